@@ -1,0 +1,142 @@
+"""``teacher_config.yaml``: every setting of a run, resolved. What is not in it has no influence on the result."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.spec import AugmentationSpec, LoraPreset, Precision, TeacherName
+
+
+class ConfigModel(BaseModel):
+    """Base of all settings: frozen, unknown names refused. A field's description is its comment in the YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraSettings(ConfigModel):
+    """Size and place of the adapter."""
+
+    preset: LoraPreset = Field(description="decoder, encoder-decoder or all: what is adapted")
+    rank: int = Field(ge=1, le=512, description="rank r of the update BA")
+    alpha: int = Field(ge=1, le=1024, description="the update is alpha / r * BA")
+    dropout: float = Field(ge=0, lt=1, description="dropout before A")
+
+
+class TeacherSettings(ConfigModel):
+    """What every teacher has."""
+
+    base_model: str = Field(description="hub id, folder, s3:// prefix, or (SAM) a .pth file")
+    revision: str | None = Field(description="commit or tag of a hub id")
+    lora: LoraSettings
+    epochs: int = Field(ge=1, description="passes over the training part")
+    batch_size: int = Field(ge=1, description="images a step and process")
+    accumulation_steps: int = Field(ge=1, description="batches whose gradients are added before a step")
+    learning_rate: float = Field(gt=0, le=1, description="peak learning rate of AdamW")
+    weight_decay: float = Field(ge=0, description="of AdamW")
+    warmup_fraction: float = Field(ge=0, lt=1, description="share of the steps with a rising learning rate")
+    schedule: Literal["cosine", "constant"] = Field(description="learning rate after warm-up")
+    clip_norm: float = Field(gt=0, description="gradients are scaled down to this norm")
+    evaluations: int = Field(
+        ge=1, description="how often the validation part is measured in training, at most once an epoch"
+    )
+
+
+class GroundingDinoSettings(TeacherSettings):
+    """Grounding DINO: boxes from class names."""
+
+    classification_weight: float = Field(ge=0, description="of the focal loss over tokens")
+    l1_weight: float = Field(ge=0, description="of the L1 loss on boxes")
+    giou_weight: float = Field(ge=0, description="of the generalized IoU loss on boxes")
+    max_detections: int = Field(ge=1, description="boxes kept an image, best first")
+
+
+class SamSettings(TeacherSettings):
+    """SAM: masks from boxes and points."""
+
+    objects_per_image: int = Field(ge=1, description="objects drawn from an image each time it is seen")
+    box_jitter: float = Field(ge=0, le=0.5, description="std of a prompt box corner, in box sides")
+    point_share: float = Field(
+        ge=0, le=1, description="share of objects prompted by a point instead of a box"
+    )
+    focal_weight: float = Field(ge=0, description="of the focal loss on mask pixels")
+    dice_weight: float = Field(ge=0, description="of the dice loss")
+    iou_weight: float = Field(ge=0, description="of the error of the predicted IoU")
+
+
+class PartConfig(ConfigModel):
+    """One part of the data."""
+
+    annotations: str = Field(description="COCO instances JSON or the folder of an export")
+    images: str | None = Field(description="folder of the images; null: beside the annotations")
+
+
+class SplitConfig(ConfigModel):
+    """How one annotation file is divided, in percent of its images."""
+
+    train: int
+    val: int
+    test: int
+
+
+class DataConfig(ConfigModel):
+    """The data, and what its classes are called."""
+
+    digest: str = Field(description="sha256 of the annotations, so that a change of the data is noticed")
+    classes: tuple[str, ...] = Field(description="class names; their order is the order of the prompt")
+    prompts: dict[str, str] = Field(description="phrases shown to Grounding DINO instead of class names")
+    source: PartConfig | None = Field(description="one annotation file, divided by `split`")
+    split: SplitConfig | None = Field(description="percent of the images, stratified over classes")
+    train: PartConfig | None = Field(description="parts of data that comes split")
+    val: PartConfig | None
+    test: PartConfig | None
+
+
+class StorageConfig(ConfigModel):
+    """How object storage is reached; credentials come from the AWS chain."""
+
+    endpoint_url: str | None
+    region: str | None
+
+
+class TrainingConfig(ConfigModel):
+    """What holds for every teacher of the run."""
+
+    seed: int = Field(ge=0, description="of all random choices")
+    precision: Precision = Field(description="auto: bfloat16 where the hardware has it")
+    patience: int = Field(ge=0, description="evaluations without a better AP before stopping; 0: never")
+    workers: int = Field(
+        ge=0, description="processes that decode and augment; 0: the training process itself"
+    )
+    log_seconds: float = Field(gt=0, description="at most one progress line in this time")
+
+
+class TeachersConfig(ConfigModel):
+    """The teachers that are tuned."""
+
+    grounding_dino: GroundingDinoSettings | None = None
+    sam: SamSettings | None = None
+
+    def of(self, name: TeacherName) -> TeacherSettings | None:
+        """The settings of one teacher; None if it is not tuned."""
+        settings: TeacherSettings | None = getattr(self, name.slug)
+        return settings
+
+    @property
+    def names(self) -> tuple[TeacherName, ...]:
+        """The teachers that are tuned, boxes before masks."""
+        return tuple(name for name in TeacherName if self.of(name) is not None)
+
+
+class RunConfig(ConfigModel):
+    """Everything that decides what a run does."""
+
+    name: str = Field(description="name of the request")
+    run_id: str = Field(description="the same request on the same data has the same run id")
+    output: str = Field(description="artifacts go to <output>/<name>/<run_id>/")
+    storage: StorageConfig
+    data: DataConfig
+    augmentation: AugmentationSpec
+    training: TrainingConfig
+    teachers: TeachersConfig

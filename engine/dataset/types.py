@@ -1,0 +1,195 @@
+"""What the rest of the engine knows of a dataset: plain frozen values, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+ImageId = int | str
+Rle = dict[str, Any]
+"""Compressed COCO run-length encoding: ``{"size": [height, width], "counts": bytes}``."""
+
+
+class Frozen(BaseModel):
+    """Base of the values that are written to ``dataset.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Severity(StrEnum):
+    """How bad a problem is."""
+
+    ERROR = "error"
+    """Training on this dataset is refused."""
+    WARNING = "warning"
+    """What is wrong is repaired or left out, and counted."""
+    INFO = "info"
+    """Nothing is wrong, but the user would want to know."""
+
+
+class Problem(Frozen):
+    """One kind of thing that is wrong with a dataset."""
+
+    code: str = Field(description="Name of the kind, such as `missing_image`.")
+    severity: Severity
+    count: int = Field(ge=1, description="How often it occurs.")
+    message: str = Field(description="What was found, in a sentence.")
+    advice: str = Field(description="What to do about it, in a sentence.")
+    examples: tuple[str, ...] = Field(default=(), max_length=5, description="The first few places.")
+
+
+class ClassInfo(Frozen):
+    """One category and how often it occurs."""
+
+    id: int
+    name: str
+    annotations: int = Field(description="Usable annotations of this class.")
+    images: int = Field(description="Images with at least one of them.")
+
+
+class SizeInfo(Frozen):
+    """Sizes of the objects, in original pixels."""
+
+    small: int = Field(description="Objects below 32x32 pixels of area.")
+    medium: int = Field(description="Objects from 32x32 to 96x96 pixels of area.")
+    large: int = Field(description="Objects above 96x96 pixels of area.")
+    relative_side: tuple[float, float, float] = Field(
+        description="10th, 50th and 90th percentile of sqrt(box area / image area)."
+    )
+    elongation: float = Field(description="Median of the longer over the shorter box side.")
+
+
+class ImagesInfo(Frozen):
+    """Sizes of the images and how full they are."""
+
+    median_size: tuple[int, int] = Field(description="Median width and height in pixels.")
+    largest_size: tuple[int, int] = Field(description="Width and height of the image with the most pixels.")
+    without_annotations: int
+    objects_mean: float = Field(description="Usable annotations an image, over images that have any.")
+    objects_max: int
+
+
+class DatasetInfo(Frozen):
+    """What inspection found. Same content, same info: it is a function of the data alone."""
+
+    source: str = Field(description="URI or path that was inspected.")
+    digest: str = Field(description="sha256 of the annotation bytes, in hex.")
+    images: int
+    annotations: int = Field(description="Usable annotations.")
+    annotations_read: int = Field(description="All annotations, usable or not.")
+    has_boxes: bool = Field(description="Objects have boxes, given or derived from masks.")
+    has_masks: bool = Field(description="Objects have masks: polygons or run lengths.")
+    boxes_derived: int = Field(description="Boxes that were derived from masks.")
+    masks: int = Field(description="Usable annotations with a mask.")
+    crowd_share: float = Field(description="Share of annotations with iscrowd=1.")
+    classes: tuple[ClassInfo, ...] = Field(description="In the order of the category ids.")
+    sizes: SizeInfo | None = Field(description="None without usable annotations.")
+    image_sizes: ImagesInfo | None = Field(description="None without images.")
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that forbid training."""
+        return tuple(p for p in self.problems if p.severity is Severity.ERROR)
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image of a dataset. ``width`` and ``height`` in pixels, upright."""
+
+    id: ImageId
+    file_name: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class CocoAnnotation:
+    """One usable object."""
+
+    id: ImageId
+    class_index: int
+    """Index into :attr:`CocoDataset.classes`; not the category id."""
+    box_xywh: tuple[float, float, float, float]
+    """x, y of the top left corner, width, height in original pixels, clipped to the image."""
+    area: float
+    iscrowd: bool
+    segmentation: Any = None
+    """Polygons (lists of x, y in pixels) or run lengths as in the file; None without a mask."""
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """The usable part of a COCO file, in memory.
+
+    Attributes:
+        images: In file order.
+        annotations: Per image (same order as ``images``) its objects.
+        classes: Category names in the order of their ids.
+        category_ids: The file's id of each class.
+    """
+
+    images: tuple[CocoImage, ...]
+    annotations: tuple[tuple[CocoAnnotation, ...], ...]
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: list[int]) -> CocoDataset:
+        """The images at ``indices``, in that order, with all classes."""
+        return replace(
+            self,
+            images=tuple(self.images[i] for i in indices),
+            annotations=tuple(self.annotations[i] for i in indices),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One decoded image with its objects: what augmentation and teachers work on.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB, upright.
+        boxes_xyxy: (N, 4) float32, corners in pixels of ``image``.
+        class_indices: (N,) int64.
+        masks: (N, H, W) bool, or None where masks are not wanted or not there.
+        is_crowd: (N,) bool.
+        annotation_indices: (N,) int64, position of each object in ``CocoDataset.annotations[i]``.
+    """
+
+    image: NDArray[np.uint8]
+    boxes_xyxy: NDArray[np.float32]
+    class_indices: NDArray[np.int64]
+    is_crowd: NDArray[np.bool_]
+    annotation_indices: NDArray[np.int64]
+    masks: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What a teacher sees in one image, in pixels of the original image.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float32, corners.
+        scores: (N,) float32 in 0..1, descending.
+        class_indices: (N,) int64.
+        masks: N run-length encodings, or None from a teacher that gives boxes only.
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_indices: NDArray[np.int64]
+    masks: list[Rle] | None = field(default=None)
+
+    def __len__(self) -> int:
+        return len(self.scores)

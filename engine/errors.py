@@ -1,0 +1,60 @@
+"""Every failure a user can act on, and the exit code that tells a scheduler what to do about it.
+
+The codes are a contract with whatever runs the trainer: 2, 3 and 7 would fail again and are never retried;
+the others resume from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TeacherError(Exception):
+    """A failure whose message says what was found, where, and what to do.
+
+    Raise one of the subclasses: each carries the exit code of the process that it ends.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(TeacherError):
+    """The manifest, a flag or ``teacher_config.yaml`` is wrong."""
+
+    exit_code = 2
+
+
+class DataError(TeacherError):
+    """The dataset cannot be trained on: unreadable, empty, or without what a teacher needs."""
+
+    exit_code = 3
+
+
+class BaseModelError(TeacherError):
+    """The base model, or an adapter for it, cannot be had or does not fit."""
+
+    exit_code = 4
+
+
+class StorageError(TeacherError):
+    """Object storage refused, or was gone after all retries."""
+
+    exit_code = 5
+
+
+class OutOfMemoryError(TeacherError):
+    """The GPU has too little memory for what was asked of it."""
+
+    exit_code = 6
+
+
+class NotFiniteError(TeacherError):
+    """The loss became NaN or infinite; the best adapter so far is kept."""
+
+    exit_code = 7
+
+
+class InterruptedTrainingError(TeacherError):
+    """SIGTERM arrived; a checkpoint was written and the run can be resumed."""
+
+    exit_code = 143

@@ -1,0 +1,62 @@
+"""The trainer's progress lines: one JSON object a line, for machines to follow a run.
+
+Whoever watches a run (the command line, an operator) parses these lines from the trainer's standard output; lines
+that are no progress lines are passed over. Fields are only ever added.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+EventKind = Literal["start", "step", "evaluation", "checkpoint", "note", "done", "error"]
+
+
+class Event(BaseModel):
+    """One progress line. Unset fields are left out of the line."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    event: EventKind
+    teacher: str = Field(default="", description="Slug of the teacher: grounding_dino or sam.")
+    time: float = Field(default_factory=time.time, description="Seconds since the epoch.")
+    step: int | None = Field(default=None, description="Optimizer steps done.")
+    steps: int | None = Field(default=None, description="Optimizer steps of the whole run.")
+    epoch: float | None = Field(default=None, description="Passes over the training part so far.")
+    epochs: int | None = None
+    loss: float | None = Field(default=None, description="Mean loss since the last step line.")
+    losses: dict[str, float] | None = Field(default=None, description="Its parts.")
+    learning_rate: float | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    memory_bytes: int | None = Field(
+        default=None, description="Peak GPU memory, or resident memory on a CPU."
+    )
+    ap: float | None = Field(default=None, description="AP of an evaluation, 0..1.")
+    best: bool | None = Field(default=None, description="The evaluation is the best so far.")
+    phase: str | None = Field(default=None, description="What is evaluated: base, adapted or test.")
+    message: str | None = Field(default=None, description="A sentence for people.")
+    reason: str | None = Field(default=None, description="CamelCase cause of an error.")
+    exit_code: int | None = None
+
+    def line(self) -> str:
+        """The event as one line of JSON, without the newline."""
+        return self.model_dump_json(exclude_none=True)
+
+
+Listener = Callable[[Event], None]
+"""Whoever is told of events."""
+
+
+def parse_line(line: str | bytes) -> Event | None:
+    """The event in a line of a trainer's output, or None if it holds none."""
+    text = line.strip()
+    if not text.startswith("{" if isinstance(text, str) else b"{"):
+        return None
+    try:
+        return Event.model_validate_json(text)
+    except ValidationError:
+        return None

@@ -1,0 +1,310 @@
+"""What a user asks for: the ``spec`` of a ``TeacherFineTune``, less what only a cluster has.
+
+One typed definition feeds the command line, the manifest and the CRD. Names are camelCase in manifests and
+snake_case in Python. There are no floats: decimal numbers are strings, as Kubernetes APIs advise.
+All that is left out follows from the data (see :mod:`engine.config`).
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\s]+$")]
+"""``s3://bucket/key``, ``file:///path`` or a plain path."""
+
+DecimalString = Annotated[
+    str, StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$")
+]
+"""A non-negative decimal number in quotes, such as ``"0.05"`` or ``"1e-4"``."""
+
+
+class SpecModel(BaseModel):
+    """Base of all that users write: frozen, camelCase outside, unknown names refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class TeacherName(StrEnum):
+    """The teachers there are."""
+
+    GROUNDING_DINO = "GroundingDino"
+    SAM = "Sam"
+
+    @property
+    def slug(self) -> str:
+        """The name in files, keys and Python: ``grounding_dino``, ``sam``."""
+        return self.name.lower()
+
+
+class LoraPreset(StrEnum):
+    """Which part of a teacher gets LoRA matrices."""
+
+    DECODER = "decoder"
+    ENCODER_DECODER = "encoder-decoder"
+    ALL = "all"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward pass. Weights, loss and optimizer are always 32 bit."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Characteristic(StrEnum):
+    """What the objects are like; selects augmentation."""
+
+    CHANGES_SHAPE = "changes_shape"
+    REFLECTIVE_SURFACE = "reflective_surface"
+    TRANSPARENT = "transparent"
+    TEXTURELESS = "textureless"
+    SMALL_OBJECTS = "small_objects"
+    DENSE = "dense"
+    ELONGATED = "elongated"
+    REPETITIVE_PATTERN = "repetitive_pattern"
+    LOW_CONTRAST = "low_contrast"
+    ARTICULATED = "articulated"
+    ORIENTATION_MATTERS = "orientation_matters"
+    COLOR_MATTERS = "color_matters"
+
+
+class Lighting(StrEnum):
+    """How light varies where the objects are seen."""
+
+    STABLE = "stable"
+    VARIABLE = "variable"
+    LOW = "low"
+    HARSH = "harsh"
+
+
+class Weather(StrEnum):
+    """What weather the camera sees."""
+
+    NONE = "none"
+    RAIN = "rain"
+    FOG = "fog"
+    SNOW = "snow"
+    MIXED = "mixed"
+
+
+class Motion(StrEnum):
+    """What moves while the shutter is open."""
+
+    NONE = "none"
+    OBJECT = "object"
+    CAMERA = "camera"
+
+
+class Viewpoint(StrEnum):
+    """From where the objects are seen. ``overhead`` means that any rotation is as likely as any other."""
+
+    FIXED = "fixed"
+    VARIED = "varied"
+    OVERHEAD = "overhead"
+
+
+class Background(StrEnum):
+    """What is behind the objects."""
+
+    PLAIN = "plain"
+    VARIED = "varied"
+    CLUTTERED = "cluttered"
+
+
+class Intensity(StrEnum):
+    """How strongly images are changed in training."""
+
+    NONE = "none"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class PartSpec(SpecModel):
+    """One part of a dataset that comes already split."""
+
+    annotations: Uri = Field(description="COCO instances JSON of this part.")
+    images: Uri | None = Field(
+        default=None, description="Folder of this part's images; default: that of the dataset."
+    )
+
+
+class SplitSpec(SpecModel):
+    """How one annotation file is divided, in percent of its images, stratified over classes."""
+
+    train: int = Field(default=80, ge=1, le=99, description="Percent of the images to train on.")
+    val: int = Field(default=20, ge=1, le=99, description="Percent to select the best adapter on.")
+    test: int = Field(default=0, ge=0, le=98, description="Percent never seen in training or selection.")
+
+    @model_validator(mode="after")
+    def _sums_to_100(self) -> Self:
+        total = self.train + self.val + self.test
+        if total != 100:
+            raise ValueError(
+                f"train {self.train}, val {self.val} and test {self.test} make {total} percent, not 100"
+            )
+        return self
+
+
+class DatasetSpec(SpecModel):
+    """Where the data lies: one annotation file, or the parts apart."""
+
+    annotations: Uri | None = Field(
+        default=None,
+        description="COCO instances JSON, or the folder of a Roboflow, CVAT or Label Studio export.",
+    )
+    images: Uri | None = Field(
+        default=None, description="Folder of the images; default: the folder that holds the annotations."
+    )
+    train: PartSpec | None = Field(default=None, description="Training part, where the data comes split.")
+    val: PartSpec | None = Field(default=None, description="Validation part, where the data comes split.")
+    test: PartSpec | None = Field(default=None, description="Test part, where the data comes split.")
+    split: SplitSpec | None = Field(
+        default=None, description="How to divide `annotations`; default: 80/20/0."
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_give_data(self) -> Self:
+        if (self.annotations is None) == (self.train is None):
+            raise ValueError(
+                "give either dataset.annotations or dataset.train with dataset.val, not both or none"
+            )
+        if self.train is not None and self.val is None:
+            raise ValueError("dataset.train needs dataset.val beside it: the best adapter is chosen on it")
+        if self.train is None and (self.val is not None or self.test is not None):
+            raise ValueError(
+                "dataset.val and dataset.test go with dataset.train, not with dataset.annotations"
+            )
+        if self.train is not None and self.split is not None:
+            raise ValueError("dataset.split divides dataset.annotations; dataset.train is split already")
+        return self
+
+
+class StorageSpec(SpecModel):
+    """How object storage is reached. Credentials come from the standard AWS chain, never from here."""
+
+    endpoint_url: Annotated[str, StringConstraints(max_length=512, pattern=r"^https?://[^\s]+$")] | None = (
+        Field(default=None, description="Endpoint of an S3-compatible store; default: AWS.")
+    )
+    region: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+$")] | None = Field(
+        default=None, description="Region of the buckets; default: what the AWS chain says."
+    )
+
+
+class LoraSpec(SpecModel):
+    """Size and place of the adapter."""
+
+    preset: LoraPreset | None = Field(default=None, description="Which part of the teacher is adapted.")
+    rank: int | None = Field(default=None, ge=1, le=512, description="Rank r of the update BA.")
+    alpha: int | None = Field(default=None, ge=1, le=1024, description="Scale: the update is alpha / r * BA.")
+    dropout: DecimalString | None = Field(
+        default=None, description='Dropout before A, from "0" to below "1".'
+    )
+
+    @field_validator("dropout")
+    @classmethod
+    def _is_probability(cls, value: str | None) -> str | None:
+        if value is not None and Decimal(value) >= 1:
+            raise ValueError('must be at least "0" and below "1"')
+        return value
+
+
+class TeacherSpec(SpecModel):
+    """One teacher to tune, and what to change of its defaults."""
+
+    name: TeacherName = Field(description="Which teacher.")
+    base_model: Uri | None = Field(
+        default=None, description="Hub id, folder, s3:// prefix, or (Sam) a segment-anything .pth file."
+    )
+    revision: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
+        default=None, description="Commit or tag of a hub id."
+    )
+    lora: LoraSpec = Field(default=LoraSpec(), description="Size and place of the adapter.")
+    epochs: int | None = Field(default=None, ge=1, le=10_000, description="Passes over the training part.")
+    batch_size: int | None = Field(default=None, ge=1, le=4096, description="Images a step and process.")
+    accumulation_steps: int | None = Field(
+        default=None, ge=1, le=4096, description="Batches whose gradients are added before a step."
+    )
+    learning_rate: DecimalString | None = Field(
+        default=None, description='Peak learning rate, such as "1e-4".'
+    )
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _is_positive(cls, value: str | None) -> str | None:
+        if value is not None and not 0 < Decimal(value) <= 1:
+            raise ValueError('must be above "0" and at most "1"')
+        return value
+
+
+class EnvironmentSpec(SpecModel):
+    """Where the objects are seen."""
+
+    lighting: Lighting | None = Field(default=None, description="How light varies.")
+    weather: Weather | None = Field(default=None, description="What weather the camera sees.")
+    motion: Motion | None = Field(default=None, description="What moves while the shutter is open.")
+    viewpoint: Viewpoint | None = Field(default=None, description="From where the objects are seen.")
+    background: Background | None = Field(default=None, description="What is behind the objects.")
+
+
+class AugmentationSpec(SpecModel):
+    """What images may look like in use, so that training shows it."""
+
+    characteristics: list[Characteristic] = Field(
+        default=[], max_length=16, description="What the objects are like."
+    )
+    environment: EnvironmentSpec = Field(default=EnvironmentSpec(), description="Where the objects are seen.")
+    intensity: Intensity | None = Field(default=None, description="How strongly images are changed.")
+
+
+class EarlyStoppingSpec(SpecModel):
+    """When to stop before the last epoch."""
+
+    patience: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="Evaluations without a better AP before stopping; 0: never.",
+    )
+
+
+class TrainingSpec(SpecModel):
+    """What holds for every teacher of the run."""
+
+    seed: int | None = Field(default=None, ge=0, le=2**31 - 1, description="Seed of all random choices.")
+    precision: Precision | None = Field(default=None, description="Arithmetic of the forward pass.")
+    early_stopping: EarlyStoppingSpec = Field(
+        default=EarlyStoppingSpec(), description="When to stop before the last epoch."
+    )
+
+
+class FineTuneSpec(SpecModel):
+    """All that a user asks for. Only ``dataset`` and ``output`` are required."""
+
+    dataset: DatasetSpec = Field(description="Where the data lies.")
+    output: Uri = Field(description="Where adapters and reports go, under <output>/<name>/<run id>/.")
+    storage: StorageSpec = Field(default=StorageSpec(), description="How object storage is reached.")
+    teachers: list[TeacherSpec] = Field(
+        default=[], max_length=2, description="Teachers to tune; default: those the data calls for."
+    )
+    class_prompts: dict[str, Annotated[str, StringConstraints(min_length=1, max_length=256)]] = Field(
+        default={}, max_length=2048, description="A better phrase for a class name, for Grounding DINO."
+    )
+    augmentation: AugmentationSpec = Field(
+        default=AugmentationSpec(), description="What images may look like."
+    )
+    training: TrainingSpec = Field(default=TrainingSpec(), description="What holds for every teacher.")
+
+    @field_validator("teachers")
+    @classmethod
+    def _each_once(cls, teachers: list[TeacherSpec]) -> list[TeacherSpec]:
+        names = [teacher.name for teacher in teachers]
+        if len(names) != len(set(names)):
+            raise ValueError(f"each teacher can be listed once, found {', '.join(names)}")
+        return teachers

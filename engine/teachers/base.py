@@ -1,0 +1,114 @@
+"""What training, evaluation and labelling need of a teacher, and the registry of those there are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.dataset.types import Detections, Sample
+from engine.spec import LoraPreset, TeacherName
+
+Example = dict[str, Any]
+"""One preprocessed training example: CPU tensors and plain values; picklable, so that workers can send it."""
+
+Batch = dict[str, Any]
+"""Collated examples; tensors lie directly in the mapping or in lists and mappings inside it."""
+
+
+@dataclass(frozen=True)
+class LoraTargets:
+    """Which modules a preset adapts.
+
+    Attributes:
+        target_modules: Regular expression that PEFT matches against whole module names.
+        exclude_modules: Regular expression of those never adapted: tied heads, which LoRA would silently untie.
+    """
+
+    target_modules: str
+    exclude_modules: str | None = None
+
+
+class Teacher(ABC):
+    """A base model, perhaps with an adapter, and how images and losses go in and out of it.
+
+    ``model`` is a transformers model; :mod:`engine.teachers.lora` wraps it by PEFT in place. All randomness comes
+    from the generators that are handed in.
+    """
+
+    name: ClassVar[TeacherName]
+    iou_type: ClassVar[Literal["bbox", "segm"]]
+    needs_masks: ClassVar[bool]
+
+    model: nn.Module
+    classes: tuple[str, ...]
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: Any) -> Self:
+        """Load the base model from a local folder, on the CPU, in 32 bit, all parameters frozen, in eval mode.
+
+        Args:
+            folder: A transformers model folder (``config.json``, ``model.safetensors``, …).
+            classes: Class names; their order is the order of class indices.
+            prompts: Better phrases for some of them.
+            settings: The teacher's part of the configuration.
+
+        Raises:
+            BaseModelError: The folder holds no model of this kind.
+            ConfigError: The classes cannot be prompted for.
+        """
+
+    @abstractmethod
+    def lora_targets(self, preset: LoraPreset) -> LoraTargets:
+        """The modules that ``preset`` adapts."""
+
+    @abstractmethod
+    def example(self, sample: Sample, rng: np.random.Generator) -> Example:
+        """Preprocess one (augmented) sample for training; crowds are never targets."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Stack examples into a batch, padded to a common size."""
+
+    @abstractmethod
+    def count(self, batch: Batch) -> float:
+        """How many objects the loss of ``batch`` is averaged over (may be 0)."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
+        """Forward pass and loss.
+
+        Losses are sums over the batch divided by ``count``, the number of objects of the whole optimizer step (over
+        accumulated batches and processes, at least 1): so gradients do not depend on how a step is cut.
+
+        Returns:
+            ``"loss"``, the weighted total as a 32-bit scalar with gradient, and its parts, detached.
+        """
+
+    @abstractmethod
+    def predict(self, samples: Sequence[Sample]) -> list[Detections]:
+        """Detect in original images; SAM takes the samples' boxes as prompts and keeps their classes and order
+        of prompts before sorting by score.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+
+REGISTRY: dict[TeacherName, type[Teacher]] = {}
+"""Teachers by name. A new teacher is one file with a class marked ``@register``."""
+
+
+def register(teacher: type[Teacher]) -> type[Teacher]:
+    """Class decorator: make a teacher known under its name."""
+    REGISTRY[teacher.name] = teacher
+    return teacher
