@@ -32,9 +32,7 @@ class Event(BaseModel):
     learning_rate: float | None = None
     images_per_second: float | None = None
     seconds_left: float | None = None
-    memory_bytes: int | None = Field(
-        default=None, description="Peak GPU memory, or resident memory on a CPU."
-    )
+    memory_bytes: int | None = Field(default=None, description="Peak GPU memory, or resident memory on a CPU.")
     ap: float | None = Field(default=None, description="AP of an evaluation, 0..1.")
     best: bool | None = Field(default=None, description="The evaluation is the best so far.")
     phase: str | None = Field(default=None, description="What is evaluated: base, adapted or test.")
@@ -51,10 +49,10 @@ Listener = Callable[[Event], None]
 """Whoever is told of events."""
 
 
-def parse_line(line: str | bytes) -> Event | None:
+def parse_line(line: str) -> Event | None:
     """The event in a line of a trainer's output, or None if it holds none."""
     text = line.strip()
-    if not text.startswith("{" if isinstance(text, str) else b"{"):
+    if not text.startswith("{"):
         return None
     try:
         return Event.model_validate_json(text)

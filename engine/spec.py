@@ -17,9 +17,7 @@ from pydantic.alias_generators import to_camel
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\s]+$")]
 """``s3://bucket/key``, ``file:///path`` or a plain path."""
 
-DecimalString = Annotated[
-    str, StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$")
-]
+DecimalString = Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$")]
 """A non-negative decimal number in quotes, such as ``"0.05"`` or ``"1e-4"``."""
 
 
@@ -130,9 +128,7 @@ class PartSpec(SpecModel):
     """One part of a dataset that comes already split."""
 
     annotations: Uri = Field(description="COCO instances JSON of this part.")
-    images: Uri | None = Field(
-        default=None, description="Folder of this part's images; default: that of the dataset."
-    )
+    images: Uri | None = Field(default=None, description="Folder of this part's images; default: that of the dataset.")
 
 
 class SplitSpec(SpecModel):
@@ -146,9 +142,7 @@ class SplitSpec(SpecModel):
     def _sums_to_100(self) -> Self:
         total = self.train + self.val + self.test
         if total != 100:
-            raise ValueError(
-                f"train {self.train}, val {self.val} and test {self.test} make {total} percent, not 100"
-            )
+            raise ValueError(f"train {self.train}, val {self.val} and test {self.test} make {total} percent, not 100")
         return self
 
 
@@ -165,22 +159,16 @@ class DatasetSpec(SpecModel):
     train: PartSpec | None = Field(default=None, description="Training part, where the data comes split.")
     val: PartSpec | None = Field(default=None, description="Validation part, where the data comes split.")
     test: PartSpec | None = Field(default=None, description="Test part, where the data comes split.")
-    split: SplitSpec | None = Field(
-        default=None, description="How to divide `annotations`; default: 80/20/0."
-    )
+    split: SplitSpec | None = Field(default=None, description="How to divide `annotations`; default: 80/20/0.")
 
     @model_validator(mode="after")
     def _one_way_to_give_data(self) -> Self:
         if (self.annotations is None) == (self.train is None):
-            raise ValueError(
-                "give either dataset.annotations or dataset.train with dataset.val, not both or none"
-            )
+            raise ValueError("give either dataset.annotations or dataset.train with dataset.val, not both or none")
         if self.train is not None and self.val is None:
             raise ValueError("dataset.train needs dataset.val beside it: the best adapter is chosen on it")
         if self.train is None and (self.val is not None or self.test is not None):
-            raise ValueError(
-                "dataset.val and dataset.test go with dataset.train, not with dataset.annotations"
-            )
+            raise ValueError("dataset.val and dataset.test go with dataset.train, not with dataset.annotations")
         if self.train is not None and self.split is not None:
             raise ValueError("dataset.split divides dataset.annotations; dataset.train is split already")
         return self
@@ -189,8 +177,8 @@ class DatasetSpec(SpecModel):
 class StorageSpec(SpecModel):
     """How object storage is reached. Credentials come from the standard AWS chain, never from here."""
 
-    endpoint_url: Annotated[str, StringConstraints(max_length=512, pattern=r"^https?://[^\s]+$")] | None = (
-        Field(default=None, description="Endpoint of an S3-compatible store; default: AWS.")
+    endpoint_url: Annotated[str, StringConstraints(max_length=512, pattern=r"^https?://[^\s]+$")] | None = Field(
+        default=None, description="Endpoint of an S3-compatible store; default: AWS."
     )
     region: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+$")] | None = Field(
         default=None, description="Region of the buckets; default: what the AWS chain says."
@@ -203,9 +191,7 @@ class LoraSpec(SpecModel):
     preset: LoraPreset | None = Field(default=None, description="Which part of the teacher is adapted.")
     rank: int | None = Field(default=None, ge=1, le=512, description="Rank r of the update BA.")
     alpha: int | None = Field(default=None, ge=1, le=1024, description="Scale: the update is alpha / r * BA.")
-    dropout: DecimalString | None = Field(
-        default=None, description='Dropout before A, from "0" to below "1".'
-    )
+    dropout: DecimalString | None = Field(default=None, description='Dropout before A, from "0" to below "1".')
 
     @field_validator("dropout")
     @classmethod
@@ -231,9 +217,7 @@ class TeacherSpec(SpecModel):
     accumulation_steps: int | None = Field(
         default=None, ge=1, le=4096, description="Batches whose gradients are added before a step."
     )
-    learning_rate: DecimalString | None = Field(
-        default=None, description='Peak learning rate, such as "1e-4".'
-    )
+    learning_rate: DecimalString | None = Field(default=None, description='Peak learning rate, such as "1e-4".')
 
     @field_validator("learning_rate")
     @classmethod
@@ -256,9 +240,7 @@ class EnvironmentSpec(SpecModel):
 class AugmentationSpec(SpecModel):
     """What images may look like in use, so that training shows it."""
 
-    characteristics: list[Characteristic] = Field(
-        default=[], max_length=16, description="What the objects are like."
-    )
+    characteristics: list[Characteristic] = Field(default=[], max_length=16, description="What the objects are like.")
     environment: EnvironmentSpec = Field(default=EnvironmentSpec(), description="Where the objects are seen.")
     intensity: Intensity | None = Field(default=None, description="How strongly images are changed.")
 
@@ -296,9 +278,7 @@ class FineTuneSpec(SpecModel):
     class_prompts: dict[str, Annotated[str, StringConstraints(min_length=1, max_length=256)]] = Field(
         default={}, max_length=2048, description="A better phrase for a class name, for Grounding DINO."
     )
-    augmentation: AugmentationSpec = Field(
-        default=AugmentationSpec(), description="What images may look like."
-    )
+    augmentation: AugmentationSpec = Field(default=AugmentationSpec(), description="What images may look like.")
     training: TrainingSpec = Field(default=TrainingSpec(), description="What holds for every teacher.")
 
     @field_validator("teachers")

@@ -57,9 +57,7 @@ class SamSettings(TeacherSettings):
 
     objects_per_image: int = Field(ge=1, description="objects drawn from an image each time it is seen")
     box_jitter: float = Field(ge=0, le=0.5, description="std of a prompt box corner, in box sides")
-    point_share: float = Field(
-        ge=0, le=1, description="share of objects prompted by a point instead of a box"
-    )
+    point_share: float = Field(ge=0, le=1, description="share of objects prompted by a point instead of a box")
     focal_weight: float = Field(ge=0, description="of the focal loss on mask pixels")
     dice_weight: float = Field(ge=0, description="of the dice loss")
     iou_weight: float = Field(ge=0, description="of the error of the predicted IoU")
@@ -106,9 +104,7 @@ class TrainingConfig(ConfigModel):
     seed: int = Field(ge=0, description="of all random choices")
     precision: Precision = Field(description="auto: bfloat16 where the hardware has it")
     patience: int = Field(ge=0, description="evaluations without a better AP before stopping; 0: never")
-    workers: int = Field(
-        ge=0, description="processes that decode and augment; 0: the training process itself"
-    )
+    workers: int = Field(ge=0, description="processes that decode and augment; 0: the training process itself")
     log_seconds: float = Field(gt=0, description="at most one progress line in this time")
 
 
