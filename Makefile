@@ -1,0 +1,59 @@
+# format, check, test, demo, bench: each installs what it needs, once.
+
+PYTHON ?= python3
+UV := $(shell sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+export HF_HUB_OFFLINE := 1
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install format check test test-all demo bench lock hooks clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+install: $(INSTALLED)  ## install everything that is pinned in requirements.lock into .venv
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: apt-get install python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "The venv module is needed: apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+format: $(INSTALLED)  ## format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: $(INSTALLED)  ## format, lint, types, layers: nothing is changed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(INSTALLED)  ## the default tests
+	$(BIN)/pytest -m "not slow" -n 2
+
+test-all: $(INSTALLED)  ## the default tests and the slow ones
+	$(BIN)/pytest -n 2
+
+demo: $(INSTALLED)  ## a small run from S3 to S3: mAP before and after, adapters, reports
+	$(BIN)/python examples/demo.py
+
+bench: $(INSTALLED)  ## what is measured, side by side
+	$(BIN)/python benchmarks/run.py
+
+lock: $(INSTALLED)  ## resolve pyproject.toml anew into requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+		--python-version 3.11 --custom-compile-command "make lock" \
+		--extra train --extra dev --upgrade pyproject.toml --output-file requirements.lock
+
+hooks: $(INSTALLED)  ## check every commit before it is made
+	$(BIN)/pre-commit install
+
+clean:  ## remove what was installed and made
+	rm -rf .venv .state build dist *.egg-info
