@@ -1,5 +1,6 @@
 """From what the user asks for and what the data is, to ``teacher_config.yaml``."""
 
+from engine.config.generate import generate_config
 from engine.config.model import (
     DataConfig,
     GroundingDinoSettings,
@@ -9,6 +10,7 @@ from engine.config.model import (
     TeacherSettings,
     TrainingConfig,
 )
+from engine.config.text import from_yaml, to_yaml
 
 __all__ = [
     "DataConfig",
@@ -18,4 +20,7 @@ __all__ = [
     "SamSettings",
     "TeacherSettings",
     "TrainingConfig",
+    "from_yaml",
+    "generate_config",
+    "to_yaml",
 ]

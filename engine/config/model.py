@@ -29,7 +29,7 @@ class TeacherSettings(ConfigModel):
 
     base_model: str = Field(description="hub id, folder, s3:// prefix, or (SAM) a .pth file")
     revision: str | None = Field(description="commit or tag of a hub id")
-    lora: LoraSettings
+    lora: LoraSettings = Field(description="size and place of the adapter")
     epochs: int = Field(ge=1, description="passes over the training part")
     batch_size: int = Field(ge=1, description="images a step and process")
     accumulation_steps: int = Field(ge=1, description="batches whose gradients are added before a step")
@@ -73,9 +73,9 @@ class PartConfig(ConfigModel):
 class SplitConfig(ConfigModel):
     """How one annotation file is divided, in percent of its images."""
 
-    train: int
-    val: int
-    test: int
+    train: int = Field(description="to learn from")
+    val: int = Field(description="to choose the best adapter on")
+    test: int = Field(description="to measure on what neither learning nor choosing has seen")
 
 
 class DataConfig(ConfigModel):
@@ -87,15 +87,15 @@ class DataConfig(ConfigModel):
     source: PartConfig | None = Field(description="one annotation file, divided by `split`")
     split: SplitConfig | None = Field(description="percent of the images, stratified over classes")
     train: PartConfig | None = Field(description="parts of data that comes split")
-    val: PartConfig | None
-    test: PartConfig | None
+    val: PartConfig | None = Field(description="the same, to choose the best adapter on")
+    test: PartConfig | None = Field(description="the same, to measure on what nothing else has seen")
 
 
 class StorageConfig(ConfigModel):
     """How object storage is reached; credentials come from the AWS chain."""
 
-    endpoint_url: str | None
-    region: str | None
+    endpoint_url: str | None = Field(description="of an S3-compatible store; null: AWS, or what the environment says")
+    region: str | None = Field(description="of the buckets; null: what the AWS chain says")
 
 
 class TrainingConfig(ConfigModel):
@@ -104,15 +104,18 @@ class TrainingConfig(ConfigModel):
     seed: int = Field(ge=0, description="of all random choices")
     precision: Precision = Field(description="auto: bfloat16 where the hardware has it")
     patience: int = Field(ge=0, description="evaluations without a better AP before stopping; 0: never")
-    workers: int = Field(ge=0, description="processes that decode and augment; 0: the training process itself")
+    workers: int | None = Field(
+        ge=0,
+        description="processes that decode and augment; 0: the training process itself; null: one a core, at most 8",
+    )
     log_seconds: float = Field(gt=0, description="at most one progress line in this time")
 
 
 class TeachersConfig(ConfigModel):
     """The teachers that are tuned."""
 
-    grounding_dino: GroundingDinoSettings | None = None
-    sam: SamSettings | None = None
+    grounding_dino: GroundingDinoSettings | None = Field(default=None, description="boxes from class names")
+    sam: SamSettings | None = Field(default=None, description="masks from boxes and points")
 
     def of(self, name: TeacherName) -> TeacherSettings | None:
         """The settings of one teacher; None if it is not tuned."""
@@ -131,8 +134,8 @@ class RunConfig(ConfigModel):
     name: str = Field(description="name of the request")
     run_id: str = Field(description="the same request on the same data has the same run id")
     output: str = Field(description="artifacts go to <output>/<name>/<run_id>/")
-    storage: StorageConfig
-    data: DataConfig
-    augmentation: AugmentationSpec
-    training: TrainingConfig
-    teachers: TeachersConfig
+    storage: StorageConfig = Field(description="how object storage is reached")
+    data: DataConfig = Field(description="what is learned from, and what its classes are called")
+    augmentation: AugmentationSpec = Field(description="what images may look like in use")
+    training: TrainingConfig = Field(description="what holds for every teacher")
+    teachers: TeachersConfig = Field(description="what is tuned, and how")

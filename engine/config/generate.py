@@ -1,0 +1,175 @@
+"""Defaults + what the data shows + what the user set = one complete configuration. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from engine.config import rules
+from engine.config.model import RunConfig
+from engine.dataset.types import DatasetInfo
+from engine.errors import ConfigError, DataError
+from engine.spec import DatasetSpec, FineTuneSpec, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
+from engine.validation import nearest, parse
+
+Plain = dict[str, Any]
+
+NOT_IN_RUN_ID = frozenset({"name", "run_id", "output", "storage", "workers", "log_seconds"})
+"""Where a run's result lies, and how fast it is made and told of, does not change what it is."""
+
+
+def generate_config(
+    info: DatasetInfo,
+    spec: FineTuneSpec,
+    *,
+    name: str = "run",
+    run_id: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The complete configuration of a run.
+
+    Args:
+        info: What inspection found in the data of ``spec``.
+        spec: What the user asks for.
+        name: Name of the request; artifacts go to ``<output>/<name>/<run id>/``.
+        run_id: Default: a digest of the configuration, so that the same request on the same data is the same run.
+        overrides: Settings by their path in ``teacher_config.yaml``, such as ``{"teachers.sam.clip_norm": 0.5}``.
+
+    Raises:
+        ConfigError: Settings are unknown, or contradict each other or the data.
+        DataError: Nothing can be trained on this data.
+    """
+    if info.errors:
+        raise DataError("\n".join(f"{p.message} {p.advice}" for p in info.errors))
+    names = _teachers(info, spec)
+    asked = {teacher.name: teacher for teacher in spec.teachers}
+    training = _defaults("training") | {
+        "seed": spec.training.seed,
+        "precision": spec.training.precision,
+        "patience": spec.training.early_stopping.patience,
+    }
+    config: Plain = {
+        "name": name,
+        "run_id": run_id or "",
+        "output": spec.output.rstrip("/"),
+        "storage": _plain(spec.storage),
+        "data": _data(info, spec),
+        "augmentation": _plain(rules.augmentation(spec.augmentation, info)),
+        "training": _first_set(training, _defaults("training")),
+        "teachers": {n.slug: _teacher(n, asked.get(n), info, spec.dataset) for n in names},
+    }
+    for path, value in (overrides or {}).items():
+        _override(config, path, value)
+    if run_id is None:
+        config["run_id"] = _digest(config)
+    return parse(RunConfig, config, where="the configuration")
+
+
+def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
+    """The teachers that were asked for, or else those that the data calls for."""
+    serves = {TeacherName.GROUNDING_DINO: info.has_boxes, TeacherName.SAM: info.has_masks}
+    needs = {TeacherName.GROUNDING_DINO: "boxes", TeacherName.SAM: "masks"}
+    for teacher in spec.teachers:
+        if not serves[teacher.name]:
+            raise ConfigError(
+                f"teachers lists {teacher.name}, which needs {needs[teacher.name]}, but dataset {info.source} "
+                f"has none: leave {teacher.name} out of teachers, or add {needs[teacher.name]} to the annotations"
+            )
+    wanted = [t.name for t in spec.teachers] or [n for n in TeacherName if serves[n]]
+    if not wanted:
+        raise DataError(f"{info.source} has neither boxes nor masks: there is nothing to train on")
+    return [n for n in TeacherName if n in wanted]
+
+
+def _teacher(name: TeacherName, asked: TeacherSpec | None, info: DatasetInfo, dataset: DatasetSpec) -> Plain:
+    settings = _defaults(name.slug)
+    if asked is not None:
+        own = _plain(asked) | {"learning_rate": _number(asked.learning_rate)}
+        lora = _plain(asked.lora) | {"dropout": _number(asked.lora.dropout)}
+        if asked.lora.rank is not None and asked.lora.alpha is None:
+            lora["alpha"] = 2 * asked.lora.rank
+        settings = _first_set(own, settings) | {"lora": _first_set(lora, settings["lora"])}
+    if settings["epochs"] is None:
+        images = _train_images(info, dataset)
+        step_images = settings["batch_size"] * settings["accumulation_steps"]
+        settings["epochs"] = rules.epochs(images, step_images=step_images)
+    return settings
+
+
+def _train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:
+    split = dataset.split or SplitSpec()
+    return max(1, info.images * split.train // 100)
+
+
+def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
+    dataset = spec.dataset
+    classes = [c.name for c in info.classes]
+    for phrase in spec.class_prompts:
+        if phrase not in classes:
+            raise ConfigError(f"classPrompts has {phrase!r}, but the dataset no such class{nearest(phrase, classes)}")
+    source = None
+    if dataset.annotations is not None:
+        source = {"annotations": dataset.annotations, "images": dataset.images}
+    return {
+        "digest": info.digest,
+        "classes": classes,
+        "prompts": dict(spec.class_prompts),
+        "source": source,
+        "split": _plain(dataset.split or SplitSpec()) if source else None,
+        "train": _part(dataset.train, dataset),
+        "val": _part(dataset.val, dataset),
+        "test": _part(dataset.test, dataset),
+    }
+
+
+def _part(part: PartSpec | None, dataset: DatasetSpec) -> Plain | None:
+    if part is None:
+        return None
+    return {"annotations": part.annotations, "images": part.images or dataset.images}
+
+
+def _override(config: Plain, path: str, value: object) -> None:
+    """Set one setting; an unknown last name is left to validation, which knows the nearest."""
+    *parents, last = path.split(".")
+    inner = config
+    for part in parents:
+        child = inner.get(part)
+        if not isinstance(child, dict):
+            raise ConfigError(f"there is no setting {path!r}: {part!r} is not there{nearest(part, list(inner))}")
+        inner = child
+    inner[last] = value
+
+
+def _first_set(first: Plain, then: Plain) -> Plain:
+    """``then`` with what is set in ``first``, for the names of ``then``."""
+    return {key: value if first.get(key) is None else first[key] for key, value in then.items()}
+
+
+def _plain(model: SpecModel) -> Plain:
+    return model.model_dump(mode="json", by_alias=False)
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
+
+
+def _digest(config: Plain) -> str:
+    decisive = {key: value for key, value in config.items() if key not in NOT_IN_RUN_ID}
+    decisive["training"] = {k: v for k, v in config["training"].items() if k not in NOT_IN_RUN_ID}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@cache
+def _default_text(name: str) -> str:
+    return resources.files("engine.config").joinpath(f"defaults/{name}.yaml").read_text(encoding="utf-8")
+
+
+def _defaults(name: str) -> Plain:
+    settings: Plain = yaml.safe_load(_default_text(name))
+    return settings

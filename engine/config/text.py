@@ -1,0 +1,58 @@
+"""``teacher_config.yaml`` as text: complete, each line with what it means, and read back to the same values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from engine.config.model import RunConfig
+from engine.errors import ConfigError
+from engine.validation import parse
+
+HEADER = """\
+# Everything that decides what this run does. The same file on the same data gives the same adapters:
+#   teacher train --config teacher_config.yaml
+"""
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as commented YAML."""
+    return HEADER + "\n".join(_lines(config, indent=0)) + "\n"
+
+
+def from_yaml(text: str, *, where: str = "teacher_config.yaml") -> RunConfig:
+    """Read what :func:`to_yaml` wrote, perhaps edited by hand.
+
+    Raises:
+        ConfigError: The text is no YAML, or settings are unknown, missing or wrong.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {error}") from None
+    return parse(RunConfig, data, where=where)
+
+
+def _lines(model: BaseModel, *, indent: int) -> Iterator[str]:
+    pad = "  " * indent
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        comment = f"  # {field.description}" if field.description else ""
+        if isinstance(value, BaseModel):
+            yield f"{pad}{name}:{comment}"
+            yield from _lines(value, indent=indent + 1)
+        else:
+            yield from _leaf(name, model.model_dump(mode="json", include={name})[name], pad, comment)
+
+
+def _leaf(name: str, value: Any, pad: str, comment: str) -> Iterator[str]:
+    if isinstance(value, dict | list) and value:
+        yield f"{pad}{name}:{comment}"
+        block = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
+        yield from (f"{pad}  {line}" for line in block.splitlines())
+    else:
+        text = yaml.safe_dump({name: value}, allow_unicode=True, width=1000).rstrip("\n")
+        yield f"{pad}{text}{comment}"

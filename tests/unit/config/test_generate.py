@@ -1,0 +1,156 @@
+"""What the user sets wins, what the data shows follows, and the rest is default."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from engine.config import RunConfig, from_yaml, generate_config, to_yaml
+from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
+from engine.errors import ConfigError, DataError
+from engine.spec import Characteristic, FineTuneSpec, Intensity, TeacherName
+
+
+def dataset(**changes: object) -> DatasetInfo:
+    values: dict[str, object] = {
+        "source": "s3://data/a.json",
+        "digest": "0" * 64,
+        "images": 100,
+        "annotations": 500,
+        "annotations_read": 500,
+        "has_boxes": True,
+        "has_masks": True,
+        "boxes_derived": 0,
+        "masks": 500,
+        "crowd_share": 0.0,
+        "classes": (
+            ClassInfo(id=1, name="bolt", annotations=300, images=90),
+            ClassInfo(id=2, name="nut", annotations=200, images=80),
+        ),
+        "sizes": SizeInfo(small=10, medium=400, large=90, relative_side=(0.1, 0.2, 0.3), elongation=1.2),
+        "image_sizes": ImagesInfo(
+            median_size=(640, 480), largest_size=(640, 480), without_annotations=0, objects_mean=5, objects_max=9
+        ),
+    }
+    return DatasetInfo.model_validate(values | changes)
+
+
+def spec(**changes: object) -> FineTuneSpec:
+    values: dict[str, object] = {"dataset": {"annotations": "s3://data/a.json"}, "output": "s3://models/x/"}
+    return FineTuneSpec.model_validate(values | changes)
+
+
+def test_data_with_both_calls_for_both_teachers() -> None:
+    assert generate_config(dataset(), spec()).teachers.names == (TeacherName.GROUNDING_DINO, TeacherName.SAM)
+
+
+def test_boxes_alone_call_for_grounding_dino_alone() -> None:
+    config = generate_config(dataset(has_masks=False), spec())
+    assert config.teachers.names == (TeacherName.GROUNDING_DINO,)
+
+
+def test_listed_teachers_are_exactly_those_tuned() -> None:
+    assert generate_config(dataset(), spec(teachers=[{"name": "Sam"}])).teachers.names == (TeacherName.SAM,)
+
+
+def test_a_teacher_that_the_data_cannot_serve_is_refused_with_both_names() -> None:
+    with pytest.raises(ConfigError, match=r"teachers lists Sam, which needs masks, but dataset s3://data/a.json"):
+        generate_config(dataset(has_masks=False), spec(teachers=[{"name": "Sam"}]))
+
+
+def test_errors_of_the_data_forbid_a_configuration() -> None:
+    problem = Problem(code="no_images", severity=Severity.ERROR, count=1, message="No images.", advice="Add some.")
+    with pytest.raises(DataError, match=r"No images\. Add some\."):
+        generate_config(dataset(problems=(problem,)), spec())
+
+
+def test_what_the_manifest_sets_wins_over_defaults() -> None:
+    asked = {
+        "name": "Sam",
+        "epochs": 3,
+        "batchSize": 7,
+        "learningRate": "2e-3",
+        "lora": {"preset": "all", "rank": 8, "dropout": "0.1"},
+    }
+    sam = generate_config(dataset(), spec(teachers=[asked])).teachers.sam
+    assert sam is not None
+    assert (sam.epochs, sam.batch_size, sam.learning_rate) == (3, 7, 2e-3)
+    assert (sam.lora.preset, sam.lora.rank, sam.lora.alpha, sam.lora.dropout) == ("all", 8, 16, 0.1)
+
+
+def test_an_override_wins_over_the_manifest() -> None:
+    config = generate_config(dataset(), spec(training={"seed": 1}), overrides={"training.seed": 2})
+    assert config.training.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [("teachers.sam.epoch", "epochs"), ("teachers.sam.lora.ranks", "rank"), ("trainig.seed", "training")],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest(path: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
+        generate_config(dataset(), spec(), overrides={path: 1})
+
+
+def test_a_prompt_for_no_class_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'bolt'"):
+        generate_config(dataset(), spec(classPrompts={"bolts": "steel bolt"}))
+
+
+def test_fewer_images_are_seen_more_often() -> None:
+    def epochs(images: int) -> int:
+        sam = generate_config(dataset(images=images), spec()).teachers.sam
+        assert sam is not None
+        return sam.epochs
+
+    assert epochs(20) == 40
+    assert 8 < epochs(300) < 40
+    assert epochs(20_000) == 8
+
+
+def test_what_the_boxes_show_selects_augmentation() -> None:
+    small = SizeInfo(small=10, medium=0, large=0, relative_side=(0.01, 0.02, 0.03), elongation=4.0)
+    augmentation = generate_config(dataset(sizes=small, images=20), spec()).augmentation
+    assert augmentation.characteristics == [Characteristic.SMALL_OBJECTS, Characteristic.ELONGATED]
+    assert augmentation.intensity is Intensity.HIGH
+
+
+def test_the_same_request_on_the_same_data_is_the_same_run() -> None:
+    def run_id(info: DatasetInfo, **changes: object) -> str:
+        return generate_config(info, spec(**changes), name="n").run_id
+
+    assert run_id(dataset()) == run_id(dataset(), output="s3://elsewhere/")
+    assert run_id(dataset()) != run_id(dataset(), training={"seed": 5})
+    assert run_id(dataset()) != run_id(dataset(digest="1" * 64))
+
+
+def test_the_yaml_reads_back_to_the_same_configuration_and_explains_every_setting() -> None:
+    config = generate_config(dataset(), spec(classPrompts={"nut": "hex nut: M8 # steel"}), name="parts")
+    text = to_yaml(config)
+    assert from_yaml(text) == config
+    settings = [line for line in text.splitlines() if re.match(r" *[a-z_]+:", line)]
+    assert len(settings) > 60
+    assert [line for line in settings if "  # " not in line] == []
+
+
+def test_a_setting_misspelt_in_the_yaml_is_refused_with_the_nearest() -> None:
+    text = to_yaml(generate_config(dataset(), spec())).replace("clip_norm:", "clipnorm:")
+    with pytest.raises(ConfigError, match="did you mean 'clip_norm'"):
+        from_yaml(text)
+
+
+def test_parts_given_apart_stay_apart() -> None:
+    parts = {"train": {"annotations": "t.json"}, "val": {"annotations": "v.json", "images": "vi"}, "images": "i"}
+    data = generate_config(dataset(), spec(dataset=parts)).data
+    assert data.source is None
+    assert data.split is None
+    assert data.train is not None
+    assert data.val is not None
+    assert (data.train.images, data.val.images) == ("i", "vi")
+
+
+def test_the_configuration_is_frozen() -> None:
+    config: RunConfig = generate_config(dataset(), spec())
+    with pytest.raises(ValueError, match="frozen"):
+        config.training.seed = 3  # type: ignore[misc]
