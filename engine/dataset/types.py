@@ -171,6 +171,19 @@ class Sample:
     annotation_indices: NDArray[np.int64]
     masks: NDArray[np.bool_] | None = None
 
+    @classmethod
+    def of(cls, image: NDArray[np.uint8], boxes_xyxy: object = (), class_indices: object = None) -> Sample:
+        """A sample of an image outside any dataset; boxes are prompts for SAM, of class 0 if no class is given."""
+        boxes = np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)
+        count = len(boxes)
+        return cls(
+            image=image,
+            boxes_xyxy=boxes,
+            class_indices=np.zeros(count, np.int64) if class_indices is None else np.asarray(class_indices, np.int64),
+            is_crowd=np.zeros(count, np.bool_),
+            annotation_indices=np.arange(count, dtype=np.int64),
+        )
+
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
 
