@@ -58,3 +58,7 @@ class InterruptedTrainingError(TeacherError):
     """SIGTERM arrived; a checkpoint was written and the run can be resumed."""
 
     exit_code = 143
+
+
+EXIT_ERRORS: dict[int, type[TeacherError]] = {error.exit_code: error for error in TeacherError.__subclasses__()}
+"""What an exit code of the trainer stands for."""

@@ -1,0 +1,178 @@
+"""What a run leaves in object storage, under ``<output>/<name>/<run id>/``::
+
+    teacher_config.yaml  dataset.json  metrics.json  report.html  logs/<teacher>/  metadata.json
+    teachers/<teacher>_lora/   adapter_config.json  adapter_model.safetensors  teacher.json  README.md
+                               result.json  samples.json  samples/  last/
+
+Each teacher's ``result.json`` is written after all else of that teacher; ``metadata.json`` after all else of the
+run: a run without it is not published, and a reader never sees half of one. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from engine.config import RunConfig
+from engine.results import Result, TeacherResult
+from engine.spec import TeacherName
+from engine.storage import join
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER = "adapter_model.safetensors"
+CARD = "README.md"
+RESULT = "result.json"
+SAMPLES = "samples.json"
+LAST = "last"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Where the artifacts of one run lie: ``root`` is a URI or a local folder."""
+
+    root: str
+
+    @classmethod
+    def of(cls, config: RunConfig) -> RunLayout:
+        """The place in object storage that the configuration names."""
+        return cls(join(config.output, config.name, config.run_id))
+
+    @property
+    def config(self) -> str:
+        """``teacher_config.yaml``."""
+        return join(self.root, "teacher_config.yaml")
+
+    @property
+    def dataset(self) -> str:
+        """What inspection found: a :class:`engine.dataset.DatasetInfo`."""
+        return join(self.root, "dataset.json")
+
+    @property
+    def metrics(self) -> str:
+        """Results of all teachers, as in :class:`RunMetrics`."""
+        return join(self.root, "metrics.json")
+
+    @property
+    def report(self) -> str:
+        """One page for people."""
+        return join(self.root, "report.html")
+
+    @property
+    def metadata(self) -> str:
+        """Written last: a :class:`RunMetadata`."""
+        return join(self.root, "metadata.json")
+
+    def logs(self, teacher: TeacherName) -> str:
+        """TensorBoard's folder of one teacher."""
+        return join(self.root, "logs", teacher.slug)
+
+    def teacher(self, teacher: TeacherName) -> str:
+        """The folder of one teacher: what :func:`engine.teachers.load_adapted` takes."""
+        return join(self.root, "teachers", f"{teacher.slug}_lora")
+
+
+class RunMetrics(Result):
+    """``metrics.json``: what was measured, of every teacher."""
+
+    name: str
+    run_id: str
+    teachers: tuple[TeacherResult, ...]
+
+
+class FileEntry(Result):
+    """One published file."""
+
+    path: str = Field(description="Relative to the run's folder.")
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, path: Path, *, relative_to: Path) -> FileEntry:
+        """The entry of a local file."""
+        content = path.read_bytes()
+        return cls(
+            path=path.relative_to(relative_to).as_posix(),
+            sha256=hashlib.sha256(content).hexdigest(),
+            size_bytes=len(content),
+        )
+
+
+class RunMetadata(Result):
+    """``metadata.json``: what was published, from what, with what."""
+
+    format_version: int = 1
+    name: str
+    run_id: str
+    created: str = Field(description="UTC, ISO 8601.")
+    data_digest: str
+    classes: tuple[str, ...] = Field(description="In the order of the prompt.")
+    seed: int
+    environment: dict[str, str] = Field(description="Versions and hardware.")
+    teachers: tuple[TeacherResult, ...]
+    files: tuple[FileEntry, ...] = Field(description="Every file of the run but this one and what resuming needs.")
+
+
+def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[str, str]) -> str:
+    """``README.md`` of an adapter: where it comes from, what it is worth, and how it is loaded."""
+    settings = config.teachers.of(result.teacher)
+    assert settings is not None  # noqa: S101 - a result is of a teacher that was configured
+    title = {TeacherName.GROUNDING_DINO: "Grounding DINO", TeacherName.SAM: "SAM"}[result.teacher]
+    revision = result.base_revision or "unknown"
+    rows = [
+        ("AP", result.before.ap, result.after.ap),
+        ("AP50", result.before.ap50, result.after.ap50),
+        ("AP75", result.before.ap75, result.after.ap75),
+    ]
+    if result.before.miou is not None and result.after.miou is not None:
+        rows.append(("mean IoU from true boxes", result.before.miou, result.after.miou))
+    lora = settings.lora
+    return "\n".join(
+        [
+            "---",
+            "library_name: peft",
+            f"base_model: {json.dumps(result.base_model)}",
+            "tags: [lora, " + result.teacher.slug.replace("_", "-") + "]",
+            "---",
+            "",
+            f"# {title} adapted to {config.name}",
+            "",
+            f"A LoRA adapter (preset `{lora.preset.value}`, rank {lora.rank}, alpha {lora.alpha}, "
+            f"{result.trainable_parameters:,} parameters) for `{result.base_model}` at revision `{revision}`.",
+            "",
+            "```python",
+            *LOADING_LINES.format(uri=result.adapter.uri.removesuffix(f"/{ADAPTER}")).splitlines(),
+            "```",
+            "",
+            "| on the validation part | base | adapted |",
+            "| --- | --- | --- |",
+            *(f"| {label} | {before:.3f} | {after:.3f} |" for label, before, after in rows),
+            "",
+            "| | |",
+            "| --- | --- |",
+            f"| classes, in the order of the prompt | {', '.join(config.data.classes)} |",
+            f"| annotations (sha256) | `{config.data.digest}` |",
+            f"| adapter (sha256) | `{result.adapter.sha256}` |",
+            f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",
+            f"| seed | {config.training.seed} |",
+            *(f"| {name} | {version} |" for name, version in versions.items()),
+            "",
+        ]
+    )
+
+
+LOADING_LINES = """\
+from engine.teachers import load_adapted
+teacher = load_adapted("{uri}")
+detections = teacher.predict(samples)  # engine.dataset.Sample.of(image) makes a sample of an RGB array
+"""
+"""Three lines that load an adapter, for the model card and the report."""
+
+
+def run_metrics(config: RunConfig, results: Sequence[TeacherResult]) -> RunMetrics:
+    """The content of ``metrics.json``."""
+    return RunMetrics(name=config.name, run_id=config.run_id, teachers=tuple(results))

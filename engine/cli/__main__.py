@@ -1,0 +1,5 @@
+"""``python -m engine.cli``, for processes that must not depend on what is on PATH."""
+
+from engine.cli.app import main
+
+main()

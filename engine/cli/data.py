@@ -1,0 +1,120 @@
+"""Commands that look at data. None of them needs torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.cli import options
+from engine.cli.display import console, show_info
+from engine.errors import ConfigError, DataError
+from engine.spec import AugmentationSpec, Background, Characteristic, Intensity, Lighting, Motion, Viewpoint, Weather
+from engine.validation import parse
+
+Annotations = Annotated[
+    str, typer.Argument(help="COCO JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.")
+]
+
+
+def inspect(
+    annotations: Annotations,
+    images: options.Images = None,
+    endpoint_url: options.Endpoint = None,
+    json: options.Json = False,
+) -> None:
+    """Say what is in a dataset and what is wrong with it, without reading the images."""
+    from engine.dataset import inspect_dataset
+
+    info = inspect_dataset(annotations, images, storage=options.storage(endpoint_url))
+    show_info(info)
+    if json:
+        typer.echo(info.model_dump_json(indent=2))
+
+
+def validate(
+    annotations: Annotations,
+    images: options.Images = None,
+    endpoint_url: options.Endpoint = None,
+    json: options.Json = False,
+) -> None:
+    """Inspect a dataset and open every image; exit code 3 if it cannot be trained on."""
+    from engine.dataset import validate_dataset
+
+    info = validate_dataset(annotations, images, storage=options.storage(endpoint_url))
+    show_info(info)
+    if json:
+        typer.echo(info.model_dump_json(indent=2))
+    if info.errors:
+        raise DataError(f"{annotations} cannot be trained on: {', '.join(p.code for p in info.errors)}")
+    console.print(f"[green]{annotations} can be trained on[/]" + (", with warnings" if info.problems else ""))
+
+
+def split(
+    annotations: Annotations,
+    output: Annotated[Path, typer.Option("--output", help="Folder for train.json, val.json and test.json.")],
+    train: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.8,
+    val: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.2,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.0,
+    stratify: Annotated[bool, typer.Option(help="Keep the share of every class in every part.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same split.")] = 0,
+    endpoint_url: options.Endpoint = None,
+) -> None:
+    """Divide a dataset by image, stratified over classes, without losing or doubling an annotation."""
+    from engine.dataset import split_file
+
+    if abs(train + val + test - 1) > 1e-6:
+        raise ConfigError(f"--train {train:g}, --val {val:g} and --test {test:g} make {train + val + test:g}, not 1")
+    fractions = {"train": train, "val": val, "test": test}
+    storage = options.storage(endpoint_url)
+    for part in split_file(annotations, output, fractions, seed=seed, stratify=stratify, storage=storage):
+        console.print(part, markup=False, soft_wrap=True)
+
+
+def augment(
+    data: Annotated[str, typer.Option("--data", help="COCO JSON; s3:// or path.")],
+    preview: Annotated[Path, typer.Option("--preview", help="Contact sheet to write: .jpg or .png.")],
+    images: options.Images = None,
+    characteristics: Annotated[
+        list[Characteristic] | None, typer.Option("--characteristic", help="What the objects are like; repeatable.")
+    ] = None,
+    lighting: Lighting | None = None,
+    weather: Weather | None = None,
+    motion: Motion | None = None,
+    viewpoint: Viewpoint | None = None,
+    background: Background | None = None,
+    intensity: Intensity = Intensity.MEDIUM,
+    count: Annotated[int, typer.Option(min=1, max=16, help="Images to show.")] = 4,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    endpoint_url: options.Endpoint = None,
+) -> None:
+    """Show what training images will look like: a contact sheet of originals and augmented views."""
+    from PIL import Image
+
+    from engine.augmentation import Augmenter, contact_sheet, describe, select
+    from engine.dataset import ImageFolder, load_dataset, load_sample
+
+    environment = {
+        "lighting": lighting,
+        "weather": weather,
+        "motion": motion,
+        "viewpoint": viewpoint,
+        "background": background,
+    }
+    asked = {"characteristics": characteristics or [], "environment": environment, "intensity": intensity}
+    spec = parse(AugmentationSpec, asked, where="the augmentation")
+    storage = options.storage(endpoint_url)
+    dataset = load_dataset(data, images, storage=storage)
+    chosen = [i for i, objects in enumerate(dataset.annotations) if objects][:count]
+    folder = ImageFolder.of(data, images, storage=storage, cache=options.cache_dir())
+    shown = dataset.subset(chosen)
+    folder.sync(shown.images)
+    samples = [
+        load_sample(shown, i, folder.path(image), with_masks=True) for i, image in enumerate(shown.images)
+    ]
+    console.print(describe(select(spec)), markup=False, soft_wrap=True)
+    sheet = contact_sheet(samples, Augmenter(spec), seed=seed, columns=4)
+    preview.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(preview)
+    typer.echo(str(preview))

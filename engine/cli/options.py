@@ -1,0 +1,62 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from engine.errors import ConfigError
+from engine.storage import Storage, StorageOptions
+
+Images = Annotated[
+    str | None, typer.Option("--images", help="Folder of the images, s3:// or path; default: beside the annotations.")
+]
+Endpoint = Annotated[
+    str | None, typer.Option("--endpoint-url", help="Endpoint of an S3-compatible store; default: AWS_ENDPOINT_URL.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. teachers.sam.clip_norm=1."),
+]
+
+
+def storage(endpoint_url: str | None = None, region: str | None = None) -> Storage:
+    """Storage as the options say; credentials come from the AWS chain."""
+    return Storage(StorageOptions(endpoint_url=endpoint_url, region=region))
+
+
+def cache_dir() -> Path:
+    """Where base models and images are kept between runs: ``TEACHER_CACHE``, or the user's cache folder."""
+    given = os.environ.get("TEACHER_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "teacher-finetune"
+
+
+def overrides(assignments: list[str] | None) -> dict[str, Any]:
+    """``["training.seed=1"]`` to ``{"training.seed": 1}``; values are YAML.
+
+    Raises:
+        ConfigError: An assignment has no ``=``.
+    """
+    settings: dict[str, Any] = {}
+    for assignment in assignments or []:
+        path, equals, value = assignment.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set takes PATH=VALUE, such as training.seed=1, found {assignment!r}")
+        number = _number(value)
+        settings[path] = yaml.safe_load(value) if number is None else number
+    return settings
+
+
+def _number(text: str) -> float | None:
+    """YAML reads ``1e-4`` as text; people mean a number."""
+    try:
+        return None if text.strip().lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        return None

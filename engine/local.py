@@ -1,0 +1,75 @@
+"""A request from inspection to published adapters on one machine: what an operator does on a cluster.
+
+Each training run is a process of its own, as it is a Job on a cluster: its memory is gone when it ends, and its
+exit code says what happened.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts import RunLayout, RunMetadata
+from engine.config import to_yaml
+from engine.dataset import DatasetInfo, inspect_request
+from engine.errors import EXIT_ERRORS, TeacherError
+from engine.manifest import Manifest
+from engine.plan import TrainingRun, plan
+from engine.progress import Listener, parse_line
+from engine.storage import Storage
+
+
+def prepare(
+    manifest: Manifest, storage: Storage, *, overrides: Mapping[str, Any] | None = None
+) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
+    """Inspect the data and plan the training runs; nothing is written."""
+    info = inspect_request(manifest.spec.dataset, storage=storage)
+    return info, plan(manifest, info, overrides=overrides)
+
+
+def published(layout: RunLayout, storage: Storage) -> RunMetadata | None:
+    """The metadata of a run that is published, else None."""
+    if not storage.exists(layout.metadata):
+        return None
+    return RunMetadata.model_validate_json(storage.read_bytes(layout.metadata))
+
+
+def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) -> None:
+    """Write what every training run of a request reads: the configuration, and what inspection found."""
+    config, layout = runs[0].config, runs[0].layout
+    storage.write_bytes(layout.config, to_yaml(config).encode(), content_type="application/yaml")
+    storage.write_bytes(layout.dataset, info.model_dump_json(indent=2).encode(), content_type="application/json")
+
+
+def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
+    """Run one training run as a process and tell ``listener`` of its progress.
+
+    Raises:
+        TeacherError: The subclass that its exit code stands for, with the message it ended with.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    config_file = work_dir / "teacher_config.yaml"
+    config_file.write_text(to_yaml(run.config), encoding="utf-8")
+    command = [sys.executable, "-m", "engine.cli", "train", "--config", str(config_file)]
+    command += ["--teacher", run.teacher.value, "--work-dir", str(work_dir), "--progress", "json"]
+    message = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
+        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            assert process.stdout is not None  # noqa: S101 - it was asked for
+            for line in process.stdout:
+                event = parse_line(line)
+                if event is None:
+                    continue
+                if event.event == "error":
+                    message = event.message or ""
+                listener(event)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+    if process.returncode != 0:
+        error = EXIT_ERRORS.get(process.returncode, TeacherError)
+        raise error(message or f"the trainer of {run.teacher.value} ended with exit code {process.returncode}")

@@ -1,0 +1,41 @@
+"""From a request and what its data is to one training run per teacher: the step that every backend shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.artifacts import RunLayout
+from engine.config import RunConfig, generate_config
+from engine.dataset.types import DatasetInfo
+from engine.manifest import Manifest
+from engine.spec import TeacherName
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One process (or one Job) that tunes one teacher."""
+
+    teacher: TeacherName
+    config: RunConfig
+
+    @property
+    def layout(self) -> RunLayout:
+        """Where its artifacts go."""
+        return RunLayout.of(self.config)
+
+
+def plan(
+    manifest: Manifest, info: DatasetInfo, *, overrides: Mapping[str, Any] | None = None
+) -> tuple[TrainingRun, ...]:
+    """One training run per teacher that the data calls for, boxes before masks. Pure.
+
+    All of them share one configuration and one run id, and so one folder in object storage.
+
+    Raises:
+        ConfigError: The request contradicts itself or the data.
+        DataError: The data cannot be trained on.
+    """
+    config = generate_config(info, manifest.spec, name=manifest.name, overrides=overrides)
+    return tuple(TrainingRun(teacher, config) for teacher in config.teachers.names)

@@ -1,0 +1,210 @@
+"""LoRA by PEFT: attach, save, load, merge, switch off.
+
+A linear layer's output gets a low-rank update beside it (Hu et al. 2021, arXiv 2106.09685)::
+
+        x ──┬── W (frozen) ────────────┬─ + ── y = W x + alpha/r * B A x
+            └── dropout ── A ── B ── alpha/r ┘        A: (r, in), B: (out, r), B = 0 at the start
+
+The files are PEFT's own (``adapter_config.json``, ``adapter_model.safetensors``), so that
+``PeftModel.from_pretrained`` reads them too; ``teacher.json`` beside them says what they belong to.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import peft
+import safetensors.torch
+import torch
+import transformers
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from engine.artifacts import ADAPTER, ADAPTER_CONFIG, TEACHER
+from engine.config import LoraSettings
+from engine.errors import BaseModelError
+from engine.spec import TeacherName
+from engine.teachers.base import Teacher
+
+
+class AdapterCard(BaseModel):
+    """``teacher.json``: what an adapter belongs to, and all that is needed to load it again."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    teacher: TeacherName
+    base_model: str = Field(description="Public name of the base: hub id, URI or path.")
+    base_revision: str = Field(description="Commit of a hub model, sha256 of the weights of any other.")
+    base_sha256: str = Field(description="sha256 of the base's weights, however they were had.")
+    classes: tuple[str, ...] = Field(description="Class names in the order of the prompt and of class indices.")
+    prompts: dict[str, str] = Field(description="Phrases shown instead of class names.")
+    settings: dict[str, Any] = Field(description="The teacher's part of teacher_config.yaml.")
+    transformers_version: str = transformers.__version__
+    peft_version: str = peft.__version__
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The card in an adapter's folder.
+
+        Raises:
+            BaseModelError: There is none, or it cannot be read.
+        """
+        try:
+            return cls.model_validate_json((folder / TEACHER).read_bytes())
+        except FileNotFoundError:
+            raise BaseModelError(f"{folder} has no {TEACHER}: it is not the folder of an adapter made here") from None
+        except ValidationError as error:
+            raise BaseModelError(f"{folder / TEACHER} cannot be read: {error}") from None
+
+
+def attach(teacher: Teacher, settings: LoraSettings) -> None:
+    """Give the teacher a fresh adapter, in place; all but the adapter is frozen.
+
+    ``A`` is drawn from torch's global generator and ``B`` is zero: the teacher's outputs do not change yet.
+    """
+    targets = teacher.lora_targets(settings.preset)
+    _wrap(
+        teacher,
+        peft.LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=targets.target_modules,
+            exclude_modules=targets.exclude_modules,
+        ),
+    )
+
+
+def trainable_parameters(teacher: Teacher) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by name, in the model's order."""
+    return {name: p for name, p in teacher.model.named_parameters() if p.requires_grad}
+
+
+def adapter_tensors(teacher: Teacher) -> dict[str, Tensor]:
+    """The adapter's tensors under the names of the file; they share memory with the model."""
+    tensors: dict[str, Tensor] = peft.get_peft_model_state_dict(teacher.model, save_embedding_layers=False)
+    return tensors
+
+
+def set_training(teacher: Teacher, training: bool) -> None:
+    """Switch the adapter's dropout on or off.
+
+    The frozen base stays in eval mode: a model that is not tuned gains nothing from its own dropout and stochastic
+    depth, and what it computes before the first adapted layer stays a function of the image alone.
+    """
+    teacher.model.eval()
+    for name, module in teacher.model.named_modules():
+        if name.endswith("lora_dropout"):
+            module.train(training)
+
+
+def save_adapter(teacher: Teacher, folder: Path, *, card: AdapterCard) -> None:
+    """Write ``adapter_config.json``, ``teacher.json`` and, last, ``adapter_model.safetensors``, each at once or not."""
+    config = copy.deepcopy(_peft_model(teacher).peft_config["default"])
+    config.inference_mode = True
+    config.base_model_name_or_path = card.base_model
+    values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(teacher).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / ADAPTER_CONFIG, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+    _write(folder / TEACHER, (card.model_dump_json(indent=2) + "\n").encode())
+    _write(folder / ADAPTER, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+
+
+def load_adapter(teacher: Teacher, folder: Path) -> None:
+    """Load an adapter into the teacher, in place; one that is attached already is overwritten.
+
+    Raises:
+        BaseModelError: The files are not there or cannot be read, or do not fit this base: every tensor of the file
+            must have its place in the model with the same shape, and every place its tensor.
+    """
+    card = AdapterCard.read(folder)
+    if card.teacher is not teacher.name:
+        raise BaseModelError(f"{folder} holds an adapter of {card.teacher}, not of {teacher.name}")
+    try:
+        config = peft.LoraConfig.from_pretrained(str(folder))
+        tensors = safetensors.torch.load_file(folder / ADAPTER)
+    except FileNotFoundError:
+        raise BaseModelError(f"{folder} lacks {ADAPTER_CONFIG} or {ADAPTER}: the adapter is not whole") from None
+    except (ValueError, TypeError, OSError, SafetensorError) as error:
+        raise BaseModelError(f"the adapter in {folder} cannot be read: {error}") from error
+    if not isinstance(teacher.model, peft.PeftModel):
+        config.inference_mode = True
+        try:
+            _wrap(teacher, config)
+        except ValueError as error:
+            raise BaseModelError(f"{_unfit(folder, card)}: {error}") from error
+    load_adapter_tensors(teacher, tensors, what=_unfit(folder, card))
+
+
+def load_adapter_tensors(teacher: Teacher, tensors: dict[str, Tensor], *, what: str) -> None:
+    """Overwrite the adapter's tensors; nothing is changed unless all of them fit.
+
+    Args:
+        teacher: A teacher with an adapter.
+        tensors: Under the names of :func:`adapter_tensors`.
+        what: Beginning of the message of an error.
+
+    Raises:
+        BaseModelError: Names or shapes differ.
+    """
+    places = adapter_tensors(teacher)
+    faults = [
+        *(f"the model has no place for {name}" for name in tensors if name not in places),
+        *(f"nothing is there for {name}" for name in places if name not in tensors),
+        *(
+            f"{name} has shape {tuple(tensors[name].shape)}, the model {tuple(place.shape)}"
+            for name, place in places.items()
+            if name in tensors and tensors[name].shape != place.shape
+        ),
+    ]
+    if faults:
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise BaseModelError(f"{what}: {'; '.join(faults[:3])}{more}")
+    with torch.no_grad():
+        for name, place in places.items():
+            place.copy_(tensors[name])
+
+
+def merged(teacher: Teacher) -> nn.Module:
+    """A copy of the model with the adapter added to its weights; the teacher stays as it is."""
+    model: nn.Module = copy.deepcopy(_peft_model(teacher)).merge_and_unload(safe_merge=True)
+    return model
+
+
+@contextmanager
+def adapter_off(teacher: Teacher) -> Iterator[None]:
+    """Inside the block the teacher is its base."""
+    with _peft_model(teacher).disable_adapter():
+        yield
+
+
+def _wrap(teacher: Teacher, config: peft.LoraConfig) -> None:
+    teacher.model = peft.get_peft_model(teacher.model, config)
+    teacher.model.eval()
+
+
+def _peft_model(teacher: Teacher) -> Any:
+    if not isinstance(teacher.model, peft.PeftModel):
+        raise ValueError(f"{teacher.name} has no adapter: call attach or load_adapter first")
+    return teacher.model
+
+
+def _unfit(folder: Path, card: AdapterCard) -> str:
+    return (
+        f"the adapter in {folder} does not fit its base (it was made with transformers {card.transformers_version} and "
+        f"peft {card.peft_version}; here are {transformers.__version__} and {peft.__version__})"
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Readers see the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
