@@ -110,9 +110,7 @@ def augment(
     folder = ImageFolder.of(data, images, storage=storage, cache=options.cache_dir())
     shown = dataset.subset(chosen)
     folder.sync(shown.images)
-    samples = [
-        load_sample(shown, i, folder.path(image), with_masks=True) for i, image in enumerate(shown.images)
-    ]
+    samples = [load_sample(shown, i, folder.path(image), with_masks=True) for i, image in enumerate(shown.images)]
     console.print(describe(select(spec)), markup=False, soft_wrap=True)
     sheet = contact_sheet(samples, Augmenter(spec), seed=seed, columns=4)
     preview.parent.mkdir(parents=True, exist_ok=True)

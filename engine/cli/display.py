@@ -42,7 +42,9 @@ def show_info(info: DatasetInfo) -> None:
     if len(info.classes) > 30:
         console.print(f"… and {len(info.classes) - 30} more classes")
     for problem in info.problems:
-        console.print(f"[{COLORS[problem.severity]}]{problem.severity.value}[/] {problem.code}, {problem.count:,}x: ", end="")
+        console.print(
+            f"[{COLORS[problem.severity]}]{problem.severity.value}[/] {problem.code}, {problem.count:,}x: ", end=""
+        )
         console.print(f"{problem.message} {problem.advice}", markup=False, soft_wrap=True)
         if problem.examples:
             console.print("  e.g. " + ", ".join(problem.examples), style="dim", markup=False, soft_wrap=True)
@@ -56,7 +58,9 @@ def _boxes(info: DatasetInfo) -> str:
 
 def show_results(results: Sequence[TeacherResult]) -> None:
     """AP before and after, and where each adapter lies."""
-    table = Table("teacher", "AP before", "AP after", "AP50 before", "AP50 after", "adapter", "size", header_style="bold")
+    table = Table(
+        "teacher", "AP before", "AP after", "AP50 before", "AP50 after", "adapter", "size", header_style="bold"
+    )
     for result in results:
         table.add_row(
             result.teacher.value,

@@ -21,7 +21,9 @@ Endpoint = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. teachers.sam.clip_norm=1."),
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. teachers.sam.clip_norm=1."
+    ),
 ]
 
 

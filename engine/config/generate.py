@@ -39,7 +39,8 @@ def generate_config(
         spec: What the user asks for.
         name: Name of the request; artifacts go to ``<output>/<name>/<run id>/``.
         run_id: Default: a digest of the configuration, so that the same request on the same data is the same run.
-        overrides: Settings by their path in ``teacher_config.yaml``, such as ``{"teachers.sam.clip_norm": 0.5}``.
+        overrides: Settings by their path in ``teacher_config.yaml``, such as ``{"teachers.sam.clip_norm": 0.5}``;
+            ``teachers.*.epochs`` is that of every teacher.
 
     Raises:
         ConfigError: Settings are unknown, or contradict each other or the data.
@@ -135,15 +136,17 @@ def _part(part: PartSpec | None, dataset: DatasetSpec) -> Plain | None:
 
 
 def _override(config: Plain, path: str, value: object) -> None:
-    """Set one setting; an unknown last name is left to validation, which knows the nearest."""
-    *parents, last = path.split(".")
-    inner = config
-    for part in parents:
-        child = inner.get(part)
-        if not isinstance(child, dict):
-            raise ConfigError(f"there is no setting {path!r}: {part!r} is not there{nearest(part, list(inner))}")
-        inner = child
-    inner[last] = value
+    """Set one setting; ``*`` is every name there. An unknown last name is left to validation, which knows the nearest."""
+    first, dot, rest = path.partition(".")
+    if not dot:
+        config[first] = value
+        return
+    names = list(config) if first == "*" else [first]
+    for name in names:
+        inner = config.get(name)
+        if not isinstance(inner, dict):
+            raise ConfigError(f"there is no setting {path!r}: {name!r} is not there{nearest(name, list(config))}")
+        _override(inner, rest, value)
 
 
 def _first_set(first: Plain, then: Plain) -> Plain:

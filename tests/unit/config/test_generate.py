@@ -84,6 +84,13 @@ def test_an_override_wins_over_the_manifest() -> None:
     assert config.training.seed == 2
 
 
+def test_an_override_with_a_star_holds_for_every_teacher() -> None:
+    teachers = generate_config(dataset(), spec(), overrides={"teachers.*.epochs": 2}).teachers
+    assert teachers.sam is not None
+    assert teachers.grounding_dino is not None
+    assert (teachers.sam.epochs, teachers.grounding_dino.epochs) == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("path", "nearest"),
     [("teachers.sam.epoch", "epochs"), ("teachers.sam.lora.ranks", "rank"), ("trainig.seed", "training")],

@@ -1,0 +1,100 @@
+"""What ``teacher doctor`` looks at: each check is one sentence, and what to do where something is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from engine.cli import options
+from engine.errors import TeacherError
+
+TRAINING_PACKAGES = ("torch", "transformers", "peft", "albumentations", "faster-coco-eval", "scipy", "tensorboard")
+GIGABYTE = 10**9
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: ``fail`` forbids training, ``warn`` makes it slow or limited."""
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    message: str
+
+
+def checks(endpoint_url: str | None) -> Iterator[Check]:
+    """All findings on this machine, in the order in which they matter."""
+    yield Check("python", "ok", sys.version.split()[0])
+    yield from _packages()
+    yield from _gpu()
+    yield _room("disk", options.cache_dir(), 10 * GIGABYTE, "base models and images are kept there; set TEACHER_CACHE")
+    if SHARED_MEMORY.is_dir():
+        yield _room("memory", SHARED_MEMORY, GIGABYTE, "workers hand batches over there; set training.workers to 0")
+    yield _storage(endpoint_url)
+
+
+def _packages() -> Iterator[Check]:
+    missing = [name for name in TRAINING_PACKAGES if not _installed(name)]
+    if missing:
+        advice = "pip install 'teacher-finetune[train]'; inspecting, validating and splitting work without"
+        yield Check("packages", "fail", f"{', '.join(missing)} not installed: {advice}")
+    else:
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in TRAINING_PACKAGES[:3])
+        yield Check("packages", "ok", versions)
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _gpu() -> Iterator[Check]:
+    if not _installed("torch"):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        advice = "check the driver with nvidia-smi" if built else "this torch is built without CUDA"
+        yield Check("gpu", "warn", f"none found: training runs on the CPU, which only tiny models bear ({advice})")
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        kind = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16: float32 is used"
+        yield Check("gpu", "ok", f"{device.name}, {device.total_memory / GIGABYTE:.0f} GB, {kind}")
+
+
+def _room(name: str, folder: Path, wanted: int, why: str) -> Check:
+    there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    free = shutil.disk_usage(there).free
+    if not os.access(there, os.W_OK):
+        return Check(name, "fail", f"{there} cannot be written to: {why}")
+    state: Literal["ok", "warn"] = "ok" if free >= wanted else "warn"
+    hint = "" if state == "ok" else f", {wanted / GIGABYTE:.0f} GB are wanted: {why}"
+    return Check(name, state, f"{free / GIGABYTE:.1f} GB free at {there}{hint}")
+
+
+def _storage(endpoint_url: str | None) -> Check:
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+    try:
+        options.storage(endpoint_url)
+        credentials = boto3.session.Session().get_credentials()
+    except (TeacherError, BotoCoreError) as error:
+        return Check("storage", "fail", str(error))
+    if credentials is None:
+        advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role; paths work without"
+        return Check("storage", "warn", f"no credentials for s3:// ({endpoint}): {advice}")
+    return Check("storage", "ok", f"{endpoint}, credentials from {credentials.method}")

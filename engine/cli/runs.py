@@ -1,0 +1,215 @@
+"""Commands that train, and what comes before and after: run, train, fetch, doctor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.artifacts import RunLayout, RunMetadata
+from engine.cli import options
+from engine.cli.display import console, is_terminal, show_info, show_results
+from engine.config import RunConfig, from_yaml
+from engine.errors import ConfigError, TeacherError
+from engine.manifest import Manifest, load_manifest
+from engine.plan import TrainingRun
+from engine.progress import Event, Listener
+from engine.spec import FineTuneSpec, LoraPreset, TeacherName
+from engine.storage import Storage
+from engine.validation import parse
+
+
+class ProgressStyle(StrEnum):
+    """How progress is shown."""
+
+    AUTO = "auto"
+    BAR = "bar"
+    JSON = "json"
+
+
+Progress = Annotated[
+    ProgressStyle, typer.Option("--progress", help="A bar for people, JSON lines on standard output for machines.")
+]
+WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Scratch folder; default: in the cache folder.")]
+
+
+def run(
+    manifest: Annotated[str, typer.Option("--file", "-f", help="TeacherFineTune manifest; s3:// or path.")],
+    set_: options.Set = None,
+    again: Annotated[bool, typer.Option("--again", help="Train even if this very run is published.")] = False,
+    progress: Progress = ProgressStyle.AUTO,
+    work_dir: WorkDir = None,
+) -> None:
+    """Do what a manifest asks for: inspect the data, train the teachers it calls for, publish the adapters."""
+    from engine import local
+
+    text = options.storage().read_bytes(manifest).decode("utf-8", errors="replace")
+    request = load_manifest(text, where=manifest)
+    storage = _storage_of(request)
+    info, runs = local.prepare(request, storage, overrides=options.overrides(set_))
+    show_info(info)
+    layout = runs[0].layout
+    done = None if again else local.published(layout, storage)
+    if done is None:
+        local.begin(info, runs, storage)
+        for one in runs:
+            folder = (work_dir or options.cache_dir() / "runs") / one.config.run_id
+            local.train(one, listener=_listener(progress), work_dir=folder)
+        done = local.published(layout, storage)
+        if done is None:
+            raise TeacherError(f"the trainers ended well, but {layout.metadata} is not there")
+    else:
+        console.print("this very run is published already; --again trains it anew", style="dim")
+    _show_run(layout, done)
+
+
+def train(
+    config: Annotated[str | None, typer.Option("--config", help="teacher_config.yaml of a planned run.")] = None,
+    teacher: Annotated[
+        list[TeacherName] | None, typer.Option("--teacher", help="Only this teacher; repeatable.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="COCO JSON to train on.")] = None,
+    val: Annotated[str | None, typer.Option("--val", help="COCO JSON to select on; default: 20 % of --data.")] = None,
+    test: Annotated[str | None, typer.Option("--test", help="COCO JSON to measure on at the end.")] = None,
+    images: options.Images = None,
+    output: Annotated[str | None, typer.Option("--output", help="Where adapters go; s3:// or path.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Artifacts go to <output>/<name>/<run id>/.")] = "run",
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Hub id, folder or s3:// prefix; with one --teacher.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
+    lora_preset: Annotated[LoraPreset | None, typer.Option("--lora-preset")] = None,
+    lora_rank: Annotated[int | None, typer.Option("--lora-rank")] = None,
+    lora_alpha: Annotated[int | None, typer.Option("--lora-alpha", help="Default: twice the rank.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
+    set_: options.Set = None,
+    endpoint_url: options.Endpoint = None,
+    progress: Progress = ProgressStyle.AUTO,
+    work_dir: WorkDir = None,
+) -> None:
+    """Train from flags, or one planned run from its teacher_config.yaml."""
+    from engine import local
+
+    flags = {"--data": data, "--val": val, "--test": test, "--output": output, "--base-model": base_model}
+    given = [flag for flag, value in flags.items() if value is not None]
+    if config is not None and given:
+        raise ConfigError(f"--config holds every setting already: leave out {', '.join(given)}")
+    if config is not None:
+        _train_planned(config, teacher, progress, work_dir)
+        return
+    if data is None or output is None:
+        raise ConfigError("give --data and --output, or --config of a planned run")
+    if base_model is not None and len(teacher or []) != 1:
+        raise ConfigError("--base-model goes with exactly one --teacher: each teacher has a base of its own")
+    dataset: dict[str, Any] = {"annotations": data, "images": images}
+    if val is not None:
+        dataset = {"train": {"annotations": data}, "val": {"annotations": val}, "images": images}
+        dataset |= {"test": {"annotations": test}} if test else {}
+    elif test is not None:
+        raise ConfigError("--test goes with --val: without --val, 20 % of --data are the validation part")
+    spec = {
+        "dataset": dataset,
+        "output": output,
+        "storage": {"endpointUrl": endpoint_url},
+        "teachers": [{"name": one.value, "baseModel": base_model} for one in teacher or []],
+    }
+    request = Manifest(name=name, spec=parse(FineTuneSpec, spec, where="the command line"))
+    flags_set = {
+        "training.seed": seed,
+        "teachers.*.epochs": epochs,
+        "teachers.*.batch_size": batch_size,
+        "teachers.*.learning_rate": learning_rate,
+        "teachers.*.lora.preset": lora_preset and lora_preset.value,
+        "teachers.*.lora.rank": lora_rank,
+        "teachers.*.lora.alpha": lora_alpha if lora_alpha is not None else lora_rank and 2 * lora_rank,
+    }
+    overrides = {path: value for path, value in flags_set.items() if value is not None} | options.overrides(set_)
+    storage = _storage_of(request)
+    info, runs = local.prepare(request, storage, overrides=overrides)
+    show_info(info)
+    local.begin(info, runs, storage)
+    for one in runs:
+        _train_one(one, storage, _listener(progress), work_dir)
+    done = local.published(runs[0].layout, storage)
+    if done is not None:
+        _show_run(runs[0].layout, done)
+
+
+def _train_planned(
+    config_uri: str, teachers: list[TeacherName] | None, progress: ProgressStyle, work_dir: Path | None
+) -> None:
+    """Train what a ``teacher_config.yaml`` says; this is what a Job runs."""
+    text = options.storage().read_bytes(config_uri).decode("utf-8", errors="replace")
+    config = from_yaml(text, where=config_uri)
+    storage = _storage_of(config)
+    listener = _listener(progress)
+    for teacher in teachers or config.teachers.names:
+        try:
+            _train_one(TrainingRun(teacher, config), storage, listener, work_dir)
+        except TeacherError as error:
+            reason = type(error).__name__.removesuffix("Error")
+            listener(
+                Event(event="error", teacher=teacher.slug, message=str(error), reason=reason, exit_code=error.exit_code)
+            )
+            raise
+
+
+def _train_one(run: TrainingRun, storage: Storage, listener: Listener, work_dir: Path | None) -> None:
+    from engine.training.publish import train_and_publish
+
+    folder = work_dir or options.cache_dir() / "runs" / run.config.run_id
+    train_and_publish(run, storage=storage, listener=listener, work_dir=folder, cache=options.cache_dir())
+
+
+def fetch(
+    run_uri: Annotated[str, typer.Argument(help="A run's folder: <output>/<name>/<run id>/.")],
+    folder: Annotated[Path, typer.Argument(help="Local folder to fill.")],
+    endpoint_url: options.Endpoint = None,
+) -> None:
+    """Fetch a published run's adapters, and check them against their sha256."""
+    from engine.artifacts import fetch_run
+
+    storage = options.storage(endpoint_url)
+    for path in fetch_run(RunLayout(run_uri.rstrip("/")), folder, storage=storage):
+        typer.echo(str(path))
+
+
+def doctor(endpoint_url: options.Endpoint = None) -> None:
+    """Check that this machine can train, and say in a sentence what is missing."""
+    from engine.cli.checks import checks
+
+    failed = 0
+    for check in checks(endpoint_url):
+        mark = {"ok": "[green]ok[/]", "warn": "[yellow]warning[/]", "fail": "[red]missing[/]"}[check.state]
+        console.print(f"{mark:<24} {check.name:<12}", end=" ")
+        console.print(check.message, markup=False, soft_wrap=True)
+        failed += check.state == "fail"
+    if failed:
+        raise typer.Exit(1)
+
+
+def _storage_of(source: Manifest | RunConfig) -> Storage:
+    asked = source.spec.storage if isinstance(source, Manifest) else source.storage
+    return options.storage(asked.endpoint_url, asked.region)
+
+
+def _listener(style: ProgressStyle) -> Listener:
+    from engine.cli.progress import bar, json_lines
+
+    if style is ProgressStyle.AUTO:
+        style = ProgressStyle.BAR if is_terminal() else ProgressStyle.JSON
+    listeners: dict[ProgressStyle, Callable[[], Listener]] = {ProgressStyle.BAR: bar, ProgressStyle.JSON: json_lines}
+    return listeners[style]()
+
+
+def _show_run(layout: RunLayout, metadata: RunMetadata) -> None:
+    show_results(metadata.teachers)
+    console.print(f"report    {layout.report}", soft_wrap=True)
+    console.print(f"adapters  {re.sub('/[^/]*$', '', layout.teacher(metadata.teachers[0].teacher))}/", soft_wrap=True)
+    typer.echo(layout.root)
