@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check test test-all demo bench lock hooks clean
+.PHONY: help install format check test test-slow demo bench lock hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -38,8 +38,8 @@ check: $(INSTALLED)  ## format, lint, types, layers: nothing is changed
 test: $(INSTALLED)  ## the default tests
 	$(BIN)/pytest -m "not slow" -n 2
 
-test-all: $(INSTALLED)  ## the default tests and the slow ones
-	$(BIN)/pytest -n 2
+test-slow: $(INSTALLED)  ## the tests that take longer
+	$(BIN)/pytest -m slow
 
 demo: $(INSTALLED)  ## a small run from S3 to S3: mAP before and after, adapters, reports
 	$(BIN)/python examples/demo.py
