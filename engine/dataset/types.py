@@ -197,12 +197,15 @@ class Detections:
         scores: (N,) float32 in 0..1, descending.
         class_indices: (N,) int64.
         masks: N run-length encodings, or None from a teacher that gives boxes only.
+        prompt_indices: (N,) int64, the sample's object that prompted each detection; None from a teacher that is not
+            prompted by objects.
     """
 
     boxes_xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
     class_indices: NDArray[np.int64]
     masks: list[Rle] | None = field(default=None)
+    prompt_indices: NDArray[np.int64] | None = field(default=None)
 
     def __len__(self) -> int:
         return len(self.scores)
