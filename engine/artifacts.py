@@ -19,9 +19,10 @@ from pathlib import Path
 from pydantic import Field
 
 from engine.config import RunConfig
+from engine.errors import StorageError
 from engine.results import Result, TeacherResult
 from engine.spec import TeacherName
-from engine.storage import join
+from engine.storage import NotFoundError, Storage, join, safe_join
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
@@ -176,3 +177,30 @@ detections = teacher.predict(samples)  # engine.dataset.Sample.of(image) makes a
 def run_metrics(config: RunConfig, results: Sequence[TeacherResult]) -> RunMetrics:
     """The content of ``metrics.json``."""
     return RunMetrics(name=config.name, run_id=config.run_id, teachers=tuple(results))
+
+
+def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage) -> list[Path]:
+    """Download a published run into ``folder``, checking every file against its sha256.
+
+    Returns:
+        The adapter folders, one a teacher.
+
+    Raises:
+        StorageError: The run is not published, or a file is not what was published.
+    """
+    try:
+        published = storage.read_bytes(layout.metadata)
+    except NotFoundError:
+        raise StorageError(
+            f"{layout.root} is not a published run: it has no metadata.json. Give <output>/<name>/<run id>/ of a run "
+            "that has ended, as `teacher run` prints it"
+        ) from None
+    metadata = RunMetadata.model_validate_json(published)
+    pairs = [(join(layout.root, entry.path), safe_join(folder, entry.path)) for entry in metadata.files]
+    storage.download_many(pairs)
+    for entry, (uri, path) in zip(metadata.files, pairs, strict=True):
+        if hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+            path.unlink()
+            raise StorageError(f"{uri} is not what was published: its sha256 differs from metadata.json. Train it anew")
+    (folder / "metadata.json").write_bytes(published)
+    return [folder / "teachers" / f"{result.teacher.slug}_lora" for result in metadata.teachers]

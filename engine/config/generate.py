@@ -136,7 +136,7 @@ def _part(part: PartSpec | None, dataset: DatasetSpec) -> Plain | None:
 
 
 def _override(config: Plain, path: str, value: object) -> None:
-    """Set one setting; ``*`` is every name there. An unknown last name is left to validation, which knows the nearest."""
+    """Set one setting; ``*`` is every name there. An unknown last name is left to validation."""
     first, dot, rest = path.partition(".")
     if not dot:
         config[first] = value
