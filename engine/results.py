@@ -29,6 +29,7 @@ class ApMetrics(Result):
     ar_medium: float
     ar_large: float
     per_class: dict[str, float] = Field(description="AP by class name; -1 without objects of it.")
+    images: int | None = Field(default=None, description="How many images were measured.")
     miou: float | None = Field(default=None, description="SAM: mean IoU of masks from ground-truth boxes.")
 
 

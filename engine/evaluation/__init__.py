@@ -1,0 +1,1 @@
+"""COCO AP of a teacher, and the report of what tuning it brought."""

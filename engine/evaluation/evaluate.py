@@ -1,0 +1,83 @@
+"""Run a teacher over a dataset and measure what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.dataset.types import CocoAnnotation, CocoDataset, Detections, Sample
+from engine.evaluation.coco_ap import coco_ap, mean_iou
+from engine.results import ApMetrics
+from engine.teachers.base import Teacher
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a teacher is worth on a dataset.
+
+    Attributes:
+        metrics: COCO's numbers; for SAM the mean IoU as well.
+        detections: Of each image, in the dataset's order, in original pixels. Where objects prompted them,
+            ``prompt_indices`` are positions in ``dataset.annotations[i]``.
+    """
+
+    metrics: ApMetrics
+    detections: list[Detections]
+
+
+def evaluate(
+    teacher: Teacher,
+    dataset: CocoDataset,
+    load: Callable[[int], Sample],
+    *,
+    batch_size: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure ``teacher`` on every image of ``dataset``; no more than ``batch_size`` images are held at a time.
+
+    A teacher of masks is prompted with the true boxes of each image. Crowds prompt nothing, and objects without a
+    mask are neither prompted for nor counted, since nothing can be said of an answer.
+
+    Args:
+        teacher: Base or adapted.
+        dataset: The truth.
+        load: Gives the sample of an image by its index, not augmented.
+        batch_size: Images that the teacher is given at a time.
+        on_progress: Told how many images of how many are done, after each batch.
+    """
+    detections: list[Detections] = []
+    for start in range(0, len(dataset), batch_size):
+        indices = range(start, min(start + batch_size, len(dataset)))
+        samples = [load(i) for i in indices]
+        if teacher.iou_type == "segm":
+            samples = [
+                _with_masks_only(sample, dataset.annotations[i]) for i, sample in zip(indices, samples, strict=True)
+            ]
+        for sample, seen in zip(samples, teacher.predict(samples), strict=True):
+            prompts = seen.prompt_indices
+            detections.append(
+                seen if prompts is None else replace(seen, prompt_indices=sample.annotation_indices[prompts])
+            )
+        if on_progress is not None:
+            on_progress(len(detections), len(dataset))
+    metrics = coco_ap(dataset, detections, iou_type=teacher.iou_type)
+    if teacher.iou_type == "segm":
+        metrics = metrics.model_copy(update={"miou": mean_iou(dataset, detections)})
+    return Evaluation(metrics=metrics, detections=detections)
+
+
+def _with_masks_only(sample: Sample, annotations: tuple[CocoAnnotation, ...]) -> Sample:
+    """The sample less crowds and objects without a mask."""
+    keep = np.asarray(
+        [bool(annotations[i].segmentation) and not annotations[i].iscrowd for i in sample.annotation_indices], np.bool_
+    )
+    return replace(
+        sample,
+        boxes_xyxy=sample.boxes_xyxy[keep],
+        class_indices=sample.class_indices[keep],
+        is_crowd=sample.is_crowd[keep],
+        annotation_indices=sample.annotation_indices[keep],
+        masks=None if sample.masks is None else sample.masks[keep],
+    )

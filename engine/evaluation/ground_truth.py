@@ -1,0 +1,78 @@
+"""The truth of a dataset, as COCO's evaluation and as pictures want it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Rle
+
+IouType = Literal["bbox", "segm"]
+
+
+def mask_rle(annotation: CocoAnnotation, image: CocoImage) -> Rle | None:
+    """The mask of one object, or None where it has none."""
+    segmentation: Any = annotation.segmentation
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
+        return segmentation
+    encoded = coco_mask.frPyObjects(segmentation, image.height, image.width)
+    rle: Rle = coco_mask.merge(encoded) if isinstance(encoded, list) else encoded
+    return rle
+
+
+def coco_ground_truth(dataset: CocoDataset, iou_type: IouType) -> dict[str, Any]:
+    """The dataset as COCO's evaluation takes it.
+
+    An image's id is its index, a category's id the index of the class. For ``segm``, objects without a mask are left
+    out: nothing can be said of what covers them.
+    """
+    annotations: list[dict[str, Any]] = []
+    for index, (image, objects) in enumerate(zip(dataset.images, dataset.annotations, strict=True)):
+        for annotation in objects:
+            rle = mask_rle(annotation, image) if iou_type == "segm" else None
+            if iou_type == "segm" and rle is None:
+                continue
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # 0 would mean "unmatched" to the evaluation
+                    "image_id": index,
+                    "category_id": annotation.class_index,
+                    "bbox": list(annotation.box_xywh),
+                    "area": annotation.area,
+                    "iscrowd": int(annotation.iscrowd),
+                    "segmentation": rle,
+                }
+            )
+    return {
+        "images": [{"id": i, "width": image.width, "height": image.height} for i, image in enumerate(dataset.images)],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(dataset.classes)],
+    }
+
+
+def truth_of(dataset: CocoDataset, index: int, *, iou_type: IouType) -> Detections:
+    """The objects of one image as perfect detections: crowds left out, for ``segm`` those without a mask as well.
+
+    ``prompt_indices`` are their positions in ``dataset.annotations[index]``.
+    """
+    image = dataset.images[index]
+    positions, boxes, masks = [], [], []
+    for position, annotation in enumerate(dataset.annotations[index]):
+        rle = mask_rle(annotation, image) if iou_type == "segm" else None
+        if annotation.iscrowd or (iou_type == "segm" and rle is None):
+            continue
+        x, y, width, height = annotation.box_xywh
+        positions.append(position)
+        boxes.append((x, y, x + width, y + height))
+        masks.append(rle)
+    return Detections(
+        boxes_xyxy=np.asarray(boxes, np.float32).reshape(-1, 4),
+        scores=np.ones(len(boxes), np.float32),
+        class_indices=np.asarray([dataset.annotations[index][i].class_index for i in positions], np.int64),
+        masks=[rle for rle in masks if rle is not None] if iou_type == "segm" else None,
+        prompt_indices=np.asarray(positions, np.int64) if iou_type == "segm" else None,
+    )
