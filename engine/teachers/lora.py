@@ -26,11 +26,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from engine.artifacts import ADAPTER, ADAPTER_CONFIG, TEACHER
-from engine.config import LoraSettings
+from engine.artifacts import ADAPTER, ADAPTER_CONFIG
+from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
 from engine.errors import BaseModelError
 from engine.spec import TeacherName
 from engine.teachers.base import Teacher
+
+TEACHER = "teacher.json"
 
 
 class AdapterCard(BaseModel):
@@ -39,12 +41,11 @@ class AdapterCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     teacher: TeacherName
-    base_model: str = Field(description="Public name of the base: hub id, URI or path.")
     base_revision: str = Field(description="Commit of a hub model, sha256 of the weights of any other.")
     base_sha256: str = Field(description="sha256 of the base's weights, however they were had.")
     classes: tuple[str, ...] = Field(description="Class names in the order of the prompt and of class indices.")
     prompts: dict[str, str] = Field(description="Phrases shown instead of class names.")
-    settings: dict[str, Any] = Field(description="The teacher's part of teacher_config.yaml.")
+    settings: GroundingDinoSettings | SamSettings = Field(description="The teacher's part of teacher_config.yaml.")
     transformers_version: str = transformers.__version__
     peft_version: str = peft.__version__
 
@@ -108,7 +109,7 @@ def save_adapter(teacher: Teacher, folder: Path, *, card: AdapterCard) -> None:
     """Write ``adapter_config.json``, ``teacher.json`` and, last, ``adapter_model.safetensors``, each at once or not."""
     config = copy.deepcopy(_peft_model(teacher).peft_config["default"])
     config.inference_mode = True
-    config.base_model_name_or_path = card.base_model
+    config.base_model_name_or_path = card.settings.base_model
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(teacher).items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +136,7 @@ def load_adapter(teacher: Teacher, folder: Path) -> None:
     except (ValueError, TypeError, OSError, SafetensorError) as error:
         raise BaseModelError(f"the adapter in {folder} cannot be read: {error}") from error
     if not isinstance(teacher.model, peft.PeftModel):
-        config.inference_mode = True
+        config.inference_mode, config.base_model_name_or_path = True, None
         try:
             _wrap(teacher, config)
         except ValueError as error:
@@ -192,7 +193,7 @@ def _wrap(teacher: Teacher, config: peft.LoraConfig) -> None:
 
 def _peft_model(teacher: Teacher) -> Any:
     if not isinstance(teacher.model, peft.PeftModel):
-        raise ValueError(f"{teacher.name} has no adapter: call attach or load_adapter first")
+        raise TypeError(f"{teacher.name} has no adapter: call attach or load_adapter first")
     return teacher.model
 
 

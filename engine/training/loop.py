@@ -1,0 +1,269 @@
+"""The training loop: steps, evaluations, checkpoints. It tells listeners what happens and knows nothing of them.
+
+Everything random in a step is seeded by (seed, step), its images and learning rate are functions of the step too:
+so the step's number, the adapter and the optimizer are all that a run needs to go on exactly.
+
+Not supported: the gradients of several processes are not added up; a step counts the objects of all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.config import TeacherSettings, TrainingConfig
+from engine.errors import InterruptedTrainingError, NotFiniteError
+from engine.errors import OutOfMemoryError as TooLittleMemoryError
+from engine.progress import Event, Listener
+from engine.results import ApMetrics, HistoryPoint
+from engine.teachers.base import Batch, Teacher
+from engine.teachers.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
+from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from engine.training.optimizer import (
+    apply_gradients,
+    build_optimizer,
+    gradients,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from engine.training.runtime import Stop, autocast, peak_memory_bytes, seed_all
+from engine.training.steps import Steps, learning_rate
+
+CHECKPOINT_SECONDS = 300.0
+"""A checkpoint costs well under a second, so this long is all that is ever lost."""
+
+HISTORY_POINTS = 200
+"""Points of the loss curve over a whole run."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop asks of others.
+
+    Attributes:
+        batches: The batches of the run from a step on.
+        evaluate: Metrics of the teacher as it is, on the validation part.
+        keep_best: The teacher is the best so far: write its adapter.
+        checkpointed: A checkpoint has been written.
+        listen: Is told of every event.
+    """
+
+    batches: Callable[[int], Iterator[Batch]]
+    evaluate: Callable[[], ApMetrics]
+    keep_best: Callable[[], None]
+    checkpointed: Callable[[], None]
+    listen: Listener
+
+
+class Loop:
+    """One run of one teacher, from a checkpoint to the end.
+
+    Args:
+        teacher: With its adapter, on its device.
+        settings: The teacher's part of the configuration.
+        training: What holds for every teacher.
+        steps: The steps of the run.
+        start: Where to begin; of a fresh run: no step done, no optimizer state, no best adapter.
+        folder: Checkpoints go there.
+        hooks: What the loop asks of others.
+        stop: Set by SIGTERM.
+        checkpoint_seconds: Longest time between two checkpoints.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        settings: TeacherSettings,
+        training: TrainingConfig,
+        steps: Steps,
+        start: Checkpoint,
+        folder: Path,
+        hooks: Hooks,
+        stop: Stop,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ) -> None:
+        self.teacher, self.settings, self.training, self.steps = teacher, settings, training, steps
+        self.folder, self.hooks, self.stop = folder, hooks, stop
+        self.checkpoint_seconds = checkpoint_seconds
+        self.start = start
+        self.progress = start.progress
+        self.best: dict[str, Tensor] = start.best
+        self.parameters = trainable_parameters(teacher)
+        self.optimizer = build_optimizer(self.parameters, settings)
+        load_adapter_tensors(teacher, start.adapter, what="the checkpoint does not fit its teacher")
+        restore_optimizer(self.optimizer, self.parameters, start.optimizer)
+        self.precision: AbstractContextManager[Any] = autocast(teacher.device, training.precision)
+        self.pace = Pace()
+        self.started = self.saved = time.monotonic()
+
+    def run(self) -> Progress:
+        """Train to the end, or until ``patience`` evaluations brought nothing better.
+
+        Raises:
+            InterruptedTrainingError: SIGTERM arrived; a checkpoint is written.
+            NotFiniteError: The loss became NaN or infinite.
+            OutOfMemoryError: The GPU has too little memory.
+        """
+        batches = self.hooks.batches(self.progress.step)
+        while True:
+            done = self.progress.step
+            if self.progress.evaluated_step < done and self.steps.evaluated_after(done):
+                self._evaluate()
+            patience = self.training.patience
+            if done == self.steps.total or (patience and self.progress.waited >= patience):
+                return self.progress
+            self._step(batches)
+            if self.stop.requested:
+                self._checkpoint()
+                raise self._interrupted()
+            if time.monotonic() - self.saved >= self.checkpoint_seconds:
+                self._checkpoint()
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        begin, done = time.monotonic(), self.progress.step
+        keys = self.steps.batches(done)
+        seed_all(self.training.seed, done)
+        set_training(self.teacher, True)
+        rate = learning_rate(done, self.steps.total, self.settings)
+        try:
+            losses = gradients(self.teacher, [next(batches) for _ in keys], self.precision)
+            apply_gradients(self.optimizer, learning_rate=rate, clip_norm=self.settings.clip_norm, losses=losses)
+        except torch.OutOfMemoryError as error:
+            raise self._too_little_memory() from error
+        except NotFiniteError as error:
+            raise NotFiniteError(
+                f"at step {done + 1} of {self.steps.total} {error}: lower the learning rate "
+                f"({self.settings.learning_rate:g}), or set training.precision to float32; "
+                + ("the best adapter so far is kept" if self.best else "there is no adapter yet")
+            ) from None
+        self.pace.step(time.monotonic() - begin, images=sum(map(len, keys)))
+        self._count_step(losses)
+        self._tell(
+            "step",
+            loss=losses["loss"],
+            losses={name: value for name, value in losses.items() if name != "loss"},
+            learning_rate=rate,
+            images_per_second=self.pace.images_per_second,
+            seconds_left=self.pace.seconds_left(self.steps, self.progress.step),
+        )
+
+    def _count_step(self, losses: dict[str, float]) -> None:
+        progress = self.progress
+        step, loss_sum, loss_steps = progress.step + 1, progress.loss_sum + losses["loss"], progress.loss_steps + 1
+        history = progress.history
+        if step % math.ceil(self.steps.total / HISTORY_POINTS) == 0 or step == self.steps.total:
+            point = HistoryPoint(step=step, epoch=self.steps.epochs_at(step), loss=loss_sum / loss_steps)
+            history, loss_sum, loss_steps = (*history, point), 0.0, 0
+        self.progress = self._updated(step=step, history=history, loss_sum=loss_sum, loss_steps=loss_steps)
+
+    def _evaluate(self) -> None:
+        begin, progress = time.monotonic(), self.progress
+        set_training(self.teacher, False)
+        try:
+            ap = self.hooks.evaluate().ap
+        except InterruptedTrainingError:
+            self._checkpoint()
+            raise self._interrupted() from None
+        except torch.OutOfMemoryError as error:
+            raise self._too_little_memory() from error
+        self.pace.evaluation_seconds = time.monotonic() - begin
+        better = progress.best_ap is None or ap > progress.best_ap
+        point = HistoryPoint(step=progress.step, epoch=self.steps.epochs_at(progress.step), ap=ap)
+        changes: dict[str, Any] = {"evaluated_step": progress.step, "history": (*progress.history, point)}
+        if better:
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(self.teacher).items()}
+            changes |= {"best_ap": ap, "best_step": progress.step, "waited": 0}
+        else:
+            changes |= {"waited": progress.waited + 1}
+        self.progress = self._updated(**changes)
+        self._tell("evaluation", ap=ap, best=better, phase="adapted")
+        if better:
+            self.hooks.keep_best()
+        self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        self.progress = self._updated()
+        checkpoint = replace(
+            self.start,
+            progress=self.progress,
+            adapter=adapter_tensors(self.teacher),
+            optimizer=optimizer_tensors(self.optimizer, self.parameters),
+            best=self.best,
+        )
+        save_checkpoint(checkpoint, self.folder)
+        self.saved = time.monotonic()
+        self.hooks.checkpointed()
+        self._tell("checkpoint")
+
+    def _updated(self, **changes: Any) -> Progress:
+        """The progress with ``changes``, and with time and memory as they are now."""
+        return self.progress.model_copy(
+            update={
+                "seconds": self.start.progress.seconds + time.monotonic() - self.started,
+                "peak_memory_bytes": max(self.progress.peak_memory_bytes, peak_memory_bytes(self.teacher.device)),
+                **changes,
+            }
+        )
+
+    def _tell(self, kind: Any, **values: Any) -> None:
+        step = self.progress.step
+        self.hooks.listen(
+            Event(
+                event=kind,
+                teacher=self.teacher.name.slug,
+                step=step,
+                steps=self.steps.total,
+                epoch=self.steps.epochs_at(step),
+                epochs=self.steps.epochs,
+                memory_bytes=self.progress.peak_memory_bytes,
+                **values,
+            )
+        )
+
+    def _interrupted(self) -> InterruptedTrainingError:
+        return InterruptedTrainingError(
+            f"SIGTERM arrived: {self.teacher.name} stopped after step {self.progress.step} of {self.steps.total}; "
+            "the same command goes on from there"
+        )
+
+    def _too_little_memory(self) -> TooLittleMemoryError:
+        device = self.teacher.device
+        total = torch.cuda.get_device_properties(device).total_memory
+        batch = self.settings.batch_size
+        return TooLittleMemoryError(
+            f"{torch.cuda.get_device_name(device)} has too little memory ({total / 2**30:.0f} GiB) for "
+            f"{self.teacher.name} with batches of {batch}: lower teachers.{self.teacher.name.slug}.batch_size "
+            f"(and raise accumulation_steps as much), choose the decoder preset, or a GPU with more memory"
+        )
+
+
+class Pace:
+    """How fast steps go of late, and what is left to do."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[float, int]] = deque(maxlen=50)
+        self.evaluation_seconds = 0.0
+
+    def step(self, seconds: float, *, images: int) -> None:
+        """One step took ``seconds`` for ``images``."""
+        self._steps.append((seconds, images))
+
+    @property
+    def images_per_second(self) -> float:
+        """Training alone, without evaluations."""
+        return sum(images for _, images in self._steps) / max(1e-9, sum(seconds for seconds, _ in self._steps))
+
+    def seconds_left(self, steps: Steps, done: int) -> float:
+        """Until the last step is done, with the evaluations that are still to come."""
+        a_step = sum(seconds for seconds, _ in self._steps) / len(self._steps)
+        return (steps.total - done) * a_step + steps.evaluations_left(done) * self.evaluation_seconds

@@ -1,0 +1,100 @@
+"""AdamW over the adapter, one step of it, and its state as plain tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from engine.config import TeacherSettings
+from engine.errors import NotFiniteError
+from engine.teachers.base import Batch, Teacher
+from engine.training.runtime import to_device
+
+
+def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AdamW:
+    """AdamW (arXiv 1711.05101); vectors such as biases and scales do not decay."""
+    matrices = [p for p in parameters.values() if p.ndim > 1]
+    vectors = [p for p in parameters.values() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+
+
+def optimizer_tensors(optimizer: AdamW, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The state under ``<parameter>/<name>``; parameters that never had a gradient have none."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in parameters.items()
+        if parameter in optimizer.state
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def restore_optimizer(optimizer: AdamW, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """Put the tensors of :func:`optimizer_tensors` back."""
+    for path, tensor in tensors.items():
+        name, key = path.rsplit("/", 1)
+        parameter = parameters[name]
+        # AdamW keeps its step counters on the CPU, so that reading them never waits for the GPU.
+        value = tensor.clone() if key == "step" else tensor.to(parameter.device, copy=True)
+        optimizer.state[parameter][key] = value
+
+
+def gradients(teacher: Teacher, batches: Sequence[Batch], precision: AbstractContextManager[Any]) -> dict[str, float]:
+    """Add the gradients of one optimizer step, forward and backward.
+
+    Losses are divided by the objects of the whole step, over its batches and over all processes, so that the
+    gradient does not depend on how the step is cut.
+
+    Args:
+        teacher: With an adapter, on its device.
+        batches: All batches of the step on this process, on the CPU.
+        precision: Arithmetic of the forward pass.
+
+    Returns:
+        The loss of the step and its parts.
+    """
+    count = max(1.0, count_everywhere(sum(teacher.count(batch) for batch in batches)))
+    sums: dict[str, Tensor] = {}
+    for batch in batches:
+        with precision:
+            losses = teacher.loss(to_device(batch, teacher.device), count=count)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        for name, value in losses.items():
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+    return {name: float(value) for name, value in sums.items()}
+
+
+def count_everywhere(count: float) -> float:
+    """The sum of ``count`` over all processes."""
+    if not torch.distributed.is_initialized():
+        return count
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(count, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return float(total)
+
+
+def apply_gradients(optimizer: AdamW, *, learning_rate: float, clip_norm: float, losses: Mapping[str, float]) -> None:
+    """Scale the gradients down to ``clip_norm``, take the step and forget them.
+
+    Raises:
+        NotFiniteError: The loss or its gradient is NaN or infinite; no parameter has changed.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
+    if not math.isfinite(losses["loss"]) or not math.isfinite(norm):
+        parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        raise NotFiniteError(f"the loss or its gradient is not finite ({parts}; norm of the gradient {norm:g})")
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

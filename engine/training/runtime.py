@@ -1,0 +1,92 @@
+"""What a training run needs of its process and its hardware: device, arithmetic, seeds, memory, SIGTERM."""
+
+from __future__ import annotations
+
+import random
+import resource
+import signal
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from engine.errors import ConfigError, InterruptedTrainingError
+from engine.spec import Precision
+
+
+def choose_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """The arithmetic of the forward pass.
+
+    ``auto`` is bfloat16 on a GPU that has it, else float32: on a CPU bfloat16 is rarely faster.
+
+    Raises:
+        ConfigError: bfloat16 was asked for, and the GPU has none.
+    """
+    has_bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision is Precision.BFLOAT16 and not has_bfloat16:
+        raise ConfigError(
+            f"training.precision is bfloat16, which {torch.cuda.get_device_name(device)} does not have: "
+            "set it to auto or float32"
+        )
+    wanted = precision is Precision.BFLOAT16 or (precision is Precision.AUTO and device.type == "cuda" and has_bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
+
+
+def seed_all(*key: int) -> None:
+    """Seed every global generator by a key such as (seed, step)."""
+    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    random.seed(int(state[0]))
+    np.random.seed(int(state[0]))
+    torch.manual_seed((int(state[1]) << 32) | int(state[0]))
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held at once so far: of the GPU, or else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A batch with its tensors on ``device``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_device(item, device) for item in value)
+    return value
+
+
+class Stop:
+    """Inside its block SIGTERM only sets ``requested``: whoever is at work stops where nothing is lost."""
+
+    requested = False
+
+    def __enter__(self) -> Self:
+        self._installed = threading.current_thread() is threading.main_thread()
+        if self._installed:  # Python allows handlers in the main thread alone
+            self._previous = signal.signal(signal.SIGTERM, self._request)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._installed:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def check(self) -> None:
+        """Raise InterruptedTrainingError if SIGTERM has arrived."""
+        if self.requested:
+            raise InterruptedTrainingError("SIGTERM arrived")
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True

@@ -1,0 +1,112 @@
+"""Which images each optimizer step sees, how large it is, and after which steps the teacher is measured. Pure.
+
+All of it is a function of the step's number, so that a run goes on from any step as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.config import TeacherSettings
+
+Key = tuple[int, int]
+"""(epoch, index of the image): one view of one image."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The optimizer steps of a run. Steps, like epochs, are counted from 0.
+
+    Attributes:
+        images: Images of the training part.
+        batch_size: Images a batch.
+        accumulation_steps: Batches a step; the last step of an epoch may have fewer, and a smaller last one.
+        epochs: Passes over the training part.
+        evaluations: How often the teacher is measured, at most once an epoch.
+        seed: Of the order of the images.
+    """
+
+    images: int
+    batch_size: int
+    accumulation_steps: int
+    epochs: int
+    evaluations: int
+    seed: int
+
+    @classmethod
+    def of(cls, settings: TeacherSettings, *, images: int, seed: int) -> Steps:
+        """The steps that a teacher's settings ask for."""
+        return cls(
+            images=images,
+            batch_size=settings.batch_size,
+            accumulation_steps=settings.accumulation_steps,
+            epochs=settings.epochs,
+            evaluations=settings.evaluations,
+            seed=seed,
+        )
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps an epoch."""
+        return math.ceil(self.images / (self.batch_size * self.accumulation_steps))
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.per_epoch * self.epochs
+
+    def epochs_at(self, step: int) -> float:
+        """Passes over the training part when ``step`` steps are done."""
+        return step / self.per_epoch
+
+    def batches(self, step: int) -> list[list[Key]]:
+        """The batches of one step: views of images in the shuffled order of its epoch."""
+        epoch, within = divmod(step, self.per_epoch)
+        order = _order(self.images, self.seed, epoch)
+        size = self.batch_size * self.accumulation_steps
+        keys = [(epoch, int(index)) for index in order[within * size : (within + 1) * size]]
+        return [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
+
+    def batches_from(self, step: int) -> Iterator[list[Key]]:
+        """All batches of the run from ``step`` on."""
+        for later in range(step, self.total):
+            yield from self.batches(later)
+
+    def evaluated_after(self, done: int) -> bool:
+        """Whether the teacher is measured when ``done`` steps are done: evenly over the epochs, and at the end.
+
+        >>> steps = Steps(images=8, batch_size=4, accumulation_steps=1, epochs=5, evaluations=2, seed=0)
+        >>> [done for done in range(11) if steps.evaluated_after(done)]
+        [6, 10]
+        """
+        return done > 0 and self.evaluations_left(done) < self.evaluations_left(done - 1)
+
+    def evaluations_left(self, done: int) -> int:
+        """How many evaluations come after ``done`` steps; the i-th of n follows epoch ceil(i * epochs / n)."""
+        times = min(self.evaluations, self.epochs)
+        return times - done // self.per_epoch * times // self.epochs
+
+
+@lru_cache(maxsize=2)
+def _order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(images)
+
+
+def learning_rate(step: int, total: int, settings: TeacherSettings) -> float:
+    """The learning rate of one step (from 0): a straight rise to the peak, then constant or half a cosine to 0.
+
+    The peak is reached by the last step of the warm-up. The cosine is that of SGDR (arXiv 1608.03983) without
+    restarts.
+    """
+    warmup = round(total * settings.warmup_fraction)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))

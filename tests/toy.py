@@ -1,0 +1,194 @@
+"""A teacher small enough to train in a second: finds the one square in an image, red or green."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from engine.config import GroundingDinoSettings, LoraSettings, TrainingConfig
+from engine.dataset.types import Detections, Sample
+from engine.results import ApMetrics
+from engine.spec import LoraPreset, Precision, TeacherName
+from engine.teachers.base import Batch, Example, LoraTargets, Teacher
+from engine.teachers.lora import adapter_tensors, attach
+from engine.training.checkpoint import Checkpoint, Progress
+from engine.training.loop import Hooks, Loop
+from engine.training.runtime import Stop, seed_all
+from engine.training.steps import Steps
+
+SIDE = 32
+
+
+class ToyModel(nn.Module):
+    """(B, 192) mean colours of rows and columns -> (B, 4) cxcywh in 0..1 and (B, 2) class logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(6 * SIDE, 64)
+        self.box = nn.Linear(64, 4)
+        self.label = nn.Linear(64, 2)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, profiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.dropout(torch.relu(self.body(profiles)))
+        return self.box(hidden).sigmoid(), self.label(hidden)
+
+
+class ToyTeacher(Teacher):
+    name = TeacherName.GROUNDING_DINO
+    iou_type = "bbox"
+    needs_masks = False
+
+    def __init__(self, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.model = ToyModel().eval().requires_grad_(False)
+        self.classes = ("red", "green")
+
+    @classmethod
+    def load(cls, folder: Path, *, classes: Any, prompts: Any, settings: Any) -> ToyTeacher:
+        return cls()
+
+    def lora_targets(self, preset: LoraPreset) -> LoraTargets:
+        return LoraTargets({LoraPreset.DECODER: "box|label", LoraPreset.ALL: "body|box|label"}[preset])
+
+    def example(self, sample: Sample, rng: np.random.Generator) -> Example:
+        image = torch.from_numpy(sample.image).float() / 255
+        x0, y0, x1, y1 = sample.boxes_xyxy[0] / SIDE
+        return {
+            "profiles": torch.cat([image.mean(0).flatten(), image.mean(1).flatten()]),
+            "box": torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]),
+            "label": int(sample.class_indices[0]),
+        }
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        return {
+            "profiles": torch.stack([e["profiles"] for e in examples]),
+            "boxes": torch.stack([e["box"] for e in examples]),
+            "labels": torch.tensor([e["label"] for e in examples]),
+        }
+
+    def count(self, batch: Batch) -> float:
+        return len(batch["labels"])
+
+    def loss(self, batch: Batch, *, count: float) -> dict[str, torch.Tensor]:
+        boxes, logits = self.model(batch["profiles"])
+        l1 = F.l1_loss(boxes, batch["boxes"], reduction="sum") / count
+        label = F.cross_entropy(logits, batch["labels"], reduction="sum") / count
+        return {"loss": 5 * l1 + label, "l1": l1.detach(), "label": label.detach()}
+
+    @torch.no_grad()
+    def predict(self, samples: Sequence[Sample]) -> list[Detections]:
+        batch = self.collate([self.example(s, np.random.default_rng()) for s in samples])
+        boxes, logits = self.model(batch["profiles"])
+        scores, labels = logits.softmax(-1).max(-1)
+        centre, half = boxes[:, :2], boxes[:, 2:] / 2
+        corners = torch.cat([centre - half, centre + half], dim=1) * SIDE
+        return [
+            Detections(corners[i : i + 1].numpy(), scores[i : i + 1].numpy(), labels[i : i + 1].numpy())
+            for i in range(len(samples))
+        ]
+
+
+def toy_sample(index: int) -> Sample:
+    """The image of an index: always the same."""
+    rng = np.random.default_rng([7, index])
+    label = int(rng.integers(2))
+    side = int(rng.integers(8, 17))
+    x, y = (int(v) for v in rng.integers(0, SIDE - side, 2))
+    image = rng.integers(0, 40, (SIDE, SIDE, 3), dtype=np.uint8)
+    image[y : y + side, x : x + side, label] = 230
+    return Sample.of(image, [[x, y, x + side, y + side]], [label])
+
+
+def toy_batches(teacher: Teacher, steps: Steps, start: int = 0) -> Iterator[Batch]:
+    for keys in steps.batches_from(start):
+        yield teacher.collate(
+            [teacher.example(toy_sample(index), np.random.default_rng([*keys[0], index])) for _, index in keys]
+        )
+
+
+def settings(**changes: Any) -> GroundingDinoSettings:
+    values: dict[str, Any] = {
+        "base_model": "toy",
+        "revision": None,
+        "lora": LoraSettings(preset=LoraPreset.ALL, rank=8, alpha=16, dropout=0.1),
+        "epochs": 6,
+        "batch_size": 4,
+        "accumulation_steps": 2,
+        "learning_rate": 2e-2,
+        "weight_decay": 1e-4,
+        "warmup_fraction": 0.1,
+        "schedule": "cosine",
+        "clip_norm": 1.0,
+        "evaluations": 3,
+        "classification_weight": 2,
+        "l1_weight": 5,
+        "giou_weight": 2,
+        "max_detections": 10,
+    }
+    return GroundingDinoSettings(**values | changes)
+
+
+def training(**changes: Any) -> TrainingConfig:
+    values = {"seed": 3, "precision": Precision.FLOAT32, "patience": 0, "workers": 0, "log_seconds": 1.0}
+    return TrainingConfig(**values | changes)
+
+
+def metrics(ap: float) -> ApMetrics:
+    others = [name for name in ApMetrics.model_fields if name.startswith(("ap5", "ap7", "ap_", "ar"))]
+    return ApMetrics(ap=ap, per_class={}, **dict.fromkeys(others, ap))
+
+
+def overlap(teacher: Teacher, indices: range) -> ApMetrics:
+    """Mean IoU of the predicted boxes with the true ones, in place of AP."""
+    samples = [toy_sample(i) for i in indices]
+    ious = []
+    for sample, seen in zip(samples, teacher.predict(samples), strict=True):
+        (a,), (b,) = sample.boxes_xyxy, seen.boxes_xyxy
+        shared = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+        ious.append(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
+    return metrics(float(np.mean(ious)))
+
+
+def toy_loop(
+    folder: Path,
+    *,
+    images: int = 20,
+    start: Checkpoint | None = None,
+    hooks: dict[str, Any] | None = None,
+    stop: Stop | None = None,
+    patience: int = 0,
+    checkpoint_seconds: float = 300,
+    **changes: Any,
+) -> Loop:
+    """A loop over the toy problem, from a checkpoint or from the beginning; ``hooks`` replace its own."""
+    wanted, common = settings(**changes), training(patience=patience)
+    teacher = ToyTeacher()
+    seed_all(common.seed)
+    attach(teacher, wanted.lora)
+    steps = Steps.of(wanted, images=images, seed=common.seed)
+    own = {
+        "batches": lambda step: toy_batches(teacher, steps, step),
+        "evaluate": lambda: overlap(teacher, range(1000, 1032)),
+        "keep_best": lambda: None,
+        "checkpointed": lambda: None,
+        "listen": lambda event: None,
+    }
+    fresh = Checkpoint(Progress(), before={}, settings={}, adapter=adapter_tensors(teacher), optimizer={})
+    return Loop(
+        teacher,
+        settings=wanted,
+        training=common,
+        steps=steps,
+        start=start or fresh,
+        folder=folder,
+        hooks=Hooks(**own | (hooks or {})),
+        stop=stop or Stop(),
+        checkpoint_seconds=checkpoint_seconds,
+    )

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import os
+import signal
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+from toy import metrics, overlap, toy_loop
+
+from engine.errors import InterruptedTrainingError, NotFiniteError, TeacherError
+from engine.progress import Event
+from engine.teachers.lora import adapter_tensors
+from engine.training.checkpoint import Progress, load_checkpoint
+from engine.training.loop import Loop
+from engine.training.runtime import Stop
+
+
+def weights(loop: Loop) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in adapter_tensors(loop.teacher).items()}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def without_time(progress: Progress) -> Progress:
+    return progress.model_copy(update={"seconds": 0, "peak_memory_bytes": 0})
+
+
+def test_learns_what_it_has_not_seen(tmp_path: Path) -> None:
+    losses: list[float] = []
+    loop = toy_loop(tmp_path, images=128, epochs=15, hooks={"listen": lambda e: losses.append(e.loss or 0)})
+    before = overlap(loop.teacher, range(1000, 1032)).ap
+    progress = loop.run()
+    assert before < 0.3
+    assert progress.best_ap is not None
+    assert progress.best_ap > before + 0.3
+    points = [point.loss for point in progress.history if point.loss is not None]
+    assert points[-1] < points[0] / 2
+
+
+def test_only_the_adapter_changes(tmp_path: Path) -> None:
+    loop = toy_loop(tmp_path)
+    frozen = {n: p.clone() for n, p in loop.teacher.model.named_parameters() if "lora_" not in n}
+    fresh = weights(loop)
+    loop.run()
+    parameters = dict(loop.teacher.model.named_parameters())
+    assert all(torch.equal(value, parameters[name]) for name, value in frozen.items())
+    assert all(not torch.equal(value, weights(loop)[name]) for name, value in fresh.items())
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    runs = [toy_loop(tmp_path / str(i)) for i in range(2)]
+    for i, loop in enumerate(runs):
+        torch.manual_seed(i)  # what happened before must not matter
+        loop.run()
+    assert_same(weights(runs[0]), weights(runs[1]))
+
+
+# 3 steps an epoch, evaluations after 6, 12 and 18 steps: first, mid-epoch, at and beside an evaluation, last.
+@pytest.mark.parametrize("kill_at", [1, 5, 6, 7, 11, 12, 17, 18])
+def test_sigterm_then_resume_ends_with_the_same_weights(tmp_path: Path, kill_at: int) -> None:
+    whole = toy_loop(tmp_path / "whole")
+    expected = whole.run()
+
+    def kill(event: Event) -> None:
+        if event.event == "step" and event.step == kill_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Stop() as stop:
+        killed = toy_loop(tmp_path / "killed", stop=stop, hooks={"listen": kill})
+        with pytest.raises(InterruptedTrainingError, match=f"after step {kill_at} of 18"):
+            killed.run()
+    resumed = toy_loop(tmp_path / "killed", start=load_checkpoint(tmp_path / "killed"))
+    assert resumed.progress.step == kill_at
+    assert without_time(resumed.run()) == without_time(expected)
+    assert_same(weights(resumed), weights(whole))
+    assert_same(resumed.best, whole.best)
+
+
+def test_sigterm_in_an_evaluation_loses_no_step_and_measures_again(tmp_path: Path) -> None:
+    whole = toy_loop(tmp_path / "whole")
+    expected = whole.run()
+    with Stop() as stop:
+
+        def interrupted() -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            stop.check()
+
+        killed = toy_loop(tmp_path / "killed", stop=stop, hooks={"evaluate": interrupted})
+        with pytest.raises(InterruptedTrainingError, match="after step 6 of 18"):
+            killed.run()
+    resumed = toy_loop(tmp_path / "killed", start=load_checkpoint(tmp_path / "killed"))
+    assert resumed.progress.evaluated_step == 0
+    assert without_time(resumed.run()) == without_time(expected)
+    assert_same(weights(resumed), weights(whole))
+
+
+def in_a_process(folder: Path, steps: Connection, kill_at: int | None) -> None:
+    """Train, telling each step; ends as the command line does."""
+    torch.set_num_threads(1)
+
+    def listen(event: Event) -> None:
+        if event.event == "step":
+            steps.send(event.step)
+            if event.step == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    with Stop() as stop:
+        try:
+            loop = toy_loop(folder, epochs=200, stop=stop, hooks={"listen": listen}, checkpoint_seconds=0)
+            loop.run()
+        except TeacherError as error:
+            os._exit(error.exit_code)
+
+
+@pytest.mark.parametrize(("kill_at", "exit_code"), [(4, -signal.SIGKILL), (13, -signal.SIGKILL), (None, 143)])
+def test_a_killed_process_is_gone_on_with_exactly(tmp_path: Path, kill_at: int | None, exit_code: int) -> None:
+    """SIGKILL leaves the last timed checkpoint; SIGTERM from outside, at any moment, one of the step it finished."""
+    told, tell = Pipe(duplex=False)
+    process = get_context("fork").Process(target=in_a_process, args=(tmp_path / "killed", tell, kill_at))
+    process.start()
+    for _ in range(kill_at or 10):
+        told.recv()
+    if kill_at is None:
+        process.terminate()
+    process.join()
+    assert process.exitcode == exit_code
+    checkpoint = load_checkpoint(tmp_path / "killed")
+    assert checkpoint is not None
+    done = checkpoint.progress.step
+    assert done == kill_at - 1 if kill_at else done >= 10
+
+    runs = {"whole": None, "resumed": checkpoint}
+    ends = {}
+    for name, start in runs.items():
+        stop = Stop()
+
+        def stop_later(event: Event, stop: Stop = stop) -> None:
+            stop.requested = event.step == done + 7
+
+        loop = toy_loop(tmp_path / name, epochs=200, start=start, stop=stop, hooks={"listen": stop_later})
+        with pytest.raises(InterruptedTrainingError):
+            loop.run()
+        ends[name] = weights(loop)
+    assert_same(ends["resumed"], ends["whole"])
+
+
+def test_patience_stops_and_the_best_adapter_is_the_earlier_of_equals(tmp_path: Path) -> None:
+    aps = iter([0.2, 0.4, 0.4, 0.3, 0.9])
+    kept: list[dict[str, torch.Tensor]] = []
+    loop = toy_loop(
+        tmp_path,
+        epochs=5,
+        evaluations=5,
+        patience=2,
+        hooks={"evaluate": lambda: metrics(next(aps)), "keep_best": lambda: kept.append(weights(loop))},
+    )
+    progress = loop.run()
+    assert progress.step == 12  # 3 steps an epoch, 4 evaluations
+    assert (progress.best_ap, progress.best_step, progress.waited) == (0.4, 6, 2)
+    assert len(kept) == 2
+    assert_same(kept[-1], loop.best)
+    stopped = load_checkpoint(tmp_path)
+    assert stopped is not None
+    assert toy_loop(tmp_path, start=stopped, epochs=5, evaluations=5, patience=2).run().step == 12
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path: Path) -> None:
+    loop = toy_loop(tmp_path)
+    batches = loop.hooks.batches
+
+    def poisoned(step: int) -> object:
+        for number, batch in enumerate(batches(step)):
+            if number == 15:
+                batch["boxes"][0, 0] = float("nan")
+            yield batch
+
+    loop = toy_loop(tmp_path, hooks={"batches": poisoned})
+    with pytest.raises(NotFiniteError, match=r"at step \d+ of 18 .*best adapter so far is kept"):
+        loop.run()
+    assert all(torch.isfinite(tensor).all() for tensor in weights(loop).values())
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert_same(checkpoint.best, loop.best)
+
+
+def test_events_tell_how_far_it_is_and_what_is_left(tmp_path: Path) -> None:
+    events: list[Event] = []
+    toy_loop(tmp_path, hooks={"listen": events.append}).run()
+    steps = [event for event in events if event.event == "step"]
+    assert [event.step for event in steps] == list(range(1, 19))
+    assert steps[-1].epoch == 6
+    assert steps[-1].seconds_left is not None
+    assert steps[0].losses is not None
+    assert steps[0].losses.keys() == {"l1", "label"}
+    assert [event.step for event in events if event.event == "evaluation"] == [6, 12, 18]
+    assert [event.step for event in events if event.event == "checkpoint"] == [6, 12, 18]

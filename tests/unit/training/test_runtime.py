@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import InterruptedTrainingError
+from engine.spec import Precision
+from engine.training.runtime import Stop, autocast, peak_memory_bytes, seed_all, to_device
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [(Precision.AUTO, torch.float32), (Precision.FLOAT32, torch.float32), (Precision.BFLOAT16, torch.bfloat16)],
+)
+def test_precision_on_a_cpu(precision: Precision, dtype: torch.dtype) -> None:
+    with autocast(CPU, precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is dtype
+
+
+def draws() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_a_key_seeds_every_generator() -> None:
+    seed_all(1, 2)
+    first = draws()
+    seed_all(1, 3)
+    assert all(a != b for a, b in zip(first, draws(), strict=True))
+    seed_all(1, 2)
+    assert draws() == first
+
+
+def test_tensors_move_wherever_they_lie() -> None:
+    batch: dict[str, Any] = {"a": torch.ones(2), "b": [torch.ones(1), {"c": torch.ones(3)}], "d": "text", "e": (1, 2)}
+    moved = to_device(batch, torch.device("meta"))
+    assert moved["a"].is_meta
+    assert moved["b"][1]["c"].is_meta
+    assert (moved["d"], moved["e"]) == ("text", (1, 2))
+
+
+def test_memory_of_the_process_is_measured() -> None:
+    assert peak_memory_bytes(CPU) > 50e6
+
+
+def test_sigterm_is_noted_inside_the_block_alone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        stop.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        with pytest.raises(InterruptedTrainingError):
+            stop.check()
+    assert signal.getsignal(signal.SIGTERM) is before

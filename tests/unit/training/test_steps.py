@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+from toy import settings
+
+from engine.training.steps import Steps, learning_rate
+
+
+def steps(**changes: int) -> Steps:
+    values = {"images": 10, "batch_size": 2, "accumulation_steps": 2, "epochs": 3, "evaluations": 3, "seed": 1}
+    return Steps(**values | changes)
+
+
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
+    plan = steps()
+    assert (plan.per_epoch, plan.total) == (3, 9)
+    epochs = [[key for step in range(e * 3, e * 3 + 3) for key in chain(*plan.batches(step))] for e in range(3)]
+    for epoch, keys in enumerate(epochs):
+        assert {e for e, _ in keys} == {epoch}
+        assert sorted(i for _, i in keys) == list(range(10))
+    assert len({tuple(i for _, i in keys) for keys in epochs}) == 3
+    assert [key for _, key in epochs[0]] != [key for _, key in chain(*steps(seed=2).batches(0))]
+
+
+def test_the_last_step_of_an_epoch_has_what_is_left() -> None:
+    assert [[len(batch) for batch in steps().batches(step)] for step in range(3)] == [[2, 2], [2, 2], [2]]
+    assert [[len(batch) for batch in steps(images=9).batches(step)] for step in range(3)] == [[2, 2], [2, 2], [1]]
+
+
+def test_batches_from_a_step_are_the_rest_of_all_batches() -> None:
+    plan = steps()
+    everything = list(plan.batches_from(0))
+    assert list(plan.batches_from(4)) == everything[len([*plan.batches(0), *plan.batches(1), *plan.batches(2)]) + 2 :]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "evaluations", "after"), [(3, 9, [1, 2, 3]), (10, 3, [4, 7, 10]), (5, 1, [5]), (1, 1, [1])]
+)
+def test_evaluations_are_spread_over_the_epochs_and_end_with_the_last(
+    epochs: int, evaluations: int, after: list[int]
+) -> None:
+    plan = steps(epochs=epochs, evaluations=evaluations)
+    measured = [done for done in range(plan.total + 1) if plan.evaluated_after(done)]
+    assert measured == [epoch * plan.per_epoch for epoch in after]
+    assert plan.evaluations_left(0) == len(after)
+    assert plan.evaluations_left(plan.total) == 0
+
+
+def test_learning_rate_rises_to_the_peak_and_falls_as_a_cosine() -> None:
+    wanted = settings(learning_rate=0.1, warmup_fraction=0.2)
+    rates = [learning_rate(step, 10, wanted) for step in range(10)]
+    assert rates[:3] == pytest.approx([0.05, 0.1, 0.1])
+    assert rates[6] == pytest.approx(0.05)  # half way through the cosine
+    assert rates[9] == pytest.approx(0.1 * 0.5 * (1 - 0.9238795))  # cos(7/8 pi)
+
+
+def test_learning_rate_without_warmup_stays_where_it_is() -> None:
+    wanted = settings(learning_rate=0.1, warmup_fraction=0, schedule="constant")
+    assert [learning_rate(step, 4, wanted) for step in range(4)] == [0.1] * 4
