@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check test test-slow demo bench lock hooks clean
+.PHONY: help install format check test test-slow demo bench docs lock hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -46,6 +46,9 @@ demo: $(INSTALLED)  ## a small run from S3 to S3: mAP before and after, adapters
 
 bench: $(INSTALLED)  ## what is measured, side by side
 	$(BIN)/python benchmarks/run.py
+
+docs: $(INSTALLED)  ## write the pages that are generated
+	$(BIN)/python docs/generate.py
 
 lock: $(INSTALLED)  ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \

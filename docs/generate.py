@@ -1,0 +1,91 @@
+"""Writes the pages that say what the code says: ``make docs``. A test fails when a page has drifted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.augmentation import table_markdown
+from engine.spec import FineTuneSpec
+
+DOCS = Path(__file__).resolve().parent
+SCHEMA = FineTuneSpec.model_json_schema(by_alias=True)
+
+MANIFEST_HEAD = """\
+# The manifest
+
+What can stand under `spec` of a `TeacherFineTune`. Only `dataset` and `output` are required; what is left out follows
+from the data. Decimal numbers are strings in quotes, as Kubernetes APIs advise. Settings that only a cluster has (GPUs,
+node selectors, deadlines, `storage.credentialsSecretRef` and their like) may stand there too: one machine passes them
+over. Any setting of `teacher_config.yaml` that has no place here can be set with `--set`, such as
+`--set teachers.sam.clip_norm=0.5`, or `--set teachers.*.evaluations=5` for every teacher.
+
+| setting | what may stand there | what it means |
+| --- | --- | --- |
+"""
+
+
+def manifest_page() -> str:
+    """The page of all settings, from the schema."""
+    return MANIFEST_HEAD + "\n".join(_rows(SCHEMA, "")) + "\n"
+
+
+def augmentation_page() -> str:
+    """The page of the table of transforms."""
+    return table_markdown()
+
+
+PAGES = {"manifest.md": manifest_page, "augmentation.md": augmentation_page}
+
+
+def _rows(schema: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, field in schema.get("properties", {}).items():
+        required = " (required)" if name in schema.get("required", []) else ""
+        inner, many = _inner(field)
+        path = f"{prefix}{name}{'[]' if many else ''}"
+        meaning = field.get("description") or inner.get("description", "")
+        yield f"| `{path}`{required} | {_kind(field)} | {meaning} |"
+        if "properties" in inner:
+            yield from _rows(inner, f"{path}.")
+
+
+def _resolve(field: dict[str, Any]) -> dict[str, Any]:
+    """The schema that a field refers to, without null."""
+    if "anyOf" in field:
+        field = next(option for option in field["anyOf"] if option.get("type") != "null") | {}
+    if "$ref" in field:
+        resolved: dict[str, Any] = SCHEMA["$defs"][field["$ref"].rsplit("/", 1)[1]]
+        return resolved
+    return field
+
+
+def _inner(field: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    resolved = _resolve(field)
+    if resolved.get("type") == "array":
+        return _resolve(resolved["items"]), True
+    return resolved, False
+
+
+def _kind(field: dict[str, Any]) -> str:
+    resolved, many = _inner(field)
+    if "enum" in resolved:
+        kind = ", ".join(f"`{value}`" for value in resolved["enum"])
+    elif resolved.get("type") == "integer":
+        kind = f"{resolved['minimum']} to {resolved['maximum']}"
+    elif "additionalProperties" in resolved and isinstance(resolved["additionalProperties"], dict):
+        kind = "text by name"
+    elif "properties" in resolved:
+        kind = "a list" if many else "settings"
+    elif "eE" in resolved.get("pattern", ""):
+        kind = "a decimal number in quotes"
+    else:
+        kind = "text"
+    default = field.get("default")
+    return kind + (f"; default {json.dumps(default)}" if isinstance(default, int) else "")
+
+
+if __name__ == "__main__":
+    for page, text in PAGES.items():
+        (DOCS / page).write_text(text(), encoding="utf-8")
