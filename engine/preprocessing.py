@@ -1,0 +1,166 @@
+"""One image as each teacher wants it, and the way back.
+
+Coordinates are continuous: pixel ``i`` covers ``[i, i + 1)``, so that the box ``[0, 0, W, H]`` is the whole image and
+scaling an image scales its boxes by nothing but a factor for each axis (half-pixel convention).
+
+    transform = SamTransform()
+    geometry = transform.plan(*image.shape[:2])
+    pixels = transform.image(image)                  # (3, 1024, 1024)
+    prompts = geometry.to_model(boxes_xyxy)          # pixels of the model's input
+    boxes_xyxy = geometry.to_original(prompts)       # pixels of the image
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# ImageNet's statistics of values in 0..1. Times 255 they are SAM's pixel_mean and pixel_std.
+MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
+STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image lies in a teacher's input: scaled, in the top left corner.
+
+    Attributes:
+        original: Height and width of the image in pixels.
+        resized: Height and width that it is scaled to.
+        padded: Height and width of the model's input; what is below and right of the image is zero.
+    """
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    padded: tuple[int, int]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Factors of x and of y. They differ a little, as sizes are whole pixels."""
+        return self.resized[1] / self.original[1], self.resized[0] / self.original[0]
+
+    def to_model(self, xy: NDArray[Any]) -> NDArray[np.float32]:
+        """Points (..., 2) or corners of boxes (..., 4) from pixels of the image to pixels of the model's input."""
+        return (xy * self._factors(xy)).astype(np.float32)
+
+    def to_original(self, xy: NDArray[Any]) -> NDArray[np.float32]:
+        """The inverse of :meth:`to_model`, clipped to the image."""
+        height, width = self.original
+        limits = np.resize([width, height], xy.shape[-1])
+        return np.clip(xy / self._factors(xy), 0, limits).astype(np.float32)
+
+    def coverage(self, masks: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
+        """Masks on a grid over the model's (square) input, such as SAM's low-resolution logits.
+
+        Args:
+            masks: (N, H, W) bool, in pixels of the image.
+            size: Cells along a side of the grid; 256 for SAM's logits.
+
+        Returns:
+            (N, size, size) float32: the exact share of each cell's area that the mask covers, 0 in the padding.
+        """
+        (height, width), (scale_x, scale_y) = self.padded, self.scale
+        rows = np.arange(size + 1) * (height / size / scale_y)
+        columns = np.arange(size + 1) * (width / size / scale_x)
+        covered = np.empty((len(masks), size, size), dtype=np.float32)
+        for mask, cells in zip(masks, covered, strict=True):  # one by one: a sum needs 4 bytes where a mask needs 1
+            cells[:] = _sum_between(_sum_between(mask, rows).T, columns).T
+        return covered / np.float32(rows[1] * columns[1])
+
+    def _factors(self, xy: NDArray[Any]) -> NDArray[np.float64]:
+        return np.resize(np.array(self.scale), xy.shape[-1])
+
+
+class Transform(ABC):
+    """From an image to the input of one teacher."""
+
+    @abstractmethod
+    def plan(self, height: int, width: int) -> Geometry:
+        """How an image of this size is laid out."""
+
+    def image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(H, W, 3) uint8 RGB to (3, H', W') float32: scaled (bilinear, antialiased), normalised, padded with zeros."""
+        geometry = self.plan(*image.shape[:2])
+        height, width = geometry.resized
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        normalised = (np.asarray(resized, dtype=np.float32) / 255 - MEAN) / STD
+        padded = np.zeros((3, *geometry.padded), dtype=np.float32)
+        padded[:, :height, :width] = normalised.transpose(2, 0, 1)
+        return padded
+
+
+@dataclass(frozen=True)
+class GroundingDinoTransform(Transform):
+    """The shorter edge is scaled to ``shortest_edge`` unless the longer one would pass ``longest_edge`` pixels.
+
+    Sizes are rounded as transformers' ``get_size_with_aspect_ratio`` does, so that published weights see the images
+    that they were trained on; there is no padding, as images of a batch are padded to each other.
+    """
+
+    shortest_edge: int = 800
+    longest_edge: int = 1333
+
+    def plan(self, height: int, width: int) -> Geometry:
+        """See :meth:`Transform.plan`."""
+        short, long = min(height, width), max(height, width)
+        exact = float(self.shortest_edge)
+        if long / short * exact > self.longest_edge:
+            exact = self.longest_edge * short / long
+        edge = round(exact)
+        if edge == short:
+            return Geometry((height, width), (height, width), (height, width))
+        edge = max(edge, 1)  # an image 3,000 times wider than high still has a row
+        # The order of these operations decides the last bit, and by that sometimes a pixel.
+        resized = (int(exact * height / width), edge) if width < height else (edge, int(exact * width / height))
+        return Geometry((height, width), resized, resized)
+
+
+@dataclass(frozen=True)
+class SamTransform(Transform):
+    """The longer edge is scaled to ``image_size`` pixels, the shorter one is padded to it.
+
+    Sizes are rounded as segment_anything's ``ResizeLongestSide`` does.
+    """
+
+    image_size: int = 1024
+
+    def plan(self, height: int, width: int) -> Geometry:
+        """See :meth:`Transform.plan`."""
+        scale = self.image_size / max(height, width)
+        resized = (max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1))
+        return Geometry((height, width), resized, (self.image_size, self.image_size))
+
+
+def to_cxcywh_normalized(boxes_xyxy: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+    """(..., 4) corners in pixels of an image to centre, width and height in 0..1, as Grounding DINO has them.
+
+    They are the same in the original and in the scaled image.
+    """
+    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    centred: NDArray[np.float64] = np.concatenate([(low + high) / 2, high - low], axis=-1)
+    size: NDArray[np.float64] = np.array([width, height, width, height], dtype=np.float64)
+    return (centred / size).astype(np.float32)
+
+
+def from_cxcywh_normalized(boxes_cxcywh: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+    """The inverse of :func:`to_cxcywh_normalized`, clipped to the image."""
+    size = np.array([width, height, width, height])
+    centre, half = boxes_cxcywh[..., :2].astype(np.float64), boxes_cxcywh[..., 2:] / 2
+    corners: NDArray[np.float64] = np.concatenate([centre - half, centre + half], axis=-1) * size
+    return np.clip(corners, 0, size).astype(np.float32)
+
+
+def _sum_between(values: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.float64]:
+    """(H, W) pixels and (E,) edges to (E - 1, W): the integral of each column from one edge to the next."""
+    height = len(values)
+    running = np.zeros((height + 1, values.shape[1]))
+    np.cumsum(values, axis=0, out=running[1:])
+    position = np.clip(edges, 0, height)
+    below = np.minimum(position.astype(np.intp), height - 1)
+    part = (position - below)[:, None]
+    return np.diff(running[below] * (1 - part) + running[below + 1] * part, axis=0)
