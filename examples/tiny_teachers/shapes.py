@@ -69,7 +69,7 @@ class Object:
 
 
 def draw_scene(
-    rng: np.random.Generator, size: tuple[int, int], *, dense: bool | None = None
+    rng: np.random.Generator, size: tuple[int, int], *, dense: bool | None = None, colored: bool = False
 ) -> tuple[NDArray[np.uint8], list[Object]]:
     """Draw one scene.
 
@@ -77,14 +77,15 @@ def draw_scene(
         rng: Source of all choices.
         size: Height and width in pixels.
         dense: Dozens of small objects of one or two kinds instead of a few of any; None: one scene in four.
+        colored: No grey and no faint scenes: every object's colour has a name.
 
     Returns:
         (H, W, 3) uint8 RGB, and the objects from back to front, at least one. Big enough parts of all can be seen.
     """
     dense = bool(rng.random() < 0.25) if dense is None else dense
     canvas, background = _background(rng, size)
-    grey = rng.random() < 0.25
-    contrast = rng.uniform(0.25, 0.6) if rng.random() < 0.25 else 1.0
+    grey = not colored and rng.random() < 0.25
+    contrast = rng.uniform(0.25, 0.6) if not colored and rng.random() < 0.25 else 1.0
     count = int(rng.integers(12, 41)) if dense else int(rng.integers(1, 16))
     side = min(size)
     typical = rng.uniform(0.06, 0.16) if dense else 0.0
@@ -103,10 +104,14 @@ def draw_scene(
             look = _look(rng)
         for _attempt in range(12):
             center = rng.uniform(0, 1, 2) * (size[1], size[0])
-            alpha, inner = _shape(rng, name, size, center=center, radius=max(3.0, diameter * side / 2), look=look)
-            if placed := _place(objects, alpha > 0.5, name=name, color=color):
+            window, alpha, gauge = _shape(
+                rng, name, size, center=center, radius=max(3.0, diameter * side / 2), look=look
+            )
+            mask = np.zeros(size, np.bool_)
+            mask[window] = alpha > 0.5
+            if placed := _place(objects, mask, name=name, color=color):
                 objects = placed
-                _blend(canvas, alpha, inner, paint, look, rng)
+                canvas[window] = _blend(canvas[window], alpha, gauge, paint, look, rng)
                 break
     return _camera(rng, canvas, grey=grey), objects
 
@@ -183,11 +188,10 @@ def _shape(
     center: NDArray[np.float64],
     radius: float,
     look: _Look,
-) -> tuple[Plane, Plane]:
-    """(H, W) opacity 0..1, and the gauge: 0 in the middle, 1 at the edge, at least 1 outside."""
+) -> tuple[tuple[slice, slice], Plane, Plane]:
+    """A window of the scene and, in it, opacity 0..1 and the gauge: 0 in the middle, 1 at the edge, more outside."""
     long, short = _aspect(rng, name)
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.7 else 0.0
-    alpha, inner = np.zeros(size, np.float32), np.full(size, 9, np.float32)
     reach = radius * long * 1.5 + 2
     top, left = (int(max(0, np.floor(center[i] - reach))) for i in (1, 0))
     bottom, right = (int(min(size[1 - i], np.ceil(center[i] + reach))) for i in (1, 0))
@@ -196,9 +200,8 @@ def _shape(
     u = (x * np.cos(angle) + y * np.sin(angle)) / long
     v = (y * np.cos(angle) - x * np.sin(angle)) / short
     gauge = GAUGES[name](u, v, rng)
-    alpha[top:bottom, left:right] = np.clip(0.5 + (1 - gauge) * radius * short / look.softness, 0, 1)
-    inner[top:bottom, left:right] = gauge
-    return alpha, inner
+    alpha = np.clip(0.5 + (1 - gauge) * radius * short / look.softness, 0, 1)
+    return np.s_[top:bottom, left:right], alpha, gauge
 
 
 def _aspect(rng: np.random.Generator, name: str) -> tuple[float, float]:
@@ -255,7 +258,7 @@ GAUGES: dict[str, Gauge] = {
 
 
 def _place(objects: list[Object], mask: NDArray[np.bool_], *, name: str, color: str | None) -> list[Object]:
-    """The objects with one more in front of them; empty if too much of another would be hidden, or too little of it can be seen."""
+    """The objects with one more in front; none if it can hardly be seen, or hides too much of another."""
     box = _box(mask)
     if mask.sum() < 12:
         return []
@@ -282,21 +285,19 @@ def _box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def _blend(canvas: Plane, alpha: Plane, inner: Plane, paint: Plane, look: _Look, rng: np.random.Generator) -> None:
-    """Paint one shape over the canvas, in place."""
-    rows, columns = np.flatnonzero((alpha > 0).any(1)), np.flatnonzero((alpha > 0).any(0))
-    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    a, depth = alpha[window], np.clip(inner[window], 0, 1)[..., None]
-    color = paint + (rng.normal(0, 5, 3)).astype(np.float32)
+def _blend(ground: Plane, alpha: Plane, gauge: Plane, paint: Plane, look: _Look, rng: np.random.Generator) -> Plane:
+    """(h, w, 3): one shape painted over the ground."""
+    depth = np.clip(gauge, 0, 1)[..., None]
+    color = paint + rng.normal(0, 5, 3).astype(np.float32)
     body = color * (1 - look.shading * (depth**2 - 0.4))
     if look.outline:
         body = np.where(depth > 1 - look.outline, color * 0.45, body)
     if look.core:
         body = np.where(depth < look.core, color * 0.5 + 20, body)
     if look.speckle:
-        body = body + rng.normal(0, look.speckle, (*a.shape, 1)).astype(np.float32)
-    a = (a * look.opacity)[..., None]
-    canvas[window] = canvas[window] * (1 - a) + np.clip(body, 0, 255) * a
+        body = body + rng.normal(0, look.speckle, (*depth.shape[:2], 1)).astype(np.float32)
+    opacity = (alpha * look.opacity)[..., None]
+    return ground * (1 - opacity) + np.clip(body, 0, 255) * opacity
 
 
 def _camera(rng: np.random.Generator, canvas: Plane, *, grey: bool) -> NDArray[np.uint8]:
