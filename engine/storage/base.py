@@ -1,0 +1,67 @@
+"""What a backend of the storage can do, and what it says of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from engine.errors import StorageError
+
+
+class NotFoundError(StorageError):
+    """There is no such object, folder or bucket."""
+
+
+class ExistsError(StorageError):
+    """An object that was to be written only if absent is there."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object of a listing."""
+
+    uri: str
+    key: str
+    """Relative to the folder that was listed."""
+    size: int
+    etag: str
+    """Changes when the content does."""
+
+
+@dataclass(frozen=True)
+class TransferProgress:
+    """How far a transfer of many objects has come."""
+
+    objects: int
+    objects_total: int | None
+    bytes: int
+
+
+OnProgress = Callable[[TransferProgress], None]
+
+
+class Backend(Protocol):
+    """One kind of store. URIs are whole; failures are StorageErrors that name them."""
+
+    def head(self, uri: str) -> ObjectInfo | None:
+        """The object at ``uri``, or None."""
+
+    def open(self, uri: str) -> BinaryIO:
+        """Read the object as a stream."""
+
+    def write(self, uri: str, data: bytes, *, content_type: str | None, only_if_absent: bool) -> None:
+        """Write an object, all at once."""
+
+    def list(self, folder: str) -> Iterator[ObjectInfo]:
+        """All objects below a folder, sorted by key."""
+
+    def download(self, uri: str, path: Path) -> None:
+        """Copy an object to a path, which holds all of it or is not there."""
+
+    def upload(self, path: Path, uri: str) -> None:
+        """Copy a file to an object."""
+
+    def delete(self, uri: str) -> None:
+        """Delete an object; one that is not there is no error."""
