@@ -1,0 +1,154 @@
+"""Grounding DINO's training objective, computed from logits and boxes alone.
+
+Focal loss over the tokens of the caption, L1 and generalized IoU on matched boxes, at every decoder layer and at the
+encoder's proposals, as in arXiv:2303.05499 and its reference for fine-tuning, Open-GroundingDino
+(``models/GroundingDINO/groundingdino.py`` and ``matcher.py``). All of it is 32 bit, whatever the model computes in.
+
+Losses are sums divided by a count of objects that is handed in. What comes out does not depend on how the images of
+a step are divided into batches or over processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+CLASS_COST, L1_COST, GIOU_COST = 1.0, 5.0, 2.0  # of matching: Open-GroundingDino, config/cfg_odvg.py
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The objects of one image that its caption asks for.
+
+    Attributes:
+        boxes: (N, 4) center x, center y, width, height, as shares of the image's width and height.
+        tokens: (N, T) bool, the tokens of the caption that name each object's class.
+    """
+
+    boxes: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What L layers say of B images.
+
+    Attributes:
+        logits: (L, B, Q, T) for each query and token of the caption.
+        boxes: (L, B, Q, 4) center x, center y, width, height, as shares of the image's width and height.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over layers, images and objects, divided by the count: scalars with gradient."""
+
+    classification: Tensor
+    l1: Tensor
+    giou: Tensor
+
+
+def detection_losses(
+    predictions: Predictions, targets: Sequence[Targets], *, text_mask: Tensor, count: float
+) -> Losses:
+    """Match queries to objects in every layer, and compare.
+
+    Every query is told of every token whether it names what the query should see: the tokens of the matched object's
+    class, or nothing. An image without objects teaches that nothing is there.
+
+    Args:
+        predictions: Of all layers.
+        targets: One of each image.
+        text_mask: (B, T) bool, False where a caption is padded.
+        count: Objects that the losses are averaged over.
+    """
+    layers = len(predictions.logits)
+    logits, boxes = predictions.logits.float().flatten(0, 1), predictions.boxes.float().flatten(0, 1)
+    targets, text_mask = list(targets) * layers, text_mask.repeat(layers, 1)
+
+    matches = match(Predictions(logits.detach(), boxes.detach()), targets, text_mask=text_mask)
+    image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(matches)])
+    query = torch.cat([query for query, _ in matches])
+    seen = boxes[image, query]
+    wanted = torch.cat([target.boxes[found] for target, (_, found) in zip(targets, matches, strict=True)])
+    named = torch.cat([target.tokens[found] for target, (_, found) in zip(targets, matches, strict=True)])
+
+    labels = torch.zeros_like(logits)
+    labels[image, query] = named.to(labels.dtype)
+    real = text_mask[:, None, :].expand_as(logits)
+    return Losses(
+        classification=sigmoid_focal_loss(logits[real], labels[real]).sum() / count,
+        l1=(seen - wanted).abs().sum() / count,
+        giou=(1 - generalized_iou(to_corners(seen), to_corners(wanted))).sum() / count,
+    )
+
+
+@torch.no_grad()
+def match(predictions: Predictions, targets: Sequence[Targets], *, text_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Assign to each object the query that suits it best, each query at most once (Hungarian method).
+
+    An object's classification cost is the mean of its tokens' focal costs: what the loss would be less if the token
+    were wanted.
+
+    Args:
+        predictions: (B, Q, T) and (B, Q, 4), 32 bit.
+        targets: The objects of each image.
+        text_mask: (B, T) bool, False where a caption is padded.
+
+    Returns:
+        For each image with N objects the indices of queries and of the objects assigned to them, each (min(N, Q),)
+        int64 on the device of the predictions.
+    """
+    scores = predictions.logits.masked_fill(~text_mask[:, None], 0)
+    change = sigmoid_focal_loss(scores, torch.ones_like(scores)) - sigmoid_focal_loss(scores, torch.zeros_like(scores))
+    costs = []
+    for token_costs, boxes, target in zip(change, predictions.boxes, targets, strict=True):
+        tokens = target.tokens.to(token_costs.dtype)
+        classification = token_costs @ (tokens / tokens.sum(-1, keepdim=True)).T
+        l1 = (boxes[:, None] - target.boxes[None]).abs().sum(-1)
+        giou = generalized_iou(to_corners(boxes)[:, None], to_corners(target.boxes)[None])
+        costs.append(CLASS_COST * classification + L1_COST * l1 - GIOU_COST * giou)  # (Q, N)
+    # One copy to the host for all. What has diverged must reach the check of the loss, not fail here.
+    host = torch.nan_to_num(torch.cat([c.flatten() for c in costs]), nan=1e6, posinf=1e6, neginf=-1e6).cpu()
+    parts = torch.split_with_sizes(host, [c.numel() for c in costs])
+    pairs = [linear_sum_assignment(part.view_as(cost)) for part, cost in zip(parts, costs, strict=True)]
+    device = scores.device
+    return [(torch.as_tensor(q, device=device), torch.as_tensor(n, device=device)) for q, n in pairs]
+
+
+def sigmoid_focal_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Focal loss of each element (arXiv:1708.02002, equation 5), same shape as ``logits``."""
+    probability = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    missed = probability + labels - 2 * probability * labels  # 1 - p of what is true
+    weight = FOCAL_ALPHA * labels + (1 - FOCAL_ALPHA) * (1 - labels)
+    return weight * missed**FOCAL_GAMMA * cross_entropy
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalized IoU (arXiv:1902.09630) of boxes of the same place, in -1..1.
+
+    Args:
+        a: (..., 4) corners, left, top, right, bottom.
+        b: The same, of a shape that can be broadcast with that of ``a``.
+    """
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    outer = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inner
+    tiny = torch.finfo(union.dtype).tiny
+    return inner / union.clamp(min=tiny) - (outer - union) / outer.clamp(min=tiny)
+
+
+def to_corners(boxes: Tensor) -> Tensor:
+    """(..., 4) center x, center y, width, height to left, top, right, bottom."""
+    center, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([center - half, center + half], dim=-1)
