@@ -97,8 +97,11 @@ def shown(detections: Detections, objects: int) -> Detections:
     """What of ``detections`` is worth showing to people, of an image with that many true objects.
 
     As many of the surest as there are objects, so that a base and an adapted teacher of different confidence get the
-    same number of guesses; and all from :data:`MIN_SCORE` on, so that false alarms are not hidden.
+    same number of guesses; and all from :data:`MIN_SCORE` on, so that false alarms are not hidden. Of a teacher that is
+    prompted by objects, all.
     """
+    if detections.prompt_indices is not None:
+        return detections
     ranks = np.arange(len(detections))  # scores descend
     keep = (detections.scores >= MIN_SCORE) | ((ranks < objects) & (detections.scores >= WEAK_SCORE))
     return select(detections, np.flatnonzero(keep))

@@ -1,0 +1,109 @@
+"""Curves for the report, as numbers that its template draws: pure geometry, no markup."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 400, 220
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 16, 34  # room for ticks and titles
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled line of the grid, at ``at`` pixels along its axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line over epochs, in pixels of a WIDTH x HEIGHT picture with y down.
+
+    Attributes:
+        title: What the y axis shows.
+        points: SVG's list of points, "x,y x,y".
+        dots: The same points where there are few enough to mark each.
+        x_ticks: Epochs.
+        y_ticks: Values.
+        best: Where the best adapter was taken; None without one.
+        best_label: Its value and epoch.
+        base: y of the base's value; None where there is none.
+        summary: The curve in words, for those who do not see it.
+    """
+
+    title: str
+    points: str
+    dots: tuple[Point, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    best: Point | None
+    best_label: str
+    base: float | None
+    summary: str
+
+
+def curve(
+    title: str,
+    points: Sequence[Point],
+    *,
+    best: Point | None = None,
+    base: float | None = None,
+    from_zero: bool = False,
+) -> Curve:
+    """Lay out one curve.
+
+    Args:
+        title: What the values are.
+        points: (epoch, value), in order, at least one, all finite.
+        best: The point to mark.
+        base: A value to draw a dashed line at.
+        from_zero: Show zero even where no value is near it.
+    """
+    values = [value for _, value in points] + ([] if base is None else [base]) + ([] if best is None else [best[1]])
+    y_values = nice_ticks(min(values + [0.0] * from_zero), max(values))
+    last = max(epoch for epoch, _ in points)
+    x_values = [x for x in nice_ticks(0.0, max(last, 1.0)) if x <= max(last, 1.0)]
+
+    def x_of(epoch: float) -> float:
+        return round(LEFT + epoch / max(last, 1.0) * (WIDTH - LEFT - RIGHT), 1)
+
+    def y_of(value: float) -> float:
+        low, high = y_values[0], y_values[-1]
+        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    placed = [(x_of(epoch), y_of(value)) for epoch, value in points]
+    first, end = points[0], points[-1]
+    summary = f"{title}: {first[1]:.3g} at epoch {first[0]:.3g}, {end[1]:.3g} at epoch {end[0]:.3g}"
+    return Curve(
+        title=title,
+        points=" ".join(f"{x},{y}" for x, y in placed),
+        dots=tuple(placed) if len(placed) <= 40 else (),
+        x_ticks=tuple(Tick(x_of(x), f"{x:g}") for x in x_values),
+        y_ticks=tuple(Tick(y_of(y), f"{y:g}") for y in y_values),
+        best=None if best is None else (x_of(best[0]), y_of(best[1])),
+        best_label="" if best is None else f"best {best[1]:.3f} at epoch {best[0]:.3g}",
+        base=None if base is None else y_of(base),
+        summary=summary if best is None else f"{summary}, best {best[1]:.3g} at epoch {best[0]:.3g}",
+    )
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Some five round numbers from at or below ``low`` to at or above ``high``.
+
+    >>> nice_ticks(0, 0.43)
+    [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    >>> nice_ticks(0, 0)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    if high <= low:
+        high = low + 1
+    rough = (high - low) / 5
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
+    start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{i * step:.6g}") for i in range(start, end + 1)]

@@ -1,0 +1,155 @@
+"""Draws boxes, masks and names over images."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
+
+from engine.dataset.types import Detections
+
+Color = tuple[int, int, int]
+
+# Far apart for most kinds of colour blindness (Okabe and Ito, https://jfly.uni-koeln.de/color/), and visible on photos.
+FIRST_COLORS: tuple[Color, ...] = (
+    (0, 158, 255), (255, 159, 28), (0, 200, 117), (240, 228, 66), (235, 87, 160), (255, 92, 57), (150, 120, 255)
+)  # fmt: skip
+FILL = 0.4  # opacity of a mask
+
+
+def color_of(index: int) -> Color:
+    """The colour of a class or an object; neighbours differ."""
+    if index < len(FIRST_COLORS):
+        return FIRST_COLORS[index]
+    hue = index * 0.618034 % 1  # the golden angle: no two near each other
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.55 + 0.35 * (index % 3) / 2, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def ink_on(color: Color) -> Color:
+    """Black or white, whichever is read more easily on ``color`` (its luminance as in WCAG 2)."""
+    linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+
+
+def label_of(class_index: int, classes: Sequence[str]) -> str:
+    """The name of a class, or its number where the font that comes with Pillow lacks its script."""
+    name = classes[class_index]
+    return name if all(ord(letter) < 0x250 for letter in name) else f"#{class_index + 1}"
+
+
+def draw(
+    image: NDArray[np.uint8],
+    detections: Detections,
+    classes: Sequence[str],
+    *,
+    score_threshold: float = 0.0,
+    with_scores: bool = True,
+) -> NDArray[np.uint8]:
+    """Draw what was seen over an image.
+
+    Boxes and names are coloured by class. Detections that objects prompted (``prompt_indices``) are coloured by
+    object and have no box and no name, since neither was predicted. Names that would cover another name are left out.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        detections: In pixels of ``image``.
+        classes: Their names.
+        score_threshold: Detections below it are dashed and thin.
+        with_scores: Put scores behind names.
+
+    Returns:
+        A new (H, W, 3) uint8 image.
+    """
+    prompts = detections.prompt_indices
+    colors = [color_of(int(i)) for i in (detections.class_indices if prompts is None else prompts)]
+    weak = detections.scores < score_threshold
+    canvas = Image.fromarray(_with_masks(image, detections, colors, weak))
+    if prompts is None:
+        pen = ImageDraw.Draw(canvas)
+        line = max(2, round(max(canvas.size) / 320))
+        for i in reversed(range(len(detections))):  # the surest on top
+            _box(pen, detections.boxes_xyxy[i].tolist(), colors[i], line=1 if weak[i] else line, dashed=bool(weak[i]))
+        _labels(pen, canvas.size, detections, classes, colors, with_scores=with_scores)
+    return np.asarray(canvas)
+
+
+def rescaled(detections: Detections, *, size: tuple[int, int], new_size: tuple[int, int]) -> Detections:
+    """Detections of an image of ``size`` (width, height) in pixels of the same image at ``new_size``."""
+    if size == new_size:
+        return detections
+    masks = None
+    if detections.masks is not None:
+        small = (Image.fromarray(coco_mask.decode(rle)).resize(new_size) for rle in detections.masks)
+        masks = [coco_mask.encode(np.asfortranarray(mask)) for mask in small]
+    scale = np.asarray([new_size[0] / size[0], new_size[1] / size[1]] * 2, np.float32)
+    return replace(detections, boxes_xyxy=detections.boxes_xyxy * scale, masks=masks)
+
+
+def _with_masks(
+    image: NDArray[np.uint8], detections: Detections, colors: Sequence[Color], weak: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """The image under translucent masks with outlines; the surest on top."""
+    canvas = image.astype(np.float32)
+    for i in reversed(range(len(detections.masks or ()))):
+        mask = coco_mask.decode(detections.masks[i]).astype(np.bool_)  # type: ignore[index]
+        color = np.asarray(colors[i], np.float32)
+        canvas[mask] += (FILL / 2 if weak[i] else FILL) * (color - canvas[mask])
+        canvas[mask & ~_eroded(mask)] = color
+    return canvas.round().astype(np.uint8)
+
+
+def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels whose four neighbours are inside as well; outside the image counts as outside."""
+    padded = np.pad(mask, 1)
+    return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+
+
+def _box(pen: ImageDraw.ImageDraw, box: list[float], color: Color, *, line: int, dashed: bool) -> None:
+    x1, y1, x2, y2 = (round(value) for value in box)
+    if not dashed:
+        if x2 >= x1 and y2 >= y1:
+            pen.rectangle((x1, y1, x2, y2), outline=color, width=line)
+        return
+    for x in range(x1, x2, 8):
+        for y in (y1, y2):
+            pen.line((x, y, min(x + 4, x2), y), fill=color, width=line)
+    for y in range(y1, y2, 8):
+        for x in (x1, x2):
+            pen.line((x, y, x, min(y + 4, y2)), fill=color, width=line)
+
+
+def _labels(
+    pen: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    detections: Detections,
+    classes: Sequence[str],
+    colors: Sequence[Color],
+    *,
+    with_scores: bool,
+) -> None:
+    font = ImageFont.load_default(max(11, round(max(size) / 38)))
+    taken: list[tuple[int, int, int, int]] = []
+    for i, box in enumerate(detections.boxes_xyxy.tolist()):
+        text = label_of(int(detections.class_indices[i]), classes)
+        text += f" {detections.scores[i]:.2f}" if with_scores else ""
+        left, top, right, bottom = font.getbbox(text)
+        width, height = round(right - left) + 6, round(bottom - top) + 6
+        x = max(0, min(round(box[0]), size[0] - width))
+        for y in (round(box[1]) - height, round(box[3]) + 1, round(box[1])):
+            place = (x, y, x + width, y + height)
+            if y >= 0 and y + height <= size[1] and not any(_overlap(place, other) for other in taken):
+                taken.append(place)
+                pen.rectangle(place, fill=colors[i])
+                pen.text((x + 3 - left, y + 3 - top), text, fill=ink_on(colors[i]), font=font)
+                break
+
+
+def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -1,0 +1,241 @@
+"""``report.html``: what a run brought, on one page that needs nothing else and runs no script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from engine.artifacts import ADAPTER, LOADING_LINES
+from engine.dataset.types import DatasetInfo
+from engine.evaluation.charts import Curve, curve
+from engine.evaluation.pictures import legend, pictures
+from engine.evaluation.samples import MIN_SCORE, SampleView
+from engine.results import ApMetrics, TeacherResult
+from engine.spec import TeacherName
+
+PICTURES_BYTES = 1_300_000
+"""About so much for all pictures of a report together; base64 adds a third."""
+
+TITLES = {TeacherName.GROUNDING_DINO: "Grounding DINO", TeacherName.SAM: "SAM"}
+
+NUMBERS = (
+    ("ap", "AP", "mean over IoU 0.50 to 0.95"),
+    ("ap50", "AP50", "found at all: IoU 0.50"),
+    ("ap75", "AP75", "found closely: IoU 0.75"),
+    ("ap_small", "AP small", "objects below 32×32 pixels"),
+    ("ap_medium", "AP medium", "from 32×32 to 96×96"),
+    ("ap_large", "AP large", "above 96×96"),
+    ("ar1", "AR1", "recall, one detection an image"),
+    ("ar10", "AR10", "recall, ten detections an image"),
+    ("ar100", "AR100", "recall, a hundred detections an image"),
+    ("ar_small", "AR small", "recall of small objects"),
+    ("ar_medium", "AR medium", "recall of medium objects"),
+    ("ar_large", "AR large", "recall of large objects"),
+)
+
+CHANGE = 0.005
+"""A smaller difference of AP is no difference."""
+
+FEW_IMAGES = 50
+"""On fewer images, chance moves AP by hundredths."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number before and after; None where there was nothing to measure."""
+
+    label: str
+    note: str
+    before: float | None
+    after: float | None
+
+    @property
+    def change(self) -> float | None:
+        """How much was gained."""
+        return None if self.before is None or self.after is None else self.after - self.before
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of it, in a sentence.
+
+    Attributes:
+        kind: ``better``, ``same``, ``worse`` or ``unknown``.
+        row: AP before and after.
+        sentence: For people.
+        remarks: What else they should know before they believe it, or might do next.
+    """
+
+    kind: str
+    row: Row
+    sentence: str
+    remarks: tuple[str, ...]
+
+
+def render_report(
+    *,
+    name: str,
+    run_id: str,
+    created: str,
+    info: DatasetInfo,
+    config_yaml: str,
+    results: Sequence[TeacherResult],
+    samples: Mapping[TeacherName, Sequence[SampleView]],
+    environment: Mapping[str, str],
+) -> str:
+    """One HTML page about a run.
+
+    Args:
+        name: Of the request.
+        run_id: Of the run.
+        created: When, UTC, ISO 8601.
+        info: The dataset.
+        config_yaml: ``teacher_config.yaml``.
+        results: Of each teacher.
+        samples: The images to show of each teacher.
+        environment: Versions and hardware.
+    """
+    budget = PICTURES_BYTES // max(1, 3 * sum(len(views) for views in samples.values()))
+    return _template().render(
+        name=name,
+        run_id=run_id,
+        created=created,
+        info=info,
+        config_yaml=config_yaml,
+        environment=environment,
+        teachers=[_teacher(result, samples.get(result.teacher, ()), budget) for result in results],
+        score_threshold=MIN_SCORE,
+        classes_by_count=sorted(info.classes, key=lambda c: (-c.annotations, c.name)),
+        most_of_a_class=max([1, *(c.annotations for c in info.classes)]),
+    )
+
+
+def verdict(result: TeacherResult) -> Verdict:
+    """Judge a teacher: on the test part where there is one, since the validation part chose the adapter."""
+    title = TITLES[result.teacher]
+    tested = result.test_before is not None and result.test_after is not None
+    before, after = (result.test_before, result.test_after) if tested else (result.before, result.after)
+    assert before is not None and after is not None  # noqa: S101, PT018 - tested above
+    row = Row("AP", "", _number(before.ap), _number(after.ap))
+    where = f"{after.images} images" if after.images else "images"
+    where += " that neither training nor choosing has seen" if tested else " it was not trained on"
+    remarks = []
+    if row.before is None or row.after is None or row.change is None:
+        return Verdict("unknown", row, f"{title} could not be measured: there is nothing to find on the {where}.", ())
+    numbers = f"AP {row.before:.2f} → {row.after:.2f} on {where}"
+    if row.change >= CHANGE:
+        kind, sentence = "better", f"{title}: {numbers}."
+    elif row.change > -CHANGE:
+        kind, sentence = "same", f"{title} is no better than its base: {numbers}."
+        remarks.append("The base model serves as well as this adapter.")
+    else:
+        kind, sentence = "worse", f"{title} got worse: {numbers}."
+        remarks.append("Use the base model, not this adapter.")
+    if not tested:
+        remarks.append("These images also chose the best epoch, so new images may score a little lower.")
+    if after.images and after.images < FEW_IMAGES:
+        remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")
+    if 0 < result.epochs <= result.best_epoch:
+        remarks.append("The last epoch was the best one: more epochs may bring more.")
+    return Verdict(kind, row, sentence, tuple(remarks))
+
+
+def metric_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
+    """COCO's twelve numbers, and the mean IoU where it was measured."""
+    rows = [
+        Row(label, note, _number(getattr(before, field)), _number(getattr(after, field)))
+        for field, label, note in NUMBERS
+    ]
+    if before.miou is not None and after.miou is not None:
+        rows.append(Row("mean IoU", "of masks from true boxes", _number(before.miou), _number(after.miou)))
+    return rows
+
+
+def class_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
+    """AP of each class, best first; those that could not be measured last."""
+    rows = [
+        Row(name, "", _number(before.per_class.get(name, -1)), _number(value))
+        for name, value in after.per_class.items()
+    ]
+    return sorted(rows, key=lambda row: (row.after is None, -(row.after or 0), row.label))
+
+
+def curves(result: TeacherResult) -> list[Curve]:
+    """Loss and AP over epochs, as far as they were recorded."""
+    losses = [(point.epoch, point.loss) for point in result.history if point.loss is not None]
+    measured = [(point.epoch, point.ap) for point in result.history if point.ap is not None and point.ap >= 0]
+    best = min(measured, key=lambda point: abs(point[0] - result.best_epoch), default=None)
+    drawn = []
+    if len(losses) > 1:
+        drawn.append(curve("Training loss", losses))
+    if measured:
+        base = _number(result.before.ap)
+        drawn.append(curve("AP on the validation part", measured, best=best, base=base, from_zero=True))
+    return drawn
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("engine.evaluation", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_text, change=_signed, duration=_duration, bytes=_bytes, format_count=_count)
+    return environment.get_template("report.html.j2")
+
+
+def _teacher(result: TeacherResult, views: Sequence[SampleView], budget: int) -> dict[str, Any]:
+    return {
+        "title": TITLES[result.teacher],
+        "slug": result.teacher.slug,
+        "result": result,
+        "verdict": verdict(result),
+        "metrics": metric_rows(result.before, result.after),
+        "test_metrics": metric_rows(result.test_before, result.test_after)
+        if result.test_before and result.test_after
+        else [],
+        "classes": class_rows(result.before, result.after),
+        "curves": curves(result),
+        "samples": [pictures(view, budget=budget) for view in views],
+        "legend": legend(views),
+        "prompted": result.teacher is TeacherName.SAM,
+        "loading": LOADING_LINES.format(uri=result.adapter.uri.removesuffix(f"/{ADAPTER}")),
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if value < 0 else value
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
