@@ -69,7 +69,12 @@ class Object:
 
 
 def draw_scene(
-    rng: np.random.Generator, size: tuple[int, int], *, dense: bool | None = None, colored: bool = False
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    dense: bool | None = None,
+    colored: bool = False,
+    smallest: float = 0.06,
 ) -> tuple[NDArray[np.uint8], list[Object]]:
     """Draw one scene.
 
@@ -78,6 +83,7 @@ def draw_scene(
         size: Height and width in pixels.
         dense: Dozens of small objects of one or two kinds instead of a few of any; None: one scene in four.
         colored: No grey and no faint scenes: every object's colour has a name.
+        smallest: Least diameter of an object of a scene that is not dense, as a share of the shorter side.
 
     Returns:
         (H, W, 3) uint8 RGB, and the objects from back to front, at least one. Big enough parts of all can be seen.
@@ -98,7 +104,7 @@ def draw_scene(
     objects: list[Object] = []
     for _ in range(count):
         name = kinds[rng.integers(2)] if dense else names[rng.integers(len(names))]
-        diameter = typical * rng.uniform(0.7, 1.4) if dense else np.exp(rng.uniform(np.log(0.06), np.log(0.6)))
+        diameter = typical * rng.uniform(0.7, 1.4) if dense else np.exp(rng.uniform(np.log(smallest), np.log(0.6)))
         color, paint = palette[rng.integers(len(palette))]
         if not dense and rng.random() < 0.7:
             look = _look(rng)
