@@ -1,0 +1,123 @@
+"""Grounding DINO so small and random that a forward pass takes milliseconds, and images to show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    MMGroundingDinoConfig,
+    MMGroundingDinoForObjectDetection,
+    SwinConfig,
+)
+
+from engine.config import GroundingDinoSettings, LoraSettings
+from engine.dataset.types import Sample
+from engine.spec import LoraPreset
+from engine.teachers.grounding_dino import GroundingDino
+
+BASE = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
+"""The tiny base that is shipped."""
+
+KINDS = {
+    "grounding-dino": (GroundingDinoConfig, GroundingDinoForObjectDetection),
+    "mm-grounding-dino": (MMGroundingDinoConfig, MMGroundingDinoForObjectDetection),
+}
+
+
+def grounding_dino_settings(**changes: Any) -> GroundingDinoSettings:
+    values = {
+        "base_model": "tiny",
+        "revision": None,
+        "lora": LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0),
+        "epochs": 1,
+        "batch_size": 2,
+        "accumulation_steps": 1,
+        "learning_rate": 1e-3,
+        "weight_decay": 0,
+        "warmup_fraction": 0,
+        "schedule": "constant",
+        "clip_norm": 1,
+        "evaluations": 1,
+        "classification_weight": 2,
+        "l1_weight": 5,
+        "giou_weight": 2,
+        "max_detections": 20,
+    }
+    return GroundingDinoSettings.model_validate(values | changes)
+
+
+def random_grounding_dino(kind: str = "grounding-dino", *, seed: int = 0, **changes: Any) -> Any:
+    """A model whose every weight is random: heads that start at zero would hide what a test looks for."""
+    config_class, model_class = KINDS[kind]
+    config = config_class(
+        **{
+            "backbone_config": SwinConfig(
+                embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, out_indices=[2, 3, 4]
+            ),
+            "text_config": BertConfig(
+                vocab_size=1030, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+            ),
+            "d_model": 64,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "encoder_ffn_dim": 32,
+            "decoder_ffn_dim": 32,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "num_queries": 12,
+        }
+        | changes
+    )
+    torch.manual_seed(seed)
+    model = model_class(config).eval()
+    heads = [model.bbox_embed[0], model.model.encoder_output_bbox_embed]
+    for head in heads:
+        nn.init.normal_(head.layers[-1].weight, std=0.3)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("vision_param", "text_param")):
+            nn.init.constant_(parameter, 0.5)
+    return model
+
+
+def save_grounding_dino(folder: Path, model: Any, **size: int) -> Path:
+    """A transformers model folder."""
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(folder)
+    if size:
+        (folder / "preprocessor_config.json").write_text(f'{{"size": {size}}}'.replace("'", '"'))
+    return folder
+
+
+def random_teacher(
+    folder: Path,
+    classes: Sequence[str] = ("red circle", "square"),
+    *,
+    kind: str = "grounding-dino",
+    edge: int = 64,
+    settings: GroundingDinoSettings | None = None,
+    **changes: Any,
+) -> GroundingDino:
+    """A teacher with a random base that sees images with a shorter edge of ``edge`` pixels."""
+    save_grounding_dino(folder, random_grounding_dino(kind, **changes), shortest_edge=edge, longest_edge=2 * edge)
+    return GroundingDino.load(folder, classes=classes, prompts={}, settings=settings or grounding_dino_settings())
+
+
+def noise(
+    boxes_xyxy: Sequence[Sequence[float]] = (),
+    class_indices: Sequence[int] = (),
+    *,
+    size: tuple[int, int] = (64, 64),
+    seed: int = 0,
+) -> Sample:
+    """An image (height, width) of noise with the given objects."""
+    image = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return Sample.of(image, boxes_xyxy, class_indices)
