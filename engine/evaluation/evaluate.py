@@ -37,8 +37,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure ``teacher`` on every image of ``dataset``; no more than ``batch_size`` images are held at a time.
 
-    A teacher of masks is prompted with the true boxes of each image. Crowds prompt nothing, and objects without a
-    mask are neither prompted for nor counted, since nothing can be said of an answer.
+    A teacher of masks is prompted with the true boxes of each image. Objects without a mask are neither prompted for
+    nor counted, since nothing can be said of an answer.
 
     Args:
         teacher: Base or adapted.
@@ -69,10 +69,8 @@ def evaluate(
 
 
 def _with_masks_only(sample: Sample, annotations: tuple[CocoAnnotation, ...]) -> Sample:
-    """The sample less crowds and objects without a mask."""
-    keep = np.asarray(
-        [bool(annotations[i].segmentation) and not annotations[i].iscrowd for i in sample.annotation_indices], np.bool_
-    )
+    """The sample less its objects without a mask."""
+    keep = np.asarray([bool(annotations[i].segmentation) for i in sample.annotation_indices], np.bool_)
     return replace(
         sample,
         boxes_xyxy=sample.boxes_xyxy[keep],

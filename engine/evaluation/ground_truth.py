@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from engine.dataset.masks import encode_segmentation
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Rle
 
 IouType = Literal["bbox", "segm"]
@@ -14,14 +14,9 @@ IouType = Literal["bbox", "segm"]
 
 def mask_rle(annotation: CocoAnnotation, image: CocoImage) -> Rle | None:
     """The mask of one object, or None where it has none."""
-    segmentation: Any = annotation.segmentation
-    if not segmentation:
+    if not annotation.segmentation:
         return None
-    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
-        return segmentation
-    encoded = coco_mask.frPyObjects(segmentation, image.height, image.width)
-    rle: Rle = coco_mask.merge(encoded) if isinstance(encoded, list) else encoded
-    return rle
+    return encode_segmentation(annotation.segmentation, image.height, image.width)
 
 
 def coco_ground_truth(dataset: CocoDataset, iou_type: IouType) -> dict[str, Any]:

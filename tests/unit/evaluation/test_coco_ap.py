@@ -15,7 +15,20 @@ from pycocotools.cocoeval import COCOeval
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections
 from engine.evaluation.coco_ap import coco_ap, mean_iou
 
-NUMBERS = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"]
+NUMBERS = [
+    "ap",
+    "ap50",
+    "ap75",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar1",
+    "ar10",
+    "ar100",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+]
 SIZE = 320
 
 

@@ -1,0 +1,273 @@
+"""The report says what came of a run, honestly, to everyone, from one file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.dataset.types import ClassInfo, CocoDataset, DatasetInfo, Detections, Problem, Severity
+from engine.evaluation.ground_truth import truth_of
+from engine.evaluation.report import class_rows, curves, render_report, verdict
+from engine.evaluation.samples import SampleView, make_record
+from engine.results import AdapterFile, ApMetrics, HistoryPoint, TeacherResult
+from engine.spec import TeacherName
+
+from .conftest import HEIGHT, WIDTH, seen
+
+EVIL = "<script>alert('x')</script>"
+VOID = {"meta", "img", "line", "circle", "rect", "polyline"}
+
+
+def metrics(ap: float, **more: Any) -> ApMetrics:
+    names = "ap50 ap75 ap_small ap_medium ap_large ar1 ar10 ar100 ar_small ar_medium ar_large".split()  # noqa: SIM905
+    values = {"ap": ap, **dict.fromkeys(names, ap), "per_class": {"bolt": ap, "nut": ap / 2}, "images": 72, **more}
+    return ApMetrics(**values)
+
+
+def result(before: ApMetrics, after: ApMetrics, **more: Any) -> TeacherResult:
+    values: dict[str, Any] = {
+        "teacher": TeacherName.GROUNDING_DINO,
+        "base_model": "IDEA-Research/grounding-dino-tiny",
+        "base_revision": "a1b2c3",
+        "best_epoch": 2,
+        "epochs": 4,
+        "steps": 40,
+        "seconds": 3725,
+        "peak_memory_bytes": 2_500_000_000,
+        "trainable_parameters": 146_432,
+        "adapter": AdapterFile(uri="s3://out/a/adapter_model.safetensors", sha256="5" * 64, size_bytes=612_344),
+    }
+    return TeacherResult(before=before, after=after, **{**values, **more})
+
+
+def info(**more: Any) -> DatasetInfo:
+    values: dict[str, Any] = {
+        "source": "s3://data/annotations.json",
+        "digest": "9f2c" * 16,
+        "images": 360,
+        "annotations": 1234,
+        "annotations_read": 1240,
+        "has_boxes": True,
+        "has_masks": False,
+        "boxes_derived": 0,
+        "masks": 0,
+        "crowd_share": 0,
+        "classes": (ClassInfo(id=1, name="bolt", annotations=1000, images=200),),
+        "sizes": None,
+        "image_sizes": None,
+    }
+    return DatasetInfo(**{**values, **more})
+
+
+def report(*results: TeacherResult, **more: Any) -> str:
+    values: dict[str, Any] = {
+        "name": "forklifts",
+        "run_id": "20f3ab91c0de",
+        "created": "2026-11-24T02:31:05+00:00",
+        "info": info(),
+        "config_yaml": "name: forklifts\n",
+        "samples": {},
+        "environment": {"hardware": "CPU"},
+    }
+    return render_report(results=results, **{**values, **more})
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; fails on tags that are not closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+def views(dataset: CocoDataset, index: int, before: Detections, *, size: tuple[int, int], iou_type: Any) -> SampleView:
+    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    record = make_record(dataset, index, before, truth_of(dataset, index, iou_type=iou_type), iou_type=iou_type)
+    return SampleView(noise, record)
+
+
+def test_a_gain_is_said_in_one_sentence() -> None:
+    page = Page(report(result(metrics(0.12), metrics(0.41))))
+    assert "Grounding DINO: AP 0.12 → 0.41 on 72 images it was not trained on." in page.text
+    assert "chose the best epoch" in page.text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind", "words"),
+    [
+        (0.41, 0.412, "same", "no better than its base: AP 0.41 → 0.41"),
+        (0.41, 0.30, "worse", "got worse: AP 0.41 → 0.30"),
+        (-1, -1, "unknown", "nothing to find"),
+    ],
+)
+def test_no_gain_is_said_as_plainly(before: float, after: float, kind: str, words: str) -> None:
+    said = verdict(result(metrics(before), metrics(after)))
+    assert said.kind == kind
+    assert words in said.sentence
+    assert words in Page(report(result(metrics(before), metrics(after)))).text
+
+
+def test_the_test_part_is_believed_before_the_validation_part() -> None:
+    said = verdict(
+        result(metrics(0.1), metrics(0.9), test_before=metrics(0.2, images=30), test_after=metrics(0.3, images=30))
+    )
+    assert said.sentence == "Grounding DINO: AP 0.20 → 0.30 on 30 images that neither training nor choosing has seen."
+    assert not any("chose" in remark for remark in said.remarks)
+    assert any("30 images" in remark and "chance" in remark for remark in said.remarks)
+
+
+def test_a_run_that_was_still_rising_is_told_to_go_on() -> None:
+    rising = verdict(result(metrics(0.1), metrics(0.3), best_epoch=4))
+    assert any("more epochs" in remark for remark in rising.remarks)
+
+
+def test_classes_are_sorted_by_ap_and_those_without_objects_come_last() -> None:
+    before = metrics(0.1, per_class={"a": 0.1, "b": 0.2, "c": -1})
+    after = metrics(0.1, per_class={"c": -1, "a": 0.3, "b": 0.9})
+    rows = class_rows(before, after)
+    assert [(row.label, row.after) for row in rows] == [("b", 0.9), ("a", 0.3), ("c", None)]
+    assert rows[0].change == pytest.approx(0.7)
+    assert "none in the validation part" in Page(report(result(before, after))).text
+
+
+def test_curves_mark_the_best_epoch_and_the_base() -> None:
+    history = [HistoryPoint(step=i, epoch=i, loss=5 - i) for i in range(1, 5)]
+    history += [HistoryPoint(step=i, epoch=i, ap=ap) for i, ap in enumerate((0.2, 0.4, 0.3, 0.35), start=1)]
+    loss, ap = curves(result(metrics(0.1), metrics(0.4), history=tuple(history)))
+    assert (loss.base, loss.best) == (None, None)
+    assert ap.best_label == "best 0.400 at epoch 2"
+    assert ap.best == ap.dots[1]
+    assert ap.base > ap.dots[0][1] > ap.best[1]  # y goes down
+    assert [tick.label for tick in ap.y_ticks] == ["0", "0.1", "0.2", "0.3", "0.4"]
+    assert curves(result(metrics(0.1), metrics(0.4))) == []
+
+
+def test_everything_that_users_name_is_escaped() -> None:
+    evil_metrics = metrics(0.3, per_class={EVIL: 0.3})
+    problem = Problem(code="x", severity=Severity.WARNING, count=9, message=EVIL, advice=EVIL, examples=(EVIL,))
+    dataset = CocoDataset((), (), (EVIL,), (1,))
+    html = report(
+        result(evil_metrics, evil_metrics, base_model=EVIL, adapter=AdapterFile(uri=EVIL, sha256=EVIL, size_bytes=1)),
+        name=EVIL,
+        run_id=EVIL,
+        info=info(source=EVIL, problems=(problem,), classes=(ClassInfo(id=1, name=EVIL, annotations=1, images=1),)),
+        config_yaml=EVIL,
+        environment={EVIL: EVIL},
+        samples={TeacherName.GROUNDING_DINO: [evil_view(dataset)]},
+    )
+    page = Page(html)
+    assert "<script" not in html
+    assert page.text.count(EVIL) >= 12
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def evil_view(dataset: CocoDataset) -> SampleView:
+    from engine.evaluation.samples import DetectionsRecord, SampleRecord
+
+    boxes = DetectionsRecord.of(seen((3, 3, 20, 20), scores=[0.9]))
+    record = SampleRecord(
+        index=0, file_name=EVIL, width=60, height=40, classes=dataset.classes, truth=boxes, before=boxes, after=boxes
+    )
+    return SampleView(np.zeros((40, 60, 3), np.uint8), record)
+
+
+def test_nothing_is_loaded_from_elsewhere(dataset: CocoDataset) -> None:
+    view = views(dataset, 2, seen(scores=[]), size=(WIDTH, HEIGHT), iou_type="bbox")
+    html = report(result(metrics(0.1), metrics(0.4)), samples={TeacherName.GROUNDING_DINO: [view]})
+    for tag, attributes in Page(html).tags:
+        assert tag not in {"script", "link", "iframe", "object", "embed"}
+        assert not {"href", "srcset", "xlink:href"} & set(attributes)
+        assert (attributes.get("src") or "data:").startswith("data:")
+    assert "default-src 'none'" in html
+    assert "url(" not in html
+    assert "prefers-color-scheme: dark" in html
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_each_sample_is_shown_with_truth_before_and_after_in_words_too(dataset: CocoDataset, iou_type: str) -> None:
+    teacher = TeacherName.GROUNDING_DINO if iou_type == "bbox" else TeacherName.SAM
+    view = views(
+        dataset, 2, truth_of(dataset.subset([1]), 0, iou_type=iou_type), size=(WIDTH, HEIGHT), iou_type=iou_type
+    )
+    html = report(result(metrics(0.1), metrics(0.4), teacher=teacher), samples={teacher: [view]})
+    page = Page(html)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [image["alt"] for image in images] == [
+        "Truth, 2.jpg: bolt × 3, nut × 2",
+        "Before, 2.jpg: nothing",
+        "After, 2.jpg: bolt × 3, nut × 2",
+    ]
+    for image in images:
+        content = base64.b64decode(str(image["src"]).removeprefix("data:image/jpeg;base64,"))
+        with Image.open(io.BytesIO(content)) as picture:
+            assert picture.size == (2 * WIDTH, 2 * HEIGHT)
+    found = "{} of 5 found" if iou_type == "bbox" else "{} of 5 masks right"
+    assert found.format(0) in page.text
+    assert found.format(5) in page.text
+
+
+def test_many_large_noisy_pictures_stay_below_two_megabytes(dataset: CocoDataset) -> None:
+    many = [views(dataset, 2, seen(scores=[]), size=(1200, 800), iou_type="bbox")] * 12
+    html = report(result(metrics(0.1), metrics(0.4)), samples={TeacherName.GROUNDING_DINO: many})
+    assert html.count("data:image/jpeg") == 36
+    assert len(html) < 2_000_000
+
+
+def test_the_lines_that_load_the_adapter_name_its_folder() -> None:
+    page = Page(report(result(metrics(0.1), metrics(0.4))))
+    assert 'load_adapted("s3://out/a")' in page.text
+    assert "612 kB" in page.text
+    assert "1 h 2 min" in page.text
+    assert "5" * 64 in page.text
+
+
+def test_problems_stand_with_their_advice() -> None:
+    problem = Problem(
+        code="missing_image",
+        severity=Severity.WARNING,
+        count=7,
+        message="7 images are missing.",
+        advice="Upload them.",
+        examples=("a.jpg", "b.jpg"),
+    )
+    text = Page(report(result(metrics(0.1), metrics(0.4)), info=info(problems=(problem,)))).text
+    assert "Warning 7 images are missing. Upload them. For example a.jpg, b.jpg, 7 in all" in text
+    assert re.search(r"Objects 1,234", text)
+
+
+def test_both_teachers_stand_on_one_page() -> None:
+    sam = result(metrics(0.2, miou=0.5), metrics(0.3, miou=0.8), teacher=TeacherName.SAM)
+    text = Page(report(result(metrics(0.12), metrics(0.41)), sam)).text
+    assert "Grounding DINO: AP 0.12 → 0.41" in text
+    assert "SAM: AP 0.20 → 0.30" in text
+    assert "mean IoU of masks from true boxes 0.500 0.800 +0.300" in text

@@ -1,0 +1,108 @@
+"""What a report shows of each image, and which images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from engine.dataset.types import CocoDataset, Detections
+from engine.evaluation.ground_truth import truth_of
+from engine.evaluation.samples import SampleRecord, agreement, choose_samples, make_record, shown
+
+from .conftest import HEIGHT, WIDTH, an_object, rectangle_rle, seen
+
+
+def nothing(dataset: CocoDataset) -> list[Detections]:
+    return [seen(scores=[]) for _ in dataset.images]
+
+
+def truths(dataset: CocoDataset) -> list[Detections]:
+    return [truth_of(dataset, i, iou_type="bbox") for i in range(len(dataset))]
+
+
+def test_as_many_detections_as_objects_are_shown_and_every_confident_one() -> None:
+    box = (0, 0, 9, 9)
+    detections = seen(*[box] * 5, scores=[0.9, 0.5, 0.31, 0.2, 0.01])
+    assert len(shown(detections, 1)) == 3
+    assert len(shown(detections, 4)) == 4
+    assert len(shown(detections, 5)) == 4  # the last is not worth showing
+    assert len(shown(seen(box, scores=[0.29]), 0)) == 0
+
+
+def test_all_answers_to_prompts_are_shown() -> None:
+    detections = replace(seen((0, 0, 9, 9), scores=[0.01]), prompt_indices=np.array([0]))
+    assert len(shown(detections, 1)) == 1
+
+
+def test_agreement_counts_each_object_once_and_only_for_its_class() -> None:
+    truth = seen((0, 0, 10, 10), (50, 50, 60, 60), scores=[1, 1], classes=[0, 1])
+    detections = seen(
+        (0, 0, 10, 9),
+        (0, 0, 10, 10),
+        (50, 50, 60, 60),
+        (50, 50, 60, 56),
+        scores=[0.9, 0.8, 0.7, 0.6],
+        classes=[0, 0, 0, 1],
+    )
+    agreed = agreement(truth, detections)
+    assert (agreed.objects, agreed.found, agreed.false) == (2, 2, 2)
+    assert agreed.f1 == pytest.approx(2 / 3)
+
+
+def test_agreement_compares_masks_where_there_are_masks() -> None:
+    box = (10, 10, 30, 30)
+    truth = replace(seen(box, scores=[1]), masks=[rectangle_rle(10, 10, 30, 30)])
+    half = replace(seen(box, scores=[1]), masks=[rectangle_rle(10, 10, 19, 30)])
+    assert agreement(truth, half).found == 0
+    assert agreement(truth, truth).found == 1
+
+
+def test_seeing_nothing_where_nothing_is_is_right() -> None:
+    empty = seen(scores=[])
+    assert agreement(empty, empty).f1 == 1
+    assert agreement(empty, seen((0, 0, 9, 9), scores=[0.9])).f1 == 0
+
+
+def test_a_typical_the_fullest_and_the_worst_image_are_chosen(dataset: CocoDataset) -> None:
+    after = truths(dataset)
+    after[3] = seen(scores=[])
+    chosen = choose_samples(dataset, nothing(dataset), after, iou_type="bbox", count=4)
+    assert chosen[0] in (0, 4)  # of 1, 2, 3 and 5 objects: those next to the median
+    assert chosen[1] == 2
+    assert 3 in chosen
+    assert chosen == choose_samples(dataset, nothing(dataset), after, iou_type="bbox", count=4)
+
+
+def test_no_image_is_chosen_twice_and_few_images_are_no_error(dataset: CocoDataset) -> None:
+    assert sorted(choose_samples(dataset, nothing(dataset), truths(dataset), iou_type="bbox", count=9)) == [0, 2, 3, 4]
+    empty = dataset.subset([1])
+    assert choose_samples(empty, nothing(empty), nothing(empty), iou_type="segm") == [0]
+    none = dataset.subset([])
+    assert choose_samples(none, [], [], iou_type="bbox") == []
+
+
+def test_classes_not_seen_yet_come_before_others(dataset: CocoDataset) -> None:
+    rare = replace(
+        dataset,
+        classes=("bolt", "nut", "rare"),
+        annotations=(*dataset.annotations[:3], (an_object((4, 10, 20, 40), 2),), dataset.annotations[4]) * 3,
+        images=dataset.images * 3,
+    )
+    chosen = choose_samples(rare, nothing(rare), nothing(rare), iou_type="bbox", count=5)
+    assert {3, 8, 13} & set(chosen)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_a_record_comes_back_from_json_as_it_was(dataset: CocoDataset, iou_type: str) -> None:
+    after = truth_of(dataset, 2, iou_type=iou_type)
+    record = make_record(dataset, 2, seen((1, 2, 30, 40), scores=[0.4]), after, iou_type=iou_type)
+    again = SampleRecord.model_validate(json.loads(record.model_dump_json()))
+    assert again == record
+    assert (again.file_name, again.image_name, again.classes) == ("2.jpg", "000002.jpg", ("bolt", "nut"))
+    restored = again.after.detections(width=WIDTH, height=HEIGHT)
+    assert restored.boxes_xyxy.tolist() == after.boxes_xyxy.tolist()
+    assert restored.masks == after.masks
+    assert agreement(again.truth.detections(width=WIDTH, height=HEIGHT), restored).found == 5
