@@ -17,12 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from engine.config import TeacherSettings, TrainingConfig
 from engine.errors import InterruptedTrainingError, NotFiniteError
-from engine.errors import OutOfMemoryError as TooLittleMemoryError
 from engine.progress import Event, Listener
 from engine.results import ApMetrics, HistoryPoint
 from engine.teachers.base import Batch, Teacher
@@ -35,7 +33,7 @@ from engine.training.optimizer import (
     optimizer_tensors,
     restore_optimizer,
 )
-from engine.training.runtime import Stop, autocast, peak_memory_bytes, seed_all
+from engine.training.runtime import Stop, autocast, memory_errors, peak_memory_bytes, seed_all
 from engine.training.steps import Steps, learning_rate
 
 CHECKPOINT_SECONDS = 300.0
@@ -136,10 +134,9 @@ class Loop:
         set_training(self.teacher, True)
         rate = learning_rate(done, self.steps.total, self.settings)
         try:
-            losses = gradients(self.teacher, [next(batches) for _ in keys], self.precision)
-            apply_gradients(self.optimizer, learning_rate=rate, clip_norm=self.settings.clip_norm, losses=losses)
-        except torch.OutOfMemoryError as error:
-            raise self._too_little_memory() from error
+            with memory_errors(self.teacher, self.settings):
+                losses = gradients(self.teacher, [next(batches) for _ in keys], self.precision)
+                apply_gradients(self.optimizer, learning_rate=rate, clip_norm=self.settings.clip_norm, losses=losses)
         except NotFiniteError as error:
             raise NotFiniteError(
                 f"at step {done + 1} of {self.steps.total} {error}: lower the learning rate "
@@ -174,8 +171,6 @@ class Loop:
         except InterruptedTrainingError:
             self._checkpoint()
             raise self._interrupted() from None
-        except torch.OutOfMemoryError as error:
-            raise self._too_little_memory() from error
         self.pace.evaluation_seconds = time.monotonic() - begin
         better = progress.best_ap is None or ap > progress.best_ap
         point = HistoryPoint(step=progress.step, epoch=self.steps.epochs_at(progress.step), ap=ap)
@@ -234,16 +229,6 @@ class Loop:
         return InterruptedTrainingError(
             f"SIGTERM arrived: {self.teacher.name} stopped after step {self.progress.step} of {self.steps.total}; "
             "the same command goes on from there"
-        )
-
-    def _too_little_memory(self) -> TooLittleMemoryError:
-        device = self.teacher.device
-        total = torch.cuda.get_device_properties(device).total_memory
-        batch = self.settings.batch_size
-        return TooLittleMemoryError(
-            f"{torch.cuda.get_device_name(device)} has too little memory ({total / 2**30:.0f} GiB) for "
-            f"{self.teacher.name} with batches of {batch}: lower teachers.{self.teacher.name.slug}.batch_size "
-            f"(and raise accumulation_steps as much), choose the decoder preset, or a GPU with more memory"
         )
 
 

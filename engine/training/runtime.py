@@ -6,15 +6,18 @@ import random
 import resource
 import signal
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
 
-from engine.errors import ConfigError, InterruptedTrainingError
+from engine.config import TeacherSettings
+from engine.errors import ConfigError, InterruptedTrainingError, OutOfMemoryError
 from engine.spec import Precision
+from engine.teachers.base import Teacher
 
 
 def choose_device() -> torch.device:
@@ -55,6 +58,21 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+@contextmanager
+def memory_errors(teacher: Teacher, settings: TeacherSettings) -> Iterator[None]:
+    """Say what to do when the GPU has too little memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        device = teacher.device
+        total = torch.cuda.get_device_properties(device).total_memory
+        raise OutOfMemoryError(
+            f"{torch.cuda.get_device_name(device)} with {total / 2**30:.0f} GiB has too little memory for "
+            f"{teacher.name} in batches of {settings.batch_size}: lower teachers.{teacher.name.slug}.batch_size and "
+            f"raise accumulation_steps as much, or take the preset decoder, or a GPU with more memory"
+        ) from error
+
+
 def to_device(value: Any, device: torch.device) -> Any:
     """A batch with its tensors on ``device``."""
     if isinstance(value, torch.Tensor):
@@ -86,7 +104,7 @@ class Stop:
     def check(self) -> None:
         """Raise InterruptedTrainingError if SIGTERM has arrived."""
         if self.requested:
-            raise InterruptedTrainingError("SIGTERM arrived")
+            raise InterruptedTrainingError("SIGTERM arrived: the same command goes on from the last checkpoint")
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

@@ -1,0 +1,22 @@
+"""The teachers: base models, their adapters, and how to load both."""
+
+from engine.teachers import grounding_dino, sam
+from engine.teachers.base import REGISTRY, Batch, Example, LoraTargets, Teacher
+from engine.teachers.load import load_adapted, load_teacher
+from engine.teachers.sources import LocalModel, default_cache, is_hub_id, resolve_base_model
+
+__all__ = [
+    "REGISTRY",
+    "Batch",
+    "Example",
+    "LocalModel",
+    "LoraTargets",
+    "Teacher",
+    "default_cache",
+    "grounding_dino",
+    "is_hub_id",
+    "load_adapted",
+    "load_teacher",
+    "resolve_base_model",
+    "sam",
+]

@@ -1,0 +1,215 @@
+"""Where base models come from: the Hugging Face hub, a folder, object storage, or a segment-anything checkpoint.
+
+Only configuration, tokenizer and safetensors are fetched: weights in pickle files are refused, since reading one runs
+what is in it. (Original segment-anything ``.pth`` files are read as tensors alone, and converted.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-defined]
+
+from engine.errors import BaseModelError, ConfigError
+from engine.storage import Storage, is_remote, local_path, name, parent
+from engine.teachers.sam_checkpoint import convert_original
+
+FILES = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer*",
+    "vocab.*",
+)
+"""All that is fetched of a model, as patterns of names."""
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ORIGINAL = "original.sha256"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A base model on disk.
+
+    Attributes:
+        folder: A transformers model folder.
+        revision: The commit of a hub model; of any other, ``sha256``.
+        sha256: Of the weights as they were had: of ``model.safetensors``, of the digests of its shards, or of the
+            original ``.pth``.
+    """
+
+    folder: Path
+    revision: str
+    sha256: str
+
+
+def default_cache() -> Path:
+    """``$TEACHER_CACHE``, else ``teacher-finetune`` in the user's cache folder."""
+    chosen = os.environ.get("TEACHER_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen or f"{home}/teacher-finetune").expanduser()
+
+
+def is_hub_id(base_model: str) -> bool:
+    """Whether a base model's name is one of the hub: ``name`` or ``owner/name``, and no folder of that name here."""
+    named = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base_model) is not None
+    return named and not base_model.endswith(".pth") and not Path(base_model).exists()
+
+
+def resolve_base_model(base_model: str, revision: str | None, *, storage: Storage, cache: Path) -> LocalModel:
+    """Bring a base model to the disk.
+
+    Args:
+        base_model: Hub id; folder; ``s3://`` prefix; or the path or URI of a segment-anything ``.pth``.
+        revision: Commit, tag or branch of a hub id.
+        storage: How object storage is reached.
+        cache: Models from object storage and converted ones are kept here; those of the hub in the hub's own cache.
+
+    Raises:
+        BaseModelError: It cannot be had, or is not whole.
+        ConfigError: ``revision`` is given for what has none.
+    """
+    if is_hub_id(base_model):
+        return _from_hub(base_model, revision)
+    if revision is not None:
+        raise ConfigError(f"revision {revision!r} goes with a hub id, and {base_model!r} is none: leave it out")
+    if base_model.endswith(".pth"):
+        return _from_original(base_model, storage, cache)
+    if is_remote(base_model):
+        folder, names = _from_storage(base_model, storage, cache)
+    else:
+        folder = local_path(base_model).expanduser()
+        if not folder.is_dir():
+            raise BaseModelError(f"base model {base_model} is not there: there is no folder {folder.absolute()}")
+        names = [path.name for path in folder.iterdir()]
+    _check(base_model, folder, names)
+    digest = _weights_digest(folder)
+    return LocalModel(folder, revision=digest, sha256=digest)
+
+
+def _from_hub(repo: str, revision: str | None) -> LocalModel:
+    at = f"{repo} at revision {revision}" if revision else repo
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(FILES)))
+    except GatedRepoError:
+        raise BaseModelError(
+            f"base model {at} is gated: accept its terms on its hub page, and set HF_TOKEN to a token of that account"
+        ) from None
+    except RevisionNotFoundError:
+        raise BaseModelError(f"base model {repo} has no revision {revision!r}: give a commit, tag or branch") from None
+    except RepositoryNotFoundError:
+        raise BaseModelError(
+            f"base model {at} is neither a folder here nor a model on the hub; if it is a private one, set HF_TOKEN"
+        ) from None
+    except LocalEntryNotFoundError as error:
+        raise BaseModelError(
+            f"base model {at} is not in the hub's cache, and the hub cannot be reached ({_cause(error)}): check the "
+            "network, HF_HUB_OFFLINE and HF_ENDPOINT, or name a folder or s3:// prefix that holds the model"
+        ) from None
+    except (HubError, OSError, ValueError) as error:
+        raise BaseModelError(f"base model {at} cannot be fetched from the hub: {_cause(error)}") from error
+    _check(at, folder, [path.name for path in folder.iterdir()])
+    return LocalModel(folder, revision=folder.name, sha256=_weights_digest(folder))
+
+
+def _from_storage(uri: str, storage: Storage, cache: Path) -> tuple[Path, list[str]]:
+    """The folder that holds what is wanted of a prefix, and the names of all that is there."""
+    items = [item for item in storage.list(uri) if "/" not in item.key]
+    if not items:
+        raise BaseModelError(f"base model {uri} is not there: nothing lies below that prefix")
+    wanted = [item for item in items if any(fnmatch(item.key, pattern) for pattern in FILES)]
+
+    def fill(folder: Path) -> None:
+        storage.download_many([(item.uri, folder / item.key) for item in wanted])
+
+    return _cached(cache, [f"{item.uri} {item.size} {item.etag}" for item in wanted], fill), [i.key for i in items]
+
+
+def _from_original(uri: str, storage: Storage, cache: Path) -> LocalModel:
+    """Convert a segment-anything checkpoint, once."""
+    found = next((item for item in storage.list(parent(uri)) if name(item.uri) == name(uri)), None)
+    if found is None:
+        raise BaseModelError(f"base model {uri} is not there")
+
+    def fill(folder: Path) -> None:
+        path = storage.download(uri, folder / name(uri)) if is_remote(uri) else local_path(uri)
+        convert_original(path, folder)
+        (folder / ORIGINAL).write_text(_file_digest(path))
+        if is_remote(uri):
+            path.unlink()
+
+    key = [f"{found.uri} {found.size} {found.etag}", transformers.__version__]
+    folder = _cached(cache, key, fill)
+    digest = (folder / ORIGINAL).read_text()
+    return LocalModel(folder, revision=digest, sha256=digest)
+
+
+def _cached(cache: Path, key: Sequence[str], fill: Callable[[Path], None]) -> Path:
+    """The folder of a key in the cache; it is filled aside and renamed, so that it is whole or not there."""
+    models = cache / "base_models"
+    folder = models / hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
+    if folder.is_dir():
+        return folder
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=models, prefix=".") as temporary:
+        filled = Path(temporary, "model")
+        filled.mkdir()
+        fill(filled)
+        with contextlib.suppress(OSError):  # another process was faster
+            filled.rename(folder)
+    return folder
+
+
+def _check(model: str, folder: Path, names: Sequence[str]) -> None:
+    if not (folder / "config.json").is_file():
+        raise BaseModelError(f"base model {model} has no config.json: it is not the folder of a transformers model")
+    if not any((folder / weights).is_file() for weights in (WEIGHTS, INDEX)):
+        pickles = [file for file in names if any(fnmatch(file, pattern) for pattern in PICKLES)]
+        found = f", only {', '.join(sorted(pickles))}" if pickles else ""
+        raise BaseModelError(
+            f"base model {model} has no {WEIGHTS}{found}: weights in pickle files are refused, since reading one can "
+            "run any code; save the model as safetensors (save_pretrained of transformers does) and name that folder"
+        )
+
+
+def _weights_digest(folder: Path) -> str:
+    """sha256 of ``model.safetensors``, or of the digests of the shards in the order of their names."""
+    if (folder / WEIGHTS).is_file():
+        return _file_digest(folder / WEIGHTS)
+    shards = sorted(folder.glob("model-*.safetensors"))
+    return hashlib.sha256("\n".join(_file_digest(shard) for shard in shards).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the innermost cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
