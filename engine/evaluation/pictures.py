@@ -103,7 +103,7 @@ def _picture(
 
 def _jpeg(image: NDArray[np.uint8], budget: int) -> str:
     content = b""
-    for quality in (88, 80, 70, 55, 40):
+    for quality in (88, 80, 70, 55, 40, 25, 15):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "JPEG", quality=quality, optimize=True)
         content = buffer.getvalue()
