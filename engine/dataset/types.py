@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -78,7 +79,8 @@ class DatasetInfo(Frozen):
     """What inspection found. Same content, same info: it is a function of the data alone."""
 
     source: str = Field(description="URI or path that was inspected.")
-    digest: str = Field(description="sha256 of the annotation bytes, in hex.")
+    digest: str = Field(description="sha256 of the annotation bytes, in hex; of several files, of their digests.")
+    parts: dict[str, int] = Field(default={}, description="Images of each part: all, or train, val, test.")
     images: int
     annotations: int = Field(description="Usable annotations.")
     annotations_read: int = Field(description="All annotations, usable or not.")
@@ -96,6 +98,23 @@ class DatasetInfo(Frozen):
     def errors(self) -> tuple[Problem, ...]:
         """The problems that forbid training."""
         return tuple(p for p in self.problems if p.severity is Severity.ERROR)
+
+    def to_message(self, *, limit: int = 4096) -> str:
+        """The info as JSON of at most ``limit`` bytes, for where there is little room: examples go first, then advice,
+        then the rarest classes, whose objects stay counted in ``annotations``.
+        """
+        info, text = self, self.model_dump_json()
+        for blank in ({"examples": ()}, {"message": "", "advice": ""}):
+            if len(text.encode()) <= limit:
+                return text
+            info = info.model_copy(update={"problems": tuple(p.model_copy(update=blank) for p in info.problems)})
+            text = info.model_dump_json()
+        classes = sorted(info.classes, key=lambda c: -c.annotations)
+        while len(text.encode()) > limit and classes:
+            classes = classes[: len(classes) * 9 // 10]
+            kept = {c.id for c in classes}
+            text = info.model_copy(update={"classes": tuple(c for c in info.classes if c.id in kept)}).model_dump_json()
+        return text
 
 
 @dataclass(frozen=True)
@@ -148,6 +167,26 @@ class CocoDataset:
             self,
             images=tuple(self.images[i] for i in indices),
             annotations=tuple(self.annotations[i] for i in indices),
+        )
+
+    def with_classes(self, classes: Sequence[str]) -> CocoDataset:
+        """The same images with other classes, matched by name: objects of no such class are left out."""
+        index = {name: i for i, name in enumerate(classes)}
+        new = [index.get(name, -1) for name in self.classes]
+        ids = dict(zip(self.classes, self.category_ids, strict=True))
+        free = max(self.category_ids, default=0)
+        return CocoDataset(
+            images=self.images,
+            annotations=tuple(
+                tuple(
+                    replace(found, class_index=new[found.class_index])
+                    for found in objects
+                    if new[found.class_index] >= 0
+                )
+                for objects in self.annotations
+            ),
+            classes=tuple(classes),
+            category_ids=tuple(ids.get(name, free + 1 + i) for i, name in enumerate(classes)),
         )
 
 

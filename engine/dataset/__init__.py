@@ -1,0 +1,39 @@
+"""COCO datasets: inspect, validate, split, load. Never imports torch."""
+
+from engine.dataset.coco import to_coco
+from engine.dataset.inspect import inspect_dataset, inspect_request
+from engine.dataset.layouts import PartFiles, find_parts
+from engine.dataset.load import load_dataset, load_part
+from engine.dataset.masks import decode_masks, encode_mask
+from engine.dataset.types import (
+    ClassInfo,
+    CocoAnnotation,
+    CocoDataset,
+    CocoImage,
+    DatasetInfo,
+    Detections,
+    Problem,
+    Sample,
+    Severity,
+)
+
+__all__ = [
+    "ClassInfo",
+    "CocoAnnotation",
+    "CocoDataset",
+    "CocoImage",
+    "DatasetInfo",
+    "Detections",
+    "PartFiles",
+    "Problem",
+    "Sample",
+    "Severity",
+    "decode_masks",
+    "encode_mask",
+    "find_parts",
+    "inspect_dataset",
+    "inspect_request",
+    "load_dataset",
+    "load_part",
+    "to_coco",
+]

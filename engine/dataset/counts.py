@@ -1,0 +1,278 @@
+"""What is counted of a dataset's objects while it streams by, and the DatasetInfo that follows.
+
+Percentiles come from histograms whose bins are one in a hundred apart, so that memory does not grow with the objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.objects import Judged, MaskKind, Verdict
+from engine.dataset.problems import ProblemLog
+from engine.dataset.records import RawAnnotation
+from engine.dataset.scan import Header, hashes
+from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, SizeInfo
+
+MASK_SHARE = 0.05
+"""From this share of objects with masks on, a dataset has masks."""
+
+RECTANGLE_SHARE = 0.95
+ENOUGH_RECTANGLES = 50
+"""From this share of polygons that are only their box again on, polygons are an artefact of the export, unless they
+are so few that the objects may just be rectangular."""
+
+RARE_OBJECTS, FEW_IMAGES, IMBALANCE = 10, 10, 100
+SMALL_AREA, LARGE_AREA = 32.0**2, 96.0**2  # COCO's
+
+SIDES = np.geomspace(1e-4, 1.0, 921)
+RATIOS = np.geomspace(1.0, 1e3, 692)
+
+VERDICT_CODES = {
+    Verdict.NO_IMAGE: "dangling_image",
+    Verdict.NO_CLASS: "dangling_category",
+    Verdict.NO_BOX: "missing_box",
+    Verdict.BAD_NUMBERS: "bad_numbers",
+    Verdict.EMPTY_BOX: "empty_box",
+    Verdict.OUTSIDE: "box_outside",
+}
+
+Ints = NDArray[np.int64]
+
+
+def _zeros(count: int = 0) -> Ints:
+    return np.zeros(count, np.int64)
+
+
+def _plus(a: Ints, b: Ints) -> Ints:
+    """The sum of two counts, the shorter one filled up with zeros."""
+    result = _zeros(max(len(a), len(b)))
+    result[: len(a)] += a
+    result[: len(b)] += b
+    return result
+
+
+@dataclass
+class PartCounts:
+    """Counts of one file, by its own indices of images and classes."""
+
+    read: int = 0
+    usable: int = 0
+    crowds: int = 0
+    derived: int = 0
+    targets: int = 0
+    masks: Ints = field(default_factory=lambda: _zeros(len(MaskKind)))
+    objects_of_image: Ints = field(default_factory=_zeros)
+    objects_of_class: Ints = field(default_factory=_zeros)
+    image_class_pairs: list[Ints] = field(default_factory=list)
+    areas: Ints = field(default_factory=lambda: _zeros(3))
+    sides: Ints = field(default_factory=lambda: _zeros(len(SIDES) + 1))
+    ratios: Ints = field(default_factory=lambda: _zeros(len(RATIOS) + 1))
+    ids: list[Ints] = field(default_factory=list)
+    log: ProblemLog = field(default_factory=ProblemLog)
+
+    def add(self, block: list[RawAnnotation], judged: Judged, header: Header) -> None:
+        """Count a block."""
+        usable, crowds = judged.usable, judged.crowds
+        targets = usable & ~crowds
+        self.read += len(block)
+        self.usable += int(usable.sum())
+        self.crowds += int((usable & crowds).sum())
+        self.derived += int((usable & judged.derived).sum())
+        self.targets += int(targets.sum())
+        self.masks = _plus(self.masks, np.bincount(judged.masks[targets], minlength=len(MaskKind)))
+        self.ids.append(hashes(block))
+        images, classes = judged.images[usable], judged.classes[usable]
+        self.objects_of_image = _plus(self.objects_of_image, np.bincount(images))
+        self.objects_of_class = _plus(self.objects_of_class, np.bincount(classes))
+        self.image_class_pairs.append(np.unique(images << 24 | classes))
+        self._sizes(judged, header, targets)
+        self._problems(block, judged)
+
+    def _sizes(self, judged: Judged, header: Header, targets: NDArray[np.bool_]) -> None:
+        boxes, areas = judged.boxes_xyxy[targets], judged.areas[targets]
+        width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+        self.areas = self.areas + np.bincount(np.digitize(areas, (SMALL_AREA, LARGE_AREA)), minlength=3)
+        ratios = np.maximum(width, height) / np.minimum(width, height)
+        self.ratios = self.ratios + np.bincount(np.digitize(ratios, RATIOS), minlength=len(RATIOS) + 1)
+        image_areas = header.sizes[judged.images[targets]].prod(axis=1)
+        known = image_areas > 0
+        sides = np.sqrt(width[known] * height[known] / image_areas[known])
+        self.sides = self.sides + np.bincount(np.digitize(sides, SIDES), minlength=len(SIDES) + 1)
+
+    def _problems(self, block: list[RawAnnotation], judged: Judged) -> None:
+        for verdict, code in VERDICT_CODES.items():
+            self._note(code, judged.verdicts == verdict, block)
+        self._note("box_clipped", judged.usable & judged.clipped & ~judged.derived, block)
+        self._note("box_repaired", judged.usable & judged.bad_boxes, block)
+        self._note("bad_mask", judged.usable & (judged.masks == MaskKind.BAD), block)
+        if any(isinstance(a.id, str) for a in block[:1]):
+            self.log.add("text_ids", [block[0].id])
+
+    def _note(self, code: str, where: NDArray[np.bool_], block: list[RawAnnotation]) -> None:
+        count = int(where.sum())
+        if count:
+            self.log.add(code, (f"annotation {block[i].id}" for i in np.flatnonzero(where)), count=count)
+
+
+@dataclass
+class Counts:
+    """Counts of all parts of a dataset; classes by name."""
+
+    parts: list[PartCounts] = field(default_factory=list)
+    classes: dict[str, ClassInfo] = field(default_factory=dict)
+    image_sizes: list[NDArray[np.float64]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    images: int = 0
+
+    def add_part(self, part: PartCounts, header: Header, class_names: list[str]) -> None:
+        """Take over the counts of one file."""
+        self.parts.append(part)
+        self.images += len(header.images)
+        self.image_sizes.append(header.sizes)
+        pairs = np.unique(np.concatenate(part.image_class_pairs)) if part.image_class_pairs else _zeros()
+        images_of_class = np.bincount(pairs & 0xFFFFFF, minlength=len(class_names))
+        objects = _plus(part.objects_of_class, _zeros(len(class_names)))
+        seen: set[str] = set()
+        for index in sorted(range(len(class_names)), key=lambda i: class_order(header.class_ids[i])):
+            name, class_id = class_names[index], header.class_ids[index]
+            before = self.classes.get(name)
+            if name in seen:
+                part.log.add("duplicate_class_name", [name])
+            seen.add(name)
+            self.classes[name] = ClassInfo(
+                id=before.id if before else class_id if isinstance(class_id, int) else index,
+                name=name,
+                annotations=int(objects[index]) + (before.annotations if before else 0),
+                images=int(images_of_class[index]) + (before.images if before else 0),
+            )
+        self._duplicates(part, header)
+
+    def _duplicates(self, part: PartCounts, header: Header) -> None:
+        ids = np.sort(np.concatenate(part.ids)) if part.ids else _zeros()
+        same = ids[1:][ids[1:] == ids[:-1]]
+        part.log.add("duplicate_annotation_id", (f"annotation {i}" for i in same[:5]), count=len(same))
+        names = {image.file_name for image in header.images}
+        part.log.add("duplicate_file_name", count=len(header.images) - len(names))
+
+    @property
+    def rectangles_only(self) -> bool:
+        """Whether polygons are an artefact of the export."""
+        masks = self._masks
+        outlines = int(masks[MaskKind.POLYGONS] + masks[MaskKind.RUN_LENGTHS])
+        rectangles = int(masks[MaskKind.RECTANGLE])
+        return only_boxes(rectangles, outlines)
+
+    @property
+    def _masks(self) -> Ints:
+        return sum((part.masks for part in self.parts), _zeros(len(MaskKind)))
+
+    @property
+    def masks(self) -> int:
+        """Objects with a mask, crowds aside."""
+        kinds = self._masks
+        outlines = int(kinds[MaskKind.POLYGONS] + kinds[MaskKind.RUN_LENGTHS])
+        return 0 if self.rectangles_only else outlines + int(kinds[MaskKind.RECTANGLE])
+
+    def _sum(self, name: str) -> int:
+        return sum(int(getattr(part, name)) for part in self.parts)
+
+    def judge(self, log: ProblemLog) -> None:
+        """Note what only shows in the whole."""
+        read, usable, targets = self._sum("read"), self._sum("usable"), self._sum("targets")
+        if not self.images and not log.has("no_images_found"):
+            log.add("no_images")
+        if not self.classes:
+            log.add("no_categories")
+        if not read:
+            log.add("no_annotations")
+        elif not targets:
+            log.add("no_usable_annotations")
+        log.add("crowds", count=self._sum("crowds"))
+        if self.rectangles_only:
+            log.add("box_polygons", count=int(self._masks[MaskKind.RECTANGLE]))
+        elif 0 < self.masks < targets:
+            log.add("partly_masked", [f"{self.masks} of {targets}"])
+        if not usable:
+            return
+        counts = {c.name: c.annotations for c in self.classes.values()}
+        used = {name: count for name, count in counts.items() if count}
+        unused = [name for name, count in counts.items() if not count]
+        log.add("unused_class", unused, count=len(unused))
+        rare = [f"{name} ({count})" for name, count in used.items() if count < RARE_OBJECTS]
+        log.add("rare_class", rare, count=len(rare))
+        if max(used.values()) > IMBALANCE * min(used.values()):
+            log.add("imbalanced", [max(used, key=used.__getitem__), min(used, key=used.__getitem__)])
+        log.add("empty_image", count=self.images - self._with_objects)
+        if self._with_objects < FEW_IMAGES:
+            log.add("few_images", [f"{self._with_objects} images"])
+
+    @property
+    def _with_objects(self) -> int:
+        return sum(int(np.count_nonzero(part.objects_of_image)) for part in self.parts)
+
+    def info(self, *, source: str, digest: str, parts: dict[str, int], log: ProblemLog) -> DatasetInfo:
+        """The DatasetInfo of all that was counted."""
+        usable, targets = self._sum("usable"), self._sum("targets")
+        return DatasetInfo(
+            source=source,
+            digest=digest,
+            parts=parts,
+            images=self.images,
+            annotations=usable,
+            annotations_read=self._sum("read"),
+            has_boxes=targets > 0,
+            has_masks=self.masks > 0 and self.masks >= MASK_SHARE * targets,
+            boxes_derived=self._sum("derived"),
+            masks=self.masks,
+            crowd_share=round(self._sum("crowds") / usable, 4) if usable else 0.0,
+            classes=tuple(self.classes.values()),
+            sizes=self._size_info() if targets else None,
+            image_sizes=self._images_info() if self.images else None,
+            problems=log.problems(),
+        )
+
+    def _size_info(self) -> SizeInfo:
+        small, medium, large = (int(n) for n in sum((part.areas for part in self.parts), _zeros(3)))
+        sides = sum((part.sides for part in self.parts), _zeros(len(SIDES) + 1))
+        ratios = sum((part.ratios for part in self.parts), _zeros(len(RATIOS) + 1))
+        return SizeInfo(
+            small=small,
+            medium=medium,
+            large=large,
+            relative_side=(_percentile(sides, SIDES, 10), _percentile(sides, SIDES, 50), _percentile(sides, SIDES, 90)),
+            elongation=_percentile(ratios, RATIOS, 50),
+        )
+
+    def _images_info(self) -> ImagesInfo:
+        sizes = np.concatenate(self.image_sizes)
+        width, height = sizes[np.argmax(sizes.prod(axis=1))]
+        objects = np.concatenate([part.objects_of_image for part in self.parts])
+        return ImagesInfo(
+            median_size=(int(np.median(sizes[:, 0])), int(np.median(sizes[:, 1]))),
+            largest_size=(int(width), int(height)),
+            without_annotations=self.images - self._with_objects,
+            objects_mean=round(float(objects.sum() / max(1, self._with_objects)), 2),
+            objects_max=int(objects.max(initial=0)),
+        )
+
+
+def only_boxes(rectangles: int, outlines: int) -> bool:
+    """Whether polygons that are their box again, beside so many real outlines, are an artefact of the export."""
+    return rectangles >= ENOUGH_RECTANGLES and rectangles >= RECTANGLE_SHARE * (rectangles + outlines)
+
+
+def _percentile(histogram: Ints, borders: NDArray[np.float64], percent: float) -> float:
+    """A percentile from a histogram by :func:`numpy.digitize`; 0 of an empty one."""
+    total = int(histogram.sum())
+    if not total:
+        return 0.0
+    index = int(np.searchsorted(np.cumsum(histogram), total * percent / 100))
+    return round(float(borders[min(max(index - 1, 0), len(borders) - 1)]), 4)
+
+
+def class_order(class_id: int | str) -> tuple[int, int, str]:
+    """Numbers in order, then text."""
+    return (0, class_id, "") if isinstance(class_id, int) else (1, 0, class_id)

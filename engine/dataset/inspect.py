@@ -1,0 +1,76 @@
+"""What is in a dataset and what is wrong with it: :func:`inspect_dataset`.
+
+Masks count (``has_masks``) if at least one object in twenty, crowds aside, has one: a stray polygon in a file of boxes
+does not call for SAM. Polygons that are only the boxes again do not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from engine.dataset.counts import Counts, PartCounts
+from engine.dataset.layouts import PartFiles, find_parts
+from engine.dataset.problems import ProblemLog
+from engine.dataset.scan import OnBlock, Scan
+from engine.dataset.types import DatasetInfo
+from engine.spec import DatasetSpec
+from engine.storage import Storage
+
+
+def inspect_dataset(
+    annotations: str | Path, images: str | Path | None = None, *, storage: Storage | None = None
+) -> DatasetInfo:
+    """Say what is in a COCO dataset and what is wrong with it.
+
+    The file is streamed: memory does not grow with what is written of an object. Images are listed, not opened.
+
+    Args:
+        annotations: COCO instances JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.
+        images: Folder of the images; default: looked for beside the annotations.
+        storage: How s3:// is reached; default: as the environment says.
+
+    Raises:
+        DataError: There is no COCO dataset in it.
+        StorageError: It cannot be had.
+    """
+    store = storage or Storage()
+    parts = find_parts(str(annotations), str(images) if images is not None else None, storage=store)
+    return inspect_parts(parts, source=str(annotations), storage=store)
+
+
+def inspect_request(dataset: DatasetSpec, *, storage: Storage) -> DatasetInfo:
+    """The same for the data of a request, whether it is one file, an export or parts given apart."""
+    if dataset.annotations is not None:
+        return inspect_dataset(dataset.annotations, dataset.images, storage=storage)
+    parts: dict[str, PartFiles] = {}
+    for name, part in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
+        if part is not None:
+            files = find_parts(part.annotations, part.images or dataset.images, storage=storage)
+            parts[name] = next(iter(files.values()))
+    return inspect_parts(parts, source=parts["train"].annotations, storage=storage)
+
+
+def inspect_parts(parts: dict[str, PartFiles], *, source: str, storage: Storage) -> DatasetInfo:
+    """One DatasetInfo of all parts; classes of the same name are the same class."""
+    log, counts, digests, images = ProblemLog(), Counts(), [], {}
+    for name, part in parts.items():
+        scan = Scan(part, storage=storage, log=log)
+        passes: list[PartCounts] = []
+
+        def start(passes: list[PartCounts] = passes) -> OnBlock:
+            passes.append(PartCounts())
+            return passes[-1].add
+
+        header = scan.run(start)
+        counts.add_part(passes[-1], header, header.class_names(log))
+        log.merge(passes[-1].log)
+        unlisted = scan.unlisted()
+        log.add("unlisted_image", unlisted, count=len(unlisted))
+        if scan.images_listed and not header.images:
+            log.add("no_images_found", [part.images])
+        digests.append(scan.digest)
+        images[name] = len(header.images)
+    counts.judge(log)
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return counts.info(source=source, digest=digest, parts=images, log=log)

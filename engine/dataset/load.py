@@ -1,0 +1,116 @@
+"""A dataset in memory: the usable part of a COCO file, by the same rules as inspection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from engine.dataset.counts import class_order, only_boxes
+from engine.dataset.layouts import PartFiles, find_parts
+from engine.dataset.objects import Judged, MaskKind, parse_segmentation
+from engine.dataset.problems import ProblemLog
+from engine.dataset.records import RawAnnotation
+from engine.dataset.scan import Header, OnBlock, Scan
+from engine.dataset.types import CocoAnnotation, CocoDataset
+from engine.errors import DataError
+from engine.storage import Storage
+
+WITH_MASK = (MaskKind.POLYGONS, MaskKind.RECTANGLE, MaskKind.RUN_LENGTHS)
+
+
+def load_dataset(
+    annotations: str | Path, images: str | Path | None = None, *, storage: Storage | None = None
+) -> CocoDataset:
+    """The usable images and objects of a COCO file.
+
+    What inspection says is left out, repaired or clipped is so here: as many objects as ``DatasetInfo.annotations``.
+
+    Args:
+        annotations: COCO instances JSON, or the folder of an export of one part; s3:// or path.
+        images: Folder of the images; default: looked for beside the annotations.
+        storage: How s3:// is reached; default: as the environment says.
+
+    Raises:
+        DataError: There is no COCO dataset in it, or one of several parts.
+        StorageError: It cannot be had.
+    """
+    store = storage or Storage()
+    parts = find_parts(str(annotations), str(images) if images is not None else None, storage=store)
+    if len(parts) > 1:
+        files = ", ".join(part.annotations for part in parts.values())
+        raise DataError(f"{annotations} has several parts: give one of {files}")
+    return load_part(next(iter(parts.values())), storage=store)
+
+
+def load_part(part: PartFiles, *, storage: Storage) -> CocoDataset:
+    """The usable images and objects of one file."""
+    scan = Scan(part, storage=storage, log=ProblemLog())
+    passes: list[_Objects] = []
+
+    def start() -> OnBlock:
+        passes.append(_Objects())
+        return passes[-1].add
+
+    header = scan.run(start)
+    return passes[-1].dataset(header)
+
+
+class _Objects:
+    """Collects the usable objects of a pass."""
+
+    def __init__(self) -> None:
+        self.by_image: dict[int, list[tuple[CocoAnnotation, bool]]] = {}
+        self.rectangles = self.outlines = 0
+
+    def add(self, block: list[RawAnnotation], judged: Judged, header: Header) -> None:
+        for i in np.flatnonzero(judged.usable):
+            annotation, kind = block[i], MaskKind(judged.masks[i])
+            left, top, right, bottom = (float(v) for v in judged.boxes_xyxy[i])
+            target = not judged.crowds[i]
+            self.rectangles += target and kind is MaskKind.RECTANGLE
+            self.outlines += target and kind in (MaskKind.POLYGONS, MaskKind.RUN_LENGTHS)
+            found = CocoAnnotation(
+                id=annotation.id if annotation.id is not None else -1,
+                class_index=int(judged.classes[i]),
+                box_xywh=(left, top, right - left, bottom - top),
+                area=float(judged.areas[i]),
+                iscrowd=not target,
+                segmentation=_nested(parse_segmentation(annotation.segmentation)) if kind in WITH_MASK else None,
+            )
+            self.by_image.setdefault(int(judged.images[i]), []).append((found, kind is MaskKind.RECTANGLE))
+
+    def dataset(self, header: Header) -> CocoDataset:
+        """The dataset, its classes in the order of their ids, those of one name made one."""
+        rectangles = only_boxes(self.rectangles, self.outlines)
+        names = header.class_names(ProblemLog())
+        order = sorted(range(len(names)), key=lambda i: class_order(header.class_ids[i]))
+        classes = list(dict.fromkeys(names[i] for i in order))
+        new_index = [classes.index(name) for name in names]
+        ids = {name: header.class_ids[i] for i, name in reversed([(i, names[i]) for i in order])}
+
+        def final(annotation: CocoAnnotation, is_rectangle: bool) -> CocoAnnotation:
+            return CocoAnnotation(
+                id=annotation.id,
+                class_index=new_index[annotation.class_index],
+                box_xywh=annotation.box_xywh,
+                area=annotation.area,
+                iscrowd=annotation.iscrowd,
+                segmentation=None if rectangles and is_rectangle else annotation.segmentation,
+            )
+
+        return CocoDataset(
+            images=tuple(header.images),
+            annotations=tuple(
+                tuple(final(*found) for found in self.by_image.get(i, ())) for i in range(len(header.images))
+            ),
+            classes=tuple(classes),
+            category_ids=tuple(i if isinstance(i := ids[name], int) else n for n, name in enumerate(classes)),
+        )
+
+
+def _nested(segmentation: object) -> object:
+    """Polygons in a list, also where a file has one polygon without."""
+    if isinstance(segmentation, list) and not isinstance(segmentation[0], list):
+        return [segmentation]
+    return segmentation

@@ -1,0 +1,79 @@
+"""Masks as COCO writes them: polygons, run lengths as text, run lengths as lists of counts.
+
+Coordinates are pixels, x right and y down, the top left corner of the image at (0, 0).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from engine.dataset.types import Rle
+
+
+def encode_segmentation(segmentation: Any, height: int, width: int) -> Rle:
+    """Compressed run lengths of a segmentation as it stands in a COCO file.
+
+    Args:
+        segmentation: Polygons (lists of x, y), or a mapping with ``size`` and ``counts`` (text or a list).
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if isinstance(segmentation, list):
+        polygons = [[float(v) for v in polygon] for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            raise ValueError("a polygon needs three points")
+        merged: Rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        return merged
+    if isinstance(segmentation, dict) and "counts" in segmentation:
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            rle: Rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+            return rle
+        raw = counts.encode("ascii") if isinstance(counts, str) else counts
+        return {"size": [height, width], "counts": raw}
+    raise ValueError("neither polygons nor run lengths")
+
+
+def decode_masks(segmentations: list[Any], height: int, width: int) -> NDArray[np.bool_]:
+    """(N, height, width) masks of N segmentations as they stand in a COCO file."""
+    if not segmentations:
+        return np.zeros((0, height, width), np.bool_)
+    rles = [encode_segmentation(one, height, width) for one in segmentations]
+    stacked = coco_mask.decode(rles)  # (height, width, N), Fortran order
+    return np.ascontiguousarray(stacked.transpose(2, 0, 1)).astype(np.bool_)
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> Rle:
+    """Compressed run lengths of a (height, width) mask."""
+    rle: Rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return rle
+
+
+def box_of_mask(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    """x, y, width, height of the smallest box of whole pixels around a mask; zeros for an empty one."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return 0.0, 0.0, 0.0, 0.0
+    return (
+        float(columns[0]),
+        float(rows[0]),
+        float(columns[-1] - columns[0] + 1),
+        float(rows[-1] - rows[0] + 1),
+    )
+
+
+def box_of_segmentation(segmentation: Any, height: int, width: int) -> tuple[float, float, float, float]:
+    """x, y, width, height of the box around a segmentation; of polygons from their points, without drawing them."""
+    if isinstance(segmentation, list):
+        points = np.concatenate([np.asarray(p, np.float64).reshape(-1, 2) for p in segmentation if len(p) >= 6])
+        low, high = points.min(axis=0), points.max(axis=0)
+        return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
+    x, y, w, h = coco_mask.toBbox(encode_segmentation(segmentation, height, width))
+    return float(x), float(y), float(w), float(h)

@@ -1,0 +1,197 @@
+"""What can be wrong with a dataset: how bad it is, what it means, what to do. And a log that counts it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from engine.dataset.types import Problem, Severity
+
+ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
+
+CATALOGUE: dict[str, tuple[Severity, str, str]] = {
+    "no_images": (ERROR, "The file lists no images.", "Export it with its images."),
+    "no_annotations": (ERROR, "There are no annotations.", "Annotate some images, or export the annotations too."),
+    "no_categories": (ERROR, "There are no categories.", "Export the classes too."),
+    "no_usable_annotations": (
+        ERROR,
+        "No annotation can be used.",
+        "The warnings say why; each object needs an image, a class and a box or mask.",
+    ),
+    "no_images_found": (
+        ERROR,
+        "None of the listed images is in the images folder.",
+        "Give the folder that file_name is relative to.",
+    ),
+    "missing_image": (WARNING, "Images are listed but not in the folder; they are left out.", "Upload them."),
+    "dangling_image": (
+        WARNING,
+        "Annotations belong to an image that is not listed; they are left out.",
+        "List the image or remove them.",
+    ),
+    "dangling_category": (
+        WARNING,
+        "Annotations have a class that is not listed; they are left out.",
+        "List the class or remove them.",
+    ),
+    "missing_box": (
+        WARNING,
+        "Annotations have neither box nor mask; they are left out.",
+        "Give bbox as [x, y, width, height].",
+    ),
+    "bad_numbers": (
+        WARNING,
+        "Boxes hold what is no finite number; they are left out.",
+        "Give bbox as four numbers of pixels.",
+    ),
+    "empty_box": (
+        WARNING,
+        "Boxes have no width or height; they are left out.",
+        "Give bbox as [x, y, width, height], not as two corners.",
+    ),
+    "box_outside": (
+        WARNING,
+        "Boxes lie outside of their image; they are left out.",
+        "Check that boxes are in pixels of the image that is listed.",
+    ),
+    "box_clipped": (
+        WARNING,
+        "Boxes reach out of their image; they are cut at its border.",
+        "Check that bbox is [x, y, width, height], not two corners.",
+    ),
+    "box_repaired": (WARNING, "Unusable boxes were replaced by those of their masks.", "Export the boxes anew."),
+    "bad_mask": (
+        WARNING,
+        "Masks cannot be read; their objects are used without.",
+        "Polygons need three points or more, run lengths the size of their image.",
+    ),
+    "box_polygons": (
+        INFO,
+        "The polygons are only the boxes again; they do not count as masks.",
+        "Draw outlines if SAM is to be tuned.",
+    ),
+    "partly_masked": (
+        INFO,
+        "Only a part of the objects has masks.",
+        "SAM is tuned on those that have, if they are one in twenty or more.",
+    ),
+    "crowds": (INFO, "Annotations mark crowds; they are no training targets.", "Nothing needs to be done."),
+    "duplicate_image_id": (
+        WARNING,
+        "Image ids occur more than once; the first image of each is used.",
+        "Give each image an id of its own.",
+    ),
+    "duplicate_annotation_id": (
+        WARNING,
+        "Annotation ids occur more than once; all of them are used.",
+        "Give each annotation an id of its own.",
+    ),
+    "duplicate_category_id": (
+        WARNING,
+        "Category ids occur more than once; the first name of each is used.",
+        "Give each category an id of its own.",
+    ),
+    "duplicate_class_name": (
+        WARNING,
+        "Categories have the same name; they are one class.",
+        "Rename one if they are different things.",
+    ),
+    "unnamed_class": (
+        WARNING,
+        "Categories have no name; they are called after their id.",
+        "Name them: prompts are names.",
+    ),
+    "untidy_class_name": (INFO, "Class names begin or end with a space; it is removed.", "Nothing needs to be done."),
+    "text_ids": (INFO, "Ids are text, not numbers.", "Nothing needs to be done; other tools may refuse it."),
+    "no_file_name": (WARNING, "Images have no file_name; they are left out.", "Export it with file names."),
+    "unsafe_file_name": (
+        WARNING,
+        "File names are absolute or lead out of the images folder; the images are left out.",
+        "Make file_name relative to the images folder.",
+    ),
+    "duplicate_file_name": (
+        WARNING,
+        "Images are listed more than once; a split may put the same picture on both sides.",
+        "List each file once, with all of its annotations.",
+    ),
+    "missing_size": (
+        INFO,
+        "Images have no width and height; boxes are checked when the image is opened.",
+        "Give both, so that boxes can be checked before training.",
+    ),
+    "unlisted_image": (INFO, "Images in the folder are not listed; they are not used.", "Nothing needs to be done."),
+    "empty_image": (
+        INFO,
+        "Images have no annotations; they teach what is no object.",
+        "Remove them if they were just not annotated.",
+    ),
+    "unused_class": (INFO, "Classes have no annotations; they are not trained.", "Nothing needs to be done."),
+    "rare_class": (
+        WARNING,
+        "Classes have fewer than 10 objects; they will hardly be learned.",
+        "Annotate more of them, or merge them.",
+    ),
+    "imbalanced": (
+        INFO,
+        "The most frequent class has over 100 times the objects of the rarest.",
+        "Annotate more of the rare ones.",
+    ),
+    "few_images": (
+        WARNING,
+        "There are fewer than 10 images with objects; results will hang on chance.",
+        "Annotate some more.",
+    ),
+    "unreadable_image": (WARNING, "Images cannot be decoded.", "Replace or remove them."),
+    "wrong_size": (
+        WARNING,
+        "Images have another size than the file says; their boxes may be in the wrong place.",
+        "Annotate the images that are there, or upload those that were annotated.",
+    ),
+}
+
+EXAMPLES = 5
+LONGEST_EXAMPLE = 120
+
+
+class ProblemLog:
+    """Counts problems by kind and keeps the first few places of each."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, list[str]] = {}
+
+    def add(self, code: str, examples: Iterable[object] = (), *, count: int = 1) -> None:
+        """Note ``count`` occurrences of a kind, with some of their places."""
+        if count < 1:
+            return
+        self._counts[code] += count
+        kept = self._examples.setdefault(code, [])
+        for example in examples:
+            if len(kept) >= EXAMPLES:
+                break
+            kept.append(str(example)[:LONGEST_EXAMPLE])
+
+    def has(self, code: str) -> bool:
+        """Whether the kind was noted."""
+        return code in self._counts
+
+    def merge(self, other: ProblemLog) -> None:
+        """Note all that another log has."""
+        for code, count in other._counts.items():
+            self.add(code, other._examples[code], count=count)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """All that was noted, the worst first."""
+        order = list(Severity)
+        found = [
+            Problem(
+                code=code,
+                severity=CATALOGUE[code][0],
+                count=count,
+                message=CATALOGUE[code][1],
+                advice=CATALOGUE[code][2],
+                examples=tuple(self._examples[code]),
+            )
+            for code, count in self._counts.items()
+        ]
+        return tuple(sorted(found, key=lambda problem: (order.index(problem.severity), -problem.count)))

@@ -1,0 +1,107 @@
+"""Elements of a COCO file as they stand in it, typed just enough to be read fast.
+
+What has other types than COCO's (numbers in quotes, floats as ids) is read leniently, one element at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from engine.dataset.types import ImageId
+
+NO_SEGMENTATION = msgspec.Raw(b"null")
+
+
+class RawImage(msgspec.Struct, gc=False):
+    """An element of ``images``."""
+
+    id: int | str | None = None
+    file_name: str | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+class RawAnnotation(msgspec.Struct, gc=False):
+    """An element of ``annotations``. The segmentation stays unparsed: most of a file's bytes are in it."""
+
+    id: int | str | None = None
+    image_id: int | str | None = None
+    category_id: int | str | None = None
+    bbox: list[float] | None = None
+    area: float | None = None
+    iscrowd: int | None = 0
+    segmentation: msgspec.Raw = NO_SEGMENTATION
+    caption: msgspec.Raw | None = None
+    segments_info: msgspec.Raw | None = None
+
+
+class RawCategory(msgspec.Struct, gc=False):
+    """An element of ``categories``."""
+
+    id: int | str | None = None
+    name: str | None = None
+    supercategory: str | None = None
+
+
+RECORDS: dict[str, type[msgspec.Struct]] = {
+    "images": RawImage,
+    "annotations": RawAnnotation,
+    "categories": RawCategory,
+}
+DECODERS = {section: msgspec.json.Decoder(list[record]) for section, record in RECORDS.items()}  # type: ignore[valid-type]
+
+
+def lenient(section: str, element: Any) -> msgspec.Struct:
+    """The record of an element whose types are not COCO's: what cannot be understood is left out."""
+    if not isinstance(element, dict):
+        return RECORDS[section]()
+    if section == "images":
+        return RawImage(
+            id=_id(element.get("id")),
+            file_name=_text(element.get("file_name")),
+            width=_integer(element.get("width")),
+            height=_integer(element.get("height")),
+        )
+    if section == "categories":
+        return RawCategory(
+            id=_id(element.get("id")),
+            name=_text(element.get("name")),
+            supercategory=_text(element.get("supercategory")),
+        )
+    box = element.get("bbox")
+    return RawAnnotation(
+        id=_id(element.get("id")),
+        image_id=_id(element.get("image_id")),
+        category_id=_id(element.get("category_id")),
+        bbox=[_number(value) for value in box] if isinstance(box, list) else None,
+        area=_number(element.get("area")),
+        iscrowd=_integer(element.get("iscrowd")) or 0,
+        segmentation=msgspec.Raw(msgspec.json.encode(element.get("segmentation"))),
+        caption=msgspec.Raw(b"1") if "caption" in element else None,
+        segments_info=msgspec.Raw(b"1") if "segments_info" in element else None,
+    )
+
+
+def _id(value: Any) -> ImageId | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None if value is None else str(value)
+
+
+def _integer(value: Any) -> int | None:
+    number = _number(value)
+    return int(number) if math.isfinite(number) else None
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
