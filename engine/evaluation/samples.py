@@ -6,14 +6,18 @@ The trainer writes a list of :class:`SampleRecord` as ``samples.json`` and each 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco_mask
 from pydantic import Field
 
+from engine.artifacts import SAMPLES
 from engine.dataset.types import CocoDataset, Detections, Rle
 from engine.evaluation.ground_truth import IouType, truth_of
 from engine.results import Result
@@ -87,6 +91,16 @@ class SampleView:
 
     image: NDArray[np.uint8]
     record: SampleRecord
+
+
+def read_samples(folder: Path) -> list[SampleView]:
+    """The samples that the trainer left in a teacher's folder: ``samples.json`` and the images in ``samples/``."""
+    values = json.loads((folder / SAMPLES).read_text(encoding="utf-8"))
+    views = []
+    for record in map(SampleRecord.model_validate, values):
+        with Image.open(folder / Path(SAMPLES).stem / record.image_name) as image:
+            views.append(SampleView(np.asarray(image.convert("RGB")), record))
+    return views
 
 
 def _rle(counts: str, *, width: int, height: int) -> Rle:

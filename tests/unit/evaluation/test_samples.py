@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from engine.dataset.types import CocoDataset, Detections
 from engine.evaluation.ground_truth import truth_of
-from engine.evaluation.samples import SampleRecord, agreement, choose_samples, make_record, shown
+from engine.evaluation.samples import SampleRecord, agreement, choose_samples, make_record, read_samples, shown
 
 from .conftest import HEIGHT, WIDTH, an_object, rectangle_rle, seen
 
@@ -101,3 +103,14 @@ def test_a_record_comes_back_from_json_as_it_was(dataset: CocoDataset, iou_type:
     assert restored.boxes_xyxy.tolist() == after.boxes_xyxy.tolist()
     assert restored.masks == after.masks
     assert agreement(again.truth.detections(width=WIDTH, height=HEIGHT), restored).found == 5
+
+
+def test_what_the_trainer_left_in_a_folder_is_read_back(dataset: CocoDataset, tmp_path: Path) -> None:
+    record = make_record(dataset, 4, seen(scores=[]), truths(dataset)[4], iou_type="bbox")
+    (tmp_path / "samples").mkdir()
+    Image.new("RGB", (WIDTH // 2, HEIGHT // 2), (200, 10, 10)).save(tmp_path / "samples" / "000004.jpg")
+    (tmp_path / "samples.json").write_text(json.dumps([record.model_dump(mode="json")]))
+    (view,) = read_samples(tmp_path)
+    assert view.record == record
+    assert view.image.shape == (HEIGHT // 2, WIDTH // 2, 3)
+    assert np.abs(view.image.astype(int) - (200, 10, 10)).max() < 4
