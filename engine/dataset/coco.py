@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from engine.dataset.types import CocoDataset
+import numpy as np
+
+from engine.dataset.layouts import is_image
+from engine.dataset.types import CocoDataset, CocoImage, Detections
+from engine.storage import Storage
 
 
 def to_coco(dataset: CocoDataset) -> dict[str, Any]:
@@ -23,6 +28,49 @@ def to_coco(dataset: CocoDataset) -> dict[str, Any]:
                     "segmentation": found.segmentation if found.segmentation is not None else [],
                 }
             )
+    return _file(dataset, annotations)
+
+
+def detections_to_coco(dataset: CocoDataset, detections: Sequence[Detections], *, threshold: float) -> dict[str, Any]:
+    """What a teacher saw as a COCO dict, each object with its ``score``.
+
+    Args:
+        dataset: The images, and the classes.
+        detections: Of each image.
+        threshold: Lowest score that is kept.
+    """
+    annotations: list[dict[str, Any]] = []
+    for image, seen in zip(dataset.images, detections, strict=True):
+        for i in np.flatnonzero(seen.scores >= threshold):
+            left, top, right, bottom = (float(v) for v in seen.boxes_xyxy[i])
+            rle = None if seen.masks is None else seen.masks[i]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image.id,
+                    "category_id": dataset.category_ids[int(seen.class_indices[i])],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
+                    "iscrowd": 0,
+                    "segmentation": [] if rle is None else {**rle, "counts": rle["counts"].decode("ascii")},
+                    "score": float(seen.scores[i]),
+                }
+            )
+    return _file(dataset, annotations)
+
+
+def folder_dataset(folder: str, classes: Sequence[str], *, storage: Storage) -> CocoDataset:
+    """The images of a folder as a dataset without objects."""
+    keys = [item.key for item in storage.list(folder) if is_image(item.key)]
+    return CocoDataset(
+        images=tuple(CocoImage(i, key, 0, 0) for i, key in enumerate(keys, start=1)),
+        annotations=((),) * len(keys),
+        classes=tuple(classes),
+        category_ids=tuple(range(1, len(classes) + 1)),
+    )
+
+
+def _file(dataset: CocoDataset, annotations: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "images": [
             {"id": image.id, "file_name": image.file_name, "width": image.width, "height": image.height}

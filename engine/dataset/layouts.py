@@ -1,21 +1,35 @@
-"""Where annotations and images lie: one file, or the folder of an export."""
+"""Where annotations and images lie: one file, or the folder of an export.
+
+Known are the exports of Roboflow (``train/_annotations.coco.json`` beside the images), CVAT
+(``annotations/instances_default.json``, ``images/`` or ``images/<subset>/``) and Label Studio (``result.json``,
+``images/``), and COCO's own layout (``annotations/instances_train2017.json``, ``train2017/``).
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import parse_qs, unquote, urlsplit
+from itertools import islice
 
 from engine.errors import DataError
 from engine.storage import NotFoundError, Storage, join, name, parent
 
-PART_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm"})
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+"""What tools call the parts."""
+
 LOOKED_FOR = (
     "_annotations.coco.json in train/, valid/ and test/ (Roboflow), annotations/instances_*.json (CVAT, COCO), "
-    "result.json (Label Studio), or one .json file"
+    "result.json (Label Studio), or one other .json file"
 )
+
+_USUAL = frozenset({"annotations", "result", "coco", "labels", "dataset"})
+_OTHER_TASKS = ("captions", "image_info", "panoptic", "stuff", "labels_")
+_IMAGE_SUFFIXES = frozenset(
+    {"jpg", "jpeg", "jpe", "png", "bmp", "gif", "tif", "tiff", "webp", "jp2", "ppm", "pgm", "pbm", "avif"}
+)
+_GLANCE = 1000
+"""How many objects of a folder are looked at to know whether it holds images."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,7 @@ class PartFiles:
 
 
 def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dict[str, PartFiles]:
-    """The parts of a dataset: ``all``, or ``train``, ``val`` and ``test``.
+    """The parts of a dataset: ``all``, or ``train``, ``val`` and perhaps ``test``.
 
     Args:
         annotations: A COCO file, or the folder of a Roboflow, CVAT, Label Studio or plain COCO export.
@@ -41,123 +55,141 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
         DataError: The folder holds no COCO file, or several that are no parts of one dataset.
     """
     if not annotations.endswith("/") and storage.exists(annotations):
-        folder = images or _images_beside(annotations, storage)
-        return {"all": PartFiles(annotations, folder, images is not None)}
-    keys = [item.key for item in storage.list(annotations)]
-    if not keys:
-        raise NotFoundError(f"{annotations} is not there: give a COCO JSON file or the folder of an export")
-    files = _annotation_files(keys)
-    if not files:
+        if images is None:
+            images = _images_of(annotations, lambda folder: folder if _holds_images(folder, storage) else None)
+            return {"all": PartFiles(annotations, images)}
+        return {"all": PartFiles(annotations, images, images_given=True)}
+    jsons, folders = _contents(annotations, storage)
+    if not jsons:
         raise DataError(f"{annotations} is no export that is known: looked for {LOOKED_FOR}")
-    parts = {part: _in_folder(annotations, key, images, keys) for part, key in files.items()}
-    if len(parts) == 1:
-        return {"all": next(iter(parts.values()))}
-    if set(parts) - set(PART_NAMES.values()) or not {"train", "val"} <= set(parts):
-        raise DataError(
-            f"{annotations} holds {', '.join(sorted(files.values()))}, of which no train and val part can be told: "
-            "give dataset.train and dataset.val, or one file as dataset.annotations"
+    files = {part: join(annotations, key) for part, key in _annotation_files(annotations, jsons).items()}
+    if images is None:
+        known = {join(annotations, folder).lower(): join(annotations, folder) for folder in folders}
+        return {part: PartFiles(uri, _images_of(uri, lambda f: known.get(f.lower()))) for part, uri in files.items()}
+    given = images
+    known = {join(given, folder).lower(): join(given, folder) for folder in _contents(given, storage)[1]}
+    return {
+        part: PartFiles(
+            uri,
+            next((known[f.lower()] for f in _subfolders(given, uri) if f.lower() in known), given),
+            images_given=True,
         )
-    return {part: parts[part] for part in ("train", "val", "test") if part in parts}
+        for part, uri in files.items()
+    }
 
 
-def _annotation_files(keys: Iterable[str]) -> dict[str, str]:
-    """From part to annotation file, by the first convention that has any."""
-    jsons = [key for key in keys if key.lower().endswith(".json")]
-    conventions = (
-        [key for key in jsons if name(key) == "_annotations.coco.json"],
-        [key for key in jsons if re.fullmatch(r"(.*/)?instances_[^/]+\.json", key)],
-        [key for key in jsons if name(key) == "result.json"],
-        jsons,
-    )
-    found = next((files for files in conventions if files), [])
-    return (
-        {_part_of(key): key for key in found}
-        if len({_part_of(k) for k in found}) == len(found)
-        else {key: key for key in found}
-    )
+def find_single_part(annotations: str, images: str | None, *, storage: Storage) -> PartFiles:
+    """The same for data that is not divided.
+
+    Raises:
+        DataError: It comes in several parts.
+    """
+    parts = find_parts(annotations, images, storage=storage)
+    if len(parts) > 1:
+        files = ", ".join(part.annotations for part in parts.values())
+        raise DataError(f"{annotations} comes in several parts: give one of {files}")
+    return next(iter(parts.values()))
+
+
+def _contents(folder: str, storage: Storage) -> tuple[list[str], set[str]]:
+    """Keys of the JSON files below a folder, and the folders below it that hold images at any depth."""
+    jsons: list[str] = []
+    folders: set[str] = set()
+    empty = True
+    for item in storage.list(folder):
+        empty = False
+        if item.key.lower().endswith(".json"):
+            jsons.append(item.key)
+        elif is_image(item.key):
+            above = item.key.rpartition("/")[0]
+            while above and above not in folders:
+                folders.add(above)
+                above = above.rpartition("/")[0]
+    if empty:
+        raise NotFoundError(f"{folder} is not there, or empty: give a COCO JSON file or the folder of an export")
+    return jsons, folders
+
+
+def _annotation_files(root: str, jsons: list[str]) -> dict[str, str]:
+    """From part to the key of its annotation file."""
+    best: dict[str, list[str]] = {}
+    for key in sorted(jsons, key=_unlikeliness):
+        same = best.setdefault(_part_of(key), [])
+        if not same or _unlikeliness(same[0]) == _unlikeliness(key):
+            same.append(key)
+    if "train" in best and not ("all" in best and best.keys().isdisjoint({"val", "test"})):
+        best.pop("all", None)
+    elif "all" in best:
+        best = {"all": best["all"]}
+    found = ", ".join(key for keys in best.values() for key in keys)
+    if any(len(keys) > 1 for keys in best.values()):
+        raise DataError(
+            f"{root} holds several annotation files that may be meant: {found}. Give one of them, or "
+            "dataset.train and dataset.val"
+        )
+    if len(best) > 1 and not best.keys() >= {"train", "val"}:
+        raise DataError(
+            f"{root} comes split into {found}, but training needs a train and a val part: give dataset.train and "
+            "dataset.val, or one of the files as dataset.annotations"
+        )
+    if len(best) == 1:
+        return {"all": next(iter(best.values()))[0]}
+    return {part: best[part][0] for part in PARTS if part in best}
+
+
+def _unlikeliness(key: str) -> tuple[int, int]:
+    """How unlikely it is that a JSON file holds the boxes and masks: by its name, then by its depth."""
+    stem = _stem(key).lower()
+    if stem == "_annotations.coco" or stem.startswith("instances"):
+        kind = 0
+    elif stem in _USUAL:
+        kind = 1
+    else:
+        kind = 4 if stem.startswith(_OTHER_TASKS) else 3 if stem.startswith("person_keypoints") else 2
+    return kind, key.count("/")
 
 
 def _part_of(key: str) -> str:
-    """``train`` of ``train/_annotations.coco.json`` and of ``annotations/instances_train2017.json``; else the key."""
-    stem = name(key).rsplit(".", 1)[0].removeprefix("instances_")
-    for word in (stem, name(parent(key))):
-        part = PART_NAMES.get(re.sub(r"[\d_-]+$", "", word.lower()))
-        if part:
-            return part
-    return key
+    """``train`` of ``train/_annotations.coco.json`` and of ``annotations/instances_train2017.json``; else ``all``."""
+    for word in (_stem(key), *reversed(key.split("/")[:-1])):
+        tokens = {token.rstrip("0123456789") for token in re.split(r"[^a-z0-9]+", word.lower())}
+        for part, names in PARTS.items():
+            if not tokens.isdisjoint(names):
+                return part
+    return "all"
 
 
-def _in_folder(root: str, key: str, images: str | None, keys: list[str]) -> PartFiles:
-    """The files of a part found in a folder whose listing is at hand."""
-    if images is not None:
-        return PartFiles(join(root, key), images, True)
-    subset = name(key).rsplit(".", 1)[0].removeprefix("instances_")
-    above = parent(key) if "/" in key else ""
+def _images_of(annotations: str, existing: Callable[[str], str | None]) -> str:
+    """The folder that most likely holds the images of an annotation file.
+
+    Args:
+        annotations: The file.
+        existing: Gives a folder as it is written, if it is there and holds images.
+    """
+    above = parent(annotations)
     if name(above) == "annotations":
-        above = parent(above) if "/" in above else ""
-    for candidate in (f"images/{subset}", subset, "images", f"images/{_part_of(key)}", _part_of(key)):
-        folder = f"{above}/{candidate}" if above else candidate
-        if any(other.startswith(f"{folder}/") and is_image(other) for other in keys):
-            return PartFiles(join(root, key), join(root, folder))
-    return PartFiles(join(root, key), join(root, above) if above else root)
+        above = parent(above)
+    candidates = [*_subfolders(join(above, "images"), annotations), *_subfolders(above, annotations)]
+    found = (existing(folder) for folder in [*candidates, join(above, "images")])
+    return next((folder for folder in found if folder is not None), above)
 
 
-def _images_beside(annotations: str, storage: Storage) -> str:
-    """The folder that most likely holds the images of an annotation file."""
-    folder = parent(annotations)
-    if name(folder) == "annotations":
-        subset = name(annotations).rsplit(".", 1)[0].removeprefix("instances_")
-        above = parent(folder)
-        candidates = [join(above, "images", subset), join(above, subset), join(above, "images")]
-    else:
-        candidates = [join(folder, "images")]
-    return next((candidate for candidate in candidates if storage.is_prefix(candidate)), folder)
+def _subfolders(folder: str, annotations: str) -> list[str]:
+    """Where below ``folder`` the images of one part may lie."""
+    subset = _stem(annotations).removeprefix("instances_")
+    names = [subset] if subset not in _USUAL else []
+    names += PARTS.get(_part_of(name(annotations)), ())
+    return [join(folder, one) for one in names]
+
+
+def _holds_images(folder: str, storage: Storage) -> bool:
+    return any(is_image(item.key) for item in islice(storage.list(folder), _GLANCE))
+
+
+def _stem(key: str) -> str:
+    return name(key).rpartition(".")[0]
 
 
 def is_image(key: str) -> bool:
     """Whether a name is that of an image file."""
-    return f".{key.rsplit('.', 1)[-1].lower()}" in IMAGE_SUFFIXES and "." in key
-
-
-class FileNames:
-    """Finds the file that a ``file_name`` means among those that are there.
-
-    Tools write it relative to some folder of theirs, with backslashes, quoted for a URL, or as a path of their server:
-    so after the exact name its ends are tried, and at last its bare name if that is unique.
-    """
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self.keys = set(keys)
-        self._bare: dict[str, str | None] = {}
-        for key in self.keys:
-            bare = name(key)
-            self._bare[bare] = None if bare in self._bare else key
-
-    def find(self, file_name: str) -> str | None:
-        """The key of the file, or None."""
-        if file_name in self.keys:
-            return file_name
-        for candidate in (file_name.replace("\\", "/"), _of_url(file_name)):
-            parts = [part for part in candidate.split("/") if part not in ("", ".")]
-            for start in range(len(parts)):
-                key = "/".join(parts[start:])
-                if key in self.keys:
-                    return key
-            if parts and self._bare.get(parts[-1]):
-                return self._bare[parts[-1]]
-        return None
-
-
-def _of_url(file_name: str) -> str:
-    """The path in ``/data/local-files/?d=a%20b.jpg`` or ``http://host/data/upload/a.jpg``."""
-    try:
-        parts = urlsplit(file_name)
-    except ValueError:
-        return unquote(file_name)
-    query = parse_qs(parts.query).get("d")
-    return query[0] if query else unquote(parts.path)
-
-
-def is_unsafe(file_name: str) -> bool:
-    """Whether a name leads out of its folder."""
-    return "\0" in file_name or ".." in file_name.replace("\\", "/").split("/")
+    return key.rpartition(".")[2].lower() in _IMAGE_SUFFIXES

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from engine.dataset.counts import class_order, only_boxes
-from engine.dataset.layouts import PartFiles, find_parts
+from engine.dataset.layouts import PartFiles, find_single_part
 from engine.dataset.objects import Judged, MaskKind, parse_segmentation
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
 from engine.dataset.scan import Header, OnBlock, Scan
 from engine.dataset.types import CocoAnnotation, CocoDataset
-from engine.errors import DataError
 from engine.storage import Storage
 
 WITH_MASK = (MaskKind.POLYGONS, MaskKind.RECTANGLE, MaskKind.RUN_LENGTHS)
@@ -36,11 +35,8 @@ def load_dataset(
         StorageError: It cannot be had.
     """
     store = storage or Storage()
-    parts = find_parts(str(annotations), str(images) if images is not None else None, storage=store)
-    if len(parts) > 1:
-        files = ", ".join(part.annotations for part in parts.values())
-        raise DataError(f"{annotations} has several parts: give one of {files}")
-    return load_part(next(iter(parts.values())), storage=store)
+    part = find_single_part(str(annotations), None if images is None else str(images), storage=store)
+    return load_part(part, storage=store)
 
 
 def load_part(part: PartFiles, *, storage: Storage) -> CocoDataset:

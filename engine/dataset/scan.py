@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.layouts import FileNames, PartFiles, is_image, is_unsafe
+from engine.dataset.layouts import PartFiles, is_image
+from engine.dataset.names import FileNames, is_unsafe
 from engine.dataset.objects import Judged, judge
 from engine.dataset.problems import ProblemLog
 from engine.dataset.reader import CocoReader

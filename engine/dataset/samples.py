@@ -1,0 +1,86 @@
+"""One image of a dataset with its objects, decoded: :func:`load_sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.images import decode_image, probe_image
+from engine.dataset.masks import decode_masks
+from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Sample
+from engine.errors import DataError
+
+
+def load_sample(
+    dataset: CocoDataset, index: int, path: Path, *, with_masks: bool, select: NDArray[np.int64] | None = None
+) -> Sample:
+    """Decode an image and its objects. Nothing is scaled.
+
+    Args:
+        dataset: What the image belongs to.
+        index: Position of the image in ``dataset.images``.
+        path: Where the image file lies.
+        with_masks: Decode masks as well. An object that has none gets an empty one.
+        select: Positions in ``dataset.annotations[index]`` of the objects wanted, so that only their masks are
+            decoded; None for all.
+
+    Raises:
+        DataError: The image cannot be decoded, has another size than the annotations were made for, or a mask cannot
+            be decoded.
+    """
+    image, annotations = dataset.images[index], dataset.annotations[index]
+    chosen = np.arange(len(annotations)) if select is None else np.asarray(select, np.int64)
+    pixels = decode_image(path, upright=_is_upright(image, path), name=image.file_name)
+    height, width = pixels.shape[:2]
+    boxes = _boxes_xyxy([annotations[i] for i in chosen], height, width)
+    # Where the file gave no size, boxes could not be compared with the image until now.
+    inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes, chosen = boxes[inside], chosen[inside]
+    kept = [annotations[i] for i in chosen]
+    return Sample(
+        image=pixels,
+        boxes_xyxy=boxes,
+        class_indices=np.array([a.class_index for a in kept], np.int64),
+        is_crowd=np.array([a.iscrowd for a in kept], np.bool_),
+        annotation_indices=chosen.astype(np.int64),
+        masks=_masks(kept, height, width, name=image.file_name) if with_masks else None,
+    )
+
+
+def _is_upright(image: CocoImage, path: Path) -> bool:
+    """Whether the annotations were made on the image as its EXIF orientation turns it.
+
+    Tools that ignore EXIF annotate the pixels as they are stored: then the file's size is that of the image unturned.
+    A square, or one that stands upside down, looks the same either way and is taken to be upright.
+    """
+    header = probe_image(path, name=image.file_name)
+    said, upright = (image.width, image.height), (header.width, header.height)
+    if said in ((0, 0), upright):
+        return True
+    if header.rotated and said == upright[::-1]:
+        return False
+    raise DataError(
+        f"{image.file_name} is {header.width}x{header.height} pixels, but the annotations say "
+        f"{image.width}x{image.height}: its boxes would be in the wrong place. Upload the image that was annotated, "
+        "or correct width, height and boxes"
+    )
+
+
+def _boxes_xyxy(annotations: list[CocoAnnotation], height: int, width: int) -> NDArray[np.float32]:
+    """(N, 4) corners, clipped to the image."""
+    boxes = np.array([a.box_xywh for a in annotations], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
+
+
+def _masks(annotations: list[CocoAnnotation], height: int, width: int, *, name: str) -> NDArray[np.bool_]:
+    """(N, height, width) masks, empty for objects without one."""
+    masks = np.zeros((len(annotations), height, width), np.bool_)
+    having = [i for i, annotation in enumerate(annotations) if annotation.segmentation is not None]
+    try:
+        masks[having] = decode_masks([annotations[i].segmentation for i in having], height, width)
+    except ValueError as error:
+        raise DataError(f"{name}: a mask cannot be decoded, {error}. Export the annotations again") from None
+    return masks
