@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,9 @@ Adapter = Annotated[
     str, typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
 ]
 BaseModel = Annotated[
-    str | None, typer.Option("--base-model", help="The base, if it is not where it was in training.")
+    str | None, typer.Option("--base-model", help="Where the base lies, if not where it lay in training.")
 ]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")]
 
 
 def evaluate(
@@ -25,22 +27,23 @@ def evaluate(
     data: Annotated[str, typer.Option("--data", help="COCO JSON to measure on.")],
     images: options.Images = None,
     base_model: BaseModel = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 4,
+    batch_size: BatchSize = 4,
     endpoint_url: options.Endpoint = None,
-    json: options.Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure COCO AP of an adapter and of its base on a dataset."""
-    from engine.dataset import ImageFolder, load_dataset, load_sample
-    from engine.evaluation import evaluate as measure
-    from engine.teachers import adapter_off, load_adapted
+    from engine.dataset import ImageFolder, Sample, load_dataset, load_sample
+    from engine.evaluation.evaluate import evaluate as measure
+    from engine.teachers import load_adapted
+    from engine.teachers.lora import adapter_off
 
     storage = options.storage(endpoint_url)
-    teacher = load_adapted(adapter, base_model=base_model, storage=storage)
+    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=options.cache_dir())
     dataset = load_dataset(data, images, storage=storage).with_classes(teacher.classes)
     folder = ImageFolder.of(data, images, storage=storage, cache=options.cache_dir())
     folder.sync(dataset.images)
 
-    def load(index: int):  # type: ignore[no-untyped-def]
+    def load(index: int) -> Sample:
         return load_sample(dataset, index, folder.path(dataset.images[index]), with_masks=teacher.needs_masks)
 
     with console.status("measuring the adapter"):
@@ -48,7 +51,68 @@ def evaluate(
     with console.status("measuring the base"), adapter_off(teacher):
         base = measure(teacher, dataset, load, batch_size=batch_size).metrics
     show_metrics([("base", base), ("adapted", adapted)])
-    if json:
-        import json as json_module
+    if as_json:
+        typer.echo(json.dumps({"base": base.model_dump(), "adapted": adapted.model_dump()}, indent=2))
 
-        typer.echo(json_module.dumps({"base": base.model_dump(), "adapted": adapted.model_dump()}, indent=2))
+
+def predict(
+    adapter: Adapter,
+    images: Annotated[str, typer.Option("--images", help="Folder of the images; s3:// or path.")],
+    output: Annotated[Path, typer.Option("--output", help="COCO JSON to write, with scores.")],
+    boxes: Annotated[
+        str | None, typer.Option("--boxes", help="COCO JSON of boxes that prompt SAM, such as predict wrote.")
+    ] = None,
+    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Lowest score to keep.")] = 0.3,
+    base_model: BaseModel = None,
+    batch_size: BatchSize = 4,
+    endpoint_url: options.Endpoint = None,
+) -> None:
+    """See what an adapted teacher sees in a folder of images: boxes from Grounding DINO, masks from SAM."""
+    from engine.dataset import CocoDataset, ImageFolder, folder_dataset, load_dataset, load_sample
+    from engine.dataset.coco import detections_to_coco
+    from engine.teachers import load_adapted
+
+    storage = options.storage(endpoint_url)
+    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=options.cache_dir())
+    if teacher.name is TeacherName.SAM and boxes is None:
+        raise ConfigError(f"{adapter} adapts SAM, which is prompted by boxes: give --boxes, such as predict wrote")
+    if teacher.name is not TeacherName.SAM and boxes is not None:
+        raise ConfigError(f"--boxes {boxes} prompts SAM, but {adapter} adapts {teacher.name}: leave it out")
+    folder = ImageFolder(images, storage=storage, cache=options.cache_dir())
+    dataset: CocoDataset = (
+        folder_dataset(images, teacher.classes, storage=storage)
+        if boxes is None
+        else load_dataset(boxes, images, storage=storage).with_classes(teacher.classes)
+    )
+    folder.sync(dataset.images)
+    detections = []
+    with console.status(f"looking at {len(dataset)} images"):
+        for start in range(0, len(dataset), batch_size):
+            chunk = range(start, min(start + batch_size, len(dataset)))
+            samples = [load_sample(dataset, i, folder.path(dataset.images[i]), with_masks=False) for i in chunk]
+            detections += teacher.predict(samples)
+    coco = detections_to_coco(dataset, detections, threshold=threshold)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(coco), encoding="utf-8")
+    console.print(f"{len(coco['annotations'])} objects in {len(dataset)} images")
+    typer.echo(str(output))
+
+
+def export(
+    adapter: Adapter,
+    output: Annotated[Path, typer.Option("--output", help="The .pth file to write.")],
+    base_model: BaseModel = None,
+    endpoint_url: options.Endpoint = None,
+) -> None:
+    """Merge an adapter of SAM into its base, as a checkpoint that segment_anything loads."""
+    from engine.teachers import load_adapted
+    from engine.teachers.lora import merged
+    from engine.teachers.sam_checkpoint import export_original
+
+    storage = options.storage(endpoint_url)
+    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=options.cache_dir(), device="cpu")
+    if teacher.name is not TeacherName.SAM:
+        raise ConfigError(f"{adapter} is an adapter of {teacher.name}; only SAM is exported to segment_anything")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    export_original(merged(teacher), output)
+    typer.echo(str(output))

@@ -104,13 +104,15 @@ def _teacher(name: TeacherName, asked: TeacherSpec | None, info: DatasetInfo, da
 
 
 def _train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:
+    if "train" in info.parts:
+        return info.parts["train"]
     split = dataset.split or SplitSpec()
     return max(1, info.images * split.train // 100)
 
 
 def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
     dataset = spec.dataset
-    classes = [c.name for c in info.classes]
+    classes = [c.name for c in info.classes if c.annotations]
     for phrase in spec.class_prompts:
         if phrase not in classes:
             raise ConfigError(f"classPrompts has {phrase!r}, but the dataset no such class{nearest(phrase, classes)}")
@@ -122,7 +124,7 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         "classes": classes,
         "prompts": dict(spec.class_prompts),
         "source": source,
-        "split": _plain(dataset.split or SplitSpec()) if source else None,
+        "split": _plain(dataset.split or SplitSpec()) if source and "train" not in info.parts else None,
         "train": _part(dataset.train, dataset),
         "val": _part(dataset.val, dataset),
         "test": _part(dataset.test, dataset),

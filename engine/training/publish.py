@@ -1,0 +1,175 @@
+"""From a planned training run to its artifacts in object storage, through what can interrupt it.
+
+Checkpoints go to object storage while the run lasts, so that another machine can go on from the last one. The runs
+of one request (one a teacher) share a folder: each publishes its own teacher, and whoever finds all teachers of the
+request there publishes the whole. Two may do so at once: they write the same but for the time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from pydantic import BaseModel
+
+from engine.artifacts import (
+    ADAPTER,
+    CARD,
+    LAST,
+    RESULT,
+    SAMPLES,
+    FileEntry,
+    RunLayout,
+    RunMetadata,
+    model_card,
+    run_metrics,
+)
+from engine.config import RunConfig, to_yaml
+from engine.dataset import DatasetInfo
+from engine.evaluation.report import render_report
+from engine.evaluation.samples import SampleView, read_samples
+from engine.plan import TrainingRun
+from engine.progress import Event, Listener
+from engine.results import AdapterFile, TeacherResult
+from engine.storage import Storage, join
+from engine.training.trainer import TeacherTrainer
+
+VERSIONS_OF = ("torch", "transformers", "peft", "albumentations", "teacher-finetune")
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware that a result was made with."""
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}, "hardware": hardware}
+
+
+def train_and_publish(
+    run: TrainingRun, *, storage: Storage, listener: Listener, work_dir: Path, cache: Path
+) -> TeacherResult:
+    """Train one teacher, from its last checkpoint if there is one, and publish it.
+
+    Args:
+        run: What to train.
+        storage: Where data comes from and artifacts go.
+        listener: Is told of progress.
+        work_dir: Scratch folder of this request; what is in it of an earlier attempt is gone on from.
+        cache: Where base models and images are kept between runs.
+
+    Raises:
+        TeacherError: Of the kind that the failure is; its exit code is that of the process.
+    """
+    layout, local = run.layout, RunLayout(str(work_dir))
+    remote_last, local_last = join(layout.teacher(run.teacher), LAST), Path(local.teacher(run.teacher), LAST)
+    if not local_last.exists() and storage.is_prefix(remote_last):
+        storage.download_folder(remote_last, local_last)
+        listener(Event(event="note", teacher=run.teacher.slug, message=f"going on from {remote_last}"))
+
+    trainer = TeacherTrainer(
+        run.config,
+        run.teacher,
+        storage=storage,
+        work_dir=work_dir,
+        cache=cache,
+        listeners=(listener,),
+        on_checkpoint=partial(_keep, storage=storage, uri=remote_last),
+    )
+    result = trainer.train()
+    published = _publish_teacher(result, run, storage=storage, work_dir=work_dir)
+    publish_run(run.config, storage=storage)
+    message = f"published {layout.teacher(run.teacher)}"
+    listener(Event(event="done", teacher=run.teacher.slug, ap=result.after.ap, message=message))
+    return published
+
+
+def _publish_teacher(result: TeacherResult, run: TrainingRun, *, storage: Storage, work_dir: Path) -> TeacherResult:
+    """Upload all of one teacher, ``result.json`` last."""
+    local, layout = RunLayout(str(work_dir)), run.layout
+    folder, target = Path(local.teacher(run.teacher)), layout.teacher(run.teacher)
+    content = (folder / ADAPTER).read_bytes()
+    adapter = AdapterFile(
+        uri=join(target, ADAPTER), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
+    )
+    published = result.model_copy(update={"adapter": adapter})
+    card = model_card(published, run.config, versions=environment())
+    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / RESULT).unlink(missing_ok=True)
+    storage.upload_folder(folder, target)
+    logs = Path(local.logs(run.teacher))
+    if logs.is_dir():
+        storage.upload_folder(logs, layout.logs(run.teacher))
+    storage.write_bytes(join(target, RESULT), _json(published), content_type="application/json")
+    return published
+
+
+def publish_run(config: RunConfig, *, storage: Storage) -> RunMetadata | None:
+    """Publish the whole run if every teacher of it is there; ``metadata.json`` is written last.
+
+    Returns:
+        What was published, or None while a teacher is missing.
+    """
+    layout = RunLayout.of(config)
+    uris = [join(layout.teacher(name), RESULT) for name in config.teachers.names]
+    if not all(storage.exists(uri) for uri in uris):
+        return None
+    results = [TeacherResult.model_validate_json(storage.read_bytes(uri)) for uri in uris]
+    info = DatasetInfo.model_validate_json(storage.read_bytes(layout.dataset))
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    report = render_report(
+        name=config.name,
+        run_id=config.run_id,
+        created=created,
+        info=info,
+        config_yaml=to_yaml(config),
+        results=results,
+        samples={name: _samples(layout.teacher(name), storage) for name in config.teachers.names},
+        environment=environment(),
+    )
+    metrics = run_metrics(config, results)
+    storage.write_bytes(layout.metrics, _json(metrics), content_type="application/json")
+    storage.write_bytes(layout.report, report.encode(), content_type="text/html; charset=utf-8")
+    metadata = RunMetadata(
+        name=config.name,
+        run_id=config.run_id,
+        created=created,
+        data_digest=config.data.digest,
+        classes=config.data.classes,
+        seed=config.training.seed,
+        environment=environment(),
+        teachers=tuple(results),
+        files=tuple(_entries(layout, storage)),
+    )
+    storage.write_bytes(layout.metadata, _json(metadata), content_type="application/json")
+    return metadata
+
+
+def _keep(last: Path, *, storage: Storage, uri: str) -> None:
+    storage.upload_folder(last, uri)
+
+
+def _samples(folder: str, storage: Storage) -> list[SampleView]:
+    """The images that the report shows of one teacher."""
+    images = Path(SAMPLES).stem
+    with TemporaryDirectory() as temporary:
+        storage.download(join(folder, SAMPLES), Path(temporary, SAMPLES))
+        storage.download_folder(join(folder, images), Path(temporary, images))
+        return read_samples(Path(temporary))
+
+
+def _json(model: BaseModel) -> bytes:
+    return model.model_dump_json(indent=2).encode()
+
+
+def _entries(layout: RunLayout, storage: Storage) -> Iterator[FileEntry]:
+    """Every file of the run but its metadata and what resuming needs."""
+    for item in storage.list(layout.root):
+        if item.uri == layout.metadata or f"/{LAST}/" in item.uri:
+            continue
+        content = storage.read_bytes(item.uri)
+        yield FileEntry(path=item.key, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
