@@ -21,6 +21,7 @@ from transformers import (
 
 from engine.config import GroundingDinoSettings, LoraSettings
 from engine.dataset.types import Sample
+from engine.preprocessing import GroundingDinoTransform
 from engine.spec import LoraPreset
 from engine.teachers.grounding_dino import GroundingDino
 
@@ -55,7 +56,7 @@ def grounding_dino_settings(**changes: Any) -> GroundingDinoSettings:
     return GroundingDinoSettings.model_validate(values | changes)
 
 
-def random_grounding_dino(kind: str = "grounding-dino", *, seed: int = 0, **changes: Any) -> Any:
+def random_grounding_dino(kind: str = "grounding-dino", **changes: Any) -> Any:
     """A model whose every weight is random: heads that start at zero would hide what a test looks for."""
     config_class, model_class = KINDS[kind]
     config = config_class(
@@ -77,7 +78,7 @@ def random_grounding_dino(kind: str = "grounding-dino", *, seed: int = 0, **chan
         }
         | changes
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = model_class(config).eval()
     heads = [model.bbox_embed[0], model.model.encoder_output_bbox_embed]
     for head in heads:
@@ -98,17 +99,28 @@ def save_grounding_dino(folder: Path, model: Any, **size: int) -> Path:
 
 
 def random_teacher(
-    folder: Path,
     classes: Sequence[str] = ("red circle", "square"),
     *,
     kind: str = "grounding-dino",
-    edge: int = 64,
-    settings: GroundingDinoSettings | None = None,
+    limit: int = 256,
     **changes: Any,
 ) -> GroundingDino:
-    """A teacher with a random base that sees images with a shorter edge of ``edge`` pixels."""
-    save_grounding_dino(folder, random_grounding_dino(kind, **changes), shortest_edge=edge, longest_edge=2 * edge)
-    return GroundingDino.load(folder, classes=classes, prompts={}, settings=settings or grounding_dino_settings())
+    """A teacher with a random base that sees images with a shorter edge of 64 pixels.
+
+    Args:
+        classes: Class names.
+        kind: A key of :data:`KINDS`.
+        limit: Tokens that a caption may have.
+        changes: Of the settings.
+    """
+    return GroundingDino(
+        random_grounding_dino(kind, max_text_len=limit).requires_grad_(False),
+        AutoTokenizer.from_pretrained(BASE),
+        classes=classes,
+        prompts={},
+        settings=grounding_dino_settings(**changes),
+        transform=GroundingDinoTransform(shortest_edge=64, longest_edge=128),
+    )
 
 
 def noise(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -69,6 +70,8 @@ class GroundingDino(Teacher):
         settings: GroundingDinoSettings,
         transform: GroundingDinoTransform,
     ) -> None:
+        # PEFT asks for them, and the library does not know where they are.
+        model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
         self.model = model
         self.classes = tuple(classes)
         self.settings = settings
@@ -96,14 +99,18 @@ class GroundingDino(Teacher):
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             transform = _transform(folder)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise BaseModelError(f"{folder} holds no Grounding DINO that can be loaded: {error}") from error
         if missing := sorted(report["missing_keys"]):
             raise BaseModelError(f"{folder} lacks {len(missing)} weights of its model, such as {missing[0]}")
-        # PEFT asks for them, and the library does not know where they are.
-        model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
-        model.requires_grad_(False).eval()
-        return cls(model, tokenizer, classes=classes, prompts=prompts, settings=settings, transform=transform)
+        return cls(
+            model.requires_grad_(False).eval(),
+            tokenizer,
+            classes=classes,
+            prompts=prompts,
+            settings=settings,
+            transform=transform,
+        )
 
     def lora_targets(self, preset: LoraPreset) -> LoraTargets:
         """See :data:`PRESETS`."""
