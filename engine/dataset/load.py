@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def load_part(part: PartFiles, *, storage: Storage) -> CocoDataset:
         return passes[-1].add
 
     header = scan.run(start)
-    return passes[-1].dataset(header)
+    return replace(passes[-1].dataset(header), digest=scan.digest)
 
 
 class _Objects:

@@ -151,12 +151,14 @@ class CocoDataset:
         annotations: Per image (same order as ``images``) its objects.
         classes: Category names in the order of their ids.
         category_ids: The file's id of each class.
+        digest: sha256 of the file's bytes, in hex; of a dataset from no file, empty.
     """
 
     images: tuple[CocoImage, ...]
     annotations: tuple[tuple[CocoAnnotation, ...], ...]
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -175,8 +177,8 @@ class CocoDataset:
         new = [index.get(name, -1) for name in self.classes]
         ids = dict(zip(self.classes, self.category_ids, strict=True))
         free = max(self.category_ids, default=0)
-        return CocoDataset(
-            images=self.images,
+        return replace(
+            self,
             annotations=tuple(
                 tuple(
                     replace(found, class_index=new[found.class_index])
