@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 from engine.errors import ConfigError
-from engine.storage.base import Backend, ExistsError, NotFoundError, ObjectInfo, OnProgress, TransferProgress
+from engine.storage.base import Backend, ExistsError, NotFoundError, ObjectInfo, OnProgress, Progress
 from engine.storage.endpoints import check_endpoint
-from engine.storage.files import FileBackend
+from engine.storage.files import FileBackend, failures, walk
 from engine.storage.s3 import S3Backend
+from engine.storage.transfer import in_parallel
 from engine.storage.uris import is_remote, join, local_path, name, parent, safe_join
 
 __all__ = [
     "ExistsError",
     "NotFoundError",
     "ObjectInfo",
+    "Progress",
     "Storage",
     "StorageOptions",
-    "TransferProgress",
     "check_endpoint",
     "is_remote",
     "join",
@@ -33,15 +32,13 @@ __all__ = [
     "safe_join",
 ]
 
-THREADS = 16
-
 
 @dataclass(frozen=True)
 class StorageOptions:
     """How S3 is reached. Credentials come from the standard AWS chain."""
 
     endpoint_url: str | None = None
-    """Of an S3-compatible store; default: what AWS_ENDPOINT_URL says, else AWS."""
+    """Of an S3-compatible store; default: what AWS_ENDPOINT_URL or the AWS configuration says, else AWS."""
     region: str | None = None
     """Default: what the AWS chain says."""
 
@@ -81,8 +78,7 @@ class Storage:
 
     def read_bytes(self, uri: str) -> bytes:
         """The content of an object."""
-        with self.open(uri) as stream:
-            return stream.read()
+        return self._backend(uri).read(uri)
 
     def open(self, uri: str) -> BinaryIO:
         """Read an object as a stream."""
@@ -108,7 +104,7 @@ class Storage:
 
     def local_path(self, uri: str) -> Path | None:
         """The path of a file that needs no download; None for an object in S3."""
-        return None if is_remote(uri) else local_path(uri)
+        return local_path(uri) if self._backend(uri) is self._files else None
 
     def download(self, uri: str, path: Path) -> Path:
         """Copy an object to a path, which holds all of it or is not there."""
@@ -120,67 +116,59 @@ class Storage:
         self._backend(uri).upload(path, uri)
 
     def download_many(self, pairs: Iterable[tuple[str, Path]], *, on_progress: OnProgress | None = None) -> None:
-        """Copy objects to paths, many at once. The first failure stops the rest and is raised."""
+        """Copy objects to paths, many at once. The first failure stops the rest and is raised.
+
+        A path that holds a copy already, of the object's size and time of change, is left as it is: an interrupted
+        transfer goes on where it was. Pairs may be a generator: few are held at a time.
+        """
 
         def one(pair: tuple[str, Path]) -> int:
-            return self.download(*pair).stat().st_size
+            uri, path = pair
+            with failures(str(path), "written"):
+                known = self._backend(uri).head(uri) if path.is_file() else None
+            return self._fetch(uri, path, known)
 
-        _in_parallel(one, pairs, on_progress)
+        in_parallel(one, pairs, on_progress, objects_total=len(pairs) if isinstance(pairs, Sized) else None)
 
     def download_folder(self, folder: str, path: Path, *, on_progress: OnProgress | None = None) -> None:
-        """Copy all objects below a folder."""
-        self.download_many(
-            ((item.uri, safe_join(path, item.key)) for item in self.list(folder)), on_progress=on_progress
-        )
+        """Copy all objects below a folder as :meth:`download_many` does.
+
+        Raises:
+            DataError: A key leads out of the folder.
+        """
+        in_parallel(lambda item: self._fetch(item.uri, safe_join(path, item.key), item), self.list(folder), on_progress)
+
+    def _fetch(self, uri: str, path: Path, known: ObjectInfo | None) -> int:
+        with failures(str(path), "written"):
+            if known is None or not _is_copy(path, known):
+                self.download(uri, path)
+            return path.stat().st_size
 
     def upload_folder(self, path: Path, folder: str, *, on_progress: OnProgress | None = None) -> Sequence[str]:
         """Copy all files below a path, many at once.
 
         Returns:
-            The URIs written, sorted.
+            The URIs written, sorted by key.
+
+        Raises:
+            NotFoundError: There is no such folder.
         """
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        pairs = [(join(folder, file.relative_to(path).as_posix()), file) for file in files]
+        if not path.is_dir():
+            raise NotFoundError(f"{path} cannot be copied to {folder}: there is no such folder")
+        with failures(str(path), "read"):
+            sizes = {key: status.st_size for key, status in walk(path)}
 
-        def one(pair: tuple[str, Path]) -> int:
-            uri, file = pair
-            self.upload(file, uri)
-            return file.stat().st_size
+        def one(key: str) -> int:
+            self.upload(path / key, join(folder, key))
+            return sizes[key]
 
-        _in_parallel(one, pairs, on_progress)
-        return [uri for uri, _ in pairs]
+        in_parallel(one, sizes, on_progress, objects_total=len(sizes), bytes_total=sum(sizes.values()))
+        return [join(folder, key) for key in sizes]
 
 
-def _in_parallel(
-    work: Callable[[tuple[str, Path]], int], pairs: Iterable[tuple[str, Path]], on_progress: OnProgress | None
-) -> None:
-    """Do ``work`` on every pair in threads, with a bounded number of pairs under way."""
-    total = len(pairs) if isinstance(pairs, list) else None
-    objects = size = 0
-    stopped = threading.Event()
-
-    def guarded(pair: tuple[str, Path]) -> int:
-        return 0 if stopped.is_set() else work(pair)
-
-    def settle(done: set[Future[int]]) -> None:
-        nonlocal objects, size
-        for future in done:
-            size += future.result()
-            objects += 1
-        if on_progress is not None and done:
-            on_progress(TransferProgress(objects=objects, objects_total=total, bytes=size))
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        pending: set[Future[int]] = set()
-        try:
-            for pair in pairs:
-                pending.add(pool.submit(guarded, pair))
-                if len(pending) >= 4 * THREADS:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    settle(done)
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                settle(done)
-        except BaseException:
-            stopped.set()
-            raise
+def _is_copy(path: Path, original: ObjectInfo) -> bool:
+    """Whether a path was downloaded from an object as it is now. Size alone would take one adapter for another."""
+    if not path.is_file():
+        return False
+    status = path.stat()
+    return (status.st_size, status.st_mtime_ns) == (original.size, original.modified_ns)

@@ -26,20 +26,24 @@ class ObjectInfo:
     key: str
     """Relative to the folder that was listed."""
     size: int
+    """Bytes."""
     etag: str
     """Changes when the content does."""
+    modified_ns: int
+    """When it was written, in nanoseconds since the epoch; S3 tells whole seconds. A download gets it as its own."""
 
 
 @dataclass(frozen=True)
-class TransferProgress:
-    """How far a transfer of many objects has come."""
+class Progress:
+    """How far a transfer of many objects has come; totals are None where they are not known beforehand."""
 
     objects: int
-    objects_total: int | None
     bytes: int
+    objects_total: int | None = None
+    bytes_total: int | None = None
 
 
-OnProgress = Callable[[TransferProgress], None]
+OnProgress = Callable[[Progress], None]
 
 
 class Backend(Protocol):
@@ -47,6 +51,9 @@ class Backend(Protocol):
 
     def head(self, uri: str) -> ObjectInfo | None:
         """The object at ``uri``, or None."""
+
+    def read(self, uri: str) -> bytes:
+        """The content of the object."""
 
     def open(self, uri: str) -> BinaryIO:
         """Read the object as a stream."""
@@ -58,7 +65,7 @@ class Backend(Protocol):
         """All objects below a folder, sorted by key."""
 
     def download(self, uri: str, path: Path) -> None:
-        """Copy an object to a path, which holds all of it or is not there."""
+        """Copy an object to a path, which holds all of it, with its time of change, or is not there."""
 
     def upload(self, path: Path, uri: str) -> None:
         """Copy a file to an object."""

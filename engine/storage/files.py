@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.errors import StorageError
+from engine.errors import ConfigError, StorageError
 from engine.storage.base import ExistsError, NotFoundError, ObjectInfo
 from engine.storage.uris import join, local_path
 
 ADVICE = {
+    errno.ENOENT: "it is not there",
     errno.EACCES: "this user may not: check its permissions",
     errno.EPERM: "this user may not: check its permissions",
     errno.EROFS: "the disk is read-only: choose another folder",
     errno.ENOSPC: "the disk is full: free some room or choose another disk",
     errno.EDQUOT: "the quota is used up: free some room",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
+    errno.ENAMETOOLONG: "the name is too long for this disk",
 }
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial")
 
 
 class FileBackend:
@@ -32,83 +37,106 @@ class FileBackend:
     def head(self, uri: str) -> ObjectInfo | None:
         """The file at ``uri``, or None."""
         path = local_path(uri)
-        with _failures(uri, "looked at"):
-            return _info(uri, path.name, path) if path.is_file() else None
+        with failures(uri, "looked at"):
+            return _info(uri, path.name, path.stat()) if path.is_file() else None
+
+    def read(self, uri: str) -> bytes:
+        """The content of a file."""
+        with failures(uri, "read"):
+            return local_path(uri).read_bytes()
 
     def open(self, uri: str) -> BinaryIO:
-        """Read a file."""
-        with _failures(uri, "read"):
+        """Read a file as a stream."""
+        with failures(uri, "read"):
             return local_path(uri).open("rb")
 
     def write(self, uri: str, data: bytes, *, content_type: str | None, only_if_absent: bool) -> None:
         """Write a file, all at once."""
-        path = local_path(uri)
-        with _failures(uri, "written"), replacing(path, only_if_absent=only_if_absent) as temporary:
+        with failures(uri, "written"), replacing(local_path(uri), only_if_absent=only_if_absent) as temporary:
             temporary.write_bytes(data)
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         """All files below a folder, sorted by key."""
-        with _failures(folder, "listed"):
-            for path, key in _walk(local_path(folder), ""):
-                yield _info(join(folder, key), key, path)
+        with failures(folder, "listed"):
+            for key, status in walk(local_path(folder)):
+                yield _info(join(folder, key), key, status)
 
     def download(self, uri: str, path: Path) -> None:
-        """Copy a file."""
-        with _failures(uri, "read"), replacing(path) as temporary:
+        """Copy a file, with its time of change."""
+        with failures(uri, "read"), replacing(path) as temporary:
+            status = local_path(uri).stat()
             shutil.copyfile(local_path(uri), temporary)
+            os.utime(temporary, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
     def upload(self, path: Path, uri: str) -> None:
         """Copy a file."""
-        if local_path(uri).resolve() == path.resolve():
-            return
-        with _failures(uri, "written"), replacing(local_path(uri)) as temporary:
-            shutil.copyfile(path, temporary)
+        target = local_path(uri)
+        with failures(uri, "written"):
+            if target.exists() and target.samefile(path):
+                return
+            with replacing(target) as temporary:
+                shutil.copyfile(path, temporary)
 
     def delete(self, uri: str) -> None:
         """Delete a file."""
-        with _failures(uri, "deleted"):
+        with failures(uri, "deleted"):
             local_path(uri).unlink(missing_ok=True)
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[Path, str]]:
+def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Keys of all files below a folder, sorted as S3 sorts them; links are followed."""
     if not folder.is_dir():
         return
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from _walk(path, f"{prefix}{path.name}/")
-        elif path.is_file():
-            yield path, prefix + path.name
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
+    for entry in entries:
+        with suppress(FileNotFoundError):  # deleted since
+            if entry.is_dir():
+                yield from walk(folder / entry.name, f"{prefix}{entry.name}/")
+            elif entry.is_file() and not TEMPORARY.fullmatch(entry.name):
+                yield prefix + entry.name, entry.stat()
 
 
-def _info(uri: str, key: str, path: Path) -> ObjectInfo:
-    status = path.stat()
-    return ObjectInfo(uri=uri, key=key, size=status.st_size, etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
+def _info(uri: str, key: str, status: os.stat_result) -> ObjectInfo:
+    etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
+    return ObjectInfo(uri=uri, key=key, size=status.st_size, etag=etag, modified_ns=status.st_mtime_ns)
 
 
 @contextmanager
 def replacing(path: Path, *, only_if_absent: bool = False) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place at the end of the block, if nothing failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         yield temporary
         if only_if_absent:
-            os.link(temporary, path)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                raise ExistsError(f"{path} is there already") from None
         else:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def reason(error: OSError, uri: str) -> str:
+    """Why the operating system refused and what to do, naming the path where the URI is another."""
+    advice = ADVICE.get(error.errno or 0, error.strerror or str(error))
+    path = error.filename2 or error.filename
+    return advice if path is None or Path(os.fsdecode(path)) == local_path(uri) else f"{os.fsdecode(path)}: {advice}"
+
+
 @contextmanager
-def _failures(uri: str, done: str) -> Iterator[None]:
+def failures(uri: str, done: str) -> Iterator[None]:
     """Operating system errors as sentences."""
     try:
         yield
-    except FileNotFoundError:
-        raise NotFoundError(f"{uri} is not there: check the path, relative ones start at {Path.cwd()}") from None
-    except FileExistsError:
-        raise ExistsError(f"{uri} is there already") from None
     except OSError as error:
-        advice = ADVICE.get(error.errno or 0, error.strerror or str(error))
-        raise StorageError(f"{uri} cannot be {done}: {advice}") from None
+        missing = error.errno == errno.ENOENT and error.filename is not None
+        if missing and Path(os.fsdecode(error.filename)) == local_path(uri):
+            where = "" if local_path(uri).is_absolute() else f", relative ones start at {Path.cwd()}"
+            raise NotFoundError(f"{uri} is not there: check the path{where}") from None
+        raise StorageError(f"{uri} cannot be {done}: {reason(error, uri)}") from None
+    except ValueError as error:
+        raise ConfigError(f"{uri!r} cannot be {done}: no file can be called so ({error})") from None

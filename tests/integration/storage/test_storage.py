@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import threading
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from engine.errors import ConfigError, DataError, StorageError
-from engine.storage import ExistsError, NotFoundError, Storage, StorageOptions, TransferProgress, join
+from engine.storage import ExistsError, NotFoundError, Progress, Storage, StorageOptions, join, name
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -31,15 +36,23 @@ AWKWARD = ["plain.txt", "with space.txt", "plus+and#hash%20.txt", "ünïcödé/�
 @pytest.mark.parametrize("key", AWKWARD)
 def test_what_is_written_is_read_and_listed(root: str, storage: Storage, key: str) -> None:
     uri = join(root, "folder", key)
-    if root.startswith("file://") and "%" in key:
-        uri = uri.replace("%", "%25")  # a file:// URI is percent-encoded
     storage.write_bytes(uri, b"content", content_type="text/plain")
     assert storage.exists(uri)
     assert storage.read_bytes(uri) == b"content"
     with storage.open(uri) as stream:
         assert (stream.read(3), stream.read()) == (b"con", b"tent")
     (item,) = storage.list(join(root, "folder"))
-    assert (item.key, item.size) == (key, 7)
+    assert (item.uri, item.key, item.size) == (uri, key, 7)
+    assert name(item.uri) == key.rpartition("/")[2]
+    storage.delete(item.uri)
+    assert not storage.exists(uri)
+
+
+def test_keys_come_in_the_same_order_from_every_store(root: str, storage: Storage) -> None:
+    keys = ["a-b", "a.txt", "a/x", "a/y/z", "a0", "b", "ä"]
+    for key in reversed(keys):
+        storage.write_bytes(join(root, key), b"")
+    assert [item.key for item in storage.list(root)] == keys
 
 
 def test_a_folder_is_not_its_neighbour_of_longer_name(root: str, storage: Storage) -> None:
@@ -79,21 +92,98 @@ def test_folders_go_up_and_come_down_whole(root: str, storage: Storage, tmp_path
     for key, content in contents.items():
         (source / key).parent.mkdir(parents=True, exist_ok=True)
         (source / key).write_bytes(content)
-    told: list[TransferProgress] = []
+    told: list[Progress] = []
     uris = storage.upload_folder(source, join(root, "up"), on_progress=told.append)
     assert len(uris) == 40
-    assert told[-1] == TransferProgress(objects=40, objects_total=40, bytes=sum(range(40)))
+    assert told[-1] == Progress(objects=40, bytes=sum(range(40)), objects_total=40, bytes_total=sum(range(40)))
     storage.download_folder(join(root, "up"), tmp_path / "down")
     down = {p.relative_to(tmp_path / "down").as_posix(): p.read_bytes() for p in (tmp_path / "down").rglob("*.bin")}
     assert down == contents
 
 
-def test_one_failure_stops_a_transfer_of_many(root: str, storage: Storage, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_not_copied_as_an_empty_one(root: str, storage: Storage, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="there is no such folder"):
+        storage.upload_folder(tmp_path / "none", join(root, "up"))
+    with pytest.raises(StorageError, match="none: it is not there"):
+        storage.upload(tmp_path / "none", join(root, "up", "none"))
+
+
+def test_what_was_downloaded_is_not_fetched_again_unless_it_changed(
+    root: str, storage: Storage, tmp_path: Path
+) -> None:
+    uris = [join(root, "data", str(i)) for i in range(3)]
+    for uri in uris:
+        storage.write_bytes(uri, b"first")
+    pairs = [(uri, tmp_path / "down" / name(uri)) for uri in uris]
+    (tmp_path / "down").mkdir()
+    (tmp_path / "down" / "2").write_bytes(b"other")  # of the right size, but from elsewhere
+
+    def fetched() -> list[int]:
+        """The files as they lie on the disk: one that is fetched takes the place of the one before."""
+        return [path.stat().st_ino for _, path in pairs]
+
+    storage.download_many(iter(pairs))
+    assert [path.read_bytes() for _, path in pairs] == [b"first"] * 3
+    before = fetched()
+    storage.download_many(pairs)
+    storage.download_folder(join(root, "data"), tmp_path / "down")
+    assert fetched() == before
+    time.sleep(1.1)  # S3 tells times in whole seconds
+    storage.write_bytes(uris[1], b"newer")
+    storage.download_many(pairs)
+    assert [path.read_bytes() for _, path in pairs] == [b"first", b"newer", b"first"]
+    assert [a == b for a, b in zip(fetched(), before, strict=True)] == [True, False, True]
+
+
+def test_the_first_failure_stops_a_transfer_of_many(root: str, storage: Storage, tmp_path: Path) -> None:
     storage.write_bytes(join(root, "there"), b"x")
-    pairs = [(join(root, "there"), tmp_path / str(i)) for i in range(20)]
-    pairs.insert(3, (join(root, "missing"), tmp_path / "missing"))
+
+    def without_end() -> Iterator[tuple[str, Path]]:
+        for i in itertools.count():
+            yield join(root, "missing" if i == 3 else "there"), tmp_path / str(i)
+
     with pytest.raises(NotFoundError, match="missing"):
-        storage.download_many(pairs)
+        storage.download_many(without_end())
+
+
+def test_a_transfer_of_many_looks_only_a_little_ahead(root: str, storage: Storage, tmp_path: Path) -> None:
+    storage.write_bytes(join(root, "there"), b"x")
+    taken, ahead, done = itertools.count(1), [], [0]
+
+    def pairs() -> Iterator[tuple[str, Path]]:
+        for i in range(150):
+            ahead.append(next(taken) - done[0])
+            yield join(root, "there"), tmp_path / str(i)
+
+    def told(progress: Progress) -> None:
+        done[0] = progress.objects
+
+    storage.download_many(pairs(), on_progress=told)
+    assert done == [150]
+    assert max(ahead) <= 65
+
+
+def test_of_many_writers_one_is_first(tmp_path: Path, storage: Storage) -> None:
+    uri = str(tmp_path / "claim")
+
+    def claim(number: int) -> bool:
+        try:
+            storage.write_bytes(uri, bytes([number]), only_if_absent=True)
+        except ExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(claim, range(32)))
+    assert won.count(True) == 1
+    assert storage.read_bytes(uri) == bytes([won.index(True)])
+
+
+def test_only_s3_needs_a_download(root: str, storage: Storage) -> None:
+    uri = join(root, "with space", "5%.txt")
+    storage.write_bytes(uri, b"x")
+    path = storage.local_path(uri)
+    assert path is None if root.startswith("s3://") else path is not None and path.read_bytes() == b"x"
 
 
 def test_a_folder_of_more_than_a_page_is_listed_whole(s3: str, storage: Storage, tmp_path: Path) -> None:
@@ -110,25 +200,16 @@ def test_a_large_object_goes_in_parts(s3: str, storage: Storage, tmp_path: Path)
     (item,) = storage.list(s3)
     assert "-" in item.etag  # a multipart upload
     assert storage.read_bytes(f"{s3}/big") == content
+    assert storage.download(f"{s3}/big", tmp_path / "copy").read_bytes() == content
 
 
 def test_a_client_serves_many_threads(s3: str, storage: Storage) -> None:
-    failures: list[Exception] = []
+    def work(number: int) -> bytes:
+        storage.write_bytes(f"{s3}/{number}", bytes([number]) * number)
+        return storage.read_bytes(f"{s3}/{number}")
 
-    def work(number: int) -> None:
-        try:
-            for i in range(5):
-                storage.write_bytes(f"{s3}/{number}/{i}", bytes([number]))
-                assert storage.read_bytes(f"{s3}/{number}/{i}") == bytes([number])
-        except Exception as error:  # noqa: BLE001 - told by the assertion below
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(40))) == [bytes([n]) * n for n in range(40)]
 
 
 def test_a_missing_bucket_is_named(s3: str, storage: Storage) -> None:
@@ -147,9 +228,17 @@ def test_no_credentials_are_said_with_what_to_do(s3: str, monkeypatch: pytest.Mo
 
 
 def test_an_endpoint_that_nobody_serves_is_named(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.storage.s3.ATTEMPTS", 2)
-    with pytest.raises(StorageError, match=r"http://127.0.0.1:9 cannot be reached"):
-        Storage(StorageOptions(endpoint_url="http://127.0.0.1:9")).read_bytes("s3://bucket/key")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StorageError, match=r"s3://b/key cannot be read: http://127.0.0.1:9 cannot be reached .* check"):
+        Storage(StorageOptions(endpoint_url="http://127.0.0.1:9")).read_bytes("s3://b/key")
+
+
+@pytest.mark.parametrize(
+    "options", [StorageOptions(endpoint_url="http://under_score_"), StorageOptions(region="no/such region")]
+)
+def test_options_that_cannot_be_are_a_fault_of_the_configuration(s3: str, options: StorageOptions) -> None:
+    with pytest.raises(ConfigError, match="s3://bucket/key cannot be read"):
+        Storage(options).read_bytes("s3://bucket/key")
 
 
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
@@ -159,18 +248,50 @@ def test_an_endpoint_of_the_environment_is_guarded_too(monkeypatch: pytest.Monke
         Storage(StorageOptions()).read_bytes("s3://bucket/key")
 
 
+def test_an_endpoint_of_the_aws_configuration_is_used_and_guarded(
+    s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = {s3_server}\n")
+    Storage().write_bytes(f"{s3}/key", b"x")
+    (tmp_path / "config").write_text("[default]\nendpoint_url = http://169.254.169.254\n")
+    with pytest.raises(ConfigError, match="metadata service"):
+        Storage().read_bytes(f"{s3}/key")
+
+
 @pytest.mark.parametrize("uri", ["s3://", "s3:///key", "gs://bucket/key", "s3://bucket", "s3://bucket/folder/"])
 def test_what_names_no_object_is_refused(s3: str, storage: Storage, uri: str) -> None:
     with pytest.raises(ConfigError, match="write s3://"):
         storage.read_bytes(uri)
 
 
-def test_a_write_that_the_disk_refuses_is_a_sentence(storage: Storage, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match=r"is a file, not a folder|is there already"):
-        storage.write_bytes(str(tmp_path / "file" / "below"), b"")
+def test_what_the_disk_refuses_is_a_sentence(root: str, storage: Storage, tmp_path: Path) -> None:
+    storage.write_bytes(join(root, "key"), b"x")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file: a part of the path is a file, not a folder") as error:
+        storage.download(join(root, "key"), tmp_path / "file" / "below")
+    assert not isinstance(error.value, NotFoundError | ExistsError)
+    with pytest.raises(StorageError, match="it is a folder, not a file"):
+        storage.download(join(root, "key"), tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".partial")]
+
+
+def test_a_path_that_cannot_be_is_a_sentence(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="a part of the path is a file"):
+        storage.write_bytes(str(tmp_path / "file" / "below"), b"", only_if_absent=True)
     with pytest.raises(StorageError, match="it is a folder, not a file"):
         storage.read_bytes(str(tmp_path))
+    with pytest.raises(ConfigError, match="no file can be called so"):
+        storage.read_bytes("a\0b")
+    with pytest.raises(ConfigError, match="there is no storage for gs://"):
+        storage.local_path("gs://bucket/key")
+
+
+def test_storage_is_imported_without_boto3() -> None:
+    script = "import sys, engine.storage; sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_keys_that_lead_out_of_the_folder_are_refused(s3: str, storage: Storage, tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""What boto3 raises, as sentences a user can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from engine.errors import ConfigError, StorageError
+from engine.storage.base import ExistsError, NotFoundError
+from engine.storage.files import reason
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+
+# Answers to HEAD have no body, so botocore gives their HTTP status as the code.
+MISSING = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchVersion"})
+CONFLICT = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
+DENIED = "access is denied: these credentials may not do it; check the policies of user, role and bucket"
+EXPIRED = "the credentials have expired: renew them"
+REGION = "the bucket lies in another region: set storage.region or AWS_DEFAULT_REGION"
+LATER = "the store is overloaded or failing, and was so at every attempt: try again later"
+ADVICE = {
+    "400": "the store calls it a bad request: the credentials may have expired, or the bucket lie in another region",
+    "403": f"{DENIED}. Where objects may not be listed, one that is not there is answered so too",
+    "AccessDenied": DENIED,
+    "AllAccessDisabled": DENIED,
+    "ExpiredToken": EXPIRED,
+    "ExpiredTokenException": EXPIRED,
+    "TokenRefreshRequired": EXPIRED,
+    "InvalidToken": "the session token is wrong: check AWS_SESSION_TOKEN",
+    "InvalidAccessKeyId": "the access key is unknown to the store: check AWS_ACCESS_KEY_ID and the endpoint",
+    "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
+    "301": REGION,
+    "PermanentRedirect": REGION,
+    "AuthorizationHeaderMalformed": REGION,
+    "IllegalLocationConstraintException": REGION,
+    "InvalidObjectState": "the object is archived: restore it first",
+}
+
+
+@contextmanager
+def failures(uri: str, done: str, where: str) -> Iterator[None]:
+    """Turn what boto3 and, for local files, the operating system raise into StorageErrors.
+
+    Args:
+        uri: What was asked for.
+        done: What could not be done to it, such as ``read``.
+        where: The endpoint, or "AWS".
+    """
+    from boto3.exceptions import Boto3Error
+    from botocore import exceptions as aws
+
+    no_credentials = (
+        aws.NoCredentialsError,
+        aws.PartialCredentialsError,
+        aws.CredentialRetrievalError,
+        aws.ProfileNotFound,
+        aws.ConfigParseError,
+        aws.TokenRetrievalError,
+        aws.SSOError,
+    )
+    failed = f"{uri} cannot be {done}"
+    try:
+        yield
+    except aws.ClientError as error:
+        raise _answered(error, uri, failed, where) from None
+    except no_credentials as error:
+        advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
+        raise StorageError(f"{failed}: no credentials ({error}); {advice}") from None
+    except aws.SSLError as error:
+        advice = "check the endpoint, and AWS_CA_BUNDLE where its authority is your own"
+        raise StorageError(f"{failed}: {where} has no trusted certificate ({error}); {advice}") from None
+    except (aws.HTTPClientError, aws.ConnectionError) as error:
+        advice = "check the endpoint's URL, and that this machine's network lets it through"
+        raise StorageError(f"{failed}: {where} cannot be reached ({error}); {advice}") from None
+    except (aws.BotoCoreError, Boto3Error) as error:
+        invalid = isinstance(error, aws.ParamValidationError | aws.InvalidRegionError)
+        raise (ConfigError if invalid else StorageError)(f"{failed}: {error}") from None
+    except OSError as error:
+        raise StorageError(f"{failed}: {reason(error, uri)}") from None
+    except ValueError as error:  # an endpoint or a key that botocore cannot write down
+        raise ConfigError(f"{failed}: {error}") from None
+
+
+def _answered(error: ClientError, uri: str, failed: str, where: str) -> StorageError:
+    """What the store itself said."""
+    answer = error.response.get("Error", {})
+    code, message = str(answer.get("Code", "")), str(answer.get("Message", ""))
+    if code == "NoSuchBucket":
+        return NotFoundError(f"{failed}: {where} has no such bucket; check its name, and the endpoint")
+    if code in MISSING:
+        return NotFoundError(f"{uri} is not there: check bucket and key")
+    if code in CONFLICT:
+        return ExistsError(f"{uri} is there already, or has just changed")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status >= 500 or code in {"SlowDown", "429", "RequestTimeout"}:
+        return StorageError(f"{failed}: {where} answered {code}; {LATER}")
+    return StorageError(f"{failed}: {ADVICE.get(code) or f'{where} answered {code}: {message}'}")
