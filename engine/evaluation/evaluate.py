@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.dataset.types import CocoAnnotation, CocoDataset, Detections, Sample
+from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap, mean_iou
 from engine.results import ApMetrics
 from engine.teachers.base import Teacher
@@ -21,10 +21,12 @@ class Evaluation:
         metrics: COCO's numbers; for SAM the mean IoU as well.
         detections: Of each image, in the dataset's order, in original pixels. Where objects prompted them,
             ``prompt_indices`` are positions in ``dataset.annotations[i]``.
+        dataset: The truth, with the sizes of its images also where its file did not say them.
     """
 
     metrics: ApMetrics
     detections: list[Detections]
+    dataset: CocoDataset
 
 
 def evaluate(
@@ -48,9 +50,12 @@ def evaluate(
         on_progress: Told how many images of how many are done, after each batch.
     """
     detections: list[Detections] = []
+    images: list[CocoImage] = []
     for start in range(0, len(dataset), batch_size):
         indices = range(start, min(start + batch_size, len(dataset)))
         samples = [load(i) for i in indices]
+        for i, sample in zip(indices, samples, strict=True):
+            images.append(replace(dataset.images[i], width=sample.image.shape[1], height=sample.image.shape[0]))
         if teacher.iou_type == "segm":
             samples = [
                 _with_masks_only(sample, dataset.annotations[i]) for i, sample in zip(indices, samples, strict=True)
@@ -62,10 +67,11 @@ def evaluate(
             )
         if on_progress is not None:
             on_progress(len(detections), len(dataset))
+    dataset = replace(dataset, images=tuple(images))
     metrics = coco_ap(dataset, detections, iou_type=teacher.iou_type)
     if teacher.iou_type == "segm":
         metrics = metrics.model_copy(update={"miou": mean_iou(dataset, detections)})
-    return Evaluation(metrics=metrics, detections=detections)
+    return Evaluation(metrics=metrics, detections=detections, dataset=dataset)
 
 
 def _with_masks_only(sample: Sample, annotations: tuple[CocoAnnotation, ...]) -> Sample:

@@ -117,8 +117,7 @@ def verdict(result: TeacherResult) -> Verdict:
     """Judge a teacher: on the test part where there is one, since the validation part chose the adapter."""
     title = TITLES[result.teacher]
     tested = result.test_before is not None and result.test_after is not None
-    before, after = (result.test_before, result.test_after) if tested else (result.before, result.after)
-    assert before is not None and after is not None  # noqa: S101, PT018 - tested above
+    before, after = (result.test_before or result.before), (result.test_after or result.after)
     row = Row("AP", "", _number(before.ap), _number(after.ap))
     where = f"{after.images} images" if after.images else "images"
     where += " that neither training nor choosing has seen" if tested else " it was not trained on"
