@@ -134,7 +134,7 @@ def _labels(
     *,
     with_scores: bool,
 ) -> None:
-    font = ImageFont.load_default(max(11, round(max(size) / 38)))
+    font = ImageFont.load_default(max(11, round(max(size) / 33)))
     taken: list[tuple[int, int, int, int]] = []
     for i, box in enumerate(detections.boxes_xyxy.tolist()):
         text = label_of(int(detections.class_indices[i]), classes)
