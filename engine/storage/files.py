@@ -28,7 +28,8 @@ ADVICE = {
     errno.EISDIR: "it is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long for this disk",
 }
-TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial")
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial(\.\w+)?")
+"""What :func:`replacing` writes to; boto3 appends a suffix of its own."""
 
 
 class FileBackend:

@@ -34,6 +34,9 @@ LARGE = 16 << 20
 """Bytes from which an object is downloaded in parts, which takes a request more."""
 
 READ_SIZE = 1 << 20
+PIECE = 1 << 16
+"""Bytes taken from a connection at a time: what is lost, and asked for again, when it stalls."""
+
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 T = TypeVar("T")
 
@@ -207,7 +210,7 @@ class _Stream(io.RawIOBase):
         while True:
             try:
                 # At the end an empty read makes botocore compare length and checksum.
-                chunk: bytes = self.body.read(len(buffer))
+                chunk: bytes = self.body.read(min(len(buffer), PIECE))
                 if not chunk and self.position < self.size:
                     raise IncompleteReadError(actual_bytes=self.position, expected_bytes=self.size)
             except (IncompleteReadError, HTTPClientError, HTTPError) as error:
