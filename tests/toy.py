@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -52,7 +55,9 @@ class ToyTeacher(Teacher):
 
     @classmethod
     def load(cls, folder: Path, *, classes: Any, prompts: Any, settings: Any) -> ToyTeacher:
-        return cls()
+        teacher = cls()
+        teacher.model.load_state_dict(load_file(folder / "model.safetensors"))
+        return teacher
 
     def lora_targets(self, preset: LoraPreset) -> LoraTargets:
         return LoraTargets({LoraPreset.DECODER: "box|label", LoraPreset.ALL: "body|box|label"}[preset])
@@ -104,6 +109,30 @@ def toy_sample(index: int) -> Sample:
     image = rng.integers(0, 40, (SIDE, SIDE, 3), dtype=np.uint8)
     image[y : y + side, x : x + side, label] = 230
     return Sample.of(image, [[x, y, x + side, y + side]], [label])
+
+
+def write_toy_base(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    save_file(ToyTeacher().model.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def write_toy_data(file: Path, indices: range) -> Path:
+    """A COCO file of these samples, its images beside it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for i in indices:
+        sample = toy_sample(i)
+        Image.fromarray(sample.image).save(file.parent / f"{i}.png")
+        x0, y0, x1, y1 = sample.boxes_xyxy[0].tolist()
+        box = [x0, y0, x1 - x0, y1 - y0]
+        category = int(sample.class_indices[0]) + 1
+        images.append({"id": i, "file_name": f"{i}.png", "width": SIDE, "height": SIDE})
+        annotations.append({"id": i, "image_id": i, "category_id": category, "bbox": box, "area": box[2] * box[3]})
+    categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return file
 
 
 def toy_batches(teacher: Teacher, steps: Steps, start: int = 0) -> Iterator[Batch]:

@@ -130,12 +130,13 @@ class Loop:
     def _step(self, batches: Iterator[Batch]) -> None:
         begin, done = time.monotonic(), self.progress.step
         keys = self.steps.batches(done)
-        seed_all(self.training.seed, done)
+        parts = [next(batches) for _ in keys]
+        seed_all(self.training.seed, done)  # after the batches: a loader draws a number when it starts
         set_training(self.teacher, True)
         rate = learning_rate(done, self.steps.total, self.settings)
         try:
             with memory_errors(self.teacher, self.settings):
-                losses = gradients(self.teacher, [next(batches) for _ in keys], self.precision)
+                losses = gradients(self.teacher, parts, self.precision)
                 apply_gradients(self.optimizer, learning_rate=rate, clip_norm=self.settings.clip_norm, losses=losses)
         except NotFiniteError as error:
             raise NotFiniteError(

@@ -1,0 +1,84 @@
+"""From images to batches: augmented and preprocessed views.
+
+A view is determined by (seed, epoch, index of the image) alone: neither by the worker that makes it nor by what was
+made before it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from engine.dataset.types import Sample
+from engine.errors import TeacherError
+from engine.teachers.base import Batch, Example, Teacher
+from engine.training.parts import Part
+from engine.training.steps import Key, Steps
+
+MAX_WORKERS = 8
+
+
+class Views(Dataset[Example | TeacherError]):
+    """Augmented and preprocessed views of a part's images, by (epoch, index).
+
+    An error that a user can act on is handed out as a value: a worker would wrap what it raises in a traceback.
+    """
+
+    def __init__(self, part: Part, teacher: Teacher, augment: Callable[[Sample, int], Sample], *, seed: int) -> None:
+        self.part, self.augment, self.seed = part, augment, seed
+        self.teacher = _without_model(teacher)
+
+    def __getitem__(self, key: Key) -> Example | TeacherError:
+        epoch, index = key
+        for_augmentation, for_teacher = np.random.SeedSequence([self.seed, epoch, index]).spawn(2)
+        try:
+            sample = self.part.sample(index, with_masks=self.teacher.needs_masks)
+            sample = self.augment(sample, int(for_augmentation.generate_state(1)[0]))
+            return self.teacher.example(sample, np.random.default_rng(for_teacher))
+        except TeacherError as error:
+            return error
+
+    def collate(self, examples: Sequence[Example | TeacherError]) -> Batch | TeacherError:
+        """The examples' batch, or the first error among them."""
+        for example in examples:
+            if isinstance(example, TeacherError):
+                return example
+        return self.teacher.collate([example for example in examples if not isinstance(example, TeacherError)])
+
+
+def batches_from(step: int, steps: Steps, views: Views, *, workers: int | None, pin_memory: bool) -> Iterator[Batch]:
+    """All batches of a run from a step on, made in ``workers`` processes (0: in this one; None: one a core)."""
+    count = min(MAX_WORKERS, len(os.sched_getaffinity(0))) if workers is None else workers
+    loader: DataLoader[Example | TeacherError] = DataLoader(
+        views,
+        batch_sampler=steps.batches_from(step),
+        collate_fn=views.collate,
+        num_workers=count,
+        worker_init_fn=_start_worker,
+        pin_memory=pin_memory,
+    )
+    for batch in loader:
+        if isinstance(batch, TeacherError):
+            raise batch
+        yield batch
+
+
+def _start_worker(number: int) -> None:
+    """One thread a worker; a SIGTERM to the whole group is the main process's to handle."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _without_model(teacher: Teacher) -> Teacher:
+    """What makes examples of samples; the weights stay where they are."""
+    light = copy.copy(teacher)
+    del light.model
+    return light

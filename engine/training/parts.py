@@ -1,0 +1,113 @@
+"""The parts of the data that a run learns from, chooses by and is measured on, with their images on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine.config import DataConfig
+from engine.dataset import CocoDataset, ImageFolder, PartFiles, Sample, find_parts, load_part, load_sample
+from engine.dataset.split import split_dataset
+from engine.errors import DataError
+from engine.storage import Storage
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the data, with its images on disk."""
+
+    dataset: CocoDataset
+    images: ImageFolder
+
+    def sample(self, index: int, *, with_masks: bool) -> Sample:
+        """One decoded image with its objects."""
+        return load_sample(self.dataset, index, self.images.path(self.dataset.images[index]), with_masks=with_masks)
+
+    def objects(self, *, with_masks: bool) -> list[int]:
+        """How many objects each image has that can be learned or found: crowds do not count."""
+        return [
+            sum(not found.iscrowd and (not with_masks or bool(found.segmentation)) for found in image)
+            for image in self.dataset.annotations
+        ]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The data of a run. ``test`` is there if the configuration asks for it."""
+
+    train: Part
+    val: Part
+    test: Part | None
+
+
+def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage, cache: Path) -> Parts:
+    """Load, divide and check the data, and bring its images to the disk.
+
+    Args:
+        data: What the configuration says of it.
+        masks: Whether the teacher learns masks. If so, images without one are left out of the training part: they
+            have nothing to teach. For boxes they show what is not an object.
+        seed: Of the split.
+        storage: Where annotations and images come from.
+        cache: Where images are kept.
+
+    Raises:
+        DataError: The annotations are not those that were inspected, or a part has nothing to learn or to find.
+        StorageError: Something cannot be had.
+    """
+    parts = _load(data, seed=seed, storage=storage, cache=cache)
+    for name in ("train", "val"):
+        if name not in parts or not any(parts[name].objects(with_masks=masks)):
+            what = "masks" if masks else "objects"
+            raise DataError(f"the {name} part has no {what} of the classes {', '.join(data.classes)}: annotate some")
+    if masks:
+        train = parts["train"]
+        useful = [i for i, count in enumerate(train.objects(with_masks=True)) if count]
+        parts["train"] = replace(train, dataset=train.dataset.subset(useful))
+    for part in parts.values():
+        part.images.sync(part.dataset.images)
+    return Parts(train=parts["train"], val=parts["val"], test=parts.get("test"))
+
+
+def _load(data: DataConfig, *, seed: int, storage: Storage, cache: Path) -> dict[str, Part]:
+    files = _files(data, storage)
+    loaded = {name: load_part(file, storage=storage) for name, file in files.items()}
+    _check_digest(data, [dataset.digest for dataset in loaded.values()])
+    parts = {
+        name: Part(
+            dataset=dataset.with_classes(data.classes),
+            images=ImageFolder(files[name].images, storage=storage, cache=cache),
+        )
+        for name, dataset in loaded.items()
+    }
+    if "all" not in parts:
+        return parts
+    assert data.split is not None  # noqa: S101 - the configuration gives it beside one file
+    whole = parts["all"]
+    shares = {name: percent / 100 for name, percent in data.split.model_dump().items()}
+    split = split_dataset(whole.dataset, shares, seed=seed)
+    divided = {name: getattr(split, name) for name in shares}
+    return {name: replace(whole, dataset=whole.dataset.subset(i)) for name, i in divided.items() if i}
+
+
+def _files(data: DataConfig, storage: Storage) -> dict[str, PartFiles]:
+    """The files of each part; of data that is still to be divided, those of ``all``."""
+    if data.source is not None:
+        return find_parts(data.source.annotations, data.source.images, storage=storage)
+    given = {name: getattr(data, name) for name in ("train", "val", "test")}
+    return {
+        name: next(iter(find_parts(part.annotations, part.images, storage=storage).values()))
+        for name, part in given.items()
+        if part is not None
+    }
+
+
+def _check_digest(data: DataConfig, digests: list[str]) -> None:
+    """The same rule as inspection's: the file's digest, or that of the digests of several."""
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    if digest != data.digest:
+        raise DataError(
+            f"the annotations have changed since they were inspected (sha256 {data.digest} then, {digest} now): "
+            "start again from the manifest, so that the configuration follows from the new data"
+        )

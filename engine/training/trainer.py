@@ -1,0 +1,322 @@
+"""One teacher from its base to its best adapter::
+
+from engine.config import from_yaml
+from engine.training import TeacherTrainer
+
+config = from_yaml(Path("teacher_config.yaml").read_text(), where="teacher_config.yaml")
+result = TeacherTrainer(config, work_dir=Path("work")).train()
+print(result.before.ap, result.after.ap, result.adapter.uri)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from engine.artifacts import ADAPTER, LAST, RESULT, RunLayout
+from engine.augmentation import Augmenter
+from engine.config import RunConfig, TeacherSettings
+from engine.dataset.types import Sample
+from engine.errors import ConfigError
+from engine.evaluation.evaluate import Evaluation, evaluate
+from engine.progress import Event, EventKind, Listener
+from engine.results import AdapterFile, TeacherResult
+from engine.spec import TeacherName
+from engine.storage import Storage, StorageOptions
+from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, default_cache, is_hub_id, resolve_base_model
+from engine.teachers.lora import (
+    AdapterCard,
+    adapter_off,
+    adapter_tensors,
+    attach,
+    load_adapter,
+    load_adapter_tensors,
+    save_adapter,
+    trainable_parameters,
+)
+from engine.training.checkpoint import CHECKPOINT, Checkpoint, Progress, load_checkpoint, save_checkpoint
+from engine.training.data import Views, batches_from
+from engine.training.loop import Hooks, Loop
+from engine.training.parts import Part, Parts, prepare_parts
+from engine.training.progress import tensorboard, thinned
+from engine.training.runtime import Stop, choose_device, memory_errors, seed_all
+from engine.training.samples import write_samples
+from engine.training.steps import Steps
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is there before training begins."""
+
+    teacher: Teacher
+    base: LocalModel
+    parts: Parts
+    steps: Steps
+
+    def event(self, kind: EventKind, **values: Any) -> Event:
+        """An event of this job."""
+        name = self.teacher.name.slug
+        return Event(event=kind, teacher=name, steps=self.steps.total, epochs=self.steps.epochs, **values)
+
+
+class TeacherTrainer:
+    """Trains one teacher of a run and leaves all of it in ``work_dir``.
+
+    What is left under ``teachers/<teacher>_lora/`` is the best adapter (``adapter_config.json``,
+    ``adapter_model.safetensors``, ``teacher.json``), ``result.json``, ``samples.json`` with ``samples/``, and
+    ``last/`` to go on from; under ``logs/<teacher>/``, TensorBoard's files. A ``last/`` that is there at the start is
+    gone on from.
+
+    Args:
+        config: Of the run.
+        teacher: Which of its teachers; may be left out if it has one.
+        storage: Where data and base models come from; default: what ``config.storage`` says.
+        work_dir: Default: a new temporary folder.
+        cache: Where images and base models are kept between runs; default: the user's cache folder.
+        listeners: Are told of progress, at most one step in ``log_seconds``.
+        on_checkpoint: Is given the folder ``last/`` whenever what is in it was replaced.
+
+    Raises:
+        ConfigError: The configuration has no such teacher, or several to choose from.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        teacher: TeacherName | None = None,
+        *,
+        storage: Storage | None = None,
+        work_dir: Path | None = None,
+        cache: Path | None = None,
+        listeners: Sequence[Listener] = (),
+        on_checkpoint: Callable[[Path], None] | None = None,
+    ) -> None:
+        names = config.teachers.names
+        if teacher is None and len(names) != 1:
+            raise ConfigError(f"the run tunes {', '.join(names) or 'no teacher'}: say which one to train")
+        self.name = teacher or names[0]
+        settings = config.teachers.of(self.name)
+        if settings is None:
+            raise ConfigError(f"the run tunes {', '.join(names)}, not {self.name}")
+        self.config = config
+        self.settings: TeacherSettings = settings
+        self.storage = storage or Storage(StorageOptions(**config.storage.model_dump()))
+        self.layout = RunLayout(str(work_dir or mkdtemp(prefix="teacher-")))
+        self.folder = Path(self.layout.teacher(self.name))
+        self.cache = cache or default_cache()
+        self.listeners = listeners
+        self.on_checkpoint = on_checkpoint
+
+    def train(self) -> TeacherResult:
+        """Measure the base, train, measure the best adapter.
+
+        Raises:
+            TeacherError: Of the kind that the failure is. After InterruptedTrainingError the same call goes on.
+        """
+        with tensorboard(Path(self.layout.logs(self.name))) as curves:
+            listeners = (*self.listeners, curves)
+
+            def tell_all(event: Event) -> None:
+                for listener in listeners:
+                    listener(event)
+
+            listen = thinned(tell_all, seconds=self.config.training.log_seconds)
+            checkpoint = self._last(listen)
+            job = self._prepare(checkpoint)
+            with Stop() as stop:
+                listen(job.event("start", step=checkpoint.progress.step if checkpoint else 0))
+                return self._run(job, checkpoint, listen, stop)
+
+    def _prepare(self, checkpoint: Checkpoint | None) -> Job:
+        """Data and base model, on disk and in memory."""
+        data, training = self.config.data, self.config.training
+        kind = REGISTRY[self.name]
+        parts = prepare_parts(data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache)
+        base = self._base(checkpoint)
+        if checkpoint is not None:
+            self._check_same(checkpoint.settings, self._decisive(base))
+        teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=self.settings)
+        teacher.model.to(choose_device())
+        steps = Steps.of(self.settings, images=len(parts.train.dataset), seed=training.seed)
+        return Job(teacher=teacher, base=base, parts=parts, steps=steps)
+
+    def _run(self, job: Job, checkpoint: Checkpoint | None, listen: Listener, stop: Stop) -> TeacherResult:
+        teacher, val = job.teacher, job.parts.val
+        measure = partial(self._measure, teacher, stop)
+        seed_all(self.config.training.seed)
+        attach(teacher, self.settings.lora)
+        keep_best = partial(save_adapter, teacher, self.folder, card=self._card(job.base))
+        seen_before = None
+        if checkpoint is None:
+            seen_before, checkpoint = self._begin(job, measure, listen)
+        elif checkpoint.best:  # the file may be of later steps, which will be done again, or not be on this disk
+            load_adapter_tensors(teacher, checkpoint.best, what="the checkpoint does not fit its base")
+            keep_best()
+        progress = Loop(
+            teacher,
+            settings=self.settings,
+            training=self.config.training,
+            steps=job.steps,
+            start=checkpoint,
+            folder=self.folder / LAST,
+            hooks=Hooks(
+                batches=partial(self._batches, job),
+                evaluate=lambda: measure(val).metrics,
+                keep_best=keep_best,
+                checkpointed=self._checkpointed,
+                listen=listen,
+            ),
+            stop=stop,
+        ).run()
+
+        load_adapter(teacher, self.folder)  # what is on the disk is what is measured
+        seen_after = measure(val)
+        test_after = None if job.parts.test is None else measure(job.parts.test).metrics
+        if test_after is not None:
+            listen(job.event("evaluation", step=progress.step, ap=test_after.ap, phase="test"))
+        if seen_before is None:
+            with adapter_off(teacher):
+                seen_before = measure(val)
+        write_samples(
+            self.folder,
+            val.dataset,
+            partial(val.sample, with_masks=False),
+            before=seen_before.detections,
+            after=seen_after.detections,
+            iou_type=teacher.iou_type,
+        )
+        result = TeacherResult(
+            teacher=self.name,
+            base_model=self.settings.base_model,
+            base_revision=job.base.revision,
+            before=checkpoint.before["val"],
+            after=seen_after.metrics,
+            test_before=checkpoint.before.get("test"),
+            test_after=test_after,
+            history=progress.history,
+            best_epoch=job.steps.epochs_at(progress.best_step),
+            epochs=job.steps.epochs_at(progress.step),
+            steps=progress.step,
+            seconds=progress.seconds,
+            peak_memory_bytes=progress.peak_memory_bytes,
+            trainable_parameters=sum(p.numel() for p in trainable_parameters(teacher).values()),
+            adapter=_adapter_file(self.folder / ADAPTER),
+        )
+        (self.folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        listen(job.event("note", message=_summary(result)))
+        return result
+
+    def _begin(
+        self, job: Job, measure: Callable[[Part], Evaluation], listen: Listener
+    ) -> tuple[Evaluation, Checkpoint]:
+        """Measure the base: what it sees in the validation part, and the checkpoint of a run without a step."""
+        with adapter_off(job.teacher):
+            seen = measure(job.parts.val)
+            before = {"val": seen.metrics}
+            if job.parts.test is not None:
+                before["test"] = measure(job.parts.test).metrics
+        listen(job.event("evaluation", step=0, epoch=0, ap=seen.metrics.ap, phase="base"))
+        adapter, settings = adapter_tensors(job.teacher), self._decisive(job.base)
+        checkpoint = Checkpoint(Progress(), before, settings, adapter=adapter, optimizer={})
+        save_checkpoint(checkpoint, self.folder / LAST)
+        self._checkpointed()
+        return seen, checkpoint
+
+    def _batches(self, job: Job, step: int) -> Iterator[Batch]:
+        seed, workers = self.config.training.seed, self.config.training.workers
+        views = Views(job.parts.train, job.teacher, Augmenter(self.config.augmentation), seed=seed)
+        return batches_from(step, job.steps, views, workers=workers, pin_memory=job.teacher.device.type == "cuda")
+
+    def _last(self, listen: Listener) -> Checkpoint | None:
+        """The checkpoint to go on from; that there is a damaged one is said."""
+        folder = self.folder / LAST
+        checkpoint = load_checkpoint(folder)
+        message = None
+        if checkpoint is not None:
+            message = f"going on after step {checkpoint.progress.step}"
+        elif (folder / CHECKPOINT).exists():
+            message = f"{folder / CHECKPOINT} is damaged: starting from the beginning"
+        if message is not None:
+            listen(Event(event="note", teacher=self.name.slug, message=message))
+        return checkpoint
+
+    def _base(self, checkpoint: Checkpoint | None) -> LocalModel:
+        """The base model; a run that goes on takes the very commit that it began with."""
+        name, revision = self.settings.base_model, self.settings.revision
+        if checkpoint is not None and is_hub_id(name):
+            revision = checkpoint.settings["base_revision"]
+        return resolve_base_model(name, revision, storage=self.storage, cache=self.cache)
+
+    def _card(self, base: LocalModel) -> AdapterCard:
+        return AdapterCard(
+            teacher=self.name,
+            base_revision=base.revision,
+            base_sha256=base.sha256,
+            classes=self.config.data.classes,
+            prompts=self.config.data.prompts,
+            settings=self.settings,
+        )
+
+    def _decisive(self, base: LocalModel) -> dict[str, Any]:
+        """Every setting that has a part in the result; where things lie has none."""
+        config = self.config.model_dump(mode="json")
+        data, training, settings = config["data"], config["training"], config["teachers"][self.name.slug]
+        return {
+            "data": {key: data[key] for key in ("digest", "classes", "prompts", "split")},
+            "augmentation": config["augmentation"],
+            "training": {key: training[key] for key in ("seed", "precision", "patience")},
+            f"teachers.{self.name.slug}": {k: v for k, v in settings.items() if k not in ("base_model", "revision")},
+            "base_sha256": base.sha256,
+            "base_revision": base.revision,
+        }
+
+    def _check_same(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        old, new = _flat(then), _flat(now)
+        changed = [f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in old | new if old.get(k) != new.get(k)]
+        if changed:
+            raise ConfigError(
+                f"{self.folder / LAST} is a checkpoint of another configuration: {'; '.join(changed)}. "
+                "Set them back to go on, or delete the folder to begin anew"
+            )
+
+    def _measure(self, teacher: Teacher, stop: Stop, part: Part) -> Evaluation:
+        def load(index: int) -> Sample:
+            stop.check()
+            return part.sample(index, with_masks=teacher.needs_masks)
+
+        with memory_errors(teacher, self.settings):
+            return evaluate(teacher, part.dataset, load, batch_size=self.settings.batch_size)
+
+    def _checkpointed(self) -> None:
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(self.folder / LAST)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their path.
+
+    >>> _flat({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        flat |= _flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+def _adapter_file(path: Path) -> AdapterFile:
+    content = path.read_bytes()
+    return AdapterFile(uri=str(path), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+def _summary(result: TeacherResult) -> str:
+    change = f"AP {result.before.ap:.3f} -> {result.after.ap:.3f}"
+    if result.after.ap > result.before.ap:
+        return change
+    return f"{change}: no evaluation was better than the base; the best adapter is kept all the same"

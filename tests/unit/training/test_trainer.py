@@ -1,0 +1,268 @@
+"""Whole runs of a toy teacher, from files to files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import ToyTeacher, settings, training, write_toy_base, write_toy_data
+
+from engine.config import DataConfig, RunConfig
+from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.dataset import inspect_dataset, load_dataset, load_sample
+from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError
+from engine.evaluation.samples import SampleRecord
+from engine.progress import Event
+from engine.results import TeacherResult
+from engine.spec import AugmentationSpec, Intensity, TeacherName
+from engine.teachers import REGISTRY, load_adapted
+from engine.training import TeacherTrainer
+
+FOLDER = "teachers/grounding_dino_lora"
+
+
+@pytest.fixture(autouse=True)
+def toy_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRY, TeacherName.GROUNDING_DINO, ToyTeacher)
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    write_toy_base(folder / "base")
+    write_toy_data(folder / "data" / "all.json", range(30))
+    return folder
+
+
+def config_of(folder: Path, *, split: tuple[int, int, int] = (60, 20, 20), **changes: Any) -> RunConfig:
+    annotations = folder / "data" / "all.json"
+    common = {key: changes.pop(key) for key in ("workers", "patience", "seed") if key in changes}
+    return RunConfig(
+        name="toy",
+        run_id="1",
+        output=str(folder / "output"),
+        storage=StorageConfig(endpoint_url=None, region=None),
+        data=DataConfig(
+            digest=inspect_dataset(annotations).digest,
+            classes=("red", "green"),
+            prompts={},
+            source=PartConfig(annotations=str(annotations), images=None),
+            split=SplitConfig(**dict(zip(("train", "val", "test"), split, strict=True))),
+            train=None,
+            val=None,
+            test=None,
+        ),
+        augmentation=AugmentationSpec(intensity=Intensity.NONE),
+        training=training(**common),
+        teachers=TeachersConfig(grounding_dino=settings(base_model=str(folder / "base"), **changes)),
+    )
+
+
+def killer(step: int) -> Any:
+    """A listener that sends SIGTERM after a step. Steps are not thinned out, since they are far apart in time."""
+
+    def listen(event: Event) -> None:
+        if event.event == "checkpoint" and event.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return listen
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def adapter_of(work: Path) -> bytes:
+    return (work / FOLDER / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_run_leaves_a_better_adapter_and_all_that_belongs_to_it(toy_data: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    checkpoints: list[Path] = []
+    shutil.copytree(toy_data / "base", tmp_path / "toy" / "base")
+    write_toy_data(tmp_path / "toy" / "data" / "all.json", range(120))
+    trainer = TeacherTrainer(
+        config_of(tmp_path / "toy", epochs=20),
+        work_dir=tmp_path,
+        listeners=[events.append],
+        on_checkpoint=checkpoints.append,
+    )
+    result = trainer.train()
+    folder = tmp_path / FOLDER
+    assert result.after.ap > result.before.ap + 0.05
+    assert result.test_before is not None
+    assert result.test_after is not None
+    assert result.test_after.ap50 > result.test_before.ap50
+    assert result.base_revision is not None
+    assert result.trainable_parameters == 8 * (192 + 64) + 8 * (64 + 4) + 8 * (64 + 2)
+    assert result.adapter.size_bytes == len(adapter_of(tmp_path))
+    assert TeacherResult.model_validate_json((folder / "result.json").read_text()) == result
+    others = [name for name in files_of(folder) if not name.startswith("samples/")]
+    assert others == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "last/checkpoint.safetensors",
+        "result.json",
+        "samples.json",
+        "teacher.json",
+    ]
+    records = [SampleRecord.model_validate(value) for value in json.loads((folder / "samples.json").read_text())]
+    assert len(records) == 6
+    assert all((folder / "samples" / record.image_name).is_file() for record in records)
+    assert all(path.name.startswith("events.out.tfevents") for path in (tmp_path / "logs/grounding_dino").iterdir())
+    assert set(checkpoints) == {folder / "last"}
+    assert [event.event for event in events][:3] == ["start", "evaluation", "step"]
+    phases = [event.phase for event in events if event.event == "evaluation"]
+    assert phases == ["base", "adapted", "adapted", "adapted", "test"]
+
+
+def test_what_is_loaded_back_sees_what_was_measured(toy_data: Path, tmp_path: Path) -> None:
+    result = TeacherTrainer(config_of(toy_data, split=(70, 30, 0)), work_dir=tmp_path).train()
+    teacher = load_adapted(tmp_path / FOLDER)
+    record = SampleRecord.model_validate(json.loads((tmp_path / FOLDER / "samples.json").read_text())[0])
+    dataset = load_dataset(toy_data / "data" / "all.json")
+    index = [image.file_name for image in dataset.images].index(record.file_name)
+    sample = load_sample(dataset, index, toy_data / "data" / record.file_name, with_masks=False)
+    (seen,) = teacher.predict([sample])
+    assert seen.boxes_xyxy[0].tolist() == pytest.approx(record.after.boxes_xyxy[0], abs=0.01)
+    assert result.test_after is None
+
+
+def test_no_file_of_a_run_is_a_pickle(toy_data: Path, tmp_path: Path) -> None:
+    TeacherTrainer(config_of(toy_data), work_dir=tmp_path).train()
+    for name in files_of(tmp_path):
+        content = (tmp_path / name).read_bytes()
+        assert not name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")), name
+        assert not content.startswith((b"\x80", b"PK")), name
+
+
+# With 18 images and steps of 8: 3 steps an epoch; evaluations and checkpoints after 6, 12 and 18.
+@pytest.mark.parametrize("kill_at", [6, 12, 18])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(toy_data: Path, tmp_path: Path, kill_at: int) -> None:
+    config = config_of(toy_data)
+    whole = TeacherTrainer(config, work_dir=tmp_path / "whole").train()
+    stopped = TeacherTrainer(config, work_dir=tmp_path / "stopped", listeners=[killer(kill_at)])
+    with pytest.raises(InterruptedTrainingError):
+        stopped.train()
+    # Another machine has nothing but the checkpoint.
+    last = f"{FOLDER}/last"
+    shutil.copytree(tmp_path / "stopped" / last, tmp_path / "resumed" / last)
+    resumed = TeacherTrainer(config, work_dir=tmp_path / "resumed").train()
+    assert adapter_of(tmp_path / "resumed") == adapter_of(tmp_path / "whole")
+    measured = {"before", "after", "test_before", "test_after", "history", "best_epoch", "epochs", "steps"}
+    assert resumed.model_dump(include=measured) == whole.model_dump(include=measured)
+    samples = [(tmp_path / name / FOLDER / "samples.json").read_text() for name in ("whole", "resumed")]
+    assert samples[0] == samples[1]
+
+
+def test_a_finished_run_is_only_measured_again(toy_data: Path, tmp_path: Path) -> None:
+    config, events = config_of(toy_data), []
+    first = TeacherTrainer(config, work_dir=tmp_path).train()
+    again = TeacherTrainer(config, work_dir=tmp_path, listeners=[events.append]).train()
+    assert again.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"})
+    assert not [event for event in events if event.event == "step"]
+
+
+def test_sigterm_while_the_base_is_measured_stops_at_once(toy_data: Path, tmp_path: Path) -> None:
+    def kill(event: Event) -> None:
+        if event.event == "start":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptedTrainingError, match="the same command goes on"):
+        TeacherTrainer(config_of(toy_data), work_dir=tmp_path, listeners=[kill]).train()
+    assert not (tmp_path / FOLDER / "adapter_model.safetensors").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_refused_by_name(toy_data: Path, tmp_path: Path) -> None:
+    TeacherTrainer(config_of(toy_data), work_dir=tmp_path).train()
+    with pytest.raises(ConfigError, match=r"teachers.grounding_dino.epochs was 6 and is 7.*begin anew"):
+        TeacherTrainer(config_of(toy_data, epochs=7), work_dir=tmp_path).train()
+    # How it is made does not matter.
+    TeacherTrainer(config_of(toy_data, workers=1), work_dir=tmp_path).train()
+
+
+def test_a_damaged_checkpoint_is_said_and_not_used(toy_data: Path, tmp_path: Path) -> None:
+    config, events = config_of(toy_data), []
+    first = TeacherTrainer(config, work_dir=tmp_path).train()
+    checkpoint = tmp_path / FOLDER / "last" / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    again = TeacherTrainer(config, work_dir=tmp_path, listeners=[events.append]).train()
+    assert "is damaged" in (events[0].message or "")
+    assert again.steps == first.steps
+    assert again.adapter == first.adapter
+
+
+def test_workers_change_nothing(toy_data: Path, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        TeacherTrainer(config_of(toy_data, workers=workers), work_dir=tmp_path / str(workers)).train()
+    assert adapter_of(tmp_path / "0") == adapter_of(tmp_path / "2")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named_without_a_traceback(
+    toy_data: Path, tmp_path: Path, workers: int
+) -> None:
+    shutil.copytree(toy_data, tmp_path / "toy")
+    for image in (tmp_path / "toy" / "data").glob("*.png"):
+        content = image.read_bytes()
+        image.write_bytes(content[: len(content) // 2])
+    config = config_of(tmp_path / "toy", workers=workers)
+    with pytest.raises(DataError, match=r"^\d+\.png cannot be read"):
+        TeacherTrainer(config, work_dir=tmp_path / "work").train()
+
+
+def test_changed_annotations_are_noticed(toy_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_data, tmp_path / "toy")
+    config = config_of(tmp_path / "toy")
+    write_toy_data(tmp_path / "toy" / "data" / "all.json", range(29))
+    with pytest.raises(DataError, match="have changed since they were inspected"):
+        TeacherTrainer(config, work_dir=tmp_path / "work").train()
+
+
+def test_a_changed_base_is_noticed(toy_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_data, tmp_path / "toy")
+    config = config_of(tmp_path / "toy")
+    TeacherTrainer(config, work_dir=tmp_path / "work").train()
+    weights = tmp_path / "toy" / "base" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ConfigError, match="base_sha256 was"):
+        TeacherTrainer(config, work_dir=tmp_path / "work").train()
+    with pytest.raises(BaseModelError, match="the adapter was made for weights with sha256"):
+        load_adapted(tmp_path / "work" / FOLDER)
+    assert load_adapted(tmp_path / "work" / FOLDER, base_model=str(toy_data / "base")).classes == ("red", "green")
+
+
+def test_a_part_without_objects_is_refused(toy_data: Path, tmp_path: Path) -> None:
+    config = config_of(toy_data)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"classes": ("blue",)})})
+    with pytest.raises(DataError, match="the train part has no objects of the classes blue"):
+        TeacherTrainer(config, work_dir=tmp_path).train()
+
+
+def test_parts_that_come_apart_are_used_as_they_are(toy_data: Path, tmp_path: Path) -> None:
+    for name, indices in (("train", range(20)), ("val", range(20, 26)), ("test", range(26, 30))):
+        write_toy_data(tmp_path / "data" / name / "_annotations.coco.json", indices)
+    data = {
+        "digest": inspect_dataset(tmp_path / "data").digest,
+        "source": PartConfig(annotations=str(tmp_path / "data"), images=None),
+    }
+    config = config_of(toy_data)
+    config = config.model_copy(update={"data": config.data.model_copy(update=data)})
+    result = TeacherTrainer(config, work_dir=tmp_path / "work").train()
+    assert (result.after.images, result.test_after and result.test_after.images) == (6, 4)
+    assert result.steps == 18  # 20 images in steps of 8, 6 epochs
+
+
+def test_which_teacher_must_be_clear(toy_data: Path) -> None:
+    config = config_of(toy_data)
+    with pytest.raises(ConfigError, match="the run tunes GroundingDino, not Sam"):
+        TeacherTrainer(config, TeacherName.SAM)
+    none = config.model_copy(update={"teachers": TeachersConfig()})
+    with pytest.raises(ConfigError, match="the run tunes no teacher"):
+        TeacherTrainer(none)
