@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import DataConfig
@@ -15,21 +15,14 @@ from engine.storage import Storage
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the data, with its images on disk."""
+    """One part of the data; its images, in the dataset's order, lie at ``paths``."""
 
     dataset: CocoDataset
-    images: ImageFolder
+    paths: tuple[Path, ...]
 
     def sample(self, index: int, *, with_masks: bool) -> Sample:
         """One decoded image with its objects."""
-        return load_sample(self.dataset, index, self.images.path(self.dataset.images[index]), with_masks=with_masks)
-
-    def objects(self, *, with_masks: bool) -> list[int]:
-        """How many objects each image has that can be learned or found: crowds do not count."""
-        return [
-            sum(not found.iscrowd and (not with_masks or bool(found.segmentation)) for found in image)
-            for image in self.dataset.annotations
-        ]
+        return load_sample(self.dataset, index, self.paths[index], with_masks=with_masks)
 
 
 @dataclass(frozen=True)
@@ -56,39 +49,41 @@ def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage,
         DataError: The annotations are not those that were inspected, or a part has nothing to learn or to find.
         StorageError: Something cannot be had.
     """
-    parts = _load(data, seed=seed, storage=storage, cache=cache)
-    for name in ("train", "val"):
-        if name not in parts or not any(parts[name].objects(with_masks=masks)):
-            what = "masks" if masks else "objects"
-            raise DataError(f"the {name} part has no {what} of the classes {', '.join(data.classes)}: annotate some")
-    if masks:
-        train = parts["train"]
-        useful = [i for i, count in enumerate(train.objects(with_masks=True)) if count]
-        parts["train"] = replace(train, dataset=train.dataset.subset(useful))
-    for part in parts.values():
-        part.images.sync(part.dataset.images)
-    return Parts(train=parts["train"], val=parts["val"], test=parts.get("test"))
-
-
-def _load(data: DataConfig, *, seed: int, storage: Storage, cache: Path) -> dict[str, Part]:
     files = _files(data, storage)
     loaded = {name: load_part(file, storage=storage) for name, file in files.items()}
     _check_digest(data, [dataset.digest for dataset in loaded.values()])
-    parts = {
-        name: Part(
-            dataset=dataset.with_classes(data.classes),
-            images=ImageFolder(files[name].images, storage=storage, cache=cache),
-        )
-        for name, dataset in loaded.items()
-    }
-    if "all" not in parts:
-        return parts
+    datasets = {name: dataset.with_classes(data.classes) for name, dataset in loaded.items()}
+    if "all" in datasets:
+        datasets = _divided(datasets["all"], data, seed=seed)
+    for name in ("train", "val"):
+        if name not in datasets or not _useful(datasets[name], masks=masks):
+            what = "masks" if masks else "objects"
+            raise DataError(f"the {name} part has no {what} of the classes {', '.join(data.classes)}: annotate some")
+    if masks:
+        datasets["train"] = datasets["train"].subset(_useful(datasets["train"], masks=True))
+    parts = {}
+    for name, dataset in datasets.items():
+        folder = ImageFolder((files.get(name) or files["all"]).images, storage=storage, cache=cache)
+        folder.sync(dataset.images)
+        parts[name] = Part(dataset, tuple(folder.path(image) for image in dataset.images))
+    return Parts(train=parts["train"], val=parts["val"], test=parts.get("test"))
+
+
+def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int) -> dict[str, CocoDataset]:
     assert data.split is not None  # noqa: S101 - the configuration gives it beside one file
-    whole = parts["all"]
     shares = {name: percent / 100 for name, percent in data.split.model_dump().items()}
-    split = split_dataset(whole.dataset, shares, seed=seed)
-    divided = {name: getattr(split, name) for name in shares}
-    return {name: replace(whole, dataset=whole.dataset.subset(i)) for name, i in divided.items() if i}
+    split = split_dataset(dataset, shares, seed=seed)
+    indices = {name: getattr(split, name) for name in shares}
+    return {name: dataset.subset(chosen) for name, chosen in indices.items() if chosen}
+
+
+def _useful(dataset: CocoDataset, *, masks: bool) -> list[int]:
+    """The images with an object that can be learned or found: crowds do not count."""
+    return [
+        index
+        for index, objects in enumerate(dataset.annotations)
+        if any(not found.iscrowd and (not masks or found.segmentation) for found in objects)
+    ]
 
 
 def _files(data: DataConfig, storage: Storage) -> dict[str, PartFiles]:

@@ -287,7 +287,7 @@ class TeacherTrainer:
     def _measure(self, teacher: Teacher, stop: Stop, part: Part) -> Evaluation:
         def load(index: int) -> Sample:
             stop.check()
-            return part.sample(index, with_masks=teacher.needs_masks)
+            return part.sample(index, with_masks=False)  # masks are compared as run lengths
 
         with memory_errors(teacher, self.settings):
             return evaluate(teacher, part.dataset, load, batch_size=self.settings.batch_size)

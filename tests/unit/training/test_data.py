@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import ToyTeacher, write_toy_data
+
+from engine.dataset import Sample, load_dataset
+from engine.errors import DataError
+from engine.training.data import Views, batches_from
+from engine.training.parts import Part
+from engine.training.steps import Steps
+
+STEPS = Steps(images=6, batch_size=2, accumulation_steps=1, epochs=2, evaluations=1, seed=5)
+
+
+def brighter(sample: Sample, seed: int) -> Sample:
+    """An augmentation that shows its seed."""
+    return replace(sample, image=np.clip(sample.image + np.uint8(seed % 20), 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Part:
+    file = write_toy_data(tmp_path_factory.mktemp("data") / "all.json", range(6))
+    dataset = load_dataset(file)
+    return Part(dataset, tuple(file.parent / image.file_name for image in dataset.images))
+
+
+def profiles(views: Views, *keys: tuple[int, int]) -> list[torch.Tensor]:
+    return [views[key]["profiles"] for key in keys]
+
+
+def test_a_view_is_determined_by_its_key_alone(part: Part) -> None:
+    views = Views(part, ToyTeacher(), brighter, seed=1)
+    first, other_epoch, other_image = profiles(views, (0, 2), (1, 2), (0, 3))
+    torch.manual_seed(7)
+    assert torch.equal(views[0, 2]["profiles"], first)
+    assert not torch.equal(first, other_epoch)
+    assert not torch.equal(first, other_image)
+    assert not torch.equal(Views(part, ToyTeacher(), brighter, seed=2)[0, 2]["profiles"], first)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_from_a_step_are_those_of_a_run_that_came_so_far(part: Part, workers: int) -> None:
+    views = Views(part, ToyTeacher(), brighter, seed=1)
+    whole = list(batches_from(0, STEPS, views, workers=0, pin_memory=False))
+    rest = list(batches_from(2, STEPS, views, workers=workers, pin_memory=False))
+    assert (len(whole), len(rest)) == (6, 4)
+    for ours, theirs in zip(rest, whole[2:], strict=True):
+        assert torch.equal(ours["profiles"], theirs["profiles"])
+
+
+def test_workers_get_no_weights(part: Part) -> None:
+    views = pickle.loads(pickle.dumps(Views(part, ToyTeacher(), brighter, seed=1)))
+    assert not hasattr(views.teacher, "model")
+    assert views[0, 0]["profiles"].shape == (192,)
+
+
+def test_an_image_that_is_gone_is_a_sentence_of_its_own_also_from_a_worker(part: Part, tmp_path: Path) -> None:
+    gone = replace(part, paths=tuple(tmp_path / path.name for path in part.paths))
+    views = Views(gone, ToyTeacher(), brighter, seed=1)
+    with pytest.raises(DataError, match=r"^[0-5]\.png does not exist"):
+        next(batches_from(0, STEPS, views, workers=1, pin_memory=False))
+
+
+def test_by_default_there_is_a_worker_for_every_core(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
+    pids = {batch["pid"] for batch in batches_from(0, STEPS, _Pids(part), workers=None, pin_memory=False)}
+    assert len(pids) == 3
+    assert os.getpid() not in pids
+
+
+class _Pids(Views):
+    """Tells in which process a batch was made."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(part, ToyTeacher(), brighter, seed=1)
+
+    def collate(self, examples: object) -> dict[str, int]:
+        return {"pid": os.getpid()}
