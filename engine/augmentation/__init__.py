@@ -1,0 +1,16 @@
+"""Augmentation by what the objects are like and where they are seen."""
+
+from engine.augmentation.augmenter import Augmenter
+from engine.augmentation.preview import contact_sheet
+from engine.augmentation.selection import ChosenTransform, LeftOut, describe, left_out, select, table_markdown
+
+__all__ = [
+    "Augmenter",
+    "ChosenTransform",
+    "LeftOut",
+    "contact_sheet",
+    "describe",
+    "left_out",
+    "select",
+    "table_markdown",
+]
