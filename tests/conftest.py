@@ -17,6 +17,8 @@ import pytest
 # Nothing is fetched from a hub in tests, and albumentations does not call home.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# Tests run beside each other: threads that wait for a busy core make a tiny model a hundred times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 
