@@ -13,6 +13,9 @@ from engine.augmentation.transforms import Pipeline
 from engine.dataset.types import Sample
 from engine.spec import AugmentationSpec
 
+MIN_SIDE = 32
+"""Images with a side of fewer pixels stay as they are: transforms that cut or bend them divide by zero."""
+
 
 class Augmenter:
     """Augmented views of samples: ``augmenter(sample, seed)``.
@@ -32,12 +35,12 @@ class Augmenter:
         return Augmenter, (self.spec,)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """A view of ``sample``; the sample itself if nothing was chosen.
+        """A view of ``sample``; the sample itself if nothing was chosen, or there is hardly anything to see in it.
 
         Raises:
             ConfigError: albumentations is not installed.
         """
-        if not self.chosen:
+        if not self.chosen or min(sample.image.shape[:2]) < MIN_SIDE:
             return sample
         pipeline = self._without_masks if sample.masks is None else self._with_masks
         pipeline.seed(seed)

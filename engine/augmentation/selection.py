@@ -178,8 +178,8 @@ This page is written from `engine/augmentation/table.py`. Transforms are applied
 share of the images; values are for low / medium / high. Of several rows of one kind the last one that applies counts.
 Transforms are those of albumentations 2.0, and `ObjectCrop`, a window around an object.
 
-An object of which less than 15 % is left in view is dropped. Boxes are read off the masks wherever a transform does
-not keep boxes upright.
+An object of which less than 15 %, or less than a pixel, is left in view is dropped. Boxes are read off the masks
+wherever a transform does not keep boxes upright. Images under 32 pixels stay as they are.
 
 ## What is done
 

@@ -50,7 +50,7 @@ class Pipeline:
         built = [_build(one) for one in chosen]
         moving = [t for t in built if isinstance(t, albumentations.DualTransform)]
         boxes = albumentations.BboxParams(
-            "pascal_voc", min_visibility=MIN_VISIBLE, min_width=1, min_height=1, clip=True
+            "pascal_voc", min_visibility=MIN_VISIBLE, min_width=1, min_height=1, clip=True, filter_invalid_bboxes=True
         )
         # save_applied_params says which transforms were drawn.
         self._moving = albumentations.Compose(moving, boxes, save_applied_params=True) if moving else None

@@ -150,6 +150,20 @@ def test_an_image_without_objects_goes_through_every_transform(row: Row, with_ma
 
 
 @each_row
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 300), (32, 32), (33, 500)])
+@pytest.mark.filterwarnings("error")
+def test_no_image_is_too_small_and_no_box_too_thin(row: Row, height: int, width: int) -> None:
+    augmenter, image = always(row), np.full((height, width, 3), 200, dtype=np.uint8)
+    boxes = [[0, 0, width, height], [0, 0, 0, 0], [0.5, 0.5, 0.5000001, 0.7]]
+    bare = Sample.of(image, boxes)
+    for sample in (bare, replace(bare, masks=np.ones((3, height, width), dtype=np.bool_))):
+        for seed in range(3):
+            view = augmenter(sample, seed)
+            assert view.image.size > 0
+            assert len(view.class_indices) == len(view)
+
+
+@each_row
 def test_a_view_is_determined_by_sample_and_seed(row: Row) -> None:
     sample = drawn(rectangle(60, 50, 130, 90), ellipse(10, 100, 40, 150))
     sample = replace(sample, image=np.random.default_rng(0).integers(0, 256, sample.image.shape, dtype=np.uint8))
