@@ -118,8 +118,8 @@ def write_toy_base(folder: Path) -> Path:
     return folder
 
 
-def write_toy_data(file: Path, indices: range) -> Path:
-    """A COCO file of these samples, its images beside it."""
+def write_toy_data(file: Path, indices: range, *, masks: bool = False) -> Path:
+    """A COCO file of these samples, its images beside it; masks lack a corner, so that they are not just the boxes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for i in indices:
@@ -127,9 +127,11 @@ def write_toy_data(file: Path, indices: range) -> Path:
         Image.fromarray(sample.image).save(file.parent / f"{i}.png")
         x0, y0, x1, y1 = sample.boxes_xyxy[0].tolist()
         box = [x0, y0, x1 - x0, y1 - y0]
-        category = int(sample.class_indices[0]) + 1
+        found = {"id": i, "image_id": i, "category_id": int(sample.class_indices[0]) + 1, "bbox": box}
+        if masks:
+            found["segmentation"] = [[x0, y0, x1, y0, x1, y1 - 4, x1 - 4, y1, x0, y1]]
         images.append({"id": i, "file_name": f"{i}.png", "width": SIDE, "height": SIDE})
-        annotations.append({"id": i, "image_id": i, "category_id": category, "bbox": box, "area": box[2] * box[3]})
+        annotations.append(found | {"area": box[2] * box[3]})
     categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return file

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,7 +188,9 @@ def adapter_off(teacher: Teacher) -> Iterator[None]:
 
 
 def _wrap(teacher: Teacher, config: peft.LoraConfig) -> None:
-    teacher.model = peft.get_peft_model(teacher.model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
+        teacher.model = peft.get_peft_model(teacher.model, config)
     teacher.model.eval()
 
 

@@ -1,0 +1,95 @@
+"""Whole runs of the real architectures, with random tiny bases: what a toy teacher may hide."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import grounding_dino_settings, random_grounding_dino, save_grounding_dino
+from tiny_sam import sam_settings, save_sam
+from toy import training, write_toy_data
+
+from engine.config import DataConfig, RunConfig
+from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.dataset import inspect_dataset, load_dataset, load_sample
+from engine.errors import InterruptedTrainingError
+from engine.progress import Event
+from engine.spec import AugmentationSpec, Background, EnvironmentSpec, Intensity, Lighting, TeacherName
+from engine.teachers import load_adapted
+from engine.training import TeacherTrainer
+
+
+def config_of(folder: Path, name: TeacherName) -> RunConfig:
+    """5 images to train on, in 3 steps an epoch; 2 epochs, measured after each."""
+    data = write_toy_data(folder / "data" / "all.json", range(8), masks=True)
+    changes = {"epochs": 2, "evaluations": 2}
+    changes |= {"lora": {"preset": "encoder-decoder", "rank": 4, "alpha": 8, "dropout": 0.1}}
+    if name is TeacherName.SAM:
+        teachers = TeachersConfig(sam=sam_settings(base_model=str(save_sam(folder)), **changes))
+    else:
+        base = save_grounding_dino(folder / "base", random_grounding_dino(), shortest_edge=64, longest_edge=128)
+        teachers = TeachersConfig(grounding_dino=grounding_dino_settings(base_model=str(base), **changes))
+    return RunConfig(
+        name="tiny",
+        run_id="1",
+        output=str(folder / "output"),
+        storage=StorageConfig(endpoint_url=None, region=None),
+        data=DataConfig(
+            digest=inspect_dataset(data).digest,
+            classes=("red", "green"),
+            prompts={"red": "red square"},
+            source=PartConfig(annotations=str(data), images=None),
+            split=SplitConfig(train=65, val=35, test=0),
+            train=None,
+            val=None,
+            test=None,
+        ),
+        augmentation=AugmentationSpec(
+            environment=EnvironmentSpec(lighting=Lighting.VARIABLE, background=Background.PLAIN),
+            intensity=Intensity.MEDIUM,
+        ),
+        training=training(),
+        teachers=teachers,
+    )
+
+
+def adapter_of(work: Path, name: TeacherName) -> bytes:
+    return (work / f"teachers/{name.slug}_lora/adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", list(TeacherName))
+def test_a_stopped_run_ends_with_the_same_adapter_and_it_loads_back(tmp_path: Path, name: TeacherName) -> None:
+    config = config_of(tmp_path, name)
+    whole = TeacherTrainer(config, work_dir=tmp_path / "whole").train()
+
+    def kill(event: Event) -> None:
+        if event.event == "checkpoint" and event.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptedTrainingError, match="after step 4 of 6"):
+        TeacherTrainer(config, work_dir=tmp_path / "again", listeners=[kill]).train()
+    resumed = TeacherTrainer(config, work_dir=tmp_path / "again").train()
+    assert adapter_of(tmp_path / "again", name) == adapter_of(tmp_path / "whole", name)
+    assert (resumed.after, resumed.history) == (whole.after, whole.history)
+    assert whole.steps == 6
+
+    # Elsewhere, by the three lines of the model card.
+    moved = shutil.copytree(tmp_path / "whole" / f"teachers/{name.slug}_lora", tmp_path / "moved")
+    teacher = load_adapted(moved)
+    dataset = load_dataset(config.data.source.annotations)
+    records = json.loads((moved / "samples.json").read_text())
+    for record in records:
+        (index,) = [i for i, image in enumerate(dataset.images) if image.file_name == record["file_name"]]
+        sample = load_sample(dataset, index, tmp_path / "data" / record["file_name"], with_masks=False)
+        (seen,) = teacher.predict([sample])
+        after = record["after"]
+        np.testing.assert_allclose(seen.boxes_xyxy[: len(after["scores"])], after["boxes_xyxy"], atol=0.01)
+        np.testing.assert_allclose(seen.scores[: len(after["scores"])], after["scores"], atol=1e-4)
+        if name is TeacherName.SAM:
+            assert [rle["counts"].decode() for rle in seen.masks] == after["masks"]
+    assert records
