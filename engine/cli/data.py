@@ -92,7 +92,7 @@ def augment(
     """Show what training images will look like: a contact sheet of originals and augmented views."""
     from PIL import Image
 
-    from engine.augmentation import Augmenter, contact_sheet, describe, select
+    from engine.augmentation import Augmenter, contact_sheet, describe, left_out, select
     from engine.dataset import ImageFolder, load_dataset, load_sample
 
     environment = {
@@ -111,7 +111,7 @@ def augment(
     shown = dataset.subset(chosen)
     folder.sync(shown.images)
     samples = [load_sample(shown, i, folder.path(image), with_masks=True) for i, image in enumerate(shown.images)]
-    console.print(describe(select(spec)), markup=False, soft_wrap=True)
+    console.print(describe(select(spec), left_out(spec)), markup=False, soft_wrap=True)
     sheet = contact_sheet(samples, Augmenter(spec), seed=seed, columns=4)
     preview.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(preview)

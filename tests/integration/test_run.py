@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from engine.storage import Storage, StorageOptions
 
 ROOT = Path(__file__).resolve().parents[2]
