@@ -7,6 +7,8 @@ from engine.dataset.layouts import PartFiles, find_parts
 from engine.dataset.load import load_dataset, load_part
 from engine.dataset.masks import decode_masks, encode_mask
 from engine.dataset.samples import load_sample
+from engine.dataset.split import Split, split_dataset
+from engine.dataset.split_files import split_file
 from engine.dataset.types import (
     ClassInfo,
     CocoAnnotation,
@@ -18,6 +20,7 @@ from engine.dataset.types import (
     Sample,
     Severity,
 )
+from engine.dataset.validate import validate_dataset
 
 __all__ = [
     "ClassInfo",
@@ -31,6 +34,7 @@ __all__ = [
     "Problem",
     "Sample",
     "Severity",
+    "Split",
     "decode_masks",
     "encode_mask",
     "find_parts",
@@ -40,5 +44,8 @@ __all__ = [
     "load_dataset",
     "load_part",
     "load_sample",
+    "split_dataset",
+    "split_file",
     "to_coco",
+    "validate_dataset",
 ]

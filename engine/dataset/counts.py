@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.objects import Judged, MaskKind, Verdict
+from engine.dataset.objects import Judged, Verdict
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
-from engine.dataset.scan import Header, hashes
+from engine.dataset.scan import Header, id_numbers
+from engine.dataset.segmentations import MaskKind
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, SizeInfo
 
 MASK_SHARE = 0.05
@@ -83,7 +84,7 @@ class PartCounts:
         self.derived += int((usable & judged.derived).sum())
         self.targets += int(targets.sum())
         self.masks = _plus(self.masks, np.bincount(judged.masks[targets], minlength=len(MaskKind)))
-        self.ids.append(hashes(block))
+        self.ids.append(id_numbers(block))
         images, classes = judged.images[usable], judged.classes[usable]
         self.objects_of_image = _plus(self.objects_of_image, np.bincount(images))
         self.objects_of_class = _plus(self.objects_of_class, np.bincount(classes))

@@ -7,12 +7,14 @@ does not call for SAM. Polygons that are only the boxes again do not count.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from engine.dataset.counts import Counts, PartCounts
-from engine.dataset.layouts import PartFiles, find_parts
+from engine.dataset.layouts import PartFiles, find_parts, find_single_part, is_image
 from engine.dataset.problems import ProblemLog
-from engine.dataset.scan import OnBlock, Scan
+from engine.dataset.scan import OnBlock, Scan, list_names
 from engine.dataset.types import DatasetInfo
 from engine.spec import DatasetSpec
 from engine.storage import Storage
@@ -40,22 +42,43 @@ def inspect_dataset(
 
 
 def inspect_request(dataset: DatasetSpec, *, storage: Storage) -> DatasetInfo:
-    """The same for the data of a request, whether it is one file, an export or parts given apart."""
+    """The same for the data of a request, whether it is one file, an export or parts given apart.
+
+    Since training needs the images, it is an error if none of them is there.
+    """
     if dataset.annotations is not None:
-        return inspect_dataset(dataset.annotations, dataset.images, storage=storage)
-    parts: dict[str, PartFiles] = {}
-    for name, part in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
-        if part is not None:
-            files = find_parts(part.annotations, part.images or dataset.images, storage=storage)
-            parts[name] = next(iter(files.values()))
-    return inspect_parts(parts, source=parts["train"].annotations, storage=storage)
+        parts = find_parts(dataset.annotations, dataset.images, storage=storage)
+        source = dataset.annotations
+    else:
+        parts = {}
+        for name, part in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
+            if part is not None:
+                parts[name] = find_single_part(part.annotations, part.images or dataset.images, storage=storage)
+        source = parts["train"].annotations
+    parts = {name: replace(part, images_expected=True) for name, part in parts.items()}
+    return inspect_parts(parts, source=source, storage=storage)
 
 
-def inspect_parts(parts: dict[str, PartFiles], *, source: str, storage: Storage) -> DatasetInfo:
-    """One DatasetInfo of all parts; classes of the same name are the same class."""
+def inspect_parts(
+    parts: Mapping[str, PartFiles],
+    *,
+    source: str,
+    storage: Storage,
+    check: Callable[[Scan, ProblemLog], None] | None = None,
+) -> DatasetInfo:
+    """One DatasetInfo of all parts; classes of the same name are the same class.
+
+    Args:
+        parts: From name to files.
+        source: What was asked for.
+        storage: Where it lies.
+        check: Looks further at what was read of a part, and notes what it finds.
+    """
     log, counts, digests, images = ProblemLog(), Counts(), [], {}
+    names = {folder: list_names(folder, storage) for folder in {part.images for part in parts.values()}}
+    used: dict[str, set[str]] = {folder: set() for folder in names}
     for name, part in parts.items():
-        scan = Scan(part, storage=storage, log=log)
+        scan = Scan(part, names=names[part.images], storage=storage, log=log)
         passes: list[PartCounts] = []
 
         def start(passes: list[PartCounts] = passes) -> OnBlock:
@@ -65,12 +88,17 @@ def inspect_parts(parts: dict[str, PartFiles], *, source: str, storage: Storage)
         header = scan.run(start)
         counts.add_part(passes[-1], header, header.class_names(log))
         log.merge(passes[-1].log)
-        unlisted = scan.unlisted()
-        log.add("unlisted_image", unlisted, count=len(unlisted))
         if scan.images_listed and not header.images:
             log.add("no_images_found", [part.images])
+        used[part.images] |= scan.used
         digests.append(scan.digest)
         images[name] = len(header.images)
+        if check is not None:
+            check(scan, log)
+    for folder in names:
+        if used[folder]:
+            unlisted = sorted(key for key in names[folder].keys - used[folder] if is_image(key))
+            log.add("unlisted_image", unlisted, count=len(unlisted))
     counts.judge(log)
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return counts.info(source=source, digest=digest, parts=images, log=log)

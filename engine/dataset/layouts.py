@@ -38,8 +38,8 @@ class PartFiles:
 
     annotations: str
     images: str
-    images_given: bool = False
-    """The user named the folder; else it was found."""
+    images_expected: bool = False
+    """The images must be there: each that is not is left out. Otherwise only if at least one is there."""
 
 
 def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dict[str, PartFiles]:
@@ -58,7 +58,7 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
         if images is None:
             images = _images_of(annotations, lambda folder: folder if _holds_images(folder, storage) else None)
             return {"all": PartFiles(annotations, images)}
-        return {"all": PartFiles(annotations, images, images_given=True)}
+        return {"all": PartFiles(annotations, images, images_expected=True)}
     jsons, folders = _contents(annotations, storage)
     if not jsons:
         raise DataError(f"{annotations} is no export that is known: looked for {LOOKED_FOR}")
@@ -72,7 +72,7 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
         part: PartFiles(
             uri,
             next((known[f.lower()] for f in _subfolders(given, uri) if f.lower() in known), given),
-            images_given=True,
+            images_expected=True,
         )
         for part, uri in files.items()
     }

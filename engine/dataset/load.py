@@ -9,10 +9,11 @@ import numpy as np
 
 from engine.dataset.counts import class_order, only_boxes
 from engine.dataset.layouts import PartFiles, find_single_part
-from engine.dataset.objects import Judged, MaskKind, parse_segmentation
+from engine.dataset.objects import Judged
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
-from engine.dataset.scan import Header, OnBlock, Scan
+from engine.dataset.scan import Header, OnBlock, Scan, list_names
+from engine.dataset.segmentations import MaskKind, parse
 from engine.dataset.types import CocoAnnotation, CocoDataset
 from engine.storage import Storage
 
@@ -42,7 +43,7 @@ def load_dataset(
 
 def load_part(part: PartFiles, *, storage: Storage) -> CocoDataset:
     """The usable images and objects of one file."""
-    scan = Scan(part, storage=storage, log=ProblemLog())
+    scan = Scan(part, names=list_names(part.images, storage), storage=storage, log=ProblemLog())
     passes: list[_Objects] = []
 
     def start() -> OnBlock:
@@ -73,7 +74,7 @@ class _Objects:
                 box_xywh=(left, top, right - left, bottom - top),
                 area=float(judged.areas[i]),
                 iscrowd=not target,
-                segmentation=_nested(parse_segmentation(annotation.segmentation)) if kind in WITH_MASK else None,
+                segmentation=parse(annotation.segmentation) if kind in WITH_MASK else None,
             )
             self.by_image.setdefault(int(judged.images[i]), []).append((found, kind is MaskKind.RECTANGLE))
 
@@ -104,10 +105,3 @@ class _Objects:
             classes=tuple(classes),
             category_ids=tuple(i if isinstance(i := ids[name], int) else n for n, name in enumerate(classes)),
         )
-
-
-def _nested(segmentation: object) -> object:
-    """Polygons in a list, also where a file has one polygon without."""
-    if isinstance(segmentation, list) and not isinstance(segmentation[0], list):
-        return [segmentation]
-    return segmentation

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from engine.dataset.run_lengths import area_of_counts, areas_of_texts
 from engine.dataset.types import Rle
 
 
@@ -23,7 +24,7 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> Rle:
         width: Of the image, in pixels.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: It is none of these, or of another size.
     """
     if isinstance(segmentation, list):
         polygons = [[float(v) for v in polygon] for polygon in segmentation if len(polygon) >= 6]
@@ -31,14 +32,22 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> Rle:
             raise ValueError("a polygon needs three points")
         merged: Rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         return merged
-    if isinstance(segmentation, dict) and "counts" in segmentation:
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            rle: Rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-            return rle
-        raw = counts.encode("ascii") if isinstance(counts, str) else counts
-        return {"size": [height, width], "counts": raw}
-    raise ValueError("neither polygons nor run lengths")
+    if not isinstance(segmentation, dict) or "counts" not in segmentation:
+        raise ValueError("it is neither polygons nor run lengths")
+    size, counts = [height, width], segmentation["counts"]
+    if list(segmentation.get("size", size)) != size:
+        raise ValueError(f"run lengths of {segmentation['size']} are no mask of a {height}x{width} image")
+    if isinstance(counts, list):
+        area = area_of_counts(counts, height * width)
+    else:
+        counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        area = int(areas_of_texts([counts], [height * width])[0])
+    if area < 0:
+        raise ValueError(f"its run lengths are not those of {height}x{width} pixels")
+    if isinstance(counts, list):
+        rle: Rle = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)
+        return rle
+    return {"size": size, "counts": counts.encode("ascii")}
 
 
 def decode_masks(segmentations: list[Any], height: int, width: int) -> NDArray[np.bool_]:

@@ -26,7 +26,7 @@ class FileNames:
         """The key of the file; None if there is none, or if it may be one of several."""
         if file_name in self.keys:
             return file_name
-        for candidate in (file_name.replace("\\", "/"), unquote(file_name), _path_of_url(file_name)):
+        for candidate in dict.fromkeys((file_name, file_name.replace("\\", "/"), *_unquoted(file_name))):
             found = candidate if candidate in self.keys else self._by_end(candidate)
             if found is not None:
                 return found
@@ -36,19 +36,20 @@ class FileNames:
         if not self._same_end:
             for key in self.keys:
                 self._same_end.setdefault(_last(key).lower(), []).append(key)
-        wanted = [part for part in path.split("/") if part not in ("", ".")]
-        if not wanted:
+        keys = self._same_end.get(_last(path).lower())
+        if not keys:
             return None
+        wanted = [part for part in path.split("/") if part not in ("", ".")]
         foreign = path.startswith("/") or wanted[0].endswith(":")
         scores: dict[str, tuple[int, int]] = {}
-        for key in self._same_end.get(wanted[-1].lower(), ()):
+        for key in keys:
             there = key.split("/")
             common = _common_end([p.lower() for p in wanted], [p.lower() for p in there])
             if foreign or common == min(len(wanted), len(there)):
                 scores[key] = common, _common_end(wanted, there)
         best = max(scores.values(), default=None)
-        keys = [key for key, score in scores.items() if score == best]
-        return keys[0] if len(keys) == 1 else None
+        likeliest = [key for key, score in scores.items() if score == best]
+        return likeliest[0] if len(likeliest) == 1 else None
 
 
 def is_unsafe(file_name: str) -> bool:
@@ -69,12 +70,14 @@ def _common_end(one: list[str], other: list[str]) -> int:
     return count
 
 
-def _path_of_url(file_name: str) -> str:
+def _unquoted(file_name: str) -> list[str]:
     """The path in ``/data/local-files/?d=a%20b.jpg``, ``s3://bucket/a.jpg`` or ``http://host/data/upload/a.jpg``."""
+    if "%" not in file_name and "?" not in file_name and "://" not in file_name:
+        return []
     try:
         parts = urlsplit(file_name)
+        inner = parse_qs(parts.query).get("d")
     except ValueError:
-        return file_name
-    inner = parse_qs(parts.query).get("d")
-    path = inner[0] if inner else unquote(parts.path)
-    return path if path.startswith("/") or not (inner or parts.scheme) else f"/{path}"
+        return [unquote(file_name)]
+    path = f"/{inner[0]}" if inner else f"/{unquote(parts.path)}" if parts.scheme else unquote(parts.path)
+    return [unquote(file_name), path]

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.masks import box_of_segmentation
 from engine.dataset.records import RawAnnotation
+from engine.dataset.segmentations import MaskKind, box_around, classify
 from engine.dataset.types import ImageId
 
 HUGE = 1e7
@@ -33,17 +31,6 @@ class Verdict(IntEnum):
     EMPTY_BOX = 5
     OUTSIDE = 6
     IMAGE_LEFT_OUT = 7
-
-
-class MaskKind(IntEnum):
-    """What the segmentation of an annotation is."""
-
-    NONE = 0
-    POLYGONS = 1
-    RECTANGLE = 2
-    """One polygon that is the box itself, as tools write it that have boxes only."""
-    RUN_LENGTHS = 3
-    BAD = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,22 +82,22 @@ def judge(
         image_sizes: (images, 2) width and height in pixels, 0 where the file does not say.
         class_index: From category id to class index.
     """
-    count = len(annotations)
-    images = np.fromiter((image_index.get(a.image_id, -1) for a in annotations), np.int64, count)
-    classes = np.fromiter((class_index.get(a.category_id, -1) for a in annotations), np.int64, count)
-    crowds = np.fromiter((bool(a.iscrowd) for a in annotations), np.bool_, count)
+    images = _look_up([a.image_id for a in annotations], image_index)
+    classes = _look_up([a.category_id for a in annotations], class_index)
+    crowds = np.array([bool(a.iscrowd) for a in annotations], np.bool_)
     boxes = _boxes_xywh(annotations)
-    areas = np.fromiter((np.nan if a.area is None else a.area for a in annotations), np.float64, count)
-    sizes = image_sizes[images] if len(image_sizes) else np.zeros((count, 2))
-    masks = np.fromiter((_mask_kind(a.segmentation) for a in annotations), np.int8, count)
+    areas = np.array([a.area for a in annotations], np.float64)  # NaN for None
+    # One row more, of an unknown size, for annotations without an image.
+    sizes = np.concatenate([image_sizes, np.zeros((1, 2))])[np.maximum(images, -1)]
+    masks = classify([a.segmentation for a in annotations], sizes)
 
-    missing = np.fromiter((not a.bbox for a in annotations), np.bool_, count)
+    missing = np.array([not a.bbox for a in annotations], np.bool_)
     numbers: NDArray[np.bool_] = np.asarray((np.abs(boxes) < HUGE).all(axis=1))  # NaN is not
     positive = numbers & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
-    derived = np.zeros(count, np.bool_)
-    for i in np.flatnonzero(_LOOK[masks] | (~positive & (masks != MaskKind.NONE))):
-        masks[i], box = _look(annotations[i].segmentation, boxes[i], sizes[i], kind=int(masks[i]))
-        if not positive[i] and box is not None:
+    derived = np.zeros(len(annotations), np.bool_)
+    for i in np.flatnonzero(~positive & (masks != MaskKind.NONE) & (masks != MaskKind.BAD)):
+        box = box_around(annotations[i].segmentation, int(masks[i]), sizes[i])
+        if box is not None:
             boxes[i], derived[i], positive[i], numbers[i] = box, True, True, True
 
     boxes_xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
@@ -150,112 +137,14 @@ def judge(
     )
 
 
-_UNSURE = 9
-"""A mask kind to be looked at alone."""
-
-_LOOK = np.zeros(10, np.bool_)
-_LOOK[_UNSURE] = True
+def _look_up(ids: list[ImageId | None], index: Mapping[ImageId | None, int]) -> NDArray[np.int64]:
+    """(N,) the index of each of N ids, -1 for those that have none."""
+    known = {one: index.get(one, -1) for one in dict.fromkeys(ids)}
+    return np.array([known[one] for one in ids], np.int64)
 
 
 def _boxes_xywh(annotations: list[RawAnnotation]) -> NDArray[np.float64]:
     """(N, 4) float64; NaN where there is no box of four numbers."""
     nothing = [np.nan] * 4
-    rows = [a.bbox if a.bbox is not None and len(a.bbox) == 4 else nothing for a in annotations]
+    rows = [nothing if a.bbox is None or len(a.bbox) != 4 else a.bbox for a in annotations]
     return np.array(rows, np.float64).reshape(-1, 4)
-
-
-def _mask_kind(raw: msgspec.Raw) -> int:
-    """The kind of a segmentation from a glance at its bytes, or :data:`_UNSURE`."""
-    text = bytes(raw)
-    if text[:2] == b"[[":
-        commas = text.count(b",")
-        if text.count(b"[") == 2 and commas % 2 == 1 and commas not in (7, 9) and commas >= 5:
-            return MaskKind.POLYGONS
-        return _UNSURE
-    return MaskKind.NONE if text in (b"[]", b"null", b"{}") else _UNSURE
-
-
-def parse_segmentation(raw: msgspec.Raw) -> Any:
-    """A segmentation as plain lists and mappings."""
-    return msgspec.json.decode(raw)
-
-
-def _look(
-    raw: msgspec.Raw, box_xywh: NDArray[np.float64], size: NDArray[np.float64], *, kind: int
-) -> tuple[int, tuple[float, float, float, float] | None]:
-    """The kind of a segmentation, and the box around it if it is usable."""
-    width, height = int(size[0]), int(size[1])
-    try:
-        segmentation = parse_segmentation(raw)
-        if not segmentation or segmentation == [[]]:
-            return MaskKind.NONE, None
-        if isinstance(segmentation, dict):
-            return _look_at_run_lengths(segmentation, height, width)
-        if not all(isinstance(polygon, list) for polygon in segmentation):
-            segmentation = [segmentation]  # one polygon without the list around it
-        if any(len(polygon) % 2 for polygon in segmentation) or not any(len(p) >= 6 for p in segmentation):
-            return MaskKind.BAD, None
-        around = box_of_segmentation(segmentation, height, width)
-        if not np.isfinite(around).all() or min(around[2:]) <= 0:
-            return MaskKind.BAD, None
-        if len(segmentation) == 1 and _is_rectangle(segmentation[0], box_xywh):
-            return MaskKind.RECTANGLE, around
-        return MaskKind.POLYGONS, around
-    except (TypeError, ValueError, AttributeError, OverflowError, msgspec.DecodeError):
-        return MaskKind.BAD, None
-
-
-def _look_at_run_lengths(
-    rle: dict[str, Any], height: int, width: int
-) -> tuple[int, tuple[float, float, float, float] | None]:
-    size, counts = rle.get("size"), rle.get("counts")
-    if not isinstance(size, list) or len(size) != 2 or not counts:
-        return MaskKind.BAD, None
-    if width > 0 and size != [height, width]:
-        return MaskKind.BAD, None
-    if isinstance(counts, list) and (sum(counts) != size[0] * size[1] or min(counts) < 0):
-        return MaskKind.BAD, None
-    if isinstance(counts, str) and sum(run_lengths(counts)) != size[0] * size[1]:
-        return MaskKind.BAD, None
-    around = box_of_segmentation(rle, size[0], size[1])
-    return (MaskKind.RUN_LENGTHS, around) if min(around[2:]) > 0 else (MaskKind.BAD, None)
-
-
-def run_lengths(counts: str) -> list[int]:
-    """The counts in COCO's compressed text, as pycocotools' ``rleFrString`` reads them.
-
-    pycocotools itself trusts the text, and reads and writes out of bounds where it lies.
-
-    Raises:
-        ValueError: The text ends within a number.
-    """
-    numbers: list[int] = []
-    value = shift = 0
-    more = False
-    for byte in counts.encode("ascii"):
-        code = byte - 48
-        value |= (code & 0x1F) << shift
-        shift += 5
-        more = bool(code & 0x20)
-        if not more:
-            if code & 0x10:
-                value -= 1 << shift
-            numbers.append(value + (numbers[-2] if len(numbers) > 2 else 0))
-            if numbers[-1] < 0:
-                raise ValueError("a run length is negative")
-            value = shift = 0
-    if more:
-        raise ValueError("the run lengths end within a number")
-    return numbers
-
-
-def _is_rectangle(polygon: list[float], box_xywh: NDArray[np.float64]) -> bool:
-    """Whether a polygon of four (or, closed, five) points is the box, to a pixel."""
-    if len(polygon) not in (8, 10) or not np.isfinite(box_xywh).all():
-        return False
-    points = np.asarray(polygon, np.float64).reshape(-1, 2)
-    x, y, w, h = box_xywh
-    on_x = np.minimum(np.abs(points[:, 0] - x), np.abs(points[:, 0] - x - w)) <= 1
-    on_y = np.minimum(np.abs(points[:, 1] - y), np.abs(points[:, 1] - y - h)) <= 1
-    spans = np.ptp(points, axis=0)
-    return bool((on_x & on_y).all() and abs(spans[0] - w) <= 1 and abs(spans[1] - h) <= 1)

@@ -76,6 +76,11 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "SAM is tuned on those that have, if they are one in twenty or more.",
     ),
     "crowds": (INFO, "Annotations mark crowds; they are no training targets.", "Nothing needs to be done."),
+    "no_image_id": (
+        WARNING,
+        "Images have no id, so that no annotation can belong to them; they are left out.",
+        "Give each image an id of its own.",
+    ),
     "duplicate_image_id": (
         WARNING,
         "Image ids occur more than once; the first image of each is used.",
@@ -126,6 +131,11 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "Remove them if they were just not annotated.",
     ),
     "unused_class": (INFO, "Classes have no annotations; they are not trained.", "Nothing needs to be done."),
+    "dummy_class": (
+        INFO,
+        "A class without annotations is only the heading of the others, as Roboflow writes it; it is left out.",
+        "Nothing needs to be done.",
+    ),
     "rare_class": (
         WARNING,
         "Classes have fewer than 10 objects; they will hardly be learned.",
@@ -141,11 +151,21 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "There are fewer than 10 images with objects; results will hang on chance.",
         "Annotate some more.",
     ),
-    "unreadable_image": (WARNING, "Images cannot be decoded.", "Replace or remove them."),
+    "unreadable_image": (ERROR, "Images cannot be decoded; training would stop at them.", "Replace or remove them."),
     "wrong_size": (
-        WARNING,
-        "Images have another size than the file says; their boxes may be in the wrong place.",
+        ERROR,
+        "Images have another size than the file says, so that boxes would be in the wrong place.",
         "Annotate the images that are there, or upload those that were annotated.",
+    ),
+    "turned_image": (
+        INFO,
+        "Images were annotated as they are stored, not as their EXIF orientation turns them; so they are trained on.",
+        "Nothing needs to be done.",
+    ),
+    "mislabelled_image": (
+        INFO,
+        "Images are of another format than their name says; what is in them counts.",
+        "Nothing needs to be done.",
     ),
 }
 

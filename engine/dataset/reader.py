@@ -1,8 +1,8 @@
 """Reads a COCO file as a stream: memory does not grow with it.
 
-The arrays are cut into blocks at what looks like the border between two elements, and a block is decoded at once. A
-cut inside an element cannot go unnoticed: what is before it does not balance, and does not decode. Then the borders
-are found by counting brackets, which is slower and never wrong.
+An array is cut into blocks at what looks like a border between two of its elements, and each block is decoded at once.
+A cut inside an element cannot go unnoticed: what is before it does not balance, and so does not decode. Only if all
+likely borders turn out to be none, or the block holds NaN, brackets are counted, which is slower and never wrong.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 import msgspec
 
-from engine.dataset.records import DECODERS, lenient
+from engine.dataset.records import RECORDS, decode, lenient
 from engine.errors import DataError
 
 BLOCK = 4 << 20
@@ -27,12 +28,16 @@ LARGEST = 512 << 20
 DEEPEST = 200
 """Brackets within brackets that an element may have."""
 
+TRIES = 4
+"""Likely borders that are tried before brackets are counted."""
+
 SPACE = b" \t\r\n"
-END = re.compile(rb"\}\s*\]\s*[,}]")
-BORDER = re.compile(rb"\}\s*,\s*\{")
+BORDER = re.compile(rb"\}\s*(,)\s*\{\s*\Z")
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:"]', re.DOTALL)
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 SCALAR = re.compile(rb"""[^\s\[\]{},:"]+""")
+NO_BRACKETS = re.compile(rb"""[^\[\]{}"]*""")
+TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 
 FOREIGN = {
     b"\x1f\x8b": "is compressed by gzip: unpack it first",
@@ -56,7 +61,8 @@ class CocoReader:
         self.keys: dict[str, str] = {}
         self._hash = hashlib.sha256()
         self._buffer, self._position, self._before = b"", 0, 0
-        self._ended = False
+        self._pool: ThreadPoolExecutor
+        self._ahead: Future[bytes]
 
     @property
     def digest(self) -> str:
@@ -69,7 +75,12 @@ class CocoReader:
         Raises:
             DataError: The file is no JSON, ends too soon, or holds something other than a COCO object.
         """
-        self._more()
+        with ThreadPoolExecutor(1) as self._pool:
+            self._ahead = self._pool.submit(self._read)
+            self._more()
+            yield from self._top_level()
+
+    def _top_level(self) -> Iterator[tuple[str, list[Any]]]:
         self._foreign()
         first = self._next()
         if first == b"[":
@@ -81,13 +92,15 @@ class CocoReader:
             raise DataError(f"{self.source} is not JSON: it begins with {self._peek(20)!r}. Export it as COCO JSON")
         self._position += 1
         while (mark := self._next()) != b"}":
-            if mark == b"," and self.keys:
+            if self.keys:
+                if mark != b",":
+                    raise self._broken("a comma or the end of the object is expected") if mark else self._truncated("")
                 self._position += 1
                 mark = self._next()
             key = self._key(mark)
             opening = self._next() or b""
             self.keys[key] = opening.decode("latin-1")
-            if key in DECODERS and opening == b"[":
+            if key in RECORDS and opening == b"[":
                 self._position += 1
                 for elements in self._elements(key):
                     yield key, elements
@@ -107,16 +120,22 @@ class CocoReader:
             self._position = 3
 
     def _more(self) -> bool:
-        """Append a block to what is not used up; False at the end of the file."""
-        data = self.stream.read(self.block)
-        if not data:
-            self._ended = True
-            return False
-        self._hash.update(data)
+        """Append to what is not used up yet, at least as much again; False at the end of the file."""
+        parts: list[bytes | memoryview] = [memoryview(self._buffer)[self._position :]]
+        wanted, found = max(1, len(parts[0])), 0
+        while found < wanted and (data := self._ahead.result()):
+            parts.append(data)
+            found += len(data)
+            self._ahead = self._pool.submit(self._read)
         self._before += self._position
-        self._buffer = self._buffer[self._position :] + data
-        self._position = 0
-        return True
+        self._buffer, self._position = b"".join(parts), 0
+        return found > 0
+
+    def _read(self) -> bytes:
+        """The next block, read and hashed in a thread of its own while the one before is decoded."""
+        data = self.stream.read(self.block)
+        self._hash.update(data)
+        return data
 
     def _next(self) -> bytes | None:
         """The next byte that is no space, not yet consumed; None at the end of the file."""
@@ -154,6 +173,9 @@ class CocoReader:
         """Pass over a value that is not needed."""
         depth = 0
         while True:
+            if depth:
+                rest = NO_BRACKETS.match(self._buffer, self._position)
+                self._position = rest.end() if rest else self._position
             mark = self._next()
             if mark is None:
                 raise self._truncated("")
@@ -178,46 +200,57 @@ class CocoReader:
         if self._next() == b"]":
             self._position += 1
             return
-        while True:
-            cut = self._guess(section)
-            if cut is None:
-                cut = self._count(section)
-            elements, ended = cut
+        first_key = self._first_key()
+        ended = False
+        while not ended:
+            while len(self._buffer) - self._position < self.block and self._more():
+                pass
+            elements, ended = self._guess(section, first_key) or self._count(section)
             if elements:
                 yield elements
-            if ended:
-                return
 
-    def _guess(self, section: str) -> tuple[list[Any], bool] | None:
-        """Decode up to the first likely end of the array, or else the last likely border; None if it was neither."""
-        match = END.search(self._buffer, self._position)
-        if match is not None:
-            stop, after, ended = match.start() + 1, self._buffer.index(b"]", match.start()) + 1, True
-        else:
-            if len(self._buffer) - self._position < self.block and self._more():
-                return [], False
-            border = self._last_border()
-            if border is None:
-                return None
-            stop, after, ended = border.start() + 1, border.end() - 1, False
-        try:
-            elements = DECODERS[section].decode(b"[" + self._buffer[self._position : stop] + b"]")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        self._position = after
-        return elements, ended
+    def _first_key(self) -> bytes:
+        """What the first element begins with: a bracket followed by it is most likely another element."""
+        while len(self._buffer) - self._position < self.block and self._more():
+            pass
+        match = STRING.search(self._buffer, self._position, self._position + 1000)
+        return match.group() if match else b"{"
 
-    def _last_border(self) -> re.Match[bytes] | None:
-        high = len(self._buffer)
-        while (comma := self._buffer.rfind(b"{", self._position, high)) > self._position:
-            brace = self._buffer.rfind(b"}", self._position, comma)
-            if brace < 0:
+    def _guess(self, section: str, first_key: bytes) -> tuple[list[Any], bool] | None:
+        """Decode what is before the last likely border, or before the end of the array; None if there is neither."""
+        for border in self._likely_borders(first_key):
+            ended = border == len(self._buffer)
+            text = b"".join((b"[", memoryview(self._buffer)[self._position : border], b"" if ended else b"]"))
+            try:
+                elements = decode(section, text)
+            except msgspec.DecodeError as error:
+                trailing = TRAILING.search(str(error))
+                if trailing is not None:  # the array ends before the border
+                    text, ended = text[: int(trailing.group(1)) - 1], True
+                    elements = decode(section, text)
+                elif "truncated" in str(error):
+                    continue
+                else:
+                    return None
+            except (UnicodeDecodeError, RecursionError):
                 return None
-            match = BORDER.match(self._buffer, brace)
-            if match is not None:
-                return match
-            high = comma
+            self._position = self._position + len(text) - 1 if ended else border + 1
+            return elements, ended
         return None
+
+    def _likely_borders(self, first_key: bytes) -> Iterator[int]:
+        """Positions of commas, from the last on; then the end of the buffer, where the array may have ended."""
+        for key in dict.fromkeys((first_key, b"{")):
+            high = len(self._buffer)
+            for _ in range(TRIES):
+                high = self._buffer.rfind(key, self._position, high)
+                if high < 0:
+                    break
+                start = max(self._position, high - 1000)
+                match = BORDER.search(self._buffer[start : high + (key == b"{")])
+                if match:
+                    yield start + match.start(1)
+        yield len(self._buffer)
 
     def _count(self, section: str) -> tuple[list[Any], bool]:
         """The same by counting brackets: as many whole elements as the buffer holds."""
@@ -232,9 +265,13 @@ class CocoReader:
         text = self._buffer[self._position : stop]
         try:
             plain = json.loads(b"[" + text + b"]")
+        except UnicodeDecodeError as error:
+            raise self._broken(f"{section!r} holds text that is not UTF-8", error.start - 1) from None
+        except json.JSONDecodeError as error:
+            at = len(error.doc[: error.pos].encode()) - 1
+            raise self._broken(f"{section!r} holds what is no JSON ({error.msg})", at) from None
         except (ValueError, RecursionError) as error:
-            at = getattr(error, "pos", 1) - 1
-            raise self._broken(f"{section!r} holds what is no JSON ({getattr(error, 'msg', error)})", at) from None
+            raise self._broken(f"{section!r} holds what cannot be read ({error})") from None
         self._position = after
         return [lenient(section, element) for element in plain], ended
 

@@ -5,6 +5,7 @@ What has other types than COCO's (numbers in quotes, floats as ids) is read leni
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -20,8 +21,8 @@ class RawImage(msgspec.Struct, gc=False):
 
     id: int | str | None = None
     file_name: str | None = None
-    width: int | None = None
-    height: int | None = None
+    width: float | None = None
+    height: float | None = None
 
 
 class RawAnnotation(msgspec.Struct, gc=False):
@@ -32,7 +33,7 @@ class RawAnnotation(msgspec.Struct, gc=False):
     category_id: int | str | None = None
     bbox: list[float] | None = None
     area: float | None = None
-    iscrowd: int | None = 0
+    iscrowd: int | bool | None = 0
     segmentation: msgspec.Raw = NO_SEGMENTATION
     caption: msgspec.Raw | None = None
     segments_info: msgspec.Raw | None = None
@@ -51,7 +52,37 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "annotations": RawAnnotation,
     "categories": RawCategory,
 }
-DECODERS = {section: msgspec.json.Decoder(list[record]) for section, record in RECORDS.items()}  # type: ignore[valid-type]
+_DECODERS = {
+    section: msgspec.json.Decoder(list[record], strict=False)  # type: ignore[valid-type]
+    for section, record in RECORDS.items()
+}
+_ONE = {section: msgspec.json.Decoder(record, strict=False) for section, record in RECORDS.items()}
+_RAW = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def decode(section: str, text: bytes) -> list[Any]:
+    """The records of a JSON array.
+
+    Raises:
+        msgspec.DecodeError: It is no JSON array. (Never its subclass ValidationError.)
+        UnicodeDecodeError: It is not UTF-8.
+        RecursionError: It is nested too deep.
+    """
+    try:
+        return _DECODERS[section].decode(text)
+    except msgspec.ValidationError:
+        return [record(section, element) for element in _RAW.decode(text)]
+
+
+def record(section: str, element: msgspec.Raw) -> Any:
+    """The record of one element."""
+    try:
+        return _ONE[section].decode(element)
+    except msgspec.ValidationError:
+        try:
+            return lenient(section, json.loads(bytes(element)))
+        except ValueError:  # a number of too many digits
+            return RECORDS[section]()
 
 
 def lenient(section: str, element: Any) -> msgspec.Struct:
@@ -79,7 +110,7 @@ def lenient(section: str, element: Any) -> msgspec.Struct:
         bbox=[_number(value) for value in box] if isinstance(box, list) else None,
         area=_number(element.get("area")),
         iscrowd=_integer(element.get("iscrowd")) or 0,
-        segmentation=msgspec.Raw(msgspec.json.encode(element.get("segmentation"))),
+        segmentation=msgspec.Raw(json.dumps(element.get("segmentation")).encode()),
         caption=msgspec.Raw(b"1") if "caption" in element else None,
         segments_info=msgspec.Raw(b"1") if "segments_info" in element else None,
     )
@@ -88,7 +119,7 @@ def lenient(section: str, element: Any) -> msgspec.Struct:
 def _id(value: Any) -> ImageId | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return value if isinstance(value, int | str) else None
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def _text(value: Any) -> str | None:

@@ -5,13 +5,13 @@ Memory grows with the number of images and, by eight bytes, of annotations; not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.layouts import PartFiles, is_image
+from engine.dataset.layouts import PartFiles
 from engine.dataset.names import FileNames, is_unsafe
 from engine.dataset.objects import Judged, judge
 from engine.dataset.problems import ProblemLog
@@ -23,6 +23,9 @@ from engine.storage import Storage
 
 LEFT_OUT = -2
 """Image index of an image that is listed but cannot be used."""
+
+LARGEST_SIDE = 1e6
+"""Pixels that no side of an image has."""
 
 
 @dataclass
@@ -68,17 +71,24 @@ class Scan:
 
     Args:
         part: What to read.
+        names: The files in its folder of images.
         storage: Where it lies.
         log: Problems of the header are noted here.
+
+    Attributes:
+        header: Images and classes, once the pass is over.
+        digest: sha256 of the file, in hex.
+        images_listed: How many images the file lists, usable or not.
+        used: Keys of the image files that are listed.
     """
 
-    def __init__(self, part: PartFiles, *, storage: Storage, log: ProblemLog) -> None:
-        self.part, self.storage, self.log = part, storage, log
+    def __init__(self, part: PartFiles, *, names: FileNames, storage: Storage, log: ProblemLog) -> None:
+        self.part, self.names, self.storage, self.log = part, names, storage, log
         self.header = Header()
         self.digest = ""
         self.images_listed = 0
-        self._names = FileNames(())
-        self._check_files = part.images_given
+        self.used: set[str] = set()
+        self._images_expected = part.images_expected
 
     def run(self, start: Callable[[], OnBlock]) -> Header:
         """Read the file and hand on every block of annotations with what was judged of it.
@@ -91,80 +101,81 @@ class Scan:
             DataError: The file is no COCO dataset.
             StorageError: It cannot be had.
         """
-        self._names = FileNames(item.key for item in self.storage.list(self.part.images) if is_image(item.key))
-        if not self._pass(start(), known=False):
-            self._pass(start(), known=True)
+        if not self._first_pass(start()):
+            self._second_pass(start())
         return self.header
 
-    def _pass(self, on_block: OnBlock, *, known: bool) -> bool:
-        """One pass. With ``known``, images and classes are those of the pass before.
+    def _first_pass(self, on_block: OnBlock) -> bool:
+        """Read images and classes, and judge annotations by what is known of them.
 
         Returns:
             Whether everything was judged by a complete header.
         """
-        header, early, annotations = self.header, False, 0
-        classes = header.class_index if known else _Growing(header)
-        with self.storage.open(self.part.annotations) as stream:
-            reader = CocoReader(stream, source=self.part.annotations)
+        header, too_soon = self.header, False
+        classes = _Growing(header)
+        source = self.part.annotations
+        with self.storage.open(source) as stream:
+            reader = CocoReader(stream, source=source)
             for section, block in reader.blocks():
-                if section == "annotations":
-                    annotations += len(block)
-                    _check_kind(block, self.part.annotations)
-                    early = early or (not known and "images" not in reader.keys)
-                    if not early:
-                        judged = judge(
-                            block,
-                            image_index=header.image_index,
-                            image_sizes=header.sizes,
-                            class_index=classes,
-                        )
-                        on_block(block, judged, header)
-                elif not known and section == "images":
+                if section == "images":
                     self._images(block)
-                elif not known:
+                elif section == "categories":
                     self._categories(block)
-            self.digest = reader.digest
-            _check_keys(reader.keys, self.part.annotations)
-        if known:
-            return True
-        unnamed = [class_id for class_id in header.class_ids if class_id not in header.categories]
-        self._finish_header()
-        return not (early and annotations) and not unnamed
+                else:
+                    _check_kind(block, source)
+                    too_soon = too_soon or "images" not in reader.keys
+                    if too_soon:
+                        for annotation in block:
+                            classes.get(annotation.category_id)
+                    else:
+                        on_block(block, self._judge(block, classes), header)
+        self.digest = reader.digest
+        _check_keys(reader.keys, source)
+        unnamed = header.class_ids and not header.categories.keys() >= set(header.class_ids)
+        self._complete_header()
+        return not too_soon and not unnamed
+
+    def _second_pass(self, on_block: OnBlock) -> None:
+        with self.storage.open(self.part.annotations) as stream:
+            for section, block in CocoReader(stream, source=self.part.annotations).blocks():
+                if section == "annotations":
+                    on_block(block, self._judge(block, self.header.class_index), self.header)
+
+    def _judge(self, block: list[RawAnnotation], class_index: Mapping[ImageId | None, int]) -> Judged:
+        header = self.header
+        return judge(block, image_index=header.image_index, image_sizes=header.sizes, class_index=class_index)
 
     def _images(self, block: list[RawImage]) -> None:
         header, log = self.header, self.log
+        keys = [None if image.file_name is None else self.names.find(image.file_name) for image in block]
         # A folder that was only guessed may be the wrong one: then nothing is known of what is missing.
-        self._check_files = self._check_files or any(self._there(image.file_name) for image in block)
+        self._images_expected = self._images_expected or any(key is not None for key in keys)
         rows: list[tuple[int, int]] = []
-        for image in block:
+        for image, key in zip(block, keys, strict=True):
             self.images_listed += 1
-            label = image.file_name or image.id
+            if key is not None:
+                self.used.add(key)
             if image.id is None or image.id in header.image_index:
-                log.add("duplicate_image_id", [image.id])
+                log.add("no_image_id" if image.id is None else "duplicate_image_id", [image.file_name or image.id])
                 continue
             if isinstance(image.id, str):
                 log.add("text_ids", [image.id])
             header.image_index[image.id] = LEFT_OUT
             if not image.file_name:
                 log.add("no_file_name", [image.id])
-                continue
-            if is_unsafe(image.file_name) or (image.file_name.startswith("/") and not self._there(image.file_name)):
+            elif is_unsafe(image.file_name) or (key is None and image.file_name.startswith("/")):
                 log.add("unsafe_file_name", [image.file_name])
-                continue
-            if self._check_files and not self._there(image.file_name):
-                log.add("missing_image", [label])
-                continue
-            width, height = max(0, image.width or 0), max(0, image.height or 0)
-            if not (width and height):
-                log.add("missing_size", [label])
-                width = height = 0
-            header.image_index[image.id] = len(header.images)
-            header.images.append(CocoImage(image.id, image.file_name, width, height))
-            rows.append((width, height))
+            elif key is None and self._images_expected:
+                log.add("missing_image", [image.file_name])
+            else:
+                size = _size(image.width), _size(image.height)
+                if not all(size):
+                    log.add("missing_size", [image.file_name])
+                    size = 0, 0
+                header.image_index[image.id] = len(header.images)
+                header.images.append(CocoImage(image.id, image.file_name, *size))
+                rows.append(size)
         header.sizes = np.concatenate([header.sizes, np.array(rows, np.float64).reshape(-1, 2)])
-
-    def _there(self, file_name: str | None) -> bool:
-        return file_name is not None and self._names.find(file_name) is not None
 
     def _categories(self, block: list[RawCategory]) -> None:
         header, log = self.header, self.log
@@ -174,18 +185,26 @@ class Scan:
                 continue
             header.categories[category.id] = category
 
-    def _finish_header(self) -> None:
-        """Classes in the order of their ids; those that annotations have but the file does not name are dropped."""
+    def _complete_header(self) -> None:
+        """Classes as they were met, then those without annotations; what the file does not name is no class."""
         header = self.header
-        header.class_ids = [class_id for class_id in header.class_ids if class_id in header.categories]
-        known = set(header.class_ids)
-        header.class_ids += [class_id for class_id in header.categories if class_id not in known]
+        met = [class_id for class_id in header.class_ids if class_id in header.categories]
+        headings = {category.supercategory for category in header.categories.values()} - {"none", None}
+        unused = [class_id for class_id in header.categories if class_id not in set(met)]
+        dummies = [class_id for class_id in unused if class_id == 0 and header.categories[0].name in headings]
+        self.log.add("dummy_class", [header.categories[class_id].name for class_id in dummies], count=len(dummies))
+        header.class_ids = met + [class_id for class_id in unused if class_id not in dummies]
         header.class_index = {class_id: index for index, class_id in enumerate(header.class_ids)}
 
-    def unlisted(self) -> list[str]:
-        """Image files in the folder that the file does not list."""
-        used = {self._names.find(image.file_name) for image in self.header.images}
-        return sorted(self._names.keys - used) if used - {None} else []
+
+def list_names(folder: str, storage: Storage) -> FileNames:
+    """The files that may be images of a dataset."""
+    return FileNames(item.key for item in storage.list(folder) if not item.key.endswith(".json"))
+
+
+def _size(value: float | None) -> int:
+    """Pixels of a side; 0 where the file gives none that can be."""
+    return int(value) if value is not None and 1 <= value < LARGEST_SIDE else 0
 
 
 class _Growing(dict[ImageId | None, int]):
@@ -206,9 +225,9 @@ class _Growing(dict[ImageId | None, int]):
 
 def _check_kind(block: list[RawAnnotation], source: str) -> None:
     """Refuse files that look like COCO instances and are not."""
-    if any(a.segments_info is not None for a in block):
+    if block[0].segments_info is not None:
         raise DataError(f"{source} is COCO panoptic: export the instances (boxes or masks) instead")
-    if block and all(a.caption is not None for a in block):
+    if block[0].caption is not None:
         raise DataError(f"{source} holds captions, not objects: give the instances file instead")
 
 
@@ -221,6 +240,9 @@ def _check_keys(keys: dict[str, str], source: str) -> None:
         raise DataError(f"{source} is not COCO: it needs lists named images and annotations, found {there}")
 
 
-def hashes(block: list[RawAnnotation]) -> NDArray[np.int64]:
-    """Annotation ids as numbers: equal ids have equal ones."""
-    return np.fromiter((hash(a.id) for a in block), np.int64, len(block))
+def id_numbers(block: list[RawAnnotation]) -> NDArray[np.int64]:
+    """Annotation ids as numbers, those left out aside: equal ids have equal ones."""
+    try:
+        return np.array([a.id for a in block], np.int64)
+    except (TypeError, ValueError, OverflowError):
+        return np.array([hash(a.id) for a in block if a.id is not None], np.int64)

@@ -1,0 +1,139 @@
+"""Dividing a dataset by image: :func:`split_dataset`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from engine.dataset.types import CocoDataset
+from engine.errors import ConfigError
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which image goes where: positions in the dataset, in order. Each image is in exactly one part.
+
+    Attributes:
+        train: To learn from.
+        val: To choose the best adapter on.
+        test: To measure on what neither learning nor choosing has seen.
+        rare: From a class that does not occur in every part to the parts that have it.
+    """
+
+    train: list[int]
+    val: list[int]
+    test: list[int]
+    rare: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+
+def split_dataset(
+    data: CocoDataset | Sequence[Sequence[int]], fractions: Mapping[str, float], *, seed: int, stratify: bool = True
+) -> Split:
+    """Divide images so that every part has its share of every class, by iterative stratification.
+
+    K. Sechidis, G. Tsoumakas, I. Vlahavas: On the Stratification of Multi-Label Data, ECML PKDD 2011: the class with
+    the fewest images left is given out first, each image to the part that lacks most of this class, then to the one
+    that lacks most images, then by lot. Two things are added. Images without objects count as a class of their own,
+    and a part takes no more images than its share, so that sizes are exact.
+
+    Args:
+        data: A dataset, or of each image the classes that occur in it.
+        fractions: Share of the images of train, val and test; a part left out is empty.
+        seed: The same seed on the same data gives the same split, on any machine.
+        stratify: False to draw images by lot alone.
+
+    Raises:
+        ConfigError: The fractions are negative or do not add up to 1.
+    """
+    shares = [float(fractions.get(part, 0)) for part in PARTS]
+    unknown = sorted(set(fractions) - set(PARTS))
+    if unknown or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        given = ", ".join(f"{part} {share:g}" for part, share in fractions.items())
+        raise ConfigError(f"a split is into shares of train, val and test that make 1, found {given}")
+    classes = _classes(data)
+    rng = Random(seed)
+    sizes = _sizes(len(classes), shares)
+    part_of = _stratified(classes, sizes, rng) if stratify else _by_lot(sizes, rng)
+    members: dict[str, list[int]] = {part: [] for part in PARTS}
+    for image, part in enumerate(part_of):
+        members[PARTS[part]].append(image)
+    rare = _rare(classes, part_of, [part for part, size in enumerate(sizes) if size])
+    return Split(train=members["train"], val=members["val"], test=members["test"], rare=rare)
+
+
+def _classes(data: CocoDataset | Sequence[Sequence[int]]) -> list[list[int]]:
+    """The classes that occur in each image, sorted."""
+    if isinstance(data, CocoDataset):
+        data = [[found.class_index for found in objects if not found.iscrowd] for objects in data.annotations]
+    return [sorted(set(labels)) for labels in data]
+
+
+def _sizes(count: int, shares: list[float]) -> list[int]:
+    """How many images each part gets: rounded so that they add up, and one at least where there are enough."""
+    exact = [count * share for share in shares]
+    # A billionth more, since 0.7 * 10 is below 7.
+    sizes = [math.floor(size + 1e-9) for size in exact]
+    by_rest = sorted(range(len(shares)), key=lambda part: sizes[part] - exact[part])
+    for part in by_rest[: count - sum(sizes)]:
+        sizes[part] += 1
+    for part, share in enumerate(shares):
+        most = max(range(len(sizes)), key=sizes.__getitem__)
+        if share > 0 and sizes[part] == 0 and sizes[most] > 1:
+            sizes[part] += 1
+            sizes[most] -= 1
+    return sizes
+
+
+def _by_lot(sizes: list[int], rng: Random) -> list[int]:
+    lots = [part for part, size in enumerate(sizes) for _ in range(size)]
+    rng.shuffle(lots)
+    return lots
+
+
+def _stratified(classes: list[list[int]], sizes: list[int], rng: Random) -> list[int]:
+    order = list(range(len(classes)))
+    rng.shuffle(order)
+    images_of: dict[int, list[int]] = {}
+    for image in order:
+        for label in classes[image] or (_NOTHING,):
+            images_of.setdefault(label, []).append(image)
+    left = {label: len(images) for label, images in images_of.items()}
+    total = max(1, sum(sizes))
+    wanted = {label: [count * size / total for size in sizes] for label, count in left.items()}
+    room = list(sizes)
+    part_of = [-1] * len(classes)
+    while left:
+        rarest = min(left, key=lambda label: (left[label], label))
+        for image in images_of[rarest]:
+            if part_of[image] >= 0:
+                continue
+            lacks = wanted[rarest]
+            part = max((p for p in range(len(sizes)) if room[p]), key=lambda p: (lacks[p], room[p], rng.random()))
+            part_of[image] = part
+            room[part] -= 1
+            for label in classes[image] or (_NOTHING,):
+                wanted[label][part] -= 1
+                if label in left:
+                    left[label] -= 1
+        del left[rarest]
+    return part_of
+
+
+_NOTHING = -1
+"""The class of images without objects."""
+
+
+def _rare(classes: list[list[int]], part_of: list[int], parts: list[int]) -> dict[int, tuple[str, ...]]:
+    having: dict[int, set[int]] = {}
+    for labels, part in zip(classes, part_of, strict=True):
+        for label in labels:
+            having.setdefault(label, set()).add(part)
+    return {
+        label: tuple(PARTS[part] for part in parts if part in having[label])
+        for label in sorted(having)
+        if len(having[label]) < len(parts)
+    }

@@ -1,0 +1,109 @@
+"""Inspection that opens every image as well: :func:`validate_dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from engine.dataset.images import ImageHeader, decode_image, probe_image
+from engine.dataset.inspect import inspect_parts
+from engine.dataset.layouts import find_parts
+from engine.dataset.problems import ProblemLog
+from engine.dataset.scan import Scan
+from engine.dataset.types import CocoImage, DatasetInfo
+from engine.errors import DataError
+from engine.storage import Storage, join
+
+THREADS = 16
+"""Images that are read at a time: what bounds the memory."""
+
+_FORMATS = {
+    "jpg": "JPEG",
+    "jpeg": "JPEG",
+    "jpe": "JPEG",
+    "png": "PNG",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "webp": "WEBP",
+    "tif": "TIFF",
+    "tiff": "TIFF",
+}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def validate_dataset(
+    annotations: str | Path,
+    images: str | Path | None = None,
+    *,
+    storage: Storage | None = None,
+    thorough: bool = True,
+) -> DatasetInfo:
+    """What :func:`engine.dataset.inspect_dataset` says, and what is wrong with the images themselves.
+
+    Args:
+        annotations: COCO instances JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.
+        images: Folder of the images; default: looked for beside the annotations.
+        storage: How s3:// is reached; default: as the environment says.
+        thorough: Decode every image; otherwise only its header is read, which does not show damage behind it.
+
+    Raises:
+        DataError: There is no COCO dataset in it.
+        StorageError: It cannot be had.
+    """
+    store = storage or Storage()
+    parts = find_parts(str(annotations), None if images is None else str(images), storage=store)
+    parts = {name: replace(part, images_expected=True) for name, part in parts.items()}
+
+    def check(scan: Scan, log: ProblemLog) -> None:
+        def look(image: CocoImage) -> list[tuple[str, str]]:
+            uri = join(scan.part.images, scan.names.find(image.file_name) or image.file_name)
+            return _look(image, uri, storage=store, thorough=thorough)
+
+        for found in _in_parallel(look, scan.header.images):
+            for code, example in found:
+                log.add(code, [example])
+
+    return inspect_parts(parts, source=str(annotations), storage=store, check=check)
+
+
+def _look(image: CocoImage, uri: str, *, storage: Storage, thorough: bool) -> list[tuple[str, str]]:
+    """What is wrong with one image: codes of problems, with what is to be said of it."""
+    try:
+        data = storage.read_bytes(uri)
+        header = probe_image(data, name=image.file_name)
+        if thorough:
+            decode_image(data, name=image.file_name)
+    except DataError as error:
+        return [("unreadable_image", str(error))]
+    return list(_differences(image, header))
+
+
+def _differences(image: CocoImage, header: ImageHeader) -> Iterator[tuple[str, str]]:
+    """Where the header of an image says something else than its name and the annotations."""
+    expected = _FORMATS.get(image.file_name.rpartition(".")[2].lower())
+    # MPO is what some cameras make of a JPEG.
+    if expected is not None and header.format != expected and (expected, header.format) != ("JPEG", "MPO"):
+        yield "mislabelled_image", f"{image.file_name} is {header.format}"
+    said, upright = (image.width, image.height), (header.width, header.height)
+    if said in ((0, 0), upright):
+        return
+    if header.rotated and said == upright[::-1]:
+        yield "turned_image", image.file_name
+    else:
+        yield "wrong_size", f"{image.file_name} is {header.width}x{header.height}, not {image.width}x{image.height}"
+
+
+def _in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Results in the order of the items, a bounded number of them under way."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        rest = iter(items)
+        pending: list[Future[Result]] = [pool.submit(work, item) for item in islice(rest, 2 * THREADS)]
+        while pending:
+            yield pending.pop(0).result()
+            pending.extend(pool.submit(work, item) for item in islice(rest, 1))
