@@ -1,9 +1,13 @@
 """The teachers: base models, their adapters, and how to load both."""
 
+from transformers.utils import logging
+
 from engine.teachers import grounding_dino, sam
 from engine.teachers.base import REGISTRY, Batch, Example, LoraTargets, Teacher
 from engine.teachers.load import load_adapted, load_teacher
 from engine.teachers.sources import LocalModel, default_cache, is_hub_id, resolve_base_model
+
+logging.disable_progress_bar()  # one for every file that is read would cut through those of the trainer
 
 __all__ = [
     "REGISTRY",

@@ -127,16 +127,19 @@ class TeacherTrainer:
 
             listen = thinned(tell_all, seconds=self.config.training.log_seconds)
             checkpoint = self._last(listen)
-            job = self._prepare(checkpoint)
+            job = self._prepare(checkpoint, listen)
             with Stop() as stop:
                 listen(job.event("start", step=checkpoint.progress.step if checkpoint else 0))
                 return self._run(job, checkpoint, listen, stop)
 
-    def _prepare(self, checkpoint: Checkpoint | None) -> Job:
+    def _prepare(self, checkpoint: Checkpoint | None, listen: Listener) -> Job:
         """Data and base model, on disk and in memory."""
         data, training = self.config.data, self.config.training
         kind = REGISTRY[self.name]
+        note = partial(Event, event="note", teacher=self.name.slug)
+        listen(note(message="fetching the data"))
         parts = prepare_parts(data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache)
+        listen(note(message=f"fetching the base model {self.settings.base_model}"))
         base = self._base(checkpoint)
         if checkpoint is not None:
             self._check_same(checkpoint.settings, self._decisive(base))
