@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from toy import write_toy_data
+
+from engine.config import DataConfig
+from engine.config.model import PartConfig, SplitConfig
+from engine.dataset import inspect_dataset
+from engine.errors import DataError
+from engine.storage import Storage
+from engine.training.parts import Part, Parts, prepare_parts
+
+
+def data_of(annotations: str, images: str | None = None, **changes: object) -> DataConfig:
+    values = {
+        "digest": inspect_dataset(annotations, images).digest,
+        "classes": ("red", "green"),
+        "prompts": {},
+        "source": PartConfig(annotations=annotations, images=images),
+        "split": SplitConfig(train=60, val=20, test=20),
+        "train": None,
+        "val": None,
+        "test": None,
+    }
+    return DataConfig.model_validate(values | changes)
+
+
+def prepared(data: DataConfig, cache: Path, *, masks: bool = False, seed: int = 0) -> Parts:
+    return prepare_parts(data, masks=masks, seed=seed, storage=Storage(), cache=cache)
+
+
+def names(part: Part | None) -> set[str]:
+    return {image.file_name for image in part.dataset.images} if part else set()
+
+
+@pytest.fixture
+def half_masked(tmp_path: Path) -> str:
+    """Twenty images with an object each; every second object has no mask."""
+    file = write_toy_data(tmp_path / "data" / "all.json", range(20), masks=True)
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"][::2]:
+        del annotation["segmentation"]
+    file.write_text(json.dumps(content))
+    return str(file)
+
+
+def test_each_image_is_in_one_part_by_the_seed(half_masked: str, tmp_path: Path) -> None:
+    parts = prepared(data_of(half_masked), tmp_path)
+    train, val, test = (names(part) for part in (parts.train, parts.val, parts.test))
+    assert (len(train), len(val), len(test)) == (12, 4, 4)
+    assert len(train | val | test) == 20
+    assert names(prepared(data_of(half_masked), tmp_path).train) == train
+    assert names(prepared(data_of(half_masked), tmp_path, seed=1).train) != train
+
+
+def test_a_teacher_of_masks_learns_from_images_with_masks_and_shares_the_split(
+    half_masked: str, tmp_path: Path
+) -> None:
+    boxes, masks = (prepared(data_of(half_masked), tmp_path, masks=wanted) for wanted in (False, True))
+    assert names(masks.val) == names(boxes.val)
+    assert names(masks.train) < names(boxes.train)
+    assert all(found.segmentation for objects in masks.train.dataset.annotations for found in objects)
+    assert [path.name for path in masks.train.paths] == [image.file_name for image in masks.train.dataset.images]
+
+
+def test_classes_are_those_of_the_configuration_in_its_order(half_masked: str, tmp_path: Path) -> None:
+    whole = prepared(data_of(half_masked), tmp_path).train.dataset
+    turned = prepared(data_of(half_masked, classes=("green", "red")), tmp_path).train.dataset
+    assert turned.classes == ("green", "red")
+    for ours, theirs in zip(turned.annotations, whole.annotations, strict=True):
+        assert [found.class_index for found in ours] == [1 - found.class_index for found in theirs]
+
+
+def test_without_masks_a_teacher_of_masks_is_refused(tmp_path: Path) -> None:
+    file = str(write_toy_data(tmp_path / "data" / "all.json", range(10)))
+    with pytest.raises(DataError, match="the train part has no masks of the classes red, green"):
+        prepared(data_of(file), tmp_path, masks=True)
+
+
+def test_images_come_from_object_storage_once(tmp_path: Path, s3: str) -> None:
+    write_toy_data(tmp_path / "data" / "all.json", range(10))
+    storage = Storage()
+    storage.upload(tmp_path / "data" / "all.json", f"{s3}/toy/all.json")
+    for image in (tmp_path / "data").glob("*.png"):
+        storage.upload(image, f"{s3}/toy/images/{image.name}")
+    data = data_of(f"{s3}/toy/all.json", f"{s3}/toy/images/")
+    parts = prepared(data, tmp_path / "cache")
+    assert all(path.is_relative_to(tmp_path / "cache") for path in parts.train.paths)
+    sample = parts.train.sample(0, with_masks=False)
+    assert sample.image.shape == (32, 32, 3)
+    fetched = {path: path.stat().st_mtime_ns for path in parts.train.paths}
+    assert {path: path.stat().st_mtime_ns for path in prepared(data, tmp_path / "cache").train.paths} == fetched
