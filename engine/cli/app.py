@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 
 from engine.cli import adapters, data, runs
-from engine.cli.display import fail
+from engine.cli.display import fail, is_terminal
 from engine.errors import TeacherError
 
 app = typer.Typer(
@@ -37,6 +38,8 @@ for command in (
 
 def main() -> None:
     """Run the command line; a failure is one sentence on standard error and the exit code it stands for."""
+    if not is_terminal():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except TeacherError as error:

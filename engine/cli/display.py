@@ -58,17 +58,16 @@ def _boxes(info: DatasetInfo) -> str:
 
 def show_results(results: Sequence[TeacherResult]) -> None:
     """AP before and after, and where each adapter lies."""
-    table = Table(
-        "teacher", "AP before", "AP after", "AP50 before", "AP50 after", "adapter", "size", header_style="bold"
-    )
+    table = Table("teacher", "AP before", "AP after", "AP50 before", "AP50 after", "adapter", header_style="bold")
     for result in results:
         table.add_row(
             result.teacher.value,
             *(f"{value:.3f}" for value in (result.before.ap, result.after.ap, result.before.ap50, result.after.ap50)),
-            result.adapter.uri,
             f"{result.adapter.size_bytes / 1e6:.2f} MB",
         )
     console.print(table)
+    for result in results:
+        console.print(f"{result.adapter.uri}  sha256 {result.adapter.sha256[:12]}…", soft_wrap=True)
 
 
 def show_metrics(columns: Sequence[tuple[str, ApMetrics]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -210,6 +209,5 @@ def _listener(style: ProgressStyle) -> Listener:
 
 def _show_run(layout: RunLayout, metadata: RunMetadata) -> None:
     show_results(metadata.teachers)
-    console.print(f"report    {layout.report}", soft_wrap=True)
-    console.print(f"adapters  {re.sub('/[^/]*$', '', layout.teacher(metadata.teachers[0].teacher))}/", soft_wrap=True)
+    console.print(layout.report, soft_wrap=True)
     typer.echo(layout.root)

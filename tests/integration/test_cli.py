@@ -1,0 +1,123 @@
+"""The commands that look at data, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def teacher(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "engine.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    script = ROOT / "examples" / "demo_data.py"
+    subprocess.run([sys.executable, str(script), str(folder), "--images", "10"], check=True, capture_output=True)
+    return folder
+
+
+def test_inspect_prints_what_is_there_and_gives_it_as_json(parts: Path) -> None:
+    done = teacher("inspect", parts / "annotations.json", "--images", parts / "images", "--json")
+    info = json.loads(done.stdout)
+    assert (info["images"], info["has_boxes"], info["has_masks"]) == (10, True, True)
+    assert [c["name"] for c in info["classes"]] == ["bolt", "nut", "washer"]
+    assert "washer" in done.stderr
+
+
+def test_inspect_reads_from_s3(s3: str, parts: Path) -> None:
+    from engine.storage import Storage
+
+    Storage().upload_folder(parts, f"{s3}/parts")
+    done = teacher("inspect", f"{s3}/parts/annotations.json", "--images", f"{s3}/parts/images/", "--json")
+    assert json.loads(done.stdout)["images"] == 10
+
+
+def test_validate_opens_every_image(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for path in (parts / "images").iterdir():
+        (tmp_path / "images" / path.name).write_bytes(path.read_bytes())
+    broken = sorted((tmp_path / "images").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:500])
+    done = teacher("validate", parts / "annotations.json", "--images", tmp_path / "images")
+    assert "unreadable_image" in done.stderr
+    assert broken.name in done.stderr
+
+
+def test_validate_ends_with_code_3_where_nothing_can_be_trained(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    done = teacher("validate", tmp_path / "a.json")
+    assert done.returncode == 3
+    assert "cannot be trained on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_split_divides_without_loss(parts: Path, tmp_path: Path) -> None:
+    shares = ("--train", "0.6", "--val", "0.2", "--test", "0.2")
+    done = teacher("split", parts / "annotations.json", *shares, "--stratify", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole = json.loads((parts / "annotations.json").read_text())
+    split = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("train", "val", "test")]
+    for key in ("images", "annotations"):
+        ids = [item["id"] for part in split for item in part[key]]
+        assert sorted(ids) == sorted(item["id"] for item in whole[key])
+    assert [len(part["images"]) for part in split] == [6, 2, 2]
+
+
+def test_split_refuses_shares_that_do_not_add_up(parts: Path, tmp_path: Path) -> None:
+    done = teacher("split", parts / "annotations.json", "--train", "0.9", "--val", "0.2", "--output", tmp_path)
+    assert done.returncode == 2
+    assert "make 1.1, not 1" in done.stderr
+
+
+def test_augment_writes_a_contact_sheet(parts: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.jpg"
+    done = teacher(
+        "augment", "--data", parts / "annotations.json", "--images", parts / "images", "--preview", sheet, "--count", 2
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(sheet) as image:
+        assert min(image.size) > 200
+
+
+def test_doctor_says_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TEACHER_CACHE", str(tmp_path))
+    done = teacher("doctor")
+    assert done.returncode == 0, done.stderr
+    assert {"python", "packages", "disk", "storage"} <= set(done.stderr.split())
+
+
+def test_doctor_refuses_an_endpoint_that_is_a_metadata_service() -> None:
+    done = teacher("doctor", "--endpoint-url", "http://169.254.169.254")
+    assert done.returncode == 1
+    assert "metadata service" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("train", "--data", "a.json"), "give --data and --output"),
+        (("train", "--config", "c.yaml", "--data", "a.json"), "leave out --data"),
+        (("train", "--data", "a", "--output", "o", "--test", "t"), "--test goes with --val"),
+        (("train", "--data", "a", "--output", "o", "--base-model", "b"), "exactly one --teacher"),
+        (("train", "--data", "nothing.json", "--output", "o"), "nothing.json"),
+        (("run", "-f", "nothing.yaml"), "nothing.yaml is not there"),
+        (("inspect", "nothing.json"), "nothing.json is not there"),
+        (("evaluate", "--adapter", "nowhere", "--data", "a.json"), "nowhere"),
+        (("fetch", "nowhere", "out"), "not a published run"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_a_sentence(arguments: tuple[str, ...], sentence: str) -> None:
+    done = teacher(*arguments)
+    assert done.returncode in (2, 3, 4, 5)
+    assert sentence in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
