@@ -25,12 +25,16 @@ BLOCK = 4 << 20
 LARGEST = 512 << 20
 """Bytes that one element may have; a larger one is no annotation."""
 
+LONGEST_KEY = 1 << 20
+"""Bytes of a name at the top level."""
+
 DEEPEST = 200
 """Brackets within brackets that an element may have."""
 
 TRIES = 4
 """Likely borders that are tried before brackets are counted."""
 
+CLOSING = {b"[": b"]", b"{": b"}"}
 SPACE = b" \t\r\n"
 BORDER = re.compile(rb"\}\s*(,)\s*\{\s*\Z")
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:"]', re.DOTALL)
@@ -111,6 +115,8 @@ class CocoReader:
             raise self._broken("something follows the end of the object")
 
     def _foreign(self) -> None:
+        while len(self._buffer) < 4 and self._more():
+            pass
         if not self._buffer:
             raise DataError(f"{self.source} is empty")
         for magic, sentence in FOREIGN.items():
@@ -157,7 +163,7 @@ class CocoReader:
         while not (match := STRING.match(self._buffer, self._position)):
             if mark != b'"':
                 raise self._broken("a name in quotes is expected")
-            if len(self._buffer) - self._position > self.block or not self._more():
+            if len(self._buffer) - self._position > LONGEST_KEY or not self._more():
                 raise self._truncated("")
         self._position = match.end()
         try:
@@ -171,28 +177,30 @@ class CocoReader:
 
     def _skip(self) -> None:
         """Pass over a value that is not needed."""
-        depth = 0
+        closing: list[bytes] = []
         while True:
-            if depth:
+            if closing:
                 rest = NO_BRACKETS.match(self._buffer, self._position)
                 self._position = rest.end() if rest else self._position
-            mark = self._next()
-            if mark is None:
+            if self._next() is None:
                 raise self._truncated("")
             match = TOKEN.match(self._buffer, self._position) or SCALAR.match(self._buffer, self._position)
             if match is None or match.group() == b'"' or match.end() == len(self._buffer):
-                if not self._more():
-                    if match is None or match.group() == b'"':
-                        raise self._truncated("")
-                else:
+                if self._more():
                     continue
-            assert match is not None  # noqa: S101 - said above
+                if match is None or match.group() == b'"':
+                    raise self._truncated("")
             token = match.group()
-            if depth == 0 and token in (b",", b"}", b"]"):
+            if token in CLOSING:
+                closing.append(CLOSING[token])
+                if len(closing) > DEEPEST:
+                    raise self._broken(f"brackets are nested more than {DEEPEST} deep")
+            elif closing and token == closing[-1]:
+                closing.pop()
+            elif token in (b"]", b"}") or (not closing and token in (b",", b":")):
                 raise self._broken("a value is expected")
             self._position = match.end()
-            depth += (token in (b"[", b"{")) - (token in (b"]", b"}"))
-            if depth == 0:
+            if not closing:
                 return
 
     def _elements(self, section: str) -> Iterator[list[Any]]:

@@ -90,6 +90,7 @@ class DatasetInfo(Frozen):
     masks: int = Field(description="Usable annotations with a mask.")
     crowd_share: float = Field(description="Share of annotations with iscrowd=1.")
     classes: tuple[ClassInfo, ...] = Field(description="In the order of the category ids.")
+    classes_left_out: int = Field(default=0, description="Classes that a message had no room for.")
     sizes: SizeInfo | None = Field(description="None without usable annotations.")
     image_sizes: ImagesInfo | None = Field(description="None without images.")
     problems: tuple[Problem, ...] = ()
@@ -100,8 +101,10 @@ class DatasetInfo(Frozen):
         return tuple(p for p in self.problems if p.severity is Severity.ERROR)
 
     def to_message(self, *, limit: int = 4096) -> str:
-        """The info as JSON of at most ``limit`` bytes, for where there is little room: examples go first, then advice,
-        then the rarest classes, whose objects stay counted in ``annotations``.
+        """The info as JSON of at most ``limit`` bytes, for where there is little room.
+
+        Examples go first, then messages and advice, then the rarest classes (counted in ``classes_left_out``), and at
+        last the problems that matter least.
         """
         info, text = self, self.model_dump_json()
         for blank in ({"examples": ()}, {"message": "", "advice": ""}):
@@ -109,11 +112,18 @@ class DatasetInfo(Frozen):
                 return text
             info = info.model_copy(update={"problems": tuple(p.model_copy(update=blank) for p in info.problems)})
             text = info.model_dump_json()
-        classes = sorted(info.classes, key=lambda c: -c.annotations)
-        while len(text.encode()) > limit and classes:
-            classes = classes[: len(classes) * 9 // 10]
-            kept = {c.id for c in classes}
-            text = info.model_copy(update={"classes": tuple(c for c in info.classes if c.id in kept)}).model_dump_json()
+        frequent = sorted(self.classes, key=lambda c: -c.annotations)
+        while len(text.encode()) > limit and (frequent or info.problems):
+            if frequent:
+                frequent = frequent[: len(frequent) * 9 // 10]
+                names = {c.name for c in frequent}
+                kept = tuple(c for c in self.classes if c.name in names)
+                info = info.model_copy(
+                    update={"classes": kept, "classes_left_out": self.classes_left_out + len(self.classes) - len(kept)}
+                )
+            else:
+                info = info.model_copy(update={"problems": info.problems[:-1]})
+            text = info.model_dump_json()
         return text
 
 
