@@ -112,8 +112,9 @@ def _contents(folder: str, storage: Storage) -> tuple[list[str], set[str]]:
 
 def _annotation_files(root: str, jsons: list[str]) -> dict[str, str]:
     """From part to the key of its annotation file."""
+    likely = [key for key in jsons if not _stem(key).lower().startswith(_OTHER_TASKS)]
     best: dict[str, list[str]] = {}
-    for key in sorted(jsons, key=_unlikeliness):
+    for key in sorted(likely or jsons, key=_unlikeliness):
         same = best.setdefault(_part_of(key), [])
         if not same or _unlikeliness(same[0]) == _unlikeliness(key):
             same.append(key)
@@ -145,7 +146,7 @@ def _unlikeliness(key: str) -> tuple[int, int]:
     elif stem in _USUAL:
         kind = 1
     else:
-        kind = 4 if stem.startswith(_OTHER_TASKS) else 3 if stem.startswith("person_keypoints") else 2
+        kind = 3 if stem.startswith("person_keypoints") else 2
     return kind, key.count("/")
 
 
@@ -170,7 +171,7 @@ def _images_of(annotations: str, existing: Callable[[str], str | None]) -> str:
     if name(above) == "annotations":
         above = parent(above)
     candidates = [*_subfolders(join(above, "images"), annotations), *_subfolders(above, annotations)]
-    found = (existing(folder) for folder in [*candidates, join(above, "images")])
+    found = (existing(folder) for folder in [*candidates, join(above, "images"), join(above, "data")])
     return next((folder for folder in found if folder is not None), above)
 
 
@@ -192,4 +193,5 @@ def _stem(key: str) -> str:
 
 def is_image(key: str) -> bool:
     """Whether a name is that of an image file."""
-    return key.rpartition(".")[2].lower() in _IMAGE_SUFFIXES
+    stem, _, suffix = key.rpartition(".")
+    return stem != "" and suffix.lower() in _IMAGE_SUFFIXES

@@ -1,0 +1,46 @@
+"""A file_name as tools write it, and the file that it means."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.dataset.names import FileNames, is_unsafe
+
+
+@pytest.mark.parametrize(
+    ("file_name", "keys", "found"),
+    [
+        ("a.jpg", ["a.jpg", "sub/a.jpg"], "a.jpg"),
+        ("a.jpg", ["train2017/a.jpg"], "train2017/a.jpg"),
+        ("images/a.jpg", ["a.jpg"], "a.jpg"),
+        ("./a.jpg", ["a.jpg"], "a.jpg"),
+        ("images\\train\\a.jpg", ["train/a.jpg", "val/a.jpg"], "train/a.jpg"),
+        ("train/a.jpg", ["x/train/a.jpg", "x/val/a.jpg"], "x/train/a.jpg"),
+        ("a.jpg", ["A.JPG"], "A.JPG"),
+        ("a.jpg", ["x/A.jpg", "y/a.jpg"], "y/a.jpg"),
+        ("/data/upload/3/ab12-a.jpg", ["ab12-a.jpg"], "ab12-a.jpg"),
+        ("/data/local-files/?d=set%201/a%20b.jpg", ["set 1/a b.jpg", "set 2/a b.jpg"], "set 1/a b.jpg"),
+        ("http://host:8080/data/upload/a%20b.jpg", ["a b.jpg"], "a b.jpg"),
+        ("s3://bucket/prefix/a.jpg", ["prefix/a.jpg", "other/a.jpg"], "prefix/a.jpg"),
+        ("/home/me/pictures/a.jpg", ["train/a.jpg"], "train/a.jpg"),
+        ("C:\\Users\\me\\a.jpg", ["train/a.jpg"], "train/a.jpg"),
+        ("a%20b.jpg", ["a b.jpg"], "a b.jpg"),
+        ("a%20b.jpg", ["a b.jpg", "a%20b.jpg"], "a%20b.jpg"),
+        ("what?.jpg", ["what?.jpg"], "what?.jpg"),
+        ("day/1.jpg", ["night/1.jpg"], None),
+        ("1.jpg", ["day/1.jpg", "night/1.jpg"], None),
+        ("/data/1.jpg", ["day/1.jpg", "night/1.jpg"], None),
+        ("b.jpg", ["a.jpg"], None),
+        ("a", ["a.jpg"], None),
+        ("", ["a.jpg"], None),
+        ("images/", ["a.jpg"], None),
+        ("http://[bad/a.jpg", ["b.jpg"], None),
+        ("a.jpg", [], None),
+    ],
+)
+def test_a_name_means_the_only_file_it_can(file_name: str, keys: list[str], found: str | None) -> None:
+    assert FileNames(keys).find(file_name) == found
+
+
+def test_names_that_lead_out_are_known() -> None:
+    assert [is_unsafe(name) for name in ("a/../../b", "..\\b", "a\0", "a..b/c.jpg")] == [True, True, True, False]
