@@ -1,0 +1,169 @@
+"""segment-anything's checkpoints (``sam_vit_b_01ec64.pth`` …) to transformers' SamModel and back.
+
+    convert_original(Path("sam_vit_b.pth"), Path("sam-vit-base"))    # a folder that Sam.load takes
+    export_original(merged(teacher), Path("tuned.pth"))              # for sam_model_registry["vit_b"](checkpoint=…)
+
+Both hold the same tensors under other names; sizes follow from their shapes, so that any SAM can be converted.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import SamConfig, SamImageProcessor, SamModel
+
+from engine.errors import BaseModelError
+
+DECODER_HEADS = 8
+"""Attention heads of every published SAM's mask decoder; the shapes in a checkpoint do not tell them."""
+
+_NETWORK = r"(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d+))\."
+_RENAMED = (
+    # transformers' names to segment-anything's, in this order
+    (r"^(shared_image_embedding|prompt_encoder\.shared_embedding)\.positional_embedding$",
+     "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+    (r"^prompt_encoder\.point_embed\.", "prompt_encoder.point_embeddings."),
+    (r"^prompt_encoder\.mask_embed\.conv1\.", "prompt_encoder.mask_downscaling.0."),
+    (r"^prompt_encoder\.mask_embed\.layer_norm1\.", "prompt_encoder.mask_downscaling.1."),
+    (r"^prompt_encoder\.mask_embed\.conv2\.", "prompt_encoder.mask_downscaling.3."),
+    (r"^prompt_encoder\.mask_embed\.layer_norm2\.", "prompt_encoder.mask_downscaling.4."),
+    (r"^prompt_encoder\.mask_embed\.conv3\.", "prompt_encoder.mask_downscaling.6."),
+    (r"^vision_encoder\.neck\.conv1\.", "image_encoder.neck.0."),
+    (r"^vision_encoder\.neck\.layer_norm1\.", "image_encoder.neck.1."),
+    (r"^vision_encoder\.neck\.conv2\.", "image_encoder.neck.2."),
+    (r"^vision_encoder\.neck\.layer_norm2\.", "image_encoder.neck.3."),
+    (r"^vision_encoder\.patch_embed\.projection\.", "image_encoder.patch_embed.proj."),
+    (r"^vision_encoder\.layers\.", "image_encoder.blocks."),
+    (r"^vision_encoder\.", "image_encoder."),
+    (r"^mask_decoder\.upscale_conv1\.", "mask_decoder.output_upscaling.0."),
+    (r"^mask_decoder\.upscale_layer_norm\.", "mask_decoder.output_upscaling.1."),
+    (r"^mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
+    (r"\.layer_norm(\d|_final_attn)\.", r".norm\1."),
+)  # fmt: skip
+
+
+def convert_original(path: Path, folder: Path) -> None:
+    """Write a segment-anything checkpoint as a transformers folder.
+
+    Args:
+        path: The ``.pth`` file; only tensors are read of it, never code.
+        folder: Gets ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
+
+    Raises:
+        BaseModelError: The file is not there, is not one of tensors alone, or they are not those of a SAM.
+    """
+    tensors = _read(path)
+    try:
+        config = _config(tensors)
+        model = SamModel(config)
+        names = original_names(model)
+        if unknown := sorted(tensors.keys() - names.values()):
+            raise KeyError(f"it has {unknown[0]}, which no SAM of its sizes has")
+        model.load_state_dict({name: tensors[original] for name, original in names.items()})
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise BaseModelError(f"{path} does not hold the weights of a SAM by segment-anything: {error}") from error
+    size = config.vision_config.image_size
+    model.save_pretrained(folder)
+    SamImageProcessor(size={"longest_edge": size}, pad_size={"height": size, "width": size}).save_pretrained(folder)
+
+
+def export_original(model: Any, path: Path) -> None:
+    """Write a SamModel, its adapter merged, as a checkpoint for ``segment_anything.sam_model_registry``.
+
+    The format is that of ``torch.save``, as the registry reads no other; it holds tensors alone.
+    """
+    tensors = model.state_dict()
+    torch.save({original: tensors[name].cpu() for name, original in original_names(model).items()}, path)
+
+
+def original_names(model: Any) -> dict[str, str]:
+    """segment-anything's name of each of a SamModel's tensors. The two tied positional encodings share theirs."""
+    depth = model.config.mask_decoder_config.iou_head_depth
+    return {name: _original_name(name, iou_head_depth=depth) for name in model.state_dict()}
+
+
+def _original_name(name: str, *, iou_head_depth: int) -> str:
+    for pattern, replacement in _RENAMED:
+        name = re.sub(pattern, replacement, name)
+    # Layers of small networks are all numbered there; here the first and the last have names, and 0 is the second.
+    if match := re.match(_NETWORK + r"(proj_in|proj_out|layers\.(\d+))\.(.+)", name):
+        network, layer, number, rest = match.groups()
+        last = iou_head_depth - 1 if network.endswith("iou_prediction_head") else 2
+        index = {"proj_in": 0, "proj_out": last}.get(layer, int(number or 0) + 1)
+        return f"{network}.layers.{index}.{rest}"
+    return name
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise BaseModelError(f"there is no file {path}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise BaseModelError(
+            f"{path} is not a file of tensors alone: it is damaged, or holds code, which is never run; "
+            "write it by torch.save(model.state_dict(), path)"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise BaseModelError(f"{path} holds no mapping of names to tensors, as segment-anything writes it")
+    return content
+
+
+def _config(tensors: Mapping[str, Tensor]) -> SamConfig:
+    """Sizes from shapes.
+
+    Raises:
+        KeyError: A tensor that every SAM has is missing.
+    """
+
+    def shape(name: str) -> torch.Size:
+        return tensors[name].shape
+
+    def count(pattern: str) -> int:
+        return 1 + max((int(match[1]) for name in tensors if (match := re.match(pattern, name))), default=-1)
+
+    hidden, _, patch, _ = shape("image_encoder.patch_embed.proj.weight")
+    grid = shape("image_encoder.pos_embed")[1]
+    depth = count(r"image_encoder\.blocks\.(\d+)\.")
+    # A relative position encoding has 2 s - 1 rows for windows of s patches.
+    reach = [(shape(f"image_encoder.blocks.{i}.attn.rel_pos_h")[0] + 1) // 2 for i in range(depth)]
+    windows = [size for size in reach if size != grid]
+    width = shape("mask_decoder.iou_token.weight")[1]
+    cross_attention = "mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight"
+    image = {"image_size": grid * patch, "patch_size": patch}
+    return SamConfig(
+        vision_config={
+            **image,
+            "hidden_size": hidden,
+            "output_channels": shape("image_encoder.neck.0.weight")[0],
+            "num_hidden_layers": depth,
+            "num_attention_heads": hidden // shape("image_encoder.blocks.0.attn.rel_pos_h")[1],
+            "qkv_bias": "image_encoder.blocks.0.attn.qkv.bias" in tensors,
+            "mlp_dim": shape("image_encoder.blocks.0.mlp.lin1.weight")[0],
+            "window_size": windows[0] if windows else 0,
+            "global_attn_indexes": [i for i, size in enumerate(reach) if size == grid],
+            "num_pos_feats": shape("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix")[1],
+        },
+        prompt_encoder_config={
+            **image,
+            "hidden_size": width,
+            "mask_input_channels": shape("prompt_encoder.mask_downscaling.3.weight")[0],
+        },
+        mask_decoder_config={
+            "hidden_size": width,
+            "mlp_dim": shape("mask_decoder.transformer.layers.0.mlp.lin1.weight")[0],
+            "num_hidden_layers": count(r"mask_decoder\.transformer\.layers\.(\d+)\."),
+            "num_attention_heads": DECODER_HEADS,
+            "attention_downsample_rate": width // shape(cross_attention)[0],
+            "num_multimask_outputs": shape("mask_decoder.mask_tokens.weight")[0] - 1,
+            "iou_head_depth": count(r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
+            "iou_head_hidden_dim": shape("mask_decoder.iou_prediction_head.layers.0.weight")[0],
+            "layer_norm_eps": 1e-5,  # torch's default, which segment-anything leaves; the library has 1e-6
+        },
+    )
