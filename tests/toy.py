@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def write_toy_data(file: Path, indices: range, *, masks: bool = False) -> Path:
     return file
 
 
-def toy_batches(teacher: Teacher, steps: Steps, start: int = 0) -> Iterator[Batch]:
+def toy_batches(teacher: Teacher, steps: Steps, start: int = 0) -> Generator[Batch, None, None]:
     for keys in steps.batches_from(start):
         yield teacher.collate(
             [teacher.example(toy_sample(index), np.random.default_rng([*keys[0], index])) for _, index in keys]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import cv2
 import numpy as np
@@ -53,8 +53,13 @@ class Views(Dataset[Example | TeacherError]):
         return self.teacher.collate([example for example in examples if not isinstance(example, TeacherError)])
 
 
-def batches_from(step: int, steps: Steps, views: Views, *, workers: int | None, pin_memory: bool) -> Iterator[Batch]:
-    """All batches of a run from a step on, made in ``workers`` processes (0: in this one; None: one a core)."""
+def batches_from(
+    step: int, steps: Steps, views: Views, *, workers: int | None, pin_memory: bool
+) -> Generator[Batch, None, None]:
+    """All batches of a run from a step on, made in ``workers`` processes (0: in this one; None: one a core).
+
+    Close it: workers do not heed the SIGTERM by which Python ends processes that are left over.
+    """
     count = min(MAX_WORKERS, len(os.sched_getaffinity(0))) if workers is None else workers
     loader: DataLoader[Example | TeacherError] = DataLoader(
         views,

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Hooks:
         listen: Is told of every event.
     """
 
-    batches: Callable[[int], Iterator[Batch]]
+    batches: Callable[[int], Generator[Batch, None, None]]
     evaluate: Callable[[], ApMetrics]
     keep_best: Callable[[], None]
     checkpointed: Callable[[], None]
@@ -112,20 +112,20 @@ class Loop:
             NotFiniteError: The loss became NaN or infinite.
             OutOfMemoryError: The GPU has too little memory.
         """
-        batches = self.hooks.batches(self.progress.step)
-        while True:
-            done = self.progress.step
-            if self.progress.evaluated_step < done and self.steps.evaluated_after(done):
-                self._evaluate()
-            patience = self.training.patience
-            if done == self.steps.total or (patience and self.progress.waited >= patience):
-                return self.progress
-            self._step(batches)
-            if self.stop.requested:
-                self._checkpoint()
-                raise self._interrupted()
-            if time.monotonic() - self.saved >= self.checkpoint_seconds:
-                self._checkpoint()
+        with closing(self.hooks.batches(self.progress.step)) as batches:  # its workers end with the block
+            while True:
+                done = self.progress.step
+                if self.progress.evaluated_step < done and self.steps.evaluated_after(done):
+                    self._evaluate()
+                patience = self.training.patience
+                if done == self.steps.total or (patience and self.progress.waited >= patience):
+                    return self.progress
+                self._step(batches)
+                if self.stop.requested:
+                    self._checkpoint()
+                    raise self._interrupted()
+                if time.monotonic() - self.saved >= self.checkpoint_seconds:
+                    self._checkpoint()
 
     def _step(self, batches: Iterator[Batch]) -> None:
         begin, done = time.monotonic(), self.progress.step

@@ -11,7 +11,7 @@ print(result.before.ap, result.after.ap, result.adapter.uri)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from engine.dataset.types import Sample
 from engine.errors import ConfigError
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.progress import Event, EventKind, Listener
-from engine.results import AdapterFile, TeacherResult
+from engine.results import AdapterFile, ApMetrics, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions
 from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, default_cache, is_hub_id, resolve_base_model
@@ -193,23 +193,7 @@ class TeacherTrainer:
             after=seen_after.detections,
             iou_type=teacher.iou_type,
         )
-        result = TeacherResult(
-            teacher=self.name,
-            base_model=self.settings.base_model,
-            base_revision=job.base.revision,
-            before=checkpoint.before["val"],
-            after=seen_after.metrics,
-            test_before=checkpoint.before.get("test"),
-            test_after=test_after,
-            history=progress.history,
-            best_epoch=job.steps.epochs_at(progress.best_step),
-            epochs=job.steps.epochs_at(progress.step),
-            steps=progress.step,
-            seconds=progress.seconds,
-            peak_memory_bytes=progress.peak_memory_bytes,
-            trainable_parameters=sum(p.numel() for p in trainable_parameters(teacher).values()),
-            adapter=_adapter_file(self.folder / ADAPTER),
-        )
+        result = self._result(job, progress, checkpoint.before, after=seen_after.metrics, test_after=test_after)
         (self.folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         listen(job.event("note", message=_summary(result)))
         return result
@@ -230,7 +214,36 @@ class TeacherTrainer:
         self._checkpointed()
         return seen, checkpoint
 
-    def _batches(self, job: Job, step: int) -> Iterator[Batch]:
+    def _result(
+        self,
+        job: Job,
+        progress: Progress,
+        before: Mapping[str, ApMetrics],
+        *,
+        after: ApMetrics,
+        test_after: ApMetrics | None,
+    ) -> TeacherResult:
+        adapter = self.folder / ADAPTER
+        content = adapter.read_bytes()
+        return TeacherResult(
+            teacher=self.name,
+            base_model=self.settings.base_model,
+            base_revision=job.base.revision,
+            before=before["val"],
+            after=after,
+            test_before=before.get("test"),
+            test_after=test_after,
+            history=progress.history,
+            best_epoch=job.steps.epochs_at(progress.best_step),
+            epochs=job.steps.epochs_at(progress.step),
+            steps=progress.step,
+            seconds=progress.seconds,
+            peak_memory_bytes=progress.peak_memory_bytes,
+            trainable_parameters=sum(p.numel() for p in trainable_parameters(job.teacher).values()),
+            adapter=AdapterFile(uri=str(adapter), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)),
+        )
+
+    def _batches(self, job: Job, step: int) -> Generator[Batch, None, None]:
         seed, workers = self.config.training.seed, self.config.training.workers
         views = Views(job.parts.train, job.teacher, Augmenter(self.config.augmentation), seed=seed)
         return batches_from(step, job.steps, views, workers=workers, pin_memory=job.teacher.device.type == "cuda")
@@ -311,11 +324,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{key}"
         flat |= _flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
     return flat
-
-
-def _adapter_file(path: Path) -> AdapterFile:
-    content = path.read_bytes()
-    return AdapterFile(uri=str(path), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
 def _summary(result: TeacherResult) -> str:

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import sys
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from toy import ToyTeacher, settings, training, write_toy_base, write_toy_data
 from engine.config import DataConfig, RunConfig
 from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
 from engine.dataset import inspect_dataset, load_dataset, load_sample
-from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError
+from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError, TeacherError
 from engine.evaluation.samples import SampleRecord
 from engine.progress import Event
 from engine.results import TeacherResult
 from engine.spec import AugmentationSpec, Intensity, TeacherName
 from engine.teachers import REGISTRY, load_adapted
 from engine.training import TeacherTrainer
+from engine.training.checkpoint import load_checkpoint
 
 FOLDER = "teachers/grounding_dino_lora"
 
@@ -177,6 +180,32 @@ def test_sigterm_while_the_base_is_measured_stops_at_once(toy_data: Path, tmp_pa
     with pytest.raises(InterruptedTrainingError, match="the same command goes on"):
         TeacherTrainer(config_of(toy_data), work_dir=tmp_path, listeners=[kill]).train()
     assert not (tmp_path / FOLDER / "adapter_model.safetensors").exists()
+
+
+def in_a_process_group(config: RunConfig, work: Path) -> None:
+    """Train in a group of processes that all get SIGTERM; ends as the command line does."""
+    os.setsid()
+
+    def kill(event: Event) -> None:
+        if event.event == "checkpoint" and event.step == 6:
+            os.killpg(0, signal.SIGTERM)
+
+    try:
+        TeacherTrainer(config, work_dir=work, listeners=[kill]).train()
+    except TeacherError as error:
+        sys.exit(error.exit_code)
+
+
+def test_sigterm_to_workers_too_is_no_failure(toy_data: Path, tmp_path: Path) -> None:
+    config = config_of(toy_data, workers=2)
+    process = get_context("fork").Process(target=in_a_process_group, args=(config, tmp_path))
+    process.start()
+    process.join(timeout=120)
+    process.kill()
+    assert process.exitcode == 143
+    checkpoint = load_checkpoint(tmp_path / FOLDER / "last")
+    assert checkpoint is not None
+    assert checkpoint.progress.step == 7
 
 
 def test_a_checkpoint_of_other_settings_is_refused_by_name(toy_data: Path, tmp_path: Path) -> None:
