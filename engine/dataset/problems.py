@@ -11,7 +11,11 @@ ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
 CATALOGUE: dict[str, tuple[Severity, str, str]] = {
     "no_images": (ERROR, "The file lists no images.", "Export it with its images."),
-    "no_annotations": (ERROR, "There are no annotations.", "Annotate some images, or export the annotations too."),
+    "no_annotations": (
+        ERROR,
+        "The file lists images only, without annotations.",
+        "Annotate some images, or give the instances file instead.",
+    ),
     "no_categories": (ERROR, "There are no categories.", "Export the classes too."),
     "no_usable_annotations": (
         ERROR,

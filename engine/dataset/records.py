@@ -78,10 +78,10 @@ def record(section: str, element: msgspec.Raw) -> Any:
     """The record of one element."""
     try:
         return _ONE[section].decode(element)
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         try:
             return lenient(section, json.loads(bytes(element)))
-        except ValueError:  # a number of too many digits
+        except ValueError:  # a number of too many digits, or text that is not UTF-8
             return RECORDS[section]()
 
 

@@ -37,8 +37,8 @@ def split_dataset(
 
     K. Sechidis, G. Tsoumakas, I. Vlahavas: On the Stratification of Multi-Label Data, ECML PKDD 2011: the class with
     the fewest images left is given out first, each image to the part that lacks most of this class, then to the one
-    that lacks most images, then by lot. Two things are added. Images without objects count as a class of their own,
-    and a part takes no more images than its share, so that sizes are exact.
+    that lacks most images, then by lot. Two things are added. Images without objects are given out first, as a
+    class of their own, and a part takes no more images than its share, so that sizes are exact.
 
     Args:
         data: A dataset, or of each image the classes that occur in it.
@@ -107,7 +107,7 @@ def _stratified(classes: list[list[int]], sizes: list[int], rng: Random) -> list
     room = list(sizes)
     part_of = [-1] * len(classes)
     while left:
-        rarest = min(left, key=lambda label: (left[label], label))
+        rarest = min(left, key=lambda label: (label != _NOTHING, left[label], label))
         for image in images_of[rarest]:
             if part_of[image] >= 0:
                 continue

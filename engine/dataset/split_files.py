@@ -113,7 +113,7 @@ def _lenient_sections(data: bytes, source: str) -> dict[str, Any]:
         whole = json.loads(data)
         raw: dict[str, Any] = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in whole.items()}
         for name in ("images", "annotations"):
-            raw[name] = [msgspec.Raw(json.dumps(value).encode()) for value in whole[name]]
+            raw[name] = [msgspec.Raw(json.dumps(value).encode()) for value in list.copy(whole[name])]
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         raise DataError(f"{source} is no COCO dataset: `teacher inspect` says what is wrong with it") from None
     return raw
