@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from shapes import COLORS, SYNONYMS, Object, draw_scene
 from tokenizer import tiny_tokenizer
+from torch import nn
 from transformers import BertConfig, BertTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
 
 from engine.config import GroundingDinoSettings, LoraSettings
@@ -69,13 +70,25 @@ def tiny_model(vocabulary: int) -> GroundingDinoForObjectDetection:
         fusion_droppath=0.0,
     )
     model = GroundingDinoForObjectDetection(config)
-    with torch.no_grad():  # else the first logits, products of two vectors of norm 8, drown everything
-        model.model.enc_output_norm.weight.fill_(0.2)
-        model.model.decoder.layer_norm.weight.fill_(0.2)
-        for layer in model.model.encoder.layers:  # text and pixels know of each other from the start
-            layer.fusion_layer.text_param.fill_(0.1)
-            layer.fusion_layer.vision_param.fill_(0.1)
+    initialize(model)
     return model
+
+
+@torch.no_grad()
+def initialize(model: GroundingDinoForObjectDetection) -> None:
+    """Weights to learn from, as DETR and Grounding DINO start; the library's are made to be overwritten."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and not name.endswith(("sampling_offsets", "attention_weights")):
+            nn.init.xavier_uniform_(module.weight)
+    nn.init.normal_(model.model.query_position_embeddings.weight)
+    for head in (*model.bbox_embed, model.model.encoder_output_bbox_embed):
+        nn.init.zeros_(head.layers[-1].weight)
+    for layer in model.model.encoder.layers:  # text and pixels know of each other from the start
+        nn.init.constant_(layer.fusion_layer.text_param, 0.1)
+        nn.init.constant_(layer.fusion_layer.vision_param, 0.1)
+    # The first logits would be products of two vectors of norm 8, and drown everything.
+    nn.init.constant_(model.model.enc_output_norm.weight, 0.2)
+    nn.init.constant_(model.model.decoder.layer_norm.weight, 0.2)
 
 
 def words_for(rng: np.random.Generator, scenes: Sequence[list[Object]]) -> tuple[list[str], list[list[int]]]:
