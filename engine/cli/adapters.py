@@ -12,6 +12,7 @@ from engine.cli import options
 from engine.cli.display import console, show_metrics
 from engine.errors import ConfigError
 from engine.spec import TeacherName
+from engine.storage import default_cache
 
 Adapter = Annotated[
     str, typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
@@ -38,9 +39,9 @@ def evaluate(
     from engine.teachers.lora import adapter_off
 
     storage = options.storage(endpoint_url)
-    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=options.cache_dir())
+    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
     dataset = load_dataset(data, images, storage=storage).with_classes(teacher.classes)
-    folder = ImageFolder.of(data, images, storage=storage, cache=options.cache_dir())
+    folder = ImageFolder.of(data, images, storage=storage, cache=default_cache())
     folder.sync(dataset.images)
 
     def load(index: int) -> Sample:
@@ -73,12 +74,12 @@ def predict(
     from engine.teachers import load_adapted
 
     storage = options.storage(endpoint_url)
-    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=options.cache_dir())
+    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
     if teacher.name is TeacherName.SAM and boxes is None:
         raise ConfigError(f"{adapter} adapts SAM, which is prompted by boxes: give --boxes, such as predict wrote")
     if teacher.name is not TeacherName.SAM and boxes is not None:
         raise ConfigError(f"--boxes {boxes} prompts SAM, but {adapter} adapts {teacher.name}: leave it out")
-    folder = ImageFolder(images, storage=storage, cache=options.cache_dir())
+    folder = ImageFolder(images, storage=storage, cache=default_cache())
     dataset: CocoDataset = (
         folder_dataset(images, teacher.classes, storage=storage)
         if boxes is None
@@ -110,7 +111,7 @@ def export(
     from engine.teachers.sam_checkpoint import export_original
 
     storage = options.storage(endpoint_url)
-    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=options.cache_dir(), device="cpu")
+    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache(), device="cpu")
     if teacher.name is not TeacherName.SAM:
         raise ConfigError(f"{adapter} is an adapter of {teacher.name}; only SAM is exported to segment_anything")
     output.parent.mkdir(parents=True, exist_ok=True)

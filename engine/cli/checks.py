@@ -14,6 +14,7 @@ from typing import Literal
 
 from engine.cli import options
 from engine.errors import TeacherError
+from engine.storage import default_cache
 
 TRAINING_PACKAGES = ("torch", "transformers", "peft", "albumentations", "faster-coco-eval", "scipy", "tensorboard")
 GIGABYTE = 10**9
@@ -34,7 +35,7 @@ def checks(endpoint_url: str | None) -> Iterator[Check]:
     yield Check("python", "ok", sys.version.split()[0])
     yield from _packages()
     yield from _gpu()
-    yield _room("disk", options.cache_dir(), 10 * GIGABYTE, "base models and images are kept there; set TEACHER_CACHE")
+    yield _room("disk", default_cache(), 10 * GIGABYTE, "base models and images are kept there; set TEACHER_CACHE")
     if SHARED_MEMORY.is_dir():
         yield _room("memory", SHARED_MEMORY, GIGABYTE, "workers hand batches over there; set training.workers to 0")
     yield _storage(endpoint_url)

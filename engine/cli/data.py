@@ -11,6 +11,7 @@ from engine.cli import options
 from engine.cli.display import console, show_info
 from engine.errors import ConfigError, DataError
 from engine.spec import AugmentationSpec, Background, Characteristic, Intensity, Lighting, Motion, Viewpoint, Weather
+from engine.storage import default_cache
 from engine.validation import parse
 
 Annotations = Annotated[
@@ -107,7 +108,7 @@ def augment(
     storage = options.storage(endpoint_url)
     dataset = load_dataset(data, images, storage=storage)
     chosen = [i for i, objects in enumerate(dataset.annotations) if objects][:count]
-    folder = ImageFolder.of(data, images, storage=storage, cache=options.cache_dir())
+    folder = ImageFolder.of(data, images, storage=storage, cache=default_cache())
     shown = dataset.subset(chosen)
     folder.sync(shown.images)
     samples = [load_sample(shown, i, folder.path(image), with_masks=True) for i, image in enumerate(shown.images)]

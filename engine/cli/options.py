@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,14 +28,6 @@ Set = Annotated[
 def storage(endpoint_url: str | None = None, region: str | None = None) -> Storage:
     """Storage as the options say; credentials come from the AWS chain."""
     return Storage(StorageOptions(endpoint_url=endpoint_url, region=region))
-
-
-def cache_dir() -> Path:
-    """Where base models and images are kept between runs: ``TEACHER_CACHE``, or the user's cache folder."""
-    given = os.environ.get("TEACHER_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "teacher-finetune"
 
 
 def overrides(assignments: list[str] | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from engine.manifest import Manifest, load_manifest
 from engine.plan import TrainingRun
 from engine.progress import Event, Listener
 from engine.spec import FineTuneSpec, LoraPreset, TeacherName
-from engine.storage import Storage
+from engine.storage import Storage, default_cache
 from engine.validation import parse
 
 
@@ -56,7 +56,7 @@ def run(
     if done is None:
         local.begin(info, runs, storage)
         for one in runs:
-            folder = (work_dir or options.cache_dir() / "runs") / one.config.run_id
+            folder = (work_dir or default_cache() / "runs") / one.config.run_id
             local.train(one, listener=_listener(progress), work_dir=folder)
         done = local.published(layout, storage)
         if done is None:
@@ -162,8 +162,8 @@ def _train_planned(
 def _train_one(run: TrainingRun, storage: Storage, listener: Listener, work_dir: Path | None) -> None:
     from engine.training.publish import train_and_publish
 
-    folder = work_dir or options.cache_dir() / "runs" / run.config.run_id
-    train_and_publish(run, storage=storage, listener=listener, work_dir=folder, cache=options.cache_dir())
+    folder = work_dir or default_cache() / "runs" / run.config.run_id
+    train_and_publish(run, storage=storage, listener=listener, work_dir=folder, cache=default_cache())
 
 
 def fetch(

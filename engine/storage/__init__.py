@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from engine.errors import ConfigError
 from engine.storage.base import Backend, ExistsError, NotFoundError, ObjectInfo, OnProgress, Progress
+from engine.storage.cache import default_cache
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import FileBackend, failures, walk
 from engine.storage.s3 import S3Backend
@@ -24,6 +25,7 @@ __all__ = [
     "Storage",
     "StorageOptions",
     "check_endpoint",
+    "default_cache",
     "is_remote",
     "join",
     "local_path",

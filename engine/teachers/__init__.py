@@ -5,7 +5,7 @@ from transformers.utils import logging
 from engine.teachers import grounding_dino, sam
 from engine.teachers.base import REGISTRY, Batch, Example, LoraTargets, Teacher
 from engine.teachers.load import load_adapted, load_teacher
-from engine.teachers.sources import LocalModel, default_cache, is_hub_id, resolve_base_model
+from engine.teachers.sources import LocalModel, is_hub_id, resolve_base_model
 
 logging.disable_progress_bar()  # one for every file that is read would cut through those of the trainer
 
@@ -16,7 +16,6 @@ __all__ = [
     "LocalModel",
     "LoraTargets",
     "Teacher",
-    "default_cache",
     "grounding_dino",
     "is_hub_id",
     "load_adapted",

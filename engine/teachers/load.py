@@ -12,10 +12,10 @@ from engine.artifacts import ADAPTER, ADAPTER_CONFIG
 from engine.config import TeacherSettings
 from engine.errors import BaseModelError
 from engine.spec import TeacherName
-from engine.storage import NotFoundError, Storage, is_remote, join, local_path
+from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path
 from engine.teachers.base import REGISTRY, Teacher
 from engine.teachers.lora import TEACHER, AdapterCard, load_adapter
-from engine.teachers.sources import default_cache, is_hub_id, resolve_base_model
+from engine.teachers.sources import is_hub_id, resolve_base_model
 
 
 def load_teacher(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -64,13 +63,6 @@ class LocalModel:
     folder: Path
     revision: str
     sha256: str
-
-
-def default_cache() -> Path:
-    """``$TEACHER_CACHE``, else ``teacher-finetune`` in the user's cache folder."""
-    chosen = os.environ.get("TEACHER_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen or f"{home}/teacher-finetune").expanduser()
 
 
 def is_hub_id(base_model: str) -> bool:

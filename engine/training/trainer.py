@@ -27,8 +27,8 @@ from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.progress import Event, EventKind, Listener
 from engine.results import AdapterFile, ApMetrics, TeacherResult
 from engine.spec import TeacherName
-from engine.storage import Storage, StorageOptions
-from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, default_cache, is_hub_id, resolve_base_model
+from engine.storage import Storage, StorageOptions, default_cache
+from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, is_hub_id, resolve_base_model
 from engine.teachers.lora import (
     AdapterCard,
     adapter_off,
