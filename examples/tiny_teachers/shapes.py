@@ -75,6 +75,7 @@ def draw_scene(
     dense: bool | None = None,
     colored: bool = False,
     smallest: float = 0.06,
+    most: int = 15,
 ) -> tuple[NDArray[np.uint8], list[Object]]:
     """Draw one scene.
 
@@ -84,6 +85,7 @@ def draw_scene(
         dense: Dozens of small objects of one or two kinds instead of a few of any; None: one scene in four.
         colored: No grey and no faint scenes: every object's colour has a name.
         smallest: Least diameter of an object of a scene that is not dense, as a share of the shorter side.
+        most: Most objects of a scene that is not dense.
 
     Returns:
         (H, W, 3) uint8 RGB, and the objects from back to front, at least one. Big enough parts of all can be seen.
@@ -92,7 +94,7 @@ def draw_scene(
     canvas, background = _background(rng, size)
     grey = not colored and rng.random() < 0.25
     contrast = rng.uniform(0.25, 0.6) if not colored and rng.random() < 0.25 else 1.0
-    count = int(rng.integers(12, 41)) if dense else int(rng.integers(1, 16))
+    count = int(rng.integers(12, 41)) if dense else int(rng.integers(1, most + 1))
     side = min(size)
     typical = rng.uniform(0.06, 0.16) if dense else 0.0
     names = list(SYNONYMS)
