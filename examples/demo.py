@@ -61,6 +61,7 @@ def teacher(*arguments: str) -> str:
 def upload(folder: Path) -> None:
     """Make the data sets and put them, with the tiny teachers, into the bucket."""
     import boto3
+
     from engine.storage import Storage, StorageOptions
 
     boto3.client("s3").create_bucket(Bucket="demo")

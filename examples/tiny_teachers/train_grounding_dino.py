@@ -43,7 +43,7 @@ CLIP_NORM = 0.5
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of one kind: shortest edge in pixels, smallest object (share of it), most objects, whether colours count."""
+    """Steps of one kind: shortest edge in pixels, smallest object as a share of it, most objects, words for colours."""
 
     edge: int
     steps: int
@@ -55,10 +55,11 @@ class Stage:
 COURSES = (
     (Stage(96, 1500, 0.15), Stage(128, 200, 0.1), Stage(192, 250, 0.06)),
     (Stage(96, 2100, 0.22, most=6, colors=False), Stage(160, 220, 0.12, most=6, colors=False)),
+    (Stage(128, 520, 0.15, most=6, colors=False),),
 )
-"""Each course has a learning rate that rises and falls. The first teaches where things are, among everything that can be
-said of them; the second what they are called, in simple scenes. Small images come first: a step takes a quarter of the
-time."""
+"""Each course has a learning rate that rises and falls. The first teaches where things are, among everything that can
+be said of them; the others what they are called, in simple scenes. Small images come first: a step takes a quarter of
+the time. The last size is the one that the teacher is used at."""
 
 CAPTION_TOKENS = 48
 """Shorter captions than the model could read make training quicker."""
