@@ -81,8 +81,8 @@ def box_of_mask(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
 def box_of_segmentation(segmentation: Any, height: int, width: int) -> tuple[float, float, float, float]:
     """x, y, width, height of the box around a segmentation; of polygons from their points, without drawing them."""
     if isinstance(segmentation, list):
-        points = np.concatenate([np.asarray(p, np.float64).reshape(-1, 2) for p in segmentation if len(p) >= 6])
-        low, high = points.min(axis=0), points.max(axis=0)
-        return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
+        xs = [x for polygon in segmentation if len(polygon) >= 6 for x in polygon[0::2]]
+        ys = [y for polygon in segmentation if len(polygon) >= 6 for y in polygon[1::2]]
+        return float(min(xs)), float(min(ys)), float(max(xs) - min(xs)), float(max(ys) - min(ys))
     x, y, w, h = coco_mask.toBbox(encode_segmentation(segmentation, height, width))
     return float(x), float(y), float(w), float(h)

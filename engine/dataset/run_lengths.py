@@ -32,15 +32,18 @@ def areas_of_texts(texts: Sequence[str], pixels: Sequence[int]) -> NDArray[np.in
     whole = [i for i, text in enumerate(encoded) if text and not (text[-1] - 48) & 32]
     if not whole:
         return areas
-    digits = np.frombuffer(b"".join(encoded[i] for i in whole), np.uint8).astype(np.int64) - 48
-    lengths = np.array([len(encoded[i]) for i in whole])
+    characters = np.frombuffer(b"".join(encoded[i] for i in whole), np.uint8)
+    digits = characters - np.uint8(48)  # what is before "0" becomes large
     ends = np.flatnonzero((digits & 32) == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
-    values = np.add.reduceat((digits & 31) << (5 * np.minimum(place, _MOST_DIGITS - 1)), starts)
-    values -= np.where(digits[ends] & 16, 1 << (5 * np.minimum(ends - starts + 1, _MOST_DIGITS)), 0)
+    places = ends - starts + 1
+    values = (digits[starts] & 31).astype(np.int64)
+    for place in range(1, min(int(places.max()), _MOST_DIGITS)):
+        longer = np.flatnonzero(places > place)
+        values[longer] |= (digits[starts[longer] + place] & 31).astype(np.int64) << (5 * place)
+    values -= np.where(digits[ends] & 16, 1 << (5 * np.minimum(places, _MOST_DIGITS)), 0)
 
-    text_ends = np.cumsum(lengths)
+    text_ends = np.cumsum([len(encoded[i]) for i in whole])
     last_number = np.searchsorted(ends, text_ends - 1)
     first_number = np.concatenate([[0], last_number[:-1] + 1])
     numbers = last_number - first_number + 1
@@ -57,8 +60,8 @@ def areas_of_texts(texts: Sequence[str], pixels: Sequence[int]) -> NDArray[np.in
     def per_text(of_number: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.add.reduceat(of_number, first_number)
 
-    strange = (digits < 0) | (digits > 63) | (place >= _MOST_DIGITS)
-    wrong = per_text((counts < 0).astype(np.int64)) + np.add.reduceat(strange, text_ends - lengths)
+    wrong = per_text(((counts < 0) | (places > _MOST_DIGITS)).astype(np.int64))
+    np.add.at(wrong, np.searchsorted(text_ends, np.flatnonzero(digits > 63), side="right"), 1)
     right = (wrong == 0) & (per_text(counts) == np.array(pixels)[whole])
     areas[whole] = np.where(right, per_text(np.where(order % 2 == 1, counts, 0)), -1)
     return areas

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -23,6 +23,8 @@ FARTHEST = 1e5
 
 SAME = 0.1
 """Pixels between coordinates that are the same but for rounding."""
+
+_SPACE = b" \t\r\n"
 
 Box = tuple[float, float, float, float]
 
@@ -40,14 +42,19 @@ class MaskKind(IntEnum):
 
 _PERHAPS_RECTANGLE, _PERHAPS_RUN_LENGTHS, _UNSURE = 10, 11, 12
 _POLYGONS = msgspec.json.Decoder(list[list[float]], strict=False)
+_MANY_POLYGONS = msgspec.json.Decoder(list[list[list[float]]], strict=False)
+
+
+_Side = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class _RunLengths(msgspec.Struct, gc=False):
-    size: list[int]
+    size: tuple[_Side, _Side]
     counts: str | list[int]
 
 
 _RUN_LENGTHS = msgspec.json.Decoder(_RunLengths, strict=False)
+_MANY_RUN_LENGTHS = msgspec.json.Decoder(list[_RunLengths], strict=False)
 
 
 def classify(segmentations: Sequence[msgspec.Raw], sizes: NDArray[np.float64]) -> NDArray[np.int8]:
@@ -73,7 +80,7 @@ def parse(segmentation: msgspec.Raw) -> Any:
     try:
         if bytes(segmentation)[:1] == b"{":
             found = _RUN_LENGTHS.decode(segmentation)
-            return {"size": found.size, "counts": found.counts}
+            return {"size": list(found.size), "counts": found.counts}
         plain = msgspec.json.decode(segmentation)
         if not plain or plain == [[]]:
             return []
@@ -107,6 +114,8 @@ def box_around(segmentation: msgspec.Raw, kind: int, size: NDArray[np.float64]) 
 
 
 def _glance(text: bytes) -> int:
+    if text[:1] == b"[" and text[1:2] in _SPACE:
+        text = text.translate(None, _SPACE)
     if text[:2] == b"[[":
         if text.find(b"[", 2) < 0:
             commas = text.count(b",")
@@ -125,45 +134,61 @@ def _glance(text: bytes) -> int:
 def _rectangles(texts: list[msgspec.Raw]) -> NDArray[np.int8]:
     """Which polygons of four points, or of five where the last closes them, are upright rectangles."""
     kinds = np.full(len(texts), MaskKind.BAD, np.int8)
-    points = np.full((len(texts), 5, 2), np.nan)
-    for i, text in enumerate(texts):
-        try:
-            flat = _POLYGONS.decode(text)[0]
-            points[i] = np.reshape(flat if len(flat) == 10 else flat + flat[:2], (5, 2))
-        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
-            continue
-    fine = (np.abs(points) < FARTHEST).all(axis=(1, 2))
-    low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
-    at_border = (np.abs(points - low) < SAME) | (np.abs(points - high) < SAME)
-    # Each side of an upright rectangle is level in one direction and as long as the box in the other.
-    steps = np.abs(np.diff(points, axis=1))
-    level = (steps < SAME).sum(axis=2) == 1
-    spans = (high - low).min(axis=2)[:, 0] > SAME
-    upright = at_border.all(axis=(1, 2)) & level.all(axis=1) & spans
-    kinds[fine] = MaskKind.POLYGONS
-    kinds[fine & upright] = MaskKind.RECTANGLE
+    decoded = _decoded(texts, _POLYGONS, _MANY_POLYGONS)
+    for length in (8, 10):
+        where = [i for i, polygons in enumerate(decoded) if polygons is not None and len(polygons[0]) == length]
+        points = np.array([decoded[i][0] for i in where], np.float64).reshape(-1, length)
+        near = (np.abs(points) < FARTHEST).all(axis=1)
+        closed = (np.abs(points[:, 8:] - points[:, : length - 8]) < SAME).all(axis=1)
+        rectangular = near & closed & _are_upright(points)
+        kinds[where] = np.select([rectangular, near], [MaskKind.RECTANGLE, MaskKind.POLYGONS], MaskKind.BAD)
     return kinds
+
+
+def _are_upright(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N,) whether the sides of N quadrilaterals, (N, 8 or more) x and y of corners, run along x and y by turns."""
+    level = [
+        [np.abs(points[:, 2 * k + axis] - points[:, (2 * k + 2 + axis) % 8]) < SAME for k in range(4)]
+        for axis in (0, 1)
+    ]
+
+    def by_turns(x: list[NDArray[np.bool_]], y: list[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        return x[0] & y[1] & x[2] & y[3] & ~y[0] & ~x[1]
+
+    return by_turns(*level) | by_turns(*reversed(level))
 
 
 def _run_lengths(texts: list[msgspec.Raw], sizes: NDArray[np.float64]) -> NDArray[np.int8]:
     """Which run lengths are right: as many pixels as their image has, and some of them set."""
     kinds = np.full(len(texts), MaskKind.BAD, np.int8)
-    compressed: list[tuple[int, str, int]] = []
-    for i, text in enumerate(texts):
-        try:
-            found = _RUN_LENGTHS.decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            continue
-        width, height = sizes[i]
-        if len(found.size) != 2 or not all(1 <= side < FARTHEST for side in found.size):
-            continue
-        if width > 0 and found.size != [height, width]:
-            continue
-        pixels = found.size[0] * found.size[1]
-        if isinstance(found.counts, str):
-            compressed.append((i, found.counts, pixels))
-        elif area_of_counts(found.counts, pixels) > 0:
-            kinds[i] = MaskKind.RUN_LENGTHS
-    areas = areas_of_texts([text for _, text, _ in compressed], [pixels for _, _, pixels in compressed])
-    kinds[[i for (i, _, _), area in zip(compressed, areas, strict=True) if area > 0]] = MaskKind.RUN_LENGTHS
+    found = [(i, rle) for i, rle in enumerate(_decoded(texts, _RUN_LENGTHS, _MANY_RUN_LENGTHS)) if rle is not None]
+    if not found:
+        return kinds
+    indices, said = np.array([i for i, _ in found]), np.array([rle.size for _, rle in found])
+    expected = sizes[indices][:, ::-1]
+    fits = ((said >= 1) & (said < FARTHEST)).all(axis=1) & ((expected == 0) | (said == expected)).all(axis=1)
+    pixels = np.where(fits, said.prod(axis=1), -1)
+    areas = np.full(len(found), -1, np.int64)
+    compressed = [k for k, (_, rle) in enumerate(found) if isinstance(rle.counts, str)]
+    areas[compressed] = areas_of_texts([found[k][1].counts for k in compressed], pixels[compressed])
+    for k, (_, rle) in enumerate(found):
+        if not isinstance(rle.counts, str):
+            areas[k] = area_of_counts(rle.counts, int(pixels[k]))
+    kinds[indices[areas > 0]] = MaskKind.RUN_LENGTHS
     return kinds
+
+
+def _decoded(texts: list[msgspec.Raw], one: msgspec.json.Decoder[Any], many: msgspec.json.Decoder[Any]) -> list[Any]:
+    """All texts decoded at once, or else one by one with None for those that cannot be."""
+    try:
+        decoded: list[Any] = many.decode(b"[" + b",".join(texts) + b"]")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        decoded = [_decoded_alone(text, one) for text in texts]
+    return decoded
+
+
+def _decoded_alone(text: msgspec.Raw, decoder: msgspec.json.Decoder[Any]) -> Any:
+    try:
+        return decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
