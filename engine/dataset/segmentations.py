@@ -170,7 +170,7 @@ def _run_lengths(texts: list[msgspec.Raw], sizes: NDArray[np.float64]) -> NDArra
     pixels = np.where(fits, said.prod(axis=1), -1)
     areas = np.full(len(found), -1, np.int64)
     compressed = [k for k, (_, rle) in enumerate(found) if isinstance(rle.counts, str)]
-    areas[compressed] = areas_of_texts([found[k][1].counts for k in compressed], pixels[compressed])
+    areas[compressed] = areas_of_texts([found[k][1].counts for k in compressed], pixels[compressed].tolist())
     for k, (_, rle) in enumerate(found):
         if not isinstance(rle.counts, str):
             areas[k] = area_of_counts(rle.counts, int(pixels[k]))
