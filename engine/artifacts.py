@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from engine.config import RunConfig
 from engine.errors import StorageError
@@ -91,16 +91,6 @@ class FileEntry(Result):
     path: str = Field(description="Relative to the run's folder.")
     sha256: str
     size_bytes: int
-
-    @classmethod
-    def of(cls, path: Path, *, relative_to: Path) -> FileEntry:
-        """The entry of a local file."""
-        content = path.read_bytes()
-        return cls(
-            path=path.relative_to(relative_to).as_posix(),
-            sha256=hashlib.sha256(content).hexdigest(),
-            size_bytes=len(content),
-        )
 
 
 class RunMetadata(Result):
@@ -179,6 +169,22 @@ def run_metrics(config: RunConfig, results: Sequence[TeacherResult]) -> RunMetri
     return RunMetrics(name=config.name, run_id=config.run_id, teachers=tuple(results))
 
 
+def read_metadata(layout: RunLayout, storage: Storage) -> RunMetadata:
+    """What was published.
+
+    Raises:
+        StorageError: It is not there, or is not what this version writes.
+    """
+    content = storage.read_bytes(layout.metadata)
+    try:
+        return RunMetadata.model_validate_json(content)
+    except ValidationError:
+        raise StorageError(
+            f"{layout.metadata} is not what this version of teacher writes: read it with the version that wrote it, "
+            "or train into another output"
+        ) from None
+
+
 def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage) -> list[Path]:
     """Download a published run into ``folder``, checking every file against its sha256.
 
@@ -189,18 +195,18 @@ def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage) -> list[Path
         StorageError: The run is not published, or a file is not what was published.
     """
     try:
-        published = storage.read_bytes(layout.metadata)
+        metadata = read_metadata(layout, storage)
     except NotFoundError:
         raise StorageError(
             f"{layout.root} is not a published run: it has no metadata.json. Give <output>/<name>/<run id>/ of a run "
             "that has ended, as `teacher run` prints it"
         ) from None
-    metadata = RunMetadata.model_validate_json(published)
     pairs = [(join(layout.root, entry.path), safe_join(folder, entry.path)) for entry in metadata.files]
     storage.download_many(pairs)
     for entry, (uri, path) in zip(metadata.files, pairs, strict=True):
         if hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
             path.unlink()
             raise StorageError(f"{uri} is not what was published: its sha256 differs from metadata.json. Train it anew")
-    (folder / "metadata.json").write_bytes(published)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metadata.json").write_text(metadata.model_dump_json(indent=2), encoding="utf-8")
     return [folder / "teachers" / f"{result.teacher.slug}_lora" for result in metadata.teachers]

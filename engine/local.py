@@ -6,6 +6,7 @@ exit code says what happened.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts import RunLayout, RunMetadata
+from engine.artifacts import LAST, RESULT, RunLayout, RunMetadata, read_metadata
 from engine.config import to_yaml
 from engine.dataset import DatasetInfo, inspect_request
-from engine.errors import EXIT_ERRORS, TeacherError
+from engine.errors import EXIT_ERRORS, InterruptedTrainingError, TeacherError
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
 from engine.progress import Listener, parse_line
-from engine.storage import Storage
+from engine.storage import Storage, join
 
 
 def prepare(
@@ -35,14 +36,28 @@ def published(layout: RunLayout, storage: Storage) -> RunMetadata | None:
     """The metadata of a run that is published, else None."""
     if not storage.exists(layout.metadata):
         return None
-    return RunMetadata.model_validate_json(storage.read_bytes(layout.metadata))
+    return read_metadata(layout, storage)
 
 
 def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) -> None:
-    """Write what every training run of a request reads: the configuration, and what inspection found."""
+    """Write what every training run of a request reads: the configuration, and what inspection found.
+
+    From here on until its end the run is not published.
+    """
     config, layout = runs[0].config, runs[0].layout
+    storage.delete(layout.metadata)
     storage.write_bytes(layout.config, to_yaml(config).encode(), content_type="application/yaml")
     storage.write_bytes(layout.dataset, info.model_dump_json(indent=2).encode(), content_type="application/json")
+
+
+def forget(runs: tuple[TrainingRun, ...], storage: Storage, *, work_dir: Path) -> None:
+    """Remove what earlier attempts left to go on from, here and in storage."""
+    shutil.rmtree(work_dir, ignore_errors=True)
+    for run in runs:
+        folder = run.layout.teacher(run.teacher)
+        storage.delete(join(folder, RESULT))
+        for item in list(storage.list(join(folder, LAST))):
+            storage.delete(item.uri)
 
 
 def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
@@ -71,5 +86,6 @@ def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
         finally:
             signal.signal(signal.SIGTERM, previous)
     if process.returncode != 0:
-        error = EXIT_ERRORS.get(process.returncode, TeacherError)
+        stopped = process.returncode in (-signal.SIGTERM, -signal.SIGINT)
+        error = InterruptedTrainingError if stopped else EXIT_ERRORS.get(process.returncode, TeacherError)
         raise error(message or f"the trainer of {run.teacher.value} ended with exit code {process.returncode}")

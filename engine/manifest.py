@@ -82,7 +82,7 @@ def load_manifest(text: str, *, where: str) -> Manifest:
     if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
         raise ConfigError(f"{where}: metadata.name and spec are required")
     data = {"name": metadata.get("name"), "spec": _without_platform(spec)}
-    return parse(Manifest, data, where=where)
+    return parse(Manifest, data, where=where, strict=True)
 
 
 def _without_platform(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator
 from typing import Any, TypeVar, get_args
 
@@ -13,19 +14,22 @@ from engine.errors import ConfigError
 M = TypeVar("M", bound=BaseModel)
 
 
-def parse(model: type[M], data: object, *, where: str) -> M:
+def parse(model: type[M], data: object, *, where: str, strict: bool = False) -> M:
     """Validate ``data`` as ``model``.
 
     Args:
         model: The pydantic model to build.
         data: Plain data, as YAML or JSON gives it.
         where: What the data is called in messages, e.g. ``forklifts.yaml``.
+        strict: Take no number in quotes for a number, as Kubernetes does not.
 
     Raises:
         ConfigError: One sentence per fault, each with the path of the setting, what was found and,
             for a name that does not exist, the nearest that does.
     """
     try:
+        if strict:
+            return model.model_validate_json(json.dumps(data, default=str), strict=True, by_alias=True, by_name=False)
         return model.model_validate(data, by_alias=True, by_name=False)
     except ValidationError as error:
         faults = "\n".join(f"  {_sentence(model, fault)}" for fault in error.errors())
@@ -50,6 +54,8 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{path}: required, but not given"
     message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
+        message = f'{message}: write it in quotes, "{fault["input"]}"'
     found = "" if isinstance(fault["input"], dict | list) else f", found {fault['input']!r}"
     if fault["type"] in {"enum", "literal_error"} and isinstance(fault["input"], str):
         allowed = [part.strip("' ") for part in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]

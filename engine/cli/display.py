@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from engine.dataset.types import DatasetInfo, Severity
@@ -37,7 +38,7 @@ def show_info(info: DatasetInfo) -> None:
     console.print(facts)
     table = Table("class", "annotations", "images", box=None, header_style="dim")
     for one in info.classes[:30]:
-        table.add_row(one.name, f"{one.annotations:,}", f"{one.images:,}")
+        table.add_row(escape(one.name), f"{one.annotations:,}", f"{one.images:,}")
     console.print(table)
     if len(info.classes) > 30:
         console.print(f"… and {len(info.classes) - 30} more classes")
@@ -80,7 +81,7 @@ def show_metrics(columns: Sequence[tuple[str, ApMetrics]]) -> None:
             table.add_row(name, *(_number(value) for value in values))
     table.add_section()
     for label in columns[0][1].per_class:
-        table.add_row(f"ap of {label}", *(_number(metrics.per_class.get(label)) for _, metrics in columns))
+        table.add_row(escape(f"ap of {label}"), *(_number(metrics.per_class.get(label)) for _, metrics in columns))
     console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -54,9 +55,11 @@ def run(
     layout = runs[0].layout
     done = None if again else local.published(layout, storage)
     if done is None:
+        folder = _work_dir(work_dir, layout)
+        if again:
+            local.forget(runs, storage, work_dir=folder)
         local.begin(info, runs, storage)
         for one in runs:
-            folder = (work_dir or default_cache() / "runs") / one.config.run_id
             local.train(one, listener=_listener(progress), work_dir=folder)
         done = local.published(layout, storage)
         if done is None:
@@ -132,12 +135,15 @@ def train(
     storage = _storage_of(request)
     info, runs = local.prepare(request, storage, overrides=overrides)
     show_info(info)
-    local.begin(info, runs, storage)
-    for one in runs:
-        _train_one(one, storage, _listener(progress), work_dir)
-    done = local.published(runs[0].layout, storage)
+    layout = runs[0].layout
+    done = local.published(layout, storage)
+    if done is None:
+        local.begin(info, runs, storage)
+        for one in runs:
+            _train_one(one, storage, _listener(progress), work_dir)
+        done = local.published(layout, storage)
     if done is not None:
-        _show_run(runs[0].layout, done)
+        _show_run(layout, done)
 
 
 def _train_planned(
@@ -156,13 +162,15 @@ def _train_planned(
             listener(
                 Event(event="error", teacher=teacher.slug, message=str(error), reason=reason, exit_code=error.exit_code)
             )
+            if progress is ProgressStyle.JSON:  # whoever reads the lines has been told
+                raise typer.Exit(error.exit_code) from None
             raise
 
 
 def _train_one(run: TrainingRun, storage: Storage, listener: Listener, work_dir: Path | None) -> None:
     from engine.training.publish import train_and_publish
 
-    folder = work_dir or default_cache() / "runs" / run.config.run_id
+    folder = _work_dir(work_dir, run.layout)
     train_and_publish(run, storage=storage, listener=listener, work_dir=folder, cache=default_cache())
 
 
@@ -196,6 +204,13 @@ def doctor(endpoint_url: options.Endpoint = None) -> None:
 def _storage_of(source: Manifest | RunConfig) -> Storage:
     asked = source.spec.storage if isinstance(source, Manifest) else source.storage
     return options.storage(asked.endpoint_url, asked.region)
+
+
+def _work_dir(given: Path | None, layout: RunLayout) -> Path:
+    """A folder of this request alone: requests that differ in name or output may have the same run id."""
+    if given is not None:
+        return given
+    return default_cache() / "runs" / hashlib.sha256(layout.root.encode()).hexdigest()[:16]
 
 
 def _listener(style: ProgressStyle) -> Listener:

@@ -47,7 +47,8 @@ def generate_config(
         DataError: Nothing can be trained on this data.
     """
     if info.errors:
-        raise DataError("\n".join(f"{p.message} {p.advice}" for p in info.errors))
+        faults = " ".join(f"{p.message} {p.advice}" for p in info.errors)
+        raise DataError(f"{info.source} cannot be trained on: {faults}")
     names = _teachers(info, spec)
     asked = {teacher.name: teacher for teacher in spec.teachers}
     training = _defaults("training") | {
@@ -63,10 +64,13 @@ def generate_config(
         "data": _data(info, spec),
         "augmentation": _plain(rules.augmentation(spec.augmentation, info)),
         "training": _first_set(training, _defaults("training")),
-        "teachers": {n.slug: _teacher(n, asked.get(n), info, spec.dataset) for n in names},
+        "teachers": {n.slug: _teacher(n, asked.get(n)) for n in names},
     }
     for path, value in (overrides or {}).items():
         _override(config, path, value)
+    for settings in config["teachers"].values():
+        if isinstance(settings, dict):
+            _fill_epochs(settings, _train_images(info, spec.dataset))
     if run_id is None:
         config["run_id"] = _digest(config)
     return parse(RunConfig, config, where="the configuration")
@@ -88,7 +92,7 @@ def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
     return [n for n in TeacherName if n in wanted]
 
 
-def _teacher(name: TeacherName, asked: TeacherSpec | None, info: DatasetInfo, dataset: DatasetSpec) -> Plain:
+def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:
     settings = _defaults(name.slug)
     if asked is not None:
         own = _plain(asked) | {"learning_rate": _number(asked.learning_rate)}
@@ -96,11 +100,14 @@ def _teacher(name: TeacherName, asked: TeacherSpec | None, info: DatasetInfo, da
         if asked.lora.rank is not None and asked.lora.alpha is None:
             lora["alpha"] = 2 * asked.lora.rank
         settings = _first_set(own, settings) | {"lora": _first_set(lora, settings["lora"])}
-    if settings["epochs"] is None:
-        images = _train_images(info, dataset)
-        step_images = settings["batch_size"] * settings["accumulation_steps"]
-        settings["epochs"] = rules.epochs(images, step_images=step_images)
     return settings
+
+
+def _fill_epochs(settings: Plain, images: int) -> None:
+    """Epochs that nobody set follow from the images of a step; wrong numbers are left to validation."""
+    batch, batches = settings.get("batch_size"), settings.get("accumulation_steps")
+    if settings.get("epochs") is None and isinstance(batch, int) and isinstance(batches, int) and batch * batches > 0:
+        settings["epochs"] = rules.epochs(images, step_images=batch * batches)
 
 
 def _train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:

@@ -52,7 +52,7 @@ def _leaf(name: str, value: Any, pad: str, comment: str) -> Iterator[str]:
     if isinstance(value, dict | list) and value:
         yield f"{pad}{name}:{comment}"
         block = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
-        yield from (f"{pad}  {line}" for line in block.splitlines())
+        yield from (f"{pad}  {line}" for line in block.rstrip("\n").split("\n"))
     else:
         text = yaml.safe_dump({name: value}, allow_unicode=True, width=1000).rstrip("\n")
         yield f"{pad}{text}{comment}"

@@ -52,7 +52,7 @@ class Header:
         names: list[str] = []
         for class_id in self.class_ids:
             name = self.categories[class_id].name
-            tidy = (name or "").strip()
+            tidy = (name or "").encode("utf-8", errors="replace").decode("utf-8").strip()  # half a surrogate is no text
             if not tidy:
                 log.add("unnamed_class", [class_id])
                 tidy = f"class {class_id}"

@@ -84,7 +84,7 @@ class GroundingDino(Teacher):
     ) -> Self:
         """See :meth:`Teacher.load`; ``preprocessor_config.json`` gives the image size if it is there."""
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if config.model_type not in MODELS:
                 raise BaseModelError(f"{folder} holds a {config.model_type!r} model, not one of {', '.join(MODELS)}")
             # 0.0 as in mmdetection and Open-GroundingDino; published files carry the library's 0.1.
@@ -97,7 +97,7 @@ class GroundingDino(Teacher):
                 local_files_only=True,
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             transform = _transform(folder)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise BaseModelError(f"{folder} holds no Grounding DINO that can be loaded: {error}") from error
@@ -304,7 +304,9 @@ def _detections(scores: Tensor, classes: Tensor, boxes: Tensor, *, size: tuple[i
 
 def _transform(folder: Path) -> GroundingDinoTransform:
     file = folder / "preprocessor_config.json"
-    size = json.loads(file.read_text()).get("size", {}) if file.is_file() else {}
+    size = json.loads(file.read_text()).get("size") if file.is_file() else None
+    if not isinstance(size, dict):
+        return GroundingDinoTransform()
     return GroundingDinoTransform(
         **{edge: int(size[edge]) for edge in ("shortest_edge", "longest_edge") if edge in size}
     )

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from peft import PeftModel
 from pycocotools import mask as coco_mask
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, SamModel
 
@@ -76,7 +77,7 @@ class Sam(Teacher):
     def load(cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: SamSettings) -> Self:
         """See :meth:`Teacher.load`. Classes are kept for the detections; SAM knows nothing of them or of phrases."""
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if config.model_type != "sam":
                 raise BaseModelError(f"{folder} holds a {config.model_type!r} model, not a 'sam' one")
             model, report = SamModel.from_pretrained(
@@ -87,7 +88,7 @@ class Sam(Teacher):
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise BaseModelError(f"{folder} holds no SAM that can be loaded: {error}") from error
         if missing := sorted(report["missing_keys"]):
             raise BaseModelError(f"{folder} lacks {len(missing)} weights of its model, such as {missing[0]}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -39,6 +40,7 @@ from engine.plan import TrainingRun
 from engine.progress import Event, Listener
 from engine.results import AdapterFile, TeacherResult
 from engine.storage import Storage, join
+from engine.training.checkpoint import CHECKPOINT, load_checkpoint
 from engine.training.trainer import TeacherTrainer
 
 VERSIONS_OF = ("torch", "transformers", "peft", "albumentations", "teacher-finetune")
@@ -67,9 +69,7 @@ def train_and_publish(
     """
     layout, local = run.layout, RunLayout(str(work_dir))
     remote_last, local_last = join(layout.teacher(run.teacher), LAST), Path(local.teacher(run.teacher), LAST)
-    if not local_last.exists() and storage.is_prefix(remote_last):
-        storage.download_folder(remote_last, local_last)
-        listener(Event(event="note", teacher=run.teacher.slug, message=f"going on from {remote_last}"))
+    _fetch_last(storage, remote_last, local_last)
 
     trainer = TeacherTrainer(
         run.config,
@@ -100,6 +100,7 @@ def _publish_teacher(result: TeacherResult, run: TrainingRun, *, storage: Storag
     card = model_card(published, run.config, versions=environment())
     (folder / CARD).write_text(card, encoding="utf-8")
     (folder / RESULT).unlink(missing_ok=True)
+    storage.delete(join(target, RESULT))
     storage.upload_folder(folder, target)
     logs = Path(local.logs(run.teacher))
     if logs.is_dir():
@@ -149,6 +150,18 @@ def publish_run(config: RunConfig, *, storage: Storage) -> RunMetadata | None:
     return metadata
 
 
+def _fetch_last(storage: Storage, uri: str, last: Path) -> None:
+    """Bring the checkpoint in storage here, if it is whole and further than the one that is here."""
+    if not storage.exists(join(uri, CHECKPOINT)):
+        return
+    with TemporaryDirectory() as temporary:
+        path = storage.download(join(uri, CHECKPOINT), Path(temporary, CHECKPOINT))
+        there, here = load_checkpoint(Path(temporary)), load_checkpoint(last)
+        if there is not None and (here is None or there.progress.step > here.progress.step):
+            last.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, last / CHECKPOINT)
+
+
 def _keep(last: Path, *, storage: Storage, uri: str) -> None:
     storage.upload_folder(last, uri)
 
@@ -169,7 +182,7 @@ def _json(model: BaseModel) -> bytes:
 def _entries(layout: RunLayout, storage: Storage) -> Iterator[FileEntry]:
     """Every file of the run but its metadata and what resuming needs."""
     for item in storage.list(layout.root):
-        if item.uri == layout.metadata or f"/{LAST}/" in item.uri:
+        if item.uri == layout.metadata or f"/{LAST}/" in f"/{item.key}":
             continue
         content = storage.read_bytes(item.uri)
         yield FileEntry(path=item.key, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
