@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from engine.cli import options
 from engine.cli.display import console, show_metrics
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.spec import TeacherName
 from engine.storage import default_cache
 
@@ -69,7 +70,15 @@ def predict(
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """See what an adapted teacher sees in a folder of images: boxes from Grounding DINO, masks from SAM."""
-    from engine.dataset import CocoDataset, ImageFolder, folder_dataset, load_dataset, load_sample
+    from engine.dataset import (
+        CocoDataset,
+        CocoImage,
+        Detections,
+        ImageFolder,
+        folder_dataset,
+        load_dataset,
+        load_sample,
+    )
     from engine.dataset.coco import detections_to_coco
     from engine.teachers import load_adapted
 
@@ -86,16 +95,26 @@ def predict(
         else load_dataset(boxes, images, storage=storage).with_classes(teacher.classes)
     )
     folder.sync(dataset.images)
-    detections = []
+    detections: list[Detections] = []
+    looked_at: list[CocoImage] = []
     with console.status(f"looking at {len(dataset)} images"):
         for start in range(0, len(dataset), batch_size):
             chunk = range(start, min(start + batch_size, len(dataset)))
             samples = [load_sample(dataset, i, folder.path(dataset.images[i]), with_masks=False) for i in chunk]
             detections += teacher.predict(samples)
-    coco = detections_to_coco(dataset, detections, threshold=threshold)
+            for i, sample in zip(chunk, samples, strict=True):
+                height, width = sample.image.shape[:2]
+                looked_at.append(replace(dataset.images[i], width=width, height=height))
+    coco = detections_to_coco(replace(dataset, images=tuple(looked_at)), detections, threshold=threshold)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(coco), encoding="utf-8")
-    console.print(f"{len(coco['annotations'])} objects in {len(dataset)} images")
+    if not len(dataset):
+        raise DataError(f"{images} holds no images: give the folder that they are in")
+    best = max((float(seen.scores.max()) for seen in detections if len(seen)), default=0.0)
+    console.print(
+        f"{len(coco['annotations'])} objects in {len(dataset)} images"
+        + ("" if coco["annotations"] else f": the highest score is {best:.2f}, below --threshold {threshold:g}")
+    )
     typer.echo(str(output))
 
 

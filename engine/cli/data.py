@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from engine.cli import options
 from engine.cli.display import console, show_info
 from engine.errors import ConfigError, DataError
 from engine.spec import AugmentationSpec, Background, Characteristic, Intensity, Lighting, Motion, Viewpoint, Weather
-from engine.storage import default_cache
+from engine.storage import default_cache, is_remote, join, local_path
 from engine.validation import parse
 
 Annotations = Annotated[
@@ -54,7 +55,9 @@ def validate(
 
 def split(
     annotations: Annotations,
-    output: Annotated[Path, typer.Option("--output", help="Folder for train.json, val.json and test.json.")],
+    output: Annotated[
+        str, typer.Option("--output", help="Folder for train.json, val.json and test.json; s3:// or path.")
+    ],
     train: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.8,
     val: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.2,
     test: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.0,
@@ -69,8 +72,18 @@ def split(
         raise ConfigError(f"--train {train:g}, --val {val:g} and --test {test:g} make {train + val + test:g}, not 1")
     fractions = {"train": train, "val": val, "test": test}
     storage = options.storage(endpoint_url)
-    for part in split_file(annotations, output, fractions, seed=seed, stratify=stratify, storage=storage):
-        console.print(part, markup=False, soft_wrap=True)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) if is_remote(output) else local_path(output)
+        parts = split_file(annotations, folder, fractions, seed=seed, stratify=stratify, storage=storage)
+        for part in parts:
+            uri = str(part.path)
+            if is_remote(output):
+                uri = join(output, part.path.name)
+                storage.upload(part.path, uri)
+            console.print(f"{part.part}: {part.images} images, {part.annotations} annotations", markup=False)
+            for name in part.without:
+                console.print(f"  no object of class {name}", markup=False, style="yellow")
+            typer.echo(uri)
 
 
 def augment(
@@ -96,6 +109,8 @@ def augment(
     from engine.augmentation import Augmenter, contact_sheet, describe, left_out, select
     from engine.dataset import ImageFolder, load_dataset, load_sample
 
+    if preview.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise ConfigError(f"--preview {preview} must end in .jpg or .png")
     environment = {
         "lighting": lighting,
         "weather": weather,
