@@ -80,9 +80,7 @@ def split(
             if is_remote(output):
                 uri = join(output, part.path.name)
                 storage.upload(part.path, uri)
-            console.print(f"{part.part}: {part.images} images, {part.annotations} annotations", markup=False)
-            for name in part.without:
-                console.print(f"  no object of class {name}", markup=False, style="yellow")
+            console.print(str(part).replace(str(part.path), uri), markup=False, soft_wrap=True)
             typer.echo(uri)
 
 

@@ -33,6 +33,10 @@ class PartFile:
     without: tuple[str, ...]
     """Names of classes that occur in the dataset, but not in this part."""
 
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.images:,} images, {self.annotations:,} annotations"
+        return text + (f"; none of {', '.join(self.without)}" if self.without else "")
+
 
 def split_file(
     annotations: str,
