@@ -38,7 +38,7 @@ from engine.evaluation.report import render_report
 from engine.evaluation.samples import SampleView, read_samples
 from engine.plan import TrainingRun
 from engine.progress import Event, Listener
-from engine.results import AdapterFile, TeacherResult
+from engine.results import TeacherResult
 from engine.storage import Storage, join
 from engine.training.checkpoint import CHECKPOINT, load_checkpoint
 from engine.training.trainer import TeacherTrainer
@@ -92,10 +92,7 @@ def _publish_teacher(result: TeacherResult, run: TrainingRun, *, storage: Storag
     """Upload all of one teacher, ``result.json`` last."""
     local, layout = RunLayout(str(work_dir)), run.layout
     folder, target = Path(local.teacher(run.teacher)), layout.teacher(run.teacher)
-    content = (folder / ADAPTER).read_bytes()
-    adapter = AdapterFile(
-        uri=join(target, ADAPTER), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
-    )
+    adapter = result.adapter.model_copy(update={"uri": join(target, ADAPTER)})
     published = result.model_copy(update={"adapter": adapter})
     card = model_card(published, run.config, versions=environment())
     (folder / CARD).write_text(card, encoding="utf-8")
