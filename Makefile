@@ -4,6 +4,7 @@ PYTHON ?= python3
 UV := $(shell sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+LOCK_FLAGS ?= --upgrade
 
 export HF_HUB_OFFLINE := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -54,7 +55,7 @@ docs: $(INSTALLED)  ## write the pages that are generated
 lock: $(INSTALLED)  ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 		--python-version 3.11 --custom-compile-command "make lock" \
-		--extra train --extra dev --upgrade pyproject.toml --output-file requirements.lock
+		--extra train --extra operator --extra dev $(LOCK_FLAGS) pyproject.toml --output-file requirements.lock
 
 hooks: $(INSTALLED)  ## check every commit before it is made
 	$(BIN)/pre-commit install
