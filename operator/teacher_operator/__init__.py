@@ -1,0 +1,1 @@
+"""A Kubernetes operator that turns ``TeacherFineTune`` objects into Jobs of the engine, and Jobs into honest status."""

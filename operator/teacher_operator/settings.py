@@ -1,0 +1,82 @@
+"""What whoever installs the operator decides, from ``TEACHER_*`` variables of its environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+PREFIX = "TEACHER_"
+
+
+class SettingsError(Exception):
+    """A variable of the environment cannot be used."""
+
+
+class Settings(BaseModel):
+    """Every setting of the operator. Lists are separated by commas, maps are JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    operator_image: str = Field(min_length=1, description="Image of the operator; inspection runs in it too.")
+    trainer_image: str = Field(min_length=1, description="Image of the trainer.")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    namespaces: tuple[str, ...] = Field(default=(), description="Namespaces that are watched; none: all.")
+    pod_env: dict[str, str] = Field(
+        default={}, description="Variables of every pod that is created: proxies, HF_ENDPOINT, AWS_ENDPOINT_URL …"
+    )
+    inspect_resources: dict[str, dict[str, str]] = Field(
+        default={"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}},
+        description="Resources of inspection.",
+    )
+    trainer_resources: dict[str, dict[str, str]] = Field(
+        default={"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "32Gi"}},
+        description="Resources of a trainer where the object sets none; the GPUs come on top.",
+    )
+    allowed_endpoints: tuple[str, ...] = Field(
+        default=(), description="Host names that storage.endpointUrl may name, `*.example.com` too; none: all."
+    )
+    log_format: Literal["json", "text"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(default=8080, description="Of /metrics, /healthz and /readyz.")
+    workers: Annotated[int, Field(ge=1, le=256)] = Field(default=16, description="Objects reconciled at once.")
+    progress_seconds: Annotated[float, Field(ge=1)] = Field(
+        default=15, description="Between two looks at a trainer's progress, and between two writes of it."
+    )
+    resync_seconds: Annotated[float, Field(ge=10)] = Field(
+        default=600, description="Between two full looks at the cluster, for events that never came."
+    )
+    leader_election: bool = Field(default=False, description="Work only while holding the Lease.")
+    lease_name: str = "teacher-operator"
+    pod_name: str = "teacher-operator"
+    pod_namespace: str = "default"
+
+    @field_validator("namespaces", "allowed_endpoints", mode="before")
+    @classmethod
+    def _from_commas(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("pod_env", "inspect_resources", "trainer_resources", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read ``TEACHER_<NAME>`` for every field.
+
+        Raises:
+            SettingsError: A variable is missing or wrong: one line each.
+        """
+        given = {
+            name: environment[variable]
+            for name in cls.model_fields
+            if (variable := PREFIX + name.upper()) in environment
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            faults = [f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+            raise SettingsError("\n".join(faults)) from None
