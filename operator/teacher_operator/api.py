@@ -1,0 +1,193 @@
+"""The object: what ``engine.spec`` asks for, what only a cluster has, and the rules that the API server checks.
+
+The CRD is generated from these models alone (:mod:`teacher_operator.crd`). The inputs of a run never change; what
+says how and where it runs may, and is acted on.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from engine.manifest import API_VERSION, KIND
+from engine.spec import FineTuneSpec, SpecModel, StorageSpec
+
+GROUP, VERSION = API_VERSION.split("/")
+PLURAL = "teacherfinetunes"
+
+__all__ = ["API_VERSION", "GROUP", "KIND", "PLURAL", "VERSION", "TeacherFineTuneSpec", "parse_spec"]
+
+NAME_MAX = 45
+"""Of an object's name: the longest suffix of a child and a pod's index have to fit into 63 characters."""
+
+Name = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+    ),
+]
+"""The name of an object of Kubernetes."""
+
+LabelKey = Annotated[
+    str,
+    StringConstraints(
+        min_length=1,
+        max_length=317,
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+    ),
+]
+LabelValue = Annotated[
+    str, StringConstraints(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")
+]
+Quantity = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=32, pattern=r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+    ),
+]
+"""An amount as Kubernetes writes it: ``500m``, ``16Gi``."""
+
+
+class SecretRef(SpecModel):
+    """A Secret in the namespace of the object."""
+
+    name: Name = Field(
+        description="Name of the Secret, with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and where needed "
+        "AWS_SESSION_TOKEN and HF_TOKEN."
+    )
+
+
+class ClusterStorageSpec(StorageSpec):
+    """How object storage is reached: keyless by the service account, or with a Secret that the pods read."""
+
+    credentials_secret_ref: SecretRef | None = Field(
+        default=None, description="Secret with access keys; default: the identity of the service account."
+    )
+
+
+class ResourcesSpec(SpecModel):
+    """CPU and memory of a trainer. The GPUs are `gpus`."""
+
+    requests: dict[LabelKey, Quantity] = Field(default={}, max_length=16, description="What is set aside.")
+    limits: dict[LabelKey, Quantity] = Field(default={}, max_length=16, description="What may not be exceeded.")
+
+
+class TolerationOperator(StrEnum):
+    """How a toleration matches a taint."""
+
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(StrEnum):
+    """What a taint does to pods that do not tolerate it."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+class Toleration(SpecModel):
+    """A taint of nodes that the pods tolerate."""
+
+    key: LabelKey | None = Field(default=None, description="Key of the taint; none with Exists: every taint.")
+    operator: TolerationOperator | None = Field(default=None, description="Default: Equal.")
+    value: LabelValue | None = Field(default=None, description="Value of the taint.")
+    effect: TaintEffect | None = Field(default=None, description="Default: every effect.")
+    toleration_seconds: int | None = Field(
+        default=None, ge=0, le=31_536_000, description="How long NoExecute is tolerated; default: for ever."
+    )
+
+
+class PullSecret(SpecModel):
+    """A Secret to pull images with, in the namespace of the object."""
+
+    name: Name = Field(description="Name of the Secret.")
+
+
+class ScratchSpec(SpecModel):
+    """Where images and checkpoints lie while a trainer runs."""
+
+    size: Quantity | None = Field(default=None, description="Most that an emptyDir may hold; default: no limit.")
+    claim_name: Name | None = Field(default=None, description="A PersistentVolumeClaim instead of an emptyDir.")
+
+
+class ModelCacheSpec(SpecModel):
+    """Where base models are kept from run to run."""
+
+    claim_name: Name = Field(description="A PersistentVolumeClaim that several runs may mount.")
+
+
+class TeacherFineTuneSpec(FineTuneSpec):
+    """What a user asks for: only `dataset` and `output` are required."""
+
+    storage: ClusterStorageSpec = Field(
+        default=ClusterStorageSpec(), description="How object storage is reached, and with what identity."
+    )
+    service_account_name: Name | None = Field(
+        default=None, description="Service account of the pods, whose cloud identity reads and writes the data."
+    )
+    gpus: int = Field(default=1, ge=0, le=64, description="GPUs a trainer (a node, where there are several).")
+    nodes: int = Field(default=1, ge=1, le=64, description="Nodes a trainer.")
+    gpu_resource_name: LabelKey = Field(
+        default="nvidia.com/gpu", description="Resource that counts GPUs: a MIG profile, or another vendor's."
+    )
+    node_selector: dict[LabelKey, LabelValue] = Field(
+        default={}, max_length=32, description="Labels of the nodes that trainers may run on."
+    )
+    affinity: dict[str, Any] | None = Field(
+        default=None, description="Affinity of the trainers, as in a pod: nodeAffinity, podAffinity, podAntiAffinity."
+    )
+    tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that trainers tolerate.")
+    runtime_class_name: Name | None = Field(default=None, description="Runtime class of the trainers, such as nvidia.")
+    priority_class_name: Name | None = Field(default=None, description="Priority class of the trainers.")
+    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="CPU and memory of a trainer.")
+    shared_memory: Quantity | None = Field(
+        default=None, description="Size of /dev/shm, which counts as memory; default: 2Gi."
+    )
+    scratch: ScratchSpec = Field(default=ScratchSpec(), description="Disk of a trainer; default: an emptyDir.")
+    model_cache: ModelCacheSpec | None = Field(default=None, description="Where base models are kept between runs.")
+    image_pull_secrets: list[PullSecret] = Field(default=[], max_length=16, description="Secrets to pull images with.")
+    queue_name: LabelValue | None = Field(default=None, min_length=1, description="Kueue's LocalQueue for the trainers.")
+    suspend: bool = Field(
+        default=False, description="Stop at a checkpoint and give the GPUs back; false: go on from there."
+    )
+    backoff_limit: int = Field(
+        default=3, ge=0, le=100, description="Failures a trainer that are tried again; disruptions do not count."
+    )
+    active_deadline_seconds: int | None = Field(
+        default=None, ge=60, le=31_536_000, description="Longest time a trainer may take, retries included."
+    )
+    pending_deadline_seconds: int | None = Field(
+        default=None, ge=30, le=31_536_000, description="Longest wait for a GPU; time in a queue of Kueue is none."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None, ge=0, le=31_536_000, description="When to remove the Jobs of a run that has ended; default: never."
+    )
+
+
+INPUTS: tuple[str, ...] = tuple(field.alias or name for name, field in FineTuneSpec.model_fields.items())
+"""What a run is made from: never changed once the object is there."""
+
+PLATFORM: tuple[str, ...] = tuple(
+    field.alias or name
+    for name, field in TeacherFineTuneSpec.model_fields.items()
+    if name not in FineTuneSpec.model_fields
+)
+"""What says how and where it runs."""
+
+APPLIED_TO_JOBS = frozenset(
+    {"suspend", "backoffLimit", "activeDeadlineSeconds", "pendingDeadlineSeconds", "ttlSecondsAfterFinished"}
+)
+"""Platform settings that change a Job in place, or none at all; any other makes a new Job that goes on."""
+
+
+def parse_spec(body: dict[str, Any]) -> TeacherFineTuneSpec:
+    """The spec of an object that the API server has validated.
+
+    Raises:
+        pydantic.ValidationError: It is of another version of the CRD.
+    """
+    return TeacherFineTuneSpec.model_validate(body.get("spec") or {}, by_alias=True, by_name=False)
