@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -30,6 +31,8 @@ CARD = "README.md"
 RESULT = "result.json"
 SAMPLES = "samples.json"
 LAST = "last"
+
+R = TypeVar("R", bound=Result)
 
 
 @dataclass(frozen=True)
@@ -175,12 +178,26 @@ def read_metadata(layout: RunLayout, storage: Storage) -> RunMetadata:
     Raises:
         StorageError: It is not there, or is not what this version writes.
     """
-    content = storage.read_bytes(layout.metadata)
+    return _read(RunMetadata, layout.metadata, storage)
+
+
+def read_result(layout: RunLayout, teacher: TeacherName, storage: Storage) -> TeacherResult | None:
+    """The result of a teacher that is published, else None.
+
+    Raises:
+        StorageError: It is not what this version writes.
+    """
+    uri = join(layout.teacher(teacher), RESULT)
+    return _read(TeacherResult, uri, storage) if storage.exists(uri) else None
+
+
+def _read(kind: type[R], uri: str, storage: Storage) -> R:
+    content = storage.read_bytes(uri)
     try:
-        return RunMetadata.model_validate_json(content)
+        return kind.model_validate_json(content)
     except ValidationError:
         raise StorageError(
-            f"{layout.metadata} is not what this version of teacher writes: read it with the version that wrote it, "
+            f"{uri} is not what this version of teacher writes: read it with the version that wrote it, "
             "or train into another output"
         ) from None
 

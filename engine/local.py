@@ -42,16 +42,16 @@ def published(layout: RunLayout, storage: Storage) -> RunMetadata | None:
 def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) -> None:
     """Write what every training run of a request reads: the configuration, and what inspection found.
 
-    From here on until its end the run is not published.
+    Nothing is taken away: it may be done again while the training runs are at work, or have published.
     """
     config, layout = runs[0].config, runs[0].layout
-    storage.delete(layout.metadata)
     storage.write_bytes(layout.config, to_yaml(config).encode(), content_type="application/yaml")
     storage.write_bytes(layout.dataset, info.model_dump_json(indent=2).encode(), content_type="application/json")
 
 
 def forget(runs: tuple[TrainingRun, ...], storage: Storage, *, work_dir: Path) -> None:
-    """Remove what earlier attempts left to go on from, here and in storage."""
+    """Remove what earlier attempts left to go on from, here and in storage; the run is no longer published."""
+    storage.delete(runs[0].layout.metadata)  # first: a reader must not see half of a run
     shutil.rmtree(work_dir, ignore_errors=True)
     for run in runs:
         folder = run.layout.teacher(run.teacher)
@@ -71,10 +71,20 @@ def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
     config_file.write_text(to_yaml(run.config), encoding="utf-8")
     command = [sys.executable, "-m", "engine.cli", "train", "--config", str(config_file)]
     command += ["--teacher", run.teacher.value, "--work-dir", str(work_dir), "--progress", "json"]
-    message = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
-        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
+    message, requested = "", False
+    process: subprocess.Popen[str] | None = None
+
+    def stop(*_: object) -> None:
+        nonlocal requested
+        requested = True
+        if process is not None:
+            process.terminate()
+
+    previous = signal.signal(signal.SIGTERM, stop)  # before there is a process, so that none is left behind
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
+            if requested:
+                process.terminate()
             assert process.stdout is not None  # noqa: S101 - it was asked for
             for line in process.stdout:
                 event = parse_line(line)
@@ -83,8 +93,8 @@ def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
                 if event.event == "error":
                     message = event.message or ""
                 listener(event)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     if process.returncode != 0:
         stopped = process.returncode in (-signal.SIGTERM, -signal.SIGINT)
         error = InterruptedTrainingError if stopped else EXIT_ERRORS.get(process.returncode, TeacherError)

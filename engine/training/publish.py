@@ -30,6 +30,7 @@ from engine.artifacts import (
     RunLayout,
     RunMetadata,
     model_card,
+    read_result,
     run_metrics,
 )
 from engine.config import RunConfig, to_yaml
@@ -57,6 +58,9 @@ def train_and_publish(
 ) -> TeacherResult:
     """Train one teacher, from its last checkpoint if there is one, and publish it.
 
+    A teacher that this very run has published already is not trained again: a process that is made anew, since another
+    did not live to tell that it had ended, costs next to nothing.
+
     Args:
         run: What to train.
         storage: Where data comes from and artifacts go.
@@ -68,6 +72,12 @@ def train_and_publish(
         TeacherError: Of the kind that the failure is; its exit code is that of the process.
     """
     layout, local = run.layout, RunLayout(str(work_dir))
+    earlier = read_result(layout, run.teacher, storage)
+    if earlier is not None:
+        if not storage.exists(layout.metadata):
+            publish_run(run.config, storage=storage)
+        listener(_done(earlier, f"{layout.teacher(run.teacher)} is published already"))
+        return earlier
     remote_last, local_last = join(layout.teacher(run.teacher), LAST), Path(local.teacher(run.teacher), LAST)
     _fetch_last(storage, remote_last, local_last)
 
@@ -83,9 +93,21 @@ def train_and_publish(
     result = trainer.train()
     published = _publish_teacher(result, run, storage=storage, work_dir=work_dir)
     publish_run(run.config, storage=storage)
-    message = f"published {layout.teacher(run.teacher)}"
-    listener(Event(event="done", teacher=run.teacher.slug, ap=result.after.ap, message=message))
+    listener(_done(published, f"published {layout.teacher(run.teacher)}"))
     return published
+
+
+def _done(result: TeacherResult, message: str) -> Event:
+    return Event(
+        event="done",
+        teacher=result.teacher.slug,
+        step=result.steps,
+        epoch=result.epochs,
+        ap=result.after.ap,
+        ap_before=result.before.ap,
+        best_ap=result.after.ap,
+        message=message,
+    )
 
 
 def _publish_teacher(result: TeacherResult, run: TrainingRun, *, storage: Storage, work_dir: Path) -> TeacherResult:
@@ -113,10 +135,9 @@ def publish_run(config: RunConfig, *, storage: Storage) -> RunMetadata | None:
         What was published, or None while a teacher is missing.
     """
     layout = RunLayout.of(config)
-    uris = [join(layout.teacher(name), RESULT) for name in config.teachers.names]
-    if not all(storage.exists(uri) for uri in uris):
+    results = [result for name in config.teachers.names if (result := read_result(layout, name, storage)) is not None]
+    if len(results) < len(config.teachers.names):
         return None
-    results = [TeacherResult.model_validate_json(storage.read_bytes(uri)) for uri in uris]
     info = DatasetInfo.model_validate_json(storage.read_bytes(layout.dataset))
     created = datetime.now(UTC).isoformat(timespec="seconds")
     report = render_report(

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine import local
+from engine.artifacts import RESULT, RunLayout
+from engine.dataset import DatasetInfo, inspect_dataset
+from engine.manifest import Manifest
+from engine.plan import TrainingRun, plan
+from engine.spec import DatasetSpec, FineTuneSpec
+from engine.storage import Storage
+
+COCO = """{
+    "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}],
+    "categories": [{"id": 1, "name": "bolt"}]
+}"""
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
+    file = tmp_path / "a.json"
+    file.write_text(COCO)
+    spec = FineTuneSpec(dataset=DatasetSpec(annotations=str(file)), output=str(tmp_path / "out"))
+    info = inspect_dataset(file)
+    return info, plan(Manifest(name="parts", spec=spec), info)
+
+
+def published(layout: RunLayout, run: TrainingRun) -> list[Path]:
+    files = [Path(layout.metadata), Path(layout.teacher(run.teacher), RESULT)]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    return files
+
+
+def test_to_begin_again_takes_nothing_away(planned: tuple[DatasetInfo, tuple[TrainingRun, ...]]) -> None:
+    info, runs = planned
+    layout = runs[0].layout
+    local.begin(info, runs, Storage())
+    config = Path(layout.config).read_bytes()
+    files = published(layout, runs[0])
+    local.begin(info, runs, Storage())
+    assert all(file.exists() for file in files)
+    assert Path(layout.config).read_bytes() == config
+
+
+def test_what_is_forgotten_is_not_published(
+    planned: tuple[DatasetInfo, tuple[TrainingRun, ...]], tmp_path: Path
+) -> None:
+    info, runs = planned
+    local.begin(info, runs, Storage())
+    files = published(runs[0].layout, runs[0])
+    (tmp_path / "work").mkdir()
+    local.forget(runs, Storage(), work_dir=tmp_path / "work")
+    assert not any(file.exists() for file in files)
+    assert not (tmp_path / "work").exists()
