@@ -2,6 +2,10 @@
 
 Whoever watches a run (the command line, an operator) parses these lines from the trainer's standard output; lines
 that are no progress lines are passed over. Fields are only ever added.
+
+Whoever sees but the last lines knows the state all the same: every start, step, evaluation and checkpoint says how far
+the run is (``step`` of ``steps``, ``epochs``) and, once they are known, what the base is worth (``ap_before``) and the
+best adapter so far (``best_ap``); a step also says ``loss``, ``seconds_left`` and ``memory_bytes``.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ class Event(BaseModel):
     seconds_left: float | None = None
     memory_bytes: int | None = Field(default=None, description="Peak GPU memory, or resident memory on a CPU.")
     ap: float | None = Field(default=None, description="AP of an evaluation, 0..1.")
+    ap_before: float | None = Field(default=None, description="AP of the base on the validation part, once measured.")
+    best_ap: float | None = Field(default=None, description="AP of the best adapter so far; None before the first.")
     best: bool | None = Field(default=None, description="The evaluation is the best so far.")
     phase: str | None = Field(default=None, description="What is evaluated: base, adapted or test.")
     message: str | None = Field(default=None, description="A sentence for people.")

@@ -212,7 +212,7 @@ class Loop:
         )
 
     def _tell(self, kind: Any, **values: Any) -> None:
-        step = self.progress.step
+        step, before = self.progress.step, self.start.before.get("val")
         self.hooks.listen(
             Event(
                 event=kind,
@@ -222,6 +222,8 @@ class Loop:
                 epoch=self.steps.epochs_at(step),
                 epochs=self.steps.epochs,
                 memory_bytes=self.progress.peak_memory_bytes,
+                ap_before=None if before is None else before.ap,
+                best_ap=self.progress.best_ap,
                 **values,
             )
         )

@@ -129,7 +129,7 @@ class TeacherTrainer:
             checkpoint = self._last(listen)
             job = self._prepare(checkpoint, listen)
             with Stop() as stop:
-                listen(job.event("start", step=checkpoint.progress.step if checkpoint else 0))
+                listen(job.event("start", **_so_far(checkpoint)))
                 return self._run(job, checkpoint, listen, stop)
 
     def _prepare(self, checkpoint: Checkpoint | None, listen: Listener) -> Job:
@@ -181,7 +181,8 @@ class TeacherTrainer:
         seen_after = measure(val)
         test_after = None if job.parts.test is None else measure(job.parts.test).metrics
         if test_after is not None:
-            listen(job.event("evaluation", step=progress.step, ap=test_after.ap, phase="test"))
+            known = {"ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
+            listen(job.event("evaluation", step=progress.step, ap=test_after.ap, phase="test", **known))
         if seen_before is None:
             with adapter_off(teacher):
                 seen_before = measure(val)
@@ -207,7 +208,8 @@ class TeacherTrainer:
             before = {"val": seen.metrics}
             if job.parts.test is not None:
                 before["test"] = measure(job.parts.test).metrics
-        listen(job.event("evaluation", step=0, epoch=0, ap=seen.metrics.ap, phase="base"))
+        ap = seen.metrics.ap
+        listen(job.event("evaluation", step=0, epoch=0, ap=ap, ap_before=ap, phase="base"))
         adapter, settings = adapter_tensors(job.teacher), self._decisive(job.base)
         checkpoint = Checkpoint(Progress(), before, settings, adapter=adapter, optimizer={})
         save_checkpoint(checkpoint, self.folder / LAST)
@@ -311,6 +313,14 @@ class TeacherTrainer:
     def _checkpointed(self) -> None:
         if self.on_checkpoint is not None:
             self.on_checkpoint(self.folder / LAST)
+
+
+def _so_far(checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """What a checkpoint knows already, as fields of an event."""
+    if checkpoint is None:
+        return {"step": 0}
+    progress = checkpoint.progress
+    return {"step": progress.step, "ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

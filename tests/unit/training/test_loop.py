@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -200,3 +201,17 @@ def test_events_tell_how_far_it_is_and_what_is_left(tmp_path: Path) -> None:
     assert steps[0].losses.keys() == {"l1", "label"}
     assert [event.step for event in events if event.event == "evaluation"] == [6, 12, 18]
     assert [event.step for event in events if event.event == "checkpoint"] == [6, 12, 18]
+
+
+def test_the_last_of_the_events_are_enough_to_know_how_good_it_is(tmp_path: Path) -> None:
+    events: list[Event] = []
+    aps = iter([0.2, 0.4, 0.3])
+    hooks = {"listen": events.append, "evaluate": lambda: metrics(next(aps))}
+    loop = toy_loop(tmp_path, hooks=hooks)
+    loop.start = replace(loop.start, before={"val": metrics(0.1)})
+    loop.run()
+    assert {event.ap_before for event in events} == {0.1}
+    best = {(event.event, event.step): event.best_ap for event in events}
+    assert [best["step", step] for step in (6, 7, 13)] == [None, 0.2, 0.4]
+    assert [best["evaluation", step] for step in (6, 12, 18)] == [0.2, 0.4, 0.4]
+    assert best["checkpoint", 18] == 0.4

@@ -123,6 +123,9 @@ def test_a_run_leaves_a_better_adapter_and_all_that_belongs_to_it(toy_data: Path
     assert kinds[:3] == ["start", "evaluation", "step"]
     phases = [event.phase for event in events if event.event == "evaluation"]
     assert phases == ["base", "adapted", "adapted", "adapted", "test"]
+    known = [(event.ap_before, event.best_ap) for event in events if event.event == "evaluation"]
+    assert known[0] == (result.before.ap, None)
+    assert known[-1] == (result.before.ap, max(point.ap for point in result.history if point.ap is not None))
 
 
 def test_what_is_loaded_back_sees_what_was_measured(toy_data: Path, tmp_path: Path) -> None:
@@ -170,6 +173,8 @@ def test_a_finished_run_is_only_measured_again(toy_data: Path, tmp_path: Path) -
     again = TeacherTrainer(config, work_dir=tmp_path, listeners=[events.append]).train()
     assert again.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"})
     assert not [event for event in events if event.event == "step"]
+    (start,) = [event for event in events if event.event == "start"]
+    assert (start.step, start.ap_before, start.best_ap) == (first.steps, first.before.ap, first.after.ap)
 
 
 def test_sigterm_while_the_base_is_measured_stops_at_once(toy_data: Path, tmp_path: Path) -> None:
