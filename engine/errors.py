@@ -17,6 +17,11 @@ class TeacherError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    @property
+    def reason(self) -> str:
+        """The kind of failure as one CamelCase word, such as ``NotFinite``."""
+        return type(self).__name__.removesuffix("Error")
+
 
 class ConfigError(TeacherError):
     """The manifest, a flag or ``teacher_config.yaml`` is wrong."""
@@ -55,7 +60,7 @@ class NotFiniteError(TeacherError):
 
 
 class InterruptedTrainingError(TeacherError):
-    """SIGTERM arrived; a checkpoint was written and the run can be resumed."""
+    """SIGTERM arrived; the same command goes on from the last checkpoint, if there is one."""
 
     exit_code = 143
 

@@ -1,5 +1,5 @@
 """``teacher``: the command line. Heavy modules are imported by the command that needs them."""
 
-from engine.cli.app import main
+from engine.cli.process import main
 
 __all__ = ["main"]

@@ -1,5 +1,5 @@
 """``python -m engine.cli``, for processes that must not depend on what is on PATH."""
 
-from engine.cli.app import main
+from engine.cli.process import main
 
 main()

@@ -1,15 +1,10 @@
-"""The application: its commands, and how failures reach the user and whatever started the process."""
+"""The application: its commands."""
 
 from __future__ import annotations
-
-import os
-import sys
 
 import typer
 
 from engine.cli import adapters, data, runs
-from engine.cli.display import fail, is_terminal
-from engine.errors import TeacherError
 
 app = typer.Typer(
     name="teacher",
@@ -26,6 +21,7 @@ for command in (
     data.validate,
     data.split,
     data.augment,
+    runs.prepare,
     runs.train,
     adapters.evaluate,
     adapters.predict,
@@ -34,18 +30,3 @@ for command in (
     runs.doctor,
 ):
     app.command()(command)
-
-
-def main() -> None:
-    """Run the command line; a failure is one sentence on standard error and the exit code it stands for."""
-    # Threads that spin while they wait make a small step ten times slower where others use the machine too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not is_terminal():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        app()
-    except TeacherError as error:
-        fail(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)

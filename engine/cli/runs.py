@@ -1,4 +1,4 @@
-"""Commands that train, and what comes before and after: run, train, fetch, doctor."""
+"""Commands that train, and what comes before and after: run, prepare, train, fetch, doctor."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import typer
 from engine.artifacts import RunLayout, RunMetadata
 from engine.cli import options
 from engine.cli.display import console, is_terminal, show_info, show_results
+from engine.cli.ending import OutcomeFile, failures_in
+from engine.cli.names import find_run
 from engine.config import RunConfig, from_yaml
 from engine.errors import ConfigError, TeacherError
 from engine.manifest import Manifest, load_manifest
+from engine.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
 from engine.plan import TrainingRun
 from engine.progress import Event, Listener
+from engine.results import TeacherResult
 from engine.spec import FineTuneSpec, LoraPreset, TeacherName
 from engine.storage import Storage, default_cache
 from engine.validation import parse
@@ -34,11 +38,12 @@ class ProgressStyle(StrEnum):
 Progress = Annotated[
     ProgressStyle, typer.Option("--progress", help="A bar for people, JSON lines on standard output for machines.")
 ]
+ManifestFile = Annotated[str, typer.Option("--file", "-f", help="TeacherFineTune manifest; s3:// or path.")]
 WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Scratch folder; default: in the cache folder.")]
 
 
 def run(
-    manifest: Annotated[str, typer.Option("--file", "-f", help="TeacherFineTune manifest; s3:// or path.")],
+    manifest: ManifestFile,
     set_: options.Set = None,
     again: Annotated[bool, typer.Option("--again", help="Train even if this very run is published.")] = False,
     progress: Progress = ProgressStyle.AUTO,
@@ -47,8 +52,7 @@ def run(
     """Do what a manifest asks for: inspect the data, train the teachers it calls for, publish the adapters."""
     from engine import local
 
-    text = options.storage().read_bytes(manifest).decode("utf-8", errors="replace")
-    request = load_manifest(text, where=manifest)
+    request = _request(manifest)
     storage = _storage_of(request)
     info, runs = local.prepare(request, storage, overrides=options.overrides(set_))
     show_info(info)
@@ -67,6 +71,30 @@ def run(
     else:
         console.print("this very run is published already; --again trains it anew", style="dim")
     _show_run(layout, done)
+
+
+def prepare(
+    manifest: ManifestFile,
+    set_: options.Set = None,
+    outcome: OutcomeFile = None,
+) -> None:
+    """Do what comes before training: inspect the data, and write into storage what trainers read. Needs no torch."""
+    from engine import local
+
+    with failures_in(outcome):
+        request = _request(manifest)
+        storage = _storage_of(request)
+        info, runs = local.prepare(request, storage, overrides=options.overrides(set_))
+        show_info(info)
+        layout = runs[0].layout
+        done = local.published(layout, storage)
+        if done is None:
+            local.begin(info, runs, storage)
+        else:
+            console.print("this very run is published already", style="dim")
+    if outcome is not None:
+        write_outcome(outcome, Outcome(prepared=Prepared.of(info, runs, published=done)))
+    typer.echo(layout.root)
 
 
 def train(
@@ -94,6 +122,7 @@ def train(
     endpoint_url: options.Endpoint = None,
     progress: Progress = ProgressStyle.AUTO,
     work_dir: WorkDir = None,
+    outcome: OutcomeFile = None,
 ) -> None:
     """Train from flags, or one planned run from its teacher_config.yaml."""
     from engine import local
@@ -103,8 +132,10 @@ def train(
     if config is not None and given:
         raise ConfigError(f"--config holds every setting already: leave out {', '.join(given)}")
     if config is not None:
-        _train_planned(config, teacher, progress, work_dir)
+        _train_planned(config, teacher, progress, work_dir, endpoint_url, outcome)
         return
+    if outcome is not None:
+        raise ConfigError("--outcome goes with --config: it tells of one teacher of a planned run")
     if data is None or output is None:
         raise ConfigError("give --data and --output, or --config of a planned run")
     if base_model is not None and len(teacher or []) != 1:
@@ -147,43 +178,58 @@ def train(
 
 
 def _train_planned(
-    config_uri: str, teachers: list[TeacherName] | None, progress: ProgressStyle, work_dir: Path | None
+    config_uri: str,
+    teachers: list[TeacherName] | None,
+    progress: ProgressStyle,
+    work_dir: Path | None,
+    endpoint_url: str | None,
+    outcome: Path | None,
 ) -> None:
     """Train what a ``teacher_config.yaml`` says; this is what a Job runs."""
-    text = options.storage().read_bytes(config_uri).decode("utf-8", errors="replace")
-    config = from_yaml(text, where=config_uri)
-    storage = _storage_of(config)
     listener = _listener(progress)
-    for teacher in teachers or config.teachers.names:
-        try:
-            _train_one(TrainingRun(teacher, config), storage, listener, work_dir)
-        except TeacherError as error:
-            reason = type(error).__name__.removesuffix("Error")
-            listener(
-                Event(event="error", teacher=teacher.slug, message=str(error), reason=reason, exit_code=error.exit_code)
-            )
-            if progress is ProgressStyle.JSON:  # whoever reads the lines has been told
-                raise typer.Exit(error.exit_code) from None
-            raise
+    teacher = teachers[0] if teachers else None
+    try:
+        with failures_in(outcome):
+            text = options.storage(endpoint_url).read_bytes(config_uri).decode("utf-8", errors="replace")
+            config = from_yaml(text, where=config_uri)
+            names = teachers or config.teachers.names
+            if outcome is not None and len(names) != 1:
+                raise ConfigError(f"--outcome tells of one teacher, not of {', '.join(names)}: give one --teacher")
+            for teacher in names:
+                result = _train_one(TrainingRun(teacher, config), _storage_of(config), listener, work_dir)
+    except TeacherError as error:
+        slug = teacher.slug if teacher is not None else ""
+        listener(Event(event="error", teacher=slug, message=str(error), reason=error.reason, exit_code=error.exit_code))
+        if progress is ProgressStyle.JSON:  # whoever reads the lines has been told
+            raise typer.Exit(error.exit_code) from None
+        raise
+    if outcome is not None:
+        write_outcome(outcome, Outcome(trained=TeacherOutcome.of(result)))
 
 
-def _train_one(run: TrainingRun, storage: Storage, listener: Listener, work_dir: Path | None) -> None:
+def _train_one(run: TrainingRun, storage: Storage, listener: Listener, work_dir: Path | None) -> TeacherResult:
     from engine.training.publish import train_and_publish
 
     folder = _work_dir(work_dir, run.layout)
-    train_and_publish(run, storage=storage, listener=listener, work_dir=folder, cache=default_cache())
+    return train_and_publish(run, storage=storage, listener=listener, work_dir=folder, cache=default_cache())
 
 
 def fetch(
-    run_uri: Annotated[str, typer.Argument(help="A run's folder: <output>/<name>/<run id>/.")],
+    run: Annotated[
+        str, typer.Argument(help="A run's folder, <output>/<name>/<run id>/, or the name of a TeacherFineTune.")
+    ],
     folder: Annotated[Path, typer.Argument(help="Local folder to fill.")],
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Where the name is; default: the current one.")
+    ] = None,
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """Fetch a published run's adapters, and check them against their sha256."""
     from engine.artifacts import fetch_run
 
-    storage = options.storage(endpoint_url)
-    for path in fetch_run(RunLayout(run_uri.rstrip("/")), folder, storage=storage):
+    found = find_run(run, namespace=namespace)
+    storage = options.storage(endpoint_url or found.endpoint_url, found.region)
+    for path in fetch_run(RunLayout(found.uri.rstrip("/")), folder, storage=storage):
         typer.echo(str(path))
 
 
@@ -199,6 +245,11 @@ def doctor(endpoint_url: options.Endpoint = None) -> None:
         failed += check.state == "fail"
     if failed:
         raise typer.Exit(1)
+
+
+def _request(manifest: str) -> Manifest:
+    text = options.storage().read_bytes(manifest).decode("utf-8", errors="replace")
+    return load_manifest(text, where=manifest)
 
 
 def _storage_of(source: Manifest | RunConfig) -> Storage:

@@ -113,7 +113,8 @@ def test_doctor_refuses_an_endpoint_that_is_a_metadata_service() -> None:
         (("run", "-f", "nothing.yaml"), "nothing.yaml is not there"),
         (("inspect", "nothing.json"), "nothing.json is not there"),
         (("evaluate", "--adapter", "nowhere", "--data", "a.json"), "nowhere"),
-        (("fetch", "nowhere", "out"), "not a published run"),
+        (("fetch", "./nowhere", "out"), "not a published run"),
+        (("train", "--data", "a", "--output", "o", "--outcome", "x"), "--outcome goes with --config"),
     ],
 )
 def test_a_slip_on_the_command_line_is_a_sentence(arguments: tuple[str, ...], sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
+from engine.outcome import Outcome, parse_outcome
+from engine.progress import parse_line
 from engine.storage import Storage, StorageOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +63,12 @@ def manifest(folder: Path, *, data: str, output: str, epochs: int = 1, **spec: o
     return path
 
 
+def outcome_in(file: Path) -> Outcome:
+    outcome = parse_outcome(file.read_text())
+    assert outcome is not None, file.read_text()
+    return outcome
+
+
 ARTIFACTS = {
     "teacher_config.yaml",
     "dataset.json",
@@ -94,6 +104,41 @@ def test_a_manifest_on_s3_becomes_adapters_on_s3_once(s3: str, parts: Path, tmp_
     fetched = teacher("fetch", run_uri, str(tmp_path / "fetched"), cwd=tmp_path).stdout.split()
     assert [Path(line).name for line in fetched] == ["grounding_dino_lora", "sam_lora"]
     assert (tmp_path / "fetched" / "teachers" / "sam_lora" / "adapter_model.safetensors").stat().st_size > 10_000
+
+
+def test_a_run_is_prepared_and_trained_by_processes_that_know_nothing_of_each_other(
+    s3: str, parts: Path, tmp_path: Path
+) -> None:
+    file, left = manifest(tmp_path, data=str(parts), output=f"{s3}/models"), tmp_path / "outcome.json"
+    prepare = ("prepare", "-f", str(file), "--outcome", str(left), "--set", "training.seed=5")
+    run_uri = teacher(*prepare, cwd=tmp_path).stdout.strip()
+    prepared = outcome_in(left).prepared
+    assert prepared is not None
+    assert (prepared.uri, prepared.uri.rpartition("/")[2]) == (run_uri, prepared.run_id)
+    assert ([name.value for name in prepared.teachers], prepared.published) == (["GroundingDino", "Sam"], ())
+    storage = Storage(StorageOptions())
+    assert b"seed: 5" in storage.read_bytes(prepared.config_uri)
+
+    trained = []
+    for name in prepared.teachers:
+        work = tmp_path / name
+        work.mkdir()
+        arguments = ("--config", prepared.config_uri, "--teacher", name, "--progress", "json", "--outcome", str(left))
+        teacher("train", *arguments, cwd=work)
+        trained.append(outcome_in(left).trained)
+    published = storage.read_bytes(f"{run_uri}/metadata.json")
+    teacher(*prepare, cwd=tmp_path)
+    again = outcome_in(left).prepared
+    assert again is not None
+    assert list(again.published) == trained
+    assert storage.read_bytes(f"{run_uri}/metadata.json") == published
+
+    storage.delete(f"{run_uri}/metadata.json")  # as if the last process had been killed just before its end
+    lines = teacher("train", *arguments, cwd=tmp_path).stdout.splitlines()
+    events = [event.event for line in lines if (event := parse_line(line)) is not None]
+    assert events == ["done"]
+    assert outcome_in(left).trained == trained[-1]
+    assert storage.exists(f"{run_uri}/metadata.json")
 
 
 def test_the_lines_of_the_model_card_load_the_adapter(s3: str, parts: Path, tmp_path: Path) -> None:
@@ -160,12 +205,73 @@ def test_a_failure_is_a_sentence_and_an_exit_code(
     assert sentence in done.stderr.replace("\n", "")
     assert "Traceback" not in done.stderr
 
+    left = tmp_path / "outcome.json"
+    if exit_code != 4:  # base models are for trainers to find
+        done = teacher("prepare", "-f", str(file), "--outcome", str(left), cwd=tmp_path, check=False)
+        outcome = outcome_in(left)
+        assert done.returncode == outcome.exit_code == exit_code, done.stderr
+        assert sentence in outcome.message
+        assert sentence in done.stderr.replace("\n", "")
 
-def test_looking_at_data_does_not_import_torch(parts: Path) -> None:
-    program = (
-        "import sys\nfrom engine.cli.app import app\n"
-        f"app(['inspect', {str(parts / 'annotations.json')!r}], standalone_mode=False)\n"
-        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
+
+def test_a_trainer_tells_its_failure_once_and_leaves_it(tmp_path: Path) -> None:
+    left = tmp_path / "outcome.json"
+    arguments = ("--config", "nothing.yaml", "--teacher", "Sam", "--progress", "json", "--outcome", str(left))
+    done = teacher("train", *arguments, cwd=tmp_path, check=False)
+    event = parse_line(done.stdout)
+    outcome = outcome_in(left)
+    assert event is not None
+    assert (event.event, event.teacher, done.stderr) == ("error", "sam", "")
+    assert (event.exit_code, event.reason, event.message) == (outcome.exit_code, outcome.reason, outcome.message)
+    assert (done.returncode, outcome.reason) == (5, "NotFound")
+    assert outcome.message.startswith("nothing.yaml is not there")
+
+
+def test_an_outcome_is_of_one_teacher(parts: Path, tmp_path: Path) -> None:
+    file, left = manifest(tmp_path, data=str(parts), output="out"), tmp_path / "outcome.json"
+    run = teacher("prepare", "-f", str(file), cwd=tmp_path).stdout.strip()
+    arguments = ("--config", f"{run}/teacher_config.yaml", "--progress", "json", "--outcome", str(left))
+    assert teacher("train", *arguments, cwd=tmp_path, check=False).returncode == 2
+    assert "give one --teacher" in outcome_in(left).message
+
+
+def installed_without_extras() -> set[str]:
+    """The distributions that pip installs with this one where no extra is asked for."""
+    found, new = set(), {"teacher-finetune"}
+    while new:
+        found |= new
+        wanted = [Requirement(text) for name in new for text in importlib.metadata.requires(name) or []]
+        new = {one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})} - found
+    return {name.lower().replace("_", "-") for name in found}
+
+
+def test_before_training_nothing_is_needed_that_only_extras_bring(parts: Path, tmp_path: Path) -> None:
+    base = installed_without_extras()
+    assert {"boto3", "botocore", "pydantic-core"} <= base
+    assert not {"torch", "jinja2", "scipy", "kopf"} & base
+    refused = [
+        module
+        for module, names in importlib.metadata.packages_distributions().items()
+        if not {name.lower().replace("_", "-") for name in names} & base
+    ]
+    assert {"torch", "transformers", "peft", "jinja2", "scipy", "cv2", "safetensors"} <= set(refused)
+    file = manifest(tmp_path, data=str(parts), output="out")
+    annotations = str(parts / "annotations.json")
+    program = f"""if True:
+        import sys
+        sys.modules |= dict.fromkeys({refused!r})
+        from engine.cli.app import app
+        from engine.errors import StorageError
+        for command in (["prepare", "-f", {str(file)!r}], ["inspect", {annotations!r}], ["validate", {annotations!r}],
+                        ["split", {annotations!r}, "--output", "splits"]):
+            app(command, standalone_mode=False)
+        try:
+            app(["fetch", "s3://nowhere/1", "out", "--endpoint-url", "http://127.0.0.1:9"], standalone_mode=False)
+        except StorageError as error:
+            assert "nowhere" in str(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("out/parts/*/teacher_config.yaml"))

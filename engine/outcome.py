@@ -1,0 +1,177 @@
+"""What a process of a run leaves for whoever started it: how it ended and what came of it, as one short JSON text.
+
+The text is short enough for where little can be left, and so tells the essence alone; all of it is in object storage.
+Fields are only ever added; a reader passes over those that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from engine.artifacts import RunMetadata
+from engine.dataset.types import DatasetInfo
+from engine.errors import ConfigError, StorageError, TeacherError
+from engine.plan import TrainingRun
+from engine.results import AdapterFile, Result, TeacherResult
+from engine.spec import TeacherName
+
+LIMIT = 4096
+"""Bytes of an outcome."""
+
+MESSAGE_LENGTH = 1500
+"""Characters of its message."""
+
+
+class TeacherOutcome(Result):
+    """One teacher of a run, in short."""
+
+    teacher: TeacherName
+    base_model: str
+    ap_before: float = Field(description="AP of the base on the validation part.")
+    ap_after: float = Field(description="AP of the best adapter on the validation part.")
+    adapter: AdapterFile
+    epochs: float = Field(description="Passes over the training part that were made.")
+    seconds: float = Field(description="Wall-clock time of training and its evaluations.")
+    peak_memory_bytes: int
+
+    @classmethod
+    def of(cls, result: TeacherResult) -> TeacherOutcome:
+        """The outcome of a teacher that was published."""
+        return cls(
+            teacher=result.teacher,
+            base_model=result.base_model,
+            ap_before=result.before.ap,
+            ap_after=result.after.ap,
+            adapter=result.adapter,
+            epochs=result.epochs,
+            seconds=result.seconds,
+            peak_memory_bytes=result.peak_memory_bytes,
+        )
+
+
+class Prepared(Result):
+    """A run that can be trained: its data is inspected, its configuration in storage."""
+
+    info: DatasetInfo = Field(description="What inspection found; `dataset.json` in the run's folder has all of it.")
+    run_id: str
+    uri: str = Field(description="The run's folder.")
+    config_uri: str = Field(description="Its teacher_config.yaml, which trainers read.")
+    teachers: tuple[TeacherName, ...] = Field(description="One process is to train each.")
+    published: tuple[TeacherOutcome, ...] = Field(default=(), description="Not empty if this very run is published.")
+
+    @classmethod
+    def of(cls, info: DatasetInfo, runs: Sequence[TrainingRun], *, published: RunMetadata | None) -> Prepared:
+        """What was prepared of the training runs of one request."""
+        config, layout = runs[0].config, runs[0].layout
+        return cls(
+            info=info,
+            run_id=config.run_id,
+            uri=layout.root,
+            config_uri=layout.config,
+            teachers=tuple(run.teacher for run in runs),
+            published=tuple(map(TeacherOutcome.of, published.teachers)) if published is not None else (),
+        )
+
+
+class Outcome(Result):
+    """How a process ended, and what came of it."""
+
+    exit_code: int = Field(default=0, description="That of the process: see engine.errors.")
+    reason: str = Field(default="", description="CamelCase kind of the failure, such as NotFinite; empty: it is done.")
+    message: str = Field(default="", description="The failure as a sentence.")
+    prepared: Prepared | None = None
+    trained: TeacherOutcome | None = None
+
+    @classmethod
+    def failure(cls, error: Exception) -> Outcome:
+        """The outcome of a process that an error ends; one that nobody foresaw is told by its type."""
+        foreseen = isinstance(error, TeacherError)
+        message = str(error) if foreseen else f"{type(error).__name__}: {error}"
+        message = message.encode(errors="replace").decode()  # names of files may hold what is no text
+        if len(message) > MESSAGE_LENGTH:
+            message = f"{message[: MESSAGE_LENGTH - 1]}…"
+        if isinstance(error, TeacherError):
+            return cls(exit_code=error.exit_code, reason=error.reason, message=message)
+        return cls(exit_code=1, reason="Unexpected", message=message)
+
+    def to_message(self, limit: int = LIMIT) -> str:
+        """The outcome as JSON of at most ``limit`` bytes, a few hundred at least; it can be read back.
+
+        Details of the data go first, then the end of the message, then what was published before, then where the data
+        lies. Where not even the rest has room, a failure that says so takes its place.
+        """
+        outcome = self
+        for shortened in (_short_info, _short_message, _nothing_published, _no_source, _failure_to_tell):
+            if outcome._bytes() <= limit:
+                break
+            outcome = shortened(outcome, limit)
+        return outcome.model_dump_json()
+
+    def _bytes(self) -> int:
+        return len(self.model_dump_json().encode())
+
+
+def parse_outcome(text: str) -> Outcome | None:
+    """The outcome that a process left, or None if the text is none: a process that was killed leaves nothing."""
+    try:
+        outcome = Outcome.model_validate_json(text, extra="ignore")
+    except ValidationError:
+        return None
+    always = {"exit_code", "prepared", "trained"}  # progress lines have an exit code too
+    return outcome if outcome.model_fields_set >= always else None
+
+
+def write_outcome(path: Path, outcome: Outcome) -> None:
+    """Leave an outcome in a file; one that is there is written over, not replaced: it may be a mount.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    try:
+        path.write_text(outcome.to_message(), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"the outcome cannot be written to {path}: {error.strerror}") from None
+
+
+def _short_info(outcome: Outcome, limit: int) -> Outcome:
+    prepared = outcome.prepared
+    if prepared is None:
+        return outcome
+    others = outcome._bytes() - len(prepared.info.model_dump_json().encode())
+    info = DatasetInfo.model_validate_json(prepared.info.to_message(limit=limit - others))
+    return _with_prepared(outcome, info=info)
+
+
+def _short_message(outcome: Outcome, limit: int) -> Outcome:
+    message = outcome.message
+    while message and outcome._bytes() > limit:
+        message = message[: len(message) * 9 // 10]
+        outcome = outcome.model_copy(update={"message": f"{message}…"})
+    return outcome
+
+
+def _nothing_published(outcome: Outcome, limit: int) -> Outcome:
+    return _with_prepared(outcome, published=())  # trainers will find what is published
+
+
+def _no_source(outcome: Outcome, limit: int) -> Outcome:
+    if outcome.prepared is None:
+        return outcome
+    return _with_prepared(outcome, info=outcome.prepared.info.model_copy(update={"source": ""}))
+
+
+def _failure_to_tell(outcome: Outcome, limit: int) -> Outcome:
+    return Outcome.failure(
+        ConfigError(
+            f"what came of this does not fit into {limit} bytes: give dataset, output and base model shorter URIs"
+        )
+    )
+
+
+def _with_prepared(outcome: Outcome, **changes: object) -> Outcome:
+    if outcome.prepared is None:
+        return outcome
+    return outcome.model_copy(update={"prepared": outcome.prepared.model_copy(update=changes)})
