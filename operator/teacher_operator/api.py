@@ -6,6 +6,7 @@ says how and where it runs may, and is acted on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -38,14 +39,10 @@ LabelKey = Annotated[
         pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
     ),
 ]
-LabelValue = Annotated[
-    str, StringConstraints(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")
-]
+LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 Quantity = Annotated[
     str,
-    StringConstraints(
-        min_length=1, max_length=32, pattern=r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
-    ),
+    StringConstraints(min_length=1, max_length=32, pattern=r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"),
 ]
 """An amount as Kubernetes writes it: ``500m``, ``16Gi``."""
 
@@ -150,7 +147,7 @@ class TeacherFineTuneSpec(FineTuneSpec):
     scratch: ScratchSpec = Field(default=ScratchSpec(), description="Disk of a trainer; default: an emptyDir.")
     model_cache: ModelCacheSpec | None = Field(default=None, description="Where base models are kept between runs.")
     image_pull_secrets: list[PullSecret] = Field(default=[], max_length=16, description="Secrets to pull images with.")
-    queue_name: LabelValue | None = Field(default=None, min_length=1, description="Kueue's LocalQueue for the trainers.")
+    queue_name: LabelValue | None = Field(default=None, description="Kueue's LocalQueue for the trainers.")
     suspend: bool = Field(
         default=False, description="Stop at a checkpoint and give the GPUs back; false: go on from there."
     )
@@ -164,7 +161,7 @@ class TeacherFineTuneSpec(FineTuneSpec):
         default=None, ge=30, le=31_536_000, description="Longest wait for a GPU; time in a queue of Kueue is none."
     )
     ttl_seconds_after_finished: int | None = Field(
-        default=None, ge=0, le=31_536_000, description="When to remove the Jobs of a run that has ended; default: never."
+        default=None, ge=0, le=31_536_000, description="When to remove the Jobs of an ended run; default: never."
     )
 
 
@@ -184,7 +181,7 @@ APPLIED_TO_JOBS = frozenset(
 """Platform settings that change a Job in place, or none at all; any other makes a new Job that goes on."""
 
 
-def parse_spec(body: dict[str, Any]) -> TeacherFineTuneSpec:
+def parse_spec(body: Mapping[str, Any]) -> TeacherFineTuneSpec:
     """The spec of an object that the API server has validated.
 
     Raises:

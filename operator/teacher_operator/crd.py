@@ -29,7 +29,9 @@ PATTERNS: Mapping[str, Mapping[str, str]] = {
 }
 """Pods see no disk of the user's: on a cluster every place is one in object storage (or, for models, on the hub)."""
 
-METADATA_HOST = r"^https?://([^/]*@)?\\[?(169[.]254[.]|[fF][eE]80:|[fF][dD]00:[eE][cC]2:|metadata([.:/]|$)|instance-data[.])"
+METADATA_HOST = (
+    r"^https?://([^/]*@)?\\[?(169[.]254[.]|[fF][eE]80:|[fF][dD]00:[eE][cC]2:|metadata([.:/]|$)|instance-data[.])"
+)
 """The usual ways to write a metadata service; every other way is refused by the operator and in the pods."""
 
 RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -52,9 +54,7 @@ RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
             "dataset.split divides dataset.annotations; dataset.train is split already",
         ),
     ),
-    "LoraSpec": (
-        ("!has(self.dropout) || double(self.dropout) < 1.0", 'dropout must be at least "0" and below "1"'),
-    ),
+    "LoraSpec": (("!has(self.dropout) || double(self.dropout) < 1.0", 'dropout must be at least "0" and below "1"'),),
     "TeacherSpec": (
         (
             "!has(self.learningRate) || (double(self.learningRate) > 0.0 && double(self.learningRate) <= 1.0)",
@@ -139,7 +139,7 @@ def crd() -> Schema:
     spec["x-kubernetes-validations"] += [_rule(*rule) for rule in _immutable()]
     schema = {
         "type": "object",
-        "description": "Adapts vision teachers to a COCO dataset in object storage by LoRA, and publishes the adapters.",
+        "description": "Adapts vision teachers to a COCO dataset by LoRA, from object storage to object storage.",
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string", "description": "Version of this schema."},

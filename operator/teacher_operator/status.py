@@ -18,6 +18,7 @@ CLASSES = 64
 
 Text = Annotated[str, StringConstraints(max_length=512)]
 Message = Annotated[str, StringConstraints(max_length=MESSAGE_MAX)]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
 Timestamp = Annotated[str, StringConstraints(max_length=32, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 """UTC, as Kubernetes writes it: ``2026-01-31T12:00:00Z``."""
 Decimal = Annotated[str, StringConstraints(max_length=32)]
@@ -45,9 +46,7 @@ class Condition(StatusModel):
         description="DatasetInspected, Reconciling, Stalled or Succeeded (the summary)."
     )
     status: ConditionStatus = Field(description="True, False or Unknown.")
-    reason: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9]*)$")] = Field(
-        description="One CamelCase word."
-    )
+    reason: Reason = Field(description="One CamelCase word.")
     message: Message = Field(default="", description="A sentence for people that says what to do.")
     observed_generation: int = Field(default=0, ge=0, description="Generation of the object that was looked at.")
     last_transition_time: Timestamp = Field(description="When the status of the condition changed.")
@@ -114,7 +113,7 @@ class AttemptStatus(StatusModel):
 class FailureStatus(StatusModel):
     """The cause of a failure, all of it."""
 
-    reason: Annotated[str, StringConstraints(max_length=128)] = Field(description="One CamelCase word.")
+    reason: Reason = Field(description="One CamelCase word.")
     message: Message = Field(description="What happened and what to do, in sentences.")
     exit_code: int | None = Field(default=None, description="Of the container.")
     pod: Text = Field(default="", description="Which pod.")

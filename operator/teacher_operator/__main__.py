@@ -1,0 +1,57 @@
+"""``teacher-operator``: run the operator, print its CRD, or test an installation from inside the cluster."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line; what is wrong with the environment is one line each and exit code 2."""
+    parser = argparse.ArgumentParser(prog="teacher-operator", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("run", help="run the operator (the default); settings are TEACHER_* variables")
+    commands.add_parser("crd", help="print the CustomResourceDefinition")
+    selftest = commands.add_parser("selftest", help="check an installation from a pod in its cluster")
+    selftest.add_argument(
+        "--url", required=True, help="of the operator's Service, such as http://teacher-operator:8080"
+    )
+    arguments = parser.parse_args()
+    if arguments.command == "crd":
+        from teacher_operator.crd import crd_yaml
+
+        sys.stdout.write(crd_yaml())
+    elif arguments.command == "selftest":
+        from teacher_operator.selftest import selftest as run_selftest
+
+        sys.exit(asyncio.run(run_selftest(arguments.url)))
+    else:
+        run()
+
+
+def run() -> None:
+    """Run the operator until it is told to stop."""
+    import kopf
+
+    from teacher_operator import handlers, logs
+    from teacher_operator.settings import Settings, SettingsError
+
+    try:
+        settings = Settings.from_environment(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    logs.configure(style=settings.log_format, level=settings.log_level)
+    kopf.run(
+        registry=handlers.registry(settings),
+        settings=handlers.kopf_settings(),
+        namespaces=settings.namespaces,
+        clusterwide=not settings.namespaces,
+        standalone=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

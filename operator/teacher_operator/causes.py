@@ -1,0 +1,129 @@
+"""What made a pod or a Job fail, in one word and in sentences that say what to do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.errors import (
+    BaseModelError,
+    ConfigError,
+    DataError,
+    InterruptedTrainingError,
+    NotFiniteError,
+    OutOfMemoryError,
+    StorageError,
+)
+from engine.outcome import Outcome, parse_outcome
+from teacher_operator.observe import container_status, node_of, terminated
+from teacher_operator.status import LOG_LINES, MESSAGE_MAX, FailureStatus
+
+Body = Mapping[str, Any]
+
+REASONS: Mapping[int, str] = {
+    ConfigError.exit_code: "ConfigurationInvalid",
+    DataError.exit_code: "DataInvalid",
+    BaseModelError.exit_code: "BaseModelUnavailable",
+    StorageError.exit_code: "StorageUnavailable",
+    OutOfMemoryError.exit_code: "OutOfGpuMemory",
+    NotFiniteError.exit_code: "LossNotFinite",
+    InterruptedTrainingError.exit_code: "Interrupted",
+}
+"""The exit codes of the engine."""
+
+KILLED = 137
+SUMMARY_MAX = 1024
+
+
+def outcome_of(pods: Sequence[Body], container: str) -> Outcome | None:
+    """What the newest pod that left word of itself has said."""
+    for pod in reversed(pods):
+        ended = terminated(pod, container)
+        outcome = parse_outcome(ended.get("message") or "") if ended else None
+        if outcome is not None:
+            return outcome
+    return None
+
+
+def pod_failure(pod: Body, container: str, log: Sequence[str]) -> FailureStatus:
+    """Why a pod failed: from its container's end, from what the engine left, and from what the node says."""
+    ended = terminated(pod, container) or {}
+    exit_code = ended.get("exitCode")
+    outcome = parse_outcome(ended.get("message") or "")
+    reason, message = _cause(pod, container, ended, outcome)
+    tail = list(log) or _lines(ended.get("message") or "" if outcome is None else "")
+    return FailureStatus(
+        reason=reason,
+        message=message[:MESSAGE_MAX],
+        exit_code=exit_code,
+        pod=pod["metadata"]["name"],
+        node=node_of(pod),
+        log_tail=[line[:512] for line in tail[-LOG_LINES:]],
+    )
+
+
+def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[str]) -> FailureStatus:
+    """Why a Job failed for good: its last pod's failure, or the Job's own."""
+    condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
+    if condition.get("reason") == "DeadlineExceeded":
+        limit = job["spec"].get("activeDeadlineSeconds")
+        return FailureStatus(
+            reason="DeadlineExceeded",
+            message=f"not done after activeDeadlineSeconds = {limit}: the last checkpoint is kept in object storage; "
+            "raise the deadline in a new object of the same name to go on from there",
+        )
+    failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
+    if not failed:
+        message = condition.get("message") or "its pods are gone"
+        return FailureStatus(reason=condition.get("reason") or "JobFailed", message=message[:MESSAGE_MAX])
+    failure = pod_failure(failed[-1], container, log)
+    attempts = len(failed)
+    if condition.get("reason") == "BackoffLimitExceeded" and attempts > 1:
+        failure = failure.model_copy(update={"message": f"{failure.message} (attempt {attempts}, the last)"})
+    return failure
+
+
+def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> tuple[str, str]:
+    node = node_of(pod)
+    on_node = f" on node {node}" if node else ""
+    exit_code = ended.get("exitCode")
+    if ended.get("reason") == "OOMKilled":
+        limit = _memory_limit(pod, container)
+        allowed = f"more than its limit of {limit}" if limit else "more memory than there is"
+        where = "spec.resources.limits.memory" if container == "trainer" else "inspectResources of the installation"
+        return "OutOfMemory", f"killed{on_node} for using {allowed}: raise {where}, or lower the batch size"
+    if outcome is not None and outcome.message:
+        return REASONS.get(outcome.exit_code, outcome.reason or "TrainerFailed"), outcome.message
+    status = pod["status"]
+    disruption = next((c for c in status.get("conditions") or [] if c["type"] == "DisruptionTarget"), None)
+    if status.get("reason") == "Evicted":
+        return "Evicted", f"evicted{on_node}: {status.get('message') or 'the node ran short of something'}"
+    if disruption is not None and disruption["status"] == "True":
+        return "Disrupted", f"stopped{on_node}: {disruption.get('message') or disruption.get('reason')}"
+    if not ended:
+        return "PodFailed", status.get("message") or status.get("reason") or "the pod failed before its container ran"
+    if exit_code == KILLED:
+        return "Killed", f"killed{on_node} (exit code 137) without a word: most likely the node ran out of memory"
+    if isinstance(exit_code, int) and exit_code in REASONS:
+        return REASONS[exit_code], f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
+    if ended.get("reason") in {"ContainerCannotRun", "StartError"}:
+        return "StartError", f"the container cannot start{on_node}: {ended.get('message', '')}"[:SUMMARY_MAX]
+    return "Crashed", f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
+
+
+def _memory_limit(pod: Body, container: str) -> str:
+    for one in pod["spec"]["containers"]:
+        if one["name"] == container:
+            return str((one.get("resources", {}).get("limits") or {}).get("memory") or "")
+    return ""
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def image_of(pod: Body, container: str) -> str:
+    """The image that a container of a pod wants."""
+    status = container_status(pod, container)
+    wanted = next((one["image"] for one in pod["spec"]["containers"] if one["name"] == container), "")
+    return str(wanted or (status or {}).get("image") or "")

@@ -1,0 +1,236 @@
+"""From an object and what is there of it, to what is to be done and what is true. Pure.
+
+Level-based: nothing is remembered but the object's own status, and nothing depends on what happened, only on what is.
+Running it twice on the same state asks for nothing the second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.errors import ConfigError
+from engine.spec import TeacherName
+from engine.storage import check_endpoint
+from teacher_operator import render
+from teacher_operator.api import TeacherFineTuneSpec, parse_spec
+from teacher_operator.causes import job_failure, outcome_of
+from teacher_operator.names import INSPECT, inspect_job, trainer_job
+from teacher_operator.observe import JobView, waiting
+from teacher_operator.report import (
+    Summary,
+    dataset_status,
+    is_terminal,
+    published_teacher,
+    with_conditions,
+)
+from teacher_operator.settings import Settings
+from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus
+from teacher_operator.teachers import decide_teacher
+from teacher_operator.times import seconds, timestamp
+from teacher_operator.todo import Todo
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What there is of an object's children.
+
+    Attributes:
+        inspect: The Job that inspects its data.
+        trainers: The Job of each teacher.
+        refused: Children that the API server has refused, by name, with the reason.
+    """
+
+    inspect: JobView | None = None
+    trainers: Mapping[TeacherName, JobView] = field(default_factory=dict)
+    refused: Mapping[str, FailureStatus] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> list[JobView]:
+        """All Jobs there are."""
+        return [view for view in (self.inspect, *self.trainers.values()) if view is not None]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to write into the status, and what to do beside it."""
+
+    status: TeacherFineTuneStatus
+    todo: Todo
+
+
+def decide(body: Body, observed: Observed, settings: Settings, *, now: float) -> Decision:
+    """What is true of an object, and what is to be done next.
+
+    Args:
+        body: The object.
+        observed: Its children.
+        settings: Of the operator.
+        now: Seconds since the epoch.
+    """
+    todo, before = Todo(), read_status(body)
+    generation = body["metadata"].get("generation") or 0
+    if is_terminal(before):
+        _remove_when_due(body, before, observed, todo, now=now)
+        return Decision(with_conditions(before, None, generation=generation, now=now), todo)
+    status = before.model_copy(update={"start_time": before.start_time or timestamp(now)})
+    try:
+        spec = parse_spec(body)
+        _check_endpoint(spec, settings)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        message = f"spec.{where} is of another version of the CRD than the operator: install the CRD of its chart"
+        failure = FailureStatus(reason="ConfigurationInvalid", message=message)
+        return _failed(status, failure, generation=generation, now=now, todo=todo)
+    except ConfigError as error:
+        failure = FailureStatus(reason="EndpointRefused", message=f"spec.storage.endpointUrl: {error}")
+        return _failed(status, failure, generation=generation, now=now, todo=todo)
+    if not status.run_id:
+        inspected = _inspect(body, spec, status, observed, settings, todo, now=now)
+        if isinstance(inspected, FailureStatus):
+            return _failed(status, inspected, generation=generation, now=now, todo=todo)
+        if isinstance(inspected, Summary):
+            return Decision(with_conditions(status, inspected, generation=generation, now=now), todo)
+        status = inspected
+    teachers = [
+        decide_teacher(
+            body,
+            spec,
+            settings,
+            teacher,
+            observed.trainers.get(teacher.name),
+            refused=observed.refused.get(trainer_job(body["metadata"]["name"], teacher.name)),
+            config_uri=status.config_uri,
+            todo=todo,
+            now=now,
+        )
+        for teacher in status.teachers
+    ]
+    status = status.model_copy(
+        update={"teachers": teachers, "gpu_seconds": sum(teacher.gpu_seconds for teacher in teachers)}
+    )
+    return Decision(with_conditions(status, _of_teachers(teachers), generation=generation, now=now), todo)
+
+
+def read_status(body: Body) -> TeacherFineTuneStatus:
+    """The status of an object; one that was broken by hand is made anew."""
+    try:
+        return TeacherFineTuneStatus.model_validate(body.get("status") or {}, by_alias=True, by_name=False)
+    except ValidationError:
+        return TeacherFineTuneStatus()
+
+
+def _inspect(
+    body: Body,
+    spec: TeacherFineTuneSpec,
+    status: TeacherFineTuneStatus,
+    observed: Observed,
+    settings: Settings,
+    todo: Todo,
+    *,
+    now: float,
+) -> TeacherFineTuneStatus | Summary | FailureStatus:
+    """The status with what inspection found; or how inspection stands; or why it failed."""
+    view = observed.inspect
+    name = inspect_job(body["metadata"]["name"])
+    if name in observed.refused:
+        return _refusal(observed.refused[name], todo)
+    if view is None:
+        if spec.suspend:
+            return Summary.suspended("suspended before its data was inspected")
+        todo.apply += [render.request(body), render.inspection(body, spec, settings)]
+        return Summary.active("Inspecting", "the data is about to be inspected")
+    if view.deleting:
+        return Summary.active("Inspecting", "an earlier inspection is being removed")
+    if view.complete:
+        outcome = outcome_of(view.pods, INSPECT)
+        if outcome is None or outcome.prepared is None:  # its pod went before anyone read what it left
+            todo.delete.append(view.name)
+            return Summary.active("Inspecting", "what inspection found was lost with its pod: it is done again")
+        prepared = outcome.prepared
+        published = {result.teacher: result for result in prepared.published}
+        return status.model_copy(
+            update={
+                "run_id": prepared.run_id,
+                "uri": prepared.uri,
+                "config_uri": prepared.config_uri,
+                "dataset": dataset_status(prepared.info),
+                "teachers": [published_teacher(one, published.get(one), now=now) for one in prepared.teachers],
+            }
+        )
+    if view.failed:
+        if view.log is None and todo.look_at_log(view.pods, INSPECT):
+            return Summary.active("Inspecting", "inspection has failed; its log is being read")
+        return job_failure(view.job, view.pods, INSPECT, view.log or ())
+    if view.suspended != spec.suspend:
+        todo.patch.append((view.name, {"spec": {"suspend": spec.suspend}}))
+    if spec.suspend:
+        return Summary.suspended("suspended while its data was inspected")
+    stand = waiting(view, INSPECT, now=now)
+    todo.look_at(stand.look)
+    if stand.state == "Running":
+        return Summary.active("Inspecting", "the data is being inspected")
+    todo.again(now + 60)
+    return Summary.active("Inspecting", f"inspection has not begun: {stand.message}")
+
+
+def _refusal(failure: FailureStatus, todo: Todo) -> FailureStatus | Summary:
+    """A child that was refused for good, or for now."""
+    if failure.reason == "ChildRefused":
+        return failure
+    todo.retry = True
+    return Summary.active("Pending", failure.message)
+
+
+def _of_teachers(teachers: Sequence[TeacherStatus]) -> Summary:
+    """One summary of all teachers."""
+    failed = [teacher for teacher in teachers if teacher.state == "Failed"]
+    active = [teacher for teacher in teachers if teacher.state not in {"Failed", "Succeeded"}]
+    words = "; ".join(f"{teacher.name}: {teacher.message or teacher.state}" for teacher in [*failed, *active])
+    if not active and failed:
+        cause = failed[0].failure or FailureStatus(reason="TrainerFailed", message=words)
+        return Summary.failed(cause.reason, words)
+    if not active:
+        said = "; ".join(f"{t.name}: AP {t.ap_before} -> {t.ap_after}, {t.adapter.uri}" for t in teachers if t.adapter)
+        return Summary.succeeded(said)
+    if all(teacher.state == "Suspended" for teacher in active):
+        return Summary.suspended(words)
+    states = {teacher.state for teacher in active}
+    foremost = next(state for state in ("Training", "Starting", "Pending", "Queued", "Suspended") if state in states)
+    return Summary.active(foremost, words)
+
+
+def _failed(
+    status: TeacherFineTuneStatus, failure: FailureStatus, *, generation: int, now: float, todo: Todo
+) -> Decision:
+    summary = Summary.failed(failure.reason, failure.message)
+    return Decision(with_conditions(status, summary, generation=generation, now=now, log=failure.log_tail), todo)
+
+
+def _check_endpoint(spec: TeacherFineTuneSpec, settings: Settings) -> None:
+    """Refuse endpoints that the installation or safety forbids. Names are resolved where they are used: in the pods."""
+    url = spec.storage.endpoint_url
+    if url is None:
+        return
+    check_endpoint(url, resolver=lambda _: ())
+    allowed = settings.allowed_endpoints
+    host = url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[0].lower()
+    if allowed and not any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in allowed):
+        raise ConfigError(f"{host} is none of the stores that this cluster allows: {', '.join(allowed)}")
+
+
+def _remove_when_due(body: Body, status: TeacherFineTuneStatus, observed: Observed, todo: Todo, *, now: float) -> None:
+    """Remove the Jobs of a run that ended long enough ago; the object itself stays, so that nothing runs again."""
+    ttl = body["spec"].get("ttlSecondsAfterFinished")
+    ended = seconds(status.completion_time)
+    if ttl is None or ended is None or not observed.jobs:
+        return
+    if now >= ended + ttl:
+        todo.delete += [view.name for view in observed.jobs if not view.deleting]
+    else:
+        todo.again(ended + ttl)

@@ -1,0 +1,130 @@
+"""What Prometheus is told: how many runs stand where, how long things take, what fails and what it costs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from teacher_operator.decide import read_status
+from teacher_operator.report import INSPECTED, SUCCEEDED, summary_condition
+from teacher_operator.status import ConditionStatus, TeacherFineTuneStatus
+from teacher_operator.store import Store
+from teacher_operator.times import seconds
+
+STATES = ("Pending", "Queued", "Inspecting", "Training", "Suspended", "Succeeded", "Failed")
+SHORT = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
+
+
+def state_of(status: TeacherFineTuneStatus) -> str:
+    """One of STATES."""
+    summary = summary_condition(status)
+    if summary is None:
+        return "Pending"
+    if summary.status is ConditionStatus.FALSE:
+        return "Failed"
+    if summary.status is ConditionStatus.TRUE:
+        return SUCCEEDED
+    return summary.reason if summary.reason in STATES else "Pending"
+
+
+class Metrics:
+    """All metrics of one operator, in a registry of their own."""
+
+    def __init__(self, store: Store) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Runs(store))
+        self.reconcile = Histogram(
+            "teacher_reconcile_seconds",
+            "Time of one look at one object.",
+            ("outcome",),
+            buckets=SHORT,
+            registry=self.registry,
+        )
+        self.inspect = Histogram(
+            "teacher_inspect_seconds", "From the object to what its data is.", buckets=LONG, registry=self.registry
+        )
+        self.queue = Histogram(
+            "teacher_queue_seconds",
+            "From what the data is to a trainer that runs.",
+            buckets=LONG,
+            registry=self.registry,
+        )
+        self.run = Histogram("teacher_run_seconds", "From the object to its end.", buckets=LONG, registry=self.registry)
+        self.failures = Counter("teacher_failures", "Runs that failed.", ("reason",), registry=self.registry)
+        self.gpu_seconds = Counter(
+            "teacher_gpu_seconds", "GPUs times seconds of teachers that ended.", ("teacher",), registry=self.registry
+        )
+        self.last_event = Gauge(
+            "teacher_last_event_timestamp_seconds",
+            "When a watch last showed something.",
+            ("resource",),
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge("teacher_queue_depth", "Objects that wait for a worker.", registry=self.registry)
+        self.requests = Counter(
+            "teacher_api_requests", "Requests to the API server.", ("verb", "resource", "code"), registry=self.registry
+        )
+        self.leader = Gauge("teacher_leader", "1 while this replica works.", registry=self.registry)
+        self.missed = Counter(
+            "teacher_missed_events", "Changes that no watch had shown.", ("resource",), registry=self.registry
+        )
+
+    def request(self, verb: str, resource: str, code: int) -> None:
+        """A request was answered."""
+        self.requests.labels(verb, resource, str(code)).inc()
+
+    def seen(self, resource: str) -> None:
+        """A watch has shown something."""
+        self.last_event.labels(resource).set(time.time())
+
+    def transition(self, before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> None:
+        """A status was written: count what it says for the first time."""
+        start, now = seconds(after.start_time), time.time()
+        if after.dataset is not None and before.dataset is None and start is not None:
+            self.inspect.observe(now - start)
+        teachers = {one.name: one for one in before.teachers}
+        for teacher in after.teachers:
+            old = teachers.get(teacher.name)
+            ended = teacher.completion_time and not (old and old.completion_time)
+            if ended and teacher.gpu_seconds:
+                self.gpu_seconds.labels(teacher.name.slug).inc(teacher.gpu_seconds)
+            begun, ready = seconds(teacher.start_time), _inspected_at(after)
+            if begun is not None and old is not None and old.start_time is None and ready is not None:
+                self.queue.observe(max(0.0, begun - ready))
+        if after.completion_time and not before.completion_time and start is not None:
+            self.run.observe(now - start)
+            summary = summary_condition(after)
+            if summary is not None and summary.status is ConditionStatus.FALSE:
+                self.failures.labels(summary.reason).inc()
+
+    def text(self, before: Callable[[], None] = lambda: None) -> bytes:
+        """The page that Prometheus reads."""
+        before()
+        page: bytes = generate_latest(self.registry)
+        return page
+
+
+def _inspected_at(status: TeacherFineTuneStatus) -> float | None:
+    inspected = next((one for one in status.conditions if one.type == INSPECTED), None)
+    return seconds(inspected.last_transition_time) if inspected is not None else None
+
+
+class _Runs(Collector):
+    """Counts the runs when it is asked, so that the numbers cannot drift."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The gauge of runs by state."""
+        tally = Tally(state_of(read_status(body)) for body in self._store.all("TeacherFineTune"))
+        family = GaugeMetricFamily("teacher_runs", "Objects by how they stand.", labels=("state",))
+        for state in STATES:
+            family.add_metric((state,), tally[state])
+        yield family

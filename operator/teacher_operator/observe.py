@@ -1,0 +1,193 @@
+"""What Jobs and Pods say of themselves: are they queued, waiting for a GPU, pulling, running, done? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from teacher_operator.names import KUEUE_QUEUE
+from teacher_operator.progress import ProgressView
+from teacher_operator.times import duration, seconds
+
+Body = Mapping[str, Any]
+
+PULL_ERRORS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+START_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+EVENTS_AFTER_SECONDS = 15
+"""A Job without pods, or a pod that is being made, for longer than this: its events say why."""
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A Job with all that is known of it.
+
+    Attributes:
+        job: The Job.
+        pods: Its pods, oldest first.
+        progress: What its running pod says of training.
+        log: The last lines of the log of its last failed pod.
+        complaints: Warnings in the events of the Job or of its pod.
+    """
+
+    job: Body
+    pods: Sequence[Body] = ()
+    progress: ProgressView | None = None
+    log: Sequence[str] | None = None
+    complaints: Sequence[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the Job."""
+        return str(self.job["metadata"]["name"])
+
+    @property
+    def suspended(self) -> bool:
+        """The Job is not to run."""
+        return bool(self.job["spec"].get("suspend"))
+
+    @property
+    def deleting(self) -> bool:
+        """The Job is going."""
+        return bool(self.job["metadata"].get("deletionTimestamp"))
+
+    @property
+    def complete(self) -> bool:
+        """All pods of the Job have succeeded."""
+        return self._condition("Complete")
+
+    @property
+    def failed(self) -> bool:
+        """The Job has failed for good."""
+        return self._condition("Failed")
+
+    @property
+    def started(self) -> float | None:
+        """When the Job was last let run: of a queued one, when the queue let it."""
+        return seconds((self.job.get("status") or {}).get("startTime"))
+
+    def _condition(self, kind: str) -> bool:
+        conditions = (self.job.get("status") or {}).get("conditions") or []
+        return any(c["type"] == kind and c["status"] == "True" for c in conditions)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Where an unfinished Job stands.
+
+    Attributes:
+        state: Queued, Suspended, Pending, Starting or Running.
+        message: Why, in a sentence.
+        since: Seconds since the epoch, where the wait counts towards a deadline.
+        look: The events of this Job or pod would say more: its kind and name.
+    """
+
+    state: str
+    message: str = ""
+    since: float | None = None
+    look: tuple[str, str] | None = None
+    pods: tuple[str, ...] = field(default=())
+
+
+def waiting(view: JobView, container: str, *, now: float) -> Waiting:
+    """Where a Job that has not ended stands."""
+    live = [pod for pod in view.pods if is_live(pod)]
+    running = [pod for pod in live if pod["status"].get("phase") == "Running"]
+    if running and len(running) == len(live):
+        return Waiting("Running")
+    if not live:
+        return _without_pods(view, container, now=now)
+    return _with_pods(view, next(pod for pod in live if pod not in running), container, now=now)
+
+
+def _without_pods(view: JobView, container: str, *, now: float) -> Waiting:
+    queue = (view.job["metadata"].get("labels") or {}).get(KUEUE_QUEUE)
+    if view.suspended:
+        if queue:
+            return Waiting("Queued", f"queued by Kueue in {queue}")
+        return Waiting("Suspended", "suspended: set spec.suspend to false to go on")
+    going = [pod for pod in view.pods if pod["metadata"].get("deletionTimestamp") and not is_over(pod)]
+    if going:
+        pod = going[-1]
+        since = now - (seconds(pod["metadata"]["deletionTimestamp"]) or now)
+        message = f"pod {pod['metadata']['name']} on node {node_of(pod)} is being stopped"
+        if since > 30:  # its grace period is over, and still nobody says that it has ended
+            message += (
+                f"; the node has not confirmed it for {duration(since)}. If the node is lost for good, delete it: "
+                f"kubectl delete node {node_of(pod)}"
+            )
+        return Waiting("Pending", message, since=view.started)
+    if view.complaints:
+        return Waiting("Pending", f"its pod cannot be made: {view.complaints[-1]}", since=view.started)
+    age = now - (view.started or seconds(view.job["metadata"].get("creationTimestamp")) or now)
+    look = ("Job", view.name) if age > EVENTS_AFTER_SECONDS and view.complaints is None else None
+    return Waiting("Pending", "its pod is being made", since=view.started, look=look)
+
+
+def _with_pods(view: JobView, pod: Body, container: str, *, now: float) -> Waiting:
+    since = view.started or seconds(pod["metadata"].get("creationTimestamp"))
+    scheduled = next((c for c in pod["status"].get("conditions") or [] if c["type"] == "PodScheduled"), None)
+    if scheduled is not None and scheduled["status"] == "False":
+        wait = duration(now - (seconds(scheduled.get("lastTransitionTime")) or now))
+        return Waiting("Pending", _unschedulable(pod, container, scheduled, wait), since=since)
+    name = pod["metadata"]["name"]
+    state = (container_status(pod, container) or {}).get("state", {}).get("waiting") or {}
+    reason, said = state.get("reason") or "", " ".join(str(state.get("message") or "").split())
+    if reason in PULL_ERRORS:
+        image = next((one["image"] for one in pod["spec"]["containers"] if one["name"] == container), "")
+        detail = f": {said}" if said else ""
+        return Waiting("Pending", f"image cannot be pulled: {image}{detail}", since=since)
+    if reason in START_ERRORS:
+        return Waiting("Pending", f"the container cannot be made: {said or reason}", since=since)
+    if view.complaints:
+        return Waiting("Pending", f"pod {name} cannot start: {view.complaints[-1]}", since=since)
+    age = now - (seconds(pod["metadata"].get("creationTimestamp")) or now)
+    look = ("Pod", name) if age > EVENTS_AFTER_SECONDS and view.complaints is None else None
+    where = f" on node {node_of(pod)}" if node_of(pod) else ""
+    return Waiting("Starting", f"pod {name} is starting{where}", since=since, look=look)
+
+
+def _unschedulable(pod: Body, container: str, scheduled: Body, wait: str) -> str:
+    said = str(scheduled.get("message") or "")
+    limits: Mapping[str, str] = next(
+        (
+            (one.get("resources") or {}).get("limits") or {}
+            for one in pod["spec"]["containers"]
+            if one["name"] == container
+        ),
+        {},
+    )
+    short = next((name for name in limits if f"Insufficient {name}" in said), None)
+    if short is not None and "/" in short:
+        return f"no node has a free {short}; unschedulable for {wait}: {said}"
+    return f"no node fits; unschedulable for {wait}: {said or 'the scheduler has not said why'}"
+
+
+def container_status(pod: Body, container: str) -> Body | None:
+    """What the node says of a container."""
+    statuses = pod["status"].get("containerStatuses") or []
+    return next((status for status in statuses if status["name"] == container), None)
+
+
+def terminated(pod: Body, container: str) -> Body | None:
+    """How a container ended, if it has: exitCode, reason, message, startedAt, finishedAt."""
+    state = (container_status(pod, container) or {}).get("state") or {}
+    ended: Body | None = state.get("terminated")
+    return ended
+
+
+def is_over(pod: Body) -> bool:
+    """The pod has ended, well or not."""
+    return pod["status"].get("phase") in {"Succeeded", "Failed"}
+
+
+def is_live(pod: Body) -> bool:
+    """The pod runs or will."""
+    return not is_over(pod) and not pod["metadata"].get("deletionTimestamp")
+
+
+def node_of(pod: Body) -> str:
+    """The node that a pod is bound to."""
+    return str(pod["spec"].get("nodeName") or "")

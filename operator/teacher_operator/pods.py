@@ -1,0 +1,141 @@
+"""The pods of inspection and training: the restricted pod security standard, and what the user said of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from teacher_operator.api import TeacherFineTuneSpec
+from teacher_operator.settings import Settings
+
+GRACE_SECONDS = 120
+"""Between SIGTERM and SIGKILL: a checkpoint takes seconds, its upload may take some more."""
+
+USER = 65532
+DISK, MODELS = "/scratch", "/models"
+SHARED_MEMORY = "2Gi"
+SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+OPTIONAL_SECRET_KEYS = ("AWS_SESSION_TOKEN", "HF_TOKEN")
+
+RESTRICTED_CONTAINER = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+
+
+def pod_template(
+    spec: TeacherFineTuneSpec,
+    settings: Settings,
+    *,
+    labels: Mapping[str, str],
+    container: Mapping[str, Any],
+    config_map: tuple[str, str] | None = None,
+    trainer_job: str | None = None,
+) -> dict[str, Any]:
+    """A pod template.
+
+    Args:
+        spec: What the user asks for.
+        settings: What the installation says.
+        labels: Of the pod.
+        container: Name, image, command and resources.
+        config_map: A ConfigMap and where it is mounted.
+        trainer_job: Name of the Job whose pods train; None for those that need no GPU.
+    """
+    mounts: list[dict[str, Any]] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - of the container
+    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}]
+    if config_map is not None:
+        name, path = config_map
+        volumes.append({"name": "request", "configMap": {"name": name}})
+        mounts.append({"name": "request", "mountPath": path, "readOnly": True})
+    if trainer_job is not None:
+        disks = _trainer_disks(spec, trainer_job)
+        volumes += [volume for volume, _ in disks]
+        mounts += [mount for _, mount in disks]
+    full = {
+        **container,
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": _environment(spec, settings, disk=DISK if trainer_job else "/tmp"),  # noqa: S108 - of the container
+        "volumeMounts": mounts,
+        "securityContext": RESTRICTED_CONTAINER,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if trainer_job is not None and (spec.scratch.claim_name or spec.model_cache):
+        security["fsGroup"] = USER  # a claim's disk belongs to root; an emptyDir is open to all
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": security,
+        "containers": [full],
+        "volumes": volumes,
+    }
+    if spec.service_account_name:
+        pod["serviceAccountName"] = spec.service_account_name
+    if spec.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
+    if trainer_job is not None:
+        pod |= _placement(spec)
+        if spec.nodes > 1:
+            pod["subdomain"] = trainer_job
+    return {"metadata": {"labels": dict(labels)}, "spec": pod}
+
+
+def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, disk: str) -> list[dict[str, Any]]:
+    plain = {
+        "HOME": "/tmp",  # noqa: S108 - of the container
+        "TEACHER_CACHE": f"{disk}/cache",
+        "HF_HOME": f"{MODELS if spec.model_cache else disk}/huggingface",
+        "PYTHONUNBUFFERED": "1",
+        **settings.pod_env,
+    }
+    if spec.storage.endpoint_url:
+        plain["AWS_ENDPOINT_URL"] = spec.storage.endpoint_url
+    if spec.storage.region:
+        plain |= {"AWS_REGION": spec.storage.region, "AWS_DEFAULT_REGION": spec.storage.region}
+    environment: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items())]
+    if spec.storage.credentials_secret_ref:
+        secret = spec.storage.credentials_secret_ref.name
+        for key in (*SECRET_KEYS, *OPTIONAL_SECRET_KEYS):
+            reference: dict[str, Any] = {"name": secret, "key": key}
+            if key in OPTIONAL_SECRET_KEYS:
+                reference["optional"] = True
+            environment.append({"name": key, "valueFrom": {"secretKeyRef": reference}})
+    return environment
+
+
+def _trainer_disks(spec: TeacherFineTuneSpec, job: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Volumes of a trainer with their mounts."""
+    memory = {"medium": "Memory", "sizeLimit": spec.shared_memory or SHARED_MEMORY}
+    disks: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"name": "shm", "emptyDir": memory}, {"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
+    ]
+    scratch = {"name": "scratch", "mountPath": DISK}
+    if spec.scratch.claim_name:
+        claim = {"name": "scratch", "persistentVolumeClaim": {"claimName": spec.scratch.claim_name}}
+        disks.append((claim, scratch | {"subPath": job}))
+    else:
+        limit = {"sizeLimit": spec.scratch.size} if spec.scratch.size else {}
+        disks.append(({"name": "scratch", "emptyDir": limit}, scratch))
+    if spec.model_cache:
+        claim = {"name": "models", "persistentVolumeClaim": {"claimName": spec.model_cache.claim_name}}
+        disks.append((claim, {"name": "models", "mountPath": MODELS}))
+    return disks
+
+
+def _placement(spec: TeacherFineTuneSpec) -> dict[str, Any]:
+    """Where trainers may run. Nodes with GPUs are commonly tainted with the name of their resource."""
+    tolerations = [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in spec.tolerations]
+    if spec.gpus:
+        tolerations.append({"key": spec.gpu_resource_name, "operator": "Exists"})
+    placement: dict[str, Any] = {
+        "nodeSelector": dict(spec.node_selector),
+        "affinity": spec.affinity,
+        "tolerations": tolerations,
+        "runtimeClassName": spec.runtime_class_name,
+        "priorityClassName": spec.priority_class_name,
+    }
+    return {name: value for name, value in placement.items() if value}

@@ -1,0 +1,77 @@
+"""From a trainer's last lines to how far it is. Pure, and small whatever the lines hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine.progress import Event, parse_line
+from teacher_operator.status import ProgressStatus
+from teacher_operator.times import timestamp
+
+NOTE_MAX = 256
+
+
+@dataclass(frozen=True)
+class ProgressView:
+    """What a trainer has said of late.
+
+    Attributes:
+        progress: How far it is; None before the first step.
+        ap_before: AP of the base, once measured.
+        ap_after: AP of the best adapter so far.
+    """
+
+    progress: ProgressStatus | None = None
+    ap_before: float | None = None
+    ap_after: float | None = None
+
+
+def read_progress(lines: Iterable[str], previous: ProgressView | None = None) -> ProgressView:
+    """The newest of what the lines say, over what was known before."""
+    view = previous or ProgressView()
+    progress, before, after = view.progress, view.ap_before, view.ap_after
+    for line in lines:
+        event = parse_line(line)
+        if event is None:
+            continue
+        progress = _progress(event, progress)
+        if event.event == "evaluation" and event.ap is not None:
+            if event.phase == "base":
+                before = event.ap
+            elif event.phase == "adapted":
+                after = max(event.ap, after if after is not None else event.ap)
+        before = event.ap_before if event.ap_before is not None else before
+        after = event.best_ap if event.best_ap is not None else after
+    return ProgressView(progress, before, after)
+
+
+def _progress(event: Event, before: ProgressStatus | None) -> ProgressStatus | None:
+    if event.step is None or not event.steps:
+        if event.event == "note" and before is not None:
+            return before.model_copy(update={"note": (event.message or "")[:NOTE_MAX]})
+        return before
+    old = before or ProgressStatus(percent=0, step=0, steps=0)
+    return ProgressStatus(
+        percent=min(100, 100 * event.step // event.steps),
+        step=event.step,
+        steps=event.steps,
+        epoch=f"{event.epoch:.2f}" if event.epoch is not None else old.epoch,
+        epochs=int(event.epochs) if event.epochs is not None else old.epochs,
+        loss=f"{event.loss:.4g}" if event.loss is not None else old.loss,
+        seconds_left=int(event.seconds_left) if event.seconds_left is not None else old.seconds_left,
+        memory_bytes=event.memory_bytes if event.memory_bytes is not None else old.memory_bytes,
+        note="evaluating" if event.event == "evaluation" else "",
+        updated=timestamp(event.time),
+    )
+
+
+def plain_lines(lines: Iterable[str]) -> list[str]:
+    """The lines that are meant for people: no progress lines, no empty ones."""
+    return [line for line in lines if line.strip() and parse_line(line) is None]
+
+
+def percent_text(fractions: Iterable[int]) -> str:
+    """Of several teachers, the mean: ``37%``."""
+    values = list(fractions)
+    return f"{sum(values) // len(values)}%" if values else ""

@@ -1,0 +1,240 @@
+"""One object at a time: look at what is there, decide, do it, write the status. All effects of a decision are here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from engine.spec import TeacherName
+from teacher_operator.api import API_VERSION, KIND
+from teacher_operator.cluster import ApiError, Cluster
+from teacher_operator.decide import Observed, decide, read_status
+from teacher_operator.looks import Looks
+from teacher_operator.metrics import Metrics
+from teacher_operator.names import COMPONENT, FIELD_MANAGER, INSPECT, TEACHER, Key, owner_uid
+from teacher_operator.observe import JobView
+from teacher_operator.report import EventNote, events, is_terminal
+from teacher_operator.settings import Settings
+from teacher_operator.status import FailureStatus, TeacherFineTuneStatus
+from teacher_operator.store import Store, key_of
+from teacher_operator.times import timestamp
+from teacher_operator.todo import Todo
+
+Body = Mapping[str, Any]
+
+ROUNDS = 6
+"""Of looking and deciding anew in one go: more would be a loop."""
+
+EVENT_SECONDS = 300.0
+"""An event with the same reason is told of an object once in this time."""
+
+logger = logging.getLogger(__name__)
+
+SLUGS = {teacher.slug: teacher for teacher in TeacherName}
+
+
+class Reconciler:
+    """Brings objects to where they should be.
+
+    Args:
+        cluster: The API server.
+        store: What the watches have shown.
+        looks: Logs and events that are read when they are needed.
+        settings: Of the operator.
+        metrics: Are told of what has happened.
+    """
+
+    def __init__(self, cluster: Cluster, store: Store, looks: Looks, settings: Settings, metrics: Metrics) -> None:
+        self.cluster = cluster
+        self.store = store
+        self.looks = looks
+        self.settings = settings
+        self.metrics = metrics
+        self._written: dict[Key, float] = {}
+        """When the status was last written."""
+        self._told: dict[tuple[Key, str], float] = {}
+        """When an event was last told."""
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Do what is to be done now.
+
+        Returns:
+            Seconds until there is more to do, or None.
+
+        Raises:
+            ApiError: Something could not be done: it is to be tried again.
+        """
+        body = self.store.get("TeacherFineTune", key)
+        if body is None or body["metadata"].get("deletionTimestamp"):
+            self._forget(key)
+            return None
+        refused: dict[str, FailureStatus] = {}
+        error: ApiError | None = None
+        for _ in range(ROUNDS):
+            decision = decide(body, self._observed(body, refused), self.settings, now=time.time())
+            if decision.todo.looks and await self.looks.look(key, decision.todo.looks):
+                continue
+            if decision.todo.apply:
+                fresh = await self.cluster.get("TeacherFineTune", key)
+                if fresh is None or fresh["metadata"]["uid"] != body["metadata"]["uid"]:
+                    self.store.remove("TeacherFineTune", body)
+                    return None
+                if self.store.put("TeacherFineTune", fresh):
+                    body = self.store.get("TeacherFineTune", key) or body
+                    continue  # the object has changed meanwhile: what was decided may be wrong
+            before = len(refused)
+            error = await self._do(body, decision.todo, refused) or error
+            if len(refused) == before:
+                break
+        else:
+            return 1.0
+        again = await self._write(body, decision.status)
+        if error is not None and decision.todo.retry:
+            raise error
+        if decision.todo.again_at is not None:
+            due = max(0.5, decision.todo.again_at - time.time())
+            again = due if again is None else min(due, again)
+        return again
+
+    def _observed(self, body: Body, refused: Mapping[str, FailureStatus]) -> Observed:
+        inspect, trainers = None, {}
+        for job in self.store.jobs_of(body):
+            labels = job["metadata"].get("labels") or {}
+            view = self.looks.complete(JobView(job, self.store.pods_of(job)))
+            if labels.get(COMPONENT) == INSPECT:
+                inspect = view
+            elif labels.get(TEACHER) in SLUGS:
+                trainers[SLUGS[labels[TEACHER]]] = view
+        return Observed(inspect=inspect, trainers=trainers, refused=refused)
+
+    async def _do(self, body: Body, todo: Todo, refused: dict[str, FailureStatus]) -> ApiError | None:
+        """Change children; what was refused is noted, so that the status can say so."""
+        namespace = body["metadata"]["namespace"]
+        for name in todo.delete:
+            job = self.store.get("Job", Key(namespace, name))
+            if job is not None:
+                await self.cluster.delete_job(Key(namespace, name), job["metadata"]["uid"])
+        for name, patch in todo.patch:
+            self.store.put("Job", await self.cluster.patch_job(Key(namespace, name), patch))
+        for manifest in todo.apply:
+            try:
+                made = await self.cluster.apply(manifest)
+            except ApiError as error:
+                name = manifest["metadata"]["name"]
+                refused[name] = await self._refusal(body, manifest, error)
+                return error
+            if manifest["kind"] == "Job":
+                self.store.put("Job", made)
+        return None
+
+    async def _refusal(self, body: Body, manifest: Body, error: ApiError) -> FailureStatus:
+        """Why a child was refused: for good only if nothing but another spec could help."""
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if error.code in (HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.CONFLICT, HTTPStatus.BAD_REQUEST):
+            there = await self.cluster.get(kind, Key(*key_of(manifest))) if kind == "Job" else None
+            if there is None:
+                return FailureStatus(reason="ChildRefused", message=f"{kind} {name} is refused: {error}"[:4000])
+            if owner_uid(there) != body["metadata"]["uid"]:
+                whose = "an earlier object of this name" if owner_uid(there) else "somebody else"
+                message = f"there is a {kind} {name} of {whose}: it is waited for until it is gone"
+                return FailureStatus(reason="NameTaken", message=message)
+            self.store.put("Job", there)
+        if error.code == HTTPStatus.FORBIDDEN:
+            return FailureStatus(reason="Forbidden", message=f"{kind} {name} may not be made: {error}"[:4000])
+        return FailureStatus(reason="ApiError", message=f"{kind} {name} cannot be made now: {error}"[:4000])
+
+    async def _write(self, body: Body, status: TeacherFineTuneStatus) -> float | None:
+        """Write the status if it says something new; mere progress only so often."""
+        key, before = key_of(body), read_status(body)
+        if status == before:
+            return None
+        waited = time.monotonic() - self._written.get(key, float("-inf"))
+        if waited < self.settings.progress_seconds and _essence(status) == _essence(before):
+            return self.settings.progress_seconds - waited
+        data = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        aliases = {field.alias or name for name, field in TeacherFineTuneStatus.model_fields.items()}
+        nothing = dict.fromkeys(aliases - set(data))
+        try:
+            written = await self.cluster.patch_status(body, data | nothing)
+        except ApiError as error:
+            if error.code == HTTPStatus.NOT_FOUND:
+                return None
+            if error.code == HTTPStatus.CONFLICT:  # somebody was faster: look again at once
+                fresh = await self.cluster.get("TeacherFineTune", key)
+                if fresh is not None:
+                    self.store.put("TeacherFineTune", fresh)
+                return 0.0
+            raise
+        self._written[key] = time.monotonic()
+        self.store.put("TeacherFineTune", written)
+        self.metrics.transition(before, status)
+        notes = list(events(before, status))
+        if notes:
+            await asyncio.gather(*(self._tell(body, note) for note in notes))
+        if is_terminal(status):
+            self._written.pop(key, None)
+        return None
+
+    async def _tell(self, body: Body, note: EventNote) -> None:
+        """Post an event, unless the same was told of late. An event that is refused is not worth a retry."""
+        key, now = key_of(body), time.time()
+        if now - self._told.get((key, note.reason), 0.0) < EVENT_SECONDS and note.kind == "Normal":
+            return
+        self._told[key, note.reason] = now
+        level = logging.WARNING if note.kind == "Warning" else logging.INFO
+        logger.log(level, "%s: %s", note.reason, note.message, extra=about(body))
+        metadata = body["metadata"]
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+            },
+            "type": note.kind,
+            "reason": note.reason,
+            "message": note.message[:1000],
+            "source": {"component": FIELD_MANAGER},
+            "reportingComponent": FIELD_MANAGER,
+            "reportingInstance": self.settings.pod_name,
+            "action": "Reconcile",
+            "firstTimestamp": timestamp(now),
+            "lastTimestamp": timestamp(now),
+            "count": 1,
+        }
+        with contextlib.suppress(ApiError):
+            await self.cluster.create("Event", metadata["namespace"], event)
+
+    def _forget(self, key: Key) -> None:
+        self._written.pop(key, None)
+        for told in [one for one in self._told if one[0] == key]:
+            del self._told[told]
+
+
+def about(body: Body) -> dict[str, str]:
+    """What a log line says of the object that it is about."""
+    key, run = key_of(body), (body.get("status") or {}).get("runId") or ""
+    return {"namespace": key.namespace, "object": key.name, "run": run}
+
+
+def _essence(status: TeacherFineTuneStatus) -> TeacherFineTuneStatus:
+    """The status without what changes all the time while a teacher trains."""
+    moving = {"progress": None, "gpu_seconds": 0, "ap_before": "", "ap_after": "", "message": ""}
+    training = any(teacher.state == "Training" for teacher in status.teachers)
+    teachers = [
+        teacher.model_copy(update=moving) if teacher.state == "Training" else teacher for teacher in status.teachers
+    ]
+    conditions = [one.model_copy(update={"message": ""}) if training else one for one in status.conditions]
+    summary = status.summary.model_copy(update={"progress": "", "time_left": "", "map": ""})
+    return status.model_copy(
+        update={"teachers": teachers, "conditions": conditions, "summary": summary, "gpu_seconds": 0}
+    )

@@ -1,0 +1,220 @@
+"""From an object to the children that do its work: Jobs, their ConfigMap and Service. Pure: same in, same out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from engine.errors import ConfigError, DataError, InterruptedTrainingError, NotFiniteError
+from engine.spec import TeacherName
+from teacher_operator.api import API_VERSION, APPLIED_TO_JOBS, INPUTS, KIND, PLATFORM, TeacherFineTuneSpec
+from teacher_operator.names import (
+    INSPECT,
+    KUEUE_QUEUE,
+    PLATFORM_HASH,
+    TRAINER,
+    inspect_job,
+    labels,
+    owner_reference,
+    request_config_map,
+    trainer_job,
+)
+from teacher_operator.pods import DISK, pod_template
+from teacher_operator.settings import Settings
+
+Body = Mapping[str, Any]
+Manifest = dict[str, Any]
+
+REQUEST_MOUNT = "/etc/teacher"
+OUTCOME = "/dev/termination-log"
+WORK = f"{DISK}/work"
+RENDEZVOUS_PORT = 29500
+
+INSPECT_RETRIES = 2
+INSPECT_DEADLINE_SECONDS = 4 * 3600
+"""Longer than any COCO file takes; a store that hangs is not waited for without end."""
+
+NEVER_RETRIED = sorted({ConfigError.exit_code, DataError.exit_code, NotFiniteError.exit_code})
+INTERRUPTED = InterruptedTrainingError.exit_code
+
+
+def request(body: Body) -> Manifest:
+    """The ConfigMap that inspection reads: the object, less what only a cluster has."""
+    spec = {name: body["spec"][name] for name in INPUTS if name in body["spec"]}
+    if "storage" in spec:
+        spec["storage"] = {k: v for k, v in spec["storage"].items() if k != "credentialsSecretRef"}
+    name = body["metadata"]["name"]
+    manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
+    text = yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(body, request_config_map(name), INSPECT),
+        "data": {"request.yaml": text},
+    }
+
+
+def inspection(body: Body, spec: TeacherFineTuneSpec, settings: Settings) -> Manifest:
+    """The Job that inspects the data and plans the run: CPU only, in the operator's image, as the user."""
+    name = body["metadata"]["name"]
+    template = pod_template(
+        spec,
+        settings,
+        labels=labels(name, INSPECT),
+        container={
+            "name": INSPECT,
+            "image": settings.operator_image,
+            "command": ["teacher", "prepare", "-f", f"{REQUEST_MOUNT}/request.yaml", "--outcome", OUTCOME],
+            "resources": settings.inspect_resources,
+        },
+        config_map=(request_config_map(name), REQUEST_MOUNT),
+    )
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(body, inspect_job(name), INSPECT),
+        "spec": {
+            "backoffLimit": INSPECT_RETRIES,
+            "activeDeadlineSeconds": INSPECT_DEADLINE_SECONDS,
+            "suspend": spec.suspend,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": _failure_policy(INSPECT),
+            "template": template,
+        },
+    }
+
+
+def training(
+    body: Body, spec: TeacherFineTuneSpec, settings: Settings, *, teacher: TeacherName, config_uri: str
+) -> Manifest:
+    """The GPU Job of one teacher."""
+    name = body["metadata"]["name"]
+    job = trainer_job(name, teacher)
+    template = pod_template(
+        spec,
+        settings,
+        labels=labels(name, TRAINER, teacher),
+        container={
+            "name": TRAINER,
+            "image": settings.trainer_image,
+            "command": _trainer_command(spec, job, teacher, config_uri),
+            "resources": _trainer_resources(spec, settings),
+        },
+        trainer_job=job,
+    )
+    metadata = _metadata(body, job, TRAINER, teacher)
+    metadata["annotations"] = {PLATFORM_HASH: platform_hash(body)}
+    if spec.queue_name:
+        metadata["labels"][KUEUE_QUEUE] = spec.queue_name
+    job_spec: Manifest = {
+        **job_settings(spec),
+        # A Job for Kueue is made suspended; from then on Kueue alone says when it runs.
+        "suspend": spec.suspend or bool(spec.queue_name),
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": _failure_policy(TRAINER),
+        "template": template,
+    }
+    if spec.nodes > 1:
+        job_spec |= {"completionMode": "Indexed", "completions": spec.nodes, "parallelism": spec.nodes}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
+
+
+def rendezvous(body: Body, teacher: TeacherName) -> Manifest:
+    """The headless Service by which the pods of several nodes find each other."""
+    name = body["metadata"]["name"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(body, trainer_job(name, teacher), TRAINER, teacher),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": labels(name, TRAINER, teacher),
+            "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT}],
+        },
+    }
+
+
+def job_settings(spec: TeacherFineTuneSpec) -> Manifest:
+    """The settings of a trainer's Job that may change while it runs; null is none."""
+    deadline = {"activeDeadlineSeconds": spec.active_deadline_seconds} if spec.active_deadline_seconds else {}
+    return {"backoffLimit": spec.backoff_limit, **deadline}
+
+
+def job_patch(job: Body, spec: TeacherFineTuneSpec) -> Manifest | None:
+    """What of a trainer's Job is not as the object says, as a merge patch; None if all is."""
+    now, changes = job["spec"], {}
+    wanted = {"backoffLimit": spec.backoff_limit, "activeDeadlineSeconds": spec.active_deadline_seconds}
+    if not spec.queue_name:
+        wanted["suspend"] = spec.suspend
+    for name, value in wanted.items():
+        if (now.get(name) or None) != (value or None):
+            changes[name] = value
+    return {"spec": changes} if changes else None
+
+
+def platform_hash(body: Body) -> str:
+    """A digest of the settings that only a new Job can take on: an operator's new version changes none of them."""
+    kept = {name: body["spec"].get(name) for name in PLATFORM if name not in APPLIED_TO_JOBS}
+    kept["credentialsSecretRef"] = (body["spec"].get("storage") or {}).get("credentialsSecretRef")
+    text = json.dumps({k: v for k, v in kept.items() if v is not None}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _metadata(body: Body, name: str, component: str, teacher: TeacherName | None = None) -> Manifest:
+    return {
+        "name": name,
+        "namespace": body["metadata"]["namespace"],
+        "labels": labels(body["metadata"]["name"], component, teacher),
+        "ownerReferences": [owner_reference(body)],
+    }
+
+
+def _failure_policy(container: str) -> Manifest:
+    """Failures that would come again end the Job; disruptions, and stops after a checkpoint, do not count."""
+    return {
+        "rules": [
+            {
+                "action": "FailJob",
+                "onExitCodes": {"containerName": container, "operator": "In", "values": NEVER_RETRIED},
+            },
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            {
+                "action": "Ignore",
+                "onExitCodes": {"containerName": container, "operator": "In", "values": [INTERRUPTED]},
+            },
+        ]
+    }
+
+
+def _trainer_command(spec: TeacherFineTuneSpec, job: str, teacher: TeacherName, config_uri: str) -> list[str]:
+    arguments = ["train", "--config", config_uri, "--teacher", teacher.value, "--progress", "json"]
+    arguments += ["--work-dir", WORK, "--outcome", OUTCOME]
+    if spec.nodes * spec.gpus <= 1:
+        return ["teacher", *arguments]
+    distributed = ["torchrun", f"--nproc-per-node={spec.gpus}", f"--nnodes={spec.nodes}"]
+    if spec.nodes == 1:
+        distributed += ["--standalone"]
+    else:  # the kubelet puts in the index that the Job controller gives each pod
+        distributed += [
+            "--node-rank=$(JOB_COMPLETION_INDEX)",
+            f"--master-addr={job}-0.{job}",
+            f"--master-port={RENDEZVOUS_PORT}",
+        ]
+    return [*distributed, "-m", "engine.cli", *arguments]
+
+
+def _trainer_resources(spec: TeacherFineTuneSpec, settings: Settings) -> Manifest:
+    chosen = spec.resources
+    given = bool(chosen.requests or chosen.limits)
+    resources = {
+        "requests": dict(chosen.requests if given else settings.trainer_resources.get("requests", {})),
+        "limits": dict(chosen.limits if given else settings.trainer_resources.get("limits", {})),
+    }
+    if spec.gpus:  # of extended resources, request and limit are always the same
+        resources["requests"][spec.gpu_resource_name] = resources["limits"][spec.gpu_resource_name] = str(spec.gpus)
+    return {kind: amounts for kind, amounts in resources.items() if amounts}

@@ -1,0 +1,242 @@
+"""From what is true of a run to its conditions, its columns and its events. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from engine.dataset.types import DatasetInfo, Severity
+from engine.outcome import TeacherOutcome
+from engine.spec import TeacherName
+from teacher_operator.progress import percent_text
+from teacher_operator.status import (
+    CLASSES,
+    MESSAGE_MAX,
+    PROBLEMS,
+    Condition,
+    ConditionStatus,
+    DatasetStatus,
+    ProblemStatus,
+    SummaryStatus,
+    TeacherFineTuneStatus,
+    TeacherStatus,
+)
+from teacher_operator.teachers import succeeded
+from teacher_operator.times import left, timestamp
+
+State = Literal["active", "suspended", "succeeded", "failed"]
+
+INSPECTED, RECONCILING, STALLED, SUCCEEDED = "DatasetInspected", "Reconciling", "Stalled", "Succeeded"
+SEVERITIES = tuple(Severity)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run stands, in a word and a sentence."""
+
+    state: State
+    reason: str
+    message: str
+
+    @classmethod
+    def active(cls, reason: str, message: str) -> Summary:
+        """Something is under way or waited for."""
+        return cls("active", reason, message)
+
+    @classmethod
+    def suspended(cls, message: str) -> Summary:
+        """Nothing is to be done until the user says so."""
+        return cls("suspended", "Suspended", message)
+
+    @classmethod
+    def succeeded(cls, message: str) -> Summary:
+        """Every adapter is published."""
+        return cls("succeeded", "Succeeded", message)
+
+    @classmethod
+    def failed(cls, reason: str, message: str) -> Summary:
+        """It has ended without."""
+        return cls("failed", reason, message)
+
+
+class EventNote(NamedTuple):
+    """A Kubernetes event to tell."""
+
+    kind: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def summary_condition(status: TeacherFineTuneStatus) -> Condition | None:
+    """The condition that sums a run up."""
+    return next((one for one in status.conditions if one.type == SUCCEEDED), None)
+
+
+def is_terminal(status: TeacherFineTuneStatus) -> bool:
+    """The run has ended, well or not, and never runs again."""
+    condition = summary_condition(status)
+    return condition is not None and condition.status is not ConditionStatus.UNKNOWN
+
+
+def with_conditions(
+    status: TeacherFineTuneStatus,
+    summary: Summary | None,
+    *,
+    generation: int,
+    now: float,
+    log: Sequence[str] = (),
+) -> TeacherFineTuneStatus:
+    """The status with its conditions and columns.
+
+    Args:
+        status: What is known.
+        summary: How the run stands; None: as before, only the generation was looked at.
+        generation: Of the object.
+        now: Seconds since the epoch.
+        log: Last lines of the log of what failed.
+    """
+    if summary is None:
+        kept = [one.model_copy(update={"observed_generation": generation}) for one in status.conditions]
+        return status.model_copy(update={"conditions": kept, "observed_generation": generation})
+    message = summary.message
+    if log:
+        message = "\n".join([message, "Last lines of its log:", *log])
+    message = message if len(message) <= MESSAGE_MAX else message[: MESSAGE_MAX - 1] + "…"
+    before = {one.type: one for one in status.conditions}
+    wanted = {
+        INSPECTED: _inspected(status, summary),
+        RECONCILING: (_boolean(summary.state == "active"), summary.reason, message),
+        STALLED: (_boolean(summary.state == "failed"), summary.reason, message if summary.state == "failed" else ""),
+        SUCCEEDED: (_succeeded(summary), summary.reason, message),
+    }
+    conditions = []
+    for kind, (value, reason, text) in wanted.items():
+        old = before.get(kind)
+        changed = old is None or old.status is not value
+        conditions.append(
+            Condition(
+                type=kind,
+                status=value,
+                reason=reason,
+                message=text,
+                observed_generation=generation,
+                last_transition_time=timestamp(now) if changed or old is None else old.last_transition_time,
+            )
+        )
+    over = summary.state in {"succeeded", "failed"}
+    return status.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": conditions,
+            "summary": columns(status.teachers),
+            "completion_time": timestamp(now) if over else None,
+        }
+    )
+
+
+def columns(teachers: Sequence[TeacherStatus]) -> SummaryStatus:
+    """What `kubectl get` shows."""
+    training = [one for one in teachers if one.progress is not None]
+    waits = [one.progress.seconds_left for one in training if one.progress and one.progress.seconds_left is not None]
+    active = [one for one in teachers if one.state == "Training"]
+    measured = [f"{_two(one.ap_before)} -> {_two(one.ap_after) or '…'}" for one in teachers if one.ap_before]
+    nodes = dict.fromkeys(one.attempts[-1].node for one in active if one.attempts and one.attempts[-1].node)
+    return SummaryStatus(
+        teachers=",".join(one.name.value for one in teachers),
+        progress=percent_text(one.progress.percent if one.progress else 0 for one in teachers) if training else "",
+        time_left=left(max(waits)) if waits and active else "",
+        map=", ".join(measured),
+        nodes=",".join(nodes),
+    )
+
+
+def dataset_status(info: DatasetInfo) -> DatasetStatus:
+    """What inspection found, in the bounds of the status."""
+    problems = sorted(info.problems, key=lambda problem: SEVERITIES.index(problem.severity))
+    return DatasetStatus(
+        digest=info.digest,
+        images=info.images,
+        annotations=info.annotations,
+        masks=info.masks,
+        has_boxes=info.has_boxes,
+        has_masks=info.has_masks,
+        class_count=len(info.classes) + info.classes_left_out,
+        classes=[one.name[:512] for one in info.classes[:CLASSES]],
+        problems=[
+            ProblemStatus(
+                code=one.code,
+                severity=one.severity.value,
+                count=one.count,
+                message=one.message[:MESSAGE_MAX],
+                advice=one.advice[:MESSAGE_MAX],
+            )
+            for one in problems[:PROBLEMS]
+        ],
+    )
+
+
+def published_teacher(name: TeacherName, result: TeacherOutcome | None, *, now: float) -> TeacherStatus:
+    """A teacher at its beginning; one that was published before needs no training."""
+    teacher = TeacherStatus(name=name, state="Pending")
+    if result is None:
+        return teacher
+    done = succeeded(teacher, result, now=now)
+    return done.model_copy(update={"message": f"{done.message}; this very run was published before"})
+
+
+def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Iterator[EventNote]:
+    """What has changed so that people want to be told: transitions, never mere progress."""
+    old, new = summary_condition(before), summary_condition(after)
+    teachers = {one.name: one for one in before.teachers}
+    for teacher in after.teachers:
+        then = teachers.get(teacher.name)
+        if then is not None and then.state == teacher.state:
+            if teacher.failure is not None and (then.failure is None or then.failure.pod != teacher.failure.pod):
+                yield EventNote("Warning", teacher.failure.reason, f"{teacher.name}: {teacher.failure.message}")
+        elif teacher.state == "Failed" and teacher.failure is not None:
+            yield EventNote("Warning", teacher.failure.reason, f"{teacher.name}: {teacher.failure.message}")
+        elif teacher.state in {"Training", "Succeeded", "Suspended"}:
+            yield EventNote("Normal", teacher.state, f"{teacher.name}: {teacher.message}")
+    if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
+        return
+    if new.status is ConditionStatus.FALSE:
+        yield EventNote("Warning", "Failed", f"{new.reason}: {new.message}")
+    elif new.status is ConditionStatus.TRUE or not after.teachers:
+        yield EventNote("Normal", new.reason, new.message)
+
+
+def _inspected(status: TeacherFineTuneStatus, summary: Summary) -> tuple[ConditionStatus, str, str]:
+    data = status.dataset
+    if data is None:
+        return (
+            _boolean(False) if summary.state == "failed" else ConditionStatus.UNKNOWN,
+            summary.reason,
+            summary.message,
+        )
+    counts = ", ".join(
+        f"{count:,} {word}"
+        for count, word in (
+            (data.images, "images"),
+            (data.annotations, "objects"),
+            (data.masks, "masks"),
+            (data.class_count, "classes"),
+        )
+    )
+    problems = "; ".join(f"{one.severity} {one.code} {one.count:,}x" for one in data.problems)
+    return ConditionStatus.TRUE, "Inspected", counts + (f"; {problems}" if problems else "")
+
+
+def _succeeded(summary: Summary) -> ConditionStatus:
+    return {
+        "succeeded": ConditionStatus.TRUE,
+        "failed": ConditionStatus.FALSE,
+    }.get(summary.state, ConditionStatus.UNKNOWN)
+
+
+def _boolean(value: bool) -> ConditionStatus:
+    return ConditionStatus.TRUE if value else ConditionStatus.FALSE
+
+
+def _two(number: str) -> str:
+    return f"{float(number):.2f}" if number else ""

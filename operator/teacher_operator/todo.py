@@ -1,0 +1,59 @@
+"""What a decision asks for beside the status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+
+class Look(NamedTuple):
+    """Something that is only read when it is needed."""
+
+    kind: Literal["log", "Job", "Pod"]
+    """The log of a pod, or the events of a Job or Pod."""
+    name: str
+    container: str = ""
+
+
+@dataclass
+class Todo:
+    """Children to apply, Jobs to patch and to delete, things to look at before deciding anew, and when to come back.
+
+    Attributes:
+        apply: Whole children, in order.
+        patch: Names of Jobs with merge patches.
+        delete: Names of Jobs.
+        looks: What would tell more.
+        again_at: Seconds since the epoch.
+        retry: What was refused may be taken later.
+    """
+
+    apply: list[dict[str, Any]] = field(default_factory=list)
+    patch: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    delete: list[str] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    again_at: float | None = None
+    retry: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is to be changed."""
+        return not (self.apply or self.patch or self.delete)
+
+    def again(self, at: float) -> None:
+        """Come back at a time, or earlier."""
+        self.again_at = at if self.again_at is None else min(at, self.again_at)
+
+    def look_at(self, wanted: tuple[str, str] | None) -> None:
+        """Read the events of a Job or Pod."""
+        if wanted is not None:
+            kind, name = wanted
+            self.looks.append(Look("Job" if kind == "Job" else "Pod", name))
+
+    def look_at_log(self, pods: Sequence[Mapping[str, Any]], container: str) -> bool:
+        """Read the log of the last pod that failed; False if there is none."""
+        failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
+        if failed:
+            self.looks.append(Look("log", failed[-1]["metadata"]["name"], container))
+        return bool(failed)
