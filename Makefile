@@ -11,7 +11,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check test test-slow demo bench docs lock hooks clean
+.PHONY: help install format check test test-slow demo bench docs chart lock hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -51,6 +51,9 @@ bench: $(INSTALLED)  ## what is measured, side by side
 
 docs: $(INSTALLED)  ## write the pages that are generated
 	$(BIN)/python docs/generate.py
+
+chart: $(INSTALLED)  ## write what follows from the chart: schema, READMEs, manifests
+	$(BIN)/python helm/generate.py
 
 lock: $(INSTALLED)  ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \

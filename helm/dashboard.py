@@ -1,0 +1,248 @@
+"""The Grafana dashboard: what each panel shows, from which metrics. ``make chart`` writes it into the chart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Panel = dict[str, Any]
+
+SELECTOR = 'namespace=~"$namespace"'
+RATE = "[$__rate_interval]"
+WIDTH = 24
+
+
+def _quantiles(metric: str) -> list[tuple[str, str]]:
+    return [
+        (f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket{{{SELECTOR}}}{RATE})))", f"p{int(q * 100)}")
+        for q in (0.5, 0.95, 0.99)
+    ]
+
+
+def _runs(state: str) -> str:
+    return f'sum(max by (namespace) (teacher_runs{{{SELECTOR}, state="{state}"}}))'
+
+
+ROWS: list[tuple[str, list[Panel]]] = [
+    (
+        "Runs",
+        [
+            {"type": "stat", "title": "Training", "queries": [(_runs("Training"), "")], "width": 4, "height": 4},
+            {"type": "stat", "title": "Waiting for a GPU", "queries": [(_runs("Queued"), "")], "width": 4, "height": 4},
+            {
+                "type": "stat",
+                "title": "Failures in 24 h",
+                "queries": [(f"sum(increase(teacher_failures_total{{{SELECTOR}}}[24h]))", "")],
+                "width": 4,
+                "height": 4,
+            },
+            {
+                "type": "stat",
+                "title": "GPU time in 24 h",
+                "unit": "s",
+                "queries": [(f"sum(increase(teacher_gpu_seconds_total{{{SELECTOR}}}[24h]))", "")],
+                "width": 4,
+                "height": 4,
+            },
+            {
+                "type": "stat",
+                "title": "Operators that lead",
+                "help": "One for each release; none: nothing starts, and no status changes.",
+                "queries": [(f"sum(teacher_leader{{{SELECTOR}}})", "")],
+                "width": 4,
+                "height": 4,
+            },
+            {
+                "type": "stat",
+                "title": "Objects that wait",
+                "help": "For the operator, not for a GPU.",
+                "queries": [(f"sum(teacher_queue_depth{{{SELECTOR}}})", "")],
+                "width": 4,
+                "height": 4,
+            },
+            {
+                "title": "Runs by state",
+                "stack": True,
+                "queries": [(f"sum by (state) (max by (namespace, state) (teacher_runs{{{SELECTOR}}}))", "{{state}}")],
+            },
+            {
+                "title": "GPU time in 24 h by teacher",
+                "help": "Counted when a teacher ends.",
+                "unit": "s",
+                "queries": [
+                    (f"sum by (teacher) (increase(teacher_gpu_seconds_total{{{SELECTOR}}}[24h]))", "{{teacher}}")
+                ],
+            },
+            {
+                "title": "Failures by reason",
+                "queries": [(f"sum by (reason) (increase(teacher_failures_total{{{SELECTOR}}}[1h]))", "{{reason}}")],
+            },
+            {
+                "title": "Wait for a GPU",
+                "help": "From what the data is known to be until a trainer runs.",
+                "unit": "s",
+                "queries": _quantiles("teacher_queue_seconds"),
+            },
+            {
+                "title": "Length of a run",
+                "help": "From the object to its end.",
+                "unit": "s",
+                "queries": _quantiles("teacher_run_seconds"),
+            },
+            {"title": "Length of inspection", "unit": "s", "queries": _quantiles("teacher_inspect_seconds")},
+        ],
+    ),
+    (
+        "Operator",
+        [
+            {"title": "Length of a reconciliation", "unit": "s", "queries": _quantiles("teacher_reconcile_seconds")},
+            {
+                "title": "Reconciliations by outcome",
+                "unit": "ops",
+                "queries": [
+                    (f"sum by (outcome) (rate(teacher_reconcile_seconds_count{{{SELECTOR}}}{RATE}))", "{{outcome}}")
+                ],
+            },
+            {
+                "title": "Objects that wait for the operator",
+                "queries": [(f"sum by (pod) (teacher_queue_depth{{{SELECTOR}}})", "{{pod}}")],
+            },
+            {
+                "title": "Time since the last news",
+                "help": "Of each kind that is watched. Where nothing changes there is none.",
+                "unit": "s",
+                "queries": [
+                    (
+                        f"time() - max by (resource) (teacher_last_event_timestamp_seconds{{{SELECTOR}}})",
+                        "{{resource}}",
+                    )
+                ],
+            },
+            {
+                "title": "Changes that no watch had shown",
+                "help": "Found by the full looks at the cluster.",
+                "queries": [
+                    (
+                        f"sum by (resource) (increase(teacher_missed_events_total{{{SELECTOR}}}[1h]))",
+                        "{{resource}}",
+                    )
+                ],
+            },
+            {
+                "title": "Requests to the API server",
+                "unit": "reqps",
+                "queries": [
+                    (
+                        f"sum by (verb, resource) (rate(teacher_api_requests_total{{{SELECTOR}}}{RATE}))",
+                        "{{verb}} {{resource}}",
+                    )
+                ],
+            },
+            {
+                "title": "Requests that failed",
+                "help": "0: not answered. That something is not there, or was changed meanwhile, is no failure.",
+                "unit": "reqps",
+                "queries": [
+                    (
+                        "sum by (verb, resource, code) "
+                        f'(rate(teacher_api_requests_total{{{SELECTOR}, code!~"2..|404|409"}}{RATE}))',
+                        "{{verb}} {{resource}} {{code}}",
+                    )
+                ],
+            },
+            {
+                "title": "Who leads",
+                "queries": [(f"max by (namespace, pod) (teacher_leader{{{SELECTOR}}})", "{{namespace}}/{{pod}}")],
+                "width": 16,
+            },
+        ],
+    ),
+]
+
+
+def dashboard() -> dict[str, Any]:
+    """What Grafana imports."""
+    panels: list[Panel] = []
+    top = 0
+    for title, row in ROWS:
+        panels.append(_row(title, top))
+        top += 1
+        left = line = 0
+        for panel in row:
+            width, height = panel.get("width", 8), panel.get("height", 8)
+            if left + width > WIDTH:
+                left, top, line = 0, top + line, 0
+            panels.append(_panel(panel, {"x": left, "y": top, "w": width, "h": height}))
+            left, line = left + width, max(line, height)
+        top += line
+    for number, panel in enumerate(panels, start=1):
+        panel["id"] = number
+    return {
+        "uid": "teacher-finetune",
+        "title": "Teacher fine-tune",
+        "description": "Runs of TeacherFineTune objects, and the operator that handles them.",
+        "tags": ["teacher-finetune"],
+        "schemaVersion": 39,
+        "editable": True,
+        "refresh": "1m",
+        "time": {"from": "now-24h", "to": "now"},
+        "templating": {
+            "list": [
+                {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
+                {
+                    "name": "namespace",
+                    "label": "Namespace of the operator",
+                    "type": "query",
+                    "datasource": _source(),
+                    "query": "label_values(teacher_leader, namespace)",
+                    "refresh": 2,
+                    "multi": True,
+                    "includeAll": True,
+                    "allValue": ".+",
+                    "current": {"text": "All", "value": "$__all"},
+                },
+            ]
+        },
+        "panels": panels,
+    }
+
+
+def _source() -> dict[str, str]:
+    return {"type": "prometheus", "uid": "${datasource}"}
+
+
+def _row(title: str, top: int) -> Panel:
+    return {
+        "type": "row",
+        "title": title,
+        "collapsed": False,
+        "panels": [],
+        "gridPos": {"x": 0, "y": top, "w": WIDTH, "h": 1},
+    }
+
+
+def _panel(panel: Panel, place: dict[str, int]) -> Panel:
+    kind = panel.get("type", "timeseries")
+    custom: dict[str, Any] = {}
+    if kind == "timeseries":
+        custom = {"fillOpacity": 20 if panel.get("stack") else 0, "showPoints": "never"}
+        if panel.get("stack"):
+            custom["stacking"] = {"mode": "normal"}
+    result: Panel = {
+        "type": kind,
+        "title": panel["title"],
+        "datasource": _source(),
+        "gridPos": place,
+        "fieldConfig": {
+            "defaults": {"unit": panel.get("unit", "short"), "min": 0, "custom": custom},
+            "overrides": [],
+        },
+        "targets": [
+            {"refId": chr(ord("A") + number), "datasource": _source(), "expr": query, "legendFormat": legend}
+            for number, (query, legend) in enumerate(panel["queries"])
+        ],
+    }
+    if panel.get("help"):
+        result["description"] = panel["help"]
+    if kind == "stat":
+        result["options"] = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "none"}
+    return result
