@@ -207,7 +207,7 @@ def _object(schema: Schema, definitions: Mapping[str, Schema], *, name: str) -> 
         properties[field] = converted
     result: Schema = {"type": "object", "description": schema.get("description", "").splitlines()[0]}
     if schema.get("required"):
-        result["required"] = schema["required"]
+        result["required"] = list(schema["required"])
     result["properties"] = properties
     if name in RULES:
         result["x-kubernetes-validations"] = [_rule(*rule) for rule in RULES[name]]
@@ -227,8 +227,8 @@ def _field(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
         result |= {key: inner[key] for key in ("maxItems", "minItems") if key in inner}
     elif inner.get("type") == "object":
         result = {"type": "object"}
-        values = inner.get("additionalProperties")
-        if isinstance(values, dict):
+        values = _values(inner)
+        if values is not None:
             result |= {"additionalProperties": _field(values, definitions)}
             result |= {key: inner[key] for key in ("maxProperties",) if key in inner}
         else:
@@ -241,6 +241,16 @@ def _field(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
     if default is not None and not isinstance(default, dict | list):
         result["default"] = default
     return result
+
+
+def _values(schema: Schema) -> Schema | None:
+    """What the values of a map are; None of an object that may hold anything.
+
+    There are no patterns of keys in a structural schema: they are checked by the model alone.
+    """
+    patterns = schema.get("patternProperties") or {}
+    values: Schema | None = next(iter(patterns.values()), None) or schema.get("additionalProperties")
+    return values if isinstance(values, dict) else None
 
 
 def _scalar(schema: Schema) -> Schema:
