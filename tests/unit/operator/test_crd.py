@@ -1,0 +1,256 @@
+"""The CRD follows from the models, holds to what the API server and API conventions want, and takes the examples."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from tft_objects import FULL, MINIMAL, body_of
+from tft_schema import SPEC, STATUS, nodes, spec_errors
+
+from engine.manifest import PLATFORM_FIELDS, PLATFORM_STORAGE_FIELDS
+from engine.spec import StorageSpec
+from teacher_operator import crd
+from teacher_operator.api import APPLIED_TO_JOBS, INPUTS, PLATFORM, ClusterStorageSpec, parse_spec
+
+ROOT = Path(__file__).resolve().parents[3]
+VERSION = crd.crd()["spec"]["versions"][0]
+SCHEMA = VERSION["schema"]["openAPIV3Schema"]
+NODES = dict(nodes(SCHEMA))
+FREE = {".spec.affinity"}
+"""Parts whose inside is the API server's own to check, when the Job is made."""
+
+STRUCTURAL = {
+    "type",
+    "format",
+    "description",
+    "properties",
+    "additionalProperties",
+    "items",
+    "required",
+    "default",
+    "enum",
+    "pattern",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "maxProperties",
+}
+
+
+def test_the_file_has_not_drifted_from_the_models() -> None:
+    (file,) = (ROOT / "crds").glob("*.yaml")
+    assert file.name == "teacherfinetunes.finetune.dev.yaml"
+    assert file.read_text() == crd.crd_yaml(), "run `make crds`"
+
+
+def test_the_file_says_the_same_to_every_reader_of_yaml() -> None:
+    assert yaml.safe_load(crd.crd_yaml()) == crd.crd()
+    assert not re.search(r"[&*]id\d+", crd.crd_yaml()), "anchors are not read by every tool"
+
+
+def test_every_part_is_structural() -> None:
+    for path, schema in NODES.items():
+        unknown = {key for key in schema if key not in STRUCTURAL and not key.startswith("x-kubernetes-")}
+        assert not unknown, f"{path}: {unknown}"
+        assert schema["type"] in {"object", "array", "string", "integer", "boolean"}, path
+
+
+def test_there_are_no_floats() -> None:
+    assert [path for path, schema in NODES.items() if schema["type"] == "number"] == []
+
+
+@pytest.mark.parametrize(("root", "schema"), [("spec", SPEC), ("status", STATUS)])
+def test_every_field_says_what_it_means(root: str, schema: dict[str, Any]) -> None:
+    fields = [(path, part) for path, part in nodes(schema) if not path.endswith(("[]", "{}"))]
+    assert len(fields) > 30
+    assert [f"{root}{path}" for path, part in fields if not part.get("description")] == []
+
+
+@pytest.mark.parametrize(("root", "schema"), [("spec", SPEC), ("status", STATUS)])
+def test_everything_is_bounded(root: str, schema: dict[str, Any]) -> None:
+    """What has no bound makes CEL rules too costly, and may grow until etcd refuses the object."""
+    for path, part in nodes(schema):
+        where = f"{root}{path}"
+        if f".{where}" in FREE:
+            assert part["x-kubernetes-preserve-unknown-fields"] is True
+        elif part["type"] == "string":
+            assert part.get("maxLength", 0) > 0, where
+        elif part["type"] == "array":
+            assert part.get("maxItems", 0) > 0, where
+        elif part["type"] == "object":
+            assert part.get("properties") or part.get("maxProperties"), where
+
+
+def test_every_integer_of_the_spec_has_a_range() -> None:
+    for path, part in nodes(SPEC):
+        if part["type"] == "integer":
+            assert {"minimum", "maximum"} <= set(part), path
+
+
+def test_only_dataset_and_output_are_required() -> None:
+    assert SPEC["required"] == ["dataset", "output"]
+    assert spec_errors(MINIMAL) == []
+
+
+@pytest.mark.parametrize("pattern", sorted({s["pattern"] for s in NODES.values() if "pattern" in s}))
+def test_patterns_are_whole_and_such_as_go_reads(pattern: str) -> None:
+    re.compile(pattern)
+    assert pattern.startswith("^")
+    assert pattern.endswith("$")
+    assert not re.search(r"\(\?[=!<]|\\[1-9]|\(\?P=", pattern), "no lookaround, no references back"
+
+
+def test_lists_say_how_appliers_share_them() -> None:
+    for path, part in NODES.items():
+        if part["type"] != "array":
+            continue
+        kind = part["x-kubernetes-list-type"]
+        if kind == "map":
+            keys = part["x-kubernetes-list-map-keys"]
+            assert keys, path
+            assert set(keys) <= set(part["items"]["required"]), path
+        else:
+            assert kind in {"atomic", "set"}, path
+            assert kind == "atomic" or part["items"]["type"] == "string", path
+
+
+@pytest.mark.parametrize("example", ["boxes", "masks", "both"])
+def test_the_examples_are_taken(example: str) -> None:
+    body = yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text())
+    assert body["apiVersion"] == f"{crd.GROUP}/{VERSION['name']}"
+    assert body["kind"] == crd.crd()["spec"]["names"]["kind"]
+    assert spec_errors(body["spec"]) == []
+    assert re.search(SCHEMA["properties"]["metadata"]["properties"]["name"]["pattern"], body["metadata"]["name"])
+    parse_spec(body)
+
+
+def test_every_platform_setting_is_taken() -> None:
+    assert set(FULL) >= set(PLATFORM)
+    assert spec_errors(FULL) == []
+    parse_spec(body_of(FULL))
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"dataset": {"annotations": "/mnt/data/a.json"}}, "$.dataset.annotations"),
+        ({"dataset": {"annotations": "s3://data/a.json", "notThere": 1}}, "$.dataset"),
+        ({"output": "out/"}, "$.output"),
+        ({"output": "s3://UPPER/x"}, "$.output"),
+        ({"teachers": [{"name": "Sam", "learningRate": 0.1}]}, "$.teachers[0].learningRate"),
+        ({"teachers": [{"name": "Sam", "learningRate": "fast"}]}, "$.teachers[0].learningRate"),
+        ({"teachers": [{"name": "sam"}]}, "$.teachers[0].name"),
+        ({"teachers": [{"name": "Sam", "baseModel": "/models/sam"}]}, "$.teachers[0].baseModel"),
+        ({"teachers": [{"name": "Sam", "baseModel": "../sam"}]}, "$.teachers[0].baseModel"),
+        ({"storage": {"endpointUrl": "ftp://x"}}, "$.storage.endpointUrl"),
+        ({"storage": {"credentialsSecretRef": {"name": "Not_a_name"}}}, "$.storage.credentialsSecretRef.name"),
+        ({"gpus": -1}, "$.gpus"),
+        ({"nodes": 0}, "$.nodes"),
+        ({"gpuResourceName": "nvidia.com/gpu/x"}, "$.gpuResourceName"),
+        ({"nodeSelector": {"zone": 1}}, "$.nodeSelector.zone"),
+        ({"sharedMemory": "lots"}, "$.sharedMemory"),
+        ({"resources": {"limits": {"memory": 5}}}, "$.resources.limits.memory"),
+        ({"resources": {"requests": {"cpu": "many"}}}, "$.resources.requests.cpu"),
+        ({"tolerations": [{"effect": "Always"}]}, "$.tolerations[0].effect"),
+        ({"queueName": "no spaces"}, "$.queueName"),
+        ({"backoffLimit": 1.5}, "$.backoffLimit"),
+        ({"activeDeadlineSeconds": 1}, "$.activeDeadlineSeconds"),
+        ({"suspend": "yes"}, "$.suspend"),
+        ({"affinity": "near"}, "$.affinity"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_runs(change: dict[str, Any], where: str) -> None:
+    (error,) = spec_errors({**MINIMAL, **change})
+    assert error.startswith(f"{where}: ")
+
+
+@pytest.mark.parametrize(
+    "model", ["org/model", "model", "IDEA-Research/grounding-dino-tiny", "s3://models/sam/", "s3://models/m.pth"]
+)
+def test_a_base_model_comes_from_the_hub_or_from_object_storage(model: str) -> None:
+    assert spec_errors({**MINIMAL, "teachers": [{"name": "Sam", "baseModel": model}]}) == []
+
+
+@pytest.mark.parametrize("column", VERSION["additionalPrinterColumns"], ids=lambda column: column["name"])
+def test_a_column_shows_a_field_that_there_is(column: dict[str, Any]) -> None:
+    path = re.sub(r'\[\?\(@\.\w+=="\w+"\)\]', "[]", column["jsonPath"])
+    if path == ".metadata.creationTimestamp":
+        assert column["type"] == "date"
+        return
+    assert NODES[path]["type"] == column["type"]
+
+
+def test_kubectl_get_shows_how_a_run_stands() -> None:
+    narrow = [c["name"] for c in VERSION["additionalPrinterColumns"] if not c.get("priority")]
+    assert narrow == ["Teachers", "State", "Progress", "Left", "mAP", "Age"]
+
+
+def test_the_status_is_a_subresource_of_the_one_stored_version() -> None:
+    assert VERSION["served"] is VERSION["storage"] is True
+    assert VERSION["subresources"] == {"status": {}}
+
+
+def test_the_engine_passes_over_exactly_what_only_a_cluster_has() -> None:
+    assert set(PLATFORM) == PLATFORM_FIELDS
+    own = set(ClusterStorageSpec.model_fields) - set(StorageSpec.model_fields)
+    assert {ClusterStorageSpec.model_fields[name].alias for name in own} == PLATFORM_STORAGE_FIELDS
+
+
+def test_what_is_applied_in_place_is_of_the_platform() -> None:
+    assert set(PLATFORM) >= APPLIED_TO_JOBS
+    assert not set(PLATFORM) & set(INPUTS)
+
+
+def test_no_input_of_a_run_can_be_changed() -> None:
+    rules = [one["rule"] for one in SPEC_RULES]
+    for name in set(INPUTS) - {"storage"}:
+        assert any(f"self.{name} == oldSelf.{name}" in rule for rule in rules), name
+    for name in StorageSpec.model_fields:
+        alias = StorageSpec.model_fields[name].alias
+        assert any(f"oldSelf.storage.{alias}" in rule for rule in rules), name
+    assert not any(f"oldSelf.{name}" in rule for rule in rules for name in PLATFORM)
+    assert not any("credentialsSecretRef" in rule for rule in rules)
+
+
+SPEC_RULES = SCHEMA["properties"]["spec"]["x-kubernetes-validations"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"dataset": {}},
+        {
+            "dataset": {
+                "annotations": "s3://data/a",
+                "train": {"annotations": "s3://data/t"},
+                "val": {"annotations": "s3://data/v"},
+            }
+        },
+        {"dataset": {"train": {"annotations": "s3://data/t"}}},
+        {"dataset": {"annotations": "s3://data/a", "val": {"annotations": "s3://data/v"}}},
+        {
+            "dataset": {
+                "train": {"annotations": "s3://data/t"},
+                "val": {"annotations": "s3://data/v"},
+                "split": {"train": 80, "val": 20},
+            }
+        },
+        {"teachers": [{"name": "Sam", "learningRate": "0"}]},
+        {"teachers": [{"name": "Sam", "lora": {"dropout": "1"}}]},
+    ],
+)
+def test_the_api_server_refuses_with_the_words_of_the_engine(spec: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as raised:
+        parse_spec(body_of(**spec))
+    said = str(raised.value)
+    messages = {one["message"] for part in NODES.values() for one in part.get("x-kubernetes-validations", ())}
+    words = {message.split("must be", 1)[-1].strip() for message in messages}
+    assert any(word in said for word in words), said
