@@ -5,13 +5,21 @@ UV := $(shell sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOCK_FLAGS ?= --upgrade
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+	--custom-compile-command "make lock"
+BUILDAH ?= buildah
+IMAGE_FLAGS ?=
+IMAGE_TAG ?= latest
+IMAGE := $(BUILDAH) build $(IMAGE_FLAGS) $(if $(BASE),--build-arg BASE=$(BASE))
 
 export HF_HUB_OFFLINE := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_WAIT_POLICY := PASSIVE
+# buildah keeps no layers to build on unless it is told to; docker always does.
+export BUILDAH_LAYERS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check test test-slow demo bench docs chart lock hooks clean
+.PHONY: help install format check test test-slow demo bench docs chart lock images hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -55,10 +63,15 @@ docs: $(INSTALLED)  ## write the pages that are generated
 chart: $(INSTALLED)  ## write what follows from the chart: schema, READMEs, manifests
 	$(BIN)/python helm/generate.py
 
-lock: $(INSTALLED)  ## resolve pyproject.toml anew into requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
-		--python-version 3.11 --custom-compile-command "make lock" \
-		--extra train --extra operator --extra dev $(LOCK_FLAGS) pyproject.toml --output-file requirements.lock
+lock: $(INSTALLED)  ## resolve pyproject.toml anew into requirements.lock, and from it what each image takes
+	$(LOCK) --extra train --extra operator --extra dev $(LOCK_FLAGS) pyproject.toml --output-file requirements.lock
+	$(LOCK) --constraint requirements.lock --extra operator pyproject.toml --output-file requirements-operator.lock
+	$(LOCK) --constraint requirements.lock --extra train pyproject.toml --output-file trainer_image/requirements.lock
+	printf 'setuptools\nuv\n' | $(LOCK) --constraint requirements.lock - --output-file requirements-build.lock
+
+images:  ## build both images: BUILDAH=docker, IMAGE_FLAGS, BASE=name@sha256:… and IMAGE_TAG are yours to set
+	$(IMAGE) -t operator:$(IMAGE_TAG) .
+	$(IMAGE) -f trainer_image/Dockerfile -t trainer:$(IMAGE_TAG) .
 
 hooks: $(INSTALLED)  ## check every commit before it is made
 	$(BIN)/pre-commit install
