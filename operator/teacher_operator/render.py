@@ -107,7 +107,7 @@ def training(
         trainer_job=job,
     )
     metadata = _metadata(body, job, TRAINER, teacher)
-    metadata["annotations"] = {PLATFORM_HASH: platform_hash(body)}
+    metadata["annotations"] = {PLATFORM_HASH: platform_hash(spec)}
     if spec.queue_name:
         metadata["labels"][KUEUE_QUEUE] = spec.queue_name
     job_spec: Manifest = {
@@ -157,11 +157,15 @@ def job_patch(job: Body, spec: TeacherFineTuneSpec) -> Manifest | None:
     return {"spec": changes} if changes else None
 
 
-def platform_hash(body: Body) -> str:
-    """A digest of the settings that only a new Job can take on: an operator's new version changes none of them."""
-    kept = {name: body["spec"].get(name) for name in PLATFORM if name not in APPLIED_TO_JOBS}
-    kept["credentialsSecretRef"] = (body["spec"].get("storage") or {}).get("credentialsSecretRef")
-    text = json.dumps({k: v for k, v in kept.items() if v is not None}, sort_keys=True)
+def platform_hash(spec: TeacherFineTuneSpec) -> str:
+    """A digest of the settings that only a new Job can take on: an operator's new version changes none of them.
+
+    Defaults have no part in it, so that a setting which a later version of the CRD brings changes none either.
+    """
+    given = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+    kept = {name: given[name] for name in PLATFORM if name in given and name not in APPLIED_TO_JOBS}
+    kept["storage"] = given.get("storage", {}).get("credentialsSecretRef")
+    text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

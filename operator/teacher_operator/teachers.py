@@ -63,7 +63,7 @@ def decide_teacher(
         return _failed(now_known, job_failure(view.job, view.pods, TRAINER, view.log or ()), now=now)
     if view.deleting:
         return _state(now_known, "Pending", "its Job is being replaced; the run goes on from its last checkpoint")
-    return _unfinished(body, spec, now_known, view, todo, now=now)
+    return _unfinished(spec, now_known, view, todo, now=now)
 
 
 def succeeded(teacher: TeacherStatus, result: TeacherOutcome, *, now: float) -> TeacherStatus:
@@ -86,14 +86,14 @@ def succeeded(teacher: TeacherStatus, result: TeacherOutcome, *, now: float) -> 
 
 
 def _unfinished(
-    body: Body, spec: TeacherFineTuneSpec, teacher: TeacherStatus, view: JobView, todo: Todo, *, now: float
+    spec: TeacherFineTuneSpec, teacher: TeacherStatus, view: JobView, todo: Todo, *, now: float
 ) -> TeacherStatus:
     """A Job that is to go on: made anew, changed or left, as the object says now."""
     if spec.suspend and spec.queue_name:  # whether a queued Job runs is Kueue's to say, so it cannot be suspended
         todo.delete.append(view.name)
         return _state(teacher, "Suspended", "suspended: it stops at a checkpoint")
     annotations = view.job["metadata"].get("annotations") or {}
-    if annotations.get(PLATFORM_HASH) != render.platform_hash(body):
+    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec):
         todo.delete.append(view.name)
         return _state(teacher, "Pending", "its settings have changed: it stops at a checkpoint and goes on as they say")
     patch = render.job_patch(view.job, spec)
