@@ -22,7 +22,9 @@ class Settings(BaseModel):
 
     operator_image: str = Field(min_length=1, description="Image of the operator; inspection runs in it too.")
     trainer_image: str = Field(min_length=1, description="Image of the trainer.")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="When nodes pull the images of pods that are created."
+    )
     namespaces: tuple[str, ...] = Field(default=(), description="Namespaces that are watched; none: all.")
     pod_env: dict[str, str] = Field(
         default={}, description="Variables of every pod that is created: proxies, HF_ENDPOINT, AWS_ENDPOINT_URL …"
@@ -38,8 +40,10 @@ class Settings(BaseModel):
     allowed_endpoints: tuple[str, ...] = Field(
         default=(), description="Host names that storage.endpointUrl may name, `*.example.com` too; none: all."
     )
-    log_format: Literal["json", "text"] = "json"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = Field(default="json", description="Logs for machines or for people.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="The least that is logged."
+    )
     port: Annotated[int, Field(ge=1, le=65535)] = Field(default=8080, description="Of /metrics, /healthz and /readyz.")
     workers: Annotated[int, Field(ge=1, le=256)] = Field(default=16, description="Objects reconciled at once.")
     progress_seconds: Annotated[float, Field(ge=1)] = Field(
@@ -49,9 +53,11 @@ class Settings(BaseModel):
         default=600, description="Between two full looks at the cluster, for events that never came."
     )
     leader_election: bool = Field(default=False, description="Work only while holding the Lease.")
-    lease_name: str = "teacher-operator"
-    pod_name: str = "teacher-operator"
-    pod_namespace: str = "default"
+    lease_name: str = Field(default="teacher-operator", description="The Lease, in the operator's namespace.")
+    pod_name: str = Field(
+        default="teacher-operator", description="The operator's own pod, by which it holds the Lease."
+    )
+    pod_namespace: str = Field(default="default", description="The namespace of the operator's own pod.")
 
     @field_validator("namespaces", "allowed_endpoints", mode="before")
     @classmethod
