@@ -34,6 +34,11 @@ METADATA_HOST = (
 )
 """The usual ways to write a metadata service; every other way is refused by the operator and in the pods."""
 
+SERVICE_NAME = (
+    "!has(self.spec.nodes) || self.spec.nodes == 1 || self.metadata.name.matches('^[a-z]')",
+    "with several nodes the name must begin with a letter: it is that of a Service too",
+)
+
 RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "SplitSpec": (("self.train + self.val + self.test == 100", "train, val and test must make 100 percent"),),
     "DatasetSpec": (
@@ -153,6 +158,7 @@ def crd() -> Schema:
             "spec": spec,
             "status": status,
         },
+        "x-kubernetes-validations": [_rule(*SERVICE_NAME)],
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
