@@ -49,7 +49,7 @@ def request(body: Body) -> Manifest:
         spec["storage"] = {k: v for k, v in spec["storage"].items() if k != "credentialsSecretRef"}
     name = body["metadata"]["name"]
     manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
-    text = yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(manifest, sort_keys=False)  # in ASCII: a line break of Unicode would be read as a space
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
