@@ -153,3 +153,22 @@ def test_the_values_of_the_gitops_examples_are_values_of_the_chart(render: Rende
     release = one(objects_of((ROOT / "examples" / "gitops" / "flux" / "operator.yaml").read_text()), "HelmRelease")
     assert render(application["spec"]["source"]["helm"]["valuesObject"])
     assert render(release["spec"]["values"])
+
+
+def test_the_page_on_installing_names_files_and_values_that_there_are(render: Render) -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    for link in re.findall(r"\]\((\.\./[^)#]+)\)", page):
+        assert (ROOT / "docs" / link).exists(), link
+    for file in re.findall(r"(?<![\w/])((?:config|helm|examples|crds)/[\w./-]*)", page):
+        assert (ROOT / file).exists(), file
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    named = re.findall(r"--set (\w[\w.]*)=", page)
+    named += re.findall(r"`((?:crds|rbac|openshift|prometheusRule|service|podEnv|image|trainerImage)\.\w+)", page)
+    assert len(named) > 20
+    for path in named:
+        place = schema
+        for part in path.split("."):
+            if "properties" not in place:
+                break  # a map of any names
+            assert part in place["properties"], path
+            place = place["properties"][part]
