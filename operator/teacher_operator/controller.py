@@ -9,10 +9,10 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from aiohttp import web
-from teacher_operator.looks import Looks
 
 from teacher_operator.cluster import ApiError, Cluster, connect
 from teacher_operator.lease import Leadership
+from teacher_operator.looks import Looks
 from teacher_operator.metrics import Metrics
 from teacher_operator.names import Key, run_of
 from teacher_operator.reconcile import Reconciler, about
@@ -52,7 +52,7 @@ class Controller:
 
     @classmethod
     async def start(cls, settings: Settings) -> Controller:
-        """Connect and start all but the watches."""
+        """Connect, look at all there is, and start all but the watches."""
         store = Store()
         metrics = Metrics(store)
         self = cls(Cluster(await connect(), metrics.request), settings, metrics, store)
@@ -63,6 +63,7 @@ class Controller:
             self.leadership.held.set()
         else:
             self._spawn(self.leadership.run())
+        await self.resync(count=False)
         self._spawn(self.queue.run_timer())
         self._spawn(self.looks.follow())
         self._spawn(self._resync_for_ever())
@@ -152,8 +153,8 @@ class Controller:
             except ApiError as error:
                 logger.warning("the full look at the cluster is tried again later: %s", error)
 
-    async def resync(self) -> None:
-        """Look at all there is, for changes that no watch has shown; each is counted."""
+    async def resync(self, *, count: bool = True) -> None:
+        """Look at all there is, for changes that no watch has shown; each is counted, but for those of the start."""
         for kind in KINDS:
             known = {key_of(body): version(body) for body in self.store.all(kind)}
             there: set[Key] = set()
@@ -162,7 +163,7 @@ class Controller:
                     key = key_of(body)
                     there.add(key)
                     if version(body) > known.get(key, -1) and self.store.put(kind, body):
-                        self.metrics.missed.labels(kind).inc()
+                        self.metrics.missed.labels(kind).inc(int(count))
                         run = key if kind == KINDS[0] else run_of(body)
                         if run is not None:
                             self.queue.add(run)

@@ -1,7 +1,7 @@
 """The only module beside start-up that knows kopf: it watches, and hands what it sees to the controller.
 
 Only low-level handlers are used: kopf then writes nothing of its own, no finalizer, no annotation, no progress, and a
-copied annotation cannot fool it. Index handlers keep all else waiting until everything there is was listed once.
+copied annotation cannot fool it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors[PODS] = SELECTOR
     settings.networking.request_timeout = 60
     settings.networking.connect_timeout = 10
-    settings.queueing.idle_timeout = 0.5
-    settings.queueing.worker_limit = 200
+    settings.queueing.idle_timeout = 0.1
+    settings.queueing.worker_limit = 1000
     settings.execution.max_workers = 2
     return settings
 
@@ -60,10 +60,6 @@ def registry(settings: Settings) -> kopf.OperatorRegistry:
             await running.pop().stop()
 
     def watch(kind: str, *resource: str, **filters: Any) -> None:
-        @kopf.index(*resource, id=f"list-{kind}", registry=handlers, **filters)
-        async def listed(body: kopf.Body, **_: Any) -> None:
-            running[0].seen(kind, dict(body))
-
         @kopf.on.event(*resource, id=f"watch-{kind}", registry=handlers, **filters)
         async def seen(event: kopf.RawEvent, **_: Any) -> None:
             running[0].seen(kind, event["object"], gone=event["type"] == "DELETED")

@@ -43,20 +43,16 @@ def pod_template(
         config_map: A ConfigMap and where it is mounted.
         trainer_job: Name of the Job whose pods train; None for those that need no GPU.
     """
-    mounts: list[dict[str, Any]] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - of the container
-    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}]
+    disks = _disks(spec, trainer_job)
+    volumes, mounts = [volume for volume, _ in disks], [mount for _, mount in disks]
     if config_map is not None:
         name, path = config_map
         volumes.append({"name": "request", "configMap": {"name": name}})
         mounts.append({"name": "request", "mountPath": path, "readOnly": True})
-    if trainer_job is not None:
-        disks = _trainer_disks(spec, trainer_job)
-        volumes += [volume for volume, _ in disks]
-        mounts += [mount for _, mount in disks]
     full = {
         **container,
         "imagePullPolicy": settings.image_pull_policy,
-        "env": _environment(spec, settings, disk=DISK if trainer_job else "/tmp"),  # noqa: S108 - of the container
+        "env": _environment(spec, settings, models=MODELS if trainer_job and spec.model_cache else DISK),
         "volumeMounts": mounts,
         "securityContext": RESTRICTED_CONTAINER,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -84,11 +80,13 @@ def pod_template(
     return {"metadata": {"labels": dict(labels)}, "spec": pod}
 
 
-def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, disk: str) -> list[dict[str, Any]]:
+def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, models: str) -> list[dict[str, Any]]:
+    """Variables of a pod: those of the installation give way to what the object says."""
     plain = {
-        "HOME": "/tmp",  # noqa: S108 - of the container
-        "TEACHER_CACHE": f"{disk}/cache",
-        "HF_HOME": f"{MODELS if spec.model_cache else disk}/huggingface",
+        "HOME": DISK,
+        "TMPDIR": DISK,
+        "TEACHER_CACHE": f"{DISK}/cache",
+        "HF_HOME": f"{models}/huggingface",
         "PYTHONUNBUFFERED": "1",
         **settings.pod_env,
     }
@@ -96,30 +94,31 @@ def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, disk: str) ->
         plain["AWS_ENDPOINT_URL"] = spec.storage.endpoint_url
     if spec.storage.region:
         plain |= {"AWS_REGION": spec.storage.region, "AWS_DEFAULT_REGION": spec.storage.region}
-    environment: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items())]
+    secret: dict[str, dict[str, Any]] = {}
     if spec.storage.credentials_secret_ref:
-        secret = spec.storage.credentials_secret_ref.name
-        for key in (*SECRET_KEYS, *OPTIONAL_SECRET_KEYS):
-            reference: dict[str, Any] = {"name": secret, "key": key}
-            if key in OPTIONAL_SECRET_KEYS:
-                reference["optional"] = True
-            environment.append({"name": key, "valueFrom": {"secretKeyRef": reference}})
-    return environment
-
-
-def _trainer_disks(spec: TeacherFineTuneSpec, job: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Volumes of a trainer with their mounts."""
-    memory = {"medium": "Memory", "sizeLimit": spec.shared_memory or SHARED_MEMORY}
-    disks: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        ({"name": "shm", "emptyDir": memory}, {"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
+        name = spec.storage.credentials_secret_ref.name
+        secret = {key: {"name": name, "key": key} for key in SECRET_KEYS}
+        secret |= {key: {"name": name, "key": key, "optional": True} for key in OPTIONAL_SECRET_KEYS}
+    return [
+        *({"name": key, "value": value} for key, value in sorted(plain.items()) if key not in secret),
+        *({"name": key, "valueFrom": {"secretKeyRef": reference}} for key, reference in secret.items()),
     ]
+
+
+def _disks(spec: TeacherFineTuneSpec, trainer_job: str | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Volumes with their mounts: all that can be written to, and for trainers shared memory and base models."""
     scratch = {"name": "scratch", "mountPath": DISK}
+    if trainer_job is None:
+        return [({"name": "scratch", "emptyDir": {}}, scratch)]
+    disks: list[tuple[dict[str, Any], dict[str, Any]]] = []
     if spec.scratch.claim_name:
         claim = {"name": "scratch", "persistentVolumeClaim": {"claimName": spec.scratch.claim_name}}
-        disks.append((claim, scratch | {"subPath": job}))
+        disks.append((claim, scratch | {"subPath": trainer_job}))
     else:
         limit = {"sizeLimit": spec.scratch.size} if spec.scratch.size else {}
         disks.append(({"name": "scratch", "emptyDir": limit}, scratch))
+    memory = {"medium": "Memory", "sizeLimit": spec.shared_memory or SHARED_MEMORY}
+    disks.append(({"name": "shm", "emptyDir": memory}, {"name": "shm", "mountPath": "/dev/shm"}))  # noqa: S108
     if spec.model_cache:
         claim = {"name": "models", "persistentVolumeClaim": {"claimName": spec.model_cache.claim_name}}
         disks.append((claim, {"name": "models", "mountPath": MODELS}))

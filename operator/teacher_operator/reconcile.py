@@ -30,6 +30,9 @@ Body = Mapping[str, Any]
 ROUNDS = 6
 """Of looking and deciding anew in one go: more would be a loop."""
 
+NAMESPACE_GOING = "is being terminated"
+"""In the refusal of whatever would be made in a namespace that is being deleted."""
+
 EVENT_SECONDS = 300.0
 """An event with the same reason is told of an object once in this time."""
 
@@ -125,6 +128,8 @@ class Reconciler:
             try:
                 made = await self.cluster.apply(manifest)
             except ApiError as error:
+                if error.code == HTTPStatus.FORBIDDEN and NAMESPACE_GOING in str(error):
+                    return None  # the object goes with it
                 name = manifest["metadata"]["name"]
                 refused[name] = await self._refusal(body, manifest, error)
                 return error
