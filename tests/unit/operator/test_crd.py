@@ -223,6 +223,15 @@ def test_no_input_of_a_run_can_be_changed() -> None:
 SPEC_RULES = SCHEMA["properties"]["spec"]["x-kubernetes-validations"]
 
 
+def test_a_name_that_no_service_may_have_is_refused_with_several_nodes() -> None:
+    (rule,) = SCHEMA["x-kubernetes-validations"]
+    pattern = re.search(r"self\.metadata\.name\.matches\('(.*)'\)", rule["rule"])
+    assert pattern is not None
+    assert "self.spec.nodes == 1" in rule["rule"]
+    assert re.search(pattern[1], "forklifts")
+    assert not re.search(pattern[1], "3d-parts")
+
+
 @pytest.mark.parametrize(
     "spec",
     [

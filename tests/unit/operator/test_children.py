@@ -1,0 +1,677 @@
+"""What an object's children are: names, labels, Jobs, ConfigMap, Service."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from tft_objects import BOXES, FULL, GPU, MASKS, MINIMAL, NAME, NAMESPACE, SETTINGS, UID, body_of
+
+from engine.manifest import load_manifest
+from engine.spec import FineTuneSpec, TeacherName
+from teacher_operator import render
+from teacher_operator.api import APPLIED_TO_JOBS, NAME_MAX, PLATFORM, TeacherFineTuneSpec, parse_spec
+from teacher_operator.names import (
+    FIELD_MANAGER,
+    KUEUE_QUEUE,
+    MANAGED_BY,
+    PLATFORM_HASH,
+    Key,
+    inspect_job,
+    owner_uid,
+    request_config_map,
+    run_of,
+    trainer_job,
+)
+from teacher_operator.pods import DISK, MODELS
+from teacher_operator.settings import Settings
+
+CONFIG = "s3://acme-models/forklifts/forklifts/0123456789ab/teacher_config.yaml"
+KUBERNETES = ("1.31", kubernetes_validate.latest_version())
+"""The oldest version that the chart takes, and the newest whose schema is known."""
+
+NAMES = st.from_regex(r"\A[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z").filter(lambda name: len(name) <= NAME_MAX)
+Manifest = dict[str, Any]
+
+
+def training(
+    spec: Mapping[str, Any] | None = None,
+    *,
+    teacher: TeacherName = MASKS,
+    settings: Settings = SETTINGS,
+    name: str = NAME,
+    **changes: Any,
+) -> Manifest:
+    body = body_of(spec, name=name, **changes)
+    return render.training(body, parse_spec(body), settings, teacher=teacher, config_uri=CONFIG)
+
+
+def inspection(spec: Mapping[str, Any] | None = None, *, settings: Settings = SETTINGS, **changes: Any) -> Manifest:
+    body = body_of(spec, **changes)
+    return render.inspection(body, parse_spec(body), settings)
+
+
+def children(spec: Mapping[str, Any] | None = None, *, name: str = NAME, **changes: Any) -> list[Manifest]:
+    """Every child that an object can have."""
+    body = body_of(spec, name=name, **changes)
+    parsed = parse_spec(body)
+    trainers = [
+        child
+        for teacher in TeacherName
+        for child in (
+            render.rendezvous(body, teacher),
+            render.training(body, parsed, SETTINGS, teacher=teacher, config_uri=CONFIG),
+        )
+    ]
+    return [render.request(body), render.inspection(body, parsed, SETTINGS), *trainers]
+
+
+def pod(job: Manifest) -> Manifest:
+    spec: Manifest = job["spec"]["template"]["spec"]
+    return spec
+
+
+def container(job: Manifest) -> Manifest:
+    (only,) = pod(job)["containers"]
+    result: Manifest = only
+    return result
+
+
+def env(job: Manifest) -> dict[str, Any]:
+    entries = container(job)["env"]
+    names = [entry["name"] for entry in entries]
+    assert len(names) == len(set(names)), f"server-side apply refuses a variable that is there twice: {names}"
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in entries}
+
+
+def volumes(job: Manifest) -> dict[str, Manifest]:
+    """Volumes by where they are mounted, with the mount's own settings."""
+    by_name = {volume["name"]: volume for volume in pod(job)["volumes"]}
+    assert {mount["name"] for mount in container(job)["volumeMounts"]} == set(by_name)
+    return {mount["mountPath"]: {**by_name[mount["name"]], "mount": mount} for mount in container(job)["volumeMounts"]}
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (key, *strings(inner))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+
+
+SPECS = {
+    "least": MINIMAL,
+    "full": FULL,
+    "no gpu": {**MINIMAL, "gpus": 0},
+    "nodes": {**FULL, "nodes": 4, "gpus": 8},
+    "claim": {**FULL, "scratch": {"claimName": "scratch"}},
+}
+
+
+# Names and labels.
+
+
+@given(st.sets(NAMES, min_size=2, max_size=2))
+def test_children_of_two_objects_never_share_a_name(names: set[str]) -> None:
+    one, other = (
+        {inspect_job(name), request_config_map(name), *(trainer_job(name, teacher) for teacher in TeacherName)}
+        for name in names
+    )
+    assert len(one) == len(other) == 2 + len(TeacherName)
+    assert not one & other
+
+
+def test_the_longest_name_leaves_room_for_every_child_and_every_index_of_a_pod() -> None:
+    most_nodes = next(m.le for m in TeacherFineTuneSpec.model_fields["nodes"].metadata if hasattr(m, "le"))
+    for child in children(name="n" * NAME_MAX):
+        assert len(child["metadata"]["name"]) <= 63
+        if child["kind"] == "Job":  # the host name of a pod of an indexed Job
+            assert len(f"{child['metadata']['name']}-{most_nodes - 1}") <= 63
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_nothing_of_the_object_is_copied_but_what_is_told_apart(spec: Mapping[str, Any]) -> None:
+    """Labels and annotations of GitOps tools make them prune a child that carries them."""
+    foreign = {"app.kubernetes.io/instance", "argo-app", "team", "argocd.argoproj.io/tracking-id"}
+    for child in children(spec):
+        assert not foreign & set(strings(child))
+        allowed = {MANAGED_BY, KUEUE_QUEUE, *(f"finetune.dev/{word}" for word in ("run", "component", "teacher"))}
+        assert set(child["metadata"]["labels"]) <= allowed
+        assert set(child["metadata"].get("annotations", {})) <= {PLATFORM_HASH}
+        template = child["spec"].get("template", {}) if child["kind"] == "Job" else {}
+        assert set(template.get("metadata", {})) <= {"labels"}
+
+
+def test_every_child_is_found_by_its_labels_and_goes_with_its_object() -> None:
+    for child in children(FULL):
+        assert child["metadata"]["labels"][MANAGED_BY] == FIELD_MANAGER
+        assert run_of(child) == Key(NAMESPACE, NAME)
+        assert owner_uid(child) == UID
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert owner["blockOwnerDeletion"] is True
+        assert (owner["apiVersion"], owner["kind"], owner["name"]) == ("finetune.dev/v1alpha1", "TeacherFineTune", NAME)
+        if child["kind"] == "Job":
+            assert run_of({"metadata": {"namespace": NAMESPACE, **child["spec"]["template"]["metadata"]}}) == Key(
+                NAMESPACE, NAME
+            )
+
+
+def test_only_a_controller_owns() -> None:
+    references = [{"uid": "other", "controller": False}, {"uid": "backup"}, {"uid": "mine", "controller": True}]
+    assert owner_uid({"metadata": {"ownerReferences": references}}) == "mine"
+    assert owner_uid({"metadata": {"ownerReferences": references[:2]}}) == ""
+    assert owner_uid({"metadata": {}}) == ""
+
+
+def test_a_child_without_our_label_is_of_no_object() -> None:
+    assert run_of({"metadata": {"namespace": "x", "labels": {"app": "y"}}}) is None
+    assert run_of({"metadata": {"namespace": "x"}}) is None
+
+
+# What the API server takes.
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_api_server_takes_every_child(spec: Mapping[str, Any], version: str) -> None:
+    for child in children(spec):
+        kubernetes_validate.validate(child, version, strict=True)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_every_pod_is_fit_for_the_restricted_security_standard(spec: Mapping[str, Any]) -> None:
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    for child in children(spec):
+        if child["kind"] != "Job":
+            continue
+        template = pod(child)
+        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(template)
+        assert {key for volume in template["volumes"] for key in volume} <= {"name"} | allowed
+        security = template["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert security.get("runAsUser") != 0
+        assert "sysctls" not in security
+        for one in template["containers"]:
+            assert one["securityContext"]["allowPrivilegeEscalation"] is False
+            assert one["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert not {"privileged", "procMount", "runAsUser"} & set(one["securityContext"])
+            assert not {port.get("hostPort") for port in one.get("ports", ())}
+            assert one["securityContext"]["readOnlyRootFilesystem"] is True
+        assert template["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_every_place_that_is_written_to_is_a_volume(spec: Mapping[str, Any]) -> None:
+    for job in (inspection(spec), training(spec)):
+        mounted = volumes(job)
+        for name in ("HOME", "TMPDIR", "TEACHER_CACHE", "HF_HOME"):
+            place = env(job)[name]
+            root = next(path for path in mounted if place == path or place.startswith(f"{path}/"))
+            assert "readOnly" not in mounted[root]["mount"]
+    command = container(training(spec))["command"]
+    assert command[command.index("--work-dir") + 1].startswith(f"{DISK}/")
+    assert command[command.index("--outcome") + 1] == "/dev/termination-log"
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_rendering_is_deterministic_and_changes_nothing(spec: Mapping[str, Any]) -> None:
+    before = json.dumps(spec)
+    first, second = children(copy.deepcopy(dict(spec))), children(dict(reversed(list(spec.items()))))
+    assert [yaml.safe_dump(child) for child in first if child["kind"] != "ConfigMap"] == [
+        yaml.safe_dump(child) for child in second if child["kind"] != "ConfigMap"
+    ]
+    assert json.dumps(children(spec)) == json.dumps(first)
+    assert json.dumps(spec) == before
+
+
+# Where each setting of the platform lands.
+
+Check = Callable[[Manifest], object]
+
+LANDS: dict[str, tuple[Any, Check, object]] = {
+    "serviceAccountName": ("trainer", lambda job: pod(job)["serviceAccountName"], "trainer"),
+    "gpus": (
+        4,
+        lambda job: [container(job)["resources"][kind][GPU] for kind in ("requests", "limits")],
+        ["4", "4"],
+    ),
+    "nodes": (
+        3,
+        lambda job: [job["spec"][key] for key in ("completionMode", "completions", "parallelism")],
+        ["Indexed", 3, 3],
+    ),
+    "gpuResourceName": (
+        "nvidia.com/mig-1g.10gb",
+        lambda job: [container(job)["resources"], pod(job)["tolerations"]],
+        [
+            {
+                "requests": {"cpu": "4", "memory": "16Gi", "nvidia.com/mig-1g.10gb": "1"},
+                "limits": {"memory": "32Gi", "nvidia.com/mig-1g.10gb": "1"},
+            },
+            [{"key": "nvidia.com/mig-1g.10gb", "operator": "Exists"}],
+        ],
+    ),
+    "nodeSelector": ({"zone": "a"}, lambda job: pod(job)["nodeSelector"], {"zone": "a"}),
+    "affinity": (FULL["affinity"], lambda job: pod(job)["affinity"], FULL["affinity"]),
+    "tolerations": (
+        [{"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}],
+        lambda job: pod(job)["tolerations"],
+        [
+            {"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30},
+            {"key": GPU, "operator": "Exists"},
+        ],
+    ),
+    "runtimeClassName": ("nvidia", lambda job: pod(job)["runtimeClassName"], "nvidia"),
+    "priorityClassName": ("batch", lambda job: pod(job)["priorityClassName"], "batch"),
+    "resources": (
+        {"requests": {"cpu": "2"}, "limits": {"memory": "9Gi"}},
+        lambda job: container(job)["resources"],
+        {"requests": {"cpu": "2", GPU: "1"}, "limits": {"memory": "9Gi", GPU: "1"}},
+    ),
+    "sharedMemory": (
+        "8Gi",
+        lambda job: volumes(job)["/dev/shm"]["emptyDir"],
+        {"medium": "Memory", "sizeLimit": "8Gi"},
+    ),
+    "scratch": ({"size": "50Gi"}, lambda job: volumes(job)[DISK]["emptyDir"], {"sizeLimit": "50Gi"}),
+    "modelCache": (
+        {"claimName": "models"},
+        lambda job: [volumes(job)[MODELS]["persistentVolumeClaim"], env(job)["HF_HOME"]],
+        [{"claimName": "models"}, f"{MODELS}/huggingface"],
+    ),
+    "imagePullSecrets": ([{"name": "reg"}], lambda job: pod(job)["imagePullSecrets"], [{"name": "reg"}]),
+    "queueName": (
+        "team-a",
+        lambda job: [job["metadata"]["labels"][KUEUE_QUEUE], job["spec"]["suspend"]],
+        ["team-a", True],
+    ),
+    "suspend": (True, lambda job: job["spec"]["suspend"], True),
+    "backoffLimit": (0, lambda job: job["spec"]["backoffLimit"], 0),
+    "activeDeadlineSeconds": (600, lambda job: job["spec"]["activeDeadlineSeconds"], 600),
+    "pendingDeadlineSeconds": (600, lambda job: "pendingDeadlineSeconds" in job["spec"], False),
+    "ttlSecondsAfterFinished": (600, lambda job: "ttlSecondsAfterFinished" in job["spec"], False),
+}
+
+
+def test_it_is_known_where_every_setting_of_the_platform_lands() -> None:
+    assert set(LANDS) == set(PLATFORM)
+
+
+@pytest.mark.parametrize("name", LANDS)
+def test_a_setting_of_the_platform_lands_in_the_trainers_job(name: str) -> None:
+    value, read, expected = LANDS[name]
+    assert read(training(**{name: value})) == expected
+
+
+@pytest.mark.parametrize("name", LANDS)
+def test_a_setting_that_is_left_out_leaves_nothing_behind(name: str) -> None:
+    _, read, expected = LANDS[name]
+    try:
+        found = read(training())
+    except KeyError:
+        return
+    assert found != expected or name in {"pendingDeadlineSeconds", "ttlSecondsAfterFinished"}
+
+
+def test_a_trainer_needs_no_gpu() -> None:
+    job = training(gpus=0)
+    assert not [name for name in strings(container(job)["resources"]) if "/" in name]
+    assert "tolerations" not in pod(job)
+    assert container(job)["command"][0] == "teacher"
+
+
+def test_resources_of_the_object_take_the_place_of_those_of_the_installation() -> None:
+    settings = SETTINGS.model_copy(update={"trainer_resources": {"limits": {"cpu": "3"}}})
+    assert container(training(settings=settings))["resources"] == {
+        "limits": {"cpu": "3", GPU: "1"},
+        "requests": {GPU: "1"},
+    }
+    assert container(training(settings=settings, gpus=0, resources={"requests": {"cpu": "1"}}))["resources"] == {
+        "requests": {"cpu": "1"}
+    }
+
+
+def test_two_teachers_share_a_claim_for_scratch_without_meeting() -> None:
+    paths = set()
+    for teacher in TeacherName:
+        disk = volumes(training(teacher=teacher, scratch={"claimName": "big"}))[DISK]
+        assert disk["persistentVolumeClaim"] == {"claimName": "big"}
+        paths.add(disk["mount"]["subPath"])
+    assert len(paths) == len(TeacherName)
+
+
+@pytest.mark.parametrize("spec", [{"scratch": {"claimName": "big"}}, {"modelCache": {"claimName": "models"}}])
+def test_claims_can_be_written_to_without_being_root(spec: dict[str, Any]) -> None:
+    assert pod(training(**spec))["securityContext"]["fsGroup"] > 0
+    assert "fsGroup" not in pod(training())["securityContext"]
+    assert "fsGroup" not in pod(inspection(**spec))["securityContext"]
+
+
+def test_inspection_needs_nothing_that_is_for_gpus() -> None:
+    job = inspection(FULL)
+    assert not {"nodeSelector", "affinity", "tolerations", "runtimeClassName", "priorityClassName"} & set(pod(job))
+    assert KUEUE_QUEUE not in job["metadata"]["labels"]
+    assert job["spec"]["suspend"] is False
+    assert container(job)["resources"] == SETTINGS.inspect_resources
+    assert not any("persistentVolumeClaim" in volume for volume in pod(job)["volumes"])
+    assert pod(job)["serviceAccountName"] == "trainer"
+    assert pod(job)["imagePullSecrets"] == [{"name": "registry"}]
+    assert container(job)["image"] == SETTINGS.operator_image
+    assert container(training(FULL))["image"] == SETTINGS.trainer_image
+
+
+def test_inspection_reads_the_request_and_ends_by_itself() -> None:
+    job = inspection()
+    assert container(job)["command"] == [
+        "teacher",
+        "prepare",
+        "-f",
+        "/etc/teacher/request.yaml",
+        "--outcome",
+        "/dev/termination-log",
+    ]
+    request = volumes(job)["/etc/teacher"]
+    assert request["configMap"] == {"name": request_config_map(NAME)}
+    assert request["mount"]["readOnly"] is True
+    assert job["spec"]["activeDeadlineSeconds"] > 0
+
+
+@pytest.mark.parametrize("teacher", TeacherName)
+def test_a_trainer_trains_one_teacher_of_the_planned_run(teacher: TeacherName) -> None:
+    command = container(training(teacher=teacher))["command"]
+    assert command[:2] == ["teacher", "train"]
+    for flag, value in {"--config": CONFIG, "--teacher": teacher.value, "--progress": "json"}.items():
+        assert command[command.index(flag) + 1] == value
+
+
+# Several GPUs, several nodes.
+
+
+def test_several_gpus_of_one_node_need_no_service() -> None:
+    job = training(gpus=8)
+    command = container(job)["command"]
+    assert command[:4] == ["torchrun", "--nproc-per-node=8", "--nnodes=1", "--standalone"]
+    assert command[4:7] == ["-m", "engine.cli", "train"]
+    assert "completionMode" not in job["spec"]
+    assert "subdomain" not in pod(job)
+
+
+def test_the_pods_of_several_nodes_find_the_first() -> None:
+    body = body_of(nodes=3, gpus=2)
+    job = render.training(body, parse_spec(body), SETTINGS, teacher=MASKS, config_uri=CONFIG)
+    service = render.rendezvous(body, MASKS)
+    name = job["metadata"]["name"]
+    assert container(job)["command"][:6] == [
+        "torchrun",
+        "--nproc-per-node=2",
+        "--nnodes=3",
+        "--node-rank=$(JOB_COMPLETION_INDEX)",
+        f"--master-addr={name}-0.{name}",
+        "--master-port=29500",
+    ]
+    assert pod(job)["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["ports"] == [{"name": "rendezvous", "port": 29500}]
+    assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert service["spec"]["selector"]["finetune.dev/teacher"] == "sam"
+    assert (container(job)["resources"]["limits"][GPU]) == "2"
+
+
+def test_the_two_teachers_of_an_object_do_not_meet_in_a_service() -> None:
+    one, other = (render.rendezvous(body_of(), teacher) for teacher in TeacherName)
+    assert one["metadata"]["name"] != other["metadata"]["name"]
+    assert one["spec"]["selector"] != other["spec"]["selector"]
+
+
+@given(NAMES.filter(lambda name: name[0].isalpha()))
+def test_every_service_has_a_name_that_a_service_may_have(name: str) -> None:
+    """Names that begin with a digit are refused with several nodes: see the rules of the CRD."""
+    for child in children(name=name):
+        if child["kind"] == "Service":
+            assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", child["metadata"]["name"])
+
+
+# Secrets and the environment.
+
+
+def test_secrets_are_only_referred_to() -> None:
+    for job in (inspection(FULL), training(FULL)):
+        variables = env(job)
+        assert variables["AWS_ACCESS_KEY_ID"] == {"secretKeyRef": {"name": "s3-keys", "key": "AWS_ACCESS_KEY_ID"}}
+        assert variables["AWS_SECRET_ACCESS_KEY"] == {
+            "secretKeyRef": {"name": "s3-keys", "key": "AWS_SECRET_ACCESS_KEY"}
+        }
+        for name in ("AWS_SESSION_TOKEN", "HF_TOKEN"):
+            assert variables[name] == {"secretKeyRef": {"name": "s3-keys", "key": name, "optional": True}}
+        assert not any("secret" in volume for volume in pod(job)["volumes"])
+        assert "envFrom" not in container(job)
+        without_keys = {name: value for name, value in variables.items() if isinstance(value, str)}
+        assert "s3-keys" not in list(strings(without_keys))
+
+
+def test_without_a_secret_the_identity_of_the_pod_is_used() -> None:
+    for job in (inspection(), training()):
+        assert not [name for name in env(job) if "KEY" in name or "TOKEN" in name]
+
+
+def test_storage_is_reached_as_the_object_says() -> None:
+    for job in (inspection(FULL), training(FULL)):
+        variables = env(job)
+        assert variables["AWS_ENDPOINT_URL"] == "https://minio.storage:9000"
+        assert variables["AWS_REGION"] == variables["AWS_DEFAULT_REGION"] == "eu-west-1"
+
+
+def test_the_installation_adds_to_the_environment_and_the_object_has_the_last_word() -> None:
+    own = {"HTTPS_PROXY": "http://proxy", "AWS_ENDPOINT_URL": "http://default", "AWS_REGION": "us-east-1"}
+    settings = SETTINGS.model_copy(update={"pod_env": own})
+    assert env(training(settings=settings))["AWS_ENDPOINT_URL"] == "http://default"
+    variables = env(training(FULL, settings=settings))
+    assert variables["HTTPS_PROXY"] == "http://proxy"
+    assert variables["AWS_ENDPOINT_URL"] == "https://minio.storage:9000"
+    assert variables["AWS_REGION"] == "eu-west-1"
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "HF_TOKEN"])
+def test_a_key_of_the_installation_gives_way_to_the_secret_of_the_object(name: str) -> None:
+    settings = SETTINGS.model_copy(update={"pod_env": {name: "of the installation"}})
+    assert env(training(settings=settings))[name] == "of the installation"
+    assert env(training(FULL, settings=settings))[name]["secretKeyRef"]["name"] == "s3-keys"
+
+
+# The request.
+
+
+def test_the_request_is_the_object_without_its_platform() -> None:
+    config_map = render.request(body_of(FULL))
+    (text,) = config_map["data"].values()
+    manifest = load_manifest(text, where="request.yaml")
+    assert manifest.name == NAME
+    inputs = {name: value for name, value in FULL.items() if name not in PLATFORM}
+    inputs["storage"] = {name: value for name, value in FULL["storage"].items() if name != "credentialsSecretRef"}
+    assert manifest.spec == FineTuneSpec.model_validate(inputs)
+    assert "s3-keys" not in text
+    assert set(yaml.safe_load(text)["spec"]) == {"dataset", "output", "storage", "teachers", "classPrompts"}
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+URI_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
+
+
+@given(
+    name=NAMES,
+    key=URI_TEXT,
+    prompts=st.dictionaries(TEXT, TEXT, max_size=4),
+    number=st.sampled_from(["1e-4", "0.5", "1"]),
+)
+def test_any_text_of_a_request_arrives_as_it_was_written(
+    name: str, key: str, prompts: dict[str, str], number: str
+) -> None:
+    spec = {
+        "dataset": {"annotations": f"s3://data/{key}"},
+        "output": "s3://out/",
+        "classPrompts": prompts,
+        "teachers": [{"name": "Sam", "learningRate": number}],
+    }
+    text = render.request(body_of(spec, name=name))["data"]["request.yaml"]
+    manifest = load_manifest(text, where="request.yaml")
+    assert manifest.name == name
+    assert manifest.spec == FineTuneSpec.model_validate(spec)
+
+
+# Retries.
+
+
+@pytest.mark.parametrize(("render_job", "name"), [(inspection, "inspect"), (training, "trainer")])
+def test_what_would_fail_again_is_not_retried_and_a_disruption_is_no_failure(
+    render_job: Callable[[], Manifest], name: str
+) -> None:
+    job = render_job()
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    never = {"containerName": name, "operator": "In", "values": [2, 3, 7]}
+    interrupted = {"containerName": name, "operator": "In", "values": [143]}
+    assert {"action": "FailJob", "onExitCodes": never} in rules
+    assert {"action": "Ignore", "onExitCodes": interrupted} in rules
+    assert {
+        "action": "Ignore",
+        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+    } in rules
+    assert len(rules) == 3
+    assert container(job)["name"] == name
+    assert pod(job)["restartPolicy"] == "Never"
+    assert job["spec"]["podReplacementPolicy"] == "Failed"
+    assert container(job)["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_a_trainer_has_time_for_its_last_checkpoint() -> None:
+    assert pod(training())["terminationGracePeriodSeconds"] >= 60
+
+
+# Changes of a Job that is there.
+
+CHANGES: dict[str, list[Any]] = {
+    "serviceAccountName": ["other"],
+    "gpus": [0, 2],
+    "nodes": [2],
+    "gpuResourceName": ["amd.com/gpu"],
+    "nodeSelector": [{"zone": "b"}],
+    "affinity": [{"podAffinity": {}}],
+    "tolerations": [[{"operator": "Exists"}]],
+    "runtimeClassName": ["nvidia"],
+    "priorityClassName": ["high"],
+    "resources": [{"limits": {"memory": "1Gi"}}],
+    "sharedMemory": ["1Gi"],
+    "scratch": [{"size": "1Gi"}, {"claimName": "c"}],
+    "modelCache": [{"claimName": "c"}],
+    "imagePullSecrets": [[{"name": "r"}]],
+    "queueName": ["q"],
+    "suspend": [True],
+    "backoffLimit": [0, 7],
+    "activeDeadlineSeconds": [100],
+    "pendingDeadlineSeconds": [100],
+    "ttlSecondsAfterFinished": [0],
+}
+EDITS = [(name, value) for name, values in CHANGES.items() for value in values]
+
+
+def platform_hash(spec: Mapping[str, Any] | None = None, **changes: Any) -> str:
+    job = training(spec, **changes)
+    return str(job["metadata"]["annotations"][PLATFORM_HASH])
+
+
+def test_every_setting_of_the_platform_is_changed_in_these_tests() -> None:
+    assert set(CHANGES) == set(PLATFORM)
+
+
+@pytest.mark.parametrize(("name", "value"), EDITS)
+def test_only_what_cannot_be_applied_makes_a_new_job(name: str, value: Any) -> None:
+    assert (platform_hash(**{name: value}) == platform_hash()) == (name in APPLIED_TO_JOBS)
+
+
+def test_a_change_of_credentials_makes_a_new_job() -> None:
+    keyed = {"storage": {"credentialsSecretRef": {"name": "other"}}}
+    assert platform_hash(**keyed) != platform_hash()
+    assert platform_hash(storage={"credentialsSecretRef": {"name": "third"}}) != platform_hash(**keyed)
+
+
+def test_inputs_and_metadata_make_no_new_job() -> None:
+    body = body_of()
+    body["metadata"] |= {"labels": {}, "annotations": {"x": "y"}, "resourceVersion": "9", "generation": 7}
+    other = render.training(body, parse_spec(body), SETTINGS, teacher=MASKS, config_uri=CONFIG)
+    assert other["metadata"]["annotations"][PLATFORM_HASH] == platform_hash()
+    assert platform_hash(training={"seed": 3}) == platform_hash()
+
+
+def test_defaults_that_the_api_server_writes_out_make_no_new_job() -> None:
+    """A later CRD may give a setting a default: objects that were made before are then read with it."""
+    written = parse_spec(body_of()).model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert (
+        platform_hash({**MINIMAL, **{name: written[name] for name in PLATFORM if name in written}}) == platform_hash()
+    )
+
+
+def test_the_image_makes_no_new_job() -> None:
+    """A new version of the operator does not restart what trains."""
+    newer = SETTINGS.model_copy(update={"trainer_image": "registry.test/trainer:2"})
+    body = body_of()
+    job = render.training(body, parse_spec(body), newer, teacher=MASKS, config_uri=CONFIG)
+    assert job["metadata"]["annotations"][PLATFORM_HASH] == platform_hash()
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("teacher", [BOXES, MASKS])
+def test_a_job_as_it_was_made_needs_no_patch(spec: Mapping[str, Any], teacher: TeacherName) -> None:
+    assert render.job_patch(training(spec, teacher=teacher), parse_spec(body_of(spec))) is None
+
+
+@pytest.mark.parametrize(
+    ("made", "now", "patch"),
+    [
+        ({}, {"suspend": True}, {"suspend": True}),
+        ({"suspend": True}, {}, {"suspend": False}),
+        ({}, {"backoffLimit": 7}, {"backoffLimit": 7}),
+        ({}, {"backoffLimit": 0}, {"backoffLimit": 0}),
+        ({}, {"activeDeadlineSeconds": 100}, {"activeDeadlineSeconds": 100}),
+        ({"activeDeadlineSeconds": 100}, {}, {"activeDeadlineSeconds": None}),
+        ({}, {"pendingDeadlineSeconds": 100}, None),
+        ({}, {"ttlSecondsAfterFinished": 0}, None),
+        ({"queueName": "q"}, {"queueName": "q", "suspend": False}, None),
+    ],
+)
+def test_a_job_is_patched_to_what_the_object_says(
+    made: dict[str, Any], now: dict[str, Any], patch: dict[str, Any] | None
+) -> None:
+    job = training(**made)
+    found = render.job_patch(job, parse_spec(body_of(**now)))
+    assert found == (None if patch is None else {"spec": patch})
+    if patch is not None:
+        job["spec"] = {k: v for k, v in (job["spec"] | patch).items() if v is not None}
+        assert render.job_patch(job, parse_spec(body_of(**now))) is None
+
+
+def test_whether_a_queued_job_runs_is_kueues_to_say() -> None:
+    job = training(queueName="q")
+    for suspended in (True, False):
+        job["spec"]["suspend"] = suspended
+        assert render.job_patch(job, parse_spec(body_of(queueName="q"))) is None

@@ -1,0 +1,92 @@
+"""Settings come from the environment, and what is wrong with it is said a line each."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from teacher_operator.settings import PREFIX, Settings, SettingsError
+
+LEAST = {"TEACHER_OPERATOR_IMAGE": "op:1", "TEACHER_TRAINER_IMAGE": "tr:1"}
+
+
+def test_two_images_are_enough() -> None:
+    settings = Settings.from_environment(LEAST)
+    assert (settings.operator_image, settings.trainer_image) == ("op:1", "tr:1")
+    assert settings.namespaces == settings.allowed_endpoints == ()
+    assert settings.leader_election is False
+
+
+def test_every_setting_is_read_from_its_variable() -> None:
+    given = {
+        "operator_image": ("op:2", "op:2"),
+        "trainer_image": ("tr:2", "tr:2"),
+        "image_pull_policy": ("Always", "Always"),
+        "namespaces": ("vision, audio,", ("vision", "audio")),
+        "pod_env": ('{"HTTPS_PROXY": "http://proxy:3128"}', {"HTTPS_PROXY": "http://proxy:3128"}),
+        "inspect_resources": ('{"limits": {"memory": "2Gi"}}', {"limits": {"memory": "2Gi"}}),
+        "trainer_resources": ("{}", {}),
+        "allowed_endpoints": ("*.example.com,minio.storage", ("*.example.com", "minio.storage")),
+        "log_format": ("text", "text"),
+        "log_level": ("DEBUG", "DEBUG"),
+        "port": ("9090", 9090),
+        "workers": ("4", 4),
+        "progress_seconds": ("2.5", 2.5),
+        "resync_seconds": ("60", 60.0),
+        "leader_election": ("true", True),
+        "lease_name": ("lease", "lease"),
+        "pod_name": ("op-0", "op-0"),
+        "pod_namespace": ("ops", "ops"),
+    }
+    assert set(given) == set(Settings.model_fields)
+    settings = Settings.from_environment({PREFIX + name.upper(): text for name, (text, _) in given.items()})
+    assert settings.model_dump() == {name: value for name, (_, value) in given.items()}
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented(name: str) -> None:
+    assert Settings.model_fields[name].description
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"TEACHER_PORT": "http"}, "TEACHER_PORT: "),
+        ({"TEACHER_PORT": "0"}, "TEACHER_PORT: "),
+        ({"TEACHER_WORKERS": "0"}, "TEACHER_WORKERS: "),
+        ({"TEACHER_PROGRESS_SECONDS": "0"}, "TEACHER_PROGRESS_SECONDS: "),
+        ({"TEACHER_LOG_LEVEL": "LOUD"}, "TEACHER_LOG_LEVEL: "),
+        ({"TEACHER_IMAGE_PULL_POLICY": "Sometimes"}, "TEACHER_IMAGE_PULL_POLICY: "),
+        ({"TEACHER_POD_ENV": "A=1"}, "TEACHER_POD_ENV: "),
+        ({"TEACHER_POD_ENV": '{"A": 1}'}, "TEACHER_POD_ENV: "),
+        ({"TEACHER_TRAINER_RESOURCES": "[]"}, "TEACHER_TRAINER_RESOURCES: "),
+        ({"TEACHER_LEADER_ELECTION": "perhaps"}, "TEACHER_LEADER_ELECTION: "),
+        ({"TEACHER_OPERATOR_IMAGE": ""}, "TEACHER_OPERATOR_IMAGE: "),
+    ],
+)
+def test_a_wrong_variable_is_named(variables: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment(LEAST | variables)
+    assert str(raised.value).startswith(said)
+    assert "\n" not in str(raised.value)
+
+
+def test_every_fault_has_a_line() -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment({"TEACHER_PORT": "http", "TEACHER_TRAINER_IMAGE": "tr:1"})
+    lines = str(raised.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["TEACHER_OPERATOR_IMAGE", "TEACHER_PORT"]
+
+
+def test_other_variables_are_passed_over() -> None:
+    Settings.from_environment(LEAST | {"TEACHER_CACHE": "/scratch", "PORT": "x", "PATH": "/bin"})
+
+
+def test_defaults_can_be_written_as_variables() -> None:
+    settings = Settings.from_environment(LEAST)
+    variables = {}
+    for name, value in settings.model_dump(mode="json").items():
+        text = ",".join(value) if isinstance(value, list) else json.dumps(value) if isinstance(value, dict) else value
+        variables[PREFIX + name.upper()] = str(text)
+    assert Settings.from_environment(variables) == settings
