@@ -50,6 +50,7 @@ def run() -> None:
         namespaces=settings.namespaces,
         clusterwide=not settings.namespaces,
         standalone=True,
+        identity=settings.pod_name,  # type: ignore[arg-type]  # else it asks for the name of a user that may have none,
     )
 
 

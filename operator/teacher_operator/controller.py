@@ -27,6 +27,8 @@ STUCK_SECONDS = 300.0
 RESYNC_MISSES = 3
 """Full looks at the cluster that may fail in a row before the operator is not well."""
 
+LIST_RETRY_SECONDS = 2.0
+
 logger = logging.getLogger("teacher_operator")
 
 
@@ -49,6 +51,7 @@ class Controller:
         self._tasks: list[asyncio.Task[None]] = []
         self._resynced = time.monotonic()
         self._seen: dict[str, float] = {}
+        self._listed = False
 
     @classmethod
     async def start(cls, settings: Settings) -> Controller:
@@ -63,7 +66,7 @@ class Controller:
             self.leadership.held.set()
         else:
             self._spawn(self.leadership.run())
-        await self.resync(count=False)
+        await self._list_first()
         self._spawn(self.queue.run_timer())
         self._spawn(self.looks.follow())
         self._spawn(self._resync_for_ever())
@@ -116,7 +119,7 @@ class Controller:
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether it watches; a replica that stands by is ready too."""
-        return bool(self._tasks), {"leader": self.leadership.held.is_set()}
+        return self._listed, {"leader": self.leadership.held.is_set()}
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work, name=getattr(work, "__qualname__", "")))
@@ -143,6 +146,17 @@ class Controller:
                     self.queue.add_after(key, again)
             finally:
                 self.queue.done(key)
+
+    async def _list_first(self) -> None:
+        """Look at all there is, however long the API server takes to be there."""
+        while True:
+            try:
+                await self.resync(count=False)
+                break
+            except ApiError as error:
+                logger.warning("what there is cannot be listed, and is tried again: %s", error)
+                await asyncio.sleep(LIST_RETRY_SECONDS)
+        self._listed, self._resynced = True, time.monotonic()
 
     async def _resync_for_ever(self) -> None:
         while True:

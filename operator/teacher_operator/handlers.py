@@ -6,6 +6,9 @@ copied annotation cannot fool it.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import kopf
@@ -16,6 +19,7 @@ from teacher_operator.names import FIELD_MANAGER, MANAGED_BY, SELECTOR
 from teacher_operator.settings import Settings
 
 OBJECTS, JOBS, PODS = (GROUP, VERSION, PLURAL), ("batch", "v1", "jobs"), ("", "v1", "pods")
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 OURS = {MANAGED_BY: FIELD_MANAGER}
 
 SILENCE_SECONDS = 70.0
@@ -38,7 +42,53 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 0.1
     settings.queueing.worker_limit = 1000
     settings.execution.max_workers = 2
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress()
     return settings
+
+
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """No object is compared with an earlier version of itself: copying it for that would cost more than our work."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """No handler makes progress that would have to be kept."""
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+    def purge(self, **_: Any) -> None:
+        pass
+
+    def touch(self, **_: Any) -> None:
+        pass
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
+
+
+def service_account(environment: Mapping[str, str]) -> kopf.ConnectionInfo | None:
+    """Credentials of the pod that this is, by the address that its node gave it: no DNS is needed."""
+    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
+    token, authority = SERVICE_ACCOUNT / "token", SERVICE_ACCOUNT / "ca.crt"
+    if not host or not port or not token.exists():
+        return None
+    address = f"[{host}]" if ":" in host else host
+    return kopf.ConnectionInfo(
+        server=f"https://{address}:{port}", ca_path=str(authority), token=token.read_text(encoding="utf-8").strip()
+    )
 
 
 def registry(settings: Settings) -> kopf.OperatorRegistry:
@@ -48,7 +98,7 @@ def registry(settings: Settings) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=handlers)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**arguments) or kopf.login_via_client(**arguments)
+        return service_account(os.environ) or kopf.login_via_client(**arguments)
 
     @kopf.on.startup(registry=handlers)
     async def start(**_: Any) -> None:
