@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,9 @@ from engine.errors import (
     StorageError,
 )
 from engine.outcome import Outcome, parse_outcome
+from teacher_operator.names import INSPECT
 from teacher_operator.observe import container_status, node_of, terminated
-from teacher_operator.status import LOG_LINES, MESSAGE_MAX, FailureStatus
+from teacher_operator.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
 
 Body = Mapping[str, Any]
 
@@ -54,11 +56,11 @@ def pod_failure(pod: Body, container: str, log: Sequence[str]) -> FailureStatus:
     tail = list(log) or _lines(ended.get("message") or "" if outcome is None else "")
     return FailureStatus(
         reason=reason,
-        message=message[:MESSAGE_MAX],
+        message=clip(message),
         exit_code=exit_code,
         pod=pod["metadata"]["name"],
         node=node_of(pod),
-        log_tail=[line[:512] for line in tail[-LOG_LINES:]],
+        log_tail=[clip(line, 512) for line in tail[-LOG_LINES:]],
     )
 
 
@@ -67,19 +69,22 @@ def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[s
     condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
     if condition.get("reason") == "DeadlineExceeded":
         limit = job["spec"].get("activeDeadlineSeconds")
-        return FailureStatus(
-            reason="DeadlineExceeded",
-            message=f"not done after activeDeadlineSeconds = {limit}: the last checkpoint is kept in object storage; "
-            "raise the deadline in a new object of the same name to go on from there",
+        message = (
+            f"not done after activeDeadlineSeconds = {limit}: the last checkpoint is kept in object storage; "
+            "raise the deadline in a new object of the same name to go on from there"
         )
+        if container == INSPECT:
+            message = f"the data was not inspected within {limit} seconds: look whether the object store answers"
+        return FailureStatus(reason="DeadlineExceeded", message=message)
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
     if not failed:
         message = condition.get("message") or "its pods are gone"
-        return FailureStatus(reason=condition.get("reason") or "JobFailed", message=message[:MESSAGE_MAX])
+        return FailureStatus(reason=_reason(condition.get("reason"), "JobFailed"), message=clip(message))
     failure = pod_failure(failed[-1], container, log)
     attempts = len(failed)
     if condition.get("reason") == "BackoffLimitExceeded" and attempts > 1:
-        failure = failure.model_copy(update={"message": f"{failure.message} (attempt {attempts}, the last)"})
+        last = f" (attempt {attempts}, the last)"
+        failure = failure.model_copy(update={"message": clip(failure.message, MESSAGE_MAX - len(last)) + last})
     return failure
 
 
@@ -90,16 +95,21 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
     if ended.get("reason") == "OOMKilled":
         limit = _memory_limit(pod, container)
         allowed = f"more than its limit of {limit}" if limit else "more memory than there is"
-        where = "spec.resources.limits.memory" if container == "trainer" else "inspectResources of the installation"
-        return "OutOfMemory", f"killed{on_node} for using {allowed}: raise {where}, or lower the batch size"
-    if outcome is not None and outcome.message:
-        return REASONS.get(outcome.exit_code, outcome.reason or "TrainerFailed"), outcome.message
+        advice = "raise spec.resources.limits.memory, or lower the batch size"
+        if container == INSPECT:
+            advice = "raise inspectResources of the installation"
+        return "OutOfMemory", f"killed{on_node} for using {allowed}: {advice}"
+    told = outcome if outcome is not None and outcome.message else None
+    if told is not None and told.exit_code != InterruptedTrainingError.exit_code:
+        return REASONS.get(told.exit_code) or _reason(told.reason, "TrainerFailed"), told.message
     status = pod["status"]
     disruption = next((c for c in status.get("conditions") or [] if c["type"] == "DisruptionTarget"), None)
     if status.get("reason") == "Evicted":
         return "Evicted", f"evicted{on_node}: {status.get('message') or 'the node ran short of something'}"
     if disruption is not None and disruption["status"] == "True":
         return "Disrupted", f"stopped{on_node}: {disruption.get('message') or disruption.get('reason')}"
+    if told is not None:  # who sent the signal is not known
+        return REASONS[told.exit_code], told.message
     if not ended:
         return "PodFailed", status.get("message") or status.get("reason") or "the pod failed before its container ran"
     if exit_code == KILLED:
@@ -109,6 +119,11 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
     if ended.get("reason") in {"ContainerCannotRun", "StartError"}:
         return "StartError", f"the container cannot start{on_node}: {ended.get('message', '')}"[:SUMMARY_MAX]
     return "Crashed", f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
+
+
+def _reason(text: str | None, default: str) -> str:
+    """A word that a condition may have as its reason."""
+    return text if text and re.fullmatch(REASON, text) and len(text) <= 128 else default
 
 
 def _memory_limit(pod: Body, container: str) -> str:

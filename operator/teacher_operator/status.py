@@ -18,11 +18,17 @@ CLASSES = 64
 
 Text = Annotated[str, StringConstraints(max_length=512)]
 Message = Annotated[str, StringConstraints(max_length=MESSAGE_MAX)]
-Reason = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
+REASON = r"^[A-Za-z][A-Za-z0-9]*$"
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=REASON)]
 Timestamp = Annotated[str, StringConstraints(max_length=32, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 """UTC, as Kubernetes writes it: ``2026-01-31T12:00:00Z``."""
 Decimal = Annotated[str, StringConstraints(max_length=32)]
 """A decimal number as text: there are no floats in the API."""
+
+
+def clip(text: str, limit: int = MESSAGE_MAX) -> str:
+    """A text that has room in the status: of one that is too long, its beginning."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 class StatusModel(BaseModel):
