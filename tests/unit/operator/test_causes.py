@@ -1,0 +1,285 @@
+"""Why a pod or a Job failed, from what clusters show of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tft_objects import MASKS, NOW, disrupted, failed_message, failed_pod, job_of, pod_of, prepared_of, trained_of
+
+from engine.errors import (
+    BaseModelError,
+    ConfigError,
+    DataError,
+    InterruptedTrainingError,
+    NotFiniteError,
+    OutOfMemoryError,
+    StorageError,
+    TeacherError,
+)
+from engine.outcome import Outcome
+from teacher_operator.causes import job_failure, outcome_of, pod_failure
+from teacher_operator.names import INSPECT, TRAINER
+from teacher_operator.status import LOG_LINES, MESSAGE_MAX, FailureStatus
+
+ENGINE: dict[type[TeacherError], str] = {
+    ConfigError: "ConfigurationInvalid",
+    DataError: "DataInvalid",
+    BaseModelError: "BaseModelUnavailable",
+    StorageError: "StorageUnavailable",
+    OutOfMemoryError: "OutOfGpuMemory",
+    NotFiniteError: "LossNotFinite",
+    InterruptedTrainingError: "Interrupted",
+}
+
+
+def cause(pod: dict[str, Any], *, container: str = TRAINER, log: tuple[str, ...] = ()) -> FailureStatus:
+    return pod_failure(pod, container, log)
+
+
+# What the engine foresaw.
+
+
+@pytest.mark.parametrize(("error", "reason"), ENGINE.items(), ids=lambda value: getattr(value, "__name__", value))
+def test_a_failure_that_the_engine_foresaw_is_told_in_its_words(error: type[TeacherError], reason: str) -> None:
+    message = Outcome.failure(error("The annotations are no JSON: give a COCO file.")).to_message()
+    found = cause(failed_pod(error.exit_code, message=message))
+    assert (found.reason, found.message) == (reason, "The annotations are no JSON: give a COCO file.")
+    assert found.exit_code == error.exit_code
+    assert found.log_tail == []
+
+
+@pytest.mark.parametrize(("error", "reason"), ENGINE.items(), ids=lambda value: getattr(value, "__name__", value))
+def test_without_a_word_of_the_engine_the_exit_code_speaks(error: type[TeacherError], reason: str) -> None:
+    found = cause(failed_pod(error.exit_code, message="Traceback:\n  ...\nlast line"), log=("one", "two"))
+    assert found.reason == reason
+    assert f"exit code {error.exit_code}" in found.message
+    assert found.log_tail == ["one", "two"]
+
+
+def test_every_exit_code_of_the_engine_has_a_reason() -> None:
+    assert set(ENGINE) == set(TeacherError.__subclasses__())
+
+
+def test_a_failure_that_nobody_foresaw_keeps_its_type() -> None:
+    message = Outcome.failure(KeyError("image_id")).to_message()
+    found = cause(failed_pod(1, message=message))
+    assert (found.reason, found.message) == ("Unexpected", "KeyError: 'image_id'")
+
+
+@given(st.text(max_size=200))
+def test_any_reason_becomes_one_that_a_condition_may_have(reason: str) -> None:
+    message = Outcome(exit_code=1, reason=reason.encode(errors="replace").decode(), message="x").to_message()
+    assert cause(failed_pod(1, message=message)).message == "x"
+
+
+# What the node says.
+
+
+def test_a_crash_without_a_word_points_to_the_log() -> None:
+    found = cause(failed_pod(1), log=("Traceback (most recent call last):", "ValueError: x"))
+    assert found.reason == "Crashed"
+    assert found.message == "ended on node gpu-node-1 with exit code 1; the last lines of its log say why"
+    assert found.log_tail == ["Traceback (most recent call last):", "ValueError: x"]
+    assert (found.pod, found.node) == ("forklifts-sam-x7k2p", "gpu-node-1")
+
+
+def test_the_log_that_the_kubelet_left_stands_in_for_one_that_cannot_be_read() -> None:
+    found = cause(failed_pod(1, message="first\n\nsecond\n"))
+    assert found.log_tail == ["first", "second"]
+
+
+@pytest.mark.parametrize("exit_code", [1, 137])
+def test_out_of_memory_says_the_limit_and_what_to_raise(exit_code: int) -> None:
+    """The kernel may kill a worker of the data loader, so that the trainer itself ends with 1."""
+    message = failed_message(1, "Unexpected", "RuntimeError: DataLoader worker is killed by signal: Killed")
+    for text in ("", message):
+        found = cause(failed_pod(exit_code, reason="OOMKilled", message=text))
+        assert found.reason == "OutOfMemory"
+        assert found.message == (
+            "killed on node gpu-node-1 for using more than its limit of 32Gi: raise spec.resources.limits.memory, "
+            "or lower the batch size"
+        )
+
+
+def test_out_of_memory_without_a_limit() -> None:
+    found = cause(failed_pod(137, reason="OOMKilled", limits={}))
+    assert "more memory than there is" in found.message
+
+
+def test_out_of_memory_in_inspection_is_the_installations() -> None:
+    found = cause(failed_pod(137, reason="OOMKilled", container=INSPECT), container=INSPECT)
+    assert "inspectResources" in found.message
+    assert "batch size" not in found.message
+
+
+def test_a_kill_without_a_word() -> None:
+    found = cause(failed_pod(137))
+    assert (found.reason, found.exit_code) == ("Killed", 137)
+    assert "the node ran out of memory" in found.message
+
+
+def test_an_eviction_says_what_the_node_ran_short_of() -> None:
+    said = "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 2Gi."
+    pod = failed_pod(
+        137,
+        conditions=disrupted("TerminationByKubelet", said),
+    )
+    pod["status"] |= {"reason": "Evicted", "message": said}
+    found = cause(pod)
+    assert (found.reason, found.message) == ("Evicted", f"evicted on node gpu-node-1: {said}")
+
+
+def test_an_eviction_before_the_container_ran() -> None:
+    pod = pod_of(phase="Failed", reason="Evicted", message="The node had condition: [DiskPressure].")
+    found = cause(pod)
+    assert found.reason == "Evicted"
+    assert "DiskPressure" in found.message
+    assert found.exit_code is None
+
+
+@pytest.mark.parametrize("exit_code", [137, 143])
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("PreemptionByScheduler", "default-scheduler: preempting to accommodate a higher priority pod"),
+        ("EvictionByEvictionAPI", "Eviction API: evicting"),
+        ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"),
+    ],
+)
+def test_a_disruption_says_who_wanted_the_node(exit_code: int, reason: str, said: str) -> None:
+    """Also when the trainer had the time to say that it was interrupted: that much is known, who did it is not."""
+    interrupted = failed_message(143, "InterruptedTraining", "SIGTERM arrived: Sam stopped after step 7 of 90")
+    found = cause(
+        failed_pod(exit_code, message=interrupted if exit_code == 143 else "", conditions=disrupted(reason, said))
+    )
+    assert found.reason == "Disrupted"
+    assert said in found.message
+    assert "gpu-node-1" in found.message
+
+
+def test_a_disruption_does_not_hide_what_the_trainer_failed_of() -> None:
+    message = failed_message(3, "Data", "Image 7 is broken.")
+    found = cause(failed_pod(3, message=message, conditions=disrupted("PreemptionByScheduler", "preempted")))
+    assert (found.reason, found.message) == ("DataInvalid", "Image 7 is broken.")
+
+
+def test_a_disruption_that_did_not_come_is_none() -> None:
+    pod = failed_pod(1, conditions=[{"type": "DisruptionTarget", "status": "False", "reason": "X"}])
+    assert cause(pod).reason == "Crashed"
+
+
+def test_a_container_that_cannot_start_says_why() -> None:
+    said = 'exec: "teacher": executable file not found in $PATH'
+    found = cause(failed_pod(127, reason="ContainerCannotRun", message=said))
+    assert found.reason == "StartError"
+    assert said in found.message
+
+
+def test_a_pod_that_failed_before_its_container_ran_says_what_the_kubelet_said() -> None:
+    pod = pod_of(phase="Failed", reason="UnexpectedAdmissionError", message="Allocate failed due to no GPU available")
+    found = cause(pod)
+    assert (found.reason, found.message) == ("PodFailed", "Allocate failed due to no GPU available")
+
+
+def test_a_pod_that_says_nothing_at_all() -> None:
+    found = cause(pod_of(phase="Failed", conditions=[]))
+    assert found.reason == "PodFailed"
+    assert found.message
+
+
+# Bounds.
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50), st.integers(0, 3000))
+def test_whatever_a_node_says_fits_into_the_status(text: str, times: int) -> None:
+    long = text * times
+    pods = [
+        failed_pod(1, message=long),
+        failed_pod(128, reason="StartError", message=long),
+        pod_of(phase="Failed", reason="Evicted", message=long),
+        pod_of(phase="Failed", reason=long, message=""),
+        failed_pod(143, conditions=disrupted("X", long)),
+    ]
+    job = job_of(failed=("BackoffLimitExceeded", long))
+    for pod in pods:
+        found = pod_failure(pod, TRAINER, [long] * 100)
+        assert len(found.message) <= MESSAGE_MAX
+        assert len(found.log_tail) <= LOG_LINES
+        assert len(job_failure(job, [pod, pod], TRAINER, ()).message) <= MESSAGE_MAX
+    assert len(job_failure(job, [], TRAINER, ()).message) <= MESSAGE_MAX
+
+
+# Jobs.
+
+
+def test_a_job_that_was_tried_often_enough_says_how_often() -> None:
+    job = job_of(failed=("BackoffLimitExceeded", "Job has reached the specified backoff limit"))
+    pods = [failed_pod(1, name=name) for name in "abcd"]
+    found = job_failure(job, pods, TRAINER, ["line"])
+    assert (found.reason, found.pod, found.log_tail) == ("Crashed", "d", ["line"])
+    assert found.message.endswith("(attempt 4, the last)")
+
+
+def test_a_failure_that_is_not_tried_again_says_nothing_of_attempts() -> None:
+    job = job_of(failed=("PodFailurePolicy", "Container trainer for pod vision/x failed with exit code 3 ..."))
+    found = job_failure(job, [failed_pod(3, message=failed_message(3, "Data", "No objects."))], TRAINER, ())
+    assert (found.reason, found.message) == ("DataInvalid", "No objects.")
+
+
+def test_a_deadline_says_how_to_go_on() -> None:
+    job = job_of(
+        failed=("DeadlineExceeded", "Job was active longer than specified deadline"), activeDeadlineSeconds=600
+    )
+    found = job_failure(job, [failed_pod(143)], TRAINER, ())
+    assert found.reason == "DeadlineExceeded"
+    assert "activeDeadlineSeconds = 600" in found.message
+    assert "checkpoint" in found.message
+
+
+def test_the_deadline_of_inspection_speaks_of_no_checkpoint() -> None:
+    job = job_of(
+        failed=("DeadlineExceeded", "Job was active longer than specified deadline"), activeDeadlineSeconds=600
+    )
+    found = job_failure(job, [], INSPECT, ())
+    assert found.reason == "DeadlineExceeded"
+    assert "checkpoint" not in found.message
+    assert "600" in found.message
+
+
+def test_a_job_whose_pods_are_gone_says_what_the_job_says() -> None:
+    found = job_failure(job_of(failed=("BackoffLimitExceeded", "Job has reached the limit")), [], TRAINER, ())
+    assert (found.reason, found.message) == ("BackoffLimitExceeded", "Job has reached the limit")
+    assert job_failure(job_of(failed=("PodFailurePolicy", "")), [], TRAINER, ()).message
+
+
+def test_a_pod_that_succeeded_is_not_why_a_job_failed() -> None:
+    job = job_of(failed=("DeadlineExceeded", "x"))
+    job["status"]["conditions"][-1]["reason"] = "PodFailurePolicy"
+    pods = [failed_pod(3, name="a"), pod_of("b", phase="Running", started=NOW)]
+    assert job_failure(job, pods, TRAINER, ()).pod == "a"
+
+
+# Outcomes.
+
+
+def test_the_newest_pod_that_left_word_is_believed() -> None:
+    old = failed_pod(5, name="a", message=failed_message(5, "Storage", "gone"))
+    new = pod_of("b", phase="Succeeded", ended={"exitCode": 0, "message": Outcome(trained=trained_of()).to_message()})
+    silent = failed_pod(137, name="c")
+    assert outcome_of([old, new], TRAINER) == outcome_of([old, new, silent], TRAINER) == Outcome(trained=trained_of())
+    assert outcome_of([silent], TRAINER) is None
+    assert outcome_of([], TRAINER) is None
+
+
+def test_a_pod_that_runs_has_left_no_word() -> None:
+    assert outcome_of([pod_of(phase="Running", started=NOW)], TRAINER) is None
+
+
+def test_word_is_taken_of_the_right_container() -> None:
+    message = Outcome(prepared=prepared_of(MASKS)).to_message()
+    pod = pod_of(container=INSPECT, phase="Succeeded", ended={"exitCode": 0, "message": message})
+    assert outcome_of([pod], TRAINER) is None
+    assert outcome_of([pod], INSPECT) == Outcome(prepared=prepared_of(MASKS))

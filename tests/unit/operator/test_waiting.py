@@ -1,0 +1,214 @@
+"""Where an unfinished Job stands, from Jobs and Pods as clusters show them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tft_objects import GPU, NOW, disrupted, failed_pod, job_of, pod_of, unschedulable, view_of
+
+from teacher_operator.names import INSPECT, TRAINER
+from teacher_operator.observe import EVENTS_AFTER_SECONDS, JobView, Waiting, waiting
+from teacher_operator.times import duration, left, seconds, timestamp
+
+
+def stand(*pods: Any, container: str = TRAINER, now: float = NOW + 5, **values: Any) -> Waiting:
+    return waiting(view_of(*pods, **values), container, now=now)
+
+
+# Pods.
+
+
+def test_a_pod_that_runs_is_running() -> None:
+    assert stand(pod_of(phase="Running", started=NOW)) == Waiting("Running")
+
+
+@pytest.mark.parametrize("resource", [GPU, "nvidia.com/mig-1g.10gb", "amd.com/gpu"])
+def test_without_a_free_gpu_the_wait_names_it(resource: str) -> None:
+    said = f"0/3 nodes are available: 3 Insufficient {resource}. preemption: 0/3 nodes are available"
+    pod = pod_of(node=None, conditions=unschedulable(said), limits={"memory": "32Gi", resource: "1"})
+    found = stand(pod, now=NOW + 754)
+    assert found.state == "Pending"
+    assert found.message == f"no node has a free {resource}; unschedulable for 10m: {said}"
+    assert found.since == NOW
+
+
+def test_a_node_that_is_too_small_is_not_told_as_a_lack_of_gpus() -> None:
+    said = "0/3 nodes are available: 1 node(s) had untolerated taint {spot: true}, 2 Insufficient memory."
+    found = stand(pod_of(node=None, conditions=unschedulable(said)), now=NOW + 90)
+    assert found.message == f"no node fits; unschedulable for 1m: {said}"
+
+
+def test_a_scheduler_that_says_nothing_is_said_so() -> None:
+    found = stand(pod_of(node=None, conditions=unschedulable("")))
+    assert found.message == "no node fits; unschedulable for less than a minute: the scheduler has not said why"
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
+def test_an_image_that_cannot_be_pulled_is_named_with_the_reason(reason: str) -> None:
+    said = 'Back-off pulling image "registry.test/trainer:1": ErrImagePull: failed to\n\tresolve: 401 Unauthorized'
+    found = stand(pod_of(waiting=(reason, said)))
+    assert found.state == "Pending"
+    assert found.message == (
+        "image cannot be pulled: registry.test/trainer:1: "
+        'Back-off pulling image "registry.test/trainer:1": ErrImagePull: failed to resolve: 401 Unauthorized'
+    )
+
+
+def test_an_image_that_cannot_be_pulled_without_a_word() -> None:
+    assert stand(pod_of(waiting=("ImagePullBackOff", ""))).message == "image cannot be pulled: registry.test/trainer:1"
+
+
+def test_a_secret_that_is_not_there_is_named() -> None:
+    found = stand(pod_of(waiting=("CreateContainerConfigError", 'secret "s3-keys" not found')))
+    assert (found.state, found.message) == ("Pending", 'the container cannot be made: secret "s3-keys" not found')
+
+
+def test_a_volume_that_cannot_be_mounted_is_told_by_its_events() -> None:
+    pod = pod_of(waiting=("ContainerCreating", ""), created=NOW)
+    fresh = stand(pod, now=NOW + EVENTS_AFTER_SECONDS - 1)
+    assert (fresh.state, fresh.look) == ("Starting", None)
+    asked = stand(pod, now=NOW + EVENTS_AFTER_SECONDS + 1)
+    assert (asked.state, asked.look) == ("Starting", ("Pod", pod["metadata"]["name"]))
+    assert "gpu-node-1" in asked.message
+    said = 'FailedMount: MountVolume.SetUp failed for volume "models": persistentvolumeclaim "models" not found'
+    told = stand(pod, now=NOW + 60, complaints=[said])
+    assert (told.state, told.look) == ("Pending", None)
+    assert told.message == f"pod {pod['metadata']['name']} cannot start: {said}"
+
+
+def test_events_that_say_nothing_are_not_asked_again_at_once() -> None:
+    found = stand(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, complaints=[])
+    assert (found.state, found.look) == ("Starting", None)
+
+
+def test_one_of_several_pods_that_does_not_run_holds_all_up() -> None:
+    running = pod_of("a", phase="Running", started=NOW)
+    waits = pod_of("b", node=None, conditions=unschedulable(f"0/3 nodes are available: 3 Insufficient {GPU}."))
+    assert stand(running, waits).state == "Pending"
+    assert stand(running, pod_of("b", phase="Running", started=NOW)).state == "Running"
+
+
+def test_a_pod_that_has_failed_does_not_hide_the_one_that_runs() -> None:
+    assert stand(failed_pod(1, name="a"), pod_of("b", phase="Running", started=NOW)).state == "Running"
+
+
+def test_inspection_is_looked_at_by_its_own_container() -> None:
+    pod = pod_of(container=INSPECT, waiting=("ErrImagePull", "no such tag"))
+    assert stand(pod, container=INSPECT).message == "image cannot be pulled: registry.test/inspect:1: no such tag"
+
+
+# No pods.
+
+
+def test_a_job_whose_pod_was_refused_is_told_by_its_events() -> None:
+    job = job_of(started=NOW)
+    fresh = stand(job=job, now=NOW + 5)
+    assert (fresh.state, fresh.message, fresh.look) == ("Pending", "its pod is being made", None)
+    assert stand(job=job, now=NOW + 60).look == ("Job", job["metadata"]["name"])
+    said = 'FailedCreate: Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=1'
+    told = stand(job=job, now=NOW + 60, complaints=["older", said])
+    assert (told.state, told.message, told.look) == ("Pending", f"its pod cannot be made: {said}", None)
+    assert told.since == NOW
+
+
+def test_a_job_that_waits_in_a_queue_is_queued_and_its_wait_does_not_count() -> None:
+    found = stand(job=job_of(suspend=True, queue="team-a"), now=NOW + 9999)
+    assert found == Waiting("Queued", "queued by Kueue in team-a")
+    assert found.since is None
+
+
+def test_a_job_that_is_suspended_says_how_to_go_on() -> None:
+    found = stand(job=job_of(suspend=True))
+    assert found.state == "Suspended"
+    assert "spec.suspend" in found.message
+
+
+def test_a_job_that_kueue_has_let_run_counts_its_wait_from_then() -> None:
+    found = stand(job=job_of(queue="team-a", started=NOW + 500), now=NOW + 505)
+    assert (found.state, found.since) == ("Pending", NOW + 500)
+
+
+def test_a_pod_that_is_being_stopped_is_waited_for() -> None:
+    pod = pod_of(phase="Running", started=NOW, deleted=NOW + 120)
+    found = stand(pod, now=NOW + 10)
+    assert found.state == "Pending"
+    assert found.message == f"pod {pod['metadata']['name']} on node gpu-node-1 is being stopped"
+
+
+def test_a_pod_on_a_lost_node_says_what_can_be_done() -> None:
+    pod = pod_of(phase="Running", started=NOW, deleted=NOW + 120, node="spot-7")
+    found = stand(pod, now=NOW + 120 + 600)
+    assert "the node has not confirmed it for 10m" in found.message
+    assert "kubectl delete node spot-7" in found.message
+
+
+def test_a_pod_that_has_ended_while_it_was_being_stopped_is_not_waited_for() -> None:
+    pod = failed_pod(143, deleted=NOW)
+    assert stand(pod).message == "its pod is being made"
+
+
+# Jobs.
+
+
+@pytest.mark.parametrize("job", [job_of(), job_of(suspend=True), job_of(deleting=True)])
+def test_a_job_without_a_last_condition_has_not_ended(job: dict[str, Any]) -> None:
+    view = JobView(job)
+    assert (view.complete, view.failed) == (False, False)
+
+
+def test_a_job_that_is_about_to_fail_has_not_failed() -> None:
+    job = job_of()
+    job["status"]["conditions"] = [{"type": "FailureTarget", "status": "True", "reason": "PodFailurePolicy"}]
+    assert not JobView(job).failed
+    job["status"]["conditions"].append({"type": "Failed", "status": "False"})
+    assert not JobView(job).failed
+
+
+def test_a_job_that_was_only_just_made_has_no_status_at_all() -> None:
+    job = job_of()
+    job["status"] = {}
+    view = JobView(job)
+    assert (view.complete, view.failed, view.started) == (False, False, None)
+    assert waiting(view, TRAINER, now=NOW).state == "Pending"
+
+
+def test_disruption_alone_is_no_end() -> None:
+    pod = pod_of(phase="Running", started=NOW, conditions=disrupted("PreemptionByScheduler", "preempted"))
+    assert stand(pod).state == "Running"
+
+
+# Times.
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        (0, "less than a minute"),
+        (59.9, "less than a minute"),
+        (60, "1m"),
+        (599, "9m"),
+        (754, "10m"),
+        (3599, "50m"),
+        (3600, "1h"),
+        (47 * 3600 + 3599, "47h"),
+        (48 * 3600, "2d"),
+    ],
+)
+def test_a_wait_is_said_in_words_that_change_ever_more_rarely(span: float, said: str) -> None:
+    assert duration(span) == said
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [(0, "0s"), (119, "119s"), (120, "2m"), (2460, "41m"), (7199, "119m"), (7200, "2h00m"), (9000, "2h30m")],
+)
+def test_what_is_left_is_short(span: float, said: str) -> None:
+    assert left(span) == said
+
+
+def test_times_are_read_as_they_are_written() -> None:
+    assert timestamp(NOW) == "2026-03-01T12:00:00Z"
+    assert seconds(timestamp(NOW)) == NOW
+    assert seconds("2026-03-01T12:00:00.250000Z") == NOW + 0.25
+    assert seconds("") is seconds(None) is None
