@@ -10,6 +10,8 @@ from teacher_operator.status import ProgressStatus
 from teacher_operator.times import timestamp
 
 NOTE_MAX = 256
+LARGEST = 2**53
+"""Larger numbers are not the same to every reader of JSON."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,28 @@ class ProgressView:
 
 
 def read_progress(lines: Iterable[str], previous: ProgressView | None = None) -> ProgressView:
-    """The newest of what the lines say, over what was known before."""
+    """The newest of what the lines say, over what was known before.
+
+    Whoever may run a pod can write lines: those with numbers that no trainer comes to are passed over.
+    """
     view = previous or ProgressView()
     progress, before, after = view.progress, view.ap_before, view.ap_after
     for line in lines:
         event = parse_line(line)
         if event is None:
             continue
-        progress = _progress(event, progress)
-        if event.event == "evaluation" and event.ap is not None:
+        try:
+            progress = _progress(event, progress)
+        except (ValueError, OverflowError):
+            continue
+        measured, base, best = _ap(event.ap), _ap(event.ap_before), _ap(event.best_ap)
+        if event.event == "evaluation" and measured is not None:
             if event.phase == "base":
-                before = event.ap
+                before = measured
             elif event.phase == "adapted":
-                after = max(event.ap, after if after is not None else event.ap)
-        before = event.ap_before if event.ap_before is not None else before
-        after = event.best_ap if event.best_ap is not None else after
+                after = max(measured, after if after is not None else measured)
+        before = base if base is not None else before
+        after = best if best is not None else after
     return ProgressView(progress, before, after)
 
 
@@ -54,16 +63,34 @@ def _progress(event: Event, before: ProgressStatus | None) -> ProgressStatus | N
     old = before or ProgressStatus(percent=0, step=0, steps=0)
     return ProgressStatus(
         percent=min(100, 100 * event.step // event.steps),
-        step=event.step,
-        steps=event.steps,
+        step=_whole(event.step),
+        steps=_whole(event.steps),
         epoch=f"{event.epoch:.2f}" if event.epoch is not None else old.epoch,
-        epochs=int(event.epochs) if event.epochs is not None else old.epochs,
+        epochs=_whole(event.epochs) if event.epochs is not None else old.epochs,
         loss=f"{event.loss:.4g}" if event.loss is not None else old.loss,
-        seconds_left=int(event.seconds_left) if event.seconds_left is not None else old.seconds_left,
-        memory_bytes=event.memory_bytes if event.memory_bytes is not None else old.memory_bytes,
+        seconds_left=_whole(event.seconds_left) if event.seconds_left is not None else old.seconds_left,
+        memory_bytes=_whole(event.memory_bytes) if event.memory_bytes is not None else old.memory_bytes,
         note="evaluating" if event.event == "evaluation" else "",
         updated=timestamp(event.time),
     )
+
+
+def _whole(number: float) -> int:
+    """A number as the status has it.
+
+    Raises:
+        ValueError: It is too large.
+        OverflowError: It is infinite.
+    """
+    whole = int(number)
+    if abs(whole) > LARGEST:
+        raise ValueError(f"{number} is too large")
+    return whole
+
+
+def _ap(number: float | None) -> float | None:
+    """An average precision: 0..1, or -1 where there was nothing to measure."""
+    return number if number is not None and -1 <= number <= 1 else None
 
 
 def plain_lines(lines: Iterable[str]) -> list[str]:
