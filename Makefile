@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export BUILDAH_LAYERS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check test test-slow demo bench docs chart lock images hooks clean
+.PHONY: help install format check test test-slow demo bench docs chart crds lock images cluster-test hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -72,6 +72,13 @@ lock: $(INSTALLED)  ## resolve pyproject.toml anew into requirements.lock, and f
 images:  ## build both images: BUILDAH=docker, IMAGE_FLAGS, BASE=name@sha256:… and IMAGE_TAG are yours to set
 	$(IMAGE) -t operator:$(IMAGE_TAG) .
 	$(IMAGE) -f trainer_image/Dockerfile -t trainer:$(IMAGE_TAG) .
+
+cluster-test: $(INSTALLED)  ## the whole product on a real cluster on this machine, from nothing; WALKTHROUGH=file keeps what is seen
+	tests/e2e/one-machine.sh
+
+crds: $(INSTALLED)  ## write the CRD from its models, and what is made from it
+	$(BIN)/python -m teacher_operator.crd > crds/teacherfinetunes.finetune.dev.yaml
+	$(MAKE) chart
 
 hooks: $(INSTALLED)  ## check every commit before it is made
 	$(BIN)/pre-commit install

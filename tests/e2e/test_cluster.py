@@ -1,0 +1,174 @@
+"""The whole product on a cluster: install it, fine-tune for boxes, masks and both, and see two failures told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from walk import EXAMPLES, ROOT, SYSTEM, TEAM, Cluster, Walk
+
+pytestmark = pytest.mark.timeout(1800)
+
+VALUES: dict[str, Any] = {
+    "image": {"repository": "localhost/operator", "tag": "latest"},
+    "trainerImage": {"repository": "localhost/trainer", "tag": "latest"},
+    "podEnv": {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    "trainerResources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
+    "inspectResources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}},
+    "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
+    "progressSeconds": 3,
+}
+RUNS = {"boxes": "parts-boxes", "masks": "parts-masks", "both": "parts"}
+
+
+def manifest(example: str, s3_from_pods: str, **changes: Any) -> str:
+    """An example, with where pods find the store and with what keys; as JSON, which is YAML without its surprises."""
+    document = yaml.safe_load((EXAMPLES / f"{example}.yaml").read_text())
+    storage = {"endpointUrl": s3_from_pods, "region": "us-east-1", "credentialsSecretRef": {"name": "s3"}}
+    document["metadata"] |= changes.pop("metadata", {})
+    document["spec"] |= {"storage": storage, **changes}
+    return json.dumps(document)
+
+
+def test_it_installs(walk: Walk, rendered: Callable[[dict[str, Any]], str], tmp_path: Path) -> None:
+    walk.say("# From nothing to adapters, on a real cluster")
+    walk.say(
+        "Every command below was run by `make cluster-test`, and what stands under it is what it printed: a control "
+        "plane, a kubelet with containerd and both images on one machine, an S3 server beside them, and tiny teachers "
+        "that a CPU trains in a minute. On your cluster leave out what says `localhost`, and the base models."
+    )
+    walk.say("## Install\n\nThe chart's manifests are applied as `helm install` would apply them.")
+    walk.run(f"kubectl create namespace {SYSTEM}")
+    walk.run(f"kubectl label namespace {SYSTEM} pod-security.kubernetes.io/enforce=restricted")
+    file = ROOT / "out" / "e2e" / "install.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(rendered(VALUES))
+    walk.run(f"kubectl apply --server-side --namespace {SYSTEM} -f {file.relative_to(ROOT)}")
+    walk.run(f"kubectl -n {SYSTEM} rollout status deployment/teacher-finetune --timeout=120s")
+    walk.run(f"kubectl -n {SYSTEM} get pods")
+
+
+def test_boxes_masks_and_both_end_with_adapters(
+    walk: Walk, cluster: Cluster, bucket: str, s3_from_pods: str, tmp_path: Path
+) -> None:
+    walk.say("## Fine-tune\n\nThe team's namespace, with the keys to its store: only the pods of its runs read them.")
+    walk.run(f"kubectl create namespace {TEAM}")
+    walk.run(f"kubectl label namespace {TEAM} pod-security.kubernetes.io/enforce=restricted")
+    walk.run(
+        f"kubectl -n {TEAM} create secret generic s3 --from-literal=AWS_ACCESS_KEY_ID=demo "
+        "--from-literal=AWS_SECRET_ACCESS_KEY=demo"
+    )
+    walk.say(
+        "`examples/boxes.yaml`, `masks.yaml` and `both.yaml`, each with `spec.storage` for this store, are applied."
+    )
+    folder = ROOT / "out" / "e2e"
+    for example in RUNS:
+        (folder / f"{example}.json").write_text(manifest(example, s3_from_pods))
+    walk.run(f"kubectl -n {TEAM} apply " + " ".join(f"-f out/e2e/{example}.json" for example in RUNS))
+    cluster.until("parts", lambda c: c["reason"] == "Training", seconds=240)
+    walk.run(f"kubectl -n {TEAM} get tft")
+    cluster.until("parts", lambda c: cluster.get("tft", "parts")["status"]["summary"]["map"] != "", seconds=300)
+    walk.run(f"kubectl -n {TEAM} get tft -o wide")
+    for name in RUNS.values():
+        condition = cluster.until(name, lambda c: c["status"] != "Unknown", seconds=900)
+        assert condition["status"] == "True", condition
+    walk.run(f"kubectl -n {TEAM} get tft,jobs")
+    walk.say("All that is known of a run stands in its status.")
+    walk.run(f"kubectl -n {TEAM} describe tft parts-boxes")
+
+
+@pytest.mark.parametrize("name", RUNS.values())
+def test_the_adapters_are_what_the_status_says_and_load(walk: Walk, cluster: Cluster, name: str) -> None:
+    from engine.storage import Storage, StorageOptions
+    from engine.teachers import load_adapted
+
+    status = cluster.get("tft", name)["status"]
+    storage = Storage(StorageOptions())
+    assert {"GroundingDino", "Sam"} >= {teacher["name"] for teacher in status["teachers"]} != set()
+    for teacher in status["teachers"]:
+        adapter = teacher["adapter"]
+        content = storage.read_bytes(adapter["uri"])
+        assert len(content) == adapter["sizeBytes"]
+        assert hashlib.sha256(content).hexdigest() == adapter["sha256"]
+        assert float(teacher["apAfter"]) > float(teacher["apBefore"])
+        assert teacher["gpuSeconds"] > 0
+        loaded = load_adapted(adapter["uri"].rsplit("/", 1)[0])
+        assert loaded.name.value == teacher["name"]
+
+
+def test_the_adapters_are_fetched_by_name(walk: Walk, cluster: Cluster) -> None:
+    walk.say("## Fetch the adapters\n\nBy the name of the object; every file is checked against its sha256.")
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    walk.run(f"teacher fetch parts out/e2e/adapters --namespace {TEAM} --endpoint-url {endpoint}")
+    assert (ROOT / "out/e2e/adapters/teachers/sam_lora/adapter_model.safetensors").stat().st_size > 10_000
+
+
+def test_the_same_request_again_costs_no_gpu(walk: Walk, cluster: Cluster) -> None:
+    walk.say(
+        "## The same request again\n\nA run is named by what goes into it. Deleting the object leaves the adapters, "
+        "and applying it again finds them: no GPU is asked for."
+    )
+    before = cluster.get("tft", "parts-boxes")["status"]["teachers"][0]["adapter"]
+    walk.run(f"kubectl -n {TEAM} delete tft parts-boxes")
+    walk.run(f"kubectl -n {TEAM} wait --for=delete job/parts-boxes-grounding-dino --timeout=60s || true", quiet=True)
+    walk.run(f"kubectl -n {TEAM} apply -f out/e2e/boxes.json")
+    cluster.until("parts-boxes", lambda c: c["status"] == "True", seconds=120)
+    walk.run(f"kubectl -n {TEAM} get tft parts-boxes; kubectl -n {TEAM} get jobs -l finetune.dev/run=parts-boxes")
+    assert cluster.get("tft", "parts-boxes")["status"]["teachers"][0]["adapter"] == before
+    jobs = walk.run(f"kubectl -n {TEAM} get jobs -l finetune.dev/run=parts-boxes -o name", quiet=True).split()
+    assert jobs == ["job.batch/parts-boxes-inspect"]
+
+
+def test_a_run_that_is_killed_for_memory_says_so(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
+    walk.say("## When something fails\n\nA trainer with too little memory:")
+    resources = {"requests": {"memory": "64Mi"}, "limits": {"memory": "160Mi"}}
+    text = manifest(
+        "boxes", s3_from_pods, metadata={"name": "hungry"}, resources=resources, backoffLimit=0, training={"seed": 7}
+    )
+    (ROOT / "out" / "e2e" / "hungry.json").write_text(text)
+    walk.run(f"kubectl -n {TEAM} apply -f out/e2e/hungry.json")
+    condition = cluster.until("hungry", lambda c: c["status"] == "False", seconds=240)
+    assert condition["reason"] == "OutOfMemory"
+    assert "160Mi" in condition["message"]
+    assert "spec.resources.limits.memory" in condition["message"]
+    walk.run(f"kubectl -n {TEAM} get tft hungry -o wide")
+    walk.run(f"kubectl -n {TEAM} get events --field-selector involvedObject.name=hungry")
+    assert cluster.condition("hungry", "Stalled")["status"] == "True"
+
+
+def test_an_image_that_cannot_be_pulled_says_so(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
+    walk.say("An installation that names a trainer image that is not there:")
+    walk.run(f"kubectl -n {SYSTEM} set env deployment/teacher-finetune TEACHER_TRAINER_IMAGE=localhost/no-such:1")
+    walk.run(f"kubectl -n {SYSTEM} rollout status deployment/teacher-finetune --timeout=120s")
+    text = manifest("boxes", s3_from_pods, metadata={"name": "no-image"}, training={"seed": 8})
+    (ROOT / "out" / "e2e" / "no-image.json").write_text(text)
+    walk.run(f"kubectl -n {TEAM} apply -f out/e2e/no-image.json")
+    condition = cluster.until("no-image", lambda c: "cannot be pulled" in c["message"], seconds=180)
+    assert "localhost/no-such:1" in condition["message"]
+    assert condition["status"] == "Unknown"
+    walk.run(f"kubectl -n {TEAM} get tft no-image -o wide")
+    walk.say("Deleting an object takes its Jobs and pods with it; the operator needs no finalizer for that.")
+    walk.run(f"kubectl -n {TEAM} delete tft no-image")
+
+
+def test_the_operator_may_do_no_more_than_it_must(walk: Walk) -> None:
+    walk.say("## What the operator may not do")
+    account = f"system:serviceaccount:{SYSTEM}:teacher-finetune"
+    for verb, what in (
+        ("get", "secrets"),
+        ("list", "secrets"),
+        ("create", "pods"),
+        ("create", "pods/exec"),
+        ("delete", "pods"),
+        ("update", "teacherfinetunes.finetune.dev"),
+        ("create", "clusterrolebindings"),
+        ("patch", "customresourcedefinitions"),
+    ):
+        answer = walk.run(f"kubectl auth can-i {verb} {what} -A --as {account}", check=False)
+        assert answer.strip() == "no"
