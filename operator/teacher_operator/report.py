@@ -21,6 +21,7 @@ from teacher_operator.status import (
     SummaryStatus,
     TeacherFineTuneStatus,
     TeacherStatus,
+    clip,
 )
 from teacher_operator.teachers import succeeded
 from teacher_operator.times import left, timestamp
@@ -102,7 +103,6 @@ def with_conditions(
     message = summary.message
     if log:
         message = "\n".join([message, "Last lines of its log:", *log])
-    message = message if len(message) <= MESSAGE_MAX else message[: MESSAGE_MAX - 1] + "…"
     before = {one.type: one for one in status.conditions}
     wanted = {
         INSPECTED: _inspected(status, summary),
@@ -119,7 +119,7 @@ def with_conditions(
                 type=kind,
                 status=value,
                 reason=reason,
-                message=text,
+                message=clip(text),
                 observed_generation=generation,
                 last_transition_time=timestamp(now) if changed or old is None else old.last_transition_time,
             )
@@ -137,15 +137,15 @@ def with_conditions(
 
 def columns(teachers: Sequence[TeacherStatus]) -> SummaryStatus:
     """What `kubectl get` shows."""
-    training = [one for one in teachers if one.progress is not None]
-    waits = [one.progress.seconds_left for one in training if one.progress and one.progress.seconds_left is not None]
+    percents = [100 if one.state == "Succeeded" else one.progress.percent if one.progress else 0 for one in teachers]
     active = [one for one in teachers if one.state == "Training"]
+    waits = [one.progress.seconds_left for one in active if one.progress and one.progress.seconds_left is not None]
     measured = [f"{_two(one.ap_before)} -> {_two(one.ap_after) or '…'}" for one in teachers if one.ap_before]
     nodes = dict.fromkeys(one.attempts[-1].node for one in active if one.attempts and one.attempts[-1].node)
     return SummaryStatus(
         teachers=",".join(one.name.value for one in teachers),
-        progress=percent_text(one.progress.percent if one.progress else 0 for one in teachers) if training else "",
-        time_left=left(max(waits)) if waits and active else "",
+        progress=percent_text(percents) if any(percents) or any(one.progress for one in teachers) else "",
+        time_left=left(max(waits)) if waits else "",
         map=", ".join(measured),
         nodes=",".join(nodes),
     )
@@ -191,12 +191,12 @@ def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Itera
     teachers = {one.name: one for one in before.teachers}
     for teacher in after.teachers:
         then = teachers.get(teacher.name)
-        if then is not None and then.state == teacher.state:
-            if teacher.failure is not None and (then.failure is None or then.failure.pod != teacher.failure.pod):
+        changed = then is None or then.state != teacher.state
+        if teacher.failure is not None:
+            told = then is not None and then.failure is not None and then.failure.pod == teacher.failure.pod
+            if not told or (changed and teacher.state == "Failed"):
                 yield EventNote("Warning", teacher.failure.reason, f"{teacher.name}: {teacher.failure.message}")
-        elif teacher.state == "Failed" and teacher.failure is not None:
-            yield EventNote("Warning", teacher.failure.reason, f"{teacher.name}: {teacher.failure.message}")
-        elif teacher.state in {"Training", "Succeeded", "Suspended"}:
+        if changed and teacher.state in {"Training", "Succeeded", "Suspended"}:
             yield EventNote("Normal", teacher.state, f"{teacher.name}: {teacher.message}")
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
         return
