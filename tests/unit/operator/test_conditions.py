@@ -1,0 +1,347 @@
+"""From what is true of a run to what people and tools read: conditions, columns, events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tft_objects import BOXES, MASKS, NOW, ROOT, info_of, teacher_of, trained_of
+from tft_schema import status_errors
+
+from engine.dataset.types import ClassInfo, Problem, Severity
+from teacher_operator.report import (
+    EventNote,
+    Summary,
+    columns,
+    dataset_status,
+    events,
+    is_terminal,
+    published_teacher,
+    summary_condition,
+    with_conditions,
+)
+from teacher_operator.status import (
+    CLASSES,
+    MESSAGE_MAX,
+    PROBLEMS,
+    AttemptStatus,
+    FailureStatus,
+    ProgressStatus,
+    TeacherFineTuneStatus,
+    TeacherStatus,
+)
+from teacher_operator.teachers import succeeded
+
+TYPES = ["DatasetInspected", "Reconciling", "Stalled", "Succeeded"]
+SUMMARIES = {
+    "active": Summary.active("Training", "Sam: evaluating"),
+    "suspended": Summary.suspended("suspended while its data was inspected"),
+    "succeeded": Summary.succeeded("Sam: AP 0.312 -> 0.518"),
+    "failed": Summary.failed("DataInvalid", "Sam: the data is wrong"),
+}
+
+
+def told(
+    status: TeacherFineTuneStatus, summary: Summary | None, *, generation: int = 1, now: float = NOW, **values: Any
+) -> TeacherFineTuneStatus:
+    result = with_conditions(status, summary, generation=generation, now=now, **values)
+    assert status_errors(result) == []
+    return result
+
+
+def values(status: TeacherFineTuneStatus) -> dict[str, str]:
+    return {one.type: one.status.value for one in status.conditions}
+
+
+def reason(status: TeacherFineTuneStatus, kind: str = "Succeeded") -> str:
+    return next(one.reason for one in status.conditions if one.type == kind)
+
+
+def message(status: TeacherFineTuneStatus, kind: str = "Succeeded") -> str:
+    return next(one.message for one in status.conditions if one.type == kind)
+
+
+def progress(percent: int = 37, **values: Any) -> ProgressStatus:
+    return ProgressStatus(percent=percent, step=percent, steps=100, **values)
+
+
+# Conditions.
+
+
+@pytest.mark.parametrize("summary", SUMMARIES.values(), ids=SUMMARIES)
+def test_all_four_conditions_are_there_from_the_first_visit_on(summary: Summary) -> None:
+    status = told(TeacherFineTuneStatus(), summary, generation=3)
+    assert [one.type for one in status.conditions] == TYPES
+    assert {one.observed_generation for one in status.conditions} == {status.observed_generation} == {3}
+    assert all(one.reason for one in status.conditions)
+
+
+@pytest.mark.parametrize(
+    ("summary", "expected"),
+    [
+        ("active", {"Reconciling": "True", "Stalled": "False", "Succeeded": "Unknown"}),
+        ("suspended", {"Reconciling": "False", "Stalled": "False", "Succeeded": "Unknown"}),
+        ("succeeded", {"Reconciling": "False", "Stalled": "False", "Succeeded": "True"}),
+        ("failed", {"Reconciling": "False", "Stalled": "True", "Succeeded": "False"}),
+    ],
+)
+def test_kstatus_reads_the_health_right(summary: str, expected: dict[str, str]) -> None:
+    found = values(told(TeacherFineTuneStatus(), SUMMARIES[summary]))
+    assert {kind: found[kind] for kind in expected} == expected
+
+
+@pytest.mark.parametrize("summary", SUMMARIES.values(), ids=SUMMARIES)
+def test_the_summary_says_what_is_the_matter(summary: Summary) -> None:
+    status = told(TeacherFineTuneStatus(), summary)
+    condition = summary_condition(status)
+    assert condition is not None
+    assert (condition.reason, condition.message) == (summary.reason, summary.message)
+    assert is_terminal(status) == (summary.state in {"succeeded", "failed"})
+    assert (status.completion_time is not None) == is_terminal(status)
+
+
+def test_nothing_is_stalled_that_has_not_failed() -> None:
+    assert message(told(TeacherFineTuneStatus(), SUMMARIES["active"]), "Stalled") == ""
+    assert message(told(TeacherFineTuneStatus(), SUMMARIES["failed"]), "Stalled") == "Sam: the data is wrong"
+
+
+@pytest.mark.parametrize(("summary", "value"), [("active", "Unknown"), ("suspended", "Unknown"), ("failed", "False")])
+def test_before_the_data_is_known_its_condition_goes_with_the_run(summary: str, value: str) -> None:
+    assert values(told(TeacherFineTuneStatus(), SUMMARIES[summary]))["DatasetInspected"] == value
+
+
+@pytest.mark.parametrize("summary", SUMMARIES.values(), ids=SUMMARIES)
+def test_once_the_data_is_known_its_condition_says_what_it_is(summary: Summary) -> None:
+    problem = Problem(code="missing_image", severity=Severity.WARNING, count=3000, message="m", advice="a")
+    status = told(TeacherFineTuneStatus(dataset=dataset_status(info_of(problems=[problem]))), summary)
+    assert values(status)["DatasetInspected"] == "True"
+    assert reason(status, "DatasetInspected") == "Inspected"
+    assert message(status, "DatasetInspected") == (
+        "1,000 images, 5,210 objects, 5,210 masks, 2 classes; warning missing_image 3,000x"
+    )
+
+
+def test_a_time_of_transition_moves_only_with_the_status_of_its_condition() -> None:
+    status = told(TeacherFineTuneStatus(), Summary.active("Inspecting", "a"), now=NOW)
+    status = told(status, Summary.active("Training", "b"), now=NOW + 60, generation=2)
+    assert {one.last_transition_time for one in status.conditions} == {"2026-03-01T12:00:00Z"}
+    status = told(status, Summary.suspended("c"), now=NOW + 120)
+    times = {one.type: one.last_transition_time for one in status.conditions}
+    assert times == {
+        "DatasetInspected": "2026-03-01T12:00:00Z",
+        "Reconciling": "2026-03-01T12:02:00Z",
+        "Stalled": "2026-03-01T12:00:00Z",
+        "Succeeded": "2026-03-01T12:00:00Z",
+    }
+
+
+def test_of_a_run_that_has_ended_only_the_generation_is_looked_at() -> None:
+    before = told(TeacherFineTuneStatus(), SUMMARIES["failed"])
+    after = told(before, None, generation=5, now=NOW + 1000)
+    assert {one.observed_generation for one in after.conditions} == {5}
+    same = after.model_copy(update={"observed_generation": 1, "conditions": before.conditions})
+    assert same == before
+
+
+def test_the_log_goes_with_the_message_as_far_as_there_is_room() -> None:
+    status = told(TeacherFineTuneStatus(), SUMMARIES["failed"], log=["one", "two"])
+    assert message(status) == "Sam: the data is wrong\nLast lines of its log:\none\ntwo"
+    status = told(TeacherFineTuneStatus(), SUMMARIES["failed"], log=["x" * 512] * 20)
+    assert len(message(status)) == MESSAGE_MAX
+    assert message(status).endswith("…")
+
+
+@pytest.mark.parametrize("make", [Summary.active, Summary.failed])
+def test_a_message_of_any_length_has_room(make: Any) -> None:
+    status = told(TeacherFineTuneStatus(), make("Pending", "x" * 10_000))
+    assert {len(one.message) for one in status.conditions} <= {0, MESSAGE_MAX}
+
+
+def test_unknown_conditions_of_others_do_no_harm() -> None:
+    status = told(TeacherFineTuneStatus(), SUMMARIES["active"])
+    foreign = status.conditions[0].model_copy(update={"type": "Paused"})
+    status = told(status.model_copy(update={"conditions": [*status.conditions, foreign]}), SUMMARIES["active"])
+    assert len({one.type for one in status.conditions}) == len(status.conditions)
+
+
+# The data.
+
+
+def test_what_inspection_found_is_kept_within_bounds_and_the_worst_comes_first() -> None:
+    problems = [
+        Problem(code=f"info_{n}", severity=Severity.INFO, count=1, message="m" * 9000, advice="a" * 9000)
+        for n in range(30)
+    ]
+    problems += [
+        Problem(code="bad", severity=Severity.ERROR, count=2, message="m", advice="a"),
+        Problem(code="so_so", severity=Severity.WARNING, count=2, message="m", advice="a"),
+    ]
+    classes = tuple(ClassInfo(id=n, name=f"{n}" * 600, annotations=1, images=1) for n in range(100))
+    info = info_of(problems=problems).model_copy(update={"classes": classes, "classes_left_out": 900})
+    data = dataset_status(info)
+    assert [one.code for one in data.problems[:3]] == ["bad", "so_so", "info_0"]
+    assert (len(data.problems), len(data.classes), data.class_count) == (PROBLEMS, CLASSES, 1000)
+    told(TeacherFineTuneStatus(dataset=data), SUMMARIES["active"])
+
+
+# Columns.
+
+
+def test_the_columns_of_a_run_that_trains() -> None:
+    boxes = teacher_of(
+        BOXES,
+        "Training",
+        progress=progress(50, seconds_left=120),
+        ap_before="0.312",
+        ap_after="0.518",
+        attempts=[AttemptStatus(pod="a", node="gpu-1"), AttemptStatus(pod="b", node="gpu-2")],
+    )
+    masks = teacher_of(MASKS, "Training", progress=progress(25, seconds_left=2465), ap_before="0.610")
+    shown = columns([boxes, masks])
+    assert shown.teachers == "GroundingDino,Sam"
+    assert shown.progress == "37%"
+    assert shown.time_left == "41m"
+    assert shown.map == "0.31 -> 0.52, 0.61 -> …"
+    assert shown.nodes == "gpu-2"
+
+
+def test_the_columns_before_anything_is_known() -> None:
+    assert columns([]).model_dump() == dict.fromkeys(("teachers", "progress", "time_left", "map", "nodes"), "")
+    shown = columns([teacher_of(BOXES), teacher_of(MASKS)])
+    assert (shown.teachers, shown.progress, shown.time_left, shown.map) == ("GroundingDino,Sam", "", "", "")
+
+
+def test_the_columns_of_a_run_that_is_done() -> None:
+    teachers = [
+        succeeded(teacher_of(BOXES, "Training", progress=progress(99, seconds_left=5)), trained_of(BOXES), now=NOW),
+        published_teacher(MASKS, trained_of(MASKS), now=NOW),
+    ]
+    shown = columns(teachers)
+    assert shown.progress == "100%"
+    assert (shown.time_left, shown.nodes) == ("", "")
+    assert shown.map == "0.31 -> 0.52, 0.31 -> 0.52"
+
+
+def test_a_teacher_that_is_done_counts_as_a_whole() -> None:
+    teachers = [
+        published_teacher(BOXES, trained_of(BOXES), now=NOW),
+        teacher_of(MASKS, "Training", progress=progress(50)),
+    ]
+    assert columns(teachers).progress == "75%"
+
+
+def test_time_left_is_that_of_teachers_that_train() -> None:
+    failed = teacher_of(BOXES, "Failed", progress=progress(10, seconds_left=9000))
+    trains = teacher_of(MASKS, "Training", progress=progress(90, seconds_left=60))
+    assert columns([failed, trains]).time_left == "60s"
+    assert columns([failed]).time_left == ""
+
+
+def test_teachers_on_one_node_show_it_once() -> None:
+    teachers = [
+        teacher_of(name, "Training", attempts=[AttemptStatus(pod="a", node="gpu-1")]) for name in (BOXES, MASKS)
+    ]
+    assert columns(teachers).nodes == "gpu-1"
+
+
+# Teachers.
+
+
+def test_a_teacher_begins_with_nothing() -> None:
+    assert published_teacher(MASKS, None, now=NOW) == TeacherStatus(name=MASKS, state="Pending")
+
+
+def test_a_teacher_that_was_published_before_says_so_and_where() -> None:
+    teacher = published_teacher(MASKS, trained_of(), now=NOW)
+    assert teacher.state == "Succeeded"
+    assert teacher.message == "AP 0.312 -> 0.518; this very run was published before"
+    assert teacher.adapter is not None
+    assert teacher.adapter.uri == f"{ROOT}/teachers/sam_lora/adapter_model.safetensors"
+    assert (teacher.adapter.sha256, teacher.adapter.size_bytes) == ("a" * 64, 5_000_000)
+    assert (teacher.ap_before, teacher.ap_after) == ("0.312", "0.518")
+
+
+def test_a_success_forgets_the_failures_on_the_way() -> None:
+    failure = FailureStatus(reason="Crashed", message="x", pod="a")
+    teacher = succeeded(teacher_of(state="Training", failure=failure), trained_of(), now=NOW)
+    assert (teacher.failure, teacher.completion_time) == (None, "2026-03-01T12:00:00Z")
+
+
+# Events.
+
+
+def run_of_teachers(*teachers: TeacherStatus, summary: Summary | None = None) -> TeacherFineTuneStatus:
+    status = TeacherFineTuneStatus(teachers=list(teachers), dataset=dataset_status(info_of()))
+    return with_conditions(status, summary or SUMMARIES["active"], generation=1, now=NOW)
+
+
+def failure_of(pod: str, word: str = "Crashed") -> FailureStatus:
+    return FailureStatus(reason=word, message=f"{pod} has failed", pod=pod)
+
+
+def test_mere_progress_is_no_event() -> None:
+    before = run_of_teachers(teacher_of(state="Training", progress=progress(1), message="a"))
+    after = run_of_teachers(
+        teacher_of(state="Training", progress=progress(2), message="b", gpu_seconds=9, ap_before="0.1"),
+        summary=Summary.active("Training", "something else"),
+    )
+    assert list(events(before, after)) == list(events(after, after)) == []
+
+
+@pytest.mark.parametrize("state", ["Training", "Succeeded", "Suspended"])
+def test_a_teacher_that_gets_on_is_told_once(state: str) -> None:
+    before, after = run_of_teachers(teacher_of()), run_of_teachers(teacher_of(state=state, message="words"))
+    assert list(events(before, after)) == [EventNote("Normal", state, "Sam: words")]
+
+
+def test_waiting_is_no_event() -> None:
+    before = run_of_teachers(teacher_of(state="Pending"), summary=Summary.active("Pending", "x"))
+    for state in ("Queued", "Starting", "Pending"):
+        after = run_of_teachers(teacher_of(state=state), summary=Summary.active(state, "x"))
+        assert list(events(before, after)) == []
+
+
+@pytest.mark.parametrize("state", ["Training", "Pending", "Starting", "Queued"])
+def test_an_attempt_that_failed_is_told_once_wherever_the_teacher_stands_then(state: str) -> None:
+    before = run_of_teachers(teacher_of(state="Training"))
+    after = run_of_teachers(teacher_of(state=state, failure=failure_of("a")))
+    warning = EventNote("Warning", "Crashed", "Sam: a has failed")
+    assert [note for note in events(before, after) if note.kind == "Warning"] == [warning]
+    assert list(events(after, after)) == []
+    again = run_of_teachers(teacher_of(state="Training", failure=failure_of("a")))
+    assert [note for note in events(after, again) if note.kind == "Warning"] == []
+    second = run_of_teachers(teacher_of(state=state, failure=failure_of("b")))
+    assert [note.message for note in events(after, second)] == ["Sam: b has failed"]
+
+
+def test_the_end_of_a_teacher_is_told_though_its_last_attempt_was() -> None:
+    before = run_of_teachers(teacher_of(state="Pending", failure=failure_of("a")))
+    after = run_of_teachers(
+        teacher_of(state="Failed", failure=failure_of("a")), summary=Summary.failed("Crashed", "Sam: a has failed")
+    )
+    assert list(events(before, after)) == [
+        EventNote("Warning", "Crashed", "Sam: a has failed"),
+        EventNote("Warning", "Failed", "Crashed: Sam: a has failed"),
+    ]
+    assert list(events(after, after)) == []
+
+
+def test_a_run_that_fails_before_there_are_teachers_is_told() -> None:
+    before = with_conditions(TeacherFineTuneStatus(), Summary.active("Inspecting", "x"), generation=1, now=NOW)
+    after = with_conditions(before, SUMMARIES["failed"], generation=1, now=NOW)
+    assert list(events(before, after)) == [EventNote("Warning", "Failed", "DataInvalid: Sam: the data is wrong")]
+
+
+def test_inspection_is_told_when_it_begins() -> None:
+    after = with_conditions(TeacherFineTuneStatus(), Summary.active("Inspecting", "x"), generation=1, now=NOW)
+    assert list(events(TeacherFineTuneStatus(), after)) == [EventNote("Normal", "Inspecting", "x")]
+
+
+def test_a_run_that_succeeds_is_told() -> None:
+    before = run_of_teachers(teacher_of(state="Training"))
+    done = succeeded(teacher_of(state="Training"), trained_of(), now=NOW)
+    after = run_of_teachers(done, summary=Summary.succeeded("all"))
+    assert list(events(before, after)) == [
+        EventNote("Normal", "Succeeded", "Sam: AP 0.312 -> 0.518"),
+        EventNote("Normal", "Succeeded", "all"),
+    ]
