@@ -14,7 +14,7 @@ from kubernetes.aio import client, config
 from kubernetes.aio.config import ConfigException
 
 from teacher_operator.api import GROUP, PLURAL, VERSION
-from teacher_operator.names import FIELD_MANAGER, SELECTOR, Key
+from teacher_operator.names import FIELD_MANAGER, RUN, SELECTOR, Key
 
 Body = dict[str, Any]
 OnRequest = Callable[[str, str, int], None]
@@ -134,12 +134,13 @@ class Cluster:
         path = self._path(kind, body["metadata"]["namespace"], body["metadata"]["name"])
         return await self._json("PUT", kind, path, body=body)
 
-    async def list_all(self, kind: str, namespace: str | None) -> AsyncIterator[Body]:
-        """All objects of a kind that are ours, in one namespace or in all, page by page."""
+    async def list_all(self, kind: str, namespace: str | None, *, run: str = "") -> AsyncIterator[Body]:
+        """All objects of a kind that are ours, in one namespace or in all, or the children of one object."""
         path = PATHS[kind].format(namespace=namespace)
         if namespace is None:
             path = PATHS[kind].replace("/namespaces/{namespace}", "")
-        query = {"limit": str(PAGE)} | ({} if kind == "TeacherFineTune" else {"labelSelector": SELECTOR})
+        selector = f"{SELECTOR},{RUN}={run}" if run else SELECTOR
+        query = {"limit": str(PAGE)} | ({} if kind == "TeacherFineTune" else {"labelSelector": selector})
         while True:
             page = await self._json("GET", f"{kind}List", path, query=query)
             for item in page["items"]:

@@ -150,6 +150,8 @@ def _inspect(
     if view.complete:
         outcome = outcome_of(view.pods, INSPECT)
         if outcome is None or outcome.prepared is None:  # its pod went before anyone read what it left
+            if view.unsettled:
+                todo.look_at_pods(view.name)
             todo.delete.append(view.name)
             return Summary.active("Inspecting", "what inspection found was lost with its pod: it is done again")
         prepared = outcome.prepared
@@ -164,6 +166,8 @@ def _inspect(
             }
         )
     if view.failed:
+        if view.unsettled:
+            todo.look_at_pods(view.name)
         if view.log is None and todo.look_at_log(view.pods, INSPECT):
             return Summary.active("Inspecting", "inspection has failed; its log is being read")
         return job_failure(view.job, view.pods, INSPECT, view.log or ())

@@ -14,7 +14,7 @@ from teacher_operator.observe import JobView
 from teacher_operator.progress import ProgressView, plain_lines, read_progress
 from teacher_operator.settings import Settings
 from teacher_operator.status import LOG_LINES
-from teacher_operator.store import Store, key_of
+from teacher_operator.store import Store, key_of, version
 from teacher_operator.todo import Look
 from teacher_operator.workqueue import WorkQueue
 
@@ -49,6 +49,8 @@ class Looks:
         self._warnings: dict[tuple[str, Key], tuple[float, Sequence[str]]] = {}
         self._progress: dict[Key, ProgressView] = {}
         """Of trainers' pods."""
+        self._listed: dict[Key, int] = {}
+        """Versions of Jobs at which their pods were listed."""
 
     def complete(self, view: JobView) -> JobView:
         """A Job with what was read of it and its pods."""
@@ -71,6 +73,8 @@ class Looks:
                 if key not in self._logs:
                     self._logs[key] = await self._failed_log(key, look.container)
                     news = True
+            elif look.kind == "pods":
+                news |= await self._list_pods(run, key)
             elif self._fresh([(look.kind, key)]) is None:
                 self._warnings[look.kind, key] = (time.monotonic(), await self._cluster.warnings(look.kind, key))
                 self._queue.add_after(run, WARNINGS_SECONDS)
@@ -97,6 +101,8 @@ class Looks:
             old = [known for known, (at, _) in self._warnings.items() if time.monotonic() - at > WARNINGS_SECONDS]
             for known in old:
                 del self._warnings[known]
+            for job in [job for job in self._listed if self._store.get("Job", job) is None]:
+                del self._listed[job]
 
     async def _read_progress(self, pod: Body, gate: asyncio.Semaphore) -> None:
         key, run = key_of(pod), run_of(pod)
@@ -118,6 +124,16 @@ class Looks:
         except ApiError:
             return ()
         return plain_lines(lines)[-LOG_LINES:]
+
+    async def _list_pods(self, run: Key, job: Key) -> bool:
+        """Bring the pods of a run up to date, once for every version of its Job; False if that was done."""
+        body = self._store.get("Job", job)
+        if body is None or self._listed.get(job) == version(body):
+            return False
+        async for pod in self._cluster.list_all("Pod", run.namespace, run=run.name):
+            self._store.put("Pod", pod)
+        self._listed[job] = version(body)
+        return True
 
     def _fresh(self, keys: Sequence[tuple[str, Key]]) -> Sequence[str] | None:
         """The warnings of these, if they were read of late."""

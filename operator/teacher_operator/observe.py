@@ -64,6 +64,13 @@ class JobView:
         return self._condition("Failed")
 
     @property
+    def unsettled(self) -> bool:
+        """The Job has ended, and of its pods it is not known how: watches of the two go their own pace."""
+        counted = self.job.get("status") or {}
+        ended = int(counted.get("succeeded") or 0) + int(counted.get("failed") or 0)
+        return len(self.pods) < max(1, ended) or not all(is_over(pod) for pod in self.pods)
+
+    @property
     def started(self) -> float | None:
         """When the Job was last let run: of a queued one, when the queue let it."""
         return seconds((self.job.get("status") or {}).get("startTime"))

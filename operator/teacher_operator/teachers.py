@@ -54,10 +54,14 @@ def decide_teacher(
         outcome = outcome_of(view.pods, TRAINER)
         if outcome is not None and outcome.trained is not None:
             return succeeded(now_known, outcome.trained, now=now)
+        if view.unsettled:
+            todo.look_at_pods(view.name)
         if not view.deleting:
             todo.delete.append(view.name)
         return _state(now_known, "Pending", "what the trainer left was lost with its pod: it is asked once more")
     if view.failed:
+        if view.unsettled:
+            todo.look_at_pods(view.name)
         if view.log is None and todo.look_at_log(view.pods, TRAINER):
             return now_known
         return _failed(now_known, job_failure(view.job, view.pods, TRAINER, view.log or ()), now=now)

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 class Look(NamedTuple):
     """Something that is only read when it is needed."""
 
-    kind: Literal["log", "Job", "Pod"]
-    """The log of a pod, or the events of a Job or Pod."""
+    kind: Literal["log", "pods", "Job", "Pod"]
+    """The log of a pod, the pods of a Job as they are now, or the events of a Job or Pod."""
     name: str
     container: str = ""
 
@@ -50,6 +50,10 @@ class Todo:
         if wanted is not None:
             kind, name = wanted
             self.looks.append(Look("Job" if kind == "Job" else "Pod", name))
+
+    def look_at_pods(self, job: str) -> None:
+        """Read the pods of a Job that has ended: what watches show of them may be older than its end."""
+        self.looks.append(Look("pods", job))
 
     def look_at_log(self, pods: Sequence[Mapping[str, Any]], container: str) -> bool:
         """Read the log of the last pod that failed; False if there is none."""
