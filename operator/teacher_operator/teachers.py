@@ -13,7 +13,7 @@ from teacher_operator.names import PLATFORM_HASH, TRAINER
 from teacher_operator.observe import JobView, Waiting, container_status, is_over, node_of, terminated, waiting
 from teacher_operator.progress import ProgressView
 from teacher_operator.settings import Settings
-from teacher_operator.status import ATTEMPTS, AdapterStatus, AttemptStatus, FailureStatus, TeacherStatus
+from teacher_operator.status import ATTEMPTS, AdapterStatus, AttemptStatus, FailureStatus, ProgressStatus, TeacherStatus
 from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
 
@@ -123,8 +123,7 @@ def _standing(
     if teacher.failure is not None:
         again = f"attempt {teacher.attempt_count}, after {teacher.failure.reason}: {teacher.failure.message}"
     if stand.state == "Running":
-        note = teacher.progress.note if teacher.progress else "fetching the data and the base model"
-        return _state(teacher, "Training", "; ".join(part for part in (note, again) if part))
+        return _state(teacher, "Training", "; ".join(part for part in (_doing(teacher.progress), again) if part))
     deadline = spec.pending_deadline_seconds
     if stand.state in {"Pending", "Starting"}:
         if deadline is not None and stand.since is not None:
@@ -135,6 +134,14 @@ def _standing(
             todo.again(stand.since + deadline)
         todo.again(now + 60)
     return _state(teacher, stand.state, "; ".join(part for part in (stand.message, again) if part))
+
+
+def _doing(progress: ProgressStatus | None) -> str:
+    """What a running trainer is at."""
+    if progress is None:
+        return "fetching the data and the base model"
+    at = f"epoch {progress.epoch} of {progress.epochs}" + (f", loss {progress.loss}" if progress.loss else "")
+    return f"{at}, {progress.note}" if progress.note else at
 
 
 def _refused(teacher: TeacherStatus, refused: FailureStatus, todo: Todo, *, now: float) -> TeacherStatus:

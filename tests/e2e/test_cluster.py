@@ -36,6 +36,10 @@ def manifest(example: str, s3_from_pods: str, **changes: Any) -> str:
     return json.dumps(document)
 
 
+def _percent(cluster: Cluster, name: str) -> int:
+    return int(cluster.get("tft", name)["status"]["summary"]["progress"].rstrip("%") or 0)
+
+
 def test_it_installs(walk: Walk, rendered: Callable[[dict[str, Any]], str], tmp_path: Path) -> None:
     walk.say("# From nothing to adapters, on a real cluster")
     walk.say(
@@ -73,7 +77,7 @@ def test_boxes_masks_and_both_end_with_adapters(
     walk.run(f"kubectl -n {TEAM} apply " + " ".join(f"-f out/e2e/{example}.json" for example in RUNS))
     cluster.until("parts", lambda c: c["reason"] == "Training", seconds=240)
     walk.run(f"kubectl -n {TEAM} get tft")
-    cluster.until("parts", lambda c: cluster.get("tft", "parts")["status"]["summary"]["map"] != "", seconds=300)
+    cluster.until("parts", lambda c: _percent(cluster, "parts") >= 40, seconds=300)
     walk.run(f"kubectl -n {TEAM} get tft -o wide")
     for name in RUNS.values():
         condition = cluster.until(name, lambda c: c["status"] != "Unknown", seconds=900)
