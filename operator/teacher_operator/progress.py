@@ -70,7 +70,7 @@ def _progress(event: Event, before: ProgressStatus | None) -> ProgressStatus | N
         loss=f"{event.loss:.4g}" if event.loss is not None else old.loss,
         seconds_left=_whole(event.seconds_left) if event.seconds_left is not None else old.seconds_left,
         memory_bytes=_whole(event.memory_bytes) if event.memory_bytes is not None else old.memory_bytes,
-        note="evaluating" if event.event == "evaluation" else "",
+        note="",
         updated=timestamp(event.time),
     )
 

@@ -72,7 +72,7 @@ def test_an_evaluation_tells_what_base_and_adapter_are_worth() -> None:
     view = read_progress([better, worse], view)
     assert (view.ap_before, view.ap_after) == (0.312, 0.5)
     assert view.progress is not None
-    assert view.progress.note == "evaluating"
+    assert view.progress.note == ""
     on_test = line("evaluation", step=60, steps=400, phase="test", ap=0.9)
     assert read_progress([on_test], view).ap_after == 0.5
 
