@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -18,7 +19,7 @@ from engine.storage import check_endpoint
 from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec, parse_spec
 from teacher_operator.causes import job_failure, outcome_of
-from teacher_operator.names import INSPECT, inspect_job, trainer_job
+from teacher_operator.names import INSPECT, inspect_job, request_config_map, trainer_job
 from teacher_operator.observe import JobView, waiting
 from teacher_operator.report import (
     Summary,
@@ -28,7 +29,7 @@ from teacher_operator.report import (
     with_conditions,
 )
 from teacher_operator.settings import Settings
-from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus
+from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus, clip
 from teacher_operator.teachers import decide_teacher
 from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
@@ -82,15 +83,10 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
     try:
         spec = parse_spec(body)
         _check_endpoint(spec, settings)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        message = f"spec.{where} is of another version of the CRD than the operator: install the CRD of its chart"
-        failure = FailureStatus(reason="ConfigurationInvalid", message=message)
-        return _failed(status, failure, generation=generation, now=now, todo=todo)
-    except ConfigError as error:
-        failure = FailureStatus(reason="EndpointRefused", message=f"spec.storage.endpointUrl: {error}")
-        return _failed(status, failure, generation=generation, now=now, todo=todo)
-    if not status.run_id:
+    except (ValidationError, ConfigError) as error:
+        todo.delete += [view.name for view in observed.jobs if not (view.complete or view.failed or view.deleting)]
+        return _failed(status, _unfit(error), generation=generation, now=now, todo=todo)
+    if not (status.run_id and status.config_uri and status.dataset and status.teachers):
         inspected = _inspect(body, spec, status, observed, settings, todo, now=now)
         if isinstance(inspected, FailureStatus):
             return _failed(status, inspected, generation=generation, now=now, todo=todo)
@@ -136,10 +132,10 @@ def _inspect(
     now: float,
 ) -> TeacherFineTuneStatus | Summary | FailureStatus:
     """The status with what inspection found; or how inspection stands; or why it failed."""
-    view = observed.inspect
-    name = inspect_job(body["metadata"]["name"])
-    if name in observed.refused:
-        return _refusal(observed.refused[name], todo)
+    view, name = observed.inspect, body["metadata"]["name"]
+    for child in (request_config_map(name), inspect_job(name)):
+        if child in observed.refused:
+            return _refusal(observed.refused[child], todo)
     if view is None:
         if spec.suspend:
             return Summary.suspended("suspended before its data was inspected")
@@ -155,6 +151,7 @@ def _inspect(
             todo.delete.append(view.name)
             return Summary.active("Inspecting", "what inspection found was lost with its pod: it is done again")
         prepared = outcome.prepared
+        known = {one.name: one for one in status.teachers} if status.run_id == prepared.run_id else {}
         published = {result.teacher: result for result in prepared.published}
         return status.model_copy(
             update={
@@ -162,7 +159,9 @@ def _inspect(
                 "uri": prepared.uri,
                 "config_uri": prepared.config_uri,
                 "dataset": dataset_status(prepared.info),
-                "teachers": [published_teacher(one, published.get(one), now=now) for one in prepared.teachers],
+                "teachers": [
+                    known.get(one) or published_teacher(one, published.get(one), now=now) for one in prepared.teachers
+                ],
             }
         )
     if view.failed:
@@ -172,7 +171,9 @@ def _inspect(
             return Summary.active("Inspecting", "inspection has failed; its log is being read")
         return job_failure(view.job, view.pods, INSPECT, view.log or ())
     if view.suspended != spec.suspend:
-        todo.patch.append((view.name, {"spec": {"suspend": spec.suspend}}))
+        patch = {"spec": {"suspend": spec.suspend}}
+        todo.patch.append((view.name, patch))
+        view = view.patched(patch)
     if spec.suspend:
         return Summary.suspended("suspended while its data was inspected")
     stand = waiting(view, INSPECT, now=now)
@@ -216,6 +217,17 @@ def _failed(
     return Decision(with_conditions(status, summary, generation=generation, now=now, log=failure.log_tail), todo)
 
 
+def _unfit(error: ValidationError | ConfigError) -> FailureStatus:
+    """Why a spec cannot be worked on that the API server has taken."""
+    if isinstance(error, ConfigError):
+        return FailureStatus(reason="EndpointRefused", message=clip(f"spec.storage.endpointUrl: {error}"))
+    fault = error.errors()[0]
+    message = f"spec.{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+    if fault["type"] == "extra_forbidden":
+        message = f"{message}; the CRD is of another version than the operator: install that of its chart"
+    return FailureStatus(reason="ConfigurationInvalid", message=clip(message))
+
+
 def _check_endpoint(spec: TeacherFineTuneSpec, settings: Settings) -> None:
     """Refuse endpoints that the installation or safety forbids. Names are resolved where they are used: in the pods."""
     url = spec.storage.endpoint_url
@@ -223,7 +235,7 @@ def _check_endpoint(spec: TeacherFineTuneSpec, settings: Settings) -> None:
         return
     check_endpoint(url, resolver=lambda _: ())
     allowed = settings.allowed_endpoints
-    host = url.split("//", 1)[1].split("/", 1)[0].rsplit(":", 1)[0].lower()
+    host = (urlsplit(url).hostname or "").lower()
     if allowed and not any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in allowed):
         raise ConfigError(f"{host} is none of the stores that this cluster allows: {', '.join(allowed)}")
 

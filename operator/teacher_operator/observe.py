@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from teacher_operator.names import KUEUE_QUEUE
@@ -75,6 +75,10 @@ class JobView:
         """When the Job was last let run: of a queued one, when the queue let it."""
         return seconds((self.job.get("status") or {}).get("startTime"))
 
+    def patched(self, patch: Body) -> JobView:
+        """The view as it will be when its Job's spec is patched."""
+        return replace(self, job={**self.job, "spec": {**self.job["spec"], **patch["spec"]}})
+
     def _condition(self, kind: str) -> bool:
         conditions = (self.job.get("status") or {}).get("conditions") or []
         return any(c["type"] == kind and c["status"] == "True" for c in conditions)
@@ -95,7 +99,6 @@ class Waiting:
     message: str = ""
     since: float | None = None
     look: tuple[str, str] | None = None
-    pods: tuple[str, ...] = field(default=())
 
 
 def waiting(view: JobView, container: str, *, now: float) -> Waiting:
