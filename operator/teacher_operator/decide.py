@@ -30,7 +30,7 @@ from teacher_operator.report import (
 )
 from teacher_operator.settings import Settings
 from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus, clip
-from teacher_operator.teachers import decide_teacher
+from teacher_operator.teachers import ENDED, decide_teacher, failed_for_good
 from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
 
@@ -214,6 +214,8 @@ def _failed(
     status: TeacherFineTuneStatus, failure: FailureStatus, *, generation: int, now: float, todo: Todo
 ) -> Decision:
     summary = Summary.failed(failure.reason, failure.message)
+    teachers = [one if one.state in ENDED else failed_for_good(one, failure, now=now) for one in status.teachers]
+    status = status.model_copy(update={"teachers": teachers})
     return Decision(with_conditions(status, summary, generation=generation, now=now, log=failure.log_tail), todo)
 
 

@@ -106,7 +106,7 @@ class ProgressStatus(StatusModel):
 
 
 class AttemptStatus(StatusModel):
-    """One pod of a trainer."""
+    """One pod of a trainer; over several nodes the first stands for all."""
 
     pod: Text = Field(description="Its name.")
     node: Text = Field(default="", description="Where it ran.")
@@ -114,6 +114,7 @@ class AttemptStatus(StatusModel):
     end_time: Timestamp | None = Field(default=None, description="When its container ended.")
     exit_code: int | None = Field(default=None, description="Of its container.")
     reason: Text = Field(default="", description="Why it ended.")
+    gpu_seconds: int = Field(default=0, ge=0, description="GPUs times seconds.")
 
 
 class FailureStatus(StatusModel):
@@ -140,7 +141,7 @@ class TeacherStatus(StatusModel):
     completion_time: Timestamp | None = Field(default=None, description="When it ended.")
     gpu_seconds: int = Field(default=0, ge=0, description="GPUs times seconds, over all attempts.")
     attempts: list[AttemptStatus] = Field(default=[], max_length=ATTEMPTS, description="Its pods, oldest first.")
-    attempt_count: int = Field(default=0, ge=0, description="How many pods there were.")
+    attempt_count: int = Field(default=0, ge=0, description="How many there were.")
     progress: ProgressStatus | None = Field(default=None, description="How far training is.")
     ap_before: Decimal = Field(default="", description="AP of the base on the validation part, 0..1.")
     ap_after: Decimal = Field(default="", description="AP of the best adapter so far, 0..1.")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from engine.outcome import TeacherOutcome
 from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec
+from teacher_operator.attempts import attempted
 from teacher_operator.causes import job_failure, outcome_of, pod_failure
 from teacher_operator.names import PLATFORM_HASH, TRAINER
-from teacher_operator.observe import JobView, Waiting, container_status, is_over, node_of, terminated, waiting
+from teacher_operator.observe import JobView, Waiting, waiting
 from teacher_operator.progress import ProgressView
 from teacher_operator.settings import Settings
-from teacher_operator.status import ATTEMPTS, AdapterStatus, AttemptStatus, FailureStatus, ProgressStatus, TeacherStatus
+from teacher_operator.status import AdapterStatus, FailureStatus, ProgressStatus, TeacherStatus, clip
 from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
 
@@ -40,7 +41,7 @@ def decide_teacher(
     if refused is not None:
         return _refused(before, refused, todo, now=now)
     if view is None:
-        before = _attempted(before, (), gpus=spec.gpus * spec.nodes, now=now)
+        before = attempted(before, None, gpu_resource=spec.gpu_resource_name, now=now)
         if spec.suspend:
             return _state(before, "Suspended", "suspended: set spec.suspend to false to go on")
         job = render.training(body, spec, settings, teacher=before.name, config_uri=config_uri)
@@ -48,7 +49,7 @@ def decide_teacher(
         state = "Queued" if spec.queue_name else "Pending"
         waits = f"queued by Kueue in {spec.queue_name}" if spec.queue_name else "its Job is being made"
         return _state(before, state, waits).model_copy(update={"job": job["metadata"]["name"]})
-    now_known = _attempted(before, view.pods, gpus=spec.gpus * spec.nodes, now=now)
+    now_known = attempted(before, view, gpu_resource=spec.gpu_resource_name, now=now)
     now_known = _progressed(now_known.model_copy(update={"job": view.name}), view.progress)
     if view.complete:
         outcome = outcome_of(view.pods, TRAINER)
@@ -64,7 +65,9 @@ def decide_teacher(
             todo.look_at_pods(view.name)
         if view.log is None and todo.look_at_log(view.pods, TRAINER):
             return now_known
-        return _failed(now_known, job_failure(view.job, view.pods, TRAINER, view.log or ()), now=now)
+        return failed_for_good(now_known, job_failure(view.job, view.pods, TRAINER, view.log or ()), now=now)
+    if view.deleting and spec.suspend:
+        return _state(now_known, "Suspended", "suspended: it stops at a checkpoint")
     if view.deleting:
         return _state(now_known, "Pending", "its Job is being replaced; the run goes on from its last checkpoint")
     return _unfinished(spec, now_known, view, todo, now=now)
@@ -103,6 +106,7 @@ def _unfinished(
     patch = render.job_patch(view.job, spec)
     if patch is not None:
         todo.patch.append((view.name, patch))
+        view = view.patched(patch)
     if spec.suspend:
         return _state(teacher, "Suspended", "suspended: it stops at a checkpoint; set spec.suspend to false to go on")
     failed = [pod for pod in view.pods if pod["status"].get("phase") == "Failed"]
@@ -127,11 +131,12 @@ def _standing(
     deadline = spec.pending_deadline_seconds
     if stand.state in {"Pending", "Starting"}:
         if deadline is not None and stand.since is not None:
-            if now >= stand.since + deadline:
+            since = max([stand.since, *(at for one in teacher.attempts if (at := seconds(one.end_time)) is not None)])
+            if now >= since + deadline:
                 todo.delete.append(view.name)
-                message = f"not running after pendingDeadlineSeconds = {deadline}: {stand.message}"
-                return _failed(teacher, FailureStatus(reason="NotStartedInTime", message=message), now=now)
-            todo.again(stand.since + deadline)
+                message = clip(f"not running after pendingDeadlineSeconds = {deadline}: {stand.message}")
+                return failed_for_good(teacher, FailureStatus(reason="NotStartedInTime", message=message), now=now)
+            todo.again(since + deadline)
         todo.again(now + 60)
     return _state(teacher, stand.state, "; ".join(part for part in (stand.message, again) if part))
 
@@ -146,16 +151,17 @@ def _doing(progress: ProgressStatus | None) -> str:
 
 def _refused(teacher: TeacherStatus, refused: FailureStatus, todo: Todo, *, now: float) -> TeacherStatus:
     if refused.reason == "ChildRefused":
-        return _failed(teacher, refused, now=now)
+        return failed_for_good(teacher, refused, now=now)
     todo.retry = True
     return _state(teacher, "Pending", refused.message)
 
 
 def _state(teacher: TeacherStatus, state: str, message: str) -> TeacherStatus:
-    return teacher.model_copy(update={"state": state, "message": message})
+    return teacher.model_copy(update={"state": state, "message": clip(message)})
 
 
-def _failed(teacher: TeacherStatus, failure: FailureStatus, *, now: float) -> TeacherStatus:
+def failed_for_good(teacher: TeacherStatus, failure: FailureStatus, *, now: float) -> TeacherStatus:
+    """A teacher that has failed for good."""
     return teacher.model_copy(
         update={
             "state": "Failed",
@@ -176,53 +182,4 @@ def _progressed(teacher: TeacherStatus, view: ProgressView | None) -> TeacherSta
             "ap_before": teacher.ap_before if view.ap_before is None else f"{view.ap_before:.3f}",
             "ap_after": teacher.ap_after if view.ap_after is None else f"{view.ap_after:.3f}",
         }
-    )
-
-
-def _attempted(teacher: TeacherStatus, pods: Sequence[Body], *, gpus: int, now: float) -> TeacherStatus:
-    """A teacher with the pods that there were, and the GPU time that they took."""
-    known = {attempt.pod: attempt for attempt in teacher.attempts}
-    count, there = teacher.attempt_count, set()
-    oldest = teacher.attempts[0].start_time if len(teacher.attempts) == ATTEMPTS else None
-    for pod in pods:
-        attempt = _attempt(pod)
-        if attempt is None:
-            continue
-        there.add(attempt.pod)
-        if attempt.pod not in known:
-            if oldest and attempt.start_time and attempt.start_time <= oldest:
-                continue  # counted before, and off the list since
-            count += 1
-        known[attempt.pod] = attempt
-    for name, attempt in known.items():
-        if name not in there and attempt.end_time is None:
-            known[name] = attempt.model_copy(update={"end_time": timestamp(now), "reason": attempt.reason or "Gone"})
-    attempts = sorted(known.values(), key=lambda one: one.start_time or "")[-ATTEMPTS:]
-    spent = sum((seconds(one.end_time) or now) - (seconds(one.start_time) or now) for one in attempts if one.start_time)
-    return teacher.model_copy(
-        update={
-            "attempts": attempts,
-            "attempt_count": count,
-            "start_time": teacher.start_time or (attempts[0].start_time if attempts else None),
-            "gpu_seconds": max(teacher.gpu_seconds, int(spent * gpus)),
-        }
-    )
-
-
-def _attempt(pod: Body) -> AttemptStatus | None:
-    """What a pod has taken, once its container has started."""
-    status = container_status(pod, TRAINER)
-    if status is None:
-        return None
-    running, ended = (status.get("state") or {}).get("running"), terminated(pod, TRAINER)
-    start = (ended or running or {}).get("startedAt")
-    if not start and not is_over(pod):
-        return None
-    return AttemptStatus(
-        pod=pod["metadata"]["name"],
-        node=node_of(pod),
-        start_time=start,
-        end_time=(ended or {}).get("finishedAt"),
-        exit_code=(ended or {}).get("exitCode"),
-        reason=((ended or {}).get("reason") or "")[:512],
     )
