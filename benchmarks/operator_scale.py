@@ -4,9 +4,9 @@
 
 Three measurements, with the operator as a process of its own:
 
-- *arrivals*: objects whose inspection is ready are let go at a rate; time from that to their GPU Job, as a watch shows it;
-- *backlog*: as many objects are there when the operator starts; objects a second until every one has its Job;
-- *restart*: the operator starts again with all of them there; time until it has looked at every one.
+- *arrivals*: objects whose inspection is ready are let go at a rate; time from that to their GPU Job in a watch;
+- *restart*: the operator starts again with all of them there; time until it has looked at every one;
+- *backlog*: as many again are let go while no operator runs; objects a second until every one has its Job.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -102,8 +103,8 @@ class OperatorProcess:
 
     def peak_mb(self) -> float:
         """The most memory that it has had."""
-        with open(f"/proc/{self._process.pid}/status") as status:
-            return int(re.search(r"VmHWM:\s+(\d+)", status.read())[1]) / 1024  # type: ignore[index]
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 
     def cpu_seconds(self) -> float:
         """CPU time that it has taken."""
@@ -222,6 +223,15 @@ async def measure(objects: int, rate: float, namespace: str) -> dict[str, Any]:
     }
     operator.stop()
 
+    operator = OperatorProcess()
+    result["restart"] = {
+        "objects": objects,
+        "caught_up_s": await until(lambda: _looked_at(operator, objects)) - operator.begun,
+        "writes": writes(await operator.metrics()),
+        "peak_mb": operator.peak_mb(),
+    }
+    operator.stop()
+
     waiting = [f"wait-{index}" for index in range(objects)]
     await make(cluster, waiting, namespace)
     for chunk in range(0, objects, 50):
@@ -237,15 +247,7 @@ async def measure(objects: int, rate: float, namespace: str) -> dict[str, Any]:
     await asyncio.sleep(3)
     operator.stop()
 
-    operator = OperatorProcess()
-    result["restart"] = {
-        "objects": 2 * objects,
-        "caught_up_s": await until(lambda: _looked_at(operator, 2 * objects)) - operator.begun,
-        "writes": writes(await operator.metrics()),
-        "peak_mb": operator.peak_mb(),
-    }
     result["load_after"] = os.getloadavg()
-    operator.stop()
     watch.cancel()
     await asyncio.gather(watch, return_exceptions=True)
     await cluster.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+MINUTES = (1, 2, 5, 10, 20, 30)
+
 
 def timestamp(seconds: float) -> str:
     """Seconds since the epoch as ``2026-01-31T12:00:00Z``."""
@@ -21,15 +23,13 @@ def duration(span: float) -> str:
     """A span in words that change ever more rarely as it grows, so that saying it anew costs few writes.
 
     >>> [duration(s) for s in (5, 90, 754, 2500, 4000, 200000)]
-    ['less than a minute', '1m', '10m', '40m', '1h', '2d']
+    ['less than a minute', '1m', '10m', '30m', '1h', '2d']
     """
     minutes = int(span // 60)
     if minutes < 1:
         return "less than a minute"
-    if minutes < 10:
-        return f"{minutes}m"
     if minutes < 60:
-        return f"{minutes // 10 * 10}m"
+        return f"{max(step for step in MINUTES if step <= minutes)}m"
     hours = minutes // 60
     return f"{hours}h" if hours < 48 else f"{hours // 24}d"
 
