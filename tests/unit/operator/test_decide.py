@@ -1,0 +1,1001 @@
+"""What the operator does and says, one story each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tft_objects import BOXES, GPU, MASKS, NAME, NOW, SETTINGS, body_of, disrupted, failed_message, unschedulable
+from tft_schema import status_errors
+from tft_world import World
+
+from engine.outcome import Outcome
+from engine.progress import Event
+from engine.spec import TeacherName
+from teacher_operator.decide import Observed, decide, read_status
+from teacher_operator.names import PLATFORM_HASH
+from teacher_operator.status import ATTEMPTS, FailureStatus
+
+INSPECT_JOB, BOXES_JOB, MASKS_JOB = f"{NAME}-inspect", f"{NAME}-grounding-dino", f"{NAME}-sam"
+
+
+def condition(world: World, kind: str) -> tuple[str, str]:
+    found = next(one for one in world.status.conditions if one.type == kind)
+    return found.status.value, found.reason
+
+
+def step(number: int, **values: Any) -> str:
+    return Event(event="step", time=NOW, step=number, steps=100, epochs=4, **values).line()
+
+
+def idle(world: World) -> None:
+    """Nothing more is to be done, and nothing more to be said."""
+    before = world.status
+    decision = world.look()
+    assert decision.todo.empty
+    assert world.status == before
+
+
+# From the object to the adapters.
+
+
+@pytest.mark.parametrize("teachers", [(BOXES,), (MASKS,), (BOXES, MASKS)])
+def test_data_decides_what_is_trained(teachers: tuple[TeacherName, ...]) -> None:
+    world = World(teachers=teachers)
+    world.run_fairly()
+    jobs = {BOXES: BOXES_JOB, MASKS: MASKS_JOB}
+    assert world.made == [INSPECT_JOB, *(jobs[teacher] for teacher in teachers)]
+    assert world.state == ("True", "Succeeded")
+    assert [one.name for one in world.status.teachers] == list(teachers)
+    assert all(one.adapter is not None and one.ap_after == "0.518" for one in world.status.teachers)
+    assert world.status.summary.map == ", ".join(["0.31 -> 0.52"] * len(teachers))
+
+
+def test_a_new_object_is_inspected_at_once() -> None:
+    world = World()
+    decision = world.look()
+    assert [child["kind"] for child in decision.todo.apply] == ["ConfigMap", "Job"]
+    assert world.state == ("Unknown", "Inspecting")
+    assert condition(world, "Reconciling") == ("True", "Inspecting")
+    assert world.status.start_time == "2026-03-01T12:00:00Z"
+    world.controllers()
+    world.run(world.pod())
+    world.look()
+    assert world.summary[2] == "the data is being inspected"
+    idle(world)
+
+
+def test_while_inspection_waits_it_is_said_why() -> None:
+    world = World()
+    world.look()
+    world.controllers()
+    world.waits(world.pod(), reason="ImagePullBackOff", message="401 Unauthorized")
+    decision = world.look()
+    assert "inspection has not begun: image cannot be pulled: registry.test/operator:1" in world.summary[2]
+    assert decision.todo.again_at is not None
+
+
+def test_what_inspection_found_is_told_with_the_run() -> None:
+    world = World()
+    world.inspected()
+    status = world.status
+    assert status.dataset is not None
+    assert (status.dataset.images, status.dataset.class_count) == (1000, 2)
+    assert (status.run_id, status.config_uri) == ("0123456789ab", f"{status.uri}/teacher_config.yaml")
+    assert condition(world, "DatasetInspected") == ("True", "Inspected")
+    assert world.has_job(BOXES)
+    assert world.has_job(MASKS)
+
+
+def test_the_teachers_are_told_while_they_train() -> None:
+    world = World()
+    world.training()
+    assert world.state == ("Unknown", "Training")
+    assert {one.state for one in world.status.teachers} == {"Training"}
+    world.logs[world.pod(MASKS)["metadata"]["name"]] = [
+        "Loading",
+        step(50, seconds_left=90, ap_before=0.2, best_ap=0.3),
+    ]
+    world.advance(30)
+    world.look()
+    shown = world.status.summary
+    assert (shown.teachers, shown.progress, shown.time_left) == ("GroundingDino,Sam", "25%", "90s")
+    assert (shown.map, shown.nodes) == ("0.20 -> 0.30", "gpu-node-1")
+    assert (world.teacher().gpu_seconds, world.status.gpu_seconds) == (30, 60)
+    assert world.teacher().start_time == "2026-03-01T12:00:00Z"
+
+
+def test_progress_that_is_no_longer_told_is_kept() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    pod = world.pod(MASKS)
+    world.logs[pod["metadata"]["name"]] = [step(50, best_ap=0.3)]
+    world.look()
+    world.end(pod, 1)
+    world.controllers()
+    world.look()
+    progress = world.teacher().progress
+    assert progress is not None
+    assert (progress.step, world.teacher().ap_after) == (50, "0.300")
+
+
+def test_a_run_that_was_published_before_needs_no_gpu() -> None:
+    world = World(published=True)
+    world.run_fairly()
+    assert world.made == [INSPECT_JOB]
+    assert world.state == ("True", "Succeeded")
+    assert all("published before" in one.message for one in world.status.teachers)
+    assert world.status.summary.progress == "100%"
+
+
+def test_a_run_of_several_nodes_has_a_service_before_its_job() -> None:
+    world = World(teachers=[MASKS], nodes=2, gpus=4)
+    world.look()
+    world.controllers()
+    world.succeed(world.pod())
+    world.controllers()
+    decision = world.look()
+    assert [child["kind"] for child in decision.todo.apply] == ["Service", "Job"]
+    world.controllers()
+    assert len(world.pods_of(world.job(MASKS))) == 2
+
+
+# The data is wrong.
+
+
+def test_data_that_is_wrong_ends_the_run_before_a_gpu_is_taken() -> None:
+    world = World()
+    world.look()
+    world.controllers()
+    pod = world.pod()
+    world.run(pod)
+    world.end(pod, 3, message=failed_message(3, "Data", "The file lists no images: export it with its images."))
+    world.controllers()
+    world.look()
+    assert world.made == [INSPECT_JOB]
+    assert world.summary == ("False", "DataInvalid", "The file lists no images: export it with its images.")
+    assert condition(world, "Stalled") == ("True", "DataInvalid")
+    assert condition(world, "DatasetInspected") == ("False", "DataInvalid")
+    idle(world)
+
+
+def test_inspection_that_crashes_is_told_with_its_log() -> None:
+    world = World()
+    world.look()
+    for _ in range(3):
+        world.controllers()
+        world.run(world.pod())
+        world.logs[world.pod()["metadata"]["name"]] = ["Traceback (most recent call last):", "OSError: x"]
+        world.end(world.pod(), 1)
+    world.controllers()
+    world.look()
+    assert world.state == ("False", "Crashed")
+    assert world.summary[2].endswith(
+        "(attempt 3, the last)\nLast lines of its log:\nTraceback (most recent call last):\nOSError: x"
+    )
+
+
+def test_what_inspection_found_may_be_lost_with_its_pod() -> None:
+    world = World()
+    world.look()
+    world.controllers()
+    world.run(world.pod())
+    pod = world.pod()
+    world.succeed(pod)
+    world.controllers()
+    world.remove_pod(pod)
+    world.look()
+    assert "lost with its pod" in world.summary[2]
+    world.run_fairly()
+    assert world.made.count(INSPECT_JOB) == 2
+    assert world.state == ("True", "Succeeded")
+
+
+# Suspended.
+
+
+def test_an_object_that_is_made_suspended_waits_until_it_is_let_go() -> None:
+    world = World(suspend=True)
+    world.look()
+    assert world.made == []
+    assert world.state == ("Unknown", "Suspended")
+    assert condition(world, "Reconciling") == ("False", "Suspended")
+    idle(world)
+    world.edit(suspend=False)
+    world.look()
+    assert world.made == [INSPECT_JOB]
+
+
+def test_inspection_can_be_suspended_and_goes_on() -> None:
+    world = World()
+    world.look()
+    world.controllers()
+    world.run(world.pod())
+    world.look()
+    world.edit(suspend=True)
+    world.look()
+    assert world.job()["spec"]["suspend"] is True
+    assert world.state == ("Unknown", "Suspended")
+    world.controllers()
+    world.reap()
+    world.look()
+    assert list(world.live_pods()) == []
+    assert world.state == ("Unknown", "Suspended")
+    idle(world)
+    world.edit(suspend=False)
+    world.look()
+    assert world.job()["spec"]["suspend"] is False
+    assert world.state == ("Unknown", "Inspecting")
+    assert "spec.suspend" not in world.summary[2]
+    world.run_fairly()
+    assert world.made.count(INSPECT_JOB) == 1
+
+
+def test_training_can_be_suspended_and_goes_on_in_the_same_job() -> None:
+    world = World()
+    world.training()
+    world.edit(suspend=True)
+    world.look()
+    assert world.state == ("Unknown", "Suspended")
+    assert "checkpoint" in world.summary[2]
+    world.controllers()
+    world.reap()
+    world.look()
+    assert list(world.live_pods()) == []
+    assert {one.state for one in world.status.teachers} == {"Suspended"}
+    idle(world)
+    world.edit(suspend=False)
+    world.look()
+    assert {one.state for one in world.status.teachers} == {"Pending"}
+    assert "spec.suspend" not in world.summary[2]
+    assert condition(world, "Reconciling")[0] == "True"
+    world.run_fairly()
+    assert world.made == [INSPECT_JOB, BOXES_JOB, MASKS_JOB]
+    assert world.state == ("True", "Succeeded")
+
+
+def test_what_kueue_queues_is_suspended_by_taking_its_job_away() -> None:
+    world = World(teachers=[MASKS], queueName="team-a")
+    world.inspected()
+    assert world.job(MASKS)["spec"]["suspend"] is True
+    world.controllers()
+    world.look()
+    assert world.state == ("Unknown", "Queued")
+    assert "queued by Kueue in team-a" in world.summary[2]
+    world.kueue(admit=True)
+    world.controllers()
+    world.run(world.pod(MASKS))
+    world.look()
+    assert world.state == ("Unknown", "Training")
+    world.edit(suspend=True)
+    states = []
+    for _ in range(4):
+        world.look()
+        states.append(world.state)
+        world.controllers()
+        world.reap()
+        world.controllers()
+    assert not world.has_job(MASKS)
+    assert set(states) == {("Unknown", "Suspended")}
+    idle(world)
+    world.edit(suspend=False)
+    world.look()
+    assert world.made == [INSPECT_JOB, MASKS_JOB, MASKS_JOB]
+    assert world.job(MASKS)["spec"]["suspend"] is True
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+def test_kueue_may_take_the_place_away() -> None:
+    world = World(teachers=[MASKS], queueName="team-a", pendingDeadlineSeconds=60)
+    world.training()
+    world.kueue(admit=False)
+    world.controllers()
+    world.reap()
+    world.advance(9000)
+    world.controllers()
+    world.look()
+    assert world.state == ("Unknown", "Queued")
+    idle(world)
+    world.run_fairly()
+    assert world.made.count(MASKS_JOB) == 1
+
+
+# Things that happen.
+
+
+def test_a_job_that_was_deleted_by_hand_is_made_again() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.delete_job(MASKS_JOB)
+    world.look()
+    assert world.made.count(MASKS_JOB) == 1, "its name is not free before its pod has ended"
+    world.controllers()
+    world.reap()
+    world.controllers()
+    world.look()
+    assert world.made.count(MASKS_JOB) == 2
+    (attempt,) = world.teacher().attempts
+    assert attempt.end_time is not None
+    world.run_fairly()
+    assert world.teacher().attempt_count == 2
+
+
+def test_a_pod_that_was_deleted_by_hand_is_made_again_and_counts_as_no_failure() -> None:
+    world = World(teachers=[MASKS], backoffLimit=0)
+    world.training()
+    world.delete_pod(world.pod(MASKS))
+    world.look()
+    assert "is being stopped" in world.summary[2]
+    world.reap()
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+    assert world.made.count(MASKS_JOB) == 1
+
+
+def test_a_failed_attempt_is_told_while_the_next_one_trains() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.logs[world.pod(MASKS)["metadata"]["name"]] = [step(3), "CUDA error: device-side assert"]
+    world.end(world.pod(MASKS), 1)
+    world.controllers()
+    world.look()
+    failure = world.teacher().failure
+    assert failure is not None
+    assert (failure.reason, failure.exit_code, failure.node) == ("Crashed", 1, "gpu-node-1")
+    assert failure.log_tail[-1] == "CUDA error: device-side assert"
+    assert world.state == ("Unknown", "Starting")
+    world.run(world.pod(MASKS))
+    world.look()
+    assert world.state == ("Unknown", "Training")
+    assert "attempt 2, after Crashed" in world.summary[2]
+    world.run_fairly()
+    assert world.teacher().failure is None
+    assert [one.exit_code for one in world.teacher().attempts] == [1, 0]
+
+
+def test_a_teacher_that_failed_too_often_fails_the_run() -> None:
+    world = World(teachers=[MASKS], backoffLimit=1)
+    world.training()
+    for _ in range(2):
+        world.end(world.pod(MASKS), 6, message=failed_message(6, "OutOfMemory", "The GPU is full: lower batchSize."))
+        world.controllers()
+        world.look()
+        if not world.terminal:
+            world.run(world.pod(MASKS))
+    assert world.state == ("False", "OutOfGpuMemory")
+    assert "lower batchSize" in world.summary[2]
+    failure = world.teacher().failure
+    assert failure is not None
+    assert failure.message.endswith("(attempt 2, the last)")
+    idle(world)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "reason"), [(2, "ConfigurationInvalid"), (3, "DataInvalid"), (7, "LossNotFinite")]
+)
+def test_what_would_fail_again_is_not_tried_again(exit_code: int, reason: str) -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.end(world.pod(MASKS), exit_code, message=failed_message(exit_code, "X", "So it is."))
+    world.controllers()
+    world.look()
+    assert world.summary == ("False", reason, "Sam: So it is.")
+    assert world.teacher().attempt_count == 1
+
+
+def test_preemptions_are_no_failures() -> None:
+    world = World(teachers=[MASKS], backoffLimit=0)
+    world.training()
+    for number in range(1, 4):
+        world.end(world.pod(MASKS), 137, conditions=disrupted("PreemptionByScheduler", "preempted for another"))
+        world.controllers()
+        world.look()
+        world.run(world.pod(MASKS), node=f"spot-{number}")
+        world.advance(100)
+        world.look()
+    assert "after Disrupted" in world.summary[2]
+    assert world.status.summary.nodes == "spot-3"
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+    assert world.teacher().attempt_count == 4
+
+
+def test_what_a_trainer_left_may_be_lost_with_its_pod() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    pod = world.pod(MASKS)
+    world.succeed(pod)
+    world.controllers()
+    world.remove_pod(pod)
+    world.look()
+    assert "asked once more" in world.summary[2]
+    world.run_fairly()
+    assert world.made.count(MASKS_JOB) == 2
+    assert world.state == ("True", "Succeeded")
+
+
+def test_a_lost_node_is_told_and_does_not_start_a_second_trainer() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    pod = world.pod(MASKS)
+    world.delete_pod(pod)
+    world.lost.add(pod["metadata"]["name"])
+    world.advance(1000)
+    world.controllers()
+    world.reap()
+    world.look()
+    assert "kubectl delete node gpu-node-1" in world.summary[2]
+    assert len(list(world.live_pods())) == 1
+    world.remove_node(pod)
+    world.reap()
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+def test_a_refused_pod_is_told_by_the_events_of_its_job() -> None:
+    world = World(teachers=[MASKS])
+    world.inspected()
+    said = 'FailedCreate: Error creating: pods "x" is forbidden: exceeded quota: gpus'
+    world.events["Job", MASKS_JOB] = [said]
+    world.advance(30)
+    world.look()
+    assert said in world.summary[2]
+
+
+def test_one_teacher_that_fails_does_not_stop_the_other() -> None:
+    world = World()
+    world.training()
+    world.end(world.pod(BOXES), 7, message=failed_message(7, "NotFinite", "The loss is NaN."))
+    world.controllers()
+    world.look()
+    assert (world.teacher(BOXES).state, world.teacher(MASKS).state) == ("Failed", "Training")
+    assert world.state == ("Unknown", "Training")
+    assert "GroundingDino: The loss is NaN." in world.summary[2]
+    assert condition(world, "Stalled")[0] == "False"
+    world.succeed(world.pod(MASKS))
+    world.controllers()
+    world.look()
+    assert world.state == ("False", "LossNotFinite")
+    assert world.teacher(MASKS).adapter is not None
+    idle(world)
+
+
+# Deadlines.
+
+
+def test_no_gpu_in_time_ends_the_run_and_frees_the_queue() -> None:
+    world = World(teachers=[MASKS], pendingDeadlineSeconds=600)
+    world.inspected()
+    world.controllers()
+    world.waits(world.pod(MASKS), conditions=unschedulable(f"0/3 nodes are available: 3 Insufficient {GPU}."))
+    decision = world.look()
+    assert decision.todo.again_at is not None
+    assert decision.todo.again_at <= NOW + 600
+    assert world.state == ("Unknown", "Pending")
+    assert f"no node has a free {GPU}" in world.summary[2]
+    world.advance(601)
+    world.look()
+    assert world.state == ("False", "NotStartedInTime")
+    assert "pendingDeadlineSeconds = 600" in world.summary[2]
+    assert world.job(MASKS)["metadata"]["deletionTimestamp"]
+    world.controllers()
+    world.reap()
+    world.controllers()
+    idle(world)
+    assert not world.has_job(MASKS)
+
+
+def test_the_wait_for_a_gpu_begins_anew_when_a_trainer_has_run() -> None:
+    """A trainer that was preempted after a day has not waited for a day."""
+    world = World(teachers=[MASKS], pendingDeadlineSeconds=600)
+    world.training()
+    world.advance(86_400)
+    world.end(world.pod(MASKS), 137, conditions=disrupted("PreemptionByScheduler", "preempted"))
+    world.controllers()
+    world.waits(world.pod(MASKS), conditions=unschedulable(f"3 Insufficient {GPU}", since=world.now))
+    world.look()
+    assert world.state == ("Unknown", "Pending")
+    world.advance(590)
+    world.look()
+    assert world.state == ("Unknown", "Pending")
+    world.advance(20)
+    world.look()
+    assert world.state == ("False", "NotStartedInTime")
+
+
+def test_the_wait_for_a_gpu_begins_anew_after_a_suspension() -> None:
+    world = World(teachers=[MASKS], pendingDeadlineSeconds=600)
+    world.training()
+    world.edit(suspend=True)
+    world.look()
+    world.controllers()
+    world.reap()
+    world.advance(86_400)
+    world.look()
+    world.edit(suspend=False)
+    world.look()
+    world.controllers()
+    world.look()
+    assert world.state == ("Unknown", "Starting")
+
+
+def test_a_job_that_runs_too_long_fails() -> None:
+    world = World(teachers=[MASKS], activeDeadlineSeconds=3600)
+    world.training()
+    world.advance(3601)
+    world.controllers()
+    world.reap()
+    world.look()
+    assert world.state == ("False", "DeadlineExceeded")
+    assert "activeDeadlineSeconds = 3600" in world.summary[2]
+
+
+def test_the_jobs_of_an_ended_run_are_removed_when_their_time_is_up() -> None:
+    world = World(ttlSecondsAfterFinished=1000)
+    world.run_fairly()
+    decision = world.look()
+    assert decision.todo.empty
+    assert decision.todo.again_at is not None
+    world.advance(1001)
+    world.look()
+    for _ in range(2):
+        world.controllers()
+        world.reap()
+        world.controllers()
+    assert world.jobs == {}
+    idle(world)
+    assert len(world.made) == 3
+    assert world.decide().todo.again_at is None
+
+
+def test_without_a_time_to_live_jobs_stay() -> None:
+    world = World()
+    world.run_fairly()
+    world.advance(10**8)
+    idle(world)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254",
+        "http://[fe80::1]:9000",
+        "http://2852039166/",
+        "http://metadata.google.internal",
+        "https://user:secret@minio.storage",
+    ],
+)
+def test_an_endpoint_that_is_no_object_store_is_refused_before_anything_is_made(url: str) -> None:
+    body = body_of(storage={"endpointUrl": url})
+    decision = decide(body, Observed(), SETTINGS, now=NOW)
+    assert decision.todo.empty
+    assert status_errors(decision.status) == []
+    assert {one.reason for one in decision.status.conditions} == {"EndpointRefused"}
+    assert "secret" not in decision.status.model_dump_json()
+
+
+ALLOWED = SETTINGS.model_copy(update={"allowed_endpoints": ("minio.storage", "*.example.com", "10.0.0.7", "::1")})
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("https://minio.storage", True),
+        ("https://MINIO.storage:9000/path", True),
+        ("http://10.0.0.7:9000", True),
+        ("http://[::1]:9000", True),
+        ("https://s3.example.com", True),
+        ("https://a.b.example.com/", True),
+        ("https://example.com", False),
+        ("https://evilexample.com", False),
+        ("https://minio.storage.evil.com", False),
+        ("https://evil.com/.example.com", False),
+        ("https://evil.com?.example.com", False),
+        ("https://evil.com#.example.com", False),
+        ("https://evil.com:443?x=:1.example.com", False),
+        ("https://evil.com?@s3.example.com", False),
+        ("https://minio.storage@evil.com", False),
+    ],
+)
+def test_only_stores_that_the_installation_allows_are_used(url: str, allowed: bool) -> None:
+    decision = decide(body_of(storage={"endpointUrl": url}), Observed(), ALLOWED, now=NOW)
+    assert bool(decision.todo.apply) == allowed
+    assert (decision.status.conditions[-1].reason == "EndpointRefused") != allowed
+
+
+def test_without_an_endpoint_there_is_nothing_to_allow() -> None:
+    assert decide(body_of(), Observed(), ALLOWED, now=NOW).todo.apply
+
+
+def test_an_installation_that_no_longer_allows_a_store_stops_what_runs_there() -> None:
+    world = World(storage={"endpointUrl": "https://minio.storage"})
+    world.training()
+    world.settings = ALLOWED.model_copy(update={"allowed_endpoints": ("other.store",)})
+    world.look()
+    assert world.state == ("False", "EndpointRefused")
+    assert {one.state for one in world.status.teachers} == {"Failed"}
+    assert world.status.summary.nodes == ""
+    world.controllers()
+    world.reap()
+    assert list(world.live_pods()) == []
+    idle(world)
+
+
+NAME_TAKEN = FailureStatus(
+    reason="NameTaken", message="there is a Job x of somebody else: it is waited for until it is gone"
+)
+REFUSED = FailureStatus(reason="ChildRefused", message="Job x is refused: spec.template: Invalid value")
+TRANSIENT = [
+    NAME_TAKEN,
+    FailureStatus(reason="Forbidden", message="Job x may not be made: exceeded quota"),
+    FailureStatus(reason="ApiError", message="Job x cannot be made now: the API server cannot be reached"),
+]
+CHILDREN = [INSPECT_JOB, f"{NAME}-request", MASKS_JOB]
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+@pytest.mark.parametrize("failure", TRANSIENT, ids=lambda failure: failure.reason)
+def test_a_child_that_is_refused_for_now_is_tried_again(child: str, failure: FailureStatus) -> None:
+    world = World(teachers=[MASKS])
+    if child == MASKS_JOB:
+        world.look()
+        world.controllers()
+        world.succeed(world.pod())
+        world.controllers()
+    world.refusals[child] = failure
+    decision = world.look()
+    assert decision.todo.retry
+    assert world.summary[0] == "Unknown"
+    assert failure.message in world.summary[2]
+    assert condition(world, "Reconciling")[0] == "True"
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+def test_a_child_that_is_refused_for_good_ends_the_run(child: str) -> None:
+    world = World(teachers=[MASKS])
+    if child == MASKS_JOB:
+        world.look()
+        world.controllers()
+        world.succeed(world.pod())
+        world.controllers()
+    world.refusals[child] = REFUSED
+    decision = world.look()
+    assert not decision.todo.retry
+    assert world.state == ("False", "ChildRefused")
+    assert REFUSED.message in world.summary[2]
+    idle(world)
+
+
+def test_the_service_of_a_teacher_may_be_refused_too() -> None:
+    world = World(teachers=[MASKS], nodes=2)
+    world.look()
+    world.controllers()
+    world.succeed(world.pod())
+    world.controllers()
+    world.refusals[MASKS_JOB] = TRANSIENT[1]
+    assert world.look().todo.retry
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+def test_one_refused_job_does_not_hold_up_the_other_teacher() -> None:
+    world = World()
+    world.refusals[BOXES_JOB] = NAME_TAKEN
+    world.inspected()
+    assert (world.has_job(BOXES), world.has_job(MASKS)) == (False, True)
+    world.refusals[BOXES_JOB] = REFUSED
+    world.look()
+    assert (world.teacher(BOXES).state, world.teacher(MASKS).state) == ("Failed", "Pending")
+    assert not world.terminal
+
+
+# Edits.
+
+
+def test_an_edit_of_the_platform_makes_a_new_job_that_goes_on() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    before = world.job(MASKS)["metadata"]["annotations"][PLATFORM_HASH]
+    world.edit(nodeSelector={"gpu": "h100"})
+    world.look()
+    assert world.job(MASKS)["metadata"]["deletionTimestamp"]
+    assert world.state == ("Unknown", "Pending")
+    assert "goes on" in world.summary[2]
+    world.look()
+    idle(world)
+    world.controllers()
+    world.reap()
+    world.controllers()
+    world.look()
+    job = world.job(MASKS)
+    assert job["metadata"]["annotations"][PLATFORM_HASH] != before
+    assert job["spec"]["template"]["spec"]["nodeSelector"] == {"gpu": "h100"}
+    world.run_fairly()
+    assert world.made == [INSPECT_JOB, MASKS_JOB, MASKS_JOB]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("backoffLimit", 9), ("activeDeadlineSeconds", 7200), ("pendingDeadlineSeconds", 60)]
+)
+def test_an_edit_that_a_job_can_take_on_changes_it_where_it_is(setting: str, value: int) -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.edit(**{setting: value})
+    world.look()
+    assert world.job(MASKS)["spec"].get(setting) == (None if setting.startswith("pending") else value)
+    assert world.state == ("Unknown", "Training")
+    assert world.status.observed_generation == 2
+    idle(world)
+    world.edit(**{setting: None})
+    world.look()
+    assert setting not in world.job(MASKS)["spec"] or setting == "backoffLimit"
+    assert world.made.count(MASKS_JOB) == 1
+
+
+def test_a_job_that_was_edited_by_hand_is_set_right() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.job(MASKS)["spec"]["backoffLimit"] = 99
+    world._touch("Job", world.job(MASKS))
+    world.look()
+    assert world.job(MASKS)["spec"]["backoffLimit"] == 3
+
+
+@pytest.mark.parametrize("ended_well", [True, False])
+def test_after_its_end_an_edit_is_looked_at_and_nothing_runs_again(ended_well: bool) -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    if ended_well:
+        world.succeed(world.pod(MASKS))
+    else:
+        world.end(world.pod(MASKS), 7, message=failed_message(7, "NotFinite", "NaN"))
+    world.controllers()
+    world.look()
+    assert world.terminal
+    before = world.status
+    world.edit(gpus=4, backoffLimit=0)
+    world.advance(1000)
+    decision = world.look()
+    assert decision.todo.empty
+    after = world.status
+    assert after.observed_generation == 2
+    assert {one.observed_generation for one in after.conditions} == {2}
+    same = after.model_copy(update={"observed_generation": 1, "conditions": before.conditions})
+    assert same == before
+
+
+def test_a_run_that_has_ended_needs_no_jobs_any_more() -> None:
+    world = World()
+    world.run_fairly()
+    for name in list(world.jobs):
+        world.delete_job(name)
+    for _ in range(2):
+        world.controllers()
+        world.reap()
+        world.controllers()
+    idle(world)
+    assert len(world.made) == 3
+
+
+# A status that was lost or broken.
+
+
+def test_a_status_that_is_lost_is_found_again_from_what_is_there() -> None:
+    world = World()
+    world.training()
+    before = world.status
+    world.break_status()
+    world.advance(60)
+    world.look()
+    assert world.status.run_id == before.run_id
+    assert [one.state for one in world.status.teachers] == ["Training", "Training"]
+    world.run_fairly()
+    assert len(world.made) == 3
+
+
+def test_the_status_of_an_ended_run_is_found_again_without_a_gpu() -> None:
+    world = World()
+    world.run_fairly()
+    for name in list(world.jobs):
+        world.delete_job(name)
+    for _ in range(2):
+        world.controllers()
+        world.reap()
+        world.controllers()
+    world.break_status()
+    world.published = True
+    world.run_fairly()
+    assert world.made == [INSPECT_JOB, BOXES_JOB, MASKS_JOB, INSPECT_JOB]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"conditions": "none"},
+        {"conditions": [{"type": "Succeeded", "status": "Maybe", "reason": "X", "lastTransitionTime": "now"}]},
+        {"teachers": [{"name": "Yolo", "state": "Training"}]},
+        {"gpuSeconds": -1},
+        {"startTime": "yesterday"},
+    ],
+)
+def test_a_status_that_was_broken_by_hand_is_made_anew(broken: dict[str, Any]) -> None:
+    world = World()
+    world.training()
+    world.body["status"] |= broken
+    world.look()
+    assert world.status.run_id == "0123456789ab"
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+@pytest.mark.parametrize("parts", [["teachers"], ["runId"], ["dataset"], ["conditions"], ["startTime"], ["configUri"]])
+def test_a_status_that_was_restored_in_part_never_says_what_is_not_so(parts: list[str]) -> None:
+    world = World()
+    world.training()
+    world.break_status(*parts)
+    world.look()
+    assert not world.terminal
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+    assert [one.name for one in world.status.teachers] == [BOXES, MASKS]
+    assert all(one.adapter is not None for one in world.status.teachers)
+    assert world.status.dataset is not None
+    jobs = [world.job(name)["spec"]["template"]["spec"]["containers"][0] for name in (BOXES, MASKS)]
+    assert all(world.status.config_uri in job["command"] for job in jobs)
+
+
+def test_the_status_of_a_later_operator_can_be_read() -> None:
+    status = World().status.model_dump(mode="json", by_alias=True)
+    body = body_of() | {"status": status | {"later": {"than": "this"}, "runId": "abc"}}
+    assert read_status(body).run_id == "abc"
+
+
+def test_an_object_of_a_later_crd_says_which_setting_is_not_known() -> None:
+    decision = decide(body_of(teleport=True), Observed(), SETTINGS, now=NOW)
+    assert decision.todo.empty
+    (summary,) = (one for one in decision.status.conditions if one.type == "Succeeded")
+    assert "spec.teleport" in summary.message
+    assert "CRD" in summary.message
+
+
+def test_a_setting_that_only_the_models_refuse_is_told_in_their_words() -> None:
+    decision = decide(body_of(nodeSelector={"not a label": "x"}), Observed(), SETTINGS, now=NOW)
+    (summary,) = (one for one in decision.status.conditions if one.type == "Succeeded")
+    assert summary.reason == "ConfigurationInvalid"
+    assert "spec.nodeSelector" in summary.message
+    assert "pattern" in summary.message
+
+
+# Accounts.
+
+
+def test_the_gpus_of_all_nodes_are_counted_once() -> None:
+    world = World(teachers=[MASKS], nodes=2, gpus=4)
+    world.training()
+    world.advance(100)
+    world.look()
+    assert world.teacher().gpu_seconds == 2 * 4 * 100
+
+
+def test_without_gpus_none_are_counted() -> None:
+    world = World(teachers=[MASKS], gpus=0)
+    world.training()
+    world.advance(100)
+    world.look()
+    assert world.status.gpu_seconds == 0
+
+
+def test_gpus_are_counted_as_they_were_taken() -> None:
+    world = World(teachers=[MASKS], gpus=1)
+    world.training()
+    world.advance(1000)
+    world.look()
+    world.edit(gpus=4)
+    world.look()
+    world.controllers()
+    world.reap()
+    world.controllers()
+    world.look()
+    world.controllers()
+    world.run(world.pod(MASKS))
+    world.advance(100)
+    world.look()
+    assert world.teacher().gpu_seconds == 1000 + 4 * 100
+
+
+def test_every_attempt_counts_though_only_the_last_are_listed() -> None:
+    world = World(teachers=[MASKS], backoffLimit=100)
+    world.training()
+    for _ in range(ATTEMPTS + 4):
+        world.advance(100)
+        world.end(world.pod(MASKS), 1)
+        world.controllers()
+        world.look()
+        world.run(world.pod(MASKS))
+        world.look()
+    teacher = world.teacher()
+    assert len(teacher.attempts) == ATTEMPTS
+    assert teacher.attempt_count == ATTEMPTS + 5
+    assert teacher.gpu_seconds == 100 * (ATTEMPTS + 4)
+    idle(world)
+
+
+def test_pods_that_failed_before_they_ran_are_counted_once() -> None:
+    world = World(teachers=[MASKS], backoffLimit=100)
+    world.training()
+    for number in range(ATTEMPTS + 4):
+        pod = world.pod(MASKS)
+        if number % 2:
+            pod["status"] |= {"phase": "Failed", "reason": "Evicted", "message": "The node had: [DiskPressure]."}
+            ended = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None, "finishedAt": None}
+            world._container(pod, {"terminated": ended})
+        else:
+            world.end(pod, 1)
+        world.controllers()
+        world.advance(10)
+        world.look()
+    count = world.teacher().attempt_count
+    assert count >= ATTEMPTS
+    for _ in range(3):
+        idle(world)
+    assert world.teacher().attempt_count == count
+
+
+def test_an_attempt_whose_pod_is_gone_has_ended() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.remove_pod(world.pod(MASKS))
+    world.advance(100)
+    world.look()
+    (attempt,) = world.teacher().attempts
+    assert (attempt.end_time, attempt.reason) == ("2026-03-01T12:01:40Z", "Gone")
+    world.advance(100)
+    world.look()
+    assert world.teacher().attempts == [attempt]
+
+
+# Bounds.
+
+
+@pytest.mark.parametrize("length", [500, 5000, 50_000])
+def test_whatever_a_node_says_at_length_can_be_written(length: int) -> None:
+    world = World(pendingDeadlineSeconds=60)
+    said = "x" * length
+    world.look()
+    world.controllers()
+    world.waits(world.pod(), reason="ErrImagePull", message=said)
+    world.look()
+    world.succeed(world.pod())
+    world.controllers()
+    world.look()
+    world.controllers()
+    world.run(world.pod(MASKS))
+    world.end(world.pod(MASKS), 128, reason="StartError", message=said)
+    world.logs[world.pod(MASKS)["metadata"]["name"]] = [said] * 100
+    world.controllers()
+    for teacher in (BOXES, MASKS):
+        world.waits(world.pod(teacher), reason="CreateContainerError", message=said)
+    world.look()
+    world.events["Pod", world.pod(BOXES)["metadata"]["name"]] = [said]
+    world.waits(world.pod(BOXES), reason="ContainerCreating")
+    world.advance(61)
+    world.look()
+    assert world.state == ("False", "NotStartedInTime")
+
+
+def test_a_word_of_inspection_that_is_none_does_no_harm() -> None:
+    world = World()
+    world.look()
+    world.controllers()
+    world.run(world.pod())
+    world.end(world.pod(), 0, message=Outcome().to_message())
+    world.controllers()
+    world.look()
+    assert not world.terminal
+    world.run_fairly()

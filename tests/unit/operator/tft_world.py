@@ -1,0 +1,537 @@
+"""One object in a small cluster: an API server, a Job controller, kubelets, Kueue, and an operator that decides.
+
+Nothing moves by itself: tests say what happens next, so that it can happen in any order.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tft_objects import BOXES, MASKS, NAME, NOW, SETTINGS, body_of, failed_message, pod_of, prepared_of, trained_of
+from tft_schema import spec_errors, status_errors
+
+from engine.outcome import Outcome
+from engine.spec import TeacherName
+from teacher_operator.api import NAME_MAX
+from teacher_operator.decide import Decision, Observed, decide, read_status
+from teacher_operator.names import COMPONENT, INSPECT, KUEUE_QUEUE, TEACHER, inspect_job, owner_uid, trainer_job
+from teacher_operator.observe import JobView, is_live, is_over
+from teacher_operator.progress import read_progress
+from teacher_operator.report import is_terminal, summary_condition
+from teacher_operator.settings import Settings
+from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus
+from teacher_operator.store import Store
+from teacher_operator.times import seconds, timestamp
+from teacher_operator.todo import Look
+
+Body = dict[str, Any]
+ROUNDS = 6
+POD_INDEX = "batch.kubernetes.io/job-completion-index"
+SLUGS = {teacher.slug: teacher for teacher in TeacherName}
+
+
+class World:
+    """An object and what becomes of it.
+
+    Attributes:
+        now: Seconds since the epoch.
+        jobs: Jobs by name; so are the pods.
+        made: Names of all Jobs that were ever made.
+        refusals: Children that the API server refuses now, and how the operator takes it.
+        events: Warnings that reading the events of a Job or Pod would show.
+        logs: What the container of a pod has written.
+    """
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        teachers: Sequence[TeacherName] = (BOXES, MASKS),
+        published: bool = False,
+        settings: Settings = SETTINGS,
+        **changes: Any,
+    ) -> None:
+        self.now = NOW
+        self.teachers, self.published, self.settings = tuple(teachers), published, settings
+        self.jobs: dict[str, Body] = {}
+        self.pods: dict[str, Body] = {}
+        self.made: list[str] = []
+        self.refusals: dict[str, FailureStatus] = {}
+        self.events: dict[tuple[str, str], list[str]] = {}
+        self.logs: dict[str, list[str]] = {}
+        self.lost: set[str] = set()
+        """Pods on nodes that do not answer."""
+        self._store, self._counter = Store(), 1000
+        self._logs_read: dict[str, Sequence[str]] = {}
+        self._events_read: dict[tuple[str, str], Sequence[str]] = {}
+        self._pods_read: dict[str, str] = {}
+        self._counted: set[str] = set()
+        self._failures: dict[str, int] = {}
+        self.body = body_of(spec, **changes)
+        assert len(NAME) <= NAME_MAX
+        assert spec_errors(self.body["spec"]) == []
+        self._touch("TeacherFineTune", self.body)
+
+    # What tests ask.
+
+    @property
+    def status(self) -> TeacherFineTuneStatus:
+        """As it is written."""
+        return read_status(self.body)
+
+    @property
+    def terminal(self) -> bool:
+        """The run has ended."""
+        return is_terminal(self.status)
+
+    @property
+    def summary(self) -> tuple[str, str, str]:
+        """Status, reason and message of the condition that sums the run up."""
+        condition = summary_condition(self.status)
+        assert condition is not None
+        return condition.status.value, condition.reason, condition.message
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """Status and reason of the condition that sums the run up."""
+        return self.summary[:2]
+
+    def teacher(self, name: TeacherName = MASKS) -> TeacherStatus:
+        """The status of a teacher."""
+        return next(one for one in self.status.teachers if one.name is name)
+
+    def job(self, teacher: TeacherName | None = None) -> Body:
+        """The Job of a teacher, or of inspection."""
+        return self.jobs[inspect_job(NAME) if teacher is None else trainer_job(NAME, teacher)]
+
+    def has_job(self, teacher: TeacherName | None = None) -> bool:
+        """There is one."""
+        return (inspect_job(NAME) if teacher is None else trainer_job(NAME, teacher)) in self.jobs
+
+    def pods_of(self, job: Body) -> list[Body]:
+        """The pods of a Job, oldest first."""
+        return [pod for pod in self.pods.values() if owner_uid(pod) == job["metadata"]["uid"]]
+
+    def pod(self, teacher: TeacherName | None = None) -> Body:
+        """The newest pod of a teacher, or of inspection."""
+        return self.pods_of(self.job(teacher))[-1]
+
+    # The operator.
+
+    def observed(self, refused: Mapping[str, FailureStatus]) -> Observed:
+        """What the operator sees."""
+        inspect, trainers = None, {}
+        for job in self._store.jobs_of(self.body):
+            view = self._complete(JobView(job, self._store.pods_of(job)))
+            labels = job["metadata"]["labels"]
+            if labels[COMPONENT] == INSPECT:
+                assert inspect is None
+                inspect = view
+            else:
+                assert SLUGS[labels[TEACHER]] not in trainers
+                trainers[SLUGS[labels[TEACHER]]] = view
+        return Observed(inspect=inspect, trainers=trainers, refused=refused)
+
+    def decide(self, refused: Mapping[str, FailureStatus] | None = None) -> Decision:
+        """What the operator would do now."""
+        seen = copy.deepcopy(self.body)
+        decision = decide(seen, self.observed(refused or {}), self.settings, now=self.now)
+        assert seen == self.body, "deciding changes nothing"
+        assert status_errors(decision.status) == []
+        return decision
+
+    def look(self) -> Decision:
+        """The operator looks, decides, does it, and writes the status."""
+        refused: dict[str, FailureStatus] = {}
+        for _ in range(ROUNDS):
+            decision = self.decide(refused)
+            if self._read(decision.todo.looks):
+                continue
+            before = len(refused)
+            self._do(decision, refused)
+            if len(refused) == before:
+                break
+        else:
+            raise AssertionError("deciding goes round in circles")
+        self._write(decision.status)
+        return decision
+
+    def _complete(self, view: JobView) -> JobView:
+        names = [pod["metadata"]["name"] for pod in view.pods]
+        failed = [pod["metadata"]["name"] for pod in view.pods if pod["status"]["phase"] == "Failed"]
+        progress = None
+        for name in names:
+            if self.pods[name]["status"]["phase"] == "Running" and name in self.logs:
+                progress = read_progress(self.logs[name])
+        known = [("Job", view.name), *(("Pod", name) for name in names)]
+        read = [key for key in known if key in self._events_read]
+        return replace(
+            view,
+            log=self._logs_read.get(failed[-1]) if failed else None,
+            progress=progress,
+            complaints=[message for key in read for message in self._events_read[key]] if read else None,
+        )
+
+    def _read(self, looks: Sequence[Look]) -> bool:
+        news = False
+        for look in looks:
+            if look.kind == "log":
+                if look.name not in self._logs_read:
+                    self._logs_read[look.name] = self.logs.get(look.name, [])
+                    news = True
+            elif look.kind == "pods":
+                version = self.jobs[look.name]["metadata"]["resourceVersion"]
+                news |= self._pods_read.get(look.name) != version
+                self._pods_read[look.name] = version
+            elif (look.kind, look.name) not in self._events_read:
+                self._events_read[look.kind, look.name] = self.events.get((look.kind, look.name), [])
+                news = True
+        return news
+
+    def _do(self, decision: Decision, refused: dict[str, FailureStatus]) -> None:
+        for name in decision.todo.delete:
+            self.delete_job(name)
+        for name, patch in decision.todo.patch:
+            for key, value in patch["spec"].items():
+                self.jobs[name]["spec"][key] = value
+            self.jobs[name]["spec"] = {k: v for k, v in self.jobs[name]["spec"].items() if v is not None}
+            self._touch("Job", self.jobs[name])
+        for manifest in decision.todo.apply:
+            name = manifest["metadata"]["name"]
+            if name in self.refusals:
+                refused[name] = self.refusals[name]
+                return
+            if manifest["kind"] == "Job":
+                self._make_job(manifest)
+
+    def _make_job(self, manifest: Body) -> None:
+        job = copy.deepcopy(manifest)
+        name = job["metadata"]["name"]
+        assert name not in self.jobs, f"there is a Job {name}: its name is not free"
+        expected = [inspect_job(NAME), *(trainer_job(NAME, teacher) for teacher in self.teachers)]
+        assert name in expected, f"{name} is no Job of this run"
+        assert not self.terminal, f"Job {name} is made for a run that has ended"
+        self._counter += 1
+        job["metadata"] |= {"uid": f"uid-{self._counter}", "creationTimestamp": timestamp(self.now)}
+        job["spec"] = {"parallelism": 1, "completions": 1, "completionMode": "NonIndexed", **job["spec"]}
+        job["status"] = {}
+        self.jobs[name] = job
+        self.made.append(name)
+        self._touch("Job", job)
+
+    def _write(self, status: TeacherFineTuneStatus) -> None:
+        if status == self.status:
+            return
+        self.body["status"] = json.loads(status.model_dump_json(by_alias=True, exclude_none=True))
+        assert self.status == status, "what is read is what was written"
+        self._touch("TeacherFineTune", self.body)
+
+    # The user.
+
+    def edit(self, **changes: Any) -> None:
+        """Change the spec; None takes a setting away."""
+        spec = {**self.body["spec"], **changes}
+        spec = {name: value for name, value in spec.items() if value is not None}
+        if spec != self.body["spec"]:
+            self.body["spec"] = spec
+            self.body["metadata"]["generation"] += 1
+            assert spec_errors(spec) == []
+            self._touch("TeacherFineTune", self.body)
+
+    def break_status(self, *parts: str) -> None:
+        """Take parts of the status away, or all of it."""
+        kept = {name: value for name, value in self.body.get("status", {}).items() if parts and name not in parts}
+        self.body["status"] = kept
+        self._touch("TeacherFineTune", self.body)
+
+    def delete_job(self, name: str) -> None:
+        """Foreground deletion: its pods go first."""
+        job = self.jobs.get(name)
+        if job is not None and not job["metadata"].get("deletionTimestamp"):
+            job["metadata"] |= {"deletionTimestamp": timestamp(self.now), "finalizers": ["foregroundDeletion"]}
+            self._touch("Job", job)
+
+    def delete_pod(self, pod: Body) -> None:
+        """It has its grace period."""
+        if not pod["metadata"].get("deletionTimestamp"):
+            pod["metadata"]["deletionTimestamp"] = timestamp(self.now + 120)
+            self._touch("Pod", pod)
+
+    # The cluster.
+
+    def advance(self, span: float) -> None:
+        """Time goes by; what was read of events is no longer fresh."""
+        self.now += span
+        if span >= 60:
+            self._events_read.clear()
+
+    def controllers(self) -> None:
+        """The Job controller and the garbage collector look at every Job once."""
+        for job in list(self.jobs.values()):
+            self._sync(job)
+
+    def _sync(self, job: Body) -> None:
+        pods, spec, status = self.pods_of(job), job["spec"], job["status"]
+        if job["metadata"].get("deletionTimestamp"):
+            for pod in pods:
+                self.delete_pod(pod)
+                if is_over(pod):
+                    self.remove_pod(pod)
+            if not self.pods_of(job):
+                del self.jobs[job["metadata"]["name"]]
+                self._store.remove("Job", job)
+            return
+        if _ended(job):
+            return
+        for pod in pods:
+            if is_over(pod) and pod["metadata"]["uid"] not in self._counted:
+                self._counted.add(pod["metadata"]["uid"])
+                self._count(job, pod)
+        succeeded = sum(pod["status"]["phase"] == "Succeeded" for pod in pods)
+        started = seconds(status.get("startTime"))
+        deadline = spec.get("activeDeadlineSeconds")
+        if _ended(job):
+            pass
+        elif succeeded >= spec["completions"]:
+            _conclude(job, "SuccessCriteriaMet", "Complete")
+        elif self._failures.get(job["metadata"]["uid"], 0) > spec["backoffLimit"]:
+            self._fail(job, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+        elif deadline is not None and started is not None and self.now >= started + deadline:
+            self._fail(job, "DeadlineExceeded", "Job was active longer than specified deadline")
+        elif spec.get("suspend"):
+            status.pop("startTime", None)
+            status["conditions"] = [{"type": "Suspended", "status": "True", "reason": "JobSuspended"}]
+            for pod in pods:
+                if is_live(pod):
+                    self.delete_pod(pod)
+        else:
+            status.setdefault("startTime", timestamp(self.now))
+            status["conditions"] = [
+                {**one, "status": "False", "reason": "JobResumed"} for one in status.get("conditions", ())
+            ]
+            there = sum(not is_over(pod) for pod in pods)  # podReplacementPolicy: Failed
+            missing = spec["parallelism"] - there - succeeded
+            indices = set(range(spec["completions"])) - {_index(pod) for pod in pods if _holds_index(pod)}
+            for index in sorted(indices)[:missing]:
+                self._make_pod(job, index)
+        self._touch("Job", job)
+
+    def _count(self, job: Body, pod: Body) -> None:
+        if pod["status"]["phase"] == "Succeeded":
+            return
+        states = [one["state"].get("terminated", {}) for one in pod["status"].get("containerStatuses", ())]
+        exit_code = next((state.get("exitCode") for state in states), None)
+        disrupted = any(c["type"] == "DisruptionTarget" for c in pod["status"].get("conditions", ()))
+        for rule in job["spec"]["podFailurePolicy"]["rules"]:
+            matches = exit_code in rule["onExitCodes"]["values"] if "onExitCodes" in rule else disrupted
+            if matches and rule["action"] == "FailJob":
+                self._fail(job, "PodFailurePolicy", f"Container failed with exit code {exit_code}")
+            if matches:
+                return
+        uid = job["metadata"]["uid"]
+        self._failures[uid] = self._failures.get(uid, 0) + 1
+
+    def _fail(self, job: Body, reason: str, message: str) -> None:
+        _conclude(job, "FailureTarget", "Failed", reason=reason, message=message)
+        for pod in self.pods_of(job):
+            if is_live(pod):
+                self.delete_pod(pod)
+
+    def _make_pod(self, job: Body, index: int) -> None:
+        template = job["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        self._counter += 1
+        name = f"{job['metadata']['name']}-{self._counter}"
+        pod = pod_of(name, container=container["name"], node=None, created=self.now, conditions=[])
+        pod["metadata"] |= {
+            "uid": f"uid-{self._counter}",
+            "labels": {**template["metadata"]["labels"], **({POD_INDEX: str(index)} if _indexed(job) else {})},
+            "ownerReferences": [{"kind": "Job", "uid": job["metadata"]["uid"], "controller": True}],
+        }
+        pod["spec"]["containers"] = [{key: container.get(key) for key in ("name", "image", "resources")}]
+        self.pods[name] = pod
+        self._touch("Pod", pod)
+
+    def live_pods(self) -> Iterator[Body]:
+        """Pods that have not ended, whether they are being stopped or not."""
+        return iter([pod for pod in self.pods.values() if not is_over(pod)])
+
+    def run(self, pod: Body, *, node: str = "gpu-node-1") -> None:
+        """The pod is placed and its container starts."""
+        pod["spec"]["nodeName"] = node
+        pod["status"] |= {"phase": "Running", "conditions": [{"type": "PodScheduled", "status": "True"}]}
+        self._container(pod, {"running": {"startedAt": timestamp(self.now)}})
+
+    def waits(self, pod: Body, *, conditions: Sequence[Body] = (), reason: str = "", message: str = "") -> None:
+        """The pod cannot be placed, or its container cannot be made."""
+        pod["status"]["conditions"] = list(conditions)
+        if reason:
+            self._container(pod, {"waiting": {"reason": reason, "message": message}})
+        else:
+            self._touch("Pod", pod)
+
+    def end(
+        self,
+        pod: Body,
+        exit_code: int,
+        *,
+        message: str = "",
+        reason: str | None = None,
+        conditions: Sequence[Body] = (),
+    ) -> None:
+        """The container ends."""
+        states = [one["state"] for one in pod["status"].get("containerStatuses", ())]
+        running = next((state["running"] for state in states if "running" in state), {})
+        pod["status"]["phase"] = "Failed" if exit_code else "Succeeded"
+        pod["status"]["conditions"] = [*pod["status"].get("conditions", ()), *conditions]
+        ended = {
+            "exitCode": exit_code,
+            "reason": reason or ("Error" if exit_code else "Completed"),
+            "startedAt": running.get("startedAt", timestamp(self.now)),
+            "finishedAt": timestamp(self.now),
+            **({"message": message} if message else {}),
+        }
+        self._container(pod, {"terminated": ended})
+
+    def succeed(self, pod: Body) -> None:
+        """The container does what it is there for."""
+        labels = pod["metadata"]["labels"]
+        if labels[COMPONENT] == INSPECT:
+            outcome = Outcome(prepared=prepared_of(*self.teachers, published=self.published))
+        else:
+            outcome = Outcome(trained=trained_of(SLUGS[labels[TEACHER]]))
+        self.end(pod, 0, message=outcome.to_message())
+
+    def stop(self, pod: Body) -> None:
+        """A pod that is being deleted ends, and is gone when the Job controller has counted it."""
+        if not is_over(pod):
+            if pod["status"]["phase"] == "Running":
+                said = failed_message(143, "InterruptedTraining", "SIGTERM arrived: stopped after step 7 of 90")
+                self.end(pod, 143, message=said)
+            else:
+                pod["status"]["phase"] = "Failed"
+                self._touch("Pod", pod)
+        owner = next((job for job in self.jobs.values() if job["metadata"]["uid"] == owner_uid(pod)), None)
+        if owner is not None:
+            self._sync(owner)
+        self.remove_pod(pod)
+
+    def reap(self) -> None:
+        """Every pod that is being deleted ends, but for those on lost nodes."""
+        for pod in list(self.pods.values()):
+            name = pod["metadata"]["name"]
+            if pod["metadata"].get("deletionTimestamp") and name not in self.lost and name in self.pods:
+                self.stop(pod)
+
+    def remove_pod(self, pod: Body) -> None:
+        """The pod is gone."""
+        name = pod["metadata"]["name"]
+        if self.pods.pop(name, None) is not None:
+            self._store.remove("Pod", pod)
+            self._logs_read.pop(name, None)
+            self.lost.discard(name)
+
+    def remove_node(self, pod: Body) -> None:
+        """The node of a pod is deleted: its pods are failed by the garbage collector."""
+        if not is_over(pod):
+            pod["status"]["phase"] = "Failed"
+            pod["status"]["conditions"] = [
+                {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "node is gone"}
+            ]
+            self._touch("Pod", pod)
+        self.delete_pod(pod)
+        self.lost.discard(pod["metadata"]["name"])
+
+    def kueue(self, *, admit: bool) -> None:
+        """Kueue lets Jobs run, or takes their place away."""
+        for job in self.jobs.values():
+            queued = KUEUE_QUEUE in job["metadata"]["labels"] and not _ended(job)
+            if queued and bool(job["spec"].get("suspend")) == admit:
+                job["spec"]["suspend"] = not admit
+                self._touch("Job", job)
+
+    def step(self) -> None:
+        """Everything moves on a little, and nothing fails."""
+        self.controllers()
+        self.reap()
+        self.controllers()
+        self.kueue(admit=True)
+        for pod in self.live_pods():
+            if pod["metadata"].get("deletionTimestamp"):
+                continue
+            if pod["status"]["phase"] == "Running":
+                self.succeed(pod)
+            else:
+                self.run(pod)
+        self.advance(5)
+
+    def run_fairly(self, *, rounds: int = 60) -> None:
+        """Let the cluster do its work until the run has ended."""
+        self.refusals.clear()
+        self.lost.clear()
+        self.edit(suspend=None)
+        for _ in range(rounds):
+            self.look()
+            if self.terminal:
+                return
+            self.step()
+        raise AssertionError(f"not ended after {rounds} rounds: {self.summary}")
+
+    def inspected(self) -> None:
+        """Up to where the data is known and the operator has looked."""
+        self.look()
+        for _ in range(2):
+            self.controllers()
+            for pod in self.live_pods():
+                if pod["status"]["phase"] == "Running":
+                    self.succeed(pod)
+                else:
+                    self.run(pod)
+        self.controllers()
+        self.look()
+
+    def training(self) -> None:
+        """Up to where every trainer runs."""
+        self.inspected()
+        self.kueue(admit=True)
+        self.controllers()
+        for pod in self.live_pods():
+            self.run(pod)
+        self.look()
+
+    def _container(self, pod: Body, state: Body) -> None:
+        (container,) = pod["spec"]["containers"]
+        told = {"name": container["name"], "image": container["image"], "restartCount": 0, "state": state}
+        pod["status"]["containerStatuses"] = [told]
+        self._touch("Pod", pod)
+
+    def _touch(self, kind: str, body: Body) -> None:
+        """A new version, which the watch shows at once."""
+        self._counter += 1
+        body["metadata"]["resourceVersion"] = str(self._counter)
+        body["metadata"].setdefault("namespace", self.body["metadata"]["namespace"])
+        assert self._store.put(kind, copy.deepcopy(body))
+
+
+def _indexed(job: Body) -> bool:
+    return bool(job["spec"]["completionMode"] == "Indexed")
+
+
+def _index(pod: Body) -> int:
+    return int(pod["metadata"]["labels"].get(POD_INDEX, 0))
+
+
+def _holds_index(pod: Body) -> bool:
+    return not is_over(pod) or pod["status"]["phase"] == "Succeeded"
+
+
+def _ended(job: Body) -> bool:
+    return any(c["type"] in {"Complete", "Failed"} for c in job["status"].get("conditions", ()))
+
+
+def _conclude(job: Body, *kinds: str, **values: str) -> None:
+    job["status"]["conditions"] = [{"type": kind, "status": "True", **values} for kind in kinds]
