@@ -34,7 +34,7 @@ NAMESPACE_GOING = "is being terminated"
 """In the refusal of whatever would be made in a namespace that is being deleted."""
 
 EVENT_SECONDS = 300.0
-"""An event with the same reason is told of an object once in this time."""
+"""The same event is told of an object once in this time."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ class Reconciler:
         self.metrics = metrics
         self._written: dict[Key, float] = {}
         """When the status was last written."""
-        self._told: dict[tuple[Key, str], float] = {}
-        """When an event was last told."""
+        self._told: dict[Key, dict[str, float]] = {}
+        """When an event was last told, by its reason and what it is about."""
 
     async def reconcile(self, key: Key) -> float | None:
         """Do what is to be done now.
@@ -188,9 +188,10 @@ class Reconciler:
     async def _tell(self, body: Body, note: EventNote) -> None:
         """Post an event, unless the same was told of late. An event that is refused is not worth a retry."""
         key, now = key_of(body), time.time()
-        if now - self._told.get((key, note.reason), 0.0) < EVENT_SECONDS and note.kind == "Normal":
+        told, about_what = self._told.setdefault(key, {}), f"{note.reason} {note.message.partition(':')[0]}"
+        if now - told.get(about_what, 0.0) < EVENT_SECONDS and note.kind == "Normal":
             return
-        self._told[key, note.reason] = now
+        told[about_what] = now
         level = logging.WARNING if note.kind == "Warning" else logging.INFO
         logger.log(level, "%s: %s", note.reason, note.message, extra=about(body))
         metadata = body["metadata"]
@@ -221,8 +222,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._written.pop(key, None)
-        for told in [one for one in self._told if one[0] == key]:
-            del self._told[told]
+        self._told.pop(key, None)
 
 
 def about(body: Body) -> dict[str, str]:
