@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.augmentation import table_markdown
-from engine.spec import FineTuneSpec
+from teacher_operator.api import INPUTS, PLATFORM, TeacherFineTuneSpec
 
 DOCS = Path(__file__).resolve().parent
-SCHEMA = FineTuneSpec.model_json_schema(by_alias=True)
+SCHEMA = TeacherFineTuneSpec.model_json_schema(by_alias=True)
 
 MANIFEST_HEAD = """\
 # The manifest
 
 What can stand under `spec` of a `TeacherFineTune`. Only `dataset` and `output` are required; what is left out follows
-from the data. Decimal numbers are strings in quotes, as Kubernetes APIs advise. Settings that only a cluster has (GPUs,
-node selectors, deadlines, `storage.credentialsSecretRef` and their like) may stand there too: one machine passes them
-over. Any setting of `teacher_config.yaml` that has no place here can be set with `--set`, such as
-`--set teachers.sam.clip_norm=0.5`, or `--set teachers.*.evaluations=5` for every teacher.
+from the data. Decimal numbers are strings in quotes, as Kubernetes APIs advise. With `teacher run`, any setting of
+`teacher_config.yaml` that has no place here can be set with `--set`, such as `--set teachers.sam.clip_norm=0.5`, or
+`--set teachers.*.evaluations=5` for every teacher.
 
+## The run
+
+On a cluster these never change once the object is there (but for `storage.credentialsSecretRef`), and every place is an
+`s3://` one; base models may come from the hub too.
+
+"""
+
+PLATFORM_HEAD = """
+## How and where it runs
+
+Only a cluster has these: `teacher run` passes them over, and `storage.credentialsSecretRef` too. They may be changed
+while a run lasts; [operator.md](operator.md) says what happens then.
+
+"""
+
+TABLE = """\
 | setting | what may stand there | what it means |
 | --- | --- | --- |
 """
@@ -29,7 +44,13 @@ over. Any setting of `teacher_config.yaml` that has no place here can be set wit
 
 def manifest_page() -> str:
     """The page of all settings, from the schema."""
-    return MANIFEST_HEAD + "\n".join(_rows(SCHEMA, "")) + "\n"
+    return MANIFEST_HEAD + _table(INPUTS) + PLATFORM_HEAD + _table(PLATFORM)
+
+
+def _table(names: Sequence[str]) -> str:
+    """The table of some settings of the spec."""
+    some = SCHEMA | {"properties": {name: SCHEMA["properties"][name] for name in names}}
+    return TABLE + "\n".join(_rows(some, "")) + "\n"
 
 
 def augmentation_page() -> str:
@@ -76,14 +97,20 @@ def _kind(field: dict[str, Any]) -> str:
         kind = f"{resolved['minimum']} to {resolved['maximum']}"
     elif "additionalProperties" in resolved and isinstance(resolved["additionalProperties"], dict):
         kind = "text by name"
+    elif resolved.get("type") == "boolean":
+        kind = "true or false"
     elif "properties" in resolved:
         kind = "a list" if many else "settings"
+    elif resolved.get("type") == "object" and "patternProperties" not in resolved:
+        kind = "settings as in a pod"
+    elif resolved.get("type") == "object":
+        kind = "text by name"
     elif "eE" in resolved.get("pattern", ""):
         kind = "a decimal number in quotes"
     else:
         kind = "text"
     default = field.get("default")
-    return kind + (f"; default {json.dumps(default)}" if isinstance(default, int) else "")
+    return kind + (f"; default {json.dumps(default)}" if isinstance(default, int | str) else "")
 
 
 if __name__ == "__main__":
