@@ -126,8 +126,8 @@ class TeacherFineTuneSpec(FineTuneSpec):
     service_account_name: Name | None = Field(
         default=None, description="Service account of the pods, whose cloud identity reads and writes the data."
     )
-    gpus: int = Field(default=1, ge=0, le=64, description="GPUs a trainer (a node, where there are several).")
-    nodes: int = Field(default=1, ge=1, le=64, description="Nodes a trainer.")
+    gpus: int = Field(default=1, ge=0, le=64, description="GPUs of each node of a trainer.")
+    nodes: int = Field(default=1, ge=1, le=64, description="Nodes of each trainer.")
     gpu_resource_name: LabelKey = Field(
         default="nvidia.com/gpu", description="Resource that counts GPUs: a MIG profile, or another vendor's."
     )
@@ -152,7 +152,7 @@ class TeacherFineTuneSpec(FineTuneSpec):
         default=False, description="Stop at a checkpoint and give the GPUs back; false: go on from there."
     )
     backoff_limit: int = Field(
-        default=3, ge=0, le=100, description="Failures a trainer that are tried again; disruptions do not count."
+        default=3, ge=0, le=100, description="How often a trainer that fails is tried again; disruptions do not count."
     )
     active_deadline_seconds: int | None = Field(
         default=None, ge=60, le=31_536_000, description="Longest time a trainer may take, retries included."

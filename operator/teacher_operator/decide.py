@@ -75,23 +75,22 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         now: Seconds since the epoch.
     """
     todo, before = Todo(), read_status(body)
-    generation = body["metadata"].get("generation") or 0
     if is_terminal(before):
         _remove_when_due(body, before, observed, todo, now=now)
-        return Decision(with_conditions(before, None, generation=generation, now=now), todo)
+        return _decision(body, before, None, todo, now=now)
     status = before.model_copy(update={"start_time": before.start_time or timestamp(now)})
     try:
         spec = parse_spec(body)
         _check_endpoint(spec, settings)
     except (ValidationError, ConfigError) as error:
         todo.delete += [view.name for view in observed.jobs if not (view.complete or view.failed or view.deleting)]
-        return _failed(status, _unfit(error), generation=generation, now=now, todo=todo)
+        return _failed(body, status, _unfit(error), todo, now=now)
     if not (status.run_id and status.config_uri and status.dataset and status.teachers):
         inspected = _inspect(body, spec, status, observed, settings, todo, now=now)
         if isinstance(inspected, FailureStatus):
-            return _failed(status, inspected, generation=generation, now=now, todo=todo)
+            return _failed(body, status, inspected, todo, now=now)
         if isinstance(inspected, Summary):
-            return Decision(with_conditions(status, inspected, generation=generation, now=now), todo)
+            return _decision(body, status, inspected, todo, now=now)
         status = inspected
     teachers = [
         decide_teacher(
@@ -110,7 +109,7 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
     status = status.model_copy(
         update={"teachers": teachers, "gpu_seconds": sum(teacher.gpu_seconds for teacher in teachers)}
     )
-    return Decision(with_conditions(status, _of_teachers(teachers), generation=generation, now=now), todo)
+    return _decision(body, status, _of_teachers(teachers), todo, now=now)
 
 
 def read_status(body: Body) -> TeacherFineTuneStatus:
@@ -151,7 +150,7 @@ def _inspect(
             todo.delete.append(view.name)
             return Summary.active("Inspecting", "what inspection found was lost with its pod: it is done again")
         prepared = outcome.prepared
-        known = {one.name: one for one in status.teachers} if status.run_id == prepared.run_id else {}
+        known = {one.name: one for one in status.teachers} if status.run_id in {"", prepared.run_id} else {}
         published = {result.teacher: result for result in prepared.published}
         return status.model_copy(
             update={
@@ -210,13 +209,28 @@ def _of_teachers(teachers: Sequence[TeacherStatus]) -> Summary:
     return Summary.active(foremost, words)
 
 
-def _failed(
-    status: TeacherFineTuneStatus, failure: FailureStatus, *, generation: int, now: float, todo: Todo
-) -> Decision:
+def _failed(body: Body, status: TeacherFineTuneStatus, failure: FailureStatus, todo: Todo, *, now: float) -> Decision:
     summary = Summary.failed(failure.reason, failure.message)
     teachers = [one if one.state in ENDED else failed_for_good(one, failure, now=now) for one in status.teachers]
     status = status.model_copy(update={"teachers": teachers})
-    return Decision(with_conditions(status, summary, generation=generation, now=now, log=failure.log_tail), todo)
+    return _decision(body, status, summary, todo, now=now, log=failure.log_tail)
+
+
+def _decision(
+    body: Body,
+    status: TeacherFineTuneStatus,
+    summary: Summary | None,
+    todo: Todo,
+    *,
+    now: float,
+    log: Sequence[str] = (),
+) -> Decision:
+    generation = body["metadata"].get("generation") or 0
+    status = with_conditions(status, summary, generation=generation, now=now, log=log)
+    ttl = body["spec"].get("ttlSecondsAfterFinished")
+    if summary is not None and is_terminal(status) and ttl is not None:
+        todo.again(now + ttl)  # not before it is written: until then the Jobs are all that tells how it ended
+    return Decision(status, todo)
 
 
 def _unfit(error: ValidationError | ConfigError) -> FailureStatus:
