@@ -29,6 +29,8 @@ class Store:
         same = known is not None and known["metadata"].get("uid") == body["metadata"].get("uid")
         if known is not None and same and version(body) <= version(known):
             return False
+        if known is not None:
+            self._leave(kind, known)  # its label may have changed
         self._bodies[kind][key] = trimmed(kind, body)
         run = run_of(body) if kind != KINDS[0] else None
         if run is not None:
@@ -42,10 +44,14 @@ class Store:
         if known is None or known["metadata"].get("uid") != body["metadata"].get("uid"):
             return
         del self._bodies[kind][key]
-        run = run_of(known) if kind != KINDS[0] else None
+        self._leave(kind, known)
+
+    def _leave(self, kind: str, child: Body) -> None:
+        """Take a child out of the index."""
+        run = run_of(child) if kind != KINDS[0] else None
         if run is not None:
             siblings = self._children[kind][run]
-            siblings.discard(key)
+            siblings.discard(key_of(child))
             if not siblings:
                 del self._children[kind][run]
 
