@@ -1,0 +1,232 @@
+"""Whatever happens, in whatever order: deciding is idempotent, never makes two of a Job, and always comes to an end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from tft_objects import BOXES, GPU, MASKS, NAME, NOW, disrupted, failed_message, unschedulable
+from tft_world import World
+
+from engine.progress import Event
+from teacher_operator.report import is_terminal
+from teacher_operator.status import FailureStatus
+
+NUMBER = st.integers(0, 7)
+"""Picks one of what is there."""
+
+SPECS: list[dict[str, Any]] = [
+    {},
+    {"suspend": True},
+    {"queueName": "team-a"},
+    {"nodes": 2, "gpus": 2},
+    {"gpus": 0, "backoffLimit": 0},
+    {"pendingDeadlineSeconds": 600, "activeDeadlineSeconds": 4000, "ttlSecondsAfterFinished": 1000},
+]
+EDITS: list[dict[str, Any]] = [
+    {"gpus": 4},
+    {"gpus": None},
+    {"nodes": 3, "gpus": 1},
+    {"nodes": None},
+    {"nodeSelector": {"zone": "b"}},
+    {"nodeSelector": None},
+    {"queueName": "team-b"},
+    {"queueName": None},
+    {"backoffLimit": 1},
+    {"activeDeadlineSeconds": 90},
+    {"activeDeadlineSeconds": None},
+    {"pendingDeadlineSeconds": 60},
+    {"ttlSecondsAfterFinished": 0},
+]
+REFUSALS = [
+    FailureStatus(reason="NameTaken", message="there is a Job of somebody else"),
+    FailureStatus(reason="Forbidden", message="exceeded quota"),
+    FailureStatus(reason="ApiError", message="the API server cannot be reached"),
+    FailureStatus(reason="ChildRefused", message="spec is invalid"),
+]
+CHILDREN = [f"{NAME}-{suffix}" for suffix in ("request", "inspect", "grounding-dino", "sam")]
+ENDS: list[dict[str, Any]] = [
+    {"exit_code": 1},
+    {"exit_code": 3, "message": failed_message(3, "Data", "The data is wrong.")},
+    {"exit_code": 5, "message": failed_message(5, "Storage", "The store is gone.")},
+    {"exit_code": 7},
+    {"exit_code": 137, "reason": "OOMKilled"},
+    {"exit_code": 137, "conditions": disrupted("PreemptionByScheduler", "preempted")},
+    {"exit_code": 143, "message": failed_message(143, "InterruptedTraining", "SIGTERM arrived")},
+    {"exit_code": 0, "message": "no outcome at all"},
+]
+WAITS: list[dict[str, Any]] = [
+    {"conditions": unschedulable(f"0/3 nodes are available: 3 Insufficient {GPU}.")},
+    {"reason": "ImagePullBackOff", "message": "401 Unauthorized"},
+    {"reason": "ContainerCreating"},
+]
+PARTS = [(), ("teachers",), ("runId",), ("conditions",), ("dataset", "uri"), ("startTime", "completionTime")]
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """A cluster, its users and the operator move as they like; in the end all goes well."""
+
+    @initialize(
+        spec=st.sampled_from(SPECS),
+        teachers=st.sampled_from([(BOXES,), (MASKS,), (BOXES, MASKS)]),
+        published=st.booleans(),
+    )
+    def begin(self, spec: dict[str, Any], teachers: tuple[Any, ...], published: bool) -> None:
+        self.world = World(spec=None, teachers=teachers, published=published, **spec)
+
+    # The operator.
+
+    @rule()
+    def looks(self) -> None:
+        world = self.world
+        was_terminal, attempts = world.terminal, self._attempts()
+        first = world.look()
+        if is_terminal(first.status):
+            assert first.todo.apply == [], "a run that has ended needs no Job"
+        if was_terminal:
+            assert world.terminal, "what has ended stays so"
+        if world.body["spec"].get("suspend"):
+            assert first.todo.apply == [], "nothing is made while it is suspended"
+        assert self._attempts() >= attempts
+        second = world.look()
+        assert second.todo.patch == []
+        assert second.todo.delete == [] or (world.terminal and not was_terminal), (
+            "an end may be followed by its removal"
+        )
+        asked = {child["metadata"]["name"] for child in second.todo.apply}
+        assert not asked or asked & set(world.refusals), f"asked for again: {asked}"
+        before = world.status
+        world.look()
+        assert world.status == before, "nothing more is to be said"
+        assert world.state == (("True", "Succeeded") if world.state[0] == "True" else world.state)
+        if world.state[0] == "True":
+            assert all(teacher.adapter is not None for teacher in world.status.teachers)
+
+    def _attempts(self) -> int:
+        return sum(teacher.attempt_count for teacher in self.world.status.teachers)
+
+    # Users.
+
+    @rule(value=st.sampled_from([True, None]))
+    def suspends(self, value: bool | None) -> None:
+        self.world.edit(suspend=value)
+
+    @rule(change=st.sampled_from(EDITS))
+    def edits(self, change: dict[str, Any]) -> None:
+        self.world.edit(**change)
+
+    @rule(number=NUMBER)
+    def deletes_a_job(self, number: int) -> None:
+        if self.world.jobs:
+            self.world.delete_job(list(self.world.jobs)[number % len(self.world.jobs)])
+
+    @rule(number=NUMBER)
+    def deletes_a_pod(self, number: int) -> None:
+        if self.world.pods:
+            self.world.delete_pod(self._pod(number))
+
+    @rule(parts=st.sampled_from(PARTS))
+    def loses_the_status(self, parts: tuple[str, ...]) -> None:
+        self.world.break_status(*parts)
+
+    # The cluster.
+
+    @rule(span=st.sampled_from([1, 20, 70, 700, 5000]))
+    def time_goes_by(self, span: int) -> None:
+        self.world.advance(span)
+
+    @rule()
+    def controllers_work(self) -> None:
+        self.world.controllers()
+
+    @rule()
+    def pods_end_that_are_being_stopped(self) -> None:
+        self.world.reap()
+
+    @rule(admit=st.booleans())
+    def kueue_decides(self, admit: bool) -> None:
+        self.world.kueue(admit=admit)
+
+    @rule()
+    def all_goes_well_for_a_moment(self) -> None:
+        self.world.step()
+
+    @rule(number=NUMBER)
+    def a_pod_runs(self, number: int) -> None:
+        for pod in self._live(number):
+            if pod["status"]["phase"] == "Pending":
+                self.world.run(pod, node=f"node-{number}")
+
+    @rule(number=NUMBER)
+    def a_pod_succeeds(self, number: int) -> None:
+        for pod in self._live(number):
+            if pod["status"]["phase"] == "Running":
+                self.world.succeed(pod)
+
+    @rule(number=NUMBER, end=st.sampled_from(ENDS))
+    def a_pod_ends(self, number: int, end: dict[str, Any]) -> None:
+        for pod in self._live(number):
+            if pod["status"]["phase"] == "Running":
+                self.world.end(pod, **end)
+
+    @rule(number=NUMBER, how=st.sampled_from(WAITS))
+    def a_pod_waits(self, number: int, how: dict[str, Any]) -> None:
+        for pod in self._live(number):
+            if pod["status"]["phase"] == "Pending":
+                self.world.waits(pod, **how)
+
+    @rule(number=NUMBER, text=st.sampled_from(["", "Traceback", Event(event="step", time=NOW, step=3, steps=9).line()]))
+    def a_pod_writes(self, number: int, text: str) -> None:
+        for pod in self._live(number):
+            self.world.logs.setdefault(pod["metadata"]["name"], []).append(text)
+
+    @rule(number=NUMBER)
+    def a_node_is_lost(self, number: int) -> None:
+        for pod in self._live(number):
+            self.world.lost.add(pod["metadata"]["name"])
+            self.world.delete_pod(pod)
+
+    @rule(number=NUMBER)
+    def a_node_is_removed(self, number: int) -> None:
+        for pod in self._live(number):
+            self.world.remove_node(pod)
+
+    @rule(number=NUMBER)
+    def an_ended_pod_is_collected(self, number: int) -> None:
+        over = [pod for pod in self.world.pods.values() if pod["status"]["phase"] in {"Succeeded", "Failed"}]
+        if over:
+            self.world.remove_pod(over[number % len(over)])
+
+    @rule(number=NUMBER)
+    def events_are_told(self, number: int) -> None:
+        for name in list(self.world.jobs)[number:]:
+            self.world.events["Job", name] = ["FailedCreate: exceeded quota"]
+
+    @rule(child=st.sampled_from(CHILDREN), failure=st.sampled_from(REFUSALS))
+    def a_child_is_refused(self, child: str, failure: FailureStatus) -> None:
+        self.world.refusals[child] = failure
+
+    @precondition(lambda self: self.world.refusals)
+    @rule()
+    def nothing_is_refused_any_more(self) -> None:
+        self.world.refusals.clear()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.run_fairly()
+            self.looks()
+
+    def _pod(self, number: int) -> Any:
+        return list(self.world.pods.values())[number % len(self.world.pods)]
+
+    def _live(self, number: int) -> list[Any]:
+        live = list(self.world.live_pods())
+        return [live[number % len(live)]] if live else []
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
