@@ -274,6 +274,13 @@ def test_the_newest_pod_that_left_word_is_believed() -> None:
     assert outcome_of([], TRAINER) is None
 
 
+def test_pods_that_worked_beside_the_first_do_not_hide_what_came_of_it() -> None:
+    """Over several nodes each pod leaves word, and only the first says what was trained."""
+    first = pod_of("a", phase="Succeeded", ended={"exitCode": 0, "message": Outcome(trained=trained_of()).to_message()})
+    beside = pod_of("b", phase="Succeeded", ended={"exitCode": 0, "message": Outcome().to_message()})
+    assert outcome_of([first, beside], TRAINER) == Outcome(trained=trained_of())
+
+
 def test_a_pod_that_runs_has_left_no_word() -> None:
     assert outcome_of([pod_of(phase="Running", started=NOW)], TRAINER) is None
 
