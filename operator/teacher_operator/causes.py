@@ -135,10 +135,3 @@ def _memory_limit(pod: Body, container: str) -> str:
 
 def _lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
-
-
-def image_of(pod: Body, container: str) -> str:
-    """The image that a container of a pod wants."""
-    status = container_status(pod, container)
-    wanted = next((one["image"] for one in pod["spec"]["containers"] if one["name"] == container), "")
-    return str(wanted or (status or {}).get("image") or "")
