@@ -38,11 +38,11 @@ SUMMARY_MAX = 1024
 
 
 def outcome_of(pods: Sequence[Body], container: str) -> Outcome | None:
-    """What the newest pod that left word of itself has said."""
+    """What came of the newest pod of which something came; others have failed, or worked beside it."""
     for pod in reversed(pods):
         ended = terminated(pod, container)
         outcome = parse_outcome(ended.get("message") or "") if ended else None
-        if outcome is not None:
+        if outcome is not None and (outcome.prepared or outcome.trained):
             return outcome
     return None
 
