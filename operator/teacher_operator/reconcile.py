@@ -18,7 +18,7 @@ from teacher_operator.looks import Looks
 from teacher_operator.metrics import Metrics
 from teacher_operator.names import COMPONENT, FIELD_MANAGER, INSPECT, TEACHER, Key, owner_uid
 from teacher_operator.observe import JobView
-from teacher_operator.report import EventNote, events, is_terminal
+from teacher_operator.report import SUCCEEDED, EventNote, events, is_terminal
 from teacher_operator.settings import Settings
 from teacher_operator.status import FailureStatus, TeacherFineTuneStatus
 from teacher_operator.store import Store, key_of
@@ -189,6 +189,8 @@ class Reconciler:
         """Post an event, unless the same was told of late. An event that is refused is not worth a retry."""
         key, now = key_of(body), time.time()
         told, about_what = self._told.setdefault(key, {}), f"{note.reason} {note.message.partition(':')[0]}"
+        if note.reason == SUCCEEDED:  # a teacher's end, or with the same words before the colon that of the run
+            about_what = note.message
         if now - told.get(about_what, 0.0) < EVENT_SECONDS and note.kind == "Normal":
             return
         told[about_what] = now
