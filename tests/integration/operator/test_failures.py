@@ -1,0 +1,364 @@
+"""Runs that go wrong: what the status says, what is tried again, and what is not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import outcomes
+import pytest
+from conftest import NewWorld
+from health import kstatus
+from world import RefusedError, World, condition
+
+from engine.spec import TeacherName
+
+pytestmark = pytest.mark.asyncio
+
+DINO = TeacherName.GROUNDING_DINO
+MISSING_BUCKET = "s3://data/a.json cannot be read: the bucket data does not exist: check its name and the endpoint"
+WRONG_KEY = "s3://data/a.json cannot be read: the secret key is wrong: check AWS_SECRET_ACCESS_KEY"
+
+
+async def _pods_of(world: World, run: str, part: str) -> int:
+    jobs = [pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] for pod in await world.pods(run)]
+    return jobs.count(f"{run}-{part}")
+
+
+async def test_a_manifest_with_a_fault_is_not_taken(world: World) -> None:
+    with pytest.raises(RefusedError, match=r"spec\.dataset|output") as refused:
+        await world.create("bad", output=None)
+    assert refused.value.code == 422
+    with pytest.raises(RefusedError, match="epochs"):
+        await world.create("bad", teachers=[{"name": "Sam", "epochs": "many"}])
+    with pytest.raises(RefusedError, match=r"s3://"):
+        await world.create("bad", output="/a/path/that/pods/cannot/see")
+    assert await world.find("teacherfinetunes", "bad") is None
+
+
+@pytest.mark.parametrize(
+    ("run", "code", "reason", "message"),
+    [
+        ("nothing-to-learn", 3, "DataInvalid", "annotations.json has no usable annotation: label something first"),
+        ("bad-config", 2, "ConfigurationInvalid", "learningRate 2 is above 1"),
+    ],
+)
+async def test_what_inspection_cannot_accept_ends_the_run_at_once(
+    world: World, run: str, code: int, reason: str, message: str
+) -> None:
+    await world.create(run)
+    pod = await world.pod(run, "inspect")
+    await world.runs(pod)
+    await world.says(pod, "reading annotations.json", message)
+    await world.fails(pod, code, message=outcomes.failure(code, message))
+    status = await world.reaches(run, reason, saying=message)
+    assert kstatus(await world.run(run)) == "Failed"
+    assert condition(status, "DatasetInspected")["status"] == "False"
+    assert message in condition(status, "Stalled")["message"]
+    assert "reading annotations.json" in condition(status, "Stalled")["message"]
+    assert await _pods_of(world, run, "inspect") == 1
+    assert [job["metadata"]["name"] for job in await world.jobs(run)] == [f"{run}-inspect"]
+    warnings = [event for event in await world.events(run) if event["type"] == "Warning"]
+    assert len(warnings) == 1
+    assert message in warnings[0]["message"]
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize(("run", "message"), [("no-bucket", MISSING_BUCKET), ("wrong-key", WRONG_KEY)])
+async def test_a_store_that_refuses_is_asked_again_and_then_told_of(world: World, run: str, message: str) -> None:
+    await world.create(run)
+    seen: list[str] = []
+    for _ in range(3):
+        pod = await world.pod(run, "inspect", besides=seen)
+        seen.append(pod["metadata"]["name"])
+        await world.runs(pod)
+        await world.fails(pod, 5, message=outcomes.failure(5, message))
+    await world.reaches(run, "StorageUnavailable", saying=message)
+    assert kstatus(await world.run(run)) == "Failed"
+
+
+async def test_a_secret_that_is_not_there_is_waited_for_and_told_of(world: World) -> None:
+    run = "no-secret"
+    await world.create(run, storage={"credentialsSecretRef": {"name": "s3-keys"}})
+    pod = await world.pod(run, "inspect")
+    env = {one["name"]: one for one in pod["spec"]["containers"][0]["env"]}
+    assert env["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "s3-keys"
+    await world.waits(pod, "CreateContainerConfigError", 'secret "s3-keys" not found')
+    await world.reaches(run, "Inspecting", saying='secret "s3-keys" not found')
+    await world.runs(pod)
+    await world.succeeds(pod, outcomes.prepared(run))
+    await world.trains(run)
+    await world.reaches(run, "Succeeded")
+
+
+async def test_a_gpu_that_is_not_there_is_waited_for_and_told_of(world: World) -> None:
+    run = "no-gpu"
+    await world.create(run, gpuResourceName="nvidia.com/mig-1g.5gb")
+    await world.inspects(run)
+    pod = await world.pod(run, "grounding-dino")
+    await world.unschedulable(pod, "0/3 nodes are available: 3 Insufficient nvidia.com/mig-1g.5gb.")
+    status = await world.reaches(run, "Pending", saying="no node has a free nvidia.com/mig-1g.5gb")
+    assert kstatus(await world.run(run)) == "InProgress"
+    assert status["gpuSeconds"] == 0
+    await world.trains(run)
+    await world.reaches(run, "Succeeded")
+
+
+async def test_an_image_that_cannot_be_pulled_is_told_of(world: World) -> None:
+    run = "no-image"
+    await world.create(run)
+    await world.inspects(run)
+    pod = await world.pod(run, "grounding-dino")
+    await world.waits(pod, "ErrImagePull", "failed to resolve registry.example/trainer:1: not found")
+    image = pod["spec"]["containers"][0]["image"]
+    await world.reaches(run, "Pending", saying=f"image cannot be pulled: {image}: failed to resolve")
+    await world.waits(pod, "ImagePullBackOff", 'Back-off pulling image "registry.example/trainer:1"')
+    await world.reaches(run, "Pending", saying="Back-off pulling image")
+    await world.trains(run)
+    await world.reaches(run, "Succeeded")
+
+
+ENDS = {
+    2: "ConfigurationInvalid",
+    3: "DataInvalid",
+    4: "BaseModelUnavailable",
+    5: "StorageUnavailable",
+    6: "OutOfGpuMemory",
+    7: "LossNotFinite",
+    1: "Unexpected",
+}
+
+
+async def test_every_exit_code_of_a_trainer_has_its_reason(world: World) -> None:
+    """Without retries, all at once; a process that was killed has left no word."""
+
+    async def end(code: int, reason: str) -> None:
+        run = f"code-{code}"
+        await world.create(run, backoffLimit=0)
+        await world.inspects(run)
+        pod = await world.starts(run)
+        await world.says(pod, outcomes.step(3), f"Traceback of {code}")
+        await world.fails(pod, code, message=outcomes.failure(code, f"what ended with {code}") if code < 100 else "")
+        status = await world.reaches(run, reason)
+        failure = status["teachers"][0]["failure"]
+        assert (failure["exitCode"], failure["node"], failure["pod"]) == (code, world.node, pod["metadata"]["name"])
+        assert failure["logTail"] == [f"Traceback of {code}"]
+        if code < 100:
+            assert f"what ended with {code}" in condition(status, "Succeeded")["message"]
+        assert kstatus(await world.run(run)) == "Failed"
+        assert await _pods_of(world, run, "grounding-dino") == 1
+
+    await asyncio.gather(*(end(code, reason) for code, reason in (ENDS | {137: "Killed", 139: "Crashed"}).items()))
+
+
+async def test_what_would_fail_again_is_not_tried_again(world: World) -> None:
+    async def end(code: int) -> None:
+        run = f"once-{code}"
+        await world.create(run, backoffLimit=5)
+        await world.inspects(run)
+        pod = await world.starts(run)
+        await world.fails(pod, code, message=outcomes.failure(code, "it would come again"))
+        await world.reaches(run, ENDS[code])
+        await world.remains(lambda: _has_pods(world, run, 1), "there is one pod")
+
+    await asyncio.gather(*(end(code) for code in (2, 3, 7)))
+
+
+async def _has_pods(world: World, run: str, count: int) -> bool:
+    return await _pods_of(world, run, "grounding-dino") == count
+
+
+@pytest.mark.lengthy
+async def test_what_may_go_well_next_time_is_tried_again(world: World) -> None:
+    async def end(code: int) -> None:
+        run = f"again-{code}"
+        await world.create(run, backoffLimit=1)
+        await world.inspects(run)
+        pod = await world.starts(run)
+        await world.fails(pod, code, message=outcomes.failure(code, f"gone for a moment ({code})"))
+        other = await world.pod(run, "grounding-dino", besides=[pod["metadata"]["name"]])
+        await world.runs(other)
+        await world.reaches(run, "Training", saying=f"attempt 2, after {ENDS[code]}: ")
+        await world.succeeds(other, outcomes.trained(run, DINO))
+        status = await world.reaches(run, "Succeeded")
+        assert [one.get("exitCode") for one in status["teachers"][0]["attempts"]] == [code, 0]
+        assert "failure" not in status["teachers"][0]
+        reasons = [event["reason"] for event in await world.events(run) if event["type"] == "Warning"]
+        assert reasons == [ENDS[code]]
+
+    await asyncio.gather(*(end(code) for code in (4, 5, 6, 1)))
+
+
+@pytest.mark.lengthy
+async def test_retries_end(world: World) -> None:
+    run = "never"
+    await world.create(run, backoffLimit=1)
+    await world.inspects(run)
+    pod = await world.starts(run)
+    await world.fails(pod, 6, message=outcomes.failure(6, "CUDA out of memory: lower the batch size"))
+    pod = await world.pod(run, "grounding-dino", besides=[pod["metadata"]["name"]])
+    await world.runs(pod)
+    await world.fails(pod, 6, message=outcomes.failure(6, "CUDA out of memory: lower the batch size"))
+    status = await world.reaches(run, "OutOfGpuMemory", saying="(attempt 2, the last)")
+    assert status["teachers"][0]["attemptCount"] == 2
+
+
+async def test_a_container_that_wants_too_much_memory_is_told_its_limit(world: World) -> None:
+    run = "oom"
+    await world.create(run, backoffLimit=0, resources={"limits": {"memory": "3Gi"}})
+    await world.inspects(run)
+    pod = await world.starts(run)
+    await world.fails(pod, 137, reason="OOMKilled")
+    await world.reaches(run, "OutOfMemory", saying="more than its limit of 3Gi")
+
+
+@pytest.mark.lengthy
+async def test_a_stop_after_a_checkpoint_is_no_failure(world: World) -> None:
+    run = "stopped"
+    await world.create(run, backoffLimit=0)
+    await world.inspects(run)
+    pod = await world.starts(run)
+    await world.fails(pod, 143, message=outcomes.failure(143, "stopped by SIGTERM after a checkpoint"))
+    other = await world.pod(run, "grounding-dino", besides=[pod["metadata"]["name"]])
+    await world.runs(other)
+    await world.succeeds(other, outcomes.trained(run, DINO))
+    status = await world.reaches(run, "Succeeded")
+    assert status["teachers"][0]["attemptCount"] == 2
+
+
+async def test_a_node_that_is_lost_costs_no_retry(world: World) -> None:
+    run = "lost"
+    await world.create(run, backoffLimit=0)
+    await world.inspects(run)
+    pod = await world.starts(run)
+    await world.teacher_reaches(run, "Training")
+    await world.disrupted(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
+    await world.delete("pods", pod["metadata"]["name"])
+    await world.reaches(run, "Pending", saying=f"on node {world.node} is being stopped")
+    assert await _pods_of(world, run, "grounding-dino") == 1, "two may not train at once"
+    await world.disrupted(pod, "DeletionByPodGC", "PodGC: node no longer exists")
+    await world.report(pod, phase="Failed")
+    await world.vanishes(pod)
+    other = await world.pod(run, "grounding-dino", besides=[pod["metadata"]["name"]])
+    await world.runs(other)
+    await world.teacher_reaches(run, "Training")
+    await world.succeeds(other, outcomes.trained(run, DINO))
+    status = await world.reaches(run, "Succeeded")
+    assert status["teachers"][0]["attemptCount"] == 2
+    assert (await world.job(run, "grounding-dino"))["status"].get("failed", 0) == 0
+
+
+@pytest.mark.lengthy
+async def test_a_pod_that_is_evicted_costs_no_retry(world: World) -> None:
+    run = "evicted"
+    await world.create(run, backoffLimit=0)
+    await world.inspects(run)
+    pod = await world.starts(run)
+    await world.disrupted(pod, "TerminationByKubelet", "The node was low on resource: ephemeral-storage.")
+    await world.ends(
+        pod,
+        137,
+        "Error",
+        "",
+        phase="Failed",
+        reason="Evicted",
+        message="The node was low on resource: ephemeral-storage.",
+    )
+    other = await world.pod(run, "grounding-dino", besides=[pod["metadata"]["name"]])
+    await world.reaches(run, "Starting", saying="after Evicted: evicted on node")
+    await world.runs(other)
+    await world.succeeds(other, outcomes.trained(run, DINO))
+    await world.reaches(run, "Succeeded")
+
+
+async def test_a_name_that_somebody_else_has_is_waited_for(world: World) -> None:
+    run = "taken"
+    theirs = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": f"{run}-inspect"},
+        "spec": {
+            "suspend": True,
+            "template": {
+                "metadata": {"labels": {"app": "theirs"}},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "containers": [{"name": "theirs", "image": "theirs"}],
+                },
+            },
+        },
+    }
+    await world.api.call("POST", world.path("jobs"), theirs)
+    await world.create(run)
+    await world.reaches(run, "Pending", saying=f"there is a Job {run}-inspect of somebody else")
+    assert (await world.job(run, "inspect"))["spec"]["template"]["spec"]["containers"][0]["image"] == "theirs"
+    await world.delete("jobs", f"{run}-inspect", propagationPolicy="Background")
+    await world.inspects(run)
+    await world.trains(run)
+    await world.reaches(run, "Succeeded")
+
+
+async def test_a_job_that_can_never_be_made_ends_the_run(world: World, tier: str) -> None:
+    if tier == "memory":
+        pytest.skip("only a real API server validates Jobs")
+    run = "refused"
+    await world.create(run, resources={"requests": {"memory": "8Gi"}, "limits": {"memory": "4Gi"}})
+    await world.inspects(run)
+    status = await world.reaches(run, "ChildRefused", saying="must be less than or equal to memory limit")
+    assert kstatus(await world.run(run)) == "Failed"
+    assert status["teachers"][0]["state"] == "Failed"
+
+
+async def test_a_job_that_may_not_be_made_now_is_made_when_it_may(new_world: NewWorld) -> None:
+    world = await new_world()
+    run = "quota"
+    await world.forbids("jobs")
+    await world.create(run)
+    await world.reaches(run, "Pending", saying="exceeded quota")
+    assert kstatus(await world.run(run)) == "InProgress"
+    await world.allows_again()
+    await world.inspects(run)
+    await world.trains(run)
+    await world.reaches(run, "Succeeded")
+
+
+@pytest.mark.lengthy
+async def test_a_pod_that_cannot_be_made_is_told_of(new_world: NewWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Job says nothing of the pods that it cannot make; its events do."""
+    monkeypatch.setattr("teacher_operator.observe.EVENTS_AFTER_SECONDS", 0.5)
+    world = await new_world()
+    run = "no-pods"
+    await world.create(run)
+    pod = await world.pod(run, "inspect")
+    await world.runs(pod)
+    await world.forbids("pods")
+    await world.succeeds(pod, outcomes.prepared(run))
+    await world.reaches(run, "Pending", saying="its pod cannot be made: FailedCreate: Error creating", seconds=90)
+    assert kstatus(await world.run(run)) == "InProgress"
+    await world.allows_again()
+    await world.trains(run)
+    await world.reaches(run, "Succeeded")
+
+
+@pytest.mark.slow
+async def test_a_trainer_that_never_starts_is_given_up(world: World) -> None:
+    run = "impatient"
+    await world.create(run, pendingDeadlineSeconds=30)
+    await world.inspects(run)
+    pod = await world.pod(run, "grounding-dino")
+    await world.unschedulable(pod, "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    await world.reaches(run, "NotStartedInTime", saying="no node has a free nvidia.com/gpu", seconds=50)
+    await world.gone("jobs", f"{run}-grounding-dino")
+    assert kstatus(await world.run(run)) == "Failed"
+
+
+@pytest.mark.slow
+async def test_a_trainer_that_takes_too_long_is_stopped(world: World, tier: str) -> None:
+    if tier == "memory":
+        pytest.skip("the deadline of a Job is kept by the real Job controller alone")
+    run = "endless"
+    await world.create(run, activeDeadlineSeconds=60)
+    await world.inspects(run)
+    pod = await world.starts(run)
+    await world.told_to_stop(pod, seconds=80)
+    await world.stops(pod)
+    await world.reaches(run, "DeadlineExceeded", saying="activeDeadlineSeconds = 60")
