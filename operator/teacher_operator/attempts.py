@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from teacher_operator.names import TRAINER
-from teacher_operator.observe import JobView, container_status, is_over, node_of, terminated
+from teacher_operator.observe import JobView, container_status, is_first, is_over, node_of, terminated
 from teacher_operator.status import ATTEMPTS, AttemptStatus, TeacherStatus, clip
 from teacher_operator.times import seconds, timestamp
 
 Body = Mapping[str, Any]
 
-POD_INDEX = "batch.kubernetes.io/job-completion-index"
+EPOCH = "1971"
 
 
 def attempted(teacher: TeacherStatus, view: JobView | None, *, gpu_resource: str, now: float) -> TeacherStatus:
@@ -76,10 +76,12 @@ def _gpus(pod: Body, resource: str) -> int:
 def _attempt(pod: Body, *, gpus: int, now: float) -> AttemptStatus | None:
     """What a pod has taken, once its container has started; None of those that another pod stands for."""
     status = container_status(pod, TRAINER)
-    if status is None or (pod["metadata"].get("labels") or {}).get(POD_INDEX, "0") != "0":
+    if status is None or not is_first(pod):
         return None
     running, ended = (status.get("state") or {}).get("running"), terminated(pod, TRAINER)
     start = (ended or running or {}).get("startedAt")
+    if start and start < EPOCH:  # a container that never started has the beginning of time
+        start = None
     if not start and not is_over(pod):
         return None
     end = (ended or {}).get("finishedAt")
@@ -90,6 +92,6 @@ def _attempt(pod: Body, *, gpus: int, now: float) -> AttemptStatus | None:
         start_time=start,
         end_time=end,
         exit_code=(ended or {}).get("exitCode"),
-        reason=clip((ended or {}).get("reason") or "", 512),
+        reason=clip(pod["status"].get("reason") or (ended or {}).get("reason") or "", 512),
         gpu_seconds=max(0, int(span * gpus)) if start else 0,
     )

@@ -17,7 +17,7 @@ from engine.errors import (
 )
 from engine.outcome import Outcome, parse_outcome
 from teacher_operator.names import INSPECT
-from teacher_operator.observe import container_status, node_of, terminated
+from teacher_operator.observe import node_of, telling_pod, terminated
 from teacher_operator.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
 
 Body = Mapping[str, Any]
@@ -45,6 +45,27 @@ def outcome_of(pods: Sequence[Body], container: str) -> Outcome | None:
         if outcome is not None and (outcome.prepared or outcome.trained):
             return outcome
     return None
+
+
+def unreadable(pods: Sequence[Body], container: str) -> FailureStatus | None:
+    """Why nothing came of a Job that has done its work, if a pod of it is still there to say so."""
+    done = [pod for pod in pods if pod["status"].get("phase") == "Succeeded"]
+    if not done:
+        return None
+    message = (terminated(done[-1], container) or {}).get("message") or ""
+    outcome = parse_outcome(message)
+    if outcome is not None and outcome.message:
+        reason, said = REASONS.get(outcome.exit_code, "OutcomeUnreadable"), outcome.message
+    else:
+        reason, said = (
+            "OutcomeUnreadable",
+            (
+                "the pod has done its work, and what it left of it cannot be read: its image has another version than "
+                f"the operator. It begins: {message[:200]!r}"
+            ),
+        )
+    name = done[-1]["metadata"]["name"]
+    return FailureStatus(reason=reason, message=clip(said), exit_code=0, pod=name, node=node_of(done[-1]))
 
 
 def pod_failure(pod: Body, container: str, log: Sequence[str]) -> FailureStatus:
@@ -77,10 +98,11 @@ def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[s
             message = f"the data was not inspected within {limit} seconds: look whether the object store answers"
         return FailureStatus(reason="DeadlineExceeded", message=message)
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
-    if not failed:
+    telling = telling_pod(pods)
+    if telling is None:
         message = condition.get("message") or "its pods are gone"
         return FailureStatus(reason=_reason(condition.get("reason"), "JobFailed"), message=clip(message))
-    failure = pod_failure(failed[-1], container, log)
+    failure = pod_failure(telling, container, log)
     attempts = len(failed)
     if condition.get("reason") == "BackoffLimitExceeded" and attempts > 1:
         last = f" (attempt {attempts}, the last)"

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
+import aiohttp
 from kubernetes.aio import client, config
 from kubernetes.aio.config import ConfigException
 
@@ -175,7 +176,11 @@ class Cluster:
         return path if name is None else f"{path}/{name}"
 
     async def _json(self, verb: str, resource: str, path: str, **options: Any) -> Body:
-        answer: Body = json.loads(await self._request(verb, resource, path, **options))
+        raw = await self._request(verb, resource, path, **options)
+        try:
+            answer: Body = json.loads(raw)
+        except ValueError as error:
+            raise ApiError(0, f"the API server's answer is no JSON: {error}") from None
         return answer
 
     async def _request(
@@ -202,7 +207,7 @@ class Cluster:
             response = await self._api.call_api(*prepared, _request_timeout=TIMEOUT_SECONDS)
             raw: bytes = await response.read()
             code = response.status
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, aiohttp.ClientError) as error:
             raise ApiError(0, f"the API server cannot be reached: {error or type(error).__name__}") from error
         finally:
             self._on_request(verb, resource, code)

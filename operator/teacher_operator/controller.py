@@ -128,6 +128,10 @@ class Controller:
         while True:
             await self.leadership.held.wait()
             key = await self.queue.get()
+            if not self.leadership.held.is_set():  # lost while there was nothing to do
+                self.queue.done(key)
+                self.queue.add(key)
+                continue
             begun = time.monotonic()
             try:
                 again = await self.reconciler.reconcile(key)
@@ -166,6 +170,8 @@ class Controller:
                 self._resynced = time.monotonic()
             except ApiError as error:
                 logger.warning("the full look at the cluster is tried again later: %s", error)
+            except Exception:
+                logger.exception("the full look at the cluster failed; this should not happen")
 
     async def resync(self, *, count: bool = True) -> None:
         """Look at all there is, for changes that no watch has shown; each is counted, but for those of the start."""

@@ -17,11 +17,12 @@ from engine.errors import ConfigError
 from engine.spec import TeacherName
 from engine.storage import check_endpoint
 from teacher_operator import render
-from teacher_operator.api import TeacherFineTuneSpec, parse_spec
-from teacher_operator.causes import job_failure, outcome_of
-from teacher_operator.names import INSPECT, inspect_job, request_config_map, trainer_job
+from teacher_operator.api import PLATFORM, TeacherFineTuneSpec, parse_spec
+from teacher_operator.causes import job_failure, outcome_of, unreadable
+from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map, trainer_job
 from teacher_operator.observe import JobView, waiting
 from teacher_operator.report import (
+    SUCCEEDED,
     Summary,
     dataset_status,
     is_terminal,
@@ -75,7 +76,10 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         now: Seconds since the epoch.
     """
     todo, before = Todo(), read_status(body)
-    if is_terminal(before):
+    if _has_ended(body):
+        todo.delete += [view.name for view in observed.jobs if not (view.complete or view.failed or view.deleting)]
+        if not is_terminal(before):  # an older operator reads the status of a newer one: let it be
+            return Decision(before, todo)
         _remove_when_due(body, before, observed, todo, now=now)
         return _decision(body, before, None, todo, now=now)
     status = before.model_copy(update={"start_time": before.start_time or timestamp(now)})
@@ -83,6 +87,9 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         spec = parse_spec(body)
         _check_endpoint(spec, settings)
     except (ValidationError, ConfigError) as error:
+        if isinstance(error, ValidationError) and error.errors()[0]["loc"][0] in PLATFORM:
+            unfit = _unfit(error)  # a slip that can be mended: what runs goes on
+            return _decision(body, status, Summary.stuck(unfit.reason, unfit.message), todo, now=now)
         todo.delete += [view.name for view in observed.jobs if not (view.complete or view.failed or view.deleting)]
         return _failed(body, status, _unfit(error), todo, now=now)
     if not (status.run_id and status.config_uri and status.dataset and status.teachers):
@@ -112,6 +119,13 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
     return _decision(body, status, _of_teachers(teachers), todo, now=now)
 
 
+def _has_ended(body: Body) -> bool:
+    """The object says that its run has ended, in whatever version's words."""
+    conditions = (body.get("status") or {}).get("conditions")
+    told = [one for one in conditions if isinstance(one, dict)] if isinstance(conditions, list) else []
+    return any(one.get("type") == SUCCEEDED and one.get("status") in {"True", "False"} for one in told)
+
+
 def read_status(body: Body) -> TeacherFineTuneStatus:
     """The status of an object; one that was broken by hand is made anew."""
     try:
@@ -132,7 +146,7 @@ def _inspect(
 ) -> TeacherFineTuneStatus | Summary | FailureStatus:
     """The status with what inspection found; or how inspection stands; or why it failed."""
     view, name = observed.inspect, body["metadata"]["name"]
-    for child in (request_config_map(name), inspect_job(name)):
+    for child in (request_config_map(name, body["metadata"]["uid"]), inspect_job(name)):
         if child in observed.refused:
             return _refusal(observed.refused[child], todo)
     if view is None:
@@ -147,6 +161,9 @@ def _inspect(
         if outcome is None or outcome.prepared is None:  # its pod went before anyone read what it left
             if view.unsettled:
                 todo.look_at_pods(view.name)
+            lost = unreadable(view.pods, INSPECT)
+            if lost is not None:
+                return lost
             todo.delete.append(view.name)
             return Summary.active("Inspecting", "what inspection found was lost with its pod: it is done again")
         prepared = outcome.prepared
@@ -169,8 +186,12 @@ def _inspect(
         if view.log is None and todo.look_at_log(view.pods, INSPECT):
             return Summary.active("Inspecting", "inspection has failed; its log is being read")
         return job_failure(view.job, view.pods, INSPECT, view.log or ())
-    if view.suspended != spec.suspend:
-        patch = {"spec": {"suspend": spec.suspend}}
+    annotations = view.job["metadata"].get("annotations") or {}
+    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec):
+        todo.delete.append(view.name)
+        return Summary.active("Inspecting", "settings have changed: inspection is begun anew")
+    patch = render.suspend_patch(view.job, suspend=spec.suspend)
+    if patch is not None:
         todo.patch.append((view.name, patch))
         view = view.patched(patch)
     if spec.suspend:

@@ -16,7 +16,8 @@ from teacher_operator.cluster import ApiError, Cluster
 from teacher_operator.names import Key
 from teacher_operator.times import seconds
 
-DURATION_SECONDS, RENEW_SECONDS = 15, 4.0
+DURATION_SECONDS, RENEW_SECONDS, TRY_SECONDS = 15, 4.0, 5.0
+"""A replica that cannot renew gives up before another may take over."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,8 @@ class Leadership:
         """Acquire and renew, for ever."""
         while True:
             try:
-                mine = await self._try()
-            except ApiError as error:
+                mine = await asyncio.wait_for(self._try(), TRY_SECONDS)
+            except (ApiError, TimeoutError) as error:
                 mine = self.held.is_set() and time.monotonic() - self._renewed < DURATION_SECONDS - RENEW_SECONDS
                 if not mine:
                     logger.warning("the Lease %s cannot be had: %s", self._key, error)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from teacher_operator.cluster import ApiError, Cluster
-from teacher_operator.names import COMPONENT, TRAINER, Key, run_of
-from teacher_operator.observe import JobView
+from teacher_operator.names import COMPONENT, TRAINER, Key, owner_uid, run_of
+from teacher_operator.observe import JobView, is_first, telling_pod
 from teacher_operator.progress import ProgressView, plain_lines, read_progress
 from teacher_operator.settings import Settings
 from teacher_operator.status import LOG_LINES
@@ -20,10 +21,15 @@ from teacher_operator.workqueue import WorkQueue
 
 Body = Mapping[str, Any]
 
+logger = logging.getLogger(__name__)
+
 WARNINGS_SECONDS = 60.0
 """For how long the events of an object are not read again."""
 
-LOG_READ_LINES, LOG_READ_BYTES = 60, 64 * 1024
+LOG_READ_LINES, LOG_READ_BYTES = 60, 1 << 20
+"""The limit is that of a line gone mad: it cuts off what is newest."""
+
+LOG_TRIES, LOG_RETRY_SECONDS = 3, 2.0
 READERS = 8
 READS_PER_SECOND = 25.0
 """Of progress, over all trainers: with many of them, each is looked at less often."""
@@ -46,6 +52,8 @@ class Looks:
         self._settings = settings
         self._logs: dict[Key, Sequence[str]] = {}
         """Of failed pods."""
+        self._tries: dict[Key, int] = {}
+        """How often the log of a failed pod could not be read."""
         self._warnings: dict[tuple[str, Key], tuple[float, Sequence[str]]] = {}
         self._progress: dict[Key, ProgressView] = {}
         """Of trainers' pods."""
@@ -55,11 +63,12 @@ class Looks:
     def complete(self, view: JobView) -> JobView:
         """A Job with what was read of it and its pods."""
         pods = [key_of(pod) for pod in view.pods]
-        failed = [key for key, pod in zip(pods, view.pods, strict=True) if pod["status"].get("phase") == "Failed"]
-        told = [self._progress[key] for key in pods if key in self._progress]
+        telling = telling_pod(view.pods)
+        first = [key for key, pod in zip(pods, view.pods, strict=True) if is_first(pod)]
+        told = [self._progress[key] for key in first if key in self._progress]
         return replace(
             view,
-            log=self._logs.get(failed[-1]) if failed else None,
+            log=self._logs.get(key_of(telling)) if telling is not None else None,
             progress=told[-1] if told else None,
             complaints=self._fresh([("Job", key_of(view.job)), *(("Pod", key) for key in pods)]),
         )
@@ -71,8 +80,7 @@ class Looks:
             key = Key(run.namespace, look.name)
             if look.kind == "log":
                 if key not in self._logs:
-                    self._logs[key] = await self._failed_log(key, look.container)
-                    news = True
+                    news |= await self._read_failed_log(run, key, look.container)
             elif look.kind == "pods":
                 news |= await self._list_pods(run, key)
             elif self._fresh([(look.kind, key)]) is None:
@@ -85,6 +93,7 @@ class Looks:
         """A pod is gone."""
         key = key_of(pod)
         self._logs.pop(key, None)
+        self._tries.pop(key, None)
         self._progress.pop(key, None)
         self._warnings.pop(("Pod", key), None)
 
@@ -92,38 +101,60 @@ class Looks:
         """Read the progress of all trainers in turn, for ever."""
         while True:
             begun = time.monotonic()
-            running = [pod for pod in self._store.all("Pod") if _is_training(pod)]
+            running = [pod for pod in self._store.all("Pod") if self._is_training(pod)]
             gate = asyncio.Semaphore(READERS)
             await asyncio.gather(*(self._read_progress(pod, gate) for pod in running))
             least = len(running) / READS_PER_SECOND
             wait = max(self._settings.progress_seconds, least) - (time.monotonic() - begun)
             await asyncio.sleep(max(1.0, wait))
-            old = [known for known, (at, _) in self._warnings.items() if time.monotonic() - at > WARNINGS_SECONDS]
-            for known in old:
-                del self._warnings[known]
-            for job in [job for job in self._listed if self._store.get("Job", job) is None]:
-                del self._listed[job]
+            self._forget_old()
+
+    def _is_training(self, pod: Body) -> bool:
+        """The pod is a trainer's, of a Job of an object: anyone can make a pod with our labels."""
+        run = run_of(pod)
+        body = self._store.get("TeacherFineTune", run) if run is not None else None
+        if body is None or pod["status"].get("phase") != "Running":
+            return False
+        jobs = {job["metadata"]["uid"] for job in self._store.jobs_of(body)}
+        return (pod["metadata"].get("labels") or {}).get(COMPONENT) == TRAINER and owner_uid(pod) in jobs
+
+    def _forget_old(self) -> None:
+        old = [known for known, (at, _) in self._warnings.items() if time.monotonic() - at > WARNINGS_SECONDS]
+        for known in old:
+            del self._warnings[known]
+        for job in [job for job in self._listed if self._store.get("Job", job) is None]:
+            del self._listed[job]
 
     async def _read_progress(self, pod: Body, gate: asyncio.Semaphore) -> None:
         key, run = key_of(pod), run_of(pod)
         async with gate:
             try:
                 lines = await self._cluster.pod_log(key, TRAINER, lines=LOG_READ_LINES, limit_bytes=LOG_READ_BYTES)
+                before = self._progress.get(key)
+                view = read_progress(lines, before)
             except ApiError:
                 return  # the node may be lost: the status says so from the pod itself
-        before = self._progress.get(key)
-        view = read_progress(lines, before)
+            except Exception:  # what a pod writes is the user's: it must not end what serves all
+                logger.exception("the log of pod %s cannot be read", key)
+                return
         if view != before and self._store.get("Pod", key) is not None:
             self._progress[key] = view
             if run is not None:
                 self._queue.add(run)
 
-    async def _failed_log(self, key: Key, container: str) -> Sequence[str]:
+    async def _read_failed_log(self, run: Key, key: Key, container: str) -> bool:
+        """Read the log of a pod that failed; False if its node does not answer, and is asked again."""
         try:
             lines = await self._cluster.pod_log(key, container, lines=LOG_READ_LINES, limit_bytes=LOG_READ_BYTES)
         except ApiError:
-            return ()
-        return plain_lines(lines)[-LOG_LINES:]
+            tries = self._tries[key] = self._tries.get(key, 0) + 1
+            if tries < LOG_TRIES:
+                self._queue.add_after(run, LOG_RETRY_SECONDS)
+                return False
+            lines = []
+        self._tries.pop(key, None)
+        self._logs[key] = plain_lines(lines)[-LOG_LINES:]
+        return True
 
     async def _list_pods(self, run: Key, job: Key) -> bool:
         """Bring the pods of a run up to date, once for every version of its Job; False if that was done."""
@@ -145,8 +176,3 @@ class Looks:
                 known = True
                 found += messages
         return found if known else None
-
-
-def _is_training(pod: Body) -> bool:
-    labels = pod["metadata"].get("labels") or {}
-    return labels.get(COMPONENT) == TRAINER and pod["status"].get("phase") == "Running"

@@ -17,6 +17,9 @@ TEACHER = f"{GROUP}/teacher"
 PLATFORM_HASH = f"{GROUP}/platform-hash"
 """Annotation of a trainer's Job: a digest of the settings that only a new Job can take on."""
 
+SUSPENDED = f"{GROUP}/suspended"
+"""Annotation of a Job that we have suspended: one that somebody else has is theirs to let run."""
+
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
 
@@ -39,9 +42,9 @@ def inspect_job(name: str) -> str:
     return f"{name}-inspect"
 
 
-def request_config_map(name: str) -> str:
-    """The ConfigMap that says to inspection what was asked for."""
-    return f"{name}-request"
+def request_config_map(name: str, uid: str) -> str:
+    """The ConfigMap that says to inspection what this very object asks for; nobody else's has its name."""
+    return f"{name}-request-{uid[:8]}"
 
 
 def trainer_job(name: str, teacher: TeacherName) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.errors import ConfigError, DataError, NotFiniteError
 from teacher_operator.names import KUEUE_QUEUE
 from teacher_operator.progress import ProgressView
 from teacher_operator.times import duration, seconds
@@ -16,6 +17,10 @@ PULL_ERRORS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
 START_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+POD_INDEX = "batch.kubernetes.io/job-completion-index"
+NEVER_RETRIED = frozenset({ConfigError.exit_code, DataError.exit_code, NotFiniteError.exit_code})
+"""Exit codes of what would fail again."""
+
 EVENTS_AFTER_SECONDS = 15
 """A Job without pods, or a pod that is being made, for longer than this: its events say why."""
 
@@ -105,9 +110,10 @@ def waiting(view: JobView, container: str, *, now: float) -> Waiting:
     """Where a Job that has not ended stands."""
     live = [pod for pod in view.pods if is_live(pod)]
     running = [pod for pod in live if pod["status"].get("phase") == "Running"]
-    if running and len(running) == len(live):
+    wanted = int(view.job["spec"].get("parallelism") or 1)
+    if len(running) == len(live) >= wanted:
         return Waiting("Running")
-    if not live:
+    if len(running) == len(live):  # of several nodes, some have no pod
         return _without_pods(view, container, now=now)
     return _with_pods(view, next(pod for pod in live if pod not in running), container, now=now)
 
@@ -117,7 +123,7 @@ def _without_pods(view: JobView, container: str, *, now: float) -> Waiting:
     if view.suspended:
         if queue:
             return Waiting("Queued", f"queued by Kueue in {queue}")
-        return Waiting("Suspended", "suspended: set spec.suspend to false to go on")
+        return Waiting("Queued", "its Job is suspended, and not by this operator: a queue will let it run, or a person")
     going = [pod for pod in view.pods if pod["metadata"].get("deletionTimestamp") and not is_over(pod)]
     if going:
         pod = going[-1]
@@ -128,7 +134,7 @@ def _without_pods(view: JobView, container: str, *, now: float) -> Waiting:
                 f"; the node has not confirmed it for {duration(since)}. If the node is lost for good, delete it: "
                 f"kubectl delete node {node_of(pod)}"
             )
-        return Waiting("Pending", message, since=view.started)
+        return Waiting("Pending", message, since=seconds(pod["metadata"]["deletionTimestamp"]))
     if view.complaints:
         return Waiting("Pending", f"its pod cannot be made: {view.complaints[-1]}", since=view.started)
     age = now - (view.started or seconds(view.job["metadata"].get("creationTimestamp")) or now)
@@ -186,6 +192,26 @@ def terminated(pod: Body, container: str) -> Body | None:
     state = (container_status(pod, container) or {}).get("state") or {}
     ended: Body | None = state.get("terminated")
     return ended
+
+
+def is_first(pod: Body) -> bool:
+    """Of the pods of several nodes, the one that tells of all."""
+    return str((pod["metadata"].get("labels") or {}).get(POD_INDEX, "0")) == "0"
+
+
+def telling_pod(pods: Sequence[Body]) -> Body | None:
+    """The failed pod that tells most of why: one that would fail again, else the newest.
+
+    Of the pods of several nodes, those that were ended with the one that failed know nothing.
+    """
+    failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
+    decisive = [pod for pod in failed if _exit_codes(pod) & NEVER_RETRIED]
+    return decisive[-1] if decisive else failed[-1] if failed else None
+
+
+def _exit_codes(pod: Body) -> set[int]:
+    states = ((one.get("state") or {}).get("terminated") or {} for one in pod["status"].get("containerStatuses") or [])
+    return {int(state["exitCode"]) for state in states if "exitCode" in state}
 
 
 def is_over(pod: Body) -> bool:

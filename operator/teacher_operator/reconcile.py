@@ -10,17 +10,19 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from pydantic import ValidationError
+
 from engine.spec import TeacherName
 from teacher_operator.api import API_VERSION, KIND
 from teacher_operator.cluster import ApiError, Cluster
-from teacher_operator.decide import Observed, decide, read_status
+from teacher_operator.decide import Decision, Observed, decide, read_status
 from teacher_operator.looks import Looks
 from teacher_operator.metrics import Metrics
 from teacher_operator.names import COMPONENT, FIELD_MANAGER, INSPECT, TEACHER, Key, owner_uid
 from teacher_operator.observe import JobView
-from teacher_operator.report import SUCCEEDED, EventNote, events, is_terminal
+from teacher_operator.report import SUCCEEDED, EventNote, Summary, events, is_terminal, with_conditions
 from teacher_operator.settings import Settings
-from teacher_operator.status import FailureStatus, TeacherFineTuneStatus
+from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, clip
 from teacher_operator.store import Store, key_of
 from teacher_operator.times import timestamp
 from teacher_operator.todo import Todo
@@ -29,6 +31,9 @@ Body = Mapping[str, Any]
 
 ROUNDS = 6
 """Of looking and deciding anew in one go: more would be a loop."""
+
+NOT_TYPED = "failed to create typed patch object"
+"""In the answer (500) to a server-side apply of a field that is not there, such as a slip in an affinity."""
 
 NAMESPACE_GOING = "is being terminated"
 """In the refusal of whatever would be made in a namespace that is being deleted."""
@@ -79,7 +84,7 @@ class Reconciler:
         refused: dict[str, FailureStatus] = {}
         error: ApiError | None = None
         for _ in range(ROUNDS):
-            decision = decide(body, self._observed(body, refused), self.settings, now=time.time())
+            decision = self._decide(body, refused)
             if decision.todo.looks and await self.looks.look(key, decision.todo.looks):
                 continue
             if decision.todo.apply:
@@ -104,6 +109,14 @@ class Reconciler:
             again = due if again is None else min(due, again)
         return again
 
+    def _decide(self, body: Body, refused: Mapping[str, FailureStatus]) -> Decision:
+        """What is to be done; a fault of our own is told in the status too."""
+        try:
+            return decide(body, self._observed(body, refused), self.settings, now=time.time())
+        except Exception as error:
+            logger.exception("deciding failed; this should not happen", extra=about(body))
+            return Decision(_broken(body, f"{type(error).__name__}: {error}"), Todo())
+
     def _observed(self, body: Body, refused: Mapping[str, FailureStatus]) -> Observed:
         inspect, trainers = None, {}
         for job in self.store.jobs_of(body):
@@ -124,34 +137,52 @@ class Reconciler:
                 await self.cluster.delete_job(Key(namespace, name), job["metadata"]["uid"])
         for name, patch in todo.patch:
             self.store.put("Job", await self.cluster.patch_job(Key(namespace, name), patch))
+        for manifest in todo.replace:
+            name = manifest["metadata"]["name"]
+            try:  # what runs is only given up for what the API server would take
+                trial = {**manifest, "metadata": {**manifest["metadata"], "name": f"{name}-x"}}
+                await self.cluster.create_dry("Job", namespace, trial)
+            except ApiError as error:
+                if not _is_final(error):
+                    raise
+                refused[name] = FailureStatus(reason="ChildRefused", message=clip(f"Job {name} is refused: {error}"))
+                return error
+            job = self.store.get("Job", Key(namespace, name))
+            if job is not None:
+                await self.cluster.delete_job(Key(namespace, name), job["metadata"]["uid"])
         for manifest in todo.apply:
             try:
+                if manifest["kind"] == "Job":
+                    await self._check_name(body, manifest)
                 made = await self.cluster.apply(manifest)
+            except NameTakenError as error:
+                failure = FailureStatus(reason="NameTaken", message=str(error))
+                refused[manifest["metadata"]["name"]] = failure
+                return ApiError(HTTPStatus.CONFLICT, str(error))
             except ApiError as error:
                 if error.code == HTTPStatus.FORBIDDEN and NAMESPACE_GOING in str(error):
                     return None  # the object goes with it
                 name = manifest["metadata"]["name"]
-                refused[name] = await self._refusal(body, manifest, error)
+                refused[name] = _refusal(manifest, error)
                 return error
             if manifest["kind"] == "Job":
                 self.store.put("Job", made)
         return None
 
-    async def _refusal(self, body: Body, manifest: Body, error: ApiError) -> FailureStatus:
-        """Why a child was refused: for good only if nothing but another spec could help."""
+    async def _check_name(self, body: Body, manifest: Body) -> None:
+        """Server-side apply would make a Job of somebody else ours.
+
+        Raises:
+            NameTakenError: There is such a Job, and it is not of this very object.
+        """
         kind, name = manifest["kind"], manifest["metadata"]["name"]
-        if error.code in (HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.CONFLICT, HTTPStatus.BAD_REQUEST):
-            there = await self.cluster.get(kind, Key(*key_of(manifest))) if kind == "Job" else None
-            if there is None:
-                return FailureStatus(reason="ChildRefused", message=f"{kind} {name} is refused: {error}"[:4000])
-            if owner_uid(there) != body["metadata"]["uid"]:
-                whose = "an earlier object of this name" if owner_uid(there) else "somebody else"
-                message = f"there is a {kind} {name} of {whose}: it is waited for until it is gone"
-                return FailureStatus(reason="NameTaken", message=message)
-            self.store.put("Job", there)
-        if error.code == HTTPStatus.FORBIDDEN:
-            return FailureStatus(reason="Forbidden", message=f"{kind} {name} may not be made: {error}"[:4000])
-        return FailureStatus(reason="ApiError", message=f"{kind} {name} cannot be made now: {error}"[:4000])
+        there = await self.cluster.get("Job", key_of(manifest))
+        if there is None:
+            return
+        if owner_uid(there) != body["metadata"]["uid"]:
+            whose = "an earlier object of this name" if owner_uid(there) else "somebody else"
+            raise NameTakenError(f"there is a {kind} {name} of {whose}: it is waited for until it is gone")
+        self.store.put("Job", there)
 
     async def _write(self, body: Body, status: TeacherFineTuneStatus) -> float | None:
         """Write the status if it says something new; mere progress only so often."""
@@ -161,6 +192,12 @@ class Reconciler:
         waited = time.monotonic() - self._written.get(key, float("-inf"))
         if waited < self.settings.progress_seconds and _essence(status) == _essence(before):
             return self.settings.progress_seconds - waited
+        try:
+            TeacherFineTuneStatus.model_validate(status.model_dump())
+        except ValidationError as error:
+            logger.error("the status cannot be told; this should not happen: %s", error, extra=about(body))
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            status = _broken(body, f"the status cannot be told: {where}")
         data = status.model_dump(mode="json", by_alias=True, exclude_none=True)
         aliases = {field.alias or name for name, field in TeacherFineTuneStatus.model_fields.items()}
         nothing = dict.fromkeys(aliases - set(data))
@@ -225,6 +262,35 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._written.pop(key, None)
         self._told.pop(key, None)
+
+
+class NameTakenError(Exception):
+    """A child's name belongs to somebody else."""
+
+
+def _is_final(error: ApiError) -> bool:
+    """Nothing but another spec could help: the object is invalid, or has a field that its kind has not."""
+    return error.code == HTTPStatus.UNPROCESSABLE_ENTITY or NOT_TYPED in str(error)
+
+
+def _refusal(manifest: Body, error: ApiError) -> FailureStatus:
+    """Why a child was refused, for good or for now."""
+    child = f"{manifest['kind']} {manifest['metadata']['name']}"
+    if _is_final(error):
+        return FailureStatus(reason="ChildRefused", message=clip(f"{child} is refused: {error}"))
+    if error.code == HTTPStatus.FORBIDDEN:
+        return FailureStatus(reason="Forbidden", message=clip(f"{child} may not be made: {error}"))
+    return FailureStatus(reason="ApiError", message=clip(f"{child} cannot be made now: {error}"))
+
+
+def _broken(body: Body, fault: str) -> TeacherFineTuneStatus:
+    """The status as it was, with the word that the operator itself is at fault."""
+    summary = Summary.stuck(
+        "InternalError", clip(f"a fault of the operator's own, which its log tells more of: {fault}")
+    )
+    return with_conditions(
+        read_status(body), summary, generation=body["metadata"].get("generation") or 0, now=time.time()
+    )
 
 
 def about(body: Body) -> dict[str, str]:

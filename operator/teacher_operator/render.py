@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
-from engine.errors import ConfigError, DataError, InterruptedTrainingError, NotFiniteError
+from engine.errors import InterruptedTrainingError
 from engine.spec import TeacherName
 from teacher_operator.api import API_VERSION, APPLIED_TO_JOBS, INPUTS, KIND, PLATFORM, TeacherFineTuneSpec
 from teacher_operator.names import (
     INSPECT,
     KUEUE_QUEUE,
     PLATFORM_HASH,
+    SUSPENDED,
     TRAINER,
     inspect_job,
     labels,
@@ -23,6 +24,7 @@ from teacher_operator.names import (
     request_config_map,
     trainer_job,
 )
+from teacher_operator.observe import NEVER_RETRIED
 from teacher_operator.pods import DISK, pod_template
 from teacher_operator.settings import Settings
 
@@ -38,7 +40,6 @@ INSPECT_RETRIES = 2
 INSPECT_DEADLINE_SECONDS = 4 * 3600
 """Longer than any COCO file takes; a store that hangs is not waited for without end."""
 
-NEVER_RETRIED = sorted({ConfigError.exit_code, DataError.exit_code, NotFiniteError.exit_code})
 INTERRUPTED = InterruptedTrainingError.exit_code
 
 
@@ -53,7 +54,7 @@ def request(body: Body) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(body, request_config_map(name), INSPECT),
+        "metadata": _metadata(body, request_config_map(name, body["metadata"]["uid"]), INSPECT),
         "data": {"request.yaml": text},
     }
 
@@ -71,12 +72,12 @@ def inspection(body: Body, spec: TeacherFineTuneSpec, settings: Settings) -> Man
             "command": ["teacher", "prepare", "-f", f"{REQUEST_MOUNT}/request.yaml", "--outcome", OUTCOME],
             "resources": settings.inspect_resources,
         },
-        config_map=(request_config_map(name), REQUEST_MOUNT),
+        config_map=(request_config_map(name, body["metadata"]["uid"]), REQUEST_MOUNT),
     )
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(body, inspect_job(name), INSPECT),
+        "metadata": _metadata(body, inspect_job(name), INSPECT) | {"annotations": {PLATFORM_HASH: platform_hash(spec)}},
         "spec": {
             "backoffLimit": INSPECT_RETRIES,
             "activeDeadlineSeconds": INSPECT_DEADLINE_SECONDS,
@@ -147,14 +148,33 @@ def job_settings(spec: TeacherFineTuneSpec) -> Manifest:
 
 def job_patch(job: Body, spec: TeacherFineTuneSpec) -> Manifest | None:
     """What of a trainer's Job is not as the object says, as a merge patch; None if all is."""
-    now, changes = job["spec"], {}
+    patch: Manifest = suspend_patch(job, suspend=spec.suspend) or {}
     wanted = {"backoffLimit": spec.backoff_limit, "activeDeadlineSeconds": spec.active_deadline_seconds}
-    if not spec.queue_name:
-        wanted["suspend"] = spec.suspend
-    for name, value in wanted.items():
-        if (now.get(name) or None) != (value or None):
-            changes[name] = value
-    return {"spec": changes} if changes else None
+    if not is_queued(job):
+        wanted["parallelism"] = spec.nodes
+    now = {"parallelism": 1} | dict(job["spec"])
+    changes = {name: value for name, value in wanted.items() if (now.get(name) or 0) != (value or 0)}
+    if changes:
+        patch["spec"] = patch.get("spec", {}) | changes
+    return patch or None
+
+
+def suspend_patch(job: Body, *, suspend: bool) -> Manifest | None:
+    """A merge patch that suspends a Job, or lets one run that we have suspended.
+
+    A Job in a queue is let alone, and so is one that somebody else has suspended: it may be a queue that nobody told us
+    of, and two that switch a Job on and off would never end.
+    """
+    suspended, ours = bool(job["spec"].get("suspend")), SUSPENDED in (job["metadata"].get("annotations") or {})
+    if is_queued(job) or suspended == suspend or (suspended and not ours):
+        return None
+    annotation = "true" if suspend else None
+    return {"metadata": {"annotations": {SUSPENDED: annotation}}, "spec": {"suspend": suspend}}
+
+
+def is_queued(job: Body) -> bool:
+    """Whether a Job runs is Kueue's to say."""
+    return KUEUE_QUEUE in (job["metadata"].get("labels") or {})
 
 
 def platform_hash(spec: TeacherFineTuneSpec) -> str:
@@ -184,7 +204,7 @@ def _failure_policy(container: str) -> Manifest:
         "rules": [
             {
                 "action": "FailJob",
-                "onExitCodes": {"containerName": container, "operator": "In", "values": NEVER_RETRIED},
+                "onExitCodes": {"containerName": container, "operator": "In", "values": sorted(NEVER_RETRIED)},
             },
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {
@@ -196,7 +216,8 @@ def _failure_policy(container: str) -> Manifest:
 
 
 def _trainer_command(spec: TeacherFineTuneSpec, job: str, teacher: TeacherName, config_uri: str) -> list[str]:
-    arguments = ["train", "--config", config_uri, "--teacher", teacher.value, "--progress", "json"]
+    literal = config_uri.replace("$", "$$")  # the kubelet expands $(NAME)
+    arguments = ["train", "--config", literal, "--teacher", teacher.value, "--progress", "json"]
     arguments += ["--work-dir", WORK, "--outcome", OUTCOME]
     if spec.nodes * spec.gpus <= 1:
         return ["teacher", *arguments]

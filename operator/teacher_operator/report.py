@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from engine.dataset.types import DatasetInfo, Severity
+from engine.dataset.types import DatasetInfo, Problem, Severity
 from engine.outcome import TeacherOutcome
 from engine.spec import TeacherName
 from teacher_operator.progress import percent_text
@@ -26,7 +26,7 @@ from teacher_operator.status import (
 from teacher_operator.teachers import succeeded
 from teacher_operator.times import left, timestamp
 
-State = Literal["active", "suspended", "succeeded", "failed"]
+State = Literal["active", "suspended", "stuck", "succeeded", "failed"]
 
 INSPECTED, RECONCILING, STALLED, SUCCEEDED = "DatasetInspected", "Reconciling", "Stalled", "Succeeded"
 SEVERITIES = tuple(Severity)
@@ -49,6 +49,11 @@ class Summary:
     def suspended(cls, message: str) -> Summary:
         """Nothing is to be done until the user says so."""
         return cls("suspended", "Suspended", message)
+
+    @classmethod
+    def stuck(cls, reason: str, message: str) -> Summary:
+        """Nothing can be done until somebody mends something; then it goes on."""
+        return cls("stuck", reason, message)
 
     @classmethod
     def succeeded(cls, message: str) -> Summary:
@@ -104,10 +109,11 @@ def with_conditions(
     if log:
         message = "\n".join([message, "Last lines of its log:", *log])
     before = {one.type: one for one in status.conditions}
+    stalled = summary.state in {"failed", "stuck"}
     wanted = {
         INSPECTED: _inspected(status, summary),
         RECONCILING: (_boolean(summary.state == "active"), summary.reason, message),
-        STALLED: (_boolean(summary.state == "failed"), summary.reason, message if summary.state == "failed" else ""),
+        STALLED: (_boolean(stalled), summary.reason, message if stalled else ""),
         SUCCEEDED: (_succeeded(summary), summary.reason, message),
     }
     conditions = []
@@ -153,7 +159,10 @@ def columns(teachers: Sequence[TeacherStatus]) -> SummaryStatus:
 
 def dataset_status(info: DatasetInfo) -> DatasetStatus:
     """What inspection found, in the bounds of the status."""
-    problems = sorted(info.problems, key=lambda problem: SEVERITIES.index(problem.severity))
+    once: dict[str, Problem] = {}
+    for problem in info.problems:  # the list is one by code
+        once.setdefault(problem.code, problem)
+    problems = sorted(once.values(), key=lambda problem: SEVERITIES.index(problem.severity))
     return DatasetStatus(
         digest=info.digest,
         images=info.images,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from engine.outcome import TeacherOutcome
 from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.attempts import attempted
-from teacher_operator.causes import job_failure, outcome_of, pod_failure
+from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.names import PLATFORM_HASH, TRAINER
-from teacher_operator.observe import JobView, Waiting, waiting
+from teacher_operator.observe import JobView, Waiting, telling_pod, waiting
 from teacher_operator.progress import ProgressView
 from teacher_operator.settings import Settings
 from teacher_operator.status import AdapterStatus, FailureStatus, ProgressStatus, TeacherStatus, clip
@@ -21,6 +22,10 @@ from teacher_operator.todo import Todo
 Body = Mapping[str, Any]
 
 ENDED = frozenset({"Succeeded", "Failed"})
+NOT_MEASURED = "not measured"
+
+EVICTIONS = 5
+"""In a row, before a run is taken for the cause of them: of a disk that it fills, most likely."""
 
 
 def decide_teacher(
@@ -38,7 +43,7 @@ def decide_teacher(
     """What is true of a teacher; what is to be done is noted in ``todo``. A teacher that has ended stays as it is."""
     if before.state in ENDED:
         return before
-    if refused is not None:
+    if refused is not None and view is None:
         return _refused(before, refused, todo, now=now)
     if view is None:
         before = attempted(before, None, gpu_resource=spec.gpu_resource_name, now=now)
@@ -57,6 +62,9 @@ def decide_teacher(
             return succeeded(now_known, outcome.trained, now=now)
         if view.unsettled:
             todo.look_at_pods(view.name)
+        lost = unreadable(view.pods, TRAINER)
+        if lost is not None:
+            return failed_for_good(now_known, lost, now=now)
         if not view.deleting:
             todo.delete.append(view.name)
         return _state(now_known, "Pending", "what the trainer left was lost with its pod: it is asked once more")
@@ -69,8 +77,17 @@ def decide_teacher(
     if view.deleting and spec.suspend:
         return _state(now_known, "Suspended", "suspended: it stops at a checkpoint")
     if view.deleting:
-        return _state(now_known, "Pending", "its Job is being replaced; the run goes on from its last checkpoint")
-    return _unfinished(spec, now_known, view, todo, now=now)
+        todo.again(now + 60)
+        stand = waiting(view, TRAINER, now=now)
+        replaced = "its Job is being replaced; the run goes on from its last checkpoint"
+        return _state(now_known, "Pending", f"{replaced}; {stand.message}" if stand.message else replaced)
+    anew = render.training(body, spec, settings, teacher=before.name, config_uri=config_uri)
+    return _unfinished(spec, now_known, view, todo, anew=anew, refused=refused, now=now)
+
+
+def ap_text(ap: float) -> str:
+    """An AP as the status has it: ``0.312``; empty where there was nothing to measure, which COCO writes as -1."""
+    return f"{ap:.3f}" if 0 <= ap <= 1 else ""
 
 
 def succeeded(teacher: TeacherStatus, result: TeacherOutcome, *, now: float) -> TeacherStatus:
@@ -81,11 +98,11 @@ def succeeded(teacher: TeacherStatus, result: TeacherOutcome, *, now: float) -> 
     return teacher.model_copy(
         update={
             "state": "Succeeded",
-            "message": f"AP {result.ap_before:.3f} -> {result.ap_after:.3f}",
+            "message": f"AP {ap_text(result.ap_before) or NOT_MEASURED} -> {ap_text(result.ap_after) or NOT_MEASURED}",
             "completion_time": timestamp(now),
             "progress": done,
-            "ap_before": f"{result.ap_before:.3f}",
-            "ap_after": f"{result.ap_after:.3f}",
+            "ap_before": ap_text(result.ap_before),
+            "ap_after": ap_text(result.ap_after),
             "adapter": AdapterStatus(**result.adapter.model_dump()),
             "failure": None,
         }
@@ -93,15 +110,24 @@ def succeeded(teacher: TeacherStatus, result: TeacherOutcome, *, now: float) -> 
 
 
 def _unfinished(
-    spec: TeacherFineTuneSpec, teacher: TeacherStatus, view: JobView, todo: Todo, *, now: float
+    spec: TeacherFineTuneSpec,
+    teacher: TeacherStatus,
+    view: JobView,
+    todo: Todo,
+    *,
+    anew: dict[str, Any],
+    refused: FailureStatus | None,
+    now: float,
 ) -> TeacherStatus:
     """A Job that is to go on: made anew, changed or left, as the object says now."""
-    if spec.suspend and spec.queue_name:  # whether a queued Job runs is Kueue's to say, so it cannot be suspended
+    if spec.suspend and render.is_queued(
+        view.job
+    ):  # whether a queued Job runs is Kueue's to say, so it cannot be suspended
         todo.delete.append(view.name)
         return _state(teacher, "Suspended", "suspended: it stops at a checkpoint")
     annotations = view.job["metadata"].get("annotations") or {}
-    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec):
-        todo.delete.append(view.name)
+    if annotations.get(PLATFORM_HASH) != anew["metadata"]["annotations"][PLATFORM_HASH] and refused is None:
+        todo.replace.append(anew)
         return _state(teacher, "Pending", "its settings have changed: it stops at a checkpoint and goes on as they say")
     patch = render.job_patch(view.job, spec)
     if patch is not None:
@@ -109,14 +135,31 @@ def _unfinished(
         view = view.patched(patch)
     if spec.suspend:
         return _state(teacher, "Suspended", "suspended: it stops at a checkpoint; set spec.suspend to false to go on")
-    failed = [pod for pod in view.pods if pod["status"].get("phase") == "Failed"]
-    if failed and (teacher.failure is None or teacher.failure.pod != failed[-1]["metadata"]["name"]):
+    telling = telling_pod(view.pods)
+    if telling is not None and (teacher.failure is None or teacher.failure.pod != telling["metadata"]["name"]):
         if view.log is None:
             todo.look_at_log(view.pods, TRAINER)
-        teacher = teacher.model_copy(update={"failure": pod_failure(failed[-1], TRAINER, view.log or ())})
+        teacher = teacher.model_copy(update={"failure": pod_failure(telling, TRAINER, view.log or ())})
+    if _evicted_in_vain(teacher):
+        todo.delete.append(view.name)
+        message = f"{EVICTIONS} attempts in a row were evicted, so the next would be too: {_last_words(teacher)}"
+        return failed_for_good(teacher, FailureStatus(reason="Evicted", message=clip(message)), now=now)
     stand = waiting(view, TRAINER, now=now)
     todo.look_at(stand.look)
+    if refused is not None:
+        said = f"its new settings are refused, and it goes on with the old ones: {refused.message}"
+        stand = replace(stand, message="; ".join(part for part in (said, stand.message) if part))
     return _standing(spec, teacher, view, stand, todo, now=now)
+
+
+def _evicted_in_vain(teacher: TeacherStatus) -> bool:
+    """Evictions are tried again without being counted, which must end where the run itself is their cause."""
+    last = [one for one in teacher.attempts if one.end_time][-EVICTIONS:]
+    return len(last) == EVICTIONS and all(one.reason == "Evicted" for one in last)
+
+
+def _last_words(teacher: TeacherStatus) -> str:
+    return teacher.failure.message if teacher.failure is not None else "the node ran short of something"
 
 
 def _standing(
@@ -127,7 +170,8 @@ def _standing(
     if teacher.failure is not None:
         again = f"attempt {teacher.attempt_count}, after {teacher.failure.reason}: {teacher.failure.message}"
     if stand.state == "Running":
-        return _state(teacher, "Training", "; ".join(part for part in (_doing(teacher.progress), again) if part))
+        parts = (_doing(teacher.progress), stand.message, again)
+        return _state(teacher, "Training", "; ".join(part for part in parts if part))
     deadline = spec.pending_deadline_seconds
     if stand.state in {"Pending", "Starting"}:
         if deadline is not None and stand.since is not None:
@@ -179,7 +223,7 @@ def _progressed(teacher: TeacherStatus, view: ProgressView | None) -> TeacherSta
     return teacher.model_copy(
         update={
             "progress": view.progress or teacher.progress,
-            "ap_before": teacher.ap_before if view.ap_before is None else f"{view.ap_before:.3f}",
-            "ap_after": teacher.ap_after if view.ap_after is None else f"{view.ap_after:.3f}",
+            "ap_before": teacher.ap_before if view.ap_before is None else ap_text(view.ap_before),
+            "ap_after": teacher.ap_after if view.ap_after is None else ap_text(view.ap_after),
         }
     )

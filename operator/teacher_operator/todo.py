@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from teacher_operator.observe import telling_pod
+
 
 class Look(NamedTuple):
     """Something that is only read when it is needed."""
@@ -23,6 +25,7 @@ class Todo:
     Attributes:
         apply: Whole children, in order.
         patch: Names of Jobs with merge patches.
+        replace: Jobs that are to be made anew, once it is known that the API server takes them so.
         delete: Names of Jobs.
         looks: What would tell more.
         again_at: Seconds since the epoch.
@@ -31,6 +34,7 @@ class Todo:
 
     apply: list[dict[str, Any]] = field(default_factory=list)
     patch: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    replace: list[dict[str, Any]] = field(default_factory=list)
     delete: list[str] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     again_at: float | None = None
@@ -39,7 +43,7 @@ class Todo:
     @property
     def empty(self) -> bool:
         """Nothing is to be changed."""
-        return not (self.apply or self.patch or self.delete)
+        return not (self.apply or self.patch or self.replace or self.delete)
 
     def again(self, at: float) -> None:
         """Come back at a time, or earlier."""
@@ -56,8 +60,8 @@ class Todo:
         self.looks.append(Look("pods", job))
 
     def look_at_log(self, pods: Sequence[Mapping[str, Any]], container: str) -> bool:
-        """Read the log of the last pod that failed; False if there is none."""
-        failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
-        if failed:
-            self.looks.append(Look("log", failed[-1]["metadata"]["name"], container))
-        return bool(failed)
+        """Read the log of the failed pod that tells most; False if there is none."""
+        telling = telling_pod(pods)
+        if telling is not None:
+            self.looks.append(Look("log", telling["metadata"]["name"], container))
+        return telling is not None

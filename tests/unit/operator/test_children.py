@@ -24,6 +24,7 @@ from teacher_operator.names import (
     KUEUE_QUEUE,
     MANAGED_BY,
     PLATFORM_HASH,
+    SUSPENDED,
     Key,
     inspect_job,
     owner_uid,
@@ -48,10 +49,11 @@ def training(
     teacher: TeacherName = MASKS,
     settings: Settings = SETTINGS,
     name: str = NAME,
+    config_uri: str = CONFIG,
     **changes: Any,
 ) -> Manifest:
     body = body_of(spec, name=name, **changes)
-    return render.training(body, parse_spec(body), settings, teacher=teacher, config_uri=CONFIG)
+    return render.training(body, parse_spec(body), settings, teacher=teacher, config_uri=config_uri)
 
 
 def inspection(spec: Mapping[str, Any] | None = None, *, settings: Settings = SETTINGS, **changes: Any) -> Manifest:
@@ -125,7 +127,11 @@ SPECS = {
 @given(st.sets(NAMES, min_size=2, max_size=2))
 def test_children_of_two_objects_never_share_a_name(names: set[str]) -> None:
     one, other = (
-        {inspect_job(name), request_config_map(name), *(trainer_job(name, teacher) for teacher in TeacherName)}
+        {
+            inspect_job(name),
+            request_config_map(name, "0123abcd-x"),
+            *(trainer_job(name, teacher) for teacher in TeacherName),
+        }
         for name in names
     )
     assert len(one) == len(other) == 2 + len(TeacherName)
@@ -392,7 +398,7 @@ def test_inspection_reads_the_request_and_ends_by_itself() -> None:
         "/dev/termination-log",
     ]
     request = volumes(job)["/etc/teacher"]
-    assert request["configMap"] == {"name": request_config_map(NAME)}
+    assert request["configMap"] == {"name": request_config_map(NAME, UID)}
     assert request["mount"]["readOnly"] is True
     assert job["spec"]["activeDeadlineSeconds"] > 0
 
@@ -648,8 +654,6 @@ def test_a_job_as_it_was_made_needs_no_patch(spec: Mapping[str, Any], teacher: T
 @pytest.mark.parametrize(
     ("made", "now", "patch"),
     [
-        ({}, {"suspend": True}, {"suspend": True}),
-        ({"suspend": True}, {}, {"suspend": False}),
         ({}, {"backoffLimit": 7}, {"backoffLimit": 7}),
         ({}, {"backoffLimit": 0}, {"backoffLimit": 0}),
         ({}, {"activeDeadlineSeconds": 100}, {"activeDeadlineSeconds": 100}),
@@ -675,3 +679,23 @@ def test_whether_a_queued_job_runs_is_kueues_to_say() -> None:
     for suspended in (True, False):
         job["spec"]["suspend"] = suspended
         assert render.job_patch(job, parse_spec(body_of(queueName="q"))) is None
+
+
+def test_what_we_suspend_we_let_run_again_and_nobody_elses() -> None:
+    job = training()
+    patch = render.suspend_patch(job, suspend=True)
+    assert patch == {"metadata": {"annotations": {SUSPENDED: "true"}}, "spec": {"suspend": True}}
+    job["spec"]["suspend"] = True
+    assert render.suspend_patch(job, suspend=False) is None
+    job["metadata"]["annotations"][SUSPENDED] = "true"
+    assert render.suspend_patch(job, suspend=True) is None
+    assert render.suspend_patch(job, suspend=False) == {
+        "metadata": {"annotations": {SUSPENDED: None}},
+        "spec": {"suspend": False},
+    }
+    assert render.suspend_patch(training({"queueName": "q"}), suspend=True) is None
+
+
+def test_a_dollar_in_a_uri_is_no_variable_of_the_container() -> None:
+    job = training(config_uri="s3://b/$(HOME)/teacher_config.yaml")
+    assert "s3://b/$$(HOME)/teacher_config.yaml" in container(job)["command"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tft_objects import BOXES, GPU, MASKS, NAME, NOW, SETTINGS, body_of, disrupted, failed_message, unschedulable
+from tft_objects import BOXES, GPU, MASKS, NAME, NOW, SETTINGS, UID, body_of, disrupted, failed_message, unschedulable
 from tft_schema import status_errors
 from tft_world import World
 
@@ -13,7 +13,7 @@ from engine.outcome import Outcome
 from engine.progress import Event
 from engine.spec import TeacherName
 from teacher_operator.decide import Observed, decide, read_status
-from teacher_operator.names import PLATFORM_HASH
+from teacher_operator.names import PLATFORM_HASH, request_config_map
 from teacher_operator.status import ATTEMPTS, FailureStatus
 
 INSPECT_JOB, BOXES_JOB, MASKS_JOB = f"{NAME}-inspect", f"{NAME}-grounding-dino", f"{NAME}-sam"
@@ -640,7 +640,7 @@ TRANSIENT = [
     FailureStatus(reason="Forbidden", message="Job x may not be made: exceeded quota"),
     FailureStatus(reason="ApiError", message="Job x cannot be made now: the API server cannot be reached"),
 ]
-CHILDREN = [INSPECT_JOB, f"{NAME}-request", MASKS_JOB]
+CHILDREN = [INSPECT_JOB, request_config_map(NAME, UID), MASKS_JOB]
 
 
 @pytest.mark.parametrize("child", CHILDREN)
@@ -995,7 +995,7 @@ def test_whatever_a_node_says_at_length_can_be_written(length: int) -> None:
     assert world.state == ("False", "NotStartedInTime")
 
 
-def test_a_word_of_inspection_that_is_none_does_no_harm() -> None:
+def test_a_word_of_inspection_that_is_none_ends_the_run_at_once() -> None:
     world = World()
     world.look()
     world.controllers()
@@ -1003,5 +1003,4 @@ def test_a_word_of_inspection_that_is_none_does_no_harm() -> None:
     world.end(world.pod(), 0, message=Outcome().to_message())
     world.controllers()
     world.look()
-    assert not world.terminal
-    world.run_fairly()
+    assert world.state == ("False", "OutcomeUnreadable")

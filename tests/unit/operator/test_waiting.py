@@ -118,10 +118,10 @@ def test_a_job_that_waits_in_a_queue_is_queued_and_its_wait_does_not_count() -> 
     assert found.since is None
 
 
-def test_a_job_that_is_suspended_says_how_to_go_on() -> None:
+def test_a_job_that_somebody_else_has_suspended_says_so() -> None:
     found = stand(job=job_of(suspend=True))
-    assert found.state == "Suspended"
-    assert "spec.suspend" in found.message
+    assert found.state == "Queued"
+    assert "not by this operator" in found.message
 
 
 def test_a_job_that_kueue_has_let_run_counts_its_wait_from_then() -> None:

@@ -193,9 +193,15 @@ class World:
         return news
 
     def _do(self, decision: Decision, refused: dict[str, FailureStatus]) -> None:
-        for name in decision.todo.delete:
+        for name in [*decision.todo.delete, *(one["metadata"]["name"] for one in decision.todo.replace)]:
             self.delete_job(name)
         for name, patch in decision.todo.patch:
+            annotations = patch.get("metadata", {}).get("annotations", {})
+            job_annotations = self.jobs[name]["metadata"].setdefault("annotations", {})
+            for key, value in annotations.items():
+                job_annotations[key] = value
+                if value is None:
+                    del job_annotations[key]
             for key, value in patch["spec"].items():
                 self.jobs[name]["spec"][key] = value
             self.jobs[name]["spec"] = {k: v for k, v in self.jobs[name]["spec"].items() if v is not None}
