@@ -129,7 +129,7 @@ def test_children_of_two_objects_never_share_a_name(names: set[str]) -> None:
     one, other = (
         {
             inspect_job(name),
-            request_config_map(name, "0123abcd-x"),
+            request_config_map(name, UID),
             *(trainer_job(name, teacher) for teacher in TeacherName),
         }
         for name in names
@@ -693,7 +693,7 @@ def test_what_we_suspend_we_let_run_again_and_nobody_elses() -> None:
         "metadata": {"annotations": {SUSPENDED: None}},
         "spec": {"suspend": False},
     }
-    assert render.suspend_patch(training({"queueName": "q"}), suspend=True) is None
+    assert render.suspend_patch(training(queueName="q"), suspend=True) is None
 
 
 def test_a_dollar_in_a_uri_is_no_variable_of_the_container() -> None:
