@@ -19,7 +19,7 @@ def _quantiles(metric: str) -> list[tuple[str, str]]:
 
 
 def _runs(state: str) -> str:
-    return f'sum(max by (namespace) (teacher_runs{{{SELECTOR}, state="{state}"}}))'
+    return f'sum(max by (namespace) (teacher_runs{{{SELECTOR}, state=~"{state}"}}))'
 
 
 ROWS: list[tuple[str, list[Panel]]] = [
@@ -27,7 +27,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
         "Runs",
         [
             {"type": "stat", "title": "Training", "queries": [(_runs("Training"), "")], "width": 4, "height": 4},
-            {"type": "stat", "title": "Waiting for a GPU", "queries": [(_runs("Queued"), "")], "width": 4, "height": 4},
+            {"type": "stat", "title": "Waiting for a GPU", "queries": [(_runs("Queued|Pending"), "")], "width": 4, "height": 4},
             {
                 "type": "stat",
                 "title": "Failures in 24 h",
