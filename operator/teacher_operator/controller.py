@@ -29,6 +29,10 @@ RESYNC_MISSES = 3
 
 LIST_RETRY_SECONDS = 2.0
 
+SETTLE_SECONDS = 5.0
+"""After watches were opened and have listed what there is, until all of it is looked at: what went just before, they
+have not shown."""
+
 logger = logging.getLogger("teacher_operator")
 
 
@@ -52,6 +56,8 @@ class Controller:
         self._resynced = time.monotonic()
         self._seen: dict[str, float] = {}
         self._listed = False
+        self._opened = float("inf")
+        """When a watch that was opened has last shown what it lists, if all was not looked at since."""
 
     @classmethod
     async def start(cls, settings: Settings) -> Controller:
@@ -87,9 +93,11 @@ class Controller:
             await self.runner.cleanup()
         await self.cluster.close()
 
-    def seen(self, kind: str, body: Mapping[str, Any], *, gone: bool = False) -> None:
-        """A watch has shown an object."""
+    def seen(self, kind: str, body: Mapping[str, Any], *, gone: bool = False, listed: bool = False) -> None:
+        """A watch has shown an object: it is new, has changed, is gone, or was there when the watch was opened."""
         self._seen[kind] = time.time()
+        if listed:
+            self._opened = time.monotonic()
         self.metrics.seen(kind)
         if gone:
             self.store.remove(kind, body)
@@ -161,20 +169,33 @@ class Controller:
                 logger.warning("what there is cannot be listed, and is tried again: %s", error)
                 await asyncio.sleep(LIST_RETRY_SECONDS)
         self._listed, self._resynced = True, time.monotonic()
+        self._opened = self._resynced  # watches are about to be
 
     async def _resync_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self.settings.resync_seconds)
+            regular = await self._resync_due()
             try:
-                await self.resync()
+                await self.resync(count=regular)
                 self._resynced = time.monotonic()
             except ApiError as error:
                 logger.warning("the full look at the cluster is tried again later: %s", error)
             except Exception:
                 logger.exception("the full look at the cluster failed; this should not happen")
 
+    async def _resync_due(self) -> bool:
+        """Wait until all is to be looked at: True if only because it was not for long."""
+        regular = time.monotonic() + self.settings.resync_seconds
+        while True:
+            now = time.monotonic()
+            if now >= self._opened + SETTLE_SECONDS:
+                self._opened = float("inf")
+                return False
+            if now >= regular:
+                return True
+            await asyncio.sleep(min(1.0, SETTLE_SECONDS))
+
     async def resync(self, *, count: bool = True) -> None:
-        """Look at all there is, for changes that no watch has shown; each is counted, but for those of the start."""
+        """Look at all there is, for changes that no watch has shown; they are counted if one should have."""
         for kind in KINDS:
             known = {key_of(body): version(body) for body in self.store.all(kind)}
             there: set[Key] = set()
@@ -190,7 +211,7 @@ class Controller:
             for key in known.keys() - there:
                 gone = self.store.get(kind, key)
                 if gone is not None and version(gone) == known[key]:
-                    self.metrics.missed.labels(kind).inc()
+                    self.metrics.missed.labels(kind).inc(int(count))
                     self.seen(kind, gone, gone=True)
 
     def _about(self, key: Key) -> dict[str, str]:

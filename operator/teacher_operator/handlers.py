@@ -112,7 +112,7 @@ def registry(settings: Settings) -> kopf.OperatorRegistry:
     def watch(kind: str, *resource: str, **filters: Any) -> None:
         @kopf.on.event(*resource, id=f"watch-{kind}", registry=handlers, **filters)
         async def seen(event: kopf.RawEvent, **_: Any) -> None:
-            running[0].seen(kind, event["object"], gone=event["type"] == "DELETED")
+            running[0].seen(kind, event["object"], gone=event["type"] == "DELETED", listed=event["type"] is None)
 
     watch("TeacherFineTune", *OBJECTS)
     watch("Job", *JOBS, labels=OURS)
