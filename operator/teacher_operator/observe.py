@@ -110,7 +110,8 @@ def waiting(view: JobView, container: str, *, now: float) -> Waiting:
     """Where a Job that has not ended stands."""
     live = [pod for pod in view.pods if is_live(pod)]
     running = [pod for pod in live if pod["status"].get("phase") == "Running"]
-    wanted = int(view.job["spec"].get("parallelism") or 1)
+    done = sum(pod["status"].get("phase") == "Succeeded" for pod in view.pods)
+    wanted = int(view.job["spec"].get("parallelism") or 1) - done
     if len(running) == len(live) >= wanted:
         return Waiting("Running")
     if len(running) == len(live):  # of several nodes, some have no pod
