@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tft_objects import MASKS, NOW, disrupted, failed_message, failed_pod, job_of, pod_of, prepared_of, trained_of
 
@@ -69,6 +69,7 @@ def test_a_failure_that_nobody_foresaw_keeps_its_type() -> None:
     assert (found.reason, found.message) == ("Unexpected", "KeyError: 'image_id'")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_reason_becomes_one_that_a_condition_may_have(reason: str) -> None:
     message = Outcome(exit_code=1, reason=reason.encode(errors="replace").decode(), message="x").to_message()
@@ -193,6 +194,7 @@ def test_a_pod_that_says_nothing_at_all() -> None:
 # Bounds.
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50), st.integers(0, 3000))
 def test_whatever_a_node_says_fits_into_the_status(text: str, times: int) -> None:
     long = text * times
@@ -225,8 +227,21 @@ def test_a_job_that_was_tried_often_enough_says_how_often() -> None:
 
 def test_a_failure_that_is_not_tried_again_says_nothing_of_attempts() -> None:
     job = job_of(failed=("PodFailurePolicy", "Container trainer for pod vision/x failed with exit code 3 ..."))
-    found = job_failure(job, [failed_pod(3, message=failed_message(3, "Data", "No objects."))], TRAINER, ())
+    pods = [failed_pod(5, name="a"), failed_pod(3, name="b", message=failed_message(3, "Data", "No objects."))]
+    found = job_failure(job, pods, TRAINER, ())
     assert (found.reason, found.message) == ("DataInvalid", "No objects.")
+
+
+def test_the_only_attempt_is_not_counted() -> None:
+    job = job_of(failed=("BackoffLimitExceeded", "Job has reached the specified backoff limit"))
+    assert "attempt" not in job_failure(job, [failed_pod(1)], TRAINER, ()).message
+
+
+def test_a_pod_that_would_fail_again_tells_more_than_those_that_were_ended_with_it() -> None:
+    job = job_of(failed=("PodFailurePolicy", "x"))
+    pods = [failed_pod(7, name="a"), failed_pod(143, name="b"), failed_pod(1, name="c")]
+    assert job_failure(job, pods, TRAINER, ()).pod == "a"
+    assert job_failure(job, pods[1:], TRAINER, ()).pod == "c"
 
 
 def test_a_deadline_says_how_to_go_on() -> None:

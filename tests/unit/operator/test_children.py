@@ -11,7 +11,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tft_objects import BOXES, FULL, GPU, MASKS, MINIMAL, NAME, NAMESPACE, SETTINGS, UID, body_of
 
@@ -124,6 +124,7 @@ SPECS = {
 # Names and labels.
 
 
+@settings(deadline=None)
 @given(st.sets(NAMES, min_size=2, max_size=2))
 def test_children_of_two_objects_never_share_a_name(names: set[str]) -> None:
     one, other = (
@@ -451,6 +452,7 @@ def test_the_two_teachers_of_an_object_do_not_meet_in_a_service() -> None:
     assert one["spec"]["selector"] != other["spec"]["selector"]
 
 
+@settings(deadline=None)
 @given(NAMES.filter(lambda name: name[0].isalpha()))
 def test_every_service_has_a_name_that_a_service_may_have(name: str) -> None:
     """Names that begin with a digit are refused with several nodes: see the rules of the CRD."""
@@ -525,6 +527,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30
 URI_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
 
 
+@settings(deadline=None)
 @given(
     name=NAMES,
     key=URI_TEXT,

@@ -38,6 +38,7 @@ SUMMARIES = {
     "suspended": Summary.suspended("suspended while its data was inspected"),
     "succeeded": Summary.succeeded("Sam: AP 0.312 -> 0.518"),
     "failed": Summary.failed("DataInvalid", "Sam: the data is wrong"),
+    "stuck": Summary.stuck("ConfigurationInvalid", "spec.nodeSelector: not a label"),
 }
 
 
@@ -83,6 +84,7 @@ def test_all_four_conditions_are_there_from_the_first_visit_on(summary: Summary)
         ("suspended", {"Reconciling": "False", "Stalled": "False", "Succeeded": "Unknown"}),
         ("succeeded", {"Reconciling": "False", "Stalled": "False", "Succeeded": "True"}),
         ("failed", {"Reconciling": "False", "Stalled": "True", "Succeeded": "False"}),
+        ("stuck", {"Reconciling": "False", "Stalled": "True", "Succeeded": "Unknown"}),
     ],
 )
 def test_kstatus_reads_the_health_right(summary: str, expected: dict[str, str]) -> None:
@@ -259,6 +261,14 @@ def test_a_teacher_that_was_published_before_says_so_and_where() -> None:
     assert teacher.adapter.uri == f"{ROOT}/teachers/sam_lora/adapter_model.safetensors"
     assert (teacher.adapter.sha256, teacher.adapter.size_bytes) == ("a" * 64, 5_000_000)
     assert (teacher.ap_before, teacher.ap_after) == ("0.312", "0.518")
+
+
+def test_what_could_not_be_measured_is_no_number() -> None:
+    """COCO writes -1 where there is nothing to measure."""
+    teacher = succeeded(teacher_of(), trained_of(before=-1, after=-1), now=NOW)
+    assert (teacher.ap_before, teacher.ap_after, columns([teacher]).map) == ("", "", "")
+    assert teacher.message == "AP not measured -> not measured"
+    assert "-1" not in teacher.model_dump_json()
 
 
 def test_a_success_forgets_the_failures_on_the_way() -> None:

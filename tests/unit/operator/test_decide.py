@@ -15,6 +15,7 @@ from engine.spec import TeacherName
 from teacher_operator.decide import Observed, decide, read_status
 from teacher_operator.names import PLATFORM_HASH, request_config_map
 from teacher_operator.status import ATTEMPTS, FailureStatus
+from teacher_operator.todo import Look
 
 INSPECT_JOB, BOXES_JOB, MASKS_JOB = f"{NAME}-inspect", f"{NAME}-grounding-dino", f"{NAME}-sam"
 
@@ -270,8 +271,9 @@ def test_what_kueue_queues_is_suspended_by_taking_its_job_away() -> None:
     world.edit(suspend=True)
     states = []
     for _ in range(4):
-        world.look()
-        states.append(world.state)
+        for _ in range(2):
+            world.look()
+            states.append(world.state)
         world.controllers()
         world.reap()
         world.controllers()
@@ -441,6 +443,86 @@ def test_a_refused_pod_is_told_by_the_events_of_its_job() -> None:
     world.advance(30)
     world.look()
     assert said in world.summary[2]
+
+
+def test_a_run_that_its_own_disk_evicts_ends() -> None:
+    """An eviction is no failure of the Job, so that it would go on for ever."""
+    world = World(teachers=[MASKS], backoffLimit=0)
+    world.training()
+    said = "The node was low on resource: ephemeral-storage."
+    for _ in range(10):
+        pod = world.pod(MASKS)
+        world.run(pod)
+        pod["status"] |= {"reason": "Evicted", "message": said}
+        world.end(pod, 137, conditions=disrupted("TerminationByKubelet", said))
+        world.controllers()
+        world.advance(60)
+        world.look()
+        if world.terminal:
+            break
+    assert world.state == ("False", "Evicted")
+    assert said in world.summary[2]
+    assert world.teacher().attempt_count > 2
+    world.controllers()
+    world.reap()
+    assert list(world.live_pods()) == []
+
+
+def test_the_pods_of_a_job_that_has_ended_are_asked_for_before_they_are_taken_for_lost() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    pod = world.pod(MASKS)
+    world.succeed(pod)
+    world.controllers()
+    world.remove_pod(pod)
+    assert Look("pods", MASKS_JOB) in world.decide().todo.looks
+
+
+def test_a_trainer_that_left_what_cannot_be_read_is_not_asked_again_and_again() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.end(world.pod(MASKS), 0, message='{"format": 2}')
+    world.controllers()
+    world.look()
+    assert world.state == ("False", "OutcomeUnreadable")
+    assert "another version" in world.summary[2]
+
+
+def test_what_does_not_fit_into_what_a_trainer_leaves_is_told_in_its_words() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.end(world.pod(MASKS), 0, message=failed_message(2, "Config", "What came of this does not fit."))
+    world.controllers()
+    world.look()
+    assert world.summary == ("False", "ConfigurationInvalid", "Sam: What came of this does not fit.")
+
+
+def test_of_several_nodes_the_one_that_failed_tells_why() -> None:
+    world = World(teachers=[MASKS], nodes=2, gpus=1)
+    world.training()
+    first, second = world.pods_of(world.job(MASKS))
+    world.end(first, 7, message=failed_message(7, "NotFinite", "The loss is NaN."))
+    world.end(second, 143, message=failed_message(143, "InterruptedTraining", "SIGTERM arrived"))
+    world.controllers()
+    world.look()
+    assert world.summary == ("False", "LossNotFinite", "Sam: The loss is NaN.")
+
+
+def test_of_several_nodes_those_that_are_done_first_do_not_make_the_others_wait() -> None:
+    world = World(teachers=[MASKS], nodes=2, gpus=1, pendingDeadlineSeconds=60)
+    world.training()
+    first, second = world.pods_of(world.job(MASKS))
+    world.succeed(first)
+    world.controllers()
+    world.look()
+    assert world.state == ("Unknown", "Training")
+    world.advance(100)
+    world.look()
+    assert world.state == ("Unknown", "Training")
+    world.end(second, 0, message=Outcome().to_message())
+    world.controllers()
+    world.look()
+    assert world.state == ("True", "Succeeded")
 
 
 def test_one_teacher_that_fails_does_not_stop_the_other() -> None:
@@ -726,6 +808,34 @@ def test_an_edit_of_the_platform_makes_a_new_job_that_goes_on() -> None:
     assert world.made == [INSPECT_JOB, MASKS_JOB, MASKS_JOB]
 
 
+def test_an_edit_that_the_api_server_refuses_gives_up_nothing_that_runs() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.refusals[MASKS_JOB] = REFUSED
+    world.edit(nodeSelector={"gpu": "h100"})
+    world.look()
+    assert "deletionTimestamp" not in world.job(MASKS)["metadata"]
+    assert world.state == ("Unknown", "Training")
+    assert f"goes on with the old ones: {REFUSED.message}" in world.summary[2]
+    world.edit(nodeSelector=None)
+    world.look()
+    assert REFUSED.message not in world.summary[2]
+    world.run_fairly()
+    assert world.made == [INSPECT_JOB, MASKS_JOB]
+
+
+def test_an_edit_while_the_data_is_inspected_begins_inspection_anew() -> None:
+    world = World()
+    world.look()
+    world.controllers()
+    world.waits(world.pod(), reason="CreateContainerConfigError", message='secret "s3" not found')
+    world.look()
+    world.edit(storage={"credentialsSecretRef": {"name": "other"}})
+    world.run_fairly()
+    assert world.made.count(INSPECT_JOB) == 2
+    assert world.state == ("True", "Succeeded")
+
+
 @pytest.mark.parametrize(
     ("setting", "value"), [("backoffLimit", 9), ("activeDeadlineSeconds", 7200), ("pendingDeadlineSeconds", 60)]
 )
@@ -870,6 +980,33 @@ def test_an_object_of_a_later_crd_says_which_setting_is_not_known() -> None:
     assert "CRD" in summary.message
 
 
+def test_a_setting_that_only_the_models_refuse_stops_nothing_and_can_be_mended() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.edit(nodeSelector={"not a label": "x"})
+    world.look()
+    assert world.state == ("Unknown", "ConfigurationInvalid")
+    assert condition(world, "Stalled") == ("True", "ConfigurationInvalid")
+    assert condition(world, "Reconciling")[0] == "False"
+    assert "deletionTimestamp" not in world.job(MASKS)["metadata"]
+    idle(world)
+    world.edit(nodeSelector=None)
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+    assert world.made == [INSPECT_JOB, MASKS_JOB]
+
+
+def test_a_run_that_a_later_operator_has_ended_is_left_as_it_is() -> None:
+    world = World()
+    world.run_fairly()
+    world.body["status"]["teachers"][0]["name"] = "TeacherOfTomorrow"
+    before = dict(world.body["status"])
+    world.edit(gpus=4)
+    decision = world.look()
+    assert decision.todo.empty
+    assert world.body["status"] == before
+
+
 def test_a_setting_that_only_the_models_refuse_is_told_in_their_words() -> None:
     decision = decide(body_of(nodeSelector={"not a label": "x"}), Observed(), SETTINGS, now=NOW)
     (summary,) = (one for one in decision.status.conditions if one.type == "Succeeded")
@@ -948,6 +1085,7 @@ def test_pods_that_failed_before_they_ran_are_counted_once() -> None:
         world.look()
     count = world.teacher().attempt_count
     assert count >= ATTEMPTS
+    assert all(one.gpu_seconds == 0 for one in world.teacher().attempts if one.start_time is None)
     for _ in range(3):
         idle(world)
     assert world.teacher().attempt_count == count

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tft_objects import NOW, teacher_of, view_of
 from tft_schema import status_errors
@@ -141,6 +141,7 @@ NUMBERS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -181,6 +182,16 @@ def _fits(view: ProgressView) -> None:
     assert status_errors(TeacherFineTuneStatus(teachers=[teacher])) == []
     for value in (view.ap_before, view.ap_after):
         assert value is None or -1 <= value <= 1
+
+
+@pytest.mark.parametrize("ap", [1.01, 2, -1.01, -0.5e9])
+def test_what_is_no_ap_is_not_taken_for_one(ap: float) -> None:
+    known = ProgressView(None, 0.25, 0.5)
+    for values in ({"ap_before": ap}, {"best_ap": ap}):
+        view = read_progress([step(1, **values)], known)
+        assert (view.ap_before, view.ap_after) == (0.25, 0.5)
+    view = read_progress([line("evaluation", step=1, steps=2, phase="adapted", ap=ap)], known)
+    assert view.ap_after == 0.5
 
 
 def test_lines_for_people_are_those_that_are_no_progress() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tft_objects import NAME, NAMESPACE, body_of, job_of, pod_of
 
@@ -39,6 +39,7 @@ def test_the_newest_version_is_kept() -> None:
     assert kept["metadata"]["generation"] == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1))
 def test_in_whatever_order_versions_come_the_newest_is_kept(numbers: list[int]) -> None:
     store = Store()
@@ -170,6 +171,7 @@ MOVES = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(MOVES, max_size=30))
 def test_the_index_of_children_never_strays_from_what_there_is(moves: list[tuple[str, str, str, str | None]]) -> None:
     store, there = Store(), {}

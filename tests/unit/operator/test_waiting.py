@@ -89,6 +89,15 @@ def test_one_of_several_pods_that_does_not_run_holds_all_up() -> None:
     assert stand(running, pod_of("b", phase="Running", started=NOW)).state == "Running"
 
 
+def test_several_nodes_wait_for_the_pod_that_there_is_not() -> None:
+    job = job_of(parallelism=2, completions=2)
+    one, other = pod_of("a", phase="Running", started=NOW), pod_of("b", phase="Running", started=NOW)
+    assert stand(one, job=job).state == "Pending"
+    assert stand(one, other, job=job).state == "Running"
+    done = pod_of("b", phase="Succeeded", ended={"exitCode": 0})
+    assert stand(one, done, job=job).state == "Running"
+
+
 def test_a_pod_that_has_failed_does_not_hide_the_one_that_runs() -> None:
     assert stand(failed_pod(1, name="a"), pod_of("b", phase="Running", started=NOW)).state == "Running"
 
@@ -171,6 +180,27 @@ def test_a_job_that_was_only_just_made_has_no_status_at_all() -> None:
     view = JobView(job)
     assert (view.complete, view.failed, view.started) == (False, False, None)
     assert waiting(view, TRAINER, now=NOW).state == "Pending"
+
+
+@pytest.mark.parametrize(
+    ("pods", "unsettled"),
+    [
+        ([], True),
+        ([pod_of(phase="Running", started=NOW)], True),
+        ([failed_pod(1)], False),
+        ([failed_pod(1), pod_of("b", phase="Running", started=NOW)], True),
+        ([failed_pod(1), pod_of("b", phase="Succeeded", ended={"exitCode": 0})], False),
+    ],
+)
+def test_a_job_is_settled_when_it_is_known_how_its_pods_ended(pods: list[Any], unsettled: bool) -> None:
+    assert view_of(*pods, job=job_of(complete=True)).unsettled == unsettled
+
+
+def test_a_job_that_counts_more_pods_than_are_seen_is_not_settled() -> None:
+    job = job_of(complete=True)
+    job["status"] |= {"succeeded": 1, "failed": 1}
+    assert view_of(failed_pod(1), job=job).unsettled
+    assert not view_of(failed_pod(1), pod_of("b", phase="Succeeded", ended={"exitCode": 0}), job=job).unsettled
 
 
 def test_disruption_alone_is_no_end() -> None:

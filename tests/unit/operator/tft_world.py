@@ -19,7 +19,7 @@ from engine.spec import TeacherName
 from teacher_operator.api import NAME_MAX
 from teacher_operator.decide import Decision, Observed, decide, read_status
 from teacher_operator.names import COMPONENT, INSPECT, KUEUE_QUEUE, TEACHER, inspect_job, owner_uid, trainer_job
-from teacher_operator.observe import JobView, is_live, is_over
+from teacher_operator.observe import JobView, is_live, is_over, telling_pod
 from teacher_operator.progress import read_progress
 from teacher_operator.report import is_terminal, summary_condition
 from teacher_operator.settings import Settings
@@ -162,7 +162,7 @@ class World:
 
     def _complete(self, view: JobView) -> JobView:
         names = [pod["metadata"]["name"] for pod in view.pods]
-        failed = [pod["metadata"]["name"] for pod in view.pods if pod["status"]["phase"] == "Failed"]
+        telling = telling_pod(view.pods)
         progress = None
         for name in names:
             if self.pods[name]["status"]["phase"] == "Running" and name in self.logs:
@@ -171,7 +171,7 @@ class World:
         read = [key for key in known if key in self._events_read]
         return replace(
             view,
-            log=self._logs_read.get(failed[-1]) if failed else None,
+            log=self._logs_read.get(telling["metadata"]["name"]) if telling is not None else None,
             progress=progress,
             complaints=[message for key in read for message in self._events_read[key]] if read else None,
         )
@@ -193,7 +193,13 @@ class World:
         return news
 
     def _do(self, decision: Decision, refused: dict[str, FailureStatus]) -> None:
-        for name in [*decision.todo.delete, *(one["metadata"]["name"] for one in decision.todo.replace)]:
+        for name in decision.todo.delete:
+            self.delete_job(name)
+        for manifest in decision.todo.replace:
+            name = manifest["metadata"]["name"]
+            if name in self.refusals and self.refusals[name].reason == "ChildRefused":  # it is tried before
+                refused[name] = self.refusals[name]
+                return
             self.delete_job(name)
         for name, patch in decision.todo.patch:
             annotations = patch.get("metadata", {}).get("annotations", {})
