@@ -198,6 +198,8 @@ def _inspect(
         return Summary.suspended("suspended while its data was inspected")
     stand = waiting(view, INSPECT, now=now)
     todo.look_at(stand.look)
+    if stand.again is not None:
+        todo.again(stand.again)
     if stand.state == "Running":
         return Summary.active("Inspecting", "the data is being inspected")
     todo.again(now + 60)

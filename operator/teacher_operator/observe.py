@@ -98,12 +98,14 @@ class Waiting:
         message: Why, in a sentence.
         since: Seconds since the epoch, where the wait counts towards a deadline.
         look: The events of this Job or pod would say more: its kind and name.
+        again: Seconds since the epoch when they would, if the wait goes on.
     """
 
     state: str
     message: str = ""
     since: float | None = None
     look: tuple[str, str] | None = None
+    again: float | None = None
 
 
 def waiting(view: JobView, container: str, *, now: float) -> Waiting:
@@ -138,9 +140,8 @@ def _without_pods(view: JobView, container: str, *, now: float) -> Waiting:
         return Waiting("Pending", message, since=seconds(pod["metadata"]["deletionTimestamp"]))
     if view.complaints:
         return Waiting("Pending", f"its pod cannot be made: {view.complaints[-1]}", since=view.started)
-    age = now - (view.started or seconds(view.job["metadata"].get("creationTimestamp")) or now)
-    look = ("Job", view.name) if age > EVENTS_AFTER_SECONDS and view.complaints is None else None
-    return Waiting("Pending", "its pod is being made", since=view.started, look=look)
+    begun = view.started or seconds(view.job["metadata"].get("creationTimestamp")) or now
+    return _with_events(view, Waiting("Pending", "its pod is being made", since=view.started), "", begun, now=now)
 
 
 def _with_pods(view: JobView, pod: Body, container: str, *, now: float) -> Waiting:
@@ -160,10 +161,19 @@ def _with_pods(view: JobView, pod: Body, container: str, *, now: float) -> Waiti
         return Waiting("Pending", f"the container cannot be made: {said or reason}", since=since)
     if view.complaints:
         return Waiting("Pending", f"pod {name} cannot start: {view.complaints[-1]}", since=since)
-    age = now - (seconds(pod["metadata"].get("creationTimestamp")) or now)
-    look = ("Pod", name) if age > EVENTS_AFTER_SECONDS and view.complaints is None else None
     where = f" on node {node_of(pod)}" if node_of(pod) else ""
-    return Waiting("Starting", f"pod {name} is starting{where}", since=since, look=look)
+    stand = Waiting("Starting", f"pod {name} is starting{where}", since=since)
+    return _with_events(view, stand, name, seconds(pod["metadata"].get("creationTimestamp")) or now, now=now)
+
+
+def _with_events(view: JobView, stand: Waiting, pod: str, begun: float, *, now: float) -> Waiting:
+    """A wait that says nothing, with when events are to be read: those of the pod, or of the Job without one."""
+    if view.complaints is not None:
+        return stand
+    due = begun + EVENTS_AFTER_SECONDS
+    if now <= due:
+        return replace(stand, again=due + 1)
+    return replace(stand, look=("Pod", pod) if pod else ("Job", view.name))
 
 
 def _unschedulable(pod: Body, container: str, scheduled: Body, wait: str) -> str:

@@ -146,6 +146,8 @@ def _unfinished(
         return failed_for_good(teacher, FailureStatus(reason="Evicted", message=clip(message)), now=now)
     stand = waiting(view, TRAINER, now=now)
     todo.look_at(stand.look)
+    if stand.again is not None:
+        todo.again(stand.again)
     if refused is not None:
         said = f"its new settings are refused, and it goes on with the old ones: {refused.message}"
         stand = replace(stand, message="; ".join(part for part in (said, stand.message) if part))
