@@ -137,7 +137,8 @@ class Objects:
         old = self.get(place)
         if uid is not None and uid != old["metadata"]["uid"]:
             raise refusal(409, "Conflict", f"the uid of {place[2]} is {old['metadata']['uid']}")
-        lives = place[0] == "pods" and old["spec"].get("nodeName") and grace != 0
+        over = (old.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+        lives = place[0] == "pods" and old["spec"].get("nodeName") and grace != 0 and not over
         if not (lives or foreground):
             del self.bodies[place]
             return self._commit("DELETED", place[0], old, keep=False)
@@ -251,6 +252,8 @@ class MemoryApi(kmock.KubernetesScaffold):
                 return self.objects.get(place)
             case kmock.method.POST if sub == "binding":
                 return self._bind(place, request.data["target"]["name"])
+            case kmock.method.POST if query.get("dryRun"):
+                return request.data
             case kmock.method.POST:
                 return self.objects.create(plural, namespace, request.data)
             case kmock.method.PUT:
