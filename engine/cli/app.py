@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from engine.cli import adapters, data, runs
+from engine.cli import adapters, data, launch, runs
 
 app = typer.Typer(
     name="teacher",
@@ -30,3 +30,4 @@ for command in (
     runs.doctor,
 ):
     app.command()(command)
+app.command(context_settings=launch.WORDS_FOLLOW)(launch.launch)

@@ -1,0 +1,45 @@
+"""The command that trains by several processes: launch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine import launch as launcher
+from engine.cli.ending import OutcomeFile
+from engine.errors import ConfigError
+
+WORDS_FOLLOW = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+"""Settings of a command that is followed by another."""
+
+
+def launch(
+    context: typer.Context,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="On this machine: one a GPU.")],
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines that do the same.")] = 1,
+    node_rank: Annotated[int, typer.Option("--node-rank", min=0, help="Number of this one, from 0.")] = 0,
+    rendezvous: Annotated[
+        str | None, typer.Option("--rendezvous", help="HOST:PORT of the first machine, where all meet.")
+    ] = None,
+    outcome: OutcomeFile = None,
+) -> None:
+    """Train by several processes: `teacher launch --processes 8 train --config …`, on each machine of a run."""
+    words = context.args
+    given = {word.partition("=")[0] for word in words}
+    if words[:1] != ["train"] or "--config" not in given:
+        raise ConfigError("several processes train a planned run: teacher launch --processes 8 train --config …")
+    if "--outcome" in given:
+        raise ConfigError("give --outcome before train: it tells of all processes")
+
+    def command(file: Path | None) -> Sequence[str]:
+        told = [] if file is None else ["--outcome", str(file)]
+        return [sys.executable, "-m", "engine.cli", *words, *told]
+
+    exit_code = launcher.launch(
+        command, processes=processes, nodes=nodes, node_rank=node_rank, rendezvous=rendezvous, outcome=outcome
+    )
+    raise typer.Exit(exit_code)
