@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap, mean_iou
+from engine.evaluation.ground_truth import IouType
 from engine.results import ApMetrics
 from engine.teachers.base import Teacher
+
+Seen = tuple[CocoImage, Detections]
+"""One image, with the size that it has, and what was seen in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,27 +53,49 @@ def evaluate(
         batch_size: Images that the teacher is given at a time.
         on_progress: Told how many images of how many are done, after each batch.
     """
-    detections: list[Detections] = []
-    images: list[CocoImage] = []
-    for start in range(0, len(dataset), batch_size):
-        indices = range(start, min(start + batch_size, len(dataset)))
-        samples = [load(i) for i in indices]
-        for i, sample in zip(indices, samples, strict=True):
-            images.append(replace(dataset.images[i], width=sample.image.shape[1], height=sample.image.shape[0]))
+    indices = range(len(dataset))
+    seen = look(teacher, dataset, load, indices=indices, batch_size=batch_size, on_progress=on_progress)
+    return compare(dataset, seen, iou_type=teacher.iou_type)
+
+
+def look(
+    teacher: Teacher,
+    dataset: CocoDataset,
+    load: Callable[[int], Sample],
+    *,
+    indices: Sequence[int],
+    batch_size: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Seen]:
+    """What ``teacher`` sees in the images of ``dataset`` at ``indices``; all else as for :func:`evaluate`."""
+    found: list[Seen] = []
+    for start in range(0, len(indices), batch_size):
+        some = indices[start : start + batch_size]
+        samples = [load(i) for i in some]
+        images = [
+            replace(dataset.images[i], width=sample.image.shape[1], height=sample.image.shape[0])
+            for i, sample in zip(some, samples, strict=True)
+        ]
         if teacher.iou_type == "segm":
             samples = [
-                _with_masks_only(sample, dataset.annotations[i]) for i, sample in zip(indices, samples, strict=True)
+                _with_masks_only(sample, dataset.annotations[i]) for i, sample in zip(some, samples, strict=True)
             ]
-        for sample, seen in zip(samples, teacher.predict(samples), strict=True):
+        for image, sample, seen in zip(images, samples, teacher.predict(samples), strict=True):
             prompts = seen.prompt_indices
-            detections.append(
-                seen if prompts is None else replace(seen, prompt_indices=sample.annotation_indices[prompts])
-            )
+            if prompts is not None:
+                seen = replace(seen, prompt_indices=sample.annotation_indices[prompts])
+            found.append((image, seen))
         if on_progress is not None:
-            on_progress(len(detections), len(dataset))
-    dataset = replace(dataset, images=tuple(images))
-    metrics = coco_ap(dataset, detections, iou_type=teacher.iou_type)
-    if teacher.iou_type == "segm":
+            on_progress(len(found), len(indices))
+    return found
+
+
+def compare(dataset: CocoDataset, seen: Sequence[Seen], *, iou_type: IouType) -> Evaluation:
+    """What was seen in every image of ``dataset``, in its order, compared with the truth."""
+    dataset = replace(dataset, images=tuple(image for image, _ in seen))
+    detections = [found for _, found in seen]
+    metrics = coco_ap(dataset, detections, iou_type=iou_type)
+    if iou_type == "segm":
         metrics = metrics.model_copy(update={"miou": mean_iou(dataset, detections)})
     return Evaluation(metrics=metrics, detections=detections, dataset=dataset)
 
