@@ -20,6 +20,8 @@ class TeacherError(Exception):
     @property
     def reason(self) -> str:
         """The kind of failure as one CamelCase word, such as ``NotFinite``."""
+        if type(self) is TeacherError:
+            return "Unexpected"
         return type(self).__name__.removesuffix("Error")
 
 

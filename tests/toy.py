@@ -22,6 +22,7 @@ from engine.teachers.base import Batch, Example, LoraTargets, Teacher
 from engine.teachers.lora import adapter_tensors, attach
 from engine.training.checkpoint import Checkpoint, Progress
 from engine.training.loop import Hooks, Loop
+from engine.training.processes import ALONE, Processes
 from engine.training.runtime import Stop, seed_all
 from engine.training.steps import Steps
 
@@ -195,6 +196,7 @@ def toy_loop(
     hooks: dict[str, Any] | None = None,
     stop: Stop | None = None,
     patience: int = 0,
+    processes: Processes = ALONE,
     checkpoint_seconds: float = 300,
     **changes: Any,
 ) -> Loop:
@@ -203,7 +205,7 @@ def toy_loop(
     teacher = ToyTeacher()
     seed_all(common.seed)
     attach(teacher, wanted.lora)
-    steps = Steps.of(wanted, images=images, seed=common.seed)
+    steps = Steps.of(wanted, images=images, seed=common.seed, place=processes.place)
     own = {
         "batches": lambda step: toy_batches(teacher, steps, step),
         "evaluate": lambda: overlap(teacher, range(1000, 1032)),
@@ -221,5 +223,6 @@ def toy_loop(
         folder=folder,
         hooks=Hooks(**own | (hooks or {})),
         stop=stop or Stop(),
+        processes=processes,
         checkpoint_seconds=checkpoint_seconds,
     )

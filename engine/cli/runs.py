@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ from engine.cli.ending import OutcomeFile, failures_in
 from engine.cli.names import find_run
 from engine.config import RunConfig, from_yaml
 from engine.errors import ConfigError, TeacherError
+from engine.launch import Place
 from engine.manifest import Manifest, load_manifest
 from engine.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
 from engine.plan import TrainingRun
@@ -25,6 +27,9 @@ from engine.results import TeacherResult
 from engine.spec import FineTuneSpec, LoraPreset, TeacherName
 from engine.storage import Storage, default_cache
 from engine.validation import parse
+
+if TYPE_CHECKING:
+    from engine.training.processes import Processes
 
 
 class ProgressStyle(StrEnum):
@@ -136,6 +141,8 @@ def train(
         return
     if outcome is not None:
         raise ConfigError("--outcome goes with --config: it tells of one teacher of a planned run")
+    if Place.of(os.environ).size > 1:
+        raise ConfigError("several processes train one planned run: give --config")
     if data is None or output is None:
         raise ConfigError("give --data and --output, or --config of a planned run")
     if base_model is not None and len(teacher or []) != 1:
@@ -185,8 +192,10 @@ def _train_planned(
     endpoint_url: str | None,
     outcome: Path | None,
 ) -> None:
-    """Train what a ``teacher_config.yaml`` says; this is what a Job runs."""
-    listener = _listener(progress)
+    """Train what a ``teacher_config.yaml`` says, perhaps as one of several processes; this is what a Job runs."""
+    speaks = Place.of(os.environ).rank == 0
+    listener = _listener(progress) if speaks else _silent
+    processes: Processes | None = None
     teacher = teachers[0] if teachers else None
     try:
         with failures_in(outcome):
@@ -195,23 +204,42 @@ def _train_planned(
             names = teachers or config.teachers.names
             if outcome is not None and len(names) != 1:
                 raise ConfigError(f"--outcome tells of one teacher, not of {', '.join(names)}: give one --teacher")
-            for teacher in names:
-                result = _train_one(TrainingRun(teacher, config), _storage_of(config), listener, work_dir)
+            from engine.training.processes import joined
+
+            with joined() as processes:
+                for teacher in names:
+                    run = TrainingRun(teacher, config)
+                    result = _train_one(run, _storage_of(config), listener, work_dir, processes)
     except TeacherError as error:
         slug = teacher.slug if teacher is not None else ""
         listener(Event(event="error", teacher=slug, message=str(error), reason=error.reason, exit_code=error.exit_code))
-        if progress is ProgressStyle.JSON:  # whoever reads the lines has been told
+        # Whoever reads the lines has been told; so has the first of several processes, which says it.
+        if progress is ProgressStyle.JSON if speaks else processes is not None and processes.told:
             raise typer.Exit(error.exit_code) from None
         raise
     if outcome is not None:
         write_outcome(outcome, Outcome(trained=TeacherOutcome.of(result)))
 
 
-def _train_one(run: TrainingRun, storage: Storage, listener: Listener, work_dir: Path | None) -> TeacherResult:
+def _train_one(
+    run: TrainingRun,
+    storage: Storage,
+    listener: Listener,
+    work_dir: Path | None,
+    processes: Processes | None = None,
+) -> TeacherResult:
+    from engine.training.processes import ALONE
     from engine.training.publish import train_and_publish
 
     folder = _work_dir(work_dir, run.layout)
-    return train_and_publish(run, storage=storage, listener=listener, work_dir=folder, cache=default_cache())
+    return train_and_publish(
+        run,
+        storage=storage,
+        listener=listener,
+        work_dir=folder,
+        cache=default_cache(),
+        processes=processes or ALONE,
+    )
 
 
 def fetch(
@@ -271,6 +299,10 @@ def _listener(style: ProgressStyle) -> Listener:
         style = ProgressStyle.BAR if is_terminal() else ProgressStyle.JSON
     listeners: dict[ProgressStyle, Callable[[], Listener]] = {ProgressStyle.BAR: bar, ProgressStyle.JSON: json_lines}
     return listeners[style]()
+
+
+def _silent(event: Event) -> None:
+    pass
 
 
 def _show_run(layout: RunLayout, metadata: RunMetadata) -> None:

@@ -56,11 +56,13 @@ class Views(Dataset[Example | TeacherError]):
 def batches_from(
     step: int, steps: Steps, views: Views, *, workers: int | None, pin_memory: bool
 ) -> Generator[Batch, None, None]:
-    """All batches of a run from a step on, made in ``workers`` processes (0: in this one; None: one a core).
+    """All batches of a run from a step on, made in ``workers`` processes (0: in this one; None: one a core, of those
+    that fall to each process of the run on this machine).
 
     Close it: workers do not heed the SIGTERM by which Python ends processes that are left over.
     """
-    count = min(MAX_WORKERS, len(os.sched_getaffinity(0))) if workers is None else workers
+    cores = max(1, len(os.sched_getaffinity(0)) // steps.place.local_size)
+    count = min(MAX_WORKERS, cores) if workers is None else workers
     loader: DataLoader[Example | TeacherError] = DataLoader(
         views,
         batch_sampler=steps.batches_from(step),

@@ -3,7 +3,9 @@
 Everything random in a step is seeded by (seed, step), its images and learning rate are functions of the step too:
 so the step's number, the adapter and the optimizer are all that a run needs to go on exactly.
 
-Not supported: the gradients of several processes are not added up; a step counts the objects of all of them.
+Several processes go through the same loop, each with its share of a step's images. Their gradients and losses are
+added up, so that all have the same adapter and come to the same decisions; only the first writes checkpoints.
+Not supported: the same noise in the adapter's dropout for every number of processes.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from engine.training.optimizer import (
     optimizer_tensors,
     restore_optimizer,
 )
+from engine.training.processes import ALONE, Processes
 from engine.training.runtime import Stop, autocast, memory_errors, peak_memory_bytes, seed_all
 from engine.training.steps import Steps, learning_rate
 
@@ -49,7 +52,7 @@ class Hooks:
 
     Attributes:
         batches: The batches of the run from a step on.
-        evaluate: Metrics of the teacher as it is, on the validation part.
+        evaluate: Metrics of the teacher as it is, on the validation part; the same in all processes.
         keep_best: The teacher is the best so far: write its adapter.
         checkpointed: A checkpoint has been written.
         listen: Is told of every event.
@@ -74,6 +77,7 @@ class Loop:
         folder: Checkpoints go there.
         hooks: What the loop asks of others.
         stop: Set by SIGTERM.
+        processes: Those that train this teacher together.
         checkpoint_seconds: Longest time between two checkpoints.
     """
 
@@ -88,10 +92,11 @@ class Loop:
         folder: Path,
         hooks: Hooks,
         stop: Stop,
+        processes: Processes = ALONE,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         self.teacher, self.settings, self.training, self.steps = teacher, settings, training, steps
-        self.folder, self.hooks, self.stop = folder, hooks, stop
+        self.folder, self.hooks, self.stop, self.processes = folder, hooks, stop, processes
         self.checkpoint_seconds = checkpoint_seconds
         self.start = start
         self.progress = start.progress
@@ -121,7 +126,7 @@ class Loop:
                 if done == self.steps.total or (patience and self.progress.waited >= patience):
                     return self.progress
                 self._step(batches)
-                if self.stop.requested:
+                if self.processes.any(self.stop.requested):
                     self._checkpoint()
                     raise self._interrupted()
                 if time.monotonic() - self.saved >= self.checkpoint_seconds:
@@ -129,14 +134,15 @@ class Loop:
 
     def _step(self, batches: Iterator[Batch]) -> None:
         begin, done = time.monotonic(), self.progress.step
-        keys = self.steps.batches(done)
-        parts = [next(batches) for _ in keys]
-        seed_all(self.training.seed, done)  # after the batches: a loader draws a number when it starts
+        parts = [next(batches) for _ in self.steps.batches(done)]
+        seed_all(
+            self.training.seed, done, self.processes.place.rank
+        )  # after the batches: a loader draws a number when it starts
         set_training(self.teacher, True)
         rate = learning_rate(done, self.steps.total, self.settings)
         try:
             with memory_errors(self.teacher, self.settings):
-                losses = gradients(self.teacher, parts, self.precision)
+                losses = gradients(self.teacher, parts, self.precision, self.processes)
                 apply_gradients(self.optimizer, learning_rate=rate, clip_norm=self.settings.clip_norm, losses=losses)
         except NotFiniteError as error:
             raise NotFiniteError(
@@ -144,7 +150,7 @@ class Loop:
                 f"({self.settings.learning_rate:g}), or set training.precision to float32; "
                 + ("the best adapter so far is kept" if self.best else "there is no adapter yet")
             ) from None
-        self.pace.step(time.monotonic() - begin, images=sum(map(len, keys)))
+        self.pace.step(time.monotonic() - begin, images=len(self.steps.views(done)))
         self._count_step(losses)
         self._tell(
             "step",
@@ -188,6 +194,8 @@ class Loop:
         self._checkpoint()
 
     def _checkpoint(self) -> None:
+        if not self.processes.first:
+            return
         self.progress = self._updated()
         checkpoint = replace(
             self.start,

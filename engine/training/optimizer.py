@@ -14,6 +14,8 @@ from torch.optim import AdamW
 from engine.config import TeacherSettings
 from engine.errors import NotFiniteError
 from engine.teachers.base import Batch, Teacher
+from engine.teachers.lora import trainable_parameters
+from engine.training.processes import ALONE, Processes
 from engine.training.runtime import to_device
 
 
@@ -48,21 +50,27 @@ def restore_optimizer(optimizer: AdamW, parameters: Mapping[str, nn.Parameter], 
         optimizer.state[parameter][key] = value
 
 
-def gradients(teacher: Teacher, batches: Sequence[Batch], precision: AbstractContextManager[Any]) -> dict[str, float]:
-    """Add the gradients of one optimizer step, forward and backward.
+def gradients(
+    teacher: Teacher,
+    batches: Sequence[Batch],
+    precision: AbstractContextManager[Any],
+    processes: Processes = ALONE,
+) -> dict[str, float]:
+    """Add the gradients of one optimizer step, forward and backward, over all processes.
 
     Losses are divided by the objects of the whole step, over its batches and over all processes, so that the
     gradient does not depend on how the step is cut.
 
     Args:
         teacher: With an adapter, on its device.
-        batches: All batches of the step on this process, on the CPU.
+        batches: All batches of the step on this process, on the CPU; there may be none.
         precision: Arithmetic of the forward pass.
+        processes: Those that share the step.
 
     Returns:
-        The loss of the step and its parts.
+        The loss of the whole step and its parts.
     """
-    count = max(1.0, count_everywhere(sum(teacher.count(batch) for batch in batches)))
+    count = max(1.0, processes.sum(sum(teacher.count(batch) for batch in batches)))
     sums: dict[str, Tensor] = {}
     for batch in batches:
         with precision:
@@ -70,17 +78,8 @@ def gradients(teacher: Teacher, batches: Sequence[Batch], precision: AbstractCon
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
-    return {name: float(value) for name, value in sums.items()}
-
-
-def count_everywhere(count: float) -> float:
-    """The sum of ``count`` over all processes."""
-    if not torch.distributed.is_initialized():
-        return count
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(count, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(total)
-    return float(total)
+    seen = {name: float(value) for name, value in sums.items()}
+    return processes.add_up(trainable_parameters(teacher).values(), seen)
 
 
 def apply_gradients(optimizer: AdamW, *, learning_rate: float, clip_norm: float, losses: Mapping[str, float]) -> None:

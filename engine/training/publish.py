@@ -42,6 +42,7 @@ from engine.progress import Event, Listener
 from engine.results import TeacherResult
 from engine.storage import Storage, join
 from engine.training.checkpoint import CHECKPOINT, load_checkpoint
+from engine.training.processes import ALONE, Processes
 from engine.training.trainer import TeacherTrainer
 
 VERSIONS_OF = ("torch", "transformers", "peft", "albumentations", "teacher-finetune")
@@ -54,7 +55,13 @@ def environment() -> dict[str, str]:
 
 
 def train_and_publish(
-    run: TrainingRun, *, storage: Storage, listener: Listener, work_dir: Path, cache: Path
+    run: TrainingRun,
+    *,
+    storage: Storage,
+    listener: Listener,
+    work_dir: Path,
+    cache: Path,
+    processes: Processes = ALONE,
 ) -> TeacherResult:
     """Train one teacher, from its last checkpoint if there is one, and publish it.
 
@@ -67,19 +74,26 @@ def train_and_publish(
         listener: Is told of progress.
         work_dir: Scratch folder of this request; what is in it of an earlier attempt is gone on from.
         cache: Where base models and images are kept between runs.
+        processes: Those that train this teacher together: the first fetches the checkpoint, and publishes.
 
     Raises:
         TeacherError: Of the kind that the failure is; its exit code is that of the process.
     """
     layout, local = run.layout, RunLayout(str(work_dir))
-    earlier = read_result(layout, run.teacher, storage)
-    if earlier is not None:
-        if not storage.exists(layout.metadata):
+    remote_last, local_last = join(layout.teacher(run.teacher), LAST), Path(local.teacher(run.teacher), LAST)
+
+    def begin() -> TeacherResult | None:
+        earlier = read_result(layout, run.teacher, storage)
+        if earlier is None:
+            _fetch_last(storage, remote_last, local_last)
+        elif not storage.exists(layout.metadata):
             publish_run(run.config, storage=storage)
+        return earlier
+
+    earlier = processes.decided(begin)
+    if earlier is not None:
         listener(_done(earlier, f"{layout.teacher(run.teacher)} is published already"))
         return earlier
-    remote_last, local_last = join(layout.teacher(run.teacher), LAST), Path(local.teacher(run.teacher), LAST)
-    _fetch_last(storage, remote_last, local_last)
 
     trainer = TeacherTrainer(
         run.config,
@@ -89,10 +103,16 @@ def train_and_publish(
         cache=cache,
         listeners=(listener,),
         on_checkpoint=partial(_keep, storage=storage, uri=remote_last),
+        processes=processes,
     )
     result = trainer.train()
-    published = _publish_teacher(result, run, storage=storage, work_dir=work_dir)
-    publish_run(run.config, storage=storage)
+
+    def publish() -> TeacherResult:
+        published = _publish_teacher(result, run, storage=storage, work_dir=work_dir)
+        publish_run(run.config, storage=storage)
+        return published
+
+    published = processes.decided(publish)
     listener(_done(published, f"published {layout.teacher(run.teacher)}"))
     return published
 

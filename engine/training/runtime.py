@@ -21,8 +21,8 @@ from engine.teachers.base import Teacher
 
 
 def choose_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU of this process if there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import TeacherSettings
+from engine.launch import Place
 
 Key = tuple[int, int]
 """(epoch, index of the image): one view of one image."""
@@ -25,11 +26,13 @@ class Steps:
 
     Attributes:
         images: Images of the training part.
-        batch_size: Images a batch.
-        accumulation_steps: Batches a step; the last step of an epoch may have fewer, and a smaller last one.
+        batch_size: Images a batch, at most.
+        accumulation_steps: Batches a step, where one process sees all of it; the last step of an epoch may have fewer,
+            and a smaller last one.
         epochs: Passes over the training part.
         evaluations: How often the teacher is measured, at most once an epoch.
         seed: Of the order of the images.
+        place: Of this process: the images of each step are shared out. What a step is does not depend on it.
     """
 
     images: int
@@ -38,9 +41,10 @@ class Steps:
     epochs: int
     evaluations: int
     seed: int
+    place: Place = field(default_factory=Place)
 
     @classmethod
-    def of(cls, settings: TeacherSettings, *, images: int, seed: int) -> Steps:
+    def of(cls, settings: TeacherSettings, *, images: int, seed: int, place: Place | None = None) -> Steps:
         """The steps that a teacher's settings ask for."""
         return cls(
             images=images,
@@ -49,6 +53,7 @@ class Steps:
             epochs=settings.epochs,
             evaluations=settings.evaluations,
             seed=seed,
+            place=place or Place(),
         )
 
     @property
@@ -65,16 +70,20 @@ class Steps:
         """Passes over the training part when ``step`` steps are done."""
         return step / self.per_epoch
 
-    def batches(self, step: int) -> list[list[Key]]:
-        """The batches of one step: views of images in the shuffled order of its epoch."""
+    def views(self, step: int) -> list[Key]:
+        """What one step sees, over all processes: images in the shuffled order of its epoch."""
         epoch, within = divmod(step, self.per_epoch)
         order = _order(self.images, self.seed, epoch)
         size = self.batch_size * self.accumulation_steps
-        keys = [(epoch, int(index)) for index in order[within * size : (within + 1) * size]]
+        return [(epoch, int(index)) for index in order[within * size : (within + 1) * size]]
+
+    def batches(self, step: int) -> list[list[Key]]:
+        """The batches of one step on this process; none if there are fewer images than processes."""
+        keys = self.place.share(self.views(step))
         return [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
 
     def batches_from(self, step: int) -> Iterator[list[Key]]:
-        """All batches of the run from ``step`` on."""
+        """All batches of the run on this process from ``step`` on."""
         for later in range(step, self.total):
             yield from self.batches(later)
 

@@ -23,7 +23,7 @@ from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
 from engine.dataset.types import Sample
 from engine.errors import ConfigError
-from engine.evaluation.evaluate import Evaluation, evaluate
+from engine.evaluation.evaluate import Evaluation, compare, look
 from engine.progress import Event, EventKind, Listener
 from engine.results import AdapterFile, ApMetrics, TeacherResult
 from engine.spec import TeacherName
@@ -43,6 +43,7 @@ from engine.training.checkpoint import CHECKPOINT, Checkpoint, Progress, load_ch
 from engine.training.data import Views, batches_from
 from engine.training.loop import Hooks, Loop
 from engine.training.parts import Part, Parts, prepare_parts
+from engine.training.processes import ALONE, Processes
 from engine.training.progress import tensorboard, thinned
 from engine.training.runtime import Stop, choose_device, memory_errors, seed_all
 from engine.training.samples import write_samples
@@ -72,6 +73,9 @@ class TeacherTrainer:
     ``last/`` to go on from; under ``logs/<teacher>/``, TensorBoard's files. A ``last/`` that is there at the start is
     gone on from.
 
+    Where several processes train it together, all of them do the same, and what is said here of files and listeners is
+    the first one's doing.
+
     Args:
         config: Of the run.
         teacher: Which of its teachers; may be left out if it has one.
@@ -80,6 +84,7 @@ class TeacherTrainer:
         cache: Where images and base models are kept between runs; default: the user's cache folder.
         listeners: Are told of progress, at most one step in ``log_seconds``.
         on_checkpoint: Is given the folder ``last/`` whenever what is in it was replaced.
+        processes: Those that train this teacher together.
 
     Raises:
         ConfigError: The configuration has no such teacher, or several to choose from.
@@ -95,6 +100,7 @@ class TeacherTrainer:
         cache: Path | None = None,
         listeners: Sequence[Listener] = (),
         on_checkpoint: Callable[[Path], None] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         names = config.teachers.names
         if teacher is None and len(names) != 1:
@@ -111,6 +117,7 @@ class TeacherTrainer:
         self.cache = cache or default_cache()
         self.listeners = listeners
         self.on_checkpoint = on_checkpoint
+        self.processes = processes
 
     def train(self) -> TeacherResult:
         """Measure the base, train, measure the best adapter.
@@ -119,14 +126,14 @@ class TeacherTrainer:
             TeacherError: Of the kind that the failure is. After InterruptedTrainingError the same call goes on.
         """
         with tensorboard(Path(self.layout.logs(self.name))) as curves:
-            listeners = (*self.listeners, curves)
+            listeners = (*self.listeners, curves) if self.processes.first else ()
 
             def tell_all(event: Event) -> None:
                 for listener in listeners:
                     listener(event)
 
             listen = thinned(tell_all, seconds=self.config.training.log_seconds)
-            checkpoint = self._last(listen)
+            checkpoint = self.processes.decided(partial(self._last, listen))
             job = self._prepare(checkpoint, listen)
             with Stop() as stop:
                 listen(job.event("start", **_so_far(checkpoint)))
@@ -137,15 +144,20 @@ class TeacherTrainer:
         data, training = self.config.data, self.config.training
         kind = REGISTRY[self.name]
         note = partial(Event, event="note", teacher=self.name.slug)
-        listen(note(message="fetching the data"))
-        parts = prepare_parts(data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache)
-        listen(note(message=f"fetching the base model {self.settings.base_model}"))
-        base = self._base(checkpoint)
+        with self.processes.one_here_first():
+            listen(note(message="fetching the data"))
+            parts = prepare_parts(
+                data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache
+            )
+            listen(note(message=f"fetching the base model {self.settings.base_model}"))
+            base = self._base(checkpoint)
+        self._check_same_base(base)
         if checkpoint is not None:
             self._check_same(checkpoint.settings, self._decisive(base))
         teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=self.settings)
         teacher.model.to(choose_device())
-        steps = Steps.of(self.settings, images=len(parts.train.dataset), seed=training.seed)
+        place = self.processes.place
+        steps = Steps.of(self.settings, images=len(parts.train.dataset), seed=training.seed, place=place)
         return Job(teacher=teacher, base=base, parts=parts, steps=steps)
 
     def _run(self, job: Job, checkpoint: Checkpoint | None, listen: Listener, stop: Stop) -> TeacherResult:
@@ -153,14 +165,14 @@ class TeacherTrainer:
         measure = partial(self._measure, teacher, stop)
         seed_all(self.config.training.seed)
         attach(teacher, self.settings.lora)
-        keep_best = partial(save_adapter, teacher, self.folder, card=self._card(job.base))
+        keep_best = partial(self._keep_best, job)
         seen_before = None
         if checkpoint is None:
             seen_before, checkpoint = self._begin(job, measure, listen)
         elif checkpoint.best:  # the file may be of later steps, which will be done again, or not be on this disk
             load_adapter_tensors(teacher, checkpoint.best, what="the checkpoint does not fit its base")
             keep_best()
-        progress = Loop(
+        loop = Loop(
             teacher,
             settings=self.settings,
             training=self.config.training,
@@ -175,9 +187,13 @@ class TeacherTrainer:
                 listen=listen,
             ),
             stop=stop,
-        ).run()
-
-        load_adapter(teacher, self.folder)  # what is on the disk is what is measured
+            processes=self.processes,
+        )
+        progress = loop.run()
+        if self.processes.first:
+            load_adapter(teacher, self.folder)  # what is on the disk is what is measured
+        else:
+            load_adapter_tensors(teacher, loop.best, what="the best adapter does not fit its base")
         seen_after = measure(val)
         test_after = None if job.parts.test is None else measure(job.parts.test).metrics
         if test_after is not None:
@@ -186,16 +202,10 @@ class TeacherTrainer:
         if seen_before is None:
             with adapter_off(teacher):
                 seen_before = measure(val)
-        write_samples(
-            self.folder,
-            val.dataset,
-            partial(val.sample, with_masks=False),
-            before=seen_before.detections,
-            after=seen_after.detections,
-            iou_type=teacher.iou_type,
+        seen = (seen_before, seen_after)
+        result = self.processes.decided(
+            lambda: self._leave(job, progress, checkpoint.before, seen=seen, test_after=test_after)
         )
-        result = self._result(job, progress, checkpoint.before, after=seen_after.metrics, test_after=test_after)
-        (self.folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         listen(job.event("note", message=_summary(result)))
         return result
 
@@ -210,29 +220,47 @@ class TeacherTrainer:
                 before["test"] = measure(job.parts.test).metrics
         ap = seen.metrics.ap
         listen(job.event("evaluation", step=0, epoch=0, ap=ap, ap_before=ap, phase="base"))
-        adapter, settings = adapter_tensors(job.teacher), self._decisive(job.base)
-        checkpoint = Checkpoint(Progress(), before, settings, adapter=adapter, optimizer={})
-        save_checkpoint(checkpoint, self.folder / LAST)
-        self._checkpointed()
-        return seen, checkpoint
 
-    def _result(
+        def begun() -> Checkpoint:
+            adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(job.teacher).items()}
+            checkpoint = Checkpoint(Progress(), before, self._decisive(job.base), adapter=adapter, optimizer={})
+            save_checkpoint(checkpoint, self.folder / LAST)
+            self._checkpointed()
+            return checkpoint
+
+        return seen, self.processes.decided(begun)
+
+    def _keep_best(self, job: Job) -> None:
+        if self.processes.first:
+            save_adapter(job.teacher, self.folder, card=self._card(job.base))
+
+    def _leave(
         self,
         job: Job,
         progress: Progress,
         before: Mapping[str, ApMetrics],
         *,
-        after: ApMetrics,
+        seen: tuple[Evaluation, Evaluation],
         test_after: ApMetrics | None,
     ) -> TeacherResult:
+        """Write samples of what the base and the best adapter have seen in the validation part, and the result."""
+        seen_before, seen_after = seen
+        write_samples(
+            self.folder,
+            job.parts.val.dataset,
+            partial(job.parts.val.sample, with_masks=False),
+            before=seen_before.detections,
+            after=seen_after.detections,
+            iou_type=job.teacher.iou_type,
+        )
         adapter = self.folder / ADAPTER
         content = adapter.read_bytes()
-        return TeacherResult(
+        result = TeacherResult(
             teacher=self.name,
             base_model=self.settings.base_model,
             base_revision=job.base.revision,
             before=before["val"],
-            after=after,
+            after=seen_after.metrics,
             test_before=before.get("test"),
             test_after=test_after,
             history=progress.history,
@@ -244,6 +272,8 @@ class TeacherTrainer:
             trainable_parameters=sum(p.numel() for p in trainable_parameters(job.teacher).values()),
             adapter=AdapterFile(uri=str(adapter), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)),
         )
+        (self.folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        return result
 
     def _batches(self, job: Job, step: int) -> Generator[Batch, None, None]:
         seed, workers = self.config.training.seed, self.config.training.workers
@@ -293,6 +323,14 @@ class TeacherTrainer:
             "base_revision": base.revision,
         }
 
+    def _check_same_base(self, base: LocalModel) -> None:
+        first = self.processes.decided(lambda: base.sha256)
+        if base.sha256 != first:
+            raise ConfigError(
+                f"the base model {self.settings.base_model} is not the same on all machines (sha256 {first[:12]}… "
+                f"on the first, {base.sha256[:12]}… here): set its revision to a commit"
+            )
+
     def _check_same(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         old, new = _flat(then), _flat(now)
         changed = [f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in old | new if old.get(k) != new.get(k)]
@@ -303,12 +341,18 @@ class TeacherTrainer:
             )
 
     def _measure(self, teacher: Teacher, stop: Stop, part: Part) -> Evaluation:
+        """What the teacher is worth: all processes look, and learn the metrics; the first has the detections."""
+
         def load(index: int) -> Sample:
             stop.check()
             return part.sample(index, with_masks=False)  # masks are compared as run lengths
 
+        indices = self.processes.place.share(range(len(part.dataset)))
         with memory_errors(teacher, self.settings):
-            return evaluate(teacher, part.dataset, load, batch_size=self.settings.batch_size)
+            seen = look(teacher, part.dataset, load, indices=indices, batch_size=self.settings.batch_size)
+        seen = self.processes.gather(seen)
+        metrics = self.processes.decided(lambda: compare(part.dataset, seen, iou_type=teacher.iou_type).metrics)
+        return Evaluation(metrics=metrics, detections=[found for _, found in seen], dataset=part.dataset)
 
     def _checkpointed(self) -> None:
         if self.on_checkpoint is not None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import replace
 from multiprocessing import Pipe, get_context
@@ -9,14 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from together import together
 from toy import metrics, overlap, toy_loop
 
+from engine.config import LoraSettings
 from engine.errors import InterruptedTrainingError, NotFiniteError, TeacherError
 from engine.progress import Event
+from engine.spec import LoraPreset
 from engine.teachers.lora import adapter_tensors
 from engine.training.checkpoint import Progress, load_checkpoint
 from engine.training.loop import Loop
+from engine.training.processes import ALONE, Processes
 from engine.training.runtime import Stop
+
+WITHOUT_NOISE = LoraSettings(preset=LoraPreset.ALL, rank=8, alpha=16, dropout=0)
+"""Dropout is drawn anew in every process."""
 
 
 def weights(loop: Loop) -> dict[str, torch.Tensor]:
@@ -215,3 +223,77 @@ def test_the_last_of_the_events_are_enough_to_know_how_good_it_is(tmp_path: Path
     assert [best["step", step] for step in (6, 7, 13)] == [None, 0.2, 0.4]
     assert [best["evaluation", step] for step in (6, 12, 18)] == [0.2, 0.4, 0.4]
     assert best["checkpoint", 18] == 0.4
+
+
+def train_together(processes: Processes, folder: Path, images: int) -> tuple[Progress, dict[str, torch.Tensor]]:
+    loop = toy_loop(folder / str(processes.place.rank), images=images, lora=WITHOUT_NOISE, processes=processes)
+    return loop.run(), weights(loop)
+
+
+# 21 images in steps of 8: the last step of an epoch has 5. Of 3 images, two of five processes see none.
+@pytest.mark.parametrize(("count", "images"), [(2, 21), (5, 3)])
+def test_several_processes_end_where_one_would(tmp_path: Path, count: int, images: int) -> None:
+    progress, alone = train_together(ALONE, tmp_path, images)
+    ends = together(train_together, tmp_path / "together", images, count=count)
+    for its_progress, its_weights in ends:
+        assert_same(its_weights, ends[0][1])
+        assert [point.step for point in its_progress.history] == [point.step for point in progress.history]
+        assert its_progress.best_step == progress.best_step
+        assert its_progress.best_ap == pytest.approx(progress.best_ap, abs=1e-4)
+        losses = [[point.loss for point in one.history if point.loss is not None] for one in (its_progress, progress)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name, tensor in alone.items():
+        torch.testing.assert_close(ends[0][1][name], tensor, rtol=1e-3, atol=1e-5)
+    assert [path.parent.name for path in (tmp_path / "together").glob("*/*.safetensors")] == ["0"]
+
+
+def stopped_together(processes: Processes, folder: Path, signalled: int) -> object:
+    """One of them gets SIGTERM after its 7th step; then what it leaves is gone on from, by all."""
+
+    def kill(event: Event) -> None:
+        if event.event == "step" and event.step == 7 and processes.place.rank == signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Stop() as stop:
+        loop = toy_loop(folder, lora=WITHOUT_NOISE, processes=processes, stop=stop, hooks={"listen": kill})
+        try:
+            loop.run()
+        except InterruptedTrainingError as stopped:
+            words = str(stopped)
+    start = processes.decided(lambda: load_checkpoint(folder))
+    loop = toy_loop(folder, lora=WITHOUT_NOISE, processes=processes, start=start)
+    return words, start.progress.step, without_time(loop.run()), weights(loop)
+
+
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_sigterm_to_one_process_stops_all_after_the_same_step(tmp_path: Path, signalled: int) -> None:
+    whole = toy_loop(tmp_path / "whole", lora=WITHOUT_NOISE)
+    whole.run()
+    ends = together(stopped_together, tmp_path / "stopped", signalled)
+    for words, step, progress, its_weights in ends:
+        assert "stopped after step 7 of 18" in words
+        assert (step, progress) == (7, ends[0][2])
+        assert_same(its_weights, ends[0][3])
+        for name, tensor in weights(whole).items():
+            torch.testing.assert_close(its_weights[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def poisoned_in_one(processes: Processes, folder: Path) -> None:
+    loop = toy_loop(folder, processes=processes)
+    batches = loop.hooks.batches
+
+    def poisoned(step: int) -> object:
+        for number, batch in enumerate(batches(step)):
+            if number == 9 and processes.place.rank == 1:
+                batch["boxes"][0, 0] = float("nan")
+            yield batch
+
+    loop.hooks = replace(loop.hooks, batches=poisoned)
+    loop.run()
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_so_in_all(tmp_path: Path) -> None:
+    failures = together(poisoned_in_one, tmp_path)
+    assert [type(failure) for failure in failures] == [NotFiniteError] * 2
+    assert len({str(failure) for failure in failures}) == 1
+    assert re.search(r"at step \d+ of 18 .*best adapter so far is kept", str(failures[0]))

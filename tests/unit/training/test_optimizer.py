@@ -1,19 +1,19 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from together import together
+from torch import Tensor, nn
 from toy import ToyTeacher, settings, toy_batches
 
 from engine.config import LoraSettings
 from engine.errors import NotFiniteError
 from engine.spec import LoraPreset
 from engine.teachers.lora import attach, trainable_parameters
-from engine.training.optimizer import apply_gradients, build_optimizer, count_everywhere, gradients
+from engine.training.optimizer import apply_gradients, build_optimizer, gradients
+from engine.training.processes import ALONE, Processes
 from engine.training.steps import Steps
 
 
@@ -45,24 +45,26 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(batch_size: int, accu
         torch.testing.assert_close(cut_gradients[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def count_in_a_process(rank: int, meeting: str, count: float, expected: float) -> None:
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    assert count_everywhere(count) == expected
-    torch.distributed.destroy_process_group()
+def gradients_of_a_share(processes: Processes, images: int) -> tuple[dict[str, float], dict[str, Tensor | None]]:
+    teacher = teacher_with_adapter()
+    steps = Steps(
+        images=images, batch_size=2, accumulation_steps=2, epochs=1, evaluations=1, seed=0, place=processes.place
+    )
+    batches = [batch for batch, _ in zip(toy_batches(teacher, steps), steps.batches(0), strict=True)]
+    losses = gradients(teacher, batches, nullcontext(), processes)
+    return losses, {name: parameter.grad for name, parameter in trainable_parameters(teacher).items()}
 
 
-def test_objects_are_counted_over_all_processes(tmp_path: Path) -> None:
-    meeting = f"file://{tmp_path / 'meeting'}"
-    counts = [3.0, 4.0]
-    processes = [
-        get_context("fork").Process(target=count_in_a_process, args=(rank, meeting, count, sum(counts)))
-        for rank, count in enumerate(counts)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+@pytest.mark.parametrize("images", [4, 3, 1])  # 1: of two processes one has nothing to do
+def test_processes_that_share_a_step_get_the_gradient_and_losses_of_the_whole(images: int) -> None:
+    losses, whole = gradients_of_a_share(ALONE, images)
+    shared = together(gradients_of_a_share, images)
+    for its_losses, its_gradients in shared:
+        assert its_losses == pytest.approx(losses, rel=1e-5)
+        for name, gradient in whole.items():
+            assert gradient is not None
+            torch.testing.assert_close(its_gradients[name], gradient, rtol=1e-4, atol=1e-6)
+            assert torch.equal(its_gradients[name], shared[0][1][name])
 
 
 def test_vectors_do_not_decay() -> None:

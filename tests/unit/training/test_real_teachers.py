@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny import grounding_dino_settings, random_grounding_dino, save_grounding_dino
 from tiny_sam import sam_settings, save_sam
+from together import together
 from toy import training, write_toy_data
 
 from engine.config import DataConfig, RunConfig
@@ -19,16 +22,18 @@ from engine.config.model import PartConfig, SplitConfig, StorageConfig, Teachers
 from engine.dataset import inspect_dataset, load_dataset, load_sample
 from engine.errors import InterruptedTrainingError
 from engine.progress import Event
+from engine.results import TeacherResult
 from engine.spec import AugmentationSpec, Background, EnvironmentSpec, Intensity, Lighting, TeacherName
 from engine.teachers import load_adapted
 from engine.training import TeacherTrainer
+from engine.training.processes import Processes
 
 
-def config_of(folder: Path, name: TeacherName) -> RunConfig:
+def config_of(folder: Path, name: TeacherName, *, dropout: float = 0.1) -> RunConfig:
     """5 images to train on, in 3 steps an epoch; 2 epochs, measured after each."""
     data = write_toy_data(folder / "data" / "all.json", range(8), masks=True)
     changes = {"epochs": 2, "evaluations": 2}
-    changes |= {"lora": {"preset": "encoder-decoder", "rank": 4, "alpha": 8, "dropout": 0.1}}
+    changes |= {"lora": {"preset": "encoder-decoder", "rank": 4, "alpha": 8, "dropout": dropout}}
     if name is TeacherName.SAM:
         teachers = TeachersConfig(sam=sam_settings(base_model=str(save_sam(folder)), **changes))
     else:
@@ -93,3 +98,36 @@ def test_a_stopped_run_ends_with_the_same_adapter_and_it_loads_back(tmp_path: Pa
         if name is TeacherName.SAM:
             assert [rle["counts"].decode() for rle in seen.masks] == after["masks"]
     assert records
+
+
+def train_together(processes: Processes, config: RunConfig, work: Path) -> tuple[TeacherResult, list[str]]:
+    events: list[Event] = []
+    folder = work / str(processes.place.rank)
+    trainer = TeacherTrainer(config, work_dir=folder, listeners=[events.append], processes=processes)
+    return trainer.train(), [event.event for event in events]
+
+
+@pytest.mark.parametrize("name", list(TeacherName))
+@pytest.mark.parametrize("count", [2, 3])  # of 3 processes one has nothing to do: a step has 2 images
+def test_several_processes_train_the_adapter_that_one_trains(tmp_path: Path, name: TeacherName, count: int) -> None:
+    config = config_of(tmp_path, name, dropout=0)
+    whole = TeacherTrainer(config, work_dir=tmp_path / "whole").train()
+    ends = together(train_together, config, tmp_path / "together", count=count)
+    alone, shared = (
+        load_file(tmp_path / work / f"teachers/{name.slug}_lora/adapter_model.safetensors")
+        for work in ("whole", "together/0")
+    )
+    assert alone.keys() == shared.keys()
+    for tensor in alone:
+        torch.testing.assert_close(shared[tensor], alone[tensor], rtol=1e-3, atol=1e-4)
+    for result, _ in ends:
+        assert result == ends[0][0]
+        assert result.after.ap == pytest.approx(whole.after.ap, abs=0.02)
+        assert result.before.ap == pytest.approx(whole.before.ap, abs=1e-3)
+        losses = [(point.step, point.loss) for point in whole.history if point.loss is not None]
+        its_losses = [(point.step, point.loss) for point in result.history if point.loss is not None]
+        assert [step for step, _ in its_losses] == [step for step, _ in losses]
+        assert [loss for _, loss in its_losses] == pytest.approx([loss for _, loss in losses], rel=1e-3)
+    # The others write nothing and say nothing.
+    assert {path.name for path in (tmp_path / "together").iterdir()} == {"0"}
+    assert [bool(events) for _, events in ends] == [True] + [False] * (count - 1)

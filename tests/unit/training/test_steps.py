@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 import pytest
 from toy import settings
 
+from engine.launch import Place
 from engine.training.steps import Steps, learning_rate
 
 
@@ -27,6 +29,22 @@ def test_every_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
 def test_the_last_step_of_an_epoch_has_what_is_left() -> None:
     assert [[len(batch) for batch in steps().batches(step)] for step in range(3)] == [[2, 2], [2, 2], [2]]
     assert [[len(batch) for batch in steps(images=9).batches(step)] for step in range(3)] == [[2, 2], [2, 2], [1]]
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])  # of 8 processes half have nothing to do
+def test_processes_share_out_what_one_would_see(size: int) -> None:
+    alone, shared = steps(), [replace(steps(), place=Place(rank, size)) for rank in range(size)]
+    for step in range(alone.total):
+        seen = [[key for batch in plan.batches(step) for key in batch] for plan in shared]
+        assert list(chain(*seen)) == alone.views(step) == list(chain(*alone.batches(step)))
+        assert max(map(len, seen)) - min(map(len, seen)) <= 1
+        assert all(0 < len(batch) <= alone.batch_size for plan in shared for batch in plan.batches(step))
+    assert {(plan.total, plan.epochs_at(4)) for plan in shared} == {(alone.total, alone.epochs_at(4))}
+
+
+def test_a_batch_of_a_step_is_that_of_one_process_where_every_process_has_one() -> None:
+    alone, shared = steps(), [replace(steps(), place=Place(rank, 2)) for rank in range(2)]
+    assert [batch for plan in shared for batch in plan.batches(0)] == alone.batches(0)
 
 
 def test_batches_from_a_step_are_the_rest_of_all_batches() -> None:
