@@ -149,6 +149,10 @@ class AnyOrder(RuleBasedStateMachine):
     def kueue_decides(self, admit: bool) -> None:
         self.world.kueue(admit=admit)
 
+    @rule(suspend=st.booleans())
+    def somebody_else_suspends(self, suspend: bool) -> None:
+        self.world.others(suspend=suspend)
+
     @rule()
     def all_goes_well_for_a_moment(self) -> None:
         self.world.step()

@@ -288,6 +288,25 @@ def test_what_kueue_queues_is_suspended_by_taking_its_job_away() -> None:
     assert world.state == ("True", "Succeeded")
 
 
+def test_a_job_that_somebody_else_suspends_is_theirs_to_let_run() -> None:
+    world = World(teachers=[MASKS], pendingDeadlineSeconds=60)
+    world.training()
+    world.others(suspend=True)
+    world.look()
+    world.controllers()
+    world.reap()
+    world.advance(9000)
+    for _ in range(2):
+        world.look()
+        assert world.job(MASKS)["spec"]["suspend"] is True
+        assert world.state == ("Unknown", "Queued")
+    assert "not by this operator" in world.summary[2]
+    world.others(suspend=False)
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+    assert world.made.count(MASKS_JOB) == 1
+
+
 def test_kueue_may_take_the_place_away() -> None:
     world = World(teachers=[MASKS], queueName="team-a", pendingDeadlineSeconds=60)
     world.training()

@@ -18,7 +18,16 @@ from engine.outcome import Outcome
 from engine.spec import TeacherName
 from teacher_operator.api import NAME_MAX
 from teacher_operator.decide import Decision, Observed, decide, read_status
-from teacher_operator.names import COMPONENT, INSPECT, KUEUE_QUEUE, TEACHER, inspect_job, owner_uid, trainer_job
+from teacher_operator.names import (
+    COMPONENT,
+    INSPECT,
+    KUEUE_QUEUE,
+    SUSPENDED,
+    TEACHER,
+    inspect_job,
+    owner_uid,
+    trainer_job,
+)
 from teacher_operator.observe import JobView, is_live, is_over, telling_pod
 from teacher_operator.progress import read_progress
 from teacher_operator.report import is_terminal, summary_condition
@@ -466,12 +475,21 @@ class World:
                 job["spec"]["suspend"] = not admit
                 self._touch("Job", job)
 
+    def others(self, *, suspend: bool) -> None:
+        """Somebody suspends Jobs that are in no queue of ours, or lets those run again."""
+        for job in self.jobs.values():
+            ours = {KUEUE_QUEUE, SUSPENDED} & {*job["metadata"]["labels"], *job["metadata"].get("annotations", {})}
+            if not ours and not _ended(job) and bool(job["spec"].get("suspend")) != suspend:
+                job["spec"]["suspend"] = suspend
+                self._touch("Job", job)
+
     def step(self) -> None:
         """Everything moves on a little, and nothing fails."""
         self.controllers()
         self.reap()
         self.controllers()
         self.kueue(admit=True)
+        self.others(suspend=False)
         for pod in self.live_pods():
             if pod["metadata"].get("deletionTimestamp"):
                 continue
