@@ -214,7 +214,7 @@ class MemoryApi(kmock.KubernetesScaffold):
     objects: Objects = attrs.field(factory=Objects)
     logs: dict[tuple[str, str], list[str]] = attrs.field(factory=dict)
     refuse: Callable[[kmock.Request], Exception | None] = lambda _: None
-    lose: Callable[[kmock.Request], bool] = lambda _: False
+    lose: Callable[[kmock.Request], object] = lambda _: None
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
