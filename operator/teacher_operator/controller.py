@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -200,14 +201,21 @@ class Controller:
             known = {key_of(body): version(body) for body in self.store.all(kind)}
             there: set[Key] = set()
             for namespace in self.settings.namespaces or (None,):
-                async for body in self.cluster.list_all(kind, namespace):
-                    key = key_of(body)
-                    there.add(key)
-                    if version(body) > known.get(key, -1) and self.store.put(kind, body):
-                        self.metrics.missed.labels(kind).inc(int(count))
-                        run = key if kind == KINDS[0] else run_of(body)
-                        if run is not None:
-                            self.queue.add(run)
+                try:
+                    async for body in self.cluster.list_all(kind, namespace):
+                        key = key_of(body)
+                        there.add(key)
+                        if version(body) > known.get(key, -1) and self.store.put(kind, body):
+                            self.metrics.missed.labels(kind).inc(int(count))
+                            run = key if kind == KINDS[0] else run_of(body)
+                            if run is not None:
+                                self.queue.add(run)
+                except ApiError as error:
+                    if namespace is None or error.code != HTTPStatus.FORBIDDEN:
+                        raise
+                    # A namespace that is gone has no Role either; the others are served all the same.
+                    logger.warning("namespace %s cannot be looked at: %s", namespace, error)
+                    there |= {key for key in known if key.namespace == namespace}
             for key in known.keys() - there:
                 gone = self.store.get(kind, key)
                 if gone is not None and version(gone) == known[key]:

@@ -188,7 +188,8 @@ def _unschedulable(pod: Body, container: str, scheduled: Body, wait: str) -> str
     )
     short = next((name for name in limits if f"Insufficient {name}" in said), None)
     if short is not None and "/" in short:
-        return f"no node has a free {short}; unschedulable for {wait}: {said}"
+        amount = "a" if limits[short] == "1" else limits[short]
+        return f"no node has {amount} free {short}; unschedulable for {wait}: {said}"
     return f"no node fits; unschedulable for {wait}: {said or 'the scheduler has not said why'}"
 
 

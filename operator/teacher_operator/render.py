@@ -217,20 +217,14 @@ def _failure_policy(container: str) -> Manifest:
 
 def _trainer_command(spec: TeacherFineTuneSpec, job: str, teacher: TeacherName, config_uri: str) -> list[str]:
     literal = config_uri.replace("$", "$$")  # the kubelet expands $(NAME)
-    arguments = ["train", "--config", literal, "--teacher", teacher.value, "--progress", "json"]
-    arguments += ["--work-dir", WORK, "--outcome", OUTCOME]
+    train = ["train", "--config", literal, "--teacher", teacher.value, "--progress", "json", "--work-dir", WORK]
     if spec.nodes * spec.gpus <= 1:
-        return ["teacher", *arguments]
-    distributed = ["torchrun", f"--nproc-per-node={spec.gpus}", f"--nnodes={spec.nodes}"]
-    if spec.nodes == 1:
-        distributed += ["--standalone"]
-    else:  # the kubelet puts in the index that the Job controller gives each pod
-        distributed += [
-            "--node-rank=$(JOB_COMPLETION_INDEX)",
-            f"--master-addr={job}-0.{job}",
-            f"--master-port={RENDEZVOUS_PORT}",
-        ]
-    return [*distributed, "-m", "engine.cli", *arguments]
+        return ["teacher", *train, "--outcome", OUTCOME]
+    several = ["--processes", str(spec.gpus)]
+    if spec.nodes > 1:  # the kubelet puts in the index that the Job controller gives each pod
+        several += ["--nodes", str(spec.nodes), "--node-rank", "$(JOB_COMPLETION_INDEX)"]
+        several += ["--rendezvous", f"{job}-0.{job}:{RENDEZVOUS_PORT}"]
+    return ["teacher", "launch", *several, "--outcome", OUTCOME, *train]
 
 
 def _trainer_resources(spec: TeacherFineTuneSpec, settings: Settings) -> Manifest:

@@ -24,6 +24,9 @@ Body = Mapping[str, Any]
 ENDED = frozenset({"Succeeded", "Failed"})
 NOT_MEASURED = "not measured"
 
+PASSING = frozenset({"Interrupted", "Disrupted"})
+"""Causes of an attempt's end that nobody has to hear of once the next one runs."""
+
 EVICTIONS = 5
 """In a row, before a run is taken for the cause of them: of a disk that it fills, most likely."""
 
@@ -169,7 +172,7 @@ def _standing(
 ) -> TeacherStatus:
     """Where a Job stands, unless it has waited for too long."""
     again = ""
-    if teacher.failure is not None:
+    if teacher.failure is not None and teacher.failure.reason not in PASSING:
         again = f"attempt {teacher.attempt_count}, after {teacher.failure.reason}: {teacher.failure.message}"
     if stand.state == "Running":
         parts = (_doing(teacher.progress), stand.message, again)
@@ -191,7 +194,8 @@ def _doing(progress: ProgressStatus | None) -> str:
     """What a running trainer is at."""
     if progress is None:
         return "fetching the data and the base model"
-    at = f"epoch {progress.epoch} of {progress.epochs}" + (f", loss {progress.loss}" if progress.loss else "")
+    at = f"epoch {progress.epoch} of {progress.epochs}" if progress.epoch else f"step {progress.step}"
+    at += f", loss {progress.loss}" if progress.loss else ""
     return f"{at}, {progress.note}" if progress.note else at
 
 

@@ -1,7 +1,7 @@
 """Two places for the same scenarios: an API in memory, and a real API server with real controllers.
 
 The first is quick and runs the operator in the test's own process. The second is a control plane that all tests share;
-the operator is a process with the rights that its manifests give it and no others. It wants etcd, kube-apiserver,
+the operator is a process with the rights that the chart gives it and no others. It wants etcd, kube-apiserver,
 kube-controller-manager and kubectl in KUBEBUILDER_ASSETS or its default folder; tests are skipped where they are not.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 
 import aiohttp
 import control_plane as real
+import helm_python
 import kmock
 import pytest
 import pytest_asyncio
@@ -31,9 +32,9 @@ from operators import ProcessOperator, ThreadOperator
 from world import MERGE, MINE, Api, World
 
 ROOT = Path(__file__).parents[3]
-INSTALL = ROOT / "config" / "install.yaml"
+CRD = "teacherfinetunes.finetune.dev"
 OPERATOR = "teacher-finetune"
-"""Of the installation: namespace, and service account in it."""
+"""Of the installation: namespace, service account in it, and Lease."""
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 MEMORY, SERVER = "memory", "api-server"
@@ -98,12 +99,21 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real.Con
 
 
 def _install(plane: real.ControlPlane) -> None:
-    done = plane.kubectl("apply", "--server-side", "-f", str(INSTALL))
+    """What the chart holds, with rights over a Lease too; nothing runs its Deployment here."""
+    made = plane.kubectl("create", "namespace", OPERATOR)
+    assert made.returncode == 0, made.stderr
+    done = plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart({"leaderElection": {"enabled": True}}))
     assert done.returncode == 0, done.stderr
-    done = plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", OPERATOR, "--timeout=60s")
-    assert done.returncode == 0, done.stderr
-    done = plane.kubectl("wait", "--for=condition=Established", "crd/teacherfinetunes.finetune.dev", "--timeout=60s")
-    assert done.returncode == 0, done.stderr
+    for awaited in (["create", "serviceaccount/default"], ["condition=Established", f"crd/{CRD}"]):
+        done = plane.kubectl("wait", f"--for={awaited[0]}", awaited[1], "-n", OPERATOR, "--timeout=60s")
+        assert done.returncode == 0, done.stderr
+
+
+def chart(values: dict[str, Any]) -> str:
+    """The objects of the chart, but for those of its test, as helm would install them."""
+    with helm_python.Chart.load(ROOT / "helm" / "teacher-finetune") as loaded:
+        rendered = loaded.render(values, name=OPERATOR, namespace=OPERATOR)
+    return "\n---\n".join(text for path, text in rendered.items() if path.endswith(".yaml") and "/tests/" not in path)
 
 
 def token_of(plane: real.ControlPlane, account: str, namespace: str) -> str:

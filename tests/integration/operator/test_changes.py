@@ -48,8 +48,12 @@ async def test_a_limit_is_changed_in_place(world: World) -> None:
 
     await world.until(unlimited, "the deadline is taken away")
     assert await _uid(world, run) == job["metadata"]["uid"]
-    status = await world.status(run)
-    assert status["observedGeneration"] == (await world.run(run))["metadata"]["generation"] == 3
+    assert (await world.run(run))["metadata"]["generation"] == 3
+
+    async def observed() -> bool:
+        return (await world.status(run))["observedGeneration"] == 3
+
+    await world.until(observed, "the status is that of the last edit")
 
 
 async def test_other_settings_are_taken_on_by_a_new_job_that_goes_on(world: World) -> None:

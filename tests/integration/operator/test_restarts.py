@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import kmock
 import outcomes
 import pytest
-from conftest import NewWorld
+from conftest import OPERATOR, NewWorld
 from world import MINE, World, condition, part_of
 
 from engine.spec import TeacherName
@@ -62,6 +62,7 @@ async def _play(world: World, run: str, between: Callable[[str], Awaitable[None]
     assert len(await world.pods(run)) == 4, "no pod was made in vain"
 
 
+@pytest.mark.lengthy
 async def test_the_operator_is_killed_at_every_step(new_world: NewWorld) -> None:
     world, run = await new_world(), "killed"
     uids: dict[str, str] = {}
@@ -162,19 +163,13 @@ async def test_of_two_operators_one_works_until_it_ends(
     if tier == "memory":
         monkeypatch.setattr("teacher_operator.lease.DURATION_SECONDS", 2)
         monkeypatch.setattr("teacher_operator.lease.RENEW_SECONDS", 0.4)
-    election = {"leader_election": True, "lease_name": f"lease-{tier}"}
+    election = {"leader_election": True, "lease_name": OPERATOR, "pod_namespace": OPERATOR}
     first = await new_world(pod_name="first", **election)
-    election |= {"namespaces": (first.namespace,), "pod_namespace": first.namespace}
-    await first.operator.stop()
-    first = await new_world(pod_name="first", **election)
-    second = await new_world(pod_name="second", **election)
-
-    async def leader() -> str:
-        lease = await first.find("leases", f"lease-{tier}")
-        return str(((lease or {}).get("spec") or {}).get("holderIdentity") or "")
+    second = await new_world(pod_name="second", namespaces=(first.namespace,), **election)
 
     async def led_by(name: str) -> bool:
-        return await leader() == name
+        lease = await first.find("leases", OPERATOR, namespace=OPERATOR)
+        return bool(lease and lease["spec"].get("holderIdentity") == name)
 
     await first.until(lambda: led_by("first"), "the first one leads")
     run = "led"
@@ -193,6 +188,7 @@ async def test_of_two_operators_one_works_until_it_ends(
     await first.reaches("led-again", "Inspecting")
 
 
+@pytest.mark.lengthy
 async def test_two_operators_at_once_do_no_harm(new_world: NewWorld) -> None:
     """Nothing rests on there being one: leadership can be lost without knowing it."""
     first = await new_world()

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tft_objects import BOXES, FULL, GPU, MASKS, MINIMAL, NAME, NAMESPACE, SETTINGS, UID, body_of
 
+from engine.launch import GRACE
 from engine.manifest import load_manifest
 from engine.spec import FineTuneSpec, TeacherName
 from teacher_operator import render
@@ -418,10 +419,14 @@ def test_a_trainer_trains_one_teacher_of_the_planned_run(teacher: TeacherName) -
 def test_several_gpus_of_one_node_need_no_service() -> None:
     job = training(gpus=8)
     command = container(job)["command"]
-    assert command[:4] == ["torchrun", "--nproc-per-node=8", "--nnodes=1", "--standalone"]
-    assert command[4:7] == ["-m", "engine.cli", "train"]
+    assert command[:7] == ["teacher", "launch", "--processes", "8", "--outcome", "/dev/termination-log", "train"]
+    assert "--outcome" not in command[7:]
     assert "completionMode" not in job["spec"]
     assert "subdomain" not in pod(job)
+
+
+def test_a_checkpoint_has_the_time_that_a_pod_is_given_to_stop() -> None:
+    assert pod(training(gpus=8))["terminationGracePeriodSeconds"] > GRACE
 
 
 def test_the_pods_of_several_nodes_find_the_first() -> None:
@@ -429,13 +434,10 @@ def test_the_pods_of_several_nodes_find_the_first() -> None:
     job = render.training(body, parse_spec(body), SETTINGS, teacher=MASKS, config_uri=CONFIG)
     service = render.rendezvous(body, MASKS)
     name = job["metadata"]["name"]
-    assert container(job)["command"][:6] == [
-        "torchrun",
-        "--nproc-per-node=2",
-        "--nnodes=3",
-        "--node-rank=$(JOB_COMPLETION_INDEX)",
-        f"--master-addr={name}-0.{name}",
-        "--master-port=29500",
+    assert container(job)["command"][:13] == [
+        *("teacher", "launch", "--processes", "2"),
+        *("--nodes", "3", "--node-rank", "$(JOB_COMPLETION_INDEX)", "--rendezvous", f"{name}-0.{name}:29500"),
+        *("--outcome", "/dev/termination-log", "train"),
     ]
     assert pod(job)["subdomain"] == service["metadata"]["name"]
     assert service["spec"]["clusterIP"] == "None"
