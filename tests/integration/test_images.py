@@ -302,14 +302,16 @@ def test_what_the_operators_image_prepares_the_trainers_trains_and_evaluates(s3:
 
 def test_processes_of_a_trainer_find_each_other() -> None:
     program = """
-import torch
-torch.distributed.init_process_group("gloo")
-summed = torch.tensor([torch.distributed.get_rank() + 1])
-torch.distributed.all_reduce(summed)
-assert summed.item() == 3
-torch.distributed.destroy_process_group()
+from engine.training.processes import joined
+with joined() as processes:
+    assert processes.sum(processes.place.rank + 1) == 3
 """
-    run("trainer", "torchrun", "--nproc-per-node=2", "--standalone", "--no-python", "python", "-c", program)
+    launcher = f"""
+import sys
+from engine.launch import launch
+sys.exit(launch(lambda _: [sys.executable, "-c", {program!r}], processes=2))
+"""
+    run("trainer", "python", "-c", launcher)
 
 
 @pytest.fixture
