@@ -27,7 +27,13 @@ ROWS: list[tuple[str, list[Panel]]] = [
         "Runs",
         [
             {"type": "stat", "title": "Training", "queries": [(_runs("Training"), "")], "width": 4, "height": 4},
-            {"type": "stat", "title": "Waiting for a GPU", "queries": [(_runs("Queued|Pending"), "")], "width": 4, "height": 4},
+            {
+                "type": "stat",
+                "title": "Waiting for a GPU",
+                "queries": [(_runs("Queued|Pending"), "")],
+                "width": 4,
+                "height": 4,
+            },
             {
                 "type": "stat",
                 "title": "Failures in 24 h",

@@ -143,13 +143,13 @@ def rendezvous(body: Body, teacher: TeacherName) -> Manifest:
 def job_settings(spec: TeacherFineTuneSpec) -> Manifest:
     """The settings of a trainer's Job that may change while it runs; null is none."""
     deadline = {"activeDeadlineSeconds": spec.active_deadline_seconds} if spec.active_deadline_seconds else {}
-    return {"backoffLimit": spec.backoff_limit, **deadline}
+    return {"backoffLimit": _retries(spec), **deadline}
 
 
 def job_patch(job: Body, spec: TeacherFineTuneSpec) -> Manifest | None:
     """What of a trainer's Job is not as the object says, as a merge patch; None if all is."""
     patch: Manifest = suspend_patch(job, suspend=spec.suspend) or {}
-    wanted = {"backoffLimit": spec.backoff_limit, "activeDeadlineSeconds": spec.active_deadline_seconds}
+    wanted = {"backoffLimit": _retries(spec), "activeDeadlineSeconds": spec.active_deadline_seconds}
     if not is_queued(job):
         wanted["parallelism"] = spec.nodes
     now = {"parallelism": 1} | dict(job["spec"])
@@ -157,6 +157,11 @@ def job_patch(job: Body, spec: TeacherFineTuneSpec) -> Manifest | None:
     if changes:
         patch["spec"] = patch.get("spec", {}) | changes
     return patch or None
+
+
+def _retries(spec: TeacherFineTuneSpec) -> int:
+    """Of all pods: where several nodes train together, one failure ends each of them."""
+    return spec.backoff_limit * spec.nodes
 
 
 def suspend_patch(job: Body, *, suspend: bool) -> Manifest | None:
