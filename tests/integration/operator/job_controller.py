@@ -27,6 +27,8 @@ class JobController:
         """By the uids of Job and pod."""
         self._children: dict[str, set[Place]] = {}
         """By the uid of their controller, known since they were made: nobody is looked for among all."""
+        self._places: dict[str, Place] = {}
+        """Of all that is not gone, by uid."""
         self._read = 0
         self._blocked: set[Place] = set()
         """Jobs whose pods were refused; they are tried again."""
@@ -56,12 +58,15 @@ class JobController:
         place = (plural, metadata["namespace"], metadata["name"])
         owner = next((one["uid"] for one in metadata.get("ownerReferences", ()) if one.get("controller")), None)
         if kind == "DELETED":
+            self._places.pop(metadata["uid"], None)
             self._children.get(owner, set()).discard(place)
             for child in sorted(self._children.pop(metadata["uid"], ())):
                 self._remove(child)
-        elif owner is not None:
+        else:
+            self._places[metadata["uid"]] = place
+        if kind != "DELETED" and owner is not None:
             self._children.setdefault(owner, set()).add(place)
-            if not any(one["metadata"]["uid"] == owner for one in self._owners(place[1])):
+            if owner not in self._places:
                 self._remove(place)  # it came after its owner had gone
         if plural == "jobs" and kind != "DELETED":
             self._sync(place)
@@ -70,11 +75,6 @@ class JobController:
             if kind == "DELETED" and owner is not None:
                 self._judge(body, owner)
             self._sync(job)
-
-    def _owners(self, namespace: str) -> list[Body]:
-        return [
-            body for (plural, space, _), body in self.objects.bodies.items() if space == namespace and plural != "pods"
-        ]
 
     def _remove(self, place: Place, *, grace: float | None = None) -> None:
         if place in self.objects.bodies:
@@ -137,9 +137,7 @@ class JobController:
 
     def _judge(self, pod: Body, job_uid: str) -> None:
         verdicts = self._verdicts.setdefault(job_uid, {})
-        job = next(
-            (one for one in self._owners(pod["metadata"]["namespace"]) if one["metadata"]["uid"] == job_uid), None
-        )
+        job = self.objects.bodies.get(self._places.get(job_uid, ("", "", "")))
         if job is not None and pod["metadata"]["uid"] not in verdicts:
             verdicts[pod["metadata"]["uid"]] = _verdict(pod, job["spec"]["podFailurePolicy"]["rules"])
 
