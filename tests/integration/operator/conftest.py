@@ -146,23 +146,23 @@ def kubelet(
     }
 
     async def register() -> None:
-        async with _admin(control_plane) as api:
+        async with admin(control_plane) as api:
             await api.call("POST", "api/v1/nodes", body)
             await api.call("PATCH", f"api/v1/nodes/{node}/status", {"status": status}, content=MERGE)
 
-    _run(register())
+    run_plainly(register())
     yield server, node
     server.close()
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
+def run_plainly(work: Coroutine[Any, Any, None]) -> None:
     """From a fixture that an asynchronous one asks for: in a loop of its own, in a thread of its own."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, work).result()
 
 
 @contextlib.asynccontextmanager
-async def _admin(plane: real.ControlPlane) -> AsyncIterator[Api]:
+async def admin(plane: real.ControlPlane) -> AsyncIterator[Api]:
     headers = {"Authorization": f"Bearer {plane.access.token}"}
     connector = aiohttp.TCPConnector(ssl=plane.access.context() or True)
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
@@ -175,18 +175,18 @@ def shared_operator(
 ) -> Iterator[tuple[ProcessOperator, str]]:
     """One operator for all scenarios that leave it alone, and the namespace that it watches."""
     namespace = f"scenarios-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
-    _run(_make_namespace(control_plane, namespace))
+    run_plainly(make_namespace(control_plane, namespace))
     log = tmp_path_factory.mktemp("operator") / "operator.log"
     operator = ProcessOperator(operator_kubeconfig, log, namespaces=(namespace,))
     operator.launch()
-    _run(operator.ready())
+    run_plainly(operator.ready())
     yield operator, namespace
     operator.end(signal.SIGTERM)
-    _check_log(operator)
+    check_log(operator)
 
 
-async def _make_namespace(plane: real.ControlPlane, name: str) -> None:
-    async with _admin(plane) as api:
+async def make_namespace(plane: real.ControlPlane, name: str) -> None:
+    async with admin(plane) as api:
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
         await api.call("POST", "api/v1/namespaces", body)
         deadline = asyncio.get_running_loop().time() + 60
@@ -198,7 +198,7 @@ async def _make_namespace(plane: real.ControlPlane, name: str) -> None:
             await asyncio.sleep(0.05)
 
 
-def _check_log(operator: ProcessOperator) -> None:
+def check_log(operator: ProcessOperator) -> None:
     """Nothing unforeseen happened."""
     text = operator.text()
     at = max(text.find("Traceback"), text.find("this should not happen"))
@@ -224,7 +224,7 @@ async def world(tier: str, request: pytest.FixtureRequest) -> AsyncIterator[Worl
         return
     operator, namespace = request.getfixturevalue("shared_operator")
     server, node = request.getfixturevalue("kubelet")
-    async with _admin(request.getfixturevalue("control_plane")) as api:
+    async with admin(request.getfixturevalue("control_plane")) as api:
         yield World(api, namespace, operator, tier, server.logs, node=node, patience=60)
 
 
@@ -268,16 +268,16 @@ async def _server(stack: contextlib.AsyncExitStack, folder: Path, request: pytes
     plane: real.ControlPlane = request.getfixturevalue("control_plane")
     kubeconfig: Path = request.getfixturevalue("operator_kubeconfig")
     server, node = request.getfixturevalue("kubelet")
-    api = await stack.enter_async_context(_admin(plane))
+    api = await stack.enter_async_context(admin(plane))
 
     async def make(*, start: bool = True, **settings: Any) -> World:
         namespaces = settings.pop("namespaces", None) or (f"world-{uuid.uuid4().hex[:8]}",)
         for namespace in namespaces:
             with contextlib.suppress(Exception):
-                await _make_namespace(plane, namespace)
+                await make_namespace(plane, namespace)
         number = len(list(folder.glob("operator*.log")))
         operator = ProcessOperator(kubeconfig, folder / f"operator-{number}.log", namespaces=namespaces, **settings)
-        stack.callback(_check_log, operator)
+        stack.callback(check_log, operator)
         stack.push_async_callback(operator.kill)
         world = World(api, namespaces[0], operator, SERVER, server.logs, node=node, patience=60)
         if start:
