@@ -159,7 +159,7 @@ def test_a_failure_says_what_kind_it_is(error: Exception, exit_code: int, reason
         '{"exit_code": 3}',
         '{"exit_code": 0, "prepared": {"uri": 3}, "trained": null}',
         Event(event="error", time=1.0, message="x", reason="Data", exit_code=3).line(),
-        Event(event="step", step=1).line() + "\n" + Event(event="step", step=2).line(),
+        Event(event="step", time=1.0, step=1).line() + "\n" + Event(event="step", time=1.0, step=2).line(),
         Outcome().to_message()[:-1],
     ],
 )
