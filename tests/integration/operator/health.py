@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
+from lupa.lua51 import LuaRuntime
 from world import condition
+
+ARGO_CD = Path(__file__).parents[3] / "config" / "argocd" / "health.lua"
 
 
 def kstatus(body: dict[str, Any]) -> str:
@@ -22,3 +27,15 @@ def kstatus(body: dict[str, Any]) -> str:
     if condition(status, "Stalled").get("status") == "True":
         return "Failed"
     return "Current"
+
+
+def argo_cd(body: dict[str, Any]) -> str:
+    """What the script that is shipped for Argo CD says."""
+    lua = LuaRuntime(unpack_returned_tuples=True)
+    lua.globals().obj = lua.table_from(body, recursive=True)
+    return str(lua.execute(_script())["status"])
+
+
+@functools.cache
+def _script() -> str:
+    return ARGO_CD.read_text()

@@ -8,7 +8,7 @@ from typing import Any
 import outcomes
 import pytest
 from conftest import NewWorld
-from health import kstatus
+from health import argo_cd, kstatus
 from world import Body, World, condition
 
 from engine.spec import TeacherName
@@ -83,6 +83,7 @@ async def test_a_run_is_suspended_and_goes_on(world: World) -> None:
     assert condition(status, "Succeeded")["status"] == "Unknown"
     assert condition(status, "Reconciling")["status"] == "False"
     assert condition(status, "Stalled")["status"] == "False"
+    assert argo_cd(await world.run(run)) == "Suspended"
     await world.remains(lambda: _has_live_pods(world, run, 0), "no pod runs")
     await world.edit(run, suspend=False)
     await world.trains(run)
@@ -96,6 +97,7 @@ async def _has_live_pods(world: World, run: str, count: int) -> bool:
     return sum(pod["status"].get("phase") in ("Pending", "Running") for pod in await world.pods(run)) == count
 
 
+@pytest.mark.lengthy
 async def test_a_run_that_is_made_suspended_does_nothing_until_it_may(world: World) -> None:
     run = "later"
     await world.create(run, suspend=True)
@@ -111,6 +113,7 @@ async def _has_no_jobs(world: World, run: str) -> bool:
     return not await world.jobs(run)
 
 
+@pytest.mark.lengthy
 async def test_a_run_is_suspended_while_its_data_is_inspected(world: World) -> None:
     run = "pause-early"
     await world.create(run)
@@ -126,6 +129,7 @@ async def test_a_run_is_suspended_while_its_data_is_inspected(world: World) -> N
     await world.reaches(run, "Succeeded")
 
 
+@pytest.mark.lengthy
 async def test_a_queued_run_is_suspended_by_taking_its_job_away(world: World) -> None:
     """Whether a queued Job runs is Kueue's to say."""
     run = "pause-queued"
@@ -170,6 +174,7 @@ async def test_nothing_is_left_of_a_run_that_is_deleted_while_it_trains(world: W
     await world.remains(nothing, "nothing comes back", seconds=1)
 
 
+@pytest.mark.lengthy
 async def test_a_run_is_made_anew_while_the_pods_of_the_former_still_stop(world: World) -> None:
     run = "anew"
     old, pod = await _training(world, run)
@@ -201,6 +206,7 @@ async def test_a_job_that_is_deleted_by_hand_is_made_again(world: World, how: st
     assert status["teachers"][0]["attemptCount"] == 2
 
 
+@pytest.mark.lengthy
 async def test_an_inspection_that_is_deleted_by_hand_is_made_again(world: World) -> None:
     run = "inspect-by-hand"
     await world.create(run)
@@ -214,6 +220,7 @@ async def test_an_inspection_that_is_deleted_by_hand_is_made_again(world: World)
     await world.reaches(run, "Succeeded")
 
 
+@pytest.mark.lengthy
 async def test_what_is_done_is_never_done_again(new_world: NewWorld) -> None:
     """Not when its Jobs are deleted, nor when the object is touched, nor when the operator starts anew."""
     world = await new_world()
@@ -257,6 +264,7 @@ async def test_what_is_done_is_never_done_again(new_world: NewWorld) -> None:
     await world.until(seen, "the new generations are looked at")
 
 
+@pytest.mark.lengthy
 async def test_jobs_of_a_run_that_is_done_go_when_they_may(world: World) -> None:
     run = "ttl"
     await world.create(run, ttlSecondsAfterFinished=1)
@@ -269,6 +277,7 @@ async def test_jobs_of_a_run_that_is_done_go_when_they_may(world: World) -> None
     assert await world.status(run) == status
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("part", ["inspect", "grounding-dino"])
 async def test_what_was_lost_with_its_pod_is_asked_for_again(
     new_world: NewWorld, part: str, monkeypatch: pytest.MonkeyPatch
@@ -309,6 +318,7 @@ async def test_a_status_that_was_wiped_is_found_again(world: World) -> None:
     assert {job["metadata"]["uid"] for job in await world.jobs(run)} == before
 
 
+@pytest.mark.lengthy
 async def test_many_changes_at_once_come_to_rest(world: World) -> None:
     run = "restless"
     await _training(world, run)

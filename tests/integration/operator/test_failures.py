@@ -150,6 +150,7 @@ async def test_every_exit_code_of_a_trainer_has_its_reason(world: World) -> None
     await asyncio.gather(*(end(code, reason) for code, reason in (ENDS | {137: "Killed", 139: "Crashed"}).items()))
 
 
+@pytest.mark.lengthy
 async def test_what_would_fail_again_is_not_tried_again(world: World) -> None:
     async def end(code: int) -> None:
         run = f"once-{code}"
@@ -202,6 +203,7 @@ async def test_retries_end(world: World) -> None:
     assert status["teachers"][0]["attemptCount"] == 2
 
 
+@pytest.mark.lengthy
 async def test_a_container_that_wants_too_much_memory_is_told_its_limit(world: World) -> None:
     run = "oom"
     await world.create(run, backoffLimit=0, resources={"limits": {"memory": "3Gi"}})
@@ -225,6 +227,7 @@ async def test_a_stop_after_a_checkpoint_is_no_failure(world: World) -> None:
     assert status["teachers"][0]["attemptCount"] == 2
 
 
+@pytest.mark.lengthy
 async def test_a_node_that_is_lost_costs_no_retry(world: World) -> None:
     run = "lost"
     await world.create(run, backoffLimit=0)
@@ -308,6 +311,7 @@ async def test_a_job_that_can_never_be_made_ends_the_run(world: World, tier: str
     assert status["teachers"][0]["state"] == "Failed"
 
 
+@pytest.mark.lengthy
 async def test_a_job_that_may_not_be_made_now_is_made_when_it_may(new_world: NewWorld) -> None:
     world = await new_world()
     run = "quota"

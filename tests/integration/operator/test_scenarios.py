@@ -7,7 +7,7 @@ import asyncio
 import outcomes
 import pytest
 from conftest import NewWorld
-from health import kstatus
+from health import argo_cd, kstatus
 from world import World, condition, part_of
 
 from engine.spec import TeacherName
@@ -51,15 +51,16 @@ async def test_the_data_decides_what_is_trained(world: World, run: str) -> None:
     assert len(await world.events(run)) <= EVENTS_MAX
 
 
+@pytest.mark.lengthy
 async def test_a_run_is_current_only_when_it_is_done(world: World) -> None:
-    """What kstatus makes of the conditions: Argo CD, Flux and `kubectl wait` go by it."""
+    """What Flux (kstatus) and Argo CD make of the conditions, at every step."""
     run = "kstatus"
     await world.create(run)
     seen = []
 
     async def look() -> None:
         body = await world.run(run)
-        seen.append(kstatus(body))
+        seen.append((kstatus(body), argo_cd(body)))
         assert condition(body.get("status") or {}, "Stalled").get("status", "False") == "False"
 
     pod = await world.pod(run, "inspect")
@@ -70,11 +71,12 @@ async def test_a_run_is_current_only_when_it_is_done(world: World) -> None:
     pod = await world.starts(run)
     await world.teacher_reaches(run, "Training")
     await look()
-    assert set(seen) == {"InProgress"}
+    assert set(seen) == {("InProgress", "Progressing")}
     await world.succeeds(pod, outcomes.trained(run, DINO))
     await world.reaches(run, "Succeeded")
-    assert kstatus(await world.run(run)) == "Current"
-    status = await world.status(run)
+    body = await world.run(run)
+    assert (kstatus(body), argo_cd(body)) == ("Current", "Healthy")
+    status = body["status"]
     assert {one["observedGeneration"] for one in status["conditions"]} == {status["observedGeneration"]} == {1}
     assert status["startTime"] <= status["completionTime"]
 
@@ -118,6 +120,7 @@ async def test_what_was_published_is_not_trained_again(world: World) -> None:
     assert [job["metadata"]["name"] for job in await world.jobs(run)] == [f"{run}-inspect"]
 
 
+@pytest.mark.lengthy
 async def test_a_teacher_that_fails_takes_nothing_from_the_other(world: World) -> None:
     run = "half"
     await world.create(run)
@@ -129,7 +132,8 @@ async def test_a_teacher_that_fails_takes_nothing_from_the_other(world: World) -
     await world.trains(run, SAM)
     status = await world.reaches(run, "LossNotFinite", saying="the loss is nan at step 12")
     assert status["teachers"][1]["adapter"]["uri"] == outcomes.adapter_uri(run, SAM)
-    assert kstatus(await world.run(run)) == "Failed"
+    body = await world.run(run)
+    assert (kstatus(body), argo_cd(body)) == ("Failed", "Degraded")
 
 
 async def test_several_nodes_find_each_other(world: World) -> None:
@@ -146,7 +150,7 @@ async def test_several_nodes_find_each_other(world: World) -> None:
     assert {pod["spec"]["subdomain"] for pod in (first, second)} == {job["metadata"]["name"]}
     await world.runs(first)
     await world.unschedulable(second, "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
-    await world.reaches(run, "Pending", saying="no node has a free nvidia.com/gpu")
+    await world.reaches(run, "Pending", saying="no node has 8 free nvidia.com/gpu")
     await world.runs(second)
     await world.reaches(run, "Training")
     for pod in (second, first):
@@ -155,6 +159,7 @@ async def test_several_nodes_find_each_other(world: World) -> None:
     assert status["teachers"][0]["attemptCount"] == 1
 
 
+@pytest.mark.lengthy
 async def test_a_queue_says_when_a_trainer_runs(world: World) -> None:
     """Kueue takes a suspended Job with its label and lets it run, or stops it again; the operator never does."""
     run = "queued"
