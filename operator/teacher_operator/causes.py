@@ -17,7 +17,7 @@ from engine.errors import (
 )
 from engine.outcome import Outcome, parse_outcome
 from teacher_operator.names import INSPECT
-from teacher_operator.observe import node_of, telling_pod, terminated
+from teacher_operator.observe import is_first, node_of, telling_pod, terminated
 from teacher_operator.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
 
 Body = Mapping[str, Any]
@@ -103,7 +103,7 @@ def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[s
         message = condition.get("message") or "its pods are gone"
         return FailureStatus(reason=_reason(condition.get("reason"), "JobFailed"), message=clip(message))
     failure = pod_failure(telling, container, log)
-    attempts = len(failed)
+    attempts = sum(is_first(pod) for pod in failed)
     if condition.get("reason") == "BackoffLimitExceeded" and attempts > 1:
         last = f" (attempt {attempts}, the last)"
         failure = failure.model_copy(update={"message": clip(failure.message, MESSAGE_MAX - len(last)) + last})
