@@ -232,6 +232,15 @@ def test_a_failure_that_is_not_tried_again_says_nothing_of_attempts() -> None:
     assert (found.reason, found.message) == ("DataInvalid", "No objects.")
 
 
+def test_the_pods_of_several_nodes_are_one_attempt() -> None:
+    job = job_of(failed=("BackoffLimitExceeded", "Job has reached the specified backoff limit"))
+    pods = [failed_pod(1, name=f"{name}-{index}") for name in "ab" for index in range(2)]
+    for pod in pods:
+        pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] = pod["metadata"]["name"][-1]
+    assert job_failure(job, pods, TRAINER, ()).message.endswith("(attempt 2, the last)")
+    assert "attempt" not in job_failure(job, pods[:2], TRAINER, ()).message
+
+
 def test_the_only_attempt_is_not_counted() -> None:
     job = job_of(failed=("BackoffLimitExceeded", "Job has reached the specified backoff limit"))
     assert "attempt" not in job_failure(job, [failed_pod(1)], TRAINER, ()).message

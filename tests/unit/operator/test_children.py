@@ -448,6 +448,11 @@ def test_the_pods_of_several_nodes_find_the_first() -> None:
     assert (container(job)["resources"]["limits"][GPU]) == "2"
 
 
+def test_of_several_nodes_a_failure_is_that_of_all_of_them() -> None:
+    assert training(nodes=4, backoffLimit=2)["spec"]["backoffLimit"] == 8
+    assert training(nodes=4, backoffLimit=0)["spec"]["backoffLimit"] == 0
+
+
 def test_the_two_teachers_of_an_object_do_not_meet_in_a_service() -> None:
     one, other = (render.rendezvous(body_of(), teacher) for teacher in TeacherName)
     assert one["metadata"]["name"] != other["metadata"]["name"]
@@ -661,6 +666,8 @@ def test_a_job_as_it_was_made_needs_no_patch(spec: Mapping[str, Any], teacher: T
     [
         ({}, {"backoffLimit": 7}, {"backoffLimit": 7}),
         ({}, {"backoffLimit": 0}, {"backoffLimit": 0}),
+        ({"nodes": 4}, {"nodes": 4, "backoffLimit": 2}, {"backoffLimit": 8}),
+        ({"nodes": 4}, {"nodes": 4, "suspend": False}, None),
         ({}, {"activeDeadlineSeconds": 100}, {"activeDeadlineSeconds": 100}),
         ({"activeDeadlineSeconds": 100}, {}, {"activeDeadlineSeconds": None}),
         ({}, {"pendingDeadlineSeconds": 100}, None),

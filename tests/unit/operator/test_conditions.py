@@ -218,6 +218,7 @@ def test_the_columns_of_a_run_that_is_done() -> None:
         succeeded(teacher_of(BOXES, "Training", progress=progress(99, seconds_left=5)), trained_of(BOXES), now=NOW),
         published_teacher(MASKS, trained_of(MASKS), now=NOW),
     ]
+    assert teachers[0].progress == progress(100).model_copy(update={"step": 99})
     shown = columns(teachers)
     assert shown.progress == "100%"
     assert (shown.time_left, shown.nodes) == ("", "")
