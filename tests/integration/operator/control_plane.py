@@ -10,6 +10,7 @@ import base64
 import ctypes
 import os
 import secrets
+import shutil
 import signal
 import socket
 import ssl
@@ -159,6 +160,7 @@ class ControlPlane:
             process.send_signal(signal.SIGTERM if process is self.processes[0] else signal.SIGKILL)
         for process in self.processes:
             process.wait()
+        shutil.rmtree(self.folder / "etcd", ignore_errors=True)  # it is large, and pytest keeps folders
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         return kubectl(self.kubeconfig, *arguments, stdin=stdin)

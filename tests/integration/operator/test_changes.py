@@ -7,8 +7,8 @@ from typing import Any
 
 import outcomes
 import pytest
-from conftest import NewWorld
 from health import argo_cd, kstatus
+from places import NewWorld
 from world import Body, World, condition
 
 from engine.spec import TeacherName

@@ -9,8 +9,8 @@ from typing import Any
 import control_plane as real
 import pytest
 import pytest_asyncio
-from conftest import admin, run_plainly
 from memory_api import CRD as DEFINITION
+from places import admin, run_plainly
 from world import APPLY, MERGE, RUNS, Api, Body, RefusedError
 
 from teacher_operator.api import INPUTS, PLATFORM

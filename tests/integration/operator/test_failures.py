@@ -6,8 +6,8 @@ import asyncio
 
 import outcomes
 import pytest
-from conftest import NewWorld
 from health import kstatus
+from places import NewWorld
 from world import RefusedError, World, condition
 
 from engine.spec import TeacherName

@@ -8,7 +8,7 @@ import control_plane as real
 import outcomes
 import pytest
 import yaml
-from conftest import ROOT
+from places import ROOT
 from world import World, condition
 
 from engine.spec import TeacherName

@@ -10,7 +10,7 @@ import aiohttp
 import kmock
 import outcomes
 import pytest
-from conftest import NewWorld
+from places import NewWorld
 from world import MINE, Body, World, condition
 
 from engine.spec import TeacherName

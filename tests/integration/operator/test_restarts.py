@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import kmock
 import outcomes
 import pytest
-from conftest import OPERATOR, NewWorld
+from places import OPERATOR, NewWorld
 from world import MINE, World, condition, part_of
 
 from engine.spec import TeacherName

@@ -13,9 +13,9 @@ import outcomes
 import pytest
 import pytest_asyncio
 import yaml
-from conftest import OPERATOR, ROOT, SERVER, admin, check_log, make_namespace, run_plainly, token_of
 from kubelet import LogServer
 from operators import ProcessOperator
+from places import OPERATOR, ROOT, SERVER, admin, check_log, make_namespace, run_plainly, token_of
 from world import Api, World
 
 ACCOUNT = f"system:serviceaccount:{OPERATOR}:{OPERATOR}"

@@ -6,8 +6,8 @@ import asyncio
 
 import outcomes
 import pytest
-from conftest import NewWorld
 from health import argo_cd, kstatus
+from places import NewWorld
 from world import World, condition, part_of
 
 from engine.spec import TeacherName
