@@ -18,7 +18,7 @@ from engine.spec import TeacherName
 from engine.storage import check_endpoint
 from teacher_operator import render
 from teacher_operator.api import PLATFORM, TeacherFineTuneSpec, parse_spec
-from teacher_operator.causes import job_failure, outcome_of, unreadable
+from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map, trainer_job
 from teacher_operator.observe import JobView, waiting
 from teacher_operator.report import (
@@ -201,9 +201,18 @@ def _inspect(
     if stand.again is not None:
         todo.again(stand.again)
     if stand.state == "Running":
-        return Summary.active("Inspecting", "the data is being inspected")
+        return Summary.active("Inspecting", f"the data is being inspected{_after(view)}")
     todo.again(now + 60)
-    return Summary.active("Inspecting", f"inspection has not begun: {stand.message}")
+    return Summary.active("Inspecting", f"inspection has not begun: {stand.message}{_after(view)}")
+
+
+def _after(view: JobView) -> str:
+    """Why inspection is tried again, if it is."""
+    failed = [pod for pod in view.pods if pod["status"].get("phase") == "Failed"]
+    if not failed:
+        return ""
+    cause = pod_failure(failed[-1], INSPECT, ())
+    return f"; attempt {len(failed) + 1}, after {cause.reason}: {cause.message}"
 
 
 def _refusal(failure: FailureStatus, todo: Todo) -> FailureStatus | Summary:
