@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import kopf
+from kubernetes.aio.config import ConfigException
 
 from teacher_operator.api import GROUP, PLURAL, VERSION
 from teacher_operator.controller import Controller
@@ -102,7 +103,10 @@ def registry(settings: Settings) -> kopf.OperatorRegistry:
 
     @kopf.on.startup(registry=handlers)
     async def start(**_: Any) -> None:
-        running.append(await Controller.start(settings))
+        try:
+            running.append(await Controller.start(settings))
+        except (OSError, ConfigException) as error:  # kopf would try again for ever, and nobody would know
+            raise kopf.PermanentError(f"the operator cannot start: {error}") from error
 
     @kopf.on.cleanup(registry=handlers)
     async def stop(**_: Any) -> None:
