@@ -77,8 +77,8 @@ class ProcessOperator:
         self.launch()
         await self.ready()
 
-    async def ready(self) -> None:
-        deadline = time.monotonic() + 60
+    async def ready(self, *, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
         while not await asyncio.to_thread(self._is_ready):
             assert self._process is not None
             assert self._process.poll() is None, f"the operator has ended: {self.text()[-2000:]}"
@@ -91,11 +91,22 @@ class ProcessOperator:
     async def stop(self) -> None:
         await asyncio.to_thread(self.end, signal.SIGTERM)
 
-    def end(self, how: signal.Signals) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, how)
-            self._process.wait(timeout=60)
-            self._process = None
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code, once it has ended by itself; None if it does not."""
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
+        self.end(signal.SIGKILL)
+        return None
+
+    def end(self, how: signal.Signals) -> int | None:
+        """Its exit code."""
+        if self._process is None:
+            return None
+        os.killpg(self._process.pid, how)
+        code = self._process.wait(timeout=60)
+        self._process = None
+        return code
 
     def text(self) -> str:
         """Its log."""

@@ -72,6 +72,9 @@ async def test_a_store_that_refuses_is_asked_again_and_then_told_of(world: World
         seen.append(pod["metadata"]["name"])
         await world.runs(pod)
         await world.fails(pod, 5, message=outcomes.failure(5, message))
+        if len(seen) < 3:
+            told = f"attempt {len(seen) + 1}, after StorageUnavailable: {message}"
+            await world.reaches(run, "Inspecting", saying=told)
     await world.reaches(run, "StorageUnavailable", saying=message)
     assert kstatus(await world.run(run)) == "Failed"
 

@@ -1,0 +1,79 @@
+"""The operator as a process: how it starts, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from pathlib import Path
+
+import control_plane as real
+import pytest
+from operators import ProcessOperator
+from places import OPERATOR
+
+import teacher_operator.selftest
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_a_port_that_is_taken_ends_it(tmp_path: Path) -> None:
+    kubeconfig = real.Access("http://127.0.0.1:1", "", "token").kubeconfig(tmp_path / "kubeconfig")
+    operator = ProcessOperator(kubeconfig, tmp_path / "log")
+    with socket.create_server(("0.0.0.0", operator.port)):
+        operator.launch()
+        code = await asyncio.to_thread(operator.wait, 30)
+    assert code not in (0, None)
+    assert "the operator cannot start" in operator.text()
+    assert str(operator.port) in operator.text()
+
+
+async def test_without_a_cluster_it_ends(tmp_path: Path) -> None:
+    operator = ProcessOperator(tmp_path / "no-such-file", tmp_path / "log")
+    operator.launch()
+    assert await asyncio.to_thread(operator.wait, 30) not in (0, None)
+    assert "the operator cannot start" in operator.text()
+
+
+async def test_it_waits_for_an_api_server_that_is_not_there_yet(tmp_path: Path) -> None:
+    """As at the start of a whole cluster; until then it is alive, and not ready."""
+    port = real.free_port()
+    kubeconfig = real.Access(f"http://127.0.0.1:{port}", "", "token").kubeconfig(tmp_path / "kubeconfig")
+    operator = ProcessOperator(kubeconfig, tmp_path / "log")
+    operator.launch()
+    try:
+        with pytest.raises(AssertionError, match="does not become ready"):
+            await operator.ready(seconds=6)
+        assert "cannot be listed, and is tried again" in operator.text()
+    finally:
+        operator.end(signal.SIGKILL)
+
+
+async def test_it_ends_when_it_is_told_to(operator_kubeconfig: Path, tmp_path: Path) -> None:
+    operator = ProcessOperator(operator_kubeconfig, tmp_path / "log", namespaces=("default",))
+    operator.launch()
+    await operator.ready()
+    await asyncio.sleep(1)
+    begun = time.monotonic()
+    code = await asyncio.to_thread(operator.end, signal.SIGTERM)
+    assert time.monotonic() - begun < 10
+    assert code == 0, operator.text()
+    assert "Traceback" not in operator.text()
+
+
+async def test_helms_test_of_an_installation_passes(
+    operator_kubeconfig: Path, control_plane: real.ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = ProcessOperator(operator_kubeconfig, tmp_path / "log", namespaces=("default",))
+    operator.launch()
+    try:
+        await operator.ready()
+        monkeypatch.setattr(
+            "kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(control_plane.kubeconfig)
+        )
+        monkeypatch.setenv("TEACHER_POD_NAMESPACE", OPERATOR)
+        assert await teacher_operator.selftest.selftest(f"http://127.0.0.1:{operator.port}") == 0
+        assert await teacher_operator.selftest.selftest(f"http://127.0.0.1:{real.free_port()}") == 1
+    finally:
+        operator.end(signal.SIGKILL)
