@@ -57,7 +57,7 @@ async def test_what_inspection_cannot_accept_ends_the_run_at_once(
     assert "reading annotations.json" in condition(status, "Stalled")["message"]
     assert await _pods_of(world, run, "inspect") == 1
     assert [job["metadata"]["name"] for job in await world.jobs(run)] == [f"{run}-inspect"]
-    warnings = [event for event in await world.events(run) if event["type"] == "Warning"]
+    warnings = await world.warned(run)
     assert len(warnings) == 1
     assert message in warnings[0]["message"]
 
@@ -186,7 +186,7 @@ async def test_what_may_go_well_next_time_is_tried_again(world: World) -> None:
         status = await world.reaches(run, "Succeeded")
         assert [one.get("exitCode") for one in status["teachers"][0]["attempts"]] == [code, 0]
         assert "failure" not in status["teachers"][0]
-        reasons = [event["reason"] for event in await world.events(run) if event["type"] == "Warning"]
+        reasons = [event["reason"] for event in await world.warned(run)]
         assert reasons == [ENDS[code]]
 
     await asyncio.gather(*(end(code) for code in (4, 5, 6, 1)))

@@ -141,6 +141,14 @@ class World:
 
     # Waiting
 
+    async def warned(self, run: str) -> list[Body]:
+        """The Warning events of a run, once there is one: they come after the status that they tell of."""
+
+        async def there() -> list[Body]:
+            return [event for event in await self.events(run) if event["type"] == "Warning"]
+
+        return await self.until(there, "a warning")
+
     async def until(self, check: Callable[[], Awaitable[T]], what: str, *, seconds: float = 0.0) -> T:
         """What a check returns, as soon as it is true."""
         deadline = time.monotonic() + (seconds or self.patience)
