@@ -13,6 +13,9 @@ Body = dict[str, Any]
 KINDS = ("TeacherFineTune", "Job", "Pod")
 DROPPED_METADATA = frozenset({"managedFields", "selfLink"})
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+GONE = 10_000
+"""Objects that are known to be gone: a late answer does not bring them back."""
+
 CONTAINER_FIELDS = ("name", "image", "resources")
 
 
@@ -22,15 +25,22 @@ class Store:
     def __init__(self) -> None:
         self._bodies: dict[str, dict[Key, Body]] = {kind: {} for kind in KINDS}
         self._children: dict[str, dict[Key, set[Key]]] = {kind: defaultdict(set) for kind in KINDS[1:]}
+        self._gone: dict[str, int] = {}
+        """By uid, oldest first, with the version at which they went."""
 
     def put(self, kind: str, body: Mapping[str, Any]) -> bool:
-        """Remember a version; False if it is known, or older than the known one of the same object."""
-        key, known = key_of(body), self._bodies[kind].get(key_of(body))
-        same = known is not None and known["metadata"].get("uid") == body["metadata"].get("uid")
-        if known is not None and same and version(body) <= version(known):
+        """Remember a version; False if it is known, older than what is known, or of an object that is gone.
+
+        Answers to requests and what watches show come in any order.
+        """
+        key, known, uid = key_of(body), self._bodies[kind].get(key_of(body)), body["metadata"].get("uid")
+        newest = max(self._gone.get(str(uid), -1), version(known) if known is not None else -1)
+        if version(body) <= newest:
             return False
         if known is not None:
             self._leave(kind, known)  # its label may have changed
+            if known["metadata"].get("uid") != uid:
+                self._bury(known, version(body))
         self._bodies[kind][key] = trimmed(kind, body)
         run = run_of(body) if kind != KINDS[0] else None
         if run is not None:
@@ -42,9 +52,17 @@ class Store:
         key = key_of(body)
         known = self._bodies[kind].get(key)
         if known is None or known["metadata"].get("uid") != body["metadata"].get("uid"):
+            self._bury(body, version(body))
             return
         del self._bodies[kind][key]
         self._leave(kind, known)
+        self._bury(body, max(version(known), version(body)))
+
+    def _bury(self, body: Mapping[str, Any], at: int) -> None:
+        """Note that an object is gone; a later version means that it is ours again, by its labels."""
+        self._gone[str(body["metadata"].get("uid"))] = at
+        if len(self._gone) > GONE:
+            del self._gone[next(iter(self._gone))]
 
     def _leave(self, kind: str, child: Body) -> None:
         """Take a child out of the index."""

@@ -176,7 +176,7 @@ MOVES = st.tuples(
 def test_the_index_of_children_never_strays_from_what_there_is(moves: list[tuple[str, str, str, str | None]]) -> None:
     store, there = Store(), {}
     for number, (move, name, uid, run) in enumerate(moves, start=1):
-        job = versioned(job_of(name), number, uid=uid)
+        job = versioned(job_of(name), number, uid=f"{name}-{uid}")
         job["metadata"]["labels"] = {RUN: run} if run else {}
         if move == "put":
             store.put("Job", job)
@@ -188,6 +188,33 @@ def test_the_index_of_children_never_strays_from_what_there_is(moves: list[tuple
         for of in ("forklifts", "pallets"):
             found = {job["metadata"]["name"] for job in store.jobs_of(body_of(name=of))}
             assert found == {name for name, (_, run) in there.items() if run == of}
+
+
+def test_a_late_answer_brings_nothing_back() -> None:
+    store, job = Store(), versioned(job_of(), 5, uid="first")
+    store.put("Job", job)
+    store.remove("Job", versioned(job, 7))
+    assert not store.put("Job", versioned(job, 6)), "it was on its way when the Job went"
+    assert store.put("Job", versioned(job, 8, uid="second"))
+    store.remove("Job", versioned(job, 10, uid="third"))
+    assert not store.put("Job", versioned(job, 9, uid="third")), "it was seen to go before it was seen at all"
+    assert [one["metadata"]["uid"] for one in store.all("Job")] == ["second"]
+
+
+def test_what_was_taken_from_us_and_given_back_is_known_again() -> None:
+    """Without its label an object is gone from our watches."""
+    store, job = Store(), job_of()
+    store.put("Job", versioned(job, 5))
+    store.remove("Job", versioned(job, 6))
+    assert store.put("Job", versioned(job, 7))
+
+
+def test_an_object_whose_end_was_missed_does_not_come_back() -> None:
+    store, job = Store(), job_of()
+    store.put("Job", versioned(job, 5, uid="first"))
+    store.put("Job", versioned(job, 7, uid="second"))
+    assert not store.put("Job", versioned(job, 6, uid="first"))
+    assert not store.put("Job", versioned(job, 6, uid="third")), "it is older than what has its name"
 
 
 # What is kept.
