@@ -141,6 +141,10 @@ class ControlPlane:
         )
         self._wait_until_ready()
         self.access.kubeconfig(self.kubeconfig)
+        return self
+
+    def control(self) -> None:
+        """Start the controllers. Kinds that are defined later are known to them half a minute later."""
         self._run(
             "kube-controller-manager",
             f"--kubeconfig={self.kubeconfig}",
@@ -153,7 +157,6 @@ class ControlPlane:
             "--kube-api-qps=2000",
             "--kube-api-burst=4000",
         )
-        return self
 
     def stop(self) -> None:
         for process in reversed(self.processes):

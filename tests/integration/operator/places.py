@@ -40,9 +40,11 @@ def install(plane: real.ControlPlane) -> None:
     assert made.returncode == 0, made.stderr
     done = plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart({"leaderElection": {"enabled": True}}))
     assert done.returncode == 0, done.stderr
-    for awaited in (["create", "serviceaccount/default"], ["condition=Established", f"crd/{CRD}"]):
-        done = plane.kubectl("wait", f"--for={awaited[0]}", awaited[1], "-n", OPERATOR, "--timeout=60s")
-        assert done.returncode == 0, done.stderr
+    done = plane.kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=60s")
+    assert done.returncode == 0, done.stderr
+    plane.control()
+    done = plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", OPERATOR, "--timeout=60s")
+    assert done.returncode == 0, done.stderr
 
 
 def chart(values: dict[str, Any]) -> str:
