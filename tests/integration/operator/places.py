@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,6 @@ from operators import ProcessOperator, ThreadOperator
 from world import MINE, Api, World
 
 ROOT = Path(__file__).parents[3]
-CRD = "teacherfinetunes.finetune.dev"
 OPERATOR = "teacher-finetune"
 """Of the installation: namespace, service account in it, and Lease."""
 
@@ -40,8 +41,11 @@ def install(plane: real.ControlPlane) -> None:
     assert made.returncode == 0, made.stderr
     done = plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart({"leaderElection": {"enabled": True}}))
     assert done.returncode == 0, done.stderr
-    done = plane.kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=60s")
-    assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + 60
+    while plane.kubectl("get", "tft", "-n", OPERATOR).returncode != 0:
+        assert time.monotonic() < deadline, "the API server does not serve what the CRD defines"
+        shutil.rmtree(plane.folder / "cache", ignore_errors=True)  # in which kubectl remembers what there was
+        time.sleep(0.1)
     plane.control()
     done = plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", OPERATOR, "--timeout=60s")
     assert done.returncode == 0, done.stderr
@@ -115,7 +119,7 @@ async def memory_worlds(stack: contextlib.AsyncExitStack, folder: Path) -> NewWo
 
     async def make(*, start: bool = True, **settings: Any) -> World:
         operator = ThreadOperator(kubeconfig, sever, **settings)
-        stack.push_async_callback(operator.stop)
+        stack.push_async_callback(operator.kill)
         namespace = (settings.get("namespaces") or ("team",))[0]
         world = World(Api(session, url), namespace, operator, MEMORY, api.logs, memory=api)
         if start:

@@ -308,6 +308,7 @@ async def test_what_was_lost_with_its_pod_is_asked_for_again(
     await world.reaches(run, "Succeeded")
 
 
+@pytest.mark.lengthy
 async def test_a_status_that_was_wiped_is_found_again(world: World) -> None:
     run = "wiped"
     await _training(world, run)

@@ -44,7 +44,7 @@ async def test_it_waits_for_an_api_server_that_is_not_there_yet(tmp_path: Path) 
     operator.launch()
     try:
         with pytest.raises(AssertionError, match="does not become ready"):
-            await operator.ready(seconds=6)
+            await operator.ready(seconds=3)
         assert "cannot be listed, and is tried again" in operator.text()
     finally:
         operator.end(signal.SIGKILL)

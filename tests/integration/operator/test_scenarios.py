@@ -136,6 +136,7 @@ async def test_a_teacher_that_fails_takes_nothing_from_the_other(world: World) -
     assert (kstatus(body), argo_cd(body)) == ("Failed", "Degraded")
 
 
+@pytest.mark.lengthy
 async def test_several_nodes_find_each_other(world: World) -> None:
     run = "nodes"
     await world.create(run, nodes=2, gpus=8)
