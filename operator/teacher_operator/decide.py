@@ -77,7 +77,7 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
     """
     todo, before = Todo(), read_status(body)
     if _has_ended(body):
-        todo.delete += [view.name for view in observed.jobs if not (view.complete or view.failed or view.deleting)]
+        todo.delete += [view.name for view in observed.jobs if view.unfinished]
         if not is_terminal(before):  # an older operator reads the status of a newer one: let it be
             return Decision(before, todo)
         _remove_when_due(body, before, observed, todo, now=now)
@@ -90,7 +90,7 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         if isinstance(error, ValidationError) and error.errors()[0]["loc"][0] in PLATFORM:
             unfit = _unfit(error)  # a slip that can be mended: what runs goes on
             return _decision(body, status, Summary.stuck(unfit.reason, unfit.message), todo, now=now)
-        todo.delete += [view.name for view in observed.jobs if not (view.complete or view.failed or view.deleting)]
+        todo.delete += [view.name for view in observed.jobs if view.unfinished]
         return _failed(body, status, _unfit(error), todo, now=now)
     if not (status.run_id and status.config_uri and status.dataset and status.teachers):
         inspected = _inspect(body, spec, status, observed, settings, todo, now=now)

@@ -69,6 +69,11 @@ class JobView:
         return self._condition("Failed")
 
     @property
+    def unfinished(self) -> bool:
+        """The Job may still run, and is not going."""
+        return not (self.complete or self.failed or self.deleting)
+
+    @property
     def unsettled(self) -> bool:
         """The Job has ended, and of its pods it is not known how: watches of the two go their own pace."""
         counted = self.job.get("status") or {}

@@ -132,9 +132,7 @@ class Reconciler:
         """Change children; what was refused is noted, so that the status can say so."""
         namespace = body["metadata"]["namespace"]
         for name in todo.delete:
-            job = self.store.get("Job", Key(namespace, name))
-            if job is not None:
-                await self.cluster.delete_job(Key(namespace, name), job["metadata"]["uid"])
+            await self._delete(Key(namespace, name))
         for name, patch in todo.patch:
             self.store.put("Job", await self.cluster.patch_job(Key(namespace, name), patch))
         for manifest in todo.replace:
@@ -145,11 +143,9 @@ class Reconciler:
             except ApiError as error:
                 if not _is_final(error):
                     raise
-                refused[name] = FailureStatus(reason="ChildRefused", message=clip(f"Job {name} is refused: {error}"))
+                refused[name] = _refusal(manifest, error)
                 return error
-            job = self.store.get("Job", Key(namespace, name))
-            if job is not None:
-                await self.cluster.delete_job(Key(namespace, name), job["metadata"]["uid"])
+            await self._delete(Key(namespace, name))
         for manifest in todo.apply:
             try:
                 if manifest["kind"] == "Job":
@@ -168,6 +164,11 @@ class Reconciler:
             if manifest["kind"] == "Job":
                 self.store.put("Job", made)
         return None
+
+    async def _delete(self, key: Key) -> None:
+        job = self.store.get("Job", key)
+        if job is not None:
+            await self.cluster.delete_job(key, job["metadata"]["uid"])
 
     async def _check_name(self, body: Body, manifest: Body) -> None:
         """Server-side apply would make a Job of somebody else ours.

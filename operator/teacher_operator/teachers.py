@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from engine.outcome import TeacherOutcome
@@ -84,7 +85,7 @@ def decide_teacher(
         stand = waiting(view, TRAINER, now=now)
         replaced = "its Job is being replaced; the run goes on from its last checkpoint"
         return _state(now_known, "Pending", f"{replaced}; {stand.message}" if stand.message else replaced)
-    anew = render.training(body, spec, settings, teacher=before.name, config_uri=config_uri)
+    anew = partial(render.training, body, spec, settings, teacher=before.name, config_uri=config_uri)
     return _unfinished(spec, now_known, view, todo, anew=anew, refused=refused, now=now)
 
 
@@ -118,7 +119,7 @@ def _unfinished(
     view: JobView,
     todo: Todo,
     *,
-    anew: dict[str, Any],
+    anew: Callable[[], dict[str, Any]],
     refused: FailureStatus | None,
     now: float,
 ) -> TeacherStatus:
@@ -129,8 +130,8 @@ def _unfinished(
         todo.delete.append(view.name)
         return _state(teacher, "Suspended", "suspended: it stops at a checkpoint")
     annotations = view.job["metadata"].get("annotations") or {}
-    if annotations.get(PLATFORM_HASH) != anew["metadata"]["annotations"][PLATFORM_HASH] and refused is None:
-        todo.replace.append(anew)
+    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec) and refused is None:
+        todo.replace.append(anew())
         return _state(teacher, "Pending", "its settings have changed: it stops at a checkpoint and goes on as they say")
     patch = render.job_patch(view.job, spec)
     if patch is not None:
