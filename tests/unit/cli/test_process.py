@@ -79,9 +79,12 @@ def test_what_does_not_heed_sigterm_in_time_is_ended() -> None:
         import time
         from engine.cli import app, process
         def deaf():
-            print("ready", flush=True)
+            told = False
             while True:
                 try:
+                    if not told:
+                        told = True
+                        print("ready", flush=True)
                     time.sleep(60)
                 except BaseException:
                     pass
