@@ -50,6 +50,50 @@ class AdapterFile(Result):
     size_bytes: int
 
 
+class ClassQuality(Result):
+    """How good a teacher is at one class, at the class's score threshold; -1 where there is nothing to measure."""
+
+    f1: float = Field(description="Harmonic mean of precision and recall at an IoU of 0.5.")
+    precision: float
+    recall: float
+    objects: int = Field(description="True objects of the class.")
+
+
+class ClassMatrix(Result):
+    """Which class was seen for which, of the most frequent classes."""
+
+    classes: tuple[str, ...] = Field(description="Most frequent first.")
+    counts: tuple[tuple[int, ...], ...] = Field(
+        description="Rows: the true class, last nothing. Columns: the class that was seen, last nothing."
+    )
+
+
+class Confusion(Result):
+    """What became of objects and detections at the score thresholds, counted in the manner of TIDE (arXiv:2008.08115).
+
+    An object is found, missed, or covered only by detections of the other kinds.
+    """
+
+    objects: int = Field(description="True objects, crowds aside.")
+    found: int = Field(description="Objects with a detection of their class and an IoU of at least 0.5, one each.")
+    missed: int = Field(description="Objects that are neither found, nor badly localised, nor seen as another class.")
+    false: int = Field(description="Detections of nothing: of no object's place, or of neither its place nor class.")
+    wrong_class: int = Field(description="Detections of an object of another class, with an IoU of at least 0.5.")
+    badly_localised: int = Field(description="Detections of an object of their class with an IoU from 0.1 to 0.5.")
+    duplicates: int = Field(description="Detections of an object that another one has found.")
+    matrix: ClassMatrix | None = Field(default=None, description="None for one class.")
+
+
+class Retention(Result):
+    """How much of the base's skill on prompts outside the dataset is left, on labelled images of other things."""
+
+    source: str = Field(description="URI of the annotations; `built-in`: the images that come with the engine.")
+    prompts: tuple[str, ...] = Field(description="What was asked for: classes that the dataset does not have.")
+    base: ApMetrics = Field(description="With the adapter off.")
+    adapted: ApMetrics = Field(description="With the adapter on.")
+    share: float = Field(description="AP with the adapter over AP without it; -1 where the base finds next to nothing.")
+
+
 class TeacherResult(Result):
     """One teacher of a run, before and after."""
 
@@ -60,6 +104,15 @@ class TeacherResult(Result):
     after: ApMetrics = Field(description="The best adapter, on the validation part.")
     test_before: ApMetrics | None = Field(default=None, description="The base, on the test part.")
     test_after: ApMetrics | None = Field(default=None, description="The best adapter, on the test part.")
+    thresholds: dict[str, float] = Field(
+        default={},
+        description="By class name, the score from which on detections of the best adapter are kept: the one with the "
+        "highest F1 on the validation part. A class with nothing to choose by has the median of the others.",
+    )
+    quality: dict[str, ClassQuality] = Field(default={}, description="By class name, at these thresholds.")
+    confusion_before: Confusion | None = Field(default=None, description="The base at its own best thresholds.")
+    confusion_after: Confusion | None = Field(default=None, description="The best adapter at `thresholds`.")
+    retention: Retention | None = Field(default=None, description="None if no prompts were left to ask for.")
     history: tuple[HistoryPoint, ...] = ()
     best_epoch: float = 0
     epochs: float = Field(description="Passes over the training part that were made.")
