@@ -49,16 +49,16 @@ def coco_ground_truth(dataset: CocoDataset, iou_type: IouType) -> dict[str, Any]
     }
 
 
-def truth_of(dataset: CocoDataset, index: int, *, iou_type: IouType) -> Detections:
+def truth_of(dataset: CocoDataset, index: int, *, iou_type: IouType, crowds: bool = False) -> Detections:
     """The objects of one image as perfect detections: crowds left out, for ``segm`` those without a mask as well.
 
-    ``prompt_indices`` are their positions in ``dataset.annotations[index]``.
+    With ``crowds``, these alone. ``prompt_indices`` are their positions in ``dataset.annotations[index]``.
     """
     image = dataset.images[index]
     positions, boxes, masks = [], [], []
     for position, annotation in enumerate(dataset.annotations[index]):
         rle = mask_rle(annotation, image) if iou_type == "segm" else None
-        if annotation.iscrowd or (iou_type == "segm" and rle is None):
+        if annotation.iscrowd != crowds or (iou_type == "segm" and rle is None):
             continue
         x, y, width, height = annotation.box_xywh
         positions.append(position)

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 from pydantic import Field
 
 from engine.artifacts import SAMPLES
 from engine.dataset.types import CocoDataset, Detections, Rle
 from engine.evaluation.ground_truth import IouType, truth_of
+from engine.evaluation.matching import pairwise_iou
 from engine.results import Result
 
 MIN_SCORE = 0.3
@@ -161,7 +161,7 @@ def agreement(truth: Detections, detections: Detections) -> Agreement:
     """
     free = np.ones(len(truth), np.bool_)
     if len(truth) and len(detections):
-        ious = _ious(detections, truth)
+        ious = pairwise_iou(detections, truth)
         same_class = detections.class_indices[:, None] == truth.class_indices[None, :]
         for row in np.where(same_class, ious, 0.0):
             best = int(np.argmax(row * free))
@@ -228,15 +228,3 @@ def make_record(
         before=DetectionsRecord.of(shown(before, len(truth))),
         after=DetectionsRecord.of(shown(after, len(truth))),
     )
-
-
-def _ious(rows: Detections, columns: Detections) -> NDArray[np.float64]:
-    if rows.masks is not None and columns.masks is not None:
-        return np.asarray(coco_mask.iou(rows.masks, columns.masks, [0] * len(columns)))
-    return np.asarray(coco_mask.iou(_xywh(rows), _xywh(columns), [0] * len(columns)))
-
-
-def _xywh(detections: Detections) -> NDArray[np.float64]:
-    boxes = detections.boxes_xyxy.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    return boxes

@@ -1,0 +1,104 @@
+"""The score from which on detections of a class are worth keeping, and how good a teacher is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.types import CocoDataset, Detections
+from engine.evaluation.confusion import confusion
+from engine.evaluation.ground_truth import IouType
+from engine.evaluation.matching import Match, match_all
+from engine.results import ClassQuality, Confusion
+
+FALLBACK = 0.3
+"""The threshold where no class says anything: about that of Grounding DINO's own demo."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A teacher at its best thresholds.
+
+    Attributes:
+        thresholds: Of each class, by name.
+        quality: Of each class, at its threshold.
+        confusion: What goes wrong there.
+    """
+
+    thresholds: dict[str, float]
+    quality: dict[str, ClassQuality]
+    confusion: Confusion
+
+
+def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> Operation:
+    """Choose the thresholds of a teacher by what it has seen, and say how good it is with them.
+
+    A class that nothing right was seen of, or that has no objects, gets the median threshold of the others, or
+    :data:`FALLBACK` if there is none.
+
+    Args:
+        dataset: The truth.
+        detections: Of each image of ``dataset``, in its order.
+        iou_type: Whether boxes or masks are compared.
+    """
+    matches = match_all(dataset, detections, iou_type=iou_type)
+    best = [_best(matches, index) for index in range(len(dataset.classes))]
+    fallback = median([threshold for threshold, _ in best if threshold is not None] or [FALLBACK])
+    thresholds = {
+        name: fallback if threshold is None else threshold
+        for name, (threshold, _) in zip(dataset.classes, best, strict=True)
+    }
+    prompted = any(seen.prompt_indices is not None for seen in detections)
+    return Operation(
+        thresholds=thresholds,
+        quality={name: quality for name, (_, quality) in zip(dataset.classes, best, strict=True)},
+        # The class of a mask comes with the box that asks for it: it cannot be mistaken.
+        confusion=confusion(matches, dataset.classes, thresholds, with_matrix=not prompted),
+    )
+
+
+def best_threshold(
+    scores: NDArray[np.float64], right: NDArray[np.bool_], *, objects: int
+) -> tuple[float, ClassQuality] | None:
+    """The threshold with the highest F1, the higher of two that are as good; None if nothing right was seen.
+
+    It lies halfway to the next lower score, so that a score which another machine rounds differently stays on its
+    side; where there is none lower, it is the last score itself.
+
+    Args:
+        scores: (N,) of all detections of a class.
+        right: (N,) whether each has found an object.
+        objects: How many there are.
+    """
+    if not right.any():
+        return None
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    found = np.cumsum(right[order])  # (N,) objects found by the first 1, 2, … detections
+    f1 = 2 * found / (np.arange(1, len(scores) + 1) + objects)
+    last = np.append(scores[1:] < scores[:-1], True)  # a threshold cannot part equal scores
+    kept = int(np.argmax(np.where(last, f1, -1.0)))
+    threshold = float(scores[kept] if kept + 1 == len(scores) else (scores[kept] + scores[kept + 1]) / 2)
+    quality = ClassQuality(
+        f1=float(f1[kept]),
+        precision=float(found[kept] / (kept + 1)),
+        recall=float(found[kept] / objects),
+        objects=objects,
+    )
+    return threshold, quality
+
+
+def _best(matches: Sequence[Match], class_index: int) -> tuple[float | None, ClassQuality]:
+    objects = sum(int((match.objects == class_index).sum()) for match in matches)
+    of_class = [(match.seen == class_index) & ~match.passed_over for match in matches]
+    scores = np.concatenate([match.scores[mask] for match, mask in zip(matches, of_class, strict=True)] or [[]])
+    found = [match.object_of[mask] >= 0 for match, mask in zip(matches, of_class, strict=True)]
+    best = best_threshold(scores, np.concatenate(found or [np.empty(0, np.bool_)]), objects=objects)
+    if best is not None:
+        return best
+    nothing = 0.0 if objects else -1.0
+    return None, ClassQuality(f1=nothing, precision=nothing, recall=nothing, objects=objects)
