@@ -30,6 +30,9 @@ RESYNC_MISSES = 3
 
 LIST_RETRY_SECONDS = 2.0
 
+END_SECONDS = 0.5
+"""For tasks to end in, before they are asked again."""
+
 SETTLE_SECONDS = 5.0
 """After watches were opened and have listed what there is, until all of it is looked at: what went just before, they
 have not shown."""
@@ -83,9 +86,11 @@ class Controller:
 
     async def stop(self) -> None:
         """End everything; what is half done is done by the next start."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        left = set(self._tasks)
+        while left:  # a task may miss a cancellation that comes with what it waits for: it is asked again
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=END_SECONDS)
         try:
             await self.leadership.release() if self.settings.leader_election else None
         except ApiError as error:

@@ -24,6 +24,7 @@ MODEL_URI = r"^(s3://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]/[^\x00-\x1f]+|[A-Za-z0-9_
 PATTERNS: Mapping[str, Mapping[str, str]] = {
     "DatasetSpec": {"annotations": S3_URI, "images": S3_URI},
     "PartSpec": {"annotations": S3_URI, "images": S3_URI},
+    "RetentionSpec": {"annotations": S3_URI, "images": S3_URI},
     "TeacherFineTuneSpec": {"output": S3_URI},
     "TeacherSpec": {"baseModel": MODEL_URI},
 }

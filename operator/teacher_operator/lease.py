@@ -40,7 +40,8 @@ class Leadership:
         """Acquire and renew, for ever."""
         while True:
             try:
-                mine = await asyncio.wait_for(self._try(), TRY_SECONDS)
+                async with asyncio.timeout(TRY_SECONDS):
+                    mine = await self._try()
             except (ApiError, TimeoutError) as error:
                 mine = self.held.is_set() and time.monotonic() - self._renewed < DURATION_SECONDS - RENEW_SECONDS
                 if not mine:

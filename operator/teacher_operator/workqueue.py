@@ -90,6 +90,9 @@ class WorkQueue(Generic[K]):
             self._wake.clear()
             try:
                 wait = self._later[0][0] - time.monotonic() if self._later else None
-                await asyncio.wait_for(self._wake.wait(), wait)
+                async with asyncio.timeout(
+                    wait
+                ):  # wait_for would lose a cancellation that comes with what it waits for
+                    await self._wake.wait()
             except TimeoutError:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -161,8 +163,18 @@ class ThreadOperator:
             with contextlib.suppress(RuntimeError):  # it has ended by itself
                 self._loop.call_soon_threadsafe(how)
             await asyncio.to_thread(self._thread.join, 30)
-            assert not self._thread.is_alive(), "the operator does not end"
+            assert not self._thread.is_alive(), f"the operator does not end:\n{self._at_work()}"
             self._thread = None
+
+    def _at_work(self) -> str:
+        """Where its tasks and threads stand."""
+        told = io.StringIO()
+        for task in asyncio.all_tasks(self._loop):
+            print(task, file=told)
+            task.print_stack(file=told)
+        for thread, frame in sys._current_frames().items():
+            print(f"thread {thread}", *traceback.format_stack(frame), file=told)
+        return told.getvalue()
 
     def _run(self, started: threading.Event) -> None:
         async def main() -> None:
