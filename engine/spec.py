@@ -256,6 +256,15 @@ class EarlyStoppingSpec(SpecModel):
     )
 
 
+class RetentionSpec(SpecModel):
+    """Labelled images of other things than the dataset shows: what a base can do before it is tuned."""
+
+    annotations: Uri = Field(description="COCO instances JSON; its classes are asked for, less those of the dataset.")
+    images: Uri | None = Field(
+        default=None, description="Folder of the images; default: the folder that holds the annotations."
+    )
+
+
 class TrainingSpec(SpecModel):
     """What holds for every teacher of the run."""
 
@@ -263,6 +272,9 @@ class TrainingSpec(SpecModel):
     precision: Precision | None = Field(default=None, description="Arithmetic of the forward pass.")
     early_stopping: EarlyStoppingSpec = Field(
         default=EarlyStoppingSpec(), description="When to stop before the last epoch."
+    )
+    retention: RetentionSpec | None = Field(
+        default=None, description="On what to measure how much of the base's skill is left; default: built-in images."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -64,10 +65,9 @@ class ToyTeacher(Teacher):
         return LoraTargets({LoraPreset.DECODER: "box|label", LoraPreset.ALL: "body|box|label"}[preset])
 
     def example(self, sample: Sample, rng: np.random.Generator) -> Example:
-        image = torch.from_numpy(sample.image).float() / 255
         x0, y0, x1, y1 = sample.boxes_xyxy[0] / SIDE
         return {
-            "profiles": torch.cat([image.mean(0).flatten(), image.mean(1).flatten()]),
+            "profiles": profiles(sample.image),
             "box": torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]),
             "label": int(sample.class_indices[0]),
         }
@@ -90,8 +90,7 @@ class ToyTeacher(Teacher):
 
     @torch.no_grad()
     def predict(self, samples: Sequence[Sample]) -> list[Detections]:
-        batch = self.collate([self.example(s, np.random.default_rng()) for s in samples])
-        boxes, logits = self.model(batch["profiles"])
+        boxes, logits = self.model(torch.stack([profiles(sample.image) for sample in samples]))
         scores, labels = logits.softmax(-1).max(-1)
         centre, half = boxes[:, :2], boxes[:, 2:] / 2
         corners = torch.cat([centre - half, centre + half], dim=1) * SIDE
@@ -99,6 +98,13 @@ class ToyTeacher(Teacher):
             Detections(corners[i : i + 1].numpy(), scores[i : i + 1].numpy(), labels[i : i + 1].numpy())
             for i in range(len(samples))
         ]
+
+
+def profiles(image: NDArray[np.uint8]) -> torch.Tensor:
+    """(192,) mean colours of the columns and the rows of an image of any size."""
+    small = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    pixels = torch.from_numpy(small.copy()).float() / 255
+    return torch.cat([pixels.mean(0).flatten(), pixels.mean(1).flatten()])
 
 
 def toy_sample(index: int) -> Sample:

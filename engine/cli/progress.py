@@ -44,7 +44,7 @@ def bar() -> Listener:
             progress.update(task, completed=event.step or 0, detail=f"{loss} {speed}")
         elif event.event == "evaluation":
             best = ", the best so far" if event.best else ""
-            where = event.phase or f"epoch {event.epoch:g}"
+            where = event.phase.replace("_", " of the ") if event.phase else f"epoch {event.epoch:g}"
             progress.console.print(f"{event.teacher}: AP {event.ap:.3f} ({where}{best})")
         elif event.event in ("done", "error"):
             progress.stop()

@@ -55,6 +55,7 @@ def generate_config(
         "seed": spec.training.seed,
         "precision": spec.training.precision,
         "patience": spec.training.early_stopping.patience,
+        "retention": None if spec.training.retention is None else _plain(spec.training.retention),
     }
     config: Plain = {
         "name": name,

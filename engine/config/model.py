@@ -104,6 +104,13 @@ class TrainingConfig(ConfigModel):
     seed: int = Field(ge=0, description="of all random choices")
     precision: Precision = Field(description="auto: bfloat16 where the hardware has it")
     patience: int = Field(ge=0, description="evaluations without a better AP before stopping; 0: never")
+    class_balance: float = Field(
+        ge=0, le=1, description="how far images of rare classes are shown more often; 0: not, 1: all classes equally"
+    )
+    retention: PartConfig | None = Field(
+        default=None,
+        description="labelled images of other things, to measure what is left of the base's skill; null: built-in ones",
+    )
     workers: int | None = Field(
         ge=0,
         description="processes that decode and augment; 0: the training process itself; null: one a core, at most 8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,20 @@ class Teacher(ABC):
         """Detect in original images; SAM takes the samples' boxes as prompts and keeps their classes and order
         of prompts before sorting by score.
         """
+
+    def asking(self, classes: Sequence[str], prompts: Mapping[str, str] | None = None) -> Self:
+        """The same model, adapter and all, asked for other classes: nothing of it is copied.
+
+        Args:
+            classes: Class names in the order of class indices.
+            prompts: Better phrases for some of them.
+
+        Raises:
+            ConfigError: The classes cannot be prompted for.
+        """
+        other = copy.copy(self)
+        other.classes = tuple(classes)
+        return other
 
     @property
     def device(self) -> torch.device:

@@ -76,6 +76,7 @@ class GroundingDino(Teacher):
         self.classes = tuple(classes)
         self.settings = settings
         self.transform = transform
+        self.tokenizer = tokenizer
         self.book = PromptBook.of(classes, prompts, tokenizer=tokenizer, limit=model.config.max_text_len)
 
     @classmethod
@@ -111,6 +112,12 @@ class GroundingDino(Teacher):
             settings=settings,
             transform=transform,
         )
+
+    def asking(self, classes: Sequence[str], prompts: Mapping[str, str] | None = None) -> Self:
+        """See :meth:`Teacher.asking`."""
+        other = super().asking(classes)
+        other.book = PromptBook.of(classes, prompts or {}, tokenizer=self.tokenizer, limit=self.book.limit)
+        return other
 
     def lora_targets(self, preset: LoraPreset) -> LoraTargets:
         """See :data:`PRESETS`."""

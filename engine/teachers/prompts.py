@@ -93,7 +93,7 @@ class PromptBook:
         phrases: list[Phrase] = []
         seen: dict[tuple[int, ...], str] = {}
         for index, name in enumerate(classes):
-            text = _clean(prompts.get(name, name))
+            text = cleaned(prompts.get(name, name))
             ids = tuple(i for i in tokenizer(text, add_special_tokens=False)["input_ids"] if i not in silent)
             if not ids:
                 raise ConfigError(f"class {name!r} has no letters to show to Grounding DINO: {_HELP}")
@@ -159,10 +159,10 @@ class PromptBook:
 _HELP = "give a phrase of common words under classPrompts"
 
 
-def _clean(name: str) -> str:
+def cleaned(name: str) -> str:
     """Lower case and without underscores, as words are written.
 
-    >>> _clean("Traffic_Light")
+    >>> cleaned("Traffic_Light")
     'traffic light'
     """
     return " ".join(name.replace("_", " ").lower().split())

@@ -56,11 +56,11 @@ def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage,
     if "all" in datasets:
         datasets = _divided(datasets["all"], data, seed=seed)
     for name in ("train", "val"):
-        if name not in datasets or not _useful(datasets[name], masks=masks):
+        if name not in datasets or not useful(datasets[name], masks=masks):
             what = "masks" if masks else "objects"
             raise DataError(f"the {name} part has no {what} of the classes {', '.join(data.classes)}: annotate some")
     if masks:
-        datasets["train"] = datasets["train"].subset(_useful(datasets["train"], masks=True))
+        datasets["train"] = datasets["train"].subset(useful(datasets["train"], masks=True))
     parts = {}
     for name, dataset in datasets.items():
         folder = ImageFolder((files.get(name) or files["all"]).images, storage=storage, cache=cache)
@@ -77,7 +77,7 @@ def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int) -> dict[str, 
     return {name: dataset.subset(chosen) for name, chosen in indices.items() if chosen}
 
 
-def _useful(dataset: CocoDataset, *, masks: bool) -> list[int]:
+def useful(dataset: CocoDataset, *, masks: bool) -> list[int]:
     """The images with an object that can be learned or found: crowds do not count."""
     return [
         index

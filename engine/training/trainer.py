@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,8 +24,10 @@ from engine.config import RunConfig, TeacherSettings
 from engine.dataset.types import Sample
 from engine.errors import ConfigError
 from engine.evaluation.evaluate import Evaluation, compare, look
+from engine.evaluation.retention import retention
+from engine.evaluation.thresholds import operation
 from engine.progress import Event, EventKind, Listener
-from engine.results import AdapterFile, ApMetrics, TeacherResult
+from engine.results import AdapterFile, ApMetrics, Retention, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, is_hub_id, resolve_base_model
@@ -39,15 +41,19 @@ from engine.teachers.lora import (
     save_adapter,
     trainable_parameters,
 )
+from engine.training.balance import repeats
 from engine.training.checkpoint import CHECKPOINT, Checkpoint, Progress, load_checkpoint, save_checkpoint
 from engine.training.data import Views, batches_from
 from engine.training.loop import Hooks, Loop
 from engine.training.parts import Part, Parts, prepare_parts
+from engine.training.probe import Probe, prepare_probe
 from engine.training.processes import ALONE, Processes
 from engine.training.progress import tensorboard, thinned
 from engine.training.runtime import Stop, choose_device, memory_errors, seed_all
 from engine.training.samples import write_samples
 from engine.training.steps import Steps
+
+NO_PROBE = "what is left of the base's skill is not measured: training.retention shows nothing that the data does not"
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Job:
     teacher: Teacher
     base: LocalModel
     parts: Parts
+    probe: Probe | None
     steps: Steps
 
     def event(self, kind: EventKind, **values: Any) -> Event:
@@ -149,6 +156,11 @@ class TeacherTrainer:
             parts = prepare_parts(
                 data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache
             )
+            probe = prepare_probe(
+                training.retention, data, masks=kind.needs_masks, storage=self.storage, cache=self.cache
+            )
+            if probe is None:
+                listen(note(message=NO_PROBE))
             listen(note(message=f"fetching the base model {self.settings.base_model}"))
             base = self._base(checkpoint)
         self._check_same_base(base)
@@ -157,8 +169,11 @@ class TeacherTrainer:
         teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=self.settings)
         teacher.model.to(choose_device())
         place = self.processes.place
-        steps = Steps.of(self.settings, images=len(parts.train.dataset), seed=training.seed, place=place)
-        return Job(teacher=teacher, base=base, parts=parts, steps=steps)
+        shown = repeats(parts.train.dataset, exponent=training.class_balance)
+        steps = Steps.of(
+            self.settings, images=len(parts.train.dataset), seed=training.seed, place=place, repeats=shown
+        )
+        return Job(teacher=teacher, base=base, parts=parts, probe=probe, steps=steps)
 
     def _run(self, job: Job, checkpoint: Checkpoint | None, listen: Listener, stop: Stop) -> TeacherResult:
         teacher, val = job.teacher, job.parts.val
@@ -196,18 +211,33 @@ class TeacherTrainer:
             load_adapter_tensors(teacher, loop.best, what="the best adapter does not fit its base")
         seen_after = measure(val)
         test_after = None if job.parts.test is None else measure(job.parts.test).metrics
+        known = {"ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
         if test_after is not None:
-            known = {"ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
             listen(job.event("evaluation", step=progress.step, ap=test_after.ap, phase="test", **known))
         if seen_before is None:
             with adapter_off(teacher):
                 seen_before = measure(val)
+        retained = self._retention(job, stop)
+        if retained is not None:
+            for phase, metrics in (("retention_base", retained.base), ("retention", retained.adapted)):
+                listen(job.event("evaluation", step=progress.step, ap=metrics.ap, phase=phase, **known))
         seen = (seen_before, seen_after)
         result = self.processes.decided(
-            lambda: self._leave(job, progress, checkpoint.before, seen=seen, test_after=test_after)
+            lambda: self._leave(job, progress, checkpoint.before, seen=seen, test_after=test_after, retained=retained)
         )
         listen(job.event("note", message=_summary(result)))
         return result
+
+    def _retention(self, job: Job, stop: Stop) -> Retention | None:
+        """What is left of the base's skill: both are asked for what the data does not have."""
+        if job.probe is None:
+            return None
+        probe = job.probe
+        teacher = job.teacher.asking(probe.part.dataset.classes)
+        adapted = self._measure(teacher, stop, probe.part).metrics
+        with adapter_off(teacher):
+            base = self._measure(teacher, stop, probe.part).metrics
+        return retention(probe.source, base=base, adapted=adapted)
 
     def _begin(
         self, job: Job, measure: Callable[[Part], Evaluation], listen: Listener
@@ -242,6 +272,7 @@ class TeacherTrainer:
         *,
         seen: tuple[Evaluation, Evaluation],
         test_after: ApMetrics | None,
+        retained: Retention | None,
     ) -> TeacherResult:
         """Write samples of what the base and the best adapter have seen in the validation part, and the result."""
         seen_before, seen_after = seen
@@ -253,6 +284,9 @@ class TeacherTrainer:
             after=seen_after.detections,
             iou_type=job.teacher.iou_type,
         )
+        base, adapted = (
+            operation(evaluation.dataset, evaluation.detections, iou_type=job.teacher.iou_type) for evaluation in seen
+        )
         adapter = self.folder / ADAPTER
         content = adapter.read_bytes()
         result = TeacherResult(
@@ -263,6 +297,11 @@ class TeacherTrainer:
             after=seen_after.metrics,
             test_before=before.get("test"),
             test_after=test_after,
+            thresholds=adapted.thresholds,
+            quality=adapted.quality,
+            confusion_before=base.confusion,
+            confusion_after=adapted.confusion,
+            retention=retained,
             history=progress.history,
             best_epoch=job.steps.epochs_at(progress.best_step),
             epochs=job.steps.epochs_at(progress.step),
@@ -317,7 +356,7 @@ class TeacherTrainer:
         return {
             "data": {key: data[key] for key in ("digest", "classes", "prompts", "split")},
             "augmentation": config["augmentation"],
-            "training": {key: training[key] for key in ("seed", "precision", "patience")},
+            "training": {key: training[key] for key in ("seed", "precision", "patience", "class_balance")},
             f"teachers.{self.name.slug}": {k: v for k, v in settings.items() if k not in ("base_model", "revision")},
             "base_sha256": base.sha256,
             "base_revision": base.revision,
@@ -352,7 +391,8 @@ class TeacherTrainer:
             seen = look(teacher, part.dataset, load, indices=indices, batch_size=self.settings.batch_size)
         seen = self.processes.gather(seen)
         metrics = self.processes.decided(lambda: compare(part.dataset, seen, iou_type=teacher.iou_type).metrics)
-        return Evaluation(metrics=metrics, detections=[found for _, found in seen], dataset=part.dataset)
+        dataset = replace(part.dataset, images=tuple(image for image, _ in seen))
+        return Evaluation(metrics=metrics, detections=[found for _, found in seen], dataset=dataset)
 
     def _checkpointed(self) -> None:
         if self.on_checkpoint is not None:
@@ -382,6 +422,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _summary(result: TeacherResult) -> str:
     change = f"AP {result.before.ap:.3f} -> {result.after.ap:.3f}"
+    if result.retention is not None and result.retention.share >= 0:
+        change += f", {result.retention.share:.0%} of the base's skill on other things is left"
     if result.after.ap > result.before.ap:
         return change
     return f"{change}: no evaluation was better than the base; the best adapter is kept all the same"

@@ -22,13 +22,13 @@ from torch import nn
 from transformers import AutoTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection, SamConfig
 
 from engine.config import LoraSettings
-from engine.errors import BaseModelError
+from engine.errors import BaseModelError, ConfigError
 from engine.preprocessing import from_cxcywh_normalized
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.base import REGISTRY
 from engine.teachers.grounding_dino import PRESETS, GroundingDino, proposals, stack
 from engine.teachers.grounding_dino_loss import Targets, detection_losses
-from engine.teachers.lora import attach, merged, trainable_parameters
+from engine.teachers.lora import adapter_off, attach, merged, trainable_parameters
 
 BOX, BOX_2 = (10.0, 10.0, 40.0, 50.0), (0.0, 20.0, 30.0, 64.0)
 
@@ -284,3 +284,34 @@ def test_a_few_steps_of_an_adapter_learn_an_image() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_asked_for_other_classes_the_same_model_answers_as_one_made_for_them() -> None:
+    teacher = random_teacher(("red circle", "square"))
+    other = teacher.asking(("star", "blue ring", "cat"), {"cat": "green square"})
+    made = random_teacher(("star", "blue ring", "green square"))
+    (seen,), (expected,) = other.predict([noise()]), made.predict([noise()])
+    assert seen.scores.tolist() == expected.scores.tolist()
+    assert seen.class_indices.tolist() == expected.class_indices.tolist()
+    assert other.model is teacher.model
+    assert other.classes == ("star", "blue ring", "cat")
+    assert teacher.classes == ("red circle", "square")
+    assert {phrase.class_index for phrase in teacher.book.phrases} == {0, 1}
+
+
+def test_what_is_asked_for_has_the_adapter_of_the_teacher_on_and_off() -> None:
+    teacher = random_teacher()
+    before = teacher.asking(("star",)).predict([noise()])[0].scores
+    attach(teacher, LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0))
+    for name, parameter in trainable_parameters(teacher).items():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    other = teacher.asking(("star",))
+    assert other.predict([noise()])[0].scores.tolist() != pytest.approx(before.tolist(), abs=1e-4)
+    with adapter_off(other):
+        assert other.predict([noise()])[0].scores.tolist() == pytest.approx(before.tolist(), abs=1e-6)
+
+
+def test_other_classes_must_be_readable_too() -> None:
+    with pytest.raises(ConfigError, match="cannot tell class"):
+        random_teacher().asking(("star", "Star"))

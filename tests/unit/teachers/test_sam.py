@@ -280,3 +280,10 @@ def test_a_few_steps_lower_the_loss(tmp_path: Path) -> None:
         history.append(loss.item())
     # A random base has no shapes to offer: all that is learnt so soon is that most pixels are background.
     assert history[-1] < 0.95 * history[0]
+
+
+def test_asked_for_other_classes_the_same_model_answers_alike(teacher: Sam) -> None:
+    other = teacher.asking(("cat", "cup"))
+    assert (other.classes, other.model) == (("cat", "cup"), teacher.model)
+    (seen,), (expected,) = other.predict([scene()]), teacher.predict([scene()])
+    assert seen.masks == expected.masks

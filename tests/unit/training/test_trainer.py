@@ -16,13 +16,15 @@ from toy import ToyTeacher, settings, training, write_toy_base, write_toy_data
 
 from engine.config import DataConfig, RunConfig
 from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
-from engine.dataset import inspect_dataset, load_dataset, load_sample
+from engine.dataset import Sample, inspect_dataset, load_dataset, load_sample
 from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError, TeacherError
+from engine.evaluation.evaluate import evaluate
 from engine.evaluation.samples import SampleRecord
 from engine.progress import Event
 from engine.results import TeacherResult
 from engine.spec import AugmentationSpec, Intensity, TeacherName
 from engine.teachers import REGISTRY, load_adapted
+from engine.teachers.lora import adapter_off
 from engine.training import TeacherTrainer
 from engine.training.checkpoint import load_checkpoint
 
@@ -44,7 +46,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_of(folder: Path, *, split: tuple[int, int, int] = (60, 20, 20), **changes: Any) -> RunConfig:
     annotations = folder / "data" / "all.json"
-    common = {key: changes.pop(key) for key in ("workers", "patience", "seed") if key in changes}
+    common = {key: changes.pop(key) for key in ("workers", "patience", "seed", "retention") if key in changes}
     return RunConfig(
         name="toy",
         run_id="1",
@@ -105,6 +107,11 @@ def test_a_run_leaves_a_better_adapter_and_all_that_belongs_to_it(toy_data: Path
     assert result.trainable_parameters == 8 * (192 + 64) + 8 * (64 + 4) + 8 * (64 + 2)
     assert result.adapter.size_bytes == len(adapter_of(tmp_path))
     assert TeacherResult.model_validate_json((folder / "result.json").read_text()) == result
+    assert result.thresholds.keys() == result.quality.keys() == {"red", "green"}
+    assert result.confusion_before is not None
+    assert result.confusion_after is not None
+    assert result.confusion_before.objects == result.confusion_after.objects == result.after.images
+    assert result.confusion_after.found > result.confusion_before.found
     others = [name for name in files_of(folder) if not name.startswith("samples/")]
     assert others == [
         "adapter_config.json",
@@ -122,7 +129,7 @@ def test_a_run_leaves_a_better_adapter_and_all_that_belongs_to_it(toy_data: Path
     kinds = [event.event for event in events if event.event != "note"]
     assert kinds[:3] == ["start", "evaluation", "step"]
     phases = [event.phase for event in events if event.event == "evaluation"]
-    assert phases == ["base", "adapted", "adapted", "adapted", "test"]
+    assert phases == ["base", "adapted", "adapted", "adapted", "test", "retention_base", "retention"]
     known = [(event.ap_before, event.best_ap) for event in events if event.event == "evaluation"]
     assert known[0] == (result.before.ap, None)
     assert known[-1] == (result.before.ap, max(point.ap for point in result.history if point.ap is not None))
@@ -175,6 +182,34 @@ def test_a_finished_run_is_only_measured_again(toy_data: Path, tmp_path: Path) -
     assert not [event for event in events if event.event == "step"]
     (start,) = [event for event in events if event.event == "start"]
     assert (start.step, start.ap_before, start.best_ap) == (first.steps, first.before.ap, first.after.ap)
+
+
+def test_base_and_adapter_are_asked_for_what_the_data_does_not_have(toy_data: Path, tmp_path: Path) -> None:
+    file = write_toy_data(tmp_path / "probe" / "all.json", range(30))
+    file.write_text(file.read_text().replace('"red"', '"crimson"').replace('"green"', '"lime"'))
+    config = config_of(toy_data, retention=PartConfig(annotations=str(file), images=None))
+    result = TeacherTrainer(config, work_dir=tmp_path / "work").train()
+    assert result.retention is not None
+    assert result.retention.prompts == ("crimson", "lime")
+    assert result.retention.source == str(file)
+    dataset = load_dataset(file)
+
+    def load(index: int) -> Sample:
+        return load_sample(dataset, index, file.parent / dataset.images[index].file_name, with_masks=False)
+
+    adapted = load_adapted(tmp_path / "work" / FOLDER)
+    assert result.retention.adapted == evaluate(adapted, dataset, load, batch_size=4).metrics
+    with adapter_off(adapted):
+        assert result.retention.base == evaluate(adapted, dataset, load, batch_size=4).metrics
+    assert result.retention.base.ap != result.retention.adapted.ap
+
+
+def test_a_probe_of_the_same_things_is_said_and_measures_nothing(toy_data: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    same = PartConfig(annotations=str(toy_data / "data" / "all.json"), images=None)
+    config = config_of(toy_data, retention=same)
+    assert TeacherTrainer(config, work_dir=tmp_path, listeners=[events.append]).train().retention is None
+    assert any("is not measured" in (event.message or "") for event in events)
 
 
 def test_sigterm_while_the_base_is_measured_stops_at_once(toy_data: Path, tmp_path: Path) -> None:

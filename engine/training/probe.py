@@ -1,0 +1,72 @@
+"""Labelled images of other things than the data shows, on which what is left of the base's skill is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import DataConfig
+from engine.config.model import PartConfig
+from engine.dataset import CocoDataset, ImageFolder, load_part
+from engine.dataset.layouts import find_single_part
+from engine.evaluation.retention import BUILT_IN, PROBE
+from engine.storage import Storage
+from engine.teachers.prompts import cleaned
+from engine.training.parts import Part, useful
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The images, and where they come from.
+
+    Attributes:
+        part: Its classes are what to ask for; every image shows one of them.
+        source: URI of the annotations, or :data:`BUILT_IN`.
+    """
+
+    part: Part
+    source: str
+
+
+def prepare_probe(
+    given: PartConfig | None, data: DataConfig, *, masks: bool, storage: Storage, cache: Path
+) -> Probe | None:
+    """Load the probe less the classes that the data has too, and bring its images to the disk.
+
+    Args:
+        given: The user's own; None for the built-in one.
+        data: Whose classes and phrases are left out, however they are written.
+        masks: Whether only objects with a mask count.
+        storage: Where annotations and images come from.
+        cache: Where images are kept.
+
+    Returns:
+        None where nothing is left to ask for.
+
+    Raises:
+        DataError: The annotations are no COCO dataset.
+        StorageError: Something cannot be had.
+    """
+    uri, images = (str(PROBE), None) if given is None else (given.annotations, given.images)
+    files = find_single_part(uri, images, storage=storage)
+    dataset = _others(load_part(files, storage=storage), data, masks=masks)
+    if not dataset.classes:
+        return None
+    folder = ImageFolder(files.images, storage=storage, cache=cache)
+    folder.sync(dataset.images)
+    part = Part(dataset, tuple(folder.path(image) for image in dataset.images))
+    return Probe(part, BUILT_IN if given is None else given.annotations)
+
+
+def _others(dataset: CocoDataset, data: DataConfig, *, masks: bool) -> CocoDataset:
+    """The images that show something which the data does not have, with these classes alone."""
+    known = {cleaned(name) for name in (*data.classes, *data.prompts.values())}
+    shown = {
+        found.class_index
+        for objects in dataset.annotations
+        for found in objects
+        if not found.iscrowd and (found.segmentation or not masks)
+    }
+    kept = [name for i, name in enumerate(dataset.classes) if i in shown and cleaned(name) not in known]
+    dataset = dataset.with_classes(kept)
+    return dataset.subset(useful(dataset, masks=masks))
