@@ -22,3 +22,4 @@ if __name__ == "__main__":
         python(HERE.parent / "examples" / "demo_data.py", str(data))
         python(HERE / "make_big_coco.py", str(data / "annotations.json"), str(big), "--megabytes", MEGABYTES)
         python(HERE / "inspect_speed.py", str(big))
+    python(HERE / "library_faults.py")

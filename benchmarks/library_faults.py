@@ -1,0 +1,379 @@
+"""What the loss of transformers' Grounding DINO does, what ours does, and what is right: computed here and now.
+
+    python benchmarks/library_faults.py
+
+prints one table for the tiny base that is shipped, in seconds. Each row is a function that makes the same tensors, or the
+same model, go through the library and through the engine. ``tests/unit/teachers/test_library_faults.py`` holds
+every row to what is right, and the library to be wrong: a row whose library got well is to be taken out.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoTokenizer, GroundingDinoForObjectDetection
+from transformers.loss.loss_grounding_dino import GroundingDinoForObjectDetectionLoss
+
+from engine.config import GroundingDinoSettings, LoraSettings
+from engine.dataset.types import Sample
+from engine.spec import LoraPreset
+from engine.teachers.grounding_dino import GroundingDino, proposals, stack
+from engine.teachers.grounding_dino_loss import Predictions, Targets, detection_losses
+from engine.teachers.lora import attach, merged, trainable_parameters
+from engine.teachers.prompts import PromptBook
+
+BASE = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row of the table: numbers that can be compared, or what comes out in words."""
+
+    what: str
+    library: float | str
+    ours: float | str
+    right: float | str
+
+
+def own_tokens() -> Fault:
+    """Three images with captions of 1, 2 and 3 classes: whose object is taught the tokens of its class?
+
+    The library moves the classes of image i by the number of classes of image i, not of those before it.
+    """
+    spans = torch.eye(12, dtype=torch.bool)[[1, 3, 5]]
+    maps, classes = [spans[:1], spans[:2], spans], [0, 0, 1]
+    right = torch.stack([m[c] for m, c in zip(maps, classes, strict=True)])[:, None]
+    logits, boxes = torch.zeros(3, 1, 12, requires_grad=True), torch.full((3, 1, 4), 0.5)
+    theirs = _library(logits, boxes, classes=[torch.tensor([c]) for c in classes], maps=maps, targets=list(boxes))
+    (library,) = torch.autograd.grad(theirs["loss_ce"], logits)
+    targets = [Targets(b, r) for b, r in zip(boxes, right, strict=True)]
+    losses = detection_losses(
+        Predictions(logits[None], boxes[None]), targets, text_mask=torch.ones(3, 12, dtype=torch.bool), count=3
+    )
+    (ours,) = torch.autograd.grad(losses.classification, logits)
+    hits = [int(((gradient < 0) == right).all(-1).sum()) for gradient in (library, ours)]
+    return Fault("captions of their own: objects of 3 that are taught their class", *hits, 3)
+
+
+def period() -> Fault:
+    """The object is a cat, and the class before it has a period in its name."""
+    return _stop("st. bernard", "a class after 'st. bernard': words that a cat is taught")
+
+
+def question_mark() -> Fault:
+    """The same for a question mark."""
+    return _stop("what? object", "a class after 'what? object': words that a cat is taught")
+
+
+def _stop(name: str, what: str) -> Fault:
+    tokenizer, image = AutoTokenizer.from_pretrained(BASE), torch.rand(1, 3, 128, 128)
+    model = GroundingDinoForObjectDetection.from_pretrained(BASE)
+    ids = tokenizer(f"{name} . cat .", return_tensors="pt")["input_ids"]
+    label = {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]])}
+    with _outputs(model.class_embed) as logits:
+        loss = model(pixel_values=image, input_ids=ids, labels=[label]).loss_dict["loss_ce"]
+    (gradient,) = torch.autograd.grad(loss, logits[-1])
+    library = tokenizer.decode(ids[0][(gradient[0, :, : ids.shape[1]] < 0).any(0)])
+
+    teacher = _teacher(name, "cat")
+    batch = teacher.collate([teacher.example(_sample([[10, 10, 40, 40]], [1]), np.random.default_rng(0))])
+    return Fault(what, library, tokenizer.decode(batch["input_ids"][0][batch["tokens"][0][0]]), "cat")
+
+
+def proposal_boxes() -> Fault:
+    """How the proposals' box losses change with the head that makes them, by gradient; right is by difference."""
+    model = GroundingDinoForObjectDetection.from_pretrained(BASE)
+    return _slope(
+        "proposals: slope of their box loss",
+        model,
+        model.model.encoder_output_bbox_embed.layers[-1].bias,
+        library=lambda losses: 5 * losses["loss_bbox_enc"] + 2 * losses["loss_giou_enc"],
+        ours=lambda losses: 5 * losses.l1 + 2 * losses.giou,
+    )
+
+
+def proposal_classes() -> Fault:
+    """The same for their classes: the library's are those of the learned queries."""
+    model = GroundingDinoForObjectDetection.from_pretrained(BASE)
+    return _slope(
+        "proposals: slope of their class loss",
+        model,
+        model.model.enc_output.bias,
+        library=lambda losses: losses["loss_ce_enc"],
+        ours=lambda losses: losses.classification,
+    )
+
+
+def _slope(
+    what: str, model: Any, at: nn.Parameter, *, library: Callable[[Any], Tensor], ours: Callable[[Any], Tensor]
+) -> Fault:
+    torch.manual_seed(0)
+    book = PromptBook.of(["circle", "square"], {}, tokenizer=AutoTokenizer.from_pretrained(BASE), limit=256)
+    (prompt,) = book.chunks()
+    ids, image = torch.tensor([prompt.input_ids]), torch.rand(1, 3, 128, 128)
+    box, mask = torch.tensor([[0.4, 0.5, 0.3, 0.4]]), torch.ones_like(ids).bool()
+    target = Targets(box, torch.from_numpy(prompt.token_map()[1:]))
+    direction = torch.randn_like(at)
+
+    def objective() -> Tensor:
+        outputs = model(pixel_values=image, input_ids=ids)
+        return ours(detection_losses(stack(proposals(outputs, mask)), [target], text_mask=mask, count=1))
+
+    def slope(loss: Tensor) -> float:
+        if not loss.requires_grad:
+            return 0.0
+        (gradient,) = torch.autograd.grad(loss, at, allow_unused=True)
+        return 0.0 if gradient is None else float((gradient * direction).sum())
+
+    theirs = model(pixel_values=image, input_ids=ids, labels=[{"class_labels": torch.tensor([1]), "boxes": box}])
+    found, step, sides = slope(objective()), 1e-3, []
+    with torch.no_grad():
+        for sign in (1, -1):
+            at += sign * step * direction
+            sides.append(objective())
+            at -= sign * step * direction
+    return Fault(what, slope(library(theirs.loss_dict)), found, float(sides[0] - sides[1]) / (2 * step))
+
+
+def processes() -> Fault:
+    """Two processes with ten objects each, their losses averaged as DDP averages gradients, beside one with all twenty.
+
+    The library's sum over processes is a mean, which it divides by their number once more.
+    """
+    predicted, wanted, classes = torch.rand(2, 12, 4) * 0.4 + 0.2, torch.rand(2, 10, 4) * 0.4 + 0.2, torch.zeros(10)
+    case = predicted, wanted, classes.long()
+    alone = _box_loss(*case)
+    shares = [tuple(part[i : i + 1] for part in case[:2]) + case[2:] for i in range(2)]
+    library = sum(_together(shares)) / 2
+    ours = sum(
+        float(
+            detection_losses(
+                Predictions(torch.zeros(1, 1, 12, 1), boxes[None]),
+                [Targets(objects[0], torch.ones(10, 1, dtype=torch.bool))],
+                text_mask=torch.ones(1, 1, dtype=torch.bool),
+                count=20,
+            ).l1
+        )
+        for boxes, objects, _ in shares
+    )
+    return Fault("two processes: loss, as a share of that of one", library / alone, ours / alone, 1.0)
+
+
+def _box_loss(predicted: Tensor, wanted: Tensor, classes: Tensor) -> float:
+    logits, count = torch.zeros(*predicted.shape[:2], 1), len(predicted)
+    theirs = _library(
+        logits, predicted, classes=[classes] * count, maps=[torch.ones(1, 1)] * count, targets=list(wanted)
+    )
+    return float(theirs["loss_bbox"])
+
+
+def _together(shares: Sequence[tuple[Tensor, ...]]) -> list[float]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork, running = multiprocessing.get_context("fork"), []
+    for rank, share in enumerate(shares):
+        told, tell = multiprocessing.Pipe(duplex=False)
+        process = fork.Process(target=_share, args=(tell, share, rank, len(shares), port))
+        process.start()
+        running.append((process, told))
+    found = [float(told.recv()) if told.poll(60) else float("nan") for _, told in running]
+    for process, _ in running:
+        process.join(10)
+    return found
+
+
+def _share(tell: Connection, share: tuple[Tensor, ...], rank: int, count: int, port: int) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    os.environ.update(
+        {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    )
+    torch.set_num_threads(1)
+    PartialState(cpu=True)
+    tell.send(_box_loss(*share))
+    torch.distributed.destroy_process_group()
+
+
+def accumulation() -> Fault:
+    """An image of 1 object and one of 7, each a batch of its own: what share of the step's loss has the single object?
+
+    All objects are equally far from what is predicted. The library divides each batch by its own objects.
+    """
+    boxes = [torch.full((n, 4), 0.3) + torch.arange(n)[:, None] * 0.02 for n in (1, 7)]
+    seen = [b[None] + 0.001 for b in boxes]
+    library, ours = [], []
+    for predicted, wanted in zip(seen, boxes, strict=True):
+        library.append(_box_loss(predicted, wanted[None], torch.zeros(len(wanted)).long()))
+        ours.append(
+            detection_losses(
+                Predictions(torch.zeros(1, 1, len(wanted), 1), predicted[None]),
+                [Targets(wanted, torch.ones(len(wanted), 1, dtype=torch.bool))],
+                text_mask=torch.ones(1, 1, dtype=torch.bool),
+                count=8,
+            ).l1.item()
+        )
+    shares = [parts[0] / sum(parts) for parts in (library, ours)]
+    return Fault("a step of batches with 1 and 7 objects: weight of the single one", *shares, 1 / 8)
+
+
+def auxiliary() -> Fault:
+    """How many of the decoder's layers have a loss of their own, as the library comes."""
+    teacher = _teacher("circle", "square")
+    batch = teacher.collate([teacher.example(_sample([[10, 10, 40, 40]], [1]), np.random.default_rng(0))])
+    label = {"class_labels": torch.tensor([1]), "boxes": batch["boxes"][0]}
+    texts = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+    teacher.model.requires_grad_(True)
+    counts = []
+    for loss in (lambda: teacher.model(**texts, labels=[label]).loss, lambda: teacher.loss(batch, count=1)["loss"]):
+        with _outputs(teacher.model.class_embed) as logits:
+            gradients = torch.autograd.grad(loss(), logits, allow_unused=True)
+        counts.append(sum(g is not None and bool(g[g.isfinite()].any()) for g in gradients))
+    return Fault("decoder layers that are taught, of 2", *counts, len(teacher.model.class_embed))
+
+
+def dropout() -> Fault:
+    """The base's own dropout in training, from a file that carries the library's default."""
+    with TemporaryDirectory() as folder:
+        shutil.copytree(BASE, folder, dirs_exist_ok=True)
+        config = Path(folder, "config.json")
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"dropout": 0.1}))
+        library = GroundingDinoForObjectDetection.from_pretrained(folder).config.dropout
+        ours: Any = _teacher("circle", folder=Path(folder)).model
+    return Fault("dropout of a base from the hub, in training", library, ours.config.dropout, 0.0)
+
+
+def wrapping() -> Fault:
+    """PEFT around the model."""
+    model = GroundingDinoForObjectDetection.from_pretrained(BASE)
+    try:
+        get_peft_model(model, LoraConfig(target_modules=["query"]))
+        library = "an adapter"
+    except NotImplementedError as error:
+        library = type(error).__name__
+    teacher = _teacher("circle")
+    attach(teacher, LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0))
+    return Fault(
+        "what PEFT makes of the model", library, "an adapter" if trainable_parameters(teacher) else "", "an adapter"
+    )
+
+
+def merging() -> Fault:
+    """How far an adapter's merging moves logits, if it is of all linear layers: box heads are one under many names."""
+    inputs = {"pixel_values": torch.rand(1, 3, 128, 128), "input_ids": torch.tensor([[101, 200, 1012, 102]])}
+    library = _teacher("circle")
+    with warnings.catch_warnings(action="ignore"):  # peft asks transformers by a name that will go
+        library.model = get_peft_model(library.model, LoraConfig(r=4, target_modules="all-linear"))
+    ours = _teacher("circle")
+    attach(ours, LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0))
+    moved = []
+    for teacher in (library, ours):
+        torch.manual_seed(0)
+        for name, parameter in teacher.model.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.05)
+        with torch.no_grad():
+            applied, alone = (m(**inputs).logits[..., :4] for m in (teacher.model.eval(), merged(teacher).eval()))
+        moved.append(float((applied - alone).abs().max()))
+    return Fault("largest change of a logit when an adapter is merged", *moved, 0.0)
+
+
+def long_captions() -> Fault:
+    """A hundred classes of two words, of three tokens each with their period, in a model that reads 256."""
+    names = [f"{color} {letter}" for letter in "abcdefghij" for color in ("red", "green", "blue", "pink", "gray")]
+    names += [f"dark {name}" for name in names]
+    teacher = _teacher(*names)
+    image, label = torch.rand(1, 3, 128, 128), {"class_labels": torch.tensor([99]), "boxes": torch.full((1, 4), 0.5)}
+    ids = AutoTokenizer.from_pretrained(BASE)(" . ".join(names) + " .", return_tensors="pt")["input_ids"]
+    try:
+        library = f"{teacher.model(pixel_values=image, input_ids=ids, labels=[label]).loss:.1f}"
+    except (RuntimeError, IndexError) as error:
+        library = type(error).__name__
+    batch = teacher.collate([teacher.example(_sample([[10, 10, 40, 40]], [99]), np.random.default_rng(0))])
+    taught = batch["input_ids"][0][batch["tokens"][0][0]]
+    found = AutoTokenizer.from_pretrained(BASE).decode(taught)
+    return Fault("the hundredth of 100 classes: words that it is taught", library, found, "dark gray j")
+
+
+FAULTS: tuple[Callable[[], Fault], ...] = (
+    own_tokens,
+    period,
+    question_mark,
+    proposal_boxes,
+    proposal_classes,
+    processes,
+    accumulation,
+    auxiliary,
+    dropout,
+    wrapping,
+    merging,
+    long_captions,
+)
+
+
+def _library(
+    logits: Tensor, boxes: Tensor, *, classes: Sequence[Tensor], maps: Sequence[Tensor], targets: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """The library's losses of one layer, (B, Q, T) and (B, Q, 4)."""
+    config = GroundingDinoForObjectDetection.config_class(two_stage=False)
+    losses: dict[str, Tensor]
+    _, losses, _ = GroundingDinoForObjectDetectionLoss(
+        logits,
+        [{"class_labels": c, "boxes": b} for c, b in zip(classes, targets, strict=True)],
+        logits.device,
+        boxes,
+        config,
+        tuple(maps),
+        torch.ones_like(logits, dtype=torch.bool),
+    )
+    return losses
+
+
+@contextmanager
+def _outputs(modules: nn.ModuleList) -> Iterator[list[Tensor]]:
+    """What these modules give inside the block, in order; of one module that stands for several, once."""
+    kept: list[Tensor] = []
+    hooks = [m.register_forward_hook(lambda _, __, output: kept.append(output)) for m in dict.fromkeys(modules)]
+    yield kept
+    for hook in hooks:
+        hook.remove()
+
+
+def _teacher(*classes: str, folder: Path = BASE) -> GroundingDino:
+    weights = {"classification_weight": 2, "l1_weight": 5, "giou_weight": 2, "max_detections": 100}
+    settings = GroundingDinoSettings.model_construct(**weights)
+    return GroundingDino.load(folder, classes=classes, prompts={}, settings=settings)
+
+
+def _sample(boxes: Sequence[Sequence[float]], classes: Sequence[int]) -> Sample:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return Sample.of(image, boxes, classes)
+
+
+def main() -> None:
+    print(f"| {'fault':66} | {'library':20} | {'ours':20} | {'right':20} |\n|{'-' * 68}|{('-' * 22 + '|') * 3}")
+    for fault in FAULTS:
+        torch.manual_seed(0)
+        row = fault()
+        cells = [f"{c:.4g}" if isinstance(c, float) else str(c) for c in (row.library, row.ours, row.right)]
+        print(f"| {row.what:66} | " + " | ".join(f"{cell:20}" for cell in cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
