@@ -174,7 +174,8 @@ def settings(**changes: Any) -> GroundingDinoSettings:
 
 
 def training(**changes: Any) -> TrainingConfig:
-    values = {"seed": 3, "precision": Precision.FLOAT32, "patience": 0, "workers": 0, "log_seconds": 1.0}
+    values = {"seed": 3, "precision": Precision.FLOAT32, "patience": 0, "class_balance": 0.0}
+    values |= {"workers": 0, "log_seconds": 1.0}
     return TrainingConfig(**values | changes)
 
 

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from engine.config import TeacherSettings
 from engine.launch import Place
+from engine.training.balance import drawn, visit_numbers
 
 Key = tuple[int, int]
-"""(epoch, index of the image): one view of one image."""
+"""(epoch, index of the image): one view of one image. An image that is shown again in the same epoch is shown as in one
+that is not of the run: no view comes twice."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Steps:
         evaluations: How often the teacher is measured, at most once an epoch.
         seed: Of the order of the images.
         place: Of this process: the images of each step are shared out. What a step is does not depend on it.
+        repeats: How often each image is shown an epoch, on average; empty: once.
     """
 
     images: int
@@ -42,9 +45,18 @@ class Steps:
     evaluations: int
     seed: int
     place: Place = field(default_factory=Place)
+    repeats: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, settings: TeacherSettings, *, images: int, seed: int, place: Place | None = None) -> Steps:
+    def of(
+        cls,
+        settings: TeacherSettings,
+        *,
+        images: int,
+        seed: int,
+        place: Place | None = None,
+        repeats: tuple[float, ...] = (),
+    ) -> Steps:
         """The steps that a teacher's settings ask for."""
         return cls(
             images=images,
@@ -54,6 +66,7 @@ class Steps:
             evaluations=settings.evaluations,
             seed=seed,
             place=place or Place(),
+            repeats=repeats,
         )
 
     @property
@@ -73,9 +86,13 @@ class Steps:
     def views(self, step: int) -> list[Key]:
         """What one step sees, over all processes: images in the shuffled order of its epoch."""
         epoch, within = divmod(step, self.per_epoch)
-        order = _order(self.images, self.seed, epoch)
+        order, numbers = _order(self.images, self.seed, epoch, self.repeats)
         size = self.batch_size * self.accumulation_steps
-        return [(epoch, int(index)) for index in order[within * size : (within + 1) * size]]
+        some = slice(within * size, (within + 1) * size)
+        return [
+            (epoch + self.epochs * int(number), int(index))
+            for index, number in zip(order[some], numbers[some], strict=True)
+        ]
 
     def batches(self, step: int) -> list[list[Key]]:
         """The batches of one step on this process; none if there are fewer images than processes."""
@@ -103,8 +120,13 @@ class Steps:
 
 
 @lru_cache(maxsize=2)
-def _order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(images)
+def _order(
+    images: int, seed: int, epoch: int, repeats: tuple[float, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The images of one epoch, and for each how often it was shown before in it."""
+    rng = np.random.default_rng([seed, epoch])
+    order = drawn(repeats, rng) if repeats else rng.permutation(images)
+    return order, visit_numbers(order)
 
 
 def learning_rate(step: int, total: int, settings: TeacherSettings) -> float:
