@@ -2,9 +2,9 @@
 
     python benchmarks/library_faults.py
 
-prints one table for the tiny base that is shipped, in seconds. Each row is a function that makes the same tensors, or the
-same model, go through the library and through the engine. ``tests/unit/teachers/test_library_faults.py`` holds
-every row to what is right, and the library to be wrong: a row whose library got well is to be taken out.
+prints one table for the tiny base that is shipped. Each row is a function that hands the same tensors, or the same
+model, to the library and to the engine. ``tests/unit/teachers/test_library_faults.py`` holds every row to what is
+right, and the library to be wrong: a row whose library got well is to be taken out.
 """
 
 from __future__ import annotations
