@@ -124,6 +124,8 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
     ]
     if result.before.miou is not None and result.after.miou is not None:
         rows.append(("mean IoU from true boxes", result.before.miou, result.after.miou))
+    if result.retention is not None:
+        rows.append(("AP on other things", result.retention.base.ap, result.retention.adapted.ap))
     lora = settings.lora
     return "\n".join(
         [
@@ -149,6 +151,8 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             "| | |",
             "| --- | --- |",
             f"| classes, in the order of the prompt | {', '.join(config.data.classes)} |",
+            f"| score thresholds | {', '.join(f'{name} {value:.3f}' for name, value in result.thresholds.items())} |",
+            f"| what is left of the base's skill on other things | {_left(result)} |",
             f"| annotations (sha256) | `{config.data.digest}` |",
             f"| adapter (sha256) | `{result.adapter.sha256}` |",
             f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",
@@ -157,6 +161,12 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             "",
         ]
     )
+
+
+def _left(result: TeacherResult) -> str:
+    if result.retention is None or result.retention.share < 0:
+        return "not measured"
+    return f"{result.retention.share:.0%} of its AP for {len(result.retention.prompts)} prompts"
 
 
 LOADING_LINES = """\

@@ -41,7 +41,9 @@ class Event(BaseModel):
     ap_before: float | None = Field(default=None, description="AP of the base on the validation part, once measured.")
     best_ap: float | None = Field(default=None, description="AP of the best adapter so far; None before the first.")
     best: bool | None = Field(default=None, description="The evaluation is the best so far.")
-    phase: str | None = Field(default=None, description="What is evaluated: base, adapted, test, or of other things retention_base or retention.")
+    phase: str | None = Field(
+        default=None, description="What is evaluated: base, adapted, test, retention_base or retention."
+    )
     message: str | None = Field(default=None, description="A sentence for people.")
     reason: str | None = Field(default=None, description="CamelCase cause of an error.")
     exit_code: int | None = None

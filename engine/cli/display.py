@@ -68,6 +68,13 @@ def show_results(results: Sequence[TeacherResult]) -> None:
         )
     console.print(table)
     for result in results:
+        if result.retention is not None and result.retention.share >= 0:
+            console.print(
+                f"{result.teacher.value}: {result.retention.share:.0%} of the base's skill on other things is left "
+                f"(AP {result.retention.base.ap:.3f} -> {result.retention.adapted.ap:.3f})",
+                soft_wrap=True,
+            )
+    for result in results:
         console.print(f"{result.adapter.uri}  sha256 {result.adapter.sha256[:12]}…", soft_wrap=True)
 
 

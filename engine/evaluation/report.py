@@ -11,9 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from engine.artifacts import ADAPTER, LOADING_LINES
 from engine.dataset.types import DatasetInfo
 from engine.evaluation.charts import Curve, curve
+from engine.evaluation.findings import matrix, mistakes, retention_remark, retention_sentence, thresholds
 from engine.evaluation.pictures import legend, pictures
 from engine.evaluation.samples import MIN_SCORE, SampleView
-from engine.results import ApMetrics, TeacherResult
+from engine.results import ApMetrics, Retention, TeacherResult
 from engine.spec import TeacherName
 
 PICTURES_BYTES = 1_300_000
@@ -137,6 +138,8 @@ def verdict(result: TeacherResult) -> Verdict:
         remarks.append("These images also chose the best epoch, so new images may score a little lower.")
     if after.images and after.images < FEW_IMAGES:
         remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")
+    if (warning := retention_remark(result.retention)) is not None:
+        remarks.append(warning)
     if 0 < result.epochs <= result.best_epoch:
         remarks.append("The last epoch was the best one: more epochs may bring more.")
     return Verdict(kind, row, sentence, tuple(remarks))
@@ -160,6 +163,15 @@ def class_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
         for name, value in after.per_class.items()
     ]
     return sorted(rows, key=lambda row: (row.after is None, -(row.after or 0), row.label))
+
+
+def retention_rows(retention: Retention) -> list[Row]:
+    """What is left of the base's skill, as bars; the mean IoU where it was measured."""
+    base, adapted = retention.base, retention.adapted
+    rows = [Row("AP", "", _number(base.ap), _number(adapted.ap))]
+    if base.miou is not None and adapted.miou is not None:
+        rows.append(Row("mean IoU", "of masks from true boxes", _number(base.miou), _number(adapted.miou)))
+    return rows
 
 
 def curves(result: TeacherResult) -> list[Curve]:
@@ -200,6 +212,13 @@ def _teacher(result: TeacherResult, views: Sequence[SampleView], budget: int) ->
         else [],
         "classes": class_rows(result.before, result.after),
         "curves": curves(result),
+        "mistakes": mistakes(result),
+        "matrix": matrix(result.confusion_after.matrix) if result.confusion_after else None,
+        "matrix_before": matrix(result.confusion_before.matrix) if result.confusion_before else None,
+        "thresholds": thresholds(result),
+        "retention": retention_rows(result.retention) if result.retention else [],
+        "retention_sentence": retention_sentence(result.retention) if result.retention else "",
+        "retention_prompts": class_rows(result.retention.base, result.retention.adapted) if result.retention else [],
         "samples": [pictures(view, budget=budget) for view in views],
         "legend": legend(views),
         "prompted": result.teacher is TeacherName.SAM,

@@ -14,10 +14,21 @@ import pytest
 from PIL import Image
 
 from engine.dataset.types import ClassInfo, CocoDataset, DatasetInfo, Detections, Problem, Severity
+from engine.evaluation.findings import mistakes, thresholds
 from engine.evaluation.ground_truth import truth_of
 from engine.evaluation.report import class_rows, curves, render_report, verdict
+from engine.evaluation.retention import retention
 from engine.evaluation.samples import SampleView, make_record
-from engine.results import AdapterFile, ApMetrics, HistoryPoint, TeacherResult
+from engine.results import (
+    AdapterFile,
+    ApMetrics,
+    ClassMatrix,
+    ClassQuality,
+    Confusion,
+    HistoryPoint,
+    Retention,
+    TeacherResult,
+)
 from engine.spec import TeacherName
 
 from .conftest import HEIGHT, WIDTH, seen
@@ -136,6 +147,66 @@ def test_no_gain_is_said_as_plainly(before: float, after: float, kind: str, word
     assert said.kind == kind
     assert words in said.sentence
     assert words in Page(report(result(metrics(before), metrics(after)))).text
+
+
+def retained(base: float, adapted: float, **more: Any) -> Retention:
+    return retention("built-in", base=metrics(base, per_class={"cat": base}, **more), adapted=metrics(adapted, **more))
+
+
+def confused(**counts: int) -> Confusion:
+    kinds = dict.fromkeys(("objects", "found", "missed", "false", "wrong_class", "badly_localised", "duplicates"), 0)
+    matrix = ClassMatrix(classes=("bolt", EVIL), counts=((7, 1, 0), (0, 5, 2), (0, 3, 0)))
+    return Confusion(**{**kinds, **counts}, matrix=matrix)
+
+
+@pytest.mark.parametrize(("adapted", "warned"), [(0.31, True), (0.33, False), (0.5, False)])
+def test_the_verdict_warns_where_little_of_the_base_is_left(adapted: float, warned: bool) -> None:
+    said = verdict(result(metrics(0.1), metrics(0.3), retention=retained(0.4, adapted)))
+    assert any("skill on other things is left: switch the adapter off" in remark for remark in said.remarks) is warned
+    assert said.kind == "better"
+
+
+def test_what_is_left_of_the_base_is_one_sentence_and_a_bar_each() -> None:
+    page = Page(report(result(metrics(0.1), metrics(0.3), retention=retained(0.4, 0.2))))
+    assert "Asked for 1 other things on 72 built-in images, AP goes from 0.400 to 0.200: 50% of the base's" in page.text
+    assert "mean IoU" not in page.text
+    masks = report(result(metrics(0.1), metrics(0.3), retention=retained(0.4, 0.2, miou=0.7)))
+    assert "mean IoU" in Page(masks).text
+
+
+def test_a_base_without_skill_on_other_things_is_no_reason_to_warn() -> None:
+    unmeasured = result(metrics(0.1), metrics(0.3), retention=retained(0.01, 0.0))
+    assert "nothing can be said" in Page(report(unmeasured)).text
+    assert not any("switch" in remark for remark in verdict(unmeasured).remarks)
+
+
+def test_mistakes_are_bars_of_base_and_adapter_on_one_scale() -> None:
+    counted = result(
+        metrics(0.1),
+        metrics(0.3),
+        confusion_before=confused(objects=20, found=5, missed=15, false=40),
+        confusion_after=confused(objects=20, found=16, missed=4, false=10),
+    )
+    rows = {row.label: (row.before, row.after, row.before_share, row.after_share) for row in mistakes(counted)}
+    assert rows["Found"] == (5, 16, 0.125, 0.4)
+    assert rows["False"] == (40, 10, 1.0, 0.25)
+    html = report(counted)
+    assert 'height="8"' in html
+    assert EVIL not in html
+    page = Page(html)
+    assert "Missed objects that nothing was seen of 15 4" in page.text
+    assert "nothing there 3" in page.text
+
+
+def test_thresholds_stand_with_what_they_are_worth_and_guesses_last() -> None:
+    known = ClassQuality(f1=0.8, precision=0.9, recall=0.72, objects=11)
+    none = ClassQuality(f1=-1, precision=-1, recall=-1, objects=0)
+    chosen = result(
+        metrics(0.1), metrics(0.3), thresholds={"nut": 0.25, "bolt": 0.25}, quality={"nut": none, "bolt": known}
+    )
+    assert [(row.name, row.quality) for row in thresholds(chosen)] == [("bolt", known), ("nut", None)]
+    page = Page(report(chosen))
+    assert "bolt 0.250 0.800 0.900 0.720 nut nothing right was seen: as the others 0.250 – – –" in page.text
 
 
 def test_the_test_part_is_believed_before_the_validation_part() -> None:

@@ -1,0 +1,87 @@
+"""What a run gained and what it cost stands where people look first: the model card and the end of a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from toy import metrics, settings, training
+
+from engine.artifacts import model_card
+from engine.cli import display
+from engine.config import DataConfig, RunConfig
+from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.evaluation.retention import retention
+from engine.outcome import LIMIT, Outcome, TeacherOutcome
+from engine.results import AdapterFile, TeacherResult
+from engine.spec import AugmentationSpec, TeacherName
+
+
+def result(**more: Any) -> TeacherResult:
+    values: dict[str, Any] = {
+        "teacher": TeacherName.GROUNDING_DINO,
+        "base_model": "base",
+        "base_revision": None,
+        "before": metrics(0.25),
+        "after": metrics(0.5),
+        "thresholds": {"red": 0.25, "green": 0.125},
+        "retention": retention("built-in", base=metrics(0.4), adapted=metrics(0.3)),
+        "epochs": 6,
+        "steps": 18,
+        "seconds": 1,
+        "peak_memory_bytes": 1,
+        "trainable_parameters": 1,
+        "adapter": AdapterFile(uri="a", sha256="0" * 64, size_bytes=1),
+    }
+    return TeacherResult(**values | more)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return RunConfig(
+        name="toy",
+        run_id="1",
+        output=str(tmp_path),
+        storage=StorageConfig(endpoint_url=None, region=None),
+        data=DataConfig(
+            digest="0",
+            classes=("red", "green"),
+            prompts={},
+            source=PartConfig(annotations="a.json", images=None),
+            split=SplitConfig(train=60, val=20, test=20),
+            train=None,
+            val=None,
+            test=None,
+        ),
+        augmentation=AugmentationSpec(),
+        training=training(),
+        teachers=TeachersConfig(grounding_dino=settings()),
+    )
+
+
+def test_the_card_has_thresholds_and_what_is_left_of_the_base(config: RunConfig) -> None:
+    card = model_card(result(), config, versions={})
+    assert "| score thresholds | red 0.250, green 0.125 |" in card
+    assert "| AP on other things | 0.400 | 0.300 |" in card
+    assert "75% of its AP for 0 prompts" in card
+
+
+def test_the_card_of_a_run_without_them_says_so(config: RunConfig) -> None:
+    assert "is left of the base's skill on other things | not measured |" in model_card(
+        result(retention=None, thresholds={}), config, versions={}
+    )
+
+
+def test_a_command_ends_with_what_is_left_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(record=True, width=200, quiet=False)
+    monkeypatch.setattr(display, "console", console)
+    display.show_results([result()])
+    text = console.export_text()
+    assert "GroundingDino: 75% of the base's skill on other things is left (AP 0.400 -> 0.300)" in text
+
+
+def test_thresholds_of_a_thousand_classes_do_not_lengthen_an_outcome() -> None:
+    many = result(thresholds={f"class {i}": 0.5 for i in range(1000)})
+    assert len(Outcome(trained=TeacherOutcome.of(many)).to_message()) < LIMIT // 4
