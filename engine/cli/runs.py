@@ -167,7 +167,7 @@ def train(
         "teachers.*.learning_rate": learning_rate,
         "teachers.*.lora.preset": lora_preset and lora_preset.value,
         "teachers.*.lora.rank": lora_rank,
-        "teachers.*.lora.alpha": lora_alpha if lora_alpha is not None else lora_rank and 2 * lora_rank,
+        "teachers.*.lora.alpha": lora_alpha,
     }
     overrides = {path: value for path, value in flags_set.items() if value is not None} | options.overrides(set_)
     storage = _storage_of(request)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -69,9 +71,10 @@ def generate_config(
     }
     for path, value in (overrides or {}).items():
         _override(config, path, value)
+    images, classes = _train_images(info, spec.dataset), len(config["data"]["classes"])
     for settings in config["teachers"].values():
         if isinstance(settings, dict):
-            _fill_epochs(settings, _train_images(info, spec.dataset))
+            _fill(settings, images=images, classes=classes)
     if run_id is None:
         config["run_id"] = _digest(config)
     return parse(RunConfig, config, where="the configuration")
@@ -98,17 +101,27 @@ def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:
     if asked is not None:
         own = _plain(asked) | {"learning_rate": _number(asked.learning_rate)}
         lora = _plain(asked.lora) | {"dropout": _number(asked.lora.dropout)}
-        if asked.lora.rank is not None and asked.lora.alpha is None:
-            lora["alpha"] = 2 * asked.lora.rank
         settings = _first_set(own, settings) | {"lora": _first_set(lora, settings["lora"])}
     return settings
 
 
-def _fill_epochs(settings: Plain, images: int) -> None:
-    """Epochs that nobody set follow from the images of a step; wrong numbers are left to validation."""
-    batch, batches = settings.get("batch_size"), settings.get("accumulation_steps")
-    if settings.get("epochs") is None and isinstance(batch, int) and isinstance(batches, int) and batch * batches > 0:
-        settings["epochs"] = rules.epochs(images, step_images=batch * batches)
+def _fill(settings: Plain, *, images: int, classes: int) -> None:
+    """What nobody set follows from the data; wrong values are left to validation."""
+    lora = settings["lora"]
+    with suppress(TypeError, ZeroDivisionError):
+        if lora["rank"] is None:
+            lora["rank"] = rules.rank(images, classes=classes)
+        if lora["alpha"] is None:
+            lora["alpha"] = 2 * lora["rank"]
+    with suppress(TypeError, ZeroDivisionError):
+        if settings["accumulation_steps"] is None:
+            settings["accumulation_steps"] = rules.accumulation_steps(images, batch_size=settings["batch_size"])
+        step_images = settings["batch_size"] * settings["accumulation_steps"]
+        if settings["epochs"] is None:
+            settings["epochs"] = rules.epochs(images, step_images=step_images)
+        if settings["warmup_fraction"] is None:
+            steps = settings["epochs"] * math.ceil(images / step_images)
+            settings["warmup_fraction"] = rules.warmup_fraction(steps)
 
 
 def _train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:

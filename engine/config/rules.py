@@ -14,8 +14,17 @@ STEPS = 2000
 """Optimizer steps that a small or middling dataset is worth: LoRA has converged by then (published runs stop
 between 500 and 3,000), and more on few images is learning them by heart."""
 
-FEWEST_EPOCHS, MOST_EPOCHS = 8, 40
-"""A large dataset is seen a few times even if that takes more steps; a tiny one is not repeated for ever."""
+FEWEST_EPOCHS, MOST_EPOCHS, FEWEST_STEPS = 8, 40, 300
+"""A large dataset is seen a few times even if that takes more steps; a tiny one is not repeated for ever, but as often
+as it takes to learn anything. Early stopping ends what does not get better."""
+
+STEP_IMAGES = ((10_000, 16), (2_000, 8), (0, 4))
+"""From how many training images on a step is made of how many."""
+
+WARMUP_STEPS = 20
+
+MANY_IMAGES, MANY_CLASSES = 5_000, 100
+"""From these on, one rank for all is too little."""
 
 SMALL_SIDE = 0.06
 """Objects whose median side is under this share of the image's lose detail in any downscaling."""
@@ -30,14 +39,53 @@ FEW_IMAGES = 50
 """Below this, variety must come from augmentation."""
 
 
+def rank(images: int, *, classes: int) -> int:
+    """Rank of the LoRA update: how much there is to learn, and to learn it from.
+
+    16 is what published runs on one domain use. A few dozen images cannot determine more than half of that; thousands,
+    or a hundred classes, hold more than one domain does. Files and memory grow with it, time hardly.
+
+    >>> rank(20, classes=2), rank(500, classes=2), rank(20_000, classes=2), rank(500, classes=150)
+    (8, 16, 32, 32)
+    """
+    if images >= MANY_IMAGES or classes >= MANY_CLASSES:
+        return 32
+    return 8 if images < FEW_IMAGES else 16
+
+
+def accumulation_steps(images: int, *, batch_size: int) -> int:
+    """Batches a step, so that its gradient is that of 4 images, of 8 from 2,000 on, of 16 from 10,000 on.
+
+    While images are few, many small steps learn more than few exact ones; where there are enough of both, it is the
+    noise of the steps that keeps the last tenths of AP away. A batch is what fits into memory: it is not made larger.
+
+    >>> [accumulation_steps(images, batch_size=2) for images in (100, 2_000, 20_000)]
+    [2, 4, 8]
+    """
+    wanted = next(step for least, step in STEP_IMAGES if images >= least)
+    return max(1, wanted // batch_size)
+
+
 def epochs(images: int, *, step_images: int) -> int:
     """Passes over ``images`` training images when a step takes ``step_images`` of them.
 
-    >>> epochs(20, step_images=4), epochs(300, step_images=4), epochs(20_000, step_images=4)
-    (40, 27, 8)
+    >>> epochs(20, step_images=4), epochs(300, step_images=4), epochs(20_000, step_images=16)
+    (60, 27, 8)
     """
     steps_an_epoch = math.ceil(images / step_images)
-    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / steps_an_epoch)))
+    wanted = min(MOST_EPOCHS, math.ceil(STEPS / steps_an_epoch))
+    return max(FEWEST_EPOCHS, wanted, math.ceil(FEWEST_STEPS / steps_an_epoch))
+
+
+def warmup_fraction(steps: int) -> float:
+    """Share of the steps with a rising learning rate: a twentieth, but 20 steps if that is no more than a fifth.
+
+    AdamW knows the size of its gradients only after some steps, however short the run.
+
+    >>> warmup_fraction(2000), warmup_fraction(200), warmup_fraction(30)
+    (0.05, 0.1, 0.2)
+    """
+    return max(0.05, min(0.2, WARMUP_STEPS / steps))
 
 
 def augmentation(asked: AugmentationSpec, info: DatasetInfo) -> AugmentationSpec:

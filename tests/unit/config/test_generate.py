@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from engine.config import RunConfig, from_yaml, generate_config, to_yaml
+from engine.config import RunConfig, SamSettings, from_yaml, generate_config, to_yaml
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
 from engine.errors import ConfigError, DataError
 from engine.spec import Characteristic, FineTuneSpec, Intensity, TeacherName
@@ -105,15 +105,58 @@ def test_a_prompt_for_no_class_is_refused_with_the_nearest() -> None:
         generate_config(dataset(), spec(classPrompts={"bolts": "steel bolt"}))
 
 
-def test_fewer_images_are_seen_more_often() -> None:
-    def epochs(images: int) -> int:
-        sam = generate_config(dataset(images=images), spec()).teachers.sam
-        assert sam is not None
-        return sam.epochs
+def _sam(images: int, **changes: object) -> SamSettings:
+    sam = generate_config(dataset(images=images), spec(teachers=[{"name": "Sam", **changes}])).teachers.sam
+    assert sam is not None
+    return sam
 
-    assert epochs(20) == 40
-    assert 8 < epochs(300) < 40
-    assert epochs(20_000) == 8
+
+def test_fewer_images_are_seen_more_often_but_never_in_too_few_steps() -> None:
+    runs = [_sam(images) for images in (20, 100, 300, 2_000, 20_000)]
+    epochs = [sam.epochs for sam in runs]
+    assert epochs == sorted(epochs, reverse=True)
+    assert (epochs[1], epochs[-1]) == (40, 8)
+    assert all(
+        0.8 * images * sam.epochs / (sam.batch_size * sam.accumulation_steps) >= 300
+        for images, sam in zip((20, 100, 300, 2_000, 20_000), runs, strict=True)
+    )
+
+
+def test_steps_grow_with_the_images_while_batches_stay_what_fits() -> None:
+    runs = [_sam(images) for images in (20, 3_000, 20_000)]
+    assert {sam.batch_size for sam in runs} == {2}
+    assert [sam.accumulation_steps for sam in runs] == [2, 4, 8]
+    assert _sam(20_000, batchSize=64).accumulation_steps == 1
+    assert _sam(20_000, accumulationSteps=1).accumulation_steps == 1
+
+
+def test_the_rank_follows_from_images_and_classes_and_alpha_from_the_rank() -> None:
+    assert [_sam(images).lora.rank for images in (20, 300, 20_000)] == [8, 16, 32]
+    assert [_sam(images).lora.alpha for images in (20, 300, 20_000)] == [16, 32, 64]
+    assert _sam(20, lora={"rank": 4}).lora.alpha == 8
+    assert _sam(20, lora={"rank": 4, "alpha": 4}).lora.alpha == 4
+    many = tuple(ClassInfo(id=i, name=f"part {i}", annotations=5, images=5) for i in range(150))
+    config = generate_config(dataset(classes=many), spec(), overrides={"teachers.sam.lora.alpha": 32})
+    assert config.teachers.grounding_dino is not None
+    assert config.teachers.sam is not None
+    assert (config.teachers.grounding_dino.lora.rank, config.teachers.grounding_dino.lora.alpha) == (32, 64)
+    assert (config.teachers.sam.lora.rank, config.teachers.sam.lora.alpha) == (32, 32)
+
+
+def test_short_runs_warm_up_for_as_many_steps_as_long_ones() -> None:
+    assert _sam(5_000).warmup_fraction == 0.05
+    assert _sam(5, epochs=40).warmup_fraction == pytest.approx(0.2)
+    short = _sam(80, epochs=20)  # 16 steps an epoch
+    assert short.warmup_fraction * 20 * 16 == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    "path", ["teachers.sam.batch_size", "teachers.sam.accumulation_steps", "teachers.sam.lora.rank"]
+)
+@pytest.mark.parametrize("wrong", [0, "many"])
+def test_a_wrong_number_is_told_by_its_own_name(path: str, wrong: object) -> None:
+    with pytest.raises(ConfigError, match=re.escape(path)):
+        generate_config(dataset(), spec(), overrides={path: wrong})
 
 
 def test_what_the_boxes_show_selects_augmentation() -> None:
