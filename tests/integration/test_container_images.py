@@ -89,7 +89,7 @@ def digests(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for package in ("engine", "teacher_operator")
         for path in sorted((folder / package).rglob("*"))
-        if path.suffix in {".py", ".yaml", ".j2"}
+        if path.suffix in {".py", ".yaml", ".j2", ".json", ".jpg"}
     }
 
 
@@ -99,7 +99,7 @@ root = pathlib.Path(sysconfig.get_path("purelib"))
 print(json.dumps({
     str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
     for package in ("engine", "teacher_operator")
-    for path in (root / package).rglob("*") if path.suffix in {".py", ".yaml", ".j2"}
+    for path in (root / package).rglob("*") if path.suffix in {".py", ".yaml", ".j2", ".json", ".jpg"}
 } | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in pathlib.Path("/opt").glob("*.lock")}))
 """
 

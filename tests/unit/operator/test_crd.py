@@ -143,6 +143,8 @@ def test_every_platform_setting_is_taken() -> None:
     [
         ({"dataset": {"annotations": "/mnt/data/a.json"}}, "$.dataset.annotations"),
         ({"dataset": {"annotations": "s3://data/a.json", "notThere": 1}}, "$.dataset"),
+        ({"training": {"retention": {"annotations": "probe.json"}}}, "$.training.retention.annotations"),
+        ({"training": {"retention": {"images": "s3://data/probe/"}}}, "$.training.retention"),
         ({"output": "out/"}, "$.output"),
         ({"output": "s3://UPPER/x"}, "$.output"),
         ({"teachers": [{"name": "Sam", "learningRate": 0.1}]}, "$.teachers[0].learningRate"),

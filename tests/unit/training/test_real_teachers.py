@@ -124,6 +124,8 @@ def test_several_processes_train_the_adapter_that_one_trains(tmp_path: Path, nam
         assert result == ends[0][0]
         assert result.after.ap == pytest.approx(whole.after.ap, abs=0.02)
         assert result.before.ap == pytest.approx(whole.before.ap, abs=1e-3)
+        assert result.retention is not None
+        assert result.retention.base.ap == pytest.approx(whole.retention.base.ap, abs=1e-3)
         losses = [(point.step, point.loss) for point in whole.history if point.loss is not None]
         its_losses = [(point.step, point.loss) for point in result.history if point.loss is not None]
         assert [step for step, _ in its_losses] == [step for step, _ in losses]
