@@ -17,6 +17,7 @@ from typing import Any
 from engine.artifacts import LAST, RESULT, RunLayout, RunMetadata, read_metadata
 from engine.config import to_yaml
 from engine.dataset import DatasetInfo, inspect_request
+from engine.dataset.layouts import find_single_part
 from engine.errors import EXIT_ERRORS, InterruptedTrainingError, TeacherError
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
@@ -27,9 +28,16 @@ from engine.storage import Storage, join
 def prepare(
     manifest: Manifest, storage: Storage, *, overrides: Mapping[str, Any] | None = None
 ) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
-    """Inspect the data and plan the training runs; nothing is written."""
+    """Inspect the data and plan the training runs; nothing is written.
+
+    That a probe of the user's own is there is seen here, before a GPU is paid for.
+    """
     info = inspect_request(manifest.spec.dataset, storage=storage)
-    return info, plan(manifest, info, overrides=overrides)
+    runs = plan(manifest, info, overrides=overrides)
+    retention = runs[0].config.training.retention
+    if retention is not None:
+        find_single_part(retention.annotations, retention.images, storage=storage)
+    return info, runs
 
 
 def published(layout: RunLayout, storage: Storage) -> RunMetadata | None:

@@ -57,8 +57,10 @@ def truth_of(dataset: CocoDataset, index: int, *, iou_type: IouType, crowds: boo
     image = dataset.images[index]
     positions, boxes, masks = [], [], []
     for position, annotation in enumerate(dataset.annotations[index]):
+        if annotation.iscrowd != crowds:
+            continue
         rle = mask_rle(annotation, image) if iou_type == "segm" else None
-        if annotation.iscrowd != crowds or (iou_type == "segm" and rle is None):
+        if iou_type == "segm" and rle is None:
             continue
         x, y, width, height = annotation.box_xywh
         positions.append(position)

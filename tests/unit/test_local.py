@@ -3,13 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from toy import write_toy_data
 
 from engine import local
 from engine.artifacts import RESULT, RunLayout
 from engine.dataset import DatasetInfo, inspect_dataset
+from engine.errors import StorageError
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
-from engine.spec import DatasetSpec, FineTuneSpec
+from engine.spec import DatasetSpec, FineTuneSpec, RetentionSpec, TrainingSpec
 from engine.storage import Storage
 
 COCO = """{
@@ -45,6 +47,20 @@ def test_to_begin_again_takes_nothing_away(planned: tuple[DatasetInfo, tuple[Tra
     local.begin(info, runs, Storage())
     assert all(file.exists() for file in files)
     assert Path(layout.config).read_bytes() == config
+
+
+def test_a_probe_that_is_not_there_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    file = write_toy_data(tmp_path / "data" / "a.json", range(4))
+    spec = FineTuneSpec(
+        dataset=DatasetSpec(annotations=str(file)),
+        output=str(tmp_path / "out"),
+        training=TrainingSpec(retention=RetentionSpec(annotations=str(tmp_path / "typo.json"))),
+    )
+    with pytest.raises(StorageError, match=r"typo\.json is not there"):
+        local.prepare(Manifest(name="parts", spec=spec), Storage())
+    (tmp_path / "typo.json").write_text(COCO)
+    _, runs = local.prepare(Manifest(name="parts", spec=spec), Storage())
+    assert runs[0].config.training.retention is not None
 
 
 def test_what_is_forgotten_is_not_published(
