@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from tiny import BASE
 from transformers import AutoTokenizer, BertTokenizer
 from transformers.models.grounding_dino.modeling_grounding_dino import build_label_maps
@@ -135,3 +137,54 @@ def test_an_image_of_more_classes_than_a_caption_holds_gets_several(tokenizer) -
     assert set(range(0, 40, 2)) <= set(asked)
     assert len(asked) == len(set(asked))
     assert max(len(prompt.input_ids) for prompt in prompts) <= 20
+
+
+# Letters that the tiny base knows, what ends phrases or looks as if, and what it has no letters for.
+NAMES = st.lists(
+    st.text(alphabet="abcXYZé.?,/-_ 日😀", min_size=1, max_size=8), min_size=1, max_size=12, unique_by=lambda name: name
+)
+
+
+def readable(tokenizer, names: list[str]) -> list[str]:
+    """Those that can be asked for together."""
+    kept: list[str] = []
+    for name in names:
+        try:
+            book(tokenizer, *kept, name, limit=24)
+        except ConfigError:
+            continue
+        kept.append(name)
+    return kept
+
+
+@given(names=NAMES, data=st.data())
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_names_are_all_asked_for_with_tokens_of_their_own(tokenizer, names, data) -> None:
+    classes = readable(tokenizer, names)
+    assume(classes)
+    everything = book(tokenizer, *classes, limit=24)
+    order = data.draw(st.permutations(range(len(classes))))
+    present = set(data.draw(st.lists(st.sampled_from(range(len(classes))))))
+    sampled = everything.sample(present, order)
+    asked = [i for prompt in sampled for i in prompt.class_indices]
+    assert [i for prompt in everything.chunks() for i in prompt.class_indices] == list(range(len(classes)))
+    assert len(asked) == len(set(asked))
+    assert present <= set(asked)
+    for prompt in (*everything.chunks(), *sampled):
+        spans, ids = prompt.token_map(), np.array(prompt.input_ids)
+        assert len(ids) <= 24
+        assert spans.sum(axis=0).max(initial=0) <= 1
+        for phrase, row in zip(prompt.phrases, spans, strict=True):
+            assert tuple(ids[row]) == phrase.token_ids == everything.phrases[phrase.class_index].token_ids
+        rows = build_label_maps(torch.zeros(1, 1, len(ids)), torch.tensor(prompt.input_ids)[None])[0]
+        np.testing.assert_array_equal(rows.numpy().astype(bool), spans)
+
+
+def test_every_class_is_asked_for_where_it_is_not_before_long(tokenizer) -> None:
+    rng = np.random.default_rng(0)
+    everything = many(tokenizer, 60)
+    asked = [everything.sample([0], rng.permutation(60).tolist())[0].class_indices for _ in range(200)]
+    counts = np.bincount([i for indices in asked for i in indices], minlength=60)
+    assert counts[0] == 200
+    assert counts[1:].min() > 0
+    assert counts[1:].max() < 3 * counts[1:].mean()
