@@ -17,6 +17,7 @@ from typing import Any
 from engine.artifacts import LAST, RESULT, RunLayout, RunMetadata, read_metadata
 from engine.config import to_yaml
 from engine.dataset import DatasetInfo, inspect_request
+from engine.dataset.class_names import find_vocabulary, judge_names
 from engine.dataset.layouts import find_single_part
 from engine.errors import EXIT_ERRORS, InterruptedTrainingError, TeacherError
 from engine.manifest import Manifest
@@ -30,10 +31,14 @@ def prepare(
 ) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
     """Inspect the data and plan the training runs; nothing is written.
 
-    That a probe of the user's own is there is seen here, before a GPU is paid for.
+    That a probe of the user's own is there, and what class names say to the base that reads them, is seen here, before
+    a GPU is paid for.
     """
     info = inspect_request(manifest.spec.dataset, storage=storage)
     runs = plan(manifest, info, overrides=overrides)
+    reader, prompts = runs[0].config.teachers.grounding_dino, runs[0].config.data.prompts
+    if reader is not None:
+        info = judge_names(info, prompts, find_vocabulary(reader.base_model, reader.revision, storage=storage))
     retention = runs[0].config.training.retention
     if retention is not None:
         find_single_part(retention.annotations, retention.images, storage=storage)

@@ -23,13 +23,20 @@ Annotations = Annotated[
 def inspect(
     annotations: Annotations,
     images: options.Images = None,
+    base_model: Annotated[
+        str, typer.Option("--base-model", help="Grounding DINO whose tokenizer reads the class names.")
+    ] = "IDEA-Research/grounding-dino-tiny",
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
 ) -> None:
     """Say what is in a dataset and what is wrong with it, without reading the images."""
     from engine.dataset import inspect_dataset
+    from engine.dataset.class_names import find_vocabulary, judge_names
 
-    info = inspect_dataset(annotations, images, storage=options.storage(endpoint_url))
+    storage = options.storage(endpoint_url)
+    info = inspect_dataset(annotations, images, storage=storage)
+    if info.has_boxes:
+        info = judge_names(info, {}, find_vocabulary(base_model, None, storage=storage, hub=False))
     show_info(info)
     if json:
         typer.echo(info.model_dump_json(indent=2))

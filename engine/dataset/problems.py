@@ -110,6 +110,11 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "Categories have no name; they are called after their id.",
         "Name them: prompts are names.",
     ),
+    "odd_class_name": (
+        WARNING,
+        "Class names say little to Grounding DINO: they look like codes, or its tokenizer breaks them apart.",
+        "Give a better phrase under classPrompts, such as `RBC: red blood cell`.",
+    ),
     "untidy_class_name": (INFO, "Class names begin or end with a space; it is removed.", "Nothing needs to be done."),
     "text_ids": (INFO, "Ids are text, not numbers.", "Nothing needs to be done; other tools may refuse it."),
     "no_file_name": (WARNING, "Images have no file_name; they are left out.", "Export it with file names."),
@@ -206,8 +211,7 @@ class ProblemLog:
 
     def problems(self) -> tuple[Problem, ...]:
         """All that was noted, the worst first."""
-        order = list(Severity)
-        found = [
+        return worst_first(
             Problem(
                 code=code,
                 severity=CATALOGUE[code][0],
@@ -217,5 +221,10 @@ class ProblemLog:
                 examples=tuple(self._examples[code]),
             )
             for code, count in self._counts.items()
-        ]
-        return tuple(sorted(found, key=lambda problem: (order.index(problem.severity), -problem.count)))
+        )
+
+
+def worst_first(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """In the order in which they are told."""
+    order = list(Severity)
+    return tuple(sorted(problems, key=lambda problem: (order.index(problem.severity), -problem.count)))

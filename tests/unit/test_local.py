@@ -11,7 +11,7 @@ from engine.dataset import DatasetInfo, inspect_dataset
 from engine.errors import StorageError
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
-from engine.spec import DatasetSpec, FineTuneSpec, RetentionSpec, TrainingSpec
+from engine.spec import DatasetSpec, FineTuneSpec, RetentionSpec, TeacherName, TeacherSpec, TrainingSpec
 from engine.storage import Storage
 
 COCO = """{
@@ -73,3 +73,22 @@ def test_what_is_forgotten_is_not_published(
     local.forget(runs, Storage(), work_dir=tmp_path / "work")
     assert not any(file.exists() for file in files)
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("prompts", [{}, {"red": "scarlet"}])
+def test_names_that_its_base_cannot_read_are_told_with_the_data(tmp_path: Path, prompts: dict[str, str]) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "vocab.txt").write_text("green\nr\n##ed\n", encoding="utf-8")
+    file = write_toy_data(tmp_path / "data" / "a.json", range(8))
+    spec = FineTuneSpec(
+        dataset=DatasetSpec(annotations=str(file)),
+        output=str(tmp_path / "out"),
+        teachers=[TeacherSpec(name=TeacherName.GROUNDING_DINO, base_model=str(base))],
+        class_prompts=prompts,
+    )
+    info, runs = local.prepare(Manifest(name="parts", spec=spec), Storage())
+    local.begin(info, runs, Storage())
+    kept = DatasetInfo.model_validate_json(Path(runs[0].layout.dataset).read_bytes())
+    told = [problem.examples for problem in kept.problems if problem.code == "odd_class_name"]
+    assert told == ([] if prompts else [("red (2 pieces: r ##ed)",)])

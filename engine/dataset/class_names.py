@@ -1,0 +1,101 @@
+"""Class names that say little to a model that reads: ``RBC``, ``wdgt_07``, words of another language.
+
+Grounding DINO finds what a phrase means. A name that its tokenizer breaks into many pieces means nothing to it: the
+class has to be learned from nothing, and the base's own skill is of no use. So users are told before training, and can
+give a better phrase.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from engine.dataset.problems import ProblemLog, worst_first
+from engine.dataset.types import DatasetInfo
+from engine.dataset.wordpiece import UNKNOWN, Vocabulary, is_punctuation, words
+from engine.errors import TeacherError
+from engine.storage import Storage, is_remote, join
+
+FILES = ("vocab.txt", "tokenizer.json")
+VOWELS = frozenset("aeiouy")
+SECONDS = 5
+"""That the hub has to answer in."""
+
+
+def judge_names(info: DatasetInfo, prompts: Mapping[str, str], vocabulary: Vocabulary | None) -> DatasetInfo:
+    """The info with a warning of class names that have no better phrase and say little.
+
+    Args:
+        info: What inspection found.
+        prompts: Better phrases for some classes.
+        vocabulary: Of the base model; without one, names are judged by how they look.
+    """
+    names = [one.name for one in info.classes if one.annotations and one.name not in prompts]
+    odd = {name: said for name in names if (said := _oddity(name, names, vocabulary))}
+    if not odd:
+        return info
+    log = ProblemLog()
+    log.add("odd_class_name", [f"{name} ({said})" for name, said in odd.items()], count=len(odd))
+    return info.model_copy(update={"problems": worst_first((*info.problems, *log.problems()))})
+
+
+def _oddity(name: str, names: Sequence[str], vocabulary: Vocabulary | None) -> str:
+    if vocabulary is None:
+        return _looks(name, names)
+    read = [word for word in words(name.replace("_", " ")) if not is_punctuation(word)]
+    split = [vocabulary.split(word) for word in read]
+    if not any(_is_broken(word, pieces) for word, pieces in zip(read, split, strict=True)):
+        return ""
+    pieces = [piece for word in split for piece in word]
+    return f"{len(pieces)} piece{'s' * (len(pieces) > 1)}: {' '.join(pieces)}"
+
+
+def _is_broken(word: str, pieces: tuple[str, ...]) -> bool:
+    """Unknown, or in three pieces and more, or in pieces of a letter or two: ``rb ##c``, but not ``fork ##lift``."""
+    return UNKNOWN in pieces or len(pieces) > 2 or (len(pieces) == 2 and len(word) <= 4)
+
+
+def _looks(name: str, names: Sequence[str]) -> str:
+    """What looks odd about a name to one who knows no vocabulary; else empty."""
+    parts = re.findall(r"[^\W_]+", name)
+    if not any(part.isalpha() for part in parts) or any(re.search(r"\d", p) and re.search(r"[^\d]", p) for p in parts):
+        return "a code"
+    latin = [part for part in parts if part.isascii() and part.isalpha() and len(part) > 1]
+    if any(not VOWELS & set(part.lower()) for part in latin):
+        return "no vowels"
+    mixed = any(not other.isupper() for other in names)
+    return "an abbreviation" if mixed and any(part.isupper() and len(part) <= 4 for part in latin) else ""
+
+
+def find_vocabulary(base_model: str, revision: str | None, *, storage: Storage, hub: bool = True) -> Vocabulary | None:
+    """What a base model's tokenizer knows; None if it cannot be had here, which the trainer will tell if it matters.
+
+    Args:
+        base_model: Hub id, folder or ``s3://`` prefix.
+        revision: Commit, tag or branch of a hub id.
+        storage: How object storage is reached.
+        hub: Whether the hub may be asked for what is not in its cache.
+    """
+    for name in FILES:
+        with contextlib.suppress(TeacherError):
+            if content := _content(base_model, revision, name, storage=storage, hub=hub):
+                return Vocabulary.read(content)
+    return None
+
+
+def _content(base_model: str, revision: str | None, name: str, *, storage: Storage, hub: bool) -> bytes | None:
+    folder = Path(base_model).expanduser()
+    if is_remote(base_model) or folder.is_dir():
+        uri = join(base_model if is_remote(base_model) else str(folder), name)
+        return storage.read_bytes(uri) if storage.exists(uri) else None
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        return None
+    for local in (True, False) if hub else (True,):
+        with contextlib.suppress(Exception):  # nothing that is wrong with the hub may stop an inspection
+            path = hf_hub_download(base_model, name, revision=revision, local_files_only=local, etag_timeout=SECONDS)
+            return Path(path).read_bytes()
+    return None

@@ -1,0 +1,99 @@
+"""How BERT's tokenizer breaks a text into pieces, without its library: inspection runs where that is not installed.
+
+Greedy WordPiece (arXiv:1609.08144, as in ``tokenization.py`` of google-research/bert) of the lower-case models, with
+which every Grounding DINO reads.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from engine.errors import BaseModelError
+
+UNKNOWN = "[UNK]"
+LONGEST_WORD = 100
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The pieces that a tokenizer knows; one that goes on with a word begins with ``##``."""
+
+    pieces: frozenset[str]
+
+    @classmethod
+    def read(cls, content: bytes) -> Vocabulary:
+        """From the bytes of ``tokenizer.json`` or of ``vocab.txt``.
+
+        Raises:
+            BaseModelError: It is neither, or another kind of tokenizer.
+        """
+        try:
+            text = content.decode()
+            if not text.lstrip().startswith("{"):
+                return cls(frozenset(text.splitlines()))
+            model = json.loads(text)["model"]
+            if model.get("type", "WordPiece") != "WordPiece":
+                raise BaseModelError(f"the tokenizer is a {model['type']}, not a WordPiece")
+            return cls(frozenset(model["vocab"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BaseModelError(f"the tokenizer's vocabulary cannot be read: {error!r}") from None
+
+    def split(self, word: str) -> tuple[str, ...]:
+        """The pieces of one of :func:`words`, the longest that fits each time; ``[UNK]`` where none does.
+
+        >>> Vocabulary(frozenset({"rb", "##c", "cell"})).split("rbc")
+        ('rb', '##c')
+        """
+        if len(word) > LONGEST_WORD:
+            return (UNKNOWN,)
+        found: list[str] = []
+        start = 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            ends = range(len(word), start, -1)
+            end = next((end for end in ends if prefix + word[start:end] in self.pieces), None)
+            if end is None:
+                return (UNKNOWN,)
+            found.append(prefix + word[start:end])
+            start = end
+        return tuple(found)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Lower case, without accents; punctuation and Chinese characters are words of their own.
+
+    >>> words("Crème brûlée, x-ray")
+    ('creme', 'brulee', ',', 'x', '-', 'ray')
+    """
+    plain = "".join(f" {c} " if _is_chinese(c) else c for c in _readable(text))
+    plain = "".join(c for c in unicodedata.normalize("NFD", plain) if unicodedata.category(c) != "Mn").lower()
+    return tuple("".join(f" {c} " if is_punctuation(c) else c for c in plain).split())
+
+
+def is_punctuation(word: str) -> bool:
+    """Whether a word is one character that BERT splits at: punctuation, and all of ASCII but letters and digits."""
+    if len(word) != 1:
+        return False
+    return ("!" <= word <= "~" and not word.isalnum()) or unicodedata.category(word).startswith("P")
+
+
+def _readable(text: str) -> Iterator[str]:
+    for character in text:
+        if character in "\t\n\r" or unicodedata.category(character) == "Zs":
+            yield " "
+        elif character != "\ufffd" and unicodedata.category(character) not in ("Cc", "Cf", "Co"):
+            yield character
+
+
+def _is_chinese(character: str) -> bool:
+    code = ord(character)
+    return (
+        0x4E00 <= code <= 0x9FFF
+        or 0x3400 <= code <= 0x4DBF
+        or 0x20000 <= code <= 0x2CEAF
+        or 0xF900 <= code <= 0xFAFF
+        or 0x2F800 <= code <= 0x2FA1F
+    )
