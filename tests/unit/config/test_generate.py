@@ -131,8 +131,8 @@ def test_steps_grow_with_the_images_while_batches_stay_what_fits() -> None:
 
 
 def test_the_rank_follows_from_images_and_classes_and_alpha_from_the_rank() -> None:
-    assert [_sam(images).lora.rank for images in (20, 300, 20_000)] == [8, 16, 32]
-    assert [_sam(images).lora.alpha for images in (20, 300, 20_000)] == [16, 32, 64]
+    assert [_sam(images).lora.rank for images in (20, 300, 20_000)] == [16, 16, 32]
+    assert [_sam(images).lora.alpha for images in (20, 300, 20_000)] == [32, 32, 64]
     assert _sam(20, lora={"rank": 4}).lora.alpha == 8
     assert _sam(20, lora={"rank": 4, "alpha": 4}).lora.alpha == 4
     many = tuple(ClassInfo(id=i, name=f"part {i}", annotations=5, images=5) for i in range(150))

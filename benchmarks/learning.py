@@ -1,0 +1,336 @@
+"""How well a teacher learns: our run beside others' on the same base, data, seed and number of images seen.
+
+    python benchmarks/learning.py --data ../shared/data/bccd --teacher GroundingDino --method ours --seed 0
+    python benchmarks/learning.py --data ../shared/data/dsb2018 --teacher Sam --method full --images 25
+
+trains once and appends one line of JSON to ``--results``; ``learning_table.py`` makes tables of them. ``--data`` is a
+folder with ``images/`` and ``annotations.json`` (divided 80/20 by seed 0), or ``annotations_train.json`` and
+``annotations_val.json``. Every teacher is measured once, after its last step, on the validation part: nobody chooses
+a best epoch there. The methods:
+
+    ours     what ``teacher train`` does
+    library  LoRA by PEFT on the same layers, the loss of transformers (of its SAM, which has none: binary cross
+             entropy + dice, as in its tutorial), a plain loop without augmentation
+    package  finetuning-grounding-dino-sam 0.1.2 from PyPI, as it comes, but for epochs, image size and learning rate
+    full     our loop and loss, every parameter trained
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.augmentation import Augmenter
+from engine.config import RunConfig, TeacherSettings, generate_config
+from engine.dataset import CocoDataset, inspect_request, load_dataset
+from engine.dataset.coco import to_coco
+from engine.dataset.split import split_dataset
+from engine.evaluation.evaluate import evaluate
+from engine.manifest import Manifest
+from engine.results import ApMetrics
+from engine.spec import DatasetSpec, FineTuneSpec, PartSpec, TeacherName, TeacherSpec
+from engine.storage import Storage
+from engine.teachers import REGISTRY, Batch, Teacher
+from engine.teachers.lora import attach, trainable_parameters
+from engine.training import TeacherTrainer
+from engine.training.data import Views, batches_from
+from engine.training.optimizer import apply_gradients, build_optimizer, gradients
+from engine.training.parts import Parts, prepare_parts
+from engine.training.runtime import seed_all
+from engine.training.steps import Steps, learning_rate
+
+BASES = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
+PACKAGE = "finetuning-grounding-dino-sam==0.1.2"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training, before it begins: the same for every method."""
+
+    config: RunConfig
+    name: TeacherName
+    base: Path
+    parts: Parts
+    work: Path
+
+    @property
+    def settings(self) -> TeacherSettings:
+        """The teacher's part of the configuration."""
+        settings = self.config.teachers.of(self.name)
+        assert settings is not None
+        return settings
+
+    @property
+    def seed(self) -> int:
+        """Of all random choices."""
+        return self.config.training.seed
+
+    def teacher(self) -> Teacher:
+        """The base, all of it frozen."""
+        data = self.config.data
+        kind = REGISTRY[self.name]
+        return kind.load(self.base, classes=data.classes, prompts=data.prompts, settings=self.settings)
+
+    def measure(self, teacher: Teacher) -> ApMetrics:
+        """On the validation part."""
+        val = self.parts.val
+        teacher.model.eval()
+        return evaluate(teacher, val.dataset, lambda i: val.sample(i, with_masks=False), batch_size=4).metrics
+
+    @property
+    def steps(self) -> Steps:
+        """What each optimizer step sees."""
+        return Steps.of(self.settings, images=len(self.parts.train.dataset), seed=self.seed)
+
+
+def ours(task: Task) -> ApMetrics:
+    """What ``teacher train`` does, from the same configuration."""
+    return TeacherTrainer(task.config, work_dir=task.work, cache=task.work / "cache").train().after
+
+
+def full(task: Task) -> ApMetrics:
+    """Our loop with every parameter of the base in place of an adapter."""
+    teacher, steps = task.teacher(), task.steps
+    teacher.model.requires_grad_(True)
+    optimizer = build_optimizer(trainable_parameters(teacher), task.settings)
+    views = Views(task.parts.train, teacher, Augmenter(task.config.augmentation), seed=task.seed)
+    batches = batches_from(0, steps, views, workers=task.config.training.workers, pin_memory=False)
+    for step in range(steps.total):
+        some = [next(batches) for _ in steps.batches(step)]
+        seed_all(task.seed, step)
+        losses = gradients(teacher, some, nullcontext())
+        rate = learning_rate(step, steps.total, task.settings)
+        apply_gradients(optimizer, learning_rate=rate, clip_norm=task.settings.clip_norm, losses=losses)
+    batches.close()
+    return task.measure(teacher)
+
+
+def library(task: Task) -> ApMetrics:
+    """PEFT and the loss of transformers in the loop that its tutorials show."""
+    teacher, steps = task.teacher(), task.steps
+    seed_all(task.seed)
+    attach(teacher, task.settings.lora)
+    parameters = [p for p in teacher.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=task.settings.learning_rate, weight_decay=1e-4)
+    views = Views(task.parts.train, teacher, lambda sample, _: sample, seed=task.seed)
+    loss_of = {TeacherName.GROUNDING_DINO: library_detection_loss, TeacherName.SAM: tutorial_mask_loss}[task.name]
+    teacher.model.train()
+    batches = batches_from(0, steps, views, workers=task.config.training.workers, pin_memory=False)
+    for batch in batches:
+        loss = loss_of(teacher, batch)
+        if not loss.requires_grad:
+            continue
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, task.settings.clip_norm)
+        optimizer.step()
+    return task.measure(teacher)
+
+
+def library_detection_loss(teacher: Any, batch: Batch) -> Tensor:
+    """``outputs.loss`` for labels as the library's documentation asks for them: classes in the order of the prompt."""
+    spans = torch.from_numpy(teacher.book.chunks()[0].token_map())
+    width = spans.shape[1]
+    labels = [
+        {"class_labels": (tokens[:, None, :width] & spans).any(-1).long().argmax(-1), "boxes": boxes}
+        for boxes, tokens in zip(batch["boxes"], batch["tokens"], strict=True)
+    ]
+    names = ("pixel_values", "pixel_mask", "input_ids", "attention_mask")
+    loss: Tensor = teacher.model(**{name: batch[name] for name in names}, labels=labels).loss
+    return loss
+
+
+def tutorial_mask_loss(teacher: Any, batch: Batch) -> Tensor:
+    """Binary cross entropy + dice of one mask a box, as tutorials for transformers' SAM have it."""
+    if not len(batch["images"]):
+        return torch.zeros(())
+    embeddings = teacher._embed(batch["pixel_values"])
+    logits, _ = teacher._decode(embeddings[batch["images"]], boxes=batch["boxes"])
+    masks = (batch["masks"] >= 0.5).float()[:, None]
+    probability = logits.sigmoid()
+    overlap = (probability * masks).sum((-2, -1))
+    dice = 1 - (2 * overlap + 1) / (probability.square().sum((-2, -1)) + masks.sum((-2, -1)) + 1)
+    return F.binary_cross_entropy_with_logits(logits, masks) + dice.mean()
+
+
+def package(task: Task) -> ApMetrics:
+    """The package from PyPI in a process of its own, and what it saved, measured as the others are."""
+    target = task.work / "package"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), PACKAGE]
+    subprocess.run(pip, check=True)
+    for name, part in (("train", task.parts.train), ("test", task.parts.val)):
+        folder = task.work / "data" / name
+        folder.mkdir(parents=True)
+        # Ids that count from 0 are the only ones it learns rightly from.
+        dataset = CocoDataset(
+            part.dataset.images, part.dataset.annotations, part.dataset.classes, tuple(range(len(part.dataset.classes)))
+        )
+        (folder / "_annotations.coco.json").write_text(json.dumps(to_coco(dataset)))
+        for image, path in zip(part.dataset.images, part.paths, strict=True):
+            shutil.copy(path, folder / image.file_name)
+    call = {TeacherName.GROUNDING_DINO: _package_boxes, TeacherName.SAM: _package_masks}[task.name]
+    return call(task, target)
+
+
+def _package_boxes(task: Task, target: Path) -> ApMetrics:
+    arguments = {
+        "checkpoint": str(_with_processor(task)),
+        "dataset_root": str(task.work / "data"),
+        "output_dir": str(task.work / "out"),
+        "text_labels": [task.config.data.prompts.get(name, name) for name in task.config.data.classes],
+        "image_size": 170,  # its longest edge: the base's own size for pictures of 4:3
+        "batch_size": task.settings.batch_size,
+        "grad_accum_steps": 1,
+        "num_epochs": task.settings.epochs,
+        "learning_rate": task.settings.learning_rate,
+        "save_every_epoch": False,
+        "seed": task.seed,
+    }
+    # Its last picture is drawn by a call that transformers no longer has; the model is saved before.
+    imports = "from finetuning import grounding_dino as peer; peer.save_sample_prediction = lambda **_: None"
+    _call(f"{imports}; tune = peer.run_grounding_dino_finetuning", arguments, target)
+    kind, data = REGISTRY[task.name], task.config.data
+    best = task.work / "out" / "best_model"
+    shutil.copy(task.base / "preprocessor_config.json", best)
+    return task.measure(kind.load(best, classes=data.classes, prompts=data.prompts, settings=task.settings))
+
+
+def _package_masks(task: Task, target: Path) -> ApMetrics:
+    arguments = {
+        "data_root": str(task.work / "data"),
+        "model_name": str(task.base),
+        "output_dir": str(task.work / "out"),
+        "resize_to": 256,
+        "batch_size": task.settings.batch_size,
+        "num_epochs": task.settings.epochs,
+        "lr": task.settings.learning_rate,
+        "seed": task.seed,
+    }
+    _call("from finetuning.sam import run_sam_finetuning as tune", arguments, target)
+    teacher = task.teacher()
+    saved = torch.load(task.work / "out" / "sam_old_best.pth", weights_only=True)
+    teacher.model.load_state_dict(saved["model_state_dict"])
+    return task.measure(teacher)
+
+
+def _with_processor(task: Task) -> Path:
+    """The base with the files that AutoProcessor wants."""
+    from transformers import AutoTokenizer, GroundingDinoImageProcessor, GroundingDinoProcessor
+
+    folder = task.work / "base"
+    shutil.copytree(task.base, folder)
+    tokenizer = AutoTokenizer.from_pretrained(task.base)
+    GroundingDinoProcessor(GroundingDinoImageProcessor(), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def _call(imports: str, arguments: dict[str, Any], target: Path) -> None:
+    code = f"import json, sys; {imports}; tune(**json.loads(sys.argv[1]))"
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
+
+
+METHODS: dict[str, Callable[[Task], ApMetrics]] = {"ours": ours, "library": library, "package": package, "full": full}
+
+
+def prepare(options: argparse.Namespace, work: Path) -> Task:
+    """The parts as files, and the configuration that all methods share."""
+    folder = Path(options.data).resolve()
+    train, val = _parts(folder)
+    if options.images:
+        chosen = np.random.default_rng(options.seed).permutation(len(train))[: options.images]
+        train = train.subset(sorted(int(i) for i in chosen))
+    for name, part in (("train", train), ("val", val)):
+        (work / f"{name}.json").write_text(json.dumps(to_coco(part)))
+    base = BASES / TeacherName(options.teacher).slug
+    images = str(folder / "images")
+    dataset = DatasetSpec(
+        train=PartSpec(annotations=str(work / "train.json"), images=images),
+        val=PartSpec(annotations=str(work / "val.json"), images=images),
+    )
+    teacher = TeacherSpec(name=options.teacher, base_model=str(base), epochs=options.epochs)
+    spec = FineTuneSpec(dataset=dataset, output=str(work / "out"), teachers=[teacher], class_prompts=options.prompts)
+    overrides: dict[str, Any] = {
+        "training.seed": options.seed,
+        "training.patience": 0,
+        "training.workers": 0,
+        "teachers.*.evaluations": 1,
+    }
+    overrides |= {path: json.loads(value) for path, value in (one.split("=", 1) for one in options.set)}
+    storage = Storage()
+    info = inspect_request(dataset, storage=storage)
+    config = generate_config(info, Manifest(name="bench", spec=spec).spec, overrides=overrides)
+    masks = REGISTRY[TeacherName(options.teacher)].needs_masks
+    parts = prepare_parts(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache")
+    return Task(config, TeacherName(options.teacher), base, parts, work)
+
+
+def _parts(folder: Path) -> tuple[CocoDataset, CocoDataset]:
+    storage, images = Storage(), str(folder / "images")
+    given = [folder / f"annotations_{name}.json" for name in ("train", "val")]
+    if all(file.is_file() for file in given):
+        train, val = (load_dataset(str(file), images, storage=storage) for file in given)
+        return train, val.with_classes(train.classes)
+    dataset = load_dataset(str(folder / "annotations.json"), images, storage=storage)
+    split = split_dataset(dataset, {"train": 0.8, "val": 0.2, "test": 0.0}, seed=0)
+    return dataset.subset(split.train), dataset.subset(split.val)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--teacher", required=True, choices=[name.value for name in TeacherName])
+    parser.add_argument("--method", required=True, choices=list(METHODS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, help="training images, drawn by the seed; default: all")
+    parser.add_argument("--epochs", type=int, help="default: what the data asks for")
+    parser.add_argument("--prompts", type=json.loads, default={}, help="classPrompts as JSON")
+    parser.add_argument("--set", action="append", default=[], help="a setting of teacher_config.yaml, as JSON")
+    parser.add_argument("--results", default="learning.jsonl")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        task = prepare(options, Path(folder))
+        begin = time.monotonic()
+        metrics = METHODS[options.method](task)
+        seconds = time.monotonic() - begin
+        images = len(task.parts.train.dataset)
+        line = {
+            "data": Path(options.data).name,
+            "teacher": options.teacher,
+            "method": options.method,
+            "seed": options.seed,
+            "images": images,
+            "all": options.images is None,
+            "seen": images * task.settings.epochs,
+            "learning_rate": task.settings.learning_rate,
+            "set": options.set,
+            "ap": round(metrics.ap, 4),
+            "ap50": round(metrics.ap50, 4),
+            "miou": metrics.miou and round(metrics.miou, 4),
+            "seconds": round(seconds, 1),
+        }
+    with Path(options.results).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
