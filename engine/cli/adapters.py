@@ -11,13 +11,13 @@ import typer
 
 from engine.cli import options
 from engine.cli.display import console, show_metrics
+from engine.cli.labels import evaluate_predictions
 from engine.errors import ConfigError, DataError
 from engine.spec import TeacherName
 from engine.storage import default_cache
 
-Adapter = Annotated[
-    str, typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
-]
+ADAPTER = typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
+Adapter = Annotated[str, ADAPTER]
 BaseModel = Annotated[
     str | None, typer.Option("--base-model", help="Where the base lies, if not where it lay in training.")
 ]
@@ -25,15 +25,25 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at o
 
 
 def evaluate(
-    adapter: Adapter,
     data: Annotated[str, typer.Option("--data", help="COCO JSON to measure on.")],
+    adapter: Annotated[str | None, ADAPTER] = None,
+    predictions: Annotated[
+        str | None, typer.Option("--predictions", help="Labels with scores to measure instead of an adapter.")
+    ] = None,
     images: options.Images = None,
     base_model: BaseModel = None,
     batch_size: BatchSize = 4,
     endpoint_url: options.Endpoint = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure COCO AP of an adapter and of its base on a dataset."""
+    """Measure COCO AP of an adapter and of its base on a dataset, or of labels with scores."""
+    if predictions is not None:
+        if adapter is not None:
+            raise ConfigError("--predictions are measured as they are: leave out --adapter")
+        evaluate_predictions(predictions, data, images, endpoint_url=endpoint_url, as_json=as_json)
+        return
+    if adapter is None:
+        raise ConfigError("give --adapter, or --predictions such as label wrote")
     from engine.dataset import ImageFolder, Sample, load_dataset, load_sample
     from engine.evaluation.evaluate import evaluate as measure
     from engine.teachers import load_adapted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from engine.cli import adapters, data, launch, runs
+from engine.cli import adapters, data, labels, launch, runs
 
 app = typer.Typer(
     name="teacher",
@@ -25,6 +25,7 @@ for command in (
     runs.train,
     adapters.evaluate,
     adapters.predict,
+    labels.label,
     adapters.export,
     runs.fetch,
     runs.doctor,

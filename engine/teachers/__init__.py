@@ -4,7 +4,9 @@ from transformers.utils import logging
 
 from engine.teachers import grounding_dino, sam
 from engine.teachers.base import REGISTRY, Batch, Example, LoraTargets, Teacher
-from engine.teachers.load import load_adapted, load_teacher
+from engine.teachers.labeller import Labeller
+from engine.teachers.load import find_adapters, load_adapted, load_labeller, load_teacher
+from engine.teachers.lora import adapter_off
 from engine.teachers.sources import LocalModel, is_hub_id, resolve_base_model
 
 logging.disable_progress_bar()  # one for every file that is read would cut through those of the trainer
@@ -13,12 +15,16 @@ __all__ = [
     "REGISTRY",
     "Batch",
     "Example",
+    "Labeller",
     "LocalModel",
     "LoraTargets",
     "Teacher",
+    "adapter_off",
+    "find_adapters",
     "grounding_dino",
     "is_hub_id",
     "load_adapted",
+    "load_labeller",
     "load_teacher",
     "resolve_base_model",
     "sam",

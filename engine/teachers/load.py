@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ValidationError
 
-from engine.artifacts import ADAPTER, ADAPTER_CONFIG
+from engine.artifacts import ADAPTER, ADAPTER_CONFIG, RESULT, RunLayout
 from engine.config import TeacherSettings
-from engine.errors import BaseModelError
+from engine.dataset.types import DatasetInfo
+from engine.errors import BaseModelError, ConfigError, StorageError
 from engine.spec import TeacherName
-from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path
+from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path, parent
 from engine.teachers.base import REGISTRY, Teacher
+from engine.teachers.labeller import NMS_IOU, Labeller
 from engine.teachers.lora import TEACHER, AdapterCard, load_adapter
 from engine.teachers.sources import is_hub_id, resolve_base_model
 
@@ -47,6 +52,7 @@ def load_teacher(
 def load_adapted(
     adapter: str | Path,
     *,
+    teacher: TeacherName | str | None = None,
     base_model: str | None = None,
     storage: Storage | None = None,
     cache: Path | None = None,
@@ -55,11 +61,14 @@ def load_adapted(
     """A tuned teacher, ready to predict::
 
         from engine.teachers import load_adapted
-        teacher = load_adapted("s3://acme-models/forklifts/forklifts/4f2a90c1d3e5/teachers/sam_lora")
+        teacher = load_adapted("s3://acme-models/forklifts/forklifts/4f2a90c1d3e5", teacher="Sam")
         detections = teacher.predict(samples)
 
+    Inside ``with adapter_off(teacher):`` it is its base.
+
     Args:
-        adapter: Folder or ``s3://`` prefix of the adapter, as a run leaves it.
+        adapter: Folder or ``s3://`` prefix of a run, or of one adapter in it.
+        teacher: Which teacher of a run that has several.
         base_model: Where the base lies now, if not where it lay in training.
         storage: How object storage is reached; default: by the AWS chain and environment.
         cache: Where base models are kept; default: the user's cache folder.
@@ -67,11 +76,141 @@ def load_adapted(
 
     Raises:
         BaseModelError: Adapter or base cannot be had, or are not made for each other.
+        ConfigError: The run has several teachers, or not the one that is asked for.
     """
     storage = storage or Storage()
-    uri = str(adapter)
+    wanted = None if teacher is None else _teacher_name(teacher)
+    found = find_adapters(str(adapter), storage=storage)
+    chosen = [uri for name, uri in found.items() if wanted in (None, name)]
+    if len(chosen) != 1:
+        names = " and ".join(found)
+        question = "say which by teacher=, or load_labeller takes both" if chosen else f"it has none of {wanted}"
+        raise ConfigError(f"{adapter} holds adapters of {names}: {question}")
+    with _at_hand(chosen[0], storage) as folder:
+        return _load(folder, base_model, storage, cache or default_cache(), device)
+
+
+def load_labeller(
+    *adapters: str | Path,
+    threshold: float | None = None,
+    nms_iou: float = NMS_IOU,
+    base_models: Mapping[TeacherName, str] | None = None,
+    storage: Storage | None = None,
+    cache: Path | None = None,
+    device: str | torch.device | None = None,
+) -> Labeller:
+    """The tuned teachers of a run as one pipeline, boxes first, masks from them::
+
+        from engine.teachers import load_labeller
+        labeller = load_labeller("s3://acme-models/forklifts/forklifts/4f2a90c1d3e5")
+        detections = labeller.label(images)  # (H, W, 3) uint8 RGB arrays
+
+    Without an adapter of SAM there are boxes only.
+
+    Args:
+        adapters: A run's folder or ``s3://`` prefix, or the folders of its adapters.
+        threshold: Lowest score that is kept, of any class; default: of each class what the run has measured.
+        nms_iou: See :class:`Labeller`.
+        base_models: Where bases lie now that do not lie where they lay in training.
+        storage: How object storage is reached; default: by the AWS chain and environment.
+        cache: Where base models are kept; default: the user's cache folder.
+        device: Default: the GPU if there is one.
+
+    Raises:
+        BaseModelError: An adapter or its base cannot be had, or are not made for each other.
+        ConfigError: There is no adapter that finds boxes, or several of one teacher.
+    """
+    storage, cache = storage or Storage(), cache or default_cache()
+    found: dict[TeacherName, str] = {}
+    for given in adapters:
+        for name, uri in find_adapters(str(given), storage=storage).items():
+            if name in found:
+                raise ConfigError(f"{found[name]} and {uri} are both adapters of {name}: give one of each teacher")
+            found[name] = uri
+    if TeacherName.GROUNDING_DINO not in found:
+        raise ConfigError(
+            f"{' and '.join(map(str, adapters)) or 'nothing'} holds no adapter of {TeacherName.GROUNDING_DINO}, which "
+            "finds the boxes: give the folder of a run that has tuned it"
+        )
+    teachers: dict[TeacherName, Teacher] = {}
+    identity: dict[str, str] = {}
+    for name, uri in found.items():
+        with _at_hand(uri, storage) as folder:
+            teachers[name] = _load(folder, (base_models or {}).get(name), storage, cache, device)
+            identity[name.slug] = hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest()
+    detector, source = teachers[TeacherName.GROUNDING_DINO], found[TeacherName.GROUNDING_DINO]
+    return Labeller(
+        detector=detector,
+        segmenter=teachers.get(TeacherName.SAM),
+        thresholds=_thresholds(source, storage)
+        if threshold is None
+        else dict.fromkeys(detector.classes, float(threshold)),
+        nms_iou=nms_iou,
+        category_ids=_category_ids(source, detector.classes, storage),
+        identity=identity,
+    )
+
+
+def find_adapters(uri: str, *, storage: Storage) -> dict[TeacherName, str]:
+    """The adapters of a run, or the one whose own folder it is, by teacher.
+
+    Raises:
+        BaseModelError: It is neither a run nor an adapter.
+    """
+    if storage.exists(join(uri, TEACHER)):
+        with _at_hand(uri, storage) as folder:
+            return {AdapterCard.read(folder).teacher: uri}
+    folders = {name: RunLayout(uri).teacher(name) for name in REGISTRY}
+    found = {name: folder for name, folder in folders.items() if storage.exists(join(folder, TEACHER))}
+    if not found:
+        raise BaseModelError(
+            f"{uri} is not the folder of an adapter made here, nor of a run (<output>/<name>/<run id>/, with "
+            "teachers/ in it): give the one that the run printed"
+        )
+    return found
+
+
+class _Measured(BaseModel):
+    """What labelling needs of an adapter's ``result.json``, whichever version wrote it."""
+
+    thresholds: dict[str, float] = {}
+
+
+def _thresholds(adapter: str, storage: Storage) -> dict[str, float]:
+    """The score thresholds that the run measured, by class name; none where it did not."""
+    uri = join(adapter, RESULT)
+    try:
+        return _Measured.model_validate_json(storage.read_bytes(uri)).thresholds
+    except NotFoundError:
+        return {}
+    except ValidationError as error:
+        raise StorageError(f"{uri} cannot be read: {error}. Fetch the run anew, or give a threshold") from None
+
+
+def _category_ids(adapter: str, classes: Sequence[str], storage: Storage) -> tuple[int, ...]:
+    """The dataset's own category ids, where the adapter still lies in its run; else counted from 1."""
+    uri = RunLayout(parent(parent(adapter))).dataset
+    try:
+        known = {one.name: one.id for one in DatasetInfo.model_validate_json(storage.read_bytes(uri)).classes}
+    except (NotFoundError, ValidationError):
+        known = {}
+    ids = tuple(known.get(name, 0) for name in classes)
+    return ids if all(name in known for name in classes) else tuple(range(1, len(classes) + 1))
+
+
+def _teacher_name(name: str) -> TeacherName:
+    try:
+        return TeacherName(name)
+    except ValueError:
+        raise ConfigError(f"there is no teacher {name!r}, only {' and '.join(TeacherName)}") from None
+
+
+@contextmanager
+def _at_hand(uri: str, storage: Storage) -> Iterator[Path]:
+    """The folder of an adapter on this machine, while the block lasts."""
     if not is_remote(uri):
-        return _load(local_path(uri), base_model, storage, cache or default_cache(), device)
+        yield local_path(uri)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         try:
             storage.download_many(
@@ -79,7 +218,7 @@ def load_adapted(
             )
         except NotFoundError as error:
             raise BaseModelError(f"{uri} is not the folder of an adapter made here: {error}") from None
-        return _load(Path(temporary), base_model, storage, cache or default_cache(), device)
+        yield Path(temporary)
 
 
 def _load(

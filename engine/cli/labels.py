@@ -1,0 +1,176 @@
+"""Commands about labels: label, and what evaluate does with them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.cli import options
+from engine.cli.display import console, is_terminal, show_metrics
+from engine.errors import ConfigError
+from engine.spec import TeacherName
+from engine.storage import default_cache
+
+if TYPE_CHECKING:
+    from engine.labelling import Progress
+
+EVERY = 10.0
+"""Seconds between two lines of progress where nobody watches."""
+
+
+def label(
+    adapters: Annotated[
+        list[str],
+        typer.Option("--adapters", help="A run's folder, or one adapter's; repeatable for adapters of two runs."),
+    ],
+    images: Annotated[str, typer.Option("--images", help="Folder of the images; s3:// or path.")],
+    output: Annotated[str, typer.Option("--output", help="COCO JSON to write, with scores; s3:// or path.")],
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold", min=0, max=1, help="Lowest score to keep; default: per class, as the run measured."
+        ),
+    ] = None,
+    nms: Annotated[
+        float, typer.Option("--nms", min=0, max=1, help="Of two boxes of a class with more IoU, the surer is kept.")
+    ] = 0.7,
+    overlays: Annotated[str | None, typer.Option("--overlays", help="Folder for pictures; s3:// or path.")] = None,
+    overlay_count: Annotated[int, typer.Option("--overlay-count", min=1, help="Pictures, over all images.")] = 20,
+    base_models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--base-model", metavar="TEACHER=WHERE", help="Where a base lies, if not where it lay in training."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 4,
+    again: Annotated[bool, typer.Option("--again", help="Begin anew, whatever is there.")] = False,
+    endpoint_url: options.Endpoint = None,
+    as_json: options.Json = False,
+) -> None:
+    """Label a folder of images: boxes from the adapted Grounding DINO, masks from the adapted SAM.
+
+    Streams, and goes on where it was ended. Images that cannot be read are left out and listed.
+    """
+    from engine.labelling import Overlays, label_folder
+    from engine.teachers import load_labeller
+    from engine.teachers.labeller import DEFAULT_THRESHOLD
+
+    storage = options.storage(endpoint_url)
+    labeller = load_labeller(
+        *adapters,
+        threshold=threshold,
+        nms_iou=nms,
+        base_models=_by_teacher(base_models or []),
+        storage=storage,
+        cache=default_cache(),
+    )
+    if unmeasured := [name for name in labeller.classes if name not in labeller.thresholds]:
+        console.print(
+            f"no threshold was measured for {', '.join(unmeasured)}: {DEFAULT_THRESHOLD} is used; --threshold sets it",
+            markup=False,
+            soft_wrap=True,
+        )
+    if labeller.segmenter is None:
+        console.print("no adapter of SAM was given: labels are boxes without masks", style="dim")
+    done = label_folder(
+        labeller,
+        images,
+        output,
+        storage=storage,
+        batch_size=batch_size,
+        again=again,
+        overlays=None if overlays is None else Overlays(overlays, overlay_count),
+        on_progress=_teller(),
+    )
+    if done is None:
+        console.print("these labels are there already; --again makes them anew", style="dim")
+    else:
+        console.print(f"{done.objects:,} objects in {done.images:,} images")
+        if done.skipped:
+            console.print(
+                f"{len(done.skipped):,} images could not be read; {done.skipped_uri} lists them. The first: "
+                f"{done.skipped[0]}",
+                markup=False,
+                soft_wrap=True,
+            )
+        if as_json:
+            facts = {"images": done.images, "objects": done.objects, "skipped": len(done.skipped)}
+            typer.echo(json.dumps(facts))
+    if not as_json:
+        typer.echo(output)
+
+
+def evaluate_predictions(
+    predictions: str, data: str, images: str | None, *, endpoint_url: str | None, as_json: bool
+) -> None:
+    """COCO AP of labels with scores against the truth."""
+    from engine.dataset import load_dataset
+    from engine.dataset.predictions import load_predictions
+    from engine.evaluation.predictions import measure_predictions
+
+    storage = options.storage(endpoint_url)
+    found = load_predictions(predictions, storage=storage)
+    measured = measure_predictions(load_dataset(data, images, storage=storage), found)
+    notes = {
+        "images of the truth are not in the predictions and count as ones where nothing was seen": measured.unlabelled,
+        "images of the predictions are not in the truth and do not count": measured.unknown,
+        "classes of the predictions are not in the truth and do not count": measured.other_classes,
+    }
+    for sentence, names in notes.items():
+        if names:
+            console.print(f"{len(names):,} {sentence}, such as {names[0]}", markup=False, soft_wrap=True)
+    columns = [("boxes", measured.boxes)] + ([] if measured.masks is None else [("masks", measured.masks)])
+    show_metrics(columns)
+    if as_json:
+        typer.echo(json.dumps({title: metrics.model_dump() for title, metrics in columns}, indent=2))
+
+
+def progress_line(progress: Progress) -> str:
+    """How far labelling is, how fast it goes, and how long it will take."""
+    left = progress.seconds_left
+    minutes = None if left is None else round(left / 60)
+    time_left = (
+        ""
+        if left is None or minutes is None
+        else f", {left:.0f} s left"
+        if left < 100
+        else f", {minutes} min left"
+        if minutes < 100
+        else f", {minutes // 60} h {minutes % 60:02} min left"
+    )
+    skipped = f", {progress.skipped:,} unreadable" if progress.skipped else ""
+    return (
+        f"{progress.done:,} of {progress.total:,} images, {progress.images_per_second:.1f}/s{time_left}; "
+        f"{progress.objects:,} objects{skipped}"
+    )
+
+
+def _teller() -> Callable[[Progress], None]:
+    """A line that is written over where somebody watches, else one now and then."""
+    last = time.monotonic()
+
+    def tell(progress: Progress) -> None:
+        nonlocal last
+        ended = progress.done == progress.total
+        if is_terminal():
+            console.print(progress_line(progress) + " " * 10, end="\n" if ended else "\r", markup=False)
+        elif time.monotonic() - last >= EVERY or ended:
+            last = time.monotonic()
+            console.print(progress_line(progress), markup=False, soft_wrap=True)
+
+    return tell
+
+
+def _by_teacher(assignments: list[str]) -> dict[TeacherName, str]:
+    """``["Sam=s3://…"]`` by teacher."""
+    found = {}
+    for assignment in assignments:
+        name, equals, where = assignment.partition("=")
+        if not equals or name not in set(TeacherName):
+            raise ConfigError(f"--base-model takes TEACHER=WHERE with {' or '.join(TeacherName)}, found {assignment!r}")
+        found[TeacherName(name)] = where
+    return found

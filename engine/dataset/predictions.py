@@ -1,0 +1,102 @@
+"""Labels with scores, as ``label`` and ``predict`` write them, read back to be measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.dataset.masks import encode_segmentation
+from engine.dataset.types import Detections, Rle
+from engine.errors import DataError
+from engine.storage import Storage
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What was seen in some images.
+
+    Attributes:
+        classes: Names, in the order of class indices.
+        sizes: Width and height of each image in pixels, by its file name; zeros where they are not known.
+        seen: By file name, the surest first; ``masks`` where every object of the file has one.
+    """
+
+    classes: tuple[str, ...]
+    sizes: dict[str, tuple[int, int]]
+    seen: dict[str, Detections]
+
+    @property
+    def has_masks(self) -> bool:
+        """Every object has a mask, and there are some."""
+        return any(len(one) for one in self.seen.values()) and all(one.masks is not None for one in self.seen.values())
+
+
+def load_predictions(uri: str, *, storage: Storage) -> Predictions:
+    """Read a COCO file whose annotations have a ``score``.
+
+    Raises:
+        DataError: It is something else, or does not hold together.
+        StorageError: It cannot be had.
+    """
+    try:
+        coco = json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise DataError(f"{uri} is not JSON ({error}): give the labels that label or predict wrote") from None
+    if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in ("images", "annotations")):
+        raise DataError(
+            f"{uri} is not labels with scores: an object with images, annotations and categories is expected, such as "
+            "label or predict writes"
+        )
+    try:
+        return _predictions(coco, uri)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{uri} is not valid COCO ({type(error).__name__}: {error}): write it anew") from None
+
+
+def _predictions(coco: dict[str, Any], uri: str) -> Predictions:
+    categories = {one["id"]: one["name"] for one in coco["categories"]}
+    classes = tuple(dict.fromkeys(categories.values()))
+    index = {number: classes.index(name) for number, name in categories.items()}
+    images = {one["id"]: one for one in coco["images"]}
+    objects: dict[Any, list[dict[str, Any]]] = {number: [] for number in images}
+    for found in coco["annotations"]:
+        if "score" not in found:
+            raise DataError(
+                f"annotation {found.get('id')} of {uri} has no score: this is truth, not what a teacher saw; give it "
+                "as --data"
+            )
+        if found["image_id"] not in objects:
+            raise DataError(
+                f"annotation {found.get('id')} of {uri} is of image {found['image_id']}, which is not there"
+            )
+        objects[found["image_id"]].append(found)
+    masked = all(found.get("segmentation") for found in coco["annotations"])
+    names = [image["file_name"] for image in images.values()]
+    if len(set(names)) < len(coco["images"]):
+        raise DataError(f"{uri} holds several images of one id or file_name: objects cannot be told apart")
+    sizes = {one["file_name"]: (int(one.get("width") or 0), int(one.get("height") or 0)) for one in images.values()}
+    seen = {
+        image["file_name"]: _detections(objects[number], index, sizes[image["file_name"]], masked=masked)
+        for number, image in images.items()
+    }
+    return Predictions(classes, sizes, seen)
+
+
+def _detections(
+    objects: list[dict[str, Any]], index: dict[Any, int], size: tuple[int, int], *, masked: bool
+) -> Detections:
+    objects = sorted(objects, key=lambda found: -float(found["score"]))
+    boxes = np.asarray([found["bbox"] for found in objects], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    masks: list[Rle] | None = None
+    if masked:
+        masks = [encode_segmentation(found["segmentation"], size[1], size[0]) for found in objects]
+    return Detections(
+        boxes_xyxy=boxes,
+        scores=np.asarray([found["score"] for found in objects], np.float32),
+        class_indices=np.asarray([index[found["category_id"]] for found in objects], np.int64),
+        masks=masks,
+    )

@@ -1,0 +1,102 @@
+"""What labels are worth, whoever made them: a file of predictions against the truth, image by image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.names import FileNames
+from engine.dataset.predictions import Predictions
+from engine.dataset.types import CocoDataset, CocoImage, Detections
+from engine.errors import DataError
+from engine.evaluation.coco_ap import coco_ap
+from engine.results import ApMetrics
+
+
+@dataclass(frozen=True)
+class Measured:
+    """AP of predictions.
+
+    Attributes:
+        boxes: Of their boxes.
+        masks: Of their masks; None unless both sides have some.
+        unlabelled: Images of the truth that the predictions do not hold; they count as ones where nothing was seen.
+        unknown: Images of the predictions that the truth does not hold; they do not count.
+        other_classes: Classes of the predictions that the truth does not have; they do not count.
+    """
+
+    boxes: ApMetrics
+    masks: ApMetrics | None
+    unlabelled: tuple[str, ...]
+    unknown: tuple[str, ...]
+    other_classes: tuple[str, ...]
+
+
+def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measured:
+    """Compare predictions with the truth; images are matched by file name, classes by name.
+
+    Raises:
+        DataError: They have no image or no class in common, or an image has another size than in the truth.
+    """
+    files = FileNames(predictions.seen)
+    names = [files.find(image.file_name) for image in dataset.images]
+    taken = [name for name in names if name is not None]
+    if not taken:
+        raise DataError(
+            f"none of the {len(dataset)} images of the truth is among the {len(predictions.seen)} of the predictions: "
+            f"{_example([i.file_name for i in dataset.images])} is compared with {_example(list(predictions.seen))}"
+        )
+    if len(set(taken)) < len(taken):
+        twice = next(name for name in taken if taken.count(name) > 1)
+        raise DataError(f"several images of the truth are {twice} of the predictions: name images as in the truth")
+    shared = [name for name in predictions.classes if name in dataset.classes]
+    if not shared:
+        raise DataError(
+            f"the predictions are of {', '.join(predictions.classes) or 'no classes'}, the truth of "
+            f"{', '.join(dataset.classes)}: no class has the same name"
+        )
+    images = tuple(_sized(image, name, predictions) for image, name in zip(dataset.images, names, strict=True))
+    dataset = replace(dataset, images=images)
+    new_index = np.asarray([dataset.classes.index(n) if n in shared else -1 for n in predictions.classes], np.int64)
+    seen = [_reindexed(predictions.seen[name], new_index) if name is not None else _nothing() for name in names]
+    masked = predictions.has_masks and any(a.segmentation for objects in dataset.annotations for a in objects)
+    return Measured(
+        boxes=coco_ap(dataset, seen, iou_type="bbox"),
+        masks=coco_ap(dataset, seen, iou_type="segm") if masked else None,
+        unlabelled=tuple(i.file_name for i, name in zip(dataset.images, names, strict=True) if name is None),
+        unknown=tuple(sorted(predictions.seen.keys() - set(taken))),
+        other_classes=tuple(name for name in predictions.classes if name not in shared),
+    )
+
+
+def _sized(image: CocoImage, name: str | None, predictions: Predictions) -> CocoImage:
+    """The image with a size, if only the predictions know it."""
+    if name is None:
+        return image
+    said, found = (image.width, image.height), predictions.sizes[name]
+    if 0 in said:
+        return replace(image, width=found[0], height=found[1])
+    if 0 not in found and said != found:
+        raise DataError(
+            f"{image.file_name} is {said[0]}x{said[1]} pixels in the truth, but {found[0]}x{found[1]} in the "
+            "predictions: label the images that the truth was made for"
+        )
+    return image
+
+
+def _reindexed(seen: Detections, new_index: NDArray[np.int64]) -> Detections:
+    """Detections with the truth's classes; those of others are left out."""
+    classes = new_index[seen.class_indices]
+    kept = np.flatnonzero(classes >= 0)
+    masks = None if seen.masks is None else [seen.masks[i] for i in kept]
+    return Detections(seen.boxes_xyxy[kept], seen.scores[kept], classes[kept], masks=masks)
+
+
+def _nothing() -> Detections:
+    return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), masks=[])
+
+
+def _example(names: list[str]) -> str:
+    return names[0] if names else "nothing"

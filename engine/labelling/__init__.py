@@ -1,0 +1,11 @@
+"""Labels for a folder of images: listed, fetched, looked at and written as a stream, however many there are::
+
+from engine.labelling import label_folder
+from engine.teachers import load_labeller
+label_folder(load_labeller("s3://acme-models/forklifts/forklifts/4f2a90c1d3e5"), "images/", "labels.json")
+"""
+
+from engine.labelling.folder import Labelled, Progress, label_folder
+from engine.labelling.overlays import Overlays
+
+__all__ = ["Labelled", "Overlays", "Progress", "label_folder"]

@@ -1,0 +1,120 @@
+"""A folder of images as a stream: chunks of a listing, and their pixels, read ahead of whoever looks at them.
+
+Neither the listing nor the images are ever held whole, and nothing is kept on disk: an image lies in memory from the
+moment it is fetched until it has been looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.images import decode_image
+from engine.dataset.layouts import is_image
+from engine.errors import DataError
+from engine.storage import NotFoundError, ObjectInfo, Storage
+
+READERS = 8
+"""Threads that fetch and decode."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Neighbours in the listing, which are finished together.
+
+    Attributes:
+        index: Position among the chunks.
+        items: The images.
+        first: Position of the first image in the listing.
+    """
+
+    index: int
+    items: tuple[ObjectInfo, ...]
+    first: int
+
+    @property
+    def name(self) -> str:
+        """What no other content has: its place, and what the listing says of its images."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(f"{item.key}\0{item.etag}\0{item.size}\n".encode(errors="surrogateescape"))
+        return f"{self.index:08d}-{digest.hexdigest()[:16]}.jsonl"
+
+
+def list_images(folder: str, storage: Storage) -> Iterator[ObjectInfo]:
+    """The images of a folder, by name, sorted by key, as they come."""
+    return (item for item in storage.list(folder) if is_image(item.key))
+
+
+def chunked(items: Iterable[ObjectInfo], size: int) -> Iterator[Chunk]:
+    """Cut a listing into chunks of ``size`` images."""
+    for index, some in enumerate(in_groups(items, size)):
+        yield Chunk(index, some, index * size)
+
+
+def in_groups(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """Tuples of ``size`` items, the last one perhaps shorter.
+
+    >>> list(in_groups("abc", 2))
+    [('a', 'b'), ('c',)]
+    """
+    rest = iter(items)
+    while some := tuple(islice(rest, size)):
+        yield some
+
+
+def read_ahead(
+    chunks: Iterable[Chunk], storage: Storage, *, ahead: int
+) -> Iterator[tuple[Chunk, Iterator[NDArray[np.uint8] | DataError]]]:
+    """Each chunk with the pixels of its images, in order; an image that cannot be read gives the error instead.
+
+    Images are fetched and decoded in threads, at most ``ahead`` of them before they are asked for, those of the next
+    chunk among them. All images of a chunk must be taken before the next chunk is.
+
+    Raises:
+        StorageError: Storage refuses, or was gone after all retries.
+    """
+    pool = ThreadPoolExecutor(READERS)
+    waiting: deque[tuple[Chunk, deque[Future[NDArray[np.uint8] | DataError]]]] = deque()
+    unread = ((chunk, item) for chunk in chunks for item in chunk.items)
+
+    def fill(count: int) -> None:
+        for chunk, item in islice(unread, count):
+            if not waiting or waiting[-1][0] is not chunk:
+                waiting.append((chunk, deque()))
+            waiting[-1][1].append(pool.submit(_read, item, storage))
+
+    def pixels(count: int) -> Iterator[NDArray[np.uint8] | DataError]:
+        for _ in range(count):
+            future = waiting[0][1].popleft()
+            fill(1)
+            yield future.result()
+
+    try:
+        fill(ahead)
+        while waiting:
+            chunk = waiting[0][0]
+            yield chunk, pixels(len(chunk.items))
+            waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(item: ObjectInfo, storage: Storage) -> NDArray[np.uint8] | DataError:
+    """(H, W, 3) uint8, RGB, upright; or why not."""
+    try:
+        return decode_image(storage.read_bytes(item.uri), name=item.key)
+    except DataError as error:
+        return error
+    except NotFoundError:
+        return DataError(f"{item.key} is not there any more: it was deleted while the folder was labelled")

@@ -1,0 +1,72 @@
+"""Labels as text: one line of JSON an image while the work lasts, one COCO file in the end. Pure.
+
+Ids are given when the file is put together, so that a line says nothing of the images before it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from engine.dataset.types import Detections
+
+Json = dict[str, Any]
+
+
+def image_line(file_name: str, size: tuple[int, int], seen: Detections, category_ids: Sequence[int]) -> bytes:
+    """What was seen in an image of ``size`` (height, width), as a line without its end."""
+    height, width = size
+    objects = list(_objects(seen, category_ids))
+    return dumps({"image": {"file_name": file_name, "width": width, "height": height}, "objects": objects})
+
+
+def skipped_line(file_name: str, reason: str) -> bytes:
+    """An image that could not be read."""
+    return dumps({"skipped": {"file_name": file_name, "reason": reason}})
+
+
+def dumps(value: object) -> bytes:
+    """Compact JSON."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+class Assembly:
+    """Gives ids to lines: an image's is its place in the listing, from 1; annotations are counted from 1."""
+
+    def __init__(self) -> None:
+        self.listed = self.images = self.objects = 0
+        self.skipped: list[Json] = []
+
+    def add(self, line: bytes) -> tuple[bytes | None, Iterable[bytes]]:
+        """A line as COCO's image, or None for one that was skipped, and its annotations."""
+        record: Json = json.loads(line)
+        self.listed += 1
+        if "skipped" in record:
+            self.skipped.append(record["skipped"])
+            return None, ()
+        self.images += 1
+        annotations = []
+        for found in record["objects"]:
+            self.objects += 1
+            annotations.append(dumps({"id": self.objects, "image_id": self.listed, **found}))
+        return dumps({"id": self.listed, **record["image"]}), annotations
+
+
+def _objects(seen: Detections, category_ids: Sequence[int]) -> Iterator[Json]:
+    for i, corners in enumerate(seen.boxes_xyxy.tolist()):
+        left, top, right, bottom = (round(value, 2) for value in corners)
+        width, height = round(right - left, 2), round(bottom - top, 2)
+        rle = None if seen.masks is None else seen.masks[i]
+        yield {
+            "category_id": int(category_ids[int(seen.class_indices[i])]),
+            "bbox": [left, top, width, height],
+            "area": round(width * height, 2) if rle is None else float(coco_mask.area(rle)),
+            "iscrowd": 0,
+            "segmentation": []
+            if rle is None
+            else {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")},
+            "score": round(float(seen.scores[i]), 5),
+        }
