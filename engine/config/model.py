@@ -49,15 +49,27 @@ class GroundingDinoSettings(TeacherSettings):
     classification_weight: float = Field(ge=0, description="of the focal loss over tokens")
     l1_weight: float = Field(ge=0, description="of the L1 loss on boxes")
     giou_weight: float = Field(ge=0, description="of the generalized IoU loss on boxes")
+    denoising: int = Field(
+        default=0, ge=0, le=1000, description="noised true boxes an image that the decoder is to mend; 0: none"
+    )
     max_detections: int = Field(ge=1, description="boxes kept an image, best first")
 
 
 class SamSettings(TeacherSettings):
     """SAM: masks from boxes and points."""
 
-    objects_per_image: int = Field(ge=1, description="objects drawn from an image each time it is seen")
+    objects_per_image: int = Field(ge=1, description="objects of an image each time it is seen, taken in turn")
     box_jitter: float = Field(ge=0, le=0.5, description="std of a prompt box corner, in box sides")
     point_share: float = Field(ge=0, le=1, description="share of objects prompted by a point instead of a box")
+    correction_clicks: int = Field(
+        default=0, ge=0, le=8, description="clicks on what is wrong that follow each prompt, one an answer"
+    )
+    detector_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of boxes that are those of the tuned Grounding DINO, where it found the object",
+    )
     focal_weight: float = Field(ge=0, description="of the focal loss on mask pixels")
     dice_weight: float = Field(ge=0, description="of the dice loss")
     iou_weight: float = Field(ge=0, description="of the error of the predicted IoU")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -31,6 +33,7 @@ from engine.errors import BaseModelError
 from engine.preprocessing import GroundingDinoTransform, from_cxcywh_normalized, to_cxcywh_normalized
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher, register
+from engine.teachers.denoising import Copies, copies, decoder_call, denoise, denoising_losses, noise
 from engine.teachers.grounding_dino_loss import Predictions, Targets, detection_losses
 from engine.teachers.prompts import Prompt, PromptBook
 
@@ -129,7 +132,7 @@ class GroundingDino(Teacher):
         Returns:
             ``pixel_values`` (3, H, W) float32; ``boxes`` (N, 4) float32, center x, center y, width, height as shares
             of the image; ``class_indices`` (N,) int64; ``order`` (classes,) int64, a random order of all classes if
-            one caption does not hold them.
+            one caption does not hold them; ``noise``, see :func:`engine.teachers.denoising.noise`, if it is on.
         """
         kept = ~sample.is_crowd
         boxes = to_cxcywh_normalized(sample.boxes_xyxy[kept], *sample.image.shape[:2])
@@ -140,6 +143,8 @@ class GroundingDino(Teacher):
         }
         if not self.book.fits:
             example["order"] = torch.from_numpy(rng.permutation(len(self.classes)))
+        if self.settings.denoising:
+            example["noise"] = torch.from_numpy(noise(boxes, queries=self.settings.denoising, rng=rng))
         return example
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -148,7 +153,8 @@ class GroundingDino(Teacher):
         Returns:
             ``pixel_values`` (B, 3, H, W), padded with 0 at the right and below, and ``pixel_mask`` (B, H, W), 1 on
             the image; ``images`` (R,) the image of each pair; ``input_ids`` and ``attention_mask`` (R, T);
-            ``boxes`` and ``tokens``, lists of R tensors (N, 4) and (N, T) bool: :class:`Targets` of each pair.
+            ``boxes`` and ``tokens``, lists of R tensors (N, 4) and (N, T) bool: :class:`Targets` of each pair;
+            ``copies``, the fields of :class:`engine.teachers.denoising.Copies` of the pairs, if that is on.
         """
         pairs = [(index, prompt) for index, example in enumerate(examples) for prompt in self._prompts(example)]
         length = max(len(prompt.input_ids) for _, prompt in pairs)
@@ -160,7 +166,8 @@ class GroundingDino(Teacher):
             image[:, :h, :w] = example["pixel_values"]
             mask[:h, :w] = 1
         targets = [_targets(examples[index], prompt, length) for index, prompt in pairs]
-        return {
+        denoised = {"copies": vars(_copies(examples, pairs, targets))} if self.settings.denoising else {}
+        return denoised | {
             "pixel_values": pixel_values,
             "pixel_mask": pixel_mask,
             "images": torch.tensor([index for index, _ in pairs]),
@@ -176,19 +183,33 @@ class GroundingDino(Teacher):
     def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
         """See :meth:`Teacher.loss`; parts are ``classification``, ``l1`` and ``giou``, summed over all layers."""
         text_mask = batch["attention_mask"].bool()
-        outputs = self.model(
-            pixel_values=batch["pixel_values"][batch["images"]],
-            pixel_mask=batch["pixel_mask"][batch["images"]],
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-        )
+        targets = [Targets(boxes, tokens) for boxes, tokens in zip(batch["boxes"], batch["tokens"], strict=True)]
+        given = Copies(**batch["copies"]) if "copies" in batch else None
+        with decoder_call(self._detector.model.decoder) as call:
+            outputs = self.model(
+                pixel_values=batch["pixel_values"][batch["images"]],
+                pixel_mask=batch["pixel_mask"][batch["images"]],
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+            )
+            mended: Any = None if given is None else denoise(self._detector.model.decoder, call, given)
         with torch.autocast(self.device.type, enabled=False):
             losses = detection_losses(
                 stack([*self._decoder_layers(outputs, text_mask), *proposals(outputs, text_mask)]),
-                [Targets(boxes, tokens) for boxes, tokens in zip(batch["boxes"], batch["tokens"], strict=True)],
+                targets,
                 text_mask=text_mask,
                 count=count,
             )
+            if given is not None:
+                seen = replace(
+                    outputs,
+                    init_reference_points=given.boxes,
+                    intermediate_hidden_states=mended.intermediate_hidden_states,
+                    intermediate_reference_points=mended.intermediate_reference_points,
+                )
+                losses += denoising_losses(
+                    stack(self._decoder_layers(seen, text_mask)), given, targets, text_mask=text_mask, count=count
+                )
         total = (
             self.settings.classification_weight * losses.classification
             + self.settings.l1_weight * losses.l1
@@ -244,9 +265,14 @@ class GroundingDino(Teacher):
         classes = torch.tensor(prompt.class_indices, device=self.device)[best % len(tokens)]
         return scores, classes, last.boxes.gather(1, query[..., None].expand(-1, -1, 4))
 
+    @property
+    def _detector(self) -> Any:
+        """The library's model, whether it has an adapter or not."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
     def _decoder_layers(self, outputs: Any, text_mask: Tensor) -> Iterator[Predictions]:
         """What each decoder layer says, (B, Q, T) and (B, Q, 4): the library's heads, in 32 bit."""
-        detector: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        detector = self._detector
         text = outputs.encoder_last_hidden_state_text.float()
         reference = outputs.init_reference_points
         for layer, hidden in enumerate(outputs.intermediate_hidden_states.float().unbind(1)):
@@ -298,6 +324,18 @@ def _targets(example: Example, prompt: Prompt, length: int) -> Targets:
     tokens = torch.zeros(len(rows), length, dtype=torch.bool)
     tokens[:, : spans.shape[1]] = spans
     return Targets(example["boxes"][asked].reshape(-1, 4), tokens)
+
+
+def _copies(examples: Sequence[Example], pairs: Sequence[tuple[int, Prompt]], targets: Sequence[Targets]) -> Copies:
+    """Of the objects that each caption asks for, with as many groups as the image has."""
+    length = targets[0].tokens.shape[1]
+    noises, spans = [], []
+    for index, prompt in pairs:
+        asked = [i for i, k in enumerate(examples[index]["class_indices"].tolist()) if k in prompt.class_indices]
+        noises.append(examples[index]["noise"][:, :, asked])
+        names = torch.from_numpy(prompt.token_map())
+        spans.append(functional.pad(names, (0, length - names.shape[1])))
+    return copies(noises, targets, spans)
 
 
 def _detections(scores: Tensor, classes: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Detections:
