@@ -1,0 +1,81 @@
+"""From examples to the batch that Grounding DINO sees: images padded, captions beside them, objects by their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.teachers.base import Batch, Example
+from engine.teachers.denoising import Copies, copies
+from engine.teachers.grounding_dino_loss import Targets
+from engine.teachers.prompts import Prompt
+
+
+def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]]) -> Batch:
+    """R pairs of an image and a caption; R is the number of images unless one shows more than a caption holds.
+
+    Args:
+        examples: Of B images.
+        prompts: The captions of each.
+
+    Returns:
+        ``pixel_values`` (B, 3, H, W), padded with 0 at the right and below, and ``pixel_mask`` (B, H, W), 1 on
+        the image; ``images`` (R,) the image of each pair; ``input_ids`` and ``attention_mask`` (R, T);
+        ``boxes`` and ``tokens``, lists of R tensors (N, 4) and (N, T) bool: :class:`Targets` of each pair;
+        ``copies``, the fields of :class:`engine.teachers.denoising.Copies` of the pairs, if that is on.
+    """
+    pairs = [(index, prompt) for index in range(len(examples)) for prompt in prompts[index]]
+    length = max(len(prompt.input_ids) for _, prompt in pairs)
+    height, width = (max(e["pixel_values"].shape[axis] for e in examples) for axis in (1, 2))
+    pixel_values = torch.zeros(len(examples), 3, height, width)
+    pixel_mask = torch.zeros(len(examples), height, width, dtype=torch.long)
+    for example, image, mask in zip(examples, pixel_values, pixel_mask, strict=True):
+        _, h, w = example["pixel_values"].shape
+        image[:, :h, :w] = example["pixel_values"]
+        mask[:h, :w] = 1
+    targets = [_targets(examples[index], prompt, length) for index, prompt in pairs]
+    denoised = {"copies": vars(_copies(examples, pairs, targets))} if "noise" in examples[0] else {}
+    return denoised | {
+        "pixel_values": pixel_values,
+        "pixel_mask": pixel_mask,
+        "images": torch.tensor([index for index, _ in pairs]),
+        **encode([prompt for _, prompt in pairs], length),
+        "boxes": [target.boxes for target in targets],
+        "tokens": [target.tokens for target in targets],
+    }
+
+
+def encode(prompts: Sequence[Prompt], length: int) -> dict[str, Tensor]:
+    """``input_ids`` and ``attention_mask`` (prompts, length), padded with 0."""
+    ids = torch.zeros(len(prompts), length, dtype=torch.long)
+    mask = torch.zeros(len(prompts), length, dtype=torch.long)
+    for row, real, prompt in zip(ids, mask, prompts, strict=True):
+        row[: len(prompt.input_ids)] = torch.tensor(prompt.input_ids)
+        real[: len(prompt.input_ids)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _targets(example: Example, prompt: Prompt, length: int) -> Targets:
+    """The objects that the caption asks for, and their tokens among ``length``."""
+    row_of = {index: row for row, index in enumerate(prompt.class_indices)}
+    asked = [i for i, index in enumerate(example["class_indices"].tolist()) if index in row_of]
+    rows = [row_of[int(example["class_indices"][i])] for i in asked]
+    spans = torch.from_numpy(prompt.token_map())[rows]
+    tokens = torch.zeros(len(rows), length, dtype=torch.bool)
+    tokens[:, : spans.shape[1]] = spans
+    return Targets(example["boxes"][asked].reshape(-1, 4), tokens)
+
+
+def _copies(examples: Sequence[Example], pairs: Sequence[tuple[int, Prompt]], targets: Sequence[Targets]) -> Copies:
+    """Of the objects that each caption asks for, with as many groups as the image has."""
+    length = targets[0].tokens.shape[1]
+    noises, spans = [], []
+    for index, prompt in pairs:
+        asked = [i for i, k in enumerate(examples[index]["class_indices"].tolist()) if k in prompt.class_indices]
+        noises.append(examples[index]["noise"][:, :, asked])
+        names = torch.from_numpy(prompt.token_map())
+        spans.append(functional.pad(names, (0, length - names.shape[1])))
+    return copies(noises, targets, spans)
