@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,28 @@ def test_a_folder_tells_its_vocabulary_from_either_file(tmp_path: Path) -> None:
     found = find_vocabulary(str(BASE), None, storage=Storage())
     assert found is not None
     assert found.split("abc") == ("a", "##b", "##c")
+
+
+@pytest.mark.parametrize("hub", [True, False])
+def test_the_hub_is_asked_for_what_its_cache_has_not_if_it_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool
+) -> None:
+    file = tmp_path / "vocab.txt"
+    file.write_text("cell\n")
+
+    def download(repo: str, name: str, *, revision: str | None, local_files_only: bool, etag_timeout: float) -> str:
+        if local_files_only or (repo, name, revision) != ("owner/model", "vocab.txt", "v1"):
+            raise OSError("not there")
+        return str(file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    found = find_vocabulary("owner/model", "v1", storage=Storage(), hub=hub)
+    assert found == (Vocabulary(frozenset({"cell"})) if hub else None)
+
+
+def test_without_the_hubs_library_there_is_no_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert find_vocabulary("owner/model", None, storage=Storage()) is None
 
 
 def test_a_vocabulary_that_cannot_be_had_is_none(tmp_path: Path) -> None:
