@@ -1,0 +1,54 @@
+"""A run's folder without a run: adapters that were never trained, of the tiny teachers of the examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from tiny import grounding_dino_settings
+from tiny_sam import sam_settings
+from torch import nn
+
+from engine.spec import TeacherName
+from engine.storage import Storage
+from engine.teachers import load_teacher
+from engine.teachers.lora import AdapterCard, attach, save_adapter, trainable_parameters
+from engine.teachers.sources import resolve_base_model
+
+TINY = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
+CLASSES = ("bolt", "nut", "washer")
+
+
+def save_run(
+    folder: Path,
+    teachers: tuple[TeacherName, ...] = tuple(TeacherName),
+    *,
+    thresholds: Mapping[str, float] | None = None,
+) -> Path:
+    """``teachers/<teacher>_lora/`` with adapters that change what the teachers say; ``result.json`` with thresholds."""
+    for name in teachers:
+        base = TINY / name.slug
+        settings = (sam_settings if name is TeacherName.SAM else grounding_dino_settings)(base_model=str(base))
+        cache = folder / "cache"
+        teacher = load_teacher(name, settings, classes=CLASSES, prompts={}, storage=Storage(), cache=cache)
+        attach(teacher, settings.lora)
+        torch.manual_seed(0)
+        for key, parameter in trainable_parameters(teacher).items():
+            if "lora_B" in key:
+                nn.init.normal_(parameter, std=0.02)
+        model = resolve_base_model(str(base), None, storage=Storage(), cache=cache)
+        card = AdapterCard(
+            teacher=name,
+            base_revision=model.sha256,
+            base_sha256=model.sha256,
+            classes=CLASSES,
+            prompts={},
+            settings=settings,
+        )
+        adapter = folder / "teachers" / f"{name.slug}_lora"
+        save_adapter(teacher, adapter, card=card)
+        if thresholds is not None:
+            (adapter / "result.json").write_text(json.dumps({"teacher": name.value, "thresholds": thresholds}))
+    return folder
