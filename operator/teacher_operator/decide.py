@@ -31,7 +31,7 @@ from teacher_operator.report import (
 )
 from teacher_operator.settings import Settings
 from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus, clip
-from teacher_operator.teachers import ENDED, decide_teacher, failed_for_good
+from teacher_operator.teachers import ENDED, decide_teacher, failed_for_good, waits_for
 from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
 
@@ -99,20 +99,21 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         if isinstance(inspected, Summary):
             return _decision(body, status, inspected, todo, now=now)
         status = inspected
-    teachers = [
-        decide_teacher(
+    teachers: list[TeacherStatus] = []
+    for teacher in status.teachers:
+        decided = decide_teacher(
             body,
             spec,
             settings,
             teacher,
             observed.trainers.get(teacher.name),
             refused=observed.refused.get(trainer_job(body["metadata"]["name"], teacher.name)),
+            waits_for=waits_for(teacher.name, [*teachers, *status.teachers[len(teachers) :]]),
             config_uri=status.config_uri,
             todo=todo,
             now=now,
         )
-        for teacher in status.teachers
-    ]
+        teachers.append(decided)
     status = status.model_copy(
         update={"teachers": teachers, "gpu_seconds": sum(teacher.gpu_seconds for teacher in teachers)}
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from engine.outcome import TeacherOutcome
+from engine.spec import TeacherName
 from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.attempts import attempted
@@ -40,19 +41,25 @@ def decide_teacher(
     view: JobView | None,
     *,
     refused: FailureStatus | None,
+    waits_for: str = "",
     config_uri: str,
     todo: Todo,
     now: float,
 ) -> TeacherStatus:
-    """What is true of a teacher; what is to be done is noted in ``todo``. A teacher that has ended stays as it is."""
+    """What is true of a teacher; what is to be done is noted in ``todo``. A teacher that has ended stays as it is.
+
+    While there is something that it ``waits_for``, no Job is made; one that is there goes on.
+    """
     if before.state in ENDED:
         return before
-    if refused is not None and view is None:
+    if refused is not None and view is None and not waits_for:
         return _refused(before, refused, todo, now=now)
     if view is None:
         before = attempted(before, None, gpu_resource=spec.gpu_resource_name, now=now)
         if spec.suspend:
             return _state(before, "Suspended", "suspended: set spec.suspend to false to go on")
+        if waits_for:
+            return _state(before, "Pending", f"waits for {waits_for}")
         job = render.training(body, spec, settings, teacher=before.name, config_uri=config_uri)
         todo.apply += [render.rendezvous(body, before.name), job] if spec.nodes > 1 else [job]
         state = "Queued" if spec.queue_name else "Pending"
@@ -87,6 +94,12 @@ def decide_teacher(
         return _state(now_known, "Pending", f"{replaced}; {stand.message}" if stand.message else replaced)
     anew = partial(render.training, body, spec, settings, teacher=before.name, config_uri=config_uri)
     return _unfinished(spec, now_known, view, todo, anew=anew, refused=refused, now=now)
+
+
+def waits_for(teacher: TeacherName, before: Sequence[TeacherStatus]) -> str:
+    """What has to end before a teacher begins; empty if nothing has. One that failed is not waited for."""
+    boxes = any(one.name is TeacherName.GROUNDING_DINO and one.state not in ENDED for one in before)
+    return "Grounding DINO, whose boxes it is prompted by" if teacher is TeacherName.SAM and boxes else ""
 
 
 def ap_text(ap: float) -> str:

@@ -64,7 +64,6 @@ async def test_the_columns_say_how_a_run_stands(control_plane: real.ControlPlane
     await world.create(run)
     await world.inspects(run, outcomes.BOTH)
     pod = await world.starts(run, TeacherName.GROUNDING_DINO)
-    await world.starts(run, TeacherName.SAM)
     await world.says(pod, outcomes.step(40, best_ap=0.31))
 
     async def progressed() -> bool:

@@ -85,15 +85,53 @@ def test_what_inspection_found_is_told_with_the_run() -> None:
     assert (status.run_id, status.config_uri) == ("0123456789ab", f"{status.uri}/teacher_config.yaml")
     assert condition(world, "DatasetInspected") == ("True", "Inspected")
     assert world.has_job(BOXES)
-    assert world.has_job(MASKS)
+
+
+def test_sam_waits_for_the_boxes_that_it_is_prompted_by() -> None:
+    world = World()
+    world.training()
+    assert (world.has_job(BOXES), world.has_job(MASKS)) == (True, False)
+    assert (world.teacher(MASKS).state, world.teacher(MASKS).message) == (
+        "Pending",
+        "waits for Grounding DINO, whose boxes it is prompted by",
+    )
+    idle(world)
+    world.succeed(world.pod(BOXES))
+    world.controllers()
+    world.look()
+    assert world.has_job(MASKS), "in the same look that sees the boxes published"
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+def test_while_sam_waits_it_can_be_suspended_and_goes_on() -> None:
+    world = World()
+    world.training()
+    world.edit(suspend=True)
+    world.look()
+    assert world.teacher(MASKS).state == "Suspended"
+    world.edit(suspend=None)
+    world.look()
+    assert (world.teacher(MASKS).state, world.has_job(MASKS)) == ("Pending", False)
+
+
+def test_a_job_of_sam_that_an_older_operator_has_made_beside_the_other_goes_on() -> None:
+    alone, both = World(teachers=[MASKS]), World()
+    alone.training()
+    both.training()
+    seen = both.observed({})
+    view = alone.observed({}).trainers[MASKS]
+    decision = decide(both.body, Observed(seen.inspect, {**seen.trainers, MASKS: view}), SETTINGS, now=both.now)
+    assert {one.name: one.state for one in decision.status.teachers} == {BOXES: "Training", MASKS: "Training"}
+    assert decision.todo.empty
 
 
 def test_the_teachers_are_told_while_they_train() -> None:
     world = World()
     world.training()
     assert world.state == ("Unknown", "Training")
-    assert {one.state for one in world.status.teachers} == {"Training"}
-    world.logs[world.pod(MASKS)["metadata"]["name"]] = [
+    assert [one.state for one in world.status.teachers] == ["Training", "Pending"]
+    world.logs[world.pod(BOXES)["metadata"]["name"]] = [
         "Loading",
         step(50, seconds_left=90, ap_before=0.2, best_ap=0.3),
     ]
@@ -102,8 +140,8 @@ def test_the_teachers_are_told_while_they_train() -> None:
     shown = world.status.summary
     assert (shown.teachers, shown.progress, shown.time_left) == ("GroundingDino,Sam", "25%", "90s")
     assert (shown.map, shown.nodes) == ("0.20 -> 0.30", "gpu-node-1")
-    assert (world.teacher().gpu_seconds, world.status.gpu_seconds) == (30, 60)
-    assert world.teacher().start_time == "2026-03-01T12:00:00Z"
+    assert (world.teacher(BOXES).gpu_seconds, world.status.gpu_seconds) == (30, 30)
+    assert world.teacher(BOXES).start_time == "2026-03-01T12:00:00Z"
 
 
 def test_progress_that_is_no_longer_told_is_kept() -> None:
@@ -550,6 +588,10 @@ def test_one_teacher_that_fails_does_not_stop_the_other() -> None:
     world.end(world.pod(BOXES), 7, message=failed_message(7, "NotFinite", "The loss is NaN."))
     world.controllers()
     world.look()
+    assert (world.teacher(BOXES).state, world.teacher(MASKS).state) == ("Failed", "Pending")
+    world.controllers()
+    world.run(world.pod(MASKS))
+    world.look()
     assert (world.teacher(BOXES).state, world.teacher(MASKS).state) == ("Failed", "Training")
     assert world.state == ("Unknown", "Training")
     assert "GroundingDino: The loss is NaN." in world.summary[2]
@@ -791,13 +833,14 @@ def test_the_service_of_a_teacher_may_be_refused_too() -> None:
     assert world.state == ("True", "Succeeded")
 
 
-def test_one_refused_job_does_not_hold_up_the_other_teacher() -> None:
+def test_a_job_that_is_refused_for_good_does_not_hold_up_the_other_teacher() -> None:
     world = World()
     world.refusals[BOXES_JOB] = NAME_TAKEN
     world.inspected()
-    assert (world.has_job(BOXES), world.has_job(MASKS)) == (False, True)
+    assert (world.has_job(BOXES), world.has_job(MASKS)) == (False, False)
     world.refusals[BOXES_JOB] = REFUSED
     world.look()
+    assert world.has_job(MASKS)
     assert (world.teacher(BOXES).state, world.teacher(MASKS).state) == ("Failed", "Pending")
     assert not world.terminal
 
@@ -929,7 +972,7 @@ def test_a_status_that_is_lost_is_found_again_from_what_is_there() -> None:
     world.advance(60)
     world.look()
     assert world.status.run_id == before.run_id
-    assert [one.state for one in world.status.teachers] == ["Training", "Training"]
+    assert [one.state for one in world.status.teachers] == ["Training", "Pending"]
     world.run_fairly()
     assert len(world.made) == 3
 
@@ -1137,18 +1180,18 @@ def test_whatever_a_node_says_at_length_can_be_written(length: int) -> None:
     world.succeed(world.pod())
     world.controllers()
     world.look()
-    world.controllers()
-    world.run(world.pod(MASKS))
-    world.end(world.pod(MASKS), 128, reason="StartError", message=said)
-    world.logs[world.pod(MASKS)["metadata"]["name"]] = [said] * 100
-    world.controllers()
     for teacher in (BOXES, MASKS):
+        world.controllers()
+        world.run(world.pod(teacher))
+        world.end(world.pod(teacher), 128, reason="StartError", message=said)
+        world.logs[world.pod(teacher)["metadata"]["name"]] = [said] * 100
+        world.controllers()
         world.waits(world.pod(teacher), reason="CreateContainerError", message=said)
-    world.look()
-    world.events["Pod", world.pod(BOXES)["metadata"]["name"]] = [said]
-    world.waits(world.pod(BOXES), reason="ContainerCreating")
-    world.advance(61)
-    world.look()
+        world.look()
+        world.events["Pod", world.pod(teacher)["metadata"]["name"]] = [said]
+        world.waits(world.pod(teacher), reason="ContainerCreating")
+        world.advance(61)
+        world.look()
     assert world.state == ("False", "NotStartedInTime")
 
 
