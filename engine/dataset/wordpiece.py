@@ -69,7 +69,7 @@ def words(text: str) -> tuple[str, ...]:
     ('creme', 'brulee', ',', 'x', '-', 'ray')
     """
     plain = "".join(f" {c} " if _is_chinese(c) else c for c in _readable(text))
-    plain = "".join(c for c in unicodedata.normalize("NFD", plain) if unicodedata.category(c) != "Mn").lower()
+    plain = "".join(c.lower() for c in unicodedata.normalize("NFD", plain) if unicodedata.category(c) != "Mn")
     return tuple("".join(f" {c} " if is_punctuation(c) else c for c in plain).split())
 
 
