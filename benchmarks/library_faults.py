@@ -356,7 +356,7 @@ def _outputs(modules: nn.ModuleList) -> Iterator[list[Tensor]]:
 
 
 def _teacher(*classes: str, folder: Path = BASE) -> GroundingDino:
-    weights = {"classification_weight": 2, "l1_weight": 5, "giou_weight": 2, "max_detections": 100}
+    weights: dict[str, Any] = {"classification_weight": 2, "l1_weight": 5, "giou_weight": 2, "max_detections": 100}
     settings = GroundingDinoSettings.model_construct(**weights)
     return GroundingDino.load(folder, classes=classes, prompts={}, settings=settings)
 

@@ -78,24 +78,34 @@ def find_vocabulary(base_model: str, revision: str | None, *, storage: Storage, 
         storage: How object storage is reached.
         hub: Whether the hub may be asked for what is not in its cache.
     """
-    for name in FILES:
-        with contextlib.suppress(TeacherError):
-            if content := _content(base_model, revision, name, storage=storage, hub=hub):
-                return Vocabulary.read(content)
+    with contextlib.suppress(TeacherError):
+        content = _content(base_model, revision, storage=storage, hub=hub)
+        return None if content is None else Vocabulary.read(content)
     return None
 
 
-def _content(base_model: str, revision: str | None, name: str, *, storage: Storage, hub: bool) -> bytes | None:
+def _content(base_model: str, revision: str | None, *, storage: Storage, hub: bool) -> bytes | None:
     folder = Path(base_model).expanduser()
-    if is_remote(base_model) or folder.is_dir():
-        uri = join(base_model if is_remote(base_model) else str(folder), name)
-        return storage.read_bytes(uri) if storage.exists(uri) else None
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError:
-        return None
-    for local in (True, False) if hub else (True,):
+    if not is_remote(base_model) and not folder.is_dir():
         with contextlib.suppress(Exception):  # nothing that is wrong with the hub may stop an inspection
-            path = hf_hub_download(base_model, name, revision=revision, local_files_only=local, etag_timeout=SECONDS)
-            return Path(path).read_bytes()
+            return _from_hub(base_model, revision, hub=hub)
+        return None
+    uris = [join(base_model if is_remote(base_model) else str(folder), name) for name in FILES]
+    return next((storage.read_bytes(uri) for uri in uris if storage.exists(uri)), None)
+
+
+def _from_hub(repo: str, revision: str | None, *, hub: bool) -> bytes | None:
+    """From the hub's cache, else in one request a file: its library would try again for a minute."""
+    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
+
+    for name in FILES:
+        cached = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).read_bytes()
+    for name in FILES if hub and not constants.HF_HUB_OFFLINE else ():
+        url = hf_hub_url(repo, name, revision=revision)
+        answer = get_session().get(url, headers=build_hf_headers(), timeout=SECONDS, follow_redirects=True)
+        if answer.status_code == 200:
+            return answer.content
     return None

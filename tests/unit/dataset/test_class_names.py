@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -117,21 +118,62 @@ def test_a_folder_tells_its_vocabulary_from_either_file(tmp_path: Path) -> None:
     assert found.split("abc") == ("a", "##b", "##c")
 
 
-@pytest.mark.parametrize("hub", [True, False])
+@pytest.mark.parametrize("revision", [None, "0123456789"])
+def test_the_hubs_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None) -> None:
+    repo = tmp_path / "models--owner--model"
+    for folder in ("refs", "snapshots/0123456789"):
+        (repo / folder).mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0123456789")
+    (repo / "snapshots" / "0123456789" / "vocab.txt").write_text("cell\n")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = find_vocabulary("owner/model", revision, storage=Storage(), hub=False)
+    assert found == Vocabulary(frozenset({"cell"}))
+    assert find_vocabulary("owner/model", "another", storage=Storage(), hub=False) is None
+
+
+class Hub:
+    """Answers for one file, and counts what it is asked for."""
+
+    def __init__(self, known: str) -> None:
+        self.known = known
+        self.asked: list[str] = []
+
+    def get(self, url: str, **_: object) -> SimpleNamespace:
+        self.asked.append(url.rpartition("/")[2])
+        found = url.endswith(self.known)
+        return SimpleNamespace(status_code=200 if found else 404, content=b'{"model": {"vocab": {"cell": 1}}}')
+
+
+@pytest.mark.parametrize(("hub", "offline"), [(True, False), (False, False), (True, True)])
 def test_the_hub_is_asked_for_what_its_cache_has_not_if_it_may_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool, offline: bool
 ) -> None:
-    file = tmp_path / "vocab.txt"
-    file.write_text("cell\n")
-
-    def download(repo: str, name: str, *, revision: str | None, local_files_only: bool, etag_timeout: float) -> str:
-        if local_files_only or (repo, name, revision) != ("owner/model", "vocab.txt", "v1"):
-            raise OSError("not there")
-        return str(file)
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    there = Hub("owner/model/resolve/v1/tokenizer.json")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: there)
     found = find_vocabulary("owner/model", "v1", storage=Storage(), hub=hub)
-    assert found == (Vocabulary(frozenset({"cell"})) if hub else None)
+    if hub and not offline:
+        assert there.asked == ["vocab.txt", "tokenizer.json"]
+        assert found == Vocabulary(frozenset({"cell"}))
+    else:
+        assert there.asked == []
+        assert found is None
+
+
+def test_a_hub_out_of_reach_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Hub("")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+    def get(url: str, **_: object) -> None:
+        there.asked.append(url)
+        raise OSError("no network")
+
+    there.get = get  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: there)
+    assert find_vocabulary("owner/model", None, storage=Storage()) is None
+    assert len(there.asked) == 1
 
 
 def test_without_the_hubs_library_there_is_no_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
