@@ -124,6 +124,8 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
     ]
     if result.before.miou is not None and result.after.miou is not None:
         rows.append(("mean IoU from true boxes", result.before.miou, result.after.miou))
+    if result.from_detector_before is not None and result.from_detector_after is not None:
+        rows.append(("AP from Grounding DINO's boxes", result.from_detector_before.ap, result.from_detector_after.ap))
     if result.retention is not None:
         rows.append(("AP on other things", result.retention.base.ap, result.retention.adapted.ap))
     lora = settings.lora

@@ -104,6 +104,12 @@ class TeacherResult(Result):
     after: ApMetrics = Field(description="The best adapter, on the validation part.")
     test_before: ApMetrics | None = Field(default=None, description="The base, on the test part.")
     test_after: ApMetrics | None = Field(default=None, description="The best adapter, on the test part.")
+    from_detector_before: ApMetrics | None = Field(
+        default=None,
+        description="SAM: masks of the base for the boxes that the tuned Grounding DINO of the run finds in the "
+        "validation part, with its scores.",
+    )
+    from_detector_after: ApMetrics | None = Field(default=None, description="The same of the best adapter.")
     thresholds: dict[str, float] = Field(
         default={},
         description="By class name, the score from which on detections of the best adapter are kept: the one with the "

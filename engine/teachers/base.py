@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.dataset.types import Detections, Sample
+from engine.dataset.types import CocoAnnotation, Detections, Sample
 from engine.spec import LoraPreset, TeacherName
 
 Example = dict[str, Any]
@@ -69,6 +70,14 @@ class Teacher(ABC):
     @abstractmethod
     def lora_targets(self, preset: LoraPreset) -> LoraTargets:
         """The modules that ``preset`` adapts."""
+
+    def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64] | None:
+        """Which objects of a training image are shown when it has been shown ``visit`` times before.
+
+        Returns:
+            Their positions in ``annotations``; None for all.
+        """
+        return None
 
     @abstractmethod
     def example(self, sample: Sample, rng: np.random.Generator) -> Example:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from peft import PeftModel
 from pycocotools import mask as coco_mask
@@ -21,15 +20,18 @@ from torch import Tensor
 from transformers import AutoConfig, SamModel
 
 from engine.config import SamSettings
-from engine.dataset.types import Detections, Rle, Sample
+from engine.dataset.types import CocoAnnotation, Detections, Rle, Sample
 from engine.errors import BaseModelError
 from engine.preprocessing import Geometry, SamTransform
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher, register
+from engine.teachers.sam_clicks import Clicks, correct
 from engine.teachers.sam_loss import sam_losses
-from engine.teachers.sam_prompts import draw_objects, draw_points, jitter_boxes
+from engine.teachers.sam_masks import encode, original_masks
+from engine.teachers.sam_prompts import detected_boxes, draw_points, jitter_boxes, take_turns, targets_of
 
-_DECODER = r"mask_decoder\.transformer\.(\w+\.)*(q|k|v|out)_proj"
+_IOU = r"mask_decoder\.iou_prediction_head\.(proj_in|layers\.\d+|proj_out)"
+_DECODER = rf"mask_decoder\.transformer\.(\w+\.)*(q|k|v|out)_proj|{_IOU}"
 _ENCODER = r"vision_encoder\.layers\.\d+\.attn\.qkv"
 _REST = r"vision_encoder\.layers\.\d+\.(attn\.proj|mlp\.lin[12])|mask_decoder\.transformer\.layers\.\d+\.mlp\.lin[12]"
 PRESETS = {
@@ -37,16 +39,14 @@ PRESETS = {
     LoraPreset.ENCODER_DECODER: rf"{_DECODER}|{_ENCODER}",
     LoraPreset.ALL: rf"{_DECODER}|{_ENCODER}|{_REST}",
 }
-"""Attention of the mask decoder; with it attention of the image encoder; with these all other transformer layers.
+"""Attention of the mask decoder and what predicts a mask's IoU; with it attention of the image encoder; with these all
+other transformer layers.
 
 The prompt encoder stays as it is: its one matrix is the positional encoding, which the image's is tied to.
 """
 
 PROMPTS_AT_ONCE = 64
 """Prompts that the decoder answers together: 64 take about 2 GB with 1024 pixel images."""
-
-PIXELS_AT_ONCE = 1 << 26
-"""Mask pixels that are scaled up together: 256 MB."""
 
 
 @register
@@ -56,7 +56,7 @@ class Sam(Teacher):
     The image encoder runs once an image, the decoder once for all boxes and once for all points of a batch, however
     these are spread over the images.
 
-    Not supported: mask prompts, several points for one object.
+    Not supported: prompts of users other than boxes.
     """
 
     name: ClassVar[TeacherName] = TeacherName.SAM
@@ -99,8 +99,12 @@ class Sam(Teacher):
         """See :data:`PRESETS`."""
         return LoraTargets(target_modules=PRESETS[preset])
 
+    def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64]:
+        """See :func:`take_turns`."""
+        return take_turns(annotations, self.settings.objects_per_image, visit)
+
     def example(self, sample: Sample, rng: np.random.Generator) -> Example:
-        """One image and some of its objects, each with one prompt.
+        """One image and its objects, each with one prompt: a jittered box, a detector's, or a point.
 
         Targets are shares of the cells of the decoder's mask grid, not yes or no: where an edge crosses a cell, the
         share says how far, so that logits that are scaled up cross zero at the right place, and an object smaller
@@ -109,21 +113,28 @@ class Sam(Teacher):
         Returns:
             In pixels of the model's input: ``pixel_values`` (3, S, S) float32; ``boxes`` (N, 4) and ``points`` (N, 2)
             float32; ``by_point`` (N,) bool, which of the two is the prompt; ``masks`` (N, S / 4, S / 4) float32 in
-            0..1 for patches of 16 pixels.
+            0..1 for patches of 16 pixels; ``chances`` (N, K) float32 in 0..1, which choose the correction clicks.
         """
         height, width = sample.image.shape[:2]
         geometry = self.transform.plan(height, width)
-        drawn = draw_objects(sample, self.settings.objects_per_image, rng)
-        masks = sample.masks[drawn] if sample.masks is not None else np.empty((0, height, width), np.bool_)
+        objects = targets_of(sample)
+        masks = sample.masks[objects] if sample.masks is not None else np.empty((0, height, width), np.bool_)
         boxes = jitter_boxes(
-            sample.boxes_xyxy[drawn], std=self.settings.box_jitter, width=width, height=height, rng=rng
+            sample.boxes_xyxy[objects], std=self.settings.box_jitter, width=width, height=height, rng=rng
         )
+        points = draw_points(masks, rng)
+        by_point = rng.random(len(objects)) < self.settings.point_share
+        detected = detected_boxes(sample, objects)
+        by_detector = (rng.random(len(objects)) < self.settings.detector_share) & ~np.isnan(detected).any(axis=1)
+        boxes[by_detector] = detected[by_detector]
+        chances = rng.random((len(objects), self.settings.correction_clicks), np.float32)
         return {
             "pixel_values": torch.from_numpy(self.transform.image(sample.image)),
             "boxes": torch.from_numpy(geometry.to_model(boxes)),
-            "points": torch.from_numpy(geometry.to_model(draw_points(masks, rng))),
-            "by_point": torch.from_numpy(rng.random(len(drawn)) < self.settings.point_share),
+            "points": torch.from_numpy(geometry.to_model(points)),
+            "by_point": torch.from_numpy(by_point),
             "masks": torch.from_numpy(geometry.coverage(masks, self.mask_size)),
+            "chances": torch.from_numpy(chances),
         }
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -137,7 +148,7 @@ class Sam(Teacher):
         counts = torch.tensor([len(example["boxes"]) for example in prompted], dtype=torch.long)
         batch = {
             name: torch.cat([example[name] for example in prompted or examples[:1]])
-            for name in ("boxes", "points", "by_point", "masks")
+            for name in ("boxes", "points", "by_point", "masks", "chances")
         }
         size = self.transform.image_size
         pixel_values = [example["pixel_values"] for example in prompted]
@@ -153,7 +164,7 @@ class Sam(Teacher):
         """See :meth:`Teacher.loss` and :func:`sam_losses`.
 
         A point may mean a part or the whole, so it is answered by three masks of which the best counts; a box is
-        answered by one (arXiv:2304.02643, section 3).
+        answered by one (arXiv:2304.02643, section 3). The losses of all answers to a prompt add up.
         """
         totals = {name: torch.zeros((), device=self.device) for name in ("loss", "focal", "dice", "iou")}
         if not len(batch["images"]):
@@ -164,12 +175,29 @@ class Sam(Teacher):
         for multimask, chosen in ((False, ~batch["by_point"]), (True, batch["by_point"])):
             if not chosen.any():
                 continue
-            prompts = {"points": batch["points"][chosen]} if multimask else {"boxes": batch["boxes"][chosen]}
-            logits, ious = self._decode(embeddings[batch["images"][chosen]], **prompts)
-            with torch.autocast(self.device.type, enabled=False):
-                losses = sam_losses(logits, ious, batch["masks"][chosen], self.settings)
-            totals = {name: total + losses[name] / count for name, total in totals.items()}
+            some = {name: batch[name][chosen] for name in ("boxes", "points", "masks", "chances")}
+            for logits, ious in self._answers(embeddings[batch["images"][chosen]], some, by_point=multimask):
+                with torch.autocast(self.device.type, enabled=False):
+                    losses = sam_losses(logits, ious, some["masks"], self.settings)
+                totals = {name: total + losses[name] / count for name, total in totals.items()}
         return totals
+
+    def _answers(self, embeddings: Tensor, prompts: Batch, *, by_point: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits and predicted IoUs, as of :meth:`_decode`, of each prompt and after each of its correction clicks.
+
+        A click comes with all that was said before and with the answer that it corrects: of several the one that SAM
+        holds for best.
+        """
+        boxes = None if by_point else prompts["boxes"]
+        clicks = Clicks.on_objects(prompts["points"]) if by_point else None
+        logits, ious = self._decode(embeddings, boxes=boxes, clicks=clicks, several=by_point)
+        yield logits, ious
+        for chances in prompts["chances"].unbind(1):
+            answer = logits.detach().float()[torch.arange(len(logits)), ious.argmax(1)]
+            click = correct(answer, prompts["masks"], chances, stride=self.transform.image_size / self.mask_size)
+            clicks = click if clicks is None else clicks.then(click)
+            logits, ious = self._decode(embeddings, boxes=boxes, clicks=clicks, masks=answer)
+            yield logits, ious
 
     @torch.no_grad()
     def predict(self, samples: Sequence[Sample]) -> list[Detections]:
@@ -200,7 +228,7 @@ class Sam(Teacher):
         scores: list[Tensor] = []
         for some in torch.split(boxes, PROMPTS_AT_ONCE):
             logits, ious = self._decode(embedding.expand(len(some), -1, -1, -1), boxes=some)
-            masks.extend(rle for part in _original_masks(logits.float(), geometry) for rle in _encode(part))
+            masks.extend(rle for part in original_masks(logits.float(), geometry) for rle in encode(part))
             scores.append(ious[:, 0].float().clamp(0, 1))
         return masks, torch.cat(scores).cpu().numpy()
 
@@ -210,14 +238,22 @@ class Sam(Teacher):
         return embeddings
 
     def _decode(
-        self, embeddings: Tensor, *, boxes: Tensor | None = None, points: Tensor | None = None
+        self,
+        embeddings: Tensor,
+        *,
+        boxes: Tensor | None = None,
+        clicks: Clicks | None = None,
+        masks: Tensor | None = None,
+        several: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """One mask for each box, three for each point.
+        """One mask for each prompt, or three.
 
         Args:
             embeddings: (P, C, h, w), of the image of each prompt.
-            boxes: (P, 4), in pixels of the model's input; or
-            points: (P, 2), inside the object.
+            boxes: (P, 4), in pixels of the model's input.
+            clicks: (P, K) of them, beside or instead of boxes.
+            masks: (P, 4h, 4w), logits of an earlier answer.
+            several: Give three masks.
 
         Returns:
             (P, M, 4h, 4w) logits and (P, M) predicted IoUs.
@@ -226,10 +262,10 @@ class Sam(Teacher):
         # In 32 bit: 8 bits of a coordinate tell 256 places apart, of 1024.
         with torch.autocast(self.device.type, enabled=False):
             sparse, dense = sam.prompt_encoder(
-                input_points=None if points is None else points[:, None, None],
-                input_labels=None if points is None else torch.ones(len(points), 1, 1, device=points.device),
+                input_points=None if clicks is None else clicks.points[:, None],
+                input_labels=None if clicks is None else clicks.labels[:, None],
                 input_boxes=None if boxes is None else boxes[:, None],
-                input_masks=None,
+                input_masks=None if masks is None else masks[:, None],
             )
             positions = sam.get_image_wide_positional_embeddings()
         logits, ious = sam.mask_decoder(
@@ -237,7 +273,7 @@ class Sam(Teacher):
             image_positional_embeddings=positions.expand(len(embeddings), -1, -1, -1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            multimask_output=points is not None,
+            multimask_output=several,
         )
         return logits[:, 0], ious[:, 0]
 
@@ -245,22 +281,6 @@ class Sam(Teacher):
     def _sam(self) -> Any:
         """The SamModel, whose layers PEFT may have replaced."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-
-
-def _original_masks(logits: Tensor, geometry: Geometry) -> Iterator[NDArray[np.uint8]]:
-    """(P, 1, h, w) logits to (p, H, W) masks, a few at a time, as ``segment_anything.Sam.postprocess_masks`` has it."""
-    height, width = geometry.resized
-    at_once = max(1, PIXELS_AT_ONCE // max(geometry.original[0] * geometry.original[1], geometry.padded[0] ** 2))
-    for some in torch.split(logits, at_once):
-        padded = F.interpolate(some, geometry.padded, mode="bilinear", align_corners=False)
-        original = F.interpolate(padded[..., :height, :width], geometry.original, mode="bilinear", align_corners=False)
-        yield (original[:, 0] > 0).cpu().numpy().view(np.uint8)
-
-
-def _encode(masks: NDArray[np.uint8]) -> list[Rle]:
-    """Run lengths of (P, H, W) masks."""
-    encoded: list[Rle] = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
-    return encoded
 
 
 def _detections(sample: Sample, prompts: NDArray[np.int64], masks: list[Rle], ious: NDArray[np.floating]) -> Detections:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.config import SamSettings
+from engine.teachers.sam_clicks import true_cells
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -48,7 +49,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
     """IoU of the predicted mask (logits above 0) and the true one (cells at least half covered).
 
-    The true mask of an object that covers no cell by half is the cell that it covers most: it is never empty.
+    The true mask is never empty: see :func:`true_cells`.
 
     Args:
         logits: (P, M, h, w).
@@ -58,7 +59,7 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
         (P, M) in 0..1.
     """
     predicted = logits > 0
-    true = targets >= targets.amax(dim=(-2, -1), keepdim=True).clamp(max=0.5)
+    true = true_cells(targets)
     overlap = (predicted & true).sum(dim=(-2, -1))
     return overlap / (predicted | true).sum(dim=(-2, -1))
 

@@ -6,26 +6,73 @@ box as in COCO (its right edge is x + width), a point as (column, row) of its pi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.types import Sample
+from engine.dataset.types import CocoAnnotation, Sample
 
 
-def draw_objects(sample: Sample, limit: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """At most ``limit`` objects with a mask, drawn without replacement; crowds are never drawn.
+def take_turns(annotations: Sequence[CocoAnnotation], limit: int, visit: int) -> NDArray[np.int64]:
+    """The objects of an image that are asked for on one visit: ``limit`` of those with a mask, crowds left out.
 
-    Every visit draws anew, so all objects of a full image are seen over the epochs.
+    They take turns in a fixed shuffled order, so that of n objects each is asked for once before any is asked for
+    twice, and all of them in every ceil(n / limit) visits.
+
+    Args:
+        annotations: Of the image.
+        limit: At most so many.
+        visit: How often the image was shown before.
 
     Returns:
-        (N,) indices into the sample, ascending.
+        (N,) positions in ``annotations``, ascending.
     """
+    usable = [i for i, found in enumerate(annotations) if found.segmentation and not found.iscrowd]
+    shuffled = np.random.default_rng(len(usable)).permutation(np.asarray(usable, np.int64))
+    turn = visit * limit + np.arange(min(limit, len(usable)))
+    return np.sort(shuffled[turn % max(1, len(usable))])
+
+
+def targets_of(sample: Sample) -> NDArray[np.int64]:
+    """(N,) indices of the objects that can be learned: those with a mask that are no crowd."""
     if sample.masks is None:
         return np.empty(0, np.int64)
-    usable = np.flatnonzero(~sample.is_crowd & sample.masks.any(axis=(1, 2)))
-    if len(usable) > limit:
-        usable = np.sort(rng.choice(usable, size=limit, replace=False))
-    return usable.astype(np.int64)
+    return np.flatnonzero(~sample.is_crowd & sample.masks.any(axis=(1, 2))).astype(np.int64)
+
+
+def with_detected(sample: Sample, boxes_xyxy: NDArray[np.float32]) -> Sample:
+    """The sample with a detector's boxes beside its objects, so that what moves these moves those.
+
+    They are rows of their own without a mask, told from objects by a negative ``annotation_indices``.
+
+    Args:
+        sample: An image with N objects.
+        boxes_xyxy: (N, 4) corners in pixels, NaN where the detector has not found the object.
+    """
+    found = np.flatnonzero(~np.isnan(boxes_xyxy).any(axis=1))
+    masks = sample.masks
+    if masks is not None:
+        masks = np.concatenate([masks, np.zeros((len(found), *masks.shape[1:]), np.bool_)])
+    return replace(
+        sample,
+        boxes_xyxy=np.concatenate([sample.boxes_xyxy, boxes_xyxy[found].astype(np.float32)]),
+        class_indices=np.concatenate([sample.class_indices, sample.class_indices[found]]),
+        is_crowd=np.concatenate([sample.is_crowd, sample.is_crowd[found]]),
+        annotation_indices=np.concatenate([sample.annotation_indices, -1 - sample.annotation_indices[found]]),
+        masks=masks,
+    )
+
+
+def detected_boxes(sample: Sample, objects: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(N, 4) boxes that :func:`with_detected` has put beside the objects, NaN where there is none (any more)."""
+    boxes = np.full((len(objects), 4), np.nan, np.float32)
+    place = {int(-1 - index): row for row, index in enumerate(sample.annotation_indices) if index < 0}
+    for box, index in zip(boxes, sample.annotation_indices[objects], strict=True):
+        if int(index) in place:
+            box[:] = sample.boxes_xyxy[place[int(index)]]
+    return boxes
 
 
 def jitter_boxes(

@@ -1,6 +1,6 @@
 """From images to batches: augmented and preprocessed views.
 
-A view is determined by (seed, epoch, index of the image) alone: neither by the worker that makes it nor by what was
+A view is determined by (seed, visit, index of the image) alone: neither by the worker that makes it nor by what was
 made before it.
 """
 
@@ -26,7 +26,7 @@ MAX_WORKERS = 8
 
 
 class Views(Dataset[Example | TeacherError]):
-    """Augmented and preprocessed views of a part's images, by (epoch, index).
+    """Augmented and preprocessed views of a part's images, by (visit, index).
 
     An error that a user can act on is handed out as a value: a worker would wrap what it raises in a traceback.
     """
@@ -36,10 +36,11 @@ class Views(Dataset[Example | TeacherError]):
         self.teacher = _without_model(teacher)
 
     def __getitem__(self, key: Key) -> Example | TeacherError:
-        epoch, index = key
-        for_augmentation, for_teacher = np.random.SeedSequence([self.seed, epoch, index]).spawn(2)
+        visit, index = key
+        for_augmentation, for_teacher = np.random.SeedSequence([self.seed, visit, index]).spawn(2)
         try:
-            sample = self.part.sample(index, with_masks=self.teacher.needs_masks)
+            chosen = self.teacher.select(self.part.dataset.annotations[index], visit)
+            sample = self.part.sample(index, with_masks=self.teacher.needs_masks, select=chosen)
             sample = self.augment(sample, int(for_augmentation.generate_state(1)[0]))
             return self.teacher.example(sample, np.random.default_rng(for_teacher))
         except TeacherError as error:

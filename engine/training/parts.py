@@ -6,6 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.config import DataConfig
 from engine.dataset import CocoDataset, ImageFolder, PartFiles, Sample, find_parts, load_part, load_sample
 from engine.dataset.split import split_dataset
@@ -20,9 +23,9 @@ class Part:
     dataset: CocoDataset
     paths: tuple[Path, ...]
 
-    def sample(self, index: int, *, with_masks: bool) -> Sample:
-        """One decoded image with its objects."""
-        return load_sample(self.dataset, index, self.paths[index], with_masks=with_masks)
+    def sample(self, index: int, *, with_masks: bool, select: NDArray[np.int64] | None = None) -> Sample:
+        """One decoded image with its objects, or with those at the positions ``select``."""
+        return load_sample(self.dataset, index, self.paths[index], with_masks=with_masks, select=select)
 
 
 @dataclass(frozen=True)

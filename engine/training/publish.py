@@ -42,6 +42,7 @@ from engine.progress import Event, Listener
 from engine.results import TeacherResult
 from engine.storage import Storage, join
 from engine.training.checkpoint import CHECKPOINT, load_checkpoint
+from engine.training.detected import DETECTED
 from engine.training.processes import ALONE, Processes
 from engine.training.trainer import TeacherTrainer
 
@@ -198,6 +199,8 @@ def _fetch_last(storage: Storage, uri: str, last: Path) -> None:
         if there is not None and (here is None or there.progress.step > here.progress.step):
             last.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, last / CHECKPOINT)
+            if storage.exists(join(uri, DETECTED)):
+                storage.download(join(uri, DETECTED), last / DETECTED)
 
 
 def _keep(last: Path, *, storage: Storage, uri: str) -> None:

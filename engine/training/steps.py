@@ -18,8 +18,8 @@ from engine.launch import Place
 from engine.training.balance import drawn, visit_numbers
 
 Key = tuple[int, int]
-"""(epoch, index of the image): one view of one image. An image that is shown again in the same epoch is shown as in one
-that is not of the run: no view comes twice."""
+"""(visit, index of the image): one view of one image. The visit is how often the image was shown before in the run: its
+epoch, unless classes are balanced."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,10 @@ class Steps:
     def views(self, step: int) -> list[Key]:
         """What one step sees, over all processes: images in the shuffled order of its epoch."""
         epoch, within = divmod(step, self.per_epoch)
-        order, numbers = _order(self.images, self.seed, epoch, self.repeats)
+        order, visits = _order(self.images, self.seed, epoch, self.repeats)
         size = self.batch_size * self.accumulation_steps
         some = slice(within * size, (within + 1) * size)
-        return [
-            (epoch + self.epochs * int(number), int(index))
-            for index, number in zip(order[some], numbers[some], strict=True)
-        ]
+        return [(int(visit), int(index)) for index, visit in zip(order[some], visits[some], strict=True)]
 
     def batches(self, step: int) -> list[list[Key]]:
         """The batches of one step on this process; none if there are fewer images than processes."""
@@ -123,10 +120,19 @@ class Steps:
 def _order(
     images: int, seed: int, epoch: int, repeats: tuple[float, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The images of one epoch, and for each how often it was shown before in it."""
+    """The images of one epoch, and for each how often it was shown before in the run."""
+    order = _images_of(images, seed, epoch, repeats)
+    if not repeats:
+        return order, np.full(images, epoch)
+    before = np.zeros(images, np.int64)
+    for earlier in range(epoch):
+        before += np.bincount(_images_of(images, seed, earlier, repeats), minlength=images)
+    return order, before[order] + visit_numbers(order)
+
+
+def _images_of(images: int, seed: int, epoch: int, repeats: tuple[float, ...]) -> NDArray[np.int64]:
     rng = np.random.default_rng([seed, epoch])
-    order = drawn(repeats, rng) if repeats else rng.permutation(images)
-    return order, visit_numbers(order)
+    return drawn(repeats, rng) if repeats else rng.permutation(images)
 
 
 def learning_rate(step: int, total: int, settings: TeacherSettings) -> float:

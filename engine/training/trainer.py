@@ -21,8 +21,9 @@ from typing import Any
 from engine.artifacts import ADAPTER, LAST, RESULT, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
-from engine.dataset.types import Sample
+from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.errors import ConfigError
+from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.evaluate import Evaluation, compare, look
 from engine.evaluation.retention import retention
 from engine.evaluation.thresholds import operation
@@ -44,6 +45,7 @@ from engine.teachers.lora import (
 from engine.training.balance import repeats
 from engine.training.checkpoint import CHECKPOINT, Checkpoint, Progress, load_checkpoint, save_checkpoint
 from engine.training.data import Views, batches_from
+from engine.training.detected import DETECTOR, Detected, Prompted, masks_of, prepare_detected
 from engine.training.loop import Hooks, Loop
 from engine.training.parts import Part, Parts, prepare_parts
 from engine.training.probe import Probe, prepare_probe
@@ -64,6 +66,7 @@ class Job:
     base: LocalModel
     parts: Parts
     probe: Probe | None
+    detected: Detected | None
     steps: Steps
 
     def event(self, kind: EventKind, **values: Any) -> Event:
@@ -164,16 +167,28 @@ class TeacherTrainer:
             listen(note(message=f"fetching the base model {self.settings.base_model}"))
             base = self._base(checkpoint)
         self._check_same_base(base)
+        detected = None
+        if self.name is TeacherName.SAM:
+            detected = prepare_detected(
+                self.config,
+                parts,
+                begun=None if checkpoint is None else checkpoint.settings,
+                folder=self.folder / LAST,
+                storage=self.storage,
+                cache=self.cache,
+                processes=self.processes,
+                say=lambda message: listen(note(message=message)),
+            )
         if checkpoint is not None:
-            self._check_same(checkpoint.settings, self._decisive(base))
+            self._check_same(checkpoint.settings, self._decisive(base, detected))
+        if detected is not None:
+            parts = replace(parts, train=Prompted(parts.train.dataset, parts.train.paths, detected.train))
         teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=self.settings)
         teacher.model.to(choose_device())
         place = self.processes.place
         shown = repeats(parts.train.dataset, exponent=training.class_balance)
-        steps = Steps.of(
-            self.settings, images=len(parts.train.dataset), seed=training.seed, place=place, repeats=shown
-        )
-        return Job(teacher=teacher, base=base, parts=parts, probe=probe, steps=steps)
+        steps = Steps.of(self.settings, images=len(parts.train.dataset), seed=training.seed, place=place, repeats=shown)
+        return Job(teacher=teacher, base=base, parts=parts, probe=probe, detected=detected, steps=steps)
 
     def _run(self, job: Job, checkpoint: Checkpoint | None, listen: Listener, stop: Stop) -> TeacherResult:
         teacher, val = job.teacher, job.parts.val
@@ -217,16 +232,47 @@ class TeacherTrainer:
         if seen_before is None:
             with adapter_off(teacher):
                 seen_before = measure(val)
+        by_detector = self._by_detector(job, seen_after.dataset, stop)
         retained = self._retention(job, stop)
         if retained is not None:
             for phase, metrics in (("retention_base", retained.base), ("retention", retained.adapted)):
                 listen(job.event("evaluation", step=progress.step, ap=metrics.ap, phase=phase, **known))
         seen = (seen_before, seen_after)
         result = self.processes.decided(
-            lambda: self._leave(job, progress, checkpoint.before, seen=seen, test_after=test_after, retained=retained)
+            lambda: self._leave(
+                job,
+                progress,
+                checkpoint.before,
+                seen=seen,
+                test_after=test_after,
+                by_detector=by_detector,
+                retained=retained,
+            )
         )
         listen(job.event("note", message=_summary(result)))
         return result
+
+    def _by_detector(self, job: Job, truth: CocoDataset, stop: Stop) -> tuple[ApMetrics, ApMetrics] | None:
+        """What base and best adapter make of the tuned Grounding DINO's boxes in the validation part."""
+        if job.detected is None:
+            return None
+        val, boxes, size = job.parts.val, job.detected.val, self.settings.batch_size
+
+        def measure() -> ApMetrics:
+            indices = self.processes.place.share(range(len(val.dataset)))
+            seen: list[Detections] = []
+            for start in range(0, len(indices), size):
+                stop.check()
+                some = indices[start : start + size]
+                samples = [val.sample(i, with_masks=False) for i in some]
+                with memory_errors(job.teacher, self.settings):
+                    seen += masks_of(job.teacher, samples, [boxes[i] for i in some])
+            seen = self.processes.gather(seen)
+            return self.processes.decided(lambda: coco_ap(truth, seen, iou_type="segm"))
+
+        with adapter_off(job.teacher):
+            before = measure()
+        return before, measure()
 
     def _retention(self, job: Job, stop: Stop) -> Retention | None:
         """What is left of the base's skill: both are asked for what the data does not have."""
@@ -253,7 +299,8 @@ class TeacherTrainer:
 
         def begun() -> Checkpoint:
             adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(job.teacher).items()}
-            checkpoint = Checkpoint(Progress(), before, self._decisive(job.base), adapter=adapter, optimizer={})
+            decisive = self._decisive(job.base, job.detected)
+            checkpoint = Checkpoint(Progress(), before, decisive, adapter=adapter, optimizer={})
             save_checkpoint(checkpoint, self.folder / LAST)
             self._checkpointed()
             return checkpoint
@@ -272,6 +319,7 @@ class TeacherTrainer:
         *,
         seen: tuple[Evaluation, Evaluation],
         test_after: ApMetrics | None,
+        by_detector: tuple[ApMetrics, ApMetrics] | None,
         retained: Retention | None,
     ) -> TeacherResult:
         """Write samples of what the base and the best adapter have seen in the validation part, and the result."""
@@ -297,6 +345,8 @@ class TeacherTrainer:
             after=seen_after.metrics,
             test_before=before.get("test"),
             test_after=test_after,
+            from_detector_before=by_detector and by_detector[0],
+            from_detector_after=by_detector and by_detector[1],
             thresholds=adapted.thresholds,
             quality=adapted.quality,
             confusion_before=base.confusion,
@@ -349,7 +399,7 @@ class TeacherTrainer:
             settings=self.settings,
         )
 
-    def _decisive(self, base: LocalModel) -> dict[str, Any]:
+    def _decisive(self, base: LocalModel, detected: Detected | None) -> dict[str, Any]:
         """Every setting that has a part in the result; where things lie has none."""
         config = self.config.model_dump(mode="json")
         data, training, settings = config["data"], config["training"], config["teachers"][self.name.slug]
@@ -360,6 +410,7 @@ class TeacherTrainer:
             f"teachers.{self.name.slug}": {k: v for k, v in settings.items() if k not in ("base_model", "revision")},
             "base_sha256": base.sha256,
             "base_revision": base.revision,
+            **({} if detected is None else {DETECTOR: detected.digest}),
         }
 
     def _check_same_base(self, base: LocalModel) -> None:

@@ -3,25 +3,76 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from tiny_sam import scene
 
-from engine.teachers.sam_prompts import draw_objects, draw_points, jitter_boxes
+from engine.augmentation import Augmenter
+from engine.dataset.types import CocoAnnotation
+from engine.spec import AugmentationSpec, EnvironmentSpec, Intensity, Viewpoint
+from engine.teachers.sam_prompts import (
+    detected_boxes,
+    draw_points,
+    jitter_boxes,
+    take_turns,
+    targets_of,
+    with_detected,
+)
 
 BOXES = np.tile(np.array([[20, 30, 60, 40]], np.float32), (4000, 1))
 
 
-def test_crowds_and_objects_without_a_mask_are_never_drawn() -> None:
+def annotations(count: int, *, crowds: tuple[int, ...] = (), bare: tuple[int, ...] = ()) -> list[CocoAnnotation]:
+    return [
+        CocoAnnotation(i, 0, (0, 0, 9, 9), 81, i in crowds, None if i in bare else [[0, 0, 9, 0, 9, 9]])
+        for i in range(count)
+    ]
+
+
+def test_crowds_and_objects_without_a_mask_are_never_targets() -> None:
     sample = scene(6, crowds=(1, 4))
     sample.masks[2] = False
-    assert draw_objects(sample, 10, np.random.default_rng(0)).tolist() == [0, 3, 5]
-    assert draw_objects(replace(sample, masks=None), 10, np.random.default_rng(0)).tolist() == []
+    assert targets_of(sample).tolist() == [0, 3, 5]
+    assert targets_of(replace(sample, masks=None)).tolist() == []
+    assert take_turns(annotations(6, crowds=(1, 4), bare=(2,)), 10, 3).tolist() == [0, 3, 5]
+    assert take_turns(annotations(2, crowds=(0, 1)), 10, 0).tolist() == []
 
 
-def test_no_more_than_the_limit_are_drawn_and_all_are_seen_over_the_visits() -> None:
-    sample, rng = scene(12), np.random.default_rng(0)
-    visits = [draw_objects(sample, 5, rng).tolist() for _ in range(20)]
-    assert all(len(set(visit)) == 5 for visit in visits)
-    assert {index for visit in visits for index in visit} == set(range(12))
+@pytest.mark.parametrize(("count", "limit"), [(12, 5), (26, 25), (100, 25), (7, 1)])
+def test_all_objects_of_a_full_image_are_seen_in_as_few_visits_as_can_be(count: int, limit: int) -> None:
+    visits = [take_turns(annotations(count), limit, visit).tolist() for visit in range(3 * count)]
+    assert all(len(set(visit)) == limit for visit in visits)
+    enough = -(-count // limit)
+    for begin in range(2 * count):
+        assert {index for visit in visits[begin : begin + enough] for index in visit} == set(range(count))
+    times = np.bincount([index for visit in visits[:count] for index in visit], minlength=count)
+    assert times.min() == times.max() == limit, "none is shown more often than others"
+
+
+def test_a_detectors_boxes_move_with_the_objects() -> None:
+    sample = scene(4, size=(96, 128))
+    boxes = sample.boxes_xyxy + np.array([2, 1, 3, -1], np.float32)
+    boxes[2] = np.nan
+    both = with_detected(sample, boxes)
+    assert targets_of(both).tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(detected_boxes(both, targets_of(both)), boxes)
+    spec = AugmentationSpec(environment=EnvironmentSpec(viewpoint=Viewpoint.OVERHEAD), intensity=Intensity.HIGH)
+    moved = 0
+    for seed in range(20):
+        view = Augmenter(spec)(both, seed)
+        objects = targets_of(view)
+        found = detected_boxes(view, objects)
+        original = view.annotation_indices[objects]
+        assert np.isnan(found[original == 2]).all()
+        for box, true in zip(found[original != 2], view.boxes_xyxy[objects][original != 2], strict=True):
+            if not np.isnan(box).any():
+                assert np.abs(box - true).max() < 16
+                moved += not np.allclose(true, sample.boxes_xyxy[original[0]])
+    assert moved > 10
+
+
+def test_without_detected_boxes_there_are_none() -> None:
+    sample = scene(3)
+    assert np.isnan(detected_boxes(sample, targets_of(sample))).all()
 
 
 def test_the_edges_of_a_box_move_in_proportion_to_its_sides() -> None:

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from toy import ToyTeacher, write_toy_data
 
 from engine.dataset import Sample, load_dataset
+from engine.dataset.types import CocoAnnotation
 from engine.errors import DataError
 from engine.training.data import Views, batches_from
 from engine.training.parts import Part
@@ -43,6 +46,18 @@ def test_a_view_is_determined_by_its_key_alone(part: Part) -> None:
     assert not torch.equal(first, other_epoch)
     assert not torch.equal(first, other_image)
     assert not torch.equal(Views(part, ToyTeacher(), brighter, seed=2)[0, 2]["profiles"], first)
+
+
+def test_a_teacher_chooses_the_objects_of_each_visit(part: Part) -> None:
+    class Choosing(ToyTeacher):
+        def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64]:
+            return np.arange(visit % 2)
+
+        def example(self, sample: Sample, rng: np.random.Generator) -> dict[str, int]:
+            return {"objects": len(sample)}
+
+    views = Views(part, Choosing(), brighter, seed=1)
+    assert [views[visit, 0]["objects"] for visit in range(4)] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
