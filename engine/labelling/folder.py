@@ -100,11 +100,15 @@ def label_folder(
         What was labelled; None if the output holds the labels of this very call already.
 
     Raises:
-        ConfigError: The output was made or begun with other adapters or settings; pictures would lie among images.
+        ConfigError: The output was made or begun with other adapters or settings, or is a folder; pictures
+            would lie among images.
         DataError: The folder holds no images, or none that can be read.
         StorageError: Storage refuses, or was gone after all retries.
     """
     storage = storage or Storage()
+    local = storage.local_path(output)
+    if output.endswith("/") or (local is not None and local.is_dir()):
+        raise ConfigError(f"{output} is a folder: name the file to write, such as {join(output, 'labels.json')}")
     if overlays is not None and f"{join(overlays.folder)}/".startswith(f"{join(images)}/"):
         raise ConfigError(
             f"{overlays.folder} lies in {images}: pictures there would be labelled, choose another folder"

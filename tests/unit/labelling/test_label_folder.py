@@ -173,6 +173,12 @@ def test_a_file_that_is_no_labels_is_not_overwritten(folder: Path, tmp_path: Pat
     assert (tmp_path / "labels.json").read_text() == "mine"
 
 
+def test_an_output_that_is_a_folder_is_refused_before_the_work(folder: Path, tmp_path: Path) -> None:
+    for output in (str(tmp_path), "s3://acme-data/labels/"):
+        with pytest.raises(ConfigError, match=r"is a folder: name the file to write, such as .*labels\.json"):
+            label(folder, output)
+
+
 def test_an_image_that_changed_since_is_looked_at_again(folder: Path, tmp_path: Path) -> None:
     ended, again = Bright(), Bright()
     ended.fail_at = 7
