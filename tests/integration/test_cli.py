@@ -34,6 +34,14 @@ def test_inspect_prints_what_is_there_and_gives_it_as_json(parts: Path) -> None:
     assert "washer" in done.stderr
 
 
+def test_inspect_tells_which_names_a_base_reads_in_pieces(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("bolt\nn\n##ut\nwas\n##her\n")
+    done = teacher("inspect", parts / "annotations.json", "--images", parts / "images", "--base-model", tmp_path)
+    assert done.returncode == 0
+    assert "odd_class_name, 1x" in done.stderr
+    assert "e.g. nut (2 pieces: n ##ut)" in done.stderr
+
+
 def test_inspect_reads_from_s3(s3: str, parts: Path) -> None:
     from engine.storage import Storage
 
