@@ -75,7 +75,7 @@ PLACES = ((8, 8, 60, 60), (68, 52, 120, 112))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", (PAIRS[0], PAIRS[2], PAIRS[4]), ids="-".join)
+@pytest.mark.parametrize("pair", [PAIRS[0], PAIRS[2], PAIRS[4]], ids="-".join)
 def test_an_adapter_tells_objects_with_such_names_apart(pair: tuple[str, str]) -> None:
     image = np.full((128, 128, 3), 30, np.uint8)
     for color, (x0, y0, x1, y1) in zip(COLORS, PLACES, strict=True):
