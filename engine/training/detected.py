@@ -144,14 +144,14 @@ def prepare_detected(
 
     def keep() -> bytes:
         objects = parts.train.dataset.annotations
-        boxes = (
-            [boxes_of(*pair) for pair in zip(objects, train, strict=True)] if train else [_unseen(o) for o in objects]
-        )
+        boxes = [_unseen(of_image) for of_image in objects]
+        if train:
+            boxes = [boxes_of(*pair) for pair in zip(objects, train, strict=True)]
+            found, all_of = sum(int((~np.isnan(some[:, 0])).sum()) for some in boxes), sum(map(len, boxes))
+            say(f"Grounding DINO found {found} of {all_of} objects to learn from")
         content = Detected.of(boxes, [_surest(found) for found in val]).content
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DETECTED).write_bytes(content)
-        found, all_of = sum(int((~np.isnan(b[:, 0])).sum()) for b in boxes), sum(map(len, boxes))
-        say(f"Grounding DINO found {found} of {all_of} objects to learn from")
         return content
 
     return Detected.read(processes.decided(keep))
