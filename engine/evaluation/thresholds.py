@@ -14,6 +14,7 @@ from engine.evaluation.confusion import confusion
 from engine.evaluation.ground_truth import IouType
 from engine.evaluation.matching import Match, match_all
 from engine.results import ClassQuality, Confusion
+from engine.teachers.labeller import NMS_IOU, keep
 
 FALLBACK = 0.3
 """The threshold where no class says anything: about that of Grounding DINO's own demo."""
@@ -38,13 +39,17 @@ def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_typ
     """Choose the thresholds of a teacher by what it has seen, and say how good it is with them.
 
     A class that nothing right was seen of, or that has no objects, gets the median threshold of the others, or
-    :data:`FALLBACK` if there is none.
+    :data:`FALLBACK` if there is none. Boxes of one object are first made one, as labelling makes them: thresholds are
+    for it.
 
     Args:
         dataset: The truth.
         detections: Of each image of ``dataset``, in its order.
         iou_type: Whether boxes or masks are compared.
     """
+    if iou_type == "bbox":
+        all_scores = np.zeros(len(dataset.classes), np.float32)
+        detections = [keep(seen, all_scores, nms_iou=NMS_IOU) for seen in detections]
     matches = match_all(dataset, detections, iou_type=iou_type)
     best = [_best(matches, index) for index in range(len(dataset.classes))]
     fallback = median([threshold for threshold, _ in best if threshold is not None] or [FALLBACK])

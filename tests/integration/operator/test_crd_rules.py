@@ -296,6 +296,8 @@ async def test_a_pattern_takes_and_refuses(api: Api, path: Path_) -> None:
         if path[1] == "dataset":
             beside = PARTS if path[2] in ("train", "val", "test") else MINIMAL["dataset"]
             spec["dataset"] = dict(beside) | spec["dataset"]
+        if "retention" in path:
+            spec["training"]["retention"] = {"annotations": "s3://data/a.json"} | spec["training"]["retention"]
         return await _try(api, MINIMAL | spec)
 
     good, bad = SAMPLES[PATTERNS[path]]

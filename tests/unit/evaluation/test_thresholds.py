@@ -77,10 +77,19 @@ def test_no_other_threshold_has_a_higher_f1(seed: int) -> None:
 
 def test_each_class_has_its_own_threshold(dataset: CocoDataset) -> None:
     dataset = one_image(dataset, an_object(BOX, 0), an_object(OTHER, 1))
-    boxes = (BOX, NOWHERE, OTHER, NOWHERE)
+    boxes = (BOX, NOWHERE, OTHER, (90, 5, 100, 25))
     found = operation(dataset, [seen(*boxes, scores=[0.8, 0.6, 0.3, 0.1], classes=[0, 0, 1, 1])], iou_type="bbox")
     assert found.thresholds == pytest.approx({"bolt": 0.7, "nut": 0.2})
     assert [quality.f1 for quality in found.quality.values()] == [1, 1]
+
+
+def test_boxes_of_one_object_are_one_as_labelling_has_them(dataset: CocoDataset) -> None:
+    dataset = one_image(dataset, an_object(BOX, 0), an_object(OTHER, 0))
+    double = (BOX[0], BOX[1], BOX[2] + 1, BOX[3])
+    found = operation(dataset, [seen(BOX, double, OTHER, scores=[0.8, 0.6, 0.3])], iou_type="bbox")
+    assert found.thresholds["bolt"] == pytest.approx(0.3)
+    assert found.quality["bolt"].f1 == 1
+    assert found.confusion.duplicates == 0
 
 
 def test_a_class_with_nothing_to_choose_by_takes_the_median_of_the_others(dataset: CocoDataset) -> None:
