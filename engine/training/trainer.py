@@ -10,7 +10,6 @@ print(result.before.ap, result.after.ap, result.adapter.uri)
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,17 +17,13 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from engine.artifacts import ADAPTER, LAST, RESULT, RunLayout
+from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
-from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.errors import ConfigError
-from engine.evaluation.coco_ap import coco_ap
-from engine.evaluation.evaluate import Evaluation, compare, look
-from engine.evaluation.retention import retention
-from engine.evaluation.thresholds import operation
+from engine.evaluation.evaluate import Evaluation
 from engine.progress import Event, EventKind, Listener
-from engine.results import AdapterFile, ApMetrics, Retention, TeacherResult
+from engine.results import ApMetrics, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, is_hub_id, resolve_base_model
@@ -40,20 +35,19 @@ from engine.teachers.lora import (
     load_adapter,
     load_adapter_tensors,
     save_adapter,
-    trainable_parameters,
 )
 from engine.training.balance import repeats
 from engine.training.checkpoint import CHECKPOINT, Checkpoint, Progress, load_checkpoint, save_checkpoint
 from engine.training.data import Views, batches_from
-from engine.training.detected import DETECTOR, Detected, Prompted, masks_of, prepare_detected
+from engine.training.detected import DETECTOR, Detected, Prompted, prepare_detected
 from engine.training.loop import Hooks, Loop
-from engine.training.parts import Part, Parts, prepare_parts
+from engine.training.parts import Parts, prepare_parts
 from engine.training.probe import Probe, prepare_probe
 from engine.training.processes import ALONE, Processes
 from engine.training.progress import tensorboard, thinned
-from engine.training.runtime import Stop, choose_device, memory_errors, seed_all
-from engine.training.samples import write_samples
+from engine.training.runtime import Stop, choose_device, seed_all
 from engine.training.steps import Steps
+from engine.training.worth import Measures, Worth, write_result
 
 NO_PROBE = "what is left of the base's skill is not measured: training.retention shows nothing that the data does not"
 
@@ -192,13 +186,13 @@ class TeacherTrainer:
 
     def _run(self, job: Job, checkpoint: Checkpoint | None, listen: Listener, stop: Stop) -> TeacherResult:
         teacher, val = job.teacher, job.parts.val
-        measure = partial(self._measure, teacher, stop)
+        measures = Measures(teacher, self.settings, self.processes, stop)
         seed_all(self.config.training.seed)
         attach(teacher, self.settings.lora)
         keep_best = partial(self._keep_best, job)
         seen_before = None
         if checkpoint is None:
-            seen_before, checkpoint = self._begin(job, measure, listen)
+            seen_before, checkpoint = self._begin(job, measures, listen)
         elif checkpoint.best:  # the file may be of later steps, which will be done again, or not be on this disk
             load_adapter_tensors(teacher, checkpoint.best, what="the checkpoint does not fit its base")
             keep_best()
@@ -211,7 +205,7 @@ class TeacherTrainer:
             folder=self.folder / LAST,
             hooks=Hooks(
                 batches=partial(self._batches, job),
-                evaluate=lambda: measure(val).metrics,
+                evaluate=lambda: measures.of(val).metrics,
                 keep_best=keep_best,
                 checkpointed=self._checkpointed,
                 listen=listen,
@@ -224,76 +218,32 @@ class TeacherTrainer:
             load_adapter(teacher, self.folder)  # what is on the disk is what is measured
         else:
             load_adapter_tensors(teacher, loop.best, what="the best adapter does not fit its base")
-        seen_after = measure(val)
-        test_after = None if job.parts.test is None else measure(job.parts.test).metrics
+        worth = self._measured(job, measures, checkpoint.before, seen_before)
         known = {"ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
-        if test_after is not None:
-            listen(job.event("evaluation", step=progress.step, ap=test_after.ap, phase="test", **known))
-        if seen_before is None:
-            with adapter_off(teacher):
-                seen_before = measure(val)
-        by_detector = self._by_detector(job, seen_after.dataset, stop)
-        retained = self._retention(job, stop)
-        if retained is not None:
-            for phase, metrics in (("retention_base", retained.base), ("retention", retained.adapted)):
-                listen(job.event("evaluation", step=progress.step, ap=metrics.ap, phase=phase, **known))
-        seen = (seen_before, seen_after)
+        for phase, metrics in _phases(worth).items():
+            listen(job.event("evaluation", step=progress.step, ap=metrics.ap, phase=phase, **known))
         result = self.processes.decided(
-            lambda: self._leave(
-                job,
+            lambda: write_result(
+                self.folder,
+                worth,
                 progress,
-                checkpoint.before,
-                seen=seen,
-                test_after=test_after,
-                by_detector=by_detector,
-                retained=retained,
+                teacher=teacher,
+                base=job.base,
+                base_model=self.settings.base_model,
+                val=val,
+                steps=job.steps,
             )
         )
         listen(job.event("note", message=_summary(result)))
         return result
 
-    def _by_detector(self, job: Job, truth: CocoDataset, stop: Stop) -> tuple[ApMetrics, ApMetrics] | None:
-        """What base and best adapter make of the tuned Grounding DINO's boxes in the validation part."""
-        if job.detected is None:
-            return None
-        val, boxes, size = job.parts.val, job.detected.val, self.settings.batch_size
-
-        def measure() -> ApMetrics:
-            indices = self.processes.place.share(range(len(val.dataset)))
-            seen: list[Detections] = []
-            for start in range(0, len(indices), size):
-                stop.check()
-                some = indices[start : start + size]
-                samples = [val.sample(i, with_masks=False) for i in some]
-                with memory_errors(job.teacher, self.settings):
-                    seen += masks_of(job.teacher, samples, [boxes[i] for i in some])
-            seen = self.processes.gather(seen)
-            return self.processes.decided(lambda: coco_ap(truth, seen, iou_type="segm"))
-
-        with adapter_off(job.teacher):
-            before = measure()
-        return before, measure()
-
-    def _retention(self, job: Job, stop: Stop) -> Retention | None:
-        """What is left of the base's skill: both are asked for what the data does not have."""
-        if job.probe is None:
-            return None
-        probe = job.probe
-        teacher = job.teacher.asking(probe.part.dataset.classes)
-        adapted = self._measure(teacher, stop, probe.part).metrics
-        with adapter_off(teacher):
-            base = self._measure(teacher, stop, probe.part).metrics
-        return retention(probe.source, base=base, adapted=adapted)
-
-    def _begin(
-        self, job: Job, measure: Callable[[Part], Evaluation], listen: Listener
-    ) -> tuple[Evaluation, Checkpoint]:
+    def _begin(self, job: Job, measures: Measures, listen: Listener) -> tuple[Evaluation, Checkpoint]:
         """Measure the base: what it sees in the validation part, and the checkpoint of a run without a step."""
         with adapter_off(job.teacher):
-            seen = measure(job.parts.val)
+            seen = measures.of(job.parts.val)
             before = {"val": seen.metrics}
             if job.parts.test is not None:
-                before["test"] = measure(job.parts.test).metrics
+                before["test"] = measures.of(job.parts.test).metrics
         ap = seen.metrics.ap
         listen(job.event("evaluation", step=0, epoch=0, ap=ap, ap_before=ap, phase="base"))
 
@@ -307,62 +257,24 @@ class TeacherTrainer:
 
         return seen, self.processes.decided(begun)
 
+    def _measured(
+        self, job: Job, measures: Measures, before: Mapping[str, ApMetrics], seen_before: Evaluation | None
+    ) -> Worth:
+        """The best adapter, beside the base; what the base sees may be known already."""
+        seen_after = measures.of(job.parts.val)
+        test_after = None if job.parts.test is None else measures.of(job.parts.test).metrics
+        if seen_before is None:
+            with adapter_off(job.teacher):
+                seen_before = measures.of(job.parts.val)
+        by_detector = None
+        if job.detected is not None:
+            by_detector = measures.by_detector(job.parts.val, job.detected.val, truth=seen_after.dataset)
+        retained = None if job.probe is None else measures.retention(job.probe)
+        return Worth(before, seen_before, seen_after, test_after, by_detector, retained)
+
     def _keep_best(self, job: Job) -> None:
         if self.processes.first:
             save_adapter(job.teacher, self.folder, card=self._card(job.base))
-
-    def _leave(
-        self,
-        job: Job,
-        progress: Progress,
-        before: Mapping[str, ApMetrics],
-        *,
-        seen: tuple[Evaluation, Evaluation],
-        test_after: ApMetrics | None,
-        by_detector: tuple[ApMetrics, ApMetrics] | None,
-        retained: Retention | None,
-    ) -> TeacherResult:
-        """Write samples of what the base and the best adapter have seen in the validation part, and the result."""
-        seen_before, seen_after = seen
-        write_samples(
-            self.folder,
-            job.parts.val.dataset,
-            partial(job.parts.val.sample, with_masks=False),
-            before=seen_before.detections,
-            after=seen_after.detections,
-            iou_type=job.teacher.iou_type,
-        )
-        base, adapted = (
-            operation(evaluation.dataset, evaluation.detections, iou_type=job.teacher.iou_type) for evaluation in seen
-        )
-        adapter = self.folder / ADAPTER
-        content = adapter.read_bytes()
-        result = TeacherResult(
-            teacher=self.name,
-            base_model=self.settings.base_model,
-            base_revision=job.base.revision,
-            before=before["val"],
-            after=seen_after.metrics,
-            test_before=before.get("test"),
-            test_after=test_after,
-            from_detector_before=by_detector and by_detector[0],
-            from_detector_after=by_detector and by_detector[1],
-            thresholds=adapted.thresholds,
-            quality=adapted.quality,
-            confusion_before=base.confusion,
-            confusion_after=adapted.confusion,
-            retention=retained,
-            history=progress.history,
-            best_epoch=job.steps.epochs_at(progress.best_step),
-            epochs=job.steps.epochs_at(progress.step),
-            steps=progress.step,
-            seconds=progress.seconds,
-            peak_memory_bytes=progress.peak_memory_bytes,
-            trainable_parameters=sum(p.numel() for p in trainable_parameters(job.teacher).values()),
-            adapter=AdapterFile(uri=str(adapter), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)),
-        )
-        (self.folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        return result
 
     def _batches(self, job: Job, step: int) -> Generator[Batch, None, None]:
         seed, workers = self.config.training.seed, self.config.training.workers
@@ -430,24 +342,17 @@ class TeacherTrainer:
                 "Set them back to go on, or delete the folder to begin anew"
             )
 
-    def _measure(self, teacher: Teacher, stop: Stop, part: Part) -> Evaluation:
-        """What the teacher is worth: all processes look, and learn the metrics; the first has the detections."""
-
-        def load(index: int) -> Sample:
-            stop.check()
-            return part.sample(index, with_masks=False)  # masks are compared as run lengths
-
-        indices = self.processes.place.share(range(len(part.dataset)))
-        with memory_errors(teacher, self.settings):
-            seen = look(teacher, part.dataset, load, indices=indices, batch_size=self.settings.batch_size)
-        seen = self.processes.gather(seen)
-        metrics = self.processes.decided(lambda: compare(part.dataset, seen, iou_type=teacher.iou_type).metrics)
-        dataset = replace(part.dataset, images=tuple(image for image, _ in seen))
-        return Evaluation(metrics=metrics, detections=[found for _, found in seen], dataset=dataset)
-
     def _checkpointed(self) -> None:
         if self.on_checkpoint is not None:
             self.on_checkpoint(self.folder / LAST)
+
+
+def _phases(worth: Worth) -> dict[str, ApMetrics]:
+    """What is measured once, at the end, by the phase that events call it."""
+    phases = {} if worth.test_after is None else {"test": worth.test_after}
+    if worth.retained is not None:
+        phases |= {"retention_base": worth.retained.base, "retention": worth.retained.adapted}
+    return phases
 
 
 def _so_far(checkpoint: Checkpoint | None) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""What a teacher is worth, base and adapted: measured by all processes together, and what is left of it on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from engine.artifacts import ADAPTER, RESULT
+from engine.config import TeacherSettings
+from engine.dataset.types import CocoDataset, Detections, Sample
+from engine.evaluation.coco_ap import coco_ap
+from engine.evaluation.evaluate import Evaluation, compare, look
+from engine.evaluation.retention import retention
+from engine.evaluation.thresholds import operation
+from engine.results import AdapterFile, ApMetrics, Retention, TeacherResult
+from engine.teachers import LocalModel, Teacher
+from engine.teachers.lora import adapter_off, trainable_parameters
+from engine.training.checkpoint import Progress
+from engine.training.detected import masks_of
+from engine.training.parts import Part
+from engine.training.probe import Probe
+from engine.training.processes import Processes
+from engine.training.runtime import Stop, memory_errors
+from engine.training.samples import write_samples
+from engine.training.steps import Steps
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How a teacher is measured.
+
+    All processes look, each at its share, and learn the metrics; the first has the detections.
+
+    Attributes:
+        teacher: With its adapter.
+        settings: The teacher's part of the configuration.
+        processes: Those that train it together.
+        stop: Set by SIGTERM, which ends a measurement.
+    """
+
+    teacher: Teacher
+    settings: TeacherSettings
+    processes: Processes
+    stop: Stop
+
+    def of(self, part: Part, *, teacher: Teacher | None = None) -> Evaluation:
+        """The teacher as it is, or one that shares its model, on ``part``."""
+        teacher = teacher or self.teacher
+
+        def load(index: int) -> Sample:
+            self.stop.check()
+            return part.sample(index, with_masks=False)  # masks are compared as run lengths
+
+        indices = self.processes.place.share(range(len(part.dataset)))
+        with memory_errors(teacher, self.settings):
+            seen = look(teacher, part.dataset, load, indices=indices, batch_size=self.settings.batch_size)
+        seen = self.processes.gather(seen)
+        metrics = self.processes.decided(lambda: compare(part.dataset, seen, iou_type=teacher.iou_type).metrics)
+        dataset = replace(part.dataset, images=tuple(image for image, _ in seen))
+        return Evaluation(metrics=metrics, detections=[found for _, found in seen], dataset=dataset)
+
+    def by_detector(
+        self, part: Part, boxes: tuple[Detections, ...], *, truth: CocoDataset
+    ) -> tuple[ApMetrics, ApMetrics]:
+        """What base and adapted SAM make of a detector's boxes.
+
+        Args:
+            part: The images.
+            boxes: Found in each of them.
+            truth: Of the part, with the sizes of its images.
+        """
+
+        def measure() -> ApMetrics:
+            indices, size = self.processes.place.share(range(len(part.dataset))), self.settings.batch_size
+            seen: list[Detections] = []
+            for start in range(0, len(indices), size):
+                self.stop.check()
+                some = indices[start : start + size]
+                samples = [part.sample(i, with_masks=False) for i in some]
+                with memory_errors(self.teacher, self.settings):
+                    seen += masks_of(self.teacher, samples, [boxes[i] for i in some])
+            seen = self.processes.gather(seen)
+            return self.processes.decided(lambda: coco_ap(truth, seen, iou_type="segm"))
+
+        with adapter_off(self.teacher):
+            before = measure()
+        return before, measure()
+
+    def retention(self, probe: Probe) -> Retention:
+        """What is left of the base's skill: both are asked for what the data does not have."""
+        teacher = self.teacher.asking(probe.part.dataset.classes)
+        adapted = self.of(probe.part, teacher=teacher).metrics
+        with adapter_off(teacher):
+            base = self.of(probe.part, teacher=teacher).metrics
+        return retention(probe.source, base=base, adapted=adapted)
+
+
+@dataclass(frozen=True, eq=False)
+class Worth:
+    """All that was measured of a teacher.
+
+    Attributes:
+        before: The base: metrics of the validation part and, if there is one, of the test part.
+        seen_before: The base on the validation part.
+        seen_after: The best adapter on the validation part.
+        test_after: The best adapter on the test part.
+        by_detector: See :meth:`Measures.by_detector`.
+        retained: See :meth:`Measures.retention`.
+    """
+
+    before: Mapping[str, ApMetrics]
+    seen_before: Evaluation
+    seen_after: Evaluation
+    test_after: ApMetrics | None
+    by_detector: tuple[ApMetrics, ApMetrics] | None
+    retained: Retention | None
+
+
+def write_result(
+    folder: Path,
+    worth: Worth,
+    progress: Progress,
+    *,
+    teacher: Teacher,
+    base: LocalModel,
+    base_model: str,
+    val: Part,
+    steps: Steps,
+) -> TeacherResult:
+    """Leave samples of what base and best adapter have seen, and ``result.json``, beside the adapter in ``folder``."""
+    write_samples(
+        folder,
+        val.dataset,
+        partial(val.sample, with_masks=False),
+        before=worth.seen_before.detections,
+        after=worth.seen_after.detections,
+        iou_type=teacher.iou_type,
+    )
+    at_first, adapted = (
+        operation(one.dataset, one.detections, iou_type=teacher.iou_type)
+        for one in (worth.seen_before, worth.seen_after)
+    )
+    adapter = folder / ADAPTER
+    content = adapter.read_bytes()
+    result = TeacherResult(
+        teacher=teacher.name,
+        base_model=base_model,
+        base_revision=base.revision,
+        before=worth.before["val"],
+        after=worth.seen_after.metrics,
+        test_before=worth.before.get("test"),
+        test_after=worth.test_after,
+        from_detector_before=worth.by_detector and worth.by_detector[0],
+        from_detector_after=worth.by_detector and worth.by_detector[1],
+        thresholds=adapted.thresholds,
+        quality=adapted.quality,
+        confusion_before=at_first.confusion,
+        confusion_after=adapted.confusion,
+        retention=worth.retained,
+        history=progress.history,
+        best_epoch=steps.epochs_at(progress.best_step),
+        epochs=steps.epochs_at(progress.step),
+        steps=progress.step,
+        seconds=progress.seconds,
+        peak_memory_bytes=progress.peak_memory_bytes,
+        trainable_parameters=sum(p.numel() for p in trainable_parameters(teacher).values()),
+        adapter=AdapterFile(uri=str(adapter), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)),
+    )
+    (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return result
