@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.augmentation.layers import Layers
 from engine.augmentation.selection import select
@@ -54,7 +55,8 @@ class Augmenter:
             boxes, kept = boxes[stays], kept[stays]
             masks = layers.masks(moved.maps, kept, seen)
             if moved.loose:
-                boxes = np.where(layers.layer_of[kept, None] < 0, boxes, seen[kept]).astype(np.float32)
+                tight = np.where(layers.layer_of[kept, None] < 0, boxes, seen[kept]).astype(np.float32)
+                boxes = _with_objects(boxes, tight, sample.annotation_indices[kept])
         return Sample(
             image=pipeline.repaint(moved.image),
             boxes_xyxy=boxes,
@@ -71,3 +73,23 @@ class Augmenter:
     @cached_property
     def _without_masks(self) -> Pipeline:
         return Pipeline([chosen for chosen in self.chosen if not chosen.needs_masks])
+
+
+def _with_objects(
+    loose: NDArray[np.float32], tight: NDArray[np.float32], indices: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Tight boxes; those beside an object (index -1 - its own), which no mask tightens, shrink with the object's.
+
+    Args:
+        loose: (N, 4) corners, as a transform leaves them.
+        tight: (N, 4) corners, of objects with a mask as their masks say.
+        indices: (N,) of the objects, or below 0 of what is beside them.
+    """
+    boxes, place = tight.copy(), {int(index): row for row, index in enumerate(indices)}
+    for row in np.flatnonzero(indices < 0):
+        beside = place.get(-1 - int(indices[row]))
+        if beside is not None:
+            (low, high), (new_low, new_high) = loose[beside].reshape(2, 2), tight[beside].reshape(2, 2)
+            scale = (new_high - new_low) / np.maximum(high - low, 1e-6)
+            boxes[row] = (new_low + (loose[row].reshape(2, 2) - low) * scale).ravel()
+    return boxes

@@ -117,7 +117,10 @@ class TrainingConfig(ConfigModel):
     precision: Precision = Field(description="auto: bfloat16 where the hardware has it")
     patience: int = Field(ge=0, description="evaluations without a better AP before stopping; 0: never")
     class_balance: float = Field(
-        ge=0, le=1, description="how far images of rare classes are shown more often; 0: not, 1: all classes equally"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="exponent of how much more often images of rare classes are shown, at most 4 times; 0: not at all",
     )
     retention: PartConfig | None = Field(
         default=None,

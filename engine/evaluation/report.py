@@ -136,6 +136,13 @@ def verdict(result: TeacherResult) -> Verdict:
         remarks.append("Use the base model, not this adapter.")
     if not tested:
         remarks.append("These images also chose the best epoch, so new images may score a little lower.")
+    if result.from_detector_before is not None and result.from_detector_after is not None:
+        before_ap, after_ap = (
+            _text(_number(one.ap)) for one in (result.from_detector_before, result.from_detector_after)
+        )
+        remarks.append(
+            f"Asked with the boxes of the tuned Grounding DINO, as in labelling: AP {before_ap} → {after_ap}."
+        )
     if after.images and after.images < FEW_IMAGES:
         remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")
     if (warning := retention_remark(result.retention)) is not None:

@@ -39,8 +39,8 @@ def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_typ
     """Choose the thresholds of a teacher by what it has seen, and say how good it is with them.
 
     A class that nothing right was seen of, or that has no objects, gets the median threshold of the others, or
-    :data:`FALLBACK` if there is none. Boxes of one object are first made one, as labelling makes them: thresholds are
-    for it.
+    :data:`FALLBACK` if there is none. Boxes of one class and object are first made one, as labelling makes them:
+    thresholds are for it. Across classes nothing is left out: which one is the surer depends on the thresholds.
 
     Args:
         dataset: The truth.
@@ -49,7 +49,7 @@ def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_typ
     """
     if iou_type == "bbox":
         all_scores = np.zeros(len(dataset.classes), np.float32)
-        detections = [keep(seen, all_scores, nms_iou=NMS_IOU) for seen in detections]
+        detections = [keep(seen, all_scores, nms_iou=NMS_IOU, same_box=1.0) for seen in detections]
     matches = match_all(dataset, detections, iou_type=iou_type)
     best = [_best(matches, index) for index in range(len(dataset.classes))]
     fallback = median([threshold for threshold, _ in best if threshold is not None] or [FALLBACK])

@@ -96,22 +96,27 @@ class Labeller:
         return [_with_masks(one, answer) for one, answer in zip(found, answers, strict=True)]
 
 
-def keep(seen: Detections, lowest_scores: NDArray[np.float32], *, nms_iou: float) -> Detections:
+def keep(
+    seen: Detections, lowest_scores: NDArray[np.float32], *, nms_iou: float, same_box: float = SAME_BOX
+) -> Detections:
     """The detections that are labels: sure enough for their class, each object once, none of no size.
 
     Args:
         seen: Of one image, the surest first.
         lowest_scores: (classes,) the threshold of each class.
         nms_iou: Of two boxes of one class with a higher IoU, the surer is kept.
+        same_box: The same of two boxes of any classes.
     """
     sides = (seen.boxes_xyxy[:, 2:] - seen.boxes_xyxy[:, :2]).min(axis=1, initial=np.inf)
     sure = np.flatnonzero((seen.scores >= lowest_scores[seen.class_indices]) & (sides >= SMALLEST))
-    kept = sure[non_maximum_suppression(seen.boxes_xyxy[sure], seen.class_indices[sure], iou=nms_iou)]
+    kept = sure[
+        non_maximum_suppression(seen.boxes_xyxy[sure], seen.class_indices[sure], iou=nms_iou, same_box=same_box)
+    ]
     return Detections(seen.boxes_xyxy[kept], seen.scores[kept], seen.class_indices[kept])
 
 
 def non_maximum_suppression(
-    boxes_xyxy: NDArray[np.float32], class_indices: NDArray[np.int64], *, iou: float
+    boxes_xyxy: NDArray[np.float32], class_indices: NDArray[np.int64], *, iou: float, same_box: float = SAME_BOX
 ) -> NDArray[np.int64]:
     """Positions of the boxes that no kept, earlier box of their class overlaps, or that is the same box of any class.
 
@@ -119,8 +124,9 @@ def non_maximum_suppression(
         boxes_xyxy: (N, 4) corners, the surest first.
         class_indices: (N,).
         iou: Overlap from which on, exclusive, two boxes of a class are of one object.
+        same_box: Overlap from which on, exclusive, two boxes are the same whatever their classes.
     """
-    limits = np.where(class_indices[:, None] == class_indices, min(iou, SAME_BOX), SAME_BOX)
+    limits = np.where(class_indices[:, None] == class_indices, min(iou, SAME_BOX), same_box)
     covers = _ious(boxes_xyxy) > limits
     open_ = np.ones(len(boxes_xyxy), np.bool_)
     for i in range(len(boxes_xyxy)):

@@ -113,7 +113,8 @@ class Sam(Teacher):
         Returns:
             In pixels of the model's input: ``pixel_values`` (3, S, S) float32; ``boxes`` (N, 4) and ``points`` (N, 2)
             float32; ``by_point`` (N,) bool, which of the two is the prompt; ``masks`` (N, S / 4, S / 4) float32 in
-            0..1 for patches of 16 pixels; ``chances`` (N, K) float32 in 0..1, which choose the correction clicks.
+            0..1 for patches of 16 pixels; ``chances`` (N, K) float32 in 0..1, which choose the correction clicks;
+            ``extents`` (N, 2) float32, rows and columns of the mask that the image covers.
         """
         height, width = sample.image.shape[:2]
         geometry = self.transform.plan(height, width)
@@ -135,6 +136,7 @@ class Sam(Teacher):
             "by_point": torch.from_numpy(by_point),
             "masks": torch.from_numpy(geometry.coverage(masks, self.mask_size)),
             "chances": torch.from_numpy(chances),
+            "extents": torch.tensor(geometry.resized).expand(len(objects), 2) / geometry.padded[0] * self.mask_size,
         }
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -148,7 +150,7 @@ class Sam(Teacher):
         counts = torch.tensor([len(example["boxes"]) for example in prompted], dtype=torch.long)
         batch = {
             name: torch.cat([example[name] for example in prompted or examples[:1]])
-            for name in ("boxes", "points", "by_point", "masks", "chances")
+            for name in ("boxes", "points", "by_point", "masks", "chances", "extents")
         }
         size = self.transform.image_size
         pixel_values = [example["pixel_values"] for example in prompted]
@@ -175,7 +177,7 @@ class Sam(Teacher):
         for multimask, chosen in ((False, ~batch["by_point"]), (True, batch["by_point"])):
             if not chosen.any():
                 continue
-            some = {name: batch[name][chosen] for name in ("boxes", "points", "masks", "chances")}
+            some = {name: batch[name][chosen] for name in ("boxes", "points", "masks", "chances", "extents")}
             for logits, ious in self._answers(embeddings[batch["images"][chosen]], some, by_point=multimask):
                 with torch.autocast(self.device.type, enabled=False):
                     losses = sam_losses(logits, ious, some["masks"], self.settings)
@@ -194,7 +196,8 @@ class Sam(Teacher):
         yield logits, ious
         for chances in prompts["chances"].unbind(1):
             answer = logits.detach().float()[torch.arange(len(logits)), ious.argmax(1)]
-            click = correct(answer, prompts["masks"], chances, stride=self.transform.image_size / self.mask_size)
+            stride = self.transform.image_size / self.mask_size
+            click = correct(answer, prompts["masks"], chances, extents=prompts["extents"], stride=stride)
             clicks = click if clicks is None else clicks.then(click)
             logits, ious = self._decode(embeddings, boxes=boxes, clicks=clicks, masks=answer)
             yield logits, ious

@@ -48,26 +48,31 @@ def true_cells(targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def correct(logits: Tensor, targets: Tensor, chances: Tensor, *, stride: float) -> Clicks:
+def correct(logits: Tensor, targets: Tensor, chances: Tensor, *, extents: Tensor, stride: float) -> Clicks:
     """A click for each answer, on any wrong cell as likely as on any other; on the object where nothing is wrong.
+
+    What lies beside the image, where nobody can click, is not wrong.
 
     Args:
         logits: (P, h, w); the answer is where they are above 0.
         targets: (P, h, w) in 0..1.
         chances: (P,) in 0..1.
+        extents: (P, 2) rows and columns that the image covers.
         stride: Pixels of the model's input a cell.
 
     Returns:
         One click each.
     """
     true = true_cells(targets).flatten(1)
-    wrong = (logits > 0).flatten(1) != true
+    height, width = logits.shape[-2:]
+    rows = torch.arange(height, device=logits.device)[:, None] < extents[:, :1, None]
+    columns = torch.arange(width, device=logits.device) < extents[:, 1:, None]
+    wrong = ((logits > 0).flatten(1) != true) & (rows & columns).flatten(1)
     region = torch.where(wrong.any(1, keepdim=True), wrong, true)
     count = region.shape[1]
     turn = (chances * count).long().clamp(max=count - 1)[:, None]
     order = (_permutation(count).to(logits.device) + turn) % count
     chosen = order.masked_fill(~region, count).argmin(1, keepdim=True)
-    width = logits.shape[-1]
     # SAM adds the half pixel that leads to a pixel's middle.
     middle = (torch.stack([chosen % width, chosen // width], -1) + 0.5) * stride - 0.5
     return Clicks(middle.float(), true.gather(1, chosen).long())

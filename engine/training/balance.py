@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.dataset.types import CocoDataset
 
-MOST = 4.0
+MOST_OFTEN = 4.0
 """Times that an image of a rare class is shown for one of a common class: more is learning it by heart."""
 
 
@@ -26,14 +26,14 @@ def repeats(dataset: CocoDataset, *, exponent: float) -> tuple[float, ...]:
 
     Args:
         dataset: The training part.
-        exponent: 0 for no balance, 0.5 as in LVIS, 1 for classes that are shown equally often.
+        exponent: 0 for no balance, 0.5 as in LVIS, 1 for classes shown equally often, but for :data:`MOST_OFTEN`.
     """
     shown = [{found.class_index for found in objects if not found.iscrowd} for objects in dataset.annotations]
     images = np.bincount([index for classes in shown for index in classes], minlength=len(dataset.classes))
     if not images.any():
         return ()
     median = np.median(images[images > 0])
-    factors = np.clip((median / np.maximum(images, 1)) ** exponent, 1.0, MOST)
+    factors = np.clip((median / np.maximum(images, 1)) ** exponent, 1.0, MOST_OFTEN)
     wanted = np.array([max((float(factors[i]) for i in classes), default=1.0) for classes in shown])
     if wanted.max() == 1.0:
         return ()

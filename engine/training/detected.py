@@ -33,7 +33,7 @@ from engine.training.runtime import memory_errors
 
 DETECTED = "detected.safetensors"
 NO_DETECTOR = "there is no adapter of Grounding DINO in this run: SAM is prompted by jittered true boxes alone"
-MOST = 100
+MOST_BOXES = 100
 """Boxes an image of the validation part, the surest: as many as COCO counts."""
 
 DETECTOR = "detector"
@@ -236,4 +236,4 @@ def _unseen(annotations: Sequence[CocoAnnotation]) -> NDArray[np.float32]:
 
 
 def _surest(seen: Detections) -> Detections:
-    return Detections(seen.boxes_xyxy[:MOST], seen.scores[:MOST], seen.class_indices[:MOST])
+    return Detections(seen.boxes_xyxy[:MOST_BOXES], seen.scores[:MOST_BOXES], seen.class_indices[:MOST_BOXES])

@@ -198,13 +198,16 @@ def _fetch_last(storage: Storage, uri: str, last: Path) -> None:
         there, here = load_checkpoint(Path(temporary)), load_checkpoint(last)
         if there is not None and (here is None or there.progress.step > here.progress.step):
             last.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, last / CHECKPOINT)
             if storage.exists(join(uri, DETECTED)):
                 storage.download(join(uri, DETECTED), last / DETECTED)
+            shutil.copyfile(path, last / CHECKPOINT)
 
 
 def _keep(last: Path, *, storage: Storage, uri: str) -> None:
-    storage.upload_folder(last, uri)
+    """Bring what is needed to go on into storage; the checkpoint last, since it says what goes with it."""
+    for name in (DETECTED, CHECKPOINT):
+        if (last / name).exists():
+            storage.upload(last / name, join(uri, name))
 
 
 def _samples(folder: str, storage: Storage) -> list[SampleView]:

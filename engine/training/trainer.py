@@ -178,6 +178,8 @@ class TeacherTrainer:
         if detected is not None:
             parts = replace(parts, train=Prompted(parts.train.dataset, parts.train.paths, detected.train))
         teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=self.settings)
+        if probe is not None:
+            _check_asking(teacher, probe)
         teacher.model.to(choose_device())
         place = self.processes.place
         shown = repeats(parts.train.dataset, exponent=training.class_balance)
@@ -345,6 +347,14 @@ class TeacherTrainer:
     def _checkpointed(self) -> None:
         if self.on_checkpoint is not None:
             self.on_checkpoint(self.folder / LAST)
+
+
+def _check_asking(teacher: Teacher, probe: Probe) -> None:
+    """What cannot be asked for is told before there is anything to lose."""
+    try:
+        teacher.asking(probe.part.dataset.classes)
+    except ConfigError as error:
+        raise ConfigError(f"training.retention: {error}") from None
 
 
 def _phases(worth: Worth) -> dict[str, ApMetrics]:

@@ -92,6 +92,14 @@ def test_boxes_of_one_object_are_one_as_labelling_has_them(dataset: CocoDataset)
     assert found.confusion.duplicates == 0
 
 
+def test_classes_that_see_the_same_box_keep_thresholds_of_their_own(dataset: CocoDataset) -> None:
+    """One query names one box by several classes: which of them is a label is for the thresholds to say."""
+    dataset = one_image(dataset, an_object(BOX, 0), an_object(OTHER, 1))
+    found = operation(dataset, [seen(BOX, OTHER, OTHER, scores=[0.9, 0.5, 0.4], classes=[0, 0, 1])], iou_type="bbox")
+    assert found.thresholds == pytest.approx({"bolt": 0.7, "nut": 0.4})
+    assert [quality.f1 for quality in found.quality.values()] == [1, 1]
+
+
 def test_a_class_with_nothing_to_choose_by_takes_the_median_of_the_others(dataset: CocoDataset) -> None:
     dataset = replace(one_image(dataset, an_object(BOX, 0)), classes=("bolt", "nut", "washer"), category_ids=(1, 2, 3))
     found = operation(dataset, [seen(BOX, NOWHERE, scores=[0.8, 0.6])], iou_type="bbox")

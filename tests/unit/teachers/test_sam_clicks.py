@@ -14,11 +14,14 @@ def square(low: int, high: int) -> torch.Tensor:
     return mask
 
 
-def clicks(predicted: torch.Tensor, true: torch.Tensor, count: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
-    """(count, 2) cells, column and row, and (count,) labels."""
+def clicks(
+    predicted: torch.Tensor, true: torch.Tensor, count: int = 2000, *, extent: tuple[float, float] = (16, 16)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(count, 2) cells, column and row, and (count,) labels, of an image that covers ``extent`` rows and columns."""
     chances = (torch.arange(count) + 0.5) / count
     shape = (count, -1, -1)
-    found = correct(predicted.expand(shape) * 2 - 1, true.expand(shape), chances, stride=STRIDE)
+    extents = torch.tensor(extent).expand(count, 2)
+    found = correct(predicted.expand(shape) * 2 - 1, true.expand(shape), chances, extents=extents, stride=STRIDE)
     cells = (found.points[:, 0] + 0.5) / STRIDE - 0.5
     assert torch.equal(cells, cells.round()), "a click lies in the middle of a cell"
     return cells.long(), found.labels[:, 0]
@@ -39,6 +42,14 @@ def test_every_wrong_cell_is_clicked_about_as_often() -> None:
     _, times = torch.unique(cells, dim=0, return_counts=True)
     assert len(times) == wrong
     assert times.max() < 6 * 40_000 / wrong
+
+
+def test_nobody_clicks_beside_the_image() -> None:
+    predicted = square(4, 6)
+    predicted[12:, :] = predicted[:, 14:] = 1
+    cells, _ = clicks(predicted, square(4, 8), extent=(11.5, 14))
+    assert cells[:, 1].max() < 12
+    assert cells[:, 0].max() < 14
 
 
 def test_where_nothing_is_wrong_the_object_is_clicked() -> None:
@@ -71,5 +82,6 @@ def test_clicks_come_one_after_another() -> None:
 
 @pytest.mark.parametrize("chance", [0.0, 1.0])
 def test_the_ends_of_chance_are_clicks_too(chance: float) -> None:
-    found = correct(square(0, 4)[None], square(2, 6)[None], torch.tensor([chance]), stride=STRIDE)
+    chances, extents = torch.tensor([chance]), torch.tensor([[16.0, 16.0]])
+    found = correct(square(0, 4)[None], square(2, 6)[None], chances, extents=extents, stride=STRIDE)
     assert found.points.shape == (1, 1, 2)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage
-from engine.training.balance import MOST, drawn, repeats
+from engine.training.balance import MOST_OFTEN, drawn, repeats
 from engine.training.steps import Steps
 
 
@@ -42,7 +42,7 @@ def test_an_image_is_shown_as_often_as_its_rarest_class_wants() -> None:
 
 def test_the_rarest_class_is_not_learned_by_heart() -> None:
     factors = repeats(_dataset(*[{0}] * 500, *[{1}] * 500, {2}, classes=3), exponent=1)
-    assert factors[-1] / factors[0] == pytest.approx(MOST)
+    assert factors[-1] / factors[0] == pytest.approx(MOST_OFTEN)
 
 
 def test_crowds_and_classes_that_nothing_shows_do_not_count() -> None:

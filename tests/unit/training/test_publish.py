@@ -16,6 +16,8 @@ from engine.results import AdapterFile, TeacherResult
 from engine.spec import AugmentationSpec, TeacherName
 from engine.storage import Storage
 from engine.training import publish
+from engine.training.checkpoint import CHECKPOINT
+from engine.training.detected import DETECTED
 
 DINO = TeacherName.GROUNDING_DINO
 
@@ -108,3 +110,26 @@ def test_a_result_of_another_version_is_a_sentence(run: TrainingRun) -> None:
     Path(run.layout.teacher(DINO), RESULT).write_text("{}")
     with pytest.raises(StorageError, match=r"result.json is not what this version of teacher writes"):
         read_result(run.layout, DINO, Storage())
+
+
+def test_a_checkpoint_is_kept_only_beside_the_boxes_that_it_goes_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last, kept = tmp_path / "last", tmp_path / "kept"
+    last.mkdir()
+    for name in (CHECKPOINT, DETECTED):
+        (last / name).write_bytes(b"content")
+    storage, upload = Storage(), Storage.upload
+
+    def fails(self: Storage, path: Path, uri: str) -> None:
+        if path.name == DETECTED:
+            raise StorageError("the store is gone")
+        upload(self, path, uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "upload", fails)
+        with pytest.raises(StorageError, match="the store is gone"):
+            publish._keep(last, storage=storage, uri=str(kept))
+    assert not (kept / CHECKPOINT).exists()
+    publish._keep(last, storage=storage, uri=str(kept))
+    assert {path.name for path in kept.iterdir()} == {CHECKPOINT, DETECTED}

@@ -20,7 +20,7 @@ from toy import training, write_toy_data
 from engine.config import DataConfig, RunConfig
 from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
 from engine.dataset import inspect_dataset, load_dataset, load_sample
-from engine.errors import InterruptedTrainingError
+from engine.errors import ConfigError, InterruptedTrainingError
 from engine.progress import Event
 from engine.results import TeacherResult
 from engine.spec import AugmentationSpec, Background, EnvironmentSpec, Intensity, Lighting, TeacherName
@@ -133,3 +133,17 @@ def test_several_processes_train_the_adapter_that_one_trains(tmp_path: Path, nam
     # The others write nothing and say nothing.
     assert {path.name for path in (tmp_path / "together").iterdir()} == {"0"}
     assert [bool(events) for _, events in ends] == [True] + [False] * (count - 1)
+
+
+def test_a_probe_that_cannot_be_asked_for_is_told_before_the_first_step(tmp_path: Path) -> None:
+    probe = write_toy_data(tmp_path / "probe" / "all.json", range(4))
+    content = json.loads(probe.read_text())
+    for category, name in zip(content["categories"], ("Crimson", "crimson"), strict=True):
+        category["name"] = name
+    probe.write_text(json.dumps(content))
+    given = training(retention=PartConfig(annotations=str(probe), images=None))
+    config = config_of(tmp_path, TeacherName.GROUNDING_DINO).model_copy(update={"training": given})
+    events: list[Event] = []
+    with pytest.raises(ConfigError, match=r"training\.retention: Grounding DINO cannot tell class 'crimson'"):
+        TeacherTrainer(config, work_dir=tmp_path / "work", listeners=[events.append]).train()
+    assert {event.event for event in events} == {"note"}
