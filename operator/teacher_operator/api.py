@@ -158,7 +158,10 @@ class TeacherFineTuneSpec(FineTuneSpec):
         default=None, ge=60, le=31_536_000, description="Longest time a trainer may take, retries included."
     )
     pending_deadline_seconds: int | None = Field(
-        default=None, ge=30, le=31_536_000, description="Longest wait for a GPU; time in a queue of Kueue is none."
+        default=None,
+        ge=30,
+        le=31_536_000,
+        description="Longest wait for a GPU, or for a Job that is refused; time in a queue of Kueue is none.",
     )
     ttl_seconds_after_finished: int | None = Field(
         default=None, ge=0, le=31_536_000, description="When to remove the Jobs of an ended run; default: never."

@@ -237,7 +237,7 @@ def _of_teachers(teachers: Sequence[TeacherStatus]) -> Summary:
         return Summary.succeeded(said)
     if all(teacher.state == "Suspended" for teacher in active):
         return Summary.suspended(words)
-    states = {teacher.state for teacher in active}
+    states = {one.state for one in active if one.state != "Pending" or not waits_for(one.name, active)}
     foremost = next(state for state in ("Training", "Starting", "Pending", "Queued", "Suspended") if state in states)
     return Summary.active(foremost, words)
 

@@ -22,11 +22,13 @@ class ProgressView:
         progress: How far it is; None before the first step.
         ap_before: AP of the base, once measured.
         ap_after: AP of the best adapter so far.
+        note: What it does before the first step.
     """
 
     progress: ProgressStatus | None = None
     ap_before: float | None = None
     ap_after: float | None = None
+    note: str = ""
 
 
 def read_progress(lines: Iterable[str], previous: ProgressView | None = None) -> ProgressView:
@@ -35,7 +37,7 @@ def read_progress(lines: Iterable[str], previous: ProgressView | None = None) ->
     Whoever may run a pod can write lines: those with numbers that no trainer comes to are passed over.
     """
     view = previous or ProgressView()
-    progress, before, after = view.progress, view.ap_before, view.ap_after
+    progress, before, after, note = view.progress, view.ap_before, view.ap_after, view.note
     for line in lines:
         event = parse_line(line)
         if event is None:
@@ -44,6 +46,10 @@ def read_progress(lines: Iterable[str], previous: ProgressView | None = None) ->
             progress = _progress(event, progress)
         except (ValueError, OverflowError):
             continue
+        if progress is not None:
+            note = ""
+        elif event.event == "note":
+            note = _note(event)
         measured, base, best = _ap(event.ap), _ap(event.ap_before), _ap(event.best_ap)
         if event.event == "evaluation" and measured is not None:
             if event.phase == "base":
@@ -52,13 +58,13 @@ def read_progress(lines: Iterable[str], previous: ProgressView | None = None) ->
                 after = max(measured, after if after is not None else measured)
         before = base if base is not None else before
         after = best if best is not None else after
-    return ProgressView(progress, before, after)
+    return ProgressView(progress, before, after, note)
 
 
 def _progress(event: Event, before: ProgressStatus | None) -> ProgressStatus | None:
     if event.step is None or not event.steps:
         if event.event == "note" and before is not None:
-            return before.model_copy(update={"note": (event.message or "")[:NOTE_MAX]})
+            return before.model_copy(update={"note": _note(event)})
         return before
     old = before or ProgressStatus(percent=0, step=0, steps=0)
     return ProgressStatus(
@@ -73,6 +79,10 @@ def _progress(event: Event, before: ProgressStatus | None) -> ProgressStatus | N
         note="",
         updated=timestamp(event.time),
     )
+
+
+def _note(event: Event) -> str:
+    return (event.message or "")[:NOTE_MAX]
 
 
 def _whole(number: float) -> int:

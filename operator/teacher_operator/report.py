@@ -23,7 +23,7 @@ from teacher_operator.status import (
     TeacherStatus,
     clip,
 )
-from teacher_operator.teachers import succeeded
+from teacher_operator.teachers import ENDED, succeeded
 from teacher_operator.times import left, timestamp
 
 State = Literal["active", "suspended", "stuck", "succeeded", "failed"]
@@ -146,12 +146,13 @@ def columns(teachers: Sequence[TeacherStatus]) -> SummaryStatus:
     percents = [100 if one.state == "Succeeded" else one.progress.percent if one.progress else 0 for one in teachers]
     active = [one for one in teachers if one.state == "Training"]
     waits = [one.progress.seconds_left for one in active if one.progress and one.progress.seconds_left is not None]
+    all_say = len(waits) == sum(one.state not in ENDED for one in teachers)
     measured = [f"{_two(one.ap_before)} -> {_two(one.ap_after) or '…'}" for one in teachers if one.ap_before]
     nodes = dict.fromkeys(one.attempts[-1].node for one in active if one.attempts and one.attempts[-1].node)
     return SummaryStatus(
         teachers=",".join(one.name.value for one in teachers),
         progress=percent_text(percents) if any(percents) or any(one.progress for one in teachers) else "",
-        time_left=left(max(waits)) if waits else "",
+        time_left=left(max(waits)) if waits and all_say else "",
         map=", ".join(measured),
         nodes=",".join(nodes),
     )

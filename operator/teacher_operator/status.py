@@ -140,6 +140,7 @@ class TeacherStatus(StatusModel):
     start_time: Timestamp | None = Field(default=None, description="When its first pod ran.")
     completion_time: Timestamp | None = Field(default=None, description="When it ended.")
     gpu_seconds: int = Field(default=0, ge=0, description="GPUs times seconds, over all attempts.")
+    refused_since: Timestamp | None = Field(default=None, description="Since when its Job cannot be made.")
     attempts: list[AttemptStatus] = Field(default=[], max_length=ATTEMPTS, description="Its pods, oldest first.")
     attempt_count: int = Field(default=0, ge=0, description="How many there were.")
     progress: ProgressStatus | None = Field(default=None, description="How far training is.")
@@ -154,7 +155,9 @@ class SummaryStatus(StatusModel):
 
     teachers: Text = Field(default="", description="Names of the teachers.")
     progress: Text = Field(default="", description="Steps done of all teachers, in percent.")
-    time_left: Text = Field(default="", description="Until the last teacher is done.")
+    time_left: Text = Field(
+        default="", description="Until the last teacher is done; empty while one has not said how long."
+    )
     map: Text = Field(default="", description="AP before and after, a teacher each.")
     nodes: Text = Field(default="", description="Where the trainers run.")
 

@@ -53,7 +53,8 @@ def decide_teacher(
     if before.state in ENDED:
         return before
     if refused is not None and view is None and not waits_for:
-        return _refused(before, refused, todo, now=now)
+        return _refused(spec, before, refused, todo, now=now)
+    before = before.model_copy(update={"refused_since": None})
     if view is None:
         before = attempted(before, None, gpu_resource=spec.gpu_resource_name, now=now)
         if spec.suspend:
@@ -189,7 +190,8 @@ def _standing(
     if teacher.failure is not None and teacher.failure.reason not in PASSING:
         again = f"attempt {teacher.attempt_count}, after {teacher.failure.reason}: {teacher.failure.message}"
     if stand.state == "Running":
-        parts = (_doing(teacher.progress), stand.message, again)
+        doing = _doing(teacher.progress, view.progress.note if view.progress is not None else "")
+        parts = (doing, stand.message, again)
         return _state(teacher, "Training", "; ".join(part for part in parts if part))
     deadline = spec.pending_deadline_seconds
     if stand.state in {"Pending", "Starting"}:
@@ -197,27 +199,43 @@ def _standing(
             since = max([stand.since, *(at for one in teacher.attempts if (at := seconds(one.end_time)) is not None)])
             if now >= since + deadline:
                 todo.delete.append(view.name)
-                message = clip(f"not running after pendingDeadlineSeconds = {deadline}: {stand.message}")
-                return failed_for_good(teacher, FailureStatus(reason="NotStartedInTime", message=message), now=now)
+                return failed_for_good(teacher, _not_started(deadline, stand.message), now=now)
             todo.again(since + deadline)
         todo.again(now + 60)
     return _state(teacher, stand.state, "; ".join(part for part in (stand.message, again) if part))
 
 
-def _doing(progress: ProgressStatus | None) -> str:
-    """What a running trainer is at."""
+def _doing(progress: ProgressStatus | None, begins: str) -> str:
+    """What a running trainer is at; ``begins``: what this attempt does before its first step."""
     if progress is None:
-        return "fetching the data and the base model"
+        return begins or "fetching the data and the base model"
     at = f"epoch {progress.epoch} of {progress.epochs}" if progress.epoch else f"step {progress.step}"
     at += f", loss {progress.loss}" if progress.loss else ""
-    return f"{at}, {progress.note}" if progress.note else at
+    note = begins or progress.note
+    return f"{at}, {note}" if note else at
 
 
-def _refused(teacher: TeacherStatus, refused: FailureStatus, todo: Todo, *, now: float) -> TeacherStatus:
+def _refused(
+    spec: TeacherFineTuneSpec, teacher: TeacherStatus, refused: FailureStatus, todo: Todo, *, now: float
+) -> TeacherStatus:
+    """A teacher whose Job cannot be made: for good, or for now, unless that is for too long."""
     if refused.reason == "ChildRefused":
         return failed_for_good(teacher, refused, now=now)
+    since, deadline = seconds(teacher.refused_since), spec.pending_deadline_seconds
+    if since is None:
+        since = now
+        teacher = teacher.model_copy(update={"refused_since": timestamp(now)})
+    if deadline is not None:
+        if now >= since + deadline:
+            return failed_for_good(teacher, _not_started(deadline, refused.message), now=now)
+        todo.again(since + deadline)
     todo.retry = True
     return _state(teacher, "Pending", refused.message)
+
+
+def _not_started(deadline: int, message: str) -> FailureStatus:
+    message = clip(f"not running after pendingDeadlineSeconds = {deadline}: {message}")
+    return FailureStatus(reason="NotStartedInTime", message=message)
 
 
 def _state(teacher: TeacherStatus, state: str, message: str) -> TeacherStatus:

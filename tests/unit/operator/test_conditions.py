@@ -240,6 +240,12 @@ def test_time_left_is_that_of_teachers_that_train() -> None:
     assert columns([failed]).time_left == ""
 
 
+@pytest.mark.parametrize("state", ["Pending", "Queued", "Starting", "Training", "Suspended"])
+def test_no_time_is_left_to_tell_while_a_teacher_has_not_begun(state: str) -> None:
+    trains = teacher_of(BOXES, "Training", progress=progress(98, seconds_left=5))
+    assert columns([trains, teacher_of(MASKS, state)]).time_left == ""
+
+
 def test_teachers_on_one_node_show_it_once() -> None:
     teachers = [
         teacher_of(name, "Training", attempts=[AttemptStatus(pod="a", node="gpu-1")]) for name in (BOXES, MASKS)

@@ -29,6 +29,10 @@ def step(number: int, **values: Any) -> str:
     return Event(event="step", time=NOW, step=number, steps=100, epochs=4, **values).line()
 
 
+def note(message: str) -> str:
+    return Event(event="note", time=NOW, message=message).line()
+
+
 def idle(world: World) -> None:
     """Nothing more is to be done, and nothing more to be said."""
     before = world.status
@@ -104,6 +108,14 @@ def test_sam_waits_for_the_boxes_that_it_is_prompted_by() -> None:
     assert world.state == ("True", "Succeeded")
 
 
+def test_while_kueue_keeps_the_first_teacher_back_the_run_is_queued_and_not_pending_for_the_one_that_waits() -> None:
+    world = World(queueName="team-a")
+    world.inspected()
+    world.look()
+    assert [one.state for one in world.status.teachers] == ["Queued", "Pending"]
+    assert world.state == ("Unknown", "Queued")
+
+
 def test_while_sam_waits_it_can_be_suspended_and_goes_on() -> None:
     world = World()
     world.training()
@@ -138,10 +150,29 @@ def test_the_teachers_are_told_while_they_train() -> None:
     world.advance(30)
     world.look()
     shown = world.status.summary
-    assert (shown.teachers, shown.progress, shown.time_left) == ("GroundingDino,Sam", "25%", "90s")
+    assert (shown.teachers, shown.progress, shown.time_left) == ("GroundingDino,Sam", "25%", "")
     assert (shown.map, shown.nodes) == ("0.20 -> 0.30", "gpu-node-1")
     assert (world.teacher(BOXES).gpu_seconds, world.status.gpu_seconds) == (30, 30)
     assert world.teacher(BOXES).start_time == "2026-03-01T12:00:00Z"
+
+
+def test_before_its_first_step_a_trainer_says_what_it_is_at() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    assert world.teacher().message == "fetching the data and the base model"
+    log = world.logs[world.pod(MASKS)["metadata"]["name"]] = [note("fetching the data"), note("looking for boxes")]
+    world.look()
+    assert world.teacher().message == "looking for boxes"
+    assert world.status.summary.progress == ""
+    log.append(step(1))
+    world.look()
+    assert world.teacher().message.startswith("step 1")
+    world.end(world.pod(MASKS), 1)
+    world.controllers()
+    world.run(world.pod(MASKS))
+    world.logs[world.pod(MASKS)["metadata"]["name"]] = [note("looking for boxes")]
+    world.look()
+    assert world.teacher().message.startswith("step 1, looking for boxes"), "an attempt that follows another"
 
 
 def test_progress_that_is_no_longer_told_is_kept() -> None:
@@ -661,6 +692,50 @@ def test_the_wait_for_a_gpu_begins_anew_after_a_suspension() -> None:
     world.controllers()
     world.look()
     assert world.state == ("Unknown", "Starting")
+
+
+def test_a_job_that_is_refused_for_too_long_does_not_hold_up_the_other_teacher_for_ever() -> None:
+    world = World(pendingDeadlineSeconds=600)
+    world.refusals[BOXES_JOB] = NAME_TAKEN
+    world.advance(86_400)  # what went before is no wait
+    world.inspected()
+    world.advance(590)
+    decision = world.look()
+    assert world.teacher(BOXES).state == "Pending"
+    assert (decision.todo.retry, decision.todo.again_at) == (True, world.now + 10)
+    world.advance(10)
+    world.look()
+    failure = world.teacher(BOXES).failure
+    assert failure is not None
+    assert failure.reason == "NotStartedInTime"
+    assert failure.message == f"not running after pendingDeadlineSeconds = 600: {NAME_TAKEN.message}"
+    assert world.has_job(MASKS)
+
+
+def test_refusals_that_lie_apart_are_not_one_wait() -> None:
+    world = World(teachers=[MASKS], pendingDeadlineSeconds=600)
+    world.refusals[MASKS_JOB] = NAME_TAKEN
+    world.inspected()
+    assert world.teacher().refused_since
+    world.edit(suspend=True)
+    world.look()
+    assert world.teacher().refused_since is None
+    world.advance(86_400)
+    world.edit(suspend=None)
+    world.look()
+    assert world.state == ("Unknown", "Pending")
+    world.refusals.clear()
+    world.look()
+    assert (world.has_job(MASKS), world.teacher().refused_since) == (True, None)
+
+
+def test_without_a_deadline_a_job_that_is_refused_is_waited_for() -> None:
+    world = World(teachers=[MASKS])
+    world.refusals[MASKS_JOB] = NAME_TAKEN
+    world.inspected()
+    world.advance(864_000)
+    assert world.look().todo.retry
+    assert world.state == ("Unknown", "Pending")
 
 
 def test_a_job_that_runs_too_long_fails() -> None:

@@ -93,6 +93,14 @@ def test_a_note_is_beside_what_was_known() -> None:
     assert view.progress.note == ""
 
 
+def test_before_the_first_step_the_latest_note_tells() -> None:
+    view = read_progress([line("note", message="fetching the data"), line("note", message="x" * 5000), "Loading"])
+    assert (view.progress, view.note) == (None, "x" * NOTE_MAX)
+    assert read_progress([], view).note == view.note
+    view = read_progress([line("start", step=0, steps=400)], view)
+    assert (view.note, view.progress is None) == ("", False)
+
+
 def test_before_the_number_of_steps_is_known_there_is_no_percentage() -> None:
     assert read_progress([line("start", step=0), line("step", step=1, steps=0)]).progress is None
 
