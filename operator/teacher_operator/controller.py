@@ -30,7 +30,7 @@ RESYNC_MISSES = 3
 
 LIST_RETRY_SECONDS = 2.0
 
-END_SECONDS = 0.5
+END_SECONDS = 5.0
 """For tasks to end in, before they are asked again."""
 
 SETTLE_SECONDS = 5.0

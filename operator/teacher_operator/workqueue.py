@@ -90,9 +90,8 @@ class WorkQueue(Generic[K]):
             self._wake.clear()
             try:
                 wait = self._later[0][0] - time.monotonic() if self._later else None
-                async with asyncio.timeout(
-                    wait
-                ):  # wait_for would lose a cancellation that comes with what it waits for
+                # wait_for would lose a cancellation that comes with what it waits for
+                async with asyncio.timeout(wait):
                     await self._wake.wait()
             except TimeoutError:
                 continue

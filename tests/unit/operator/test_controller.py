@@ -8,6 +8,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from teacher_operator import controller as module
 from teacher_operator.controller import Controller
 from teacher_operator.metrics import Metrics
 from teacher_operator.settings import Settings
@@ -16,10 +17,21 @@ from teacher_operator.store import Store
 pytestmark = pytest.mark.asyncio
 
 
-async def test_it_ends_though_a_task_misses_a_cancellation() -> None:
+@pytest.fixture
+def cluster() -> AsyncMock:
+    return AsyncMock()
+
+
+@pytest.fixture
+def controller(cluster: Any) -> Controller:
     settings = Settings(operator_image="operator", trainer_image="trainer", leader_election=False)
-    cluster: Any = AsyncMock()
-    controller = Controller(cluster, settings, Metrics(Store()), Store())
+    return Controller(cluster, settings, Metrics(Store()), Store())
+
+
+async def test_it_ends_though_a_task_misses_a_cancellation(
+    controller: Controller, cluster: AsyncMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "END_SECONDS", 0.05)
     missed = 0
 
     async def hard_of_hearing() -> None:
@@ -38,3 +50,20 @@ async def test_it_ends_though_a_task_misses_a_cancellation() -> None:
         await controller.stop()
     assert missed == 1
     cluster.close.assert_awaited_once()
+
+
+async def test_a_task_that_cleans_up_is_left_the_time_for_it(controller: Controller) -> None:
+    clean = False
+
+    async def cleans_up() -> None:
+        nonlocal clean
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.7)
+            clean = True
+
+    controller._spawn(cleans_up())
+    await asyncio.sleep(0)
+    await controller.stop()
+    assert clean
