@@ -83,7 +83,7 @@ async def test_the_columns_say_how_a_run_stands(control_plane: real.ControlPlane
     seen = columns()
     assert list(seen) == ["NAME", "TEACHERS", "STATE", "PROGRESS", "LEFT", "MAP", "AGE"]
     assert seen["TEACHERS"] == "GroundingDino,Sam"
-    assert (seen["STATE"], seen["PROGRESS"], seen["LEFT"], seen["MAP"]) == ("Training", "20%", "60s", "0.25 -> 0.31")
+    assert (seen["STATE"], seen["PROGRESS"], seen["LEFT"], seen["MAP"]) == ("Training", "20%", "", "0.25 -> 0.31")
     wide = columns("-o", "wide")
     assert wide["NODE"] == world.node
     assert wide["URI"] == outcomes.folder(run)
