@@ -51,6 +51,31 @@ class Chunk:
         return f"{self.index:08d}-{digest.hexdigest()[:16]}.jsonl"
 
 
+class Listing:
+    """What was listed, chunk by chunk: all that two listings of the same images agree in.
+
+    Attributes:
+        names: Of the chunks.
+        images: How many.
+    """
+
+    def __init__(self, chunks: Iterable[Chunk] = ()) -> None:
+        self.names: list[str] = []
+        self.images = 0
+        for chunk in chunks:
+            self.add(chunk)
+
+    def add(self, chunk: Chunk) -> None:
+        """Append a chunk."""
+        self.names.append(chunk.name)
+        self.images += len(chunk.items)
+
+    @property
+    def digest(self) -> str:
+        """Changes when an image comes, goes, or is written anew."""
+        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+
+
 def list_images(folder: str, storage: Storage) -> Iterator[ObjectInfo]:
     """The images of a folder, by name, sorted by key, as they come."""
     return (item for item in storage.list(folder) if is_image(item.key))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.dataset.types import Detections
 from engine.errors import ConfigError, DataError
-from engine.labelling.chunks import Chunk, chunked, in_groups, list_images, read_ahead
+from engine.labelling.chunks import Chunk, Listing, chunked, in_groups, list_images, read_ahead
 from engine.labelling.journal import Journal
 from engine.labelling.overlays import Overlays
 from engine.labelling.records import image_line, skipped_line
@@ -91,7 +91,8 @@ def label_folder(
         output: COCO JSON to write; path or ``s3://``.
         storage: How object storage is reached; default: by the AWS chain and environment.
         batch_size: Images that are looked at together.
-        again: Label anew what is labelled already, or was begun with other settings.
+        again: Label anew what is labelled already, or was begun with other settings. Labels that are there stay until
+            the new ones are whole.
         overlays: Pictures to draw.
         on_progress: Told after each batch.
         chunk_size: Images that are finished together.
@@ -100,32 +101,31 @@ def label_folder(
         What was labelled; None if the output holds the labels of this very call already.
 
     Raises:
-        ConfigError: The output was made or begun with other adapters or settings, or is a folder; pictures
-            would lie among images.
-        DataError: The folder holds no images, or none that can be read.
+        ConfigError: The output was made or begun with other adapters or settings, was made of other images, or is a
+            folder; pictures would lie among images.
+        DataError: The folder holds no images, or none that can be read. Labels that are there stay.
         StorageError: Storage refuses, or was gone after all retries.
     """
     storage = storage or Storage()
     local = storage.local_path(output)
     if output.endswith("/") or (local is not None and local.is_dir()):
         raise ConfigError(f"{output} is a folder: name the file to write, such as {join(output, 'labels.json')}")
-    if overlays is not None and f"{join(overlays.folder)}/".startswith(f"{join(images)}/"):
+    if overlays is not None and _lies_in(overlays.folder, images, storage):
         raise ConfigError(
             f"{overlays.folder} lies in {images}: pictures there would be labelled, choose another folder"
         )
-    journal = Journal(output, _settings(labeller, images, chunk_size), storage=storage)
-    if not journal.begin(again=again):
-        return None
-    total = sum(1 for _ in list_images(images, storage))
-    if not total:
-        journal.clear()
+    before = Listing(chunked(list_images(images, storage), chunk_size))
+    if not before.images:
         raise DataError(f"{images} holds no images: give the folder that they are in")
-    names: list[str] = []
-    work = _Work(labeller, storage, overlays, on_progress, total)
+    journal = Journal(output, _settings(labeller, images, chunk_size), storage=storage)
+    if not journal.begin(before, again=again):
+        return None
+    listed = Listing()
+    work = _Work(labeller, storage, overlays, on_progress, before.images)
 
     def open_chunks() -> Iterator[Chunk]:
         for chunk in chunked(list_images(images, storage), chunk_size):
-            names.append(chunk.name)
+            listed.add(chunk)
             if chunk.name in journal.finished:
                 work.done += len(chunk.items)
             else:
@@ -133,11 +133,10 @@ def label_folder(
 
     for chunk, pixels in read_ahead(open_chunks(), storage, ahead=max(AHEAD, 2 * batch_size)):
         journal.finish(chunk.name, work.look(chunk, pixels, batch_size=batch_size))
-    assembly = journal.assemble(names, zip(labeller.ids, labeller.classes, strict=True))
+    if not listed.images:
+        raise DataError(f"{images} held {before.images:,} images and holds none any more: is its disk still there?")
+    assembly = journal.assemble(listed, zip(labeller.ids, labeller.classes, strict=True))
     skipped = tuple(f"{one['file_name']}: {one['reason']}" for one in assembly.skipped)
-    if not assembly.images:
-        storage.delete(output)
-        raise DataError(f"none of the {total} images in {images} can be read, such as {skipped[0]}")
     return Labelled(output, assembly.images, assembly.objects, skipped, journal.skipped_uri)
 
 
@@ -190,6 +189,14 @@ class _Work:
         if self.on_progress is not None:
             speed = self.looked_at / max(time.monotonic() - self.started, 1e-9)
             self.on_progress(Progress(self.done, self.total, self.objects, self.skipped, speed))
+
+
+def _lies_in(folder: str, images: str, storage: Storage) -> bool:
+    """Whether a folder is another one or lies below it, however they are spelled."""
+    inner, outer = storage.local_path(folder), storage.local_path(images)
+    if inner is None or outer is None:
+        return f"{join(folder)}/".startswith(f"{join(images)}/")
+    return inner.resolve().is_relative_to(outer.resolve())
 
 
 def _settings(labeller: Labeller, images: str, chunk_size: int) -> dict[str, object]:

@@ -4,7 +4,8 @@
     labels.json.parts/00000000-<digest>.jsonl    a line an image; the name tells which images, as they were listed
 
 Each object is written at once or not at all, in S3 as on disk: work that was killed at any moment goes on after the
-last chunk that was finished, on this machine or another.
+last chunk that was finished, on this machine or another. Labels that are there stay until new ones replace them; they
+say themselves which settings and which images they are of.
 """
 
 from __future__ import annotations
@@ -16,13 +17,20 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
+from engine.labelling.chunks import Listing
 from engine.labelling.records import Assembly, Json, dumps
 from engine.storage import NotFoundError, Storage, join
 
 SETTINGS = "settings.json"
+INFO = b'{"info":'
+"""What labels begin with."""
+
 HEAD = 1 << 12
-"""Bytes at the beginning of the labels in which their digest stands."""
+"""Bytes at the beginning of the labels in which their ``info`` stands."""
+
+SKIPPED = b"# images that could not be read, and why\n"
+"""What a list of skipped images begins with: a file that does not is not ours."""
 
 
 class Journal:
@@ -50,18 +58,26 @@ class Journal:
         """Where unreadable images are listed."""
         return f"{self.output.removesuffix('.json')}.skipped.txt"
 
-    def begin(self, *, again: bool) -> bool:
+    def begin(self, listing: Listing, *, again: bool) -> bool:
         """Take up the work where it was left; False if it is done.
 
+        Args:
+            listing: The images as they are now.
+            again: Forget finished chunks; labels stay until they are replaced.
+
         Raises:
-            ConfigError: There are labels, or finished chunks, of other settings.
+            ConfigError: There are labels, or finished chunks, of other settings, or labels of other images.
         """
+        if self._lists_skipped() is False:
+            raise ConfigError(
+                f"{self.skipped_uri} is there already, and is no list of skipped images, which would lie there: move "
+                "it away, or give another --output"
+            )
         if again:
             self.clear()
-            self.storage.delete(self.output)
         before = self._settings_before()
         if before is None:
-            if self._is_done():
+            if not again and self._is_done(listing):
                 self.clear()
                 return False
             self.clear()
@@ -80,19 +96,27 @@ class Journal:
         self.storage.write_bytes(join(self.folder, name), b"".join(line + b"\n" for line in lines))
         self.finished.add(name)
 
-    def assemble(self, names: Iterable[str], categories: Iterable[tuple[int, str]]) -> Assembly:
-        """Write the labels from finished chunks, in the order of ``names``, and forget the chunks.
+    def assemble(self, listing: Listing, categories: Iterable[tuple[int, str]]) -> Assembly:
+        """Write the labels from finished chunks, in the order of the listing, and forget the chunks.
 
         Neither images nor annotations are held in memory. The same chunks give the same bytes.
+
+        Raises:
+            DataError: No image could be read. Nothing is written or forgotten.
         """
         assembly = Assembly()
         with tempfile.TemporaryDirectory(prefix="labels-") as temporary:
             whole, rest = Path(temporary, "labels.json"), Path(temporary, "annotations")
             with whole.open("wb") as file, rest.open("wb") as annotations:
-                info = {"description": "labels by adapted teachers", "settings_sha256": self.digest}
+                info = {
+                    "description": "labels by adapted teachers",
+                    "settings_sha256": self.digest,
+                    "images_sha256": listing.digest,
+                    "images_listed": listing.images,
+                }
                 ids = [{"id": number, "name": name} for number, name in categories]
-                file.write(b'{"info":' + dumps(info) + b',"categories":' + dumps(ids) + b',"images":[')
-                for name in names:
+                file.write(INFO + dumps(info) + b',"categories":' + dumps(ids) + b',"images":[')
+                for name in listing.names:
                     for line in self.storage.read_bytes(join(self.folder, name)).splitlines():
                         image, found = assembly.add(line)
                         if image is not None:
@@ -100,14 +124,19 @@ class Journal:
                         for annotation in found:
                             annotations.write((b",\n" if annotations.tell() else b"\n") + annotation)
                 file.write(b'\n],"annotations":[')
+            skipped = [f"{one['file_name']}: {one['reason']}\n" for one in assembly.skipped]
+            if not assembly.images:
+                raise DataError(
+                    f"none of the {listing.images:,} images in {self.settings['images']} can be read, such as "
+                    f"{skipped[0].rstrip()}"
+                )
             with whole.open("ab") as file, rest.open("rb") as annotations:
                 while piece := annotations.read(1 << 20):
                     file.write(piece)
                 file.write(b"\n]}\n")
-            skipped = "".join(f"{one['file_name']}: {one['reason']}\n" for one in assembly.skipped)
             if skipped:
-                self.storage.write_bytes(self.skipped_uri, skipped.encode(errors="backslashreplace"))
-            else:
+                self.storage.write_bytes(self.skipped_uri, SKIPPED + "".join(skipped).encode(errors="backslashreplace"))
+            elif self._lists_skipped():
                 self.storage.delete(self.skipped_uri)
             self.storage.upload(whole, self.output)
         self.clear()
@@ -131,18 +160,41 @@ class Journal:
             return {}
         return before
 
-    def _is_done(self) -> bool:
-        """Whether the output holds the labels of these very settings.
+    def _is_done(self, listing: Listing) -> bool:
+        """Whether the output holds the labels of these very settings and images.
 
         Raises:
             ConfigError: It holds something else.
         """
         if not self.storage.exists(self.output):
             return False
+        info = self._info()
+        if info.get("settings_sha256") != self.digest:
+            raise ConfigError(
+                f"{self.output} is there already, with labels of other settings: give --again to replace it, or "
+                "another --output"
+            )
+        if info.get("images_sha256") != listing.digest:
+            raise ConfigError(
+                f"{self.settings['images']} has changed since {self.output} was made, with {info.get('images_listed')} "
+                f"images then and {listing.images} now: some are new, gone, or written anew. Give --again to label all "
+                "of them and replace it, or another --output"
+            )
+        return True
+
+    def _info(self) -> Json:
+        """What the labels say of themselves; empty if they are not ours."""
         with self.storage.open(self.output) as stream:
-            if self.digest.encode() in stream.read(HEAD):
-                return True
-        raise ConfigError(
-            f"{self.output} is there already, with labels of other settings: give --again to replace it, or another "
-            "--output"
-        )
+            head = stream.read(HEAD)
+        try:
+            info: Json = json.JSONDecoder().raw_decode(head.removeprefix(INFO).decode(errors="replace"))[0]
+        except ValueError:
+            return {}
+        return info if head.startswith(INFO) and isinstance(info, dict) else {}
+
+    def _lists_skipped(self) -> bool | None:
+        """Whether what lies where skipped images are listed is such a list; None if nothing does."""
+        if not self.storage.exists(self.skipped_uri):
+            return None
+        with self.storage.open(self.skipped_uri) as stream:
+            return stream.read(len(SKIPPED)) == SKIPPED
