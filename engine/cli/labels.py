@@ -11,6 +11,7 @@ import typer
 
 from engine.cli import options
 from engine.cli.display import console, is_terminal, show_metrics
+from engine.dataset.types import NMS_IOU
 from engine.errors import ConfigError
 from engine.spec import TeacherName
 from engine.storage import default_cache
@@ -37,7 +38,7 @@ def label(
     ] = None,
     nms: Annotated[
         float, typer.Option("--nms", min=0, max=1, help="Of two boxes of a class with more IoU, the surer is kept.")
-    ] = 0.7,
+    ] = NMS_IOU,
     overlays: Annotated[str | None, typer.Option("--overlays", help="Folder for pictures; s3:// or path.")] = None,
     overlay_count: Annotated[int, typer.Option("--overlay-count", min=1, help="Pictures, over all images.")] = 20,
     base_models: Annotated[

@@ -15,6 +15,9 @@ ImageId = int | str
 Rle = dict[str, Any]
 """Compressed COCO run-length encoding: ``{"size": [height, width], "counts": bytes}``."""
 
+NMS_IOU = 0.7
+"""Of two boxes of one class with more overlap, the surer is kept. Neighbours in a heap overlap less, doubles more."""
+
 
 class Frozen(BaseModel):
     """Base of the values that are written to ``dataset.json``."""

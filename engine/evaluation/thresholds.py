@@ -9,12 +9,12 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.types import CocoDataset, Detections
+from engine.dataset.types import NMS_IOU, CocoDataset, Detections
 from engine.evaluation.confusion import confusion
 from engine.evaluation.ground_truth import IouType
 from engine.evaluation.matching import Match, match_all
 from engine.results import ClassQuality, Confusion
-from engine.teachers.labeller import NMS_IOU, keep
+from engine.teachers.labeller import keep
 
 FALLBACK = 0.3
 """The threshold where no class says anything: about that of Grounding DINO's own demo."""

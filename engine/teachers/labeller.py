@@ -12,15 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.dataset.types import Detections, Sample
+from engine.dataset.types import NMS_IOU, Detections, Sample
 from engine.errors import OutOfMemoryError
 from engine.teachers.base import Teacher
 
 DEFAULT_THRESHOLD = 0.3
 """Lowest score that is kept of a class that no threshold was measured for."""
-
-NMS_IOU = 0.7
-"""Of two boxes of one class with more overlap, the surer is kept. Neighbours in a heap overlap less, doubles more."""
 
 SAME_BOX = 0.95
 """IoU of boxes that are the same one: whatever their classes, the surer is kept, since one object has one class."""

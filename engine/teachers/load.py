@@ -13,12 +13,12 @@ from pydantic import BaseModel, ValidationError
 
 from engine.artifacts import ADAPTER, ADAPTER_CONFIG, RESULT, RunLayout
 from engine.config import TeacherSettings
-from engine.dataset.types import DatasetInfo
+from engine.dataset.types import NMS_IOU, DatasetInfo
 from engine.errors import BaseModelError, ConfigError, StorageError
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path, parent
 from engine.teachers.base import REGISTRY, Teacher
-from engine.teachers.labeller import NMS_IOU, Labeller
+from engine.teachers.labeller import Labeller
 from engine.teachers.lora import TEACHER, AdapterCard, load_adapter
 from engine.teachers.sources import is_hub_id, resolve_base_model
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
-from engine.cli.labels import progress_line
+from engine.cli.labels import label, progress_line
 from engine.labelling import Progress
+from engine.teachers.labeller import Labeller
 
 
 @pytest.mark.parametrize(
@@ -18,3 +21,9 @@ def test_progress_says_how_far_how_fast_and_how_long(done: int, speed: float, le
 def test_progress_counts_what_could_not_be_read_and_promises_nothing_without_a_speed() -> None:
     line = progress_line(Progress(5, 10, objects=0, skipped=2, images_per_second=0.0))
     assert line == "5 of 10 images, 0.0/s; 0 objects, 2 unreadable"
+
+
+def test_doubles_are_left_out_by_default_as_in_python() -> None:
+    assert (
+        inspect.signature(label).parameters["nms"].default == inspect.signature(Labeller).parameters["nms_iou"].default
+    )
