@@ -174,7 +174,7 @@ def _left(result: TeacherResult) -> str:
 LOADING_LINES = """\
 from engine.teachers import load_adapted
 teacher = load_adapted("{uri}")
-detections = teacher.predict(samples)  # engine.dataset.Sample.of(image) makes a sample of an RGB array
+detections = teacher.predict(samples)  # engine.dataset.Sample.of(image) of an RGB array; for SAM, of(image, boxes_xyxy)
 """
 """Three lines that load an adapter, for the model card and the report."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import resources
@@ -52,6 +53,8 @@ def generate_config(
         faults = " ".join(f"{p.message} {p.advice}" for p in info.errors)
         raise DataError(f"{info.source} cannot be trained on: {faults}")
     names = _teachers(info, spec)
+    if TeacherName.GROUNDING_DINO in names:
+        _check_phrases([c.name for c in info.classes if c.annotations], spec.class_prompts)
     asked = {teacher.name: teacher for teacher in spec.teachers}
     training = _defaults("training") | {
         "seed": spec.training.seed,
@@ -150,6 +153,21 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         "val": _part(dataset.val, dataset),
         "test": _part(dataset.test, dataset),
     }
+
+
+def _check_phrases(classes: Sequence[str], prompts: Mapping[str, str]) -> None:
+    """What no tokenizer can tell apart, or read, is told before there is one."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        words = " ".join(re.sub(r"[_.?]", " ", prompts.get(name, name)).lower().split())
+        if not any(character.isalnum() for character in words):
+            raise ConfigError(f"class {name!r} has no letters to show to Grounding DINO: give a phrase in classPrompts")
+        if words in seen:
+            raise ConfigError(
+                f"Grounding DINO cannot tell class {name!r} from {seen[words]!r}: it reads both as {words!r}. "
+                "Give one of them a phrase of its own in classPrompts"
+            )
+        seen[words] = name
 
 
 def _part(part: PartSpec | None, dataset: DatasetSpec) -> Plain | None:

@@ -15,6 +15,7 @@ from engine.validation import parse
 HEADER = """\
 # Everything that decides what this run does. The same file on the same data gives the same adapters:
 #   teacher train --config teacher_config.yaml
+# What nobody set follows from the data, by rules that docs/training.md gives with their reasons.
 """
 
 

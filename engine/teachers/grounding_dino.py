@@ -33,7 +33,7 @@ from engine.preprocessing import GroundingDinoTransform, from_cxcywh_normalized,
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher, register
 from engine.teachers.denoising import Copies, decoder_call, denoise, denoising_losses, noise
-from engine.teachers.grounding_dino_batch import collate, encode
+from engine.teachers.grounding_dino_batch import collate, encode, on_canvas
 from engine.teachers.grounding_dino_loss import Predictions, Targets, detection_losses
 from engine.teachers.prompts import Prompt, PromptBook
 
@@ -80,6 +80,7 @@ class GroundingDino(Teacher):
         self.settings = settings
         self.transform = transform
         self.tokenizer = tokenizer
+        self.queries: int = model.config.num_queries
         self.book = PromptBook.of(classes, prompts, tokenizer=tokenizer, limit=model.config.max_text_len)
 
     @classmethod
@@ -149,7 +150,7 @@ class GroundingDino(Teacher):
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """See :func:`engine.teachers.grounding_dino_batch.collate`."""
-        return collate(examples, [self._prompts(example) for example in examples])
+        return collate(examples, [self._prompts(example) for example in examples], places=self.queries)
 
     def count(self, batch: Batch) -> float:
         """Objects in the batch."""
@@ -232,7 +233,8 @@ class GroundingDino(Teacher):
             name: tensor.to(self.device).expand(len(pixel_values), -1)
             for name, tensor in encode([prompt], len(prompt.input_ids)).items()
         }
-        outputs = self.model(pixel_values=pixel_values, **caption)
+        padded, mask = on_canvas(pixel_values, places=self.queries)
+        outputs = self.model(pixel_values=padded, pixel_mask=mask, **caption)
         with torch.autocast(self.device.type, enabled=False):
             *_, last = self._decoder_layers(outputs, caption["attention_mask"].bool())
             tokens = torch.from_numpy(prompt.token_map()).to(self.device, torch.float32)

@@ -13,13 +13,39 @@ from engine.teachers.denoising import Copies, copies
 from engine.teachers.grounding_dino_loss import Targets
 from engine.teachers.prompts import Prompt
 
+STRIDES = (8, 16, 32, 64)
+"""Pixels a place of each feature map."""
 
-def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]]) -> Batch:
+
+def canvas(height: int, width: int, *, places: int) -> tuple[int, int]:
+    """The size to pad to, so that the feature maps have at least so many places as queries are chosen of them.
+
+    Only a strip of an image has fewer: its shorter side is made longer.
+
+    >>> canvas(800, 1333, places=900), canvas(13, 1333, places=900)
+    ((800, 1333), (37, 1333))
+    """
+    while sum(-(-height // stride) * -(-width // stride) for stride in STRIDES) < places:
+        height, width = (height + STRIDES[0], width) if height <= width else (height, width + STRIDES[0])
+    return height, width
+
+
+def on_canvas(pixel_values: Tensor, *, places: int) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, h, w) of one size, padded to their canvas (B, 3, H, W), and (B, H, W), 1 on the image."""
+    height, width = pixel_values.shape[2:]
+    more = [new - old for new, old in zip(canvas(height, width, places=places), (height, width), strict=True)]
+    mask = torch.ones_like(pixel_values[:, 0], dtype=torch.long)
+    padding = (0, more[1], 0, more[0])
+    return functional.pad(pixel_values, padding), functional.pad(mask, padding)
+
+
+def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]], *, places: int) -> Batch:
     """R pairs of an image and a caption; R is the number of images unless one shows more than a caption holds.
 
     Args:
         examples: Of B images.
         prompts: The captions of each.
+        places: See :func:`canvas`.
 
     Returns:
         ``pixel_values`` (B, 3, H, W), padded with 0 at the right and below, and ``pixel_mask`` (B, H, W), 1 on
@@ -29,7 +55,8 @@ def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]]) ->
     """
     pairs = [(index, prompt) for index in range(len(examples)) for prompt in prompts[index]]
     length = max(len(prompt.input_ids) for _, prompt in pairs)
-    height, width = (max(e["pixel_values"].shape[axis] for e in examples) for axis in (1, 2))
+    largest = [max(e["pixel_values"].shape[axis] for e in examples) for axis in (1, 2)]
+    height, width = canvas(*largest, places=places)
     pixel_values = torch.zeros(len(examples), 3, height, width)
     pixel_mask = torch.zeros(len(examples), height, width, dtype=torch.long)
     for example, image, mask in zip(examples, pixel_values, pixel_mask, strict=True):

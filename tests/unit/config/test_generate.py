@@ -111,6 +111,25 @@ def _sam(images: int, **changes: object) -> SamSettings:
     return sam
 
 
+@pytest.mark.parametrize(
+    ("names", "prompts", "said"),
+    [
+        (("car", "Car"), {}, "cannot tell class 'Car' from 'car'"),
+        (("fork_lift", "fork lift"), {}, "cannot tell class 'fork lift' from 'fork_lift'"),
+        (("RBC", "traffic light"), {"RBC": "Traffic light."}, "cannot tell class 'traffic light' from 'RBC'"),
+        (("...", "car"), {}, r"class '\.\.\.' has no letters"),
+        (("RBC", "car"), {"RBC": ". ? ."}, "class 'RBC' has no letters"),
+    ],
+)
+def test_phrases_that_cannot_be_told_apart_are_refused_before_training(
+    names: tuple[str, ...], prompts: dict[str, str], said: str
+) -> None:
+    info = dataset(classes=tuple(ClassInfo(id=i, name=n, annotations=5, images=5) for i, n in enumerate(names)))
+    with pytest.raises(ConfigError, match=said):
+        generate_config(info, spec(classPrompts=prompts))
+    assert generate_config(info, spec(classPrompts=prompts, teachers=[{"name": "Sam"}])).data.classes == names
+
+
 def test_fewer_images_are_seen_more_often_but_never_in_too_few_steps() -> None:
     runs = [_sam(images) for images in (20, 100, 300, 2_000, 20_000)]
     epochs = [sam.epochs for sam in runs]

@@ -22,11 +22,13 @@ from torch import nn
 from transformers import AutoTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection, SamConfig
 
 from engine.config import LoraSettings
+from engine.dataset.types import Sample
 from engine.errors import BaseModelError, ConfigError
 from engine.preprocessing import from_cxcywh_normalized
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.base import REGISTRY
 from engine.teachers.grounding_dino import PRESETS, GroundingDino, proposals, stack
+from engine.teachers.grounding_dino_batch import canvas
 from engine.teachers.grounding_dino_loss import Targets, detection_losses
 from engine.teachers.lora import adapter_off, attach, merged, trainable_parameters
 
@@ -323,3 +325,15 @@ def test_what_is_asked_for_has_the_adapter_of_the_teacher_on_and_off() -> None:
 def test_other_classes_must_be_readable_too() -> None:
     with pytest.raises(ConfigError, match="cannot tell class"):
         random_teacher().asking(("star", "Star"))
+
+
+def test_a_strip_that_has_fewer_places_than_queries_is_seen_and_learned() -> None:
+    teacher = GroundingDino.load(BASE, classes=("circle",), prompts={}, settings=grounding_dino_settings())
+    strip = Sample.of(np.random.default_rng(0).integers(0, 255, (40, 900, 3), np.uint8), [(10, 1, 60, 30)], [0])
+    height, width = teacher.transform.image(strip.image).shape[1:]
+    assert canvas(height, width, places=teacher.queries) != (height, width), "it is such a strip"
+    (alone,) = teacher.predict([strip])
+    assert len(alone) > 0
+    assert alone.boxes_xyxy[:, 2].max() <= 900
+    assert alone.boxes_xyxy[:, 3].max() <= 40
+    assert torch.isfinite(batch_loss(teacher, [strip])["loss"])
