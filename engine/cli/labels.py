@@ -75,6 +75,8 @@ def label(
             markup=False,
             soft_wrap=True,
         )
+    for remark in labeller.remarks:
+        console.print(remark, markup=False, soft_wrap=True, style="yellow")
     if labeller.segmenter is None:
         console.print("no adapter of SAM was given: labels are boxes without masks", style="dim")
     done = label_folder(

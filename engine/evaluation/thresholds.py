@@ -40,27 +40,35 @@ def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_typ
 
     A class that nothing right was seen of, or that has no objects, gets the median threshold of the others, or
     :data:`FALLBACK` if there is none. Boxes of one class and object are first made one, as labelling makes them:
-    thresholds are for it. Across classes nothing is left out: which one is the surer depends on the thresholds.
+    thresholds are for it. What is said of quality and mistakes is said of the labels: across classes too, of
+    the same box the surest class alone is left.
 
     Args:
         dataset: The truth.
         detections: Of each image of ``dataset``, in its order.
         iou_type: Whether boxes or masks are compared.
     """
+    apart = detections
     if iou_type == "bbox":
         all_scores = np.zeros(len(dataset.classes), np.float32)
-        detections = [keep(seen, all_scores, nms_iou=NMS_IOU, same_box=1.0) for seen in detections]
-    matches = match_all(dataset, detections, iou_type=iou_type)
+        apart = [keep(seen, all_scores, nms_iou=NMS_IOU, same_box=1.0) for seen in detections]
+    matches = match_all(dataset, apart, iou_type=iou_type)
     best = [_best(matches, index) for index in range(len(dataset.classes))]
     fallback = median([threshold for threshold, _ in best if threshold is not None] or [FALLBACK])
     thresholds = {
         name: fallback if threshold is None else threshold
         for name, (threshold, _) in zip(dataset.classes, best, strict=True)
     }
+    qualities = [quality for _, quality in best]
+    if iou_type == "bbox":
+        limits = np.asarray([thresholds[name] for name in dataset.classes], np.float32)
+        labels = [keep(seen, limits, nms_iou=NMS_IOU) for seen in detections]
+        matches = match_all(dataset, labels, iou_type=iou_type)
+        qualities = [_quality(matches, index) for index in range(len(dataset.classes))]
     prompted = any(seen.prompt_indices is not None for seen in detections)
     return Operation(
         thresholds=thresholds,
-        quality={name: quality for name, (_, quality) in zip(dataset.classes, best, strict=True)},
+        quality=dict(zip(dataset.classes, qualities, strict=True)),
         # The class of a mask comes with the box that asks for it: it cannot be mistaken.
         confusion=confusion(matches, dataset.classes, thresholds, with_matrix=not prompted),
     )
@@ -97,12 +105,32 @@ def best_threshold(
     return threshold, quality
 
 
-def _best(matches: Sequence[Match], class_index: int) -> tuple[float | None, ClassQuality]:
+def _of_class(matches: Sequence[Match], class_index: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
+    """Scores of all detections of a class, whether each has found an object, and how many objects there are."""
     objects = sum(int((match.objects == class_index).sum()) for match in matches)
     of_class = [(match.seen == class_index) & ~match.passed_over for match in matches]
     scores = np.concatenate([match.scores[mask] for match, mask in zip(matches, of_class, strict=True)] or [[]])
     found = [match.object_of[mask] >= 0 for match, mask in zip(matches, of_class, strict=True)]
-    best = best_threshold(scores, np.concatenate(found or [np.empty(0, np.bool_)]), objects=objects)
+    return scores, np.concatenate(found or [np.empty(0, np.bool_)]), objects
+
+
+def _quality(matches: Sequence[Match], class_index: int) -> ClassQuality:
+    """Of all that was seen of a class."""
+    scores, right, objects = _of_class(matches, class_index)
+    if not objects:
+        return ClassQuality(f1=-1.0, precision=-1.0, recall=-1.0, objects=0)
+    found = int(right.sum())
+    return ClassQuality(
+        f1=2 * found / (len(scores) + objects),
+        precision=found / max(1, len(scores)),
+        recall=found / objects,
+        objects=objects,
+    )
+
+
+def _best(matches: Sequence[Match], class_index: int) -> tuple[float | None, ClassQuality]:
+    scores, right, objects = _of_class(matches, class_index)
+    best = best_threshold(scores, right, objects=objects)
     if best is not None:
         return best
     nothing = 0.0 if objects else -1.0

@@ -37,6 +37,7 @@ class Labeller:
         nms_iou: See :data:`NMS_IOU`; 1 keeps all but the same boxes.
         category_ids: COCO's id of each class, in the order of :attr:`classes`; empty: counted from 1.
         identity: What the labels depend on besides: names and digests of weights.
+        remarks: What the run's own measures say against its labels, in sentences.
     """
 
     detector: Teacher
@@ -45,6 +46,7 @@ class Labeller:
     nms_iou: float = NMS_IOU
     category_ids: tuple[int, ...] = ()
     identity: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -102,13 +104,15 @@ def keep(
         seen: Of one image, the surest first.
         lowest_scores: (classes,) the threshold of each class.
         nms_iou: Of two boxes of one class with a higher IoU, the surer is kept.
-        same_box: The same of two boxes of any classes.
+        same_box: The same of two boxes of any classes; the surer is the one further above its threshold, in proportion:
+            scores of different classes do not compare.
     """
     sides = (seen.boxes_xyxy[:, 2:] - seen.boxes_xyxy[:, :2]).min(axis=1, initial=np.inf)
     sure = np.flatnonzero((seen.scores >= lowest_scores[seen.class_indices]) & (sides >= SMALLEST))
-    kept = sure[
-        non_maximum_suppression(seen.boxes_xyxy[sure], seen.class_indices[sure], iou=nms_iou, same_box=same_box)
-    ]
+    margins = seen.scores[sure] / np.maximum(lowest_scores[seen.class_indices[sure]], 1e-6)
+    sure = sure[np.argsort(-margins, kind="stable")]
+    first = non_maximum_suppression(seen.boxes_xyxy[sure], seen.class_indices[sure], iou=nms_iou, same_box=same_box)
+    kept = np.sort(sure[first])
     return Detections(seen.boxes_xyxy[kept], seen.scores[kept], seen.class_indices[kept])
 
 

@@ -22,6 +22,9 @@ from engine.teachers.labeller import Labeller
 from engine.teachers.lora import TEACHER, AdapterCard, load_adapter
 from engine.teachers.sources import is_hub_id, resolve_base_model
 
+POOR_F1 = 0.1
+"""A class below this F1 is not worth labelling."""
+
 
 def load_teacher(
     name: TeacherName,
@@ -138,16 +141,18 @@ def load_labeller(
         with _at_hand(uri, storage) as folder:
             teachers[name] = _load(folder, (base_models or {}).get(name), storage, cache, device)
             identity[name.slug] = hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest()
+    measured = {name: _measured(uri, storage) for name, uri in found.items()}
     detector, source = teachers[TeacherName.GROUNDING_DINO], found[TeacherName.GROUNDING_DINO]
     return Labeller(
         detector=detector,
         segmenter=teachers.get(TeacherName.SAM),
-        thresholds=_thresholds(source, storage)
+        thresholds=measured[detector.name].thresholds
         if threshold is None
         else dict.fromkeys(detector.classes, float(threshold)),
         nms_iou=nms_iou,
         category_ids=_category_ids(source, detector.classes, storage),
         identity=identity,
+        remarks=tuple(remark for name, one in measured.items() for remark in one.remarks(name)),
     )
 
 
@@ -170,19 +175,42 @@ def find_adapters(uri: str, *, storage: Storage) -> dict[TeacherName, str]:
     return found
 
 
+class _Quality(BaseModel):
+    f1: float
+
+
+class _Ap(BaseModel):
+    ap: float
+
+
 class _Measured(BaseModel):
     """What labelling needs of an adapter's ``result.json``, whichever version wrote it."""
 
     thresholds: dict[str, float] = {}
+    quality: dict[str, _Quality] = {}
+    before: _Ap | None = None
+    after: _Ap | None = None
+
+    def remarks(self, teacher: TeacherName) -> Iterator[str]:
+        """What speaks against labels of this adapter."""
+        if self.before is not None and self.after is not None and self.after.ap < self.before.ap:
+            yield (
+                f"the adapter of {teacher} is worse than its base (AP {self.before.ap:.3f} -> {self.after.ap:.3f}): "
+                "train it longer or on more images before you trust its labels"
+            )
+        poor = {name: one.f1 for name, one in self.quality.items() if 0 <= one.f1 < POOR_F1}
+        if poor and teacher is TeacherName.GROUNDING_DINO:
+            named = ", ".join(f"{name} ({f1:.2f})" for name, f1 in sorted(poor.items(), key=lambda item: item[1])[:10])
+            yield f"classes that are hardly found, so that most of their labels are wrong, with their F1: {named}"
 
 
-def _thresholds(adapter: str, storage: Storage) -> dict[str, float]:
-    """The score thresholds that the run measured, by class name; none where it did not."""
+def _measured(adapter: str, storage: Storage) -> _Measured:
+    """What the run measured; nothing where it did not."""
     uri = join(adapter, RESULT)
     try:
-        return _Measured.model_validate_json(storage.read_bytes(uri)).thresholds
+        return _Measured.model_validate_json(storage.read_bytes(uri))
     except NotFoundError:
-        return {}
+        return _Measured()
     except ValidationError as error:
         raise StorageError(f"{uri} cannot be read: {error}. Fetch the run anew, or give a threshold") from None
 

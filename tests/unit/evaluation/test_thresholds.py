@@ -100,6 +100,15 @@ def test_classes_that_see_the_same_box_keep_thresholds_of_their_own(dataset: Coc
     assert [quality.f1 for quality in found.quality.values()] == [1, 1]
 
 
+def test_quality_is_that_of_the_labels_that_come_out(dataset: CocoDataset) -> None:
+    """Where two classes see one box, one of them is its label, though both would do for their thresholds."""
+    dataset = one_image(dataset, an_object(BOX, 0), an_object(OTHER, 1))
+    found = operation(dataset, [seen(BOX, OTHER, OTHER, scores=[0.4, 0.5, 0.1], classes=[0, 0, 1])], iou_type="bbox")
+    assert found.thresholds == pytest.approx({"bolt": 0.4, "nut": 0.1})
+    assert (found.quality["bolt"].precision, found.quality["nut"].recall) == (0.5, 0)
+    assert (found.confusion.found, found.confusion.wrong_class) == (1, 1)
+
+
 def test_a_class_with_nothing_to_choose_by_takes_the_median_of_the_others(dataset: CocoDataset) -> None:
     dataset = replace(one_image(dataset, an_object(BOX, 0)), classes=("bolt", "nut", "washer"), category_ids=(1, 2, 3))
     found = operation(dataset, [seen(BOX, NOWHERE, scores=[0.8, 0.6])], iou_type="bbox")

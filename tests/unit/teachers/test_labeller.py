@@ -53,6 +53,12 @@ def test_each_class_has_its_own_threshold() -> None:
     assert found.class_indices.tolist() == [1]
 
 
+def test_of_the_same_box_the_class_further_above_its_threshold_stays() -> None:
+    seen = detections([(0, 0, 9, 9), (0, 0, 9, 9), (20, 0, 29, 9)], [0.18, 0.15, 0.1], [0, 1, 0])
+    found = keep(seen, np.asarray([0.15, 0.05], np.float32), nms_iou=0.7)
+    assert (found.scores.tolist(), found.class_indices.tolist()) == (pytest.approx([0.15]), [1])
+
+
 def test_a_box_thinner_than_a_pixel_is_no_object() -> None:
     seen = detections([(0, 0, 9, 0.5), (20, 0, 29, 9)], [0.9, 0.9], [0, 0])
     assert keep(seen, np.zeros(1, np.float32), nms_iou=0.7).boxes_xyxy[:, 0].tolist() == [20]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -122,3 +123,19 @@ def test_an_adapter_is_switched_off_for_a_while(run: Path) -> None:
         off = teacher.predict([sample])[0].scores
     assert not np.allclose(on, off)
     np.testing.assert_array_equal(teacher.predict([sample])[0].scores, on)
+
+
+def test_what_the_run_measured_against_its_labels_is_told(run: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(run, tmp_path / "run")
+    assert load_labeller(copied).remarks == ()
+    measured = {
+        "grounding_dino": {"quality": {"bolt": {"f1": 0.013}, "nut": {"f1": 0.6}, "washer": {"f1": -1}}},
+        "sam": {"before": {"ap": 0.063}, "after": {"ap": 0.041}},
+    }
+    for slug, values in measured.items():
+        file = copied / "teachers" / f"{slug}_lora" / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    poor, worse = load_labeller(copied).remarks
+    assert "hardly found" in poor
+    assert poor.endswith(": bolt (0.01)")
+    assert worse.startswith("the adapter of Sam is worse than its base (AP 0.063 -> 0.041)")
