@@ -66,8 +66,14 @@ class Journal:
             again: Forget finished chunks; labels stay until they are replaced.
 
         Raises:
-            ConfigError: There are labels, or finished chunks, of other settings, or labels of other images.
+            ConfigError: There are labels, or finished chunks, of other settings, or labels of other images, or what is
+                no file of labels at all.
         """
+        if self.storage.exists(self.output) and "settings_sha256" not in self._info():
+            raise ConfigError(
+                f"{self.output} is there already, and is no file of labels made here: move it away, or give another "
+                "--output"
+            )
         if self._lists_skipped() is False:
             raise ConfigError(
                 f"{self.skipped_uri} is there already, and is no list of skipped images, which would lie there: move "

@@ -149,11 +149,14 @@ def test_labels_say_which_settings_and_images_they_are_of(folder: Path, output: 
     assert len(info["images_sha256"]) == len(info["settings_sha256"]) == 64
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("content", ["[1]", '{"info":', '{"info":{}}', '{"info":[]}', '{"images":[]}'])
-def test_a_file_that_is_not_of_our_making_is_not_taken_for_labels(content: str, folder: Path, output: Path) -> None:
+def test_a_file_that_is_not_of_our_making_is_never_replaced(
+    content: str, again: bool, folder: Path, output: Path
+) -> None:
     output.write_text(content)
-    with pytest.raises(ConfigError, match="is there already"):
-        label(folder, output)
+    with pytest.raises(ConfigError, match="is no file of labels made here"):
+        label(folder, output, again=again)
     assert output.read_text() == content
 
 
