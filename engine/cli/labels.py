@@ -128,8 +128,15 @@ def evaluate_predictions(
             console.print(f"{len(names):,} {sentence}, such as {names[0]}", markup=False, soft_wrap=True)
     columns = [("boxes", measured.boxes)] + ([] if measured.masks is None else [("masks", measured.masks)])
     show_metrics(columns)
+    wrong = measured.mistakes
+    console.print(
+        f"{wrong.found:,} of {wrong.objects:,} objects have their label; other labels: {wrong.false:,} of nothing, "
+        f"{wrong.wrong_class:,} of another class, {wrong.badly_localised:,} badly placed, {wrong.duplicates:,} doubles",
+        soft_wrap=True,
+    )
     if as_json:
-        typer.echo(json.dumps({title: metrics.model_dump() for title, metrics in columns}, indent=2))
+        told = {title: metrics.model_dump() for title, metrics in columns} | {"mistakes": wrong.model_dump()}
+        typer.echo(json.dumps(told, indent=2))
 
 
 def progress_line(progress: Progress) -> str:

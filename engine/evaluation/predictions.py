@@ -12,16 +12,19 @@ from engine.dataset.predictions import Predictions
 from engine.dataset.types import CocoDataset, CocoImage, Detections
 from engine.errors import DataError
 from engine.evaluation.coco_ap import coco_ap
-from engine.results import ApMetrics
+from engine.evaluation.confusion import confusion
+from engine.evaluation.matching import match_all
+from engine.results import ApMetrics, Confusion
 
 
 @dataclass(frozen=True)
 class Measured:
-    """AP of predictions.
+    """AP of predictions, and what is wrong with them as they are.
 
     Attributes:
         boxes: Of their boxes.
         masks: Of their masks; None unless both sides have some.
+        mistakes: Of all boxes, whatever their scores: AP says little of labels that a threshold has passed.
         unlabelled: Images of the truth that the predictions do not hold; they count as ones where nothing was seen.
         unknown: Images of the predictions that the truth does not hold; they do not count.
         other_classes: Classes of the predictions that the truth does not have; they do not count.
@@ -29,6 +32,7 @@ class Measured:
 
     boxes: ApMetrics
     masks: ApMetrics | None
+    mistakes: Confusion
     unlabelled: tuple[str, ...]
     unknown: tuple[str, ...]
     other_classes: tuple[str, ...]
@@ -65,6 +69,12 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
     return Measured(
         boxes=coco_ap(dataset, seen, iou_type="bbox"),
         masks=coco_ap(dataset, seen, iou_type="segm") if masked else None,
+        mistakes=confusion(
+            match_all(dataset, seen, iou_type="bbox"),
+            dataset.classes,
+            dict.fromkeys(dataset.classes, 0.0),
+            with_matrix=True,
+        ),
         unlabelled=tuple(i.file_name for i, name in zip(dataset.images, names, strict=True) if name is None),
         unknown=tuple(sorted(predictions.seen.keys() - set(taken))),
         other_classes=tuple(name for name in predictions.classes if name not in shared),

@@ -91,9 +91,11 @@ def test_a_false_label_costs_the_more_the_surer_it_is(tmp_path: Path) -> None:
         return change
 
     truth = small_coco()
-    sure = measured(tmp_path, truth, changed(scored(truth, 0.5), add(0.9))).boxes.ap
-    unsure = measured(tmp_path, truth, changed(scored(truth, 0.5), add(0.1))).boxes.ap
-    assert sure < 0.9 < unsure
+    sure = measured(tmp_path, truth, changed(scored(truth, 0.5), add(0.9)))
+    unsure = measured(tmp_path, truth, changed(scored(truth, 0.5), add(0.1)))
+    assert sure.boxes.ap < 0.9 < unsure.boxes.ap
+    assert sure.mistakes.false == unsure.mistakes.false == len(truth["images"])
+    assert sure.mistakes.found == sure.mistakes.objects == len(truth["annotations"])
 
 
 def test_images_that_only_one_side_has_are_named(tmp_path: Path) -> None:
