@@ -58,7 +58,7 @@ def test_a_run_labels_a_folder_and_its_labels_are_measured_and_inspected(place: 
     truth = place / "data" / "annotations.json"
     measured = teacher("evaluate", "--predictions", output, "--data", truth, "--json", cwd=tmp_path)
     assert measured.returncode == 0, measured.stderr
-    assert set(json.loads(measured.stdout)) == {"boxes", "masks"}
+    assert set(json.loads(measured.stdout)) == {"boxes", "masks", "mistakes"}
     assert teacher("validate", output, "--images", place / "data" / "images", cwd=tmp_path).returncode == 0
 
 
