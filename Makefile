@@ -46,7 +46,7 @@ check: $(INSTALLED)  ## format, lint, types, layers: nothing is changed
 	$(BIN)/lint-imports
 
 test: $(INSTALLED)  ## the default tests
-	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(INSTALLED)  ## the tests that take longer
 	$(BIN)/pytest -m slow

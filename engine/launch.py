@@ -6,6 +6,7 @@ whatever happened; what comes out here is the exit code, and the outcome, of the
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,9 @@ from engine.errors import ConfigError, InterruptedTrainingError, StorageError
 
 GRACE = 100.0
 """Seconds for a checkpoint after SIGTERM; who started us may wait for 120."""
+
+SIGNALLED = 128
+"""Exit codes above this one are 128 + the signal that ended a process."""
 
 SETTLE = 30.0
 """Seconds in which the others end by themselves when one has failed: it has told them."""
@@ -115,6 +119,8 @@ def launch(
         speaker, exit_code = group.verdict()
         file = None if speaker is None else left[speaker]
         if outcome is not None and file is not None and file.exists():
+            if exit_code > SIGNALLED:
+                exit_code = _said(file) or exit_code  # it had said how it ends before a signal ended it
             try:
                 outcome.write_bytes(file.read_bytes())
             except OSError as error:
@@ -169,6 +175,14 @@ class _Group:
         first = min(failed, key=lambda rank: self.ended[rank] == 1)
         code = self.ended[first]
         return first, code if code > 0 else 128 - code
+
+
+def _said(outcome: Path) -> int:
+    """The exit code in what a process left; 0 if there is none."""
+    try:
+        return int(json.loads(outcome.read_text(encoding="utf-8"))["exit_code"])
+    except (ValueError, TypeError, KeyError):
+        return 0
 
 
 def _address(rendezvous: str | None, *, nodes: int, node_rank: int) -> dict[str, str]:

@@ -34,14 +34,27 @@ def main() -> None:
         app()
     except Sigterm as stopped:
         sys.stderr.write(f"error: {stopped}\n")
-        sys.exit(InterruptedTrainingError.exit_code)
+        _leave(InterruptedTrainingError.exit_code)
     except TeacherError as error:
         from engine.cli.display import fail
 
         fail(error)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _leave(exit_code: int) -> None:
+    """End the process. One of several goes without its destructors: those of its connections abort it where another
+    process is gone already, and the exit code would not be what happened.
+    """
+    from engine.launch import Place
+
+    if Place.of(os.environ).size == 1:
+        sys.exit(exit_code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 @contextmanager

@@ -14,6 +14,9 @@ Body = Mapping[str, Any]
 
 EPOCH = "1971"
 
+LATER = "9999"
+"""After every time, as texts go."""
+
 
 def attempted(teacher: TeacherStatus, view: JobView | None, *, gpu_resource: str, now: float) -> TeacherStatus:
     """A teacher with the attempts that there were.
@@ -60,8 +63,9 @@ def attempted(teacher: TeacherStatus, view: JobView | None, *, gpu_resource: str
     )
 
 
-def _order(attempt: AttemptStatus) -> str:
-    return attempt.start_time or ""
+def _order(attempt: AttemptStatus) -> tuple[str, str]:
+    """By their start; of those of one second the one that has ended comes first, since one follows the other's end."""
+    return attempt.start_time or "", attempt.end_time or LATER
 
 
 def _gpus(pod: Body, resource: str) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.launch import Place, launch
+from engine.outcome import Outcome
 
 HEAD = """
 import os, signal, sys, time
@@ -130,3 +131,17 @@ while True:
 def test_places_that_are_none_are_refused(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         start("sys.exit(9)", **options)
+
+
+def test_a_process_that_a_signal_ends_after_it_has_said_why_ends_as_it_said(tmp_path: Path) -> None:
+    said = Outcome(exit_code=4, reason="BaseModel", message="there is none").model_dump_json()
+    program = f"""
+if rank == 1:
+    leave({said!r})
+    os.abort()
+time.sleep(0.2)
+sys.exit(1)
+"""
+    assert start(program, outcome=tmp_path / "outcome") == 4
+    assert (tmp_path / "outcome").read_text() == said
+    assert start("os.abort()", outcome=tmp_path / "other") == 128 + signal.SIGABRT

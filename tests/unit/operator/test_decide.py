@@ -12,9 +12,10 @@ from tft_world import World
 from engine.outcome import Outcome
 from engine.progress import Event
 from engine.spec import TeacherName
+from teacher_operator.attempts import attempted
 from teacher_operator.decide import Observed, decide, read_status
 from teacher_operator.names import PLATFORM_HASH, request_config_map
-from teacher_operator.status import ATTEMPTS, FailureStatus
+from teacher_operator.status import ATTEMPTS, AttemptStatus, FailureStatus, TeacherStatus
 from teacher_operator.todo import Look
 
 INSPECT_JOB, BOXES_JOB, MASKS_JOB = f"{NAME}-inspect", f"{NAME}-grounding-dino", f"{NAME}-sam"
@@ -1204,6 +1205,15 @@ def test_every_attempt_counts_though_only_the_last_are_listed() -> None:
     assert teacher.attempt_count == ATTEMPTS + 5
     assert teacher.gpu_seconds == 100 * (ATTEMPTS + 4)
     idle(world)
+
+
+def test_attempts_of_one_second_stand_in_the_order_in_which_they_ended() -> None:
+    start = "2026-01-01T00:00:00Z"
+    second = AttemptStatus(pod="a", start_time=start)
+    first = AttemptStatus(pod="b", start_time=start, end_time=start, exit_code=4)
+    teacher = TeacherStatus(name=MASKS, attempts=[second, first], attempt_count=2)
+    known = attempted(teacher, None, gpu_resource=GPU, now=NOW)
+    assert [one.exit_code for one in known.attempts] == [4, None]
 
 
 def test_pods_that_failed_before_they_ran_are_counted_once() -> None:
