@@ -1211,7 +1211,7 @@ def test_attempts_of_one_second_stand_in_the_order_in_which_they_ended() -> None
     start = "2026-01-01T00:00:00Z"
     second = AttemptStatus(pod="a", start_time=start)
     first = AttemptStatus(pod="b", start_time=start, end_time=start, exit_code=4)
-    teacher = TeacherStatus(name=MASKS, attempts=[second, first], attempt_count=2)
+    teacher = TeacherStatus(name=MASKS, state="Training", attempts=[second, first], attempt_count=2)
     known = attempted(teacher, None, gpu_resource=GPU, now=NOW)
     assert [one.exit_code for one in known.attempts] == [4, None]
 
