@@ -49,7 +49,7 @@ test: $(INSTALLED)  ## the default tests
 	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(INSTALLED)  ## the tests that take longer
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
 demo: $(INSTALLED)  ## a small run from S3 to S3: mAP before and after, adapters, reports
 	$(BIN)/python examples/demo.py
