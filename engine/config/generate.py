@@ -16,6 +16,7 @@ import yaml
 
 from engine.config import rules
 from engine.config.model import RunConfig
+from engine.dataset.class_names import cleaned
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError, DataError
 from engine.spec import DatasetSpec, FineTuneSpec, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
@@ -159,7 +160,7 @@ def _check_phrases(classes: Sequence[str], prompts: Mapping[str, str]) -> None:
     """What no tokenizer can tell apart, or read, is told before there is one."""
     seen: dict[str, str] = {}
     for name in classes:
-        words = " ".join(re.sub(r"[_.?]", " ", prompts.get(name, name)).lower().split())
+        words = cleaned(re.sub("[.?]", " ", prompts.get(name, name)))
         if not any(character.isalnum() for character in words):
             raise ConfigError(f"class {name!r} has no letters to show to Grounding DINO: give a phrase in classPrompts")
         if words in seen:

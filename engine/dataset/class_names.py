@@ -24,6 +24,15 @@ SECONDS = 5
 """That the hub has to answer in."""
 
 
+def cleaned(name: str) -> str:
+    """Lower case and without underscores, as words are written.
+
+    >>> cleaned("Traffic_Light")
+    'traffic light'
+    """
+    return " ".join(name.replace("_", " ").lower().split())
+
+
 def judge_names(info: DatasetInfo, prompts: Mapping[str, str], vocabulary: Vocabulary | None) -> DatasetInfo:
     """The info with a warning of class names that have no better phrase and say little.
 

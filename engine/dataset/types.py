@@ -263,3 +263,13 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def select(self, indices: NDArray[np.int64]) -> Detections:
+        """Those at ``indices`` (M,), in that order."""
+        return Detections(
+            boxes_xyxy=self.boxes_xyxy[indices],
+            scores=self.scores[indices],
+            class_indices=self.class_indices[indices],
+            masks=None if self.masks is None else [self.masks[i] for i in indices],
+            prompt_indices=None if self.prompt_indices is None else self.prompt_indices[indices],
+        )

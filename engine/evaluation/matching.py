@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from engine.dataset.boxes import box_iou
 from engine.dataset.types import CocoDataset, Detections
 from engine.evaluation.ground_truth import IouType, truth_of
 
@@ -90,15 +91,6 @@ def match(truth: Detections, detections: Detections, *, crowds: Detections) -> M
 
 def pairwise_iou(rows: Detections, columns: Detections, *, crowds: bool = False) -> NDArray[np.float64]:
     """(N, M) IoU of masks where both have them, else of boxes; with ``crowds``, the share of each row's own area."""
-    if not len(rows) or not len(columns):
-        return np.zeros((len(rows), len(columns)))
-    flags = [int(crowds)] * len(columns)
-    if rows.masks is not None and columns.masks is not None:
-        return np.asarray(coco_mask.iou(rows.masks, columns.masks, flags))
-    return np.asarray(coco_mask.iou(_xywh(rows), _xywh(columns), flags))
-
-
-def _xywh(detections: Detections) -> NDArray[np.float64]:
-    boxes = detections.boxes_xyxy.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    return boxes
+    if len(rows) and len(columns) and rows.masks is not None and columns.masks is not None:
+        return np.asarray(coco_mask.iou(rows.masks, columns.masks, [int(crowds)] * len(columns)))
+    return box_iou(rows.boxes_xyxy, columns.boxes_xyxy, crowds=crowds)

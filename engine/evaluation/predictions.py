@@ -99,9 +99,7 @@ def _sized(image: CocoImage, name: str | None, predictions: Predictions) -> Coco
 def _reindexed(seen: Detections, new_index: NDArray[np.int64]) -> Detections:
     """Detections with the truth's classes; those of others are left out."""
     classes = new_index[seen.class_indices]
-    kept = np.flatnonzero(classes >= 0)
-    masks = None if seen.masks is None else [seen.masks[i] for i in kept]
-    return Detections(seen.boxes_xyxy[kept], seen.scores[kept], classes[kept], masks=masks)
+    return replace(seen, class_indices=classes).select(np.flatnonzero(classes >= 0))
 
 
 def _nothing() -> Detections:

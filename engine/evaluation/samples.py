@@ -118,19 +118,7 @@ def shown(detections: Detections, objects: int) -> Detections:
         return detections
     ranks = np.arange(len(detections))  # scores descend
     keep = (detections.scores >= MIN_SCORE) | ((ranks < objects) & (detections.scores >= WEAK_SCORE))
-    return select(detections, np.flatnonzero(keep))
-
-
-def select(detections: Detections, indices: NDArray[np.int64]) -> Detections:
-    """The detections at ``indices``, in that order."""
-    masks, prompts = detections.masks, detections.prompt_indices
-    return Detections(
-        boxes_xyxy=detections.boxes_xyxy[indices],
-        scores=detections.scores[indices],
-        class_indices=detections.class_indices[indices],
-        masks=None if masks is None else [masks[i] for i in indices],
-        prompt_indices=None if prompts is None else prompts[indices],
-    )
+    return detections.select(np.flatnonzero(keep))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -161,14 +162,16 @@ class GroundingDino(Teacher):
         text_mask = batch["attention_mask"].bool()
         targets = [Targets(boxes, tokens) for boxes, tokens in zip(batch["boxes"], batch["tokens"], strict=True)]
         given = Copies(**batch["copies"]) if "copies" in batch else None
-        with decoder_call(self._detector.model.decoder) as call:
+        decoder = self._detector.model.decoder
+        listening: AbstractContextManager[dict[str, Any]] = nullcontext({}) if given is None else decoder_call(decoder)
+        with listening as call:
             outputs = self.model(
                 pixel_values=batch["pixel_values"][batch["images"]],
                 pixel_mask=batch["pixel_mask"][batch["images"]],
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
             )
-            mended: Any = None if given is None else denoise(self._detector.model.decoder, call, given)
+            mended: Any = None if given is None else denoise(decoder, call, given)
         with torch.autocast(self.device.type, enabled=False):
             losses = detection_losses(
                 stack([*self._decoder_layers(outputs, text_mask), *proposals(outputs, text_mask)]),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.dataset.boxes import box_iou
 from engine.dataset.types import NMS_IOU, Detections, Sample
 from engine.errors import OutOfMemoryError
 from engine.teachers.base import Teacher
@@ -113,7 +114,7 @@ def keep(
     sure = sure[np.argsort(-margins, kind="stable")]
     first = non_maximum_suppression(seen.boxes_xyxy[sure], seen.class_indices[sure], iou=nms_iou, same_box=same_box)
     kept = np.sort(sure[first])
-    return Detections(seen.boxes_xyxy[kept], seen.scores[kept], seen.class_indices[kept])
+    return seen.select(kept)
 
 
 def non_maximum_suppression(
@@ -128,24 +129,12 @@ def non_maximum_suppression(
         same_box: Overlap from which on, exclusive, two boxes are the same whatever their classes.
     """
     limits = np.where(class_indices[:, None] == class_indices, min(iou, SAME_BOX), same_box)
-    covers = _ious(boxes_xyxy) > limits
+    covers = box_iou(boxes_xyxy, boxes_xyxy) > limits
     open_ = np.ones(len(boxes_xyxy), np.bool_)
     for i in range(len(boxes_xyxy)):
         if open_[i]:
             open_[i + 1 :] &= ~covers[i, i + 1 :]
     return np.flatnonzero(open_)
-
-
-def _ious(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, N) IoU of N boxes with each other; 0 of boxes of no size."""
-    boxes = boxes_xyxy.astype(np.float64)
-    low = np.maximum(boxes[:, None, :2], boxes[:, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
-    union = areas[:, None] + areas - shared
-    ious: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return ious
 
 
 def _with_masks(found: Detections, answer: Detections) -> Detections:

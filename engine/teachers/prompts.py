@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.class_names import cleaned
 from engine.errors import BaseModelError, ConfigError
 
 CLS, SEP, PERIOD, QUESTION = 101, 102, 1012, 1029
@@ -157,15 +158,6 @@ class PromptBook:
 
 
 _HELP = "give a phrase of common words under classPrompts"
-
-
-def cleaned(name: str) -> str:
-    """Lower case and without underscores, as words are written.
-
-    >>> cleaned("Traffic_Light")
-    'traffic light'
-    """
-    return " ".join(name.replace("_", " ").lower().split())
 
 
 def _check(tokenizer: Any) -> None:

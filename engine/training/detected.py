@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -206,18 +206,8 @@ def masks_of(teacher: Teacher, samples: Sequence[Sample], boxes: Sequence[Detect
     masks = []
     for found, seen in zip(boxes, teacher.predict(prompted), strict=True):
         assert seen.prompt_indices is not None  # noqa: S101 - a teacher of masks says what prompted them
-        assert seen.masks is not None  # noqa: S101
         scores = found.scores[seen.prompt_indices]
-        order = np.argsort(-scores, kind="stable")
-        masks.append(
-            Detections(
-                seen.boxes_xyxy[order],
-                scores[order],
-                seen.class_indices[order],
-                masks=[seen.masks[i] for i in order],
-                prompt_indices=seen.prompt_indices[order],
-            )
-        )
+        masks.append(replace(seen, scores=scores).select(np.argsort(-scores, kind="stable")))
     return masks
 
 
@@ -236,4 +226,4 @@ def _unseen(annotations: Sequence[CocoAnnotation]) -> NDArray[np.float32]:
 
 
 def _surest(seen: Detections) -> Detections:
-    return Detections(seen.boxes_xyxy[:MOST_BOXES], seen.scores[:MOST_BOXES], seen.class_indices[:MOST_BOXES])
+    return seen.select(np.arange(min(MOST_BOXES, len(seen))))

@@ -8,10 +8,10 @@ from pathlib import Path
 from engine.config import DataConfig
 from engine.config.model import PartConfig
 from engine.dataset import CocoDataset, ImageFolder, load_part
+from engine.dataset.class_names import cleaned
 from engine.dataset.layouts import find_single_part
 from engine.evaluation.retention import BUILT_IN, PROBE
 from engine.storage import Storage
-from engine.teachers.prompts import cleaned
 from engine.training.parts import Part, useful
 
 

@@ -1,0 +1,28 @@
+"""Boxes as arrays of corners."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+
+def box_iou(
+    rows_xyxy: NDArray[np.floating], columns_xyxy: NDArray[np.floating], *, crowds: bool = False
+) -> NDArray[np.float64]:
+    """(N, M) IoU of boxes, as COCO computes it.
+
+    Args:
+        rows_xyxy: (N, 4) corners in pixels.
+        columns_xyxy: (M, 4) corners in pixels.
+        crowds: The share of each row's own area instead.
+    """
+    if not len(rows_xyxy) or not len(columns_xyxy):
+        return np.zeros((len(rows_xyxy), len(columns_xyxy)))
+    return np.asarray(coco_mask.iou(_xywh(rows_xyxy), _xywh(columns_xyxy), [int(crowds)] * len(columns_xyxy)))
+
+
+def _xywh(boxes_xyxy: NDArray[np.floating]) -> NDArray[np.float64]:
+    boxes = boxes_xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes
