@@ -42,13 +42,13 @@ from engine.dataset import CocoDataset, inspect_request, load_dataset
 from engine.dataset.coco import to_coco
 from engine.dataset.split import split_dataset
 from engine.evaluation.evaluate import evaluate
-from engine.manifest import Manifest
 from engine.results import ApMetrics
 from engine.spec import DatasetSpec, FineTuneSpec, PartSpec, TeacherName, TeacherSpec
 from engine.storage import Storage
 from engine.teachers import REGISTRY, Batch, Teacher
 from engine.teachers.lora import attach, trainable_parameters
 from engine.training import TeacherTrainer
+from engine.training.balance import repeats
 from engine.training.data import Views, batches_from
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
 from engine.training.parts import Parts, prepare_parts
@@ -96,7 +96,9 @@ class Task:
     @property
     def steps(self) -> Steps:
         """What each optimizer step sees."""
-        return Steps.of(self.settings, images=len(self.parts.train.dataset), seed=self.seed)
+        dataset = self.parts.train.dataset
+        shown = repeats(dataset, exponent=self.config.training.class_balance)
+        return Steps.of(self.settings, images=len(dataset), seed=self.seed, repeats=shown)
 
 
 def ours(task: Task) -> ApMetrics:
@@ -276,7 +278,7 @@ def prepare(options: argparse.Namespace, work: Path) -> Task:
     overrides |= {path: json.loads(value) for path, value in (one.split("=", 1) for one in options.set)}
     storage = Storage()
     info = inspect_request(dataset, storage=storage)
-    config = generate_config(info, Manifest(name="bench", spec=spec).spec, overrides=overrides)
+    config = generate_config(info, spec, overrides=overrides)
     masks = REGISTRY[TeacherName(options.teacher)].needs_masks
     parts = prepare_parts(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache")
     return Task(config, TeacherName(options.teacher), base, parts, work)
