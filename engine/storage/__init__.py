@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +36,9 @@ __all__ = [
     "safe_join",
 ]
 
+SAY_EVERY = 10.0
+"""Seconds between two sentences about retries: a thousand of them are not a thousand lines."""
+
 
 @dataclass(frozen=True)
 class StorageOptions:
@@ -48,19 +53,33 @@ class StorageOptions:
 class Storage:
     """Reads and writes whole URIs. Safe to use from several threads.
 
+    What may pass, such as a store that is overloaded, is tried again a few times with growing pauses; ``on_retry`` is
+    told so in a sentence, from whichever thread, at most every :data:`SAY_EVERY` seconds.
+
     Every method raises StorageError (of a missing object its subclass NotFoundError) with a sentence that names the
     URI, and ConfigError for a URI or endpoint that cannot be used.
     """
 
-    def __init__(self, options: StorageOptions | None = None) -> None:
+    def __init__(self, options: StorageOptions | None = None, *, on_retry: Callable[[str], None] | None = None) -> None:
         self.options = options or StorageOptions()
+        self.on_retry = on_retry
         self._files = FileBackend()
+        self._saying = threading.Lock()
+        self._said, self._unsaid = -SAY_EVERY, 0
         if self.options.endpoint_url:
             check_endpoint(self.options.endpoint_url)
 
     @cached_property
     def _s3(self) -> S3Backend:
-        return S3Backend(self.options.endpoint_url, self.options.region)
+        return S3Backend(self.options.endpoint_url, self.options.region, self._say)
+
+    def _say(self, sentence: str) -> None:
+        with self._saying:
+            if self.on_retry is None or time.monotonic() - self._said < SAY_EVERY:
+                self._unsaid += 1
+                return
+            others, self._unsaid, self._said = self._unsaid, 0, time.monotonic()
+            self.on_retry(sentence + (f" ({others:,} other retries before)" if others else ""))
 
     def _backend(self, uri: str) -> Backend:
         if is_remote(uri):
@@ -92,13 +111,22 @@ class Storage:
         """Write an object: readers see the old content or all of the new.
 
         Raises:
-            ExistsError: ``only_if_absent``, and it is there.
+            ExistsError: ``only_if_absent``, and it is there with other content.
         """
-        self._backend(uri).write(uri, data, content_type=content_type, only_if_absent=only_if_absent)
+        try:
+            self._backend(uri).write(uri, data, content_type=content_type, only_if_absent=only_if_absent)
+        except ExistsError:
+            # Where an answer got lost on its way, a second attempt finds what the first has written.
+            if self.read_bytes(uri) != data:
+                raise
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         """All objects below a folder, sorted by key, as they come; nothing for a folder that is not there."""
         return self._backend(folder).list(folder)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object to another place of the same kind, all at once and without its bytes coming here."""
+        self._backend(source).copy(source, target)
 
     def delete(self, uri: str) -> None:
         """Delete an object; one that is not there is no error."""

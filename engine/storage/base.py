@@ -18,6 +18,10 @@ class ExistsError(StorageError):
     """An object that was to be written only if absent is there."""
 
 
+class UnsupportedError(StorageError):
+    """The store does not know what was asked of it."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     """One object of a listing."""
@@ -69,6 +73,9 @@ class Backend(Protocol):
 
     def upload(self, path: Path, uri: str) -> None:
         """Copy a file to an object."""
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object to another place in the same store, all at once."""
 
     def delete(self, uri: str) -> None:
         """Delete an object; one that is not there is no error."""

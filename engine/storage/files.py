@@ -28,6 +28,9 @@ ADVICE = {
     errno.EISDIR: "it is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long for this disk",
 }
+NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What a disk answers that has no hard links, or no more of them."""
+
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial(\.\w+)?")
 """What :func:`replacing` writes to; boto3 appends a suffix of its own."""
 
@@ -55,6 +58,7 @@ class FileBackend:
         """Write a file, all at once."""
         with failures(uri, "written"), replacing(local_path(uri), only_if_absent=only_if_absent) as temporary:
             temporary.write_bytes(data)
+            _settle(temporary)
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         """All files below a folder, sorted by key."""
@@ -77,6 +81,18 @@ class FileBackend:
                 return
             with replacing(target) as temporary:
                 shutil.copyfile(path, temporary)
+                _settle(temporary)
+
+    def copy(self, source: str, target: str) -> None:
+        """Give a file a second name, or copy it where a disk has no such thing."""
+        with failures(source, f"copied to {target}"), replacing(local_path(target)) as temporary:
+            try:
+                os.link(local_path(source), temporary)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                shutil.copyfile(local_path(source), temporary)
+                _settle(temporary)
 
     def delete(self, uri: str) -> None:
         """Delete a file."""
@@ -98,6 +114,12 @@ def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]
                 yield prefix + entry.name, entry.stat()
 
 
+def _settle(path: Path) -> None:
+    """Have a file on its disk before its name is: after a power cut a name would have half of it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def _info(uri: str, key: str, status: os.stat_result) -> ObjectInfo:
     etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
     return ObjectInfo(uri=uri, key=key, size=status.st_size, etag=etag, modified_ns=status.st_mtime_ns)
@@ -115,6 +137,12 @@ def replacing(path: Path, *, only_if_absent: bool = False) -> Iterator[Path]:
                 os.link(temporary, path)
             except FileExistsError:
                 raise ExistsError(f"{path} is there already") from None
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                if path.exists():
+                    raise ExistsError(f"{path} is there already") from None
+                temporary.replace(path)
         else:
             temporary.replace(path)
     finally:

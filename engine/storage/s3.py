@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import os
-import random
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
-from engine.errors import ConfigError, StorageError
-from engine.storage.base import ExistsError, NotFoundError, ObjectInfo
+from engine.errors import ConfigError
+from engine.storage.base import ExistsError, NotFoundError, ObjectInfo, UnsupportedError
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import replacing
+from engine.storage.s3_stream import READ_SIZE, Digests, Stream, md5, modified_ns
 from engine.storage.transfer import THREADS
 from engine.storage.uris import S3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-ATTEMPTS = 6
-"""Of one request, with backoff and jitter, before the store counts as gone; AWS_MAX_ATTEMPTS has precedence."""
+CONNECT_TIMEOUT = 10
+READ_TIMEOUT = 60
+"""Seconds without a byte before a connection counts as broken: a store that stalls for 20 is waited for."""
 
 PARTS = 4
 """Of one large object, under way at once."""
@@ -33,19 +35,15 @@ PARTS = 4
 LARGE = 16 << 20
 """Bytes from which an object is downloaded in parts, which takes a request more."""
 
-READ_SIZE = 1 << 20
-PIECE = 1 << 16
-"""Bytes taken from a connection at a time: what is lost, and asked for again, when it stalls."""
-
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
-T = TypeVar("T")
 
 
 class S3Backend:
     """An S3-compatible store. Clients of boto3 are safe to share between threads."""
 
-    def __init__(self, endpoint_url: str | None, region: str | None) -> None:
-        self.endpoint_url, self.region = endpoint_url, region
+    def __init__(self, endpoint_url: str | None, region: str | None, say: Callable[[str], None]) -> None:
+        self.endpoint_url, self.region, self.say = endpoint_url, region, say
+        self._digests = Digests(say)
         self._client: S3Client | None = None
         self._lock = threading.Lock()
 
@@ -64,19 +62,24 @@ class S3Backend:
         from botocore.config import Config
         from botocore.session import Session
 
-        core = Session()
+        from engine.storage.credentials import Chain
+        from engine.storage.retries import ATTEMPTS, Retries
+
+        core, chain = Session(), Chain()
+        core.register_component("credential_provider", chain)
         session = boto3.session.Session(botocore_session=core)
+        retries = Retries(core.get_config_variable("max_attempts") or ATTEMPTS, self.say, chain.renew)
         config = Config(
-            retries={"mode": "standard"}
-            if core.get_config_variable("max_attempts")
-            else {"mode": "standard", "total_max_attempts": ATTEMPTS},
-            connect_timeout=10,
-            read_timeout=60,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=READ_TIMEOUT,
             max_pool_connections=THREADS * PARTS,
         )
 
         def make(config: Config) -> S3Client:
-            return session.client("s3", endpoint_url=self.endpoint_url, region_name=self.region, config=config)
+            client = session.client("s3", endpoint_url=self.endpoint_url, region_name=self.region, config=config)
+            retries.register(client.meta.events)
+            return client
 
         client = make(config)
         # The environment and the AWS configuration name endpoints too, in an order that botocore knows best.
@@ -86,7 +89,10 @@ class S3Backend:
         check_endpoint(endpoint)
         # Few other stores have a host name for each bucket, or know the checksums that AWS takes by default.
         other = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
-        return make(config.merge(other))
+        client = make(config.merge(other))
+        for operation in ("PutObject", "UploadPart"):
+            client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)
+        return client
 
     def head(self, uri: str) -> ObjectInfo | None:
         """The object at ``uri``, or None."""
@@ -95,7 +101,7 @@ class S3Backend:
             return None
         try:
             with self.client_for(uri, "looked at") as client:
-                found = client.head_object(Bucket=bucket, Key=key)
+                found = self._looked_at(client, bucket, key)
         except NotFoundError:
             return None
         return ObjectInfo(
@@ -103,29 +109,58 @@ class S3Backend:
             key=key.rpartition("/")[2],
             size=found["ContentLength"],
             etag=found.get("ETag", ""),
-            modified_ns=_nanoseconds(found),
+            modified_ns=modified_ns(found),
         )
+
+    def _looked_at(self, client: S3Client, bucket: str, key: str) -> Any:
+        """What is known of an object. A refusal of HEAD has no words: the same question is asked so that it has."""
+        from botocore.exceptions import ClientError
+
+        try:
+            return client.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") not in {"400", "403"}:
+                raise
+            answer = client.get_object(Bucket=bucket, Key=key)
+            answer["Body"].close()
+            return answer
 
     def open(self, uri: str) -> BinaryIO:
         """Read the object as a stream; a connection that breaks is taken up again where it broke."""
-        return io.BufferedReader(_Stream(self, uri), buffer_size=READ_SIZE)
+        return io.BufferedReader(self._stream(uri), buffer_size=READ_SIZE)
+
+    def _stream(self, uri: str, *, again: bool = False) -> Stream:
+        bucket, key = _object(uri)
+
+        def get(**more: Any) -> Any:
+            with self.client_for(uri, "read") as client:
+                return client.get_object(Bucket=bucket, Key=key, **more)
+
+        return Stream(get, uri, self._digests, again=again)
 
     def read(self, uri: str) -> bytes:
         """The content of the object, read anew if it does not have its checksum."""
 
         def once() -> bytes:
-            with _Stream(self, uri) as stream:
+            with self._stream(uri, again=True) as stream:
                 return stream.readall()
 
-        return _until_whole(once)
+        return self._digests.until_whole(once)
 
     def write(self, uri: str, data: bytes, *, content_type: str | None, only_if_absent: bool) -> None:
         """Write an object, all at once."""
         bucket, key = _object(uri)
         extra: dict[str, Any] = {"ContentType": content_type} if content_type else {}
-        extra |= {"IfNoneMatch": "*"} if only_if_absent else {}
-        with self.client_for(uri, "written") as client:
-            client.put_object(Bucket=bucket, Key=key, Body=data, **extra)
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if only_if_absent else {}
+        try:
+            with self.client_for(uri, "written") as client:
+                client.put_object(Bucket=bucket, Key=key, Body=data, **extra, **condition)
+        except UnsupportedError:
+            if not only_if_absent:
+                raise
+            if self.head(uri) is not None:
+                raise ExistsError(f"{uri} is there already") from None
+            self.write(uri, data, content_type=content_type, only_if_absent=False)
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         """All objects below a folder, sorted by key, a thousand a request."""
@@ -140,7 +175,7 @@ class S3Backend:
                             key=item["Key"][len(prefix) :],
                             size=item["Size"],
                             etag=item.get("ETag", ""),
-                            modified_ns=_nanoseconds(item),
+                            modified_ns=modified_ns(item),
                         )
 
     def download(self, uri: str, path: Path) -> None:
@@ -149,22 +184,31 @@ class S3Backend:
 
         def once() -> None:
             with self.client_for(uri, "read") as client, replacing(path) as temporary:
-                with _Stream(self, uri) as stream:
+                with self._stream(uri, again=True) as stream:
                     modified = stream.modified_ns
                     if stream.size < LARGE:
                         with temporary.open("wb") as file:
                             shutil.copyfileobj(stream, file, READ_SIZE)
                 if stream.size >= LARGE:
                     client.download_file(bucket, key, str(temporary), Config=_transfer())
+                    if stream.md5 is not None:
+                        with temporary.open("rb") as file:
+                            self._digests.check(uri, stream.md5, hashlib.file_digest(file, md5), again=True)
                 os.utime(temporary, ns=(modified, modified))
 
-        _until_whole(once)
+        self._digests.until_whole(once)
 
     def upload(self, path: Path, uri: str) -> None:
         """Copy a file to an object, large ones in parallel parts."""
         bucket, key = _object(uri)
         with self.client_for(uri, "written") as client:
             client.upload_file(str(path), bucket, key, Config=_transfer())
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within the store, which does it at once."""
+        (from_bucket, from_key), (bucket, key) = _object(source), _object(target)
+        with self.client_for(source, f"copied to {target}") as client:
+            client.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": from_bucket, "Key": from_key})
 
     def delete(self, uri: str) -> None:
         """Delete an object; one that is not there is no error."""
@@ -173,78 +217,17 @@ class S3Backend:
             client.delete_object(Bucket=bucket, Key=key)
 
 
-class _CorruptError(StorageError):
-    """The content does not have the checksum that the store gave with it."""
-
-
-class _Stream(io.RawIOBase):
-    """The body of an object, read on from where a connection broke, if the object is still the same."""
-
-    def __init__(self, backend: S3Backend, uri: str) -> None:
-        self.backend, self.uri = backend, uri
-        response = self._get()
-        self.body, self.etag = response["Body"], response.get("ETag")
-        self.size, self.modified_ns = int(response["ContentLength"]), _nanoseconds(response)
-        self.position = self.broken = 0
-
-    def _get(self, **extra: Any) -> Any:
-        bucket, key = _object(self.uri)
-        with self.backend.client_for(self.uri, "read") as client:
-            return client.get_object(Bucket=bucket, Key=key, **extra)
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        if not self.closed:
-            self.body.close()
-        super().close()
-
-    def readall(self) -> bytes:
-        return b"".join(iter(lambda: self.read(READ_SIZE) or b"", b""))
-
-    def readinto(self, buffer: Any) -> int:
-        from botocore.exceptions import FlexibleChecksumError, HTTPClientError, IncompleteReadError
-        from urllib3.exceptions import HTTPError  # of TLS, which botocore lets through
-
-        while True:
-            try:
-                # At the end an empty read makes botocore compare length and checksum.
-                chunk: bytes = self.body.read(min(len(buffer), PIECE))
-                if not chunk and self.position < self.size:
-                    raise IncompleteReadError(actual_bytes=self.position, expected_bytes=self.size)
-            except (IncompleteReadError, HTTPClientError, HTTPError) as error:
-                self._reopen(error)
-                continue
-            except FlexibleChecksumError as error:
-                raise _CorruptError(f"{self.uri} cannot be read: it came damaged ({error}); try again") from None
-            buffer[: len(chunk)] = chunk
-            self.position += len(chunk)
-            self.broken = 0
-            return len(chunk)
-
-    def _reopen(self, error: Exception) -> None:
-        self.body.close()
-        self.broken += 1
-        if self.broken >= ATTEMPTS:
-            message = f"{self.uri} broke off at byte {self.position} of {self.size} at each of {ATTEMPTS} attempts"
-            raise StorageError(f"{message}: {error}; check the network, then try again") from None
-        time.sleep(random.random() * 0.1 * 2**self.broken)
-        try:
-            same = {"IfMatch": self.etag} if self.etag else {}
-            self.body = self._get(Range=f"bytes={self.position}-", **same)["Body"]
-        except ExistsError:
-            raise StorageError(f"{self.uri} was overwritten while it was read: try again") from None
-
-
-def _until_whole(work: Callable[[], T]) -> T:
-    """Do ``work`` again, a few times, while what it reads comes damaged."""
-    for _ in range(ATTEMPTS // 2):
-        try:
-            return work()
-        except _CorruptError:
-            continue
-    return work()
+def _add_content_md5(params: Any, **_: Any) -> None:
+    """Have the store notice what was damaged on its way there: stores know this header that know no newer checksum."""
+    body, digest = params["body"], md5()
+    if isinstance(body, bytes | bytearray):
+        digest.update(body)
+    else:
+        start = body.tell()
+        while piece := body.read(READ_SIZE):
+            digest.update(piece)
+        body.seek(start)
+    params["headers"]["Content-MD5"] = base64.b64encode(digest.digest()).decode()
 
 
 def _transfer() -> Any:
@@ -252,11 +235,6 @@ def _transfer() -> Any:
 
     # The other client, CRT, ignores a custom endpoint.
     return TransferConfig(preferred_transfer_client="classic", max_concurrency=PARTS)
-
-
-def _nanoseconds(answer: Any) -> int:
-    """When an object was written; listings of some stores are finer than the whole seconds of other answers."""
-    return int(answer["LastModified"].timestamp()) * 10**9
 
 
 def _split(uri: str) -> tuple[str, str]:

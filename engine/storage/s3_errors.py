@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigError, StorageError
-from engine.storage.base import ExistsError, NotFoundError
+from engine.storage.base import ExistsError, NotFoundError, UnsupportedError
 from engine.storage.files import reason
+from engine.storage.retries import clock_error
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -31,7 +32,6 @@ ADVICE = {
     "InvalidToken": "the session token is wrong: check AWS_SESSION_TOKEN",
     "InvalidAccessKeyId": "the access key is unknown to the store: check AWS_ACCESS_KEY_ID and the endpoint",
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
-    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "301": REGION,
     "PermanentRedirect": REGION,
     "AuthorizationHeaderMalformed": REGION,
@@ -95,6 +95,14 @@ def _answered(error: ClientError, uri: str, failed: str, where: str) -> StorageE
     if code in CONFLICT:
         return ExistsError(f"{uri} is there already, or has just changed")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status == 501:
+        return UnsupportedError(f"{failed}: {where} does not know how ({code}: {message})")
+    if code == "RequestTimeTooSkewed":
+        ahead = clock_error(error.response)
+        amount = (
+            "" if ahead is None else f" by {abs(ahead):,.0f} s, {'ahead of' if ahead > 0 else 'behind'} the store's"
+        )
+        return StorageError(f"{failed}: this machine's clock is wrong{amount}: set it, and keep it so by NTP")
     if status >= 500 or code in {"SlowDown", "429", "RequestTimeout"}:
         return StorageError(f"{failed}: {where} answered {code}; {LATER}")
     return StorageError(f"{failed}: {ADVICE.get(code) or f'{where} answered {code}: {message}'}")

@@ -2,110 +2,50 @@
 
 from __future__ import annotations
 
-import http.client
+import json
+import re
 import subprocess
 import sys
 import time
 import urllib.request
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
-from threading import Thread
-from urllib.parse import urlsplit
 
 import pytest
+from faulty_s3 import (
+    Fault,
+    FaultyS3,
+    Handler,
+    Request,
+    breaks_off,
+    damages,
+    faulty_s3,
+    resets,
+    says,
+    stalls,
+    truncates,
+)
 
 from engine.errors import StorageError
-from engine.storage import Storage, StorageOptions
-
-Answer = tuple[int, list[tuple[str, str]], bytes]
-Fault = Callable[["Handler", Answer], None]
-"""Sends an answer of the store in some wrong way."""
+from engine.storage import ExistsError, Storage, StorageOptions
 
 
-class FaultyProxy(ThreadingHTTPServer):
-    """Forwards to the store; the next answers to GET and PUT meet the faults in ``faults``, then all is well."""
-
-    daemon_threads = True
-
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.upstream = urlsplit(upstream).netloc
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.faults: deque[Fault] = deque()
-        self.ranges: list[str | None] = []
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: FaultyProxy
-
-    def forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        connection = http.client.HTTPConnection(self.server.upstream)
-        connection.request(self.command, self.path, body, dict(self.headers))
-        answer = connection.getresponse()
-        whole = (answer.status, answer.getheaders(), answer.read())
-        connection.close()
-        if self.command == "GET":
-            self.server.ranges.append(self.headers.get("Range"))
-        if self.command in {"GET", "PUT"} and self.server.faults:
-            self.server.faults.popleft()(self, whole)
-        else:
-            self.answer(*whole)
-
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = forward  # noqa: N815 - as http.server calls them
-
-    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        self.send_response(status)
-        for key, value in headers:
-            if key.lower() not in {"connection", "date", "server", "transfer-encoding"}:
-                self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def says(status: int, code: str) -> Fault:
-    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
-    headers = [("Content-Length", str(len(body))), ("Content-Type", "application/xml")]
-    return lambda handler, _: handler.answer(status, headers, body)
-
-
-def breaks_off(after: int) -> Fault:
-    def fault(handler: Handler, answer: Answer) -> None:
-        handler.answer(answer[0], answer[1], answer[2][:after])
-        handler.close_connection = True
-
-    return fault
-
-
-def stalls(after: int) -> Fault:
-    def fault(handler: Handler, answer: Answer) -> None:
-        handler.answer(answer[0], answer[1], answer[2][:after])
-        handler.wfile.flush()
-        time.sleep(60)
-
-    return fault
-
-
-def damages(handler: Handler, answer: Answer) -> None:
-    handler.answer(answer[0], answer[1], bytes([answer[2][0] ^ 1]) + answer[2][1:])
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.storage.retries.PAUSE", 0.02)
+    monkeypatch.setattr("engine.storage.retries.THROTTLED_PAUSE", 0.05)
 
 
 @pytest.fixture
-def proxy(s3_server: str) -> Iterator[FaultyProxy]:
-    with FaultyProxy(s3_server) as server:
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+def proxy(s3_server: str) -> Iterator[FaultyS3]:
+    with faulty_s3(s3_server) as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
-def storage(proxy: FaultyProxy) -> Storage:
+def storage(proxy: FaultyS3) -> Storage:
     return Storage(StorageOptions(endpoint_url=proxy.url))
 
 
@@ -113,9 +53,7 @@ CONTENT = bytes(range(256)) * 12_000
 
 
 @pytest.mark.parametrize("code", ["SlowDown", "ServiceUnavailable", "InternalError"])
-def test_a_store_that_is_busy_for_a_while_is_waited_for(
-    s3: str, proxy: FaultyProxy, storage: Storage, code: str
-) -> None:
+def test_a_store_that_is_busy_for_a_while_is_waited_for(s3: str, proxy: FaultyS3, storage: Storage, code: str) -> None:
     proxy.faults.extend([says(503, code), says(503, code)])
     storage.write_bytes(f"{s3}/key", b"content")
     proxy.faults.append(says(503, code))
@@ -124,7 +62,7 @@ def test_a_store_that_is_busy_for_a_while_is_waited_for(
 
 
 def test_a_store_that_stays_busy_is_given_up_with_a_sentence(
-    s3: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+    s3: str, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     proxy.faults.extend([says(503, "SlowDown")] * 2)
@@ -134,7 +72,7 @@ def test_a_store_that_stays_busy_is_given_up_with_a_sentence(
 
 @pytest.mark.parametrize("after", [0, 1, 1_500_000])
 def test_a_read_that_breaks_off_goes_on_where_it_was(
-    s3: str, proxy: FaultyProxy, storage: Storage, tmp_path: Path, after: int
+    s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path, after: int
 ) -> None:
     storage.write_bytes(f"{s3}/key", CONTENT)
     proxy.faults.append(breaks_off(after))
@@ -146,7 +84,7 @@ def test_a_read_that_breaks_off_goes_on_where_it_was(
 
 
 def test_a_read_that_always_breaks_off_ends_with_a_sentence_and_no_file(
-    s3: str, proxy: FaultyProxy, storage: Storage, tmp_path: Path
+    s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path
 ) -> None:
     storage.write_bytes(f"{s3}/key", CONTENT)
     proxy.faults.extend([breaks_off(1000), *[breaks_off(0)] * 5])
@@ -156,7 +94,7 @@ def test_a_read_that_always_breaks_off_ends_with_a_sentence_and_no_file(
 
 
 def test_an_object_that_is_overwritten_while_it_is_read_is_not_mixed(
-    s3: str, proxy: FaultyProxy, storage: Storage
+    s3: str, proxy: FaultyS3, storage: Storage
 ) -> None:
     storage.write_bytes(f"{s3}/key", CONTENT)
     proxy.faults.append(breaks_off(2_000_000))
@@ -167,7 +105,166 @@ def test_an_object_that_is_overwritten_while_it_is_read_is_not_mixed(
             stream.read()
 
 
-def test_damaged_content_is_read_anew(s3: str, proxy: FaultyProxy, storage: Storage, tmp_path: Path) -> None:
+def test_damage_is_noticed_by_the_etag_where_there_is_no_other_checksum(
+    s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path
+) -> None:
+    storage.write_bytes(f"{s3}/key", CONTENT)
+    proxy.faults.extend([damages, damages])
+    assert storage.read_bytes(f"{s3}/key") == CONTENT
+    proxy.faults.append(damages)
+    assert storage.download(f"{s3}/key", tmp_path / "copy").read_bytes() == CONTENT
+    proxy.faults.append(damages)
+    with (
+        storage.open(f"{s3}/key") as stream,
+        pytest.raises(StorageError, match=r"came damaged \(its MD5 is not its ETag"),
+    ):
+        stream.read()
+
+
+def test_a_large_object_that_comes_in_parts_is_noticed_to_be_damaged(
+    s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path
+) -> None:
+    storage.write_bytes(f"{s3}/key", bytes(20 << 20))
+    proxy.faults.extend([damages] * 4)
+    assert storage.download(f"{s3}/key", tmp_path / "copy").read_bytes() == bytes(20 << 20)
+    assert len(proxy.ranges) > 5
+
+
+def test_etags_that_are_no_md5_are_no_damage(s3: str, proxy: FaultyS3, storage: Storage) -> None:
+    def other_etag(handler: Handler, request: Request) -> None:
+        answer = handler.store(request)
+        headers = tuple((key, value) for key, value in answer.headers if key.lower() != "etag")
+        handler.send(replace(answer, headers=(*headers, ("ETag", f'"{"0123456789abcdef" * 2}"'))))
+
+    storage.write_bytes(f"{s3}/key", CONTENT)
+    proxy.before = lambda request: other_etag
+    assert [storage.read_bytes(f"{s3}/key") for _ in range(3)] == [CONTENT] * 3
+    assert len(proxy.ranges) == 2 + 3
+
+
+def test_content_that_is_damaged_on_its_way_to_the_store_is_sent_anew(
+    s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path
+) -> None:
+    proxy.faults.append(damages)
+    storage.write_bytes(f"{s3}/key", CONTENT)
+    (tmp_path / "file").write_bytes(bytes(20 << 20))
+    proxy.faults.extend([damages, damages])
+    storage.upload(tmp_path / "file", f"{s3}/large")
+    assert not proxy.faults
+    assert storage.read_bytes(f"{s3}/key") == CONTENT
+    assert storage.read_bytes(f"{s3}/large") == bytes(20 << 20)
+
+
+def test_a_store_that_stalls_is_asked_again(
+    s3: str, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("engine.storage.s3.READ_TIMEOUT", 0.5)
+    storage = Storage(StorageOptions(endpoint_url=proxy.url))
+    storage.write_bytes(f"{s3}/key", CONTENT)
+    said: list[str] = []
+    storage.on_retry = said.append
+    proxy.faults.append(stalls(1_000_000, 20))
+    assert storage.read_bytes(f"{s3}/key") == CONTENT
+    assert len(proxy.ranges) == 2
+    assert re.fullmatch(rf"{s3}/key broke off at byte \d+ of 3072000: attempt 2 of 6", said[0])
+
+
+@pytest.mark.slow
+def test_a_stall_of_twenty_seconds_is_waited_for(s3: str, proxy: FaultyS3, storage: Storage) -> None:
+    storage.write_bytes(f"{s3}/key", CONTENT)
+    proxy.faults.append(stalls(1_000_000, 20))
+    assert storage.read_bytes(f"{s3}/key") == CONTENT
+    assert proxy.ranges == [None]
+
+
+def test_a_burst_that_meets_every_thread_is_waited_for_and_told_in_few_lines(
+    s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path
+) -> None:
+    for number in range(40):
+        storage.write_bytes(f"{s3}/in/{number}", bytes([number]))
+    said: list[str] = []
+    storage.on_retry = said.append
+    met: Counter[str] = Counter()
+
+    def three_times(request: Request) -> Fault | None:
+        met[request.path] += request.reads_object
+        return says(503, "SlowDown") if 0 < met[request.path] <= 3 else None
+
+    proxy.before = three_times
+    storage.download_folder(f"{s3}/in", tmp_path)
+    assert {int(path.name): path.read_bytes()[0] for path in tmp_path.iterdir()} == {n: n for n in range(40)}
+    assert 1 <= len(said) <= 3
+    assert re.fullmatch(rf"{s3}/in/\S* answered SlowDown: attempt 2 of 6", said[0])
+    assert met.total() == 160
+
+
+def test_a_listing_that_comes_in_part_is_listed_anew(s3: str, proxy: FaultyS3, storage: Storage) -> None:
+    for number in range(10):
+        storage.write_bytes(f"{s3}/in/{number}", b"content")
+    proxy.faults.extend([truncates, resets, says(503, "SlowDown")])
+    assert [item.key for item in storage.list(f"{s3}/in")] == [str(number) for number in range(10)]
+    assert not proxy.faults
+
+
+def test_an_answer_that_is_lost_does_not_make_a_writer_take_its_own_object_for_anothers(
+    s3: str, proxy: FaultyS3, storage: Storage
+) -> None:
+    proxy.faults.append(resets)
+    storage.write_bytes(f"{s3}/key", b"mine", only_if_absent=True)
+    assert [request for request in proxy.requests if request[0] == "PUT"][1:], "it was sent once"
+    with pytest.raises(ExistsError):
+        storage.write_bytes(f"{s3}/key", b"another's", only_if_absent=True)
+
+
+def test_a_store_without_conditional_writes_is_looked_at_first(s3: str, proxy: FaultyS3, storage: Storage) -> None:
+    proxy.conditional = False
+    storage.write_bytes(f"{s3}/key", b"first", only_if_absent=True)
+    with pytest.raises(ExistsError):
+        storage.write_bytes(f"{s3}/key", b"second", only_if_absent=True)
+    assert storage.read_bytes(f"{s3}/key") == b"first"
+
+
+def in_a_shared_file(folder: Path, key: str) -> dict[str, str]:
+    """Environment of keys in a file, as a mounted Secret is one."""
+    file = folder / "credentials"
+    file.write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=secret\n")
+    return {"AWS_SHARED_CREDENTIALS_FILE": str(file)}
+
+
+def by_a_program(folder: Path, key: str) -> dict[str, str]:
+    """Environment of a credential_process that does not say when its keys end."""
+    (folder / "keys.json").write_text(json.dumps({"Version": 1, "AccessKeyId": key, "SecretAccessKey": "secret"}))
+    (folder / "config").write_text(f"[default]\ncredential_process=cat {folder / 'keys.json'}\n")
+    return {"AWS_CONFIG_FILE": str(folder / "config")}
+
+
+@pytest.mark.parametrize("source", [in_a_shared_file, by_a_program])
+def test_credentials_that_rotate_are_read_anew(
+    s3: str,
+    proxy: FaultyS3,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    source: Callable[[Path, str], dict[str, str]],
+) -> None:
+    for variable, value in source(tmp_path, "FIRST").items():
+        monkeypatch.setenv(variable, value)
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    proxy.accepted = {"FIRST"}
+    storage = Storage(StorageOptions(endpoint_url=proxy.url))
+    for number in range(30):
+        storage.write_bytes(f"{s3}/in/{number}", b"content")
+    source(tmp_path, "SECOND")
+    proxy.accepted = {"SECOND"}
+    storage.download_folder(f"{s3}/in", tmp_path / "copy")
+    assert len(list((tmp_path / "copy").iterdir())) == 30
+
+    proxy.accepted = set()
+    with pytest.raises(StorageError, match="the credentials have expired: renew them"):
+        storage.exists(f"{s3}/in/0")
+
+
+def test_damaged_content_is_read_anew(s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path) -> None:
     import boto3
 
     boto3.client("s3").put_object(Bucket=s3[5:], Key="key", Body=b"content", ChecksumAlgorithm="CRC32")
@@ -192,10 +289,12 @@ def test_damaged_content_is_read_anew(s3: str, proxy: FaultyProxy, storage: Stor
     ],
 )
 def test_a_refusal_says_what_to_do(
-    s3: str, proxy: FaultyProxy, storage: Storage, status: int, code: str, advice: str
+    s3: str, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch, status: int, code: str, advice: str
 ) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    storage = Storage(StorageOptions(endpoint_url=proxy.url))
     storage.write_bytes(f"{s3}/key", b"content")
-    proxy.faults.append(says(status, code))
+    proxy.faults.extend([says(status, code)] * 2)
     with pytest.raises(StorageError, match=rf"^{s3}/key cannot be read: .*{advice}"):
         storage.read_bytes(f"{s3}/key")
 
@@ -233,13 +332,13 @@ def test_credentials_that_do_not_do_are_told_apart(
     with pytest.raises(StorageError, match=f"^{s3}/key cannot be read: .*{advice}") as error:
         Storage().read_bytes(f"{s3}/key")
     assert user["AWS_SECRET_ACCESS_KEY"] not in str(error.value)
-    with pytest.raises(StorageError, match=f"^{s3}/key cannot be looked at: access is denied"):
+    with pytest.raises(StorageError, match=f"^{s3}/key cannot be looked at: .*{advice}"):
         Storage().exists(f"{s3}/key")
 
 
 @pytest.mark.parametrize("size", [3_072_000, 20 << 20])
 def test_a_download_that_is_killed_leaves_no_half_file(
-    s3: str, proxy: FaultyProxy, storage: Storage, tmp_path: Path, size: int
+    s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path, size: int
 ) -> None:
     storage.write_bytes(f"{s3}/key", bytes(size))
     proxy.faults.extend([stalls(1_000_000)] * 9)

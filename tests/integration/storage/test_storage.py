@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import errno
 import os
 import subprocess
 import sys
@@ -84,6 +85,29 @@ def test_an_object_is_written_once_if_so_wanted(root: str, storage: Storage) -> 
     assert storage.read_bytes(uri) == b"first"
     storage.write_bytes(uri, b"third")
     assert storage.read_bytes(uri) == b"third"
+
+
+def test_a_copy_is_an_object_of_its_own(root: str, storage: Storage) -> None:
+    source, copy = join(root, "a", "source"), join(root, "b", "copy")
+    storage.write_bytes(source, b"first")
+    storage.write_bytes(copy, b"is replaced")
+    for _ in range(2):
+        storage.copy(source, copy)
+    assert storage.read_bytes(copy) == b"first"
+    storage.write_bytes(source, b"second")
+    storage.delete(source)
+    assert storage.read_bytes(copy) == b"first"
+    with pytest.raises(NotFoundError, match="a/source is not there"):
+        storage.copy(source, copy)
+
+
+def test_a_disk_without_hard_links_does(tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuses)
+    test_an_object_is_written_once_if_so_wanted(str(tmp_path), storage)
+    test_a_copy_is_an_object_of_its_own(str(tmp_path), storage)
 
 
 def test_folders_go_up_and_come_down_whole(root: str, storage: Storage, tmp_path: Path) -> None:
