@@ -3,6 +3,7 @@
     teacher_config.yaml  dataset.json  metrics.json  report.html  logs/<teacher>/  metadata.json
     teachers/<teacher>_lora/   adapter_config.json  adapter_model.safetensors  teacher.json  README.md
                                result.json  samples.json  samples/  last/
+    attempts/                  which attempt has published what: :mod:`engine.storage.publication`
 
 Each teacher's ``result.json`` is written after all else of that teacher; ``metadata.json`` after all else of the
 run: a run without it is not published, and a reader never sees half of one. No pickle is written or read.
@@ -24,6 +25,7 @@ from engine.errors import StorageError
 from engine.results import Result, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, join, safe_join
+from engine.storage.publication import Publication
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
@@ -70,6 +72,10 @@ class RunLayout:
     def metadata(self) -> str:
         """Written last: a :class:`RunMetadata`."""
         return join(self.root, "metadata.json")
+
+    def publication(self, teacher: TeacherName | None = None, *, storage: Storage) -> Publication:
+        """How one teacher, or what is of the run as a whole, is published: once, by one attempt."""
+        return Publication(self.root, "run" if teacher is None else teacher.slug, storage=storage)
 
     def logs(self, teacher: TeacherName) -> str:
         """TensorBoard's folder of one teacher."""

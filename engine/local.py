@@ -14,16 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts import LAST, RESULT, RunLayout, RunMetadata, read_metadata
-from engine.config import to_yaml
+from engine.artifacts import RESULT, RunLayout, RunMetadata, read_metadata
+from engine.config import RunConfig, from_yaml, to_yaml
 from engine.dataset import DatasetInfo, inspect_request
 from engine.dataset.class_names import find_vocabulary, judge_names
 from engine.dataset.layouts import find_single_part
-from engine.errors import EXIT_ERRORS, InterruptedTrainingError, TeacherError
+from engine.errors import EXIT_ERRORS, ConfigError, InterruptedTrainingError, TeacherError
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
 from engine.progress import Listener, parse_line
-from engine.storage import Storage, join
+from engine.storage import Storage, join, name
+
+_ELSEWHERE = "move {} away, train into another output, or give `teacher run --again` to replace it"
 
 
 def prepare(
@@ -46,31 +48,61 @@ def prepare(
 
 
 def published(layout: RunLayout, storage: Storage) -> RunMetadata | None:
-    """The metadata of a run that is published, else None."""
+    """The metadata of a run that is published, else None.
+
+    Raises:
+        ConfigError: They are those of another run.
+    """
     if not storage.exists(layout.metadata):
         return None
-    return read_metadata(layout, storage)
+    metadata = read_metadata(layout, storage)
+    if metadata.run_id != name(layout.root):
+        raise ConfigError(f"{layout.metadata} is that of run {metadata.run_id}: {_ELSEWHERE.format(layout.root)}")
+    return metadata
 
 
 def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) -> None:
     """Write what every training run of a request reads: the configuration, and what inspection found.
 
     Nothing is taken away: it may be done again while the training runs are at work, or have published.
+
+    Raises:
+        ConfigError: There is a configuration already, and it is another: it was copied there, or edited since.
     """
     config, layout = runs[0].config, runs[0].layout
+    if storage.exists(layout.config) and not _is_same(storage.read_bytes(layout.config), config):
+        raise ConfigError(
+            f"{layout.config} is not the configuration of this run, whose folder that is: it was edited or copied "
+            f"there; {_ELSEWHERE.format(layout.root)}"
+        )
     storage.write_bytes(layout.config, to_yaml(config).encode(), content_type="application/yaml")
     storage.write_bytes(layout.dataset, info.model_dump_json(indent=2).encode(), content_type="application/json")
 
 
+def _is_same(text: bytes, config: RunConfig) -> bool:
+    """Whether a configuration is this one but for where things lie and how they are told of."""
+    free: dict[str, Any] = {"output": True, "storage": True, "training": {"workers", "log_seconds"}}
+    try:
+        there = from_yaml(text.decode())
+    except (ConfigError, UnicodeDecodeError):
+        return False
+    return there.model_dump(exclude=free) == config.model_dump(exclude=free)
+
+
 def forget(runs: tuple[TrainingRun, ...], storage: Storage, *, work_dir: Path) -> None:
-    """Remove what earlier attempts left to go on from, here and in storage; the run is no longer published."""
-    storage.delete(runs[0].layout.metadata)  # first: a reader must not see half of a run
+    """Remove what earlier attempts left, here and in storage; the run is no longer published."""
+    layout = runs[0].layout
+    storage.delete(layout.metadata)  # first: a reader must not see half of a run
     shutil.rmtree(work_dir, ignore_errors=True)
+    layout.publication(storage=storage).withdraw()
     for run in runs:
-        folder = run.layout.teacher(run.teacher)
-        storage.delete(join(folder, RESULT))
-        for item in list(storage.list(join(folder, LAST))):
-            storage.delete(item.uri)
+        layout.publication(run.teacher, storage=storage).withdraw()
+        storage.delete(join(layout.teacher(run.teacher), RESULT))
+        for folder in (layout.teacher(run.teacher), layout.logs(run.teacher)):
+            for item in list(storage.list(folder)):
+                storage.delete(item.uri)
+    for uri in (layout.metrics, layout.report, layout.config, layout.dataset):
+        storage.delete(uri)
 
 
 def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:

@@ -104,7 +104,7 @@ class FaultyS3(ThreadingHTTPServer):
                 return says(501, "NotImplemented")
             if self.random.random() < self.rate:
                 names = [name for name in self.kinds if suits(name, request)]
-                name = self.random.choice(names)
+                name = min(names, key=lambda name: (self.injected[name], self.random.random()))  # all kinds alike
                 self.injected[name] += 1
                 return self.kinds[name]
             return self.before(request)

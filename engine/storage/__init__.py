@@ -174,6 +174,19 @@ class Storage:
                 self.download(uri, path)
             return path.stat().st_size
 
+    def upload_many(self, pairs: Sequence[tuple[Path, str]], *, on_progress: OnProgress | None = None) -> None:
+        """Copy files to objects, many at once. The first failure stops the rest and is raised."""
+        sizes = {}
+        for path, _ in pairs:
+            with failures(str(path), "read"):
+                sizes[path] = path.stat().st_size
+
+        def one(pair: tuple[Path, str]) -> int:
+            self.upload(*pair)
+            return sizes[pair[0]]
+
+        in_parallel(one, pairs, on_progress, objects_total=len(pairs), bytes_total=sum(sizes.values()))
+
     def upload_folder(self, path: Path, folder: str, *, on_progress: OnProgress | None = None) -> Sequence[str]:
         """Copy all files below a path, many at once.
 
@@ -186,14 +199,9 @@ class Storage:
         if not path.is_dir():
             raise NotFoundError(f"{path} cannot be copied to {folder}: there is no such folder")
         with failures(str(path), "read"):
-            sizes = {key: status.st_size for key, status in walk(path)}
-
-        def one(key: str) -> int:
-            self.upload(path / key, join(folder, key))
-            return sizes[key]
-
-        in_parallel(one, sizes, on_progress, objects_total=len(sizes), bytes_total=sum(sizes.values()))
-        return [join(folder, key) for key in sizes]
+            pairs = [(path / key, join(folder, key)) for key, _ in walk(path)]
+        self.upload_many(pairs, on_progress=on_progress)
+        return [uri for _, uri in pairs]
 
 
 def _is_copy(path: Path, original: ObjectInfo) -> bool:

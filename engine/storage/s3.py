@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import mimetypes
 import os
 import shutil
 import threading
@@ -201,8 +202,10 @@ class S3Backend:
     def upload(self, path: Path, uri: str) -> None:
         """Copy a file to an object, large ones in parallel parts."""
         bucket, key = _object(uri)
+        kind, _ = mimetypes.guess_type(key)
+        extra = {"ContentType": kind} if kind else None
         with self.client_for(uri, "written") as client:
-            client.upload_file(str(path), bucket, key, Config=_transfer())
+            client.upload_file(str(path), bucket, key, ExtraArgs=extra, Config=_transfer())
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within the store, which does it at once."""

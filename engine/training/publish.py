@@ -2,7 +2,7 @@
 
 Checkpoints go to object storage while the run lasts, so that another machine can go on from the last one. The runs
 of one request (one a teacher) share a folder: each publishes its own teacher, and whoever finds all teachers of the
-request there publishes the whole. Two may do so at once: they write the same but for the time.
+request there publishes the whole. Of attempts that do so at once, one does: :mod:`engine.storage.publication`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from engine.plan import TrainingRun
 from engine.progress import Event, Listener
 from engine.results import TeacherResult
 from engine.storage import Storage, join
+from engine.storage import name as name_of
+from engine.storage.publication import ATTEMPTS
 from engine.training.checkpoint import CHECKPOINT, load_checkpoint
 from engine.training.detected import DETECTED
 from engine.training.processes import ALONE, Processes
@@ -83,7 +85,10 @@ def train_and_publish(
     layout, local = run.layout, RunLayout(str(work_dir))
     remote_last, local_last = join(layout.teacher(run.teacher), LAST), Path(local.teacher(run.teacher), LAST)
 
+    storage.on_retry = lambda sentence: listener(Event(event="note", teacher=run.teacher.slug, message=sentence))
+
     def begin() -> TeacherResult | None:
+        layout.publication(run.teacher, storage=storage).settle()
         earlier = read_result(layout, run.teacher, storage)
         if earlier is None:
             _fetch_last(storage, remote_last, local_last)
@@ -108,13 +113,14 @@ def train_and_publish(
     )
     result = trainer.train()
 
-    def publish() -> TeacherResult:
-        published = _publish_teacher(result, run, storage=storage, work_dir=work_dir)
+    def publish() -> tuple[TeacherResult, bool]:
+        mine = _publish_teacher(result, run, storage=storage, work_dir=work_dir)
         publish_run(run.config, storage=storage)
-        return published
+        return read_result(layout, run.teacher, storage) or result, mine
 
-    published = processes.decided(publish)
-    listener(_done(published, f"published {layout.teacher(run.teacher)}"))
+    published, mine = processes.decided(publish)
+    where = layout.teacher(run.teacher)
+    listener(_done(published, f"published {where}" if mine else f"another attempt has published {where}: it stands"))
     return published
 
 
@@ -131,34 +137,32 @@ def _done(result: TeacherResult, message: str) -> Event:
     )
 
 
-def _publish_teacher(result: TeacherResult, run: TrainingRun, *, storage: Storage, work_dir: Path) -> TeacherResult:
-    """Upload all of one teacher, ``result.json`` last."""
+def _publish_teacher(result: TeacherResult, run: TrainingRun, *, storage: Storage, work_dir: Path) -> bool:
+    """Publish all of one teacher, ``result.json`` last; whether it is this attempt that has."""
     local, layout = RunLayout(str(work_dir)), run.layout
-    folder, target = Path(local.teacher(run.teacher)), layout.teacher(run.teacher)
-    adapter = result.adapter.model_copy(update={"uri": join(target, ADAPTER)})
-    published = result.model_copy(update={"adapter": adapter})
+    folder, logs = Path(local.teacher(run.teacher)), Path(local.logs(run.teacher))
+    target = layout.teacher(run.teacher)
+    published = result.model_copy(update={"adapter": result.adapter.model_copy(update={"uri": join(target, ADAPTER)})})
     card = model_card(published, run.config, versions=environment())
     (folder / CARD).write_text(card, encoding="utf-8")
-    (folder / RESULT).unlink(missing_ok=True)
-    storage.delete(join(target, RESULT))
-    storage.upload_folder(folder, target)
-    logs = Path(local.logs(run.teacher))
-    if logs.is_dir():
-        storage.upload_folder(logs, layout.logs(run.teacher))
-    storage.write_bytes(join(target, RESULT), _json(published), content_type="application/json")
-    return published
+    (folder / RESULT).write_bytes(_json(published))
+    made = [*_files(folder), *_files(logs)]
+    files = {file.relative_to(work_dir).as_posix(): file for file in made if folder / LAST not in file.parents}
+    waited_for = (folder / RESULT).relative_to(work_dir).as_posix()
+    files[waited_for] = files.pop(waited_for)
+    return layout.publication(run.teacher, storage=storage).publish(files)
 
 
-def publish_run(config: RunConfig, *, storage: Storage) -> RunMetadata | None:
-    """Publish the whole run if every teacher of it is there; ``metadata.json`` is written last.
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
-    Returns:
-        What was published, or None while a teacher is missing.
-    """
+
+def publish_run(config: RunConfig, *, storage: Storage) -> None:
+    """Publish the whole run if every teacher of it is there, ``metadata.json`` last; else nothing is done."""
     layout = RunLayout.of(config)
     results = [result for name in config.teachers.names if (result := read_result(layout, name, storage)) is not None]
     if len(results) < len(config.teachers.names):
-        return None
+        return
     info = DatasetInfo.model_validate_json(storage.read_bytes(layout.dataset))
     created = datetime.now(UTC).isoformat(timespec="seconds")
     report = render_report(
@@ -171,9 +175,9 @@ def publish_run(config: RunConfig, *, storage: Storage) -> RunMetadata | None:
         samples={name: _samples(layout.teacher(name), storage) for name in config.teachers.names},
         environment=environment(),
     )
-    metrics = run_metrics(config, results)
-    storage.write_bytes(layout.metrics, _json(metrics), content_type="application/json")
-    storage.write_bytes(layout.report, report.encode(), content_type="text/html; charset=utf-8")
+    of_all = {layout.metrics: _json(run_metrics(config, results)), layout.report: report.encode()}
+    entries = {entry.path: entry for entry in _entries(layout, storage)}
+    entries |= {name_of(uri): _entry(name_of(uri), content) for uri, content in of_all.items()}
     metadata = RunMetadata(
         name=config.name,
         run_id=config.run_id,
@@ -183,10 +187,14 @@ def publish_run(config: RunConfig, *, storage: Storage) -> RunMetadata | None:
         seed=config.training.seed,
         environment=environment(),
         teachers=tuple(results),
-        files=tuple(_entries(layout, storage)),
+        files=tuple(entries[path] for path in sorted(entries)),
     )
-    storage.write_bytes(layout.metadata, _json(metadata), content_type="application/json")
-    return metadata
+    with TemporaryDirectory() as temporary:
+        files = {}
+        for uri, content in (of_all | {layout.metadata: _json(metadata)}).items():
+            files[name_of(uri)] = Path(temporary, name_of(uri))
+            files[name_of(uri)].write_bytes(content)
+        layout.publication(storage=storage).publish(files)
 
 
 def _fetch_last(storage: Storage, uri: str, last: Path) -> None:
@@ -224,9 +232,13 @@ def _json(model: BaseModel) -> bytes:
 
 
 def _entries(layout: RunLayout, storage: Storage) -> Iterator[FileEntry]:
-    """Every file of the run but its metadata and what resuming needs."""
+    """Every file of the run but what is of it as a whole, what resuming needs, and what is not published."""
     for item in storage.list(layout.root):
-        if item.uri == layout.metadata or f"/{LAST}/" in f"/{item.key}":
+        path = f"/{item.key}"
+        if path == f"/{name_of(layout.metadata)}" or f"/{LAST}/" in path or path.startswith(f"/{ATTEMPTS}/"):
             continue
-        content = storage.read_bytes(item.uri)
-        yield FileEntry(path=item.key, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+        yield _entry(item.key, storage.read_bytes(item.uri))
+
+
+def _entry(path: str, content: bytes) -> FileEntry:
+    return FileEntry(path=path, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))

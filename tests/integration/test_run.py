@@ -14,53 +14,16 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from runs import manifest, teacher, write_parts
 
 from engine.outcome import Outcome, parse_outcome
 from engine.progress import parse_line
 from engine.storage import Storage, StorageOptions
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = ROOT / "examples" / "tiny_teachers"
-
-
-def teacher(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a folder of its own."""
-    environment = os.environ | {"TEACHER_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "engine.cli", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set with boxes and masks."""
-    folder = tmp_path_factory.mktemp("parts")
-    script = ROOT / "examples" / "demo_data.py"
-    subprocess.run([sys.executable, str(script), str(folder), "--images", "12", "--seed", "3"], check=True)
-    return folder
-
-
-def manifest(folder: Path, *, data: str, output: str, epochs: int = 1, **spec: object) -> Path:
-    teachers = [
-        {"name": "GroundingDino", "baseModel": str(TINY / "grounding_dino"), "epochs": epochs},
-        {"name": "Sam", "baseModel": str(TINY / "sam"), "epochs": epochs},
-    ]
-    document = {
-        "apiVersion": "finetune.dev/v1alpha1",
-        "kind": "TeacherFineTune",
-        "metadata": {"name": "parts"},
-        "spec": {
-            "dataset": {"annotations": f"{data}/annotations.json", "images": f"{data}/images/"},
-            "output": output,
-            "teachers": teachers,
-            **spec,
-        },
-    }
-    path = folder / "parts.yaml"
-    path.write_text(yaml.safe_dump(document))
-    return path
+    return write_parts(tmp_path_factory.mktemp("parts"))
 
 
 def outcome_in(file: Path) -> Outcome:
@@ -133,7 +96,8 @@ def test_a_run_is_prepared_and_trained_by_processes_that_know_nothing_of_each_ot
     assert list(again.published) == trained
     assert storage.read_bytes(f"{run_uri}/metadata.json") == published
 
-    storage.delete(f"{run_uri}/metadata.json")  # as if the last process had been killed just before its end
+    for key in ("metadata.json", "attempts/run/commit.json"):  # as if the last process had been killed before its end
+        storage.delete(f"{run_uri}/{key}")
     lines = teacher("train", *arguments, cwd=tmp_path).stdout.splitlines()
     events = [event.event for line in lines if (event := parse_line(line)) is not None]
     assert events == ["done"]

@@ -1,0 +1,51 @@
+"""Runs as a user makes them: the command line as a process, on a small data set and the tiny teachers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ROOT / "examples" / "tiny_teachers"
+
+
+def write_parts(folder: Path, images: int = 12) -> Path:
+    """A small data set with boxes and masks."""
+    script = ROOT / "examples" / "demo_data.py"
+    subprocess.run([sys.executable, str(script), str(folder), "--images", str(images), "--seed", "3"], check=True)
+    return folder
+
+
+def teacher(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a folder of its own."""
+    environment = os.environ | {"TEACHER_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "engine.cli", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def manifest(folder: Path, *, data: str, output: str, epochs: int = 1, **spec: object) -> Path:
+    teachers = [
+        {"name": "GroundingDino", "baseModel": str(TINY / "grounding_dino"), "epochs": epochs},
+        {"name": "Sam", "baseModel": str(TINY / "sam"), "epochs": epochs},
+    ]
+    document = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "TeacherFineTune",
+        "metadata": {"name": "parts"},
+        "spec": {
+            "dataset": {"annotations": f"{data}/annotations.json", "images": f"{data}/images/"},
+            "output": output,
+            "teachers": teachers,
+            **spec,
+        },
+    }
+    path = folder / "parts.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
