@@ -21,7 +21,7 @@ from typing import TypeVar
 from pydantic import Field, ValidationError
 
 from engine.config import RunConfig
-from engine.errors import StorageError
+from engine.errors import ConfigError, StorageError
 from engine.results import Result, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, join, safe_join
@@ -33,6 +33,7 @@ CARD = "README.md"
 RESULT = "result.json"
 SAMPLES = "samples.json"
 LAST = "last"
+METADATA = "metadata.json"
 
 R = TypeVar("R", bound=Result)
 
@@ -71,7 +72,7 @@ class RunLayout:
     @property
     def metadata(self) -> str:
         """Written last: a :class:`RunMetadata`."""
-        return join(self.root, "metadata.json")
+        return join(self.root, METADATA)
 
     def publication(self, teacher: TeacherName | None = None, *, storage: Storage) -> Publication:
         """How one teacher, or what is of the run as a whole, is published: once, by one attempt."""
@@ -220,13 +221,20 @@ def _read(kind: type[R], uri: str, storage: Storage) -> R:
         ) from None
 
 
-def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage) -> list[Path]:
+def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage, overwrite: bool = False) -> list[Path]:
     """Download a published run into ``folder``, checking every file against its sha256.
+
+    Args:
+        layout: Of the run.
+        folder: What is in it of this run already is not fetched again.
+        storage: Where the run lies.
+        overwrite: Replace what is in the folder of another run, or of anything else.
 
     Returns:
         The adapter folders, one a teacher.
 
     Raises:
+        ConfigError: The folder holds something else, which would be overwritten.
         StorageError: The run is not published, or a file is not what was published.
     """
     try:
@@ -237,11 +245,36 @@ def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage) -> list[Path
             "that has ended, as `teacher run` prints it"
         ) from None
     pairs = [(join(layout.root, entry.path), safe_join(folder, entry.path)) for entry in metadata.files]
+    if not overwrite:
+        _refuse_others(metadata, folder)
     storage.download_many(pairs)
     for entry, (uri, path) in zip(metadata.files, pairs, strict=True):
-        if hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+        if sha256_of(path) != entry.sha256:
             path.unlink()
             raise StorageError(f"{uri} is not what was published: its sha256 differs from metadata.json. Train it anew")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metadata.json").write_text(metadata.model_dump_json(indent=2), encoding="utf-8")
+    storage.write_bytes(str(folder / METADATA), metadata.model_dump_json(indent=2).encode())
     return [folder / "teachers" / f"{result.teacher.slug}_lora" for result in metadata.teachers]
+
+
+def sha256_of(file: Path) -> str:
+    """The sha256 of a file's content, in hex."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _refuse_others(metadata: RunMetadata, folder: Path) -> None:
+    """Nothing but this run's own files is ever replaced: an earlier fetch of it may have been interrupted."""
+    advice = "fetch into another folder, or give --overwrite"
+    there = folder / METADATA
+    if there.is_file():
+        try:
+            run_id = RunMetadata.model_validate_json(there.read_bytes()).run_id
+        except ValidationError:
+            run_id = "another version's or program's"
+        if run_id != metadata.run_id:
+            raise ConfigError(f"{folder} holds another run already ({run_id}, not {metadata.run_id}): {advice}")
+        return
+    for entry in metadata.files:
+        path = safe_join(folder, entry.path)
+        if path.is_file() and sha256_of(path) != entry.sha256:
+            raise ConfigError(f"{path} is there already, and is none of this run's files: {advice}")

@@ -77,6 +77,7 @@ def predict(
     threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Lowest score to keep.")] = 0.3,
     base_model: BaseModel = None,
     batch_size: BatchSize = 4,
+    overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """See what an adapted teacher sees in a folder of images: boxes from Grounding DINO, masks from SAM."""
@@ -93,6 +94,7 @@ def predict(
     from engine.teachers import load_adapted
 
     storage = options.storage(endpoint_url)
+    options.refuse_other(str(output), storage, overwrite=overwrite)
     teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
     if teacher.name is TeacherName.SAM and boxes is None:
         raise ConfigError(f"{adapter} adapts SAM, which is prompted by boxes: give --boxes, such as predict wrote")
@@ -116,10 +118,9 @@ def predict(
                 height, width = sample.image.shape[:2]
                 looked_at.append(replace(dataset.images[i], width=width, height=height))
     coco = detections_to_coco(replace(dataset, images=tuple(looked_at)), detections, threshold=threshold)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(coco), encoding="utf-8")
     if not len(dataset):
         raise DataError(f"{images} holds no images: give the folder that they are in")
+    storage.write_bytes(str(output), json.dumps(coco).encode())
     best = max((float(seen.scores.max()) for seen in detections if len(seen)), default=0.0)
     console.print(
         f"{len(coco['annotations'])} objects in {len(dataset)} images"
@@ -132,6 +133,7 @@ def export(
     adapter: Adapter,
     output: Annotated[Path, typer.Option("--output", help="The .pth file to write.")],
     base_model: BaseModel = None,
+    overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """Merge an adapter of SAM into its base, as a checkpoint that segment_anything loads."""
@@ -140,6 +142,7 @@ def export(
     from engine.teachers.sam_checkpoint import export_original
 
     storage = options.storage(endpoint_url)
+    options.refuse_other(str(output), storage, overwrite=overwrite)
     teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache(), device="cpu")
     if teacher.name is not TeacherName.SAM:
         raise ConfigError(f"{adapter} is an adapter of {teacher.name}; only SAM is exported to segment_anything")

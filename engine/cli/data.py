@@ -12,7 +12,7 @@ from engine.cli import options
 from engine.cli.display import console, show_info
 from engine.errors import ConfigError, DataError
 from engine.spec import AugmentationSpec, Background, Characteristic, Intensity, Lighting, Motion, Viewpoint, Weather
-from engine.storage import default_cache, is_remote, join, local_path
+from engine.storage import default_cache, join
 from engine.validation import parse
 
 Annotations = Annotated[
@@ -70,6 +70,7 @@ def split(
     test: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.0,
     stratify: Annotated[bool, typer.Option(help="Keep the share of every class in every part.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same split.")] = 0,
+    overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """Divide a dataset by image, stratified over classes, without losing or doubling an annotation."""
@@ -80,13 +81,12 @@ def split(
     fractions = {"train": train, "val": val, "test": test}
     storage = options.storage(endpoint_url)
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary) if is_remote(output) else local_path(output)
-        parts = split_file(annotations, folder, fractions, seed=seed, stratify=stratify, storage=storage)
-        for part in parts:
-            uri = str(part.path)
-            if is_remote(output):
-                uri = join(output, part.path.name)
-                storage.upload(part.path, uri)
+        parts = split_file(annotations, Path(temporary), fractions, seed=seed, stratify=stratify, storage=storage)
+        targets = [(part, join(output, part.path.name)) for part in parts]
+        for part, uri in targets:
+            options.refuse_other(uri, storage, overwrite=overwrite, content=part.path.read_bytes())
+        for part, uri in targets:
+            storage.upload(part.path, uri)
             console.print(str(part).replace(str(part.path), uri), markup=False, soft_wrap=True)
             typer.echo(uri)
 

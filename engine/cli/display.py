@@ -23,6 +23,11 @@ def fail(error: TeacherError) -> None:
     console.print(str(error), markup=False, soft_wrap=True)
 
 
+def note(sentence: str) -> None:
+    """Print a remark in passing."""
+    console.print(sentence, style="dim", markup=False, soft_wrap=True)
+
+
 def show_info(info: DatasetInfo) -> None:
     """What inspection found, problems last."""
     facts = Table.grid(padding=(0, 2))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from engine.cli.display import note
 from engine.errors import ConfigError
 from engine.storage import Storage, StorageOptions
 
@@ -17,6 +18,7 @@ Endpoint = Annotated[
     str | None, typer.Option("--endpoint-url", help="Endpoint of an S3-compatible store; default: AWS_ENDPOINT_URL.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -26,8 +28,20 @@ Set = Annotated[
 
 
 def storage(endpoint_url: str | None = None, region: str | None = None) -> Storage:
-    """Storage as the options say; credentials come from the AWS chain."""
-    return Storage(StorageOptions(endpoint_url=endpoint_url, region=region))
+    """Storage as the options say, which tells people of its retries; credentials come from the AWS chain."""
+    return Storage(StorageOptions(endpoint_url=endpoint_url, region=region), on_retry=note)
+
+
+def refuse_other(uri: str, storage: Storage, *, overwrite: bool, content: bytes | None = None) -> None:
+    """What is to be written is not there yet, or with the same content, or may be replaced.
+
+    Raises:
+        ConfigError: It is there.
+    """
+    if overwrite or not storage.exists(uri) or (content is not None and storage.read_bytes(uri) == content):
+        return
+    other = "" if content is None else ", with other content"
+    raise ConfigError(f"{uri} is there already{other}: give another --output, or --overwrite to replace it")
 
 
 def overrides(assignments: list[str] | None) -> dict[str, Any]:

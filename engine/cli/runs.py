@@ -250,6 +250,7 @@ def fetch(
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Where the name is; default: the current one.")
     ] = None,
+    overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """Fetch a published run's adapters, and check them against their sha256."""
@@ -257,7 +258,7 @@ def fetch(
 
     found = find_run(run, namespace=namespace)
     storage = options.storage(endpoint_url or found.endpoint_url, found.region)
-    for path in fetch_run(RunLayout(found.uri.rstrip("/")), folder, storage=storage):
+    for path in fetch_run(RunLayout(found.uri.rstrip("/")), folder, storage=storage, overwrite=overwrite):
         typer.echo(str(path))
 
 

@@ -8,7 +8,7 @@ from toy import write_toy_data
 from engine import local
 from engine.artifacts import RESULT, RunLayout
 from engine.dataset import DatasetInfo, inspect_dataset
-from engine.errors import StorageError
+from engine.errors import ConfigError, StorageError
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
 from engine.spec import DatasetSpec, FineTuneSpec, RetentionSpec, TeacherName, TeacherSpec, TrainingSpec
@@ -47,6 +47,27 @@ def test_to_begin_again_takes_nothing_away(planned: tuple[DatasetInfo, tuple[Tra
     local.begin(info, runs, Storage())
     assert all(file.exists() for file in files)
     assert Path(layout.config).read_bytes() == config
+
+
+def test_the_configuration_of_another_run_is_not_overwritten(
+    planned: tuple[DatasetInfo, tuple[TrainingRun, ...]], tmp_path: Path
+) -> None:
+    info, runs = planned
+    local.begin(info, runs, Storage())
+    file = Path(runs[0].layout.config)
+    whole = file.read_text()
+    file.write_text(whole.replace("# ", "# other words of another version: ").replace("workers: null", "workers: 1"))
+    local.begin(info, runs, Storage())
+    assert file.read_text() == whole
+    for other in (whole.replace("seed: 0", "seed: 1"), "", "[", whole.replace(runs[0].config.run_id, "0" * 12)):
+        assert other != whole
+        file.write_text(other)
+        with pytest.raises(ConfigError, match=r"was edited or copied there; move .* away, .* --again"):
+            local.begin(info, runs, Storage())
+        assert file.read_text() == other
+    local.forget(runs, Storage(), work_dir=tmp_path / "work")
+    local.begin(info, runs, Storage())
+    assert file.read_text() == whole
 
 
 def test_a_probe_that_is_not_there_is_told_before_anything_is_trained(tmp_path: Path) -> None:

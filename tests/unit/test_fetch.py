@@ -1,0 +1,76 @@
+"""What `teacher fetch` does to a folder that is not empty."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from engine.artifacts import FileEntry, RunLayout, RunMetadata, fetch_run
+from engine.errors import ConfigError, StorageError
+from engine.storage import Storage
+
+
+def published(folder: Path, run_id: str, created: str = "2026-01-01T00:00:00+00:00") -> RunLayout:
+    """A run of one file, which says whose it is."""
+    content = f"{run_id} {created}".encode()
+    file = folder / run_id / "teachers" / "sam_lora" / "adapter_model.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    entry = FileEntry(
+        path="teachers/sam_lora/adapter_model.safetensors",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+    )
+    metadata = RunMetadata(
+        name="parts",
+        run_id=run_id,
+        created=created,
+        data_digest="0",
+        classes=("bolt",),
+        seed=0,
+        environment={},
+        teachers=(),
+        files=(entry,),
+    )
+    (folder / run_id / "metadata.json").write_text(metadata.model_dump_json())
+    return RunLayout(str(folder / run_id))
+
+
+def fetched(folder: Path) -> str:
+    return (folder / "teachers" / "sam_lora" / "adapter_model.safetensors").read_text()
+
+
+def test_another_run_is_not_overwritten_unless_told_to(tmp_path: Path) -> None:
+    first, second, here = published(tmp_path, "1"), published(tmp_path, "2"), tmp_path / "here"
+    fetch_run(first, here, storage=Storage())
+    fetch_run(first, here, storage=Storage())
+    with pytest.raises(ConfigError, match=r"here holds another run already \(1, not 2\): .* --overwrite"):
+        fetch_run(second, here, storage=Storage())
+    assert fetched(here).startswith("1")
+    fetch_run(second, here, storage=Storage(), overwrite=True)
+    assert fetched(here).startswith("2")
+
+
+def test_a_run_that_was_trained_anew_takes_its_own_place(tmp_path: Path) -> None:
+    fetch_run(published(tmp_path, "1"), tmp_path / "here", storage=Storage())
+    fetch_run(published(tmp_path, "1", "2026-02-02T00:00:00+00:00"), tmp_path / "here", storage=Storage())
+    assert "2026-02-02" in fetched(tmp_path / "here")
+
+
+def test_files_of_somebody_elses_are_not_overwritten(tmp_path: Path) -> None:
+    run, mine = published(tmp_path, "1"), tmp_path / "here" / "teachers" / "sam_lora" / "adapter_model.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors is there already, and is none of this run's"):
+        fetch_run(run, tmp_path / "here", storage=Storage())
+    assert mine.read_text() == "mine"
+
+
+def test_what_is_not_what_was_published_is_not_kept(tmp_path: Path) -> None:
+    run = published(tmp_path, "1")
+    Path(run.root, "teachers", "sam_lora", "adapter_model.safetensors").write_text("1 damaged")
+    with pytest.raises(StorageError, match=r"is not what was published: its sha256 differs"):
+        fetch_run(run, tmp_path / "here", storage=Storage())
+    assert not [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
