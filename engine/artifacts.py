@@ -11,7 +11,6 @@ run: a run without it is not published, and a reader never sees half of one. No 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from engine.errors import ConfigError, StorageError
 from engine.results import Result, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, join, safe_join
-from engine.storage.publication import Publication
+from engine.storage.publication import Publication, sha256_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
@@ -254,12 +253,6 @@ def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage, overwrite: b
             raise StorageError(f"{uri} is not what was published: its sha256 differs from metadata.json. Train it anew")
     storage.write_bytes(str(folder / METADATA), metadata.model_dump_json(indent=2).encode())
     return [folder / "teachers" / f"{result.teacher.slug}_lora" for result in metadata.teachers]
-
-
-def sha256_of(file: Path) -> str:
-    """The sha256 of a file's content, in hex."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _refuse_others(metadata: RunMetadata, folder: Path) -> None:

@@ -30,6 +30,12 @@ ATTEMPTS = "attempts"
 COMMIT = "commit.json"
 
 
+def sha256_of(file: Path) -> str:
+    """The sha256 of a file's content, in hex."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 class Commit(BaseModel):
     """``commit.json``: what is published under one name."""
 
@@ -65,7 +71,7 @@ class Publication:
         Raises:
             StorageError: Storage refuses; or what was published before has been deleted since.
         """
-        mine = Commit(attempt=uuid.uuid4().hex, files={path: _sha256(file) for path, file in files.items()})
+        mine = Commit(attempt=uuid.uuid4().hex, files={path: sha256_of(file) for path, file in files.items()})
         if self._commit() is None:
             place = join(self.folder, mine.attempt)
             self.storage.upload_many([(file, join(place, path)) for path, file in files.items()])
@@ -141,8 +147,3 @@ class Publication:
     def _delete(self, attempt: str) -> None:
         for item in list(self.storage.list(join(self.folder, attempt))):
             self.storage.delete(item.uri)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

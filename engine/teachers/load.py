@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from engine.dataset.types import NMS_IOU, DatasetInfo
 from engine.errors import BaseModelError, ConfigError, StorageError
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path, parent
+from engine.storage.publication import sha256_of
 from engine.teachers.base import REGISTRY, Teacher
 from engine.teachers.labeller import Labeller
 from engine.teachers.lora import TEACHER, AdapterCard, load_adapter
@@ -140,7 +140,7 @@ def load_labeller(
     for name, uri in found.items():
         with _at_hand(uri, storage) as folder:
             teachers[name] = _load(folder, (base_models or {}).get(name), storage, cache, device)
-            identity[name.slug] = hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest()
+            identity[name.slug] = sha256_of(folder / ADAPTER)
     measured = {name: _measured(uri, storage) for name, uri in found.items()}
     detector, source = teachers[TeacherName.GROUNDING_DINO], found[TeacherName.GROUNDING_DINO]
     return Labeller(
@@ -183,9 +183,14 @@ class _Ap(BaseModel):
     ap: float
 
 
-class _Measured(BaseModel):
-    """What labelling needs of an adapter's ``result.json``, whichever version wrote it."""
+class _File(BaseModel):
+    sha256: str
 
+
+class _Measured(BaseModel):
+    """What is needed of an adapter's ``result.json``, whichever version wrote it."""
+
+    adapter: _File | None = None
     thresholds: dict[str, float] = {}
     quality: dict[str, _Quality] = {}
     before: _Ap | None = None
@@ -237,7 +242,7 @@ def _teacher_name(name: str) -> TeacherName:
 def _at_hand(uri: str, storage: Storage) -> Iterator[Path]:
     """The folder of an adapter on this machine, while the block lasts."""
     if not is_remote(uri):
-        yield local_path(uri)
+        yield _as_published(local_path(uri), uri, storage)
         return
     with tempfile.TemporaryDirectory() as temporary:
         try:
@@ -246,7 +251,18 @@ def _at_hand(uri: str, storage: Storage) -> Iterator[Path]:
             )
         except NotFoundError as error:
             raise BaseModelError(f"{uri} is not the folder of an adapter made here: {error}") from None
-        yield Path(temporary)
+        yield _as_published(Path(temporary), uri, storage)
+
+
+def _as_published(folder: Path, uri: str, storage: Storage) -> Path:
+    """A folder whose adapter is the one that ``result.json`` beside it is of, if there is one."""
+    measured = _measured(uri, storage).adapter
+    if measured is not None and (folder / ADAPTER).is_file() and sha256_of(folder / ADAPTER) != measured.sha256:
+        raise BaseModelError(
+            f"{join(uri, ADAPTER)} is not the adapter that {RESULT} beside it was written for: its sha256 differs. "
+            "Fetch the run anew, or delete result.json if you have changed the adapter yourself"
+        )
+    return folder
 
 
 def _load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -81,6 +82,19 @@ def test_a_run_that_has_measured_no_thresholds_has_the_default(run: Path, tmp_pa
     (folder / "result.json").write_text("{")
     with pytest.raises(StorageError, match=r"result\.json cannot be read"):
         load_labeller(folder)
+
+
+def test_an_adapter_that_is_not_the_published_one_is_refused(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "grounding_dino_lora"
+    shutil.copytree(run / "teachers" / "grounding_dino_lora", folder)
+    digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+    (folder / "result.json").write_text(json.dumps({"adapter": {"sha256": digest}}))
+    load_adapted(folder)
+    (folder / "result.json").write_text(json.dumps({"adapter": {"sha256": "0" * 64}}))
+    with pytest.raises(
+        BaseModelError, match=r"adapter_model\.safetensors is not the adapter that result\.json beside it"
+    ):
+        load_adapted(folder)
 
 
 def test_adapters_of_two_runs_make_one_pipeline(run: Path) -> None:
