@@ -1,7 +1,8 @@
-"""All that a run needs to go on as if it had never stopped, in one file.
+"""All that a run needs to go on as if it had never stopped, in one file a moment.
 
-One file, because it is replaced at once: on disk by a rename, in object storage by a put. Whoever reads it, at any
-moment, finds a whole checkpoint of one moment; its sha256 proves it. Random numbers and the learning rate need no
+One file, because it is there at once: on disk by a rename, in object storage by a put. Whoever reads it, at any
+moment, finds a whole checkpoint of one moment; its sha256 proves it. The two newest are kept, so that there is one to
+go on from where the newest is damaged; each holds the best adapter too. Random numbers and the learning rate need no
 room in it: both are functions of the step (:mod:`engine.training.loop`).
 
 The file is safetensors: tensors, and a JSON text in its metadata. No pickle is written or read.
@@ -11,7 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,17 @@ from torch import Tensor
 
 from engine.results import ApMetrics, HistoryPoint
 
-CHECKPOINT = "checkpoint.safetensors"
+KEPT = 2
+"""Checkpoints of a run: the newest ones."""
+
+NAME = re.compile(r"checkpoint-(\d{8,})\.safetensors")
+
+AT_RISK = 4 * 3600.0
+"""Seconds between two losses of a machine that are reckoned with. Spot GPUs live for hours; a machine of one's own is
+lost less often, and then a checkpoint too many costs next to nothing."""
+
+SHORTEST, LONGEST = 15.0, 1800.0
+"""Bounds of the time between two checkpoints, in seconds."""
 
 
 class Progress(BaseModel):
@@ -41,6 +55,9 @@ class Progress(BaseModel):
     loss_steps: int = 0
     seconds: float = Field(default=0, description="Wall-clock time of training and its evaluations so far.")
     peak_memory_bytes: int = 0
+    at_once: int | None = Field(
+        default=None, description="Images a batch, at most, since the memory of a GPU had no room for a whole one."
+    )
 
 
 @dataclass(frozen=True)
@@ -64,8 +81,50 @@ class Checkpoint:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
+def checkpoint_interval(cost: float) -> float:
+    """Seconds between two checkpoints that lose the least time: Young's sqrt(2 * cost * time between failures).
+
+    More checkpoints cost more than they save, fewer lose more work (Young, CACM 17(9), 1974).
+
+    Args:
+        cost: Seconds that a checkpoint takes, its upload included.
+
+    >>> round(checkpoint_interval(0.5)), checkpoint_interval(0), checkpoint_interval(3600)
+    (120, 15.0, 1800.0)
+    """
+    return min(LONGEST, max(SHORTEST, math.sqrt(2 * cost * AT_RISK)))
+
+
+def checkpoint_name(step: int) -> str:
+    """The file of the checkpoint of a step."""
+    return f"checkpoint-{step:08d}.safetensors"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint by its file's name; None of any other file."""
+    found = NAME.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def newest_first(names: Iterable[str]) -> list[str]:
+    """The checkpoints among files."""
+    return sorted((name for name in names if step_of(name) is not None), key=lambda name: step_of(name) or 0)[::-1]
+
+
+def outdated(names: Iterable[str], step: int) -> list[str]:
+    """The checkpoints among files that those of ``step`` and the one before it replace.
+
+    Later ones are another attempt's, which may still be at work.
+    """
+    return [name for name in newest_first(names) if (step_of(name) or 0) <= step][KEPT:]
+
+
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
-    """Write ``folder/checkpoint.safetensors`` in place of the one that is there; it is on disk when this returns."""
+    """Write the checkpoint of its step into ``folder``, and remove those that it replaces.
+
+    Returns:
+        Its file, which is on disk.
+    """
     tensors = {
         f"{part}/{name}": tensor.detach().cpu().contiguous()
         for part in ("adapter", "optimizer", "best")
@@ -80,20 +139,32 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
     )
     content = safetensors.torch.save(tensors, metadata={"state": state, "sha256": _digest(state, tensors)})
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / CHECKPOINT
-    temporary = folder / f".{CHECKPOINT}.tmp"
+    step = checkpoint.progress.step
+    path, temporary = folder / checkpoint_name(step), folder / ".checkpoint.tmp"
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    for name in outdated(os.listdir(folder), step):
+        (folder / name).unlink()
     return path
 
 
-def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The checkpoint in ``folder``; None if there is none, or none that is whole."""
+def load_checkpoint(folder: Path, on_damaged: Callable[[Path], None] = lambda path: None) -> Checkpoint | None:
+    """The newest checkpoint in ``folder`` that is whole, or None; ``on_damaged`` is told of newer ones."""
+    for name in newest_first(os.listdir(folder) if folder.is_dir() else ()):
+        checkpoint = read_checkpoint(folder / name)
+        if checkpoint is not None:
+            return checkpoint
+        on_damaged(folder / name)
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint | None:
+    """The checkpoint in a file; None if there is none, or none that is whole."""
     try:
-        with safe_open(folder / CHECKPOINT, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         state = metadata["state"]

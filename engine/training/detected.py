@@ -31,7 +31,9 @@ from engine.training.parts import Part, Parts
 from engine.training.processes import Processes
 from engine.training.runtime import memory_errors
 
-DETECTED = "detected.safetensors"
+DETECTED = "detected-{}.safetensors"
+"""Name of the file of some boxes, by their digest: attempts of one run may have found others."""
+
 NO_DETECTOR = "there is no adapter of Grounding DINO in this run: SAM is prompted by jittered true boxes alone"
 MOST_BOXES = 100
 """Boxes an image of the validation part, the surest: as many as COCO counts."""
@@ -130,7 +132,7 @@ def prepare_detected(
     detector, learner = config.teachers.grounding_dino, config.teachers.sam
     if detector is None or learner is None or (begun is not None and DETECTOR not in begun):
         return None
-    kept = processes.decided(lambda: _kept(folder / DETECTED, begun))
+    kept = processes.decided(lambda: _kept(folder, begun))
     if kept is not None:
         return Detected.read(kept)
     layout = RunLayout.of(config)
@@ -149,10 +151,10 @@ def prepare_detected(
             boxes = [boxes_of(*pair) for pair in zip(objects, train, strict=True)]
             found, all_of = sum(int((~np.isnan(some[:, 0])).sum()) for some in boxes), sum(map(len, boxes))
             say(f"Grounding DINO found {found} of {all_of} objects to learn from")
-        content = Detected.of(boxes, [_surest(found) for found in val]).content
+        detected = Detected.of(boxes, [_surest(found) for found in val])
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / DETECTED).write_bytes(content)
-        return content
+        (folder / DETECTED.format(detected.digest)).write_bytes(detected.content)
+        return detected.content
 
     return Detected.read(processes.decided(keep))
 
@@ -211,9 +213,12 @@ def masks_of(teacher: Teacher, samples: Sequence[Sample], boxes: Sequence[Detect
     return masks
 
 
-def _kept(file: Path, begun: Mapping[str, Any] | None) -> bytes | None:
+def _kept(folder: Path, begun: Mapping[str, Any] | None) -> bytes | None:
     """The file that the run has begun with."""
-    if begun is None or not file.is_file():
+    if begun is None:
+        return None
+    file = folder / DETECTED.format(begun[DETECTOR])
+    if not file.is_file():
         return None
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != begun[DETECTOR]:

@@ -69,15 +69,24 @@ def gradients(
 
     Returns:
         The loss of the whole step and its parts.
+
+    Raises:
+        torch.OutOfMemoryError: In all processes, if one of them has too little memory; there are no losses then.
     """
     count = max(1.0, processes.sum(sum(teacher.count(batch) for batch in batches)))
     sums: dict[str, Tensor] = {}
-    for batch in batches:
-        with precision:
-            losses = teacher.loss(to_device(batch, teacher.device), count=count)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        for name, value in losses.items():
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+    too_much = ""
+    try:
+        for batch in batches:
+            with precision:
+                losses = teacher.loss(to_device(batch, teacher.device), count=count)
+            losses["loss"].backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.items():
+                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+    except torch.OutOfMemoryError as error:
+        too_much = str(error) or "out of memory"  # not the error itself, whose traceback holds all that filled the memory
+    if processes.any(bool(too_much)):
+        raise torch.OutOfMemoryError(too_much or "another process of the run is out of memory")
     seen = {name: float(value) for name, value in sums.items()}
     return processes.add_up(trainable_parameters(teacher).values(), seen)
 

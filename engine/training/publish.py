@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -43,8 +42,7 @@ from engine.results import TeacherResult
 from engine.storage import Storage, join
 from engine.storage import name as name_of
 from engine.storage.publication import ATTEMPTS
-from engine.training.checkpoint import CHECKPOINT, load_checkpoint
-from engine.training.detected import DETECTED
+from engine.training.last import fetch_last, keep_last
 from engine.training.processes import ALONE, Processes
 from engine.training.trainer import TeacherTrainer
 
@@ -91,7 +89,7 @@ def train_and_publish(
         layout.publication(run.teacher, storage=storage).settle()
         earlier = read_result(layout, run.teacher, storage)
         if earlier is None:
-            _fetch_last(storage, remote_last, local_last)
+            fetch_last(storage, remote_last, local_last)
         elif not storage.exists(layout.metadata):
             publish_run(run.config, storage=storage)
         return earlier
@@ -108,7 +106,7 @@ def train_and_publish(
         work_dir=work_dir,
         cache=cache,
         listeners=(listener,),
-        on_checkpoint=partial(_keep, storage=storage, uri=remote_last),
+        on_checkpoint=partial(keep_last, storage=storage, uri=remote_last),
         processes=processes,
     )
     result = trainer.train()
@@ -195,27 +193,6 @@ def publish_run(config: RunConfig, *, storage: Storage) -> None:
             files[name_of(uri)] = Path(temporary, name_of(uri))
             files[name_of(uri)].write_bytes(content)
         layout.publication(storage=storage).publish(files)
-
-
-def _fetch_last(storage: Storage, uri: str, last: Path) -> None:
-    """Bring the checkpoint in storage here, if it is whole and further than the one that is here."""
-    if not storage.exists(join(uri, CHECKPOINT)):
-        return
-    with TemporaryDirectory() as temporary:
-        path = storage.download(join(uri, CHECKPOINT), Path(temporary, CHECKPOINT))
-        there, here = load_checkpoint(Path(temporary)), load_checkpoint(last)
-        if there is not None and (here is None or there.progress.step > here.progress.step):
-            last.mkdir(parents=True, exist_ok=True)
-            if storage.exists(join(uri, DETECTED)):
-                storage.download(join(uri, DETECTED), last / DETECTED)
-            shutil.copyfile(path, last / CHECKPOINT)
-
-
-def _keep(last: Path, *, storage: Storage, uri: str) -> None:
-    """Bring what is needed to go on into storage; the checkpoint last, since it says what goes with it."""
-    for name in (DETECTED, CHECKPOINT):
-        if (last / name).exists():
-            storage.upload(last / name, join(uri, name))
 
 
 def _samples(folder: str, storage: Storage) -> list[SampleView]:

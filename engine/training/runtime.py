@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import resource
 import signal
@@ -58,19 +59,41 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | None = None) -> OutOfMemoryError:
+    """What to do when the GPU has too little memory.
+
+    Args:
+        teacher: Which one has no room.
+        settings: Its part of the configuration.
+        fits: Images a batch that were tried and have room; 0: not even one has; None: nothing was tried.
+    """
+    device, slug = teacher.device, teacher.name.slug
+    where = "this machine"
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        where = f"{torch.cuda.get_device_name(device)} with {total / 2**30:.0f} GiB"
+    step = settings.batch_size * settings.accumulation_steps
+    advice = {
+        None: f"lower teachers.{slug}.batch_size and raise accumulation_steps as much",
+        0: "not even one image has room",
+    }.get(
+        fits,
+        f"batches of {fits} have room: set teachers.{slug}.batch_size to {fits} and accumulation_steps to "
+        f"{math.ceil(step / (fits or 1))}",
+    )
+    return OutOfMemoryError(
+        f"{where} has too little memory for {teacher.name} in batches of {settings.batch_size}: {advice}, or take the "
+        "preset decoder, or a GPU with more memory"
+    )
+
+
 @contextmanager
 def memory_errors(teacher: Teacher, settings: TeacherSettings) -> Iterator[None]:
     """Say what to do when the GPU has too little memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        device = teacher.device
-        total = torch.cuda.get_device_properties(device).total_memory
-        raise OutOfMemoryError(
-            f"{torch.cuda.get_device_name(device)} with {total / 2**30:.0f} GiB has too little memory for "
-            f"{teacher.name} in batches of {settings.batch_size}: lower teachers.{teacher.name.slug}.batch_size and "
-            f"raise accumulation_steps as much, or take the preset decoder, or a GPU with more memory"
-        ) from error
+        raise memory_error(teacher, settings) from error
 
 
 def to_device(value: Any, device: torch.device) -> Any:

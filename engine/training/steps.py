@@ -36,6 +36,7 @@ class Steps:
         seed: Of the order of the images.
         place: Of this process: the images of each step are shared out. What a step is does not depend on it.
         repeats: How often each image is shown an epoch, on average; empty: once.
+        at_once: Images a batch, at most, where a whole one has no room; the step is the same. None: ``batch_size``.
     """
 
     images: int
@@ -46,6 +47,7 @@ class Steps:
     seed: int
     place: Place = field(default_factory=Place)
     repeats: tuple[float, ...] = ()
+    at_once: int | None = None
 
     @classmethod
     def of(
@@ -94,7 +96,8 @@ class Steps:
     def batches(self, step: int) -> list[list[Key]]:
         """The batches of one step on this process; none if there are fewer images than processes."""
         keys = self.place.share(self.views(step))
-        return [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
+        size = self.at_once or self.batch_size
+        return [keys[i : i + size] for i in range(0, len(keys), size)]
 
     def batches_from(self, step: int) -> Iterator[list[Key]]:
         """All batches of the run on this process from ``step`` on."""

@@ -37,7 +37,7 @@ from engine.teachers.lora import (
     save_adapter,
 )
 from engine.training.balance import repeats
-from engine.training.checkpoint import CHECKPOINT, Checkpoint, Progress, load_checkpoint, save_checkpoint
+from engine.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from engine.training.data import Views, batches_from
 from engine.training.detected import DETECTOR, Detected, Prompted, prepare_detected
 from engine.training.loop import Hooks, Loop
@@ -87,7 +87,7 @@ class TeacherTrainer:
         work_dir: Default: a new temporary folder.
         cache: Where images and base models are kept between runs; default: the user's cache folder.
         listeners: Are told of progress, at most one step in ``log_seconds``.
-        on_checkpoint: Is given the folder ``last/`` whenever what is in it was replaced.
+        on_checkpoint: Is given the file of every checkpoint that is written.
         processes: Those that train this teacher together.
 
     Raises:
@@ -253,8 +253,7 @@ class TeacherTrainer:
             adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(job.teacher).items()}
             decisive = self._decisive(job.base, job.detected)
             checkpoint = Checkpoint(Progress(), before, decisive, adapter=adapter, optimizer={})
-            save_checkpoint(checkpoint, self.folder / LAST)
-            self._checkpointed()
+            self._checkpointed(save_checkpoint(checkpoint, self.folder / LAST))
             return checkpoint
 
         return seen, self.processes.decided(begun)
@@ -285,15 +284,15 @@ class TeacherTrainer:
 
     def _last(self, listen: Listener) -> Checkpoint | None:
         """The checkpoint to go on from; that there is a damaged one is said."""
-        folder = self.folder / LAST
-        checkpoint = load_checkpoint(folder)
-        message = None
+        note = partial(Event, event="note", teacher=self.name.slug)
+        damaged: list[Path] = []
+        checkpoint = load_checkpoint(self.folder / LAST, damaged.append)
+        for path in damaged:
+            listen(note(message=f"{path} is damaged: it is not used"))
         if checkpoint is not None:
-            message = f"going on after step {checkpoint.progress.step}"
-        elif (folder / CHECKPOINT).exists():
-            message = f"{folder / CHECKPOINT} is damaged: starting from the beginning"
-        if message is not None:
-            listen(Event(event="note", teacher=self.name.slug, message=message))
+            listen(note(message=f"going on after step {checkpoint.progress.step}"))
+        elif damaged:
+            listen(note(message="no checkpoint is whole: starting from the beginning"))
         return checkpoint
 
     def _base(self, checkpoint: Checkpoint | None) -> LocalModel:
@@ -344,9 +343,9 @@ class TeacherTrainer:
                 "Set them back to go on, or delete the folder to begin anew"
             )
 
-    def _checkpointed(self) -> None:
+    def _checkpointed(self, path: Path) -> None:
         if self.on_checkpoint is not None:
-            self.on_checkpoint(self.folder / LAST)
+            self.on_checkpoint(path)
 
 
 def _check_asking(teacher: Teacher, probe: Probe) -> None:
