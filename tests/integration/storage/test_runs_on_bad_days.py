@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from faulty_s3 import MIXED, FaultyS3, faulty_s3, says
 from runs import TINY, manifest, teacher, write_parts
 
 from engine.artifacts import RunLayout, read_metadata
-from engine.progress import parse_line
+from engine.progress import Event, parse_line
 from engine.storage import Storage
 
 SAM = {"name": "Sam", "baseModel": str(TINY / "sam"), "epochs": 1}
@@ -98,3 +101,74 @@ def test_an_image_that_cannot_be_had_during_a_run_ends_it_with_its_name(
     assert re.search(rf"error: {image.uri} {sentence}", done.stderr.replace("\n", " "))
     assert "Traceback" not in done.stderr
     assert not any("metadata.json" in item.key for item in storage.list(f"{s3}/models"))
+
+
+def started(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    """The command line as a process that is watched while it runs."""
+    cwd.mkdir(exist_ok=True)
+    cache = {"TEACHER_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "engine.cli", *arguments, "--progress", "json"]
+    return subprocess.Popen(command, cwd=cwd, env=os.environ | cache | environment, stdout=subprocess.PIPE, text=True)
+
+
+def until(process: subprocess.Popen[str], kind: str) -> None:
+    """Read the progress of a process up to an event."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = parse_line(line)
+        if event is not None and event.event == kind:
+            return
+    raise AssertionError(f"there was no {kind}")
+
+
+def rest_of(process: subprocess.Popen[str]) -> list[Event]:
+    out, _ = process.communicate(timeout=300)
+    return [event for line in out.splitlines() if (event := parse_line(line)) is not None]
+
+
+@pytest.mark.slow
+def test_an_attempt_that_was_taken_for_lost_ends_well_with_what_another_has_published(
+    s3: str, parts: Path, tmp_path: Path
+) -> None:
+    file = manifest(tmp_path, data=str(parts), output=f"{s3}/models", teachers=[SAM])
+    root = teacher("prepare", "-f", str(file), cwd=tmp_path).stdout.strip()
+    arguments = ("train", "--config", f"{root}/teacher_config.yaml", "--teacher", "Sam")
+    with started(*arguments, cwd=tmp_path / "lost") as lost:
+        until(lost, "start")
+        lost.send_signal(signal.SIGSTOP)
+        try:
+            with started(*arguments, cwd=tmp_path / "next") as following:
+                *_, done = rest_of(following)
+            assert (following.returncode, done.event) == (0, "done")
+            storage = Storage()
+            published = {item.key: item.etag for item in storage.list(root) if "/last/" not in item.key}
+        finally:
+            lost.send_signal(signal.SIGCONT)
+        *_, done = rest_of(lost)
+    assert lost.returncode == 0
+    assert done.message == f"another attempt has published {root}/teachers/sam_lora: it stands"
+    assert {item.key: item.etag for item in storage.list(root) if "/last/" not in item.key} == published
+
+
+@pytest.mark.slow
+def test_keys_that_rotate_during_a_run_do_not_end_it(
+    s3: str, proxy: FaultyS3, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Storage().upload_folder(parts, f"{s3}/data")
+    file = manifest(tmp_path, data=f"{s3}/data", output=f"{s3}/models", teachers=[SAM])
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    keys = tmp_path / "credentials"
+
+    def rotate(key: str) -> None:
+        keys.write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=secret\n")
+        proxy.accepted = {key}
+
+    rotate("FIRST")
+    environment = {"AWS_SHARED_CREDENTIALS_FILE": str(keys), "AWS_ENDPOINT_URL": proxy.url}
+    with started("run", "-f", str(file), cwd=tmp_path / "run", **environment) as process:
+        until(process, "start")
+        rotate("SECOND")
+        events = rest_of(process)
+    assert process.returncode == 0
+    assert any("answered ExpiredToken: attempt 2 of 6" in (event.message or "") for event in events)
