@@ -76,6 +76,8 @@ def failures(uri: str, done: str, where: str) -> Iterator[None]:
         advice = "check the endpoint's URL, and that this machine's network lets it through"
         raise StorageError(f"{failed}: {where} cannot be reached ({error}); {advice}") from None
     except (aws.BotoCoreError, Boto3Error) as error:
+        if isinstance(error.__context__, aws.ClientError):  # boto3's transfers wrap what the store said
+            raise _answered(error.__context__, uri, failed, where) from None
         invalid = isinstance(error, aws.ParamValidationError | aws.InvalidRegionError)
         raise (ConfigError if invalid else StorageError)(f"{failed}: {error}") from None
     except OSError as error:

@@ -6,7 +6,7 @@ import pytest
 from toy import write_toy_data
 
 from engine import local
-from engine.artifacts import RESULT, RunLayout
+from engine.artifacts import RESULT, RunLayout, RunMetadata
 from engine.dataset import DatasetInfo, inspect_dataset
 from engine.errors import ConfigError, StorageError
 from engine.manifest import Manifest
@@ -68,6 +68,31 @@ def test_the_configuration_of_another_run_is_not_overwritten(
     local.forget(runs, Storage(), work_dir=tmp_path / "work")
     local.begin(info, runs, Storage())
     assert file.read_text() == whole
+
+
+def test_the_metadata_of_another_run_is_not_taken_for_this_ones(
+    planned: tuple[DatasetInfo, tuple[TrainingRun, ...]],
+) -> None:
+    layout = planned[1][0].layout
+    assert local.published(layout, Storage()) is None
+    config = planned[1][0].config
+    metadata = RunMetadata(
+        name="parts",
+        run_id=config.run_id,
+        created="",
+        data_digest="",
+        classes=(),
+        seed=0,
+        environment={},
+        teachers=(),
+        files=(),
+    )
+    Storage().write_bytes(layout.metadata, metadata.model_dump_json().encode())
+    assert local.published(layout, Storage()) == metadata
+    other = metadata.model_copy(update={"run_id": "other"})
+    Storage().write_bytes(layout.metadata, other.model_dump_json().encode())
+    with pytest.raises(ConfigError, match=r"metadata\.json is that of run other: move .* away, .* --again"):
+        local.published(layout, Storage())
 
 
 def test_a_probe_that_is_not_there_is_told_before_anything_is_trained(tmp_path: Path) -> None:

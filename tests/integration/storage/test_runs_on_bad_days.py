@@ -127,6 +127,22 @@ def rest_of(process: subprocess.Popen[str]) -> list[Event]:
 
 
 @pytest.mark.slow
+def test_a_place_that_may_not_be_written_to_ends_a_run_with_its_name(
+    s3: str, proxy: FaultyS3, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.before = lambda request: (
+        says(403, "AccessDenied") if request.method == "PUT" and "/attempts/" in request.path else None
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    file = manifest(tmp_path, data=str(parts), output=f"{s3}/models", teachers=[SAM])
+    done = teacher("run", "-f", str(file), cwd=tmp_path, check=False)
+    assert done.returncode == 5, done.stderr
+    assert re.search(rf"error: {s3}/models/\S+/attempts/sam/\S+ cannot be written: access is denied", done.stderr)
+    proxy.before = lambda _: None
+    assert "going on after step" in teacher("run", "-f", str(file), "--progress", "json", cwd=tmp_path).stdout
+
+
+@pytest.mark.slow
 def test_an_attempt_that_was_taken_for_lost_ends_well_with_what_another_has_published(
     s3: str, parts: Path, tmp_path: Path
 ) -> None:

@@ -299,6 +299,13 @@ def test_a_refusal_says_what_to_do(
         storage.read_bytes(f"{s3}/key")
 
 
+def test_a_refused_upload_says_what_to_do(s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    proxy.faults.append(says(403, "AccessDenied"))
+    with pytest.raises(StorageError, match=rf"^{s3}/key cannot be written: access is denied: .* check the policies"):
+        storage.upload(tmp_path / "file", f"{s3}/key")
+
+
 @pytest.fixture
 def user(s3: str, s3_server: str) -> Iterator[dict[str, str]]:
     """Keys of a user whom no policy allows anything, while the server checks signatures and policies."""
