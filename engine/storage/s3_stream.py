@@ -29,8 +29,8 @@ class CorruptError(StorageError):
     """The content does not have the checksum that the store gave with it."""
 
     def __init__(self, uri: str, why: str, digest: str = "") -> None:
+        self.what, self.digest = f"{uri} came damaged ({why})", digest
         super().__init__(f"{uri} cannot be read: it came damaged ({why}); try again")
-        self.digest = digest
 
 
 class Digests:
@@ -72,7 +72,7 @@ class Digests:
                 if self.are_md5 is None and error.digest and error.digest == before:
                     self.are_md5 = False
                 before = error.digest
-                self.say(f"{error}: reading {reading} of {READINGS}")
+                self.say(f"{error.what}: reading {reading} of {READINGS}")
         return work()
 
 
