@@ -61,6 +61,18 @@ class NotFiniteError(TeacherError):
     exit_code = 7
 
 
+class NoProgressError(TeacherError):
+    """Nothing has happened for long; where every thread of the process was is on standard error."""
+
+    exit_code = 8
+
+
+class MachineError(TeacherError):
+    """The machine lacks what training needs of it: a GPU that can be used, or room on a disk or in shared memory."""
+
+    exit_code = 9
+
+
 class InterruptedTrainingError(TeacherError):
     """SIGTERM arrived; the same command goes on from the last checkpoint, if there is one."""
 

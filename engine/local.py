@@ -81,7 +81,7 @@ def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) ->
 
 def _is_same(text: bytes, config: RunConfig) -> bool:
     """Whether a configuration is this one but for where things lie and how they are told of."""
-    free: dict[str, Any] = {"output": True, "storage": True, "training": {"workers", "log_seconds"}}
+    free: dict[str, Any] = {"output": True, "storage": True, "training": {"workers", "log_seconds", "hang_seconds"}}
     try:
         there = from_yaml(text.decode())
     except (ConfigError, UnicodeDecodeError):

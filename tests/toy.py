@@ -204,7 +204,7 @@ def toy_loop(
     stop: Stop | None = None,
     patience: int = 0,
     processes: Processes = ALONE,
-    checkpoint_seconds: float = 300,
+    checkpoint_seconds: float | None = 300,
     **changes: Any,
 ) -> Loop:
     """A loop over the toy problem, from a checkpoint or from the beginning; ``hooks`` replace its own."""
@@ -214,10 +214,10 @@ def toy_loop(
     attach(teacher, wanted.lora)
     steps = Steps.of(wanted, images=images, seed=common.seed, place=processes.place)
     own = {
-        "batches": lambda step: toy_batches(teacher, steps, step),
+        "batches": lambda steps, step: toy_batches(teacher, steps, step),
         "evaluate": lambda: overlap(teacher, range(1000, 1032)),
         "keep_best": lambda: None,
-        "checkpointed": lambda: None,
+        "checkpointed": lambda path: None,
         "listen": lambda event: None,
     }
     fresh = Checkpoint(Progress(), before={}, settings={}, adapter=adapter_tensors(teacher), optimizer={})

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from engine.cli.display import console, is_terminal, show_info, show_results
 from engine.cli.ending import OutcomeFile, failures_in
 from engine.cli.names import find_run
 from engine.config import RunConfig, from_yaml
-from engine.errors import ConfigError, TeacherError
+from engine.errors import ConfigError, NoProgressError, TeacherError
 from engine.launch import Place
 from engine.manifest import Manifest, load_manifest
 from engine.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
@@ -204,12 +205,15 @@ def _train_planned(
             names = teachers or config.teachers.names
             if outcome is not None and len(names) != 1:
                 raise ConfigError(f"--outcome tells of one teacher, not of {', '.join(names)}: give one --teacher")
+            from engine.training.machine import GPUS, check_gpus
             from engine.training.processes import joined
 
+            check_gpus(int(os.environ.get(GPUS) or 0))
             with joined() as processes:
                 for teacher in names:
                     run = TrainingRun(teacher, config)
-                    result = _train_one(run, _storage_of(config), listener, work_dir, processes)
+                    hung = partial(_hung, outcome, teacher.slug)
+                    result = _train_one(run, _storage_of(config), listener, work_dir, processes, hung)
     except TeacherError as error:
         slug = teacher.slug if teacher is not None else ""
         listener(Event(event="error", teacher=slug, message=str(error), reason=error.reason, exit_code=error.exit_code))
@@ -227,9 +231,11 @@ def _train_one(
     listener: Listener,
     work_dir: Path | None,
     processes: Processes | None = None,
+    on_hang: Callable[[NoProgressError], None] | None = None,
 ) -> TeacherResult:
     from engine.training.processes import ALONE
     from engine.training.publish import train_and_publish
+    from engine.training.watchdog import print_failure
 
     folder = _work_dir(work_dir, run.layout)
     return train_and_publish(
@@ -239,7 +245,17 @@ def _train_one(
         work_dir=folder,
         cache=default_cache(),
         processes=processes or ALONE,
+        on_hang=on_hang or print_failure,
     )
+
+
+def _hung(outcome: Path | None, teacher: str, error: NoProgressError) -> None:
+    """Tell a failure from a thread beside the one that hangs, which may hold the streams."""
+    event = Event(event="error", teacher=teacher, message=str(error), reason=error.reason, exit_code=error.exit_code)
+    os.write(1, f"\n{event.line()}\n".encode())
+    os.write(2, f"error: {error}\n".encode())
+    if outcome is not None:
+        write_outcome(outcome, Outcome.failure(error))
 
 
 def fetch(

@@ -24,7 +24,7 @@ from engine.validation import nearest, parse
 
 Plain = dict[str, Any]
 
-NOT_IN_RUN_ID = frozenset({"name", "run_id", "output", "storage", "workers", "log_seconds"})
+NOT_IN_RUN_ID = frozenset({"name", "run_id", "output", "storage", "workers", "log_seconds", "hang_seconds"})
 """Where a run's result lies, and how fast it is made and told of, does not change what it is."""
 
 

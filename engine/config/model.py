@@ -131,6 +131,11 @@ class TrainingConfig(ConfigModel):
         description="processes that decode and augment; 0: the training process itself; null: one a core, at most 8",
     )
     log_seconds: float = Field(gt=0, description="at most one progress line in this time")
+    hang_seconds: float = Field(
+        default=900.0,
+        gt=0,
+        description="training that does nothing for so long, and for ten of its longest steps, is ended",
+    )
 
 
 class TeachersConfig(ConfigModel):

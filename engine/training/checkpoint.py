@@ -146,14 +146,14 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    for name in outdated(os.listdir(folder), step):
+    for name in outdated(_names(folder), step):
         (folder / name).unlink()
     return path
 
 
 def load_checkpoint(folder: Path, on_damaged: Callable[[Path], None] = lambda path: None) -> Checkpoint | None:
     """The newest checkpoint in ``folder`` that is whole, or None; ``on_damaged`` is told of newer ones."""
-    for name in newest_first(os.listdir(folder) if folder.is_dir() else ()):
+    for name in newest_first(_names(folder)):
         checkpoint = read_checkpoint(folder / name)
         if checkpoint is not None:
             return checkpoint
@@ -181,6 +181,10 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         )
     except (FileNotFoundError, SafetensorError, KeyError, json.JSONDecodeError, ValidationError):
         return None
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
 def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from engine.config import TeacherSettings, TrainingConfig
@@ -27,7 +28,7 @@ from engine.progress import Event, Listener
 from engine.results import ApMetrics, HistoryPoint
 from engine.teachers.base import Batch, Teacher
 from engine.teachers.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
-from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from engine.training.checkpoint import Checkpoint, Progress, checkpoint_interval, save_checkpoint
 from engine.training.optimizer import (
     apply_gradients,
     build_optimizer,
@@ -36,11 +37,11 @@ from engine.training.optimizer import (
     restore_optimizer,
 )
 from engine.training.processes import ALONE, Processes
-from engine.training.runtime import Stop, autocast, memory_errors, peak_memory_bytes, seed_all
+from engine.training.runtime import Stop, autocast, memory_error, memory_errors, peak_memory_bytes, seed_all
 from engine.training.steps import Steps, learning_rate
 
-CHECKPOINT_SECONDS = 300.0
-"""A checkpoint costs well under a second, so this long is all that is ever lost."""
+EXPECTED_COST = 1.0
+"""Seconds of a checkpoint, until one was written."""
 
 HISTORY_POINTS = 200
 """Points of the loss curve over a whole run."""
@@ -51,17 +52,17 @@ class Hooks:
     """What the loop asks of others.
 
     Attributes:
-        batches: The batches of the run from a step on.
+        batches: The batches of the run, cut as the steps say, from a step on.
         evaluate: Metrics of the teacher as it is, on the validation part; the same in all processes.
         keep_best: The teacher is the best so far: write its adapter.
-        checkpointed: A checkpoint has been written.
+        checkpointed: A checkpoint has been written to this file.
         listen: Is told of every event.
     """
 
-    batches: Callable[[int], Generator[Batch, None, None]]
+    batches: Callable[[Steps, int], Generator[Batch, None, None]]
     evaluate: Callable[[], ApMetrics]
     keep_best: Callable[[], None]
-    checkpointed: Callable[[], None]
+    checkpointed: Callable[[Path], None]
     listen: Listener
 
 
@@ -78,7 +79,7 @@ class Loop:
         hooks: What the loop asks of others.
         stop: Set by SIGTERM.
         processes: Those that train this teacher together.
-        checkpoint_seconds: Longest time between two checkpoints.
+        checkpoint_seconds: Time between two checkpoints; None: as their cost says.
     """
 
     def __init__(
@@ -93,11 +94,13 @@ class Loop:
         hooks: Hooks,
         stop: Stop,
         processes: Processes = ALONE,
-        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        checkpoint_seconds: float | None = None,
     ) -> None:
-        self.teacher, self.settings, self.training, self.steps = teacher, settings, training, steps
+        self.teacher, self.settings, self.training = teacher, settings, training
+        self.steps = replace(steps, at_once=start.progress.at_once)
         self.folder, self.hooks, self.stop, self.processes = folder, hooks, stop, processes
-        self.checkpoint_seconds = checkpoint_seconds
+        self.interval = checkpoint_interval(EXPECTED_COST) if checkpoint_seconds is None else checkpoint_seconds
+        self.fixed_interval = checkpoint_seconds is not None
         self.start = start
         self.progress = start.progress
         self.best: dict[str, Tensor] = start.best
@@ -115,36 +118,47 @@ class Loop:
         Raises:
             InterruptedTrainingError: SIGTERM arrived; a checkpoint is written.
             NotFiniteError: The loss became NaN or infinite.
-            OutOfMemoryError: The GPU has too little memory.
+            OutOfMemoryError: The GPU has too little memory, for half a batch too.
         """
-        with closing(self.hooks.batches(self.progress.step)) as batches:  # its workers end with the block
-            while True:
-                done = self.progress.step
-                if self.progress.evaluated_step < done and self.steps.evaluated_after(done):
-                    self._evaluate()
-                patience = self.training.patience
-                if done == self.steps.total or (patience and self.progress.waited >= patience):
+        while True:
+            with closing(self._batches(self.steps)) as batches:  # its workers end with the block
+                if self._to_the_end(batches):
                     return self.progress
-                self._step(batches)
-                if self.processes.any(self.stop.requested):
-                    self._checkpoint()
-                    raise self._interrupted()
-                if time.monotonic() - self.saved >= self.checkpoint_seconds:
-                    self._checkpoint()
+            self._halve()
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def _to_the_end(self, batches: Iterator[Batch]) -> bool:
+        """Whether the end was reached; else a batch has no room."""
+        while True:
+            done = self.progress.step
+            if self.progress.evaluated_step < done and self.steps.evaluated_after(done):
+                self._evaluate()
+            patience = self.training.patience
+            if done == self.steps.total or (patience and self.progress.waited >= patience):
+                return True
+            if not self._step(batches):
+                return False
+            self.stop.alive()
+            if self.processes.any(self.stop.requested):
+                self._checkpoint()
+                raise self._interrupted()
+            if time.monotonic() - self.saved >= self.interval:
+                self._checkpoint()
+
+    def _batches(self, steps: Steps) -> Generator[Batch, None, None]:
+        return self.hooks.batches(steps, self.progress.step)
+
+    def _step(self, batches: Iterator[Batch]) -> bool:
+        """Take a step, unless a batch has no room."""
         begin, done = time.monotonic(), self.progress.step
-        parts = [next(batches) for _ in self.steps.batches(done)]
-        seed_all(
-            self.training.seed, done, self.processes.place.rank
-        )  # after the batches: a loader draws a number when it starts
-        set_training(self.teacher, True)
+        losses = self._gradients(self.steps, batches)
+        if losses is None:
+            return False
         rate = learning_rate(done, self.steps.total, self.settings)
         try:
             with memory_errors(self.teacher, self.settings):
-                losses = gradients(self.teacher, parts, self.precision, self.processes)
                 apply_gradients(self.optimizer, learning_rate=rate, clip_norm=self.settings.clip_norm, losses=losses)
         except NotFiniteError as error:
+            self._checkpoint()
             raise NotFiniteError(
                 f"at step {done + 1} of {self.steps.total} {error}: lower the learning rate "
                 f"({self.settings.learning_rate:g}), or set training.precision to float32; "
@@ -160,6 +174,49 @@ class Loop:
             images_per_second=self.pace.images_per_second,
             seconds_left=self.pace.seconds_left(self.steps, self.progress.step),
         )
+        return True
+
+    def _gradients(self, steps: Steps, batches: Iterator[Batch]) -> dict[str, float] | None:
+        """The losses of the next step, its gradients being there; None, and no gradients, if a batch has no room."""
+        done = self.progress.step
+        parts = [next(batches) for _ in steps.batches(done)]
+        # After the batches: a loader draws a number when it starts.
+        seed_all(self.training.seed, done, self.processes.place.rank)
+        set_training(self.teacher, True)
+        try:
+            return gradients(self.teacher, parts, self.precision, self.processes)
+        except torch.OutOfMemoryError:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.teacher.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return None
+
+    def _halve(self) -> None:
+        """From now on batches of half the size, and twice as many a step; this is done once in a run.
+
+        Raises:
+            OutOfMemoryError: It was done before, or there is nothing to halve.
+        """
+        size = self.steps.at_once or self.steps.batch_size
+        if size == 1 or self.steps.at_once is not None:
+            raise memory_error(self.teacher, self.settings, fits=self._what_fits(size))
+        half = math.ceil(size / 2)
+        self.steps, self.progress = replace(self.steps, at_once=half), self._updated(at_once=half)
+        why = f"batches of {size} images have no room in the memory of the GPU"
+        self._tell("note", message=f"{why}: going on with {half} at a time, and as many a step")
+        self._checkpoint()
+
+    def _what_fits(self, size: int) -> int:
+        """The largest batch that has room, of those that halve ``size``; 0 if not even one image has."""
+        while size > 1:
+            size //= 2
+            steps = replace(self.steps, at_once=size)
+            with closing(self._batches(steps)) as batches:
+                fits = self._gradients(steps, batches) is not None
+            self.optimizer.zero_grad(set_to_none=True)
+            if fits:
+                return size
+        return 0
 
     def _count_step(self, losses: dict[str, float]) -> None:
         progress = self.progress
@@ -204,9 +261,12 @@ class Loop:
             optimizer=optimizer_tensors(self.optimizer, self.parameters),
             best=self.best,
         )
-        save_checkpoint(checkpoint, self.folder)
+        begin = time.monotonic()
+        self.hooks.checkpointed(save_checkpoint(checkpoint, self.folder))
         self.saved = time.monotonic()
-        self.hooks.checkpointed()
+        if not self.fixed_interval:
+            self.interval = checkpoint_interval(self.saved - begin)
+        self.stop.alive()
         self._tell("checkpoint")
 
     def _updated(self, **changes: Any) -> Progress:

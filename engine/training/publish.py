@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -34,6 +34,7 @@ from engine.artifacts import (
 )
 from engine.config import RunConfig, to_yaml
 from engine.dataset import DatasetInfo
+from engine.errors import NoProgressError, NotFiniteError
 from engine.evaluation.report import render_report
 from engine.evaluation.samples import SampleView, read_samples
 from engine.plan import TrainingRun
@@ -42,9 +43,10 @@ from engine.results import TeacherResult
 from engine.storage import Storage, join
 from engine.storage import name as name_of
 from engine.storage.publication import ATTEMPTS
-from engine.training.last import fetch_last, keep_last
+from engine.training.last import fetch_last, keep_best, keep_last
 from engine.training.processes import ALONE, Processes
 from engine.training.trainer import TeacherTrainer
+from engine.training.watchdog import print_failure
 
 VERSIONS_OF = ("torch", "transformers", "peft", "albumentations", "teacher-finetune")
 
@@ -63,6 +65,7 @@ def train_and_publish(
     work_dir: Path,
     cache: Path,
     processes: Processes = ALONE,
+    on_hang: Callable[[NoProgressError], None] = print_failure,
 ) -> TeacherResult:
     """Train one teacher, from its last checkpoint if there is one, and publish it.
 
@@ -76,6 +79,7 @@ def train_and_publish(
         work_dir: Scratch folder of this request; what is in it of an earlier attempt is gone on from.
         cache: Where base models and images are kept between runs.
         processes: Those that train this teacher together: the first fetches the checkpoint, and publishes.
+        on_hang: See :class:`TeacherTrainer`.
 
     Raises:
         TeacherError: Of the kind that the failure is; its exit code is that of the process.
@@ -107,9 +111,16 @@ def train_and_publish(
         cache=cache,
         listeners=(listener,),
         on_checkpoint=partial(keep_last, storage=storage, uri=remote_last),
+        on_hang=on_hang,
         processes=processes,
     )
-    result = trainer.train()
+    try:
+        result = trainer.train()
+    except NotFiniteError as error:
+        kept = keep_best(trainer.folder, storage=storage, uri=remote_last) if processes.first else None
+        if kept is None:
+            raise
+        raise NotFiniteError(f"{error} at {kept}") from None
 
     def publish() -> tuple[TeacherResult, bool]:
         mine = _publish_teacher(result, run, storage=storage, work_dir=work_dir)

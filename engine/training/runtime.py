@@ -7,7 +7,7 @@ import random
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -108,9 +108,16 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 class Stop:
-    """Inside its block SIGTERM only sets ``requested``: whoever is at work stops where nothing is lost."""
+    """Inside its block SIGTERM only sets ``requested``: whoever is at work stops where nothing is lost.
+
+    Args:
+        alive: Is called by whoever is at work, again and again.
+    """
 
     requested = False
+
+    def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
+        self.alive = alive
 
     def __enter__(self) -> Self:
         self._installed = threading.current_thread() is threading.main_thread()
@@ -126,6 +133,7 @@ class Stop:
 
     def check(self) -> None:
         """Raise InterruptedTrainingError if SIGTERM has arrived."""
+        self.alive()
         if self.requested:
             raise InterruptedTrainingError("SIGTERM arrived: the same command goes on from the last checkpoint")
 

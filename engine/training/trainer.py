@@ -20,7 +20,7 @@ from typing import Any
 from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
-from engine.errors import ConfigError
+from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.evaluate import Evaluation
 from engine.progress import Event, EventKind, Listener
 from engine.results import ApMetrics, TeacherResult
@@ -41,12 +41,14 @@ from engine.training.checkpoint import Checkpoint, Progress, load_checkpoint, sa
 from engine.training.data import Views, batches_from
 from engine.training.detected import DETECTOR, Detected, Prompted, prepare_detected
 from engine.training.loop import Hooks, Loop
+from engine.training.machine import machine_errors
 from engine.training.parts import Parts, prepare_parts
 from engine.training.probe import Probe, prepare_probe
 from engine.training.processes import ALONE, Processes
 from engine.training.progress import tensorboard, thinned
 from engine.training.runtime import Stop, choose_device, seed_all
 from engine.training.steps import Steps
+from engine.training.watchdog import Watchdog, print_failure
 from engine.training.worth import Measures, Worth, write_result
 
 NO_PROBE = "what is left of the base's skill is not measured: training.retention shows nothing that the data does not"
@@ -88,6 +90,7 @@ class TeacherTrainer:
         cache: Where images and base models are kept between runs; default: the user's cache folder.
         listeners: Are told of progress, at most one step in ``log_seconds``.
         on_checkpoint: Is given the file of every checkpoint that is written.
+        on_hang: Is given the failure before the process ends since nothing happens any more.
         processes: Those that train this teacher together.
 
     Raises:
@@ -104,6 +107,7 @@ class TeacherTrainer:
         cache: Path | None = None,
         listeners: Sequence[Listener] = (),
         on_checkpoint: Callable[[Path], None] | None = None,
+        on_hang: Callable[[NoProgressError], None] = print_failure,
         processes: Processes = ALONE,
     ) -> None:
         names = config.teachers.names
@@ -121,6 +125,7 @@ class TeacherTrainer:
         self.cache = cache or default_cache()
         self.listeners = listeners
         self.on_checkpoint = on_checkpoint
+        self.on_hang = on_hang
         self.processes = processes
 
     def train(self) -> TeacherResult:
@@ -129,7 +134,7 @@ class TeacherTrainer:
         Raises:
             TeacherError: Of the kind that the failure is. After InterruptedTrainingError the same call goes on.
         """
-        with tensorboard(Path(self.layout.logs(self.name))) as curves:
+        with machine_errors(), tensorboard(Path(self.layout.logs(self.name))) as curves:
             listeners = (*self.listeners, curves) if self.processes.first else ()
 
             def tell_all(event: Event) -> None:
@@ -139,7 +144,7 @@ class TeacherTrainer:
             listen = thinned(tell_all, seconds=self.config.training.log_seconds)
             checkpoint = self.processes.decided(partial(self._last, listen))
             job = self._prepare(checkpoint, listen)
-            with Stop() as stop:
+            with Watchdog(self.config.training.hang_seconds, self.on_hang) as watchdog, Stop(watchdog.alive) as stop:
                 listen(job.event("start", **_so_far(checkpoint)))
                 return self._run(job, checkpoint, listen, stop)
 
@@ -277,10 +282,10 @@ class TeacherTrainer:
         if self.processes.first:
             save_adapter(job.teacher, self.folder, card=self._card(job.base))
 
-    def _batches(self, job: Job, step: int) -> Generator[Batch, None, None]:
+    def _batches(self, job: Job, steps: Steps, step: int) -> Generator[Batch, None, None]:
         seed, workers = self.config.training.seed, self.config.training.workers
         views = Views(job.parts.train, job.teacher, Augmenter(self.config.augmentation), seed=seed)
-        return batches_from(step, job.steps, views, workers=workers, pin_memory=job.teacher.device.type == "cuda")
+        return batches_from(step, steps, views, workers=workers, pin_memory=job.teacher.device.type == "cuda")
 
     def _last(self, listen: Listener) -> Checkpoint | None:
         """The checkpoint to go on from; that there is a damaged one is said."""

@@ -11,6 +11,8 @@ from engine.errors import (
     ConfigError,
     DataError,
     InterruptedTrainingError,
+    MachineError,
+    NoProgressError,
     NotFiniteError,
     OutOfMemoryError,
     StorageError,
@@ -29,6 +31,8 @@ REASONS: Mapping[int, str] = {
     StorageError.exit_code: "StorageUnavailable",
     OutOfMemoryError.exit_code: "OutOfGpuMemory",
     NotFiniteError.exit_code: "LossNotFinite",
+    NoProgressError.exit_code: "NoProgress",
+    MachineError.exit_code: "MachineUnfit",
     InterruptedTrainingError.exit_code: "Interrupted",
 }
 """The exit codes of the engine."""

@@ -52,7 +52,7 @@ def pod_template(
     full = {
         **container,
         "imagePullPolicy": settings.image_pull_policy,
-        "env": _environment(spec, settings, models=MODELS if trainer_job and spec.model_cache else DISK),
+        "env": _environment(spec, settings, trains=trainer_job is not None),
         "volumeMounts": mounts,
         "securityContext": RESTRICTED_CONTAINER,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -80,14 +80,16 @@ def pod_template(
     return {"metadata": {"labels": dict(labels)}, "spec": pod}
 
 
-def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, models: str) -> list[dict[str, Any]]:
+def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, trains: bool) -> list[dict[str, Any]]:
     """Variables of a pod: those of the installation give way to what the object says."""
+    models = MODELS if trains and spec.model_cache else DISK
     plain = {
         "HOME": DISK,
         "TMPDIR": DISK,
         "TEACHER_CACHE": f"{DISK}/cache",
         "HF_HOME": f"{models}/huggingface",
         "PYTHONUNBUFFERED": "1",
+        **({"TEACHER_GPUS": str(spec.gpus)} if trains and spec.gpus else {}),
         **settings.pod_env,
     }
     if spec.storage.endpoint_url:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(1800)
 VALUES: dict[str, Any] = {
     "image": {"repository": "localhost/operator", "tag": "latest"},
     "trainerImage": {"repository": "localhost/trainer", "tag": "latest"},
-    "podEnv": {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    "podEnv": {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TEACHER_GPUS": "0"},  # its GPUs are numbers
     "trainerResources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
     "inspectResources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}},
     "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},

@@ -127,6 +127,8 @@ ENDS = {
     5: "StorageUnavailable",
     6: "OutOfGpuMemory",
     7: "LossNotFinite",
+    8: "NoProgress",
+    9: "MachineUnfit",
     1: "Unexpected",
 }
 

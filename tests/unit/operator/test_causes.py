@@ -14,6 +14,8 @@ from engine.errors import (
     ConfigError,
     DataError,
     InterruptedTrainingError,
+    MachineError,
+    NoProgressError,
     NotFiniteError,
     OutOfMemoryError,
     StorageError,
@@ -31,6 +33,8 @@ ENGINE: dict[type[TeacherError], str] = {
     StorageError: "StorageUnavailable",
     OutOfMemoryError: "OutOfGpuMemory",
     NotFiniteError: "LossNotFinite",
+    NoProgressError: "NoProgress",
+    MachineError: "MachineUnfit",
     InterruptedTrainingError: "Interrupted",
 }
 

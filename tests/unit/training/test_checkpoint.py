@@ -7,7 +7,15 @@ import torch
 from toy import metrics
 
 from engine.results import HistoryPoint
-from engine.training.checkpoint import CHECKPOINT, Checkpoint, Progress, load_checkpoint, save_checkpoint
+from engine.training.checkpoint import (
+    Checkpoint,
+    Progress,
+    checkpoint_interval,
+    checkpoint_name,
+    load_checkpoint,
+    outdated,
+    save_checkpoint,
+)
 
 
 def checkpoint(step: int = 3) -> Checkpoint:
@@ -58,7 +66,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
 
 def test_a_write_that_died_leaves_the_one_before(tmp_path: Path) -> None:
     save_checkpoint(checkpoint(step=3), tmp_path)
-    (tmp_path / f".{CHECKPOINT}.tmp").write_bytes(b"half of the ne")
+    (tmp_path / ".checkpoint.tmp").write_bytes(b"half of the ne")
     read = load_checkpoint(tmp_path)
     assert read is not None
     assert read.progress.step == 3
@@ -66,4 +74,34 @@ def test_a_write_that_died_leaves_the_one_before(tmp_path: Path) -> None:
     read = load_checkpoint(tmp_path)
     assert read is not None
     assert read.progress.step == 4
-    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [checkpoint_name(3), checkpoint_name(4)]
+
+
+def test_the_two_newest_are_kept(tmp_path: Path) -> None:
+    for step in (3, 7, 11, 11):
+        save_checkpoint(checkpoint(step), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [checkpoint_name(7), checkpoint_name(11)]
+
+
+def test_the_newest_that_is_whole_is_taken_and_the_damaged_are_told(tmp_path: Path) -> None:
+    for step in (3, 7):
+        save_checkpoint(checkpoint(step), tmp_path)
+    newest, damaged = tmp_path / checkpoint_name(7), []
+    newest.write_bytes(newest.read_bytes()[:-9])
+    read = load_checkpoint(tmp_path, damaged.append)
+    assert read is not None
+    assert read.progress.step == 3
+    assert damaged == [newest]
+
+
+def test_an_attempt_that_is_behind_removes_nothing_of_one_that_is_ahead() -> None:
+    names = [checkpoint_name(step) for step in (10, 20, 30, 110)]
+    assert outdated([*names, "detected.safetensors"], 30) == [checkpoint_name(10)]
+    assert outdated(names, 110) == [checkpoint_name(20), checkpoint_name(10)]
+
+
+def test_the_interval_grows_with_the_cost_and_costs_little() -> None:
+    costs = [0.01, 0.1, 1, 10, 60]
+    intervals = [checkpoint_interval(cost) for cost in costs]
+    assert intervals == sorted(intervals)
+    assert all(cost / interval < 0.1 for cost, interval in zip(costs, intervals, strict=True))

@@ -148,14 +148,19 @@ def test_a_run_that_goes_on_takes_the_boxes_that_it_began_with(tuned: tuple[RunC
     assert resumed.from_detector_after == whole.from_detector_after
 
 
+def lose_boxes(work: Path) -> None:
+    (boxes,) = (work / LAST).glob(DETECTED.format("*"))
+    boxes.unlink()
+
+
 def test_lost_boxes_are_found_again_and_others_are_refused(tuned: tuple[RunConfig, Path], tmp_path: Path) -> None:
     config = moved(tuned, tmp_path)
     with pytest.raises(InterruptedTrainingError):
         train(config, tmp_path / "work", kill_at=2)
-    (tmp_path / "work" / LAST / DETECTED).unlink()
+    lose_boxes(tmp_path / "work")
     with pytest.raises(InterruptedTrainingError):
         train(config, tmp_path / "work", kill_at=3)
-    (tmp_path / "work" / LAST / DETECTED).unlink()
+    lose_boxes(tmp_path / "work")
     shutil.rmtree(RunLayout.of(config).teacher(DINO))
     with pytest.raises(ConfigError, match=r"detector was '[0-9a-f]{64}' and is None"):
         train(config, tmp_path / "work")

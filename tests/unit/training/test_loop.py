@@ -22,6 +22,7 @@ from engine.training.checkpoint import Progress, load_checkpoint
 from engine.training.loop import Loop
 from engine.training.processes import ALONE, Processes
 from engine.training.runtime import Stop
+from engine.training.steps import Steps
 
 WITHOUT_NOISE = LoraSettings(preset=LoraPreset.ALL, rank=8, alpha=16, dropout=0)
 """Dropout is drawn anew in every process."""
@@ -183,8 +184,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path: Path) -> N
     loop = toy_loop(tmp_path)
     batches = loop.hooks.batches
 
-    def poisoned(step: int) -> object:
-        for number, batch in enumerate(batches(step)):
+    def poisoned(steps: Steps, step: int) -> object:
+        for number, batch in enumerate(batches(steps, step)):
             if number == 15:
                 batch["boxes"][0, 0] = float("nan")
             yield batch
@@ -244,7 +245,7 @@ def test_several_processes_end_where_one_would(tmp_path: Path, count: int, image
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for name, tensor in alone.items():
         torch.testing.assert_close(ends[0][1][name], tensor, rtol=1e-3, atol=1e-5)
-    assert [path.parent.name for path in (tmp_path / "together").glob("*/*.safetensors")] == ["0"]
+    assert {path.parent.name for path in (tmp_path / "together").glob("*/*.safetensors")} == {"0"}
 
 
 def stopped_together(processes: Processes, folder: Path, signalled: int) -> object:
@@ -282,8 +283,8 @@ def poisoned_in_one(processes: Processes, folder: Path) -> None:
     loop = toy_loop(folder, processes=processes)
     batches = loop.hooks.batches
 
-    def poisoned(step: int) -> object:
-        for number, batch in enumerate(batches(step)):
+    def poisoned(steps: Steps, step: int) -> object:
+        for number, batch in enumerate(batches(steps, step)):
             if number == 9 and processes.place.rank == 1:
                 batch["boxes"][0, 0] = float("nan")
             yield batch

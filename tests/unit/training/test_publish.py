@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from engine.plan import TrainingRun
 from engine.progress import Event
 from engine.results import AdapterFile, TeacherResult
 from engine.spec import AugmentationSpec, TeacherName
-from engine.storage import Storage
+from engine.storage import Storage, join
 from engine.training import publish
-from engine.training.checkpoint import CHECKPOINT
-from engine.training.detected import DETECTED
+from engine.training.checkpoint import Checkpoint, Progress, checkpoint_name, load_checkpoint, save_checkpoint
+from engine.training.detected import DETECTED, DETECTOR
+from engine.training.last import fetch_last, keep_last
 
 DINO = TeacherName.GROUNDING_DINO
 
@@ -112,24 +114,59 @@ def test_a_result_of_another_version_is_a_sentence(run: TrainingRun) -> None:
         read_result(run.layout, DINO, Storage())
 
 
+def write_checkpoint(last: Path, step: int, boxes: bytes = b"") -> Path:
+    """A checkpoint that goes with some boxes, and these."""
+    settings = {}
+    if boxes:
+        settings[DETECTOR] = hashlib.sha256(boxes).hexdigest()
+        last.mkdir(parents=True, exist_ok=True)
+        (last / DETECTED.format(settings[DETECTOR])).write_bytes(boxes)
+    return save_checkpoint(Checkpoint(Progress(step=step), {}, settings, adapter={}, optimizer={}), last)
+
+
 def test_a_checkpoint_is_kept_only_beside_the_boxes_that_it_goes_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last, kept = tmp_path / "last", tmp_path / "kept"
-    last.mkdir()
-    for name in (CHECKPOINT, DETECTED):
-        (last / name).write_bytes(b"content")
+    kept = tmp_path / "kept"
+    checkpoint = write_checkpoint(tmp_path / "last", 0, b"boxes")
     storage, upload = Storage(), Storage.upload
 
     def fails(self: Storage, path: Path, uri: str) -> None:
-        if path.name == DETECTED:
+        if path != checkpoint:
             raise StorageError("the store is gone")
         upload(self, path, uri)
 
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "upload", fails)
         with pytest.raises(StorageError, match="the store is gone"):
-            publish._keep(last, storage=storage, uri=str(kept))
-    assert not (kept / CHECKPOINT).exists()
-    publish._keep(last, storage=storage, uri=str(kept))
-    assert {path.name for path in kept.iterdir()} == {CHECKPOINT, DETECTED}
+            keep_last(checkpoint, storage=storage, uri=str(kept))
+    assert not (kept / checkpoint.name).exists()
+    keep_last(checkpoint, storage=storage, uri=str(kept))
+    assert {path.name for path in kept.iterdir()} == {path.name for path in (tmp_path / "last").iterdir()}
+    fetch_last(storage, str(kept), tmp_path / "another machine")
+    assert len(list((tmp_path / "another machine").iterdir())) == 2
+
+
+@pytest.mark.parametrize("place", ["file", "s3"])
+def test_storage_keeps_the_two_newest_and_gives_the_newest_that_is_whole(
+    tmp_path: Path, place: str, request: pytest.FixtureRequest
+) -> None:
+    uri = str(tmp_path / "kept") if place == "file" else request.getfixturevalue("s3") + "/last"
+    storage = Storage()
+    for step in (0, 10, 20):
+        keep_last(write_checkpoint(tmp_path / "last", step), storage=storage, uri=uri)
+    assert [item.key for item in storage.list(uri)] == [checkpoint_name(10), checkpoint_name(20)]
+    newest = join(uri, checkpoint_name(20))
+    storage.write_bytes(newest, storage.read_bytes(newest)[:-1])
+    fetch_last(storage, uri, tmp_path / "here")
+    found = load_checkpoint(tmp_path / "here")
+    assert found is not None
+    assert found.progress.step == 10
+
+
+def test_what_is_here_and_further_is_not_fetched_over(tmp_path: Path) -> None:
+    storage, there = Storage(), str(tmp_path / "kept")
+    keep_last(write_checkpoint(tmp_path / "last", 10), storage=storage, uri=there)
+    write_checkpoint(tmp_path / "here", 20)
+    fetch_last(storage, there, tmp_path / "here")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == [checkpoint_name(20)]

@@ -26,7 +26,7 @@ from engine.spec import AugmentationSpec, Intensity, TeacherName
 from engine.teachers import REGISTRY, load_adapted
 from engine.teachers.lora import adapter_off
 from engine.training import TeacherTrainer
-from engine.training.checkpoint import load_checkpoint
+from engine.training.checkpoint import checkpoint_name, load_checkpoint
 
 FOLDER = "teachers/grounding_dino_lora"
 
@@ -116,7 +116,7 @@ def test_a_run_leaves_a_better_adapter_and_all_that_belongs_to_it(toy_data: Path
     assert others == [
         "adapter_config.json",
         "adapter_model.safetensors",
-        "last/checkpoint.safetensors",
+        *(f"last/{checkpoint_name(step)}" for step in (126, 180)),
         "result.json",
         "samples.json",
         "teacher.json",
@@ -125,7 +125,8 @@ def test_a_run_leaves_a_better_adapter_and_all_that_belongs_to_it(toy_data: Path
     assert len(records) == 6
     assert all((folder / "samples" / record.image_name).is_file() for record in records)
     assert all(path.name.startswith("events.out.tfevents") for path in (tmp_path / "logs/grounding_dino").iterdir())
-    assert set(checkpoints) == {folder / "last"}
+    assert [path.name for path in checkpoints] == [checkpoint_name(step) for step in (0, 63, 126, 180)]
+    assert {path.parent for path in checkpoints} == {folder / "last"}
     kinds = [event.event for event in events if event.event != "note"]
     assert kinds[:3] == ["start", "evaluation", "step"]
     phases = [event.phase for event in events if event.event == "evaluation"]
@@ -256,13 +257,20 @@ def test_a_checkpoint_of_other_settings_is_refused_by_name(toy_data: Path, tmp_p
     TeacherTrainer(config_of(toy_data, workers=1), work_dir=tmp_path).train()
 
 
-def test_a_damaged_checkpoint_is_said_and_not_used(toy_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("damaged", "from_step"), [((18,), 12), ((18, 12), None)])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(
+    toy_data: Path, tmp_path: Path, damaged: tuple[int, ...], from_step: int | None
+) -> None:
     config, events = config_of(toy_data), []
     first = TeacherTrainer(config, work_dir=tmp_path).train()
-    checkpoint = tmp_path / FOLDER / "last" / "checkpoint.safetensors"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    for step in damaged:
+        checkpoint = tmp_path / FOLDER / "last" / checkpoint_name(step)
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
     again = TeacherTrainer(config, work_dir=tmp_path, listeners=[events.append]).train()
-    assert "is damaged" in (events[0].message or "")
+    notes = [event.message or "" for event in events if event.event == "note"]
+    assert sum("is damaged" in note for note in notes) == len(damaged)
+    assert any("from the beginning" in note for note in notes) == (from_step is None)
+    assert next(event.step for event in events if event.event == "start") == (from_step or 0)
     assert again.steps == first.steps
     assert again.adapter == first.adapter
 
