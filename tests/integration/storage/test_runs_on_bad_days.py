@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulty_s3 import MIXED, FaultyS3, faulty_s3, says
+from faulty_s3 import MIXED, Fault, FaultyS3, Request, faulty_s3, says
 from runs import TINY, manifest, teacher, write_parts
 
 from engine.artifacts import RunLayout, read_metadata
@@ -90,14 +90,25 @@ def test_an_image_that_cannot_be_had_during_a_run_ends_it_with_its_name(
 ) -> None:
     storage = Storage()
     storage.upload_folder(parts, f"{s3}/data")
-    image = next(storage.list(f"{s3}/data/images"))
-    gone = f"{s3.removeprefix('s3:/')}/data/images/{image.key}"
-    proxy.before = lambda request: says(status, code) if request.path == gone and request.method == "GET" else None
+    *_, image = storage.list(f"{s3}/data/images")
+    path = f"/{s3.removeprefix('s3://')}/data/images/"
+    busy = [says(503, "SlowDown")]
+
+    def choose(request: Request) -> Fault | None:
+        if request.method != "GET" or not request.path.startswith(path):
+            return None
+        if request.path == path + image.key:
+            return says(status, code)
+        return busy.pop() if busy else None
+
+    proxy.before = choose
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     file = manifest(tmp_path, data=f"{s3}/data", output=f"{s3}/models", teachers=[SAM])
-    done = teacher("run", "-f", str(file), cwd=tmp_path, check=False)
+    done = teacher("run", "-f", str(file), "--progress", "json", cwd=tmp_path, check=False)
     assert done.returncode == 5, done.stderr
+    notes = [event.message for line in done.stdout.splitlines() if (event := parse_line(line)) is not None]
+    assert any(re.fullmatch(r"s3://\S+/images/\S+ answered SlowDown: attempt 2 of 2", note or "") for note in notes)
     assert re.search(rf"error: {image.uri} {sentence}", done.stderr.replace("\n", " "))
     assert "Traceback" not in done.stderr
     assert not any("metadata.json" in item.key for item in storage.list(f"{s3}/models"))
