@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts import RESULT, RunLayout, RunMetadata, read_metadata
-from engine.config import RunConfig, from_yaml, to_yaml
+from engine.config import RunConfig, decisive, from_yaml, to_yaml
 from engine.dataset import DatasetInfo, inspect_request
 from engine.dataset.class_names import find_vocabulary, judge_names
 from engine.dataset.layouts import find_single_part
@@ -81,12 +81,12 @@ def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) ->
 
 def _is_same(text: bytes, config: RunConfig) -> bool:
     """Whether a configuration is this one but for where things lie and how they are told of."""
-    free: dict[str, Any] = {"output": True, "storage": True, "training": {"workers", "log_seconds", "hang_seconds"}}
     try:
         there = from_yaml(text.decode())
     except (ConfigError, UnicodeDecodeError):
         return False
-    return there.model_dump(exclude=free) == config.model_dump(exclude=free)
+    same = (there.name, there.run_id) == (config.name, config.run_id)
+    return same and decisive(there.model_dump()) == decisive(config.model_dump())
 
 
 def forget(runs: tuple[TrainingRun, ...], storage: Storage, *, work_dir: Path) -> None:

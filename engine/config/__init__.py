@@ -1,6 +1,6 @@
 """From what the user asks for and what the data is, to ``teacher_config.yaml``."""
 
-from engine.config.generate import generate_config
+from engine.config.generate import decisive, generate_config
 from engine.config.model import (
     DataConfig,
     GroundingDinoSettings,
@@ -20,6 +20,7 @@ __all__ = [
     "SamSettings",
     "TeacherSettings",
     "TrainingConfig",
+    "decisive",
     "from_yaml",
     "generate_config",
     "to_yaml",

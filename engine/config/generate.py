@@ -204,10 +204,14 @@ def _number(text: str | None) -> float | None:
     return None if text is None else float(text)
 
 
+def decisive(config: Plain) -> Plain:
+    """What of a configuration, as plain values, decides what its run comes to: the run id is a digest of it."""
+    kept = {key: value for key, value in config.items() if key not in NOT_IN_RUN_ID}
+    return kept | {"training": {k: v for k, v in config["training"].items() if k not in NOT_IN_RUN_ID}}
+
+
 def _digest(config: Plain) -> str:
-    decisive = {key: value for key, value in config.items() if key not in NOT_IN_RUN_ID}
-    decisive["training"] = {k: v for k, v in config["training"].items() if k not in NOT_IN_RUN_ID}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(decisive(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @cache
