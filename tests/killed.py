@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from engine.artifacts import RunLayout
+from engine.cli.process import end_by_sigterm, sigterm_as_error
 from engine.config import RunConfig
 from engine.errors import TeacherError
 from engine.plan import TrainingRun
@@ -60,14 +61,16 @@ def _train(config: RunConfig, name: TeacherName, work: Path, moments: Callable[[
     def listen(event: Event) -> None:
         counted.one()
 
+    signal.signal(signal.SIGTERM, end_by_sigterm)  # as the command line does
     try:
-        train_and_publish(
-            TrainingRun(name, config),
-            storage=Storage(),
-            listener=listen,
-            work_dir=work,
-            cache=work / "cache",
-        )
+        with sigterm_as_error():
+            train_and_publish(
+                TrainingRun(name, config),
+                storage=Storage(),
+                listener=listen,
+                work_dir=work,
+                cache=work / "cache",
+            )
     except TeacherError as error:
         told.send((counted.count, str(error)))
         os._exit(error.exit_code)

@@ -23,7 +23,7 @@ def main() -> None:
 
     SIGTERM ends it with 143 even as a container's first process, for which no signal has an effect of its own.
     """
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, end_by_sigterm)
     # Threads that spin while they wait make a small step ten times slower where others use the machine too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.stderr.isatty():
@@ -70,7 +70,7 @@ def sigterm_as_error() -> Iterator[None]:
         raise InterruptedTrainingError(str(stopped)) from None
 
 
-def _end(number: int, frame: object) -> None:
+def end_by_sigterm(number: int, frame: object) -> None:
     """Unwind the main thread; what does not end in time is ended."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: nothing that is tidied up is interrupted
     signal.signal(signal.SIGALRM, lambda *_: os._exit(InterruptedTrainingError.exit_code))

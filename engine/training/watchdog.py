@@ -64,6 +64,7 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         self._last = time.monotonic()
+        self._arm()
         self._thread.start()
         return self
 
@@ -74,9 +75,13 @@ class Watchdog:
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
 
+    def _arm(self) -> None:
+        """If this is not called again in time, not even the watching thread can go on."""
+        faulthandler.dump_traceback_later(2 * self.limit, exit=True)
+
     def _watch(self) -> None:
         while not self._over.wait(self.limit / LOOKS):
-            faulthandler.dump_traceback_later(2 * self.limit, exit=True)
+            self._arm()
             silent = time.monotonic() - self._last
             if silent > self.limit:
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
