@@ -16,6 +16,7 @@ stay: nobody can know that it will not wake up and commit them.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,5 +146,9 @@ class Publication:
             ) from None
 
     def _delete(self, attempt: str) -> None:
-        for item in list(self.storage.list(join(self.folder, attempt))):
+        place = join(self.folder, attempt)
+        for item in list(self.storage.list(place)):
             self.storage.delete(item.uri)
+        local = self.storage.local_path(place)
+        if local is not None:  # a disk keeps folders that are empty
+            shutil.rmtree(local, ignore_errors=True)

@@ -140,3 +140,4 @@ def test_attempts_on_a_disk_do_not_mix_either(tmp_path: Path) -> None:
         won = list(pool.map(Publication(root, "sam", storage=storage).publish, attempts))
     assert won.count(True) == 1
     assert attempt_in(published(root, storage)) == f"a{won.index(True)}"
+    assert [path.name for path in (tmp_path / "out" / ATTEMPTS / "sam").iterdir()] == [COMMIT]
