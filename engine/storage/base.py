@@ -18,6 +18,10 @@ class ExistsError(StorageError):
     """An object that was to be written only if absent is there."""
 
 
+class BrokenError(StorageError):
+    """A connection broke off where the client of the store heeds no faults."""
+
+
 class UnsupportedError(StorageError):
     """The store does not know what was asked of it."""
 

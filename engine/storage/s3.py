@@ -9,14 +9,16 @@ import mimetypes
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
-from engine.errors import ConfigError
-from engine.storage.base import ExistsError, NotFoundError, ObjectInfo, UnsupportedError
+from engine.errors import ConfigError, StorageError
+from engine.storage.base import BrokenError, ExistsError, NotFoundError, ObjectInfo, UnsupportedError
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import replacing
 from engine.storage.s3_stream import READ_SIZE, Digests, Stream, md5, modified_ns
@@ -97,12 +99,12 @@ class S3Backend:
 
     def head(self, uri: str) -> ObjectInfo | None:
         """The object at ``uri``, or None."""
-        bucket, key = _split(uri)
+        _, key = _split(uri)
         if not key or key.endswith("/"):
             return None
         try:
             with self.client_for(uri, "looked at") as client:
-                found = self._looked_at(client, bucket, key)
+                found = self._looked_at(client, uri)
         except NotFoundError:
             return None
         return ObjectInfo(
@@ -113,31 +115,43 @@ class S3Backend:
             modified_ns=modified_ns(found),
         )
 
-    def _looked_at(self, client: S3Client, bucket: str, key: str) -> Any:
+    def _looked_at(self, client: S3Client, uri: str) -> Any:
         """What is known of an object. A refusal of HEAD has no words: the same question is asked so that it has."""
         from botocore.exceptions import ClientError
 
+        bucket, key = _object(uri)
         try:
             return client.head_object(Bucket=bucket, Key=key)
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") not in {"400", "403"}:
                 raise
-            answer = client.get_object(Bucket=bucket, Key=key)
-            answer["Body"].close()
-            return answer
+        answer = self._get(uri, "looked at")
+        answer["Body"].close()
+        return answer
 
     def open(self, uri: str) -> BinaryIO:
         """Read the object as a stream; a connection that breaks is taken up again where it broke."""
         return io.BufferedReader(self._stream(uri), buffer_size=READ_SIZE)
 
     def _stream(self, uri: str, *, again: bool = False) -> Stream:
+        return Stream(partial(self._get, uri), uri, self._digests, again=again)
+
+    def _get(self, uri: str, done: str = "read", **more: Any) -> Any:
+        """The answer to GET, its body unread. The words of a refusal are read, but botocore heeds no faults there."""
+        from engine.storage.retries import ATTEMPTS, pause
+
         bucket, key = _object(uri)
-
-        def get(**more: Any) -> Any:
-            with self.client_for(uri, "read") as client:
-                return client.get_object(Bucket=bucket, Key=key, **more)
-
-        return Stream(get, uri, self._digests, again=again)
+        attempt = 1
+        while True:
+            try:
+                with self.client_for(uri, done) as client:
+                    return client.get_object(Bucket=bucket, Key=key, **more)
+            except BrokenError as error:
+                if attempt == ATTEMPTS:
+                    raise StorageError(f"{error}, at each of {ATTEMPTS} attempts") from None
+                self.say(f"{uri} broke off the connection: attempt {attempt + 1} of {ATTEMPTS}")
+                time.sleep(pause(attempt))
+                attempt += 1
 
     def read(self, uri: str) -> bytes:
         """The content of the object, read anew if it does not have its checksum."""

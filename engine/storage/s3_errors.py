@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigError, StorageError
-from engine.storage.base import ExistsError, NotFoundError, UnsupportedError
+from engine.storage.base import BrokenError, ExistsError, NotFoundError, UnsupportedError
 from engine.storage.files import reason
 from engine.storage.retries import clock_error
 
@@ -51,6 +51,7 @@ def failures(uri: str, done: str, where: str) -> Iterator[None]:
     """
     from boto3.exceptions import Boto3Error
     from botocore import exceptions as aws
+    from urllib3.exceptions import HTTPError
 
     no_credentials = (
         aws.NoCredentialsError,
@@ -72,6 +73,8 @@ def failures(uri: str, done: str, where: str) -> Iterator[None]:
     except aws.SSLError as error:
         advice = "check the endpoint, and AWS_CA_BUNDLE where its authority is your own"
         raise StorageError(f"{failed}: {where} has no trusted certificate ({error}); {advice}") from None
+    except HTTPError as error:
+        raise BrokenError(f"{failed}: {where} broke off the connection ({error})") from None
     except (aws.HTTPClientError, aws.ConnectionError) as error:
         advice = "check the endpoint's URL, and that this machine's network lets it through"
         raise StorageError(f"{failed}: {where} cannot be reached ({error}); {advice}") from None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from engine.errors import StorageError
-from engine.storage.base import ExistsError
+from engine.storage.base import BrokenError, ExistsError
 
 READ_SIZE = 1 << 20
 PIECE = 1 << 16
@@ -63,11 +63,13 @@ class Digests:
             raise CorruptError(uri, "its MD5 is not its ETag", found.hexdigest())
 
     def until_whole(self, work: Callable[[], T]) -> T:
-        """Do ``work`` again, a few times, while what it reads comes damaged."""
+        """Do ``work`` again, a few times, while what it reads comes damaged or breaks off."""
         before = ""
         for reading in range(2, READINGS + 1):
             try:
                 return work()
+            except BrokenError as error:
+                self.say(f"{error}: reading {reading} of {READINGS}")
             except CorruptError as error:
                 if self.are_md5 is None and error.digest and error.digest == before:
                     self.are_md5 = False

@@ -29,7 +29,7 @@ from faulty_s3 import (
 )
 
 from engine.errors import StorageError
-from engine.storage import ExistsError, Storage, StorageOptions
+from engine.storage import ExistsError, NotFoundError, Storage, StorageOptions
 
 
 @pytest.fixture(autouse=True)
@@ -204,6 +204,17 @@ def test_a_listing_that_comes_in_part_is_listed_anew(s3: str, proxy: FaultyS3, s
     proxy.faults.extend([truncates, resets, says(503, "SlowDown")])
     assert [item.key for item in storage.list(f"{s3}/in")] == [str(number) for number in range(10)]
     assert not proxy.faults
+
+
+def test_a_refusal_that_breaks_off_is_heard_anew(s3: str, proxy: FaultyS3, storage: Storage) -> None:
+    proxy.faults.extend([truncates, resets, resets])
+    with pytest.raises(NotFoundError):
+        storage.read_bytes(f"{s3}/nothing")
+    proxy.before = lambda _: resets
+    with pytest.raises(
+        StorageError, match=r"nothing cannot be read: .* broke off the connection .*, at each of 6 attempts"
+    ):
+        storage.read_bytes(f"{s3}/nothing")
 
 
 def test_an_answer_that_is_lost_does_not_make_a_writer_take_its_own_object_for_anothers(
