@@ -229,7 +229,7 @@ def suits(name: str, request: Request) -> bool:
     return name != "damaged" or request.writes_content or request.reads_object
 
 
-MIXED: Mapping[str, Fault] = {
+MIXED: dict[str, Fault] = {
     "SlowDown": says(503, "SlowDown"),
     "InternalError": says(500, "InternalError"),
     "reset": resets,

@@ -10,11 +10,14 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from faulty_s3 import (
+    MIXED,
     Fault,
     FaultyS3,
     Handler,
@@ -377,3 +380,37 @@ def test_a_download_that_is_killed_leaves_no_half_file(
     assert list(storage.list(str(tmp_path))) == []
     proxy.faults.clear()
     assert storage.download(f"{s3}/key", tmp_path / "copy").stat().st_size == size
+
+
+@pytest.mark.slow
+def test_among_many_faults_nothing_wrong_is_read_or_written(
+    s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path
+) -> None:
+    """Every operation, from many threads, while one request in eight meets a fault."""
+    random, truth = Random(0), dict[str, bytes]()
+    storage.write_bytes(f"{s3}/first", b"")  # so that it is known that ETags are MD5s
+    storage.read_bytes(f"{s3}/first")
+    proxy.at_random(0.125, MIXED | {"stall": stalls(100, 0.05)}, seed=1)
+
+    def work(number: int) -> None:
+        key, size = f"{number % 7}/{number}", random.choice((0, 1, 5_000, 300_000, 20 << 20 if number % 50 == 0 else 9))
+        content, uri, file = Random(number).randbytes(size), f"{s3}/all/{key}", tmp_path / str(number)
+        if number % 3:
+            storage.write_bytes(uri, content, only_if_absent=number % 2 == 0)
+        else:
+            file.write_bytes(content)
+            storage.upload(file, uri)
+        storage.copy(uri, f"{uri}.copy")
+        assert storage.read_bytes(f"{uri}.copy") == content
+        assert storage.download(uri, file).read_bytes() == content
+        storage.delete(f"{uri}.copy")
+        assert not storage.exists(f"{uri}.copy")
+        with pytest.raises(NotFoundError):
+            storage.read_bytes(f"{uri}.copy")
+        truth[key] = content
+        file.unlink()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(300)))
+    assert {item.key: item.size for item in storage.list(f"{s3}/all")} == {k: len(v) for k, v in truth.items()}
+    print(f"{len(proxy.requests)} requests, faults: {dict(proxy.injected)}")
