@@ -41,7 +41,7 @@ ARTIFACTS = {
     *(
         f"teachers/{slug}_lora/{name}"
         for slug in ("grounding_dino", "sam")
-        for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", "last/checkpoint.safetensors")
+        for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")
     ),
 }
 
@@ -54,6 +54,8 @@ def test_a_manifest_on_s3_becomes_adapters_on_s3_once(s3: str, parts: Path, tmp_
     assert re.fullmatch(rf"{s3}/models/parts/[0-9a-f]{{12}}", run_uri)
     keys = {item.key for item in storage.list(run_uri)}
     assert keys >= ARTIFACTS
+    for slug in ("grounding_dino", "sam"):
+        assert any(key.startswith(f"teachers/{slug}_lora/last/checkpoint-") for key in keys)
     assert any(key.startswith("logs/sam/events.out") for key in keys)
     metrics = json.loads(storage.read_bytes(f"{run_uri}/metrics.json"))
     assert [result["teacher"] for result in metrics["teachers"]] == ["GroundingDino", "Sam"]
