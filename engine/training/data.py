@@ -10,15 +10,17 @@ import copy
 import os
 import signal
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from engine.dataset.types import Sample
-from engine.errors import TeacherError
+from engine.errors import MachineError, TeacherError
 from engine.teachers.base import Batch, Example, Teacher
+from engine.training.machine import SHARED_MEMORY
 from engine.training.parts import Part
 from engine.training.steps import Key, Steps
 
@@ -51,7 +53,14 @@ class Views(Dataset[Example | TeacherError]):
         for example in examples:
             if isinstance(example, TeacherError):
                 return example
-        return self.teacher.collate([example for example in examples if not isinstance(example, TeacherError)])
+        batch: Batch = self.teacher.collate([example for example in examples if not isinstance(example, TeacherError)])
+        if get_worker_info() is None:
+            return batch
+        try:
+            _share_memory(batch)
+        except RuntimeError:
+            return MachineError(SHARED_MEMORY)
+        return batch
 
 
 def batches_from(
@@ -83,6 +92,17 @@ def _start_worker(number: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _share_memory(value: Any) -> None:
+    """Move a batch to where the training process takes it over. Left to the queue between them, a batch for which there
+    is no room would be lost without a word, and waited for for ever.
+    """
+    if isinstance(value, torch.Tensor):
+        value.share_memory_()  # type: ignore[no-untyped-call]
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            _share_memory(item)
 
 
 def _without_model(teacher: Teacher) -> Teacher:

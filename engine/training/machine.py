@@ -7,6 +7,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from safetensors import SafetensorError
@@ -47,6 +49,18 @@ def check_gpus(wanted: int) -> None:
     )
 
 
+def check_disk(folder: Path) -> None:
+    """See that a folder can be written to; it is made.
+
+    Raises:
+        MachineError: It cannot.
+    """
+    with machine_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+
+
 @contextmanager
 def machine_errors() -> Iterator[None]:
     """What a full or read-only disk, shared memory and lost workers make libraries raise, as sentences.
@@ -67,8 +81,6 @@ def machine_errors() -> Iterator[None]:
         raise _of_the_disk(int(code[1]), None) from error
     except RuntimeError as error:
         told = str(error)
-        if "shared memory" in told or "Bus error" in told:
-            raise MachineError(SHARED_MEMORY) from error
         if re.search(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", told):
             raise MachineError(
                 f"a data worker was lost ({told.splitlines()[0].rstrip('. ')}): most likely the machine ran out of "

@@ -44,6 +44,7 @@ from engine.storage import Storage, join
 from engine.storage import name as name_of
 from engine.storage.publication import ATTEMPTS
 from engine.training.last import fetch_last, keep_best, keep_last
+from engine.training.machine import check_disk
 from engine.training.processes import ALONE, Processes
 from engine.training.trainer import TeacherTrainer
 from engine.training.watchdog import print_failure
@@ -87,6 +88,7 @@ def train_and_publish(
     layout, local = run.layout, RunLayout(str(work_dir))
     remote_last, local_last = join(layout.teacher(run.teacher), LAST), Path(local.teacher(run.teacher), LAST)
 
+    check_disk(work_dir)
     storage.on_retry = lambda sentence: listener(Event(event="note", teacher=run.teacher.slug, message=sentence))
 
     def begin() -> TeacherResult | None:
