@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import active_children
 from types import TracebackType
 from typing import Self
 
@@ -92,4 +93,6 @@ class Watchdog:
                         "training.hang_seconds"
                     )
                 )
+                for worker in active_children():
+                    worker.kill()  # one that is left would keep whoever reads our output waiting
                 self.end(NoProgressError.exit_code)
