@@ -101,7 +101,7 @@ class Controller:
 
     def seen(self, kind: str, body: Mapping[str, Any], *, gone: bool = False, listed: bool = False) -> None:
         """A watch has shown an object: it is new, has changed, is gone, or was there when the watch was opened."""
-        self._seen[kind] = time.time()
+        self._seen[kind] = time.monotonic()
         if listed:
             self._opened = time.monotonic()
         self.metrics.seen(kind)
@@ -121,7 +121,7 @@ class Controller:
         since = time.monotonic() - self._resynced
         blind = since > self.settings.resync_seconds * RESYNC_MISSES
         dead = [task.get_name() for task in self._tasks if task.done()]
-        now = time.time()
+        now = time.monotonic()
         details = {
             "last_event_age_seconds": {kind: round(now - at, 1) for kind, at in self._seen.items()},
             "last_resync_age_seconds": round(since, 1),

@@ -14,7 +14,6 @@ from typing import Any
 
 from teacher_operator.cluster import ApiError, Cluster
 from teacher_operator.names import Key
-from teacher_operator.times import seconds
 
 DURATION_SECONDS, RENEW_SECONDS, TRY_SECONDS = 15, 4.0, 5.0
 """A replica that cannot renew gives up before another may take over."""
@@ -34,6 +33,8 @@ class Leadership:
     def __init__(self, cluster: Cluster, key: Key, identity: str) -> None:
         self._cluster, self._key, self._identity = cluster, key, identity
         self._renewed = float("-inf")
+        self._seen: tuple[Any, Any] = (None, None)
+        self._seen_at = float("-inf")
         self.held = asyncio.Event()
 
     async def run(self) -> None:
@@ -79,10 +80,13 @@ class Leadership:
         return True
 
     def _free(self, spec: dict[str, Any]) -> bool:
-        holder, renewed = spec.get("holderIdentity"), seconds(spec.get("renewTime"))
-        if not holder or holder == self._identity or renewed is None:
+        """Whether it may be taken: nobody has renewed it for long, by our own clock. Clocks of others may be wrong."""
+        holder, now = spec.get("holderIdentity"), time.monotonic()
+        if not holder or holder == self._identity:
             return True
-        return time.time() > renewed + int(spec.get("leaseDurationSeconds") or DURATION_SECONDS)
+        if (holder, spec.get("renewTime")) != self._seen:
+            self._seen, self._seen_at = (holder, spec.get("renewTime")), now
+        return now > self._seen_at + int(spec.get("leaseDurationSeconds") or DURATION_SECONDS)
 
     def _fresh(self, lease: dict[str, Any]) -> dict[str, Any]:
         now, old = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), lease.get("spec") or {}

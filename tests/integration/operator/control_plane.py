@@ -95,6 +95,7 @@ class ControlPlane:
     folder: Path
     access: Access
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    flags: dict[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def kubeconfig(self) -> Path:
@@ -168,8 +169,23 @@ class ControlPlane:
     def kubectl(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         return kubectl(self.kubeconfig, *arguments, stdin=stdin)
 
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """A part of it that was started here, by its name."""
+        return self.processes[list(self.flags).index(name)]
+
+    def restart(self, name: str) -> None:
+        """Kill a part and start it again; what it depends on is not waited for."""
+        at = list(self.flags).index(name)
+        self.processes[at].kill()
+        self.processes[at].wait()
+        later = self.processes[at + 1 :]
+        del self.processes[at:]
+        self._run(name, *self.flags[name])
+        self.processes += later
+
     def _run(self, name: str, *flags: str) -> None:
-        with (self.folder / f"{name}.log").open("wb") as log:
+        self.flags[name] = flags
+        with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [assets() / name, *flags],
                 stdin=subprocess.DEVNULL,

@@ -59,7 +59,7 @@ class ProcessOperator:
         texts = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         clean |= {f"{PREFIX}{name.upper()}": text for name, text in texts.items()}
-        self._environment = clean | {"KUBECONFIG": str(kubeconfig)}
+        self.environment = clean | {"KUBECONFIG": str(kubeconfig)}
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
@@ -67,7 +67,7 @@ class ProcessOperator:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "teacher_operator"],
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -92,6 +92,11 @@ class ProcessOperator:
 
     async def stop(self) -> None:
         await asyncio.to_thread(self.end, signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal that does not end it."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
 
     def wait(self, seconds: float) -> int | None:
         """Its exit code, once it has ended by itself; None if it does not."""
