@@ -36,6 +36,7 @@ class TeacherOutcome(Result):
     epochs: float = Field(description="Passes over the training part that were made.")
     seconds: float = Field(description="Wall-clock time of training and its evaluations.")
     peak_memory_bytes: int
+    images_skipped: int = Field(default=0, description="Images that cannot be decoded, and so were left out.")
 
     @classmethod
     def of(cls, result: TeacherResult) -> TeacherOutcome:
@@ -49,6 +50,7 @@ class TeacherOutcome(Result):
             epochs=result.epochs,
             seconds=result.seconds,
             peak_memory_bytes=result.peak_memory_bytes,
+            images_skipped=result.images_skipped,
         )
 
 

@@ -115,6 +115,8 @@ class TeacherResult(Result):
         description="By class name, the score from which on detections of the best adapter are kept: the one with the "
         "highest F1 on the validation part. A class with nothing to choose by has the median of the others.",
     )
+    images_skipped: int = Field(default=0, description="Images that cannot be decoded, and so were left out.")
+    skipped_examples: tuple[str, ...] = Field(default=(), description="The first few, with what is wrong with them.")
     quality: dict[str, ClassQuality] = Field(default={}, description="By class name, at these thresholds.")
     confusion_before: Confusion | None = Field(default=None, description="The base at its own best thresholds.")
     confusion_after: Confusion | None = Field(default=None, description="The best adapter at `thresholds`.")

@@ -55,6 +55,13 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class OnProblem(StrEnum):
+    """What becomes of images and annotations that cannot be used as they are."""
+
+    SKIP = "Skip"
+    FAIL = "Fail"
+
+
 class Characteristic(StrEnum):
     """What the objects are like; selects augmentation."""
 
@@ -160,6 +167,14 @@ class DatasetSpec(SpecModel):
     val: PartSpec | None = Field(default=None, description="Validation part, where the data comes split.")
     test: PartSpec | None = Field(default=None, description="Test part, where the data comes split.")
     split: SplitSpec | None = Field(default=None, description="How to divide `annotations`; default: 80/20/0.")
+    on_problem: OnProblem = Field(
+        default=OnProblem.SKIP,
+        description="Skip: what can be repaired is, what cannot be used is left out, and all of it is counted; Fail: "
+        "either is refused.",
+    )
+    max_skipped_percent: int = Field(
+        default=20, ge=0, le=100, description="More images or annotations than these are never left out, but refused."
+    )
 
     @model_validator(mode="after")
     def _one_way_to_give_data(self) -> Self:

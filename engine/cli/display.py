@@ -31,7 +31,7 @@ def note(sentence: str) -> None:
 def show_info(info: DatasetInfo) -> None:
     """What inspection found, problems last."""
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("images", f"{info.images:,}")
+    facts.add_row("images", f"{info.images:,} usable of {info.images_read:,}")
     facts.add_row("annotations", f"{info.annotations:,} usable of {info.annotations_read:,}")
     facts.add_row("boxes", _boxes(info))
     facts.add_row("masks", f"{info.masks:,}" if info.has_masks else "none")

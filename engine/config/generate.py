@@ -17,15 +17,18 @@ import yaml
 from engine.config import rules
 from engine.config.model import RunConfig
 from engine.dataset.class_names import cleaned
+from engine.dataset.problems import refused
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError, DataError
-from engine.spec import DatasetSpec, FineTuneSpec, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
+from engine.spec import DatasetSpec, FineTuneSpec, OnProblem, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
 from engine.validation import nearest, parse
 
 Plain = dict[str, Any]
 
-NOT_IN_RUN_ID = frozenset({"name", "run_id", "output", "storage", "workers", "log_seconds", "hang_seconds"})
-"""Where a run's result lies, and how fast it is made and told of, does not change what it is."""
+NOT_IN_RUN_ID = frozenset(
+    {"name", "run_id", "output", "storage", "workers", "log_seconds", "hang_seconds", "max_skipped_percent"}
+)
+"""Where a run's result lies, how fast it is made and told of, and what would be refused does not change what it is."""
 
 
 def generate_config(
@@ -50,8 +53,9 @@ def generate_config(
         ConfigError: Settings are unknown, or contradict each other or the data.
         DataError: Nothing can be trained on this data.
     """
-    if info.errors:
-        faults = " ".join(f"{p.message} {p.advice}" for p in info.errors)
+    dataset = spec.dataset
+    faults = refused(info, on_problem=dataset.on_problem, max_skipped_percent=dataset.max_skipped_percent)
+    if faults:
         raise DataError(f"{info.source} cannot be trained on: {faults}")
     names = _teachers(info, spec)
     if TeacherName.GROUNDING_DINO in names:
@@ -153,6 +157,7 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         "train": _part(dataset.train, dataset),
         "val": _part(dataset.val, dataset),
         "test": _part(dataset.test, dataset),
+        "max_skipped_percent": 0 if dataset.on_problem is OnProblem.FAIL else dataset.max_skipped_percent,
     }
 
 
@@ -207,7 +212,9 @@ def _number(text: str | None) -> float | None:
 def decisive(config: Plain) -> Plain:
     """What of a configuration, as plain values, decides what its run comes to: the run id is a digest of it."""
     kept = {key: value for key, value in config.items() if key not in NOT_IN_RUN_ID}
-    return kept | {"training": {k: v for k, v in config["training"].items() if k not in NOT_IN_RUN_ID}}
+    return kept | {
+        part: {k: v for k, v in config[part].items() if k not in NOT_IN_RUN_ID} for part in ("data", "training")
+    }
 
 
 def _digest(config: Plain) -> str:

@@ -101,6 +101,9 @@ class DataConfig(ConfigModel):
     train: PartConfig | None = Field(description="parts of data that comes split")
     val: PartConfig | None = Field(description="the same, to choose the best adapter on")
     test: PartConfig | None = Field(description="the same, to measure on what nothing else has seen")
+    max_skipped_percent: int = Field(
+        default=20, ge=0, le=100, description="images that turn out to be unreadable are left out, up to so many"
+    )
 
 
 class StorageConfig(ConfigModel):

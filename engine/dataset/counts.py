@@ -38,6 +38,7 @@ VERDICT_CODES = {
     Verdict.BAD_NUMBERS: "bad_numbers",
     Verdict.EMPTY_BOX: "empty_box",
     Verdict.OUTSIDE: "box_outside",
+    Verdict.IMAGE_LEFT_OUT: "image_left_out",
 }
 
 Ints = NDArray[np.int64]
@@ -127,10 +128,12 @@ class Counts:
     image_sizes: list[NDArray[np.float64]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     images: int = 0
+    images_read: int = 0
 
-    def add_part(self, part: PartCounts, header: Header, class_names: list[str]) -> None:
+    def add_part(self, part: PartCounts, header: Header, class_names: list[str], *, images_read: int) -> None:
         """Take over the counts of one file."""
         self.parts.append(part)
+        self.images_read += images_read
         self.images += len(header.images)
         self.image_sizes.append(header.sizes)
         pairs = np.unique(np.concatenate(part.image_class_pairs)) if part.image_class_pairs else _zeros()
@@ -222,6 +225,7 @@ class Counts:
             digest=digest,
             parts=parts,
             images=self.images,
+            images_read=self.images_read,
             annotations=usable,
             annotations_read=self._sum("read"),
             has_boxes=targets > 0,

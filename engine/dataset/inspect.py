@@ -86,7 +86,7 @@ def inspect_parts(
             return passes[-1].add
 
         header = scan.run(start)
-        counts.add_part(passes[-1], header, header.class_names(log))
+        counts.add_part(passes[-1], header, header.class_names(log), images_read=scan.images_listed)
         log.merge(passes[-1].log)
         if scan.images_listed and not header.images:
             log.add("no_images_found", [part.images])

@@ -83,8 +83,8 @@ class _Objects:
         rectangles = only_boxes(self.rectangles, self.outlines)
         names = header.class_names(ProblemLog())
         order = sorted(range(len(names)), key=lambda i: class_order(header.class_ids[i]))
-        classes = list(dict.fromkeys(names[i] for i in order))
-        new_index = [classes.index(name) for name in names]
+        positions = {name: n for n, name in enumerate(dict.fromkeys(names[i] for i in order))}
+        classes, new_index = list(positions), [positions[name] for name in names]
         ids = {name: header.class_ids[i] for i, name in reversed([(i, names[i]) for i in order])}
 
         def final(annotation: CocoAnnotation, is_rectangle: bool) -> CocoAnnotation:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from engine.dataset.types import Problem, Severity
+from engine.dataset.types import DatasetInfo, Problem, Severity
+from engine.spec import OnProblem
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
@@ -37,6 +38,11 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         WARNING,
         "Annotations have a class that is not listed; they are left out.",
         "List the class or remove them.",
+    ),
+    "image_left_out": (
+        WARNING,
+        "Annotations belong to images that are left out; so are they.",
+        "See why the images are.",
     ),
     "missing_box": (
         WARNING,
@@ -160,10 +166,10 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "There are fewer than 10 images with objects; results will hang on chance.",
         "Annotate some more.",
     ),
-    "unreadable_image": (ERROR, "Images cannot be decoded; training would stop at them.", "Replace or remove them."),
+    "unreadable_image": (WARNING, "Images cannot be decoded; they are left out.", "Replace or remove them."),
     "wrong_size": (
-        ERROR,
-        "Images have another size than the file says, so that boxes would be in the wrong place.",
+        WARNING,
+        "Images have another size than the file says, so that boxes would be in the wrong place; they are left out.",
         "Annotate the images that are there, or upload those that were annotated.",
     ),
     "turned_image": (
@@ -177,6 +183,20 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "Nothing needs to be done.",
     ),
 }
+
+IMAGES_LEFT_OUT = frozenset(
+    {"missing_image", "no_image_id", "duplicate_image_id", "no_file_name", "unsafe_file_name"}
+    | {"unreadable_image", "wrong_size"}
+)
+"""Problems of images that are left out."""
+
+OBJECTS_LEFT_OUT = frozenset(
+    {"dangling_image", "dangling_category", "missing_box", "bad_numbers", "empty_box", "box_outside", "image_left_out"}
+)
+"""Problems of annotations that are left out: each counts as one of them."""
+
+REPAIRED = frozenset({"box_clipped", "box_repaired", "bad_mask"})
+"""Problems of annotations that are used all the same."""
 
 EXAMPLES = 5
 LONGEST_EXAMPLE = 120
@@ -228,3 +248,42 @@ def worst_first(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     """In the order in which they are told."""
     order = list(Severity)
     return tuple(sorted(problems, key=lambda problem: (order.index(problem.severity), -problem.count)))
+
+
+def refused(info: DatasetInfo, *, on_problem: OnProblem, max_skipped_percent: int) -> str:
+    """Why a dataset is not trained on as it is, in sentences; empty if it is.
+
+    Args:
+        info: What inspection found.
+        on_problem: Whether anything may be repaired or left out.
+        max_skipped_percent: Of images, and of annotations, at most so many may be left out.
+    """
+    faults = [f"{p.message} {p.advice}" for p in info.errors]
+    touched = IMAGES_LEFT_OUT | OBJECTS_LEFT_OUT | REPAIRED
+    if on_problem is OnProblem.FAIL:
+        faults += [_told(p) for p in info.problems if p.code in touched]
+    for what, codes, used, read in (
+        ("images", IMAGES_LEFT_OUT, info.images, info.images_read),
+        ("annotations", OBJECTS_LEFT_OUT, info.annotations, info.annotations_read),
+    ):
+        if too_many(read - used, read, max_skipped_percent):
+            why = " ".join(_told(p) for p in info.problems if p.code in codes)
+            faults.append(
+                f"{read - used:,} of {read:,} {what} would be left out, more than the {max_skipped_percent} % of "
+                f"dataset.maxSkippedPercent. {why}"
+            )
+    return " ".join(faults)
+
+
+def too_many(skipped: int, of: int, max_percent: int) -> bool:
+    """Whether more are left out than may be.
+
+    >>> too_many(20, 100, 20), too_many(21, 100, 20), too_many(0, 0, 0)
+    (False, True, False)
+    """
+    return skipped * 100 > of * max_percent
+
+
+def _told(problem: Problem) -> str:
+    examples = f" (such as {', '.join(problem.examples[:2])})" if problem.examples else ""
+    return f"{problem.code}, {problem.count:,}x{examples}: {problem.message} {problem.advice}"

@@ -276,7 +276,7 @@ class CocoReader:
         except UnicodeDecodeError as error:
             raise self._broken(f"{section!r} holds text that is not UTF-8", error.start - 1) from None
         except json.JSONDecodeError as error:
-            at = len(error.doc[: error.pos].encode()) - 1
+            at = len(error.doc[: error.pos].encode(errors="surrogatepass")) - 1
             raise self._broken(f"{section!r} holds what is no JSON ({error.msg})", at) from None
         except (ValueError, RecursionError) as error:
             raise self._broken(f"{section!r} holds what cannot be read ({error})") from None

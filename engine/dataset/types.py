@@ -84,7 +84,8 @@ class DatasetInfo(Frozen):
     source: str = Field(description="URI or path that was inspected.")
     digest: str = Field(description="sha256 of the annotation bytes, in hex; of several files, of their digests.")
     parts: dict[str, int] = Field(default={}, description="Images of each part: all, or train, val, test.")
-    images: int
+    images: int = Field(description="Usable images.")
+    images_read: int = Field(default=0, description="All images that the files list, usable or not.")
     annotations: int = Field(description="Usable annotations.")
     annotations_read: int = Field(description="All annotations, usable or not.")
     has_boxes: bool = Field(description="Objects have boxes, given or derived from masks.")

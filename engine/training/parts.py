@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine.config import DataConfig
 from engine.dataset import CocoDataset, ImageFolder, PartFiles, Sample, find_parts, load_part, load_sample
+from engine.dataset.readable import Unreadable, check_few, find_unreadable
 from engine.dataset.split import split_dataset
 from engine.errors import DataError
 from engine.storage import Storage
@@ -30,11 +32,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Parts:
-    """The data of a run. ``test`` is there if the configuration asks for it."""
+    """The data of a run. ``test`` is there if the configuration asks for it; what cannot be read is in no part."""
 
     train: Part
     val: Part
     test: Part | None
+    unreadable: Unreadable = field(default_factory=lambda: Unreadable({}))
 
 
 def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage, cache: Path) -> Parts:
@@ -58,18 +61,30 @@ def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage,
     datasets = {name: dataset.with_classes(data.classes) for name, dataset in loaded.items()}
     if "all" in datasets:
         datasets = _divided(datasets["all"], data, seed=seed)
+    _check_useful(datasets, data, masks=masks)
+    if masks:
+        datasets["train"] = datasets["train"].subset(useful(datasets["train"], masks=True))
+    parts: dict[str, Part] = {}
+    faults: dict[str, str] = {}
+    for name, dataset in datasets.items():
+        folder = ImageFolder((files.get(name) or files["all"]).images, storage=storage, cache=cache)
+        folder.sync(dataset.images)
+        paths = [folder.path(image) for image in dataset.images]
+        unreadable = find_unreadable(dataset, paths, cache=cache)
+        good = [i for i, image in enumerate(dataset.images) if image.file_name not in unreadable.faults]
+        parts[name] = Part(dataset.subset(good), tuple(paths[i] for i in good))
+        faults |= unreadable.faults
+    skipped = Unreadable(faults)
+    check_few(skipped, sum(map(len, datasets.values())), max_percent=data.max_skipped_percent)
+    _check_useful({name: part.dataset for name, part in parts.items()}, data, masks=masks)
+    return Parts(train=parts["train"], val=parts["val"], test=parts.get("test"), unreadable=skipped)
+
+
+def _check_useful(datasets: Mapping[str, CocoDataset], data: DataConfig, *, masks: bool) -> None:
     for name in ("train", "val"):
         if name not in datasets or not useful(datasets[name], masks=masks):
             what = "masks" if masks else "objects"
             raise DataError(f"the {name} part has no {what} of the classes {', '.join(data.classes)}: annotate some")
-    if masks:
-        datasets["train"] = datasets["train"].subset(useful(datasets["train"], masks=True))
-    parts = {}
-    for name, dataset in datasets.items():
-        folder = ImageFolder((files.get(name) or files["all"]).images, storage=storage, cache=cache)
-        folder.sync(dataset.images)
-        parts[name] = Part(dataset, tuple(folder.path(image) for image in dataset.images))
-    return Parts(train=parts["train"], val=parts["val"], test=parts.get("test"))
 
 
 def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int) -> dict[str, CocoDataset]:

@@ -10,7 +10,7 @@ print(result.before.ap, result.after.ap, result.adapter.uri)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -158,6 +158,8 @@ class TeacherTrainer:
             parts = prepare_parts(
                 data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache
             )
+            for message in _left_out(parts):
+                listen(note(message=message))
             probe = prepare_probe(
                 training.retention, data, masks=kind.needs_masks, storage=self.storage, cache=self.cache
             )
@@ -179,7 +181,7 @@ class TeacherTrainer:
                 say=lambda message: listen(note(message=message)),
             )
         if checkpoint is not None:
-            self._check_same(checkpoint.settings, self._decisive(base, detected))
+            self._check_same(checkpoint.settings, self._decisive(base, parts, detected))
         if detected is not None:
             parts = replace(parts, train=Prompted(parts.train.dataset, parts.train.paths, detected.train))
         teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=self.settings)
@@ -238,6 +240,7 @@ class TeacherTrainer:
                 base=job.base,
                 base_model=self.settings.base_model,
                 val=val,
+                unreadable=job.parts.unreadable,
                 steps=job.steps,
             )
         )
@@ -256,7 +259,7 @@ class TeacherTrainer:
 
         def begun() -> Checkpoint:
             adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(job.teacher).items()}
-            decisive = self._decisive(job.base, job.detected)
+            decisive = self._decisive(job.base, job.parts, job.detected)
             checkpoint = Checkpoint(Progress(), before, decisive, adapter=adapter, optimizer={})
             self._checkpointed(save_checkpoint(checkpoint, self.folder / LAST))
             return checkpoint
@@ -317,7 +320,7 @@ class TeacherTrainer:
             settings=self.settings,
         )
 
-    def _decisive(self, base: LocalModel, detected: Detected | None) -> dict[str, Any]:
+    def _decisive(self, base: LocalModel, parts: Parts, detected: Detected | None) -> dict[str, Any]:
         """Every setting that has a part in the result; where things lie has none."""
         config = self.config.model_dump(mode="json")
         data, training, settings = config["data"], config["training"], config["teachers"][self.name.slug]
@@ -328,6 +331,7 @@ class TeacherTrainer:
             f"teachers.{self.name.slug}": {k: v for k, v in settings.items() if k not in ("base_model", "revision")},
             "base_sha256": base.sha256,
             "base_revision": base.revision,
+            "unreadable_images": parts.unreadable.digest,
             **({} if detected is None else {DETECTOR: detected.digest}),
         }
 
@@ -351,6 +355,12 @@ class TeacherTrainer:
     def _checkpointed(self, path: Path) -> None:
         if self.on_checkpoint is not None:
             self.on_checkpoint(path)
+
+
+def _left_out(parts: Parts) -> Iterator[str]:
+    """That images are left out, and which."""
+    if parts.unreadable.faults:
+        yield f"{len(parts.unreadable.faults):,} images are left out: {'; '.join(parts.unreadable.examples)}"
 
 
 def _check_asking(teacher: Teacher, probe: Probe) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.artifacts import ADAPTER, RESULT
 from engine.config import TeacherSettings
+from engine.dataset.readable import Unreadable
 from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.evaluate import Evaluation, compare, look
@@ -128,6 +129,7 @@ def write_result(
     base: LocalModel,
     base_model: str,
     val: Part,
+    unreadable: Unreadable,
     steps: Steps,
 ) -> TeacherResult:
     """Leave samples of what base and best adapter have seen, and ``result.json``, beside the adapter in ``folder``."""
@@ -156,6 +158,8 @@ def write_result(
         from_detector_before=worth.by_detector and worth.by_detector[0],
         from_detector_after=worth.by_detector and worth.by_detector[1],
         thresholds=adapted.thresholds,
+        images_skipped=len(unreadable.faults),
+        skipped_examples=unreadable.examples,
         quality=adapted.quality,
         confusion_before=at_first.confusion,
         confusion_after=adapted.confusion,

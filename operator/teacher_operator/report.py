@@ -167,7 +167,9 @@ def dataset_status(info: DatasetInfo) -> DatasetStatus:
     return DatasetStatus(
         digest=info.digest,
         images=info.images,
+        images_read=info.images_read,
         annotations=info.annotations,
+        annotations_read=info.annotations_read,
         masks=info.masks,
         has_boxes=info.has_boxes,
         has_masks=info.has_masks,
@@ -225,12 +227,12 @@ def _inspected(status: TeacherFineTuneStatus, summary: Summary) -> tuple[Conditi
             summary.message,
         )
     counts = ", ".join(
-        f"{count:,} {word}"
-        for count, word in (
-            (data.images, "images"),
-            (data.annotations, "objects"),
-            (data.masks, "masks"),
-            (data.class_count, "classes"),
+        f"{count:,} {word}" if count >= read else f"{count:,} of {read:,} {word}"
+        for count, read, word in (
+            (data.images, data.images_read, "images"),
+            (data.annotations, data.annotations_read, "objects"),
+            (data.masks, 0, "masks"),
+            (data.class_count, 0, "classes"),
         )
     )
     problems = "; ".join(f"{one.severity} {one.code} {one.count:,}x" for one in data.problems)

@@ -72,8 +72,10 @@ class DatasetStatus(StatusModel):
     """What inspection found."""
 
     digest: Text = Field(description="sha256 of the annotations.")
-    images: int = Field(ge=0, description="Images in all parts.")
+    images: int = Field(ge=0, description="Usable images in all parts.")
+    images_read: int = Field(default=0, ge=0, description="Images that the annotations list, usable or not.")
     annotations: int = Field(ge=0, description="Usable annotations.")
+    annotations_read: int = Field(default=0, ge=0, description="Annotations, usable or not.")
     masks: int = Field(ge=0, description="Usable annotations with a mask.")
     has_boxes: bool = Field(description="Objects have boxes, given or derived from masks.")
     has_masks: bool = Field(description="Objects have masks.")
@@ -147,6 +149,7 @@ class TeacherStatus(StatusModel):
     ap_before: Decimal = Field(default="", description="AP of the base on the validation part, 0..1.")
     ap_after: Decimal = Field(default="", description="AP of the best adapter so far, 0..1.")
     adapter: AdapterStatus | None = Field(default=None, description="Where the adapter lies.")
+    images_skipped: int = Field(default=0, ge=0, description="Images that cannot be decoded, and so were left out.")
     failure: FailureStatus | None = Field(default=None, description="Why it failed, for good or of late.")
 
 

@@ -122,6 +122,7 @@ def succeeded(teacher: TeacherStatus, result: TeacherOutcome, *, now: float) -> 
             "ap_before": ap_text(result.ap_before),
             "ap_after": ap_text(result.ap_after),
             "adapter": AdapterStatus(**result.adapter.model_dump()),
+            "images_skipped": result.images_skipped,
             "failure": None,
         }
     )

@@ -62,6 +62,7 @@ class Chaos:
 
     Attributes:
         wrong: What must not be, one sentence each.
+        late: Jobs that outlived their object for a moment, or were made when it had just gone.
     """
 
     def __init__(self, world: World, *, count: int, seed: int, every: float = 0.5) -> None:
@@ -70,6 +71,7 @@ class Chaos:
         self.runs = {f"{names[i % len(names)]}-{i:03}": SCRIPTS[names[i % len(names)]] for i in range(count)}
         self.created: set[str] = set()
         self.wrong: list[str] = []
+        self.late: set[str] = set()
         self._begun: set[str] = set()
         self._stopping: set[str] = set()
         self._attempts: Counter[tuple[str, str]] = Counter()
@@ -187,9 +189,16 @@ class Chaos:
             await asyncio.sleep(0.2)
 
     def _see(self, jobs: list[Body], pods: list[Body], objects: list[Body]) -> None:
+        there = {body["metadata"]["name"] for body in objects}
         for job in jobs:
-            name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-            if self._jobs[name] and uid not in self._jobs[name]:
+            name, uid, run = (
+                job["metadata"]["name"],
+                job["metadata"]["uid"],
+                job["metadata"]["labels"]["finetune.dev/run"],
+            )
+            if run in self.created and run not in there:
+                self.late.add(uid)  # the garbage collector takes it away
+            elif self._jobs[name] and uid not in self._jobs[name]:
                 self._say(f"doubled: Job {name} was made twice")
             self._jobs[name].add(uid)
         trains: dict[str, set[str]] = defaultdict(set)

@@ -90,7 +90,7 @@ class FaultyApi:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in NOT_PASSED_ON}
         try:
             async with self.session.request(
-                request.method, f"{self.upstream.url}{request.path_qs}", data=body, headers=headers
+                request.method, f"{self.upstream.url}{request.path_qs}", data=body or None, headers=headers
             ) as answer:
                 if fault == "lost answer":
                     await answer.read()

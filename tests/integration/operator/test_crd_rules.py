@@ -406,7 +406,9 @@ async def test_a_name_leaves_room_for_those_of_its_children(api: Api) -> None:
 
 async def test_defaults_are_filled_in(api: Api) -> None:
     made = await api.call("POST", OBJECTS, _object(MINIMAL), dryRun="All")
+    policy = {"onProblem": "Skip", "maxSkippedPercent": 20}
     assert made["spec"] == MINIMAL | {
+        "dataset": MINIMAL["dataset"] | policy,
         "gpus": 1,
         "nodes": 1,
         "gpuResourceName": "nvidia.com/gpu",

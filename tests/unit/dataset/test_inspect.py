@@ -237,8 +237,8 @@ def test_masks_of_crowds_alone_are_no_masks(tmp_path: Path) -> None:
 def test_images_that_are_not_there_are_left_out_and_said(tmp_path: Path) -> None:
     write_images(tmp_path / "images", [*NAMES[1:], "more.jpg"])
     info = inspected(tmp_path, small_coco(12, 3))
-    assert codes(info) == {"missing_image": 1, "unlisted_image": 1}
-    assert (info.images, info.annotations, info.annotations_read) == (11, 33, 36)
+    assert codes(info) == {"missing_image": 1, "image_left_out": 3, "unlisted_image": 1}
+    assert (info.images, info.images_read, info.annotations, info.annotations_read) == (11, 12, 33, 36)
 
 
 def test_a_folder_without_the_images_is_an_error_if_it_was_named_or_is_needed(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_once_the_data_is_known_its_condition_says_what_it_is(summary: Summary) 
     assert values(status)["DatasetInspected"] == "True"
     assert reason(status, "DatasetInspected") == "Inspected"
     assert message(status, "DatasetInspected") == (
-        "1,000 images, 5,210 objects, 5,210 masks, 2 classes; warning missing_image 3,000x"
+        "1,000 of 1,020 images, 5,210 of 5,300 objects, 5,210 masks, 2 classes; warning missing_image 3,000x"
     )
 
 

@@ -98,6 +98,7 @@ def info_of(*, boxes: bool = True, masks: bool = True, problems: Sequence[Proble
         digest="d" * 64,
         parts={"train": 800, "val": 200},
         images=1000,
+        images_read=1020,
         annotations=5210,
         annotations_read=5300,
         has_boxes=boxes,

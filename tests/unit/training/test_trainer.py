@@ -281,16 +281,54 @@ def test_workers_change_nothing(toy_data: Path, tmp_path: Path) -> None:
     assert adapter_of(tmp_path / "0") == adapter_of(tmp_path / "2")
 
 
+def cut(image: Path) -> None:
+    content = image.read_bytes()
+    image.write_bytes(content[: len(content) // 2])
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_named_without_a_traceback(
+def test_an_image_that_is_damaged_while_it_trains_is_named_without_a_traceback(
     toy_data: Path, tmp_path: Path, workers: int
 ) -> None:
     shutil.copytree(toy_data, tmp_path / "toy")
-    for image in (tmp_path / "toy" / "data").glob("*.png"):
-        content = image.read_bytes()
-        image.write_bytes(content[: len(content) // 2])
+
+    def damage(event: Event) -> None:
+        if event.event == "evaluation":
+            for image in (tmp_path / "toy" / "data").glob("*.png"):
+                cut(image)
+
     config = config_of(tmp_path / "toy", workers=workers)
     with pytest.raises(DataError, match=r"^\d+\.png cannot be read"):
+        TeacherTrainer(config, work_dir=tmp_path / "work", listeners=[damage]).train()
+
+
+def test_images_that_cannot_be_read_are_left_out_and_told(toy_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_data, tmp_path / "toy")
+    for number in (3, 17):
+        cut(tmp_path / "toy" / "data" / f"{number}.png")
+    config, events = config_of(tmp_path / "toy"), []
+    result = TeacherTrainer(config, work_dir=tmp_path / "work", listeners=[events.append]).train()
+    assert result.images_skipped == 2
+    assert all("cannot be read" in example for example in result.skipped_examples)
+    notes = [event.message or "" for event in events if event.event == "note"]
+    assert any(note.startswith("2 images are left out: ") and "17.png" in note for note in notes)
+    seen = sum(measured.images or 0 for measured in (result.after, result.test_after) if measured is not None)
+    assert seen <= 12
+
+    shutil.copytree(toy_data / "data", tmp_path / "toy" / "data", dirs_exist_ok=True)  # mended after it began
+    with pytest.raises(ConfigError, match=r"unreadable_images was '[0-9a-f]{64}' and is ''"):
+        TeacherTrainer(config, work_dir=tmp_path / "work").train()
+
+
+@pytest.mark.parametrize(("most", "count"), [(20, 7), (0, 1)])
+def test_more_unreadable_images_than_may_be_are_refused(toy_data: Path, tmp_path: Path, most: int, count: int) -> None:
+    shutil.copytree(toy_data, tmp_path / "toy")
+    for number in range(count):
+        cut(tmp_path / "toy" / "data" / f"{number}.png")
+    config = config_of(tmp_path / "toy")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"max_skipped_percent": most})})
+    says = rf"^{count} of 30 images cannot be used, more than the {most} % .*maxSkippedPercent.*: 0.png cannot be read"
+    with pytest.raises(DataError, match=says):
         TeacherTrainer(config, work_dir=tmp_path / "work").train()
 
 
