@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export BUILDAH_LAYERS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check test test-slow demo bench docs chart crds lock images cluster-test hooks clean
+.PHONY: help install format check audit test test-slow demo bench docs chart crds lock images cluster-test hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -39,11 +39,15 @@ format: $(INSTALLED)  ## format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(INSTALLED)  ## format, lint, types, layers: nothing is changed
+check: $(INSTALLED)  ## format, lint, types, layers, vulnerabilities: nothing is changed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/audit.py
+
+audit: $(INSTALLED)  ## known vulnerabilities of what is pinned; `make check` asks too
+	$(BIN)/python .ci/audit.py
 
 test: $(INSTALLED)  ## the default tests
 	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
