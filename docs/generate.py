@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.augmentation import table_markdown
+from engine.dataset.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
+from engine.dataset.types import Severity
 from teacher_operator.api import INPUTS, PLATFORM, TeacherFineTuneSpec
 
 DOCS = Path(__file__).resolve().parent
@@ -47,6 +49,34 @@ def manifest_page() -> str:
     return MANIFEST_HEAD + _table(INPUTS) + PLATFORM_HEAD + _table(PLATFORM)
 
 
+PROBLEMS_HEAD = """\
+# Problems of a dataset
+
+Every kind that inspection or a trainer may find, and what becomes of it. What is left out or repaired is counted;
+[robustness.md](robustness.md) says when a run is refused for it.
+
+| problem | what becomes of it | what it means | what to do |
+| --- | --- | --- | --- |
+"""
+
+
+def problems_page() -> str:
+    """The page of all problems, from their catalogue."""
+    rows = (
+        f"| `{code}` | {_policy(code, severity)} | {message} | {advice} |"
+        for code, (severity, message, advice) in CATALOGUE.items()
+    )
+    return PROBLEMS_HEAD + "\n".join(rows) + "\n"
+
+
+def _policy(code: str, severity: Severity) -> str:
+    if severity is Severity.ERROR:
+        return "refused"
+    if code in IMAGES_LEFT_OUT | OBJECTS_LEFT_OUT:
+        return "left out"
+    return "repaired" if code in REPAIRED else "mentioned"
+
+
 def _table(names: Sequence[str]) -> str:
     """The table of some settings of the spec."""
     some = SCHEMA | {"properties": {name: SCHEMA["properties"][name] for name in names}}
@@ -58,7 +88,7 @@ def augmentation_page() -> str:
     return table_markdown()
 
 
-PAGES = {"manifest.md": manifest_page, "augmentation.md": augmentation_page}
+PAGES = {"manifest.md": manifest_page, "augmentation.md": augmentation_page, "problems.md": problems_page}
 
 
 def _rows(schema: dict[str, Any], prefix: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,7 +14,28 @@ from engine.dataset.types import DatasetInfo, Severity
 from engine.errors import TeacherError
 from engine.results import ApMetrics, TeacherResult
 
-console = Console(stderr=True, highlight=False)
+CONTROL = {code: "\ufffd" for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
+"""Characters that tell a terminal to do something, from names that others have chosen."""
+
+
+class PlainConsole(Console):
+    """Prints what it is given as text: nothing in it moves the cursor, colours or clears the screen."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's, with control characters replaced."""
+        super().print(*(plain(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+def plain(text: str) -> str:
+    r"""Text without control characters, but for line breaks and tabs.
+
+    >>> plain("bolt\x1b[2J")
+    'bolt\ufffd[2J'
+    """
+    return text.translate(CONTROL)
+
+
+console = PlainConsole(stderr=True, highlight=False)
 COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
 
@@ -43,7 +65,7 @@ def show_info(info: DatasetInfo) -> None:
     console.print(facts)
     table = Table("class", "annotations", "images", box=None, header_style="dim")
     for one in info.classes[:30]:
-        table.add_row(escape(one.name), f"{one.annotations:,}", f"{one.images:,}")
+        table.add_row(escape(plain(one.name)), f"{one.annotations:,}", f"{one.images:,}")
     console.print(table)
     if len(info.classes) > 30:
         console.print(f"… and {len(info.classes) - 30} more classes")

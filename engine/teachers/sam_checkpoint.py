@@ -8,10 +8,10 @@ Both hold the same tensors under other names; sizes follow from their shapes, so
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BaseModelError(f"there is no file {path}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise BaseModelError(
             f"{path} is not a file of tensors alone: it is damaged, or holds code, which is never run; "
             "write it by torch.save(model.state_dict(), path)"

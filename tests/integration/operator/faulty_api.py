@@ -24,6 +24,9 @@ BEFORE = {
 }
 """The request never arrives."""
 
+WATCHES = 8
+"""There are few watches, and each lasts: so much more often are they broken off."""
+
 KINDS = [*BEFORE, "lost answer", "reset", "slow"]
 GONE = (
     b'{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410}}\n'
@@ -67,7 +70,7 @@ class FaultyApi:
                 await runner.cleanup()
 
     def _fault(self, request: web.Request, *, watch: bool) -> str:
-        if self.random.random() >= self.rate:
+        if self.random.random() >= (WATCHES * self.rate if watch else self.rate):
             return ""
         kinds = ["cut", "gone", "held back"] if watch else KINDS
         kind = self.random.choice(kinds)
