@@ -154,7 +154,7 @@ class TeacherTrainer:
         kind = REGISTRY[self.name]
         note = partial(Event, event="note", teacher=self.name.slug)
         with self.processes.one_here_first():
-            listen(note(message="fetching the data"))
+            listen(note(message="fetching the data; every image is decoded once, to see that it can be"))
             parts = prepare_parts(
                 data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache
             )

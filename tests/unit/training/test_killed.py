@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 from pathlib import Path
@@ -15,10 +16,13 @@ from engine.artifacts import RunLayout
 from engine.config import DataConfig, RunConfig
 from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
 from engine.dataset import inspect_dataset
+from engine.errors import NotFiniteError
+from engine.plan import TrainingRun
 from engine.spec import AugmentationSpec, Intensity, TeacherName
 from engine.storage import Storage
-from engine.teachers import REGISTRY
+from engine.teachers import REGISTRY, load_adapted
 from engine.training import loop
+from engine.training.publish import train_and_publish
 
 INTERRUPTED = 143
 
@@ -140,3 +144,24 @@ def test_killed_with_everything_in_s3_it_ends_the_same(
     assert exit_code == 0
     assert ends_well(config, tmp_path / "work", int(moments * share), signal.SIGKILL, node_lost=True)
     assert published(config) == whole[0]
+
+
+def test_a_run_whose_loss_becomes_nan_leaves_its_best_adapter_in_storage(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, loss, calls = config_of(toy_data, str(tmp_path / "output")), ToyTeacher.loss, itertools.count()
+
+    def broken(self: ToyTeacher, batch: Any, *, count: float) -> Any:
+        losses = loss(self, batch, count=count)
+        return losses | {"loss": losses["loss"] * float("nan")} if next(calls) > 6 else losses
+
+    monkeypatch.setattr(ToyTeacher, "loss", broken)
+    with pytest.raises(NotFiniteError, match=r"the best adapter so far is kept at .*/last/best$") as failure:
+        train_and_publish(
+            TrainingRun(TeacherName.GROUNDING_DINO, config),
+            storage=Storage(),
+            listener=lambda event: None,
+            work_dir=tmp_path / "work",
+            cache=tmp_path / "cache",
+        )
+    assert load_adapted(str(failure.value).rpartition(" at ")[2]).classes == ("red", "green")
