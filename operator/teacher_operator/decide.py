@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from engine.errors import ConfigError
 from engine.spec import TeacherName
@@ -36,6 +37,10 @@ from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
 
 Body = Mapping[str, Any]
+
+
+UNKNOWN = "extra_forbidden"
+"""Of pydantic: a field that there is none of."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,8 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         spec = parse_spec(body)
         _check_endpoint(spec, settings)
     except (ValidationError, ConfigError) as error:
-        if isinstance(error, ValidationError) and error.errors()[0]["loc"][0] in PLATFORM:
-            unfit = _unfit(error)  # a slip that can be mended: what runs goes on
+        if isinstance(error, ValidationError) and all(map(_may_be_mended, error.errors())):
+            unfit = _unfit(error)  # what runs goes on
             return _decision(body, status, Summary.stuck(unfit.reason, unfit.message), todo, now=now)
         todo.delete += [view.name for view in observed.jobs if view.unfinished]
         return _failed(body, status, _unfit(error), todo, now=now)
@@ -266,14 +271,21 @@ def _decision(
     return Decision(status, todo)
 
 
+def _may_be_mended(fault: ErrorDetails) -> bool:
+    """A slip of what may be changed, or a field of a newer CRD, whose defaults the API server adds to every object."""
+    return fault["type"] == UNKNOWN or fault["loc"][0] in PLATFORM
+
+
 def _unfit(error: ValidationError | ConfigError) -> FailureStatus:
     """Why a spec cannot be worked on that the API server has taken."""
     if isinstance(error, ConfigError):
         return FailureStatus(reason="EndpointRefused", message=clip(f"spec.storage.endpointUrl: {error}"))
     fault = error.errors()[0]
-    message = f"spec.{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
-    if fault["type"] == "extra_forbidden":
-        message = f"{message}; the CRD is of another version than the operator: install that of its chart"
+    where = f"spec.{'.'.join(str(part) for part in fault['loc'])}"
+    if fault["type"] == UNKNOWN:
+        message = f"{where} is unknown to this operator: the CRD is of another version; install both from one chart"
+        return FailureStatus(reason="UnknownField", message=clip(message))
+    message = f"{where}: {fault['msg']}"
     return FailureStatus(reason="ConfigurationInvalid", message=clip(message))
 
 
