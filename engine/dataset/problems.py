@@ -261,7 +261,8 @@ def refused(info: DatasetInfo, *, on_problem: OnProblem, max_skipped_percent: in
     faults = [f"{p.message} {p.advice}" for p in info.errors]
     touched = IMAGES_LEFT_OUT | OBJECTS_LEFT_OUT | REPAIRED
     if on_problem is OnProblem.FAIL:
-        faults += [_told(p) for p in info.problems if p.code in touched]
+        found = [_told(p) for p in info.problems if p.code in touched]
+        faults += ["dataset.onProblem is Fail, and there are:", *found] if found else []
     for what, codes, used, read in (
         ("images", IMAGES_LEFT_OUT, info.images, info.images_read),
         ("annotations", OBJECTS_LEFT_OUT, info.annotations, info.annotations_read),
