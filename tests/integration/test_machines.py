@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_shared_memory_that_is_too_small_is_told(planned: Path, tmp_path: Path) 
     (tmp_path / "teacher_config.yaml").write_text(config)
     small = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", small, "sh", "python", "-m", "engine.cli", *words],
+        ["unshare", "-m", "sh", "-c", small, "sh", sys.executable, "-m", "engine.cli", *words],
         cwd=tmp_path,
         capture_output=True,
         text=True,

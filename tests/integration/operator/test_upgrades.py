@@ -1,4 +1,4 @@
-"""Definitions that change under objects that are there, and namespaces that go away under runs."""
+"""Definitions that change under objects that are there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest_asyncio
 import yaml
 from operators import ProcessOperator
 from places import OPERATOR, ROOT, admin, install, make_namespace, token_of
-from world import World, condition
+from world import World
 
 from engine.spec import TeacherName
 
@@ -94,29 +94,3 @@ async def test_definitions_change_under_a_run(plane: real.ControlPlane, world: W
     ended = await world.reaches("old", "Succeeded")
     assert [one["state"] for one in ended["teachers"]] == ["Succeeded"]
     assert len(await world.jobs("old")) == len(await world.pods("old")) == 2
-
-
-async def test_a_namespace_goes_away_under_its_runs(plane: real.ControlPlane, world: World) -> None:
-    await world.operator.start()
-    for run in ("first", "second"):
-        await world.create(run)
-        await world.inspects(run)
-    pods = [await world.starts(run) for run in ("first", "second")]
-    await world.create("third")
-    await world.api.call("DELETE", "api/v1/namespaces/upgraded")
-    await asyncio.gather(*(world.told_to_stop(pod) for pod in pods))
-    for pod in await world.all("pods"):
-        await world.vanishes(pod)
-
-    async def gone() -> bool:
-        spaces = (await world.api.call("GET", "api/v1/namespaces"))["items"]
-        return "upgraded" not in {space["metadata"]["name"] for space in spaces}
-
-    await world.until(gone, "the namespace is gone", seconds=240)  # it waits for half of a pod's grace
-    log = world.operator.text()  # type: ignore[attr-defined]
-    assert log.count("is tried again") < 50, "it does not try for ever"
-    await make_namespace(plane, "upgraded")
-    await world.create("first")
-    await world.inspects("first")
-    await world.trains("first")
-    assert condition(await world.reaches("first", "Succeeded"), "Succeeded")["status"] == "True"
