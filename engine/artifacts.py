@@ -11,7 +11,9 @@ run: a run without it is not published, and a reader never sees half of one. No 
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +160,8 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             "",
             "| | |",
             "| --- | --- |",
-            f"| classes, in the order of the prompt | {', '.join(config.data.classes)} |",
-            f"| score thresholds | {', '.join(f'{name} {value:.3f}' for name, value in result.thresholds.items())} |",
+            f"| classes, in the order of the prompt | {', '.join(map(_cell, config.data.classes))} |",
+            f"| score thresholds | {', '.join(f'{_cell(name)} {at:.3f}' for name, at in result.thresholds.items())} |",
             f"| what is left of the base's skill on other things | {_left(result)} |",
             f"| annotations (sha256) | `{config.data.digest}` |",
             f"| adapter (sha256) | `{result.adapter.sha256}` |",
@@ -169,6 +171,16 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             "",
         ]
     )
+
+
+def _cell(text: str) -> str:
+    r"""Text of others in a cell of a Markdown table: no markup of it counts.
+
+    >>> _cell("a|b <script>\n")
+    'a\\|b &lt;script&gt; '
+    """
+    safe = "".join(character if character.isprintable() else " " for character in html.escape(text, quote=False))
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", safe)
 
 
 def _left(result: TeacherResult) -> str:

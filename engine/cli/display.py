@@ -115,7 +115,8 @@ def show_metrics(columns: Sequence[tuple[str, ApMetrics]]) -> None:
             table.add_row(name, *(_number(value) for value in values))
     table.add_section()
     for label in columns[0][1].per_class:
-        table.add_row(escape(f"ap of {label}"), *(_number(metrics.per_class.get(label)) for _, metrics in columns))
+        values = [_number(metrics.per_class.get(label)) for _, metrics in columns]
+        table.add_row(escape(plain(f"ap of {label}")), *values)
     console.print(table)
 
 

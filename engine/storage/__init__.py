@@ -86,7 +86,8 @@ class Storage:
             return self._s3
         scheme, separator, _ = uri.partition("://")
         if separator and scheme != "file":
-            raise ConfigError(f"{uri!r}: there is no storage for {scheme}://, write s3://, file:// or a path")
+            shown = uri.partition("?")[0]  # what follows may be a signature
+            raise ConfigError(f"{shown!r}: there is no storage for {scheme}://, write s3://, file:// or a path")
         return self._files
 
     def exists(self, uri: str) -> bool:

@@ -58,6 +58,8 @@ def check_endpoint(url: str, *, resolver: Resolver = resolve) -> str:
         raise ConfigError(f"the endpoint {url!r} is no URL such as https://s3.example.com") from None
     if parts.username or parts.password:
         raise ConfigError("the endpoint must not hold a name or password: credentials come from the AWS chain")
+    if parts.query or parts.fragment:
+        raise ConfigError("the endpoint must not hold a query: give https://host, and credentials by the AWS chain")
     # A character that only some parsers take for the end of the host would make them see another host than we do.
     if parts.scheme not in {"http", "https"} or not (address or NAME.fullmatch(name)) or not url.isprintable():
         raise ConfigError(f"the endpoint {url!r} is no URL such as https://s3.example.com")

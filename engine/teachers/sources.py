@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -185,14 +186,30 @@ def _check(model: str, folder: Path, names: Sequence[str]) -> None:
             f"base model {model} has no {WEIGHTS}{found}: weights in pickle files are refused, since reading one can "
             "run any code; save the model as safetensors (save_pretrained of transformers does) and name that folder"
         )
+    for shard in _shards(model, folder):
+        if not fnmatch(shard, "model*.safetensors") or not (folder / shard).is_file() or Path(shard).name != shard:
+            raise BaseModelError(
+                f"base model {model}: {INDEX} names {shard!r}, which is no file model*.safetensors beside it: save the "
+                "model anew (save_pretrained of transformers does)"
+            )
+
+
+def _shards(model: str, folder: Path) -> list[str]:
+    """The files that an index names, where weights are in several."""
+    if (folder / WEIGHTS).is_file():
+        return []
+    try:
+        return sorted({str(name) for name in json.loads((folder / INDEX).read_bytes())["weight_map"].values()})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise BaseModelError(f"base model {model}: {INDEX} is no index of weights; copy it again") from None
 
 
 def _weights_digest(folder: Path) -> str:
     """sha256 of ``model.safetensors``, or of the digests of the shards in the order of their names."""
     if (folder / WEIGHTS).is_file():
         return _file_digest(folder / WEIGHTS)
-    shards = sorted(folder.glob("model-*.safetensors"))
-    return hashlib.sha256("\n".join(_file_digest(shard) for shard in shards).encode()).hexdigest()
+    shards = _shards(str(folder), folder)
+    return hashlib.sha256("\n".join(_file_digest(folder / shard) for shard in shards).encode()).hexdigest()
 
 
 def _file_digest(path: Path) -> str:

@@ -93,7 +93,7 @@ def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, trains: bool)
         **settings.pod_env,
     }
     if spec.storage.endpoint_url:
-        plain["AWS_ENDPOINT_URL"] = spec.storage.endpoint_url
+        plain["AWS_ENDPOINT_URL_S3"] = spec.storage.endpoint_url  # of S3 alone: STS is given the pod's identity
     if spec.storage.region:
         plain |= {"AWS_REGION": spec.storage.region, "AWS_DEFAULT_REGION": spec.storage.region}
     secret: dict[str, dict[str, Any]] = {}

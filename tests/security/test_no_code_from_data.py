@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from engine.teachers import load_adapted, load_teacher
 from engine.training.checkpoint import checkpoint_name, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
+TINY_SAM = ROOT / "examples" / "tiny_teachers" / "sam"
 OURS = [path for folder in ("engine", "operator") for path in (ROOT / folder).rglob("*.py")]
 
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
@@ -111,13 +113,30 @@ def test_a_base_model_of_pickles_is_refused(tmp_path: Path, trace: Path, name: T
 
 @pytest.mark.parametrize("file", ["model.safetensors", "sam.pth"])
 def test_a_pickle_under_another_name_is_refused(tmp_path: Path, trace: Path, file: str) -> None:
-    folder = write_toy_base(tmp_path / "base")
+    folder = shutil.copytree(TINY_SAM, tmp_path / "base")
     write_pickles(folder, trace, file)
     base = str(folder / file) if file.endswith(".pth") else str(folder)
     with pytest.raises(TeacherError):
         load_teacher(
             TeacherName.SAM,
             sam_settings(base_model=base),
+            classes=("a",),
+            prompts={},
+            storage=Storage(),
+            cache=tmp_path / "cache",
+        )
+
+
+@pytest.mark.parametrize("shard", ["evil.bin", "../outside.safetensors", "/outside.safetensors", "model.bin", 7])
+def test_an_index_that_names_what_is_no_shard_is_refused(tmp_path: Path, trace: Path, shard: object) -> None:
+    folder = shutil.copytree(TINY_SAM, tmp_path / "base")
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    write_pickles(folder, trace, "evil.bin", "model.bin")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(TeacherError, match="which is no file model"):
+        load_teacher(
+            TeacherName.SAM,
+            sam_settings(base_model=str(folder)),
             classes=("a",),
             prompts={},
             storage=Storage(),

@@ -494,7 +494,8 @@ def test_without_a_secret_the_identity_of_the_pod_is_used() -> None:
 def test_storage_is_reached_as_the_object_says() -> None:
     for job in (inspection(FULL), training(FULL)):
         variables = env(job)
-        assert variables["AWS_ENDPOINT_URL"] == "https://minio.storage:9000"
+        assert "AWS_ENDPOINT_URL" not in variables, "it would be that of STS too, which is given the pod's identity"
+        assert variables["AWS_ENDPOINT_URL_S3"] == "https://minio.storage:9000"
         assert variables["AWS_REGION"] == variables["AWS_DEFAULT_REGION"] == "eu-west-1"
 
 
@@ -504,7 +505,7 @@ def test_the_installation_adds_to_the_environment_and_the_object_has_the_last_wo
     assert env(training(settings=settings))["AWS_ENDPOINT_URL"] == "http://default"
     variables = env(training(FULL, settings=settings))
     assert variables["HTTPS_PROXY"] == "http://proxy"
-    assert variables["AWS_ENDPOINT_URL"] == "https://minio.storage:9000"
+    assert variables["AWS_ENDPOINT_URL_S3"] == "https://minio.storage:9000"
     assert variables["AWS_REGION"] == "eu-west-1"
 
 

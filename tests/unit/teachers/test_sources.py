@@ -70,10 +70,12 @@ def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_digest_of_shards_changes_with_each(tmp_path: Path) -> None:
-    shards = {"model.safetensors": b"", "model.safetensors.index.json": b"{}", "model-00001-of-00002.safetensors": b"1"}
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    index = json.dumps({"weight_map": {"a": names[0], "b": names[1]}}).encode()
+    shards = {"model.safetensors": b"", "model.safetensors.index.json": index, names[0]: b"1"}
     digests = set()
     for number, second in enumerate((b"2", b"3")):
-        folder = make_model(tmp_path / str(number), **shards | {"model-00002-of-00002.safetensors": second})
+        folder = make_model(tmp_path / str(number), **shards | {names[1]: second})
         digests.add(resolve_base_model(str(folder), None, storage=Storage(), cache=tmp_path).sha256)
     assert len(digests) == 2
 
