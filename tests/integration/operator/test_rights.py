@@ -152,6 +152,11 @@ def test_it_is_refused_what_it_may_not(control_plane: real.ControlPlane, operato
         ("create", "rolebinding", "any", "--clusterrole=cluster-admin", "--user=any", "-n", "default"),
         ("delete", "crd", "teacherfinetunes.finetune.dev"),
         ("get", "nodes"),
+        ("get", "pods", "-A", "--as=admin"),
+        ("get", "pods", "-A", "--as=any", "--as-group=system:masters"),
+        ("create", "clusterrole", "any", "--verb=*", "--resource=*"),
+        ("patch", "clusterrole", OPERATOR, "--type=merge", "-p", '{"rules": []}'),
+        ("create", "token", "default", "-n", "default"),
     ):
         done = real.kubectl(operator_kubeconfig, *arguments)
         assert done.returncode != 0
@@ -218,3 +223,42 @@ def test_the_clusters_own_roles_hold_for_runs(control_plane: real.ControlPlane, 
         resource for rule in mine if set(rule["verbs"]) - {"get", "list", "watch"} for resource in rule["resources"]
     }
     assert written <= {"teacherfinetunes"}, "the status is the operator's alone"
+
+
+def test_a_tenant_forges_no_status_and_reaches_no_other_namespace(
+    control_plane: real.ControlPlane, tmp_path: Path
+) -> None:
+    """With a token that has the right to edit runs in one namespace."""
+    for space in ("tenant", "neighbour"):
+        control_plane.kubectl("create", "namespace", space)
+        object_of = ["apply", "-n", space, "-f", "-"]
+        done = control_plane.kubectl(*object_of, stdin=json.dumps(TENANTS_OBJECT))
+        assert done.returncode == 0, done.stderr
+    control_plane.kubectl("create", "serviceaccount", "tenant", "-n", "tenant")
+    for role in ("view", "edit"):
+        bind = ["create", "rolebinding", role, f"--clusterrole={OPERATOR}-{role}", "--serviceaccount=tenant:tenant"]
+        assert control_plane.kubectl(*bind, "-n", "tenant").returncode == 0
+    token = token_of(control_plane, "tenant", "tenant")
+    access = real.Access(control_plane.access.url, control_plane.access.authority, token)
+    config = access.kubeconfig(tmp_path / "config")
+    edit = ("patch", "tft", "run", "--type=merge", "-p")
+    assert real.kubectl(config, *edit, '{"spec": {"suspend": true}}', "-n", "tenant").returncode == 0
+    for arguments in (
+        (*edit, '{"status": {"runId": "forged"}}', "--subresource=status", "-n", "tenant"),
+        (*edit, '{"spec": {"suspend": true}}', "-n", "neighbour"),
+        ("get", "tft", "-n", "neighbour"),
+        ("delete", "tft", "run", "-n", "neighbour"),
+        ("get", "secrets", "-n", "tenant"),
+        ("get", "jobs", "-n", OPERATOR),
+    ):
+        done = real.kubectl(config, *arguments)
+        assert done.returncode != 0, arguments
+        assert "forbidden" in done.stderr.lower(), (arguments, done.stderr)
+
+
+TENANTS_OBJECT = {
+    "apiVersion": "finetune.dev/v1alpha1",
+    "kind": "TeacherFineTune",
+    "metadata": {"name": "run"},
+    "spec": {"dataset": {"annotations": "s3://data/a.json"}, "output": "s3://models/"},
+}
