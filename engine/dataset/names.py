@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import parse_qs, unquote, urlsplit
 
+FEW = 16
+"""Paths with the same last part that are compared one by one."""
+
 
 class FileNames:
     """Finds the file that a ``file_name`` means among those that are there.
@@ -21,6 +24,8 @@ class FileNames:
     def __init__(self, keys: Iterable[str]) -> None:
         self.keys = frozenset(keys)
         self._same_end: dict[str, list[str]] = {}
+        self._ends: dict[str, _Ends] = {}
+        self._nearest: dict[tuple[str, ...], str | None] = {}
 
     def find(self, file_name: str) -> str | None:
         """The key of the file; None if there is none, or if it may be one of several."""
@@ -36,20 +41,50 @@ class FileNames:
         if not self._same_end:
             for key in self.keys:
                 self._same_end.setdefault(_last(key).lower(), []).append(key)
-        keys = self._same_end.get(_last(path).lower())
+        last = _last(path).lower()
+        keys = self._same_end.get(last)
         if not keys:
             return None
         wanted = [part for part in path.split("/") if part not in ("", ".")]
         foreign = path.startswith("/") or wanted[0].endswith(":")
-        scores: dict[str, tuple[int, int]] = {}
-        for key in keys:
-            there = key.split("/")
-            common = _common_end([p.lower() for p in wanted], [p.lower() for p in there])
-            if foreign or common == min(len(wanted), len(there)):
-                scores[key] = common, _common_end(wanted, there)
-        best = max(scores.values(), default=None)
-        likeliest = [key for key, score in scores.items() if score == best]
-        return likeliest[0] if len(likeliest) == 1 else None
+        if len(keys) <= FEW:
+            return _nearest(wanted, keys, foreign=foreign)
+        ends = [self._ends.setdefault(last, _Ends(keys, 1))]
+        for part in reversed(wanted[:-1]):
+            longer = ends[-1].longer(part.lower())
+            if longer is None:
+                break
+            ends.append(longer)
+        if len(ends) < len(wanted) and not foreign:
+            whole = next((whole for end in reversed(ends) if (whole := end.longer(None))), None)
+            return None if whole is None else _nearest(wanted, whole.keys, foreign=False)
+        end = tuple(wanted[-len(ends) :])
+        if end not in self._nearest:  # all of these fit, and there may be as many of them as images
+            self._nearest[end] = _nearest(wanted, ends[-1].keys, foreign=foreign)
+        return self._nearest[end]
+
+
+class _Ends:
+    """Paths that share their last ``depth`` parts, letter case aside; divided by the part before when asked for it.
+
+    Where most have the same last part (``camera_017/frame.png``), comparing each name with each path would take days.
+    """
+
+    __slots__ = ("_longer", "depth", "keys")
+
+    def __init__(self, keys: list[str], depth: int) -> None:
+        self.keys, self.depth = keys, depth
+        self._longer: dict[str | None, _Ends] | None = None
+
+    def longer(self, part: str | None) -> _Ends | None:
+        """Those of them that have this part before; None: those that have no other part."""
+        if self._longer is None:
+            self._longer = {}
+            for key in self.keys:
+                parts = key.split("/")
+                before = parts[-1 - self.depth].lower() if len(parts) > self.depth else None
+                self._longer.setdefault(before, _Ends([], self.depth + 1)).keys.append(key)
+        return self._longer.get(part)
 
 
 def is_unsafe(file_name: str) -> bool:
@@ -59,6 +94,19 @@ def is_unsafe(file_name: str) -> bool:
 
 def _last(key: str) -> str:
     return key.rpartition("/")[2]
+
+
+def _nearest(wanted: list[str], keys: list[str], *, foreign: bool) -> str | None:
+    """The only path that ``wanted`` ends in or that ends in it (of a foreign one: that ends most like it)."""
+    scores: dict[str, tuple[int, int]] = {}
+    for key in keys:
+        there = key.split("/")
+        common = _common_end([p.lower() for p in wanted], [p.lower() for p in there])
+        if foreign or common == min(len(wanted), len(there)):
+            scores[key] = common, _common_end(wanted, there)
+    best = max(scores.values(), default=None)
+    likeliest = [key for key, score in scores.items() if score == best]
+    return likeliest[0] if len(likeliest) == 1 else None
 
 
 def _common_end(one: list[str], other: list[str]) -> int:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from engine.dataset import names
 from engine.dataset.names import FileNames, is_unsafe
+
+PATHS = st.lists(st.sampled_from(["a", "A", "b", "c.j", "C.j", ""]), min_size=1, max_size=4).map("/".join)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,22 @@ from engine.dataset.names import FileNames, is_unsafe
 )
 def test_a_name_means_the_only_file_it_can(file_name: str, keys: list[str], found: str | None) -> None:
     assert FileNames(keys).find(file_name) == found
+
+
+@given(keys=st.sets(PATHS), start=st.sampled_from(["", "/", "x:/", "./"]), path=PATHS)
+def test_what_a_name_means_does_not_hang_on_how_many_end_alike(keys: set[str], start: str, path: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        few = FileNames(keys).find(start + path)
+        patch.setattr(names, "FEW", 0)
+        assert FileNames(keys).find(start + path) == few
+
+
+@pytest.mark.parametrize(("name", "found"), [("data/{}/frame.png", True), ("/other/x{}/frame.png", False)])
+def test_forty_thousand_folders_of_files_of_one_name_are_told_apart(name: str, found: bool) -> None:
+    """Comparing each with each would take longer than a test may."""
+    files = FileNames(f"{i:05d}/frame.png" for i in range(40_000))
+    for i in range(40_000):
+        assert files.find(name.format(f"{i:05d}")) == (f"{i:05d}/frame.png" if found else None)
 
 
 def test_names_that_lead_out_are_known() -> None:
