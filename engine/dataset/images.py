@@ -16,6 +16,7 @@ What is in the file decides, not its name. What becomes of what is not 8-bit RGB
 from __future__ import annotations
 
 import contextlib
+import errno
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from engine.errors import DataError, TeacherError
+from engine.errors import DataError, MachineError, TeacherError
 
 # Up to twice this number of pixels Pillow only warns, beyond it refuses: that limit (179 million pixels) is ours too.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -44,6 +45,12 @@ _TURN = {
 """What turns an image of each EXIF orientation upright; orientation 1 is upright."""
 
 _TURN_BACK = _TURN | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+
+
+OF_THE_MACHINE = frozenset(
+    {errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
+)
+"""Errors that say nothing of what is in a file: none of them may cost an image."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ def probe_image(source: bytes | Path | BinaryIO, *, name: str | None = None) -> 
 
     Raises:
         DataError: The image is missing, empty, too large, or no image. Damage behind the header goes unseen.
+        MachineError: The disk, or the rights of the file, do not let it be read.
     """
     with _opened(source, name) as image:
         turn = _orientation(image)
@@ -98,6 +106,7 @@ def decode_image(
 
     Raises:
         DataError: The image is missing, empty, too large, cut off, or no image.
+        MachineError: The disk, or the rights of the file, do not let it be read.
     """
     with _opened(source, name) as image:
         turn, turned = _orientation(image), _loads_upright(image)
@@ -114,6 +123,8 @@ def _opened(source: bytes | Path | BinaryIO, name: str | None) -> Iterator[Image
     name = name or (str(source) if isinstance(source, Path) else "the image")
     try:
         with _file(source) as file, Image.open(file) as image:
+            if image.format == "EPS":  # Pillow would have Ghostscript run it
+                raise DataError(f"{name} is EPS, a program; convert it to PNG or JPEG, or leave it out")
             yield image
     except TeacherError:
         raise
@@ -124,6 +135,10 @@ def _opened(source: bytes | Path | BinaryIO, name: str | None) -> Iterator[Image
     except FileNotFoundError:
         raise DataError(f"{name} does not exist; upload it, or take it out of the annotations") from None
     except Exception as error:  # noqa: BLE001 - a broken file makes a decoder raise anything
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            raise MachineError(
+                f"{name} cannot be read: {error.strerror}. Look at the disk and at the rights of the file"
+            ) from None
         cause = str(error).strip() or type(error).__name__
         raise DataError(f"{name} cannot be read: {cause}; copy it again from its source, or leave it out") from None
 

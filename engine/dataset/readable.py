@@ -43,19 +43,20 @@ class Unreadable:
         return hashlib.sha256(names.encode()).hexdigest() if self.faults else ""
 
 
-def find_unreadable(dataset: CocoDataset, paths: Sequence[Path], *, cache: Path) -> Unreadable:
+def find_unreadable(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool, cache: Path) -> Unreadable:
     """The images that cannot be decoded, or are of another size than the annotations are for.
 
     Args:
         dataset: What is to be trained on, or measured by.
         paths: Of its images.
+        masks: Whether masks will be decoded. Where the file gave no size, only the image tells whether they fit.
         cache: The verdict on files that are the same as before is kept there.
     """
-    kept = cache / "readable" / f"{_key(dataset, paths)}.json"
+    kept = cache / "readable" / f"{_key(dataset, paths, masks=masks)}.json"
     storage = Storage()
     if storage.exists(str(kept)):
         return Unreadable(json.loads(storage.read_bytes(str(kept))))
-    look = partial(_fault, dataset)
+    look = partial(_fault, dataset, masks)
     faults: dict[str, str] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         for image, fault in zip(dataset.images, pool.map(look, range(len(paths)), paths), strict=True):
@@ -79,17 +80,19 @@ def check_few(unreadable: Unreadable, images: int, *, max_percent: int) -> None:
         )
 
 
-def _fault(dataset: CocoDataset, index: int, path: Path) -> str:
+def _fault(dataset: CocoDataset, masks: bool, index: int, path: Path) -> str:
+    unsure = masks and not dataset.images[index].width
     try:
-        load_sample(dataset, index, path, with_masks=False, select=NO_OBJECTS)
+        load_sample(dataset, index, path, with_masks=unsure, select=None if unsure else NO_OBJECTS)
     except DataError as error:
         return str(error)
     return ""
 
 
-def _key(dataset: CocoDataset, paths: Sequence[Path]) -> str:
-    """Changes with any file, and with what is said of its size."""
-    digest = hashlib.sha256()
+def _key(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool) -> str:
+    """Changes with any file, and with what is said of it."""
+    unsure = masks and not all(image.width for image in dataset.images)
+    digest = hashlib.sha256(dataset.digest.encode() if unsure else b"")
     for image, path in zip(dataset.images, paths, strict=True):
         status = path.stat() if path.is_file() else None
         seen = (status.st_size, status.st_mtime_ns) if status is not None else ()

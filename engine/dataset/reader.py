@@ -35,10 +35,11 @@ TRIES = 4
 """Likely borders that are tried before brackets are counted."""
 
 CLOSING = {b"[": b"]", b"{": b"}"}
-SPACE = b" \t\r\n"
+SPACE = re.compile(rb"[ \t\r\n]*")
 BORDER = re.compile(rb"\}\s*(,)\s*\{\s*\Z")
-TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:"]', re.DOTALL)
-STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive (`++`, `*+`): what may be given back is remembered for each byte, a hundred times the string.
+TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},:"]', re.DOTALL)
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 SCALAR = re.compile(rb"""[^\s\[\]{},:"]+""")
 NO_BRACKETS = re.compile(rb"""[^\[\]{}"]*""")
 TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
@@ -146,11 +147,10 @@ class CocoReader:
     def _next(self) -> bytes | None:
         """The next byte that is no space, not yet consumed; None at the end of the file."""
         while True:
-            while self._position < len(self._buffer):
-                byte = self._buffer[self._position : self._position + 1]
-                if byte not in SPACE:
-                    return byte
-                self._position += 1
+            space = SPACE.match(self._buffer, self._position)
+            self._position = space.end() if space else self._position
+            if self._position < len(self._buffer):
+                return self._buffer[self._position : self._position + 1]
             if not self._more():
                 return None
 
@@ -186,6 +186,8 @@ class CocoReader:
                 raise self._truncated("")
             match = TOKEN.match(self._buffer, self._position) or SCALAR.match(self._buffer, self._position)
             if match is None or match.group() == b'"' or match.end() == len(self._buffer):
+                if len(self._buffer) - self._position > LARGEST:
+                    raise self._broken(f"one value has more than {LARGEST >> 20} MB")
                 if self._more():
                     continue
                 if match is None or match.group() == b'"':

@@ -29,6 +29,11 @@ class Part:
         """One decoded image with its objects, or with those at the positions ``select``."""
         return load_sample(self.dataset, index, self.paths[index], with_masks=with_masks, select=select)
 
+    def without(self, unreadable: Unreadable) -> Part:
+        """The same less some images."""
+        good = [i for i, image in enumerate(self.dataset.images) if image.file_name not in unreadable.faults]
+        return Part(self.dataset.subset(good), tuple(self.paths[i] for i in good))
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -69,10 +74,9 @@ def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage,
     for name, dataset in datasets.items():
         folder = ImageFolder((files.get(name) or files["all"]).images, storage=storage, cache=cache)
         folder.sync(dataset.images)
-        paths = [folder.path(image) for image in dataset.images]
-        unreadable = find_unreadable(dataset, paths, cache=cache)
-        good = [i for i, image in enumerate(dataset.images) if image.file_name not in unreadable.faults]
-        parts[name] = Part(dataset.subset(good), tuple(paths[i] for i in good))
+        part = Part(dataset, tuple(folder.path(image) for image in dataset.images))
+        unreadable = find_unreadable(dataset, part.paths, masks=masks, cache=cache)
+        parts[name] = part.without(unreadable)
         faults |= unreadable.faults
     skipped = Unreadable(faults)
     check_few(skipped, sum(map(len, datasets.values())), max_percent=data.max_skipped_percent)

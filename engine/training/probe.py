@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.config import DataConfig
@@ -10,6 +10,7 @@ from engine.config.model import PartConfig
 from engine.dataset import CocoDataset, ImageFolder, load_part
 from engine.dataset.class_names import cleaned
 from engine.dataset.layouts import find_single_part
+from engine.dataset.readable import Unreadable, check_few, find_unreadable
 from engine.evaluation.retention import BUILT_IN, PROBE
 from engine.storage import Storage
 from engine.training.parts import Part, useful
@@ -22,10 +23,12 @@ class Probe:
     Attributes:
         part: Its classes are what to ask for; every image shows one of them.
         source: URI of the annotations, or :data:`BUILT_IN`.
+        unreadable: Images that are left out.
     """
 
     part: Part
     source: str
+    unreadable: Unreadable = field(default_factory=lambda: Unreadable({}))
 
 
 def prepare_probe(
@@ -44,7 +47,7 @@ def prepare_probe(
         None where nothing is left to ask for.
 
     Raises:
-        DataError: The annotations are no COCO dataset.
+        DataError: The annotations are no COCO dataset, or too many images cannot be used.
         StorageError: Something cannot be had.
     """
     uri, images = (str(PROBE), None) if given is None else (given.annotations, given.images)
@@ -55,7 +58,11 @@ def prepare_probe(
     folder = ImageFolder(files.images, storage=storage, cache=cache)
     folder.sync(dataset.images)
     part = Part(dataset, tuple(folder.path(image) for image in dataset.images))
-    return Probe(part, BUILT_IN if given is None else given.annotations)
+    if given is None:
+        return Probe(part, BUILT_IN)
+    unreadable = find_unreadable(dataset, part.paths, masks=masks, cache=cache)
+    check_few(unreadable, len(dataset), max_percent=data.max_skipped_percent)
+    return Probe(part.without(unreadable), given.annotations, unreadable)
 
 
 def _others(dataset: CocoDataset, data: DataConfig, *, masks: bool) -> CocoDataset:

@@ -20,6 +20,7 @@ from typing import Any
 from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
+from engine.dataset.readable import Unreadable
 from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.evaluate import Evaluation
 from engine.progress import Event, EventKind, Listener
@@ -158,13 +159,16 @@ class TeacherTrainer:
             parts = prepare_parts(
                 data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache
             )
-            for message in _left_out(parts):
+            for message in _left_out(parts.unreadable):
                 listen(note(message=message))
             probe = prepare_probe(
                 training.retention, data, masks=kind.needs_masks, storage=self.storage, cache=self.cache
             )
             if probe is None:
                 listen(note(message=NO_PROBE))
+            else:
+                for message in _left_out(probe.unreadable):
+                    listen(note(message=message))
             listen(note(message=f"fetching the base model {self.settings.base_model}"))
             base = self._base(checkpoint)
         self._check_same_base(base)
@@ -357,10 +361,10 @@ class TeacherTrainer:
             self.on_checkpoint(path)
 
 
-def _left_out(parts: Parts) -> Iterator[str]:
+def _left_out(unreadable: Unreadable) -> Iterator[str]:
     """That images are left out, and which."""
-    if parts.unreadable.faults:
-        yield f"{len(parts.unreadable.faults):,} images are left out: {'; '.join(parts.unreadable.examples)}"
+    if unreadable.faults:
+        yield f"{len(unreadable.faults):,} images are left out: {'; '.join(unreadable.examples)}"
 
 
 def _check_asking(teacher: Teacher, probe: Probe) -> None:

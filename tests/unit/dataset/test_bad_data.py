@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from PIL import Image
 from engine.dataset import DatasetInfo, inspect_dataset, load_dataset
 from engine.dataset.images import decode_image
 from engine.dataset.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED, refused
-from engine.errors import DataError
+from engine.errors import DataError, MachineError
 from engine.spec import OnProblem
 
 FUZZER = Path(__file__).parents[2] / "fuzz" / "fuzz.py"
@@ -131,6 +133,26 @@ def test_numbers_of_four_hundred_digits_and_a_million_classes_are_read(tmp_path:
     assert len(info.classes) == 2 + 10**6 - 10
 
 
+STRING = b'"' + b"a" * (4 << 20)
+GIGANTIC = [
+    b'{"info": ' + STRING,
+    b'{"info": ' + STRING + b'"}',
+    b'{"images": [{"id": 1, "file_name": ' + STRING,
+    b'{"images": [{"id": NaN, "file_name": ' + STRING + b'"}]}',
+]
+
+
+@pytest.mark.parametrize("content", GIGANTIC, ids=["open", "closed", "of an image, open", "beside NaN"])
+def test_gigantic_strings_cost_little_more_than_their_bytes(tmp_path: Path, content: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"cut off|not COCO"):
+            inspected(tmp_path, content)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(content)
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_key_given_twice_counts_as_its_last(tmp_path: Path) -> None:
     text = json.dumps(small_coco()).replace('"bbox": [4, 5, 12, 20]', '"bbox": 1, "bbox": [4, 5, 12, 20]')
     info = inspected(tmp_path, text.encode())
@@ -203,10 +225,11 @@ BOMBS = [
     (b"", "empty"),
     (b"GIF89a" + b"\xff" * 40, "cannot be read|no image"),
     (noise()[:2000], "cannot be read"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "is EPS, a program"),
 ]
 
 
-@pytest.mark.parametrize(("content", "says"), BOMBS, ids=["50k", "30k", "zTXt", "0 bytes", "garbage", "cut off"])
+@pytest.mark.parametrize(("content", "says"), BOMBS, ids=["50k", "30k", "zTXt", "0 bytes", "garbage", "cut off", "EPS"])
 def test_images_that_are_bombs_or_broken_are_refused_in_a_sentence(content: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says):
         decode_image(content)
@@ -216,6 +239,19 @@ def test_an_image_of_thirty_thousand_pixels_a_side_is_decoded() -> None:
     file = io.BytesIO()
     Image.new("RGB", (30_000, 300), "red").save(file, "PNG")
     assert decode_image(file.getvalue()).shape == (300, 30_000, 3)
+
+
+def test_that_no_file_can_be_opened_is_not_the_fault_of_an_image(tmp_path: Path) -> None:
+    file = tmp_path / "right.png"
+    file.write_bytes(noise())
+    assert decode_image(file).shape == (48, 64, 3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(MachineError, match=r"right\.png cannot be read: Too many open files"):
+            decode_image(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("seed", [1, 2])

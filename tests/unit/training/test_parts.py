@@ -80,6 +80,23 @@ def test_without_masks_a_teacher_of_masks_is_refused(tmp_path: Path) -> None:
         prepared(data_of(file), tmp_path, masks=True)
 
 
+def test_masks_that_fit_no_image_cost_their_images_before_training(tmp_path: Path) -> None:
+    """Where the file gives no size, only the image tells."""
+    file = write_toy_data(tmp_path / "data" / "all.json", range(20), masks=True)
+    content = json.loads(file.read_text())
+    image = content["images"][3]
+    del image["width"], image["height"]
+    for annotation in content["annotations"]:
+        if annotation["image_id"] == image["id"]:
+            annotation["segmentation"] = {"size": [9, 9], "counts": [40, 41]}
+    file.write_text(json.dumps(content))
+    data = data_of(str(file))
+    assert not prepared(data, tmp_path).unreadable.faults
+    parts = prepared(data, tmp_path, masks=True)
+    assert parts.unreadable.faults.keys() == {image["file_name"]}
+    assert image["file_name"] not in names(parts.train) | names(parts.val) | names(parts.test)
+
+
 def test_images_come_from_object_storage_once(tmp_path: Path, s3: str) -> None:
     write_toy_data(tmp_path / "data" / "all.json", range(10))
     storage = Storage()

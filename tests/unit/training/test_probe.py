@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,15 @@ def test_users_may_give_their_own(tmp_path: Path, without_masks: Path) -> None:
     probe = probe_of(tmp_path, "forklift", given=without_masks)
     assert probe is not None
     assert (len(probe.part.dataset), probe.source) == (1, str(without_masks))
+
+
+def test_images_of_it_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:
+    folder = shutil.copytree(PROBE.parent, tmp_path / "own")
+    (folder / "chelsea.jpg").write_bytes(b"")
+    probe = probe_of(tmp_path, "forklift", given=folder / PROBE.name)
+    assert probe is not None
+    assert probe.unreadable.faults.keys() == {"chelsea.jpg"}
+    assert len(probe.part.dataset) == len(probe.part.paths) == 24
 
 
 def test_one_that_is_not_there_is_named(tmp_path: Path) -> None:
