@@ -150,6 +150,7 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         source = {"annotations": dataset.annotations, "images": dataset.images}
     return {
         "digest": info.digest,
+        "images": info.images,
         "classes": classes,
         "prompts": dict(spec.class_prompts),
         "source": source,

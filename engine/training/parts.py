@@ -63,6 +63,7 @@ def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage,
     files = _files(data, storage)
     loaded = {name: load_part(file, storage=storage) for name, file in files.items()}
     _check_digest(data, [dataset.digest for dataset in loaded.values()])
+    _check_images(data, sum(map(len, loaded.values())))
     datasets = {name: dataset.with_classes(data.classes) for name, dataset in loaded.items()}
     if "all" in datasets:
         datasets = _divided(datasets["all"], data, seed=seed)
@@ -127,4 +128,13 @@ def _check_digest(data: DataConfig, digests: list[str]) -> None:
         raise DataError(
             f"the annotations have changed since they were inspected (sha256 {data.digest} then, {digest} now): "
             "start again from the manifest, so that the configuration follows from the new data"
+        )
+
+
+def _check_images(data: DataConfig, images: int) -> None:
+    """Annotations that are the same list the same images, which may have been taken away, or brought, meanwhile."""
+    if data.images is not None and images != data.images:
+        raise DataError(
+            f"{data.images:,} images could be used when the data was inspected, and {images:,} are there now: bring "
+            "back what is gone, or start again from the manifest, so that what is left out is counted"
         )

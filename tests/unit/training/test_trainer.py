@@ -340,6 +340,15 @@ def test_changed_annotations_are_noticed(toy_data: Path, tmp_path: Path) -> None
         TeacherTrainer(config, work_dir=tmp_path / "work").train()
 
 
+def test_images_that_vanish_after_inspection_are_noticed(toy_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_data, tmp_path / "toy")
+    config = config_of(tmp_path / "toy")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"images": 30})})
+    (tmp_path / "toy" / "data" / "7.png").unlink()
+    with pytest.raises(DataError, match="30 images could be used when the data was inspected, and 29 are there now"):
+        TeacherTrainer(config, work_dir=tmp_path / "work").train()
+
+
 def test_a_changed_base_is_noticed(toy_data: Path, tmp_path: Path) -> None:
     shutil.copytree(toy_data, tmp_path / "toy")
     config = config_of(tmp_path / "toy")
