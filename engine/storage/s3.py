@@ -38,6 +38,8 @@ PARTS = 4
 LARGE = 16 << 20
 """Bytes from which an object is downloaded in parts, which takes a request more."""
 
+NO_STORE = "what answered is no object store, but perhaps a proxy: check the endpoint"
+
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
@@ -183,7 +185,12 @@ class S3Backend:
         prefix = f"{key.rstrip('/')}/" if key.strip("/") else ""
         with self.client_for(folder, "listed") as client:
             for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-                for item in page.get("Contents", []):
+                items = page.get("Contents", [])
+                if not page.get("Name") and not items:  # an empty folder has its bucket's name
+                    raise StorageError(
+                        f"{folder} cannot be listed: what answered is no object store, but perhaps a proxy"
+                    )
+                for item in items:
                     if not item["Key"].endswith("/"):  # an empty object that stands for a folder
                         yield ObjectInfo(
                             uri=f"{S3}{bucket}/{item['Key']}",

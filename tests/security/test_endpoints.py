@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from engine.errors import StorageError
+from engine.errors import ConfigError, StorageError
 from engine.storage import Storage, StorageOptions
 
 
@@ -51,6 +51,17 @@ def inside() -> Iterator[Server]:
         server.shutdown()
 
 
+def test_a_page_of_a_proxy_is_no_empty_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else there would be no checkpoint to go on from, and nothing published."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    with Server(200, {"Content-Type": "text/html"}, b"<html><body>please log in</body></html>") as proxy:
+        storage = Storage(StorageOptions(endpoint_url=proxy.url, region="us-east-1"))
+        with pytest.raises(StorageError, match="no object store, but perhaps a proxy"):
+            list(storage.list("s3://b/k"))
+        proxy.shutdown()
+
+
 MOVED = b"<Error><Code>PermanentRedirect</Code><Endpoint>%s</Endpoint><Bucket>b</Bucket></Error>"
 
 
@@ -75,3 +86,19 @@ def test_a_redirect_is_not_followed(inside: Server, monkeypatch: pytest.MonkeyPa
         assert store.asked
         store.shutdown()
     assert inside.asked == []
+
+
+SIGNATURE = "PLANTEDsignature0000"
+
+
+@pytest.mark.parametrize("mark", ["?", "#"])
+def test_an_endpoint_with_a_signature_is_refused_without_repeating_it(mark: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        Storage(StorageOptions(endpoint_url=f"https://s3.example.com/{mark}X-Amz-Signature={SIGNATURE}"))
+    assert SIGNATURE not in str(refusal.value)
+
+
+def test_a_signed_url_in_place_of_a_uri_is_refused_without_its_signature() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        Storage().read_bytes(f"https://b.s3.example.com/k?X-Amz-Signature={SIGNATURE}")
+    assert SIGNATURE not in str(refusal.value)

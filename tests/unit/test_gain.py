@@ -74,6 +74,20 @@ def test_the_card_of_a_run_without_them_says_so(config: RunConfig) -> None:
     )
 
 
+def test_a_name_of_a_class_is_no_markup_in_the_card(config: RunConfig) -> None:
+    evil = "<img src=x onerror=alert(1)>|\n[here](http://evil.example) `code`"
+    data = config.data.model_copy(update={"classes": (evil,)})
+    thresholds = {evil: 0.5}
+    card = model_card(result(thresholds=thresholds), config.model_copy(update={"data": data}), versions={})
+    rows = [line for line in card.splitlines() if "onerror" in line]
+    assert [row.partition(",")[0].partition(" |")[0] for row in rows] == ["| classes", "| score thresholds"]
+    for row in rows:
+        assert row.count("|") - row.count("\\|") == 3, "a bar in a name makes no cell, a line break ends no row"
+        assert "<img" not in row
+        assert "[here](" not in row
+        assert " `code" not in row
+
+
 def test_a_command_ends_with_what_is_left_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(record=True, width=200, quiet=False)
     monkeypatch.setattr(display, "console", console)

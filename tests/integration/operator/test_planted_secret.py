@@ -21,8 +21,9 @@ FORMS = [form for value in PLANTED.values() for form in (value, base64.b64encode
 
 async def test_a_secret_that_a_run_refers_to_is_written_nowhere(world: World) -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": PLANTED}
-    if world.tier != "memory":  # which has no Secrets: the operator could not read one there
-        await world.api.call("POST", world.path("secrets"), secret)
+    if world.tier == "memory":
+        pytest.skip("there are no Secrets to plant")
+    await world.api.call("POST", world.path("secrets"), secret)
     for run in ("kept", "lost"):
         await world.create(run, storage={"credentialsSecretRef": {"name": "keys"}})
         await world.inspects(run, outcomes.BOXES)
