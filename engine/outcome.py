@@ -37,6 +37,7 @@ class TeacherOutcome(Result):
     seconds: float = Field(description="Wall-clock time of training and its evaluations.")
     peak_memory_bytes: int
     images_skipped: int = Field(default=0, description="Images that cannot be decoded, and so were left out.")
+    objects_skipped: int = Field(default=0, description="Objects of these, and those outside their image.")
 
     @classmethod
     def of(cls, result: TeacherResult) -> TeacherOutcome:
@@ -51,6 +52,7 @@ class TeacherOutcome(Result):
             seconds=result.seconds,
             peak_memory_bytes=result.peak_memory_bytes,
             images_skipped=result.images_skipped,
+            objects_skipped=result.objects_skipped,
         )
 
 

@@ -116,6 +116,9 @@ class TeacherResult(Result):
         "highest F1 on the validation part. A class with nothing to choose by has the median of the others.",
     )
     images_skipped: int = Field(default=0, description="Images that cannot be decoded, and so were left out.")
+    objects_skipped: int = Field(
+        default=0, description="Objects of these, and those outside an image whose size the annotations do not give."
+    )
     skipped_examples: tuple[str, ...] = Field(default=(), description="The first few, with what is wrong with them.")
     quality: dict[str, ClassQuality] = Field(default={}, description="By class name, at these thresholds.")
     confusion_before: Confusion | None = Field(default=None, description="The base at its own best thresholds.")

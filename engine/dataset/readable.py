@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,9 +27,15 @@ NO_OBJECTS = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Images that cannot be used, by what is wrong with each."""
+    """What cannot be used of some images.
 
-    faults: dict[str, str]
+    Attributes:
+        faults: By file name, what is wrong with an image that cannot be used.
+        outside: By file name, positions of the objects that lie outside an image whose size the file does not give.
+    """
+
+    faults: dict[str, str] = field(default_factory=dict)
+    outside: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def examples(self) -> tuple[str, ...]:
@@ -44,7 +50,7 @@ class Unreadable:
 
 
 def find_unreadable(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool, cache: Path) -> Unreadable:
-    """The images that cannot be decoded, or are of another size than the annotations are for.
+    """The images that cannot be decoded, or are of another size than the annotations are for, and objects outside.
 
     Args:
         dataset: What is to be trained on, or measured by.
@@ -55,15 +61,17 @@ def find_unreadable(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool,
     kept = cache / "readable" / f"{_key(dataset, paths, masks=masks)}.json"
     storage = Storage()
     if storage.exists(str(kept)):
-        return Unreadable(json.loads(storage.read_bytes(str(kept))))
-    look = partial(_fault, dataset, masks)
-    faults: dict[str, str] = {}
+        return Unreadable(**json.loads(storage.read_bytes(str(kept))))
+    look = partial(_look, dataset, masks)
+    found = Unreadable()
     with ThreadPoolExecutor(THREADS) as pool:
-        for image, fault in zip(dataset.images, pool.map(look, range(len(paths)), paths), strict=True):
-            if fault:
-                faults[image.file_name] = fault
-    storage.write_bytes(str(kept), json.dumps(faults).encode())
-    return Unreadable(faults)
+        for image, seen in zip(dataset.images, pool.map(look, range(len(paths)), paths), strict=True):
+            if isinstance(seen, str):
+                found.faults[image.file_name] = seen
+            elif seen:
+                found.outside[image.file_name] = seen
+    storage.write_bytes(str(kept), json.dumps(asdict(found)).encode())
+    return found
 
 
 def check_few(unreadable: Unreadable, images: int, *, max_percent: int) -> None:
@@ -80,19 +88,23 @@ def check_few(unreadable: Unreadable, images: int, *, max_percent: int) -> None:
         )
 
 
-def _fault(dataset: CocoDataset, masks: bool, index: int, path: Path) -> str:
-    unsure = masks and not dataset.images[index].width
+def _look(dataset: CocoDataset, masks: bool, index: int, path: Path) -> str | tuple[int, ...]:
+    """What is wrong with an image, or the positions of objects that lie outside it."""
+    unsure = not dataset.images[index].width
     try:
-        load_sample(dataset, index, path, with_masks=unsure, select=None if unsure else NO_OBJECTS)
+        sample = load_sample(dataset, index, path, with_masks=unsure and masks, select=None if unsure else NO_OBJECTS)
     except DataError as error:
         return str(error)
-    return ""
+    if not unsure:
+        return ()
+    return tuple(sorted(set(range(len(dataset.annotations[index]))).difference(sample.annotation_indices.tolist())))
 
 
 def _key(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool) -> str:
     """Changes with any file, and with what is said of it."""
-    unsure = masks and not all(image.width for image in dataset.images)
-    digest = hashlib.sha256(dataset.digest.encode() if unsure else b"")
+    unsure = not all(image.width for image in dataset.images)
+    said = json.dumps([dataset.digest, dataset.classes, masks]) if unsure else ""
+    digest = hashlib.sha256(said.encode())
     for image, path in zip(dataset.images, paths, strict=True):
         status = path.stat() if path.is_file() else None
         seen = (status.st_size, status.st_mtime_ns) if status is not None else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +30,33 @@ class Part:
         return load_sample(self.dataset, index, self.paths[index], with_masks=with_masks, select=select)
 
     def without(self, unreadable: Unreadable) -> Part:
-        """The same less some images."""
+        """The same less some images, and some objects of others."""
         good = [i for i, image in enumerate(self.dataset.images) if image.file_name not in unreadable.faults]
-        return Part(self.dataset.subset(good), tuple(self.paths[i] for i in good))
+        dataset = self.dataset.subset(good)
+        kept = tuple(
+            tuple(found for i, found in enumerate(objects) if i not in unreadable.outside.get(image.file_name, ()))
+            for image, objects in zip(dataset.images, dataset.annotations, strict=True)
+        )
+        return Part(replace(dataset, annotations=kept), tuple(self.paths[i] for i in good))
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The data of a run. ``test`` is there if the configuration asks for it; what cannot be read is in no part."""
+    """The data of a run.
+
+    Attributes:
+        train: What is learned from.
+        val: What the best adapter is chosen by.
+        test: What it is measured on, if the configuration asks for it.
+        unreadable: What is in no part, since it cannot be used.
+        objects_skipped: Objects outside their image, and those of images that cannot be used.
+    """
 
     train: Part
     val: Part
     test: Part | None
-    unreadable: Unreadable = field(default_factory=lambda: Unreadable({}))
+    unreadable: Unreadable = field(default_factory=Unreadable)
+    objects_skipped: int = 0
 
 
 def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage, cache: Path) -> Parts:
@@ -71,18 +85,23 @@ def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage,
     if masks:
         datasets["train"] = datasets["train"].subset(useful(datasets["train"], masks=True))
     parts: dict[str, Part] = {}
-    faults: dict[str, str] = {}
+    skipped = Unreadable()
     for name, dataset in datasets.items():
         folder = ImageFolder((files.get(name) or files["all"]).images, storage=storage, cache=cache)
         folder.sync(dataset.images)
         part = Part(dataset, tuple(folder.path(image) for image in dataset.images))
         unreadable = find_unreadable(dataset, part.paths, masks=masks, cache=cache)
         parts[name] = part.without(unreadable)
-        faults |= unreadable.faults
-    skipped = Unreadable(faults)
+        for image, fault in unreadable.faults.items():
+            skipped.faults[f"{name}: {image}" if image in skipped.faults else image] = fault
     check_few(skipped, sum(map(len, datasets.values())), max_percent=data.max_skipped_percent)
     _check_useful({name: part.dataset for name, part in parts.items()}, data, masks=masks)
-    return Parts(train=parts["train"], val=parts["val"], test=parts.get("test"), unreadable=skipped)
+    lost = _objects(datasets) - _objects({name: part.dataset for name, part in parts.items()})
+    return Parts(parts["train"], parts["val"], parts.get("test"), unreadable=skipped, objects_skipped=lost)
+
+
+def _objects(datasets: Mapping[str, CocoDataset]) -> int:
+    return sum(len(objects) for dataset in datasets.values() for objects in dataset.annotations)
 
 
 def _check_useful(datasets: Mapping[str, CocoDataset], data: DataConfig, *, masks: bool) -> None:

@@ -28,7 +28,7 @@ class Probe:
 
     part: Part
     source: str
-    unreadable: Unreadable = field(default_factory=lambda: Unreadable({}))
+    unreadable: Unreadable = field(default_factory=Unreadable)
 
 
 def prepare_probe(

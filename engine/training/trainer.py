@@ -159,7 +159,7 @@ class TeacherTrainer:
             parts = prepare_parts(
                 data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache
             )
-            for message in _left_out(parts.unreadable):
+            for message in _left_out(parts.unreadable, parts.objects_skipped):
                 listen(note(message=message))
             probe = prepare_probe(
                 training.retention, data, masks=kind.needs_masks, storage=self.storage, cache=self.cache
@@ -243,8 +243,7 @@ class TeacherTrainer:
                 teacher=teacher,
                 base=job.base,
                 base_model=self.settings.base_model,
-                val=val,
-                unreadable=job.parts.unreadable,
+                parts=job.parts,
                 steps=job.steps,
             )
         )
@@ -361,8 +360,10 @@ class TeacherTrainer:
             self.on_checkpoint(path)
 
 
-def _left_out(unreadable: Unreadable) -> Iterator[str]:
-    """That images are left out, and which."""
+def _left_out(unreadable: Unreadable, objects: int = 0) -> Iterator[str]:
+    """That images are left out, and which, and objects."""
+    if objects:
+        yield f"{objects:,} objects are left out: of images that are, or outside an image that is smaller"
     if unreadable.faults:
         yield f"{len(unreadable.faults):,} images are left out: {'; '.join(unreadable.examples)}"
 

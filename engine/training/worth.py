@@ -10,7 +10,6 @@ from pathlib import Path
 
 from engine.artifacts import ADAPTER, RESULT
 from engine.config import TeacherSettings
-from engine.dataset.readable import Unreadable
 from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.evaluate import Evaluation, compare, look
@@ -21,7 +20,7 @@ from engine.teachers import LocalModel, Teacher
 from engine.teachers.lora import adapter_off, trainable_parameters
 from engine.training.checkpoint import Progress
 from engine.training.detected import masks_of
-from engine.training.parts import Part
+from engine.training.parts import Part, Parts
 from engine.training.probe import Probe
 from engine.training.processes import Processes
 from engine.training.runtime import Stop, memory_errors
@@ -128,15 +127,14 @@ def write_result(
     teacher: Teacher,
     base: LocalModel,
     base_model: str,
-    val: Part,
-    unreadable: Unreadable,
+    parts: Parts,
     steps: Steps,
 ) -> TeacherResult:
     """Leave samples of what base and best adapter have seen, and ``result.json``, beside the adapter in ``folder``."""
     write_samples(
         folder,
-        val.dataset,
-        partial(val.sample, with_masks=False),
+        parts.val.dataset,
+        partial(parts.val.sample, with_masks=False),
         before=worth.seen_before.detections,
         after=worth.seen_after.detections,
         iou_type=teacher.iou_type,
@@ -158,8 +156,9 @@ def write_result(
         from_detector_before=worth.by_detector and worth.by_detector[0],
         from_detector_after=worth.by_detector and worth.by_detector[1],
         thresholds=adapted.thresholds,
-        images_skipped=len(unreadable.faults),
-        skipped_examples=unreadable.examples,
+        images_skipped=len(parts.unreadable.faults),
+        objects_skipped=parts.objects_skipped,
+        skipped_examples=parts.unreadable.examples,
         quality=adapted.quality,
         confusion_before=at_first.confusion,
         confusion_after=adapted.confusion,

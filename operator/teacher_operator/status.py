@@ -150,6 +150,7 @@ class TeacherStatus(StatusModel):
     ap_after: Decimal = Field(default="", description="AP of the best adapter so far, 0..1.")
     adapter: AdapterStatus | None = Field(default=None, description="Where the adapter lies.")
     images_skipped: int = Field(default=0, ge=0, description="Images that cannot be decoded, and so were left out.")
+    objects_skipped: int = Field(default=0, ge=0, description="Objects of these, and those outside their image.")
     failure: FailureStatus | None = Field(default=None, description="Why it failed, for good or of late.")
 
 

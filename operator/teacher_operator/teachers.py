@@ -123,6 +123,7 @@ def succeeded(teacher: TeacherStatus, result: TeacherOutcome, *, now: float) -> 
             "ap_after": ap_text(result.ap_after),
             "adapter": AdapterStatus(**result.adapter.model_dump()),
             "images_skipped": result.images_skipped,
+            "objects_skipped": result.objects_skipped,
             "failure": None,
         }
     )

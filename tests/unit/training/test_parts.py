@@ -97,6 +97,29 @@ def test_masks_that_fit_no_image_cost_their_images_before_training(tmp_path: Pat
     assert image["file_name"] not in names(parts.train) | names(parts.val) | names(parts.test)
 
 
+def test_objects_outside_an_image_of_no_given_size_are_left_out_and_counted(tmp_path: Path) -> None:
+    """Where the file gives no size, only the image tells; they must not count as objects that were not found."""
+    file = write_toy_data(tmp_path / "data" / "all.json", range(20))
+    content = json.loads(file.read_text())
+    image = content["images"][3]
+    del image["width"], image["height"]
+    one = next(found for found in content["annotations"] if found["image_id"] == image["id"])
+    content["annotations"].append(one | {"id": 10_000, "bbox": [500, 500, 8, 8]})
+    file.write_text(json.dumps(content))
+    for _ in range(2):  # looked at, and remembered
+        parts = prepared(data_of(str(file)), tmp_path)
+        assert not parts.unreadable.faults
+        assert parts.objects_skipped == 1
+        boxes = {
+            found.box_xywh
+            for part in (parts.train, parts.val, parts.test)
+            for objects in part.dataset.annotations
+            for found in objects
+        }
+        assert len(boxes) > 10
+        assert (500, 500, 8, 8) not in boxes
+
+
 def test_images_come_from_object_storage_once(tmp_path: Path, s3: str) -> None:
     write_toy_data(tmp_path / "data" / "all.json", range(10))
     storage = Storage()
