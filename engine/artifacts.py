@@ -268,7 +268,7 @@ def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage, overwrite: b
 
 
 def _refuse_others(metadata: RunMetadata, folder: Path) -> None:
-    """Nothing but this run's own files is ever replaced: an earlier fetch of it may have been interrupted."""
+    """Nothing but an earlier fetch of this run is replaced: it may have been interrupted, or the run trained anew."""
     advice = "fetch into another folder, or give --overwrite"
     there = folder / METADATA
     if there.is_file():

@@ -6,6 +6,7 @@ exit code says what happened.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,8 @@ from engine.config import RunConfig, decisive, from_yaml, to_yaml
 from engine.dataset import DatasetInfo, inspect_request
 from engine.dataset.class_names import find_vocabulary, judge_names
 from engine.dataset.layouts import find_single_part
-from engine.errors import EXIT_ERRORS, ConfigError, InterruptedTrainingError, TeacherError
+from engine.dataset.problems import too_many
+from engine.errors import EXIT_ERRORS, ConfigError, InterruptedTrainingError, StorageError, TeacherError
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
 from engine.progress import Listener, parse_line
@@ -47,18 +49,47 @@ def prepare(
     return info, runs
 
 
-def published(layout: RunLayout, storage: Storage) -> RunMetadata | None:
+def published(layout: RunLayout, storage: Storage, config: RunConfig) -> RunMetadata | None:
     """The metadata of a run that is published, else None.
 
     Raises:
-        ConfigError: They are those of another run.
+        ConfigError: They are those of another run; or of one that has left out more images than this one may.
+        StorageError: Files of it are missing, or an adapter is not what was published.
     """
     if not storage.exists(layout.metadata):
         return None
     metadata = read_metadata(layout, storage)
     if metadata.run_id != name(layout.root):
         raise ConfigError(f"{layout.metadata} is that of run {metadata.run_id}: {_ELSEWHERE.format(layout.root)}")
+    _check_whole(layout, metadata, storage)
+    _check_left_out(layout, metadata, config)
     return metadata
+
+
+def _check_whole(layout: RunLayout, metadata: RunMetadata, storage: Storage) -> None:
+    there = {item.key for item in storage.list(layout.root)}
+    for entry in metadata.files:
+        uri = join(layout.root, entry.path)
+        whole = entry.path in there
+        if whole and entry.path.startswith("teachers/"):
+            whole = hashlib.sha256(storage.read_bytes(uri)).hexdigest() == entry.sha256
+        if not whole:
+            raise StorageError(
+                f"this very run is published, but {uri} is missing or not what was published: `teacher run --again` "
+                "trains it anew"
+            )
+
+
+def _check_left_out(layout: RunLayout, metadata: RunMetadata, config: RunConfig) -> None:
+    """That a run which kept a laxer policy is not taken for one that keeps this."""
+    data = config.data
+    skipped = max(result.images_skipped for result in metadata.teachers) + data.images_left_out
+    if too_many(skipped, (data.images or 0) + data.images_left_out, data.max_skipped_percent):
+        raise ConfigError(
+            f"{layout.root} is published, but {skipped:,} images were left out of it, more than the "
+            f"{data.max_skipped_percent} % that may be now (dataset.onProblem, dataset.maxSkippedPercent): mend "
+            "them, or allow it"
+        )
 
 
 def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) -> None:

@@ -204,7 +204,6 @@ def toy_loop(
     stop: Stop | None = None,
     patience: int = 0,
     processes: Processes = ALONE,
-    checkpoint_seconds: float | None = 300,
     **changes: Any,
 ) -> Loop:
     """A loop over the toy problem, from a checkpoint or from the beginning; ``hooks`` replace its own."""
@@ -231,5 +230,4 @@ def toy_loop(
         hooks=Hooks(**own | (hooks or {})),
         stop=stop or Stop(),
         processes=processes,
-        checkpoint_seconds=checkpoint_seconds,
     )

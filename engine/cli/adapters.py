@@ -12,7 +12,7 @@ import typer
 from engine.cli import options
 from engine.cli.display import console, show_metrics
 from engine.cli.labels import evaluate_predictions
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, MachineError
 from engine.spec import TeacherName
 from engine.storage import default_cache
 
@@ -147,5 +147,12 @@ def export(
     if teacher.name is not TeacherName.SAM:
         raise ConfigError(f"{adapter} is an adapter of {teacher.name}; only SAM is exported to segment_anything")
     output.parent.mkdir(parents=True, exist_ok=True)
-    export_original(merged(teacher), output)
+    temporary = output.with_name(f".{output.name}.tmp")
+    try:
+        export_original(merged(teacher), temporary)
+        temporary.replace(output)
+    except RuntimeError as error:  # torch's own words for a disk that is full
+        raise MachineError(f"{output} cannot be written: {str(error).splitlines()[0]}. Is the disk full?") from None
+    finally:
+        temporary.unlink(missing_ok=True)
     typer.echo(str(output))

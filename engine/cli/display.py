@@ -19,7 +19,10 @@ CONTROL = {code: "\ufffd" for code in (*range(32), 127, *range(128, 160)) if chr
 
 
 class PlainConsole(Console):
-    """Prints what it is given as text: nothing in it moves the cursor, colours or clears the screen."""
+    """Prints what it is given as text: no control character in it reaches the terminal.
+
+    Rich's own markup is heeded where ``markup=False`` is not given: it is, for what others have named.
+    """
 
     def print(self, *objects: Any, **options: Any) -> None:
         """As rich's, with control characters replaced."""
@@ -102,7 +105,16 @@ def show_results(results: Sequence[TeacherResult]) -> None:
                 soft_wrap=True,
             )
     for result in results:
-        console.print(f"{result.adapter.uri}  sha256 {result.adapter.sha256[:12]}…", soft_wrap=True)
+        if result.images_skipped or result.objects_skipped:
+            examples = f": {'; '.join(result.skipped_examples)}" if result.skipped_examples else ""
+            console.print(
+                f"{result.teacher.value}: {result.images_skipped:,} images and {result.objects_skipped:,} objects were "
+                f"left out{examples}",
+                markup=False,
+                soft_wrap=True,
+            )
+    for result in results:
+        console.print(f"{result.adapter.uri}  sha256 {result.adapter.sha256[:12]}…", markup=False, soft_wrap=True)
 
 
 def show_metrics(columns: Sequence[tuple[str, ApMetrics]]) -> None:

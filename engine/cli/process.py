@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from engine.errors import InterruptedTrainingError, TeacherError
+from engine.errors import InterruptedTrainingError, MachineError, TeacherError
 
 PATIENCE = 10
 """Seconds that are left after SIGTERM for threads that wait for the network; who started us may wait for 30."""
@@ -40,6 +40,14 @@ def main() -> None:
 
         fail(error)
         _leave(error.exit_code)
+    except OSError as error:
+        from engine.cli.display import fail
+
+        if error.errno is None or isinstance(error, BrokenPipeError):
+            raise
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
+        fail(MachineError(f"{where} cannot be used: {os.strerror(error.errno)}"))
+        _leave(MachineError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -63,7 +64,7 @@ def run(
     info, runs = local.prepare(request, storage, overrides=options.overrides(set_))
     show_info(info)
     layout = runs[0].layout
-    done = None if again else local.published(layout, storage)
+    done = None if again else local.published(layout, storage, runs[0].config)
     if done is None:
         folder = _work_dir(work_dir, layout)
         if again:
@@ -71,7 +72,7 @@ def run(
         local.begin(info, runs, storage)
         for one in runs:
             local.train(one, listener=_listener(progress), work_dir=folder)
-        done = local.published(layout, storage)
+        done = local.published(layout, storage, runs[0].config)
         if done is None:
             raise TeacherError(f"the trainers ended well, but {layout.metadata} is not there")
     else:
@@ -93,7 +94,7 @@ def prepare(
         info, runs = local.prepare(request, storage, overrides=options.overrides(set_))
         show_info(info)
         layout = runs[0].layout
-        done = local.published(layout, storage)
+        done = local.published(layout, storage, runs[0].config)
         if done is None:
             local.begin(info, runs, storage)
         else:
@@ -175,12 +176,12 @@ def train(
     info, runs = local.prepare(request, storage, overrides=overrides)
     show_info(info)
     layout = runs[0].layout
-    done = local.published(layout, storage)
+    done = local.published(layout, storage, runs[0].config)
     if done is None:
         local.begin(info, runs, storage)
         for one in runs:
             _train_one(one, storage, _listener(progress), work_dir)
-        done = local.published(layout, storage)
+        done = local.published(layout, storage, runs[0].config)
     if done is not None:
         _show_run(layout, done)
 
@@ -252,10 +253,11 @@ def _train_one(
 def _hung(outcome: Path | None, teacher: str, error: NoProgressError) -> None:
     """Tell a failure from a thread beside the one that hangs, which may hold the streams."""
     event = Event(event="error", teacher=teacher, message=str(error), reason=error.reason, exit_code=error.exit_code)
-    os.write(1, f"\n{event.line()}\n".encode())
-    os.write(2, f"error: {error}\n".encode())
     if outcome is not None:
         write_outcome(outcome, Outcome.failure(error))
+    for stream, text in ((2, f"error: {error}\n"), (1, f"\n{event.line()}\n")):
+        with suppress(OSError):  # whoever read it may be gone
+            os.write(stream, text.encode())
 
 
 def fetch(
@@ -324,5 +326,5 @@ def _silent(event: Event) -> None:
 
 def _show_run(layout: RunLayout, metadata: RunMetadata) -> None:
     show_results(metadata.teachers)
-    console.print(layout.report, soft_wrap=True)
+    console.print(layout.report, markup=False, soft_wrap=True)
     typer.echo(layout.root)

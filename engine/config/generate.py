@@ -151,6 +151,7 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
     return {
         "digest": info.digest,
         "images": info.images,
+        "images_left_out": max(0, info.images_read - info.images),
         "classes": classes,
         "prompts": dict(spec.class_prompts),
         "source": source,

@@ -95,6 +95,7 @@ class DataConfig(ConfigModel):
 
     digest: str = Field(description="sha256 of the annotations, so that a change of the data is noticed")
     images: int | None = Field(default=None, description="usable images, so that those that vanish are noticed")
+    images_left_out: int = Field(default=0, ge=0, description="images beside these that inspection found unusable")
     classes: tuple[str, ...] = Field(description="class names; their order is the order of the prompt")
     prompts: dict[str, str] = Field(description="phrases shown to Grounding DINO instead of class names")
     source: PartConfig | None = Field(description="one annotation file, divided by `split`")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,10 +48,12 @@ _TURN = {
 _TURN_BACK = _TURN | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
-OF_THE_MACHINE = frozenset(
-    {errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
-)
-"""Errors that say nothing of what is in a file: none of them may cost an image."""
+LARGEST = 4 * 179_000_000
+"""Bytes that the largest image takes while it is decoded."""
+
+OF_THE_NAME = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
+"""Errors of the system that an annotation's file name is to blame for. All others are the machine's, and say nothing of
+what is in a file: none of them may cost an image."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,23 @@ def _opened(source: bytes | Path | BinaryIO, name: str | None) -> Iterator[Image
     except FileNotFoundError:
         raise DataError(f"{name} does not exist; upload it, or take it out of the annotations") from None
     except Exception as error:  # noqa: BLE001 - a broken file makes a decoder raise anything
-        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        if isinstance(error, OSError) and error.errno is not None and error.errno not in OF_THE_NAME:
             raise MachineError(
-                f"{name} cannot be read: {error.strerror}. Look at the disk and at the rights of the file"
+                f"{name} cannot be read: {os.strerror(error.errno)}. Look at the disk and at the rights of the file"
             ) from None
+        if isinstance(error, MemoryError) and not _has_memory():
+            raise MachineError(f"{name} cannot be read: the machine has too little memory. Give it more") from None
         cause = str(error).strip() or type(error).__name__
         raise DataError(f"{name} cannot be read: {cause}; copy it again from its source, or leave it out") from None
+
+
+def _has_memory() -> bool:
+    """Whether the largest image that is decoded would have room: else a file that asks for more is to blame."""
+    try:
+        bytearray(LARGEST)
+    except MemoryError:
+        return False
+    return True
 
 
 def _file(source: bytes | Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:

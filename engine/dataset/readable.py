@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -65,26 +66,43 @@ def find_unreadable(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool,
     look = partial(_look, dataset, masks)
     found = Unreadable()
     with ThreadPoolExecutor(THREADS) as pool:
-        for image, seen in zip(dataset.images, pool.map(look, range(len(paths)), paths), strict=True):
+        for name, seen in zip(names_of(dataset), pool.map(look, range(len(paths)), paths), strict=True):
             if isinstance(seen, str):
-                found.faults[image.file_name] = seen
+                found.faults[name] = seen
             elif seen:
-                found.outside[image.file_name] = seen
+                found.outside[name] = seen
     storage.write_bytes(str(kept), json.dumps(asdict(found)).encode())
     return found
 
 
-def check_few(unreadable: Unreadable, images: int, *, max_percent: int) -> None:
-    """See that no more images are unreadable than may be left out.
+def names_of(dataset: CocoDataset) -> list[str]:
+    """What images are called in an :class:`Unreadable`: one that is listed again is another."""
+    seen: Counter[str] = Counter()
+    names = []
+    for image in dataset.images:
+        seen[image.file_name] += 1
+        again = seen[image.file_name]
+        names.append(image.file_name if again == 1 else f"{image.file_name} ({again})")
+    return names
+
+
+def check_few(unreadable: Unreadable, images: int, *, max_percent: int, earlier: int = 0) -> None:
+    """See that no more images are left out than may be.
+
+    Args:
+        unreadable: Those that cannot be read.
+        images: Of how many.
+        max_percent: So many may be.
+        earlier: Images beside these that inspection has left out.
 
     Raises:
         DataError: There are more.
     """
-    count = len(unreadable.faults)
-    if too_many(count, images, max_percent):
+    count = len(unreadable.faults) + earlier
+    if unreadable.faults and too_many(count, images + earlier, max_percent):
         raise DataError(
-            f"{count:,} of {images:,} images cannot be used, more than the {max_percent} % that may be left out "
-            f"(dataset.onProblem, dataset.maxSkippedPercent): {'; '.join(unreadable.examples)}"
+            f"{count:,} of {images + earlier:,} images cannot be used, more than the {max_percent} % that may be left "
+            f"out (dataset.onProblem, dataset.maxSkippedPercent): {'; '.join(unreadable.examples)}"
         )
 
 

@@ -143,6 +143,10 @@ def verdict(result: TeacherResult) -> Verdict:
         remarks.append(
             f"Asked with the boxes of the tuned Grounding DINO, as in labelling: AP {before_ap} → {after_ap}."
         )
+    if result.images_skipped or result.objects_skipped:
+        remarks.append(
+            f"{result.images_skipped:,} images and {result.objects_skipped:,} objects could not be used and were left out."
+        )
     if after.images and after.images < FEW_IMAGES:
         remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")
     if (warning := retention_remark(result.retention)) is not None:

@@ -70,13 +70,15 @@ class Publication:
             Whether it is these that are published.
 
         Raises:
-            StorageError: Storage refuses; or what was published before has been deleted since.
+            StorageError: Storage refuses; what was published before has been deleted since; or it was withdrawn.
         """
         mine = Commit(attempt=uuid.uuid4().hex, files={path: sha256_of(file) for path, file in files.items()})
         if self._commit() is None:
             place = join(self.folder, mine.attempt)
             self.storage.upload_many([(file, join(place, path)) for path, file in files.items()])
             try:
+                if self._commit() is not None:  # seen by stores too that ignore what only_if_absent asks for
+                    raise ExistsError(place)
                 self.storage.write_bytes(
                     join(self.folder, COMMIT),
                     mine.model_dump_json(indent=2).encode(),
@@ -87,7 +89,9 @@ class Publication:
                 self._delete(mine.attempt)
         self.settle()
         commit = self._commit()
-        return commit is not None and commit.attempt == mine.attempt
+        if commit is None:
+            raise StorageError(f"{self.root} was withdrawn while it was published: run it again, if it is still wanted")
+        return commit.attempt == mine.attempt
 
     def settle(self) -> bool:
         """Bring what was committed to where readers look, if that is still to be done.
@@ -124,7 +128,7 @@ class Publication:
     def withdraw(self) -> None:
         """Take back what was committed, before what was published is deleted.
 
-        When this returns, no attempt that is still under way can copy what was committed so far.
+        An attempt that copies just then may still bring the file that it is at; it can begin with no other.
         """
         commit = self._commit()
         self.storage.delete(join(self.folder, COMMIT))

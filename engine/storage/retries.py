@@ -15,14 +15,17 @@ from typing import Any
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.exceptions import HTTPClientError, SSLError
 
-ATTEMPTS = 6
+ATTEMPTS = 8
 """Of one request, before the store counts as gone; AWS_MAX_ATTEMPTS has precedence."""
 
 SECONDS = 180.0
 """From the first failure of a request: no attempt begins later."""
 
 PAUSE, THROTTLED_PAUSE, LONGEST_PAUSE = 0.25, 1.0, 20.0
-"""Seconds: the longest first pause, that of a store which asks for one, and the longest of all."""
+"""Seconds: the longest first pause, that of a store which asks for one or is not there, and the longest of all."""
+
+NOT_THERE = frozenset({"EndpointConnectionError", "ConnectTimeoutError"})
+"""A gateway that begins anew takes half a minute."""
 
 THROTTLED = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "429"}
@@ -90,7 +93,7 @@ class Retries:
         if name in RENEWABLE:
             self.renew()
         self.say(f"{context.get('uri', 'the store')} {_said(name)}: attempt {attempts + 1} of {self.attempts}")
-        return pause(attempts, throttled=name in THROTTLED)
+        return pause(attempts, throttled=name in THROTTLED | NOT_THERE)
 
 
 def pause(attempts: int, *, throttled: bool = False) -> float:

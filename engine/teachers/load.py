@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ValidationError
 
-from engine.artifacts import ADAPTER, ADAPTER_CONFIG, RESULT, RunLayout
+from engine.artifacts import ADAPTER, ADAPTER_CONFIG, METADATA, RESULT, RunLayout, read_metadata
 from engine.config import TeacherSettings
 from engine.dataset.types import NMS_IOU, DatasetInfo
 from engine.errors import BaseModelError, ConfigError, StorageError
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path, parent
+from engine.storage import name as name_of
 from engine.storage.publication import sha256_of
 from engine.teachers.base import REGISTRY, Teacher
 from engine.teachers.labeller import Labeller
@@ -255,7 +256,17 @@ def _at_hand(uri: str, storage: Storage) -> Iterator[Path]:
 
 
 def _as_published(folder: Path, uri: str, storage: Storage) -> Path:
-    """A folder whose adapter is the one that ``result.json`` beside it is of, if there is one."""
+    """A folder that holds what the run has published: its ``metadata.json`` and ``result.json`` say, where they are."""
+    layout = RunLayout(parent(parent(uri)))
+    if storage.exists(layout.metadata):
+        for entry in read_metadata(layout, storage).files:
+            file = folder / name_of(entry.path)
+            ours = name_of(parent(entry.path)) == name_of(uri) and file.name in (TEACHER, ADAPTER_CONFIG, ADAPTER)
+            if ours and file.is_file() and sha256_of(file) != entry.sha256:
+                raise BaseModelError(
+                    f"{join(uri, file.name)} is not what was published: its sha256 differs from {METADATA}. Fetch the "
+                    "run anew, or move the adapter out of the run's folder if you have changed it yourself"
+                )
     measured = _measured(uri, storage).adapter
     if measured is not None and (folder / ADAPTER).is_file() and sha256_of(folder / ADAPTER) != measured.sha256:
         raise BaseModelError(

@@ -28,6 +28,7 @@ from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-de
 
 from engine.errors import BaseModelError, ConfigError
 from engine.storage import Storage, is_remote, local_path, name, parent
+from engine.storage.publication import sha256_of
 from engine.teachers.sam_checkpoint import convert_original
 
 FILES = (
@@ -150,7 +151,7 @@ def _from_original(uri: str, storage: Storage, cache: Path) -> LocalModel:
     def fill(folder: Path) -> None:
         path = storage.download(uri, folder / name(uri)) if is_remote(uri) else local_path(uri)
         convert_original(path, folder)
-        (folder / ORIGINAL).write_text(_file_digest(path))
+        (folder / ORIGINAL).write_text(sha256_of(path))
         if is_remote(uri):
             path.unlink()
 
@@ -207,14 +208,9 @@ def _shards(model: str, folder: Path) -> list[str]:
 def _weights_digest(folder: Path) -> str:
     """sha256 of ``model.safetensors``, or of the digests of the shards in the order of their names."""
     if (folder / WEIGHTS).is_file():
-        return _file_digest(folder / WEIGHTS)
+        return sha256_of(folder / WEIGHTS)
     shards = _shards(str(folder), folder)
-    return hashlib.sha256("\n".join(_file_digest(folder / shard) for shard in shards).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256("\n".join(sha256_of(folder / shard) for shard in shards).encode()).hexdigest()
 
 
 def _cause(error: BaseException) -> str:

@@ -58,8 +58,8 @@ class Views(Dataset[Example | TeacherError]):
             return batch
         try:
             _share_memory(batch)
-        except RuntimeError:
-            return MachineError(SHARED_MEMORY)
+        except RuntimeError as error:
+            return MachineError(f"{SHARED_MEMORY} ({str(error).splitlines()[0]})")
         return batch
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from engine.artifacts import ADAPTER, ADAPTER_CONFIG
 from engine.storage import Storage, join
+from engine.storage.publication import sha256_of
 from engine.teachers.lora import TEACHER
-from engine.training.checkpoint import newest_first, outdated, read_checkpoint, step_of
+from engine.training.checkpoint import Checkpoint, load_checkpoint, newest_first, outdated, read_checkpoint, step_of
 from engine.training.detected import DETECTED, DETECTOR
 
 BEST = "best"
@@ -15,19 +16,33 @@ BEST = "best"
 
 
 def fetch_last(storage: Storage, uri: str, last: Path) -> None:
-    """Bring the newest whole checkpoint in storage here, if it is further than those that are here."""
-    here = newest_first(path.name for path in last.iterdir()) if last.is_dir() else []
-    known = next((step_of(name) or 0 for name in here if read_checkpoint(last / name) is not None), -1)
+    """Bring the newest whole checkpoint in storage here, if it is further than those that are here.
+
+    The boxes that a checkpoint goes with come before it: whoever finds it here finds them too.
+    """
     there = {item.key for item in storage.list(uri)}
+    known = load_checkpoint(last)
     for name in newest_first(there):
-        if (step_of(name) or 0) <= known:
-            return
-        checkpoint = read_checkpoint(storage.download(join(uri, name), last / name))
-        if checkpoint is not None:
-            boxes = DETECTED.format(checkpoint.settings.get(DETECTOR))
-            if boxes in there:
-                storage.download(join(uri, boxes), last / boxes)
-            return
+        if known is not None and (step_of(name) or 0) <= known.progress.step:
+            break
+        coming = storage.download(join(uri, name), last / f".coming-{name}")
+        checkpoint = read_checkpoint(coming)
+        if checkpoint is None:
+            coming.unlink()
+            continue
+        _fetch_boxes(checkpoint, there, storage, uri, last)
+        coming.replace(last / name)
+        return
+    if known is not None:
+        _fetch_boxes(known, there, storage, uri, last)
+
+
+def _fetch_boxes(checkpoint: Checkpoint, there: set[str], storage: Storage, uri: str, last: Path) -> None:
+    digest = checkpoint.settings.get(DETECTOR)
+    boxes = DETECTED.format(digest)
+    here = last / boxes
+    if boxes in there and not (here.is_file() and sha256_of(here) == digest):
+        storage.download(join(uri, boxes), here)
 
 
 def keep_best(folder: Path, *, storage: Storage, uri: str) -> str | None:

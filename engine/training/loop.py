@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from engine.config import TeacherSettings, TrainingConfig
-from engine.errors import InterruptedTrainingError, NotFiniteError
+from engine.errors import InterruptedTrainingError, NotFiniteError, StorageError
 from engine.progress import Event, Listener
 from engine.results import ApMetrics, HistoryPoint
 from engine.teachers.base import Batch, Teacher
@@ -79,7 +79,6 @@ class Loop:
         hooks: What the loop asks of others.
         stop: Set by SIGTERM.
         processes: Those that train this teacher together.
-        checkpoint_seconds: Time between two checkpoints; None: as their cost says.
     """
 
     def __init__(
@@ -94,13 +93,11 @@ class Loop:
         hooks: Hooks,
         stop: Stop,
         processes: Processes = ALONE,
-        checkpoint_seconds: float | None = None,
     ) -> None:
         self.teacher, self.settings, self.training = teacher, settings, training
         self.steps = replace(steps, at_once=start.progress.at_once)
         self.folder, self.hooks, self.stop, self.processes = folder, hooks, stop, processes
-        self.interval = checkpoint_interval(EXPECTED_COST) if checkpoint_seconds is None else checkpoint_seconds
-        self.fixed_interval = checkpoint_seconds is not None
+        self.interval = checkpoint_interval(EXPECTED_COST)
         self.start = start
         self.progress = start.progress
         self.best: dict[str, Tensor] = start.best
@@ -139,7 +136,7 @@ class Loop:
                 return False
             self.stop.alive()
             if self.processes.any(self.stop.requested):
-                self._checkpoint()
+                self._checkpoint_at_the_end()
                 raise self._interrupted()
             if time.monotonic() - self.saved >= self.interval:
                 self._checkpoint()
@@ -158,7 +155,7 @@ class Loop:
             with memory_errors(self.teacher, self.settings):
                 apply_gradients(self.optimizer, learning_rate=rate, clip_norm=self.settings.clip_norm, losses=losses)
         except NotFiniteError as error:
-            self._checkpoint()
+            self._checkpoint_at_the_end()
             raise NotFiniteError(
                 f"at step {done + 1} of {self.steps.total} {error}: lower the learning rate "
                 f"({self.settings.learning_rate:g}), or set training.precision to float32; "
@@ -233,7 +230,7 @@ class Loop:
         try:
             ap = self.hooks.evaluate().ap
         except InterruptedTrainingError:
-            self._checkpoint()
+            self._checkpoint_at_the_end()
             raise self._interrupted() from None
         self.pace.evaluation_seconds = time.monotonic() - begin
         better = progress.best_ap is None or ap > progress.best_ap
@@ -264,10 +261,16 @@ class Loop:
         begin = time.monotonic()
         self.hooks.checkpointed(save_checkpoint(checkpoint, self.folder))
         self.saved = time.monotonic()
-        if not self.fixed_interval:
-            self.interval = checkpoint_interval(self.saved - begin)
+        self.interval = checkpoint_interval(self.saved - begin)
         self.stop.alive()
         self._tell("checkpoint")
+
+    def _checkpoint_at_the_end(self) -> None:
+        """A checkpoint of a run that stops here: a store that is down must not hide why."""
+        try:
+            self._checkpoint()
+        except StorageError as error:
+            self._tell("note", message=f"the last checkpoint is on this disk alone: {error}")
 
     def _updated(self, **changes: Any) -> Progress:
         """The progress with ``changes``, and with time and memory as they are now."""

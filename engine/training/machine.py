@@ -91,4 +91,4 @@ def machine_errors() -> Iterator[None]:
 
 def _of_the_disk(code: int, file: str | bytes | int | None) -> MachineError:
     where = os.fsdecode(file) if isinstance(file, str | bytes) else "a file of the run"
-    return MachineError(f"{where} cannot be written: {reason(OSError(code, os.strerror(code)), where)}")
+    return MachineError(f"{where} cannot be used: {reason(OSError(code, os.strerror(code)), where)}")

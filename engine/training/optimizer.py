@@ -84,9 +84,8 @@ def gradients(
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
     except torch.OutOfMemoryError as error:
-        too_much = (
-            str(error) or "out of memory"
-        )  # not the error itself, whose traceback holds all that filled the memory
+        # Not the error itself, whose traceback holds all that filled the memory.
+        too_much = str(error) or "out of memory"
     if processes.any(bool(too_much)):
         raise torch.OutOfMemoryError(too_much or "another process of the run is out of memory")
     seen = {name: float(value) for name, value in sums.items()}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.config import DataConfig
 from engine.dataset import CocoDataset, ImageFolder, PartFiles, Sample, find_parts, load_part, load_sample
-from engine.dataset.readable import Unreadable, check_few, find_unreadable
+from engine.dataset.readable import Unreadable, check_few, find_unreadable, names_of
 from engine.dataset.split import split_dataset
 from engine.errors import DataError
 from engine.storage import Storage
@@ -31,13 +31,13 @@ class Part:
 
     def without(self, unreadable: Unreadable) -> Part:
         """The same less some images, and some objects of others."""
-        good = [i for i, image in enumerate(self.dataset.images) if image.file_name not in unreadable.faults]
-        dataset = self.dataset.subset(good)
+        names, annotations = names_of(self.dataset), self.dataset.annotations
+        good = [i for i, name in enumerate(names) if name not in unreadable.faults]
         kept = tuple(
-            tuple(found for i, found in enumerate(objects) if i not in unreadable.outside.get(image.file_name, ()))
-            for image, objects in zip(dataset.images, dataset.annotations, strict=True)
+            tuple(found for k, found in enumerate(annotations[i]) if k not in unreadable.outside.get(names[i], ()))
+            for i in good
         )
-        return Part(replace(dataset, annotations=kept), tuple(self.paths[i] for i in good))
+        return Part(replace(self.dataset.subset(good), annotations=kept), tuple(self.paths[i] for i in good))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage,
         parts[name] = part.without(unreadable)
         for image, fault in unreadable.faults.items():
             skipped.faults[f"{name}: {image}" if image in skipped.faults else image] = fault
-    check_few(skipped, sum(map(len, datasets.values())), max_percent=data.max_skipped_percent)
+    check_few(
+        skipped, sum(map(len, datasets.values())), max_percent=data.max_skipped_percent, earlier=data.images_left_out
+    )
     _check_useful({name: part.dataset for name, part in parts.items()}, data, masks=masks)
     lost = _objects(datasets) - _objects({name: part.dataset for name, part in parts.items()})
     return Parts(parts["train"], parts["val"], parts.get("test"), unreadable=skipped, objects_skipped=lost)

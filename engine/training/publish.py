@@ -34,7 +34,7 @@ from engine.artifacts import (
 )
 from engine.config import RunConfig, to_yaml
 from engine.dataset import DatasetInfo
-from engine.errors import NoProgressError, NotFiniteError
+from engine.errors import NoProgressError, NotFiniteError, StorageError
 from engine.evaluation.report import render_report
 from engine.evaluation.samples import SampleView, read_samples
 from engine.plan import TrainingRun
@@ -119,7 +119,10 @@ def train_and_publish(
     try:
         result = trainer.train()
     except NotFiniteError as error:
-        kept = keep_best(trainer.folder, storage=storage, uri=remote_last) if processes.first else None
+        try:
+            kept = keep_best(trainer.folder, storage=storage, uri=remote_last) if processes.first else None
+        except StorageError as failure:
+            raise NotFiniteError(f"{error} at {trainer.folder} alone: {failure}") from None
         if kept is None:
             raise
         raise NotFiniteError(f"{error} at {kept}") from None

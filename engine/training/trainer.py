@@ -21,7 +21,7 @@ from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
 from engine.dataset.readable import Unreadable
-from engine.errors import ConfigError, NoProgressError
+from engine.errors import ConfigError, DataError, NoProgressError
 from engine.evaluation.evaluate import Evaluation
 from engine.progress import Event, EventKind, Listener
 from engine.results import ApMetrics, TeacherResult
@@ -53,6 +53,10 @@ from engine.training.watchdog import Watchdog, print_failure
 from engine.training.worth import Measures, Worth, write_result
 
 NO_PROBE = "what is left of the base's skill is not measured: training.retention shows nothing that the data does not"
+
+
+UNREADABLE = "unreadable_images"
+"""Setting of a checkpoint: which images are left out."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,7 @@ class TeacherTrainer:
                 say=lambda message: listen(note(message=message)),
             )
         if checkpoint is not None:
+            _check_same_images(checkpoint.settings, parts.unreadable)
             self._check_same(checkpoint.settings, self._decisive(base, parts, detected))
         if detected is not None:
             parts = replace(parts, train=Prompted(parts.train.dataset, parts.train.paths, detected.train))
@@ -299,7 +304,8 @@ class TeacherTrainer:
         damaged: list[Path] = []
         checkpoint = load_checkpoint(self.folder / LAST, damaged.append)
         for path in damaged:
-            listen(note(message=f"{path} is damaged: it is not used"))
+            path.replace(path.with_suffix(".damaged"))  # not to be counted among those that are kept
+            listen(note(message=f"{path} is damaged, or of another version: it is not used"))
         if checkpoint is not None:
             listen(note(message=f"going on after step {checkpoint.progress.step}"))
         elif damaged:
@@ -334,7 +340,7 @@ class TeacherTrainer:
             f"teachers.{self.name.slug}": {k: v for k, v in settings.items() if k not in ("base_model", "revision")},
             "base_sha256": base.sha256,
             "base_revision": base.revision,
-            "unreadable_images": parts.unreadable.digest,
+            UNREADABLE: parts.unreadable.digest,
             **({} if detected is None else {DETECTOR: detected.digest}),
         }
 
@@ -358,6 +364,15 @@ class TeacherTrainer:
     def _checkpointed(self, path: Path) -> None:
         if self.on_checkpoint is not None:
             self.on_checkpoint(path)
+
+
+def _check_same_images(begun: Mapping[str, Any], unreadable: Unreadable) -> None:
+    if begun.get(UNREADABLE) != unreadable.digest:
+        examples = "; ".join(unreadable.examples) or "all can be now"
+        raise DataError(
+            f"images have been damaged, or mended, since the run began, of which other images were left out: "
+            f"{examples}. Bring them back as they were, or begin anew (`teacher run --again`)"
+        )
 
 
 def _left_out(unreadable: Unreadable, objects: int = 0) -> Iterator[str]:

@@ -74,7 +74,7 @@ def test_the_metadata_of_another_run_is_not_taken_for_this_ones(
     planned: tuple[DatasetInfo, tuple[TrainingRun, ...]],
 ) -> None:
     layout = planned[1][0].layout
-    assert local.published(layout, Storage()) is None
+    assert local.published(layout, Storage(), planned[1][0].config) is None
     config = planned[1][0].config
     metadata = RunMetadata(
         name="parts",

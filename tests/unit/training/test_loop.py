@@ -18,6 +18,7 @@ from engine.errors import InterruptedTrainingError, NotFiniteError, TeacherError
 from engine.progress import Event
 from engine.spec import LoraPreset
 from engine.teachers.lora import adapter_tensors
+from engine.training import loop as loop_module
 from engine.training.checkpoint import Progress, load_checkpoint
 from engine.training.loop import Loop
 from engine.training.processes import ALONE, Processes
@@ -113,6 +114,7 @@ def test_sigterm_in_an_evaluation_loses_no_step_and_measures_again(tmp_path: Pat
 def in_a_process(folder: Path, steps: Connection, kill_at: int | None) -> None:
     """Train, telling each step; ends as the command line does."""
     torch.set_num_threads(1)
+    loop_module.checkpoint_interval = lambda cost: 0.0  # after every step; the process ends with this
 
     def listen(event: Event) -> None:
         if event.event == "step":
@@ -122,7 +124,7 @@ def in_a_process(folder: Path, steps: Connection, kill_at: int | None) -> None:
 
     with Stop() as stop:
         try:
-            loop = toy_loop(folder, epochs=200, stop=stop, hooks={"listen": listen}, checkpoint_seconds=0)
+            loop = toy_loop(folder, epochs=200, stop=stop, hooks={"listen": listen})
             loop.run()
         except TeacherError as error:
             os._exit(error.exit_code)

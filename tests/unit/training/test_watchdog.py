@@ -52,3 +52,16 @@ def test_as_long_as_ten_of_the_longest_steps_is_not_called_long() -> None:
     time.sleep(0.2)
     watchdog.alive()
     assert watchdog.limit > 2
+
+
+def test_who_was_alive_often_and_then_stands_still_is_ended_in_time() -> None:
+    ends: list[float] = []
+    with Watchdog(0.5, lambda error: None, end=lambda code: ends.append(time.monotonic())) as watchdog:
+        for _ in range(60):  # three seconds: much longer than the limit
+            time.sleep(0.02)
+            watchdog.alive()
+        assert not ends
+        stood = time.monotonic()
+        time.sleep(1.5)
+    assert ends
+    assert ends[0] - stood < 1.4
