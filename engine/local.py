@@ -83,7 +83,7 @@ def _check_whole(layout: RunLayout, metadata: RunMetadata, storage: Storage) -> 
 def _check_left_out(layout: RunLayout, metadata: RunMetadata, config: RunConfig) -> None:
     """That a run which kept a laxer policy is not taken for one that keeps this."""
     data = config.data
-    skipped = max(result.images_skipped for result in metadata.teachers) + data.images_left_out
+    skipped = max((result.images_skipped for result in metadata.teachers), default=0) + data.images_left_out
     if too_many(skipped, (data.images or 0) + data.images_left_out, data.max_skipped_percent):
         raise ConfigError(
             f"{layout.root} is published, but {skipped:,} images were left out of it, more than the "

@@ -145,7 +145,7 @@ def verdict(result: TeacherResult) -> Verdict:
         )
     if result.images_skipped or result.objects_skipped:
         remarks.append(
-            f"{result.images_skipped:,} images and {result.objects_skipped:,} objects could not be used and were left out."
+            f"{result.images_skipped:,} images and {result.objects_skipped:,} objects could not be used: left out."
         )
     if after.images and after.images < FEW_IMAGES:
         remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
-from toy import write_toy_data
+from toy import metrics, write_toy_data
 
 from engine import local
-from engine.artifacts import RESULT, RunLayout, RunMetadata
+from engine.artifacts import ADAPTER, RESULT, FileEntry, RunLayout, RunMetadata
 from engine.dataset import DatasetInfo, inspect_dataset
 from engine.errors import ConfigError, StorageError
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
+from engine.results import AdapterFile, TeacherResult
 from engine.spec import DatasetSpec, FineTuneSpec, RetentionSpec, TeacherName, TeacherSpec, TrainingSpec
-from engine.storage import Storage
+from engine.storage import Storage, join
 
 COCO = """{
     "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}],
@@ -88,11 +90,62 @@ def test_the_metadata_of_another_run_is_not_taken_for_this_ones(
         files=(),
     )
     Storage().write_bytes(layout.metadata, metadata.model_dump_json().encode())
-    assert local.published(layout, Storage()) == metadata
+    assert local.published(layout, Storage(), config) == metadata
     other = metadata.model_copy(update={"run_id": "other"})
     Storage().write_bytes(layout.metadata, other.model_dump_json().encode())
     with pytest.raises(ConfigError, match=r"metadata\.json is that of run other: move .* away, .* --again"):
-        local.published(layout, Storage())
+        local.published(layout, Storage(), config)
+
+
+def test_a_published_run_that_is_damaged_or_was_laxer_is_not_taken_for_this_one(
+    planned: tuple[DatasetInfo, tuple[TrainingRun, ...]],
+) -> None:
+    run, storage = planned[1][0], Storage()
+    adapter, whole = join(run.layout.teacher(run.teacher), ADAPTER), b"weights"
+    storage.write_bytes(adapter, whole)
+    sha256 = hashlib.sha256(whole).hexdigest()
+    result = TeacherResult(
+        teacher=run.teacher,
+        base_model="base",
+        base_revision=None,
+        before=metrics(0.1),
+        after=metrics(0.2),
+        images_skipped=2,
+        epochs=1,
+        steps=1,
+        seconds=1,
+        peak_memory_bytes=1,
+        trainable_parameters=1,
+        adapter=AdapterFile(uri=adapter, sha256=sha256, size_bytes=len(whole)),
+    )
+    path = adapter.removeprefix(f"{run.layout.root}/")
+    entry = FileEntry(path=path, sha256=sha256, size_bytes=len(whole))
+    metadata = RunMetadata(
+        name="parts",
+        run_id=run.config.run_id,
+        created="",
+        data_digest="",
+        classes=(),
+        seed=0,
+        environment={},
+        teachers=(result,),
+        files=(entry,),
+    )
+    storage.write_bytes(run.layout.metadata, metadata.model_dump_json().encode())
+    data = run.config.data.model_copy(update={"images": 10})
+    lax, strict = (
+        run.config.model_copy(update={"data": data.model_copy(update={"max_skipped_percent": most})})
+        for most in (20, 0)
+    )
+    assert local.published(run.layout, storage, lax) == metadata
+    with pytest.raises(ConfigError, match="is published, but 2 images were left out of it, more than the 0 %"):
+        local.published(run.layout, storage, strict)
+    storage.write_bytes(adapter, whole + b"!")
+    with pytest.raises(StorageError, match=r"missing or not what was published: `teacher run --again`"):
+        local.published(run.layout, storage, lax)
+    storage.delete(adapter)
+    with pytest.raises(StorageError, match=r"missing or not what was published"):
+        local.published(run.layout, storage, lax)
 
 
 def test_a_probe_that_is_not_there_is_told_before_anything_is_trained(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_run_among_faults_ends_with_the_same_adapters(
         proxy.at_random(0.05, MIXED, seed=seed)
         adapters, notes = trained(tmp_path / f"with-{seed}", data=f"{s3}/data", output=f"{s3}/with-{seed}")
         assert adapters == expected
-        said += sum(bool(re.search(r"s3://\S+ .*(attempt 2 of 6|reading 2 of 6)", note)) for note in notes)
+        said += sum(bool(re.search(r"s3://\S+ .*(attempt 2 of 8|reading 2 of 8)", note)) for note in notes)
     assert said > 0
     assert set(proxy.injected) == set(MIXED)
     print(f"{seeds} runs, {len(proxy.requests)} requests, faults: {dict(proxy.injected)}")
@@ -198,4 +198,4 @@ def test_keys_that_rotate_during_a_run_do_not_end_it(
         rotate("SECOND")
         events = rest_of(process)
     assert process.returncode == 0
-    assert any("answered ExpiredToken: attempt 2 of 6" in (event.message or "") for event in events)
+    assert any("answered ExpiredToken: attempt 2 of 8" in (event.message or "") for event in events)

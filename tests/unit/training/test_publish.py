@@ -170,3 +170,34 @@ def test_what_is_here_and_further_is_not_fetched_over(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "here", 20)
     fetch_last(storage, there, tmp_path / "here")
     assert [path.name for path in (tmp_path / "here").iterdir()] == [checkpoint_name(20)]
+
+
+def test_boxes_that_a_checkpoint_goes_with_come_before_it_and_are_brought_again(tmp_path: Path) -> None:
+    """An attempt that dies between two downloads must not leave a checkpoint without them for ever."""
+    there, here, storage = tmp_path / "there", tmp_path / "here", Storage()
+    there.mkdir()
+    content = b"boxes"
+    digest = hashlib.sha256(content).hexdigest()
+    boxes = DETECTED.format(digest)
+    (there / boxes).write_bytes(content)
+    save_checkpoint(Checkpoint(Progress(step=3), {}, {DETECTOR: digest}, adapter={}, optimizer={}), there)
+    name = checkpoint_name(3)
+
+    class Dying(Storage):
+        def download(self, uri: str, path: Path) -> Path:
+            if (here / boxes).exists() or uri.endswith(boxes):
+                raise StorageError("gone")
+            return super().download(uri, path)
+
+    with pytest.raises(StorageError):
+        fetch_last(Dying(), str(there), here)
+    assert not (here / name).exists()
+    fetch_last(storage, str(there), here)
+    assert (here / name).exists()
+    assert (here / boxes).read_bytes() == content
+    for damage in (b"damaged", None):
+        (here / boxes).unlink()
+        if damage:
+            (here / boxes).write_bytes(damage)
+        fetch_last(storage, str(there), here)
+        assert (here / boxes).read_bytes() == content
