@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import resource
@@ -252,6 +253,36 @@ def test_that_no_file_can_be_opened_is_not_the_fault_of_an_image(tmp_path: Path)
             decode_image(file)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_disk_that_is_gone_is_not_the_fault_of_an_image() -> None:
+    class Gone(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.ENOTCONN, "the mount is dead")
+
+    with pytest.raises(MachineError, match="Transport endpoint is not connected"):
+        decode_image(Gone(noise()), name="a.png")
+
+
+LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from engine.dataset.images import decode_image
+from engine.errors import MachineError
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, -1))
+try:
+    decode_image(Path(sys.argv[1]))
+except MachineError as error:
+    print(error)
+"""
+
+
+def test_too_little_memory_is_not_the_fault_of_an_image(tmp_path: Path) -> None:
+    file = tmp_path / "whole.png"
+    Image.new("RGB", (12_000, 12_000)).save(file, compress_level=1)
+    done = subprocess.run([sys.executable, "-c", LITTLE_MEMORY, str(file)], capture_output=True, text=True, check=False)
+    assert "whole.png cannot be read: the machine has too little memory" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("seed", [1, 2])

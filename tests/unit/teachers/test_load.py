@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_run import CLASSES, save_run
 
+from engine.artifacts import FileEntry, RunMetadata
 from engine.dataset import Sample
 from engine.dataset.inspect import inspect_dataset
 from engine.errors import BaseModelError, ConfigError, StorageError
@@ -95,6 +96,40 @@ def test_an_adapter_that_is_not_the_published_one_is_refused(run: Path, tmp_path
         BaseModelError, match=r"adapter_model\.safetensors is not the adapter that result\.json beside it"
     ):
         load_adapted(folder)
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "teacher.json", "adapter_model.safetensors"])
+def test_a_file_of_an_adapter_that_was_changed_since_it_was_published_is_refused(
+    run: Path, tmp_path: Path, file: str
+) -> None:
+    """A changed scale in adapter_config.json would give other labels, and nothing else would tell."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    adapter = copy / "teachers" / "sam_lora"
+    files = tuple(
+        FileEntry(
+            path=path.relative_to(copy).as_posix(),
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            size_bytes=path.stat().st_size,
+        )
+        for path in adapter.iterdir()
+    ]
+    metadata = RunMetadata(
+        name="",
+        run_id="",
+        created="",
+        data_digest="",
+        classes=(),
+        seed=0,
+        environment={},
+        teachers=(),
+        files=tuple(files),
+    )
+    (copy / "metadata.json").write_text(metadata.model_dump_json())
+    load_adapted(adapter)
+    (adapter / file).write_bytes((adapter / file).read_bytes().replace(b'"r"', b'"r" ') + b" ")
+    with pytest.raises(BaseModelError, match=f"{file} is not what was published"):
+        load_adapted(adapter)
 
 
 def test_adapters_of_two_runs_make_one_pipeline(run: Path) -> None:
