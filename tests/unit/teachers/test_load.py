@@ -106,7 +106,7 @@ def test_a_file_of_an_adapter_that_was_changed_since_it_was_published_is_refused
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     adapter = copy / "teachers" / "sam_lora"
-    files = tuple(
+    files = [
         FileEntry(
             path=path.relative_to(copy).as_posix(),
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
