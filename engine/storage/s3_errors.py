@@ -86,7 +86,8 @@ def failures(uri: str, done: str, where: str) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"{failed}: {reason(error, uri)}") from None
     except ValueError as error:  # an endpoint or a key that botocore cannot write down
-        raise ConfigError(f"{failed}: {error}") from None
+        hint = "; write it with http:// or https://" if "Invalid endpoint" in str(error) else ""
+        raise ConfigError(f"{failed}: {error}{hint}") from None
 
 
 def _answered(error: ClientError, uri: str, failed: str, where: str) -> StorageError:

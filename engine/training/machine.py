@@ -91,4 +91,5 @@ def machine_errors() -> Iterator[None]:
 
 def _of_the_disk(code: int, file: str | bytes | int | None) -> MachineError:
     where = os.fsdecode(file) if isinstance(file, str | bytes) else "a file of the run"
-    return MachineError(f"{where} cannot be used: {reason(OSError(code, os.strerror(code)), where)}")
+    verb = "opened" if code in (errno.EACCES, errno.EPERM) else "written"
+    return MachineError(f"{where} cannot be {verb}: {reason(OSError(code, os.strerror(code)), where)}")
