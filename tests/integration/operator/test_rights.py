@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -19,8 +20,11 @@ from places import OPERATOR, ROOT, SERVER, admin, check_log, make_namespace, run
 from world import Api, World
 
 ACCOUNT = f"system:serviceaccount:{OPERATOR}:{OPERATOR}"
-NAMESPACED = "confined"
-"""Where an installation for one namespace is."""
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+"""Tests of this module may fall to several processes, which share the cluster."""
+
+NAMESPACED, FORBIDDEN = f"confined-{WORKER}", f"forbidden-{WORKER}"
+"""Where an installation for one namespace is, and another one that it has no rights in."""
 
 NEVER = [
     "get secrets",
@@ -85,7 +89,7 @@ NEEDED = [
 @pytest.fixture(scope="module")
 def confined(control_plane: real.ControlPlane) -> str:
     """The manifests for one namespace, in a namespace of their own; the account that they make."""
-    for name in (NAMESPACED, "forbidden"):
+    for name in (NAMESPACED, FORBIDDEN):
         run_plainly(make_namespace(control_plane, name))
     text = (ROOT / "config" / "install-namespaced.yaml").read_text()
     parts = [part for part in yaml.safe_load_all(text) if part["kind"] != "CustomResourceDefinition"]
@@ -139,7 +143,7 @@ def test_kubectl_says_the_same(control_plane: real.ControlPlane) -> None:
 async def test_confined_to_a_namespace_it_may_nothing_elsewhere(api: Api, confined: str) -> None:
     assert await _allowed(api, confined, NEEDED, NAMESPACED) == NEEDED
     assert await _allowed(api, confined, NEVER, NAMESPACED) == []
-    for namespace in ("forbidden", "default", "kube-system", ""):
+    for namespace in (FORBIDDEN, "default", "kube-system", ""):
         assert await _allowed(api, confined, [*NEEDED, *NEVER], namespace) == []
 
 
@@ -184,7 +188,7 @@ async def confined_world(
 @pytest.mark.asyncio
 async def test_an_operator_for_one_namespace_does_its_work_there_and_nowhere_else(confined_world: World) -> None:
     world, run = confined_world, f"confined-{uuid.uuid4().hex[:5]}"
-    await world.create(run, namespace="forbidden")
+    await world.create(run, namespace=FORBIDDEN)
     await world.create(run, nodes=2)
     await world.inspects(run)
     first = await world.starts(run)
@@ -204,8 +208,8 @@ async def test_an_operator_for_one_namespace_does_its_work_there_and_nowhere_els
     for _ in range(2):
         await world.trains(run)
     await world.reaches(run, "Succeeded")
-    assert not (await world.run(run, namespace="forbidden")).get("status")
-    assert not await world.jobs(run, namespace="forbidden")
+    assert not (await world.run(run, namespace=FORBIDDEN)).get("status")
+    assert not await world.jobs(run, namespace=FORBIDDEN)
 
 
 @pytest.mark.parametrize("role", ["view", "edit", "admin"])
