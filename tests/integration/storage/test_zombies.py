@@ -29,7 +29,7 @@ from engine.storage import Storage, StorageOptions, join
 from engine.training import publish
 
 SAM = {"name": "Sam", "baseModel": str(TINY / "sam"), "epochs": 1}
-SEEDS = int(os.environ.get("ZOMBIE_SEEDS", "10"))
+SEEDS = int(os.environ.get("ZOMBIE_SEEDS", "5"))
 
 
 @pytest.fixture(scope="module")

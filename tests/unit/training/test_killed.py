@@ -108,7 +108,7 @@ def test_killed_at_many_moments_it_ends_the_same(
     toy_data: Path, tmp_path: Path, whole: tuple[dict[str, Any], int], by: signal.Signals, node_lost: bool
 ) -> None:
     expected, moments = whole
-    tried = range(1 + 2 * node_lost + (by == signal.SIGTERM), moments + 1, int(os.environ.get("KILLED_EVERY", "13")))
+    tried = range(1 + 2 * node_lost + (by == signal.SIGTERM), moments + 1, int(os.environ.get("KILLED_EVERY", "26")))
     stopped = 0
     for moment in tried:
         config = config_of(toy_data, str(tmp_path / str(moment) / "output"))
