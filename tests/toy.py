@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from engine.artifacts import FileEntry, RunMetadata
 from engine.config import GroundingDinoSettings, LoraSettings, TrainingConfig
 from engine.dataset.types import Detections, Sample
-from engine.results import ApMetrics
+from engine.results import AdapterFile, ApMetrics, TeacherResult
 from engine.spec import LoraPreset, Precision, TeacherName
+from engine.storage.publication import sha256_of
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher
 from engine.teachers.lora import adapter_tensors, attach
 from engine.training.checkpoint import Checkpoint, Progress
@@ -230,4 +232,43 @@ def toy_loop(
         hooks=Hooks(**own | (hooks or {})),
         stop=stop or Stop(),
         processes=processes,
+    )
+
+
+def result_of(teacher: TeacherName, **changes: Any) -> TeacherResult:
+    """The result of a run that has not taken place; ``changes`` replace its values."""
+    values: dict[str, Any] = {
+        "teacher": teacher,
+        "base_model": "base",
+        "base_revision": None,
+        "before": metrics(0.25),
+        "after": metrics(0.5),
+        "epochs": 6,
+        "steps": 18,
+        "seconds": 1,
+        "peak_memory_bytes": 1,
+        "trainable_parameters": 1,
+        "adapter": AdapterFile(uri="a", sha256="0", size_bytes=1),
+    }
+    return TeacherResult(**values | changes)
+
+
+def metadata_of(
+    *, run_id: str = "", teachers: tuple[TeacherResult, ...] = (), files: Mapping[str, Path] | None = None
+) -> RunMetadata:
+    """The metadata of a run that has published ``files``, by their path in its folder."""
+    entries = tuple(
+        FileEntry(path=path, sha256=sha256_of(file), size_bytes=file.stat().st_size)
+        for path, file in (files or {}).items()
+    )
+    return RunMetadata(
+        name="parts",
+        run_id=run_id,
+        created="",
+        data_digest="",
+        classes=(),
+        seed=0,
+        environment={},
+        teachers=teachers,
+        files=entries,
     )

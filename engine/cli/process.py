@@ -36,20 +36,21 @@ def main() -> None:
         sys.stderr.write(f"error: {stopped}\n")
         _leave(InterruptedTrainingError.exit_code)
     except TeacherError as error:
-        from engine.cli.display import fail
-
-        fail(error)
-        _leave(error.exit_code)
+        _fail(error)
     except OSError as error:
-        from engine.cli.display import fail
-
         if error.errno is None or isinstance(error, BrokenPipeError):
             raise
         where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
-        fail(MachineError(f"{where} cannot be used: {os.strerror(error.errno)}"))
-        _leave(MachineError.exit_code)
+        _fail(MachineError(f"{where} cannot be used: {os.strerror(error.errno)}"))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(error: TeacherError) -> None:
+    from engine.cli.display import fail
+
+    fail(error)
+    _leave(error.exit_code)
 
 
 def _leave(exit_code: int) -> None:

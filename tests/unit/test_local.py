@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
-from toy import metrics, write_toy_data
+from toy import metadata_of, result_of, write_toy_data
 
 from engine import local
-from engine.artifacts import ADAPTER, RESULT, FileEntry, RunLayout, RunMetadata
+from engine.artifacts import ADAPTER, RESULT, RunLayout
 from engine.dataset import DatasetInfo, inspect_dataset
 from engine.errors import ConfigError, StorageError
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
-from engine.results import AdapterFile, TeacherResult
 from engine.spec import DatasetSpec, FineTuneSpec, RetentionSpec, TeacherName, TeacherSpec, TrainingSpec
 from engine.storage import Storage, join
 
@@ -78,17 +76,7 @@ def test_the_metadata_of_another_run_is_not_taken_for_this_ones(
     layout = planned[1][0].layout
     assert local.published(layout, Storage(), planned[1][0].config) is None
     config = planned[1][0].config
-    metadata = RunMetadata(
-        name="parts",
-        run_id=config.run_id,
-        created="",
-        data_digest="",
-        classes=(),
-        seed=0,
-        environment={},
-        teachers=(),
-        files=(),
-    )
+    metadata = metadata_of(run_id=config.run_id)
     Storage().write_bytes(layout.metadata, metadata.model_dump_json().encode())
     assert local.published(layout, Storage(), config) == metadata
     other = metadata.model_copy(update={"run_id": "other"})
@@ -103,34 +91,9 @@ def test_a_published_run_that_is_damaged_or_was_laxer_is_not_taken_for_this_one(
     run, storage = planned[1][0], Storage()
     adapter, whole = join(run.layout.teacher(run.teacher), ADAPTER), b"weights"
     storage.write_bytes(adapter, whole)
-    sha256 = hashlib.sha256(whole).hexdigest()
-    result = TeacherResult(
-        teacher=run.teacher,
-        base_model="base",
-        base_revision=None,
-        before=metrics(0.1),
-        after=metrics(0.2),
-        images_skipped=2,
-        epochs=1,
-        steps=1,
-        seconds=1,
-        peak_memory_bytes=1,
-        trainable_parameters=1,
-        adapter=AdapterFile(uri=adapter, sha256=sha256, size_bytes=len(whole)),
-    )
+    result = result_of(run.teacher, images_skipped=2)
     path = adapter.removeprefix(f"{run.layout.root}/")
-    entry = FileEntry(path=path, sha256=sha256, size_bytes=len(whole))
-    metadata = RunMetadata(
-        name="parts",
-        run_id=run.config.run_id,
-        created="",
-        data_digest="",
-        classes=(),
-        seed=0,
-        environment={},
-        teachers=(result,),
-        files=(entry,),
-    )
+    metadata = metadata_of(run_id=run.config.run_id, teachers=(result,), files={path: Path(adapter)})
     storage.write_bytes(run.layout.metadata, metadata.model_dump_json().encode())
     data = run.config.data.model_copy(update={"images": 10})
     lax, strict = (

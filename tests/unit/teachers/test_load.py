@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_run import CLASSES, save_run
+from toy import metadata_of
 
-from engine.artifacts import FileEntry, RunMetadata
 from engine.dataset import Sample
 from engine.dataset.inspect import inspect_dataset
 from engine.errors import BaseModelError, ConfigError, StorageError
@@ -106,25 +106,7 @@ def test_a_file_of_an_adapter_that_was_changed_since_it_was_published_is_refused
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     adapter = copy / "teachers" / "sam_lora"
-    files = [
-        FileEntry(
-            path=path.relative_to(copy).as_posix(),
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            size_bytes=path.stat().st_size,
-        )
-        for path in adapter.iterdir()
-    ]
-    metadata = RunMetadata(
-        name="",
-        run_id="",
-        created="",
-        data_digest="",
-        classes=(),
-        seed=0,
-        environment={},
-        teachers=(),
-        files=tuple(files),
-    )
+    metadata = metadata_of(files={path.relative_to(copy).as_posix(): path for path in adapter.iterdir()})
     (copy / "metadata.json").write_text(metadata.model_dump_json())
     load_adapted(adapter)
     (adapter / file).write_bytes((adapter / file).read_bytes().replace(b'"r"', b'"r" ') + b" ")

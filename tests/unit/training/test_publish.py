@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import metrics, settings, training
+from toy import result_of, settings, training
 
 from engine.artifacts import RESULT, RunLayout, read_result
 from engine.config import DataConfig, RunConfig
@@ -13,7 +13,7 @@ from engine.config.model import PartConfig, SplitConfig, StorageConfig, Teachers
 from engine.errors import StorageError
 from engine.plan import TrainingRun
 from engine.progress import Event
-from engine.results import AdapterFile, TeacherResult
+from engine.results import TeacherResult
 from engine.spec import AugmentationSpec, TeacherName
 from engine.storage import Storage, join
 from engine.training import publish
@@ -49,19 +49,7 @@ def run(tmp_path: Path) -> TrainingRun:
 
 
 def write_result(layout: RunLayout) -> TeacherResult:
-    result = TeacherResult(
-        teacher=DINO,
-        base_model="base",
-        base_revision=None,
-        before=metrics(0.25),
-        after=metrics(0.5),
-        epochs=6,
-        steps=18,
-        seconds=1,
-        peak_memory_bytes=1,
-        trainable_parameters=1,
-        adapter=AdapterFile(uri="a", sha256="0", size_bytes=1),
-    )
+    result = result_of(DINO)
     file = Path(layout.teacher(DINO), RESULT)
     file.parent.mkdir(parents=True)
     file.write_text(result.model_dump_json())
