@@ -33,8 +33,10 @@ from engine.errors import BaseModelError
 from engine.preprocessing import GroundingDinoTransform, from_cxcywh_normalized, to_cxcywh_normalized
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher, register
+from engine.teachers.deformable import reading_again
 from engine.teachers.denoising import Copies, decoder_call, denoise, denoising_losses, noise
 from engine.teachers.grounding_dino_batch import collate, encode, on_canvas
+from engine.teachers.grounding_dino_fusion import words_first
 from engine.teachers.grounding_dino_loss import Predictions, Targets, detection_losses
 from engine.teachers.prompts import Prompt, PromptBook
 
@@ -76,6 +78,8 @@ class GroundingDino(Teacher):
     ) -> None:
         # PEFT asks for them, and the library does not know where they are.
         model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
+        words_first(model)
+        reading_again(model)
         self.model = model
         self.classes = tuple(classes)
         self.settings = settings

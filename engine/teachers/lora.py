@@ -32,6 +32,7 @@ from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
 from engine.errors import BaseModelError
 from engine.spec import TeacherName
 from engine.teachers.base import Teacher
+from engine.teachers.lora_linear import in_one_pass
 
 TEACHER = "teacher.json"
 
@@ -191,6 +192,7 @@ def _wrap(teacher: Teacher, config: peft.LoraConfig) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
         teacher.model = peft.get_peft_model(teacher.model, config)
+    in_one_pass(teacher.model)
     teacher.model.eval()
 
 

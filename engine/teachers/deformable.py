@@ -1,0 +1,99 @@
+"""Deformable attention that keeps nothing but its inputs.
+
+Each query reads a few places of each feature map, and adds up what it read by weights. The library's own code, where
+no kernel takes its place, stacks all that was read (heads x queries x places x width numbers, a third of a gigabyte a
+layer for an image of 800 x 1333) and keeps it for the backward pass; here it is read again instead, map by map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def reading_again(model: nn.Module) -> None:
+    """Let every deformable attention of a Grounding DINO keep only its inputs, in place."""
+    for module in model.modules():
+        if type(module).__name__ == "MultiScaleDeformableAttention":
+            module.forward = _attend
+
+
+def _attend(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_spatial_shapes_list: list[tuple[int, int]],
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
+    """See :class:`_Read`, and ``MultiScaleDeformableAttention.forward``."""
+    inputs = (value, sampling_locations, attention_weights)
+    # 16 bit places would be off by more than a pixel.
+    result: Tensor = _Read.apply(*(t.float() for t in inputs), value_spatial_shapes_list)
+    return result.to(value.dtype)
+
+
+class _Read(torch.autograd.Function):
+    """value (B, P, heads, d), places (B, Q, heads, maps, K, 2) in 0..1, weights (B, Q, heads, maps, K) to (B, Q, heads
+    d).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, places: Tensor, weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+        ctx.save_for_backward(value, places, weights)
+        ctx.shapes = shapes
+        total = None
+        for level, feature_map in enumerate(_maps(value, shapes)):
+            read = _sample(feature_map, _grid(places, level))
+            part = (read * _weights(weights, level)).sum(-1)
+            total = part if total is None else total.add_(part)
+        assert total is not None  # noqa: S101 - there is at least one map
+        batch, queries = places.shape[:2]
+        return total.view(batch, -1, queries).transpose(1, 2).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        value, places, weights = ctx.saved_tensors
+        batch, queries, heads = places.shape[:3]
+        gradient = gradients[0].transpose(1, 2).reshape(batch * heads, -1, queries)[..., None]
+        of_value, of_places, of_weights = [], [], []
+        for level, feature_map in enumerate(_maps(value, ctx.shapes)):
+            with torch.enable_grad():
+                source, grid = feature_map.detach().requires_grad_(), _grid(places, level).requires_grad_()
+                read = _sample(source, grid)
+            of_weights.append((read.detach() * gradient).sum(1))  # (B heads, Q, K)
+            of_source, of_grid = torch.autograd.grad(read, (source, grid), gradient * _weights(weights, level))
+            of_value.append(of_source.flatten(2))
+            of_places.append(2 * of_grid)
+        values = torch.cat(of_value, -1).view(batch, heads, -1, value.shape[1]).permute(0, 3, 1, 2)
+        return values, _back(torch.stack(of_places, 2), batch), _back(torch.stack(of_weights, 2), batch), None
+
+
+def _maps(value: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
+    """(B heads, d, h, w) of each level."""
+    batch, _, heads, width = value.shape
+    parts = torch.split(value.permute(0, 2, 3, 1), [height * length for height, length in shapes], dim=-1)
+    return [part.reshape(batch * heads, width, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _grid(places: Tensor, level: int) -> Tensor:
+    """(B heads, Q, K, 2) in -1..1, as grid_sample has it."""
+    return 2 * places[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
+
+
+def _weights(weights: Tensor, level: int) -> Tensor:
+    """(B heads, 1, Q, K)."""
+    return weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]
+
+
+def _sample(feature_map: Tensor, grid: Tensor) -> Tensor:
+    return functional.grid_sample(feature_map, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _back(levels: Tensor, batch: int) -> Tensor:
+    """(B heads, Q, maps, …) to (B, Q, heads, maps, …)."""
+    return levels.view(batch, -1, *levels.shape[1:]).transpose(1, 2)

@@ -1,0 +1,99 @@
+"""A linear layer and its LoRA update in one pass.
+
+PEFT computes ``x W' + s (x A') B'`` as it is written: three more passes over an output that may have a million rows,
+and as many over its gradient. Here it is one product with ``W + s B A`` (in 16 bit, which would swallow a small update
+of a large weight, the update is added by the second product itself). All that is kept for the backward pass is ``x``,
+and no gradient of the size of ``W`` is formed. What comes out is the same up to rounding.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def in_one_pass(model: nn.Module) -> None:
+    """Let every adapted linear layer of a PEFT model compute in one pass, in place.
+
+    A layer with dropout before ``A`` does so outside training alone: what is dropped differs from row to row.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLinear):
+            module.forward = partial(_forward, module, module.forward)
+
+
+def is_applied(layer: nn.Module) -> bool:
+    """Whether a layer has an update beside its weight that is switched on."""
+    return isinstance(layer, LoraLinear) and not layer.disable_adapters and not layer.merged
+
+
+def can_be_folded(layer: nn.Module) -> bool:
+    """Whether the update is a matrix that may be added to the weight: not where something is dropped before it."""
+    if not isinstance(layer, LoraLinear) or not is_applied(layer):
+        return True
+    (name,) = layer.active_adapters
+    dropout = layer.lora_dropout[name]
+    return not (dropout.training and getattr(dropout, "p", 0.0) > 0)
+
+
+def folded_weight(layer: Any) -> Tensor:
+    """(out, in), ``W + s B A`` of an adapted layer or ``W`` of another, with gradient for ``A`` and ``B``."""
+    if not is_applied(layer):
+        weight: Tensor = getattr(layer, "base_layer", layer).weight
+        return weight
+    a, b, scale = _update(layer)
+    return torch.addmm(layer.base_layer.weight, b, a, alpha=scale)
+
+
+def _update(layer: LoraLinear) -> tuple[Tensor, Tensor, float]:
+    (name,) = layer.active_adapters
+    return layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+
+
+def _forward(layer: LoraLinear, separate: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if not is_applied(layer) or not can_be_folded(layer):
+        result: Tensor = separate(x, *args, **kwargs)
+        return result
+    base = layer.base_layer
+    y: Tensor = _InOnePass.apply(x, base.weight, base.bias, *_update(layer))
+    return y
+
+
+class _InOnePass(torch.autograd.Function):
+    """x (…, in), W (out, in), bias (out,) or None, A (r, in), B (out, r), s to (…, out)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        ctx.save_for_backward(x.to(dtype), weight, a, b)
+        ctx.scale, ctx.kind = scale, x.dtype
+        with torch.autocast(kind, enabled=False):
+            x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
+            if dtype == torch.float32:
+                return functional.linear(x, torch.addmm(weight, b, a, alpha=scale), bias)
+            y = functional.linear(x, weight.to(dtype), bias).flatten(0, -2)
+            y.addmm_(functional.linear(x, a.to(dtype)).flatten(0, -2), b.to(dtype).T, alpha=scale)
+            return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, a, b = ctx.saved_tensors
+        rows, gradient = x.flatten(0, -2), gradients[0].flatten(0, -2)
+        a16, b16 = a.to(x.dtype), b.to(x.dtype)
+        through = gradient @ b16  # (rows, r)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            if x.dtype == torch.float32:
+                of_x = gradient @ torch.addmm(weight, b, a, alpha=ctx.scale)
+            else:
+                of_x = (gradient @ weight.to(x.dtype)).addmm_(through, a16, alpha=ctx.scale)
+            of_x = of_x.view_as(x).to(ctx.kind)
+        of_a = (through.T @ rows).to(a.dtype) * ctx.scale
+        of_b = (gradient.T @ functional.linear(rows, a16)).to(b.dtype) * ctx.scale
+        return of_x, None, None, of_a, of_b, None

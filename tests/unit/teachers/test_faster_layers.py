@@ -1,0 +1,167 @@
+"""Layers that compute what the library's compute, in another order: outputs and gradients are the same."""
+
+import peft
+import pytest
+import torch
+from tiny import BASE
+from torch import nn
+from transformers import GroundingDinoForObjectDetection
+from transformers.models.grounding_dino.modeling_grounding_dino import MultiScaleDeformableAttention
+
+from engine.spec import LoraPreset
+from engine.teachers.deformable import reading_again
+from engine.teachers.grounding_dino import PRESETS
+from engine.teachers.grounding_dino_fusion import words_first
+from engine.teachers.lora_linear import in_one_pass
+
+SHORT, LONG = 5, 60
+"""Tokens: few beside the model's width, and so many that nothing is saved."""
+
+
+def linears(*, dropout: float = 0.0) -> tuple[nn.Module, nn.Module]:
+    """The same two adapted layers, as PEFT computes them and in one pass."""
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        plain = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 7, bias=False))
+        config = peft.LoraConfig(
+            r=3, lora_alpha=5, lora_dropout=dropout, target_modules=["0", "2"], init_lora_weights=False
+        )
+        models.append(peft.get_peft_model(plain, config))
+    in_one_pass(models[1])
+    return models[0], models[1]
+
+
+def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("of_input", [True, False])
+def test_lora_in_one_pass_gives_what_peft_gives(of_input: bool) -> None:
+    rows = torch.randn(2, 9, 12)
+    outputs, found, inputs = [], [], []
+    for model in linears():
+        x = rows.clone().requires_grad_(of_input)
+        y = model(x)
+        outputs.append(y)
+        found.append(gradients(model, (y * torch.arange(7)).sum()))
+        inputs.append(x.grad)
+    torch.testing.assert_close(outputs[0], outputs[1])
+    assert found[0].keys() == found[1].keys()
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(inputs[0], inputs[1])
+
+
+def test_16_bit_keeps_a_small_update_of_a_large_weight() -> None:
+    rows = torch.randn(64, 12)
+    whole, fast = linears()
+    for model in (whole, fast):
+        with torch.no_grad():
+            layer = model.base_model.model[0]
+            layer.base_layer.weight.mul_(100)
+            layer.lora_B["default"].weight.mul_(1e-2)
+    layer = fast.base_model.model[0]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        seen = layer(rows).float()
+        with whole.disable_adapter():
+            without = whole.base_model.model[0](rows).float()
+        told = whole.base_model.model[0](rows).float()
+    assert seen.dtype == torch.float32
+    torch.testing.assert_close(seen - without, told - without, rtol=0.1, atol=4.0)  # steps of bfloat16 at 500
+    with torch.no_grad():
+        exact = whole.base_model.model[0](rows)
+    assert (seen - exact).norm() < 1.1 * (told - exact).norm() + 1e-6
+
+
+def test_the_switched_off_and_the_merged_adapter_are_those_of_peft() -> None:
+    rows = torch.randn(4, 12)
+    whole, fast = linears()
+    with whole.disable_adapter(), fast.disable_adapter():
+        torch.testing.assert_close(whole(rows), fast(rows))
+    expected = whole(rows)
+    torch.testing.assert_close(fast.merge_and_unload()(rows), expected)
+
+
+def test_what_is_dropped_before_the_update_is_dropped_here_too() -> None:
+    rows = torch.randn(4, 12)
+    outputs = []
+    for model in linears(dropout=0.5):
+        model.train()
+        torch.manual_seed(3)
+        outputs.append(model(rows))
+    assert torch.equal(outputs[0], outputs[1])
+
+
+def detectors(preset: LoraPreset) -> tuple[nn.Module, nn.Module]:
+    """The tiny Grounding DINO with an adapter, as the library computes it and faster."""
+    models = []
+    for _ in range(2):
+        model = GroundingDinoForObjectDetection.from_pretrained(BASE).requires_grad_(False)
+        model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
+        torch.manual_seed(0)
+        config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=PRESETS[preset], init_lora_weights=False)
+        models.append(peft.get_peft_model(model, config).eval())
+        for name, parameter in model.named_parameters():
+            if name.endswith(("vision_param", "text_param")):
+                parameter.data.fill_(0.3)  # else image and words hardly touch
+    in_one_pass(models[1])
+    words_first(models[1])
+    reading_again(models[1])
+    return models[0], models[1]
+
+
+@pytest.mark.parametrize("tokens", [SHORT, LONG])
+@pytest.mark.parametrize("preset", [LoraPreset.DECODER, LoraPreset.ALL])
+def test_a_faster_detector_sees_and_learns_the_same(preset: LoraPreset, tokens: int) -> None:
+    torch.manual_seed(1)
+    pixels, mask = torch.randn(2, 3, 96, 96), torch.ones(2, 96, 96, dtype=torch.long)
+    mask[0, :, 70:] = 0
+    ids = torch.randint(2000, 2010, (2, tokens)) % 50 + 5
+    attention = torch.ones(2, tokens, dtype=torch.long)
+    attention[1, tokens // 2 :] = 0
+    seen, found = [], []
+    for model in detectors(preset):
+        outputs = model(pixel_values=pixels, pixel_mask=mask, input_ids=ids, attention_mask=attention)
+        parts = (
+            outputs.encoder_last_hidden_state_vision,
+            outputs.encoder_last_hidden_state_text[attention.bool()],
+            outputs.intermediate_hidden_states,
+        )
+        seen.append([part.detach() for part in parts])
+        found.append(gradients(model, sum((part * torch.linspace(-1, 1, part.shape[-1])).sum() for part in parts)))
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-4)
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert (found[1][name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-4, name
+
+
+def test_deformable_attention_keeps_nothing_but_its_inputs() -> None:
+    shapes, heads, width, points, queries = [(6, 9), (3, 5)], 4, 8, 3, 50
+    places = sum(h * w for h, w in shapes)
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(2, places, heads, width, dtype=torch.float32),
+        torch.rand(2, queries, heads, len(shapes), points, 2) * 1.2 - 0.1,  # some outside
+        torch.rand(2, queries, heads, len(shapes), points),
+    ]
+    outputs, found, kept = [], [], []
+    plain, fast = MultiScaleDeformableAttention(), MultiScaleDeformableAttention()
+    reading_again(fast)
+    for layer in (plain, fast):
+        value, at, weights = (part.clone().requires_grad_() for part in inputs)
+        saved: dict[int, int] = {}
+
+        def count(tensor: torch.Tensor, saved: dict[int, int] = saved) -> torch.Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            result = layer(value, torch.tensor(shapes), shapes, torch.tensor([0, 54]), at, weights, 64)
+        (result * torch.linspace(-1, 1, heads * width)).sum().backward()
+        outputs.append(result.detach())
+        found.append([value.grad, at.grad, weights.grad])
+        kept.append(sum(saved.values()))
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(found[0], found[1])
+    assert kept[1] <= sum(part.numel() * 4 for part in inputs) < kept[0]
