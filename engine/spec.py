@@ -207,6 +207,12 @@ class LoraSpec(SpecModel):
     rank: int | None = Field(default=None, ge=1, le=512, description="Rank r of the update BA.")
     alpha: int | None = Field(default=None, ge=1, le=1024, description="Scale: the update is alpha / r * BA.")
     dropout: DecimalString | None = Field(default=None, description='Dropout before A, from "0" to below "1".')
+    skip_layers: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Layers of the encoder, from its input, that are not adapted, nor is anything before them.",
+    )
 
     @field_validator("dropout")
     @classmethod

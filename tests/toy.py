@@ -63,8 +63,8 @@ class ToyTeacher(Teacher):
         teacher.model.load_state_dict(load_file(folder / "model.safetensors"))
         return teacher
 
-    def lora_targets(self, preset: LoraPreset) -> LoraTargets:
-        return LoraTargets({LoraPreset.DECODER: "box|label", LoraPreset.ALL: "body|box|label"}[preset])
+    def lora_targets(self, lora: LoraSettings) -> LoraTargets:
+        return LoraTargets({LoraPreset.DECODER: "box|label", LoraPreset.ALL: "body|box|label"}[lora.preset])
 
     def example(self, sample: Sample, rng: np.random.Generator) -> Example:
         x0, y0, x1, y1 = sample.boxes_xyxy[0] / SIDE

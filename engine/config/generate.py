@@ -26,7 +26,17 @@ from engine.validation import nearest, parse
 Plain = dict[str, Any]
 
 NOT_IN_RUN_ID = frozenset(
-    {"name", "run_id", "output", "storage", "workers", "log_seconds", "hang_seconds", "max_skipped_percent"}
+    {
+        "name",
+        "run_id",
+        "output",
+        "storage",
+        "workers",
+        "features_gb",
+        "log_seconds",
+        "hang_seconds",
+        "max_skipped_percent",
+    }
 )
 """Where a run's result lies, how fast it is made and told of, and what would be refused does not change what it is."""
 
@@ -121,6 +131,8 @@ def _fill(settings: Plain, *, images: int, classes: int) -> None:
             lora["rank"] = rules.rank(images, classes=classes)
         if lora["alpha"] is None:
             lora["alpha"] = 2 * lora["rank"]
+    if settings["views"] is None:
+        settings["views"] = rules.views(lora["preset"])
     with suppress(TypeError, ZeroDivisionError):
         if settings["accumulation_steps"] is None:
             settings["accumulation_steps"] = rules.accumulation_steps(images, batch_size=settings["batch_size"])

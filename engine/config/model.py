@@ -22,6 +22,13 @@ class LoraSettings(ConfigModel):
     rank: int = Field(ge=1, le=512, description="rank r of the update BA")
     alpha: int = Field(ge=1, le=1024, description="the update is alpha / r * BA")
     dropout: float = Field(ge=0, lt=1, description="dropout before A")
+    skip_layers: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="layers of the encoder, from its input, that are not adapted, nor is what comes before: what "
+        "they make of an image is computed once and kept",
+    )
 
 
 class TeacherSettings(ConfigModel):
@@ -40,6 +47,13 @@ class TeacherSettings(ConfigModel):
     clip_norm: float = Field(gt=0, description="gradients are scaled down to this norm")
     evaluations: int = Field(
         ge=1, description="how often the validation part is measured in training, at most once an epoch"
+    )
+    views: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="augmented views of an image that take turns, so that what is not adapted sees each of them once; "
+        "0: a new view each time",
     )
 
 
@@ -134,6 +148,12 @@ class TrainingConfig(ConfigModel):
     workers: int | None = Field(
         ge=0,
         description="processes that decode and augment; 0: the training process itself; null: one a core, at most 8",
+    )
+    features_gb: float = Field(
+        default=20.0,
+        ge=0,
+        description="disk for what the parts that are not adapted make of the images, at most half of what is free; 0: "
+        "it is computed each time",
     )
     log_seconds: float = Field(gt=0, description="at most one progress line in this time")
     hang_seconds: float = Field(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from engine.dataset.types import DatasetInfo
-from engine.spec import AugmentationSpec, Characteristic, Intensity
+from engine.spec import AugmentationSpec, Characteristic, Intensity, LoraPreset
 
 STEPS = 2000
 """Optimizer steps that a small or middling dataset is worth: LoRA has converged by then (published runs stop
@@ -50,6 +50,16 @@ def rank(images: int, *, classes: int) -> int:
     (16, 32, 32)
     """
     return 32 if images >= MANY_IMAGES or classes >= MANY_CLASSES else 16
+
+
+def views(preset: str) -> int:
+    """Augmented views of an image that take turns: where only the decoder is adapted, all that comes before it is
+    computed once a view, which is most of the work. A quarter of the views shown are new ones.
+
+    >>> views("decoder"), views("all")
+    (4, 0)
+    """
+    return 4 if preset == LoraPreset.DECODER else 0
 
 
 def accumulation_steps(images: int, *, batch_size: int) -> int:

@@ -14,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engine.config import LoraSettings
 from engine.dataset.types import CocoAnnotation, Detections, Sample
-from engine.spec import LoraPreset, TeacherName
+from engine.errors import ConfigError
+from engine.spec import TeacherName
+from engine.teachers.features import FeatureCache
 
 Example = dict[str, Any]
 """One preprocessed training example: CPU tensors and plain values; picklable, so that workers can send it."""
@@ -51,6 +54,9 @@ class Teacher(ABC):
     model: nn.Module
     classes: tuple[str, ...]
 
+    features: FeatureCache | None = None
+    """Where what :meth:`frozen` tells of is kept; None: it is computed each time."""
+
     @classmethod
     @abstractmethod
     def load(cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: Any) -> Self:
@@ -68,8 +74,18 @@ class Teacher(ABC):
         """
 
     @abstractmethod
-    def lora_targets(self, preset: LoraPreset) -> LoraTargets:
-        """The modules that ``preset`` adapts."""
+    def lora_targets(self, lora: LoraSettings) -> LoraTargets:
+        """The modules that are adapted.
+
+        Raises:
+            ConfigError: The encoder has fewer layers than are to be skipped.
+        """
+
+    def frozen(self) -> dict[str, str] | None:
+        """What the features of an image follow from, beside the image and the weights: how far the model goes before
+        its first adapted layer, and how it is shown the image. None if nothing comes before that is worth keeping.
+        """
+        return None
 
     def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64] | None:
         """Which objects of a training image are shown when it has been shown ``visit`` times before.
@@ -119,6 +135,7 @@ class Teacher(ABC):
             ConfigError: The classes cannot be prompted for.
         """
         other = copy.copy(self)
+        other.features = None  # they may follow from the caption
         other.classes = tuple(classes)
         return other
 
@@ -136,3 +153,30 @@ def register(teacher: type[Teacher]) -> type[Teacher]:
     """Class decorator: make a teacher known under its name."""
     REGISTRY[teacher.name] = teacher
     return teacher
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A batch with its tensors on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_device(item, device) for item in value)
+    return value
+
+
+def later_layers(skipped: int, layers: int) -> str:
+    r"""A regular expression of the numbers of those layers of ``layers`` that come after the first ``skipped``.
+
+    Raises:
+        ConfigError: There are not so many.
+
+    >>> later_layers(4, 6), later_layers(0, 6)
+    ('(4|5)', '\\\\d+')
+    """
+    if skipped > layers:
+        raise ConfigError(f"lora.skip_layers is {skipped}, and the encoder has {layers} layers: skip at most so many")
+    if not skipped:
+        return r"\d+"
+    return f"({'|'.join(map(str, range(skipped, layers))) or '(?!)'})"

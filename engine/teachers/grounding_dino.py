@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor
@@ -27,15 +27,19 @@ from transformers import (
     MMGroundingDinoForObjectDetection,
 )
 
-from engine.config import GroundingDinoSettings
+from engine.config import GroundingDinoSettings, LoraSettings
 from engine.dataset.types import Detections, Sample
 from engine.errors import BaseModelError
 from engine.preprocessing import GroundingDinoTransform, from_cxcywh_normalized, to_cxcywh_normalized
 from engine.spec import LoraPreset, TeacherName
-from engine.teachers.base import Batch, Example, LoraTargets, Teacher, register
+from engine.teachers.base import Batch, Example, LoraTargets, Teacher, later_layers, register, to_device
+from engine.teachers.captions import remember_captions
 from engine.teachers.deformable import reading_again
 from engine.teachers.denoising import Copies, decoder_call, denoise, denoising_losses, noise
-from engine.teachers.grounding_dino_batch import collate, encode, on_canvas
+from engine.teachers.features import picture
+from engine.teachers.grounding_dino_batch import collate, collate_pictures, encode
+from engine.teachers.grounding_dino_frozen import compute as frozen
+from engine.teachers.grounding_dino_frozen import frozen_layers, recalled
 from engine.teachers.grounding_dino_fusion import words_first
 from engine.teachers.grounding_dino_loss import Predictions, Targets, detection_losses
 from engine.teachers.prompts import Prompt, PromptBook
@@ -44,7 +48,8 @@ MODELS = {"grounding-dino": GroundingDinoForObjectDetection, "mm-grounding-dino"
 
 _LINEAR = r"(query|key|value|\w+_proj|sampling_offsets|attention_weights|fc[12])"
 _DECODER = rf"model\.decoder\.layers\.\d+\.(\w+\.)*{_LINEAR}"
-_ENCODER = rf"model\.encoder\.layers\.\d+\.(\w+\.)*{_LINEAR}|model\.enc_output"
+_ENCODER_LAYER = r"model\.encoder\.layers\.\d+\."
+_ENCODER = rf"{_ENCODER_LAYER}(\w+\.)*{_LINEAR}|model\.enc_output"
 _BACKBONE = rf"model\.backbone\..+\.(attention|mlp)\.{_LINEAR}|model\.text_projection"
 PRESETS = {
     LoraPreset.DECODER: _DECODER,
@@ -78,6 +83,7 @@ class GroundingDino(Teacher):
     ) -> None:
         # PEFT asks for them, and the library does not know where they are.
         model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
+        remember_captions(model)
         words_first(model)
         reading_again(model)
         self.model = model
@@ -128,22 +134,45 @@ class GroundingDino(Teacher):
         other.book = PromptBook.of(classes, prompts or {}, tokenizer=self.tokenizer, limit=self.book.limit)
         return other
 
-    def lora_targets(self, preset: LoraPreset) -> LoraTargets:
-        """See :data:`PRESETS`."""
-        return LoraTargets(target_modules=PRESETS[preset])
+    def lora_targets(self, lora: LoraSettings) -> LoraTargets:
+        """See :data:`PRESETS`; where layers of the encoder are skipped, so is all that comes before them."""
+        layers = later_layers(lora.skip_layers, self._detector.config.encoder_layers)
+        preset = LoraPreset.ENCODER_DECODER if lora.skip_layers and lora.preset is LoraPreset.ALL else lora.preset
+        return LoraTargets(
+            target_modules=PRESETS[preset].replace(_ENCODER_LAYER, rf"model\.encoder\.layers\.{layers}\.")
+        )
+
+    def frozen(self) -> dict[str, str] | None:
+        """See :meth:`Teacher.frozen`: the backbone, and the first layers of the encoder with the caption."""
+        depth = self._depth()
+        if depth is None:
+            return None
+        caption = self.book.chunks()[0].input_ids if depth else ()
+        return {
+            "image": repr(self.transform),
+            "layers": str(depth),
+            "places": str(self.queries),
+            "caption": str(caption),
+        }
+
+    def _depth(self) -> int | None:
+        """Frozen layers of the encoder; where captions change from image to image, none of these is kept."""
+        depth = frozen_layers(self._detector)
+        return depth if depth is None or self.book.fits else 0
 
     def example(self, sample: Sample, rng: np.random.Generator) -> Example:
         """One image and its objects.
 
         Returns:
-            ``pixel_values`` (3, H, W) float32; ``boxes`` (N, 4) float32, center x, center y, width, height as shares
-            of the image; ``class_indices`` (N,) int64; ``order`` (classes,) int64, a random order of all classes if
-            one caption does not hold them; ``noise``, see :func:`engine.teachers.denoising.noise`, if it is on.
+            ``pixel_values`` (3, H, W) float32, or else what :func:`engine.teachers.features.picture` gives; ``boxes``
+            (N, 4) float32, center x, center y, width, height as shares of the image; ``class_indices`` (N,) int64;
+            ``order`` (classes,) int64, a random order of all classes if one caption does not hold them; ``noise``, see
+            :func:`engine.teachers.denoising.noise`, if it is on.
         """
         kept = ~sample.is_crowd
         boxes = to_cxcywh_normalized(sample.boxes_xyxy[kept], *sample.image.shape[:2])
         example = {
-            "pixel_values": torch.from_numpy(self.transform.image(sample.image)),
+            **picture(self.features, sample.image, self.transform.image),
             "boxes": torch.from_numpy(boxes),
             "class_indices": torch.from_numpy(sample.class_indices[kept]),
         }
@@ -169,12 +198,7 @@ class GroundingDino(Teacher):
         decoder = self._detector.model.decoder
         listening: AbstractContextManager[dict[str, Any]] = nullcontext({}) if given is None else decoder_call(decoder)
         with listening as call:
-            outputs = self.model(
-                pixel_values=batch["pixel_values"][batch["images"]],
-                pixel_mask=batch["pixel_mask"][batch["images"]],
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-            )
+            outputs = self._see(batch, {name: batch[name] for name in ("input_ids", "attention_mask")})
             mended: Any = None if given is None else denoise(decoder, call, given)
         with torch.autocast(self.device.type, enabled=False):
             losses = detection_losses(
@@ -212,14 +236,16 @@ class GroundingDino(Teacher):
         (``cell``, ``cell wall``, ``cells``): tokens are told apart by the phrase that they stand in. Only images of one
         size share a forward pass: what is seen in an image does not depend on those beside it.
         """
-        groups: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = defaultdict(list)
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, sample in enumerate(samples):
-            pixels = self.transform.image(sample.image)
-            groups[pixels.shape].append((index, pixels))
+            groups[self.transform.plan(*sample.image.shape[:2]).padded].append(index)
         found: dict[int, Detections] = {}
+        features = self.features if self._depth() else None  # without the encoder's there is little to save
         for group in groups.values():
-            pixel_values = torch.from_numpy(np.stack([pixels for _, pixels in group])).to(self.device)
-            for (index, _), *candidates in zip(group, *self._candidates(pixel_values), strict=True):
+            pictures = [picture(features, samples[index].image, self.transform.image) for index in group]
+            batch = to_device(collate_pictures(pictures, places=self.queries), self.device)
+            batch["images"] = torch.arange(len(group))
+            for index, *candidates in zip(group, *self._candidates(batch), strict=True):
                 found[index] = _detections(*candidates, size=samples[index].image.shape[:2])
         return [found[index] for index in range(len(samples))]
 
@@ -228,20 +254,19 @@ class GroundingDino(Teacher):
             return self.book.chunks()
         return self.book.sample(example["class_indices"].tolist(), example["order"].tolist())
 
-    def _candidates(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, classes (B, K) and boxes (B, K, 4) of the K best pairs of query and class, best first."""
-        found = [self._candidates_of(pixel_values, prompt) for prompt in self.book.chunks()]
+        found = [self._candidates_of(batch, prompt) for prompt in self.book.chunks()]
         scores, classes, boxes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         scores, best = scores.topk(min(self.settings.max_detections, scores.shape[1]))
         return scores, classes.gather(1, best), boxes.gather(1, best[..., None].expand(-1, -1, 4))
 
-    def _candidates_of(self, pixel_values: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates_of(self, batch: Batch, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor]:
         caption = {
-            name: tensor.to(self.device).expand(len(pixel_values), -1)
+            name: tensor.to(self.device).expand(len(batch["images"]), -1)
             for name, tensor in encode([prompt], len(prompt.input_ids)).items()
         }
-        padded, mask = on_canvas(pixel_values, places=self.queries)
-        outputs = self.model(pixel_values=padded, pixel_mask=mask, **caption)
+        outputs = self._see(batch, caption)
         with torch.autocast(self.device.type, enabled=False):
             *_, last = self._decoder_layers(outputs, caption["attention_mask"].bool())
             tokens = torch.from_numpy(prompt.token_map()).to(self.device, torch.float32)
@@ -250,6 +275,22 @@ class GroundingDino(Teacher):
         query = best // len(tokens)
         classes = torch.tensor(prompt.class_indices, device=self.device)[best % len(tokens)]
         return scores, classes, last.boxes.gather(1, query[..., None].expand(-1, -1, 4))
+
+    def _see(self, batch: Batch, captions: dict[str, Tensor]) -> Any:
+        """What the model makes of R pairs of an image of the batch and a caption (R, T)."""
+        images = batch["images"]
+        if "pictures" not in batch:
+            return self.model(
+                pixel_values=batch["pixel_values"][images], pixel_mask=batch["pixel_mask"][images], **captions
+            )
+        assert self.features is not None  # noqa: S101 - it made the pictures
+        depth = self._depth() or 0
+        one = {name: tensor[:1] for name, tensor in captions.items()}  # with frozen layers, all captions are the same
+        compute = partial(frozen, self._detector, caption=one, depth=depth, places=self.queries)
+        known = [self.features.of(shown, compute) for shown in batch["pictures"]]
+        rows = [to_device(known[index], self.device) for index in images.tolist()]
+        with recalled(self._detector, rows, depth=depth) as stand_ins:
+            return self.model(**stand_ins, **captions)
 
     @property
     def _detector(self) -> Any:

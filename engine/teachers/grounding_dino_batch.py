@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from engine.teachers.base import Batch, Example
 from engine.teachers.denoising import Copies, copies
+from engine.teachers.features import PICTURE
 from engine.teachers.grounding_dino_loss import Targets
 from engine.teachers.prompts import Prompt
 
@@ -48,13 +49,34 @@ def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]], *,
         places: See :func:`canvas`.
 
     Returns:
-        ``pixel_values`` (B, 3, H, W), padded with 0 at the right and below, and ``pixel_mask`` (B, H, W), 1 on
-        the image; ``images`` (R,) the image of each pair; ``input_ids`` and ``attention_mask`` (R, T);
+        What :func:`collate_pictures` gives; ``images`` (R,) the image of each pair; ``input_ids`` and
+        ``attention_mask`` (R, T);
         ``boxes`` and ``tokens``, lists of R tensors (N, 4) and (N, T) bool: :class:`Targets` of each pair;
         ``copies``, the fields of :class:`engine.teachers.denoising.Copies` of the pairs, if that is on.
     """
     pairs = [(index, prompt) for index in range(len(examples)) for prompt in prompts[index]]
     length = max(len(prompt.input_ids) for _, prompt in pairs)
+    targets = [_targets(examples[index], prompt, length) for index, prompt in pairs]
+    denoised = {"copies": vars(_copies(examples, pairs, targets))} if "noise" in examples[0] else {}
+    return denoised | {
+        **collate_pictures(examples, places=places),
+        "images": torch.tensor([index for index, _ in pairs]),
+        **encode([prompt for _, prompt in pairs], length),
+        "boxes": [target.boxes for target in targets],
+        "tokens": [target.tokens for target in targets],
+    }
+
+
+def collate_pictures(examples: Sequence[Example], *, places: int) -> Batch:
+    """What stands for B images in a batch.
+
+    Returns:
+        ``pixel_values`` (B, 3, H, W), padded with 0 at the right and below, and ``pixel_mask`` (B, H, W), 1 on the
+        image; where there is a cache of features, ``pictures``: a list of what the examples have of it, see
+        :func:`engine.teachers.features.picture`.
+    """
+    if "key" in examples[0]:
+        return {"pictures": [{name: e[name] for name in PICTURE if name in e} for e in examples]}
     largest = [max(e["pixel_values"].shape[axis] for e in examples) for axis in (1, 2)]
     height, width = canvas(*largest, places=places)
     pixel_values = torch.zeros(len(examples), 3, height, width)
@@ -63,16 +85,7 @@ def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]], *,
         _, h, w = example["pixel_values"].shape
         image[:, :h, :w] = example["pixel_values"]
         mask[:h, :w] = 1
-    targets = [_targets(examples[index], prompt, length) for index, prompt in pairs]
-    denoised = {"copies": vars(_copies(examples, pairs, targets))} if "noise" in examples[0] else {}
-    return denoised | {
-        "pixel_values": pixel_values,
-        "pixel_mask": pixel_mask,
-        "images": torch.tensor([index for index, _ in pairs]),
-        **encode([prompt for _, prompt in pairs], length),
-        "boxes": [target.boxes for target in targets],
-        "tokens": [target.tokens for target in targets],
-    }
+    return {"pixel_values": pixel_values, "pixel_mask": pixel_mask}
 
 
 def encode(prompts: Sequence[Prompt], length: int) -> dict[str, Tensor]:

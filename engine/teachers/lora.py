@@ -71,7 +71,7 @@ def attach(teacher: Teacher, settings: LoraSettings) -> None:
 
     ``A`` is drawn from torch's global generator and ``B`` is zero: the teacher's outputs do not change yet.
     """
-    targets = teacher.lora_targets(settings.preset)
+    targets = teacher.lora_targets(settings)
     _wrap(
         teacher,
         peft.LoraConfig(

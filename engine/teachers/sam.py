@@ -7,6 +7,7 @@ Masks and predicted IoUs come from transformers; prompts, objective and the way 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -19,12 +20,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, SamModel
 
-from engine.config import SamSettings
+from engine.config import LoraSettings, SamSettings
 from engine.dataset.types import CocoAnnotation, Detections, Rle, Sample
 from engine.errors import BaseModelError
 from engine.preprocessing import Geometry, SamTransform
 from engine.spec import LoraPreset, TeacherName
-from engine.teachers.base import Batch, Example, LoraTargets, Teacher, register
+from engine.teachers.base import Batch, Example, LoraTargets, Teacher, later_layers, register, to_device
+from engine.teachers.features import PICTURE, picture
 from engine.teachers.sam_clicks import Clicks, correct
 from engine.teachers.sam_loss import sam_losses
 from engine.teachers.sam_masks import encode, original_masks
@@ -32,8 +34,9 @@ from engine.teachers.sam_prompts import detected_boxes, draw_points, jitter_boxe
 
 _IOU = r"mask_decoder\.iou_prediction_head\.(proj_in|layers\.\d+|proj_out)"
 _DECODER = rf"mask_decoder\.transformer\.(\w+\.)*(q|k|v|out)_proj|{_IOU}"
-_ENCODER = r"vision_encoder\.layers\.\d+\.attn\.qkv"
-_REST = r"vision_encoder\.layers\.\d+\.(attn\.proj|mlp\.lin[12])|mask_decoder\.transformer\.layers\.\d+\.mlp\.lin[12]"
+_LAYER = r"vision_encoder\.layers\.\d+\."
+_ENCODER = rf"{_LAYER}attn\.qkv"
+_REST = rf"{_LAYER}(attn\.proj|mlp\.lin[12])|mask_decoder\.transformer\.layers\.\d+\.mlp\.lin[12]"
 PRESETS = {
     LoraPreset.DECODER: _DECODER,
     LoraPreset.ENCODER_DECODER: rf"{_DECODER}|{_ENCODER}",
@@ -95,9 +98,21 @@ class Sam(Teacher):
         model.requires_grad_(False).eval()
         return cls(model, classes=classes, settings=settings)
 
-    def lora_targets(self, preset: LoraPreset) -> LoraTargets:
+    def lora_targets(self, lora: LoraSettings) -> LoraTargets:
         """See :data:`PRESETS`."""
-        return LoraTargets(target_modules=PRESETS[preset])
+        layers = later_layers(lora.skip_layers, len(self._sam.vision_encoder.layers))
+        return LoraTargets(target_modules=PRESETS[lora.preset].replace(_LAYER, rf"vision_encoder\.layers\.{layers}\."))
+
+    def frozen(self) -> dict[str, str] | None:
+        """See :meth:`Teacher.frozen`: the first layers of the image encoder, or all of it."""
+        depth = self._depth()
+        return {"image": repr(self.transform), "layers": str(depth)} if depth else None
+
+    def _depth(self) -> int:
+        """Layers of the image encoder that come before the first adapted one."""
+        layers = self._sam.vision_encoder.layers
+        adapted = (depth for depth, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters()))
+        return next(adapted, len(layers))
 
     def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64]:
         """See :func:`take_turns`."""
@@ -111,7 +126,8 @@ class Sam(Teacher):
         than a cell does not vanish.
 
         Returns:
-            In pixels of the model's input: ``pixel_values`` (3, S, S) float32; ``boxes`` (N, 4) and ``points`` (N, 2)
+            ``pixel_values`` (3, S, S) float32, or else what :func:`engine.teachers.features.picture` gives. In pixels
+            of the model's input: ``boxes`` (N, 4) and ``points`` (N, 2)
             float32; ``by_point`` (N,) bool, which of the two is the prompt; ``masks`` (N, S / 4, S / 4) float32 in
             0..1 for patches of 16 pixels; ``chances`` (N, K) float32 in 0..1, which choose the correction clicks;
             ``extents`` (N, 2) float32, rows and columns of the mask that the image covers.
@@ -130,7 +146,7 @@ class Sam(Teacher):
         boxes[by_detector] = detected[by_detector]
         chances = rng.random((len(objects), self.settings.correction_clicks), np.float32)
         return {
-            "pixel_values": torch.from_numpy(self.transform.image(sample.image)),
+            **picture(self.features, sample.image, self.transform.image),
             "boxes": torch.from_numpy(geometry.to_model(boxes)),
             "points": torch.from_numpy(geometry.to_model(points)),
             "by_point": torch.from_numpy(by_point),
@@ -143,7 +159,7 @@ class Sam(Teacher):
         """The prompts of B images in one row of P; images without any are left out, as nothing can be learnt there.
 
         Returns:
-            ``pixel_values`` (B, 3, S, S); ``images`` (P,) int64, the image of each prompt; all else as
+            What :func:`_collate_pictures` gives; ``images`` (P,) int64, the image of each prompt; all else as
             :meth:`example`, (P, …).
         """
         prompted = [example for example in examples if len(example["boxes"])]
@@ -152,9 +168,7 @@ class Sam(Teacher):
             name: torch.cat([example[name] for example in prompted or examples[:1]])
             for name in ("boxes", "points", "by_point", "masks", "chances", "extents")
         }
-        size = self.transform.image_size
-        pixel_values = [example["pixel_values"] for example in prompted]
-        batch["pixel_values"] = torch.stack(pixel_values) if prompted else torch.empty(0, 3, size, size)
+        batch |= _collate_pictures(prompted)
         batch["images"] = torch.repeat_interleave(torch.arange(len(prompted)), counts)
         return batch
 
@@ -173,7 +187,7 @@ class Sam(Teacher):
             # A gradient of zero: the optimizer's step is then the same as that of a batch that pulls nowhere.
             totals["loss"] = totals["loss"] + sum(0 * p.sum() for p in self.model.parameters() if p.requires_grad)
             return totals
-        embeddings = self._embed(batch["pixel_values"])
+        embeddings = self._embed(batch)
         for multimask, chosen in ((False, ~batch["by_point"]), (True, batch["by_point"])):
             if not chosen.any():
                 continue
@@ -218,8 +232,8 @@ class Sam(Teacher):
         detections = [_detections(sample, prompts[i][:0], [], np.empty(0)) for i, sample in enumerate(samples)]
         if not prompted:
             return detections
-        pixels = np.stack([self.transform.image(samples[i].image) for i in prompted])
-        embeddings = self._embed(torch.from_numpy(pixels).to(self.device))
+        pictures = [picture(self.features, samples[i].image, self.transform.image) for i in prompted]
+        embeddings = self._embed(to_device(_collate_pictures(pictures), self.device))
         for i, embedding in zip(prompted, embeddings, strict=True):
             masks, ious = self._segment(embedding, torch.from_numpy(boxes[i]).to(self.device), geometries[i])
             detections[i] = _detections(samples[i], prompts[i], masks, ious)
@@ -235,9 +249,37 @@ class Sam(Teacher):
             scores.append(ious[:, 0].float().clamp(0, 1))
         return masks, torch.cat(scores).cpu().numpy()
 
-    def _embed(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) to (B, C, S / 16, S / 16)."""
-        embeddings: Tensor = self._sam.vision_encoder(pixel_values).last_hidden_state
+    def _embed(self, batch: Batch) -> Tensor:
+        """(B, C, S / 16, S / 16), of what :func:`_collate_pictures` gives."""
+        if "pictures" not in batch:
+            embeddings: Tensor = self._sam.vision_encoder(batch["pixel_values"]).last_hidden_state
+            return embeddings
+        assert self.features is not None  # noqa: S101 - it made the pictures
+        depth = self._depth()
+        known = [self.features.of(shown, partial(self._first_layers, depth)) for shown in batch["pictures"]]
+        states = torch.stack([features["states"] for features in known]).to(self.device, torch.float32)
+        return self._last_layers(depth, states)
+
+    def _first_layers(self, depth: int, pixel_values: Tensor) -> dict[str, Tensor]:
+        """``states`` of one image (1, 3, S, S): (h, w, D) after ``depth`` layers, (C, h, w) after the last."""
+        encoder = self._sam.vision_encoder
+        states = encoder.patch_embed(pixel_values)
+        if encoder.pos_embed is not None:
+            states = states + encoder.pos_embed
+        for layer in encoder.layers[:depth]:
+            states = layer(states)
+        if depth == len(encoder.layers):
+            states = encoder.neck(states)
+        return {"states": states[0]}
+
+    def _last_layers(self, depth: int, states: Tensor) -> Tensor:
+        """What is left to do to the states (B, …) of :meth:`_first_layers`: (B, C, h, w)."""
+        encoder = self._sam.vision_encoder
+        if depth == len(encoder.layers):
+            return states
+        for layer in encoder.layers[depth:]:
+            states = layer(states)
+        embeddings: Tensor = encoder.neck(states)
         return embeddings
 
     def _decode(
@@ -284,6 +326,15 @@ class Sam(Teacher):
     def _sam(self) -> Any:
         """The SamModel, whose layers PEFT may have replaced."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+
+def _collate_pictures(examples: Sequence[Example]) -> Batch:
+    """``pixel_values`` (B, 3, S, S) of B images, or where there is a cache of features ``pictures``: a list of what the
+    examples have of it, see :func:`engine.teachers.features.picture`.
+    """
+    if not examples or "key" in examples[0]:
+        return {"pictures": [{name: e[name] for name in PICTURE if name in e} for e in examples]}
+    return {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
 
 
 def _detections(sample: Sample, prompts: NDArray[np.int64], masks: list[Rle], ious: NDArray[np.floating]) -> Detections:

@@ -33,18 +33,29 @@ class Views(Dataset[Example | TeacherError]):
     An error that a user can act on is handed out as a value: a worker would wrap what it raises in a traceback.
     """
 
-    def __init__(self, part: Part, teacher: Teacher, augment: Callable[[Sample, int], Sample], *, seed: int) -> None:
-        self.part, self.augment, self.seed = part, augment, seed
+    def __init__(
+        self,
+        part: Part,
+        teacher: Teacher,
+        augment: Callable[[Sample, int], Sample],
+        *,
+        seed: int,
+        take_turns: int = 0,
+    ) -> None:
+        self.part, self.augment, self.seed, self.take_turns = part, augment, seed, take_turns
         self.teacher = _without_model(teacher)
 
     def __getitem__(self, key: Key) -> Example | TeacherError:
         visit, index = key
-        for_augmentation, for_teacher = np.random.SeedSequence([self.seed, visit, index]).spawn(2)
+        view = view_shown(visit, self.take_turns)
+        for_augmentation, _ = np.random.SeedSequence([self.seed, view, index]).spawn(2)
+        _, for_teacher = np.random.SeedSequence([self.seed, visit, index]).spawn(2)
         try:
-            chosen = self.teacher.select(self.part.dataset.annotations[index], visit)
+            chosen = self.teacher.select(self.part.dataset.annotations[index], view)
             sample = self.part.sample(index, with_masks=self.teacher.needs_masks, select=chosen)
             sample = self.augment(sample, int(for_augmentation.generate_state(1)[0]))
-            return self.teacher.example(sample, np.random.default_rng(for_teacher))
+            example = self.teacher.example(sample, np.random.default_rng(for_teacher))
+            return {**example, "slot": f"{index}/{view % self.take_turns}"} if self.take_turns else example
         except TeacherError as error:
             return error
 
@@ -61,6 +72,21 @@ class Views(Dataset[Example | TeacherError]):
         except RuntimeError as error:
             return MachineError(f"{SHARED_MEMORY} ({str(error).splitlines()[0]})")
         return batch
+
+
+def view_shown(visit: int, take_turns: int) -> int:
+    """The number of the view that an image is shown in, when it has been shown ``visit`` times before.
+
+    So many views take turns, and after as many turns each gives way to a new one, one of them a turn: from then on each
+    turn brings one new view and ``take_turns - 1`` known ones. 0: a new one each time.
+
+    >>> [view_shown(visit, 3) for visit in range(15)], view_shown(7, 0)
+    ([0, 1, 2, 0, 1, 5, 0, 4, 5, 3, 4, 5, 3, 4, 8], 7)
+    """
+    if not take_turns:
+        return visit
+    turn, slot = divmod(visit, take_turns)
+    return slot + take_turns * ((turn + slot) // take_turns)
 
 
 def batches_from(

@@ -13,10 +13,9 @@ from torch.optim import AdamW
 
 from engine.config import TeacherSettings
 from engine.errors import NotFiniteError
-from engine.teachers.base import Batch, Teacher
+from engine.teachers.base import Batch, Teacher, to_device
 from engine.teachers.lora import trainable_parameters
 from engine.training.processes import ALONE, Processes
-from engine.training.runtime import to_device
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AdamW:

@@ -96,17 +96,6 @@ def memory_errors(teacher: Teacher, settings: TeacherSettings) -> Iterator[None]
         raise memory_error(teacher, settings) from error
 
 
-def to_device(value: Any, device: torch.device) -> Any:
-    """A batch with its tensors on ``device``."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(to_device(item, device) for item in value)
-    return value
-
-
 class Stop:
     """Inside its block SIGTERM only sets ``requested``: whoever is at work stops where nothing is lost.
 

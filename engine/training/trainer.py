@@ -10,12 +10,15 @@ print(result.before.ap, result.after.ap, result.adapter.uri)
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
+
+import transformers
 
 from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
@@ -28,6 +31,7 @@ from engine.results import ApMetrics, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, is_hub_id, resolve_base_model
+from engine.teachers.features import FeatureCache
 from engine.teachers.lora import (
     AdapterCard,
     adapter_off,
@@ -54,6 +58,9 @@ from engine.training.worth import Measures, Worth, write_result
 
 NO_PROBE = "what is left of the base's skill is not measured: training.retention shows nothing that the data does not"
 
+
+FEATURES = "features"
+"""Folder of the cache for what is not adapted."""
 
 UNREADABLE = "unreadable_images"
 """Setting of a checkpoint: which images are left out."""
@@ -231,7 +238,9 @@ class TeacherTrainer:
             stop=stop,
             processes=self.processes,
         )
+        teacher.features = self._features(job)
         progress = loop.run()
+        teacher.features = None  # what is told of an adapter is what it comes to without
         if self.processes.first:
             load_adapter(teacher, self.folder)  # what is on the disk is what is measured
         else:
@@ -295,8 +304,23 @@ class TeacherTrainer:
 
     def _batches(self, job: Job, steps: Steps, step: int) -> Generator[Batch, None, None]:
         seed, workers = self.config.training.seed, self.config.training.workers
-        views = Views(job.parts.train, job.teacher, Augmenter(self.config.augmentation), seed=seed)
+        augment, take_turns = Augmenter(self.config.augmentation), self.settings.views
+        if not augment.chosen or job.teacher.features is None:
+            take_turns = 0
+        views = Views(job.parts.train, job.teacher, augment, seed=seed, take_turns=take_turns)
         return batches_from(step, steps, views, workers=workers, pin_memory=job.teacher.device.type == "cuda")
+
+    def _features(self, job: Job) -> FeatureCache | None:
+        """Where what is not adapted is kept, if an image is ever seen twice."""
+        seen_again = self.settings.views > 0 or not Augmenter(self.config.augmentation).chosen
+        frozen = job.teacher.frozen()
+        if frozen is None or not seen_again or not self.config.training.features_gb:
+            return None
+        folder = self.cache / FEATURES
+        folder.mkdir(parents=True, exist_ok=True)
+        limit = min(int(self.config.training.features_gb * 1e9), shutil.disk_usage(folder).free // 2)
+        identity = {"base": job.base.sha256, "teacher": self.name, "transformers": transformers.__version__, **frozen}
+        return FeatureCache(folder, identity=identity, limit=limit)
 
     def _last(self, listen: Listener) -> Checkpoint | None:
         """The checkpoint to go on from; that there is a damaged one is said."""
@@ -336,7 +360,8 @@ class TeacherTrainer:
         return {
             "data": {key: data[key] for key in ("digest", "classes", "prompts", "split")},
             "augmentation": config["augmentation"],
-            "training": {key: training[key] for key in ("seed", "precision", "patience", "class_balance")},
+            "training": {key: training[key] for key in ("seed", "precision", "patience", "class_balance")}
+            | {"features": training["features_gb"] > 0},
             f"teachers.{self.name.slug}": {k: v for k, v in settings.items() if k not in ("base_model", "revision")},
             "base_sha256": base.sha256,
             "base_revision": base.revision,

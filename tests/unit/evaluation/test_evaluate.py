@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from engine.config import LoraSettings
 from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.evaluation.evaluate import evaluate
-from engine.spec import LoraPreset, TeacherName
+from engine.spec import TeacherName
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher
 
 from .conftest import HEIGHT, WIDTH, rectangle_rle
@@ -40,7 +41,7 @@ class BoxTeller(Teacher):
     def load(cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: Any) -> Self:
         raise NotImplementedError
 
-    def lora_targets(self, preset: LoraPreset) -> LoraTargets:
+    def lora_targets(self, lora: LoraSettings) -> LoraTargets:
         raise NotImplementedError
 
     def example(self, sample: Sample, rng: np.random.Generator) -> Example:

@@ -11,7 +11,8 @@ import torch
 
 from engine.errors import InterruptedTrainingError
 from engine.spec import Precision
-from engine.training.runtime import Stop, autocast, peak_memory_bytes, seed_all, to_device
+from engine.teachers.base import to_device
+from engine.training.runtime import Stop, autocast, peak_memory_bytes, seed_all
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,189 @@
+"""What the frozen part of a teacher makes of an image, computed once and kept on the disk.
+
+An entry is a safetensors file that is mapped into memory: what is read again comes from the system's page cache as
+long as there is memory for it, and is shared by all processes of a machine. Its name is a digest of the image as the
+teacher is shown it, augmented or not; its folder's, of all else that it follows from (model, layers, size, caption). So
+an entry is never out of date.
+
+Numbers are kept in 16 bit, and are rounded before they are first used: whether they were computed or found makes no
+difference to a run. They are computed image by image for the same reason. An entry appears whole or not at all, and one
+that was damaged later counts as missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+
+Features = dict[str, Tensor]
+"""Tensors by name, of one image; floating ones are 16 bit."""
+
+PICTURE = ("pixel_values", "features", "key", "slot")
+"""What stands for an image in an example, see :meth:`FeatureCache.of`."""
+
+LOOK_AGAIN = 64
+"""Entries written until it is counted again what all processes have written."""
+
+
+class FeatureCache:
+    """The entries of one frozen part.
+
+    Args:
+        folder: Shared by all frozen parts; those that were used least recently make room for others.
+        identity: What the features follow from beside the image.
+        limit: Bytes that the folder may hold; beyond them nothing is kept any more.
+    """
+
+    def __init__(self, folder: Path, *, identity: Mapping[str, str], limit: int) -> None:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.folder = folder / digest[:24]
+        self.limit = limit
+        self.folder.mkdir(parents=True, exist_ok=True)
+        os.utime(self.folder)
+        self._room = 0
+        self._until_look = 0
+        self._slots: dict[str, str] = {}
+
+    def key(self, image: NDArray[np.uint8]) -> str:
+        """The name of the entry of an image (h, w, 3)."""
+        digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=20)
+        digest.update(np.ascontiguousarray(image).data)
+        return digest.hexdigest()
+
+    def get(self, key: str) -> Features | None:
+        """An entry, if it is there and whole."""
+        path = self._path(key)
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                whole = (file.metadata() or {}).get("crc32") == _checksum(found)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError):
+            whole = False
+        if not whole:
+            path.unlink(missing_ok=True)
+            return None
+        return found
+
+    def of(self, picture: Mapping[str, object], compute: Callable[[Tensor], Features]) -> Features:
+        """The features that a picture came with, or else those of its pixels, which are then kept.
+
+        Args:
+            picture: Of :func:`picture`; ``slot`` is the place of one of the views of an image that take turns.
+            compute: Gives them for pixels (1, 3, h, w); called without gradient.
+        """
+        found = picture.get("features")
+        if isinstance(found, dict):
+            return found
+        pixels, key = picture["pixel_values"], str(picture["key"])
+        assert isinstance(pixels, Tensor)  # noqa: S101 - a picture has one or the other
+        with torch.no_grad():
+            computed = {name: _rounded(tensor) for name, tensor in compute(pixels[None]).items()}
+        self._put(key, computed, slot=picture.get("slot"))
+        return computed
+
+    def _put(self, key: str, features: Features, *, slot: object) -> None:
+        if slot is not None and (old := self._slots.get(str(slot), key)) != key:
+            self._path(old).unlink(missing_ok=True)  # the view that takes turns with it no longer comes
+        content = {name: tensor.cpu().contiguous() for name, tensor in features.items()}
+        size = sum(tensor.nbytes for tensor in content.values())
+        path = self._path(key)
+        if path.exists() or not self._has_room(size):
+            return
+        temporary = self.folder / f".{key}.{os.getpid()}"
+        try:
+            temporary.write_bytes(safetensors.torch.save(content, metadata={"crc32": _checksum(content)}))
+            temporary.replace(path)
+        except OSError:  # the disk is full: the rest is computed each time
+            self._room, self._until_look = 0, LOOK_AGAIN
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            return
+        if slot is not None:
+            self._slots[str(slot)] = key
+
+    def _has_room(self, size: int) -> bool:
+        """Whether ``size`` more bytes may be written; what earlier runs have kept is thrown away for them."""
+        self._until_look -= 1
+        if self._until_look < 0:
+            self._until_look = LOOK_AGAIN
+            self._room = self.limit - sum(map(_size, self.folder.parent.iterdir()))
+            for other in sorted(self.folder.parent.iterdir(), key=_used_at):
+                if self._room < LOOK_AGAIN * size and other != self.folder:
+                    self._room += _size(other)
+                    shutil.rmtree(other, ignore_errors=True)
+        self._room -= size
+        return self._room >= 0
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+
+def picture(
+    features: FeatureCache | None,
+    image: NDArray[np.uint8],
+    pixels: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+) -> dict[str, object]:
+    """What stands for an image in an example.
+
+    Args:
+        features: What is known of images.
+        image: (H, W, 3), as the teacher is shown it.
+        pixels: Gives the model's input (3, h, w).
+
+    Returns:
+        ``pixel_values`` (3, h, w), or its ``features``; with ``key``, the name of its entry, where there is a cache.
+    """
+    if features is None:
+        return {"pixel_values": torch.from_numpy(pixels(image))}
+    key = features.key(image)
+    found = features.get(key)
+    if found is not None:
+        return {"key": key, "features": found}
+    return {"key": key, "pixel_values": torch.from_numpy(pixels(image))}
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    """In 16 bit if it is floating and all of it fits."""
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    return half if bool(half.isfinite().all()) else tensor.float()
+
+
+def _checksum(features: Features) -> str:
+    """Over names and contents, without order."""
+    value = 0
+    for name in sorted(features):
+        value = zlib.crc32(features[name].contiguous().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), value))
+    return f"{value:08x}"
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    with suppress(OSError):  # another process may throw it away meanwhile
+        for entry in os.scandir(folder):
+            with suppress(OSError):
+                total += entry.stat().st_size
+    return total
+
+
+def _used_at(folder: Path) -> float:
+    with suppress(OSError):
+        return folder.stat().st_mtime
+    return 0.0
