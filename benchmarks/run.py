@@ -1,25 +1,110 @@
-"""``make bench``: everything that is measured, one after the other, each beside a baseline in the same run."""
+"""``make bench``: everything that is measured, one after the other, each beside a baseline in the same run.
+
+    python benchmarks/run.py              all that this machine can
+    python benchmarks/run.py --only memory.py
+
+Writes ``benchmarks/results/<date>-<hardware>.json`` and the table of ``docs/performance.md``. What needs Kubernetes'
+binaries (``KUBEBUILDER_ASSETS``) is left out where there are none.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import platform
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from figures import Figure, table
 
 HERE = Path(__file__).resolve().parent
-MEGABYTES = "260"
+PAGE = HERE.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+ASSETS = Path(os.environ.get("KUBEBUILDER_ASSETS", "/usr/local/kubebuilder/bin"))
+
+PROGRAMS: tuple[tuple[str, ...], ...] = (
+    ("frozen_features.py",),
+    ("step_speed.py",),
+    ("processes.py",),
+    ("library_faults.py",),
+)
+"""Scripts and their arguments."""
+
+ON_KUBERNETES: tuple[tuple[str, ...], ...] = ()
+"""The same, of those that start an API server."""
 
 
-def python(script: Path, *arguments: str) -> None:
-    print("$ python", script.relative_to(HERE.parent), *arguments, flush=True)
-    subprocess.run([sys.executable, str(script), *arguments], check=True)
+def hardware() -> str:
+    """What it is measured on, such as ``2x-amd-epyc``."""
+    if torch.cuda.is_available():
+        name = f"{torch.cuda.device_count()}x {torch.cuda.get_device_name()}"
+    else:
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        name = f"{len(os.sched_getaffinity(0))}x {found[1] if found else platform.machine()}"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def run(program: Sequence[str], figures: Path) -> dict[str, Any]:
+    """Run one script; what it measured, how long it took and whether it ended well."""
+    print("$ python", f"benchmarks/{program[0]}", *program[1:], flush=True)
+    figures.unlink(missing_ok=True)
+    begin = time.monotonic()
+    environment = {**os.environ, "BENCH_FIGURES": str(figures)}
+    code = subprocess.run([sys.executable, str(HERE / program[0]), *program[1:]], env=environment).returncode
+    lines = figures.read_text().splitlines() if figures.exists() else []
+    seconds = round(time.monotonic() - begin, 1)
+    return {
+        "program": " ".join(program),
+        "exit_code": code,
+        "seconds": seconds,
+        "figures": list(map(json.loads, lines)),
+    }
+
+
+def write(done: Sequence[dict[str, Any]]) -> None:
+    """The results as JSON, and as the table of the page."""
+    now = datetime.now(UTC)
+    packages = {name: version(name) for name in ("torch", "transformers", "peft", "boto3", "msgspec")}
+    result = {
+        "date": now.isoformat(timespec="seconds"),
+        "hardware": hardware(),
+        "packages": packages,
+        "runs": list(done),
+    }
+    file = HERE / "results" / f"{now:%Y-%m-%d}-{hardware()}.json"
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    rows = table([Figure(**figure) for program in done for figure in program["figures"]])
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    caption = f"Measured {now:%Y-%m-%d} on {hardware()}, torch {packages['torch']}: `benchmarks/results/{file.name}`."
+    PAGE.write_text(f"{before}{BEGIN}\n{caption}\n\n{rows}\n{END}{after}")
+    print(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], metavar="SCRIPT", help="these scripts; nothing is written")
+    arguments = parser.parse_args()
+    programs = [*PROGRAMS, *(ON_KUBERNETES if (ASSETS / "kube-apiserver").exists() else ())]
+    chosen = [program for program in programs if not arguments.only or program[0] in arguments.only]
+    with TemporaryDirectory() as temporary:
+        done = [run(program, Path(temporary, "figures")) for program in chosen]
+    if not arguments.only:
+        write(done)
+    if failed := [program["program"] for program in done if program["exit_code"]]:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
-    with TemporaryDirectory() as temporary:
-        data, big = Path(temporary, "data"), Path(temporary, "big.json")
-        python(HERE.parent / "examples" / "demo_data.py", str(data))
-        python(HERE / "make_big_coco.py", str(data / "annotations.json"), str(big), "--megabytes", MEGABYTES)
-        python(HERE / "inspect_speed.py", str(big))
-    python(HERE / "library_faults.py")
+    main()

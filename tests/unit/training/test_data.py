@@ -15,7 +15,7 @@ from toy import ToyTeacher, write_toy_data
 from engine.dataset import Sample, load_dataset
 from engine.dataset.types import CocoAnnotation
 from engine.errors import DataError
-from engine.training.data import Views, batches_from
+from engine.training.data import Views, batches_from, view_shown
 from engine.training.parts import Part
 from engine.training.steps import Steps
 
@@ -46,6 +46,19 @@ def test_a_view_is_determined_by_its_key_alone(part: Part) -> None:
     assert not torch.equal(first, other_epoch)
     assert not torch.equal(first, other_image)
     assert not torch.equal(Views(part, ToyTeacher(), brighter, seed=2)[0, 2]["profiles"], first)
+
+
+def test_views_that_take_turns_come_again_and_give_way_one_by_one(part: Part) -> None:
+    views = Views(part, ToyTeacher(), brighter, seed=1, take_turns=3)
+    shown = profiles(views, *((visit, 2) for visit in range(9)))
+    assert torch.equal(shown[3], shown[0])
+    assert torch.equal(shown[4], shown[1])
+    assert not torch.equal(shown[5], shown[2])
+    numbers = [view_shown(visit, 4) for visit in range(400)]
+    assert numbers[:4] == [0, 1, 2, 3]
+    assert len(set(numbers)) == pytest.approx(100, abs=4), "one in four is new"
+    assert {number % 4 for number in numbers} == {0, 1, 2, 3}
+    assert [views[visit, 2]["slot"] for visit in range(4)] == ["2/0", "2/1", "2/2", "2/0"]
 
 
 def test_a_teacher_chooses_the_objects_of_each_visit(part: Part) -> None:

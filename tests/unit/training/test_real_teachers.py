@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,11 +30,11 @@ from engine.training import TeacherTrainer
 from engine.training.processes import Processes
 
 
-def config_of(folder: Path, name: TeacherName, *, dropout: float = 0.1) -> RunConfig:
+def config_of(folder: Path, name: TeacherName, *, dropout: float = 0.1, **changed: Any) -> RunConfig:
     """5 images to train on, in 3 steps an epoch; 2 epochs, measured after each."""
     data = write_toy_data(folder / "data" / "all.json", range(8), masks=True)
     changes = {"epochs": 2, "evaluations": 2}
-    changes |= {"lora": {"preset": "encoder-decoder", "rank": 4, "alpha": 8, "dropout": dropout}}
+    changes |= {"lora": {"preset": "encoder-decoder", "rank": 4, "alpha": 8, "dropout": dropout}} | changed
     if name is TeacherName.SAM:
         teachers = TeachersConfig(sam=sam_settings(base_model=str(save_sam(folder)), **changes))
     else:
@@ -98,6 +99,22 @@ def test_a_stopped_run_ends_with_the_same_adapter_and_it_loads_back(tmp_path: Pa
         if name is TeacherName.SAM:
             assert [rle["counts"].decode() for rle in seen.masks] == after["masks"]
     assert records
+
+
+@pytest.mark.parametrize("name", list(TeacherName))
+def test_found_features_lead_to_the_same_adapter_as_computed_ones(tmp_path: Path, name: TeacherName) -> None:
+    changes = {"preset": "decoder", "rank": 4, "alpha": 8, "dropout": 0.0}
+    config = config_of(tmp_path, name, lora=changes, views=2, epochs=4)
+    trainers = [TeacherTrainer(config, work_dir=tmp_path / str(i), cache=tmp_path / "cache") for i in range(2)]
+    first = trainers[0].train()
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache" / "features").rglob("*.safetensors")}
+    assert len(kept) >= len(load_dataset(config.data.source.annotations))
+    for file in list(kept)[::3]:
+        file.unlink()
+    again = trainers[1].train()
+    assert adapter_of(tmp_path / "1", name) == adapter_of(tmp_path / "0", name)
+    assert (again.after, again.history) == (first.after, first.history)
+    assert any(file.stat().st_mtime_ns == then for file, then in kept.items() if file.exists()), "none was used again"
 
 
 def train_together(processes: Processes, config: RunConfig, work: Path) -> tuple[TeacherResult, list[str]]:

@@ -1,0 +1,69 @@
+"""Teachers of the published shapes with random weights: what is measured of them does not depend on what they know."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection, SamConfig, SamModel
+
+from engine.config import GroundingDinoSettings, SamSettings
+from engine.config.generate import _defaults as default_settings
+from engine.dataset import Sample
+from engine.spec import LoraPreset, TeacherName
+from engine.teachers.grounding_dino import GroundingDino
+from engine.teachers.sam import Sam
+
+TOKENIZER = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
+CLASSES = ("circle", "square", "triangle", "star")
+
+
+def grounding_dino_tiny(folder: Path, *, preset: LoraPreset = LoraPreset.ENCODER_DECODER) -> GroundingDino:
+    """Grounding DINO with Swin-T, 172 M parameters, as IDEA-Research/grounding-dino-tiny."""
+    if not folder.exists():
+        torch.manual_seed(0)
+        GroundingDinoForObjectDetection(GroundingDinoConfig()).save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(TOKENIZER / name, folder)
+    settings = settings_of(TeacherName.GROUNDING_DINO, preset)
+    return GroundingDino.load(folder, classes=CLASSES, prompts={}, settings=settings)
+
+
+def sam_base(folder: Path, *, preset: LoraPreset = LoraPreset.DECODER, **changes: Any) -> Sam:
+    """SAM with ViT-B, 94 M parameters, as facebook/sam-vit-base."""
+    if not folder.exists():
+        torch.manual_seed(0)
+        SamModel(SamConfig()).save_pretrained(folder)
+    settings = settings_of(TeacherName.SAM, preset, **changes)
+    return Sam.load(folder, classes=CLASSES, prompts={}, settings=settings)
+
+
+def settings_of(name: TeacherName, preset: LoraPreset, **changes: Any) -> Any:
+    """The defaults of a teacher, rank 16, with what follows from data filled in."""
+    settings = default_settings(name.slug)
+    settings |= {"epochs": 1, "accumulation_steps": 1, "warmup_fraction": 0.0, "views": 0} | changes
+    settings["lora"] |= {"preset": preset, "rank": 16, "alpha": 32}
+    kind = {TeacherName.GROUNDING_DINO: GroundingDinoSettings, TeacherName.SAM: SamSettings}[name]
+    return kind.model_validate(settings)
+
+
+def scene(seed: int, *, objects: int, height: int = 800, width: int = 1333) -> Sample:
+    """An image of noise with boxes, each with its mask."""
+    rng = np.random.default_rng(seed)
+    left, top = rng.uniform(0, width * 0.7, objects), rng.uniform(0, height * 0.7, objects)
+    sides = rng.uniform(0.05, 0.3, (2, objects))
+    boxes = np.stack([left, top, left + sides[0] * width, top + sides[1] * height], axis=1).astype(np.float32)
+    masks = np.zeros((objects, height, width), np.bool_)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.astype(int), strict=True):
+        mask[y0:y1, x0:x1] = True
+    return Sample(
+        image=rng.integers(0, 255, (height, width, 3), np.uint8),
+        boxes_xyxy=boxes,
+        class_indices=rng.integers(0, len(CLASSES), objects),
+        is_crowd=np.zeros(objects, np.bool_),
+        annotation_indices=np.arange(objects),
+        masks=masks,
+    )

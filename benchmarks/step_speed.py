@@ -1,0 +1,136 @@
+"""A training step of Grounding DINO with Swin-T, beside a plain loop of transformers and PEFT on the same batch.
+
+    python benchmarks/step_speed.py --sizes 400x667 800x1333
+
+Preset encoder-decoder, rank 16, random weights, one thread a core. The plain loop is what the documentation of both
+libraries says: the model in training mode with labels, its own loss, AdamW. Ours is the trainer's step (all decoder
+layers are taught, gradients are clipped), with a new view each time, and with views whose feature maps are known. How
+well both learn is measured in ``benchmarks/learning.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from figures import Figure, report
+from shapes import CLASSES, grounding_dino_tiny, scene
+from transformers import AutoTokenizer, GroundingDinoForObjectDetection
+
+from engine.dataset import Sample
+from engine.spec import LoraPreset
+from engine.teachers.features import FeatureCache
+from engine.teachers.grounding_dino import PRESETS, GroundingDino
+from engine.teachers.lora import attach, set_training, trainable_parameters
+from engine.training.optimizer import apply_gradients, build_optimizer, gradients
+
+
+def plain_loop(folder: Path, teacher: GroundingDino, samples: list[Sample]) -> Callable[[], Any]:
+    """A step as the libraries' documentation has it."""
+    model: Any = GroundingDinoForObjectDetection.from_pretrained(folder)
+    model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings  # PEFT fails without
+    config = peft.LoraConfig(r=16, lora_alpha=32, target_modules=PRESETS[LoraPreset.ENCODER_DECODER])
+    model = peft.get_peft_model(model, config).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    caption = AutoTokenizer.from_pretrained(folder)([". ".join(CLASSES) + "."] * len(samples), return_tensors="pt")
+    batch = teacher.collate([teacher.example(sample, np.random.default_rng(0)) for sample in samples])
+    labels = [
+        {"class_labels": torch.from_numpy(sample.class_indices), "boxes": boxes}
+        for sample, boxes in zip(samples, batch["boxes"], strict=True)
+    ]
+
+    def step() -> None:
+        outputs = model(
+            pixel_values=batch["pixel_values"],
+            pixel_mask=batch["pixel_mask"],
+            input_ids=caption["input_ids"],
+            attention_mask=caption["attention_mask"],
+            labels=labels,
+        )
+        outputs.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def our_loop(teacher: GroundingDino, samples: list[Sample]) -> Callable[[], Any]:
+    """A step as the trainer takes it; what makes examples works beside it in training, and is not counted here."""
+    optimizer = build_optimizer(trainable_parameters(teacher), teacher.settings)
+    set_training(teacher, True)
+
+    def examples() -> list[Any]:
+        return [teacher.example(sample, np.random.default_rng(0)) for sample in samples]
+
+    if teacher.features is not None:
+        gradients(teacher, [teacher.collate(examples())], nullcontext())  # the first epoch
+        optimizer.zero_grad()
+    batch = teacher.collate(examples())
+
+    def step() -> None:
+        losses = gradients(teacher, [batch], nullcontext())
+        apply_gradients(optimizer, learning_rate=1e-4, clip_norm=0.1, losses=losses)
+
+    return step
+
+
+def seconds(step: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    step()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["400x667", "800x1333"], help="height x width of the images")
+    parser.add_argument("--images", type=int, default=1, help="images a batch")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    figures = []
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary, "grounding-dino")
+        for size in arguments.sizes:
+            height, width = map(int, size.split("x"))
+            samples = [scene(seed, objects=5, height=height, width=width) for seed in range(arguments.images)]
+            teacher = grounding_dino_tiny(folder)
+            teacher.transform = type(teacher.transform)(shortest_edge=height, longest_edge=width)
+            torch.manual_seed(0)
+            attach(teacher, teacher.settings.lora)
+            loops = {"plain": plain_loop(folder, teacher, samples), "new": our_loop(teacher, samples)}
+            identity = {**(teacher.frozen() or {}), "size": size}
+            features = FeatureCache(Path(temporary, "features"), identity=identity, limit=10**9)
+            best: dict[str, float] = {}
+            for _ in range(arguments.repeats + 1):
+                for name in ("plain", "new", "known"):
+                    teacher.features = features if name == "known" else None
+                    if name == "known" and name not in loops:
+                        loops[name] = our_loop(teacher, samples)
+                    best[name] = min(best.get(name, float("inf")), seconds(loops[name]))
+            for name, what in (("new", "a new view each time"), ("known", "feature maps known")):
+                figures.append(
+                    Figure(
+                        f"Grounding DINO-T, enc+dec preset, step of {arguments.images} x {size}, {what}",
+                        "transformers + PEFT loop",
+                        best[name],
+                        best["plain"],
+                        "s",
+                        best["plain"] / best[name],
+                        ">= 1.7",
+                    )
+                )
+            del loops, teacher
+    report(figures)
+
+
+if __name__ == "__main__":
+    main()
