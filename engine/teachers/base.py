@@ -50,6 +50,8 @@ class Teacher(ABC):
     name: ClassVar[TeacherName]
     iou_type: ClassVar[Literal["bbox", "segm"]]
     needs_masks: ClassVar[bool]
+    pads: ClassVar[bool] = False
+    """Whether images of a batch are padded to each other, so that it costs less if they have like shapes."""
 
     model: nn.Module
     classes: tuple[str, ...]
@@ -172,8 +174,8 @@ def later_layers(skipped: int, layers: int) -> str:
     Raises:
         ConfigError: There are not so many.
 
-    >>> later_layers(4, 6), later_layers(0, 6)
-    ('(4|5)', '\\\\d+')
+    >>> print(later_layers(4, 6), later_layers(0, 6))
+    (4|5) \d+
     """
     if skipped > layers:
         raise ConfigError(f"lora.skip_layers is {skipped}, and the encoder has {layers} layers: skip at most so many")

@@ -70,6 +70,7 @@ class GroundingDino(Teacher):
     name: ClassVar[TeacherName] = TeacherName.GROUNDING_DINO
     iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
     needs_masks: ClassVar[bool] = False
+    pads: ClassVar[bool] = True
 
     def __init__(
         self,

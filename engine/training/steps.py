@@ -22,6 +22,10 @@ Key = tuple[int, int]
 epoch, unless classes are balanced."""
 
 
+WINDOW = 16
+"""Steps within which images of like shapes are put together."""
+
+
 @dataclass(frozen=True)
 class Steps:
     """The optimizer steps of a run. Steps, like epochs, are counted from 0.
@@ -36,6 +40,7 @@ class Steps:
         seed: Of the order of the images.
         place: Of this process: the images of each step are shared out. What a step is does not depend on it.
         repeats: How often each image is shown an epoch, on average; empty: once.
+        shapes: Of each image, a number for those that are padded little beside each other; empty: all are alike.
         at_once: Images a batch, at most, where a whole one has no room; the step is the same. None: ``batch_size``.
     """
 
@@ -47,6 +52,7 @@ class Steps:
     seed: int
     place: Place = field(default_factory=Place)
     repeats: tuple[float, ...] = ()
+    shapes: tuple[int, ...] = ()
     at_once: int | None = None
 
     @classmethod
@@ -58,6 +64,7 @@ class Steps:
         seed: int,
         place: Place | None = None,
         repeats: tuple[float, ...] = (),
+        shapes: tuple[int, ...] = (),
     ) -> Steps:
         """The steps that a teacher's settings ask for."""
         return cls(
@@ -69,6 +76,7 @@ class Steps:
             seed=seed,
             place=place or Place(),
             repeats=repeats,
+            shapes=shapes,
         )
 
     @property
@@ -88,8 +96,8 @@ class Steps:
     def views(self, step: int) -> list[Key]:
         """What one step sees, over all processes: images in the shuffled order of its epoch."""
         epoch, within = divmod(step, self.per_epoch)
-        order, visits = _order(self.images, self.seed, epoch, self.repeats)
         size = self.batch_size * self.accumulation_steps
+        order, visits = _order(self.images, self.seed, epoch, self.repeats, self.shapes, size)
         some = slice(within * size, (within + 1) * size)
         return [(int(visit), int(index)) for index, visit in zip(order[some], visits[some], strict=True)]
 
@@ -121,10 +129,12 @@ class Steps:
 
 @lru_cache(maxsize=2)
 def _order(
-    images: int, seed: int, epoch: int, repeats: tuple[float, ...]
+    images: int, seed: int, epoch: int, repeats: tuple[float, ...], shapes: tuple[int, ...], size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The images of one epoch, and for each how often it was shown before in the run."""
+    """The images of one epoch, in steps of ``size``, and for each how often it was shown before in the run."""
     order = _images_of(images, seed, epoch, repeats)
+    if shapes:
+        order = alike(order, np.asarray(shapes), size=size, rng=np.random.default_rng([seed, epoch, 1]))
     if not repeats:
         return order, np.full(images, epoch)
     before = np.zeros(images, np.int64)
@@ -136,6 +146,35 @@ def _order(
 def _images_of(images: int, seed: int, epoch: int, repeats: tuple[float, ...]) -> NDArray[np.int64]:
     rng = np.random.default_rng([seed, epoch])
     return drawn(repeats, rng) if repeats else rng.permutation(images)
+
+
+def alike(
+    order: NDArray[np.int64], shapes: NDArray[np.int64], *, size: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Images in an order in which those of a step have like shapes, so that little is padded.
+
+    Images change places within windows of :data:`WINDOW` steps, and steps within their window: which images come late
+    in an epoch, and which meet in a step, stays a matter of chance.
+
+    Args:
+        order: (N,) images as they were drawn.
+        shapes: (images,) numbers.
+        size: Images a step.
+        rng: Shuffles the steps of a window.
+
+    >>> shapes = np.array([0, 9, 0, 9, 0, 9])
+    >>> sorted(alike(np.arange(6), shapes, size=3, rng=np.random.default_rng(0)).reshape(2, 3).tolist())
+    [[0, 2, 4], [1, 3, 5]]
+    """
+    if len(set(shapes.tolist())) < 2:
+        return order
+    parts = []
+    for start in range(0, len(order), WINDOW * size):
+        window = order[start : start + WINDOW * size]
+        window = window[np.argsort(shapes[window], kind="stable")]
+        whole = len(window) // size * size
+        parts += [rng.permutation(window[:whole].reshape(-1, size)).ravel(), window[whole:]]
+    return np.concatenate(parts)
 
 
 def learning_rate(step: int, total: int, settings: TeacherSettings) -> float:

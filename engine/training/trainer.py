@@ -10,6 +10,7 @@ print(result.before.ap, result.after.ap, result.adapter.uri)
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ import transformers
 from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
+from engine.dataset import CocoDataset
 from engine.dataset.readable import Unreadable
 from engine.errors import ConfigError, DataError, NoProgressError
 from engine.evaluation.evaluate import Evaluation
@@ -206,7 +208,14 @@ class TeacherTrainer:
         teacher.model.to(choose_device())
         place = self.processes.place
         shown = repeats(parts.train.dataset, exponent=training.class_balance)
-        steps = Steps.of(self.settings, images=len(parts.train.dataset), seed=training.seed, place=place, repeats=shown)
+        steps = Steps.of(
+            self.settings,
+            images=len(parts.train.dataset),
+            seed=training.seed,
+            place=place,
+            repeats=shown,
+            shapes=_shapes(parts.train.dataset) if kind.pads else (),
+        )
         return Job(teacher=teacher, base=base, parts=parts, probe=probe, detected=detected, steps=steps)
 
     def _run(self, job: Job, checkpoint: Checkpoint | None, listen: Listener, stop: Stop) -> TeacherResult:
@@ -389,6 +398,13 @@ class TeacherTrainer:
     def _checkpointed(self, path: Path) -> None:
         if self.on_checkpoint is not None:
             self.on_checkpoint(path)
+
+
+def _shapes(dataset: CocoDataset) -> tuple[int, ...]:
+    """Of each image its height beside its width, in steps of a fifth; none if some say no size."""
+    sizes = [(image.height, image.width) for image in dataset.images]
+    known = [(height, width) for height, width in sizes if height and width]
+    return tuple(round(4 * math.log2(height / width)) for height, width in known) if len(known) == len(sizes) else ()
 
 
 def _check_same_images(begun: Mapping[str, Any], unreadable: Unreadable) -> None:

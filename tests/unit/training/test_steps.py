@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
 import pytest
 from toy import settings
 
@@ -77,3 +78,22 @@ def test_learning_rate_rises_to_the_peak_and_falls_as_a_cosine() -> None:
 def test_learning_rate_without_warmup_stays_where_it_is() -> None:
     wanted = settings(learning_rate=0.1, warmup_fraction=0, schedule="constant")
     assert [learning_rate(step, 4, wanted) for step in range(4)] == [0.1] * 4
+
+
+def test_images_of_a_step_have_like_shapes_and_each_is_still_shown_once_an_epoch() -> None:
+    rng = np.random.default_rng(0)
+    shapes = tuple(int(shape) for shape in rng.choice([-3, 0, 3], 500))
+    mixed = Steps(images=500, batch_size=4, accumulation_steps=2, epochs=2, evaluations=1, seed=3)
+    sorted_ = replace(mixed, shapes=shapes)
+
+    def kinds(steps: Steps) -> float:
+        return float(np.mean([len({shapes[i] for _, i in steps.views(step)}) for step in range(steps.per_epoch)]))
+
+    assert kinds(mixed) > 2.5
+    assert kinds(sorted_) < 1.3
+    for epoch in range(2):
+        shown = [view for step in range(63) for view in sorted_.views(63 * epoch + step)]
+        assert sorted(shown) == [(epoch, i) for i in range(500)]
+    first = [shapes[sorted_.views(step)[0][1]] for step in range(16)]
+    assert first != sorted(first), "steps of a window are shuffled"
+    assert sorted_.views(5) == replace(mixed, shapes=shapes).views(5)
