@@ -37,10 +37,10 @@ from engine.teachers.captions import remember_captions
 from engine.teachers.deformable import reading_again
 from engine.teachers.denoising import Copies, decoder_call, denoise, denoising_losses, noise
 from engine.teachers.features import picture
+from engine.teachers.few_tokens import tokens_first
 from engine.teachers.grounding_dino_batch import collate, collate_pictures, encode
 from engine.teachers.grounding_dino_frozen import compute as frozen
 from engine.teachers.grounding_dino_frozen import frozen_layers, recalled
-from engine.teachers.grounding_dino_fusion import words_first
 from engine.teachers.grounding_dino_loss import Predictions, Targets, detection_losses
 from engine.teachers.prompts import Prompt, PromptBook
 
@@ -85,7 +85,7 @@ class GroundingDino(Teacher):
         # PEFT asks for them, and the library does not know where they are.
         model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
         remember_captions(model)
-        words_first(model)
+        tokens_first(model)
         reading_again(model)
         self.model = model
         self.classes = tuple(classes)

@@ -27,6 +27,7 @@ from engine.preprocessing import Geometry, SamTransform
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher, later_layers, register, to_device
 from engine.teachers.features import PICTURE, picture
+from engine.teachers.few_tokens import tokens_first
 from engine.teachers.sam_clicks import Clicks, correct
 from engine.teachers.sam_loss import sam_losses
 from engine.teachers.sam_masks import encode, original_masks
@@ -68,6 +69,7 @@ class Sam(Teacher):
 
     def __init__(self, model: Any, *, classes: Sequence[str], settings: SamSettings) -> None:
         """Args as for :meth:`load`."""
+        tokens_first(model)
         self.model = model
         self.classes = tuple(classes)
         self.settings = settings

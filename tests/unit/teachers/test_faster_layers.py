@@ -7,11 +7,13 @@ from tiny import BASE
 from torch import nn
 from transformers import GroundingDinoForObjectDetection
 from transformers.models.grounding_dino.modeling_grounding_dino import MultiScaleDeformableAttention
+from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
+from transformers.models.sam.modeling_sam import SamAttention
 
 from engine.spec import LoraPreset
 from engine.teachers.deformable import reading_again
+from engine.teachers.few_tokens import tokens_first
 from engine.teachers.grounding_dino import PRESETS
-from engine.teachers.grounding_dino_fusion import words_first
 from engine.teachers.lora_linear import in_one_pass
 
 SHORT, LONG = 5, 60
@@ -106,7 +108,7 @@ def detectors(preset: LoraPreset) -> tuple[nn.Module, nn.Module]:
             if name.endswith(("vision_param", "text_param")):
                 parameter.data.fill_(0.3)  # else image and words hardly touch
     in_one_pass(models[1])
-    words_first(models[1])
+    tokens_first(models[1])
     reading_again(models[1])
     return models[0], models[1]
 
@@ -165,3 +167,31 @@ def test_deformable_attention_keeps_nothing_but_its_inputs() -> None:
     torch.testing.assert_close(outputs[0], outputs[1])
     torch.testing.assert_close(found[0], found[1])
     assert kept[1] <= sum(part.numel() * 4 for part in inputs) < kept[0]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("queries", [7, 40])
+def test_prompts_and_image_see_of_each_other_what_they_do_in_the_library(queries: int, dropout: float) -> None:
+    layers = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        layer = nn.Sequential(
+            SamAttention(SamMaskDecoderConfig(hidden_size=64, num_attention_heads=4), downsample_rate=1)
+        )
+        config = peft.LoraConfig(r=3, lora_dropout=dropout, target_modules=".*_proj", init_lora_weights=False)
+        layers.append(peft.get_peft_model(layer, config).train())
+    tokens_first(layers[1])
+    tokens, image, shown = torch.randn(3, 1, queries, 64), torch.randn(3, 1, 30, 64), torch.randn(3, 1, 30, 64)
+    for sides in ((tokens, image, shown), (image, tokens, tokens + 1)):
+        seen, found = [], []
+        for model in layers:
+            inputs = [side.clone().requires_grad_() for side in sides]
+            torch.manual_seed(5)
+            output, _ = model.base_model.model[0](query=inputs[0], key=inputs[1], value=inputs[2])
+            model.zero_grad()
+            learned = gradients(model, (output * torch.linspace(-1, 1, 64)).sum())
+            seen.append(output.detach())
+            found.append({**learned, **{str(i): side.grad for i, side in enumerate(inputs)}})
+        torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-5)
+        assert found[0].keys() == found[1].keys()
+        torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)

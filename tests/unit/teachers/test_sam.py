@@ -258,7 +258,7 @@ def test_a_correction_is_told_the_click_and_the_answer_before(tmp_path: Path) ->
     assert [call["clicks"].points.shape[1] for call in (second, third)] == [1, 2]
     assert all(torch.equal(call["boxes"], batch["boxes"]) for call in calls)
     with torch.no_grad():
-        embeddings = teacher._embed(batch["pixel_values"])[batch["images"]]
+        embeddings = teacher._embed(batch)[batch["images"]]
         logits, _ = decode(embeddings, boxes=batch["boxes"])
     torch.testing.assert_close(second["masks"], logits[:, 0], atol=1e-4, rtol=1e-3)
 
@@ -271,7 +271,7 @@ def test_the_share_of_points_is_that_of_the_settings(tmp_path: Path) -> None:
 
 
 def test_a_point_is_answered_by_three_masks_and_a_box_by_one(teacher: Sam) -> None:
-    embeddings = teacher._embed(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)).expand(2, -1, -1, -1)
+    embeddings = teacher._embed({"pixel_values": torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)}).expand(2, -1, -1, -1)
     logits, ious = teacher._decode(embeddings, clicks=Clicks.on_objects(torch.rand(2, 2) * 60), several=True)
     assert (logits.shape, ious.shape) == ((2, 3, 32, 32), (2, 3))
     logits, ious = teacher._decode(embeddings, boxes=torch.tensor([[1.0, 2, 30, 40]] * 2))
@@ -340,7 +340,9 @@ def test_merging_the_adapter_changes_nothing_that_is_seen(tmp_path: Path, preset
     plain = Sam(merged(teacher), classes=teacher.classes, settings=teacher.settings)
     pixels, boxes = torch.from_numpy(base.transform.image(scene().image))[None], torch.tensor([[5.0, 7, 40, 50]])
     with torch.no_grad():
-        applied, added, before = (t._decode(t._embed(pixels), boxes=boxes)[0] for t in (teacher, plain, base))
+        applied, added, before = (
+            t._decode(t._embed({"pixel_values": pixels}), boxes=boxes)[0] for t in (teacher, plain, base)
+        )
     torch.testing.assert_close(added, applied, atol=1e-4, rtol=1e-3)
     assert (applied - before).abs().max() > 1e-2, "an adapter that does nothing merges exactly"
 

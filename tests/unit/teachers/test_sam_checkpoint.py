@@ -189,7 +189,7 @@ def test_vit_b_goes_through_the_registry_and_back(tmp_path: Path) -> None:
     geometry = teacher.transform.plan(300, 400)
     boxes = torch.from_numpy(geometry.to_model(sample.boxes_xyxy[:1]))
     with torch.no_grad():
-        embedding = teacher._embed(torch.from_numpy(teacher.transform.image(sample.image))[None])
+        embedding = teacher._embed({"pixel_values": torch.from_numpy(teacher.transform.image(sample.image))[None]})
         logits, seen = teacher._decode(embedding, boxes=boxes)
     assert low.std() > 0.01
     np.testing.assert_allclose(logits[0].numpy(), low, atol=1e-3)
