@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,38 +77,46 @@ def moto_server(objects: int) -> Iterator[str]:
             server.kill()
 
 
-def by_boto3(url: str, folder: Path) -> None:
+def by_boto3(url: str) -> Callable[[Path], None]:
     import boto3
     from botocore.config import Config
 
     client = boto3.client("s3", endpoint_url=url, config=Config(max_pool_connections=THREADS))
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix="images/")
-    keys = [item["Key"] for page in pages for item in page["Contents"]]
 
-    def fetch(key: str) -> None:
-        (folder / key.rpartition("/")[2]).write_bytes(client.get_object(Bucket="bucket", Key=key)["Body"].read())
+    def bring(folder: Path) -> None:
+        def fetch(key: str) -> None:
+            (folder / key.rpartition("/")[2]).write_bytes(client.get_object(Bucket="bucket", Key=key)["Body"].read())
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(fetch, keys))
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix="images/")
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(fetch, [item["Key"] for page in pages for item in page["Contents"]]))
+
+    return bring
 
 
-def by_sync(url: str, folder: Path) -> None:
+def by_sync(url: str) -> Callable[[Path], None]:
     from engine.dataset import CocoImage, ImageFolder
     from engine.storage import Storage, StorageOptions
 
-    images = ImageFolder("s3://bucket/images/", storage=Storage(StorageOptions(endpoint_url=url)), cache=folder)
-    images.sync([CocoImage(n, key, 0, 0) for n, key in enumerate(sorted(images.names.keys))])
+    storage = Storage(StorageOptions(endpoint_url=url))
+
+    def bring(folder: Path) -> None:
+        images = ImageFolder("s3://bucket/images/", storage=storage, cache=folder)
+        images.sync([CocoImage(n, key, 0, 0) for n, key in enumerate(sorted(images.names.keys))])
+
+    return bring
 
 
 def measured(url: str, folder: Path, repeats: int) -> dict[str, tuple[float, float]]:
     """Best seconds of wall clock, and of CPU, of each."""
-    best = {"boto3": (1e9, 1e9), "sync": (1e9, 1e9)}
+    works = {"boto3": by_boto3(url), "sync": by_sync(url)}
+    best = dict.fromkeys(works, (1e9, 1e9))
     for _ in range(repeats):
-        for name, work in (("boto3", by_boto3), ("sync", by_sync)):
+        for name, work in works.items():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             start, cpu = time.perf_counter(), time.process_time()
-            work(url, folder)
+            work(folder)
             spent = time.perf_counter() - start, time.process_time() - cpu
             best[name] = min(best[name][0], spent[0]), min(best[name][1], spent[1])
             print(f"{name:6} {spent[0]:6.2f} s, {spent[1]:6.2f} s of CPU", flush=True)

@@ -91,7 +91,6 @@ class S3Backend:
         client = make(config)
         self._lean = LeanGet(
             chain.now,
-            connections=THREADS * PARTS,
             timeouts=(CONNECT_TIMEOUT, READ_TIMEOUT),
             ca_bundle=core.get_config_variable("ca_bundle"),
         )
