@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -68,16 +67,16 @@ def find_unreadable(dataset: CocoDataset, folder: ImageFolder, *, masks: bool, c
         DataError: The folder does not have an image.
         StorageError: Storage refuses, or was gone after all retries.
     """
-    paths, storage = [folder.path(image) for image in dataset.images], Storage()
+    storage = Storage()
 
     def kept() -> str:
-        return str(cache / "readable" / f"{_key(dataset, paths, masks=masks)}.json")
+        return str(cache / "readable" / f"{_key(dataset, folder, masks=masks)}.json")
 
     if storage.exists(before := kept()):
         return Unreadable(**json.loads(storage.read_bytes(before)))
 
     def look(index: int) -> tuple[int, str | tuple[int, ...]]:
-        return index, _look(dataset, masks, index, paths[index])
+        return index, _look(dataset, masks, index, folder.path(dataset.images[index]))
 
     with closing(folder.bring(dataset.images)) as brought, closing(each_done(look, brought, threads=THREADS)) as looked:
         seen = dict(sorted((index, wrong) for index, wrong in looked if wrong))
@@ -134,12 +133,13 @@ def _look(dataset: CocoDataset, masks: bool, index: int, path: Path) -> str | tu
     return tuple(sorted(set(range(len(dataset.annotations[index]))).difference(sample.annotation_indices.tolist())))
 
 
-def _key(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool) -> str:
+def _key(dataset: CocoDataset, folder: ImageFolder, *, masks: bool) -> str:
     """Changes with any file, and with what is said of it."""
     unsure = not all(image.width for image in dataset.images)
     said = json.dumps([dataset.digest, dataset.classes, masks]) if unsure else ""
     digest = hashlib.sha256(said.encode())
-    for image, path in zip(dataset.images, paths, strict=True):
+    for image in dataset.images:
+        path = folder.path(image)
         status = path.stat() if path.is_file() else None
         seen = (status.st_size, status.st_mtime_ns) if status is not None else ()
         digest.update(f"{image.file_name}\0{image.width} {image.height}\0{path}\0{seen}\n".encode(errors="replace"))
