@@ -91,8 +91,9 @@ class S3Backend:
         client = make(config)
         self._lean = LeanGet(
             chain.now,
+            retries,
             timeouts=(CONNECT_TIMEOUT, READ_TIMEOUT),
-            ca_bundle=core.get_config_variable("ca_bundle"),
+            ca_bundle=core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE"),
         )
         # The environment and the AWS configuration name endpoints too, in an order that botocore knows best.
         endpoint = client.meta.endpoint_url

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,16 +23,23 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property, lru_cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from queue import Empty, SimpleQueue
+from socket import gaierror
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote, urlsplit
 
 from urllib3.util.wait import wait_for_read
 
 from engine.storage.uris import S3
 
+if TYPE_CHECKING:
+    from engine.storage.retries import Retries
+
 NOTHING = hashlib.sha256().hexdigest()
 """Of the body of a GET."""
+
+LONGEST_REFUSAL = 4096
+"""Bytes of it that are read."""
 
 ALIKE = frozenset({"user-agent", "x-amz-checksum-mode"})
 """Headers that all requests have, in lower case."""
@@ -45,10 +53,10 @@ class Connections:
     Args:
         url: Of the server.
         timeouts: Seconds for connecting, and without a byte.
-        trusted: The authorities that are.
+        trusted: The authorities that are, where it has a certificate.
     """
 
-    def __init__(self, url: SplitResult, timeouts: tuple[float, float], trusted: ssl.SSLContext) -> None:
+    def __init__(self, url: SplitResult, timeouts: tuple[float, float], trusted: ssl.SSLContext | None) -> None:
         self._url, self._timeouts, self._trusted = url, timeouts, trusted
         self._idle: SimpleQueue[HTTPConnection] = SimpleQueue()
 
@@ -113,12 +121,21 @@ class LeanGet:
 
     Args:
         credentials: Gives those of the moment.
+        retries: Counts what was asked for in vain.
         timeouts: Seconds for connecting, and without a byte.
         ca_bundle: Path of the authorities that are trusted; None: those that botocore trusts.
     """
 
-    def __init__(self, credentials: Callable[[], Any], *, timeouts: tuple[float, float], ca_bundle: str | None) -> None:
-        self._credentials, self._timeouts, self._ca_bundle = credentials, timeouts, ca_bundle
+    def __init__(
+        self,
+        credentials: Callable[[], Any],
+        retries: Retries,
+        *,
+        timeouts: tuple[float, float],
+        ca_bundle: str | None,
+    ) -> None:
+        self._credentials, self._retries = credentials, retries
+        self._timeouts, self._ca_bundle = timeouts, ca_bundle
         self._patterns: dict[str, Pattern] = {}
         self._connections: dict[str, Connections] = {}
 
@@ -142,9 +159,9 @@ class LeanGet:
         if not plain or get_environ_proxies(url):
             return
         parts, signing = urlsplit(url), request.context.get("signing", {})
-        server = f"{parts.scheme}://{parts.netloc}"
+        server, trusted = f"{parts.scheme}://{parts.netloc}", self._trusted if parts.scheme == "https" else None
         self._patterns[bucket] = Pattern(
-            connections=self._connections.setdefault(server, Connections(parts, self._timeouts, self._trusted)),
+            connections=self._connections.setdefault(server, Connections(parts, self._timeouts, trusted)),
             host=parts.netloc.removesuffix({"http": ":80", "https": ":443"}[parts.scheme]),
             path=parts.path.removesuffix(end) + "/",
             headers={name: _text(value) for name, value in request.headers.items() if name.lower() in ALIKE},
@@ -161,10 +178,11 @@ class LeanGet:
         """
         from botocore.exceptions import BotoCoreError, FlexibleChecksumError
 
-        from engine.storage.retries import PASSING_STATUS, pause
+        from engine.storage.retries import PASSING_STATUS
 
         bucket, _, key = uri.removeprefix(S3).partition("/")
         pattern = self._patterns.get(bucket)
+        self._retries.none_lost()
         if pattern is None:
             return None
         path = pattern.path + _quoted(key)
@@ -175,15 +193,15 @@ class LeanGet:
                 answer = connection.getresponse()
                 if answer.status == 200 and answer.length is not None and answer.length < most:
                     return self._read(answer, pattern)
+                lost = _code(answer) if answer.status in PASSING_STATUS else None
                 connection.close()
-            passing = answer.status in PASSING_STATUS
         except FlexibleChecksumError:
             raise
-        except (BotoCoreError, HTTPException, OSError):
-            passing = True
+        except (BotoCoreError, HTTPException, OSError) as error:
+            lost = _name(error)
         self._patterns.pop(bucket, None)
-        if passing:
-            time.sleep(pause(1, throttled=True))
+        if lost is not None:
+            self._retries.lost(uri, lost)
         return None
 
     def _read(self, answer: HTTPResponse, pattern: Pattern) -> Whole:
@@ -234,6 +252,21 @@ def _key(secret: str, *scope: str) -> bytes:
     for part in (*scope, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
     return key
+
+
+def _code(answer: HTTPResponse) -> str:
+    """What the store says is wrong."""
+    found = re.search(rb"<Code>(\w+)</Code>", answer.read(LONGEST_REFUSAL))
+    return found[1].decode() if found is not None else str(answer.status)
+
+
+def _name(error: Exception) -> str:
+    """What botocore calls an error of a connection."""
+    if isinstance(error, TimeoutError):
+        return "ReadTimeoutError"
+    return (
+        "EndpointConnectionError" if isinstance(error, ConnectionRefusedError | gaierror) else "ConnectionClosedError"
+    )
 
 
 def _quoted(key: str) -> str:

@@ -21,6 +21,7 @@ from faulty_s3 import MIXED, Fault, FaultyS3, Handler, Request, breaks_off, faul
 from engine.dataset import CocoImage, ImageFolder
 from engine.errors import StorageError
 from engine.storage import NotFoundError, Storage, StorageOptions
+from engine.storage.retries import Retries
 from engine.storage.s3_lean import LeanGet, signed
 
 CONTENT = bytes(range(256)) * 40
@@ -56,7 +57,7 @@ def images(count: int) -> list[CocoImage]:
 @pytest.mark.parametrize("token", [None, "a/token+of=a role"])
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9000/bucket/", "https://bucket.s3.eu-west-1.amazonaws.com/"])
 def test_requests_are_signed_as_botocore_signs_them(url: str, key: str, token: str | None) -> None:
-    lean = LeanGet(lambda: credentials, timeouts=(1, 1), ca_bundle=None)
+    lean = LeanGet(lambda: credentials, Retries(1, print, lambda: None), timeouts=(1, 1), ca_bundle=None)
     credentials = Credentials("KEY", "secret", token)
     path = urlsplit(url).path + quote(key, safe="/-._~")
     theirs = AWSRequest("GET", url.removesuffix(urlsplit(url).path) + path, headers={"x-amz-checksum-mode": "ENABLED"})
@@ -84,6 +85,23 @@ def test_what_passes_costs_no_object(s3: str, proxy: FaultyS3, storage: Storage,
     proxy.faults.extend([MIXED[name]] * 3)
     assert storage.download(f"{s3}/in/first", tmp_path / "copy").read_bytes() == CONTENT
     assert not proxy.faults or name == "stall"  # which is waited for
+
+
+def test_attempts_are_counted_and_told(
+    s3: str, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    monkeypatch.setattr("engine.storage.SAY_EVERY", 0.0)
+    said: list[str] = []
+    storage = Storage(StorageOptions(endpoint_url=proxy.url), on_retry=said.append)
+    storage.write_bytes(f"{s3}/first", CONTENT)
+    storage.download(f"{s3}/first", tmp_path / "copy")
+    proxy.requests.clear()
+    proxy.before = lambda _: says(503, "SlowDown")
+    with pytest.raises(StorageError, match=r"first cannot be read: .* answered SlowDown; .* try again later"):
+        storage.download(f"{s3}/first", tmp_path / "copy")
+    assert said == [f"{s3}/first answered SlowDown: attempt {n} of 3" for n in (2, 3)]
+    assert len(proxy.requests) == 3
 
 
 def test_a_store_that_stalls_is_asked_again(
