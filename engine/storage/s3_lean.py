@@ -191,13 +191,16 @@ class LeanGet:
             with pattern.connections.one() as connection:
                 connection.request("GET", path, headers=headers)
                 answer = connection.getresponse()
-                if answer.status == 200 and answer.length is not None and answer.length < most:
-                    return self._read(answer, pattern)
+                if answer.status == 200:
+                    if answer.length is not None and answer.length < most and answer.headers["last-modified"]:
+                        return self._read(answer, pattern)
+                    connection.close()
+                    return None
                 lost = _code(answer) if answer.status in PASSING_STATUS else None
                 connection.close()
         except FlexibleChecksumError:
             raise
-        except (BotoCoreError, HTTPException, OSError) as error:
+        except (BotoCoreError, HTTPException, OSError, ValueError) as error:
             lost = _name(error)
         self._patterns.pop(bucket, None)
         if lost is not None:
