@@ -68,8 +68,11 @@ class Geometry:
         rows = np.arange(size + 1) * (height / size / scale_y)
         columns = np.arange(size + 1) * (width / size / scale_x)
         covered = np.empty((len(masks), size, size), dtype=np.float32)
-        for mask, cells in zip(masks, covered, strict=True):  # one by one: a sum needs 4 bytes where a mask needs 1
-            cells[:] = _sum_between(_sum_between(mask, rows).T, columns).T
+        for mask, cells in zip(masks, covered, strict=True):  # one by one: a sum needs 8 bytes where a mask needs 1
+            top, bottom = _extent(mask.any(axis=1))
+            left, right = _extent(mask[top:bottom].any(axis=0))
+            inside = mask[top:bottom, left:right]
+            cells[:] = _sum_between(_sum_between(inside, rows - top).T, columns - left).T
         return covered / np.float32(rows[1] * columns[1])
 
     def _factors(self, xy: NDArray[Any]) -> NDArray[np.float64]:
@@ -88,9 +91,13 @@ class Transform(ABC):
         geometry = self.plan(*image.shape[:2])
         height, width = geometry.resized
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-        normalised = (np.asarray(resized, dtype=np.float32) / 255 - MEAN) / STD
+        pixels = np.asarray(resized)
         padded = np.zeros((3, *geometry.padded), dtype=np.float32)
-        padded[:, :height, :width] = normalised.transpose(2, 0, 1)
+        for channel, values in enumerate(padded[:, :height, :width]):  # in place: copies of an image take longest
+            values[:] = pixels[..., channel]
+            values /= 255
+            values -= MEAN[channel]
+            values /= STD[channel]
         return padded
 
 
@@ -153,6 +160,12 @@ def from_cxcywh_normalized(boxes_cxcywh: NDArray[Any], height: int, width: int) 
     centre, half = boxes_cxcywh[..., :2].astype(np.float64), boxes_cxcywh[..., 2:] / 2
     corners: NDArray[np.float64] = np.concatenate([centre - half, centre + half], axis=-1) * size
     return np.clip(corners, 0, size).astype(np.float32)
+
+
+def _extent(present: NDArray[np.bool_]) -> tuple[int, int]:
+    """Start and end of what is set; one place where nothing is."""
+    places = np.flatnonzero(present)
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 1)
 
 
 def _sum_between(values: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.float64]:

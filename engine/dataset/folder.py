@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -13,7 +15,8 @@ from engine.dataset.names import FileNames
 from engine.dataset.types import CocoImage
 from engine.errors import DataError
 from engine.storage import Storage, is_remote, join
-from engine.storage.base import OnProgress
+from engine.storage.base import OnProgress, Progress
+from engine.storage.transfer import each_done
 
 
 class ImageFolder:
@@ -37,23 +40,51 @@ class ImageFolder:
     @cached_property
     def _etags(self) -> dict[str, str]:
         """From key to what changes with the content."""
-        return {item.key: item.etag for item in self.storage.list(self.uri)}
+        return {item.key: item.etag for item in self.storage.list(self.uri) if not item.key.endswith(".json")}
 
     @cached_property
-    def _names(self) -> FileNames:
+    def names(self) -> FileNames:
+        """The files that are there."""
         return FileNames(self._etags)
 
-    def sync(self, images: Iterable[CocoImage], *, on_progress: OnProgress | None = None) -> None:
+    def sync(self, images: Sequence[CocoImage], *, on_progress: OnProgress | None = None) -> None:
         """Bring images to the disk, many at once, each once. Those that are :meth:`missing` are passed over.
 
         Raises:
             StorageError: Storage refuses, or was gone after all retries.
         """
-        if not is_remote(self.uri):
-            return
-        keys = {key for image in images if (key := self._names.find(image.file_name)) is not None}
-        pairs = [(join(self.uri, key), path) for key in sorted(keys) if not (path := self._cached(key)).exists()]
-        self.storage.download_many(pairs, on_progress=on_progress)
+        size = 0
+        with closing(self.bring(images)) as brought:
+            for objects, index in enumerate(brought, start=1):
+                if on_progress is not None:
+                    size += self.path(images[index]).stat().st_size
+                    on_progress(Progress(objects, size, len(images)))
+
+    def bring(self, images: Sequence[CocoImage]) -> Generator[int, None, None]:
+        """Do as :meth:`sync` does, and give the positions of images, each as soon as its file is there. Close it.
+
+        Those that have to be fetched come first, so that what is done with the others does not hold up the network.
+        """
+        remote, here, seen = is_remote(self.uri), array("q"), set[str]()
+
+        def absent() -> Iterator[tuple[int, str, Path]]:
+            for index, image in enumerate(images):
+                key = self.names.find(image.file_name)
+                if key is None:
+                    continue
+                if remote and key not in seen and not (path := self._cached(key)).exists():
+                    yield index, join(self.uri, key), path
+                else:
+                    here.append(index)
+                seen.add(key)
+
+        def fetch(item: tuple[int, str, Path]) -> int:
+            index, uri, path = item
+            self.storage.download(uri, path)
+            return index
+
+        yield from each_done(fetch, absent())
+        yield from here
 
     def path(self, image: CocoImage) -> Path:
         """Where the file of an image lies, after :meth:`sync`.
@@ -61,7 +92,7 @@ class ImageFolder:
         Raises:
             DataError: The folder has no such file, or several that it may be.
         """
-        key = self._names.find(image.file_name)
+        key = self.names.find(image.file_name)
         if key is None:
             raise DataError(
                 f"{image.file_name} is not in {self.uri}: upload it, take it out of the annotations, or give the "
@@ -72,7 +103,7 @@ class ImageFolder:
 
     def missing(self, images: Iterable[CocoImage]) -> Sequence[CocoImage]:
         """The images that the folder does not have."""
-        return [image for image in images if self._names.find(image.file_name) is None]
+        return [image for image in images if self.names.find(image.file_name) is None]
 
     def _cached(self, key: str) -> Path:
         """A path that no other content has: a changed object is fetched anew."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.dataset.counts import class_order, only_boxes
 from engine.dataset.layouts import PartFiles, find_single_part
+from engine.dataset.names import FileNames
 from engine.dataset.objects import Judged
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
@@ -41,9 +42,9 @@ def load_dataset(
     return load_part(part, storage=store)
 
 
-def load_part(part: PartFiles, *, storage: Storage) -> CocoDataset:
-    """The usable images and objects of one file."""
-    scan = Scan(part, names=list_names(part.images, storage), storage=storage, log=ProblemLog())
+def load_part(part: PartFiles, *, storage: Storage, names: FileNames | None = None) -> CocoDataset:
+    """The usable images and objects of one file; ``names`` of the files of its folder, if they are known."""
+    scan = Scan(part, names=names or list_names(part.images, storage), storage=storage, log=ProblemLog())
     passes: list[_Objects] = []
 
     def start() -> OnBlock:

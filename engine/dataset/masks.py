@@ -56,7 +56,7 @@ def decode_masks(segmentations: list[Any], height: int, width: int) -> NDArray[n
         return np.zeros((0, height, width), np.bool_)
     rles = [encode_segmentation(one, height, width) for one in segmentations]
     stacked = coco_mask.decode(rles)  # (height, width, N), Fortran order
-    return np.ascontiguousarray(stacked.transpose(2, 0, 1)).astype(np.bool_)
+    return np.ascontiguousarray(stacked.transpose(2, 0, 1)).view(np.bool_)
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> Rle:

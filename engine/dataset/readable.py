@@ -1,24 +1,27 @@
-"""Which images of a part can be decoded: looked at once, before training, since a night's run must not end at one."""
+"""Which images of a part can be decoded: looked at once, before training, since a night's run must not end at one.
+
+Those that come from object storage are looked at while others are still on their way.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from engine.dataset.folder import ImageFolder
 from engine.dataset.problems import EXAMPLES, too_many
 from engine.dataset.samples import load_sample
 from engine.dataset.types import CocoDataset
 from engine.errors import DataError
 from engine.storage import Storage
+from engine.storage.transfer import each_done
 
 THREADS = 8
 """Images that are decoded at a time: what bounds the memory."""
@@ -50,28 +53,40 @@ class Unreadable:
         return hashlib.sha256(names.encode()).hexdigest() if self.faults else ""
 
 
-def find_unreadable(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool, cache: Path) -> Unreadable:
-    """The images that cannot be decoded, or are of another size than the annotations are for, and objects outside.
+def find_unreadable(dataset: CocoDataset, folder: ImageFolder, *, masks: bool, cache: Path) -> Unreadable:
+    """Bring images to the disk and find those that cannot be decoded, or are of another size than the annotations are
+    for, and objects outside.
 
     Args:
         dataset: What is to be trained on, or measured by.
-        paths: Of its images.
+        folder: Of its images.
         masks: Whether masks will be decoded. Where the file gave no size, only the image tells whether they fit.
         cache: The verdict on files that are the same as before is kept there.
+
+    Raises:
+        DataError: The folder does not have an image.
+        StorageError: Storage refuses, or was gone after all retries.
     """
-    kept = cache / "readable" / f"{_key(dataset, paths, masks=masks)}.json"
     storage = Storage()
-    if storage.exists(str(kept)):
-        return Unreadable(**json.loads(storage.read_bytes(str(kept))))
-    look = partial(_look, dataset, masks)
-    found = Unreadable()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for name, seen in zip(names_of(dataset), pool.map(look, range(len(paths)), paths), strict=True):
-            if isinstance(seen, str):
-                found.faults[name] = seen
-            elif seen:
-                found.outside[name] = seen
-    storage.write_bytes(str(kept), json.dumps(asdict(found)).encode())
+
+    def kept() -> str:
+        return str(cache / "readable" / f"{_key(dataset, folder, masks=masks)}.json")
+
+    if storage.exists(before := kept()):
+        return Unreadable(**json.loads(storage.read_bytes(before)))
+
+    def look(index: int) -> tuple[int, str | tuple[int, ...]]:
+        return index, _look(dataset, masks, index, folder.path(dataset.images[index]))
+
+    with closing(folder.bring(dataset.images)) as brought, closing(each_done(look, brought, threads=THREADS)) as looked:
+        seen = dict(sorted((index, wrong) for index, wrong in looked if wrong))
+    found, names = Unreadable(), names_of(dataset) if seen else []
+    for index, wrong in seen.items():
+        if isinstance(wrong, str):
+            found.faults[names[index]] = wrong
+        else:
+            found.outside[names[index]] = wrong
+    storage.write_bytes(kept(), json.dumps(asdict(found)).encode())
     return found
 
 
@@ -118,12 +133,13 @@ def _look(dataset: CocoDataset, masks: bool, index: int, path: Path) -> str | tu
     return tuple(sorted(set(range(len(dataset.annotations[index]))).difference(sample.annotation_indices.tolist())))
 
 
-def _key(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool) -> str:
+def _key(dataset: CocoDataset, folder: ImageFolder, *, masks: bool) -> str:
     """Changes with any file, and with what is said of it."""
     unsure = not all(image.width for image in dataset.images)
     said = json.dumps([dataset.digest, dataset.classes, masks]) if unsure else ""
     digest = hashlib.sha256(said.encode())
-    for image, path in zip(dataset.images, paths, strict=True):
+    for image in dataset.images:
+        path = folder.path(image)
         status = path.stat() if path.is_file() else None
         seen = (status.st_size, status.st_mtime_ns) if status is not None else ()
         digest.update(f"{image.file_name}\0{image.width} {image.height}\0{path}\0{seen}\n".encode(errors="replace"))

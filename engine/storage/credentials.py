@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoCredentialsError
 from botocore.session import Session
 
 
@@ -47,6 +47,16 @@ class Chain:
         if found is not None:
             self._credentials = RenewableCredentials(found)
         return self._credentials
+
+    def now(self) -> Any:
+        """Key, secret and token of this moment.
+
+        Raises:
+            NoCredentialsError: There are none.
+        """
+        if self._credentials is None:
+            raise NoCredentialsError
+        return self._credentials.get_frozen_credentials()
 
     def renew(self) -> None:
         """Look for others."""

@@ -7,6 +7,7 @@ run; it would take new credentials only when the old ones said themselves when t
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -63,6 +64,7 @@ class Retries:
     def __init__(self, attempts: int, say: Callable[[str], None], renew: Callable[[], None]) -> None:
         self.attempts, self.say, self.renew = attempts, say, renew
         self._known = False
+        self._lost = threading.local()
 
     def register(self, events: Any) -> None:
         """Have a client ask here."""
@@ -87,6 +89,7 @@ class Retries:
         if name in RENEWABLE and not self._known:
             return None
         context = request_dict["context"]
+        attempts += context.get("uri") == getattr(self._lost, "uri", None)
         first = context.setdefault("first_failure", time.monotonic())
         if not passing or attempts >= self.attempts or time.monotonic() - first > SECONDS:
             return None
@@ -94,6 +97,22 @@ class Retries:
             self.renew()
         self.say(f"{context.get('uri', 'the store')} {_said(name)}: attempt {attempts + 1} of {self.attempts}")
         return pause(attempts, throttled=name in THROTTLED | NOT_THERE)
+
+    def lost(self, uri: str, name: str) -> None:
+        """Count an attempt at an object that was not made through botocore, say so, and wait as before its second.
+
+        Args:
+            uri: Of the object.
+            name: What the store said, or went wrong, as botocore names it.
+        """
+        self._lost.uri = uri
+        if self.attempts > 1:
+            self.say(f"{uri} {_said(name)}: attempt 2 of {self.attempts}")
+            time.sleep(pause(1, throttled=name in THROTTLED | NOT_THERE))
+
+    def none_lost(self) -> None:
+        """Forget it: this thread begins with another object."""
+        self._lost.uri = None
 
 
 def pause(attempts: int, *, throttled: bool = False) -> float:

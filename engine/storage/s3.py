@@ -21,7 +21,8 @@ from engine.errors import ConfigError, StorageError
 from engine.storage.base import BrokenError, ExistsError, NotFoundError, ObjectInfo, UnsupportedError
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import replacing
-from engine.storage.s3_stream import READ_SIZE, Digests, Stream, md5, modified_ns
+from engine.storage.s3_lean import LeanGet
+from engine.storage.s3_stream import PIECE, READ_SIZE, CorruptError, Digests, Stream, md5, md5_of, modified_ns
 from engine.storage.transfer import THREADS
 from engine.storage.uris import S3
 
@@ -49,6 +50,7 @@ class S3Backend:
     def __init__(self, endpoint_url: str | None, region: str | None, say: Callable[[str], None]) -> None:
         self.endpoint_url, self.region, self.say = endpoint_url, region, say
         self._digests = Digests(say)
+        self._lean: LeanGet | None = None
         self._client: S3Client | None = None
         self._lock = threading.Lock()
 
@@ -87,14 +89,22 @@ class S3Backend:
             return client
 
         client = make(config)
+        self._lean = LeanGet(
+            chain.now,
+            retries,
+            timeouts=(CONNECT_TIMEOUT, READ_TIMEOUT),
+            ca_bundle=core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE"),
+        )
         # The environment and the AWS configuration name endpoints too, in an order that botocore knows best.
         endpoint = client.meta.endpoint_url
         if (urlsplit(endpoint).hostname or "").endswith(AWS_HOSTS):
+            self._lean.register(client)
             return client
         check_endpoint(endpoint)
         # Few other stores have a host name for each bucket, or know the checksums that AWS takes by default.
         other = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
         client = make(config.merge(other))
+        self._lean.register(client)
         for operation in ("PutObject", "UploadPart"):
             client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)
         return client
@@ -202,23 +212,45 @@ class S3Backend:
 
     def download(self, uri: str, path: Path) -> None:
         """Copy an object to a path: a small one by one request, a large one in parallel parts."""
-        bucket, key = _object(uri)
+        _object(uri)
 
         def once() -> None:
             with self.client_for(uri, "read") as client, replacing(path) as temporary:
-                with self._stream(uri, again=True) as stream:
-                    modified = stream.modified_ns
-                    if stream.size < LARGE:
-                        with temporary.open("wb") as file:
-                            shutil.copyfileobj(stream, file, READ_SIZE)
-                if stream.size >= LARGE:
-                    client.download_file(bucket, key, str(temporary), Config=_transfer())
-                    if stream.md5 is not None:
-                        with temporary.open("rb") as file:
-                            self._digests.check(uri, stream.md5, hashlib.file_digest(file, md5), again=True)
+                modified = self._small(uri, temporary)
+                if modified is None:
+                    modified = self._any(client, uri, temporary)
                 os.utime(temporary, ns=(modified, modified))
 
         self._digests.until_whole(once)
+
+    def _small(self, uri: str, path: Path) -> int | None:
+        """Write a small object by a lean request, if it comes at once: when it was changed."""
+        from botocore.exceptions import FlexibleChecksumError
+
+        try:
+            found = self._lean(uri, most=LARGE) if self._lean is not None else None
+        except FlexibleChecksumError as error:
+            raise CorruptError(uri, str(error)) from None
+        if found is None:
+            return None
+        if (expected := md5_of(found.about)) is not None:
+            self._digests.check(uri, expected, md5(found.content), again=True)
+        path.write_bytes(found.content)
+        return modified_ns(found.about)
+
+    def _any(self, client: S3Client, uri: str, path: Path) -> int:
+        """Write an object as it comes, or in parts: when it was changed."""
+        bucket, key = _object(uri)
+        with self._stream(uri, again=True) as stream:
+            if stream.size < LARGE:
+                with path.open("wb") as file:
+                    shutil.copyfileobj(stream, file, PIECE)
+        if stream.size >= LARGE:
+            client.download_file(bucket, key, str(path), Config=_transfer())
+            if stream.md5 is not None:
+                with path.open("rb") as file:
+                    self._digests.check(uri, stream.md5, hashlib.file_digest(file, md5), again=True)
+        return stream.modified_ns
 
     def upload(self, path: Path, uri: str) -> None:
         """Copy a file to an object, large ones in parallel parts."""

@@ -83,6 +83,10 @@ def failures(uri: str, done: str, where: str) -> Iterator[None]:
             raise _answered(error.__context__, uri, failed, where) from None
         invalid = isinstance(error, aws.ParamValidationError | aws.InvalidRegionError)
         raise (ConfigError if invalid else StorageError)(f"{failed}: {error}") from None
+    except RecursionError:  # botocore asks a store that sends it elsewhere where that is, which does so again
+        raise StorageError(
+            f"{failed}: {where} sends us elsewhere, and does not say where; check the endpoint"
+        ) from None
     except OSError as error:
         raise StorageError(f"{failed}: {reason(error, uri)}") from None
     except ValueError as error:  # an endpoint or a key that botocore cannot write down

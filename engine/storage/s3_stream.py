@@ -94,7 +94,7 @@ class Stream(io.RawIOBase):
         self.body, self.etag = response["Body"], response.get("ETag")
         self.size, self.modified_ns = int(response["ContentLength"]), modified_ns(response)
         self.position = self.broken = 0
-        self.md5, self.digest = _md5_of(response), md5()
+        self.md5, self.digest = md5_of(response), md5()
 
     def readable(self) -> bool:
         """It is."""
@@ -108,7 +108,7 @@ class Stream(io.RawIOBase):
 
     def readall(self) -> bytes:
         """What is left."""
-        return b"".join(iter(lambda: self.read(READ_SIZE) or b"", b""))
+        return b"".join(iter(lambda: self.read(PIECE) or b"", b""))
 
     def readinto(self, buffer: Any) -> int:
         """Fill a part of a buffer; how much was filled, 0 at the end."""
@@ -153,9 +153,9 @@ class Stream(io.RawIOBase):
             raise StorageError(f"{self.uri} was overwritten while it was read: try again") from None
 
 
-def md5() -> Any:
+def md5(content: bytes = b"") -> Any:
     """A hash for checksums, not for secrets."""
-    return hashlib.md5(usedforsecurity=False)
+    return hashlib.md5(content, usedforsecurity=False)
 
 
 def modified_ns(answer: Any) -> int:
@@ -163,7 +163,7 @@ def modified_ns(answer: Any) -> int:
     return int(answer["LastModified"].timestamp()) * 10**9
 
 
-def _md5_of(answer: Any) -> str | None:
+def md5_of(answer: Any) -> str | None:
     """The MD5 that an object should have, if its ETag may be one: where a key of the user's encrypts it, it is not."""
     found = MD5.fullmatch(answer.get("ETag", ""))
     return None if found is None or answer.get("ServerSideEncryption", "AES256") != "AES256" else found[1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from engine.storage.base import OnProgress, Progress
@@ -14,6 +16,58 @@ WAITING = 4 * THREADS
 """Items taken from the iterable and not done yet: what bounds memory."""
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+
+def each_done(work: Callable[[T], R], items: Iterable[T], *, threads: int = THREADS) -> Generator[R, None, None]:
+    """Do ``work`` on every item in threads, and give what comes of it in the order in which it is done.
+
+    Items are taken as they are needed, in the thread that asks for results. The first failure stops the rest and is
+    raised when what is under way has ended. A caller who may not ask for all results has to close this.
+    """
+    waiting: SimpleQueue[T | None] = SimpleQueue()
+    done: SimpleQueue[tuple[R | None, BaseException | None]] = SimpleQueue()
+    stopped = threading.Event()
+    taken = given = started = 0
+
+    def serve() -> None:
+        while (item := waiting.get()) is not None and not stopped.is_set():
+            try:
+                done.put((work(item), None))
+            except BaseException as failure:  # noqa: BLE001 - it is raised where results are asked for
+                done.put((None, failure))
+
+    def next_done(*, wait: bool) -> R:
+        result, failure = done.get(wait)
+        if failure is not None:
+            raise failure
+        return result  # type: ignore[return-value]
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.put(item)
+                taken += 1
+                if started < threads:
+                    pool.submit(serve)
+                    started += 1
+                while given < taken:
+                    try:
+                        result = next_done(wait=taken - given >= WAITING)
+                    except Empty:
+                        break
+                    given += 1
+                    yield result
+            while given < taken:
+                result = next_done(wait=True)
+                given += 1
+                yield result
+        except BaseException:
+            stopped.set()
+            raise
+        finally:
+            for _ in range(started):
+                waiting.put(None)
 
 
 def in_parallel(
@@ -24,35 +78,13 @@ def in_parallel(
     objects_total: int | None = None,
     bytes_total: int | None = None,
 ) -> None:
-    """Do ``work``, which returns how many bytes it was about, on every item in threads.
+    """Do ``work``, which returns how many bytes it was about, on every item in threads, as :func:`each_done` does.
 
-    Items are taken as they are needed. The first failure stops the rest and is raised when what is under way has
-    ended. ``on_progress`` is called in this thread.
+    ``on_progress`` is called in this thread.
     """
-    objects = size = 0
-    stopped = threading.Event()
-
-    def guarded(item: T) -> int:
-        return 0 if stopped.is_set() else work(item)
-
-    def settle(pending: set[Future[int]]) -> set[Future[int]]:
-        nonlocal objects, size
-        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-        size += sum(future.result() for future in done)
-        objects += len(done)
-        if on_progress is not None:
-            on_progress(Progress(objects, size, objects_total, bytes_total))
-        return pending
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        pending: set[Future[int]] = set()
-        try:
-            for item in items:
-                pending.add(pool.submit(guarded, item))
-                if len(pending) >= WAITING:
-                    pending = settle(pending)
-            while pending:
-                pending = settle(pending)
-        except BaseException:
-            stopped.set()
-            raise
+    size = 0
+    with closing(each_done(work, items)) as done:
+        for objects, more in enumerate(done, start=1):
+            size += more
+            if on_progress is not None:
+                on_progress(Progress(objects, size, objects_total, bytes_total))

@@ -75,7 +75,8 @@ def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage,
         StorageError: Something cannot be had.
     """
     files = _files(data, storage)
-    loaded = {name: load_part(file, storage=storage) for name, file in files.items()}
+    folders = {uri: ImageFolder(uri, storage=storage, cache=cache) for uri in {file.images for file in files.values()}}
+    loaded = {name: load_part(file, storage=storage, names=folders[file.images].names) for name, file in files.items()}
     _check_digest(data, [dataset.digest for dataset in loaded.values()])
     _check_images(data, sum(map(len, loaded.values())))
     datasets = {name: dataset.with_classes(data.classes) for name, dataset in loaded.items()}
@@ -87,10 +88,9 @@ def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage,
     parts: dict[str, Part] = {}
     skipped = Unreadable()
     for name, dataset in datasets.items():
-        folder = ImageFolder((files.get(name) or files["all"]).images, storage=storage, cache=cache)
-        folder.sync(dataset.images)
+        folder = folders[(files.get(name) or files["all"]).images]
         part = Part(dataset, tuple(folder.path(image) for image in dataset.images))
-        unreadable = find_unreadable(dataset, part.paths, masks=masks, cache=cache)
+        unreadable = find_unreadable(dataset, folder, masks=masks, cache=cache)
         parts[name] = part.without(unreadable)
         for image, fault in unreadable.faults.items():
             skipped.faults[f"{name}: {image}" if image in skipped.faults else image] = fault

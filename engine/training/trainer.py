@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -167,7 +168,9 @@ class TeacherTrainer:
         data, training = self.config.data, self.config.training
         kind = REGISTRY[self.name]
         note = partial(Event, event="note", teacher=self.name.slug)
-        with self.processes.one_here_first():
+        with self.processes.one_here_first(), ThreadPoolExecutor(1) as beside:
+            listen(note(message=f"fetching the base model {self.settings.base_model}"))
+            fetching = beside.submit(self._base, checkpoint)
             listen(note(message="fetching the data; every image is decoded once, to see that it can be"))
             parts = prepare_parts(
                 data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache
@@ -182,8 +185,7 @@ class TeacherTrainer:
             else:
                 for message in _left_out(probe.unreadable):
                     listen(note(message=message))
-            listen(note(message=f"fetching the base model {self.settings.base_model}"))
-            base = self._base(checkpoint)
+            base = fetching.result()
         self._check_same_base(base)
         detected = None
         if self.name is TeacherName.SAM:

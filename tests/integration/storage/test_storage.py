@@ -7,15 +7,18 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from engine.errors import ConfigError, DataError, StorageError
 from engine.storage import ExistsError, NotFoundError, Progress, Storage, StorageOptions, join, name
+from engine.storage.transfer import each_done
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -185,6 +188,13 @@ def test_a_transfer_of_many_looks_only_a_little_ahead(root: str, storage: Storag
     storage.download_many(pairs(), on_progress=told)
     assert done == [150]
     assert max(ahead) <= 65
+
+
+def test_a_caller_who_has_enough_leaves_no_threads_behind() -> None:
+    before = threading.active_count()
+    with closing(each_done(lambda number: number, itertools.count())) as done:
+        assert next(done) == 0
+    assert threading.active_count() == before
 
 
 def test_of_many_writers_one_is_first(tmp_path: Path, storage: Storage) -> None:

@@ -1,0 +1,216 @@
+"""Bringing many small images from S3 to the disk, beside boto3 with 16 threads; and the memory that a million take.
+
+python benchmarks/sync_speed.py --objects 2000 --repeats 5 --listed 1000000 --fetched 10000
+
+Both list the folder, then fetch it: ``ImageFolder.sync`` with its checksums, retries and files that are whole or not
+there; boto3 by ``get_object`` and ``write_bytes``. They take turns, and the best of each counts. The server is a
+process of its own on the same cores: benchmarks/small_s3.py, which costs little, and moto, which takes longer than any
+client. Files are written to memory, so that clients are compared, and to the disk, which may take longer than they do.
+
+Memory is that of a process which lists so many images of 100 bytes and fetches some of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from figures import Figure, report
+
+HERE = Path(__file__).resolve().parent
+THREADS = 16
+LEAST, MOST = 10_000, 100_000
+MEMORY_DISK = "/dev/shm" if Path("/dev/shm").is_dir() else None
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "any",
+    "AWS_SECRET_ACCESS_KEY": "any",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+
+
+@contextmanager
+def small_server(objects: int, *size: int) -> Iterator[str]:
+    command = [sys.executable, str(HERE / "small_s3.py"), "--objects", str(objects), "--bytes", *map(str, size)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.kill()
+
+
+@contextmanager
+def moto_server(objects: int) -> Iterator[str]:
+    """The same objects in moto."""
+    import boto3
+    from small_s3 import PREFIX, Objects
+
+    command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", "5987"]
+    url, made = "http://127.0.0.1:5987", Objects(objects, LEAST, MOST)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(url, timeout=1).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            client = boto3.client("s3", endpoint_url=url)
+            client.create_bucket(Bucket="bucket")
+            for n in range(objects):
+                client.put_object(Bucket="bucket", Key=f"{PREFIX}{n:07d}.jpg", Body=bytes(made.content(n)))
+            yield url
+        finally:
+            server.kill()
+
+
+def by_boto3(url: str) -> Callable[[Path], None]:
+    import boto3
+    from botocore.config import Config
+
+    client = boto3.client("s3", endpoint_url=url, config=Config(max_pool_connections=THREADS))
+
+    def bring(folder: Path) -> None:
+        def fetch(key: str) -> None:
+            (folder / key.rpartition("/")[2]).write_bytes(client.get_object(Bucket="bucket", Key=key)["Body"].read())
+
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix="images/")
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(fetch, [item["Key"] for page in pages for item in page["Contents"]]))
+
+    return bring
+
+
+def by_sync(url: str) -> Callable[[Path], None]:
+    from engine.dataset import CocoImage, ImageFolder
+    from engine.storage import Storage, StorageOptions
+
+    storage = Storage(StorageOptions(endpoint_url=url))
+
+    def bring(folder: Path) -> None:
+        images = ImageFolder("s3://bucket/images/", storage=storage, cache=folder)
+        images.sync([CocoImage(n, key, 0, 0) for n, key in enumerate(sorted(images.names.keys))])
+
+    return bring
+
+
+def measured(url: str, folder: Path, repeats: int) -> dict[str, tuple[float, float]]:
+    """Best seconds of wall clock, and of CPU, of each."""
+    works = {"boto3": by_boto3(url), "sync": by_sync(url)}
+    best = dict.fromkeys(works, (1e9, 1e9))
+    for _ in range(repeats):
+        for name, work in works.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            start, cpu = time.perf_counter(), time.process_time()
+            work(folder)
+            spent = time.perf_counter() - start, time.process_time() - cpu
+            best[name] = min(best[name][0], spent[0]), min(best[name][1], spent[1])
+            print(f"{name:6} {spent[0]:6.2f} s, {spent[1]:6.2f} s of CPU", flush=True)
+    return best
+
+
+def speed(server: str, best: dict[str, tuple[float, float]], *, aim: str) -> list[Figure]:
+    (theirs, their_cpu), (ours, our_cpu) = best["boto3"], best["sync"]
+    what, against = f"sync of small images from {server}", f"boto3, {THREADS} threads"
+    return [
+        Figure(what, against, ours, theirs, "s", theirs / ours, aim),
+        Figure(f"{what}, CPU of the client", against, our_cpu, their_cpu, "s", their_cpu / our_cpu),
+    ]
+
+
+MEMORY = """
+import json, resource, sys
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from engine.dataset import CocoImage, ImageFolder
+from engine.storage import Storage, StorageOptions
+
+def now():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+url, cache, fetched = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+images = ImageFolder("s3://bucket/images/", storage=Storage(StorageOptions(endpoint_url=url)), cache=cache)
+keys = images.names.keys
+listed = now()
+dataset = [CocoImage(n, key, 0, 0) for n, key in enumerate(keys)]
+known = now()
+with closing(images.bring(dataset)) as brought:
+    print(sum(1 for _ in islice(brought, fetched)), "fetched", file=sys.stderr)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+print(json.dumps({"listed": listed, "records": known - listed, "fetched": now() - known, "peak": peak}))
+"""
+
+
+def memory(listed: int, fetched: int, folder: Path) -> dict[str, float]:
+    """Megabytes of a process that lists, that the records of a dataset add, that fetching adds, and at most."""
+    with small_server(listed, 100, 100) as url:
+        command = [sys.executable, "-c", MEMORY, url, str(folder), str(fetched)]
+        start = time.perf_counter()
+        found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    print(f"{listed:,} listed, {fetched:,} fetched: {found} MB, {time.perf_counter() - start:.0f} s", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objects", type=int, default=3000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--moto-objects", type=int, default=300, help="in moto; 0: it is left out")
+    parser.add_argument("--listed", type=int, default=100_000, help="0: memory is not measured")
+    parser.add_argument("--fetched", type=int, default=2000)
+    given = parser.parse_args()
+    os.environ.update(KEYS)
+    figures: list[Figure] = []
+    with TemporaryDirectory() as temporary, TemporaryDirectory(dir=MEMORY_DISK) as fast:
+        disk, memory_disk = Path(temporary, "images"), Path(fast, "images")
+        with small_server(given.objects, LEAST, MOST) as url:
+            figures += speed("a fast server to memory", measured(url, memory_disk, given.repeats), aim=">= 2")
+            figures += speed("a fast server to the disk", measured(url, disk, given.repeats), aim="")
+        if given.moto_objects:
+            with moto_server(given.moto_objects) as url:
+                figures += speed("moto to memory", measured(url, memory_disk, given.repeats), aim="")
+        if given.listed:
+            found, few = (memory(n, given.fetched, Path(temporary, str(n))) for n in (given.listed, given.fetched))
+            what, note = (
+                f"memory of listing {given.listed:,} images",
+                f"{found['records']:.0f} MB more for their records",
+            )
+            figures += [
+                Figure(
+                    what,
+                    f"{given.fetched:,}",
+                    found["listed"],
+                    few["listed"],
+                    "MB",
+                    found["listed"] / few["listed"],
+                    note=note,
+                ),
+                Figure(
+                    f"memory of fetching {given.fetched:,} of {given.listed:,} images",
+                    f"of {given.fetched:,}",
+                    found["fetched"],
+                    few["fetched"],
+                    "MB",
+                    found["fetched"] - few["fetched"],
+                ),
+            ]
+    report(figures)
+
+
+if __name__ == "__main__":
+    main()
