@@ -25,7 +25,7 @@ class IdIndex:
         self._ids, self._numbers = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._others: dict[ImageId | None, int] = {}
 
-    def add(self, ids: Sequence[ImageId], numbers: Sequence[int]) -> None:
+    def add(self, ids: Sequence[ImageId | None], numbers: Sequence[int]) -> None:
         """Note ids that are not in it yet."""
         plain = [_is_plain(one) for one in ids]
         self._others |= {one: number for one, number, is_plain in zip(ids, numbers, plain, strict=True) if not is_plain}

@@ -105,7 +105,7 @@ class Scan:
             DataError: The file is no COCO dataset.
             StorageError: It cannot be had.
         """
-        with _uncollected():
+        with uncollected():
             if not self._first_pass(start()):
                 self._second_pass(start())
         return self.header
@@ -205,7 +205,7 @@ class Scan:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """No search for cycles among millions of objects that have none and do not stay."""
     was_on = gc.isenabled()
     gc.disable()
