@@ -27,13 +27,13 @@ class IdIndex:
 
     def add(self, ids: Sequence[ImageId | None], numbers: Sequence[int]) -> None:
         """Note ids that are not in it yet."""
-        plain = [_is_plain(one) for one in ids]
-        self._others |= {one: number for one, number, is_plain in zip(ids, numbers, plain, strict=True) if not is_plain}
-        new = np.array([one for one, is_plain in zip(ids, plain, strict=True) if is_plain], np.int64)
-        joined = np.concatenate([self._ids, new])
+        plain = np.array([_is_plain(one) for one in ids], np.bool_)
+        for i in np.flatnonzero(~plain):
+            self._others[ids[int(i)]] = numbers[int(i)]
+        joined = np.concatenate([self._ids, np.array([ids[int(i)] for i in np.flatnonzero(plain)], np.int64)])
         order = np.argsort(joined, kind="stable")
         self._ids = joined[order]
-        self._numbers = np.concatenate([self._numbers, np.array(numbers, np.int64)[np.array(plain, np.bool_)]])[order]
+        self._numbers = np.concatenate([self._numbers, np.array(numbers, np.int64)[plain]])[order]
 
     def find(self, ids: Sequence[ImageId | None]) -> Ints:
         """(N,) the number of each of N ids, UNKNOWN for those that have none."""
@@ -116,14 +116,14 @@ class Distinct:
 
     def add(self, numbers: Ints) -> None:
         """Put numbers in it."""
-        self._new.append(np.unique(numbers))
+        self._new.append(_distinct(numbers))
         self._waiting += len(self._new[-1])
         if self._waiting > len(self._numbers) + SMALL // 1024:
             self.numbers()
 
     def numbers(self) -> Ints:
         """What is in it, sorted."""
-        self._numbers = np.unique(np.concatenate([self._numbers, *self._new]))
+        self._numbers = _distinct(np.concatenate([self._numbers, *self._new]))
         self._new, self._waiting = [], 0
         return self._numbers
 
@@ -137,6 +137,14 @@ def count_distinct(texts: Sequence[str]) -> int:
     doubtful = set(shared.tolist())
     alike = [text for text in texts if hash(text) in doubtful]
     return len(texts) - len(alike) + len(set(alike))
+
+
+def _distinct(numbers: Ints) -> Ints:
+    """The different ones, sorted: numpy.unique would hash them, and they are nearly sorted already."""
+    ordered = np.sort(numbers)
+    first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first]
 
 
 def _is_plain(one: ImageId | None) -> bool:

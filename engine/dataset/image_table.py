@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import overload
 
 import numpy as np
@@ -66,7 +67,7 @@ class Texts(Sequence[str]):
         return len(self._ends) - 1
 
     def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
+        return (self._text(begin, end) for begin, end in pairwise(self._ends))
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -76,4 +77,7 @@ class Texts(Sequence[str]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
-        return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", errors="surrogatepass")
+        return self._text(self._ends[index], self._ends[index + 1])
+
+    def _text(self, begin: int, end: int) -> str:
+        return self._bytes[begin:end].decode("utf-8", errors="surrogatepass")

@@ -5,7 +5,7 @@ Blocks of some thousand annotations are judged at once, in arrays; only what is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
@@ -87,13 +87,12 @@ def judge(
     images = image_index.find([a.image_id for a in annotations])
     classes = _look_up([a.category_id for a in annotations], class_index)
     crowds = np.array([bool(a.iscrowd) for a in annotations], np.bool_)
-    boxes = _boxes_xywh(annotations)
+    boxes, missing = _boxes_xywh([a.bbox for a in annotations])
     areas = np.array([a.area for a in annotations], np.float64)  # NaN for None
     sizes = np.zeros((len(annotations), 2))  # unknown for annotations without an image
     sizes[images >= 0] = image_sizes[images[images >= 0]]
     masks = classify([a.segmentation for a in annotations], sizes)
 
-    missing = np.array([not a.bbox for a in annotations], np.bool_)
     numbers: NDArray[np.bool_] = np.asarray((np.abs(boxes) < HUGE).all(axis=1))  # NaN is not
     positive = numbers & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
     derived = np.zeros(len(annotations), np.bool_)
@@ -145,8 +144,10 @@ def _look_up(ids: list[ImageId | None], index: Mapping[ImageId | None, int]) -> 
     return np.array([known[one] for one in ids], np.int64)
 
 
-def _boxes_xywh(annotations: list[RawAnnotation]) -> NDArray[np.float64]:
-    """(N, 4) float64; NaN where there is no box of four numbers."""
-    nothing = [np.nan] * 4
-    rows = [nothing if a.bbox is None or len(a.bbox) != 4 else a.bbox for a in annotations]
-    return np.fromiter(chain.from_iterable(rows), np.float64, 4 * len(rows)).reshape(-1, 4)
+def _boxes_xywh(boxes: Sequence[Sequence[float] | None]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(N, 4) float64, NaN where there is no box of four numbers; (N,) bool, where there is none of any."""
+    given = [box or () for box in boxes]
+    lengths = np.fromiter(map(len, given), np.int64, len(given))
+    if (lengths != 4).any():
+        given = [box if len(box) == 4 else [np.nan] * 4 for box in given]
+    return np.fromiter(chain.from_iterable(given), np.float64, 4 * len(given)).reshape(-1, 4), lengths == 0

@@ -19,7 +19,7 @@ import msgspec
 from engine.dataset.records import RECORDS, decode, lenient, raw_elements
 from engine.errors import DataError
 
-BLOCK = 4 << 20
+BLOCK = 2 << 20
 """Bytes that are read and decoded at once."""
 
 LARGEST = 512 << 20

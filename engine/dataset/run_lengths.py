@@ -35,16 +35,14 @@ def areas_of_texts(texts: Sequence[str], pixels: Sequence[int] | NDArray[np.int6
 
 def _areas(texts: Sequence[str], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
     """The same of texts that are read at once, in arrays: first their characters, then their numbers."""
-    # Within a text whose last number goes on, the next text would be read.
-    whole = np.array([text.isascii() and text != "" and not (ord(text[-1]) - 48) & 32 for text in texts], np.bool_)
-    if not whole.all():
-        areas = np.full(len(texts), -1, np.int64)
-        if whole.any():
-            areas[whole] = _areas([text for text, ends in zip(texts, whole, strict=True) if ends], pixels[whole])
-        return areas
-    characters = np.frombuffer("".join(texts).encode("ascii"), np.uint8)
-    digits = characters - np.uint8(48)  # what is before "0" becomes large
-    text_ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+    joined, lengths = "".join(texts), np.fromiter(map(len, texts), np.int64, len(texts))
+    if not joined.isascii() or not lengths.all():
+        return _areas_of_some(texts, pixels, [text.isascii() and text != "" for text in texts])
+    digits = np.frombuffer(joined.encode("ascii"), np.uint8) - np.uint8(48)  # what is before "0" becomes large
+    text_ends = np.cumsum(lengths)
+    whole = (digits[text_ends - 1] & 32) == 0
+    if not whole.all():  # within a text whose last number goes on, the next text would be read
+        return _areas_of_some(texts, pixels, whole.tolist())
     ends = np.flatnonzero((digits & 32) == 0)
     values, places = _numbers(digits, ends)
 
@@ -68,6 +66,15 @@ def _areas(texts: Sequence[str], pixels: NDArray[np.int64]) -> NDArray[np.int64]
     wrong[np.searchsorted(after, np.flatnonzero(places > _MOST_DIGITS), side="right")] = True
     wrong[np.searchsorted(text_ends, np.flatnonzero(digits > 63), side="right")] = True
     return np.where(wrong | (totals != pixels), -1, areas)
+
+
+def _areas_of_some(texts: Sequence[str], pixels: NDArray[np.int64], which: Sequence[bool]) -> NDArray[np.int64]:
+    areas = np.full(len(texts), -1, np.int64)
+    if any(which):
+        areas[np.array(which)] = _areas(
+            [text for text, one in zip(texts, which, strict=True) if one], pixels[np.array(which)]
+        )
+    return areas
 
 
 def _numbers(digits: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
