@@ -19,7 +19,7 @@ import msgspec
 from engine.dataset.records import RECORDS, decode, lenient, raw_elements
 from engine.errors import DataError
 
-BLOCK = 2 << 20
+BLOCK = 4 << 20
 """Bytes that are read and decoded at once."""
 
 LARGEST = 512 << 20
@@ -126,6 +126,7 @@ class CocoReader:
                 self._position += 1
                 for elements in self._elements(key):
                     yield key, elements
+                    del elements  # or it would stay while the next are decoded
             elif self.others is None:
                 self._skip()
             else:
@@ -251,6 +252,7 @@ class CocoReader:
             elements, ended = self._guess(section, first_key) or self._count(section)
             if elements:
                 yield elements
+            del elements
 
     def _first_key(self) -> bytes:
         """What the first element begins with: a bracket followed by it is most likely another element."""

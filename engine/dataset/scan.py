@@ -134,6 +134,7 @@ class Scan:
                             classes.get(annotation.category_id)
                     else:
                         on_block(block, self._judge(block, classes), header)
+                del block
         self.digest = reader.digest
         _check_keys(reader.keys, source)
         unnamed = header.class_ids and not header.categories.keys() >= set(header.class_ids)
@@ -145,6 +146,7 @@ class Scan:
             for section, block in CocoReader(stream, source=self.part.annotations).blocks():
                 if section == "annotations":
                     on_block(block, self._judge(block, self.header.class_index), self.header)
+                del block
 
     def _judge(self, block: list[RawAnnotation], class_index: Mapping[ImageId | None, int]) -> Judged:
         header = self.header
