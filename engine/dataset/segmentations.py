@@ -26,7 +26,6 @@ SAME = 0.1
 """Pixels between coordinates that are the same but for rounding."""
 
 _SPACE = b" \t\r\n"
-_SPACES = np.frombuffer(_SPACE, np.uint8)
 
 Box = tuple[float, float, float, float]
 
@@ -122,7 +121,7 @@ def _glance(segmentations: Sequence[msgspec.Raw]) -> NDArray[np.int8]:
     starts = np.cumsum(lengths + 1) - lengths - 1
     first, second = characters[starts], characters.take(starts + 1, mode="clip")
     is_list, is_object = first == ord("["), first == ord("{")
-    for i in np.flatnonzero(is_list & np.isin(second, _SPACES)):
+    for i in np.flatnonzero(is_list & (second <= ord(" "))):
         second[i] = ord(bytes(segmentations[int(i)])[1:].lstrip(_SPACE)[:1])
     nothing = (is_list & (second == ord("]"))) | (is_object & (lengths == 2)) | ((first == ord("n")) & (lengths == 4))
     kinds = np.select([nothing, is_object], [MaskKind.NONE, _PERHAPS_RUN_LENGTHS], _UNSURE).astype(np.int8)
@@ -141,9 +140,13 @@ def _polygons(characters: NDArray[np.uint8], starts: NDArray[np.int64], nested: 
         nested: Which of them are lists of lists.
     """
     others = np.delete(starts, nested)
-    brackets = np.flatnonzero(characters == ord("["))
+    found = characters == ord("[")
+    brackets = np.flatnonzero(found)
     borders = np.union1d(brackets, others) if len(others) else brackets
-    numbers = np.add.reduceat((characters == ord(",")).view(np.uint8), borders, dtype=np.int32)
+    np.equal(characters, ord(","), out=found)
+    # Two bytes are added up twice as fast as four.
+    size = np.uint16 if np.diff(borders, append=len(characters)).max() < 1 << 16 else np.int64
+    numbers = np.add.reduceat(found.view(np.uint8), borders, dtype=size)
     begins = np.searchsorted(borders, starts[nested]) + 1
     ends = np.searchsorted(borders, np.append(starts, len(characters))[nested + 1])
 
