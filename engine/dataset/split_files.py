@@ -1,7 +1,8 @@
 """Dividing a COCO file into files: :func:`split_file`.
 
 Whatever an element holds is copied as it stands, byte for byte. The file is read twice, as a stream: to see which class
-is where, and to copy. Where annotations stand before the images, each takes a pass of its own.
+is where, and to copy. Where annotations stand before the images, each takes a pass of its own. What is kept of an
+annotation is which image it belongs to, in five bytes.
 """
 
 from __future__ import annotations
