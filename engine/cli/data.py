@@ -84,7 +84,7 @@ def split(
         parts = split_file(annotations, Path(temporary), fractions, seed=seed, stratify=stratify, storage=storage)
         targets = [(part, join(output, part.path.name)) for part in parts]
         for part, uri in targets:
-            options.refuse_other(uri, storage, overwrite=overwrite, content=part.path.read_bytes())
+            options.refuse_other(uri, storage, overwrite=overwrite, content=part.path)
         for part, uri in targets:
             storage.upload(part.path, uri)
             console.print(str(part).replace(str(part.path), uri), markup=False, soft_wrap=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
 
 import typer
 import yaml
@@ -32,16 +34,27 @@ def storage(endpoint_url: str | None = None, region: str | None = None) -> Stora
     return Storage(StorageOptions(endpoint_url=endpoint_url, region=region), on_retry=note)
 
 
-def refuse_other(uri: str, storage: Storage, *, overwrite: bool, content: bytes | None = None) -> None:
+def refuse_other(uri: str, storage: Storage, *, overwrite: bool, content: Path | None = None) -> None:
     """What is to be written is not there yet, or with the same content, or may be replaced.
 
     Raises:
         ConfigError: It is there.
     """
-    if overwrite or not storage.exists(uri) or (content is not None and storage.read_bytes(uri) == content):
+    if overwrite or not storage.exists(uri):
         return
+    if content is not None:
+        with storage.open(uri) as there, content.open("rb") as here:
+            if _digest(there) == _digest(here):
+                return
     other = "" if content is None else ", with other content"
     raise ConfigError(f"{uri} is there already{other}: give another --output, or --overwrite to replace it")
+
+
+def _digest(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while data := stream.read(1 << 20):
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def overrides(assignments: list[str] | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.ids import Distinct, Repeats, count_distinct
 from engine.dataset.objects import Judged, Verdict
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
@@ -68,11 +69,11 @@ class PartCounts:
     masks: Ints = field(default_factory=lambda: _zeros(len(MaskKind)))
     objects_of_image: Ints = field(default_factory=_zeros)
     objects_of_class: Ints = field(default_factory=_zeros)
-    image_class_pairs: list[Ints] = field(default_factory=list)
+    image_class_pairs: Distinct = field(default_factory=Distinct)
     areas: Ints = field(default_factory=lambda: _zeros(3))
     sides: Ints = field(default_factory=lambda: _zeros(len(SIDES) + 1))
     ratios: Ints = field(default_factory=lambda: _zeros(len(RATIOS) + 1))
-    ids: list[Ints] = field(default_factory=list)
+    ids: Repeats = field(default_factory=Repeats)
     log: ProblemLog = field(default_factory=ProblemLog)
 
     def add(self, block: list[RawAnnotation], judged: Judged, header: Header) -> None:
@@ -85,13 +86,21 @@ class PartCounts:
         self.derived += int((usable & judged.derived).sum())
         self.targets += int(targets.sum())
         self.masks = _plus(self.masks, np.bincount(judged.masks[targets], minlength=len(MaskKind)))
-        self.ids.append(id_numbers(block))
+        self.ids.add(id_numbers(block))
         images, classes = judged.images[usable], judged.classes[usable]
-        self.objects_of_image = _plus(self.objects_of_image, np.bincount(images))
+        self._of_images(images, len(header.images))
         self.objects_of_class = _plus(self.objects_of_class, np.bincount(classes))
-        self.image_class_pairs.append(np.unique(images << 24 | classes))
+        self.image_class_pairs.add(images << 24 | classes)
         self._sizes(judged, header, targets)
         self._problems(block, judged)
+
+    def _of_images(self, images: Ints, count: int) -> None:
+        """Count the objects of each image; those of a block are mostly of images that stand together."""
+        if count > len(self.objects_of_image):
+            self.objects_of_image = _plus(self.objects_of_image, _zeros(count))
+        if len(images):
+            first, after = int(images.min()), int(images.max()) + 1
+            self.objects_of_image[first:after] += np.bincount(images - first)
 
     def _sizes(self, judged: Judged, header: Header, targets: NDArray[np.bool_]) -> None:
         boxes, areas = judged.boxes_xyxy[targets], judged.areas[targets]
@@ -99,7 +108,7 @@ class PartCounts:
         self.areas = self.areas + np.bincount(np.digitize(areas, (SMALL_AREA, LARGE_AREA)), minlength=3)
         ratios = np.maximum(width, height) / np.minimum(width, height)
         self.ratios = self.ratios + np.bincount(np.digitize(ratios, RATIOS), minlength=len(RATIOS) + 1)
-        image_areas = header.sizes[judged.images[targets]].prod(axis=1)
+        image_areas = header.images.sizes[judged.images[targets]].prod(axis=1)
         known = image_areas > 0
         sides = np.sqrt(width[known] * height[known] / image_areas[known])
         self.sides = self.sides + np.bincount(np.digitize(sides, SIDES), minlength=len(SIDES) + 1)
@@ -135,9 +144,8 @@ class Counts:
         self.parts.append(part)
         self.images_read += images_read
         self.images += len(header.images)
-        self.image_sizes.append(header.sizes)
-        pairs = np.unique(np.concatenate(part.image_class_pairs)) if part.image_class_pairs else _zeros()
-        images_of_class = np.bincount(pairs & 0xFFFFFF, minlength=len(class_names))
+        self.image_sizes.append(header.images.sizes)
+        images_of_class = np.bincount(part.image_class_pairs.numbers() & 0xFFFFFF, minlength=len(class_names))
         objects = _plus(part.objects_of_class, _zeros(len(class_names)))
         seen: set[str] = set()
         for index in sorted(range(len(class_names)), key=lambda i: class_order(header.class_ids[i])):
@@ -155,11 +163,9 @@ class Counts:
         self._duplicates(part, header)
 
     def _duplicates(self, part: PartCounts, header: Header) -> None:
-        ids = np.sort(np.concatenate(part.ids)) if part.ids else _zeros()
-        same = ids[1:][ids[1:] == ids[:-1]]
-        part.log.add("duplicate_annotation_id", (f"annotation {i}" for i in same[:5]), count=len(same))
-        names = {image.file_name for image in header.images}
-        part.log.add("duplicate_file_name", count=len(header.images) - len(names))
+        part.ids.finish()
+        part.log.add("duplicate_annotation_id", (f"annotation {i}" for i in part.ids.examples), count=part.ids.count)
+        part.log.add("duplicate_file_name", count=len(header.images) - count_distinct(header.images.names))
 
     @property
     def rectangles_only(self) -> bool:

@@ -5,13 +5,15 @@ Blocks of some thousand annotations are judged at once, in arrays; only what is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.ids import IdIndex
 from engine.dataset.records import RawAnnotation
 from engine.dataset.segmentations import MaskKind, box_around, classify
 from engine.dataset.types import ImageId
@@ -70,7 +72,7 @@ class Judged:
 def judge(
     annotations: list[RawAnnotation],
     *,
-    image_index: Mapping[ImageId | None, int],
+    image_index: IdIndex,
     image_sizes: NDArray[np.float64],
     class_index: Mapping[ImageId | None, int],
 ) -> Judged:
@@ -82,16 +84,15 @@ def judge(
         image_sizes: (images, 2) width and height in pixels, 0 where the file does not say.
         class_index: From category id to class index.
     """
-    images = _look_up([a.image_id for a in annotations], image_index)
+    images = image_index.find([a.image_id for a in annotations])
     classes = _look_up([a.category_id for a in annotations], class_index)
     crowds = np.array([bool(a.iscrowd) for a in annotations], np.bool_)
-    boxes = _boxes_xywh(annotations)
+    boxes, missing = _boxes_xywh([a.bbox for a in annotations])
     areas = np.array([a.area for a in annotations], np.float64)  # NaN for None
-    # One row more, of an unknown size, for annotations without an image.
-    sizes = np.concatenate([image_sizes, np.zeros((1, 2))])[np.maximum(images, -1)]
+    sizes = np.zeros((len(annotations), 2))  # unknown for annotations without an image
+    sizes[images >= 0] = image_sizes[images[images >= 0]]
     masks = classify([a.segmentation for a in annotations], sizes)
 
-    missing = np.array([not a.bbox for a in annotations], np.bool_)
     numbers: NDArray[np.bool_] = np.asarray((np.abs(boxes) < HUGE).all(axis=1))  # NaN is not
     positive = numbers & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
     derived = np.zeros(len(annotations), np.bool_)
@@ -143,8 +144,10 @@ def _look_up(ids: list[ImageId | None], index: Mapping[ImageId | None, int]) -> 
     return np.array([known[one] for one in ids], np.int64)
 
 
-def _boxes_xywh(annotations: list[RawAnnotation]) -> NDArray[np.float64]:
-    """(N, 4) float64; NaN where there is no box of four numbers."""
-    nothing = [np.nan] * 4
-    rows = [nothing if a.bbox is None or len(a.bbox) != 4 else a.bbox for a in annotations]
-    return np.array(rows, np.float64).reshape(-1, 4)
+def _boxes_xywh(boxes: Sequence[Sequence[float] | None]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(N, 4) float64, NaN where there is no box of four numbers; (N,) bool, where there is none of any."""
+    given = [box or () for box in boxes]
+    lengths = np.fromiter(map(len, given), np.int64, len(given))
+    if (lengths != 4).any():
+        given = [box if len(box) == 4 else [np.nan] * 4 for box in given]
+    return np.fromiter(chain.from_iterable(given), np.float64, 4 * len(given)).reshape(-1, 4), lengths == 0

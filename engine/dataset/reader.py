@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from engine.dataset.records import RECORDS, decode, lenient
+from engine.dataset.records import RECORDS, decode, lenient, raw_elements
 from engine.errors import DataError
 
 BLOCK = 4 << 20
@@ -56,13 +56,30 @@ FOREIGN = {
 class CocoReader:
     """One pass over a COCO file.
 
+    Args:
+        stream: Its bytes.
+        source: What it is called in messages.
+        block: Bytes that are read and decoded at once.
+        raw: Give elements as they stand in the file, as :class:`msgspec.Raw`, not as records.
+        others: Takes the values at the top level that are no lists of images or annotations, as they stand.
+
     Attributes:
         digest: sha256 of all bytes, once the pass is over.
         keys: The top-level keys and the first byte of their values, in file order.
     """
 
-    def __init__(self, stream: BinaryIO, *, source: str, block: int = BLOCK) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        *,
+        source: str,
+        block: int = BLOCK,
+        raw: bool = False,
+        others: dict[str, bytes] | None = None,
+    ) -> None:
         self.stream, self.source, self.block = stream, source, block
+        self.raw, self.others = raw, others
+        self._kept: list[bytes] | None = None
         self.keys: dict[str, str] = {}
         self._hash = hashlib.sha256()
         self._buffer, self._position, self._before = b"", 0, 0
@@ -105,12 +122,15 @@ class CocoReader:
             key = self._key(mark)
             opening = self._next() or b""
             self.keys[key] = opening.decode("latin-1")
-            if key in RECORDS and opening == b"[":
+            if key in RECORDS and opening == b"[" and (key != "categories" or self.others is None):
                 self._position += 1
                 for elements in self._elements(key):
                     yield key, elements
-            else:
+                    del elements  # or it would stay while the next are decoded
+            elif self.others is None:
                 self._skip()
+            else:
+                self.others[key] = self._value()
         self._position += 1
         if self._next() is not None:
             raise self._broken("something follows the end of the object")
@@ -134,6 +154,8 @@ class CocoReader:
             parts.append(data)
             found += len(data)
             self._ahead = self._pool.submit(self._read)
+        if self._kept is not None:
+            self._kept.append(self._buffer[: self._position])
         self._before += self._position
         self._buffer, self._position = b"".join(parts), 0
         return found > 0
@@ -174,6 +196,18 @@ class CocoReader:
             raise self._broken(f"a colon is expected after {key!r}")
         self._position += 1
         return key
+
+    def _value(self) -> bytes:
+        """A value as it stands."""
+        start, self._kept = self._position, []
+        self._skip()
+        value = b"".join((*self._kept, self._buffer[: self._position]))[start:]
+        self._kept = None
+        try:
+            json.loads(value)
+        except (ValueError, RecursionError):
+            raise self._broken("a value is expected", -len(value)) from None
+        return value
 
     def _skip(self) -> None:
         """Pass over a value that is not needed."""
@@ -218,6 +252,7 @@ class CocoReader:
             elements, ended = self._guess(section, first_key) or self._count(section)
             if elements:
                 yield elements
+            del elements
 
     def _first_key(self) -> bytes:
         """What the first element begins with: a bracket followed by it is most likely another element."""
@@ -232,12 +267,12 @@ class CocoReader:
             ended = border == len(self._buffer)
             text = b"".join((b"[", memoryview(self._buffer)[self._position : border], b"" if ended else b"]"))
             try:
-                elements = decode(section, text)
+                elements = self._decode(section, text)
             except msgspec.DecodeError as error:
                 trailing = TRAILING.search(str(error))
                 if trailing is not None:  # the array ends before the border
                     text, ended = text[: int(trailing.group(1)) - 1], True
-                    elements = decode(section, text)
+                    elements = self._decode(section, text)
                 elif "truncated" in str(error):
                     continue
                 else:
@@ -247,6 +282,9 @@ class CocoReader:
             self._position = self._position + len(text) - 1 if ended else border + 1
             return elements, ended
         return None
+
+    def _decode(self, section: str, text: bytes) -> list[Any]:
+        return raw_elements(text) if self.raw else decode(section, text)
 
     def _likely_borders(self, first_key: bytes) -> Iterator[int]:
         """Positions of commas, from the last on; then the end of the buffer, where the array may have ended."""
@@ -265,14 +303,15 @@ class CocoReader:
     def _count(self, section: str) -> tuple[list[Any], bool]:
         """The same by counting brackets: as many whole elements as the buffer holds."""
         while True:
-            stop, after, ended = self._borders()
-            if stop is not None:
+            stops, after, ended = self._borders()
+            if stops:
                 break
             if len(self._buffer) - self._position > LARGEST:
                 raise self._broken(f"one element of {section!r} has more than {LARGEST >> 20} MB")
             if not self._more():
                 raise self._truncated(section)
-        text = self._buffer[self._position : stop]
+        start = self._position
+        text = self._buffer[start : stops[-1]]
         try:
             plain = json.loads(b"[" + text + b"]")
         except UnicodeDecodeError as error:
@@ -283,11 +322,18 @@ class CocoReader:
         except (ValueError, RecursionError) as error:
             raise self._broken(f"{section!r} holds what cannot be read ({error})") from None
         self._position = after
+        if self.raw:
+            begins = [start, *(stop + 1 for stop in stops[:-1])]
+            return [
+                msgspec.Raw(memoryview(text)[begin - start : stop - start].tobytes().strip())
+                for begin, stop in zip(begins, stops, strict=True)
+            ], ended
         return [lenient(section, element) for element in plain], ended
 
-    def _borders(self) -> tuple[int | None, int, bool]:
-        """End of the last whole element, where to go on, and whether the array ends there."""
-        depth, stop, after = 0, None, self._position
+    def _borders(self) -> tuple[list[int], int, bool]:
+        """Ends of the whole elements, where to go on, and whether the array ends there."""
+        depth, after = 0, self._position
+        stops: list[int] = []
         for match in TOKEN.finditer(self._buffer, self._position):
             token = match.group()
             if token in (b"[", b"{"):
@@ -296,13 +342,14 @@ class CocoReader:
                     raise self._broken(f"brackets are nested more than {DEEPEST} deep", match.start() - self._position)
             elif token in (b"]", b"}"):
                 if depth == 0:
-                    return match.start(), match.end(), True
+                    return [*stops, match.start()], match.end(), True
                 depth -= 1
             elif token == b'"':
                 break  # a string that is not all there yet
             elif token == b"," and depth == 0:
-                stop, after = match.start(), match.end()
-        return stop, after, False
+                stops.append(match.start())
+                after = match.end()
+        return stops, after, False
 
     def _broken(self, what: str, at: int = 0) -> DataError:
         place = self._before + self._position + at

@@ -74,6 +74,11 @@ def decode(section: str, text: bytes) -> list[Any]:
         return [record(section, element) for element in _RAW.decode(text)]
 
 
+def raw_elements(text: bytes) -> list[msgspec.Raw]:
+    """The elements of a JSON array as they stand in it; raises what :func:`decode` does."""
+    return _RAW.decode(text)
+
+
 def record(section: str, element: msgspec.Raw) -> Any:
     """The record of one element."""
     try:

@@ -15,53 +15,77 @@ from numpy.typing import NDArray
 _MOST_DIGITS = 12
 """60 bits: more than any image has pixels."""
 
+AT_ONCE = 2000
+"""Texts that are read at once: so many that their numbers stay in the processor's cache."""
+
 
 def area_of_counts(counts: Sequence[int], pixels: int) -> int:
     """Pixels set in a mask of so many pixels, -1 if the counts are not of one."""
     return sum(counts[1::2]) if min(counts, default=-1) >= 0 and sum(counts) == pixels else -1
 
 
-def areas_of_texts(texts: Sequence[str], pixels: Sequence[int]) -> NDArray[np.int64]:
-    """(N,) pixels set in N masks of so many pixels, -1 where a text is not of one.
-
-    All texts are read at once, in arrays: first their characters, then their numbers.
-    """
+def areas_of_texts(texts: Sequence[str], pixels: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) pixels set in N masks of so many pixels, -1 where a text is not of one."""
     areas = np.full(len(texts), -1, np.int64)
-    encoded = [text.encode("ascii", errors="replace") for text in texts]
-    # Within a text whose last number goes on, the next text would be read.
-    whole = [i for i, text in enumerate(encoded) if text and not (text[-1] - 48) & 32]
-    if not whole:
-        return areas
-    characters = np.frombuffer(b"".join(encoded[i] for i in whole), np.uint8)
-    digits = characters - np.uint8(48)  # what is before "0" becomes large
+    for first in range(0, len(texts), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        areas[some] = _areas(texts[some], np.asarray(pixels[some], np.int64))
+    return areas
+
+
+def _areas(texts: Sequence[str], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same of texts that are read at once, in arrays: first their characters, then their numbers."""
+    joined, lengths = "".join(texts), np.fromiter(map(len, texts), np.int64, len(texts))
+    if not joined.isascii() or not lengths.all():
+        return _areas_of_some(texts, pixels, [text.isascii() and text != "" for text in texts])
+    digits = np.frombuffer(joined.encode("ascii"), np.uint8) - np.uint8(48)  # what is before "0" becomes large
+    text_ends = np.cumsum(lengths)
+    whole = (digits[text_ends - 1] & 32) == 0
+    if not whole.all():  # within a text whose last number goes on, the next text would be read
+        return _areas_of_some(texts, pixels, whole.tolist())
     ends = np.flatnonzero((digits & 32) == 0)
+    values, places = _numbers(digits, ends)
+
+    first = np.concatenate([[0], np.searchsorted(ends, text_ends[:-1])])  # number of each text
+    after = np.append(first[1:], len(ends))
+    alone = values[first]
+    values[first] = 0  # the first number is no difference
+    wrong = alone < 0
+    totals, areas = alone.copy(), np.zeros(len(texts), np.int64)
+    for parity in (0, 1):  # every other number is a sum of differences
+        begin, end = (first - parity + 1) // 2, (after - parity + 1) // 2
+        sums = np.cumsum(values[parity::2])
+        before = np.concatenate([[0], sums])[np.where(first % 2 == parity, begin + 1, begin)]
+        counts = sums - np.repeat(before, end - begin)
+        negative = np.flatnonzero(counts < 0)
+        wrong[np.searchsorted(end, negative, side="right")] = True
+        added = np.concatenate([[0], np.cumsum(counts)])
+        of_text = added[end] - added[begin]
+        totals += of_text
+        areas += np.where(first % 2 == parity, 0, of_text)
+    wrong[np.searchsorted(after, np.flatnonzero(places > _MOST_DIGITS), side="right")] = True
+    wrong[np.searchsorted(text_ends, np.flatnonzero(digits > 63), side="right")] = True
+    return np.where(wrong | (totals != pixels), -1, areas)
+
+
+def _areas_of_some(texts: Sequence[str], pixels: NDArray[np.int64], which: Sequence[bool]) -> NDArray[np.int64]:
+    areas = np.full(len(texts), -1, np.int64)
+    if any(which):
+        areas[np.array(which)] = _areas(
+            [text for text, one in zip(texts, which, strict=True) if one], pixels[np.array(which)]
+        )
+    return areas
+
+
+def _numbers(digits: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers and how many digits each has, given where the last digit of each stands."""
     starts = np.concatenate([[0], ends[:-1] + 1])
     places = ends - starts + 1
     values = (digits[starts] & 31).astype(np.int64)
+    longer = np.arange(0)
     for place in range(1, min(int(places.max()), _MOST_DIGITS)):
-        longer = np.flatnonzero(places > place)
+        longer = np.flatnonzero(places > place) if place == 1 else longer[places[longer] > place]
         values[longer] |= (digits[starts[longer] + place] & 31).astype(np.int64) << (5 * place)
-    values -= np.where(digits[ends] & 16, 1 << (5 * np.minimum(places, _MOST_DIGITS)), 0)
-
-    text_ends = np.cumsum([len(encoded[i]) for i in whole])
-    last_number = np.searchsorted(ends, text_ends - 1)
-    first_number = np.concatenate([[0], last_number[:-1] + 1])
-    numbers = last_number - first_number + 1
-    of_text = np.repeat(np.arange(len(whole)), numbers)
-    order = np.arange(len(values)) - first_number[of_text]
-    counts = values.copy()
-    for parity in (1, 2):  # numbers 1, 3, 5 … and 2, 4, 6 … are sums of differences
-        chain = np.flatnonzero((order >= parity) & (order % 2 == parity % 2))
-        sums = np.cumsum(values[chain])
-        begins = order[chain] == parity
-        before = (sums - values[chain])[begins]
-        counts[chain] = sums - before[np.cumsum(begins) - 1]
-
-    def per_text(of_number: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.add.reduceat(of_number, first_number)
-
-    wrong = per_text(((counts < 0) | (places > _MOST_DIGITS)).astype(np.int64))
-    np.add.at(wrong, np.searchsorted(text_ends, np.flatnonzero(digits > 63), side="right"), 1)
-    right = (wrong == 0) & (per_text(counts) == np.array(pixels)[whole])
-    areas[whole] = np.where(right, per_text(np.where(order % 2 == 1, counts, 0)), -1)
-    return areas
+    negative = np.flatnonzero(digits[ends] & 16)
+    values[negative] -= np.left_shift(1, 5 * np.minimum(places[negative], _MOST_DIGITS))
+    return values, places

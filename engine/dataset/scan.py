@@ -1,16 +1,21 @@
 """One pass over a COCO file, shared by all who read one: which images, classes and objects can be used.
 
-Memory grows with the number of images and, by eight bytes, of annotations; not with what is written of each.
+Memory grows with the images, by some hundred bytes each and their names, and not with what is written of annotations.
+Of these only ids that are text, negative or above 2**28 are kept, in eight bytes each; others have a bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.ids import UNKNOWN, IdIndex
+from engine.dataset.image_table import ImageTable
 from engine.dataset.layouts import PartFiles
 from engine.dataset.names import FileNames, is_unsafe
 from engine.dataset.objects import Judged, judge
@@ -40,12 +45,11 @@ class Header:
         categories: From category id to name.
     """
 
-    images: list[CocoImage] = field(default_factory=list)
-    image_index: dict[ImageId | None, int] = field(default_factory=dict)
+    images: ImageTable = field(default_factory=ImageTable)
+    image_index: IdIndex = field(default_factory=IdIndex)
     class_ids: list[ImageId] = field(default_factory=list)
     class_index: dict[ImageId | None, int] = field(default_factory=dict)
     categories: dict[ImageId, RawCategory] = field(default_factory=dict)
-    sizes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
 
     def class_names(self, log: ProblemLog) -> list[str]:
         """Name of each class of ``class_ids``, tidied."""
@@ -101,8 +105,9 @@ class Scan:
             DataError: The file is no COCO dataset.
             StorageError: It cannot be had.
         """
-        if not self._first_pass(start()):
-            self._second_pass(start())
+        with uncollected():
+            if not self._first_pass(start()):
+                self._second_pass(start())
         return self.header
 
     def _first_pass(self, on_block: OnBlock) -> bool:
@@ -129,6 +134,7 @@ class Scan:
                             classes.get(annotation.category_id)
                     else:
                         on_block(block, self._judge(block, classes), header)
+                del block
         self.digest = reader.digest
         _check_keys(reader.keys, source)
         unnamed = header.class_ids and not header.categories.keys() >= set(header.class_ids)
@@ -140,27 +146,30 @@ class Scan:
             for section, block in CocoReader(stream, source=self.part.annotations).blocks():
                 if section == "annotations":
                     on_block(block, self._judge(block, self.header.class_index), self.header)
+                del block
 
     def _judge(self, block: list[RawAnnotation], class_index: Mapping[ImageId | None, int]) -> Judged:
         header = self.header
-        return judge(block, image_index=header.image_index, image_sizes=header.sizes, class_index=class_index)
+        return judge(block, image_index=header.image_index, image_sizes=header.images.sizes, class_index=class_index)
 
     def _images(self, block: list[RawImage]) -> None:
         header, log = self.header, self.log
         keys = [None if image.file_name is None else self.names.find(image.file_name) for image in block]
         # A folder that was only guessed may be the wrong one: then nothing is known of what is missing.
         self._images_expected = self._images_expected or any(key is not None for key in keys)
-        rows: list[tuple[int, int]] = []
-        for image, key in zip(block, keys, strict=True):
+        known = header.image_index.find([image.id for image in block]) != UNKNOWN
+        index: dict[ImageId, int] = {}
+        usable: list[CocoImage] = []
+        for image, key, is_known in zip(block, keys, known.tolist(), strict=True):
             self.images_listed += 1
             if key is not None:
                 self.used.add(key)
-            if image.id is None or image.id in header.image_index:
+            if image.id is None or is_known or image.id in index:
                 log.add("no_image_id" if image.id is None else "duplicate_image_id", [image.file_name or image.id])
                 continue
             if isinstance(image.id, str):
                 log.add("text_ids", [image.id])
-            header.image_index[image.id] = LEFT_OUT
+            index[image.id] = LEFT_OUT
             if not image.file_name:
                 log.add("no_file_name", [image.id])
             elif is_unsafe(image.file_name) or (key is None and image.file_name.startswith("/")):
@@ -172,10 +181,10 @@ class Scan:
                 if not all(size):
                     log.add("missing_size", [image.file_name])
                     size = 0, 0
-                header.image_index[image.id] = len(header.images)
-                header.images.append(CocoImage(image.id, image.file_name, *size))
-                rows.append(size)
-        header.sizes = np.concatenate([header.sizes, np.array(rows, np.float64).reshape(-1, 2)])
+                index[image.id] = len(header.images) + len(usable)
+                usable.append(CocoImage(image.id, image.file_name, *size))
+        header.images.extend(usable)
+        header.image_index.add(list(index), list(index.values()))
 
     def _categories(self, block: list[RawCategory]) -> None:
         header, log = self.header, self.log
@@ -195,6 +204,18 @@ class Scan:
         self.log.add("dummy_class", [header.categories[class_id].name for class_id in dummies], count=len(dummies))
         header.class_ids = met + [class_id for class_id in unused if class_id not in dummies]
         header.class_index = {class_id: index for index, class_id in enumerate(header.class_ids)}
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for cycles among millions of objects that have none and do not stay."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def list_names(folder: str, storage: Storage) -> FileNames:

@@ -65,11 +65,12 @@ def split_dataset(
     return Split(train=members["train"], val=members["val"], test=members["test"], rare=rare)
 
 
-def _classes(data: CocoDataset | Sequence[Sequence[int]]) -> list[list[int]]:
-    """The classes that occur in each image, sorted."""
+def _classes(data: CocoDataset | Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """The classes that occur in each image, sorted; images of the same classes share a tuple."""
     if isinstance(data, CocoDataset):
         data = [[found.class_index for found in objects if not found.iscrowd] for objects in data.annotations]
-    return [sorted(set(labels)) for labels in data]
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+    return [shared.setdefault(found, found) for found in (tuple(sorted(set(labels))) for labels in data)]
 
 
 def _sizes(count: int, shares: list[float]) -> list[int]:
@@ -94,7 +95,7 @@ def _by_lot(sizes: list[int], rng: Random) -> list[int]:
     return lots
 
 
-def _stratified(classes: list[list[int]], sizes: list[int], rng: Random) -> list[int]:
+def _stratified(classes: list[tuple[int, ...]], sizes: list[int], rng: Random) -> list[int]:
     order = list(range(len(classes)))
     rng.shuffle(order)
     images_of: dict[int, list[int]] = {}
@@ -127,7 +128,7 @@ _NOTHING = -1
 """The class of images without objects."""
 
 
-def _rare(classes: list[list[int]], part_of: list[int], parts: list[int]) -> dict[int, tuple[str, ...]]:
+def _rare(classes: list[tuple[int, ...]], part_of: list[int], parts: list[int]) -> dict[int, tuple[str, ...]]:
     having: dict[int, set[int]] = {}
     for labels, part in zip(classes, part_of, strict=True):
         for label in labels:

@@ -1,21 +1,30 @@
 """Dividing a COCO file into files: :func:`split_file`.
 
-Whatever an element holds is copied as it stands, byte for byte. The file is held in memory while it is divided.
+Whatever an element holds is copied as it stands, byte for byte. The file is read twice, as a stream: to see which class
+is where, and to copy. Where annotations stand before the images, each takes a pass of its own. What is kept of an
+annotation is which image it belongs to, in five bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from engine.dataset.ids import UNKNOWN, Distinct, IdIndex
 from engine.dataset.layouts import find_single_part
-from engine.dataset.records import record
-from engine.dataset.split import PARTS, split_dataset
+from engine.dataset.reader import CocoReader
+from engine.dataset.records import RawAnnotation, RawImage, record
+from engine.dataset.scan import uncollected
+from engine.dataset.split import PARTS, Split, split_dataset
 from engine.dataset.types import ImageId
 from engine.errors import DataError
 from engine.storage import Storage
@@ -67,74 +76,189 @@ def split_file(
     """
     store = storage or Storage()
     source = find_single_part(annotations, None, storage=store).annotations
-    sections = _sections(store.read_bytes(source), source)
-    images, objects = sections.pop("images"), sections.pop("annotations")
-    image_ids = [image.id for image in (record("images", raw) for raw in images)]
-    places = list(dict.fromkeys(image_ids))
-    index = {image_id: i for i, image_id in enumerate(places)}
-    labels: list[list[int]] = [[] for _ in places]
-    names = _names(sections.get("categories"))
-    class_of = {class_id: i for i, class_id in enumerate(names)}
-    of_image: list[int] = []
-    for annotation in (record("annotations", raw) for raw in objects):
-        image, label = index.get(annotation.image_id, -1), class_of.get(annotation.category_id)
-        of_image.append(image)
-        if image >= 0 and label is not None and not annotation.iscrowd:
-            labels[image].append(label)
-    split = split_dataset(labels, fractions, seed=seed, stratify=stratify)
-    written = []
-    for part in PARTS:
-        members = set(getattr(split, part))
-        if not fractions.get(part):
-            continue
-        own_images = [raw for raw, image_id in zip(images, image_ids, strict=True) if index[image_id] in members]
-        own_objects = [raw for raw, image in zip(objects, of_image, strict=True) if image in members]
-        path = output / f"{part}.json"
-        _write(path, {**sections, "images": own_images, "annotations": own_objects})
-        without = tuple(list(names.values())[label] for label, parts in split.rare.items() if part not in parts)
-        written.append(PartFile(part, path, len(own_images), len(own_objects), without))
-    return written
+    with uncollected():
+        contents = _Contents.of(source, store)
+        split = split_dataset(contents.labels(), fractions, seed=seed, stratify=stratify)
+        return _write(contents, split, [part for part in PARTS if fractions.get(part)], output, store)
 
 
-def _sections(data: bytes, source: str) -> dict[str, Any]:
-    """The file's top level: images and annotations as lists of raw elements, all else raw."""
-    try:
-        sections: dict[str, Any] = msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=dict[str, msgspec.Raw])
-        for name in ("images", "annotations"):
-            sections[name] = msgspec.json.decode(sections[name], type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
-        sections = _lenient_sections(data, source)
-    return sections
+class _Contents:
+    """What a first look at a file shows.
+
+    Attributes:
+        source: The file.
+        others: All but images and annotations, as it stands, by name.
+        digest: sha256 of the file, in hex.
+        images: Of each image its place: that of its id among the different ones.
+        annotations: Of each annotation the place of its image, UNKNOWN where that is not listed.
+        passes: What each further pass over the file copies.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source, self.digest = source, ""
+        self.others: dict[str, bytes] = {}
+        self.images, self.annotations = np.zeros(0, np.int32), np.zeros(0, np.int32)
+        self.passes: list[tuple[str, ...]] = [("images", "annotations")]
+        self.places = 0
+        self._index = IdIndex()
+        self._classes: dict[ImageId | None, int] = {}
+        self._pairs = Distinct()
+
+    @classmethod
+    def of(cls, source: str, storage: Storage) -> _Contents:
+        """Read a file for the first time.
+
+        Raises:
+            DataError: It is no COCO dataset.
+        """
+        contents = cls(source)
+        empty = np.zeros(0, np.int32)
+        blocks = {"images": [empty], "annotations": [empty]}
+        try:
+            with storage.open(source) as stream:
+                reader = CocoReader(stream, source=source, others=contents.others)
+                order: list[str] = []
+                for section, block in reader.blocks():
+                    order += [section] if order[-1:] != [section] else []
+                    if section == "images":
+                        blocks[section].append(contents._images(block))
+                    elif order[0] == "images":
+                        blocks[section].append(contents._objects(block))
+            if reader.keys.get("images") != "[" or reader.keys.get("annotations") != "[":
+                raise DataError(f"{source} lacks images or annotations")
+        except DataError:
+            raise DataError(f"{source} is no COCO dataset: `teacher inspect` says what is wrong with it") from None
+        contents.digest = reader.digest
+        if order not in ([], ["images"], ["images", "annotations"]):
+            contents.passes = [("images",), ("annotations",)]
+            with storage.open(source) as stream:
+                blocks["annotations"] = [empty] + [
+                    contents._objects(block)
+                    for section, block in CocoReader(stream, source=source, others={}).blocks()
+                    if section == "annotations"
+                ]
+        contents.images, contents.annotations = (np.concatenate(blocks[name]) for name in ("images", "annotations"))
+        return contents
+
+    def _images(self, block: list[RawImage]) -> NDArray[np.int32]:
+        ids = [image.id for image in block]
+        known = self._index.find(ids)
+        new = dict.fromkeys(one for one, place in zip(ids, known.tolist(), strict=True) if place == UNKNOWN)
+        self._index.add(list(new), range(self.places, self.places + len(new)))
+        self.places += len(new)
+        return self._index.find(ids).astype(np.int32)
+
+    def _objects(self, block: list[RawAnnotation]) -> NDArray[np.int32]:
+        places = self._index.find([annotation.image_id for annotation in block])
+        ids = [annotation.category_id for annotation in block]
+        for class_id in dict.fromkeys(ids):
+            self._classes.setdefault(class_id, len(self._classes))
+        classes = np.array([self._classes[class_id] for class_id in ids], np.int64)
+        counted = (places != UNKNOWN) & ~np.array([bool(annotation.iscrowd) for annotation in block], np.bool_)
+        self._pairs.add(places[counted] << 24 | classes[counted])
+        return places.astype(np.int32)
+
+    def names(self) -> dict[ImageId | None, str]:
+        """From category id to name, in the order of the file."""
+        try:
+            elements = msgspec.json.decode(self.others.get("categories", b"[]"), type=list[msgspec.Raw])
+        except msgspec.MsgspecError:
+            return {}
+        categories = [record("categories", element) for element in elements]
+        return {category.id: category.name or "" for category in categories}
+
+    def labels(self) -> list[tuple[int, ...]]:
+        """Of each place the classes that occur there, by their positions in :meth:`names`."""
+        position = {class_id: i for i, class_id in enumerate(self.names())}
+        listed = np.array([position.get(class_id, -1) for class_id in self._classes], np.int64)
+        pairs = self._pairs.numbers()
+        places, classes = pairs >> 24, listed[pairs & 0xFFFFFF] if len(pairs) else pairs
+        places, classes = places[classes >= 0], classes[classes >= 0]
+        borders = np.searchsorted(places, np.arange(self.places + 1)).tolist()
+        shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+        found = (tuple(classes[begin:end].tolist()) for begin, end in pairwise(borders))
+        return [shared.setdefault(one, one) for one in found]
 
 
-def _lenient_sections(data: bytes, source: str) -> dict[str, Any]:
-    """The same of a file with NaN and the like, which some tools write."""
-    try:
-        whole = json.loads(data)
-        raw: dict[str, Any] = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in whole.items()}
-        for name in ("images", "annotations"):
-            raw[name] = [msgspec.Raw(json.dumps(value).encode()) for value in list.copy(whole[name])]
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-        raise DataError(f"{source} is no COCO dataset: `teacher inspect` says what is wrong with it") from None
-    return raw
+def _write(contents: _Contents, split: Split, parts: list[str], output: Path, storage: Storage) -> list[PartFile]:
+    part_of = np.full(contents.places + 1, -1, np.int8)  # the last is that of UNKNOWN
+    for number, part in enumerate(parts):
+        part_of[getattr(split, part)] = number
+    parts_of = {"images": part_of[contents.images], "annotations": part_of[contents.annotations]}
+    names = list(contents.names().values())
+    with ExitStack() as stack:
+        files = [_File(output / f"{part}.json", stack) for part in parts]
+        for file in files:
+            file.begin(contents.others)
+        for sections in contents.passes:
+            for section, block, own in _raw(contents, sections, parts_of, storage):
+                for number, file in enumerate(files):
+                    file.add(section, [block[i] for i in np.flatnonzero(own == number)])
+        for file in files:
+            file.end()
+    return [
+        PartFile(
+            part=part,
+            path=file.path,
+            images=file.counts["images"],
+            annotations=file.counts["annotations"],
+            without=tuple(names[label] for label, having in split.rare.items() if part not in having),
+        )
+        for part, file in zip(parts, files, strict=True)
+    ]
 
 
-def _names(categories: msgspec.Raw | None) -> dict[ImageId | None, str]:
-    """From category id to name, in the order of the file."""
-    try:
-        elements = msgspec.json.decode(categories or b"[]", type=list[msgspec.Raw])
-    except msgspec.MsgspecError:
-        return {}
-    return {category.id: category.name or "" for category in (record("categories", element) for element in elements)}
+def _raw(
+    contents: _Contents, sections: tuple[str, ...], parts_of: Mapping[str, NDArray[np.int8]], storage: Storage
+) -> Iterator[tuple[str, list[msgspec.Raw], NDArray[np.int8]]]:
+    """Blocks of elements as they stand, with the number of the part of each, -1 for none."""
+    source, done = contents.source, dict.fromkeys(parts_of, 0)
+    with failures(source, "read"), storage.open(source) as stream:
+        reader = CocoReader(stream, source=source, raw=True, others={})
+        for section, block in reader.blocks():
+            if section in sections:
+                own = parts_of[section][done[section] :][: len(block)]
+                done[section] += len(block)
+                yield section, block, own
+    if reader.digest != contents.digest:
+        raise DataError(f"{source} was changed while it was divided: divide it again")
 
 
-def _write(path: Path, sections: Mapping[str, msgspec.Raw | list[msgspec.Raw]]) -> None:
-    with failures(str(path), "written"), replacing(path) as temporary, temporary.open("wb") as file:
-        for count, (name, value) in enumerate(sections.items()):
-            file.write(b",\n" if count else b"{\n")
-            file.write(json.dumps(name).encode() + b": ")
-            if isinstance(value, list):
-                file.write(b"[\n" + b",\n".join(value) + b"\n]")
-            else:
-                file.write(value)
-        file.write(b"\n}\n")
+class _File:
+    """One file that is written: images, then annotations."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self.path, self.counts = path, {"images": 0, "annotations": 0}
+        stack.enter_context(failures(str(path), "written"))
+        temporary = stack.enter_context(replacing(path))
+        self._file: BinaryIO = stack.enter_context(temporary.open("wb"))
+        self._turned = False
+
+    def begin(self, others: Mapping[str, bytes]) -> None:
+        """Write what every part has."""
+        self._write(b"{\n", *(b"%s: %s,\n" % (json.dumps(name).encode(), value) for name, value in others.items()))
+        self._write(b'"images": [\n')
+
+    def add(self, section: str, elements: list[msgspec.Raw]) -> None:
+        """Write some images, or, when all of these are written, some annotations."""
+        if section == "annotations":
+            self._turn()
+        if elements:
+            self._write(b",\n" if self.counts[section] else b"", b",\n".join(elements))
+            self.counts[section] += len(elements)
+
+    def end(self) -> None:
+        """Write the rest."""
+        self._turn()
+        self._write(b"\n]\n}\n")
+        with failures(str(self.path), "written"):
+            self._file.close()
+
+    def _turn(self) -> None:
+        if not self._turned:
+            self._write(b'\n],\n"annotations": [\n')
+        self._turned = True
+
+    def _write(self, *texts: bytes) -> None:
+        with failures(str(self.path), "written"):
+            self._file.writelines(texts)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from random import Random
+from typing import BinaryIO
 
 import pytest
 from coco_files import Coco, changed, small_coco, write, write_images
@@ -17,6 +20,7 @@ from pycocotools.coco import COCO
 
 from engine.dataset import load_dataset, split_dataset, split_file
 from engine.errors import ConfigError, DataError, StorageError
+from engine.storage import Storage
 
 RECORDS = st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=60)
 PERCENT = st.tuples(st.integers(1, 98), st.integers(0, 98)).filter(lambda two: sum(two) <= 100)
@@ -166,6 +170,68 @@ def test_a_file_with_nan_is_divided_too(tmp_path: Path) -> None:
     path = write(tmp_path / "all.json", coco)
     written = split_file(str(path), tmp_path / "out", {"train": 0.5, "val": 0.5}, seed=0)
     assert sum(file.annotations for file in written) == 20
+
+
+def test_what_is_no_json_is_copied_as_it_stands(tmp_path: Path) -> None:
+    element = '{"id": %d,  "image_id": %d, "category_id": 1, "bbox": [1, 2, 3.50, 4], "area": NaN, "x": "[,]"}'
+    images = ", ".join(f'{{"id": {i}, "file_name": "{i}.png"}}' for i in range(10))
+    annotations = " ,\n".join(element % (i, i) for i in range(10))
+    (tmp_path / "all.json").write_text(
+        f'{{"images": [{images}], "info": {{"by": 1.50}}, "annotations": [ {annotations} ], "categories": []}}'
+    )
+    written = split_file(str(tmp_path / "all.json"), tmp_path / "out", {"train": 0.5, "val": 0.5}, seed=0)
+    texts = [file.path.read_text() for file in written]
+    assert sorted(line for text in texts for line in re.findall(r"{.*NaN.*}", text)) == [
+        element % (i, i) for i in range(10)
+    ]
+    assert all('"info": {"by": 1.50}' in text for text in texts)
+
+
+def test_sections_that_come_twice_are_taken_together(tmp_path: Path) -> None:
+    def images(*ids: int) -> str:
+        return f'"images": {json.dumps([{"id": i, "file_name": f"{i}.png"} for i in ids])}'
+
+    def annotations(*ids: int) -> str:
+        return f'"annotations": {json.dumps([{"id": i, "image_id": i % 4, "category_id": 1} for i in ids])}'
+
+    for order in (
+        (annotations(1, 2), images(0, 1), annotations(3), images(2, 3)),
+        (images(0), annotations(), images(1)),
+    ):
+        (tmp_path / "all.json").write_text("{" + ", ".join(order) + "}")
+        written = split_file(str(tmp_path / "all.json"), tmp_path / "out", {"train": 0.5, "val": 0.5}, seed=0)
+        parts = [json.loads(file.path.read_text()) for file in written]
+        assert sorted(a["id"] for part in parts for a in part["annotations"]) == [1, 2, 3][: 3 * (len(order) == 4)]
+        for part in parts:
+            assert {a["image_id"] for a in part["annotations"]} <= {image["id"] for image in part["images"]}
+
+
+def test_dividing_does_not_hold_the_file(tmp_path: Path) -> None:
+    def padded(coco: Coco) -> None:
+        for annotation in coco["annotations"]:
+            annotation["note"] = "x" * 55_000
+
+    path = write(tmp_path / "all.json", changed(small_coco(300, 4), padded))
+    assert path.stat().st_size > 60e6
+    tracemalloc.start()
+    split_file(str(path), tmp_path / "out", {"train": 0.5, "val": 0.5}, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+
+
+def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
+    class Changing(Storage):
+        def open(self, uri: str) -> BinaryIO:
+            stream = super().open(uri)
+            path.unlink()  # what is open stays as it was
+            write(path, small_coco(11, 2))
+            return stream
+
+    path = write(tmp_path / "all.json", small_coco(10, 2))
+    with pytest.raises(DataError, match="was changed while it was divided"):
+        split_file(str(path), tmp_path / "out", {"train": 0.5, "val": 0.5}, seed=0, storage=Changing())
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_class_that_a_part_lacks_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+"""Ids of a file in a few bytes each: what an id stands for, and which numbers occur more than once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.types import ImageId
+
+UNKNOWN = -1
+"""What an id stands for that was not added."""
+
+SMALL = 1 << 28
+"""Numbers below have a bit each: at most 32 MB. Annotation ids are mostly counted from 1."""
+
+Ints = NDArray[np.int64]
+
+
+class IdIndex:
+    """From ids to numbers other than -1. Ids of 64 bits lie sorted in arrays, 16 bytes each; others in a dict."""
+
+    def __init__(self) -> None:
+        self._ids, self._numbers = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._others: dict[ImageId | None, int] = {}
+
+    def add(self, ids: Sequence[ImageId | None], numbers: Sequence[int]) -> None:
+        """Note ids that are not in it yet."""
+        plain = np.array([_is_plain(one) for one in ids], np.bool_)
+        for i in np.flatnonzero(~plain):
+            self._others[ids[int(i)]] = numbers[int(i)]
+        joined = np.concatenate([self._ids, np.array([ids[int(i)] for i in np.flatnonzero(plain)], np.int64)])
+        order = np.argsort(joined, kind="stable")
+        self._ids = joined[order]
+        self._numbers = np.concatenate([self._numbers, np.array(numbers, np.int64)[plain]])[order]
+
+    def find(self, ids: Sequence[ImageId | None]) -> Ints:
+        """(N,) the number of each of N ids, UNKNOWN for those that have none."""
+        if set(map(type, ids)) == {int}:
+            try:
+                return self._find(np.array(ids, np.int64))
+            except OverflowError:
+                pass
+        found = np.array([self._others.get(one, UNKNOWN) for one in ids], np.int64)
+        plain = [i for i, one in enumerate(ids) if _is_plain(one)]
+        found[plain] = self._find(np.array([ids[i] for i in plain], np.int64))
+        return found
+
+    def _find(self, ids: Ints) -> Ints:
+        if not len(self._ids):
+            return np.full(len(ids), UNKNOWN, np.int64)
+        at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        return np.asarray(np.where(self._ids[at] == ids, self._numbers[at], UNKNOWN), np.int64)
+
+
+class Repeats:
+    """Counts numbers that occurred before.
+
+    Attributes:
+        count: How many were added that were there already.
+        examples: The smallest few of them.
+    """
+
+    def __init__(self, *, examples: int = 5) -> None:
+        self.count, self.examples = 0, np.zeros(0, np.int64)
+        self._examples = examples
+        self._seen = np.zeros(0, np.uint8)
+        self._large: list[Ints] = []
+
+    def add(self, numbers: Ints) -> None:
+        """Note some numbers."""
+        numbers = np.sort(numbers)
+        small = numbers[slice(*np.searchsorted(numbers, (0, SMALL)))]
+        if len(small) < len(numbers):
+            self._large.append(numbers[(numbers < 0) | (numbers >= SMALL)])
+        small = self._distinct(small)
+        if not len(small):
+            return
+        size = (int(small[-1]) >> 3) + 1
+        if size > len(self._seen):
+            self._seen = np.concatenate(
+                [self._seen, np.zeros(max(size, 2 * len(self._seen)) - len(self._seen), np.uint8)]
+            )
+        bytes_, bits = small >> 3, np.left_shift(1, small & 7).astype(np.uint8)
+        self._note(small[(self._seen[bytes_] & bits) != 0])
+        np.bitwise_or.at(self._seen, bytes_, bits)
+
+    def finish(self) -> None:
+        """Look through the numbers that have no bit."""
+        if self._large:
+            self._distinct(np.sort(np.concatenate(self._large)))
+        self._large = []
+
+    def _distinct(self, ordered: Ints) -> Ints:
+        again = ordered[1:] == ordered[:-1]
+        if not again.any():
+            return ordered
+        self._note(ordered[1:][again])
+        first: NDArray[np.bool_] = np.concatenate([[True], ~again])
+        return ordered[first]
+
+    def _note(self, repeated: Ints) -> None:
+        if len(repeated):
+            self.count += len(repeated)
+            self.examples = np.sort(np.concatenate([self.examples, repeated]))[: self._examples]
+
+
+class Distinct:
+    """A set of numbers that are added many at a time, in eight bytes each."""
+
+    def __init__(self) -> None:
+        self._numbers = np.zeros(0, np.int64)
+        self._new: list[Ints] = []
+        self._waiting = 0
+
+    def add(self, numbers: Ints) -> None:
+        """Put numbers in it."""
+        self._new.append(_distinct(numbers))
+        self._waiting += len(self._new[-1])
+        if self._waiting > len(self._numbers) + SMALL // 1024:
+            self.numbers()
+
+    def numbers(self) -> Ints:
+        """What is in it, sorted."""
+        self._numbers = _distinct(np.concatenate([self._numbers, *self._new]))
+        self._new, self._waiting = [], 0
+        return self._numbers
+
+
+def count_distinct(texts: Sequence[str]) -> int:
+    """How many different texts there are, without holding all of them."""
+    hashes = np.sort(np.fromiter(map(hash, texts), np.int64, len(texts)))
+    shared = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    if not len(shared):
+        return len(texts)
+    doubtful = set(shared.tolist())
+    alike = [text for text in texts if hash(text) in doubtful]
+    return len(texts) - len(alike) + len(set(alike))
+
+
+def _distinct(numbers: Ints) -> Ints:
+    """The different ones, sorted: numpy.unique would hash them, and they are nearly sorted already."""
+    ordered = np.sort(numbers)
+    first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first]
+
+
+def _is_plain(one: ImageId | None) -> bool:
+    return isinstance(one, int) and -(2**63) <= one < 2**63

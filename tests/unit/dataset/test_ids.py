@@ -1,0 +1,59 @@
+"""Ids are found and told apart as in a dict, in a fraction of its memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.dataset.ids import SMALL, UNKNOWN, Distinct, IdIndex, Repeats, count_distinct
+from engine.dataset.image_table import ImageTable
+from engine.dataset.types import CocoImage
+
+IDS = st.integers(-3, 9) | st.integers(-(2**70), 2**70) | st.sampled_from(["", "1", "a", "\ud800"])
+NUMBERS = st.integers(-3, 20) | st.integers(SMALL - 2, SMALL + 2) | st.integers(-(2**63), 2**63 - 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(IDS | st.none(), max_size=6), max_size=4), st.lists(IDS | st.none(), max_size=12))
+def test_an_id_stands_for_what_it_was_added_with(blocks: list[list[int | str | None]], asked: list[int | str]) -> None:
+    index, expected = IdIndex(), dict[int | str | None, int]()
+    for block in blocks:
+        new = [one for one in dict.fromkeys(block) if one not in expected]
+        numbers = range(len(expected), len(expected) + len(new))
+        index.add(new, numbers)
+        expected |= dict(zip(new, numbers, strict=True))
+    for ids in (asked, [*expected], [one for one in asked if isinstance(one, int)]):
+        assert index.find(ids).tolist() == [expected.get(one, UNKNOWN) for one in ids]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(NUMBERS, max_size=12), max_size=5))
+def test_numbers_that_occur_again_are_counted(blocks: list[list[int]]) -> None:
+    repeats, distinct = Repeats(), Distinct()
+    for block in blocks:
+        repeats.add(np.array(block, np.int64))
+        distinct.add(np.array(block, np.int64))
+    repeats.finish()
+    counts = Counter(number for block in blocks for number in block)
+    again = sorted((counts - Counter(counts.keys())).elements())
+    assert (repeats.count, repeats.examples.tolist()) == (len(again), again[:5])
+    assert distinct.numbers().tolist() == sorted(counts)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "", "é"]) | st.text(max_size=3)))
+def test_different_texts_are_counted(texts: list[str]) -> None:
+    assert count_distinct(texts) == len(set(texts))
+
+
+@given(
+    st.lists(st.tuples(IDS, st.text() | st.just("\ud800"), st.integers(0, 10**6), st.integers(0, 10**6)), max_size=9)
+)
+def test_a_table_gives_back_its_images(rows: list[tuple[int | str, str, int, int]]) -> None:
+    images, table = [CocoImage(*row) for row in rows], ImageTable()
+    table.extend(images[:2])
+    table.extend(images[2:])
+    assert list(table) == table[:] == images
+    assert list(table.names) == [image.file_name for image in images]
