@@ -21,6 +21,7 @@ POD_INDEX = "batch.kubernetes.io/job-completion-index"
 NEVER_RETRIED = frozenset({ConfigError.exit_code, DataError.exit_code, NotFiniteError.exit_code})
 """Exit codes of what would fail again."""
 
+PATIENCE_SECONDS, PATIENCE_MAX_SECONDS = 60, 600
 EVENTS_AFTER_SECONDS = 15
 """A Job without pods, or a pod that is being made, for longer than this: its events say why."""
 
@@ -111,6 +112,16 @@ class Waiting:
     since: float | None = None
     look: tuple[str, str] | None = None
     again: float | None = None
+
+
+def next_look(since: float | None, *, now: float) -> float:
+    """When to look again at a wait whose end a watch will show: the longer it has lasted, the later.
+
+    >>> [next_look(since, now=3600) - 3600 for since in (None, 3590, 2400, 0)]
+    [60, 60, 300.0, 600]
+    """
+    waited = now - since if since is not None else 0
+    return now + min(PATIENCE_MAX_SECONDS, max(PATIENCE_SECONDS, waited / 4))
 
 
 def waiting(view: JobView, container: str, *, now: float) -> Waiting:

@@ -220,7 +220,7 @@ class Reconciler:
         if notes:
             await asyncio.gather(*(self._tell(body, note) for note in notes))
         if is_terminal(status):
-            self._written.pop(key, None)
+            self._forget(key)
         return None
 
     async def _tell(self, body: Body, note: EventNote) -> None:
