@@ -53,7 +53,7 @@ async def each(names: Sequence[str], work: Callable[[str], Awaitable[None]]) -> 
     await asyncio.gather(*(worker() for _ in range(CREATORS)))
 
 
-async def until(condition: Callable[[], Any], seconds: float = 900) -> float:
+async def until(condition: Callable[[], Any], seconds: float = 300) -> float:
     """Wait for a condition; the time at which it held."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -95,7 +95,7 @@ class Measurement:
         waiting = self.more(count)
         await each(waiting, self.create)
         running = self.launch()
-        await until(lambda: all(name in self.api.seen for name in waiting))
+        await self.children_of(waiting, running)
         times = sorted(self.api.seen[name] for name in waiting)
         told = {"objects": count, **running.memory_mb()}
         if count > 1:
@@ -112,7 +112,7 @@ class Measurement:
                 await asyncio.sleep(max(0.0, begun + index / self.options.rate - time.monotonic()))
                 asked[name] = time.monotonic()
                 tasks.create_task(self.create(name))
-        await until(lambda: all(name in self.api.seen for name in names))
+        await self.children_of(names, running)
         delays = sorted(self.api.seen[name] - asked[name] for name in names)
         await self.settled(running)
         counts = writes(await self.api.requests() - before)
@@ -171,6 +171,15 @@ class Measurement:
     async def create(self, name: str) -> None:
         """Make an object."""
         await self.api.call("POST", self.subject.objects, self.subject.body(name))
+
+    async def children_of(self, names: Sequence[str], running: Running) -> None:
+        """Until every object has its child."""
+
+        def all_seen() -> bool:
+            running.check()
+            return all(name in self.api.seen for name in names)
+
+        await until(all_seen, self.options.patience)
 
     async def settled(self, running: Running) -> None:
         """Until all is looked at, and what comes of it is written; then some, for what is done at leisure."""
@@ -257,6 +266,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20, help="arrivals a second")
     parser.add_argument("--settle", type=float, default=3, help="seconds of rest between measurements")
     parser.add_argument("--steady", type=float, default=60, help="seconds that ended objects are looked at; 0: not")
+    parser.add_argument("--patience", type=float, default=1200, help="seconds until every object has its child")
     parser.add_argument("--controllers", action="store_true", help="run the Job controller too, which makes pods")
     parser.add_argument("--trainer", type=Path, help="the binary of Kubeflow Trainer's controller, to run beside ours")
     parser.add_argument("--trainer-crds", type=Path, nargs="+", default=[], help="what it needs, JobSet's CRD too")

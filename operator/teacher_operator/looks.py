@@ -24,10 +24,10 @@ Body = Mapping[str, Any]
 
 logger = logging.getLogger(__name__)
 
-WARNINGS_SECONDS = 60.0
-"""For how long the events of an object are not read again."""
+WARNINGS_SECONDS = 50.0
+"""For how long the events of an object are not read again: less than a decision asks to be made anew after."""
 
-READING_SECONDS, READING_SHARE = 5.0, 0.05
+READING_SECONDS, READING_SHARE = 1.0, 0.05
 """One reading of the events of a namespace serves all that ask within this time, or for longer where it takes long:
 however many objects wait, no more than this share of the time is spent on reading."""
 

@@ -97,7 +97,9 @@ class Reconciler:
                     continue  # the object has changed meanwhile: what was decided may be wrong
             before = len(refused)
             error = await self._do(body, decision.todo, refused) or error
-            if len(refused) == before:
+            jobs = (key_of(child) for child in decision.todo.apply if child["kind"] == "Job")
+            made = any(self.store.has("Job", key) for key in jobs)
+            if len(refused) == before and not made:  # else there is more to tell, in the same status
                 break
         else:
             return 1.0
