@@ -1,277 +1,287 @@
-"""How the operator does with many objects, on the API server that KUBECONFIG names (no node has to run anything).
+"""How the operator does with many objects, on a real API server.
 
-    KUBECONFIG=… python benchmarks/operator_scale.py --objects 1000 --rate 20
+    python benchmarks/operator_scale.py --objects 1000 5000 10000
+    python benchmarks/operator_scale.py --trainer BINARY --trainer-crds FILE…  # Kubeflow Trainer beside it
 
-Three measurements, with the operator as a process of its own:
+An etcd and an API server are started for it (``KUBEBUILDER_ASSETS``), or those that KUBECONFIG names are used. No node
+runs anything, and no other controller: what is measured is from an object to its first Job. For each size, in turn:
 
-- *arrivals*: objects whose inspection is ready are let go at a rate; time from that to their GPU Job in a watch;
-- *restart*: the operator starts again with all of them there; time until it has looked at every one;
-- *backlog*: as many again are let go while no operator runs; objects a second until every one has its Job.
+- *backlog*: objects are made while no operator runs, until few are missing; then it starts: Jobs a second;
+- *arrivals*: the missing ones arrive at a rate, the same for all sizes: from the request to the Job in a watch;
+- *restart*: the operator starts again with all of them there: seconds until it has looked at each, and what it wrote.
+
+In the end all of them have ended well: what it costs in a minute to have them there. Writes and requests are those that
+the API server counts, less our own; memory and CPU are those of the process.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
-import os
-import re
-import socket
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import aiohttp
-import psutil
-from kubernetes.aio import client
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "integration" / "operator"))
 
-from teacher_operator.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
-from teacher_operator.cluster import Cluster, connect
-from teacher_operator.times import timestamp
+from control_plane import assets  # noqa: E402
+from figures import Figure, report  # noqa: E402
+from scale_api import Api, cluster, connected, writes  # noqa: E402
+from scale_subjects import Running, Subject, ours, prepare, trainer  # noqa: E402
 
-CREATORS = 8
+CREATORS = 16
+MEMORY_MB = 400
+CHILD = "ours: its Job; theirs: its JobSet, of which JobSet's own controller, which is not run, makes the Job"
+SETTLE_MAX = 30
 
-
-def body(name: str, namespace: str) -> dict[str, Any]:
-    """An object that asks for nothing special; suspended, so that nothing happens before it is let go."""
-    spec = {
-        "dataset": {"annotations": "s3://bench/annotations.json", "images": "s3://bench/images/"},
-        "output": "s3://bench/adapters/",
-        "suspend": True,
-    }
-    metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
+Result = dict[str, Any]
 
 
-def inspected(name: str) -> dict[str, Any]:
-    """The status that inspection leaves."""
-    uri = f"s3://bench/adapters/{name}/0123456789ab"
-    dataset = {
-        "digest": "0" * 64,
-        "images": 1000,
-        "annotations": 5000,
-        "masks": 0,
-        "hasBoxes": True,
-        "hasMasks": False,
-        "classCount": 2,
-        "classes": ["forklift", "pallet"],
-    }
-    teacher = {"name": "GroundingDino", "state": "Suspended"}
-    return {
-        "startTime": timestamp(time.time()),
-        "runId": "0123456789ab",
-        "uri": uri,
-        "configUri": f"{uri}/teacher_config.yaml",
-        "dataset": dataset,
-        "teachers": [teacher],
-    }
-
-
-class OperatorProcess:
-    """The operator, as a process."""
-
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        environment = os.environ | {
-            "TEACHER_OPERATOR_IMAGE": "operator",
-            "TEACHER_TRAINER_IMAGE": "trainer",
-            "TEACHER_PORT": str(self.port),
-            "TEACHER_LOG_LEVEL": "WARNING",
-        }
-        self.begun = time.monotonic()
-        self._process = subprocess.Popen([sys.executable, "-m", "teacher_operator"], env=environment)
-
-    async def ready(self) -> float:
-        """Seconds from its start until it answers."""
-        while True:
-            with contextlib.suppress(aiohttp.ClientError):
-                await self._get("readyz")
-                return time.monotonic() - self.begun
-            await asyncio.sleep(0.02)
-
-    async def metrics(self) -> dict[str, float]:
-        """Its metrics by name and labels."""
-        text = await self._get("metrics")
-        lines = (re.fullmatch(r"(\S+) (\S+)", line) for line in text.splitlines() if not line.startswith("#"))
-        return {found[1]: float(found[2]) for found in lines if found}
-
-    def peak_mb(self) -> float:
-        """The most memory that it has had."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
-
-    def cpu_seconds(self) -> float:
-        """CPU time that it has taken."""
-        times = psutil.Process(self._process.pid).cpu_times()
-        return times.user + times.system
-
-    def stop(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait(30)
-
-    async def _get(self, path: str) -> str:
-        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{self.port}/{path}") as answer:
-            return await answer.text()
-
-
-async def job_events(api: client.ApiClient, namespace: str, seen: dict[str, float]) -> None:
-    """Note when the watch shows the GPU Job of each object."""
-    path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
-    while True:
-        query = [("watch", "true"), ("labelSelector", f"{GROUP}/component=trainer"), ("timeoutSeconds", "3600")]
-        headers: dict[str, str] = {}
-        prepared = await api.param_serialize("GET", path, None, query, headers, auth_settings=["BearerToken"])
-        async with api.rest_client.pool_manager.get(prepared[1], headers=prepared[2], timeout=None) as answer:
-            async for line in answer.content:
-                event = json.loads(line)
-                if event["type"] == "ADDED":
-                    name = event["object"]["metadata"]["labels"][f"{GROUP}/run"]
-                    seen.setdefault(name, time.monotonic())
-
-
-async def make(cluster: Cluster, names: list[str], namespace: str) -> None:
-    """Make objects with a ready inspection."""
-    todo = iter(names)
+async def each(names: Sequence[str], work: Callable[[str], Awaitable[None]]) -> None:
+    """Do something with every name, some at once."""
+    left = iter(names)
 
     async def worker() -> None:
-        for name in todo:
-            made = await cluster.create(KIND, namespace, body(name, namespace))
-            await cluster.patch_status(made, inspected(name))
+        for name in left:
+            await work(name)
 
     await asyncio.gather(*(worker() for _ in range(CREATORS)))
 
 
-async def let_go(api: client.ApiClient, name: str, namespace: str) -> None:
-    """Lift the suspension of an object."""
-    path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}"
-    headers = {"Content-Type": "application/merge-patch+json", "Accept": "application/json"}
-    prepared = await api.param_serialize(
-        "PATCH", path, None, None, headers, body={"spec": {"suspend": False}}, auth_settings=["BearerToken"]
-    )
-    answer = await api.call_api(*prepared)
-    await answer.read()
-    assert answer.status == 200, answer.status
-
-
-async def until(condition: Any, seconds: float = 600) -> float:
+async def until(condition: Callable[[], Any], seconds: float = 300) -> float:
     """Wait for a condition; the time at which it held."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         result = condition()
-        if asyncio.iscoroutine(result):
-            result = await result
-        if result:
+        if await result if asyncio.iscoroutine(result) else result:
             return time.monotonic()
-        await asyncio.sleep(0.05)
-    raise TimeoutError("the operator does not get there")
+        await asyncio.sleep(0.1)
+    raise TimeoutError("it does not get there")
 
 
-def writes(metrics: dict[str, float]) -> dict[str, float]:
-    """Requests that change something, by verb and resource."""
-    found: dict[str, float] = {}
-    for key, value in metrics.items():
-        match = re.fullmatch(r'teacher_api_requests_total\{code="(\d+)",resource="(\w+)",verb="(\w+)"\}', key)
-        if match and match[3] != "GET":
-            found[f"{match[3]} {match[2]}"] = found.get(f"{match[3]} {match[2]}", 0) + value
-    return found
+class Measurement:
+    """Of one subject, whose objects are never taken away: each measurement finds those of the ones before."""
+
+    def __init__(self, subject: Subject, api: Api, launch: Callable[[], Running], options: argparse.Namespace) -> None:
+        self.subject, self.api, self.launch, self.options = subject, api, launch, options
+        self.names: list[str] = []
+
+    async def run(self) -> Result:
+        """All measurements."""
+        await self.api.served(self.subject.objects, self.subject.children[0])
+        watching = asyncio.create_task(self.api.watch(*self.subject.children))
+        result: Result = {"subject": self.subject.name, "rate": self.options.rate, "sizes": {}}
+        for size in sorted(self.options.objects):
+            told = result["sizes"][size] = {}
+            late = min(self.options.arrivals, size - len(self.names))
+            running, told["backlog"] = await self.backlog(size - late - len(self.names))
+            told["arrivals"] = await self.arrivals(running, late)
+            running.stop()
+            told["restart"] = await self.restart()
+            print(json.dumps({self.subject.name: {size: told}}), file=sys.stderr, flush=True)
+        if self.subject.ended and self.options.steady:
+            result["ended"] = await self.ended()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        return result
+
+    async def backlog(self, count: int) -> tuple[Running, Result]:
+        """Objects that waited for an operator to start, which goes on running."""
+        waiting = self.more(count)
+        await each(waiting, self.create)
+        running = self.launch()
+        await self.children_of(waiting, running)
+        times = sorted(self.api.seen[name] for name in waiting)
+        told = {"objects": count, **running.memory_mb()}
+        if count > 1:
+            told |= {"per_s": (count - 1) / (times[-1] - times[0]), "from_start_s": times[-1] - running.begun}
+        await self.settled(running)
+        return running, told
+
+    async def arrivals(self, running: Running, count: int) -> Result:
+        """Objects at a rate: how long each waits for its child, and what it costs."""
+        names, before, cpu = self.more(count), await self.api.requests(), running.cpu_seconds()
+        begun, asked = time.monotonic(), {}
+        async with asyncio.TaskGroup() as tasks:
+            for index, name in enumerate(names):
+                await asyncio.sleep(max(0.0, begun + index / self.options.rate - time.monotonic()))
+                asked[name] = time.monotonic()
+                tasks.create_task(self.create(name))
+        await self.children_of(names, running)
+        delays = sorted(self.api.seen[name] - asked[name] for name in names)
+        await self.settled(running)
+        counts = writes(await self.api.requests() - before)
+        counts[f"POST {self.subject.resource}"] -= count
+        return {
+            "objects": count,
+            **{f"p{part}_s": delays[min(count - 1, count * part // 100)] for part in (50, 95, 99)},
+            "max_s": delays[-1],
+            "per_s": (count - 1) / (max(map(self.api.seen.__getitem__, names)) - asked[names[0]]),
+            "writes_per_object": {kind: number / count for kind, number in counts.items() if number},
+            "cpu_ms_per_object": 1000 * (running.cpu_seconds() - cpu) / count,
+            **running.memory_mb(),
+        }
+
+    async def restart(self) -> Result:
+        """A start with all objects there: how long until each was looked at, and what was written then."""
+        before = await self.api.requests()
+        running = self.launch()
+        looks = len(self.names)
+        caught_up = await until(lambda: running.idle_after(looks)) - running.begun
+        await self.settled(running)
+        told = {"caught_up_s": caught_up, "cpu_s": running.cpu_seconds()}
+        told |= {"writes": writes(await self.api.requests() - before), **running.memory_mb()}
+        running.stop()
+        return told
+
+    async def ended(self) -> Result:
+        """All objects have ended well: what it costs to have them there."""
+        patch, content = {"status": self.subject.ended}, "application/merge-patch+json"
+
+        async def end(name: str) -> None:
+            await self.api.call("PATCH", f"{self.subject.objects}/{name}/status", patch, content)
+
+        await each(self.names, end)
+        running = self.launch()
+        await self.settled(running)
+        before, cpu, minutes = await self.api.requests(), running.cpu_seconds(), self.options.steady / 60
+        await asyncio.sleep(self.options.steady)
+        told = {
+            "objects": len(self.names),
+            "cpu_s_per_minute": (running.cpu_seconds() - cpu) / minutes,
+            "requests_per_minute": {
+                kind: count / minutes for kind, count in (await self.api.requests() - before).items()
+            },
+            **running.memory_mb(),
+        }
+        running.stop()
+        return told
+
+    def more(self, count: int) -> list[str]:
+        """Names of so many objects that there are not yet."""
+        new = [f"o{len(self.names) + number}" for number in range(count)]
+        self.names += new
+        return new
+
+    async def create(self, name: str) -> None:
+        """Make an object."""
+        await self.api.call("POST", self.subject.objects, self.subject.body(name))
+
+    async def children_of(self, names: Sequence[str], running: Running) -> None:
+        """Until every object has its child."""
+
+        def all_seen() -> bool:
+            running.check()
+            return all(name in self.api.seen for name in names)
+
+        await until(all_seen, self.options.patience)
+
+    async def settled(self, running: Running) -> None:
+        """Until all is looked at, and what comes of it is written; then some, for what is done at leisure."""
+        looks = len(self.names)
+        await until(lambda: running.idle_after(looks))
+        quiet = 0.0
+        for _ in range(SETTLE_MAX):
+            cpu = running.cpu_seconds()
+            await asyncio.sleep(1)
+            quiet = quiet + 1 if running.cpu_seconds() - cpu < 0.2 else 0.0
+            if quiet >= self.options.settle:
+                break
 
 
-async def measure(objects: int, rate: float, namespace: str) -> dict[str, Any]:
-    """All three measurements."""
-    api = await connect()
-    cluster = Cluster(api)
-    await cluster.create("Namespace", "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    seen: dict[str, float] = {}
-    watch = asyncio.create_task(job_events(api, namespace, seen))
-    result: dict[str, Any] = {"objects": objects, "rate": rate, "load_before": os.getloadavg()}
-
-    arriving = [f"arrive-{index}" for index in range(objects)]
-    await make(cluster, arriving, namespace)
-    operator = OperatorProcess()
-    result["start_up_s"] = await operator.ready()
-    await until(lambda: _looked_at(operator, objects))
-    before, cpu = writes(await operator.metrics()), operator.cpu_seconds()
-    gone: dict[str, float] = {}
-    tasks = []
-    begun = time.monotonic()
-    for index, name in enumerate(arriving):
-        await asyncio.sleep(max(0.0, begun + index / rate - time.monotonic()))
-        gone[name] = time.monotonic()
-        tasks.append(asyncio.create_task(let_go(api, name, namespace)))
-    await asyncio.gather(*tasks)
-    try:
-        await until(lambda: len(seen) == objects, 120)
-    finally:
-        print(f"{len(seen)} of {objects} have their Jobs", file=sys.stderr)
-    delays = sorted(seen[name] - gone[name] for name in arriving)
-    await asyncio.sleep(2)
-    after = writes(await operator.metrics())
-    result["arrivals"] = {
-        "p50_s": statistics.median(delays),
-        "p95_s": delays[int(0.95 * len(delays))],
-        "max_s": delays[-1],
-        "writes_per_object": {k: (after[k] - before.get(k, 0)) / objects for k in after},
-        "cpu_ms_per_object": 1000 * (operator.cpu_seconds() - cpu) / objects,
-        "peak_mb": operator.peak_mb(),
-    }
-    operator.stop()
-
-    operator = OperatorProcess()
-    result["restart"] = {
-        "objects": objects,
-        "caught_up_s": await until(lambda: _looked_at(operator, objects)) - operator.begun,
-        "writes": writes(await operator.metrics()),
-        "peak_mb": operator.peak_mb(),
-    }
-    operator.stop()
-
-    waiting = [f"wait-{index}" for index in range(objects)]
-    await make(cluster, waiting, namespace)
-    for chunk in range(0, objects, 50):
-        await asyncio.gather(*(let_go(api, name, namespace) for name in waiting[chunk : chunk + 50]))
-    operator = OperatorProcess()
-    await until(lambda: len(seen) == 2 * objects)
-    times = sorted(seen[name] for name in waiting)
-    result["backlog"] = {
-        "objects_per_s": (len(times) - 1) / (times[-1] - times[0]),
-        "from_start_s": times[-1] - operator.begun,
-        "peak_mb": operator.peak_mb(),
-    }
-    await asyncio.sleep(3)
-    operator.stop()
-
-    result["load_after"] = os.getloadavg()
-    watch.cancel()
-    await asyncio.gather(watch, return_exceptions=True)
-    await cluster.close()
-    return result
+def install(subject: Subject, kubeconfig: Path, folder: Path) -> None:
+    """Define what a subject needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prepare(subject, folder, {})
+    for file in subject.needs:
+        command = [str(assets() / "kubectl"), f"--kubeconfig={kubeconfig}", "apply", "--server-side", "-f"]
+        for _ in range(50):
+            done = subprocess.run([*command, str(folder / file)], capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                break
+            time.sleep(0.2)  # a kind that was defined just now may not be served yet
+        else:
+            raise RuntimeError(done.stderr)
 
 
-async def _looked_at(operator: OperatorProcess, objects: int) -> bool:
-    """Whether the operator has looked at this many objects and has no more to do."""
-    with contextlib.suppress(aiohttp.ClientError):
-        metrics = await operator.metrics()
-        looks = metrics.get('teacher_reconcile_seconds_count{outcome="ok"}', 0)
-        return looks >= objects and metrics["teacher_queue_depth"] == 0
-    return False
+def measure(subject: Subject, folder: Path, options: argparse.Namespace) -> Result:
+    """Measure one subject, in a cluster of its own if one has to be started."""
+
+    async def inside(kubeconfig: Path) -> Result:
+        async with connected(kubeconfig) as api:
+            run = folder / "run"
+            install(subject, kubeconfig, run)
+            return await Measurement(subject, api, lambda: Running(subject, kubeconfig, run), options).run()
+
+    with cluster(folder / "cluster", controllers=options.controllers) as kubeconfig:
+        return asyncio.run(inside(kubeconfig))
+
+
+def figures(result: Result, beside: Result | None) -> list[Figure]:
+    """The table: the largest number of objects against the smallest, and against the other controller."""
+    small, large = min(result["sizes"]), max(result["sizes"])
+    first, last = result["sizes"][small], result["sizes"][large]
+    lines, many, at = [], f"{large:,} objects", f"{result['rate']:g} a second arrive"
+
+    def line(what: str, against: str, mine: float, other: float, unit: str, aim: str = "", note: str = "") -> None:
+        lines.append(Figure(what, against, mine, other, unit, mine / other if other else 0.0, aim, note))
+
+    for part in ("p50_s", "p95_s", "p99_s"):
+        mine, other = last["arrivals"][part], first["arrivals"][part]
+        line(f"object to Job, {part[:3]}, {many}", f"{small:,} objects", mine, other, "s", "about 1", at)
+    peak = max(one["peak_mb"] for one in last.values())
+    line(f"peak memory, {many}", "limit", peak, MEMORY_MB, "MB", "<= 1")
+    mine, other = (one["restart"]["caught_up_s"] for one in (last, first))
+    line(f"restart until all are looked at, {many}", f"{small:,} objects", mine, other, "s")
+    if "ended" in result:
+        mine = result["ended"]["cpu_s_per_minute"]
+        line(f"CPU a minute, {many} that have ended", "one core", mine, 60, "s")
+    if beside is not None:
+        theirs, name = beside["sizes"][large], beside["subject"]
+        for part in ("p50_s", "p95_s", "p99_s"):
+            what = f"object to child, {part[:3]}, {many}"
+            line(what, name, last["arrivals"][part], theirs["arrivals"][part], "s", note=CHILD)
+        line(f"peak memory, {many}", name, peak, max(one["peak_mb"] for one in theirs.values()), "MB")
+        pair = [one["arrivals"]["cpu_ms_per_object"] for one in (last, theirs)]
+        line("CPU an object", name, *pair, "ms")
+        pair = [sum(one["arrivals"]["writes_per_object"].values()) for one in (last, theirs)]
+        line("writes an object", name, *pair, "", note="ours: with a status that tells how it stands, and an event")
+        if "per_s" in last["backlog"] and "per_s" in theirs["backlog"]:
+            line("backlog", name, last["backlog"]["per_s"], theirs["backlog"]["per_s"], "objects/s")
+        pair = [one["restart"]["caught_up_s"] for one in (last, theirs)]
+        line(f"restart until all are looked at, {many}", name, *pair, "s")
+    return lines
 
 
 def main() -> None:
-    """Measure and print JSON."""
+    """Measure; a table on standard output, and all that was measured as JSON where ``--json`` says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objects", type=int, default=1000)
+    parser.add_argument("--objects", type=int, nargs="+", default=[1000], help="how many there are in the end")
+    parser.add_argument("--arrivals", type=int, default=1000, help="how many of them arrive at the rate")
     parser.add_argument("--rate", type=float, default=20, help="arrivals a second")
-    parser.add_argument("--namespace", default=f"bench-{int(time.time())}")
-    arguments = parser.parse_args()
-    result = asyncio.run(measure(arguments.objects, arguments.rate, arguments.namespace))
-    print(json.dumps(result, indent=2))
+    parser.add_argument("--settle", type=float, default=3, help="seconds of rest between measurements")
+    parser.add_argument("--steady", type=float, default=60, help="seconds that ended objects are looked at; 0: not")
+    parser.add_argument("--patience", type=float, default=1200, help="seconds until every object has its child")
+    parser.add_argument("--controllers", action="store_true", help="run the Job controller too, which makes pods")
+    parser.add_argument("--trainer", type=Path, help="the binary of Kubeflow Trainer's controller, to run beside ours")
+    parser.add_argument("--trainer-crds", type=Path, nargs="+", default=[], help="what it needs, JobSet's CRD too")
+    parser.add_argument("--json", type=Path, help="file for all that was measured")
+    options = parser.parse_args()
+    results: list[Result | None] = [None]
+    with TemporaryDirectory() as temporary:
+        if options.trainer is not None:
+            theirs = trainer(options.trainer.resolve(), [file.resolve() for file in options.trainer_crds])
+            results = [measure(theirs, Path(temporary) / "theirs", options)]
+        results.insert(0, measure(ours(), Path(temporary) / "ours", options))
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=2))
+    report(figures(results[0] or {}, results[1]))
 
 
 if __name__ == "__main__":

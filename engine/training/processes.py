@@ -215,12 +215,17 @@ def _meet(host: str, port: int, place: Place) -> Any:
             raise TeacherError(f"after {JOIN / 60:.0f} minutes process {place.rank} still waits for {for_what}")
         time.sleep(0.2)
 
-    if place.rank > 0:
-        while not _listens(host, port):
-            wait(f"the first one, at {host}:{port}: does it run, and may it be reached?")
-    store: Any = dist.TCPStore(  # type: ignore[attr-defined]
-        host, port, is_master=place.rank == 0, wait_for_workers=False, timeout=WAIT
-    )
+    while True:
+        if place.rank > 0:
+            while not _listens(host, port):
+                wait(f"the first one, at {host}:{port}: does it run, and may it be reached?")
+        store: Any = dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, is_master=place.rank == 0, wait_for_workers=False, timeout=WAIT
+        )
+        if not store.check([f"here/{place.rank}"]):
+            break
+        del store  # of those of an attempt before, who have not seen yet that one of them is gone
+        wait("those of an earlier attempt to end")
     store.set(f"here/{place.rank}", "")
     for rank in range(place.size):
         while not store.check([f"here/{rank}"]):

@@ -6,6 +6,7 @@ Objects stay plain JSON: the client's typed models cost more time and memory tha
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -142,22 +143,28 @@ class Cluster:
             path = PATHS[kind].replace("/namespaces/{namespace}", "")
         selector = f"{SELECTOR},{RUN}={run}" if run else SELECTOR
         query = {"limit": str(PAGE)} | ({} if kind == "TeacherFineTune" else {"labelSelector": selector})
+        async for item in self._pages(f"{kind}List", path, query):
+            yield item
+
+    async def _pages(self, resource: str, path: str, query: Mapping[str, str]) -> AsyncIterator[Body]:
+        """What a list has, page by page."""
+        token = ""
         while True:
-            page = await self._json("GET", f"{kind}List", path, query=query)
+            page = await self._json("GET", resource, path, query={**query, **({"continue": token} if token else {})})
             for item in page["items"]:
                 yield item
             token = page["metadata"].get("continue")
             if not token:
                 return
-            query["continue"] = token
 
-    async def warnings(self, kind: str, key: Key) -> list[str]:
-        """The messages of the Warning events of an object, oldest first."""
-        selector = f"involvedObject.kind={kind},involvedObject.name={key.name},type=Warning"
-        path = PATHS["Event"].format(namespace=key.namespace)
-        found = await self._json("GET", "EventList", path, query={"fieldSelector": selector, "limit": "50"})
-        events = sorted(found["items"], key=lambda one: one.get("lastTimestamp") or one.get("eventTime") or "")
-        return [f"{one.get('reason')}: {one.get('message')}" for one in events]
+    async def warnings(self, kind: str, namespace: str) -> dict[str, list[str]]:
+        """The messages of the Warning events of all objects of a kind, oldest first, by the name of the object."""
+        query = {"fieldSelector": f"involvedObject.kind={kind},type=Warning", "limit": str(PAGE)}
+        told: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        async for one in self._pages("EventList", PATHS["Event"].format(namespace=namespace), query):
+            when = one.get("lastTimestamp") or one.get("eventTime") or ""
+            told[one["involvedObject"]["name"]].append((when, f"{one.get('reason')}: {one.get('message')}"))
+        return {name: [message for _, message in sorted(messages)] for name, messages in told.items()}
 
     async def pod_log(self, key: Key, container: str, *, lines: int, limit_bytes: int) -> list[str]:
         """The last lines of a container's log; none if it has not begun or is gone."""

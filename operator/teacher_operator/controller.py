@@ -14,7 +14,7 @@ from aiohttp import web
 from teacher_operator.cluster import ApiError, Cluster, connect
 from teacher_operator.lease import Leadership
 from teacher_operator.looks import Looks
-from teacher_operator.metrics import Metrics
+from teacher_operator.metrics import Metrics, state_of
 from teacher_operator.names import Key, run_of
 from teacher_operator.reconcile import Reconciler, about
 from teacher_operator.server import serve
@@ -66,7 +66,7 @@ class Controller:
     @classmethod
     async def start(cls, settings: Settings) -> Controller:
         """Connect, look at all there is, and start all but the watches."""
-        store = Store()
+        store = Store(state_of)
         metrics = Metrics(store)
         self = cls(Cluster(await connect(), metrics.request), settings, metrics, store)
         metrics.queue_depth.set_function(lambda: len(self.queue))
@@ -203,7 +203,7 @@ class Controller:
     async def resync(self, *, count: bool = True) -> None:
         """Look at all there is, for changes that no watch has shown; they are counted if one should have."""
         for kind in KINDS:
-            known = {key_of(body): version(body) for body in self.store.all(kind)}
+            known = self.store.versions(kind)
             there: set[Key] = set()
             for namespace in self.settings.namespaces or (None,):
                 try:

@@ -21,7 +21,7 @@ from teacher_operator import render
 from teacher_operator.api import PLATFORM, TeacherFineTuneSpec, parse_spec
 from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map, trainer_job
-from teacher_operator.observe import JobView, waiting
+from teacher_operator.observe import JobView, next_look, waiting
 from teacher_operator.report import (
     SUCCEEDED,
     Summary,
@@ -208,7 +208,7 @@ def _inspect(
         todo.again(stand.again)
     if stand.state == "Running":
         return Summary.active("Inspecting", f"the data is being inspected{_after(view)}")
-    todo.again(now + 60)
+    todo.again(next_look(stand.since, now=now))
     return Summary.active("Inspecting", f"inspection has not begun: {stand.message}{_after(view)}")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from teacher_operator.cluster import ApiError, Cluster
@@ -23,8 +24,12 @@ Body = Mapping[str, Any]
 
 logger = logging.getLogger(__name__)
 
-WARNINGS_SECONDS = 60.0
-"""For how long the events of an object are not read again."""
+WARNINGS_SECONDS = 50.0
+"""For how long the events of an object are not read again: less than a decision asks to be made anew after."""
+
+READING_SECONDS, READING_SHARE = 1.0, 0.05
+"""One reading of the events of a namespace serves all that ask within this time, or for longer where it takes long:
+however many objects wait, no more than this share of the time is spent on reading."""
 
 LOG_READ_LINES, LOG_READ_BYTES = 60, 1 << 20
 """The limit is that of a line gone mad: it cuts off what is newest."""
@@ -33,6 +38,19 @@ LOG_TRIES, LOG_RETRY_SECONDS = 3, 2.0
 READERS = 8
 READS_PER_SECOND = 25.0
 """Of progress, over all trainers: with many of them, each is looked at less often."""
+
+
+@dataclass
+class _Reading:
+    """The warnings of one kind in one namespace, by name; when they were read, and how long that took."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    at: float = float("-inf")
+    took: float = 0.0
+    found: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self.at < max(READING_SECONDS, self.took / READING_SHARE)
 
 
 class Looks:
@@ -55,6 +73,7 @@ class Looks:
         self._tries: dict[Key, int] = {}
         """How often the log of a failed pod could not be read."""
         self._warnings: dict[tuple[str, Key], tuple[float, Sequence[str]]] = {}
+        self._readings: dict[tuple[str, str], _Reading] = defaultdict(_Reading)
         self._progress: dict[Key, ProgressView] = {}
         """Of trainers' pods."""
         self._listed: dict[Key, int] = {}
@@ -84,8 +103,7 @@ class Looks:
             elif look.kind == "pods":
                 news |= await self._list_pods(run, key)
             elif self._fresh([(look.kind, key)]) is None:
-                self._warnings[look.kind, key] = (time.monotonic(), await self._cluster.warnings(look.kind, key))
-                self._queue.add_after(run, WARNINGS_SECONDS)
+                self._warnings[look.kind, key] = (time.monotonic(), await self._warned(look.kind, key))
                 news = True
         return news
 
@@ -101,7 +119,7 @@ class Looks:
         """Read the progress of all trainers in turn, for ever."""
         while True:
             begun = time.monotonic()
-            running = [pod for pod in self._store.all("Pod") if self._is_training(pod)]
+            running = [pod for pod in self._store.running() if self._is_training(pod)]
             gate = asyncio.Semaphore(READERS)
             await asyncio.gather(*(self._read_progress(pod, gate) for pod in running))
             least = len(running) / READS_PER_SECOND
@@ -113,7 +131,7 @@ class Looks:
         """The pod is a trainer's, of a Job of an object: anyone can make a pod with our labels."""
         run = run_of(pod)
         body = self._store.get("TeacherFineTune", run) if run is not None else None
-        if body is None or pod["status"].get("phase") != "Running":
+        if body is None:
             return False
         jobs = {job["metadata"]["uid"] for job in self._store.jobs_of(body)}
         return (pod["metadata"].get("labels") or {}).get(COMPONENT) == TRAINER and owner_uid(pod) in jobs
@@ -122,7 +140,9 @@ class Looks:
         old = [known for known, (at, _) in self._warnings.items() if time.monotonic() - at > WARNINGS_SECONDS]
         for known in old:
             del self._warnings[known]
-        for job in [job for job in self._listed if self._store.get("Job", job) is None]:
+        for place in [place for place, one in self._readings.items() if not (one.lock.locked() or one.is_fresh())]:
+            del self._readings[place]
+        for job in [job for job in self._listed if not self._store.has("Job", job)]:
             del self._listed[job]
 
     async def _read_progress(self, pod: Body, gate: asyncio.Semaphore) -> None:
@@ -137,7 +157,7 @@ class Looks:
             except Exception:  # what a pod writes is the user's: it must not end what serves all
                 logger.exception("the log of pod %s cannot be read", key)
                 return
-        if view != before and self._store.get("Pod", key) is not None:
+        if view != before and self._store.has("Pod", key):
             self._progress[key] = view
             if run is not None:
                 self._queue.add(run)
@@ -155,6 +175,19 @@ class Looks:
         self._tries.pop(key, None)
         self._logs[key] = plain_lines(lines)[-LOG_LINES:]
         return True
+
+    async def _warned(self, kind: str, key: Key) -> Sequence[str]:
+        """The warnings of an object. To read those of one costs the API server as much as to read those of all."""
+        reading = self._readings[kind, key.namespace]
+        async with reading.lock:
+            if not reading.is_fresh():
+                begun = time.monotonic()
+                found = await self._cluster.warnings(kind, key.namespace)
+                reading.found = {
+                    name: told for name, told in found.items() if self._store.has(kind, Key(key.namespace, name))
+                }
+                reading.at, reading.took = time.monotonic(), time.monotonic() - begun
+            return reading.found.get(key.name, ())
 
     async def _list_pods(self, run: Key, job: Key) -> bool:
         """Bring the pods of a run up to date, once for every version of its Job; False if that was done."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -21,9 +21,9 @@ SHORT = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
 
 
-def state_of(status: TeacherFineTuneStatus) -> str:
-    """One of STATES."""
-    summary = summary_condition(status)
+def state_of(body: Mapping[str, Any]) -> str:
+    """How an object stands: one of STATES."""
+    summary = summary_condition(read_status(body))
     if summary is None:
         return "Pending"
     if summary.status is ConditionStatus.FALSE:
@@ -123,7 +123,7 @@ class _Runs(Collector):
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The gauge of runs by state."""
-        tally = Tally(state_of(read_status(body)) for body in self._store.all("TeacherFineTune"))
+        tally = self._store.states()
         family = GaugeMetricFamily("teacher_runs", "Objects by how they stand.", labels=("state",))
         for state in STATES:
             family.add_metric((state,), tally[state])

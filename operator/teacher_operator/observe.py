@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.errors import ConfigError, DataError, NotFiniteError
+from engine.errors import ConfigError, DataError, NotFiniteError, TeacherError
 from teacher_operator.names import KUEUE_QUEUE
 from teacher_operator.progress import ProgressView
 from teacher_operator.times import duration, seconds
@@ -21,6 +21,13 @@ POD_INDEX = "batch.kubernetes.io/job-completion-index"
 NEVER_RETRIED = frozenset({ConfigError.exit_code, DataError.exit_code, NotFiniteError.exit_code})
 """Exit codes of what would fail again."""
 
+LEFT_ALONE = TeacherError.exit_code
+"""How a process ends that another one of its run is lost to: it knows nothing of why."""
+
+TOGETHER_SECONDS = 120
+"""Pods of several nodes that end within this time of each other end for the same cause."""
+
+PATIENCE_SECONDS, PATIENCE_MAX_SECONDS = 60, 600
 EVENTS_AFTER_SECONDS = 15
 """A Job without pods, or a pod that is being made, for longer than this: its events say why."""
 
@@ -111,6 +118,16 @@ class Waiting:
     since: float | None = None
     look: tuple[str, str] | None = None
     again: float | None = None
+
+
+def next_look(since: float | None, *, now: float) -> float:
+    """When to look again at a wait whose end a watch will show: the longer it has lasted, the later.
+
+    >>> [next_look(since, now=3600) - 3600 for since in (None, 3590, 2400, 0)]
+    [60, 60, 300.0, 600]
+    """
+    waited = now - since if since is not None else 0
+    return now + min(PATIENCE_MAX_SECONDS, max(PATIENCE_SECONDS, waited / 4))
 
 
 def waiting(view: JobView, container: str, *, now: float) -> Waiting:
@@ -213,7 +230,7 @@ def terminated(pod: Body, container: str) -> Body | None:
 
 def is_first(pod: Body) -> bool:
     """Of the pods of several nodes, the one that tells of all."""
-    return str((pod["metadata"].get("labels") or {}).get(POD_INDEX, "0")) == "0"
+    return _index(pod) == "0"
 
 
 def telling_pod(pods: Sequence[Body]) -> Body | None:
@@ -223,7 +240,23 @@ def telling_pod(pods: Sequence[Body]) -> Body | None:
     """
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
     decisive = [pod for pod in failed if _exit_codes(pod) & NEVER_RETRIED]
-    return decisive[-1] if decisive else failed[-1] if failed else None
+    if decisive or not failed:
+        return decisive[-1] if decisive else None
+    last = failed[-1]
+    with_it = [pod for pod in failed if _index(pod) != _index(last) and abs(_end(pod) - _end(last)) < TOGETHER_SECONDS]
+    causes = [pod for pod in with_it if _exit_codes(pod) - {LEFT_ALONE}]
+    return causes[-1] if causes and _exit_codes(last) <= {LEFT_ALONE} else last
+
+
+def _index(pod: Body) -> str:
+    """The number of the node that a pod stands for."""
+    return str((pod["metadata"].get("labels") or {}).get(POD_INDEX, "0"))
+
+
+def _end(pod: Body) -> float:
+    """When the last container of a pod ended, in seconds since the epoch; 0 of one that does not say so."""
+    states = ((one.get("state") or {}).get("terminated") or {} for one in pod["status"].get("containerStatuses") or [])
+    return max((seconds(state.get("finishedAt")) or 0.0 for state in states), default=0.0)
 
 
 def _exit_codes(pod: Body) -> set[int]:

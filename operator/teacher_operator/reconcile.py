@@ -97,7 +97,9 @@ class Reconciler:
                     continue  # the object has changed meanwhile: what was decided may be wrong
             before = len(refused)
             error = await self._do(body, decision.todo, refused) or error
-            if len(refused) == before:
+            jobs = (key_of(child) for child in decision.todo.apply if child["kind"] == "Job")
+            made = any(self.store.has("Job", key) for key in jobs)
+            if len(refused) == before and not made:  # else there is more to tell, in the same status
                 break
         else:
             return 1.0
@@ -220,7 +222,7 @@ class Reconciler:
         if notes:
             await asyncio.gather(*(self._tell(body, note) for note in notes))
         if is_terminal(status):
-            self._written.pop(key, None)
+            self._forget(key)
         return None
 
     async def _tell(self, body: Body, note: EventNote) -> None:

@@ -36,6 +36,9 @@ OUTCOME = "/dev/termination-log"
 WORK = f"{DISK}/work"
 RENDEZVOUS_PORT = 29500
 
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's, where PyYAML has it: it takes a fifth of the time."""
+
 INSPECT_RETRIES = 2
 INSPECT_DEADLINE_SECONDS = 4 * 3600
 """Longer than any COCO file takes; a store that hangs is not waited for without end."""
@@ -50,7 +53,8 @@ def request(body: Body) -> Manifest:
         spec["storage"] = {k: v for k, v in spec["storage"].items() if k != "credentialsSecretRef"}
     name = body["metadata"]["name"]
     manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
-    text = yaml.safe_dump(manifest, sort_keys=False)  # in ASCII: a line break of Unicode would be read as a space
+    # In ASCII: a line break of Unicode would be read as a space.
+    text = yaml.dump(manifest, Dumper=DUMPER, sort_keys=False)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

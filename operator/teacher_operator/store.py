@@ -1,10 +1,15 @@
-"""What the watches have shown: objects, their Jobs and Pods, each with no more than decisions need."""
+"""What the watches have shown: objects, their Jobs and Pods, each with no more than decisions need.
+
+They are kept as JSON text, and read anew whenever one is asked for: as Python's own dicts they would take five times
+the memory, and the garbage collector would go through all of them again and again.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from teacher_operator.names import Key, owner_uid, run_of
 
@@ -19,84 +24,132 @@ GONE = 10_000
 CONTAINER_FIELDS = ("name", "image", "resources")
 
 
-class Store:
-    """The newest known version of every object. Not for several threads."""
+class _Known(NamedTuple):
+    """An object as it is kept: what it is found by, and its text."""
 
-    def __init__(self) -> None:
-        self._bodies: dict[str, dict[Key, Body]] = {kind: {} for kind in KINDS}
+    version: int
+    uid: str
+    owner: str
+    run: Key | None
+    state: str
+    text: bytes
+
+    def body(self) -> Body:
+        found: Body = json.loads(self.text)
+        return found
+
+
+class Store:
+    """The newest known version of every object. Not for several threads.
+
+    Args:
+        state_of: In a word, how an object (not its children) stands.
+    """
+
+    def __init__(self, state_of: Callable[[Body], str] = lambda _: "") -> None:
+        self._known: dict[str, dict[Key, _Known]] = {kind: {} for kind in KINDS}
         self._children: dict[str, dict[Key, set[Key]]] = {kind: defaultdict(set) for kind in KINDS[1:]}
+        self._running: set[Key] = set()
+        """Pods that run: few of all that there are."""
         self._gone: dict[str, int] = {}
         """By uid, oldest first, with the version at which they went."""
+        self._state_of = state_of
 
     def put(self, kind: str, body: Mapping[str, Any]) -> bool:
         """Remember a version; False if it is known, older than what is known, or of an object that is gone.
 
         Answers to requests and what watches show come in any order.
         """
-        key, known, uid = key_of(body), self._bodies[kind].get(key_of(body)), body["metadata"].get("uid")
-        newest = max(self._gone.get(str(uid), -1), version(known) if known is not None else -1)
+        key, uid = key_of(body), str(body["metadata"].get("uid"))
+        known = self._known[kind].get(key)
+        newest = max(self._gone.get(uid, -1), known.version if known is not None else -1)
         if version(body) <= newest:
             return False
         if known is not None:
-            self._leave(kind, known)  # its label may have changed
-            if known["metadata"].get("uid") != uid:
-                self._bury(known, version(body))
-        self._bodies[kind][key] = trimmed(kind, body)
+            self._leave(kind, key, known)  # its label may have changed
+            if known.uid != uid:
+                self._bury(known.uid, version(body))
+        kept = trimmed(kind, body)
         run = run_of(body) if kind != KINDS[0] else None
+        self._known[kind][key] = _Known(
+            version=version(body),
+            uid=uid,
+            owner=owner_uid(body),
+            run=run,
+            state=self._state_of(kept) if kind == KINDS[0] else "",
+            text=json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"),
+        )
         if run is not None:
             self._children[kind][run].add(key)
+        if kind == "Pod" and kept["status"].get("phase") == "Running":
+            self._running.add(key)
         return True
 
     def remove(self, kind: str, body: Mapping[str, Any]) -> None:
         """Forget an object, unless another of its name has taken its place."""
-        key = key_of(body)
-        known = self._bodies[kind].get(key)
-        if known is None or known["metadata"].get("uid") != body["metadata"].get("uid"):
-            self._bury(body, version(body))
+        key, uid = key_of(body), str(body["metadata"].get("uid"))
+        known = self._known[kind].get(key)
+        if known is None or known.uid != uid:
+            self._bury(uid, version(body))
             return
-        del self._bodies[kind][key]
-        self._leave(kind, known)
-        self._bury(body, max(version(known), version(body)))
+        del self._known[kind][key]
+        self._leave(kind, key, known)
+        self._bury(uid, max(known.version, version(body)))
 
-    def _bury(self, body: Mapping[str, Any], at: int) -> None:
+    def _bury(self, uid: str, at: int) -> None:
         """Note that an object is gone; a later version means that it is ours again, by its labels."""
-        self._gone[str(body["metadata"].get("uid"))] = at
+        self._gone[uid] = at
         if len(self._gone) > GONE:
             del self._gone[next(iter(self._gone))]
 
-    def _leave(self, kind: str, child: Body) -> None:
-        """Take a child out of the index."""
-        run = run_of(child) if kind != KINDS[0] else None
-        if run is not None:
-            siblings = self._children[kind][run]
-            siblings.discard(key_of(child))
+    def _leave(self, kind: str, key: Key, known: _Known) -> None:
+        """Take an object out of what it is found by."""
+        if kind == "Pod":
+            self._running.discard(key)
+        if known.run is not None:
+            siblings = self._children[kind][known.run]
+            siblings.discard(key)
             if not siblings:
-                del self._children[kind][run]
+                del self._children[kind][known.run]
 
     def get(self, kind: str, key: Key) -> Body | None:
         """An object, or None."""
-        return self._bodies[kind].get(key)
+        known = self._known[kind].get(key)
+        return known.body() if known is not None else None
 
-    def all(self, kind: str) -> Iterator[Body]:
-        """Every object of a kind."""
-        return iter(list(self._bodies[kind].values()))
+    def has(self, kind: str, key: Key) -> bool:
+        """Whether there is one."""
+        return key in self._known[kind]
+
+    def versions(self, kind: str) -> dict[Key, int]:
+        """Of every object of a kind."""
+        return {key: known.version for key, known in self._known[kind].items()}
+
+    def states(self) -> Counter[str]:
+        """How many objects stand how."""
+        return Counter(known.state for known in self._known[KINDS[0]].values())
+
+    def running(self) -> list[Body]:
+        """The pods that run."""
+        return [self._known["Pod"][key].body() for key in self._running]
 
     def jobs_of(self, body: Mapping[str, Any]) -> list[Body]:
         """The Jobs that this very object controls."""
-        uid = body["metadata"]["uid"]
-        jobs = (self._bodies["Job"][key] for key in self._children["Job"].get(key_of(body), ()))
-        return [job for job in jobs if owner_uid(job) == uid]
+        return self._owned("Job", key_of(body), body)
 
     def pods_of(self, job: Mapping[str, Any]) -> list[Body]:
         """The pods that this very Job controls, oldest first."""
-        run, uid = run_of(job), job["metadata"]["uid"]
-        pods = (self._bodies["Pod"][key] for key in self._children["Pod"].get(run, ())) if run else ()
-        mine = [pod for pod in pods if owner_uid(pod) == uid]
+        mine = self._owned("Pod", run_of(job), job)
         return sorted(mine, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"]["name"]))
+
+    def _owned(self, kind: str, run: Key | None, owner: Mapping[str, Any]) -> list[Body]:
+        keys = self._children[kind].get(run, ()) if run is not None else ()
+        children = (self._known[kind][key] for key in keys)
+        return [known.body() for known in children if known.owner == owner["metadata"]["uid"]]
 
     def count(self, kind: str) -> int:
         """How many there are."""
-        return len(self._bodies[kind])
+        return len(self._known[kind])
 
 
 def key_of(body: Mapping[str, Any]) -> Key:

@@ -14,7 +14,7 @@ from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.attempts import attempted
 from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.names import PLATFORM_HASH, TRAINER
-from teacher_operator.observe import JobView, Waiting, telling_pod, waiting
+from teacher_operator.observe import JobView, Waiting, next_look, telling_pod, waiting
 from teacher_operator.progress import ProgressView
 from teacher_operator.settings import Settings
 from teacher_operator.status import AdapterStatus, FailureStatus, ProgressStatus, TeacherStatus, clip
@@ -89,8 +89,8 @@ def decide_teacher(
     if view.deleting and spec.suspend:
         return _state(now_known, "Suspended", "suspended: it stops at a checkpoint")
     if view.deleting:
-        todo.again(now + 60)
         stand = waiting(view, TRAINER, now=now)
+        todo.again(next_look(stand.since, now=now))
         replaced = "its Job is being replaced; the run goes on from its last checkpoint"
         return _state(now_known, "Pending", f"{replaced}; {stand.message}" if stand.message else replaced)
     anew = partial(render.training, body, spec, settings, teacher=before.name, config_uri=config_uri)
@@ -203,7 +203,7 @@ def _standing(
                 todo.delete.append(view.name)
                 return failed_for_good(teacher, _not_started(deadline, stand.message), now=now)
             todo.again(since + deadline)
-        todo.again(now + 60)
+        todo.again(next_look(stand.since, now=now))
     return _state(teacher, stand.state, "; ".join(part for part in (stand.message, again) if part))
 
 

@@ -159,6 +159,27 @@ def test_sigterm_on_one_machine_stops_all_and_others_go_on(
     assert not list((tmp_path / "machine1" / "work").glob("**/*"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_from_the_checkpoint(
+    parts: Path, tmp_path: Path, alone: tuple[dict[str, torch.Tensor], list[Event]], before: int, after: int
+) -> None:
+    """As when `gpus` or `nodes` of an object are changed while it trains."""
+    train = prepare(tmp_path, parts, output=str(tmp_path / "out"))
+    with start("launch", "--processes", str(before), *train, cwd=tmp_path / "before") as stopped:
+        assert stopped.stdout is not None
+        for line in stopped.stdout:
+            if '"event":"step"' in line:
+                stopped.send_signal(signal.SIGTERM)
+                break
+        stopped.communicate(timeout=120)
+    assert stopped.returncode == 143
+    exit_code, events, err = run("launch", "--processes", str(after), *train, cwd=tmp_path / "after")
+    assert exit_code == 0, err
+    assert "going on after step" in " ".join(event.message or "" for event in events)
+    assert_close(adapter_of(tmp_path), alone[0])
+
+
 def test_what_fails_in_one_process_is_told_once_and_ends_all(parts: Path, tmp_path: Path) -> None:
     train = prepare(tmp_path, parts, output=str(tmp_path / "out"))
     (config,) = tmp_path.glob("out/parts/*/teacher_config.yaml")

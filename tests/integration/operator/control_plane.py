@@ -1,7 +1,7 @@
 """A real control plane for tests: etcd, kube-apiserver and kube-controller-manager on free loopback ports.
 
 No scheduler and no kubelet: tests play those, so that every state of a pod can be brought about at will. Of the
-controllers run those that the operator rests on: Jobs, garbage collection, service accounts, namespaces.
+controllers run those that the operator rests on: Jobs, garbage collection, service accounts, namespaces, Services.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ CONTROLLERS = (
     "namespace-controller",
     "serviceaccount-controller",
     "resourcequota-controller",
+    "endpointslice-controller",
 )
 START_SECONDS = 120.0
 

@@ -8,7 +8,7 @@ import outcomes
 import pytest
 from health import argo_cd, kstatus
 from places import NewWorld
-from world import World, condition, part_of
+from world import World, condition, moment, part_of
 
 from engine.spec import TeacherName
 
@@ -158,6 +158,37 @@ async def test_several_nodes_find_each_other(world: World) -> None:
         await world.succeeds(pod, outcomes.trained(run, DINO))
     status = await world.reaches(run, "Succeeded")
     assert status["teachers"][0]["attemptCount"] == 1
+
+
+@pytest.mark.lengthy
+async def test_the_pods_of_several_nodes_have_names_before_they_are_ready(world: World, tier: str) -> None:
+    """Each waits for the first before it does anything else, so none would ever be ready first."""
+    if tier == "memory":
+        pytest.skip("only a real controller says what DNS is to answer")
+    run = "named"
+    service = f"{run}-grounding-dino"
+    await world.create(run, nodes=2, gpus=1)
+    await world.inspects(run)
+    first = await world.pod(run, "grounding-dino")
+    second = await world.pod(run, "grounding-dino", besides=[first["metadata"]["name"]])
+    for number, pod in enumerate((first, second), start=1):
+        await world.schedule(pod)
+        address = f"10.1.1.{number}"
+        unready = {"type": "Ready", "status": "False", "lastTransitionTime": moment()}
+        await world.report(pod, conditions=[unready], phase="Running", podIP=address, podIPs=[{"ip": address}])
+
+    async def names() -> bool:
+        slices = await world.all("endpointslices", labelSelector=f"kubernetes.io/service-name={service}")
+        endpoints = [one for part in slices for one in part["endpoints"] or ()]
+        answered = {one["hostname"] for one in endpoints if one["conditions"]["ready"]}
+        return answered == {f"{service}-0", f"{service}-1"}
+
+    await world.until(names, "both have names")
+    for pod in (first, second):
+        (container,) = pod["spec"]["containers"]
+        variables = [one["name"] for one in container["env"]]
+        assert "JOB_COMPLETION_INDEX" in variables, "of which the command makes the node's rank"
+        assert f"{service}-0.{service}:29500" in container["command"]
 
 
 @pytest.mark.lengthy

@@ -25,7 +25,12 @@ Body = dict[str, Any]
 T = TypeVar("T")
 
 RUNS = "apis/finetune.dev/v1alpha1"
-PATHS = {"teacherfinetunes": RUNS, "jobs": "apis/batch/v1", "leases": "apis/coordination.k8s.io/v1"}
+PATHS = {
+    "teacherfinetunes": RUNS,
+    "jobs": "apis/batch/v1",
+    "leases": "apis/coordination.k8s.io/v1",
+    "endpointslices": "apis/discovery.k8s.io/v1",
+}
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 MINE = {"X-Test": "world"}
 """Marks requests of the test itself."""

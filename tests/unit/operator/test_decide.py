@@ -597,6 +597,60 @@ def test_of_several_nodes_the_one_that_failed_tells_why() -> None:
     assert world.summary == ("False", "LossNotFinite", "Sam: The loss is NaN.")
 
 
+@pytest.mark.parametrize("killed", [0, 1])
+def test_of_several_nodes_the_one_that_was_killed_tells_why_and_not_the_one_that_it_left_alone(killed: int) -> None:
+    world = World(teachers=[MASKS], nodes=2, gpus=1, backoffLimit=0)
+    world.training()
+    pods = world.pods_of(world.job(MASKS))
+    world.end(pods[killed], 137, reason="OOMKilled")
+    world.advance(20)
+    world.end(pods[1 - killed], 1, message=failed_message(1, "Unexpected", "another process of the run was lost"))
+    world.controllers()
+    world.look()
+    assert world.state == ("False", "OutOfMemory")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [({"nodes": 2, "gpus": 4}, {"nodes": 3, "gpus": 2}), ({"gpus": 8}, {"nodes": 2, "gpus": 4})]
+)
+def test_with_another_number_of_nodes_and_gpus_it_goes_on_from_its_checkpoint(
+    before: dict[str, int], after: dict[str, int]
+) -> None:
+    """The same configuration in the same place: what the engine goes on from does not depend on how many it is."""
+    world = World(teachers=[MASKS], **before)
+    world.training()
+    config = trained_config(world.job(MASKS))
+    world.edit(**after)
+    world.look()
+    world.look()
+    world.controllers()
+    world.reap()
+    world.controllers()
+    decision = world.look()
+    assert [child["kind"] for child in decision.todo.apply] == ["Service", "Job"]
+    job = world.job(MASKS)
+    nodes, gpus = after["nodes"], after["gpus"]
+    assert (job["spec"]["completionMode"], job["spec"]["completions"], job["spec"]["parallelism"]) == (
+        *("Indexed", nodes),
+        nodes,
+    )
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    launch = ["teacher", "launch", "--processes", str(gpus), "--nodes", str(nodes)]
+    assert container["command"][:6] == launch
+    assert trained_config(job) == config
+    world.controllers()
+    assert len(world.pods_of(job)) == nodes
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+def trained_config(job: dict[str, Any]) -> str:
+    """Of which configuration a Job trains a teacher."""
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    words: list[str] = container["command"]
+    return words[words.index("--config") + 1]
+
+
 def test_of_several_nodes_those_that_are_done_first_do_not_make_the_others_wait() -> None:
     world = World(teachers=[MASKS], nodes=2, gpus=1, pendingDeadlineSeconds=60)
     world.training()

@@ -130,7 +130,7 @@ def test_a_child_that_is_gone_is_no_child() -> None:
     store.remove("Pod", pod_of("a"))
     store.remove("Job", job_of())
     assert store.jobs_of(body_of()) == store.pods_of(job_of()) == []
-    assert list(store.all("Job")) == list(store.all("Pod")) == []
+    assert store.count("Job") == store.count("Pod") == 0
 
 
 def test_a_child_whose_label_was_changed_by_hand_is_the_others_and_goes_without_a_trace() -> None:
@@ -154,13 +154,31 @@ def test_a_job_of_another_object_may_take_the_name_of_one_whose_end_was_missed()
     assert store.jobs_of(body_of()) == []
 
 
-def test_all_can_be_gone_through_while_things_change() -> None:
+def test_pods_that_run_are_found_without_going_through_all() -> None:
     store = Store()
-    for number in range(5):
-        store.put("Pod", pod_of(f"p{number}"))
-    for pod in store.all("Pod"):
-        store.remove("Pod", pod)
-    assert store.count("Pod") == 0
+    for name, phase in (("a", "Running"), ("b", "Pending"), ("c", "Running"), ("d", "Running")):
+        store.put("Pod", pod_of(name, phase=phase))
+    store.put("Pod", versioned(pod_of("c", phase="Succeeded"), 10**6))
+    store.remove("Pod", pod_of("d", phase="Running"))
+    assert names(store.running()) == ["a"]
+
+
+def test_objects_are_counted_by_how_they_stand() -> None:
+    store = Store(lambda body: str(body["status"].get("state", "new")))
+    for number, state in enumerate(("new", "done", "done")):
+        store.put("TeacherFineTune", body_of(name=f"o{number}") | {"status": {"state": state}})
+    assert store.states() == {"new": 1, "done": 2}
+    store.put("TeacherFineTune", versioned(body_of(name="o0") | {"status": {"state": "done"}}, 10**6))
+    store.remove("TeacherFineTune", body_of(name="o1"))
+    assert store.states() == {"done": 2}
+
+
+def test_what_was_handed_out_may_be_changed_without_harm() -> None:
+    store, job = Store(), job_of()
+    store.put("Job", job)
+    (taken,) = store.jobs_of(body_of())
+    taken["spec"]["backoffLimit"] = 99
+    assert store.jobs_of(body_of())[0]["spec"]["backoffLimit"] == job["spec"]["backoffLimit"]
 
 
 MOVES = st.tuples(
@@ -198,7 +216,10 @@ def test_a_late_answer_brings_nothing_back() -> None:
     assert store.put("Job", versioned(job, 8, uid="second"))
     store.remove("Job", versioned(job, 10, uid="third"))
     assert not store.put("Job", versioned(job, 9, uid="third")), "it was seen to go before it was seen at all"
-    assert [one["metadata"]["uid"] for one in store.all("Job")] == ["second"]
+    assert store.count("Job") == 1
+    kept = store.get("Job", key_of(job))
+    assert kept is not None
+    assert kept["metadata"]["uid"] == "second"
 
 
 def test_what_was_taken_from_us_and_given_back_is_known_again() -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from together import free_port, together
 from torch import nn
 
 from engine.errors import ConfigError, DataError, InterruptedTrainingError, StorageError, TeacherError
+from engine.launch import Place
 from engine.training import processes as module
 from engine.training.processes import ALONE, Processes, joined
 
@@ -169,6 +171,23 @@ def test_those_that_never_come_are_not_waited_for_for_ever(monkeypatch: pytest.M
     missing = "the first one, at 127.0.0.1" if rank else "process 1 of 2"
     with pytest.raises(TeacherError, match=f"process {rank} still waits for {missing}"), joined():
         pass
+
+
+def test_whoever_comes_anew_waits_until_those_of_the_earlier_attempt_have_ended() -> None:
+    """As a pod that takes the place of one that was killed, while the others have not noticed yet."""
+    port = free_port()
+    earlier = torch.distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    earlier.set("here/0", "")
+    earlier.set("here/1", "")
+    with ThreadPoolExecutor(1) as pool:
+        newcomer = pool.submit(module._meet, "127.0.0.1", port, Place(rank=1, size=2))
+        time.sleep(0.5)
+        assert not newcomer.done()
+        del earlier
+        first = module._meet("127.0.0.1", port, Place(rank=0, size=2))
+        second = newcomer.result(timeout=30)
+        assert first.check(["here/0", "here/1"])
+        assert second.check(["here/0", "here/1"])
 
 
 def test_every_process_of_a_machine_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
