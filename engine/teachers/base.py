@@ -47,6 +47,8 @@ class Teacher(ABC):
     name: ClassVar[TeacherName]
     iou_type: ClassVar[Literal["bbox", "segm"]]
     needs_masks: ClassVar[bool]
+    recomputable: ClassVar[Mapping[str, str]] = {}
+    """Groups of layers that need not keep their activations, by name: a regular expression of whole module names."""
 
     model: nn.Module
     classes: tuple[str, ...]

@@ -65,6 +65,11 @@ class GroundingDino(Teacher):
     name: ClassVar[TeacherName] = TeacherName.GROUNDING_DINO
     iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
     needs_masks: ClassVar[bool] = False
+    recomputable: ClassVar[Mapping[str, str]] = {
+        "backbone": r"model\.backbone\.conv_encoder\.model\..*encoder\.layers\.\d+\.blocks\.\d+",
+        "encoder": r"model\.encoder\.layers\.\d+\.(fusion_layer|deformable_layer)",
+        "decoder": r"model\.decoder\.layers\.\d+",
+    }
 
     def __init__(
         self,
