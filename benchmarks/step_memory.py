@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotObjectDetection, AutoTokenizer
 
 from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
@@ -49,9 +49,8 @@ GLOBAL = {"large": [5, 11, 17, 23], "huge": [7, 15, 23, 31]}
 BASES: Mapping[str, Callable[[], Any]] = {
     "grounding-dino-tiny": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN),
     "grounding-dino-base": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN_BASE),
+    "grounding-dino-large": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN_LARGE),
     "mm-grounding-dino-tiny": lambda: AutoConfig.for_model("mm-grounding-dino", backbone_config=SWIN),
-    "mm-grounding-dino-base": lambda: AutoConfig.for_model("mm-grounding-dino", backbone_config=SWIN_BASE),
-    "mm-grounding-dino-large": lambda: AutoConfig.for_model("mm-grounding-dino", backbone_config=SWIN_LARGE),
     "shipped-grounding-dino": lambda: AutoConfig.from_pretrained(TINY / "grounding_dino"),
     "sam-vit-base": lambda: AutoConfig.for_model("sam"),
     "sam-vit-large": lambda: _sam("large"),
@@ -91,18 +90,35 @@ class Held:
     """What a step takes.
 
     Attributes:
-        forward: The most bytes held until the loss is there, with the model and its optimizer.
-        backward: The most bytes held after that.
+        moments: The most bytes held, with the model and its optimizer, until the encoder has run, until the loss is
+            there, until the gradient is back at the encoder, and until it has gone through that. Each is a sum of what
+            a batch shows; the most of all is not.
         flops: Multiplications and additions of matrix products and convolutions.
         made: Bytes of all tensors that were made.
-        operations: How many there were.
+        kernels: How many these were.
     """
 
-    forward: int
-    backward: int
+    moments: tuple[int, ...]
     flops: int
     made: int
-    operations: int
+    kernels: int
+
+
+class Counted(TensorBytes):
+    """Counts the arithmetic too."""
+
+    flops = 0
+
+    def moment(self) -> int:
+        """The most that was held since it was asked last."""
+        peak, self.peak = self.peak, self.live
+        return peak
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if cost := flop_registry.get(func.overloadpacket):
+            self.flops += cost(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def build(base: str, *, preset: str | None, rank: int = 16, fake: bool = True) -> Teacher:
@@ -120,9 +136,7 @@ def build(base: str, *, preset: str | None, rank: int = 16, fake: bool = True) -
             model = AutoModelForZeroShotObjectDetection.from_config(config).eval()
             tokenizer = AutoTokenizer.from_pretrained(TINY / "grounding_dino")
             transform = GroundingDinoTransform()
-            teacher = GroundingDino(
-                model, tokenizer, classes=["a"], prompts={}, settings=settings, transform=transform
-            )
+            teacher = GroundingDino(model, tokenizer, classes=["a"], prompts={}, settings=settings, transform=transform)
         model.requires_grad_(preset is None)
         if preset is not None:
             attach(teacher, settings.lora)
@@ -158,20 +172,34 @@ def step(
         set_training(teacher, True)
         parameters = trainable_parameters(teacher)
         optimizer = build_optimizer(parameters, teacher.settings)  # type: ignore[attr-defined]
-        held = block.enter_context(TensorBytes([*teacher.model.parameters(), *teacher.model.buffers()]))
-        flops = FlopCounterMode(display=False)
+        held = block.enter_context(Counted([*teacher.model.parameters(), *teacher.model.buffers()]))
         precision: Any = torch.autocast("cpu", dtype=torch.bfloat16) if bfloat16 else nullcontext()
         _fill_state(optimizer, parameters)
-        held.peak = held.live
-        with flops:
-            loss = _loss(teacher, shape, precision)
-            forward, held.peak = held.peak, held.live
-            loss.backward()  # type: ignore[no-untyped-call]
+        held.moment()
+        moments: list[int] = []
+        _listen_at_encoder(teacher, lambda: moments.append(held.moment()))
+        loss = _loss(teacher, shape, precision)
+        moments.append(held.moment())
+        loss.backward()  # type: ignore[no-untyped-call]
         del loss
         if not fake:  # AdamW reads the number of its steps
             nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
             optimizer.step()
-        return Held(forward, held.peak, flops.get_total_flops(), held.made, held.operations)
+        moments.append(held.moment())
+        return Held(tuple(moments), held.flops, held.made, held.count)
+
+
+def _listen_at_encoder(teacher: Teacher, tell: Callable[[], None]) -> None:
+    """Tell when the encoder has run, and when the gradient of what it gave is there."""
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> None:
+        tell()
+        features = output[0]
+        if features.requires_grad:
+            features.register_hook(lambda gradient: tell())
+
+    encoder = teacher._sam.vision_encoder if isinstance(teacher, Sam) else teacher._detector.model.encoder  # type: ignore[attr-defined]
+    encoder.register_forward_hook(after)
 
 
 def _fill_state(optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -31,7 +31,9 @@ class TeacherSettings(ConfigModel):
     revision: str | None = Field(description="commit or tag of a hub id")
     lora: LoraSettings = Field(description="size and place of the adapter")
     epochs: int = Field(ge=1, description="passes over the training part")
-    batch_size: int = Field(ge=1, description="images a step and process")
+    batch_size: int = Field(
+        ge=1, description="images at a time, at most: fewer if memory asks for it; the step is the same"
+    )
     accumulation_steps: int = Field(ge=1, description="batches whose gradients are added before a step")
     checkpointing: Literal["auto"] | tuple[Literal["backbone", "encoder", "decoder"], ...] = Field(
         default="auto",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class TensorBytes(TorchDispatchMode):
+class TensorBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside its block, the bytes of all tensors that live at once.
 
     Storages are counted when an operation returns them, and until nothing refers to them any more, as
@@ -25,20 +27,19 @@ class TensorBytes(TorchDispatchMode):
         live: Bytes now.
         peak: The most so far.
         made: Bytes of all that were made inside the block, whether they live or not.
-        operations: How many were run.
+        count: How many these were, which are about as many as kernels ran.
     """
 
     def __init__(self, held: Iterable[Tensor] = ()) -> None:
-        super().__init__()
-        self.live = self.peak = self.made = self.operations = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = self.made = self.count = 0
         self._known: dict[int, int] = {}
         self._count(held)
-        self.made = 0
+        self.made = self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count what it returns."""
         out = func(*args, **(kwargs or {}))
-        self.operations += 1
         self._count(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
         return out
 
@@ -50,8 +51,35 @@ class TensorBytes(TorchDispatchMode):
                 self._known[key] = storage.nbytes()
                 self.live += storage.nbytes()
                 self.made += storage.nbytes()
+                self.count += 1
                 weakref.finalize(storage, self._gone, key)
         self.peak = max(self.peak, self.live)
 
     def _gone(self, key: int) -> None:
         self.live -= self._known.pop(key)
+
+
+class StepMemory:
+    """The most that the tensors of a step have held: of every step on a GPU, of the first alone on a CPU.
+
+    Args:
+        peak: What is known already.
+    """
+
+    def __init__(self, peak: int = 0) -> None:
+        self.peak = peak
+
+    @contextmanager
+    def measured(self, model: nn.Module) -> Iterator[None]:
+        """Around one step. On a GPU what was held before the block is forgotten as the device's peak."""
+        device = next(model.parameters()).device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            yield
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated(device))
+        elif not self.peak:
+            with TensorBytes([*model.parameters(), *model.buffers()]) as held:
+                yield
+            self.peak = held.peak
+        else:
+            yield
