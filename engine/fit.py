@@ -36,7 +36,6 @@ USABLE = 0.85
 """Share of the memory that a prediction may fill: it may be wrong, and an allocator cannot use all there is."""
 
 STRIDES = (8, 16, 32, 64)
-QUERIES = 900
 HUB = {
     "IDEA-Research/grounding-dino-tiny": "grounding-dino-tiny",
     "IDEA-Research/grounding-dino-base": "grounding-dino-base",
@@ -118,20 +117,23 @@ class Predicted:
         return self.kernels * LAUNCH_SECONDS + max(arithmetic, traffic)
 
 
-def features(kind: TeacherName, *, images: int, places: int, tokens: int, objects: int, rank: int) -> tuple[float, ...]:
+def features(
+    kind: TeacherName, *, images: int, places: int, queries: int, tokens: int, objects: int, rank: int
+) -> tuple[float, ...]:
     """What memory and arithmetic are sums of, in units that make coefficients numbers of middling size.
 
     Args:
         kind: Of teacher.
         images: Of a batch.
-        places: Of the feature maps of each; of Grounding DINO.
-        tokens: Of a caption; of Grounding DINO.
+        places: Of the feature maps of each; of Grounding DINO, as is what follows.
+        queries: Of the decoder.
+        tokens: Of a caption.
         objects: Prompts an image, with the clicks that follow each; of SAM.
         rank: Of the adapter.
     """
     if kind is TeacherName.SAM:
         return (1.0, rank, images, images * objects)
-    return (1.0, rank, images, images * places / 1e3, images * (places + QUERIES) * tokens / 1e5)
+    return (1.0, rank, images, images * places / 1e3, images * (places + queries) * tokens / 1e5)
 
 
 def places(height: int, width: int) -> int:
@@ -148,7 +150,7 @@ def base_of(name: str, config: Mapping[str, Any] | None = None) -> str | None:
     if config is not None:
         mine = dimensions(config)
         return next((base for base, entry in _table().items() if entry["dimensions"] == mine), None)
-    return next((base for begin, base in HUB.items() if name.startswith(begin)), None)
+    return next((base for begin, base in HUB.items() if name.startswith(begin) and base in _table()), None)
 
 
 def dimensions(config: Mapping[str, Any]) -> list[Any]:
@@ -224,7 +226,7 @@ def key_of(preset: LoraPreset, *, bfloat16: bool, groups: Sequence[str]) -> str:
 
 def predict(
     base: str, settings: TeacherSettings, shows: Shown, *, at_once: int, checkpointing: Sequence[str], bfloat16: bool
-) -> Predicted:
+) -> Predicted | None:
     """What a step takes that sees ``at_once`` images.
 
     Args:
@@ -235,14 +237,21 @@ def predict(
         checkpointing: Groups of layers that are computed again; where these were not counted, the most of them that
             were, which take no less.
         bfloat16: The arithmetic of the forward pass.
+
+    Returns:
+        None if none were counted.
     """
-    kind, preset = _kind(settings), settings.lora.preset
-    counted = [groups for groups in LADDER[kind, preset] if set(groups) <= set(checkpointing)][-1]
-    entry = _table()[base]["entries"][key_of(preset, bfloat16=bfloat16, groups=counted)]
+    kind, preset, entries = _kind(settings), settings.lora.preset, _table()[base]["entries"]
+    fewer = [groups for groups in reversed(LADDER[kind, preset]) if set(groups) <= set(checkpointing)]
+    keys = [key_of(preset, bfloat16=bfloat16, groups=groups) for groups in fewer]
+    entry = next((entries[key] for key in keys if key in entries), None)
+    if entry is None:
+        return None
     values = features(
         kind,
         images=at_once,
         places=shows.places if at_once == 1 else shows.places_together,
+        queries=_table()[base]["dimensions"][-1],
         tokens=shows.tokens,
         objects=shows.objects,
         rank=settings.lora.rank,
@@ -282,10 +291,28 @@ def options(base: str, settings: TeacherSettings, shows: Shown, *, bfloat16: boo
     at_once = settings.batch_size
     while True:
         for groups in ladder if settings.checkpointing == "auto" else (settings.checkpointing,):
-            yield predict(base, settings, shows, at_once=at_once, checkpointing=groups, bfloat16=bfloat16)
+            one = predict(base, settings, shows, at_once=at_once, checkpointing=groups, bfloat16=bfloat16)
+            if one is not None:
+                yield one
         if at_once == 1:
             return
         at_once = math.ceil(at_once / 2)
+
+
+def run_seconds(one: Predicted, settings: TeacherSettings, gpu: Gpu, *, images: int, measured: int) -> float:
+    """A rough time of a whole run without what it loads and writes.
+
+    Args:
+        one: What each batch takes.
+        settings: Of the teacher.
+        gpu: Where it runs.
+        images: That are learned from.
+        measured: Images of the validation part: an evaluation goes forward alone, a third of the work.
+    """
+    step_images = settings.batch_size * settings.accumulation_steps
+    batches = math.ceil(step_images / one.at_once) * math.ceil(images / step_images) * settings.epochs
+    looks = (2 + min(settings.evaluations, settings.epochs)) * measured / one.at_once / 3
+    return (batches + looks) * one.seconds(gpu)
 
 
 def _kind(settings: TeacherSettings) -> TeacherName:

@@ -94,6 +94,14 @@ class Retention(Result):
     share: float = Field(description="AP with the adapter over AP without it; -1 where the base finds next to nothing.")
 
 
+class MemoryNeed(Result):
+    """What the steps of a teacher are expected to hold in GPU memory, in bfloat16."""
+
+    teacher: TeacherName
+    memory_bytes: int = Field(description="Whole batches at a time, all activations kept: the fastest.")
+    least_memory_bytes: int = Field(description="One image at a time, activations computed again.")
+
+
 class TeacherResult(Result):
     """One teacher of a run, before and after."""
 

@@ -37,6 +37,8 @@ def plan_step(
         return None
     shows = _shown(teacher, settings, dataset)
     ways = list(options(base, settings, shows, bfloat16=bfloat16))
+    if not ways:
+        return None
     if room is None:
         return ways[0]
     return choose(base, settings, shows, bfloat16=bfloat16, room=room) or ways[-1]
