@@ -6,7 +6,7 @@ Fields are only ever added; a reader passes over those that it does not know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -15,7 +15,7 @@ from engine.artifacts import RunMetadata
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
-from engine.results import AdapterFile, Result, TeacherResult
+from engine.results import AdapterFile, MemoryNeed, Result, TeacherResult
 from engine.spec import TeacherName
 
 LIMIT = 4096
@@ -64,10 +64,18 @@ class Prepared(Result):
     uri: str = Field(description="The run's folder.")
     config_uri: str = Field(description="Its teacher_config.yaml, which trainers read.")
     teachers: tuple[TeacherName, ...] = Field(description="One process is to train each.")
+    needs: tuple[MemoryNeed, ...] = Field(default=(), description="GPU memory of the teachers whose bases are known.")
     published: tuple[TeacherOutcome, ...] = Field(default=(), description="Not empty if this very run is published.")
 
     @classmethod
-    def of(cls, info: DatasetInfo, runs: Sequence[TrainingRun], *, published: RunMetadata | None) -> Prepared:
+    def of(
+        cls,
+        info: DatasetInfo,
+        runs: Sequence[TrainingRun],
+        *,
+        published: RunMetadata | None,
+        needs: Iterable[MemoryNeed] = (),
+    ) -> Prepared:
         """What was prepared of the training runs of one request."""
         config, layout = runs[0].config, runs[0].layout
         return cls(
@@ -76,6 +84,7 @@ class Prepared(Result):
             uri=layout.root,
             config_uri=layout.config,
             teachers=tuple(run.teacher for run in runs),
+            needs=tuple(needs),
             published=tuple(map(TeacherOutcome.of, published.teachers)) if published is not None else (),
         )
 

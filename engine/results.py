@@ -94,6 +94,14 @@ class Retention(Result):
     share: float = Field(description="AP with the adapter over AP without it; -1 where the base finds next to nothing.")
 
 
+class MemoryNeed(Result):
+    """What the steps of a teacher are expected to hold in GPU memory, in bfloat16."""
+
+    teacher: TeacherName
+    memory_bytes: int = Field(description="Whole batches at a time, all activations kept: the fastest.")
+    least_memory_bytes: int = Field(description="One image at a time, activations computed again.")
+
+
 class TeacherResult(Result):
     """One teacher of a run, before and after."""
 
@@ -129,6 +137,12 @@ class TeacherResult(Result):
     epochs: float = Field(description="Passes over the training part that were made.")
     steps: int
     seconds: float = Field(description="Wall-clock time of training and its evaluations.")
-    peak_memory_bytes: int
+    peak_memory_bytes: int = Field(description="Of the GPU, or of the process on a CPU, evaluations included.")
+    step_memory_bytes: int = Field(
+        default=0, description="The most that the tensors of a step held; on a CPU, of the first step."
+    )
+    predicted_memory_bytes: int | None = Field(
+        default=None, description="What a step was expected to hold; None of a base that is not known."
+    )
     trainable_parameters: int
     adapter: AdapterFile

@@ -234,7 +234,12 @@ class TeacherSpec(SpecModel):
     )
     lora: LoraSpec = Field(default=LoraSpec(), description="Size and place of the adapter.")
     epochs: int | None = Field(default=None, ge=1, le=10_000, description="Passes over the training part.")
-    batch_size: int | None = Field(default=None, ge=1, le=4096, description="Images a step and process.")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Images at a time, at most; default: those of a step, fewer where memory asks for it.",
+    )
     accumulation_steps: int | None = Field(
         default=None, ge=1, le=4096, description="Batches whose gradients are added before a step."
     )

@@ -26,18 +26,25 @@ def inspect(
     base_model: Annotated[
         str, typer.Option("--base-model", help="Grounding DINO whose tokenizer reads the class names.")
     ] = "IDEA-Research/grounding-dino-tiny",
+    gpu: Annotated[str, typer.Option("--gpu", help="Say how long training takes on it, roughly; such as L4.")] = "A100",
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
 ) -> None:
-    """Say what is in a dataset and what is wrong with it, without reading the images."""
+    """Say what is in a dataset and what is wrong with it, without reading the images, and what training needs."""
+    from engine.cli.outlook import show_outlook
     from engine.dataset import inspect_dataset
     from engine.dataset.class_names import find_vocabulary, judge_names
+    from engine.fit import GPUS
+
+    if gpu not in GPUS:
+        raise ConfigError(f"--gpu {gpu} is not known: there are {', '.join(GPUS)}")
 
     storage = options.storage(endpoint_url)
     info = inspect_dataset(annotations, images, storage=storage)
     if info.has_boxes:
         info = judge_names(info, {}, find_vocabulary(base_model, None, storage=storage, hub=False))
     show_info(info)
+    show_outlook(info, base_model, gpu, storage)
     if json:
         typer.echo(info.model_dump_json(indent=2))
 

@@ -87,6 +87,7 @@ def prepare(
 ) -> None:
     """Do what comes before training: inspect the data, and write into storage what trainers read. Needs no torch."""
     from engine import local
+    from engine.outlook import needs
 
     with failures_in(outcome):
         request = _request(manifest)
@@ -100,7 +101,8 @@ def prepare(
         else:
             console.print("this very run is published already", style="dim")
     if outcome is not None:
-        write_outcome(outcome, Outcome(prepared=Prepared.of(info, runs, published=done)))
+        needed = needs(runs[0].config, info, storage)
+        write_outcome(outcome, Outcome(prepared=Prepared.of(info, runs, published=done, needs=needed)))
     typer.echo(layout.root)
 
 

@@ -36,6 +36,7 @@ NOT_IN_RUN_ID = frozenset(
         "log_seconds",
         "hang_seconds",
         "max_skipped_percent",
+        "checkpointing",
     }
 )
 """Where a run's result lies, how fast it is made and told of, and what would be refused does not change what it is."""
@@ -134,8 +135,11 @@ def _fill(settings: Plain, *, images: int, classes: int) -> None:
     if settings["views"] is None:
         settings["views"] = rules.views(lora["preset"])
     with suppress(TypeError, ZeroDivisionError):
+        wanted = rules.step_images(images)
+        if settings["batch_size"] is None:
+            settings["batch_size"] = max(1, wanted // (settings["accumulation_steps"] or 1))
         if settings["accumulation_steps"] is None:
-            settings["accumulation_steps"] = rules.accumulation_steps(images, batch_size=settings["batch_size"])
+            settings["accumulation_steps"] = max(1, wanted // settings["batch_size"])
         step_images = settings["batch_size"] * settings["accumulation_steps"]
         if settings["epochs"] is None:
             settings["epochs"] = rules.epochs(images, step_images=step_images)
@@ -226,8 +230,13 @@ def _number(text: str | None) -> float | None:
 def decisive(config: Plain) -> Plain:
     """What of a configuration, as plain values, decides what its run comes to: the run id is a digest of it."""
     kept = {key: value for key, value in config.items() if key not in NOT_IN_RUN_ID}
+    teachers = {
+        name: {k: v for k, v in settings.items() if k not in NOT_IN_RUN_ID} if isinstance(settings, dict) else settings
+        for name, settings in config["teachers"].items()
+    }
     return kept | {
-        part: {k: v for k, v in config[part].items() if k not in NOT_IN_RUN_ID} for part in ("data", "training")
+        "teachers": teachers,
+        **{part: {k: v for k, v in config[part].items() if k not in NOT_IN_RUN_ID} for part in ("data", "training")},
     }
 
 

@@ -38,8 +38,15 @@ class TeacherSettings(ConfigModel):
     revision: str | None = Field(description="commit or tag of a hub id")
     lora: LoraSettings = Field(description="size and place of the adapter")
     epochs: int = Field(ge=1, description="passes over the training part")
-    batch_size: int = Field(ge=1, description="images a step and process")
+    batch_size: int = Field(
+        ge=1, description="images at a time, at most: fewer if memory asks for it; the step is the same"
+    )
     accumulation_steps: int = Field(ge=1, description="batches whose gradients are added before a step")
+    checkpointing: Literal["auto"] | tuple[Literal["backbone", "encoder", "decoder"], ...] = Field(
+        default="auto",
+        description="groups of layers that compute their activations again instead of keeping them (backbone, encoder, "
+        "decoder); auto: and batches cut smaller, as far as memory asks for it",
+    )
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate of AdamW")
     weight_decay: float = Field(ge=0, description="of AdamW")
     warmup_fraction: float = Field(ge=0, lt=1, description="share of the steps with a rising learning rate")

@@ -62,17 +62,16 @@ def views(preset: str) -> int:
     return 4 if preset == LoraPreset.DECODER else 0
 
 
-def accumulation_steps(images: int, *, batch_size: int) -> int:
-    """Batches a step, so that its gradient is that of 4 images, of 8 from 2,000 on, of 16 from 10,000 on.
+def step_images(images: int) -> int:
+    """Images whose gradients make a step: 4, from 2,000 training images on 8, from 10,000 on 16.
 
     While images are few, many small steps learn more than few exact ones; where there are enough of both, it is the
-    noise of the steps that keeps the last tenths of AP away. A batch is what fits into memory: it is not made larger.
+    noise of the steps that keeps the last tenths of AP away.
 
-    >>> [accumulation_steps(images, batch_size=2) for images in (100, 2_000, 20_000)]
-    [2, 4, 8]
+    >>> [step_images(images) for images in (100, 2_000, 20_000)]
+    [4, 8, 16]
     """
-    wanted = next(step for least, step in STEP_IMAGES if images >= least)
-    return max(1, wanted // batch_size)
+    return next(step for least, step in STEP_IMAGES if images >= least)
 
 
 def epochs(images: int, *, step_images: int) -> int:

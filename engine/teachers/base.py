@@ -52,6 +52,8 @@ class Teacher(ABC):
     needs_masks: ClassVar[bool]
     pads: ClassVar[bool] = False
     """Whether images of a batch are padded to each other, so that it costs less if they have like shapes."""
+    recomputable: ClassVar[Mapping[str, str]] = {}
+    """Groups of layers that need not keep their activations, by name: a regular expression of whole module names."""
 
     model: nn.Module
     classes: tuple[str, ...]

@@ -71,6 +71,11 @@ class GroundingDino(Teacher):
     iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
     needs_masks: ClassVar[bool] = False
     pads: ClassVar[bool] = True
+    recomputable: ClassVar[Mapping[str, str]] = {
+        "backbone": r"model\.backbone\.conv_encoder\.model\..*encoder\.layers\.\d+\.blocks\.\d+",
+        "encoder": r"model\.encoder\.layers\.\d+\.(fusion_layer|deformable_layer)",
+        "decoder": r"model\.decoder\.layers\.\d+",
+    }
 
     def __init__(
         self,

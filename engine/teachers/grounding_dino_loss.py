@@ -87,9 +87,9 @@ def detection_losses(
 
     labels = torch.zeros_like(logits)
     labels[image, query] = named.to(labels.dtype)
-    real = text_mask[:, None, :].expand_as(logits)
+    focal = sigmoid_focal_loss(logits.masked_fill(~text_mask[:, None], 0), labels)
     return Losses(
-        classification=sigmoid_focal_loss(logits[real], labels[real]).sum() / count,
+        classification=(focal * text_mask[:, None]).sum() / count,
         l1=(seen - wanted).abs().sum() / count,
         giou=(1 - generalized_iou(to_corners(seen), to_corners(wanted))).sum() / count,
     )

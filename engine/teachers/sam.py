@@ -66,6 +66,7 @@ class Sam(Teacher):
     name: ClassVar[TeacherName] = TeacherName.SAM
     iou_type: ClassVar[Literal["bbox", "segm"]] = "segm"
     needs_masks: ClassVar[bool] = True
+    recomputable: ClassVar[Mapping[str, str]] = {"encoder": r"vision_encoder\.layers\.\d+", "decoder": "mask_decoder"}
 
     def __init__(self, model: Any, *, classes: Sequence[str], settings: SamSettings) -> None:
         """Args as for :meth:`load`."""

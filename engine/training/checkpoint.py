@@ -55,6 +55,7 @@ class Progress(BaseModel):
     loss_steps: int = 0
     seconds: float = Field(default=0, description="Wall-clock time of training and its evaluations so far.")
     peak_memory_bytes: int = 0
+    step_memory_bytes: int = 0
     at_once: int | None = Field(
         default=None, description="Images a batch, at most, since the memory of a GPU had no room for a whole one."
     )

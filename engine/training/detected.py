@@ -35,6 +35,9 @@ DETECTED = "detected-{}.safetensors"
 """Name of the file of some boxes, by their digest: attempts of one run may have found others."""
 
 NO_DETECTOR = "there is no adapter of Grounding DINO in this run: SAM is prompted by jittered true boxes alone"
+LOOKED_AT_ONCE = 4
+"""Images that a teacher is given at a time where nothing is learned, at most."""
+
 MOST_BOXES = 100
 """Boxes an image of the validation part, the surest: as many as COCO counts."""
 
@@ -179,7 +182,7 @@ def _look(
                 part.dataset,
                 partial(part.sample, with_masks=False),
                 indices=processes.place.share(range(len(part.dataset) if wanted else 0)),
-                batch_size=settings.batch_size,
+                batch_size=min(settings.batch_size, LOOKED_AT_ONCE),
             )
         seen.append([found for _, found in processes.gather(mine)])
     return seen

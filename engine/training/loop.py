@@ -28,7 +28,9 @@ from engine.progress import Event, Listener
 from engine.results import ApMetrics, HistoryPoint
 from engine.teachers.base import Batch, Teacher
 from engine.teachers.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
+from engine.teachers.recompute import recompute
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_interval, save_checkpoint
+from engine.training.memory import StepMemory
 from engine.training.optimizer import (
     apply_gradients,
     build_optimizer,
@@ -95,7 +97,8 @@ class Loop:
         processes: Processes = ALONE,
     ) -> None:
         self.teacher, self.settings, self.training = teacher, settings, training
-        self.steps = replace(steps, at_once=start.progress.at_once)
+        self.steps = replace(steps, at_once=start.progress.at_once or steps.at_once)
+        self.memory = StepMemory(start.progress.step_memory_bytes)
         self.folder, self.hooks, self.stop, self.processes = folder, hooks, stop, processes
         self.interval = checkpoint_interval(EXPECTED_COST)
         self.start = start
@@ -108,6 +111,8 @@ class Loop:
         self.precision: AbstractContextManager[Any] = autocast(teacher.device, training.precision)
         self.pace = Pace()
         self.started = self.saved = time.monotonic()
+        if start.progress.at_once is not None:
+            self._keep_less()
 
     def run(self) -> Progress:
         """Train to the end, or until ``patience`` evaluations brought nothing better.
@@ -147,7 +152,9 @@ class Loop:
     def _step(self, batches: Iterator[Batch]) -> bool:
         """Take a step, unless a batch has no room."""
         begin, done = time.monotonic(), self.progress.step
-        losses = self._gradients(self.steps, batches)
+        self.progress = self._updated()  # the device's peak so far, which is forgotten next
+        with self.memory.measured(self.teacher.model):
+            losses = self._gradients(self.steps, batches)
         if losses is None:
             return False
         rate = learning_rate(done, self.steps.total, self.settings)
@@ -191,17 +198,24 @@ class Loop:
     def _halve(self) -> None:
         """From now on batches of half the size, and twice as many a step; this is done once in a run.
 
+        As much as can be is computed again from now on too, unless the settings say what is.
+
         Raises:
             OutOfMemoryError: It was done before, or there is nothing to halve.
         """
         size = self.steps.at_once or self.steps.batch_size
-        if size == 1 or self.steps.at_once is not None:
+        if size == 1 or self.progress.at_once is not None:
             raise memory_error(self.teacher, self.settings, fits=self._what_fits(size))
         half = math.ceil(size / 2)
+        self._keep_less()
         self.steps, self.progress = replace(self.steps, at_once=half), self._updated(at_once=half)
         why = f"batches of {size} images have no room in the memory of the GPU"
         self._tell("note", message=f"{why}: going on with {half} at a time, and as many a step")
         self._checkpoint()
+
+    def _keep_less(self) -> None:
+        if self.settings.checkpointing == "auto":
+            recompute(self.teacher, tuple(self.teacher.recomputable))
 
     def _what_fits(self, size: int) -> int:
         """The largest batch that has room, of those that halve ``size``; 0 if not even one image has."""
@@ -277,6 +291,7 @@ class Loop:
         return self.progress.model_copy(
             update={
                 "seconds": self.start.progress.seconds + time.monotonic() - self.started,
+                "step_memory_bytes": self.memory.peak,
                 "peak_memory_bytes": max(self.progress.peak_memory_bytes, peak_memory_bytes(self.teacher.device)),
                 **changes,
             }

@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import torch
 import transformers
 
 from engine.artifacts import LAST, RunLayout
@@ -29,6 +30,7 @@ from engine.dataset import CocoDataset
 from engine.dataset.readable import Unreadable
 from engine.errors import ConfigError, DataError, NoProgressError
 from engine.evaluation.evaluate import Evaluation
+from engine.fit import Predicted
 from engine.progress import Event, EventKind, Listener
 from engine.results import ApMetrics, TeacherResult
 from engine.spec import TeacherName
@@ -44,17 +46,19 @@ from engine.teachers.lora import (
     load_adapter_tensors,
     save_adapter,
 )
+from engine.teachers.recompute import recompute
 from engine.training.balance import repeats
 from engine.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from engine.training.data import Views, batches_from
-from engine.training.detected import DETECTOR, Detected, Prompted, prepare_detected
+from engine.training.detected import DETECTOR, LOOKED_AT_ONCE, Detected, Prompted, prepare_detected
 from engine.training.loop import Hooks, Loop
 from engine.training.machine import machine_errors
 from engine.training.parts import Parts, prepare_parts
 from engine.training.probe import Probe, prepare_probe
 from engine.training.processes import ALONE, Processes
 from engine.training.progress import tensorboard, thinned
-from engine.training.runtime import Stop, choose_device, seed_all
+from engine.training.room import UNKNOWN_AT_ONCE, plan_step, room_of, told
+from engine.training.runtime import Stop, autocast, choose_device, seed_all
 from engine.training.steps import Steps
 from engine.training.watchdog import Watchdog, print_failure
 from engine.training.worth import Measures, Worth, write_result
@@ -64,6 +68,8 @@ NO_PROBE = "what is left of the base's skill is not measured: training.retention
 
 FEATURES = "features"
 """Folder of the cache for what is not adapted."""
+INDECISIVE = ("base_model", "revision", "checkpointing")
+"""Settings of a teacher that have no part in the result, or one that is told otherwise."""
 
 UNREADABLE = "unreadable_images"
 """Setting of a checkpoint: which images are left out."""
@@ -222,9 +228,13 @@ class TeacherTrainer:
 
     def _run(self, job: Job, checkpoint: Checkpoint | None, listen: Listener, stop: Stop) -> TeacherResult:
         teacher, val = job.teacher, job.parts.val
-        measures = Measures(teacher, self.settings, self.processes, stop)
+        plan, steps = self._fitted(job, listen)
+        looked_at_once = min(steps.at_once or steps.batch_size, LOOKED_AT_ONCE)
+        measures = Measures(teacher, self.settings, self.processes, stop, looked_at_once)
         seed_all(self.config.training.seed)
         attach(teacher, self.settings.lora)
+        asked = () if self.settings.checkpointing == "auto" else self.settings.checkpointing
+        recompute(teacher, asked if plan is None else plan.checkpointing)
         keep_best = partial(self._keep_best, job)
         seen_before = None
         if checkpoint is None:
@@ -236,7 +246,7 @@ class TeacherTrainer:
             teacher,
             settings=self.settings,
             training=self.config.training,
-            steps=job.steps,
+            steps=steps,
             start=checkpoint,
             folder=self.folder / LAST,
             hooks=Hooks(
@@ -270,10 +280,27 @@ class TeacherTrainer:
                 base_model=self.settings.base_model,
                 parts=job.parts,
                 steps=job.steps,
+                plan=plan,
             )
         )
+        if plan is not None and progress.step_memory_bytes:
+            held, expected = progress.step_memory_bytes / 1e9, plan.memory_bytes / 1e9
+            listen(job.event("note", message=f"steps held {held:.2f} GB; {expected:.2f} GB were expected"))
         listen(job.event("note", message=_summary(result)))
         return result
+
+    def _fitted(self, job: Job, listen: Listener) -> tuple[Predicted | None, Steps]:
+        """What a step is expected to hold, and the steps, cut so that they have room."""
+        teacher, steps = job.teacher, job.steps
+        bfloat16 = isinstance(autocast(teacher.device, self.config.training.precision), torch.autocast)
+        room = room_of(teacher, self.processes.place)
+        plan = plan_step(teacher, self.settings, job.parts.train.dataset, bfloat16=bfloat16, room=room)
+        if plan is not None:
+            listen(job.event("note", message=told(plan, batch_size=steps.batch_size, room=room)))
+            at_once = plan.at_once
+        else:
+            at_once = UNKNOWN_AT_ONCE if teacher.device.type == "cuda" else steps.batch_size
+        return plan, replace(steps, at_once=at_once) if at_once < steps.batch_size else steps
 
     def _begin(self, job: Job, measures: Measures, listen: Listener) -> tuple[Evaluation, Checkpoint]:
         """Measure the base: what it sees in the validation part, and the checkpoint of a run without a step."""
@@ -373,7 +400,7 @@ class TeacherTrainer:
             "augmentation": config["augmentation"],
             "training": {key: training[key] for key in ("seed", "precision", "patience", "class_balance")}
             | {"features": training["features_gb"] > 0},
-            f"teachers.{self.name.slug}": {k: v for k, v in settings.items() if k not in ("base_model", "revision")},
+            f"teachers.{self.name.slug}": {k: v for k, v in settings.items() if k not in INDECISIVE},
             "base_sha256": base.sha256,
             "base_revision": base.revision,
             UNREADABLE: parts.unreadable.digest,

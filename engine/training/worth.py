@@ -15,6 +15,7 @@ from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.evaluate import Evaluation, compare, look
 from engine.evaluation.retention import retention
 from engine.evaluation.thresholds import operation
+from engine.fit import Predicted
 from engine.results import AdapterFile, ApMetrics, Retention, TeacherResult
 from engine.teachers import LocalModel, Teacher
 from engine.teachers.lora import adapter_off, trainable_parameters
@@ -39,12 +40,14 @@ class Measures:
         settings: The teacher's part of the configuration.
         processes: Those that train it together.
         stop: Set by SIGTERM, which ends a measurement.
+        at_once: Images that the teacher is given at a time.
     """
 
     teacher: Teacher
     settings: TeacherSettings
     processes: Processes
     stop: Stop
+    at_once: int
 
     def of(self, part: Part, *, teacher: Teacher | None = None) -> Evaluation:
         """The teacher as it is, or one that shares its model, on ``part``."""
@@ -56,7 +59,7 @@ class Measures:
 
         indices = self.processes.place.share(range(len(part.dataset)))
         with memory_errors(teacher, self.settings):
-            seen = look(teacher, part.dataset, load, indices=indices, batch_size=self.settings.batch_size)
+            seen = look(teacher, part.dataset, load, indices=indices, batch_size=self.at_once)
         seen = self.processes.gather(seen)
         metrics = self.processes.decided(lambda: compare(part.dataset, seen, iou_type=teacher.iou_type).metrics)
         dataset = replace(part.dataset, images=tuple(image for image, _ in seen))
@@ -74,7 +77,7 @@ class Measures:
         """
 
         def measure() -> ApMetrics:
-            indices, size = self.processes.place.share(range(len(part.dataset))), self.settings.batch_size
+            indices, size = self.processes.place.share(range(len(part.dataset))), self.at_once
             seen: list[Detections] = []
             for start in range(0, len(indices), size):
                 self.stop.check()
@@ -129,6 +132,7 @@ def write_result(
     base_model: str,
     parts: Parts,
     steps: Steps,
+    plan: Predicted | None,
 ) -> TeacherResult:
     """Leave samples of what base and best adapter have seen, and ``result.json``, beside the adapter in ``folder``."""
     write_samples(
@@ -169,6 +173,8 @@ def write_result(
         steps=progress.step,
         seconds=progress.seconds,
         peak_memory_bytes=progress.peak_memory_bytes,
+        step_memory_bytes=progress.step_memory_bytes,
+        predicted_memory_bytes=None if plan is None else plan.memory_bytes,
         trainable_parameters=sum(p.numel() for p in trainable_parameters(teacher).values()),
         adapter=AdapterFile(uri=str(adapter), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)),
     )

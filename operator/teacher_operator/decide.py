@@ -182,7 +182,8 @@ def _inspect(
                 "config_uri": prepared.config_uri,
                 "dataset": dataset_status(prepared.info),
                 "teachers": [
-                    known.get(one) or published_teacher(one, published.get(one), now=now) for one in prepared.teachers
+                    known.get(one) or published_teacher(one, published.get(one), needs=prepared.needs, now=now)
+                    for one in prepared.teachers
                 ],
             }
         )

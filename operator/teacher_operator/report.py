@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from engine.dataset.types import DatasetInfo, Problem, Severity
 from engine.outcome import TeacherOutcome
+from engine.results import MemoryNeed
 from engine.spec import TeacherName
 from teacher_operator.progress import percent_text
 from teacher_operator.status import (
@@ -17,6 +18,7 @@ from teacher_operator.status import (
     Condition,
     ConditionStatus,
     DatasetStatus,
+    MemoryStatus,
     ProblemStatus,
     SummaryStatus,
     TeacherFineTuneStatus,
@@ -188,9 +190,13 @@ def dataset_status(info: DatasetInfo) -> DatasetStatus:
     )
 
 
-def published_teacher(name: TeacherName, result: TeacherOutcome | None, *, now: float) -> TeacherStatus:
+def published_teacher(
+    name: TeacherName, result: TeacherOutcome | None, *, needs: Sequence[MemoryNeed] = (), now: float
+) -> TeacherStatus:
     """A teacher at its beginning; one that was published before needs no training."""
-    teacher = TeacherStatus(name=name, state="Pending")
+    need = next((one for one in needs if one.teacher is name), None)
+    memory = need and MemoryStatus(bytes=need.memory_bytes, least_bytes=need.least_memory_bytes)
+    teacher = TeacherStatus(name=name, state="Pending", memory=memory)
     if result is None:
         return teacher
     done = succeeded(teacher, result, now=now)

@@ -107,6 +107,13 @@ class ProgressStatus(StatusModel):
     updated: Timestamp | None = Field(default=None, description="Time of the progress line.")
 
 
+class MemoryStatus(StatusModel):
+    """GPU memory that training is expected to hold, in bfloat16."""
+
+    bytes: int = Field(ge=0, description="With whole batches at a time and all activations kept: the fastest.")
+    least_bytes: int = Field(ge=0, description="With one image at a time and activations computed again.")
+
+
 class AttemptStatus(StatusModel):
     """One pod of a trainer; over several nodes the first stands for all."""
 
@@ -145,6 +152,7 @@ class TeacherStatus(StatusModel):
     refused_since: Timestamp | None = Field(default=None, description="Since when its Job cannot be made.")
     attempts: list[AttemptStatus] = Field(default=[], max_length=ATTEMPTS, description="Its pods, oldest first.")
     attempt_count: int = Field(default=0, ge=0, description="How many there were.")
+    memory: MemoryStatus | None = Field(default=None, description="What it will need, of bases that are known.")
     progress: ProgressStatus | None = Field(default=None, description="How far training is.")
     ap_before: Decimal = Field(default="", description="AP of the base on the validation part, 0..1.")
     ap_after: Decimal = Field(default="", description="AP of the best adapter so far, 0..1.")

@@ -141,12 +141,23 @@ def test_fewer_images_are_seen_more_often_but_never_in_too_few_steps() -> None:
     )
 
 
-def test_steps_grow_with_the_images_while_batches_stay_what_fits() -> None:
+def test_steps_grow_with_the_images_and_are_one_batch_unless_it_is_said_how_many() -> None:
     runs = [_sam(images) for images in (20, 3_000, 20_000)]
-    assert {sam.batch_size for sam in runs} == {2}
-    assert [sam.accumulation_steps for sam in runs] == [2, 4, 8]
+    assert [(sam.batch_size, sam.accumulation_steps) for sam in runs] == [(4, 1), (8, 1), (16, 1)]
+    runs = [_sam(images, batchSize=2) for images in (20, 3_000, 20_000)]
+    assert [(sam.batch_size, sam.accumulation_steps) for sam in runs] == [(2, 2), (2, 4), (2, 8)]
     assert _sam(20_000, batchSize=64).accumulation_steps == 1
-    assert _sam(20_000, accumulationSteps=1).accumulation_steps == 1
+    sam = _sam(20_000, accumulationSteps=4)
+    assert (sam.batch_size, sam.accumulation_steps) == (4, 4)
+
+
+def test_what_is_computed_again_makes_no_other_run() -> None:
+    config, other = (
+        generate_config(dataset(), spec(), overrides={"teachers.sam.checkpointing": value})
+        for value in ("auto", ["encoder"])
+    )
+    assert config.teachers.sam != other.teachers.sam
+    assert config.run_id == other.run_id
 
 
 def test_the_rank_follows_from_images_and_classes_and_alpha_from_the_rank() -> None:

@@ -88,6 +88,7 @@ def test_what_inspection_found_is_told_with_the_run() -> None:
     assert status.dataset is not None
     assert (status.dataset.images, status.dataset.class_count) == (1000, 2)
     assert (status.run_id, status.config_uri) == ("0123456789ab", f"{status.uri}/teacher_config.yaml")
+    assert [one.memory and one.memory.least_bytes for one in status.teachers] == [2 * 10**9, None]
     assert condition(world, "DatasetInspected") == ("True", "Inspected")
     assert world.has_job(BOXES)
 

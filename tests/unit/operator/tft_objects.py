@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.dataset.types import ClassInfo, DatasetInfo, Problem
 from engine.outcome import Outcome, Prepared, TeacherOutcome
-from engine.results import AdapterFile
+from engine.results import AdapterFile, MemoryNeed
 from engine.spec import TeacherName
 from teacher_operator.api import API_VERSION, KIND
 from teacher_operator.names import COMPONENT, FIELD_MANAGER, KUEUE_QUEUE, MANAGED_BY, RUN, TRAINER
@@ -140,6 +140,7 @@ def prepared_of(*teachers: TeacherName, published: bool = False, info: DatasetIn
         uri=ROOT,
         config_uri=f"{ROOT}/teacher_config.yaml",
         teachers=teachers,
+        needs=(MemoryNeed(teacher=BOXES, memory_bytes=8 * 10**9, least_memory_bytes=2 * 10**9),),
         published=tuple(map(trained_of, teachers)) if published else (),
     )
 

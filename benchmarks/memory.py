@@ -1,0 +1,150 @@
+"""What a training step holds in memory, ours beside others, and how well it is predicted; one image, 32 bit, CPU::
+
+    python benchmarks/memory.py          # fake tensors: no weights, nothing computed; the plain loop runs for real
+    python benchmarks/memory.py --small  # 320x480 instead of 800x1333, for machines with less than 16 GB
+
+All figures are counted in the same way (:class:`engine.training.memory.TensorBytes`), the resident memory of the
+process beside those that run for real. The plain loop is that of the library's documentation: ``model.train()``, the
+library's loss from ``labels``, PEFT's LoRA on the same layers, AdamW.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from dataclasses import replace
+
+import numpy as np
+import peft
+import torch
+from figures import Figure, report
+from step_memory import BASES, Shape, resident, step
+from torch.optim import AdamW
+from transformers import AutoModelForZeroShotObjectDetection
+
+from engine.fit import Shown, base_of, places, predict
+from engine.spec import LoraPreset
+from engine.teachers.grounding_dino import PRESETS
+from engine.training.memory import TensorBytes
+
+MB = 1e6
+
+
+def plain(shape: Shape) -> tuple[int, int]:
+    """Bytes that tensors hold at most in the second of two steps, and the process."""
+    torch.manual_seed(0)
+    model = AutoModelForZeroShotObjectDetection.from_config(BASES["grounding-dino-tiny"]())
+    model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
+    target = PRESETS[LoraPreset.ENCODER_DECODER]
+    model = peft.get_peft_model(model, peft.LoraConfig(r=shape.rank, lora_alpha=2 * shape.rank, target_modules=target))
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = AdamW(parameters, lr=1e-4)
+    phrases = [101, *([2304, 1012] * ((shape.tokens - 2) // 2)), 102]
+    ids = torch.tensor([phrases])
+    count = len(phrases) // 2 - 1
+    labels = [{"class_labels": torch.arange(shape.objects) % count, "boxes": torch.rand(shape.objects, 4) / 2 + 0.1}]
+    with resident() as process, TensorBytes([*model.parameters(), *model.buffers()]) as held:
+        at_first = held.live
+        pixels = torch.rand(1, 3, *shape.size)
+        for _ in range(2):
+            loss = model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
+            loss.backward()
+            del loss
+            optimizer.step()
+            optimizer.zero_grad()
+        return held.peak, process() + at_first
+
+
+def ours(base: str, shape: Shape, groups: tuple[str, ...], *, preset: str | None = "encoder-decoder") -> int:
+    return max(step(base, shape, preset=preset, groups=groups).moments)
+
+
+def lora_and_full(shape: Shape) -> list[Figure]:
+    figures = []
+    for base, groups in (("grounding-dino-tiny", ("encoder",)), ("sam-vit-base", ("encoder", "decoder"))):
+        mine, full = ours(base, shape, groups), ours(base, shape, (), preset=None)
+        what = f"{base}, LoRA encoder-decoder, a step of one image"
+        note = "counted without computing"
+        figures.append(
+            Figure(what, "full fine-tuning, same loop", mine / MB, full / MB, "MB", mine / full, "<= 0.33", note)
+        )
+    return figures
+
+
+def beside_plain(shape: Shape) -> list[Figure]:
+    theirs, process = plain(shape)
+    gc.collect()
+    with resident() as measured:
+        real = max(step("grounding-dino-tiny", shape, groups=("encoder",), fake=False).moments)
+        mine = measured()
+    size = "x".join(map(str, shape.size))
+    what = f"Grounding DINO tiny, encoder-decoder, {size}, a step of one image"
+    against = "plain transformers + PEFT loop"
+    kept = ours("grounding-dino-tiny", shape, ())
+    return [
+        Figure(what, against, real / MB, theirs / MB, "MB", real / theirs, "<= 0.25", "tensors, both run for real"),
+        Figure(f"{what}, nothing computed again", against, kept / MB, theirs / MB, "MB", kept / theirs),
+        Figure(
+            what, against, mine / MB, process / MB, "MB", mine / process, "", "resident memory, less Python and torch"
+        ),
+    ]
+
+
+def predictions(seed: int) -> list[Figure]:
+    """Predicted and counted, at shapes that the table has not seen."""
+    rng = np.random.default_rng(seed)
+    figures = []
+    for base in ("grounding-dino-tiny", "shipped-grounding-dino", "sam-vit-base", "shipped-sam"):
+        sam = "sam" in base
+        for bfloat16, groups in ((False, ()), (True, ("encoder", "decoder") if sam else ("encoder",))):
+            shape = Shape(
+                images=int(rng.integers(1, 5)),
+                size=(int(rng.integers(400, 801)), int(rng.integers(600, 1334))),
+                tokens=int(rng.integers(8, 128)),
+                objects=int(rng.integers(2, 26)),
+            )
+            counted = max(step(base, shape, groups=groups, bfloat16=bfloat16).moments)
+            expected = expect(base, shape, groups, bfloat16=bfloat16)
+            precision, again = "bfloat16" if bfloat16 else "float32", "+".join(groups) or "all kept"
+            what = f"{base}, {precision}, {again}, {_words(shape, sam)}"
+            figures.append(
+                Figure(
+                    what, "counted", expected / MB, counted / MB, "MB", expected / counted, "0.85 to 1.15", "predicted"
+                )
+            )
+    return figures
+
+
+def expect(base: str, shape: Shape, groups: tuple[str, ...], *, bfloat16: bool) -> int:
+    from step_memory import build
+
+    settings = build(base, preset="encoder-decoder", rank=shape.rank).settings  # type: ignore[attr-defined]
+    area = places(*shape.size)
+    shows = Shown(places=area, places_together=area, tokens=shape.tokens, objects=shape.objects * (1 + shape.clicks))
+    known = base_of("", BASES[base]().to_dict())
+    assert known == base, f"{base} is taken for {known}"
+    one = predict(base, settings, shows, at_once=shape.images, checkpointing=groups, bfloat16=bfloat16)
+    assert one is not None, f"engine/fit.json has nothing of {base}: run benchmarks/memory_table.py"
+    return one.memory_bytes
+
+
+def _words(shape: Shape, sam: bool) -> str:
+    if sam:
+        return f"{shape.images} images, {shape.objects} objects"
+    return f"{shape.images} images, {'x'.join(map(str, shape.size))}, {shape.tokens} tokens"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="of the shapes that are predicted")
+    arguments = parser.parse_args()
+    shape = Shape()
+    if arguments.small:
+        shape = replace(shape, size=(320, 480))
+    report([*beside_plain(shape), *lora_and_full(Shape()), *predictions(arguments.seed)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Writes ``engine/fit.json``: what a step of each base takes, as coefficients. After a change of what is computed::
+
+    python benchmarks/memory_table.py    # all bases, some minutes each
+    python benchmarks/memory_table.py sam-vit-base shipped-sam
+
+Steps are counted without computing anything (:mod:`step_memory`) at a few shapes of each preset, arithmetic and set of
+groups that is computed again, and fitted by least squares of the relative error. How well this holds for other shapes
+is shown by ``benchmarks/memory.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
+from step_memory import BASES, Shape, step
+
+from engine.fit import LADDER, dimensions, features, key_of, places
+from engine.spec import LoraPreset, TeacherName
+
+TABLE = Path(__file__).resolve().parents[1] / "engine" / "fit.json"
+GROUNDING_DINO = (
+    Shape(size=(480, 640), tokens=16),
+    Shape(size=(800, 1333), tokens=16),
+    Shape(size=(800, 1333), tokens=192),
+    Shape(images=2, size=(480, 640), tokens=32, rank=64),
+    Shape(images=3, size=(800, 800), tokens=64),
+)
+SAM = (
+    Shape(objects=5),
+    Shape(objects=25),
+    Shape(images=2, objects=25, rank=64),
+    Shape(images=3, objects=10),
+)
+
+
+def fitted(rows: np.ndarray, values: list[float]) -> list[float]:
+    """Coefficients that are not negative: more of anything never takes less."""
+    scale = np.array(values)[:, None]
+    coefficients, _ = nnls(rows / scale, np.ones(len(values)))
+    off = np.abs(rows @ coefficients / scale[:, 0] - 1).max()
+    if off > 0.08:
+        print(f"    off by up to {off:.0%}", flush=True)
+    return [float(f"{value:.5g}") for value in coefficients]
+
+
+def entries(base: str, preset: LoraPreset) -> Iterator[tuple[str, dict[str, object]]]:
+    """Of one base and preset, by their key in the table."""
+    kind = TeacherName.SAM if "sam" in base else TeacherName.GROUNDING_DINO
+    shapes = SAM if kind is TeacherName.SAM else GROUNDING_DINO
+    if base == "shipped-grounding-dino":  # which sees images a sixth as large
+        shapes = tuple(replace(shape, size=(shape.size[0] // 6, shape.size[1] // 6)) for shape in shapes)
+    rows = np.array(
+        [
+            features(
+                kind,
+                images=shape.images,
+                places=places(*shape.size),
+                queries=dimensions(BASES[base]().to_dict())[-1],
+                tokens=shape.tokens,
+                objects=shape.objects * (1 + shape.clicks),
+                rank=shape.rank,
+            )
+            for shape in shapes
+        ]
+    )
+    for bfloat16, groups in product((True, False), LADDER[kind, preset]):
+        held = [step(base, shape, preset=preset.value, groups=groups, bfloat16=bfloat16) for shape in shapes]
+        moments = zip(*(one.moments for one in held), strict=True)
+        yield (
+            key_of(preset, bfloat16=bfloat16, groups=groups),
+            {
+                "memory": [fitted(rows, [value / 1e6 for value in moment]) for moment in moments],
+                "flops": fitted(rows, [one.flops / 1e9 for one in held]),
+                "made": fitted(rows, [one.made / 1e6 for one in held]),
+                "kernels": round(sum(one.kernels for one in held) / len(held)),
+            },
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bases", nargs="*", help="default: all that the table has")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    arguments = parser.parse_args()
+    bases = arguments.bases or [base for base in BASES if not base.startswith("mm-")]
+    for preset, base in product((LoraPreset.ENCODER_DECODER, LoraPreset.ALL, LoraPreset.DECODER), bases):
+        for key, entry in entries(base, preset):
+            table = json.loads(arguments.table.read_text()) if arguments.table.is_file() else {}
+            table.setdefault(base, {"dimensions": dimensions(BASES[base]().to_dict()), "entries": {}})
+            table[base]["entries"][key] = entry
+            arguments.table.write_text(json.dumps(table, indent=1) + "\n")
+            print(f"{base}: {key}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

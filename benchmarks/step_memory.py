@@ -1,0 +1,275 @@
+"""One training step of a teacher of any size, for real or without computing anything, and what it holds in memory.
+
+Without computing: tensors are torch's fake ones, which have shapes and no values, so that no weights, no GPU and
+hardly any memory are needed. Prompts, captions and objects are made up; what they say has no part in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"  # compares values, which fake tensors have not
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import flop_registry
+from transformers import AutoConfig, AutoModel, AutoModelForZeroShotObjectDetection, AutoTokenizer
+
+from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
+from engine.preprocessing import GroundingDinoTransform
+from engine.spec import LoraPreset
+from engine.teachers import grounding_dino_loss
+from engine.teachers.base import Batch, Teacher
+from engine.teachers.grounding_dino import GroundingDino
+from engine.teachers.lora import attach, set_training, trainable_parameters
+from engine.teachers.recompute import recompute
+from engine.teachers.sam import Sam
+from engine.teachers.sam_loss import sam_losses
+from engine.training.memory import TensorBytes
+from engine.training.optimizer import build_optimizer
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ROOT / "examples" / "tiny_teachers"
+SWIN = {"model_type": "swin", "out_indices": [2, 3, 4]}
+SWIN_BASE = SWIN | {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 12}
+SWIN_LARGE = SWIN_BASE | {"embed_dim": 192, "num_heads": [6, 12, 24, 48]}
+SAM_VISION = {
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16},
+}
+GLOBAL = {"large": [5, 11, 17, 23], "huge": [7, 15, 23, 31]}
+BASES: Mapping[str, Callable[[], Any]] = {
+    "grounding-dino-tiny": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN),
+    "grounding-dino-base": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN_BASE),
+    "grounding-dino-large": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN_LARGE),
+    "mm-grounding-dino-tiny": lambda: AutoConfig.for_model("mm-grounding-dino", backbone_config=SWIN),
+    "shipped-grounding-dino": lambda: AutoConfig.from_pretrained(TINY / "grounding_dino"),
+    "sam-vit-base": lambda: AutoConfig.for_model("sam"),
+    "sam-vit-large": lambda: _sam("large"),
+    "sam-vit-huge": lambda: _sam("huge"),
+    "shipped-sam": lambda: AutoConfig.from_pretrained(TINY / "sam"),
+}
+"""Configurations of the bases there are, as published."""
+
+
+def _sam(size: str) -> Any:
+    return AutoConfig.for_model("sam", vision_config=SAM_VISION[size] | {"global_attn_indexes": GLOBAL[size]})
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one batch shows.
+
+    Attributes:
+        images: How many.
+        size: Height and width of their canvas; of Grounding DINO.
+        tokens: Of the caption; of Grounding DINO.
+        objects: An image; one of five is asked for by a point; of SAM.
+        clicks: That follow each prompt; of SAM.
+        rank: Of the adapter.
+    """
+
+    images: int = 1
+    size: tuple[int, int] = (800, 1333)
+    tokens: int = 20
+    objects: int = 25
+    clicks: int = 0
+    rank: int = 16
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a step takes.
+
+    Attributes:
+        moments: The most bytes held, with the model and its optimizer, until the encoder has run, until the loss is
+            there, until the gradient is back at the encoder, and until it has gone through that. Each is a sum of what
+            a batch shows; the most of all is not.
+        flops: Multiplications and additions of matrix products and convolutions.
+        made: Bytes of all tensors that were made.
+        kernels: How many these were.
+    """
+
+    moments: tuple[int, ...]
+    flops: int
+    made: int
+    kernels: int
+
+
+class Counted(TensorBytes):
+    """Counts the arithmetic too."""
+
+    flops = 0
+
+    def moment(self) -> int:
+        """The most that was held since it was asked last."""
+        peak, self.peak = self.peak, self.live
+        return peak
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if cost := flop_registry.get(func.overloadpacket):
+            self.flops += cost(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def build(base: str, *, preset: str | None, rank: int = 16, fake: bool = True) -> Teacher:
+    """A teacher of random weights with a fresh adapter; ``preset`` None: all parameters are trained instead."""
+    config = BASES[base]()
+    kind = Sam if config.model_type == "sam" else GroundingDino
+    settings = _settings(kind, preset or "decoder", rank)
+    with torch.device("meta" if fake else "cpu"):
+        teacher: Teacher
+        if kind is Sam:
+            model = AutoModel.from_config(config).eval()
+            teacher = Sam(model, classes=["a"], settings=settings)
+        else:
+            config.dropout = 0.0
+            model = AutoModelForZeroShotObjectDetection.from_config(config).eval()
+            tokenizer = AutoTokenizer.from_pretrained(TINY / "grounding_dino")
+            transform = GroundingDinoTransform()
+            teacher = GroundingDino(model, tokenizer, classes=["a"], prompts={}, settings=settings, transform=transform)
+        model.requires_grad_(preset is None)
+        if preset is not None:
+            attach(teacher, settings.lora)
+    return teacher
+
+
+def _settings(kind: type[Teacher], preset: str, rank: int) -> Any:
+    name = kind.name.slug
+    values = yaml.safe_load((ROOT / "engine" / "config" / "defaults" / f"{name}.yaml").read_text())
+    lora = LoraSettings(preset=LoraPreset(preset), rank=rank, alpha=2 * rank, dropout=0.0)
+    model = SamSettings if kind is Sam else GroundingDinoSettings
+    filled = {"lora": lora, "epochs": 1, "batch_size": 1, "accumulation_steps": 1, "warmup_fraction": 0.0}
+    return model.model_validate(values | filled)
+
+
+def step(
+    base: str,
+    shape: Shape,
+    *,
+    preset: str | None = "encoder-decoder",
+    groups: tuple[str, ...] = (),
+    bfloat16: bool = False,
+    fake: bool = True,
+) -> Held:
+    """The second of two steps: only then the optimizer has its state."""
+    teacher = build(base, preset=preset, rank=shape.rank, fake=fake)
+    with ExitStack() as block:
+        if fake:
+            block.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            teacher.model.to_empty(device="cpu")
+            block.enter_context(patch.object(grounding_dino_loss, "match", _any_match))
+        recompute(teacher, groups)
+        set_training(teacher, True)
+        parameters = trainable_parameters(teacher)
+        optimizer = build_optimizer(parameters, teacher.settings)  # type: ignore[attr-defined]
+        held = block.enter_context(Counted([*teacher.model.parameters(), *teacher.model.buffers()]))
+        precision: Any = torch.autocast("cpu", dtype=torch.bfloat16) if bfloat16 else nullcontext()
+        _fill_state(optimizer, parameters)
+        held.moment()
+        moments: list[int] = []
+        _listen_at_encoder(teacher, lambda: moments.append(held.moment()))
+        loss = _loss(teacher, shape, precision)
+        moments.append(held.moment())
+        loss.backward()  # type: ignore[no-untyped-call]
+        del loss
+        if not fake:  # AdamW reads the number of its steps
+            nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
+            optimizer.step()
+        moments.append(held.moment())
+        return Held(tuple(moments), held.flops, held.made, held.count)
+
+
+def _listen_at_encoder(teacher: Teacher, tell: Callable[[], None]) -> None:
+    """Tell when the encoder has run, and when the gradient of what it gave is there."""
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> None:
+        tell()
+        features = output[0]
+        if features.requires_grad:
+            features.register_hook(lambda gradient: tell())
+
+    encoder = teacher._sam.vision_encoder if isinstance(teacher, Sam) else teacher._detector.model.encoder  # type: ignore[attr-defined]
+    encoder.register_forward_hook(after)
+
+
+def _fill_state(optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> None:
+    """AdamW's state, as after a step with gradients of zero."""
+    for parameter in parameters.values():
+        state = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
+        optimizer.state[parameter] = state | {"exp_avg_sq": torch.zeros_like(parameter)}
+
+
+def _loss(teacher: Teacher, shape: Shape, precision: AbstractContextManager[Any]) -> Tensor:
+    if isinstance(teacher, GroundingDino):
+        with precision:
+            return teacher.loss(_grounding_dino_batch(shape), count=1.0)["loss"]
+    assert isinstance(teacher, Sam)
+    return _sam_loss(teacher, shape, precision)
+
+
+def _grounding_dino_batch(shape: Shape) -> Batch:
+    images, (height, width), tokens = shape.images, shape.size, shape.tokens
+    boxes = torch.full((shape.objects, 4), 0.5)
+    return {
+        "pixel_values": torch.rand(images, 3, height, width),
+        "pixel_mask": torch.ones(images, height, width, dtype=torch.long),
+        "images": torch.arange(images),
+        "input_ids": torch.full((images, tokens), 1000),
+        "attention_mask": torch.ones(images, tokens, dtype=torch.long),
+        "boxes": [boxes] * images,
+        "tokens": [torch.ones(shape.objects, tokens, dtype=torch.bool)] * images,
+    }
+
+
+def _sam_loss(teacher: Sam, shape: Shape, precision: AbstractContextManager[Any]) -> Tensor:
+    """As :meth:`Sam.loss`, which sorts prompts by their values."""
+    side, cells = teacher.transform.image_size, teacher.mask_size
+    pixels = torch.rand(shape.images, 3, side, side)
+    points = shape.images * (shape.objects // 5)
+    total = torch.zeros(())
+    with precision:
+        embeddings = teacher._embed(pixels)
+        for by_point, count in ((False, shape.images * shape.objects - points), (True, points)):
+            if not count:
+                continue
+            some = {
+                "boxes": torch.rand(count, 4),
+                "points": torch.rand(count, 2),
+                "masks": torch.rand(count, cells, cells),
+                "chances": torch.rand(count, shape.clicks),
+                "extents": torch.full((count, 2), float(cells)),
+            }
+            image = torch.arange(count) % shape.images
+            for logits, ious in teacher._answers(embeddings[image], some, by_point=by_point):
+                with torch.autocast("cpu", enabled=False):
+                    total = total + sam_losses(logits, ious, some["masks"], teacher.settings)["loss"]
+                del logits, ious
+    return total
+
+
+def _any_match(predictions: Any, targets: Any, *, text_mask: Tensor) -> Any:
+    """Some query for each object: which has no part in memory, and fake costs cannot be compared."""
+    return [(torch.arange(len(target.boxes)), torch.arange(len(target.boxes))) for target in targets]
+
+
+@contextmanager
+def resident() -> Iterator[Callable[[], int]]:
+    """The most memory of this process inside the block, beyond what it had at first, in bytes (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+    def read(name: str) -> int:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) * 1024
+
+    at_first = read("VmRSS")
+    yield lambda: read("VmHWM") - at_first

@@ -1,0 +1,96 @@
+"""How a step is cut, from the memory there is. Gradients do not depend on it: the machine has no say in the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from engine.config import TeacherSettings
+from engine.dataset.types import CocoDataset
+from engine.fit import Predicted, Shown, base_of, choose, options, shown_by
+from engine.launch import Place
+from engine.teachers.base import Teacher
+from engine.teachers.grounding_dino import GroundingDino
+
+UNKNOWN_AT_ONCE = 2
+"""Images at a time on a GPU, of a base that nothing is known of."""
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def plan_step(
+    teacher: Teacher, settings: TeacherSettings, dataset: CocoDataset, *, bfloat16: bool, room: int | None
+) -> Predicted | None:
+    """How many images at once, and what is computed again; None: nothing is known of this base.
+
+    Args:
+        teacher: Any.
+        settings: Its part of the configuration.
+        dataset: What is learned from.
+        bfloat16: The arithmetic of the forward pass.
+        room: Bytes there are; None: nobody knows, so nothing is cut.
+    """
+    config = getattr(teacher.model, "config", None)
+    base = None if config is None or not hasattr(config, "to_dict") else base_of("", config.to_dict())
+    if base is None:
+        return None
+    shows = _shown(teacher, settings, dataset)
+    ways = list(options(base, settings, shows, bfloat16=bfloat16))
+    if not ways:
+        return None
+    if room is None:
+        return ways[0]
+    return choose(base, settings, shows, bfloat16=bfloat16, room=room) or ways[-1]
+
+
+def _shown(teacher: Teacher, settings: TeacherSettings, dataset: CocoDataset) -> Shown:
+    detector = teacher if isinstance(teacher, GroundingDino) else None
+    return shown_by(
+        [(image.height, image.width) for image in dataset.images],
+        tokens=0 if detector is None else max(len(prompt.input_ids) for prompt in detector.book.chunks()),
+        objects=max((len(objects) for objects in dataset.annotations), default=1),
+        settings=settings,
+        transform=None if detector is None else detector.transform,
+    )
+
+
+def room_of(teacher: Teacher, place: Place) -> int | None:
+    """Bytes that training may fill, with what the model holds already; None where nobody says.
+
+    On a CPU that is what the container, or else the machine, has left, shared by the processes on it.
+    """
+    device = teacher.device
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    left = [
+        bytes_ for bytes_ in (_left_in_cgroup(CGROUP), _left_on_machine(Path("/proc/meminfo"))) if bytes_ is not None
+    ]
+    held = sum(p.numel() * p.element_size() for p in teacher.model.parameters())
+    return min(left) // place.local_size + held if left else None
+
+
+def _left_in_cgroup(folder: Path) -> int | None:
+    """Of the limit of this container (cgroup v2)."""
+    try:
+        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return None if limit == "max" else max(0, int(limit) - int(used))
+    except (OSError, ValueError):
+        return None
+
+
+def _left_on_machine(file: Path) -> int | None:
+    """What can be had without swapping (Linux)."""
+    try:
+        (line,) = (line for line in file.read_text().splitlines() if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return None
+
+
+def told(plan: Predicted, *, batch_size: int, room: int | None) -> str:
+    """The choice, as a sentence."""
+    how = f"{plan.at_once} of the {batch_size} images of a batch" if plan.at_once < batch_size else "whole batches"
+    again = f"computing {' and '.join(plan.checkpointing)} again" if plan.checkpointing else "keeping all activations"
+    of = "" if room is None else f" of {room / 1e9:.1f} GB"
+    return f"expecting steps to hold {plan.memory_bytes / 1e9:.2f} GB{of}: {how} at a time, {again}"

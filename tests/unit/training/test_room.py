@@ -1,0 +1,76 @@
+"""A step is cut to what has room, and a run tells what was expected and what was held."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_sam import sam_settings
+from toy import training, write_toy_data
+
+from engine.config import DataConfig, LoraSettings, RunConfig
+from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.dataset import inspect_dataset
+from engine.progress import Event
+from engine.results import TeacherResult
+from engine.spec import AugmentationSpec, Intensity, LoraPreset
+from engine.training import TeacherTrainer, room, trainer
+
+TINY_SAM = Path(__file__).resolve().parents[3] / "examples" / "tiny_teachers" / "sam"
+
+
+def trained(folder: Path) -> tuple[TeacherResult, list[str]]:
+    data = write_toy_data(folder / "data" / "all.json", range(6), masks=True)
+    settings = sam_settings(
+        base_model=str(TINY_SAM),
+        lora=LoraSettings(preset=LoraPreset.ENCODER_DECODER, rank=4, alpha=8, dropout=0),
+        batch_size=4,
+        point_share=0.2,
+    )
+    config = RunConfig(
+        name="tiny",
+        run_id="1",
+        output=str(folder / "output"),
+        storage=StorageConfig(endpoint_url=None, region=None),
+        data=DataConfig(
+            digest=inspect_dataset(data).digest,
+            classes=("red", "green"),
+            prompts={},
+            source=PartConfig(annotations=str(data), images=None),
+            split=SplitConfig(train=66, val=34, test=0),
+            train=None,
+            val=None,
+            test=None,
+        ),
+        augmentation=AugmentationSpec(intensity=Intensity.NONE),
+        training=training(),
+        teachers=TeachersConfig(sam=settings),
+    )
+    events: list[Event] = []
+    result = TeacherTrainer(config, work_dir=folder / "work", listeners=[events.append]).train()
+    return result, [event.message or "" for event in events if event.event == "note"]
+
+
+def test_little_room_cuts_the_batch_and_computes_again_and_what_was_expected_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "room_of", lambda teacher, place: 12_000_000)
+    result, notes = trained(tmp_path)
+    assert any("1 of the 4 images of a batch at a time, computing encoder and decoder again" in note for note in notes)
+    assert any(note.startswith("steps held") for note in notes)
+    assert result.predicted_memory_bytes == pytest.approx(result.step_memory_bytes, rel=0.15)
+
+
+def test_a_container_has_what_its_limit_leaves_it(tmp_path: Path) -> None:
+    assert room._left_in_cgroup(tmp_path) is None
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert room._left_in_cgroup(tmp_path) is None
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert room._left_in_cgroup(tmp_path) == 4000
+
+
+def test_a_machine_has_what_it_says_is_available(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 200 kB\nMemAvailable:    100 kB\n")
+    assert room._left_on_machine(tmp_path / "meminfo") == 102_400
+    assert room._left_on_machine(tmp_path / "none") is None
