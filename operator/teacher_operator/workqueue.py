@@ -17,9 +17,12 @@ class WorkQueue(Generic[K]):
     """Keys that want work, now or later. For one event loop."""
 
     def __init__(self) -> None:
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._ready: asyncio.PriorityQueue[tuple[int, int, K]] = asyncio.PriorityQueue()
+        """News first, then what is due, each in the order in which it came; a key may be in it twice."""
         self._waiting: dict[K, float] = {}
         """Keys in the queue, with the time at which they were put there."""
+        self._giving_way: set[K] = set()
+        """Of these, the ones that are only due."""
         self._working: dict[K, float] = {}
         self._again: set[K] = set()
         """Keys that were added while they were worked on."""
@@ -32,13 +35,17 @@ class WorkQueue(Generic[K]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, key: K) -> None:
-        """Work on a key as soon as a worker is free."""
+    def add(self, key: K, *, due: bool = False) -> None:
+        """Work on a key as soon as a worker is free; one that is only due gives way to those of which there is news."""
         if key in self._working:
             self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting[key] = time.monotonic()
-            self._ready.put_nowait(key)
+            return
+        if key in self._waiting and (due or key not in self._giving_way):
+            return
+        self._waiting.setdefault(key, time.monotonic())
+        (self._giving_way.add if due else self._giving_way.discard)(key)
+        self._count += 1
+        self._ready.put_nowait((int(due), self._count, key))
 
     def add_after(self, key: K, seconds: float) -> None:
         """Work on a key after a time, or earlier if something else asks for it."""
@@ -62,8 +69,11 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """The next key; :meth:`done` must follow."""
-        key = await self._ready.get()
+        key = (await self._ready.get())[-1]
+        while key not in self._waiting:  # it was due, and then there was news of it
+            key = (await self._ready.get())[-1]
         del self._waiting[key]
+        self._giving_way.discard(key)
         self._working[key] = time.monotonic()
         return key
 
@@ -86,7 +96,7 @@ class WorkQueue(Generic[K]):
                 due, _, key = heapq.heappop(self._later)
                 if self._due.get(key) == due:  # else an earlier time has taken its place
                     del self._due[key]
-                    self.add(key)
+                    self.add(key, due=True)
             self._wake.clear()
             try:
                 wait = self._later[0][0] - time.monotonic() if self._later else None

@@ -336,3 +336,20 @@ def test_the_longest_work_is_known(clock: Clock) -> None:
         assert queue.longest_work() == 0
 
     run(test)
+
+
+def test_what_is_only_due_gives_way_to_news() -> None:
+    """Else an object that was made just now would wait for all those that have waited for a minute."""
+
+    async def test(queue: Queue) -> None:
+        for key in ("waits-1", "waits-2", "waits-3"):
+            queue.add(key, due=True)
+        queue.add("new")
+        queue.add("waits-3")
+        queue.add("waits-2", due=True)
+        assert len(queue) == 4
+        assert await ready(queue) == ["new", "waits-3", "waits-1", "waits-2"]
+        queue.add("waits-3")
+        assert await ready(queue) == ["waits-3"], "once for every time that it was asked for"
+
+    run(test)
