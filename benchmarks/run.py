@@ -32,15 +32,24 @@ PAGE = HERE.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 ASSETS = Path(os.environ.get("KUBEBUILDER_ASSETS", "/usr/local/kubebuilder/bin"))
 
+DATA = "annotations.json"
+"""Stands for a small COCO file of drawn scenes, which is made first."""
+
 PROGRAMS: tuple[tuple[str, ...], ...] = (
+    ("inspect_speed.py", DATA),
+    ("sync_speed.py",),
+    ("input_speed.py", "--images", "12"),
     ("frozen_features.py",),
     ("step_speed.py",),
+    ("memory.py",),
     ("processes.py",),
     ("library_faults.py",),
 )
 """Scripts and their arguments."""
 
-ON_KUBERNETES: tuple[tuple[str, ...], ...] = ()
+ON_KUBERNETES: tuple[tuple[str, ...], ...] = (
+    ("operator_scale.py", "--objects", "1000", "10000", "--arrivals", "300", "--rate", "5"),
+)
 """The same, of those that start an API server."""
 
 
@@ -99,7 +108,13 @@ def main() -> None:
     programs = [*PROGRAMS, *(ON_KUBERNETES if (ASSETS / "kube-apiserver").exists() else ())]
     chosen = [program for program in programs if not arguments.only or program[0] in arguments.only]
     with TemporaryDirectory() as temporary:
-        done = [run(program, Path(temporary, "figures")) for program in chosen]
+        made = subprocess.run([sys.executable, str(HERE.parent / "examples" / "demo_data.py"), temporary + "/data"])
+        made.check_returncode()
+        data = f"{temporary}/data/{DATA}"
+        done = []
+        for program in chosen:
+            done.append(run([data if word == DATA else word for word in program], Path(temporary, "figures")))
+            done[-1]["program"] = " ".join(program)
     if not arguments.only:
         write(done)
     if failed := [program["program"] for program in done if program["exit_code"]]:

@@ -90,14 +90,14 @@ def test_a_teacher_that_recomputes_can_be_copied_and_merged(tmp_path: Path) -> N
     attach(teacher, DROPPING)
     recompute(teacher, ("encoder", "decoder"))
     pixels = torch.rand(1, 3, 64, 64)
-    expected = teacher._embed(pixels)
+    expected = teacher._embed({"pixel_values": pixels})
     other = merged(teacher)
     copied = copy.deepcopy(teacher)
     with torch.no_grad():
         for parameter in teacher.model.parameters():
             parameter.zero_()
     torch.testing.assert_close(other.vision_encoder(pixels).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(copied._embed(pixels), expected)
+    assert torch.equal(copied._embed({"pixel_values": pixels}), expected)
 
 
 def test_a_group_that_a_teacher_has_not_is_told(tmp_path: Path) -> None:
