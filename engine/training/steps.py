@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import TeacherSettings
+from engine.dataset.types import CocoDataset
 from engine.launch import Place
 from engine.training.balance import drawn, visit_numbers
 
@@ -146,6 +147,13 @@ def _order(
 def _images_of(images: int, seed: int, epoch: int, repeats: tuple[float, ...]) -> NDArray[np.int64]:
     rng = np.random.default_rng([seed, epoch])
     return drawn(repeats, rng) if repeats else rng.permutation(images)
+
+
+def shapes_of(dataset: CocoDataset) -> tuple[int, ...]:
+    """Of each image its height beside its width, in steps of a fifth; none if some say no size."""
+    sizes = [(image.height, image.width) for image in dataset.images]
+    known = [(height, width) for height, width in sizes if height and width]
+    return tuple(round(4 * math.log2(height / width)) for height, width in known) if len(known) == len(sizes) else ()
 
 
 def alike(

@@ -10,9 +10,7 @@ print(result.before.ap, result.after.ap, result.adapter.uri)
 
 from __future__ import annotations
 
-import math
-import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,14 +19,11 @@ from tempfile import mkdtemp
 from typing import Any
 
 import torch
-import transformers
 
 from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
-from engine.dataset import CocoDataset
-from engine.dataset.readable import Unreadable
-from engine.errors import ConfigError, DataError, NoProgressError
+from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.evaluate import Evaluation
 from engine.fit import Predicted
 from engine.progress import Event, EventKind, Listener
@@ -36,7 +31,6 @@ from engine.results import ApMetrics, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, is_hub_id, resolve_base_model
-from engine.teachers.features import FeatureCache
 from engine.teachers.lora import (
     AdapterCard,
     adapter_off,
@@ -50,7 +44,8 @@ from engine.teachers.recompute import recompute
 from engine.training.balance import repeats
 from engine.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from engine.training.data import Views, batches_from
-from engine.training.detected import DETECTOR, LOOKED_AT_ONCE, Detected, Prompted, prepare_detected
+from engine.training.detected import LOOKED_AT_ONCE, Detected, Prompted, prepare_detected
+from engine.training.frozen import features_of
 from engine.training.loop import Hooks, Loop
 from engine.training.machine import machine_errors
 from engine.training.parts import Parts, prepare_parts
@@ -59,20 +54,13 @@ from engine.training.processes import ALONE, Processes
 from engine.training.progress import tensorboard, thinned
 from engine.training.room import UNKNOWN_AT_ONCE, plan_step, room_of, told
 from engine.training.runtime import Stop, autocast, choose_device, seed_all
-from engine.training.steps import Steps
+from engine.training.said import left_out, phases, so_far, summary
+from engine.training.same import check_same, check_same_images, decisive
+from engine.training.steps import Steps, shapes_of
 from engine.training.watchdog import Watchdog, print_failure
 from engine.training.worth import Measures, Worth, write_result
 
 NO_PROBE = "what is left of the base's skill is not measured: training.retention shows nothing that the data does not"
-
-
-FEATURES = "features"
-"""Folder of the cache for what is not adapted."""
-INDECISIVE = ("base_model", "revision", "checkpointing")
-"""Settings of a teacher that have no part in the result, or one that is told otherwise."""
-
-UNREADABLE = "unreadable_images"
-"""Setting of a checkpoint: which images are left out."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +154,7 @@ class TeacherTrainer:
             checkpoint = self.processes.decided(partial(self._last, listen))
             job = self._prepare(checkpoint, listen)
             with Watchdog(self.config.training.hang_seconds, self.on_hang) as watchdog, Stop(watchdog.alive) as stop:
-                listen(job.event("start", **_so_far(checkpoint)))
+                listen(job.event("start", **so_far(checkpoint)))
                 return self._run(job, checkpoint, listen, stop)
 
     def _prepare(self, checkpoint: Checkpoint | None, listen: Listener) -> Job:
@@ -181,7 +169,7 @@ class TeacherTrainer:
             parts = prepare_parts(
                 data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache
             )
-            for message in _left_out(parts.unreadable, parts.objects_skipped):
+            for message in left_out(parts.unreadable, parts.objects_skipped):
                 listen(note(message=message))
             probe = prepare_probe(
                 training.retention, data, masks=kind.needs_masks, storage=self.storage, cache=self.cache
@@ -189,7 +177,7 @@ class TeacherTrainer:
             if probe is None:
                 listen(note(message=NO_PROBE))
             else:
-                for message in _left_out(probe.unreadable):
+                for message in left_out(probe.unreadable):
                     listen(note(message=message))
             base = fetching.result()
         self._check_same_base(base)
@@ -206,8 +194,9 @@ class TeacherTrainer:
                 say=lambda message: listen(note(message=message)),
             )
         if checkpoint is not None:
-            _check_same_images(checkpoint.settings, parts.unreadable)
-            self._check_same(checkpoint.settings, self._decisive(base, parts, detected))
+            check_same_images(checkpoint.settings, parts.unreadable)
+            now = decisive(self.config, self.name, base=base, parts=parts, detected=detected)
+            check_same(self.folder / LAST, checkpoint.settings, now)
         if detected is not None:
             parts = replace(parts, train=Prompted(parts.train.dataset, parts.train.paths, detected.train))
         teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=self.settings)
@@ -222,7 +211,7 @@ class TeacherTrainer:
             seed=training.seed,
             place=place,
             repeats=shown,
-            shapes=_shapes(parts.train.dataset) if kind.pads else (),
+            shapes=shapes_of(parts.train.dataset) if kind.pads else (),
         )
         return Job(teacher=teacher, base=base, parts=parts, probe=probe, detected=detected, steps=steps)
 
@@ -259,7 +248,7 @@ class TeacherTrainer:
             stop=stop,
             processes=self.processes,
         )
-        teacher.features = self._features(job)
+        teacher.features = features_of(teacher, self.config, base=job.base, cache=self.cache)
         progress = loop.run()
         teacher.features = None  # what is told of an adapter is what it comes to without
         if self.processes.first:
@@ -268,7 +257,7 @@ class TeacherTrainer:
             load_adapter_tensors(teacher, loop.best, what="the best adapter does not fit its base")
         worth = self._measured(job, measures, checkpoint.before, seen_before)
         known = {"ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
-        for phase, metrics in _phases(worth).items():
+        for phase, metrics in phases(worth).items():
             listen(job.event("evaluation", step=progress.step, ap=metrics.ap, phase=phase, **known))
         result = self.processes.decided(
             lambda: write_result(
@@ -286,7 +275,7 @@ class TeacherTrainer:
         if plan is not None and progress.step_memory_bytes:
             held, expected = progress.step_memory_bytes / 1e9, plan.memory_bytes / 1e9
             listen(job.event("note", message=f"steps held {held:.2f} GB; {expected:.2f} GB were expected"))
-        listen(job.event("note", message=_summary(result)))
+        listen(job.event("note", message=summary(result)))
         return result
 
     def _fitted(self, job: Job, listen: Listener) -> tuple[Predicted | None, Steps]:
@@ -314,8 +303,8 @@ class TeacherTrainer:
 
         def begun() -> Checkpoint:
             adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(job.teacher).items()}
-            decisive = self._decisive(job.base, job.parts, job.detected)
-            checkpoint = Checkpoint(Progress(), before, decisive, adapter=adapter, optimizer={})
+            settings = decisive(self.config, self.name, base=job.base, parts=job.parts, detected=job.detected)
+            checkpoint = Checkpoint(Progress(), before, settings, adapter=adapter, optimizer={})
             self._checkpointed(save_checkpoint(checkpoint, self.folder / LAST))
             return checkpoint
 
@@ -348,18 +337,6 @@ class TeacherTrainer:
         views = Views(job.parts.train, job.teacher, augment, seed=seed, take_turns=take_turns)
         return batches_from(step, steps, views, workers=workers, pin_memory=job.teacher.device.type == "cuda")
 
-    def _features(self, job: Job) -> FeatureCache | None:
-        """Where what is not adapted is kept, if an image is ever seen twice."""
-        seen_again = self.settings.views > 0 or not Augmenter(self.config.augmentation).chosen
-        frozen = job.teacher.frozen()
-        if frozen is None or not seen_again or not self.config.training.features_gb:
-            return None
-        folder = self.cache / FEATURES
-        folder.mkdir(parents=True, exist_ok=True)
-        limit = min(int(self.config.training.features_gb * 1e9), shutil.disk_usage(folder).free // 2)
-        identity = {"base": job.base.sha256, "teacher": self.name, "transformers": transformers.__version__, **frozen}
-        return FeatureCache(folder, identity=identity, limit=limit)
-
     def _last(self, listen: Listener) -> Checkpoint | None:
         """The checkpoint to go on from; that there is a damaged one is said."""
         note = partial(Event, event="note", teacher=self.name.slug)
@@ -391,22 +368,6 @@ class TeacherTrainer:
             settings=self.settings,
         )
 
-    def _decisive(self, base: LocalModel, parts: Parts, detected: Detected | None) -> dict[str, Any]:
-        """Every setting that has a part in the result; where things lie has none."""
-        config = self.config.model_dump(mode="json")
-        data, training, settings = config["data"], config["training"], config["teachers"][self.name.slug]
-        return {
-            "data": {key: data[key] for key in ("digest", "classes", "prompts", "split")},
-            "augmentation": config["augmentation"],
-            "training": {key: training[key] for key in ("seed", "precision", "patience", "class_balance")}
-            | {"features": training["features_gb"] > 0},
-            f"teachers.{self.name.slug}": {k: v for k, v in settings.items() if k not in INDECISIVE},
-            "base_sha256": base.sha256,
-            "base_revision": base.revision,
-            UNREADABLE: parts.unreadable.digest,
-            **({} if detected is None else {DETECTOR: detected.digest}),
-        }
-
     def _check_same_base(self, base: LocalModel) -> None:
         first = self.processes.decided(lambda: base.sha256)
         if base.sha256 != first:
@@ -415,42 +376,9 @@ class TeacherTrainer:
                 f"on the first, {base.sha256[:12]}… here): set its revision to a commit"
             )
 
-    def _check_same(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        old, new = _flat(then), _flat(now)
-        changed = [f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in old | new if old.get(k) != new.get(k)]
-        if changed:
-            raise ConfigError(
-                f"{self.folder / LAST} is a checkpoint of another configuration: {'; '.join(changed)}. "
-                "Set them back to go on, or delete the folder to begin anew"
-            )
-
     def _checkpointed(self, path: Path) -> None:
         if self.on_checkpoint is not None:
             self.on_checkpoint(path)
-
-
-def _shapes(dataset: CocoDataset) -> tuple[int, ...]:
-    """Of each image its height beside its width, in steps of a fifth; none if some say no size."""
-    sizes = [(image.height, image.width) for image in dataset.images]
-    known = [(height, width) for height, width in sizes if height and width]
-    return tuple(round(4 * math.log2(height / width)) for height, width in known) if len(known) == len(sizes) else ()
-
-
-def _check_same_images(begun: Mapping[str, Any], unreadable: Unreadable) -> None:
-    if begun.get(UNREADABLE) != unreadable.digest:
-        examples = "; ".join(unreadable.examples) or "all can be now"
-        raise DataError(
-            f"images have been damaged, or mended, since the run began, of which other images were left out: "
-            f"{examples}. Bring them back as they were, or begin anew (`teacher run --again`)"
-        )
-
-
-def _left_out(unreadable: Unreadable, objects: int = 0) -> Iterator[str]:
-    """That images are left out, and which, and objects."""
-    if objects:
-        yield f"{objects:,} objects are left out: of images that are, or outside an image that is smaller"
-    if unreadable.faults:
-        yield f"{len(unreadable.faults):,} images are left out: {'; '.join(unreadable.examples)}"
 
 
 def _check_asking(teacher: Teacher, probe: Probe) -> None:
@@ -459,41 +387,3 @@ def _check_asking(teacher: Teacher, probe: Probe) -> None:
         teacher.asking(probe.part.dataset.classes)
     except ConfigError as error:
         raise ConfigError(f"training.retention: {error}") from None
-
-
-def _phases(worth: Worth) -> dict[str, ApMetrics]:
-    """What is measured once, at the end, by the phase that events call it."""
-    phases = {} if worth.test_after is None else {"test": worth.test_after}
-    if worth.retained is not None:
-        phases |= {"retention_base": worth.retained.base, "retention": worth.retained.adapted}
-    return phases
-
-
-def _so_far(checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """What a checkpoint knows already, as fields of an event."""
-    if checkpoint is None:
-        return {"step": 0}
-    progress = checkpoint.progress
-    return {"step": progress.step, "ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their path.
-
-    >>> _flat({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        path = f"{prefix}{key}"
-        flat |= _flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-    return flat
-
-
-def _summary(result: TeacherResult) -> str:
-    change = f"AP {result.before.ap:.3f} -> {result.after.ap:.3f}"
-    if result.retention is not None and result.retention.share >= 0:
-        change += f", {result.retention.share:.0%} of the base's skill on other things is left"
-    if result.after.ap > result.before.ap:
-        return change
-    return f"{change}: no evaluation was better than the base; the best adapter is kept all the same"

@@ -1,0 +1,45 @@
+"""What a run tells of itself, beside its steps. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from engine.dataset.readable import Unreadable
+from engine.results import ApMetrics, TeacherResult
+from engine.training.checkpoint import Checkpoint
+from engine.training.worth import Worth
+
+
+def left_out(unreadable: Unreadable, objects: int = 0) -> Iterator[str]:
+    """That images are left out, and which, and objects."""
+    if objects:
+        yield f"{objects:,} objects are left out: of images that are, or outside an image that is smaller"
+    if unreadable.faults:
+        yield f"{len(unreadable.faults):,} images are left out: {'; '.join(unreadable.examples)}"
+
+
+def phases(worth: Worth) -> dict[str, ApMetrics]:
+    """What is measured once, at the end, by the phase that events call it."""
+    phases = {} if worth.test_after is None else {"test": worth.test_after}
+    if worth.retained is not None:
+        phases |= {"retention_base": worth.retained.base, "retention": worth.retained.adapted}
+    return phases
+
+
+def so_far(checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """What a checkpoint knows already, as fields of an event."""
+    if checkpoint is None:
+        return {"step": 0}
+    progress = checkpoint.progress
+    return {"step": progress.step, "ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
+
+
+def summary(result: TeacherResult) -> str:
+    """What training has brought, in a sentence."""
+    change = f"AP {result.before.ap:.3f} -> {result.after.ap:.3f}"
+    if result.retention is not None and result.retention.share >= 0:
+        change += f", {result.retention.share:.0%} of the base's skill on other things is left"
+    if result.after.ap > result.before.ap:
+        return change
+    return f"{change}: no evaluation was better than the base; the best adapter is kept all the same"

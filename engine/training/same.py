@@ -1,0 +1,82 @@
+"""What decides a run: a checkpoint of another one must not be gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig
+from engine.dataset.readable import Unreadable
+from engine.errors import ConfigError, DataError
+from engine.spec import TeacherName
+from engine.teachers import LocalModel
+from engine.training.detected import DETECTOR, Detected
+from engine.training.parts import Parts
+
+INDECISIVE = ("base_model", "revision", "checkpointing")
+"""Settings of a teacher that have no part in the result, or one that is told otherwise."""
+
+UNREADABLE = "unreadable_images"
+"""Setting of a checkpoint: which images are left out."""
+
+
+def decisive(
+    config: RunConfig, name: TeacherName, *, base: LocalModel, parts: Parts, detected: Detected | None
+) -> dict[str, Any]:
+    """Every setting that has a part in the result; where things lie has none."""
+    plain = config.model_dump(mode="json")
+    data, training, settings = plain["data"], plain["training"], plain["teachers"][name.slug]
+    return {
+        "data": {key: data[key] for key in ("digest", "classes", "prompts", "split")},
+        "augmentation": plain["augmentation"],
+        "training": {key: training[key] for key in ("seed", "precision", "patience", "class_balance")}
+        | {"features": training["features_gb"] > 0},
+        f"teachers.{name.slug}": {k: v for k, v in settings.items() if k not in INDECISIVE},
+        "base_sha256": base.sha256,
+        "base_revision": base.revision,
+        UNREADABLE: parts.unreadable.digest,
+        **({} if detected is None else {DETECTOR: detected.digest}),
+    }
+
+
+def check_same(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A checkpoint in ``folder`` was written under what decides ``now`` too.
+
+    Raises:
+        ConfigError: Something was set otherwise; says what.
+    """
+    old, new = flat(then), flat(now)
+    changed = [f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in old | new if old.get(k) != new.get(k)]
+    if changed:
+        raise ConfigError(
+            f"{folder} is a checkpoint of another configuration: {'; '.join(changed)}. "
+            "Set them back to go on, or delete the folder to begin anew"
+        )
+
+
+def check_same_images(begun: Mapping[str, Any], unreadable: Unreadable) -> None:
+    """The images that are left out are those of the checkpoint.
+
+    Raises:
+        DataError: Others are.
+    """
+    if begun.get(UNREADABLE) != unreadable.digest:
+        examples = "; ".join(unreadable.examples) or "all can be now"
+        raise DataError(
+            f"images have been damaged, or mended, since the run began, of which other images were left out: "
+            f"{examples}. Bring them back as they were, or begin anew (`teacher run --again`)"
+        )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their path.
+
+    >>> flat({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        found |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return found
