@@ -44,7 +44,7 @@ def sam_base(folder: Path, *, preset: LoraPreset = LoraPreset.DECODER, **changes
 def settings_of(name: TeacherName, preset: LoraPreset, **changes: Any) -> Any:
     """The defaults of a teacher, rank 16, with what follows from data filled in."""
     settings = default_settings(name.slug)
-    settings |= {"epochs": 1, "accumulation_steps": 1, "warmup_fraction": 0.0, "views": 0} | changes
+    settings |= {"epochs": 1, "batch_size": 4, "accumulation_steps": 1, "warmup_fraction": 0.0, "views": 0} | changes
     settings["lora"] |= {"preset": preset, "rank": 16, "alpha": 32}
     kind = {TeacherName.GROUNDING_DINO: GroundingDinoSettings, TeacherName.SAM: SamSettings}[name]
     return kind.model_validate(settings)

@@ -14,7 +14,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,7 +34,12 @@ from engine.teachers.lora import attach, set_training, trainable_parameters
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
 
 
-def plain_loop(folder: Path, teacher: GroundingDino, samples: list[Sample]) -> Callable[[], Any]:
+def arithmetic(bfloat16: bool) -> AbstractContextManager[Any]:
+    """Of a forward pass."""
+    return torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext()
+
+
+def plain_loop(folder: Path, teacher: GroundingDino, samples: list[Sample], *, bfloat16: bool) -> Callable[[], Any]:
     """A step as the libraries' documentation has it."""
     model: Any = GroundingDinoForObjectDetection.from_pretrained(folder)
     model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings  # PEFT fails without
@@ -49,13 +54,14 @@ def plain_loop(folder: Path, teacher: GroundingDino, samples: list[Sample]) -> C
     ]
 
     def step() -> None:
-        outputs = model(
-            pixel_values=batch["pixel_values"],
-            pixel_mask=batch["pixel_mask"],
-            input_ids=caption["input_ids"],
-            attention_mask=caption["attention_mask"],
-            labels=labels,
-        )
+        with arithmetic(bfloat16):
+            outputs = model(
+                pixel_values=batch["pixel_values"],
+                pixel_mask=batch["pixel_mask"],
+                input_ids=caption["input_ids"],
+                attention_mask=caption["attention_mask"],
+                labels=labels,
+            )
         outputs.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -63,7 +69,7 @@ def plain_loop(folder: Path, teacher: GroundingDino, samples: list[Sample]) -> C
     return step
 
 
-def our_loop(teacher: GroundingDino, samples: list[Sample]) -> Callable[[], Any]:
+def our_loop(teacher: GroundingDino, samples: list[Sample], *, bfloat16: bool) -> Callable[[], Any]:
     """A step as the trainer takes it; what makes examples works beside it in training, and is not counted here."""
     optimizer = build_optimizer(trainable_parameters(teacher), teacher.settings)
     set_training(teacher, True)
@@ -77,7 +83,7 @@ def our_loop(teacher: GroundingDino, samples: list[Sample]) -> Callable[[], Any]
     batch = teacher.collate(examples())
 
     def step() -> None:
-        losses = gradients(teacher, [batch], nullcontext())
+        losses = gradients(teacher, [batch], arithmetic(bfloat16))
         apply_gradients(optimizer, learning_rate=1e-4, clip_norm=0.1, losses=losses)
 
     return step
@@ -106,29 +112,34 @@ def main() -> None:
             teacher.transform = type(teacher.transform)(shortest_edge=height, longest_edge=width)
             torch.manual_seed(0)
             attach(teacher, teacher.settings.lora)
-            loops = {"plain": plain_loop(folder, teacher, samples), "new": our_loop(teacher, samples)}
             identity = {**(teacher.frozen() or {}), "size": size}
             features = FeatureCache(Path(temporary, "features"), identity=identity, limit=10**9)
-            best: dict[str, float] = {}
-            for _ in range(arguments.repeats + 1):
-                for name in ("plain", "new", "known"):
-                    teacher.features = features if name == "known" else None
-                    if name == "known" and name not in loops:
-                        loops[name] = our_loop(teacher, samples)
-                    best[name] = min(best.get(name, float("inf")), seconds(loops[name]))
-            for name, what in (("new", "a new view each time"), ("known", "feature maps known")):
-                figures.append(
-                    Figure(
-                        f"Grounding DINO-T, enc+dec preset, step of {arguments.images} x {size}, {what}",
-                        "transformers + PEFT loop",
-                        best[name],
-                        best["plain"],
-                        "s",
-                        best["plain"] / best[name],
-                        ">= 1.7",
+            for bfloat16 in (False, True):
+                best: dict[str, float] = {}
+                teacher.features = None
+                loops = {"plain": plain_loop(folder, teacher, samples, bfloat16=bfloat16)}
+                for known in (None, features):
+                    teacher.features = known
+                    loops["new" if known is None else "known"] = our_loop(teacher, samples, bfloat16=bfloat16)
+                for _ in range(arguments.repeats + 1):  # in turns; the first warms up
+                    for name, loop in loops.items():
+                        teacher.features = features if name == "known" else None
+                        best[name] = min(best.get(name, float("inf")), seconds(loop))
+                for name, what in (("new", "a new view each time"), ("known", "feature maps known")):
+                    figures.append(
+                        Figure(
+                            f"Grounding DINO-T, enc+dec preset, step of {arguments.images} x {size}, {what}",
+                            "transformers + PEFT loop, the same arithmetic",
+                            best[name],
+                            best["plain"],
+                            "s",
+                            best["plain"] / best[name],
+                            ">= 1.7",
+                            "bfloat16" if bfloat16 else "float32",
+                        )
                     )
-                )
-            del loops, teacher
+                del loops
+            del teacher
     report(figures)
 
 

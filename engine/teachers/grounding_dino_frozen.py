@@ -80,10 +80,11 @@ def recalled(detector: Any, rows: Sequence[Features], *, depth: int) -> Iterator
         ``pixel_values`` and ``pixel_mask`` to call the model with: stand-ins of the size of the last level.
     """
     model = detector.model
+    dtype = model.level_embed.dtype
+    rows = [{k: t.to(dtype) if t.is_floating_point() else t for k, t in row.items()} for row in rows]
     levels = sum(name.startswith("mask") for name in rows[0])
     masks = [_stacked([row[f"mask{level}"] for row in rows]) for level in range(levels)]
-    device, dtype = model.level_embed.device, model.level_embed.dtype
-    nothing = torch.zeros(1, device=device, dtype=dtype)
+    nothing = torch.zeros(1, device=model.level_embed.device, dtype=dtype)
 
     def blank(level: int, channels: int) -> Tensor:
         return nothing.expand(len(rows), channels, *masks[level].shape[-2:])
@@ -91,13 +92,13 @@ def recalled(detector: Any, rows: Sequence[Features], *, depth: int) -> Iterator
     with ExitStack() as stack:
         if depth:
             maps = [blank(level, model.config.d_model) for level in range(levels)]
-            vision = torch.stack([_on_levels(row, masks) for row in rows]).to(dtype)
-            text = torch.stack([row["text"] for row in rows]).to(dtype)
+            vision = torch.stack([_on_levels(row, masks) for row in rows])
+            text = torch.stack([row["text"] for row in rows])
             state = ((vision, text), (None,) * 4)
             for layer in model.encoder.layers[:depth]:
                 _replace(stack, layer, lambda **_: state)
         else:
-            maps = [_stacked([row[f"map{level}"] for row in rows]).to(dtype) for level in range(levels)]
+            maps = [_stacked([row[f"map{level}"] for row in rows]) for level in range(levels)]
         for projection, projected in zip(model.input_proj_vision, maps, strict=True):
             _replace(stack, projection, lambda _, projected=projected: projected)
         seen = list(zip(maps[:-1], masks[:-1], strict=True))

@@ -260,7 +260,7 @@ class Sam(Teacher):
         assert self.features is not None  # noqa: S101 - it made the pictures
         depth = self._depth()
         known = [self.features.of(shown, partial(self._first_layers, depth)) for shown in batch["pictures"]]
-        states = torch.stack([features["states"] for features in known]).to(self.device, torch.float32)
+        states = torch.stack([features["states"].to(self.device, torch.float32) for features in known])
         return self._last_layers(depth, states)
 
     def _first_layers(self, depth: int, pixel_values: Tensor) -> dict[str, Tensor]:

@@ -236,14 +236,18 @@ def test_a_step_with_features_is_that_of_each_image_without(
         assert (gradient - expected).norm() <= 1e-3 * expected.norm() + 1e-4, name
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize(("make", "settings"), FROZEN)
-def test_found_or_computed_makes_no_difference(tmp_path: Path, make: Any, settings: LoraSettings) -> None:
+def test_found_or_computed_makes_no_difference(
+    tmp_path: Path, make: Any, settings: LoraSettings, bfloat16: bool
+) -> None:
     samples = [sample(0, 60, 80), sample(2, 80, 64)]
     teacher = make(settings)
     teacher.features = cache(tmp_path, **teacher.frozen())
-    step(teacher, samples[1:])  # one of them is there already
-    first_loss, first = step(teacher, samples)
-    found_loss, found = step(teacher, samples)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        step(teacher, samples[1:])  # one of them is there already
+        first_loss, first = step(teacher, samples)
+        found_loss, found = step(teacher, samples)
     assert found_loss == first_loss
     assert all(torch.equal(found[name], gradient) for name, gradient in first.items())
 
