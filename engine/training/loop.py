@@ -152,9 +152,7 @@ class Loop:
     def _step(self, batches: Iterator[Batch]) -> bool:
         """Take a step, unless a batch has no room."""
         begin, done = time.monotonic(), self.progress.step
-        self.progress = self._updated()  # the device's peak so far, which is forgotten next
-        with self.memory.measured(self.teacher.model):
-            losses = self._gradients(self.steps, batches)
+        losses = self._gradients(self.steps, batches)
         if losses is None:
             return False
         rate = learning_rate(done, self.steps.total, self.settings)
@@ -187,8 +185,10 @@ class Loop:
         # After the batches: a loader draws a number when it starts.
         seed_all(self.training.seed, done, self.processes.place.rank)
         set_training(self.teacher, True)
+        self.progress = self._updated()  # the device's peak so far, which is forgotten next
         try:
-            return gradients(self.teacher, parts, self.precision, self.processes)
+            with self.memory.measured(self.teacher.model):
+                return gradients(self.teacher, parts, self.precision, self.processes)
         except torch.OutOfMemoryError:
             self.optimizer.zero_grad(set_to_none=True)
             if self.teacher.device.type == "cuda":
