@@ -162,7 +162,7 @@ def tutorial_mask_loss(teacher: Any, batch: Batch) -> Tensor:
     """Binary cross entropy + dice of one mask a box, as tutorials for transformers' SAM have it."""
     if not len(batch["images"]):
         return torch.zeros(())
-    embeddings = teacher._embed(batch["pixel_values"])
+    embeddings = teacher._embed({"pixel_values": batch["pixel_values"]})
     logits, _ = teacher._decode(embeddings[batch["images"]], boxes=batch["boxes"])
     masks = (batch["masks"] >= 0.5).float()[:, None]
     probability = logits.sigmoid()

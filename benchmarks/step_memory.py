@@ -149,7 +149,7 @@ def _settings(kind: type[Teacher], preset: str, rank: int) -> Any:
     lora = LoraSettings(preset=LoraPreset(preset), rank=rank, alpha=2 * rank, dropout=0.0)
     model = SamSettings if kind is Sam else GroundingDinoSettings
     filled = {"lora": lora, "epochs": 1, "batch_size": 1, "accumulation_steps": 1, "warmup_fraction": 0.0}
-    return model.model_validate(values | filled)
+    return model.model_validate(values | filled | {"views": 0})
 
 
 def step(
@@ -238,7 +238,7 @@ def _sam_loss(teacher: Sam, shape: Shape, precision: AbstractContextManager[Any]
     points = shape.images * (shape.objects // 5)
     total = torch.zeros(())
     with precision:
-        embeddings = teacher._embed(pixels)
+        embeddings = teacher._embed({"pixel_values": pixels})
         for by_point, count in ((False, shape.images * shape.objects - points), (True, points)):
             if not count:
                 continue

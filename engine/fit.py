@@ -91,12 +91,14 @@ class Shown:
         places_together: The same of an image in a batch, where each is padded to the largest.
         tokens: Of a caption.
         objects: Prompts an image.
+        images: How many there are.
     """
 
     places: int
     places_together: int
     tokens: int
     objects: int
+    images: int = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,11 @@ def base_of(name: str, config: Mapping[str, Any] | None = None) -> str | None:
     return next((base for begin, base in HUB.items() if name.startswith(begin) and base in _table()), None)
 
 
+def is_sam(base: str) -> bool:
+    """Whether a known base is a SAM, else it is a Grounding DINO."""
+    return bool(_table()[base]["dimensions"][0] == "sam")
+
+
 def dimensions(config: Mapping[str, Any]) -> list[Any]:
     """What of a ``config.json`` memory follows from; what is not in it is as the library has it."""
     if config.get("model_type") == "sam":
@@ -183,6 +190,7 @@ def shown(info: DatasetInfo, settings: TeacherSettings, transform: GroundingDino
         [(height, width) for width, height in sizes],
         tokens=tokens,
         objects=1 if images is None else images.objects_max,
+        images=info.images,
         settings=settings,
         transform=transform,
     )
@@ -193,6 +201,7 @@ def shown_by(
     *,
     tokens: int,
     objects: int,
+    images: int,
     settings: TeacherSettings,
     transform: GroundingDinoTransform | None = None,
 ) -> Shown:
@@ -202,6 +211,7 @@ def shown_by(
         sizes: Heights and widths in pixels; those that are not known are 0.
         tokens: Of the longest caption.
         objects: Of the image that has most.
+        images: How many there are.
         settings: Of the teacher.
         transform: Of its images, if it is Grounding DINO.
     """
@@ -216,6 +226,7 @@ def shown_by(
         places_together=places(max(height for height, _ in resized), max(width for _, width in resized)),
         tokens=min(tokens, 256),
         objects=max(1, objects) * answers,
+        images=images,
     )
 
 
@@ -288,7 +299,7 @@ def choose(base: str, settings: TeacherSettings, shows: Shown, *, bfloat16: bool
 def options(base: str, settings: TeacherSettings, shows: Shown, *, bfloat16: bool) -> Iterator[Predicted]:
     """All that may be chosen, the fastest first."""
     ladder = LADDER[_kind(settings), settings.lora.preset]
-    at_once = settings.batch_size
+    at_once = min(settings.batch_size, max(1, shows.images))
     while True:
         for groups in ladder if settings.checkpointing == "auto" else (settings.checkpointing,):
             one = predict(base, settings, shows, at_once=at_once, checkpointing=groups, bfloat16=bfloat16)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.config import RunConfig, TeacherSettings
+from engine.config import RunConfig, SamSettings, TeacherSettings
 from engine.dataset.types import DatasetInfo
 from engine.errors import TeacherError
-from engine.fit import base_of, options, shown
+from engine.fit import base_of, is_sam, options, shown
 from engine.preprocessing import GroundingDinoTransform
 from engine.results import MemoryNeed
 from engine.storage import Storage, is_remote, join
@@ -35,13 +35,18 @@ def find_base(settings: TeacherSettings, storage: Storage) -> tuple[str | None, 
     name = settings.base_model
     folder = Path(name).expanduser()
     if not is_remote(name) and not folder.is_dir():
-        return base_of(name), None
+        return _of_kind(base_of(name), settings), None
     where = name if is_remote(name) else str(folder)
     config = _read(join(where, "config.json"), storage)
     size = _read(join(where, "preprocessor_config.json"), storage).get("size")
     size = size if isinstance(size, dict) else {}
     edges = {edge: int(size[edge]) for edge in ("shortest_edge", "longest_edge") if edge in size}
-    return (base_of(name, config) if config else None), GroundingDinoTransform(**edges) if edges else None
+    base = base_of(name, config) if config else None
+    return _of_kind(base, settings), GroundingDinoTransform(**edges) if edges else None
+
+
+def _of_kind(base: str | None, settings: TeacherSettings) -> str | None:
+    return base if base is not None and is_sam(base) == isinstance(settings, SamSettings) else None
 
 
 def _read(uri: str, storage: Storage) -> dict[str, Any]:

@@ -37,9 +37,10 @@ def _show(name: TeacherName, settings: TeacherSettings, info: DatasetInfo, gpu: 
     kind = GPUS[gpu]
     ways = [] if base is None else list(options(base, settings, shows, bfloat16=kind.bfloat16))
     if base is None or not ways:
-        note(f"{name}: what {settings.base_model} needs of a GPU is not known beforehand")
+        note(f"{name}: what {settings.base_model} needs of a GPU is not known beforehand, or it is no {name}")
         return
-    table = Table(f"{name} on a GPU of", "images at once", "computed again", "GPU memory", box=None, header_style="dim")
+    note(f"{name} ({settings.base_model}, preset {settings.lora.preset}, steps of {settings.batch_size} images):")
+    table = Table("on a GPU of", "images at once", "computed again", "GPU memory", box=None, header_style="dim")
     for gibibytes in GIBIBYTES:
         one = choose(base, settings, shows, bfloat16=kind.bfloat16, room=gibibytes * 2**30)
         what = ("has no room", "", "") if one is None else _row(one)

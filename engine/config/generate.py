@@ -235,6 +235,7 @@ def decisive(config: Plain) -> Plain:
         for name, settings in config["teachers"].items()
     }
     return kept | {
+        "features": config["training"]["features_gb"] > 0,  # what is kept is rounded
         "teachers": teachers,
         **{part: {k: v for k, v in config[part].items() if k not in NOT_IN_RUN_ID} for part in ("data", "training")},
     }

@@ -59,8 +59,8 @@ class TeacherSettings(ConfigModel):
         default=0,
         ge=0,
         le=1000,
-        description="augmented views of an image that take turns, so that what is not adapted sees each of them once; "
-        "0: a new view each time",
+        description="augmented views of an image that take turns, so that what is not adapted is computed once a view; "
+        "after each turn one of them gives way to a new one; 0: a new view each time",
     )
 
 

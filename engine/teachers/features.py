@@ -15,11 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import safetensors
@@ -43,20 +44,29 @@ class FeatureCache:
     """The entries of one frozen part.
 
     Args:
-        folder: Shared by all frozen parts; those that were used least recently make room for others.
+        folder: Shared by all frozen parts of all runs.
         identity: What the features follow from beside the image.
-        limit: Bytes that the folder may hold; beyond them nothing is kept any more.
+        limit: Bytes that the folder may hold. Entries that were not used since this cache was made make room for
+            others, those not used for longest first; beyond that nothing is kept any more.
     """
 
     def __init__(self, folder: Path, *, identity: Mapping[str, str], limit: int) -> None:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.folder = folder / digest[:24]
         self.limit = limit
-        self.folder.mkdir(parents=True, exist_ok=True)
-        os.utime(self.folder)
+        self.kept = self.found = self.computed = 0
+        self._began = time.time() - 1  # clocks of files are coarser
         self._room = 0
         self._until_look = 0
         self._slots: dict[str, str] = {}
+
+    def __str__(self) -> str:
+        """What became of it, as a sentence."""
+        return (
+            f"what is not adapted was computed for {self.computed:,} views and found for {self.found:,}; "
+            f"{self.kept:,} were kept in {self.folder}"
+            + ("" if self.kept >= self.computed else ": there is no room for more (training.features_gb)")
+        )
 
     def key(self, image: NDArray[np.uint8]) -> str:
         """The name of the entry of an image (h, w, 3)."""
@@ -74,11 +84,13 @@ class FeatureCache:
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError):
-            whole = False
-        if not whole:
-            path.unlink(missing_ok=True)
-            return None
-        return found
+            found, whole = {}, False
+        with suppress(OSError):  # of a cache that may only be read
+            if whole:
+                os.utime(path)
+            else:
+                path.unlink(missing_ok=True)
+        return found if whole else None
 
     def of(self, picture: Mapping[str, object], compute: Callable[[Tensor], Features]) -> Features:
         """The features that a picture came with, or else those of its pixels, which are then kept.
@@ -87,46 +99,57 @@ class FeatureCache:
             picture: Of :func:`picture`; ``slot`` is the place of one of the views of an image that take turns.
             compute: Gives them for pixels (1, 3, h, w); called without gradient.
         """
-        found = picture.get("features")
+        found, key, slot = picture.get("features"), str(picture["key"]), picture.get("slot")
         if isinstance(found, dict):
+            self.found += 1
+            self._take_turns(key, slot)
             return found
-        pixels, key = picture["pixel_values"], str(picture["key"])
+        pixels = picture["pixel_values"]
         assert isinstance(pixels, Tensor)  # noqa: S101 - a picture has one or the other
-        with torch.no_grad():
+        # In 32 bit whatever the run computes in, so that one entry serves training and evaluation.
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
             computed = {name: _rounded(tensor) for name, tensor in compute(pixels[None]).items()}
-        self._put(key, computed, slot=picture.get("slot"))
+        self.computed += 1
+        with suppress(OSError):  # the disk is full, or the folder cannot be written: it is computed each time
+            self._put(key, computed)
+        self._take_turns(key, slot)
         return computed
 
-    def _put(self, key: str, features: Features, *, slot: object) -> None:
+    def _take_turns(self, key: str, slot: object) -> None:
+        """The view that had this view's place no longer comes."""
         if slot is not None and (old := self._slots.get(str(slot), key)) != key:
-            self._path(old).unlink(missing_ok=True)  # the view that takes turns with it no longer comes
+            with suppress(OSError):
+                self._path(old).unlink(missing_ok=True)
+        self._slots[str(slot)] = key
+
+    def _put(self, key: str, features: Features) -> None:
         content = {name: tensor.cpu().contiguous() for name, tensor in features.items()}
-        size = sum(tensor.nbytes for tensor in content.values())
-        path = self._path(key)
+        size, path = sum(tensor.nbytes for tensor in content.values()), self._path(key)
         if path.exists() or not self._has_room(size):
             return
-        temporary = self.folder / f".{key}.{os.getpid()}"
-        try:
-            temporary.write_bytes(safetensors.torch.save(content, metadata={"crc32": _checksum(content)}))
-            temporary.replace(path)
-        except OSError:  # the disk is full: the rest is computed each time
-            self._room, self._until_look = 0, LOOK_AGAIN
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            return
-        if slot is not None:
-            self._slots[str(slot)] = key
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=self.folder, prefix=".", delete=False) as file:
+            try:
+                file.write(safetensors.torch.save(content, metadata={"crc32": _checksum(content)}))
+                file.close()
+                Path(file.name).replace(path)
+            except OSError:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+        self.kept += 1
 
     def _has_room(self, size: int) -> bool:
-        """Whether ``size`` more bytes may be written; what earlier runs have kept is thrown away for them."""
+        """Whether ``size`` more bytes may be written; entries of earlier runs are thrown away for them."""
         self._until_look -= 1
         if self._until_look < 0:
             self._until_look = LOOK_AGAIN
-            self._room = self.limit - sum(map(_size, self.folder.parent.iterdir()))
-            for other in sorted(self.folder.parent.iterdir(), key=_used_at):
-                if self._room < LOOK_AGAIN * size and other != self.folder:
-                    self._room += _size(other)
-                    shutil.rmtree(other, ignore_errors=True)
+            entries = sorted(_entries(self.folder.parent))
+            self._room = self.limit - sum(held for _, held, _ in entries)
+            for used_at, held, path in entries:
+                if self._room >= LOOK_AGAIN * size or used_at >= self._began:
+                    break
+                path.unlink(missing_ok=True)
+                self._room += held
         self._room -= size
         return self._room >= 0
 
@@ -174,16 +197,14 @@ def _checksum(features: Features) -> str:
     return f"{value:08x}"
 
 
-def _size(folder: Path) -> int:
-    total = 0
-    with suppress(OSError):  # another process may throw it away meanwhile
-        for entry in os.scandir(folder):
-            with suppress(OSError):
-                total += entry.stat().st_size
-    return total
+def held_in(folder: Path) -> int:
+    """Bytes of all entries of a shared folder."""
+    return sum(held for _, held, _ in _entries(folder))
 
 
-def _used_at(folder: Path) -> float:
-    with suppress(OSError):
-        return folder.stat().st_mtime
-    return 0.0
+def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each was used last, its bytes, and where it lies; what a killed process has left among them."""
+    for path in folder.glob("*/*"):
+        with suppress(OSError):  # another process may throw it away meanwhile
+            status = path.stat()
+            yield status.st_mtime, status.st_size, path

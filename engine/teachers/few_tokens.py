@@ -44,7 +44,7 @@ def apart(rows: Tensor, heads: int) -> Tensor:
 def compared(tokens: Tensor, places: Tensor, projection: Any) -> Tensor:
     """Scores (B, H, T, P) of tokens (B, H, T, w) with places (B, P, d), which ``projection`` takes to (B, P, H w)."""
     heads, width = tokens.shape[1], tokens.shape[3]
-    asked = tokens @ folded_weight(projection).view(heads, width, -1)
+    asked = _exact(tokens, folded_weight(projection).view(heads, width, -1))
     scores = torch.unflatten(asked.flatten(1, 2) @ places.transpose(1, 2), 1, (heads, -1))
     bias: Tensor = _bias(projection)
     return scores + (tokens * bias.view(heads, 1, width)).sum(-1, keepdim=True)
@@ -54,15 +54,21 @@ def gathered(shares: Tensor, places: Tensor, projection: Any) -> Tensor:
     """(B, T, H w): what tokens take, by ``shares`` (B, H, T, P), of places (B, P, d) through ``projection``."""
     heads = shares.shape[1]
     seen = torch.unflatten(shares.flatten(1, 2) @ places, 1, (heads, -1))  # (B, H, T, d)
-    values = seen @ folded_weight(projection).view(heads, -1, places.shape[-1]).transpose(1, 2)
+    values = _exact(seen, folded_weight(projection).view(heads, -1, places.shape[-1]).transpose(1, 2))
     return values.transpose(1, 2).flatten(2) + _bias(projection)
 
 
 def handed_out(shares: Tensor, values: Tensor, projection: Any) -> Tensor:
     """(B, P, d): what places are told, by ``shares`` (B, H, T, P), of the tokens' values (B, H, T, w)."""
     heads, width = values.shape[1], values.shape[3]
-    told = values @ folded_weight(projection).T.view(heads, width, -1)  # (B, H, T, d)
+    told = _exact(values, folded_weight(projection).T.view(heads, width, -1))  # (B, H, T, d)
     return shares.flatten(1, 2).transpose(1, 2) @ told.flatten(1, 2) + _bias(projection)
+
+
+def _exact(tokens: Tensor, weight: Tensor) -> Tensor:
+    """Their product in 32 bit: 16 would swallow a small update of a large weight. Tokens are few."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        return tokens.float() @ weight
 
 
 def _bias(projection: Any) -> Tensor:

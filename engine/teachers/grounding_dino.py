@@ -284,17 +284,20 @@ class GroundingDino(Teacher):
 
     def _see(self, batch: Batch, captions: dict[str, Tensor]) -> Any:
         """What the model makes of R pairs of an image of the batch and a caption (R, T)."""
-        images = batch["images"]
-        if "pictures" not in batch:
+        images, depth = batch["images"], self._depth()
+        if depth is None or ("pictures" not in batch and not torch.is_grad_enabled()):
             return self.model(
                 pixel_values=batch["pixel_values"][images], pixel_mask=batch["pixel_mask"][images], **captions
             )
-        assert self.features is not None  # noqa: S101 - it made the pictures
-        depth = self._depth() or 0
         one = {name: tensor[:1] for name, tensor in captions.items()}  # with frozen layers, all captions are the same
         compute = partial(frozen, self._detector, caption=one, depth=depth, places=self.queries)
-        known = [self.features.of(shown, compute) for shown in batch["pictures"]]
-        rows = [to_device(known[index], self.device) for index in images.tolist()]
+        if self.features is not None:
+            known = [to_device(self.features.of(shown, compute), self.device) for shown in batch["pictures"]]
+        else:  # each image before it is padded to others: a gradient does not depend on how a step is cut
+            pairs = zip(batch["pixel_values"], batch["sizes"], strict=True)
+            with torch.no_grad():
+                known = [compute(pixels[None, :, :height, :width]) for pixels, (height, width) in pairs]
+        rows = [known[index] for index in images.tolist()]
         with recalled(self._detector, rows, depth=depth) as stand_ins:
             return self.model(**stand_ins, **captions)
 

@@ -71,9 +71,9 @@ def collate_pictures(examples: Sequence[Example], *, places: int) -> Batch:
     """What stands for B images in a batch.
 
     Returns:
-        ``pixel_values`` (B, 3, H, W), padded with 0 at the right and below, and ``pixel_mask`` (B, H, W), 1 on the
-        image; where there is a cache of features, ``pictures``: a list of what the examples have of it, see
-        :func:`engine.teachers.features.picture`.
+        ``pixel_values`` (B, 3, H, W), padded with 0 at the right and below, ``pixel_mask`` (B, H, W), 1 on the image,
+        and ``sizes``, the height and width of each; where there is a cache of features, ``pictures``: a list of what
+        the examples have of it, see :func:`engine.teachers.features.picture`.
     """
     if "key" in examples[0]:
         return {"pictures": [{name: e[name] for name in PICTURE if name in e} for e in examples]}
@@ -85,7 +85,8 @@ def collate_pictures(examples: Sequence[Example], *, places: int) -> Batch:
         _, h, w = example["pixel_values"].shape
         image[:, :h, :w] = example["pixel_values"]
         mask[:h, :w] = 1
-    return {"pixel_values": pixel_values, "pixel_mask": pixel_mask}
+    sizes = [tuple(example["pixel_values"].shape[1:]) for example in examples]
+    return {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "sizes": sizes}
 
 
 def encode(prompts: Sequence[Prompt], length: int) -> dict[str, Tensor]:

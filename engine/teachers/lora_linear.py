@@ -47,7 +47,8 @@ def folded_weight(layer: Any) -> Tensor:
         weight: Tensor = getattr(layer, "base_layer", layer).weight
         return weight
     a, b, scale = _update(layer)
-    return torch.addmm(layer.base_layer.weight, b, a, alpha=scale)
+    with torch.autocast(a.device.type, enabled=False):
+        return torch.addmm(layer.base_layer.weight, b, a, alpha=scale)
 
 
 def _update(layer: LoraLinear) -> tuple[Tensor, Tensor, float]:
@@ -71,10 +72,11 @@ class _InOnePass(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        ctx.save_for_backward(x.to(dtype), weight, a, b)
         ctx.scale, ctx.kind = scale, x.dtype
+        x = x.to(dtype)
+        ctx.save_for_backward(x, weight, a, b)
         with torch.autocast(kind, enabled=False):
-            x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
             if dtype == torch.float32:
                 return functional.linear(x, torch.addmm(weight, b, a, alpha=scale), bias)
             y = functional.linear(x, weight.to(dtype), bias).flatten(0, -2)

@@ -59,6 +59,10 @@ class Progress(BaseModel):
     at_once: int | None = Field(
         default=None, description="Images a batch, at most, since the memory of a GPU had no room for a whole one."
     )
+    planned: int | None = Field(
+        default=None,
+        description="Images a batch, at most, by the memory there was when the run began; None: all of it.",
+    )
 
 
 @dataclass(frozen=True)

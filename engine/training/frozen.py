@@ -10,7 +10,7 @@ import transformers
 from engine.augmentation import Augmenter
 from engine.config import RunConfig
 from engine.teachers import LocalModel, Teacher
-from engine.teachers.features import FeatureCache
+from engine.teachers.features import FeatureCache, held_in
 
 FOLDER = "features"
 
@@ -31,6 +31,6 @@ def features_of(teacher: Teacher, config: RunConfig, *, base: LocalModel, cache:
         return None
     folder = cache / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    limit = min(int(config.training.features_gb * 1e9), shutil.disk_usage(folder).free // 2)
+    limit = min(int(config.training.features_gb * 1e9), (shutil.disk_usage(folder).free + held_in(folder)) // 2)
     identity = {"base": base.sha256, "teacher": teacher.name, "transformers": transformers.__version__, **frozen}
     return FeatureCache(folder, identity=identity, limit=limit)

@@ -50,6 +50,7 @@ def _shown(teacher: Teacher, settings: TeacherSettings, dataset: CocoDataset) ->
         [(image.height, image.width) for image in dataset.images],
         tokens=0 if detector is None else max(len(prompt.input_ids) for prompt in detector.book.chunks()),
         objects=max((len(objects) for objects in dataset.annotations), default=1),
+        images=len(dataset),
         settings=settings,
         transform=None if detector is None else detector.transform,
     )
@@ -71,11 +72,12 @@ def room_of(teacher: Teacher, place: Place) -> int | None:
 
 
 def _left_in_cgroup(folder: Path) -> int | None:
-    """Of the limit of this container (cgroup v2)."""
+    """Of the limit of this container (cgroup v2); what it holds of files gives way."""
     try:
         limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return None if limit == "max" else max(0, int(limit) - int(used))
-    except (OSError, ValueError):
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return None if limit == "max" else max(0, int(limit) - int(used) + int(stat["inactive_file"]))
+    except (OSError, ValueError, KeyError):
         return None
 
 

@@ -179,9 +179,9 @@ def alike(
     parts = []
     for start in range(0, len(order), WINDOW * size):
         window = order[start : start + WINDOW * size]
-        window = window[np.argsort(shapes[window], kind="stable")]
-        whole = len(window) // size * size
-        parts += [rng.permutation(window[:whole].reshape(-1, size)).ravel(), window[whole:]]
+        whole, rest = np.split(window, [len(window) // size * size])
+        whole = whole[np.argsort(shapes[whole], kind="stable")]
+        parts += [rng.permutation(whole.reshape(-1, size)).ravel(), rest]
     return np.concatenate(parts)
 
 

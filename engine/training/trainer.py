@@ -217,7 +217,7 @@ class TeacherTrainer:
 
     def _run(self, job: Job, checkpoint: Checkpoint | None, listen: Listener, stop: Stop) -> TeacherResult:
         teacher, val = job.teacher, job.parts.val
-        plan, steps = self._fitted(job, listen)
+        plan, steps = self._fitted(job, checkpoint, listen)
         looked_at_once = min(steps.at_once or steps.batch_size, LOOKED_AT_ONCE)
         measures = Measures(teacher, self.settings, self.processes, stop, looked_at_once)
         seed_all(self.config.training.seed)
@@ -227,7 +227,7 @@ class TeacherTrainer:
         keep_best = partial(self._keep_best, job)
         seen_before = None
         if checkpoint is None:
-            seen_before, checkpoint = self._begin(job, measures, listen)
+            seen_before, checkpoint = self._begin(job, measures, listen, planned=steps.at_once)
         elif checkpoint.best:  # the file may be of later steps, which will be done again, or not be on this disk
             load_adapter_tensors(teacher, checkpoint.best, what="the checkpoint does not fit its base")
             keep_best()
@@ -248,9 +248,11 @@ class TeacherTrainer:
             stop=stop,
             processes=self.processes,
         )
-        teacher.features = features_of(teacher, self.config, base=job.base, cache=self.cache)
+        teacher.features = features = features_of(teacher, self.config, base=job.base, cache=self.cache)
         progress = loop.run()
         teacher.features = None  # what is told of an adapter is what it comes to without
+        if features is not None:
+            listen(job.event("note", message=str(features)))
         if self.processes.first:
             load_adapter(teacher, self.folder)  # what is on the disk is what is measured
         else:
@@ -278,20 +280,31 @@ class TeacherTrainer:
         listen(job.event("note", message=summary(result)))
         return result
 
-    def _fitted(self, job: Job, listen: Listener) -> tuple[Predicted | None, Steps]:
-        """What a step is expected to hold, and the steps, cut so that they have room."""
+    def _fitted(self, job: Job, checkpoint: Checkpoint | None, listen: Listener) -> tuple[Predicted | None, Steps]:
+        """What a step is expected to hold, and the steps, cut so that they have room.
+
+        The first process plans for all, and a run that goes on stays cut as it was: where numbers are rounded follows
+        from it.
+        """
         teacher, steps = job.teacher, job.steps
         bfloat16 = isinstance(autocast(teacher.device, self.config.training.precision), torch.autocast)
         room = room_of(teacher, self.processes.place)
-        plan = plan_step(teacher, self.settings, job.parts.train.dataset, bfloat16=bfloat16, room=room)
-        if plan is not None:
-            listen(job.event("note", message=told(plan, batch_size=steps.batch_size, room=room)))
+        plan = self.processes.decided(
+            lambda: plan_step(teacher, self.settings, job.parts.train.dataset, bfloat16=bfloat16, room=room)
+        )
+        if checkpoint is not None:
+            at_once = checkpoint.progress.planned or steps.batch_size
+        elif plan is not None:
             at_once = plan.at_once
         else:
             at_once = UNKNOWN_AT_ONCE if teacher.device.type == "cuda" else steps.batch_size
+        if plan is not None:
+            listen(job.event("note", message=told(plan, batch_size=steps.batch_size, room=room)))
         return plan, replace(steps, at_once=at_once) if at_once < steps.batch_size else steps
 
-    def _begin(self, job: Job, measures: Measures, listen: Listener) -> tuple[Evaluation, Checkpoint]:
+    def _begin(
+        self, job: Job, measures: Measures, listen: Listener, *, planned: int | None
+    ) -> tuple[Evaluation, Checkpoint]:
         """Measure the base: what it sees in the validation part, and the checkpoint of a run without a step."""
         with adapter_off(job.teacher):
             seen = measures.of(job.parts.val)
@@ -304,7 +317,7 @@ class TeacherTrainer:
         def begun() -> Checkpoint:
             adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(job.teacher).items()}
             settings = decisive(self.config, self.name, base=job.base, parts=job.parts, detected=job.detected)
-            checkpoint = Checkpoint(Progress(), before, settings, adapter=adapter, optimizer={})
+            checkpoint = Checkpoint(Progress(planned=planned), before, settings, adapter=adapter, optimizer={})
             self._checkpointed(save_checkpoint(checkpoint, self.folder / LAST))
             return checkpoint
 

@@ -72,6 +72,7 @@ def test_a_step_holds_what_was_predicted_within_15_percent(
         [size],
         tokens=7,
         objects=objects,
+        images=1000,
         settings=settings,
         transform=transform if isinstance(transform, GroundingDinoTransform) else None,
     )
@@ -142,7 +143,7 @@ def test_bases_are_known_by_name_and_by_dimensions() -> None:
 
 def test_images_together_are_as_large_as_the_highest_and_the_widest() -> None:
     settings = settings_of(TeacherName.GROUNDING_DINO)
-    shows = shown_by([(800, 1333), (1333, 800), (0, 0)], tokens=400, objects=3, settings=settings)
+    shows = shown_by([(800, 1333), (1333, 800), (0, 0)], tokens=400, objects=3, images=3, settings=settings)
     assert (shows.places, shows.places_together, shows.tokens) == (places(800, 1333), places(1333, 1333), 256)
 
 

@@ -195,3 +195,31 @@ def test_prompts_and_image_see_of_each_other_what_they_do_in_the_library(queries
         torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-5)
         assert found[0].keys() == found[1].keys()
         torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+def test_16_bit_keeps_small_updates_where_tokens_come_first() -> None:
+    """An update of a fiftieth of a percent, which the weight itself would swallow."""
+    errors = []
+    for fast in (False, True):
+        torch.manual_seed(0)
+        layer = nn.Sequential(
+            SamAttention(SamMaskDecoderConfig(hidden_size=64, num_attention_heads=4), downsample_rate=1)
+        )
+        model = peft.get_peft_model(layer, peft.LoraConfig(r=3, target_modules=".*(q|k)_proj", init_lora_weights=False))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.mul_(2e-3)
+        if fast:
+            tokens_first(model)
+        torch.manual_seed(4)
+        tokens, shown = torch.randn(1, 1, 7, 64), torch.randn(1, 1, 90, 64)
+
+        def scores(
+            *, bfloat16: bool, model: nn.Module = model, a: torch.Tensor = tokens, b: torch.Tensor = shown
+        ) -> torch.Tensor:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                return model.base_model.model[0](query=a, key=b, value=b)[0].float()
+
+        errors.append(float((scores(bfloat16=True) - scores(bfloat16=False)).norm()))
+    assert errors[1] <= 1.3 * errors[0]

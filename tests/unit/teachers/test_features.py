@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -105,15 +108,46 @@ def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path) -> None:
     assert compute.times == 6 + 3, "three were kept, and these stay"
 
 
-def test_earlier_runs_make_room(tmp_path: Path) -> None:
+def test_what_no_run_uses_any_more_makes_room_in_its_own_folder_too(tmp_path: Path) -> None:
     size = sum(t.nbytes for t in through(cache(tmp_path / "other"), image(0), Counted()).values())
-    old = cache(tmp_path / "all", limit=8 * size, run="old")
-    for seed in range(7):
-        through(old, image(seed), Counted())
-    new = cache(tmp_path / "all", limit=8 * size, run="new")
-    through(new, image(0), Counted())
-    assert len(list(new.folder.iterdir())) == 1
-    assert not old.folder.exists()
+    for run in ("old", "same"):
+        earlier = cache(tmp_path / "all", limit=8 * size, run=run)
+        for seed in range(3):
+            through(earlier, image(seed), Counted())
+    long_ago = time.time() - 1000
+    for file in (tmp_path / "all").rglob("*.safetensors"):
+        os.utime(file, (long_ago, long_ago))
+    (earlier.folder / ".half").write_bytes(bytes(2 * size))
+    os.utime(earlier.folder / ".half", (long_ago - 1, long_ago - 1))
+    now = cache(tmp_path / "all", limit=8 * size, run="same")
+    through(now, image(0), Counted())  # used again: it stays
+    compute = Counted()
+    for _ in range(2):
+        for seed in range(10, 16):
+            through(now, image(seed), compute)
+    assert compute.times == 6
+    assert now.get(now.key(image(0))) is not None
+    assert not (earlier.folder / ".half").exists()
+    assert "computed for 6 views" in str(now)
+
+
+def test_a_run_whose_entries_another_has_thrown_away_keeps_them_anew(tmp_path: Path) -> None:
+    features, compute = cache(tmp_path), Counted()
+    through(features, image(0), compute)
+    shutil.rmtree(features.folder)
+    for _ in range(3):
+        through(features, image(0), compute)
+    assert compute.times == 2
+
+
+def test_one_entry_serves_whatever_a_run_computes_in(tmp_path: Path) -> None:
+    def product(pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"states": pixel_values[0].flatten(1) @ pixel_values[0].flatten(1).T}
+
+    whole = through(cache(tmp_path / "1"), image(0), product)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = through(cache(tmp_path / "2"), image(0), product)
+    assert torch.equal(whole["states"], half["states"])
 
 
 def test_a_view_that_no_longer_comes_is_thrown_away(tmp_path: Path) -> None:
@@ -126,7 +160,6 @@ def test_a_view_that_no_longer_comes_is_thrown_away(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     features, compute = cache(tmp_path), Counted()
-    features.folder.rmdir()
     features.folder.write_text("a file in its place")
     for _ in range(2):
         through(features, image(0), compute)
@@ -250,6 +283,17 @@ def test_found_or_computed_makes_no_difference(
         found_loss, found = step(teacher, samples)
     assert found_loss == first_loss
     assert all(torch.equal(found[name], gradient) for name, gradient in first.items())
+
+
+@pytest.mark.parametrize("settings", [lora(LoraPreset.DECODER), lora(LoraPreset.ENCODER_DECODER)])
+def test_a_step_does_not_depend_on_how_it_is_cut(settings: LoraSettings) -> None:
+    samples = [sample(0, 60, 80), sample(2, 80, 64), sample(1, 40, 80)]
+    together_loss, together = step(detector(settings), samples)
+    apart = [step(detector(settings), [some]) for some in samples]
+    assert together_loss == pytest.approx(sum(loss for loss, _ in apart), rel=1e-4)
+    for name, gradient in together.items():
+        expected = sum(gradients[name] for _, gradients in apart)
+        assert (gradient - expected).norm() <= 1e-3 * expected.norm() + 1e-4, name
 
 
 @pytest.mark.parametrize(("make", "settings"), FROZEN)
