@@ -107,14 +107,14 @@ def test_found_features_lead_to_the_same_adapter_as_computed_ones(tmp_path: Path
     config = config_of(tmp_path, name, lora=changes, views=2, epochs=4)
     trainers = [TeacherTrainer(config, work_dir=tmp_path / str(i), cache=tmp_path / "cache") for i in range(2)]
     first = trainers[0].train()
-    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache" / "features").rglob("*.safetensors")}
+    kept = {file: file.stat().st_ino for file in (tmp_path / "cache" / "features").rglob("*.safetensors")}
     assert len(kept) >= len(load_dataset(config.data.source.annotations))
     for file in list(kept)[::3]:
         file.unlink()
     again = trainers[1].train()
     assert adapter_of(tmp_path / "1", name) == adapter_of(tmp_path / "0", name)
     assert (again.after, again.history) == (first.after, first.history)
-    assert any(file.stat().st_mtime_ns == then for file, then in kept.items() if file.exists()), "none was used again"
+    assert any(file.stat().st_ino == then for file, then in kept.items() if file.exists()), "none was used again"
 
 
 def train_together(processes: Processes, config: RunConfig, work: Path) -> tuple[TeacherResult, list[str]]:
