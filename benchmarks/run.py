@@ -1,7 +1,7 @@
 """``make bench``: everything that is measured, one after the other, each beside a baseline in the same run.
 
     python benchmarks/run.py              all that this machine can
-    python benchmarks/run.py --only memory.py
+    python benchmarks/run.py --only memory.py processes.py
 
 Writes ``benchmarks/results/<date>-<hardware>.json`` and the table of ``docs/performance.md``. What needs Kubernetes'
 binaries (``KUBEBUILDER_ASSETS``) is left out where there are none.
@@ -81,8 +81,13 @@ def run(program: Sequence[str], figures: Path) -> dict[str, Any]:
 
 
 def write(done: Sequence[dict[str, Any]]) -> None:
-    """The results as JSON, and as the table of the page."""
+    """The results as JSON, and as the table of the page; what else was measured on the same day stays there."""
     now = datetime.now(UTC)
+    file = HERE / "results" / f"{now:%Y-%m-%d}-{hardware()}.json"
+    earlier = json.loads(file.read_text())["runs"] if file.exists() else []
+    names = [script for script, *_ in (*PROGRAMS, *ON_KUBERNETES)]
+    runs = {one["program"].split()[0]: one for one in (*earlier, *done)}
+    done = sorted(runs.values(), key=lambda one: names.index(one["program"].split()[0]))
     packages = {name: version(name) for name in ("torch", "transformers", "peft", "boto3", "msgspec")}
     result = {
         "date": now.isoformat(timespec="seconds"),
@@ -90,7 +95,6 @@ def write(done: Sequence[dict[str, Any]]) -> None:
         "packages": packages,
         "runs": list(done),
     }
-    file = HERE / "results" / f"{now:%Y-%m-%d}-{hardware()}.json"
     file.write_text(json.dumps(result, indent=1) + "\n")
     rows = table([Figure(**figure) for program in done for figure in program["figures"]])
     text = PAGE.read_text()
@@ -103,7 +107,7 @@ def write(done: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[], metavar="SCRIPT", help="these scripts; nothing is written")
+    parser.add_argument("--only", nargs="+", default=[], metavar="SCRIPT", help="these scripts alone")
     arguments = parser.parse_args()
     programs = [*PROGRAMS, *(ON_KUBERNETES if (ASSETS / "kube-apiserver").exists() else ())]
     chosen = [program for program in programs if not arguments.only or program[0] in arguments.only]
@@ -115,8 +119,7 @@ def main() -> None:
         for program in chosen:
             done.append(run([data if word == DATA else word for word in program], Path(temporary, "figures")))
             done[-1]["program"] = " ".join(program)
-    if not arguments.only:
-        write(done)
+    write([program for program in done if not program["exit_code"]])
     if failed := [program["program"] for program in done if program["exit_code"]]:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

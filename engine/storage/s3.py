@@ -142,8 +142,20 @@ class S3Backend:
         return answer
 
     def open(self, uri: str) -> BinaryIO:
-        """Read the object as a stream; a connection that breaks is taken up again where it broke."""
-        return io.BufferedReader(self._stream(uri), buffer_size=READ_SIZE)
+        """Read the object as a stream; a connection that breaks is taken up again where it broke.
+
+        A small object is read whole, and anew if it comes damaged, before anything is made of it.
+        """
+
+        def once() -> BinaryIO:
+            stream = self._stream(uri, again=True)
+            if stream.size >= LARGE:
+                stream.again = False
+                return io.BufferedReader(stream, buffer_size=READ_SIZE)
+            with stream:
+                return io.BytesIO(stream.readall())
+
+        return self._digests.until_whole(once)
 
     def _stream(self, uri: str, *, again: bool = False) -> Stream:
         return Stream(partial(self._get, uri), uri, self._digests, again=again)
