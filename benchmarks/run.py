@@ -108,13 +108,14 @@ def write(done: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="SCRIPT", help="these scripts alone")
+    parser.add_argument("--annotations", help="a small COCO file to make the large ones of; default: drawn scenes")
     arguments = parser.parse_args()
     programs = [*PROGRAMS, *(ON_KUBERNETES if (ASSETS / "kube-apiserver").exists() else ())]
     chosen = [program for program in programs if not arguments.only or program[0] in arguments.only]
     with TemporaryDirectory() as temporary:
         made = subprocess.run([sys.executable, str(HERE.parent / "examples" / "demo_data.py"), temporary + "/data"])
         made.check_returncode()
-        data = f"{temporary}/data/{DATA}"
+        data = arguments.annotations or f"{temporary}/data/{DATA}"
         done = []
         for program in chosen:
             done.append(run([data if word == DATA else word for word in program], Path(temporary, "figures")))
