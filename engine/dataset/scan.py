@@ -119,7 +119,7 @@ class Scan:
         header, too_soon = self.header, False
         classes = _Growing(header)
         source = self.part.annotations
-        with self.storage.open(source) as stream:
+        with self.storage.open_checked(source) as stream:
             reader = CocoReader(stream, source=source)
             for section, block in reader.blocks():
                 if section == "images":
@@ -142,7 +142,7 @@ class Scan:
         return not too_soon and not unnamed
 
     def _second_pass(self, on_block: OnBlock) -> None:
-        with self.storage.open(self.part.annotations) as stream:
+        with self.storage.open_checked(self.part.annotations) as stream:
             for section, block in CocoReader(stream, source=self.part.annotations).blocks():
                 if section == "annotations":
                     on_block(block, self._judge(block, self.header.class_index), self.header)

@@ -106,6 +106,11 @@ class Storage:
         """Read an object as a stream."""
         return self._backend(uri).open(uri)
 
+    def open_checked(self, uri: str) -> BinaryIO:
+        """The same for what must be right before anything is made of it: see :meth:`S3Backend.open_checked`."""
+        backend = self._backend(uri)
+        return backend.open_checked(uri) if isinstance(backend, S3Backend) else backend.open(uri)
+
     def write_bytes(
         self, uri: str, data: bytes, *, content_type: str | None = None, only_if_absent: bool = False
     ) -> None:

@@ -142,10 +142,11 @@ class S3Backend:
         return answer
 
     def open(self, uri: str) -> BinaryIO:
-        """Read the object as a stream; a connection that breaks is taken up again where it broke.
+        """Read the object as a stream; a connection that breaks is taken up again where it broke."""
+        return io.BufferedReader(self._stream(uri), buffer_size=READ_SIZE)
 
-        A small object is read whole, and anew if it comes damaged, before anything is made of it.
-        """
+    def open_checked(self, uri: str) -> BinaryIO:
+        """The same; a small object is read whole, and anew if it comes damaged, before anything is made of it."""
 
         def once() -> BinaryIO:
             stream = self._stream(uri, again=True)
