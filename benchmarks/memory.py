@@ -17,16 +17,13 @@ from dataclasses import replace
 from multiprocessing import get_context
 
 import numpy as np
-import peft
 import torch
 from figures import Figure, report
+from shapes import as_documented
 from step_memory import BASES, Shape, resident, step
-from torch.optim import AdamW
 from transformers import AutoModelForZeroShotObjectDetection
 
 from engine.fit import Shown, base_of, places, predict
-from engine.spec import LoraPreset
-from engine.teachers.grounding_dino import PRESETS
 from engine.training.memory import TensorBytes
 
 MB = 1e6
@@ -36,12 +33,7 @@ def plain(shape: Shape) -> int:
     """Bytes that tensors hold at most in two steps."""
     torch.manual_seed(0)
     model = AutoModelForZeroShotObjectDetection.from_config(BASES["grounding-dino-tiny"]())
-    model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
-    target = PRESETS[LoraPreset.ENCODER_DECODER]
-    model = peft.get_peft_model(model, peft.LoraConfig(r=shape.rank, lora_alpha=2 * shape.rank, target_modules=target))
-    model.train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = AdamW(parameters, lr=1e-4)
+    model, optimizer = as_documented(model, rank=shape.rank)
     phrases = [101, *([2304, 1012] * ((shape.tokens - 2) // 2)), 102]
     ids = torch.tensor([phrases])
     count = len(phrases) // 2 - 1

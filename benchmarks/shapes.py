@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import torch
 from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection, SamConfig, SamModel
 
 from engine.config import GroundingDinoSettings, SamSettings
-from engine.config.generate import _defaults as default_settings
+from engine.config.generate import defaults
 from engine.dataset import Sample
 from engine.spec import LoraPreset, TeacherName
-from engine.teachers.grounding_dino import GroundingDino
+from engine.teachers.grounding_dino import PRESETS, GroundingDino
 from engine.teachers.sam import Sam
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
@@ -41,13 +42,21 @@ def sam_base(folder: Path, *, preset: LoraPreset = LoraPreset.DECODER, **changes
     return Sam.load(folder, classes=CLASSES, prompts={}, settings=settings)
 
 
-def settings_of(name: TeacherName, preset: LoraPreset, **changes: Any) -> Any:
-    """The defaults of a teacher, rank 16, with what follows from data filled in."""
-    settings = default_settings(name.slug)
+def settings_of(name: TeacherName, preset: LoraPreset, *, rank: int = 16, **changes: Any) -> Any:
+    """The defaults of a teacher, with what follows from data filled in."""
+    settings = defaults(name.slug)
     settings |= {"epochs": 1, "batch_size": 4, "accumulation_steps": 1, "warmup_fraction": 0.0, "views": 0} | changes
-    settings["lora"] |= {"preset": preset, "rank": 16, "alpha": 32}
+    settings["lora"] |= {"preset": preset, "rank": rank, "alpha": 2 * rank}
     kind = {TeacherName.GROUNDING_DINO: GroundingDinoSettings, TeacherName.SAM: SamSettings}[name]
     return kind.model_validate(settings)
+
+
+def as_documented(model: Any, *, rank: int = 16) -> tuple[Any, torch.optim.AdamW]:
+    """A Grounding DINO of the library in the loop of its documentation: PEFT's LoRA on our preset encoder-decoder."""
+    model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings  # PEFT fails without
+    target = PRESETS[LoraPreset.ENCODER_DECODER]
+    model = peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=target)).train()
+    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
 
 def scene(seed: int, *, objects: int, height: int = 800, width: int = 1333) -> Sample:

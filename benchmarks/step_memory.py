@@ -17,13 +17,12 @@ from unittest.mock import patch
 os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"  # compares values, which fake tensors have not
 
 import torch
-import yaml
+from shapes import settings_of
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils.flop_counter import flop_registry
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotObjectDetection, AutoTokenizer
 
-from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
 from engine.preprocessing import GroundingDinoTransform
 from engine.spec import LoraPreset
 from engine.teachers import grounding_dino_loss
@@ -125,7 +124,7 @@ def build(base: str, *, preset: str | None, rank: int = 16, fake: bool = True) -
     """A teacher of random weights with a fresh adapter; ``preset`` None: all parameters are trained instead."""
     config = BASES[base]()
     kind = Sam if config.model_type == "sam" else GroundingDino
-    settings = _settings(kind, preset or "decoder", rank)
+    settings = settings_of(kind.name, LoraPreset(preset or "decoder"), rank=rank, batch_size=1)
     with torch.device("meta" if fake else "cpu"):
         teacher: Teacher
         if kind is Sam:
@@ -141,15 +140,6 @@ def build(base: str, *, preset: str | None, rank: int = 16, fake: bool = True) -
         if preset is not None:
             attach(teacher, settings.lora)
     return teacher
-
-
-def _settings(kind: type[Teacher], preset: str, rank: int) -> Any:
-    name = kind.name.slug
-    values = yaml.safe_load((ROOT / "engine" / "config" / "defaults" / f"{name}.yaml").read_text())
-    lora = LoraSettings(preset=LoraPreset(preset), rank=rank, alpha=2 * rank, dropout=0.0)
-    model = SamSettings if kind is Sam else GroundingDinoSettings
-    filled = {"lora": lora, "epochs": 1, "batch_size": 1, "accumulation_steps": 1, "warmup_fraction": 0.0}
-    return model.model_validate(values | filled | {"views": 0})
 
 
 def step(
@@ -220,11 +210,14 @@ def _loss(teacher: Teacher, shape: Shape, precision: AbstractContextManager[Any]
 def _grounding_dino_batch(shape: Shape) -> Batch:
     images, (height, width), tokens = shape.images, shape.size, shape.tokens
     boxes = torch.full((shape.objects, 4), 0.5)
+    with unset_fake_temporarily():  # which image and which caption is asked for by value
+        of_pairs, ids = torch.arange(images), torch.full((images, tokens), 1000)
     return {
         "pixel_values": torch.rand(images, 3, height, width),
         "pixel_mask": torch.ones(images, height, width, dtype=torch.long),
-        "images": torch.arange(images),
-        "input_ids": torch.full((images, tokens), 1000),
+        "sizes": [shape.size] * shape.images,
+        "images": of_pairs,
+        "input_ids": ids,
         "attention_mask": torch.ones(images, tokens, dtype=torch.long),
         "boxes": [boxes] * images,
         "tokens": [torch.ones(shape.objects, tokens, dtype=torch.bool)] * images,

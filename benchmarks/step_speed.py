@@ -20,16 +20,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import peft
 import torch
 from figures import Figure, report
-from shapes import CLASSES, grounding_dino_tiny, scene
+from shapes import CLASSES, as_documented, grounding_dino_tiny, scene
 from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
 from engine.dataset import Sample
-from engine.spec import LoraPreset
 from engine.teachers.features import FeatureCache
-from engine.teachers.grounding_dino import PRESETS, GroundingDino
+from engine.teachers.grounding_dino import GroundingDino
 from engine.teachers.lora import attach, set_training, trainable_parameters
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
 
@@ -41,11 +39,7 @@ def arithmetic(bfloat16: bool) -> AbstractContextManager[Any]:
 
 def plain_loop(folder: Path, teacher: GroundingDino, samples: list[Sample], *, bfloat16: bool) -> Callable[[], Any]:
     """A step as the libraries' documentation has it."""
-    model: Any = GroundingDinoForObjectDetection.from_pretrained(folder)
-    model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings  # PEFT fails without
-    config = peft.LoraConfig(r=16, lora_alpha=32, target_modules=PRESETS[LoraPreset.ENCODER_DECODER])
-    model = peft.get_peft_model(model, config).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    model, optimizer = as_documented(GroundingDinoForObjectDetection.from_pretrained(folder))
     caption = AutoTokenizer.from_pretrained(folder)([". ".join(CLASSES) + "."] * len(samples), return_tensors="pt")
     batch = teacher.collate([teacher.example(sample, np.random.default_rng(0)) for sample in samples])
     labels = [

@@ -16,10 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from engine.artifacts import FileEntry, RunMetadata
-from engine.config import GroundingDinoSettings, LoraSettings, TrainingConfig
+from engine.config import DataConfig, GroundingDinoSettings, LoraSettings, RunConfig, SamSettings, TrainingConfig
+from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.dataset import inspect_dataset
 from engine.dataset.types import Detections, Sample
 from engine.results import AdapterFile, ApMetrics, TeacherResult
-from engine.spec import LoraPreset, Precision, TeacherName
+from engine.spec import AugmentationSpec, Intensity, LoraPreset, Precision, TeacherName
 from engine.storage.publication import sha256_of
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher
 from engine.teachers.lora import adapter_tensors, attach
@@ -179,6 +181,39 @@ def training(**changes: Any) -> TrainingConfig:
     values = {"seed": 3, "precision": Precision.FLOAT32, "patience": 0, "class_balance": 0.0}
     values |= {"workers": 0, "log_seconds": 1.0}
     return TrainingConfig(**values | changes)
+
+
+def run_config(
+    annotations: Path | str,
+    *,
+    output: Path | str,
+    split: tuple[int, int, int] = (60, 20, 20),
+    prompts: Mapping[str, str] | None = None,
+    augmentation: AugmentationSpec | None = None,
+    common: TrainingConfig | None = None,
+    **teachers: GroundingDinoSettings | SamSettings,
+) -> RunConfig:
+    """A run on red and green squares; its annotations need not be there."""
+    file = Path(annotations)
+    return RunConfig(
+        name="toy",
+        run_id="1",
+        output=str(output),
+        storage=StorageConfig(endpoint_url=None, region=None),
+        data=DataConfig(
+            digest=inspect_dataset(file).digest if file.is_file() else "0",
+            classes=("red", "green"),
+            prompts=dict(prompts or {}),
+            source=PartConfig(annotations=str(annotations), images=None),
+            split=SplitConfig(**dict(zip(("train", "val", "test"), split, strict=True))),
+            train=None,
+            val=None,
+            test=None,
+        ),
+        augmentation=augmentation or AugmentationSpec(intensity=Intensity.NONE),
+        training=common or training(),
+        teachers=TeachersConfig(**teachers),
+    )
 
 
 def metrics(ap: float) -> ApMetrics:

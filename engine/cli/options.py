@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+from hashlib import file_digest
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -44,17 +44,11 @@ def refuse_other(uri: str, storage: Storage, *, overwrite: bool, content: Path |
         return
     if content is not None:
         with storage.open(uri) as there, content.open("rb") as here:
-            if _digest(there) == _digest(here):
+            digests = {file_digest(one, "sha256").digest() for one in (there, here)}  # type: ignore[arg-type]
+            if len(digests) == 1:
                 return
     other = "" if content is None else ", with other content"
     raise ConfigError(f"{uri} is there already{other}: give another --output, or --overwrite to replace it")
-
-
-def _digest(stream: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while data := stream.read(1 << 20):
-        digest.update(data)
-    return digest.hexdigest()
 
 
 def overrides(assignments: list[str] | None) -> dict[str, Any]:

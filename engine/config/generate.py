@@ -72,7 +72,7 @@ def generate_config(
     if TeacherName.GROUNDING_DINO in names:
         _check_phrases([c.name for c in info.classes if c.annotations], spec.class_prompts)
     asked = {teacher.name: teacher for teacher in spec.teachers}
-    training = _defaults("training") | {
+    training = defaults("training") | {
         "seed": spec.training.seed,
         "precision": spec.training.precision,
         "patience": spec.training.early_stopping.patience,
@@ -85,7 +85,7 @@ def generate_config(
         "storage": _plain(spec.storage),
         "data": _data(info, spec),
         "augmentation": _plain(rules.augmentation(spec.augmentation, info)),
-        "training": _first_set(training, _defaults("training")),
+        "training": _first_set(training, defaults("training")),
         "teachers": {n.slug: _teacher(n, asked.get(n)) for n in names},
     }
     for path, value in (overrides or {}).items():
@@ -116,7 +116,7 @@ def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
 
 
 def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:
-    settings = _defaults(name.slug)
+    settings = defaults(name.slug)
     if asked is not None:
         own = _plain(asked) | {"learning_rate": _number(asked.learning_rate)}
         lora = _plain(asked.lora) | {"dropout": _number(asked.lora.dropout)}
@@ -250,6 +250,11 @@ def _default_text(name: str) -> str:
     return resources.files("engine.config").joinpath(f"defaults/{name}.yaml").read_text(encoding="utf-8")
 
 
-def _defaults(name: str) -> Plain:
+def defaults(name: str) -> Plain:
+    """What a part of a configuration starts from; None is what follows from the data.
+
+    Args:
+        name: ``training``, or the slug of a teacher.
+    """
     settings: Plain = yaml.safe_load(_default_text(name))
     return settings

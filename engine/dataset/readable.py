@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -53,30 +54,32 @@ class Unreadable:
         return hashlib.sha256(names.encode()).hexdigest() if self.faults else ""
 
 
-def find_unreadable(dataset: CocoDataset, folder: ImageFolder, *, masks: bool, cache: Path) -> Unreadable:
+def find_unreadable(
+    dataset: CocoDataset, folder: ImageFolder, paths: Sequence[Path], *, masks: bool, cache: Path
+) -> Unreadable:
     """Bring images to the disk and find those that cannot be decoded, or are of another size than the annotations are
     for, and objects outside.
 
     Args:
         dataset: What is to be trained on, or measured by.
         folder: Of its images.
+        paths: Where they will lie, as the folder says.
         masks: Whether masks will be decoded. Where the file gave no size, only the image tells whether they fit.
         cache: The verdict on files that are the same as before is kept there.
 
     Raises:
-        DataError: The folder does not have an image.
         StorageError: Storage refuses, or was gone after all retries.
     """
     storage = Storage()
 
     def kept() -> str:
-        return str(cache / "readable" / f"{_key(dataset, folder, masks=masks)}.json")
+        return str(cache / "readable" / f"{_key(dataset, paths, masks=masks)}.json")
 
     if storage.exists(before := kept()):
         return Unreadable(**json.loads(storage.read_bytes(before)))
 
     def look(index: int) -> tuple[int, str | tuple[int, ...]]:
-        return index, _look(dataset, masks, index, folder.path(dataset.images[index]))
+        return index, _look(dataset, masks, index, paths[index])
 
     with closing(folder.bring(dataset.images)) as brought, closing(each_done(look, brought, threads=THREADS)) as looked:
         seen = dict(sorted((index, wrong) for index, wrong in looked if wrong))
@@ -133,13 +136,12 @@ def _look(dataset: CocoDataset, masks: bool, index: int, path: Path) -> str | tu
     return tuple(sorted(set(range(len(dataset.annotations[index]))).difference(sample.annotation_indices.tolist())))
 
 
-def _key(dataset: CocoDataset, folder: ImageFolder, *, masks: bool) -> str:
+def _key(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool) -> str:
     """Changes with any file, and with what is said of it."""
     unsure = not all(image.width for image in dataset.images)
     said = json.dumps([dataset.digest, dataset.classes, masks]) if unsure else ""
     digest = hashlib.sha256(said.encode())
-    for image in dataset.images:
-        path = folder.path(image)
+    for image, path in zip(dataset.images, paths, strict=True):
         status = path.stat() if path.is_file() else None
         seen = (status.st_size, status.st_mtime_ns) if status is not None else ()
         digest.update(f"{image.file_name}\0{image.width} {image.height}\0{path}\0{seen}\n".encode(errors="replace"))

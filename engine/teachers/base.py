@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -168,6 +168,12 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(to_device(item, device) for item in value)
     return value
+
+
+def frozen_before(layers: Collection[nn.Module]) -> int:
+    """How many layers come before the first that has something to train; all of them if none has."""
+    adapted = (i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters()))
+    return next(adapted, len(layers))
 
 
 def later_layers(skipped: int, layers: int) -> str:

@@ -17,10 +17,11 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -117,7 +118,9 @@ class FeatureCache:
 
     def _take_turns(self, key: str, slot: object) -> None:
         """The view that had this view's place no longer comes."""
-        if slot is not None and (old := self._slots.get(str(slot), key)) != key:
+        if slot is None:
+            return
+        if (old := self._slots.get(str(slot), key)) != key:
             with suppress(OSError):
                 self._path(old).unlink(missing_ok=True)
         self._slots[str(slot)] = key
@@ -179,6 +182,11 @@ def picture(
     if found is not None:
         return {"key": key, "features": found}
     return {"key": key, "pixel_values": torch.from_numpy(pixels(image))}
+
+
+def pictures(examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What stands for the images of examples that were made with a cache, for :meth:`FeatureCache.of`."""
+    return [{name: example[name] for name in PICTURE if name in example} for example in examples]
 
 
 def _rounded(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from engine.teachers.base import Batch, Example
 from engine.teachers.denoising import Copies, copies
-from engine.teachers.features import PICTURE
+from engine.teachers.features import pictures
 from engine.teachers.grounding_dino_loss import Targets
 from engine.teachers.prompts import Prompt
 
@@ -50,9 +50,8 @@ def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]], *,
 
     Returns:
         What :func:`collate_pictures` gives; ``images`` (R,) the image of each pair; ``input_ids`` and
-        ``attention_mask`` (R, T);
-        ``boxes`` and ``tokens``, lists of R tensors (N, 4) and (N, T) bool: :class:`Targets` of each pair;
-        ``copies``, the fields of :class:`engine.teachers.denoising.Copies` of the pairs, if that is on.
+        ``attention_mask`` (R, T); ``boxes`` and ``tokens``, lists of R tensors (N, 4) and (N, T) bool: :class:`Targets`
+        of each pair; ``copies``, the fields of :class:`engine.teachers.denoising.Copies` of the pairs, if that is on.
     """
     pairs = [(index, prompt) for index in range(len(examples)) for prompt in prompts[index]]
     length = max(len(prompt.input_ids) for _, prompt in pairs)
@@ -76,7 +75,7 @@ def collate_pictures(examples: Sequence[Example], *, places: int) -> Batch:
         the examples have of it, see :func:`engine.teachers.features.picture`.
     """
     if "key" in examples[0]:
-        return {"pictures": [{name: e[name] for name in PICTURE if name in e} for e in examples]}
+        return {"pictures": pictures(examples)}
     largest = [max(e["pixel_values"].shape[axis] for e in examples) for axis in (1, 2)]
     height, width = canvas(*largest, places=places)
     pixel_values = torch.zeros(len(examples), 3, height, width)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.teachers.base import frozen_before
 from engine.teachers.features import Features
 from engine.teachers.grounding_dino_batch import on_canvas
 
@@ -27,12 +28,11 @@ def frozen_layers(detector: Any) -> int | None:
     """
     model = detector.model
     before = (model.backbone, model.input_proj_vision, model.text_backbone, model.text_projection)
-    if any(_adapted(part) for part in before):
+    if frozen_before(before) < len(before):
         return None
     if len(model.backbone.conv_encoder.intermediate_channel_sizes) + 1 != model.config.num_feature_levels:
         return None
-    layers = list(model.encoder.layers)
-    return next((depth for depth, layer in enumerate(layers) if _adapted(layer)), len(layers))
+    return frozen_before(model.encoder.layers)
 
 
 def compute(detector: Any, pixel_values: Tensor, caption: dict[str, Tensor], *, depth: int, places: int) -> Features:
@@ -109,10 +109,6 @@ def recalled(detector: Any, rows: Sequence[Features], *, depth: int) -> Iterator
 
 class _EnoughSeenError(Exception):
     """Ends a forward pass where no more of it is needed."""
-
-
-def _adapted(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _masks(pixel_mask: Tensor, shapes: Sequence[tuple[int, ...]]) -> Features:

@@ -27,14 +27,14 @@ def in_one_pass(model: nn.Module) -> None:
             module.forward = partial(_forward, module, module.forward)
 
 
-def is_applied(layer: nn.Module) -> bool:
+def _is_applied(layer: nn.Module) -> bool:
     """Whether a layer has an update beside its weight that is switched on."""
     return isinstance(layer, LoraLinear) and not layer.disable_adapters and not layer.merged
 
 
 def can_be_folded(layer: nn.Module) -> bool:
     """Whether the update is a matrix that may be added to the weight: not where something is dropped before it."""
-    if not isinstance(layer, LoraLinear) or not is_applied(layer):
+    if not isinstance(layer, LoraLinear) or not _is_applied(layer):
         return True
     (name,) = layer.active_adapters
     dropout = layer.lora_dropout[name]
@@ -43,7 +43,7 @@ def can_be_folded(layer: nn.Module) -> bool:
 
 def folded_weight(layer: Any) -> Tensor:
     """(out, in), ``W + s B A`` of an adapted layer or ``W`` of another, with gradient for ``A`` and ``B``."""
-    if not is_applied(layer):
+    if not _is_applied(layer):
         weight: Tensor = getattr(layer, "base_layer", layer).weight
         return weight
     a, b, scale = _update(layer)
@@ -57,7 +57,7 @@ def _update(layer: LoraLinear) -> tuple[Tensor, Tensor, float]:
 
 
 def _forward(layer: LoraLinear, separate: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if not is_applied(layer) or not can_be_folded(layer):
+    if not _is_applied(layer) or not can_be_folded(layer):
         result: Tensor = separate(x, *args, **kwargs)
         return result
     base = layer.base_layer

@@ -25,8 +25,17 @@ from engine.dataset.types import CocoAnnotation, Detections, Rle, Sample
 from engine.errors import BaseModelError
 from engine.preprocessing import Geometry, SamTransform
 from engine.spec import LoraPreset, TeacherName
-from engine.teachers.base import Batch, Example, LoraTargets, Teacher, later_layers, register, to_device
-from engine.teachers.features import PICTURE, picture
+from engine.teachers.base import (
+    Batch,
+    Example,
+    LoraTargets,
+    Teacher,
+    frozen_before,
+    later_layers,
+    register,
+    to_device,
+)
+from engine.teachers.features import picture, pictures
 from engine.teachers.few_tokens import tokens_first
 from engine.teachers.sam_clicks import Clicks, correct
 from engine.teachers.sam_loss import sam_losses
@@ -113,9 +122,7 @@ class Sam(Teacher):
 
     def _depth(self) -> int:
         """Layers of the image encoder that come before the first adapted one."""
-        layers = self._sam.vision_encoder.layers
-        adapted = (depth for depth, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters()))
-        return next(adapted, len(layers))
+        return frozen_before(self._sam.vision_encoder.layers)
 
     def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64]:
         """See :func:`take_turns`."""
@@ -130,10 +137,10 @@ class Sam(Teacher):
 
         Returns:
             ``pixel_values`` (3, S, S) float32, or else what :func:`engine.teachers.features.picture` gives. In pixels
-            of the model's input: ``boxes`` (N, 4) and ``points`` (N, 2)
-            float32; ``by_point`` (N,) bool, which of the two is the prompt; ``masks`` (N, S / 4, S / 4) float32 in
-            0..1 for patches of 16 pixels; ``chances`` (N, K) float32 in 0..1, which choose the correction clicks;
-            ``extents`` (N, 2) float32, rows and columns of the mask that the image covers.
+            of the model's input: ``boxes`` (N, 4) and ``points`` (N, 2) float32; ``by_point`` (N,) bool, which of the
+            two is the prompt; ``masks`` (N, S / 4, S / 4) float32 in 0..1 for patches of 16 pixels; ``chances`` (N, K)
+            float32 in 0..1, which choose the correction clicks; ``extents`` (N, 2) float32, rows and columns of the
+            mask that the image covers.
         """
         height, width = sample.image.shape[:2]
         geometry = self.transform.plan(height, width)
@@ -336,7 +343,7 @@ def _collate_pictures(examples: Sequence[Example]) -> Batch:
     examples have of it, see :func:`engine.teachers.features.picture`.
     """
     if not examples or "key" in examples[0]:
-        return {"pictures": [{name: e[name] for name in PICTURE if name in e} for e in examples]}
+        return {"pictures": pictures(examples)}
     return {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
 
 

@@ -90,7 +90,7 @@ def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage,
     for name, dataset in datasets.items():
         folder = folders[(files.get(name) or files["all"]).images]
         part = Part(dataset, tuple(folder.path(image) for image in dataset.images))
-        unreadable = find_unreadable(dataset, folder, masks=masks, cache=cache)
+        unreadable = find_unreadable(dataset, folder, part.paths, masks=masks, cache=cache)
         parts[name] = part.without(unreadable)
         for image, fault in unreadable.faults.items():
             skipped.faults[f"{name}: {image}" if image in skipped.faults else image] = fault

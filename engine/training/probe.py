@@ -59,7 +59,7 @@ def prepare_probe(
     part = Part(dataset, tuple(folder.path(image) for image in dataset.images))
     if given is None:
         return Probe(part, BUILT_IN)
-    unreadable = find_unreadable(dataset, folder, masks=masks, cache=cache)
+    unreadable = find_unreadable(dataset, folder, part.paths, masks=masks, cache=cache)
     check_few(unreadable, len(dataset), max_percent=data.max_skipped_percent)
     return Probe(part.without(unreadable), given.annotations, unreadable)
 

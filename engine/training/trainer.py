@@ -288,10 +288,12 @@ class TeacherTrainer:
         """
         teacher, steps = job.teacher, job.steps
         bfloat16 = isinstance(autocast(teacher.device, self.config.training.precision), torch.autocast)
-        room = room_of(teacher, self.processes.place)
-        plan = self.processes.decided(
-            lambda: plan_step(teacher, self.settings, job.parts.train.dataset, bfloat16=bfloat16, room=room)
-        )
+
+        def decide() -> tuple[Predicted | None, int | None]:
+            room = room_of(teacher, self.processes.place)
+            return plan_step(teacher, self.settings, job.parts.train.dataset, bfloat16=bfloat16, room=room), room
+
+        plan, room = self.processes.decided(decide)
         if checkpoint is not None:
             at_once = checkpoint.progress.planned or steps.batch_size
         elif plan is not None:

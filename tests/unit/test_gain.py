@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from toy import metrics, settings, training
+from toy import metrics, run_config, settings
 
 from engine.artifacts import model_card
 from engine.cli import display
-from engine.config import DataConfig, RunConfig
-from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.config import RunConfig
 from engine.evaluation.retention import retention
 from engine.outcome import LIMIT, Outcome, TeacherOutcome
 from engine.results import AdapterFile, TeacherResult
@@ -40,25 +39,7 @@ def result(**more: Any) -> TeacherResult:
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
-    return RunConfig(
-        name="toy",
-        run_id="1",
-        output=str(tmp_path),
-        storage=StorageConfig(endpoint_url=None, region=None),
-        data=DataConfig(
-            digest="0",
-            classes=("red", "green"),
-            prompts={},
-            source=PartConfig(annotations="a.json", images=None),
-            split=SplitConfig(train=60, val=20, test=20),
-            train=None,
-            val=None,
-            test=None,
-        ),
-        augmentation=AugmentationSpec(),
-        training=training(),
-        teachers=TeachersConfig(grounding_dino=settings()),
-    )
+    return run_config("a.json", output=tmp_path, augmentation=AugmentationSpec(), grounding_dino=settings())
 
 
 def test_the_card_has_thresholds_and_what_is_left_of_the_base(config: RunConfig) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -27,16 +26,7 @@ from engine.storage.s3_lean import LeanGet, signed
 CONTENT = bytes(range(256)) * 40
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.storage.retries.PAUSE", 0.02)
-    monkeypatch.setattr("engine.storage.retries.THROTTLED_PAUSE", 0.05)
-
-
-@pytest.fixture
-def proxy(s3_server: str) -> Iterator[FaultyS3]:
-    with faulty_s3(s3_server) as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @pytest.fixture

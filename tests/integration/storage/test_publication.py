@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
 import pytest
-from faulty_s3 import Fault, FaultyS3, Handler, Request, faulty_s3, says
+from faulty_s3 import Fault, FaultyS3, Handler, Request, says
 
 from engine.errors import StorageError
 from engine.storage import Storage, StorageOptions, join
@@ -38,12 +37,6 @@ def attempt_in(found: dict[str, str]) -> str:
     (attempt,) = {text.partition(" ")[0] for text in found.values()}
     assert found == {path: f"{attempt} {path}" for path in (*PATHS, f"logs/of {attempt}")}
     return attempt
-
-
-@pytest.fixture
-def proxy(s3_server: str) -> Iterator[FaultyS3]:
-    with faulty_s3(s3_server) as server:
-        yield server
 
 
 def hold(proxy: FaultyS3, number: int) -> tuple[Event, Event]:

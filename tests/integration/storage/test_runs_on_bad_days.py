@@ -8,11 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulty_s3 import MIXED, Fault, FaultyS3, Request, faulty_s3, says
+from faulty_s3 import MIXED, Fault, FaultyS3, Request, says
 from runs import TINY, manifest, teacher, write_parts
 
 from engine.artifacts import RunLayout, read_metadata
@@ -25,12 +24,6 @@ SAM = {"name": "Sam", "baseModel": str(TINY / "sam"), "epochs": 1}
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_parts(tmp_path_factory.mktemp("parts"))
-
-
-@pytest.fixture
-def proxy(s3_server: str) -> Iterator[FaultyS3]:
-    with faulty_s3(s3_server) as server:
-        yield server
 
 
 def trained(folder: Path, *, data: str, output: str, **spec: object) -> tuple[dict[str, bytes], list[str]]:

@@ -24,7 +24,6 @@ from faulty_s3 import (
     Request,
     breaks_off,
     damages,
-    faulty_s3,
     resets,
     says,
     stalls,
@@ -34,17 +33,7 @@ from faulty_s3 import (
 from engine.errors import StorageError
 from engine.storage import ExistsError, NotFoundError, Storage, StorageOptions
 
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.storage.retries.PAUSE", 0.02)
-    monkeypatch.setattr("engine.storage.retries.THROTTLED_PAUSE", 0.05)
-
-
-@pytest.fixture
-def proxy(s3_server: str) -> Iterator[FaultyS3]:
-    with faulty_s3(s3_server) as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
@@ -17,7 +16,7 @@ from threading import Event
 
 import psutil
 import pytest
-from faulty_s3 import Fault, FaultyS3, Handler, Request, faulty_s3
+from faulty_s3 import Fault, FaultyS3, Handler, Request
 from runs import TINY, manifest, teacher, write_parts
 
 from engine.artifacts import ADAPTER, RunLayout, RunMetadata, fetch_run, read_metadata
@@ -63,12 +62,6 @@ def publishes(run: TrainingRun, result: TeacherResult, work: Path, endpoint: str
     storage = Storage(StorageOptions(endpoint_url=endpoint))
     publish._publish_teacher(result, run, storage=storage, work_dir=work)
     publish.publish_run(run.config, storage=storage)
-
-
-@pytest.fixture
-def proxy(s3_server: str) -> Iterator[FaultyS3]:
-    with faulty_s3(s3_server) as server:
-        yield server
 
 
 def stop_at(proxy: FaultyS3, number: int, process: psutil.Process, *, hold: bool) -> Event:

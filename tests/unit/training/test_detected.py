@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 from tiny_sam import sam_settings, save_sam
-from toy import ToyTeacher, settings, training, write_toy_base, write_toy_data
+from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
 
 from engine.artifacts import RunLayout
-from engine.config import DataConfig, RunConfig
-from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.config import RunConfig
+from engine.config.model import TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import CocoAnnotation, Detections
 from engine.errors import ConfigError, InterruptedTrainingError
 from engine.plan import TrainingRun
 from engine.progress import Event
 from engine.results import TeacherResult
-from engine.spec import AugmentationSpec, Intensity, TeacherName
+from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY
 from engine.training import TeacherTrainer
@@ -48,24 +48,13 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path]:
     learner = sam_settings(
         base_model=str(save_sam(folder)), epochs=1, batch_size=4, accumulation_steps=2, detector_share=1.0
     )
-    config = RunConfig(
-        name="toy",
-        run_id="1",
-        output=str(folder / "output"),
-        storage=StorageConfig(endpoint_url=None, region=None),
-        data=DataConfig(
-            digest=inspect_dataset(data).digest,
-            classes=("red", "green"),
-            prompts={},
-            source=PartConfig(annotations=str(data), images=None),
-            split=SplitConfig(train=80, val=20, test=0),
-            train=None,
-            val=None,
-            test=None,
-        ),
-        augmentation=AugmentationSpec(intensity=Intensity.NONE),
-        training=training(log_seconds=1e-6),  # every step is told of
-        teachers=TeachersConfig(grounding_dino=settings(base_model=str(base), epochs=40), sam=learner),
+    config = run_config(
+        data,
+        output=folder / "output",
+        split=(80, 20, 0),
+        common=training(log_seconds=1e-6),  # every step is told of
+        grounding_dino=settings(base_model=str(base), epochs=40),
+        sam=learner,
     )
     root = Path(RunLayout.of(config).root)
     with pytest.MonkeyPatch.context() as patch:

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 from killed import attempt, published
-from toy import ToyTeacher, settings, training, write_toy_base, write_toy_data
+from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
 
 from engine.artifacts import RunLayout
-from engine.config import DataConfig, RunConfig
-from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.config import RunConfig
 from engine.dataset import inspect_dataset
 from engine.errors import NotFiniteError
 from engine.plan import TrainingRun
@@ -45,24 +44,12 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(toy_data: Path, output: str, **common: Any) -> RunConfig:
     annotations = toy_data / "data" / "all.json"
     info = inspect_dataset(annotations)
-    config = RunConfig(
-        name="toy",
-        run_id="1",
+    config = run_config(
+        annotations,
         output=output,
-        storage=StorageConfig(endpoint_url=None, region=None),
-        data=DataConfig(
-            digest=info.digest,
-            classes=("red", "green"),
-            prompts={},
-            source=PartConfig(annotations=str(annotations), images=None),
-            split=SplitConfig(train=60, val=20, test=20),
-            train=None,
-            val=None,
-            test=None,
-        ),
         augmentation=AugmentationSpec(intensity=Intensity.LOW),
-        training=training(**({"patience": 1, "log_seconds": 1e-6} | common)),
-        teachers=TeachersConfig(grounding_dino=settings(base_model=str(toy_data / "base"), epochs=4, evaluations=4)),
+        common=training(**({"patience": 1, "log_seconds": 1e-6} | common)),
+        grounding_dino=settings(base_model=str(toy_data / "base"), epochs=4, evaluations=4),
     )
     Storage().write_bytes(RunLayout.of(config).dataset, info.model_dump_json().encode())
     return config

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import result_of, settings, training
+from toy import result_of, run_config, settings
 
 from engine.artifacts import RESULT, RunLayout, read_result
-from engine.config import DataConfig, RunConfig
-from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.config import RunConfig
 from engine.errors import StorageError
 from engine.plan import TrainingRun
 from engine.progress import Event
@@ -26,24 +25,8 @@ DINO = TeacherName.GROUNDING_DINO
 
 @pytest.fixture
 def run(tmp_path: Path) -> TrainingRun:
-    config = RunConfig(
-        name="toy",
-        run_id="1",
-        output=str(tmp_path / "output"),
-        storage=StorageConfig(endpoint_url=None, region=None),
-        data=DataConfig(
-            digest="0",
-            classes=("red",),
-            prompts={},
-            source=PartConfig(annotations="a.json", images=None),
-            split=SplitConfig(train=60, val=20, test=20),
-            train=None,
-            val=None,
-            test=None,
-        ),
-        augmentation=AugmentationSpec(),
-        training=training(),
-        teachers=TeachersConfig(grounding_dino=settings()),
+    config = run_config(
+        "a.json", output=tmp_path / "output", augmentation=AugmentationSpec(), grounding_dino=settings()
     )
     return TrainingRun(DINO, config)
 

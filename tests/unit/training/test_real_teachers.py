@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from tiny import grounding_dino_settings, random_grounding_dino, save_grounding_dino
 from tiny_sam import sam_settings, save_sam
 from together import together
-from toy import training, write_toy_data
+from toy import run_config, training, write_toy_data
 
-from engine.config import DataConfig, RunConfig
-from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
-from engine.dataset import inspect_dataset, load_dataset, load_sample
+from engine.config import RunConfig
+from engine.config.model import PartConfig
+from engine.dataset import load_dataset, load_sample
 from engine.errors import ConfigError, InterruptedTrainingError
 from engine.progress import Event
 from engine.results import TeacherResult
@@ -35,32 +35,22 @@ def config_of(folder: Path, name: TeacherName, *, dropout: float = 0.1, **change
     data = write_toy_data(folder / "data" / "all.json", range(8), masks=True)
     changes = {"epochs": 2, "evaluations": 2}
     changes |= {"lora": {"preset": "encoder-decoder", "rank": 4, "alpha": 8, "dropout": dropout}} | changed
+    teachers: dict[str, Any]
     if name is TeacherName.SAM:
-        teachers = TeachersConfig(sam=sam_settings(base_model=str(save_sam(folder)), **changes))
+        teachers = {"sam": sam_settings(base_model=str(save_sam(folder)), **changes)}
     else:
         base = save_grounding_dino(folder / "base", random_grounding_dino(), shortest_edge=64, longest_edge=128)
-        teachers = TeachersConfig(grounding_dino=grounding_dino_settings(base_model=str(base), **changes))
-    return RunConfig(
-        name="tiny",
-        run_id="1",
-        output=str(folder / "output"),
-        storage=StorageConfig(endpoint_url=None, region=None),
-        data=DataConfig(
-            digest=inspect_dataset(data).digest,
-            classes=("red", "green"),
-            prompts={"red": "red square"},
-            source=PartConfig(annotations=str(data), images=None),
-            split=SplitConfig(train=65, val=35, test=0),
-            train=None,
-            val=None,
-            test=None,
-        ),
+        teachers = {"grounding_dino": grounding_dino_settings(base_model=str(base), **changes)}
+    return run_config(
+        data,
+        output=folder / "output",
+        split=(65, 35, 0),
+        prompts={"red": "red square"},
         augmentation=AugmentationSpec(
             environment=EnvironmentSpec(lighting=Lighting.VARIABLE, background=Background.PLAIN),
             intensity=Intensity.MEDIUM,
         ),
-        training=training(),
-        teachers=teachers,
+        **teachers,
     )
 
 

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 from tiny_sam import sam_settings
-from toy import training, write_toy_data
+from toy import run_config, write_toy_data
 
-from engine.config import DataConfig, LoraSettings, RunConfig
-from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
-from engine.dataset import inspect_dataset
+from engine.config import LoraSettings
 from engine.progress import Event
 from engine.results import TeacherResult
-from engine.spec import AugmentationSpec, Intensity, LoraPreset
+from engine.spec import LoraPreset
 from engine.training import TeacherTrainer, room, trainer
 
 TINY_SAM = Path(__file__).resolve().parents[3] / "examples" / "tiny_teachers" / "sam"
@@ -27,25 +25,7 @@ def trained(folder: Path) -> tuple[TeacherResult, list[str]]:
         batch_size=4,
         point_share=0.2,
     )
-    config = RunConfig(
-        name="tiny",
-        run_id="1",
-        output=str(folder / "output"),
-        storage=StorageConfig(endpoint_url=None, region=None),
-        data=DataConfig(
-            digest=inspect_dataset(data).digest,
-            classes=("red", "green"),
-            prompts={},
-            source=PartConfig(annotations=str(data), images=None),
-            split=SplitConfig(train=66, val=34, test=0),
-            train=None,
-            val=None,
-            test=None,
-        ),
-        augmentation=AugmentationSpec(intensity=Intensity.NONE),
-        training=training(),
-        teachers=TeachersConfig(sam=settings),
-    )
+    config = run_config(data, output=folder / "output", split=(66, 34, 0), sam=settings)
     events: list[Event] = []
     result = TeacherTrainer(config, work_dir=folder / "work", listeners=[events.append]).train()
     return result, [event.message or "" for event in events if event.event == "note"]

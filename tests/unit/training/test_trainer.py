@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import ToyTeacher, settings, training, write_toy_base, write_toy_data
+from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
 
-from engine.config import DataConfig, RunConfig
-from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.config import RunConfig
+from engine.config.model import PartConfig, TeachersConfig
 from engine.dataset import Sample, inspect_dataset, load_dataset, load_sample
 from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError, TeacherError
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.samples import SampleRecord
 from engine.progress import Event
 from engine.results import TeacherResult
-from engine.spec import AugmentationSpec, Intensity, TeacherName
+from engine.spec import TeacherName
 from engine.teachers import REGISTRY, load_adapted
 from engine.teachers.lora import adapter_off
 from engine.training import TeacherTrainer
@@ -47,24 +47,12 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(folder: Path, *, split: tuple[int, int, int] = (60, 20, 20), **changes: Any) -> RunConfig:
     annotations = folder / "data" / "all.json"
     common = {key: changes.pop(key) for key in ("workers", "patience", "seed", "retention") if key in changes}
-    return RunConfig(
-        name="toy",
-        run_id="1",
-        output=str(folder / "output"),
-        storage=StorageConfig(endpoint_url=None, region=None),
-        data=DataConfig(
-            digest=inspect_dataset(annotations).digest,
-            classes=("red", "green"),
-            prompts={},
-            source=PartConfig(annotations=str(annotations), images=None),
-            split=SplitConfig(**dict(zip(("train", "val", "test"), split, strict=True))),
-            train=None,
-            val=None,
-            test=None,
-        ),
-        augmentation=AugmentationSpec(intensity=Intensity.NONE),
-        training=training(**common),
-        teachers=TeachersConfig(grounding_dino=settings(base_model=str(folder / "base"), **changes)),
+    return run_config(
+        annotations,
+        output=folder / "output",
+        split=split,
+        common=training(**common),
+        grounding_dino=settings(base_model=str(folder / "base"), **changes),
     )
 
 
