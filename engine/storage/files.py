@@ -102,10 +102,11 @@ class FileBackend:
 
 def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Keys of all files below a folder, sorted as S3 sorts them; links are followed."""
-    if not folder.is_dir():
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
+    except (FileNotFoundError, NotADirectoryError):  # asked for first, it might be deleted in between
         return
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
     for entry in entries:
         with suppress(FileNotFoundError):  # deleted since
             if entry.is_dir():

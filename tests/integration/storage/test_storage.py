@@ -68,6 +68,22 @@ def test_a_folder_is_not_its_neighbour_of_longer_name(root: str, storage: Storag
     assert not storage.is_prefix(join(root, "image"))
 
 
+def test_a_folder_that_comes_and_goes_is_listed_as_what_there_is(tmp_path: Path, storage: Storage) -> None:
+    folder, seen = tmp_path / "folder", set()
+    with ThreadPoolExecutor(1) as pool:
+
+        def comes_and_goes() -> None:
+            for _ in range(4000):
+                folder.mkdir()
+                folder.rmdir()
+
+        going = pool.submit(comes_and_goes)
+        while not going.done():
+            seen.update(storage.list(str(folder)))
+        going.result()
+    assert not seen
+
+
 def test_a_missing_object_is_told_from_other_failures(root: str, storage: Storage, tmp_path: Path) -> None:
     uri = join(root, "no", "such.json")
     assert not storage.exists(uri)
