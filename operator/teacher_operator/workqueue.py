@@ -97,6 +97,7 @@ class WorkQueue(Generic[K]):
                 if self._due.get(key) == due:  # else an earlier time has taken its place
                     del self._due[key]
                     self.add(key, due=True)
+                    await asyncio.sleep(0)  # one a turn: thousands that are due at once hold up nothing else
             self._wake.clear()
             try:
                 wait = self._later[0][0] - time.monotonic() if self._later else None

@@ -11,6 +11,7 @@ import pytest
 from teacher_operator import controller as module
 from teacher_operator.controller import Controller
 from teacher_operator.metrics import Metrics
+from teacher_operator.names import Key
 from teacher_operator.settings import Settings
 from teacher_operator.store import Store
 
@@ -67,3 +68,19 @@ async def test_a_task_that_cleans_up_is_left_the_time_for_it(controller: Control
     await asyncio.sleep(0)
     await controller.stop()
     assert clean
+
+
+async def test_others_get_their_turn_while_many_objects_are_looked_at(controller: Controller) -> None:
+    controller.reconciler = AsyncMock()
+    controller.reconciler.reconcile.return_value = None  # it asks for nothing, so it waits for nothing
+    controller.leadership.held.set()
+    for number in range(1000):
+        controller.queue.add(Key("default", f"o{number}"))
+    for _ in range(10):
+        controller._spawn(controller._work())
+    turns = 0
+    while len(controller.queue):
+        await asyncio.sleep(0)
+        turns += 1
+    await controller.stop()
+    assert turns >= 100

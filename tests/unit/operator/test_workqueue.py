@@ -317,6 +317,24 @@ def test_news_does_not_wait_for_a_retry(clock: Clock) -> None:
     run(test)
 
 
+def test_many_keys_that_are_due_at_once_come_one_by_one(clock: Clock) -> None:
+    """Else all else would stand still until the last of them was looked at."""
+
+    async def test(queue: Queue) -> None:
+        for number in range(1000):
+            queue.add_after(f"waits-{number}", 10)
+        clock.now += 10
+        async with ticking(queue):
+            await settle()
+            assert 1 <= len(queue) <= 10
+            queue.add("new")
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert len(await ready(queue)) == 1001
+
+    run(test)
+
+
 # Health.
 
 
