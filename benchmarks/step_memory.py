@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForZeroShotObjectDetect
 
 from engine.preprocessing import GroundingDinoTransform
 from engine.spec import LoraPreset
-from engine.teachers import grounding_dino_loss
+from engine.teachers import deformable, grounding_dino_loss
 from engine.teachers.base import Batch, Teacher
 from engine.teachers.grounding_dino import GroundingDino
 from engine.teachers.lora import attach, set_training, trainable_parameters
@@ -158,6 +158,7 @@ def step(
             block.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             teacher.model.to_empty(device="cpu")
             block.enter_context(patch.object(grounding_dino_loss, "match", _any_match))
+            block.enter_context(patch.object(deformable, "read", deformable.map_by_map))  # as on a GPU
         recompute(teacher, groups)
         set_training(teacher, True)
         parameters = trainable_parameters(teacher)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.teachers.deformable_rows import read
+
 
 def reading_again(model: nn.Module) -> None:
     """Let every deformable attention of a Grounding DINO keep only its inputs, in place."""
@@ -31,10 +33,16 @@ def _attend(
     im2col_step: int,
 ) -> Tensor:
     """See :class:`_Read`, and ``MultiScaleDeformableAttention.forward``."""
-    inputs = (value, sampling_locations, attention_weights)
     # 16 bit places would be off by more than a pixel.
-    result: Tensor = _Read.apply(*(t.float() for t in inputs), value_spatial_shapes_list)
-    return result.to(value.dtype)
+    inputs = (value.float(), sampling_locations.float(), attention_weights.float())
+    way = read if value.device.type == "cpu" else map_by_map
+    return way(*inputs, value_spatial_shapes_list).to(value.dtype)
+
+
+def map_by_map(value: Tensor, places: Tensor, weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+    """As :func:`engine.teachers.deformable_rows.read`, on any device."""
+    result: Tensor = _Read.apply(value, places, weights, shapes)
+    return result
 
 
 class _Read(torch.autograd.Function):

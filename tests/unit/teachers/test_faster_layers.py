@@ -1,5 +1,7 @@
 """Layers that compute what the library's compute, in another order: outputs and gradients are the same."""
 
+from typing import Any
+
 import peft
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamAttention
 
 from engine.spec import LoraPreset
+from engine.teachers import deformable
 from engine.teachers.deformable import reading_again
 from engine.teachers.few_tokens import tokens_first
 from engine.teachers.grounding_dino import PRESETS
@@ -138,7 +141,9 @@ def test_a_faster_detector_sees_and_learns_the_same(preset: LoraPreset, tokens: 
         assert (found[1][name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-4, name
 
 
-def test_deformable_attention_keeps_nothing_but_its_inputs() -> None:
+@pytest.mark.parametrize("way", [deformable.read, deformable.map_by_map])
+def test_deformable_attention_keeps_nothing_but_its_inputs(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deformable, "read", way)
     shapes, heads, width, points, queries = [(6, 9), (3, 5)], 4, 8, 3, 50
     places = sum(h * w for h, w in shapes)
     torch.manual_seed(0)
@@ -167,6 +172,17 @@ def test_deformable_attention_keeps_nothing_but_its_inputs() -> None:
     torch.testing.assert_close(outputs[0], outputs[1])
     torch.testing.assert_close(found[0], found[1])
     assert kept[1] <= sum(part.numel() * 4 for part in inputs) < kept[0]
+
+
+def test_places_on_the_edge_of_a_map_and_far_outside_are_read_as_the_library_reads_them() -> None:
+    shapes, heads, width = [(4, 6), (1, 1), (3, 2)], 2, 5
+    at = torch.tensor([-1e6, -1.0, -0.125, 0.0, 0.125, 0.5, 0.875, 1.0, 1.125, 2.0, 1e6])
+    places = torch.cartesian_prod(at, at)[None, :, None, None, None].expand(3, -1, heads, len(shapes), 1, -1)
+    value = torch.randn(3, sum(h * w for h, w in shapes), heads, width)
+    weights = torch.rand(places.shape[:-1])
+    expected = deformable.map_by_map(value, places, weights, shapes)
+    torch.testing.assert_close(deformable.read(value, places, weights, shapes), expected)
+    assert expected.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
