@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
-from itertools import islice
+from operator import itemgetter
 from pathlib import Path
-from typing import TypeVar
 
 from engine.dataset.images import ImageHeader, decode_image, probe_image
 from engine.dataset.inspect import inspect_parts
 from engine.dataset.layouts import find_parts
-from engine.dataset.problems import ProblemLog
+from engine.dataset.problems import EXAMPLES, ProblemLog
 from engine.dataset.scan import Scan
 from engine.dataset.types import CocoImage, DatasetInfo
 from engine.errors import DataError
 from engine.storage import Storage, join
+from engine.storage.transfer import each_done
 
 THREADS = 16
 """Images that are read at a time: what bounds the memory."""
@@ -32,9 +33,6 @@ _FORMATS = {
     "tif": "TIFF",
     "tiff": "TIFF",
 }
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def validate_dataset(
@@ -61,13 +59,20 @@ def validate_dataset(
     parts = {name: replace(part, images_expected=True) for name, part in parts.items()}
 
     def check(scan: Scan, log: ProblemLog) -> None:
-        def look(image: CocoImage) -> list[tuple[str, str]]:
+        def look(numbered: tuple[int, CocoImage]) -> tuple[int, list[tuple[str, str]]]:
+            number, image = numbered
             uri = join(scan.part.images, scan.names.find(image.file_name) or image.file_name)
-            return _look(image, uri, storage=store, thorough=thorough)
+            return number, _look(image, uri, storage=store, thorough=thorough)
 
-        for found in _in_parallel(look, scan.header.images):
-            for code, example in found:
-                log.add(code, [example])
+        counts: Counter[str] = Counter()
+        examples: dict[str, list[tuple[int, str]]] = {}
+        with closing(each_done(look, enumerate(scan.header.images), threads=THREADS)) as looked:
+            for number, found in looked:
+                for code, example in found:
+                    counts[code] += 1
+                    examples[code] = sorted([*examples.get(code, ()), (number, example)])[:EXAMPLES]
+        for code, first in sorted(examples.items(), key=itemgetter(1)):
+            log.add(code, [example for _, example in first], count=counts[code])
 
     return inspect_parts(parts, source=str(annotations), storage=store, check=check)
 
@@ -97,13 +102,3 @@ def _differences(image: CocoImage, header: ImageHeader) -> Iterator[tuple[str, s
         yield "turned_image", image.file_name
     else:
         yield "wrong_size", f"{image.file_name} is {header.width}x{header.height}, not {image.width}x{image.height}"
-
-
-def _in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Results in the order of the items, a bounded number of them under way."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        rest = iter(items)
-        pending: list[Future[Result]] = [pool.submit(work, item) for item in islice(rest, 2 * THREADS)]
-        while pending:
-            yield pending.pop(0).result()
-            pending.extend(pool.submit(work, item) for item in islice(rest, 1))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import shutil
+import threading
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from coco_files import small_coco, write, write_images
 from PIL import ExifTags, Image
 
-from engine.dataset import Severity, validate_dataset
+from engine.dataset import Severity, validate, validate_dataset
+from engine.dataset.images import ImageHeader, probe_image
 from engine.storage import Storage
 
 NAMES = [f"{i:03d}.png" for i in range(1, 13)]
@@ -104,3 +107,23 @@ def test_images_in_s3_are_opened_too(s3: str, data: Path) -> None:
     storage.upload_folder(data, f"{s3}/data")
     info = validate_dataset(f"{s3}/data/annotations.json", f"{s3}/data/images/", storage=storage)
     assert [(p.code, p.count) for p in info.problems] == [("unreadable_image", 1)]
+
+
+def test_examples_are_the_first_images_of_the_file_whichever_are_done_first(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one waits for six others."""
+    write_images(data / "images", NAMES, size=(128, 96))
+    others, enough = iter(NAMES[1:7]), threading.Event()
+
+    def probe(source: Any, *, name: str) -> ImageHeader:
+        if name == NAMES[0]:
+            enough.wait(60)
+        elif next(others, None) is None:
+            enough.set()
+        return probe_image(source, name=name)
+
+    monkeypatch.setattr(validate, "probe_image", probe)
+    severity, count, examples = problems(data)["wrong_size"]
+    assert (severity, count) == (Severity.WARNING, 12)
+    assert [word for word in examples.split() if word.endswith(".png")] == NAMES[:5]
