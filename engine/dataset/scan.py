@@ -69,6 +69,10 @@ class Header:
 OnBlock = Callable[[list[RawAnnotation], Judged, Header], None]
 """Takes a block, what was judged of it, and the header as far as it is known."""
 
+Opened = Mapping[ImageId, tuple[int, int] | None]
+"""What was seen of images that were opened, by id: None of one that cannot be used, width and height in pixels of one
+whose size the file does not give. Of the others there is nothing to say."""
+
 
 class Scan:
     """A pass over one part.
@@ -78,6 +82,7 @@ class Scan:
         names: The files in its folder of images.
         storage: Where it lies.
         log: Problems of the header are noted here.
+        opened: What is known of images from a look at them.
 
     Attributes:
         header: Images and classes, once the pass is over.
@@ -86,8 +91,11 @@ class Scan:
         used: Keys of the image files that are listed.
     """
 
-    def __init__(self, part: PartFiles, *, names: FileNames, storage: Storage, log: ProblemLog) -> None:
+    def __init__(
+        self, part: PartFiles, *, names: FileNames, storage: Storage, log: ProblemLog, opened: Opened | None = None
+    ) -> None:
         self.part, self.names, self.storage, self.log = part, names, storage, log
+        self.opened = opened or {}
         self.header = Header()
         self.digest = ""
         self.images_listed = 0
@@ -177,10 +185,13 @@ class Scan:
             elif key is None and self._images_expected:
                 log.add("missing_image", [image.file_name])
             else:
-                size = _size(image.width), _size(image.height)
-                if not all(size):
+                said = _size(image.width), _size(image.height)
+                if not all(said):
                     log.add("missing_size", [image.file_name])
-                    size = 0, 0
+                    said = 0, 0
+                size = self.opened.get(image.id, said)
+                if size is None:
+                    continue
                 index[image.id] = len(header.images) + len(usable)
                 usable.append(CocoImage(image.id, image.file_name, *size))
         header.images.extend(usable)
