@@ -144,7 +144,7 @@ class Scan:
                         on_block(block, self._judge(block, classes), header)
                 del block
         self.digest = reader.digest
-        _check_keys(reader.keys, source)
+        check_keys(reader.keys, source)
         unnamed = header.class_ids and not header.categories.keys() >= set(header.class_ids)
         self._complete_header()
         return not too_soon and not unnamed
@@ -263,7 +263,12 @@ def _check_kind(block: list[RawAnnotation], source: str) -> None:
         raise DataError(f"{source} holds captions, not objects: give the instances file instead")
 
 
-def _check_keys(keys: dict[str, str], source: str) -> None:
+def check_keys(keys: dict[str, str], source: str) -> None:
+    """See that a file whose top-level keys, and first bytes of their values, are these has what a dataset needs.
+
+    Raises:
+        DataError: It has not.
+    """
     if {"shapes", "imagePath"} <= keys.keys():
         raise DataError(f"{source} is a LabelMe file, not COCO: convert the folder to COCO first")
     wrong = [key for key in ("images", "annotations") if keys.get(key) != "["]
