@@ -160,6 +160,11 @@ def is_sam(base: str) -> bool:
     return bool(_table()[base]["dimensions"][0] == "sam")
 
 
+def encoder_layers(base: str) -> int:
+    """Layers of a known base's encoder, that of the image if it is a SAM: :func:`dimensions` has them."""
+    return int(_table()[base]["dimensions"][2 if is_sam(base) else 6])
+
+
 def dimensions(config: Mapping[str, Any]) -> list[Any]:
     """What of a ``config.json`` memory follows from; what is not in it is as the library has it."""
     if config.get("model_type") == "sam":

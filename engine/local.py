@@ -23,6 +23,7 @@ from engine.dataset.layouts import find_single_part
 from engine.dataset.problems import too_many
 from engine.errors import EXIT_ERRORS, ConfigError, InterruptedTrainingError, StorageError, TeacherError
 from engine.manifest import Manifest
+from engine.outlook import check_layers
 from engine.plan import TrainingRun, plan
 from engine.progress import Listener, parse_line
 from engine.storage import Storage, join, name
@@ -35,11 +36,12 @@ def prepare(
 ) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
     """Inspect the data and plan the training runs; nothing is written.
 
-    That a probe of the user's own is there, and what class names say to the base that reads them, is seen here, before
-    a GPU is paid for.
+    That a probe of the user's own is there, that a base has as many layers as are to be skipped, and what class names
+    say to the base that reads them, is seen here, before a GPU is paid for.
     """
     info = inspect_request(manifest.spec.dataset, storage=storage)
     runs = plan(manifest, info, overrides=overrides)
+    check_layers(runs[0].config, storage)
     reader, prompts = runs[0].config.teachers.grounding_dino, runs[0].config.data.prompts
     if reader is not None:
         info = judge_names(info, prompts, find_vocabulary(reader.base_model, reader.revision, storage=storage))

@@ -9,8 +9,8 @@ from typing import Any
 
 from engine.config import RunConfig, SamSettings, TeacherSettings
 from engine.dataset.types import DatasetInfo
-from engine.errors import TeacherError
-from engine.fit import base_of, is_sam, options, shown
+from engine.errors import ConfigError, TeacherError
+from engine.fit import base_of, encoder_layers, is_sam, options, shown
 from engine.preprocessing import GroundingDinoTransform
 from engine.results import MemoryNeed
 from engine.storage import Storage, is_remote, join
@@ -28,6 +28,24 @@ def needs(config: RunConfig, info: DatasetInfo, storage: Storage) -> Iterator[Me
         if ways:
             least = min(way.memory_bytes for way in ways)
             yield MemoryNeed(teacher=name, memory_bytes=ways[0].memory_bytes, least_memory_bytes=least)
+
+
+def check_layers(config: RunConfig, storage: Storage) -> None:
+    """See that no more layers are skipped than the encoder has, where the base is known; else the trainer will tell.
+
+    Raises:
+        ConfigError: There are not so many.
+    """
+    for name in config.teachers.names:
+        settings = config.teachers.of(name)
+        if settings is None or not settings.lora.skip_layers:
+            continue
+        base, _ = find_base(settings, storage)
+        if base is not None and settings.lora.skip_layers > encoder_layers(base):
+            raise ConfigError(
+                f"teachers.{name.slug}.lora.skip_layers is {settings.lora.skip_layers}, and the encoder of "
+                f"{settings.base_model} has {encoder_layers(base)} layers: skip at most so many"
+            )
 
 
 def find_base(settings: TeacherSettings, storage: Storage) -> tuple[str | None, GroundingDinoTransform | None]:

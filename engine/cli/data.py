@@ -11,7 +11,17 @@ import typer
 from engine.cli import options
 from engine.cli.display import console, show_info
 from engine.errors import ConfigError, DataError
-from engine.spec import AugmentationSpec, Background, Characteristic, Intensity, Lighting, Motion, Viewpoint, Weather
+from engine.spec import (
+    AugmentationSpec,
+    Background,
+    Characteristic,
+    DatasetSpec,
+    Intensity,
+    Lighting,
+    Motion,
+    Viewpoint,
+    Weather,
+)
 from engine.storage import default_cache, join
 from engine.validation import parse
 
@@ -55,15 +65,17 @@ def validate(
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
 ) -> None:
-    """Inspect a dataset and open every image; exit code 3 if it cannot be trained on."""
+    """Inspect a dataset and open every image; exit code 3 if training would refuse it."""
     from engine.dataset import validate_dataset
+    from engine.dataset.problems import refused
 
     info = validate_dataset(annotations, images, storage=options.storage(endpoint_url))
     show_info(info)
     if json:
         typer.echo(info.model_dump_json(indent=2))
-    if info.errors:
-        raise DataError(f"{annotations} cannot be trained on: {', '.join(p.code for p in info.errors)}")
+    usual = DatasetSpec(annotations=annotations)
+    if faults := refused(info, on_problem=usual.on_problem, max_skipped_percent=usual.max_skipped_percent):
+        raise DataError(f"{annotations} cannot be trained on: {faults}")
     console.print(f"[green]{annotations} can be trained on[/]" + (", with warnings" if info.problems else ""))
 
 

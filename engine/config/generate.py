@@ -17,7 +17,7 @@ import yaml
 from engine.config import rules
 from engine.config.model import RunConfig
 from engine.dataset.class_names import cleaned
-from engine.dataset.problems import refused
+from engine.dataset.problems import SEEN_WHEN_OPENED, refused
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError, DataError
 from engine.spec import DatasetSpec, FineTuneSpec, OnProblem, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
@@ -161,13 +161,14 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
     for phrase in spec.class_prompts:
         if phrase not in classes:
             raise ConfigError(f"classPrompts has {phrase!r}, but the dataset no such class{nearest(phrase, classes)}")
+    opened = sum(p.count for p in info.problems if p.code in SEEN_WHEN_OPENED)  # training opens, and counts, them too
     source = None
     if dataset.annotations is not None:
         source = {"annotations": dataset.annotations, "images": dataset.images}
     return {
         "digest": info.digest,
-        "images": info.images,
-        "images_left_out": max(0, info.images_read - info.images),
+        "images": info.images + opened,
+        "images_left_out": max(0, info.images_read - info.images - opened),
         "classes": classes,
         "prompts": dict(spec.class_prompts),
         "source": source,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from engine.spec import AugmentationSpec, LoraPreset, Precision, TeacherName
 
@@ -34,6 +34,9 @@ class LoraSettings(ConfigModel):
 class TeacherSettings(ConfigModel):
     """What every teacher has."""
 
+    GROUPS: ClassVar[tuple[str, ...]] = ()
+    """Groups of layers that the teacher can compute again."""
+
     base_model: str = Field(description="hub id, folder, s3:// prefix, or (SAM) a .pth file")
     revision: str | None = Field(description="commit or tag of a hub id")
     lora: LoraSettings = Field(description="size and place of the adapter")
@@ -42,10 +45,10 @@ class TeacherSettings(ConfigModel):
         ge=1, description="images at a time, at most: fewer if memory asks for it; the step is the same"
     )
     accumulation_steps: int = Field(ge=1, description="batches whose gradients are added before a step")
-    checkpointing: Literal["auto"] | tuple[Literal["backbone", "encoder", "decoder"], ...] = Field(
+    checkpointing: Literal["auto"] | tuple[str, ...] = Field(
         default="auto",
-        description="groups of layers that compute their activations again instead of keeping them (backbone, encoder, "
-        "decoder); auto: and batches cut smaller, as far as memory asks for it",
+        description="groups of layers that compute their activations again instead of keeping them (encoder, decoder, "
+        "of Grounding DINO also backbone); auto: and batches cut smaller, as far as memory asks for it",
     )
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate of AdamW")
     weight_decay: float = Field(ge=0, description="of AdamW")
@@ -63,9 +66,22 @@ class TeacherSettings(ConfigModel):
         "after each turn one of them gives way to a new one; 0: a new view each time",
     )
 
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _are_groups(cls, value: object) -> object:
+        """One name is a list of one. Before the type is looked at, whose faults would be told of each kind there is."""
+        groups = [value] if value in cls.GROUPS else value
+        wrong = [one for one in groups if one not in cls.GROUPS] if isinstance(groups, list | tuple) else []
+        if wrong or not (groups == "auto" or isinstance(groups, list | tuple)):
+            known = f"auto or a list of {', '.join(cls.GROUPS)}"
+            raise ValueError(f"must be {known}" + (f", and {wrong[0]!r} is none of these" if wrong else ""))
+        return groups
+
 
 class GroundingDinoSettings(TeacherSettings):
     """Grounding DINO: boxes from class names."""
+
+    GROUPS = ("backbone", "encoder", "decoder")
 
     classification_weight: float = Field(ge=0, description="of the focal loss over tokens")
     l1_weight: float = Field(ge=0, description="of the L1 loss on boxes")
@@ -78,6 +94,8 @@ class GroundingDinoSettings(TeacherSettings):
 
 class SamSettings(TeacherSettings):
     """SAM: masks from boxes and points."""
+
+    GROUPS = ("encoder", "decoder")
 
     objects_per_image: int = Field(ge=1, description="objects of an image each time it is seen, taken in turn")
     box_jitter: float = Field(ge=0, le=0.5, description="std of a prompt box corner, in box sides")

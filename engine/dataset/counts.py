@@ -192,7 +192,7 @@ class Counts:
     def judge(self, log: ProblemLog) -> None:
         """Note what only shows in the whole."""
         read, usable, targets = self._sum("read"), self._sum("usable"), self._sum("targets")
-        if not self.images and not log.has("no_images_found"):
+        if not self.images_read:
             log.add("no_images")
         if not self.classes:
             log.add("no_categories")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from engine.dataset.counts import Counts, PartCounts
 from engine.dataset.layouts import PartFiles, find_parts, find_single_part, is_image
+from engine.dataset.names import FileNames
 from engine.dataset.problems import ProblemLog
-from engine.dataset.scan import OnBlock, Scan, list_names
+from engine.dataset.scan import OnBlock, Opened, Scan, list_names
 from engine.dataset.types import DatasetInfo
 from engine.spec import DatasetSpec
 from engine.storage import Storage
@@ -64,7 +65,7 @@ def inspect_parts(
     *,
     source: str,
     storage: Storage,
-    check: Callable[[Scan, ProblemLog], None] | None = None,
+    look: Callable[[Scan, ProblemLog], Opened] | None = None,
 ) -> DatasetInfo:
     """One DatasetInfo of all parts; classes of the same name are the same class.
 
@@ -72,29 +73,24 @@ def inspect_parts(
         parts: From name to files.
         source: What was asked for.
         storage: Where it lies.
-        check: Looks further at what was read of a part, and notes what it finds.
+        look: Opens the images of a part, notes what it finds and says what is to be known of them: then the part is
+            read again with that in mind.
     """
     log, counts, digests, images = ProblemLog(), Counts(), [], {}
     names = {folder: list_names(folder, storage) for folder in {part.images for part in parts.values()}}
     used: dict[str, set[str]] = {folder: set() for folder in names}
     for name, part in parts.items():
-        scan = Scan(part, names=names[part.images], storage=storage, log=log)
-        passes: list[PartCounts] = []
-
-        def start(passes: list[PartCounts] = passes) -> OnBlock:
-            passes.append(PartCounts())
-            return passes[-1].add
-
-        header = scan.run(start)
-        counts.add_part(passes[-1], header, header.class_names(log), images_read=scan.images_listed)
-        log.merge(passes[-1].log)
-        if scan.images_listed and not header.images:
+        scan, counted = _read(part, names[part.images], storage)
+        if scan.images_listed and not scan.header.images:
             log.add("no_images_found", [part.images])
+        if look is not None and (opened := look(scan, log)):
+            scan, counted = _read(part, names[part.images], storage, opened)
+        counts.add_part(counted, scan.header, scan.header.class_names(scan.log), images_read=scan.images_listed)
+        log.merge(scan.log)
+        log.merge(counted.log)
         used[part.images] |= scan.used
         digests.append(scan.digest)
-        images[name] = len(header.images)
-        if check is not None:
-            check(scan, log)
+        images[name] = len(scan.header.images)
     for folder in names:
         if used[folder]:
             unlisted = sorted(key for key in names[folder].keys - used[folder] if is_image(key))
@@ -102,3 +98,16 @@ def inspect_parts(
     counts.judge(log)
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return counts.info(source=source, digest=digest, parts=images, log=log)
+
+
+def _read(part: PartFiles, names: FileNames, storage: Storage, opened: Opened | None = None) -> tuple[Scan, PartCounts]:
+    """One part, and what was counted of it; what is wrong is in the log of either."""
+    scan = Scan(part, names=names, storage=storage, log=ProblemLog(), opened=opened)
+    passes: list[PartCounts] = []
+
+    def start() -> OnBlock:
+        passes.append(PartCounts())
+        return passes[-1].add
+
+    scan.run(start)
+    return scan, passes[-1]

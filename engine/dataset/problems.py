@@ -184,10 +184,16 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
     ),
 }
 
-IMAGES_LEFT_OUT = frozenset(
-    {"missing_image", "no_image_id", "duplicate_image_id", "no_file_name", "unsafe_file_name"}
-    | {"unreadable_image", "wrong_size"}
-)
+SEEN_WHEN_OPENED = frozenset({"unreadable_image", "wrong_size"})
+"""Problems of images that are left out, which show only when they are opened: by validation, and by training."""
+
+IMAGES_LEFT_OUT = SEEN_WHEN_OPENED | {
+    "missing_image",
+    "no_image_id",
+    "duplicate_image_id",
+    "no_file_name",
+    "unsafe_file_name",
+}
 """Problems of images that are left out."""
 
 OBJECTS_LEFT_OUT = frozenset(
@@ -219,10 +225,6 @@ class ProblemLog:
             if len(kept) >= EXAMPLES:
                 break
             kept.append(str(example)[:LONGEST_EXAMPLE])
-
-    def has(self, code: str) -> bool:
-        """Whether the kind was noted."""
-        return code in self._counts
 
     def merge(self, other: ProblemLog) -> None:
         """Note all that another log has."""

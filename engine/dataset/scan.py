@@ -69,6 +69,10 @@ class Header:
 OnBlock = Callable[[list[RawAnnotation], Judged, Header], None]
 """Takes a block, what was judged of it, and the header as far as it is known."""
 
+Opened = Mapping[ImageId, tuple[int, int] | None]
+"""What was seen of images that were opened, by id: None of one that cannot be used, width and height in pixels of one
+whose size the file does not give. Of the others there is nothing to say."""
+
 
 class Scan:
     """A pass over one part.
@@ -78,6 +82,7 @@ class Scan:
         names: The files in its folder of images.
         storage: Where it lies.
         log: Problems of the header are noted here.
+        opened: What is known of images from a look at them.
 
     Attributes:
         header: Images and classes, once the pass is over.
@@ -86,8 +91,11 @@ class Scan:
         used: Keys of the image files that are listed.
     """
 
-    def __init__(self, part: PartFiles, *, names: FileNames, storage: Storage, log: ProblemLog) -> None:
+    def __init__(
+        self, part: PartFiles, *, names: FileNames, storage: Storage, log: ProblemLog, opened: Opened | None = None
+    ) -> None:
         self.part, self.names, self.storage, self.log = part, names, storage, log
+        self.opened = opened or {}
         self.header = Header()
         self.digest = ""
         self.images_listed = 0
@@ -136,7 +144,7 @@ class Scan:
                         on_block(block, self._judge(block, classes), header)
                 del block
         self.digest = reader.digest
-        _check_keys(reader.keys, source)
+        check_keys(reader.keys, source)
         unnamed = header.class_ids and not header.categories.keys() >= set(header.class_ids)
         self._complete_header()
         return not too_soon and not unnamed
@@ -177,10 +185,13 @@ class Scan:
             elif key is None and self._images_expected:
                 log.add("missing_image", [image.file_name])
             else:
-                size = _size(image.width), _size(image.height)
-                if not all(size):
+                said = _size(image.width), _size(image.height)
+                if not all(said):
                     log.add("missing_size", [image.file_name])
-                    size = 0, 0
+                    said = 0, 0
+                size = self.opened.get(image.id, said)
+                if size is None:
+                    continue
                 index[image.id] = len(header.images) + len(usable)
                 usable.append(CocoImage(image.id, image.file_name, *size))
         header.images.extend(usable)
@@ -252,7 +263,12 @@ def _check_kind(block: list[RawAnnotation], source: str) -> None:
         raise DataError(f"{source} holds captions, not objects: give the instances file instead")
 
 
-def _check_keys(keys: dict[str, str], source: str) -> None:
+def check_keys(keys: dict[str, str], source: str) -> None:
+    """See that a file whose top-level keys, and first bytes of their values, are these has what a dataset needs.
+
+    Raises:
+        DataError: It has not.
+    """
     if {"shapes", "imagePath"} <= keys.keys():
         raise DataError(f"{source} is a LabelMe file, not COCO: convert the folder to COCO first")
     wrong = [key for key in ("images", "annotations") if keys.get(key) != "["]

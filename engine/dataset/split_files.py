@@ -23,7 +23,7 @@ from engine.dataset.ids import UNKNOWN, Distinct, IdIndex
 from engine.dataset.layouts import find_single_part
 from engine.dataset.reader import CocoReader
 from engine.dataset.records import RawAnnotation, RawImage, record
-from engine.dataset.scan import uncollected
+from engine.dataset.scan import check_keys, uncollected
 from engine.dataset.split import PARTS, Split, split_dataset
 from engine.dataset.types import ImageId
 from engine.errors import DataError
@@ -114,20 +114,16 @@ class _Contents:
         contents = cls(source)
         empty = np.zeros(0, np.int32)
         blocks = {"images": [empty], "annotations": [empty]}
-        try:
-            with storage.open(source) as stream:
-                reader = CocoReader(stream, source=source, others=contents.others)
-                order: list[str] = []
-                for section, block in reader.blocks():
-                    order += [section] if order[-1:] != [section] else []
-                    if section == "images":
-                        blocks[section].append(contents._images(block))
-                    elif order[0] == "images":
-                        blocks[section].append(contents._objects(block))
-            if reader.keys.get("images") != "[" or reader.keys.get("annotations") != "[":
-                raise DataError(f"{source} lacks images or annotations")
-        except DataError:
-            raise DataError(f"{source} is no COCO dataset: `teacher inspect` says what is wrong with it") from None
+        with storage.open(source) as stream:
+            reader = CocoReader(stream, source=source, others=contents.others)
+            order: list[str] = []
+            for section, block in reader.blocks():
+                order += [section] if order[-1:] != [section] else []
+                if section == "images":
+                    blocks[section].append(contents._images(block))
+                elif order[0] == "images":
+                    blocks[section].append(contents._objects(block))
+        check_keys(reader.keys, source)
         contents.digest = reader.digest
         if order not in ([], ["images"], ["images", "annotations"]):
             contents.passes = [("images",), ("annotations",)]

@@ -12,17 +12,20 @@ K = TypeVar("K")
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.25, 60.0
 
+GIVES_WAY_SECONDS = 30.0
+"""So long does a key that is only due give way to those of which there is news: then it is as news that comes now, so
+that it does not wait for ever where news comes faster than it is worked on."""
+
 
 class WorkQueue(Generic[K]):
     """Keys that want work, now or later. For one event loop."""
 
     def __init__(self) -> None:
-        self._ready: asyncio.PriorityQueue[tuple[int, int, K]] = asyncio.PriorityQueue()
-        """News first, then what is due, each in the order in which it came; a key may be in it twice."""
+        self._ready: asyncio.PriorityQueue[tuple[float, int, K]] = asyncio.PriorityQueue()
+        """By turn: the time at which there was news of a key, or at which one that is due gives way no more. A key of
+        which there was news while it was due is in it twice."""
         self._waiting: dict[K, float] = {}
-        """Keys in the queue, with the time at which they were put there."""
-        self._giving_way: set[K] = set()
-        """Of these, the ones that are only due."""
+        """Keys in the queue, with their turn."""
         self._working: dict[K, float] = {}
         self._again: set[K] = set()
         """Keys that were added while they were worked on."""
@@ -40,12 +43,12 @@ class WorkQueue(Generic[K]):
         if key in self._working:
             self._again.add(key)
             return
-        if key in self._waiting and (due or key not in self._giving_way):
+        turn = time.monotonic() + (GIVES_WAY_SECONDS if due else 0.0)
+        if turn >= self._waiting.get(key, float("inf")):
             return
-        self._waiting.setdefault(key, time.monotonic())
-        (self._giving_way.add if due else self._giving_way.discard)(key)
+        self._waiting[key] = turn
         self._count += 1
-        self._ready.put_nowait((int(due), self._count, key))
+        self._ready.put_nowait((turn, self._count, key))
 
     def add_after(self, key: K, seconds: float) -> None:
         """Work on a key after a time, or earlier if something else asks for it."""
@@ -69,11 +72,10 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """The next key; :meth:`done` must follow."""
-        key = (await self._ready.get())[-1]
-        while key not in self._waiting:  # it was due, and then there was news of it
-            key = (await self._ready.get())[-1]
+        turn, _, key = await self._ready.get()
+        while self._waiting.get(key) != turn:  # it was due, and then there was news of it
+            turn, _, key = await self._ready.get()
         del self._waiting[key]
-        self._giving_way.discard(key)
         self._working[key] = time.monotonic()
         return key
 

@@ -54,11 +54,18 @@ def test_validate_opens_every_image(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for path in (parts / "images").iterdir():
         (tmp_path / "images" / path.name).write_bytes(path.read_bytes())
-    broken = sorted((tmp_path / "images").iterdir())[0]
+    broken, *others = sorted((tmp_path / "images").iterdir())
     broken.write_bytes(broken.read_bytes()[:500])
     done = teacher("validate", parts / "annotations.json", "--images", tmp_path / "images")
+    assert done.returncode == 0, done.stderr
     assert "unreadable_image" in done.stderr
     assert broken.name in done.stderr
+    assert "9 usable of 10" in done.stderr
+    for path in others[:2]:
+        path.write_bytes(path.read_bytes()[:500])
+    done = teacher("validate", parts / "annotations.json", "--images", tmp_path / "images")
+    assert done.returncode == 3
+    assert "3 of 10 images would be left out, more than the 20 %" in done.stderr
 
 
 def test_validate_ends_with_code_3_where_nothing_can_be_trained(tmp_path: Path) -> None:

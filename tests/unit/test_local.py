@@ -11,9 +11,18 @@ from engine.dataset import DatasetInfo, inspect_dataset
 from engine.errors import ConfigError, StorageError
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
-from engine.spec import DatasetSpec, FineTuneSpec, RetentionSpec, TeacherName, TeacherSpec, TrainingSpec
+from engine.spec import (
+    DatasetSpec,
+    FineTuneSpec,
+    LoraSpec,
+    RetentionSpec,
+    TeacherName,
+    TeacherSpec,
+    TrainingSpec,
+)
 from engine.storage import Storage, join
 
+TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny_teachers" / "grounding_dino"
 COCO = """{
     "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}],
     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}],
@@ -123,6 +132,26 @@ def test_a_probe_that_is_not_there_is_told_before_anything_is_trained(tmp_path: 
     (tmp_path / "typo.json").write_text(COCO)
     _, runs = local.prepare(Manifest(name="parts", spec=spec), Storage())
     assert runs[0].config.training.retention is not None
+
+
+@pytest.mark.parametrize(
+    ("base", "layers"), [("IDEA-Research/grounding-dino-tiny", 6), (str(TINY), 1), ("someone/else", None)]
+)
+def test_more_layers_than_a_known_base_has_cannot_be_skipped(tmp_path: Path, base: str, layers: int | None) -> None:
+    file = write_toy_data(tmp_path / "data" / "a.json", range(4))
+
+    def skip(layers: int) -> int:
+        asked = TeacherSpec(name=TeacherName.GROUNDING_DINO, base_model=base, lora=LoraSpec(skip_layers=layers))
+        spec = FineTuneSpec(dataset=DatasetSpec(annotations=str(file)), output="out", teachers=[asked])
+        return len(local.prepare(Manifest(name="parts", spec=spec), Storage())[1])
+
+    if layers is None:
+        assert skip(99) == 1, "the trainer will tell"
+        return
+    assert skip(layers) == 1
+    told = f"^teachers.grounding_dino.lora.skip_layers is {layers + 1}, and the encoder of {base} has {layers} layers"
+    with pytest.raises(ConfigError, match=told):
+        skip(layers + 1)
 
 
 def test_what_is_forgotten_is_not_published(

@@ -10,6 +10,7 @@ from engine.config import RunConfig, SamSettings, from_yaml, generate_config, to
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
 from engine.errors import ConfigError, DataError
 from engine.spec import Characteristic, FineTuneSpec, Intensity, TeacherName
+from engine.teachers import REGISTRY
 
 
 def dataset(**changes: object) -> DatasetInfo:
@@ -158,6 +159,24 @@ def test_what_is_computed_again_makes_no_other_run() -> None:
     )
     assert config.teachers.sam != other.teachers.sam
     assert config.run_id == other.run_id
+
+
+@pytest.mark.parametrize("name", TeacherName)
+def test_the_groups_that_settings_may_name_are_those_of_the_teacher(name: TeacherName) -> None:
+    path = f"teachers.{name.slug}.checkpointing"
+
+    def set_to(value: object) -> object:
+        settings = generate_config(dataset(), spec(), overrides={path: value}).teachers.of(name)
+        return settings and settings.checkpointing
+
+    groups = tuple(REGISTRY[name].recomputable)
+    assert (set_to("auto"), set_to([]), set_to(list(groups)), set_to(groups[0])) == ("auto", (), groups, groups[:1])
+    known = rf"  {path}: must be auto or a list of {', '.join(groups)}"
+    for wrong, told in ((True, ", found True"), ("encodr", ", found 'encodr'"), ({"a": 1}, "")):
+        with pytest.raises(ConfigError, match=rf"\n{known}{told}$"):
+            set_to(wrong)
+    with pytest.raises(ConfigError, match=rf"\n{known}, and 'neck' is none of these$"):
+        set_to([groups[0], "neck"])
 
 
 def test_the_rank_follows_from_images_and_classes_and_alpha_from_the_rank() -> None:

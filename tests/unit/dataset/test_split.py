@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from engine.dataset import load_dataset, split_dataset, split_file
+from engine.dataset import inspect_dataset, load_dataset, split_dataset, split_file
 from engine.errors import ConfigError, DataError, StorageError
 from engine.storage import Storage
 
@@ -253,11 +253,15 @@ def test_a_file_and_its_dataset_are_divided_the_same_way(tmp_path: Path) -> None
     assert in_file == [dataset.images[i].id for i in split.val]
 
 
-def test_what_cannot_be_divided_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    half = {"train": 0.5, "val": 0.5}
-    for content in ('{"images": []}', "[]", "{", '{"images": {}, "annotations": []}', '{"images": 1, "annotations": 2'):
+def test_what_cannot_be_divided_is_refused_as_inspection_does(tmp_path: Path) -> None:
+    half, whole = {"train": 0.5, "val": 0.5}, json.dumps(small_coco(2, 1))
+    odd = ('{"images": []}', "[]", "{", '{"images": {}, "annotations": []}', '{"images": 1, "annotations": 2')
+    for content in (*odd, whole.replace(":", "=", 9), *(whole[:end] for end in range(len(whole)))):
         (tmp_path / "bad.json").write_text(content)
-        with pytest.raises(DataError, match="no COCO dataset"):
+        with pytest.raises(DataError) as said:
+            inspect_dataset(tmp_path / "bad.json")
+        sentence = str(said.value).replace(" in the middle of 'categories'", "")  # which are copied, not read
+        with pytest.raises(DataError, match=f"^{re.escape(sentence)}$"):
             split_file(str(tmp_path / "bad.json"), tmp_path, half, seed=0)
     with pytest.raises(StorageError, match="is not there"):
         split_file(str(tmp_path / "none.json"), tmp_path, half, seed=0)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 import shutil
+import threading
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from coco_files import small_coco, write, write_images
+from coco_files import Coco, changed, small_coco, write, write_images
 from PIL import ExifTags, Image
 
-from engine.dataset import Severity, validate_dataset
+from engine.config import generate_config
+from engine.dataset import Severity, inspect_dataset, validate, validate_dataset
+from engine.dataset.images import ImageHeader, probe_image
+from engine.spec import DatasetSpec, FineTuneSpec
 from engine.storage import Storage
+from engine.training.parts import prepare_parts
 
 NAMES = [f"{i:03d}.png" for i in range(1, 13)]
 
@@ -69,7 +75,7 @@ def test_images_that_cannot_be_decoded_are_told(content: bytes, sentence: str, d
 def test_damage_behind_the_header_shows_only_when_decoded(data: Path) -> None:
     (data / "images" / NAMES[0]).write_bytes(noise_png()[:3000])
     assert problems(data, thorough=False) == {}
-    assert list(problems(data)) == ["unreadable_image"]
+    assert set(problems(data)) == {"unreadable_image", "image_left_out"}
 
 
 def test_another_size_than_annotated_is_told(data: Path) -> None:
@@ -77,6 +83,39 @@ def test_another_size_than_annotated_is_told(data: Path) -> None:
     severity, count, example = problems(data)["wrong_size"]
     assert (severity, count) == (Severity.WARNING, 2)
     assert "001.png is 128x96, not 64x48" in example
+
+
+def test_as_much_can_be_used_as_training_uses(data: Path) -> None:
+    """Of an image that is cut off, one of another size, and two whose size the file does not give."""
+
+    def blur(coco: Coco) -> None:
+        for image in coco["images"][:2]:
+            del image["width"], image["height"]
+        coco["annotations"][0]["bbox"] = [70, 5, 10, 10]  # beside an image of 64 pixels
+        coco["annotations"][1]["bbox"] = [60, 5, 10, 10]
+
+    annotations, images = write(data / "annotations.json", changed(small_coco(12, 3), blur)), data / "images"
+    (images / NAMES[3]).write_bytes(noise_png()[:3000])
+    write_images(images, NAMES[5:6], size=(128, 96))
+    info = validate_dataset(annotations, images)
+    assert (info.images, info.images_read, info.annotations, info.annotations_read) == (10, 12, 29, 36)
+    assert sum(one.annotations for one in info.classes) == 29
+    counts = {p.code: p.count for p in info.problems}
+    assert (counts["image_left_out"], counts["box_outside"], counts["missing_size"]) == (6, 1, 2)
+    spec = FineTuneSpec(dataset=DatasetSpec(annotations=str(annotations), images=str(images)), output="out")
+    for known in (info, inspect_dataset(annotations, images)):
+        config = generate_config(known, spec)
+        parts = prepare_parts(config.data, masks=False, seed=0, storage=Storage(), cache=data / "cache")
+        datasets = [part.dataset for part in (parts.train, parts.val)]
+        assert sum(map(len, datasets)) == info.images
+        assert sum(len(objects) for one in datasets for objects in one.annotations) == info.annotations
+
+
+def test_images_that_are_there_and_cannot_be_used_are_not_said_to_be_elsewhere(data: Path) -> None:
+    write_images(data / "images", NAMES, size=(128, 96))
+    info = validate_dataset(data / "annotations.json", data / "images")
+    assert (info.images, info.images_read) == (0, 12)
+    assert [p.code for p in info.errors] == ["no_usable_annotations"]
 
 
 def test_images_annotated_as_they_are_stored_are_only_mentioned(data: Path) -> None:
@@ -103,4 +142,25 @@ def test_images_in_s3_are_opened_too(s3: str, data: Path) -> None:
     storage = Storage()
     storage.upload_folder(data, f"{s3}/data")
     info = validate_dataset(f"{s3}/data/annotations.json", f"{s3}/data/images/", storage=storage)
-    assert [(p.code, p.count) for p in info.problems] == [("unreadable_image", 1)]
+    assert [(p.code, p.count) for p in info.problems] == [("image_left_out", 3), ("unreadable_image", 1)]
+    assert (info.images, info.images_read) == (11, 12)
+
+
+def test_examples_are_the_first_images_of_the_file_whichever_are_done_first(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one waits for six others."""
+    write_images(data / "images", NAMES, size=(128, 96))
+    others, enough = iter(NAMES[1:7]), threading.Event()
+
+    def probe(source: Any, *, name: str) -> ImageHeader:
+        if name == NAMES[0]:
+            enough.wait(60)
+        elif next(others, None) is None:
+            enough.set()
+        return probe_image(source, name=name)
+
+    monkeypatch.setattr(validate, "probe_image", probe)
+    severity, count, examples = problems(data)["wrong_size"]
+    assert (severity, count) == (Severity.WARNING, 12)
+    assert [word for word in examples.split() if word.endswith(".png")] == NAMES[:5]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacher_operator import workqueue
-from teacher_operator.workqueue import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, WorkQueue
+from teacher_operator.workqueue import FIRST_RETRY_SECONDS, GIVES_WAY_SECONDS, LAST_RETRY_SECONDS, WorkQueue
 
 Queue = WorkQueue[str]
 
@@ -369,5 +369,45 @@ def test_what_is_only_due_gives_way_to_news() -> None:
         assert await ready(queue) == ["new", "waits-3", "waits-1", "waits-2"]
         queue.add("waits-3")
         assert await ready(queue) == ["waits-3"], "once for every time that it was asked for"
+
+    run(test)
+
+
+def test_what_is_due_does_not_wait_for_ever_while_news_comes_faster_than_it_is_worked_on(clock: Clock) -> None:
+    async def test(queue: Queue) -> None:
+        queue.add("due", due=True)
+        worked: list[str] = []
+        for second in range(round(2 * GIVES_WAY_SECONDS) + 1):
+            queue.add(f"new-{second}-a")
+            queue.add(f"new-{second}-b")
+            worked.append(await queue.get())
+            queue.done(worked[-1])
+            clock.now += 1
+        assert worked.index("due") == 2 * GIVES_WAY_SECONDS, "it comes after all news of the time in which it gives way"
+
+    run(test)
+
+
+def test_what_gives_way_no_more_keeps_its_turn_when_there_is_news_of_it(clock: Clock) -> None:
+    async def test(queue: Queue) -> None:
+        queue.add("due", due=True)
+        clock.now += GIVES_WAY_SECONDS + 1
+        for key in ("new", "due"):
+            queue.add(key)
+        assert await ready(queue) == ["due", "new"]
+
+    run(test)
+
+
+def test_news_of_what_was_due_does_not_bring_its_next_turn_forward(clock: Clock) -> None:
+    async def test(queue: Queue) -> None:
+        queue.add("a", due=True)
+        queue.add("a")
+        assert await ready(queue) == ["a"]
+        clock.now += 1
+        queue.add("b", due=True)
+        clock.now += 1
+        queue.add("a", due=True)
+        assert await ready(queue) == ["b", "a"]
 
     run(test)
