@@ -16,6 +16,10 @@ GIVES_WAY_SECONDS = 30.0
 """So long does a key that is only due give way to those of which there is news: then it is as news that comes now, so
 that it does not wait for ever where news comes faster than it is worked on."""
 
+BETWEEN_SECONDS = 0.01
+"""Between two keys that are due. Thousands may be at once, and each would take its share of every turn of the event
+loop, of which news takes many: to hear of it, and to ask and be answered by the API server."""
+
 
 class WorkQueue(Generic[K]):
     """Keys that want work, now or later. For one event loop."""
@@ -99,7 +103,7 @@ class WorkQueue(Generic[K]):
                 if self._due.get(key) == due:  # else an earlier time has taken its place
                     del self._due[key]
                     self.add(key, due=True)
-                    await asyncio.sleep(0)  # one a turn: thousands that are due at once hold up nothing else
+                    await asyncio.sleep(BETWEEN_SECONDS)
             self._wake.clear()
             try:
                 wait = self._later[0][0] - time.monotonic() if self._later else None

@@ -317,8 +317,10 @@ def test_news_does_not_wait_for_a_retry(clock: Clock) -> None:
     run(test)
 
 
-def test_many_keys_that_are_due_at_once_come_one_by_one(clock: Clock) -> None:
+def test_many_keys_that_are_due_at_once_come_one_by_one(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else all else would stand still until the last of them was looked at."""
+
+    monkeypatch.setattr(workqueue, "BETWEEN_SECONDS", 0)
 
     async def test(queue: Queue) -> None:
         for number in range(1000):
