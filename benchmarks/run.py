@@ -48,7 +48,7 @@ PROGRAMS: tuple[tuple[str, ...], ...] = (
 """Scripts and their arguments."""
 
 ON_KUBERNETES: tuple[tuple[str, ...], ...] = (
-    ("operator_scale.py", "--objects", "1000", "10000", "--arrivals", "300", "--rate", "5"),
+    ("operator_scale.py", "--objects", "1000", "5000", "10000", "--arrivals", "300", "--rate", "5"),
 )
 """The same, of those that start an API server."""
 
