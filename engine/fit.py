@@ -155,6 +155,16 @@ def base_of(name: str, config: Mapping[str, Any] | None = None) -> str | None:
     return next((base for begin, base in HUB.items() if name.startswith(begin) and base in _table()), None)
 
 
+def published(kind: TeacherName) -> list[str]:
+    """What names of known bases of a kind of teacher begin with."""
+    return [name for name, base in HUB.items() if base in _table() and is_sam(base) == (kind is TeacherName.SAM)]
+
+
+def counted(base: str) -> list[str]:
+    """What was counted of a known base: presets, each with the arithmetic of the forward pass."""
+    return list(dict.fromkeys(" in ".join(key.split()[:2]) for key in _table()[base]["entries"]))
+
+
 def is_sam(base: str) -> bool:
     """Whether a known base is a SAM, else it is a Grounding DINO."""
     return bool(_table()[base]["dimensions"][0] == "sam")

@@ -7,13 +7,131 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from engine.config import RunConfig, SamSettings, TeacherSettings
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError, TeacherError
-from engine.fit import base_of, encoder_layers, is_sam, options, shown
+from engine.fit import (
+    GPUS,
+    Predicted,
+    base_of,
+    choose,
+    counted,
+    encoder_layers,
+    is_sam,
+    options,
+    published,
+    run_seconds,
+    shown,
+)
 from engine.preprocessing import GroundingDinoTransform
-from engine.results import MemoryNeed
+from engine.results import MemoryNeed, Result
+from engine.spec import LoraPreset, Precision, TeacherName
 from engine.storage import Storage, is_remote, join
+
+GIBIBYTES = (8, 16, 24, 40, 80)
+"""Sizes of GPUs that are looked at, beside that of the one that was asked for."""
+
+
+class Chosen(Result):
+    """How the images of a step go through a GPU."""
+
+    images_at_once: int
+    checkpointing: tuple[str, ...] = Field(description="Groups of layers that are computed again.")
+    memory_bytes: int = Field(description="What tensors are expected to hold at most.")
+
+
+class OnGpu(Result):
+    """What becomes of a teacher on a GPU of some size."""
+
+    gibibytes: int = Field(description="Memory of the GPU.")
+    chosen: Chosen | None = Field(description="None: not even one image at a time has room.")
+
+
+class TeacherOutlook(Result):
+    """What training a teacher is expected to take."""
+
+    teacher: TeacherName
+    base_model: str
+    preset: LoraPreset
+    step_images: int = Field(description="Images of an optimizer step.")
+    epochs: int
+    gpus: tuple[OnGpu, ...] = Field(description="From small to large; empty if nothing is known.")
+    gpu: str = Field(description="The GPU that was asked for, whose arithmetic all of this is of.")
+    seconds: float | None = Field(description="Roughly, on one such GPU; None: not known, or it has no room.")
+    unknown: str = Field(default="", description="Why nothing is known, and what is, in a sentence.")
+
+
+class Inspected(DatasetInfo):
+    """What inspection found, and what training on it is expected to take."""
+
+    outlook: tuple[TeacherOutlook, ...] = Field(description="By teacher; empty if nothing can be trained as asked.")
+
+
+def outlook(config: RunConfig, info: DatasetInfo, storage: Storage, *, gpu: str) -> tuple[TeacherOutlook, ...]:
+    """What each teacher of a run is expected to take.
+
+    Args:
+        config: Of the run.
+        info: What inspection found in its data.
+        storage: How bases in object storage are reached.
+        gpu: One of :data:`engine.fit.GPUS`.
+    """
+    teachers = ((name, config.teachers.of(name)) for name in config.teachers.names)
+    return tuple(_outlook(config, name, one, info, storage, gpu) for name, one in teachers if one is not None)
+
+
+def _outlook(
+    config: RunConfig, name: TeacherName, settings: TeacherSettings, info: DatasetInfo, storage: Storage, gpu: str
+) -> TeacherOutlook:
+    kind, precision = GPUS[gpu], config.training.precision
+    bfloat16 = kind.bfloat16 if precision is Precision.AUTO else precision is Precision.BFLOAT16
+    base, transform = find_base(settings, storage)
+    shows = shown(info, settings, transform)
+    ways: dict[int, Predicted | None] = {}
+    if base is not None and any(options(base, settings, shows, bfloat16=bfloat16)):
+        ways = {
+            size: choose(base, settings, shows, bfloat16=bfloat16, room=size * 2**30)
+            for size in sorted({*GIBIBYTES, kind.gibibytes})
+        }
+    here, (train, val) = ways.get(kind.gibibytes), _divided(config, info)
+    return TeacherOutlook(
+        teacher=name,
+        base_model=settings.base_model,
+        preset=settings.lora.preset,
+        step_images=settings.batch_size * settings.accumulation_steps,
+        epochs=settings.epochs,
+        gpus=tuple(OnGpu(gibibytes=size, chosen=_chosen(way)) for size, way in ways.items()),
+        gpu=gpu,
+        seconds=None if here is None else run_seconds(here, settings, kind, images=train, measured=val),
+        unknown="" if ways else _unknown(name, settings, base, bfloat16=bfloat16),
+    )
+
+
+def _chosen(way: Predicted | None) -> Chosen | None:
+    if way is None:
+        return None
+    return Chosen(images_at_once=way.at_once, checkpointing=way.checkpointing, memory_bytes=way.memory_bytes)
+
+
+def _unknown(name: TeacherName, settings: TeacherSettings, base: str | None, *, bfloat16: bool) -> str:
+    what = f"what {settings.base_model} needs of a GPU is not known"
+    if base is None:
+        return (
+            f"{what}, or it is no {name}: known are {', '.join(published(name))}, and folders whose config.json has "
+            "the dimensions of one of these"
+        )
+    arithmetic = "bfloat16" if bfloat16 else "float32"
+    return f"{what} with the preset {settings.lora.preset} in {arithmetic}: known are {', '.join(counted(base))}"
+
+
+def _divided(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
+    """Images of the training and of the validation part."""
+    split = config.data.split
+    if split is None:
+        return info.parts["train"], info.parts["val"]
+    return max(1, info.images * split.train // 100), max(1, info.images * split.val // 100)
 
 
 def needs(config: RunConfig, info: DatasetInfo, storage: Storage) -> Iterator[MemoryNeed]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -9,58 +10,105 @@ from typing import Annotated
 import typer
 
 from engine.cli import options
-from engine.cli.display import console, show_info
+from engine.cli.display import console, note, show_info
 from engine.errors import ConfigError, DataError
 from engine.spec import (
     AugmentationSpec,
     Background,
     Characteristic,
     DatasetSpec,
+    FineTuneSpec,
     Intensity,
     Lighting,
     Motion,
     Viewpoint,
     Weather,
 )
-from engine.storage import default_cache, join
+from engine.storage import Storage, default_cache, join
 from engine.validation import parse
 
-Annotations = Annotated[
-    str, typer.Argument(help="COCO JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.")
-]
+ANNOTATIONS = typer.Argument(help="COCO JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.")
 
 
 def inspect(
-    annotations: Annotations,
+    annotations: Annotated[str | None, ANNOTATIONS] = None,
+    manifest: Annotated[str | None, options.MANIFEST_FILE] = None,
     images: options.Images = None,
     base_model: Annotated[
-        str, typer.Option("--base-model", help="Grounding DINO whose tokenizer reads the class names.")
-    ] = "IDEA-Research/grounding-dino-tiny",
+        str | None, typer.Option("--base-model", help="Grounding DINO that is asked about; default: as in training.")
+    ] = None,
+    lora_preset: options.Preset = None,
+    set_: options.Set = None,
     gpu: Annotated[str, typer.Option("--gpu", help="Say how long training takes on it, roughly; such as L4.")] = "A100",
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
 ) -> None:
-    """Say what is in a dataset and what is wrong with it, without reading the images, and what training needs."""
+    """Say what is in a dataset, or in that of a manifest (-f), what is wrong with it, and what training needs.
+
+    Images are not read, and nothing is written.
+    """
     from engine.cli.outlook import show_outlook
-    from engine.dataset import inspect_dataset
+    from engine.config.generate import defaults, generate_config
+    from engine.dataset import inspect_dataset, inspect_request
     from engine.dataset.class_names import find_vocabulary, judge_names
     from engine.fit import GPUS
+    from engine.outlook import Inspected, check_layers, outlook
 
     if gpu not in GPUS:
         raise ConfigError(f"--gpu {gpu} is not known: there are {', '.join(GPUS)}")
-
-    storage = options.storage(endpoint_url)
-    info = inspect_dataset(annotations, images, storage=storage)
-    if info.has_boxes:
-        info = judge_names(info, {}, find_vocabulary(base_model, None, storage=storage, hub=False))
+    flags = {"--images": images, "--base-model": base_model, "--endpoint-url": endpoint_url}
+    spec, storage = _request(annotations, manifest, flags)
+    overrides = {"teachers.*.lora.preset": lora_preset.value} if lora_preset is not None else {}
+    overrides |= options.overrides(set_)
+    asked = manifest is not None or bool(overrides)
+    if annotations is not None:
+        info = inspect_dataset(annotations, images, storage=storage)
+    else:
+        info = inspect_request(spec.dataset, storage=storage)
+    if base_model is not None and info.has_boxes:
+        overrides = {"teachers.grounding_dino.base_model": base_model} | overrides
+    config, why = None, ""
+    try:
+        config = generate_config(info, spec, overrides=overrides)
+        check_layers(config, storage)
+    except (ConfigError, DataError) as error:
+        if asked and isinstance(error, ConfigError):
+            raise
+        why = str(error)  # of the data, of which the rest is told all the same
+    reader = config.teachers.grounding_dino if config is not None else None
+    if reader is not None or (config is None and info.has_boxes):
+        base = reader.base_model if reader is not None else base_model or defaults("grounding_dino")["base_model"]
+        revision = reader.revision if reader is not None else None
+        vocabulary = find_vocabulary(base, revision, storage=storage, hub=False)
+        info = judge_names(info, spec.class_prompts, vocabulary)
     show_info(info)
-    show_outlook(info, base_model, gpu, storage)
+    found = outlook(config, info, storage, gpu=gpu) if config is not None else ()
+    show_outlook(found)
+    if why:
+        note(f"what training needs is not said: {why}")
     if json:
-        typer.echo(info.model_dump_json(indent=2))
+        typer.echo(Inspected(**dict(info), outlook=found).model_dump_json(indent=2))
+
+
+def _request(
+    annotations: str | None, manifest: str | None, flags: Mapping[str, str | None]
+) -> tuple[FineTuneSpec, Storage]:
+    """What is asked for by a manifest, or else by flags, and the storage of its data."""
+    if manifest is not None:
+        given = [name for name, value in ({"ANNOTATIONS": annotations} | dict(flags)).items() if value is not None]
+        if given:
+            raise ConfigError(f"-f {manifest} says what the data is, and what is trained: leave out {', '.join(given)}")
+        request = options.read_manifest(manifest)
+        return request.spec, options.storage_of(request)
+    if annotations is None:
+        raise ConfigError("give ANNOTATIONS, or a manifest with -f")
+    dataset = {"annotations": annotations, "images": flags["--images"]}
+    spec = parse(FineTuneSpec, {"dataset": dataset, "output": "out"}, where="the command line")
+    return spec, options.storage(flags["--endpoint-url"])
 
 
 def validate(
-    annotations: Annotations,
+    annotations: Annotated[str, ANNOTATIONS],
     images: options.Images = None,
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
@@ -69,18 +117,18 @@ def validate(
     from engine.dataset import validate_dataset
     from engine.dataset.problems import refused
 
+    usual = parse(DatasetSpec, {"annotations": annotations}, where="the command line")
     info = validate_dataset(annotations, images, storage=options.storage(endpoint_url))
     show_info(info)
     if json:
         typer.echo(info.model_dump_json(indent=2))
-    usual = DatasetSpec(annotations=annotations)
     if faults := refused(info, on_problem=usual.on_problem, max_skipped_percent=usual.max_skipped_percent):
         raise DataError(f"{annotations} cannot be trained on: {faults}")
     console.print(f"[green]{annotations} can be trained on[/]" + (", with warnings" if info.problems else ""))
 
 
 def split(
-    annotations: Annotations,
+    annotations: Annotated[str, ANNOTATIONS],
     output: Annotated[
         str, typer.Option("--output", help="Folder for train.json, val.json and test.json; s3:// or path.")
     ],

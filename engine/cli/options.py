@@ -10,7 +10,10 @@ import typer
 import yaml
 
 from engine.cli.display import note
+from engine.config import RunConfig
 from engine.errors import ConfigError
+from engine.manifest import Manifest, load_manifest
+from engine.spec import LoraPreset
 from engine.storage import Storage, StorageOptions
 
 Images = Annotated[
@@ -27,11 +30,24 @@ Set = Annotated[
         "--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. teachers.sam.clip_norm=1."
     ),
 ]
+MANIFEST_FILE = typer.Option("--file", "-f", help="TeacherFineTune manifest; s3:// or path.")
+Preset = Annotated[LoraPreset | None, typer.Option("--lora-preset", help="Which part of a teacher is adapted.")]
 
 
 def storage(endpoint_url: str | None = None, region: str | None = None) -> Storage:
     """Storage as the options say, which tells people of its retries; credentials come from the AWS chain."""
     return Storage(StorageOptions(endpoint_url=endpoint_url, region=region), on_retry=note)
+
+
+def storage_of(source: Manifest | RunConfig) -> Storage:
+    """Storage as a manifest, or a configuration, says."""
+    asked = source.spec.storage if isinstance(source, Manifest) else source.storage
+    return storage(asked.endpoint_url, asked.region)
+
+
+def read_manifest(uri: str) -> Manifest:
+    """The manifest at a URI or path."""
+    return load_manifest(storage().read_bytes(uri).decode("utf-8", errors="replace"), where=uri)
 
 
 def refuse_other(uri: str, storage: Storage, *, overwrite: bool, content: Path | None = None) -> None:

@@ -18,15 +18,15 @@ from engine.cli import options
 from engine.cli.display import console, is_terminal, show_info, show_results
 from engine.cli.ending import OutcomeFile, failures_in
 from engine.cli.names import find_run
-from engine.config import RunConfig, from_yaml
+from engine.config import from_yaml
 from engine.errors import ConfigError, NoProgressError, TeacherError
 from engine.launch import Place
-from engine.manifest import Manifest, load_manifest
+from engine.manifest import Manifest
 from engine.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
 from engine.plan import TrainingRun
 from engine.progress import Event, Listener
 from engine.results import TeacherResult
-from engine.spec import FineTuneSpec, LoraPreset, TeacherName
+from engine.spec import FineTuneSpec, TeacherName
 from engine.storage import Storage, default_cache
 from engine.validation import parse
 
@@ -45,7 +45,7 @@ class ProgressStyle(StrEnum):
 Progress = Annotated[
     ProgressStyle, typer.Option("--progress", help="A bar for people, JSON lines on standard output for machines.")
 ]
-ManifestFile = Annotated[str, typer.Option("--file", "-f", help="TeacherFineTune manifest; s3:// or path.")]
+ManifestFile = Annotated[str, options.MANIFEST_FILE]
 WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Scratch folder; default: in the cache folder.")]
 
 
@@ -59,8 +59,8 @@ def run(
     """Do what a manifest asks for: inspect the data, train the teachers it calls for, publish the adapters."""
     from engine import local
 
-    request = _request(manifest)
-    storage = _storage_of(request)
+    request = options.read_manifest(manifest)
+    storage = options.storage_of(request)
     info, runs = local.prepare(request, storage, overrides=options.overrides(set_))
     show_info(info)
     layout = runs[0].layout
@@ -90,8 +90,8 @@ def prepare(
     from engine.outlook import needs
 
     with failures_in(outcome):
-        request = _request(manifest)
-        storage = _storage_of(request)
+        request = options.read_manifest(manifest)
+        storage = options.storage_of(request)
         info, runs = local.prepare(request, storage, overrides=options.overrides(set_))
         show_info(info)
         layout = runs[0].layout
@@ -123,7 +123,7 @@ def train(
     epochs: Annotated[int | None, typer.Option("--epochs")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
-    lora_preset: Annotated[LoraPreset | None, typer.Option("--lora-preset")] = None,
+    lora_preset: options.Preset = None,
     lora_rank: Annotated[int | None, typer.Option("--lora-rank")] = None,
     lora_alpha: Annotated[int | None, typer.Option("--lora-alpha", help="Default: twice the rank.")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
@@ -174,7 +174,7 @@ def train(
         "teachers.*.lora.alpha": lora_alpha,
     }
     overrides = {path: value for path, value in flags_set.items() if value is not None} | options.overrides(set_)
-    storage = _storage_of(request)
+    storage = options.storage_of(request)
     info, runs = local.prepare(request, storage, overrides=overrides)
     show_info(info)
     layout = runs[0].layout
@@ -216,7 +216,7 @@ def _train_planned(
                 for teacher in names:
                     run = TrainingRun(teacher, config)
                     hung = partial(_hung, outcome, teacher.slug)
-                    result = _train_one(run, _storage_of(config), listener, work_dir, processes, hung)
+                    result = _train_one(run, options.storage_of(config), listener, work_dir, processes, hung)
     except TeacherError as error:
         slug = teacher.slug if teacher is not None else ""
         listener(Event(event="error", teacher=slug, message=str(error), reason=error.reason, exit_code=error.exit_code))
@@ -294,16 +294,6 @@ def doctor(endpoint_url: options.Endpoint = None) -> None:
         failed += check.state == "fail"
     if failed:
         raise typer.Exit(1)
-
-
-def _request(manifest: str) -> Manifest:
-    text = options.storage().read_bytes(manifest).decode("utf-8", errors="replace")
-    return load_manifest(text, where=manifest)
-
-
-def _storage_of(source: Manifest | RunConfig) -> Storage:
-    asked = source.spec.storage if isinstance(source, Manifest) else source.storage
-    return options.storage(asked.endpoint_url, asked.region)
 
 
 def _work_dir(given: Path | None, layout: RunLayout) -> Path:

@@ -51,6 +51,15 @@ FOREIGN = {
     b"\xfe\xff": "is UTF-16: save it as UTF-8",
     b"<": "is XML or HTML, not JSON: export it as COCO",
 }
+MANIFEST = re.compile(rb"^kind:\s*[\"']?TeacherFineTune\b", re.MULTILINE)
+
+
+def manifest_given(source: str) -> DataError:
+    """What is said of a TeacherFineTune where a COCO file is expected."""
+    return DataError(
+        f"{source} is a TeacherFineTune manifest, not a dataset: type `teacher inspect -f {source}`, or give the "
+        "annotations that its spec.dataset names"
+    )
 
 
 class CocoReader:
@@ -111,6 +120,8 @@ class CocoReader:
                 "object with images, annotations and categories"
             )
         if first != b"{":
+            if MANIFEST.search(self._buffer):
+                raise manifest_given(self.source)
             raise DataError(f"{self.source} is not JSON: it begins with {self._peek(20)!r}. Export it as COCO JSON")
         self._position += 1
         while (mark := self._next()) != b"}":

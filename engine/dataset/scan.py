@@ -20,7 +20,7 @@ from engine.dataset.layouts import PartFiles
 from engine.dataset.names import FileNames, is_unsafe
 from engine.dataset.objects import Judged, judge
 from engine.dataset.problems import ProblemLog
-from engine.dataset.reader import CocoReader
+from engine.dataset.reader import CocoReader, manifest_given
 from engine.dataset.records import RawAnnotation, RawCategory, RawImage
 from engine.dataset.types import CocoImage, ImageId
 from engine.errors import DataError
@@ -271,6 +271,8 @@ def check_keys(keys: dict[str, str], source: str) -> None:
     """
     if {"shapes", "imagePath"} <= keys.keys():
         raise DataError(f"{source} is a LabelMe file, not COCO: convert the folder to COCO first")
+    if {"apiVersion", "kind", "spec"} <= keys.keys():
+        raise manifest_given(source)
     wrong = [key for key in ("images", "annotations") if keys.get(key) != "["]
     if wrong:
         there = ", ".join(list(keys)[:10]) or "nothing"

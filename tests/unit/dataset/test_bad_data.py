@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from coco_files import Coco, changed, small_coco, write_images
 from PIL import Image
 
@@ -70,6 +71,7 @@ REPAIRS = [
     ("run lengths that are garbage", mask({"size": [48, 64], "counts": "\x00`\xff"}), "bad_mask"),
     ("a box that reaches out", box([50, 5, 40, 20]), "box_clipped"),
 ]
+MANIFEST = b"# ours\napiVersion: finetune.dev/v1alpha1\nkind: TeacherFineTune\nmetadata: {name: a}\nspec: {}\n"
 REFUSED = [
     (b"", "is empty"),
     (b'{"images": [', "is cut off"),
@@ -82,6 +84,12 @@ REFUSED = [
     (b"\x00" * 100, "is not JSON"),
     (b'{"images": [{"id": 1, "file_name": "\xed\xa0\x80", }], "annotations": []}', "no valid JSON"),
     (b'{"images": 5, "annotations": {}}', "is not COCO"),
+    (
+        MANIFEST,
+        "is a TeacherFineTune manifest, not .* type `teacher inspect -f .*annotations.json`, or give",
+    ),
+    (json.dumps(yaml.safe_load(MANIFEST)).encode(), "is a TeacherFineTune manifest"),
+    (b"# kind: TeacherFineTune\nkind: Other\n", "is not JSON"),
 ]
 
 
