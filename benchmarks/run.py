@@ -41,6 +41,7 @@ PROGRAMS: tuple[tuple[str, ...], ...] = (
     ("input_speed.py", "--images", "12"),
     ("frozen_features.py", "--images", "1"),
     ("step_speed.py", "--sizes", "400x667", "--repeats", "2"),
+    ("deformable.py",),
     ("memory.py",),
     ("processes.py",),
     ("library_faults.py",),

@@ -2,11 +2,18 @@
 
 Each query reads a few places of each feature map, and adds up what it read by weights. The library's own code, where
 no kernel takes its place, stacks all that was read (heads x queries x places x width numbers, a third of a gigabyte a
-layer for an image of 800 x 1333) and keeps it for the backward pass; here it is read again instead, map by map.
+layer for an image of 800 x 1333) and keeps it for the backward pass; here it is read again instead: on NVIDIA GPUs by a
+fused kernel that stores none of it (:mod:`engine.teachers.deformable_kernel`), on a CPU as a product with a sparse
+matrix (:mod:`engine.teachers.deformable_rows`), elsewhere map by map.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.teachers.deformable_rows import read
+
+Reading = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""As :func:`engine.teachers.deformable_kernel.read`."""
+
+TOLERANCE = 1e-4
+"""How far the kernel may be from ``_Read``, in shares of the norm; 32 bit rounds to 1e-6."""
 
 
 def reading_again(model: nn.Module) -> None:
@@ -35,8 +48,65 @@ def _attend(
     """See :class:`_Read`, and ``MultiScaleDeformableAttention.forward``."""
     # 16 bit places would be off by more than a pixel.
     inputs = (value.float(), sampling_locations.float(), attention_weights.float())
-    way = read if value.device.type == "cpu" else map_by_map
-    return way(*inputs, value_spatial_shapes_list).to(value.dtype)
+    if value.device.type == "cpu":
+        return read(*inputs, value_spatial_shapes_list).to(value.dtype)
+    fused = _fused(value.device, *value.shape[2:], *attention_weights.shape[3:])
+    if fused is None:
+        return map_by_map(*inputs, value_spatial_shapes_list).to(value.dtype)
+    return fused(*inputs, value_spatial_shapes).to(value.dtype)
+
+
+@cache
+def _fused(device: torch.device, heads: int, width: int, maps: int, points: int) -> Reading | None:
+    """The kernel, if it runs on the device and gives what ``_Read`` gives: tried once a process and kind of layer."""
+    if not _may_be_fused(device):
+        return None
+    try:
+        from engine.teachers.deformable_kernel import read as kernel
+
+        apart = _apart(kernel, device, heads=heads, width=width, maps=maps, points=points)
+        if not apart <= TOLERANCE:
+            raise ArithmeticError(f"its results are off by {apart:.1e}")
+    except Exception as error:  # noqa: BLE001 - compilers and drivers raise anything
+        warnings.warn(
+            f"deformable attention does without its fused kernel on {device}, which takes longer: "
+            f"{type(error).__name__}: {error} (it needs Triton, which torch brings, and the headers of Python)",
+            stacklevel=2,
+        )
+        return None
+    return kernel
+
+
+def _may_be_fused(device: torch.device) -> bool:
+    """AMD's GPUs are ``cuda`` to torch too; there the kernel was never tried. Triton needs a C compiler to start it."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return device.type == "cuda" and torch.version.hip is None and compiler is not None
+
+
+def _apart(read: Reading, device: torch.device, *, heads: int, width: int, maps: int, points: int) -> float:
+    """How far a reading is from ``_Read`` where its result or a gradient is farthest, in shares of that one's norm.
+
+    It may be asked for in the middle of a run: random numbers are its own, and a layer that is to be computed again
+    takes no note of what is kept here. No place lies where its gradient jumps, as at the centre of a pixel.
+    """
+    draw, batch, queries = torch.Generator().manual_seed(0), 2, 70
+    shapes = [(4 + level, 7 + 2 * level) for level in range(maps)]
+    sizes = torch.tensor(shapes).flip(-1)[:, None]
+    cells = torch.rand(batch, queries, heads, maps, points, 2, generator=draw) * (sizes + 2) - 1.5  # some outside
+    drawn = (
+        torch.randn(batch, sum(high * long for high, long in shapes), heads, width, generator=draw),
+        (cells.floor() + 0.1 + 0.8 * (cells % 1) + 0.5) / sizes,
+        torch.rand(batch, queries, heads, maps, points, generator=draw),
+    )
+    due = torch.randn(batch, queries, heads * width, generator=draw).to(device)
+    ways: list[tuple[Callable[..., Tensor], Any]] = [(map_by_map, shapes), (read, torch.tensor(shapes, device=device))]
+    found = []
+    with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        for way, where in ways:
+            inputs = [t.to(device, copy=True).requires_grad_() for t in drawn]
+            result = way(*inputs, where)
+            found.append((result.detach(), *torch.autograd.grad(result, inputs, due)))
+    return float(torch.stack([(ours - right).norm() / right.norm() for right, ours in zip(*found, strict=True)]).max())
 
 
 def map_by_map(value: Tensor, places: Tensor, weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:

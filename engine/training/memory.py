@@ -40,7 +40,8 @@ class TensorBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count what it returns."""
         out = func(*args, **(kwargs or {}))
-        self._count(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+        tensors = (leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+        self._count(tensor for tensor in tensors if tensor.layout is torch.strided)  # of others, the parts are
         return out
 
     def _count(self, tensors: Iterable[Tensor]) -> None:
