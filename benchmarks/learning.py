@@ -51,7 +51,7 @@ from engine.training import TeacherTrainer
 from engine.training.balance import repeats
 from engine.training.data import Views, batches_from
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
-from engine.training.parts import Parts, prepare_parts
+from engine.training.parts import Data, Parts
 from engine.training.runtime import seed_all
 from engine.training.steps import Steps, learning_rate
 
@@ -280,7 +280,7 @@ def prepare(options: argparse.Namespace, work: Path) -> Task:
     info = inspect_request(dataset, storage=storage)
     config = generate_config(info, spec, overrides=overrides)
     masks = REGISTRY[TeacherName(options.teacher)].needs_masks
-    parts = prepare_parts(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache")
+    parts = Parts.of(Data.of(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache"))
     return Task(config, TeacherName(options.teacher), base, parts, work)
 
 

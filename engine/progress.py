@@ -3,9 +3,14 @@
 Whoever watches a run (the command line, an operator) parses these lines from the trainer's standard output; lines
 that are no progress lines are passed over. Fields are only ever added.
 
-Whoever sees but the last lines knows the state all the same: every start, step, evaluation and checkpoint says how far
-the run is (``step`` of ``steps``, ``epochs``) and, once they are known, what the base is worth (``ap_before``) and the
-best adapter so far (``best_ap``); a step also says ``loss``, ``seconds_left`` and ``memory_bytes``.
+A fresh run tells notes, the evaluation of its base, start, and then steps, evaluations and checkpoints; one that goes
+on has no evaluation before start. The base is measured while images to learn from are still on their way, so that its
+evaluation alone cannot say how many ``steps`` and ``epochs`` there will be.
+
+Whoever sees but the last lines knows the state all the same: from start on every start, step, evaluation and checkpoint
+says how far the run is (``step`` of ``steps``, ``epochs``) and, once they are known, what the base is worth
+(``ap_before``) and the best adapter so far (``best_ap``); a step also says ``loss``, ``seconds_left`` and
+``memory_bytes``.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from engine.progress import parse_line
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "examples" / "tiny_teachers"
 
@@ -28,6 +30,24 @@ def teacher(*arguments: str, cwd: Path, check: bool = True) -> subprocess.Comple
     if check:
         assert done.returncode == 0, done.stderr
     return done
+
+
+def started(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    """The command line as a process that is watched while it runs."""
+    cwd.mkdir(exist_ok=True)
+    cache = {"TEACHER_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "engine.cli", *arguments, "--progress", "json"]
+    return subprocess.Popen(command, cwd=cwd, env=os.environ | cache | environment, stdout=subprocess.PIPE, text=True)
+
+
+def until(process: subprocess.Popen[str], kind: str, message: str = "") -> None:
+    """Read the progress of a process up to an event, of which a sentence begins with ``message``."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = parse_line(line)
+        if event is not None and event.event == kind and (event.message or "").startswith(message):
+            return
+    raise AssertionError(f"there was no {kind} {message}")
 
 
 def manifest(folder: Path, *, data: str, output: str, epochs: int = 1, **spec: object) -> Path:

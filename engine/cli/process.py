@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from engine.errors import InterruptedTrainingError, MachineError, TeacherError
 
 PATIENCE = 10
-"""Seconds that are left after SIGTERM for threads that wait for the network; who started us may wait for 30."""
+"""Seconds that are left at the end for threads that wait for the network; who sent SIGTERM may wait for 30."""
 
 
 class Sigterm(BaseException):
@@ -44,6 +44,10 @@ def main() -> None:
         _fail(MachineError(f"{where} cannot be used: {os.strerror(error.errno)}"))
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as ended:  # of a command that has told its failure itself
+        if isinstance(ended.code, int) and ended.code:
+            _leave(ended.code)
+        raise
 
 
 def _fail(error: TeacherError) -> None:
@@ -54,16 +58,19 @@ def _fail(error: TeacherError) -> None:
 
 
 def _leave(exit_code: int) -> None:
-    """End the process. One of several goes without its destructors: those of its connections abort it where another
-    process is gone already, and the exit code would not be what happened.
+    """End the process, whatever its threads wait for. One of several goes without its destructors: those of its
+    connections abort it where another process is gone already, and the exit code would not be what happened.
     """
     from engine.launch import Place
 
-    if Place.of(os.environ).size == 1:
-        sys.exit(exit_code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
+    with suppress(OSError):  # nobody may read them any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if Place.of(os.environ).size > 1:
+        os._exit(exit_code)
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(exit_code))
+    signal.alarm(signal.alarm(0) or PATIENCE)  # after SIGTERM, what is left of its time
+    sys.exit(exit_code)
 
 
 @contextmanager

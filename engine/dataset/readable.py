@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -55,7 +55,13 @@ class Unreadable:
 
 
 def find_unreadable(
-    dataset: CocoDataset, folder: ImageFolder, paths: Sequence[Path], *, masks: bool, cache: Path
+    dataset: CocoDataset,
+    folder: ImageFolder,
+    paths: Sequence[Path],
+    *,
+    masks: bool,
+    cache: Path,
+    check: Callable[[], None] = lambda: None,
 ) -> Unreadable:
     """Bring images to the disk and find those that cannot be decoded, or are of another size than the annotations are
     for, and objects outside.
@@ -66,6 +72,7 @@ def find_unreadable(
         paths: Where they will lie, as the folder says.
         masks: Whether masks will be decoded. Where the file gave no size, only the image tells whether they fit.
         cache: The verdict on files that are the same as before is kept there.
+        check: Is called before each image is decoded, in several threads; what it raises ends the search.
 
     Raises:
         StorageError: Storage refuses, or was gone after all retries.
@@ -79,6 +86,7 @@ def find_unreadable(
         return Unreadable(**json.loads(storage.read_bytes(before)))
 
     def look(index: int) -> tuple[int, str | tuple[int, ...]]:
+        check()
         return index, _look(dataset, masks, index, paths[index])
 
     with closing(folder.bring(dataset.images)) as brought, closing(each_done(look, brought, threads=THREADS)) as looked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.artifacts import ADAPTER, ADAPTER_CONFIG
@@ -13,6 +14,20 @@ from engine.training.detected import DETECTED, DETECTOR
 
 BEST = "best"
 """Folder below ``last/`` of the best adapter of a run that failed for good."""
+
+
+def last_checkpoint(last: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole checkpoint of those that are here; what it is, and that there are damaged ones, is said."""
+    damaged: list[Path] = []
+    checkpoint = load_checkpoint(last, damaged.append)
+    for path in damaged:
+        path.replace(path.with_suffix(".damaged"))  # not to be counted among those that are kept
+        say(f"{path} is damaged, or of another version: it is not used")
+    if checkpoint is not None:
+        say(f"going on after step {checkpoint.progress.step}")
+    elif damaged:
+        say("no checkpoint is whole: starting from the beginning")
+    return checkpoint
 
 
 def fetch_last(storage: Storage, uri: str, last: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,101 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Data:
+    """The data of a run as its annotations tell of it, checked and divided: its images may still have to come.
+
+    Attributes:
+        config: What the configuration says of it.
+        whole: By name, the parts with all their images: ``train``, ``val`` and, if the configuration asks for it,
+            ``test``.
+        folders: Of the images of each part.
+        masks: Whether the teacher learns masks.
+        cache: Where images are kept.
+    """
+
+    config: DataConfig
+    whole: Mapping[str, Part]
+    folders: Mapping[str, ImageFolder]
+    masks: bool
+    cache: Path
+
+    @classmethod
+    def of(cls, config: DataConfig, *, masks: bool, seed: int, storage: Storage, cache: Path) -> Self:
+        """Load, divide and check the annotations.
+
+        Args:
+            config: What the configuration says of the data.
+            masks: Whether the teacher learns masks. If so, images without one are left out of the training part: they
+                have nothing to teach. For boxes they show what is not an object.
+            seed: Of the split.
+            storage: Where annotations and images come from.
+            cache: Where images are kept.
+
+        Raises:
+            DataError: The annotations are not those that were inspected, an image is missing, or a part has nothing to
+                learn or to find.
+            StorageError: Something cannot be had.
+        """
+        files = _files(config, storage)
+        uris = {file.images for file in files.values()}
+        folders = {uri: ImageFolder(uri, storage=storage, cache=cache) for uri in uris}
+        loaded = {
+            name: load_part(file, storage=storage, names=folders[file.images].names) for name, file in files.items()
+        }
+        _check_digest(config, [dataset.digest for dataset in loaded.values()])
+        _check_images(config, sum(map(len, loaded.values())))
+        datasets = {name: dataset.with_classes(config.classes) for name, dataset in loaded.items()}
+        if "all" in datasets:
+            datasets = _divided(datasets["all"], config, seed=seed)
+        for name in ("train", "val"):
+            _check_useful(name, datasets.get(name), config, masks=masks)
+        if masks:
+            datasets["train"] = datasets["train"].subset(useful(datasets["train"], masks=True))
+        of_parts = {name: folders[(files.get(name) or files["all"]).images] for name in datasets}
+        whole = {
+            name: Part(dataset, tuple(of_parts[name].path(image) for image in dataset.images))
+            for name, dataset in datasets.items()
+        }
+        return cls(config, whole, of_parts, masks, cache)
+
+    def bring(self, name: str, check: Callable[[], None] = lambda: None) -> Unreadable:
+        """Bring the images of a part to the disk, and find what of them cannot be used: see :func:`find_unreadable`."""
+        part = self.whole[name]
+        return find_unreadable(
+            part.dataset, self.folders[name], part.paths, masks=self.masks, cache=self.cache, check=check
+        )
+
+    def usable(self, unreadable: Mapping[str, Unreadable]) -> dict[str, Part]:
+        """Some parts less what cannot be used of them.
+
+        Raises:
+            DataError: So many images of them cannot be used that the data cannot, or nothing is left to learn or to
+                find.
+        """
+        check_few(
+            self.skipped(unreadable),
+            sum(len(part.dataset) for part in self.whole.values()),
+            max_percent=self.config.max_skipped_percent,
+            earlier=self.config.images_left_out,
+        )
+        parts = {name: part.without(unreadable[name]) for name, part in self.whole.items() if name in unreadable}
+        for name in ("train", "val"):
+            if name in parts:
+                _check_useful(name, parts[name].dataset, self.config, masks=self.masks)
+        return parts
+
+    def skipped(self, unreadable: Mapping[str, Unreadable]) -> Unreadable:
+        """The images that cannot be used, of some parts together."""
+        together = Unreadable()
+        for name in self.whole:
+            for image, fault in unreadable[name].faults.items() if name in unreadable else ():
+                together.faults[f"{name}: {image}" if image in together.faults else image] = fault
+        return together
+
+
+@dataclass(frozen=True)
 class Parts:
-    """The data of a run.
+    """The data of a run, its images being on the disk.
 
     Attributes:
         train: What is learned from.
@@ -58,59 +152,36 @@ class Parts:
     unreadable: Unreadable = field(default_factory=Unreadable)
     objects_skipped: int = 0
 
+    @classmethod
+    def of(
+        cls, data: Data, here: Mapping[str, Unreadable] | None = None, check: Callable[[], None] = lambda: None
+    ) -> Self:
+        """All parts of ``data``, whose images are brought to the disk.
 
-def prepare_parts(data: DataConfig, *, masks: bool, seed: int, storage: Storage, cache: Path) -> Parts:
-    """Load, divide and check the data, and bring its images to the disk.
+        Args:
+            data: What the annotations tell of.
+            here: What cannot be used of the parts that have been brought before.
+            check: Is called again and again meanwhile, in several threads; what it raises ends it.
 
-    Args:
-        data: What the configuration says of it.
-        masks: Whether the teacher learns masks. If so, images without one are left out of the training part: they
-            have nothing to teach. For boxes they show what is not an object.
-        seed: Of the split.
-        storage: Where annotations and images come from.
-        cache: Where images are kept.
-
-    Raises:
-        DataError: The annotations are not those that were inspected, or a part has nothing to learn or to find.
-        StorageError: Something cannot be had.
-    """
-    files = _files(data, storage)
-    folders = {uri: ImageFolder(uri, storage=storage, cache=cache) for uri in {file.images for file in files.values()}}
-    loaded = {name: load_part(file, storage=storage, names=folders[file.images].names) for name, file in files.items()}
-    _check_digest(data, [dataset.digest for dataset in loaded.values()])
-    _check_images(data, sum(map(len, loaded.values())))
-    datasets = {name: dataset.with_classes(data.classes) for name, dataset in loaded.items()}
-    if "all" in datasets:
-        datasets = _divided(datasets["all"], data, seed=seed)
-    _check_useful(datasets, data, masks=masks)
-    if masks:
-        datasets["train"] = datasets["train"].subset(useful(datasets["train"], masks=True))
-    parts: dict[str, Part] = {}
-    skipped = Unreadable()
-    for name, dataset in datasets.items():
-        folder = folders[(files.get(name) or files["all"]).images]
-        part = Part(dataset, tuple(folder.path(image) for image in dataset.images))
-        unreadable = find_unreadable(dataset, folder, part.paths, masks=masks, cache=cache)
-        parts[name] = part.without(unreadable)
-        for image, fault in unreadable.faults.items():
-            skipped.faults[f"{name}: {image}" if image in skipped.faults else image] = fault
-    check_few(
-        skipped, sum(map(len, datasets.values())), max_percent=data.max_skipped_percent, earlier=data.images_left_out
-    )
-    _check_useful({name: part.dataset for name, part in parts.items()}, data, masks=masks)
-    lost = _objects(datasets) - _objects({name: part.dataset for name, part in parts.items()})
-    return Parts(parts["train"], parts["val"], parts.get("test"), unreadable=skipped, objects_skipped=lost)
+        Raises:
+            DataError: Too many images cannot be used, or nothing is left to learn or to find.
+            StorageError: Something cannot be had.
+        """
+        unreadable = {name: data.bring(name, check) for name in data.whole if name not in (here or {})}
+        unreadable |= here or {}
+        parts, skipped = data.usable(unreadable), data.skipped(unreadable)
+        lost = _objects(data.whole.values()) - _objects(parts.values())
+        return cls(parts["train"], parts["val"], parts.get("test"), unreadable=skipped, objects_skipped=lost)
 
 
-def _objects(datasets: Mapping[str, CocoDataset]) -> int:
-    return sum(len(objects) for dataset in datasets.values() for objects in dataset.annotations)
+def _objects(parts: Iterable[Part]) -> int:
+    return sum(len(objects) for part in parts for objects in part.dataset.annotations)
 
 
-def _check_useful(datasets: Mapping[str, CocoDataset], data: DataConfig, *, masks: bool) -> None:
-    for name in ("train", "val"):
-        if name not in datasets or not useful(datasets[name], masks=masks):
-            what = "masks" if masks else "objects"
-            raise DataError(f"the {name} part has no {what} of the classes {', '.join(data.classes)}: annotate some")
+def _check_useful(name: str, dataset: CocoDataset | None, data: DataConfig, *, masks: bool) -> None:
+    if dataset is None or not useful(dataset, masks=masks):
+        what = "masks" if masks else "objects"
+        raise DataError(f"the {name} part has no {what} of the classes {', '.join(data.classes)}: annotate some")
 
 
 def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int) -> dict[str, CocoDataset]:

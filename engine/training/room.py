@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,11 +13,65 @@ from engine.fit import Predicted, Shown, base_of, choose, options, shown_by
 from engine.launch import Place
 from engine.teachers.base import Teacher
 from engine.teachers.grounding_dino import GroundingDino
+from engine.training.checkpoint import Progress
+from engine.training.processes import Processes
 
 UNKNOWN_AT_ONCE = 2
 """Images at a time on a GPU, of a base that nothing is known of."""
 
 CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a step is cut.
+
+    Attributes:
+        at_once: Images at a time, at most as many as a batch has.
+        plan: What a step is expected to hold; None: nothing is known of the base.
+        room: Bytes there are; None: nobody knows.
+    """
+
+    at_once: int
+    plan: Predicted | None
+    room: int | None
+
+
+def choose_cut(
+    teacher: Teacher,
+    settings: TeacherSettings,
+    dataset: CocoDataset,
+    *,
+    bfloat16: bool,
+    begun: Progress | None,
+    processes: Processes,
+) -> Cut:
+    """How steps are cut so that they have room.
+
+    The first process plans for all, and a run that goes on stays cut as it was: where numbers are rounded follows from
+    it.
+
+    Args:
+        teacher: On its device.
+        settings: Its part of the configuration.
+        dataset: What is learned from, or more: what can be used of it need not be known yet.
+        bfloat16: The arithmetic of the forward pass.
+        begun: Of a run that goes on.
+        processes: Those that train together.
+    """
+
+    def decide() -> tuple[Predicted | None, int | None]:
+        room = room_of(teacher, processes.place)
+        return plan_step(teacher, settings, dataset, bfloat16=bfloat16, room=room), room
+
+    plan, room = processes.decided(decide)
+    if begun is not None:
+        at_once = begun.planned or settings.batch_size
+    elif plan is not None:
+        at_once = plan.at_once
+    else:
+        at_once = UNKNOWN_AT_ONCE if teacher.device.type == "cuda" else settings.batch_size
+    return Cut(min(at_once, settings.batch_size), plan, room)
 
 
 def plan_step(

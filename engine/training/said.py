@@ -27,10 +27,8 @@ def phases(worth: Worth) -> dict[str, ApMetrics]:
     return phases
 
 
-def so_far(checkpoint: Checkpoint | None) -> dict[str, Any]:
+def so_far(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a checkpoint knows already, as fields of an event."""
-    if checkpoint is None:
-        return {"step": 0}
     progress = checkpoint.progress
     return {"step": progress.step, "ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
 

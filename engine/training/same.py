@@ -1,4 +1,4 @@
-"""What decides a run: a checkpoint of another one must not be gone on with."""
+"""What decides a run: a checkpoint of another one must not be gone on with, and all processes train the same."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from engine.spec import TeacherName
 from engine.teachers import LocalModel
 from engine.training.detected import DETECTOR, Detected
 from engine.training.parts import Parts
+from engine.training.processes import Processes
 
 INDECISIVE = ("base_model", "revision", "checkpointing")
 """Settings of a teacher that have no part in the result, or one that is told otherwise."""
@@ -52,6 +53,20 @@ def check_same(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) ->
         raise ConfigError(
             f"{folder} is a checkpoint of another configuration: {'; '.join(changed)}. "
             "Set them back to go on, or delete the folder to begin anew"
+        )
+
+
+def check_same_base(name: str, base: LocalModel, processes: Processes) -> None:
+    """All processes have the same base model.
+
+    Raises:
+        ConfigError: This one has another than the first.
+    """
+    first = processes.decided(lambda: base.sha256)
+    if base.sha256 != first:
+        raise ConfigError(
+            f"the base model {name} is not the same on all machines (sha256 {first[:12]}… on the first, "
+            f"{base.sha256[:12]}… here): set its revision to a commit"
         )
 
 

@@ -66,6 +66,7 @@ class Steps:
         place: Place | None = None,
         repeats: tuple[float, ...] = (),
         shapes: tuple[int, ...] = (),
+        at_once: int | None = None,
     ) -> Steps:
         """The steps that a teacher's settings ask for."""
         return cls(
@@ -78,6 +79,7 @@ class Steps:
             place=place or Place(),
             repeats=repeats,
             shapes=shapes,
+            at_once=at_once,
         )
 
     @property

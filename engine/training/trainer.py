@@ -10,8 +10,8 @@ print(result.before.ap, result.after.ap, result.adapter.uri)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,16 +24,13 @@ from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
 from engine.errors import ConfigError, NoProgressError
-from engine.evaluation.evaluate import Evaluation
-from engine.fit import Predicted
 from engine.progress import Event, EventKind, Listener
-from engine.results import ApMetrics, TeacherResult
+from engine.results import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, is_hub_id, resolve_base_model
 from engine.teachers.lora import (
     AdapterCard,
-    adapter_off,
     adapter_tensors,
     attach,
     load_adapter,
@@ -42,37 +39,40 @@ from engine.teachers.lora import (
 )
 from engine.teachers.recompute import recompute
 from engine.training.balance import repeats
-from engine.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from engine.training.beside import Beside
+from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from engine.training.data import Views, batches_from
 from engine.training.detected import LOOKED_AT_ONCE, Detected, Prompted, prepare_detected
+from engine.training.fetched import Fetched, arrived, fetch
 from engine.training.frozen import features_of
+from engine.training.last import last_checkpoint
 from engine.training.loop import Hooks, Loop
 from engine.training.machine import machine_errors
-from engine.training.parts import Parts, prepare_parts
-from engine.training.probe import Probe, prepare_probe
+from engine.training.parts import Data, Parts
+from engine.training.probe import Probe
 from engine.training.processes import ALONE, Processes
 from engine.training.progress import tensorboard, thinned
-from engine.training.room import UNKNOWN_AT_ONCE, plan_step, room_of, told
+from engine.training.room import Cut, choose_cut, told
 from engine.training.runtime import Stop, autocast, choose_device, seed_all
 from engine.training.said import left_out, phases, so_far, summary
-from engine.training.same import check_same, check_same_images, decisive
+from engine.training.same import check_same, check_same_base, check_same_images, decisive
 from engine.training.steps import Steps, shapes_of
 from engine.training.watchdog import Watchdog, print_failure
-from engine.training.worth import Measures, Worth, write_result
-
-NO_PROBE = "what is left of the base's skill is not measured: training.retention shows nothing that the data does not"
+from engine.training.worth import Before, Measures, write_result
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is there before training begins."""
+    """What is there before training begins; of a run that goes on the base was measured before."""
 
     teacher: Teacher
     base: LocalModel
     parts: Parts
     probe: Probe | None
     detected: Detected | None
+    cut: Cut
     steps: Steps
+    before: Before | None
 
     def event(self, kind: EventKind, **values: Any) -> Event:
         """An event of this job."""
@@ -151,36 +151,61 @@ class TeacherTrainer:
                     listener(event)
 
             listen = thinned(tell_all, seconds=self.config.training.log_seconds)
-            checkpoint = self.processes.decided(partial(self._last, listen))
+            note = partial(self._note, listen)
+            checkpoint = self.processes.decided(partial(last_checkpoint, self.folder / LAST, note))
             job = self._prepare(checkpoint, listen)
-            with Watchdog(self.config.training.hang_seconds, self.on_hang) as watchdog, Stop(watchdog.alive) as stop:
-                listen(job.event("start", **so_far(checkpoint)))
-                return self._run(job, checkpoint, listen, stop)
+            with self._watched() as stop:
+                start = checkpoint or self.processes.decided(partial(self._begin, job))
+                listen(job.event("start", **so_far(start)))
+                return self._run(job, start, listen, stop)
+
+    @contextmanager
+    def _watched(self, check: Callable[[], None] = lambda: None) -> Iterator[Stop]:
+        """In its block a process in which nothing happens ends, and SIGTERM waits for whoever is at work to heed it.
+
+        Args:
+            check: Is called at every sign of life.
+        """
+        with Watchdog(self.config.training.hang_seconds, self.on_hang) as watchdog:
+
+            def alive() -> None:
+                watchdog.alive()
+                check()
+
+            with Stop(alive) as stop:
+                yield stop
 
     def _prepare(self, checkpoint: Checkpoint | None, listen: Listener) -> Job:
-        """Data and base model, on disk and in memory."""
-        data, training = self.config.data, self.config.training
-        kind = REGISTRY[self.name]
-        note = partial(Event, event="note", teacher=self.name.slug)
-        with self.processes.one_here_first(), ThreadPoolExecutor(1) as beside:
-            listen(note(message=f"fetching the base model {self.settings.base_model}"))
-            fetching = beside.submit(self._base, checkpoint)
-            listen(note(message="fetching the data; every image is decoded once, to see that it can be"))
-            parts = prepare_parts(
-                data, masks=kind.needs_masks, seed=training.seed, storage=self.storage, cache=self.cache
+        """Data and base model, on disk and in memory; the base is measured while images to learn from arrive."""
+        note, settings, data = partial(self._note, listen), self.settings, self.config.data
+        kind, training = REGISTRY[self.name], self.config.training
+        with Beside[Parts]() as arriving:
+            note(f"fetching the base model {settings.base_model}")
+            fetched = fetch(
+                self.config,
+                self.name,
+                partial(self._base, checkpoint),
+                arriving=arriving,
+                storage=self.storage,
+                cache=self.cache,
+                processes=self.processes,
+                say=note,
             )
-            for message in left_out(parts.unreadable, parts.objects_skipped):
-                listen(note(message=message))
-            probe = prepare_probe(
-                training.retention, data, masks=kind.needs_masks, storage=self.storage, cache=self.cache
-            )
-            if probe is None:
-                listen(note(message=NO_PROBE))
-            else:
-                for message in left_out(probe.unreadable):
-                    listen(note(message=message))
-            base = fetching.result()
-        self._check_same_base(base)
+            base, probe = fetched.base, fetched.probe
+            check_same_base(settings.base_model, base, self.processes)
+            teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=settings)
+            if probe is not None:
+                _check_asking(teacher, probe)
+            teacher.model.to(choose_device())
+            cut = self._fitted(teacher, fetched.data, checkpoint, note)
+            before = None
+            if checkpoint is None:
+                before = self._measure_base(teacher, cut, fetched, arriving, listen)
+            if arriving.busy:
+                note("waiting for the images to learn from")
+            parts = arrived(fetched, arriving, self.processes)
+        for message in left_out(parts.unreadable, parts.objects_skipped):
+            note(message)
         detected = None
         if self.name is TeacherName.SAM:
             detected = prepare_detected(
@@ -191,7 +216,7 @@ class TeacherTrainer:
                 storage=self.storage,
                 cache=self.cache,
                 processes=self.processes,
-                say=lambda message: listen(note(message=message)),
+                say=note,
             )
         if checkpoint is not None:
             check_same_images(checkpoint.settings, parts.unreadable)
@@ -199,36 +224,69 @@ class TeacherTrainer:
             check_same(self.folder / LAST, checkpoint.settings, now)
         if detected is not None:
             parts = replace(parts, train=Prompted(parts.train.dataset, parts.train.paths, detected.train))
-        teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=self.settings)
-        if probe is not None:
-            _check_asking(teacher, probe)
-        teacher.model.to(choose_device())
-        place = self.processes.place
-        shown = repeats(parts.train.dataset, exponent=training.class_balance)
+        train = parts.train.dataset
         steps = Steps.of(
-            self.settings,
-            images=len(parts.train.dataset),
+            settings,
+            images=len(train),
             seed=training.seed,
-            place=place,
-            repeats=shown,
-            shapes=shapes_of(parts.train.dataset) if kind.pads else (),
+            place=self.processes.place,
+            repeats=repeats(train, exponent=training.class_balance),
+            shapes=shapes_of(train) if kind.pads else (),
+            at_once=cut.at_once if cut.at_once < settings.batch_size else None,
         )
-        return Job(teacher=teacher, base=base, parts=parts, probe=probe, detected=detected, steps=steps)
+        return Job(teacher, base, parts, probe, detected, cut, steps, before)
 
-    def _run(self, job: Job, checkpoint: Checkpoint | None, listen: Listener, stop: Stop) -> TeacherResult:
-        teacher, val = job.teacher, job.parts.val
-        plan, steps = self._fitted(job, checkpoint, listen)
-        looked_at_once = min(steps.at_once or steps.batch_size, LOOKED_AT_ONCE)
-        measures = Measures(teacher, self.settings, self.processes, stop, looked_at_once)
-        seed_all(self.config.training.seed)
-        attach(teacher, self.settings.lora)
-        asked = () if self.settings.checkpointing == "auto" else self.settings.checkpointing
-        recompute(teacher, asked if plan is None else plan.checkpointing)
+    def _fitted(self, teacher: Teacher, data: Data, checkpoint: Checkpoint | None, note: Callable[[str], None]) -> Cut:
+        """Give the teacher its adapter, and choose how its steps are cut: by all images there may be to learn from."""
+        training, settings = self.config.training, self.settings
+        cut = choose_cut(
+            teacher,
+            settings,
+            data.whole["train"].dataset,
+            bfloat16=isinstance(autocast(teacher.device, training.precision), torch.autocast),
+            begun=None if checkpoint is None else checkpoint.progress,
+            processes=self.processes,
+        )
+        if cut.plan is not None:
+            note(told(cut.plan, batch_size=settings.batch_size, room=cut.room))
+        seed_all(training.seed)
+        attach(teacher, settings.lora)
+        asked = () if settings.checkpointing == "auto" else settings.checkpointing
+        recompute(teacher, asked if cut.plan is None else cut.plan.checkpointing)
+        return cut
+
+    def _measure_base(
+        self, teacher: Teacher, cut: Cut, fetched: Fetched, arriving: Beside[Parts], listen: Listener
+    ) -> Before:
+        """What the base is worth on the parts that are here; that the other cannot be had is told at once."""
+        parts = fetched.data.usable(fetched.unreadable)
+        with self._watched(arriving.check) as stop:
+            self._note(listen, "measuring the base" + (", while images to learn from arrive" if arriving.busy else ""))
+            before = self._measures(teacher, cut, stop).base(parts)
+        stop.check()
+        ap = before.metrics["val"].ap
+        slug = self.name.slug
+        listen(Event(event="evaluation", teacher=slug, step=0, epoch=0, ap=ap, ap_before=ap, phase="base"))
+        return before
+
+    def _measures(self, teacher: Teacher, cut: Cut, stop: Stop) -> Measures:
+        return Measures(teacher, self.settings, self.processes, stop, min(cut.at_once, LOOKED_AT_ONCE))
+
+    def _begin(self, job: Job) -> Checkpoint:
+        """The checkpoint of a run without a step."""
+        assert job.before is not None  # noqa: S101 - there is none to go on from
+        adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(job.teacher).items()}
+        settings = decisive(self.config, self.name, base=job.base, parts=job.parts, detected=job.detected)
+        progress = Progress(planned=job.steps.at_once)
+        checkpoint = Checkpoint(progress, dict(job.before.metrics), settings, adapter=adapter, optimizer={})
+        self._checkpointed(save_checkpoint(checkpoint, self.folder / LAST))
+        return checkpoint
+
+    def _run(self, job: Job, checkpoint: Checkpoint, listen: Listener, stop: Stop) -> TeacherResult:
+        teacher, steps, plan = job.teacher, job.steps, job.cut.plan
+        measures = self._measures(teacher, job.cut, stop)
         keep_best = partial(self._keep_best, job)
-        seen_before = None
-        if checkpoint is None:
-            seen_before, checkpoint = self._begin(job, measures, listen, planned=steps.at_once)
-        elif checkpoint.best:  # the file may be of later steps, which will be done again, or not be on this disk
+        if checkpoint.best:  # the file may be of later steps, which will be done again, or not be on this disk
             load_adapter_tensors(teacher, checkpoint.best, what="the checkpoint does not fit its base")
             keep_best()
         loop = Loop(
@@ -240,7 +298,7 @@ class TeacherTrainer:
             folder=self.folder / LAST,
             hooks=Hooks(
                 batches=partial(self._batches, job),
-                evaluate=lambda: measures.of(val).metrics,
+                evaluate=lambda: measures.of(job.parts.val).metrics,
                 keep_best=keep_best,
                 checkpointed=self._checkpointed,
                 listen=listen,
@@ -257,7 +315,13 @@ class TeacherTrainer:
             load_adapter(teacher, self.folder)  # what is on the disk is what is measured
         else:
             load_adapter_tensors(teacher, loop.best, what="the best adapter does not fit its base")
-        worth = self._measured(job, measures, checkpoint.before, seen_before)
+        worth = measures.adapted(
+            job.parts,
+            before=checkpoint.before,
+            seen_before=None if job.before is None else job.before.seen,
+            detected=job.detected,
+            probe=job.probe,
+        )
         known = {"ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
         for phase, metrics in phases(worth).items():
             listen(job.event("evaluation", step=progress.step, ap=metrics.ap, phase=phase, **known))
@@ -280,66 +344,6 @@ class TeacherTrainer:
         listen(job.event("note", message=summary(result)))
         return result
 
-    def _fitted(self, job: Job, checkpoint: Checkpoint | None, listen: Listener) -> tuple[Predicted | None, Steps]:
-        """What a step is expected to hold, and the steps, cut so that they have room.
-
-        The first process plans for all, and a run that goes on stays cut as it was: where numbers are rounded follows
-        from it.
-        """
-        teacher, steps = job.teacher, job.steps
-        bfloat16 = isinstance(autocast(teacher.device, self.config.training.precision), torch.autocast)
-
-        def decide() -> tuple[Predicted | None, int | None]:
-            room = room_of(teacher, self.processes.place)
-            return plan_step(teacher, self.settings, job.parts.train.dataset, bfloat16=bfloat16, room=room), room
-
-        plan, room = self.processes.decided(decide)
-        if checkpoint is not None:
-            at_once = checkpoint.progress.planned or steps.batch_size
-        elif plan is not None:
-            at_once = plan.at_once
-        else:
-            at_once = UNKNOWN_AT_ONCE if teacher.device.type == "cuda" else steps.batch_size
-        if plan is not None:
-            listen(job.event("note", message=told(plan, batch_size=steps.batch_size, room=room)))
-        return plan, replace(steps, at_once=at_once) if at_once < steps.batch_size else steps
-
-    def _begin(
-        self, job: Job, measures: Measures, listen: Listener, *, planned: int | None
-    ) -> tuple[Evaluation, Checkpoint]:
-        """Measure the base: what it sees in the validation part, and the checkpoint of a run without a step."""
-        with adapter_off(job.teacher):
-            seen = measures.of(job.parts.val)
-            before = {"val": seen.metrics}
-            if job.parts.test is not None:
-                before["test"] = measures.of(job.parts.test).metrics
-        ap = seen.metrics.ap
-        listen(job.event("evaluation", step=0, epoch=0, ap=ap, ap_before=ap, phase="base"))
-
-        def begun() -> Checkpoint:
-            adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(job.teacher).items()}
-            settings = decisive(self.config, self.name, base=job.base, parts=job.parts, detected=job.detected)
-            checkpoint = Checkpoint(Progress(planned=planned), before, settings, adapter=adapter, optimizer={})
-            self._checkpointed(save_checkpoint(checkpoint, self.folder / LAST))
-            return checkpoint
-
-        return seen, self.processes.decided(begun)
-
-    def _measured(
-        self, job: Job, measures: Measures, before: Mapping[str, ApMetrics], seen_before: Evaluation | None
-    ) -> Worth:
-        """The best adapter, beside the base; what the base sees may be known already."""
-        seen_after = measures.of(job.parts.val)
-        test_after = None if job.parts.test is None else measures.of(job.parts.test).metrics
-        if seen_before is None:
-            with adapter_off(job.teacher):
-                seen_before = measures.of(job.parts.val)
-        by_detector = None
-        if job.detected is not None:
-            by_detector = measures.by_detector(job.parts.val, job.detected.val, truth=seen_after.dataset)
-        retained = None if job.probe is None else measures.retention(job.probe)
-        return Worth(before, seen_before, seen_after, test_after, by_detector, retained)
-
     def _keep_best(self, job: Job) -> None:
         if self.processes.first:
             save_adapter(job.teacher, self.folder, card=self._card(job.base))
@@ -351,20 +355,6 @@ class TeacherTrainer:
             take_turns = 0
         views = Views(job.parts.train, job.teacher, augment, seed=seed, take_turns=take_turns)
         return batches_from(step, steps, views, workers=workers, pin_memory=job.teacher.device.type == "cuda")
-
-    def _last(self, listen: Listener) -> Checkpoint | None:
-        """The checkpoint to go on from; that there is a damaged one is said."""
-        note = partial(Event, event="note", teacher=self.name.slug)
-        damaged: list[Path] = []
-        checkpoint = load_checkpoint(self.folder / LAST, damaged.append)
-        for path in damaged:
-            path.replace(path.with_suffix(".damaged"))  # not to be counted among those that are kept
-            listen(note(message=f"{path} is damaged, or of another version: it is not used"))
-        if checkpoint is not None:
-            listen(note(message=f"going on after step {checkpoint.progress.step}"))
-        elif damaged:
-            listen(note(message="no checkpoint is whole: starting from the beginning"))
-        return checkpoint
 
     def _base(self, checkpoint: Checkpoint | None) -> LocalModel:
         """The base model; a run that goes on takes the very commit that it began with."""
@@ -383,13 +373,8 @@ class TeacherTrainer:
             settings=self.settings,
         )
 
-    def _check_same_base(self, base: LocalModel) -> None:
-        first = self.processes.decided(lambda: base.sha256)
-        if base.sha256 != first:
-            raise ConfigError(
-                f"the base model {self.settings.base_model} is not the same on all machines (sha256 {first[:12]}… "
-                f"on the first, {base.sha256[:12]}… here): set its revision to a commit"
-            )
+    def _note(self, listen: Listener, message: str) -> None:
+        listen(Event(event="note", teacher=self.name.slug, message=message))
 
     def _checkpointed(self, path: Path) -> None:
         if self.on_checkpoint is not None:

@@ -20,7 +20,7 @@ from engine.results import AdapterFile, ApMetrics, Retention, TeacherResult
 from engine.teachers import LocalModel, Teacher
 from engine.teachers.lora import adapter_off, trainable_parameters
 from engine.training.checkpoint import Progress
-from engine.training.detected import masks_of
+from engine.training.detected import Detected, masks_of
 from engine.training.parts import Part, Parts
 from engine.training.probe import Probe
 from engine.training.processes import Processes
@@ -65,6 +65,36 @@ class Measures:
         dataset = replace(part.dataset, images=tuple(image for image, _ in seen))
         return Evaluation(metrics=metrics, detections=[found for _, found in seen], dataset=dataset)
 
+    def base(self, parts: Mapping[str, Part]) -> Before:
+        """The base on the parts that a teacher is measured on."""
+        with adapter_off(self.teacher):
+            seen = self.of(parts["val"])
+            metrics = {"val": seen.metrics}
+            if "test" in parts:
+                metrics["test"] = self.of(parts["test"]).metrics
+        return Before(metrics, seen)
+
+    def adapted(
+        self,
+        parts: Parts,
+        *,
+        before: Mapping[str, ApMetrics],
+        seen_before: Evaluation | None,
+        detected: Detected | None,
+        probe: Probe | None,
+    ) -> Worth:
+        """The best adapter, beside the base; what the base sees may be known already."""
+        seen_after = self.of(parts.val)
+        test_after = None if parts.test is None else self.of(parts.test).metrics
+        if seen_before is None:
+            with adapter_off(self.teacher):
+                seen_before = self.of(parts.val)
+        by_detector = None
+        if detected is not None:
+            by_detector = self.by_detector(parts.val, detected.val, truth=seen_after.dataset)
+        retained = None if probe is None else self.retention(probe)
+        return Worth(before, seen_before, seen_after, test_after, by_detector, retained)
+
     def by_detector(
         self, part: Part, boxes: tuple[Detections, ...], *, truth: CocoDataset
     ) -> tuple[ApMetrics, ApMetrics]:
@@ -99,6 +129,19 @@ class Measures:
         with adapter_off(teacher):
             base = self.of(probe.part, teacher=teacher).metrics
         return retention(probe.source, base=base, adapted=adapted)
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """What was measured of the base before training.
+
+    Attributes:
+        metrics: Of the validation part and, if there is one, of the test part.
+        seen: On the validation part.
+    """
+
+    metrics: Mapping[str, ApMetrics]
+    seen: Evaluation
 
 
 @dataclass(frozen=True, eq=False)

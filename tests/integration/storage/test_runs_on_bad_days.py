@@ -7,12 +7,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from faulty_s3 import MIXED, Fault, FaultyS3, Request, says
-from runs import TINY, manifest, teacher, write_parts
+from runs import TINY, manifest, started, teacher, until, write_parts
 
 from engine.artifacts import RunLayout, read_metadata
 from engine.progress import Event, parse_line
@@ -105,24 +104,6 @@ def test_an_image_that_cannot_be_had_during_a_run_ends_it_with_its_name(
     assert re.search(rf"error: {image.uri} {sentence}", done.stderr.replace("\n", " "))
     assert "Traceback" not in done.stderr
     assert not any("metadata.json" in item.key for item in storage.list(f"{s3}/models"))
-
-
-def started(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """The command line as a process that is watched while it runs."""
-    cwd.mkdir(exist_ok=True)
-    cache = {"TEACHER_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "engine.cli", *arguments, "--progress", "json"]
-    return subprocess.Popen(command, cwd=cwd, env=os.environ | cache | environment, stdout=subprocess.PIPE, text=True)
-
-
-def until(process: subprocess.Popen[str], kind: str) -> None:
-    """Read the progress of a process up to an event."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = parse_line(line)
-        if event is not None and event.event == kind:
-            return
-    raise AssertionError(f"there was no {kind}")
 
 
 def rest_of(process: subprocess.Popen[str]) -> list[Event]:

@@ -100,6 +100,25 @@ def test_what_does_not_heed_sigterm_in_time_is_ended() -> None:
     assert time.monotonic() - begin > 0.9
 
 
+@pytest.mark.parametrize(
+    ("failure", "exit_code", "told"), [('DataError("no objects")', 3, "error: no objects\n"), ("SystemExit(3)", 3, "")]
+)
+def test_a_failure_ends_it_though_a_thread_still_waits(failure: str, exit_code: int, told: str) -> None:
+    program = f"""if True:
+        from concurrent.futures import ThreadPoolExecutor
+        from threading import Event
+        from engine.cli import app, process
+        from engine.errors import DataError
+        def fails():
+            ThreadPoolExecutor().submit(Event().wait)
+            raise {failure}
+        process.PATIENCE, app.app = 1, fails
+        process.main()
+    """
+    ended = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (exit_code, told)
+
+
 def test_a_failure_is_left_in_the_file_and_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "outcome.json"
     for error, exit_code, reason in ((DataError("no objects"), 3, "Data"), (ValueError("odd"), 1, "Unexpected")):

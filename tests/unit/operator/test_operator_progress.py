@@ -101,6 +101,15 @@ def test_before_the_first_step_the_latest_note_tells() -> None:
     assert (view.note, view.progress is None) == ("", False)
 
 
+def test_the_base_may_be_measured_before_the_number_of_steps_is_known() -> None:
+    told = line("evaluation", step=0, epoch=0, ap=0.25, ap_before=0.25, phase="base")
+    view = read_progress([line("note", message="measuring the base"), told, line("note", message="waiting")])
+    assert (view.progress, view.ap_before, view.ap_after, view.note) == (None, 0.25, None, "waiting")
+    view = read_progress([line("start", step=0, steps=400, epochs=2, ap_before=0.25)], view)
+    assert view.progress is not None
+    assert (view.progress.steps, view.ap_before, view.note) == (400, 0.25, "")
+
+
 def test_before_the_number_of_steps_is_known_there_is_no_percentage() -> None:
     assert read_progress([line("start", step=0), line("step", step=1, steps=0)]).progress is None
 

@@ -11,7 +11,7 @@ from engine.config.model import PartConfig, SplitConfig
 from engine.dataset import inspect_dataset
 from engine.errors import DataError
 from engine.storage import Storage
-from engine.training.parts import Part, Parts, prepare_parts
+from engine.training.parts import Data, Part, Parts
 
 
 def data_of(annotations: str, images: str | None = None, **changes: object) -> DataConfig:
@@ -29,7 +29,7 @@ def data_of(annotations: str, images: str | None = None, **changes: object) -> D
 
 
 def prepared(data: DataConfig, cache: Path, *, masks: bool = False, seed: int = 0) -> Parts:
-    return prepare_parts(data, masks=masks, seed=seed, storage=Storage(), cache=cache)
+    return Parts.of(Data.of(data, masks=masks, seed=seed, storage=Storage(), cache=cache))
 
 
 def names(part: Part | None) -> set[str]:

@@ -12,7 +12,7 @@ from engine.config import LoraSettings
 from engine.progress import Event
 from engine.results import TeacherResult
 from engine.spec import LoraPreset
-from engine.training import TeacherTrainer, room, trainer
+from engine.training import TeacherTrainer, room
 
 TINY_SAM = Path(__file__).resolve().parents[3] / "examples" / "tiny_teachers" / "sam"
 
@@ -34,7 +34,7 @@ def trained(folder: Path) -> tuple[TeacherResult, list[str]]:
 def test_little_room_cuts_the_batch_and_computes_again_and_what_was_expected_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "room_of", lambda teacher, place: 12_000_000)
+    monkeypatch.setattr(room, "room_of", lambda teacher, place: 12_000_000)
     result, notes = trained(tmp_path)
     assert any("1 of the 4 images of a batch at a time, computing encoder and decoder again" in note for note in notes)
     assert any(note.startswith("steps held") for note in notes)
