@@ -82,13 +82,15 @@ def test_an_adapter_tells_objects_with_such_names_apart(pair: tuple[str, str]) -
         image[y0:y1, x0:x1] = color
     sample = Sample.of(image, PLACES, [0, 1])
     teacher = GroundingDino.load(BASE, classes=pair, prompts={}, settings=grounding_dino_settings())
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     attach(teacher, LoraSettings(preset=LoraPreset.ALL, rank=8, alpha=16, dropout=0))
     batch = teacher.collate([teacher.example(sample, np.random.default_rng(0))])
     adapter = list(trainable_parameters(teacher).values())
     optimizer = torch.optim.AdamW(adapter, lr=3e-3)
-    for _ in range(250):
+    for _ in range(800):
         loss = teacher.loss(batch, count=2)["loss"]
+        if loss < 0.5:  # it has learned the image
+            break
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(adapter, 1.0)  # else a rare, huge gradient decides all
