@@ -26,6 +26,7 @@ from engine.teachers import Teacher
 from engine.teachers.features import FeatureCache
 from engine.teachers.lora import attach, set_training, trainable_parameters
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
+from engine.training.runtime import keep_memory
 
 
 def epoch(teacher: Teacher, samples: Sequence[Sample]) -> float:
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    keep_memory()  # as the trainer does; here for both
     figures = []
     with TemporaryDirectory() as temporary:
         teacher = sam_base(Path(temporary, "sam"))

@@ -53,7 +53,7 @@ from engine.training.probe import Probe
 from engine.training.processes import ALONE, Processes
 from engine.training.progress import tensorboard, thinned
 from engine.training.room import Cut, choose_cut, told
-from engine.training.runtime import Stop, autocast, choose_device, seed_all
+from engine.training.runtime import Stop, autocast, choose_device, keep_memory, seed_all
 from engine.training.said import left_out, phases, so_far, summary
 from engine.training.same import check_same, check_same_base, check_same_images, decisive
 from engine.training.steps import Steps, shapes_of
@@ -196,7 +196,10 @@ class TeacherTrainer:
             teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=settings)
             if probe is not None:
                 _check_asking(teacher, probe)
-            teacher.model.to(choose_device())
+            device = choose_device()
+            if device.type == "cpu":
+                keep_memory()
+            teacher.model.to(device)
             cut = self._fitted(teacher, fetched.data, checkpoint, note)
             before = None
             if checkpoint is None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -60,3 +63,23 @@ def test_sigterm_is_noted_inside_the_block_alone() -> None:
         with pytest.raises(InterruptedTrainingError):
             stop.check()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's way that is changed")
+def test_memory_that_is_kept_need_not_be_cleared_again() -> None:
+    program = """
+import resource, torch
+from engine.training.runtime import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+cleared = faults()
+keep_memory()
+faults()
+print(cleared, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    cleared, kept = map(int, done.stdout.split())
+    assert kept < cleared / 20
