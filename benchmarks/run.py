@@ -36,11 +36,11 @@ DATA = "annotations.json"
 """Stands for a small COCO file of drawn scenes, which is made first."""
 
 PROGRAMS: tuple[tuple[str, ...], ...] = (
-    ("inspect_speed.py", DATA),
+    ("inspect_speed.py", DATA, "--large"),
     ("sync_speed.py",),
     ("input_speed.py", "--images", "12"),
     ("frozen_features.py", "--images", "1"),
-    ("step_speed.py", "--sizes", "400x667", "--repeats", "2"),
+    ("step_speed.py", "--sizes", "400x667", "800x1333", "--repeats", "2"),
     ("deformable.py",),
     ("memory.py",),
     ("processes.py",),
