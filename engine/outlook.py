@@ -135,14 +135,15 @@ def _divided(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
 
 
 def needs(config: RunConfig, info: DatasetInfo, storage: Storage) -> Iterator[MemoryNeed]:
-    """Of each teacher whose base is known, in bfloat16."""
+    """Of each teacher whose base is known, in bfloat16 unless the run asks for 32 bit."""
+    bfloat16 = config.training.precision is not Precision.FLOAT32
     for name in config.teachers.names:
         settings = config.teachers.of(name)
         assert settings is not None  # noqa: S101 - it is one of the names
         base, transform = find_base(settings, storage)
         if base is None:
             continue
-        ways = list(options(base, settings, shown(info, settings, transform), bfloat16=True))
+        ways = list(options(base, settings, shown(info, settings, transform), bfloat16=bfloat16))
         if ways:
             least = min(way.memory_bytes for way in ways)
             yield MemoryNeed(teacher=name, memory_bytes=ways[0].memory_bytes, least_memory_bytes=least)
