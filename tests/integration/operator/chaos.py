@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+import aiohttp
 import outcomes
 from world import Body, RefusedError, World, condition, part_of
 
@@ -18,6 +19,9 @@ DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
 INSPECT = "inspect"
 SECONDS = 2.0
 """Longest life of a pod, and longest wait for a node."""
+
+AWAY = (RefusedError, OSError, aiohttp.ClientError)
+"""What a request comes to while the API server is away."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class Chaos:
                 if error.code in {404, 409}:
                     return  # it had arrived
                 await asyncio.sleep(0.5)
-            except OSError:
+            except (OSError, aiohttp.ClientError):
                 await asyncio.sleep(0.5)
             else:
                 return
@@ -146,7 +150,7 @@ class Chaos:
 
     async def _quietly(self, work: Awaitable[None]) -> None:
         """What happens to a pod that is gone, or while the API server is, is no failure of a kubelet."""
-        with contextlib.suppress(RefusedError, OSError):
+        with contextlib.suppress(*AWAY):
             await work
 
     async def _run(self, pod: Body) -> None:
@@ -180,7 +184,7 @@ class Chaos:
         while True:
             try:
                 return await self.world.all(plural)
-            except (RefusedError, OSError):  # the API server is away
+            except AWAY:
                 await asyncio.sleep(0.3)
 
     async def _watch(self, over: asyncio.Event) -> None:
