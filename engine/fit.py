@@ -335,10 +335,18 @@ def run_seconds(one: Predicted, settings: TeacherSettings, gpu: Gpu, *, images: 
         images: That are learned from.
         measured: Images of the validation part: an evaluation goes forward alone, a third of the work.
     """
-    step_images = settings.batch_size * settings.accumulation_steps
-    batches = math.ceil(step_images / one.at_once) * math.ceil(images / step_images) * settings.epochs
+    steps = math.ceil(images / _step_images(settings)) * settings.epochs
     looks = (2 + min(settings.evaluations, settings.epochs)) * measured / one.at_once / 3
-    return (batches + looks) * one.seconds(gpu)
+    return steps * step_seconds(one, settings, gpu) + looks * one.seconds(gpu)
+
+
+def step_seconds(one: Predicted, settings: TeacherSettings, gpu: Gpu) -> float:
+    """A rough time of an optimizer step, in as many batches as it takes."""
+    return math.ceil(_step_images(settings) / one.at_once) * one.seconds(gpu)
+
+
+def _step_images(settings: TeacherSettings) -> int:
+    return settings.batch_size * settings.accumulation_steps
 
 
 def _kind(settings: TeacherSettings) -> TeacherName:

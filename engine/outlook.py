@@ -24,6 +24,7 @@ from engine.fit import (
     published,
     run_seconds,
     shown,
+    step_seconds,
 )
 from engine.preprocessing import GroundingDinoTransform
 from engine.results import MemoryNeed, Result
@@ -59,7 +60,8 @@ class TeacherOutlook(Result):
     epochs: int
     gpus: tuple[OnGpu, ...] = Field(description="From small to large; empty if nothing is known.")
     gpu: str = Field(description="The GPU that was asked for, whose arithmetic all of this is of.")
-    seconds: float | None = Field(description="Roughly, on one such GPU; None: not known, or it has no room.")
+    step_seconds: float | None = Field(description="Of a step, roughly, on one such GPU; None: not known, or no room.")
+    seconds: float | None = Field(description="The same of all training, with what is measured in between.")
     unknown: str = Field(default="", description="Why nothing is known, and what is, in a sentence.")
 
 
@@ -104,6 +106,7 @@ def _outlook(
         epochs=settings.epochs,
         gpus=tuple(OnGpu(gibibytes=size, chosen=_chosen(way)) for size, way in ways.items()),
         gpu=gpu,
+        step_seconds=None if here is None else step_seconds(here, settings, kind),
         seconds=None if here is None else run_seconds(here, settings, kind, images=train, measured=val),
         unknown="" if ways else _unknown(name, settings, base, bfloat16=bfloat16),
     )

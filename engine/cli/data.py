@@ -54,7 +54,8 @@ def inspect(
     from engine.fit import GPUS
     from engine.outlook import Inspected, check_layers, outlook
 
-    if gpu not in GPUS:
+    named = {known.lower(): known for known in GPUS}.get(gpu.lower())
+    if named is None:
         raise ConfigError(f"--gpu {gpu} is not known: there are {', '.join(GPUS)}")
     flags = {"--images": images, "--base-model": base_model, "--endpoint-url": endpoint_url}
     spec, storage = _request(annotations, manifest, flags)
@@ -82,7 +83,7 @@ def inspect(
         vocabulary = find_vocabulary(base, revision, storage=storage, hub=False)
         info = judge_names(info, spec.class_prompts, vocabulary)
     show_info(info)
-    found = outlook(config, info, storage, gpu=gpu) if config is not None else ()
+    found = outlook(config, info, storage, gpu=named) if config is not None else ()
     show_outlook(found)
     if why:
         note(f"what training needs is not said: {why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from click.testing import Result
 from coco_files import changed, small_coco, write, write_images
 from typer.testing import CliRunner
 
+from engine import fit
 from engine.cli.app import app
 from engine.dataset import inspect_dataset
 from engine.errors import ConfigError
@@ -110,6 +112,8 @@ def test_parts_that_a_manifest_gives_apart_are_what_is_learned_from_and_measured
     found = Inspected.model_validate_json(inspect("-f", path, "--json").stdout)
     assert found.parts == {"train": 12, "val": 11}
     assert found.outlook[0].seconds is not None
+    assert found.outlook[0].step_seconds is not None
+    assert 0 < found.outlook[0].step_seconds < found.outlook[0].seconds
 
 
 def test_data_and_a_manifest_exclude_each_other(data: Path) -> None:
@@ -156,7 +160,11 @@ def test_what_is_wrong_with_the_data_alone_is_told_with_it(data: Path) -> None:
     assert f"is not said: {data} cannot be trained on: The file lists no images." in inspect(data).stderr
 
 
-def test_where_nothing_is_known_it_says_so_and_what_is_known(data: Path) -> None:
+def test_where_nothing_is_known_it_says_so_and_what_is_known(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = copy.deepcopy(fit._table())
+    entries = table["grounding-dino-tiny"]["entries"]
+    table["grounding-dino-tiny"]["entries"] = {k: v for k, v in entries.items() if k.startswith("encoder-decoder")}
+    monkeypatch.setattr(fit, "_table", lambda: table)
     unknown = outlook(data, "--lora-preset", "decoder")["grounding_dino"]
     assert (unknown.gpus, unknown.seconds) == ((), None)
     said = (
@@ -183,4 +191,4 @@ def test_one_is_not_said_in_the_plural(data: Path) -> None:
         "teachers.*.accumulation_steps=1",
     ).stderr
     assert "steps of 1 image)" in said
-    assert "training for 1 epoch takes about 1 minute on one A100" in said
+    assert "training for 1 epoch about 1 minute on one A100" in said
