@@ -30,7 +30,6 @@ from engine.teachers.features import FeatureCache
 from engine.teachers.grounding_dino import GroundingDino
 from engine.teachers.lora import attach, set_training, trainable_parameters
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
-from engine.training.runtime import keep_memory
 
 
 def arithmetic(bfloat16: bool) -> AbstractContextManager[Any]:
@@ -97,7 +96,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    keep_memory()  # as the trainer does; here for both
     figures = []
     with TemporaryDirectory() as temporary:
         folder = Path(temporary, "grounding-dino")

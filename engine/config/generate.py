@@ -90,6 +90,8 @@ def generate_config(
     }
     for path, value in (overrides or {}).items():
         _override(config, path, value)
+    if config["data"]["split"] is None and config["data"]["source"] is not None and "train" not in info.parts:
+        raise ConfigError("data.split is null, but the data comes in one part: say what train, val and test get of it")
     images, classes = _train_images(info, spec.dataset), len(config["data"]["classes"])
     for settings in config["teachers"].values():
         if isinstance(settings, dict):

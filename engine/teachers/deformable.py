@@ -67,6 +67,8 @@ def _fused(device: torch.device, heads: int, width: int, maps: int, points: int)
         apart = _apart(kernel, device, heads=heads, width=width, maps=maps, points=points)
         if not apart <= TOLERANCE:
             raise ArithmeticError(f"its results are off by {apart:.1e}")
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - compilers and drivers raise anything
         warnings.warn(
             f"deformable attention does without its fused kernel on {device}, which takes longer: "

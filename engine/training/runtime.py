@@ -31,10 +31,12 @@ def choose_device() -> torch.device:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees, for what it asks for next (glibc; elsewhere nothing is done).
+    """From now on this process keeps the memory that it frees, for what it asks for next (glibc; elsewhere nothing is
+    done).
 
     By default a large tensor is given back as soon as it is gone, and every page of the next one is cleared anew: on a
-    CPU that is nearly half of the time of SAM's decoder.
+    CPU that is nearly half of the time of SAM's decoder. Not for tensors of many different sizes: what is kept would
+    lie in pieces that fit none of the next ones.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

@@ -197,7 +197,7 @@ class TeacherTrainer:
             if probe is not None:
                 _check_asking(teacher, probe)
             device = choose_device()
-            if device.type == "cpu":
+            if device.type == "cpu" and not kind.pads:
                 keep_memory()
             teacher.model.to(device)
             cut = self._fitted(teacher, fetched.data, checkpoint, note)
@@ -211,6 +211,7 @@ class TeacherTrainer:
             note(message)
         detected = None
         if self.name is TeacherName.SAM:
+            teacher.model.to("cpu")  # Grounding DINO has the GPU to itself
             detected = prepare_detected(
                 self.config,
                 parts,
@@ -221,6 +222,7 @@ class TeacherTrainer:
                 processes=self.processes,
                 say=note,
             )
+            teacher.model.to(device)
         if checkpoint is not None:
             check_same_images(checkpoint.settings, parts.unreadable)
             now = decisive(self.config, self.name, base=base, parts=parts, detected=detected)

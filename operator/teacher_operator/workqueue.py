@@ -102,8 +102,9 @@ class WorkQueue(Generic[K]):
                 due, _, key = heapq.heappop(self._later)
                 if self._due.get(key) == due:  # else an earlier time has taken its place
                     del self._due[key]
-                    self.add(key, due=True)
-                    await asyncio.sleep(BETWEEN_SECONDS)
+                    failed = key in self._failures  # what failed is wanted, and its wait was long enough
+                    self.add(key, due=not failed)
+                    await asyncio.sleep(0 if failed else BETWEEN_SECONDS)
             self._wake.clear()
             try:
                 wait = self._later[0][0] - time.monotonic() if self._later else None

@@ -253,3 +253,8 @@ def test_the_configuration_is_frozen() -> None:
     config: RunConfig = generate_config(dataset(), spec())
     with pytest.raises(ValueError, match="frozen"):
         config.training.seed = 3  # type: ignore[misc]
+
+
+def test_data_in_one_part_has_to_be_divided() -> None:
+    with pytest.raises(ConfigError, match=r"data\.split is null, but the data comes in one part"):
+        generate_config(dataset(), spec(), overrides={"data.split": None})

@@ -337,6 +337,23 @@ def test_many_keys_that_are_due_at_once_come_one_by_one(clock: Clock, monkeypatc
     run(test)
 
 
+def test_what_failed_does_not_wait_for_all_that_is_due_with_it(clock: Clock) -> None:
+    async def test(queue: Queue) -> None:
+        for number in range(100):
+            queue.add_after(f"waits-{number}", 10)
+        for key in ("failed-1", "failed-2"):
+            queue.retry(key)
+        clock.now += 1
+        async with ticking(queue):
+            await settle()
+            clock.now += 9
+            queue.add_after("wakes it", 0)
+            await settle()
+            assert {await queue.get(), await queue.get()} == {"failed-1", "failed-2"}
+
+    run(test)
+
+
 # Health.
 
 

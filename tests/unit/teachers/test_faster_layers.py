@@ -185,6 +185,24 @@ def test_places_on_the_edge_of_a_map_and_far_outside_are_read_as_the_library_rea
     assert expected.abs().max() > 0.1
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+def test_what_is_no_number_is_read_and_told(heads: int) -> None:
+    value, places, weights = (
+        torch.randn(1, 7, heads, 8),
+        torch.rand(1, 3, heads, 1, 2, 2),
+        torch.rand(1, 3, heads, 1, 2),
+    )
+    places[0, 1, 0, 0, 0, 0] = torch.nan
+    places.requires_grad_()
+    seen = deformable.read(value, places, weights, [(7, 1)])
+    assert seen.isnan().view(3, heads, 8)[1, 0].all()
+    assert seen.isnan().sum() == 8
+    seen.sum().backward()
+    assert places.grad is not None
+    assert places.grad[0, 1, 0].isnan().any()
+    assert not places.grad[0, 0].isnan().any()
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("queries", [7, 40])
 def test_prompts_and_image_see_of_each_other_what_they_do_in_the_library(queries: int, dropout: float) -> None:
