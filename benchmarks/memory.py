@@ -23,7 +23,8 @@ from shapes import as_documented
 from step_memory import BASES, Shape, resident, step
 from transformers import AutoModelForZeroShotObjectDetection
 
-from engine.fit import Shown, base_of, places, predict
+from engine.fit import LADDER, Shown, base_of, is_sam, known, places, predict
+from engine.spec import LoraPreset, TeacherName
 from engine.training.memory import TensorBytes
 
 MB = 1e6
@@ -101,19 +102,23 @@ def predictions(seed: int) -> list[Figure]:
     """Predicted and counted, at shapes that the table has not seen."""
     rng = np.random.default_rng(seed)
     figures = []
-    for base in ("grounding-dino-tiny", "shipped-grounding-dino", "sam-vit-base", "shipped-sam"):
-        sam = "sam" in base
-        for bfloat16, groups in ((False, ()), (True, ("encoder", "decoder") if sam else ("encoder",))):
+    for base in known():
+        sam = is_sam(base)
+        kind = TeacherName.SAM if sam else TeacherName.GROUNDING_DINO
+        for bfloat16 in (False, True):
+            preset = list(LoraPreset)[rng.integers(len(LoraPreset))]
+            ladder = LADDER[kind, preset]
+            groups = ladder[rng.integers(len(ladder))]
             shape = Shape(
                 images=int(rng.integers(1, 5)),
                 size=(int(rng.integers(400, 801)), int(rng.integers(600, 1334))),
                 tokens=int(rng.integers(8, 128)),
                 objects=int(rng.integers(2, 26)),
             )
-            counted = max(step(base, shape, groups=groups, bfloat16=bfloat16).moments)
-            expected = expect(base, shape, groups, bfloat16=bfloat16)
+            counted = max(step(base, shape, preset=preset, groups=groups, bfloat16=bfloat16).moments)
+            expected = expect(base, shape, groups, preset=preset, bfloat16=bfloat16)
             precision, again = "bfloat16" if bfloat16 else "float32", "+".join(groups) or "all kept"
-            what = f"{base}, {precision}, {again}, {_words(shape, sam)}"
+            what = f"{base}, {preset}, {precision}, {again}, {_words(shape, sam)}"
             figures.append(
                 Figure(
                     what, "counted", expected / MB, counted / MB, "MB", expected / counted, "0.85 to 1.15", "predicted"
@@ -122,14 +127,14 @@ def predictions(seed: int) -> list[Figure]:
     return figures
 
 
-def expect(base: str, shape: Shape, groups: tuple[str, ...], *, bfloat16: bool) -> int:
+def expect(base: str, shape: Shape, groups: tuple[str, ...], *, preset: str, bfloat16: bool) -> int:
     from step_memory import build
 
-    settings = build(base, preset="encoder-decoder", rank=shape.rank).settings  # type: ignore[attr-defined]
+    settings = build(base, preset=preset, rank=shape.rank).settings  # type: ignore[attr-defined]
     area = places(*shape.size)
     shows = Shown(places=area, places_together=area, tokens=shape.tokens, objects=shape.objects * (1 + shape.clicks))
-    known = base_of("", BASES[base]().to_dict())
-    assert known == base, f"{base} is taken for {known}"
+    taken_for = base_of("", BASES[base]().to_dict())
+    assert taken_for == base, f"{base} is taken for {taken_for}"
     one = predict(base, settings, shows, at_once=shape.images, checkpointing=groups, bfloat16=bfloat16)
     assert one is not None, f"engine/fit.json has nothing of {base}: run benchmarks/memory_table.py"
     return one.memory_bytes

@@ -165,6 +165,11 @@ def counted(base: str) -> list[str]:
     return list(dict.fromkeys(" in ".join(key.split()[:2]) for key in _table()[base]["entries"]))
 
 
+def known() -> tuple[str, ...]:
+    """The bases that are."""
+    return tuple(_table())
+
+
 def is_sam(base: str) -> bool:
     """Whether a known base is a SAM, else it is a Grounding DINO."""
     return bool(_table()[base]["dimensions"][0] == "sam")

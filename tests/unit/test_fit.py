@@ -15,7 +15,20 @@ from tiny import noise as image_of_noise
 from tiny_sam import sam_settings, scene
 
 from engine.config import LoraSettings, TeacherSettings
-from engine.fit import GPUS, Predicted, Shown, base_of, choose, options, places, predict, shown_by
+from engine.fit import (
+    GPUS,
+    LADDER,
+    Predicted,
+    Shown,
+    base_of,
+    choose,
+    is_sam,
+    known,
+    options,
+    places,
+    predict,
+    shown_by,
+)
 from engine.preprocessing import GroundingDinoTransform
 from engine.spec import LoraPreset, Precision, TeacherName
 from engine.teachers import REGISTRY
@@ -116,6 +129,19 @@ def test_what_the_settings_say_is_computed_again_is_not_for_choice() -> None:
     ways = list(options("sam-vit-base", settings, SHOWS, bfloat16=True))
     assert [(one.at_once, one.checkpointing) for one in ways] == [(8, ()), (4, ()), (2, ()), (1, ())]
     assert all(more.memory_bytes > less.memory_bytes for more, less in pairwise(ways))
+
+
+@pytest.mark.parametrize("preset", LoraPreset)
+def test_every_base_is_known_with_every_preset(preset: LoraPreset) -> None:
+    shows = Shown(places=20_000, places_together=20_000, tokens=20, objects=5)
+    for base in known():
+        kind = TeacherName.SAM if is_sam(base) else TeacherName.GROUNDING_DINO
+        settings = sam_settings() if is_sam(base) else grounding_dino_settings()
+        settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"preset": preset})})
+        for bfloat16 in (False, True):
+            ways = list(options(base, settings, shows, bfloat16=bfloat16))
+            assert {one.checkpointing for one in ways} == set(LADDER[kind, preset]), base
+            assert all(one.memory_bytes > 0 and one.flops > 0 for one in ways)
 
 
 def test_groups_that_were_not_counted_are_taken_for_fewer() -> None:
