@@ -21,7 +21,7 @@ MANIFEST_HEAD = """\
 What can stand under `spec` of a `TeacherFineTune`. Only `dataset` and `output` are required; what is left out follows
 from the data. Decimal numbers are strings in quotes, as Kubernetes APIs advise. With `teacher run`, any setting of
 `teacher_config.yaml` that has no place here can be set with `--set`, such as `--set teachers.sam.clip_norm=0.5`, or
-`--set teachers.*.evaluations=5` for every teacher.
+`--set 'teachers.*.evaluations=5'` for every teacher.
 
 ## The run
 

@@ -48,12 +48,11 @@ def _attend(
     """See :class:`_Read`, and ``MultiScaleDeformableAttention.forward``."""
     # 16 bit places would be off by more than a pixel.
     inputs = (value.float(), sampling_locations.float(), attention_weights.float())
-    if value.device.type == "cpu":
-        return read(*inputs, value_spatial_shapes_list).to(value.dtype)
     fused = _fused(value.device, *value.shape[2:], *attention_weights.shape[3:])
-    if fused is None:
-        return map_by_map(*inputs, value_spatial_shapes_list).to(value.dtype)
-    return fused(*inputs, value_spatial_shapes).to(value.dtype)
+    if fused is not None:
+        return fused(*inputs, value_spatial_shapes).to(value.dtype)
+    way = read if value.device.type == "cpu" else map_by_map
+    return way(*inputs, value_spatial_shapes_list).to(value.dtype)
 
 
 @cache
