@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator
 
 from engine.errors import ConfigError
+from engine.plain_yaml import Path, read_documents
 from engine.spec import FineTuneSpec
 from engine.validation import nearest, parse
 
@@ -45,44 +46,59 @@ PLATFORM_STORAGE_FIELDS = frozenset({"credentialsSecretRef"})
 """The same for ``spec.storage``."""
 
 
+OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{,61}[a-z0-9])?")
+ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+"""A name as Kubernetes has them: small letters, digits and ``-`` between them."""
+
+
 class Manifest(BaseModel):
     """A named request."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: str = Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    name: ObjectName
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_a_name(cls, name: object) -> object:
+        if isinstance(name, str) and not OBJECT_NAME.fullmatch(name):
+            raise ValueError("must be small letters and digits, with - between them, such as my-run")
+        return name
+
     spec: FineTuneSpec
 
 
-def load_manifest(text: str, *, where: str) -> Manifest:
+def load_manifest(text: str | bytes, *, where: str) -> Manifest:
     """Read one manifest.
 
     Args:
-        text: YAML of one object.
+        text: YAML of one object, in UTF-8 where it is bytes.
         where: What the text is called in messages, e.g. its path.
 
     Raises:
         ConfigError: The text is no YAML, is another kind of object, or has settings that are wrong.
     """
-    try:
-        documents = [d for d in yaml.safe_load_all(text) if d is not None]
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not YAML: {error}") from None
-    if len(documents) != 1 or not isinstance(documents[0], Mapping):
+    documents = read_documents(text, where=where)
+    if len(documents) != 1 or not isinstance(documents[0].value, Mapping):
         raise ConfigError(f"{where} must hold one {KIND} object, found {len(documents)} documents")
-    document = documents[0]
+    document, manifest = documents[0], documents[0].value
     for key, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
-        if document.get(key) != expected:
-            raise ConfigError(f"{where}: {key} must be {expected!r}, found {document.get(key)!r}")
+        if manifest.get(key) != expected:
+            raise ConfigError(f"{where}: {key} must be {expected!r}, found {str(manifest.get(key))[:80]!r}")
     known = ["apiVersion", "kind", "metadata", "spec", "status"]
-    for key in document:
+    for key in manifest:
         if key not in known:
-            raise ConfigError(f"{where}: there is no setting {key!r}{nearest(str(key), known)}")
-    metadata, spec = document.get("metadata"), document.get("spec")
+            line = document.line((key,))
+            raise ConfigError(f"{where}, line {line}: there is no setting {key[:80]!r}{nearest(key[:80], known)}")
+    metadata, spec = manifest.get("metadata"), manifest.get("spec")
     if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
         raise ConfigError(f"{where}: metadata.name and spec are required")
     data = {"name": metadata.get("name"), "spec": _without_platform(spec)}
-    return parse(Manifest, data, where=where, strict=True)
+
+    def line_of(path: Path) -> int | None:
+        return document.line(("metadata", *path) if path[:1] == ("name",) else path)
+
+    return parse(Manifest, data, where=where, strict=True, line_of=line_of)
 
 
 def _without_platform(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -13,8 +13,21 @@ from engine.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
 
+MOST_FAULTS = 20
+"""Faults that are named; more are counted."""
 
-def parse(model: type[M], data: object, *, where: str, strict: bool = False) -> M:
+LONGEST = 100
+"""Characters of a found value, or of a name, in a message."""
+
+
+def parse(
+    model: type[M],
+    data: object,
+    *,
+    where: str,
+    strict: bool = False,
+    line_of: Callable[[tuple[str | int, ...]], int | None] = lambda path: None,
+) -> M:
     """Validate ``data`` as ``model``.
 
     Args:
@@ -22,6 +35,7 @@ def parse(model: type[M], data: object, *, where: str, strict: bool = False) -> 
         data: Plain data, as YAML or JSON gives it.
         where: What the data is called in messages, e.g. ``forklifts.yaml``.
         strict: Take no number in quotes for a number, as Kubernetes does not.
+        line_of: Gives the line of a setting by its path, if it is known.
 
     Raises:
         ConfigError: One sentence per fault, each with the path of the setting, what was found and,
@@ -32,8 +46,25 @@ def parse(model: type[M], data: object, *, where: str, strict: bool = False) -> 
             return model.model_validate_json(json.dumps(data, default=str), strict=True, by_alias=True, by_name=False)
         return model.model_validate(data, by_alias=True, by_name=False)
     except ValidationError as error:
-        faults = "\n".join(f"  {_sentence(model, fault)}" for fault in error.errors())
-        raise ConfigError(f"{where} cannot be used:\n{faults}") from None
+        raise ConfigError(f"{where} cannot be used:\n{faults_in(error, model, line_of)}") from None
+    except (ValueError, TypeError, RecursionError) as error:  # what JSON has no way to write, by Python's callers
+        raise ConfigError(f"{where} cannot be used: {_short(str(error))}") from None
+
+
+def faults_in(
+    error: ValidationError,
+    model: type[BaseModel],
+    line_of: Callable[[tuple[str | int, ...]], int | None] = lambda path: None,
+) -> str:
+    """A line for each fault, indented, :data:`MOST_FAULTS` at most."""
+    faults = error.errors(include_url=False)
+    shown = []
+    for fault in faults[:MOST_FAULTS]:
+        line = line_of(fault["loc"])
+        shown.append(f"  {'' if line is None else f'line {line}: '}{_sentence(model, fault)}")
+    if len(faults) > MOST_FAULTS:
+        shown.append(f"  and {len(faults) - MOST_FAULTS:,} more")
+    return "\n".join(shown)
 
 
 def nearest(name: str, names: list[str]) -> str:
@@ -47,20 +78,29 @@ def nearest(name: str, names: list[str]) -> str:
 
 
 def _sentence(model: type[BaseModel], fault: Any) -> str:
-    path = ".".join(str(part) for part in fault["loc"])
+    path = ".".join(_short(str(part)) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         *parents, name = fault["loc"]
-        return f"{path}: there is no setting {name!r}{nearest(str(name), _names_at(model, parents))}"
+        name = _short(str(name))
+        return f"{path}: there is no setting {name!r}{nearest(name, _names_at(model, parents))}"
     if fault["type"] == "missing":
         return f"{path}: required, but not given"
     message = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
-        message = f'{message}: write it in quotes, "{fault["input"]}"'
-    found = "" if isinstance(fault["input"], dict | list) else f", found {fault['input']!r}"
+        text = str(fault["input"])
+        message = (
+            f'{message}: write it in quotes, "{_short(text.lower() if isinstance(fault["input"], bool) else text)}"'
+        )
+    found = "" if isinstance(fault["input"], dict | list) else f", found {_short(repr(fault['input']))}"
     if fault["type"] in {"enum", "literal_error"} and isinstance(fault["input"], str):
         allowed = [part.strip("' ") for part in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return f"{path}: {fault['input']!r} is not allowed{nearest(fault['input'], allowed)}"
+        given = _short(fault["input"])
+        return f"{path}: {given!r} is not allowed{nearest(given, allowed)}"
     return f"{path}: {message}{found}" if path else message
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _names_at(model: type[BaseModel], path: list[str | int]) -> list[str]:

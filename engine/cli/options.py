@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from engine.cli.display import note
 from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.manifest import Manifest, load_manifest
+from engine.plain_yaml import read_documents
 from engine.spec import LoraPreset
 from engine.storage import Storage, StorageOptions
+from engine.storage.bounded import MANIFEST_BYTES, read_bounded
 
 Images = Annotated[
     str | None, typer.Option("--images", help="Folder of the images, s3:// or path; default: beside the annotations.")
@@ -47,7 +48,8 @@ def storage_of(source: Manifest | RunConfig) -> Storage:
 
 def read_manifest(uri: str) -> Manifest:
     """The manifest at a URI or path."""
-    return load_manifest(storage().read_bytes(uri).decode("utf-8", errors="replace"), where=uri)
+    content = read_bounded(storage(), uri, limit=MANIFEST_BYTES, error=ConfigError)
+    return load_manifest(content, where=uri)
 
 
 def refuse_other(uri: str, storage: Storage, *, overwrite: bool, content: Path | None = None) -> None:
@@ -78,14 +80,6 @@ def overrides(assignments: list[str] | None) -> dict[str, Any]:
         path, equals, value = assignment.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set takes PATH=VALUE, such as training.seed=1, found {assignment!r}")
-        number = _number(value)
-        settings[path] = yaml.safe_load(value) if number is None else number
+        documents = read_documents(value, where=f"--set {path[:80]}")
+        settings[path] = documents[0].value if documents else None
     return settings
-
-
-def _number(text: str) -> float | None:
-    """YAML reads ``1e-4`` as text; people mean a number."""
-    try:
-        return None if text.strip().lstrip("+-").isdigit() else float(text)
-    except ValueError:
-        return None

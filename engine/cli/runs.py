@@ -26,8 +26,9 @@ from engine.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
 from engine.plan import TrainingRun
 from engine.progress import Event, Listener
 from engine.results import TeacherResult
-from engine.spec import FineTuneSpec, TeacherName
+from engine.spec import TeacherName
 from engine.storage import Storage, default_cache
+from engine.storage.bounded import MANIFEST_BYTES, read_bounded
 from engine.validation import parse
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def train(
         "storage": {"endpointUrl": endpoint_url},
         "teachers": [{"name": one.value, "baseModel": base_model} for one in teacher or []],
     }
-    request = Manifest(name=name, spec=parse(FineTuneSpec, spec, where="the command line"))
+    request = parse(Manifest, {"name": name, "spec": spec}, where="the command line")
     flags_set = {
         "training.seed": seed,
         "teachers.*.epochs": epochs,
@@ -203,8 +204,8 @@ def _train_planned(
     teacher = teachers[0] if teachers else None
     try:
         with failures_in(outcome):
-            text = options.storage(endpoint_url).read_bytes(config_uri).decode("utf-8", errors="replace")
-            config = from_yaml(text, where=config_uri)
+            content = read_bounded(options.storage(endpoint_url), config_uri, limit=MANIFEST_BYTES, error=ConfigError)
+            config = from_yaml(content, where=config_uri)
             names = teachers or config.teachers.names
             if outcome is not None and len(names) != 1:
                 raise ConfigError(f"--outcome tells of one teacher, not of {', '.join(names)}: give one --teacher")

@@ -12,14 +12,13 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
-
 from engine.config import rules
 from engine.config.model import RunConfig
 from engine.dataset.class_names import cleaned
 from engine.dataset.problems import SEEN_WHEN_OPENED, refused
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError, DataError
+from engine.plain_yaml import read_document
 from engine.spec import DatasetSpec, FineTuneSpec, OnProblem, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
 from engine.validation import nearest, parse
 
@@ -88,17 +87,18 @@ def generate_config(
         "training": _first_set(training, defaults("training")),
         "teachers": {n.slug: _teacher(n, asked.get(n)) for n in names},
     }
+    groups = _groups(config)
     for path, value in (overrides or {}).items():
         _override(config, path, value)
+    _check_groups(config, groups)
     if config["data"]["split"] is None and config["data"]["source"] is not None and "train" not in info.parts:
         raise ConfigError("data.split is null, but the data comes in one part: say what train, val and test get of it")
-    images, classes = _train_images(info, spec.dataset), len(config["data"]["classes"])
-    for settings in config["teachers"].values():
-        if isinstance(settings, dict):
-            _fill(settings, images=images, classes=classes)
-    if run_id is None:
-        config["run_id"] = _digest(config)
-    return parse(RunConfig, config, where="the configuration")
+    images, classes = _train_images(info, spec.dataset), config["data"]["classes"]
+    for teacher in names:
+        _fill(config["teachers"][teacher.slug], images=images, classes=len(classes) if isinstance(classes, list) else 0)
+    config["run_id"] = run_id or "unknown"
+    checked = parse(RunConfig, config, where="the configuration")
+    return checked if run_id is not None else checked.model_copy(update={"run_id": _digest(config)})
 
 
 def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
@@ -129,14 +129,14 @@ def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:
 def _fill(settings: Plain, *, images: int, classes: int) -> None:
     """What nobody set follows from the data; wrong values are left to validation."""
     lora = settings["lora"]
-    with suppress(TypeError, ZeroDivisionError):
+    with suppress(TypeError, ValueError, ArithmeticError):
         if lora["rank"] is None:
             lora["rank"] = rules.rank(images, classes=classes)
         if lora["alpha"] is None:
             lora["alpha"] = 2 * lora["rank"]
     if settings["views"] is None:
         settings["views"] = rules.views(lora["preset"])
-    with suppress(TypeError, ZeroDivisionError):
+    with suppress(TypeError, ValueError, ArithmeticError):
         wanted = rules.step_images(images)
         if settings["batch_size"] is None:
             settings["batch_size"] = max(1, wanted // (settings["accumulation_steps"] or 1))
@@ -217,6 +217,26 @@ def _override(config: Plain, path: str, value: object) -> None:
         _override(inner, rest, value)
 
 
+def _groups(config: Plain) -> dict[str, Plain]:
+    """The maps of settings whose names are fixed, by their path."""
+    groups = {name: config[name] for name in ("data", "training", "teachers", "storage", "augmentation")}
+    for name, settings in config["teachers"].items():
+        groups |= {f"teachers.{name}": settings, f"teachers.{name}.lora": settings["lora"]}
+    return {path: dict(values) for path, values in groups.items()}
+
+
+def _check_groups(config: Plain, before: Mapping[str, Plain]) -> None:
+    """Refuse a value for a whole group of settings that is not one, or lacks some of them."""
+    for path, names in before.items():
+        value: Any = config
+        for name in path.split("."):
+            value = value[name]
+        lacking = names.keys() - value.keys() if isinstance(value, dict) else names.keys()
+        if lacking:
+            example = f"{path}.{min(lacking)}"
+            raise ConfigError(f"{path} is a group of settings, and {example} has no value: set one of them by its path")
+
+
 def _first_set(first: Plain, then: Plain) -> Plain:
     """``then`` with what is set in ``first``, for the names of ``then``."""
     return {key: value if first.get(key) is None else first[key] for key, value in then.items()}
@@ -259,5 +279,5 @@ def defaults(name: str) -> Plain:
     Args:
         name: ``training``, or the slug of a teacher.
     """
-    settings: Plain = yaml.safe_load(_default_text(name))
+    settings: Plain = read_document(_default_text(name), where=f"{name}.yaml").value
     return settings

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from engine.spec import AugmentationSpec, LoraPreset, Precision, TeacherName
+from engine.spec import AugmentationSpec, LoraPreset, Precision, SplitSpec, TeacherName, Uri
+
+MOST = 1_000_000
+"""Largest count that a setting may have: far above what is useful, and small enough to reckon with."""
+
+OneName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+"""The name of one folder."""
 
 
 class ConfigModel(BaseModel):
     """Base of all settings: frozen, unknown names refused. A field's description is its comment in the YAML."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse booleans, which no setting is: pydantic would take them for 1 and 0."""
+        if isinstance(value, bool) and info.field_name != "checkpointing":  # which has its own sentence
+            raise ValueError("must not be true or false")
+        return value
 
 
 class LoraSettings(ConfigModel):
@@ -37,14 +51,14 @@ class TeacherSettings(ConfigModel):
     GROUPS: ClassVar[tuple[str, ...]] = ()
     """Groups of layers that the teacher can compute again."""
 
-    base_model: str = Field(description="hub id, folder, s3:// prefix, or (SAM) a .pth file")
-    revision: str | None = Field(description="commit or tag of a hub id")
+    base_model: Uri = Field(description="hub id, folder, s3:// prefix, or (SAM) a .pth file")
+    revision: str | None = Field(max_length=128, description="commit or tag of a hub id")
     lora: LoraSettings = Field(description="size and place of the adapter")
-    epochs: int = Field(ge=1, description="passes over the training part")
+    epochs: int = Field(ge=1, le=MOST, description="passes over the training part")
     batch_size: int = Field(
-        ge=1, description="images at a time, at most: fewer if memory asks for it; the step is the same"
+        ge=1, le=MOST, description="images at a time, at most: fewer if memory asks for it; the step is the same"
     )
-    accumulation_steps: int = Field(ge=1, description="batches whose gradients are added before a step")
+    accumulation_steps: int = Field(ge=1, le=MOST, description="batches whose gradients are added before a step")
     checkpointing: Literal["auto"] | tuple[str, ...] = Field(
         default="auto",
         description="groups of layers that compute their activations again instead of keeping them (encoder, decoder, "
@@ -56,7 +70,7 @@ class TeacherSettings(ConfigModel):
     schedule: Literal["cosine", "constant"] = Field(description="learning rate after warm-up")
     clip_norm: float = Field(gt=0, description="gradients are scaled down to this norm")
     evaluations: int = Field(
-        ge=1, description="how often the validation part is measured in training, at most once an epoch"
+        ge=1, le=MOST, description="how often the validation part is measured in training, at most once an epoch"
     )
     views: int = Field(
         default=0,
@@ -89,7 +103,7 @@ class GroundingDinoSettings(TeacherSettings):
     denoising: int = Field(
         default=0, ge=0, le=1000, description="noised true boxes an image that the decoder is to mend; 0: none"
     )
-    max_detections: int = Field(ge=1, description="boxes kept an image, best first")
+    max_detections: int = Field(ge=1, le=MOST, description="boxes kept an image, best first")
 
 
 class SamSettings(TeacherSettings):
@@ -97,7 +111,7 @@ class SamSettings(TeacherSettings):
 
     GROUPS = ("encoder", "decoder")
 
-    objects_per_image: int = Field(ge=1, description="objects of an image each time it is seen, taken in turn")
+    objects_per_image: int = Field(ge=1, le=MOST, description="objects of an image each time it is seen, taken in turn")
     box_jitter: float = Field(ge=0, le=0.5, description="std of a prompt box corner, in box sides")
     point_share: float = Field(ge=0, le=1, description="share of objects prompted by a point instead of a box")
     correction_clicks: int = Field(
@@ -117,8 +131,8 @@ class SamSettings(TeacherSettings):
 class PartConfig(ConfigModel):
     """One part of the data."""
 
-    annotations: str = Field(description="COCO instances JSON or the folder of an export")
-    images: str | None = Field(description="folder of the images; null: beside the annotations")
+    annotations: Uri = Field(description="COCO instances JSON or the folder of an export")
+    images: Uri | None = Field(description="folder of the images; null: beside the annotations")
 
 
 class SplitConfig(ConfigModel):
@@ -127,6 +141,11 @@ class SplitConfig(ConfigModel):
     train: int = Field(description="to learn from")
     val: int = Field(description="to choose the best adapter on")
     test: int = Field(description="to measure on what neither learning nor choosing has seen")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        SplitSpec(**self.model_dump())
+        return self
 
 
 class DataConfig(ConfigModel):
@@ -157,9 +176,9 @@ class StorageConfig(ConfigModel):
 class TrainingConfig(ConfigModel):
     """What holds for every teacher of the run."""
 
-    seed: int = Field(ge=0, description="of all random choices")
+    seed: int = Field(ge=0, le=2**63 - 1, description="of all random choices")
     precision: Precision = Field(description="auto: bfloat16 where the hardware has it")
-    patience: int = Field(ge=0, description="evaluations without a better AP before stopping; 0: never")
+    patience: int = Field(ge=0, le=MOST, description="evaluations without a better AP before stopping; 0: never")
     class_balance: float = Field(
         default=0.0,
         ge=0,
@@ -172,6 +191,7 @@ class TrainingConfig(ConfigModel):
     )
     workers: int | None = Field(
         ge=0,
+        le=256,
         description="processes that decode and augment; 0: the training process itself; null: one a core, at most 8",
     )
     features_gb: float = Field(
@@ -208,9 +228,9 @@ class TeachersConfig(ConfigModel):
 class RunConfig(ConfigModel):
     """Everything that decides what a run does."""
 
-    name: str = Field(description="name of the request")
-    run_id: str = Field(description="the same request on the same data has the same run id")
-    output: str = Field(description="artifacts go to <output>/<name>/<run_id>/")
+    name: OneName = Field(description="name of the request")
+    run_id: OneName = Field(description="the same request on the same data has the same run id")
+    output: Uri = Field(description="artifacts go to <output>/<name>/<run_id>/")
     storage: StorageConfig = Field(description="how object storage is reached")
     data: DataConfig = Field(description="what is learned from, and what its classes are called")
     augmentation: AugmentationSpec = Field(description="what images may look like in use")

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from engine.config.model import RunConfig
-from engine.errors import ConfigError
+from engine.plain_yaml import read_document
 from engine.validation import parse
 
 HEADER = """\
@@ -24,17 +24,14 @@ def to_yaml(config: RunConfig) -> str:
     return HEADER + "\n".join(_lines(config, indent=0)) + "\n"
 
 
-def from_yaml(text: str, *, where: str = "teacher_config.yaml") -> RunConfig:
+def from_yaml(text: str | bytes, *, where: str = "teacher_config.yaml") -> RunConfig:
     """Read what :func:`to_yaml` wrote, perhaps edited by hand.
 
     Raises:
         ConfigError: The text is no YAML, or settings are unknown, missing or wrong.
     """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not YAML: {error}") from None
-    return parse(RunConfig, data, where=where)
+    document = read_document(text, where=where)
+    return parse(RunConfig, document.value, where=where, line_of=document.line)
 
 
 def _lines(model: BaseModel, *, indent: int) -> Iterator[str]:

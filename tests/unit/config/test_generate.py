@@ -258,3 +258,34 @@ def test_the_configuration_is_frozen() -> None:
 def test_data_in_one_part_has_to_be_divided() -> None:
     with pytest.raises(ConfigError, match=r"data\.split is null, but the data comes in one part"):
         generate_config(dataset(), spec(), overrides={"data.split": None})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("teachers", 3),
+        ("data", None),
+        ("training", {}),
+        ("teachers.sam", {}),
+        ("teachers.sam.lora", 5),
+        ("teachers.*", {}),
+        ("teachers.foo", {}),
+        ("data.classes", None),
+        ("data.split", {"train": -5, "val": 105, "test": 0}),
+        ("training.features_gb", None),
+        ("training.features_gb", float("inf")),
+        ("training.seed", True),
+        ("training.workers", 10**9),
+        ("teachers.sam.epochs", 1e308),
+        ("teachers.sam.epochs", 10**18),
+        ("teachers.sam.learning_rate", float("nan")),
+        ("teachers.sam.lora.preset", ["all"]),
+        ("name", "../elsewhere"),
+        ("output", ""),
+        ("", 1),
+        ("*.*", 1),
+    ],
+)
+def test_a_value_that_no_setting_has_is_refused_in_a_sentence(path: str, value: object) -> None:
+    with pytest.raises(ConfigError):
+        generate_config(dataset(), spec(), overrides={path: value})
