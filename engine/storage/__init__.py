@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.errors import ConfigError
-from engine.storage.base import Backend, ExistsError, NotFoundError, ObjectInfo, OnProgress, Progress
+from engine.storage.base import Backend, ChangedError, ExistsError, NotFoundError, ObjectInfo, OnProgress, Progress
 from engine.storage.cache import default_cache
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import FileBackend, failures, walk
@@ -20,6 +20,7 @@ from engine.storage.transfer import in_parallel
 from engine.storage.uris import is_remote, join, local_path, name, parent, safe_join
 
 __all__ = [
+    "ChangedError",
     "ExistsError",
     "NotFoundError",
     "ObjectInfo",
@@ -142,9 +143,13 @@ class Storage:
         """The path of a file that needs no download; None for an object in S3."""
         return local_path(uri) if self._backend(uri) is self._files else None
 
-    def download(self, uri: str, path: Path) -> Path:
-        """Copy an object to a path, which holds all of it or is not there."""
-        self._backend(uri).download(uri, path)
+    def download(self, uri: str, path: Path, *, etag: str | None = None) -> Path:
+        """Copy an object to a path, which holds all of it or is not there.
+
+        Raises:
+            ChangedError: It is no longer the one that was listed with this ETag.
+        """
+        self._backend(uri).download(uri, path, etag)
         return path
 
     def upload(self, path: Path, uri: str) -> None:

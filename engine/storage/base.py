@@ -18,6 +18,10 @@ class ExistsError(StorageError):
     """An object that was to be written only if absent is there."""
 
 
+class ChangedError(StorageError):
+    """An object is no longer the one that was listed."""
+
+
 class BrokenError(StorageError):
     """A connection broke off where the client of the store heeds no faults."""
 
@@ -72,8 +76,12 @@ class Backend(Protocol):
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         """All objects below a folder, sorted by key."""
 
-    def download(self, uri: str, path: Path) -> None:
-        """Copy an object to a path, which holds all of it, with its time of change, or is not there."""
+    def download(self, uri: str, path: Path, etag: str | None = None) -> None:
+        """Copy an object to a path, which holds all of it, with its time of change, or is not there.
+
+        Raises:
+            ChangedError: It is not the one that was listed with this ETag.
+        """
 
     def upload(self, path: Path, uri: str) -> None:
         """Copy a file to an object."""

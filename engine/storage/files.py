@@ -66,8 +66,8 @@ class FileBackend:
             for key, status in walk(local_path(folder)):
                 yield _info(join(folder, key), key, status)
 
-    def download(self, uri: str, path: Path) -> None:
-        """Copy a file, with its time of change."""
+    def download(self, uri: str, path: Path, etag: str | None = None) -> None:
+        """Copy a file, with its time of change; as it is now, whatever was listed."""
         with failures(uri, "read"), replacing(path) as temporary:
             status = local_path(uri).stat()
             shutil.copyfile(local_path(uri), temporary)

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
-from engine.errors import ConfigError, StorageError
-from engine.storage.base import BrokenError, ExistsError, NotFoundError, ObjectInfo, UnsupportedError
+from engine.errors import StorageError
+from engine.storage.base import BrokenError, ChangedError, ExistsError, NotFoundError, ObjectInfo, UnsupportedError
+from engine.storage.buckets import prefix_of, split, split_object
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import replacing
 from engine.storage.s3_lean import LeanGet
+from engine.storage.s3_listing import in_order, pages
 from engine.storage.s3_stream import PIECE, READ_SIZE, CorruptError, Digests, Stream, md5, md5_of, modified_ns
 from engine.storage.transfer import THREADS
 from engine.storage.uris import S3
@@ -40,6 +42,9 @@ LARGE = 16 << 20
 """Bytes from which an object is downloaded in parts, which takes a request more."""
 
 NO_STORE = "what answered is no object store, but perhaps a proxy: check the endpoint"
+
+DIRECTORY_BUCKET = "--x-s3"
+"""End of the names of S3's directory buckets, which list in no order."""
 
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 
@@ -111,7 +116,7 @@ class S3Backend:
 
     def head(self, uri: str) -> ObjectInfo | None:
         """The object at ``uri``, or None."""
-        _, key = _split(uri)
+        _, key = split(uri)
         if not key or key.endswith("/"):
             return None
         try:
@@ -131,7 +136,7 @@ class S3Backend:
         """What is known of an object. A refusal of HEAD has no words: the same question is asked so that it has."""
         from botocore.exceptions import ClientError
 
-        bucket, key = _object(uri)
+        bucket, key = split_object(uri)
         try:
             return client.head_object(Bucket=bucket, Key=key)
         except ClientError as error:
@@ -165,7 +170,7 @@ class S3Backend:
         """The answer to GET, its body unread. The words of a refusal are read, but botocore heeds no faults there."""
         from engine.storage.retries import ATTEMPTS, pause
 
-        bucket, key = _object(uri)
+        bucket, key = split_object(uri)
         attempt = 1
         while True:
             try:
@@ -189,7 +194,7 @@ class S3Backend:
 
     def write(self, uri: str, data: bytes, *, content_type: str | None, only_if_absent: bool) -> None:
         """Write an object, all at once."""
-        bucket, key = _object(uri)
+        bucket, key = split_object(uri)
         extra: dict[str, Any] = {"ContentType": content_type} if content_type else {}
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if only_if_absent else {}
         try:
@@ -204,40 +209,49 @@ class S3Backend:
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         """All objects below a folder, sorted by key, a thousand a request."""
-        bucket, key = _split(folder)
-        prefix = f"{key.rstrip('/')}/" if key.strip("/") else ""
-        with self.client_for(folder, "listed") as client:
-            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-                items = page.get("Contents", [])
-                if not page.get("Name") and not items:  # an empty folder has its bucket's name
-                    raise StorageError(
-                        f"{folder} cannot be listed: what answered is no object store, but perhaps a proxy"
-                    )
-                for item in items:
-                    if not item["Key"].endswith("/"):  # an empty object that stands for a folder
-                        yield ObjectInfo(
-                            uri=f"{S3}{bucket}/{item['Key']}",
-                            key=item["Key"][len(prefix) :],
-                            size=item["Size"],
-                            etag=item.get("ETag", ""),
-                            modified_ns=modified_ns(item),
-                        )
+        bucket, prefix = prefix_of(folder)
 
-    def download(self, uri: str, path: Path) -> None:
+        def ask(token: str | None) -> Any:
+            following: dict[str, Any] = {} if token is None else {"ContinuationToken": token}
+            with self.client_for(folder, "listed") as client:
+                return client.list_objects_v2(Bucket=bucket, Prefix=prefix, **following)
+
+        for item in in_order(pages(ask, folder), folder, whole=bucket.endswith(DIRECTORY_BUCKET)):
+            if not item["Key"].startswith(prefix):
+                raise StorageError(f"{folder} cannot be listed: the store gives {item['Key']!r}, which is not in it")
+            if not item["Key"].endswith("/"):  # an empty object that stands for a folder
+                yield ObjectInfo(
+                    uri=f"{S3}{bucket}/{item['Key']}",
+                    key=item["Key"].removeprefix(prefix),
+                    size=item["Size"],
+                    etag=item.get("ETag", ""),
+                    modified_ns=modified_ns(item),
+                )
+
+    def download(self, uri: str, path: Path, etag: str | None = None) -> None:
         """Copy an object to a path: a small one by one request, a large one in parallel parts."""
-        _object(uri)
+        split_object(uri)
 
         def once() -> None:
             with self.client_for(uri, "read") as client, replacing(path) as temporary:
-                modified = self._small(uri, temporary)
-                if modified is None:
-                    modified = self._any(client, uri, temporary)
+                modified, found = self._small(uri, temporary) or self._any(client, uri, temporary)
+                if etag and found and _bare(found) != _bare(etag) and not self._is_listed(uri, etag):
+                    raise ChangedError(
+                        f"{uri} has changed since it was listed: start again, so that all of the data is of one moment"
+                    )
                 os.utime(temporary, ns=(modified, modified))
 
         self._digests.until_whole(once)
 
-    def _small(self, uri: str, path: Path) -> int | None:
-        """Write a small object by a lean request, if it comes at once: when it was changed."""
+    def _is_listed(self, uri: str, etag: str) -> bool:
+        """Whether a store still lists an object with this ETag, though it gives it with another: some do."""
+        bucket, key = split_object(uri)
+        with self.client_for(uri, "listed") as client:
+            found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+        return any(item["Key"] == key and _bare(item.get("ETag", "")) == _bare(etag) for item in found)
+
+    def _small(self, uri: str, path: Path) -> tuple[int, str] | None:
+        """Write a small object by a lean request, if it comes at once: when it was changed, and its ETag."""
         from botocore.exceptions import FlexibleChecksumError
 
         try:
@@ -249,11 +263,11 @@ class S3Backend:
         if (expected := md5_of(found.about)) is not None:
             self._digests.check(uri, expected, md5(found.content), again=True)
         path.write_bytes(found.content)
-        return modified_ns(found.about)
+        return modified_ns(found.about), found.about["ETag"]
 
-    def _any(self, client: S3Client, uri: str, path: Path) -> int:
-        """Write an object as it comes, or in parts: when it was changed."""
-        bucket, key = _object(uri)
+    def _any(self, client: S3Client, uri: str, path: Path) -> tuple[int, str]:
+        """Write an object as it comes, or in parts: when it was changed, and its ETag."""
+        bucket, key = split_object(uri)
         with self._stream(uri, again=True) as stream:
             if stream.size < LARGE:
                 with path.open("wb") as file:
@@ -263,11 +277,11 @@ class S3Backend:
             if stream.md5 is not None:
                 with path.open("rb") as file:
                     self._digests.check(uri, stream.md5, hashlib.file_digest(file, md5), again=True)
-        return stream.modified_ns
+        return stream.modified_ns, stream.etag or ""
 
     def upload(self, path: Path, uri: str) -> None:
         """Copy a file to an object, large ones in parallel parts."""
-        bucket, key = _object(uri)
+        bucket, key = split_object(uri)
         kind, _ = mimetypes.guess_type(key)
         extra = {"ContentType": kind} if kind else None
         with self.client_for(uri, "written") as client:
@@ -275,13 +289,13 @@ class S3Backend:
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within the store, which does it at once."""
-        (from_bucket, from_key), (bucket, key) = _object(source), _object(target)
+        (from_bucket, from_key), (bucket, key) = split_object(source), split_object(target)
         with self.client_for(source, f"copied to {target}") as client:
             client.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": from_bucket, "Key": from_key})
 
     def delete(self, uri: str) -> None:
         """Delete an object; one that is not there is no error."""
-        bucket, key = _object(uri)
+        bucket, key = split_object(uri)
         with self.client_for(uri, "deleted") as client:
             client.delete_object(Bucket=bucket, Key=key)
 
@@ -299,22 +313,12 @@ def _add_content_md5(params: Any, **_: Any) -> None:
     params["headers"]["Content-MD5"] = base64.b64encode(digest.digest()).decode()
 
 
+def _bare(etag: str) -> str:
+    return etag.strip('"')
+
+
 def _transfer() -> Any:
     from boto3.s3.transfer import TransferConfig
 
     # The other client, CRT, ignores a custom endpoint.
     return TransferConfig(preferred_transfer_client="classic", max_concurrency=PARTS)
-
-
-def _split(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix(S3).partition("/")
-    if not bucket:
-        raise ConfigError(f"{uri!r} names no bucket: write s3://bucket/key")
-    return bucket, key
-
-
-def _object(uri: str) -> tuple[str, str]:
-    bucket, key = _split(uri)
-    if not key or key.endswith("/"):
-        raise ConfigError(f"{uri!r} names no object: write s3://bucket/key")
-    return bucket, key

@@ -30,7 +30,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from urllib3.util.wait import wait_for_read
 
-from engine.storage.uris import S3
+from engine.storage.buckets import split
 
 if TYPE_CHECKING:
     from engine.storage.retries import Retries
@@ -153,7 +153,7 @@ class LeanGet:
     def _learn(self, request: Any, signature_version: Any, signing_name: str, region_name: str, **_: Any) -> None:
         from botocore.utils import get_environ_proxies
 
-        bucket, _, key = request.context["uri"].removeprefix(S3).partition("/")
+        bucket, key = split(request.context["uri"])
         url, end = request.url, "/" + _quoted(key)
         plain = signature_version == "s3v4" and "Range" not in request.headers and url.endswith(end)
         if not plain or get_environ_proxies(url):
@@ -180,7 +180,7 @@ class LeanGet:
 
         from engine.storage.retries import PASSING_STATUS
 
-        bucket, _, key = uri.removeprefix(S3).partition("/")
+        bucket, key = split(uri)
         pattern = self._patterns.get(bucket)
         self._retries.none_lost()
         if pattern is None:

@@ -26,7 +26,10 @@ def join(uri: str, *parts: str) -> str:
     """Append path parts, as a listing or a file system spells them.
 
     ``join("s3://b/a/", "c", "d.json") == "s3://b/a/c/d.json"``; ``join("file:///a", "5%") == "file:///a/5%25"``.
+    Slashes in a row are part of a key in S3 and kept: ``join("s3://b/a", "/c") == "s3://b/a//c"``.
     """
+    if is_remote(uri):
+        return "/".join([uri.removesuffix("/"), *parts])
     if uri.startswith(FILE):
         parts = tuple(part.replace("%", "%25") for part in parts)
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])

@@ -1,0 +1,85 @@
+"""Bucket and key of an ``s3://`` URI. A bucket may be the ARN of an access point, which holds slashes itself."""
+
+from __future__ import annotations
+
+import re
+
+from engine.errors import ConfigError
+from engine.storage.uris import S3
+
+ARN = "arn:"
+ACCESS_POINT = re.compile(
+    r"(?P<bucket>arn:aws[a-z-]*:(?:"
+    r"s3:[a-z0-9-]+:\d{12}:accesspoint[:/][a-z0-9](?:[a-z0-9-]{1,48}[a-z0-9])"
+    r"|s3-outposts:[a-z0-9-]+:\d{12}:outpost[:/][A-Za-z0-9-]{1,63}[:/]accesspoint[:/][a-z0-9][a-z0-9-]{1,62}"
+    r"))(?:/(?P<key>.*))?",
+    re.DOTALL,
+)
+"""Of a bucket, or of a bucket on an Outpost; what follows the next slash is the key."""
+
+REFUSED = (
+    (
+        re.compile(r"arn:aws[a-z-]*:s3::\d{12}:accesspoint[:/]"),
+        "a multi-region access point needs signatures of another kind (SigV4A): give the ARN of an access point in one "
+        "region, or the bucket",
+    ),
+    (
+        re.compile(r"arn:aws[a-z-]*:s3-object-lambda:"),
+        "an Object Lambda access point changes objects on their way, so that sizes and checksums do not hold: give the "
+        "access point or the bucket behind it",
+    ),
+)
+
+
+def is_access_point(bucket: str) -> bool:
+    """Whether what stands for the bucket is an ARN."""
+    return bucket.startswith(ARN)
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key, both as they are written: a key may begin with slashes, or hold several in a row.
+
+    >>> split("s3://b//images//1.jpg")
+    ('b', '/images//1.jpg')
+    >>> split("s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/team/images/1.jpg")
+    ('arn:aws:s3:eu-west-1:123456789012:accesspoint/team', 'images/1.jpg')
+
+    Raises:
+        ConfigError: There is no bucket, or an ARN that is not that of an access point.
+    """
+    rest = uri.removeprefix(S3)
+    if is_access_point(rest):
+        found = ACCESS_POINT.fullmatch(rest)
+        if found is not None:
+            return found["bucket"], found["key"] or ""
+        why = next((why for pattern, why in REFUSED if pattern.match(rest)), None)
+        raise ConfigError(
+            f"{uri!r} cannot be used: "
+            + (why or "write s3://arn:aws:s3:<region>:<account>:accesspoint/<name>/<key>, or s3://bucket/key")
+        )
+    bucket, _, key = rest.partition("/")
+    if not bucket:
+        raise ConfigError(f"{uri!r} names no bucket: write s3://bucket/key")
+    return bucket, key
+
+
+def split_object(uri: str) -> tuple[str, str]:
+    """The same of an object.
+
+    Raises:
+        ConfigError: It is a bucket or a folder.
+    """
+    bucket, key = split(uri)
+    if not key or key.endswith("/"):
+        raise ConfigError(f"{uri!r} names no object: write s3://bucket/key")
+    return bucket, key
+
+
+def prefix_of(folder: str) -> tuple[str, str]:
+    """Bucket, and what the keys below a folder begin with; slashes in a row are kept, since they are part of keys.
+
+    >>> prefix_of("s3://b/images"), prefix_of("s3://b/images/"), prefix_of("s3://b/images//"), prefix_of("s3://b/")
+    (('b', 'images/'), ('b', 'images/'), ('b', 'images//'), ('b', ''))
+    """
+    bucket, key = split(folder)
+    return bucket, key if not key or key.endswith("/") else f"{key}/"
