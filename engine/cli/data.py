@@ -65,7 +65,7 @@ def inspect(
     if annotations is not None:
         info = inspect_dataset(annotations, images, storage=storage)
     else:
-        info = inspect_request(spec.dataset, storage=storage)
+        info = inspect_request(spec.dataset, storage=storage, fingerprint=False)
     if base_model is not None and info.has_boxes:
         overrides = {"teachers.grounding_dino.base_model": base_model} | overrides
     config, why = None, ""

@@ -169,6 +169,7 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         source = {"annotations": dataset.annotations, "images": dataset.images}
     return {
         "digest": info.digest,
+        "images_digest": info.images_digest or None,
         "images": info.images + opened,
         "images_left_out": max(0, info.images_read - info.images - opened),
         "classes": classes,

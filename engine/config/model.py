@@ -152,6 +152,11 @@ class DataConfig(ConfigModel):
     """The data, and what its classes are called."""
 
     digest: str = Field(description="sha256 of the annotations, so that a change of the data is noticed")
+    images_digest: str | None = Field(
+        default=None,
+        description="sha256 of what each listed image is, so that other images under the same names are noticed; "
+        "null: not looked at",
+    )
     images: int | None = Field(default=None, description="usable images, so that those that vanish are noticed")
     images_left_out: int = Field(default=0, ge=0, description="images beside these that inspection found unusable")
     classes: tuple[str, ...] = Field(description="class names; their order is the order of the prompt")

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Self
 
+from engine.dataset.image_digest import fingerprint, local_marks, mark_of
 from engine.dataset.layouts import find_single_part
 from engine.dataset.names import FileNames
 from engine.dataset.types import CocoImage
@@ -38,14 +39,30 @@ class ImageFolder:
         return cls(part.images, storage=storage, cache=cache)
 
     @cached_property
-    def _etags(self) -> dict[str, str]:
-        """From key to what changes with the content."""
-        return {item.key: item.etag for item in self.storage.list(self.uri) if not item.key.endswith(".json")}
+    def _etags(self) -> dict[str, tuple[str, int]]:
+        """From key to what changes with the content, and bytes."""
+        return {
+            item.key: (item.etag or f"modified {item.modified_ns}", item.size)
+            for item in self.storage.list(self.uri)
+            if not item.key.endswith(".json")
+        }
 
     @cached_property
     def names(self) -> FileNames:
         """The files that are there."""
         return FileNames(self._etags)
+
+    def fingerprint(self, keys: Sequence[str | None]) -> str:
+        """One digest of the content of images, in this order, as it was when the folder was listed.
+
+        Args:
+            keys: Of the images; None for one that is missing.
+        """
+        local = self.storage.local_path(self.uri)
+        if local is not None:
+            marks = local_marks(local, (key for key in keys if key is not None), cache=self.cache)
+            return fingerprint("-" if key is None else marks[key] for key in keys)
+        return fingerprint("-" if key is None else mark_of(*self._etags[key]) for key in keys)
 
     def sync(self, images: Sequence[CocoImage], *, on_progress: OnProgress | None = None) -> None:
         """Bring images to the disk, many at once, each once. Those that are :meth:`missing` are passed over.
@@ -67,20 +84,20 @@ class ImageFolder:
         """
         remote, here, seen = is_remote(self.uri), array("q"), set[str]()
 
-        def absent() -> Iterator[tuple[int, str, Path]]:
+        def absent() -> Iterator[tuple[int, str, str, Path]]:
             for index, image in enumerate(images):
                 key = self.names.find(image.file_name)
                 if key is None:
                     continue
                 if remote and key not in seen and not (path := self._cached(key)).exists():
-                    yield index, join(self.uri, key), path
+                    yield index, join(self.uri, key), self._etags[key][0], path
                 else:
                     here.append(index)
                 seen.add(key)
 
-        def fetch(item: tuple[int, str, Path]) -> int:
-            index, uri, path = item
-            self.storage.download(uri, path)
+        def fetch(item: tuple[int, str, str, Path]) -> int:
+            index, uri, etag, path = item
+            self.storage.download(uri, path, etag=etag)
             return index
 
         yield from each_done(fetch, absent())
@@ -107,5 +124,5 @@ class ImageFolder:
 
     def _cached(self, key: str) -> Path:
         """A path that no other content has: a changed object is fetched anew."""
-        digest = hashlib.sha256(f"{join(self.uri, key)} {self._etags[key]}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{join(self.uri, key)} {self._etags[key][0]}".encode()).hexdigest()
         return self.cache / "images" / digest[:2] / (digest[2:32] + PurePosixPath(key).suffix)

@@ -6,19 +6,20 @@ does not call for SAM. Polygons that are only the boxes again do not count.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from engine.dataset.counts import Counts, PartCounts
+from engine.dataset.folder import ImageFolder
+from engine.dataset.image_digest import together
 from engine.dataset.layouts import PartFiles, find_parts, find_single_part, is_image
 from engine.dataset.names import FileNames
 from engine.dataset.problems import ProblemLog
-from engine.dataset.scan import OnBlock, Opened, Scan, list_names
+from engine.dataset.scan import OnBlock, Opened, Scan
 from engine.dataset.types import DatasetInfo
 from engine.spec import DatasetSpec
-from engine.storage import Storage
+from engine.storage import Storage, default_cache
 
 
 def inspect_dataset(
@@ -42,10 +43,15 @@ def inspect_dataset(
     return inspect_parts(parts, source=str(annotations), storage=store)
 
 
-def inspect_request(dataset: DatasetSpec, *, storage: Storage) -> DatasetInfo:
+def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool = True) -> DatasetInfo:
     """The same for the data of a request, whether it is one file, an export or parts given apart.
 
     Since training needs the images, it is an error if none of them is there.
+
+    Args:
+        dataset: What the request says of its data.
+        storage: Where it lies.
+        fingerprint: Digest the images too, for a run id: files on disk are read for it, once.
     """
     if dataset.annotations is not None:
         parts = find_parts(dataset.annotations, dataset.images, storage=storage)
@@ -57,7 +63,7 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage) -> DatasetInfo:
                 parts[name] = find_single_part(part.annotations, part.images or dataset.images, storage=storage)
         source = parts["train"].annotations
     parts = {name: replace(part, images_expected=True) for name, part in parts.items()}
-    return inspect_parts(parts, source=source, storage=storage)
+    return inspect_parts(parts, source=source, storage=storage, fingerprint=fingerprint)
 
 
 def inspect_parts(
@@ -66,6 +72,7 @@ def inspect_parts(
     source: str,
     storage: Storage,
     look: Callable[[Scan, ProblemLog], Opened] | None = None,
+    fingerprint: bool = False,
 ) -> DatasetInfo:
     """One DatasetInfo of all parts; classes of the same name are the same class.
 
@@ -75,9 +82,12 @@ def inspect_parts(
         storage: Where it lies.
         look: Opens the images of a part, notes what it finds and says what is to be known of them: then the part is
             read again with that in mind.
+        fingerprint: Digest the images that are listed.
     """
-    log, counts, digests, images = ProblemLog(), Counts(), [], {}
-    names = {folder: list_names(folder, storage) for folder in {part.images for part in parts.values()}}
+    log, counts, digests, marks, images = ProblemLog(), Counts(), [], [], {}
+    uris = {part.images for part in parts.values()}
+    folders = {uri: ImageFolder(uri, storage=storage, cache=default_cache()) for uri in uris}
+    names = {uri: folder.names for uri, folder in folders.items()}
     used: dict[str, set[str]] = {folder: set() for folder in names}
     for name, part in parts.items():
         scan, counted = _read(part, names[part.images], storage)
@@ -88,16 +98,18 @@ def inspect_parts(
         counts.add_part(counted, scan.header, scan.header.class_names(scan.log), images_read=scan.images_listed)
         log.merge(scan.log)
         log.merge(counted.log)
-        used[part.images] |= scan.used
+        used[part.images].update(key for key in scan.keys if key is not None)
         digests.append(scan.digest)
+        if fingerprint:
+            marks.append(folders[part.images].fingerprint(scan.keys))
         images[name] = len(scan.header.images)
     for folder in names:
         if used[folder]:
             unlisted = sorted(key for key in names[folder].keys - used[folder] if is_image(key))
             log.add("unlisted_image", unlisted, count=len(unlisted))
     counts.judge(log)
-    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return counts.info(source=source, digest=digest, parts=images, log=log)
+    info = counts.info(source=source, digest=together(digests), parts=images, log=log)
+    return info.model_copy(update={"images_digest": together(marks)}) if marks else info
 
 
 def _read(part: PartFiles, names: FileNames, storage: Storage, opened: Opened | None = None) -> tuple[Scan, PartCounts]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.dataset.counts import class_order, only_boxes
+from engine.dataset.folder import ImageFolder
 from engine.dataset.layouts import PartFiles, find_single_part
-from engine.dataset.names import FileNames
 from engine.dataset.objects import Judged
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
@@ -42,9 +42,16 @@ def load_dataset(
     return load_part(part, storage=store)
 
 
-def load_part(part: PartFiles, *, storage: Storage, names: FileNames | None = None) -> CocoDataset:
-    """The usable images and objects of one file; ``names`` of the files of its folder, if they are known."""
-    scan = Scan(part, names=names or list_names(part.images, storage), storage=storage, log=ProblemLog())
+def load_part(part: PartFiles, *, storage: Storage, folder: ImageFolder | None = None) -> CocoDataset:
+    """The usable images and objects of one file.
+
+    Args:
+        part: The file, and where its images lie.
+        storage: How they are reached.
+        folder: Of its images, for a dataset that knows their fingerprint.
+    """
+    names = list_names(part.images, storage) if folder is None else folder.names
+    scan = Scan(part, names=names, storage=storage, log=ProblemLog())
     passes: list[_Objects] = []
 
     def start() -> OnBlock:
@@ -52,7 +59,8 @@ def load_part(part: PartFiles, *, storage: Storage, names: FileNames | None = No
         return passes[-1].add
 
     header = scan.run(start)
-    return replace(passes[-1].dataset(header), digest=scan.digest)
+    images_digest = "" if folder is None else folder.fingerprint(scan.keys)
+    return replace(passes[-1].dataset(header), digest=scan.digest, images_digest=images_digest)
 
 
 class _Objects:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -82,8 +83,9 @@ def find_unreadable(
     def kept() -> str:
         return str(cache / "readable" / f"{_key(dataset, paths, masks=masks)}.json")
 
-    if storage.exists(before := kept()):
-        return Unreadable(**json.loads(storage.read_bytes(before)))
+    before = _load(Path(kept()))
+    if before is not None:
+        return before
 
     def look(index: int) -> tuple[int, str | tuple[int, ...]]:
         check()
@@ -97,8 +99,24 @@ def find_unreadable(
             found.faults[names[index]] = wrong
         else:
             found.outside[names[index]] = wrong
-    storage.write_bytes(kept(), json.dumps(asdict(found)).encode())
+    body = json.dumps(asdict(found)).encode()
+    storage.write_bytes(kept(), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     return found
+
+
+def _load(file: Path) -> Unreadable | None:
+    """A verdict that is kept; None where there is none, or it is torn or damaged."""
+    if not file.is_file():
+        return None
+    try:
+        seal, _, body = file.read_bytes().partition(b"\n")
+        if hashlib.sha256(body).hexdigest().encode() != seal:
+            raise ValueError("its sha256 differs")
+        kept = json.loads(body)
+        return Unreadable(kept["faults"], {name: tuple(at) for name, at in kept["outside"].items()})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        logging.getLogger(__name__).warning("%s is damaged (%s): the images are checked again", file, error)
+        return None
 
 
 def names_of(dataset: CocoDataset) -> list[str]:
@@ -151,6 +169,6 @@ def _key(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool) -> str:
     digest = hashlib.sha256(said.encode())
     for image, path in zip(dataset.images, paths, strict=True):
         status = path.stat() if path.is_file() else None
-        seen = (status.st_size, status.st_mtime_ns) if status is not None else ()
+        seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns) if status is not None else ()
         digest.update(f"{image.file_name}\0{image.width} {image.height}\0{path}\0{seen}\n".encode(errors="replace"))
     return digest.hexdigest()[:32]

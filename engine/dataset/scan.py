@@ -88,7 +88,7 @@ class Scan:
         header: Images and classes, once the pass is over.
         digest: sha256 of the file, in hex.
         images_listed: How many images the file lists, usable or not.
-        used: Keys of the image files that are listed.
+        keys: Of the file of each image, in file order; None where there is none.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Scan:
         self.header = Header()
         self.digest = ""
         self.images_listed = 0
-        self.used: set[str] = set()
+        self.keys: list[str | None] = []
         self._images_expected = part.images_expected
 
     def run(self, start: Callable[[], OnBlock]) -> Header:
@@ -163,6 +163,7 @@ class Scan:
     def _images(self, block: list[RawImage]) -> None:
         header, log = self.header, self.log
         keys = [None if image.file_name is None else self.names.find(image.file_name) for image in block]
+        self.keys += keys
         # A folder that was only guessed may be the wrong one: then nothing is known of what is missing.
         self._images_expected = self._images_expected or any(key is not None for key in keys)
         known = header.image_index.find([image.id for image in block]) != UNKNOWN
@@ -170,8 +171,6 @@ class Scan:
         usable: list[CocoImage] = []
         for image, key, is_known in zip(block, keys, known.tolist(), strict=True):
             self.images_listed += 1
-            if key is not None:
-                self.used.add(key)
             if image.id is None or is_known or image.id in index:
                 log.add("no_image_id" if image.id is None else "duplicate_image_id", [image.file_name or image.id])
                 continue

@@ -83,6 +83,10 @@ class DatasetInfo(Frozen):
 
     source: str = Field(description="URI or path that was inspected.")
     digest: str = Field(description="sha256 of the annotation bytes, in hex; of several files, of their digests.")
+    images_digest: str = Field(
+        default="",
+        description="sha256 of what each listed image is: ETag or MD5, and size. Empty unless a run is planned.",
+    )
     parts: dict[str, int] = Field(default={}, description="Images of each part: all, or train, val, test.")
     images: int = Field(description="Usable images.")
     images_read: int = Field(default=0, description="All images that the files list, usable or not.")
@@ -166,6 +170,7 @@ class CocoDataset:
         classes: Category names in the order of their ids.
         category_ids: The file's id of each class.
         digest: sha256 of the file's bytes, in hex; of a dataset from no file, empty.
+        images_digest: The fingerprint of the images that the file lists; empty if nobody asked for it.
     """
 
     images: tuple[CocoImage, ...]
@@ -173,6 +178,7 @@ class CocoDataset:
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     digest: str = ""
+    images_digest: str = ""
 
     def __len__(self) -> int:
         return len(self.images)

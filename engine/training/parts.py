@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine.config import DataConfig
 from engine.dataset import CocoDataset, ImageFolder, PartFiles, Sample, find_parts, load_part, load_sample
+from engine.dataset.image_digest import together
 from engine.dataset.readable import Unreadable, check_few, find_unreadable, names_of
 from engine.dataset.split import split_dataset
 from engine.errors import DataError
@@ -52,6 +52,7 @@ class Data:
         folders: Of the images of each part.
         masks: Whether the teacher learns masks.
         cache: Where images are kept.
+        images_digest: The fingerprint of all images that are listed.
     """
 
     config: DataConfig
@@ -59,6 +60,7 @@ class Data:
     folders: Mapping[str, ImageFolder]
     masks: bool
     cache: Path
+    images_digest: str = ""
 
     @classmethod
     def of(cls, config: DataConfig, *, masks: bool, seed: int, storage: Storage, cache: Path) -> Self:
@@ -80,11 +82,10 @@ class Data:
         files = _files(config, storage)
         uris = {file.images for file in files.values()}
         folders = {uri: ImageFolder(uri, storage=storage, cache=cache) for uri in uris}
-        loaded = {
-            name: load_part(file, storage=storage, names=folders[file.images].names) for name, file in files.items()
-        }
+        loaded = {name: load_part(file, storage=storage, folder=folders[file.images]) for name, file in files.items()}
         _check_digest(config, [dataset.digest for dataset in loaded.values()])
-        _check_images(config, sum(map(len, loaded.values())))
+        images_digest = together([dataset.images_digest for dataset in loaded.values()])
+        _check_images(config, sum(map(len, loaded.values())), images_digest)
         datasets = {name: dataset.with_classes(config.classes) for name, dataset in loaded.items()}
         if "all" in datasets:
             datasets = _divided(datasets["all"], config, seed=seed)
@@ -97,7 +98,7 @@ class Data:
             name: Part(dataset, tuple(of_parts[name].path(image) for image in dataset.images))
             for name, dataset in datasets.items()
         }
-        return cls(config, whole, of_parts, masks, cache)
+        return cls(config, whole, of_parts, masks, cache, images_digest)
 
     def bring(self, name: str, check: Callable[[], None] = lambda: None) -> Unreadable:
         """Bring the images of a part to the disk, and find what of them cannot be used: see :func:`find_unreadable`."""
@@ -144,6 +145,7 @@ class Parts:
         test: What it is measured on, if the configuration asks for it.
         unreadable: What is in no part, since it cannot be used.
         objects_skipped: Objects outside their image, and those of images that cannot be used.
+        images_digest: The fingerprint of all images that are listed, of all parts.
     """
 
     train: Part
@@ -151,6 +153,7 @@ class Parts:
     test: Part | None
     unreadable: Unreadable = field(default_factory=Unreadable)
     objects_skipped: int = 0
+    images_digest: str = ""
 
     @classmethod
     def of(
@@ -171,7 +174,14 @@ class Parts:
         unreadable |= here or {}
         parts, skipped = data.usable(unreadable), data.skipped(unreadable)
         lost = _objects(data.whole.values()) - _objects(parts.values())
-        return cls(parts["train"], parts["val"], parts.get("test"), unreadable=skipped, objects_skipped=lost)
+        return cls(
+            parts["train"],
+            parts["val"],
+            parts.get("test"),
+            unreadable=skipped,
+            objects_skipped=lost,
+            images_digest=data.images_digest,
+        )
 
 
 def _objects(parts: Iterable[Part]) -> int:
@@ -214,8 +224,8 @@ def _files(data: DataConfig, storage: Storage) -> dict[str, PartFiles]:
 
 
 def _check_digest(data: DataConfig, digests: list[str]) -> None:
-    """The same rule as inspection's: the file's digest, or that of the digests of several."""
-    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    """The annotations are those that were inspected."""
+    digest = together(digests)
     if digest != data.digest:
         raise DataError(
             f"the annotations have changed since they were inspected (sha256 {data.digest} then, {digest} now): "
@@ -223,10 +233,16 @@ def _check_digest(data: DataConfig, digests: list[str]) -> None:
         )
 
 
-def _check_images(data: DataConfig, images: int) -> None:
-    """Annotations that are the same list the same images, which may have been taken away, or brought, meanwhile."""
+def _check_images(data: DataConfig, images: int, digest: str) -> None:
+    """Annotations that are the same list the same images, which may have been taken away, or replaced, meanwhile."""
     if data.images is not None and images != data.images:
         raise DataError(
             f"{data.images:,} images could be used when the data was inspected, and {images:,} are there now: bring "
             "back what is gone, or start again from the manifest, so that what is left out is counted"
+        )
+    if data.images_digest is not None and digest != data.images_digest:
+        raise DataError(
+            "images have changed since they were inspected, under the same names and annotations (fingerprint "
+            f"{data.images_digest[:12]}… then, {digest[:12]}… now): bring them back as they were, or start again from "
+            "the manifest, which makes another run of the new data"
         )

@@ -29,7 +29,8 @@ def decisive(
     plain = config.model_dump(mode="json")
     data, training, settings = plain["data"], plain["training"], plain["teachers"][name.slug]
     return {
-        "data": {key: data[key] for key in ("digest", "classes", "prompts", "split")},
+        "data": {key: data[key] for key in ("digest", "classes", "prompts", "split")}
+        | {"images_digest": parts.images_digest},
         "augmentation": plain["augmentation"],
         "training": {key: training[key] for key in ("seed", "precision", "patience", "class_balance")}
         | {"features": training["features_gb"] > 0},
