@@ -26,6 +26,7 @@ from engine.errors import ConfigError, StorageError
 from engine.results import Result, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, join, safe_join
+from engine.storage.bounded import JSON_BYTES, read_bounded
 from engine.storage.publication import Publication, sha256_of
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -222,7 +223,7 @@ def read_result(layout: RunLayout, teacher: TeacherName, storage: Storage) -> Te
 
 
 def _read(kind: type[R], uri: str, storage: Storage) -> R:
-    content = storage.read_bytes(uri)
+    content = read_bounded(storage, uri, limit=JSON_BYTES)
     try:
         return kind.model_validate_json(content)
     except ValidationError:

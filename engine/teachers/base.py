@@ -34,10 +34,12 @@ class LoraTargets:
     Attributes:
         target_modules: Regular expression that PEFT matches against whole module names.
         exclude_modules: Regular expression of those never adapted: tied heads, which LoRA would silently untie.
+        earlier: What earlier versions had for ``target_modules``, and adapters that they made still have.
     """
 
     target_modules: str
     exclude_modules: str | None = None
+    earlier: tuple[str, ...] = ()
 
 
 class Teacher(ABC):

@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from engine.artifacts import ADAPTER, ADAPTER_CONFIG, METADATA, RESULT, RunLayout, read_metadata
 from engine.config import TeacherSettings
 from engine.dataset.types import NMS_IOU, DatasetInfo
 from engine.errors import BaseModelError, ConfigError, StorageError
+from engine.plain_json import parse_json
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path, parent
 from engine.storage import name as name_of
+from engine.storage.bounded import JSON_BYTES, read_bounded
 from engine.storage.publication import sha256_of
 from engine.teachers.base import REGISTRY, Teacher
 from engine.teachers.labeller import Labeller
@@ -177,11 +179,11 @@ def find_adapters(uri: str, *, storage: Storage) -> dict[TeacherName, str]:
 
 
 class _Quality(BaseModel):
-    f1: float
+    f1: FiniteFloat
 
 
 class _Ap(BaseModel):
-    ap: float
+    ap: FiniteFloat
 
 
 class _File(BaseModel):
@@ -192,7 +194,7 @@ class _Measured(BaseModel):
     """What is needed of an adapter's ``result.json``, whichever version wrote it."""
 
     adapter: _File | None = None
-    thresholds: dict[str, float] = {}
+    thresholds: dict[str, FiniteFloat] = {}
     quality: dict[str, _Quality] = {}
     before: _Ap | None = None
     after: _Ap | None = None
@@ -214,18 +216,23 @@ def _measured(adapter: str, storage: Storage) -> _Measured:
     """What the run measured; nothing where it did not."""
     uri = join(adapter, RESULT)
     try:
-        return _Measured.model_validate_json(storage.read_bytes(uri))
+        content = read_bounded(storage, uri, limit=JSON_BYTES)
     except NotFoundError:
         return _Measured()
-    except ValidationError as error:
-        raise StorageError(f"{uri} cannot be read: {error}. Fetch the run anew, or give a threshold") from None
+    try:
+        return parse_json(_Measured, content, where=uri, error=StorageError)
+    except StorageError as error:
+        raise StorageError(f"{uri} cannot be read: {error}. Fetch the run again, or give a threshold") from None
 
 
 def _category_ids(adapter: str, classes: Sequence[str], storage: Storage) -> tuple[int, ...]:
     """The dataset's own category ids, where the adapter still lies in its run; else counted from 1."""
     uri = RunLayout(parent(parent(adapter))).dataset
     try:
-        known = {one.name: one.id for one in DatasetInfo.model_validate_json(storage.read_bytes(uri)).classes}
+        known = {
+            one.name: one.id
+            for one in DatasetInfo.model_validate_json(read_bounded(storage, uri, limit=JSON_BYTES)).classes
+        }
     except (NotFoundError, ValidationError):
         known = {}
     ids = tuple(known.get(name, 0) for name in classes)

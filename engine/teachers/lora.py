@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -23,18 +24,21 @@ import peft
 import safetensors.torch
 import torch
 import transformers
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from engine.artifacts import ADAPTER, ADAPTER_CONFIG
 from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
 from engine.errors import BaseModelError
-from engine.spec import TeacherName
+from engine.plain_json import file_content, parse_json
+from engine.spec import LoraPreset, TeacherName
+from engine.teachers.adapter_config import AdapterConfig, named_by
 from engine.teachers.base import Teacher
 from engine.teachers.lora_linear import in_one_pass
+from engine.teachers.tensor_files import not_finite, read_header, read_tensors
 
 TEACHER = "teacher.json"
+CARD_BYTES = 16 << 20
 
 
 class AdapterCard(BaseModel):
@@ -59,11 +63,17 @@ class AdapterCard(BaseModel):
             BaseModelError: There is none, or it cannot be read.
         """
         try:
-            return cls.model_validate_json((folder / TEACHER).read_bytes())
+            content = file_content(folder / TEACHER, error=BaseModelError, limit=CARD_BYTES)
         except FileNotFoundError:
             raise BaseModelError(f"{folder} has no {TEACHER}: it is not the folder of an adapter made here") from None
-        except ValidationError as error:
-            raise BaseModelError(f"{folder / TEACHER} cannot be read: {error}") from None
+        return parse_json(cls, content, where=str(folder / TEACHER), error=BaseModelError)
+
+    @model_validator(mode="after")
+    def _settings_are_of_the_teacher(self) -> Self:
+        kinds = {TeacherName.GROUNDING_DINO: GroundingDinoSettings, TeacherName.SAM: SamSettings}
+        if not isinstance(self.settings, kinds[self.teacher]):
+            raise ValueError(f"the settings are not those of {self.teacher}")  # noqa: TRY004 - for pydantic
+        return self
 
 
 def attach(teacher: Teacher, settings: LoraSettings) -> None:
@@ -131,19 +141,48 @@ def load_adapter(teacher: Teacher, folder: Path) -> None:
     if card.teacher is not teacher.name:
         raise BaseModelError(f"{folder} holds an adapter of {card.teacher}, not of {teacher.name}")
     try:
-        config = peft.LoraConfig.from_pretrained(str(folder))
-        tensors = safetensors.torch.load_file(folder / ADAPTER)
+        config = AdapterConfig.read(folder, card.settings.lora)
+        header = read_header(folder / ADAPTER)
     except FileNotFoundError:
         raise BaseModelError(f"{folder} lacks {ADAPTER_CONFIG} or {ADAPTER}: the adapter is not whole") from None
-    except (ValueError, TypeError, OSError, SafetensorError) as error:
-        raise BaseModelError(f"the adapter in {folder} cannot be read: {error}") from error
     if not isinstance(teacher.model, peft.PeftModel):
-        config.inference_mode, config.base_model_name_or_path = True, None
-        try:
-            _wrap(teacher, config)
-        except ValueError as error:
-            raise BaseModelError(f"{_unfit(folder, card)}: {error}") from error
-    load_adapter_tensors(teacher, tensors, what=_unfit(folder, card))
+        _wrap(
+            teacher,
+            peft.LoraConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=_targets(teacher, config, card, folder),
+                inference_mode=True,
+            ),
+        )
+    shapes = {name: torch.empty(shape, device="meta") for name, (_, shape) in header.items()}
+    _check_fit(teacher, shapes, what=_unfit(folder, card))  # before anything is read that may be huge
+    load_adapter_tensors(teacher, read_tensors(folder / ADAPTER), what=_unfit(folder, card))
+
+
+def _targets(teacher: Teacher, config: AdapterConfig, card: AdapterCard, folder: Path) -> str:
+    """A regular expression that matches the names of the modules that a file names, and no others."""
+    lora = card.settings.lora
+    own = teacher.lora_targets(lora)
+    everything = teacher.lora_targets(lora.model_copy(update={"preset": LoraPreset.ALL, "skip_layers": 0}))
+    known = [
+        name
+        for name, module in teacher.model.named_modules()
+        if isinstance(module, nn.Linear) and re.fullmatch(everything.target_modules, name)
+    ]
+    if isinstance(config.targets, str):
+        if config.targets not in (own.target_modules, *own.earlier, *known):
+            raise BaseModelError(
+                f"{folder / ADAPTER_CONFIG}: target_modules is {config.targets[:80]!r}, a regular expression that this "
+                "version does not write: list the names of the modules"
+            )
+        named = {name for name in known if re.fullmatch(config.targets, name)}
+    else:
+        named = named_by(config.targets, known)
+    if not named:
+        raise BaseModelError(f"{_unfit(folder, card)}: none of its target modules is a layer that is adapted here")
+    return "|".join(map(re.escape, sorted(named)))
 
 
 def load_adapter_tensors(teacher: Teacher, tensors: dict[str, Tensor], *, what: str) -> None:
@@ -155,11 +194,20 @@ def load_adapter_tensors(teacher: Teacher, tensors: dict[str, Tensor], *, what: 
         what: Beginning of the message of an error.
 
     Raises:
-        BaseModelError: Names or shapes differ.
+        BaseModelError: Names or shapes differ, or there are values that are not finite.
     """
+    _check_fit(teacher, tensors, what=what)
+    if damaged := [name for name, one in tensors.items() if not one.is_floating_point()] + not_finite(tensors):
+        raise BaseModelError(f"{what}: {damaged[0]} holds values that are not finite numbers")
+    with torch.no_grad():
+        for name, place in adapter_tensors(teacher).items():
+            place.copy_(tensors[name])
+
+
+def _check_fit(teacher: Teacher, tensors: Mapping[str, Tensor], *, what: str) -> None:
     places = adapter_tensors(teacher)
     faults = [
-        *(f"the model has no place for {name}" for name in tensors if name not in places),
+        *(f"the model has no place for {name[:200]}" for name in tensors if name not in places),
         *(f"nothing is there for {name}" for name in places if name not in tensors),
         *(
             f"{name} has shape {tuple(tensors[name].shape)}, the model {tuple(place.shape)}"
@@ -170,9 +218,6 @@ def load_adapter_tensors(teacher: Teacher, tensors: dict[str, Tensor], *, what: 
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise BaseModelError(f"{what}: {'; '.join(faults[:3])}{more}")
-    with torch.no_grad():
-        for name, place in places.items():
-            place.copy_(tensors[name])
 
 
 def merged(teacher: Teacher) -> nn.Module:

@@ -113,7 +113,8 @@ class Sam(Teacher):
     def lora_targets(self, lora: LoraSettings) -> LoraTargets:
         """See :data:`PRESETS`."""
         layers = later_layers(lora.skip_layers, len(self._sam.vision_encoder.layers))
-        return LoraTargets(target_modules=PRESETS[lora.preset].replace(_LAYER, rf"vision_encoder\.layers\.{layers}\."))
+        pattern = PRESETS[lora.preset].replace(_LAYER, rf"vision_encoder\.layers\.{layers}\.")
+        return LoraTargets(target_modules=pattern, earlier=(pattern.replace(f"|{_IOU}", ""),))
 
     def frozen(self) -> dict[str, str] | None:
         """See :meth:`Teacher.frozen`: the first layers of the image encoder, or all of it."""

@@ -46,7 +46,7 @@ def card() -> AdapterCard:
         base_sha256="0" * 64,
         classes=("red", "green"),
         prompts={},
-        settings=settings(base_model="org/toy"),
+        settings=settings(base_model="org/toy", lora=LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0.5)),
     )
 
 

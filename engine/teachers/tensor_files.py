@@ -1,0 +1,68 @@
+"""Safetensors files of others: what they hold is read from a bounded header before any tensor is."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.errors import BaseModelError
+
+MAX_HEADER_BYTES = 16 << 20
+"""Bytes of a header. That of the largest SAM has 70,000."""
+
+FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+
+Header = dict[str, tuple[str, tuple[int, ...]]]
+"""Data type and shape of each tensor by its name."""
+
+
+def read_header(path: Path) -> Header:
+    """Return what a file holds.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        BaseModelError: It is not a safetensors file, is not whole, or its header is too large.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > MAX_HEADER_BYTES:
+                raise BaseModelError(
+                    f"{path} cannot be read: it is not a safetensors file, or its header of {size:,} bytes is larger "
+                    f"than the {MAX_HEADER_BYTES:,} that are read"
+                )
+            header = json.loads(file.read(size))
+        with safe_open(path, framework="pt"):  # whether offsets are right, and nothing is missing at the end
+            pass
+        return {
+            name: (str(entry["dtype"]), tuple(int(side) for side in entry["shape"]))
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise BaseModelError(f"{path} cannot be read: it is damaged, or no safetensors file ({cause})") from None
+
+
+def elements(header: Header) -> int:
+    """Return the number of values of all tensors."""
+    return sum(math.prod(shape) for _, shape in header.values())
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return all tensors, on the CPU. Call it after :func:`read_header`, which raises what is to be raised."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+
+
+def not_finite(tensors: dict[str, Any]) -> list[str]:
+    """Return the names of floating tensors that hold NaN or infinity."""
+    return [name for name, one in tensors.items() if one.is_floating_point() and not bool(torch.isfinite(one).all())]
