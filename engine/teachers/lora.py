@@ -71,8 +71,8 @@ class AdapterCard(BaseModel):
     @model_validator(mode="after")
     def _settings_are_of_the_teacher(self) -> Self:
         kinds = {TeacherName.GROUNDING_DINO: GroundingDinoSettings, TeacherName.SAM: SamSettings}
-        if not isinstance(self.settings, kinds[self.teacher]):
-            raise ValueError(f"the settings are not those of {self.teacher}")  # noqa: TRY004 - for pydantic
+        if type(self.settings) is not kinds[self.teacher]:
+            raise ValueError(f"the settings are not those of {self.teacher}")
         return self
 
 
