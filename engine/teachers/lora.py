@@ -70,7 +70,10 @@ class AdapterCard(BaseModel):
 
     @model_validator(mode="after")
     def _settings_are_of_the_teacher(self) -> Self:
-        kinds = {TeacherName.GROUNDING_DINO: GroundingDinoSettings, TeacherName.SAM: SamSettings}
+        kinds: dict[TeacherName, type[BaseModel]] = {
+            TeacherName.GROUNDING_DINO: GroundingDinoSettings,
+            TeacherName.SAM: SamSettings,
+        }
         if type(self.settings) is not kinds[self.teacher]:
             raise ValueError(f"the settings are not those of {self.teacher}")
         return self
