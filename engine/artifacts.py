@@ -2,7 +2,7 @@
 
     teacher_config.yaml  dataset.json  metrics.json  report.html  logs/<teacher>/  metadata.json
     teachers/<teacher>_lora/   adapter_config.json  adapter_model.safetensors  teacher.json  README.md
-                               result.json  samples.json  samples/  last/
+                               result.json  samples.json  samples/  validation/  last/
     attempts/                  which attempt has published what: :mod:`engine.storage.publication`
 
 Each teacher's ``result.json`` is written after all else of that teacher; ``metadata.json`` after all else of the
@@ -34,6 +34,7 @@ ADAPTER = "adapter_model.safetensors"
 CARD = "README.md"
 RESULT = "result.json"
 SAMPLES = "samples.json"
+VALIDATION_PAGES = "validation"
 LAST = "last"
 METADATA = "metadata.json"
 

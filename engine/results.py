@@ -59,6 +59,19 @@ class ClassQuality(Result):
     objects: int = Field(description="True objects of the class.")
 
 
+class ScoreCurve(Result):
+    """Precision and recall of all detections from each of K scores on, at an IoU of 0.5; K is at most 50."""
+
+    scores: tuple[float, ...] = Field(description="Descending, from the highest score of any detection.")
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+
+    @property
+    def f1(self) -> tuple[float, ...]:
+        """Harmonic mean of precision and recall at each score."""
+        return tuple(2 * p * r / (p + r) if p + r else 0.0 for p, r in zip(self.precision, self.recall, strict=True))
+
+
 class ClassMatrix(Result):
     """Which class was seen for which, of the most frequent classes."""
 
@@ -129,8 +142,18 @@ class TeacherResult(Result):
     )
     skipped_examples: tuple[str, ...] = Field(default=(), description="The first few, with what is wrong with them.")
     quality: dict[str, ClassQuality] = Field(default={}, description="By class name, at these thresholds.")
+    score_curve_before: ScoreCurve | None = Field(
+        default=None, description="The base, all classes together, on the validation part; None without detections."
+    )
+    score_curve_after: ScoreCurve | None = Field(default=None, description="The same of the best adapter.")
+    class_score_curves: dict[str, ScoreCurve] = Field(
+        default={}, description="By class name, the best adapter, for the most frequent classes."
+    )
     confusion_before: Confusion | None = Field(default=None, description="The base at its own best thresholds.")
     confusion_after: Confusion | None = Field(default=None, description="The best adapter at `thresholds`.")
+    validation_pages: int = Field(
+        default=0, description="Pages in `validation/` that show every validation image with its detections."
+    )
     retention: Retention | None = Field(default=None, description="None if no prompts were left to ask for.")
     history: tuple[HistoryPoint, ...] = ()
     best_epoch: float = 0

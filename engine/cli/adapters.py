@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from engine.cli import options
@@ -75,6 +76,10 @@ def predict(
         str | None, typer.Option("--boxes", help="COCO JSON of boxes that prompt SAM, such as predict wrote.")
     ] = None,
     threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Lowest score to keep.")] = 0.3,
+    draw: Annotated[
+        str | None,
+        typer.Option("--draw", help="Folder for a picture of each image with its detections; s3:// or path."),
+    ] = None,
     base_model: BaseModel = None,
     batch_size: BatchSize = 4,
     overwrite: options.Overwrite = False,
@@ -91,10 +96,14 @@ def predict(
         load_sample,
     )
     from engine.dataset.coco import detections_to_coco
+    from engine.labelling import Overlays
     from engine.teachers import load_adapted
 
     storage = options.storage(endpoint_url)
     options.refuse_other(str(output), storage, overwrite=overwrite)
+    overlays = None if draw is None else Overlays(draw)
+    if overlays is not None:
+        overlays.refuse_inside(images, storage)
     teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
     if teacher.name is TeacherName.SAM and boxes is None:
         raise ConfigError(f"{adapter} adapts SAM, which is prompted by boxes: give --boxes, such as predict wrote")
@@ -117,6 +126,10 @@ def predict(
             for i, sample in zip(chunk, samples, strict=True):
                 height, width = sample.image.shape[:2]
                 looked_at.append(replace(dataset.images[i], width=width, height=height))
+                if overlays is not None:
+                    kept = detections[i].select(np.flatnonzero(detections[i].scores >= threshold))
+                    key = dataset.images[i].file_name
+                    overlays.write(key, sample.image, kept, teacher.classes, storage=storage)
     coco = detections_to_coco(replace(dataset, images=tuple(looked_at)), detections, threshold=threshold)
     if not len(dataset):
         raise DataError(f"{images} holds no images: give the folder that they are in")

@@ -22,17 +22,19 @@ class Tick:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line over epochs, in pixels of a WIDTH x HEIGHT picture with y down.
+    """One line, or that of the base with it, in pixels of a WIDTH x HEIGHT picture with y down.
 
     Attributes:
         title: What the y axis shows.
         points: SVG's list of points, "x,y x,y".
         dots: The same points where there are few enough to mark each.
-        x_ticks: Epochs.
+        x_title: What the x axis shows.
+        x_ticks: Values along x.
         y_ticks: Values.
         best: Where the best adapter was taken; None without one.
         best_label: Its value and epoch.
         base: y of the base's value; None where there is none.
+        base_points: The base's own line, as ``points``; empty where there is none.
         summary: The curve in words, for those who do not see it.
     """
 
@@ -45,6 +47,8 @@ class Curve:
     best_label: str
     base: float | None
     summary: str
+    x_title: str = "epoch"
+    base_points: str = ""
 
 
 def curve(
@@ -89,6 +93,42 @@ def curve(
         best_label="" if best is None else f"best {best[1]:.3f} at epoch {best[0]:.3g}",
         base=None if base is None else y_of(base),
         summary=summary if best is None else f"{summary}, best {best[1]:.3g} at epoch {best[0]:.3g}",
+    )
+
+
+def ratio_curve(title: str, points: Sequence[Point], base: Sequence[Point], *, x_title: str) -> Curve:
+    """Lay out a curve of shares over shares, both axes from 0 to 1.
+
+    Args:
+        title: What the y values are.
+        points: (x, y), in order, at least one.
+        base: The same of the base; may be empty.
+        x_title: What the x values are.
+    """
+    ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+    def x_of(value: float) -> float:
+        return round(LEFT + value * (WIDTH - LEFT - RIGHT), 1)
+
+    def y_of(value: float) -> float:
+        return round(HEIGHT - BOTTOM - value * (HEIGHT - TOP - BOTTOM), 1)
+
+    def line(values: Sequence[Point]) -> str:
+        return " ".join(f"{x_of(x)},{y_of(y)}" for x, y in values)
+
+    best_x, best_y = max(points, key=lambda point: point[1])
+    return Curve(
+        title=title,
+        points=line(points),
+        dots=tuple((x_of(x), y_of(y)) for x, y in points) if len(points) == 1 else (),
+        x_ticks=tuple(Tick(x_of(value), f"{value:g}") for value in ticks),
+        y_ticks=tuple(Tick(y_of(value), f"{value:g}") for value in ticks),
+        best=None,
+        best_label="",
+        base=None,
+        summary=f"{title} over {x_title}: highest {best_y:.3g} at {best_x:.3g}",
+        x_title=x_title,
+        base_points=line(base),
     )
 
 

@@ -19,7 +19,11 @@ Color = tuple[int, int, int]
 FIRST_COLORS: tuple[Color, ...] = (
     (0, 158, 255), (255, 159, 28), (0, 200, 117), (240, 228, 66), (235, 87, 160), (255, 92, 57), (150, 120, 255)
 )  # fmt: skip
+UNDER_DASHES: Color = (20, 20, 20)
 FILL = 0.4  # opacity of a mask
+
+READABLE_SIDE = 640
+"""Pixels of the longer side from which on names and scores can be read; smaller images are enlarged before drawing."""
 
 
 def color_of(index: int) -> Color:
@@ -61,7 +65,7 @@ def draw(
         image: (H, W, 3) uint8, RGB.
         detections: In pixels of ``image``.
         classes: Their names.
-        score_threshold: Detections below it are dashed and thin.
+        score_threshold: Detections below it are dashed.
         with_scores: Put scores behind names.
 
     Returns:
@@ -74,10 +78,31 @@ def draw(
     if prompts is None:
         pen = ImageDraw.Draw(canvas)
         line = max(2, round(max(canvas.size) / 320))
-        for i in reversed(range(len(detections))):  # the surest on top
-            _box(pen, detections.boxes_xyxy[i].tolist(), colors[i], line=1 if weak[i] else line, dashed=bool(weak[i]))
+        for i in reversed(range(len(detections))):  # the highest score on top
+            _box(pen, detections.boxes_xyxy[i].tolist(), colors[i], line=line, dashed=bool(weak[i]))
         _labels(pen, canvas.size, detections, classes, colors, with_scores=with_scores)
     return np.asarray(canvas)
+
+
+def draw_readable(image: NDArray[np.uint8], detections: Detections, classes: Sequence[str]) -> NDArray[np.uint8]:
+    """Draw as :func:`draw` does, on a small image enlarged so that names can be read (at most four times).
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        detections: In pixels of ``image``.
+        classes: Their names.
+
+    Returns:
+        A new (h, w, 3) uint8 image of the same aspect ratio, with a longer side of at least READABLE_SIDE pixels
+        where four times the original reaches that.
+    """
+    size = (image.shape[1], image.shape[0])
+    scale = min(4.0, max(1.0, READABLE_SIDE / max(size)))
+    new_size = (round(size[0] * scale), round(size[1] * scale))
+    if new_size == size:
+        return draw(image, detections, classes)
+    enlarged = np.asarray(Image.fromarray(image).resize(new_size, Image.Resampling.LANCZOS))
+    return draw(enlarged, rescaled(detections, size=size, new_size=new_size), classes)
 
 
 def rescaled(detections: Detections, *, size: tuple[int, int], new_size: tuple[int, int]) -> Detections:
@@ -117,12 +142,19 @@ def _box(pen: ImageDraw.ImageDraw, box: list[float], color: Color, *, line: int,
         if x2 >= x1 and y2 >= y1:
             pen.rectangle((x1, y1, x2, y2), outline=color, width=line)
         return
-    for x in range(x1, x2, 8):
-        for y in (y1, y2):
-            pen.line((x, y, min(x + 4, x2), y), fill=color, width=line)
-    for y in range(y1, y2, 8):
-        for x in (x1, x2):
-            pen.line((x, y, x, min(y + 4, y2)), fill=color, width=line)
+    # Dashes on a dark line: a thin colour alone is lost in the texture of a photo.
+    if x2 < x1 or y2 < y1:
+        return
+    pen.rectangle((x1, y1, x2, y2), outline=UNDER_DASHES, width=line)
+    dash = 4 * line
+    for x in range(x1, x2 + 1, 2 * dash):
+        end = min(x + dash - 1, x2)
+        pen.rectangle((x, y1, end, min(y1 + line - 1, y2)), fill=color)
+        pen.rectangle((x, max(y2 - line + 1, y1), end, y2), fill=color)
+    for y in range(y1, y2 + 1, 2 * dash):
+        end = min(y + dash - 1, y2)
+        pen.rectangle((x1, y, min(x1 + line - 1, x2), end), fill=color)
+        pen.rectangle((max(x2 - line + 1, x1), y, x2, end), fill=color)
 
 
 def _labels(

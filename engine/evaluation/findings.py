@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.evaluation.retention import BUILT_IN, LEAST_SKILL
-from engine.results import ClassMatrix, ClassQuality, Retention, TeacherResult
+from engine.results import ClassMatrix, ClassQuality, Confusion, Retention, TeacherResult
 
-MISTAKES = (
-    ("found", "Found", "objects"),
-    ("missed", "Missed", "objects that nothing was seen of"),
-    ("wrong_class", "Wrong class", "detections of another class's object"),
-    ("badly_localised", "Badly localised", "detections with an IoU of 0.1 to 0.5"),
-    ("duplicates", "Duplicates", "detections of what is found already"),
-    ("false", "False", "detections of nothing"),
+OBJECTS = (
+    ("found", "Found", "by a detection of its class, IoU 0.5 or more"),
+    ("missed", "Missed", "no detection near it"),
+    ("mistaken", "Mistaken", "detected only as another class, or badly localised"),
 )
+"""What becomes of true objects: the three make up all of them."""
+
+DETECTIONS = (
+    ("found", "Right", "of an object of its class, IoU 0.5 or more"),
+    ("wrong_class", "Wrong class", "of an object of another class"),
+    ("badly_localised", "Badly localised", "IoU of 0.1 to 0.5"),
+    ("duplicates", "Duplicate", "of an object that is found already"),
+    ("false", "False", "of no object"),
+)
+"""What becomes of detections from the threshold on: the five make up all of them."""
 
 LOW_RETENTION = 0.8
 """Below this share of the base's skill, whoever uses the adapter for other things should know."""
@@ -22,7 +30,7 @@ LOW_RETENTION = 0.8
 
 @dataclass(frozen=True)
 class Count:
-    """How often something happened, before and after, and both as shares of the longest bar."""
+    """How often something happened, before and after, and both as shares of all that it could have happened to."""
 
     label: str
     note: str
@@ -57,17 +65,42 @@ class Threshold:
     quality: ClassQuality | None
 
 
-def mistakes(result: TeacherResult) -> list[Count]:
-    """Rows of the chart of mistakes; none in a result that has not counted them."""
+@dataclass(frozen=True)
+class Group:
+    """Counts that add up: what became of all objects, or of all detections."""
+
+    title: str
+    rows: tuple[Count, ...]
+    before: int
+    after: int
+
+
+def mistakes(result: TeacherResult) -> list[Group]:
+    """What became of objects, and of detections; none in a result that has not counted them."""
     before, after = result.confusion_before, result.confusion_after
     if before is None or after is None:
         return []
-    counts = [(getattr(before, field), getattr(after, field)) for field, _, _ in MISTAKES]
-    most = max(1, *(count for pair in counts for count in pair))
     return [
-        Count(label, note, old, new, old / most, new / most)
-        for (_, label, note), (old, new) in zip(MISTAKES, counts, strict=True)
+        _group(title, kinds, before, after)
+        for title, kinds in (("What became of the objects", OBJECTS), ("What the detections are", DETECTIONS))
     ]
+
+
+def _group(title: str, kinds: Sequence[tuple[str, str, str]], before: Confusion, after: Confusion) -> Group:
+    counts = [(_count(before, field), _count(after, field)) for field, _, _ in kinds]
+    totals = [sum(column) for column in zip(*counts, strict=True)]
+    rows = tuple(
+        Count(label, note, old, new, old / max(1, totals[0]), new / max(1, totals[1]))
+        for (_, label, note), (old, new) in zip(kinds, counts, strict=True)
+    )
+    return Group(title, rows, *totals)
+
+
+def _count(confusion: Confusion, field: str) -> int:
+    if field == "mistaken":
+        return confusion.objects - confusion.found - confusion.missed
+    value: int = getattr(confusion, field)
+    return value
 
 
 def matrix(counted: ClassMatrix | None) -> Matrix | None:

@@ -14,7 +14,9 @@ from PIL import Image
 
 from engine.dataset.types import Detections
 from engine.evaluation.drawing import color_of, draw, label_of, rescaled
-from engine.evaluation.samples import MIN_SCORE, Agreement, SampleView, agreement
+from engine.evaluation.samples import MIN_SCORE, SampleView, agreement
+
+TRUTH = "Truth"
 
 SIDE = 480
 """Longer side of a picture in pixels; smaller images are enlarged, at most twice, so that names fit in."""
@@ -48,18 +50,40 @@ class Triple:
     pictures: tuple[Picture, ...]
 
 
-def pictures(view: SampleView, *, budget: int) -> Triple:
-    """Draw a sample; each JPEG has at most about ``budget`` bytes."""
+def pictures(view: SampleView, *, budget: int, side: int = SIDE) -> Triple:
+    """Draw a sample; each JPEG has at most about ``budget`` bytes, and ``side`` pixels on its longer side."""
     record = view.record
-    scale = min(SIDE / max(record.width, record.height), 2.0)
-    size = (max(1, round(record.width * scale)), max(1, round(record.height * scale)))
+    drawn = tuple(_picture(label, image, seen, view, budget) for label, image, seen in panels(view, side=side))
+    return Triple(record.file_name, (record.width, record.height), drawn)
+
+
+def panels(view: SampleView, *, side: int) -> list[tuple[str, NDArray[np.uint8], Detections]]:
+    """Draw truth, base and adapted teacher of a sample.
+
+    Args:
+        view: The sample.
+        side: Longer side of each picture in pixels; small images are enlarged, at most twice.
+
+    Returns:
+        Label, (h, w, 3) uint8 picture, and what is drawn on it in pixels of the original image: of the three.
+    """
+    record = view.record
+    original = record.width, record.height
+    scale = min(side / max(original), 2.0)
+    size = max(1, round(record.width * scale)), max(1, round(record.height * scale))
     image = np.asarray(Image.fromarray(view.image).resize(size, Image.Resampling.LANCZOS))
-    truth = record.truth.detections(width=record.width, height=record.height)
-    drawn = [_picture("Truth", image, truth, None, view, budget)]
-    for label, part in (("Before", record.before), ("After", record.after)):
+    drawn = []
+    for label, part in ((TRUTH, record.truth), ("Before", record.before), ("After", record.after)):
         seen = part.detections(width=record.width, height=record.height)
-        drawn.append(_picture(label, image, seen, agreement(truth, seen), view, budget))
-    return Triple(record.file_name, (record.width, record.height), tuple(drawn))
+        picture = draw(
+            image,
+            rescaled(seen, size=original, new_size=size),
+            record.classes,
+            score_threshold=MIN_SCORE,
+            with_scores=label != TRUTH,
+        )
+        drawn.append((label, picture, seen))
+    return drawn
 
 
 def legend(views: Sequence[SampleView]) -> list[tuple[str, str, str]]:
@@ -72,33 +96,18 @@ def legend(views: Sequence[SampleView]) -> list[tuple[str, str, str]]:
     return [("#{:02x}{:02x}{:02x}".format(*color_of(i)), label_of(i, classes), classes[i]) for i in sorted(seen)]
 
 
-def _picture(
-    label: str,
-    image: NDArray[np.uint8],
-    detections: Detections,
-    agreed: Agreement | None,
-    view: SampleView,
-    budget: int,
-) -> Picture:
+def _picture(label: str, image: NDArray[np.uint8], seen: Detections, view: SampleView, budget: int) -> Picture:
     record = view.record
-    size = (image.shape[1], image.shape[0])
-    drawn = draw(
-        image,
-        rescaled(detections, size=(record.width, record.height), new_size=size),
-        record.classes,
-        score_threshold=MIN_SCORE,
-        with_scores=agreed is not None,
-    )
-    counts = Counter(record.classes[i] for i in detections.class_indices.tolist())
+    counts = Counter(record.classes[i] for i in seen.class_indices.tolist())
     what = ", ".join(f"{name} × {count}" for name, count in counts.most_common(6)) or "nothing"
     what += ", and others" if len(counts) > 6 else ""
-    if agreed is None:
-        caption = what
-    elif detections.prompt_indices is not None:
-        caption = f"{agreed.found} of {agreed.objects} masks right"
-    else:
-        caption = f"{agreed.found} of {agreed.objects} found, {agreed.false} false"
-    return Picture(label, caption, f"{label}, {record.file_name}: {what}", _jpeg(drawn, budget), size)
+    caption = what
+    if label != TRUTH:
+        agreed = agreement(record.truth.detections(width=record.width, height=record.height), seen)
+        found = f"{agreed.found} of {agreed.objects}"
+        caption = f"{found} found, {agreed.false} false" if seen.prompt_indices is None else f"{found} masks right"
+    size = (image.shape[1], image.shape[0])
+    return Picture(label, caption, f"{label}, {record.file_name}: {what}", _jpeg(image, budget), size)
 
 
 def _jpeg(image: NDArray[np.uint8], budget: int) -> str:

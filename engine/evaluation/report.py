@@ -10,11 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from engine.artifacts import ADAPTER, LOADING_LINES
 from engine.dataset.types import DatasetInfo
-from engine.evaluation.charts import Curve, curve
+from engine.evaluation.charts import Curve, curve, ratio_curve
 from engine.evaluation.findings import matrix, mistakes, retention_remark, retention_sentence, thresholds
 from engine.evaluation.pictures import legend, pictures
 from engine.evaluation.samples import MIN_SCORE, SampleView
-from engine.results import ApMetrics, Retention, TeacherResult
+from engine.results import ApMetrics, Retention, ScoreCurve, TeacherResult
 from engine.spec import TeacherName
 
 PICTURES_BYTES = 1_300_000
@@ -83,6 +83,7 @@ def render_report(
     created: str,
     info: DatasetInfo,
     config_yaml: str,
+    settings: Mapping[TeacherName, Mapping[str, str]],
     results: Sequence[TeacherResult],
     samples: Mapping[TeacherName, Sequence[SampleView]],
     environment: Mapping[str, str],
@@ -95,6 +96,7 @@ def render_report(
         created: When, UTC, ISO 8601.
         info: The dataset.
         config_yaml: ``teacher_config.yaml``.
+        settings: Of each teacher, the settings to show, by name.
         results: Of each teacher.
         samples: The images to show of each teacher.
         environment: Versions and hardware.
@@ -107,7 +109,10 @@ def render_report(
         info=info,
         config_yaml=config_yaml,
         environment=environment,
-        teachers=[_teacher(result, samples.get(result.teacher, ()), budget) for result in results],
+        teachers=[
+            _teacher(result, samples.get(result.teacher, ()), budget, settings.get(result.teacher, {}))
+            for result in results
+        ],
         score_threshold=MIN_SCORE,
         classes_by_count=sorted(info.classes, key=lambda c: (-c.annotations, c.name)),
         most_of_a_class=max([1, *(c.annotations for c in info.classes)]),
@@ -199,6 +204,22 @@ def curves(result: TeacherResult) -> list[Curve]:
     return drawn
 
 
+def score_curves(after: ScoreCurve | None, before: ScoreCurve | None = None) -> list[Curve]:
+    """Precision over recall, and F1 over the score threshold; none without detections."""
+    if after is None:
+        return []
+    pairs = [(one.recall, one.precision) if one else ((), ()) for one in (after, before)]
+    thresholds = [(one.scores, one.f1) if one else ((), ()) for one in (after, before)]
+    return [
+        ratio_curve("Precision", _points(*pairs[0]), _points(*pairs[1]), x_title="recall"),
+        ratio_curve("F1", _points(*thresholds[0]), _points(*thresholds[1]), x_title="score threshold"),
+    ]
+
+
+def _points(x_values: Sequence[float], y_values: Sequence[float]) -> list[tuple[float, float]]:
+    return list(zip(x_values, y_values, strict=True))
+
+
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("engine.evaluation", ""),
@@ -211,8 +232,11 @@ def _template() -> Template:
     return environment.get_template("report.html.j2")
 
 
-def _teacher(result: TeacherResult, views: Sequence[SampleView], budget: int) -> dict[str, Any]:
+def _teacher(
+    result: TeacherResult, views: Sequence[SampleView], budget: int, settings: Mapping[str, str]
+) -> dict[str, Any]:
     return {
+        "settings": settings,
         "title": TITLES[result.teacher],
         "slug": result.teacher.slug,
         "result": result,
@@ -226,6 +250,8 @@ def _teacher(result: TeacherResult, views: Sequence[SampleView], budget: int) ->
         "mistakes": mistakes(result),
         "matrix": matrix(result.confusion_after.matrix) if result.confusion_after else None,
         "matrix_before": matrix(result.confusion_before.matrix) if result.confusion_before else None,
+        "score_curves": score_curves(result.score_curve_after, result.score_curve_before),
+        "class_score_curves": [(name, score_curves(one)) for name, one in result.class_score_curves.items()],
         "thresholds": thresholds(result),
         "retention": retention_rows(result.retention) if result.retention else [],
         "retention_sentence": retention_sentence(result.retention) if result.retention else "",

@@ -10,14 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dataset.types import NMS_IOU, CocoDataset, Detections
-from engine.evaluation.confusion import confusion
+from engine.evaluation.confusion import MATRIX_CLASSES, confusion
 from engine.evaluation.ground_truth import IouType
 from engine.evaluation.matching import Match, match_all
-from engine.results import ClassQuality, Confusion
+from engine.results import ClassQuality, Confusion, ScoreCurve
 from engine.teachers.labeller import keep
 
 FALLBACK = 0.3
 """The threshold where no class says anything: about that of Grounding DINO's own demo."""
+
+
+CURVE_POINTS = 50
+"""Points of a score curve: enough to draw it, few enough to keep for every class."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,15 @@ class Operation:
         thresholds: Of each class, by name.
         quality: Of each class, at its threshold.
         confusion: What goes wrong there.
+        curve: Precision and recall over scores, all classes together; None without detections or objects.
+        class_curves: The same of each of the most frequent classes, by name.
     """
 
     thresholds: dict[str, float]
     quality: dict[str, ClassQuality]
     confusion: Confusion
+    curve: ScoreCurve | None
+    class_curves: dict[str, ScoreCurve]
 
 
 def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> Operation:
@@ -53,7 +61,8 @@ def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_typ
         all_scores = np.zeros(len(dataset.classes), np.float32)
         apart = [keep(seen, all_scores, nms_iou=NMS_IOU, same_box=1.0) for seen in detections]
     matches = match_all(dataset, apart, iou_type=iou_type)
-    best = [_best(matches, index) for index in range(len(dataset.classes))]
+    ranked = [_of_class(matches, index) for index in range(len(dataset.classes))]
+    best = [_best(*one) for one in ranked]
     fallback = median([threshold for threshold, _ in best if threshold is not None] or [FALLBACK])
     thresholds = {
         name: fallback if threshold is None else threshold
@@ -71,6 +80,8 @@ def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_typ
         quality=dict(zip(dataset.classes, qualities, strict=True)),
         # The class of a mask comes with the box that asks for it: it cannot be mistaken.
         confusion=confusion(matches, dataset.classes, thresholds, with_matrix=not prompted),
+        curve=score_curve(*_together(ranked)),
+        class_curves=_class_curves(dataset.classes, ranked),
     )
 
 
@@ -105,7 +116,47 @@ def best_threshold(
     return threshold, quality
 
 
-def _of_class(matches: Sequence[Match], class_index: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
+def score_curve(scores: NDArray[np.float64], right: NDArray[np.bool_], objects: int) -> ScoreCurve | None:
+    """Precision and recall at up to :data:`CURVE_POINTS` of the scores; None without detections or objects.
+
+    Args:
+        scores: (N,) of detections.
+        right: (N,) whether each has found an object.
+        objects: How many there are.
+    """
+    if not len(scores) or not objects:
+        return None
+    order = np.argsort(-scores, kind="stable")
+    scores, found = scores[order], np.cumsum(right[order])
+    last = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))  # a threshold cannot part equal scores
+    chosen = last[np.unique(np.linspace(0, len(last) - 1, CURVE_POINTS).round().astype(np.int64))]
+    return ScoreCurve(
+        scores=_rounded(scores[chosen]),
+        precision=_rounded(found[chosen] / (chosen + 1)),
+        recall=_rounded(found[chosen] / objects),
+    )
+
+
+def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(round(float(value), 4) for value in values)
+
+
+Ranked = tuple[NDArray[np.float64], NDArray[np.bool_], int]
+"""(N,) scores of detections, (N,) whether each has found an object, and how many objects there are."""
+
+
+def _together(ranked: Sequence[Ranked]) -> Ranked:
+    scores, right, objects = zip(*ranked, strict=True)
+    return np.concatenate(scores), np.concatenate(right), sum(objects)
+
+
+def _class_curves(classes: Sequence[str], ranked: Sequence[Ranked]) -> dict[str, ScoreCurve]:
+    frequent = sorted(range(len(classes)), key=lambda index: (-ranked[index][2], index))[:MATRIX_CLASSES]
+    curves = {classes[index]: score_curve(*ranked[index]) for index in frequent}
+    return {name: curve for name, curve in curves.items() if curve is not None}
+
+
+def _of_class(matches: Sequence[Match], class_index: int) -> Ranked:
     """Scores of all detections of a class, whether each has found an object, and how many objects there are."""
     objects = sum(int((match.objects == class_index).sum()) for match in matches)
     of_class = [(match.seen == class_index) & ~match.passed_over for match in matches]
@@ -128,8 +179,7 @@ def _quality(matches: Sequence[Match], class_index: int) -> ClassQuality:
     )
 
 
-def _best(matches: Sequence[Match], class_index: int) -> tuple[float | None, ClassQuality]:
-    scores, right, objects = _of_class(matches, class_index)
+def _best(scores: NDArray[np.float64], right: NDArray[np.bool_], objects: int) -> tuple[float | None, ClassQuality]:
     best = best_threshold(scores, right, objects=objects)
     if best is not None:
         return best

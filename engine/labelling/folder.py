@@ -110,10 +110,8 @@ def label_folder(
     local = storage.local_path(output)
     if output.endswith("/") or (local is not None and local.is_dir()):
         raise ConfigError(f"{output} is a folder: name the file to write, such as {join(output, 'labels.json')}")
-    if overlays is not None and _lies_in(overlays.folder, images, storage):
-        raise ConfigError(
-            f"{overlays.folder} lies in {images}: pictures there would be labelled, choose another folder"
-        )
+    if overlays is not None:
+        overlays.refuse_inside(images, storage)
     before = Listing(chunked(list_images(images, storage), chunk_size))
     if not before.images:
         raise DataError(f"{images} holds no images: give the folder that they are in")
@@ -189,14 +187,6 @@ class _Work:
         if self.on_progress is not None:
             speed = self.looked_at / max(time.monotonic() - self.started, 1e-9)
             self.on_progress(Progress(self.done, self.total, self.objects, self.skipped, speed))
-
-
-def _lies_in(folder: str, images: str, storage: Storage) -> bool:
-    """Whether a folder is another one or lies below it, however they are spelled."""
-    inner, outer = storage.local_path(folder), storage.local_path(images)
-    if inner is None or outer is None:
-        return f"{join(folder)}/".startswith(f"{join(images)}/")
-    return inner.resolve().is_relative_to(outer.resolve())
 
 
 def _settings(labeller: Labeller, images: str, chunk_size: int) -> dict[str, object]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.dataset.types import Detections
-from engine.evaluation.drawing import draw
+from engine.errors import ConfigError
+from engine.evaluation.drawing import draw_readable
 from engine.storage import Storage, join
 
 
@@ -35,10 +36,26 @@ class Overlays:
         """
         return position == 0 or position * self.count // total != (position - 1) * self.count // total
 
+    def refuse_inside(self, images: str, storage: Storage) -> None:
+        """Refuse a folder of pictures that lies in the folder of the images, however both are spelled.
+
+        Raises:
+            ConfigError: It does: the next call would take the pictures for images.
+        """
+        inner, outer = storage.local_path(self.folder), storage.local_path(images)
+        if inner is None or outer is None:
+            inside = f"{join(self.folder)}/".startswith(f"{join(images)}/")
+        else:
+            inside = inner.resolve().is_relative_to(outer.resolve())
+        if inside:
+            raise ConfigError(
+                f"{self.folder} lies in {images}: pictures there would be labelled, choose another folder"
+            )
+
     def write(
         self, key: str, image: NDArray[np.uint8], seen: Detections, classes: Sequence[str], *, storage: Storage
     ) -> None:
         """Draw an image and keep it as JPEG, called after its key."""
         file = BytesIO()
-        Image.fromarray(draw(image, seen, classes)).save(file, "JPEG", quality=90)
+        Image.fromarray(draw_readable(image, seen, classes)).save(file, "JPEG", quality=90)
         storage.write_bytes(join(self.folder, f"{key.replace('/', '__')}.jpg"), file.getvalue())

@@ -1,12 +1,25 @@
-"""Listeners of a run's events: few enough of them for a log, and curves for TensorBoard."""
+"""Listeners of a run's events: few enough of them for a log, and TensorBoard."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from engine.evaluation.pictures import panels
+from engine.evaluation.samples import SampleView
 from engine.progress import Event, Listener
+from engine.results import TeacherResult
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+BASE_RUN = "base"
+
+PICTURE_SIDE = 480
+"""Longer side in pixels of each of the three pictures of a sample."""
 
 
 def thinned(listener: Listener, *, seconds: float) -> Listener:
@@ -38,32 +51,54 @@ def thinned(listener: Listener, *, seconds: float) -> Listener:
     return listen
 
 
-@contextmanager
-def tensorboard(folder: Path) -> Iterator[Listener]:
-    """Write curves for TensorBoard into ``folder``; a resumed run goes on where its checkpoint was."""
-    from torch.utils.tensorboard import SummaryWriter  # its import takes a second that only training should pay
+class TensorBoard:
+    """Writes curves, pictures and settings of a run for TensorBoard; a resumed run continues at its checkpoint.
 
-    writers: list[SummaryWriter] = []
+    The base is a run of its own in ``base/``, with the same tags, so that both lines stand in one chart.
 
-    def listen(event: Event) -> None:
+    Args:
+        folder: Where the event files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writers: dict[str, SummaryWriter] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Write what an event measures."""
         if event.step is None:
             return
-        if not writers:
-            writers.append(SummaryWriter(str(folder), purge_step=event.step))
-        (writer,) = writers
-        for tag, value in _scalars(event).items():
-            writer.add_scalar(tag, value, event.step, walltime=event.time)
-        if event.event != "step":
-            writer.flush()
+        for run, values in _scalars(event).items():
+            writer = self._writer(run, event.step)
+            for tag, value in values.items():
+                writer.add_scalar(tag, value, event.step, walltime=event.time)
+            if event.event != "step":
+                writer.flush()
 
-    try:
-        yield listen
-    finally:
-        for writer in writers:
+    def summarize(self, settings: Mapping[str, str], result: TeacherResult, samples: Sequence[SampleView]) -> None:
+        """Write what a run ends with: pictures of the samples, and its settings beside its metrics."""
+        writer = self._writer("", result.steps)
+        for view in samples:
+            images = np.concatenate([image for _, image, _ in panels(view, side=PICTURE_SIDE)], axis=1)
+            writer.add_image(f"truth, base, adapted/{view.record.file_name}", images, result.steps, dataformats="HWC")
+        metrics = {"hparam/ap": result.after.ap, "hparam/ap50": result.after.ap50, "hparam/ap_base": result.before.ap}
+        writer.add_hparams(dict(settings), metrics, run_name=".", global_step=result.steps)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        for writer in self._writers.values():
             writer.close()
 
+    def _writer(self, run: str, step: int) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter  # its import takes a second that only training should pay
 
-def _scalars(event: Event) -> dict[str, float]:
+        if run not in self._writers:
+            self._writers[run] = SummaryWriter(str(self.folder / run), purge_step=step)
+        return self._writers[run]
+
+
+def _scalars(event: Event) -> dict[str, dict[str, float]]:
+    """The values of an event by tag, for the run itself (``""``) and for its base."""
     if event.event == "step":
         values = {
             "train/loss": event.loss,
@@ -71,7 +106,14 @@ def _scalars(event: Event) -> dict[str, float]:
             "train/images_per_second": event.images_per_second,
             **{f"train/{name}": value for name, value in (event.losses or {}).items()},
         }
-        return {tag: value for tag, value in values.items() if value is not None}
-    if event.event == "evaluation" and event.ap is not None:
-        return {f"ap/{event.phase}": event.ap}
-    return {}
+        return {"": {tag: value for tag, value in values.items() if value is not None}}
+    if event.event != "evaluation" or event.ap is None:
+        return {}
+    if event.phase == "base":
+        return {BASE_RUN: {"ap/val": event.ap}}
+    if event.phase == "adapted":
+        base = {} if event.ap_before is None else {BASE_RUN: {"ap/val": event.ap_before}}
+        return {"": {"ap/val": event.ap}, **base}
+    if event.phase == "retention_base":
+        return {BASE_RUN: {"ap/retention": event.ap}}
+    return {"": {f"ap/{event.phase}": event.ap}}

@@ -37,6 +37,7 @@ from engine.dataset import DatasetInfo
 from engine.errors import NoProgressError, NotFiniteError, StorageError
 from engine.evaluation.report import render_report
 from engine.evaluation.samples import SampleView, read_samples
+from engine.evaluation.settings_table import settings_table
 from engine.plan import TrainingRun
 from engine.progress import Event, Listener
 from engine.results import TeacherResult
@@ -185,6 +186,7 @@ def publish_run(config: RunConfig, *, storage: Storage) -> None:
         created=created,
         info=info,
         config_yaml=to_yaml(config),
+        settings={name: settings_table(config, name) for name in config.teachers.names},
         results=results,
         samples={name: _samples(layout.teacher(name), storage) for name in config.teachers.names},
         environment=environment(),

@@ -11,7 +11,7 @@ print(result.before.ap, result.after.ap, result.adapter.uri)
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
 from engine.errors import ConfigError, NoProgressError
+from engine.evaluation.samples import read_samples
+from engine.evaluation.settings_table import settings_table
 from engine.progress import Event, EventKind, Listener
 from engine.results import TeacherResult
 from engine.spec import TeacherName
@@ -51,7 +53,7 @@ from engine.training.machine import machine_errors
 from engine.training.parts import Data, Parts
 from engine.training.probe import Probe
 from engine.training.processes import ALONE, Processes
-from engine.training.progress import tensorboard, thinned
+from engine.training.progress import TensorBoard, thinned
 from engine.training.room import Cut, choose_cut, told
 from engine.training.runtime import Stop, autocast, choose_device, keep_memory, seed_all
 from engine.training.said import left_out, phases, so_far, summary
@@ -143,8 +145,8 @@ class TeacherTrainer:
         Raises:
             TeacherError: Of the kind that the failure is. After InterruptedTrainingError the same call goes on.
         """
-        with machine_errors(), tensorboard(Path(self.layout.logs(self.name))) as curves:
-            listeners = (*self.listeners, curves) if self.processes.first else ()
+        with machine_errors(), closing(TensorBoard(Path(self.layout.logs(self.name)))) as curves:
+            listeners: tuple[Listener, ...] = (*self.listeners, curves) if self.processes.first else ()
 
             def tell_all(event: Event) -> None:
                 for listener in listeners:
@@ -157,7 +159,10 @@ class TeacherTrainer:
             with self._watched() as stop:
                 start = checkpoint or self.processes.decided(partial(self._begin, job))
                 listen(job.event("start", **so_far(start)))
-                return self._run(job, start, listen, stop)
+                result = self._run(job, start, listen, stop)
+            if self.processes.first:
+                curves.summarize(settings_table(self.config, self.name), result, read_samples(self.folder))
+            return result
 
     @contextmanager
     def _watched(self, check: Callable[[], None] = lambda: None) -> Iterator[Stop]:

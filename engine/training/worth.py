@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from engine.artifacts import ADAPTER, RESULT
+from engine.artifacts import ADAPTER, RESULT, VALIDATION_PAGES
 from engine.config import TeacherSettings
 from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.evaluate import Evaluation, compare, look
 from engine.evaluation.retention import retention
 from engine.evaluation.thresholds import operation
+from engine.evaluation.validation_pages import write_pages
 from engine.fit import Predicted
 from engine.results import AdapterFile, ApMetrics, Retention, TeacherResult
 from engine.teachers import LocalModel, Teacher
@@ -186,6 +187,15 @@ def write_result(
         after=worth.seen_after.detections,
         iou_type=teacher.iou_type,
     )
+    pages = write_pages(
+        folder / VALIDATION_PAGES,
+        worth.seen_after.dataset,
+        partial(parts.val.sample, with_masks=False),
+        title=teacher.name.value,
+        before=worth.seen_before.detections,
+        after=worth.seen_after.detections,
+        iou_type=teacher.iou_type,
+    )
     at_first, adapted = (
         operation(one.dataset, one.detections, iou_type=teacher.iou_type)
         for one in (worth.seen_before, worth.seen_after)
@@ -207,8 +217,12 @@ def write_result(
         objects_skipped=parts.objects_skipped,
         skipped_examples=parts.unreadable.examples,
         quality=adapted.quality,
+        score_curve_before=at_first.curve,
+        score_curve_after=adapted.curve,
+        class_score_curves=adapted.class_curves,
         confusion_before=at_first.confusion,
         confusion_after=adapted.confusion,
+        validation_pages=pages,
         retention=worth.retained,
         history=progress.history,
         best_epoch=steps.epochs_at(progress.best_step),

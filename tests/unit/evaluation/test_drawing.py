@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from engine.evaluation.drawing import color_of, draw, ink_on, label_of, rescaled
+from engine.evaluation.drawing import color_of, draw, draw_readable, ink_on, label_of, rescaled
 
 from .conftest import CLASSES, HEIGHT, WIDTH, rectangle_rle, seen
 
@@ -34,6 +34,21 @@ def test_unsure_detections_are_dashed() -> None:
     dashed = has_color(draw(GREY, seen(box, scores=[0.1]), CLASSES, score_threshold=0.3), 0)[70, 30:91]
     assert solid.all()
     assert 0.3 < dashed.mean() < 0.8
+
+
+def test_dashes_are_seen_on_a_photo_of_their_own_colour() -> None:
+    photo = np.full((HEIGHT, WIDTH, 3), color_of(0), np.uint8)
+    line = draw(photo, seen((30, 30, 90, 70), scores=[0.1]), CLASSES, score_threshold=0.3)[70, 30:91].astype(int)
+    assert 0.3 < (np.abs(line - color_of(0)).sum(-1) > 200).mean() < 0.7
+
+
+def test_small_images_are_enlarged_until_names_can_be_read() -> None:
+    small = np.full((192, 256, 3), 120, np.uint8)
+    drawn = draw_readable(small, seen((30, 60, 90, 140), scores=[0.9]), CLASSES)
+    assert drawn.shape == (480, 640, 3)
+    assert has_color(drawn, 0)[350, 75:225].all()  # the lower edge, 2.5 times as far
+    large = np.full((700, 900, 3), 120, np.uint8)
+    assert draw_readable(large, seen(scores=[]), CLASSES).shape == large.shape
 
 
 def test_masks_tint_what_they_cover_and_nothing_else() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from engine.dataset.types import ClassInfo, CocoDataset, DatasetInfo, Detections, Problem, Severity
 from engine.evaluation.findings import mistakes, thresholds
 from engine.evaluation.ground_truth import truth_of
-from engine.evaluation.report import class_rows, curves, render_report, verdict
+from engine.evaluation.report import class_rows, curves, render_report, score_curves, verdict
 from engine.evaluation.retention import retention
 from engine.evaluation.samples import SampleView, make_record
 from engine.results import (
@@ -27,6 +27,7 @@ from engine.results import (
     Confusion,
     HistoryPoint,
     Retention,
+    ScoreCurve,
     TeacherResult,
 )
 from engine.spec import TeacherName
@@ -85,6 +86,7 @@ def report(*results: TeacherResult, **more: Any) -> str:
         "created": "2026-11-24T02:31:05+00:00",
         "info": info(),
         "config_yaml": "name: forklifts\n",
+        "settings": {},
         "samples": {},
         "environment": {"hardware": "CPU"},
     }
@@ -180,21 +182,26 @@ def test_a_base_without_skill_on_other_things_is_no_reason_to_warn() -> None:
     assert not any("switch" in remark for remark in verdict(unmeasured).remarks)
 
 
-def test_mistakes_are_bars_of_base_and_adapter_on_one_scale() -> None:
+def test_mistakes_tell_objects_from_detections_and_each_group_adds_up() -> None:
     counted = result(
         metrics(0.1),
         metrics(0.3),
-        confusion_before=confused(objects=20, found=5, missed=15, false=40),
-        confusion_after=confused(objects=20, found=16, missed=4, false=10),
+        confusion_before=confused(objects=20, found=5, missed=12, wrong_class=3, false=40),
+        confusion_after=confused(objects=20, found=16, missed=4, false=10, duplicates=6),
     )
-    rows = {row.label: (row.before, row.after, row.before_share, row.after_share) for row in mistakes(counted)}
-    assert rows["Found"] == (5, 16, 0.125, 0.4)
-    assert rows["False"] == (40, 10, 1.0, 0.25)
+    objects, detections = mistakes(counted)
+    rows = {row.label: (row.before, row.after, row.before_share, row.after_share) for row in objects.rows}
+    assert rows == {"Found": (5, 16, 0.25, 0.8), "Missed": (12, 4, 0.6, 0.2), "Mistaken": (3, 0, 0.15, 0.0)}
+    assert (objects.before, objects.after) == (20, 20)
+    rows = {row.label: (row.before, row.after, row.before_share, row.after_share) for row in detections.rows}
+    assert rows["Right"] == (5, 16, 5 / 48, 0.5)
+    assert rows["False"] == (40, 10, 40 / 48, 10 / 32)
+    assert (detections.before, detections.after) == (48, 32)
     html = report(counted)
     assert 'height="8"' in html
     assert EVIL not in html
     page = Page(html)
-    assert "Missed objects that nothing was seen of 15 4" in page.text
+    assert "Missed no detection near it 12 4" in page.text
     assert "nothing there 3" in page.text
 
 
@@ -283,6 +290,41 @@ def test_nothing_is_loaded_from_elsewhere(dataset: CocoDataset) -> None:
     assert "default-src 'none'" in html
     assert "url(" not in html
     assert "prefers-color-scheme: dark" in html
+
+
+def test_precision_recall_and_f1_are_drawn_for_base_and_adapter() -> None:
+    curve = ScoreCurve(scores=(0.9, 0.2), precision=(1.0, 0.5), recall=(0.25, 0.5))
+    measured = result(metrics(0.1), metrics(0.3), score_curve_before=curve, score_curve_after=curve)
+    precision, f1 = score_curves(curve, curve)
+    assert (precision.x_title, f1.x_title) == ("recall", "score threshold")
+    assert f1.points == f1.base_points
+    assert f1.summary == "F1 over score threshold: highest 0.5 at 0.2"
+    page = Page(report(measured))
+    assert len([1 for tag, attributes in page.tags if tag == "polyline"]) == 4
+    assert score_curves(None) == []
+
+
+def test_settings_stand_in_the_report() -> None:
+    html = report(result(metrics(0.1), metrics(0.3)), settings={TeacherName.GROUNDING_DINO: {"LoRA": f"rank 8 {EVIL}"}})
+    assert "LoRA rank 8 <script>" in Page(html).text
+    assert EVIL not in html
+
+
+def test_pages_of_all_validation_images_are_linked_in_the_folder_of_the_run() -> None:
+    page = Page(report(result(metrics(0.1), metrics(0.3), validation_pages=3)))
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert links == ["teachers/grounding_dino_lora/validation/page-001.html"]
+    assert "href" not in report(result(metrics(0.1), metrics(0.3)))
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_a_legend_of_many_classes_is_folded(dataset: CocoDataset, count: int) -> None:
+    many = replace(dataset, classes=tuple(f"class {i}" for i in range(count)))
+    found = seen(*[(3, 3, 20, 20)] * count, scores=[0.5] * count, classes=list(range(count)))
+    view = views(many, 2, found, size=(WIDTH, HEIGHT), iou_type="bbox")
+    page = Page(report(result(metrics(0.1), metrics(0.4)), samples={TeacherName.GROUNDING_DINO: [view]}))
+    assert ("28 more classes" in page.text) == (count == 40)
+    assert f"class {count - 1}" in page.text
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])

@@ -12,7 +12,7 @@ from engine.dataset.types import CocoDataset, Detections
 from engine.evaluation.coco_ap import _results
 from engine.evaluation.ground_truth import coco_ground_truth
 from engine.evaluation.matching import match_all
-from engine.evaluation.thresholds import FALLBACK, best_threshold, operation
+from engine.evaluation.thresholds import CURVE_POINTS, FALLBACK, best_threshold, operation, score_curve
 
 from .conftest import CLASSES, an_object, rectangle_rle, seen
 from .test_coco_ap import random_data
@@ -153,3 +153,24 @@ def test_masks_are_compared_where_the_teacher_gives_masks(dataset: CocoDataset) 
     found = operation(dataset, [masks], iou_type="segm")
     assert found.thresholds["bolt"] == pytest.approx(0.8)
     assert (found.confusion.found, found.confusion.missed, found.confusion.matrix) == (1, 1, None)
+
+
+def test_a_score_curve_has_precision_and_recall_at_each_threshold() -> None:
+    curve = score_curve(np.asarray([0.2, 0.9, 0.9, 0.4]), np.asarray([1, 1, 0, 0], np.bool_), 4)
+    assert curve is not None
+    assert curve.scores == (0.9, 0.4, 0.2)  # equal scores are kept together
+    assert curve.precision == (0.5, 0.3333, 0.5)
+    assert curve.recall == (0.25, 0.25, 0.5)
+    assert curve.f1[2] == pytest.approx(0.5)
+    assert score_curve(np.empty(0), np.empty(0, np.bool_), 4) is None
+    assert score_curve(np.asarray([0.5]), np.asarray([0], np.bool_), 0) is None
+
+
+def test_a_score_curve_of_many_detections_is_short_and_keeps_both_ends() -> None:
+    rng = np.random.default_rng(0)
+    scores, right = rng.random(5000), rng.random(5000) < 0.3
+    curve = score_curve(scores, right, 2000)
+    assert curve is not None
+    assert len(curve.scores) == CURVE_POINTS
+    assert (curve.scores[0], curve.scores[-1]) == pytest.approx((scores.max(), scores.min()), abs=1e-4)
+    assert curve.recall[-1] == pytest.approx(right.sum() / 2000, abs=1e-4)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from engine.evaluation.samples import DetectionsRecord, SampleRecord, SampleView
 from engine.progress import Event
-from engine.training.progress import tensorboard, thinned
+from engine.results import AdapterFile, ApMetrics, TeacherResult
+from engine.spec import TeacherName
+from engine.training.progress import TensorBoard, thinned
 
 
 def step(number: int, *, time: float, loss: float = 1.0) -> Event:
@@ -30,12 +35,55 @@ def test_other_events_pass_at_once_after_the_step_before_them() -> None:
 
 
 def test_tensorboard_shows_loss_and_ap_and_forgets_what_a_resumed_run_does_again(tmp_path: Path) -> None:
-    with tensorboard(tmp_path) as listen:
+    with closing(TensorBoard(tmp_path)) as listen:
         for number in (1, 2, 3):
             listen(step(number, time=number, loss=number))
         listen(Event(event="evaluation", step=3, ap=0.25, phase="adapted"))
-    with tensorboard(tmp_path) as listen:
+    with closing(TensorBoard(tmp_path)) as listen:
         listen(step(3, time=5, loss=30))
     read = EventAccumulator(str(tmp_path)).Reload()
     assert [(s.step, s.value) for s in read.Scalars("train/loss")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
     assert read.Scalars("train/l1")[0].value == pytest.approx(0.5)
+
+
+def test_tensorboard_shows_base_and_adapted_in_one_chart(tmp_path: Path) -> None:
+    with closing(TensorBoard(tmp_path)) as listen:
+        listen(Event(event="evaluation", step=0, ap=0.1, ap_before=0.1, phase="base"))
+        listen(Event(event="evaluation", step=5, ap=0.4, ap_before=0.1, phase="adapted"))
+    runs = {run: EventAccumulator(str(tmp_path / run)).Reload().Scalars("ap/val") for run in ("", "base")}
+    assert [(s.step, pytest.approx(s.value)) for s in runs[""]] == [(5, 0.4)]
+    assert [(s.step, pytest.approx(s.value)) for s in runs["base"]] == [(0, 0.1), (5, 0.1)]
+
+
+def test_tensorboard_shows_pictures_and_settings_with_the_metrics_they_led_to(
+    tmp_path: Path,
+) -> None:
+    boxes = DetectionsRecord(boxes_xyxy=((3, 3, 20, 20),), scores=(0.9,), class_indices=(0,))
+    record = SampleRecord(
+        index=0, file_name="0.jpg", width=120, height=80, classes=("bolt",), truth=boxes, before=boxes, after=boxes
+    )
+    metrics = ApMetrics.model_validate(
+        dict.fromkeys(set(ApMetrics.model_fields) - {"per_class", "images", "miou"}, 0.4) | {"per_class": {}}
+    )
+    result = TeacherResult(
+        teacher=TeacherName.GROUNDING_DINO,
+        base_model="tiny",
+        base_revision=None,
+        before=metrics,
+        after=metrics,
+        epochs=1,
+        steps=7,
+        seconds=1,
+        peak_memory_bytes=1,
+        trainable_parameters=1,
+        adapter=AdapterFile(uri="a", sha256="b", size_bytes=1),
+    )
+    with closing(TensorBoard(tmp_path)) as board:
+        board.summarize({"LoRA": "rank 8"}, result, [SampleView(np.zeros((80, 120, 3), np.uint8), record)])
+    read = EventAccumulator(str(tmp_path)).Reload()
+    (tag,) = read.Tags()["images"]
+    assert tag == "truth, base, adapted/0.jpg"
+    assert read.Images(tag)[0].width == 3 * 240
+    assert read.Scalars("hparam/ap")[0].value == pytest.approx(0.4)
+    session = read.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"rank 8" in session

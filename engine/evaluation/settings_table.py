@@ -1,0 +1,39 @@
+"""The settings of a run that decide how a teacher learns, as names and values for people."""
+
+from __future__ import annotations
+
+from engine.config import RunConfig
+from engine.spec import TeacherName
+
+
+def settings_table(config: RunConfig, teacher: TeacherName) -> dict[str, str]:
+    """Return name and value of each setting to show, in order; all of them are in ``teacher_config.yaml``."""
+    settings, training = config.teachers.of(teacher), config.training
+    if settings is None:
+        return {}
+    lora, look = settings.lora, config.augmentation
+    images = settings.batch_size * settings.accumulation_steps
+    rows = {
+        "LoRA": f"preset {lora.preset.value}, rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}",
+        "Epochs": f"{settings.epochs}, {_patience(training.patience)}",
+        "Batch": f"{images} images a step",
+        "Learning rate": f"{settings.learning_rate:g}, {settings.schedule}, "
+        f"warm-up {settings.warmup_fraction:.0%}, weight decay {settings.weight_decay:g}",
+        "Gradient norm": f"clipped at {settings.clip_norm:g}",
+        "Precision": training.precision.value,
+        "Augmentation": f"intensity {look.intensity.value if look.intensity else 'by the data'}"
+        + (f", {', '.join(one.value for one in look.characteristics)}" if look.characteristics else ""),
+        "Seed": str(training.seed),
+    }
+    if lora.skip_layers:
+        rows["Skipped layers"] = str(lora.skip_layers)
+    if settings.views:
+        rows["Views"] = f"{settings.views} an image, in turns"
+    if config.data.split is not None:
+        split = config.data.split
+        rows["Split"] = f"train {split.train} %, val {split.val} %, test {split.test} %"
+    return rows
+
+
+def _patience(patience: int) -> str:
+    return f"stops after {patience} evaluations without a better AP" if patience else "no early stopping"

@@ -1,0 +1,91 @@
+"""Every image of the validation part with its truth and what base and adapted teacher detect, page by page, as HTML.
+
+A page needs nothing else, runs no script, and links to the pages before and after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from engine.dataset.types import CocoDataset, Detections, Sample
+from engine.evaluation.ground_truth import IouType
+from engine.evaluation.pictures import legend, pictures
+from engine.evaluation.samples import MIN_SCORE, SampleView, make_record
+
+PER_PAGE = 50
+MOST_IMAGES = 500
+"""Larger validation parts are thinned evenly to so many: some 25 MB of pages."""
+
+SIDE = 320
+"""Longer side of a picture in pixels."""
+
+PICTURE_BYTES = 16_000
+"""About so much for each picture."""
+
+
+def page_name(number: int) -> str:
+    """Return the file name of a page; the first is 1."""
+    return f"page-{number:03d}.html"
+
+
+def write_pages(
+    folder: Path,
+    dataset: CocoDataset,
+    load: Callable[[int], Sample],
+    *,
+    title: str,
+    before: Sequence[Detections],
+    after: Sequence[Detections],
+    iou_type: IouType,
+) -> int:
+    """Write the pages of a teacher and return how many there are.
+
+    Args:
+        folder: Where they go; it is made.
+        dataset: The validation part.
+        load: Gives the sample of an image.
+        title: Heading of each page.
+        before: Detections of the base in each image, in original pixels.
+        after: Detections of the adapted teacher.
+        iou_type: Whether boxes or masks are compared.
+    """
+    chosen = _spread(len(dataset), MOST_IMAGES)
+    pages = [chosen[start : start + PER_PAGE] for start in range(0, len(chosen), PER_PAGE)]
+    template = Environment(
+        loader=PackageLoader("engine.evaluation", ""), autoescape=True, undefined=StrictUndefined
+    ).get_template("validation_page.html.j2")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, indices in enumerate(pages, start=1):
+        views = []
+        for index in indices:
+            image = Image.fromarray(load(index).image)
+            image.thumbnail((SIDE, SIDE))
+            record = make_record(dataset, index, before[index], after[index], iou_type=iou_type)
+            views.append(SampleView(np.asarray(image), record))
+        html = template.render(
+            title=title,
+            number=number,
+            count=len(pages),
+            page_name=page_name,
+            shown=len(chosen),
+            images=len(dataset),
+            score_threshold=MIN_SCORE,
+            legend=[] if iou_type == "segm" else legend(views),
+            samples=[pictures(view, budget=PICTURE_BYTES, side=SIDE) for view in views],
+        )
+        (folder / page_name(number)).write_text(html, encoding="utf-8")
+    return len(pages)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of the indices below ``count``, evenly spread.
+
+    >>> _spread(3, 5), _spread(10, 4)
+    ([0, 1, 2], [0, 2, 5, 7])
+    """
+    return list(range(count)) if count <= most else [i * count // most for i in range(most)]
