@@ -108,6 +108,7 @@ def test_a_run_leaves_a_better_adapter_and_all_that_belongs_to_it(toy_data: Path
         "result.json",
         "samples.json",
         "teacher.json",
+        "validation/page-001.html",
     ]
     records = [SampleRecord.model_validate(value) for value in json.loads((folder / "samples.json").read_text())]
     assert len(records) == 6
