@@ -42,6 +42,7 @@ COPY --from=project /opt/project /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1
 USER 65532:65532
 WORKDIR /tmp

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -18,7 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from engine import child_process
 from engine.errors import ConfigError, InterruptedTrainingError, StorageError
+from engine.signals import handle_stop, is_second_ctrl_c, restore_handlers
 
 GRACE = 100.0
 """Seconds for a checkpoint after SIGTERM; who started us may wait for 120."""
@@ -81,7 +82,7 @@ def launch(
     grace: float = GRACE,
     settle: float = SETTLE,
 ) -> int:
-    """Run a command in several processes until all have ended. SIGTERM is passed on to them.
+    """Run a command in several processes until all have ended. SIGTERM and Ctrl-C are passed on to them.
 
     Args:
         command: Gives the command of a process, which is to leave its outcome in the file that is handed in.
@@ -103,11 +104,11 @@ def launch(
     """
     address = _address(rendezvous, nodes=nodes, node_rank=node_rank)
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    common = {"OMP_NUM_THREADS": str(threads), **os.environ, **address}
+    common = {**child_process.environment({"OMP_NUM_THREADS": str(threads), **os.environ}), **address}
     with TemporaryDirectory() as folder:
         left = [Path(folder, str(rank)) if outcome else None for rank in range(processes)]
         group = _Group(grace=grace, settle=settle)
-        previous = signal.signal(signal.SIGTERM, group.stop)  # before there is a process, so that none is left behind
+        previous = handle_stop(group.stop)  # before there is a process, so that none is left behind
         try:
             for rank in range(processes):
                 place = Place(node_rank * processes + rank, nodes * processes, rank, processes)
@@ -115,7 +116,7 @@ def launch(
             group.wait()
         finally:
             group.kill()
-            signal.signal(signal.SIGTERM, previous)
+            restore_handlers(previous)
         speaker, exit_code = group.verdict()
         file = None if speaker is None else left[speaker]
         if outcome is not None and file is not None and file.exists():
@@ -139,9 +140,10 @@ class _Group:
         self.stopped = False
         self.deadline: float | None = None
 
-    def stop(self, *_: object) -> None:
-        """SIGTERM for all."""
-        self.stopped, self.deadline = True, time.monotonic() + self.grace
+    def stop(self, number: int, frame: object) -> None:
+        """SIGTERM for all; after a second Ctrl-C they are killed."""
+        again = is_second_ctrl_c(number)
+        self.stopped, self.deadline = True, time.monotonic() + (0 if again else self.grace)
         for process in self.processes:
             process.terminate()
 

@@ -10,11 +10,12 @@ import hashlib
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from engine import child_process
 from engine.artifacts import RESULT, RunLayout, RunMetadata, read_metadata
 from engine.config import RunConfig, decisive, from_yaml, to_yaml
 from engine.dataset import DatasetInfo, inspect_request
@@ -25,7 +26,8 @@ from engine.errors import EXIT_ERRORS, ConfigError, InterruptedTrainingError, St
 from engine.manifest import Manifest
 from engine.outlook import check_layers
 from engine.plan import TrainingRun, plan
-from engine.progress import Listener, parse_line
+from engine.progress import Event, Listener, parse_line
+from engine.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, restore_handlers
 from engine.storage import Storage, join, name
 
 _ELSEWHERE = "move {} away, train into another output, or give `teacher run --again` to replace it"
@@ -141,39 +143,65 @@ def forget(runs: tuple[TrainingRun, ...], storage: Storage, *, work_dir: Path) -
 def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
     """Run one training run as a process and tell ``listener`` of its progress.
 
+    SIGTERM, and Ctrl-C, which a terminal sends to both processes, let it take a checkpoint. It ends with this process.
+
     Raises:
         TeacherError: The subclass that its exit code stands for, with the message it ended with.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     config_file = work_dir / "teacher_config.yaml"
     config_file.write_text(to_yaml(run.config), encoding="utf-8")
-    command = [sys.executable, "-m", "engine.cli", "train", "--config", str(config_file)]
-    command += ["--teacher", run.teacher.value, "--work-dir", str(work_dir), "--progress", "json"]
-    message, requested = "", False
+    words = ["train", "--config", str(config_file), "--teacher", run.teacher.value]
+    command = child_process.command(*words, "--work-dir", str(work_dir), "--progress", "json")
+    failure: Event | None = None
+    requested = False
     process: subprocess.Popen[str] | None = None
 
-    def stop(*_: object) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         nonlocal requested
-        requested = True
+        again, requested = is_second_ctrl_c(number), True
         if process is not None:
-            process.terminate()
+            process.kill() if again else process.terminate()
+        if again and callable(previous[signal.SIGINT]):
+            previous[signal.SIGINT](number, frame)
 
-    previous = signal.signal(signal.SIGTERM, stop)  # before there is a process, so that none is left behind
+    previous = handle_stop(stop)  # before there is a process, so that none is left behind
     try:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
+        with subprocess.Popen(  # noqa: S603 - our own command
+            command, env=child_process.environment(), stdout=subprocess.PIPE, text=True, errors="replace"
+        ) as process:
             if requested:
                 process.terminate()
             assert process.stdout is not None  # noqa: S101 - it was asked for
-            for line in process.stdout:
-                event = parse_line(line)
-                if event is None:
-                    continue
-                if event.event == "error":
-                    message = event.message or ""
-                listener(event)
+            try:
+                for line in process.stdout:
+                    event = parse_line(line)
+                    if event is None:
+                        continue
+                    if event.event == "error":
+                        failure = event
+                    listener(event)
+            except BaseException:
+                process.terminate()  # it would train on, and be waited for
+                raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        restore_handlers(previous)
     if process.returncode != 0:
-        stopped = process.returncode in (-signal.SIGTERM, -signal.SIGINT)
-        error = InterruptedTrainingError if stopped else EXIT_ERRORS.get(process.returncode, TeacherError)
-        raise error(message or f"the trainer of {run.teacher.value} ended with exit code {process.returncode}")
+        raise _failure_of(run.teacher.value, process.returncode, failure)
+
+
+def _failure_of(teacher: str, code: int, told: Event | None) -> TeacherError:
+    """What a trainer's exit code stands for; if a signal ended it after it had told its failure, what it told."""
+    if code < 0 and told is not None and told.exit_code:
+        code = told.exit_code
+    stopped = code in (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, KILLED_BY_CTRL_C)
+    error = InterruptedTrainingError if stopped else EXIT_ERRORS.get(code, TeacherError)
+    if told is not None and told.message:
+        return error(told.message)
+    if code == -signal.SIGKILL:
+        return error(
+            f"the trainer of {teacher} was killed: most likely this machine ran out of memory. The same command goes "
+            "on from the last checkpoint"
+        )
+    how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+    return error(f"the trainer of {teacher} ended with {how}")

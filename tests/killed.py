@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from engine.artifacts import RunLayout
-from engine.cli.process import end_by_sigterm, sigterm_as_error
+from engine.cli.process import end_by_signal, sigterm_as_error
 from engine.config import RunConfig
 from engine.errors import TeacherError
 from engine.plan import TrainingRun
 from engine.progress import Event
+from engine.signals import handle_stop
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.training.publish import train_and_publish
@@ -61,7 +62,7 @@ def _train(config: RunConfig, name: TeacherName, work: Path, moments: Callable[[
     def listen(event: Event) -> None:
         counted.one()
 
-    signal.signal(signal.SIGTERM, end_by_sigterm)  # as the command line does
+    handle_stop(end_by_signal)  # as the command line does
     try:
         with sigterm_as_error():
             train_and_publish(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from engine import child_process
 from engine import launch as launcher
 from engine.cli.ending import OutcomeFile
 from engine.errors import ConfigError
@@ -37,7 +37,7 @@ def launch(
 
     def command(file: Path | None) -> Sequence[str]:
         told = [] if file is None else ["--outcome", str(file)]
-        return [sys.executable, "-m", "engine.cli", *words, *told]
+        return child_process.command(*words, *told)
 
     exit_code = launcher.launch(
         command, processes=processes, nodes=nodes, node_rank=node_rank, rendezvous=rendezvous, outcome=outcome

@@ -1,84 +1,118 @@
-"""The process of a command: how SIGTERM and failures end it. It imports little, so that it heeds SIGTERM early."""
+"""The process of a command: how signals and failures end it. It imports little, so that it heeds SIGTERM early."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
+from _thread import start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
+from engine.child_process import end_with_parent, import_nothing_from_working_directory
+from engine.cli.streams import open_streams
 from engine.errors import InterruptedTrainingError, MachineError, TeacherError
+from engine.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, signal_name
 
 PATIENCE = 10
-"""Seconds that are left at the end for threads that wait for the network; who sent SIGTERM may wait for 30."""
+"""Seconds after a request to stop until what does not end is ended; who sent SIGTERM may wait for 30."""
 
 
 class Sigterm(BaseException):
     """SIGTERM arrived. No Exception, as KeyboardInterrupt is none: libraries take those for failures of their own."""
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line; a failure is one sentence on standard error and the exit code it stands for.
 
-    SIGTERM ends it with 143 even as a container's first process, for which no signal has an effect of its own.
+    A request to stop ends it with 143 even as a container's first process, for which signals have no effect of
+    their own.
     """
-    signal.signal(signal.SIGTERM, end_by_sigterm)
-    # Threads that spin while they wait make a small step ten times slower where others use the machine too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    handle_stop(end_by_signal)
+    open_streams()
+    import_nothing_from_working_directory()
+    end_with_parent()
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    leave(_run())
+
+
+def _run() -> int:
+    """Run the command; return its exit code."""
     try:
         from engine.cli.app import app
 
         app()
+        sys.stdout.flush()  # a disk that is full is a failure too
     except Sigterm as stopped:
         sys.stderr.write(f"error: {stopped}\n")
-        _leave(InterruptedTrainingError.exit_code)
+        return InterruptedTrainingError.exit_code
     except TeacherError as error:
-        _fail(error)
+        return _failed(error)
     except OSError as error:
-        if error.errno is None or isinstance(error, BrokenPipeError):
-            raise
-        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
-        _fail(MachineError(f"{where} cannot be used: {os.strerror(error.errno)}"))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SystemExit as ended:  # of a command that has told its failure itself
-        if isinstance(ended.code, int) and ended.code:
-            _leave(ended.code)
-        raise
+        if error.errno is None:
+            return _unforeseen()
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "standard output or a file"
+        return _failed(MachineError(f"{where} cannot be used: {os.strerror(error.errno)}"))
+    except MemoryError as error:
+        return _failed(MachineError(f"this machine has too little memory: {str(error) or 'none was left'}"))
+    except KeyboardInterrupt:  # raised by a library
+        return KILLED_BY_CTRL_C
+    except SystemExit as ended:  # of a command that has told its failure itself, and of one that is done
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # noqa: BLE001 - what nobody foresaw ends the process too, with its traceback
+        return _unforeseen()
+    return 0
 
 
-def _fail(error: TeacherError) -> None:
+def _failed(error: TeacherError) -> int:
     from engine.cli.display import fail
 
     fail(error)
-    _leave(error.exit_code)
+    return error.exit_code
 
 
-def _leave(exit_code: int) -> None:
-    """End the process, whatever its threads wait for. One of several goes without its destructors: those of its
-    connections abort it where another process is gone already, and the exit code would not be what happened.
+def _unforeseen() -> int:
+    sys.excepthook(*sys.exc_info())
+    return 1
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End the process with this exit code, whatever its threads, destructors and hooks at exit would do.
+
+    Python's own way (``sys.exit``) waits for threads, then runs the destructors of large libraries: on a busy machine
+    that took longer than any patience, and what ended it changed the exit code. All that matters is written before:
+    files are closed where the blocks that write them end, as are temporary folders. What is left are the streams, and
+    processes that would keep whoever reads our output waiting.
     """
-    from engine.launch import Place
+    if "multiprocessing.process" in sys.modules:
+        from multiprocessing import active_children
 
-    with suppress(OSError):  # nobody may read them any more
-        sys.stdout.flush()
-        sys.stderr.flush()
-    if Place.of(os.environ).size > 1:
-        os._exit(exit_code)
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(exit_code))
-    signal.alarm(signal.alarm(0) or PATIENCE)  # after SIGTERM, what is left of its time
-    sys.exit(exit_code)
+        for child in active_children():
+            child.kill()
+    if exit_code and "engine.cli.display" in sys.modules and sys.stderr.isatty():
+        from engine.cli.display import console
+
+        console.show_cursor()  # a bar that was ended has left it hidden
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            if exit_code == 0:
+                exit_code = MachineError.exit_code
+                with suppress(OSError, ValueError):
+                    sys.stderr.write(f"error: standard output cannot be written: {error}\n")
+    os._exit(exit_code)
 
 
 @contextmanager
 def sigterm_as_error() -> Iterator[None]:
-    """Where failures are told, SIGTERM is one of them.
+    """Where failures are told, a request to stop is one of them.
 
     Raises:
-        InterruptedTrainingError: SIGTERM arrived within the block.
+        InterruptedTrainingError: One arrived within the block.
     """
     try:
         yield
@@ -86,10 +120,21 @@ def sigterm_as_error() -> Iterator[None]:
         raise InterruptedTrainingError(str(stopped)) from None
 
 
-def end_by_sigterm(number: int, frame: object) -> None:
-    """Unwind the main thread; what does not end in time is ended."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: nothing that is tidied up is interrupted
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(InterruptedTrainingError.exit_code))
-    signal.alarm(PATIENCE)
+def end_by_signal(number: int, frame: object) -> None:
+    """Unwind the main thread; what does not end in time is ended, and so is all by a second Ctrl-C."""
+    if is_second_ctrl_c(number):
+        os._exit(KILLED_BY_CTRL_C)
+    if number == signal.SIGINT and signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+        return  # the same Ctrl-C once more
+    for other in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)  # once is enough: nothing that is tidied up is interrupted
+    start_new_thread(_end_later, (PATIENCE,))
     words = ["teacher", *(word for word in sys.argv[1:] if not word.startswith("-"))]
-    raise Sigterm(f"SIGTERM arrived while {' '.join(words[:2])} was at work: the same command does what is left")
+    raise Sigterm(
+        f"{signal_name(number)} arrived while {' '.join(words[:2])} was at work: the same command does what is left"
+    )
+
+
+def _end_later(seconds: float) -> None:
+    time.sleep(seconds)
+    os._exit(InterruptedTrainingError.exit_code)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from engine.dataset.types import Sample
 from engine.errors import MachineError, TeacherError
+from engine.signals import STOP_SIGNALS
 from engine.teachers.base import Batch, Example, Teacher
 from engine.training.machine import SHARED_MEMORY
 from engine.training.parts import Part
@@ -114,10 +115,11 @@ def batches_from(
 
 
 def _start_worker(number: int) -> None:
-    """One thread a worker; a SIGTERM to the whole group is the main process's to handle."""
+    """One thread a worker; a signal to the whole group, such as Ctrl-C, is the main process's to handle."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _share_memory(value: Any) -> None:

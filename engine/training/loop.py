@@ -79,7 +79,7 @@ class Loop:
         start: Where to begin; of a fresh run: no step done, no optimizer state, no best adapter.
         folder: Checkpoints go there.
         hooks: What the loop asks of others.
-        stop: Set by SIGTERM.
+        stop: Set by SIGTERM and Ctrl-C.
         processes: Those that train this teacher together.
     """
 
@@ -118,7 +118,7 @@ class Loop:
         """Train to the end, or until ``patience`` evaluations brought nothing better.
 
         Raises:
-            InterruptedTrainingError: SIGTERM arrived; a checkpoint is written.
+            InterruptedTrainingError: SIGTERM or Ctrl-C arrived; a checkpoint is written.
             NotFiniteError: The loss became NaN or infinite.
             OutOfMemoryError: The GPU has too little memory, for half a batch too.
         """
@@ -316,8 +316,8 @@ class Loop:
 
     def _interrupted(self) -> InterruptedTrainingError:
         return InterruptedTrainingError(
-            f"SIGTERM arrived: {self.teacher.name} stopped after step {self.progress.step} of {self.steps.total}; "
-            "the same command goes on from there"
+            f"{self.stop.name} arrived: {self.teacher.name} stopped after step {self.progress.step} of "
+            f"{self.steps.total}; the same command goes on from there"
         )
 
 

@@ -149,7 +149,7 @@ class Processes:
 
     @contextmanager
     def _others(self) -> Iterator[None]:
-        """Speak with the others: SIGTERM waits for the end; one that does not answer is told of in a sentence."""
+        """Speak with the others: a stop signal waits for the end; one that does not answer is told of in a sentence."""
         try:
             with Stop() as stop:
                 yield
@@ -161,7 +161,7 @@ class Processes:
             ) from error
         finally:
             if stop.requested:
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(stop.number)
 
 
 ALONE = Processes()

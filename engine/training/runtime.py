@@ -18,6 +18,7 @@ import torch
 
 from engine.config import TeacherSettings
 from engine.errors import ConfigError, InterruptedTrainingError, OutOfMemoryError
+from engine.signals import forget_requests, handle_stop, is_second_ctrl_c, restore_handlers, signal_name
 from engine.spec import Precision
 from engine.teachers.base import Teacher
 
@@ -115,34 +116,51 @@ def memory_errors(teacher: Teacher, settings: TeacherSettings) -> Iterator[None]
 
 
 class Stop:
-    """Inside its block SIGTERM only sets ``requested``: whoever is at work stops where nothing is lost.
+    """Inside its block SIGTERM, or Ctrl-C, only sets ``requested``: whoever is at work stops where nothing is lost.
+
+    A second Ctrl-C has the effect that the first would have had.
 
     Args:
         alive: Is called by whoever is at work, again and again.
+
+    Attributes:
+        number: The signal that arrived first.
     """
 
     requested = False
+    number = signal.SIGTERM
 
     def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
         self.alive = alive
 
+    @property
+    def name(self) -> str:
+        """The signal that arrived, as people know it."""
+        return signal_name(self.number)
+
     def __enter__(self) -> Self:
         self._installed = threading.current_thread() is threading.main_thread()
         if self._installed:  # Python allows handlers in the main thread alone
-            self._previous = signal.signal(signal.SIGTERM, self._request)
+            if not isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), Stop):
+                forget_requests()
+            self._previous = handle_stop(self._request)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._installed:
-            signal.signal(signal.SIGTERM, self._previous)
+            restore_handlers(self._previous)
 
     def check(self) -> None:
-        """Raise InterruptedTrainingError if SIGTERM has arrived."""
+        """Raise InterruptedTrainingError if SIGTERM or Ctrl-C has arrived."""
         self.alive()
         if self.requested:
-            raise InterruptedTrainingError("SIGTERM arrived: the same command goes on from the last checkpoint")
+            raise InterruptedTrainingError(f"{self.name} arrived: the same command goes on from the last checkpoint")
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        previous = self._previous.get(signal.SIGINT)
+        if is_second_ctrl_c(number) and callable(previous):
+            previous(number, frame)
+        if not self.requested:
+            self.requested, self.number = True, signal.Signals(number)

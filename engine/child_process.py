@@ -1,0 +1,69 @@
+"""How the engine starts its own command line as another process, and how that process notices that its parent is gone.
+
+Python puts the working directory in front of all packages where it runs a module (``-m``) or a string (``-c``), and
+wherever ``PYTHONPATH`` has an empty entry. A user's ``yaml.py`` there is none of our packages, so no process of ours
+looks there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from _thread import start_new_thread
+from collections.abc import Mapping
+from pathlib import Path
+
+PARENT = "TEACHER_PARENT"
+"""Environment variable: process id of who started this process, and with whom it ends."""
+
+POLL_SECONDS = 1.0
+STOP_TIMEOUT = 100.0
+"""Seconds for a checkpoint after the parent is gone."""
+
+
+def command(*words: str) -> list[str]:
+    """``teacher`` with these words, by this interpreter and the packages installed for it."""
+    return [sys.executable, "-P", "-m", "engine.cli", *words]
+
+
+def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment of a process that ends with this one and imports nothing from its working directory."""
+    variables = dict(os.environ if base is None else base)
+    _without_working_directory(variables)
+    return variables | {PARENT: str(os.getpid())}
+
+
+def import_nothing_from_working_directory() -> None:
+    """Apply it to this process, which is the command line, and to every process that it starts by whatever library."""
+    here, installed_in = str(Path.cwd()), str(Path(__file__).resolve().parents[1])
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if len(entries) > 1 and "" in entries and here not in entries and here != installed_in:
+        sys.path[:] = [entry for entry in sys.path if entry not in ("", here)]
+    _without_working_directory(os.environ)
+
+
+def _without_working_directory(variables: dict[str, str] | os._Environ[str]) -> None:
+    variables["PYTHONSAFEPATH"] = "1"
+    if "PYTHONPATH" in variables:
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, variables["PYTHONPATH"].split(os.pathsep)))
+
+
+def end_with_parent() -> None:
+    """From now on this process stops, by SIGTERM, when the one that started it through :func:`environment` is gone.
+
+    It is watched by a thread. The kernel's own way (``PR_SET_PDEATHSIG``) is Linux's alone, and acts when the thread
+    ends that has started the process.
+    """
+    parent = int(os.environ.pop(PARENT, None) or 0)  # not for the processes that this one starts
+    if parent:
+        start_new_thread(_watch, (parent,))
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_TIMEOUT)
+    os._exit(128 + signal.SIGTERM)
