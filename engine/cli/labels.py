@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli import options
-from engine.cli.display import console, is_terminal, show_metrics
+from engine.cli.display import console, is_terminal, note, show_metrics
 from engine.dataset.types import NMS_IOU
 from engine.errors import ConfigError
 from engine.spec import TeacherName
@@ -88,6 +88,7 @@ def label(
         again=again,
         overlays=None if overlays is None else Overlays(overlays, overlay_count),
         on_progress=_teller(),
+        on_note=note,
     )
     if done is None:
         console.print("these labels are there already; --again makes them anew", style="dim")

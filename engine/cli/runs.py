@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from engine.results import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, default_cache
 from engine.storage.bounded import MANIFEST_BYTES, read_bounded
+from engine.storage.claims import locked
 from engine.validation import parse
 
 if TYPE_CHECKING:
@@ -69,7 +70,10 @@ def run(
     if done is None:
         folder = _work_dir(work_dir, layout)
         if again:
-            local.forget(runs, storage, work_dir=folder)
+            with ExitStack() as locks:
+                for one in runs:
+                    locks.enter_context(_only_here(one, folder))
+                local.forget(runs, storage, work_dir=folder)
         local.begin(info, runs, storage)
         for one in runs:
             local.train(one, listener=_listener(progress), work_dir=folder)
@@ -241,16 +245,23 @@ def _train_one(
     from engine.training.publish import train_and_publish
     from engine.training.watchdog import print_failure
 
-    folder = _work_dir(work_dir, run.layout)
-    return train_and_publish(
-        run,
-        storage=storage,
-        listener=listener,
-        work_dir=folder,
-        cache=default_cache(),
-        processes=processes or ALONE,
-        on_hang=on_hang or print_failure,
-    )
+    folder, processes = _work_dir(work_dir, run.layout), processes or ALONE
+    with _only_here(run, folder) if processes.first else nullcontext():
+        return train_and_publish(
+            run,
+            storage=storage,
+            listener=listener,
+            work_dir=folder,
+            cache=default_cache(),
+            processes=processes,
+            on_hang=on_hang or print_failure,
+        )
+
+
+def _only_here(run: TrainingRun, folder: Path) -> AbstractContextManager[None]:
+    """Keep other processes of this machine from training the same teacher in the same folder, or emptying it."""
+    file = folder.resolve().with_name(f"{folder.name}.{run.teacher.slug}.lock")
+    return locked(file, what=f"{run.teacher.value} of this run in {folder}")
 
 
 def _hung(outcome: Path | None, teacher: str, error: NoProgressError) -> None:

@@ -16,6 +16,7 @@ from engine.labelling.journal import Journal
 from engine.labelling.overlays import Overlays
 from engine.labelling.records import image_line, skipped_line
 from engine.storage import Storage, join
+from engine.storage.claims import claimed
 from engine.teachers.labeller import Labeller
 
 CHUNK = 64
@@ -78,6 +79,7 @@ def label_folder(
     again: bool = False,
     overlays: Overlays | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
     chunk_size: int = CHUNK,
 ) -> Labelled | None:
     """Label all images below a folder, as a stream: neither images nor labels are ever all in memory or on disk.
@@ -95,6 +97,7 @@ def label_folder(
             the new ones are whole.
         overlays: Pictures to draw.
         on_progress: Told after each batch.
+        on_note: Is given a sentence where the work has to wait for another process.
         chunk_size: Images that are finished together.
 
     Returns:
@@ -104,7 +107,7 @@ def label_folder(
         ConfigError: The output was made or begun with other adapters or settings, was made of other images, or is a
             folder; pictures would lie among images.
         DataError: The folder holds no images, or none that can be read. Labels that are there stay.
-        StorageError: Storage refuses, or was gone after all retries.
+        StorageError: Storage refuses, or was gone after all retries; or another process labels into this output.
     """
     storage = storage or Storage()
     local = storage.local_path(output)
@@ -115,11 +118,36 @@ def label_folder(
     before = Listing(chunked(list_images(images, storage), chunk_size))
     if not before.images:
         raise DataError(f"{images} holds no images: give the folder that they are in")
+    with claimed(output, storage, note=on_note) as check:
+        return _label_claimed(
+            _Work(labeller, storage, overlays, on_progress, before.images),
+            before,
+            images,
+            output,
+            batch_size=batch_size,
+            again=again,
+            chunk_size=chunk_size,
+            check=check,
+        )
+
+
+def _label_claimed(
+    work: _Work,
+    before: Listing,
+    images: str,
+    output: str,
+    *,
+    batch_size: int,
+    again: bool,
+    chunk_size: int,
+    check: Callable[[], None],
+) -> Labelled | None:
+    """Label into an output that is this process's; ``check`` raises once it is not any more."""
+    labeller, storage = work.labeller, work.storage
     journal = Journal(output, _settings(labeller, images, chunk_size), storage=storage)
     if not journal.begin(before, again=again):
         return None
     listed = Listing()
-    work = _Work(labeller, storage, overlays, on_progress, before.images)
 
     def open_chunks() -> Iterator[Chunk]:
         for chunk in chunked(list_images(images, storage), chunk_size):
@@ -130,7 +158,9 @@ def label_folder(
                 yield chunk
 
     for chunk, pixels in read_ahead(open_chunks(), storage, ahead=max(AHEAD, 2 * batch_size)):
-        journal.finish(chunk.name, work.look(chunk, pixels, batch_size=batch_size))
+        lines = work.look(chunk, pixels, batch_size=batch_size)
+        check()
+        journal.finish(chunk.name, lines)
     if not listed.images:
         raise DataError(f"{images} held {before.images:,} images and holds none any more: is its disk still there?")
     assembly = journal.assemble(listed, zip(labeller.ids, labeller.classes, strict=True))
