@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.dataset.layouts import is_image
+from engine.dataset.listing import list_files
 from engine.dataset.types import CocoDataset, CocoImage, Detections
 from engine.storage import Storage
 
@@ -61,7 +62,7 @@ def detections_to_coco(dataset: CocoDataset, detections: Sequence[Detections], *
 
 def folder_dataset(folder: str, classes: Sequence[str], *, storage: Storage) -> CocoDataset:
     """The images of a folder as a dataset without objects."""
-    keys = [item.key for item in storage.list(folder) if is_image(item.key)]
+    keys = [item.key for item in list_files(folder, storage) if is_image(item.key)]
     return CocoDataset(
         images=tuple(CocoImage(i, key, 0, 0) for i, key in enumerate(keys, start=1)),
         annotations=((),) * len(keys),

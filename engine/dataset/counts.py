@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.ids import Distinct, Repeats, count_distinct
+from engine.dataset.ids import Distinct, Repeats, as_numbers
 from engine.dataset.objects import Judged, Verdict
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
 from engine.dataset.scan import Header, id_numbers
 from engine.dataset.segmentations import MaskKind
-from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, SizeInfo
+from engine.dataset.types import ClassInfo, DatasetInfo, ImageId, ImagesInfo, SizeInfo
 
 MASK_SHARE = 0.05
 """From this share of objects with masks on, a dataset has masks."""
@@ -134,6 +134,7 @@ class Counts:
 
     parts: list[PartCounts] = field(default_factory=list)
     classes: dict[str, ClassInfo] = field(default_factory=dict)
+    class_ids: dict[str, ImageId] = field(default_factory=dict)
     image_sizes: list[NDArray[np.float64]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     images: int = 0
@@ -151,11 +152,12 @@ class Counts:
         for index in sorted(range(len(class_names)), key=lambda i: class_order(header.class_ids[i])):
             name, class_id = class_names[index], header.class_ids[index]
             before = self.classes.get(name)
+            self.class_ids.setdefault(name, class_id)
             if name in seen:
                 part.log.add("duplicate_class_name", [name])
             seen.add(name)
             self.classes[name] = ClassInfo(
-                id=before.id if before else class_id if isinstance(class_id, int) else index,
+                id=0,
                 name=name,
                 annotations=int(objects[index]) + (before.annotations if before else 0),
                 images=int(images_of_class[index]) + (before.images if before else 0),
@@ -165,7 +167,7 @@ class Counts:
     def _duplicates(self, part: PartCounts, header: Header) -> None:
         part.ids.finish()
         part.log.add("duplicate_annotation_id", (f"annotation {i}" for i in part.ids.examples), count=part.ids.count)
-        part.log.add("duplicate_file_name", count=len(header.images) - count_distinct(header.images.names))
+        part.log.add("duplicate_file_name", count=header.repeats)
 
     @property
     def rectangles_only(self) -> bool:
@@ -239,11 +241,17 @@ class Counts:
             boxes_derived=self._sum("derived"),
             masks=self.masks,
             crowd_share=round(self._sum("crowds") / usable, 4) if usable else 0.0,
-            classes=tuple(self.classes.values()),
+            classes=self._numbered_classes(),
             sizes=self._size_info() if targets else None,
             image_sizes=self._images_info() if self.images else None,
             problems=log.problems(),
         )
+
+    def _numbered_classes(self) -> tuple[ClassInfo, ...]:
+        """The classes with an id of its own each, which that of the file is not where it is text."""
+        numbers = as_numbers([self.class_ids[name] for name in self.classes])
+        classes = zip(self.classes.values(), numbers, strict=True)
+        return tuple(one.model_copy(update={"id": number}) for one, number in classes)
 
     def _size_info(self) -> SizeInfo:
         small, medium, large = (int(n) for n in sum((part.areas for part in self.parts), _zeros(3)))

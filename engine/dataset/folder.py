@@ -12,6 +12,7 @@ from typing import Self
 
 from engine.dataset.image_digest import fingerprint, local_marks, mark_of
 from engine.dataset.layouts import find_single_part
+from engine.dataset.listing import list_files, names_among
 from engine.dataset.names import FileNames
 from engine.dataset.types import CocoImage
 from engine.errors import DataError
@@ -43,14 +44,15 @@ class ImageFolder:
         """From key to what changes with the content, and bytes."""
         return {
             item.key: (item.etag or f"modified {item.modified_ns}", item.size)
-            for item in self.storage.list(self.uri)
+            for item in list_files(self.uri, self.storage)
             if not item.key.endswith(".json")
         }
 
     @cached_property
     def names(self) -> FileNames:
-        """The files that are there."""
-        return FileNames(self._etags)
+        """The existing files."""
+        files = ((key, etag) for key, (etag, _) in self._etags.items())
+        return names_among(files, self.storage.local_path(self.uri))
 
     def fingerprint(self, keys: Sequence[str | None]) -> str:
         """One digest of the content of images, in this order, as it was when the folder was listed.

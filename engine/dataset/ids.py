@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,26 @@ class IdIndex:
         self._ids = joined[order]
         self._numbers = np.concatenate([self._numbers, np.array(numbers, np.int64)[plain]])[order]
 
+    def renumber(self, new: Callable[[Ints], Ints]) -> None:
+        """Replace all numbers by what ``new`` makes of them."""
+        self._numbers = new(self._numbers)
+        others = new(np.array(list(self._others.values()), np.int64))
+        self._others = dict(zip(self._others, others.tolist(), strict=True))
+
+    def match(self, ids: Sequence[ImageId | None]) -> Ints:
+        """(N,) the number of each of N ids that refer to those added, UNKNOWN for those that mean none.
+
+        A number also means the text of its digits, and such a text the number, where the id itself was not added:
+        exporters write the ids of images as numbers, and what refers to them as text.
+        """
+        found = self.find(ids)
+        lost = np.flatnonzero(found == UNKNOWN).tolist()
+        if lost:
+            found[lost] = self.find([other_spelling(ids[i]) for i in lost])
+        return found
+
     def find(self, ids: Sequence[ImageId | None]) -> Ints:
-        """(N,) the number of each of N ids, UNKNOWN for those that have none."""
+        """(N,) the number of each of N ids, UNKNOWN for those that were not added."""
         if set(map(type, ids)) == {int}:
             try:
                 return self._find(np.array(ids, np.int64))
@@ -128,15 +147,21 @@ class Distinct:
         return self._numbers
 
 
-def count_distinct(texts: Sequence[str]) -> int:
-    """How many different texts there are, without holding all of them."""
-    hashes = np.sort(np.fromiter(map(hash, texts), np.int64, len(texts)))
-    shared = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-    if not len(shared):
-        return len(texts)
-    doubtful = set(shared.tolist())
-    alike = [text for text in texts if hash(text) in doubtful]
-    return len(texts) - len(alike) + len(set(alike))
+def as_numbers(ids: Sequence[ImageId]) -> list[int]:
+    """A number for each id, no two alike: the first of a number keeps it, all else gets a free number.
+
+    >>> as_numbers([1, "x", 1, "1"]), as_numbers(["a", "b"])
+    ([1, 2, 3, 4], [0, 1])
+    """
+    taken = {one for one in ids if isinstance(one, int)}
+    free = count(max(taken, default=-1) + 1)
+    given: set[int] = set()
+    numbers = []
+    for one in ids:
+        number = one if isinstance(one, int) and one not in given else next(free)
+        given.add(number)
+        numbers.append(number)
+    return numbers
 
 
 def _distinct(numbers: Ints) -> Ints:
@@ -145,6 +170,19 @@ def _distinct(numbers: Ints) -> Ints:
     first = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
     return ordered[first]
+
+
+def other_spelling(one: ImageId | None) -> ImageId | None:
+    """A number as text, a text of its digits as the number; None of what has only one spelling.
+
+    >>> other_spelling(12), other_spelling("12"), other_spelling("012"), other_spelling("x")
+    ('12', 12, None, None)
+    """
+    if isinstance(one, str):
+        digits = one.removeprefix("-")
+        plain = digits.isascii() and digits.isdecimal() and len(digits) <= 18
+        return int(one) if plain and str(int(one)) == one else None
+    return None if one is None or abs(one) >= 10**18 else str(one)
 
 
 def _is_plain(one: ImageId | None) -> bool:

@@ -37,6 +37,12 @@ class ImageTable(Sequence[CocoImage]):
         rows = np.array([(image.width, image.height) for image in images], np.float64)
         self.sizes = np.concatenate([self.sizes, rows.reshape(-1, 2)])
 
+    def keep(self, kept: NDArray[np.bool_]) -> None:
+        """Drop the images where ``kept`` (images,) is False."""
+        images = [self[i] for i in np.flatnonzero(kept).tolist()]
+        self.sizes, self.names, self._ids = np.zeros((0, 2)), Texts(), array("q")
+        self.extend(images)
+
     def __len__(self) -> int:
         return len(self.names)
 

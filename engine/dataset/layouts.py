@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
+from engine.dataset.listing import list_files
 from engine.errors import DataError
 from engine.storage import NotFoundError, Storage, join, name, parent
 
@@ -96,7 +97,7 @@ def _contents(folder: str, storage: Storage) -> tuple[list[str], set[str]]:
     jsons: list[str] = []
     folders: set[str] = set()
     empty = True
-    for item in storage.list(folder):
+    for item in list_files(folder, storage):
         empty = False
         if item.key.lower().endswith(".json"):
             jsons.append(item.key)
@@ -184,7 +185,7 @@ def _subfolders(folder: str, annotations: str) -> list[str]:
 
 
 def _holds_images(folder: str, storage: Storage) -> bool:
-    return any(is_image(item.key) for item in islice(storage.list(folder), _GLANCE))
+    return any(is_image(item.key) for item in islice(list_files(folder, storage), _GLANCE))
 
 
 def _stem(key: str) -> str:

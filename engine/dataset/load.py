@@ -9,11 +9,13 @@ import numpy as np
 
 from engine.dataset.counts import class_order, only_boxes
 from engine.dataset.folder import ImageFolder
+from engine.dataset.ids import as_numbers
 from engine.dataset.layouts import PartFiles, find_single_part
+from engine.dataset.listing import list_names
 from engine.dataset.objects import Judged
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
-from engine.dataset.scan import Header, OnBlock, Scan, list_names
+from engine.dataset.scan import Header, OnBlock, Scan
 from engine.dataset.segmentations import MaskKind, parse
 from engine.dataset.types import CocoAnnotation, CocoDataset
 from engine.storage import Storage
@@ -112,5 +114,5 @@ class _Objects:
                 tuple(final(*found) for found in self.by_image.get(i, ())) for i in range(len(header.images))
             ),
             classes=tuple(classes),
-            category_ids=tuple(i if isinstance(i := ids[name], int) else n for n, name in enumerate(classes)),
+            category_ids=tuple(as_numbers([ids[name] for name in classes])),
         )

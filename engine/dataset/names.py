@@ -1,67 +1,204 @@
-"""Which file a ``file_name`` means."""
+"""Which file a ``file_name`` means, and what two entries that end on one file mean."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
 
 FEW = 16
 """Paths with the same last part that are compared one by one."""
 
+EXACT = 1 << 20
+"""Strength of a name that is the path of the file."""
+
+WHOLE = 1 << 10
+"""Strength, at least, of a name that the whole path of the file ends in, or that ends in it."""
+
+JUNK = frozenset(
+    {
+        "__macosx",
+        ".ds_store",
+        ".appledouble",
+        ".spotlight-v100",
+        ".trashes",
+        ".fseventsd",
+        ".ipynb_checkpoints",
+        "@eadir",
+        "$recycle.bin",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+    }
+)
+"""Files and folders, in small letters, that desktops, archives and notebooks leave among those of a user."""
+
+
+def is_junk(key: str) -> bool:
+    """Whether a desktop or an archive made the file, not the user: ``._a.jpg``, ``__MACOSX/a.jpg``, ``Thumbs.db``.
+
+    >>> is_junk("__MACOSX/images/a.jpg"), is_junk("images/._a.jpg"), is_junk("images/a.jpg")
+    (True, True, False)
+    """
+    return any(part.startswith("._") or part.lower() in JUNK for part in key.split("/"))
+
+
+@dataclass(frozen=True)
+class Match:
+    """The file that a name means.
+
+    Attributes:
+        key: Its path, relative to the folder of the images.
+        strength: How sure that is: ``EXACT``; or ``WHOLE`` and above where one path ends in the other, by the number of
+            their common parts; or else the number of the common parts, of a URL or an absolute path.
+    """
+
+    key: str
+    strength: int
+
 
 class FileNames:
-    """Finds the file that a ``file_name`` means among those that are there.
+    """Finds the file that a ``file_name`` means among the existing ones.
 
     Tools write it relative to some folder of theirs, with backslashes, quoted for a URL, or as a path of their server.
     So a name means the file of exactly that name; or else the only one whose path ends in it, or in whose end it ends
-    (``images/a.jpg`` is ``a.jpg``); or else, of a URL or an absolute path, the only one with the same last part.
-    ``day/1.jpg`` never is ``night/1.jpg``.
+    (``images/a.jpg`` is ``a.jpg``); or else, of a URL, an absolute path or one that leads out of its folder, the only
+    one with the same last part. ``day/1.jpg`` never is ``night/1.jpg``. Accented letters are the same whether composed
+    (NFC) or not (NFD, as macOS writes them).
+
+    What one name alone cannot show is that another entry means the same file: see :func:`rejected`.
 
     Args:
         keys: Paths of the files, relative to their folder.
+        same: Paths that are links to other ones of ``keys``, with the path of these: both are one file.
     """
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self.keys = frozenset(keys)
+    def __init__(self, keys: Iterable[str], same: Mapping[str, str] | None = None) -> None:
+        self.same = same or {}
+        self.keys = frozenset(key for key in keys if key not in self.same)
         self._same_end: dict[str, list[str]] = {}
         self._ends: dict[str, _Ends] = {}
         self._nearest: dict[tuple[str, ...], str | None] = {}
+        self._composed: dict[str, str | None] | None = None
 
     def find(self, file_name: str) -> str | None:
         """The key of the file; None if there is none, or if it may be one of several."""
+        match = self.match(file_name)
+        return None if match is None else match.key
+
+    def match(self, file_name: str) -> Match | None:
+        """The file, and how sure that is; None if there is none, or if it may be one of several."""
         if file_name in self.keys:
-            return file_name
-        for candidate in dict.fromkeys((file_name, file_name.replace("\\", "/"), *_unquoted(file_name))):
-            found = candidate if candidate in self.keys else self._by_end(candidate)
-            if found is not None:
-                return found
+            return Match(file_name, EXACT)
+        key = self._exact(file_name) or self._exact(tidied(file_name))
+        if key is not None:
+            return Match(key, EXACT)
+        for candidate in dict.fromkeys(_readings(file_name.replace("\\", "/"))):
+            tidy = tidied(candidate)
+            key = self._exact(tidy)
+            if key is not None:
+                return Match(key, WHOLE + len(tidy.split("/")))
+            key = self._by_end(tidy)
+            if key is not None:
+                return Match(self.same.get(key, key), _strength(tidy, key))
         return None
+
+    def _exact(self, path: str) -> str | None:
+        if path in self.keys:
+            return path
+        if path in self.same:
+            return self.same[path]
+        if path.isascii():
+            return None
+        if self._composed is None:
+            self._composed = {}
+            for key in (*self.keys, *self.same):
+                if not key.isascii():
+                    composed, file = _composed(key), self.same.get(key, key)
+                    known = self._composed.get(composed, file)
+                    self._composed[composed] = file if known == file else None  # two files that look the same
+        return self._composed.get(_composed(path))
 
     def _by_end(self, path: str) -> str | None:
         if not self._same_end:
-            for key in self.keys:
-                self._same_end.setdefault(_last(key).lower(), []).append(key)
-        last = _last(path).lower()
+            for key in (*self.keys, *self.same):
+                self._same_end.setdefault(_last(_composed(key)).lower(), []).append(key)
+        last = _composed(_last(path)).lower()
         keys = self._same_end.get(last)
         if not keys:
             return None
         wanted = [part for part in path.split("/") if part not in ("", ".")]
-        foreign = path.startswith("/") or wanted[0].endswith(":")
+        foreign = path.startswith("/") or wanted[0].endswith(":") or ".." in wanted
+        if ".." in wanted:
+            wanted = wanted[len(wanted) - wanted[::-1].index("..") :]
+        if not wanted:
+            return None
         if len(keys) <= FEW:
-            return _nearest(wanted, keys, foreign=foreign)
+            return self._nearest_of(wanted, keys, foreign=foreign)
         ends = [self._ends.setdefault(last, _Ends(keys, 1))]
         for part in reversed(wanted[:-1]):
-            longer = ends[-1].longer(part.lower())
+            longer = ends[-1].longer(_composed(part).lower())
             if longer is None:
                 break
             ends.append(longer)
         if len(ends) < len(wanted) and not foreign:
             whole = next((whole for end in reversed(ends) if (whole := end.longer(None))), None)
-            return None if whole is None else _nearest(wanted, whole.keys, foreign=False)
+            return None if whole is None else self._nearest_of(wanted, whole.keys, foreign=False)
         end = tuple(wanted[-len(ends) :])
         if end not in self._nearest:  # all of these fit, and there may be as many of them as images
-            self._nearest[end] = _nearest(wanted, ends[-1].keys, foreign=foreign)
+            self._nearest[end] = self._nearest_of(wanted, ends[-1].keys, foreign=foreign)
         return self._nearest[end]
+
+    def _nearest_of(self, wanted: list[str], keys: list[str], *, foreign: bool) -> str | None:
+        """The only file that ``wanted`` ends in or that ends in it (of a foreign one: that ends most like it)."""
+        scores: dict[str, tuple[int, int]] = {}
+        parts = [_composed(part) for part in wanted]
+        for key in keys:
+            there = _composed(key).split("/")
+            common = _common_end([p.lower() for p in parts], [p.lower() for p in there])
+            if foreign or common == min(len(wanted), len(there)):
+                scores[key] = common, _common_end(parts, there)
+        best = max(scores.values(), default=None)
+        likeliest = [key for key, score in scores.items() if score == best]
+        return likeliest[0] if len({self.same.get(key, key) for key in likeliest}) == 1 else None
+
+
+def rejected(claims: Mapping[str, Match]) -> list[str]:
+    """Names of those that end on one file which do not mean it.
+
+    The surest name means the file: where another entry has the path of a file itself, no other one is a guess away from
+    it. Where two are equally sure, neither is right. One name that stands in several entries is one claim.
+
+    Args:
+        claims: Names, tidied, with their matches, all of the same file.
+    """
+    best = max(match.strength for match in claims.values())
+    surest = [name for name, match in claims.items() if match.strength == best]
+    return [name for name in claims if len(surest) > 1 or name != surest[0]]
+
+
+def tidied(file_name: str) -> str:
+    r"""A name with slashes alone, without empty parts and dots, composed: equal for names that say the same.
+
+    >>> tidied("./day\\1.jpg"), tidied("/a//1.jpg")
+    ('day/1.jpg', '/a/1.jpg')
+    """
+    path = _composed(file_name.replace("\\", "/"))
+    parts = "/".join(part for part in path.split("/") if part not in ("", "."))
+    return f"/{parts}" if path.startswith("/") else parts
+
+
+def _composed(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _strength(path: str, key: str) -> int:
+    """Of a name that is not the path of the file: see :class:`Match`."""
+    wanted = [part.lower() for part in path.split("/") if part]
+    there = _composed(key).lower().split("/")
+    common = _common_end(wanted, there)
+    return common + WHOLE * (common == min(len(wanted), len(there)))
 
 
 class _Ends:
@@ -81,7 +218,7 @@ class _Ends:
         if self._longer is None:
             self._longer = {}
             for key in self.keys:
-                parts = key.split("/")
+                parts = _composed(key).split("/")
                 before = parts[-1 - self.depth].lower() if len(parts) > self.depth else None
                 self._longer.setdefault(before, _Ends([], self.depth + 1)).keys.append(key)
         return self._longer.get(part)
@@ -96,19 +233,6 @@ def _last(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def _nearest(wanted: list[str], keys: list[str], *, foreign: bool) -> str | None:
-    """The only path that ``wanted`` ends in or that ends in it (of a foreign one: that ends most like it)."""
-    scores: dict[str, tuple[int, int]] = {}
-    for key in keys:
-        there = key.split("/")
-        common = _common_end([p.lower() for p in wanted], [p.lower() for p in there])
-        if foreign or common == min(len(wanted), len(there)):
-            scores[key] = common, _common_end(wanted, there)
-    best = max(scores.values(), default=None)
-    likeliest = [key for key, score in scores.items() if score == best]
-    return likeliest[0] if len(likeliest) == 1 else None
-
-
 def _common_end(one: list[str], other: list[str]) -> int:
     count = 0
     for mine, theirs in zip(reversed(one), reversed(other), strict=False):
@@ -118,14 +242,21 @@ def _common_end(one: list[str], other: list[str]) -> int:
     return count
 
 
-def _unquoted(file_name: str) -> list[str]:
-    """The path in ``/data/local-files/?d=a%20b.jpg``, ``s3://bucket/a.jpg`` or ``http://host/data/upload/a.jpg``."""
-    if "%" not in file_name and "?" not in file_name and "://" not in file_name:
-        return []
+def _readings(path: str) -> list[str]:
+    """What a path may mean: itself, unquoted, or what ``/data/local-files/?d=a%20b.jpg`` and URLs have in them.
+
+    What Label Studio writes after ``d=`` is relative to a folder of its server, and so as good as a relative name.
+    """
+    if "%" not in path and "?" not in path and "://" not in path:
+        return [path]
     try:
-        parts = urlsplit(file_name)
+        parts = urlsplit(path)
         inner = parse_qs(parts.query).get("d")
     except ValueError:
-        return [unquote(file_name)]
-    path = f"/{inner[0]}" if inner else f"/{unquote(parts.path)}" if parts.scheme else unquote(parts.path)
-    return [unquote(file_name), path]
+        return [path, unquote(path)]
+    if inner:
+        raw = path.partition("?")[2].partition("d=")[2]  # where nothing was quoted
+        return [inner[0].lstrip("/"), unquote(raw).lstrip("/")]
+    if parts.scheme and parts.netloc:
+        return [f"/{unquote(parts.path)}", f"/{parts.path}"]
+    return [path, unquote(path), unquote(parts.path)]

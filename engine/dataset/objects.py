@@ -84,7 +84,7 @@ def judge(
         image_sizes: (images, 2) width and height in pixels, 0 where the file does not say.
         class_index: From category id to class index.
     """
-    images = image_index.find([a.image_id for a in annotations])
+    images = image_index.match([a.image_id for a in annotations])
     classes = _look_up([a.category_id for a in annotations], class_index)
     crowds = np.array([bool(a.iscrowd) for a in annotations], np.bool_)
     boxes, missing = _boxes_xywh([a.bbox for a in annotations])

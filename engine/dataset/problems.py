@@ -28,7 +28,11 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "None of the listed images is in the images folder.",
         "Give the folder that file_name is relative to.",
     ),
-    "missing_image": (WARNING, "Images are listed but not in the folder; they are left out.", "Upload them."),
+    "missing_image": (
+        WARNING,
+        "Images are listed but not in the folder, or another entry means the only file they may be; they are left out.",
+        "Upload them, or give each its path relative to the images folder.",
+    ),
     "dangling_image": (
         WARNING,
         "Annotations belong to an image that is not listed; they are left out.",

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.ids import UNKNOWN, IdIndex
+from engine.dataset.claims import Claims
+from engine.dataset.ids import UNKNOWN, IdIndex, other_spelling
 from engine.dataset.image_table import ImageTable
 from engine.dataset.layouts import PartFiles
 from engine.dataset.names import FileNames, is_unsafe
@@ -43,6 +44,7 @@ class Header:
         class_ids: Category ids in the order in which classes were met.
         class_index: From category id to position in ``class_ids``.
         categories: From category id to name.
+        repeats: How many images are of a file that an earlier image is of.
     """
 
     images: ImageTable = field(default_factory=ImageTable)
@@ -50,6 +52,7 @@ class Header:
     class_ids: list[ImageId] = field(default_factory=list)
     class_index: dict[ImageId | None, int] = field(default_factory=dict)
     categories: dict[ImageId, RawCategory] = field(default_factory=dict)
+    repeats: int = 0
 
     def class_names(self, log: ProblemLog) -> list[str]:
         """Name of each class of ``class_ids``, tidied."""
@@ -101,6 +104,8 @@ class Scan:
         self.images_listed = 0
         self.keys: list[str | None] = []
         self._images_expected = part.images_expected
+        self._claims = Claims(names)
+        self._unknown: list[int] = []
 
     def run(self, start: Callable[[], OnBlock]) -> Header:
         """Read the file and hand on every block of annotations with what was judged of it.
@@ -137,6 +142,8 @@ class Scan:
                 else:
                     _check_kind(block, source)
                     too_soon = too_soon or "images" not in reader.keys
+                    if not too_soon:
+                        self._settle()
                     if too_soon:
                         for annotation in block:
                             classes.get(annotation.category_id)
@@ -145,6 +152,7 @@ class Scan:
                 del block
         self.digest = reader.digest
         check_keys(reader.keys, source)
+        self._settle()
         unnamed = header.class_ids and not header.categories.keys() >= set(header.class_ids)
         self._complete_header()
         return not too_soon and not unnamed
@@ -162,15 +170,19 @@ class Scan:
 
     def _images(self, block: list[RawImage]) -> None:
         header, log = self.header, self.log
-        keys = [None if image.file_name is None else self.names.find(image.file_name) for image in block]
+        matches = [self.names.match(image.file_name) if image.file_name else None for image in block]
+        keys = [None if match is None else match.key for match in matches]
         self.keys += keys
         # A folder that was only guessed may be the wrong one: then nothing is known of what is missing.
         self._images_expected = self._images_expected or any(key is not None for key in keys)
         known = header.image_index.find([image.id for image in block]) != UNKNOWN
         index: dict[ImageId, int] = {}
         usable: list[CocoImage] = []
-        for image, key, is_known in zip(block, keys, known.tolist(), strict=True):
+        for image, match, is_known in zip(block, matches, known.tolist(), strict=True):
             self.images_listed += 1
+            key = None if match is None else match.key
+            if image.file_name:
+                self._claims.add(image.file_name, match)
             if image.id is None or is_known or image.id in index:
                 log.add("no_image_id" if image.id is None else "duplicate_image_id", [image.file_name or image.id])
                 continue
@@ -179,7 +191,7 @@ class Scan:
             index[image.id] = LEFT_OUT
             if not image.file_name:
                 log.add("no_file_name", [image.id])
-            elif is_unsafe(image.file_name) or (key is None and image.file_name.startswith("/")):
+            elif key is None and (is_unsafe(image.file_name) or image.file_name.startswith("/")):
                 log.add("unsafe_file_name", [image.file_name])
             elif key is None and self._images_expected:
                 log.add("missing_image", [image.file_name])
@@ -192,9 +204,33 @@ class Scan:
                 if size is None:
                     continue
                 index[image.id] = len(header.images) + len(usable)
+                self._claims.take(index[image.id])
+                if key is None:
+                    self._unknown.append(index[image.id])
                 usable.append(CocoImage(image.id, image.file_name, *size))
         header.images.extend(usable)
         header.image_index.add(list(index), list(index.values()))
+
+    def _settle(self) -> None:
+        """Leave out images whose file another entry means: known only when all of them are read."""
+        header = self.header
+        wrong = self._claims.wrong()
+        if self._images_expected:  # which it was not, perhaps, when the first images were read
+            wrong |= {image: header.images.names[image] for image in self._unknown}
+        self._unknown = []
+        if wrong:
+            self.log.add("missing_image", wrong.values(), count=len(wrong))
+            kept = np.ones(len(header.images), np.bool_)
+            kept[list(wrong)] = False
+            new = np.where(kept, np.cumsum(kept) - 1, LEFT_OUT)
+
+            def renumbered(old: NDArray[np.int64]) -> NDArray[np.int64]:
+                return np.where(old >= 0, new[np.maximum(old, 0)], old)
+
+            header.images.keep(kept)
+            header.image_index.renumber(renumbered)
+            self._claims.renumber(renumbered)
+        header.repeats = self._claims.repeats()
 
     def _categories(self, block: list[RawCategory]) -> None:
         header, log = self.header, self.log
@@ -214,6 +250,10 @@ class Scan:
         self.log.add("dummy_class", [header.categories[class_id].name for class_id in dummies], count=len(dummies))
         header.class_ids = met + [class_id for class_id in unused if class_id not in dummies]
         header.class_index = {class_id: index for index, class_id in enumerate(header.class_ids)}
+        for class_id, index in list(header.class_index.items()):
+            other = other_spelling(class_id)
+            if other is not None and other not in header.categories:
+                header.class_index[other] = index
 
 
 @contextmanager
@@ -226,11 +266,6 @@ def uncollected() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def list_names(folder: str, storage: Storage) -> FileNames:
-    """The files that may be images of a dataset."""
-    return FileNames(item.key for item in storage.list(folder) if not item.key.endswith(".json"))
 
 
 def _size(value: float | None) -> int:

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.ids import UNKNOWN, Distinct, IdIndex
+from engine.dataset.ids import UNKNOWN, Distinct, IdIndex, other_spelling
 from engine.dataset.layouts import find_single_part
 from engine.dataset.reader import CocoReader
 from engine.dataset.records import RawAnnotation, RawImage, record
@@ -145,7 +145,7 @@ class _Contents:
         return self._index.find(ids).astype(np.int32)
 
     def _objects(self, block: list[RawAnnotation]) -> NDArray[np.int32]:
-        places = self._index.find([annotation.image_id for annotation in block])
+        places = self._index.match([annotation.image_id for annotation in block])
         ids = [annotation.category_id for annotation in block]
         for class_id in dict.fromkeys(ids):
             self._classes.setdefault(class_id, len(self._classes))
@@ -166,7 +166,8 @@ class _Contents:
     def labels(self) -> list[tuple[int, ...]]:
         """Of each place the classes that occur there, by their positions in :meth:`names`."""
         position = {class_id: i for i, class_id in enumerate(self.names())}
-        listed = np.array([position.get(class_id, -1) for class_id in self._classes], np.int64)
+        known = [position.get(one, position.get(other_spelling(one), -1)) for one in self._classes]
+        listed = np.array(known, np.int64)
         pairs = self._pairs.numbers()
         places, classes = pairs >> 24, listed[pairs & 0xFFFFFF] if len(pairs) else pairs
         places, classes = places[classes >= 0], classes[classes >= 0]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from engine.dataset.images import decode_image
 from engine.dataset.layouts import is_image
+from engine.dataset.listing import list_files
 from engine.errors import DataError
 from engine.storage import NotFoundError, ObjectInfo, Storage
 
@@ -78,7 +79,7 @@ class Listing:
 
 def list_images(folder: str, storage: Storage) -> Iterator[ObjectInfo]:
     """The images of a folder, by name, sorted by key, as they come."""
-    return (item for item in storage.list(folder) if is_image(item.key))
+    return (item for item in list_files(folder, storage) if is_image(item.key))
 
 
 def chunked(items: Iterable[ObjectInfo], size: int) -> Iterator[Chunk]:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.dataset.ids import SMALL, UNKNOWN, Distinct, IdIndex, Repeats, count_distinct
+from engine.dataset.ids import SMALL, UNKNOWN, Distinct, IdIndex, Repeats, as_numbers
 from engine.dataset.image_table import ImageTable
 from engine.dataset.types import CocoImage
 
@@ -43,9 +43,18 @@ def test_numbers_that_occur_again_are_counted(blocks: list[list[int]]) -> None:
     assert distinct.numbers().tolist() == sorted(counts)
 
 
-@given(st.lists(st.sampled_from(["a", "b", "", "é"]) | st.text(max_size=3)))
-def test_different_texts_are_counted(texts: list[str]) -> None:
-    assert count_distinct(texts) == len(set(texts))
+@given(st.lists(IDS))
+def test_each_id_gets_a_number_of_its_own_and_numbers_stay(ids: list[int | str]) -> None:
+    numbers = as_numbers(ids)
+    assert len(set(numbers)) == len(ids)
+    assert set(numbers) >= {one for one in ids if isinstance(one, int)}
+
+
+def test_ids_are_matched_with_their_other_spelling_only_where_they_are_not_there_themselves() -> None:
+    index = IdIndex()
+    index.add([1, "1", 2, "3", "x", 2**70], range(6))
+    assert index.match([1, "1", "2", 3, "x", "02", "y", None]).tolist() == [0, 1, 2, 3, 4, UNKNOWN, UNKNOWN, UNKNOWN]
+    assert index.find(["2", 3]).tolist() == [UNKNOWN, UNKNOWN]
 
 
 @given(
