@@ -11,12 +11,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from engine import child_process
 from engine.artifacts import RESULT, RunLayout, RunMetadata, read_metadata
+from engine.base_identity import base_digest
 from engine.config import RunConfig, decisive, from_yaml, to_yaml
 from engine.dataset import DatasetInfo, inspect_request
 from engine.dataset.class_names import find_vocabulary, judge_names
@@ -42,7 +44,7 @@ def prepare(
     say to the base that reads them, is seen here, before a GPU is paid for.
     """
     info = inspect_request(manifest.spec.dataset, storage=storage)
-    runs = plan(manifest, info, overrides=overrides)
+    runs = plan(manifest, info, overrides=overrides, base_digest=partial(base_digest, storage=storage))
     check_layers(runs[0].config, storage)
     reader, prompts = runs[0].config.teachers.grounding_dino, runs[0].config.data.prompts
     if reader is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,11 @@ class TrainingRun:
 
 
 def plan(
-    manifest: Manifest, info: DatasetInfo, *, overrides: Mapping[str, Any] | None = None
+    manifest: Manifest,
+    info: DatasetInfo,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    base_digest: Callable[[str], str | None] = lambda base_model: None,
 ) -> tuple[TrainingRun, ...]:
     """One training run per teacher that the data calls for, boxes before masks. Pure.
 
@@ -37,5 +41,5 @@ def plan(
         ConfigError: The request contradicts itself or the data.
         DataError: The data cannot be trained on.
     """
-    config = generate_config(info, manifest.spec, name=manifest.name, overrides=overrides)
+    config = generate_config(info, manifest.spec, name=manifest.name, overrides=overrides, base_digest=base_digest)
     return tuple(TrainingRun(teacher, config) for teacher in config.teachers.names)

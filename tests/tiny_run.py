@@ -43,6 +43,7 @@ def save_run(
             teacher=name,
             base_revision=model.sha256,
             base_sha256=model.sha256,
+            base_parts=dict(model.parts),
             classes=CLASSES,
             prompts={},
             settings=settings,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import resources
@@ -48,6 +48,7 @@ def generate_config(
     name: str = "run",
     run_id: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    base_digest: Callable[[str], str | None] = lambda base_model: None,
 ) -> RunConfig:
     """The complete configuration of a run.
 
@@ -58,6 +59,7 @@ def generate_config(
         run_id: Default: a digest of the configuration, so that the same request on the same data is the same run.
         overrides: Settings by their path in ``teacher_config.yaml``, such as ``{"teachers.sam.clip_norm": 0.5}``;
             ``teachers.*.epochs`` is that of every teacher.
+        base_digest: Gives what changes with the files of a base model, so that another base is another run.
 
     Raises:
         ConfigError: Settings are unknown, or contradict each other or the data.
@@ -97,6 +99,11 @@ def generate_config(
     for teacher in names:
         _fill(config["teachers"][teacher.slug], images=images, classes=len(classes) if isinstance(classes, list) else 0)
     config["run_id"] = run_id or "unknown"
+    parse(RunConfig, config, where="the configuration")
+    for teacher in names:
+        settings = config["teachers"][teacher.slug]
+        if settings is not None and settings.get("base_digest") is None:
+            settings["base_digest"] = base_digest(settings["base_model"])
     checked = parse(RunConfig, config, where="the configuration")
     return checked if run_id is not None else checked.model_copy(update={"run_id": _digest(config)})
 
@@ -255,7 +262,9 @@ def decisive(config: Plain) -> Plain:
     """What of a configuration, as plain values, decides what its run comes to: the run id is a digest of it."""
     kept = {key: value for key, value in config.items() if key not in NOT_IN_RUN_ID}
     teachers = {
-        name: {k: v for k, v in settings.items() if k not in NOT_IN_RUN_ID} if isinstance(settings, dict) else settings
+        name: {k: v for k, v in settings.items() if k not in NOT_IN_RUN_ID and not (k == "base_digest" and v is None)}
+        if isinstance(settings, dict)
+        else settings
         for name, settings in config["teachers"].items()
     }
     return kept | {

@@ -53,6 +53,9 @@ class TeacherSettings(ConfigModel):
 
     base_model: Uri = Field(description="hub id, folder, s3:// prefix, or (SAM) a .pth file")
     revision: str | None = Field(max_length=128, description="commit or tag of a hub id")
+    base_digest: str | None = Field(
+        default=None, max_length=64, description="of the base's files when the run was planned; null: of a hub id"
+    )
     lora: LoraSettings = Field(description="size and place of the adapter")
     epochs: int = Field(ge=1, le=MOST, description="passes over the training part")
     batch_size: int = Field(

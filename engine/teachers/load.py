@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from engine.artifacts import ADAPTER, ADAPTER_CONFIG, METADATA, RESULT, RunLayout, read_metadata
+from engine.base_identity import PARTS
 from engine.config import TeacherSettings
 from engine.dataset.types import NMS_IOU, DatasetInfo
 from engine.errors import BaseModelError, ConfigError, StorageError
@@ -23,7 +25,9 @@ from engine.storage.publication import sha256_of
 from engine.teachers.base import REGISTRY, Teacher
 from engine.teachers.labeller import Labeller
 from engine.teachers.lora import TEACHER, AdapterCard, load_adapter
-from engine.teachers.sources import is_hub_id, resolve_base_model
+from engine.teachers.sources import LocalModel, is_hub_id, resolve_base_model
+
+LOG = logging.getLogger(__name__)
 
 POOR_F1 = 0.1
 """A class below this F1 is not worth labelling."""
@@ -283,6 +287,20 @@ def _as_published(folder: Path, uri: str, storage: Storage) -> Path:
     return folder
 
 
+def _check_parts(card: AdapterCard, base: LocalModel, source: str) -> None:
+    """That the same weights are also configured, shown images and read text as they were."""
+    if not card.base_parts:
+        LOG.info("the adapter for %s is of an earlier version: only the weights of its base are compared", source)
+    changed = [part for part, digest in card.base_parts.items() if base.parts.get(part) != digest]
+    if changed:
+        files = ", ".join(file for part in changed for file in PARTS.get(part, ()) if (base.folder / file).is_file())
+        raise BaseModelError(
+            f"the adapter was made for a base model with another {' and '.join(changed)} than {source} has now, with "
+            f"the same weights: bring {files or 'the missing files'} back as they were, or pass the base_model that "
+            "it was trained on"
+        )
+
+
 def _load(
     folder: Path, base_model: str | None, storage: Storage, cache: Path, device: str | torch.device | None
 ) -> Teacher:
@@ -296,6 +314,7 @@ def _load(
             f"the adapter was made for weights with sha256 {card.base_sha256}, but base model {source} has "
             f"{base.sha256}: pass the base_model that it was trained on"
         )
+    _check_parts(card, base, source)
     teacher = REGISTRY[card.teacher].load(
         base.folder, classes=card.classes, prompts=card.prompts, settings=card.settings
     )

@@ -49,6 +49,9 @@ class AdapterCard(BaseModel):
     teacher: TeacherName
     base_revision: str = Field(description="Commit of a hub model, sha256 of the weights of any other.")
     base_sha256: str = Field(description="sha256 of the base's weights, however they were had.")
+    base_parts: dict[str, str] = Field(
+        default={}, description="sha256 of its configuration, preprocessor and tokenizer; empty: not recorded."
+    )
     classes: tuple[str, ...] = Field(description="Class names in the order of the prompt and of class indices.")
     prompts: dict[str, str] = Field(description="Phrases shown instead of class names.")
     settings: GroundingDinoSettings | SamSettings = Field(description="The teacher's part of teacher_config.yaml.")

@@ -6,18 +6,16 @@ what is in it. (Original segment-anything ``.pth`` files are read as tensors alo
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
 import transformers
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -26,9 +24,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-defined]
 
+from engine.base_identity import local_parts
 from engine.errors import BaseModelError, ConfigError
+from engine.plain_json import read_object_file
 from engine.storage import Storage, is_remote, local_path, name, parent
 from engine.storage.publication import sha256_of
+from engine.teachers.base_cache import cached_copy, hub_copy
 from engine.teachers.sam_checkpoint import convert_original
 
 FILES = (
@@ -60,11 +61,19 @@ class LocalModel:
         revision: The commit of a hub model; of any other, ``sha256``.
         sha256: Of the weights as they were had: of ``model.safetensors``, of the digests of its shards, or of the
             original ``.pth``.
+        parts: sha256 of what else decides what the model does, by the names of :data:`engine.base_identity.PARTS`;
+            nothing of an original ``.pth``, whose configuration follows from its weights.
     """
 
     folder: Path
     revision: str
     sha256: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Of the weights and all other parts."""
+        return hashlib.sha256(json.dumps([self.sha256, dict(self.parts)], sort_keys=True).encode()).hexdigest()
 
 
 def is_hub_id(base_model: str) -> bool:
@@ -101,13 +110,17 @@ def resolve_base_model(base_model: str, revision: str | None, *, storage: Storag
         names = [path.name for path in folder.iterdir()]
     _check(base_model, folder, names)
     digest = _weights_digest(folder)
-    return LocalModel(folder, revision=digest, sha256=digest)
+    return LocalModel(folder, revision=digest, sha256=digest, parts=local_parts(folder))
 
 
 def _from_hub(repo: str, revision: str | None) -> LocalModel:
     at = f"{repo} at revision {revision}" if revision else repo
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(FILES)))
+        folder = hub_copy(
+            at,
+            lambda: Path(snapshot_download(repo, revision=revision, allow_patterns=list(FILES))),
+            offline=constants.HF_HUB_OFFLINE,
+        )
     except GatedRepoError:
         raise BaseModelError(
             f"base model {at} is gated: accept its terms on its hub page, and set HF_TOKEN to a token of that account"
@@ -126,7 +139,7 @@ def _from_hub(repo: str, revision: str | None) -> LocalModel:
     except (HubError, OSError, ValueError) as error:
         raise BaseModelError(f"base model {at} cannot be fetched from the hub: {_cause(error)}") from error
     _check(at, folder, [path.name for path in folder.iterdir()])
-    return LocalModel(folder, revision=folder.name, sha256=_weights_digest(folder))
+    return LocalModel(folder, revision=folder.name, sha256=_weights_digest(folder), parts=local_parts(folder))
 
 
 def _from_storage(uri: str, storage: Storage, cache: Path) -> tuple[Path, list[str]]:
@@ -139,7 +152,8 @@ def _from_storage(uri: str, storage: Storage, cache: Path) -> tuple[Path, list[s
     def fill(folder: Path) -> None:
         storage.download_many([(item.uri, folder / item.key) for item in wanted])
 
-    return _cached(cache, [f"{item.uri} {item.size} {item.etag}" for item in wanted], fill), [i.key for i in items]
+    key = [f"{item.uri} {item.size} {item.etag}" for item in wanted]
+    return cached_copy(cache, key, fill, model=uri), [item.key for item in items]
 
 
 def _from_original(uri: str, storage: Storage, cache: Path) -> LocalModel:
@@ -156,25 +170,9 @@ def _from_original(uri: str, storage: Storage, cache: Path) -> LocalModel:
             path.unlink()
 
     key = [f"{found.uri} {found.size} {found.etag}", transformers.__version__]
-    folder = _cached(cache, key, fill)
+    folder = cached_copy(cache, key, fill, model=uri)
     digest = (folder / ORIGINAL).read_text()
     return LocalModel(folder, revision=digest, sha256=digest)
-
-
-def _cached(cache: Path, key: Sequence[str], fill: Callable[[Path], None]) -> Path:
-    """The folder of a key in the cache; it is filled aside and renamed, so that it is whole or not there."""
-    models = cache / "base_models"
-    folder = models / hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
-    if folder.is_dir():
-        return folder
-    models.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=models, prefix=".") as temporary:
-        filled = Path(temporary, "model")
-        filled.mkdir()
-        fill(filled)
-        with contextlib.suppress(OSError):  # another process was faster
-            filled.rename(folder)
-    return folder
 
 
 def _check(model: str, folder: Path, names: Sequence[str]) -> None:
@@ -200,8 +198,9 @@ def _shards(model: str, folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file():
         return []
     try:
-        return sorted({str(name) for name in json.loads((folder / INDEX).read_bytes())["weight_map"].values()})
-    except (ValueError, TypeError, KeyError, AttributeError):
+        index = read_object_file(folder / INDEX, error=BaseModelError, limit=16 << 20)
+        return sorted({str(name) for name in index["weight_map"].values()})
+    except (TypeError, KeyError, AttributeError):
         raise BaseModelError(f"base model {model}: {INDEX} is no index of weights; copy it again") from None
 
 

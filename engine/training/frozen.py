@@ -32,5 +32,5 @@ def features_of(teacher: Teacher, config: RunConfig, *, base: LocalModel, cache:
     folder = cache / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     limit = min(int(config.training.features_gb * 1e9), (shutil.disk_usage(folder).free + held_in(folder)) // 2)
-    identity = {"base": base.sha256, "teacher": teacher.name, "transformers": transformers.__version__, **frozen}
+    identity = {"base": base.digest, "teacher": teacher.name, "transformers": transformers.__version__, **frozen}
     return FeatureCache(folder, identity=identity, limit=limit)

@@ -6,17 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.base_identity import base_digest
 from engine.config import RunConfig
 from engine.dataset.readable import Unreadable
 from engine.errors import ConfigError, DataError
 from engine.spec import TeacherName
+from engine.storage import Storage
 from engine.teachers import LocalModel
 from engine.training.detected import DETECTOR, Detected
 from engine.training.parts import Parts
 from engine.training.processes import Processes
 
-INDECISIVE = ("base_model", "revision", "checkpointing")
+INDECISIVE = ("base_model", "base_digest", "revision", "checkpointing")
 """Settings of a teacher that have no part in the result, or one that is told otherwise."""
+
+BASE_PARTS = "base_parts"
+"""Setting of a checkpoint: digests of the base's other files. Earlier versions did not record them."""
 
 UNREADABLE = "unreadable_images"
 """Setting of a checkpoint: which images are left out."""
@@ -36,6 +41,7 @@ def decisive(
         | {"features": training["features_gb"] > 0},
         f"teachers.{name.slug}": {k: v for k, v in settings.items() if k not in INDECISIVE},
         "base_sha256": base.sha256,
+        BASE_PARTS: dict(base.parts),
         "base_revision": base.revision,
         UNREADABLE: parts.unreadable.digest,
         **({} if detected is None else {DETECTOR: detected.digest}),
@@ -48,6 +54,8 @@ def check_same(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) ->
     Raises:
         ConfigError: Something was set otherwise; says what.
     """
+    if BASE_PARTS not in then:
+        now = {key: value for key, value in now.items() if key != BASE_PARTS}
     old, new = flat(then), flat(now)
     changed = [f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in old | new if old.get(k) != new.get(k)]
     if changed:
@@ -57,17 +65,33 @@ def check_same(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) ->
         )
 
 
+def check_planned_base(name: str, planned: str | None, *, storage: Storage) -> None:
+    """The base model is the one that the run was planned with, where that is known.
+
+    Raises:
+        ConfigError: A file of it has changed.
+    """
+    if planned is not None and base_digest(name, storage=storage) not in (
+        planned,
+        None,
+    ):  # one that is gone is reported
+        raise ConfigError(
+            f"the base model {name} has changed since this run was planned: bring its files back as they were, or "
+            "start again from the manifest, which makes another run of it"
+        )
+
+
 def check_same_base(name: str, base: LocalModel, processes: Processes) -> None:
     """All processes have the same base model.
 
     Raises:
         ConfigError: This one has another than the first.
     """
-    first = processes.decided(lambda: base.sha256)
-    if base.sha256 != first:
+    first = processes.decided(lambda: base.digest)
+    if base.digest != first:
         raise ConfigError(
-            f"the base model {name} is not the same on all machines (sha256 {first[:12]}… on the first, "
-            f"{base.sha256[:12]}… here): set its revision to a commit"
+            f"the base model {name} is not the same on all machines (digest {first[:12]}… on the first, "
+            f"{base.digest[:12]}… here): set its revision to a commit"
         )
 
 

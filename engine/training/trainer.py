@@ -57,7 +57,7 @@ from engine.training.progress import TensorBoard, thinned
 from engine.training.room import Cut, choose_cut, told
 from engine.training.runtime import Stop, autocast, choose_device, keep_memory, seed_all
 from engine.training.said import left_out, phases, so_far, summary
-from engine.training.same import check_same, check_same_base, check_same_images, decisive
+from engine.training.same import check_planned_base, check_same, check_same_base, check_same_images, decisive
 from engine.training.steps import Steps, shapes_of
 from engine.training.watchdog import Watchdog, print_failure
 from engine.training.worth import Before, Measures, write_result
@@ -371,6 +371,7 @@ class TeacherTrainer:
         name, revision = self.settings.base_model, self.settings.revision
         if checkpoint is not None and is_hub_id(name):
             revision = checkpoint.settings["base_revision"]
+        check_planned_base(name, self.settings.base_digest, storage=self.storage)
         return resolve_base_model(name, revision, storage=self.storage, cache=self.cache)
 
     def _card(self, base: LocalModel) -> AdapterCard:
@@ -378,6 +379,7 @@ class TeacherTrainer:
             teacher=self.name,
             base_revision=base.revision,
             base_sha256=base.sha256,
+            base_parts=dict(base.parts),
             classes=self.config.data.classes,
             prompts=self.config.data.prompts,
             settings=self.settings,
