@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.dataset.layouts import is_image
 from engine.dataset.listing import list_files
+from engine.dataset.part_files import is_image
 from engine.dataset.types import CocoDataset, CocoImage, Detections
 from engine.storage import Storage
 

@@ -125,7 +125,7 @@ class PartCounts:
     def _note(self, code: str, where: NDArray[np.bool_], block: list[RawAnnotation]) -> None:
         count = int(where.sum())
         if count:
-            self.log.add(code, (f"annotation {block[i].id}" for i in np.flatnonzero(where)), count=count)
+            self.log.add(code, (_place(block[i]) for i in np.flatnonzero(where)), count=count)
 
 
 @dataclass
@@ -276,6 +276,11 @@ class Counts:
             objects_mean=round(float(objects.sum() / max(1, self._with_objects)), 2),
             objects_max=int(objects.max(initial=0)),
         )
+
+
+def _place(annotation: RawAnnotation) -> str:
+    """Where the user finds an annotation."""
+    return annotation.converted_from or f"annotation {annotation.id}"
 
 
 def only_boxes(rectangles: int, outlines: int) -> bool:

@@ -13,8 +13,9 @@ from pathlib import Path
 from engine.dataset.counts import Counts, PartCounts
 from engine.dataset.folder import ImageFolder
 from engine.dataset.image_digest import together
-from engine.dataset.layouts import PartFiles, find_parts, find_single_part, is_image
+from engine.dataset.layouts import find_parts, find_single_part
 from engine.dataset.names import FileNames
+from engine.dataset.part_files import PartFiles, is_image
 from engine.dataset.problems import ProblemLog
 from engine.dataset.scan import OnBlock, Opened, Scan
 from engine.dataset.types import DatasetInfo

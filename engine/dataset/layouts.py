@@ -7,40 +7,28 @@ Known are the exports of Roboflow (``train/_annotations.coco.json`` beside the i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
 
+from engine.dataset.formats import convert_file, convert_folder
+from engine.dataset.formats.archives import ZIP, unpack
+from engine.dataset.formats.source import Files, read_head
 from engine.dataset.listing import list_files
+from engine.dataset.part_files import PARTS, PartFiles, is_image, part_of, stem
 from engine.errors import DataError
 from engine.storage import NotFoundError, Storage, join, name, parent
 
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-"""What tools call the parts."""
-
 LOOKED_FOR = (
     "_annotations.coco.json in train/, valid/ and test/ (Roboflow), annotations/instances_*.json (CVAT, COCO), "
-    "result.json (Label Studio), or one other .json file"
+    "result.json (Label Studio) or one other .json file, data.yaml or classes.txt with labels (YOLO), "
+    ".xml files (Pascal VOC), and .json files of LabelMe or VIA"
 )
 
 _USUAL = frozenset({"annotations", "result", "coco", "labels", "dataset"})
 _OTHER_TASKS = ("captions", "image_info", "panoptic", "stuff", "labels_")
-_IMAGE_SUFFIXES = frozenset(
-    {"jpg", "jpeg", "jpe", "png", "bmp", "gif", "tif", "tiff", "webp", "jp2", "ppm", "pgm", "pbm", "avif"}
-)
 _GLANCE = 1000
 """How many objects of a folder are looked at to know whether it holds images."""
-
-
-@dataclass(frozen=True)
-class PartFiles:
-    """One part of a dataset: its annotation file and the folder of its images, as URIs."""
-
-    annotations: str
-    images: str
-    images_expected: bool = False
-    """The images must be there: each that is not is left out. Otherwise only if at least one is there."""
 
 
 def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dict[str, PartFiles]:
@@ -55,12 +43,15 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
         NotFoundError: There is nothing at ``annotations``.
         DataError: The folder holds no COCO file, or several that are no parts of one dataset.
     """
+    if images is not None and _is_archive(images, storage):
+        images = unpack(images, storage=storage)
     if not annotations.endswith("/") and storage.exists(annotations):
-        if images is None:
-            images = _images_of(annotations, lambda folder: folder if _holds_images(folder, storage) else None)
-            return {"all": PartFiles(annotations, images)}
-        return {"all": PartFiles(annotations, images, images_expected=True)}
-    jsons, folders = _contents(annotations, storage)
+        return _parts_of_file(annotations, images, storage)
+    others, folders = _contents(annotations, storage)
+    converted = convert_folder(annotations, others, images, storage=storage)
+    if converted is not None:
+        return converted
+    jsons = [key for key in others if key.lower().endswith(".json")]
     if not jsons:
         raise DataError(f"{annotations} is no export that is known: looked for {LOOKED_FOR}")
     files = {part: join(annotations, key) for part, key in _annotation_files(annotations, jsons).items()}
@@ -79,6 +70,30 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
     }
 
 
+def _parts_of_file(annotations: str, images: str | None, storage: Storage) -> dict[str, PartFiles]:
+    head = read_head(annotations, storage)
+    if head.startswith(ZIP):
+        folder = unpack(annotations, storage=storage)
+        parts = find_parts(folder, images, storage=storage)
+        return {name: replace(part, origin=_in_archive(annotations, folder, part)) for name, part in parts.items()}
+    converted = convert_file(annotations, head, images, storage=storage)
+    if converted is not None:
+        return converted
+    if images is None:
+        images = _images_of(annotations, lambda folder: folder if _holds_images(folder, storage) else None)
+        return {"all": PartFiles(annotations, images)}
+    return {"all": PartFiles(annotations, images, images_expected=True)}
+
+
+def _is_archive(uri: str, storage: Storage) -> bool:
+    return uri.lower().endswith(".zip") and storage.exists(uri) and read_head(uri, storage).startswith(ZIP)
+
+
+def _in_archive(archive: str, folder: str, part: PartFiles) -> str:
+    """The annotations of an unpacked archive as the user knows them."""
+    return part.shown.replace(folder, archive, 1)
+
+
 def find_single_part(annotations: str, images: str | None, *, storage: Storage) -> PartFiles:
     """The same for data that is not divided.
 
@@ -87,36 +102,40 @@ def find_single_part(annotations: str, images: str | None, *, storage: Storage) 
     """
     parts = find_parts(annotations, images, storage=storage)
     if len(parts) > 1:
-        files = ", ".join(part.annotations for part in parts.values())
-        raise DataError(f"{annotations} comes in several parts: give one of {files}")
+        files = ", ".join(part.shown for part in parts.values())
+        converted = any(part.origin for part in parts.values())
+        advice = f"run `teacher convert {annotations} --output FOLDER` and give one of its files" if converted else ""
+        raise DataError(f"{annotations} comes in several parts: {advice or f'give one of {files}'}")
     return next(iter(parts.values()))
 
 
-def _contents(folder: str, storage: Storage) -> tuple[list[str], set[str]]:
-    """Keys of the JSON files below a folder, and the folders below it that hold images at any depth."""
-    jsons: list[str] = []
+def _contents(folder: str, storage: Storage) -> tuple[Files, set[str]]:
+    """The files below a folder that are no images, by key, and the folders that hold images at any depth."""
+    others = Files()
     folders: set[str] = set()
     empty = True
     for item in list_files(folder, storage):
         empty = False
-        if item.key.lower().endswith(".json"):
-            jsons.append(item.key)
-        elif is_image(item.key):
+        if not is_image(item.key):
+            others.note(item)
+        else:
             above = item.key.rpartition("/")[0]
             while above and above not in folders:
                 folders.add(above)
                 above = above.rpartition("/")[0]
     if empty:
-        raise NotFoundError(f"{folder} is not there, or empty: give a COCO JSON file or the folder of an export")
-    return jsons, folders
+        raise NotFoundError(
+            f"{folder} is not there, or empty: give a COCO JSON file, the folder of an export, or a zip file"
+        )
+    return others, folders
 
 
 def _annotation_files(root: str, jsons: list[str]) -> dict[str, str]:
     """From part to the key of its annotation file."""
-    likely = [key for key in jsons if not _stem(key).lower().startswith(_OTHER_TASKS)]
+    likely = [key for key in jsons if not stem(key).lower().startswith(_OTHER_TASKS)]
     best: dict[str, list[str]] = {}
     for key in sorted(likely or jsons, key=_unlikeliness):
-        same = best.setdefault(_part_of(key), [])
+        same = best.setdefault(part_of(key), [])
         if not same or _unlikeliness(same[0]) == _unlikeliness(key):
             same.append(key)
     if "train" in best and not ("all" in best and best.keys().isdisjoint({"val", "test"})):
@@ -141,24 +160,14 @@ def _annotation_files(root: str, jsons: list[str]) -> dict[str, str]:
 
 def _unlikeliness(key: str) -> tuple[int, int]:
     """How unlikely it is that a JSON file holds the boxes and masks: by its name, then by its depth."""
-    stem = _stem(key).lower()
-    if stem == "_annotations.coco" or stem.startswith("instances"):
+    word = stem(key).lower()
+    if word == "_annotations.coco" or word.startswith("instances"):
         kind = 0
-    elif stem in _USUAL:
+    elif word in _USUAL:
         kind = 1
     else:
-        kind = 3 if stem.startswith("person_keypoints") else 2
+        kind = 3 if word.startswith("person_keypoints") else 2
     return kind, key.count("/")
-
-
-def _part_of(key: str) -> str:
-    """``train`` of ``train/_annotations.coco.json`` and of ``annotations/instances_train2017.json``; else ``all``."""
-    for word in (_stem(key), *reversed(key.split("/")[:-1])):
-        tokens = {token.rstrip("0123456789") for token in re.split(r"[^a-z0-9]+", word.lower())}
-        for part, names in PARTS.items():
-            if not tokens.isdisjoint(names):
-                return part
-    return "all"
 
 
 def _images_of(annotations: str, existing: Callable[[str], str | None]) -> str:
@@ -178,21 +187,11 @@ def _images_of(annotations: str, existing: Callable[[str], str | None]) -> str:
 
 def _subfolders(folder: str, annotations: str) -> list[str]:
     """Where below ``folder`` the images of one part may lie."""
-    subset = _stem(annotations).removeprefix("instances_")
+    subset = stem(annotations).removeprefix("instances_")
     names = [subset] if subset not in _USUAL else []
-    names += PARTS.get(_part_of(name(annotations)), ())
+    names += PARTS.get(part_of(name(annotations)), ())
     return [join(folder, one) for one in names]
 
 
 def _holds_images(folder: str, storage: Storage) -> bool:
     return any(is_image(item.key) for item in islice(list_files(folder, storage), _GLANCE))
-
-
-def _stem(key: str) -> str:
-    return name(key).rpartition(".")[0]
-
-
-def is_image(key: str) -> bool:
-    """Whether a name is that of an image file."""
-    stem, _, suffix = key.rpartition(".")
-    return stem != "" and suffix.lower() in _IMAGE_SUFFIXES

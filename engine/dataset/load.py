@@ -10,9 +10,10 @@ import numpy as np
 from engine.dataset.counts import class_order, only_boxes
 from engine.dataset.folder import ImageFolder
 from engine.dataset.ids import as_numbers
-from engine.dataset.layouts import PartFiles, find_single_part
+from engine.dataset.layouts import find_single_part
 from engine.dataset.listing import list_names
 from engine.dataset.objects import Judged
+from engine.dataset.part_files import PartFiles
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
 from engine.dataset.scan import Header, OnBlock, Scan

@@ -143,6 +143,16 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "Images have no width and height; boxes are checked when the image is opened.",
         "Give both, so that boxes can be checked before training.",
     ),
+    "unreadable_labels": (
+        WARNING,
+        "Label files cannot be read; their images are left out.",
+        "Correct or remove the files, or the images with them.",
+    ),
+    "no_label_file": (
+        WARNING,
+        "Images have no label file (YOLO); they count as images without objects, as Ultralytics takes them.",
+        "Remove them if they were just not annotated; an empty label file says that there is no object.",
+    ),
     "unlisted_image": (INFO, "Images in the folder are not listed; they are not used.", "Nothing needs to be done."),
     "empty_image": (
         INFO,
@@ -197,6 +207,7 @@ IMAGES_LEFT_OUT = SEEN_WHEN_OPENED | {
     "duplicate_image_id",
     "no_file_name",
     "unsafe_file_name",
+    "unreadable_labels",
 }
 """Problems of images that are left out."""
 

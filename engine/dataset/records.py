@@ -23,6 +23,10 @@ class RawImage(msgspec.Struct, gc=False):
     file_name: str | None = None
     width: float | None = None
     height: float | None = None
+    conversion_problem: str | None = None
+    """Code of what is wrong with its labels, where the file was converted from another format."""
+    converted_from: str | None = None
+    """The file that described it, and what is wrong there."""
 
 
 class RawAnnotation(msgspec.Struct, gc=False):
@@ -37,6 +41,8 @@ class RawAnnotation(msgspec.Struct, gc=False):
     segmentation: msgspec.Raw = NO_SEGMENTATION
     caption: msgspec.Raw | None = None
     segments_info: msgspec.Raw | None = None
+    converted_from: str | None = None
+    """File and place of the object, where the file was converted from another format."""
 
 
 class RawCategory(msgspec.Struct, gc=False):
@@ -100,6 +106,8 @@ def lenient(section: str, element: Any) -> msgspec.Struct:
             file_name=_text(element.get("file_name")),
             width=_integer(element.get("width")),
             height=_integer(element.get("height")),
+            conversion_problem=_text(element.get("conversion_problem")),
+            converted_from=_text(element.get("converted_from")),
         )
     if section == "categories":
         return RawCategory(
@@ -118,6 +126,7 @@ def lenient(section: str, element: Any) -> msgspec.Struct:
         segmentation=msgspec.Raw(json.dumps(element.get("segmentation")).encode()),
         caption=msgspec.Raw(b"1") if "caption" in element else None,
         segments_info=msgspec.Raw(b"1") if "segments_info" in element else None,
+        converted_from=_text(element.get("converted_from")),
     )
 
 

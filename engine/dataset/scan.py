@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from engine.dataset.claims import Claims
 from engine.dataset.ids import UNKNOWN, IdIndex, other_spelling
 from engine.dataset.image_table import ImageTable
-from engine.dataset.layouts import PartFiles
 from engine.dataset.names import FileNames, is_unsafe
 from engine.dataset.objects import Judged, judge
-from engine.dataset.problems import ProblemLog
+from engine.dataset.part_files import PartFiles
+from engine.dataset.problems import CATALOGUE, IMAGES_LEFT_OUT, ProblemLog
 from engine.dataset.reader import CocoReader, manifest_given
 from engine.dataset.records import RawAnnotation, RawCategory, RawImage
 from engine.dataset.types import CocoImage, ImageId
@@ -189,6 +189,10 @@ class Scan:
             if isinstance(image.id, str):
                 log.add("text_ids", [image.id])
             index[image.id] = LEFT_OUT
+            if image.conversion_problem in CATALOGUE:
+                log.add(image.conversion_problem, [image.converted_from or image.file_name])
+            if image.conversion_problem in IMAGES_LEFT_OUT:
+                continue
             if not image.file_name:
                 log.add("no_file_name", [image.id])
             elif key is None and (is_unsafe(image.file_name) or image.file_name.startswith("/")):

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dataset.images import decode_image
-from engine.dataset.layouts import is_image
 from engine.dataset.listing import list_files
+from engine.dataset.part_files import is_image
 from engine.errors import DataError
 from engine.storage import NotFoundError, ObjectInfo, Storage
 

@@ -95,6 +95,10 @@ class Storage:
         """Whether there is such an object."""
         return self._backend(uri).head(uri) is not None
 
+    def head(self, uri: str) -> ObjectInfo | None:
+        """What a listing says of an object; None if there is none."""
+        return self._backend(uri).head(uri)
+
     def is_prefix(self, uri: str) -> bool:
         """Whether there is at least one object below this folder."""
         return next(iter(self.list(uri)), None) is not None
@@ -102,6 +106,11 @@ class Storage:
     def read_bytes(self, uri: str) -> bytes:
         """The content of an object."""
         return self._backend(uri).read(uri)
+
+    def read_start(self, uri: str, size: int) -> bytes:
+        """The first ``size`` bytes of an object, or all of a shorter one."""
+        with self._backend(uri).open(uri) as stream:
+            return stream.read(size)
 
     def open(self, uri: str) -> BinaryIO:
         """Read an object as a stream."""

@@ -1,0 +1,93 @@
+"""Datasets that are not COCO: YOLO, Pascal VOC, LabelMe and VIA are converted, zip files unpacked.
+
+Each converter writes COCO, which is read and judged as any other: what is wrong with a line of a label file is found by
+the same checks, and told with the file and the line. Converted files are kept in the cache.
+"""
+
+from __future__ import annotations
+
+from engine.dataset.formats.detect import (
+    COCO,
+    CONVERTERS,
+    format_of_file,
+    formats_of_folder,
+    refuse_unread,
+)
+from engine.dataset.formats.kept import kept_or_converted
+from engine.dataset.formats.source import Files, Source, list_others
+from engine.dataset.part_files import PartFiles
+from engine.errors import DataError
+from engine.storage import Storage, name, parent
+
+__all__ = ["convert_file", "convert_folder"]
+
+
+def convert_file(uri: str, head: bytes, images: str | None, *, storage: Storage) -> dict[str, PartFiles] | None:
+    """The parts of a dataset that one file stands for, converted; None of a file to be read as COCO.
+
+    Args:
+        uri: Of the file.
+        head: Its first bytes.
+        images: Folder of the images; None to look for them in the folder of the file.
+        storage: Where both lie.
+
+    Raises:
+        DataError: It is of a format that is not read, or its dataset cannot be converted.
+    """
+    kind = format_of_file(uri, head)
+    if kind is None:
+        return None
+    root = parent(uri)
+    return _converted(Source(uri, root, list_others(root, storage), storage, images, name(uri)), kind)
+
+
+def convert_folder(folder: str, files: Files, images: str | None, *, storage: Storage) -> dict[str, PartFiles] | None:
+    """The parts of a dataset in a folder, converted; None where it is COCO.
+
+    Args:
+        folder: As the user gave it.
+        files: What lies below it, images left out.
+        images: Folder of the images; None to look for them in the same folder.
+        storage: Where both lie.
+
+    Raises:
+        DataError: It holds several formats, or one that is not read, or cannot be converted.
+    """
+    if not any(key.lower().endswith((".txt", ".xml", ".yaml", ".yml")) for key in files) and _is_plain_coco(files):
+        return None
+    source = Source(folder, folder, files, storage, images)
+    found = formats_of_folder(source)
+    kinds = [one.kind for one in found]
+    if len(found) > 1:
+        listed = " and ".join(f"{one.kind} ({one.evidence})" for one in found)
+        raise DataError(
+            f"{folder} holds annotations in several formats: {listed}. Give the file or folder of the one that is meant"
+        )
+    if not found:
+        refuse_unread(source)
+        return None
+    if kinds == [COCO]:
+        return None
+    return _converted(source, kinds[0])
+
+
+def _is_plain_coco(files: Files) -> bool:
+    """Whether names alone show that there is nothing but COCO."""
+    jsons = [key.rpartition("/")[2] for key in files if key.lower().endswith(".json")]
+    return bool(jsons) and all(one == "_annotations.coco.json" or one.startswith("instances_") for one in jsons)
+
+
+def _converted(source: Source, kind: str) -> dict[str, PartFiles]:
+    if not source.image_files:
+        raise DataError(
+            f"{source.uri} is {kind}, and there are no images below {source.images}: give their folder as images"
+        )
+    parts = kept_or_converted(source, kind, CONVERTERS[kind])
+    return {
+        part: PartFiles(str(path), source.images, images_expected=True, origin=_origin(source, kind, part))
+        for part, path in parts.items()
+    }
+
+
+def _origin(source: Source, kind: str, part: str) -> str:
+    return f"{source.uri} ({kind}{'' if part == 'all' else f', {part}'})"

@@ -1,0 +1,67 @@
+"""JSON of label files: whole, small, and untrusted."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from engine.dataset.formats.source import decode
+from engine.errors import DataError
+
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]', re.DOTALL)
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        DataError: It is no JSON.
+    """
+    try:
+        return json.loads(decode(data, name))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is no valid JSON: {str(error)[:100]}") from None
+
+
+def number(value: Any) -> float:
+    """A finite number of JSON, or one in quotes.
+
+    Raises:
+        ValueError: It is none; the message says what it is.
+    """
+    try:
+        found = math.nan if isinstance(value, bool | None) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{str(value)[:30]!r} is no number")
+    return found
+
+
+def outline(text: str) -> tuple[str, set[str], set[str]]:
+    """What the beginning of a JSON text shows: its first bracket, and the keys of the two outer levels.
+
+    Returns:
+        The bracket, empty of something else; the keys of the outermost object; and those of the objects in it, of which
+        a list that begins the text has the first alone.
+    """
+    stripped = text.lstrip("\ufeff \t\r\n")
+    opening = stripped[:1] if stripped[:1] in ("{", "[") else ""
+    keys: dict[int, set[str]] = {1: set(), 2: set()}
+    brackets: list[str] = []
+    before = ""
+    for found in _TOKEN.finditer(stripped) if opening else ():
+        mark = found.group()
+        if mark in "{[":
+            brackets.append(mark)
+        elif mark in "}]":
+            if brackets:
+                brackets.pop()
+            if not brackets:
+                break
+        elif mark == ":" and before.startswith('"') and brackets[-1:] == ["{"] and len(brackets) <= 2:
+            keys[len(brackets)].add(before[1:-1])
+        before = mark
+    return opening, keys[1], keys[2]

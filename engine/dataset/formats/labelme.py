@@ -1,0 +1,220 @@
+"""LabelMe JSON to COCO: one file per image, with polygons, rectangles, circles and masks in pixels.
+
+Shapes of one label and one ``group_id`` are one object in several pieces, as LabelMe's own converter reads them. Points
+and lines have no area: they are counted and left out. The image that a file may hold (``imageData``) is not read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import posixpath
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from engine.dataset.formats.json_text import number, parse_json
+from engine.dataset.formats.source import Source, identity
+from engine.dataset.formats.writer import Classes, CocoWriter, Polygon, ellipse
+from engine.dataset.masks import encode_mask
+from engine.dataset.part_files import PARTS, part_of
+from engine.errors import DataError
+
+KIND = "LabelMe"
+
+MOST_PIXELS = 179_000_000
+"""Of a mask: the limit of images."""
+
+NO_AREA = ("point", "points", "line", "linestrip", "lines")
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One shape, or what is wrong with it (``fault``); without polygon and mask it has no area."""
+
+    place: str
+    polygon: Polygon = ()
+    is_rectangle: bool = False
+    rle: dict[str, Any] | None = None
+    box_xyxy: tuple[float, float, float, float] | None = None
+    area: float | None = None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class _File:
+    """One JSON file: its image, and pieces by (label, group)."""
+
+    key: str
+    file_name: str
+    size: tuple[int, int] | None = None
+    objects: tuple[tuple[str, tuple[_Piece, ...]], ...] = ()
+    fault: str = ""
+
+
+def convert(source: Source, folder: Path) -> list[str]:
+    """Write ``<part>.json`` for each part and return the names of the parts."""
+    classes = Classes()
+    parts = _parts(source.keys(".json"))
+    for part, keys in parts.items():
+        with CocoWriter(folder / f"{part}.json") as writer:
+            for file in source.each(lambda key: _read(source, key), keys):
+                if file is None:
+                    continue
+                problem = "unreadable_labels" if file.fault else None
+                image_id = writer.image(
+                    file.file_name, file.size, problem=problem, converted_from=file.fault or file.key
+                )
+                for label, pieces in file.objects:
+                    _write(writer, image_id, classes.id_of(label), pieces)
+            writer.close(classes.categories())
+    return list(parts)
+
+
+def _parts(keys: list[str]) -> dict[str, list[str]]:
+    parts: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        folder = posixpath.dirname(key)
+        parts[part_of(f"{folder}/") if folder else "all"].append(key)
+    if parts.keys() >= {"train", "val"} and "all" not in parts:
+        return {part: parts[part] for part in PARTS if part in parts}
+    return {"all": keys}
+
+
+def _write(writer: CocoWriter, image_id: int, class_id: int | None, pieces: Sequence[_Piece]) -> None:
+    """The pieces of one object."""
+    first = pieces[0]
+    place = first.place if len(pieces) == 1 else f"{first.place} and {len(pieces) - 1} of its group"
+    fault = next((piece.fault for piece in pieces if piece.fault), "")
+    if fault:
+        writer.bad_object(image_id, class_id, f"{place}: {fault}")
+    elif first.rle is not None:
+        for piece in pieces:  # pieces of one mask are one mask in LabelMe; several are objects of their own
+            writer.object(image_id, class_id, piece.place, box_xyxy=piece.box_xyxy, rle=piece.rle, area=piece.area)
+    elif all(piece.is_rectangle for piece in pieces):
+        writer.object(image_id, class_id, place, box_xyxy=_around(pieces))
+    else:
+        writer.object(image_id, class_id, place, polygons=[piece.polygon for piece in pieces if piece.polygon])
+
+
+def _around(pieces: Sequence[_Piece]) -> tuple[float, float, float, float]:
+    points = np.array(
+        [point for piece in pieces for point in zip(piece.polygon[::2], piece.polygon[1::2], strict=True)]
+    )
+    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return left, top, right, bottom
+
+
+def _read(source: Source, key: str) -> _File | None:
+    """One file; None of JSON that belongs to no image and is no LabelMe file."""
+    beside = source.images_by_identity.get(identity(key), [])
+    try:
+        content = parse_json(source.read(key), key)
+        shapes = content.get("shapes") if isinstance(content, dict) else None
+        if not isinstance(shapes, list):
+            if not beside:
+                return None
+            raise DataError(f"{key} is no LabelMe file: it has no list of shapes")
+    except DataError as error:
+        return _File(key, beside[0] if beside else posixpath.splitext(key)[0], fault=str(error))
+    size = _size(content)
+    objects: dict[tuple[Any, ...], list[_Piece]] = defaultdict(list)
+    for position, shape in enumerate(shapes, start=1):
+        shape = shape if isinstance(shape, dict) else {}
+        label, group = str(shape.get("label") or ""), shape.get("group_id")
+        piece = _piece(shape, f"{key} shape {position}", size)
+        alone = group is None or piece.rle is not None or not (piece.polygon or piece.fault)
+        objects[(label, position, None) if alone else (label, 0, str(group))].append(piece)
+    found = tuple((str(label), tuple(pieces)) for (label, *_), pieces in objects.items())
+    return _File(key, _image_of(source, key, content.get("imagePath"), beside), size, found)
+
+
+def _image_of(source: Source, key: str, path: Any, beside: list[str]) -> str:
+    """Key of the image: ``imagePath`` is relative to the file, or of another machine; then its last part counts."""
+    written = path.replace("\\", "/").strip() if isinstance(path, str) else ""
+    above = posixpath.dirname(key)
+    last = posixpath.basename(written)
+    for candidate in (posixpath.normpath(posixpath.join(above, written)), posixpath.join(above, last)):
+        if written and candidate in source.image_files:
+            return candidate
+    same = [one for one in source.images_by_identity.get(identity(posixpath.join(above, last)), []) if _last(one, last)]
+    if written and len(same) == 1:
+        return same[0]
+    if not written and len(beside) == 1:
+        return beside[0]
+    return posixpath.join(above, last) if last else posixpath.splitext(key)[0]
+
+
+def _last(key: str, last: str) -> bool:
+    return posixpath.basename(key) == last
+
+
+def _size(content: dict[str, Any]) -> tuple[int, int] | None:
+    try:
+        width, height = (int(number(content.get(side))) for side in ("imageWidth", "imageHeight"))
+    except ValueError:
+        return None
+    return (width, height) if min(width, height) >= 1 and max(width, height) < 1e6 else None
+
+
+def _piece(shape: dict[str, Any], place: str, size: tuple[int, int] | None) -> _Piece:
+    kind = shape.get("shape_type") or "polygon"
+    try:
+        points = [(number(x), number(y)) for x, y in shape.get("points") or ()]
+        if kind == "mask":
+            return _mask(shape, place, points, size)
+        if kind == "rectangle" and len(points) in (2, 4):
+            xs, ys = [x for x, _ in points], [y for _, y in points]
+            left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+            return _Piece(place, [left, top, right, top, right, bottom, left, bottom], is_rectangle=True)
+        if kind == "circle" and len(points) == 2:
+            (cx, cy), edge = points[0], points[1]
+            radius = math.dist((cx, cy), edge)
+            return _Piece(place, ellipse(cx, cy, radius, radius))
+        if kind == "polygon" and len(points) >= 3:
+            return _Piece(place, [value for point in points for value in point])
+    except ValueError as error:
+        return _Piece(place, fault=str(error))
+    except TypeError:
+        return _Piece(place, fault="points are no list of x and y")
+    if kind in ("polygon", "rectangle", "circle"):
+        return _Piece(f"{place} ({str(kind)[:30]} of {len(points)} points)")
+    return _Piece(f"{place} ({str(kind)[:30]}{', has no area' if kind in NO_AREA else ', which is not read'})")
+
+
+def _mask(shape: dict[str, Any], place: str, points: list[tuple[float, float]], size: tuple[int, int] | None) -> _Piece:
+    """A mask: a PNG of the pixels in a box whose two corners, both included, are the points.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    if size is None or len(points) != 2 or size[0] * size[1] > MOST_PIXELS:
+        raise ValueError("a mask needs two points, imageWidth and imageHeight")
+    try:
+        data = base64.b64decode(str(shape.get("mask") or ""))
+        with Image.open(BytesIO(data), formats=("PNG",)) as image:
+            if image.size[0] > size[0] + 1 or image.size[1] > size[1] + 1:
+                raise ValueError("its mask is larger than its image")
+            pixels = np.asarray(image.convert("L")) > 0
+    except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError):
+        raise ValueError("its mask is no PNG in base64") from None
+    left, top = (round(value) for value in points[0])
+    whole = np.zeros((size[1], size[0]), np.bool_)
+    if not (0 <= left < size[0] and 0 <= top < size[1]):
+        raise ValueError("its mask begins outside of its image")
+    height, width = min(pixels.shape[0], size[1] - top), min(pixels.shape[1], size[0] - left)
+    whole[top : top + height, left : left + width] = pixels[:height, :width]
+    rows, columns = np.flatnonzero(whole.any(axis=1)), np.flatnonzero(whole.any(axis=0))
+    if not len(rows):
+        raise ValueError("its mask has no pixel")
+    rle = encode_mask(whole)
+    box = float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    rle = {**rle, "counts": rle["counts"].decode("ascii")}
+    return _Piece(place, rle=rle, box_xyxy=box, area=float(whole.sum()))

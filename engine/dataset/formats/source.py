@@ -1,0 +1,225 @@
+"""The files of a dataset that is not COCO: what a converter reads, in an order that is the same on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+from engine.dataset.images import probe_image
+from engine.dataset.listing import list_files
+from engine.dataset.part_files import is_image
+from engine.errors import DataError
+from engine.storage import ObjectInfo, Storage, is_remote, join, name, parent
+from engine.storage.transfer import each_done
+
+LARGEST_TEXT = 64 << 20
+"""Bytes of a label file; LabelMe's hold the image as well."""
+
+HEAD = 1 << 16
+"""Bytes that are read of a file to know what it is, or how large an image."""
+
+ROLES = frozenset(
+    {
+        "images",
+        "labels",
+        "annotations",
+        "jpegimages",
+        "obj_train_data",
+        "obj_valid_data",
+        "obj_test_data",
+        "xmls",
+        "ann",
+    }
+)
+"""Folders that say what kind of file they hold, not which image it is of."""
+
+HOLDS_LABELS = frozenset({"labels", "annotations", "xmls", "json", "jsons"})
+"""Names of folders whose images lie in a folder beside them."""
+
+_CHUNK = 512
+"""Items that are read before the first of them is written: what bounds memory."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Files(dict[str, int]):
+    """From key to size in bytes, in the order of the listing, with a digest of all that the listing says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hash = hashlib.sha256()
+
+    def note(self, item: ObjectInfo) -> None:
+        """Take over an item of a listing."""
+        self[item.key] = item.size
+        self._hash.update(f"{item.key}\0{item.size}\0{item.etag}\n".encode(errors="surrogateescape"))
+
+    @property
+    def digest(self) -> str:
+        """Changes with the name, the size and the content (or time) of any file."""
+        return self._hash.hexdigest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of annotations with the folder of its images, listed.
+
+    Attributes:
+        uri: As the user gave it, for messages.
+        root: Folder of the annotation files, as a URI.
+        files: The files below ``root`` that are no images.
+        images_given: Folder of the images, where the user named it.
+        chosen: Key of the file that the user named; empty for a folder.
+    """
+
+    uri: str
+    root: str
+    files: Files
+    storage: Storage = field(repr=False)
+    images_given: str | None = None
+    chosen: str = ""
+
+    def keys(self, *suffixes: str) -> list[str]:
+        """Keys of the files that end in one of ``suffixes``, in the order of the listing."""
+        return [key for key in self.files if key.lower().endswith(suffixes)]
+
+    def read(self, key: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            DataError: It is too large.
+        """
+        size = self.files[key]
+        if size > LARGEST_TEXT:
+            raise DataError(f"{key} has {size >> 20:,} MB, more than the {LARGEST_TEXT >> 20} of a label file")
+        return self.storage.read_bytes(join(self.root, key))
+
+    def text(self, key: str) -> str:
+        """The content of a text file: UTF-8, with or without a byte order mark, or UTF-16 with one.
+
+        Raises:
+            DataError: It is too large, or no text.
+        """
+        return decode(self.read(key), key)
+
+    def head(self, key: str) -> bytes:
+        """The first bytes of a file."""
+        return read_head(join(self.root, key), self.storage)
+
+    @property
+    def images(self) -> str:
+        """Folder of the images, as a URI: that of the annotations, or the one above ``labels/``, unless given."""
+        return self._images[0]
+
+    @property
+    def image_files(self) -> Files:
+        """The images below that folder."""
+        return self._images[1]
+
+    @cached_property
+    def _images(self) -> tuple[str, Files]:
+        folder = self.images_given or self.root
+        files = list_images(folder, self.storage)
+        if self.images_given is None and not files and name(self.root).lower() in HOLDS_LABELS:
+            folder = parent(self.root)
+            files = list_images(folder, self.storage)
+        return folder, files
+
+    @cached_property
+    def images_by_identity(self) -> dict[str, list[str]]:
+        """From :func:`identity` to the keys of images."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for key in self.image_files:
+            found[identity(key)].append(key)
+        return found
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """Do ``work`` on all items and give the results in their order; in threads where files come from S3."""
+        if not (is_remote(self.root) or is_remote(self.images)):
+            yield from map(work, items)
+            return
+
+        def numbered(item: tuple[int, T]) -> tuple[int, R]:
+            return item[0], work(item[1])
+
+        for start in range(0, len(items), _CHUNK):
+            with closing(each_done(numbered, enumerate(items[start : start + _CHUNK]))) as done:
+                results = dict(done)
+            for number in range(len(results)):
+                yield results[number]
+
+    def image_size(self, key: str) -> tuple[int, int]:
+        """Width and height in pixels of an image as EXIF turns it, from its header.
+
+        Raises:
+            DataError: It is no image that can be read.
+        """
+        uri = join(self.images, key)
+        path = self.storage.local_path(uri)
+        if path is not None:
+            header = probe_image(path, name=key)
+            return header.width, header.height
+        with self.storage.open(uri) as stream:
+            data = stream.read(HEAD)
+            try:
+                header = probe_image(data, name=key)
+            except DataError:  # what is needed may stand behind a preview or a colour profile
+                header = probe_image(data + stream.read(), name=key)
+        return header.width, header.height
+
+
+def decode(data: bytes, file: str) -> str:
+    """Text of a file.
+
+    Raises:
+        DataError: It is not UTF-8, nor UTF-16 with a byte order mark.
+    """
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text (byte {error.start:,})") from None
+    if "\0" in text:
+        raise DataError(f"{file} is no text: it holds zero bytes")
+    return text
+
+
+def read_head(uri: str, storage: Storage) -> bytes:
+    """The first bytes of an object."""
+    return storage.read_start(uri, HEAD)
+
+
+def identity(key: str) -> str:
+    """What an image and its label file share: the path without suffix and without folders such as ``labels/``.
+
+    >>> identity("train/images/day/a.jpg"), identity("train/labels/day/a.txt"), identity("Annotations/b.xml")
+    ('train/day/a', 'train/day/a', 'b')
+    """
+    *folders, last = unicodedata.normalize("NFC", key).split("/")
+    stem, dot, suffix = last.rpartition(".")
+    return "/".join([*(folder for folder in folders if folder.lower() not in ROLES), stem if dot and suffix else last])
+
+
+def list_images(folder: str, storage: Storage) -> Files:
+    """The images below a folder."""
+    files = Files()
+    for item in list_files(folder, storage):
+        if is_image(item.key):
+            files.note(item)
+    return files
+
+
+def list_others(folder: str, storage: Storage) -> Files:
+    """The files below a folder that are no images."""
+    files = Files()
+    for item in list_files(folder, storage):
+        if not is_image(item.key):
+            files.note(item)
+    return files

@@ -1,0 +1,229 @@
+"""Pascal VOC XML to COCO: boxes, and the polygons that Roboflow writes.
+
+Pixels: files of the VOC challenge itself (their database is "The VOC2007 Database") count from 1 and include the last
+pixel, so 1 is taken from ``xmin`` and ``ymin``, as Detectron2 does. LabelImg, CVAT, Roboflow and Label Studio write
+plain corners, which are taken as they are. Objects marked ``difficult`` or ``truncated`` are objects as others.
+"""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from engine.dataset.formats.source import Source, identity
+from engine.dataset.formats.writer import Classes, CocoWriter, Polygon
+from engine.dataset.formats.xml import parse_xml
+from engine.dataset.part_files import PARTS, part_of
+from engine.errors import DataError
+
+KIND = "Pascal VOC"
+
+CHALLENGE = re.compile(r"\s*The VOC\s?20\d\d Database", re.IGNORECASE)
+"""What ``source/database`` says in files of the challenge."""
+
+
+@dataclass(frozen=True)
+class _Object:
+    """One object; ``box_xyxy`` is None where its numbers cannot be read, and ``fault`` says why."""
+
+    class_name: str
+    place: str
+    box_xyxy: tuple[float, float, float, float] | None
+    polygons: tuple[Polygon, ...] = ()
+    rotation: float = 0.0
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class _File:
+    """One XML file; ``fault`` says why it cannot be used."""
+
+    key: str
+    file_name: str
+    size: tuple[int, int] | None = None
+    objects: tuple[_Object, ...] = ()
+    fault: str = ""
+
+
+def convert(source: Source, folder: Path) -> list[str]:
+    """Write ``<part>.json`` for each part and return the names of the parts.
+
+    Raises:
+        DataError: The image sets name no file that exists.
+    """
+    keys = source.keys(".xml")
+    parts, classes = _parts(source, keys), Classes()
+    for part, files in parts.items():
+        with CocoWriter(folder / f"{part}.json") as writer:
+            for file in source.each(lambda key: _read(source, key), files):
+                problem = "unreadable_labels" if file.fault else None
+                said = file.fault or file.key
+                image_id = writer.image(file.file_name, file.size, problem=problem, converted_from=said)
+                for found in file.objects:
+                    _write(writer, image_id, found, classes)
+            # Classes that only later parts have are listed there.
+            writer.close(classes.categories())
+    return list(parts)
+
+
+def _write(writer: CocoWriter, image_id: int, found: _Object, classes: Classes) -> None:
+    class_id = classes.id_of(found.class_name)
+    if found.fault:
+        writer.bad_object(image_id, class_id, f"{found.place}: {found.fault}")
+        return
+    extra = {"attributes": {"rotation": found.rotation}} if found.rotation else None
+    writer.object(image_id, class_id, found.place, box_xyxy=found.box_xyxy, polygons=found.polygons, extra=extra)
+
+
+def _read(source: Source, key: str) -> _File:
+    try:
+        root = parse_xml(source.read(key), key)
+        if root.tag != "annotation":
+            raise DataError(f"{key} is no Pascal VOC file: its first element is <{root.tag[:40]}>, not <annotation>")
+        if root.find("imagesize") is not None or root.find("object/polygon/pt") is not None:
+            raise DataError(f"{key} is XML of the old, online LabelMe: save it as LabelMe JSON, or export COCO")
+        file_name = _image_of(source, key, root)
+    except DataError as error:
+        beside = source.images_by_identity.get(identity(key), [posixpath.splitext(key)[0]])
+        return _File(key, beside[0], fault=str(error))
+    one_based = _is_one_based(root)
+    objects = tuple(_object(key, number, found, one_based) for number, found in enumerate(root.iterfind("object"), 1))
+    return _File(key, file_name, _size(root), objects)
+
+
+def _image_of(source: Source, key: str, root: Element) -> str:
+    """Key of the image of an XML file: the one that its ``filename`` names, or that is called like the file.
+
+    Raises:
+        DataError: These are two images.
+    """
+    same_stem = source.images_by_identity.get(identity(key), [])
+    said = (root.findtext("filename") or "").strip().replace("\\", "/")
+    above = posixpath.dirname(identity(key))
+    named = source.images_by_identity.get(identity(posixpath.join(above, posixpath.basename(said))), []) if said else []
+    exact = [one for one in named if posixpath.basename(one) == posixpath.basename(said)]
+    if not exact and said:
+        # CVAT writes a path with folders.
+        whole = source.images_by_identity.get(identity(said), [])
+        exact = [one for one in whole if posixpath.basename(one) == posixpath.basename(said)]
+    if exact and same_stem and exact[0] not in same_stem:
+        raise DataError(f"{key} says filename {said!r}, but {same_stem[0]} has its name: rename one, or correct it")
+    candidates = exact or same_stem
+    if len(candidates) > 1:
+        raise DataError(f"{key} may mean {' or '.join(candidates[:3])}: keep one of them")
+    return candidates[0] if candidates else said or posixpath.splitext(key)[0]
+
+
+def _size(root: Element) -> tuple[int, int] | None:
+    """Width and height in pixels; None where a tool has written none, or 0."""
+    try:
+        width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
+    except ValueError:
+        return None
+    return (int(width), int(height)) if min(width, height) >= 1 and max(width, height) < 1e6 else None
+
+
+def _is_one_based(root: Element) -> bool:
+    if not CHALLENGE.match(root.findtext("source/database") or ""):
+        return False
+    corners = [root.iterfind("object/bndbox/xmin"), root.iterfind("object/bndbox/ymin")]
+    return not any((one.text or "").strip() in ("0", "0.0") for found in corners for one in found)
+
+
+def _object(key: str, number: int, element: Element, one_based: bool) -> _Object:
+    class_name = (element.findtext("name") or "").strip()
+    place = f"{key} object {number}"
+    box = element.find("bndbox")
+    if box is None:
+        if element.find("robndbox") is not None:
+            return _Object(class_name, f"{place} (a turned box, which is not read)", None)
+        return _Object(class_name, f"{place} (no bndbox)", None)
+    try:
+        left, top, right, bottom = (_number(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
+        polygons = _polygons(element)
+        rotation = _rotation(element)
+    except ValueError as error:
+        return _Object(class_name, place, None, fault=str(error))
+    start = 1.0 if one_based else 0.0
+    return _Object(class_name, place, (left - start, top - start, right, bottom), polygons, rotation)
+
+
+def _polygons(element: Element) -> tuple[Polygon, ...]:
+    """Roboflow's outline: ``<polygon><x1>…</x1><y1>…</y1><x2>…``."""
+    outline = element.find("polygon")
+    if outline is None:
+        return ()
+    points: dict[int, dict[str, float]] = defaultdict(dict)
+    for child in outline:
+        match = re.fullmatch(r"([xy])(\d{1,6})", child.tag)
+        if match:
+            points[int(match[2])][match[1]] = _number(child.text)
+    whole = [point for _, point in sorted(points.items()) if len(point) == 2]
+    return ([value for point in whole for value in (point["x"], point["y"])],) if len(whole) >= 3 else ()
+
+
+def _rotation(element: Element) -> float:
+    """Degrees by which CVAT turned the box."""
+    for attribute in element.iterfind("attributes/attribute"):
+        if (attribute.findtext("name") or "").strip() == "rotation":
+            return _number(attribute.findtext("value"))
+    return 0.0
+
+
+def _number(text: Any) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: It is none; the message says what it is.
+    """
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or "_" in text:
+        raise ValueError(f"{(text or 'nothing').strip()[:30]!r} is no number")
+    return number
+
+
+def _parts(source: Source, keys: list[str]) -> dict[str, list[str]]:
+    """XML files by part: as ``ImageSets/Main`` says, else by folders such as ``train/`` and ``valid/``."""
+    sets: dict[str, list[str]] = defaultdict(list)
+    known = {identity(key): key for key in keys}
+    unknown: list[str] = []
+    for key in source.keys(".txt"):
+        folder, _, last = key.rpartition("/")
+        part = next((part for part, words in PARTS.items() if last[:-4].lower() in words), None)
+        if part is None or not f"/{folder}".lower().endswith("/imagesets/main"):
+            continue
+        base = posixpath.dirname(posixpath.dirname(folder))
+        for line in source.text(key).splitlines():
+            words = line.split()
+            name = line.strip().replace("\\", "/")
+            if not words or (len(words) > 1 and words[-1] in ("-1", "0")):  # a list of one class: not in this image
+                continue
+            found = known.get(posixpath.join(base, name)) or known.get(posixpath.join(base, words[0]))
+            found = found or known.get(identity(posixpath.join(base, name)))
+            if found:
+                sets[part].append(found)
+            elif part != "test":  # the challenge keeps those of its own
+                unknown.append(name)
+    if sets.keys() >= {"train", "val"}:
+        if unknown:
+            raise DataError(
+                f"ImageSets/Main of {source.uri} lists {len(unknown):,} images without an XML file, such as "
+                f"{unknown[0][:80]!r}: add them to Annotations/, or take them out of the lists"
+            )
+        return {part: sets[part] for part in PARTS if part in sets}
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        folder = posixpath.dirname(key)
+        by_folder[part_of(f"{folder}/") if folder else "all"].append(key)
+    if by_folder.keys() >= {"train", "val"} and "all" not in by_folder:
+        return {part: by_folder[part] for part in PARTS if part in by_folder}
+    return {"all": keys}

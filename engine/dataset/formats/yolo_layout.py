@@ -1,0 +1,237 @@
+"""Which images and classes a YOLO dataset has: ``data.yaml``, ``obj.data``, lists of images, ``classes.txt``."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from engine.dataset.formats.source import Source
+from engine.dataset.names import FileNames
+from engine.dataset.part_files import PARTS, is_image, part_of
+from engine.errors import DataError
+
+NAME_FILES = ("classes.txt", "obj.names", "classes.names", "names.txt", "_darknet.labels", "predefined_classes.txt")
+"""Files that hold one class name a line."""
+
+SIGNATURE_BYTES = 1 << 20
+"""Of a data.yaml: a larger one is something else."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the files beside the labels say.
+
+    Attributes:
+        names: From class index to name.
+        parts: From part to its images, as keys; names that are no key are images that do not exist.
+        described_by: The file that names the classes.
+    """
+
+    names: Mapping[int, str]
+    parts: Mapping[str, list[str]]
+    described_by: str
+
+
+class _Text(yaml.BaseLoader):
+    """YAML whose scalars are all text (a class may be called ``no``), without aliases, which could grow without end."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(text: str) -> dict[str, Any] | None:
+    """A YAML mapping with all its scalars as text; None of anything else."""
+    try:
+        value = yaml.load(text, Loader=_Text)  # noqa: S506 - a subclass of BaseLoader makes text, lists and mappings only
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def data_yamls(source: Source) -> dict[str, dict[str, Any]]:
+    """The files that are a ``data.yaml`` of Ultralytics, whatever their names, with their content."""
+    keys = [source.chosen] if source.chosen.endswith((".yaml", ".yml")) else source.keys(".yaml", ".yml")
+    found = {}
+    for key in keys:
+        if source.files[key] <= SIGNATURE_BYTES:
+            content = read_yaml(source.text(key))
+            if content is not None and "names" in content and not {"kind", "apiVersion"} & content.keys():
+                found[key] = content
+    return found
+
+
+def read_layout(source: Source) -> Layout:
+    """Classes and parts of a YOLO dataset.
+
+    Raises:
+        DataError: There are no class names, or files contradict each other.
+    """
+    yamls = data_yamls(source)
+    if len(yamls) > 1:
+        raise DataError(f"{source.uri} holds several YOLO datasets: {', '.join(list(yamls)[:5])}. Give one of them")
+    for key, content in yamls.items():
+        if "kpt_shape" in content:
+            raise DataError(
+                f"{key} of {source.uri} is YOLO pose (it has kpt_shape): key points are not read. Export boxes or "
+                "polygons (YOLO detection or segmentation)"
+            )
+        return Layout(_yaml_names(content, key), _yaml_parts(source, key, content), key)
+    data_files = source.keys(".data")
+    names, described_by = _name_file(source, data_files)
+    parts = _darknet_parts(source, data_files[0]) if len(data_files) == 1 else {}
+    return Layout(names, parts or parts_by_folder(source), described_by)
+
+
+def _yaml_names(content: dict[str, Any], key: str) -> dict[int, str]:
+    names, count = content["names"], content.get("nc")
+    if isinstance(names, list):
+        found = {index: _as_name(one) for index, one in enumerate(names)}
+    elif isinstance(names, dict) and all(re.fullmatch(r"\d{1,6}", index) for index in names):
+        found = {int(index): _as_name(one) for index, one in names.items()}
+    else:
+        raise DataError(f"names of {key} must be a list of class names, or a mapping from 0, 1, 2 … to them")
+    if isinstance(count, str) and count.isdigit() and int(count) != len(found):
+        raise DataError(f"{key} says nc: {count}, but has {len(found)} names: correct one of them")
+    return found
+
+
+def _as_name(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _yaml_parts(source: Source, key: str, content: dict[str, Any]) -> dict[str, list[str]]:
+    """The images of train, val and test as a data.yaml names them: folders, or lists of images."""
+    above = posixpath.dirname(key)
+    names = FileNames(source.image_files)
+    parts = {}
+    for part, words in PARTS.items():
+        wanted = next((content[word] for word in words if content.get(word)), None)
+        paths = wanted if isinstance(wanted, list) else [wanted] if isinstance(wanted, str) else []
+        images: list[str] = []
+        for path in paths:
+            found = _images_at(source, above, content.get("path"), str(path), names)
+            if found is None and part == "test":  # often a left-over of a template
+                continue
+            if found is None:
+                raise DataError(
+                    f"{key} of {source.uri} gives {path!r} as {part}, and there are no images below {source.images} "
+                    "at such a path: upload them, or correct the path; it is relative to the folder of the file"
+                )
+            images += found
+        if images:
+            parts[part] = list(dict.fromkeys(images))
+    if not parts:
+        return parts_by_folder(source)
+    if parts.keys() == {"train"} or parts.keys() == {"val"}:
+        return {"all": next(iter(parts.values()))}
+    if not parts.keys() >= {"train", "val"}:
+        raise DataError(f"{key} of {source.uri} names {', '.join(parts)}; training needs a train and a val part")
+    return parts
+
+
+def _images_at(source: Source, above: str, path: object, wanted: str, names: FileNames) -> list[str] | None:
+    """Keys of the images in a folder, or of a list, that a data.yaml names; None if there is no such place.
+
+    Paths are relative to ``path``, to the file, or of another machine; then the longest end that exists is meant.
+    """
+    wanted = wanted.replace("\\", "/").strip()
+    base = path.replace("\\", "/").strip() if isinstance(path, str) else ""
+    candidates = [posixpath.join(above, base, wanted), posixpath.join(above, wanted)]
+    if wanted.startswith("../"):  # as Roboflow writes it, and Ultralytics reads it
+        candidates.append(posixpath.join(above, wanted.removeprefix("../")))
+    for candidate in dict.fromkeys(candidates):
+        found = _images_below(source, posixpath.normpath(candidate), names)
+        if found is not None:
+            return found
+    pieces = [piece for piece in posixpath.normpath(wanted).split("/") if piece not in ("", ".", "..")]
+    for start in range(len(pieces)):
+        found = _images_below(source, posixpath.normpath(posixpath.join(above, *pieces[start:])), names)
+        if found is not None:
+            return found
+    return None
+
+
+def _images_below(source: Source, place: str, names: FileNames) -> list[str] | None:
+    if place in source.files and place.endswith(".txt"):
+        return _listed_images(source, place, names)
+    prefix = "" if place == "." else f"{place}/"
+    found = [key for key in source.image_files if key.startswith(prefix)]
+    return found or None
+
+
+def _listed_images(source: Source, key: str, names: FileNames) -> list[str]:
+    """The images of a list, one path a line; as written where there is no such image."""
+    above = posixpath.dirname(key)
+    found = []
+    for line in source.text(key).splitlines():
+        path = line.strip().replace("\\", "/")
+        if not path:
+            continue
+        local = posixpath.normpath(posixpath.join(above, path))
+        found.append(local if local in source.image_files else names.find(path) or _by_end(source, path) or path)
+    return found
+
+
+def _by_end(source: Source, path: str) -> str | None:
+    """The image that the longest end of a path of another machine, folders included, means."""
+    pieces = [piece for piece in path.split("/") if piece not in ("", ".", "..")]
+    ends = ("/".join(pieces[start:]) for start in range(1, len(pieces)))
+    return next((end for end in ends if end in source.image_files), None)
+
+
+def _name_file(source: Source, data_files: list[str]) -> tuple[dict[int, str], str]:
+    """Class names from a file with one a line."""
+    keys = [key for key in source.files if _is_name_file(key)]
+    if source.chosen in keys:
+        keys = [source.chosen]
+    texts = {tuple(line.strip() for line in source.text(key).strip().splitlines()): key for key in keys}
+    if len(texts) > 1:
+        raise DataError(f"{', '.join(texts.values())} of {source.uri} name different classes: keep one of them")
+    for lines, key in texts.items():
+        if any(lines):
+            return dict(enumerate(lines)), key
+    beside = f" (beside {data_files[0]})" if data_files else ""
+    raise DataError(
+        f"{source.uri} holds YOLO labels, but nothing names their classes: put a data.yaml with names, or a "
+        f"classes.txt with one name a line, in the order of the class numbers, into it{beside}"
+    )
+
+
+def _is_name_file(key: str) -> bool:
+    return posixpath.basename(key).lower() in NAME_FILES or key.lower().endswith(".names")
+
+
+def _darknet_parts(source: Source, key: str) -> dict[str, list[str]]:
+    """The parts that Darknet's ``obj.data`` names: ``train = data/train.txt``."""
+    names = FileNames(source.image_files)
+    texts = FileNames(source.files)
+    parts = {}
+    for line in source.text(key).splitlines():
+        word, equals, value = line.partition("=")
+        part = next((part for part, words in PARTS.items() if word.strip().lower() in words), None)
+        listed = texts.find(value.strip().replace("\\", "/")) if equals and value.strip() else None
+        if part is not None and listed is not None:
+            images = _listed_images(source, listed, names)
+            if images:
+                parts[part] = images
+    if parts.keys() >= {"train", "val"}:
+        return parts
+    return {"all": [image for images in parts.values() for image in images]} if parts else {}
+
+
+def parts_by_folder(source: Source) -> dict[str, list[str]]:
+    """All images, in parts where folders such as ``train/`` and ``valid/`` hold all of them."""
+    parts: dict[str, list[str]] = {}
+    for key in source.image_files:
+        folder = posixpath.dirname(key)
+        parts.setdefault(part_of(f"{folder}/") if folder else "all", []).append(key)
+    if parts.keys() >= {"train", "val"} and "all" not in parts:
+        return {part: parts[part] for part in PARTS if part in parts}
+    return {"all": [key for key in source.image_files if is_image(key)]}
