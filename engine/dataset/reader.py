@@ -46,10 +46,10 @@ TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 
 FOREIGN = {
     b"\x1f\x8b": "is compressed by gzip: unpack it first",
-    b"PK": "is a zip archive: unpack it first",
+    b"PK": "is a zip archive: give it as the annotations of the dataset, or unpack it",
     b"\xff\xfe": "is UTF-16: save it as UTF-8",
     b"\xfe\xff": "is UTF-16: save it as UTF-8",
-    b"<": "is XML or HTML, not JSON: export it as COCO",
+    b"<": "is XML or HTML, not JSON: of Pascal VOC give the folder of the files, of CVAT export COCO",
 }
 MANIFEST = re.compile(rb"^kind:\s*[\"']?TeacherFineTune\b", re.MULTILINE)
 

@@ -308,7 +308,7 @@ def check_keys(keys: dict[str, str], source: str) -> None:
         DataError: It has not.
     """
     if {"shapes", "imagePath"} <= keys.keys():
-        raise DataError(f"{source} is a LabelMe file, not COCO: convert the folder to COCO first")
+        raise DataError(f"{source} is the LabelMe file of one image: give the folder that holds all of them")
     if {"apiVersion", "kind", "spec"} <= keys.keys():
         raise manifest_given(source)
     wrong = [key for key in ("images", "annotations") if keys.get(key) != "["]

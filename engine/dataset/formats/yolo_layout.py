@@ -18,7 +18,7 @@ from engine.errors import DataError
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "names.txt", "_darknet.labels", "predefined_classes.txt")
 """Files that hold one class name a line."""
 
-SIGNATURE_BYTES = 1 << 20
+SIGNATURE_BYTES = 128 << 10
 """Of a data.yaml: a larger one is something else."""
 
 
