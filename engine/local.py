@@ -105,6 +105,7 @@ def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) ->
 
     Raises:
         ConfigError: There is a configuration already, and it is another: it was copied there, or edited since.
+        StorageError: The store cannot keep attempts apart that publish at the same moment.
     """
     config, layout = runs[0].config, runs[0].layout
     if storage.exists(layout.config) and not _is_same(storage.read_bytes(layout.config), config):
@@ -112,6 +113,9 @@ def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) ->
             f"{layout.config} is not the configuration of this run, whose folder that is: it was edited or copied "
             f"there; {_ELSEWHERE.format(layout.root)}"
         )
+    told = layout.publication(storage=storage).check()
+    if told is not None:
+        storage.note(told)
     storage.write_bytes(layout.config, to_yaml(config).encode(), content_type="application/yaml")
     storage.write_bytes(layout.dataset, info.model_dump_json(indent=2).encode(), content_type="application/json")
 

@@ -11,12 +11,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.errors import ConfigError
-from engine.storage.base import Backend, ChangedError, ExistsError, NotFoundError, ObjectInfo, OnProgress, Progress
+from engine.storage.base import (
+    Backend,
+    ChangedError,
+    ExistsError,
+    NotFoundError,
+    ObjectInfo,
+    OnProgress,
+    Progress,
+    UnsupportedError,
+)
 from engine.storage.cache import default_cache
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import FileBackend, failures, walk
 from engine.storage.s3 import S3Backend
 from engine.storage.transfer import in_parallel
+from engine.storage.trial import honours_conditions
 from engine.storage.uris import is_remote, join, local_path, name, parent, safe_join
 
 __all__ = [
@@ -67,6 +77,7 @@ class Storage:
         self._files = FileBackend()
         self._saying = threading.Lock()
         self._said, self._unsaid = -SAY_EVERY, 0
+        self._honours: dict[str, bool] = {}
         if self.options.endpoint_url:
             check_endpoint(self.options.endpoint_url)
 
@@ -126,15 +137,43 @@ class Storage:
     ) -> None:
         """Write an object: readers see the old content or all of the new.
 
+        Where a store does not know the condition that an object be absent, it is looked for first; of two that write at
+        the same moment, both may succeed then. See :meth:`honours_conditions`.
+
         Raises:
             ExistsError: ``only_if_absent``, and it is there with other content.
         """
+        backend = self._backend(uri)
         try:
-            self._backend(uri).write(uri, data, content_type=content_type, only_if_absent=only_if_absent)
+            backend.write(uri, data, content_type=content_type, only_if_absent=only_if_absent)
+        except UnsupportedError:
+            if not only_if_absent:
+                raise
+            if backend.head(uri) is None:
+                backend.write(uri, data, content_type=content_type, only_if_absent=False)
+            elif self.read_bytes(uri) != data:
+                raise ExistsError(f"{uri} is there already") from None
         except ExistsError:
             # Where an answer got lost on its way, a second attempt finds what the first has written.
             if self.read_bytes(uri) != data:
                 raise
+
+    def honours_conditions(self, folder: str) -> bool:
+        """Whether ``only_if_absent`` holds below a folder, whoever writes at the same moment: tried out once.
+
+        Raises:
+            StorageError: The folder cannot be written to; or see :func:`engine.storage.trial.honours_conditions`.
+        """
+        if not is_remote(folder):
+            return True
+        if folder not in self._honours:
+            self._honours[folder] = honours_conditions(folder, self._backend(folder))
+        return self._honours[folder]
+
+    def note(self, sentence: str) -> None:
+        """Report what concerns storage as a whole to whoever is told of retries."""
+        if self.on_retry is not None:
+            self.on_retry(sentence)
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         """All objects below a folder, sorted by key, as they come; nothing for a folder that is not there."""

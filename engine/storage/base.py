@@ -71,7 +71,12 @@ class Backend(Protocol):
         """Read the object as a stream."""
 
     def write(self, uri: str, data: bytes, *, content_type: str | None, only_if_absent: bool) -> None:
-        """Write an object, all at once."""
+        """Write an object, all at once.
+
+        Raises:
+            ExistsError: ``only_if_absent``, and it is there.
+            UnsupportedError: ``only_if_absent``, and the store does not know that condition.
+        """
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         """All objects below a folder, sorted by key."""

@@ -141,13 +141,20 @@ def replacing(path: Path, *, only_if_absent: bool = False) -> Iterator[Path]:
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
-                if path.exists():
-                    raise ExistsError(f"{path} is there already") from None
+                _claim(path)
                 temporary.replace(path)
         else:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _claim(path: Path) -> None:
+    """Have an empty file that nobody else has made: a disk without links knows this alone of what is done at once."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        raise ExistsError(f"{path} is there already") from None
 
 
 def reason(error: OSError, uri: str) -> str:

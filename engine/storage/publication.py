@@ -6,8 +6,11 @@
 
 Nothing but what was committed is ever copied to where readers look. So whoever copies, whenever and however often,
 writes the same bytes: an attempt whose node was lost and that wakes up long after another has published can upload and
-copy what it likes, and changes nothing. Only the commit needs a store that can write an object if it is absent. Where a
-store cannot, two attempts that commit within the same moment may both believe that they have.
+copy what it likes, and changes nothing. The commit is a conditional write. Where a store does not honour those,
+attempts elect one of them instead (:mod:`engine.storage.election`), and the election has the commit:
+
+    attempts/<name>/election-<n>/    proposals, ballots and votes, and commit.json of the one that was elected
+    attempts/<name>/withdrawn/<n>    what was elected before is not published any more: n counts from 1
 
 An attempt deletes its own uploads and those that were committed, when they are in place. Those of one that was killed
 stay: nobody can know that it will not wake up and commit them.
@@ -17,18 +20,34 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 import uuid
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import StorageError
 from engine.storage import ExistsError, NotFoundError, Storage, join
+from engine.storage.election import elect
 from engine.storage.transfer import in_parallel
 
 ATTEMPTS = "attempts"
 COMMIT = "commit.json"
+WITHDRAWN = "withdrawn"
+
+READINGS, PAUSE = 4, 0.1
+"""Of a commit that is only half there, and seconds between them."""
+
+PATIENCE = 10.0
+"""Seconds that others wait for the attempt that was elected, before they publish it themselves."""
+
+ELECTED = (
+    "{root}: this store does not honour conditional writes (If-None-Match). Attempts at one run agree by an election "
+    "instead, which needs a store that lists at once what was written"
+)
+"""What is reported before a run on such a store."""
 
 
 def sha256_of(file: Path) -> str:
@@ -76,22 +95,64 @@ class Publication:
         if self._commit() is None:
             place = join(self.folder, mine.attempt)
             self.storage.upload_many([(file, join(place, path)) for path, file in files.items()])
-            try:
-                if self._commit() is not None:  # seen by stores too that ignore what only_if_absent asks for
-                    raise ExistsError(place)
-                self.storage.write_bytes(
-                    join(self.folder, COMMIT),
-                    mine.model_dump_json(indent=2).encode(),
-                    content_type="application/json",
-                    only_if_absent=True,
-                )
-            except ExistsError:
-                self._delete(mine.attempt)
+            if self._by_election:
+                self._elect(mine)
+            else:
+                self._claim(mine)
         self.settle()
         commit = self._commit()
         if commit is None:
             raise StorageError(f"{self.root} was withdrawn while it was published: run it again, if it is still wanted")
         return commit.attempt == mine.attempt
+
+    def check(self) -> str | None:
+        """Find out how the store keeps attempts apart, before anything is trained; a sentence if it is by election.
+
+        Raises:
+            StorageError: It cannot.
+        """
+        return ELECTED.format(root=self.root) if self._by_election else None
+
+    @cached_property
+    def _by_election(self) -> bool:
+        return not self.storage.honours_conditions(self.root)
+
+    def _claim(self, mine: Commit) -> None:
+        """Commit, unless somebody has."""
+        try:
+            self.storage.write_bytes(
+                join(self.folder, COMMIT), _json(mine), content_type="application/json", only_if_absent=True
+            )
+        except ExistsError:
+            self._delete(mine.attempt)
+
+    def _elect(self, mine: Commit) -> None:
+        """Commit whoever is elected. All who do write the same bytes."""
+        place = self._election()
+        proposal = join(place, "proposal-{}.json")
+        self.storage.write_bytes(proposal.format(mine.attempt), _json(mine))
+
+        def decided() -> bool:
+            return self.storage.exists(join(place, COMMIT))
+
+        elected = elect(mine.attempt, place, storage=self.storage, decided=decided)
+        if elected is not None and not decided():
+            self.storage.write_bytes(join(place, COMMIT), self.storage.read_bytes(proposal.format(elected)))
+        commit = self._read(join(place, COMMIT))
+        if commit is not None and commit.attempt != mine.attempt:
+            self._delete(mine.attempt)
+            self._wait_for(commit)
+
+    def _wait_for(self, commit: Commit) -> None:
+        """Let the attempt that was elected copy its files, unless it has died: not all of these stores copy at once."""
+        waited_for, until = join(self.root, list(commit.files)[-1]), time.monotonic() + PATIENCE
+        while time.monotonic() < until and not self.storage.exists(waited_for):
+            time.sleep(PAUSE)
+
+    def _election(self) -> str:
+        """The one that counts: a vote, or a commit, that arrives late from one before a withdrawal does not."""
+        withdrawn = (int(item.key) for item in self.storage.list(join(self.folder, WITHDRAWN)))
+        return join(self.folder, f"election-{max(withdrawn, default=0)}")
 
     def settle(self) -> bool:
         """Bring what was committed to where readers look, if that is still to be done.
@@ -131,23 +192,32 @@ class Publication:
         An attempt that copies just then may still bring the file that it is at; it can begin with no other.
         """
         commit = self._commit()
+        if self._by_election:
+            place = self._election()
+            following = int(place.rpartition("-")[2]) + 1
+            self.storage.write_bytes(join(self.folder, WITHDRAWN, str(following)), b"withdrawn")
+            self._delete(place.rpartition("/")[2])
         self.storage.delete(join(self.folder, COMMIT))
         if commit is not None:
             self._delete(commit.attempt)
 
     def _commit(self) -> Commit | None:
-        uri = join(self.folder, COMMIT)
-        if not self.storage.exists(uri):
-            return None
-        try:
-            return Commit.model_validate_json(self.storage.read_bytes(uri))
-        except NotFoundError:
-            return None
-        except ValidationError:
-            raise StorageError(
-                f"{uri} is not what this version of teacher writes: go on with the version that wrote it, or train "
-                "into another output"
-            ) from None
+        return self._read(join(self._election() if self._by_election else self.folder, COMMIT))
+
+    def _read(self, uri: str) -> Commit | None:
+        for reading in range(READINGS):
+            if not self.storage.exists(uri):
+                return None
+            try:
+                return Commit.model_validate_json(self.storage.read_bytes(uri))
+            except NotFoundError:
+                return None
+            except ValidationError:  # a disk without links, or a store that writes in place, shows half of it
+                time.sleep(reading * PAUSE)
+        raise StorageError(
+            f"{uri} is not what this version of teacher writes: go on with the version that wrote it, or train "
+            "into another output"
+        )
 
     def _delete(self, attempt: str) -> None:
         place = join(self.folder, attempt)
@@ -156,3 +226,7 @@ class Publication:
         local = self.storage.local_path(place)
         if local is not None:  # a disk keeps folders that are empty
             shutil.rmtree(local, ignore_errors=True)
+
+
+def _json(commit: Commit) -> bytes:
+    return commit.model_dump_json(indent=2).encode()

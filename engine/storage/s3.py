@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from engine.errors import StorageError
-from engine.storage.base import BrokenError, ChangedError, ExistsError, NotFoundError, ObjectInfo, UnsupportedError
+from engine.storage.base import BrokenError, ChangedError, NotFoundError, ObjectInfo
 from engine.storage.buckets import prefix_of, split, split_object
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import replacing
@@ -197,15 +197,8 @@ class S3Backend:
         bucket, key = split_object(uri)
         extra: dict[str, Any] = {"ContentType": content_type} if content_type else {}
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if only_if_absent else {}
-        try:
-            with self.client_for(uri, "written") as client:
-                client.put_object(Bucket=bucket, Key=key, Body=data, **extra, **condition)
-        except UnsupportedError:
-            if not only_if_absent:
-                raise
-            if self.head(uri) is not None:
-                raise ExistsError(f"{uri} is there already") from None
-            self.write(uri, data, content_type=content_type, only_if_absent=False)
+        with self.client_for(uri, "written") as client:
+            client.put_object(Bucket=bucket, Key=key, Body=data, **extra, **condition)
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
         """All objects below a folder, sorted by key, a thousand a request."""

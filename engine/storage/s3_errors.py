@@ -21,6 +21,20 @@ DENIED = "access is denied: these credentials may not do it; check the policies 
 EXPIRED = "the credentials have expired: renew them"
 REGION = "the bucket lies in another region: set storage.region or AWS_DEFAULT_REGION"
 LATER = "the store is overloaded or failing, and was so at every attempt: try again later"
+UNKNOWN = frozenset(
+    {
+        "BadRequest",
+        "InvalidArgument",
+        "InvalidRequest",
+        "MethodNotAllowed",
+        "NotImplemented",
+        "NotSupported",
+        "UnsupportedArgument",
+        "UnsupportedOperation",
+    }
+)
+"""Bad requests, in the words of stores that do not know a header, such as that of a conditional write."""
+
 ADVICE = {
     "400": "the store calls it a bad request: the credentials may have expired, or the bucket lie in another region",
     "403": f"{DENIED}. Where objects may not be listed, one that is not there is answered so too",
@@ -105,7 +119,7 @@ def _answered(error: ClientError, uri: str, failed: str, where: str) -> StorageE
     if code in CONFLICT:
         return ExistsError(f"{uri} is there already, or has just changed")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if status == 501:
+    if status in (405, 501) or (status == 400 and code in UNKNOWN):
         return UnsupportedError(f"{failed}: {where} does not know how ({code}: {message})")
     if code == "RequestTimeTooSkewed":
         ahead = clock_error(error.response)

@@ -47,35 +47,43 @@ def pages(ask: Callable[[str | None], Any], folder: str) -> Iterator[Page]:
 def in_order(found: Iterable[Page], folder: str, *, whole: bool = False) -> Iterator[Any]:
     """The objects of all pages by the bytes of their keys. A store whose first page is not in order is read whole.
 
+    Some stores list an object twice that is written meanwhile: once is enough.
+
     Args:
         found: The pages.
         folder: What is listed, for messages.
         whole: Read all pages before the first object is given: the store is known to list in no order.
 
     Raises:
-        StorageError: A later page goes back, or a key comes twice: what was given so far cannot be taken back.
+        StorageError: A later page goes back, or has nothing new: what was given so far cannot be taken back.
     """
     last, remaining = b"", iter(found)
     for number, page in enumerate(remaining):
-        keys = [item["Key"].encode(errors="surrogateescape") for item in page]
-        ordered = all(before < key for before, key in pairwise([last, *keys]))
+        keys = [_bytes(item["Key"]) for item in page]
+        ordered = all(before <= key for before, key in pairwise([last, *keys]))
         if whole or (not ordered and number == 0):
             yield from _sorted(chain([page], remaining), folder)
             return
-        if not ordered:
+        if not ordered or (keys and keys[-1] == last):
             raise _disorder(folder)
-        yield from page
+        for before, key, item in zip([last, *keys], keys, page, strict=False):
+            if key != before:
+                yield item
         last = keys[-1] if keys else last
 
 
 def _sorted(found: Iterable[Page], folder: str) -> list[Any]:
-    items: dict[str, Any] = {}
+    items: dict[bytes, Any] = {}
     for page in found:
         before = len(items)
-        items |= {item["Key"]: item for item in page}
-        if len(items) != before + len(page):  # seen with each page: such a listing may have no end
+        items |= {_bytes(item["Key"]): item for item in page}
+        if page and len(items) == before:  # such a listing may have no end
             raise _disorder(folder)
-    return [items[key] for key in sorted(items, key=lambda key: key.encode(errors="surrogateescape"))]
+    return [items[key] for key in sorted(items)]
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode(errors="surrogateescape")
 
 
 def _disorder(folder: str) -> StorageError:

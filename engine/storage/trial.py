@@ -1,0 +1,67 @@
+"""Whether a store honours conditional writes, found out by trying: some ignore the condition, others refuse it."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from engine.errors import StorageError
+from engine.storage.base import ExistsError, UnsupportedError
+from engine.storage.uris import join
+
+if TYPE_CHECKING:
+    from engine.storage.base import Backend
+
+FOLDER = ".teacher"
+"""Below the folder that is tried; nothing stays in it."""
+
+
+def honours_conditions(folder: str, backend: Backend) -> bool:
+    """Write an object twice on condition that it is absent; it is deleted afterwards.
+
+    Returns:
+        Whether the store wrote it once, and refused the second time.
+
+    Raises:
+        StorageError: The store cannot be written to; or it honours no condition and does not list what it was given
+            either, so that attempts at one run cannot be kept apart.
+    """
+    place = join(folder, FOLDER)
+    uri = join(place, f"trial-{uuid.uuid4().hex}")
+    try:
+        honoured = _written_once(uri, backend)
+        if not honoured:
+            _check_listed(uri, place, backend)
+    finally:
+        backend.delete(uri)
+    return honoured
+
+
+def _written_once(uri: str, backend: Backend) -> bool:
+    first, second = b"first", b"second"
+    try:
+        backend.write(uri, first, content_type=None, only_if_absent=True)
+    except UnsupportedError:
+        return False
+    except ExistsError:  # of an object of a name that is new: the answer to an earlier request got lost, or it is wrong
+        if backend.head(uri) is None:
+            return False
+    try:
+        backend.write(uri, second, content_type=None, only_if_absent=True)
+    except ExistsError:
+        return backend.read(uri) == first
+    except UnsupportedError:
+        return False
+    return False
+
+
+def _check_listed(uri: str, place: str, backend: Backend) -> None:
+    """Attempts can agree by writing and listing, if what is written is seen from then on."""
+    for content in (b"third", b"fourth"):
+        backend.write(uri, content, content_type=None, only_if_absent=False)
+        if backend.read(uri) != content or uri not in {item.uri for item in backend.list(place)}:
+            raise StorageError(
+                f"{place}: this store honours no conditional writes (If-None-Match) and does not read or list at once "
+                "what was written, so that two attempts at one run could publish a mixture: give another store as "
+                "output, or update this one"
+            )
