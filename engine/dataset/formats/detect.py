@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.dataset.formats import labelme, via, voc, yolo
 from engine.dataset.formats.json_text import outline
 from engine.dataset.formats.source import Source, identity
-from engine.dataset.formats.unsupported import READ, unread_format
+from engine.dataset.formats.unsupported import READ, json_format, unread_format
 from engine.dataset.formats.xml import root_tag
 from engine.dataset.formats.yolo import label_lines, parse_line
 from engine.dataset.formats.yolo_layout import NAME_FILES, data_yamls
@@ -49,6 +49,8 @@ def format_of_json(head: str) -> str | None:
         return via.KIND
     if opening == "{" and "shapes" in outer:
         return labelme.KIND
+    if json_format(head) is not None:
+        return None
     # Categories alone are Label Studio's notes.json, unless the text goes on.
     has = {"images", "annotations"} & outer or ({"info", "licenses", "categories"} & outer and len(head) >= 1 << 16)
     return COCO if opening == "{" and has else None
@@ -121,13 +123,18 @@ def refuse_unread(source: Source) -> None:
     suffixes: dict[str, list[str]] = {}
     for key in keys:
         suffixes.setdefault(posixpath.splitext(key)[1].lower(), []).append(key)
+    found: dict[str, tuple[tuple[str, str], str]] = {}
     for group in suffixes.values():
         for key in _samples(group):
             head = source.head(key)
             tag = root_tag(head) if key.lower().endswith(".xml") else ""
-            found = unread_format(key, head, root_tag=tag)
-            if found is not None:
-                raise _unread(f"{source.uri} ({key})", found)
+            if (unread := unread_format(key, head, root_tag=tag)) is not None:
+                found.setdefault(unread[0], (unread, key))
+    if found:  # the plain ones say least
+        unread, key = next(
+            (one for name, one in found.items() if not name.startswith(("CSV", "a CSV of b"))), None
+        ) or (next(iter(found.values())))
+        raise _unread(f"{source.uri} ({key})", unread)
 
 
 def _samples(keys: list[str]) -> list[str]:

@@ -32,6 +32,9 @@ KIND = "LabelMe"
 MOST_PIXELS = 179_000_000
 """Of a mask: the limit of images."""
 
+IGNORED = "__ignore__"
+"""The label of what is no object; LabelMe's own converters leave it out too."""
+
 NO_AREA = ("point", "points", "line", "linestrip", "lines")
 
 
@@ -129,6 +132,8 @@ def _read(source: Source, key: str) -> _File | None:
     for position, shape in enumerate(shapes, start=1):
         shape = shape if isinstance(shape, dict) else {}
         label, group = str(shape.get("label") or ""), shape.get("group_id")
+        if label == IGNORED:
+            continue
         piece = _piece(shape, f"{key} shape {position}", size)
         alone = group is None or piece.rle is not None or not (piece.polygon or piece.fault)
         objects[(label, position, None) if alone else (label, 0, str(group))].append(piece)

@@ -35,6 +35,7 @@ ROLES = frozenset(
         "obj_test_data",
         "xmls",
         "ann",
+        "labeltxt",
     }
 )
 """Folders that say what kind of file they hold, not which image it is of."""

@@ -18,6 +18,7 @@ _JSON: tuple[tuple[str, str, str, str, str], ...] = (
     ("Supervisely", "{", "size objects", "", "export it as COCO in Supervisely"),
     ("a Supervisely project", "{", "classes tags", "", "export it as COCO in Supervisely"),
     ("Cityscapes", "{", "imgHeight imgWidth", "", "convert it to COCO"),
+    ("SA-1B (Segment Anything)", "{", "image annotations", "", "convert it to COCO"),
     ("VoTT", "{", "asset regions", "", "export it as Pascal VOC in VoTT"),
     ("VoTT", "{", "assets tags", "", "export it as Pascal VOC in VoTT"),
     ("FiftyOne", "{", "samples", "", "export it as COCODetectionDataset"),

@@ -1,7 +1,7 @@
 """JSON of the VGG Image Annotator (VIA 1 and 2) to COCO: the project, or the exported annotations.
 
-Regions are rectangles, polygons, circles and ellipses in pixels; points and lines have no area: they are counted and
-left out. VIA says nothing of the size of images: boxes are compared with it when they are opened.
+Regions are rectangles, polygons, circles and ellipses in pixels; points and lines that are not closed have no area: they are counted
+and left out. VIA says nothing of the size of images: boxes are compared with it when they are opened.
 """
 
 from __future__ import annotations
@@ -174,9 +174,10 @@ def _outline(shape: dict[str, Any]) -> tuple[list[Polygon], tuple[float, float, 
         radii = ("r", "r") if kind == "circle" else ("rx", "ry")
         cx, cy, rx, ry = (number(shape.get(one)) for one in ("cx", "cy", *radii))
         return [ellipse(cx, cy, rx, ry, number(shape.get("theta") or 0))], None
-    if kind == "polygon":
+    if kind in ("polygon", "polyline"):
         xs, ys = shape.get("all_points_x") or [], shape.get("all_points_y") or []
         points = [(number(x), number(y)) for x, y in zip(xs, ys, strict=True)]
-        if len(points) >= 3:
+        closed = kind == "polygon" or points[:1] == points[-1:]
+        if len(points) >= 3 and closed:
             return [[value for point in points for value in point]], None
     return [], None

@@ -64,6 +64,11 @@ def convert(source: Source, folder: Path) -> list[str]:
             if number == 0:
                 _strays(writer, source, labels, layout, shapes)
             writer.close(categories)
+    if not labels.found:
+        raise DataError(
+            f"{source.uri} is a YOLO dataset by {layout.described_by}, but none of its images has a label file: the "
+            "labels of images/a.jpg are looked for in labels/a.txt, or beside it in a.txt"
+        )
     shapes.check()
     return list(layout.parts)
 
@@ -95,6 +100,7 @@ def _object(
     try:
         index, numbers = parse_line(line)
     except ValueError as error:
+        shapes.unread = shapes.unread or line
         writer.bad_object(image_id, next(iter(layout.names), 0) + 1, f"{place}: {error}")
         return
     shapes.add(numbers, size)
@@ -142,6 +148,7 @@ class _LabelFiles:
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.found = False
         self._by_identity: dict[str, list[str]] = defaultdict(list)
         for key in source.keys(".txt"):
             self._by_identity[identity(key)].append(key)
@@ -158,6 +165,7 @@ class _LabelFiles:
             if usual in keys:
                 return usual
             raise DataError(f"{image} may have its labels in {' or '.join(keys[:3])}: keep one of them")
+        self.found = self.found or bool(keys)
         return keys[0] if keys else None
 
     def read(self, image: str) -> _Labels:

@@ -117,6 +117,8 @@ def _yaml_parts(source: Source, key: str, content: dict[str, Any]) -> dict[str, 
         images: list[str] = []
         for path in paths:
             found = _images_at(source, above, content.get("path"), str(path), names)
+            if found is None:  # Roboflow says valid/, and users rename it
+                found = parts_by_folder(source).get(part)
             if found is None and part == "test":  # often a left-over of a template
                 continue
             if found is None:
@@ -161,6 +163,8 @@ def _images_at(source: Source, above: str, path: object, wanted: str, names: Fil
 def _images_below(source: Source, place: str, names: FileNames) -> list[str] | None:
     if place in source.files and place.endswith(".txt"):
         return _listed_images(source, place, names)
+    if place in source.image_files:
+        return [place]
     prefix = "" if place == "." else f"{place}/"
     found = [key for key in source.image_files if key.startswith(prefix)]
     return found or None

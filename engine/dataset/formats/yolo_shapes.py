@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from engine.dataset.formats.unsupported import unread_format
 from engine.errors import DataError
 
 ENOUGH = 8
@@ -25,12 +26,16 @@ class Shapes:
 
     Args:
         source: What the dataset is called in messages.
+
+    Attributes:
+        unread: A line that holds something else than numbers.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.columns: Counter[int] = Counter()
         self.large = self.turned = self.upright = self.outside = self.not_corners = 0
+        self.unread = ""
         self.pairs_inside = self.triples_inside = 0
 
     def add(self, numbers: list[float], size: tuple[int, int]) -> None:
@@ -58,6 +63,8 @@ class Shapes:
             DataError: Nearly all lines look like it.
         """
         lines = self.columns.total()
+        if not lines and (found := unread_format("labels.txt", self.unread.encode())) is not None:
+            raise DataError(f"{self.source} has labels of {found[0]}, which is not read: {found[1]}")
         if not lines:
             return
         if self.large > lines / 2:
@@ -102,7 +109,7 @@ def _rectangle(numbers: list[float], size: tuple[int, int]) -> str:
     points = [(numbers[k] * size[0], numbers[k + 1] * size[1]) for k in range(0, 8, 2)]
     sides = [(points[k][0] - points[k - 1][0], points[k][1] - points[k - 1][1]) for k in range(4)]
     lengths = [math.hypot(*side) for side in sides]
-    if min(lengths) < 2:
+    if min(lengths) < 0.05:
         return ""
     for (a, b), (c, d), one, other in zip(sides, sides[1:], lengths, lengths[1:], strict=False):
         if abs(a * c + b * d) > 0.05 * one * other:  # 3 degrees off a right angle
