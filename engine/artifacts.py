@@ -12,17 +12,19 @@ run: a run without it is not published, and a reader never sees half of one. No 
 from __future__ import annotations
 
 import html
-import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
 from pydantic import Field, ValidationError
 
 from engine.config import RunConfig
 from engine.errors import ConfigError, StorageError
+from engine.formats import FORMAT_VERSION, refuse_newer
 from engine.results import Result, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, join, safe_join
@@ -109,7 +111,7 @@ class FileEntry(Result):
 class RunMetadata(Result):
     """``metadata.json``: what was published, from what, with what."""
 
-    format_version: int = 1
+    format_version: int = FORMAT_VERSION
     name: str
     run_id: str
     created: str = Field(description="UTC, ISO 8601.")
@@ -143,14 +145,15 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
         [
             "---",
             "library_name: peft",
-            f"base_model: {json.dumps(result.base_model)}",
+            f"base_model: {_yaml_text(result.base_model)}",
             "tags: [lora, " + result.teacher.slug.replace("_", "-") + "]",
             "---",
             "",
-            f"# {title} adapted to {config.name}",
+            f"# {title} adapted to {_cell(config.name)}",
             "",
             f"A LoRA adapter (preset `{lora.preset.value}`, rank {lora.rank}, alpha {lora.alpha}, "
-            f"{result.trainable_parameters:,} parameters) for `{result.base_model}` at revision `{revision}`.",
+            f"{result.trainable_parameters:,} parameters) for {_code(result.base_model)} at revision "
+            f"{_code(revision)}.",
             "",
             "```python",
             *LOADING_LINES.format(uri=result.adapter.uri.removesuffix(f"/{ADAPTER}")).splitlines(),
@@ -185,6 +188,29 @@ def _cell(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", safe)
 
 
+def _code(text: str) -> str:
+    r"""Text of others as code within a line of Markdown: no backtick of it ends the code.
+
+    >>> _code("a`b``"), _code("model")
+    ('``` a`b`` ```', '`model`')
+    """
+    safe = "".join(character if character.isprintable() else " " for character in text)
+    runs = [len(run) for run in re.findall("`+", safe)]
+    if not runs:
+        return f"`{safe}`"
+    fence = "`" * (max(runs) + 1)
+    return f"{fence} {safe} {fence}"
+
+
+def _yaml_text(text: str) -> str:
+    r"""Text of others as one value of a line of YAML.
+
+    >>> _yaml_text('a"\nb: c')
+    '"a\\"\\nb: c"'
+    """
+    return yaml.safe_dump(text, default_style='"', width=math.inf).strip()
+
+
 def _left(result: TeacherResult) -> str:
     if result.retention is None or result.retention.share < 0:
         return "not measured"
@@ -193,7 +219,7 @@ def _left(result: TeacherResult) -> str:
 
 LOADING_LINES = """\
 from engine.teachers import load_adapted
-teacher = load_adapted("{uri}")
+teacher = load_adapted({uri!r})
 detections = teacher.predict(samples)  # engine.dataset.Sample.of(image) of an RGB array; for SAM, of(image, boxes_xyxy)
 """
 """Three lines that load an adapter, for the model card and the report."""
@@ -225,6 +251,7 @@ def read_result(layout: RunLayout, teacher: TeacherName, storage: Storage) -> Te
 
 def _read(kind: type[R], uri: str, storage: Storage) -> R:
     content = read_bounded(storage, uri, limit=JSON_BYTES)
+    refuse_newer(content, where=uri, error=StorageError)
     try:
         return kind.model_validate_json(content)
     except ValidationError:
@@ -274,8 +301,10 @@ def _refuse_others(metadata: RunMetadata, folder: Path) -> None:
     advice = "fetch into another folder, or give --overwrite"
     there = folder / METADATA
     if there.is_file():
+        content = there.read_bytes()
+        refuse_newer(content, where=str(there), error=ConfigError)
         try:
-            run_id = RunMetadata.model_validate_json(there.read_bytes()).run_id
+            run_id = RunMetadata.model_validate_json(content).run_id
         except ValidationError:
             run_id = "another version's or program's"
         if run_id != metadata.run_id:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.formats import FORMAT_VERSION
 from engine.spec import TeacherName
 
 
@@ -118,6 +119,7 @@ class MemoryNeed(Result):
 class TeacherResult(Result):
     """One teacher of a run, before and after."""
 
+    format_version: int = FORMAT_VERSION
     teacher: TeacherName
     base_model: str
     base_revision: str | None = Field(description="Commit of a hub model, digest of a local one.")

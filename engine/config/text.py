@@ -9,6 +9,8 @@ import yaml
 from pydantic import BaseModel
 
 from engine.config.model import RunConfig
+from engine.errors import ConfigError
+from engine.formats import refuse_newer
 from engine.plain_yaml import read_document
 from engine.validation import parse
 
@@ -31,6 +33,8 @@ def from_yaml(text: str | bytes, *, where: str = "teacher_config.yaml") -> RunCo
         ConfigError: The text is no YAML, or settings are unknown, missing or wrong.
     """
     document = read_document(text, where=where)
+    if isinstance(document.value, dict):
+        refuse_newer(document.value, where=where, error=ConfigError)
     return parse(RunConfig, document.value, where=where, line_of=document.line)
 
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from engine.artifacts import ADAPTER, ADAPTER_CONFIG
 from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
 from engine.errors import BaseModelError
+from engine.formats import FORMAT_VERSION, refuse_newer
 from engine.plain_json import file_content, parse_json
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.adapter_config import AdapterConfig, named_by
@@ -46,6 +47,7 @@ class AdapterCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+    format_version: int = FORMAT_VERSION
     teacher: TeacherName
     base_revision: str = Field(description="Commit of a hub model, sha256 of the weights of any other.")
     base_sha256: str = Field(description="sha256 of the base's weights, however they were had.")
@@ -69,6 +71,7 @@ class AdapterCard(BaseModel):
             content = file_content(folder / TEACHER, error=BaseModelError, limit=CARD_BYTES)
         except FileNotFoundError:
             raise BaseModelError(f"{folder} has no {TEACHER}: it is not the folder of an adapter made here") from None
+        refuse_newer(content, where=str(folder / TEACHER), error=BaseModelError)
         return parse_json(cls, content, where=str(folder / TEACHER), error=BaseModelError)
 
     @model_validator(mode="after")

@@ -25,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from engine.errors import StorageError
+from engine.formats import FORMAT, FORMAT_VERSION, refuse_newer
 from engine.results import ApMetrics, HistoryPoint
 
 KEPT = 2
@@ -137,6 +139,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
     }
     state = json.dumps(
         {
+            FORMAT: FORMAT_VERSION,
             "progress": checkpoint.progress.model_dump(mode="json"),
             "before": {name: metrics.model_dump(mode="json") for name, metrics in checkpoint.before.items()},
             "settings": checkpoint.settings,
@@ -167,7 +170,11 @@ def load_checkpoint(folder: Path, on_damaged: Callable[[Path], None] = lambda pa
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """The checkpoint in a file; None if there is none, or none that is whole."""
+    """The checkpoint in a file; None if there is none, or none that is whole.
+
+    Raises:
+        StorageError: A newer version of teacher wrote it.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -176,6 +183,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         if metadata["sha256"] != _digest(state, tensors):
             return None
         values = json.loads(state)
+        refuse_newer(values, where=str(path), error=StorageError)
         return Checkpoint(
             progress=Progress.model_validate(values["progress"]),
             before={name: ApMetrics.model_validate(metrics) for name, metrics in values["before"].items()},

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 from toy import metrics, run_config, settings
 
@@ -80,3 +83,28 @@ def test_a_command_ends_with_what_is_left_of_the_base(monkeypatch: pytest.Monkey
 def test_thresholds_of_a_thousand_classes_do_not_lengthen_an_outcome() -> None:
     many = result(thresholds={f"class {i}": 0.5 for i in range(1000)})
     assert len(Outcome(trained=TeacherOutcome.of(many)).to_message()) < LIMIT // 4
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        'a"); import os; os.abort() #',
+        "a\\",
+        "a\nimport os",
+        "a`b``c",
+        "a\n```\n# Title",
+        "{uri} é \U0001f600",
+        "---\n'",
+    ],
+)
+def test_an_output_or_a_base_of_any_name_is_no_code_and_no_markup_in_the_card(config: RunConfig, evil: str) -> None:
+    adapter = AdapterFile(uri=f"{evil}/adapter_model.safetensors", sha256="0" * 64, size_bytes=1)
+    card = model_card(result(adapter=adapter, base_model=evil), config, versions={})
+    _, front, body = card.split("---\n", 2) if evil != "---\n'" else ["", *card[4:].split("\n---\n", 1)]
+    assert yaml.safe_load(front)["base_model"] == evil
+    (code,) = re.findall(r"^```python\n(.*?)^```$", body, flags=re.DOTALL | re.MULTILINE)
+    given = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert given == [evil]
+    assert len(ast.parse(code).body) == 3
+    assert len(re.findall("^# ", body, flags=re.MULTILINE)) == 1
+    assert body.count("\n```") == 2

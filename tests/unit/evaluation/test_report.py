@@ -360,7 +360,7 @@ def test_many_large_noisy_pictures_stay_below_two_megabytes(dataset: CocoDataset
 
 def test_the_lines_that_load_the_adapter_name_its_folder() -> None:
     page = Page(report(result(metrics(0.1), metrics(0.4))))
-    assert 'load_adapted("s3://out/a")' in page.text
+    assert "load_adapted('s3://out/a')" in page.text
     assert "612 kB" in page.text
     assert "1 h 2 min" in page.text
     assert "5" * 64 in page.text
