@@ -32,6 +32,46 @@ class ApMetrics(Result):
     per_class: dict[str, float] = Field(description="AP by class name; -1 without objects of it.")
     images: int | None = Field(default=None, description="How many images were measured.")
     miou: float | None = Field(default=None, description="SAM: mean IoU of masks from ground-truth boxes.")
+    ap_ceiling: float | None = Field(
+        default=None,
+        description="AP of perfect detections, where images have more than 100 objects of a class: COCO counts 100 "
+        "detections of a class an image. None where nothing is cut.",
+    )
+    dense_images: int = Field(default=0, description="Images with more than 100 objects of a class.")
+
+
+def ceiling_sentence(metrics: ApMetrics) -> str:
+    """What AP leaves out of images with very many objects; empty where nothing is."""
+    if metrics.ap_ceiling is None:
+        return ""
+    images = f"{metrics.dense_images:,} image{'s have' if metrics.dense_images > 1 else ' has'}"
+    return (
+        f"{images} more than 100 objects of a class, and COCO's AP counts 100 detections of a class an image: perfect "
+        f"detections would have AP {metrics.ap_ceiling:.3f}, not 1. Cut such images into tiles to measure all objects"
+    )
+
+
+class Interval(Result):
+    """The range that a number lies in with 95 % confidence, images being drawn by chance."""
+
+    low: float
+    high: float
+
+    @property
+    def covers_zero(self) -> bool:
+        """Whether the number may as well be 0."""
+        return self.low <= 0 <= self.high
+
+
+class Comparison(Result):
+    """How sure the AP of base and adapter are: intervals by resampling the images (bootstrap)."""
+
+    images: int
+    resamples: int
+    before: Interval = Field(description="AP of the base.")
+    after: Interval = Field(description="AP of the adapter.")
+    difference: Interval = Field(description="AP of the adapter minus that of the base, on the same images.")
+    miou_difference: Interval | None = Field(default=None, description="SAM: the same of the mean IoU.")
 
 
 class HistoryPoint(Result):
@@ -127,6 +167,13 @@ class TeacherResult(Result):
     after: ApMetrics = Field(description="The best adapter, on the validation part.")
     test_before: ApMetrics | None = Field(default=None, description="The base, on the test part.")
     test_after: ApMetrics | None = Field(default=None, description="The best adapter, on the test part.")
+    comparison: Comparison | None = Field(
+        default=None, description="Intervals on the validation part; None with fewer than two images."
+    )
+    test_comparison: Comparison | None = Field(default=None, description="Intervals on the test part.")
+    conclusion: str = Field(
+        default="", description="What came of it in a sentence, by the test part where there is one."
+    )
     from_detector_before: ApMetrics | None = Field(
         default=None,
         description="SAM: masks of the base for the boxes that the tuned Grounding DINO of the run finds in the "

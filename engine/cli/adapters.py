@@ -11,8 +11,9 @@ import numpy as np
 import typer
 
 from engine.cli import options
-from engine.cli.display import console, show_metrics
-from engine.cli.labels import evaluate_predictions
+from engine.cli.display import console, show_conclusion, show_metrics, warn
+from engine.cli.labels import cut_sentence, evaluate_predictions
+from engine.dataset.problems import EXAMPLES
 from engine.errors import ConfigError, DataError, MachineError
 from engine.spec import TeacherName
 from engine.storage import default_cache
@@ -46,13 +47,18 @@ def evaluate(
     if adapter is None:
         raise ConfigError("give --adapter, or --predictions such as label wrote")
     from engine.dataset import ImageFolder, Sample, load_dataset, load_sample
+    from engine.dataset.class_match import match_classes
+    from engine.evaluation.conclusion import conclude
     from engine.evaluation.evaluate import evaluate as measure
+    from engine.evaluation.intervals import compare_ap
     from engine.teachers import load_adapted
     from engine.teachers.lora import adapter_off
 
     storage = options.storage(endpoint_url)
     teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
-    dataset = load_dataset(data, images, storage=storage).with_classes(teacher.classes)
+    given = load_dataset(data, images, storage=storage)
+    classes = match_classes(given, teacher.classes, side="the adapter")
+    dataset = given.with_classes(teacher.classes)
     folder = ImageFolder.of(data, images, storage=storage, cache=default_cache())
     folder.sync(dataset.images)
 
@@ -60,12 +66,25 @@ def evaluate(
         return load_sample(dataset, index, folder.path(dataset.images[index]), with_masks=teacher.needs_masks)
 
     with console.status("measuring the adapter"):
-        adapted = measure(teacher, dataset, load, batch_size=batch_size).metrics
+        adapted = measure(teacher, dataset, load, batch_size=batch_size)
     with console.status("measuring the base"), adapter_off(teacher):
-        base = measure(teacher, dataset, load, batch_size=batch_size).metrics
-    show_metrics([("base", base), ("adapted", adapted)])
+        base = measure(teacher, dataset, load, batch_size=batch_size)
+    compared = compare_ap(adapted.dataset, base.detections, adapted.detections, iou_type=teacher.iou_type)
+    concluded = conclude(base.metrics, adapted.metrics, compared)
+    show_metrics([("base", base.metrics), ("adapted", adapted.metrics)])
+    show_conclusion(concluded)
+    for sentence in classes.sentences():
+        warn(sentence)
     if as_json:
-        typer.echo(json.dumps({"base": base.model_dump(), "adapted": adapted.model_dump()}, indent=2))
+        told = {
+            "base": base.metrics.model_dump(),
+            "adapted": adapted.metrics.model_dump(),
+            "comparison": compared and compared.model_dump(),
+            "conclusion": concluded.sentence,
+            "classes_left_out": classes.unknown,
+            "classes_without_objects": classes.absent,
+        }
+        typer.echo(json.dumps(told, indent=2))
 
 
 def predict(
@@ -95,6 +114,7 @@ def predict(
         load_dataset,
         load_sample,
     )
+    from engine.dataset.class_match import match_classes
     from engine.dataset.coco import detections_to_coco
     from engine.labelling import Overlays
     from engine.teachers import load_adapted
@@ -110,11 +130,13 @@ def predict(
     if teacher.name is not TeacherName.SAM and boxes is not None:
         raise ConfigError(f"--boxes {boxes} prompts SAM, but {adapter} adapts {teacher.name}: leave it out")
     folder = ImageFolder(images, storage=storage, cache=default_cache())
-    dataset: CocoDataset = (
-        folder_dataset(images, teacher.classes, storage=storage)
-        if boxes is None
-        else load_dataset(boxes, images, storage=storage).with_classes(teacher.classes)
-    )
+    if boxes is None:
+        dataset: CocoDataset = folder_dataset(images, teacher.classes, storage=storage)
+    else:
+        prompts = load_dataset(boxes, images, storage=storage)
+        for sentence in match_classes(prompts, teacher.classes, side="the adapter").sentences():
+            warn(sentence)
+        dataset = prompts.with_classes(teacher.classes)
     folder.sync(dataset.images)
     detections: list[Detections] = []
     looked_at: list[CocoImage] = []
@@ -134,6 +156,9 @@ def predict(
     if not len(dataset):
         raise DataError(f"{images} holds no images: give the folder that they are in")
     storage.write_bytes(str(output), json.dumps(coco).encode())
+    cut = [image.file_name for image, seen in zip(looked_at, detections, strict=True) if seen.lacks(threshold)]
+    if cut:
+        warn(cut_sentence(len(cut), cut[:EXAMPLES]))
     best = max((float(seen.scores.max()) for seen in detections if len(seen)), default=0.0)
     console.print(
         f"{len(coco['annotations'])} objects in {len(dataset)} images"

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from engine.dataset.types import DatasetInfo, Severity
 from engine.errors import TeacherError
-from engine.results import ApMetrics, TeacherResult
+from engine.evaluation.conclusion import Conclusion, conclude_result
+from engine.results import ApMetrics, TeacherResult, ceiling_sentence
 
 CONTROL = {code: "\ufffd" for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
 """Characters that tell a terminal to do something, from names that others have chosen."""
@@ -53,6 +54,11 @@ def note(sentence: str) -> None:
     console.print(sentence, style="dim", markup=False, soft_wrap=True)
 
 
+def warn(sentence: str) -> None:
+    """Print what a user should know before they rely on a result."""
+    console.print(sentence, style="yellow", markup=False, soft_wrap=True)
+
+
 def show_info(info: DatasetInfo) -> None:
     """What inspection found, problems last."""
     facts = Table.grid(padding=(0, 2))
@@ -89,14 +95,20 @@ def _boxes(info: DatasetInfo) -> str:
 
 def show_results(results: Sequence[TeacherResult]) -> None:
     """AP before and after, and where each adapter lies."""
-    table = Table("teacher", "AP before", "AP after", "AP50 before", "AP50 after", "adapter", header_style="bold")
+    with_miou = any(result.after.miou is not None for result in results)
+    iou = ("mean IoU before", "mean IoU after") if with_miou else ()
+    table = Table("teacher", "AP before", "AP after", "AP50 before", "AP50 after", *iou, "adapter", header_style="bold")
     for result in results:
-        table.add_row(
-            result.teacher.value,
-            *(f"{value:.3f}" for value in (result.before.ap, result.after.ap, result.before.ap50, result.after.ap50)),
-            f"{result.adapter.size_bytes / 1e6:.2f} MB",
-        )
+        values = [result.before.ap, result.after.ap, result.before.ap50, result.after.ap50]
+        ious = (result.before.miou, result.after.miou) if with_miou else ()
+        size = f"{result.adapter.size_bytes / 1e6:.2f} MB"
+        table.add_row(result.teacher.value, *map(_number, values), *map(_number, ious), size)
     console.print(table)
+    for result in results:
+        concluded = conclude_result(result)
+        console.print(f"{result.teacher.value}: {concluded.sentence}", markup=False, soft_wrap=True)
+        for remark in filter(None, (concluded.remark, ceiling_sentence(result.test_after or result.after))):
+            warn(f"{result.teacher.value}: {remark}")
     for result in results:
         if result.retention is not None and result.retention.share >= 0:
             console.print(
@@ -117,10 +129,18 @@ def show_results(results: Sequence[TeacherResult]) -> None:
         console.print(f"{result.adapter.uri}  sha256 {result.adapter.sha256[:12]}…", markup=False, soft_wrap=True)
 
 
+def show_conclusion(concluded: Conclusion) -> None:
+    """What the numbers allow to be said."""
+    console.print(concluded.sentence, markup=False, soft_wrap=True)
+    if concluded.remark:
+        warn(concluded.remark)
+
+
 def show_metrics(columns: Sequence[tuple[str, ApMetrics]]) -> None:
     """The twelve numbers and AP per class, side by side."""
     table = Table("", *(title for title, _ in columns), header_style="bold")
-    names = [name for name in ApMetrics.model_fields if name != "per_class"]
+    names = [name for name in ApMetrics.model_fields if name not in ("per_class", "images", "dense_images")]
+    table.add_row("images", *("–" if metrics.images is None else f"{metrics.images:,}" for _, metrics in columns))
     for name in names:
         values = [getattr(metrics, name) for _, metrics in columns]
         if any(value is not None for value in values):
@@ -130,6 +150,8 @@ def show_metrics(columns: Sequence[tuple[str, ApMetrics]]) -> None:
         values = [_number(metrics.per_class.get(label)) for _, metrics in columns]
         table.add_row(escape(plain(f"ap of {label}")), *values)
     console.print(table)
+    for sentence in dict.fromkeys(filter(None, (ceiling_sentence(metrics) for _, metrics in columns))):
+        warn(sentence)
 
 
 def _number(value: float | None) -> str:

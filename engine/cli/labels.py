@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli import options
-from engine.cli.display import console, is_terminal, note, show_metrics
+from engine.cli.display import console, is_terminal, note, show_metrics, warn
 from engine.dataset.types import NMS_IOU
 from engine.errors import ConfigError
 from engine.spec import TeacherName
@@ -101,11 +101,23 @@ def label(
                 markup=False,
                 soft_wrap=True,
             )
+        if done.images_cut:
+            warn(cut_sentence(done.images_cut, done.cut))
         if as_json:
             facts = {"images": done.images, "objects": done.objects, "skipped": len(done.skipped)}
+            facts |= {"images_cut": done.images_cut}
             typer.echo(json.dumps(facts))
     if not as_json:
         typer.echo(output)
+
+
+def cut_sentence(images: int, examples: Sequence[str]) -> str:
+    """That a teacher saw more objects than it gives, and where."""
+    return (
+        f"in {images:,} image{'s' if images > 1 else ''} more objects were seen than an adapter gives for one image "
+        f"(max_detections, 300 by default): the least sure are missing. Cut such images into tiles, or raise the "
+        f"threshold. The first: {', '.join(examples)}"
+    )
 
 
 def evaluate_predictions(
@@ -113,6 +125,7 @@ def evaluate_predictions(
 ) -> None:
     """COCO AP of labels with scores against the truth."""
     from engine.dataset import load_dataset
+    from engine.dataset.class_match import listed
     from engine.dataset.predictions import load_predictions
     from engine.evaluation.predictions import measure_predictions
 
@@ -123,10 +136,11 @@ def evaluate_predictions(
         "images of the truth are not in the predictions and count as ones where nothing was seen": measured.unlabelled,
         "images of the predictions are not in the truth and do not count": measured.unknown,
         "classes of the predictions are not in the truth and do not count": measured.other_classes,
+        "classes of the truth are not in the predictions and count as not found": measured.missed_classes,
     }
     for sentence, names in notes.items():
         if names:
-            console.print(f"{len(names):,} {sentence}, such as {names[0]}", markup=False, soft_wrap=True)
+            warn(f"{len(names):,} {sentence}: {listed(names)}")
     columns = [("boxes", measured.boxes)] + ([] if measured.masks is None else [("masks", measured.masks)])
     show_metrics(columns)
     wrong = measured.mistakes

@@ -260,6 +260,7 @@ class Detections:
         masks: N run-length encodings, or None from a teacher that gives boxes only.
         prompt_indices: (N,) int64, the sample's object that prompted each detection; None from a teacher that is not
             prompted by objects.
+        cut: The teacher gives no more than these, the surest, and saw others: below the last score some are missing.
     """
 
     boxes_xyxy: NDArray[np.float32]
@@ -267,6 +268,7 @@ class Detections:
     class_indices: NDArray[np.int64]
     masks: list[Rle] | None = field(default=None)
     prompt_indices: NDArray[np.int64] | None = field(default=None)
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -280,3 +282,7 @@ class Detections:
             masks=None if self.masks is None else [self.masks[i] for i in indices],
             prompt_indices=None if self.prompt_indices is None else self.prompt_indices[indices],
         )
+
+    def lacks(self, threshold: float) -> bool:
+        """Whether detections of at least this score may be missing, since a teacher gives only so many."""
+        return self.cut and len(self) > 0 and float(self.scores.min()) >= threshold

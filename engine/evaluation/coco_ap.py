@@ -6,6 +6,7 @@ faster-coco-eval.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.results import ApMetrics
 
 ALL, SMALL, MEDIUM, LARGE = range(4)  # COCO's areas: any, up to 32x32, up to 96x96, above
 AT_1, AT_10, AT_100 = range(3)  # how many detections an image count, the surest first
+MAX_DETECTIONS = 100  # of a class an image: COCO counts no more
 IOU_50, IOU_75 = 0, 5  # of the IoU thresholds .50:.05:.95
 
 
@@ -27,7 +29,8 @@ def coco_ap(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type:
     """COCO's twelve numbers and the AP of each class.
 
     Crowds are neither objects nor mistakes: detections inside them are passed over. For ``segm``, objects without a
-    mask are left out. At most 100 detections an image count, as COCO defines it, even where there are more objects.
+    mask are left out. At most 100 detections of a class an image count, as COCO defines it; where there are more
+    objects, ``ap_ceiling`` is the AP that perfect detections would have.
 
     Args:
         dataset: The truth.
@@ -63,7 +66,25 @@ def coco_ap(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type:
         ar_large=_mean(recall[..., LARGE, AT_100]),
         per_class={name: _mean(precision[:, :, i, ALL, AT_100]) for i, name in enumerate(dataset.classes)},
         images=len(dataset),
+        **_ceiling(truth),
     )
+
+
+def _ceiling(truth: dict[str, Any]) -> dict[str, Any]:
+    """AP of perfect detections and the images that limit it; nothing where all objects count.
+
+    Precision is 1 up to the recall that can be reached, and 0 at the rest of COCO's 101 recalls.
+    """
+    counts = Counter((one["image_id"], one["category_id"]) for one in truth["annotations"] if not one["iscrowd"])
+    dense = {image for (image, _), count in counts.items() if count > MAX_DETECTIONS}
+    if not dense:
+        return {}
+    total, reached = Counter[int](), Counter[int]()
+    for (_, category), count in counts.items():
+        total[category] += count
+        reached[category] += min(count, MAX_DETECTIONS)
+    recall = np.array([reached[category] / count for category, count in total.items()])
+    return {"ap_ceiling": float(((np.floor(recall * 100 + 1e-9) + 1) / 101).mean()), "dense_images": len(dense)}
 
 
 def mean_iou(dataset: CocoDataset, detections: Sequence[Detections]) -> float:
@@ -76,13 +97,20 @@ def mean_iou(dataset: CocoDataset, detections: Sequence[Detections]) -> float:
     Returns:
         0..1; an object that no mask was predicted for counts as 0. -1 where no object has a mask.
     """
-    ious = []
+    return _mean(np.concatenate([np.zeros(0), *object_ious(dataset, detections)]))
+
+
+def object_ious(dataset: CocoDataset, detections: Sequence[Detections]) -> list[NDArray[np.float64]]:
+    """Of each image, the IoU of every object's mask with the one that its box prompted: see :func:`mean_iou`."""
+    found = []
     for index, seen in enumerate(detections):
         predicted = _masks_by_prompt(seen)
+        ious = []
         for prompt, mask in _masks_by_prompt(truth_of(dataset, index, iou_type="segm")).items():
             answer = predicted.get(prompt)
             ious.append(0.0 if answer is None else float(coco_mask.iou([answer], [mask], [0])[0, 0]))
-    return _mean(np.asarray(ious))
+        found.append(np.asarray(ious, np.float64))
+    return found
 
 
 def _masks_by_prompt(detections: Detections) -> dict[int, Rle]:

@@ -28,6 +28,7 @@ class Measured:
         unlabelled: Images of the truth that the predictions do not hold; they count as ones where nothing was seen.
         unknown: Images of the predictions that the truth does not hold; they do not count.
         other_classes: Classes of the predictions that the truth does not have; they do not count.
+        missed_classes: Classes of the truth's objects that the predictions do not have; they count as not found.
     """
 
     boxes: ApMetrics
@@ -36,6 +37,7 @@ class Measured:
     unlabelled: tuple[str, ...]
     unknown: tuple[str, ...]
     other_classes: tuple[str, ...]
+    missed_classes: tuple[str, ...] = ()
 
 
 def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measured:
@@ -65,6 +67,7 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
     dataset = replace(dataset, images=images)
     new_index = np.asarray([dataset.classes.index(n) if n in shared else -1 for n in predictions.classes], np.int64)
     seen = [_reindexed(predictions.seen[name], new_index) if name is not None else _nothing() for name in names]
+    with_objects = {found.class_index for objects in dataset.annotations for found in objects}
     masked = predictions.has_masks and any(a.segmentation for objects in dataset.annotations for a in objects)
     return Measured(
         boxes=coco_ap(dataset, seen, iou_type="bbox"),
@@ -78,6 +81,9 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
         unlabelled=tuple(i.file_name for i, name in zip(dataset.images, names, strict=True) if name is None),
         unknown=tuple(sorted(predictions.seen.keys() - set(taken))),
         other_classes=tuple(name for name in predictions.classes if name not in shared),
+        missed_classes=tuple(
+            name for i, name in enumerate(dataset.classes) if i in with_objects and name not in shared
+        ),
     )
 
 

@@ -11,10 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from engine.artifacts import ADAPTER, LOADING_LINES
 from engine.dataset.types import DatasetInfo
 from engine.evaluation.charts import Curve, curve, ratio_curve
+from engine.evaluation.conclusion import conclude_result, mean_iou_change
 from engine.evaluation.findings import matrix, mistakes, retention_remark, retention_sentence, thresholds
 from engine.evaluation.pictures import legend, pictures
 from engine.evaluation.samples import MIN_SCORE, SampleView
-from engine.results import ApMetrics, Retention, ScoreCurve, TeacherResult
+from engine.results import ApMetrics, Interval, Retention, ScoreCurve, TeacherResult, ceiling_sentence
 from engine.spec import TeacherName
 
 PICTURES_BYTES = 1_300_000
@@ -36,9 +37,6 @@ NUMBERS = (
     ("ar_medium", "AR medium", "recall of medium objects"),
     ("ar_large", "AR large", "recall of large objects"),
 )
-
-CHANGE = 0.005
-"""A smaller difference of AP is no difference."""
 
 FEW_IMAGES = 50
 """On fewer images, chance moves AP by hundredths."""
@@ -130,15 +128,24 @@ def verdict(result: TeacherResult) -> Verdict:
     remarks = []
     if row.before is None or row.after is None or row.change is None:
         return Verdict("unknown", row, f"{title} could not be measured: there is nothing to find on the {where}.", ())
-    numbers = f"AP {row.before:.2f} → {row.after:.2f} on {where}"
-    if row.change >= CHANGE:
-        kind, sentence = "better", f"{title}: {numbers}."
-    elif row.change > -CHANGE:
-        kind, sentence = "same", f"{title} is no better than its base: {numbers}."
-        remarks.append("The base model serves as well as this adapter.")
+    concluded = conclude_result(result)
+    comparison = result.test_comparison if tested else result.comparison
+    numbers = f"AP {row.before:.2f} → {row.after:.2f}{mean_iou_change(before, after).replace('->', '→')} on {where}"
+    if comparison is not None:
+        numbers += f"; the difference is {_range(comparison.difference)} with 95 % confidence"
+    kind = concluded.kind
+    if kind == "better":
+        sentence = f"{title}: {numbers}."
+    elif kind == "same":
+        sentence = f"{title} shows no measurable change: {numbers}."
+        remarks.append("On these images the base model serves as well as this adapter.")
     else:
-        kind, sentence = "worse", f"{title} got worse: {numbers}."
+        sentence = f"{title} got worse: {numbers}."
         remarks.append("Use the base model, not this adapter.")
+    if concluded.remark:
+        remarks.append(f"{concluded.remark}.")
+    if ceiling := ceiling_sentence(after):
+        remarks.append(f"{ceiling}.")
     if not tested:
         remarks.append("These images also chose the best epoch, so new images may score a little lower.")
     if result.from_detector_before is not None and result.from_detector_after is not None:
@@ -265,6 +272,10 @@ def _teacher(
 
 def _number(value: float) -> float | None:
     return None if value < 0 else value
+
+
+def _range(interval: Interval) -> str:
+    return f"{_signed(interval.low)} to {_signed(interval.high)}"
 
 
 def _text(value: float | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.problems import EXAMPLES
 from engine.dataset.types import Detections
 from engine.errors import ConfigError, DataError
 from engine.labelling.chunks import Chunk, Listing, chunked, in_groups, list_images, read_ahead
@@ -60,6 +61,8 @@ class Labelled:
         objects: In it.
         skipped: "name: reason" of each image that could not be read.
         skipped_uri: Where these are listed, if there are any.
+        cut: Keys of the first images of this call in which the teacher saw more objects than it gives.
+        images_cut: How many images of this call these are.
     """
 
     uri: str
@@ -67,6 +70,8 @@ class Labelled:
     objects: int
     skipped: tuple[str, ...]
     skipped_uri: str
+    cut: tuple[str, ...] = ()
+    images_cut: int = 0
 
 
 def label_folder(
@@ -165,7 +170,15 @@ def _label_claimed(
         raise DataError(f"{images} held {before.images:,} images and holds none any more: is its disk still there?")
     assembly = journal.assemble(listed, zip(labeller.ids, labeller.classes, strict=True))
     skipped = tuple(f"{one['file_name']}: {one['reason']}" for one in assembly.skipped)
-    return Labelled(output, assembly.images, assembly.objects, skipped, journal.skipped_uri)
+    return Labelled(
+        output,
+        assembly.images,
+        assembly.objects,
+        skipped,
+        journal.skipped_uri,
+        cut=tuple(work.cut),
+        images_cut=work.images_cut,
+    )
 
 
 class _Work:
@@ -182,6 +195,8 @@ class _Work:
         self.labeller, self.storage, self.overlays = labeller, storage, overlays
         self.on_progress, self.total = on_progress, total
         self.done = self.looked_at = self.objects = self.skipped = 0
+        self.cut: list[str] = []
+        self.images_cut = 0
         self.started = time.monotonic()
 
     def look(self, chunk: Chunk, pixels: Iterator[NDArray[np.uint8] | DataError], *, batch_size: int) -> list[bytes]:
@@ -203,6 +218,9 @@ class _Work:
                 key = chunk.items[place].key
                 lines[place] = image_line(key, (image.shape[0], image.shape[1]), seen, self.labeller.ids)
                 self.objects += len(seen)
+                if seen.cut:
+                    self.images_cut += 1
+                    self.cut += [key] if len(self.cut) < EXAMPLES else []
                 self._draw(chunk.first + place, key, image, seen)
             self._tell(len(batch))
         return [line for line in lines if line is not None]

@@ -252,7 +252,8 @@ class GroundingDino(Teacher):
             batch = to_device(collate_pictures(pictures, places=self.queries), self.device)
             batch["images"] = torch.arange(len(group))
             for index, *candidates in zip(group, *self._candidates(batch), strict=True):
-                found[index] = _detections(*candidates, size=samples[index].image.shape[:2])
+                seen = _detections(*candidates, size=samples[index].image.shape[:2])
+                found[index] = replace(seen, cut=len(seen) < self.queries * len(self.classes))
         return [found[index] for index in range(len(samples))]
 
     def _prompts(self, example: Example) -> tuple[Prompt, ...]:

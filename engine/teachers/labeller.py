@@ -6,7 +6,7 @@ Everything here is a function of the images: files are read and written by :mod:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -114,7 +114,7 @@ def keep(
     sure = sure[np.argsort(-margins, kind="stable")]
     first = non_maximum_suppression(seen.boxes_xyxy[sure], seen.class_indices[sure], iou=nms_iou, same_box=same_box)
     kept = np.sort(sure[first])
-    return seen.select(kept)
+    return replace(seen.select(kept), cut=seen.lacks(float(lowest_scores.min(initial=np.inf))))
 
 
 def non_maximum_suppression(
@@ -143,5 +143,9 @@ def _with_masks(found: Detections, answer: Detections) -> Detections:
     order = np.argsort(prompts)
     kept, masks = prompts[order], answer.masks or []
     return Detections(
-        found.boxes_xyxy[kept], found.scores[kept], found.class_indices[kept], masks=[masks[i] for i in order]
+        found.boxes_xyxy[kept],
+        found.scores[kept],
+        found.class_indices[kept],
+        masks=[masks[i] for i in order],
+        cut=found.cut,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.dataset.readable import Unreadable
+from engine.evaluation.conclusion import conclude_result
 from engine.results import ApMetrics, TeacherResult
 from engine.training.checkpoint import Checkpoint
 from engine.training.worth import Worth
@@ -21,7 +22,7 @@ def left_out(unreadable: Unreadable, objects: int = 0) -> Iterator[str]:
 
 def phases(worth: Worth) -> dict[str, ApMetrics]:
     """What is measured once, at the end, by the phase that events call it."""
-    phases = {} if worth.test_after is None else {"test": worth.test_after}
+    phases = {} if worth.tested_after is None else {"test": worth.tested_after.metrics}
     if worth.retained is not None:
         phases |= {"retention_base": worth.retained.base, "retention": worth.retained.adapted}
     return phases
@@ -35,9 +36,12 @@ def so_far(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def summary(result: TeacherResult) -> str:
     """What training has brought, in a sentence."""
-    change = f"AP {result.before.ap:.3f} -> {result.after.ap:.3f}"
+    concluded = conclude_result(result)
+    told = concluded.sentence
     if result.retention is not None and result.retention.share >= 0:
-        change += f", {result.retention.share:.0%} of the base's skill on other things is left"
-    if result.after.ap > result.before.ap:
-        return change
-    return f"{change}: no evaluation was better than the base; the best adapter is kept all the same"
+        told += f", {result.retention.share:.0%} of the base's skill on other things is left"
+    if concluded.remark:
+        told += f". {concluded.remark}"
+    if 0 <= result.after.ap <= result.before.ap:
+        told += ". No evaluation was better than the base; the best adapter is kept all the same"
+    return told

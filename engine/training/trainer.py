@@ -328,7 +328,7 @@ class TeacherTrainer:
         worth = measures.adapted(
             job.parts,
             before=checkpoint.before,
-            seen_before=None if job.before is None else job.before.seen,
+            base=job.before,
             detected=job.detected,
             probe=job.probe,
         )

@@ -12,12 +12,15 @@ from engine.artifacts import ADAPTER, RESULT, VALIDATION_PAGES
 from engine.config import TeacherSettings
 from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap
+from engine.evaluation.conclusion import conclude_result
 from engine.evaluation.evaluate import Evaluation, compare, look
+from engine.evaluation.ground_truth import IouType
+from engine.evaluation.intervals import compare_ap
 from engine.evaluation.retention import retention
 from engine.evaluation.thresholds import operation
 from engine.evaluation.validation_pages import write_pages
 from engine.fit import Predicted
-from engine.results import AdapterFile, ApMetrics, Retention, TeacherResult
+from engine.results import AdapterFile, ApMetrics, Comparison, Retention, TeacherResult
 from engine.teachers import LocalModel, Teacher
 from engine.teachers.lora import adapter_off, trainable_parameters
 from engine.training.checkpoint import Progress
@@ -70,31 +73,32 @@ class Measures:
         """The base on the parts that a teacher is measured on."""
         with adapter_off(self.teacher):
             seen = self.of(parts["val"])
-            metrics = {"val": seen.metrics}
+            metrics, tested = {"val": seen.metrics}, None
             if "test" in parts:
-                metrics["test"] = self.of(parts["test"]).metrics
-        return Before(metrics, seen)
+                tested = self.of(parts["test"])
+                metrics["test"] = tested.metrics
+        return Before(metrics, seen, tested)
 
     def adapted(
         self,
         parts: Parts,
         *,
         before: Mapping[str, ApMetrics],
-        seen_before: Evaluation | None,
+        base: Before | None,
         detected: Detected | None,
         probe: Probe | None,
     ) -> Worth:
         """The best adapter, beside the base; what the base sees may be known already."""
         seen_after = self.of(parts.val)
-        test_after = None if parts.test is None else self.of(parts.test).metrics
-        if seen_before is None:
-            with adapter_off(self.teacher):
-                seen_before = self.of(parts.val)
+        tested_after = None if parts.test is None else self.of(parts.test)
+        if base is None:
+            with_test = {} if parts.test is None else {"test": parts.test}
+            base = self.base({"val": parts.val} | with_test)
         by_detector = None
         if detected is not None:
             by_detector = self.by_detector(parts.val, detected.val, truth=seen_after.dataset)
         retained = None if probe is None else self.retention(probe)
-        return Worth(before, seen_before, seen_after, test_after, by_detector, retained)
+        return Worth(before, base.seen, seen_after, base.tested, tested_after, by_detector, retained)
 
     def by_detector(
         self, part: Part, boxes: tuple[Detections, ...], *, truth: CocoDataset
@@ -139,10 +143,12 @@ class Before:
     Attributes:
         metrics: Of the validation part and, if there is one, of the test part.
         seen: On the validation part.
+        tested: On the test part, if there is one.
     """
 
     metrics: Mapping[str, ApMetrics]
     seen: Evaluation
+    tested: Evaluation | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +159,8 @@ class Worth:
         before: The base: metrics of the validation part and, if there is one, of the test part.
         seen_before: The base on the validation part.
         seen_after: The best adapter on the validation part.
-        test_after: The best adapter on the test part.
+        tested_before: The base on the test part.
+        tested_after: The best adapter on the test part.
         by_detector: See :meth:`Measures.by_detector`.
         retained: See :meth:`Measures.retention`.
     """
@@ -161,7 +168,8 @@ class Worth:
     before: Mapping[str, ApMetrics]
     seen_before: Evaluation
     seen_after: Evaluation
-    test_after: ApMetrics | None
+    tested_before: Evaluation | None
+    tested_after: Evaluation | None
     by_detector: tuple[ApMetrics, ApMetrics] | None
     retained: Retention | None
 
@@ -209,7 +217,9 @@ def write_result(
         before=worth.before["val"],
         after=worth.seen_after.metrics,
         test_before=worth.before.get("test"),
-        test_after=worth.test_after,
+        test_after=worth.tested_after and worth.tested_after.metrics,
+        comparison=_compared(worth.seen_before, worth.seen_after, iou_type=teacher.iou_type),
+        test_comparison=_compared(worth.tested_before, worth.tested_after, iou_type=teacher.iou_type),
         from_detector_before=worth.by_detector and worth.by_detector[0],
         from_detector_after=worth.by_detector and worth.by_detector[1],
         thresholds=adapted.thresholds,
@@ -235,5 +245,12 @@ def write_result(
         trainable_parameters=sum(p.numel() for p in trainable_parameters(teacher).values()),
         adapter=AdapterFile(uri=str(adapter), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)),
     )
+    result = result.model_copy(update={"conclusion": conclude_result(result).sentence})
     (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _compared(before: Evaluation | None, after: Evaluation | None, *, iou_type: IouType) -> Comparison | None:
+    if before is None or after is None:
+        return None
+    return compare_ap(after.dataset, before.detections, after.detections, iou_type=iou_type)

@@ -14,6 +14,8 @@ from pycocotools.cocoeval import COCOeval
 
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections
 from engine.evaluation.coco_ap import coco_ap, mean_iou
+from engine.evaluation.ground_truth import truth_of
+from engine.results import ceiling_sentence
 
 NUMBERS = [
     "ap",
@@ -203,3 +205,27 @@ def test_mean_iou_compares_each_mask_with_the_object_that_prompted_it() -> None:
     answered = seen((0, 0, 10, 20), masks=[coco_mask.encode(left)], prompt_indices=np.array([0]))
     assert mean_iou(dataset, [answered]) == pytest.approx((0.5 + 0) / 2)  # nothing was predicted for the other
     assert mean_iou(one_image(), [seen(masks=[], prompt_indices=np.zeros(0, np.int64))]) == -1
+
+
+def test_more_than_a_hundred_objects_of_a_class_are_told_with_the_ap_of_perfect_detections() -> None:
+    boxes = [(3 * (i % 20), 3 * (i // 20), 3 * (i % 20) + 2, 3 * (i // 20) + 2) for i in range(200)]
+    dense = CocoDataset(
+        images=(CocoImage(0, "0.jpg", 120, 80), CocoImage(1, "1.jpg", 120, 80)),
+        annotations=(tuple(an_object(box) for box in boxes), ()),
+        classes=("bolt", "nut"),
+        category_ids=(1, 2),
+    )
+    found = coco_ap(dense, [truth_of(dense, i, iou_type="bbox") for i in range(2)], iou_type="bbox")
+    assert found.ap == pytest.approx(found.ap_ceiling)
+    assert found.ap_ceiling == pytest.approx(0.505, abs=1e-3)
+    assert found.dense_images == 1
+    assert "perfect detections would have AP 0.505" in ceiling_sentence(found)
+
+
+def test_a_hundred_objects_of_each_of_two_classes_are_all_counted(dataset: CocoDataset) -> None:
+    boxes = [(3 * (i % 20), 3 * (i // 20), 3 * (i % 20) + 2, 3 * (i // 20) + 2) for i in range(200)]
+    objects = tuple(an_object(box, i % 2) for i, box in enumerate(boxes))
+    full = CocoDataset((CocoImage(0, "0.jpg", 120, 80),), (objects,), ("bolt", "nut"), (1, 2))
+    found = coco_ap(full, [truth_of(full, 0, iou_type="bbox")], iou_type="bbox")
+    assert (found.ap, found.ap_ceiling, found.dense_images) == (pytest.approx(1), None, 0)
+    assert ceiling_sentence(found) == ""

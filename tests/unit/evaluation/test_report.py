@@ -139,7 +139,7 @@ def test_a_gain_is_said_in_one_sentence() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "kind", "words"),
     [
-        (0.41, 0.412, "same", "no better than its base: AP 0.41 → 0.41"),
+        (0.41, 0.412, "same", "no measurable change: AP 0.41 → 0.41"),
         (0.41, 0.30, "worse", "got worse: AP 0.41 → 0.30"),
         (-1, -1, "unknown", "nothing to find"),
     ],

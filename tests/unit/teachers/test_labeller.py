@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,3 +93,10 @@ def test_a_gpu_that_is_too_small_is_a_sentence_with_advice() -> None:
 
     with pytest.raises(OutOfMemoryError, match="2 images at once: lower the batch size"):
         labeller(Full()).label([np.zeros((8, 8, 3), np.uint8)] * 2)
+
+
+def test_that_a_teacher_saw_more_than_it_gives_survives_the_threshold_only_if_all_is_above_it() -> None:
+    seen = replace(detections([(0, 0, 9, 9), (20, 0, 29, 9)], [0.6, 0.5], [0, 1]), cut=True)
+    assert keep(seen, np.asarray([0.7, 0.45], np.float32), nms_iou=0.7).cut
+    assert not keep(seen, np.asarray([0.7, 0.55], np.float32), nms_iou=0.7).cut
+    assert not keep(replace(seen, cut=False), np.asarray([0.1, 0.1], np.float32), nms_iou=0.7).cut

@@ -1,0 +1,86 @@
+"""Which classes two sides share by name: those that only one side has are named, and none in common is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from engine.dataset.types import CocoDataset
+from engine.errors import DataError
+
+NAMED = 10
+"""Names in a sentence; of the others their number is given."""
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """What becomes of the objects of a dataset whose classes are matched by name with those of another side.
+
+    Attributes:
+        unknown: By class of the dataset that the other side does not have, its objects: they are left out.
+        absent: Classes of the other side that no object of the dataset has.
+        objects: All objects of the dataset.
+        side: What the other side is called, such as "the adapter".
+    """
+
+    unknown: dict[str, int]
+    absent: tuple[str, ...]
+    objects: int
+    side: str
+
+    def sentences(self) -> Iterator[str]:
+        """What the result leaves out, for people."""
+        if self.unknown:
+            lost = sum(self.unknown.values())
+            names = [f"{name} ({count:,})" for name, count in self.unknown.items()]
+            yield (
+                f"{lost:,} of {self.objects:,} objects are of classes that {self.side} does not have; they are left "
+                f"out: {listed(names)}"
+            )
+        if self.absent:
+            yield f"no object of the data is of these classes of {self.side}: {listed(self.absent)}"
+
+
+def match_classes(dataset: CocoDataset, classes: Sequence[str], *, side: str) -> ClassMatch:
+    """Compare the classes of a dataset with those of an adapter, or of anything else.
+
+    Args:
+        dataset: With its own classes.
+        classes: Names that the other side has.
+        side: What it is called in sentences.
+
+    Raises:
+        DataError: The dataset has objects, and none is of a class that the other side has.
+    """
+    counts = Counter(found.class_index for objects in dataset.annotations for found in objects)
+    by_name = {name: counts[index] for index, name in enumerate(dataset.classes) if counts[index]}
+    unknown = {name: count for name, count in by_name.items() if name not in classes}
+    if by_name and len(unknown) == len(by_name):
+        raise DataError(
+            f"the data has objects of {listed(by_name)}, and {side} knows {listed(classes)}: no class has the same "
+            f"name{_same_but_for_case(by_name, classes)}. Give data of these classes, or rename them"
+        )
+    return ClassMatch(
+        unknown=unknown,
+        absent=tuple(name for name in classes if name not in by_name),
+        objects=sum(by_name.values()),
+        side=side,
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    """A few names with commas between them.
+
+    >>> listed(["bolt", "nut"]), listed([]), listed(map(str, range(12)))[-15:]
+    ('bolt, nut', 'nothing', '8, 9 and 2 more')
+    """
+    known = list(names)
+    more = f" and {len(known) - NAMED:,} more" if len(known) > NAMED else ""
+    return (", ".join(known[:NAMED]) or "nothing") + more
+
+
+def _same_but_for_case(names: Iterable[str], classes: Sequence[str]) -> str:
+    folded = {one.casefold().strip(): one for one in classes}
+    alike = [f"{name} and {folded[key]}" for name in names if (key := name.casefold().strip()) in folded]
+    return f" ({listed(alike)} differ in upper and lower case)" if alike else ""

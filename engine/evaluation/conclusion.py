@@ -1,0 +1,85 @@
+"""What the numbers of base and adapter allow to be said: better, worse, or no measurable change. Pure, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.results import ApMetrics, Comparison, Interval, TeacherResult
+
+CHANGE = 0.005
+"""A smaller difference of AP is no difference."""
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What came of a teacher, or of an evaluation.
+
+    Attributes:
+        kind: ``unknown`` where there was nothing to measure.
+        sentence: Numbers, interval and images.
+        remark: Where AP and mean IoU contradict each other; empty elsewhere.
+    """
+
+    kind: Literal["better", "same", "worse", "unknown"]
+    sentence: str
+    remark: str = ""
+
+
+def conclude(before: ApMetrics, after: ApMetrics, comparison: Comparison | None) -> Conclusion:
+    """Judge an adapter by its AP, and by its mean IoU where that was measured.
+
+    A difference whose 95 % interval covers 0 is no measurable change, however large it is. Without an interval, one
+    below :data:`CHANGE` is.
+    """
+    if before.ap < 0 or after.ap < 0:
+        return Conclusion("unknown", "AP could not be measured: there is nothing to find")
+    kind = _kind(after.ap - before.ap, None if comparison is None else comparison.difference)
+    said = {"better": "better", "worse": "worse", "same": "no measurable change"}[kind]
+    images = f" on {after.images:,} image{'' if after.images == 1 else 's'}" if after.images else ""
+    sentence = (
+        f"{said}: AP {before.ap:.3f} -> {after.ap:.3f}{images}{_difference(comparison)}{mean_iou_change(before, after)}"
+    )
+    return Conclusion(kind, sentence, _disagreement(before, after, comparison, kind))
+
+
+def conclude_result(result: TeacherResult) -> Conclusion:
+    """Judge a teacher by the test part where there is one, since the validation part chose the adapter."""
+    if result.test_before is not None and result.test_after is not None:
+        return conclude(result.test_before, result.test_after, result.test_comparison)
+    return conclude(result.before, result.after, result.comparison)
+
+
+def _kind(change: float, interval: Interval | None) -> Literal["better", "same", "worse"]:
+    if abs(change) < CHANGE or (interval is not None and interval.covers_zero):
+        return "same"
+    return "better" if change > 0 else "worse"
+
+
+def _difference(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return ""
+    return f" (difference {comparison.difference.low:+.3f} to {comparison.difference.high:+.3f} with 95 % confidence)"
+
+
+def mean_iou_change(before: ApMetrics, after: ApMetrics) -> str:
+    """The mean IoU of base and adapter, as the end of a sentence; empty where it was not measured."""
+    if before.miou is None or after.miou is None or min(before.miou, after.miou) < 0:
+        return ""
+    return f", mean IoU {before.miou:.3f} -> {after.miou:.3f}"
+
+
+def _disagreement(before: ApMetrics, after: ApMetrics, comparison: Comparison | None, kind: str) -> str:
+    """AP of masks from true boxes says little once it is high: then the mean IoU does."""
+    if before.miou is None or after.miou is None or min(before.miou, after.miou) < 0:
+        return ""
+    gained, miou = after.ap - before.ap, after.miou - before.miou
+    moved = _kind(miou, None if comparison is None else comparison.miou_difference)
+    numbers = f"AP changes by {gained:+.3f}, mean IoU by {miou:+.3f}"
+    if moved != kind and "same" not in (moved, kind):
+        return f"AP and mean IoU disagree: {numbers}. Look at the masks before you choose between base and adapter"
+    if gained * miou < 0 and min(abs(gained), abs(miou)) >= CHANGE:
+        return f"AP and mean IoU disagree in sign: {numbers}"
+    if moved != "same" and kind == "same":
+        return f"masks from true boxes get {moved} all the same: mean IoU {before.miou:.3f} -> {after.miou:.3f}"
+    return ""

@@ -1,0 +1,247 @@
+"""How sure an AP is: 95 % intervals by resampling images (the bootstrap).
+
+Each image is matched once; a resample only weighs the images anew. Intervals of few images are too narrow by the plain
+bootstrap, so they are widened to what Student's t allows (T. Hesterberg, What Teachers Should Know about the
+Bootstrap, https://arxiv.org/abs/1411.5279, section 3.3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.types import CocoDataset, Detections
+from engine.evaluation.coco_ap import MAX_DETECTIONS, object_ious
+from engine.evaluation.ground_truth import IouType, truth_of
+from engine.evaluation.matching import pairwise_iou
+from engine.results import Comparison, Interval
+
+RESAMPLES = 400
+"""Draws of images: enough for the ends of a 95 % interval."""
+
+AT_A_TIME = 4_000_000
+"""Detections times resamples that are counted together: what bounds the memory."""
+
+IOUS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMatches:
+    """The detections of one class in all images, the surest first, and which of them are right.
+
+    Attributes:
+        images: (N,) int64, index of the image of each detection.
+        right: (10, N) bool, whether it has found an object at each IoU threshold.
+        passed_over: (10, N) bool, whether it lies in a crowd, so that it is neither right nor wrong.
+        objects: (images,) int64, objects of the class in each image.
+    """
+
+    images: NDArray[np.int64]
+    right: NDArray[np.bool_]
+    passed_over: NDArray[np.bool_]
+    objects: NDArray[np.int64]
+
+    def ap(self, weights: NDArray[np.int64]) -> Floats:
+        """AP over all IoU thresholds where each image counts as often as ``weights`` (resamples, images) says.
+
+        Returns:
+            (resamples,); NaN where no object is drawn.
+        """
+        rows = max(1, AT_A_TIME // max(1, len(self.images)))
+        parts = [self._ap(weights[start : start + rows]) for start in range(0, len(weights), rows)]
+        return np.concatenate(parts)
+
+    def _ap(self, weights: NDArray[np.int64]) -> Floats:
+        objects = weights @ self.objects
+        counted = weights[:, self.images].astype(np.float64)
+        all_seen = None if self.passed_over.any() else np.cumsum(counted, axis=1)
+        total = np.zeros(len(weights))
+        # Rows are searched in one go: each lies above the one before it.
+        steps = np.arange(len(weights))[:, None] * (float(objects.max(initial=0)) + 2)
+        wanted = _needed(objects)
+        for right, passed_over in zip(self.right, self.passed_over, strict=True):
+            at = np.flatnonzero(right)
+            if not len(at):
+                continue
+            found = np.cumsum(counted[:, at], axis=1)
+            seen = (np.cumsum(counted * ~passed_over, axis=1) if all_seen is None else all_seen)[:, at]
+            precision = found / np.maximum(seen, 1)
+            best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+            index = np.searchsorted((found + steps).ravel(), (wanted + steps).ravel()).reshape(wanted.shape)
+            index -= np.arange(len(weights))[:, None] * len(at)
+            reached = index < len(at)
+            total += np.where(reached, np.take_along_axis(best, np.where(reached, index, 0), axis=1), 0).sum(axis=1)
+        return np.where(objects > 0, total / (len(IOUS) * len(RECALLS)), math.nan)
+
+
+def match_classes(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> list[ClassMatches]:
+    """Match the detections of every image with its objects, as COCO's evaluation does.
+
+    Args:
+        dataset: The truth; for ``segm``, objects without a mask are left out.
+        detections: Of each image of ``dataset``, in its order.
+        iou_type: Whether boxes or masks are compared.
+
+    Returns:
+        One entry a class, in the order of ``dataset.classes``.
+    """
+    found: list[list[tuple[int, Floats, NDArray[np.bool_], NDArray[np.bool_]]]] = [[] for _ in dataset.classes]
+    objects = np.zeros((len(dataset.classes), len(dataset)), np.int64)
+    for image, seen in enumerate(detections):
+        truth = truth_of(dataset, image, iou_type=iou_type)
+        crowds = truth_of(dataset, image, iou_type=iou_type, crowds=True)
+        np.add.at(objects[:, image], truth.class_indices, 1)
+        for label in np.unique(seen.class_indices).tolist():
+            chosen = np.flatnonzero(seen.class_indices == label)
+            best = np.argsort(-seen.scores[chosen], kind="stable")[:MAX_DETECTIONS]
+            own = seen.select(chosen[best])
+            mine, others = (one.select(np.flatnonzero(one.class_indices == label)) for one in (truth, crowds))
+            right, passed_over = _match(
+                pairwise_iou(own, mine), pairwise_iou(own, others, crowds=True).max(axis=1, initial=0.0)
+            )
+            found[label].append((image, own.scores.astype(np.float64), right, passed_over))
+    return [_joined(parts, objects[label]) for label, parts in enumerate(found)]
+
+
+def compare_ap(
+    dataset: CocoDataset,
+    before: Sequence[Detections],
+    after: Sequence[Detections],
+    *,
+    iou_type: IouType,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison | None:
+    """Intervals of the AP of base and adapter, and of their difference on the same images.
+
+    Args:
+        dataset: The truth.
+        before: Detections of the base, of each image.
+        after: Those of the adapter.
+        iou_type: Whether boxes or masks are compared; of masks that objects prompted, the mean IoU is compared too.
+        resamples: How often images are drawn, with replacement.
+        seed: Of the draws.
+
+    Returns:
+        None where there is nothing to measure, or only one image.
+    """
+    count = len(dataset)
+    if count < 2 or not any(dataset.annotations):
+        return None
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.int64)
+    weights = np.concatenate([np.ones((1, count), np.int64), draws])
+    of_base, of_adapter = (
+        _resampled(match_classes(dataset, seen, iou_type=iou_type), weights) for seen in (before, after)
+    )
+    if math.isnan(of_base[0]):
+        return None
+    ious = [object_ious(dataset, seen) for seen in (before, after)] if iou_type == "segm" else []
+    miou = None
+    if ious and all(one is not None for one in ious):
+        means = [_weighted_means(one, weights) for one in ious]
+        miou = None if math.isnan(means[0][0]) else _interval(means[1] - means[0], count, low=-1.0)
+    return Comparison(
+        images=count,
+        resamples=resamples,
+        before=_interval(of_base, count),
+        after=_interval(of_adapter, count),
+        difference=_interval(of_adapter - of_base, count, low=-1.0),
+        miou_difference=miou,
+    )
+
+
+def _needed(objects: NDArray[np.int64]) -> Floats:
+    """(resamples, 101) how many objects must be found for each recall, rounded as COCO's evaluation does."""
+    of = np.maximum(objects, 1)[:, None]
+    low = np.maximum(np.floor(RECALLS * of) - 1, 0)
+    needed: Floats = low + (low / of < RECALLS) + ((low + 1) / of < RECALLS)
+    return needed
+
+
+def _resampled(classes: list[ClassMatches], weights: NDArray[np.int64]) -> Floats:
+    """(resamples,) mean AP over the classes that have objects in each."""
+    known = [one for one in classes if one.objects.any()]
+    if not known:
+        return np.full(len(weights), math.nan)
+    values = np.stack([one.ap(weights) for one in known], axis=1)
+    measured = ~np.isnan(values)
+    means: Floats = np.where(measured, values, 0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
+    return means
+
+
+def _weighted_means(ious: list[Floats], weights: NDArray[np.int64]) -> Floats:
+    sums, counts = np.array([one.sum() for one in ious]), np.array([len(one) for one in ious])
+    total = weights @ counts
+    means: Floats = np.where(total > 0, weights @ sums / np.maximum(total, 1), math.nan)
+    return means
+
+
+def _interval(values: Floats, images: int, *, low: float = 0.0) -> Interval:
+    """The 95 % interval around the first value, from the others."""
+    estimate, drawn = float(values[0]), values[1:][~np.isnan(values[1:])]
+    wide = student_t(images - 1) / 1.959964 * math.sqrt(images / (images - 1))
+    ends = [estimate + wide * (float(end) - estimate) for end in np.quantile(drawn, (0.025, 0.975))]
+    return Interval(low=max(low, min(ends[0], estimate)), high=min(1.0, max(ends[1], estimate)))
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t.
+
+    >>> [round(student_t(n), 2) for n in (1, 5, 30)]
+    [12.71, 2.57, 2.04]
+    """
+    few = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    if freedom <= len(few):
+        return few[freedom - 1]
+    z = 1.959964  # Cornish-Fisher's expansion around the normal quantile
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def _match(ious: Floats, in_crowd: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of N detections, the surest first, find an object, and which lie in a crowd instead.
+
+    Args:
+        ious: (N, M) IoU with each object.
+        in_crowd: (N,) the largest share of its area that lies in one crowd.
+
+    Returns:
+        (10, N) each, at every IoU threshold.
+    """
+    count, objects = ious.shape
+    right = np.zeros((len(IOUS), count), np.bool_)
+    if objects:
+        free = np.ones((len(IOUS), objects), np.bool_)
+        rows = np.arange(len(IOUS))
+        for i in np.flatnonzero((ious >= IOUS[0]).any(axis=1)):
+            best = np.where(free, ious[i], -1.0)
+            # Of equal IoUs COCO takes the last.
+            column = objects - 1 - np.argmax(best[:, ::-1], axis=1)
+            right[:, i] = best[rows, column] >= np.minimum(IOUS, 1 - 1e-10)
+            free[rows, column] &= ~right[:, i]
+    return right, (in_crowd[None, :] >= IOUS[:, None]) & ~right
+
+
+def _joined(
+    parts: list[tuple[int, Floats, NDArray[np.bool_], NDArray[np.bool_]]], objects: NDArray[np.int64]
+) -> ClassMatches:
+    """The detections of all images in one order of scores; equal scores stay in the order of the images."""
+    nothing = np.zeros((len(IOUS), 0), np.bool_)
+    scores = np.concatenate([np.zeros(0), *(part[1] for part in parts)])
+    images = np.repeat([part[0] for part in parts], [len(part[1]) for part in parts]).astype(np.int64)
+    order = np.argsort(-scores, kind="stable")
+    right = np.concatenate([nothing, *(part[2] for part in parts)], axis=1)[:, order]
+    order = order[: int(np.flatnonzero(right.any(axis=0)).max(initial=-1)) + 1]  # what follows changes no precision
+    return ClassMatches(
+        images=images[order],
+        right=right[:, : len(order)],
+        passed_over=np.concatenate([nothing, *(part[3] for part in parts)], axis=1)[:, order],
+        objects=objects,
+    )
