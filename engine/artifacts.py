@@ -29,6 +29,7 @@ from engine.results import Result, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, join, safe_join
 from engine.storage.bounded import JSON_BYTES, read_bounded
+from engine.storage.checked_fetch import fetch_checked
 from engine.storage.publication import Publication, sha256_of
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -264,6 +265,8 @@ def _read(kind: type[R], uri: str, storage: Storage) -> R:
 def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage, overwrite: bool = False) -> list[Path]:
     """Download a published run into ``folder``, checking every file against its sha256.
 
+    Whatever fails, what was in the folder stays as it was until all files are here and right.
+
     Args:
         layout: Of the run.
         folder: What is in it of this run already is not fetched again.
@@ -274,7 +277,7 @@ def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage, overwrite: b
         The adapter folders, one a teacher.
 
     Raises:
-        ConfigError: The folder holds something else, which would be overwritten.
+        ConfigError: The folder holds something else, which would be overwritten, or leads elsewhere by a link.
         StorageError: The run is not published, or a file is not what was published.
     """
     try:
@@ -284,15 +287,11 @@ def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage, overwrite: b
             f"{layout.root} is not a published run: it has no metadata.json. Give <output>/<name>/<run id>/ of a run "
             "that has ended, as `teacher run` prints it"
         ) from None
-    pairs = [(join(layout.root, entry.path), safe_join(folder, entry.path)) for entry in metadata.files]
+    digests = {entry.path: entry.sha256 for entry in metadata.files}
     if not overwrite:
         _refuse_others(metadata, folder)
-    storage.download_many(pairs)
-    for entry, (uri, path) in zip(metadata.files, pairs, strict=True):
-        if sha256_of(path) != entry.sha256:
-            path.unlink()
-            raise StorageError(f"{uri} is not what was published: its sha256 differs from metadata.json. Train it anew")
-    storage.write_bytes(str(folder / METADATA), metadata.model_dump_json(indent=2).encode())
+    seal = METADATA, metadata.model_dump_json(indent=2).encode()
+    fetch_checked(layout.root, digests, folder, seal=seal, storage=storage)
     return [folder / "teachers" / f"{result.teacher.slug}_lora" for result in metadata.teachers]
 
 

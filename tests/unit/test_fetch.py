@@ -74,3 +74,49 @@ def test_what_is_not_what_was_published_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"is not what was published: its sha256 differs"):
         fetch_run(run, tmp_path / "here", storage=Storage())
     assert not [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
+
+
+def test_a_damaged_file_in_the_store_leaves_the_good_copy_here(tmp_path: Path) -> None:
+    run, here = published(tmp_path, "1"), tmp_path / "here"
+    fetch_run(run, here, storage=Storage())
+    metadata = (here / "metadata.json").read_bytes()
+    later = published(tmp_path, "1", "2026-02-02T00:00:00+00:00")
+    stored = Path(later.root, "teachers", "sam_lora", "adapter_model.safetensors")
+    for damage in (lambda: stored.write_text("2026 damaged"), stored.unlink):
+        damage()
+        with pytest.raises(StorageError):
+            fetch_run(later, here, storage=Storage())
+        assert fetched(here) == "1 2026-01-01T00:00:00+00:00"
+        assert (here / "metadata.json").read_bytes() == metadata
+        assert sorted(path.name for path in here.iterdir()) == ["metadata.json", "teachers"]
+
+
+def test_no_file_is_written_through_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    run, here, elsewhere = published(tmp_path, "1"), tmp_path / "here", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    here.mkdir()
+    (here / "teachers").symlink_to(elsewhere)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=r"teachers is a link to .*elsewhere, outside .*here: remove it"):
+            fetch_run(run, here, storage=Storage(), overwrite=overwrite)
+    assert list(elsewhere.iterdir()) == []
+    (here / "teachers").unlink()
+    (elsewhere / "precious").write_text("mine")
+    (here / "teachers" / "sam_lora").mkdir(parents=True)
+    (here / "teachers" / "sam_lora" / "adapter_model.safetensors").symlink_to(elsewhere / "precious")
+    fetch_run(run, here, storage=Storage(), overwrite=True)
+    assert (elsewhere / "precious").read_text() == "mine"
+    assert fetched(here).startswith("1")
+
+
+def test_a_folder_that_is_a_link_itself_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "here").symlink_to(tmp_path / "disk")
+    fetch_run(published(tmp_path, "1"), tmp_path / "here", storage=Storage())
+    assert fetched(tmp_path / "disk").startswith("1")
+
+
+def test_a_folder_in_the_place_of_a_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "here" / "teachers" / "sam_lora" / "adapter_model.safetensors").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="is a folder where a file is needed"):
+        fetch_run(published(tmp_path, "1"), tmp_path / "here", storage=Storage(), overwrite=True)

@@ -1,0 +1,88 @@
+"""Files of which the sha256 is known: fetched next to what is there, checked, and only then swapped."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from engine.errors import ConfigError, StorageError
+from engine.storage import Storage, join, safe_join
+from engine.storage.files import failures
+from engine.storage.publication import sha256_of
+
+STAGING = ".fetch-"
+"""Beginning of the name of the folder that files are fetched into: inside the one to be filled, on the same disk."""
+
+
+def fetch_checked(
+    root: str, digests: Mapping[str, str], folder: Path, *, seal: tuple[str, bytes], storage: Storage
+) -> None:
+    """Fill a folder with files. Until all are here and right, nothing that was in it before is touched.
+
+    Args:
+        root: URI of the folder that they lie in.
+        digests: From path below either folder to sha256. Files that are here already are not fetched again.
+        folder: On this machine.
+        seal: Path and content of a file that stands for all others: the first to go, and the last to come.
+        storage: Where the files lie.
+
+    Raises:
+        ConfigError: A link leads out of the folder, or there is a folder where a file is needed.
+        DataError: A path leads out of the folder.
+        StorageError: A file is missing, or is not what it should be; or the disk refuses.
+    """
+    name, content = seal
+    targets = {path: safe_join(folder, path) for path in digests}
+    with failures(str(folder), "written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for target in (*targets.values(), folder / name):
+            _refuse_elsewhere(target, folder)
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
+        try:
+            _fetch(
+                root,
+                {path: digests[path] for path in digests if not _is(targets[path], digests[path])},
+                staging,
+                storage,
+            )
+            (staging / name).write_bytes(content)
+            (folder / name).unlink(missing_ok=True)
+            for path, target in targets.items():
+                if (coming := safe_join(staging, path)).is_file():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    coming.replace(target)
+            (staging / name).replace(folder / name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _fetch(root: str, digests: Mapping[str, str], staging: Path, storage: Storage) -> None:
+    storage.download_many([(join(root, path), safe_join(staging, path)) for path in digests])
+    for path, digest in digests.items():
+        if not _is(safe_join(staging, path), digest):
+            raise StorageError(
+                f"{join(root, path)} is not what was published: its sha256 differs from metadata.json. Train it anew; "
+                "what was here before is as it was"
+            )
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_of(path) == digest
+
+
+def _refuse_elsewhere(target: Path, folder: Path) -> None:
+    """A link on the way to a file would have it written elsewhere; and a folder cannot be replaced by a file."""
+    within = folder.resolve()
+    for above in target.parents:
+        if above == folder:
+            break
+        if above.is_symlink() and not above.resolve().is_relative_to(within):
+            raise ConfigError(
+                f"{above} is a link to {above.resolve()}, outside {folder}: remove it, or fetch into another folder"
+            )
+        if above.exists() and not above.is_dir():
+            raise ConfigError(f"{above} is a file where a folder is needed: move it away, or fetch into another folder")
+    if target.is_dir() and not target.is_symlink():
+        raise ConfigError(f"{target} is a folder where a file is needed: move it away, or fetch into another folder")
