@@ -57,11 +57,13 @@ class Listing:
 
     Attributes:
         names: Of the chunks.
+        sizes: Images of each chunk.
         images: How many.
     """
 
     def __init__(self, chunks: Iterable[Chunk] = ()) -> None:
         self.names: list[str] = []
+        self.sizes: list[int] = []
         self.images = 0
         for chunk in chunks:
             self.add(chunk)
@@ -69,6 +71,7 @@ class Listing:
     def add(self, chunk: Chunk) -> None:
         """Append a chunk."""
         self.names.append(chunk.name)
+        self.sizes.append(len(chunk.items))
         self.images += len(chunk.items)
 
     @property

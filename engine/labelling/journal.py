@@ -14,10 +14,10 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, StorageError
 from engine.labelling.chunks import Listing
 from engine.labelling.records import Assembly, Json, dumps
 from engine.storage import NotFoundError, Storage, join
@@ -122,9 +122,8 @@ class Journal:
                 }
                 ids = [{"id": number, "name": name} for number, name in categories]
                 file.write(INFO + dumps(info) + b',"categories":' + dumps(ids) + b',"images":[')
-                for name in listing.names:
-                    for line in self.storage.read_bytes(join(self.folder, name)).splitlines():
-                        image, found = assembly.add(line)
+                for name, size in zip(listing.names, listing.sizes, strict=True):
+                    for image, found in self._lines(name, size, assembly):
                         if image is not None:
                             file.write((b",\n" if assembly.images > 1 else b"\n") + image)
                         for annotation in found:
@@ -147,6 +146,21 @@ class Journal:
             self.storage.upload(whole, self.output)
         self.clear()
         return assembly
+
+    def _lines(self, name: str, size: int, assembly: Assembly) -> Iterator[tuple[bytes | None, Iterable[bytes]]]:
+        """What a finished chunk adds. A damaged one is forgotten, so that the same command labels its images again."""
+        uri = join(self.folder, name)
+        lines = self.storage.read_bytes(uri).splitlines()
+        try:
+            if len(lines) != size:
+                raise ValueError(f"{len(lines)} lines for {size} images")
+            for line in lines:
+                yield assembly.add(line)
+        except (ValueError, LookupError, TypeError) as error:
+            self.storage.delete(uri)
+            raise StorageError(
+                f"{uri} is damaged ({error}) and was deleted: run the same command again, which labels its images anew"
+            ) from None
 
     def clear(self) -> None:
         """Forget finished chunks: first what they are of, so that none is ever taken for one of another work."""

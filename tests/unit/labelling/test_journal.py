@@ -12,7 +12,7 @@ import pytest
 from labelling import Bright, labeller
 from PIL import Image
 
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, StorageError
 from engine.labelling import Labelled, Overlays, label_folder
 from engine.storage import ObjectInfo, Storage
 
@@ -184,3 +184,19 @@ def test_pictures_among_the_images_are_refused_however_the_folder_is_spelled(
     with pytest.raises(ConfigError, match="choose another folder"):
         label("images", output, overlays=Overlays("link/seen"))
     assert label("images", output, overlays=Overlays("images-seen")) is not None
+
+
+@pytest.mark.parametrize("keep", [0, 10, "line"])
+def test_a_damaged_chunk_is_labelled_again_by_the_same_command(folder: Path, output: Path, keep: int | str) -> None:
+    label(folder, output)
+    whole = output.read_bytes()
+    output.unlink()
+    end_after(3, folder, output)
+    (chunk,) = Path(f"{output}.parts").glob("*.jsonl")
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[: content.index(b"\n") + 1] if keep == "line" else content[: int(keep)])
+    with pytest.raises(StorageError, match=r"jsonl is damaged .* was deleted: run the same command again"):
+        label(folder, output)
+    assert not output.exists()
+    label(folder, output)
+    assert output.read_bytes() == whole
