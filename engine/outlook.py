@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from engine.base_identity import CONFIG, LIMITS, PREPROCESSOR
 from engine.config import RunConfig, SamSettings, TeacherSettings
 from engine.dataset.types import DatasetInfo
-from engine.errors import ConfigError, TeacherError
+from engine.errors import BaseModelError, ConfigError, TeacherError
 from engine.fit import (
     GPUS,
     Predicted,
@@ -26,10 +27,12 @@ from engine.fit import (
     shown,
     step_seconds,
 )
+from engine.plain_json import read_object
 from engine.preprocessing import GroundingDinoTransform
 from engine.results import MemoryNeed, Result
 from engine.spec import LoraPreset, Precision, TeacherName
 from engine.storage import Storage, is_remote, join
+from engine.storage.bounded import read_bounded
 
 GIBIBYTES = (8, 16, 24, 40, 80)
 """Sizes of GPUs that are looked at, beside that of the one that was asked for."""
@@ -178,11 +181,13 @@ def find_base(settings: TeacherSettings, storage: Storage) -> tuple[str | None, 
         return _of_kind(base_of(name), settings), None
     where = name if is_remote(name) else str(folder)
     config = _read(join(where, "config.json"), storage)
-    size = _read(join(where, "preprocessor_config.json"), storage).get("size")
-    size = size if isinstance(size, dict) else {}
-    edges = {edge: int(size[edge]) for edge in ("shortest_edge", "longest_edge") if edge in size}
-    base = base_of(name, config) if config else None
-    return _of_kind(base, settings), GroundingDinoTransform(**edges) if edges else None
+    base = transform = None
+    with suppress(AttributeError, TypeError):  # which the trainer reports too
+        base = base_of(name, config) if config else None
+    with suppress(BaseModelError):  # which the trainer reports
+        values = _read(join(where, PREPROCESSOR), storage)
+        transform = GroundingDinoTransform.of(values, where=where) if "size" in values else None
+    return _of_kind(base, settings), transform
 
 
 def _of_kind(base: str | None, settings: TeacherSettings) -> str | None:
@@ -192,7 +197,7 @@ def _of_kind(base: str | None, settings: TeacherSettings) -> str | None:
 def _read(uri: str, storage: Storage) -> dict[str, Any]:
     """Nothing if it is not there, or wrong: the trainer will tell."""
     try:
-        content = json.loads(storage.read_bytes(uri))
-    except (TeacherError, ValueError):
+        content = read_bounded(storage, uri, limit=LIMITS[CONFIG])
+        return read_object(content, where=uri, error=BaseModelError, limit=LIMITS[CONFIG])
+    except TeacherError:
         return {}
-    return content if isinstance(content, dict) else {}

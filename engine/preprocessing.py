@@ -13,16 +13,22 @@ scaling an image scales its boxes by nothing but a factor for each axis (half-pi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from engine.errors import BaseModelError
+
 # ImageNet's statistics of values in 0..1. Times 255 they are SAM's pixel_mean and pixel_std.
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+
+MAX_EDGE = 8192
+"""Pixels of an edge that images may be scaled to."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,30 @@ class Transform(ABC):
         return padded
 
 
+def check_normalisation(values: Mapping[str, Any], *, where: str) -> None:
+    """See that a ``preprocessor_config.json`` has images scaled and normalised as they are here.
+
+    Raises:
+        BaseModelError: It has something else.
+    """
+    for name, expected in (("image_mean", MEAN), ("image_std", STD)):
+        found = values.get(name)
+        if found is None:
+            continue
+        numbers = isinstance(found, list) and all(type(one) in (int, float) for one in found)
+        if not numbers or len(found) != 3 or not np.allclose(np.array(found, np.float64), expected, atol=1e-3):
+            raise BaseModelError(
+                f"{where}: {name} is {str(found)[:80]}, and images are normalised by {expected.round(3).tolist()}: "
+                "such a base is not supported"
+            )
+    for name in ("do_resize", "do_rescale", "do_normalize"):
+        if values.get(name) not in (None, True):
+            raise BaseModelError(f"{where}: {name} is {str(values[name])[:80]}: such a base is not supported")
+    factor = values.get("rescale_factor")
+    if factor is not None and (type(factor) is not float or abs(factor * 255 - 1) > 1e-3):
+        raise BaseModelError(f"{where}: rescale_factor is {str(factor)[:80]}, not 1/255: such a base is not supported")
+
+
 @dataclass(frozen=True)
 class GroundingDinoTransform(Transform):
     """The shorter edge is scaled to ``shortest_edge`` unless the longer one would pass ``longest_edge`` pixels.
@@ -111,6 +141,32 @@ class GroundingDinoTransform(Transform):
 
     shortest_edge: int = 800
     longest_edge: int = 1333
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], *, where: str) -> Self:
+        """The transform that a ``preprocessor_config.json`` describes.
+
+        Args:
+            values: Its content.
+            where: What it is called in messages.
+
+        Raises:
+            BaseModelError: Images are to be made something else of than what is made of them here.
+        """
+        check_normalisation(values, where=where)
+        size = values.get("size")
+        if size is None:
+            return cls()
+        if isinstance(size, int):  # as DETR's first files have it
+            size = {"shortest_edge": size, "longest_edge": values.get("max_size", cls.longest_edge)}
+        if not isinstance(size, dict) or size.keys() - {"shortest_edge", "longest_edge"} or not size:
+            raise BaseModelError(
+                f"{where}: size is {str(size)[:80]}, and shortest_edge and longest_edge are what images are scaled by"
+            )
+        for edge, pixels in size.items():
+            if type(pixels) is not int or not 1 <= pixels <= MAX_EDGE:
+                raise BaseModelError(f"{where}: size.{edge} is {str(pixels)[:80]}, not pixels from 1 to {MAX_EDGE:,}")
+        return cls(**size)
 
     def plan(self, height: int, width: int) -> Geometry:
         """See :meth:`Transform.plan`."""

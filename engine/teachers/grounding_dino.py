@@ -6,7 +6,6 @@ Logits and boxes come from transformers; prompts, objective and scores are ours 
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +17,6 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -27,12 +25,22 @@ from transformers import (
     MMGroundingDinoForObjectDetection,
 )
 
+from engine.base_identity import LIMITS, PREPROCESSOR
 from engine.config import GroundingDinoSettings, LoraSettings
 from engine.dataset.types import Detections, Sample
 from engine.errors import BaseModelError
+from engine.plain_json import read_object_file
 from engine.preprocessing import GroundingDinoTransform, from_cxcywh_normalized, to_cxcywh_normalized
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher, later_layers, register, to_device
+from engine.teachers.base_files import (
+    check_loaded,
+    check_size,
+    check_tokenizer,
+    check_tokenizer_files,
+    read_config,
+    shortened,
+)
 from engine.teachers.captions import remember_captions
 from engine.teachers.deformable import reading_again
 from engine.teachers.denoising import Copies, decoder_call, denoise, denoising_losses, noise
@@ -106,12 +114,14 @@ class GroundingDino(Teacher):
     ) -> Self:
         """See :meth:`Teacher.load`; ``preprocessor_config.json`` gives the image size if it is there."""
         try:
+            kind = read_config(folder, MODELS)["model_type"]
+            check_tokenizer_files(folder)
+            transform = _transform(folder)
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            if config.model_type not in MODELS:
-                raise BaseModelError(f"{folder} holds a {config.model_type!r} model, not one of {', '.join(MODELS)}")
             # 0.0 as in mmdetection and Open-GroundingDino; published files carry the library's 0.1.
             config.dropout = 0.0
-            model, report = MODELS[config.model_type].from_pretrained(
+            check_size(folder, lambda: MODELS[kind](config))
+            model, report = MODELS[kind].from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
@@ -120,11 +130,12 @@ class GroundingDino(Teacher):
                 output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            transform = _transform(folder)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            raise BaseModelError(f"{folder} holds no Grounding DINO that can be loaded: {error}") from error
-        if missing := sorted(report["missing_keys"]):
-            raise BaseModelError(f"{folder} lacks {len(missing)} weights of its model, such as {missing[0]}")
+        except BaseModelError:
+            raise
+        except Exception as error:  # what the library raises for files of others may be anything
+            raise BaseModelError(f"{folder} holds no Grounding DINO that can be loaded: {shortened(error)}") from error
+        check_loaded(folder, model, report["missing_keys"])
+        check_tokenizer(folder, tokenizer, vocabulary=config.text_config.vocab_size)
         return cls(
             model.requires_grad_(False).eval(),
             tokenizer,
@@ -352,10 +363,8 @@ def _detections(scores: Tensor, classes: Tensor, boxes: Tensor, *, size: tuple[i
 
 
 def _transform(folder: Path) -> GroundingDinoTransform:
-    file = folder / "preprocessor_config.json"
-    size = json.loads(file.read_text()).get("size") if file.is_file() else None
-    if not isinstance(size, dict):
+    file = folder / PREPROCESSOR
+    if not file.is_file():
         return GroundingDinoTransform()
-    return GroundingDinoTransform(
-        **{edge: int(size[edge]) for edge in ("shortest_edge", "longest_edge") if edge in size}
-    )
+    values = read_object_file(file, error=BaseModelError, limit=LIMITS[PREPROCESSOR])
+    return GroundingDinoTransform.of(values, where=str(file))

@@ -16,14 +16,15 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from pycocotools import mask as coco_mask
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, SamModel
 
+from engine.base_identity import LIMITS, PREPROCESSOR
 from engine.config import LoraSettings, SamSettings
 from engine.dataset.types import CocoAnnotation, Detections, Rle, Sample
 from engine.errors import BaseModelError
-from engine.preprocessing import Geometry, SamTransform
+from engine.plain_json import read_object_file
+from engine.preprocessing import Geometry, SamTransform, check_normalisation
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.base import (
     Batch,
@@ -35,6 +36,7 @@ from engine.teachers.base import (
     register,
     to_device,
 )
+from engine.teachers.base_files import check_loaded, check_size, read_config, shortened
 from engine.teachers.features import picture, pictures
 from engine.teachers.few_tokens import tokens_first
 from engine.teachers.sam_clicks import Clicks, correct
@@ -92,9 +94,10 @@ class Sam(Teacher):
     def load(cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: SamSettings) -> Self:
         """See :meth:`Teacher.load`. Classes are kept for the detections; SAM knows nothing of them or of phrases."""
         try:
+            read_config(folder, ("sam",))
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            if config.model_type != "sam":
-                raise BaseModelError(f"{folder} holds a {config.model_type!r} model, not a 'sam' one")
+            check_size(folder, lambda: SamModel(config))
+            _check_preprocessor(folder, config.vision_config.image_size)
             model, report = SamModel.from_pretrained(
                 folder,
                 config=config,
@@ -103,10 +106,11 @@ class Sam(Teacher):
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            raise BaseModelError(f"{folder} holds no SAM that can be loaded: {error}") from error
-        if missing := sorted(report["missing_keys"]):
-            raise BaseModelError(f"{folder} lacks {len(missing)} weights of its model, such as {missing[0]}")
+        except BaseModelError:
+            raise
+        except Exception as error:  # what the library raises for files of others may be anything
+            raise BaseModelError(f"{folder} holds no SAM that can be loaded: {shortened(error)}") from error
+        check_loaded(folder, model, report["missing_keys"])
         model.requires_grad_(False).eval()
         return cls(model, classes=classes, settings=settings)
 
@@ -364,3 +368,19 @@ def _detections(sample: Sample, prompts: NDArray[np.int64], masks: list[Rle], io
         masks=masks,
         prompt_indices=prompts,
     )
+
+
+def _check_preprocessor(folder: Path, image_size: int) -> None:
+    """See that ``preprocessor_config.json`` says what is done with images here, if it is there."""
+    file = folder / PREPROCESSOR
+    if not file.is_file():
+        return
+    values = read_object_file(file, error=BaseModelError, limit=LIMITS[PREPROCESSOR])
+    check_normalisation(values, where=str(file))
+    size = values.get("size")
+    longest = size.get("longest_edge") if isinstance(size, dict) else size
+    if longest is not None and longest != image_size:
+        raise BaseModelError(
+            f"{file}: size is {str(size)[:80]}, and config.json beside it has an image_size of {image_size}: they do "
+            "not belong together"
+        )

@@ -100,10 +100,10 @@ def missing_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (no_folder, "no Grounding DINO that can be loaded"),
+        (no_folder, "has no config.json"),
         (another_model, "'sam' model, not one of grounding-dino"),
         (no_weights, "no Grounding DINO that can be loaded"),
-        (broken_weights, "no Grounding DINO that can be loaded"),
+        (broken_weights, "model.safetensors cannot be read"),
         (missing_weights, "lacks 1 weights of its model, such as model.decoder.layers.0.fc1.weight"),
     ],
 )
