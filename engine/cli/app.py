@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from engine.cli import adapters, data, labels, launch, runs
+from engine.cli import adapters, convert, data, labels, launch, runs
 
 app = typer.Typer(
     name="teacher",
@@ -20,6 +20,7 @@ for command in (
     data.inspect,
     data.validate,
     data.split,
+    convert.convert,
     data.augment,
     runs.prepare,
     runs.train,

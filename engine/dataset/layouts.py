@@ -74,7 +74,10 @@ def _parts_of_file(annotations: str, images: str | None, storage: Storage) -> di
     head = read_head(annotations, storage)
     if head.startswith(ZIP):
         folder = unpack(annotations, storage=storage)
-        parts = find_parts(folder, images, storage=storage)
+        try:
+            parts = find_parts(folder, images, storage=storage)
+        except DataError as error:
+            raise DataError(str(error).replace(folder, annotations)) from None
         return {name: replace(part, origin=_in_archive(annotations, folder, part)) for name, part in parts.items()}
     converted = convert_file(annotations, head, images, storage=storage)
     if converted is not None:

@@ -86,6 +86,8 @@ def _unpack(uri: str, path: Path, folder: Path) -> None:
         _check_directory(uri, file)
         with zipfile.ZipFile(file) as archive:
             entries = dict(_entries(uri, archive))
+            if not entries:
+                raise DataError(f"{uri} holds no files: pack the dataset again")
             total = sum(entry.file_size for entry in entries.values())
             if total > LARGE and total > MOST_RATIO * path.stat().st_size:
                 raise DataError(

@@ -58,6 +58,7 @@ _SUFFIXES: dict[str, tuple[str, str]] = {
     ".mat": ("MATLAB", EXPORT),
     ".h5": ("HDF5", EXPORT),
     ".pkl": ("pickle, which can run code and is never read", EXPORT),
+    ".zip": ("a zip file in another", "unpack the outer one, and give one of the inner"),
     ".tar": ("a tar archive", "unpack it, or make it a zip file"),
     ".tgz": ("a tar archive", "unpack it, or make it a zip file"),
     ".gz": ("compressed by gzip", "unpack it"),

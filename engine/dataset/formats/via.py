@@ -1,13 +1,12 @@
 """JSON of the VGG Image Annotator (VIA 1 and 2) to COCO: the project, or the exported annotations.
 
-Regions are rectangles, polygons, circles and ellipses in pixels; points and lines that are not closed have no area: they are counted
-and left out. VIA says nothing of the size of images: boxes are compared with it when they are opened.
+Regions are rectangles, polygons, circles and ellipses in pixels. Points, and lines that are not closed, have no area:
+they are counted and left out. VIA does not say how large images are: boxes are compared with it when they are opened.
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,11 +114,11 @@ class _Project:
         Raises:
             DataError: It may be one of several.
         """
-        counts: Counter[str] = Counter()
+        counts: set[str] = set()
         for entry in self.entries:
             for region in _regions(entry):
                 attributes = region.get("region_attributes") if isinstance(region, dict) else None
-                counts.update(attributes if isinstance(attributes, dict) else {})
+                counts.update(attributes if isinstance(attributes, dict) else ())
         by_name = {name.lower(): name for name in counts}
         known = next((by_name[name] for name in CLASS_ATTRIBUTES if name in by_name), None)
         if known is not None or len(counts) <= 1:

@@ -133,6 +133,12 @@ def _yaml_parts(source: Source, key: str, content: dict[str, Any]) -> dict[str, 
         return parts_by_folder(source)
     if parts.keys() == {"train"} or parts.keys() == {"val"}:
         return {"all": next(iter(parts.values()))}
+    train, val = set(parts["train"]) if "train" in parts else set(), parts.get("val", ())
+    if content.get("train") != content.get("val") and len(train.intersection(val)) > len(val) / 2:
+        raise DataError(
+            f"{key} of {source.uri} gives {content.get('train')!r} as train and another path as val, and both lead to "
+            "the same images: correct the paths"
+        )
     if not parts.keys() >= {"train", "val"}:
         raise DataError(f"{key} of {source.uri} names {', '.join(parts)}; training needs a train and a val part")
     return parts
