@@ -131,6 +131,14 @@ class Intensity(StrEnum):
     HIGH = "high"
 
 
+class ExifOrientation(StrEnum):
+    """Whether the annotations were made on images turned as EXIF says."""
+
+    AUTO = "Auto"
+    APPLIED = "Applied"
+    IGNORED = "Ignored"
+
+
 class PartSpec(SpecModel):
     """One part of a dataset that comes already split."""
 
@@ -174,6 +182,13 @@ class DatasetSpec(SpecModel):
     )
     max_skipped_percent: int = Field(
         default=20, ge=0, le=100, description="More images or annotations than these are never left out, but refused."
+    )
+
+    exif_orientation: ExifOrientation = Field(
+        default=ExifOrientation.AUTO,
+        description="Applied: images were annotated as their EXIF orientation turns them; Ignored: as they are stored; "
+        "Auto: as most images are whose size in the annotations shows it, else Applied. It decides on images whose "
+        "size does not show it.",
     )
 
     @model_validator(mode="after")

@@ -11,11 +11,11 @@ import numpy as np
 import typer
 
 from engine.cli import options
-from engine.cli.display import console, show_conclusion, show_metrics, warn
+from engine.cli.display import console, note, show_conclusion, show_metrics, warn
 from engine.cli.labels import cut_sentence, evaluate_predictions
 from engine.dataset.problems import EXAMPLES
 from engine.errors import ConfigError, DataError, MachineError
-from engine.spec import TeacherName
+from engine.spec import ExifOrientation, TeacherName
 from engine.storage import default_cache
 
 ADAPTER = typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
@@ -35,6 +35,7 @@ def evaluate(
     images: options.Images = None,
     base_model: BaseModel = None,
     batch_size: BatchSize = 4,
+    exif_orientation: options.ExifChoice = ExifOrientation.AUTO,
     endpoint_url: options.Endpoint = None,
     as_json: options.Json = False,
 ) -> None:
@@ -48,6 +49,8 @@ def evaluate(
         raise ConfigError("give --adapter, or --predictions such as label wrote")
     from engine.dataset import ImageFolder, Sample, load_dataset, load_sample
     from engine.dataset.class_match import match_classes
+    from engine.dataset.frames import frame_remarks
+    from engine.dataset.samples import with_frame
     from engine.evaluation.conclusion import conclude
     from engine.evaluation.evaluate import evaluate as measure
     from engine.evaluation.intervals import compare_ap
@@ -61,9 +64,13 @@ def evaluate(
     dataset = given.with_classes(teacher.classes)
     folder = ImageFolder.of(data, images, storage=storage, cache=default_cache())
     folder.sync(dataset.images)
+    paths = [folder.path(image) for image in dataset.images]
+    dataset, frames = with_frame(dataset, paths, asked=exif_orientation, unknown=teacher.frame)
+    for sentence in frame_remarks(frames, dataset.frame, teacher.frame):
+        note(sentence)
 
     def load(index: int) -> Sample:
-        return load_sample(dataset, index, folder.path(dataset.images[index]), with_masks=teacher.needs_masks)
+        return load_sample(dataset, index, paths[index], with_masks=teacher.needs_masks)
 
     with console.status("measuring the adapter"):
         adapted = measure(teacher, dataset, load, batch_size=batch_size)
@@ -116,6 +123,9 @@ def predict(
     )
     from engine.dataset.class_match import match_classes
     from engine.dataset.coco import detections_to_coco
+    from engine.dataset.images import probe_image
+    from engine.dataset.samples import frame_of, with_frame
+    from engine.dataset.types import Frame
     from engine.labelling import Overlays
     from engine.teachers import load_adapted
 
@@ -138,21 +148,29 @@ def predict(
             warn(sentence)
         dataset = prompts.with_classes(teacher.classes)
     folder.sync(dataset.images)
+    paths = [folder.path(image) for image in dataset.images]
+    dataset, _ = with_frame(dataset, paths, unknown=teacher.frame)
+    exif: dict[str, tuple[int, Frame]] = {}
     detections: list[Detections] = []
     looked_at: list[CocoImage] = []
     with console.status(f"looking at {len(dataset)} images"):
         for start in range(0, len(dataset), batch_size):
             chunk = range(start, min(start + batch_size, len(dataset)))
-            samples = [load_sample(dataset, i, folder.path(dataset.images[i]), with_masks=False) for i in chunk]
+            samples = [load_sample(dataset, i, paths[i], with_masks=False) for i in chunk]
             detections += teacher.predict(samples)
             for i, sample in zip(chunk, samples, strict=True):
+                header = probe_image(paths[i], name=dataset.images[i].file_name)
+                exif[dataset.images[i].file_name] = (
+                    header.orientation,
+                    frame_of(dataset.images[i], header, dataset.frame),
+                )
                 height, width = sample.image.shape[:2]
                 looked_at.append(replace(dataset.images[i], width=width, height=height))
                 if overlays is not None:
                     kept = detections[i].select(np.flatnonzero(detections[i].scores >= threshold))
                     key = dataset.images[i].file_name
                     overlays.write(key, sample.image, kept, teacher.classes, storage=storage)
-    coco = detections_to_coco(replace(dataset, images=tuple(looked_at)), detections, threshold=threshold)
+    coco = detections_to_coco(replace(dataset, images=tuple(looked_at)), detections, threshold=threshold, exif=exif)
     if not len(dataset):
         raise DataError(f"{images} holds no images: give the folder that they are in")
     storage.write_bytes(str(output), json.dumps(coco).encode())

@@ -17,6 +17,7 @@ from engine.spec import (
     Background,
     Characteristic,
     DatasetSpec,
+    ExifOrientation,
     FineTuneSpec,
     Intensity,
     Lighting,
@@ -111,6 +112,7 @@ def _request(
 def validate(
     annotations: Annotated[str, ANNOTATIONS],
     images: options.Images = None,
+    exif_orientation: options.ExifChoice = ExifOrientation.AUTO,
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
 ) -> None:
@@ -119,7 +121,9 @@ def validate(
     from engine.dataset.problems import refused
 
     usual = parse(DatasetSpec, {"annotations": annotations}, where="the command line")
-    info = validate_dataset(annotations, images, storage=options.storage(endpoint_url))
+    info = validate_dataset(
+        annotations, images, storage=options.storage(endpoint_url), exif_orientation=exif_orientation
+    )
     show_info(info)
     if json:
         typer.echo(info.model_dump_json(indent=2))
@@ -174,6 +178,7 @@ def augment(
     intensity: Intensity = Intensity.MEDIUM,
     count: Annotated[int, typer.Option(min=1, max=16, help="Images to show.")] = 4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    exif_orientation: options.ExifChoice = ExifOrientation.AUTO,
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """Show what training images will look like: a contact sheet of originals and augmented views."""
@@ -181,6 +186,7 @@ def augment(
 
     from engine.augmentation import Augmenter, contact_sheet, describe, left_out, select
     from engine.dataset import ImageFolder, load_dataset, load_sample
+    from engine.dataset.samples import with_frame
 
     if preview.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise ConfigError(f"--preview {preview} must end in .jpg or .png")
@@ -199,7 +205,9 @@ def augment(
     folder = ImageFolder.of(data, images, storage=storage, cache=default_cache())
     shown = dataset.subset(chosen)
     folder.sync(shown.images)
-    samples = [load_sample(shown, i, folder.path(image), with_masks=True) for i, image in enumerate(shown.images)]
+    paths = [folder.path(image) for image in shown.images]
+    shown, _ = with_frame(shown, paths, asked=exif_orientation)
+    samples = [load_sample(shown, i, path, with_masks=True) for i, path in enumerate(paths)]
     console.print(describe(select(spec), left_out(spec)), markup=False, soft_wrap=True)
     sheet = contact_sheet(samples, Augmenter(spec), seed=seed, columns=4)
     preview.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import typer
 
 from engine.cli import options
 from engine.cli.display import console, is_terminal, note, show_metrics, warn
-from engine.dataset.types import NMS_IOU
+from engine.dataset.types import NMS_IOU, Frame
 from engine.errors import ConfigError
 from engine.spec import TeacherName
 from engine.storage import default_cache
@@ -77,6 +77,8 @@ def label(
         )
     for remark in labeller.remarks:
         console.print(remark, markup=False, soft_wrap=True, style="yellow")
+    if labeller.frame is Frame.STORED:
+        note("images that EXIF turns are labelled as they are stored, as the adapter was trained on them")
     if labeller.segmenter is None:
         console.print("no adapter of SAM was given: labels are boxes without masks", style="dim")
     done = label_folder(
@@ -141,6 +143,8 @@ def evaluate_predictions(
     for sentence, names in notes.items():
         if names:
             warn(f"{len(names):,} {sentence}: {listed(names)}")
+    for remark in measured.remarks:
+        warn(remark)
     columns = [("boxes", measured.boxes)] + ([] if measured.masks is None else [("masks", measured.masks)])
     show_metrics(columns)
     wrong = measured.mistakes

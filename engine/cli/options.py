@@ -13,7 +13,7 @@ from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.manifest import Manifest, load_manifest
 from engine.plain_yaml import read_documents
-from engine.spec import LoraPreset
+from engine.spec import ExifOrientation, LoraPreset
 from engine.storage import Storage, StorageOptions
 from engine.storage.bounded import MANIFEST_BYTES, read_bounded
 
@@ -22,6 +22,13 @@ Images = Annotated[
 ]
 Endpoint = Annotated[
     str | None, typer.Option("--endpoint-url", help="Endpoint of an S3-compatible store; default: AWS_ENDPOINT_URL.")
+]
+ExifChoice = Annotated[
+    ExifOrientation,
+    typer.Option(
+        "--exif-orientation",
+        help="Whether images were annotated as EXIF turns them, where no size shows it; Auto: as the others.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]

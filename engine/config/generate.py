@@ -186,6 +186,7 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         "train": _part(dataset.train, dataset),
         "val": _part(dataset.val, dataset),
         "test": _part(dataset.test, dataset),
+        "exif_orientation": dataset.exif_orientation.value,
         "max_skipped_percent": 0 if dataset.on_problem is OnProblem.FAIL else dataset.max_skipped_percent,
     }
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from engine.spec import AugmentationSpec, LoraPreset, Precision, SplitSpec, TeacherName, Uri
+from engine.spec import AugmentationSpec, ExifOrientation, LoraPreset, Precision, SplitSpec, TeacherName, Uri
 
 MOST = 1_000_000
 """Largest count that a setting may have: far above what is useful, and small enough to reckon with."""
@@ -169,6 +169,11 @@ class DataConfig(ConfigModel):
     train: PartConfig | None = Field(description="parts of data that comes split")
     val: PartConfig | None = Field(description="the same, to choose the best adapter on")
     test: PartConfig | None = Field(description="the same, to measure on what nothing else has seen")
+    exif_orientation: ExifOrientation = Field(
+        default=ExifOrientation.AUTO,
+        description="whether images were annotated as EXIF turns them (Applied) or as they are stored (Ignored), where "
+        "their size does not show it; Auto: as the others",
+    )
     max_skipped_percent: int = Field(
         default=20, ge=0, le=100, description="images that turn out to be unreadable are left out, up to so many"
     )

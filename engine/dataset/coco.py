@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from engine.dataset.listing import list_files
 from engine.dataset.part_files import is_image
-from engine.dataset.types import CocoDataset, CocoImage, Detections
+from engine.dataset.types import CocoDataset, CocoImage, Detections, Frame
 from engine.storage import Storage
 
 
@@ -32,13 +32,20 @@ def to_coco(dataset: CocoDataset) -> dict[str, Any]:
     return _file(dataset, annotations)
 
 
-def detections_to_coco(dataset: CocoDataset, detections: Sequence[Detections], *, threshold: float) -> dict[str, Any]:
+def detections_to_coco(
+    dataset: CocoDataset,
+    detections: Sequence[Detections],
+    *,
+    threshold: float,
+    exif: Mapping[str, tuple[int, Frame]] | None = None,
+) -> dict[str, Any]:
     """What a teacher saw as a COCO dict, each object with its ``score``.
 
     Args:
         dataset: The images, and the classes.
         detections: Of each image.
         threshold: Lowest score that is kept.
+        exif: By file name, the EXIF orientation of images that it turns, and the frame that they were seen in.
     """
     annotations: list[dict[str, Any]] = []
     for image, seen in zip(dataset.images, detections, strict=True):
@@ -57,7 +64,12 @@ def detections_to_coco(dataset: CocoDataset, detections: Sequence[Detections], *
                     "score": float(seen.scores[i]),
                 }
             )
-    return _file(dataset, annotations)
+    coco = _file(dataset, annotations)
+    for image in coco["images"]:
+        orientation, frame = (exif or {}).get(image["file_name"], (1, Frame.UPRIGHT))
+        if orientation != 1:
+            image |= {"exif_orientation": orientation, "exif_applied": frame is Frame.UPRIGHT}
+    return coco
 
 
 def folder_dataset(folder: str, classes: Sequence[str], *, storage: Storage) -> CocoDataset:

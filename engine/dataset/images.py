@@ -48,6 +48,9 @@ _TURN = {
 _TURN_BACK = _TURN | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
+SUBFILE_TYPE, REDUCED, MASK = 254, 1, 4
+"""The TIFF tag that says what a page is: a smaller copy of another page, a mask of another page."""
+
 LARGEST = 4 * 179_000_000
 """Bytes that the largest image takes while it is decoded."""
 
@@ -65,12 +68,16 @@ class ImageHeader:
         height: In pixels, of the upright image.
         format: What it is, whatever its name says: ``JPEG``, ``PNG`` …
         rotated: EXIF turns it by a quarter, so that the file stores ``height`` columns and ``width`` rows.
+        orientation: EXIF's, 1..8; 1 changes nothing.
+        pages: Pages or frames of the file that are not smaller copies of others; 2 stands for more.
     """
 
     width: int
     height: int
     format: str
     rotated: bool
+    orientation: int = 1
+    pages: int = 1
 
 
 def probe_image(source: bytes | Path | BinaryIO, *, name: str | None = None) -> ImageHeader:
@@ -90,7 +97,7 @@ def probe_image(source: bytes | Path | BinaryIO, *, name: str | None = None) -> 
         width, height = image.size
         if rotated and not _loads_upright(image):
             width, height = height, width
-        return ImageHeader(width, height, image.format or "", rotated)
+        return ImageHeader(width, height, image.format or "", rotated, turn, _pages(image))
 
 
 def decode_image(
@@ -179,6 +186,23 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # noqa: BLE001 - broken metadata must not cost an image that is whole
         return 1
     return turn if turn in _TURN else 1
+
+
+def _pages(image: Image.Image) -> int:
+    """1, or 2 where there are more. What cameras put into a JPEG (MPO) are other views of the same picture."""
+    if image.format == "MPO":
+        return 1
+    try:
+        if image.format != "TIFF":
+            return 2 if getattr(image, "is_animated", False) else 1
+        for page in range(1, getattr(image, "n_frames", 1)):
+            image.seek(page)
+            kind = image.tag_v2.get(SUBFILE_TYPE, 0)  # type: ignore[attr-defined]
+            if not kind & (REDUCED | MASK):
+                return 2
+    except Exception:  # noqa: BLE001 - what is broken behind the first page must not cost the first
+        return 1
+    return 1
 
 
 def _loads_upright(image: Image.Image) -> bool:

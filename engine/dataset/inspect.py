@@ -72,7 +72,7 @@ def inspect_parts(
     *,
     source: str,
     storage: Storage,
-    look: Callable[[Scan, ProblemLog], Opened] | None = None,
+    look: Callable[[Mapping[str, Scan], ProblemLog], Mapping[str, Opened]] | None = None,
     fingerprint: bool = False,
 ) -> DatasetInfo:
     """One DatasetInfo of all parts; classes of the same name are the same class.
@@ -81,8 +81,8 @@ def inspect_parts(
         parts: From name to files.
         source: What was asked for.
         storage: Where it lies.
-        look: Opens the images of a part, notes what it finds and says what is to be known of them: then the part is
-            read again with that in mind.
+        look: Opens the images of all parts, notes what it finds and says what is to be known of those of each: then
+            the part is read again with that in mind.
         fingerprint: Digest the images that are listed.
     """
     log, counts, digests, marks, images = ProblemLog(), Counts(), [], [], {}
@@ -90,12 +90,15 @@ def inspect_parts(
     folders = {uri: ImageFolder(uri, storage=storage, cache=default_cache()) for uri in uris}
     names = {uri: folder.names for uri, folder in folders.items()}
     used: dict[str, set[str]] = {folder: set() for folder in names}
-    for name, part in parts.items():
-        scan, counted = _read(part, names[part.images], storage)
+    read = {name: _read(part, names[part.images], storage) for name, part in parts.items()}
+    for name, (scan, _) in read.items():
         if scan.images_listed and not scan.header.images:
-            log.add("no_images_found", [part.images])
-        if look is not None and (opened := look(scan, log)):
-            scan, counted = _read(part, names[part.images], storage, opened)
+            log.add("no_images_found", [parts[name].images])
+    opened = {} if look is None else look({name: scan for name, (scan, _) in read.items()}, log)
+    for name, part in parts.items():
+        scan, counted = read.pop(name)
+        if opened.get(name):
+            scan, counted = _read(part, names[part.images], storage, opened[name])
         counts.add_part(counted, scan.header, scan.header.class_names(scan.log), images_read=scan.images_listed)
         log.merge(scan.log)
         log.merge(counted.log)

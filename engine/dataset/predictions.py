@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from engine.dataset.masks import encode_segmentation
-from engine.dataset.types import Detections, Rle
+from engine.dataset.types import Detections, Frame, Rle
 from engine.errors import DataError
 from engine.storage import Storage
 
@@ -21,12 +21,14 @@ class Predictions:
     Attributes:
         classes: Names, in the order of class indices.
         sizes: Width and height of each image in pixels, by its file name; zeros where they are not known.
+        exif: By file name, the EXIF orientation of images that it turns, and the frame that their labels are in.
         seen: By file name, the surest first; ``masks`` where every object of the file has one.
     """
 
     classes: tuple[str, ...]
     sizes: dict[str, tuple[int, int]]
     seen: dict[str, Detections]
+    exif: dict[str, tuple[int, Frame]] = field(default_factory=dict)
 
     @property
     def has_masks(self) -> bool:
@@ -82,7 +84,12 @@ def _predictions(coco: dict[str, Any], uri: str) -> Predictions:
         image["file_name"]: _detections(objects[number], index, sizes[image["file_name"]], masked=masked)
         for number, image in images.items()
     }
-    return Predictions(classes, sizes, seen)
+    exif = {
+        one["file_name"]: (one["exif_orientation"], Frame.UPRIGHT if one.get("exif_applied") else Frame.STORED)
+        for one in images.values()
+        if one.get("exif_orientation") in range(2, 9)
+    }
+    return Predictions(classes, sizes, seen, exif)
 
 
 def _detections(

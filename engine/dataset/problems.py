@@ -191,6 +191,29 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "Images were annotated as they are stored, not as their EXIF orientation turns them; so they are trained on.",
         "Nothing needs to be done.",
     ),
+    "exif_as_others": (
+        INFO,
+        "Images have an EXIF orientation that their size cannot show to be applied; they are taken as they are stored, "
+        "as the others of this dataset.",
+        "Nothing needs to be done; dataset.exifOrientation says it for all of them.",
+    ),
+    "exif_unproven": (
+        WARNING,
+        "Images have an EXIF orientation, and no size shows whether it was applied for annotating; it is applied.",
+        "Look at some of them with `teacher augment --preview`; if boxes are misplaced, set dataset.exifOrientation to "
+        "Ignored.",
+    ),
+    "exif_contradiction": (
+        WARNING,
+        "Images were annotated with EXIF applied, and others without (or dataset.exifOrientation says otherwise); each "
+        "is taken as its size shows.",
+        "Set dataset.exifOrientation for those whose size shows nothing, or annotate all of them with one tool.",
+    ),
+    "several_pages": (
+        WARNING,
+        "Images have several pages or frames; the first of each is used.",
+        "Check that the first is the annotated one; save others as images of their own.",
+    ),
     "mislabelled_image": (
         INFO,
         "Images are of another format than their name says; what is in them counts.",

@@ -11,13 +11,16 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from engine.dataset.folder import ImageFolder
+from engine.dataset.frames import Evidence, Frames, evidence_of
+from engine.dataset.images import probe_image
 from engine.dataset.problems import EXAMPLES, too_many
 from engine.dataset.samples import load_sample
 from engine.dataset.types import CocoDataset
@@ -27,6 +30,9 @@ from engine.storage.transfer import each_done
 
 THREADS = 8
 """Images that are decoded at a time: what bounds the memory."""
+
+FORMAT = "2"
+"""Of a verdict that is kept: earlier ones say nothing of EXIF."""
 
 NO_OBJECTS = np.empty(0, np.int64)
 
@@ -38,10 +44,14 @@ class Unreadable:
     Attributes:
         faults: By file name, what is wrong with an image that cannot be used.
         outside: By file name, positions of the objects that lie outside an image whose size the file does not give.
+        frames: What the images show of the frame that they were annotated in.
+        pages: Images with several pages or frames, of which the first is used.
     """
 
     faults: dict[str, str] = field(default_factory=dict)
     outside: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    frames: Frames = field(default_factory=Frames)
+    pages: int = 0
 
     @property
     def examples(self) -> tuple[str, ...]:
@@ -87,18 +97,19 @@ def find_unreadable(
     if before is not None:
         return before
 
-    def look(index: int) -> tuple[int, str | tuple[int, ...]]:
+    def look(index: int) -> tuple[int, _Seen]:
         check()
         return index, _look(dataset, masks, index, paths[index])
 
     with closing(folder.bring(dataset.images)) as brought, closing(each_done(look, brought, threads=THREADS)) as looked:
-        seen = dict(sorted((index, wrong) for index, wrong in looked if wrong))
-    found, names = Unreadable(), names_of(dataset) if seen else []
-    for index, wrong in seen.items():
-        if isinstance(wrong, str):
-            found.faults[names[index]] = wrong
-        else:
-            found.outside[names[index]] = wrong
+        seen = dict(sorted(((index, one) for index, one in looked if one != _Seen()), key=itemgetter(0)))
+    found, names = Unreadable(pages=sum(one.pages > 1 for one in seen.values())), names_of(dataset) if seen else []
+    for index, one in seen.items():
+        if one.fault:
+            found.faults[names[index]] = one.fault
+        elif one.outside:
+            found.outside[names[index]] = one.outside
+        found.frames.add(one.evidence, names[index])
     body = json.dumps(asdict(found)).encode()
     storage.write_bytes(kept(), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     return found
@@ -113,7 +124,8 @@ def _load(file: Path) -> Unreadable | None:
         if hashlib.sha256(body).hexdigest().encode() != seal:
             raise ValueError("its sha256 differs")
         kept = json.loads(body)
-        return Unreadable(kept["faults"], {name: tuple(at) for name, at in kept["outside"].items()})
+        outside = {name: tuple(at) for name, at in kept["outside"].items()}
+        return Unreadable(kept["faults"], outside, Frames(**kept["frames"]), kept["pages"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         logging.getLogger(__name__).warning("%s is damaged (%s): the images are checked again", file, error)
         return None
@@ -150,22 +162,35 @@ def check_few(unreadable: Unreadable, images: int, *, max_percent: int, earlier:
         )
 
 
-def _look(dataset: CocoDataset, masks: bool, index: int, path: Path) -> str | tuple[int, ...]:
-    """What is wrong with an image, or the positions of objects that lie outside it."""
-    unsure = not dataset.images[index].width
+@dataclass(frozen=True)
+class _Seen:
+    """What an image has shown: what is wrong with it, or the positions of objects outside; its frame, its pages."""
+
+    fault: str = ""
+    outside: tuple[int, ...] = ()
+    evidence: Evidence = Evidence.NONE
+    pages: int = 1
+
+
+def _look(dataset: CocoDataset, masks: bool, index: int, path: Path) -> _Seen:
+    image = dataset.images[index]
+    unsure = not image.width
     try:
+        header = probe_image(path, name=image.file_name)
         sample = load_sample(dataset, index, path, with_masks=unsure and masks, select=None if unsure else NO_OBJECTS)
     except DataError as error:
-        return str(error)
+        return _Seen(fault=str(error))
+    seen = _Seen(evidence=evidence_of(image, header), pages=header.pages)
     if not unsure:
-        return ()
-    return tuple(sorted(set(range(len(dataset.annotations[index]))).difference(sample.annotation_indices.tolist())))
+        return seen
+    inside = set(sample.annotation_indices.tolist())
+    return replace(seen, outside=tuple(i for i in range(len(dataset.annotations[index])) if i not in inside))
 
 
 def _key(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool) -> str:
     """Changes with any file, and with what is said of it."""
     unsure = not all(image.width for image in dataset.images)
-    said = json.dumps([dataset.digest, dataset.classes, masks]) if unsure else ""
+    said = json.dumps([dataset.digest, dataset.classes, masks, dataset.frame]) if unsure else FORMAT
     digest = hashlib.sha256(said.encode())
     for image, path in zip(dataset.images, paths, strict=True):
         status = path.stat() if path.is_file() else None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.images import decode_image, probe_image
+from engine.dataset.frames import Evidence, Frames, evidence_of
+from engine.dataset.images import ImageHeader, decode_image, probe_image
 from engine.dataset.masks import decode_masks
-from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Sample
+from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Frame, Sample
 from engine.errors import DataError
+from engine.spec import ExifOrientation
 
 
 def load_sample(
@@ -32,7 +37,9 @@ def load_sample(
     """
     image, annotations = dataset.images[index], dataset.annotations[index]
     chosen = np.arange(len(annotations)) if select is None else np.asarray(select, np.int64)
-    pixels = decode_image(path, upright=_is_upright(image, path), name=image.file_name)
+    header = probe_image(path, name=image.file_name)
+    upright = frame_of(image, header, dataset.frame) is Frame.UPRIGHT
+    pixels = decode_image(path, upright=upright, name=image.file_name)
     height, width = pixels.shape[:2]
     boxes = _boxes_xyxy([annotations[i] for i in chosen], height, width)
     # Where the file gave no size, boxes could not be compared with the image until now.
@@ -49,18 +56,43 @@ def load_sample(
     )
 
 
-def _is_upright(image: CocoImage, path: Path) -> bool:
-    """Whether the annotations were made on the image as its EXIF orientation turns it.
+def with_frame(
+    dataset: CocoDataset,
+    paths: Sequence[Path],
+    *,
+    asked: ExifOrientation = ExifOrientation.AUTO,
+    unknown: Frame = Frame.UPRIGHT,
+) -> tuple[CocoDataset, Frames]:
+    """A dataset that says how its images are taken that EXIF turns, and what they show of it.
+
+    Args:
+        dataset: Any.
+        paths: Of its images, whose headers are read.
+        asked: What the user says; Auto: as most of the images that show it.
+        unknown: Where none does.
+    """
+    frames = Frames()
+    for image, path in zip(dataset.images, paths, strict=True):
+        with suppress(DataError):  # told when it is loaded
+            frames.add(evidence_of(image, probe_image(path, name=image.file_name)), image.file_name)
+    return replace(dataset, frame=frames.frame(asked, unknown=unknown)), frames
+
+
+def frame_of(image: CocoImage, header: ImageHeader, frame: Frame) -> Frame:
+    """The frame that the annotations of an image were made in.
 
     Tools that ignore EXIF annotate the pixels as they are stored: then the file's size is that of the image unturned.
-    A square, or one that stands upside down, looks the same either way and is taken to be upright.
+    A square, or one that stands upside down, has the same size either way: it is taken as the data set is, ``frame``.
+
+    Raises:
+        DataError: The image has another size than the annotations were made for.
     """
-    header = probe_image(path, name=image.file_name)
     said, upright = (image.width, image.height), (header.width, header.height)
+    evidence = evidence_of(image, header)
+    if evidence is Evidence.IGNORED:
+        return Frame.STORED
     if said in ((0, 0), upright):
-        return True
-    if header.rotated and said == upright[::-1]:
-        return False
+        return frame if evidence in (Evidence.UNPROVEN, Evidence.UNSIZED) else Frame.UPRIGHT
     raise DataError(
         f"{image.file_name} is {header.width}x{header.height} pixels, but the annotations say "
         f"{image.width}x{image.height}: its boxes would be in the wrong place. Upload the image that was annotated, "

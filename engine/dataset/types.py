@@ -19,6 +19,15 @@ NMS_IOU = 0.7
 """Of two boxes of one class with more overlap, the surer is kept. Neighbours in a heap overlap less, doubles more."""
 
 
+class Frame(StrEnum):
+    """How annotations, or labels, take images that EXIF turns or mirrors."""
+
+    UPRIGHT = "upright"
+    """As the EXIF orientation turns them."""
+    STORED = "stored"
+    """As their pixels lie in the file."""
+
+
 class Frozen(BaseModel):
     """Base of the values that are written to ``dataset.json``."""
 
@@ -171,6 +180,7 @@ class CocoDataset:
         category_ids: The file's id of each class.
         digest: sha256 of the file's bytes, in hex; of a dataset from no file, empty.
         images_digest: The fingerprint of the images that the file lists; empty if nobody asked for it.
+        frame: How images are taken that EXIF turns, where their own size does not show it.
     """
 
     images: tuple[CocoImage, ...]
@@ -179,6 +189,7 @@ class CocoDataset:
     category_ids: tuple[int, ...]
     digest: str = ""
     images_digest: str = ""
+    frame: Frame = Frame.UPRIGHT
 
     def __len__(self) -> int:
         return len(self.images)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 
+from engine.dataset.frames import Evidence, Frames, evidence_of
 from engine.dataset.images import ImageHeader, decode_image, probe_image
 from engine.dataset.inspect import inspect_parts
 from engine.dataset.layouts import find_parts
 from engine.dataset.problems import EXAMPLES, SEEN_WHEN_OPENED, ProblemLog
 from engine.dataset.scan import Opened, Scan
-from engine.dataset.types import CocoImage, DatasetInfo, ImageId
+from engine.dataset.types import CocoImage, DatasetInfo, Frame, ImageId
 from engine.errors import DataError
+from engine.spec import ExifOrientation
 from engine.storage import Storage, join
 from engine.storage.transfer import each_done
+
+Size = tuple[int, int]
 
 THREADS = 16
 """Images that are read at a time: what bounds the memory."""
@@ -41,6 +45,7 @@ def validate_dataset(
     *,
     storage: Storage | None = None,
     thorough: bool = True,
+    exif_orientation: ExifOrientation = ExifOrientation.AUTO,
 ) -> DatasetInfo:
     """What :func:`engine.dataset.inspect_dataset` says, and what is wrong with the images themselves.
 
@@ -51,6 +56,7 @@ def validate_dataset(
         annotations: COCO instances JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.
         images: Folder of the images; default: looked for beside the annotations.
         storage: How s3:// is reached; default: as the environment says.
+        exif_orientation: Whether images were annotated as EXIF turns them, where their size does not show it.
         thorough: Decode every image; otherwise only its header is read, which does not show damage behind it.
 
     Raises:
@@ -61,27 +67,63 @@ def validate_dataset(
     parts = find_parts(str(annotations), None if images is None else str(images), storage=store)
     parts = {name: replace(part, images_expected=True) for name, part in parts.items()}
 
-    def look(scan: Scan, log: ProblemLog) -> Opened:
-        def look_at(numbered: tuple[int, CocoImage]) -> tuple[int, CocoImage, _Seen]:
-            number, image = numbered
-            uri = join(scan.part.images, scan.names.find(image.file_name) or image.file_name)
-            return number, image, _look(image, uri, storage=store, thorough=thorough)
-
-        opened: dict[ImageId, tuple[int, int] | None] = {}
-        counts: Counter[str] = Counter()
-        examples: dict[str, list[tuple[int, str]]] = {}
-        with closing(each_done(look_at, enumerate(scan.header.images), threads=THREADS)) as looked:
-            for number, image, seen in looked:
-                if seen.size != (image.width, image.height):
-                    opened[image.id] = seen.size
-                for code, example in seen.problems:
-                    counts[code] += 1
-                    examples[code] = sorted([*examples.get(code, ()), (number, example)])[:EXAMPLES]
-        for code, first in sorted(examples.items(), key=itemgetter(1)):
-            log.add(code, [example for _, example in first], count=counts[code])
-        return opened
+    def look(scans: Mapping[str, Scan], log: ProblemLog) -> Mapping[str, Opened]:
+        looks = {name: _look_at(scan, storage=store, thorough=thorough) for name, scan in scans.items()}
+        frames = sum((one.frames for one in looks.values()), Frames())
+        for one in looks.values():
+            for code, first in sorted(one.examples.items(), key=itemgetter(1)):
+                log.add(code, [example for _, example in first], count=one.counts[code])
+        for code, count, examples in frames.problems(exif_orientation):
+            log.add(code, examples, count=count)
+        frame = frames.frame(exif_orientation)
+        return {name: one.opened(frame) for name, one in looks.items()}
 
     return inspect_parts(parts, source=str(annotations), storage=store, look=look)
+
+
+@dataclass
+class _Looked:
+    """What opening the images of a part has shown.
+
+    Attributes:
+        sizes: By id, width and height in pixels of images that are of another size than the file says, upright and as
+            they are stored; None of those that cannot be used.
+        frames: What they show of the frame that they were annotated in.
+        counts: Problems by code.
+        examples: By code, the first places, each with the position of the image.
+    """
+
+    sizes: dict[ImageId, tuple[Size, Size] | None] = field(default_factory=dict)
+    frames: Frames = field(default_factory=Frames)
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+
+    def opened(self, frame: Frame) -> Opened:
+        """What is to be known of the images."""
+        stored = frame is Frame.STORED
+        return {number: None if size is None else size[stored] for number, size in self.sizes.items()}
+
+
+def _look_at(scan: Scan, *, storage: Storage, thorough: bool) -> _Looked:
+    def look_at(numbered: tuple[int, CocoImage]) -> tuple[int, CocoImage, _Seen]:
+        number, image = numbered
+        uri = join(scan.part.images, scan.names.find(image.file_name) or image.file_name)
+        return number, image, _look(image, uri, storage=storage, thorough=thorough)
+
+    looked = _Looked()
+    shown: list[tuple[int, Evidence, str]] = []
+    with closing(each_done(look_at, enumerate(scan.header.images), threads=THREADS)) as done:
+        for number, image, seen in done:
+            if seen.sizes is None or seen.sizes[0] != (image.width, image.height):
+                looked.sizes[image.id] = seen.sizes
+            if seen.evidence is not Evidence.NONE:
+                shown.append((number, seen.evidence, image.file_name))
+            for code, example in seen.problems:
+                looked.counts[code] += 1
+                looked.examples[code] = sorted([*looked.examples.get(code, ()), (number, example)])[:EXAMPLES]
+    for _, evidence, file_name in sorted(shown):
+        looked.frames.add(evidence, file_name)
+    return looked
 
 
 @dataclass(frozen=True)
@@ -89,12 +131,15 @@ class _Seen:
     """What opening an image has shown.
 
     Attributes:
-        size: Width and height in pixels that its objects are to be compared with; None if it cannot be used.
+        sizes: Width and height in pixels that its objects are to be compared with, in either frame; None if it cannot
+            be used.
         problems: Their codes, with what is to be said of each.
+        evidence: What it shows of the frame that it was annotated in.
     """
 
-    size: tuple[int, int] | None
+    sizes: tuple[Size, Size] | None
     problems: tuple[tuple[str, str], ...]
+    evidence: Evidence = Evidence.NONE
 
 
 def _look(image: CocoImage, uri: str, *, storage: Storage, thorough: bool) -> _Seen:
@@ -108,7 +153,9 @@ def _look(image: CocoImage, uri: str, *, storage: Storage, thorough: bool) -> _S
     problems = tuple(_differences(image, header))
     if any(code in SEEN_WHEN_OPENED for code, _ in problems):
         return _Seen(None, problems)
-    return _Seen((image.width, image.height) if image.width else (header.width, header.height), problems)
+    said, upright = (image.width, image.height), (header.width, header.height)
+    stored = upright[::-1] if header.rotated else upright
+    return _Seen((said, said) if image.width else (upright, stored), problems, evidence_of(image, header))
 
 
 def _differences(image: CocoImage, header: ImageHeader) -> Iterator[tuple[str, str]]:
@@ -117,10 +164,9 @@ def _differences(image: CocoImage, header: ImageHeader) -> Iterator[tuple[str, s
     # MPO is what some cameras make of a JPEG.
     if expected is not None and header.format != expected and (expected, header.format) != ("JPEG", "MPO"):
         yield "mislabelled_image", f"{image.file_name} is {header.format}"
+    if header.pages > 1:
+        yield "several_pages", image.file_name
     said, upright = (image.width, image.height), (header.width, header.height)
-    if said in ((0, 0), upright):
-        return
-    if header.rotated and said == upright[::-1]:
-        yield "turned_image", image.file_name
-    else:
+    turned = header.rotated and said == upright[::-1]
+    if said not in ((0, 0), upright) and not turned:
         yield "wrong_size", f"{image.file_name} is {header.width}x{header.height}, not {image.width}x{image.height}"

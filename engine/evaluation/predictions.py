@@ -13,6 +13,7 @@ from engine.dataset.types import CocoDataset, CocoImage, Detections
 from engine.errors import DataError
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.confusion import confusion
+from engine.evaluation.label_frames import in_frame_of
 from engine.evaluation.matching import match_all
 from engine.results import ApMetrics, Confusion
 
@@ -27,6 +28,7 @@ class Measured:
         mistakes: Of all boxes, whatever their scores: AP says little of labels that a threshold has passed.
         unlabelled: Images of the truth that the predictions do not hold; they count as ones where nothing was seen.
         unknown: Images of the predictions that the truth does not hold; they do not count.
+        remarks: How images were taken that EXIF turns, in sentences.
         other_classes: Classes of the predictions that the truth does not have; they do not count.
         missed_classes: Classes of the truth's objects that the predictions do not have; they count as not found.
     """
@@ -38,6 +40,7 @@ class Measured:
     unknown: tuple[str, ...]
     other_classes: tuple[str, ...]
     missed_classes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measured:
@@ -63,6 +66,7 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
             f"the predictions are of {', '.join(predictions.classes) or 'no classes'}, the truth of "
             f"{', '.join(dataset.classes)}: no class has the same name"
         )
+    predictions, remarks = in_frame_of(dataset, names, predictions)
     images = tuple(_sized(image, name, predictions) for image, name in zip(dataset.images, names, strict=True))
     dataset = replace(dataset, images=images)
     new_index = np.asarray([dataset.classes.index(n) if n in shared else -1 for n in predictions.classes], np.int64)
@@ -80,6 +84,7 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
         ),
         unlabelled=tuple(i.file_name for i, name in zip(dataset.images, names, strict=True) if name is None),
         unknown=tuple(sorted(predictions.seen.keys() - set(taken))),
+        remarks=remarks,
         other_classes=tuple(name for name in predictions.classes if name not in shared),
         missed_classes=tuple(
             name for i, name in enumerate(dataset.classes) if i in with_objects and name not in shared
@@ -97,9 +102,18 @@ def _sized(image: CocoImage, name: str | None, predictions: Predictions) -> Coco
     if 0 not in found and said != found:
         raise DataError(
             f"{image.file_name} is {said[0]}x{said[1]} pixels in the truth, but {found[0]}x{found[1]} in the "
-            "predictions: label the images that the truth was made for"
+            f"predictions: label the images that the truth was made for{_by_exif(said, found)}"
         )
     return image
+
+
+def _by_exif(said: tuple[int, int], found: tuple[int, int]) -> str:
+    if said != found[::-1]:
+        return ""
+    return (
+        ". Width and height are exchanged: it seems that one side has the EXIF orientation of the image applied, and "
+        "the other not. Label it with this version, which writes the orientation down, or turn one of them"
+    )
 
 
 def _reindexed(seen: Detections, new_index: NDArray[np.int64]) -> Detections:

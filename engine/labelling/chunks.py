@@ -17,9 +17,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.images import decode_image
+from engine.dataset.images import decode_image, probe_image
 from engine.dataset.listing import list_files
 from engine.dataset.part_files import is_image
+from engine.dataset.types import Frame
 from engine.errors import DataError
 from engine.storage import NotFoundError, ObjectInfo, Storage
 
@@ -50,6 +51,19 @@ class Chunk:
         for item in self.items:
             digest.update(f"{item.key}\0{item.etag}\0{item.size}\n".encode(errors="surrogateescape"))
         return f"{self.index:08d}-{digest.hexdigest()[:16]}.jsonl"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded image.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, RGB.
+        orientation: EXIF's, 1..8; 1 changes nothing.
+    """
+
+    pixels: NDArray[np.uint8]
+    orientation: int = 1
 
 
 class Listing:
@@ -103,9 +117,9 @@ def in_groups(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
 
 
 def read_ahead(
-    chunks: Iterable[Chunk], storage: Storage, *, ahead: int
-) -> Iterator[tuple[Chunk, Iterator[NDArray[np.uint8] | DataError]]]:
-    """Each chunk with the pixels of its images, in order; an image that cannot be read gives the error instead.
+    chunks: Iterable[Chunk], storage: Storage, *, ahead: int, frame: Frame = Frame.UPRIGHT
+) -> Iterator[tuple[Chunk, Iterator[Picture | DataError]]]:
+    """Each chunk with its images decoded, in order; an image that cannot be read gives the error instead.
 
     Images are fetched and decoded in threads, at most ``ahead`` of them before they are asked for, those of the next
     chunk among them. All images of a chunk must be taken before the next chunk is.
@@ -114,16 +128,16 @@ def read_ahead(
         StorageError: Storage refuses, or was gone after all retries.
     """
     pool = ThreadPoolExecutor(READERS)
-    waiting: deque[tuple[Chunk, deque[Future[NDArray[np.uint8] | DataError]]]] = deque()
+    waiting: deque[tuple[Chunk, deque[Future[Picture | DataError]]]] = deque()
     unread = ((chunk, item) for chunk in chunks for item in chunk.items)
 
     def fill(count: int) -> None:
         for chunk, item in islice(unread, count):
             if not waiting or waiting[-1][0] is not chunk:
                 waiting.append((chunk, deque()))
-            waiting[-1][1].append(pool.submit(_read, item, storage))
+            waiting[-1][1].append(pool.submit(_read, item, storage, frame))
 
-    def pixels(count: int) -> Iterator[NDArray[np.uint8] | DataError]:
+    def pixels(count: int) -> Iterator[Picture | DataError]:
         for _ in range(count):
             future = waiting[0][1].popleft()
             fill(1)
@@ -139,10 +153,12 @@ def read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(item: ObjectInfo, storage: Storage) -> NDArray[np.uint8] | DataError:
-    """(H, W, 3) uint8, RGB, upright; or why not."""
+def _read(item: ObjectInfo, storage: Storage, frame: Frame) -> Picture | DataError:
+    """The image in a frame; or why not."""
     try:
-        return decode_image(storage.read_bytes(item.uri), name=item.key)
+        data = storage.read_bytes(item.uri)
+        pixels = decode_image(data, upright=frame is Frame.UPRIGHT, name=item.key)
+        return Picture(pixels, probe_image(data, name=item.key).orientation)
     except DataError as error:
         return error
     except NotFoundError:

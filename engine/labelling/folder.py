@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dataset.problems import EXAMPLES
-from engine.dataset.types import Detections
+from engine.dataset.types import Detections, Frame
 from engine.errors import ConfigError, DataError
-from engine.labelling.chunks import Chunk, Listing, chunked, in_groups, list_images, read_ahead
+from engine.labelling.chunks import Chunk, Listing, Picture, chunked, in_groups, list_images, read_ahead
 from engine.labelling.journal import Journal
 from engine.labelling.overlays import Overlays
-from engine.labelling.records import image_line, skipped_line
+from engine.labelling.records import Exif, image_line, skipped_line
 from engine.storage import Storage, join
 from engine.storage.claims import claimed
 from engine.teachers.labeller import Labeller
@@ -162,7 +162,7 @@ def _label_claimed(
             else:
                 yield chunk
 
-    for chunk, pixels in read_ahead(open_chunks(), storage, ahead=max(AHEAD, 2 * batch_size)):
+    for chunk, pixels in read_ahead(open_chunks(), storage, ahead=max(AHEAD, 2 * batch_size), frame=labeller.frame):
         lines = work.look(chunk, pixels, batch_size=batch_size)
         check()
         journal.finish(chunk.name, lines)
@@ -199,11 +199,11 @@ class _Work:
         self.images_cut = 0
         self.started = time.monotonic()
 
-    def look(self, chunk: Chunk, pixels: Iterator[NDArray[np.uint8] | DataError], *, batch_size: int) -> list[bytes]:
+    def look(self, chunk: Chunk, pixels: Iterator[Picture | DataError], *, batch_size: int) -> list[bytes]:
         """The lines of a chunk. Batches are of images that can be read, in the order of the listing."""
         lines: list[bytes | None] = [None] * len(chunk.items)
 
-        def readable() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        def readable() -> Iterator[tuple[int, Picture]]:
             for place, image in enumerate(pixels):
                 if isinstance(image, DataError):
                     lines[place] = skipped_line(chunk.items[place].key, str(image))
@@ -213,15 +213,16 @@ class _Work:
                     yield place, image
 
         for batch in in_groups(readable(), batch_size):
-            answers = self.labeller.label([image for _, image in batch])
+            answers = self.labeller.label([image.pixels for _, image in batch])
             for (place, image), seen in zip(batch, answers, strict=True):
                 key = chunk.items[place].key
-                lines[place] = image_line(key, (image.shape[0], image.shape[1]), seen, self.labeller.ids)
+                exif = Exif(image.orientation, self.labeller.frame)
+                lines[place] = image_line(key, image.pixels.shape[:2], seen, self.labeller.ids, exif)
                 self.objects += len(seen)
                 if seen.cut:
                     self.images_cut += 1
                     self.cut += [key] if len(self.cut) < EXAMPLES else []
-                self._draw(chunk.first + place, key, image, seen)
+                self._draw(chunk.first + place, key, image.pixels, seen)
             self._tell(len(batch))
         return [line for line in lines if line is not None]
 
@@ -248,4 +249,5 @@ def _settings(labeller: Labeller, images: str, chunk_size: int) -> dict[str, obj
         "thresholds": list(scores),
         "nms": labeller.nms_iou,
         "chunk": chunk_size,
+        **({} if labeller.frame is Frame.UPRIGHT else {"frame": labeller.frame.value}),
     }

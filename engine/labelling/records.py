@@ -7,20 +7,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pycocotools import mask as coco_mask
 
-from engine.dataset.types import Detections
+from engine.dataset.types import Detections, Frame
 
 Json = dict[str, Any]
 
 
-def image_line(file_name: str, size: tuple[int, int], seen: Detections, category_ids: Sequence[int]) -> bytes:
-    """What was seen in an image of ``size`` (height, width), as a line without its end."""
+class Exif(NamedTuple):
+    """The EXIF orientation of an image, 1..8, and whether labels are of the image as it turns it."""
+
+    orientation: int = 1
+    frame: Frame = Frame.UPRIGHT
+
+
+UPRIGHT = Exif()
+
+
+def image_line(
+    file_name: str, size: tuple[int, ...], seen: Detections, category_ids: Sequence[int], exif: Exif = UPRIGHT
+) -> bytes:
+    """What was seen in an image of ``size`` (height, width), as a line without its end.
+
+    Where EXIF turns the image, the line says so: whoever reads the labels may turn it or not.
+    """
     height, width = size
     objects = list(_objects(seen, category_ids))
-    return dumps({"image": {"file_name": file_name, "width": width, "height": height}, "objects": objects})
+    image: Json = {"file_name": file_name, "width": width, "height": height}
+    if exif.orientation != 1:
+        image |= {"exif_orientation": exif.orientation, "exif_applied": exif.frame is Frame.UPRIGHT}
+    return dumps({"image": image, "objects": objects})
 
 
 def skipped_line(file_name: str, reason: str) -> bytes:

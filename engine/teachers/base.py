@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.config import LoraSettings
-from engine.dataset.types import CocoAnnotation, Detections, Sample
+from engine.dataset.types import CocoAnnotation, Detections, Frame, Sample
 from engine.errors import ConfigError
 from engine.spec import TeacherName
 from engine.teachers.features import FeatureCache
@@ -59,6 +59,9 @@ class Teacher(ABC):
 
     model: nn.Module
     classes: tuple[str, ...]
+
+    frame: Frame = Frame.UPRIGHT
+    """How it was shown images in training that EXIF turns."""
 
     features: FeatureCache | None = None
     """Where what :meth:`frozen` tells of is kept; None: it is computed each time."""

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.dataset.boxes import box_iou
-from engine.dataset.types import NMS_IOU, Detections, Sample
+from engine.dataset.types import NMS_IOU, Detections, Frame, Sample
 from engine.errors import OutOfMemoryError
 from engine.teachers.base import Teacher
 
@@ -38,7 +38,9 @@ class Labeller:
         nms_iou: See :data:`NMS_IOU`; 1 keeps all but the same boxes.
         category_ids: COCO's id of each class, in the order of :attr:`classes`; empty: counted from 1.
         identity: What the labels depend on besides: names and digests of weights.
+        frame: How images are taken that EXIF turns: as in training.
         remarks: What the run's own measures say against its labels, in sentences.
+        frame: How images are to be decoded that EXIF turns: as in training.
     """
 
     detector: Teacher
@@ -48,6 +50,7 @@ class Labeller:
     category_ids: tuple[int, ...] = ()
     identity: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    frame: Frame = Frame.UPRIGHT
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ class Labeller:
         """What is to be seen in a batch of images.
 
         Args:
-            images: (H, W, 3) uint8, RGB, upright, of any sizes.
+            images: (H, W, 3) uint8, RGB, in :attr:`frame`, of any sizes.
 
         Returns:
             Of each image boxes in its pixels, with the detector's scores, the surest first; with a segmenter also

@@ -159,6 +159,7 @@ def load_labeller(
         nms_iou=nms_iou,
         category_ids=_category_ids(source, detector.classes, storage),
         identity=identity,
+        frame=detector.frame,
         remarks=tuple(remark for name, one in measured.items() for remark in one.remarks(name)),
     )
 
@@ -319,5 +320,6 @@ def _load(
         base.folder, classes=card.classes, prompts=card.prompts, settings=card.settings
     )
     load_adapter(teacher, folder)
+    teacher.frame = card.frame
     teacher.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return teacher

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from engine.artifacts import ADAPTER, ADAPTER_CONFIG
 from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
+from engine.dataset.types import Frame
 from engine.errors import BaseModelError
 from engine.formats import FORMAT_VERSION, refuse_newer
 from engine.plain_json import file_content, parse_json
@@ -57,6 +58,9 @@ class AdapterCard(BaseModel):
     classes: tuple[str, ...] = Field(description="Class names in the order of the prompt and of class indices.")
     prompts: dict[str, str] = Field(description="Phrases shown instead of class names.")
     settings: GroundingDinoSettings | SamSettings = Field(description="The teacher's part of teacher_config.yaml.")
+    frame: Frame = Field(
+        default=Frame.UPRIGHT, description="How it was shown images that EXIF turns: upright, or as they are stored."
+    )
     transformers_version: str = transformers.__version__
     peft_version: str = peft.__version__
 

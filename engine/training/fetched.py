@@ -71,6 +71,10 @@ def fetch(
         say("fetching the data; every image is decoded once, to see that it can be")
         data = Data.of(config.data, masks=masks, seed=training.seed, storage=storage, cache=cache)
         unreadable = {part: data.bring(part) for part in data.whole if part != "train"}
+        if data.undecided(unreadable):
+            say("waiting for the images to learn from: they may show whether EXIF was applied when annotating")
+            unreadable["train"] = data.bring("train")
+        unreadable = data.settled(unreadable)
         probe = prepare_probe(training.retention, config.data, masks=masks, storage=storage, cache=cache)
         if processes.place.local_rank == 0:
             arriving.begin(partial(Parts.of, data, unreadable))

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from engine.config import DataConfig
 from engine.dataset import CocoDataset, ImageFolder, PartFiles, Sample, find_parts, load_part, load_sample
+from engine.dataset.frames import Evidence, Frames
 from engine.dataset.image_digest import together
 from engine.dataset.readable import Unreadable, check_few, find_unreadable, names_of
 from engine.dataset.split import split_dataset
+from engine.dataset.types import Frame
 from engine.errors import DataError
+from engine.spec import ExifOrientation
 from engine.storage import Storage
 
 
@@ -30,15 +33,17 @@ class Part:
         """One decoded image with its objects, or with those at the positions ``select``."""
         return load_sample(self.dataset, index, self.paths[index], with_masks=with_masks, select=select)
 
-    def without(self, unreadable: Unreadable) -> Part:
-        """The same less some images, and some objects of others."""
+    def without(self, unreadable: Unreadable, frame: Frame = Frame.UPRIGHT) -> Part:
+        """The same less some images, and some objects of others; images that do not show theirs are of ``frame``."""
         names, annotations = names_of(self.dataset), self.dataset.annotations
         good = [i for i, name in enumerate(names) if name not in unreadable.faults]
         kept = tuple(
             tuple(found for k, found in enumerate(annotations[i]) if k not in unreadable.outside.get(names[i], ()))
             for i in good
         )
-        return Part(replace(self.dataset.subset(good), annotations=kept), tuple(self.paths[i] for i in good))
+        return Part(
+            replace(self.dataset.subset(good), annotations=kept, frame=frame), tuple(self.paths[i] for i in good)
+        )
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,38 @@ class Data:
         }
         return cls(config, whole, of_parts, masks, cache, images_digest)
 
-    def bring(self, name: str, check: Callable[[], None] = lambda: None) -> Unreadable:
+    def bring(self, name: str, check: Callable[[], None] = lambda: None, *, frame: Frame = Frame.UPRIGHT) -> Unreadable:
         """Bring the images of a part to the disk, and find what of them cannot be used: see :func:`find_unreadable`."""
         part = self.whole[name]
-        return find_unreadable(
-            part.dataset, self.folders[name], part.paths, masks=self.masks, cache=self.cache, check=check
-        )
+        dataset = replace(part.dataset, frame=frame)
+        return find_unreadable(dataset, self.folders[name], part.paths, masks=self.masks, cache=self.cache, check=check)
+
+    def frame(self, unreadable: Mapping[str, Unreadable]) -> Frame:
+        """How images are taken that EXIF turns, where their size does not show it: as the others of all parts."""
+        return self.frames(unreadable).frame(self.config.exif_orientation)
+
+    def frames(self, unreadable: Mapping[str, Unreadable]) -> Frames:
+        """What the images of some parts show of the frame that they were annotated in."""
+        return sum((one.frames for one in unreadable.values()), Frames())
+
+    def settled(
+        self, unreadable: Mapping[str, Unreadable], check: Callable[[], None] = lambda: None
+    ) -> dict[str, Unreadable]:
+        """What cannot be used of some parts, now that the frame is known: where the file gives no size, it says which
+        objects lie outside.
+        """
+        frame = self.frame(unreadable)
+        return {
+            name: self.bring(name, check, frame=frame)
+            if frame is not Frame.UPRIGHT and one.frames.of(Evidence.UNSIZED)
+            else one
+            for name, one in unreadable.items()
+        }
+
+    def undecided(self, unreadable: Mapping[str, Unreadable]) -> bool:
+        """Whether images of these parts may only be understood by those of another part."""
+        frames = self.frames(unreadable)
+        return self.config.exif_orientation is ExifOrientation.AUTO and frames.unproven > 0
 
     def usable(self, unreadable: Mapping[str, Unreadable]) -> dict[str, Part]:
         """Some parts less what cannot be used of them.
@@ -120,7 +151,8 @@ class Data:
             max_percent=self.config.max_skipped_percent,
             earlier=self.config.images_left_out,
         )
-        parts = {name: part.without(unreadable[name]) for name, part in self.whole.items() if name in unreadable}
+        frame = self.frame(unreadable)
+        parts = {name: part.without(unreadable[name], frame) for name, part in self.whole.items() if name in unreadable}
         for name in ("train", "val"):
             if name in parts:
                 _check_useful(name, parts[name].dataset, self.config, masks=self.masks)
@@ -132,7 +164,8 @@ class Data:
         for name in self.whole:
             for image, fault in unreadable[name].faults.items() if name in unreadable else ():
                 together.faults[f"{name}: {image}" if image in together.faults else image] = fault
-        return together
+        pages = sum(one.pages for one in unreadable.values())
+        return replace(together, frames=self.frames(unreadable), pages=pages)
 
 
 @dataclass(frozen=True)
@@ -171,7 +204,7 @@ class Parts:
             StorageError: Something cannot be had.
         """
         unreadable = {name: data.bring(name, check) for name in data.whole if name not in (here or {})}
-        unreadable |= here or {}
+        unreadable = data.settled(unreadable | dict(here or {}), check)
         parts, skipped = data.usable(unreadable), data.skipped(unreadable)
         lost = _objects(data.whole.values()) - _objects(parts.values())
         return cls(

@@ -61,7 +61,7 @@ def prepare_probe(
         return Probe(part, BUILT_IN)
     unreadable = find_unreadable(dataset, folder, part.paths, masks=masks, cache=cache)
     check_few(unreadable, len(dataset), max_percent=data.max_skipped_percent)
-    return Probe(part.without(unreadable), given.annotations, unreadable)
+    return Probe(part.without(unreadable, unreadable.frames.frame()), given.annotations, unreadable)
 
 
 def _others(dataset: CocoDataset, data: DataConfig, *, masks: bool) -> CocoDataset:

@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from engine.dataset.problems import CATALOGUE
 from engine.dataset.readable import Unreadable
 from engine.evaluation.conclusion import conclude_result
 from engine.results import ApMetrics, TeacherResult
+from engine.spec import ExifOrientation
 from engine.training.checkpoint import Checkpoint
 from engine.training.worth import Worth
 
 
-def left_out(unreadable: Unreadable, objects: int = 0) -> Iterator[str]:
-    """That images are left out, and which, and objects."""
+def left_out(
+    unreadable: Unreadable, objects: int = 0, *, asked: ExifOrientation = ExifOrientation.AUTO
+) -> Iterator[str]:
+    """That images are left out, and which, and objects; and how images are taken that EXIF turns."""
     if objects:
         yield f"{objects:,} objects are left out: of images that are, or outside an image that is smaller"
     if unreadable.faults:
         yield f"{len(unreadable.faults):,} images are left out: {'; '.join(unreadable.examples)}"
+    for code, count, examples in unreadable.frames.problems(asked):
+        _, message, advice = CATALOGUE[code]
+        yield f"{count:,}x {message} {advice} Such as {', '.join(examples)}"
+    if unreadable.pages:
+        yield f"{unreadable.pages:,} images have several pages or frames: the first of each is used"
 
 
 def phases(worth: Worth) -> dict[str, ApMetrics]:

@@ -23,6 +23,7 @@ import torch
 from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
+from engine.dataset.types import Frame
 from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.samples import read_samples
 from engine.evaluation.settings_table import settings_table
@@ -212,7 +213,7 @@ class TeacherTrainer:
             if arriving.busy:
                 note("waiting for the images to learn from")
             parts = arrived(fetched, arriving, self.processes)
-        for message in left_out(parts.unreadable, parts.objects_skipped):
+        for message in left_out(parts.unreadable, parts.objects_skipped, asked=data.exif_orientation):
             note(message)
         detected = None
         if self.name is TeacherName.SAM:
@@ -356,7 +357,7 @@ class TeacherTrainer:
 
     def _keep_best(self, job: Job) -> None:
         if self.processes.first:
-            save_adapter(job.teacher, self.folder, card=self._card(job.base))
+            save_adapter(job.teacher, self.folder, card=self._card(job.base, job.parts.train.dataset.frame))
 
     def _batches(self, job: Job, steps: Steps, step: int) -> Generator[Batch, None, None]:
         seed, workers = self.config.training.seed, self.config.training.workers
@@ -374,7 +375,7 @@ class TeacherTrainer:
         check_planned_base(name, self.settings.base_digest, storage=self.storage)
         return resolve_base_model(name, revision, storage=self.storage, cache=self.cache)
 
-    def _card(self, base: LocalModel) -> AdapterCard:
+    def _card(self, base: LocalModel, frame: Frame) -> AdapterCard:
         return AdapterCard(
             teacher=self.name,
             base_revision=base.revision,
@@ -383,6 +384,7 @@ class TeacherTrainer:
             classes=self.config.data.classes,
             prompts=self.config.data.prompts,
             settings=self.settings,
+            frame=frame,
         )
 
     def _note(self, listen: Listener, message: str) -> None:
