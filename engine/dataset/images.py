@@ -20,7 +20,7 @@ import errno
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -76,8 +76,8 @@ class ImageHeader:
     height: int
     format: str
     rotated: bool
-    orientation: int = 1
-    pages: int = 1
+    orientation: int = field(default=1, compare=False)
+    pages: int = field(default=1, compare=False)
 
 
 def probe_image(source: bytes | Path | BinaryIO, *, name: str | None = None) -> ImageHeader:
