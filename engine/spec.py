@@ -142,7 +142,7 @@ class ExifOrientation(StrEnum):
 class PartSpec(SpecModel):
     """One part of a dataset that comes already split."""
 
-    annotations: Uri = Field(description="COCO instances JSON of this part.")
+    annotations: Uri = Field(description="COCO instances JSON of this part, or what `annotations` of a dataset may be.")
     images: Uri | None = Field(default=None, description="Folder of this part's images; default: that of the dataset.")
 
 
@@ -166,7 +166,7 @@ class DatasetSpec(SpecModel):
 
     annotations: Uri | None = Field(
         default=None,
-        description="COCO instances JSON, or the folder of a Roboflow, CVAT or Label Studio export.",
+        description="COCO JSON; the folder of a COCO, YOLO, Pascal VOC, LabelMe or VIA export; or a zip file of one.",
     )
     images: Uri | None = Field(
         default=None, description="Folder of the images; default: the folder that holds the annotations."

@@ -28,7 +28,9 @@ from engine.spec import (
 from engine.storage import Storage, default_cache, join
 from engine.validation import parse
 
-ANNOTATIONS = typer.Argument(help="COCO JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.")
+ANNOTATIONS = typer.Argument(
+    help="COCO JSON, or the folder or zip file of an export: COCO, YOLO, Pascal VOC, LabelMe or VIA; s3:// or path."
+)
 
 
 def inspect(
