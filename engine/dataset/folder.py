@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -10,6 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Self
 
+from engine.dataset.image_cache import Sum, is_whole, record, sums_of
 from engine.dataset.image_digest import fingerprint, local_marks, mark_of
 from engine.dataset.layouts import find_single_part
 from engine.dataset.listing import list_files, names_among
@@ -19,6 +21,8 @@ from engine.errors import DataError
 from engine.storage import Storage, is_remote, join
 from engine.storage.base import OnProgress, Progress
 from engine.storage.transfer import each_done
+
+LOG = logging.getLogger(__name__)
 
 
 class ImageFolder:
@@ -85,13 +89,28 @@ class ImageFolder:
         Those that have to be fetched come first, so that what is done with the others does not hold up the network.
         """
         remote, here, seen = is_remote(self.uri), array("q"), set[str]()
+        sums: dict[Path, dict[str, Sum]] = {}
+
+        def is_here(key: str, path: Path) -> bool:
+            """Whether there is a copy that is what came; one that is not is removed, and fetched again."""
+            if not path.exists():
+                return False
+            if path.parent not in sums:
+                sums[path.parent] = sums_of(path.parent)
+            etag, size = self._etags[key]
+            known = sums[path.parent].get(path.name)
+            if is_whole(path, size=size, etag=etag, known=known):
+                return True
+            LOG.warning("the cached copy %s of %s %s: it is fetched again", path, join(self.uri, key), _fault(known))
+            path.unlink(missing_ok=True)
+            return False
 
         def absent() -> Iterator[tuple[int, str, str, Path]]:
             for index, image in enumerate(images):
                 key = self.names.find(image.file_name)
                 if key is None:
                     continue
-                if remote and key not in seen and not (path := self._cached(key)).exists():
+                if remote and key not in seen and not is_here(key, path := self._cached(key)):
                     yield index, join(self.uri, key), self._etags[key][0], path
                 else:
                     here.append(index)
@@ -100,6 +119,7 @@ class ImageFolder:
         def fetch(item: tuple[int, str, str, Path]) -> int:
             index, uri, etag, path = item
             self.storage.download(uri, path, etag=etag)
+            record(path)
             return index
 
         yield from each_done(fetch, absent())
@@ -128,3 +148,7 @@ class ImageFolder:
         """A path that no other content has: a changed object is fetched anew."""
         digest = hashlib.sha256(f"{join(self.uri, key)} {self._etags[key][0]}".encode()).hexdigest()
         return self.cache / "images" / digest[:2] / (digest[2:32] + PurePosixPath(key).suffix)
+
+
+def _fault(known: Sum | None) -> str:
+    return "is of an earlier version, without a checksum" if known is None else "is damaged"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dataset.frames import Evidence, Frames, evidence_of
+from engine.dataset.image_cache import checked
 from engine.dataset.images import ImageHeader, decode_image, probe_image
 from engine.dataset.masks import decode_masks
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Frame, Sample
@@ -32,14 +33,16 @@ def load_sample(
             decoded; None for all.
 
     Raises:
+        StorageError: It is a cached copy that was damaged since it came.
         DataError: The image cannot be decoded, has another size than the annotations were made for, or a mask cannot
             be decoded.
     """
     image, annotations = dataset.images[index], dataset.annotations[index]
     chosen = np.arange(len(annotations)) if select is None else np.asarray(select, np.int64)
-    header = probe_image(path, name=image.file_name)
+    source = checked(path)
+    header = probe_image(source, name=image.file_name)
     upright = frame_of(image, header, dataset.frame) is Frame.UPRIGHT
-    pixels = decode_image(path, upright=upright, name=image.file_name)
+    pixels = decode_image(source, upright=upright, name=image.file_name)
     height, width = pixels.shape[:2]
     boxes = _boxes_xyxy([annotations[i] for i in chosen], height, width)
     # Where the file gave no size, boxes could not be compared with the image until now.

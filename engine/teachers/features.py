@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 import zlib
@@ -30,6 +31,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
+
+LOG = logging.getLogger(__name__)
 
 Features = dict[str, Tensor]
 """Tensors by name, of one image; floating ones are 16 bit."""
@@ -90,6 +93,7 @@ class FeatureCache:
             if whole:
                 os.utime(path)
             else:
+                LOG.warning("the kept features in %s are damaged: they are computed again", path)
                 path.unlink(missing_ok=True)
         return found if whole else None
 
