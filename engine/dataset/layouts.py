@@ -72,7 +72,7 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
 
 def _parts_of_file(annotations: str, images: str | None, storage: Storage) -> dict[str, PartFiles]:
     head = read_head(annotations, storage)
-    if head.startswith(ZIP):
+    if head.startswith(ZIP) or annotations.lower().endswith(".zip"):
         folder = unpack(annotations, storage=storage)
         try:
             parts = find_parts(folder, images, storage=storage)

@@ -137,8 +137,9 @@ def _read(source: Source, key: str) -> _File | None:
         piece = _piece(shape, f"{key} shape {position}", size)
         alone = group is None or piece.rle is not None or not (piece.polygon or piece.fault)
         objects[(label, position, None) if alone else (label, 0, str(group))].append(piece)
+    image = _image_of(source, key, content.get("imagePath"), beside)
     found = tuple((str(label), tuple(pieces)) for (label, *_), pieces in objects.items())
-    return _File(key, _image_of(source, key, content.get("imagePath"), beside), size, found)
+    return _File(key, image, size or source.known_size(image), found)
 
 
 def _image_of(source: Source, key: str, path: Any, beside: list[str]) -> str:

@@ -156,6 +156,13 @@ class Source:
             for number in range(len(results)):
                 yield results[number]
 
+    def known_size(self, key: str) -> tuple[int, int] | None:
+        """Width and height of an image, as :meth:`image_size`; None of one that does not exist or cannot be read."""
+        try:
+            return self.image_size(key) if key in self.image_files else None
+        except DataError:
+            return None
+
     def image_size(self, key: str) -> tuple[int, int]:
         """Width and height in pixels of an image as EXIF turns it, from its header.
 

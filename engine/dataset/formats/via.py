@@ -1,7 +1,7 @@
 """JSON of the VGG Image Annotator (VIA 1 and 2) to COCO: the project, or the exported annotations.
 
 Regions are rectangles, polygons, circles and ellipses in pixels. Points, and lines that are not closed, have no area:
-they are counted and left out. VIA does not say how large images are: boxes are compared with it when they are opened.
+they are counted and left out. VIA does not say how large images are: their headers do.
 """
 
 from __future__ import annotations
@@ -76,17 +76,19 @@ class _Project:
 
     def write(self, writer: CocoWriter) -> None:
         """Write all images with their objects."""
-        above = posixpath.dirname(self.key)
-        for entry in self.entries:
-            name = str(entry.get("filename") or "").replace("\\", "/")
-            local = posixpath.normpath(posixpath.join(above, name)) if name and "://" not in name else name
-            image_id = writer.image(self._image(local, name), None, converted_from=self.key)
+        names = [str(entry.get("filename") or "").replace("\\", "/") for entry in self.entries]
+        keys = [self._image(name) for name in names]
+        sizes = self.source.each(self.source.known_size, keys)
+        for entry, name, key, size in zip(self.entries, names, keys, sizes, strict=True):
+            image_id = writer.image(key, size, converted_from=self.key)
             for position, region in enumerate(_regions(entry), start=1):
                 place = f"{self.key} {name[:80]} region {position}"
                 self._object(writer, image_id, place, region if isinstance(region, dict) else {})
 
-    def _image(self, local: str, name: str) -> str:
+    def _image(self, name: str) -> str:
         """Key of an image: beside the file, in a folder such as ``images/``, or as VIA wrote it."""
+        above = posixpath.dirname(self.key)
+        local = posixpath.normpath(posixpath.join(above, name)) if name and "://" not in name else name
         if local in self.source.image_files:
             return local
         same = [

@@ -94,7 +94,7 @@ def _read(source: Source, key: str) -> _File:
         return _File(key, beside[0], fault=str(error))
     one_based = _is_one_based(root)
     objects = tuple(_object(key, number, found, one_based) for number, found in enumerate(root.iterfind("object"), 1))
-    return _File(key, file_name, _size(root), objects)
+    return _File(key, file_name, _size(root) or source.known_size(file_name), objects)
 
 
 def _image_of(source: Source, key: str, root: Element) -> str:

@@ -52,7 +52,7 @@ def test_every_format_gives_the_objects_that_were_written(kind: str, masks: bool
     assert read(folder) == expected
     info = inspect_dataset(folder)
     assert info.has_masks == (masks and kind in WITH_MASKS)
-    assert {one.code for one in info.problems} <= {"few_images", "rare_class", "missing_size"}
+    assert {one.code for one in info.problems} <= {"few_images", "rare_class"}
 
 
 @pytest.mark.parametrize("top", ["", "export/"], ids=["flat", "nested"])
