@@ -62,6 +62,15 @@ class OnProblem(StrEnum):
     FAIL = "Fail"
 
 
+class Crowds(StrEnum):
+    """What annotations with ``iscrowd: 1`` are."""
+
+    IGNORE = "Ignore"
+    """Regions where nobody has told the objects apart: neither learned nor counted as wrong."""
+    OBJECTS = "Objects"
+    """Objects like all others: some tools mark every mask of run lengths so."""
+
+
 class Characteristic(StrEnum):
     """What the objects are like; selects augmentation."""
 
@@ -179,6 +188,11 @@ class DatasetSpec(SpecModel):
         default=OnProblem.SKIP,
         description="Skip: what can be repaired is, what cannot be used is left out, and all of it is counted; Fail: "
         "either is refused.",
+    )
+    crowds: Crowds = Field(
+        default=Crowds.IGNORE,
+        description="What annotations with `iscrowd: 1` are. Ignore: regions that are neither learned nor counted as "
+        "wrong, as COCO means them; Objects: objects like all others, for exports that mark every run-length mask so.",
     )
     max_skipped_percent: int = Field(
         default=20, ge=0, le=100, description="More images or annotations than these are never left out, but refused."

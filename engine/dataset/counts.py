@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.ids import Distinct, Repeats, as_numbers
+from engine.dataset.ceilings import Ceilings
+from engine.dataset.ids import Repeats, Tally, as_numbers
 from engine.dataset.objects import Judged, Verdict
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
@@ -29,6 +30,9 @@ are so few that the objects may just be rectangular."""
 RARE_OBJECTS, FEW_IMAGES, IMBALANCE = 10, 10, 100
 SMALL_AREA, LARGE_AREA = 32.0**2, 96.0**2  # COCO's
 
+MOST_LABELS = 300
+"""Detections of an image that labels and predictions have by default."""
+
 SIDES = np.geomspace(1e-4, 1.0, 921)
 RATIOS = np.geomspace(1.0, 1e3, 692)
 
@@ -40,6 +44,17 @@ VERDICT_CODES = {
     Verdict.EMPTY_BOX: "empty_box",
     Verdict.OUTSIDE: "box_outside",
     Verdict.IMAGE_LEFT_OUT: "image_left_out",
+    Verdict.SCALED_BOX: "scaled_box",
+    Verdict.CORNER_BOX: "corner_box",
+    Verdict.CENTER_BOX: "center_box",
+    Verdict.SWAPPED: "swapped_axes",
+    Verdict.SCALED_MASK: "scaled_mask",
+    Verdict.ROW_MASK: "row_mask",
+    Verdict.INVERTED_MASK: "inverted_mask",
+    Verdict.NO_PIXEL: "mask_without_pixel",
+    Verdict.CONTRADICTION: "box_and_mask_differ",
+    Verdict.UNCLEAR_ROTATION: "unclear_rotation",
+    Verdict.DUPLICATE: "duplicate_object",
 }
 
 Ints = NDArray[np.int64]
@@ -69,7 +84,7 @@ class PartCounts:
     masks: Ints = field(default_factory=lambda: _zeros(len(MaskKind)))
     objects_of_image: Ints = field(default_factory=_zeros)
     objects_of_class: Ints = field(default_factory=_zeros)
-    image_class_pairs: Distinct = field(default_factory=Distinct)
+    image_class_pairs: Tally = field(default_factory=Tally)
     areas: Ints = field(default_factory=lambda: _zeros(3))
     sides: Ints = field(default_factory=lambda: _zeros(len(SIDES) + 1))
     ratios: Ints = field(default_factory=lambda: _zeros(len(RATIOS) + 1))
@@ -90,7 +105,7 @@ class PartCounts:
         images, classes = judged.images[usable], judged.classes[usable]
         self._of_images(images, len(header.images))
         self.objects_of_class = _plus(self.objects_of_class, np.bincount(classes))
-        self.image_class_pairs.add(images << 24 | classes)
+        self.image_class_pairs.add(images << 24 | classes, targets[usable])
         self._sizes(judged, header, targets)
         self._problems(block, judged)
 
@@ -114,16 +129,18 @@ class PartCounts:
         self.sides = self.sides + np.bincount(np.digitize(sides, SIDES), minlength=len(SIDES) + 1)
 
     def _problems(self, block: list[RawAnnotation], judged: Judged) -> None:
-        for verdict, code in VERDICT_CODES.items():
-            self._note(code, judged.verdicts == verdict, block)
+        for verdict in np.unique(judged.verdicts[~judged.usable]):
+            self._note(VERDICT_CODES[Verdict(verdict)], judged.verdicts == verdict, block)
         self._note("box_clipped", judged.usable & judged.clipped & ~judged.derived, block)
         self._note("box_repaired", judged.usable & judged.bad_boxes, block)
+        self._note("rotated_box", judged.usable & judged.rotated, block)
+        self._note("wrong_area", judged.usable & judged.bad_areas, block)
         self._note("bad_mask", judged.usable & (judged.masks == MaskKind.BAD), block)
         if any(isinstance(a.id, str) for a in block[:1]):
             self.log.add("text_ids", [block[0].id])
 
     def _note(self, code: str, where: NDArray[np.bool_], block: list[RawAnnotation]) -> None:
-        count = int(where.sum())
+        count = int(np.count_nonzero(where))
         if count:
             self.log.add(code, (_place(block[i]) for i in np.flatnonzero(where)), count=count)
 
@@ -135,6 +152,7 @@ class Counts:
     parts: list[PartCounts] = field(default_factory=list)
     classes: dict[str, ClassInfo] = field(default_factory=dict)
     class_ids: dict[str, ImageId] = field(default_factory=dict)
+    ceilings: Ceilings = field(default_factory=Ceilings)
     image_sizes: list[NDArray[np.float64]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     images: int = 0
@@ -146,7 +164,7 @@ class Counts:
         self.images_read += images_read
         self.images += len(header.images)
         self.image_sizes.append(header.images.sizes)
-        images_of_class = np.bincount(part.image_class_pairs.numbers() & 0xFFFFFF, minlength=len(class_names))
+        images_of_class = np.bincount(part.image_class_pairs.counts()[0] & 0xFFFFFF, minlength=len(class_names))
         objects = _plus(part.objects_of_class, _zeros(len(class_names)))
         seen: set[str] = set()
         for index in sorted(range(len(class_names)), key=lambda i: class_order(header.class_ids[i])):
@@ -163,6 +181,11 @@ class Counts:
                 images=int(images_of_class[index]) + (before.images if before else 0),
             )
         self._duplicates(part, header)
+        names = header.images.names
+        self.ceilings.add(*part.image_class_pairs.counts(), image_names=names, class_names=class_names)
+        crowded = np.flatnonzero(part.objects_of_image > MOST_LABELS)
+        examples = (f"{names[int(i)]} has {part.objects_of_image[i]}" for i in crowded)
+        part.log.add("over_300_objects", examples, count=len(crowded))
 
     def _duplicates(self, part: PartCounts, header: Header) -> None:
         part.ids.finish()
@@ -203,6 +226,7 @@ class Counts:
         elif not targets:
             log.add("no_usable_annotations")
         log.add("crowds", count=self._sum("crowds"))
+        log.add("over_100_objects", self.ceilings.examples(), count=self.ceilings.full)
         if self.rectangles_only:
             log.add("box_polygons", count=int(self._masks[MaskKind.RECTANGLE]))
         elif 0 < self.masks < targets:

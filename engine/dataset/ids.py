@@ -147,6 +147,29 @@ class Distinct:
         return self._numbers
 
 
+class Tally:
+    """How often numbers occur that are added many at a time, in twelve bytes each."""
+
+    def __init__(self) -> None:
+        self._numbers, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int32)
+        self._new: list[tuple[Ints, NDArray[np.int32]]] = []
+        self._waiting = 0
+
+    def add(self, numbers: Ints, counted: NDArray[np.bool_]) -> None:
+        """Put N numbers in it, of which some are not ``counted`` (N,)."""
+        self._new.append(_summed(numbers, counted.astype(np.int32)))
+        self._waiting += len(self._new[-1][0])
+        if self._waiting > len(self._numbers) + SMALL // 1024:
+            self.counts()
+
+    def counts(self) -> tuple[Ints, NDArray[np.int32]]:
+        """The different numbers, sorted, and how often each was counted."""
+        numbers, counts = zip((self._numbers, self._counts), *self._new, strict=True)
+        self._numbers, self._counts = _summed(np.concatenate(numbers), np.concatenate(counts))
+        self._new, self._waiting = [], 0
+        return self._numbers, self._counts
+
+
 def as_numbers(ids: Sequence[ImageId]) -> list[int]:
     """A number for each id, no two alike: the first of a number keeps it, all else gets a free number.
 
@@ -170,6 +193,16 @@ def _distinct(numbers: Ints) -> Ints:
     first = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
     return ordered[first]
+
+
+def _summed(numbers: Ints, counts: NDArray[np.int32]) -> tuple[Ints, NDArray[np.int32]]:
+    """The different ones, sorted, with the sum of the counts of each."""
+    if not len(numbers):
+        return numbers, counts
+    order = np.argsort(numbers, kind="stable")
+    ordered = numbers[order]
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    return ordered[first], np.add.reduceat(counts[order], first)
 
 
 def other_spelling(one: ImageId | None) -> ImageId | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from engine.dataset.counts import Counts, PartCounts
@@ -19,21 +20,27 @@ from engine.dataset.part_files import PartFiles, is_image
 from engine.dataset.problems import ProblemLog
 from engine.dataset.scan import OnBlock, Opened, Scan
 from engine.dataset.types import DatasetInfo
-from engine.spec import DatasetSpec
+from engine.spec import Crowds, DatasetSpec
 from engine.storage import Storage, default_cache
 
 
 def inspect_dataset(
-    annotations: str | Path, images: str | Path | None = None, *, storage: Storage | None = None
+    annotations: str | Path,
+    images: str | Path | None = None,
+    *,
+    storage: Storage | None = None,
+    crowds: Crowds = Crowds.IGNORE,
 ) -> DatasetInfo:
     """Say what is in a COCO dataset and what is wrong with it.
 
-    The file is streamed: memory does not grow with what is written of an object. Images are listed, not opened.
+    The file is streamed: memory does not grow with what is written of an object. Images are listed, not opened. Of many
+    megabytes of masks a sample is compared with the boxes, and all of them if one of the sample contradicts its box.
 
     Args:
         annotations: COCO instances JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.
         images: Folder of the images; default: looked for beside the annotations.
         storage: How s3:// is reached; default: as the environment says.
+        crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
 
     Raises:
         DataError: There is no COCO dataset in it.
@@ -41,7 +48,7 @@ def inspect_dataset(
     """
     store = storage or Storage()
     parts = find_parts(str(annotations), str(images) if images is not None else None, storage=store)
-    return inspect_parts(parts, source=str(annotations), storage=store)
+    return inspect_parts(parts, source=str(annotations), storage=store, crowds=crowds)
 
 
 def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool = True) -> DatasetInfo:
@@ -64,7 +71,7 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool
                 parts[name] = find_single_part(part.annotations, part.images or dataset.images, storage=storage)
         source = parts["train"].annotations
     parts = {name: replace(part, images_expected=True) for name, part in parts.items()}
-    return inspect_parts(parts, source=source, storage=storage, fingerprint=fingerprint)
+    return inspect_parts(parts, source=source, storage=storage, fingerprint=fingerprint, crowds=dataset.crowds)
 
 
 def inspect_parts(
@@ -74,6 +81,7 @@ def inspect_parts(
     storage: Storage,
     look: Callable[[Mapping[str, Scan], ProblemLog], Mapping[str, Opened]] | None = None,
     fingerprint: bool = False,
+    crowds: Crowds = Crowds.IGNORE,
 ) -> DatasetInfo:
     """One DatasetInfo of all parts; classes of the same name are the same class.
 
@@ -82,23 +90,25 @@ def inspect_parts(
         source: What was asked for.
         storage: Where it lies.
         look: Opens the images of all parts, notes what it finds and says what is to be known of those of each: then
-            the part is read again with that in mind.
+            the part is read again with that in mind. With it, every mask is compared with its box.
         fingerprint: Digest the images that are listed.
+        crowds: Whether crowds are ignore regions or objects.
     """
     log, counts, digests, marks, images = ProblemLog(), Counts(), [], [], {}
     uris = {part.images for part in parts.values()}
     folders = {uri: ImageFolder(uri, storage=storage, cache=default_cache()) for uri in uris}
     names = {uri: folder.names for uri, folder in folders.items()}
     used: dict[str, set[str]] = {folder: set() for folder in names}
-    read = {name: _read(part, names[part.images], storage) for name, part in parts.items()}
-    for name, (scan, _) in read.items():
+    read = partial(_read, storage=storage, crowds=crowds, thorough=look is not None)
+    scans = {name: read(part, names[part.images]) for name, part in parts.items()}
+    for name, (scan, _) in scans.items():
         if scan.images_listed and not scan.header.images:
             log.add("no_images_found", [parts[name].images])
-    opened = {} if look is None else look({name: scan for name, (scan, _) in read.items()}, log)
+    opened = {} if look is None else look({name: scan for name, (scan, _) in scans.items()}, log)
     for name, part in parts.items():
-        scan, counted = read.pop(name)
+        scan, counted = scans.pop(name)
         if opened.get(name):
-            scan, counted = _read(part, names[part.images], storage, opened[name])
+            scan, counted = read(part, names[part.images], opened=opened[name])
         counts.add_part(counted, scan.header, scan.header.class_names(scan.log), images_read=scan.images_listed)
         log.merge(scan.log)
         log.merge(counted.log)
@@ -116,9 +126,17 @@ def inspect_parts(
     return info.model_copy(update={"images_digest": together(marks)}) if marks else info
 
 
-def _read(part: PartFiles, names: FileNames, storage: Storage, opened: Opened | None = None) -> tuple[Scan, PartCounts]:
+def _read(
+    part: PartFiles,
+    names: FileNames,
+    *,
+    storage: Storage,
+    crowds: Crowds,
+    thorough: bool,
+    opened: Opened | None = None,
+) -> tuple[Scan, PartCounts]:
     """One part, and what was counted of it; what is wrong is in the log of either."""
-    scan = Scan(part, names=names, storage=storage, log=ProblemLog(), opened=opened)
+    scan = Scan(part, names=names, storage=storage, log=ProblemLog(), opened=opened, crowds=crowds, thorough=thorough)
     passes: list[PartCounts] = []
 
     def start() -> OnBlock:

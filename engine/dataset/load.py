@@ -18,14 +18,20 @@ from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
 from engine.dataset.scan import Header, OnBlock, Scan
 from engine.dataset.segmentations import MaskKind, parse
-from engine.dataset.types import CocoAnnotation, CocoDataset
+from engine.dataset.types import CocoAnnotation, CocoDataset, Severity
+from engine.errors import DataError
+from engine.spec import Crowds
 from engine.storage import Storage
 
 WITH_MASK = (MaskKind.POLYGONS, MaskKind.RECTANGLE, MaskKind.RUN_LENGTHS)
 
 
 def load_dataset(
-    annotations: str | Path, images: str | Path | None = None, *, storage: Storage | None = None
+    annotations: str | Path,
+    images: str | Path | None = None,
+    *,
+    storage: Storage | None = None,
+    crowds: Crowds = Crowds.IGNORE,
 ) -> CocoDataset:
     """The usable images and objects of a COCO file.
 
@@ -35,26 +41,35 @@ def load_dataset(
         annotations: COCO instances JSON, or the folder of an export of one part; s3:// or path.
         images: Folder of the images; default: looked for beside the annotations.
         storage: How s3:// is reached; default: as the environment says.
+        crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
 
     Raises:
-        DataError: There is no COCO dataset in it, or one of several parts.
+        DataError: There is no COCO dataset in it, one of several parts, or one whose boxes or classes are wrong
+            throughout.
         StorageError: It cannot be had.
     """
     store = storage or Storage()
     part = find_single_part(str(annotations), None if images is None else str(images), storage=store)
-    return load_part(part, storage=store)
+    return load_part(part, storage=store, crowds=crowds)
 
 
-def load_part(part: PartFiles, *, storage: Storage, folder: ImageFolder | None = None) -> CocoDataset:
+def load_part(
+    part: PartFiles, *, storage: Storage, folder: ImageFolder | None = None, crowds: Crowds = Crowds.IGNORE
+) -> CocoDataset:
     """The usable images and objects of one file.
 
     Args:
         part: The file, and where its images lie.
         storage: How they are reached.
         folder: Of its images, for a dataset that knows their fingerprint.
+        crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
+
+    Raises:
+        DataError: It is no COCO dataset, or its boxes or classes are wrong throughout.
+        StorageError: It cannot be had.
     """
     names = list_names(part.images, storage) if folder is None else folder.names
-    scan = Scan(part, names=names, storage=storage, log=ProblemLog())
+    scan = Scan(part, names=names, storage=storage, log=ProblemLog(), crowds=crowds)
     passes: list[_Objects] = []
 
     def start() -> OnBlock:
@@ -62,6 +77,9 @@ def load_part(part: PartFiles, *, storage: Storage, folder: ImageFolder | None =
         return passes[-1].add
 
     header = scan.run(start)
+    wrong = [p for p in scan.log.problems() if p.severity is Severity.ERROR]
+    if wrong:
+        raise DataError(f"{part.annotations}: " + " ".join(f"{p.message} {p.advice}" for p in wrong))
     images_digest = "" if folder is None else folder.fingerprint(scan.keys)
     return replace(passes[-1].dataset(header), digest=scan.digest, images_digest=images_digest)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from engine.dataset.object_problems import CONTRADICTORY, COPIES, OBJECT_PROBLEMS
 from engine.dataset.types import DatasetInfo, Problem, Severity
 from engine.spec import OnProblem
 
@@ -89,7 +90,11 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "Only a part of the objects has masks.",
         "SAM is tuned on those that have, if they are one in twenty or more.",
     ),
-    "crowds": (INFO, "Annotations mark crowds; they are no training targets.", "Nothing needs to be done."),
+    "crowds": (
+        INFO,
+        "Annotations mark crowds; what is detected there is neither learned nor counted as wrong.",
+        "Nothing needs to be done.",
+    ),
     "no_image_id": (
         WARNING,
         "Images have no id, so that no annotation can belong to them; they are left out.",
@@ -219,7 +224,7 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "Images are of another format than their name says; what is in them counts.",
         "Nothing needs to be done.",
     ),
-}
+} | OBJECT_PROBLEMS
 
 SEEN_WHEN_OPENED = frozenset({"unreadable_image", "wrong_size"})
 """Problems of images that are left out, which show only when they are opened: by validation, and by training."""
@@ -234,12 +239,19 @@ IMAGES_LEFT_OUT = SEEN_WHEN_OPENED | {
 }
 """Problems of images that are left out."""
 
-OBJECTS_LEFT_OUT = frozenset(
-    {"dangling_image", "dangling_category", "missing_box", "bad_numbers", "empty_box", "box_outside", "image_left_out"}
-)
+OBJECTS_LEFT_OUT = CONTRADICTORY | {
+    "dangling_image",
+    "dangling_category",
+    "missing_box",
+    "bad_numbers",
+    "empty_box",
+    "box_outside",
+    "image_left_out",
+    COPIES,
+}
 """Problems of annotations that are left out: each counts as one of them."""
 
-REPAIRED = frozenset({"box_clipped", "box_repaired", "bad_mask"})
+REPAIRED = frozenset({"box_clipped", "box_repaired", "bad_mask", "rotated_box", "wrong_area"})
 """Problems of annotations that are used all the same."""
 
 EXAMPLES = 5
@@ -303,9 +315,10 @@ def refused(info: DatasetInfo, *, on_problem: OnProblem, max_skipped_percent: in
     if on_problem is OnProblem.FAIL:
         found = [_told(p) for p in info.problems if p.code in touched]
         faults += ["dataset.onProblem is Fail, and there are:", *found] if found else []
+    copies = sum(p.count for p in info.problems if p.code == COPIES)
     for what, codes, used, read in (
         ("images", IMAGES_LEFT_OUT, info.images, info.images_read),
-        ("annotations", OBJECTS_LEFT_OUT, info.annotations, info.annotations_read),
+        ("annotations", OBJECTS_LEFT_OUT, info.annotations, info.annotations_read - copies),
     ):
         if too_many(read - used, read, max_skipped_percent):
             why = " ".join(_told(p) for p in info.problems if p.code in codes)

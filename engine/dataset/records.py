@@ -43,6 +43,8 @@ class RawAnnotation(msgspec.Struct, gc=False):
     segments_info: msgspec.Raw | None = None
     converted_from: str | None = None
     """File and place of the object, where the file was converted from another format."""
+    attributes: msgspec.Raw | None = None
+    rotation: msgspec.Raw | None = None
 
 
 class RawCategory(msgspec.Struct, gc=False):
@@ -127,7 +129,13 @@ def lenient(section: str, element: Any) -> msgspec.Struct:
         caption=msgspec.Raw(b"1") if "caption" in element else None,
         segments_info=msgspec.Raw(b"1") if "segments_info" in element else None,
         converted_from=_text(element.get("converted_from")),
+        attributes=_raw(element.get("attributes")),
+        rotation=_raw(element.get("rotation")),
     )
+
+
+def _raw(value: Any) -> msgspec.Raw | None:
+    return None if value is None else msgspec.Raw(json.dumps(value).encode())
 
 
 def _id(value: Any) -> ImageId | None:

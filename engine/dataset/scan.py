@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.category_ids import shifted
 from engine.dataset.claims import Claims
+from engine.dataset.file_checks import FileChecks
 from engine.dataset.ids import UNKNOWN, IdIndex, other_spelling
 from engine.dataset.image_table import ImageTable
 from engine.dataset.names import FileNames, is_unsafe
@@ -25,6 +27,7 @@ from engine.dataset.reader import CocoReader, manifest_given
 from engine.dataset.records import RawAnnotation, RawCategory, RawImage
 from engine.dataset.types import CocoImage, ImageId
 from engine.errors import DataError
+from engine.spec import Crowds
 from engine.storage import Storage
 
 LEFT_OUT = -2
@@ -86,6 +89,8 @@ class Scan:
         storage: Where it lies.
         log: Problems of the header are noted here.
         opened: What is known of images from a look at them.
+        crowds: Whether crowds are ignore regions or objects.
+        thorough: Compare every mask with its box, see :class:`FileChecks`.
 
     Attributes:
         header: Images and classes, once the pass is over.
@@ -95,7 +100,15 @@ class Scan:
     """
 
     def __init__(
-        self, part: PartFiles, *, names: FileNames, storage: Storage, log: ProblemLog, opened: Opened | None = None
+        self,
+        part: PartFiles,
+        *,
+        names: FileNames,
+        storage: Storage,
+        log: ProblemLog,
+        opened: Opened | None = None,
+        crowds: Crowds = Crowds.IGNORE,
+        thorough: bool = True,
     ) -> None:
         self.part, self.names, self.storage, self.log = part, names, storage, log
         self.opened = opened or {}
@@ -103,6 +116,7 @@ class Scan:
         self.digest = ""
         self.images_listed = 0
         self.keys: list[str | None] = []
+        self.crowds, self.checks = crowds, FileChecks(thorough=thorough)
         self._images_expected = part.images_expected
         self._claims = Claims(names)
         self._unknown: list[int] = []
@@ -112,15 +126,22 @@ class Scan:
 
         Args:
             start: Called when a pass begins; returns what takes the blocks. There is a second pass where the first
-                judged too soon: the file names its images after its annotations, or not all classes of annotations.
+                judged too soon: the file names its images after its annotations, or not all classes of annotations; or
+                where it found objects that are there twice, or boxes that their masks contradict.
 
         Raises:
             DataError: The file is no COCO dataset.
             StorageError: It cannot be had.
         """
         with uncollected():
-            if not self._first_pass(start()):
+            complete = self._first_pass(start())
+            if not complete:
+                self.checks.begin()
                 self._second_pass(start())
+            if self.checks.finish():
+                self.checks.begin()
+                self._second_pass(start())
+        self.checks.note(self.log)
         return self.header
 
     def _first_pass(self, on_block: OnBlock) -> bool:
@@ -166,7 +187,16 @@ class Scan:
 
     def _judge(self, block: list[RawAnnotation], class_index: Mapping[ImageId | None, int]) -> Judged:
         header = self.header
-        return judge(block, image_index=header.image_index, image_sizes=header.images.sizes, class_index=class_index)
+        judged = judge(
+            block,
+            image_index=header.image_index,
+            image_sizes=header.images.sizes,
+            class_index=class_index,
+            crowds=self.crowds,
+            read_masks=self.checks.masks_to_read(block),
+        )
+        self.checks.add(block, judged)
+        return judged
 
     def _images(self, block: list[RawImage]) -> None:
         header, log = self.header, self.log
@@ -251,6 +281,8 @@ class Scan:
         headings = {category.supercategory for category in header.categories.values()} - {"none", None}
         unused = [class_id for class_id in header.categories if class_id not in set(met)]
         dummies = [class_id for class_id in unused if class_id == 0 and header.categories[0].name in headings]
+        if missing := shifted(header.class_ids, listed=header.categories):
+            self.log.add("shifted_category_ids", missing, count=len(missing))
         self.log.add("dummy_class", [header.categories[class_id].name for class_id in dummies], count=len(dummies))
         header.class_ids = met + [class_id for class_id in unused if class_id not in dummies]
         header.class_index = {class_id: index for index, class_id in enumerate(header.class_ids)}

@@ -96,6 +96,19 @@ def parse(segmentation: msgspec.Raw) -> Any:
     return [polygon for polygon in polygons if len(polygon) >= 6] or None
 
 
+def decode_polygons(segmentations: Sequence[msgspec.Raw]) -> list[list[list[float]] | None]:
+    """Polygons of segmentations that are :attr:`MaskKind.POLYGONS` or :attr:`MaskKind.RECTANGLE`, as lists of x, y.
+
+    None for those that make no sense.
+    """
+    texts = list(segmentations)
+    decoded = _decoded(texts, _POLYGONS, _MANY_POLYGONS)
+    return [
+        parse(text) if not polygons or min(map(len, polygons)) < 6 or any(len(p) % 2 for p in polygons) else polygons
+        for text, polygons in zip(texts, decoded, strict=True)
+    ]
+
+
 def box_around(segmentation: msgspec.Raw, kind: int, size: NDArray[np.float64]) -> Box | None:
     """x, y, width, height of the box around a mask; None if it has none.
 

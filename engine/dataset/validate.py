@@ -17,7 +17,7 @@ from engine.dataset.problems import EXAMPLES, SEEN_WHEN_OPENED, ProblemLog
 from engine.dataset.scan import Opened, Scan
 from engine.dataset.types import CocoImage, DatasetInfo, Frame, ImageId
 from engine.errors import DataError
-from engine.spec import ExifOrientation
+from engine.spec import Crowds, ExifOrientation
 from engine.storage import Storage, join
 from engine.storage.transfer import each_done
 
@@ -46,6 +46,7 @@ def validate_dataset(
     storage: Storage | None = None,
     thorough: bool = True,
     exif_orientation: ExifOrientation = ExifOrientation.AUTO,
+    crowds: Crowds = Crowds.IGNORE,
 ) -> DatasetInfo:
     """What :func:`engine.dataset.inspect_dataset` says, and what is wrong with the images themselves.
 
@@ -58,6 +59,7 @@ def validate_dataset(
         storage: How s3:// is reached; default: as the environment says.
         exif_orientation: Whether images were annotated as EXIF turns them, where their size does not show it.
         thorough: Decode every image; otherwise only its header is read, which does not show damage behind it.
+        crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
 
     Raises:
         DataError: There is no COCO dataset in it.
@@ -78,7 +80,7 @@ def validate_dataset(
         frame = frames.frame(exif_orientation)
         return {name: one.opened(frame) for name, one in looks.items()}
 
-    return inspect_parts(parts, source=str(annotations), storage=store, look=look)
+    return inspect_parts(parts, source=str(annotations), storage=store, look=look, crowds=crowds)
 
 
 @dataclass

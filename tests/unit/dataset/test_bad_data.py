@@ -69,7 +69,11 @@ REPAIRS = [
     ("run lengths of another size", mask({"size": [9, 9], "counts": [81]}), "bad_mask"),
     ("run lengths of an absurd size", mask({"size": [10**9, 10**9], "counts": [10**18]}), "bad_mask"),
     ("run lengths that are garbage", mask({"size": [48, 64], "counts": "\x00`\xff"}), "bad_mask"),
-    ("a box that reaches out", box([50, 5, 40, 20]), "box_clipped"),
+    (
+        "a box that reaches out",
+        lambda c: c["annotations"][4].update(bbox=[50, 5, 40, 20], segmentation=[]),
+        "box_clipped",
+    ),
 ]
 MANIFEST = b"# ours\napiVersion: finetune.dev/v1alpha1\nkind: TeacherFineTune\nmetadata: {name: a}\nspec: {}\n"
 REFUSED = [

@@ -98,7 +98,7 @@ WRONG: dict[str, tuple[Callable[[Coco], object], int, int]] = {
     "bad_numbers": (setting("annotations", 2, bbox=[0, 0, float("nan"), 5]), 2, 34),
     "empty_box": (setting("annotations", 1, bbox=[5, 5, 0, 5]), 1, 35),
     "box_outside": (setting("annotations", 1, bbox=[70, 5, 10, 5]), 1, 35),
-    "box_clipped": (setting("annotations", 4, bbox=[50, 5, 20, 5]), 4, 36),
+    "box_clipped": (each("annotations", lambda a: a.update(bbox=[50, a["bbox"][0] / 2, 20, 5]), first=4), 4, 36),
     "bad_mask": (setting("annotations", 2, segmentation=[[1, 2, 3, 4]]), 2, 36),
     "crowds": (setting("annotations", 2, iscrowd=1), 2, 36),
     "duplicate_image_id": (lambda c: c["images"].append({**c["images"][0], "file_name": "x.png"}), 1, 36),
@@ -188,7 +188,7 @@ MASK[24, 15] = False
 @pytest.mark.parametrize("segmentation", [triangle(4, 5, 12, 20), compressed(MASK), uncompressed(MASK)])
 @pytest.mark.parametrize("box", [None, [], [0, 0, 0, 0], [1, 2, -3, 4], [1, 2]])
 def test_a_box_comes_from_the_mask_where_there_is_none(segmentation: object, box: object, tmp_path: Path) -> None:
-    coco = changed(small_coco(12, 3), setting("annotations", 36, segmentation=segmentation, bbox=box))
+    coco = changed(small_coco(36, 1), setting("annotations", 36, segmentation=segmentation, bbox=box))
     info = inspected(tmp_path, coco)
     assert (info.annotations, info.boxes_derived, info.masks, info.has_boxes, info.has_masks) == (
         36,
@@ -215,7 +215,7 @@ def test_polygons_that_are_only_boxes_again_are_no_masks(tmp_path: Path) -> None
         a.segmentation is None for objects in load_dataset(tmp_path / "annotations.json").annotations for a in objects
     )
 
-    outlined = changed(coco, setting("annotations", 30, segmentation=triangle(4, 5, 12, 20)))
+    outlined = changed(coco, each("annotations", lambda a: a.update(segmentation=triangle(*a["bbox"])), first=30))
     info = inspected(tmp_path, outlined)
     assert (info.has_masks, info.masks) == (True, 90)
 
@@ -229,7 +229,7 @@ def test_a_few_masks_do_not_make_a_dataset_of_masks(tmp_path: Path) -> None:
 
 
 def test_masks_of_crowds_alone_are_no_masks(tmp_path: Path) -> None:
-    change = setting("annotations", 10, segmentation=compressed(MASK), iscrowd=1)
+    change = setting("annotations", 10, segmentation=compressed(MASK), bbox=[4, 5, 12, 20], iscrowd=1)
     info = inspected(tmp_path, changed(small_coco(12, 3), change))
     assert (info.has_masks, info.masks, info.crowd_share) == (False, 0, round(10 / 36, 4))
 

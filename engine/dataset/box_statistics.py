@@ -1,0 +1,111 @@
+"""What only shows in all boxes of a file together: that they are corners, centers or shares of the image.
+
+Without masks one box rarely proves anything. What is reported here cannot be so by chance, nor in a file that is right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.agreement import UNITS
+
+FEW = 3
+"""Objects below which nothing is concluded."""
+
+ENOUGH = 20
+"""Objects from which on a limit that none of them passes is no chance."""
+
+MOST, SOME, RARELY = 0.995, 0.05, 0.1
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class BoxStatistics:
+    """Counts over the boxes of a file."""
+
+    count: int = 0
+    reaching_out: int = 0
+    corners: int = 0
+    centers: int = 0
+    tiny: int = 0
+    at_origin: int = 0
+    with_area: int = 0
+    area_of_sides: int = 0
+    area_of_corners: int = 0
+    area_of_units: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(UNITS), np.int64))
+    farthest: Array = field(default_factory=lambda: np.zeros(2))
+    smallest_image: Array = field(default_factory=lambda: np.full(2, np.inf))
+
+    def add(self, boxes: Array, areas: Array, sizes: Array) -> None:
+        """Count a block.
+
+        Args:
+            boxes: (N, 4) as in the file, all finite, with positive sides by either reading.
+            areas: (N,) as in the file, NaN where there is none.
+            sizes: (N, 2) width and height of the image of each in pixels.
+        """
+        if not len(boxes):
+            return
+        x, y, w, h, width, height = np.ascontiguousarray(np.concatenate([boxes, sizes], axis=1).T)
+        more_x, more_y = 1 + 0.002 * width, 1 + 0.002 * height
+        within = (w <= width + more_x) & (h <= height + more_y)
+        self.count += len(boxes)
+        self.reaching_out += _count((x + w > width + 2 * more_x) | (y + h > height + 2 * more_y))
+        self.corners += _count(within & (w > x) & (h > y))
+        in_x, in_y = (x >= w / 2 - more_x) & (x + w / 2 <= width + more_x), (y >= h / 2 - more_y)
+        self.centers += _count(in_x & in_y & (y + h / 2 <= height + more_y))
+        self.tiny += _count((w < 1) & (h < 1))
+        self.at_origin += _count((x <= 1) & (y <= 1) & ((x % 1 > 0) | (y % 1 > 0)))
+        self.farthest = np.maximum(self.farthest, [(x + w).max(), (y + h).max()])
+        self.smallest_image = np.minimum(self.smallest_image, [width.min(), height.min()])
+        self._areas(w * h, np.where((w > x) & (h > y), (w - x) * (h - y), np.nan), areas, width * height)
+
+    def _areas(self, of_sides: Array, of_corners: Array, given: Array, images: Array) -> None:
+        """Compare areas (N,) with those by each reading of a box; ``images`` are those of the images."""
+        self.with_area += _count(given > 0)
+        self.area_of_sides += _count(_same(of_sides, given))
+        self.area_of_corners += _count(_same(of_corners, given))
+        for k, unit in enumerate(UNITS):
+            self.area_of_units[k] += _count(_same(of_sides * (images / unit**2), given))
+
+    def conclusions(self) -> list[tuple[str, int]]:
+        """Codes of problems and how many objects show them."""
+        if self.count < FEW:
+            return []
+        if self.tiny >= 0.2 * self.count or self.at_origin >= MOST * self.count or self._in_units():
+            return [("scaled_boxes", self.count)]
+        reaching = self.reaching_out >= SOME * self.count
+        if (reaching and self._all(self.corners)) or self._proved_by_area(self.area_of_corners):
+            return [("corner_boxes", self.count)]
+        if reaching and self._all(self.centers):
+            return [("center_boxes", self.count)]
+        return []
+
+    def _all(self, fitting: int) -> bool:
+        return self.count >= 2 * FEW and fitting >= MOST * self.count
+
+    def _proved_by_area(self, fitting: int) -> bool:
+        """Whether the areas of the file are those by another reading, and hardly ever those of the boxes."""
+        few = self.area_of_sides <= RARELY * self.with_area
+        return self.with_area >= FEW and few and fitting >= 0.5 * self.with_area
+
+    def _in_units(self) -> bool:
+        """Whether boxes are shares, percents or thousandths, by their areas or since none passes that limit."""
+        if any(self._proved_by_area(int(fitting)) for fitting in self.area_of_units):
+            return True
+        full = [(0.9 * unit <= self.farthest).all() and (self.farthest <= 1.005 * unit).all() for unit in UNITS[1:]]
+        small = [(self.smallest_image >= 2 * unit).all() for unit in UNITS[1:]]
+        return self.count >= ENOUGH and any(a and b for a, b in zip(full, small, strict=True))
+
+
+def _count(condition: NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(condition))
+
+
+def _same(a: Array, b: Array) -> NDArray[np.bool_]:
+    """(N,) whether areas are the same but for rounding; none is the same as no area."""
+    return np.asarray((np.abs(a - b) <= 0.01 * b) & (b > 0))

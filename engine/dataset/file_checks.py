@@ -1,0 +1,108 @@
+"""What is checked over a whole file while its annotations stream by, for all who read one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.box_statistics import BoxStatistics
+from engine.dataset.crowd_statistics import CrowdStatistics
+from engine.dataset.duplicates import Duplicates, Repeated
+from engine.dataset.objects import Judged, Verdict
+from engine.dataset.problems import ProblemLog
+from engine.dataset.records import RawAnnotation
+from engine.dataset.segmentations import MaskKind
+
+READ_WHOLE = 1 << 20
+"""Bytes of masks of a file that are all compared with their boxes, unless ``thorough``."""
+
+EVERY = 128
+"""Of the masks after these, one in so many is compared; all of them if one disagrees."""
+
+PLENTY, SOME = 20_000, 16
+"""Boxes that statistics are made of, and of those after them one in so many."""
+
+NEAR_SHARE = 0.005
+"""Share of near-identical boxes from which on they are no chance."""
+
+
+class FileChecks:
+    """Checks of one file, over one pass or two.
+
+    Args:
+        thorough: Compare every mask with its box. Otherwise masks after the first megabyte are sampled; if one of
+            the sample contradicts its box, :meth:`finish` asks for a second, thorough pass.
+    """
+
+    def __init__(self, *, thorough: bool) -> None:
+        self.thorough = thorough
+        self._repeated: Repeated | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a pass."""
+        self.boxes, self.crowds, self._duplicates = BoxStatistics(), CrowdStatistics(), Duplicates()
+        self._seen = self._bytes = 0
+        self._sampled = self._contradicts = False
+
+    def masks_to_read(self, block: list[RawAnnotation]) -> NDArray[np.bool_] | None:
+        """(N,) the masks of a block to compare with their boxes; None for all."""
+        if self.thorough:
+            return None
+        chosen = np.zeros(len(block), np.bool_)
+        chosen[(-self._seen) % EVERY :: EVERY] = True
+        if self._bytes <= READ_WHOLE:
+            ends = self._bytes + np.cumsum([len(a.segmentation) for a in block])
+            chosen |= ends <= READ_WHOLE
+            self._bytes = int(ends[-1])
+        self._sampled = self._sampled or not chosen.all()
+        return chosen
+
+    @np.errstate(all="ignore")  # boxes of annotations that are not counted may hold anything
+    def add(self, block: list[RawAnnotation], judged: Judged) -> None:
+        """Count a block, and take from what is usable what an earlier pass has found to be there twice.
+
+        Args:
+            block: N annotations.
+            judged: What was judged of them; its verdicts may be changed.
+        """
+        first, self._seen = self._seen, self._seen + len(block)
+        self._contradicts = self._contradicts or judged.contradicts
+        usable, of_image = judged.usable, judged.image_sizes
+        counted = usable & ~judged.crowds
+        plain = counted & ~judged.derived & ~judged.rotated & (of_image[:, 0] > 0) & (of_image[:, 1] > 0)
+        some = np.flatnonzero(plain)[:: 1 if self.boxes.count < PLENTY else SOME]
+        self.boxes.add(judged.given_xywh[some], judged.given_areas[some], of_image[some])
+        self._crowds(block, judged, usable)
+        if self._repeated is None:
+            self._duplicates.add(judged.boxes_xyxy, judged.images, judged.classes, sizes=of_image, counted=counted)
+        else:
+            again = self._repeated.same
+            here = again[slice(*np.searchsorted(again, (first, self._seen)))] - first
+            judged.verdicts[here[usable[here]]] = Verdict.DUPLICATE
+
+    def _crowds(self, block: list[RawAnnotation], judged: Judged, usable: NDArray[np.bool_]) -> None:
+        runs = judged.masks == MaskKind.RUN_LENGTHS
+        marked = np.flatnonzero(usable & judged.crowds)
+        masks = [block[i].segmentation if runs[i] else None for i in marked]
+        pairs = judged.images << 24 | judged.classes
+        self.crowds.add(judged.crowds[usable], judged.areas[usable], pairs[usable], masks=masks)
+
+    def finish(self) -> bool:
+        """End a pass over the whole file; whether another one is needed, as it is at most once."""
+        self._repeated = self._duplicates.find()
+        again = self._sampled and self._contradicts
+        self.thorough = self.thorough or again
+        return again or len(self._repeated.same) > 0
+
+    def note(self, log: ProblemLog) -> None:
+        """Note what only shows in the whole."""
+        for code, count in self.boxes.conclusions():
+            log.add(code, count=count)
+        if self.crowds.are_objects:
+            log.add("objects_as_crowds", count=self.crowds.crowds)
+        if self._repeated is not None:
+            log.add("box_with_two_classes", count=len(self._repeated.two_classes))
+            near = len(self._repeated.near)
+            if near >= max(1, NEAR_SHARE * self.boxes.count):
+                log.add("near_duplicate", count=near)
