@@ -25,7 +25,8 @@ from the data. Decimal numbers are strings in quotes, as Kubernetes APIs advise.
 
 ## The run
 
-On a cluster these never change once the object is there (but for `storage.credentialsSecretRef`), and every place is an
+On a cluster these never change once the object is there (but for `storage.credentialsSecretRef` and
+`storage.caBundleConfigMapRef`), and every place is an
 `s3://` one; base models may come from the hub too.
 
 """
@@ -33,7 +34,8 @@ On a cluster these never change once the object is there (but for `storage.crede
 PLATFORM_HEAD = """
 ## How and where it runs
 
-Only a cluster has these: `teacher run` passes them over, and `storage.credentialsSecretRef` too. They may be changed
+Only a cluster has these: `teacher run` passes them over, and `storage.credentialsSecretRef` and
+`storage.caBundleConfigMapRef` too. They may be changed
 while a run lasts; [operator.md](operator.md) says what happens then.
 
 """

@@ -42,7 +42,7 @@ PLATFORM_FIELDS = frozenset(
 )
 """Settings of ``spec`` that only a cluster has: it checks them, one machine passes them over."""
 
-PLATFORM_STORAGE_FIELDS = frozenset({"credentialsSecretRef"})
+PLATFORM_STORAGE_FIELDS = frozenset({"credentialsSecretRef", "caBundleConfigMapRef"})
 """The same for ``spec.storage``."""
 
 

@@ -131,6 +131,14 @@ class Background(StrEnum):
     CLUTTERED = "cluttered"
 
 
+class AddressingStyle(StrEnum):
+    """Where a bucket stands in a URL: ``https://store/bucket/key`` or ``https://bucket.store/key``."""
+
+    AUTO = "auto"
+    PATH = "path"
+    VIRTUAL = "virtual"
+
+
 class Intensity(StrEnum):
     """How strongly images are changed in training."""
 
@@ -226,6 +234,21 @@ class StorageSpec(SpecModel):
     )
     region: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+$")] | None = Field(
         default=None, description="Region of the buckets; default: what the AWS chain says."
+    )
+    addressing_style: AddressingStyle | None = Field(
+        default=None,
+        description="Where the bucket stands in URLs, in the path or (virtual) in the host name; default: auto, as the "
+        "store takes it.",
+    )
+    requester_pays: bool | None = Field(
+        default=None, description="Pay for the requests to buckets whose owner does not; default: false."
+    )
+    ca_bundle: Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")] | None = (
+        Field(
+            default=None,
+            description="Path of a file, on the machine or in the pod, of certificate authorities that the store and "
+            "the model hub are trusted by, in place of the usual ones.",
+        )
     )
 
 

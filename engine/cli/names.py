@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.spec import AddressingStyle
 
 GROUP = "teacher.runs"
 
@@ -24,6 +25,8 @@ class ResolvedRun:
     """The run's folder: ``<output>/<name>/<run id>``."""
     endpoint_url: str | None = None
     region: str | None = None
+    addressing_style: AddressingStyle | None = None
+    requester_pays: bool | None = None
 
 
 Resolver = Callable[[str, str | None], ResolvedRun]

@@ -10,12 +10,14 @@ import typer
 
 from engine.cli.display import note
 from engine.config import RunConfig
+from engine.config.model import StorageConfig
 from engine.errors import ConfigError
 from engine.manifest import Manifest, load_manifest
 from engine.plain_yaml import read_documents
 from engine.spec import ExifOrientation, LoraPreset
 from engine.storage import Storage, StorageOptions
 from engine.storage.bounded import MANIFEST_BYTES, read_bounded
+from engine.storage.options import trust
 
 Images = Annotated[
     str | None, typer.Option("--images", help="Folder of the images, s3:// or path; default: beside the annotations.")
@@ -42,15 +44,21 @@ MANIFEST_FILE = typer.Option("--file", "-f", help="TeacherFineTune manifest; s3:
 Preset = Annotated[LoraPreset | None, typer.Option("--lora-preset", help="Which part of a teacher is adapted.")]
 
 
-def storage(endpoint_url: str | None = None, region: str | None = None) -> Storage:
-    """Storage as the options say, which tells people of its retries; credentials come from the AWS chain."""
-    return Storage(StorageOptions(endpoint_url=endpoint_url, region=region), on_retry=note)
+def storage(endpoint_url: str | None = None, region: str | None = None, **more: Any) -> Storage:
+    """Storage as the options say, which tells people of its retries; credentials come from the AWS chain.
+
+    Other fields of :class:`StorageOptions` may follow. A bundle of certificates is trusted by the hub's client too.
+    """
+    options = StorageOptions(endpoint_url=endpoint_url, region=region, **more)
+    if options.ca_bundle is not None:
+        trust(options.ca_bundle)
+    return Storage(options, on_retry=note)
 
 
 def storage_of(source: Manifest | RunConfig) -> Storage:
     """Storage as a manifest, or a configuration, says."""
     asked = source.spec.storage if isinstance(source, Manifest) else source.storage
-    return storage(asked.endpoint_url, asked.region)
+    return storage(**{name: getattr(asked, name) for name in StorageConfig.model_fields})
 
 
 def read_manifest(uri: str) -> Manifest:

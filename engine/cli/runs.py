@@ -289,7 +289,12 @@ def fetch(
     from engine.artifacts import fetch_run
 
     found = find_run(run, namespace=namespace)
-    storage = options.storage(endpoint_url or found.endpoint_url, found.region)
+    storage = options.storage(
+        endpoint_url or found.endpoint_url,
+        found.region,
+        addressing_style=found.addressing_style,
+        requester_pays=found.requester_pays,
+    )
     for path in fetch_run(RunLayout(found.uri.rstrip("/")), folder, storage=storage, overwrite=overwrite):
         typer.echo(str(path))
 

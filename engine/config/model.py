@@ -6,7 +6,16 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from engine.spec import AugmentationSpec, ExifOrientation, LoraPreset, Precision, SplitSpec, TeacherName, Uri
+from engine.spec import (
+    AddressingStyle,
+    AugmentationSpec,
+    ExifOrientation,
+    LoraPreset,
+    Precision,
+    SplitSpec,
+    TeacherName,
+    Uri,
+)
 
 MOST = 1_000_000
 """Largest count that a setting may have: far above what is useful, and small enough to reckon with."""
@@ -184,6 +193,16 @@ class StorageConfig(ConfigModel):
 
     endpoint_url: str | None = Field(description="of an S3-compatible store; null: AWS, or what the environment says")
     region: str | None = Field(description="of the buckets; null: what the AWS chain says")
+    addressing_style: AddressingStyle | None = Field(
+        default=None, description="of URLs: path, virtual or auto; null: what the environment says, else auto"
+    )
+    requester_pays: bool | None = Field(
+        default=None, description="whether requests are paid for by whoever makes them; null: what the environment says"
+    )
+    ca_bundle: str | None = Field(
+        default=None,
+        description="file of the certificate authorities that are trusted; null: AWS_CA_BUNDLE, or the usual",
+    )
 
 
 class TrainingConfig(ConfigModel):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +23,7 @@ from engine.storage.base import (
 from engine.storage.cache import default_cache
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import FileBackend, failures, walk
+from engine.storage.options import StorageOptions
 from engine.storage.s3 import S3Backend
 from engine.storage.transfer import in_parallel
 from engine.storage.trial import honours_conditions
@@ -51,16 +51,6 @@ SAY_EVERY = 10.0
 """Seconds between two sentences about retries: a thousand of them are not a thousand lines."""
 
 
-@dataclass(frozen=True)
-class StorageOptions:
-    """How S3 is reached. Credentials come from the standard AWS chain."""
-
-    endpoint_url: str | None = None
-    """Of an S3-compatible store; default: what AWS_ENDPOINT_URL or the AWS configuration says, else AWS."""
-    region: str | None = None
-    """Default: what the AWS chain says."""
-
-
 class Storage:
     """Reads and writes whole URIs. Safe to use from several threads.
 
@@ -83,7 +73,7 @@ class Storage:
 
     @cached_property
     def _s3(self) -> S3Backend:
-        return S3Backend(self.options.endpoint_url, self.options.region, self._say)
+        return S3Backend(self.options.complete(), self._say)
 
     def _say(self, sentence: str) -> None:
         with self._saying:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import mimetypes
@@ -15,17 +14,16 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import urlsplit
 
-from engine.errors import StorageError
+from engine.errors import ConfigError, StorageError
 from engine.storage.base import BrokenError, ChangedError, NotFoundError, ObjectInfo
-from engine.storage.buckets import prefix_of, split, split_object
-from engine.storage.endpoints import check_endpoint
+from engine.storage.buckets import is_access_point, prefix_of, split, split_object
 from engine.storage.files import replacing
+from engine.storage.options import StorageOptions
+from engine.storage.s3_client import PARTS, connect, is_aws
 from engine.storage.s3_lean import LeanGet
 from engine.storage.s3_listing import in_order, pages
 from engine.storage.s3_stream import PIECE, READ_SIZE, CorruptError, Digests, Stream, md5, md5_of, modified_ns
-from engine.storage.transfer import THREADS
 from engine.storage.uris import S3
 
 if TYPE_CHECKING:
@@ -35,9 +33,6 @@ CONNECT_TIMEOUT = 10
 READ_TIMEOUT = 60
 """Seconds without a byte before a connection counts as broken: a store that stalls for 20 is waited for."""
 
-PARTS = 4
-"""Of one large object, under way at once."""
-
 LARGE = 16 << 20
 """Bytes from which an object is downloaded in parts, which takes a request more."""
 
@@ -46,14 +41,12 @@ NO_STORE = "what answered is no object store, but perhaps a proxy: check the end
 DIRECTORY_BUCKET = "--x-s3"
 """End of the names of S3's directory buckets, which list in no order."""
 
-AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
-
 
 class S3Backend:
     """An S3-compatible store. Clients of boto3 are safe to share between threads."""
 
-    def __init__(self, endpoint_url: str | None, region: str | None, say: Callable[[str], None]) -> None:
-        self.endpoint_url, self.region, self.say = endpoint_url, region, say
+    def __init__(self, options: StorageOptions, say: Callable[[str], None]) -> None:
+        self.options, self.say = options, say
         self._digests = Digests(say)
         self._lean: LeanGet | None = None
         self._client: S3Client | None = None
@@ -64,55 +57,16 @@ class S3Backend:
         """The client; what fails in the block becomes a sentence that names ``uri`` and what was to be done to it."""
         from engine.storage.s3_errors import failures  # imports boto3, which takes a while
 
-        with failures(uri, done, self.endpoint_url or "AWS"), self._lock:
-            client = self._client = self._client or self._connect()
+        with failures(uri, done, self.options.endpoint_url or "AWS"), self._lock:
+            if self._client is None:
+                self._client, self._lean = connect(self.options, self.say, timeouts=(CONNECT_TIMEOUT, READ_TIMEOUT))
+            client = self._client
+        if is_access_point(split(uri)[0]) and not is_aws(client):
+            raise ConfigError(
+                f"{uri} is an access point of AWS, which {client.meta.endpoint_url} is not: give a bucket"
+            )
         with failures(uri, done, client.meta.endpoint_url):
             yield client
-
-    def _connect(self) -> S3Client:
-        import boto3
-        from botocore.config import Config
-        from botocore.session import Session
-
-        from engine.storage.credentials import Chain
-        from engine.storage.retries import ATTEMPTS, Retries
-
-        core, chain = Session(), Chain()
-        core.register_component("credential_provider", chain)
-        session = boto3.session.Session(botocore_session=core)
-        retries = Retries(core.get_config_variable("max_attempts") or ATTEMPTS, self.say, chain.renew)
-        config = Config(
-            retries={"mode": "standard", "total_max_attempts": 1},
-            connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
-            max_pool_connections=THREADS * PARTS,
-        )
-
-        def make(config: Config) -> S3Client:
-            client = session.client("s3", endpoint_url=self.endpoint_url, region_name=self.region, config=config)
-            retries.register(client.meta.events)
-            return client
-
-        client = make(config)
-        self._lean = LeanGet(
-            chain.now,
-            retries,
-            timeouts=(CONNECT_TIMEOUT, READ_TIMEOUT),
-            ca_bundle=core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE"),
-        )
-        # The environment and the AWS configuration name endpoints too, in an order that botocore knows best.
-        endpoint = client.meta.endpoint_url
-        if (urlsplit(endpoint).hostname or "").endswith(AWS_HOSTS):
-            self._lean.register(client)
-            return client
-        check_endpoint(endpoint)
-        # Few other stores have a host name for each bucket, or know the checksums that AWS takes by default.
-        other = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
-        client = make(config.merge(other))
-        self._lean.register(client)
-        for operation in ("PutObject", "UploadPart"):
-            client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)
-        return client
 
     def head(self, uri: str) -> ObjectInfo | None:
         """The object at ``uri``, or None."""
@@ -291,19 +245,6 @@ class S3Backend:
         bucket, key = split_object(uri)
         with self.client_for(uri, "deleted") as client:
             client.delete_object(Bucket=bucket, Key=key)
-
-
-def _add_content_md5(params: Any, **_: Any) -> None:
-    """Have the store notice what was damaged on its way there: stores know this header that know no newer checksum."""
-    body, digest = params["body"], md5()
-    if isinstance(body, bytes | bytearray):
-        digest.update(body)
-    else:
-        start = body.tell()
-        while piece := body.read(READ_SIZE):
-            digest.update(piece)
-        body.seek(start)
-    params["headers"]["Content-MD5"] = base64.b64encode(digest.digest()).decode()
 
 
 def _bare(etag: str) -> str:

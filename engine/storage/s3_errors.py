@@ -85,7 +85,7 @@ def failures(uri: str, done: str, where: str) -> Iterator[None]:
         advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
         raise StorageError(f"{failed}: no credentials ({error}); {advice}") from None
     except aws.SSLError as error:
-        advice = "check the endpoint, and AWS_CA_BUNDLE where its authority is your own"
+        advice = "check the endpoint, and give storage.caBundle or AWS_CA_BUNDLE where its authority is your own"
         raise StorageError(f"{failed}: {where} has no trusted certificate ({error}); {advice}") from None
     except HTTPError as error:
         raise BrokenError(f"{failed}: {where} broke off the connection ({error})") from None

@@ -41,7 +41,7 @@ NOTHING = hashlib.sha256().hexdigest()
 LONGEST_REFUSAL = 4096
 """Bytes of it that are read."""
 
-ALIKE = frozenset({"user-agent", "x-amz-checksum-mode"})
+ALIKE = frozenset({"user-agent", "x-amz-checksum-mode", "x-amz-request-payer"})
 """Headers that all requests have, in lower case."""
 
 

@@ -56,11 +56,25 @@ class SecretRef(SpecModel):
     )
 
 
+class ConfigMapKeyRef(SpecModel):
+    """A key of a ConfigMap in the namespace of the object."""
+
+    name: Name = Field(description="Name of the ConfigMap.")
+    key: Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
+        default="ca.crt", description="Key that holds the certificates, in PEM."
+    )
+
+
 class ClusterStorageSpec(StorageSpec):
     """How object storage is reached: keyless by the service account, or with a Secret that the pods read."""
 
     credentials_secret_ref: SecretRef | None = Field(
         default=None, description="Secret with access keys; default: the identity of the service account."
+    )
+    ca_bundle_config_map_ref: ConfigMapKeyRef | None = Field(
+        default=None,
+        description="ConfigMap with the certificate authorities that the store and the model hub are trusted by, in "
+        "place of the usual ones; default: that of the installation, if it has one.",
     )
 
 

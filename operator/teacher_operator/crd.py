@@ -18,8 +18,13 @@ from teacher_operator.status import TeacherFineTuneStatus
 
 Schema = dict[str, Any]
 
-S3_URI = r"^s3://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[^\x00-\x1f]*)?$"
-MODEL_URI = r"^(s3://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]/[^\x00-\x1f]+|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$"
+ACCESS_POINT = (
+    r"arn:aws[a-z-]*:(s3:[a-z0-9-]+:[0-9]{12}:accesspoint[:/][a-z0-9][a-z0-9-]{1,48}[a-z0-9]"
+    r"|s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[:/][A-Za-z0-9-]{1,63}[:/]accesspoint[:/][a-z0-9][a-z0-9-]{1,62})"
+)
+BUCKET = rf"([a-z0-9][a-z0-9._-]{{1,61}}[a-z0-9]|{ACCESS_POINT})"
+S3_URI = rf"^s3://{BUCKET}(/[^\x00-\x1f]*)?$"
+MODEL_URI = rf"^(s3://{BUCKET}/[^\x00-\x1f]+|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$"
 
 PATTERNS: Mapping[str, Mapping[str, str]] = {
     "DatasetSpec": {"annotations": S3_URI, "images": S3_URI},
@@ -27,6 +32,7 @@ PATTERNS: Mapping[str, Mapping[str, str]] = {
     "RetentionSpec": {"annotations": S3_URI, "images": S3_URI},
     "TeacherFineTuneSpec": {"output": S3_URI},
     "TeacherSpec": {"baseModel": MODEL_URI},
+    "ClusterStorageSpec": {"caBundle": r"^/[^\x00-\x1f]+$"},
 }
 """Pods see no disk of the user's: on a cluster every place is one in object storage (or, for models, on the hub)."""
 
@@ -80,6 +86,10 @@ RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
             "!has(self.endpointUrl) || !self.endpointUrl.contains('@')",
             "endpointUrl must not hold a name or password: they belong into the Secret",
         ),
+        (
+            "!(has(self.caBundle) && has(self.caBundleConfigMapRef))",
+            "give either storage.caBundle, a path in the image, or storage.caBundleConfigMapRef",
+        ),
     ),
     "ScratchSpec": (
         ("!(has(self.size) && has(self.claimName))", "size is that of an emptyDir: leave it out beside claimName"),
@@ -98,7 +108,7 @@ def _unchanged(path: str, *, required: bool) -> str:
 
 
 def _immutable() -> tuple[tuple[str, str], ...]:
-    """The inputs of a run never change; of the storage, only where the credentials come from."""
+    """The inputs of a run never change; of the storage, only where credentials and certificates come from."""
     rules = []
     for name in INPUTS:
         if name == "storage":
@@ -106,8 +116,9 @@ def _immutable() -> tuple[tuple[str, str], ...]:
         required = name in ("dataset", "output")
         why = f"{name} cannot be changed: it is an input of the run. Make a new {KIND} instead"
         rules.append((_unchanged(name, required=required), why))
-    for name in ("endpointUrl", "region"):
-        there = f"has(%s.storage) && has(%s.storage.{name}) ? %s.storage.{name} : ''"
+    for name in ("endpointUrl", "region", "addressingStyle", "requesterPays", "caBundle"):
+        nothing = "false" if name == "requesterPays" else "''"
+        there = f"has(%s.storage) && has(%s.storage.{name}) ? %s.storage.{name} : {nothing}"
         rule = f"({there % (('self',) * 3)}) == ({there % (('oldSelf',) * 3)})"
         rules.append((rule, f"storage.{name} cannot be changed: it is an input of the run. Make a new {KIND} instead"))
     return tuple(rules)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine.storage.options import CA_BUNDLES, PAYS, STYLE
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.settings import Settings
 
@@ -12,7 +13,8 @@ GRACE_SECONDS = 120
 """Between SIGTERM and SIGKILL: a checkpoint takes seconds, its upload may take some more."""
 
 USER = 65532
-DISK, MODELS = "/scratch", "/models"
+DISK, MODELS, AUTHORITIES = "/scratch", "/models", "/etc/teacher-ca"
+BUNDLE = "ca.crt"
 SHARED_MEMORY = "2Gi"
 SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OPTIONAL_SECRET_KEYS = ("AWS_SESSION_TOKEN", "HF_TOKEN")
@@ -49,6 +51,11 @@ def pod_template(
         name, path = config_map
         volumes.append({"name": "request", "configMap": {"name": name}})
         mounts.append({"name": "request", "mountPath": path, "readOnly": True})
+    authorities = _authorities(spec, settings)
+    if authorities is not None:
+        name, key = authorities
+        volumes.append({"name": "ca-bundle", "configMap": {"name": name, "items": [{"key": key, "path": BUNDLE}]}})
+        mounts.append({"name": "ca-bundle", "mountPath": AUTHORITIES, "readOnly": True})
     full = {
         **container,
         "imagePullPolicy": settings.image_pull_policy,
@@ -92,6 +99,13 @@ def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, trains: bool)
         **({"TEACHER_GPUS": str(spec.gpus)} if trains and spec.gpus else {}),
         **settings.pod_env,
     }
+    bundle = spec.storage.ca_bundle or (f"{AUTHORITIES}/{BUNDLE}" if _authorities(spec, settings) else None)
+    if bundle is not None:
+        plain |= dict.fromkeys(CA_BUNDLES, bundle)
+    if spec.storage.addressing_style is not None:
+        plain[STYLE] = spec.storage.addressing_style.value
+    if spec.storage.requester_pays is not None:
+        plain[PAYS] = str(spec.storage.requester_pays).lower()
     if spec.storage.endpoint_url:
         plain["AWS_ENDPOINT_URL_S3"] = spec.storage.endpoint_url  # of S3 alone: STS is given the pod's identity
     if spec.storage.region:
@@ -105,6 +119,15 @@ def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, trains: bool)
         *({"name": key, "value": value} for key, value in sorted(plain.items()) if key not in secret),
         *({"name": key, "valueFrom": {"secretKeyRef": reference}} for key, reference in secret.items()),
     ]
+
+
+def _authorities(spec: TeacherFineTuneSpec, settings: Settings) -> tuple[str, str] | None:
+    """ConfigMap, and its key, with the certificates that a pod trusts: the object's, else the installation's."""
+    if spec.storage.ca_bundle_config_map_ref is not None:
+        return spec.storage.ca_bundle_config_map_ref.name, spec.storage.ca_bundle_config_map_ref.key
+    if spec.storage.ca_bundle is not None or not settings.ca_bundle_config_map:
+        return None
+    return settings.ca_bundle_config_map, settings.ca_bundle_key
 
 
 def _disks(spec: TeacherFineTuneSpec, trainer_job: str | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:

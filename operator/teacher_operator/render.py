@@ -43,6 +43,9 @@ INSPECT_RETRIES = 2
 INSPECT_DEADLINE_SECONDS = 4 * 3600
 """Longer than any COCO file takes; a store that hangs is not waited for without end."""
 
+ONLY_ON_A_CLUSTER = frozenset({"credentialsSecretRef", "caBundleConfigMapRef"})
+"""Of the storage: what the pods are made with, and inspection does not read."""
+
 INTERRUPTED = InterruptedTrainingError.exit_code
 
 
@@ -50,7 +53,7 @@ def request(body: Body) -> Manifest:
     """The ConfigMap that inspection reads: the object, less what only a cluster has."""
     spec = {name: body["spec"][name] for name in INPUTS if name in body["spec"]}
     if "storage" in spec:
-        spec["storage"] = {k: v for k, v in spec["storage"].items() if k != "credentialsSecretRef"}
+        spec["storage"] = {k: v for k, v in spec["storage"].items() if k not in ONLY_ON_A_CLUSTER}
     name = body["metadata"]["name"]
     manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
     # In ASCII: a line break of Unicode would be read as a space.
@@ -193,7 +196,10 @@ def platform_hash(spec: TeacherFineTuneSpec) -> str:
     """
     given = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
     kept = {name: given[name] for name in PLATFORM if name in given and name not in APPLIED_TO_JOBS}
-    kept["storage"] = given.get("storage", {}).get("credentialsSecretRef")
+    storage = given.get("storage", {})
+    kept["storage"] = storage.get("credentialsSecretRef")
+    if "caBundleConfigMapRef" in storage:
+        kept["caBundle"] = storage["caBundleConfigMapRef"]
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

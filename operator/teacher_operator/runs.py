@@ -8,6 +8,7 @@ from kubernetes.aio.config import ConfigException
 
 from engine.cli.names import ResolvedRun
 from engine.errors import ConfigError, StorageError
+from engine.spec import AddressingStyle
 from teacher_operator.api import KIND
 from teacher_operator.cluster import ApiError, Cluster, connect
 from teacher_operator.names import Key
@@ -44,4 +45,11 @@ async def _resolve(key: Key) -> ResolvedRun:
     if not uri:
         raise StorageError(f"{KIND} {key} has no run yet: kubectl describe tft {key.name} -n {key.namespace} says why")
     storage = body["spec"].get("storage") or {}
-    return ResolvedRun(uri=uri, endpoint_url=storage.get("endpointUrl"), region=storage.get("region"))
+    style = storage.get("addressingStyle")
+    return ResolvedRun(
+        uri=uri,
+        endpoint_url=storage.get("endpointUrl"),
+        region=storage.get("region"),
+        addressing_style=None if style is None else AddressingStyle(style),
+        requester_pays=storage.get("requesterPays"),
+    )

@@ -37,6 +37,12 @@ class Settings(BaseModel):
         default={"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "32Gi"}},
         description="Resources of a trainer where the object sets none; the GPUs come on top.",
     )
+    ca_bundle_config_map: str = Field(
+        default="",
+        description="ConfigMap, in the namespace of each run, with the certificate authorities that its pods trust in "
+        "place of the usual ones; none: the usual ones.",
+    )
+    ca_bundle_key: str = Field(default="ca.crt", description="Key of that ConfigMap.")
     allowed_endpoints: tuple[str, ...] = Field(
         default=(), description="Host names that storage.endpointUrl may name, `*.example.com` too; none: all."
     )

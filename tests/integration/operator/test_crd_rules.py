@@ -30,6 +30,15 @@ FULL = MINIMAL | {
     "augmentation": {"characteristics": ["dense"], "intensity": "low"},
     "training": {"seed": 7},
 }
+PLACES = {
+    "endpointUrl": "https://s3.example.org",
+    "region": "us-1",
+    "addressingStyle": "virtual",
+    "requesterPays": True,
+    "caBundle": "/etc/ours.pem",
+}
+"""Of the storage, what is an input of the run."""
+
 PARTS = {"train": {"annotations": "s3://data/train.json"}, "val": {"annotations": "s3://data/val.json"}}
 
 
@@ -177,6 +186,13 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
         [_endpoint("https://s3.example.com/at")],
         [_endpoint("https://key:secret@s3.example.com")],
     ),
+    "give either storage.caBundle, a path in the image, or storage.caBundleConfigMapRef": (
+        [
+            MINIMAL | {"storage": {"caBundle": "/etc/ours.pem"}},
+            MINIMAL | {"storage": {"caBundleConfigMapRef": {"name": "ca"}}},
+        ],
+        [MINIMAL | {"storage": {"caBundle": "/etc/ours.pem", "caBundleConfigMapRef": {"name": "ca"}}}],
+    ),
     "size is that of an emptyDir: leave it out beside claimName": (
         [MINIMAL | {"scratch": {"size": "10Gi"}}, MINIMAL | {"scratch": {"claimName": "disk"}}],
         [MINIMAL | {"scratch": {"size": "10Gi", "claimName": "disk"}}],
@@ -192,7 +208,7 @@ NAMED = "with several nodes the name must begin with a letter: it is that of a S
 async def test_every_rule_has_a_case() -> None:
     assert {message for message, compares in MESSAGES.items() if not compares} == {*RULES, NAMED}
     compared = {message.split(" ")[0] for message, compares in MESSAGES.items() if compares}
-    inputs = {name for name in INPUTS if name != "storage"} | {"storage.endpointUrl", "storage.region"}
+    inputs = {name for name in INPUTS if name != "storage"} | {f"storage.{name}" for name in PLACES}
     assert compared == inputs
 
 
@@ -245,6 +261,8 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["https://s3.example.com"],
         ["s3.example.com", "ftp://x", "https://a b"],
     ),
+    PATTERNS["spec", "storage", "caBundle"]: (["/etc/ssl/ours.pem"], ["ours.pem", "/a\nb"]),
+    PATTERNS["spec", "storage", "caBundleConfigMapRef", "key"]: (["ca.crt", "a_b-C"], ["a/b", "a b"]),
     PATTERNS["spec", "storage", "region"]: (["eu-central-1"], ["EU", "eu central"]),
     PATTERNS["status", "conditions", "[]", "reason"]: (["Training", "A1"], ["two words", "1st", "under_score"]),
 }
@@ -254,6 +272,7 @@ NEEDED: dict[Path_, Body] = {
     ("spec", "dataset", "train"): PARTS["train"],
     ("spec", "dataset", "val"): PARTS["val"],
     ("spec", "dataset", "test"): PARTS["val"],
+    ("spec", "storage", "caBundleConfigMapRef"): {"name": "ca"},
     ("status", "conditions", "[]"): {
         "type": "Succeeded",
         "status": "Unknown",
@@ -330,13 +349,13 @@ async def test_an_input_is_never_changed_added_or_taken_away(api: Api, name: str
 
 
 @pytest.mark.usefixtures("there")
-@pytest.mark.parametrize("name", ["endpointUrl", "region"])
+@pytest.mark.parametrize("name", PLACES)
 async def test_the_place_of_the_data_is_never_changed(api: Api, name: str) -> None:
     message = f"storage.{name} cannot be changed: it is an input of the run. Make a new TeacherFineTune instead"
-    other = {"endpointUrl": "https://s3.example.org", "region": "us-1"}[name]
-    assert message in await _try_patch(api, "full", {"spec": {"storage": {name: other}}})
-    assert message in await _try_patch(api, "full", {"spec": {"storage": {name: None}}})
-    assert message in await _try_patch(api, "minimal", {"spec": {"storage": {name: other}}})
+    assert message in await _try_patch(api, "full", {"spec": {"storage": {name: PLACES[name]}}})
+    if name in FULL["storage"]:
+        assert message in await _try_patch(api, "full", {"spec": {"storage": {name: None}}})
+    assert message in await _try_patch(api, "minimal", {"spec": {"storage": {name: PLACES[name]}}})
 
 
 @pytest.mark.usefixtures("there")

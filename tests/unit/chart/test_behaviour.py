@@ -22,6 +22,7 @@ CHANGED: dict[str, Any] = {
     "podEnv": {"HF_ENDPOINT": "https://hub.example.com"},
     "inspectResources": {"requests": {"cpu": 1}, "limits": {"memory": "2Gi"}},
     "trainerResources": {"requests": {"cpu": 0.5}, "limits": {"memory": "64Gi"}},
+    "caBundle": {"configMap": "authorities", "key": "bundle.pem"},
     "allowedEndpoints": ["s3.example.com", "*.store.example.com"],
     "logFormat": "text",
     "logLevel": "DEBUG",
@@ -161,6 +162,8 @@ def test_values_that_contradict_each_other_are_refused_with_a_sentence(
         ({"networkPolicy": {"apiServer": {"ports": []}}}, "'/networkPolicy/apiServer/ports'"),
         ({"serviceMonitor": {"renderMode": "always"}}, "'/serviceMonitor/renderMode'.*one of"),
         ({"commonLabels": {"a": 1}}, "'/commonLabels/a'.*want string"),
+        ({"caBundle": {"key": "a/b"}}, "'/caBundle/key'.*pattern"),
+        ({"caBundle": {"secret": "a"}}, "'/caBundle'.*'secret' not allowed"),
         ({"allowedEndpoints": ["https://s3.example.com"]}, "'/allowedEndpoints/0'.*pattern"),
     ],
 )

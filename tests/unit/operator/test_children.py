@@ -516,6 +516,40 @@ def test_a_key_of_the_installation_gives_way_to_the_secret_of_the_object(name: s
     assert env(training(FULL, settings=settings))[name]["secretKeyRef"]["name"] == "s3-keys"
 
 
+BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+
+
+def test_pods_trust_the_authorities_of_the_installation_or_of_the_object() -> None:
+    ours = SETTINGS.model_copy(update={"ca_bundle_config_map": "authorities", "ca_bundle_key": "bundle.pem"})
+    theirs = {**MINIMAL, "storage": {"caBundleConfigMapRef": {"name": "theirs"}}}
+    for make in (training, inspection):
+        assert not {*BUNDLES} & env(make()).keys()
+        for job, name, key in (
+            (make(settings=ours), "authorities", "bundle.pem"),
+            (make(theirs, settings=ours), "theirs", "ca.crt"),
+            (make(theirs), "theirs", "ca.crt"),
+        ):
+            mount = volumes(job)["/etc/teacher-ca"]
+            assert mount["configMap"] == {"name": name, "items": [{"key": key, "path": "ca.crt"}]}
+            assert {env(job)[variable] for variable in BUNDLES} == {"/etc/teacher-ca/ca.crt"}
+        in_the_image = make({**MINIMAL, "storage": {"caBundle": "/etc/ours.pem"}}, settings=ours)
+        assert {env(in_the_image)[variable] for variable in BUNDLES} == {"/etc/ours.pem"}
+        assert "/etc/teacher-ca" not in volumes(in_the_image)
+    assert "caBundle" not in str(render.request(body_of(theirs)))
+    assert platform_hash(storage=theirs["storage"]) != platform_hash()
+
+
+def test_how_a_store_is_asked_is_said_to_every_pod() -> None:
+    spec = {**MINIMAL, "storage": {"addressingStyle": "virtual", "requesterPays": True}}
+    for make in (training, inspection):
+        assert not [name for name in env(make()) if name.startswith("TEACHER_S3")]
+        assert env(make(spec))["TEACHER_S3_ADDRESSING_STYLE"] == "virtual"
+        assert env(make(spec))["TEACHER_S3_REQUESTER_PAYS"] == "true"
+    text = render.request(body_of(spec))["data"]["request.yaml"]
+    assert load_manifest(text, where="request.yaml").spec == FineTuneSpec.model_validate(spec)
+    assert platform_hash(storage=spec["storage"]) == platform_hash()
+
+
 # The request.
 
 

@@ -154,6 +154,12 @@ def test_every_platform_setting_is_taken() -> None:
         ({"teachers": [{"name": "Sam", "baseModel": "../sam"}]}, "$.teachers[0].baseModel"),
         ({"storage": {"endpointUrl": "ftp://x"}}, "$.storage.endpointUrl"),
         ({"storage": {"credentialsSecretRef": {"name": "Not_a_name"}}}, "$.storage.credentialsSecretRef.name"),
+        ({"storage": {"addressingStyle": "Virtual"}}, "$.storage.addressingStyle"),
+        ({"storage": {"requesterPays": "yes"}}, "$.storage.requesterPays"),
+        ({"storage": {"caBundle": "ca.pem"}}, "$.storage.caBundle"),
+        ({"storage": {"caBundleConfigMapRef": {"key": "ca.crt"}}}, "$.storage.caBundleConfigMapRef"),
+        ({"storage": {"caBundleConfigMapRef": {"name": "ca", "key": "a/b"}}}, "$.storage.caBundleConfigMapRef.key"),
+        ({"output": "s3://arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap/x"}, "$.output"),
         ({"gpus": -1}, "$.gpus"),
         ({"nodes": 0}, "$.nodes"),
         ({"gpuResourceName": "nvidia.com/gpu/x"}, "$.gpuResourceName"),
@@ -179,6 +185,19 @@ def test_what_is_wrong_is_refused_before_anything_runs(change: dict[str, Any], w
 )
 def test_a_base_model_comes_from_the_hub_or_from_object_storage(model: str) -> None:
     assert spec_errors({**MINIMAL, "teachers": [{"name": "Sam", "baseModel": model}]}) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"storage": {"addressingStyle": "virtual", "requesterPays": True, "caBundle": "/etc/ssl/ours.pem"}},
+        {"storage": {"caBundleConfigMapRef": {"name": "authorities"}}},
+        {"output": "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/team/models/"},
+        {"output": "s3://arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-01ac5d28a6a232904/accesspoint/team/m"},
+    ],
+)
+def test_how_a_store_is_reached_can_be_said(change: dict[str, Any]) -> None:
+    assert spec_errors({**MINIMAL, **change}) == []
 
 
 @pytest.mark.parametrize("column", VERSION["additionalPrinterColumns"], ids=lambda column: column["name"])

@@ -27,6 +27,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "pod_env": ('{"HTTPS_PROXY": "http://proxy:3128"}', {"HTTPS_PROXY": "http://proxy:3128"}),
         "inspect_resources": ('{"limits": {"memory": "2Gi"}}', {"limits": {"memory": "2Gi"}}),
         "trainer_resources": ("{}", {}),
+        "ca_bundle_config_map": ("authorities", "authorities"),
+        "ca_bundle_key": ("bundle.pem", "bundle.pem"),
         "allowed_endpoints": ("*.example.com,minio.storage", ("*.example.com", "minio.storage")),
         "log_format": ("text", "text"),
         "log_level": ("DEBUG", "DEBUG"),

@@ -1,0 +1,81 @@
+"""How S3 is reached: what a request, a configuration or the environment says of it."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from engine.errors import ConfigError
+from engine.spec import AddressingStyle
+
+STYLE, PAYS = "TEACHER_S3_ADDRESSING_STYLE", "TEACHER_S3_REQUESTER_PAYS"
+CA_BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+"""What clients of S3, and of the model hub, read the path of trusted certificates from."""
+
+TRUTHS = {"1": True, "true": True, "yes": True, "": False, "0": False, "false": False, "no": False}
+
+
+@dataclass(frozen=True)
+class StorageOptions:
+    """How S3 is reached. Credentials come from the standard AWS chain."""
+
+    endpoint_url: str | None = None
+    """Of an S3-compatible store; default: what AWS_ENDPOINT_URL or the AWS configuration says, else AWS."""
+    region: str | None = None
+    """Default: what the AWS chain says."""
+    addressing_style: AddressingStyle | None = None
+    """Default: TEACHER_S3_ADDRESSING_STYLE, else auto: that of the AWS configuration, else what the store takes."""
+    requester_pays: bool | None = None
+    """Whether whoever asks pays for it; default: TEACHER_S3_REQUESTER_PAYS, else not."""
+    ca_bundle: str | None = None
+    """File of the certificate authorities that are trusted instead of the usual ones; default: AWS_CA_BUNDLE."""
+
+    def complete(self, environment: Mapping[str, str] = os.environ) -> Self:
+        """The same, with what the environment says of what is not set.
+
+        Raises:
+            ConfigError: A variable has no such value, or a file holds no certificates.
+        """
+        style, pays = self.addressing_style, self.requester_pays
+        if style is None:
+            said = environment.get(STYLE, "").lower() or AddressingStyle.AUTO
+            if said not in list(AddressingStyle):
+                raise ConfigError(f"{STYLE}={said}: it is one of {', '.join(AddressingStyle)}")
+            style = AddressingStyle(said)
+        if pays is None:
+            said = environment.get(PAYS, "").lower()
+            if said not in TRUTHS:
+                raise ConfigError(f"{PAYS}={said}: it is true or false")
+            pays = TRUTHS[said]
+        if self.ca_bundle is not None:
+            check_bundle(self.ca_bundle)
+        return replace(self, addressing_style=style, requester_pays=pays)
+
+
+def check_bundle(path: str) -> None:
+    """See that a file holds certificates.
+
+    Raises:
+        ConfigError: It does not, or cannot be read.
+    """
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        raise ConfigError(
+            f"storage.caBundle {path} cannot be used ({error}): give the path of a file of certificates in PEM"
+        ) from None
+
+
+def trust(path: str) -> None:
+    """Have all clients in this process, and in those that it starts, trust the authorities in a file: also the hub's.
+
+    Raises:
+        ConfigError: The file holds no certificates.
+    """
+    check_bundle(path)
+    absolute = str(Path(path).resolve())
+    os.environ.update(dict.fromkeys(CA_BUNDLES, absolute))

@@ -1,0 +1,116 @@
+"""The client of boto3: where it connects to, what it trusts, how often it asks, and what stores other than AWS need."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from engine.spec import AddressingStyle
+from engine.storage.endpoints import check_endpoint
+from engine.storage.options import StorageOptions
+from engine.storage.s3_hosts import BucketHosts, requester_pays
+from engine.storage.s3_lean import LeanGet
+from engine.storage.s3_stream import READ_SIZE, md5
+from engine.storage.transfer import THREADS
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+PARTS = 4
+"""Of one large object, under way at once."""
+
+AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
+
+
+def is_aws(client: S3Client) -> bool:
+    """Whether a client connects to AWS."""
+    return (urlsplit(client.meta.endpoint_url).hostname or "").endswith(AWS_HOSTS)
+
+
+def connect(
+    options: StorageOptions, say: Callable[[str], None], *, timeouts: tuple[float, float]
+) -> tuple[S3Client, LeanGet]:
+    """A client, and what asks for small objects as it does.
+
+    Args:
+        options: How the store is reached.
+        say: Is told of each further attempt at a request.
+        timeouts: Seconds for connecting, and without a byte.
+
+    Raises:
+        ConfigError: The endpoint must not be connected to, or an option cannot be.
+    """
+    import boto3
+    from botocore.config import Config
+    from botocore.session import Session
+
+    from engine.storage.credentials import Chain
+    from engine.storage.retries import ATTEMPTS, Retries
+
+    core, chain = Session(), Chain()
+    core.register_component("credential_provider", chain)
+    session = boto3.session.Session(botocore_session=core)
+    retries = Retries(core.get_config_variable("max_attempts") or ATTEMPTS, say, chain.renew)
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=timeouts[0],
+        read_timeout=timeouts[1],
+        max_pool_connections=THREADS * PARTS,
+    )
+
+    def make(config: Config) -> S3Client:
+        client = session.client(
+            "s3",
+            endpoint_url=options.endpoint_url,
+            region_name=options.region,
+            config=config,
+            verify=options.ca_bundle,
+        )
+        if options.requester_pays:
+            client.meta.events.register("before-call.s3", requester_pays)
+        retries.register(client.meta.events)
+        return client
+
+    style = options.addressing_style or AddressingStyle.AUTO
+    if style is AddressingStyle.AUTO:
+        style = AddressingStyle((core.get_scoped_config().get("s3") or {}).get("addressing_style") or style)
+    client = make(config)
+    lean = LeanGet(
+        chain.now,
+        retries,
+        timeouts=timeouts,
+        ca_bundle=options.ca_bundle or core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE"),
+    )
+    # The environment and the AWS configuration name endpoints too, in an order that botocore knows best.
+    if is_aws(client):
+        if style is not AddressingStyle.AUTO:
+            client = make(
+                config.merge(Config(s3={"addressing_style": "path" if style is AddressingStyle.PATH else "virtual"}))
+            )
+        lean.register(client)
+        return client, lean
+    check_endpoint(client.meta.endpoint_url)
+    # Few other stores have a host name for each bucket, or know the checksums that AWS takes by default.
+    other = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
+    client = make(config.merge(other))
+    BucketHosts(style).register(client.meta.events)
+    lean.register(client)
+    for operation in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)
+    return client, lean
+
+
+def _add_content_md5(params: Any, **_: Any) -> None:
+    """Have the store notice what was damaged on its way there: stores know this header that know no newer checksum."""
+    body, digest = params["body"], md5()
+    if isinstance(body, bytes | bytearray):
+        digest.update(body)
+    else:
+        start = body.tell()
+        while piece := body.read(READ_SIZE):
+            digest.update(piece)
+        body.seek(start)
+    params["headers"]["Content-MD5"] = base64.b64encode(digest.digest()).decode()
