@@ -1,6 +1,6 @@
 """Every failure a user can act on, and the exit code that tells a scheduler what to do about it.
 
-The codes are a contract with whatever runs the trainer: 2, 3 and 7 would fail again and are never retried;
+The codes are a contract with whatever runs the trainer: 2, 3, 7 and 10 would fail again and are never retried;
 the others resume from the last checkpoint.
 """
 
@@ -71,6 +71,12 @@ class MachineError(TeacherError):
     """The machine lacks what training needs of it: a GPU that can be used, or room on a disk or in shared memory."""
 
     exit_code = 9
+
+
+class NotBetterThanBaseError(TeacherError):
+    """An adapter is published and not better than its base, and ``training.onNoGain`` is ``Fail``."""
+
+    exit_code = 10
 
 
 class InterruptedTrainingError(TeacherError):

@@ -21,10 +21,16 @@ from engine.artifacts import RESULT, RunLayout, RunMetadata, read_metadata
 from engine.base_identity import base_digest
 from engine.config import RunConfig, decisive, from_yaml, to_yaml
 from engine.dataset import DatasetInfo, inspect_request
-from engine.dataset.class_names import find_vocabulary, judge_names
+from engine.dataset.class_names import warn_of_odd_names
 from engine.dataset.layouts import find_single_part
 from engine.dataset.problems import too_many
-from engine.errors import EXIT_ERRORS, ConfigError, InterruptedTrainingError, StorageError, TeacherError
+from engine.errors import (
+    EXIT_ERRORS,
+    ConfigError,
+    InterruptedTrainingError,
+    StorageError,
+    TeacherError,
+)
 from engine.manifest import Manifest
 from engine.outlook import check_layers
 from engine.plan import TrainingRun, plan
@@ -48,7 +54,8 @@ def prepare(
     check_layers(runs[0].config, storage)
     reader, prompts = runs[0].config.teachers.grounding_dino, runs[0].config.data.prompts
     if reader is not None:
-        info = judge_names(info, prompts, find_vocabulary(reader.base_model, reader.revision, storage=storage))
+        base, revision = reader.base_model, reader.revision
+        info = warn_of_odd_names(info, prompts, base_model=base, revision=revision, storage=storage)
     retention = runs[0].config.training.retention
     if retention is not None:
         find_single_part(retention.annotations, retention.images, storage=storage)

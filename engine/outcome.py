@@ -32,6 +32,7 @@ class TeacherOutcome(Result):
     base_model: str
     ap_before: float = Field(description="AP of the base on the validation part.")
     ap_after: float = Field(description="AP of the best adapter on the validation part.")
+    improved: bool | None = Field(default=None, description="Better than its base; None: not measured.")
     adapter: AdapterFile
     epochs: float = Field(description="Passes over the training part that were made.")
     seconds: float = Field(description="Wall-clock time of training and its evaluations.")
@@ -47,6 +48,7 @@ class TeacherOutcome(Result):
             base_model=result.base_model,
             ap_before=result.before.ap,
             ap_after=result.after.ap,
+            improved=result.improved,
             adapter=result.adapter,
             epochs=result.epochs,
             seconds=result.seconds,
@@ -99,16 +101,21 @@ class Outcome(Result):
     trained: TeacherOutcome | None = None
 
     @classmethod
-    def failure(cls, error: Exception) -> Outcome:
-        """The outcome of a process that an error ends; one that nobody foresaw is told by its type."""
+    def failure(cls, error: Exception, *, trained: TeacherOutcome | None = None) -> Outcome:
+        """The outcome of a process that an error ends; one that nobody foresaw is told by its type.
+
+        Args:
+            error: What ended it.
+            trained: What it had published before.
+        """
         foreseen = isinstance(error, TeacherError)
         message = str(error) if foreseen else f"{type(error).__name__}: {error}"
         message = message.encode(errors="replace").decode()  # names of files may hold what is no text
         if len(message) > MESSAGE_LENGTH:
             message = f"{message[: MESSAGE_LENGTH - 1]}…"
         if isinstance(error, TeacherError):
-            return cls(exit_code=error.exit_code, reason=error.reason, message=message)
-        return cls(exit_code=1, reason="Unexpected", message=message)
+            return cls(exit_code=error.exit_code, reason=error.reason, message=message, trained=trained)
+        return cls(exit_code=1, reason="Unexpected", message=message, trained=trained)
 
     def to_message(self, limit: int = LIMIT) -> str:
         """The outcome as JSON of at most ``limit`` bytes, a few hundred at least; it can be read back.

@@ -9,8 +9,8 @@ evaluation alone cannot say how many ``steps`` and ``epochs`` there will be.
 
 Whoever sees but the last lines knows the state all the same: from start on every start, step, evaluation and checkpoint
 says how far the run is (``step`` of ``steps``, ``epochs``) and, once they are known, what the base is worth
-(``ap_before``) and the best adapter so far (``best_ap``); a step also says ``loss``, ``seconds_left`` and
-``memory_bytes``.
+(``ap_before``) and the best adapter that is better than it (``best_ap``); a step also says ``loss``, ``seconds_left``
+and ``memory_bytes``.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ class Event(BaseModel):
     memory_bytes: int | None = Field(default=None, description="Peak GPU memory, or resident memory on a CPU.")
     ap: float | None = Field(default=None, description="AP of an evaluation, 0..1.")
     ap_before: float | None = Field(default=None, description="AP of the base on the validation part, once measured.")
-    best_ap: float | None = Field(default=None, description="AP of the best adapter so far; None before the first.")
-    best: bool | None = Field(default=None, description="The evaluation is the best so far.")
+    best_ap: float | None = Field(
+        default=None, description="AP of the best adapter so far; None while none is better than the base."
+    )
+    best: bool | None = Field(default=None, description="The evaluation is the best so far, and better than the base.")
     phase: str | None = Field(
         default=None, description="What is evaluated: base, adapted, test, retention_base or retention."
     )
@@ -56,6 +58,15 @@ class Event(BaseModel):
     def line(self) -> str:
         """The event as one line of JSON, without the newline."""
         return self.model_dump_json(exclude_none=True)
+
+
+def better_than(base_ap: float | None, ap: float | None) -> float | None:
+    """AP of an adapter if it is better than the base, else None.
+
+    >>> better_than(0.3, 0.4), better_than(0.3, 0.2), better_than(None, 0.2), better_than(0.3, None)
+    (0.4, None, 0.2, None)
+    """
+    return ap if ap is not None and (base_ap is None or ap > base_ap) else None
 
 
 Listener = Callable[[Event], None]

@@ -180,6 +180,11 @@ class TeacherResult(Result):
         "validation part, with its scores.",
     )
     from_detector_after: ApMetrics | None = Field(default=None, description="The same of the best adapter.")
+    improved: bool | None = Field(
+        default=None,
+        description="The adapter is better than its base: its AP is higher on the test part, or on the validation "
+        "part if there is no other. None if it is higher by no more than chance may bring, or could not be measured.",
+    )
     thresholds: dict[str, float] = Field(
         default={},
         description="By class name, the score from which on detections of the best adapter are kept: the one with the "

@@ -71,6 +71,13 @@ class Crowds(StrEnum):
     """Objects like all others: some tools mark every mask of run lengths so."""
 
 
+class OnNoGain(StrEnum):
+    """What to do about an adapter that is not better than its base. It is published in any case."""
+
+    PUBLISH = "Publish"
+    FAIL = "Fail"
+
+
 class Characteristic(StrEnum):
     """What the objects are like; selects augmentation."""
 
@@ -353,6 +360,11 @@ class TrainingSpec(SpecModel):
     )
     retention: RetentionSpec | None = Field(
         default=None, description="On what to measure how much of the base's skill is left; default: built-in images."
+    )
+    on_no_gain: OnNoGain = Field(
+        default=OnNoGain.PUBLISH,
+        description="If an adapter is not better than its base: Publish it with a warning, or publish it and Fail, "
+        "with exit code 10.",
     )
 
 

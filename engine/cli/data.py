@@ -53,7 +53,7 @@ def inspect(
     from engine.cli.outlook import show_outlook
     from engine.config.generate import defaults, generate_config
     from engine.dataset import inspect_dataset, inspect_request
-    from engine.dataset.class_names import find_vocabulary, judge_names
+    from engine.dataset.class_names import warn_of_odd_names
     from engine.fit import GPUS
     from engine.outlook import Inspected, check_layers, outlook
 
@@ -83,8 +83,9 @@ def inspect(
     if reader is not None or (config is None and info.has_boxes):
         base = reader.base_model if reader is not None else base_model or defaults("grounding_dino")["base_model"]
         revision = reader.revision if reader is not None else None
-        vocabulary = find_vocabulary(base, revision, storage=storage, hub=False)
-        info = judge_names(info, spec.class_prompts, vocabulary)
+        info = warn_of_odd_names(
+            info, spec.class_prompts, base_model=base, revision=revision, storage=storage, hub=False
+        )
     show_info(info)
     found = outlook(config, info, storage, gpu=named) if config is not None else ()
     show_outlook(found)

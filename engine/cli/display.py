@@ -13,6 +13,7 @@ from rich.table import Table
 from engine.dataset.types import DatasetInfo, Severity
 from engine.errors import TeacherError
 from engine.evaluation.conclusion import Conclusion, conclude_result
+from engine.gain import warning
 from engine.results import ApMetrics, TeacherResult, ceiling_sentence
 
 CONTROL = {code: "\ufffd" for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
@@ -116,6 +117,9 @@ def show_results(results: Sequence[TeacherResult]) -> None:
                 f"(AP {result.retention.base.ap:.3f} -> {result.retention.adapted.ap:.3f})",
                 soft_wrap=True,
             )
+    for result in results:
+        if (said := warning(result)) is not None:
+            warn(said)
     for result in results:
         if result.images_skipped or result.objects_skipped:
             examples = f": {'; '.join(result.skipped_examples)}" if result.skipped_examples else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,8 @@ import typer
 from engine.cli.display import fail
 from engine.cli.process import sigterm_as_error
 from engine.errors import StorageError
-from engine.outcome import Outcome, write_outcome
+from engine.outcome import Outcome, TeacherOutcome, write_outcome
+from engine.results import TeacherResult
 
 OutcomeFile = Annotated[
     Path | None,
@@ -21,8 +22,12 @@ OutcomeFile = Annotated[
 
 
 @contextmanager
-def failures_in(file: Path | None) -> Iterator[None]:
+def failures_in(file: Path | None, published: Sequence[TeacherResult] = ()) -> Iterator[None]:
     """Leave a failure in ``file``, if there is one, and let it go on to end the process.
+
+    Args:
+        file: Where the outcome goes.
+        published: Filled in the block: a failure that comes after publishing tells what was published, too.
 
     Raises:
         InterruptedTrainingError: SIGTERM arrived within the block.
@@ -33,7 +38,8 @@ def failures_in(file: Path | None) -> Iterator[None]:
     except Exception as error:
         if file is not None:
             try:
-                write_outcome(file, Outcome.failure(error))
+                trained = TeacherOutcome.of(published[-1]) if published else None
+                write_outcome(file, Outcome.failure(error, trained=trained))
             except StorageError as unwritten:  # said, but it must not hide the cause
                 fail(unwritten)
         raise

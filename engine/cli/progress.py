@@ -43,12 +43,20 @@ def bar() -> Listener:
             loss = f"loss {event.loss:.3f}" if event.loss is not None else ""
             progress.update(task, completed=event.step or 0, detail=f"{loss} {speed}")
         elif event.event == "evaluation":
-            best = ", the best so far" if event.best else ""
             where = event.phase.replace("_", " of the ") if event.phase else f"epoch {event.epoch:g}"
-            progress.console.print(f"{event.teacher}: AP {event.ap:.3f} ({where}{best})")
+            progress.console.print(f"{event.teacher}: AP {event.ap:.3f} ({where}{_compared(event)})")
         elif event.event in ("done", "error"):
             progress.stop()
         if event.message and event.event != "error":
             progress.console.print(f"{event.teacher}: {event.message}", style="dim", markup=False, soft_wrap=True)
 
     return tell
+
+
+def _compared(event: Event) -> str:
+    """How an evaluation of an adapter compares with the base and with those before it."""
+    if event.best:
+        return ", the best so far"
+    if event.phase == "adapted" and event.best_ap is None and event.ap_before is not None:
+        return f", none better than the base's {event.ap_before:.3f} yet"
+    return ""

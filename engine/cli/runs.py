@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,9 @@ from engine.cli import options
 from engine.cli.display import console, is_terminal, show_info, show_results
 from engine.cli.ending import OutcomeFile, failures_in
 from engine.cli.names import find_run
-from engine.config import from_yaml
+from engine.config import RunConfig, from_yaml
 from engine.errors import ConfigError, NoProgressError, TeacherError
+from engine.gain import check_gain
 from engine.launch import Place
 from engine.manifest import Manifest
 from engine.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
@@ -29,7 +29,6 @@ from engine.results import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, default_cache
 from engine.storage.bounded import MANIFEST_BYTES, read_bounded
-from engine.storage.claims import locked
 from engine.validation import parse
 
 if TYPE_CHECKING:
@@ -60,6 +59,7 @@ def run(
 ) -> None:
     """Do what a manifest asks for: inspect the data, train the teachers it calls for, publish the adapters."""
     from engine import local
+    from engine.fine_tune import train_all
 
     request = options.read_manifest(manifest)
     storage = options.storage_of(request)
@@ -68,21 +68,10 @@ def run(
     layout = runs[0].layout
     done = None if again else local.published(layout, storage, runs[0].config)
     if done is None:
-        folder = _work_dir(work_dir, layout)
-        if again:
-            with ExitStack() as locks:
-                for one in runs:
-                    locks.enter_context(_only_here(one, folder))
-                local.forget(runs, storage, work_dir=folder)
-        local.begin(info, runs, storage)
-        for one in runs:
-            local.train(one, listener=_listener(progress), work_dir=folder)
-        done = local.published(layout, storage, runs[0].config)
-        if done is None:
-            raise TeacherError(f"the trainers ended well, but {layout.metadata} is not there")
+        done = train_all(info, runs, storage, listener=_listener(progress), work_dir=work_dir, again=again)
     else:
         console.print("this very run is published already; --again trains it anew", style="dim")
-    _show_run(layout, done)
+    _show_run(layout, done, runs[0].config)
 
 
 def prepare(
@@ -190,7 +179,7 @@ def train(
             _train_one(one, storage, _listener(progress), work_dir)
         done = local.published(layout, storage, runs[0].config)
     if done is not None:
-        _show_run(layout, done)
+        _show_run(layout, done, runs[0].config)
 
 
 def _train_planned(
@@ -206,8 +195,9 @@ def _train_planned(
     listener = _listener(progress) if speaks else _silent
     processes: Processes | None = None
     teacher = teachers[0] if teachers else None
+    results: list[TeacherResult] = []
     try:
-        with failures_in(outcome):
+        with failures_in(outcome, results):
             content = read_bounded(options.storage(endpoint_url), config_uri, limit=MANIFEST_BYTES, error=ConfigError)
             config = from_yaml(content, where=config_uri)
             names = teachers or config.teachers.names
@@ -221,7 +211,8 @@ def _train_planned(
                 for teacher in names:
                     run = TrainingRun(teacher, config)
                     hung = partial(_hung, outcome, teacher.slug)
-                    result = _train_one(run, options.storage_of(config), listener, work_dir, processes, hung)
+                    results.append(_train_one(run, options.storage_of(config), listener, work_dir, processes, hung))
+            check_gain(results, config.training.on_no_gain)
     except TeacherError as error:
         slug = teacher.slug if teacher is not None else ""
         listener(Event(event="error", teacher=slug, message=str(error), reason=error.reason, exit_code=error.exit_code))
@@ -230,7 +221,7 @@ def _train_planned(
             raise typer.Exit(error.exit_code) from None
         raise
     if outcome is not None:
-        write_outcome(outcome, Outcome(trained=TeacherOutcome.of(result)))
+        write_outcome(outcome, Outcome(trained=TeacherOutcome.of(results[-1])))
 
 
 def _train_one(
@@ -241,12 +232,13 @@ def _train_one(
     processes: Processes | None = None,
     on_hang: Callable[[NoProgressError], None] | None = None,
 ) -> TeacherResult:
+    from engine.fine_tune import only_here, scratch_of
     from engine.training.processes import ALONE
     from engine.training.publish import train_and_publish
     from engine.training.watchdog import print_failure
 
-    folder, processes = _work_dir(work_dir, run.layout), processes or ALONE
-    with _only_here(run, folder) if processes.first else nullcontext():
+    folder, processes = work_dir or scratch_of(run.layout), processes or ALONE
+    with only_here(run, folder) if processes.first else nullcontext():
         return train_and_publish(
             run,
             storage=storage,
@@ -256,12 +248,6 @@ def _train_one(
             processes=processes,
             on_hang=on_hang or print_failure,
         )
-
-
-def _only_here(run: TrainingRun, folder: Path) -> AbstractContextManager[None]:
-    """Keep other processes of this machine from training the same teacher in the same folder, or emptying it."""
-    file = folder.resolve().with_name(f"{folder.name}.{run.teacher.slug}.lock")
-    return locked(file, what=f"{run.teacher.value} of this run in {folder}")
 
 
 def _hung(outcome: Path | None, teacher: str, error: NoProgressError) -> None:
@@ -313,13 +299,6 @@ def doctor(endpoint_url: options.Endpoint = None) -> None:
         raise typer.Exit(1)
 
 
-def _work_dir(given: Path | None, layout: RunLayout) -> Path:
-    """A folder of this request alone: requests that differ in name or output may have the same run id."""
-    if given is not None:
-        return given
-    return default_cache() / "runs" / hashlib.sha256(layout.root.encode()).hexdigest()[:16]
-
-
 def _listener(style: ProgressStyle) -> Listener:
     from engine.cli.progress import bar, json_lines
 
@@ -333,7 +312,13 @@ def _silent(event: Event) -> None:
     pass
 
 
-def _show_run(layout: RunLayout, metadata: RunMetadata) -> None:
+def _show_run(layout: RunLayout, metadata: RunMetadata, config: RunConfig) -> None:
+    """Print what was published.
+
+    Raises:
+        NotBetterThanBaseError: An adapter is not better than its base, and that is to fail.
+    """
     show_results(metadata.teachers)
     console.print(layout.report, markup=False, soft_wrap=True)
     typer.echo(layout.root)
+    check_gain(metadata.teachers, config.training.on_no_gain)

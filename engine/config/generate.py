@@ -36,6 +36,7 @@ NOT_IN_RUN_ID = frozenset(
         "hang_seconds",
         "max_skipped_percent",
         "checkpointing",
+        "on_no_gain",
     }
 )
 """Where a run's result lies, how fast it is made and told of, and what would be refused does not change what it is."""
@@ -78,6 +79,7 @@ def generate_config(
         "precision": spec.training.precision,
         "patience": spec.training.early_stopping.patience,
         "retention": None if spec.training.retention is None else _plain(spec.training.retention),
+        "on_no_gain": spec.training.on_no_gain,
     }
     config: Plain = {
         "name": name,

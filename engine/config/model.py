@@ -11,6 +11,7 @@ from engine.spec import (
     AugmentationSpec,
     ExifOrientation,
     LoraPreset,
+    OnNoGain,
     Precision,
     SplitSpec,
     TeacherName,
@@ -220,6 +221,10 @@ class TrainingConfig(ConfigModel):
     retention: PartConfig | None = Field(
         default=None,
         description="labelled images of other things, to measure what is left of the base's skill; null: built-in ones",
+    )
+    on_no_gain: OnNoGain = Field(
+        default=OnNoGain.PUBLISH,
+        description="an adapter that is not better than its base: Publish it with a warning, or publish it and Fail",
     )
     workers: int | None = Field(
         ge=0,

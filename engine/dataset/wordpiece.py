@@ -15,6 +15,8 @@ from engine.errors import BaseModelError
 
 UNKNOWN = "[UNK]"
 LONGEST_WORD = 100
+LEAST_PIECES = 10_000
+"""Published vocabularies have from 21,128 (Chinese BERT) pieces on."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,14 @@ class Vocabulary:
     """The pieces that a tokenizer knows; one that goes on with a word begins with ``##``."""
 
     pieces: frozenset[str]
+
+    @property
+    def is_of_language(self) -> bool:
+        """Whether it has the words of a language, as BERT's 30,522 pieces, and not those of a test model.
+
+        A test model's few hundred pieces break nearly every word, so that nothing follows from a broken one.
+        """
+        return len(self.pieces) >= LEAST_PIECES
 
     @classmethod
     def read(cls, content: bytes) -> Vocabulary:

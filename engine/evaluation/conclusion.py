@@ -50,6 +50,21 @@ def conclude_result(result: TeacherResult) -> Conclusion:
     return conclude(result.before, result.after, result.comparison)
 
 
+def improved(result: TeacherResult) -> bool | None:
+    """Whether an adapter is better than its base, on the part that :func:`conclude_result` judges by.
+
+    Returns:
+        None where AP is higher by no more than chance may bring, or could not be measured.
+    """
+    tested = result.test_before is not None and result.test_after is not None
+    before, after = (result.test_before, result.test_after) if tested else (result.before, result.after)
+    kind = conclude_result(result).kind
+    if kind == "better":
+        return True
+    higher = before is not None and after is not None and after.ap > before.ap
+    return None if kind == "unknown" or (kind == "same" and higher) else False
+
+
 def _kind(change: float, interval: Interval | None) -> Literal["better", "same", "worse"]:
     if abs(change) < CHANGE or (interval is not None and interval.covers_zero):
         return "same"

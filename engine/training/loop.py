@@ -24,7 +24,7 @@ from torch import Tensor
 
 from engine.config import TeacherSettings, TrainingConfig
 from engine.errors import InterruptedTrainingError, NotFiniteError, StorageError
-from engine.progress import Event, Listener
+from engine.progress import Event, Listener, better_than
 from engine.results import ApMetrics, HistoryPoint
 from engine.teachers.base import Batch, Teacher
 from engine.teachers.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
@@ -256,7 +256,7 @@ class Loop:
         else:
             changes |= {"waited": progress.waited + 1}
         self.progress = self._updated(**changes)
-        self._tell("evaluation", ap=ap, best=better, phase="adapted")
+        self._tell("evaluation", ap=ap, best=better and self._best_ap() is not None, phase="adapted")
         if better:
             self.hooks.keep_best()
         self._checkpoint()
@@ -309,10 +309,15 @@ class Loop:
                 epochs=self.steps.epochs,
                 memory_bytes=self.progress.peak_memory_bytes,
                 ap_before=None if before is None else before.ap,
-                best_ap=self.progress.best_ap,
+                best_ap=self._best_ap(),
                 **values,
             )
         )
+
+    def _best_ap(self) -> float | None:
+        """AP of the best adapter so far, if it is better than the base."""
+        before = self.start.before.get("val")
+        return better_than(None if before is None else before.ap, self.progress.best_ap)
 
     def _interrupted(self) -> InterruptedTrainingError:
         return InterruptedTrainingError(

@@ -39,7 +39,7 @@ from engine.evaluation.report import render_report
 from engine.evaluation.samples import SampleView, read_samples
 from engine.evaluation.settings_table import settings_table
 from engine.plan import TrainingRun
-from engine.progress import Event, Listener
+from engine.progress import Event, Listener, better_than
 from engine.results import TeacherResult
 from engine.storage import Storage, join
 from engine.storage import name as name_of
@@ -150,7 +150,7 @@ def _done(result: TeacherResult, message: str) -> Event:
         epoch=result.epochs,
         ap=result.after.ap,
         ap_before=result.before.ap,
-        best_ap=result.after.ap,
+        best_ap=better_than(result.before.ap, result.after.ap),
         message=message,
     )
 

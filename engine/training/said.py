@@ -8,6 +8,8 @@ from typing import Any
 from engine.dataset.problems import CATALOGUE
 from engine.dataset.readable import Unreadable
 from engine.evaluation.conclusion import conclude_result
+from engine.gain import ADVICE
+from engine.progress import better_than
 from engine.results import ApMetrics, TeacherResult
 from engine.spec import ExifOrientation
 from engine.training.checkpoint import Checkpoint
@@ -39,8 +41,8 @@ def phases(worth: Worth) -> dict[str, ApMetrics]:
 
 def so_far(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a checkpoint knows already, as fields of an event."""
-    progress = checkpoint.progress
-    return {"step": progress.step, "ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
+    progress, base_ap = checkpoint.progress, checkpoint.before["val"].ap
+    return {"step": progress.step, "ap_before": base_ap, "best_ap": better_than(base_ap, progress.best_ap)}
 
 
 def summary(result: TeacherResult) -> str:
@@ -51,6 +53,6 @@ def summary(result: TeacherResult) -> str:
         told += f", {result.retention.share:.0%} of the base's skill on other things is left"
     if concluded.remark:
         told += f". {concluded.remark}"
-    if 0 <= result.after.ap <= result.before.ap:
-        told += ". No evaluation was better than the base; the best adapter is kept all the same"
+    if result.improved is False:
+        told += f". {ADVICE}"
     return told

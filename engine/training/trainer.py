@@ -27,7 +27,7 @@ from engine.dataset.types import Frame
 from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.samples import read_samples
 from engine.evaluation.settings_table import settings_table
-from engine.progress import Event, EventKind, Listener
+from engine.progress import Event, EventKind, Listener, better_than
 from engine.results import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
@@ -333,7 +333,8 @@ class TeacherTrainer:
             detected=job.detected,
             probe=job.probe,
         )
-        known = {"ap_before": checkpoint.before["val"].ap, "best_ap": progress.best_ap}
+        base_ap = checkpoint.before["val"].ap
+        known = {"ap_before": base_ap, "best_ap": better_than(base_ap, progress.best_ap)}
         for phase, metrics in phases(worth).items():
             listen(job.event("evaluation", step=progress.step, ap=metrics.ap, phase=phase, **known))
         result = self.processes.decided(

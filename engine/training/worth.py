@@ -12,7 +12,7 @@ from engine.artifacts import ADAPTER, RESULT, VALIDATION_PAGES
 from engine.config import TeacherSettings
 from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap
-from engine.evaluation.conclusion import conclude_result
+from engine.evaluation.conclusion import conclude_result, improved
 from engine.evaluation.evaluate import Evaluation, compare, look
 from engine.evaluation.ground_truth import IouType
 from engine.evaluation.intervals import compare_ap
@@ -245,7 +245,8 @@ def write_result(
         trainable_parameters=sum(p.numel() for p in trainable_parameters(teacher).values()),
         adapter=AdapterFile(uri=str(adapter), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)),
     )
-    result = result.model_copy(update={"conclusion": conclude_result(result).sentence})
+    concluded = {"conclusion": conclude_result(result).sentence, "improved": improved(result)}
+    result = result.model_copy(update=concluded)
     (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return result
 

@@ -13,6 +13,7 @@ from engine.errors import (
     InterruptedTrainingError,
     MachineError,
     NoProgressError,
+    NotBetterThanBaseError,
     NotFiniteError,
     OutOfMemoryError,
     StorageError,
@@ -33,6 +34,7 @@ REASONS: Mapping[int, str] = {
     NotFiniteError.exit_code: "LossNotFinite",
     NoProgressError.exit_code: "NoProgress",
     MachineError.exit_code: "MachineUnfit",
+    NotBetterThanBaseError.exit_code: "NotBetterThanBase",
     InterruptedTrainingError.exit_code: "Interrupted",
 }
 """The exit codes of the engine."""

@@ -182,7 +182,14 @@ def _inspect(
                 "config_uri": prepared.config_uri,
                 "dataset": dataset_status(prepared.info),
                 "teachers": [
-                    known.get(one) or published_teacher(one, published.get(one), needs=prepared.needs, now=now)
+                    known.get(one)
+                    or published_teacher(
+                        one,
+                        published.get(one),
+                        needs=prepared.needs,
+                        on_no_gain=spec.training.on_no_gain,
+                        now=now,
+                    )
                     for one in prepared.teachers
                 ],
             }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.errors import ConfigError, DataError, NotFiniteError, TeacherError
+from engine.errors import ConfigError, DataError, NotBetterThanBaseError, NotFiniteError, TeacherError
 from teacher_operator.names import KUEUE_QUEUE
 from teacher_operator.progress import ProgressView
 from teacher_operator.times import duration, seconds
@@ -18,7 +18,7 @@ PULL_ERRORS = frozenset(
 )
 START_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 POD_INDEX = "batch.kubernetes.io/job-completion-index"
-NEVER_RETRIED = frozenset({ConfigError.exit_code, DataError.exit_code, NotFiniteError.exit_code})
+NEVER_RETRIED = frozenset(error.exit_code for error in (ConfigError, DataError, NotFiniteError, NotBetterThanBaseError))
 """Exit codes of what would fail again."""
 
 LEFT_ALONE = TeacherError.exit_code

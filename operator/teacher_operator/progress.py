@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from engine.progress import Event, parse_line
+from engine.progress import Event, better_than, parse_line
 from teacher_operator.status import ProgressStatus
 from teacher_operator.times import timestamp
 
@@ -21,7 +21,8 @@ class ProgressView:
     Attributes:
         progress: How far it is; None before the first step.
         ap_before: AP of the base, once measured.
-        ap_after: AP of the best adapter so far.
+        ap_after: AP of the best adapter so far; None while none is better than the base.
+        evaluated: An adapter was evaluated.
         note: What it does before the first step.
     """
 
@@ -29,6 +30,7 @@ class ProgressView:
     ap_before: float | None = None
     ap_after: float | None = None
     note: str = ""
+    evaluated: bool = False
 
 
 def read_progress(lines: Iterable[str], previous: ProgressView | None = None) -> ProgressView:
@@ -38,6 +40,7 @@ def read_progress(lines: Iterable[str], previous: ProgressView | None = None) ->
     """
     view = previous or ProgressView()
     progress, before, after, note = view.progress, view.ap_before, view.ap_after, view.note
+    evaluated = view.evaluated
     for line in lines:
         event = parse_line(line)
         if event is None:
@@ -55,10 +58,11 @@ def read_progress(lines: Iterable[str], previous: ProgressView | None = None) ->
             if event.phase == "base":
                 before = measured
             elif event.phase == "adapted":
+                evaluated = True
                 after = max(measured, after if after is not None else measured)
         before = base if base is not None else before
         after = best if best is not None else after
-    return ProgressView(progress, before, after, note)
+    return ProgressView(progress, before, better_than(before, after), note, evaluated)
 
 
 def _progress(event: Event, before: ProgressStatus | None) -> ProgressStatus | None:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from engine.dataset.types import DatasetInfo, Problem, Severity
 from engine.outcome import TeacherOutcome
 from engine.results import MemoryNeed
-from engine.spec import TeacherName
+from engine.spec import OnNoGain, TeacherName
 from teacher_operator.progress import percent_text
 from teacher_operator.status import (
     CLASSES,
@@ -18,6 +18,7 @@ from teacher_operator.status import (
     Condition,
     ConditionStatus,
     DatasetStatus,
+    FailureStatus,
     MemoryStatus,
     ProblemStatus,
     SummaryStatus,
@@ -25,12 +26,13 @@ from teacher_operator.status import (
     TeacherStatus,
     clip,
 )
-from teacher_operator.teachers import ENDED, succeeded
+from teacher_operator.teachers import ENDED, failed_for_good, succeeded
 from teacher_operator.times import left, timestamp
 
 State = Literal["active", "suspended", "stuck", "succeeded", "failed"]
 
 INSPECTED, RECONCILING, STALLED, SUCCEEDED = "DatasetInspected", "Reconciling", "Stalled", "Succeeded"
+IMPROVED, NOT_BETTER = "Improved", "NotBetterThanBase"
 SEVERITIES = tuple(Severity)
 
 
@@ -118,6 +120,9 @@ def with_conditions(
         STALLED: (_boolean(stalled), summary.reason, message if stalled else ""),
         SUCCEEDED: (_succeeded(summary), summary.reason, message),
     }
+    improved = _improved(status.teachers)
+    if improved is not None:
+        wanted[IMPROVED] = improved
     conditions = []
     for kind, (value, reason, text) in wanted.items():
         old = before.get(kind)
@@ -191,15 +196,22 @@ def dataset_status(info: DatasetInfo) -> DatasetStatus:
 
 
 def published_teacher(
-    name: TeacherName, result: TeacherOutcome | None, *, needs: Sequence[MemoryNeed] = (), now: float
+    name: TeacherName,
+    result: TeacherOutcome | None,
+    *,
+    needs: Sequence[MemoryNeed] = (),
+    on_no_gain: OnNoGain = OnNoGain.PUBLISH,
+    now: float,
 ) -> TeacherStatus:
-    """A teacher at its beginning; one that was published before needs no training."""
+    """A teacher at its beginning; one that was published before needs no training, and ends as it did then."""
     need = next((one for one in needs if one.teacher is name), None)
     memory = need and MemoryStatus(bytes=need.memory_bytes, least_bytes=need.least_memory_bytes)
     teacher = TeacherStatus(name=name, state="Pending", memory=memory)
     if result is None:
         return teacher
     done = succeeded(teacher, result, now=now)
+    if result.improved is False and on_no_gain is OnNoGain.FAIL:
+        return failed_for_good(done, FailureStatus(reason=NOT_BETTER, message=_no_gain(done)), now=now)
     return done.model_copy(update={"message": f"{done.message}; this very run was published before"})
 
 
@@ -216,6 +228,8 @@ def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Itera
                 yield EventNote("Warning", teacher.failure.reason, f"{teacher.name}: {teacher.failure.message}")
         if changed and teacher.state in {"Training", "Succeeded", "Suspended"}:
             yield EventNote("Normal", teacher.state, f"{teacher.name}: {teacher.message}")
+        if changed and teacher.state == "Succeeded" and teacher.improved is False:
+            yield EventNote("Warning", NOT_BETTER, _no_gain(teacher))
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
         return
     if new.status is ConditionStatus.FALSE:
@@ -243,6 +257,30 @@ def _inspected(status: TeacherFineTuneStatus, summary: Summary) -> tuple[Conditi
     )
     problems = "; ".join(f"{one.severity} {one.code} {one.count:,}x" for one in data.problems)
     return ConditionStatus.TRUE, "Inspected", counts + (f"; {problems}" if problems else "")
+
+
+def _improved(teachers: Sequence[TeacherStatus]) -> tuple[ConditionStatus, str, str] | None:
+    """Whether all adapters are better than their bases; None before the first is measured.
+
+    It has no part in whether the run is done: tools that wait for an object (kstatus) do not read it.
+    """
+    known = [teacher for teacher in teachers if teacher.improved is not None]
+    if not known:
+        return None
+    worse = [teacher for teacher in known if not teacher.improved]
+    if worse:
+        return ConditionStatus.FALSE, NOT_BETTER, "; ".join(map(_no_gain, worse))
+    if len(known) == len(teachers):
+        gains = (f"{teacher.name}: AP {teacher.ap_before} -> {teacher.ap_after}" for teacher in known)
+        return ConditionStatus.TRUE, "BetterThanBase", "; ".join(gains)
+    return ConditionStatus.UNKNOWN, "NotMeasured", "not every adapter is published and measured"
+
+
+def _no_gain(teacher: TeacherStatus) -> str:
+    return (
+        f"{teacher.name}: the adapter is not better than its base (AP {teacher.ap_before} -> {teacher.ap_after} on the "
+        "validation part; result.json has the test part's): use the base, or train longer or on more images"
+    )
 
 
 def _succeeded(summary: Summary) -> ConditionStatus:

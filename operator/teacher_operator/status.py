@@ -49,7 +49,7 @@ class Condition(StatusModel):
     """One thing that is true of the object, or not, or not known yet."""
 
     type: Annotated[str, StringConstraints(max_length=64)] = Field(
-        description="DatasetInspected, Reconciling, Stalled or Succeeded (the summary)."
+        description="DatasetInspected, Improved, Reconciling, Stalled or Succeeded (the summary)."
     )
     status: ConditionStatus = Field(description="True, False or Unknown.")
     reason: Reason = Field(description="One CamelCase word.")
@@ -155,7 +155,12 @@ class TeacherStatus(StatusModel):
     memory: MemoryStatus | None = Field(default=None, description="What it will need, of bases that are known.")
     progress: ProgressStatus | None = Field(default=None, description="How far training is.")
     ap_before: Decimal = Field(default="", description="AP of the base on the validation part, 0..1.")
-    ap_after: Decimal = Field(default="", description="AP of the best adapter so far, 0..1.")
+    ap_after: Decimal = Field(
+        default="", description="AP of the best adapter, 0..1; while it trains, only if it is better than the base."
+    )
+    improved: bool | None = Field(
+        default=None, description="The published adapter is better than its base; absent while that is not known."
+    )
     adapter: AdapterStatus | None = Field(default=None, description="Where the adapter lies.")
     images_skipped: int = Field(default=0, ge=0, description="Images that cannot be decoded, and so were left out.")
     objects_skipped: int = Field(default=0, ge=0, description="Objects of these, and those outside their image.")

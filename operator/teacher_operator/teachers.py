@@ -85,7 +85,11 @@ def decide_teacher(
             todo.look_at_pods(view.name)
         if view.log is None and todo.look_at_log(view.pods, TRAINER):
             return now_known
-        return failed_for_good(now_known, job_failure(view.job, view.pods, TRAINER, view.log or ()), now=now)
+        failure = job_failure(view.job, view.pods, TRAINER, view.log or ())
+        outcome = outcome_of(view.pods, TRAINER)
+        if outcome is not None and outcome.trained is not None:  # published, and not better than the base
+            now_known = _published(now_known, outcome.trained)
+        return failed_for_good(now_known, failure, now=now)
     if view.deleting and spec.suspend:
         return _state(now_known, "Suspended", "suspended: it stops at a checkpoint")
     if view.deleting:
@@ -113,18 +117,30 @@ def succeeded(teacher: TeacherStatus, result: TeacherOutcome, *, now: float) -> 
     done = None
     if teacher.progress is not None:
         done = teacher.progress.model_copy(update={"percent": 100, "seconds_left": None, "note": ""})
-    return teacher.model_copy(
+    message = f"AP {ap_text(result.ap_before) or NOT_MEASURED} -> {ap_text(result.ap_after) or NOT_MEASURED}"
+    if result.improved is False:
+        message += ", not better than its base"
+    return _published(teacher, result).model_copy(
         update={
             "state": "Succeeded",
-            "message": f"AP {ap_text(result.ap_before) or NOT_MEASURED} -> {ap_text(result.ap_after) or NOT_MEASURED}",
+            "message": message,
             "completion_time": timestamp(now),
             "progress": done,
+            "failure": None,
+        }
+    )
+
+
+def _published(teacher: TeacherStatus, result: TeacherOutcome) -> TeacherStatus:
+    """A teacher with what its trainer published, however that process ended."""
+    return teacher.model_copy(
+        update={
             "ap_before": ap_text(result.ap_before),
             "ap_after": ap_text(result.ap_after),
+            "improved": result.improved,
             "adapter": AdapterStatus(**result.adapter.model_dump()),
             "images_skipped": result.images_skipped,
             "objects_skipped": result.objects_skipped,
-            "failure": None,
         }
     )
 
@@ -193,7 +209,7 @@ def _standing(
         again = f"attempt {teacher.attempt_count}, after {teacher.failure.reason}: {teacher.failure.message}"
     if stand.state == "Running":
         doing = _doing(teacher.progress, view.progress.note if view.progress is not None else "")
-        parts = (doing, stand.message, again)
+        parts = (doing, _none_better(teacher, view.progress), stand.message, again)
         return _state(teacher, "Training", "; ".join(part for part in parts if part))
     deadline = spec.pending_deadline_seconds
     if stand.state in {"Pending", "Starting"}:
@@ -215,6 +231,13 @@ def _doing(progress: ProgressStatus | None, begins: str) -> str:
     at += f", loss {progress.loss}" if progress.loss else ""
     note = begins or progress.note
     return f"{at}, {note}" if note else at
+
+
+def _none_better(teacher: TeacherStatus, said: ProgressView | None) -> str:
+    """That adapters were evaluated and the base is better than all of them so far; else empty."""
+    if said is None or not said.evaluated or teacher.ap_after or not teacher.ap_before:
+        return ""
+    return f"no adapter is better than the base (AP {teacher.ap_before}) yet"
 
 
 def _refused(

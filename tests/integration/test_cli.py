@@ -35,11 +35,19 @@ def test_inspect_prints_what_is_there_and_gives_it_as_json(parts: Path) -> None:
 
 
 def test_inspect_tells_which_names_a_base_reads_in_pieces(parts: Path, tmp_path: Path) -> None:
-    (tmp_path / "vocab.txt").write_text("bolt\nn\n##ut\nwas\n##her\n")
+    fillers = "".join(f"filler{i}\n" for i in range(10_000))
+    (tmp_path / "vocab.txt").write_text(f"bolt\nn\n##ut\nwas\n##her\n{fillers}")
     done = teacher("inspect", parts / "annotations.json", "--images", parts / "images", "--base-model", tmp_path)
     assert done.returncode == 0
     assert "odd_class_name, 1x" in done.stderr
     assert "e.g. nut (2 pieces: n ##ut)" in done.stderr
+
+
+def test_inspect_takes_no_name_for_odd_that_only_a_test_model_cannot_read(parts: Path) -> None:
+    base = ROOT / "examples" / "tiny_teachers" / "grounding_dino"
+    done = teacher("inspect", parts / "annotations.json", "--images", parts / "images", "--base-model", base)
+    assert done.returncode == 0
+    assert "odd_class_name" not in done.stderr
 
 
 def test_inspect_reads_from_s3(s3: str, parts: Path) -> None:

@@ -166,11 +166,14 @@ def test_what_is_forgotten_is_not_published(
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize("prompts", [{}, {"red": "scarlet"}])
-def test_names_that_its_base_cannot_read_are_told_with_the_data(tmp_path: Path, prompts: dict[str, str]) -> None:
+@pytest.mark.parametrize(("prompts", "fillers"), [({}, 10_000), ({"red": "scarlet"}, 10_000), ({}, 1_000)])
+def test_names_that_a_published_base_cannot_read_are_told_with_the_data(
+    tmp_path: Path, prompts: dict[str, str], fillers: int
+) -> None:
     base = tmp_path / "base"
     base.mkdir()
-    (base / "vocab.txt").write_text("green\nr\n##ed\n", encoding="utf-8")
+    words = [f"filler{i}" for i in range(fillers)]
+    (base / "vocab.txt").write_text("\n".join(["green", "r", "##ed", *words]), encoding="utf-8")
     file = write_toy_data(tmp_path / "data" / "a.json", range(8))
     spec = FineTuneSpec(
         dataset=DatasetSpec(annotations=str(file)),
@@ -182,4 +185,4 @@ def test_names_that_its_base_cannot_read_are_told_with_the_data(tmp_path: Path, 
     local.begin(info, runs, Storage())
     kept = DatasetInfo.model_validate_json(Path(runs[0].layout.dataset).read_bytes())
     told = [problem.examples for problem in kept.problems if problem.code == "odd_class_name"]
-    assert told == ([] if prompts else [("red (2 pieces: r ##ed)",)])
+    assert told == ([] if prompts or fillers < 10_000 else [("red (2 pieces: r ##ed)",)])
