@@ -22,9 +22,11 @@ from typing import TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
+from engine.card_snippets import FROM_ORIGINAL, is_original, plain_snippet
 from engine.config import RunConfig
 from engine.errors import ConfigError, StorageError
 from engine.formats import FORMAT_VERSION, refuse_newer
+from engine.gain import warning
 from engine.results import Result, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, join, safe_join
@@ -155,6 +157,16 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             f"A LoRA adapter (preset `{lora.preset.value}`, rank {lora.rank}, alpha {lora.alpha}, "
             f"{result.trainable_parameters:,} parameters) for {_code(result.base_model)} at revision "
             f"{_code(revision)}.",
+            "",
+            *([f"**Note: {_cell(said)}.**", ""] if (said := warning(result)) is not None else []),
+            "With transformers and PEFT alone:",
+            "",
+            "```python",
+            *plain_snippet(result, config).splitlines(),
+            "```",
+            "",
+            *([FROM_ORIGINAL, ""] if is_original(result.base_model) else []),
+            "With teacher-finetune, which also asks for more classes than one caption holds:",
             "",
             "```python",
             *LOADING_LINES.format(uri=result.adapter.uri.removesuffix(f"/{ADAPTER}")).splitlines(),

@@ -1,4 +1,4 @@
-"""Draws the demo's data set: bolts, nuts and washers on a workbench, as COCO.
+"""Draws the demo's data set: bolts, nuts and washers on a mat, as COCO.
 
     python examples/demo_data.py OUT [--images 72] [--seed 0] [--kind boxes|masks|both]
 
@@ -22,8 +22,9 @@ Floats = NDArray[np.floating[Any]]
 
 WIDTH, HEIGHT = 256, 192
 CLASSES = ("bolt", "nut", "washer")
-METALS = ((168, 173, 180), (172, 142, 84), (92, 94, 100))  # steel, brass, black oxide
-VISIBLE = 0.7  # of an object at least, when others lie on it
+METALS = ((168, 173, 180), (172, 142, 84))  # steel, brass
+MATS = ((34, 58, 92), (30, 70, 54), (96, 40, 36), (40, 42, 48))  # blue, green, red, grey
+VISIBLE = 0.97  # of an object at least, when others lie on it
 
 
 @dataclass(frozen=True)
@@ -107,34 +108,21 @@ def _noise(rng: np.random.Generator, columns: int, rows: int) -> Floats:
     return np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
 
-def wood(rng: np.random.Generator) -> Floats:
-    """Planks with grain along x; (H, W, 3) in 0..255."""
-    rows = np.arange(HEIGHT, dtype=np.float32)[:, None]
-    rings = np.sin(rows * rng.uniform(0.12, 0.3) + 3 * _noise(rng, 3, 5))
-    grain = 0.10 * rings + 0.07 * _noise(rng, 10, HEIGHT // 2) + 0.04 * _noise(rng, WIDTH // 2, HEIGHT)
-    seams = 0.35 * (np.abs((rows + rng.uniform(0, 90)) % 88 - 44) < 1)
-    color = np.asarray((118, 78, 48), np.float32) + rng.random(dtype=np.float32) * np.asarray((80, 72, 56), np.float32)
-    return color * (1 + grain - seams)[..., None]
-
-
-def cloth(rng: np.random.Generator) -> Floats:
-    """Woven threads with folds; (H, W, 3) in 0..255."""
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-    pitch = rng.uniform(3, 5)
-    weave = np.sin(2 * np.pi * columns / pitch) * np.sin(2 * np.pi * rows / pitch)
-    texture = 0.10 * weave + 0.10 * _noise(rng, 4, 3) + 0.05 * _noise(rng, WIDTH // 2, HEIGHT // 2)
-    color = np.asarray(rng.uniform(60, 170, 3), np.float32)
-    return (0.5 * color + 0.5 * color.mean()) * (1 + texture)[..., None]
+def mat(rng: np.random.Generator) -> Floats:
+    """A dark rubber mat with a little dirt; (H, W, 3) in 0..255."""
+    color = np.asarray(MATS[rng.integers(len(MATS))], np.float32) * rng.uniform(0.8, 1.2)
+    dirt = 0.06 * _noise(rng, 4, 3) + 0.03 * _noise(rng, WIDTH // 4, HEIGHT // 4)
+    return color * (1 + dirt)[..., None]
 
 
 def _place(rng: np.random.Generator, light: float) -> list[tuple[int, Part]]:
     """Parts that lie on each other a little, the last on top."""
     placed: list[tuple[int, Part]] = []
     visible: list[NDArray[np.bool_]] = []
-    wanted = int(rng.integers(3, 10))
-    for _ in range(wanted * 8):
+    wanted = int(rng.integers(2, 6))
+    for _ in range(wanted * 20):
         index = int(rng.integers(len(CLASSES)))
-        size = rng.uniform(15, 24) * (0.85 if CLASSES[index] == "bolt" else 1)
+        size = rng.uniform(28, 46) * (0.85 if CLASSES[index] == "bolt" else 1)
         x, y = rng.uniform(size, (WIDTH - size, HEIGHT - size))
         part = DRAW[CLASSES[index]](x, y, size, rng.uniform(0, 2 * np.pi), light)
         mask = part.cover >= 0.5
@@ -156,14 +144,14 @@ def scene(seed: int, number: int) -> tuple[Image.Image, list[tuple[int, NDArray[
     """One image, and of each object its class and the mask of what is seen of it, (H, W)."""
     rng = np.random.default_rng((seed, number))
     light = rng.uniform(0, 2 * np.pi)
-    canvas = (wood if rng.random() < 0.5 else cloth)(rng)
+    canvas = mat(rng)
     objects: list[tuple[int, NDArray[np.bool_]]] = []
     for index, part in _place(rng, light):
         dark = Image.fromarray((part.cover * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(3))
         away = (round(-4 * np.cos(light)), round(-4 * np.sin(light)))
         shadow = np.asarray(dark.rotate(0, translate=away), np.float32) / 255
         canvas = canvas * (1 - 0.5 * shadow[..., None])
-        metal = np.asarray(METALS[rng.choice(3, p=(0.6, 0.2, 0.2))], np.float32) * rng.uniform(0.9, 1.1)
+        metal = np.asarray(METALS[rng.choice(2, p=(0.7, 0.3))], np.float32) * rng.uniform(0.9, 1.1)
         canvas += part.cover[..., None] * (metal * part.shade[..., None] - canvas)
         mask = part.cover >= 0.5
         objects = [(i, seen & ~mask) for i, seen in objects] + [(index, mask)]

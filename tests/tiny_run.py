@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,13 +26,15 @@ def save_run(
     teachers: tuple[TeacherName, ...] = tuple(TeacherName),
     *,
     thresholds: Mapping[str, float] | None = None,
+    classes: Sequence[str] = CLASSES,
+    prompts: Mapping[str, str] | None = None,
 ) -> Path:
     """``teachers/<teacher>_lora/`` with adapters that change what the teachers say; ``result.json`` with thresholds."""
     for name in teachers:
         base = TINY / name.slug
         settings = (sam_settings if name is TeacherName.SAM else grounding_dino_settings)(base_model=str(base))
         cache = folder / "cache"
-        teacher = load_teacher(name, settings, classes=CLASSES, prompts={}, storage=Storage(), cache=cache)
+        teacher = load_teacher(name, settings, classes=classes, prompts=prompts or {}, storage=Storage(), cache=cache)
         attach(teacher, settings.lora)
         torch.manual_seed(0)
         for key, parameter in trainable_parameters(teacher).items():
@@ -44,8 +46,8 @@ def save_run(
             base_revision=model.sha256,
             base_sha256=model.sha256,
             base_parts=dict(model.parts),
-            classes=CLASSES,
-            prompts={},
+            classes=tuple(classes),
+            prompts=dict(prompts or {}),
             settings=settings,
         )
         adapter = folder / "teachers" / f"{name.slug}_lora"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -195,7 +195,7 @@ def export(
     """Merge an adapter of SAM into its base, as a checkpoint that segment_anything loads."""
     from engine.teachers import load_adapted
     from engine.teachers.lora import merged
-    from engine.teachers.sam_checkpoint import export_original
+    from engine.teachers.sam_checkpoint import export_original, loading_code
 
     storage = options.storage(endpoint_url)
     options.refuse_other(str(output), storage, overwrite=overwrite)
@@ -205,10 +205,13 @@ def export(
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.tmp")
     try:
-        export_original(merged(teacher), temporary)
+        model = merged(teacher)
+        export_original(model, temporary)
         temporary.replace(output)
     except RuntimeError as error:  # torch's own words for a disk that is full
         raise MachineError(f"{output} cannot be written: {str(error).splitlines()[0]}. Is the disk full?") from None
     finally:
         temporary.unlink(missing_ok=True)
+    config: Any = model.config
+    console.print(f"segment_anything loads it by\n\n{loading_code(config, output)}", markup=False, soft_wrap=True)
     typer.echo(str(output))

@@ -23,6 +23,12 @@ from engine.errors import BaseModelError
 DECODER_HEADS = 8
 """Attention heads of every published SAM's mask decoder; the shapes in a checkpoint do not tell them."""
 
+DOWNSAMPLE_RATE = 2
+"""How much narrower cross-attention is than the decoder of every published SAM."""
+
+REGISTRY = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+"""Names of the published sizes in ``sam_model_registry``, by the width of the image encoder."""
+
 _NETWORK = r"(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d+))\."
 _RENAMED = (
     # transformers' names to segment-anything's, in this order
@@ -82,6 +88,68 @@ def export_original(model: Any, path: Path) -> None:
     torch.save({original: tensors[name].cpu() for name, original in original_names(model).items()}, path)
 
 
+def loading_code(config: SamConfig, path: Path) -> str:
+    """Python that loads an exported checkpoint with segment_anything alone, as ``sam``.
+
+    Args:
+        config: Of the model that was exported. A size that ``sam_model_registry`` lacks is built of its modules.
+        path: The checkpoint.
+    """
+    vision, decoder = config.vision_config, config.mask_decoder_config
+    named = REGISTRY.get(vision.hidden_size)
+    published = (1024, 16, 8, DOWNSAMPLE_RATE)
+    sizes = (
+        vision.image_size,
+        vision.patch_size,
+        decoder.num_attention_heads,
+        decoder.attention_downsample_rate,
+    )
+    if named is not None and sizes == published:
+        return (
+            f"from segment_anything import sam_model_registry\n\nsam = sam_model_registry[{named!r}]({str(path)!r})\n"
+        )
+    return _BUILT.format(
+        v=vision,
+        d=decoder,
+        ratio=vision.mlp_dim / vision.hidden_size,
+        channels=config.prompt_encoder_config.mask_input_channels,
+        grid=vision.image_size // vision.patch_size,
+        indexes=tuple(vision.global_attn_indexes),
+        path=str(path),
+    )
+
+
+_BUILT = """\
+from functools import partial
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+sam = Sam(
+    ImageEncoderViT(
+        img_size={v.image_size}, patch_size={v.patch_size}, embed_dim={v.hidden_size}, depth={v.num_hidden_layers},
+        num_heads={v.num_attention_heads}, mlp_ratio={ratio}, out_chans={v.output_channels}, qkv_bias={v.qkv_bias},
+        norm_layer=partial(torch.nn.LayerNorm, eps={v.layer_norm_eps}), use_rel_pos={v.use_rel_pos},
+        window_size={v.window_size}, global_attn_indexes={indexes},
+    ),
+    PromptEncoder(
+        embed_dim={d.hidden_size}, image_embedding_size=({grid}, {grid}),
+        input_image_size=({v.image_size}, {v.image_size}), mask_in_chans={channels},
+    ),
+    MaskDecoder(
+        transformer_dim={d.hidden_size}, num_multimask_outputs={d.num_multimask_outputs},
+        iou_head_depth={d.iou_head_depth}, iou_head_hidden_dim={d.iou_head_hidden_dim},
+        transformer=TwoWayTransformer(
+            depth={d.num_hidden_layers}, embedding_dim={d.hidden_size}, num_heads={d.num_attention_heads},
+            mlp_dim={d.mlp_dim}, attention_downsample_rate={d.attention_downsample_rate},
+        ),
+    ),
+).eval()
+sam.load_state_dict(torch.load({path!r}, weights_only=True))
+"""
+"""segment_anything's own modules, by their constructors."""
+
+
 def original_names(model: Any) -> dict[str, str]:
     """segment-anything's name of each of a SamModel's tensors. The two tied positional encodings share theirs."""
     depth = model.config.mask_decoder_config.iou_head_depth
@@ -135,7 +203,12 @@ def _config(tensors: Mapping[str, Tensor]) -> SamConfig:
     reach = [(shape(f"image_encoder.blocks.{i}.attn.rel_pos_h")[0] + 1) // 2 for i in range(depth)]
     windows = [size for size in reach if size != grid]
     width = shape("mask_decoder.iou_token.weight")[1]
-    cross_attention = "mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight"
+    rate = width // shape("mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight")[0]
+    if rate != DOWNSAMPLE_RATE:
+        raise ValueError(
+            "its mask decoder is not the published one, so its number of attention heads is unknown: give the folder "
+            "for transformers that it was exported from"
+        )
     image = {"image_size": grid * patch, "patch_size": patch}
     return SamConfig(
         vision_config={
@@ -160,7 +233,7 @@ def _config(tensors: Mapping[str, Tensor]) -> SamConfig:
             "mlp_dim": shape("mask_decoder.transformer.layers.0.mlp.lin1.weight")[0],
             "num_hidden_layers": count(r"mask_decoder\.transformer\.layers\.(\d+)\."),
             "num_attention_heads": DECODER_HEADS,
-            "attention_downsample_rate": width // shape(cross_attention)[0],
+            "attention_downsample_rate": rate,
             "num_multimask_outputs": shape("mask_decoder.mask_tokens.weight")[0] - 1,
             "iou_head_depth": count(r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
             "iou_head_hidden_dim": shape("mask_decoder.iou_prediction_head.layers.0.weight")[0],

@@ -16,6 +16,7 @@ from engine.errors import (
     InterruptedTrainingError,
     MachineError,
     NoProgressError,
+    NotBetterThanBaseError,
     NotFiniteError,
     OutOfMemoryError,
     StorageError,
@@ -35,6 +36,7 @@ ENGINE: dict[type[TeacherError], str] = {
     NotFiniteError: "LossNotFinite",
     NoProgressError: "NoProgress",
     MachineError: "MachineUnfit",
+    NotBetterThanBaseError: "NotBetterThanBase",
     InterruptedTrainingError: "Interrupted",
 }
 

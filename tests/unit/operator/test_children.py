@@ -600,7 +600,7 @@ def test_what_would_fail_again_is_not_retried_and_a_disruption_is_no_failure(
 ) -> None:
     job = render_job()
     rules = job["spec"]["podFailurePolicy"]["rules"]
-    never = {"containerName": name, "operator": "In", "values": [2, 3, 7]}
+    never = {"containerName": name, "operator": "In", "values": [2, 3, 7, 10]}
     interrupted = {"containerName": name, "operator": "In", "values": [143]}
     assert {"action": "FailJob", "onExitCodes": never} in rules
     assert {"action": "Ignore", "onExitCodes": interrupted} in rules

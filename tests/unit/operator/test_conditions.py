@@ -9,6 +9,7 @@ from tft_objects import BOXES, MASKS, NOW, ROOT, info_of, teacher_of, trained_of
 from tft_schema import status_errors
 
 from engine.dataset.types import ClassInfo, Problem, Severity
+from engine.spec import TeacherName
 from teacher_operator.report import (
     EventNote,
     Summary,
@@ -100,6 +101,40 @@ def test_the_summary_says_what_is_the_matter(summary: Summary) -> None:
     assert (condition.reason, condition.message) == (summary.reason, summary.message)
     assert is_terminal(status) == (summary.state in {"succeeded", "failed"})
     assert (status.completion_time is not None) == is_terminal(status)
+
+
+def improved(name: TeacherName, *, better: bool | None) -> TeacherStatus:
+    outcome = trained_of(name, after=0.5 if better else 0.3).model_copy(update={"improved": better})
+    return succeeded(TeacherStatus(name=name, state="Training"), outcome, now=NOW)
+
+
+def test_whether_adapters_are_better_is_told_once_it_is_known() -> None:
+    pending = TeacherStatus(name=MASKS, state="Pending")
+    cases = [
+        ([pending], None),
+        ([improved(BOXES, better=None)], None),
+        ([improved(BOXES, better=True), pending], ("Unknown", "NotMeasured")),
+        ([improved(BOXES, better=False), pending], ("False", "NotBetterThanBase")),
+        ([improved(BOXES, better=True), improved(MASKS, better=True)], ("True", "BetterThanBase")),
+        ([improved(BOXES, better=True), improved(MASKS, better=False)], ("False", "NotBetterThanBase")),
+    ]
+    for teachers, expected in cases:
+        status = told(TeacherFineTuneStatus(teachers=teachers), SUMMARIES["succeeded"])
+        found = [(one.status.value, one.reason) for one in status.conditions if one.type == "Improved"]
+        assert found == ([expected] if expected else [])
+        assert values(status)["Succeeded"] == "True"
+    assert message(status, "Improved").startswith("Sam: the adapter is not better than its base (AP 0.312 -> 0.300")
+
+
+def test_an_adapter_without_a_gain_is_an_event_once() -> None:
+    before = TeacherFineTuneStatus(teachers=[TeacherStatus(name=MASKS, state="Training")])
+    after = TeacherFineTuneStatus(teachers=[improved(MASKS, better=False)])
+    (note,) = [one for one in events(before, after) if one.kind == "Warning"]
+    assert note.reason == "NotBetterThanBase"
+    assert "AP 0.312 -> 0.300" in note.message
+    assert not [one for one in events(after, after) if one.kind == "Warning"]
+    fine = TeacherFineTuneStatus(teachers=[improved(MASKS, better=True)])
+    assert not [one for one in events(before, fine) if one.kind == "Warning"]
 
 
 def test_nothing_is_stalled_that_has_not_failed() -> None:

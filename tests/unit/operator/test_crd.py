@@ -138,6 +138,13 @@ def test_every_platform_setting_is_taken() -> None:
     parse_spec(body_of(FULL))
 
 
+@pytest.mark.parametrize("setting", ["Publish", "Fail"])
+def test_what_to_do_about_an_adapter_without_a_gain_is_a_setting(setting: str) -> None:
+    spec = {**MINIMAL, "training": {"onNoGain": setting}}
+    assert spec_errors(spec) == []
+    assert parse_spec(body_of(spec)).training.on_no_gain.value == setting
+
+
 @pytest.mark.parametrize(
     ("change", "where"),
     [
@@ -145,6 +152,7 @@ def test_every_platform_setting_is_taken() -> None:
         ({"dataset": {"annotations": "s3://data/a.json", "notThere": 1}}, "$.dataset"),
         ({"training": {"retention": {"annotations": "probe.json"}}}, "$.training.retention.annotations"),
         ({"training": {"retention": {"images": "s3://data/probe/"}}}, "$.training.retention"),
+        ({"training": {"onNoGain": "Ignore"}}, "$.training.onNoGain"),
         ({"output": "out/"}, "$.output"),
         ({"output": "s3://UPPER/x"}, "$.output"),
         ({"teachers": [{"name": "Sam", "learningRate": 0.1}]}, "$.teachers[0].learningRate"),

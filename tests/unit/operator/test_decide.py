@@ -5,11 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tft_objects import BOXES, GPU, MASKS, NAME, NOW, SETTINGS, UID, body_of, disrupted, failed_message, unschedulable
+from tft_objects import (
+    BOXES,
+    GPU,
+    MASKS,
+    NAME,
+    NOW,
+    SETTINGS,
+    UID,
+    body_of,
+    disrupted,
+    failed_message,
+    prepared_of,
+    trained_of,
+    unschedulable,
+)
 from tft_schema import status_errors
 from tft_world import World
 
-from engine.outcome import Outcome
+from engine.outcome import Outcome, TeacherOutcome
 from engine.progress import Event
 from engine.spec import TeacherName
 from teacher_operator.attempts import attempted
@@ -198,6 +212,60 @@ def test_a_run_that_was_published_before_needs_no_gpu() -> None:
     assert world.state == ("True", "Succeeded")
     assert all("published before" in one.message for one in world.status.teachers)
     assert world.status.summary.progress == "100%"
+
+
+def worse() -> TeacherOutcome:
+    return trained_of(MASKS, before=0.3, after=0.2).model_copy(update={"improved": False})
+
+
+def test_while_no_adapter_is_better_than_the_base_the_status_says_so() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    world.logs[world.pod(MASKS)["metadata"]["name"]] = [
+        Event(event="evaluation", time=NOW, step=0, steps=100, phase="base", ap=0.3).line(),
+        Event(event="evaluation", time=NOW, step=40, steps=100, phase="adapted", ap=0.2).line(),
+        step(50, ap_before=0.3),
+    ]
+    world.look()
+    assert "no adapter is better than the base (AP 0.300) yet" in world.teacher().message
+    assert (world.teacher().ap_before, world.teacher().ap_after) == ("0.300", "")
+    assert world.status.summary.map == "0.30 -> …"
+
+
+@pytest.mark.parametrize("on_no_gain", ["Publish", "Fail"])
+def test_an_adapter_without_a_gain_is_a_condition_and_ends_the_run_as_asked(on_no_gain: str) -> None:
+    world = World(teachers=[MASKS], training={"onNoGain": on_no_gain})
+    world.training()
+    pod, said = world.pod(MASKS), "the adapter of Sam is not better than its base: AP 0.300 -> 0.200"
+    fails = on_no_gain == "Fail"
+    outcome = Outcome(trained=worse())
+    if fails:
+        outcome = Outcome(exit_code=10, reason="NotBetterThanBase", message=said, trained=worse())
+    world.end(pod, 10 if fails else 0, message=outcome.to_message())
+    world.controllers()
+    world.look()
+    assert world.state == (("False", "NotBetterThanBase") if fails else ("True", "Succeeded"))
+    assert condition(world, "Improved") == ("False", "NotBetterThanBase")
+    teacher = world.teacher()
+    assert (teacher.ap_before, teacher.ap_after, teacher.improved) == ("0.300", "0.200", False)
+    assert teacher.adapter is not None
+    assert len(world.pods_of(world.job(MASKS))) == 1, "it is not tried again"
+    idle(world)
+
+
+def test_a_run_that_is_published_without_a_gain_ends_as_the_new_object_asks() -> None:
+    for on_no_gain, state in (("Publish", ("True", "Succeeded")), ("Fail", ("False", "NotBetterThanBase"))):
+        world = World(teachers=[MASKS], training={"onNoGain": on_no_gain})
+        world.look()
+        world.controllers()
+        prepared = prepared_of(MASKS).model_copy(update={"published": (worse(),)})
+        world.run(world.pod())
+        world.end(world.pod(), 0, message=Outcome(prepared=prepared).to_message())
+        world.controllers()
+        world.run_fairly()
+        assert world.made == [INSPECT_JOB]
+        assert world.state == state
+        assert condition(world, "Improved") == ("False", "NotBetterThanBase")
 
 
 def test_a_run_of_several_nodes_has_a_service_before_its_job() -> None:

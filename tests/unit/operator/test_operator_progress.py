@@ -77,6 +77,16 @@ def test_an_evaluation_tells_what_base_and_adapter_are_worth() -> None:
     assert read_progress([on_test], view).ap_after == 0.5
 
 
+def test_an_adapter_below_the_base_is_not_the_best_so_far() -> None:
+    base = line("evaluation", step=0, steps=400, phase="base", ap=0.312)
+    worse = line("evaluation", step=50, steps=400, phase="adapted", ap=0.2)
+    view = read_progress([base, worse])
+    assert (view.ap_before, view.ap_after, view.evaluated) == (0.312, None, True)
+    assert read_progress([step(60, ap_before=0.3, best_ap=0.2)]).ap_after is None, "of an earlier trainer"
+    better = line("evaluation", step=90, steps=400, phase="adapted", ap=0.4)
+    assert read_progress([better], view).ap_after == 0.4
+
+
 def test_the_last_line_alone_tells_both() -> None:
     view = read_progress([step(60, ap_before=0.3, best_ap=0.45)])
     assert (view.ap_before, view.ap_after) == (0.3, 0.45)

@@ -228,6 +228,17 @@ def test_the_last_of_the_events_are_enough_to_know_how_good_it_is(tmp_path: Path
     assert best["checkpoint", 18] == 0.4
 
 
+def test_nothing_below_the_base_is_called_the_best(tmp_path: Path) -> None:
+    events: list[Event] = []
+    aps = iter([0.2, 0.25, 0.4])
+    loop = toy_loop(tmp_path, hooks={"listen": events.append, "evaluate": lambda: metrics(next(aps))})
+    loop.start = replace(loop.start, before={"val": metrics(0.3)})
+    progress = loop.run()
+    told = [(event.best, event.best_ap) for event in events if event.event == "evaluation"]
+    assert told == [(False, None), (False, None), (True, 0.4)]
+    assert progress.best_ap == 0.4
+
+
 def train_together(processes: Processes, folder: Path, images: int) -> tuple[Progress, dict[str, torch.Tensor]]:
     loop = toy_loop(folder / str(processes.place.rank), images=images, lora=WITHOUT_NOISE, processes=processes)
     return loop.run(), weights(loop)

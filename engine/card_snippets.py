@@ -1,0 +1,125 @@
+"""Python that loads an adapter with transformers and PEFT alone, for its model card: no package of ours is imported.
+
+What the code computes is what :mod:`engine.teachers` does: the same pixels (PIL's bilinear filter), the same caption,
+and of Grounding DINO the same scores, which are means over the tokens of a phrase and not transformers' maxima.
+"""
+
+from __future__ import annotations
+
+import re
+
+from engine.config import RunConfig
+from engine.dataset.class_names import cleaned
+from engine.results import TeacherResult
+from engine.spec import TeacherName
+from engine.storage import is_remote, local_path, name, parent
+
+DEFAULT_THRESHOLD = 0.3
+"""Of a class that has no measured one."""
+
+GROUNDING_DINO = """\
+import torch
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+base = {base}
+adapter = {adapter}
+model = AutoModelForZeroShotObjectDetection.from_pretrained(base{revision})
+model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings  # which PEFT calls
+model = PeftModel.from_pretrained(model, adapter).eval()
+
+processor = AutoProcessor.from_pretrained(base{revision}, backend="pil")
+image = Image.open("image.jpg").convert("RGB")
+phrases = {phrases}
+thresholds = torch.tensor({thresholds})
+inputs = processor(images=image, text=" . ".join(phrases) + " .", return_tensors="pt")
+with torch.no_grad():
+    outputs = model(**inputs)
+ends = [0, *(inputs["input_ids"][0] == 1012).nonzero()[:, 0].tolist()]  # of the phrases: token 1012 is "."
+tokens = outputs.logits[0].sigmoid()
+scores = torch.stack([tokens[:, start + 1 : end].mean(1) for start, end in zip(ends, ends[1:])], 1)
+# scores: (queries, phrases)
+x, y, width, height = outputs.pred_boxes[0].T
+size = torch.tensor([*image.size, *image.size])
+boxes = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1) * size
+boxes = boxes.clamp(min=0).minimum(size)  # (queries, 4): left, top, right, bottom in pixels
+for query, phrase in (scores >= thresholds).nonzero().tolist():
+    print(phrases[phrase], round(scores[query, phrase].item(), 3), boxes[query].tolist())
+"""
+
+SAM = """\
+import torch
+from peft import PeftModel
+from PIL import Image
+from transformers import SamModel, SamProcessor
+
+base = {base}
+adapter = {adapter}
+model = PeftModel.from_pretrained(SamModel.from_pretrained(base{revision}), adapter).eval()
+
+processor = SamProcessor.from_pretrained(base{revision}, backend="pil")
+image = Image.open("image.jpg").convert("RGB")
+boxes = [[20.0, 20.0, 120.0, 120.0]]  # of the objects: left, top, right, bottom in pixels
+inputs = processor(images=image, input_boxes=[boxes], return_tensors="pt")
+with torch.no_grad():
+    outputs = model(**inputs, multimask_output=False)
+sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
+masks = processor.post_process_masks(outputs.pred_masks, *sizes)[0][:, 0]  # (boxes, height, width) bool
+scores = outputs.iou_scores[0, :, 0].clamp(0, 1)
+for mask, score in zip(masks, scores):
+    print(round(score.item(), 3), int(mask.sum()), "pixels")
+"""
+
+FROM_ORIGINAL = """\
+The base is a checkpoint of segment_anything. transformers reads the folder that is made of it by
+`python -c "from pathlib import Path; from engine.teachers.sam_checkpoint import convert_original; \
+convert_original(Path('sam.pth'), Path('sam'))"`."""
+
+
+def plain_snippet(result: TeacherResult, config: RunConfig) -> str:
+    """Python for one image, from the base and the adapter to boxes or masks.
+
+    Args:
+        result: Of the teacher; ``adapter.uri`` is where the adapter lies.
+        config: Of its run.
+    """
+    folder = parent(result.adapter.uri)
+    values = {
+        "base": _place(result.base_model, default="base"),
+        "adapter": _place(folder, default=name(folder)),
+        # Only a commit of the hub is one: of other bases it is a digest.
+        "revision": f", revision={result.base_revision!r}" if _is_commit(result.base_revision) else "",
+    }
+    if result.teacher is TeacherName.SAM:
+        return SAM.format(**values)
+    classes, prompts = config.data.classes, config.data.prompts
+    values["phrases"] = repr([_phrase(prompts.get(one, one)) for one in classes])
+    values["thresholds"] = repr([round(result.thresholds.get(one, DEFAULT_THRESHOLD), 4) for one in classes])
+    return GROUNDING_DINO.format(**values)
+
+
+def is_original(base_model: str) -> bool:
+    """Whether a base is a checkpoint of segment_anything, which transformers does not read."""
+    return base_model.endswith(".pth")
+
+
+def _phrase(text: str) -> str:
+    """A class as :class:`engine.teachers.prompts.PromptBook` shows it: what ends a phrase is left out.
+
+    >>> _phrase("St. Bernard_dog?")
+    'st bernard dog'
+    """
+    return cleaned(re.sub(r"[.?]|\[(CLS|SEP|PAD|MASK)\]", " ", text, flags=re.IGNORECASE))
+
+
+def _place(uri: str, *, default: str) -> str:
+    """A folder as a Python literal: of one in object storage, the name of a copy, and a comment that says of what."""
+    if is_remote(uri) or is_original(uri):
+        copied = name(uri.rstrip("/")).removesuffix(".pth") or default
+        return f"{copied!r}  # a folder made of {uri!r}, see below" if is_original(uri) else f"{copied!r}  # of {uri!r}"
+    return repr(str(local_path(uri)) if uri.startswith("file:") else uri.rstrip("/"))
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
