@@ -162,7 +162,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             "With transformers and PEFT alone:",
             "",
             "```python",
-            *plain_snippet(result, config).splitlines(),
+            *plain_snippet(result).splitlines(),
             "```",
             "",
             *([FROM_ORIGINAL, ""] if is_original(result.base_model) else []),

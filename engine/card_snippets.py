@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-from engine.config import RunConfig
-from engine.dataset.class_names import cleaned
 from engine.results import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import is_remote, local_path, name, parent
@@ -18,6 +16,10 @@ DEFAULT_THRESHOLD = 0.3
 """Of a class that has no measured one."""
 
 GROUNDING_DINO = """\
+import json
+import re
+from pathlib import Path
+
 import torch
 from peft import PeftModel
 from PIL import Image
@@ -31,8 +33,10 @@ model = PeftModel.from_pretrained(model, adapter).eval()
 
 processor = AutoProcessor.from_pretrained(base{revision}, backend="pil")
 image = Image.open("image.jpg").convert("RGB")
-phrases = {phrases}
-thresholds = torch.tensor({thresholds})
+card = json.loads(Path(adapter, "teacher.json").read_text())
+phrases = [re.sub("[_.?]", " ", card["prompts"].get(name, name)) for name in card["classes"]]
+known = json.loads(Path(adapter, "result.json").read_text())["thresholds"]
+thresholds = torch.tensor([known.get(name, {threshold}) for name in card["classes"]])
 inputs = processor(images=image, text=" . ".join(phrases) + " .", return_tensors="pt")
 with torch.no_grad():
     outputs = model(**inputs)
@@ -45,7 +49,7 @@ size = torch.tensor([*image.size, *image.size])
 boxes = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1) * size
 boxes = boxes.clamp(min=0).minimum(size)  # (queries, 4): left, top, right, bottom in pixels
 for query, phrase in (scores >= thresholds).nonzero().tolist():
-    print(phrases[phrase], round(scores[query, phrase].item(), 3), boxes[query].tolist())
+    print(card["classes"][phrase], round(scores[query, phrase].item(), 3), boxes[query].tolist())
 """
 
 SAM = """\
@@ -77,12 +81,10 @@ The base is a checkpoint of segment_anything. transformers reads the folder that
 convert_original(Path('sam.pth'), Path('sam'))"`."""
 
 
-def plain_snippet(result: TeacherResult, config: RunConfig) -> str:
+def plain_snippet(result: TeacherResult) -> str:
     """Python for one image, from the base and the adapter to boxes or masks.
 
-    Args:
-        result: Of the teacher; ``adapter.uri`` is where the adapter lies.
-        config: Of its run.
+    Names of classes are read from the files of the adapter: text of others is no code here.
     """
     folder = parent(result.adapter.uri)
     values = {
@@ -93,24 +95,12 @@ def plain_snippet(result: TeacherResult, config: RunConfig) -> str:
     }
     if result.teacher is TeacherName.SAM:
         return SAM.format(**values)
-    classes, prompts = config.data.classes, config.data.prompts
-    values["phrases"] = repr([_phrase(prompts.get(one, one)) for one in classes])
-    values["thresholds"] = repr([round(result.thresholds.get(one, DEFAULT_THRESHOLD), 4) for one in classes])
-    return GROUNDING_DINO.format(**values)
+    return GROUNDING_DINO.format(**values, threshold=DEFAULT_THRESHOLD)
 
 
 def is_original(base_model: str) -> bool:
     """Whether a base is a checkpoint of segment_anything, which transformers does not read."""
     return base_model.endswith(".pth")
-
-
-def _phrase(text: str) -> str:
-    """A class as :class:`engine.teachers.prompts.PromptBook` shows it: what ends a phrase is left out.
-
-    >>> _phrase("St. Bernard_dog?")
-    'st bernard dog'
-    """
-    return cleaned(re.sub(r"[.?]|\[(CLS|SEP|PAD|MASK)\]", " ", text, flags=re.IGNORECASE))
 
 
 def _place(uri: str, *, default: str) -> str:

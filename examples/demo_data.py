@@ -119,10 +119,10 @@ def _place(rng: np.random.Generator, light: float) -> list[tuple[int, Part]]:
     """Parts that lie on each other a little, the last on top."""
     placed: list[tuple[int, Part]] = []
     visible: list[NDArray[np.bool_]] = []
-    wanted = int(rng.integers(2, 6))
+    wanted = int(rng.integers(2, 5))
     for _ in range(wanted * 20):
         index = int(rng.integers(len(CLASSES)))
-        size = rng.uniform(28, 46) * (0.85 if CLASSES[index] == "bolt" else 1)
+        size = rng.uniform(34, 52) * (0.85 if CLASSES[index] == "bolt" else 1)
         x, y = rng.uniform(size, (WIDTH - size, HEIGHT - size))
         part = DRAW[CLASSES[index]](x, y, size, rng.uniform(0, 2 * np.pi), light)
         mask = part.cover >= 0.5

@@ -85,7 +85,41 @@ def export_original(model: Any, path: Path) -> None:
     The format is that of ``torch.save``, as the registry reads no other; it holds tensors alone.
     """
     tensors = model.state_dict()
-    torch.save({original: tensors[name].cpu() for name, original in original_names(model).items()}, path)
+    decoder = model.config.mask_decoder_config
+    heads, width = decoder.num_attention_heads, decoder.hidden_size // _exported_rate(decoder)
+    content = {}
+    for name, original in original_names(model).items():
+        content[original] = _widened(name, tensors[name].cpu(), heads=heads, width=width)
+    torch.save(content, path)
+
+
+def _exported_rate(decoder: Any) -> int:
+    """How much narrower cross-attention is than the decoder, in an export.
+
+    segment_anything has one rate for all of it; transformers has 2 in the layers and the configuration's in the last
+    attention. So what is narrower is made as wide as the other.
+    """
+    return min(DOWNSAMPLE_RATE, int(decoder.attention_downsample_rate))
+
+
+def _widened(name: str, tensor: Tensor, *, heads: int, width: int) -> Tensor:
+    """A tensor of cross-attention ``width`` channels wide, by zeros in each head: what it computes stays the same.
+
+    Attention divides by the root of a head's channels, so that queries are multiplied by the root of how many more
+    there are.
+    """
+    match = re.search(r"\.(?:cross_attn_\w+|final_attn_token_to_image)\.([qkv]|out)_proj\.(weight|bias)$", name)
+    if match is None or match.groups() == ("out", "bias"):
+        return tensor
+    is_out = match[1] == "out"
+    rows = tensor.T if is_out else tensor
+    factor = width // len(rows)
+    if factor == 1:
+        return tensor
+    wide = rows.new_zeros(heads, width // heads, *rows.shape[1:])
+    wide[:, : len(rows) // heads] = rows.reshape(heads, -1, *rows.shape[1:]) * (factor**0.5 if match[1] == "q" else 1)
+    wide = wide.flatten(0, 1)
+    return (wide.T if is_out else wide).contiguous()
 
 
 def loading_code(config: SamConfig, path: Path) -> str:
@@ -102,7 +136,7 @@ def loading_code(config: SamConfig, path: Path) -> str:
         vision.image_size,
         vision.patch_size,
         decoder.num_attention_heads,
-        decoder.attention_downsample_rate,
+        _exported_rate(decoder),
     )
     if named is not None and sizes == published:
         return (
@@ -115,6 +149,7 @@ def loading_code(config: SamConfig, path: Path) -> str:
         channels=config.prompt_encoder_config.mask_input_channels,
         grid=vision.image_size // vision.patch_size,
         indexes=tuple(vision.global_attn_indexes),
+        rate=_exported_rate(decoder),
         path=str(path),
     )
 
@@ -141,7 +176,7 @@ sam = Sam(
         iou_head_depth={d.iou_head_depth}, iou_head_hidden_dim={d.iou_head_hidden_dim},
         transformer=TwoWayTransformer(
             depth={d.num_hidden_layers}, embedding_dim={d.hidden_size}, num_heads={d.num_attention_heads},
-            mlp_dim={d.mlp_dim}, attention_downsample_rate={d.attention_downsample_rate},
+            mlp_dim={d.mlp_dim}, attention_downsample_rate={rate},
         ),
     ),
 ).eval()

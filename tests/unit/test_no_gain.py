@@ -17,6 +17,7 @@ from engine.cli.ending import failures_in
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import inspect_dataset
 from engine.errors import EXIT_ERRORS, NotBetterThanBaseError
+from engine.fine_tune import fine_tune
 from engine.gain import check_gain, is_better, warning
 from engine.outcome import LIMIT, parse_outcome
 from engine.progress import Event
@@ -142,9 +143,9 @@ def test_all_teachers_are_trained_and_published_before_a_run_fails_for_it(
     if setting is OnNoGain.FAIL:
         for _ in range(2):  # the second time it is published already
             with pytest.raises(NotBetterThanBaseError, match="GroundingDino"):
-                local.fine_tune(spec, name="parts")
+                fine_tune(spec, name="parts")
     else:
-        assert local.fine_tune(spec, name="parts").teachers[0].improved is False
+        assert fine_tune(spec, name="parts").teachers[0].improved is False
     assert trained == [DINO, SAM]
     assert list(tmp_path.glob("out/parts/*/metadata.json"))
 

@@ -1,4 +1,4 @@
-"""Adapters without our package: what the model card says runs with transformers and PEFT, or segment_anything, alone."""
+"""Adapters without our package: what the card says runs with transformers and PEFT, or segment_anything, alone."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from typer.testing import CliRunner
 
 from engine.artifacts import ADAPTER, model_card
 from engine.card_snippets import plain_snippet
-from engine.cli import app
+from engine.cli.app import app
 from engine.config import RunConfig
 from engine.dataset.types import Sample
+from engine.errors import BaseModelError
 from engine.results import AdapterFile
 from engine.spec import TeacherName
 from engine.teachers import load_adapted
-from engine.teachers.lora import AdapterCard
-from engine.teachers.sam_checkpoint import convert_original
+from engine.teachers.lora import AdapterCard, merged
+from engine.teachers.sam_checkpoint import convert_original, export_original
 
 DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
 CLASSES = ("Hex_Nut", "washer no. 3", "bolt")
@@ -59,17 +60,15 @@ def snippet_of(card: str) -> str:
     return next(code for code in re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL) if "from peft" in code)
 
 
-def config_of(folder: Path, name: TeacherName, prompts: dict[str, str]) -> RunConfig:
+def config_of(folder: Path, name: TeacherName) -> RunConfig:
     settings = AdapterCard.read(folder / "teachers" / f"{name.slug}_lora").settings
-    config = run_config("a.json", output=folder, prompts=prompts, **{name.slug: settings})
-    return config.model_copy(update={"data": config.data.model_copy(update={"classes": CLASSES})})
+    return run_config("a.json", output=folder, **{name.slug: settings})
 
 
-def card_of(folder: Path, name: TeacherName, prompts: dict[str, str]) -> str:
+def card_of(folder: Path, name: TeacherName) -> str:
     adapter = AdapterFile(uri=str(folder / "teachers" / f"{name.slug}_lora" / ADAPTER), sha256="0", size_bytes=1)
-    thresholds = dict(zip(CLASSES, (0.05, 0.02, 0.01), strict=True))
-    result = result_of(name, base_model=str(TINY / name.slug), adapter=adapter, thresholds=thresholds)
-    return model_card(result, config_of(folder, name, prompts), versions={})
+    result = result_of(name, base_model=str(TINY / name.slug), adapter=adapter)
+    return model_card(result, config_of(folder, name), versions={})
 
 
 @pytest.fixture
@@ -86,9 +85,9 @@ def image(tmp_path: Path) -> NDArray[np.uint8]:
 def test_the_card_of_grounding_dino_finds_what_our_loader_finds(
     tmp_path: Path, image: NDArray[np.uint8], prompts: dict[str, str]
 ) -> None:
-    save_run(tmp_path, (DINO,), classes=CLASSES, prompts=prompts)
+    save_run(tmp_path, (DINO,), thresholds={"bolt": 0.05}, classes=CLASSES, prompts=prompts)
     saved = "import numpy; numpy.savez('found.npz', boxes=boxes.numpy(), scores=scores.numpy())"
-    alone(snippet_of(card_of(tmp_path, DINO, prompts)) + saved, tmp_path)
+    alone(snippet_of(card_of(tmp_path, DINO)) + saved, tmp_path)
     found = np.load(tmp_path / "found.npz")
     scores, boxes = found["scores"].ravel(), found["boxes"].repeat(len(CLASSES), axis=0)
     best = np.argsort(-scores, kind="stable")[:20]
@@ -103,7 +102,7 @@ def test_the_card_of_grounding_dino_finds_what_our_loader_finds(
 def test_the_card_of_sam_gives_the_masks_that_our_loader_gives(tmp_path: Path, image: NDArray[np.uint8]) -> None:
     save_run(tmp_path, (SAM,))
     saved = "import numpy; numpy.savez('found.npz', masks=masks.numpy(), scores=scores.numpy())"
-    alone(snippet_of(card_of(tmp_path, SAM, {})) + saved, tmp_path)
+    alone(snippet_of(card_of(tmp_path, SAM)) + saved, tmp_path)
     found = np.load(tmp_path / "found.npz")
     (ours,) = load_adapted(tmp_path).predict([Sample.of(image, BOXES, [0])])
     np.testing.assert_allclose(ours.scores, found["scores"], atol=1e-5)
@@ -112,16 +111,9 @@ def test_the_card_of_sam_gives_the_masks_that_our_loader_gives(tmp_path: Path, i
     np.testing.assert_array_equal(mask.astype(bool), found["masks"][0])
 
 
-def plain(base: str, uri: str, *, teacher: TeacherName = DINO, revision: str | None = None, **names: Any) -> str:
-    from tiny import grounding_dino_settings
-    from tiny_sam import sam_settings
-
-    settings = (sam_settings if teacher is SAM else grounding_dino_settings)(base_model=base)
-    config = run_config("a.json", output="out", **{teacher.slug: settings})
-    config = config.model_copy(update={"data": config.data.model_copy(update=names)})
+def plain(base: str, uri: str, *, teacher: TeacherName = DINO, revision: str | None = None) -> str:
     adapter = AdapterFile(uri=uri, sha256="0", size_bytes=1)
-    result = result_of(teacher, base_model=base, base_revision=revision, adapter=adapter)
-    code = plain_snippet(result, config)
+    code = plain_snippet(result_of(teacher, base_model=base, base_revision=revision, adapter=adapter))
     compile(code, "card", "exec")
     return code
 
@@ -140,16 +132,14 @@ def test_places_are_those_that_transformers_can_read() -> None:
     assert "base = 'sam_vit_b'  # a folder made of 's3://models/sam_vit_b.pth', see below\n" in original
 
 
-def test_names_of_others_are_text_in_the_code() -> None:
-    evil = ('"]; import os; os._exit(3) #', "''' + x\n```", "{base}")
-    code = plain("x'); import os; os._exit(3) #", f"o\"ut'/{ADAPTER}", classes=evil)
+def test_places_that_others_have_named_are_text_in_the_code() -> None:
+    code = plain("x'); import os; os._exit(3) #", f"o\"ut'\n```/{ADAPTER}")
     names: dict[str, Any] = {}
     for line in code.splitlines():
-        if line.startswith(("base =", "adapter =", "phrases =")):
+        if line.startswith(("base =", "adapter =")):
             exec(line, names)
     assert names["base"] == "x'); import os; os._exit(3) #"
-    assert names["adapter"] == "o\"ut'"
-    assert len(names["phrases"]) == 3
+    assert names["adapter"] == "o\"ut'\n```"
     assert not any(line.startswith("```") for line in code.splitlines())
 
 
@@ -178,12 +168,7 @@ numpy.savez("found.npz", masks=masks, scores=scores)
 
 
 def test_an_export_whose_attention_heads_cannot_be_told_is_refused_as_a_base(tmp_path: Path) -> None:
-    from engine.errors import BaseModelError
-    from engine.teachers.sam_checkpoint import export_original
-
     save_run(tmp_path, (SAM,))
-    from engine.teachers.lora import merged
-
     export_original(merged(load_adapted(tmp_path, device="cpu")), tmp_path / "sam.pth")
     with pytest.raises(BaseModelError, match="number of attention heads is unknown"):
         convert_original(tmp_path / "sam.pth", tmp_path / "sam")
