@@ -42,8 +42,8 @@ with torch.no_grad():
     outputs = model(**inputs)
 ends = [0, *(inputs["input_ids"][0] == 1012).nonzero()[:, 0].tolist()]  # of the phrases: token 1012 is "."
 tokens = outputs.logits[0].sigmoid()
-scores = torch.stack([tokens[:, start + 1 : end].mean(1) for start, end in zip(ends, ends[1:])], 1)
-# scores: (queries, phrases)
+spans = [tokens[:, start + 1 : end] for start, end in zip(ends, ends[1:])]
+scores = torch.stack([span.mean(1) for span in spans], 1)  # (queries, phrases)
 x, y, width, height = outputs.pred_boxes[0].T
 size = torch.tensor([*image.size, *image.size])
 boxes = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1) * size

@@ -13,7 +13,6 @@ from engine.errors import NotBetterThanBaseError
 from engine.results import ApMetrics, TeacherResult
 from engine.spec import OnNoGain
 
-
 ADVICE = "Use the base, or train longer, with another learning rate or on more images"
 
 

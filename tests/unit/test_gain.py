@@ -13,6 +13,7 @@ from rich.console import Console
 from toy import metrics, run_config, settings
 
 from engine.artifacts import model_card
+from engine.card_snippets import plain_snippet
 from engine.cli import display
 from engine.config import RunConfig
 from engine.evaluation.retention import retention
@@ -102,9 +103,14 @@ def test_an_output_or_a_base_of_any_name_is_no_code_and_no_markup_in_the_card(co
     card = model_card(result(adapter=adapter, base_model=evil), config, versions={})
     _, front, body = card.split("---\n", 2) if evil != "---\n'" else ["", *card[4:].split("\n---\n", 1)]
     assert yaml.safe_load(front)["base_model"] == evil
-    (code,) = re.findall(r"^```python\n(.*?)^```$", body, flags=re.DOTALL | re.MULTILINE)
+    plain, code = re.findall(r"^```python\n(.*?)^```$", body, flags=re.DOTALL | re.MULTILINE)
+    assigned = [one for one in ast.parse(plain).body if isinstance(one, ast.Assign)]
+    places = {ast.unparse(one.targets[0]): one.value for one in assigned}
+    assert [ast.literal_eval(places[name]) for name in ("base", "adapter")] == [evil, evil]
+    ordinary = ast.parse(plain_snippet(result()))
+    assert [type(one) for one in ast.parse(plain).body] == [type(one) for one in ordinary.body]
     given = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
     assert given == [evil]
     assert len(ast.parse(code).body) == 3
     assert len(re.findall("^# ", body, flags=re.MULTILINE)) == 1
-    assert body.count("\n```") == 2
+    assert body.count("\n```") == 4

@@ -17,11 +17,12 @@ from engine.cli.ending import failures_in
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import inspect_dataset
 from engine.errors import EXIT_ERRORS, NotBetterThanBaseError
+from engine.evaluation.conclusion import improved
 from engine.fine_tune import fine_tune
-from engine.gain import check_gain, is_better, warning
+from engine.gain import ADVICE, check_gain, warning
 from engine.outcome import LIMIT, parse_outcome
 from engine.progress import Event
-from engine.results import TeacherResult
+from engine.results import Comparison, Interval, TeacherResult
 from engine.spec import DatasetSpec, FineTuneSpec, OnNoGain, TeacherName, TrainingSpec
 from engine.training.said import summary
 
@@ -32,24 +33,33 @@ def worse(teacher: TeacherName = SAM, **changes: Any) -> TeacherResult:
     return result_of(teacher, before=metrics(0.063), after=metrics(0.059), improved=False, **changes)
 
 
+def interval(low: float, high: float) -> Comparison:
+    whole = Interval(low=0, high=1)
+    return Comparison(images=9, resamples=100, before=whole, after=whole, difference=Interval(low=low, high=high))
+
+
 @pytest.mark.parametrize(
-    ("val", "test", "better"),
+    ("aps", "comparison", "better"),
     [
         ((0.2, 0.3), None, True),
         ((0.3, 0.2), None, False),
         ((0.2, 0.2), None, False),
         ((0.0, 0.0), None, False),
-        ((0.2, 0.3), (0.2, 0.3), True),
-        ((0.2, 0.3), (0.3, 0.2), False),
-        ((0.2, 0.3), (-1, -1), True),
+        ((0.2, 0.201), None, None),
+        ((0.2, 0.3), interval(0.05, 0.15), True),
+        ((0.2, 0.207), interval(-0.02, 0.03), None),
+        ((0.3, 0.29), interval(-0.05, 0.02), False),
         ((-1, -1), None, None),
     ],
 )
-def test_an_adapter_is_better_if_ap_rises_on_every_part_that_was_measured(
-    val: tuple[float, float], test: tuple[float, float] | None, better: bool | None
+def test_an_adapter_is_better_if_ap_rises_by_more_than_chance(
+    aps: tuple[float, float], comparison: Comparison | None, better: bool | None
 ) -> None:
-    pairs = [(metrics(base), metrics(adapted)) for base, adapted in (val, test or val)]
-    assert is_better(pairs[0], pairs[1] if test else (None, None)) is better
+    base, adapted = map(metrics, aps)
+    other = result_of(DINO, before=metrics(0.5), after=metrics(0.1))
+    assert improved(result_of(DINO, before=base, after=adapted, comparison=comparison)) is better
+    tested = {"test_before": base, "test_after": adapted, "test_comparison": comparison}
+    assert improved(other.model_copy(update=tested)) is better, "the test part judges where there is one"
 
 
 def test_only_what_is_known_to_be_no_better_is_warned_of() -> None:
@@ -93,10 +103,10 @@ def test_the_end_of_a_command_and_the_log_say_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(display, "console", console)
     display.show_results([result_of(DINO, improved=True), worse()])
     text = console.export_text()
-    assert text.count("warning:") == 1
+    assert text.count("is not better than its base") == 1
     assert "the adapter of Sam is not better than its base: AP 0.063 -> 0.059" in text
-    assert "not better than its base" in summary(worse())
-    assert "not better" not in summary(result_of(DINO, improved=True))
+    assert ADVICE in summary(worse())
+    assert ADVICE not in summary(result_of(DINO, improved=True))
 
 
 def test_the_card_says_it_first(tmp_path: Path) -> None:
