@@ -21,6 +21,12 @@ DecimalString = Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9]
 """A non-negative decimal number in quotes, such as ``"0.05"`` or ``"1e-4"``."""
 
 
+GroupBy = Annotated[
+    str, StringConstraints(max_length=80, pattern=r"^(Folder|Prefix:[^\x00-\x1f/]{1,8}|Field:[A-Za-z0-9_.-]{1,64})$")
+]
+"""What images that belong together have in common: see :class:`engine.dataset.leaks.Grouping`."""
+
+
 class SpecModel(BaseModel):
     """Base of all that users write: frozen, camelCase outside, unknown names refused."""
 
@@ -199,6 +205,12 @@ class DatasetSpec(SpecModel):
     val: PartSpec | None = Field(default=None, description="Validation part, where the data comes split.")
     test: PartSpec | None = Field(default=None, description="Test part, where the data comes split.")
     split: SplitSpec | None = Field(default=None, description="How to divide `annotations`; default: 80/20/0.")
+    group_by: GroupBy | None = Field(
+        default=None,
+        description="Images that belong together, so that a split keeps them on one side. Folder: those of one folder. "
+        "Prefix:_: those whose names are the same before the last _ (or another separator). Field:video_id: those with "
+        "the same video_id (or another field) in their image record.",
+    )
     on_problem: OnProblem = Field(
         default=OnProblem.SKIP,
         description="Skip: what can be repaired is, what cannot be used is left out, and all of it is counted; Fail: "
@@ -211,6 +223,12 @@ class DatasetSpec(SpecModel):
     )
     max_skipped_percent: int = Field(
         default=20, ge=0, le=100, description="More images or annotations than these are never left out, but refused."
+    )
+    max_leaked_percent: int = Field(
+        default=5,
+        ge=0,
+        le=100,
+        description="More images of val, or of test, than these that are in train as well are refused.",
     )
 
     exif_orientation: ExifOrientation = Field(

@@ -75,9 +75,9 @@ def write(path: Path, coco: object) -> Path:
     return path
 
 
-def write_images(folder: Path, names: list[str], *, size: tuple[int, int] = (64, 48)) -> Path:
+def write_images(folder: Path, names: list[str], *, size: tuple[int, int] = (64, 48), shade: int = 100) -> Path:
     for i, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (20 * i % 256, 100, 50)).save(path)
+        Image.new("RGB", size, (20 * i % 256, shade, 50)).save(path)
     return folder

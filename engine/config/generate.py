@@ -35,6 +35,7 @@ NOT_IN_RUN_ID = frozenset(
         "log_seconds",
         "hang_seconds",
         "max_skipped_percent",
+        "max_leaked_percent",
         "checkpointing",
         "on_no_gain",
     }
@@ -67,7 +68,12 @@ def generate_config(
         DataError: Nothing can be trained on this data.
     """
     dataset = spec.dataset
-    faults = refused(info, on_problem=dataset.on_problem, max_skipped_percent=dataset.max_skipped_percent)
+    faults = refused(
+        info,
+        on_problem=dataset.on_problem,
+        max_skipped_percent=dataset.max_skipped_percent,
+        max_leaked_percent=dataset.max_leaked_percent,
+    )
     if faults:
         raise DataError(f"{info.source} cannot be trained on: {faults}")
     names = _teachers(info, spec)
@@ -189,6 +195,8 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         "val": _part(dataset.val, dataset),
         "test": _part(dataset.test, dataset),
         "exif_orientation": dataset.exif_orientation.value,
+        "group_by": dataset.group_by,
+        "max_leaked_percent": dataset.max_leaked_percent,
         "max_skipped_percent": 0 if dataset.on_problem is OnProblem.FAIL else dataset.max_skipped_percent,
     }
 

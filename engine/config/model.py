@@ -179,6 +179,12 @@ class DataConfig(ConfigModel):
     train: PartConfig | None = Field(description="parts of data that comes split")
     val: PartConfig | None = Field(description="the same, to choose the best adapter on")
     test: PartConfig | None = Field(description="the same, to measure on what nothing else has seen")
+    group_by: str | None = Field(
+        default=None, description="what images that a split keeps together have in common: Folder, Prefix:_, Field:name"
+    )
+    max_leaked_percent: int = Field(
+        default=5, ge=0, le=100, description="images of val, or of test, that train may have as well, at most"
+    )
     exif_orientation: ExifOrientation = Field(
         default=ExifOrientation.AUTO,
         description="whether images were annotated as EXIF turns them (Applied) or as they are stored (Ignored), where "

@@ -64,11 +64,23 @@ class ImageFolder:
         Args:
             keys: Of the images; None for one that is missing.
         """
+        return fingerprint(mark or "-" for mark in self.marks(keys))
+
+    def marks(self, keys: Sequence[str | None]) -> list[str]:
+        """What changes with the content of each image: files on disk are read for it, once.
+
+        Args:
+            keys: Of the images; None for one that is missing, whose mark is empty.
+        """
         local = self.storage.local_path(self.uri)
         if local is not None:
-            marks = local_marks(local, (key for key in keys if key is not None), cache=self.cache)
-            return fingerprint("-" if key is None else marks[key] for key in keys)
-        return fingerprint("-" if key is None else mark_of(*self._etags[key]) for key in keys)
+            known = local_marks(local, (key for key in keys if key is not None), cache=self.cache)
+            return ["" if key is None else known[key] for key in keys]
+        return ["" if key is None else mark_of(*self._etags[key]) for key in keys]
+
+    def size(self, key: str) -> int:
+        """Bytes of a file, as the listing says."""
+        return self._etags[key][1]
 
     def sync(self, images: Sequence[CocoImage], *, on_progress: OnProgress | None = None) -> None:
         """Bring images to the disk, many at once, each once. Those that are :meth:`missing` are passed over.

@@ -11,10 +11,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from engine.dataset.across_parts import AcrossParts, Picture
 from engine.dataset.counts import Counts, PartCounts
 from engine.dataset.folder import ImageFolder
 from engine.dataset.image_digest import together
 from engine.dataset.layouts import find_parts, find_single_part
+from engine.dataset.leaks import Grouping
 from engine.dataset.names import FileNames
 from engine.dataset.part_files import PartFiles, is_image
 from engine.dataset.problems import ProblemLog
@@ -71,7 +73,15 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool
                 parts[name] = find_single_part(part.annotations, part.images or dataset.images, storage=storage)
         source = parts["train"].annotations
     parts = {name: replace(part, images_expected=True) for name, part in parts.items()}
-    return inspect_parts(parts, source=source, storage=storage, fingerprint=fingerprint, crowds=dataset.crowds)
+    grouping = None if dataset.group_by is None else Grouping.of(dataset.group_by)
+    return inspect_parts(
+        parts,
+        source=source,
+        storage=storage,
+        fingerprint=fingerprint,
+        crowds=dataset.crowds,
+        grouping=grouping,
+    )
 
 
 def inspect_parts(
@@ -82,6 +92,8 @@ def inspect_parts(
     look: Callable[[Mapping[str, Scan], ProblemLog], Mapping[str, Opened]] | None = None,
     fingerprint: bool = False,
     crowds: Crowds = Crowds.IGNORE,
+    pictures: Mapping[str, Picture] | None = None,
+    grouping: Grouping | None = None,
 ) -> DatasetInfo:
     """One DatasetInfo of all parts; classes of the same name are the same class.
 
@@ -93,12 +105,16 @@ def inspect_parts(
             the part is read again with that in mind. With it, every mask is compared with its box.
         fingerprint: Digest the images that are listed.
         crowds: Whether crowds are ignore regions or objects.
+        pictures: By URI, what ``look`` has seen of images: it is filled meanwhile.
+        grouping: What the user says belongs together.
     """
     log, counts, digests, marks, images = ProblemLog(), Counts(), [], [], {}
     uris = {part.images for part in parts.values()}
     folders = {uri: ImageFolder(uri, storage=storage, cache=default_cache()) for uri in uris}
     names = {uri: folder.names for uri, folder in folders.items()}
     used: dict[str, set[str]] = {folder: set() for folder in names}
+    seen = {} if pictures is None else pictures
+    across = AcrossParts(folders, storage, marked=fingerprint, pictures=seen, grouping=grouping)
     read = partial(_read, storage=storage, crowds=crowds, thorough=look is not None)
     scans = {name: read(part, names[part.images]) for name, part in parts.items()}
     for name, (scan, _) in scans.items():
@@ -109,7 +125,9 @@ def inspect_parts(
         scan, counted = scans.pop(name)
         if opened.get(name):
             scan, counted = read(part, names[part.images], opened=opened[name])
-        counts.add_part(counted, scan.header, scan.header.class_names(scan.log), images_read=scan.images_listed)
+        class_names = scan.header.class_names(scan.log)
+        counts.add_part(counted, scan.header, class_names, images_read=scan.images_listed)
+        across.add(name, scan, counted, class_names)
         log.merge(scan.log)
         log.merge(counted.log)
         used[part.images].update(key for key in scan.keys if key is not None)
@@ -122,6 +140,7 @@ def inspect_parts(
             unlisted = sorted(key for key in names[folder].keys - used[folder] if is_image(key))
             log.add("unlisted_image", unlisted, count=len(unlisted))
     counts.judge(log)
+    across.judge(log)
     info = counts.info(source=source, digest=together(digests), parts=images, log=log)
     return info.model_copy(update={"images_digest": together(marks)}) if marks else info
 

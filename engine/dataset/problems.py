@@ -143,6 +143,51 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "Images are listed more than once; a split may put the same picture on both sides.",
         "List each file once, with all of its annotations.",
     ),
+    "val_leaked": (
+        WARNING,
+        "Images of val are in train too: AP on them is that of images that were trained on.",
+        "Take them out of one of the parts.",
+    ),
+    "test_leaked": (
+        WARNING,
+        "Images of test are in train or val too: AP on them is that of images that were trained on or chosen by.",
+        "Take them out of one of the parts.",
+    ),
+    "version_leaked": (
+        WARNING,
+        "Images of val or test have the names of versions, made by Roboflow, of pictures of train.",
+        "Divide the pictures before versions of them are made; if these are other pictures, nothing needs to be done.",
+    ),
+    "same_bytes": (
+        WARNING,
+        "Images are listed again under another name, with the same bytes; a split keeps them on one side.",
+        "Keep one of them, with all of its annotations.",
+    ),
+    "same_picture": (
+        INFO,
+        "Images show the picture of another, encoded, scaled or turned otherwise; a split keeps them on one side.",
+        "Nothing needs to be done.",
+    ),
+    "versions": (
+        INFO,
+        "Images are further versions of one picture, by the names that Roboflow gives; a split keeps them on one side.",
+        "Nothing needs to be done.",
+    ),
+    "val_lacks_class": (
+        WARNING,
+        "Classes of train have no objects in val or test: their AP is not measured there, and is no part of the mean.",
+        "Move some images with objects of these classes.",
+    ),
+    "train_lacks_class": (
+        WARNING,
+        "Classes of val or test have no objects in train: they cannot be learned.",
+        "Move some images with objects of these classes, or rename classes that were meant to be the same.",
+    ),
+    "no_common_class": (
+        ERROR,
+        "A part has no class in common with train: nothing that is learned can be measured.",
+        "Give the classes the same names in all parts.",
+    ),
     "missing_size": (
         INFO,
         "Images have no width and height; boxes are checked when the image is opened.",
@@ -254,6 +299,9 @@ OBJECTS_LEFT_OUT = CONTRADICTORY | {
 REPAIRED = frozenset({"box_clipped", "box_repaired", "bad_mask", "rotated_box", "wrong_area"})
 """Problems of annotations that are used all the same."""
 
+MAX_LEAKED = 5
+"""Percent of the images of val, and of test, that may be in another part too, unless it is set."""
+
 EXAMPLES = 5
 LONGEST_EXAMPLE = 120
 
@@ -302,13 +350,16 @@ def worst_first(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(sorted(problems, key=lambda problem: (order.index(problem.severity), -problem.count)))
 
 
-def refused(info: DatasetInfo, *, on_problem: OnProblem, max_skipped_percent: int) -> str:
+def refused(
+    info: DatasetInfo, *, on_problem: OnProblem, max_skipped_percent: int, max_leaked_percent: int = MAX_LEAKED
+) -> str:
     """Why a dataset is not trained on as it is, in sentences; empty if it is.
 
     Args:
         info: What inspection found.
         on_problem: Whether anything may be repaired or left out.
         max_skipped_percent: Of images, and of annotations, at most so many may be left out.
+        max_leaked_percent: Of the images of val, and of test, at most so many may be in another part too.
     """
     faults = [f"{p.message} {p.advice}" for p in info.errors]
     touched = IMAGES_LEFT_OUT | OBJECTS_LEFT_OUT | REPAIRED
@@ -326,6 +377,13 @@ def refused(info: DatasetInfo, *, on_problem: OnProblem, max_skipped_percent: in
                 f"{read - used:,} of {read:,} {what} would be left out, more than the {max_skipped_percent} % of "
                 f"dataset.maxSkippedPercent. {why}"
             )
+    for code, part in (("val_leaked", "val"), ("test_leaked", "test")):
+        for problem in (p for p in info.problems if p.code == code):
+            if too_many(problem.count, info.parts.get(part, 0), max_leaked_percent):
+                faults.append(
+                    f"{problem.count:,} of {info.parts.get(part, 0):,} images of {part} are in another part too, more "
+                    f"than the {max_leaked_percent} % of dataset.maxLeakedPercent. {_told(problem)}"
+                )
     return " ".join(faults)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.dataset.types import CocoDataset
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 
 PARTS = ("train", "val", "test")
 
@@ -31,23 +35,31 @@ class Split:
 
 
 def split_dataset(
-    data: CocoDataset | Sequence[Sequence[int]], fractions: Mapping[str, float], *, seed: int, stratify: bool = True
+    data: CocoDataset | Sequence[Sequence[int]],
+    fractions: Mapping[str, float],
+    *,
+    seed: int,
+    stratify: bool = True,
+    groups: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> Split:
     """Divide images so that every part has its share of every class, by iterative stratification.
 
     K. Sechidis, G. Tsoumakas, I. Vlahavas: On the Stratification of Multi-Label Data, ECML PKDD 2011: the class with
     the fewest images left is given out first, each image to the part that lacks most of this class, then to the one
     that lacks most images, then by lot. Two things are added. Images without objects are given out first, as a
-    class of their own, and a part takes no more images than its share, so that sizes are exact.
+    class of their own, and a part takes no more images than its share, so that sizes are exact. Images of one group go
+    to one part, the largest groups first; sizes are then as exact as the groups allow.
 
     Args:
         data: A dataset, or of each image the classes that occur in it.
         fractions: Share of the images of train, val and test; a part left out is empty.
         seed: The same seed on the same data gives the same split, on any machine.
         stratify: False to draw images by lot alone.
+        groups: Of each image a number that those share which must not be parted; None: each is on its own.
 
     Raises:
         ConfigError: The fractions are negative or do not add up to 1.
+        DataError: There are fewer groups than parts.
     """
     shares = [float(fractions.get(part, 0)) for part in PARTS]
     unknown = sorted(set(fractions) - set(PARTS))
@@ -57,7 +69,14 @@ def split_dataset(
     classes = _classes(data)
     rng = Random(seed)
     sizes = _sizes(len(classes), shares)
-    part_of = _stratified(classes, sizes, rng) if stratify else _by_lot(sizes, rng)
+    units = _units(groups, len(classes))
+    if len(units) == len(classes):
+        part_of = _stratified(classes, units, sizes, rng) if stratify else _by_lot(sizes, rng)
+    else:
+        _check_groups(len(units), len(classes), sizes)
+        # By lot: all images are of one class.
+        part_of = _stratified(classes if stratify else [(0,)] * len(classes), units, sizes, rng)
+        _fill_empty(part_of, units, sizes)
     members: dict[str, list[int]] = {part: [] for part in PARTS}
     for image, part in enumerate(part_of):
         members[PARTS[part]].append(image)
@@ -95,31 +114,69 @@ def _by_lot(sizes: list[int], rng: Random) -> list[int]:
     return lots
 
 
-def _stratified(classes: list[tuple[int, ...]], sizes: list[int], rng: Random) -> list[int]:
-    order = list(range(len(classes)))
+def _units(groups: Sequence[int] | NDArray[np.int64] | None, count: int) -> list[list[int]]:
+    """The images of each group, in their order; without groups each image alone."""
+    if groups is None:
+        return [[image] for image in range(count)]
+    members: dict[int, list[int]] = {}
+    for image, group in enumerate(np.asarray(groups).tolist()):
+        members.setdefault(group, []).append(image)
+    return list(members.values())
+
+
+def _check_groups(groups: int, images: int, sizes: list[int]) -> None:
+    parts = sum(size > 0 for size in sizes)
+    if groups < parts:
+        raise DataError(
+            f"the {images:,} images are {groups:,} group{'s' if groups > 1 else ''} that must not be parted "
+            f"(dataset.groupBy, or versions of the same picture), too few for {parts} parts: add other images, or give "
+            "dataset.train and dataset.val"
+        )
+
+
+def _fill_empty(part_of: list[int], units: list[list[int]], sizes: list[int]) -> None:
+    """Give a part that has no image the smallest group of the part with the most groups."""
+    for part, size in enumerate(sizes):
+        if size and part not in part_of:
+            held = Counter(part_of[unit[0]] for unit in units)
+            most = max(held, key=lambda p: (held[p], -p))
+            smallest = min((unit for unit in units if part_of[unit[0]] == most), key=len)
+            for image in smallest:
+                part_of[image] = part
+
+
+def _stratified(classes: list[tuple[int, ...]], units: list[list[int]], sizes: list[int], rng: Random) -> list[int]:
+    """The part of each image; ``units`` are the images that go together."""
+    order = list(range(len(units)))
     rng.shuffle(order)
-    images_of: dict[int, list[int]] = {}
-    for image in order:
-        for label in classes[image] or (_NOTHING,):
-            images_of.setdefault(label, []).append(image)
-    left = {label: len(images) for label, images in images_of.items()}
+    counts = [Counter(label for image in unit for label in classes[image] or (_NOTHING,)) for unit in units]
+    units_of: dict[int, list[int]] = {}
+    for unit in order:
+        for label in counts[unit]:
+            units_of.setdefault(label, []).append(unit)
+    left = {label: sum(counts[unit][label] for unit in found) for label, found in units_of.items()}
     total = max(1, sum(sizes))
     wanted = {label: [count * size / total for size in sizes] for label, count in left.items()}
     room = list(sizes)
     part_of = [-1] * len(classes)
     while left:
         rarest = min(left, key=lambda label: (label != _NOTHING, left[label], label))
-        for image in images_of[rarest]:
-            if part_of[image] >= 0:
+        for unit in sorted(units_of[rarest], key=lambda unit: -len(units[unit])):
+            if part_of[units[unit][0]] >= 0:
                 continue
-            lacks = wanted[rarest]
-            part = max((p for p in range(len(sizes)) if room[p]), key=lambda p: (lacks[p], room[p], rng.random()))
-            part_of[image] = part
-            room[part] -= 1
-            for label in classes[image] or (_NOTHING,):
-                wanted[label][part] -= 1
+            lacks, size = wanted[rarest], len(units[unit])
+            fitting = [p for p in range(len(sizes)) if room[p] >= size]
+            if fitting:
+                part = max(fitting, key=lambda p: (lacks[p], room[p], rng.random()))
+            else:
+                part = max((p for p in range(len(sizes)) if sizes[p]), key=room.__getitem__)
+            for image in units[unit]:
+                part_of[image] = part
+            room[part] -= size
+            for label, count in counts[unit].items():
+                wanted[label][part] -= count
                 if label in left:
-                    left[label] -= 1
+                    left[label] -= count
         del left[rarest]
     return part_of
 

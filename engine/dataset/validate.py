@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -9,11 +10,16 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 
+import numpy as np
+
+from engine.dataset.across_parts import Picture
 from engine.dataset.frames import Evidence, Frames, evidence_of
+from engine.dataset.image_digest import mark_of
 from engine.dataset.images import ImageHeader, decode_image, probe_image
 from engine.dataset.inspect import inspect_parts
 from engine.dataset.layouts import find_parts
 from engine.dataset.problems import EXAMPLES, SEEN_WHEN_OPENED, ProblemLog
+from engine.dataset.same_pictures import SIDE, thumbnail
 from engine.dataset.scan import Opened, Scan
 from engine.dataset.types import CocoImage, DatasetInfo, Frame, ImageId
 from engine.errors import DataError
@@ -69,8 +75,12 @@ def validate_dataset(
     parts = find_parts(str(annotations), None if images is None else str(images), storage=store)
     parts = {name: replace(part, images_expected=True) for name, part in parts.items()}
 
+    pictures: dict[str, Picture] = {}
+
     def look(scans: Mapping[str, Scan], log: ProblemLog) -> Mapping[str, Opened]:
-        looks = {name: _look_at(scan, storage=store, thorough=thorough) for name, scan in scans.items()}
+        looks = {
+            name: _look_at(scan, storage=store, thorough=thorough, pictures=pictures) for name, scan in scans.items()
+        }
         frames = sum((one.frames for one in looks.values()), Frames())
         for one in looks.values():
             for code, first in sorted(one.examples.items(), key=itemgetter(1)):
@@ -80,7 +90,7 @@ def validate_dataset(
         frame = frames.frame(exif_orientation)
         return {name: one.opened(frame) for name, one in looks.items()}
 
-    return inspect_parts(parts, source=str(annotations), storage=store, look=look, crowds=crowds)
+    return inspect_parts(parts, source=str(annotations), storage=store, look=look, crowds=crowds, pictures=pictures)
 
 
 @dataclass
@@ -106,11 +116,14 @@ class _Looked:
         return {number: None if size is None else size[stored] for number, size in self.sizes.items()}
 
 
-def _look_at(scan: Scan, *, storage: Storage, thorough: bool) -> _Looked:
+def _look_at(scan: Scan, *, storage: Storage, thorough: bool, pictures: dict[str, Picture]) -> _Looked:
     def look_at(numbered: tuple[int, CocoImage]) -> tuple[int, CocoImage, _Seen]:
         number, image = numbered
         uri = join(scan.part.images, scan.names.find(image.file_name) or image.file_name)
-        return number, image, _look(image, uri, storage=storage, thorough=thorough)
+        seen = _look(image, uri, storage=storage, thorough=thorough)
+        if seen.picture is not None:
+            pictures[uri] = seen.picture
+        return number, image, seen
 
     looked = _Looked()
     shown: list[tuple[int, Evidence, str]] = []
@@ -137,19 +150,22 @@ class _Seen:
             be used.
         problems: Their codes, with what is to be said of each.
         evidence: What it shows of the frame that it was annotated in.
+        picture: The mark of its bytes, and its thumbnail if it was decoded; None if it cannot be used.
     """
 
     sizes: tuple[Size, Size] | None
     problems: tuple[tuple[str, str], ...]
     evidence: Evidence = Evidence.NONE
+    picture: Picture | None = None
 
 
 def _look(image: CocoImage, uri: str, *, storage: Storage, thorough: bool) -> _Seen:
     try:
         data = storage.read_bytes(uri)
         header = probe_image(data, name=image.file_name)
+        small = np.zeros((SIDE, SIDE), np.uint8)
         if thorough:
-            decode_image(data, name=image.file_name)
+            small = thumbnail(decode_image(data, name=image.file_name))
     except DataError as error:
         return _Seen(None, (("unreadable_image", str(error)),))
     problems = tuple(_differences(image, header))
@@ -157,7 +173,9 @@ def _look(image: CocoImage, uri: str, *, storage: Storage, thorough: bool) -> _S
         return _Seen(None, problems)
     said, upright = (image.width, image.height), (header.width, header.height)
     stored = upright[::-1] if header.rotated else upright
-    return _Seen((said, said) if image.width else (upright, stored), problems, evidence_of(image, header))
+    sizes = (said, said) if image.width else (upright, stored)
+    mark = mark_of(hashlib.md5(data, usedforsecurity=False).hexdigest(), len(data))
+    return _Seen(sizes, problems, evidence_of(image, header), (mark, small))
 
 
 def _differences(image: CocoImage, header: ImageHeader) -> Iterator[tuple[str, str]]:

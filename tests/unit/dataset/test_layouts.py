@@ -50,7 +50,7 @@ def export(folder: Path, layout: Layout) -> Path:
         for image in coco["images"]:
             image["file_name"] = f"{number}-{image['file_name']}"
         write(folder / file, coco)
-        write_images(folder / images, [image["file_name"] for image in coco["images"]])
+        write_images(folder / images, [image["file_name"] for image in coco["images"]], shade=100 + number)
     return folder
 
 

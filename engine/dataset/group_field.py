@@ -1,0 +1,43 @@
+"""A field of the image records of a COCO file, such as ``video_id``, by which images are kept together."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from engine.dataset.reader import CocoReader
+from engine.storage import Storage
+
+LONGEST = 256
+"""Characters of a value that count."""
+
+
+def read_field(annotations: str, field: str, *, storage: Storage) -> list[str]:
+    """The value of a field of each image, as text, in file order; empty where an image has none.
+
+    Args:
+        annotations: COCO file.
+        field: Name of the field.
+        storage: Where the file lies.
+
+    Raises:
+        DataError: The file is no COCO dataset.
+        StorageError: It cannot be had.
+    """
+    values: list[str] = []
+    with storage.open_checked(annotations) as stream:
+        for section, block in CocoReader(stream, source=annotations, raw=True).blocks():
+            if section == "images":
+                values += [_value(element, field) for element in block]
+    return values
+
+
+def _value(element: msgspec.Raw, field: str) -> str:
+    try:
+        record: Any = json.loads(bytes(element))
+    except (ValueError, RecursionError):
+        return ""
+    value = record.get(field) if isinstance(record, dict) else None
+    return "" if value is None or value == "" else json.dumps(value, sort_keys=True)[:LONGEST]
