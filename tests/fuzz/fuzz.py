@@ -1,4 +1,4 @@
-"""Mutated COCO files and images, for as long as one likes::
+"""Mutated COCO files, images, and datasets in other formats, for as long as one likes::
 
     python tests/fuzz/fuzz.py --seconds 600 --seed 1
 
@@ -31,6 +31,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import formats
 from coco_files import compressed, small_coco, uncompressed, write_images
 
 from engine.dataset import DatasetInfo, inspect_dataset, load_dataset, load_sample
@@ -153,22 +154,27 @@ def check_coco(content: bytes, folder: Path) -> str:
     """What becomes of a COCO file."""
     file = folder / "annotations.json"
     file.write_bytes(content)
+    return check_dataset(file, folder / "images")
+
+
+def check_dataset(source: Path, images: Path | None) -> str:
+    """What becomes of a dataset."""
     try:
-        info = inspect_dataset(file, folder / "images")
+        info = inspect_dataset(source, images)
     except TeacherError as error:
         return "refused" if str(error) else "crashed"
     counts = {problem.code: problem.count for problem in info.problems}
     check_counts(info)
     try:
-        dataset = load_dataset(file, folder / "images")
+        dataset = load_dataset(source, images)
     except TeacherError:
         assert info.errors
         return "refused"
     assert len(dataset) == info.images, "inspecting and loading differ"
     assert sum(map(len, dataset.annotations)) == info.annotations, "inspecting and loading differ"
-    for index, image in enumerate(dataset.images[:4]):
+    for index, image in enumerate(dataset.images[:4] if images is not None else ()):
         try:
-            sample = load_sample(dataset, index, folder / "images" / image.file_name, with_masks=True)
+            sample = load_sample(dataset, index, images / image.file_name, with_masks=True)  # type: ignore[operator]
         except TeacherError:
             continue
         assert sample.image.shape[2] == 3
@@ -206,6 +212,9 @@ def check_image(content: bytes, folder: Path) -> str:
 
 def one(rng: random.Random) -> tuple[str, bytes, Callable[[bytes, Path], str]]:
     """An input, and what it is tried on."""
+    if rng.random() < 0.5:
+        kind, content = formats.an_input(rng, mutated, damaged)
+        return kind, content, lambda given, folder: check_dataset(formats.place(kind, given, folder), None)
     if rng.random() < 0.3:
         content = an_image(rng)
         return "image", damaged(content, rng) if rng.random() < 0.95 else content, check_image
