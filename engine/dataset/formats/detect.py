@@ -151,7 +151,7 @@ def _yolo_evidence(source: Source, *, is_voc: bool) -> str | None:
     texts = source.keys(".txt")
     labels = [key for key in texts if not yolo.is_other_text(key)]
     images = source.images_by_identity
-    paired = [key for key in labels if identity(key) in images] or ([] if is_voc else labels)
+    paired = [key for key in texts if identity(key) in images] or ([] if is_voc else labels)
     for key in _samples([key for key in paired if source.files[key]]):
         if _is_yolo(source.head(key).decode("utf-8-sig", errors="replace")):
             return key

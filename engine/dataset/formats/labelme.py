@@ -21,10 +21,9 @@ import numpy as np
 from PIL import Image
 
 from engine.dataset.formats.json_text import number, parse_json
-from engine.dataset.formats.source import Source, identity
+from engine.dataset.formats.source import Source, by_folder, complete, identity
 from engine.dataset.formats.writer import Classes, CocoWriter, Polygon, ellipse
 from engine.dataset.masks import encode_mask
-from engine.dataset.part_files import PARTS, part_of
 from engine.errors import DataError
 
 KIND = "LabelMe"
@@ -63,9 +62,13 @@ class _File:
 
 
 def convert(source: Source, folder: Path) -> list[str]:
-    """Write ``<part>.json`` for each part and return the names of the parts."""
+    """Write ``<part>.json`` for each part and return the names of the parts.
+
+    Raises:
+        DataError: Its folders are no parts to train on.
+    """
     classes = Classes()
-    parts = _parts(source.keys(".json"))
+    parts = complete(by_folder(source.keys(".json")), source.uri)
     for part, keys in parts.items():
         with CocoWriter(folder / f"{part}.json") as writer:
             for file in source.each(lambda key: _read(source, key), keys):
@@ -79,16 +82,6 @@ def convert(source: Source, folder: Path) -> list[str]:
                     _write(writer, image_id, classes.id_of(label), pieces)
             writer.close(classes.categories())
     return list(parts)
-
-
-def _parts(keys: list[str]) -> dict[str, list[str]]:
-    parts: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        folder = posixpath.dirname(key)
-        parts[part_of(f"{folder}/") if folder else "all"].append(key)
-    if parts.keys() >= {"train", "val"} and "all" not in parts:
-        return {part: parts[part] for part in PARTS if part in parts}
-    return {"all": keys}
 
 
 def _write(writer: CocoWriter, image_id: int, class_id: int | None, pieces: Sequence[_Piece]) -> None:

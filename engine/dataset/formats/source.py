@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from engine.dataset.images import probe_image
 from engine.dataset.listing import list_files
-from engine.dataset.part_files import is_image
+from engine.dataset.part_files import PARTS, is_image, part_of
 from engine.errors import DataError
 from engine.storage import ObjectInfo, Storage, is_remote, join, name, parent
 from engine.storage.transfer import each_done
@@ -213,6 +213,33 @@ def identity(key: str) -> str:
     *folders, last = unicodedata.normalize("NFC", key).split("/")
     stem, dot, suffix = last.rpartition(".")
     return "/".join([*(folder for folder in folders if folder.lower() not in ROLES), stem if dot and suffix else last])
+
+
+def by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Keys by the part that their folders name, ``all`` where none does: see :func:`complete`."""
+    parts: dict[str, list[str]] = {}
+    for key in keys:
+        folder = key.rpartition("/")[0]
+        parts.setdefault(part_of(f"{folder}/") if folder else "all", []).append(key)
+    return parts
+
+
+def complete(parts: Mapping[str, list[str]], source: str) -> dict[str, list[str]]:
+    """The parts to train on: ``train``, ``val`` and perhaps ``test``; or ``all``, to be divided.
+
+    Raises:
+        DataError: They are neither: joined, a test part would be trained on.
+    """
+    found = {part: parts[part] for part in ("all", *PARTS) if parts.get(part)}
+    if len(found) <= 1 or found.keys() == {"all", "train"}:
+        return {"all": [key for keys in found.values() for key in keys]}
+    if "all" not in found and found.keys() >= {"train", "val"}:
+        return found
+    shown = ", ".join(f"{'neither' if part == 'all' else part} ({keys[0]} …)" for part, keys in found.items())
+    raise DataError(
+        f"{source} is divided into {shown}; training needs a train and a val part that hold everything, or one part "
+        "that it divides: move or remove the rest, or give the folder or file of one part"
+    )
 
 
 def list_images(folder: str, storage: Storage) -> Files:

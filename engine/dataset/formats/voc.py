@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from engine.dataset.formats.source import Source, identity
+from engine.dataset.formats.source import Source, by_folder, complete, identity
 from engine.dataset.formats.writer import Classes, CocoWriter, Polygon
 from engine.dataset.formats.xml import parse_xml
-from engine.dataset.part_files import PARTS, part_of
+from engine.dataset.part_files import PARTS
 from engine.errors import DataError
 
 KIND = "Pascal VOC"
+
+_OF_ONE_CLASS = re.compile(r".*\s(-1|0|1)")
+"""A line of a list that says which images show one class."""
 
 CHALLENGE = re.compile(r"\s*The VOC\s?20\d\d Database", re.IGNORECASE)
 """What ``source/database`` says in files of the challenge."""
@@ -55,7 +58,7 @@ def convert(source: Source, folder: Path) -> list[str]:
     """Write ``<part>.json`` for each part and return the names of the parts.
 
     Raises:
-        DataError: The image sets name no file that exists.
+        DataError: The image sets name files that do not exist, or are no parts to train on.
     """
     keys = source.keys(".xml")
     parts, classes = _parts(source, keys), Classes()
@@ -193,37 +196,34 @@ def _number(text: Any) -> float:
 
 def _parts(source: Source, keys: list[str]) -> dict[str, list[str]]:
     """XML files by part: as ``ImageSets/Main`` says, else by folders such as ``train/`` and ``valid/``."""
-    sets: dict[str, list[str]] = defaultdict(list)
     known = {identity(key): key for key in keys}
-    unknown: list[str] = []
+    sets: dict[str, dict[str, str | None]] = {part: {} for part in ("all", *PARTS)}
     for key in source.keys(".txt"):
         folder, _, last = key.rpartition("/")
-        part = next((part for part, words in PARTS.items() if last[:-4].lower() in words), None)
-        if part is None or not f"/{folder}".lower().endswith("/imagesets/main"):
+        if not f"/{folder}".lower().endswith("/imagesets/main"):
             continue
         base = posixpath.dirname(posixpath.dirname(folder))
-        for line in source.text(key).splitlines():
-            words = line.split()
-            name = line.strip().replace("\\", "/")
-            if not words or (len(words) > 1 and words[-1] in ("-1", "0")):  # a list of one class: not in this image
-                continue
-            found = known.get(posixpath.join(base, name)) or known.get(posixpath.join(base, words[0]))
-            found = found or known.get(identity(posixpath.join(base, name)))
-            if found:
-                sets[part].append(found)
-            elif part != "test":  # the challenge keeps those of its own
-                unknown.append(name)
-    if sets.keys() >= {"train", "val"}:
-        if unknown:
+        part = next((part for part, words in PARTS.items() if last[:-4].lower() in words), "all")
+        lines = (line.strip().replace("\\", "/") for line in source.text(key).splitlines())
+        names = [line for line in lines if line and not line.startswith("#")]
+        found = {name: _listed(posixpath.join(base, name), known) for name in names}
+        missing = [name for name, xml in found.items() if not xml]
+        if all(_OF_ONE_CLASS.fullmatch(name) for name in missing) and len(missing) == len(names):
+            continue
+        if missing and part != "test":  # the challenge keeps those of its own
             raise DataError(
-                f"ImageSets/Main of {source.uri} lists {len(unknown):,} images without an XML file, such as "
-                f"{unknown[0][:80]!r}: add them to Annotations/, or take them out of the lists"
+                f"{key} of {source.uri} lists {len(missing):,} images without an XML file, such as "
+                f"{missing[0][:80]!r}: add them to Annotations/, or take them out of the list"
             )
-        return {part: sets[part] for part in PARTS if part in sets}
-    by_folder: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        folder = posixpath.dirname(key)
-        by_folder[part_of(f"{folder}/") if folder else "all"].append(key)
-    if by_folder.keys() >= {"train", "val"} and "all" not in by_folder:
-        return {part: by_folder[part] for part in PARTS if part in by_folder}
-    return {"all": keys}
+        sets[part] |= dict.fromkeys(xml for xml in found.values() if xml)
+    if sets["train"] and sets["val"]:  # trainval is both
+        sets["all"] = {}
+    elif sets["train"] and sets["all"].keys() >= sets["train"].keys():
+        sets["train"] = {}
+    listed = {part: list(files) for part, files in sets.items()}
+    return complete(listed if any(listed.values()) else by_folder(keys), source.uri)
+
+
+def _listed(path: str, known: dict[str, str]) -> str:
+    """The XML file of an image in a list, named with or without a suffix; empty if there is none."""
+    return known.get(path) or known.get(identity(path)) or ""

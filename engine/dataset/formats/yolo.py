@@ -24,7 +24,9 @@ from engine.errors import DataError
 
 KIND = "YOLO"
 
-_NOT_LABELS = re.compile(r"(readme|license|notes?|requirements|changelog|train|val|valid|test|default)\b.*")
+_NOT_LABELS = re.compile(
+    r"(readme|license|notes?|requirements|changelog|train|val|valid|test|trainval|default)(\.\w+)*\.txt"
+)
 """Names of text files that are no labels, in lower case, where no image is called so."""
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from engine.dataset.formats.source import Source
+from engine.dataset.formats.source import Source, by_folder, complete, identity
 from engine.dataset.names import FileNames
-from engine.dataset.part_files import PARTS, is_image, part_of
+from engine.dataset.part_files import PARTS
 from engine.errors import DataError
 
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "names.txt", "_darknet.labels", "predefined_classes.txt")
@@ -118,7 +118,7 @@ def _yaml_parts(source: Source, key: str, content: dict[str, Any]) -> dict[str, 
         for path in paths:
             found = _images_at(source, above, content.get("path"), str(path), names)
             if found is None:  # Roboflow says valid/, and users rename it
-                found = parts_by_folder(source).get(part)
+                found = by_folder(source.image_files).get(part)
             if found is None and part == "test":  # often a left-over of a template
                 continue
             if found is None:
@@ -131,17 +131,13 @@ def _yaml_parts(source: Source, key: str, content: dict[str, Any]) -> dict[str, 
             parts[part] = list(dict.fromkeys(images))
     if not parts:
         return parts_by_folder(source)
-    if parts.keys() == {"train"} or parts.keys() == {"val"}:
-        return {"all": next(iter(parts.values()))}
     train, val = set(parts["train"]) if "train" in parts else set(), parts.get("val", ())
     if content.get("train") != content.get("val") and len(train.intersection(val)) > len(val) / 2:
         raise DataError(
             f"{key} of {source.uri} gives {content.get('train')!r} as train and another path as val, and both lead to "
             "the same images: correct the paths"
         )
-    if not parts.keys() >= {"train", "val"}:
-        raise DataError(f"{key} of {source.uri} names {', '.join(parts)}; training needs a train and a val part")
-    return parts
+    return complete(parts, f"{source.uri} by {key}")
 
 
 def _images_at(source: Source, above: str, path: object, wanted: str, names: FileNames) -> list[str] | None:
@@ -231,17 +227,17 @@ def _darknet_parts(source: Source, key: str) -> dict[str, list[str]]:
             images = _listed_images(source, listed, names)
             if images:
                 parts[part] = images
-    if parts.keys() >= {"train", "val"}:
-        return parts
-    return {"all": [image for images in parts.values() for image in images]} if parts else {}
+    return complete(parts, f"{source.uri} by {key}") if parts else {}
 
 
 def parts_by_folder(source: Source) -> dict[str, list[str]]:
-    """All images, in parts where folders such as ``train/`` and ``valid/`` hold all of them."""
-    parts: dict[str, list[str]] = {}
-    for key in source.image_files:
-        folder = posixpath.dirname(key)
-        parts.setdefault(part_of(f"{folder}/") if folder else "all", []).append(key)
-    if parts.keys() >= {"train", "val"} and "all" not in parts:
-        return {part: parts[part] for part in PARTS if part in parts}
-    return {"all": [key for key in source.image_files if is_image(key)]}
+    """All images, by part where folders such as ``train/`` and ``valid/`` hold all that have labels.
+
+    Raises:
+        DataError: The folders are no parts to train on.
+    """
+    parts = by_folder(source.image_files)
+    if len(parts) > 1 and "all" in parts:  # pictures of results, for example
+        labelled = {identity(key) for key in source.keys(".txt")}
+        parts["all"] = [key for key in parts["all"] if identity(key) in labelled]
+    return complete(parts, source.uri)

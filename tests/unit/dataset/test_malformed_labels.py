@@ -282,10 +282,19 @@ def test_a_bad_voc_file_is_counted_with_its_place(
 def test_voc_image_sets_and_folders_give_the_parts(tmp_path: Path) -> None:
     folder = voc(tmp_path, small_coco(4, 1))
     sets = folder / "ImageSets" / "Main"
-    text(sets / "train.txt", "001\n002\n")
+    (sets / "default.txt").unlink()
+    text(sets / "train.txt", "# a comment\n001\n002\n")
     text(sets / "val.txt", "003\r\n")
     text(sets / "cat_train.txt", "001 1\n002 -1\n")
     assert inspect_dataset(folder).parts == {"train": 2, "val": 1}
+    text(sets / "trainval.txt", "001\n002\n003\n")
+    text(sets / "test.txt", "004\n901\n")
+    assert inspect_dataset(folder).parts == {"train": 2, "val": 1, "test": 1}
+    (sets / "val.txt").unlink()
+    with pytest.raises(DataError, match=r"divided into neither .*, test .*; training needs a train and a val part"):
+        inspect_dataset(folder)
+    (sets / "test.txt").unlink()
+    assert inspect_dataset(folder).parts == {"all": 3}
     text(sets / "val.txt", "003\n900\n")
     with pytest.raises(DataError, match="lists 1 images without an XML file, such as '900'"):
         inspect_dataset(folder)
@@ -479,3 +488,17 @@ def test_one_file_of_many_asks_for_its_folder(tmp_path: Path) -> None:
     for kind, file in files.items():
         with pytest.raises(DataError, match=f"is the {kind} file of one image: give the folder"):
             inspect_dataset(file)
+
+
+def test_folders_are_parts_only_if_they_hold_everything(tmp_path: Path) -> None:
+    for part in ("train", "valid", "extra"):
+        write_images(tmp_path / part / "images", [f"{part}.png"])
+        text(tmp_path / part / "labels" / f"{part}.txt", LINE)
+    text(tmp_path / "classes.txt", "cat\n")
+    with pytest.raises(DataError, match=r"divided into neither \(extra/images/extra.png …\), train .*, val "):
+        inspect_dataset(tmp_path)
+    (tmp_path / "extra" / "labels" / "extra.txt").unlink()
+    assert inspect_dataset(tmp_path).parts == {"train": 1, "val": 1}
+    (tmp_path / "valid").rename(tmp_path / "test")
+    with pytest.raises(DataError, match=r"divided into train .*, test .*; training needs"):
+        inspect_dataset(tmp_path)
