@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from engine.text import plain, shortened
+
 
 class TeacherError(Exception):
     """A failure whose message says what was found, where, and what to do.
@@ -16,6 +18,10 @@ class TeacherError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        """The sentence, at most :data:`engine.text.LONGEST` characters of it, without control characters."""
+        return shortened(plain(super().__str__()))
 
     @property
     def reason(self) -> str:

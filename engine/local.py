@@ -20,8 +20,9 @@ from engine import child_process
 from engine.artifacts import RESULT, RunLayout, RunMetadata, read_metadata
 from engine.base_identity import base_digest
 from engine.config import RunConfig, decisive, from_yaml, to_yaml
+from engine.config.trainable import check_pieces
 from engine.dataset import DatasetInfo, inspect_request
-from engine.dataset.class_names import warn_of_odd_names
+from engine.dataset.class_names import find_vocabulary, judge_names, of_language
 from engine.dataset.layouts import find_single_part
 from engine.dataset.problems import too_many
 from engine.errors import (
@@ -54,8 +55,10 @@ def prepare(
     check_layers(runs[0].config, storage)
     reader, prompts = runs[0].config.teachers.grounding_dino, runs[0].config.data.prompts
     if reader is not None:
-        base, revision = reader.base_model, reader.revision
-        info = warn_of_odd_names(info, prompts, base_model=base, revision=revision, storage=storage)
+        vocabulary = find_vocabulary(reader.base_model, reader.revision, storage=storage)
+        if vocabulary is not None:
+            check_pieces(runs[0].config.data.classes, prompts, vocabulary)
+        info = judge_names(info, prompts, of_language(vocabulary))
     retention = runs[0].config.training.retention
     if retention is not None:
         find_single_part(retention.annotations, retention.images, storage=storage)

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from engine.cli import options
 from engine.cli.display import console, note, show_info
@@ -16,7 +17,6 @@ from engine.spec import (
     AugmentationSpec,
     Background,
     Characteristic,
-    DatasetSpec,
     ExifOrientation,
     FineTuneSpec,
     Intensity,
@@ -48,12 +48,13 @@ def inspect(
 ) -> None:
     """Say what is in a dataset, or in that of a manifest (-f), what is wrong with it, and what training needs.
 
-    Images are not read, and nothing is written.
+    Images are not read, and nothing is written. With -f the exit code is 3 if training would refuse the dataset.
     """
     from engine.cli.outlook import show_outlook
     from engine.config.generate import defaults, generate_config
+    from engine.config.trainable import check_pieces
     from engine.dataset import inspect_dataset, inspect_request
-    from engine.dataset.class_names import warn_of_odd_names
+    from engine.dataset.class_names import find_vocabulary, judge_names, of_language
     from engine.fit import GPUS
     from engine.outlook import Inspected, check_layers, outlook
 
@@ -71,28 +72,34 @@ def inspect(
         info = inspect_request(spec.dataset, storage=storage, fingerprint=False)
     if base_model is not None and info.has_boxes:
         overrides = {"teachers.grounding_dino.base_model": base_model} | overrides
-    config, why = None, ""
+    config, failure = None, None
     try:
         config = generate_config(info, spec, overrides=overrides)
         check_layers(config, storage)
     except (ConfigError, DataError) as error:
         if asked and isinstance(error, ConfigError):
             raise
-        why = str(error)  # of the data, of which the rest is told all the same
+        config, failure = None, error  # of the data, of which the rest is told all the same
     reader = config.teachers.grounding_dino if config is not None else None
     if reader is not None or (config is None and info.has_boxes):
         base = reader.base_model if reader is not None else base_model or defaults("grounding_dino")["base_model"]
         revision = reader.revision if reader is not None else None
-        info = warn_of_odd_names(
-            info, spec.class_prompts, base_model=base, revision=revision, storage=storage, hub=False
-        )
+        vocabulary = find_vocabulary(base, revision, storage=storage, hub=False)
+        if vocabulary is not None and config is not None:
+            try:
+                check_pieces(config.data.classes, config.data.prompts, vocabulary)
+            except DataError as error:
+                config, failure = None, error
+        info = judge_names(info, spec.class_prompts, of_language(vocabulary))
     show_info(info)
     found = outlook(config, info, storage, gpu=named) if config is not None else ()
     show_outlook(found)
-    if why:
-        note(f"what training needs is not said: {why}")
+    if failure is not None and manifest is None:
+        note(f"what training needs is not said: {failure}")
     if json:
         typer.echo(Inspected(**dict(info), outlook=found).model_dump_json(indent=2))
+    if failure is not None and manifest is not None:
+        raise failure
 
 
 def _request(
@@ -113,26 +120,40 @@ def _request(
 
 
 def validate(
-    annotations: Annotated[str, ANNOTATIONS],
+    annotations: Annotated[str | None, ANNOTATIONS] = None,
+    manifest: Annotated[str | None, options.MANIFEST_FILE] = None,
     images: options.Images = None,
     exif_orientation: options.ExifChoice = ExifOrientation.AUTO,
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
 ) -> None:
-    """Inspect a dataset and open every image; exit code 3 if training would refuse it."""
-    from engine.dataset import validate_dataset
-    from engine.dataset.problems import refused
+    """Inspect a dataset, or that of a manifest (-f), and open every image; exit code 3 if training would refuse it."""
+    from engine.config.generate import generate_config
+    from engine.config.trainable import check_pieces
+    from engine.dataset.class_names import find_vocabulary
+    from engine.dataset.validate import validate_request
 
-    usual = parse(DatasetSpec, {"annotations": annotations}, where="the command line")
-    info = validate_dataset(
-        annotations, images, storage=options.storage(endpoint_url), exif_orientation=exif_orientation
-    )
+    spec, storage = _request(annotations, manifest, {"--images": images, "--endpoint-url": endpoint_url})
+    if exif_orientation is not ExifOrientation.AUTO:
+        dataset = spec.dataset.model_copy(update={"exif_orientation": exif_orientation})
+        spec = spec.model_copy(update={"dataset": dataset})
+    info = validate_request(spec.dataset, storage=storage)
     show_info(info)
     if json:
         typer.echo(info.model_dump_json(indent=2))
-    if faults := refused(info, on_problem=usual.on_problem, max_skipped_percent=usual.max_skipped_percent):
-        raise DataError(f"{annotations} cannot be trained on: {faults}")
-    console.print(f"[green]{annotations} can be trained on[/]" + (", with warnings" if info.problems else ""))
+    try:
+        config = generate_config(info, spec)
+        reader = config.teachers.grounding_dino
+        if reader is not None:
+            vocabulary = find_vocabulary(reader.base_model, reader.revision, storage=storage, hub=False)
+            if vocabulary is not None:
+                check_pieces(config.data.classes, config.data.prompts, vocabulary)
+    except ConfigError as error:
+        if manifest is not None:
+            raise
+        raise DataError(str(error)) from None  # nothing was asked for that could be wrong
+    shown = manifest or annotations
+    console.print(f"[green]{escape(str(shown))} can be trained on[/]" + (", with warnings" if info.problems else ""))
 
 
 def split(

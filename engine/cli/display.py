@@ -15,9 +15,7 @@ from engine.errors import TeacherError
 from engine.evaluation.conclusion import Conclusion, conclude_result
 from engine.gain import warning
 from engine.results import ApMetrics, TeacherResult, ceiling_sentence
-
-CONTROL = {code: "\ufffd" for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
-"""Characters that tell a terminal to do something, from names that others have chosen."""
+from engine.text import plain, shortened
 
 
 class PlainConsole(Console):
@@ -29,15 +27,6 @@ class PlainConsole(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """As rich's, with control characters replaced."""
         super().print(*(plain(one) if isinstance(one, str) else one for one in objects), **options)
-
-
-def plain(text: str) -> str:
-    r"""Text without control characters, but for line breaks and tabs.
-
-    >>> plain("bolt\x1b[2J")
-    'bolt\ufffd[2J'
-    """
-    return text.translate(CONTROL)
 
 
 console = PlainConsole(stderr=True, highlight=False)
@@ -75,7 +64,7 @@ def show_info(info: DatasetInfo) -> None:
     console.print(facts)
     table = Table("class", "annotations", "images", box=None, header_style="dim")
     for one in info.classes[:30]:
-        table.add_row(escape(plain(one.name)), f"{one.annotations:,}", f"{one.images:,}")
+        table.add_row(escape(shortened(plain(one.name), 60)), f"{one.annotations:,}", f"{one.images:,}")
     console.print(table)
     if len(info.classes) > 30:
         console.print(f"… and {len(info.classes) - 30} more classes")
@@ -152,7 +141,7 @@ def show_metrics(columns: Sequence[tuple[str, ApMetrics]]) -> None:
     table.add_section()
     for label in columns[0][1].per_class:
         values = [_number(metrics.per_class.get(label)) for _, metrics in columns]
-        table.add_row(escape(plain(f"ap of {label}")), *values)
+        table.add_row(escape(shortened(plain(f"ap of {label}"), 60)), *values)
     console.print(table)
     for sentence in dict.fromkeys(filter(None, (ceiling_sentence(metrics) for _, metrics in columns))):
         warn(sentence)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import resources
@@ -14,10 +13,10 @@ from typing import Any
 
 from engine.config import rules
 from engine.config.model import RunConfig
-from engine.dataset.class_names import cleaned
-from engine.dataset.problems import SEEN_WHEN_OPENED, refused
+from engine.config.trainable import check_data
+from engine.dataset.problems import SEEN_WHEN_OPENED
 from engine.dataset.types import DatasetInfo
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError
 from engine.plain_yaml import read_document
 from engine.spec import DatasetSpec, FineTuneSpec, OnProblem, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
 from engine.validation import nearest, parse
@@ -67,18 +66,7 @@ def generate_config(
         ConfigError: Settings are unknown, or contradict each other or the data.
         DataError: Nothing can be trained on this data.
     """
-    dataset = spec.dataset
-    faults = refused(
-        info,
-        on_problem=dataset.on_problem,
-        max_skipped_percent=dataset.max_skipped_percent,
-        max_leaked_percent=dataset.max_leaked_percent,
-    )
-    if faults:
-        raise DataError(f"{info.source} cannot be trained on: {faults}")
-    names = _teachers(info, spec)
-    if TeacherName.GROUNDING_DINO in names:
-        _check_phrases([c.name for c in info.classes if c.annotations], spec.class_prompts)
+    names = check_data(info, spec)
     asked = {teacher.name: teacher for teacher in spec.teachers}
     training = defaults("training") | {
         "seed": spec.training.seed,
@@ -114,22 +102,6 @@ def generate_config(
             settings["base_digest"] = base_digest(settings["base_model"])
     checked = parse(RunConfig, config, where="the configuration")
     return checked if run_id is not None else checked.model_copy(update={"run_id": _digest(config)})
-
-
-def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
-    """The teachers that were asked for, or else those that the data calls for."""
-    serves = {TeacherName.GROUNDING_DINO: info.has_boxes, TeacherName.SAM: info.has_masks}
-    needs = {TeacherName.GROUNDING_DINO: "boxes", TeacherName.SAM: "masks"}
-    for teacher in spec.teachers:
-        if not serves[teacher.name]:
-            raise ConfigError(
-                f"teachers lists {teacher.name}, which needs {needs[teacher.name]}, but dataset {info.source} "
-                f"has none: leave {teacher.name} out of teachers, or add {needs[teacher.name]} to the annotations"
-            )
-    wanted = [t.name for t in spec.teachers] or [n for n in TeacherName if serves[n]]
-    if not wanted:
-        raise DataError(f"{info.source} has neither boxes nor masks: there is nothing to train on")
-    return [n for n in TeacherName if n in wanted]
 
 
 def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:
@@ -199,21 +171,6 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         "max_leaked_percent": dataset.max_leaked_percent,
         "max_skipped_percent": 0 if dataset.on_problem is OnProblem.FAIL else dataset.max_skipped_percent,
     }
-
-
-def _check_phrases(classes: Sequence[str], prompts: Mapping[str, str]) -> None:
-    """What no tokenizer can tell apart, or read, is told before there is one."""
-    seen: dict[str, str] = {}
-    for name in classes:
-        words = cleaned(re.sub("[.?]", " ", prompts.get(name, name)))
-        if not any(character.isalnum() for character in words):
-            raise ConfigError(f"class {name!r} has no letters to show to Grounding DINO: give a phrase in classPrompts")
-        if words in seen:
-            raise ConfigError(
-                f"Grounding DINO cannot tell class {name!r} from {seen[words]!r}: it reads both as {words!r}. "
-                "Give one of them a phrase of its own in classPrompts"
-            )
-        seen[words] = name
 
 
 def _part(part: PartSpec | None, dataset: DatasetSpec) -> Plain | None:

@@ -50,21 +50,9 @@ def judge_names(info: DatasetInfo, prompts: Mapping[str, str], vocabulary: Vocab
     return info.model_copy(update={"problems": worst_first((*info.problems, *log.problems()))})
 
 
-def warn_of_odd_names(
-    info: DatasetInfo,
-    prompts: Mapping[str, str],
-    *,
-    base_model: str,
-    revision: str | None,
-    storage: Storage,
-    hub: bool = True,
-) -> DatasetInfo:
-    """:func:`judge_names` by the vocabulary of a base model; the arguments are those of :func:`find_vocabulary`.
-
-    Where it is unavailable, or has too few pieces to be that of a published base, names are judged by how they look.
-    """
-    found = find_vocabulary(base_model, revision, storage=storage, hub=hub)
-    return judge_names(info, prompts, found if found is not None and found.is_of_language else None)
+def of_language(vocabulary: Vocabulary | None) -> Vocabulary | None:
+    """A vocabulary, if it has enough pieces to be that of a published base."""
+    return vocabulary if vocabulary is not None and vocabulary.is_of_language else None
 
 
 def _oddity(name: str, names: Sequence[str], vocabulary: Vocabulary | None) -> str:

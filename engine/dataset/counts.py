@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine.dataset.ceilings import Ceilings
 from engine.dataset.ids import Repeats, Tally, as_numbers
+from engine.dataset.image_marks import ImageMarks
 from engine.dataset.objects import Judged, Verdict
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
@@ -83,6 +84,7 @@ class PartCounts:
     targets: int = 0
     masks: Ints = field(default_factory=lambda: _zeros(len(MaskKind)))
     objects_of_image: Ints = field(default_factory=_zeros)
+    marks: ImageMarks = field(default_factory=ImageMarks)
     objects_of_class: Ints = field(default_factory=_zeros)
     image_class_pairs: Tally = field(default_factory=Tally)
     areas: Ints = field(default_factory=lambda: _zeros(3))
@@ -102,6 +104,7 @@ class PartCounts:
         self.targets += int(targets.sum())
         self.masks = _plus(self.masks, np.bincount(judged.masks[targets], minlength=len(MaskKind)))
         self.ids.add(id_numbers(block))
+        self.marks.add(judged, targets, len(header.images))
         images, classes = judged.images[usable], judged.classes[usable]
         self._of_images(images, len(header.images))
         self.objects_of_class = _plus(self.objects_of_class, np.bincount(classes))
@@ -252,10 +255,13 @@ class Counts:
     def info(self, *, source: str, digest: str, parts: dict[str, int], log: ProblemLog) -> DatasetInfo:
         """The DatasetInfo of all that was counted."""
         usable, targets = self._sum("usable"), self._sum("targets")
+        read, rectangles = list(zip(parts, self.parts, strict=True)), self.rectangles_only
         return DatasetInfo(
             source=source,
             digest=digest,
             parts=parts,
+            images_with_objects={name: part.marks.with_objects() for name, part in read},
+            images_with_masks={name: part.marks.with_masks(rectangles_only=rectangles) for name, part in read},
             images=self.images,
             images_read=self.images_read,
             annotations=usable,

@@ -21,7 +21,7 @@ from engine.dataset.names import FileNames
 from engine.dataset.part_files import PartFiles, is_image
 from engine.dataset.problems import ProblemLog
 from engine.dataset.scan import OnBlock, Opened, Scan
-from engine.dataset.types import DatasetInfo
+from engine.dataset.types import DatasetInfo, FilesRead
 from engine.spec import Crowds, DatasetSpec
 from engine.storage import Storage, default_cache
 
@@ -63,6 +63,24 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool
         storage: Where it lies.
         fingerprint: Digest the images too, for a run id: files on disk are read for it, once.
     """
+    parts, source = parts_of_request(dataset, storage=storage)
+    return inspect_parts(
+        parts,
+        source=source,
+        storage=storage,
+        fingerprint=fingerprint,
+        crowds=dataset.crowds,
+        grouping=None if dataset.group_by is None else Grouping.of(dataset.group_by),
+    )
+
+
+def parts_of_request(dataset: DatasetSpec, *, storage: Storage) -> tuple[dict[str, PartFiles], str]:
+    """Where the data of a request lies, and what it is called.
+
+    Raises:
+        DataError: There is no COCO dataset in it.
+        StorageError: It cannot be had.
+    """
     if dataset.annotations is not None:
         parts = find_parts(dataset.annotations, dataset.images, storage=storage)
         source = dataset.annotations
@@ -71,17 +89,8 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool
         for name, part in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
             if part is not None:
                 parts[name] = find_single_part(part.annotations, part.images or dataset.images, storage=storage)
-        source = parts["train"].annotations
-    parts = {name: replace(part, images_expected=True) for name, part in parts.items()}
-    grouping = None if dataset.group_by is None else Grouping.of(dataset.group_by)
-    return inspect_parts(
-        parts,
-        source=source,
-        storage=storage,
-        fingerprint=fingerprint,
-        crowds=dataset.crowds,
-        grouping=grouping,
-    )
+        source = parts["train"].shown
+    return {name: replace(part, images_expected=True) for name, part in parts.items()}, source
 
 
 def inspect_parts(
@@ -142,6 +151,8 @@ def inspect_parts(
     counts.judge(log)
     across.judge(log)
     info = counts.info(source=source, digest=together(digests), parts=images, log=log)
+    files = {name: FilesRead(annotations=part.shown, images=part.images) for name, part in parts.items()}
+    info = info.model_copy(update={"files": files})
     return info.model_copy(update={"images_digest": together(marks)}) if marks else info
 
 

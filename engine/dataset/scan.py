@@ -33,6 +33,9 @@ from engine.storage import Storage
 LEFT_OUT = -2
 """Image index of an image that is listed but cannot be used."""
 
+LABEL_STUDIO = ("/data/local-files/", "/data/upload/")
+"""What paths of Label Studio's server begin with."""
+
 LARGEST_SIDE = 1e6
 """Pixels that no side of an image has."""
 
@@ -225,7 +228,7 @@ class Scan:
                 continue
             if not image.file_name:
                 log.add("no_file_name", [image.id])
-            elif key is None and (is_unsafe(image.file_name) or image.file_name.startswith("/")):
+            elif key is None and (is_unsafe(image.file_name) or _is_absolute(image.file_name)):
                 log.add("unsafe_file_name", [image.file_name])
             elif key is None and self._images_expected:
                 log.add("missing_image", [image.file_name])
@@ -290,6 +293,11 @@ class Scan:
             other = other_spelling(class_id)
             if other is not None and other not in header.categories:
                 header.class_index[other] = index
+
+
+def _is_absolute(file_name: str) -> bool:
+    """Whether a name is a path of a disk; those of Label Studio's server are names of the images folder."""
+    return file_name.startswith("/") and not file_name.startswith(LABEL_STUDIO)
 
 
 @contextmanager

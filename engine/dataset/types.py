@@ -87,6 +87,13 @@ class ImagesInfo(Frozen):
     objects_max: int
 
 
+class FilesRead(Frozen):
+    """Where one part lies."""
+
+    annotations: str = Field(description="The file that was read; of a converted dataset what it was made of.")
+    images: str = Field(description="Folder of the images.")
+
+
 class DatasetInfo(Frozen):
     """What inspection found. Same content, same info: it is a function of the data alone."""
 
@@ -96,7 +103,14 @@ class DatasetInfo(Frozen):
         default="",
         description="sha256 of what each listed image is: ETag or MD5, and size. Empty unless a run is planned.",
     )
+    files: dict[str, FilesRead] = Field(default={}, description="What was read, by part.")
     parts: dict[str, int] = Field(default={}, description="Images of each part: all, or train, val, test.")
+    images_with_objects: dict[str, int] = Field(
+        default={}, description="Images with an object to learn or to find, by part; crowds do not count."
+    )
+    images_with_masks: dict[str, int] = Field(
+        default={}, description="Images with the mask of such an object, by part."
+    )
     images: int = Field(description="Usable images.")
     images_read: int = Field(default=0, description="All images that the files list, usable or not.")
     annotations: int = Field(description="Usable annotations.")
@@ -124,6 +138,9 @@ class DatasetInfo(Frozen):
         last the problems that matter least.
         """
         info, text = self, self.model_dump_json()
+        if len(text.encode()) > limit:
+            info = self.model_copy(update={"files": {}})
+            text = info.model_dump_json()
         for blank in ({"examples": ()}, {"message": "", "advice": ""}):
             if len(text.encode()) <= limit:
                 return text

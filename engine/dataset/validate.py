@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from engine.dataset.across_parts import Picture
 from engine.dataset.frames import Evidence, Frames, evidence_of
 from engine.dataset.image_digest import mark_of
 from engine.dataset.images import ImageHeader, decode_image, probe_image
-from engine.dataset.inspect import inspect_parts
-from engine.dataset.layouts import find_parts
+from engine.dataset.inspect import inspect_parts, parts_of_request
+from engine.dataset.leaks import Grouping
 from engine.dataset.problems import EXAMPLES, SEEN_WHEN_OPENED, ProblemLog
 from engine.dataset.same_pictures import SIDE, thumbnail
 from engine.dataset.scan import Opened, Scan
 from engine.dataset.types import CocoImage, DatasetInfo, Frame, ImageId
 from engine.errors import DataError
-from engine.spec import Crowds, ExifOrientation
+from engine.spec import Crowds, DatasetSpec, ExifOrientation
 from engine.storage import Storage, join
 from engine.storage.transfer import each_done
 
@@ -71,15 +71,25 @@ def validate_dataset(
         DataError: There is no COCO dataset in it.
         StorageError: It cannot be had.
     """
-    store = storage or Storage()
-    parts = find_parts(str(annotations), None if images is None else str(images), storage=store)
-    parts = {name: replace(part, images_expected=True) for name, part in parts.items()}
+    dataset = DatasetSpec.model_construct(  # a path may be longer than what a manifest takes
+        annotations=str(annotations),
+        images=None if images is None else str(images),
+        exif_orientation=exif_orientation,
+        crowds=crowds,
+    )
+    return validate_request(dataset, storage=storage or Storage(), thorough=thorough)
+
+
+def validate_request(dataset: DatasetSpec, *, storage: Storage, thorough: bool = True) -> DatasetInfo:
+    """The same for the data of a request, whether it is one file, an export or parts given apart."""
+    parts, source = parts_of_request(dataset, storage=storage)
+    exif_orientation = dataset.exif_orientation
 
     pictures: dict[str, Picture] = {}
 
     def look(scans: Mapping[str, Scan], log: ProblemLog) -> Mapping[str, Opened]:
         looks = {
-            name: _look_at(scan, storage=store, thorough=thorough, pictures=pictures) for name, scan in scans.items()
+            name: _look_at(scan, storage=storage, thorough=thorough, pictures=pictures) for name, scan in scans.items()
         }
         frames = sum((one.frames for one in looks.values()), Frames())
         for one in looks.values():
@@ -90,7 +100,15 @@ def validate_dataset(
         frame = frames.frame(exif_orientation)
         return {name: one.opened(frame) for name, one in looks.items()}
 
-    return inspect_parts(parts, source=str(annotations), storage=store, look=look, crowds=crowds, pictures=pictures)
+    return inspect_parts(
+        parts,
+        source=source,
+        storage=storage,
+        look=look,
+        crowds=dataset.crowds,
+        grouping=None if dataset.group_by is None else Grouping.of(dataset.group_by),
+        pictures=pictures,
+    )
 
 
 @dataclass

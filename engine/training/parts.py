@@ -231,8 +231,30 @@ def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int) -> dict[str, 
     assert data.split is not None  # noqa: S101 - the configuration gives it beside one file
     shares = {name: percent / 100 for name, percent in data.split.model_dump().items()}
     split = split_dataset(dataset, shares, seed=seed)
-    indices = {name: getattr(split, name) for name in shares}
+    indices = {name: list(getattr(split, name)) for name in shares}
+    for masks in (False, True):
+        _share_out(indices, set(useful(dataset, masks=masks)))
     return {name: dataset.subset(chosen) for name, chosen in indices.items() if chosen}
+
+
+def _share_out(indices: dict[str, list[int]], wanted: set[int]) -> None:
+    """See that the parts to learn from and to choose by both have an image that is wanted, where there are enough.
+
+    By lot, few of many images may all fall to one part: one of them changes places with another image.
+    """
+    for name, others in (("val", ("test", "train")), ("train", ("test", "val"))):
+        if any(image in wanted for image in indices[name]):
+            continue
+        for other in others:
+            spare = [image for image in indices[other] if image in wanted]
+            if len(spare) > (other != "test"):
+                indices[other].remove(spare[-1])
+                if indices[name]:
+                    indices[other].append(indices[name].pop())
+                indices[name].append(spare[-1])
+                break
+    for part in indices.values():
+        part.sort()
 
 
 def useful(dataset: CocoDataset, *, masks: bool) -> list[int]:

@@ -24,8 +24,10 @@ from engine.storage import Storage, join
 
 TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny_teachers" / "grounding_dino"
 COCO = """{
-    "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}],
-    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}],
+    "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64},
+               {"id": 2, "file_name": "2.png", "width": 64, "height": 64}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0},
+                    {"id": 2, "image_id": 2, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}],
     "categories": [{"id": 1, "name": "bolt"}]
 }"""
 

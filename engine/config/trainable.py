@@ -1,0 +1,136 @@
+"""Whether data can be trained on, as far as inspection shows: one answer for validate, inspect, prepare and training.
+
+Whatever training would refuse later, when a GPU is taken, is refused here if it can be known. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from engine.dataset.problems import refused
+from engine.dataset.types import DatasetInfo
+from engine.dataset.wordpiece import Vocabulary, is_punctuation, words
+from engine.errors import ConfigError, DataError
+from engine.spec import FineTuneSpec, TeacherName
+from engine.text import listed, shortened
+
+MOST_TOKENS = 253
+"""Pieces of a phrase that Grounding DINO can read: 256 with what begins and ends a caption."""
+
+NEEDS = {TeacherName.GROUNDING_DINO: "boxes", TeacherName.SAM: "masks"}
+
+
+def check_data(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
+    """The teachers that are tuned: those that were asked for, or else those that the data calls for.
+
+    Raises:
+        ConfigError: The request contradicts the data.
+        DataError: The data cannot be trained on.
+    """
+    dataset = spec.dataset
+    faults = refused(
+        info,
+        on_problem=dataset.on_problem,
+        max_skipped_percent=dataset.max_skipped_percent,
+        max_leaked_percent=dataset.max_leaked_percent,
+    )
+    if faults:
+        raise DataError(f"{info.source} cannot be trained on: {faults}")
+    names = _teachers(info, spec)
+    for name in names:
+        _check_parts(info, spec, name)
+    if TeacherName.GROUNDING_DINO in names:
+        check_phrases([c.name for c in info.classes if c.annotations], spec.class_prompts)
+    return names
+
+
+def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
+    serves = {TeacherName.GROUNDING_DINO: info.has_boxes, TeacherName.SAM: info.has_masks}
+    for teacher in spec.teachers:
+        if not serves[teacher.name]:
+            raise ConfigError(
+                f"teachers lists {teacher.name}, which needs {NEEDS[teacher.name]}, but dataset {info.source} "
+                f"has none: leave {teacher.name} out of teachers, or add {NEEDS[teacher.name]} to the annotations"
+            )
+    wanted = [t.name for t in spec.teachers] or [n for n in TeacherName if serves[n]]
+    if not wanted:
+        raise DataError(f"{info.source} has neither boxes nor masks: there is nothing to train on")
+    return [n for n in TeacherName if n in wanted]
+
+
+def _check_parts(info: DatasetInfo, spec: FineTuneSpec, name: TeacherName) -> None:
+    """See that there is something to learn in the training part, and something to find in the validation part."""
+    masks = name is TeacherName.SAM
+    counts = info.images_with_masks if masks else info.images_with_objects
+    what = "masks" if masks else "objects"
+    advice = f"annotate {what} in more images"
+    if masks and not spec.teachers:
+        advice += ", or list GroundingDino alone under teachers"
+    if "all" in counts and counts["all"] < 2:
+        found = f"only one image with {what}" if counts["all"] else f"no image with {what}"
+        raise DataError(
+            f"{info.source} has {found}, and training needs one to learn from and another to choose the best adapter "
+            f"by: {advice}"
+        )
+    for part in ("train", "val"):
+        if counts.get(part, 1) == 0:
+            classes = listed([c.name for c in info.classes if c.annotations])
+            raise DataError(f"the {part} part of {info.source} has no {what} of the classes {classes}: {advice}")
+
+
+def check_phrases(classes: Sequence[str], prompts: Mapping[str, str]) -> None:
+    """See that no tokenizer reads two classes as the same, nothing in one, or more of one than fits.
+
+    Raises:
+        ConfigError: A phrase of the user's is to blame.
+        DataError: Names of the dataset are.
+    """
+    seen: dict[tuple[str, ...], str] = {}
+    for name in classes:
+        error = ConfigError if name in prompts else DataError
+        shown, read = shortened(name, 60), words(re.sub("[.?_]", " ", prompts.get(name, name)))
+        if not any(character.isalnum() for word in read for character in word):
+            raise error(f"class {shown!r} has no letters to show to Grounding DINO: give a phrase in classPrompts")
+        if len(read) > MOST_TOKENS:
+            raise error(
+                f"class {shown!r} has {len(read):,} words, and Grounding DINO reads {MOST_TOKENS} at most: give a "
+                "phrase of common words in classPrompts"
+            )
+        if read in seen:
+            raise (ConfigError if seen[read] in prompts else error)(
+                f"Grounding DINO cannot tell class {shortened(name, 60)!r} from {shortened(seen[read], 60)!r}: it "
+                f"reads both as {shortened(_joined(read), 60)!r}. Give one of them a phrase of its own in classPrompts"
+            )
+        seen[read] = name
+
+
+def check_pieces(classes: Sequence[str], prompts: Mapping[str, str], vocabulary: Vocabulary) -> None:
+    """The same by the pieces that the tokenizer of a base model makes of phrases.
+
+    Raises:
+        ConfigError: A phrase of the user's is to blame.
+        DataError: Names of the dataset are.
+    """
+    seen: dict[tuple[str, ...], str] = {}
+    for name in classes:
+        error = ConfigError if name in prompts else DataError
+        pieces = tuple(
+            p for word in words(re.sub("[.?_]", " ", prompts.get(name, name))) for p in vocabulary.split(word)
+        )
+        if len(pieces) > MOST_TOKENS:
+            raise error(
+                f"class {shortened(name, 60)!r} takes {len(pieces):,} tokens of Grounding DINO's, and {MOST_TOKENS} "
+                "are allowed: give a phrase of common words in classPrompts"
+            )
+        if pieces in seen:
+            raise (ConfigError if seen[pieces] in prompts else error)(
+                f"Grounding DINO cannot tell class {shortened(name, 60)!r} from {shortened(seen[pieces], 60)!r}: its "
+                f"tokenizer makes {shortened(' '.join(pieces), 60)!r} of both. Give one of them a phrase of its own in "
+                "classPrompts"
+            )
+        seen[pieces] = name
+
+
+def _joined(read: Sequence[str]) -> str:
+    return "".join(word if is_punctuation(word) else f" {word}" for word in read).strip()

@@ -1,0 +1,56 @@
+"""Text of others in messages: bounded, and without what would tell a terminal to do something."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+LONGEST = 2_000
+"""Characters of a message."""
+
+NEUTRAL = "\ufffd"
+_SEPARATORS = frozenset("\u2028\u2029")
+
+
+def plain(text: str) -> str:
+    r"""Text without characters that control a terminal or the direction of writing, except line breaks and tabs.
+
+    >>> plain("bolt\x1b[2J")
+    'bolt\ufffd[2J'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(NEUTRAL if _controls(character) else character for character in text)
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """The beginning and the end of a long text, and how much is left out between them.
+
+    >>> shortened("abcdefghij" * 10, 60)
+    'abcdefghijabcdefghijabcdefgh … (62 characters) … abcdefghij'
+    """
+    if len(text) <= longest:
+        return text
+    room = longest - len(f" … ({len(text):,} characters) … ")
+    head = max(1, room * 3 // 4)
+    tail = max(1, room - head)
+    return f"{text[:head]} … ({len(text) - head - tail:,} characters) … {text[-tail:]}"
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Some names, and how many more there are.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(shortened(name, 60) for name in names[:most])
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def _controls(character: str) -> bool:
+    kind = unicodedata.category(character)
+    bidirectional = kind == "Cf" and unicodedata.bidirectional(character) in _DIRECTIONS
+    return (kind == "Cc" and character not in "\n\t") or bidirectional or character in _SEPARATORS
+
+
+_DIRECTIONS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
