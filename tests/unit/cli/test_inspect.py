@@ -108,7 +108,7 @@ def test_a_manifest_is_inspected_with_what_it_asks_for(data: Path) -> None:
 def test_parts_that_a_manifest_gives_apart_are_what_is_learned_from_and_measured_on(data: Path) -> None:
     write(data.parent / "val.json", changed(small_coco(12, 3, masks=True), lambda coco: coco["images"].pop()))
     parts = {"train": {"annotations": str(data)}, "val": {"annotations": str(data.parent / "val.json")}}
-    path = manifest(data.parent, dataset=parts | {"images": str(data.parent / "images")})
+    path = manifest(data.parent, dataset=parts | {"images": str(data.parent / "images"), "maxLeakedPercent": 100})
     found = Inspected.model_validate_json(inspect("-f", path, "--json").stdout)
     assert found.parts == {"train": 12, "val": 11}
     assert found.outlook[0].seconds is not None
