@@ -225,14 +225,14 @@ def by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
 
 
 def complete(parts: Mapping[str, list[str]], source: str) -> dict[str, list[str]]:
-    """The parts to train on: ``train``, ``val`` and perhaps ``test``; or ``all``, to be divided.
+    """The parts to train on: ``train``, ``val`` and perhaps ``test``; or ``all``, to be divided. Their keys are sorted.
 
     Raises:
         DataError: They are neither: joined, a test part would be trained on.
     """
-    found = {part: parts[part] for part in ("all", *PARTS) if parts.get(part)}
+    found = {part: sorted(parts[part]) for part in ("all", *PARTS) if parts.get(part)}
     if len(found) <= 1 or found.keys() == {"all", "train"}:
-        return {"all": [key for keys in found.values() for key in keys]}
+        return {"all": sorted(key for keys in found.values() for key in keys)}
     if "all" not in found and found.keys() >= {"train", "val"}:
         return found
     shown = ", ".join(f"{'neither' if part == 'all' else part} ({keys[0]} …)" for part, keys in found.items())
