@@ -1,3 +1,7 @@
 """LoRA-tunes vision teachers on COCO data. Knows nothing of Kubernetes; imports without torch."""
 
+from engine.threads import set_thread_defaults
+
 __version__ = "0.1.0"
+
+set_thread_defaults()  # here, since whatever is imported next may load torch

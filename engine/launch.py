@@ -7,7 +7,6 @@ whatever happened; what comes out here is the exit code, and the outcome, of the
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import time
@@ -20,6 +19,7 @@ from typing import TypeVar
 from engine import child_process
 from engine.errors import ConfigError, InterruptedTrainingError, StorageError
 from engine.signals import handle_stop, is_second_ctrl_c, restore_handlers
+from engine.threads import threads_each
 
 GRACE = 100.0
 """Seconds for a checkpoint after SIGTERM; who started us may wait for 120."""
@@ -103,8 +103,7 @@ def launch(
         StorageError: The outcome cannot be written.
     """
     address = _address(rendezvous, nodes=nodes, node_rank=node_rank)
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    common = {**child_process.environment({"OMP_NUM_THREADS": str(threads), **os.environ}), **address}
+    common = {**child_process.environment(), **threads_each(processes), **address}
     with TemporaryDirectory() as folder:
         left = [Path(folder, str(rank)) if outcome else None for rank in range(processes)]
         group = _Group(grace=grace, settle=settle)

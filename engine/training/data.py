@@ -7,7 +7,6 @@ made before it.
 from __future__ import annotations
 
 import copy
-import os
 import signal
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from engine.dataset.types import Sample
 from engine.errors import MachineError, TeacherError
 from engine.signals import STOP_SIGNALS
 from engine.teachers.base import Batch, Example, Teacher
+from engine.threads import usable_cores
 from engine.training.machine import SHARED_MEMORY
 from engine.training.parts import Part
 from engine.training.steps import Key, Steps
@@ -98,7 +98,7 @@ def batches_from(
 
     Close it: workers do not heed the SIGTERM by which Python ends processes that are left over.
     """
-    cores = max(1, len(os.sched_getaffinity(0)) // steps.place.local_size)
+    cores = max(1, usable_cores() // steps.place.local_size)
     count = min(MAX_WORKERS, cores) if workers is None else workers
     loader: DataLoader[Example | TeacherError] = DataLoader(
         views,
