@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from engine import __version__
 from engine.cli import adapters, convert, data, labels, launch, runs
 
 app = typer.Typer(
     name="teacher",
-    help="Adapt vision teachers (Grounding DINO, SAM) to COCO data by LoRA.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"teacher-finetune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Adapt vision teachers (Grounding DINO, SAM) to COCO data by LoRA."""
+
 
 for command in (
     runs.run,

@@ -13,13 +13,16 @@ from engine import launch as launcher
 from engine.cli.ending import OutcomeFile
 from engine.errors import ConfigError
 
+MOST = 256
+"""Processes of one machine: more would exhaust it before any of them had reported a mistake."""
+
 WORDS_FOLLOW = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 """Settings of a command that is followed by another."""
 
 
 def launch(
     context: typer.Context,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="On this machine: one a GPU.")],
+    processes: Annotated[int, typer.Option("--processes", min=1, max=MOST, help="On this machine: one a GPU.")],
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines that do the same.")] = 1,
     node_rank: Annotated[int, typer.Option("--node-rank", min=0, help="Number of this one, from 0.")] = 0,
     rendezvous: Annotated[

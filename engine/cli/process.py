@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from engine.child_process import end_with_parent, import_nothing_from_working_directory
 from engine.cli.streams import open_streams
-from engine.errors import InterruptedTrainingError, MachineError, TeacherError
+from engine.errors import ConfigError, InterruptedTrainingError, MachineError, TeacherError
 from engine.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, signal_name
 
 PATIENCE = 10
@@ -42,6 +42,7 @@ def main() -> NoReturn:
 def _run() -> int:
     """Run the command; return its exit code."""
     try:
+        _refuse_empty(sys.argv[1:])
         from engine.cli.app import app
 
         app()
@@ -65,6 +66,18 @@ def _run() -> int:
     except BaseException:  # noqa: BLE001 - what nobody foresaw ends the process too, with its traceback
         return _unforeseen()
     return 0
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """See that no argument is empty: as a path it would mean the working directory, or the root of the disk.
+
+    Raises:
+        ConfigError: One is, most likely since a variable of the shell is.
+    """
+    for number, word in enumerate(words):
+        if not word or (word.startswith("--") and word.endswith("=") and not word.startswith("--set=")):
+            after = f" after {words[number - 1]}" if number and not word else f" of {word[:-1]}" if word else ""
+            raise ConfigError(f"the value{after} is empty: is a variable of the shell not set?")
 
 
 def _failed(error: TeacherError) -> int:

@@ -40,11 +40,16 @@ class ProgressStyle(StrEnum):
 
     AUTO = "auto"
     BAR = "bar"
+    LINES = "lines"
     JSON = "json"
 
 
 Progress = Annotated[
-    ProgressStyle, typer.Option("--progress", help="A bar for people, JSON lines on standard output for machines.")
+    ProgressStyle,
+    typer.Option(
+        "--progress",
+        help="A bar, lines of text, or JSON lines on standard output; auto: a bar in a terminal, else lines of text.",
+    ),
 ]
 ManifestFile = Annotated[str, options.MANIFEST_FILE]
 WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Scratch folder; default: in the cache folder.")]
@@ -300,11 +305,15 @@ def doctor(endpoint_url: options.Endpoint = None) -> None:
 
 
 def _listener(style: ProgressStyle) -> Listener:
-    from engine.cli.progress import bar, json_lines
+    from engine.cli.progress import bar, json_lines, lines
 
     if style is ProgressStyle.AUTO:
-        style = ProgressStyle.BAR if is_terminal() else ProgressStyle.JSON
-    listeners: dict[ProgressStyle, Callable[[], Listener]] = {ProgressStyle.BAR: bar, ProgressStyle.JSON: json_lines}
+        style = ProgressStyle.BAR if is_terminal() else ProgressStyle.LINES
+    listeners: dict[ProgressStyle, Callable[[], Listener]] = {
+        ProgressStyle.BAR: bar,
+        ProgressStyle.LINES: lines,
+        ProgressStyle.JSON: json_lines,
+    }
     return listeners[style]()
 
 

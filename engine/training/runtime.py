@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -43,6 +44,25 @@ def keep_memory() -> None:
     if hasattr(library, "mallopt"):
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def give_back_memory(*, above: int) -> None:
+    """Give back all memory that is freed and kept, if this process holds more than ``above`` bytes (glibc).
+
+    What is kept grows with every new size of a tensor, without bound.
+    """
+    if resident_bytes() > above:
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):
+            library.malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now; 0 where the system does not report it."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

@@ -56,7 +56,15 @@ from engine.training.probe import Probe
 from engine.training.processes import ALONE, Processes
 from engine.training.progress import TensorBoard, thinned
 from engine.training.room import Cut, choose_cut, told
-from engine.training.runtime import Stop, autocast, choose_device, keep_memory, seed_all
+from engine.training.runtime import (
+    Stop,
+    autocast,
+    choose_device,
+    give_back_memory,
+    keep_memory,
+    resident_bytes,
+    seed_all,
+)
 from engine.training.said import left_out, phases, so_far, summary
 from engine.training.same import check_planned_base, check_same, check_same_base, check_same_images, decisive
 from engine.training.steps import Steps, shapes_of
@@ -139,6 +147,7 @@ class TeacherTrainer:
         self.on_checkpoint = on_checkpoint
         self.on_hang = on_hang
         self.processes = processes
+        self._held_at_most: int | None = None
 
     def train(self) -> TeacherResult:
         """Measure the base, train, measure the best adapter.
@@ -157,7 +166,7 @@ class TeacherTrainer:
             note = partial(self._note, listen)
             checkpoint = self.processes.decided(partial(last_checkpoint, self.folder / LAST, note))
             job = self._prepare(checkpoint, listen)
-            with self._watched() as stop:
+            with self._watched(self._give_back) as stop:
                 start = checkpoint or self.processes.decided(partial(self._begin, job))
                 listen(job.event("start", **so_far(start)))
                 result = self._run(job, start, listen, stop)
@@ -181,6 +190,10 @@ class TeacherTrainer:
             with Stop(alive) as stop:
                 yield stop
 
+    def _give_back(self) -> None:
+        if self._held_at_most is not None:
+            give_back_memory(above=self._held_at_most)
+
     def _prepare(self, checkpoint: Checkpoint | None, listen: Listener) -> Job:
         """Data and base model, on disk and in memory; the base is measured while images to learn from arrive."""
         note, settings, data = partial(self._note, listen), self.settings, self.config.data
@@ -203,8 +216,6 @@ class TeacherTrainer:
             if probe is not None:
                 _check_asking(teacher, probe)
             device = choose_device()
-            if device.type == "cpu" and not kind.pads:
-                keep_memory()
             teacher.model.to(device)
             cut = self._fitted(teacher, fetched.data, checkpoint, note)
             before = None
@@ -259,7 +270,10 @@ class TeacherTrainer:
             processes=self.processes,
         )
         if cut.plan is not None:
-            note(told(cut.plan, batch_size=settings.batch_size, room=cut.room))
+            note(told(cut.plan, batch_size=settings.batch_size, room=cut.room, kept_bytes=cut.kept_bytes))
+        if cut.kept_bytes:
+            keep_memory()
+            self._held_at_most = resident_bytes() + cut.kept_bytes * 3 // 4  # the next step adds to what is held
         seed_all(training.seed)
         attach(teacher, settings.lora)
         asked = () if settings.checkpointing == "auto" else settings.checkpointing

@@ -170,8 +170,8 @@ def test_the_bar_calls_nothing_the_best_that_the_base_beats(monkeypatch: pytest.
     tell(Event(**known, ap=0.4, best=True, best_ap=0.4))
     tell(Event(event="done", teacher="sam"))
     text = console.export_text()
-    assert "AP 0.200 (adapted, none better than the base's 0.300 yet)" in text
-    assert "AP 0.400 (adapted, the best so far)" in text
+    assert "AP 0.200, none better than the base's 0.300 yet" in text
+    assert "AP 0.400, the best so far" in text
 
 
 def test_the_default_of_a_configuration_is_to_publish() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import __version__
 from engine.errors import TeacherError
 
 TEACHER = [sys.executable, "-P", "-m", "engine.cli"]
@@ -258,3 +259,21 @@ def plant(folder: Path, names: list[str] = PLANTED) -> None:
         mark = f"open({str(folder / 'imported')!r}, 'a').write({name!r} + chr(10))\n"
         (folder / name / "__init__.py").write_text(mark)
         (folder / f"{name}.py").write_text(mark)
+
+
+@pytest.mark.parametrize("words", [["split", "a.json", "--output", ""], ["split", "a.json", "--output="], ["run", ""]])
+def test_an_empty_value_is_refused_since_it_would_mean_another_folder(words: list[str]) -> None:
+    done = subprocess.run([*TEACHER, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is empty" in done.stderr
+
+
+def test_the_version_is_printed() -> None:
+    done = subprocess.run([*TEACHER, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"teacher-finetune {__version__}\n")
+
+
+def test_too_many_processes_are_refused_before_one_is_started() -> None:
+    words = ["launch", "--processes", "99999999", "train", "--config", "x"]
+    done = subprocess.run([*TEACHER, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2

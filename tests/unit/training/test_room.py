@@ -12,16 +12,16 @@ from engine.config import LoraSettings
 from engine.progress import Event
 from engine.results import TeacherResult
 from engine.spec import LoraPreset
-from engine.training import TeacherTrainer, room
+from engine.training import TeacherTrainer, room, trainer
 
 TINY_SAM = Path(__file__).resolve().parents[3] / "examples" / "tiny_teachers" / "sam"
 
 
-def trained(folder: Path) -> tuple[TeacherResult, list[str]]:
+def trained(folder: Path, preset: LoraPreset = LoraPreset.ENCODER_DECODER) -> tuple[TeacherResult, list[str]]:
     data = write_toy_data(folder / "data" / "all.json", range(6), masks=True)
     settings = sam_settings(
         base_model=str(TINY_SAM),
-        lora=LoraSettings(preset=LoraPreset.ENCODER_DECODER, rank=4, alpha=8, dropout=0),
+        lora=LoraSettings(preset=preset, rank=4, alpha=8, dropout=0),
         batch_size=4,
         point_share=0.2,
     )
@@ -55,3 +55,18 @@ def test_a_machine_has_what_it_says_is_available(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 200 kB\nMemAvailable:    100 kB\n")
     assert room._left_on_machine(tmp_path / "meminfo") == 102_400
     assert room._left_on_machine(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "bytes_left", "keeps"),
+    [("decoder", 12_000_000, False), ("decoder", 10**12, True), ("decoder", None, False), ("all", 10**12, False)],
+)
+def test_freed_memory_is_kept_only_where_twice_of_what_tensors_hold_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, bytes_left: int | None, keeps: bool
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(room, "room_of", lambda teacher, place: bytes_left)
+    monkeypatch.setattr(trainer, "keep_memory", lambda: calls.append(True))
+    _, notes = trained(tmp_path, LoraPreset(preset))
+    assert bool(calls) == keeps
+    assert any(note.endswith("keeping freed memory") for note in notes) == keeps

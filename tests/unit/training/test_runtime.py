@@ -83,3 +83,24 @@ print(cleared, faults())
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     cleared, kept = map(int, done.stdout.split())
     assert kept < cleared / 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's way that is changed")
+def test_kept_memory_is_given_back_above_a_bound() -> None:
+    program = """
+import torch
+from engine.training.runtime import give_back_memory, keep_memory, resident_bytes
+keep_memory()
+before = resident_bytes()
+pieces = [torch.ones(2**20) for _ in range(200)]
+last = torch.ones(2**20)
+del pieces
+give_back_memory(above=before + 10**12)
+kept = resident_bytes() - before
+give_back_memory(above=before + 10**8)
+print(kept, resident_bytes() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    kept, left = map(int, done.stdout.split())
+    assert kept > 800e6
+    assert left < 50e6
