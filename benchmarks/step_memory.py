@@ -223,6 +223,8 @@ def _grounding_dino_batch(shape: Shape) -> Batch:
         "attention_mask": torch.ones(images, tokens, dtype=torch.long),
         "boxes": [boxes] * images,
         "tokens": [torch.ones(shape.objects, tokens, dtype=torch.bool)] * images,
+        "crowd_boxes": [None] * images,
+        "crowd_tokens": [None] * images,
     }
 
 

@@ -15,7 +15,7 @@ from engine.cli.display import console, note, show_conclusion, show_metrics, war
 from engine.cli.labels import cut_sentence, evaluate_predictions
 from engine.dataset.problems import EXAMPLES
 from engine.errors import ConfigError, DataError, MachineError
-from engine.spec import ExifOrientation, TeacherName
+from engine.spec import Crowds, ExifOrientation, TeacherName
 from engine.storage import default_cache
 
 ADAPTER = typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
@@ -35,6 +35,7 @@ def evaluate(
     images: options.Images = None,
     base_model: BaseModel = None,
     batch_size: BatchSize = 4,
+    crowds: options.CrowdChoice = Crowds.IGNORE,
     exif_orientation: options.ExifChoice = ExifOrientation.AUTO,
     endpoint_url: options.Endpoint = None,
     as_json: options.Json = False,
@@ -43,7 +44,7 @@ def evaluate(
     if predictions is not None:
         if adapter is not None:
             raise ConfigError("--predictions are measured as they are: leave out --adapter")
-        evaluate_predictions(predictions, data, images, endpoint_url=endpoint_url, as_json=as_json)
+        evaluate_predictions(predictions, data, images, crowds=crowds, endpoint_url=endpoint_url, as_json=as_json)
         return
     if adapter is None:
         raise ConfigError("give --adapter, or --predictions such as label wrote")
@@ -59,7 +60,7 @@ def evaluate(
 
     storage = options.storage(endpoint_url)
     teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
-    given = load_dataset(data, images, storage=storage)
+    given = load_dataset(data, images, storage=storage, crowds=crowds)
     classes = match_classes(given, teacher.classes, side="the adapter")
     dataset = given.with_classes(teacher.classes)
     folder = ImageFolder.of(data, images, storage=storage, cache=default_cache())
@@ -143,7 +144,7 @@ def predict(
     if boxes is None:
         dataset: CocoDataset = folder_dataset(images, teacher.classes, storage=storage)
     else:
-        prompts = load_dataset(boxes, images, storage=storage)
+        prompts = load_dataset(boxes, images, storage=storage, copies=True)
         for sentence in match_classes(prompts, teacher.classes, side="the adapter").sentences():
             warn(sentence)
         dataset = prompts.with_classes(teacher.classes)

@@ -17,6 +17,7 @@ from engine.spec import (
     AugmentationSpec,
     Background,
     Characteristic,
+    Crowds,
     ExifOrientation,
     FineTuneSpec,
     Intensity,
@@ -42,6 +43,7 @@ def inspect(
     ] = None,
     lora_preset: options.Preset = None,
     set_: options.Set = None,
+    crowds: options.CrowdChoice = Crowds.IGNORE,
     gpu: Annotated[str, typer.Option("--gpu", help="Say how long training takes on it, roughly; such as L4.")] = "A100",
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
@@ -62,12 +64,14 @@ def inspect(
     if named is None:
         raise ConfigError(f"--gpu {gpu} is not known: there are {', '.join(GPUS)}")
     flags = {"--images": images, "--base-model": base_model, "--endpoint-url": endpoint_url}
+    if crowds is not Crowds.IGNORE:
+        flags["--crowds"] = crowds.value
     spec, storage = _request(annotations, manifest, flags)
     overrides = {"teachers.*.lora.preset": lora_preset.value} if lora_preset is not None else {}
     overrides |= options.overrides(set_)
     asked = manifest is not None or bool(overrides)
     if annotations is not None:
-        info = inspect_dataset(annotations, images, storage=storage)
+        info = inspect_dataset(annotations, images, storage=storage, crowds=crowds)
     else:
         info = inspect_request(spec.dataset, storage=storage, fingerprint=False)
     if base_model is not None and info.has_boxes:
@@ -115,6 +119,8 @@ def _request(
     if annotations is None:
         raise ConfigError("give ANNOTATIONS, or a manifest with -f")
     dataset = {"annotations": annotations, "images": flags["--images"]}
+    if "--crowds" in flags:
+        dataset["crowds"] = flags["--crowds"]
     spec = parse(FineTuneSpec, {"dataset": dataset, "output": "out"}, where="the command line")
     return spec, options.storage(flags["--endpoint-url"])
 
@@ -123,6 +129,7 @@ def validate(
     annotations: Annotated[str | None, ANNOTATIONS] = None,
     manifest: Annotated[str | None, options.MANIFEST_FILE] = None,
     images: options.Images = None,
+    crowds: options.CrowdChoice = Crowds.IGNORE,
     exif_orientation: options.ExifChoice = ExifOrientation.AUTO,
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
@@ -133,7 +140,10 @@ def validate(
     from engine.dataset.class_names import find_vocabulary
     from engine.dataset.validate import validate_request
 
-    spec, storage = _request(annotations, manifest, {"--images": images, "--endpoint-url": endpoint_url})
+    flags = {"--images": images, "--endpoint-url": endpoint_url}
+    if crowds is not Crowds.IGNORE:
+        flags["--crowds"] = crowds.value
+    spec, storage = _request(annotations, manifest, flags)
     if exif_orientation is not ExifOrientation.AUTO:
         dataset = spec.dataset.model_copy(update={"exif_orientation": exif_orientation})
         spec = spec.model_copy(update={"dataset": dataset})
@@ -165,6 +175,7 @@ def split(
     val: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.2,
     test: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.0,
     stratify: Annotated[bool, typer.Option(help="Keep the share of every class in every part.")] = True,
+    crowds: options.CrowdChoice = Crowds.IGNORE,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same split.")] = 0,
     overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
@@ -177,7 +188,9 @@ def split(
     fractions = {"train": train, "val": val, "test": test}
     storage = options.storage(endpoint_url)
     with TemporaryDirectory() as temporary:
-        parts = split_file(annotations, Path(temporary), fractions, seed=seed, stratify=stratify, storage=storage)
+        parts = split_file(
+            annotations, Path(temporary), fractions, seed=seed, stratify=stratify, storage=storage, crowds=crowds
+        )
         targets = [(part, join(output, part.path.name)) for part in parts]
         for part, uri in targets:
             options.refuse_other(uri, storage, overwrite=overwrite, content=part.path)

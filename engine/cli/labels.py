@@ -13,7 +13,7 @@ from engine.cli import options
 from engine.cli.display import console, is_terminal, note, show_metrics, warn
 from engine.dataset.types import NMS_IOU, Frame
 from engine.errors import ConfigError
-from engine.spec import TeacherName
+from engine.spec import Crowds, TeacherName
 from engine.storage import default_cache
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def cut_sentence(images: int, examples: Sequence[str]) -> str:
 
 
 def evaluate_predictions(
-    predictions: str, data: str, images: str | None, *, endpoint_url: str | None, as_json: bool
+    predictions: str, data: str, images: str | None, *, crowds: Crowds, endpoint_url: str | None, as_json: bool
 ) -> None:
     """COCO AP of labels with scores against the truth."""
     from engine.dataset import load_dataset
@@ -133,7 +133,7 @@ def evaluate_predictions(
 
     storage = options.storage(endpoint_url)
     found = load_predictions(predictions, storage=storage)
-    measured = measure_predictions(load_dataset(data, images, storage=storage), found)
+    measured = measure_predictions(load_dataset(data, images, storage=storage, crowds=crowds), found)
     notes = {
         "images of the truth are not in the predictions and count as ones where nothing was seen": measured.unlabelled,
         "images of the predictions are not in the truth and do not count": measured.unknown,

@@ -14,7 +14,7 @@ from engine.config.model import StorageConfig
 from engine.errors import ConfigError
 from engine.manifest import Manifest, load_manifest
 from engine.plain_yaml import read_documents
-from engine.spec import ExifOrientation, LoraPreset
+from engine.spec import Crowds, ExifOrientation, LoraPreset
 from engine.storage import Storage, StorageOptions
 from engine.storage.bounded import MANIFEST_BYTES, read_bounded
 from engine.storage.options import trust
@@ -30,6 +30,12 @@ ExifChoice = Annotated[
     typer.Option(
         "--exif-orientation",
         help="Whether images were annotated as EXIF turns them, where no size shows it; Auto: as the others.",
+    ),
+]
+CrowdChoice = Annotated[
+    Crowds,
+    typer.Option(
+        "--crowds", help="What iscrowd: 1 marks: regions to ignore, or objects, as some tools mark run-length masks."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]

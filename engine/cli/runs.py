@@ -26,7 +26,7 @@ from engine.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
 from engine.plan import TrainingRun
 from engine.progress import Event, Listener
 from engine.results import TeacherResult
-from engine.spec import TeacherName
+from engine.spec import Crowds, TeacherName
 from engine.storage import Storage, default_cache
 from engine.storage.bounded import MANIFEST_BYTES, read_bounded
 from engine.validation import parse
@@ -114,6 +114,7 @@ def train(
     val: Annotated[str | None, typer.Option("--val", help="COCO JSON to select on; default: 20 % of --data.")] = None,
     test: Annotated[str | None, typer.Option("--test", help="COCO JSON to measure on at the end.")] = None,
     images: options.Images = None,
+    crowds: options.CrowdChoice = Crowds.IGNORE,
     output: Annotated[str | None, typer.Option("--output", help="Where adapters go; s3:// or path.")] = None,
     name: Annotated[str, typer.Option("--name", help="Artifacts go to <output>/<name>/<run id>/.")] = "run",
     base_model: Annotated[
@@ -136,6 +137,7 @@ def train(
     from engine import local
 
     flags = {"--data": data, "--val": val, "--test": test, "--output": output, "--base-model": base_model}
+    flags |= {"--crowds": crowds.value} if crowds is not Crowds.IGNORE else {}
     given = [flag for flag, value in flags.items() if value is not None]
     if config is not None and given:
         raise ConfigError(f"--config holds every setting already: leave out {', '.join(given)}")
@@ -157,7 +159,7 @@ def train(
     elif test is not None:
         raise ConfigError("--test goes with --val: without --val, 20 % of --data are the validation part")
     spec = {
-        "dataset": dataset,
+        "dataset": dataset | {"crowds": crowds.value},
         "output": output,
         "storage": {"endpointUrl": endpoint_url},
         "teachers": [{"name": one.value, "baseModel": base_model} for one in teacher or []],

@@ -166,6 +166,7 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         "train": _part(dataset.train, dataset),
         "val": _part(dataset.val, dataset),
         "test": _part(dataset.test, dataset),
+        "crowds": dataset.crowds.value,
         "exif_orientation": dataset.exif_orientation.value,
         "group_by": dataset.group_by,
         "max_leaked_percent": dataset.max_leaked_percent,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from engine.spec import (
     AddressingStyle,
     AugmentationSpec,
+    Crowds,
     ExifOrientation,
     LoraPreset,
     OnNoGain,
@@ -184,6 +185,10 @@ class DataConfig(ConfigModel):
     )
     max_leaked_percent: int = Field(
         default=5, ge=0, le=100, description="images of val, or of test, that train may have as well, at most"
+    )
+    crowds: Crowds = Field(
+        default=Crowds.IGNORE,
+        description="annotations with iscrowd: 1 are regions to Ignore, neither learned nor wrong, or Objects",
     )
     exif_orientation: ExifOrientation = Field(
         default=ExifOrientation.AUTO,

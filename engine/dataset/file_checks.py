@@ -32,10 +32,11 @@ class FileChecks:
     Args:
         thorough: Compare every mask with its box. Otherwise masks after the first megabyte are sampled; if one of
             the sample contradicts its box, :meth:`finish` asks for a second, thorough pass.
+        copies: Keep objects that are there twice.
     """
 
-    def __init__(self, *, thorough: bool) -> None:
-        self.thorough = thorough
+    def __init__(self, *, thorough: bool, copies: bool = False) -> None:
+        self.thorough, self.copies = thorough, copies
         self._repeated: Repeated | None = None
         self.begin()
 
@@ -76,7 +77,7 @@ class FileChecks:
         self._crowds(block, judged, usable)
         if self._repeated is None:
             self._duplicates.add(judged.boxes_xyxy, judged.images, judged.classes, sizes=of_image, counted=counted)
-        else:
+        elif not self.copies:
             again = self._repeated.same
             here = again[slice(*np.searchsorted(again, (first, self._seen)))] - first
             judged.verdicts[here[usable[here]]] = Verdict.DUPLICATE
@@ -93,7 +94,7 @@ class FileChecks:
         self._repeated = self._duplicates.find()
         again = self._sampled and self._contradicts
         self.thorough = self.thorough or again
-        return again or len(self._repeated.same) > 0
+        return again or (len(self._repeated.same) > 0 and not self.copies)
 
     def note(self, log: ProblemLog) -> None:
         """Note what only shows in the whole."""

@@ -32,6 +32,7 @@ def load_dataset(
     *,
     storage: Storage | None = None,
     crowds: Crowds = Crowds.IGNORE,
+    copies: bool = False,
 ) -> CocoDataset:
     """The usable images and objects of a COCO file.
 
@@ -42,6 +43,7 @@ def load_dataset(
         images: Folder of the images; default: looked for beside the annotations.
         storage: How s3:// is reached; default: as the environment says.
         crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
+        copies: Keep objects that are there twice, as of predictions.
 
     Raises:
         DataError: There is no COCO dataset in it, one of several parts, or one whose boxes or classes are wrong
@@ -50,11 +52,16 @@ def load_dataset(
     """
     store = storage or Storage()
     part = find_single_part(str(annotations), None if images is None else str(images), storage=store)
-    return load_part(part, storage=store, crowds=crowds)
+    return load_part(part, storage=store, crowds=crowds, copies=copies)
 
 
 def load_part(
-    part: PartFiles, *, storage: Storage, folder: ImageFolder | None = None, crowds: Crowds = Crowds.IGNORE
+    part: PartFiles,
+    *,
+    storage: Storage,
+    folder: ImageFolder | None = None,
+    crowds: Crowds = Crowds.IGNORE,
+    copies: bool = False,
 ) -> CocoDataset:
     """The usable images and objects of one file.
 
@@ -63,13 +70,14 @@ def load_part(
         storage: How they are reached.
         folder: Of its images, for a dataset that knows their fingerprint.
         crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
+        copies: Keep objects that are there twice.
 
     Raises:
         DataError: It is no COCO dataset, or its boxes or classes are wrong throughout.
         StorageError: It cannot be had.
     """
     names = list_names(part.images, storage) if folder is None else folder.names
-    scan = Scan(part, names=names, storage=storage, log=ProblemLog(), crowds=crowds)
+    scan = Scan(part, names=names, storage=storage, log=ProblemLog(), crowds=crowds, copies=copies)
     passes: list[_Objects] = []
 
     def start() -> OnBlock:

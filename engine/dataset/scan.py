@@ -94,6 +94,7 @@ class Scan:
         opened: What is known of images from a look at them.
         crowds: Whether crowds are ignore regions or objects.
         thorough: Compare every mask with its box, see :class:`FileChecks`.
+        copies: Keep objects that are there twice.
 
     Attributes:
         header: Images and classes, once the pass is over.
@@ -112,6 +113,7 @@ class Scan:
         opened: Opened | None = None,
         crowds: Crowds = Crowds.IGNORE,
         thorough: bool = True,
+        copies: bool = False,
     ) -> None:
         self.part, self.names, self.storage, self.log = part, names, storage, log
         self.opened = opened or {}
@@ -119,7 +121,7 @@ class Scan:
         self.digest = ""
         self.images_listed = 0
         self.keys: list[str | None] = []
-        self.crowds, self.checks = crowds, FileChecks(thorough=thorough)
+        self.crowds, self.checks = crowds, FileChecks(thorough=thorough, copies=copies)
         self._images_expected = part.images_expected
         self._claims = Claims(names)
         self._unknown: list[int] = []

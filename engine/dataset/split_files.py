@@ -27,6 +27,7 @@ from engine.dataset.scan import check_keys, uncollected
 from engine.dataset.split import PARTS, Split, split_dataset
 from engine.dataset.types import ImageId
 from engine.errors import DataError
+from engine.spec import Crowds
 from engine.storage import Storage
 from engine.storage.files import failures, replacing
 
@@ -55,6 +56,7 @@ def split_file(
     seed: int,
     stratify: bool = True,
     storage: Storage | None = None,
+    crowds: Crowds = Crowds.IGNORE,
 ) -> list[PartFile]:
     """Divide a COCO file into ``train.json``, ``val.json`` and ``test.json``.
 
@@ -68,6 +70,7 @@ def split_file(
         seed: The same seed on the same file gives the same files.
         stratify: Keep the share of every class in every part.
         storage: How s3:// is reached; default: as the environment says.
+        crowds: Whether annotations with ``iscrowd: 1`` count as objects of their class.
 
     Raises:
         ConfigError: The fractions are negative or do not add up to 1.
@@ -77,7 +80,7 @@ def split_file(
     store = storage or Storage()
     source = find_single_part(annotations, None, storage=store).annotations
     with uncollected():
-        contents = _Contents.of(source, store)
+        contents = _Contents.of(source, store, crowds)
         split = split_dataset(contents.labels(), fractions, seed=seed, stratify=stratify)
         return _write(contents, split, [part for part in PARTS if fractions.get(part)], output, store)
 
@@ -87,6 +90,7 @@ class _Contents:
 
     Attributes:
         source: The file.
+        crowds: Whether crowds count as objects of their class.
         others: All but images and annotations, as it stands, by name.
         digest: sha256 of the file, in hex.
         images: Of each image its place: that of its id among the different ones.
@@ -94,8 +98,8 @@ class _Contents:
         passes: What each further pass over the file copies.
     """
 
-    def __init__(self, source: str) -> None:
-        self.source, self.digest = source, ""
+    def __init__(self, source: str, crowds: Crowds) -> None:
+        self.source, self.digest, self.crowds = source, "", crowds
         self.others: dict[str, bytes] = {}
         self.images, self.annotations = np.zeros(0, np.int32), np.zeros(0, np.int32)
         self.passes: list[tuple[str, ...]] = [("images", "annotations")]
@@ -105,13 +109,13 @@ class _Contents:
         self._pairs = Distinct()
 
     @classmethod
-    def of(cls, source: str, storage: Storage) -> _Contents:
+    def of(cls, source: str, storage: Storage, crowds: Crowds) -> _Contents:
         """Read a file for the first time.
 
         Raises:
             DataError: It is no COCO dataset.
         """
-        contents = cls(source)
+        contents = cls(source, crowds)
         empty = np.zeros(0, np.int32)
         blocks = {"images": [empty], "annotations": [empty]}
         with storage.open(source) as stream:
@@ -150,7 +154,8 @@ class _Contents:
         for class_id in dict.fromkeys(ids):
             self._classes.setdefault(class_id, len(self._classes))
         classes = np.array([self._classes[class_id] for class_id in ids], np.int64)
-        counted = (places != UNKNOWN) & ~np.array([bool(annotation.iscrowd) for annotation in block], np.bool_)
+        left_out = np.array([bool(annotation.iscrowd) for annotation in block], np.bool_)
+        counted = (places != UNKNOWN) & ~(left_out & (self.crowds is Crowds.IGNORE))
         self._pairs.add(places[counted] << 24 | classes[counted])
         return places.astype(np.int32)
 

@@ -25,6 +25,7 @@ from engine.teachers.grounding_dino_loss import (
     Predictions,
     Targets,
     generalized_iou,
+    in_crowds,
     sigmoid_focal_loss,
     to_corners,
 )
@@ -163,6 +164,7 @@ def denoising_losses(
     labels[:, image, query] = torch.cat([target.tokens for target in targets])[offset[image] + found].to(labels.dtype)
 
     real = (given.groups >= 0)[:, :, None] & text_mask[:, None]
+    real = real & ~(in_crowds(given.boxes.float(), targets, length=real.shape[-1]) & (given.objects < 0)[:, :, None])
     focal = torch.where(real, sigmoid_focal_loss(logits.masked_fill(~real, 0), labels), 0)
     seen = boxes[:, image, query]
     l1 = (seen - wanted).abs().sum(-1)

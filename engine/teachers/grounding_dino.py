@@ -183,15 +183,19 @@ class GroundingDino(Teacher):
         Returns:
             ``pixel_values`` (3, H, W) float32, or else what :func:`engine.teachers.features.picture` gives; ``boxes``
             (N, 4) float32, center x, center y, width, height as shares of the image; ``class_indices`` (N,) int64;
+            ``crowd_boxes`` (M, 4) and ``crowd_classes`` (M,), the same of crowds, where detections are no mistakes;
             ``order`` (classes,) int64, a random order of all classes if one caption does not hold them; ``noise``, see
             :func:`engine.teachers.denoising.noise`, if it is on.
         """
         kept = ~sample.is_crowd
-        boxes = to_cxcywh_normalized(sample.boxes_xyxy[kept], *sample.image.shape[:2])
+        size = sample.image.shape[:2]
+        boxes, crowds = (to_cxcywh_normalized(sample.boxes_xyxy[which], *size) for which in (kept, ~kept))
         example = {
             **picture(self.features, sample.image, self.transform.image),
             "boxes": torch.from_numpy(boxes),
             "class_indices": torch.from_numpy(sample.class_indices[kept]),
+            "crowd_boxes": torch.from_numpy(crowds),
+            "crowd_classes": torch.from_numpy(sample.class_indices[~kept]),
         }
         if not self.book.fits:
             example["order"] = torch.from_numpy(rng.permutation(len(self.classes)))
@@ -210,7 +214,8 @@ class GroundingDino(Teacher):
     def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
         """See :meth:`Teacher.loss`; parts are ``classification``, ``l1`` and ``giou``, summed over all layers."""
         text_mask = batch["attention_mask"].bool()
-        targets = [Targets(boxes, tokens) for boxes, tokens in zip(batch["boxes"], batch["tokens"], strict=True)]
+        names = ("boxes", "tokens", "crowd_boxes", "crowd_tokens")
+        targets = [Targets(*one) for one in zip(*(batch[name] for name in names), strict=True)]
         given = Copies(**batch["copies"]) if "copies" in batch else None
         decoder = self._detector.model.decoder
         listening: AbstractContextManager[dict[str, Any]] = nullcontext({}) if given is None else decoder_call(decoder)

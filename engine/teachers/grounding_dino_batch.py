@@ -50,8 +50,9 @@ def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]], *,
 
     Returns:
         What :func:`collate_pictures` gives; ``images`` (R,) the image of each pair; ``input_ids`` and
-        ``attention_mask`` (R, T); ``boxes`` and ``tokens``, lists of R tensors (N, 4) and (N, T) bool: :class:`Targets`
-        of each pair; ``copies``, the fields of :class:`engine.teachers.denoising.Copies` of the pairs, if that is on.
+        ``attention_mask`` (R, T); the fields of :class:`Targets` of each pair, lists of R tensors: ``boxes`` (N, 4),
+        ``tokens`` (N, T) bool, ``crowd_boxes`` (M, 4) and ``crowd_tokens`` (M, T) bool; ``copies``, the fields of
+        :class:`engine.teachers.denoising.Copies` of the pairs, if that is on.
     """
     pairs = [(index, prompt) for index in range(len(examples)) for prompt in prompts[index]]
     length = max(len(prompt.input_ids) for _, prompt in pairs)
@@ -63,6 +64,8 @@ def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]], *,
         **encode([prompt for _, prompt in pairs], length),
         "boxes": [target.boxes for target in targets],
         "tokens": [target.tokens for target in targets],
+        "crowd_boxes": [target.crowd_boxes for target in targets],
+        "crowd_tokens": [target.crowd_tokens for target in targets],
     }
 
 
@@ -99,14 +102,20 @@ def encode(prompts: Sequence[Prompt], length: int) -> dict[str, Tensor]:
 
 
 def _targets(example: Example, prompt: Prompt, length: int) -> Targets:
-    """The objects that the caption asks for, and their tokens among ``length``."""
+    """The objects, and crowds, that the caption asks for, and their tokens among ``length``."""
+    boxes, tokens = _asked(example["boxes"], example["class_indices"], prompt, length)
+    return Targets(boxes, tokens, *_asked(example["crowd_boxes"], example["crowd_classes"], prompt, length))
+
+
+def _asked(boxes: Tensor, class_indices: Tensor, prompt: Prompt, length: int) -> tuple[Tensor, Tensor]:
+    """Those of some boxes (N, 4) whose class (N,) a caption asks for, and the tokens of each among ``length``."""
     row_of = {index: row for row, index in enumerate(prompt.class_indices)}
-    asked = [i for i, index in enumerate(example["class_indices"].tolist()) if index in row_of]
-    rows = [row_of[int(example["class_indices"][i])] for i in asked]
+    asked = [i for i, index in enumerate(class_indices.tolist()) if index in row_of]
+    rows = [row_of[int(class_indices[i])] for i in asked]
     spans = torch.from_numpy(prompt.token_map())[rows]
     tokens = torch.zeros(len(rows), length, dtype=torch.bool)
     tokens[:, : spans.shape[1]] = spans
-    return Targets(example["boxes"][asked].reshape(-1, 4), tokens)
+    return boxes[asked].reshape(-1, 4), tokens
 
 
 def _copies(examples: Sequence[Example], pairs: Sequence[tuple[int, Prompt]], targets: Sequence[Targets]) -> Copies:

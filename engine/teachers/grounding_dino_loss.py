@@ -21,6 +21,9 @@ from torch import Tensor
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 CLASS_COST, L1_COST, GIOU_COST = 1.0, 5.0, 2.0  # of matching: Open-GroundingDino, config/cfg_odvg.py
 
+IN_CROWD = 0.5
+"""Share of a detection that lies in a crowd from which on it is no mistake: COCO's lowest IoU of a match."""
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -29,10 +32,14 @@ class Targets:
     Attributes:
         boxes: (N, 4) center x, center y, width, height, as shares of the image's width and height.
         tokens: (N, T) bool, the tokens of the caption that name each object's class.
+        crowd_boxes: (M, 4) like ``boxes``, regions where nobody has told objects apart; None without any.
+        crowd_tokens: (M, T) bool, the tokens that name the class of each crowd; None without any.
     """
 
     boxes: Tensor
     tokens: Tensor
+    crowd_boxes: Tensor | None = None
+    crowd_tokens: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ def detection_losses(
     """Match queries to objects in every layer, and compare.
 
     Every query is told of every token whether it names what the query should see: the tokens of the matched object's
-    class, or nothing. An image without objects teaches that nothing is there.
+    class, or nothing. An image without objects teaches that nothing is there. Where a query without an object lies in a
+    crowd, it is told nothing of the crowd's class: COCO's evaluation does not count such a detection either.
 
     Args:
         predictions: Of all layers.
@@ -87,12 +95,34 @@ def detection_losses(
 
     labels = torch.zeros_like(logits)
     labels[image, query] = named.to(labels.dtype)
+    told = ~in_crowds(boxes, targets, length=logits.shape[-1])
+    told[image, query] = True
     focal = sigmoid_focal_loss(logits.masked_fill(~text_mask[:, None], 0), labels)
     return Losses(
-        classification=(focal * text_mask[:, None]).sum() / count,
+        classification=(focal * (text_mask[:, None] & told)).sum() / count,
         l1=(seen - wanted).abs().sum() / count,
         giou=(1 - generalized_iou(to_corners(seen), to_corners(wanted))).sum() / count,
     )
+
+
+@torch.no_grad()
+def in_crowds(boxes: Tensor, targets: Sequence[Targets], *, length: int) -> Tensor:
+    """(B, Q, T) bool, of each query and token whether the query lies in a crowd of the class that the token names.
+
+    Args:
+        boxes: (B, Q, 4) center x, center y, width, height, as shares of the image.
+        targets: Of each image.
+        length: Tokens T of the captions.
+    """
+    found = torch.zeros(*boxes.shape[:2], length, dtype=torch.bool, device=boxes.device)
+    for inside, seen, target in zip(found, boxes, targets, strict=True):
+        if target.crowd_boxes is None or target.crowd_tokens is None or not len(target.crowd_boxes):
+            continue
+        own, crowds = to_corners(seen)[:, None], to_corners(target.crowd_boxes)[None]
+        shared = torch.minimum(own[..., 2:], crowds[..., 2:]) - torch.maximum(own[..., :2], crowds[..., :2])
+        share = shared.clamp(min=0).prod(-1) / seen[:, None, 2:].prod(-1).clamp(min=1e-12)  # (Q, M)
+        inside |= ((share >= IN_CROWD)[..., None] & target.crowd_tokens[None]).any(1)
+    return found
 
 
 @torch.no_grad()

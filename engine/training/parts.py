@@ -87,7 +87,10 @@ class Data:
         files = _files(config, storage)
         uris = {file.images for file in files.values()}
         folders = {uri: ImageFolder(uri, storage=storage, cache=cache) for uri in uris}
-        loaded = {name: load_part(file, storage=storage, folder=folders[file.images]) for name, file in files.items()}
+        loaded = {
+            name: load_part(file, storage=storage, folder=folders[file.images], crowds=config.crowds)
+            for name, file in files.items()
+        }
         _check_digest(config, [dataset.digest for dataset in loaded.values()])
         images_digest = together([dataset.images_digest for dataset in loaded.values()])
         _check_images(config, sum(map(len, loaded.values())), images_digest)

@@ -120,6 +120,18 @@ def test_an_example_has_the_image_and_its_objects_without_crowds(teacher) -> Non
     assert example["pixel_values"].shape == (3, 64, 96)
     assert example["class_indices"].tolist() == [1]
     np.testing.assert_allclose(from_cxcywh_normalized(example["boxes"].numpy(), 64, 96), [BOX], atol=1e-4)
+    np.testing.assert_allclose(from_cxcywh_normalized(example["crowd_boxes"].numpy(), 64, 96), [BOX_2], atol=1e-4)
+    batch = teacher.collate([example])
+    assert [len(batch[name][0]) for name in ("boxes", "tokens", "crowd_boxes", "crowd_tokens")] == [1, 1, 1, 1]
+    assert not (batch["tokens"][0] & batch["crowd_tokens"][0]).any()
+
+
+def test_a_crowd_is_no_background_in_the_loss_of_a_batch(teacher) -> None:
+    whole = np.array([[0, 0, 96, 64]], np.float32)
+    empty, crowd = noise(size=(64, 96)), noise(whole, [1], size=(64, 96))
+    crowd = replace(crowd, image=empty.image, is_crowd=np.array([True]))
+    losses = [batch_loss(teacher, [sample])["classification"] for sample in (crowd, empty)]
+    assert losses[0] < losses[1]
 
 
 def test_a_batch_is_padded_and_says_where_images_are(teacher) -> None:

@@ -230,3 +230,36 @@ def test_losses_are_32_bit_whatever_the_model_computes_in(case) -> None:
     half = Predictions(predictions.logits.bfloat16(), predictions.boxes.bfloat16())
     losses = detection_losses(half, targets, text_mask=MASK, count=6)
     assert losses.classification.dtype == losses.l1.dtype == losses.giou.dtype == torch.float32
+
+
+def crowded(case, *, covers: Tensor, of_class: int) -> list[Targets]:
+    """The targets of ``case`` with a crowd in the second image, which has no objects."""
+    _, targets, _ = case
+    crowd = Targets(targets[1].boxes, targets[1].tokens, covers, SPANS[[of_class]])
+    return [targets[0], crowd, targets[2]]
+
+
+def test_a_detection_inside_a_crowd_is_not_pushed_down(case) -> None:
+    predictions, _, _ = case
+    everywhere = torch.tensor([[0.5, 0.5, 1.0, 1.0]])
+    targets = crowded(case, covers=everywhere, of_class=2)
+    detection_losses(predictions, targets, text_mask=MASK, count=6).classification.backward()
+    gradient = predictions.logits.grad[0, 1]
+    assert not gradient[:, SPANS[2]].any()
+    assert (gradient[:, SPANS[0] | SPANS[1]] > 0).all()  # of other classes it is background
+
+
+def test_a_detection_beside_a_crowd_is_background(case) -> None:
+    predictions, plain, _ = case
+    corner = torch.tensor([[0.01, 0.01, 0.02, 0.02]])
+    found = detection_losses(predictions, crowded(case, covers=corner, of_class=2), text_mask=MASK, count=6)
+    assert found.classification == detection_losses(predictions, plain, text_mask=MASK, count=6).classification
+
+
+def test_an_object_in_a_crowd_is_still_learned(case) -> None:
+    predictions, targets, _ = case
+    everywhere = torch.tensor([[0.5, 0.5, 1.0, 1.0]])
+    inside = [Targets(t.boxes, t.tokens, everywhere, SPANS[[0]]) for t in targets]
+    detection_losses(predictions, inside, text_mask=MASK, count=6).classification.backward()
+    gradient = predictions.logits.grad[0, 0]
+    assert (gradient[:, SPANS[0]] != 0).any(1).sum() == 2  # the queries of both objects, and no other
