@@ -12,11 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from engine.base_identity import LIMITS, TOKENIZER
 from engine.dataset.problems import ProblemLog, worst_first
 from engine.dataset.types import DatasetInfo
 from engine.dataset.wordpiece import UNKNOWN, Vocabulary, is_punctuation, words
 from engine.errors import TeacherError
 from engine.storage import Storage, is_remote, join
+from engine.storage.bounded import read_bounded
 
 FILES = ("vocab.txt", "tokenizer.json")
 VOWELS = frozenset("aeiouy")
@@ -105,7 +107,8 @@ def _content(base_model: str, revision: str | None, *, storage: Storage, hub: bo
             return _from_hub(base_model, revision, hub=hub)
         return None
     uris = [join(base_model if is_remote(base_model) else str(folder), name) for name in FILES]
-    return next((storage.read_bytes(uri) for uri in uris if storage.exists(uri)), None)
+    found = next((uri for uri in uris if storage.exists(uri)), None)
+    return None if found is None else read_bounded(storage, found, limit=LIMITS[TOKENIZER])
 
 
 def _from_hub(repo: str, revision: str | None, *, hub: bool) -> bytes | None:

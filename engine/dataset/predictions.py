@@ -13,6 +13,9 @@ from engine.dataset.types import Detections, Frame, Rle
 from engine.errors import DataError
 from engine.storage import Storage
 
+LONGEST_SIDE = 1 << 20
+"""Pixels of a side of an image."""
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -45,8 +48,10 @@ def load_predictions(uri: str, *, storage: Storage) -> Predictions:
     """
     try:
         coco = json.loads(storage.read_bytes(uri))
-    except ValueError as error:
-        raise DataError(f"{uri} is not JSON ({error}): give the labels that label or predict wrote") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{uri} is not JSON ({str(error)[:200]}): give the labels that label or predict wrote"
+        ) from None
     if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in ("images", "annotations")):
         raise DataError(
             f"{uri} is not labels with scores: an object with images, annotations and categories is expected, such as "
@@ -54,8 +59,10 @@ def load_predictions(uri: str, *, storage: Storage) -> Predictions:
         )
     try:
         return _predictions(coco, uri)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{uri} is not valid COCO ({type(error).__name__}: {error}): write it anew") from None
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise DataError(
+            f"{uri} is not valid COCO ({type(error).__name__}: {str(error)[:200]}): write it anew"
+        ) from None
 
 
 def _predictions(coco: dict[str, Any], uri: str) -> Predictions:
@@ -92,9 +99,25 @@ def _predictions(coco: dict[str, Any], uri: str) -> Predictions:
     return Predictions(classes, sizes, seen, exif)
 
 
+def _check(found: dict[str, Any], side: int) -> None:
+    """Refuse numbers that are none, or lie so far outside the image that drawing them would not end."""
+    numbers = [found["score"], *found["bbox"]]
+    segmentation = found.get("segmentation")
+    if isinstance(segmentation, list):
+        numbers += [value for polygon in segmentation for value in polygon]
+    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in numbers):
+        raise ValueError(f"annotation {str(found.get('id'))[:80]} has something else where numbers are expected")
+    if len(found["bbox"]) != 4 or not all(abs(float(one)) <= 10 * side for one in numbers):
+        raise ValueError(f"annotation {str(found.get('id'))[:80]} has numbers that are not of its image")
+
+
 def _detections(
     objects: list[dict[str, Any]], index: dict[Any, int], size: tuple[int, int], *, masked: bool
 ) -> Detections:
+    if not all(0 <= side <= LONGEST_SIDE for side in size):
+        raise ValueError(f"an image has {size[0]} x {size[1]} pixels")
+    for found in objects:
+        _check(found, max(size) or LONGEST_SIDE)
     objects = sorted(objects, key=lambda found: -float(found["score"]))
     boxes = np.asarray([found["bbox"] for found in objects], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]

@@ -6,12 +6,13 @@ which every Grounding DINO reads.
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from engine.base_identity import LIMITS, TOKENIZER
 from engine.errors import BaseModelError
+from engine.plain_json import read_object
 
 UNKNOWN = "[UNK]"
 LONGEST_WORD = 100
@@ -40,16 +41,18 @@ class Vocabulary:
         Raises:
             BaseModelError: It is neither, or another kind of tokenizer.
         """
-        try:
-            text = content.decode()
-            if not text.lstrip().startswith("{"):
-                return cls(frozenset(text.splitlines()))
-            model = json.loads(text)["model"]
-            if model.get("type", "WordPiece") != "WordPiece":
-                raise BaseModelError(f"the tokenizer is a {model['type']}, not a WordPiece")
-            return cls(frozenset(model["vocab"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BaseModelError(f"the tokenizer's vocabulary cannot be read: {error!r}") from None
+        if not content.lstrip().startswith(b"{"):
+            try:
+                return cls(frozenset(content.decode().splitlines()))
+            except UnicodeDecodeError as error:
+                raise BaseModelError(f"the tokenizer's vocabulary cannot be read: {error}") from None
+        values = read_object(content, where=TOKENIZER, error=BaseModelError, limit=LIMITS[TOKENIZER])
+        model = values.get("model")
+        if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+            raise BaseModelError("the tokenizer's vocabulary cannot be read: it has none")
+        if model.get("type", "WordPiece") != "WordPiece":
+            raise BaseModelError(f"the tokenizer is a {str(model['type'])[:80]}, not a WordPiece")
+        return cls(frozenset(model["vocab"]))
 
     def split(self, word: str) -> tuple[str, ...]:
         """The pieces of one of :func:`words`, the longest that fits each time; ``[UNK]`` where none does.

@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.errors import StorageError
+from engine.errors import BaseModelError, StorageError
 from engine.formats import FORMAT, FORMAT_VERSION, refuse_newer
+from engine.plain_json import read_object
 from engine.results import ApMetrics, HistoryPoint
+from engine.teachers.tensor_files import read_header, read_tensors
+
+MAX_STATE_BYTES = 64 << 20
 
 KEPT = 2
 """Checkpoints of a run: the newest ones."""
@@ -176,13 +180,16 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         StorageError: A newer version of teacher wrote it.
     """
     try:
+        read_header(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        tensors = read_tensors(path)
         state = metadata["state"]
         if metadata["sha256"] != _digest(state, tensors):
             return None
-        values = json.loads(state)
+        values = read_object(state.encode(), where=str(path), error=BaseModelError, limit=MAX_STATE_BYTES)
+        if not isinstance(values["settings"], dict):
+            return None
         refuse_newer(values, where=str(path), error=StorageError)
         return Checkpoint(
             progress=Progress.model_validate(values["progress"]),
@@ -192,7 +199,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
             optimizer=_part(tensors, "optimizer"),
             best=_part(tensors, "best"),
         )
-    except (FileNotFoundError, SafetensorError, KeyError, json.JSONDecodeError, ValidationError):
+    except (OSError, SafetensorError, BaseModelError, LookupError, TypeError, AttributeError, ValueError):
         return None
 
 

@@ -17,10 +17,12 @@ from typing import Any, Self
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from engine.artifacts import RunLayout, read_result
 from engine.config import GroundingDinoSettings, RunConfig
 from engine.dataset.types import CocoAnnotation, Detections, Sample
+from engine.errors import StorageError
 from engine.evaluation.evaluate import look
 from engine.evaluation.matching import match
 from engine.spec import TeacherName
@@ -43,6 +45,17 @@ MOST_BOXES = 100
 
 DETECTOR = "detector"
 """Name of the digest among the settings that decide a run."""
+
+
+LAYOUT: Mapping[str, tuple[type, tuple[int, ...]]] = {
+    "train": (np.float32, (4,)),
+    "train_counts": (np.int64, ()),
+    "val": (np.float32, (4,)),
+    "val_scores": (np.float32, ()),
+    "val_classes": (np.int64, ()),
+    "val_counts": (np.int64, ()),
+}
+"""Types of the arrays in the file, and their sides after the first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +95,32 @@ class Detected:
         """From such a file.
 
         Raises:
-            SafetensorError: It is none.
+            StorageError: It is none.
         """
-        tensors = safetensors.numpy.load(content)
-        ends = np.cumsum(tensors["val_counts"])[:-1]
-        val = zip(*(np.split(tensors[name], ends) for name in ("val", "val_scores", "val_classes")), strict=True)
-        return cls(
-            tuple(np.split(tensors["train"], np.cumsum(tensors["train_counts"])[:-1])),
-            tuple(Detections(*parts) for parts in val),
-            content,
-        )
+        try:
+            tensors = safetensors.numpy.load(content)
+            for name, (kind, sides) in LAYOUT.items():
+                if tensors[name].dtype != kind or tensors[name].shape[1:] != sides or not tensors[name].ndim:
+                    raise ValueError(f"{name} is of another type or shape")
+            for name, counts in (("train", "train_counts"), ("val", "val_counts")):
+                if (tensors[counts] < 0).any() or tensors[counts].sum() != len(tensors[name]):
+                    raise ValueError(f"{counts} do not add up")
+            ends = np.cumsum(tensors["val_counts"])[:-1]
+            parts = [np.split(tensors[name], ends) for name in ("val", "val_scores", "val_classes")]
+            if not np.isfinite(tensors["val"]).all() or not np.isfinite(tensors["val_scores"]).all():
+                raise ValueError("there are values that are not finite")
+            if {len(tensors[name]) for name in ("val_scores", "val_classes")} != {len(tensors["val"])}:
+                raise ValueError("boxes, scores and classes differ in number")
+            return cls(
+                tuple(np.split(tensors["train"], np.cumsum(tensors["train_counts"])[:-1])),
+                tuple(Detections(*of_image) for of_image in zip(*parts, strict=True)),
+                content,
+            )
+        except (SafetensorError, LookupError, ValueError, TypeError) as error:
+            raise StorageError(
+                f"the boxes beside the checkpoint cannot be used ({str(error)[:200]}): `teacher run --again` finds "
+                "them again"
+            ) from None
 
 
 @dataclass(frozen=True)

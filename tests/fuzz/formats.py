@@ -79,9 +79,9 @@ def an_input(
     rng: random.Random,
     mutated: Callable[[object, random.Random], object],
     damaged: Callable[[bytes, random.Random], bytes],
+    kind: str,
 ) -> tuple[str, bytes]:
     """The kind of an input, and a zip file of it; ``mutated`` changes values of JSON, ``damaged`` bytes."""
-    kind = rng.choice(list(RIGHT))
     files = dict(RIGHT[kind])
     texts = [name for name in files if not name.endswith(".png")]
     for _ in range(rng.choice([1, 1, 2, 4])):
