@@ -17,8 +17,8 @@ from typing import Any, Self
 Polygon = Sequence[float]
 """x, y, x, y … in pixels."""
 
-LARGEST_AREA = 1e15
-"""Square pixels; JSON has no infinity."""
+LARGEST_NUMBER = 1e9
+"""Pixels that no coordinate reaches: sums and products of larger ones may be infinite, which JSON does not have."""
 
 DECIMALS = 4
 """Of a pixel that are kept: shares are written with six digits."""
@@ -121,7 +121,7 @@ class CocoWriter:
             "converted_from": converted_from[:200],
             "iscrowd": 0,
         }
-        if not all(math.isfinite(number) for numbers in (box_xyxy or (), *polygons) for number in numbers):
+        if not all(abs(number) < LARGEST_NUMBER for numbers in (box_xyxy or (), *polygons) for number in numbers):
             polygons, box_xyxy, extra = (), None, {"bbox": [0]}
         if box_xyxy is None and polygons:
             box_xyxy = box_around(polygons)
@@ -137,7 +137,7 @@ class CocoWriter:
         if area is not None:
             record["area"] = area
         if "area" in record:
-            record["area"] = round(min(record["area"], LARGEST_AREA), DECIMALS)
+            record["area"] = round(record["area"], DECIMALS)
         self._objects.write((",\n" if self.objects > 1 else "") + _dumps(record | (extra or {})))
 
     def bad_object(self, image_id: int | None, category_id: int | None, converted_from: str) -> None:

@@ -194,6 +194,7 @@ def test_via_regions_become_boxes_and_polygons(tmp_path: Path) -> None:
         {"name": "polyline", "all_points_x": [1, 9, 5, 1], "all_points_y": [1, 1, 9, 1]},
         {"name": "point", "cx": 1, "cy": 2},
         {"name": "rect", "x": "a", "y": 1, "width": 3, "height": 4},
+        {"name": "circle", "cx": 20, "cy": 20, "r": 1e308},
         {"name": "polygon", "all_points_x": [1, 2, 3], "all_points_y": [1]},
     ]
     metadata = via_metadata(coco)
@@ -211,7 +212,7 @@ def test_via_regions_become_boxes_and_polygons(tmp_path: Path) -> None:
     assert problems(info)["missing_box"][1] == (
         "via_project_1Jan2026.json 001.png region 5 (point, which has no area)",
     )
-    assert problems(info)["bad_numbers"][0] == 2
+    assert problems(info)["bad_numbers"][0] == 3
 
 
 @pytest.mark.parametrize(
