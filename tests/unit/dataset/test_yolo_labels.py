@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -229,3 +231,21 @@ def test_folders_are_parts_only_if_they_hold_everything(tmp_path: Path) -> None:
     (tmp_path / "valid").rename(tmp_path / "test")
     with pytest.raises(DataError, match=r"divided into train .*, test .*; training needs"):
         inspect_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/etc", "../..", "../../outside", "file:///etc", "\x00", "~"])
+def test_paths_in_a_data_yaml_never_lead_out_of_its_folder(path: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "outside", ["out.png"])
+    folder = yolo(tmp_path / "data" / "set", small_coco(2, 1), config=False)
+    text(folder / "data.yaml", f"path: {json.dumps(path)}\ntrain: {json.dumps(path)}\nnames: [cat, dog]\n")
+    files: set[str] = set()
+    with suppress(DataError):
+        files = {image.file_name for image in load_dataset(folder).images}
+    assert files <= {"images/001.png", "images/002.png"}
+
+
+def test_a_data_yaml_with_aliases_is_not_followed(tmp_path: Path) -> None:
+    folder = yolo(tmp_path, small_coco(2, 1), config=False)
+    text(folder / "data.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]\n")
+    with pytest.raises(DataError, match=r"nothing names their classes \(data\.yaml is no plain YAML with names\)"):
+        inspect_dataset(folder)
