@@ -20,9 +20,14 @@ from engine.dataset.types import CocoImage
 from engine.errors import DataError
 from engine.storage import Storage, is_remote, join
 from engine.storage.base import OnProgress, Progress
+from engine.storage.git_lfs import is_pointer
 from engine.storage.transfer import each_done
 
 LOG = logging.getLogger(__name__)
+
+
+LEAST, MOST = 100, 200
+"""Bytes of a Git LFS pointer to an image."""
 
 
 class ImageFolder:
@@ -57,6 +62,13 @@ class ImageFolder:
         """The existing files."""
         files = ((key, etag) for key, (etag, _) in self._etags.items())
         return names_among(files, self.storage.local_path(self.uri))
+
+    def pointers(self, keys: Sequence[str | None]) -> list[str]:
+        """Images that are Git LFS pointers, by their size, if the first of that size is one."""
+        small = [key for key in keys if key is not None and LEAST <= self._etags[key][1] <= MOST]
+        if not small or not is_pointer(self.storage.read_start(join(self.uri, small[0]), MOST)):
+            return []
+        return small
 
     def fingerprint(self, keys: Sequence[str | None]) -> str:
         """One digest of the content of images, in this order, as it was when the folder was listed.

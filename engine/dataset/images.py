@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from engine.errors import DataError, MachineError, TeacherError
+from engine.storage.git_lfs import ADVICE as LFS_ADVICE
+from engine.storage.git_lfs import LONGEST_POINTER, is_pointer
 
 # Up to twice this number of pixels Pillow only warns, beyond it refuses: that limit (179 million pixels) is ours too.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -139,7 +141,7 @@ def _opened(source: bytes | Path | BinaryIO, name: str | None) -> Iterator[Image
     except TeacherError:
         raise
     except UnidentifiedImageError:
-        raise DataError(f"{name} is {_looks_like(source)}; convert it to PNG or JPEG, or leave it out") from None
+        raise DataError(f"{name} {_what_it_is(source)}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large: {error}; scale it down or cut it into tiles") from None
     except FileNotFoundError:
@@ -170,12 +172,18 @@ def _file(source: bytes | Path | BinaryIO) -> contextlib.AbstractContextManager[
     return source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
 
 
-def _looks_like(source: bytes | Path | BinaryIO) -> str:
-    if isinstance(source, bytes | Path):
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        if size == 0:
-            return "empty (0 bytes)"
-    return "no image of a known format"
+def _what_it_is(source: bytes | Path | BinaryIO) -> str:
+    """What a file is that no decoder knows, and what to do."""
+    head = None
+    if isinstance(source, bytes):
+        head = source[:LONGEST_POINTER]
+    elif isinstance(source, Path):
+        with source.open("rb") as file:
+            head = file.read(LONGEST_POINTER)
+    if head is not None and is_pointer(head):
+        return LFS_ADVICE
+    what = "empty (0 bytes)" if head == b"" else "no image of a known format"
+    return f"is {what}; convert it to PNG or JPEG, or leave it out"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -19,11 +19,14 @@ from engine.dataset.layouts import find_parts, find_single_part
 from engine.dataset.leaks import Grouping
 from engine.dataset.names import FileNames
 from engine.dataset.part_files import PartFiles, is_image
-from engine.dataset.problems import ProblemLog
+from engine.dataset.problems import ProblemLog, too_many
 from engine.dataset.scan import OnBlock, Opened, Scan
 from engine.dataset.types import DatasetInfo, FilesRead
 from engine.spec import Crowds, DatasetSpec
 from engine.storage import Storage, default_cache
+
+POINTERS = 20
+"""Percent of the images that may be Git LFS pointers: they are left out when they are opened."""
 
 
 def inspect_dataset(
@@ -129,6 +132,11 @@ def inspect_parts(
     for name, (scan, _) in scans.items():
         if scan.images_listed and not scan.header.images:
             log.add("no_images_found", [parts[name].images])
+        pointers = folders[parts[name].images].pointers(scan.keys)
+        if too_many(len(pointers), len(scan.keys), POINTERS):
+            log.add("git_lfs_pointer", pointers, count=len(pointers))
+    unread = dict.fromkeys(key for part in parts.values() for key in part.unread)
+    log.add("annotations_not_read", unread, count=len(unread))
     opened = {} if look is None else look({name: scan for name, (scan, _) in scans.items()}, log)
     for name, part in parts.items():
         scan, counted = scans.pop(name)

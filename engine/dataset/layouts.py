@@ -7,12 +7,13 @@ Known are the exports of Roboflow (``train/_annotations.coco.json`` beside the i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import islice
 
 from engine.dataset.formats import convert_file, convert_folder
 from engine.dataset.formats.archives import ZIP, unpack
+from engine.dataset.formats.detect import COCO, format_of_json
 from engine.dataset.formats.source import Files, read_head
 from engine.dataset.listing import list_files
 from engine.dataset.part_files import PARTS, PartFiles, is_image, part_of, stem
@@ -27,6 +28,9 @@ LOOKED_FOR = (
 
 _USUAL = frozenset({"annotations", "result", "coco", "labels", "dataset"})
 _OTHER_TASKS = ("captions", "image_info", "panoptic", "stuff", "labels_")
+_FEW = 12
+"""Files of JSON that are looked into, beside those that are read."""
+
 _GLANCE = 1000
 """How many objects of a folder are looked at to know whether it holds images."""
 
@@ -54,10 +58,15 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
     jsons = [key for key in others if key.lower().endswith(".json")]
     if not jsons:
         raise DataError(f"{annotations} is no export that is known: looked for {LOOKED_FOR}")
-    files = {part: join(annotations, key) for part, key in _annotation_files(annotations, jsons).items()}
+    chosen = _annotation_files(annotations, jsons)
+    unread = _unread(annotations, jsons, set(chosen.values()), storage)
+    files = {part: join(annotations, key) for part, key in chosen.items()}
     if images is None:
         known = {join(annotations, folder).lower(): join(annotations, folder) for folder in folders}
-        return {part: PartFiles(uri, _images_of(uri, lambda f: known.get(f.lower()))) for part, uri in files.items()}
+        return {
+            part: PartFiles(uri, _images_of(uri, lambda f: known.get(f.lower())), unread=unread)
+            for part, uri in files.items()
+        }
     given = images
     known = {join(given, folder).lower(): join(given, folder) for folder in _contents(given, storage)[1]}
     return {
@@ -65,6 +74,7 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
             uri,
             next((known[f.lower()] for f in _subfolders(given, uri) if f.lower() in known), given),
             images_expected=True,
+            unread=unread,
         )
         for part, uri in files.items()
     }
@@ -146,7 +156,9 @@ def _annotation_files(root: str, jsons: list[str]) -> dict[str, str]:
     elif "all" in best:
         best = {"all": best["all"]}
     found = ", ".join(key for keys in best.values() for key in keys)
-    if any(len(keys) > 1 for keys in best.values()):
+    exports = [_of_another_tool(keys[0], likely) for keys in best.values()]
+    found += "".join(f", {key}" for key in exports if key)
+    if any(exports) or any(len(keys) > 1 for keys in best.values()):
         raise DataError(
             f"{root} holds several annotation files that may be meant: {found}. Give one of them, or "
             "dataset.train and dataset.val"
@@ -159,6 +171,19 @@ def _annotation_files(root: str, jsons: list[str]) -> dict[str, str]:
     if len(best) == 1:
         return {"all": next(iter(best.values()))[0]}
     return {part: best[part][0] for part in PARTS if part in best}
+
+
+def _of_another_tool(chosen: str, jsons: list[str]) -> str:
+    """A file that is as sure to be an export of the same part, only of another tool; empty if there is none."""
+    kind, part = _unlikeliness(chosen)[0], part_of(chosen)
+    return next((key for key in jsons if part_of(key) == part and {kind, _unlikeliness(key)[0]} == {0, 1}), "")
+
+
+def _unread(root: str, jsons: list[str], chosen: Collection[str], storage: Storage) -> tuple[str, ...]:
+    """Keys of other COCO files of objects in a folder, among the first few."""
+    others = [k for k in jsons if k not in chosen and not stem(k).lower().startswith(_OTHER_TASKS)][:_FEW]
+    heads = ((key, read_head(join(root, key), storage)) for key in others)
+    return tuple(key for key, head in heads if format_of_json(head.decode("utf-8-sig", errors="replace")) == COCO)
 
 
 def _unlikeliness(key: str) -> tuple[int, int]:

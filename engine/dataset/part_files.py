@@ -26,6 +26,9 @@ class PartFiles:
     origin: str = ""
     """Where ``annotations`` is a converted copy: the file or folder that it was made of, and its format."""
 
+    unread: tuple[str, ...] = ()
+    """Other annotation files of the folder, by key, that were not chosen."""
+
     @property
     def shown(self) -> str:
         """The annotations as the user knows them."""

@@ -29,6 +29,16 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "None of the listed images is in the images folder.",
         "Give the folder that file_name is relative to.",
     ),
+    "annotations_not_read": (
+        INFO,
+        "Other annotation files lie in the folder; they are not read.",
+        "Give the file itself if another one is meant.",
+    ),
+    "git_lfs_pointer": (
+        ERROR,
+        "Images are Git LFS pointers, not pictures.",
+        "Run `git lfs pull` where they were cloned, and upload them again.",
+    ),
     "missing_image": (
         WARNING,
         "Images are listed but not in the folder, or another entry means the only file they may be; they are left out.",

@@ -18,6 +18,7 @@ import msgspec
 
 from engine.dataset.records import RECORDS, decode, lenient, raw_elements
 from engine.errors import DataError
+from engine.storage.git_lfs import ADVICE, POINTER
 
 BLOCK = 4 << 20
 """Bytes that are read and decoded at once."""
@@ -49,6 +50,7 @@ FOREIGN = {
     b"PK": "is a zip archive: give it as the annotations of the dataset, or unpack it",
     b"\xff\xfe": "is UTF-16: save it as UTF-8",
     b"\xfe\xff": "is UTF-16: save it as UTF-8",
+    POINTER: ADVICE,
     b"<": "is XML or HTML, not JSON: of Pascal VOC give the folder of the files, of CVAT export COCO",
 }
 MANIFEST = re.compile(rb"^kind:\s*[\"']?TeacherFineTune\b", re.MULTILINE)

@@ -25,7 +25,7 @@ from engine.storage.publication import sha256_of
 from engine.teachers.base import REGISTRY, Teacher
 from engine.teachers.labeller import Labeller
 from engine.teachers.lora import TEACHER, AdapterCard, load_adapter
-from engine.teachers.sources import LocalModel, is_hub_id, resolve_base_model
+from engine.teachers.sources import LocalModel, is_hub_id, refuse_pointers, resolve_base_model
 
 LOG = logging.getLogger(__name__)
 
@@ -269,6 +269,7 @@ def _at_hand(uri: str, storage: Storage) -> Iterator[Path]:
 
 def _as_published(folder: Path, uri: str, storage: Storage) -> Path:
     """A folder that holds what the run has published: its ``metadata.json`` and ``result.json`` say, where they are."""
+    refuse_pointers(f"{uri}: ", [folder / file for file in (TEACHER, ADAPTER_CONFIG, ADAPTER)])
     layout = RunLayout(parent(parent(uri)))
     if storage.exists(layout.metadata):
         for entry in read_metadata(layout, storage).files:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,6 +28,7 @@ from engine.base_identity import local_parts
 from engine.errors import BaseModelError, ConfigError
 from engine.plain_json import read_object_file
 from engine.storage import Storage, is_remote, local_path, name, parent
+from engine.storage.git_lfs import ADVICE, LONGEST_POINTER, is_pointer
 from engine.storage.publication import sha256_of
 from engine.teachers.base_cache import cached_copy, hub_copy
 from engine.teachers.sam_checkpoint import convert_original
@@ -178,6 +179,7 @@ def _from_original(uri: str, storage: Storage, cache: Path) -> LocalModel:
 def _check(model: str, folder: Path, names: Sequence[str]) -> None:
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"base model {model} has no config.json: it is not the folder of a transformers model")
+    refuse_pointers(f"base model {model}: ", [folder / file for file in names])
     if not any((folder / weights).is_file() for weights in (WEIGHTS, INDEX)):
         pickles = [file for file in names if any(fnmatch(file, pattern) for pattern in PICKLES)]
         found = f", only {', '.join(sorted(pickles))}" if pickles else ""
@@ -191,6 +193,17 @@ def _check(model: str, folder: Path, names: Sequence[str]) -> None:
                 f"base model {model}: {INDEX} names {shard!r}, which is no file model*.safetensors beside it: save the "
                 "model anew (save_pretrained of transformers does)"
             )
+
+
+def refuse_pointers(whose: str, files: Iterable[Path]) -> None:
+    """See that files are there themselves, not what Git LFS has in their place.
+
+    Raises:
+        BaseModelError: One is a pointer.
+    """
+    for file in files:
+        if file.is_file() and file.stat().st_size <= LONGEST_POINTER and is_pointer(file.read_bytes()):
+            raise BaseModelError(f"{whose}{file.name} {ADVICE}")
 
 
 def _shards(model: str, folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import BaseModelError
+from engine.storage.git_lfs import ADVICE, LONGEST_POINTER, is_pointer
 
 MAX_HEADER_BYTES = 16 << 20
 """Bytes of a header. That of the largest SAM has 70,000."""
@@ -31,12 +32,16 @@ def read_header(path: Path) -> Header:
     """
     try:
         with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
+            head = file.read(LONGEST_POINTER)
+            if is_pointer(head):
+                raise BaseModelError(f"{path} {ADVICE}")
+            size = int.from_bytes(head[:8], "little")
             if size > MAX_HEADER_BYTES:
                 raise BaseModelError(
                     f"{path} cannot be read: it is not a safetensors file, or its header of {size:,} bytes is larger "
                     f"than the {MAX_HEADER_BYTES:,} that are read"
                 )
+            file.seek(8)
             header = json.loads(file.read(size))
         with safe_open(path, framework="pt"):  # whether offsets are right, and nothing is missing at the end
             pass
