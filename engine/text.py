@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 LONGEST = 2_000
 """Characters of a message."""
@@ -37,14 +37,15 @@ def shortened(text: str, longest: int = LONGEST) -> str:
     return f"{text[:head]} … ({len(text) - head - tail:,} characters) … {text[-tail:]}"
 
 
-def listed(names: Sequence[str], most: int = 10) -> str:
+def listed(names: Iterable[str], most: int = 10) -> str:
     """Some names, and how many more there are.
 
-    >>> listed(["a", "b", "c"], most=2)
-    'a, b and 1 more'
+    >>> listed(["a", "b", "c"], most=2), listed([])
+    ('a, b and 1 more', 'nothing')
     """
-    shown = ", ".join(shortened(name, 60) for name in names[:most])
-    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    known = list(names)
+    shown = ", ".join(shortened(name, 60) for name in known[:most]) or "nothing"
+    return shown + (f" and {len(known) - most:,} more" if len(known) > most else "")
 
 
 def _controls(character: str) -> bool:

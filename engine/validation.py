@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from engine.errors import ConfigError
+from engine.text import listed
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -74,7 +75,7 @@ def nearest(name: str, names: list[str]) -> str:
         folded = {n.lower().replace("_", ""): n for n in names}
         match = folded.get(name.lower().replace("_", "").replace("-", ""))
         close = [match] if match else []
-    return f" (did you mean {close[0]!r}?)" if close else f" (known here: {', '.join(sorted(names))})"
+    return f" (did you mean {close[0]!r}?)" if close else f" (known here: {listed(sorted(names), 20)})"
 
 
 def _sentence(model: type[BaseModel], fault: Any) -> str:

@@ -15,6 +15,7 @@ from engine.dataset.types import NMS_IOU, Frame
 from engine.errors import ConfigError
 from engine.spec import Crowds, TeacherName
 from engine.storage import default_cache
+from engine.text import listed
 
 if TYPE_CHECKING:
     from engine.labelling import Progress
@@ -71,7 +72,7 @@ def label(
     )
     if unmeasured := [name for name in labeller.classes if name not in labeller.thresholds]:
         console.print(
-            f"no threshold was measured for {', '.join(unmeasured)}: {DEFAULT_THRESHOLD} is used; --threshold sets it",
+            f"no threshold was measured for {listed(unmeasured)}: {DEFAULT_THRESHOLD} is used; --threshold sets it",
             markup=False,
             soft_wrap=True,
         )
@@ -127,7 +128,6 @@ def evaluate_predictions(
 ) -> None:
     """COCO AP of labels with scores against the truth."""
     from engine.dataset import load_dataset
-    from engine.dataset.class_match import listed
     from engine.dataset.predictions import load_predictions
     from engine.evaluation.predictions import measure_predictions
 

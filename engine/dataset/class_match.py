@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from engine.dataset.types import CocoDataset
 from engine.errors import DataError
-
-NAMED = 10
-"""Names in a sentence; of the others their number is given."""
+from engine.text import listed
 
 
 @dataclass(frozen=True)
@@ -67,17 +65,6 @@ def match_classes(dataset: CocoDataset, classes: Sequence[str], *, side: str) ->
         objects=sum(by_name.values()),
         side=side,
     )
-
-
-def listed(names: Iterable[str]) -> str:
-    """A few names with commas between them.
-
-    >>> listed(["bolt", "nut"]), listed([]), listed(map(str, range(12)))[-15:]
-    ('bolt, nut', 'nothing', '8, 9 and 2 more')
-    """
-    known = list(names)
-    more = f" and {len(known) - NAMED:,} more" if len(known) > NAMED else ""
-    return (", ".join(known[:NAMED]) or "nothing") + more
 
 
 def _same_but_for_case(names: Iterable[str], classes: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ from engine.errors import DataError
 from engine.spec import Crowds
 from engine.storage import Storage
 from engine.storage.files import failures, replacing
+from engine.text import listed
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class PartFile:
 
     def __str__(self) -> str:
         text = f"{self.path}: {self.images:,} images, {self.annotations:,} annotations"
-        return text + (f"; none of {', '.join(self.without)}" if self.without else "")
+        return text + (f"; none of {listed(self.without)}" if self.without else "")
 
 
 def split_file(

@@ -16,6 +16,7 @@ from engine.evaluation.confusion import confusion
 from engine.evaluation.label_frames import in_frame_of
 from engine.evaluation.matching import match_all
 from engine.results import ApMetrics, Confusion
+from engine.text import listed
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
     shared = [name for name in predictions.classes if name in dataset.classes]
     if not shared:
         raise DataError(
-            f"the predictions are of {', '.join(predictions.classes) or 'no classes'}, the truth of "
-            f"{', '.join(dataset.classes)}: no class has the same name"
+            f"the predictions are of {listed(predictions.classes)}, the truth of "
+            f"{listed(dataset.classes)}: no class has the same name"
         )
     predictions, remarks = in_frame_of(dataset, names, predictions)
     images = tuple(_sized(image, name, predictions) for image, name in zip(dataset.images, names, strict=True))

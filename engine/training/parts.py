@@ -20,6 +20,7 @@ from engine.dataset.types import Frame
 from engine.errors import DataError
 from engine.spec import ExifOrientation
 from engine.storage import Storage
+from engine.text import listed
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _objects(parts: Iterable[Part]) -> int:
 def _check_useful(name: str, dataset: CocoDataset | None, data: DataConfig, *, masks: bool) -> None:
     if dataset is None or not useful(dataset, masks=masks):
         what = "masks" if masks else "objects"
-        raise DataError(f"the {name} part has no {what} of the classes {', '.join(data.classes)}: annotate some")
+        raise DataError(f"the {name} part has no {what} of the classes {listed(data.classes)}: annotate some")
 
 
 def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int) -> dict[str, CocoDataset]:

@@ -12,6 +12,7 @@ from engine.gain import ADVICE
 from engine.progress import better_than
 from engine.results import ApMetrics, TeacherResult
 from engine.spec import ExifOrientation
+from engine.text import shortened
 from engine.training.checkpoint import Checkpoint
 from engine.training.worth import Worth
 
@@ -23,7 +24,7 @@ def left_out(
     if objects:
         yield f"{objects:,} objects are left out: of images that are, or outside an image that is smaller"
     if unreadable.faults:
-        yield f"{len(unreadable.faults):,} images are left out: {'; '.join(unreadable.examples)}"
+        yield shortened(f"{len(unreadable.faults):,} images are left out: {'; '.join(unreadable.examples)}")
     for code, count, examples in unreadable.frames.problems(asked):
         _, message, advice = CATALOGUE[code]
         yield f"{count:,}x {message} {advice} Such as {', '.join(examples)}"
