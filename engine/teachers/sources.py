@@ -162,6 +162,8 @@ def _from_original(uri: str, storage: Storage, cache: Path) -> LocalModel:
     found = next((item for item in storage.list(parent(uri)) if name(item.uri) == name(uri)), None)
     if found is None:
         raise BaseModelError(f"base model {uri} is not there")
+    if found.size <= LONGEST_POINTER and is_pointer(storage.read_start(uri, LONGEST_POINTER)):
+        raise BaseModelError(f"base model {uri} {ADVICE}")
 
     def fill(folder: Path) -> None:
         path = storage.download(uri, folder / name(uri)) if is_remote(uri) else local_path(uri)

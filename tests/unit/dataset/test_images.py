@@ -236,3 +236,12 @@ def test_damage_never_ends_in_anything_but_an_image_or_a_sentence(
             read(broken)
         except DataError as error:
             assert "\n" not in str(error)  # noqa: PT017 - both outcomes are right
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_git_lfs_pointer_in_place_of_an_image_is_named_as_such(tmp_path: Path, on_disk: bool) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 123456\n"
+    (tmp_path / "a.jpg").write_bytes(pointer)
+    for read in (probe_image, decode_image):
+        with pytest.raises(DataError, match=r"a.jpg .*a Git LFS pointer.*git lfs pull"):
+            read(tmp_path / "a.jpg" if on_disk else pointer, name="a.jpg")

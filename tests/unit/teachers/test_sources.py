@@ -15,6 +15,7 @@ from transformers import SamConfig, SamModel
 
 from engine.errors import BaseModelError, ConfigError
 from engine.storage import Storage
+from engine.teachers.load import find_adapters
 from engine.teachers.sam_checkpoint import export_original
 from engine.teachers.sources import is_hub_id, resolve_base_model
 
@@ -259,3 +260,30 @@ def test_an_original_sam_checkpoint_is_converted_once(
     again = resolve_base_model(uri, None, storage=Storage(), cache=tmp_path / "cache")
     assert again == first
     assert converted.stat().st_mtime_ns == made
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 123456\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", "vocab.txt"])
+def test_a_clone_without_git_lfs_is_named_as_such(tmp_path: Path, file: str) -> None:
+    for name in ("config.json", "model.safetensors", file):
+        (tmp_path / name).write_bytes(b"{}")
+    (tmp_path / file).write_bytes(POINTER)
+    with pytest.raises(BaseModelError, match=rf"{file} is a Git LFS pointer.*git lfs pull"):
+        resolve_base_model(str(tmp_path), None, storage=Storage(), cache=tmp_path / "cache")
+
+
+def test_a_checkpoint_that_is_a_pointer_of_git_lfs_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "sam_vit_b.pth").write_bytes(POINTER)
+    with pytest.raises(BaseModelError, match="git lfs pull"):
+        resolve_base_model(str(tmp_path / "sam_vit_b.pth"), None, storage=Storage(), cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("file", ["teacher.json", "adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_that_is_a_pointer_of_git_lfs_is_named_as_such(tmp_path: Path, file: str) -> None:
+    for name in ("teacher.json", "adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_bytes(b"{}")
+    (tmp_path / file).write_bytes(POINTER)
+    with pytest.raises(BaseModelError, match=rf"{file} is a Git LFS pointer"):
+        find_adapters(str(tmp_path), storage=Storage())
