@@ -177,19 +177,37 @@ def split(
     stratify: Annotated[bool, typer.Option(help="Keep the share of every class in every part.")] = True,
     crowds: options.CrowdChoice = Crowds.IGNORE,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same split.")] = 0,
+    images: options.Images = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option("--group-by", help="Keep images together: Folder, Prefix:_ (of names) or Field:video_id."),
+    ] = None,
     overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
 ) -> None:
-    """Divide a dataset by image, stratified over classes, without losing or doubling an annotation."""
+    """Divide a dataset by image, stratified over classes, without losing or doubling an annotation.
+
+    Copies and versions of a picture stay on one side. For that images on disk are opened, and those in S3 if --images
+    is given.
+    """
     from engine.dataset import split_file
 
     if abs(train + val + test - 1) > 1e-6:
         raise ConfigError(f"--train {train:g}, --val {val:g} and --test {test:g} make {train + val + test:g}, not 1")
     fractions = {"train": train, "val": val, "test": test}
     storage = options.storage(endpoint_url)
+    usual = parse(DatasetSpec, {"annotations": annotations, "groupBy": group_by}, where="the command line")
     with TemporaryDirectory() as temporary:
         parts = split_file(
-            annotations, Path(temporary), fractions, seed=seed, stratify=stratify, storage=storage, crowds=crowds
+            annotations,
+            Path(temporary),
+            fractions,
+            seed=seed,
+            stratify=stratify,
+            storage=storage,
+            images=images,
+            group_by=usual.group_by,
+            crowds=crowds,
         )
         targets = [(part, join(output, part.path.name)) for part in parts]
         for part, uri in targets:

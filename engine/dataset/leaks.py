@@ -26,6 +26,9 @@ ROBOFLOW = re.compile(
     r"^(.+)[._](?:jpe?g|png|bmp|webp|tiff?|gif|avif|heic)\.rf\.[0-9A-Za-z_-]{8,}\.[a-z]+$", re.IGNORECASE
 )
 
+PARTS = 3
+"""Groups that there must be, so that a dataset can be divided at all."""
+
 
 class Kind(StrEnum):
     """Why two images are taken for one."""
@@ -180,12 +183,14 @@ def groups_of(images: PartImages, *, most: int) -> NDArray[np.int64]:
         for index, key in enumerate(images.keys(kind)):
             if key and (before := first.setdefault(key, index)) != index:
                 pairs.append((before, index))
+    proved = connected(count, pairs)
     if images.thumbnails is None:
-        return connected(count, pairs)
+        return proved
     alike = list(same_pictures(images.thumbnails))
     looks = connected(count, alike)
     sizes = np.bincount(looks, minlength=count)
-    return connected(count, pairs + [(i, j) for i, j in alike if sizes[looks[i]] <= most])
+    whole = connected(count, pairs + [(i, j) for i, j in alike if sizes[looks[i]] <= most])
+    return whole if len(np.unique(whole)) >= PARTS else proved
 
 
 @dataclass(frozen=True)

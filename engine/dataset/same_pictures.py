@@ -31,8 +31,18 @@ MEAN_DIFFERENCE = 1.6
 GAIN = (0.7, 1.4)
 """How many times the contrast of one that of the other may be."""
 
+FULL_CONTRAST = 30.0
+"""Grey levels, the standard deviation from which on larger differences are allowed, up to twice."""
+
 NEIGHBOURS = 4
 """Likely copies of a picture that are compared in detail: of a hundred frames that look alike a few are enough."""
+
+PIXELS = 16
+"""Pixels of the image that a cell covers, at least: noise of the encoding is larger than a picture's own differences in
+fewer. Smaller images are compared by cells of twice the side."""
+
+BRIGHT, DAZZLING = 180, 240
+"""Grey levels: of cells that are bright in both pictures and dazzling in one, light may have cut off the difference."""
 
 BLOCK = 2048
 
@@ -42,8 +52,11 @@ Thumbnails = NDArray[np.uint8]
 
 def thumbnail(pixels: NDArray[np.uint8]) -> Thumbnails:
     """The (SIDE, SIDE) grey thumbnail of an image (H, W, 3); each cell is the mean of what it covers."""
+    grey = Image.fromarray(pixels).convert("L")
     # No reducing_gap: it would shift cells by parts of a pixel, by the size of the image.
-    return np.asarray(Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
+    if grey.width * grey.height >= PIXELS * SIDE * SIDE:
+        return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
+    return np.asarray(grey.resize((SIDE // 2, SIDE // 2), Image.Resampling.BOX)).repeat(2, axis=0).repeat(2, axis=1)
 
 
 def same_pictures(thumbnails: Thumbnails, sides: NDArray[np.int64] | None = None) -> Iterator[tuple[int, int]]:
@@ -65,27 +78,35 @@ def same_pictures(thumbnails: Thumbnails, sides: NDArray[np.int64] | None = None
 
 def is_same(one: Thumbnails, other: Thumbnails) -> bool:
     """Whether two thumbnails (SIDE, SIDE) show the same picture, turned or not."""
-    a = other.astype(np.float32)
-    spread = float(a.std())
-    if spread < BLANK:
+    first, second = one.astype(np.float32), other.astype(np.float32)
+    if _coarse(one) or _coarse(other):
+        first, second = (cells.reshape(SIDE // 2, 2, SIDE // 2, 2).mean(axis=(1, 3)) for cells in (first, second))
+    return any(_alike(turned, second) for turned in _turns(first))
+
+
+def _coarse(thumbnail: Thumbnails) -> bool:
+    """Whether it is that of a small image: cells stand in fours."""
+    return bool((thumbnail[::2] == thumbnail[1::2]).all() and (thumbnail[:, ::2] == thumbnail[:, 1::2]).all())
+
+
+def _alike(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    """Whether two grids of cells differ nowhere by more than light, encoding and scaling explain."""
+    a, b = one - one.mean(), other - other.mean()
+    if min(a.std(), b.std()) < BLANK or float((a * b).mean()) < LEAST_CORRELATION * float(a.std() * b.std()):
         return False
-    for turned in _turns(one.astype(np.float32)):
-        own = float(turned.std())
-        if own < BLANK:
-            return False
-        covariance = float(((turned - turned.mean()) * (a - a.mean())).mean())
-        if covariance < LEAST_CORRELATION * own * spread:
-            continue
-        gain = spread / own
-        if not GAIN[0] <= gain <= GAIN[1]:
-            continue
-        difference = np.abs((turned - turned.mean()) * math.sqrt(gain) - (a - a.mean()) / math.sqrt(gain))
-        allowed = min(1.0, spread / 12.0)  # of pictures of little contrast, less is a difference
-        if difference.max() <= LARGEST_DIFFERENCE * allowed and math.sqrt(float((difference**2).mean())) <= (
-            MEAN_DIFFERENCE * allowed
-        ):
-            return True
-    return False
+    told = ~((np.minimum(one, other) >= BRIGHT) & (np.maximum(one, other) >= DAZZLING))
+    if told.sum() < told.size // 2:
+        told[:] = True
+    a, b = one[told] - one[told].mean(), other[told] - other[told].mean()
+    spread = float(b.std())
+    gain = spread / max(float(a.std()), 1e-6)
+    if not GAIN[0] <= gain <= GAIN[1]:
+        return False
+    difference = np.abs(a * math.sqrt(gain) - b / math.sqrt(gain))
+    # Of pictures of little contrast, less is a difference; of very much, encoding and scaling make a larger one.
+    allowed = min(1.0, spread / 12.0) if spread < FULL_CONTRAST else min(2.0, spread / FULL_CONTRAST)
+    largest, mean = float(difference.max()), math.sqrt(float((difference**2).mean()))
+    return largest <= LARGEST_DIFFERENCE * allowed and mean <= MEAN_DIFFERENCE * allowed
 
 
 def _turns(values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

@@ -19,16 +19,22 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.folder import ImageFolder
 from engine.dataset.ids import UNKNOWN, Distinct, IdIndex, other_spelling
+from engine.dataset.image_table import Texts
+from engine.dataset.keep_together import field_values, keep_together, open_all, part_images
 from engine.dataset.layouts import find_single_part
+from engine.dataset.leaks import Grouping
+from engine.dataset.part_files import PartFiles
 from engine.dataset.reader import CocoReader
 from engine.dataset.records import RawAnnotation, RawImage, record
+from engine.dataset.same_pictures import connected
 from engine.dataset.scan import check_keys, uncollected
 from engine.dataset.split import PARTS, Split, split_dataset
 from engine.dataset.types import ImageId
 from engine.errors import DataError
 from engine.spec import Crowds
-from engine.storage import Storage
+from engine.storage import Storage, default_cache, is_remote
 from engine.storage.files import failures, replacing
 from engine.text import listed
 
@@ -58,11 +64,15 @@ def split_file(
     stratify: bool = True,
     storage: Storage | None = None,
     crowds: Crowds = Crowds.IGNORE,
+    images: str | None = None,
+    group_by: str | None = None,
 ) -> list[PartFile]:
     """Divide a COCO file into ``train.json``, ``val.json`` and ``test.json``.
 
     Every part holds all categories and whatever else the file has (info, licenses …). Images that share an id stay
-    together. Annotations of images that are not listed belong nowhere and are left out.
+    together, and so do those that are the same by file, bytes, picture, or the user's group, and versions of a picture
+    that Roboflow has made: see :mod:`engine.dataset.leaks`. Annotations of images that are not listed belong nowhere
+    and are left out.
 
     Args:
         annotations: COCO instances JSON, or the folder of an export that is not divided; s3:// or path.
@@ -72,6 +82,9 @@ def split_file(
         stratify: Keep the share of every class in every part.
         storage: How s3:// is reached; default: as the environment says.
         crowds: Whether annotations with ``iscrowd: 1`` count as objects of their class.
+        images: Folder of the images; default: looked for beside the annotations. Images on disk are opened, those in S3
+            only if the folder is given.
+        group_by: What images that belong together have in common: ``Folder``, ``Prefix:_`` or ``Field:video_id``.
 
     Raises:
         ConfigError: The fractions are negative or do not add up to 1.
@@ -79,11 +92,27 @@ def split_file(
         StorageError: Something cannot be read or written.
     """
     store = storage or Storage()
-    source = find_single_part(annotations, None, storage=store).annotations
+    part = find_single_part(annotations, images, storage=store)
+    source = part.annotations
+    grouping = None if group_by is None else Grouping.of(group_by)
     with uncollected():
         contents = _Contents.of(source, store, crowds)
-        split = split_dataset(contents.labels(), fractions, seed=seed, stratify=stratify)
+        groups = _groups(contents, part, grouping, store, opened=images is not None or not is_remote(part.images))
+        split = split_dataset(contents.labels(), fractions, seed=seed, stratify=stratify, groups=groups)
         return _write(contents, split, [part for part in PARTS if fractions.get(part)], output, store)
+
+
+def _groups(
+    contents: _Contents, part: PartFiles, grouping: Grouping | None, storage: Storage, *, opened: bool
+) -> NDArray[np.int64]:
+    """Of each place a number that those share which must not be parted."""
+    folder, names = ImageFolder(part.images, storage=storage, cache=default_cache()), contents.file_names
+    fields = field_values(part.annotations, grouping, storage=storage)
+    small = open_all(names, folder, storage) if opened else None
+    found = keep_together(part_images(names, folder, thumbnails=small, grouping=grouping, fields=fields))
+    # Entries that share an id are one place, which connects the groups of their files.
+    pairs = [(int(place), contents.places + int(group)) for place, group in zip(contents.images, found, strict=True)]
+    return connected(contents.places + len(found), pairs)[: contents.places]
 
 
 class _Contents:
@@ -94,6 +123,7 @@ class _Contents:
         crowds: Whether crowds count as objects of their class.
         others: All but images and annotations, as it stands, by name.
         digest: sha256 of the file, in hex.
+        file_names: Of each image; empty where the file gives none.
         images: Of each image its place: that of its id among the different ones.
         annotations: Of each annotation the place of its image, UNKNOWN where that is not listed.
         passes: What each further pass over the file copies.
@@ -105,6 +135,7 @@ class _Contents:
         self.images, self.annotations = np.zeros(0, np.int32), np.zeros(0, np.int32)
         self.passes: list[tuple[str, ...]] = [("images", "annotations")]
         self.places = 0
+        self.file_names = Texts()
         self._index = IdIndex()
         self._classes: dict[ImageId | None, int] = {}
         self._pairs = Distinct()
@@ -142,6 +173,8 @@ class _Contents:
         return contents
 
     def _images(self, block: list[RawImage]) -> NDArray[np.int32]:
+        for image in block:
+            self.file_names.append(image.file_name or "")
         ids = [image.id for image in block]
         known = self._index.find(ids)
         new = dict.fromkeys(one for one, place in zip(ids, known.tolist(), strict=True) if place == UNKNOWN)
