@@ -19,6 +19,7 @@ from engine.spec import (
     Characteristic,
     Crowds,
     ExifOrientation,
+    DatasetSpec,
     FineTuneSpec,
     Intensity,
     Lighting,
