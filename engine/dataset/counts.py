@@ -125,11 +125,11 @@ class PartCounts:
         width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
         self.areas = self.areas + np.bincount(np.digitize(areas, (SMALL_AREA, LARGE_AREA)), minlength=3)
         ratios = np.maximum(width, height) / np.minimum(width, height)
-        self.ratios = self.ratios + np.bincount(np.digitize(ratios, RATIOS), minlength=len(RATIOS) + 1)
+        self.ratios = self.ratios + np.bincount(_bins(ratios, RATIOS), minlength=len(RATIOS) + 1)
         image_areas = header.images.sizes[judged.images[targets]].prod(axis=1)
         known = image_areas > 0
         sides = np.sqrt(width[known] * height[known] / image_areas[known])
-        self.sides = self.sides + np.bincount(np.digitize(sides, SIDES), minlength=len(SIDES) + 1)
+        self.sides = self.sides + np.bincount(_bins(sides, SIDES), minlength=len(SIDES) + 1)
 
     def _problems(self, block: list[RawAnnotation], judged: Judged) -> None:
         for verdict in np.unique(judged.verdicts[~judged.usable]):
@@ -316,6 +316,12 @@ def _place(annotation: RawAnnotation) -> str:
 def only_boxes(rectangles: int, outlines: int) -> bool:
     """Whether polygons that are their box again, beside so many real outlines, are an artefact of the export."""
     return rectangles >= ENOUGH_RECTANGLES and rectangles >= RECTANGLE_SHARE * (rectangles + outlines)
+
+
+def _bins(values: NDArray[np.float64], borders: NDArray[np.float64]) -> Ints:
+    """(N,) what :func:`numpy.digitize` gives of positive values and borders of one ratio, some times as fast."""
+    steps = np.log(values / borders[0]) / np.log(borders[-1] / borders[0]) * (len(borders) - 1)
+    return np.asarray((np.floor(steps + 1e-9) + 1).clip(0, len(borders)), np.int64)
 
 
 def _percentile(histogram: Ints, borders: NDArray[np.float64], percent: float) -> float:

@@ -52,7 +52,7 @@ def mask_shapes(
     """
     count = len(segmentations)
     bounds, areas = np.full((count, 4), np.nan), np.full(count, np.nan)
-    outlined = chosen & np.isin(kinds, (MaskKind.POLYGONS, MaskKind.RECTANGLE))
+    outlined = chosen & ((kinds == MaskKind.POLYGONS) | (kinds == MaskKind.RECTANGLE))
     where = np.flatnonzero(outlined)
     if len(where):
         decoded = decode_polygons([segmentations[int(i)] for i in where])

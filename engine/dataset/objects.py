@@ -145,7 +145,8 @@ def judge(
     given_areas = np.array([a.area for a in annotations], np.float64)  # NaN for None
     sizes = np.zeros((count, 2))  # unknown for annotations without an image
     sizes[images >= 0] = image_sizes[images[images >= 0]]
-    masks = classify([a.segmentation for a in annotations], sizes)
+    segmentations = [a.segmentation for a in annotations]
+    masks = classify(segmentations, sizes)
     given = boxes.copy()
     rotated, unclear = _rotate(annotations, boxes, masks)
 
@@ -160,7 +161,6 @@ def judge(
 
     doubtful = ~(given_areas > 1)  # missing, zero, a placeholder, or a share of the image
     chosen = outlined & positive & (doubtful | (np.ones(count, np.bool_) if read_masks is None else read_masks))
-    segmentations = [a.segmentation for a in annotations]
     shapes = mask_shapes(segmentations, masks, sizes, chosen=chosen, drawn=doubtful)
     readings = compare(
         boxes, shapes.bounds_xyxy, shapes.areas, sizes, segmentations=segmentations, kinds=masks, compared=~derived

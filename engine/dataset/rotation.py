@@ -29,10 +29,9 @@ def angles(annotations: list[RawAnnotation]) -> tuple[NDArray[np.float64], NDArr
         before or after rotation.
     """
     found, unclear = np.zeros(len(annotations)), np.zeros(len(annotations), np.bool_)
-    without = [a.attributes for a in annotations].count(None) + [a.rotation for a in annotations].count(None)
-    if without == 2 * len(annotations):
-        return found, unclear
-    for i, annotation in enumerate(annotations):
+    said = [i for i, a in enumerate(annotations) if a.attributes is not None or a.rotation is not None]
+    for i in said:
+        annotation = annotations[i]
         if annotation.attributes is not None and b"rotation" in bytes(annotation.attributes):
             found[i] = _degrees(_attribute(annotation.attributes))
         if annotation.rotation is not None and not found[i]:

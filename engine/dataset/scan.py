@@ -125,6 +125,7 @@ class Scan:
         self._images_expected = part.images_expected
         self._claims = Claims(names)
         self._unknown: list[int] = []
+        self._settled = False
 
     def run(self, start: Callable[[], OnBlock]) -> Header:
         """Read the file and hand on every block of annotations with what was judged of it.
@@ -205,6 +206,7 @@ class Scan:
 
     def _images(self, block: list[RawImage]) -> None:
         header, log = self.header, self.log
+        self._settled = False
         matches = [self.names.match(image.file_name) if image.file_name else None for image in block]
         keys = [None if match is None else match.key for match in matches]
         self.keys += keys
@@ -253,6 +255,9 @@ class Scan:
     def _settle(self) -> None:
         """Leave out images whose file another entry means: known only when all of them are read."""
         header = self.header
+        if self._settled:
+            return
+        self._settled = True
         wrong = self._claims.wrong()
         if self._images_expected:  # which it was not, perhaps, when the first images were read
             wrong |= {image: header.images.names[image] for image in self._unknown}
