@@ -76,9 +76,8 @@ def test_the_order_of_keys_and_sections_says_nothing(tmp_path: Path) -> None:
     info = inspected(tmp_path / "a", coco)
     for keys in (["annotations", "categories", "images"], ["images", "annotations", "categories"]):
         other = inspected(tmp_path / "b", {key: [dict(reversed(e.items())) for e in coco[key]] for key in keys})
-        assert other.model_copy(update={"digest": "", "source": ""}) == info.model_copy(
-            update={"digest": "", "source": ""}
-        )
+        where = {"digest": "", "source": "", "files": {}}
+        assert other.model_copy(update=where) == info.model_copy(update=where)
 
 
 def each(section: str, change: Callable[[Coco], object], *, first: int = 1) -> Callable[[Coco], object]:
