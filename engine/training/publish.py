@@ -131,15 +131,31 @@ def train_and_publish(
             raise
         raise NotFiniteError(f"{error} at {kept}") from None
 
-    def publish() -> tuple[TeacherResult, bool]:
-        mine = _publish_teacher(result, run, storage=storage, work_dir=work_dir)
-        publish_run(run.config, storage=storage)
-        return read_result(layout, run.teacher, storage) or result, mine
-
-    published, mine = processes.decided(publish)
+    published, mine = processes.decided(partial(publish_result, result, run, storage=storage, work_dir=work_dir))
     where = layout.teacher(run.teacher)
     listener(_done(published, f"published {where}" if mine else f"another attempt has published {where}: it stands"))
     return published
+
+
+def publish_result(
+    result: TeacherResult, run: TrainingRun, *, storage: Storage, work_dir: Path, whole: bool = True
+) -> tuple[TeacherResult, bool]:
+    """Publish what training has left of one teacher in ``work_dir``, and the whole run if it was the last one.
+
+    Args:
+        result: Of the teacher.
+        run: That trained it.
+        storage: Where artifacts go.
+        work_dir: Of the trainer.
+        whole: Publish the run; it needs what :func:`engine.local.begin` has written.
+
+    Returns:
+        What is published, and whether it is of this attempt.
+    """
+    mine = _publish_teacher(result, run, storage=storage, work_dir=work_dir)
+    if whole:
+        publish_run(run.config, storage=storage)
+    return read_result(run.layout, run.teacher, storage) or result, mine
 
 
 def _done(result: TeacherResult, message: str) -> Event:

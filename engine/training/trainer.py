@@ -4,8 +4,10 @@ from engine.config import from_yaml
 from engine.training import TeacherTrainer
 
 config = from_yaml(Path("teacher_config.yaml").read_text(), where="teacher_config.yaml")
-result = TeacherTrainer(config, work_dir=Path("work")).train()
+result = TeacherTrainer(config).train()
 print(result.before.ap, result.after.ap, result.adapter.uri)
+
+:func:`engine.fine_tune.fine_tune` does it for all teachers of a request, from the inspection of the data on.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from engine.dataset.types import Frame
 from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.samples import read_samples
 from engine.evaluation.settings_table import settings_table
+from engine.plan import TrainingRun
 from engine.progress import Event, EventKind, Listener, better_than
 from engine.results import TeacherResult
 from engine.spec import TeacherName
@@ -92,7 +95,7 @@ class Job:
 
 
 class TeacherTrainer:
-    """Trains one teacher of a run and leaves all of it in ``work_dir``.
+    """Trains one teacher of a run and leaves all of it in ``work_dir``; without one it is published under the output.
 
     What is left under ``teachers/<teacher>_lora/`` is the best adapter (``adapter_config.json``,
     ``adapter_model.safetensors``, ``teacher.json``), ``result.json``, ``samples.json`` with ``samples/``, and
@@ -106,7 +109,8 @@ class TeacherTrainer:
         config: Of the run.
         teacher: Which of its teachers; may be left out if it has one.
         storage: Where data and base models come from; default: what ``config.storage`` says.
-        work_dir: Default: a new temporary folder.
+        work_dir: Where everything is left. Default: a new temporary folder, from which the teacher is published at
+            ``<output>/<name>/<run id>/``, as the configuration says.
         cache: Where images and base models are kept between runs; default: the user's cache folder.
         listeners: Are told of progress, at most one step in ``log_seconds``.
         on_checkpoint: Is given the file of every checkpoint that is written.
@@ -140,6 +144,7 @@ class TeacherTrainer:
         self.config = config
         self.settings: TeacherSettings = settings
         self.storage = storage or Storage(StorageOptions(**config.storage.model_dump()))
+        self.publishes = work_dir is None
         self.layout = RunLayout(str(work_dir or mkdtemp(prefix="teacher-")))
         self.folder = Path(self.layout.teacher(self.name))
         self.cache = cache or default_cache()
@@ -172,7 +177,15 @@ class TeacherTrainer:
                 result = self._run(job, start, listen, stop)
             if self.processes.first:
                 curves.summarize(settings_table(self.config, self.name), result, read_samples(self.folder))
-            return result
+        return self.processes.decided(partial(self._published, result)) if self.publishes else result
+
+    def _published(self, result: TeacherResult) -> TeacherResult:
+        from engine.training.publish import publish_result  # which needs this module
+
+        run = TrainingRun(self.name, self.config)
+        whole = self.storage.exists(run.layout.dataset)
+        work_dir = Path(self.layout.root)
+        return publish_result(result, run, storage=self.storage, work_dir=work_dir, whole=whole)[0]
 
     @contextmanager
     def _watched(self, check: Callable[[], None] = lambda: None) -> Iterator[Stop]:

@@ -27,7 +27,7 @@ def test_every_cell_of_the_notebook_runs(tmp_path: Path) -> None:
     (tmp_path / "examples").mkdir()
     shutil.copy(ROOT / "examples" / "label.ipynb", tmp_path / "examples")
     script = ROOT / "examples" / "demo_data.py"
-    subprocess.run([sys.executable, str(script), str(tmp_path / "data"), "--images", "5"], check=True)
+    subprocess.run([sys.executable, str(script), str(tmp_path / "unseen"), "--images", "5"], check=True)
     save_run(tmp_path / "out" / "local" / "4f2a90c1d3e5", thresholds=dict.fromkeys(("bolt", "nut", "washer"), 0.05))
     done = subprocess.run(
         [sys.executable, "-c", "\n\n".join(CODE)],

@@ -20,7 +20,7 @@ from engine.dataset import Sample, inspect_dataset, load_dataset, load_sample
 from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError, TeacherError
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.samples import SampleRecord
-from engine.progress import Event
+from engine.progress import Event, better_than
 from engine.results import TeacherResult
 from engine.spec import TeacherName
 from engine.teachers import REGISTRY, load_adapted
@@ -125,6 +125,18 @@ def test_a_run_leaves_a_better_adapter_and_all_that_belongs_to_it(toy_data: Path
     assert known[-1] == (result.before.ap, max(point.ap for point in result.history if point.ap is not None))
 
 
+def test_without_a_folder_of_its_own_a_teacher_is_published_where_the_configuration_says(
+    toy_data: Path, tmp_path: Path
+) -> None:
+    config = config_of(toy_data, epochs=1).model_copy(update={"output": str(tmp_path / "out")})
+    result = TeacherTrainer(config).train()
+    adapter = tmp_path / "out" / "toy" / "1" / FOLDER / "adapter_model.safetensors"
+    assert result.adapter.uri == str(adapter)
+    assert adapter.is_file()
+    assert (adapter.parent / "README.md").is_file()
+    assert load_adapted(adapter.parent).classes == ("red", "green")
+
+
 def test_what_is_loaded_back_sees_what_was_measured(toy_data: Path, tmp_path: Path) -> None:
     result = TeacherTrainer(config_of(toy_data, split=(70, 30, 0)), work_dir=tmp_path).train()
     teacher = load_adapted(tmp_path / FOLDER)
@@ -171,7 +183,8 @@ def test_a_finished_run_is_only_measured_again(toy_data: Path, tmp_path: Path) -
     assert again.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"})
     assert not [event for event in events if event.event == "step"]
     (start,) = [event for event in events if event.event == "start"]
-    assert (start.step, start.ap_before, start.best_ap) == (first.steps, first.before.ap, first.after.ap)
+    best = better_than(first.before.ap, first.after.ap)
+    assert (start.step, start.ap_before, start.best_ap) == (first.steps, first.before.ap, best)
 
 
 def test_base_and_adapter_are_asked_for_what_the_data_does_not_have(toy_data: Path, tmp_path: Path) -> None:
