@@ -100,7 +100,7 @@ def main() -> None:
         print(f"{kind:8}{result['teacher']:16}{before:12.3f}{after:12.3f}   {result['adapter']['uri']}")
         print(f"{'':48}   {fetched / 'teachers'}, {fetched / 'report.html'}")
     print(f"\nmeasured on images held out from training; {time.monotonic() - started:.0f} s")
-    worse = [f"{kind} {r['teacher']}" for kind, r, _ in rows if r["after"]["ap"] <= r["before"]["ap"]]
+    worse = [f"{kind} {r['teacher']}" for kind, r, _ in rows if not r["improved"]]
     if worse:
         sys.exit(f"not better than its base: {', '.join(worse)}")
 

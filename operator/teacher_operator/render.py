@@ -36,8 +36,19 @@ OUTCOME = "/dev/termination-log"
 WORK = f"{DISK}/work"
 RENDEZVOUS_PORT = 29500
 
-DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""libyaml's, where PyYAML has it: it takes a fifth of the time."""
+LIBYAML: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class QuotingDumper(LIBYAML):  # type: ignore[misc]
+    """libyaml's, where PyYAML has it (a fifth of the time), with all text in quotes.
+
+    PyYAML leaves text bare that is a number to YAML 1.2, such as ``1e-4``.
+    """
+
+
+QuotingDumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
 
 INSPECT_RETRIES = 2
 INSPECT_DEADLINE_SECONDS = 4 * 3600
@@ -57,7 +68,7 @@ def request(body: Body) -> Manifest:
     name = body["metadata"]["name"]
     manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
     # In ASCII: a line break of Unicode would be read as a space.
-    text = yaml.dump(manifest, Dumper=DUMPER, sort_keys=False)
+    text = yaml.dump(manifest, Dumper=QuotingDumper, sort_keys=False)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from runs import manifest, teacher, write_parts
+from runs import TINY, manifest, teacher, write_parts
 
 from engine.outcome import Outcome, parse_outcome
 from engine.progress import parse_line
@@ -178,6 +178,31 @@ def test_a_failure_is_a_sentence_and_an_exit_code(
         assert done.returncode == outcome.exit_code == exit_code, done.stderr
         assert sentence in outcome.message
         assert sentence in done.stderr.replace("\n", "")
+
+
+def test_a_run_without_a_gain_is_published_and_fails_only_if_asked_to(parts: Path, tmp_path: Path) -> None:
+    learns_nothing = [{"name": "Sam", "baseModel": str(TINY / "sam"), "epochs": 1, "learningRate": "0.000000000001"}]
+    file = manifest(tmp_path, data=str(parts), output="out", teachers=learns_nothing, training={"onNoGain": "Fail"})
+    for _ in range(2):  # then it is published already
+        done = teacher("run", "-f", str(file), cwd=tmp_path, check=False)
+        assert done.returncode == 10, done.stderr
+        assert done.stderr.count("error: the adapter of Sam is not better than its base: AP") == 1
+    (folder,) = tmp_path.glob("out/parts/*/")
+    result = json.loads((folder / "metrics.json").read_text())["teachers"][0]
+    assert result["improved"] is False
+    assert "not better than its base" in (folder / "teachers" / "sam_lora" / "README.md").read_text()
+
+    left, config = tmp_path / "outcome.json", str(folder / "teacher_config.yaml")
+    arguments = ("--config", config, "--teacher", "Sam", "--progress", "json", "--outcome", str(left))
+    done = teacher("train", *arguments, cwd=tmp_path, check=False)
+    outcome = outcome_in(left)
+    assert (done.returncode, outcome.exit_code, outcome.reason) == (10, 10, "NotBetterThanBase")
+    assert outcome.trained is not None
+    assert outcome.trained.adapter.uri.endswith("sam_lora/adapter_model.safetensors")
+
+    done = teacher("run", "-f", str(file), "--set", "training.on_no_gain=Publish", cwd=tmp_path)
+    assert "published already" in done.stderr, "the setting is no part of what a run is"
+    assert "the adapter of Sam is not better than its base" in done.stderr
 
 
 def test_a_trainer_tells_its_failure_once_and_leaves_it(tmp_path: Path) -> None:

@@ -565,7 +565,7 @@ def test_the_request_is_the_object_without_its_platform() -> None:
     assert set(yaml.safe_load(text)["spec"]) == {"dataset", "output", "storage", "teachers", "classPrompts"}
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], min_codepoint=1), min_size=1, max_size=30)
 URI_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
 
 
