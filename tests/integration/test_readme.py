@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUN_BY_CI = {"make demo", "make test"}
 
+pytestmark = pytest.mark.timeout(3600)
+"""The whole walk is one fixture: minutes on two free cores, and as long as it takes on busy ones."""
+
 
 def commands() -> list[str]:
     blocks = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
