@@ -36,6 +36,7 @@ class Claims:
         self._images: array[int] = array("q")
         self._keys: array[int] = array("q")
         self._guesses: array[int] = array("i")
+        self._weak: list[int] = []
         self._names = Texts()
         self.folders: set[str] = set()
 
@@ -46,14 +47,22 @@ class Claims:
             file_name: As it stands there.
             match: Its file; None if it means none.
         """
-        guess = match is not None and match.strength < EXACT
         self._images.append(-1)
-        self._keys.append(hash(tidied(file_name) if match is None else match.key))
-        self._guesses.append(len(self._names) if guess else SURE)
-        if guess:
+        if match is None:
+            self._keys.append(hash(tidied(file_name)))
+            self._guesses.append(SURE)
+            return
+        key, strength = match
+        self._keys.append(hash(key))
+        if strength == EXACT:
+            self._guesses.append(SURE)
+        else:
+            self._guesses.append(len(self._names))
             self._names.append(file_name)
-        if match is not None and match.strength >= WHOLE:
-            self.folders.add(match.key.rpartition("/")[0])
+        if strength >= WHOLE:
+            self.folders.add(key[: key.rfind("/") + 1])
+        else:
+            self._weak.append(len(self._images) - 1)
 
     def take(self, image: int) -> None:
         """Say which image the entry that was added last became."""
@@ -67,10 +76,10 @@ class Claims:
             guessed = rows[guesses[rows] != SURE]
             if len(guessed):
                 found |= self._rejected(images, guesses, guessed, sure=len(guessed) < len(rows))
-        for row in np.flatnonzero((guesses != SURE) & (images >= 0)).tolist():
+        for row in self._weak:
             name = self._names[int(guesses[row])]
             match = self._files.match(name)
-            if match is not None and match.strength < WHOLE and match.key.rpartition("/")[0] in self.folders:
+            if match is not None and match.key[: match.key.rfind("/") + 1] in self.folders:
                 found.setdefault(int(images[row]), f"{name} (other entries name the folder of {match.key})")
         return {image: found[image] for image in sorted(found) if image >= 0}
 

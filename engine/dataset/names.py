@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 FEW = 16
@@ -15,6 +16,9 @@ EXACT = 1 << 20
 
 WHOLE = 1 << 10
 """Strength, at least, of a name that the whole path of the file ends in, or that ends in it."""
+
+UNUSUAL = re.compile(r"[\\%?:]|\.\.|//|^\./|/\./|[^\x00-\x7f]")
+"""What a name has that is not just a path."""
 
 JUNK = frozenset(
     {
@@ -44,8 +48,7 @@ def is_junk(key: str) -> bool:
     return any(part.startswith("._") or part.lower() in JUNK for part in key.split("/"))
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """The file that a name means.
 
     Attributes:
@@ -79,7 +82,7 @@ class FileNames:
         self.keys = frozenset(key for key in keys if key not in self.same)
         self._same_end: dict[str, list[str]] = {}
         self._ends: dict[str, _Ends] = {}
-        self._nearest: dict[tuple[str, ...], str | None] = {}
+        self._nearest: dict[tuple[str, ...], Match | None] = {}
         self._composed: dict[str, str | None] | None = None
 
     def find(self, file_name: str) -> str | None:
@@ -91,6 +94,9 @@ class FileNames:
         """The file, and how sure that is; None if there is none, or if it may be one of several."""
         if file_name in self.keys:
             return Match(file_name, EXACT)
+        if not UNUSUAL.search(file_name):
+            key = self.same.get(file_name)
+            return self._by_end(file_name) if key is None else Match(key, EXACT)
         key = self._exact(file_name) or self._exact(tidied(file_name))
         if key is not None:
             return Match(key, EXACT)
@@ -99,9 +105,9 @@ class FileNames:
             key = self._exact(tidy)
             if key is not None:
                 return Match(key, WHOLE + len(tidy.split("/")))
-            key = self._by_end(tidy)
-            if key is not None:
-                return Match(self.same.get(key, key), _strength(tidy, key))
+            match = self._by_end(tidy)
+            if match is not None:
+                return match
         return None
 
     def _exact(self, path: str) -> str | None:
@@ -120,7 +126,7 @@ class FileNames:
                     self._composed[composed] = file if known == file else None  # two files that look the same
         return self._composed.get(_composed(path))
 
-    def _by_end(self, path: str) -> str | None:
+    def _by_end(self, path: str) -> Match | None:
         if not self._same_end:
             for key in (*self.keys, *self.same):
                 self._same_end.setdefault(_last(_composed(key)).lower(), []).append(key)
@@ -130,12 +136,13 @@ class FileNames:
             return None
         wanted = [part for part in path.split("/") if part not in ("", ".")]
         foreign = path.startswith("/") or wanted[0].endswith(":") or ".." in wanted
-        if ".." in wanted:
+        outside = ".." in wanted
+        if outside:
             wanted = wanted[len(wanted) - wanted[::-1].index("..") :]
         if not wanted:
             return None
         if len(keys) <= FEW:
-            return self._nearest_of(wanted, keys, foreign=foreign)
+            return self._nearest_of(wanted, keys, foreign=foreign, outside=outside)
         ends = [self._ends.setdefault(last, _Ends(keys, 1))]
         for part in reversed(wanted[:-1]):
             longer = ends[-1].longer(_composed(part).lower())
@@ -147,21 +154,36 @@ class FileNames:
             return None if whole is None else self._nearest_of(wanted, whole.keys, foreign=False)
         end = tuple(wanted[-len(ends) :])
         if end not in self._nearest:  # all of these fit, and there may be as many of them as images
-            self._nearest[end] = self._nearest_of(wanted, ends[-1].keys, foreign=foreign)
+            self._nearest[end] = self._nearest_of(wanted, ends[-1].keys, foreign=foreign, outside=outside)
         return self._nearest[end]
 
-    def _nearest_of(self, wanted: list[str], keys: list[str], *, foreign: bool) -> str | None:
-        """The only file that ``wanted`` ends in or that ends in it (of a foreign one: that ends most like it)."""
-        scores: dict[str, tuple[int, int]] = {}
+    def _nearest_of(self, wanted: list[str], keys: list[str], *, foreign: bool, outside: bool = False) -> Match | None:
+        """The only file that ``wanted`` ends in or that ends in it (of a foreign one: that ends most like it).
+
+        Args:
+            wanted: Parts of a name; ``outside``: those after what leads out of its folder.
+            keys: Files with the same last part.
+            foreign: The name is of another machine.
+            outside: There were more parts before, which say nothing.
+        """
         parts = [_composed(part) for part in wanted]
+        lower = [part.lower() for part in parts]
+        best: tuple[int, int] | None = None
+        likeliest: dict[str, bool] = {}
         for key in keys:
             there = _composed(key).split("/")
-            common = _common_end([p.lower() for p in parts], [p.lower() for p in there])
-            if foreign or common == min(len(wanted), len(there)):
-                scores[key] = common, _common_end(parts, there)
-        best = max(scores.values(), default=None)
-        likeliest = [key for key, score in scores.items() if score == best]
-        return likeliest[0] if len({self.same.get(key, key) for key in likeliest}) == 1 else None
+            common = _common_end(lower, [part.lower() for part in there])
+            if not foreign and common != min(len(wanted), len(there)):
+                continue
+            score = common, _common_end(parts, there)
+            if best is None or score > best:
+                best, likeliest = score, {}
+            if score == best:
+                likeliest[self.same.get(key, key)] = common == len(there) or (common == len(wanted) and not outside)
+        if best is None or len(likeliest) != 1:
+            return None
+        ((key, whole),) = likeliest.items()
+        return Match(key, best[0] + WHOLE * whole)
 
 
 def rejected(claims: Mapping[str, Match]) -> list[str]:
@@ -191,14 +213,6 @@ def tidied(file_name: str) -> str:
 
 def _composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-def _strength(path: str, key: str) -> int:
-    """Of a name that is not the path of the file: see :class:`Match`."""
-    wanted = [part.lower() for part in path.split("/") if part]
-    there = _composed(key).lower().split("/")
-    common = _common_end(wanted, there)
-    return common + WHOLE * (common == min(len(wanted), len(there)))
 
 
 class _Ends:
