@@ -156,6 +156,15 @@ class MemoryNeed(Result):
     least_memory_bytes: int = Field(description="One image at a time, activations computed again.")
 
 
+class SplitCheck(Result):
+    """Images that several parts of the run share, by file, bytes, picture or the user's group."""
+
+    val: int = Field(description="Images of val that are in train too.")
+    test: int = Field(default=0, description="Images of test that are in train or val too.")
+    versions: int = Field(default=0, description="Images whose names are of versions of pictures of another part.")
+    examples: tuple[str, ...] = Field(default=(), description="The first few.")
+
+
 class TeacherResult(Result):
     """One teacher of a run, before and after."""
 
@@ -171,6 +180,7 @@ class TeacherResult(Result):
         default=None, description="Intervals on the validation part; None with fewer than two images."
     )
     test_comparison: Comparison | None = Field(default=None, description="Intervals on the test part.")
+    split_check: SplitCheck | None = Field(default=None, description="None: the parts were not compared.")
     conclusion: str = Field(
         default="", description="What came of it in a sentence, by the test part where there is one."
     )

@@ -17,6 +17,7 @@ from engine.dataset.problems import EXAMPLES
 from engine.errors import ConfigError, DataError, MachineError
 from engine.spec import Crowds, ExifOrientation, TeacherName
 from engine.storage import default_cache
+from engine.text import listed
 
 ADAPTER = typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
 Adapter = Annotated[str, ADAPTER]
@@ -48,10 +49,12 @@ def evaluate(
         return
     if adapter is None:
         raise ConfigError("give --adapter, or --predictions such as label wrote")
+    from engine.artifacts import SPLITS
     from engine.dataset import ImageFolder, Sample, load_dataset, load_sample
     from engine.dataset.class_match import match_classes
     from engine.dataset.frames import frame_remarks
     from engine.dataset.samples import with_frame
+    from engine.dataset.trained_images import trained_images
     from engine.evaluation.conclusion import conclude
     from engine.evaluation.evaluate import evaluate as measure
     from engine.evaluation.intervals import compare_ap
@@ -83,12 +86,21 @@ def evaluate(
     show_conclusion(concluded)
     for sentence in classes.sentences():
         warn(sentence)
+    trained_on = trained_images(adapter, dataset, folder, storage)
+    if trained_on:
+        warn(
+            f"{len(trained_on):,} of {len(dataset):,} images are among those that the adapter was trained on: this AP "
+            f"is not that of new images. The first: {listed(trained_on[:EXAMPLES])}"
+        )
+    elif trained_on is None:
+        warn(f"{adapter} has no {SPLITS}: it is not known whether it was trained on these images")
     if as_json:
         told = {
             "base": base.metrics.model_dump(),
             "adapted": adapted.metrics.model_dump(),
             "comparison": compared and compared.model_dump(),
             "conclusion": concluded.sentence,
+            "images_trained_on": None if trained_on is None else len(trained_on),
             "classes_left_out": classes.unknown,
             "classes_without_objects": classes.absent,
         }

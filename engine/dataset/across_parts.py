@@ -72,7 +72,7 @@ class AcrossParts:
     def _groups(self, grouping: Grouping, scan: Scan, names: Sequence[str]) -> list[str]:
         fields: Sequence[str] = [""] * len(names)
         if grouping.kind == "Field":
-            values = read_field(scan.part.annotations, grouping.value, storage=self.storage)
+            values = [value for _, value in read_field(scan.part.annotations, grouping.value, storage=self.storage)]
             fields = values if len(values) == len(names) else fields
         return [grouping.group(name, value) for name, value in zip(names, fields, strict=True)]
 

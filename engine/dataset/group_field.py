@@ -14,8 +14,8 @@ LONGEST = 256
 """Characters of a value that count."""
 
 
-def read_field(annotations: str, field: str, *, storage: Storage) -> list[str]:
-    """The value of a field of each image, as text, in file order; empty where an image has none.
+def read_field(annotations: str, field: str, *, storage: Storage) -> list[tuple[str, str]]:
+    """The file name of each image and the value of a field of it, as text, in file order; empty where it has none.
 
     Args:
         annotations: COCO file.
@@ -26,7 +26,7 @@ def read_field(annotations: str, field: str, *, storage: Storage) -> list[str]:
         DataError: The file is no COCO dataset.
         StorageError: It cannot be had.
     """
-    values: list[str] = []
+    values: list[tuple[str, str]] = []
     with storage.open_checked(annotations) as stream:
         for section, block in CocoReader(stream, source=annotations, raw=True).blocks():
             if section == "images":
@@ -34,10 +34,13 @@ def read_field(annotations: str, field: str, *, storage: Storage) -> list[str]:
     return values
 
 
-def _value(element: msgspec.Raw, field: str) -> str:
+def _value(element: msgspec.Raw, field: str) -> tuple[str, str]:
     try:
         record: Any = json.loads(bytes(element))
     except (ValueError, RecursionError):
-        return ""
-    value = record.get(field) if isinstance(record, dict) else None
-    return "" if value is None or value == "" else json.dumps(value, sort_keys=True)[:LONGEST]
+        return "", ""
+    if not isinstance(record, dict):
+        return "", ""
+    value = record.get(field)
+    told = "" if value is None or value == "" else json.dumps(value, sort_keys=True)[:LONGEST]
+    return str(record.get("file_name") or ""), told

@@ -62,8 +62,9 @@ def keep_together(images: PartImages) -> NDArray[np.int64]:
     return groups_of(images, most=max(FEW, len(images.names) // SHARE))
 
 
-def field_values(annotations: str, grouping: Grouping | None, *, storage: Storage) -> list[str]:
-    """Of each image record the value of the field that a user groups by, in file order; nothing for other groupings.
+def field_values(annotations: str, grouping: Grouping | None, *, storage: Storage) -> list[tuple[str, str]]:
+    """The file name of each image, and the value of the field that a user groups by, in file order; nothing for other
+    groupings.
 
     Raises:
         DataError: No image has the field.
@@ -71,7 +72,7 @@ def field_values(annotations: str, grouping: Grouping | None, *, storage: Storag
     if grouping is None or grouping.kind != "Field":
         return []
     values = read_field(annotations, grouping.value, storage=storage)
-    if not any(values):
+    if not any(value for _, value in values):
         raise DataError(
             f"no image of {annotations} has a field {grouping.value}, by which images are grouped (groupBy): name "
             "another field of the image records, or group by Folder or Prefix:_"

@@ -64,6 +64,16 @@ class PartImages:
             return [source_of(name) for name in self.names]
         return {Kind.FILE: self.files, Kind.BYTES: self.marks, Kind.GROUP: self.groups}.get(kind, ())
 
+    def select(self, names: Sequence[str]) -> PartImages:
+        """What is known of some of the images, by their names."""
+        index = {name: i for i, name in enumerate(self.names)}
+        chosen = [index[name] for name in names]
+        files, marks, groups = (
+            [column[i] for i in chosen] if column else () for column in (self.files, self.marks, self.groups)
+        )
+        small = None if self.thumbnails is None else self.thumbnails[chosen]
+        return PartImages(names, files, marks, groups, small)
+
 
 @dataclass(frozen=True)
 class Leak:

@@ -107,7 +107,7 @@ def _groups(
 ) -> NDArray[np.int64]:
     """Of each place a number that those share which must not be parted."""
     folder, names = ImageFolder(part.images, storage=storage, cache=default_cache()), contents.file_names
-    fields = field_values(part.annotations, grouping, storage=storage)
+    fields = [value for _, value in field_values(part.annotations, grouping, storage=storage)]
     small = open_all(names, folder, storage) if opened else None
     found = keep_together(part_images(names, folder, thumbnails=small, grouping=grouping, fields=fields))
     # Entries that share an id are one place, which connects the groups of their files.

@@ -124,7 +124,7 @@ def verdict(result: TeacherResult) -> Verdict:
     before, after = (result.test_before or result.before), (result.test_after or result.after)
     row = Row("AP", "", _number(before.ap), _number(after.ap))
     where = f"{after.images} images" if after.images else "images"
-    where += " that neither training nor choosing has seen" if tested else " it was not trained on"
+    where += _seen_before(result, tested=tested)
     remarks = []
     if row.before is None or row.after is None or row.change is None:
         return Verdict("unknown", row, f"{title} could not be measured: there is nothing to find on the {where}.", ())
@@ -272,6 +272,19 @@ def _teacher(
 
 def _number(value: float) -> float | None:
     return None if value < 0 else value
+
+
+def _seen_before(result: TeacherResult, *, tested: bool) -> str:
+    """What is known of whether images were trained on: nothing is claimed that was not checked."""
+    part = "test" if tested else "validation"
+    if result.split_check is None:
+        return f" of the {part} part"
+    shared = result.split_check.test if tested else result.split_check.val
+    if shared or result.split_check.versions:
+        count = shared or result.split_check.versions
+        what = "are in another part of the data too" if shared else "are versions of pictures of another part, by name"
+        return f" of the {part} part, of which {count:,} {what}"
+    return " that neither training nor choosing has seen" if tested else " it was not trained on"
 
 
 def _range(interval: Interval) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -14,13 +15,19 @@ from engine.config import DataConfig
 from engine.dataset import CocoDataset, ImageFolder, PartFiles, Sample, find_parts, load_part, load_sample
 from engine.dataset.frames import Evidence, Frames
 from engine.dataset.image_digest import together
+from engine.dataset.leaks import PartImages
 from engine.dataset.readable import Unreadable, check_few, find_unreadable, names_of
 from engine.dataset.split import split_dataset
 from engine.dataset.types import Frame
 from engine.errors import DataError
+from engine.results import SplitCheck
 from engine.spec import ExifOrientation
 from engine.storage import Storage
 from engine.text import listed
+from engine.training.shared_images import check_shared, groups, known_images
+
+Known = Callable[[Callable[[], None]], PartImages]
+"""Opens the images of a part, calling what it is given again and again, and returns what is known of them."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Data:
         masks: Whether the teacher learns masks.
         cache: Where images are kept.
         images_digest: The fingerprint of all images that are listed.
+        known: Of each part, opens its images and gives what tells which of them are the same.
     """
 
     config: DataConfig
@@ -67,6 +75,7 @@ class Data:
     masks: bool
     cache: Path
     images_digest: str = ""
+    known: Mapping[str, Known] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: DataConfig, *, masks: bool, seed: int, storage: Storage, cache: Path) -> Self:
@@ -96,8 +105,10 @@ class Data:
         images_digest = together([dataset.images_digest for dataset in loaded.values()])
         _check_images(config, sum(map(len, loaded.values())), images_digest)
         datasets = {name: dataset.with_classes(config.classes) for name, dataset in loaded.items()}
+        look = partial(known_images, config=config, storage=storage, cache=cache)
         if "all" in datasets:
-            datasets = _divided(datasets["all"], config, seed=seed)
+            whole_images = look(datasets["all"], folders[files["all"].images], files["all"])
+            datasets = _divided(datasets["all"], config, seed=seed, groups=groups(whole_images))
         for name in ("train", "val"):
             _check_useful(name, datasets.get(name), config, masks=masks)
         if masks:
@@ -107,7 +118,13 @@ class Data:
             name: Part(dataset, tuple(of_parts[name].path(image) for image in dataset.images))
             for name, dataset in datasets.items()
         }
-        return cls(config, whole, of_parts, masks, cache, images_digest)
+        known: dict[str, Known] = {
+            name: partial(_known, look, dataset, of_parts[name], files[name])
+            if name in files
+            else partial(_selected, whole_images, dataset)
+            for name, dataset in datasets.items()
+        }
+        return cls(config, whole, of_parts, masks, cache, images_digest, known)
 
     def bring(self, name: str, check: Callable[[], None] = lambda: None, *, frame: Frame = Frame.UPRIGHT) -> Unreadable:
         """Bring the images of a part to the disk, and find what of them cannot be used: see :func:`find_unreadable`."""
@@ -183,6 +200,8 @@ class Parts:
         unreadable: What is in no part, since it cannot be used.
         objects_skipped: Objects outside their image, and those of images that cannot be used.
         images_digest: The fingerprint of all images that are listed, of all parts.
+        shared: How many images several parts have.
+        marks: By part and file name, what changes with the bytes of an image.
     """
 
     train: Part
@@ -191,6 +210,8 @@ class Parts:
     unreadable: Unreadable = field(default_factory=Unreadable)
     objects_skipped: int = 0
     images_digest: str = ""
+    shared: SplitCheck | None = None
+    marks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -211,6 +232,8 @@ class Parts:
         unreadable = data.settled(unreadable | dict(here or {}), check)
         parts, skipped = data.usable(unreadable), data.skipped(unreadable)
         lost = _objects(data.whole.values()) - _objects(parts.values())
+        known = {name: look(check) for name, look in data.known.items()}
+        shared = check_shared(known, max_percent=data.config.max_leaked_percent)
         return cls(
             parts["train"],
             parts["val"],
@@ -218,7 +241,24 @@ class Parts:
             unreadable=skipped,
             objects_skipped=lost,
             images_digest=data.images_digest,
+            shared=shared,
+            marks={name: dict(zip(one.names, one.marks, strict=False)) for name, one in known.items()},
         )
+
+
+def _selected(whole: PartImages, dataset: CocoDataset, check: Callable[[], None]) -> PartImages:
+    check()
+    return whole.select([image.file_name for image in dataset.images])
+
+
+def _known(
+    look: Callable[..., PartImages],
+    dataset: CocoDataset,
+    folder: ImageFolder,
+    file: PartFiles,
+    check: Callable[[], None],
+) -> PartImages:
+    return look(dataset, folder, file, check=check)
 
 
 def _objects(parts: Iterable[Part]) -> int:
@@ -231,10 +271,10 @@ def _check_useful(name: str, dataset: CocoDataset | None, data: DataConfig, *, m
         raise DataError(f"the {name} part has no {what} of the classes {listed(data.classes)}: annotate some")
 
 
-def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int) -> dict[str, CocoDataset]:
+def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int, groups: Sequence[int]) -> dict[str, CocoDataset]:
     assert data.split is not None  # noqa: S101 - the configuration gives it beside one file
     shares = {name: percent / 100 for name, percent in data.split.model_dump().items()}
-    split = split_dataset(dataset, shares, seed=seed)
+    split = split_dataset(dataset, shares, seed=seed, groups=groups)
     indices = {name: list(getattr(split, name)) for name in shares}
     for masks in (False, True):
         _share_out(indices, set(useful(dataset, masks=masks)))

@@ -10,7 +10,7 @@ from engine.dataset.readable import Unreadable
 from engine.evaluation.conclusion import conclude_result
 from engine.gain import ADVICE
 from engine.progress import better_than
-from engine.results import ApMetrics, TeacherResult
+from engine.results import ApMetrics, SplitCheck, TeacherResult
 from engine.spec import ExifOrientation
 from engine.text import shortened
 from engine.training.checkpoint import Checkpoint
@@ -30,6 +30,19 @@ def left_out(
         yield f"{count:,}x {message} {advice} Such as {', '.join(examples)}"
     if unreadable.pages:
         yield f"{unreadable.pages:,} images have several pages or frames: the first of each is used"
+
+
+def shared_images(check: SplitCheck | None) -> Iterator[str]:
+    """That parts share images, and which."""
+    if check is None:
+        return
+    for part, count in (("val", check.val), ("test", check.test)):
+        if count:
+            yield f"{count:,} images of {part} are in another part too: AP on them says little"
+    if check.versions:
+        yield f"{check.versions:,} images have the names of versions of pictures of another part"
+    if check.examples:
+        yield f"such as {'; '.join(check.examples)}"
 
 
 def phases(worth: Worth) -> dict[str, ApMetrics]:

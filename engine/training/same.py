@@ -34,7 +34,7 @@ def decisive(
     plain = config.model_dump(mode="json")
     data, training, settings = plain["data"], plain["training"], plain["teachers"][name.slug]
     return {
-        "data": {key: data[key] for key in ("digest", "classes", "prompts", "split")}
+        "data": {key: data[key] for key in ("digest", "classes", "prompts", "split", "group_by")}
         | {"images_digest": parts.images_digest},
         "augmentation": plain["augmentation"],
         "training": {key: training[key] for key in ("seed", "precision", "patience", "class_balance")}

@@ -68,7 +68,7 @@ from engine.training.runtime import (
     resident_bytes,
     seed_all,
 )
-from engine.training.said import left_out, phases, so_far, summary
+from engine.training.said import left_out, phases, shared_images, so_far, summary
 from engine.training.same import check_planned_base, check_same, check_same_base, check_same_images, decisive
 from engine.training.steps import Steps, shapes_of
 from engine.training.watchdog import Watchdog, print_failure
@@ -237,7 +237,10 @@ class TeacherTrainer:
             if arriving.busy:
                 note("waiting for the images to learn from")
             parts = arrived(fetched, arriving, self.processes)
-        for message in left_out(parts.unreadable, parts.objects_skipped, asked=data.exif_orientation):
+        for message in (
+            *left_out(parts.unreadable, parts.objects_skipped, asked=data.exif_orientation),
+            *shared_images(parts.shared),
+        ):
             note(message)
         detected = None
         if self.name is TeacherName.SAM:

@@ -30,6 +30,7 @@ from engine.training.probe import Probe
 from engine.training.processes import Processes
 from engine.training.runtime import Stop, memory_errors
 from engine.training.samples import write_samples
+from engine.training.shared_images import write_lists
 from engine.training.steps import Steps
 
 
@@ -223,6 +224,7 @@ def write_result(
         from_detector_before=worth.by_detector and worth.by_detector[0],
         from_detector_after=worth.by_detector and worth.by_detector[1],
         thresholds=adapted.thresholds,
+        split_check=parts.shared,
         images_skipped=len(parts.unreadable.faults),
         objects_skipped=parts.objects_skipped,
         skipped_examples=parts.unreadable.examples,
@@ -247,6 +249,8 @@ def write_result(
     )
     concluded = {"conclusion": conclude_result(result).sentence, "improved": improved(result)}
     result = result.model_copy(update=concluded)
+    of_parts = {"train": parts.train, "val": parts.val} | ({} if parts.test is None else {"test": parts.test})
+    write_lists(folder, {name: part.dataset for name, part in of_parts.items()}, parts.marks)
     (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return result
 

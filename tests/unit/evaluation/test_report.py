@@ -28,6 +28,7 @@ from engine.results import (
     HistoryPoint,
     Retention,
     ScoreCurve,
+    SplitCheck,
     TeacherResult,
 )
 from engine.spec import TeacherName
@@ -132,7 +133,7 @@ def views(dataset: CocoDataset, index: int, before: Detections, *, size: tuple[i
 
 def test_a_gain_is_said_in_one_sentence() -> None:
     page = Page(report(result(metrics(0.12), metrics(0.41))))
-    assert "Grounding DINO: AP 0.12 → 0.41 on 72 images it was not trained on." in page.text
+    assert "Grounding DINO: AP 0.12 → 0.41 on 72 images of the validation part." in page.text
     assert "chose the best epoch" in page.text
 
 
@@ -220,7 +221,7 @@ def test_the_test_part_is_believed_before_the_validation_part() -> None:
     said = verdict(
         result(metrics(0.1), metrics(0.9), test_before=metrics(0.2, images=30), test_after=metrics(0.3, images=30))
     )
-    assert said.sentence == "Grounding DINO: AP 0.20 → 0.30 on 30 images that neither training nor choosing has seen."
+    assert said.sentence == "Grounding DINO: AP 0.20 → 0.30 on 30 images of the test part."
     assert not any("chose" in remark for remark in said.remarks)
     assert any("30 images" in remark and "chance" in remark for remark in said.remarks)
 
@@ -386,3 +387,12 @@ def test_both_teachers_stand_on_one_page() -> None:
     assert "Grounding DINO: AP 0.12 → 0.41" in text
     assert "SAM: AP 0.20 → 0.30" in text
     assert "mean IoU of masks from true boxes 0.500 0.800 +0.300" in text
+
+
+def test_nothing_is_claimed_of_images_that_were_not_checked() -> None:
+    one = result(metrics(0.12), metrics(0.41))
+    assert "trained on" not in verdict(one).sentence
+    checked = one.model_copy(update={"split_check": SplitCheck(val=0)})
+    assert "on 72 images it was not trained on" in verdict(checked).sentence
+    shared = one.model_copy(update={"split_check": SplitCheck(val=3)})
+    assert "of which 3 are in another part of the data too" in verdict(shared).sentence

@@ -1,0 +1,81 @@
+"""Which images the parts of a run share, and the lists of what each part held."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from engine.artifacts import SPLITS
+from engine.config import DataConfig
+from engine.dataset import CocoDataset, ImageFolder, PartFiles
+from engine.dataset.keep_together import field_values, keep_together, part_images
+from engine.dataset.leaks import Grouping, Kind, Leak, PartImages, find_leaks, refuse_leaks
+from engine.dataset.thumbnails import thumbnails_of
+from engine.errors import DataError
+from engine.results import SplitCheck
+from engine.storage import Storage
+
+EXAMPLES = 3
+
+
+def known_images(
+    dataset: CocoDataset,
+    folder: ImageFolder,
+    file: PartFiles,
+    config: DataConfig,
+    *,
+    storage: Storage,
+    cache: Path,
+    check: Callable[[], None] = lambda: None,
+) -> PartImages:
+    """Open the images of a dataset and return what tells which of them are the same."""
+    grouping = None if config.group_by is None else Grouping.of(config.group_by)
+    values = dict(field_values(file.annotations, grouping, storage=storage))
+    names = [image.file_name for image in dataset.images]
+    return part_images(
+        names,
+        folder,
+        thumbnails=thumbnails_of(dataset.images, folder, cache=cache, check=check),
+        grouping=grouping,
+        fields=[values.get(name, "") for name in names],
+    )
+
+
+def groups(images: PartImages) -> list[int]:
+    """Of each image a number that those share which must not be parted."""
+    return [int(group) for group in keep_together(images)]
+
+
+def check_shared(parts: Mapping[str, PartImages], *, max_percent: int) -> SplitCheck:
+    """Compare the parts of a run.
+
+    Raises:
+        DataError: More images of val or test are in train than may be.
+    """
+    leaks = find_leaks(parts)
+    faults = list(refuse_leaks(leaks, {n: len(p.names) for n, p in parts.items()}, max_percent=max_percent))
+    if faults:
+        raise DataError("; ".join(faults))
+    return SplitCheck(
+        val=_count(leaks, "val"),
+        test=_count(leaks, "test"),
+        versions=sum(leak.kind is Kind.VERSION for leak in leaks),
+        examples=tuple(map(str, leaks[:EXAMPLES])),
+    )
+
+
+def _count(leaks: list[Leak], part: str) -> int:
+    return sum(leak.part == part and leak.kind is not Kind.VERSION for leak in leaks)
+
+
+def write_lists(folder: Path, datasets: Mapping[str, CocoDataset], marks: Mapping[str, Mapping[str, str]]) -> None:
+    """Leave ``splits.json``: of each part the images with their ids, and MD5 or ETag and size of each file."""
+    parts = {
+        name: [
+            {"file_name": image.file_name, "id": image.id, "content": marks.get(name, {}).get(image.file_name, "")}
+            for image in dataset.images
+        ]
+        for name, dataset in datasets.items()
+    }
+    (folder / SPLITS).write_text(json.dumps({"format_version": 1, "parts": parts}, indent=1) + "\n", encoding="utf-8")
