@@ -107,6 +107,7 @@ def test_a_run_leaves_a_better_adapter_and_all_that_belongs_to_it(toy_data: Path
         *(f"last/{checkpoint_name(step)}" for step in (126, 180)),
         "result.json",
         "samples.json",
+        "splits.json",
         "teacher.json",
         "validation/page-001.html",
     ]
