@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from coco_files import compressed
 from toy import write_toy_data
 
 from engine.config import DataConfig
@@ -88,7 +90,10 @@ def test_masks_that_fit_no_image_cost_their_images_before_training(tmp_path: Pat
     del image["width"], image["height"]
     for annotation in content["annotations"]:
         if annotation["image_id"] == image["id"]:
-            annotation["segmentation"] = {"size": [9, 9], "counts": [40, 41]}
+            x, y, width, height = map(int, annotation["bbox"])
+            larger = np.zeros((500, 500), bool)
+            larger[y : y + height, x : x + width] = True
+            annotation["segmentation"] = compressed(larger)
     file.write_text(json.dumps(content))
     data = data_of(str(file))
     assert not prepared(data, tmp_path).unreadable.faults
