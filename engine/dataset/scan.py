@@ -1,8 +1,8 @@
 """One pass over a COCO file, shared by all who read one: which images, classes and objects can be used.
 
 Memory grows with the images, by some hundred bytes each and their names, and not with what is written of annotations.
-Of these sixteen bytes of each box are kept, to find what is there twice, and ids that are text, negative or above 2**28,
-in eight bytes each; others have a bit.
+Of these sixteen bytes of each box are kept, to find objects that are annotated twice, and eight of ids that are text,
+negative or above 2**28; other ids have a bit.
 """
 
 from __future__ import annotations
