@@ -32,8 +32,8 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 from coco_files import write_images  # noqa: E402
 from inputs import NAMES, Kind, all_kinds  # noqa: E402
 
-SECONDS = 5
-"""Longest time of one input."""
+SECONDS, WAITING = 5, 30
+"""Longest time of one input, of the processor, which a busy machine does not change; and by the clock."""
 
 GIGABYTE = 1 << 30
 """Most memory that one input may take beside what was taken before."""
@@ -52,15 +52,18 @@ def bounded() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise HungError
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    faulthandler.dump_traceback_later(4 * SECONDS, exit=True)
+    previous = [signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)]
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(WAITING)
+    faulthandler.dump_traceback_later(2 * WAITING, exit=True)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         faulthandler.cancel_dump_traceback_later()
-        signal.signal(signal.SIGALRM, previous)
+        for number, handler in zip((signal.SIGPROF, signal.SIGALRM), previous, strict=True):
+            signal.signal(number, handler)
 
 
 def _bytes(name: str) -> int:
