@@ -1,4 +1,4 @@
-"""What shows when the parts of a dataset are compared: images that several have, and classes that not all have."""
+"""Comparison of the parts of a dataset: images that several have, and classes that not all have."""
 
 from __future__ import annotations
 

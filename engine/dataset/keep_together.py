@@ -1,4 +1,4 @@
-"""Which images of a dataset that is to be divided stay on one side, by their names, bytes, pictures and groups."""
+"""Groups of images that a split keeps on one side: by their names, bytes, pictures and the user's groups."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def part_images(
 
 
 def keep_together(images: PartImages) -> NDArray[np.int64]:
-    """Of each image a number that those share which must not be parted."""
+    """Return a number per image, the same for images that a split must keep together."""
     return groups_of(images, most=max(FEW, len(images.names) // SHARE))
 
 

@@ -59,13 +59,13 @@ class PartImages:
     thumbnails: Thumbnails | None = None
 
     def keys(self, kind: Kind) -> Sequence[str]:
-        """What images of the same kind share; empty where nothing is known."""
+        """Return one key per image; images with equal keys are the same. Empty where nothing is known."""
         if kind is Kind.VERSION:
             return [source_of(name) for name in self.names]
         return {Kind.FILE: self.files, Kind.BYTES: self.marks, Kind.GROUP: self.groups}.get(kind, ())
 
     def select(self, names: Sequence[str]) -> PartImages:
-        """What is known of some of the images, by their names."""
+        """Return what is known of some of the images, by their names."""
         index = {name: i for i, name in enumerate(self.names)}
         chosen = [index[name] for name in names]
         files, marks, groups = (
@@ -179,10 +179,10 @@ def log_repeats(log: ProblemLog, images: PartImages) -> None:
 
 
 def groups_of(images: PartImages, *, most: int) -> NDArray[np.int64]:
-    """Of each image the position of the first one that it must not be parted from.
+    """Return for each image the position of the first image that a split must keep it with.
 
     Args:
-        images: Of a dataset that is to be divided.
+        images: All images of a dataset.
         most: Images that show the same picture are kept together where they are no more than these: all frames of a
             fixed camera may look alike, and could not be divided otherwise.
     """
@@ -205,7 +205,7 @@ def groups_of(images: PartImages, *, most: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Grouping:
-    """What a user says belongs together: ``Folder``, ``Prefix:SEPARATOR`` or ``Field:NAME``.
+    """Rule by which a user keeps images together: ``Folder``, ``Prefix:SEPARATOR`` or ``Field:NAME``.
 
     Attributes:
         kind: ``Folder``: images of one folder. ``Prefix``: images whose names are the same before the last separator.
@@ -253,7 +253,7 @@ def refuse_leaks(leaks: Sequence[Leak], images: Mapping[str, int], *, max_percen
 
 
 def leaked_sentence(part: str, leaked: int, images: int, max_percent: int, examples: Sequence[str]) -> str:
-    """That a part shares more images with others than may be."""
+    """Say that a part shares more images with others than may be."""
     others = "train" if part == "val" else "train or val"
     return (
         f"{leaked:,} of {images:,} images of {part} are in {others} too, more than the {max_percent} % of "

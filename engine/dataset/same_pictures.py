@@ -1,4 +1,4 @@
-"""Pictures that are the same but for re-encoding, scaling, a little light, or a flip or quarter turn.
+"""Pictures that are the same except for re-encoding, scaling, a little light, or a flip or quarter turn.
 
 Of each picture a grey thumbnail is kept. Two are the same picture if, turned one way or another and their light made
 equal, their thumbnails differ nowhere by more than encoding and scaling explain: a single object that has moved, as
@@ -77,7 +77,7 @@ def same_pictures(thumbnails: Thumbnails, sides: NDArray[np.int64] | None = None
 
 
 def is_same(one: Thumbnails, other: Thumbnails) -> bool:
-    """Whether two thumbnails (SIDE, SIDE) show the same picture, turned or not."""
+    """Test if two thumbnails (SIDE, SIDE) show the same picture, turned or not."""
     first, second = one.astype(np.float32), other.astype(np.float32)
     if _coarse(one) or _coarse(other):
         first, second = (cells.reshape(SIDE // 2, 2, SIDE // 2, 2).mean(axis=(1, 3)) for cells in (first, second))
@@ -85,12 +85,12 @@ def is_same(one: Thumbnails, other: Thumbnails) -> bool:
 
 
 def _coarse(thumbnail: Thumbnails) -> bool:
-    """Whether it is that of a small image: cells stand in fours."""
+    """Test if a thumbnail is of a small image: its cells stand in fours."""
     return bool((thumbnail[::2] == thumbnail[1::2]).all() and (thumbnail[:, ::2] == thumbnail[:, 1::2]).all())
 
 
 def _alike(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    """Whether two grids of cells differ nowhere by more than light, encoding and scaling explain."""
+    """Test if two grids of cells differ nowhere by more than light, encoding and scaling explain."""
     a, b = one - one.mean(), other - other.mean()
     if min(a.std(), b.std()) < BLANK or float((a * b).mean()) < LEAST_CORRELATION * float(a.std() * b.std()):
         return False
@@ -173,7 +173,7 @@ def _cosines() -> NDArray[np.float32]:
 
 
 def connected(count: int, pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Of ``count`` things the smallest position that each is connected with by ``pairs``."""
+    """Return for each of ``count`` things the smallest position that ``pairs`` connect it with."""
     root = list(range(count))
 
     def find(i: int) -> int:
