@@ -23,7 +23,8 @@ from engine.dataset.problems import ProblemLog, too_many
 from engine.dataset.scan import OnBlock, Opened, Scan
 from engine.dataset.types import DatasetInfo, FilesRead
 from engine.spec import Crowds, DatasetSpec
-from engine.storage import Storage, default_cache
+from engine.storage import Storage, default_cache, parent
+from engine.storage import name as name_of
 
 POINTERS = 20
 """Percent of the images that may be Git LFS pointers: they are left out when they are opened."""
@@ -159,9 +160,26 @@ def inspect_parts(
     counts.judge(log)
     across.judge(log)
     info = counts.info(source=source, digest=together(digests), parts=images, log=log)
-    files = {name: FilesRead(annotations=part.shown, images=part.images) for name, part in parts.items()}
+    files = {
+        name: FilesRead(annotations=_relative(part.shown, source), images=_relative(part.images, source))
+        for name, part in parts.items()
+    }
     info = info.model_copy(update={"files": files})
     return info.model_copy(update={"images_digest": together(marks)}) if marks else info
+
+
+def _relative(uri: str, source: str) -> str:
+    """A file or folder as seen from the folder that was asked for, or that of the file; whole if it lies elsewhere.
+
+    >>> _relative("s3://b/export/val/a.json", "s3://b/export/"), _relative("data/images", "data/a.json")
+    ('val/a.json', 'images')
+    """
+    if uri.rstrip("/") == source.rstrip("/"):
+        return name_of(uri)
+    for folder in (source.rstrip("/"), parent(source)):
+        if uri.startswith(f"{folder}/"):
+            return uri.removeprefix(f"{folder}/")
+    return "." if uri.rstrip("/") == parent(source) else uri
 
 
 def _read(

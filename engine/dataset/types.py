@@ -88,7 +88,7 @@ class ImagesInfo(Frozen):
 
 
 class FilesRead(Frozen):
-    """Where one part lies."""
+    """Where one part lies, as seen from the folder that was asked for; a whole URI if elsewhere."""
 
     annotations: str = Field(description="The file that was read; of a converted dataset what it was made of.")
     images: str = Field(description="Folder of the images.")

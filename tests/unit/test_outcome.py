@@ -12,6 +12,7 @@ from engine.progress import Event
 from engine.results import AdapterFile
 from engine.spec import TeacherName
 from engine.storage import NotFoundError
+from engine.text import plain
 
 
 def info_of(classes: int = 3, *, source: str = "s3://b/a.json") -> DatasetInfo:
@@ -128,7 +129,7 @@ def test_a_message_of_any_text_fits(character: str, limit: int) -> None:
     assert len(text.encode()) <= limit
     told = parse_outcome(text)
     assert told is not None
-    assert told.message.startswith("The beginning. " + character)
+    assert told.message.startswith("The beginning. " + plain(character))
     assert told.message.endswith("…")
     assert told.exit_code == 3
 

@@ -193,7 +193,7 @@ def test_which_files_were_read_is_shown_and_which_were_not(tmp_path: Path) -> No
     write(tmp_path / "annotations" / "person_keypoints_default.json", coco)
     shown = CliRunner().invoke(app, ["validate", str(tmp_path)])
     words = " ".join(shown.stderr.split())
-    assert f"read: {tmp_path}/annotations/instances_default.json, images in {tmp_path}/images" in words
+    assert f"read from {tmp_path}: annotations/instances_default.json, images in images" in words
     assert "annotations_not_read, 1x" in words
     assert "annotations/person_keypoints_default.json" in words
 
