@@ -69,26 +69,27 @@ class Document:
         return None
 
 
-def read_document(content: str | bytes, *, where: str) -> Document:
+def read_document(content: str | bytes, *, where: str, as_text: bool = False) -> Document:
     """Read a text of one document.
 
     Args:
         content: The text, in UTF-8 where it is bytes.
         where: What it is called in messages, e.g. its path.
+        as_text: Every scalar is text as it stands, names of settings too: for files whose names may look like numbers.
 
     Raises:
         ConfigError: It is not YAML, not plain data, too large, or not one document.
     """
-    found = read_documents(content, where=where)
+    found = read_documents(content, where=where, as_text=as_text)
     if len(found) != 1:
         raise ConfigError(f"{where} must hold one YAML document, found {len(found)}")
     return found[0]
 
 
-def read_documents(content: str | bytes, *, where: str) -> list[Document]:
+def read_documents(content: str | bytes, *, where: str, as_text: bool = False) -> list[Document]:
     """Read all documents of a text, except empty ones. Args and errors as for :func:`read_document`."""
     text = _text(content, where)
-    reader = _Reader(where)
+    reader = _Reader(where, as_text=as_text)
     events = _events(text, where)
     found = []
     for event in events:
@@ -125,8 +126,8 @@ def _events(text: str, where: str) -> Iterator[Any]:
 class _Reader:
     """Builds values of events. Events are taken one by one, so that what is too deep or too much is never held."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, *, as_text: bool) -> None:
+        self.where, self.as_text = where, as_text
         self.values = 0
         self.lines: dict[Path, int] = {}
 
@@ -180,7 +181,7 @@ class _Reader:
         text: str = event.value
         if "\x00" in text:
             raise self._fault(event, path, "holds a NUL character: take it out")
-        if not event.implicit[0]:  # in quotes, or a block
+        if self.as_text or not event.implicit[0]:  # in quotes, or a block
             return text
         if text in NULLS:
             return None

@@ -277,28 +277,49 @@ def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int, groups: Seque
     split = split_dataset(dataset, shares, seed=seed, groups=groups)
     indices = {name: list(getattr(split, name)) for name in shares}
     for masks in (False, True):
-        _share_out(indices, set(useful(dataset, masks=masks)))
+        _share_out(indices, set(useful(dataset, masks=masks)), groups)
     return {name: dataset.subset(chosen) for name, chosen in indices.items() if chosen}
 
 
-def _share_out(indices: dict[str, list[int]], wanted: set[int]) -> None:
+def _share_out(indices: dict[str, list[int]], wanted: set[int], groups: Sequence[int]) -> None:
     """See that the parts to learn from and to choose by both have an image that is wanted, where there are enough.
 
-    By lot, few of many images may all fall to one part: one of them changes places with another image.
+    By lot, few of many images may all fall to one part: the smallest group with one of them moves, and a group that is
+    no larger takes its place. Groups stay together.
+
+    Args:
+        indices: Of the images of each part; changed in place.
+        wanted: Images of which both parts need one.
+        groups: Of each image its group.
     """
     for name, others in (("val", ("test", "train")), ("train", ("test", "val"))):
         if any(image in wanted for image in indices[name]):
             continue
         for other in others:
-            spare = [image for image in indices[other] if image in wanted]
+            spare = _grouped([image for image in indices[other] if image in wanted], groups)
             if len(spare) > (other != "test"):
-                indices[other].remove(spare[-1])
-                if indices[name]:
-                    indices[other].append(indices[name].pop())
-                indices[name].append(spare[-1])
+                moved = min(reversed(spare), key=lambda group: sum(groups[image] == group for image in indices[other]))
+                size = _move(moved, indices[other], indices[name], groups)
+                others_of_name = _grouped([image for image in indices[name] if groups[image] != moved], groups)
+                fits = [one for one in others_of_name if sum(groups[image] == one for image in indices[name]) <= size]
+                if fits:
+                    _move(fits[-1], indices[name], indices[other], groups)
                 break
     for part in indices.values():
         part.sort()
+
+
+def _grouped(images: Sequence[int], groups: Sequence[int]) -> list[int]:
+    """The groups of some images, each once, in the order of their last image."""
+    return list(dict.fromkeys(groups[image] for image in reversed(images)))[::-1]
+
+
+def _move(group: int, source: list[int], target: list[int], groups: Sequence[int]) -> int:
+    """Move a group from one part to another and return how many images it has."""
+    moved = [image for image in source if groups[image] == group]
+    source[:] = [image for image in source if groups[image] != group]
+    target += moved
+    return len(moved)
 
 
 def useful(dataset: CocoDataset, *, masks: bool) -> list[int]:

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from engine.dataset.formats.source import Source, by_folder, complete, identity
 from engine.dataset.names import FileNames
 from engine.dataset.part_files import PARTS
-from engine.errors import DataError
+from engine.errors import ConfigError, DataError
+from engine.plain_yaml import read_document
 
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "names.txt", "_darknet.labels", "predefined_classes.txt")
 """Files that hold one class name a line."""
@@ -37,20 +36,11 @@ class Layout:
     described_by: str
 
 
-class _Text(yaml.BaseLoader):
-    """YAML whose scalars are all text (a class may be called ``no``), without aliases, which could grow without end."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not read")
-        return super().compose_node(parent, index)
-
-
 def read_yaml(text: str) -> dict[str, Any] | None:
-    """A YAML mapping with all its scalars as text; None of anything else."""
+    """A YAML mapping with all its scalars as text (a class may be called ``no``); None of anything else."""
     try:
-        value = yaml.load(text, Loader=_Text)  # noqa: S506 - a subclass of BaseLoader makes text, lists and mappings only
-    except (yaml.YAMLError, RecursionError, ValueError):
+        value = read_document(text, where="data.yaml", as_text=True).value
+    except ConfigError:
         return None
     return value if isinstance(value, dict) else None
 

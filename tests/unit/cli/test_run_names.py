@@ -66,7 +66,7 @@ def test_fetch_reaches_storage_as_the_run_does(monkeypatch: pytest.MonkeyPatch, 
     install(monkeypatch, f"{__name__}:resolve")
     asked: list[tuple[str | None, str | None]] = []
 
-    def storage(endpoint_url: str | None = None, region: str | None = None) -> None:
+    def storage(endpoint_url: str | None = None, region: str | None = None, **_: object) -> None:
         asked.append((endpoint_url, region))
         raise StorageError("far enough")
 

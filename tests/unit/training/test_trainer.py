@@ -114,7 +114,9 @@ def test_a_run_leaves_a_better_adapter_and_all_that_belongs_to_it(toy_data: Path
     records = [SampleRecord.model_validate(value) for value in json.loads((folder / "samples.json").read_text())]
     assert len(records) == 6
     assert all((folder / "samples" / record.image_name).is_file() for record in records)
-    assert all(path.name.startswith("events.out.tfevents") for path in (tmp_path / "logs/grounding_dino").iterdir())
+    logs = [path for path in (tmp_path / "logs/grounding_dino").rglob("*") if path.is_file()]
+    assert {path.parent.name for path in logs} == {"grounding_dino", "base"}
+    assert all(path.name.startswith("events.out.tfevents") for path in logs)
     assert [path.name for path in checkpoints] == [checkpoint_name(step) for step in (0, 63, 126, 180)]
     assert {path.parent for path in checkpoints} == {folder / "last"}
     kinds = [event.event for event in events if event.event != "note"]
