@@ -13,7 +13,7 @@ from engine.config.model import PartConfig, SplitConfig
 from engine.dataset import inspect_dataset
 from engine.errors import DataError
 from engine.storage import Storage
-from engine.training.parts import Data, Part, Parts
+from engine.training.parts import Data, Part, Parts, _share_out
 
 
 def data_of(annotations: str, images: str | None = None, **changes: object) -> DataConfig:
@@ -138,3 +138,22 @@ def test_images_come_from_object_storage_once(tmp_path: Path, s3: str) -> None:
     assert sample.image.shape == (32, 32, 3)
     fetched = {path: path.stat().st_mtime_ns for path in parts.train.paths}
     assert {path: path.stat().st_mtime_ns for path in prepared(data, tmp_path / "cache").train.paths} == fetched
+
+
+@pytest.mark.parametrize("wanted", [{0, 1}, {0, 4}, {5}])
+def test_an_image_that_a_part_needs_comes_with_its_group(wanted: set[int]) -> None:
+    groups = [0, 0, 1, 2, 3, 3, 4, 5]
+    indices = {"train": [0, 1, 2, 4, 5, 6], "val": [3, 7], "test": []}
+    _share_out(indices, wanted, groups)
+    parts_of_groups = [{name for name, part in indices.items() if i in part} for i in range(len(groups))]
+    assert sorted(i for part in indices.values() for i in part) == list(range(8))
+    assert all(parts_of_groups[i] == parts_of_groups[k] for i in range(8) for k in range(8) if groups[i] == groups[k])
+    enough = len({groups[i] for i in wanted}) > 1
+    assert bool(wanted & set(indices["val"])) == enough
+    assert wanted & set(indices["train"])
+
+
+def test_single_images_change_places_and_parts_keep_their_sizes() -> None:
+    indices = {"train": [0, 1, 2, 3], "val": [4, 5], "test": []}
+    _share_out(indices, {1, 3}, range(6))
+    assert indices == {"train": [0, 1, 2, 5], "val": [3, 4], "test": []}
