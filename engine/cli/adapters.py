@@ -110,7 +110,7 @@ def evaluate(
 def predict(
     adapter: Adapter,
     images: Annotated[str, typer.Option("--images", help="Folder of the images; s3:// or path.")],
-    output: Annotated[Path, typer.Option("--output", help="COCO JSON to write, with scores.")],
+    output: Annotated[str, typer.Option("--output", help="COCO JSON to write, with scores; s3:// or path.")],
     boxes: Annotated[
         str | None, typer.Option("--boxes", help="COCO JSON of boxes that prompt SAM, such as predict wrote.")
     ] = None,
@@ -143,7 +143,8 @@ def predict(
     from engine.teachers import load_adapted
 
     storage = options.storage(endpoint_url)
-    options.refuse_other(str(output), storage, overwrite=overwrite)
+    options.check_writable(output, storage)
+    options.refuse_other(output, storage, overwrite=overwrite)
     overlays = None if draw is None else Overlays(draw)
     if overlays is not None:
         overlays.refuse_inside(images, storage)
@@ -186,7 +187,7 @@ def predict(
     coco = detections_to_coco(replace(dataset, images=tuple(looked_at)), detections, threshold=threshold, exif=exif)
     if not len(dataset):
         raise DataError(f"{images} holds no images: give the folder that they are in")
-    storage.write_bytes(str(output), json.dumps(coco).encode())
+    storage.write_bytes(output, json.dumps(coco).encode())
     cut = [image.file_name for image, seen in zip(looked_at, detections, strict=True) if seen.lacks(threshold)]
     if cut:
         warn(cut_sentence(len(cut), cut[:EXAMPLES]))
@@ -195,12 +196,12 @@ def predict(
         f"{len(coco['annotations'])} objects in {len(dataset)} images"
         + ("" if coco["annotations"] else f": the highest score is {best:.2f}, below --threshold {threshold:g}")
     )
-    typer.echo(str(output))
+    typer.echo(output)
 
 
 def export(
     adapter: Adapter,
-    output: Annotated[Path, typer.Option("--output", help="The .pth file to write.")],
+    output: Annotated[Path, typer.Option("--output", help="The .pth file to write.", callback=options.only_local)],
     base_model: BaseModel = None,
     overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,

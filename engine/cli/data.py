@@ -221,7 +221,9 @@ def split(
 
 def augment(
     data: Annotated[str, typer.Option("--data", help="COCO JSON; s3:// or path.")],
-    preview: Annotated[Path, typer.Option("--preview", help="Contact sheet to write: .jpg or .png.")],
+    preview: Annotated[
+        Path, typer.Option("--preview", help="Contact sheet to write: .jpg or .png.", callback=options.only_local)
+    ],
     images: options.Images = None,
     characteristics: Annotated[
         list[Characteristic] | None, typer.Option("--characteristic", help="What the objects are like; repeatable.")

@@ -11,8 +11,10 @@ import typer
 
 from engine.cli import options
 from engine.cli.display import console, is_terminal, note, show_metrics, warn
+from engine.dataset.listing import list_files
+from engine.dataset.part_files import is_image
 from engine.dataset.types import NMS_IOU, Frame
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.spec import Crowds, TeacherName
 from engine.storage import default_cache
 from engine.text import listed
@@ -57,11 +59,14 @@ def label(
 
     Streams, and goes on where it was ended. Images that cannot be read are left out and listed.
     """
+    storage = options.storage(endpoint_url)
+    options.check_writable(output, storage)
+    if not any(is_image(item.key) for item in list_files(images, storage)):
+        raise DataError(f"{images} holds no images: give the folder that they are in")
     from engine.labelling import Overlays, label_folder
     from engine.teachers import load_labeller
     from engine.teachers.labeller import DEFAULT_THRESHOLD
 
-    storage = options.storage(endpoint_url)
     labeller = load_labeller(
         *adapters,
         threshold=threshold,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import file_digest
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +16,9 @@ from engine.errors import ConfigError
 from engine.manifest import Manifest, load_manifest
 from engine.plain_yaml import read_documents
 from engine.spec import Crowds, ExifOrientation, LoraPreset
-from engine.storage import Storage, StorageOptions
+from engine.storage import Storage, StorageOptions, join
 from engine.storage.bounded import MANIFEST_BYTES, read_bounded
+from engine.storage.buckets import split_object
 from engine.storage.options import trust
 
 Images = Annotated[
@@ -71,6 +73,34 @@ def read_manifest(uri: str) -> Manifest:
     """The manifest at a URI or path."""
     content = read_bounded(storage(), uri, limit=MANIFEST_BYTES, error=ConfigError)
     return load_manifest(content, where=uri)
+
+
+def only_local(path: Path | None) -> Path | None:
+    """Return a path of this machine's disk as it is; for options that name nothing else.
+
+    Raises:
+        ConfigError: It is a URI, which would become a folder called ``s3:``.
+    """
+    if path is not None and re.match(r"[a-z][a-z0-9+]+:/", str(path)):
+        raise ConfigError(
+            f"{str(path).replace(':/', '://', 1)} is a URI: give a path on this machine, and copy it then"
+        )
+    return path
+
+
+def check_writable(uri: str, storage: Storage) -> None:
+    """Check, before anything slow, that a file can be written to ``uri``: it names a file, in a bucket that exists.
+
+    Raises:
+        ConfigError: It names a folder, or no bucket.
+        StorageError: The bucket does not exist or cannot be listed.
+    """
+    local = storage.local_path(uri)
+    if uri.endswith("/") or (local is not None and local.is_dir()):
+        raise ConfigError(f"{uri} is a folder: name the file to write, such as {join(uri, 'labels.json')}")
+    if local is None:
+        split_object(uri)
+        storage.is_prefix(uri)  # a listing names a missing bucket; HEAD does not tell it from a missing object
 
 
 def refuse_other(uri: str, storage: Storage, *, overwrite: bool, content: Path | None = None) -> None:

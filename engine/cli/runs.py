@@ -52,7 +52,10 @@ Progress = Annotated[
     ),
 ]
 ManifestFile = Annotated[str, options.MANIFEST_FILE]
-WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Scratch folder; default: in the cache folder.")]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option("--work-dir", help="Scratch folder; default: in the cache folder.", callback=options.only_local),
+]
 
 
 def run(
@@ -271,7 +274,7 @@ def fetch(
     run: Annotated[
         str, typer.Argument(help="A run's folder, <output>/<name>/<run id>/, or the name of a TeacherFineTune.")
     ],
-    folder: Annotated[Path, typer.Argument(help="Local folder to fill.")],
+    folder: Annotated[Path, typer.Argument(help="Local folder to fill.", callback=options.only_local)],
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Where the name is; default: the current one.")
     ] = None,
