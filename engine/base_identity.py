@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,17 @@ WITHOUT_MEANING = frozenset(
 WEIGHTS = "model*.safetensors"
 
 
+def digest_of(file: Path) -> str:
+    """Return the sha256 in hex of a file of weights, which is read once in a process as long as it does not change."""
+    there = file.stat()
+    return _digest(file, there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest(file: Path, *_: int) -> str:
+    return sha256_of(file)
+
+
 def parts_of(files: Mapping[str, bytes]) -> dict[str, str]:
     """Return a sha256 in hex of each part of a base.
 
@@ -119,7 +131,7 @@ def base_digest(base_model: str, *, storage: Storage) -> str | None:
         items = [one for one in items if fnmatch(one.key, WEIGHTS)]
     else:
         return None
-    weights = [(name(one.uri), f"{one.size} {one.etag}" if remote else sha256_of(local_path(one.uri))) for one in items]
+    weights = [(name(one.uri), f"{one.size} {one.etag}" if remote else digest_of(local_path(one.uri))) for one in items]
     if not weights:
         return None
     return hashlib.sha256(json.dumps([sorted(weights), parts_of(files)]).encode()).hexdigest()

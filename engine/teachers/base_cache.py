@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.base_identity import digest_of
 from engine.errors import BaseModelError, TeacherError
 from engine.storage.files import replacing
 from engine.storage.publication import sha256_of
@@ -74,7 +75,7 @@ def _fault(folder: Path, seal: Path) -> str | None:
     try:
         written = json.loads(seal.read_bytes())
         for name, digest in written.items():
-            if sha256_of(folder / name) != digest:
+            if digest_of(folder / name) != digest:
                 return f"the sha256 of {name} differs"
         if more := {path.name for path in folder.iterdir()} - written.keys():
             return f"{min(more)} was added"
@@ -127,7 +128,7 @@ def _is_damaged(path: Path) -> bool:
         return path.is_symlink()
     blob = path.resolve()
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
-        return sha256_of(blob) != blob.name
+        return digest_of(blob) != blob.name
     if re.fullmatch(r"[0-9a-f]{40}", blob.name):
         content = blob.read_bytes()
         digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-defined]
 
-from engine.base_identity import local_parts
+from engine.base_identity import digest_of, local_parts
 from engine.errors import BaseModelError, ConfigError
 from engine.plain_json import read_object_file
 from engine.storage import Storage, is_remote, local_path, name, parent
@@ -222,9 +222,9 @@ def _shards(model: str, folder: Path) -> list[str]:
 def _weights_digest(folder: Path) -> str:
     """sha256 of ``model.safetensors``, or of the digests of the shards in the order of their names."""
     if (folder / WEIGHTS).is_file():
-        return sha256_of(folder / WEIGHTS)
+        return digest_of(folder / WEIGHTS)
     shards = _shards(str(folder), folder)
-    return hashlib.sha256("\n".join(sha256_of(folder / shard) for shard in shards).encode()).hexdigest()
+    return hashlib.sha256("\n".join(digest_of(folder / shard) for shard in shards).encode()).hexdigest()
 
 
 def _cause(error: BaseException) -> str:

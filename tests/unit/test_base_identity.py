@@ -18,6 +18,7 @@ from engine.local import prepare
 from engine.manifest import Manifest
 from engine.spec import DatasetSpec, FineTuneSpec, TeacherName, TeacherSpec
 from engine.storage import Storage
+from engine.storage.publication import sha256_of
 from engine.teachers import load_adapted, resolve_base_model
 from engine.training.same import check_planned_base, check_same
 
@@ -62,6 +63,26 @@ def test_what_means_the_same_is_the_same_base(base: Path) -> None:
     assert base_digest(str(base), storage=Storage()) == before
     (base / "preprocessor_config.json").unlink()
     assert base_digest(str(base), storage=Storage()) != before
+
+
+def test_weights_are_read_once_in_a_process_unless_they_change(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def digest(file: Path) -> str:
+        read.append(file)
+        return sha256_of(file)
+
+    monkeypatch.setattr("engine.base_identity.sha256_of", digest)
+    before = base_digest(str(base), storage=Storage())
+    model = resolve_base_model(str(base), None, storage=Storage(), cache=base.parent / "cache")
+    assert len(read) == 1
+    weights = base / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert base_digest(str(base), storage=Storage()) != before
+    assert resolve_base_model(str(base), None, storage=Storage(), cache=base.parent / "cache").sha256 != model.sha256
+    assert len(read) == 2
 
 
 def test_a_model_of_the_hub_and_one_that_is_missing_have_none(tmp_path: Path) -> None:

@@ -565,7 +565,13 @@ def test_the_request_is_the_object_without_its_platform() -> None:
     assert set(yaml.safe_load(text)["spec"]) == {"dataset", "output", "storage", "teachers", "classPrompts"}
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"], min_codepoint=1), min_size=1, max_size=30)
+ODD = r"""1e-4 .5 5. -0 1_000 017 0o17 0x1F 0b1 1:30 1:30:00 2020-01-01 .inf -.inf .nan = << ~ null yes No on OFF y true
+    False --- ... *a &a !!str !x # - ? : | > ' " ` @x %TAG , [ ] { } a:b a: \n"""
+ODD_WORDS = st.sampled_from([*ODD.split(), *"\x85\u2028\ufeff\x1b\t\r\n "])
+"""Words that readers of YAML take for something else than text, or for the end of one."""
+
+CHARACTERS = st.text(st.characters(exclude_categories=["Cs"], min_codepoint=1), min_size=1, max_size=30)
+TEXT = CHARACTERS | st.lists(ODD_WORDS, min_size=1, max_size=3).map("".join)
 URI_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
 
 
@@ -574,15 +580,17 @@ URI_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
     name=NAMES,
     key=URI_TEXT,
     prompts=st.dictionaries(TEXT, TEXT, max_size=4),
+    region=st.sampled_from(["on", "017", "1e4", "2020-01-01", "-0"]),
     number=st.sampled_from(["1e-4", "0.5", "1"]),
 )
 def test_any_text_of_a_request_arrives_as_it_was_written(
-    name: str, key: str, prompts: dict[str, str], number: str
+    name: str, key: str, prompts: dict[str, str], region: str, number: str
 ) -> None:
     spec = {
         "dataset": {"annotations": f"s3://data/{key}"},
         "output": "s3://out/",
         "classPrompts": prompts,
+        "storage": {"region": region},
         "teachers": [{"name": "Sam", "learningRate": number}],
     }
     text = render.request(body_of(spec, name=name))["data"]["request.yaml"]
