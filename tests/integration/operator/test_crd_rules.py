@@ -235,8 +235,16 @@ QUANTITY, TIME = PATTERNS["spec", "sharedMemory"], PATTERNS["status", "startTime
 
 SAMPLES: dict[str, tuple[list[str], list[str]]] = {
     S3: (
-        ["s3://data/a.json", "s3://my.bucket-1/ä b/c.json", "s3://abc"],
         [
+            "s3://data/a.json",
+            "s3://my.bucket-1/ä b/c.json",
+            "s3://abc",
+            "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/team/a.json",
+            "s3://arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/team/a.json",
+        ],
+        [
+            "s3://arn:aws:s3::123456789012:accesspoint/mrap.alias/a.json",
+            "s3://arn:aws:s3:eu-west-1:1234:accesspoint/team",
             "/data/a.json",
             "file:///data/a.json",
             "S3://data/a.json",
@@ -257,6 +265,10 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
     QUANTITY: (["500m", "16Gi", "1.5", "2"], ["16 Gi", "-1", "1.2345", "Gi", "1e3x", "16GiB"]),
     TIME: (["2026-01-31T12:00:00Z"], ["2026-01-31", "2026-01-31T12:00:00+01:00", "yesterday"]),
     PATTERNS["metadata", "name"]: (["forklifts", "7"], ["a.b", "A", "a_b"]),
+    PATTERNS["spec", "dataset", "groupBy"]: (
+        ["Folder", "Prefix:_", "Prefix: - ", "Field:video_id"],
+        ["folder", "Prefix:", "Prefix:/", "Prefix:a\nb", "Field:", "Field:a b", "video_id"],
+    ),
     PATTERNS["spec", "storage", "endpointUrl"]: (
         ["https://s3.example.com"],
         ["s3.example.com", "ftp://x", "https://a b"],
@@ -268,6 +280,7 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
 }
 NEEDED: dict[Path_, Body] = {
     ("spec", "dataset", "images"): {"annotations": "s3://data/a.json"},
+    ("spec", "dataset", "groupBy"): {"annotations": "s3://data/a.json"},
     ("spec", "teachers", "[]"): {"name": "Sam"},
     ("spec", "dataset", "train"): PARTS["train"],
     ("spec", "dataset", "val"): PARTS["val"],
@@ -425,7 +438,8 @@ async def test_a_name_leaves_room_for_those_of_its_children(api: Api) -> None:
 
 async def test_defaults_are_filled_in(api: Api) -> None:
     made = await api.call("POST", OBJECTS, _object(MINIMAL), dryRun="All")
-    policy = {"onProblem": "Skip", "maxSkippedPercent": 20}
+    policy = {"onProblem": "Skip", "maxSkippedPercent": 20, "maxLeakedPercent": 5}
+    policy |= {"crowds": "Ignore", "exifOrientation": "Auto"}
     assert made["spec"] == MINIMAL | {
         "dataset": MINIMAL["dataset"] | policy,
         "gpus": 1,
