@@ -51,6 +51,9 @@ LEAST_INSIDE = 0.5
 LEAST_COVER, LARGE_BOX = 0.02, 400.0
 """Share of a box that its mask must reach across, for boxes of so many square pixels."""
 
+LEAST_COVER_OF_IMAGE = 0.25
+"""The same for a box that is the whole image, as tools write it where they know no box."""
+
 UNITS = (1.0, 100.0, 1000.0)
 """What the width of an image counts as where boxes are shares, percents or thousandths of it."""
 
@@ -118,6 +121,7 @@ def compare(
             unexplained = bool(readings[i] == Reading.UNEXPLAINED)
             if unexplained or (kinds[i] == MaskKind.RUN_LENGTHS and readings[i] == Reading.AGREES):
                 readings[i] = _by_pixels(segmentations[i], int(kinds[i]), boxes[suspect], sizes[i], unexplained)
+        readings[where[_whole_images(boxes[suspects], masks[suspects], limits[suspects])]] = Reading.UNEXPLAINED
     if (empty := areas == 0).any():
         readings[empty & np.isin(readings, (Reading.AGREES, Reading.UNEXPLAINED))] = Reading.NO_PIXEL
     return readings
@@ -137,6 +141,16 @@ def _apart(boxes: Array, masks: Array) -> NDArray[np.bool_]:
     box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     covers = sides.prod(axis=1) / np.maximum(box_areas, 1e-6)
     return np.asarray((inside < LEAST_INSIDE) | ((covers < LEAST_COVER) & (box_areas > LARGE_BOX)))
+
+
+def _whole_images(boxes: Array, masks: Array, limits: Array) -> NDArray[np.bool_]:
+    """(N,) whether a box is the whole image, and the bounds of its mask a small part of it; ``limits`` as corners."""
+    whole = (boxes[:, :2] <= 1).all(axis=1) & (boxes[:, 2:] >= limits[:, 2:] - 1).all(axis=1)
+    return np.asarray(
+        whole
+        & ((masks[:, 2:] - masks[:, :2]).prod(axis=1) < LEAST_COVER_OF_IMAGE * limits[:, 2:].prod(axis=1))
+        & (limits[:, 2:].prod(axis=1) > LARGE_BOX)
+    )
 
 
 def _explained(boxes: Array, masks: Array, sizes: Array, *, bad: NDArray[np.bool_]) -> NDArray[np.int8]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.agreement import UNITS
+from engine.dataset.agreement import UNITS, Reading
 
 FEW = 3
 """Objects below which nothing is concluded."""
@@ -19,6 +19,9 @@ ENOUGH = 20
 """Objects from which on a limit that none of them passes is no chance."""
 
 MOST, SOME, RARELY = 0.995, 0.05, 0.1
+
+MOSTLY, LEAST_AREA = 0.9, 100.0
+"""Share of the boxes whose areas must be explained, and square pixels below which an area explains nothing."""
 
 Array = NDArray[np.float64]
 
@@ -100,6 +103,56 @@ class BoxStatistics:
         full = [(0.9 * unit <= self.farthest).all() and (self.farthest <= 1.005 * unit).all() for unit in UNITS[1:]]
         small = [(self.smallest_image >= 2 * unit).all() for unit in UNITS[1:]]
         return self.count >= ENOUGH and any(a and b for a, b in zip(full, small, strict=True))
+
+
+EXACT_SHARE, EXACT_PIXELS = 0.001, 0.51
+"""By how much an area that was computed from a box differs from it, rounded."""
+
+
+@dataclass
+class AreaReadings:
+    """Which boxes without masks do not have the area that is written next to them, but have it if read another way.
+
+    One such box is no proof. It is where all other boxes of the file have just their area.
+    """
+
+    count: int = 0
+    of_sides: int = 0
+    misread: int = 0
+
+    def add(self, boxes: Array, areas: Array, sizes: Array) -> None:
+        """Count a block of boxes without masks; arguments as of :func:`read_by_area`."""
+        readings = read_by_area(boxes, areas, sizes)
+        self.count += _count(areas > 0)
+        self.of_sides += _count((readings == Reading.AGREES) & (areas > 0))
+        self.misread += _count(np.isin(readings, (Reading.CORNERS, Reading.SHARES)))
+
+    @property
+    def prove(self) -> bool:
+        """Whether the readings of single boxes hold."""
+        return self.misread > 0 and self.of_sides + self.misread >= MOSTLY * self.count
+
+
+def read_by_area(boxes: Array, areas: Array, sizes: Array) -> NDArray[np.int8]:
+    """How boxes must be read to have the areas that are written next to them.
+
+    Args:
+        boxes: (N, 4) as in the file.
+        areas: (N,) as in the file, NaN where there is none.
+        sizes: (N, 2) width and height of the image of each in pixels.
+
+    Returns:
+        (N,) int8: AGREES, CORNERS or SHARES of :class:`Reading`; UNEXPLAINED if no reading has the area.
+    """
+    x, y, w, h = boxes.T
+    images = sizes.prod(axis=1)
+    found = np.full(len(boxes), Reading.UNEXPLAINED, np.int8)
+    readings = [(Reading.SHARES, w * h * images / unit**2) for unit in UNITS]
+    readings += [(Reading.CORNERS, np.where((w > x) & (h > y), (w - x) * (h - y), np.nan)), (Reading.AGREES, w * h)]
+    for reading, own in readings:
+        found[(areas > LEAST_AREA) & (np.abs(own - areas) <= np.maximum(EXACT_PIXELS, EXACT_SHARE * areas))] = reading
+    found[_same(w * h, areas)] = Reading.AGREES
+    return found
 
 
 def _count(condition: NDArray[np.bool_]) -> int:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from engine.dataset.ceilings import Ceilings
 from engine.dataset.ids import Repeats, Tally, as_numbers
 from engine.dataset.image_marks import ImageMarks
+from engine.dataset.object_problems import COPIES
 from engine.dataset.objects import Judged, Verdict
 from engine.dataset.problems import ProblemLog
 from engine.dataset.records import RawAnnotation
 from engine.dataset.scan import Header, id_numbers
 from engine.dataset.segmentations import MaskKind
-from engine.dataset.types import ClassInfo, DatasetInfo, ImageId, ImagesInfo, SizeInfo
+from engine.dataset.types import ClassInfo, DatasetInfo, ImageId, ImagesInfo, LeftOut, SizeInfo
 
 MASK_SHARE = 0.05
 """From this share of objects with masks on, a dataset has masks."""
@@ -77,6 +78,8 @@ def _plus(a: Ints, b: Ints) -> Ints:
 class PartCounts:
     """Counts of one file, by its own indices of images and classes."""
 
+    images: int = 0
+    images_read: int = 0
     read: int = 0
     usable: int = 0
     crowds: int = 0
@@ -111,6 +114,16 @@ class PartCounts:
         self.image_class_pairs.add(images << 24 | classes, targets[usable])
         self._sizes(judged, header, targets)
         self._problems(block, judged)
+
+    def left_out(self) -> LeftOut:
+        """What of the file cannot be used."""
+        copies = self.log.count(COPIES)
+        return LeftOut(
+            images=self.images_read - self.images,
+            images_read=self.images_read,
+            annotations=self.read - self.usable - copies,
+            annotations_read=self.read - copies,
+        )
 
     def _of_images(self, images: Ints, count: int) -> None:
         """Count the objects of each image; those of a block are mostly of images that stand together."""
@@ -164,6 +177,7 @@ class Counts:
     def add_part(self, part: PartCounts, header: Header, class_names: list[str], *, images_read: int) -> None:
         """Take over the counts of one file."""
         self.parts.append(part)
+        part.images, part.images_read = len(header.images), images_read
         self.images_read += images_read
         self.images += len(header.images)
         self.image_sizes.append(header.images.sizes)
@@ -262,6 +276,7 @@ class Counts:
             parts=parts,
             images_with_objects={name: part.marks.with_objects() for name, part in read},
             images_with_masks={name: part.marks.with_masks(rectangles_only=rectangles) for name, part in read},
+            left_out={name: part.left_out() for name, part in read},
             images=self.images,
             images_read=self.images_read,
             annotations=usable,

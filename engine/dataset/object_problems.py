@@ -95,7 +95,7 @@ OBJECT_PROBLEMS: dict[str, tuple[Severity, str, str]] = {
         "Remove those that are the same object.",
     ),
     "box_with_two_classes": (
-        WARNING,
+        INFO,
         "The same box has two classes; both are used, though at most one can be found well.",
         "Give each object one class.",
     ),

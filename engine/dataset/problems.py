@@ -66,8 +66,8 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
     ),
     "bad_numbers": (
         WARNING,
-        "Boxes hold what is no finite number; they are left out.",
-        "Give bbox as four numbers of pixels.",
+        "Boxes are not four finite numbers; they are left out.",
+        "Give bbox as [x, y, width, height] in pixels; a fifth number, as of a rotation, is not read.",
     ),
     "empty_box": (
         WARNING,
@@ -334,6 +334,10 @@ class ProblemLog:
                 break
             kept.append(str(example)[:LONGEST_EXAMPLE])
 
+    def count(self, code: str) -> int:
+        """How often a kind was noted."""
+        return self._counts[code]
+
     def merge(self, other: ProblemLog) -> None:
         """Note all that another log has."""
         for code, count in other._counts.items():
@@ -368,25 +372,32 @@ def refused(
     Args:
         info: What inspection found.
         on_problem: Whether anything may be repaired or left out.
-        max_skipped_percent: Of images, and of annotations, at most so many may be left out.
+        max_skipped_percent: Of images, and of annotations, at most so many may be left out, in all and of val or test.
         max_leaked_percent: Of the images of val, and of test, at most so many may be in another part too.
     """
     faults = [f"{p.message} {p.advice}" for p in info.errors]
     touched = IMAGES_LEFT_OUT | OBJECTS_LEFT_OUT | REPAIRED
     if on_problem is OnProblem.FAIL:
-        found = [_told(p) for p in info.problems if p.code in touched]
-        faults += ["dataset.onProblem is Fail, and there are:", *found] if found else []
+        told = [_told(p) for p in info.problems if p.code in touched]
+        faults += ["dataset.onProblem is Fail, and there are:", *told] if told else []
     copies = sum(p.count for p in info.problems if p.code == COPIES)
-    for what, codes, used, read in (
-        ("images", IMAGES_LEFT_OUT, info.images, info.images_read),
-        ("annotations", OBJECTS_LEFT_OUT, info.annotations, info.annotations_read - copies),
-    ):
-        if too_many(read - used, read, max_skipped_percent):
+    found = {
+        "images": (info.images_read - info.images, info.images_read),
+        "annotations": (info.annotations_read - copies - info.annotations, info.annotations_read - copies),
+    }
+    for part in ("val", "test"):  # what is measured on half of them is not what was asked for
+        if (lost := info.left_out.get(part)) is not None:
+            found[f"images of {part}"] = lost.images, lost.images_read
+            found[f"annotations of {part}"] = lost.annotations, lost.annotations_read
+    for what, (skipped, read) in found.items():
+        if too_many(skipped, read, max_skipped_percent):
+            codes = IMAGES_LEFT_OUT if what.startswith("images") else OBJECTS_LEFT_OUT
             why = " ".join(_told(p) for p in info.problems if p.code in codes)
             faults.append(
-                f"{read - used:,} of {read:,} {what} would be left out, more than the {max_skipped_percent} % of "
+                f"{skipped:,} of {read:,} {what} would be left out, more than the {max_skipped_percent} % of "
                 f"dataset.maxSkippedPercent. {why}"
             )
+            break
     for code, part in (("val_leaked", "val"), ("test_leaked", "test")):
         for problem in (p for p in info.problems if p.code == code):
             if too_many(problem.count, info.parts.get(part, 0), max_leaked_percent):

@@ -45,6 +45,8 @@ class RawAnnotation(msgspec.Struct, gc=False):
     """File and place of the object, where the file was converted from another format."""
     attributes: msgspec.Raw | None = None
     rotation: msgspec.Raw | None = None
+    angle: msgspec.Raw | None = None
+    theta: msgspec.Raw | None = None
 
 
 class RawCategory(msgspec.Struct, gc=False):
@@ -131,6 +133,8 @@ def lenient(section: str, element: Any) -> msgspec.Struct:
         converted_from=_text(element.get("converted_from")),
         attributes=_raw(element.get("attributes")),
         rotation=_raw(element.get("rotation")),
+        angle=_raw(element.get("angle")),
+        theta=_raw(element.get("theta")),
     )
 
 

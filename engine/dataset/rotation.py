@@ -1,8 +1,8 @@
 """Rotated rectangles: COCO has upright boxes only, and tools write the angle next to them.
 
 CVAT writes the rectangle before rotation as ``bbox`` and the angle in degrees, around the center, as
-``attributes.rotation``. A ``rotation`` of the annotation itself is written by tools of either habit (before or after
-rotation), so that the box is unknown unless a mask shows it.
+``attributes.rotation``. A ``rotation``, ``angle`` or ``theta`` of the annotation itself is written by tools of either
+habit (before or after rotation), so that the box is unknown unless a mask shows it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ def angles(annotations: list[RawAnnotation]) -> tuple[NDArray[np.float64], NDArr
         before or after rotation.
     """
     found, unclear = np.zeros(len(annotations)), np.zeros(len(annotations), np.bool_)
-    said = [i for i, a in enumerate(annotations) if a.attributes is not None or a.rotation is not None]
+    said = [i for i, a in enumerate(annotations) if a.attributes or a.rotation or a.angle or a.theta]
     for i in said:
         annotation = annotations[i]
+        own = annotation.rotation or annotation.angle or annotation.theta
         if annotation.attributes is not None and b"rotation" in bytes(annotation.attributes):
             found[i] = _degrees(_attribute(annotation.attributes))
-        if annotation.rotation is not None and not found[i]:
-            found[i] = _degrees(_decoded(annotation.rotation))
+        if own is not None and not found[i]:
+            found[i] = _degrees(_decoded(own))
             unclear[i] = found[i] != 0
     return found, unclear
 

@@ -94,6 +94,15 @@ class FilesRead(Frozen):
     images: str = Field(description="Folder of the images.")
 
 
+class LeftOut(Frozen):
+    """What of one part cannot be used."""
+
+    images: int
+    images_read: int
+    annotations: int = Field(description="Copies of an object aside: nothing is lost with them.")
+    annotations_read: int = Field(description="Copies aside.")
+
+
 class DatasetInfo(Frozen):
     """What inspection found. Same content, same info: it is a function of the data alone."""
 
@@ -111,6 +120,7 @@ class DatasetInfo(Frozen):
     images_with_masks: dict[str, int] = Field(
         default={}, description="Images with the mask of such an object, by part."
     )
+    left_out: dict[str, LeftOut] = Field(default={}, description="What cannot be used, by part.")
     images: int = Field(description="Usable images.")
     images_read: int = Field(default=0, description="All images that the files list, usable or not.")
     annotations: int = Field(description="Usable annotations.")

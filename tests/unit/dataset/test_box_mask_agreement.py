@@ -308,3 +308,52 @@ def test_the_advice_names_the_cause(tmp_path: Path) -> None:
     info = inspected(tmp_path, changed(small_coco(12, 3), of_all(box(lambda *b: [v / 64 for v in b]))))
     assert "multiply x and width by the image's width" in is_refused(info)
     assert len(json.dumps(is_refused(info))) < 1500
+
+
+def mixed(read: Callable[[list[float]], list[float]]) -> Coco:
+    """Boxes without masks with their areas; one in ten is written otherwise, next to its true area."""
+    coco = outlined()
+    for k, annotation in enumerate(coco["annotations"]):
+        del annotation["segmentation"]
+        x, y, w, h = annotation["bbox"]
+        annotation["area"] = w * h
+        if k % 10 == 0:
+            annotation["bbox"] = read([x, y, w, h])
+    return coco
+
+
+@pytest.mark.parametrize(
+    ("read", "code"),
+    [
+        (lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]], "corner_box"),
+        (lambda b: [100 * v / side for v, side in zip(b, (WIDTH, HEIGHT) * 2, strict=True)], "scaled_box"),
+    ],
+)
+def test_a_box_without_a_mask_must_have_its_area_where_all_others_have(
+    read: Callable[[list[float]], list[float]], code: str, tmp_path: Path
+) -> None:
+    info = inspect_dataset(write(tmp_path / "annotations.json", mixed(read)))
+    assert {p.code: p.count for p in info.problems if p.code not in USUAL} == {code: 9}
+    assert info.annotations == 81 == sum(map(len, load_dataset(tmp_path / "annotations.json").annotations))
+
+
+def test_areas_of_masks_that_are_gone_prove_nothing(tmp_path: Path) -> None:
+    coco = changed(outlined(), of_all(lambda a: a.pop("segmentation")))
+    info = inspect_dataset(write(tmp_path / "annotations.json", coco))
+    assert {p.code for p in info.problems} <= USUAL
+
+
+def test_a_box_of_the_whole_image_around_a_small_mask_is_a_placeholder(tmp_path: Path) -> None:
+    coco = changed(outlined(), lambda c: c["annotations"][4].update(bbox=[0, 0, WIDTH, HEIGHT]))
+    info = inspect_dataset(write(tmp_path / "annotations.json", coco))
+    assert {p.code: p.count for p in info.problems if p.code not in USUAL} == {"box_and_mask_differ": 1}
+
+
+def test_a_sample_of_masks_finds_what_is_wrong_with_every_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_checks, "READ_WHOLE", 0)
+    coco = outlined(200)
+    for annotation in coco["annotations"][1::2]:
+        annotation["segmentation"] = [[v / WIDTH for v in annotation["segmentation"][0]]]
+    assert inspect_dataset(write(tmp_path / "annotations.json", coco)).annotations == 300

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from coco_files import Coco, changed, compressed, small_coco, triangle, write
 
-from engine.dataset import DatasetInfo, inspect_dataset, load_dataset
+from engine.dataset import DatasetInfo, Severity, inspect_dataset, load_dataset
 from engine.dataset.problems import refused
 from engine.errors import DataError
 from engine.spec import Crowds, OnProblem
@@ -110,8 +110,9 @@ def test_a_mask_shows_what_is_rotated(tmp_path: Path) -> None:
         assert objects[1].box_xywh == (20, 6, 10, 11)
 
 
-def test_a_rotation_that_may_be_of_either_box_is_left_out_and_counted(tmp_path: Path) -> None:
-    info = inspected(tmp_path, changed(small_coco(12, 3), lambda c: c["annotations"][1].update(rotation=0.5)))
+@pytest.mark.parametrize("name", ["rotation", "angle", "theta"])
+def test_a_rotation_that_may_be_of_either_box_is_left_out_and_counted(name: str, tmp_path: Path) -> None:
+    info = inspected(tmp_path, changed(small_coco(12, 3), lambda c: c["annotations"][1].update({name: 0.5})))
     assert found(info) == {"unclear_rotation": 1}
     assert info.annotations == 35
 
@@ -142,6 +143,8 @@ def test_one_copy_among_many_is_found(tmp_path: Path) -> None:
 def test_a_box_with_two_classes_is_told(tmp_path: Path) -> None:
     info = inspected(tmp_path, changed(small_coco(12, 3), lambda c: copies(c, other_class=True, count=4)))
     assert (found(info), info.annotations) == ({"box_with_two_classes": 4}, 40)
+    (problem,) = (p for p in info.problems if p.code == "box_with_two_classes")
+    assert (problem.severity, problem.examples[0]) == (Severity.INFO, "annotation 37 of the file")  # COCO has such too
 
 
 def test_boxes_that_are_nearly_the_same_are_told(tmp_path: Path) -> None:
