@@ -72,8 +72,12 @@ class AcrossParts:
     def _groups(self, grouping: Grouping, scan: Scan, names: Sequence[str]) -> list[str]:
         fields: Sequence[str] = [""] * len(names)
         if grouping.kind == "Field":
-            values = [value for _, value in read_field(scan.part.annotations, grouping.value, storage=self.storage)]
-            fields = values if len(values) == len(names) else fields
+            values = read_field(scan.part.annotations, grouping.value, storage=self.storage)
+            if len(values) == len(names):
+                fields = [value for _, value in values]
+            else:  # images that are left out are not among the names
+                known = dict(values)
+                fields = [known.get(name, "") for name in names]
         return [grouping.group(name, value) for name, value in zip(names, fields, strict=True)]
 
     def _known(self) -> dict[str, PartImages]:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from engine.dataset.reader import CocoReader
+from engine.errors import DataError
 from engine.storage import Storage
 
 LONGEST = 256
@@ -23,7 +24,7 @@ def read_field(annotations: str, field: str, *, storage: Storage) -> list[tuple[
         storage: Where the file lies.
 
     Raises:
-        DataError: The file is no COCO dataset.
+        DataError: The file is no COCO dataset, or no image has the field.
         StorageError: It cannot be had.
     """
     values: list[tuple[str, str]] = []
@@ -31,6 +32,11 @@ def read_field(annotations: str, field: str, *, storage: Storage) -> list[tuple[
         for section, block in CocoReader(stream, source=annotations, raw=True).blocks():
             if section == "images":
                 values += [_value(element, field) for element in block]
+    if not any(value for _, value in values):
+        raise DataError(
+            f"no image of {annotations} has a field {field}, by which images are grouped (groupBy): name another field "
+            "of the image records, or group by Folder or Prefix:_"
+        )
     return values
 
 

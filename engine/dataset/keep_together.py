@@ -71,13 +71,7 @@ def field_values(annotations: str, grouping: Grouping | None, *, storage: Storag
     """
     if grouping is None or grouping.kind != "Field":
         return []
-    values = read_field(annotations, grouping.value, storage=storage)
-    if not any(value for _, value in values):
-        raise DataError(
-            f"no image of {annotations} has a field {grouping.value}, by which images are grouped (groupBy): name "
-            "another field of the image records, or group by Folder or Prefix:_"
-        )
-    return values
+    return read_field(annotations, grouping.value, storage=storage)
 
 
 def open_all(

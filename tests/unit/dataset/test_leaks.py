@@ -272,6 +272,27 @@ def test_a_field_that_no_image_has_is_refused(tmp_path: Path) -> None:
         divided(tmp_path, dict(CLEAN), group_by="Field:video_id")
 
 
+def test_a_field_that_no_image_of_given_parts_has_is_refused_before_training(tmp_path: Path) -> None:
+    part = {"annotations": str(write(tmp_path / "a.json", coco_of([f"{i}.png" for i in range(12)]))), "images": "."}
+    request = DatasetSpec.model_validate({"train": part, "val": part, "groupBy": "Field:video_id"})
+    with pytest.raises(DataError, match="has a field video_id"):
+        inspect_request(request, storage=Storage())
+
+
+def test_a_val_part_of_which_half_is_left_out_is_refused(tmp_path: Path) -> None:
+    spec = {}
+    for name, count in (("train", 60), ("val", 10)):
+        coco = coco_of([f"{name}{i}.png" for i in range(count)])
+        if name == "val":
+            for annotation in coco["annotations"][::2]:
+                annotation["bbox"] = [v / 64 for v in annotation["bbox"]]
+        files(tmp_path / name, {f"{name}{i}.png": scene(len(name) * 100 + i) for i in range(count)})
+        spec[name] = {"annotations": str(write(tmp_path / f"{name}.json", coco)), "images": str(tmp_path / name)}
+    info = inspect_request(DatasetSpec.model_validate(spec), storage=Storage())
+    assert info.annotations == 130
+    assert "10 of 20 annotations of val would be left out" in fault(info)
+
+
 def test_groups_of_names() -> None:
     assert Grouping.of("Prefix:-").group("a/cam-1-004.jpg") == "a/cam-1"
     assert Grouping.of("Prefix:-").group("a/cam.jpg") == ""
