@@ -141,13 +141,17 @@ def end_by_signal(number: int, frame: object) -> None:
         return  # the same Ctrl-C once more
     for other in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(other, signal.SIG_IGN)  # once is enough: nothing that is tidied up is interrupted
-    start_new_thread(_end_later, (PATIENCE,))
     words = ["teacher", *(word for word in sys.argv[1:] if not word.startswith("-"))]
-    raise Sigterm(
+    stopped = (
         f"{signal_name(number)} arrived while {' '.join(words[:2])} was at work: the same command does what is left"
     )
+    start_new_thread(_end_later, (PATIENCE, stopped))
+    raise Sigterm(stopped)
 
 
-def _end_later(seconds: float) -> None:
+def _end_later(seconds: float, sentence: str) -> None:
+    """End the process where a transfer, or a library, does not; its sentence was not printed yet."""
     time.sleep(seconds)
+    with suppress(OSError):
+        os.write(2, f"error: {sentence}\n".encode(errors="replace"))
     os._exit(InterruptedTrainingError.exit_code)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import ConfigError, StorageError
 from engine.storage import Storage, join, safe_join
+from engine.storage.claims import locked
 from engine.storage.files import failures
 from engine.storage.publication import sha256_of
 
 STAGING = ".fetch-"
 """Beginning of the name of the folder that files are fetched into: inside the one to be filled, on the same disk."""
+
+LOCK = ".fetch.lock"
 
 
 def fetch_checked(
@@ -31,7 +35,8 @@ def fetch_checked(
     Raises:
         ConfigError: A link leads out of the folder, or there is a folder where a file is needed.
         DataError: A path leads out of the folder.
-        StorageError: A file is missing, or is not what it should be; or the disk refuses.
+        StorageError: A file is missing, or is not what it should be; the disk refuses; or another process fetches
+            into the same folder.
     """
     name, content = seal
     targets = {path: safe_join(folder, path) for path in digests}
@@ -39,8 +44,7 @@ def fetch_checked(
         folder.mkdir(parents=True, exist_ok=True)
         for target in (*targets.values(), folder / name):
             _refuse_elsewhere(target, folder)
-        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
-        try:
+        with _staging(folder) as staging:
             _fetch(
                 root,
                 {path: digests[path] for path in digests if not _is(targets[path], digests[path])},
@@ -54,6 +58,21 @@ def fetch_checked(
                     target.parent.mkdir(parents=True, exist_ok=True)
                     coming.replace(target)
             (staging / name).replace(folder / name)
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A new folder inside ``folder``, which is removed in the end, as are those of processes that were killed.
+
+    Raises:
+        StorageError: Another process fetches into ``folder``.
+    """
+    with locked(folder / LOCK, what=str(folder)):
+        for left in folder.glob(f"{STAGING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
+        try:
+            yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -10,6 +10,7 @@ import pytest
 from engine.artifacts import FileEntry, RunLayout, RunMetadata, fetch_run
 from engine.errors import ConfigError, StorageError
 from engine.storage import Storage
+from engine.storage.claims import locked
 
 
 def published(folder: Path, run_id: str, created: str = "2026-01-01T00:00:00+00:00") -> RunLayout:
@@ -120,3 +121,15 @@ def test_a_folder_in_the_place_of_a_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "here" / "teachers" / "sam_lora" / "adapter_model.safetensors").mkdir(parents=True)
     with pytest.raises(ConfigError, match="is a folder where a file is needed"):
         fetch_run(published(tmp_path, "1"), tmp_path / "here", storage=Storage(), overwrite=True)
+
+
+def test_what_a_killed_fetch_left_is_removed_and_two_do_not_share_a_folder(tmp_path: Path) -> None:
+    run, here = published(tmp_path, "1"), tmp_path / "here"
+    left = here / ".fetch-killed" / "teachers"
+    left.mkdir(parents=True)
+    (left / "big.partial").write_bytes(b"half")
+    with locked(here / ".fetch.lock", what=str(here)), pytest.raises(StorageError, match=r"is at work on .*here"):
+        fetch_run(run, here, storage=Storage())
+    assert left.is_dir()
+    fetch_run(run, here, storage=Storage())
+    assert sorted(path.name for path in here.iterdir()) == ["metadata.json", "teachers"]

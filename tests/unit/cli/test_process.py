@@ -91,12 +91,15 @@ def test_what_does_not_heed_sigterm_in_time_is_ended() -> None:
         process.PATIENCE, app.app = 1, deaf
         process.main()
     """
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         begin = time.monotonic()
         process.terminate()
-        assert process.wait(timeout=60) == 143
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert told.startswith("error: SIGTERM arrived while teacher was at work")
     assert time.monotonic() - begin > 0.9
 
 
