@@ -131,6 +131,9 @@ def _read(source: Source, key: str) -> _File | None:
         alone = group is None or piece.rle is not None or not (piece.polygon or piece.fault)
         objects[(label, position, None) if alone else (label, 0, str(group))].append(piece)
     image = _image_of(source, key, content.get("imagePath"), beside)
+    if image in source.image_files and beside and image not in beside:
+        said = f"{key} has imagePath {content['imagePath']!r}, but {beside[0]} has its name: rename one, or correct it"
+        return _File(key, beside[0], fault=said)
     found = tuple((str(label), tuple(pieces)) for (label, *_), pieces in objects.items())
     return _File(key, image, size or source.known_size(image), found)
 

@@ -115,6 +115,13 @@ def small_labelme(folder: Path, *shapes: dict[str, Any], **more: Any) -> Dataset
     return inspect_dataset(folder)
 
 
+def test_a_labelme_file_beside_its_image_that_names_another_is_left_out(tmp_path: Path) -> None:
+    info = small_labelme(tmp_path, shape(), imagePath="..\\old\\002.png")
+    (problem,) = (p for p in info.problems if p.code == "unreadable_labels")
+    assert (info.images, info.images_read, problem.count) == (2, 3, 1)
+    assert "001.json has imagePath" in problem.examples[0]
+
+
 def test_labelme_shapes_become_boxes_polygons_and_masks(tmp_path: Path) -> None:
     mask = np.zeros((48, 64), np.bool_)
     mask[10:20, 30:45] = mask[25:28, 40:60] = True
