@@ -92,12 +92,12 @@ class BoxStatistics:
         return self.count >= 2 * FEW and fitting >= MOST * self.count
 
     def _proved_by_area(self, fitting: int) -> bool:
-        """Whether the areas of the file are those by another reading, and hardly ever those of the boxes."""
+        """Test whether the areas of the file are those by another reading, and hardly ever those of the boxes."""
         few = self.area_of_sides <= RARELY * self.with_area
         return self.with_area >= FEW and few and fitting >= 0.5 * self.with_area
 
     def _in_units(self) -> bool:
-        """Whether boxes are shares, percents or thousandths, by their areas or since none passes that limit."""
+        """Test whether boxes are shares, percents or thousandths, by their areas or since none passes that limit."""
         if any(self._proved_by_area(int(fitting)) for fitting in self.area_of_units):
             return True
         full = [(0.9 * unit <= self.farthest).all() and (self.farthest <= 1.005 * unit).all() for unit in UNITS[1:]]
@@ -129,12 +129,12 @@ class AreaReadings:
 
     @property
     def prove(self) -> bool:
-        """Whether the readings of single boxes hold."""
+        """Test whether the readings of single boxes hold."""
         return self.misread > 0 and self.of_sides + self.misread >= MOSTLY * self.count
 
 
 def read_by_area(boxes: Array, areas: Array, sizes: Array) -> NDArray[np.int8]:
-    """How boxes must be read to have the areas that are written next to them.
+    """Return how boxes must be read to have the areas that are written next to them.
 
     Args:
         boxes: (N, 4) as in the file.

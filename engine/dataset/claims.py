@@ -84,7 +84,7 @@ class Claims:
         return {image: found[image] for image in sorted(found) if image >= 0}
 
     def repeats(self) -> int:
-        """How many images are of a file that an earlier image is of."""
+        """Count how many images are of a file that an earlier image is of."""
         keys = np.array(self._keys, np.int64)[np.array(self._images, np.int64) >= 0]
         return len(keys) - len(np.unique(keys))
 

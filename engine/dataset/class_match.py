@@ -28,7 +28,7 @@ class ClassMatch:
     side: str
 
     def sentences(self) -> Iterator[str]:
-        """What the result leaves out, for people."""
+        """Return what the result leaves out, for people."""
         if self.unknown:
             lost = sum(self.unknown.values())
             names = [f"{name} ({count:,})" for name, count in self.unknown.items()]

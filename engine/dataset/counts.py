@@ -116,7 +116,7 @@ class PartCounts:
         self._problems(block, judged)
 
     def left_out(self) -> LeftOut:
-        """What of the file cannot be used."""
+        """Return what of the file cannot be used."""
         copies = self.log.count(COPIES)
         return LeftOut(
             images=self.images_read - self.images,
@@ -324,7 +324,7 @@ class Counts:
 
 
 def _place(annotation: RawAnnotation) -> str:
-    """Where the user finds an annotation."""
+    """Return where the user finds an annotation."""
     return annotation.converted_from or f"annotation {annotation.id}"
 
 

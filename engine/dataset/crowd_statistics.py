@@ -66,7 +66,7 @@ class CrowdStatistics:
 
     @property
     def are_objects(self) -> bool:
-        """Whether they look like single objects: many, small, each of one region; or there is nothing else."""
+        """Test whether they look like single objects: many, small, each of one region; or there is nothing else."""
         if self.crowds < FEW:
             return False
         if self.crowds == self.objects:

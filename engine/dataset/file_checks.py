@@ -132,5 +132,5 @@ class FileChecks:
 
 
 def _places(numbers: NDArray[np.int64]) -> list[str]:
-    """Where the user finds annotations: the first few of them, counted from 1 as they stand in the file."""
+    """Return where the user finds annotations: the first few of them, counted from 1 as they stand in the file."""
     return [f"annotation {number + 1} of the file" for number in numbers[:EXAMPLES].tolist()]

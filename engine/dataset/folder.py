@@ -79,7 +79,7 @@ class ImageFolder:
         return fingerprint(mark or "-" for mark in self.marks(keys))
 
     def marks(self, keys: Sequence[str | None]) -> list[str]:
-        """What changes with the content of each image: files on disk are read for it, once.
+        """Return what changes with the content of each image: files on disk are read for it, once.
 
         Args:
             keys: Of the images; None for one that is missing, whose mark is empty.
@@ -116,7 +116,7 @@ class ImageFolder:
         sums: dict[Path, dict[str, Sum]] = {}
 
         def is_here(key: str, path: Path) -> bool:
-            """Whether there is a copy that is what came; one that is not is removed, and fetched again."""
+            """Test whether there is a copy that is what came; one that is not is removed, and fetched again."""
             if not path.exists():
                 return False
             if path.parent not in sums:

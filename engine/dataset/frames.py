@@ -66,7 +66,7 @@ class Frames:
         return Frames(dict(Counter(self.counts) + Counter(other.counts)), examples)
 
     def of(self, *kinds: Evidence) -> int:
-        """How many images show one of these."""
+        """Count how many images show one of these."""
         return sum(self.counts.get(kind.value, 0) for kind in kinds)
 
     def named(self, *kinds: Evidence) -> list[str]:
@@ -80,11 +80,11 @@ class Frames:
 
     @property
     def proven(self) -> bool:
-        """Whether any image shows the frame."""
+        """Test whether any image shows the frame."""
         return self.of(Evidence.APPLIED, Evidence.IGNORED) > 0
 
     def frame(self, asked: ExifOrientation = ExifOrientation.AUTO, *, unknown: Frame = Frame.UPRIGHT) -> Frame:
-        """How images that do not show their own frame are taken.
+        """Return how images that do not show their own frame are taken.
 
         Args:
             asked: What the user says; Auto: as most of the images that show it.
@@ -117,7 +117,7 @@ class Frames:
 
 
 def frame_remarks(frames: Frames, frame: Frame, trained: Frame) -> Iterator[str]:
-    """What to say of images that are shown to a teacher that was trained on images in the frame ``trained``."""
+    """Return what to say of images that are shown to a teacher that was trained on images in the frame ``trained``."""
     if frames.unproven and not frames.proven:
         named = ", ".join(frames.named(Evidence.UNPROVEN, Evidence.UNSIZED))
         yield (
@@ -129,7 +129,7 @@ def frame_remarks(frames: Frames, frame: Frame, trained: Frame) -> Iterator[str]
 
 
 def evidence_of(image: CocoImage, header: ImageHeader) -> Evidence:
-    """What the size of an image in the annotations says, compared with its file."""
+    """Return what the size of an image in the annotations says, compared with its file."""
     if header.orientation == 1:
         return Evidence.NONE
     said, upright = (image.width, image.height), (header.width, header.height)

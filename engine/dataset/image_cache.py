@@ -46,7 +46,7 @@ def record(path: Path) -> None:
 
 
 def is_whole(path: Path, *, size: int, etag: str, known: Sum | None) -> bool:
-    """Whether a copy is what it was when it came.
+    """Test whether a copy is what it was when it came.
 
     Args:
         path: Of the copy.

@@ -51,7 +51,7 @@ def together(digests: Collection[str]) -> str:
 
 
 def mark_of(etag: str, size: int) -> str:
-    """What stands for an image: quotes around ETags are not part of them."""
+    """Return what stands for an image: quotes around ETags are not part of them."""
     return f"{etag.strip(chr(34))} {size}"
 
 
@@ -101,7 +101,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _load(file: Path) -> Known:
-    """What is known: nothing where the file is missing, torn or damaged."""
+    """Return what is known: nothing where the file is missing, torn or damaged."""
     try:
         seal, _, body = file.read_bytes().partition(b"\n")
     except OSError:

@@ -43,11 +43,11 @@ class ImageMarks:
         self.rectangles = _marked(self.rectangles, judged.images[rectangles], images)
 
     def with_objects(self) -> int:
-        """How many images have an object."""
+        """Count how many images have an object."""
         return int(self.objects.sum())
 
     def with_masks(self, *, rectangles_only: bool) -> int:
-        """How many images have a mask; ``rectangles_only``: those are an artefact of the export."""
+        """Count how many images have a mask; ``rectangles_only``: those are an artefact of the export."""
         return int((self.outlines if rectangles_only else self.outlines | self.rectangles).sum())
 
 

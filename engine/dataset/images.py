@@ -173,7 +173,7 @@ def _file(source: bytes | Path | BinaryIO) -> contextlib.AbstractContextManager[
 
 
 def _what_it_is(source: bytes | Path | BinaryIO) -> str:
-    """What a file is that no decoder knows, and what to do."""
+    """Return what a file is that no decoder knows, and what to do."""
     head = None
     if isinstance(source, bytes):
         head = source[:LONGEST_POINTER]

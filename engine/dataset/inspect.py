@@ -79,7 +79,7 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool
 
 
 def parts_of_request(dataset: DatasetSpec, *, storage: Storage) -> tuple[dict[str, PartFiles], str]:
-    """Where the data of a request lies, and what it is called.
+    """Return where the data of a request lies, and what it is called.
 
     Raises:
         DataError: There is no COCO dataset in it.

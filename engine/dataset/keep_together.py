@@ -36,7 +36,7 @@ def part_images(
     grouping: Grouping | None = None,
     fields: Sequence[str] = (),
 ) -> PartImages:
-    """What is known of images: of those on disk the bytes are read, once; of those in S3 the listing tells.
+    """Return what is known of images: of those on disk the bytes are read, once; of those in S3 the listing tells.
 
     Args:
         names: ``file_name`` of each.

@@ -40,7 +40,7 @@ JUNK = frozenset(
 
 
 def is_junk(key: str) -> bool:
-    """Whether a desktop or an archive made the file, not the user: ``._a.jpg``, ``__MACOSX/a.jpg``, ``Thumbs.db``.
+    """Test whether a desktop or an archive made the file, not the user: ``._a.jpg``, ``__MACOSX/a.jpg``, ``Thumbs.db``.
 
     >>> is_junk("__MACOSX/images/a.jpg"), is_junk("images/._a.jpg"), is_junk("images/a.jpg")
     (True, True, False)
@@ -257,7 +257,7 @@ def _common_end(one: list[str], other: list[str]) -> int:
 
 
 def _readings(path: str) -> list[str]:
-    """What a path may mean: itself, unquoted, or what ``/data/local-files/?d=a%20b.jpg`` and URLs have in them.
+    """Return what a path may mean: itself, unquoted, or what ``/data/local-files/?d=a%20b.jpg`` and URLs have in them.
 
     What Label Studio writes after ``d=`` is relative to a folder of its server, and so as good as a relative name.
     """

@@ -113,7 +113,7 @@ class Judged:
 
     @property
     def contradicts(self) -> bool:
-        """Whether statements about an object contradict each other in a way that only its mask shows."""
+        """Test whether statements about an object contradict each other in a way that only its mask shows."""
         return bool(self.bad_areas.any() or np.isin(self.verdicts[~self.usable], list(CONTRADICTIONS.values())).any())
 
 

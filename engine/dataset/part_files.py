@@ -51,6 +51,6 @@ def stem(key: str) -> str:
 
 
 def is_image(key: str) -> bool:
-    """Whether a name is that of an image file."""
+    """Test whether a name is that of an image file."""
     before, _, suffix = key.rpartition(".")
     return before != "" and suffix.lower() in _IMAGE_SUFFIXES

@@ -335,7 +335,7 @@ class ProblemLog:
             kept.append(str(example)[:LONGEST_EXAMPLE])
 
     def count(self, code: str) -> int:
-        """How often a kind was noted."""
+        """Return how often a kind was noted."""
         return self._counts[code]
 
     def merge(self, other: ProblemLog) -> None:

@@ -304,7 +304,7 @@ class Scan:
 
 
 def _is_absolute(file_name: str) -> bool:
-    """Whether a name is a path of a disk; those of Label Studio's server are names of the images folder."""
+    """Test whether a name is a path of a disk; those of Label Studio's server are names of the images folder."""
     return file_name.startswith("/") and not file_name.startswith(LABEL_STUDIO)
 
 

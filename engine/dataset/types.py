@@ -322,5 +322,5 @@ class Detections:
         )
 
     def lacks(self, threshold: float) -> bool:
-        """Whether detections of at least this score may be missing, since a teacher gives only so many."""
+        """Test whether detections of at least this score may be missing, since a teacher gives only so many."""
         return self.cut and len(self) > 0 and float(self.scores.min()) >= threshold

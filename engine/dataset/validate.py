@@ -129,7 +129,7 @@ class _Looked:
     examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
 
     def opened(self, frame: Frame) -> Opened:
-        """What is to be known of the images."""
+        """Return what is to be known of the images."""
         stored = frame is Frame.STORED
         return {number: None if size is None else size[stored] for number, size in self.sizes.items()}
 

@@ -28,7 +28,7 @@ class Vocabulary:
 
     @property
     def is_of_language(self) -> bool:
-        """Whether it has the words of a language, as BERT's 30,522 pieces, and not those of a test model.
+        """Test whether it has the words of a language, as BERT's 30,522 pieces, and not those of a test model.
 
         A test model's few hundred pieces break nearly every word, so that nothing follows from a broken one.
         """

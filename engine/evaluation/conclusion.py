@@ -51,7 +51,7 @@ def conclude_result(result: TeacherResult) -> Conclusion:
 
 
 def improved(result: TeacherResult) -> bool | None:
-    """Whether an adapter is better than its base, on the part that :func:`conclude_result` judges by.
+    """Test whether an adapter is better than its base, on the part that :func:`conclude_result` judges by.
 
     Returns:
         None where AP is higher by no more than chance may bring, or could not be measured.

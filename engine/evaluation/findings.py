@@ -76,7 +76,7 @@ class Group:
 
 
 def mistakes(result: TeacherResult) -> list[Group]:
-    """What became of objects, and of detections; none in a result that has not counted them."""
+    """Return what became of objects, and of detections; none in a result that has not counted them."""
     before, after = result.confusion_before, result.confusion_after
     if before is None or after is None:
         return []

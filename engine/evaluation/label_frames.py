@@ -54,7 +54,7 @@ def in_frame_of(
 
 
 def _evidence(image: CocoImage, name: str, predictions: Predictions) -> Evidence:
-    """What the size of an image in the truth shows, compared with that of its labels."""
+    """Return what the size of an image in the truth shows, compared with that of its labels."""
     orientation, frame = predictions.exif[name]
     size, rotated = predictions.sizes[name], orientation >= 5
     width, height = size if frame is Frame.UPRIGHT or not rotated else size[::-1]

@@ -275,7 +275,7 @@ def _number(value: float) -> float | None:
 
 
 def _seen_before(result: TeacherResult, *, tested: bool) -> str:
-    """What is known of whether images were trained on: nothing is claimed that was not checked."""
+    """Return what is known of whether images were trained on: nothing is claimed that was not checked."""
     part = "test" if tested else "validation"
     if result.split_check is None:
         return f" of the {part} part"

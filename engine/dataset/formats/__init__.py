@@ -72,7 +72,7 @@ def convert_folder(folder: str, files: Files, images: str | None, *, storage: St
 
 
 def _is_plain_coco(files: Files) -> bool:
-    """Whether names alone show that there is nothing but COCO."""
+    """Test whether names alone show that there is nothing but COCO."""
     jsons = [key.rpartition("/")[2] for key in files if key.lower().endswith(".json")]
     return bool(jsons) and all(one == "_annotations.coco.json" or one.startswith("instances_") for one in jsons)
 

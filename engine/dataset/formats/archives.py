@@ -186,7 +186,7 @@ def _put(temporary: Path, folder: Path) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether all files are as they were unpacked."""
+    """Test whether all files are as they were unpacked."""
     try:
         index = json.loads((folder / _INDEX).read_bytes())
         for key, (size, time) in index.items():
@@ -200,7 +200,7 @@ def _is_whole(folder: Path) -> bool:
 
 @contextmanager
 def _failures(uri: str) -> Iterator[None]:
-    """What is wrong with an archive as sentences."""
+    """Return what is wrong with an archive as sentences."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError) as error:

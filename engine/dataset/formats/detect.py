@@ -160,7 +160,7 @@ def _yolo_evidence(source: Source, *, is_voc: bool) -> str | None:
 
 
 def _is_yolo(text: str) -> bool:
-    """Whether the first lines of a text are a class and four numbers or more."""
+    """Test whether the first lines of a text are a class and four numbers or more."""
     lines = label_lines(text[:4000])[:3]
     try:
         return bool(lines) and all(len(parse_line(line)[1]) >= 4 for _, line in lines[:2])

@@ -41,7 +41,7 @@ def number(value: Any) -> float:
 
 
 def outline(text: str) -> tuple[str, set[str], set[str]]:
-    """What the beginning of a JSON text shows: its first bracket, and the keys of the two outer levels.
+    """Return what the beginning of a JSON text shows: its first bracket, and the keys of the two outer levels.
 
     Returns:
         The bracket, empty of something else; the keys of the outermost object; and those of the objects in it, of which

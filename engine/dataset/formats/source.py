@@ -205,7 +205,7 @@ def read_head(uri: str, storage: Storage) -> bytes:
 
 
 def identity(key: str) -> str:
-    """What an image and its label file share: the path without suffix and without folders such as ``labels/``.
+    """Return what an image and its label file share: the path without suffix and without folders such as ``labels/``.
 
     >>> identity("train/images/day/a.jpg"), identity("train/labels/day/a.txt"), identity("Annotations/b.xml")
     ('train/day/a', 'train/day/a', 'b')

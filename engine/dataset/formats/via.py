@@ -48,7 +48,7 @@ def convert(source: Source, folder: Path) -> list[str]:
 
 
 def is_via(head: str) -> bool:
-    """Whether a JSON text that begins so is of VIA 1 or 2."""
+    """Test whether a JSON text that begins so is of VIA 1 or 2."""
     opening, outer, inner = outline(head)
     return opening == "{" and (bool({"_via_img_metadata", "_via_settings"} & outer) or {"filename", "regions"} <= inner)
 

@@ -207,14 +207,14 @@ def label_lines(text: str) -> tuple[tuple[int, str], ...]:
 
 
 def _usual_label(image: str) -> str:
-    """Where Ultralytics looks: the last ``/images/`` of the path becomes ``/labels/``."""
+    """Return where Ultralytics looks: the last ``/images/`` of the path becomes ``/labels/``."""
     head, separator, tail = f"/{image}".rpartition("/images/")
     path = f"{head}/labels/{tail}" if separator else f"/{image}"
     return path[1:].rpartition(".")[0] + ".txt"
 
 
 def is_other_text(key: str) -> bool:
-    """Whether a text file, by its name, holds something else than labels."""
+    """Test whether a text file, by its name, holds something else than labels."""
     last = posixpath.basename(key).lower()
     return last in NAME_FILES or _NOT_LABELS.fullmatch(last) is not None
 

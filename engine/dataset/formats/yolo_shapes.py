@@ -93,7 +93,7 @@ class Shapes:
 
 
 def _inside(numbers: list[float], step: int) -> bool:
-    """Whether all that follows four numbers is points in the box that these are; (0, 0) is a point not seen."""
+    """Test whether all that follows four numbers is points in the box that these are; (0, 0) is a point not seen."""
     cx, cy, width, height = numbers[:4]
     if width <= 0 or height <= 0:
         return False
