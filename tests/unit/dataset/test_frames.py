@@ -33,9 +33,10 @@ BOX = (6, 4, 26, 14)
 """x, y, width, height of the bright rectangle in the stored pixels."""
 
 
-def picture(orientation: int, size: tuple[int, int] = STORED) -> bytes:
-    """A dark image whose stored pixels have one bright rectangle, as JPEG."""
-    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+def picture(orientation: int, size: tuple[int, int] = STORED, *, number: int = 0) -> bytes:
+    """A dark image whose stored pixels have one bright rectangle, as JPEG; each number has a background of its own."""
+    rough = np.random.default_rng(number).integers(0, 100, (6, 8, 3), np.uint8)
+    pixels = np.asarray(Image.fromarray(rough).resize(size, Image.Resampling.NEAREST)).copy()
     x, y, width, height = BOX
     pixels[y : y + height, x : x + width] = 255
     exif, file = Image.Exif(), io.BytesIO()
@@ -57,8 +58,12 @@ def dataset(
     *,
     square: tuple[int, ...] = (),
     unsized: tuple[int, ...] = (),
+    first: int = 0,
 ) -> Path:
-    """Images of these orientations, annotated in a frame; those at ``square`` are so, at ``unsized`` have no size."""
+    """Images of these orientations, annotated in a frame; those at ``square`` are so, at ``unsized`` have no size.
+
+    Pictures are numbered from ``first`` on: no two numbers are the same picture.
+    """
     coco = small_coco(len(orientations), 1)
     frames = frame if isinstance(frame, list) else [frame] * len(orientations)
     for i, (orientation, image, annotation) in enumerate(
@@ -67,7 +72,7 @@ def dataset(
         size = (64, 64) if i in square else STORED
         image["file_name"] = f"{i:03d}.jpg"
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        (folder / "images" / image["file_name"]).write_bytes(picture(orientation, size))
+        (folder / "images" / image["file_name"]).write_bytes(picture(orientation, size, number=first + i))
         upright = frames[i] is Frame.UPRIGHT
         image["width"], image["height"] = size[::-1] if upright and orientation >= 5 else size
         annotation["bbox"] = upright_box(orientation, size) if upright else list(BOX)
@@ -148,7 +153,7 @@ def test_upright_data_needs_no_word(tmp_path: Path, orientations: list[int]) -> 
 
 def test_a_proof_in_the_training_part_counts_for_the_others(tmp_path: Path) -> None:
     dataset(tmp_path / "train", [6, 6, 3], Frame.STORED)
-    dataset(tmp_path / "val", [2, 4, 3], Frame.STORED, square=(2,))
+    dataset(tmp_path / "val", [2, 4, 3], Frame.STORED, square=(2,), first=3)
     spec = {
         "train": {"annotations": str(tmp_path / "train/annotations.json"), "images": str(tmp_path / "train/images")},
         "val": {"annotations": str(tmp_path / "val/annotations.json"), "images": str(tmp_path / "val/images")},
