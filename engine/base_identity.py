@@ -114,7 +114,7 @@ def base_digest(base_model: str, *, storage: Storage) -> str | None:
 
     Returns:
         sha256 in hex; None of a model of the hub, whose files a commit stands for, and where nothing is found, which
-        whoever loads it reports.
+        the loader reports.
 
     Raises:
         BaseModelError: A small file cannot be read.

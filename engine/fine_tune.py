@@ -46,7 +46,7 @@ def train_all(
         storage: Where data comes from and artifacts go.
         listener: Receives the progress events.
         work_dir: Scratch folder; default: one of this request in the cache folder.
-        again: Remove what was published or begun before, and train anew.
+        again: Remove what was published or begun before, and train again.
 
     Returns:
         The metadata of what is published.

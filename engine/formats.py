@@ -17,7 +17,7 @@ def refuse_newer(document: bytes | str | Mapping[str, Any], *, where: str, error
     """See that a file is of a format that this version reads.
 
     Args:
-        document: The file's object, or its JSON; what is no JSON object is left to whoever reads it.
+        document: The file's object, or its JSON; what is not a JSON object is left to its reader.
         where: What the file is called in messages.
         error: What is raised.
 

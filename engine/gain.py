@@ -1,4 +1,4 @@
-"""Whether an adapter is better than its base, and what a run does about one that is not.
+"""Adapters that are not better than their base, and what a run does about them.
 
 An adapter without a gain is published all the same: it may be wanted for what else is in its report. But nobody should
 take it for a success: the result, the card, the terminal and the operator's status say it, and with

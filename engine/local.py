@@ -216,8 +216,8 @@ def _failure_of(teacher: str, code: int, told: Event | None) -> TeacherError:
         return error(told.message)
     if code == -signal.SIGKILL:
         return error(
-            f"the trainer of {teacher} was killed: most likely this machine ran out of memory. The same command goes "
-            "on from the last checkpoint"
+            f"the trainer of {teacher} was killed: most likely this machine ran out of memory. The same command "
+            "resumes from the last checkpoint"
         )
     how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
     return error(f"the trainer of {teacher} ended with {how}")

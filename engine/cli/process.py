@@ -98,7 +98,7 @@ def leave(exit_code: int) -> NoReturn:
     Python's own way (``sys.exit``) waits for threads, then runs the destructors of large libraries: on a busy machine
     that took longer than any patience, and what ended it changed the exit code. All that matters is written before:
     files are closed where the blocks that write them end, as are temporary folders. What is left are the streams, and
-    processes that would keep whoever reads our output waiting.
+    processes that would keep the reader of our output waiting.
     """
     if "multiprocessing.process" in sys.modules:
         from multiprocessing import active_children
@@ -122,7 +122,7 @@ def leave(exit_code: int) -> NoReturn:
 
 @contextmanager
 def sigterm_as_error() -> Iterator[None]:
-    """Where failures are told, a request to stop is one of them.
+    """Turn a request to stop into a failure, so that it is reported as one.
 
     Raises:
         InterruptedTrainingError: One arrived within the block.

@@ -1,7 +1,7 @@
 """Standard streams that cannot change how a command ends: closed ones, pipes that nobody reads, lost terminals.
 
-What a command does is in its output file, its exit code and, with ``--outcome``, its outcome. Lines for whoever watches
-are dropped where nobody does any more; only a disk that is full fails a command, and only for standard output.
+What a command does is in its output file, its exit code and, with ``--outcome``, its outcome. Lines for people
+are dropped where nobody reads them any more; only a disk that is full fails a command, and only for standard output.
 """
 
 from __future__ import annotations

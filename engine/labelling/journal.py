@@ -159,7 +159,7 @@ class Journal:
         except (ValueError, LookupError, TypeError) as error:
             self.storage.delete(uri)
             raise StorageError(
-                f"{uri} is damaged ({error}) and was deleted: run the same command again, which labels its images anew"
+                f"{uri} is damaged ({error}) and was deleted: run the same command again, which labels its images again"
             ) from None
 
     def clear(self) -> None:

@@ -149,7 +149,7 @@ class Storage:
                 raise
 
     def honours_conditions(self, folder: str) -> bool:
-        """Whether ``only_if_absent`` holds below a folder, whoever writes at the same moment: tried out once.
+        """Try out, once, whether ``only_if_absent`` holds below a folder against writers at the same moment.
 
         Raises:
             StorageError: The folder cannot be written to; or see :func:`engine.storage.trial.honours_conditions`.
@@ -161,7 +161,7 @@ class Storage:
         return self._honours[folder]
 
     def note(self, sentence: str) -> None:
-        """Report what concerns storage as a whole to whoever is told of retries."""
+        """Report what concerns storage as a whole, as retries are reported."""
         if self.on_retry is not None:
             self.on_retry(sentence)
 

@@ -1,4 +1,4 @@
-"""Files of which the sha256 is known: fetched next to what is there, checked, and only then swapped."""
+"""Files of which the sha256 is known: fetched next to existing ones, checked, and only then swapped."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _fetch(root: str, digests: Mapping[str, str], staging: Path, storage: Storag
     for path, digest in digests.items():
         if not _is(safe_join(staging, path), digest):
             raise StorageError(
-                f"{join(root, path)} is not what was published: its sha256 differs from metadata.json. Train it anew; "
+                f"{join(root, path)} is not what was published: its sha256 differs from metadata.json. Train it again; "
                 "what was here before is as it was"
             )
 

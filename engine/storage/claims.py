@@ -1,8 +1,8 @@
 """One process at a time works on an output: :func:`claimed`, for files by a lock, for object stores by a lease.
 
 A lock on a file goes with its process, however that ends. An object store knows no locks, so the process writes a
-*lease* next to the output and renews it. Whoever finds one waits to see whether it is renewed: then another process is
-at work; else that one was killed, and the lease is taken over. Nothing rests on clocks, nor on conditional writes,
+*lease* next to the output and renews it. A process that finds one waits to see whether it is renewed: then another
+process is at work; else that one was killed, and the lease is taken over. Nothing rests on clocks, nor on conditional writes,
 which some stores ignore. Of two processes that begin in the same second one stops, at the latest when it renews.
 
 Not supported: keeping apart two processes of which one could not reach its store for longer than ``STALE`` seconds; the
@@ -33,10 +33,10 @@ STALE = 60.0
 """Seconds without a renewal after which the process that held a lease is taken for dead."""
 
 SETTLE = 1.0
-"""Seconds after which a lease is read back: whoever began in the same moment has written its own by then."""
+"""Seconds after which a lease is read back: a process that began in the same moment has written its own by then."""
 
 UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG})
-"""Where whoever writes the output itself says what is wrong."""
+"""Errors that the writer of the output itself reports."""
 
 _held: set[Path] = set()
 _mutex = threading.Lock()
@@ -57,7 +57,7 @@ def claimed(
         What raises StorageError if another process has taken the output over.
 
     Raises:
-        StorageError: Another process is at work on it.
+        StorageError: Another process is working on it.
     """
     local = storage.local_path(uri)
     if local is not None:
@@ -101,7 +101,7 @@ def locked(file: Path, *, what: str) -> Iterator[None]:
         finally:
             if number is not None:
                 with suppress(OSError):
-                    file.unlink()  # before it is unlocked: whoever opens it next gets another file
+                    file.unlink()  # before it is unlocked: the next process to open it gets another file
                 os.close(number)
     finally:
         with _mutex:
@@ -109,7 +109,7 @@ def locked(file: Path, *, what: str) -> Iterator[None]:
 
 
 def _lock(file: Path, what: str) -> int | None:
-    """A descriptor that holds the lock; None where nothing can be written, and so nothing is to be protected."""
+    """A descriptor that holds the lock; None where nothing can be written, and so nothing has to be protected."""
     while True:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _lock(file: Path, what: str) -> int | None:
             os.ftruncate(number, 0)
             os.write(number, _myself().encode())
             return number
-        os.close(number)  # whoever held it has removed it meanwhile
+        os.close(number)  # the process that held it has removed it meanwhile
 
 
 class _Lease:
@@ -158,7 +158,7 @@ class _Lease:
         try:
             self._write(only_if_absent=found is None)
         except ExistsError:
-            pass  # by whoever began in this moment, which is seen next
+            pass  # by a process that began in this moment, which is seen next
         except StorageError:  # of a store that refuses conditions
             self._write()
         time.sleep(SETTLE)
@@ -179,7 +179,7 @@ class _Lease:
     def renew_until_over(self) -> None:
         """Renew it now and then, unless another process has it."""
         while not self.over.wait(RENEW):
-            with suppress(StorageError):  # a store that is gone for a while: whoever works with it will say so
+            with suppress(StorageError):  # a store that is gone for a while: the work itself will report it
                 found = self._read()
                 if found is not None and _owner(found) != self.owner:
                     self.lost = _holder(found)
@@ -230,6 +230,4 @@ def _myself() -> str:
 
 def _at_work(what: str, holder: str) -> StorageError:
     by = f" ({holder})" if holder else ""
-    return StorageError(
-        f"another process{by} is at work on {what} and goes on: wait until it has ended, or give another output"
-    )
+    return StorageError(f"another process{by} is working on {what}: wait until it has ended, or give another output")

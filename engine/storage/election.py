@@ -2,12 +2,12 @@
 
 Disk Paxos (Gafni and Lamport, "Disk Paxos", Distributed Computing 16, 2003) with the store as its one disk. A voter
 writes an object for each step, whose name says all: first that it opens a ballot, then what it votes for. After each
-it lists what is there. If there is a higher ballot it starts over with a higher one of its own. Otherwise, after the
+it lists the objects. If there is a higher ballot it starts over with a higher one of its own. Otherwise, after the
 first step, it votes for what the highest ballot with a vote voted for, or for itself if there is none; after the
 second, that is elected.
 
-Why nobody is elected beside it: whoever opens a higher ballot after a voter has listed lists after that voter's vote,
-which it therefore sees and repeats; whoever has opened one before is seen by the voter, which starts over. Objects are
+Why no other is elected: a voter that opens a higher ballot after this one has listed lists after this one's vote,
+which it therefore sees and repeats; one that has opened it before is seen, and this one starts over. Objects are
 never changed, so that a request which arrives late, or twice, says nothing new.
 
 Assumed of the store: an object that was written can be read and is listed from then on. That is tried out before
@@ -100,7 +100,7 @@ def _step(record: Record, folder: str, storage: Storage) -> list[Record]:
     if record not in seen:
         raise StorageError(
             f"{join(folder, record.name)} was written and is not listed: the run was withdrawn meanwhile (`--again`), "
-            "or the store does not list at once what is written; run it again, or choose another store"
+            "or the store does not list immediately what is written; run it again, or choose another store"
         )
     return seen
 

@@ -30,7 +30,7 @@ class StorageOptions:
     addressing_style: AddressingStyle | None = None
     """Default: TEACHER_S3_ADDRESSING_STYLE, else auto: that of the AWS configuration, else what the store takes."""
     requester_pays: bool | None = None
-    """Whether whoever asks pays for it; default: TEACHER_S3_REQUESTER_PAYS, else not."""
+    """Whether the caller pays for requests; default: TEACHER_S3_REQUESTER_PAYS, else not."""
     ca_bundle: str | None = None
     """File of the certificate authorities that are trusted instead of the usual ones; default: AWS_CA_BUNDLE."""
 

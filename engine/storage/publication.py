@@ -45,7 +45,7 @@ PATIENCE = 10.0
 
 ELECTED = (
     "{root}: this store does not honour conditional writes (If-None-Match). Attempts at one run agree by an election "
-    "instead, which needs a store that lists at once what was written"
+    "instead, which needs a store that lists immediately what was written"
 )
 """What is reported before a run on such a store."""
 
@@ -127,7 +127,7 @@ class Publication:
             self._delete(mine.attempt)
 
     def _elect(self, mine: Commit) -> None:
-        """Commit whoever is elected. All who do write the same bytes."""
+        """Commit the attempt that is elected. All attempts that do so write the same bytes."""
         place = self._election()
         proposal = join(place, "proposal-{}.json")
         self.storage.write_bytes(proposal.format(mine.attempt), _json(mine))
@@ -144,7 +144,7 @@ class Publication:
             self._wait_for(commit)
 
     def _wait_for(self, commit: Commit) -> None:
-        """Let the attempt that was elected copy its files, unless it has died: not all of these stores copy at once."""
+        """Let the attempt that was elected copy its files, unless it has died: not all stores copy atomically."""
         waited_for, until = join(self.root, list(commit.files)[-1]), time.monotonic() + PATIENCE
         while time.monotonic() < until and not self.storage.exists(waited_for):
             time.sleep(PAUSE)
@@ -215,7 +215,7 @@ class Publication:
             except ValidationError:  # a disk without links, or a store that writes in place, shows half of it
                 time.sleep(reading * PAUSE)
         raise StorageError(
-            f"{uri} is not what this version of teacher writes: go on with the version that wrote it, or train "
+            f"{uri} is not what this version of teacher writes: continue with the version that wrote it, or train "
             "into another output"
         )
 

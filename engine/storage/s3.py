@@ -36,7 +36,7 @@ READ_TIMEOUT = 60
 LARGE = 16 << 20
 """Bytes from which an object is downloaded in parts, which takes a request more."""
 
-NO_STORE = "what answered is no object store, but perhaps a proxy: check the endpoint"
+NO_STORE = "what answered is not an object store, but perhaps a proxy: check the endpoint"
 
 DIRECTORY_BUCKET = "--x-s3"
 """End of the names of S3's directory buckets, which list in no order."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PARTS = 4
-"""Of one large object, under way at once."""
+"""Of one large object, transferred at a time."""
 
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 
@@ -37,7 +37,7 @@ def connect(
 
     Args:
         options: How the store is reached.
-        say: Is told of each further attempt at a request.
+        say: Is called with a sentence at each further attempt at a request.
         timeouts: Seconds for connecting, and without a byte.
 
     Raises:

@@ -90,5 +90,5 @@ def _is_address(host: str) -> bool:
 
 
 def requester_pays(params: dict[str, Any], **_: Any) -> None:
-    """Handler of ``before-call``: whoever asks pays."""
+    """Handler of ``before-call``: the caller pays."""
     params["headers"]["x-amz-request-payer"] = "requester"

@@ -13,7 +13,7 @@ Page = list[Any]
 
 
 def pages(ask: Callable[[str | None], Any], folder: str) -> Iterator[Page]:
-    """All pages. botocore's paginator would take the first for all where a store forgets to say how to go on.
+    """All pages. botocore's paginator would take the first for all where a store forgets to say how to continue.
 
     Args:
         ask: Answers ListObjectsV2, from the beginning or from a token on.
@@ -21,7 +21,7 @@ def pages(ask: Callable[[str | None], Any], folder: str) -> Iterator[Page]:
 
     Raises:
         StorageError: The store says that there is more and not how to get it, or gives the same page again; or what
-            answers is no object store.
+            answers is not an object store.
     """
     token: str | None = None
     asked: set[str] = set()
@@ -29,7 +29,7 @@ def pages(ask: Callable[[str | None], Any], folder: str) -> Iterator[Page]:
         answer = ask(token)
         items = answer.get("Contents", [])
         if not answer.get("Name") and not items:  # an empty folder has its bucket's name
-            raise StorageError(f"{folder} cannot be listed: what answered is no object store, but perhaps a proxy")
+            raise StorageError(f"{folder} cannot be listed: what answered is not an object store, but perhaps a proxy")
         yield items
         token = answer.get("NextContinuationToken")
         if not answer.get("IsTruncated", bool(token)):

@@ -18,7 +18,7 @@ from engine.errors import BaseModelError
 from engine.plain_json import read_object_file
 
 NEUTRAL: tuple[object, ...] = (None, False, {}, [])
-"""Values by which a field asks for nothing, whatever it is."""
+"""Values by which any field asks for nothing."""
 
 ALLOWED: Mapping[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
@@ -63,7 +63,7 @@ class AdapterConfig:
 
         Args:
             folder: Of the adapter.
-            lora: What ``teacher.json`` beside it has.
+            lora: Settings in ``teacher.json`` next to it.
 
         Raises:
             FileNotFoundError: It is missing.
@@ -78,8 +78,8 @@ class AdapterConfig:
             found = values.get(name)
             if isinstance(found, bool) or not isinstance(found, int | float) or found != expected:
                 raise BaseModelError(
-                    f"{path}: {name} is {_shown(found)}, and {expected} in teacher.json beside it: fetch the adapter "
-                    "again, or train it anew"
+                    f"{path}: {name} is {_shown(found)}, and {expected} in teacher.json next to it: fetch the adapter "
+                    "again, or train it once more"
                 )
         dropout = values.get("lora_dropout", 0.0)
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:

@@ -1,7 +1,7 @@
 """Copies of base models on this machine, which are compared with what was written before they are used.
 
-A disk, or a copy that broke off, may change a weight without an error: training would go on with another base. Copies
-from object storage have a list of sha256 beside them. Those in the hub's cache are named by theirs: sha256 of large
+A disk, or a copy that broke off, may change a weight without an error: training would continue with another base.
+Copies from object storage have a list of sha256 next to them. Those in the hub's cache are named by theirs: sha256 of large
 files, git's sha1 of small ones.
 """
 
@@ -91,8 +91,8 @@ def hub_copy(repo: str, fetch: Callable[[], Path], *, offline: bool) -> Path:
 
     Args:
         repo: What the model is called in messages.
-        fetch: Brings the snapshot to the cache; what is there is not fetched again.
-        offline: Whether the hub may not be asked.
+        fetch: Brings the snapshot to the cache; existing files are not fetched again.
+        offline: The hub may not be reached.
 
     Raises:
         BaseModelError: A file is damaged and cannot be fetched again.

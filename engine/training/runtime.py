@@ -176,7 +176,7 @@ class Stop:
         """Raise InterruptedTrainingError if SIGTERM or Ctrl-C has arrived."""
         self.alive()
         if self.requested:
-            raise InterruptedTrainingError(f"{self.name} arrived: the same command goes on from the last checkpoint")
+            raise InterruptedTrainingError(f"{self.name} arrived: the same command resumes from the last checkpoint")
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         previous = self._previous.get(signal.SIGINT)

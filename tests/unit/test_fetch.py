@@ -128,7 +128,7 @@ def test_what_a_killed_fetch_left_is_removed_and_two_do_not_share_a_folder(tmp_p
     left = here / ".fetch-killed" / "teachers"
     left.mkdir(parents=True)
     (left / "big.partial").write_bytes(b"half")
-    with locked(here / ".fetch.lock", what=str(here)), pytest.raises(StorageError, match=r"is at work on .*here"):
+    with locked(here / ".fetch.lock", what=str(here)), pytest.raises(StorageError, match=r"is working on .*here"):
         fetch_run(run, here, storage=Storage())
     assert left.is_dir()
     fetch_run(run, here, storage=Storage())

@@ -33,7 +33,7 @@ def test_the_second_is_refused_and_the_first_goes_on(s3: str, store: type[Storag
     output = f"{s3}/out/labels.json"
     with claimed(output, store()) as check:
         time.sleep(0.5)
-        with pytest.raises(StorageError, match="is at work on"):
+        with pytest.raises(StorageError, match="is working on"):
             claimed(output, store()).__enter__()
         time.sleep(2)  # longer than one that is not renewed counts
         check()

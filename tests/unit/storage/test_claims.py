@@ -37,7 +37,7 @@ def test_a_second_process_is_refused_until_the_first_has_ended_however_it_did(tm
     output = tmp_path / "new" / "labels.json"
     with holder(output) as first:
         with pytest.raises(
-            StorageError, match=rf"another process \(process {first.pid} on .*\) is at work on"
+            StorageError, match=rf"another process \(process {first.pid} on .*\) is working on"
         ) as error:
             claimed(str(output), Storage()).__enter__()
         assert error.value.exit_code == 5
@@ -54,7 +54,7 @@ def test_other_names_of_the_same_file_are_the_same_output(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     with holder(output) as first:
         for same in ("labels.json", output.as_uri(), str(tmp_path / "link" / "labels.json"), "link.json"):
-            with pytest.raises(StorageError, match="at work"):
+            with pytest.raises(StorageError, match="is working on"):
                 claimed(same, Storage()).__enter__()
         with claimed("other.json", Storage()):
             pass
