@@ -62,6 +62,6 @@ def _check_listed(uri: str, place: str, backend: Backend) -> None:
         if backend.read(uri) != content or uri not in {item.uri for item in backend.list(place)}:
             raise StorageError(
                 f"{place}: this store honours no conditional writes (If-None-Match) and does not read or list "
-                "immediately what was written, so that two attempts at one run could publish a mixture: give another store as "
-                "output, or update this one"
+                "immediately what was written, so that two attempts at one run could publish a mixture: give another "
+                "store as output, or update this one"
             )

@@ -1,8 +1,8 @@
 """Copies of base models on this machine, which are compared with what was written before they are used.
 
 A disk, or a copy that broke off, may change a weight without an error: training would continue with another base.
-Copies from object storage have a list of sha256 next to them. Those in the hub's cache are named by theirs: sha256 of large
-files, git's sha1 of small ones.
+Copies from object storage have a list of sha256 next to them. Those in the hub's cache are named by theirs: sha256 of
+large files, git's sha1 of small ones.
 """
 
 from __future__ import annotations
