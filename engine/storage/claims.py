@@ -2,8 +2,9 @@
 
 A lock on a file goes with its process, however that ends. An object store knows no locks, so the process writes a
 *lease* next to the output and renews it. A process that finds one waits to see whether it is renewed: then another
-process is at work; else that one was killed, and the lease is taken over. Nothing rests on
-clocks, nor on conditional writes, which some stores ignore. Of two processes that begin in the same second one stops, at the latest when it renews.
+process is at work; else that one was killed, and the lease is taken over. Nothing rests on clocks, nor on conditional
+writes, which some stores ignore. Of two processes that begin in the same second one stops, at the latest when it
+renews.
 
 Not supported: keeping apart two processes of which one could not reach its store for longer than ``STALE`` seconds; the
 one that lost its lease stops when it notices.
