@@ -74,7 +74,7 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool
         storage=storage,
         fingerprint=fingerprint,
         crowds=dataset.crowds,
-        grouping=None if dataset.group_by is None else Grouping.of(dataset.group_by),
+        grouping=Grouping.asked(dataset.group_by),
     )
 
 

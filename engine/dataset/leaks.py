@@ -222,6 +222,11 @@ class Grouping:
         kind, _, value = text.partition(":")
         return cls(kind, value)
 
+    @classmethod
+    def asked(cls, text: str | None) -> Self | None:
+        """Read the same where a request may leave it out."""
+        return None if text is None else cls.of(text)
+
     def group(self, file_name: str, field: str = "") -> str:
         """The group of an image; empty: it belongs to none, and is divided on its own.
 

@@ -114,7 +114,9 @@ class Judged:
     @property
     def contradicts(self) -> bool:
         """Test whether statements about an object contradict each other in a way that only its mask shows."""
-        return bool(self.bad_areas.any() or np.isin(self.verdicts[~self.usable], list(CONTRADICTIONS.values())).any())
+        left_out = self.verdicts[~self.usable]
+        bad = self.bad_areas.any() or (self.masks == MaskKind.BAD).any()
+        return bool(bad or np.isin(left_out, list(CONTRADICTIONS.values())).any())
 
 
 @np.errstate(all="ignore")  # numbers of files may be anything: what is not finite fails every comparison
@@ -162,6 +164,7 @@ def judge(
     doubtful = ~(given_areas > 1)  # missing, zero, a placeholder, or a share of the image
     chosen = outlined & positive & (doubtful | (np.ones(count, np.bool_) if read_masks is None else read_masks))
     shapes = mask_shapes(segmentations, masks, sizes, chosen=chosen, drawn=doubtful)
+    masks[chosen & np.isnan(shapes.areas)] = MaskKind.BAD  # brackets and commas of polygons, around other things
     readings = compare(
         boxes, shapes.bounds_xyxy, shapes.areas, sizes, segmentations=segmentations, kinds=masks, compared=~derived
     )

@@ -94,7 +94,7 @@ def split_file(
     store = storage or Storage()
     part = find_single_part(annotations, images, storage=store)
     source = part.annotations
-    grouping = None if group_by is None else Grouping.of(group_by)
+    grouping = Grouping.asked(group_by)
     with uncollected():
         contents = _Contents.of(source, store, crowds)
         groups = _groups(contents, part, grouping, store, opened=images is not None or not is_remote(part.images))

@@ -106,7 +106,7 @@ def validate_request(dataset: DatasetSpec, *, storage: Storage, thorough: bool =
         storage=storage,
         look=look,
         crowds=dataset.crowds,
-        grouping=None if dataset.group_by is None else Grouping.of(dataset.group_by),
+        grouping=Grouping.asked(dataset.group_by),
         pictures=pictures,
     )
 

@@ -30,7 +30,7 @@ def known_images(
     check: Callable[[], None] = lambda: None,
 ) -> PartImages:
     """Open the images of a dataset and return what tells which of them are the same."""
-    grouping = None if config.group_by is None else Grouping.of(config.group_by)
+    grouping = Grouping.asked(config.group_by)
     values = dict(field_values(file.annotations, grouping, storage=storage))
     names = [image.file_name for image in dataset.images]
     return part_images(

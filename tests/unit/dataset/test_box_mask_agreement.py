@@ -357,3 +357,13 @@ def test_a_sample_of_masks_finds_what_is_wrong_with_every_second_one(
     for annotation in coco["annotations"][1::2]:
         annotation["segmentation"] = [[v / WIDTH for v in annotation["segmentation"][0]]]
     assert inspect_dataset(write(tmp_path / "annotations.json", coco)).annotations == 300
+
+
+def test_points_as_objects_are_no_mask(tmp_path: Path) -> None:
+    def named(annotation: Coco) -> None:
+        (points,) = annotation["segmentation"]
+        annotation["segmentation"] = [[{"x": x, "y": y} for x, y in zip(points[::2], points[1::2], strict=True)]]
+
+    info = inspect_dataset(write(tmp_path / "annotations.json", changed(outlined(), of_all(named))))
+    assert {p.code: p.count for p in info.problems if p.code not in USUAL} == {"bad_mask": 90}
+    assert not info.has_masks
