@@ -322,7 +322,7 @@ class Loop:
     def _interrupted(self) -> InterruptedTrainingError:
         return InterruptedTrainingError(
             f"{self.stop.name} arrived: {self.teacher.name} stopped after step {self.progress.step} of "
-            f"{self.steps.total}; the same command goes on from there"
+            f"{self.steps.total}; the same command resumes from there"
         )
 
 

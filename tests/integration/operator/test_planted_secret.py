@@ -24,14 +24,14 @@ async def test_a_secret_that_a_run_refers_to_is_written_nowhere(world: World) ->
     if world.tier == "memory":
         pytest.skip("there are no Secrets to plant")
     await world.api.call("POST", world.path("secrets"), secret)
-    for run in ("kept", "refused"):
+    for run in ("kept", "planted-fails"):
         await world.create(run, storage={"credentialsSecretRef": {"name": "keys"}})
         await world.inspects(run, outcomes.BOXES)
     await world.trains("kept")
-    pod = await world.starts("refused")
+    pod = await world.starts("planted-fails")
     await world.fails(pod, 7, message=outcomes.failure(7, "the loss is nan"))
     await world.reaches("kept", "Succeeded")
-    await world.reaches("refused", "LossNotFinite")
+    await world.reaches("planted-fails", "LossNotFinite")
 
     written = {}
     for plural in ("teacherfinetunes", "jobs", "pods", "configmaps", "events", "services"):

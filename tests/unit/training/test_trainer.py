@@ -226,7 +226,7 @@ def test_sigterm_while_the_base_is_measured_stops_at_once(toy_data: Path, tmp_pa
         if (event.message or "").startswith("measuring the base"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(InterruptedTrainingError, match="the same command goes on"):
+    with pytest.raises(InterruptedTrainingError, match="the same command resumes"):
         TeacherTrainer(config_of(toy_data), work_dir=tmp_path, listeners=[kill]).train()
     assert {event.event for event in events} == {"note"}
     assert not (tmp_path / FOLDER).exists()
