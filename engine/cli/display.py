@@ -52,8 +52,8 @@ def warn(sentence: str) -> None:
 def show_info(info: DatasetInfo) -> None:
     """What inspection found, problems last."""
     for part, files in info.files.items():
-        which = "" if part == "all" else f" as {part}"
-        note(f"read{which} from {info.source}: {files.annotations}, images in {files.images}")
+        which = f"from {info.source}" if part == "all" else f"as {part}, seen from {info.source}"
+        note(f"read {which}: {files.annotations}, images in {files.images}")
     facts = Table.grid(padding=(0, 2))
     facts.add_row("images", f"{info.images:,} usable of {info.images_read:,}")
     facts.add_row("annotations", f"{info.annotations:,} usable of {info.annotations_read:,}")

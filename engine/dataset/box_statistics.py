@@ -1,4 +1,4 @@
-"""What only shows in all boxes of a file together: that they are corners, centers or shares of the image.
+"""What only shows in all boxes of a file together: that they are corners, centers, turned or shares of the image.
 
 Without masks one box rarely proves anything. What is reported here cannot be so by chance, nor in a file that is right.
 """
@@ -18,6 +18,9 @@ FEW = 3
 ENOUGH = 20
 """Objects from which on a limit that none of them passes is no chance."""
 
+ELONGATED = 1.2
+"""Ratio of the sides of an image from which on a box that fits it turned, and not as it is, says something."""
+
 MOST, SOME, RARELY = 0.995, 0.05, 0.1
 
 MOSTLY, LEAST_AREA = 0.9, 100.0
@@ -34,6 +37,8 @@ class BoxStatistics:
     reaching_out: int = 0
     corners: int = 0
     centers: int = 0
+    swapped: int = 0
+    elongated: int = 0
     tiny: int = 0
     at_origin: int = 0
     with_area: int = 0
@@ -61,6 +66,8 @@ class BoxStatistics:
         self.corners += _count(within & (w > x) & (h > y))
         in_x, in_y = (x >= w / 2 - more_x) & (x + w / 2 <= width + more_x), (y >= h / 2 - more_y)
         self.centers += _count(in_x & in_y & (y + h / 2 <= height + more_y))
+        self.swapped += _count((x + w <= height + more_y) & (y + h <= width + more_x))
+        self.elongated += _count(np.maximum(width, height) >= ELONGATED * np.minimum(width, height))
         self.tiny += _count((w < 1) & (h < 1))
         self.at_origin += _count((x <= 1) & (y <= 1) & ((x % 1 > 0) | (y % 1 > 0)))
         self.farthest = np.maximum(self.farthest, [(x + w).max(), (y + h).max()])
@@ -86,6 +93,9 @@ class BoxStatistics:
             return [("corner_boxes", self.count)]
         if reaching and self._all(self.centers):
             return [("center_boxes", self.count)]
+        elongated = self.count >= ENOUGH and self.elongated >= 0.5 * self.count
+        if reaching and elongated and self._all(self.swapped):
+            return [("swapped_boxes", self.count)]
         return []
 
     def _all(self, fitting: int) -> bool:

@@ -9,10 +9,12 @@ from engine.dataset.agreement import Reading
 from engine.dataset.box_statistics import AreaReadings, BoxStatistics, read_by_area
 from engine.dataset.crowd_statistics import CrowdStatistics
 from engine.dataset.duplicates import Duplicates, Repeated
+from engine.dataset.ids import IdIndex
 from engine.dataset.objects import Judged, Verdict
 from engine.dataset.problems import EXAMPLES, ProblemLog
 from engine.dataset.records import RawAnnotation
 from engine.dataset.segmentations import MaskKind
+from engine.dataset.shifted_images import ShiftedImages
 
 READ_WHOLE = 1 << 20
 """Bytes of masks of a file that are all compared with their boxes, unless ``thorough``."""
@@ -47,6 +49,7 @@ class FileChecks:
         """Start a pass."""
         self.boxes, self.crowds, self._duplicates = BoxStatistics(), CrowdStatistics(), Duplicates()
         self._areas = AreaReadings()
+        self._images = ShiftedImages()
         self._seen = self._bytes = 0
         self._sampled = self._contradicts = False
 
@@ -73,6 +76,7 @@ class FileChecks:
         """
         first, self._seen = self._seen, self._seen + len(block)
         self._contradicts = self._contradicts or judged.contradicts
+        self._images.add(block, judged)
         usable, of_image = judged.usable, judged.image_sizes
         counted = usable & ~judged.crowds
         plain = counted & ~judged.derived & ~judged.rotated & (of_image[:, 0] > 0) & (of_image[:, 1] > 0)
@@ -117,8 +121,10 @@ class FileChecks:
         self._areas_prove = not whole and self._areas.prove
         return again or self._areas_prove or (len(self._repeated.same) > 0 and not self.copies)
 
-    def note(self, log: ProblemLog) -> None:
-        """Note what only shows in the whole."""
+    def note(self, log: ProblemLog, *, images: IdIndex) -> None:
+        """Note what only shows in the whole; ``images``: from the ids of the images to their positions."""
+        if shifted := self._images.find(images):
+            log.add("shifted_image_ids", shifted, count=len(shifted))
         for code, count in self.boxes.conclusions():
             log.add(code, count=count)
         if self.crowds.are_objects:

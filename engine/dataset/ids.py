@@ -66,6 +66,10 @@ class IdIndex:
         found[plain] = self._find(np.array([ids[i] for i in plain], np.int64))
         return found
 
+    def sorted_numbers(self) -> tuple[Ints, Ints]:
+        """(N,) the ids of 64 bits, sorted, and (N,) what each stands for."""
+        return self._ids, self._numbers
+
     def _find(self, ids: Ints) -> Ints:
         if not len(self._ids):
             return np.full(len(ids), UNKNOWN, np.int64)

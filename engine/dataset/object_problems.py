@@ -32,6 +32,11 @@ OBJECT_PROBLEMS: dict[str, tuple[Severity, str, str]] = {
         "Boxes fit their mask if they begin with the center, not with the top left corner; they are left out.",
         "Write bbox as [x, y, width, height]: subtract half of the size from the center.",
     ),
+    "swapped_boxes": (
+        ERROR,
+        "The boxes of the file have x and y swapped, or its images width and height: only so they fit their images.",
+        "Write bbox as [x, y, width, height], x to the right and y down, and the size of the images that are there.",
+    ),
     "center_boxes": (
         ERROR,
         "The boxes of the file begin with the center, not with the top left corner: only so they fit their images.",
@@ -104,6 +109,18 @@ OBJECT_PROBLEMS: dict[str, tuple[Severity, str, str]] = {
         "The category ids of annotations look shifted by one from those of the categories: some are not listed, and "
         "all would be if each were one more or less. So objects would have the wrong class.",
         "Count category_id as the ids under categories are counted.",
+    ),
+    "shifted_image_ids": (
+        ERROR,
+        "The image ids of annotations look shifted by one from those of the images: some are not listed, and all would "
+        "be if each were one more or less. So objects would be in the wrong image.",
+        "Count image_id as the ids under images are counted; if only images are missing, remove their annotations.",
+    ),
+    "annotated_heading": (
+        WARNING,
+        "Objects have the class that is only the heading of the others, as Roboflow writes it, and the last class has "
+        "none: category ids may be shifted by one, so that objects have the wrong class.",
+        "Look at some objects; count category_id as the ids under categories are counted.",
     ),
     "objects_as_crowds": (
         WARNING,

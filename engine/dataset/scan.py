@@ -148,7 +148,7 @@ class Scan:
             if self.checks.finish():
                 self.checks.begin()
                 self._second_pass(start())
-        self.checks.note(self.log)
+        self.checks.note(self.log, images=self.header.image_index)
         return self.header
 
     def _first_pass(self, on_block: OnBlock) -> bool:
@@ -159,8 +159,8 @@ class Scan:
         """
         header, too_soon = self.header, False
         classes = _Growing(header)
-        source = self.part.annotations
-        with self.storage.open_checked(source) as stream:
+        source = self.part.shown
+        with self.storage.open_checked(self.part.annotations) as stream:
             reader = CocoReader(stream, source=source)
             for section, block in reader.blocks():
                 if section == "images":
@@ -187,7 +187,7 @@ class Scan:
 
     def _second_pass(self, on_block: OnBlock) -> None:
         with self.storage.open_checked(self.part.annotations) as stream:
-            for section, block in CocoReader(stream, source=self.part.annotations).blocks():
+            for section, block in CocoReader(stream, source=self.part.shown).blocks():
                 if section == "annotations":
                     on_block(block, self._judge(block, self.header.class_index), self.header)
                 del block
@@ -292,6 +292,9 @@ class Scan:
         headings = {category.supercategory for category in header.categories.values()} - {"none", None}
         unused = [class_id for class_id in header.categories if class_id not in set(met)]
         dummies = [class_id for class_id in unused if class_id == 0 and header.categories[0].name in headings]
+        headed = [class_id for class_id in met if class_id == 0 and header.categories[0].name in headings]
+        if headed and unused and max(header.categories, key=_as_number) in unused:
+            self.log.add("annotated_heading", [header.categories[class_id].name for class_id in headed])
         if missing := shifted(header.class_ids, listed=header.categories):
             self.log.add("shifted_category_ids", missing, count=len(missing))
         self.log.add("dummy_class", [header.categories[class_id].name for class_id in dummies], count=len(dummies))
@@ -301,6 +304,10 @@ class Scan:
             other = other_spelling(class_id)
             if other is not None and other not in header.categories:
                 header.class_index[other] = index
+
+
+def _as_number(one: ImageId) -> int:
+    return one if isinstance(one, int) else -1
 
 
 def _is_absolute(file_name: str) -> bool:

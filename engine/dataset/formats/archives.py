@@ -117,7 +117,10 @@ def _entries(uri: str, archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.
         name = _name(entry)
         if name.endswith("/") or is_junk(name):
             continue
-        safe_join(Path(), name)
+        try:
+            safe_join(Path(), name)
+        except DataError as error:
+            raise DataError(f"{uri} is not unpacked: {error}") from None
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
             what = "a link" if kind == stat.S_IFLNK else "no plain file"

@@ -185,3 +185,9 @@ def test_messages_name_the_archive_and_not_the_cache(tmp_path: Path, cache: Path
     with pytest.raises(DataError, match=r"data\.zip") as failure:
         inspect_dataset(zipped(folder, tmp_path / "data.zip"))
     assert str(cache) not in str(failure.value)
+    listing = archive_of(tmp_path / "list.zip", ("annotations.json", b"[1]"))
+    with pytest.raises(DataError, match=r"list\.zip/annotations\.json is a list"):
+        inspect_dataset(listing)
+    outside = archive_of(tmp_path / "slip.zip", ("../evil.json", b"{}"))
+    with pytest.raises(DataError, match=r"slip\.zip is not unpacked: '\.\./evil\.json' leads out"):
+        inspect_dataset(outside)

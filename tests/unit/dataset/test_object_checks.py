@@ -183,3 +183,54 @@ def test_full_images_are_told_with_the_ceiling_of_ap(tmp_path: Path) -> None:
     assert over_100.examples[0] == f"AP can be at most {(51 / 101 + 67 / 101) / 2:.3f}"
     assert over_100.count == 2
     assert found(info)["over_300_objects"] == 1
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_image_ids_that_are_off_by_one_are_recognised(shift: int, text: bool, tmp_path: Path) -> None:
+    coco = small_coco(12, 3)
+    for annotation in coco["annotations"]:
+        moved = annotation["image_id"] + shift
+        annotation["image_id"] = str(moved) if text else moved
+    info = inspected(tmp_path, coco)
+    assert [p.code for p in info.errors] == ["shifted_image_ids"]
+    with pytest.raises(DataError, match="shifted by one"):
+        load_dataset(tmp_path / "annotations.json")
+
+
+@pytest.mark.parametrize("gone", [0, 5, 11])
+def test_an_image_that_is_not_listed_is_no_shift(gone: int, tmp_path: Path) -> None:
+    coco = changed(small_coco(12, 3), lambda c: c["images"].pop(gone))
+    assert found(inspected(tmp_path, coco)) == {"dangling_image": 3}
+
+
+def headed(*, shift: int) -> Coco:
+    """As Roboflow exports: class 0 is the heading of the others, and has no objects."""
+    coco = numbered(3, shift)
+    coco["categories"] = [{"id": 0, "name": "parts", "supercategory": "none"}] + [
+        {**category, "supercategory": "parts"} for category in coco["categories"]
+    ]
+    return coco
+
+
+def test_a_heading_that_has_objects_in_place_of_the_last_class_is_told(tmp_path: Path) -> None:
+    assert found(inspected(tmp_path, headed(shift=0))) == {"dummy_class": 1}
+    assert found(inspected(tmp_path, headed(shift=-1))) == {"annotated_heading": 1, "unused_class": 1}
+
+
+def spread(*, swapped: bool, reach: int = 0) -> Coco:
+    """Boxes all over images of 200 x 100; ``reach`` of them are over the border below."""
+    coco = small_coco(20, 3)
+    for image in coco["images"]:
+        image.update(width=200, height=100)
+    for k, annotation in enumerate(coco["annotations"]):
+        x, y = 6 * k % 170, 7 * k % 75
+        box = [x, 80 if k < reach else y, 24, 16 + 10 * (k < reach)]
+        annotation.update(bbox=[box[1], box[0], box[3], box[2]] if swapped else box, area=box[2] * box[3])
+    return coco
+
+
+def test_swapped_axes_show_in_all_boxes_together(tmp_path: Path) -> None:
+    assert [p.code for p in inspected(tmp_path, spread(swapped=True)).errors] == ["swapped_boxes"]
+    assert found(inspected(tmp_path, spread(swapped=False))) == {}
+    assert found(inspected(tmp_path, spread(swapped=False, reach=6))) == {"box_clipped": 6}
