@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
+from typing import TYPE_CHECKING
+
+from engine import __version__
+
+if TYPE_CHECKING:
+    from teacher_operator.settings import Settings
 
 
 def main() -> None:
@@ -44,6 +51,7 @@ def run() -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
     logs.configure(style=settings.log_format, level=settings.log_level)
+    logging.getLogger("teacher_operator").info("%s", start_line(settings))
     kopf.run(
         registry=handlers.registry(settings),
         settings=handlers.kopf_settings(),
@@ -52,6 +60,14 @@ def run() -> None:
         standalone=True,
         identity=settings.pod_name,  # type: ignore[arg-type]  # else it asks for the name of a user that may have none,
     )
+
+
+def start_line(settings: Settings) -> str:
+    """The first line of the log: which version runs, and what it watches."""
+    scope = f"namespaces {', '.join(settings.namespaces)}" if settings.namespaces else "all namespaces"
+    election = ", with leader election" if settings.leader_election else ""
+    images = f"operator image {settings.operator_image}, trainer image {settings.trainer_image}"
+    return f"teacher-operator {__version__} started: watches {scope}{election}; {images}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from engine.manifest import API_VERSION, KIND
 from engine.spec import FineTuneSpec, SpecModel, StorageSpec
@@ -40,11 +40,25 @@ LabelKey = Annotated[
     ),
 ]
 LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+INT_OR_STRING = "x-kubernetes-int-or-string"
+
+
+def _amount(value: Any) -> Any:
+    """Text for a whole number: pods are made with text, and ``4`` is the same amount as ``"4"``."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 Quantity = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=32, pattern=r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"),
+    StringConstraints(
+        min_length=1,
+        max_length=32,
+        pattern=r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$",
+    ),
+    BeforeValidator(_amount),
+    Field(json_schema_extra={INT_OR_STRING: True}),
 ]
-"""An amount as Kubernetes writes it: ``500m``, ``16Gi``."""
+"""An amount as the core API takes it, and not below zero: ``4``, ``500m``, ``16Gi``, ``1e9``, ``.5``."""
 
 
 class SecretRef(SpecModel):

@@ -20,7 +20,7 @@ from engine.errors import (
 )
 from engine.outcome import Outcome, parse_outcome
 from teacher_operator.names import INSPECT
-from teacher_operator.observe import is_first, node_of, telling_pod, terminated
+from teacher_operator.observe import AMBIGUOUS, DISRUPTED, is_first, node_of, telling_pod, terminated
 from teacher_operator.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
 
 Body = Mapping[str, Any]
@@ -131,7 +131,7 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
     if told is not None and told.exit_code != InterruptedTrainingError.exit_code:
         return REASONS.get(told.exit_code) or _reason(told.reason, "TrainerFailed"), told.message
     status = pod["status"]
-    disruption = next((c for c in status.get("conditions") or [] if c["type"] == "DisruptionTarget"), None)
+    disruption = next((c for c in status.get("conditions") or [] if c["type"] == DISRUPTED), None)
     if status.get("reason") == "Evicted":
         return "Evicted", f"evicted{on_node}: {status.get('message') or 'the node ran short of something'}"
     if disruption is not None and disruption["status"] == "True":
@@ -142,6 +142,12 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
         return "PodFailed", status.get("message") or status.get("reason") or "the pod failed before its container ran"
     if exit_code == KILLED:
         return "Killed", f"killed{on_node} (exit code 137) without a word: most likely the node ran out of memory"
+    if exit_code in AMBIGUOUS and outcome is None:
+        return (
+            "Crashed",
+            f"ended{on_node} with exit code {exit_code} and left no outcome: the container was stopped as it started, "
+            "or its image knows other arguments than the operator; its log, if it wrote any, says which",
+        )
     if isinstance(exit_code, int) and exit_code in REASONS:
         return REASONS[exit_code], f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
     if ended.get("reason") in {"ContainerCannotRun", "StartError"}:

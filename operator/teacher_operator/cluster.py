@@ -79,7 +79,7 @@ class Cluster:
         await self._api.close()
 
     async def apply(self, manifest: Mapping[str, Any]) -> Body:
-        """Server-side apply of a whole object, as our field manager; it is made if it is not there."""
+        """Server-side apply of a whole object, as our field manager; with a resourceVersion, to that version alone."""
         metadata = manifest["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         path = self._path(manifest["kind"], metadata["namespace"], metadata["name"])
@@ -123,13 +123,14 @@ class Cluster:
         return await self._json("PATCH", "TeacherFineTuneStatus", path, query=query, body=patch, content=MERGE)
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Body:
-        """Make an object."""
-        query = {"fieldManager": FIELD_MANAGER}
+        """Make an object; refused with 409 if there is one of its name, and if it has a field that its kind has not."""
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         return await self._json("POST", kind, self._path(kind, namespace), query=query, body=body)
 
     async def create_dry(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Body:
         """Have an object checked as if it were made."""
-        return await self._json("POST", kind, self._path(kind, namespace), query={"dryRun": "All"}, body=body)
+        query = {"dryRun": "All", "fieldValidation": "Strict"}
+        return await self._json("POST", kind, self._path(kind, namespace), query=query, body=body)
 
     async def replace(self, kind: str, body: Mapping[str, Any]) -> Body:
         """Write an object as it was seen; refused with 409 if it has changed since."""

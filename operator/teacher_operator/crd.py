@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from teacher_operator.api import GROUP, INPUTS, KIND, NAME_MAX, PLURAL, VERSION, TeacherFineTuneSpec
+from teacher_operator.api import GROUP, INPUTS, INT_OR_STRING, KIND, NAME_MAX, PLURAL, VERSION, TeacherFineTuneSpec
 from teacher_operator.status import TeacherFineTuneStatus
 
 Schema = dict[str, Any]
@@ -274,6 +274,9 @@ def _values(schema: Schema) -> Schema | None:
 def _scalar(schema: Schema) -> Schema:
     kept = ("type", "enum", "minimum", "maximum", "minLength", "maxLength", "pattern", "description")
     result = {key: schema[key] for key in kept if key in schema}
+    if schema.get(INT_OR_STRING):
+        del result["type"]
+        return result | {INT_OR_STRING: True, "anyOf": [{"type": "integer"}, {"type": "string"}], "minimum": 0}
     if result["type"] == "integer":
         result["format"] = "int64"
     if "enum" in result and "maxLength" not in result:

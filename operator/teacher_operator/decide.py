@@ -21,7 +21,7 @@ from teacher_operator import render
 from teacher_operator.api import PLATFORM, TeacherFineTuneSpec, parse_spec
 from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map, trainer_job
-from teacher_operator.observe import JobView, next_look, waiting
+from teacher_operator.observe import JobView, ends_run, next_look, telling_pod, waiting
 from teacher_operator.report import (
     SUCCEEDED,
     Summary,
@@ -39,6 +39,9 @@ from teacher_operator.todo import Todo
 Body = Mapping[str, Any]
 
 
+NAME_TAKEN = "NameTaken"
+"""A child's name belongs to somebody else: it is waited for."""
+
 UNKNOWN = "extra_forbidden"
 """Of pydantic: a field that there is none of."""
 
@@ -51,11 +54,13 @@ class Observed:
         inspect: The Job that inspects its data.
         trainers: The Job of each teacher.
         refused: Children that the API server has refused, by name, with the reason.
+        orphans: Pods with the object's label whose Job no longer exists.
     """
 
     inspect: JobView | None = None
     trainers: Mapping[TeacherName, JobView] = field(default_factory=dict)
     refused: Mapping[str, FailureStatus] = field(default_factory=dict)
+    orphans: Sequence[Body] = ()
 
     @property
     def jobs(self) -> list[JobView]:
@@ -97,7 +102,8 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
             return _decision(body, status, Summary.stuck(unfit.reason, unfit.message), todo, now=now)
         todo.delete += [view.name for view in observed.jobs if view.unfinished]
         return _failed(body, status, _unfit(error), todo, now=now)
-    if not (status.run_id and status.config_uri and status.dataset and status.teachers):
+    announced = bool(status.run_id and status.config_uri and status.dataset and status.teachers)
+    if not announced:
         inspected = _inspect(body, spec, status, observed, settings, todo, now=now)
         if isinstance(inspected, FailureStatus):
             return _failed(body, status, inspected, todo, now=now)
@@ -114,6 +120,8 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
             observed.trainers.get(teacher.name),
             refused=observed.refused.get(trainer_job(body["metadata"]["name"], teacher.name)),
             waits_for=waits_for(teacher.name, [*teachers, *status.teachers[len(teachers) :]]),
+            orphans=observed.orphans,
+            announced=announced,
             config_uri=status.config_uri,
             todo=todo,
             now=now,
@@ -122,7 +130,7 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
     status = status.model_copy(
         update={"teachers": teachers, "gpu_seconds": sum(teacher.gpu_seconds for teacher in teachers)}
     )
-    return _decision(body, status, _of_teachers(teachers), todo, now=now)
+    return _decision(body, status, _of_teachers(teachers, observed.refused), todo, now=now)
 
 
 def _has_ended(body: Body) -> bool:
@@ -200,6 +208,10 @@ def _inspect(
         if view.log is None and todo.look_at_log(view.pods, INSPECT):
             return Summary.active("Inspecting", "inspection has failed; its log is being read")
         return job_failure(view.job, view.pods, INSPECT, view.log or ())
+    telling = telling_pod(view.pods)
+    if telling is not None and ends_run(telling):
+        todo.patch += render.last_try(view.job)
+        return Summary.active("Inspecting", "inspection has failed for a cause that the next attempt would meet too")
     annotations = view.job["metadata"].get("annotations") or {}
     if annotations.get(PLATFORM_HASH) != render.platform_hash(spec):
         todo.delete.append(view.name)
@@ -234,10 +246,10 @@ def _refusal(failure: FailureStatus, todo: Todo) -> FailureStatus | Summary:
     if failure.reason == "ChildRefused":
         return failure
     todo.retry = True
-    return Summary.active("Pending", failure.message)
+    return Summary.active(NAME_TAKEN if failure.reason == NAME_TAKEN else "Pending", failure.message)
 
 
-def _of_teachers(teachers: Sequence[TeacherStatus]) -> Summary:
+def _of_teachers(teachers: Sequence[TeacherStatus], refused: Mapping[str, FailureStatus]) -> Summary:
     """One summary of all teachers."""
     failed = [teacher for teacher in teachers if teacher.state == "Failed"]
     active = [teacher for teacher in teachers if teacher.state not in {"Failed", "Succeeded"}]
@@ -252,6 +264,8 @@ def _of_teachers(teachers: Sequence[TeacherStatus]) -> Summary:
         return Summary.suspended(words)
     states = {one.state for one in active if one.state != "Pending" or not waits_for(one.name, active)}
     foremost = next(state for state in ("Training", "Starting", "Pending", "Queued", "Suspended") if state in states)
+    if foremost == "Pending" and any(one.reason == NAME_TAKEN for one in refused.values()):
+        return Summary.active(NAME_TAKEN, words)
     return Summary.active(foremost, words)
 
 

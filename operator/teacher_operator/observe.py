@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import ConfigError, DataError, NotBetterThanBaseError, NotFiniteError, TeacherError
+from engine.outcome import parse_outcome
 from teacher_operator.names import KUEUE_QUEUE
 from teacher_operator.progress import ProgressView
 from teacher_operator.times import duration, seconds
@@ -17,9 +18,15 @@ PULL_ERRORS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
 START_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+DISRUPTED = "DisruptionTarget"
+JOB_NAME = "batch.kubernetes.io/job-name"
 POD_INDEX = "batch.kubernetes.io/job-completion-index"
 NEVER_RETRIED = frozenset(error.exit_code for error in (ConfigError, DataError, NotFiniteError, NotBetterThanBaseError))
 """Exit codes of what would fail again."""
+
+AMBIGUOUS = frozenset({ConfigError.exit_code})
+"""Of these, the codes that a container runtime uses too, as when it stops a container that is only just starting: they
+mean what would fail again only where the process left an outcome that says so."""
 
 LEFT_ALONE = TeacherError.exit_code
 """How a process ends that another one of its run is lost to: it knows nothing of why."""
@@ -28,6 +35,7 @@ TOGETHER_SECONDS = 120
 """Pods of several nodes that end within this time of each other end for the same cause."""
 
 PATIENCE_SECONDS, PATIENCE_MAX_SECONDS = 60, 600
+BEING_MADE = "its pod is being made"
 EVENTS_AFTER_SECONDS = 15
 """A Job without pods, or a pod that is being made, for longer than this: its events say why."""
 
@@ -163,7 +171,7 @@ def _without_pods(view: JobView, container: str, *, now: float) -> Waiting:
     if view.complaints:
         return Waiting("Pending", f"its pod cannot be made: {view.complaints[-1]}", since=view.started)
     begun = view.started or seconds(view.job["metadata"].get("creationTimestamp")) or now
-    return _with_events(view, Waiting("Pending", "its pod is being made", since=view.started), "", begun, now=now)
+    return _with_events(view, Waiting("Pending", BEING_MADE, since=view.started), "", begun, now=now)
 
 
 def _with_pods(view: JobView, pod: Body, container: str, *, now: float) -> Waiting:
@@ -239,13 +247,37 @@ def telling_pod(pods: Sequence[Body]) -> Body | None:
     Of the pods of several nodes, those that were ended with the one that failed know nothing.
     """
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
-    decisive = [pod for pod in failed if _exit_codes(pod) & NEVER_RETRIED]
+    decisive = [pod for pod in failed if _exit_codes(pod) & NEVER_RETRIED - AMBIGUOUS or ends_run(pod)]
     if decisive or not failed:
         return decisive[-1] if decisive else None
     last = failed[-1]
     with_it = [pod for pod in failed if _index(pod) != _index(last) and abs(_end(pod) - _end(last)) < TOGETHER_SECONDS]
     causes = [pod for pod in with_it if _exit_codes(pod) - {LEFT_ALONE}]
     return causes[-1] if causes and _exit_codes(last) <= {LEFT_ALONE} else last
+
+
+def ends_run(pod: Body) -> bool:
+    """The pod ended with an ambiguous code and left an outcome: its Job would try again, in vain.
+
+    Of one that was disrupted the Job does not count the failure.
+    """
+    if any(one["type"] == DISRUPTED and one["status"] == "True" for one in pod["status"].get("conditions") or []):
+        return False
+    states = ((one.get("state") or {}).get("terminated") or {} for one in pod["status"].get("containerStatuses") or [])
+    return any(
+        state.get("exitCode") in AMBIGUOUS and parse_outcome(state.get("message") or "") is not None for state in states
+    )
+
+
+def live_orphan(pods: Sequence[Body], job: str) -> Body | None:
+    """A pod that has not ended, of a Job of this name that no longer exists, as after a deletion by hand."""
+    for pod in pods:
+        metadata = pod["metadata"]
+        owners = {one["name"] for one in metadata.get("ownerReferences") or [] if one.get("kind") == "Job"}
+        named = (metadata.get("labels") or {}).get(JOB_NAME)
+        if job in owners | {named} and not is_over(pod):
+            return pod
+    return None
 
 
 def _index(pod: Body) -> str:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from engine.spec import TeacherName
 from teacher_operator.api import API_VERSION, KIND
 from teacher_operator.cluster import ApiError, Cluster
-from teacher_operator.decide import Decision, Observed, decide, read_status
+from teacher_operator.decide import NAME_TAKEN, Decision, Observed, decide, read_status
 from teacher_operator.looks import Looks
 from teacher_operator.metrics import Metrics
 from teacher_operator.names import COMPONENT, FIELD_MANAGER, INSPECT, TEACHER, Key, owner_uid
@@ -32,8 +32,8 @@ Body = Mapping[str, Any]
 ROUNDS = 6
 """Of looking and deciding anew in one go: more would be a loop."""
 
-NOT_TYPED = "failed to create typed patch object"
-"""In the answer (500) to a server-side apply of a field that is not there, such as a slip in an affinity."""
+UNREADABLE = "cannot be handled as a"
+"""In the answer (400) to an object with an unknown field or a wrong type, such as a typing error in an affinity."""
 
 NAMESPACE_GOING = "is being terminated"
 """In the refusal of whatever would be made in a namespace that is being deleted."""
@@ -104,6 +104,8 @@ class Reconciler:
         else:
             return 1.0
         again = await self._write(body, decision.status)
+        if decision.todo.announced and again is None:
+            again = 0.0
         if error is not None and decision.todo.retry:
             raise error
         if decision.todo.again_at is not None:
@@ -121,14 +123,16 @@ class Reconciler:
 
     def _observed(self, body: Body, refused: Mapping[str, FailureStatus]) -> Observed:
         inspect, trainers = None, {}
-        for job in self.store.jobs_of(body):
+        jobs = self.store.jobs_of(body)
+        for job in jobs:
             labels = job["metadata"].get("labels") or {}
             view = self.looks.complete(JobView(job, self.store.pods_of(job)))
             if labels.get(COMPONENT) == INSPECT:
                 inspect = view
             elif labels.get(TEACHER) in SLUGS:
                 trainers[SLUGS[labels[TEACHER]]] = view
-        return Observed(inspect=inspect, trainers=trainers, refused=refused)
+        orphans = self.store.orphans_of(body, jobs)
+        return Observed(inspect=inspect, trainers=trainers, refused=refused, orphans=orphans)
 
     async def _do(self, body: Body, todo: Todo, refused: dict[str, FailureStatus]) -> ApiError | None:
         """Change children; what was refused is noted, so that the status can say so."""
@@ -150,11 +154,9 @@ class Reconciler:
             await self._delete(Key(namespace, name))
         for manifest in todo.apply:
             try:
-                if manifest["kind"] == "Job":
-                    await self._check_name(body, manifest)
-                made = await self.cluster.apply(manifest)
+                made = await self._make(body, manifest)
             except NameTakenError as error:
-                failure = FailureStatus(reason="NameTaken", message=str(error))
+                failure = FailureStatus(reason=NAME_TAKEN, message=str(error))
                 refused[manifest["metadata"]["name"]] = failure
                 return ApiError(HTTPStatus.CONFLICT, str(error))
             except ApiError as error:
@@ -172,20 +174,34 @@ class Reconciler:
         if job is not None:
             await self.cluster.delete_job(key, job["metadata"]["uid"])
 
-    async def _check_name(self, body: Body, manifest: Body) -> None:
-        """Server-side apply would make a Job of somebody else ours.
+    async def _make(self, body: Body, manifest: Body) -> Body:
+        """Create a child, or keep the existing one of its name if this very object owns it.
+
+        Only if the name is in use, the owner is read: a new object costs one request for each child.
 
         Raises:
-            NameTakenError: There is such a Job, and it is not of this very object.
+            NameTakenError: The existing one has another owner. Applied over, it would become ours, and be deleted
+                together with the object.
         """
-        kind, name = manifest["kind"], manifest["metadata"]["name"]
-        there = await self.cluster.get("Job", key_of(manifest))
-        if there is None:
-            return
-        if owner_uid(there) != body["metadata"]["uid"]:
-            whose = "an earlier object of this name" if owner_uid(there) else "somebody else"
+        kind, name, namespace = manifest["kind"], manifest["metadata"]["name"], manifest["metadata"]["namespace"]
+        try:
+            return await self.cluster.create(kind, namespace, manifest)
+        except ApiError as error:
+            existing = await self.cluster.get(kind, key_of(manifest)) if error.code == HTTPStatus.CONFLICT else None
+            if existing is None:
+                raise
+        if owner_uid(existing) != body["metadata"]["uid"]:
+            whose = "an earlier object of this name" if owner_uid(existing) else "somebody else"
             raise NameTakenError(f"there is a {kind} {name} of {whose}: it is waited for until it is gone")
-        self.store.put("Job", there)
+        if kind == "Job":  # its template cannot change; what can, the next decision compares
+            labels = manifest["metadata"]["labels"]
+            found = existing["metadata"].get("labels") or {}
+            if labels.items() <= found.items():
+                return existing
+            patch = {"metadata": {"uid": existing["metadata"]["uid"], "labels": labels}}
+            return await self.cluster.patch_job(key_of(manifest), patch)
+        seen = {"resourceVersion": existing["metadata"]["resourceVersion"]}
+        return await self.cluster.apply({**manifest, "metadata": {**manifest["metadata"], **seen}})
 
     async def _write(self, body: Body, status: TeacherFineTuneStatus) -> float | None:
         """Write the status if it says something new; mere progress only so often."""
@@ -273,7 +289,9 @@ class NameTakenError(Exception):
 
 def _is_final(error: ApiError) -> bool:
     """Nothing but another spec could help: the object is invalid, or has a field that its kind has not."""
-    return error.code == HTTPStatus.UNPROCESSABLE_ENTITY or NOT_TYPED in str(error)
+    return error.code == HTTPStatus.UNPROCESSABLE_ENTITY or (
+        error.code == HTTPStatus.BAD_REQUEST and UNREADABLE in str(error)
+    )
 
 
 def _refusal(manifest: Body, error: ApiError) -> FailureStatus:

@@ -24,7 +24,7 @@ from teacher_operator.names import (
     request_config_map,
     trainer_job,
 )
-from teacher_operator.observe import NEVER_RETRIED
+from teacher_operator.observe import AMBIGUOUS, DISRUPTED, NEVER_RETRIED
 from teacher_operator.pods import DISK, pod_template
 from teacher_operator.settings import Settings
 
@@ -177,6 +177,11 @@ def job_patch(job: Body, spec: TeacherFineTuneSpec) -> Manifest | None:
     return patch or None
 
 
+def last_try(job: Body) -> list[tuple[str, Manifest]]:
+    """The patch, by the name of the Job, with which a failure ends a Job; its pods stay, and so do their logs."""
+    return [(job["metadata"]["name"], {"spec": {"backoffLimit": 0}})] if job["spec"].get("backoffLimit") else []
+
+
 def _retries(spec: TeacherFineTuneSpec) -> int:
     """Of all pods: where several nodes train together, one failure ends each of them."""
     return spec.backoff_limit * spec.nodes
@@ -225,14 +230,22 @@ def _metadata(body: Body, name: str, component: str, teacher: TeacherName | None
 
 
 def _failure_policy(container: str) -> Manifest:
-    """Failures that would come again end the Job; disruptions, and stops after a checkpoint, do not count."""
+    """Failures that would come again end the Job; disruptions, and stops after a checkpoint, do not count.
+
+    The first rule that matches counts: a pod that was disrupted as it started may end with any code. An ambiguous code
+    ends nothing here: the operator allows no other try if the pod left an outcome that says so.
+    """
     return {
         "rules": [
+            {"action": "Ignore", "onPodConditions": [{"type": DISRUPTED, "status": "True"}]},
             {
                 "action": "FailJob",
-                "onExitCodes": {"containerName": container, "operator": "In", "values": sorted(NEVER_RETRIED)},
+                "onExitCodes": {
+                    "containerName": container,
+                    "operator": "In",
+                    "values": sorted(NEVER_RETRIED - AMBIGUOUS),
+                },
             },
-            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {
                 "action": "Ignore",
                 "onExitCodes": {"containerName": container, "operator": "In", "values": [INTERRUPTED]},

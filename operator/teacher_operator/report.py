@@ -216,17 +216,26 @@ def published_teacher(
 
 
 def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Iterator[EventNote]:
-    """What has changed so that people want to be told: transitions, never mere progress."""
+    """Yield an event for each transition that people want to know of, never for mere progress.
+
+    The event of the end of a run has the end of its last teacher in it, which so has no event of its own.
+    """
     old, new = summary_condition(before), summary_condition(after)
+    ends = is_terminal(after) and not is_terminal(before)
     teachers = {one.name: one for one in before.teachers}
     for teacher in after.teachers:
         then = teachers.get(teacher.name)
         changed = then is None or then.state != teacher.state
         if teacher.failure is not None:
             told = then is not None and then.failure is not None and then.failure.pod == teacher.failure.pod
-            if not told or (changed and teacher.state == "Failed"):
+            ended = changed and teacher.state == "Failed"
+            if (ended or not told) and not (ended and ends):
                 yield EventNote("Warning", teacher.failure.reason, f"{teacher.name}: {teacher.failure.message}")
-        if changed and teacher.state in {"Training", "Succeeded", "Suspended"}:
+        if (
+            changed
+            and teacher.state in {"Training", "Succeeded", "Suspended"}
+            and not (ends and teacher.state == "Succeeded")
+        ):
             yield EventNote("Normal", teacher.state, f"{teacher.name}: {teacher.message}")
         if changed and teacher.state == "Succeeded" and teacher.improved is False:
             yield EventNote("Warning", NOT_BETTER, _no_gain(teacher))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from teacher_operator.names import Key, owner_uid, run_of
@@ -141,6 +141,12 @@ class Store:
         """The pods that this very Job controls, oldest first."""
         mine = self._owned("Pod", run_of(job), job)
         return sorted(mine, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"]["name"]))
+
+    def orphans_of(self, body: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]]) -> list[Body]:
+        """The pods with the label of an object that none of its Jobs controls."""
+        uids = {job["metadata"]["uid"] for job in jobs}
+        known = (self._known["Pod"][key] for key in self._children["Pod"].get(key_of(body), ()))
+        return [pod.body() for pod in known if pod.owner not in uids]
 
     def _owned(self, kind: str, run: Key | None, owner: Mapping[str, Any]) -> list[Body]:
         keys = self._children[kind].get(run, ()) if run is not None else ()

@@ -13,8 +13,19 @@ from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.attempts import attempted
 from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
-from teacher_operator.names import PLATFORM_HASH, TRAINER
-from teacher_operator.observe import JobView, Waiting, next_look, telling_pod, waiting
+from teacher_operator.names import PLATFORM_HASH, TRAINER, trainer_job
+from teacher_operator.observe import (
+    BEING_MADE,
+    JobView,
+    Waiting,
+    ends_run,
+    is_over,
+    live_orphan,
+    next_look,
+    node_of,
+    telling_pod,
+    waiting,
+)
 from teacher_operator.progress import ProgressView
 from teacher_operator.settings import Settings
 from teacher_operator.status import AdapterStatus, FailureStatus, ProgressStatus, TeacherStatus, clip
@@ -42,13 +53,17 @@ def decide_teacher(
     *,
     refused: FailureStatus | None,
     waits_for: str = "",
+    orphans: Sequence[Body] = (),
+    announced: bool = True,
     config_uri: str,
     todo: Todo,
     now: float,
 ) -> TeacherStatus:
     """What is true of a teacher; what is to be done is noted in ``todo``. A teacher that has ended stays as it is.
 
-    While there is something that it ``waits_for``, no Job is made; one that is there goes on.
+    While there is something that it ``waits_for``, no Job is made; an existing one continues. Nor is one made while a
+    pod of an earlier one, one of the ``orphans``, has not ended, or before the written status names it: ``announced``
+    says that what inspection found is in there.
     """
     if before.state in ENDED:
         return before
@@ -57,15 +72,23 @@ def decide_teacher(
     before = before.model_copy(update={"refused_since": None})
     if view is None:
         before = attempted(before, None, gpu_resource=spec.gpu_resource_name, now=now)
+        name = trainer_job(body["metadata"]["name"], before.name)
+        orphan = live_orphan(orphans, name)
         if spec.suspend:
-            return _state(before, "Suspended", "suspended: set spec.suspend to false to go on")
+            return _state(before, "Suspended", _suspended(stopping=orphan is not None))
         if waits_for:
             return _state(before, "Pending", f"waits for {waits_for}")
-        job = render.training(body, spec, settings, teacher=before.name, config_uri=config_uri)
-        todo.apply += [render.rendezvous(body, before.name), job] if spec.nodes > 1 else [job]
+        if orphan is not None:
+            todo.again(next_look(None, now=now))
+            return _state(before, "Pending", _waits_for_orphan(orphan))
         state = "Queued" if spec.queue_name else "Pending"
-        waits = f"queued by Kueue in {spec.queue_name}" if spec.queue_name else "its Job is being made"
-        return _state(before, state, waits).model_copy(update={"job": job["metadata"]["name"]})
+        waits = f"queued by Kueue in {spec.queue_name}" if spec.queue_name else BEING_MADE
+        if announced and before.job == name and before.state in {"Pending", "Queued"}:
+            job = render.training(body, spec, settings, teacher=before.name, config_uri=config_uri)
+            todo.apply += [render.rendezvous(body, before.name), job] if spec.nodes > 1 else [job]
+        else:
+            todo.announced = True
+        return _state(before, state, waits).model_copy(update={"job": name})
     now_known = attempted(before, view, gpu_resource=spec.gpu_resource_name, now=now)
     now_known = _progressed(now_known.model_copy(update={"job": view.name}), view.progress)
     if view.complete:
@@ -91,7 +114,7 @@ def decide_teacher(
             now_known = _published(now_known, outcome.trained)
         return failed_for_good(now_known, failure, now=now)
     if view.deleting and spec.suspend:
-        return _state(now_known, "Suspended", "suspended: it stops at a checkpoint")
+        return _state(now_known, "Suspended", _suspended(stopping=_holds_pods(view)))
     if view.deleting:
         stand = waiting(view, TRAINER, now=now)
         todo.again(next_look(stand.since, now=now))
@@ -156,11 +179,15 @@ def _unfinished(
     now: float,
 ) -> TeacherStatus:
     """A Job that is to go on: made anew, changed or left, as the object says now."""
+    telling = telling_pod(view.pods)
+    if telling is not None and ends_run(telling):
+        todo.patch += render.last_try(view.job)
+        return teacher  # until the Job has failed
     if spec.suspend and render.is_queued(
         view.job
     ):  # whether a queued Job runs is Kueue's to say, so it cannot be suspended
         todo.delete.append(view.name)
-        return _state(teacher, "Suspended", "suspended: it stops at a checkpoint")
+        return _state(teacher, "Suspended", _suspended(stopping=_holds_pods(view)))
     annotations = view.job["metadata"].get("annotations") or {}
     if annotations.get(PLATFORM_HASH) != render.platform_hash(spec) and refused is None:
         todo.replace.append(anew())
@@ -170,8 +197,7 @@ def _unfinished(
         todo.patch.append((view.name, patch))
         view = view.patched(patch)
     if spec.suspend:
-        return _state(teacher, "Suspended", "suspended: it stops at a checkpoint; set spec.suspend to false to go on")
-    telling = telling_pod(view.pods)
+        return _state(teacher, "Suspended", _suspended(stopping=_holds_pods(view)))
     if telling is not None and (teacher.failure is None or teacher.failure.pod != telling["metadata"]["name"]):
         if view.log is None:
             todo.look_at_log(view.pods, TRAINER)
@@ -188,6 +214,28 @@ def _unfinished(
         said = f"its new settings are refused, and it goes on with the old ones: {refused.message}"
         stand = replace(stand, message="; ".join(part for part in (said, stand.message) if part))
     return _standing(spec, teacher, view, stand, todo, now=now)
+
+
+def _holds_pods(view: JobView) -> bool:
+    """A pod of the Job has not ended, and so holds its GPUs."""
+    return not all(is_over(pod) for pod in view.pods)
+
+
+def _suspended(*, stopping: bool) -> str:
+    how = "it stops at a checkpoint" if stopping else "no pod is left, and no GPU is held"
+    return f"suspended: {how}; set spec.suspend to false to resume"
+
+
+def _waits_for_orphan(pod: Body) -> str:
+    """Why no Job is made: two trainers would write to the same run."""
+    name, node = pod["metadata"]["name"], node_of(pod)
+    where = f" on node {node}" if node else ""
+    if pod["metadata"].get("deletionTimestamp"):
+        return f"its Job was deleted, and pod {name}{where} is being stopped: a new Job is made when it has ended"
+    return (
+        f"its Job was deleted, and pod {name}{where} has not ended: a new Job is made when it has; "
+        f"kubectl delete pod {name} stops it at a checkpoint"
+    )
 
 
 def _evicted_in_vain(teacher: TeacherStatus) -> bool:

@@ -28,6 +28,7 @@ class Todo:
         replace: Jobs that are to be made anew, once it is known that the API server takes them so.
         delete: Names of Jobs.
         looks: What would tell more.
+        announced: The status names a Job that is only to be made once that status is written: decide again then.
         again_at: Seconds since the epoch.
         retry: What was refused may be taken later.
     """
@@ -37,6 +38,7 @@ class Todo:
     replace: list[dict[str, Any]] = field(default_factory=list)
     delete: list[str] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
+    announced: bool = False
     again_at: float | None = None
     retry: bool = False
 

@@ -28,14 +28,16 @@ rule has none.
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
-# The configuration of a training run is applied as a ConfigMap. None is read.
+# The request of a run is a ConfigMap that inspection mounts. One of the same name is read, for its owner: that of
+# somebody else is waited for, never changed.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [create, patch]
-# Trainers on several nodes find each other through a headless Service. None is read.
+  verbs: [get, create, patch]
+# Trainers on several nodes find each other through a headless Service. One of the same name is read, for its owner: that
+# of somebody else is waited for, never changed.
 - apiGroups: [""]
   resources: [services]
-  verbs: [create, patch]
+  verbs: [get, create, patch]
 # What happens to an object is told as Events beside it; those of its pods say why one cannot be placed.
 - apiGroups: [""]
   resources: [events]

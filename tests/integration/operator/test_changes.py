@@ -199,6 +199,13 @@ async def test_a_job_that_is_deleted_by_hand_is_made_again(world: World, how: st
     job, pod = await _training(world, run)
     await world.delete("jobs", f"{run}-grounding-dino", propagationPolicy=how)
     await world.told_to_stop(pod)
+    await world.reaches(run, "Pending", saying="is being stopped")
+
+    async def alone() -> bool:
+        found = await world.find("jobs", f"{run}-grounding-dino")
+        return found is None or found["metadata"]["uid"] == job["metadata"]["uid"]
+
+    await world.remains(alone, "no other Job is made while its pod has not ended")
     await world.stops(pod)
     await world.job(run, "grounding-dino", other_than=job["metadata"]["uid"])
     await world.trains(run)

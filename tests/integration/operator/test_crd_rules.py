@@ -262,7 +262,10 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
     NUMBER: (["1", "0.5", "1e-4", "1.5E-05"], ["-1", ".5", "1,5", "1e", "nan", "0x1", "1e-1000"]),
     KEY: (["nvidia.com/gpu", "amd.com/gpu", "gpu", "nvidia.com/mig-1g.5gb"], ["/gpu", "nvidia.com/", "a b", "-x"]),
     VALUE: (["a100", "A.b_c-9", ""], ["-a", "a b", "ä"]),
-    QUANTITY: (["500m", "16Gi", "1.5", "2"], ["16 Gi", "-1", "1.2345", "Gi", "1e3x", "16GiB"]),
+    QUANTITY: (
+        ["500m", "16Gi", "1.5", "2", "1e9", ".5", "1.2345", "1Ei", "2E3", "1."],
+        ["16 Gi", "-1", "Gi", "1e3x", "16GiB", "1e", "0x10"],
+    ),
     TIME: (["2026-01-31T12:00:00Z"], ["2026-01-31", "2026-01-31T12:00:00+01:00", "yesterday"]),
     PATTERNS["metadata", "name"]: (["forklifts", "7"], ["a.b", "A", "a_b"]),
     PATTERNS["spec", "dataset", "groupBy"]: (
@@ -424,11 +427,27 @@ async def test_how_and_where_it_runs_may_change(api: Api) -> None:
         (_teacher(learningRate=0.0001), "must be of type string"),
         (_teacher(learningRate="1e400"), "spec.teachers[0]"),
         (MINIMAL | {"pendingDeadlineSeconds": 29}, "should be greater than or equal to 30"),
-        (MINIMAL | {"resources": {"limits": {"memory": 4}}}, "must be of type string"),
+        (MINIMAL | {"resources": {"limits": {"memory": -4}}}, "should be greater than or equal to 0"),
+        (MINIMAL | {"resources": {"limits": {"memory": True}}}, "must be of type"),
     ],
 )
 async def test_slips_are_refused_with_their_place(api: Api, spec: Body, message: str) -> None:
     assert message in await _try(api, spec)
+
+
+AMOUNTS = [4, 0, "4", "0.5", ".5", "1.", "500m", "1e9", "2E3", "+1", "16Gi", "1Ei", "100n", "1.2345"]
+
+
+async def test_an_amount_is_one_to_the_core_api_too(api: Api) -> None:
+    """What a run may say of its resources, a pod may: of the same server, checked as if it were made."""
+    for amount in AMOUNTS:
+        assert await _try(api, MINIMAL | {"resources": {"requests": {"memory": amount}}}) == "", amount
+        assert await _try(api, MINIMAL | {"scratch": {"size": amount}, "sharedMemory": amount}) == "", amount
+        container = {"name": "a", "image": "a", "resources": {"requests": {"memory": str(amount)}}}
+        volume = {"name": "a", "emptyDir": {"sizeLimit": str(amount)}}
+        pod = {"metadata": {"name": "a"}, "spec": {"containers": [container], "volumes": [volume]}}
+        made = await api.call("POST", "api/v1/namespaces/default/pods", pod, dryRun="All")
+        assert made["spec"]["containers"][0]["resources"]["requests"]["memory"], amount
 
 
 async def test_a_name_leaves_room_for_those_of_its_children(api: Api) -> None:

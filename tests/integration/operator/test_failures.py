@@ -8,7 +8,7 @@ import outcomes
 import pytest
 from health import kstatus
 from places import NewWorld
-from world import RefusedError, World, condition
+from world import Body, RefusedError, World, condition
 
 from engine.spec import TeacherName
 
@@ -297,12 +297,104 @@ async def test_a_name_that_somebody_else_has_is_waited_for(world: World) -> None
     }
     await world.api.call("POST", world.path("jobs"), theirs)
     await world.create(run)
-    await world.reaches(run, "Pending", saying=f"there is a Job {run}-inspect of somebody else")
+    await world.reaches(run, "NameTaken", saying=f"there is a Job {run}-inspect of somebody else")
     assert (await world.job(run, "inspect"))["spec"]["template"]["spec"]["containers"][0]["image"] == "theirs"
     await world.delete("jobs", f"{run}-inspect", propagationPolicy="Background")
     await world.inspects(run)
     await world.trains(run)
     await world.reaches(run, "Succeeded")
+
+
+@pytest.mark.parametrize("plural", ["configmaps", "services", "jobs"])
+async def test_a_child_of_somebody_else_is_never_taken_over(world: World, plural: str) -> None:
+    """Nor deleted with the run. It is waited for, and the status says so."""
+    run = f"foreign-{plural}"
+    await world.create(run, nodes=2, suspend=True)
+    uid = (await world.run(run))["metadata"]["uid"]
+    name = f"{run}-request-{uid[:8]}" if plural == "configmaps" else f"{run}-grounding-dino"
+    container = {"name": "theirs", "image": "theirs"}
+    bodies: dict[str, Body] = {
+        "configmaps": {"data": {"request.yaml": "theirs"}},
+        "services": {"spec": {"clusterIP": "None", "selector": {"app": "theirs"}, "ports": [{"port": 80}]}},
+        "jobs": {
+            "spec": {"suspend": True, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}}
+        },
+    }
+    theirs = await world.api.call("POST", world.path(plural), {"metadata": {"name": name}, **bodies[plural]})
+    await world.edit(run, suspend=False)
+    if plural != "configmaps":
+        await world.inspects(run)
+    kind = {"configmaps": "ConfigMap", "services": "Service", "jobs": "Job"}[plural]
+    await world.reaches(run, "NameTaken", saying=f"there is a {kind} {name} of somebody else")
+    assert kstatus(await world.run(run)) == "InProgress"
+
+    async def untouched() -> bool:
+        found = await world.find(plural, name) or {"metadata": {}}
+        same = found.get("data") == theirs.get("data") and found.get("spec") == theirs.get("spec")
+        meta = ("uid", "labels", "ownerReferences", "deletionTimestamp")
+        return same and all(found["metadata"].get(name) == theirs["metadata"].get(name) for name in meta)
+
+    await world.remains(untouched, "it stays as it was")
+    await world.delete("teacherfinetunes", run)
+    await world.gone("teacherfinetunes", run)
+    await world.remains(untouched, "it stays when the run goes")
+
+
+async def test_a_name_is_used_when_it_is_free_again(world: World) -> None:
+    run = "svc"
+    service = {"metadata": {"name": f"{run}-grounding-dino"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}}
+    await world.api.call("POST", world.path("services"), service)
+    await world.create(run, nodes=2)
+    await world.inspects(run)
+    await world.reaches(run, "NameTaken", saying=f"there is a Service {run}-grounding-dino of somebody else")
+    assert await world.find("jobs", f"{run}-grounding-dino") is None
+    await world.delete("services", f"{run}-grounding-dino")
+    await world.job(run, "grounding-dino")
+    owner = (await world.find("services", f"{run}-grounding-dino") or {})["metadata"]["ownerReferences"][0]
+    assert owner["uid"] == (await world.run(run))["metadata"]["uid"]
+
+
+async def test_children_that_are_there_already_are_kept(world: World) -> None:
+    """A Job is made anew, its Service not: as where an operator ended between making a child and noting it."""
+    run = "kept"
+    await world.create(run, nodes=2)
+    await world.inspects(run)
+    job = await world.job(run, "grounding-dino")
+    service = await world.find("services", f"{run}-grounding-dino") or {}
+    await world.delete("jobs", f"{run}-grounding-dino", propagationPolicy="Background")
+    for _ in range(2):
+        pods = [one for one in await world.pods(run) if one["metadata"]["labels"].get("finetune.dev/teacher")]
+        for pod in pods:
+            await world.vanishes(pod)
+    await world.job(run, "grounding-dino", other_than=job["metadata"]["uid"])
+    again = await world.find("services", f"{run}-grounding-dino") or {}
+    assert again["metadata"]["uid"] == service["metadata"]["uid"]
+
+
+async def test_a_container_that_is_stopped_as_it_starts_costs_one_attempt(world: World) -> None:
+    """Its runtime's own exit code 2, and no outcome: nothing is known to be wrong with the configuration."""
+    run = "early"
+    await world.create(run)
+    first = await world.pod(run, "inspect")
+    await world.fails(first, 2)
+    second = await world.pod(run, "inspect", besides=[first["metadata"]["name"]])
+    await world.runs(second)
+    await world.succeeds(second, outcomes.prepared(run))
+    pod = await world.starts(run)
+    await world.fails(pod, 2)
+    other = await world.pod(run, "grounding-dino", besides=[pod["metadata"]["name"]])
+    await world.runs(other)
+    await world.succeeds(other, outcomes.trained(run, DINO))
+    await world.reaches(run, "Succeeded")
+
+
+async def test_a_field_that_no_pod_has_ends_the_run(world: World, tier: str) -> None:
+    if tier == "memory":
+        pytest.skip("only a real API server validates Jobs")
+    run = "typo"
+    await world.create(run, affinity={"nodeAfinity": {}})
+    await world.inspects(run)
+    await world.reaches(run, "ChildRefused", saying="nodeAfinity")
 
 
 async def test_a_job_that_can_never_be_made_ends_the_run(world: World, tier: str) -> None:

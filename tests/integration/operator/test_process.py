@@ -14,6 +14,7 @@ from operators import ProcessOperator
 from places import OPERATOR
 
 import teacher_operator.selftest
+from engine import __version__
 
 pytestmark = pytest.mark.asyncio
 
@@ -54,6 +55,9 @@ async def test_it_ends_when_it_is_told_to(operator_kubeconfig: Path, tmp_path: P
     operator = ProcessOperator(operator_kubeconfig, tmp_path / "log", namespaces=("default",))
     operator.launch()
     await operator.ready()
+    first = operator.text().splitlines()[0]
+    assert f"teacher-operator {__version__} started: watches namespaces default" in first
+    assert "INFO" in first
     await asyncio.sleep(1)
     begun = time.monotonic()
     code = await asyncio.to_thread(operator.end, signal.SIGTERM)

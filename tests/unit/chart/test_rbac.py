@@ -16,8 +16,8 @@ OPERATOR = {
     ("batch", "jobs"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "pods"): {"get", "list", "watch"},
     ("", "pods/log"): {"get"},
-    ("", "configmaps"): {"create", "patch"},
-    ("", "services"): {"create", "patch"},
+    ("", "configmaps"): {"get", "create", "patch"},
+    ("", "services"): {"get", "create", "patch"},
     ("", "events"): {"create", "list"},
 }
 NAMESPACED = {"scope": {"namespaces": ["vision", "robots"]}, "crds": {"enabled": False}, "rbac": {"aggregate": False}}

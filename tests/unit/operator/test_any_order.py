@@ -49,6 +49,8 @@ REFUSALS = [
 CHILDREN = [f"{NAME}-{suffix}" for suffix in ("request", "inspect", "grounding-dino", "sam")]
 ENDS: list[dict[str, Any]] = [
     {"exit_code": 1},
+    {"exit_code": 2},
+    {"exit_code": 2, "message": failed_message(2, "ConfigError", "The setting is wrong.")},
     {"exit_code": 3, "message": failed_message(3, "Data", "The data is wrong.")},
     {"exit_code": 5, "message": failed_message(5, "Storage", "The store is gone.")},
     {"exit_code": 7},
@@ -104,6 +106,10 @@ class AnyOrder(RuleBasedStateMachine):
         if world.state[0] == "True":
             assert all(teacher.adapter is not None for teacher in world.status.teachers)
 
+    @rule()
+    def looks_and_is_killed(self) -> None:
+        self.world.look_once()
+
     def _attempts(self) -> int:
         return sum(teacher.attempt_count for teacher in self.world.status.teachers)
 
@@ -121,6 +127,11 @@ class AnyOrder(RuleBasedStateMachine):
     def deletes_a_job(self, number: int) -> None:
         if self.world.jobs:
             self.world.delete_job(list(self.world.jobs)[number % len(self.world.jobs)])
+
+    @rule(number=NUMBER, orphan=st.booleans())
+    def deletes_a_job_before_its_pods(self, number: int, orphan: bool) -> None:
+        if self.world.jobs:
+            self.world.remove_job(list(self.world.jobs)[number % len(self.world.jobs)], orphan=orphan)
 
     @rule(number=NUMBER)
     def deletes_a_pod(self, number: int) -> None:

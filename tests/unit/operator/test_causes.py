@@ -57,12 +57,23 @@ def test_a_failure_that_the_engine_foresaw_is_told_in_its_words(error: type[Teac
     assert found.log_tail == []
 
 
-@pytest.mark.parametrize(("error", "reason"), ENGINE.items(), ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(error, reason) for error, reason in ENGINE.items() if error is not ConfigError],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_without_a_word_of_the_engine_the_exit_code_speaks(error: type[TeacherError], reason: str) -> None:
     found = cause(failed_pod(error.exit_code, message="Traceback:\n  ...\nlast line"), log=("one", "two"))
     assert found.reason == reason
     assert f"exit code {error.exit_code}" in found.message
     assert found.log_tail == ["one", "two"]
+
+
+def test_a_code_that_container_runtimes_use_too_says_nothing_of_the_configuration() -> None:
+    """As of a container that is stopped in the second in which it starts."""
+    found = cause(failed_pod(2))
+    assert found.reason == "Crashed"
+    assert "exit code 2 and left no outcome" in found.message
 
 
 def test_every_exit_code_of_the_engine_has_a_reason() -> None:

@@ -367,14 +367,18 @@ def test_an_attempt_that_failed_is_told_once_wherever_the_teacher_stands_then(st
 
 
 def test_the_end_of_a_teacher_is_told_though_its_last_attempt_was() -> None:
-    before = run_of_teachers(teacher_of(state="Pending", failure=failure_of("a")))
+    before = run_of_teachers(teacher_of(state="Pending", failure=failure_of("a")), teacher_of(BOXES))
+    after = run_of_teachers(teacher_of(state="Failed", failure=failure_of("a")), teacher_of(BOXES))
+    assert list(events(before, after)) == [EventNote("Warning", "Crashed", "Sam: a has failed")]
+    assert list(events(after, after)) == []
+
+
+def test_the_end_of_a_run_is_one_event() -> None:
+    before = run_of_teachers(teacher_of(state="Training"))
     after = run_of_teachers(
         teacher_of(state="Failed", failure=failure_of("a")), summary=Summary.failed("Crashed", "Sam: a has failed")
     )
-    assert list(events(before, after)) == [
-        EventNote("Warning", "Crashed", "Sam: a has failed"),
-        EventNote("Warning", "Failed", "Crashed: Sam: a has failed"),
-    ]
+    assert list(events(before, after)) == [EventNote("Warning", "Failed", "Crashed: Sam: a has failed")]
     assert list(events(after, after)) == []
 
 
@@ -393,7 +397,11 @@ def test_a_run_that_succeeds_is_told() -> None:
     before = run_of_teachers(teacher_of(state="Training"))
     done = succeeded(teacher_of(state="Training"), trained_of(), now=NOW)
     after = run_of_teachers(done, summary=Summary.succeeded("all"))
-    assert list(events(before, after)) == [
-        EventNote("Normal", "Succeeded", "Sam: AP 0.312 -> 0.518"),
-        EventNote("Normal", "Succeeded", "all"),
-    ]
+    assert list(events(before, after)) == [EventNote("Normal", "Succeeded", "all")]
+
+
+def test_the_teacher_that_ends_first_has_an_event_of_its_own() -> None:
+    training = teacher_of(BOXES, state="Training")
+    before = run_of_teachers(teacher_of(state="Training"), training)
+    after = run_of_teachers(succeeded(teacher_of(state="Training"), trained_of(), now=NOW), training)
+    assert list(events(before, after)) == [EventNote("Normal", "Succeeded", "Sam: AP 0.312 -> 0.518")]

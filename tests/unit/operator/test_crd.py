@@ -15,7 +15,7 @@ from tft_schema import SPEC, STATUS, nodes, spec_errors
 from engine.manifest import PLATFORM_FIELDS, PLATFORM_STORAGE_FIELDS
 from engine.spec import StorageSpec
 from teacher_operator import crd
-from teacher_operator.api import APPLIED_TO_JOBS, INPUTS, PLATFORM, ClusterStorageSpec, parse_spec
+from teacher_operator.api import APPLIED_TO_JOBS, INPUTS, INT_OR_STRING, PLATFORM, ClusterStorageSpec, parse_spec
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSION = crd.crd()["spec"]["versions"][0]
@@ -59,12 +59,18 @@ def test_the_file_says_the_same_to_every_reader_of_yaml() -> None:
 def test_every_part_is_structural() -> None:
     for path, schema in NODES.items():
         unknown = {key for key in schema if key not in STRUCTURAL and not key.startswith("x-kubernetes-")}
+        if schema.get(INT_OR_STRING):
+            assert "type" not in schema, path
+            unknown -= {"anyOf"}
+            assert schema["anyOf"] == [{"type": "integer"}, {"type": "string"}], path
+        else:
+            assert "anyOf" not in schema, path
+            assert schema["type"] in {"object", "array", "string", "integer", "boolean"}, path
         assert not unknown, f"{path}: {unknown}"
-        assert schema["type"] in {"object", "array", "string", "integer", "boolean"}, path
 
 
 def test_there_are_no_floats() -> None:
-    assert [path for path, schema in NODES.items() if schema["type"] == "number"] == []
+    assert [path for path, schema in NODES.items() if schema.get("type") == "number"] == []
 
 
 @pytest.mark.parametrize(("root", "schema"), [("spec", SPEC), ("status", STATUS)])
@@ -81,17 +87,17 @@ def test_everything_is_bounded(root: str, schema: dict[str, Any]) -> None:
         where = f"{root}{path}"
         if f".{where}" in FREE:
             assert part["x-kubernetes-preserve-unknown-fields"] is True
-        elif part["type"] == "string":
+        elif part.get("type") == "string" or part.get(INT_OR_STRING):
             assert part.get("maxLength", 0) > 0, where
-        elif part["type"] == "array":
+        elif part.get("type") == "array":
             assert part.get("maxItems", 0) > 0, where
-        elif part["type"] == "object":
+        elif part.get("type") == "object":
             assert part.get("properties") or part.get("maxProperties"), where
 
 
 def test_every_integer_of_the_spec_has_a_range() -> None:
     for path, part in nodes(SPEC):
-        if part["type"] == "integer":
+        if part.get("type") == "integer":
             assert {"minimum", "maximum"} <= set(part), path
 
 
@@ -110,7 +116,7 @@ def test_patterns_are_whole_and_such_as_go_reads(pattern: str) -> None:
 
 def test_lists_say_how_appliers_share_them() -> None:
     for path, part in NODES.items():
-        if part["type"] != "array":
+        if part.get("type") != "array":
             continue
         kind = part["x-kubernetes-list-type"]
         if kind == "map":
@@ -173,7 +179,11 @@ def test_what_to_do_about_an_adapter_without_a_gain_is_a_setting(setting: str) -
         ({"gpuResourceName": "nvidia.com/gpu/x"}, "$.gpuResourceName"),
         ({"nodeSelector": {"zone": 1}}, "$.nodeSelector.zone"),
         ({"sharedMemory": "lots"}, "$.sharedMemory"),
-        ({"resources": {"limits": {"memory": 5}}}, "$.resources.limits.memory"),
+        ({"sharedMemory": "-1Gi"}, "$.sharedMemory"),
+        ({"scratch": {"size": "10GiB"}}, "$.scratch.size"),
+        ({"resources": {"limits": {"memory": -5}}}, "$.resources.limits.memory"),
+        ({"resources": {"limits": {"memory": True}}}, "$.resources.limits.memory"),
+        ({"resources": {"requests": {"cpu": 0.5}}}, "$.resources.requests.cpu"),
         ({"resources": {"requests": {"cpu": "many"}}}, "$.resources.requests.cpu"),
         ({"tolerations": [{"effect": "Always"}]}, "$.tolerations[0].effect"),
         ({"queueName": "no spaces"}, "$.queueName"),
@@ -186,6 +196,28 @@ def test_what_to_do_about_an_adapter_without_a_gain_is_a_setting(setting: str) -
 def test_what_is_wrong_is_refused_before_anything_runs(change: dict[str, Any], where: str) -> None:
     (error,) = spec_errors({**MINIMAL, **change})
     assert error.startswith(f"{where}: ")
+
+
+@pytest.mark.parametrize(
+    "amount", [4, 0, "4", "500m", "0.5", ".5", "1.", "1.2345", "1e9", "2E3", "+1", "16Gi", "1E", "1Ei"]
+)
+def test_an_amount_is_taken_as_the_core_api_takes_it(amount: int | str) -> None:
+    spec = {
+        **MINIMAL,
+        "sharedMemory": amount,
+        "scratch": {"size": amount},
+        "resources": {"requests": {"cpu": amount}, "limits": {"memory": amount}},
+    }
+    assert spec_errors(spec) == []
+    parsed = parse_spec(body_of(spec))
+    amounts = [parsed.shared_memory, parsed.scratch.size, *parsed.resources.requests.values()]
+    assert amounts == [str(amount)] * 3, "pods are made with text"
+
+
+@pytest.mark.parametrize("amount", [True, -1, "", "-1", "1 Gi", "Gi", "1e", "1e3x", "1GiB", "0x10", "١", "1\n"])
+def test_what_is_no_amount_is_refused_by_the_model_too(amount: Any) -> None:
+    with pytest.raises(ValidationError):
+        parse_spec(body_of({**MINIMAL, "sharedMemory": amount}))
 
 
 @pytest.mark.parametrize(

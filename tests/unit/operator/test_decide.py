@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from engine.spec import TeacherName
 from teacher_operator.attempts import attempted
 from teacher_operator.decide import Observed, decide, read_status
 from teacher_operator.names import PLATFORM_HASH, request_config_map
+from teacher_operator.observe import JOB_NAME
 from teacher_operator.status import ATTEMPTS, AttemptStatus, FailureStatus, TeacherStatus
 from teacher_operator.todo import Look
 
@@ -481,6 +483,143 @@ def test_a_job_that_was_deleted_by_hand_is_made_again() -> None:
     assert world.teacher().attempt_count == 2
 
 
+@pytest.mark.parametrize("pods", ["stopped", "orphaned"])
+def test_no_job_is_made_while_a_pod_of_a_deleted_one_still_runs(pods: str) -> None:
+    """`kubectl delete job` removes the Job first, and its pods have their grace period; with --cascade=orphan, more."""
+    world = World(teachers=[MASKS])
+    world.training()
+    pod = world.pod(MASKS)
+    world.remove_job(MASKS_JOB, orphan=pods == "orphaned")
+    for _ in range(3):
+        world.look()
+        world.advance(30)
+    assert not world.has_job(MASKS)
+    assert world.state == ("Unknown", "Pending")
+    assert f"pod {pod['metadata']['name']} on node gpu-node-1" in world.summary[2]
+    assert "a new Job is made when it has" in world.summary[2]
+    if pods == "orphaned":
+        world.delete_pod(pod)
+    world.reap()
+    world.look()
+    assert world.has_job(MASKS)
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+def test_pods_of_others_hold_nothing_up() -> None:
+    world = World(teachers=[MASKS])
+    world.training()
+    other = copy.deepcopy(world.pod(MASKS))
+    world.remove_job(MASKS_JOB)
+    other["metadata"] |= {"name": "theirs", "uid": "theirs", "ownerReferences": []}
+    other["metadata"]["labels"].pop(JOB_NAME)
+    world.add_pod(other)
+    world.reap()
+    world.look()
+    assert world.has_job(MASKS)
+
+
+def test_a_job_is_made_only_after_the_status_that_names_it_was_written() -> None:
+    world = World(teachers=[MASKS])
+    world.look()
+    world.controllers()
+    world.succeed(world.pod())
+    world.controllers()
+    announced = world.look_once()
+    assert (announced.todo.apply, world.has_job(MASKS)) == ([], False)
+    assert (world.teacher().job, world.teacher().state) == (MASKS_JOB, "Pending")
+    assert world.status.run_id
+    world.look_once()  # as an operator that starts anew there
+    assert world.has_job(MASKS)
+    written = world.status
+    world.look()
+    assert world.status == written, "one write for both"
+
+
+@pytest.mark.parametrize("part", ["runId", "teachers"])
+def test_a_job_is_not_made_from_a_status_that_is_not_written(part: str) -> None:
+    """What a status once named does not count while the rest of it is only just read again."""
+    world = World(teachers=[MASKS])
+    world.training()
+    world.remove_job(MASKS_JOB)
+    world.reap()
+    world.break_status(part)
+    assert world.look_once().todo.announced
+    assert not world.has_job(MASKS)
+    world.look_once()
+    assert world.has_job(MASKS)
+
+
+def test_an_operator_that_ends_before_its_status_is_written_makes_nothing_twice() -> None:
+    world = World(teachers=[MASKS])
+    world.inspected()
+    assert world.has_job(MASKS)
+    world.break_status()  # as it would be without any write
+    world.look()
+    world.run_fairly()
+    assert world.made.count(MASKS_JOB) == 1
+
+
+@pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
+def test_a_container_that_ends_without_an_outcome_as_it_starts_is_tried_again(teacher: TeacherName | None) -> None:
+    """Stopped while it starts, a container may end with the runtime's own exit code 2."""
+    world = World(teachers=[MASKS])
+    world.look()
+    world.controllers()
+    if teacher is not None:
+        world.inspected()
+        world.controllers()
+    world.run(world.pod(teacher))
+    world.end(world.pod(teacher), 2)
+    world.controllers()
+    world.look()
+    assert not world.terminal
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+@pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
+def test_a_configuration_that_is_wrong_ends_the_run_at_its_first_attempt(teacher: TeacherName | None) -> None:
+    world = World(teachers=[MASKS])
+    world.look()
+    world.controllers()
+    if teacher is not None:
+        world.inspected()
+        world.controllers()
+    world.run(world.pod(teacher))
+    world.end(world.pod(teacher), 2, message=failed_message(2, "ConfigError", "epochs is 0: give at least 1"))
+    world.look()
+    assert world.job(teacher)["spec"]["backoffLimit"] == 0
+    world.controllers()
+    world.look()
+    assert world.has_job(teacher), "its pod's log can be read"
+    assert world.summary == (
+        "False",
+        "ConfigurationInvalid",
+        ("Sam: " if teacher else "") + "epochs is 0: give at least 1",
+    )
+    world.controllers()
+    world.reap()
+    world.controllers()
+    assert list(world.live_pods()) == []
+    idle(world)
+
+
+@pytest.mark.parametrize("spec", [{}, {"queueName": "team-a"}], ids=["plain", "queued"])
+def test_a_suspended_run_says_when_no_pod_is_left(spec: dict[str, Any]) -> None:
+    world = World(teachers=[MASKS], **spec)
+    world.training()
+    world.edit(suspend=True)
+    world.look()
+    assert "stops at a checkpoint" in world.summary[2]
+    world.controllers()
+    world.reap()
+    world.controllers()
+    world.look()
+    assert world.state == ("Unknown", "Suspended")
+    assert "no pod is left" in world.summary[2]
+
+
 def test_a_pod_that_was_deleted_by_hand_is_made_again_and_counts_as_no_failure() -> None:
     world = World(teachers=[MASKS], backoffLimit=0)
     world.training()
@@ -538,6 +677,7 @@ def test_what_would_fail_again_is_not_tried_again(exit_code: int, reason: str) -
     world = World(teachers=[MASKS])
     world.training()
     world.end(world.pod(MASKS), exit_code, message=failed_message(exit_code, "X", "So it is."))
+    world.look()
     world.controllers()
     world.look()
     assert world.summary == ("False", reason, "Sam: So it is.")
@@ -847,7 +987,7 @@ def test_refusals_that_lie_apart_are_not_one_wait() -> None:
     world.advance(86_400)
     world.edit(suspend=None)
     world.look()
-    assert world.state == ("Unknown", "Pending")
+    assert world.state == ("Unknown", "NameTaken")
     world.refusals.clear()
     world.look()
     assert (world.has_job(MASKS), world.teacher().refused_since) == (True, None)
@@ -859,7 +999,7 @@ def test_without_a_deadline_a_job_that_is_refused_is_waited_for() -> None:
     world.inspected()
     world.advance(864_000)
     assert world.look().todo.retry
-    assert world.state == ("Unknown", "Pending")
+    assert world.state == ("Unknown", "NameTaken")
 
 
 def test_a_job_that_runs_too_long_fails() -> None:

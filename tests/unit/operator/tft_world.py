@@ -28,7 +28,7 @@ from teacher_operator.names import (
     owner_uid,
     trainer_job,
 )
-from teacher_operator.observe import JobView, is_live, is_over, telling_pod
+from teacher_operator.observe import JOB_NAME, JobView, is_live, is_over, telling_pod
 from teacher_operator.progress import read_progress
 from teacher_operator.report import is_terminal, summary_condition
 from teacher_operator.settings import Settings
@@ -134,7 +134,8 @@ class World:
     def observed(self, refused: Mapping[str, FailureStatus]) -> Observed:
         """What the operator sees."""
         inspect, trainers = None, {}
-        for job in self._store.jobs_of(self.body):
+        jobs = self._store.jobs_of(self.body)
+        for job in jobs:
             view = self._complete(JobView(job, self._store.pods_of(job)))
             labels = job["metadata"]["labels"]
             if labels[COMPONENT] == INSPECT:
@@ -143,7 +144,8 @@ class World:
             else:
                 assert SLUGS[labels[TEACHER]] not in trainers
                 trainers[SLUGS[labels[TEACHER]]] = view
-        return Observed(inspect=inspect, trainers=trainers, refused=refused)
+        orphans = self._store.orphans_of(self.body, jobs)
+        return Observed(inspect=inspect, trainers=trainers, refused=refused, orphans=orphans)
 
     def decide(self, refused: Mapping[str, FailureStatus] | None = None) -> Decision:
         """What the operator would do now."""
@@ -154,7 +156,12 @@ class World:
         return decision
 
     def look(self) -> Decision:
-        """The operator looks, decides, does it, and writes the status."""
+        """The operator looks, decides, does it, and writes the status; again at once where that names a Job to make."""
+        decision = self.look_once()
+        return self.look_once() if decision.todo.announced else decision
+
+    def look_once(self) -> Decision:
+        """One such pass: an operator that is killed after it has written the status does no more."""
         refused: dict[str, FailureStatus] = {}
         for _ in range(ROUNDS):
             decision = self.decide(refused)
@@ -276,6 +283,22 @@ class World:
             job["metadata"] |= {"deletionTimestamp": timestamp(self.now), "finalizers": ["foregroundDeletion"]}
             self._touch("Job", job)
 
+    def remove_job(self, name: str, *, orphan: bool = False) -> None:
+        """Background deletion: the Job is gone at once, and its pods are stopped, or left alone as orphans."""
+        job = self.jobs.pop(name)
+        for pod in self.pods_of(job):
+            if orphan:
+                del pod["metadata"]["ownerReferences"]
+                self._touch("Pod", pod)
+            else:
+                self.delete_pod(pod)
+        self._store.remove("Job", job)
+
+    def add_pod(self, pod: Body) -> None:
+        """Somebody makes a pod."""
+        self.pods[pod["metadata"]["name"]] = pod
+        self._touch("Pod", pod)
+
     def delete_pod(self, pod: Body) -> None:
         """It has its grace period."""
         if not pod["metadata"].get("deletionTimestamp"):
@@ -365,13 +388,23 @@ class World:
     def _make_pod(self, job: Body, index: int) -> None:
         template = job["spec"]["template"]
         (container,) = template["spec"]["containers"]
+        others = [pod for pod in self.live_pods() if pod["metadata"]["labels"].get(JOB_NAME) == job["metadata"]["name"]]
+        assert (
+            all(owner_uid(pod) == job["metadata"]["uid"] for pod in others) or TEACHER not in job["metadata"]["labels"]
+        ), "two trainers of one run"
         self._counter += 1
         name = f"{job['metadata']['name']}-{self._counter}"
         pod = pod_of(name, container=container["name"], node=None, created=self.now, conditions=[])
         pod["metadata"] |= {
             "uid": f"uid-{self._counter}",
-            "labels": {**template["metadata"]["labels"], **({POD_INDEX: str(index)} if _indexed(job) else {})},
-            "ownerReferences": [{"kind": "Job", "uid": job["metadata"]["uid"], "controller": True}],
+            "labels": {
+                **template["metadata"]["labels"],
+                JOB_NAME: job["metadata"]["name"],
+                **({POD_INDEX: str(index)} if _indexed(job) else {}),
+            },
+            "ownerReferences": [
+                {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"], "controller": True}
+            ],
         }
         pod["spec"]["containers"] = [{key: container.get(key) for key in ("name", "image", "resources")}]
         self.pods[name] = pod
