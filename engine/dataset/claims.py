@@ -85,8 +85,8 @@ class Claims:
 
     def repeats(self) -> int:
         """Count how many images are of a file that an earlier image is of."""
-        keys = np.array(self._keys, np.int64)[np.array(self._images, np.int64) >= 0]
-        return len(keys) - len(np.unique(keys))
+        keys = np.sort(np.array(self._keys, np.int64)[np.array(self._images, np.int64) >= 0])
+        return int(np.count_nonzero(keys[1:] == keys[:-1]))
 
     def renumber(self, new: Callable[[Ints], Ints]) -> None:
         """Replace the indices of images."""

@@ -112,7 +112,7 @@ class PartCounts:
         self._of_images(images, len(header.images))
         self.objects_of_class = _plus(self.objects_of_class, np.bincount(classes))
         self.image_class_pairs.add(images << 24 | classes, targets[usable])
-        self._sizes(judged, header, targets)
+        self._sizes(judged, targets)
         self._problems(block, judged)
 
     def left_out(self) -> LeftOut:
@@ -133,13 +133,13 @@ class PartCounts:
             first, after = int(images.min()), int(images.max()) + 1
             self.objects_of_image[first:after] += np.bincount(images - first)
 
-    def _sizes(self, judged: Judged, header: Header, targets: NDArray[np.bool_]) -> None:
-        boxes, areas = judged.boxes_xyxy[targets], judged.areas[targets]
-        width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    def _sizes(self, judged: Judged, targets: NDArray[np.bool_]) -> None:
+        x1, y1, x2, y2 = judged.boxes_xyxy.T
+        width, height, areas = (x2 - x1)[targets], (y2 - y1)[targets], judged.areas[targets]
         self.areas = self.areas + np.bincount(np.digitize(areas, (SMALL_AREA, LARGE_AREA)), minlength=3)
         ratios = np.maximum(width, height) / np.minimum(width, height)
         self.ratios = self.ratios + np.bincount(_bins(ratios, RATIOS), minlength=len(RATIOS) + 1)
-        image_areas = header.images.sizes[judged.images[targets]].prod(axis=1)
+        image_areas = (judged.image_sizes[:, 0] * judged.image_sizes[:, 1])[targets]
         known = image_areas > 0
         sides = np.sqrt(width[known] * height[known] / image_areas[known])
         self.sides = self.sides + np.bincount(_bins(sides, SIDES), minlength=len(SIDES) + 1)

@@ -26,6 +26,7 @@ SMALL = 10.0
 """Pixels of a side below which pixels make a difference."""
 
 Ints = NDArray[np.int64]
+Units = NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,27 +86,28 @@ class Duplicates:
         self._places, self._sides, self._classes = [], [], []
         order = np.argsort(places, kind="stable")
         order = order[np.searchsorted(places, 0, sorter=order) :]
+        places, classes = places[order], classes[order]
+        sides = sides[order].T.astype(np.int32, order="C")
+        corners = np.stack([places >> 16, places]).astype(np.int32) & 0xFFFF
         same, near, two = [empty], [empty], [empty]
-        ordered = places[order]
-        rows = ordered & 0xFFFF
         for step in range(1, NEIGHBORS + 1):
-            close = ordered[step:] - ordered[:-step] < FARTHEST << 16  # of one image, and near along x
-            close &= np.abs(rows[step:] - rows[:-step]) < FARTHEST
-            found = np.flatnonzero(close)
-            a, b = order[found], order[found + step]
-            apart = np.stack([(places[b] >> s & 0xFFFF) - (places[a] >> s & 0xFFFF) for s in (16, 0)], axis=1)
-            side = np.maximum(sides[a], sides[b]).astype(np.float64)
-            apart = np.maximum(np.abs(apart), np.abs(sides[a].astype(np.int64) - sides[b]))
-            tight, loose = _within(apart, side, SAME, SAME_SHARE), _within(apart, side, NEAR, NEAR_SHARE)
-            one = classes[a] == classes[b]
-            later = np.maximum(a, b)
+            close = places[step:] - places[:-step] < FARTHEST << 16  # of one image, and near along x
+            close &= np.abs(corners[1, step:] - corners[1, :-step]) < FARTHEST
+            a = np.flatnonzero(close)
+            side = np.maximum(sides[:, a], sides[:, a + step])
+            apart = np.abs(corners[:, a] - corners[:, a + step])
+            apart = np.maximum(apart, np.abs(sides[:, a] - sides[:, a + step]))
+            alike = _within(apart, side, NEAR, NEAR_SHARE)
+            a, b = a[alike], a[alike] + step
+            tight = _within(apart[:, alike], side[:, alike], SAME, SAME_SHARE)
+            one, later = classes[a] == classes[b], np.maximum(order[a], order[b])
             same.append(later[tight & one])
-            near.append(later[loose & ~tight & one])
+            near.append(later[~tight & one])
             two.append(later[tight & ~one])
         return Repeated(*(np.unique(np.concatenate(found)) for found in (same, near, two)))
 
 
-def _within(apart: Ints, side: NDArray[np.float64], pixels: float, share: float) -> NDArray[np.bool_]:
-    """(N,) whether boxes that lie ``apart`` (N, 2) units differ by no more than pixels, or a share of their sides."""
-    by_pixels = np.where(side.min(axis=1, initial=np.inf) >= SMALL / UNIT, pixels / UNIT, 1)[:, None]
-    return np.asarray((apart <= np.maximum(by_pixels, share * side)).all(axis=1))
+def _within(apart: Units, side: Units, pixels: float, share: float) -> NDArray[np.bool_]:
+    """(N,) whether boxes that lie ``apart`` (2, N) units differ by no more than pixels, or a share of their sides."""
+    by_pixels = np.where(side.min(axis=0, initial=1 << 16) >= SMALL / UNIT, pixels / UNIT, 1)
+    return np.asarray((apart <= np.maximum(by_pixels, share * side)).all(axis=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -56,11 +57,10 @@ class IdIndex:
 
     def find(self, ids: Sequence[ImageId | None]) -> Ints:
         """(N,) the number of each of N ids, UNKNOWN for those that were not added."""
-        if set(map(type, ids)) == {int}:
-            try:
-                return self._find(np.array(ids, np.int64))
-            except OverflowError:
-                pass
+        try:
+            return self._find(np.array(array("q", ids), np.int64))  # type: ignore[type-var]
+        except (TypeError, OverflowError):  # not all of them are numbers of 64 bits
+            pass
         found = np.array([self._others.get(one, UNKNOWN) for one in ids], np.int64)
         plain = [i for i, one in enumerate(ids) if _is_plain(one)]
         found[plain] = self._find(np.array([ids[i] for i in plain], np.int64))
@@ -93,7 +93,7 @@ class Repeats:
 
     def add(self, numbers: Ints) -> None:
         """Note some numbers."""
-        numbers = np.sort(numbers)
+        numbers = np.sort(numbers, kind="stable")  # the fastest where they are sorted already
         small = numbers[slice(*np.searchsorted(numbers, (0, SMALL)))]
         if len(small) < len(numbers):
             self._large.append(numbers[(numbers < 0) | (numbers >= SMALL)])
@@ -112,7 +112,7 @@ class Repeats:
     def finish(self) -> None:
         """Look through the numbers that have no bit."""
         if self._large:
-            self._distinct(np.sort(np.concatenate(self._large)))
+            self._distinct(np.sort(np.concatenate(self._large), kind="stable"))
         self._large = []
 
     def _distinct(self, ordered: Ints) -> Ints:
@@ -193,7 +193,7 @@ def as_numbers(ids: Sequence[ImageId]) -> list[int]:
 
 def _distinct(numbers: Ints) -> Ints:
     """The different ones, sorted: numpy.unique would hash them, and they are nearly sorted already."""
-    ordered = np.sort(numbers)
+    ordered = np.sort(numbers, kind="stable")
     first = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
     return ordered[first]

@@ -95,6 +95,8 @@ def source_of(file_name: str) -> str:
     >>> source_of("train/scene00_jpg.rf.c81e728d9d4c2f636f067f89cc14862c.jpg"), source_of("scene00.jpg")
     ('scene00', '')
     """
+    if ".rf." not in file_name.lower():
+        return ""
     found = ROBOFLOW.match(name_of(file_name.replace("\\", "/")))
     return found[1] if found else ""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from engine.dataset.masks import encode_segmentation
-from engine.dataset.segmentations import FARTHEST, MaskKind, decode_polygons, parse
+from engine.dataset.segmentations import FARTHEST, MaskKind, decode_polygons, decode_run_lengths, parse
 from engine.dataset.types import Rle
 
 FEW_PIXELS = 16
@@ -66,7 +66,7 @@ def mask_shapes(
         areas[i] = pixels if drawn[i] or not pixels else areas[i]
     where = np.flatnonzero(chosen & (kinds == MaskKind.RUN_LENGTHS))
     if len(where):
-        rles = [run_lengths(segmentations[int(i)]) for i in where]
+        rles = decode_run_lengths([segmentations[int(i)] for i in where])
         bounds[where] = np.asarray(coco_mask.toBbox(rles), np.float64)
         bounds[where, 2:] += bounds[where, :2]
         areas[where] = list(map(coco_mask.area, rles))  # of 256 or more at a time it fails
@@ -75,8 +75,7 @@ def mask_shapes(
 
 def run_lengths(segmentation: msgspec.Raw) -> Rle:
     """Compressed run lengths of a segmentation that is :attr:`MaskKind.RUN_LENGTHS`."""
-    parsed = parse(segmentation)
-    return encode_segmentation(parsed, *parsed["size"])
+    return decode_run_lengths([segmentation])[0]
 
 
 def _drawn_area(segmentation: Any, size: NDArray[np.float64]) -> int:

@@ -206,6 +206,9 @@ def tidied(file_name: str) -> str:
     >>> tidied("./day\\1.jpg"), tidied("/a//1.jpg")
     ('day/1.jpg', '/a/1.jpg')
     """
+    plain = "/." not in file_name and "//" not in file_name and "\\" not in file_name and file_name.isascii()
+    if plain and not file_name.startswith(".") and not file_name.endswith("/"):
+        return file_name  # as most are
     path = _composed(file_name.replace("\\", "/"))
     parts = "/".join(part for part in path.split("/") if part not in ("", "."))
     return f"/{parts}" if path.startswith("/") else parts
