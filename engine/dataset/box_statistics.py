@@ -154,14 +154,14 @@ def read_by_area(boxes: Array, areas: Array, sizes: Array) -> NDArray[np.int8]:
     Returns:
         (N,) int8: AGREES, CORNERS or SHARES of :class:`Reading`; UNEXPLAINED if no reading has the area.
     """
-    x, y, w, h = boxes.T
-    images = sizes.prod(axis=1)
-    found = np.full(len(boxes), Reading.UNEXPLAINED, np.int8)
+    agree = _same(boxes[:, 2] * boxes[:, 3], areas)
+    found = np.where(agree, Reading.AGREES, Reading.UNEXPLAINED).astype(np.int8)
+    others = np.flatnonzero(~agree & (areas > LEAST_AREA))  # few, in most files
+    (x, y, w, h), areas, images = boxes[others].T, areas[others], sizes[others].prod(axis=1)
     readings = [(Reading.SHARES, w * h * images / unit**2) for unit in UNITS]
-    readings += [(Reading.CORNERS, np.where((w > x) & (h > y), (w - x) * (h - y), np.nan)), (Reading.AGREES, w * h)]
+    readings.append((Reading.CORNERS, np.where((w > x) & (h > y), (w - x) * (h - y), np.nan)))
     for reading, own in readings:
-        found[(areas > LEAST_AREA) & (np.abs(own - areas) <= np.maximum(EXACT_PIXELS, EXACT_SHARE * areas))] = reading
-    found[_same(w * h, areas)] = Reading.AGREES
+        found[others[np.abs(own - areas) <= np.maximum(EXACT_PIXELS, EXACT_SHARE * areas)]] = reading
     return found
 
 

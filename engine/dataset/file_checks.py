@@ -95,7 +95,7 @@ class FileChecks:
 
     def _read_by_area(self, judged: Judged, plain: NDArray[np.bool_]) -> bool:
         """Count how boxes without masks agree with their areas; once that proves it, leave out those that do not."""
-        bare = np.flatnonzero(plain & np.isin(judged.masks, (MaskKind.NONE, MaskKind.BAD)))
+        bare = np.flatnonzero(plain & ((judged.masks == MaskKind.NONE) | (judged.masks == MaskKind.BAD)))
         boxes = judged.given_xywh[bare], judged.given_areas[bare], judged.image_sizes[bare]
         if not self._areas_prove:
             self._areas.add(*boxes)
