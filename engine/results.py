@@ -202,7 +202,9 @@ class TeacherResult(Result):
     )
     images_skipped: int = Field(default=0, description="Images that cannot be decoded, and so were left out.")
     objects_skipped: int = Field(
-        default=0, description="Objects of these, and those outside an image whose size the annotations do not give."
+        default=0,
+        description="Objects of these, those outside an image whose size the annotations do not give, and those whose "
+        "box and mask contradict each other.",
     )
     skipped_examples: tuple[str, ...] = Field(default=(), description="The first few, with what is wrong with them.")
     quality: dict[str, ClassQuality] = Field(default={}, description="By class name, at these thresholds.")

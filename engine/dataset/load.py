@@ -97,9 +97,10 @@ class _Objects:
 
     def __init__(self) -> None:
         self.by_image: dict[int, list[tuple[CocoAnnotation, bool]]] = {}
-        self.rectangles = self.outlines = 0
+        self.rectangles = self.outlines = self.contradictory = 0
 
     def add(self, block: list[RawAnnotation], judged: Judged, header: Header) -> None:
+        self.contradictory += int(judged.contradictory.sum())
         for i in np.flatnonzero(judged.usable):
             annotation, kind = block[i], MaskKind(judged.masks[i])
             left, top, right, bottom = (float(v) for v in judged.boxes_xyxy[i])
@@ -142,4 +143,5 @@ class _Objects:
             ),
             classes=tuple(classes),
             category_ids=tuple(as_numbers([ids[name] for name in classes])),
+            contradictory=self.contradictory,
         )

@@ -114,9 +114,13 @@ class Judged:
     @property
     def contradicts(self) -> bool:
         """Test whether statements about an object contradict each other in a way that only its mask shows."""
-        left_out = self.verdicts[~self.usable]
         bad = self.bad_areas.any() or (self.masks == MaskKind.BAD).any()
-        return bool(bad or np.isin(left_out, list(CONTRADICTIONS.values())).any())
+        return bool(bad or self.contradictory.any())
+
+    @property
+    def contradictory(self) -> NDArray[np.bool_]:
+        """(N,) bool: the annotations that are left out since their box and mask contradict each other."""
+        return np.isin(self.verdicts, list(CONTRADICTIONS.values())) if not self.usable.all() else ~self.usable
 
 
 @np.errstate(all="ignore")  # numbers of files may be anything: what is not finite fails every comparison

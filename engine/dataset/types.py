@@ -208,6 +208,8 @@ class CocoDataset:
         digest: sha256 of the file's bytes, in hex; of a dataset from no file, empty.
         images_digest: The fingerprint of the images that the file lists; empty if nobody asked for it.
         frame: How images are taken that EXIF turns, where their own size does not show it.
+        contradictory: Annotations of the file that are left out since their box and mask contradict each other:
+            inspection samples the masks of a large file, and may have reported fewer.
     """
 
     images: tuple[CocoImage, ...]
@@ -217,6 +219,7 @@ class CocoDataset:
     digest: str = ""
     images_digest: str = ""
     frame: Frame = Frame.UPRIGHT
+    contradictory: int = 0
 
     def __len__(self) -> int:
         return len(self.images)

@@ -198,7 +198,8 @@ class Parts:
         val: What the best adapter is chosen by.
         test: What it is measured on, if the configuration asks for it.
         unreadable: What is in no part, since it cannot be used.
-        objects_skipped: Objects outside their image, and those of images that cannot be used.
+        objects_skipped: Objects outside their image, those of images that cannot be used, and those whose box and mask
+            contradict each other.
         images_digest: The fingerprint of all images that are listed, of all parts.
         shared: How many images several parts have.
         marks: By part and file name, what changes with the bytes of an image.
@@ -232,6 +233,7 @@ class Parts:
         unreadable = data.settled(unreadable | dict(here or {}), check)
         parts, skipped = data.usable(unreadable), data.skipped(unreadable)
         lost = _objects(data.whole.values()) - _objects(parts.values())
+        contradictory = {part.dataset.digest: part.dataset.contradictory for part in data.whole.values()}  # by file
         known = {name: look(check) for name, look in data.known.items()}
         shared = check_shared(known, max_percent=data.config.max_leaked_percent)
         return cls(
@@ -239,7 +241,7 @@ class Parts:
             parts["val"],
             parts.get("test"),
             unreadable=skipped,
-            objects_skipped=lost,
+            objects_skipped=lost + sum(contradictory.values()),
             images_digest=data.images_digest,
             shared=shared,
             marks={name: dict(zip(one.names, one.marks, strict=False)) for name, one in known.items()},

@@ -22,7 +22,10 @@ def left_out(
 ) -> Iterator[str]:
     """That images are left out, and which, and objects; and how images are taken that EXIF turns."""
     if objects:
-        yield f"{objects:,} objects are left out: of images that are, or outside an image that is smaller"
+        yield (
+            f"{objects:,} objects are left out: of images that are, outside an image that is smaller, or with box "
+            "and mask that contradict each other"
+        )
     if unreadable.faults:
         yield shortened(f"{len(unreadable.faults):,} images are left out: {'; '.join(unreadable.examples)}")
     for code, count, examples in unreadable.frames.problems(asked):

@@ -10,7 +10,7 @@ from toy import write_toy_data
 
 from engine.config import DataConfig
 from engine.config.model import PartConfig, SplitConfig
-from engine.dataset import inspect_dataset
+from engine.dataset import file_checks, inspect_dataset
 from engine.errors import DataError
 from engine.storage import Storage
 from engine.training.parts import Data, Part, Parts, _share_out
@@ -157,3 +157,19 @@ def test_single_images_change_places_and_parts_keep_their_sizes() -> None:
     indices = {"train": [0, 1, 2, 3], "val": [4, 5], "test": []}
     _share_out(indices, {1, 3}, range(6))
     assert indices == {"train": [0, 1, 2, 5], "val": [3, 4], "test": []}
+
+
+def test_contradictions_that_the_sample_of_inspection_has_missed_are_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_toy_data(tmp_path / "data" / "all.json", range(20), masks=True)
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        annotation["area"] = 0.9 * annotation["bbox"][2] * annotation["bbox"][3]
+    x, y, width, height = content["annotations"][5]["bbox"]
+    content["annotations"][5]["bbox"] = [x, y, x + width, y + height]
+    file.write_text(json.dumps(content))
+    monkeypatch.setattr(file_checks, "READ_WHOLE", 0)
+    monkeypatch.setattr(file_checks, "EVERY", 1000)
+    assert inspect_dataset(file).annotations == len(content["annotations"])
+    assert prepared(data_of(str(file)), tmp_path).objects_skipped == 1
