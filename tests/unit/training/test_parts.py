@@ -164,10 +164,8 @@ def test_contradictions_that_the_sample_of_inspection_has_missed_are_counted_onc
 ) -> None:
     file = write_toy_data(tmp_path / "data" / "all.json", range(20), masks=True)
     content = json.loads(file.read_text())
-    for annotation in content["annotations"]:
-        annotation["area"] = 0.9 * annotation["bbox"][2] * annotation["bbox"][3]
-    x, y, width, height = content["annotations"][5]["bbox"]
-    content["annotations"][5]["bbox"] = [x, y, x + width, y + height]
+    x, y, width, height = content["annotations"][2]["bbox"]
+    content["annotations"][2]["bbox"] = [x, y, x + width, y + height]  # within the image: only its mask tells
     file.write_text(json.dumps(content))
     monkeypatch.setattr(file_checks, "READ_WHOLE", 0)
     monkeypatch.setattr(file_checks, "EVERY", 1000)
