@@ -23,7 +23,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -113,9 +112,9 @@ class Publication:
         """
         return ELECTED.format(root=self.root) if self._by_election else None
 
-    @cached_property
+    @property
     def _by_election(self) -> bool:
-        return not self.storage.honours_conditions(self.root)
+        return not self.storage.honours_conditions(join(self.root, ATTEMPTS))
 
     def _claim(self, mine: Commit) -> None:
         """Commit, unless somebody has."""
