@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "examples" / "tiny_teachers"
 
 
-def write_parts(folder: Path, images: int = 12) -> Path:
-    """A small data set with boxes and masks."""
+def write_parts(folder: Path, images: int = 12, *, seed: int = 3) -> Path:
+    """A small data set with boxes and masks; each seed draws other images."""
     script = ROOT / "examples" / "demo_data.py"
-    subprocess.run([sys.executable, str(script), str(folder), "--images", str(images), "--seed", "3"], check=True)
+    subprocess.run([sys.executable, str(script), str(folder), "--images", str(images), "--seed", str(seed)], check=True)
     return folder
 
 

@@ -250,9 +250,9 @@ def test_several_processes_measure_the_base_meanwhile_and_train_the_same(
 def test_sigterm_ends_it_while_the_images_do_not_come(
     tmp_path: Path, s3: str, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch, at_the_end: threading.Event, at: str
 ) -> None:
-    data, parts = write_parts(tmp_path / "parts"), {}
-    for name in ("train", "val"):
-        Storage().upload_folder(data, f"{s3}/{name}")
+    parts = {}
+    for seed, name in enumerate(("train", "val")):
+        Storage().upload_folder(write_parts(tmp_path / name, seed=seed), f"{s3}/{name}")
         parts[name] = {"annotations": f"{s3}/{name}/annotations.json", "images": f"{s3}/{name}/images/"}
     sam = {"name": "Sam", "baseModel": str(TINY / "sam"), "epochs": 1}
     file = manifest(tmp_path, data="", output=f"{s3}/models", teachers=[sam], dataset=parts)
