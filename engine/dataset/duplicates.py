@@ -16,11 +16,11 @@ NEIGHBORS = 4
 FARTHEST = 96
 """Units beyond which two boxes are not the same, however large they are."""
 
-SAME, SAME_SHARE = 1.0, 0.01
-"""Pixels, or share of a side, by which boxes of one object differ, drawn or rounded twice."""
+SAME, SAME_SHARE = 0.5, 0.01
+"""Pixels, or share of a side, by which boxes of one object differ that was rounded or resized in between."""
 
-NEAR, NEAR_SHARE = 2.0, 0.05
-"""The same of boxes that look alike."""
+NEAR, NEAR_SHARE = 1.0, 0.05
+"""The same of boxes that look alike: reported, and used, since small neighbours in a crowd may be a pixel apart."""
 
 SMALL = 10.0
 """Pixels of a side below which pixels make a difference."""

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_run import TINY, save_run
 
 from engine.storage import Storage
@@ -129,6 +130,8 @@ def test_a_student_is_trained_on_labels(place: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_slip_is_a_sentence(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "i").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "i" / "a.png")
     done = teacher(*arguments, cwd=tmp_path)
     assert done.returncode in (2, 4, 5)
     assert sentence in done.stderr

@@ -113,7 +113,8 @@ def test_the_lines_of_the_model_card_load_the_adapter(s3: str, parts: Path, tmp_
     storage = Storage(StorageOptions())
     for slug in ("grounding_dino", "sam"):
         card = storage.read_bytes(f"{run_uri}/teachers/{slug}_lora/README.md").decode()
-        (lines,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+        blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+        (lines,) = (block for block in blocks if "load_adapted" in block)
         assert len(lines.strip().splitlines()) == 3
         program = (
             "import numpy as np\nfrom engine.dataset import Sample\n"
