@@ -38,6 +38,7 @@ def pack(archive: Path, files: dict[str, bytes], *, backwards: bool = False) -> 
     return archive
 
 
+@pytest.mark.slow
 def test_a_yolo_zip_is_trained_on_and_the_order_of_its_files_changes_nothing(
     yolo_parts: tuple[dict[str, bytes], int], tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_the_lines_of_the_model_card_load_the_adapter(s3: str, parts: Path, tmp_
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_never_was(parts: Path, tmp_path: Path) -> None:
     adapters = {}
     for name in ("whole", "stopped"):

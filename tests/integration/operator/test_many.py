@@ -45,6 +45,7 @@ async def _kubelets(world: World, stop: asyncio.Event) -> None:
             await asyncio.sleep(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.lengthy
 async def test_two_hundred_runs_at_once(new_world: NewWorld, tier: str) -> None:
     world = await new_world(progress_seconds=15)

@@ -66,6 +66,7 @@ def test_files_are_published_once(s3: str, tmp_path: Path) -> None:
     assert [item.key for item in storage.list(s3) if item.key.startswith(ATTEMPTS)] == [f"attempts/sam/{COMMIT}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "again", [pytest.param(False, id="published"), pytest.param(True, id="withdrawn", marks=pytest.mark.slow)]
 )

@@ -137,6 +137,7 @@ def test_what_is_no_coco_is_refused_in_a_sentence(tmp_path: Path, content: bytes
         inspected(tmp_path, content)
 
 
+@pytest.mark.slow
 def test_numbers_of_four_hundred_digits_and_a_million_classes_are_read(tmp_path: Path) -> None:
     coco = small_coco()
     coco["categories"] += [{"id": i, "name": f"class {i}"} for i in range(10, 10**6)]

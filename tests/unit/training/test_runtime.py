@@ -65,6 +65,7 @@ def test_sigterm_is_noted_inside_the_block_alone() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's way that is changed")
 def test_memory_that_is_kept_need_not_be_cleared_again() -> None:
     program = """
@@ -85,6 +86,7 @@ print(cleared, faults())
     assert kept < cleared / 20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's way that is changed")
 def test_kept_memory_is_given_back_above_a_bound() -> None:
     program = """
