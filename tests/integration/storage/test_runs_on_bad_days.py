@@ -116,7 +116,7 @@ def test_a_place_that_may_not_be_written_to_ends_a_run_with_its_name(
     s3: str, proxy: FaultyS3, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy.before = lambda request: (
-        says(403, "AccessDenied") if request.method == "PUT" and "/attempts/" in request.path else None
+        says(403, "AccessDenied") if request.method == "PUT" and "/attempts/sam/" in request.path else None
     )
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     file = manifest(tmp_path, data=str(parts), output=f"{s3}/models", teachers=[SAM])
