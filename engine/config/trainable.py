@@ -98,10 +98,7 @@ def check_phrases(classes: Sequence[str], prompts: Mapping[str, str]) -> None:
                 "phrase of common words in classPrompts"
             )
         if read in seen:
-            raise (ConfigError if seen[read] in prompts else error)(
-                f"Grounding DINO cannot tell class {shortened(name, 60)!r} from {shortened(seen[read], 60)!r}: it "
-                f"reads both as {shortened(_joined(read), 60)!r}. Give one of them a phrase of its own in classPrompts"
-            )
+            raise _alike(name, seen[read], prompts, why=f"it reads both as {shortened(_joined(read), 60)!r}")
         seen[read] = name
 
 
@@ -124,12 +121,18 @@ def check_pieces(classes: Sequence[str], prompts: Mapping[str, str], vocabulary:
                 "are allowed: give a phrase of common words in classPrompts"
             )
         if pieces in seen:
-            raise (ConfigError if seen[pieces] in prompts else error)(
-                f"Grounding DINO cannot tell class {shortened(name, 60)!r} from {shortened(seen[pieces], 60)!r}: its "
-                f"tokenizer makes {shortened(' '.join(pieces), 60)!r} of both. Give one of them a phrase of its own in "
-                "classPrompts"
-            )
+            why = f"its tokenizer makes {shortened(' '.join(pieces), 60)!r} of both"
+            raise _alike(name, seen[pieces], prompts, why=why)
         seen[pieces] = name
+
+
+def _alike(name: str, other: str, prompts: Mapping[str, str], *, why: str) -> ConfigError | DataError:
+    """Return the error for two classes that Grounding DINO cannot tell apart: of the phrases, if the user gave one."""
+    error = ConfigError if name in prompts or other in prompts else DataError
+    return error(
+        f"Grounding DINO cannot tell class {shortened(name, 60)!r} from {shortened(other, 60)!r}: {why}. Give one of "
+        "them a phrase of its own in classPrompts"
+    )
 
 
 def _joined(read: Sequence[str]) -> str:

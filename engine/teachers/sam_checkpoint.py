@@ -94,7 +94,7 @@ def export_original(model: Any, path: Path) -> None:
 
 
 def _exported_rate(decoder: Any) -> int:
-    """How much narrower cross-attention is than the decoder, in an export.
+    """Return how much narrower cross-attention is than the decoder, in an export.
 
     segment_anything has one rate for all of it; transformers has 2 in the layers and the configuration's in the last
     attention. So what is narrower is made as wide as the other.

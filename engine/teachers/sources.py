@@ -73,7 +73,7 @@ class LocalModel:
 
     @property
     def digest(self) -> str:
-        """Of the weights and all other parts."""
+        """Digest of the weights and all other parts."""
         return hashlib.sha256(json.dumps([self.sha256, dict(self.parts)], sort_keys=True).encode()).hexdigest()
 
 

@@ -76,7 +76,7 @@ class TensorBoard:
                 writer.flush()
 
     def summarize(self, settings: Mapping[str, str], result: TeacherResult, samples: Sequence[SampleView]) -> None:
-        """Write what a run ends with: pictures of the samples, and its settings beside its metrics."""
+        """Write what a run ends with: pictures of the samples, and its settings with its metrics."""
         writer = self._writer("", result.steps)
         for view in samples:
             images = np.concatenate([image for _, image, _ in panels(view, side=PICTURE_SIDE)], axis=1)
