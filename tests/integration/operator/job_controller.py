@@ -7,7 +7,6 @@ Failed, indexed completions, pods that end before their Job goes, children that 
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections import Counter
 from typing import Any, Literal
 
@@ -155,7 +154,7 @@ class JobController:
             "controller": True,
         }
         middle = f"-{index}" if indexed else ""
-        metadata = {"name": f"{name}{middle}-{uuid.uuid4().hex[:5]}", "labels": labels, "ownerReferences": [owner]}
+        metadata = {"generateName": f"{name}{middle}-", "labels": labels, "ownerReferences": [owner]}
         made = self.objects.create(
             "pods", job["metadata"]["namespace"], {"metadata": metadata, "spec": template["spec"]}
         )

@@ -97,9 +97,15 @@ class Objects:
         found = [body for (kind, space, _), body in self.bodies.items() if kind == plural and namespace in ("", space)]
         return [body for body in found if selects(selector, body)]
 
+    def _generated(self, plural: str, namespace: str, prefix: str) -> str:
+        """A free name: as the API server does, a suffix that is taken is drawn again."""
+        while (plural, namespace, name := f"{prefix}{uuid.uuid4().hex[:5]}") in self.bodies:
+            pass
+        return name
+
     def create(self, plural: str, namespace: str, body: Body) -> Body:
         body, metadata = copied(body), copied(body["metadata"])
-        name = metadata.get("name") or f"{metadata['generateName']}{uuid.uuid4().hex[:5]}"
+        name = metadata.get("name") or self._generated(plural, namespace, metadata["generateName"])
         if (plural, namespace, name) in self.bodies:
             raise refusal(409, "AlreadyExists", f'{plural} "{name}" already exists')
         if plural in self.forbidden:
