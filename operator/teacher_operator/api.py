@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from engine.manifest import API_VERSION, KIND
 from engine.spec import FineTuneSpec, SpecModel, StorageSpec
+from teacher_operator.quantities import QUANTITY
 
 GROUP, VERSION = API_VERSION.split("/")
 PLURAL = "teacherfinetunes"
@@ -53,7 +54,7 @@ Quantity = Annotated[
     StringConstraints(
         min_length=1,
         max_length=32,
-        pattern=r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$",
+        pattern=QUANTITY,
     ),
     BeforeValidator(_amount),
     Field(json_schema_extra={INT_OR_STRING: True}),
@@ -135,7 +136,11 @@ class PullSecret(SpecModel):
 class ScratchSpec(SpecModel):
     """Where images and checkpoints lie while a trainer runs."""
 
-    size: Quantity | None = Field(default=None, description="Most that an emptyDir may hold; default: no limit.")
+    size: Quantity | None = Field(
+        default=None,
+        description="Most that an emptyDir may hold, also that of the inspection; default: scratchSize of the "
+        "installation.",
+    )
     claim_name: Name | None = Field(default=None, description="A PersistentVolumeClaim instead of an emptyDir.")
 
 

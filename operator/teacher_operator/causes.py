@@ -19,6 +19,7 @@ from engine.errors import (
     StorageError,
 )
 from engine.outcome import Outcome, parse_outcome
+from teacher_operator.evictions import eviction_advice
 from teacher_operator.names import INSPECT
 from teacher_operator.observe import AMBIGUOUS, DISRUPTED, is_first, node_of, telling_pod, terminated
 from teacher_operator.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
@@ -133,7 +134,9 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
     status = pod["status"]
     disruption = next((c for c in status.get("conditions") or [] if c["type"] == DISRUPTED), None)
     if status.get("reason") == "Evicted":
-        return "Evicted", f"evicted{on_node}: {status.get('message') or 'the node ran short of something'}"
+        why = str(status.get("message") or "the node ran short of something").strip()
+        advice = eviction_advice(why, container)
+        return "Evicted", f"evicted{on_node}: {why}" + (f" To fix it, {advice}" if advice else "")
     if disruption is not None and disruption["status"] == "True":
         return "Disrupted", f"stopped{on_node}: {disruption.get('message') or disruption.get('reason')}"
     if told is not None:  # who sent the signal is not known

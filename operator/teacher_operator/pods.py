@@ -45,7 +45,7 @@ def pod_template(
         config_map: A ConfigMap and where it is mounted.
         trainer_job: Name of the Job whose pods train; None for those that need no GPU.
     """
-    disks = _disks(spec, trainer_job)
+    disks = _disks(spec, settings, trainer_job)
     volumes, mounts = [volume for volume, _ in disks], [mount for _, mount in disks]
     if config_map is not None:
         name, path = config_map
@@ -130,18 +130,20 @@ def _authorities(spec: TeacherFineTuneSpec, settings: Settings) -> tuple[str, st
     return settings.ca_bundle_config_map, settings.ca_bundle_key
 
 
-def _disks(spec: TeacherFineTuneSpec, trainer_job: str | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _disks(
+    spec: TeacherFineTuneSpec, settings: Settings, trainer_job: str | None
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Volumes with their mounts: all that can be written to, and for trainers shared memory and base models."""
     scratch = {"name": "scratch", "mountPath": DISK}
+    bounded = {"name": "scratch", "emptyDir": {"sizeLimit": spec.scratch.size or settings.scratch_size}}
     if trainer_job is None:
-        return [({"name": "scratch", "emptyDir": {}}, scratch)]
+        return [(bounded, scratch)]
     disks: list[tuple[dict[str, Any], dict[str, Any]]] = []
     if spec.scratch.claim_name:
         claim = {"name": "scratch", "persistentVolumeClaim": {"claimName": spec.scratch.claim_name}}
         disks.append((claim, scratch | {"subPath": trainer_job}))
     else:
-        limit = {"sizeLimit": spec.scratch.size} if spec.scratch.size else {}
-        disks.append(({"name": "scratch", "emptyDir": limit}, scratch))
+        disks.append((bounded, scratch))
     memory = {"medium": "Memory", "sizeLimit": spec.shared_memory or SHARED_MEMORY}
     disks.append(({"name": "shm", "emptyDir": memory}, {"name": "shm", "mountPath": "/dev/shm"}))  # noqa: S108
     if spec.model_cache:

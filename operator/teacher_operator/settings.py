@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from teacher_operator.quantities import QUANTITY
+
 PREFIX = "TEACHER_"
 
 
@@ -36,6 +38,12 @@ class Settings(BaseModel):
     trainer_resources: dict[str, dict[str, str]] = Field(
         default={"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "32Gi"}},
         description="Resources of a trainer where the object sets none; the GPUs come on top.",
+    )
+    scratch_size: str = Field(
+        default="100Gi",
+        pattern=QUANTITY,
+        description="Most that the scratch disk (an emptyDir) of a pod may hold where the object sets no size; "
+        "inspection has one too.",
     )
     ca_bundle_config_map: str = Field(
         default="",

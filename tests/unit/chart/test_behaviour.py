@@ -22,6 +22,7 @@ CHANGED: dict[str, Any] = {
     "podEnv": {"HF_ENDPOINT": "https://hub.example.com"},
     "inspectResources": {"requests": {"cpu": 1}, "limits": {"memory": "2Gi"}},
     "trainerResources": {"requests": {"cpu": 0.5}, "limits": {"memory": "64Gi"}},
+    "scratchSize": "50Gi",
     "caBundle": {"configMap": "authorities", "key": "bundle.pem"},
     "allowedEndpoints": ["s3.example.com", "*.store.example.com"],
     "logFormat": "text",

@@ -147,7 +147,45 @@ def test_an_eviction_says_what_the_node_ran_short_of() -> None:
     )
     pod["status"] |= {"reason": "Evicted", "message": said}
     found = cause(pod)
-    assert (found.reason, found.message) == ("Evicted", f"evicted on node gpu-node-1: {said}")
+    assert found.reason == "Evicted"
+    assert found.message.startswith(f"evicted on node gpu-node-1: {said} To fix it, ")
+    assert "spec.resources.requests" in found.message
+
+
+@pytest.mark.parametrize(
+    ("said", "trainer", "inspection"),
+    [
+        ('Usage of EmptyDir volume "scratch" exceeds the limit "1Gi". ', "spec.scratch.size", "spec.scratch.size"),
+        ('Usage of EmptyDir volume "shm" exceeds the limit "2Gi". ', "spec.sharedMemory", ""),
+        ('Usage of EmptyDir volume "cache" exceeds the limit "2Gi". ', "sizeLimit", "sizeLimit"),
+        (
+            'Container trainer exceeded its local ephemeral storage limit "1Gi". ',
+            "spec.resources.limits",
+            "inspectResources",
+        ),
+        (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+            "spec.resources.limits",
+            "inspectResources",
+        ),
+        (
+            "The node was low on resource: inodes. Threshold quantity: 1, available: 0. ",
+            "ephemeral-storage",
+            "inspectResources",
+        ),
+        ("The node was low on resource: memory. ", "spec.resources.requests", "inspectResources"),
+        ("The node had condition: [DiskPressure]. ", "ephemeral-storage", "inspectResources"),
+        ("Something that no kubelet writes yet", "", ""),
+    ],
+)
+def test_an_eviction_names_the_setting_to_change(said: str, trainer: str, inspection: str) -> None:
+    for container, setting in ((TRAINER, trainer), (INSPECT, inspection)):
+        pod = failed_pod(137)
+        pod["status"] |= {"reason": "Evicted", "message": said}
+        message = pod_failure(pod, container, ()).message
+        assert said.strip() in message
+        assert ("To fix it, " in message) == bool(setting)
+        assert setting in message
 
 
 def test_an_eviction_before_the_container_ran() -> None:

@@ -360,6 +360,14 @@ def test_resources_of_the_object_take_the_place_of_those_of_the_installation() -
     }
 
 
+@pytest.mark.parametrize(("spec", "size"), [({}, "7Gi"), ({"scratch": {"size": "50Gi"}}, "50Gi")])
+def test_every_emptydir_is_bounded(spec: dict[str, Any], size: str) -> None:
+    settings = SETTINGS.model_copy(update={"scratch_size": "7Gi"})
+    for job in (training(settings=settings, **spec), inspection(settings=settings, **spec)):
+        assert volumes(job)[DISK]["emptyDir"] == {"sizeLimit": size}
+        assert all(one["emptyDir"].get("sizeLimit") for one in pod(job)["volumes"] if "emptyDir" in one)
+
+
 def test_two_teachers_share_a_claim_for_scratch_without_meeting() -> None:
     paths = set()
     for teacher in TeacherName:
