@@ -4,7 +4,7 @@
 #     buildah build -t operator .
 #
 # docs/images.md: what is in it, and how BASE is pinned.
-ARG BASE=python:3.11-slim-bookworm
+ARG BASE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 # The project alone, for laying over the virtual environment of the image.
 FROM ${BASE} AS project

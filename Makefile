@@ -10,6 +10,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 BUILDAH ?= buildah
 IMAGE_FLAGS ?=
 IMAGE_TAG ?= latest
+SBOM := $(BIN)/python .ci/sbom.py --engine $(BUILDAH)
 IMAGE := $(BUILDAH) build $(IMAGE_FLAGS) $(if $(BASE),--build-arg BASE=$(BASE))
 
 export HF_HUB_OFFLINE := 1
@@ -19,7 +20,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export BUILDAH_LAYERS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check audit test test-slow demo bench docs chart crds lock images cluster-test hooks clean
+.PHONY: help install format check audit test test-slow demo bench docs chart crds lock images sbom cluster-test hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -76,6 +77,10 @@ lock: $(INSTALLED)  ## resolve pyproject.toml anew into requirements.lock, and f
 images:  ## build both images: BUILDAH=docker, IMAGE_FLAGS, BASE=name@sha256:… and IMAGE_TAG are yours to set
 	$(IMAGE) -t operator:$(IMAGE_TAG) .
 	$(IMAGE) -f trainer_image/Dockerfile -t trainer:$(IMAGE_TAG) .
+
+sbom: $(INSTALLED)  ## list what both built images hold, as CycloneDX in out/sbom
+	$(SBOM) operator:$(IMAGE_TAG) --lock requirements-operator.lock --output out/sbom/operator.cdx.json
+	$(SBOM) trainer:$(IMAGE_TAG) --lock trainer_image/requirements.lock --output out/sbom/trainer.cdx.json
 
 cluster-test: $(INSTALLED)  ## the whole product on a real cluster on this machine, from nothing; WALKTHROUGH=file keeps what is seen
 	tests/e2e/one-machine.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make cluster-test`: a real cluster on this machine, both images, an S3 server, then the end-to-end tests; all of it
 # is taken down again. CLUSTER is a folder with the commands up, real-node, load-image, real-node-down and down.
-# KEEP=1 leaves the cluster, WALKTHROUGH=file writes down every command with its output.
+# KEEP=1 leaves the cluster, WALKTHROUGH=file writes down every command with its output. BASE is the local base image.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 CLUSTER=${CLUSTER:-../shared/cluster}
@@ -22,10 +22,11 @@ stop() {
 trap stop EXIT
 
 if ! kubectl get nodes 2>/dev/null | grep -q ' Ready'; then
-    "$CLUSTER/up" --fresh
+    "$CLUSTER/up" --fresh || kubectl get --raw /readyz  # a kubectl built without a version fails to print it
     "$CLUSTER/real-node"
 fi
-STORAGE_DRIVER=overlay BUILDAH_ISOLATION=chroot make images IMAGE_FLAGS="${IMAGE_FLAGS:---pull-never --network host}"
+STORAGE_DRIVER=overlay BUILDAH_ISOLATION=chroot make images IMAGE_FLAGS="${IMAGE_FLAGS:---pull-never --network host}" \
+    BASE="${BASE:-python:3.11-slim-bookworm}"
 for image in operator trainer; do "$CLUSTER/load-image" localhost/$image; done
 moto_server -H 0.0.0.0 -p "$PORT" >/dev/null 2>&1 & SERVER=$!
 export AWS_ENDPOINT_URL=http://127.0.0.1:$PORT AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo AWS_DEFAULT_REGION=us-east-1

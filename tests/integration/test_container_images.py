@@ -346,3 +346,19 @@ def test_sigterm_ends_a_trainer_with_143_after_a_checkpoint(request_folder: Path
 
 def test_more_memory_than_the_limit_ends_a_container_and_no_more() -> None:
     run("trainer", "python", "-c", "held = bytearray(3 * 10**9)", exit_code=137)
+
+
+@pytest.mark.skipif(shutil.which("buildah") is None, reason="no buildah here")
+@pytest.mark.parametrize(("image", "lock"), IMAGES.items())
+def test_all_that_an_image_holds_is_listed_and_pinned(image: str, lock: str, tmp_path: Path) -> None:
+    output = tmp_path / "bill.cdx.json"
+    line = [sys.executable, str(ROOT / ".ci" / "sbom.py"), f"{image}:latest", "--lock", str(ROOT / lock)]
+    environment = {"STORAGE_DRIVER": "overlay", "BUILDAH_ISOLATION": "chroot"} | os.environ
+    done = subprocess.run(
+        [*line, "--output", str(output)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    components = json.loads(output.read_text())["components"]
+    listed = {one["purl"].split("@")[0] for one in components}
+    assert {"pkg:deb/debian/libc6", "pkg:pypi/teacher-finetune", "pkg:generic/python"} <= listed
+    assert ("pkg:pypi/torch" in listed) == (image == "trainer")
