@@ -7,19 +7,25 @@ from typing import Any
 Panel = dict[str, Any]
 
 SELECTOR = 'namespace=~"$namespace"'
+"""Of the operator, as Prometheus labels what it scrapes."""
+
+RUN = f'{SELECTOR}, run_namespace=~"$run_namespace"'
+"""Of the runs too."""
+
 RATE = "[$__rate_interval]"
 WIDTH = 24
 
 
-def _quantiles(metric: str) -> list[tuple[str, str]]:
+def _quantiles(metric: str, selector: str = RUN) -> list[tuple[str, str]]:
     return [
-        (f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket{{{SELECTOR}}}{RATE})))", f"p{int(q * 100)}")
+        (f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket{{{selector}}}{RATE})))", f"p{int(q * 100)}")
         for q in (0.5, 0.95, 0.99)
     ]
 
 
 def _runs(state: str) -> str:
-    return f'sum(max by (namespace) (teacher_runs{{{SELECTOR}, state=~"{state}"}}))'
+    """Replicas that stand by count the runs too."""
+    return f'sum(max without (pod, instance) (teacher_runs{{{RUN}, state=~"{state}"}})) or vector(0)'
 
 
 ROWS: list[tuple[str, list[Panel]]] = [
@@ -37,7 +43,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
             {
                 "type": "stat",
                 "title": "Failures in 24 h",
-                "queries": [(f"sum(increase(teacher_failures_total{{{SELECTOR}}}[24h]))", "")],
+                "queries": [(f"sum(increase(teacher_failures_total{{{RUN}}}[24h])) or vector(0)", "")],
                 "width": 4,
                 "height": 4,
             },
@@ -45,7 +51,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 "type": "stat",
                 "title": "GPU time in 24 h",
                 "unit": "s",
-                "queries": [(f"sum(increase(teacher_gpu_seconds_total{{{SELECTOR}}}[24h]))", "")],
+                "queries": [(f"sum(increase(teacher_gpu_seconds_total{{{RUN}}}[24h])) or vector(0)", "")],
                 "width": 4,
                 "height": 4,
             },
@@ -68,19 +74,34 @@ ROWS: list[tuple[str, list[Panel]]] = [
             {
                 "title": "Runs by state",
                 "stack": True,
-                "queries": [(f"sum by (state) (max by (namespace, state) (teacher_runs{{{SELECTOR}}}))", "{{state}}")],
-            },
-            {
-                "title": "GPU time in 24 h by teacher",
-                "help": "Counted when a teacher ends.",
-                "unit": "s",
                 "queries": [
-                    (f"sum by (teacher) (increase(teacher_gpu_seconds_total{{{SELECTOR}}}[24h]))", "{{teacher}}")
+                    (f"sum by (state) (max without (pod, instance) (teacher_runs{{{RUN}}}))", "{{state}}"),
                 ],
             },
             {
-                "title": "Failures by reason",
-                "queries": [(f"sum by (reason) (increase(teacher_failures_total{{{SELECTOR}}}[1h]))", "{{reason}}")],
+                "title": "GPU time in 24 h by namespace",
+                "help": "GPUs times seconds, as they are taken. For a bill, sum by the label of metrics.label too.",
+                "unit": "s",
+                "queries": [
+                    (
+                        f"sum by (run_namespace) (increase(teacher_gpu_seconds_total{{{RUN}}}[24h]))",
+                        "{{run_namespace}}",
+                    )
+                ],
+            },
+            {
+                "title": "GPU time in 24 h by teacher",
+                "unit": "s",
+                "queries": [(f"sum by (teacher) (increase(teacher_gpu_seconds_total{{{RUN}}}[24h]))", "{{teacher}}")],
+            },
+            {
+                "title": "Failures by namespace and reason",
+                "queries": [
+                    (
+                        f"sum by (run_namespace, reason) (increase(teacher_failures_total{{{RUN}}}[1h]))",
+                        "{{run_namespace}} {{reason}}",
+                    )
+                ],
             },
             {
                 "title": "Wait for a GPU",
@@ -100,7 +121,11 @@ ROWS: list[tuple[str, list[Panel]]] = [
     (
         "Operator",
         [
-            {"title": "Length of a reconciliation", "unit": "s", "queries": _quantiles("teacher_reconcile_seconds")},
+            {
+                "title": "Length of a reconciliation",
+                "unit": "s",
+                "queries": _quantiles("teacher_reconcile_seconds", SELECTOR),
+            },
             {
                 "title": "Reconciliations by outcome",
                 "unit": "ops",
@@ -200,6 +225,18 @@ def dashboard() -> dict[str, Any]:
                     "type": "query",
                     "datasource": _source(),
                     "query": "label_values(teacher_leader, namespace)",
+                    "refresh": 2,
+                    "multi": True,
+                    "includeAll": True,
+                    "allValue": ".+",
+                    "current": {"text": "All", "value": "$__all"},
+                },
+                {
+                    "name": "run_namespace",
+                    "label": "Namespace of the runs",
+                    "type": "query",
+                    "datasource": _source(),
+                    "query": f"label_values(teacher_runs{{{SELECTOR}}}, run_namespace)",
                     "refresh": 2,
                     "multi": True,
                     "includeAll": True,

@@ -14,7 +14,7 @@ from aiohttp import web
 from teacher_operator.cluster import ApiError, Cluster, connect
 from teacher_operator.lease import Leadership
 from teacher_operator.looks import Looks
-from teacher_operator.metrics import Metrics, state_of
+from teacher_operator.metrics import Metrics, standing_of
 from teacher_operator.names import Key, run_of
 from teacher_operator.reconcile import Reconciler, about
 from teacher_operator.server import serve
@@ -66,8 +66,8 @@ class Controller:
     @classmethod
     async def start(cls, settings: Settings) -> Controller:
         """Connect, look at all there is, and start all but the watches."""
-        store = Store(state_of)
-        metrics = Metrics(store)
+        store = Store(standing_of(settings.metrics_label))
+        metrics = Metrics(store, settings.metrics_label)
         self = cls(Cluster(await connect(), metrics.request), settings, metrics, store)
         metrics.queue_depth.set_function(lambda: len(self.queue))
         metrics.leader.set_function(lambda: float(self.leadership.held.is_set()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,10 +11,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from engine.spec import TeacherName
 from teacher_operator.decide import read_status
+from teacher_operator.metric_groups import NAMESPACE, Group, Groups
 from teacher_operator.report import INSPECTED, SUCCEEDED, summary_condition
 from teacher_operator.status import ConditionStatus, TeacherFineTuneStatus
-from teacher_operator.store import Store
+from teacher_operator.store import Standing, Store
 from teacher_operator.times import seconds
 
 STATES = ("Pending", "Queued", "Inspecting", "Training", "Suspended", "Succeeded", "Failed")
@@ -33,12 +36,24 @@ def state_of(body: Mapping[str, Any]) -> str:
     return summary.reason if summary.reason in STATES else "Pending"
 
 
-class Metrics:
-    """All metrics of one operator, in a registry of their own."""
+def standing_of(label: str) -> Callable[[Mapping[str, Any]], Standing]:
+    """Return the function that tells how an object stands, with the value of a label of it."""
+    groups = Groups(label)
+    return lambda body: Standing(state_of(body), groups.value_of(body))
 
-    def __init__(self, store: Store) -> None:
+
+class Metrics:
+    """All metrics of one operator, in a registry of their own.
+
+    Args:
+        store: Counts the runs; it is to keep them with ``standing_of(label)``.
+        label: Label of the objects that is a label of the metrics of runs too; empty: none.
+    """
+
+    def __init__(self, store: Store, label: str = "") -> None:
+        self._groups = groups = Groups(label)
         self.registry = CollectorRegistry()
-        self.registry.register(_Runs(store))
+        self.registry.register(_Runs(store, groups, self._settle))
         self.reconcile = Histogram(
             "teacher_reconcile_seconds",
             "Time of one look at one object.",
@@ -47,18 +62,30 @@ class Metrics:
             registry=self.registry,
         )
         self.inspect = Histogram(
-            "teacher_inspect_seconds", "From the object to what its data is.", buckets=LONG, registry=self.registry
+            "teacher_inspect_seconds",
+            "From the object to what its data is.",
+            (NAMESPACE,),
+            buckets=LONG,
+            registry=self.registry,
         )
         self.queue = Histogram(
             "teacher_queue_seconds",
             "From what the data is to a trainer that runs.",
+            (NAMESPACE,),
             buckets=LONG,
             registry=self.registry,
         )
-        self.run = Histogram("teacher_run_seconds", "From the object to its end.", buckets=LONG, registry=self.registry)
-        self.failures = Counter("teacher_failures", "Runs that failed.", ("reason",), registry=self.registry)
+        self.run = Histogram(
+            "teacher_run_seconds", "From the object to its end.", (NAMESPACE,), buckets=LONG, registry=self.registry
+        )
+        self.failures = Counter(
+            "teacher_failures", "Runs that failed.", ("reason", *groups.names), registry=self.registry
+        )
         self.gpu_seconds = Counter(
-            "teacher_gpu_seconds", "GPUs times seconds of teachers that ended.", ("teacher",), registry=self.registry
+            "teacher_gpu_seconds",
+            "GPUs times seconds, as they are taken.",
+            ("teacher", *groups.names),
+            registry=self.registry,
         )
         self.last_event = Gauge(
             "teacher_last_event_timestamp_seconds",
@@ -83,25 +110,40 @@ class Metrics:
         """A watch has shown something."""
         self.last_event.labels(resource).set(time.time())
 
-    def transition(self, before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> None:
+    def transition(self, body: Mapping[str, Any], before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> None:
         """A status was written: count what it says for the first time."""
+        group = self._groups.group(body["metadata"]["namespace"], self._groups.value_of(body))
         start, now = seconds(after.start_time), time.time()
         if after.dataset is not None and before.dataset is None and start is not None:
-            self.inspect.observe(now - start)
+            self.inspect.labels(group.namespace).observe(now - start)
         teachers = {one.name: one for one in before.teachers}
         for teacher in after.teachers:
             old = teachers.get(teacher.name)
-            ended = teacher.completion_time and not (old and old.completion_time)
-            if ended and teacher.gpu_seconds:
-                self.gpu_seconds.labels(teacher.name.slug).inc(teacher.gpu_seconds)
+            if old is None:  # new, or found again after the status was lost: its time may be counted already
+                continue
+            spent = self.gpu_seconds.labels(**self._groups.labels(group, teacher=teacher.name.slug))
+            spent.inc(max(0, teacher.gpu_seconds - old.gpu_seconds))
             begun, ready = seconds(teacher.start_time), _inspected_at(after)
-            if begun is not None and old is not None and old.start_time is None and ready is not None:
-                self.queue.observe(max(0.0, begun - ready))
+            if begun is not None and old.start_time is None and ready is not None:
+                self.queue.labels(group.namespace).observe(max(0.0, begun - ready))
         if after.completion_time and not before.completion_time and start is not None:
-            self.run.observe(now - start)
+            self.run.labels(group.namespace).observe(now - start)
             summary = summary_condition(after)
             if summary is not None and summary.status is ConditionStatus.FALSE:
-                self.failures.labels(summary.reason).inc()
+                self.failures.labels(**self._groups.labels(group, reason=summary.reason)).inc()
+
+    def _settle(self, live: Iterable[Group]) -> None:
+        """Begin the series of groups with objects at 0, so that increases are seen; remove those of groups long gone."""
+        for group in live:
+            self.queue.labels(group.namespace)
+            for teacher in TeacherName:
+                self.gpu_seconds.labels(**self._groups.labels(group, teacher=teacher.slug))
+        for group in self._groups.gone():
+            for family in (self.failures, self.gpu_seconds):
+                family.remove_by_labels(self._groups.labels(group))
+            if not self._groups.has(group.namespace):
+                for histogram in (self.inspect, self.queue, self.run):
+                    histogram.remove_by_labels({NAMESPACE: group.namespace})
 
     def text(self, before: Callable[[], None] = lambda: None) -> bytes:
         """The page that Prometheus reads."""
@@ -118,13 +160,19 @@ def _inspected_at(status: TeacherFineTuneStatus) -> float | None:
 class _Runs(Collector):
     """Counts the runs when it is asked, so that the numbers cannot drift."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, groups: Groups, settle: Callable[[Iterable[Group]], None]) -> None:
+        self._store, self._groups, self._settle = store, groups, settle
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The gauge of runs by state."""
-        tally = self._store.states()
-        family = GaugeMetricFamily("teacher_runs", "Objects by how they stand.", labels=("state",))
-        for state in STATES:
-            family.add_metric((state,), tally[state])
+        tally: Counts[tuple[Group, str]] = Counts()
+        for (namespace, standing), count in self._store.standings().items():
+            tally[self._groups.group(namespace, standing.label), standing.state] += count
+        live = sorted({group for group, _ in tally})
+        family = GaugeMetricFamily("teacher_runs", "Objects by how they stand.", labels=("state", *self._groups.names))
+        for group in live:
+            for state in STATES:
+                labels = self._groups.labels(group, state=state)
+                family.add_metric(tuple(labels[name] for name in ("state", *self._groups.names)), tally[group, state])
         yield family
+        self._settle(live)

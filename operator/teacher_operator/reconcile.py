@@ -233,7 +233,7 @@ class Reconciler:
             raise
         self._written[key] = time.monotonic()
         self.store.put("TeacherFineTune", written)
-        self.metrics.transition(before, status)
+        self.metrics.transition(written, before, status)
         notes = list(events(before, status))
         if notes:
             await asyncio.gather(*(self._tell(body, note) for note in notes))

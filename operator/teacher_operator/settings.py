@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from teacher_operator.quantities import QUANTITY
 
 PREFIX = "TEACHER_"
+LABEL_KEY = r"^(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 
 
 class SettingsError(Exception):
@@ -59,6 +60,13 @@ class Settings(BaseModel):
         default="INFO", description="The least that is logged."
     )
     port: Annotated[int, Field(ge=1, le=65535)] = Field(default=8080, description="Of /metrics, /healthz and /readyz.")
+    metrics_label: str = Field(
+        default="",
+        max_length=317,
+        pattern=LABEL_KEY,
+        description="Label of the objects, such as `cost-center`, whose value the metrics of runs have too, as "
+        "`label_cost_center`; none: only the namespace.",
+    )
     workers: Annotated[int, Field(ge=1, le=256)] = Field(default=16, description="Objects reconciled at once.")
     progress_seconds: Annotated[float, Field(ge=1)] = Field(
         default=15, description="Between two looks at a trainer's progress, and between two writes of it."

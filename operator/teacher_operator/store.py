@@ -24,6 +24,13 @@ GONE = 10_000
 CONTAINER_FIELDS = ("name", "image", "resources")
 
 
+class Standing(NamedTuple):
+    """How an object stands, in a word, and the value of the label that metrics tell."""
+
+    state: str = ""
+    label: str = ""
+
+
 class _Known(NamedTuple):
     """An object as it is kept: what it is found by, and its text."""
 
@@ -31,7 +38,7 @@ class _Known(NamedTuple):
     uid: str
     owner: str
     run: Key | None
-    state: str
+    standing: Standing
     text: bytes
 
     def body(self) -> Body:
@@ -43,17 +50,17 @@ class Store:
     """The newest known version of every object. Not for several threads.
 
     Args:
-        state_of: In a word, how an object (not its children) stands.
+        standing_of: How an object (not its children) stands.
     """
 
-    def __init__(self, state_of: Callable[[Body], str] = lambda _: "") -> None:
+    def __init__(self, standing_of: Callable[[Body], Standing] = lambda _: Standing()) -> None:
         self._known: dict[str, dict[Key, _Known]] = {kind: {} for kind in KINDS}
         self._children: dict[str, dict[Key, set[Key]]] = {kind: defaultdict(set) for kind in KINDS[1:]}
         self._running: set[Key] = set()
         """Pods that run: few of all that there are."""
         self._gone: dict[str, int] = {}
         """By uid, oldest first, with the version at which they went."""
-        self._state_of = state_of
+        self._standing_of = standing_of
 
     def put(self, kind: str, body: Mapping[str, Any]) -> bool:
         """Remember a version; False if it is known, older than what is known, or of an object that is gone.
@@ -76,7 +83,7 @@ class Store:
             uid=uid,
             owner=owner_uid(body),
             run=run,
-            state=self._state_of(kept) if kind == KINDS[0] else "",
+            standing=self._standing_of(kept) if kind == KINDS[0] else Standing(),
             text=json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"),
         )
         if run is not None:
@@ -125,9 +132,9 @@ class Store:
         """Of every object of a kind."""
         return {key: known.version for key, known in self._known[kind].items()}
 
-    def states(self) -> Counter[str]:
-        """How many objects stand how."""
-        return Counter(known.state for known in self._known[KINDS[0]].values())
+    def standings(self) -> Counter[tuple[str, Standing]]:
+        """How many objects of each namespace stand how."""
+        return Counter((key.namespace, known.standing) for key, known in self._known[KINDS[0]].items())
 
     def running(self) -> list[Body]:
         """The pods that run."""

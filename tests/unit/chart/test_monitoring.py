@@ -11,7 +11,7 @@ import promql_parser
 import pytest
 import yaml
 
-from teacher_operator.metrics import Metrics
+from teacher_operator.metrics import Metrics, standing_of
 from teacher_operator.store import Store
 
 from .conftest import CHART, Object, Render, one
@@ -23,7 +23,10 @@ ALERTS = [alert["alert"] for alert in yaml.safe_load((CHART / "files" / "alerts.
 @pytest.fixture(scope="module")
 def metrics() -> dict[str, set[str]]:
     """The labels of every series that the operator tells."""
-    registry = Metrics(Store()).registry
+    store = Store(standing_of("cost-center"))
+    metadata = {"namespace": "vision", "name": "run", "labels": {"cost-center": "7"}}
+    store.put("TeacherFineTune", {"metadata": metadata, "spec": {}})
+    registry = Metrics(store, "cost-center").registry
     found: dict[str, set[str]] = {}
     for family in registry.collect():
         collector = registry._names_to_collectors.get(family.name)
@@ -47,11 +50,11 @@ def selectors(node: Any) -> list[tuple[str, set[str]]]:
 
 def grouped(text: str) -> set[str]:
     """The labels that an expression groups by."""
-    lists = re.findall(r"\b(?:by|on) \(([^)]*)\)", text)
+    lists = re.findall(r"\b(?:by|on|without) \(([^)]*)\)", text)
     return {label.strip() for each in lists for label in each.split(",") if label.strip()}
 
 
-FROM_PROMETHEUS = {"namespace", "service", "pod"}
+FROM_PROMETHEUS = {"namespace", "service", "pod", "instance"}
 
 
 def check(text: str, metrics: dict[str, set[str]]) -> None:
@@ -144,7 +147,7 @@ def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def test_every_panel_asks_for_what_there_is(dashboard: dict[str, Any], metrics: dict[str, set[str]]) -> None:
     for panel in panels(dashboard):
         for target in panel["targets"]:
-            expression = target["expr"].replace("$namespace", "ops")
+            expression = target["expr"].replace("$namespace", "ops").replace("$run_namespace", "vision")
             check(expression, metrics)
             legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             assert legend <= grouped(expression), panel["title"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tft_objects import NAME, NAMESPACE, body_of, job_of, pod_of
 
 from teacher_operator.names import RUN, Key
-from teacher_operator.store import LAST_APPLIED, Store, key_of, trimmed, version
+from teacher_operator.store import LAST_APPLIED, Standing, Store, key_of, trimmed, version
 
 KEY = Key(NAMESPACE, NAME)
 
@@ -164,13 +164,14 @@ def test_pods_that_run_are_found_without_going_through_all() -> None:
 
 
 def test_objects_are_counted_by_how_they_stand() -> None:
-    store = Store(lambda body: str(body["status"].get("state", "new")))
+    store = Store(lambda body: Standing(str(body["status"].get("state", "new"))))
+    space = body_of()["metadata"]["namespace"]
     for number, state in enumerate(("new", "done", "done")):
         store.put("TeacherFineTune", body_of(name=f"o{number}") | {"status": {"state": state}})
-    assert store.states() == {"new": 1, "done": 2}
+    assert store.standings() == {(space, Standing("new")): 1, (space, Standing("done")): 2}
     store.put("TeacherFineTune", versioned(body_of(name="o0") | {"status": {"state": "done"}}, 10**6))
     store.remove("TeacherFineTune", body_of(name="o1"))
-    assert store.states() == {"done": 2}
+    assert store.standings() == {(space, Standing("done")): 2}
 
 
 def test_what_was_handed_out_may_be_changed_without_harm() -> None:
