@@ -10,7 +10,7 @@ import re
 
 from engine.results import TeacherResult
 from engine.spec import TeacherName
-from engine.storage import is_remote, local_path, name, parent
+from engine.storage import is_claim, is_remote, local_path, name, parent
 
 DEFAULT_THRESHOLD = 0.3
 """Of a class that has no measured one."""
@@ -104,8 +104,8 @@ def is_original(base_model: str) -> bool:
 
 
 def _place(uri: str, *, default: str) -> str:
-    """A folder as a Python literal: of one in object storage, the name of a copy, and a comment that says of what."""
-    if is_remote(uri) or is_original(uri):
+    """A folder as a Python literal: of one that must be copied here, the copy's name, and a comment with its URI."""
+    if is_remote(uri) or is_claim(uri) or is_original(uri):
         copied = name(uri.rstrip("/")).removesuffix(".pth") or default
         return f"{copied!r}  # a folder made of {uri!r}, see below" if is_original(uri) else f"{copied!r}  # of {uri!r}"
     return repr(str(local_path(uri)) if uri.startswith("file:") else uri.rstrip("/"))

@@ -31,7 +31,7 @@ from engine.plain_json import read_object
 from engine.preprocessing import GroundingDinoTransform
 from engine.results import MemoryNeed, Result
 from engine.spec import LoraPreset, Precision, TeacherName
-from engine.storage import Storage, is_remote, join
+from engine.storage import Storage, is_remote, join, local_path
 from engine.storage.bounded import read_bounded
 
 GIBIBYTES = (8, 16, 24, 40, 80)
@@ -176,10 +176,11 @@ def check_layers(config: RunConfig, storage: Storage) -> None:
 def find_base(settings: TeacherSettings, storage: Storage) -> tuple[str | None, GroundingDinoTransform | None]:
     """Which known base a teacher has, by its ``config.json`` if it lies in a folder or bucket, and its image size."""
     name = settings.base_model
-    folder = Path(name).expanduser()
-    if not is_remote(name) and not folder.is_dir():
+    remote = is_remote(name)
+    folder = Path() if remote else local_path(name).expanduser()
+    if not remote and not folder.is_dir():
         return _of_kind(base_of(name), settings), None
-    where = name if is_remote(name) else str(folder)
+    where = name if remote else str(folder)
     config = _read(join(where, "config.json"), storage)
     base = transform = None
     with suppress(AttributeError, TypeError):  # which the trainer reports too

@@ -17,7 +17,7 @@ from engine.dataset.problems import ProblemLog, worst_first
 from engine.dataset.types import DatasetInfo
 from engine.dataset.wordpiece import UNKNOWN, Vocabulary, is_punctuation, words
 from engine.errors import TeacherError
-from engine.storage import Storage, is_remote, join
+from engine.storage import Storage, is_remote, join, local_path
 from engine.storage.bounded import read_bounded
 
 FILES = ("vocab.txt", "tokenizer.json")
@@ -101,12 +101,13 @@ def find_vocabulary(base_model: str, revision: str | None, *, storage: Storage, 
 
 
 def _content(base_model: str, revision: str | None, *, storage: Storage, hub: bool) -> bytes | None:
-    folder = Path(base_model).expanduser()
-    if not is_remote(base_model) and not folder.is_dir():
+    remote = is_remote(base_model)
+    folder = Path() if remote else local_path(base_model).expanduser()
+    if not remote and not folder.is_dir():
         with contextlib.suppress(Exception):  # nothing that is wrong with the hub may stop an inspection
             return _from_hub(base_model, revision, hub=hub)
         return None
-    uris = [join(base_model if is_remote(base_model) else str(folder), name) for name in FILES]
+    uris = [join(base_model if remote else str(folder), name) for name in FILES]
     found = next((uri for uri in uris if storage.exists(uri)), None)
     return None if found is None else read_bounded(storage, found, limit=LIMITS[TOKENIZER])
 

@@ -1,4 +1,4 @@
-"""Object storage: ``s3://`` and ``file://`` (or a plain path) behind one small interface."""
+"""Object storage: ``s3://`` and files (``file://``, ``pvc://`` or a plain path) behind one small interface."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from engine.storage.cache import default_cache
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import FileBackend, failures, walk
 from engine.storage.options import StorageOptions
+from engine.storage.refused_schemes import refusal
 from engine.storage.s3 import S3Backend
 from engine.storage.transfer import in_parallel
 from engine.storage.trial import honours_conditions
-from engine.storage.uris import is_remote, join, local_path, name, parent, safe_join
+from engine.storage.uris import is_claim, is_remote, join, local_path, name, parent, safe_join
 
 __all__ = [
     "ChangedError",
@@ -39,6 +40,7 @@ __all__ = [
     "StorageOptions",
     "check_endpoint",
     "default_cache",
+    "is_claim",
     "is_remote",
     "join",
     "local_path",
@@ -86,10 +88,9 @@ class Storage:
     def _backend(self, uri: str) -> Backend:
         if is_remote(uri):
             return self._s3
-        scheme, separator, _ = uri.partition("://")
-        if separator and scheme != "file":
-            shown = uri.partition("?")[0]  # what follows may be a signature
-            raise ConfigError(f"{shown!r}: there is no storage for {scheme}://, write s3://, file:// or a path")
+        refused = refusal(uri)
+        if refused is not None:
+            raise ConfigError(refused)
         return self._files
 
     def exists(self, uri: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -14,7 +15,7 @@ from typing import BinaryIO
 
 from engine.errors import ConfigError, StorageError
 from engine.storage.base import ExistsError, NotFoundError, ObjectInfo
-from engine.storage.uris import join, local_path
+from engine.storage.uris import is_claim, join, local_path
 
 ADVICE = {
     errno.ENOENT: "it is not there",
@@ -27,12 +28,17 @@ ADVICE = {
     errno.EEXIST: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long for this disk",
+    errno.ESTALE: "another machine has replaced or deleted it meanwhile: run it again",
 }
+OF_PODS = "; pods run as user and group 65532, which the files on the claim have to be open to"
 NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
 """What a disk answers that has no hard links, or no more of them."""
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial(\.\w+)?")
 """What :func:`replacing` writes to; boto3 appends a suffix of its own."""
+
+AT_WORKING_DIRECTORY, NO_REPLACE = -100, 1
+"""Arguments of Linux' ``renameat2``, which Python does not have."""
 
 
 class FileBackend:
@@ -141,16 +147,37 @@ def replacing(path: Path, *, only_if_absent: bool = False) -> Iterator[Path]:
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
-                _claim(path)
-                temporary.replace(path)
+                if not _renamed_if_absent(temporary, path):
+                    _claim(path)
+                    temporary.replace(path)
         else:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _renamed_if_absent(temporary: Path, path: Path) -> bool:
+    """Rename a file in one step, as a share of SMB can, which has no hard links; False where the disk cannot.
+
+    Raises:
+        ExistsError: There is such a file.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    here = AT_WORKING_DIRECTORY
+    if rename(here, os.fsencode(temporary), here, os.fsencode(path), NO_REPLACE) == 0:
+        return True
+    if ctypes.get_errno() == errno.EEXIST:
+        raise ExistsError(f"{path} exists already")
+    return False
+
+
 def _claim(path: Path) -> None:
-    """Have an empty file that nobody else has made: a disk without links knows this alone of what is done at once."""
+    """Have an empty file that nobody else has made: some disks do nothing else in one step that only one can do.
+
+    A process that is killed between this and the rename leaves an empty file.
+    """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
@@ -160,6 +187,8 @@ def _claim(path: Path) -> None:
 def reason(error: OSError, uri: str) -> str:
     """Why the operating system refused and what to do, naming the path where the URI is another."""
     advice = ADVICE.get(error.errno or 0, error.strerror or str(error))
+    if is_claim(uri) and error.errno in (errno.EACCES, errno.EPERM):
+        advice += OF_PODS
     path = error.filename2 or error.filename
     return advice if path is None or Path(os.fsdecode(path)) == local_path(uri) else f"{os.fsdecode(path)}: {advice}"
 

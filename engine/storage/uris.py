@@ -1,6 +1,6 @@
-"""URIs of objects and folders: ``s3://bucket/key``, ``file:///path`` or a plain path.
+"""URIs of objects and folders: ``s3://bucket/key``, ``pvc://claim/path``, ``file:///path`` or a plain path.
 
-Only ``file://`` is percent-encoded, as everywhere: keys of S3 and plain paths are taken as they are written.
+Only ``file://`` is percent-encoded, as everywhere: keys, paths of claims and plain paths are taken as they are written.
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from engine.errors import DataError
+from engine.errors import ConfigError, DataError
 
 S3 = "s3://"
 FILE = "file://"
+CLAIM = "pvc://"
+CLAIMS = "TEACHER_CLAIMS"
+"""The folder, on this machine or in the pod, below which each claim is mounted at its name."""
+CLAIM_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+LONGEST_CLAIM_NAME = 253
 DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -50,11 +55,57 @@ def parent(uri: str) -> str:
 
 
 def local_path(uri: str) -> Path:
-    """The path that a ``file://`` URI or a plain path names."""
+    """The path that a ``file://`` URI, a ``pvc://`` URI or a plain path names.
+
+    Raises:
+        ConfigError: The URI names a claim that is not mounted here, or leads out of it.
+    """
+    if is_claim(uri):
+        return _path_on_claim(uri)
     if not uri.startswith(FILE):
         return Path(uri)
     path = uri.removeprefix(FILE)
     return Path(unquote(path.removeprefix("localhost") if path.startswith("localhost/") else path))
+
+
+def is_claim(uri: str) -> bool:
+    """Return True for a file or folder on a PersistentVolumeClaim."""
+    return uri.startswith(CLAIM)
+
+
+def split_claim(uri: str) -> tuple[str, str]:
+    """The name of the claim, and the path on it.
+
+    >>> split_claim("pvc://forklifts/export/annotations.json")
+    ('forklifts', 'export/annotations.json')
+
+    Raises:
+        ConfigError: The name is invalid, or the path leads out of the claim.
+    """
+    claim, _, path = uri.removeprefix(CLAIM).partition("/")
+    if not CLAIM_NAME.fullmatch(claim) or len(claim) > LONGEST_CLAIM_NAME:
+        raise ConfigError(f"{uri!r} names no claim: write pvc://claim/path, such as pvc://forklifts/annotations.json")
+    if ".." in path.split("/"):
+        raise ConfigError(f"{uri!r} leads out of its claim: write the path without '..'")
+    return claim, path
+
+
+def _path_on_claim(uri: str) -> Path:
+    claim, path = split_claim(uri)
+    root = os.environ.get(CLAIMS)
+    if not root:
+        raise ConfigError(
+            f"{uri} lies on a PersistentVolumeClaim of a cluster, which the pods of a run mount and this machine does "
+            f"not: mount its disk here and give the path, or set {CLAIMS} to the folder that has it as {claim}; "
+            "`kubectl cp` copies from a pod that mounts it"
+        )
+    folder = Path(root, claim)
+    if not folder.is_dir():
+        raise ConfigError(f"{uri}: claim {claim} is not mounted here: folder {folder} does not exist")
+    found = folder.joinpath(*(part for part in path.split("/") if part))
+    if not found.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{uri} is, or lies below, a link that leads out of claim {claim}: name the file itself")
+    return found
 
 
 def safe_join(folder: Path, key: str) -> Path:

@@ -23,18 +23,21 @@ ACCESS_POINT = (
     r"|s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[:/][A-Za-z0-9-]{1,63}[:/]accesspoint[:/][a-z0-9][a-z0-9-]{1,62})"
 )
 BUCKET = rf"([a-z0-9][a-z0-9._-]{{1,61}}[a-z0-9]|{ACCESS_POINT})"
-S3_URI = rf"^s3://{BUCKET}(/[^\x00-\x1f]*)?$"
-MODEL_URI = rf"^(s3://{BUCKET}/[^\x00-\x1f]+|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$"
+CLAIM_URI = r"pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+DATA_URI = rf"^(s3://{BUCKET}|{CLAIM_URI})(/[^\x00-\x1f]*)?$"
+MODEL_URI = (
+    rf"^((s3://{BUCKET}|{CLAIM_URI})/[^\x00-\x1f]+|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$"
+)
 
 PATTERNS: Mapping[str, Mapping[str, str]] = {
-    "DatasetSpec": {"annotations": S3_URI, "images": S3_URI},
-    "PartSpec": {"annotations": S3_URI, "images": S3_URI},
-    "RetentionSpec": {"annotations": S3_URI, "images": S3_URI},
-    "TeacherFineTuneSpec": {"output": S3_URI},
+    "DatasetSpec": {"annotations": DATA_URI, "images": DATA_URI},
+    "PartSpec": {"annotations": DATA_URI, "images": DATA_URI},
+    "RetentionSpec": {"annotations": DATA_URI, "images": DATA_URI},
+    "TeacherFineTuneSpec": {"output": DATA_URI},
     "TeacherSpec": {"baseModel": MODEL_URI},
     "ClusterStorageSpec": {"caBundle": r"^/[^\x00-\x1f]+$"},
 }
-"""Pods see no disk of the user's: on a cluster every place is one in object storage (or, for models, on the hub)."""
+"""Pods see no disk but claims: on a cluster places lie in object storage or on a claim; models on the hub too."""
 
 METADATA_HOST = (
     r"^https?://([^/]*@)?\\[?(169[.]254[.]|[fF][eE]80:|[fF][dD]00:[eE][cC]2:|metadata([.:/]|$)|instance-data[.])"
@@ -73,8 +76,8 @@ RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
             'learningRate must be above "0" and at most "1"',
         ),
         (
-            "!has(self.revision) || !has(self.baseModel) || !self.baseModel.startsWith('s3://')",
-            "revision goes with a hub id: leave it out beside an s3:// base model",
+            "!has(self.revision) || !has(self.baseModel) || !self.baseModel.contains('://')",
+            "revision goes with a hub id: leave it out where the base model is a URI",
         ),
     ),
     "ClusterStorageSpec": (

@@ -20,6 +20,7 @@ from engine.storage import check_endpoint
 from teacher_operator import render
 from teacher_operator.api import PLATFORM, TeacherFineTuneSpec, parse_spec
 from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
+from teacher_operator.claims import claims
 from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map, trainer_job
 from teacher_operator.observe import JobView, ends_run, next_look, telling_pod, waiting
 from teacher_operator.report import (
@@ -95,6 +96,7 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
     status = before.model_copy(update={"start_time": before.start_time or timestamp(now)})
     try:
         spec = parse_spec(body)
+        claims(spec)
         _check_endpoint(spec, settings)
     except (ValidationError, ConfigError) as error:
         if isinstance(error, ValidationError) and all(map(_may_be_mended, error.errors())):
@@ -298,10 +300,16 @@ def _may_be_mended(fault: ErrorDetails) -> bool:
     return fault["type"] == UNKNOWN or fault["loc"][0] in PLATFORM
 
 
+class EndpointError(ConfigError):
+    """The endpoint of a store is refused."""
+
+
 def _unfit(error: ValidationError | ConfigError) -> FailureStatus:
     """Why a spec cannot be worked on that the API server has taken."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, EndpointError):
         return FailureStatus(reason="EndpointRefused", message=clip(f"spec.storage.endpointUrl: {error}"))
+    if isinstance(error, ConfigError):
+        return FailureStatus(reason="ConfigurationInvalid", message=clip(str(error)))
     fault = error.errors()[0]
     where = f"spec.{'.'.join(str(part) for part in fault['loc'])}"
     if fault["type"] == UNKNOWN:
@@ -316,11 +324,14 @@ def _check_endpoint(spec: TeacherFineTuneSpec, settings: Settings) -> None:
     url = spec.storage.endpoint_url
     if url is None:
         return
-    check_endpoint(url, resolver=lambda _: ())
+    try:
+        check_endpoint(url, resolver=lambda _: ())
+    except ConfigError as error:
+        raise EndpointError(str(error)) from None
     allowed = settings.allowed_endpoints
     host = (urlsplit(url).hostname or "").lower()
     if allowed and not any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in allowed):
-        raise ConfigError(f"{host} is none of the stores that this cluster allows: {', '.join(allowed)}")
+        raise EndpointError(f"{host} is none of the stores that this cluster allows: {', '.join(allowed)}")
 
 
 def _remove_when_due(body: Body, status: TeacherFineTuneStatus, observed: Observed, todo: Todo, *, now: float) -> None:

@@ -138,6 +138,13 @@ def next_look(since: float | None, *, now: float) -> float:
     return now + min(PATIENCE_MAX_SECONDS, max(PATIENCE_SECONDS, waited / 4))
 
 
+ONE_NODE = (
+    "A ReadWriteOnce claim is mounted by one node at a time: with several nodes give a ReadWriteMany one (to read "
+    "from, ReadOnlyMany is enough); else wait until the other pod has ended"
+)
+"""What to do about a disk that is attached to another node."""
+
+
 def waiting(view: JobView, container: str, *, now: float) -> Waiting:
     """Where a Job that has not ended stands."""
     live = [pod for pod in view.pods if is_live(pod)]
@@ -190,10 +197,15 @@ def _with_pods(view: JobView, pod: Body, container: str, *, now: float) -> Waiti
     if reason in START_ERRORS:
         return Waiting("Pending", f"the container cannot be made: {said or reason}", since=since)
     if view.complaints:
-        return Waiting("Pending", f"pod {name} cannot start: {view.complaints[-1]}", since=since)
+        return Waiting("Pending", f"pod {name} cannot start: {_advised(view.complaints[-1])}", since=since)
     where = f" on node {node_of(pod)}" if node_of(pod) else ""
     stand = Waiting("Starting", f"pod {name} is starting{where}", since=since)
     return _with_events(view, stand, name, seconds(pod["metadata"].get("creationTimestamp")) or now, now=now)
+
+
+def _advised(complaint: str) -> str:
+    """A warning of the cluster, with what to do where it does not say so itself."""
+    return f"{complaint}. {ONE_NODE}" if "Multi-Attach" in complaint else complaint
 
 
 def _with_events(view: JobView, stand: Waiting, pod: str, begun: float, *, now: float) -> Waiting:

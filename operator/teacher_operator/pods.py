@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.storage.options import CA_BUNDLES, PAYS, STYLE
+from engine.storage.uris import CLAIMS
 from teacher_operator.api import TeacherFineTuneSpec
+from teacher_operator.claims import MOUNTED, claims, mount_claims
 from teacher_operator.settings import Settings
 
 GRACE_SECONDS = 120
@@ -47,6 +49,8 @@ def pod_template(
     """
     disks = _disks(spec, settings, trainer_job)
     volumes, mounts = [volume for volume, _ in disks], [mount for _, mount in disks]
+    wanted = claims(spec)
+    mount_claims(wanted, volumes, mounts)
     if config_map is not None:
         name, path = config_map
         volumes.append({"name": "request", "configMap": {"name": name}})
@@ -67,6 +71,8 @@ def pod_template(
     security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     if trainer_job is not None and (spec.scratch.claim_name or spec.model_cache):
         security["fsGroup"] = USER  # a claim's disk belongs to root; an emptyDir is open to all
+    if any(wanted.values()):  # a claim may hold a million files: their group is changed once, not at every start
+        security |= {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -102,6 +108,8 @@ def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, trains: bool)
     bundle = spec.storage.ca_bundle or (f"{AUTHORITIES}/{BUNDLE}" if _authorities(spec, settings) else None)
     if bundle is not None:
         plain |= dict.fromkeys(CA_BUNDLES, bundle)
+    if claims(spec):
+        plain[CLAIMS] = MOUNTED
     if spec.storage.addressing_style is not None:
         plain[STYLE] = spec.storage.addressing_style.value
     if spec.storage.requester_pays is not None:

@@ -153,9 +153,12 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
         [_teacher(learningRate=value) for value in ("1", "1e-4", "0.00001", "5E-5")],
         [_teacher(learningRate=value) for value in ("0", "0.0", "0e-3", "1.01", "2")],
     ),
-    "revision goes with a hub id: leave it out beside an s3:// base model": (
+    "revision goes with a hub id: leave it out where the base model is a URI": (
         [_teacher(revision="main", baseModel="facebook/sam-vit-base"), _teacher(revision="main")],
-        [_teacher(revision="main", baseModel="s3://models/sam/")],
+        [
+            _teacher(revision="main", baseModel="s3://models/sam/"),
+            _teacher(revision="main", baseModel="pvc://models/sam/"),
+        ],
     ),
     "endpointUrl must be a URL of an object store, not of a metadata service or a link-local address": (
         [
@@ -241,6 +244,8 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
             "s3://abc",
             "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/team/a.json",
             "s3://arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/team/a.json",
+            "pvc://forklifts",
+            "pvc://team-a.forklifts/export 1/ä.json",
         ],
         [
             "s3://arn:aws:s3::123456789012:accesspoint/mrap.alias/a.json",
@@ -252,11 +257,17 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
             "s3://a/b",
             "s3://data/a\nb",
             "https://x",
+            "pvc://",
+            "pvc:///a.json",
+            "pvc://Team/a.json",
+            "pvc://-a/b",
+            "pvc://a_b/c",
+            "abfs://container@account.dfs.core.windows.net/a",
         ],
     ),
     MODEL: (
-        ["facebook/sam-vit-base", "s3://models/sam/", "local_name", "s3://models/sam.pth"],
-        ["/models/sam", "../sam", "a/b/c", "s3://models", "file:///sam", ".hidden"],
+        ["facebook/sam-vit-base", "s3://models/sam/", "local_name", "s3://models/sam.pth", "pvc://models/sam"],
+        ["/models/sam", "../sam", "a/b/c", "s3://models", "pvc://models", "file:///sam", ".hidden"],
     ),
     NAME: (["trainer", "a.b-c.d", "7"], ["Trainer", "-a", "a_b", "a..b", "a/b"]),
     NUMBER: (["1", "0.5", "1e-4", "1.5E-05"], ["-1", ".5", "1,5", "1e", "nan", "0x1", "1e-1000"]),

@@ -174,6 +174,8 @@ def test_what_to_do_about_an_adapter_without_a_gain_is_a_setting(setting: str) -
         ({"storage": {"caBundleConfigMapRef": {"key": "ca.crt"}}}, "$.storage.caBundleConfigMapRef"),
         ({"storage": {"caBundleConfigMapRef": {"name": "ca", "key": "a/b"}}}, "$.storage.caBundleConfigMapRef.key"),
         ({"output": "s3://arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap/x"}, "$.output"),
+        ({"output": "pvc:///adapters"}, "$.output"),
+        ({"output": "pvc://Adapters/x"}, "$.output"),
         ({"gpus": -1}, "$.gpus"),
         ({"nodes": 0}, "$.nodes"),
         ({"gpuResourceName": "nvidia.com/gpu/x"}, "$.gpuResourceName"),
@@ -221,7 +223,8 @@ def test_what_is_no_amount_is_refused_by_the_model_too(amount: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["org/model", "model", "IDEA-Research/grounding-dino-tiny", "s3://models/sam/", "s3://models/m.pth"]
+    "model",
+    ["org/model", "model", "IDEA-Research/grounding-dino-tiny", "s3://models/sam/", "s3://models/m.pth", "pvc://m/sam"],
 )
 def test_a_base_model_comes_from_the_hub_or_from_object_storage(model: str) -> None:
     assert spec_errors({**MINIMAL, "teachers": [{"name": "Sam", "baseModel": model}]}) == []
@@ -234,6 +237,8 @@ def test_a_base_model_comes_from_the_hub_or_from_object_storage(model: str) -> N
         {"storage": {"caBundleConfigMapRef": {"name": "authorities"}}},
         {"output": "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/team/models/"},
         {"output": "s3://arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-01ac5d28a6a232904/accesspoint/team/m"},
+        {"output": "pvc://adapters"},
+        {"dataset": {"annotations": "pvc://forklifts/annotations.json", "images": "pvc://forklifts/images/"}},
     ],
 )
 def test_how_a_store_is_reached_can_be_said(change: dict[str, Any]) -> None:

@@ -77,6 +77,13 @@ def test_a_volume_that_cannot_be_mounted_is_told_by_its_events() -> None:
     assert told.message == f"pod {pod['metadata']['name']} cannot start: {said}"
 
 
+def test_a_claim_that_another_node_has_attached_says_what_to_do() -> None:
+    said = 'FailedAttachVolume: Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) forklifts-sam-0'
+    told = stand(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, complaints=[said])
+    assert said in told.message
+    assert "ReadWriteMany" in told.message
+
+
 def test_events_that_say_nothing_are_not_asked_again_at_once() -> None:
     found = stand(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, complaints=[])
     assert (found.state, found.look) == ("Starting", None)

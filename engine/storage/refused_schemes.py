@@ -1,0 +1,39 @@
+"""Schemes of URIs that no storage is for, each with what to write instead."""
+
+from __future__ import annotations
+
+import re
+
+from engine.storage.uris import CLAIM, FILE
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+SUPPORTED = "write s3://, pvc://, file:// or a path"
+S3_COMPATIBLE = "write s3:// with storage.endpointUrl, since this store speaks S3 as well"
+
+ADVICE = {
+    "http": "download it first, or name the bucket that it lies in",
+    "https": "download it first, or name the bucket that it lies in",
+    "ftp": "download it first",
+    "hf": "a base model of the hub is named by its id, owner/model; copy a dataset of the hub to a bucket first",
+    "s3a": "write s3://",
+    "s3n": "write s3://",
+    "oss": S3_COMPATIBLE,
+    "cos": S3_COMPATIBLE,
+    "cosn": S3_COMPATIBLE,
+    "obs": S3_COMPATIBLE,
+    "tos": S3_COMPATIBLE,
+    "swift": S3_COMPATIBLE,
+    "hdfs": "mount it, or copy the data to a bucket",
+    "nfs": "mount it and give the path; on a cluster make a PersistentVolumeClaim of it and write pvc://claim/path",
+    "smb": "mount it and give the path; on a cluster make a PersistentVolumeClaim of it and write pvc://claim/path",
+}
+
+
+def refusal(uri: str) -> str | None:
+    """Why no storage takes a URI, in a sentence; None of files and plain paths."""
+    found = SCHEME.match(uri)
+    if found is None or uri.startswith((FILE, CLAIM)):
+        return None
+    shown = uri.partition("?")[0]  # what follows may be a signature
+    scheme = found[1]
+    return f"{shown!r}: there is no storage for {scheme}://: {ADVICE.get(scheme.lower(), SUPPORTED)}"

@@ -1,0 +1,58 @@
+"""PersistentVolumeClaims that an object names as ``pvc://claim/path``, and how pods mount them. Pure.
+
+Every pod of a run mounts all of them, each at the same path: inspection reads what trainers read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from engine.spec import FineTuneSpec
+from engine.storage.uris import is_claim, split_claim
+
+MOUNTED = "/claims"
+"""The folder below which each claim lies at its name."""
+
+
+def claims(spec: FineTuneSpec) -> dict[str, bool]:
+    """The claims that a request names, sorted, and whether the run writes to them.
+
+    Raises:
+        ConfigError: A URI names no claim, or leads out of it.
+    """
+    written = {split_claim(spec.output)[0]} if is_claim(spec.output) else set()
+    read = {split_claim(uri)[0] for uri in _sources(spec) if is_claim(uri)}
+    return {claim: claim in written for claim in sorted(read | written)}
+
+
+def _sources(spec: FineTuneSpec) -> Iterator[str]:
+    data = spec.dataset
+    for part in (data, data.train, data.val, data.test, spec.training.retention):
+        if part is not None:
+            yield from (uri for uri in (part.annotations, part.images) if uri is not None)
+    yield from (teacher.base_model for teacher in spec.teachers if teacher.base_model is not None)
+
+
+def mount_claims(wanted: dict[str, bool], volumes: list[dict[str, Any]], mounts: list[dict[str, Any]]) -> None:
+    """Add the volumes and mounts of claims to those that a pod has.
+
+    A claim that the pod has for another reason, such as its scratch disk, keeps its one volume: a claim is never in a
+    pod twice. One that is only read is attached read-only, so that its files keep their owner.
+
+    Args:
+        wanted: As :func:`claims` returns them.
+        volumes: Of the pod; grows.
+        mounts: Of its container; grows.
+    """
+    present = {
+        volume["persistentVolumeClaim"]["claimName"]: volume["name"]
+        for volume in volumes
+        if "persistentVolumeClaim" in volume
+    }
+    for index, (claim, written) in enumerate(wanted.items()):
+        only_read = {} if written else {"readOnly": True}
+        if claim not in present:
+            present[claim] = f"claim-{index}"
+            volumes.append({"name": present[claim], "persistentVolumeClaim": {"claimName": claim, **only_read}})
+        mounts.append({"name": present[claim], "mountPath": f"{MOUNTED}/{claim}", **only_read})

@@ -1,0 +1,112 @@
+"""Claims as places of data and adapters: which a run mounts, how, and what of the pods changes for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from tft_objects import FULL, MASKS, MINIMAL, NOW, SETTINGS, body_of
+from tft_schema import spec_errors
+
+from engine.errors import ConfigError
+from teacher_operator import render
+from teacher_operator.api import TeacherFineTuneSpec, parse_spec
+from teacher_operator.claims import claims
+from teacher_operator.decide import Observed, decide
+from teacher_operator.pods import DISK
+
+Manifest = dict[str, Any]
+
+SEVERAL = {
+    "dataset": {
+        "images": "pvc://photos/2026",
+        "train": {"annotations": "pvc://labels/train.json"},
+        "val": {"annotations": "pvc://labels/val.json", "images": "pvc://other/val"},
+    },
+    "training": {"retention": {"annotations": "pvc://retained/a.json", "images": "pvc://retained/images"}},
+    "teachers": [{"name": "Sam", "baseModel": "pvc://bases/sam"}],
+    "output": "pvc://labels/adapters",
+}
+
+
+def spec_of(spec: Mapping[str, Any]) -> TeacherFineTuneSpec:
+    return parse_spec(body_of(spec))
+
+
+def pods(spec: Mapping[str, Any]) -> list[Manifest]:
+    """Of inspection and of a trainer."""
+    body = body_of(spec)
+    parsed = parse_spec(body)
+    jobs = (
+        render.inspection(body, parsed, SETTINGS),
+        render.training(body, parsed, SETTINGS, teacher=MASKS, config_uri="pvc://labels/adapters/c.yaml"),
+    )
+    return [job["spec"]["template"]["spec"] for job in jobs]
+
+
+def mounts(pod: Manifest) -> dict[str, tuple[str, bool, bool]]:
+    """From where a claim is mounted to its name, and whether its mount and its volume are read-only."""
+    sources = {volume["name"]: volume.get("persistentVolumeClaim") for volume in pod["volumes"]}
+    return {
+        mount["mountPath"]: (source["claimName"], mount.get("readOnly", False), source.get("readOnly", False))
+        for mount in pod["containers"][0]["volumeMounts"]
+        if (source := sources[mount["name"]]) is not None and mount["mountPath"].startswith("/claims")
+    }
+
+
+def test_all_places_of_a_request_may_lie_on_claims() -> None:
+    assert spec_errors(SEVERAL) == []
+    read = dict.fromkeys(("bases", "other", "photos", "retained"), False)
+    assert claims(spec_of(SEVERAL)) == {**read, "labels": True}
+    assert claims(spec_of(FULL)) == {}
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["inspection", "trainer"])
+def test_every_pod_mounts_every_claim_and_only_writes_to_the_output(number: int) -> None:
+    pod = pods(SEVERAL)[number]
+    found = mounts(pod)
+    assert found.pop("/claims/labels") == ("labels", False, False)
+    assert found == {f"/claims/{name}": (name, True, True) for name in ("bases", "other", "photos", "retained")}
+    assert {"name": "TEACHER_CLAIMS", "value": "/claims"} in pod["containers"][0]["env"]
+
+
+def test_a_claim_is_attached_once_though_it_holds_the_scratch_disk_too() -> None:
+    spec = {**MINIMAL, "output": "pvc://big/out", "scratch": {"claimName": "big"}, "modelCache": {"claimName": "big-2"}}
+    trainer = pods(spec)[1]
+    names = [v["persistentVolumeClaim"]["claimName"] for v in trainer["volumes"] if "persistentVolumeClaim" in v]
+    assert sorted(names) == ["big", "big-2"]
+    assert mounts(trainer)["/claims/big"] == ("big", False, False)
+    (scratch,) = [one for one in trainer["containers"][0]["volumeMounts"] if one["mountPath"] == DISK]
+    assert scratch["subPath"] == "forklifts-sam"
+
+
+def test_a_claim_with_the_scratch_disk_is_a_source_that_is_not_written_to() -> None:
+    dataset = {"annotations": "pvc://big/a.json"}
+    inspection, trainer = pods({**MINIMAL, "dataset": dataset, "scratch": {"claimName": "big"}})
+    assert mounts(inspection)["/claims/big"] == ("big", True, True)
+    assert mounts(trainer)["/claims/big"] == ("big", True, False)
+
+
+def test_what_is_written_to_belongs_to_the_group_of_the_pods_and_what_is_read_stays() -> None:
+    for pod in pods({**MINIMAL, "output": "pvc://adapters"}):
+        security = pod["securityContext"]
+        assert (security["fsGroup"], security["fsGroupChangePolicy"]) == (65532, "OnRootMismatch")
+    for pod in pods({**MINIMAL, "dataset": {"annotations": "pvc://forklifts/a.json"}}):
+        assert "fsGroup" not in pod["securityContext"]
+
+
+def test_pods_of_a_run_without_claims_are_as_before() -> None:
+    for pod in pods(MINIMAL):
+        assert "TEACHER_CLAIMS" not in {entry["name"] for entry in pod["containers"][0]["env"]}
+        assert "persistentVolumeClaim" not in str(pod["volumes"])
+
+
+@pytest.mark.parametrize("uri", ["pvc://a..b/x", "pvc://data/../other/x", "pvc://data/x/.."])
+def test_a_place_that_is_on_no_claim_ends_the_run_with_a_sentence(uri: str) -> None:
+    with pytest.raises(ConfigError, match="claim"):
+        claims(spec_of({**MINIMAL, "output": uri}))
+    decision = decide(body_of({**MINIMAL, "output": uri}), Observed(), SETTINGS, now=NOW)
+    ended = next(c for c in decision.status.conditions if c.type == "Succeeded")
+    assert (ended.status, ended.reason) == ("False", "ConfigurationInvalid")
+    assert uri in ended.message
