@@ -127,6 +127,10 @@ def _immutable() -> tuple[tuple[str, str], ...]:
     return tuple(rules)
 
 
+UNSEEN: Schema = {"observedGeneration": 0}
+"""The status of an object that no operator has seen. Tools that wait for objects (kstatus: Flux, Helm, kpt) take one
+without ``observedGeneration`` for one that is done; generations begin at 1, so this one is in progress."""
+
 LIST_KEYS: Mapping[str, tuple[str, str]] = {
     "TeacherFineTuneSpec.teachers": ("map", "name"),
     "TeacherFineTuneSpec.imagePullSecrets": ("map", "name"),
@@ -155,7 +159,7 @@ COLUMNS: tuple[tuple[str, str, str, int], ...] = (
 
 def crd() -> Schema:
     """The CustomResourceDefinition."""
-    spec, status = structural(TeacherFineTuneSpec), structural(TeacherFineTuneStatus)
+    spec, status = structural(TeacherFineTuneSpec), structural(TeacherFineTuneStatus) | {"default": UNSEEN}
     spec["x-kubernetes-validations"] += [_rule(*rule) for rule in _immutable()]
     schema = {
         "type": "object",

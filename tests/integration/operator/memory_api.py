@@ -27,7 +27,8 @@ Place = tuple[str, str, str]
 """Plural, namespace, name."""
 
 CRD = yaml.safe_load((Path(__file__).parents[3] / "crds" / "teacherfinetunes.finetune.dev.yaml").read_text())
-VALIDATOR = jsonschema.Draft202012Validator(CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 RUNS = CRD["spec"]["names"]["plural"]
 KINDS = {
     f"finetune.dev/v1alpha1/{RUNS}": "TeacherFineTune",
@@ -62,6 +63,20 @@ def merged(old: Any, patch: Any) -> Any:
         else:
             new[name] = merged(new.get(name), value)
     return new
+
+
+def defaulted(schema: Mapping[str, Any], value: Any) -> Any:
+    """A value with the defaults of a structural schema, as the API server reads objects."""
+    if isinstance(value, Mapping):
+        properties = schema.get("properties", {})
+        absent = {name: part["default"] for name, part in properties.items() if "default" in part and name not in value}
+        return {
+            name: defaulted(properties.get(name) or schema.get("additionalProperties") or {}, inner)
+            for name, inner in {**value, **absent}.items()
+        }
+    if isinstance(value, list):
+        return [defaulted(schema.get("items", {}), inner) for inner in value]
+    return value
 
 
 def refusal(status: int, reason: str, message: str) -> kmock.KubernetesError:
@@ -115,6 +130,9 @@ class Objects:
             metadata["generation"] = 1
         if plural in WITH_STATUS:
             body["status"] = {}
+        if plural == RUNS:  # what is created has no status of its own, whatever was sent
+            del body["status"]
+            body = defaulted(SCHEMA, body)
         return self._commit("ADDED", plural, body | {"metadata": metadata})
 
     def write(self, place: Place, new: Body, *, status: bool = False) -> Body:
@@ -130,6 +148,8 @@ class Objects:
             new = {**new, "metadata": {**new["metadata"], **kept}}
             if place[0] in WITH_STATUS:
                 new["status"] = old.get("status") or {}
+        if place[0] == RUNS:
+            new = defaulted(SCHEMA, new)
         metadata = {**new["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
         if place[0] in WITH_GENERATION:
             metadata["generation"] = old["metadata"]["generation"] + (new["spec"] != old["spec"])
