@@ -194,7 +194,8 @@ class TeacherFineTuneSpec(FineTuneSpec):
         default=None,
         ge=30,
         le=31_536_000,
-        description="Longest wait for a GPU, or for a Job that is refused; time in a queue of Kueue is none.",
+        description="Longest wait of the inspection or of a trainer until it runs: for a node, a GPU, an image, a "
+        "Secret, or for a Job that is refused; time in a queue of Kueue does not count. Default: no limit.",
     )
     ttl_seconds_after_finished: int | None = Field(
         default=None, ge=0, le=31_536_000, description="When to remove the Jobs of an ended run; default: never."

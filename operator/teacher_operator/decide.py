@@ -17,18 +17,15 @@ from pydantic_core import ErrorDetails
 from engine.errors import ConfigError
 from engine.spec import TeacherName
 from engine.storage import check_endpoint
-from teacher_operator import render
 from teacher_operator.api import PLATFORM, TeacherFineTuneSpec, parse_spec
-from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.claims import claims
-from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map, trainer_job
-from teacher_operator.observe import JobView, ends_run, next_look, telling_pod, waiting
+from teacher_operator.inspection import NAME_TAKEN, inspect
+from teacher_operator.names import trainer_job
+from teacher_operator.observe import JobView
 from teacher_operator.report import (
     SUCCEEDED,
     Summary,
-    dataset_status,
     is_terminal,
-    published_teacher,
     with_conditions,
 )
 from teacher_operator.settings import Settings
@@ -38,10 +35,6 @@ from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
 
 Body = Mapping[str, Any]
-
-
-NAME_TAKEN = "NameTaken"
-"""A child's name belongs to somebody else: it is waited for."""
 
 UNKNOWN = "extra_forbidden"
 """Of pydantic: a field that there is none of."""
@@ -106,12 +99,13 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         return _failed(body, status, _unfit(error), todo, now=now)
     announced = bool(status.run_id and status.config_uri and status.dataset and status.teachers)
     if not announced:
-        inspected = _inspect(body, spec, status, observed, settings, todo, now=now)
-        if isinstance(inspected, FailureStatus):
-            return _failed(body, status, inspected, todo, now=now)
-        if isinstance(inspected, Summary):
-            return _decision(body, status, inspected, todo, now=now)
-        status = inspected
+        status, unfinished = inspect(
+            body, spec, status, observed.inspect, settings, refused=observed.refused, todo=todo, now=now
+        )
+        if isinstance(unfinished, FailureStatus):
+            return _failed(body, status, unfinished, todo, now=now)
+        if unfinished is not None:
+            return _decision(body, status, unfinished, todo, now=now)
     teachers: list[TeacherStatus] = []
     for teacher in status.teachers:
         decided = decide_teacher(
@@ -148,107 +142,6 @@ def read_status(body: Body) -> TeacherFineTuneStatus:
         return TeacherFineTuneStatus.model_validate(body.get("status") or {}, by_alias=True, by_name=False)
     except ValidationError:
         return TeacherFineTuneStatus()
-
-
-def _inspect(
-    body: Body,
-    spec: TeacherFineTuneSpec,
-    status: TeacherFineTuneStatus,
-    observed: Observed,
-    settings: Settings,
-    todo: Todo,
-    *,
-    now: float,
-) -> TeacherFineTuneStatus | Summary | FailureStatus:
-    """The status with what inspection found; or how inspection stands; or why it failed."""
-    view, name = observed.inspect, body["metadata"]["name"]
-    for child in (request_config_map(name, body["metadata"]["uid"]), inspect_job(name)):
-        if child in observed.refused:
-            return _refusal(observed.refused[child], todo)
-    if view is None:
-        if spec.suspend:
-            return Summary.suspended("suspended before its data was inspected")
-        todo.apply += [render.request(body), render.inspection(body, spec, settings)]
-        return Summary.active("Inspecting", "the data is about to be inspected")
-    if view.deleting:
-        return Summary.active("Inspecting", "an earlier inspection is being removed")
-    if view.complete:
-        outcome = outcome_of(view.pods, INSPECT)
-        if outcome is None or outcome.prepared is None:  # its pod went before anyone read what it left
-            if view.unsettled:
-                todo.look_at_pods(view.name)
-            lost = unreadable(view.pods, INSPECT)
-            if lost is not None:
-                return lost
-            todo.delete.append(view.name)
-            return Summary.active("Inspecting", "what inspection found was lost with its pod: it is done again")
-        prepared = outcome.prepared
-        known = {one.name: one for one in status.teachers} if status.run_id in {"", prepared.run_id} else {}
-        published = {result.teacher: result for result in prepared.published}
-        return status.model_copy(
-            update={
-                "run_id": prepared.run_id,
-                "uri": prepared.uri,
-                "config_uri": prepared.config_uri,
-                "dataset": dataset_status(prepared.info),
-                "teachers": [
-                    known.get(one)
-                    or published_teacher(
-                        one,
-                        published.get(one),
-                        needs=prepared.needs,
-                        on_no_gain=spec.training.on_no_gain,
-                        now=now,
-                    )
-                    for one in prepared.teachers
-                ],
-            }
-        )
-    if view.failed:
-        if view.unsettled:
-            todo.look_at_pods(view.name)
-        if view.log is None and todo.look_at_log(view.pods, INSPECT):
-            return Summary.active("Inspecting", "inspection has failed; its log is being read")
-        return job_failure(view.job, view.pods, INSPECT, view.log or ())
-    telling = telling_pod(view.pods)
-    if telling is not None and ends_run(telling):
-        todo.patch += render.last_try(view.job)
-        return Summary.active("Inspecting", "inspection has failed for a cause that the next attempt would meet too")
-    annotations = view.job["metadata"].get("annotations") or {}
-    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec):
-        todo.delete.append(view.name)
-        return Summary.active("Inspecting", "settings have changed: inspection is begun anew")
-    patch = render.suspend_patch(view.job, suspend=spec.suspend)
-    if patch is not None:
-        todo.patch.append((view.name, patch))
-        view = view.patched(patch)
-    if spec.suspend:
-        return Summary.suspended("suspended while its data was inspected")
-    stand = waiting(view, INSPECT, now=now)
-    todo.look_at(stand.look)
-    if stand.again is not None:
-        todo.again(stand.again)
-    if stand.state == "Running":
-        return Summary.active("Inspecting", f"the data is being inspected{_after(view)}")
-    todo.again(next_look(stand.since, now=now))
-    return Summary.active("Inspecting", f"inspection has not begun: {stand.message}{_after(view)}")
-
-
-def _after(view: JobView) -> str:
-    """Why inspection is tried again, if it is."""
-    failed = [pod for pod in view.pods if pod["status"].get("phase") == "Failed"]
-    if not failed:
-        return ""
-    cause = pod_failure(failed[-1], INSPECT, ())
-    return f"; attempt {len(failed) + 1}, after {cause.reason}: {cause.message}"
-
-
-def _refusal(failure: FailureStatus, todo: Todo) -> FailureStatus | Summary:
-    """A child that was refused for good, or for now."""
-    if failure.reason == "ChildRefused":
-        return failure
-    todo.retry = True
-    return Summary.active(NAME_TAKEN if failure.reason == NAME_TAKEN else "Pending", failure.message)
 
 
 def _of_teachers(teachers: Sequence[TeacherStatus], refused: Mapping[str, FailureStatus]) -> Summary:

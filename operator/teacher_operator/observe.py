@@ -248,6 +248,30 @@ def terminated(pod: Body, container: str) -> Body | None:
     return ended
 
 
+def running_seconds(pods: Sequence[Body], container: str, *, now: float) -> float:
+    """Seconds for which a container has run, summed over these pods; one that is being stopped counts no more."""
+    return sum(_ran(pod, container, now=now) for pod in pods)
+
+
+def _ran(pod: Body, container: str, *, now: float) -> float:
+    ended = terminated(pod, container)
+    if ended is not None:
+        start, end = seconds(ended.get("startedAt")), seconds(ended.get("finishedAt"))
+        return max(0.0, end - start) if start is not None and end is not None else 0.0
+    running = ((container_status(pod, container) or {}).get("state") or {}).get("running") or {}
+    start = seconds(running.get("startedAt"))
+    if start is None or is_over(pod):
+        return 0.0
+    stopped = seconds(pod["metadata"].get("deletionTimestamp"))
+    return max(0.0, min(now, stopped if stopped is not None else now) - start)
+
+
+def attempt_ends(pods: Sequence[Body], container: str) -> list[float]:
+    """When the containers of these pods ended, in seconds since the epoch; those that have not are left out."""
+    ends = (seconds((terminated(pod, container) or {}).get("finishedAt")) for pod in pods)
+    return [end for end in ends if end is not None]
+
+
 def is_first(pod: Body) -> bool:
     """Of the pods of several nodes, the one that tells of all."""
     return _index(pod) == "0"

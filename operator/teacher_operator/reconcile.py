@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from engine.spec import TeacherName
 from teacher_operator.api import API_VERSION, KIND
 from teacher_operator.cluster import ApiError, Cluster
-from teacher_operator.decide import NAME_TAKEN, Decision, Observed, decide, read_status
+from teacher_operator.decide import Decision, Observed, decide, read_status
+from teacher_operator.inspection import NAME_TAKEN
 from teacher_operator.looks import Looks
 from teacher_operator.metrics import Metrics
 from teacher_operator.names import COMPONENT, FIELD_MANAGER, INSPECT, TEACHER, Key, owner_uid

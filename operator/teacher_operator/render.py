@@ -51,8 +51,6 @@ QuotingDumper.add_representer(
 )
 
 INSPECT_RETRIES = 2
-INSPECT_DEADLINE_SECONDS = 4 * 3600
-"""Longer than any COCO file takes; a store that hangs is not waited for without end."""
 
 ONLY_ON_A_CLUSTER = frozenset({"credentialsSecretRef", "caBundleConfigMapRef"})
 """Of the storage: what the pods are made with, and inspection does not read."""
@@ -98,7 +96,6 @@ def inspection(body: Body, spec: TeacherFineTuneSpec, settings: Settings) -> Man
         "metadata": _metadata(body, inspect_job(name), INSPECT) | {"annotations": {PLATFORM_HASH: platform_hash(spec)}},
         "spec": {
             "backoffLimit": INSPECT_RETRIES,
-            "activeDeadlineSeconds": INSPECT_DEADLINE_SECONDS,
             "suspend": spec.suspend,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": _failure_policy(INSPECT),
@@ -174,6 +171,17 @@ def job_patch(job: Body, spec: TeacherFineTuneSpec) -> Manifest | None:
     changes = {name: value for name, value in wanted.items() if (now.get(name) or 0) != (value or 0)}
     if changes:
         patch["spec"] = patch.get("spec", {}) | changes
+    return patch or None
+
+
+def inspection_patch(job: Body, *, suspend: bool) -> Manifest | None:
+    """Return a merge patch that sets the Job of inspection right; None if nothing differs.
+
+    A deadline of the Job would count the time in which no pod of it can run; earlier versions of the operator set one.
+    """
+    patch: Manifest = suspend_patch(job, suspend=suspend) or {}
+    if job["spec"].get("activeDeadlineSeconds") is not None:
+        patch["spec"] = patch.get("spec", {}) | {"activeDeadlineSeconds": None}
     return patch or None
 
 

@@ -193,6 +193,7 @@ class TeacherFineTuneStatus(StatusModel):
         default="", description="teacher_config.yaml of the run."
     )
     start_time: Timestamp | None = Field(default=None, description="When the object was first seen.")
+    refused_since: Timestamp | None = Field(default=None, description="Since when inspection's Job cannot be made.")
     completion_time: Timestamp | None = Field(default=None, description="When the run ended.")
     gpu_seconds: int = Field(default=0, ge=0, description="GPUs times seconds, over all teachers.")
     dataset: DatasetStatus | None = Field(default=None, description="What inspection found.")

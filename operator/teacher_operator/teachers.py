@@ -13,6 +13,7 @@ from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.attempts import attempted
 from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
+from teacher_operator.deadlines import WAITS, not_started, waited_too_long
 from teacher_operator.names import PLATFORM_HASH, TRAINER, trainer_job
 from teacher_operator.observe import (
     BEING_MADE,
@@ -259,14 +260,12 @@ def _standing(
         doing = _doing(teacher.progress, view.progress.note if view.progress is not None else "")
         parts = (doing, _none_better(teacher, view.progress), stand.message, again)
         return _state(teacher, "Training", "; ".join(part for part in parts if part))
-    deadline = spec.pending_deadline_seconds
-    if stand.state in {"Pending", "Starting"}:
-        if deadline is not None and stand.since is not None:
-            since = max([stand.since, *(at for one in teacher.attempts if (at := seconds(one.end_time)) is not None)])
-            if now >= since + deadline:
-                todo.delete.append(view.name)
-                return failed_for_good(teacher, _not_started(deadline, stand.message), now=now)
-            todo.again(since + deadline)
+    ends = [at for one in teacher.attempts if (at := seconds(one.end_time)) is not None]
+    failure = waited_too_long(spec, stand, todo, attempts_ended=ends, now=now)
+    if failure is not None:
+        todo.delete.append(view.name)
+        return failed_for_good(teacher, failure, now=now)
+    if stand.state in WAITS:
         todo.again(next_look(stand.since, now=now))
     return _state(teacher, stand.state, "; ".join(part for part in (stand.message, again) if part))
 
@@ -300,15 +299,10 @@ def _refused(
         teacher = teacher.model_copy(update={"refused_since": timestamp(now)})
     if deadline is not None:
         if now >= since + deadline:
-            return failed_for_good(teacher, _not_started(deadline, refused.message), now=now)
+            return failed_for_good(teacher, not_started(deadline, refused.message), now=now)
         todo.again(since + deadline)
     todo.retry = True
     return _state(teacher, "Pending", refused.message)
-
-
-def _not_started(deadline: int, message: str) -> FailureStatus:
-    message = clip(f"not running after pendingDeadlineSeconds = {deadline}: {message}")
-    return FailureStatus(reason="NotStartedInTime", message=message)
 
 
 def _state(teacher: TeacherStatus, state: str, message: str) -> TeacherStatus:

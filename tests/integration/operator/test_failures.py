@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import outcomes
 import pytest
@@ -466,3 +467,58 @@ async def test_a_trainer_that_takes_too_long_is_stopped(world: World, tier: str)
     await world.told_to_stop(pod, seconds=80)
     await world.stops(pod)
     await world.reaches(run, "DeadlineExceeded", saying="activeDeadlineSeconds = 60")
+
+
+async def test_inspection_waits_for_a_secret_as_long_as_it_takes(world: World) -> None:
+    """Its Job has no deadline: there is none that does not count the wait."""
+    run = "keyless"
+    await world.create(run)
+    pod = await world.pod(run, "inspect")
+    missing = 'couldn\'t find key AWS_SECRET_ACCESS_KEY in Secret "team/s3-keys"'
+    await world.waits(pod, "CreateContainerConfigError", missing)
+    await world.reaches(run, "Inspecting", saying=missing)
+    assert "activeDeadlineSeconds" not in (await world.job(run, "inspect"))["spec"]
+    await world.runs(pod)
+    await world.reaches(run, "Inspecting", saying="the data is being inspected")
+    await world.succeeds(pod, outcomes.prepared(run))
+    await world.trains(run)
+    await world.reaches(run, "Succeeded")
+
+
+async def test_inspection_that_does_not_end_is_stopped(world: World) -> None:
+    """From when its container began: here four hours ago, as after a long absence of the operator."""
+    run = "hanging"
+    await world.create(run)
+    pod = await world.pod(run, "inspect")
+    await world.schedule(pod)
+    begun = datetime.now(UTC) - timedelta(hours=4)
+    await world.report(pod, {"running": {"startedAt": f"{begun:%Y-%m-%dT%H:%M:%SZ}"}}, phase="Running")
+    await world.reaches(run, "DeadlineExceeded", saying="inspection has run for 4 hours")
+    await world.told_to_stop(pod)
+    await world.stops(pod)
+    await world.gone("jobs", f"{run}-inspect")
+    assert kstatus(await world.run(run)) == "Failed"
+
+
+async def test_the_deadline_of_an_earlier_versions_inspection_is_taken_away(world: World) -> None:
+    run = "older"
+    await world.create(run)
+    await world.job(run, "inspect")
+    await world.patch("jobs", f"{run}-inspect", {"spec": {"activeDeadlineSeconds": 4 * 3600}})
+
+    async def free() -> bool:
+        return "activeDeadlineSeconds" not in (await world.job(run, "inspect"))["spec"]
+
+    await world.until(free, "the Job has no deadline")
+
+
+@pytest.mark.slow
+async def test_inspection_that_never_starts_is_given_up(world: World) -> None:
+    run = "tainted"
+    await world.create(run, pendingDeadlineSeconds=30)
+    pod = await world.pod(run, "inspect")
+    said = "0/2 nodes are available: 2 node(s) had untolerated taint {dedicated: ml}."
+    await world.unschedulable(pod, said)
+    await world.reaches(run, "Inspecting", saying=said)
+    await world.reaches(run, "NotStartedInTime", saying=said, seconds=50)
+    await world.gone("jobs", f"{run}-inspect")

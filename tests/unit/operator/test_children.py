@@ -397,7 +397,7 @@ def test_inspection_needs_nothing_that_is_for_gpus() -> None:
     assert container(training(FULL))["image"] == SETTINGS.trainer_image
 
 
-def test_inspection_reads_the_request_and_ends_by_itself() -> None:
+def test_inspection_reads_the_request() -> None:
     job = inspection()
     assert container(job)["command"] == [
         "teacher",
@@ -410,7 +410,17 @@ def test_inspection_reads_the_request_and_ends_by_itself() -> None:
     request = volumes(job)["/etc/teacher"]
     assert request["configMap"] == {"name": request_config_map(NAME, UID)}
     assert request["mount"]["readOnly"] is True
-    assert job["spec"]["activeDeadlineSeconds"] > 0
+
+
+def test_the_job_of_inspection_has_no_deadline_that_counts_its_wait() -> None:
+    """One that an earlier version of the operator has made loses its own."""
+    job = inspection()
+    assert "activeDeadlineSeconds" not in job["spec"]
+    assert render.inspection_patch(job, suspend=False) is None
+    job["spec"]["activeDeadlineSeconds"] = 4 * 3600
+    assert render.inspection_patch(job, suspend=False) == {"spec": {"activeDeadlineSeconds": None}}
+    patch = render.inspection_patch(job, suspend=True) or {}
+    assert patch["spec"] == {"suspend": True, "activeDeadlineSeconds": None}
 
 
 @pytest.mark.parametrize("teacher", TeacherName)

@@ -1,0 +1,203 @@
+"""The inspection of a run's data: what its Job is to be, and what came of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.outcome import Prepared
+from teacher_operator import render
+from teacher_operator.api import TeacherFineTuneSpec
+from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
+from teacher_operator.deadlines import not_started, waited_too_long
+from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map
+from teacher_operator.observe import (
+    JobView,
+    attempt_ends,
+    ends_run,
+    next_look,
+    running_seconds,
+    telling_pod,
+    waiting,
+)
+from teacher_operator.report import Summary, dataset_status, published_teacher
+from teacher_operator.settings import Settings
+from teacher_operator.status import FailureStatus, TeacherFineTuneStatus
+from teacher_operator.times import seconds, timestamp
+from teacher_operator.todo import Todo
+
+Body = Mapping[str, Any]
+
+NAME_TAKEN = "NameTaken"
+"""A child's name belongs to somebody else: it is waited for."""
+
+RUN_LIMIT_SECONDS = 4 * 3600
+"""Longest time for which containers of inspection may run, over all attempts: more than any COCO file takes. Time in
+which none runs, as without a Secret, an image or a node, does not count."""
+
+Inspected = tuple[TeacherFineTuneStatus, Summary | FailureStatus | None]
+"""The status; and where inspection stands or why it failed, or None if it has ended well."""
+
+
+def inspect(
+    body: Body,
+    spec: TeacherFineTuneSpec,
+    status: TeacherFineTuneStatus,
+    view: JobView | None,
+    settings: Settings,
+    *,
+    refused: Mapping[str, FailureStatus],
+    todo: Todo,
+    now: float,
+) -> Inspected:
+    """Return the status with what inspection found, where it stands, or why it failed.
+
+    Args:
+        body: The object.
+        spec: Of the object.
+        status: What was known.
+        view: The Job, if it exists.
+        settings: Of the operator.
+        refused: Children that the API server has refused, by name.
+        todo: What is to be done is noted here.
+        now: Seconds since the epoch.
+    """
+    name = body["metadata"]["name"]
+    for child in (request_config_map(name, body["metadata"]["uid"]), inspect_job(name)):
+        if child in refused:
+            return _refused(spec, status, refused[child], todo, now=now)
+    status = status.model_copy(update={"refused_since": None})
+    if view is None:
+        if spec.suspend:
+            return status, Summary.suspended("suspended before its data was inspected")
+        todo.apply += [render.request(body), render.inspection(body, spec, settings)]
+        return status, _active("the data is about to be inspected")
+    if view.complete and not view.deleting:
+        return _complete(spec, status, view, todo, now=now)
+    if view.deleting:
+        stand = waiting(view, INSPECT, now=now)
+        todo.again(next_look(stand.since, now=now))
+        return status, _active("; ".join(filter(None, ("an earlier inspection is being removed", stand.message))))
+    return status, _unfinished(spec, view, todo, now=now)
+
+
+def _complete(
+    spec: TeacherFineTuneSpec, status: TeacherFineTuneStatus, view: JobView, todo: Todo, *, now: float
+) -> Inspected:
+    outcome = outcome_of(view.pods, INSPECT)
+    if outcome is not None and outcome.prepared is not None:
+        return _planned(spec, status, outcome.prepared, now=now), None
+    if view.unsettled:
+        todo.look_at_pods(view.name)
+    lost = unreadable(view.pods, INSPECT)
+    if lost is not None:
+        return status, lost
+    todo.delete.append(view.name)  # its pod went before anyone read what it left
+    return status, _active("what inspection found was lost with its pod: it is done again")
+
+
+def _planned(
+    spec: TeacherFineTuneSpec, status: TeacherFineTuneStatus, prepared: Prepared, *, now: float
+) -> TeacherFineTuneStatus:
+    """The status with what inspection found, and with the teachers; those of the same run stay as they are."""
+    known = {one.name: one for one in status.teachers} if status.run_id in {"", prepared.run_id} else {}
+    published = {result.teacher: result for result in prepared.published}
+    return status.model_copy(
+        update={
+            "run_id": prepared.run_id,
+            "uri": prepared.uri,
+            "config_uri": prepared.config_uri,
+            "dataset": dataset_status(prepared.info),
+            "teachers": [
+                known.get(one)
+                or published_teacher(
+                    one,
+                    published.get(one),
+                    needs=prepared.needs,
+                    on_no_gain=spec.training.on_no_gain,
+                    now=now,
+                )
+                for one in prepared.teachers
+            ],
+        }
+    )
+
+
+def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: float) -> Summary | FailureStatus:
+    """Where a Job stands that is not complete: failed, to be made anew or changed, running, or waiting."""
+    if view.failed:
+        if view.unsettled:
+            todo.look_at_pods(view.name)
+        if view.log is None and todo.look_at_log(view.pods, INSPECT):
+            return _active("inspection has failed; its log is being read")
+        return job_failure(view.job, view.pods, INSPECT, view.log or ())
+    telling = telling_pod(view.pods)
+    if telling is not None and ends_run(telling):
+        todo.patch += render.last_try(view.job)
+        return _active("inspection has failed for a cause that the next attempt would meet too")
+    annotations = view.job["metadata"].get("annotations") or {}
+    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec):
+        todo.delete.append(view.name)
+        return _active("settings have changed: inspection is begun anew")
+    patch = render.inspection_patch(view.job, suspend=spec.suspend)
+    if patch is not None:
+        todo.patch.append((view.name, patch))
+        view = view.patched(patch)
+    if spec.suspend:
+        return Summary.suspended("suspended while its data was inspected")
+    left = RUN_LIMIT_SECONDS - running_seconds(view.pods, INSPECT, now=now)
+    if left <= 0:
+        todo.delete.append(view.name)
+        return _ran_too_long()
+    stand = waiting(view, INSPECT, now=now)
+    todo.look_at(stand.look)
+    if stand.again is not None:
+        todo.again(stand.again)
+    if stand.state == "Running":
+        todo.again(now + left)
+        return _active("; ".join(filter(None, (f"the data is being inspected{_after(view)}", stand.message))))
+    failure = waited_too_long(spec, stand, todo, attempts_ended=attempt_ends(view.pods, INSPECT), now=now)
+    if failure is not None:
+        todo.delete.append(view.name)
+        return failure
+    todo.again(next_look(stand.since, now=now))
+    return _active(f"inspection has not begun: {stand.message}{_after(view)}")
+
+
+def _active(message: str) -> Summary:
+    return Summary.active("Inspecting", message)
+
+
+def _ran_too_long() -> FailureStatus:
+    message = (
+        f"inspection has run for {RUN_LIMIT_SECONDS // 3600} hours and has not ended, time without a running container "
+        "not counted: check that the object store answers and how large the annotations are, then make a new object"
+    )
+    return FailureStatus(reason="DeadlineExceeded", message=message)
+
+
+def _after(view: JobView) -> str:
+    """Why inspection is tried again, if it is."""
+    failed = [pod for pod in view.pods if pod["status"].get("phase") == "Failed"]
+    if not failed:
+        return ""
+    cause = pod_failure(failed[-1], INSPECT, ())
+    return f"; attempt {len(failed) + 1}, after {cause.reason}: {cause.message}"
+
+
+def _refused(
+    spec: TeacherFineTuneSpec, status: TeacherFineTuneStatus, refused: FailureStatus, todo: Todo, *, now: float
+) -> Inspected:
+    """A child that was refused: for good, or for now, unless that is for longer than pendingDeadlineSeconds."""
+    if refused.reason == "ChildRefused":
+        return status, refused
+    since, deadline = seconds(status.refused_since), spec.pending_deadline_seconds
+    if since is None:
+        since = now
+        status = status.model_copy(update={"refused_since": timestamp(now)})
+    if deadline is not None:
+        if now >= since + deadline:
+            return status, not_started(deadline, refused.message)
+        todo.again(since + deadline)
+    todo.retry = True
+    return status, Summary.active(NAME_TAKEN if refused.reason == NAME_TAKEN else "Pending", refused.message)
