@@ -1,7 +1,12 @@
 """Every failure a user can act on, and the exit code that tells a scheduler what to do about it.
 
-The codes are a contract with whatever runs the trainer: 2, 3, 7 and 10 would fail again and are never retried;
-the others resume from the last checkpoint.
+The codes are a contract with whatever runs the trainer: 40, 41, 45 and 48 would fail again and are never retried; the
+others resume from the last checkpoint.
+
+They lie between 40 and 49, where nothing else that can end a container has codes of its own: 1 and 2 are used by
+Python, shells, command lines and container runtimes, other single digits by almost every program, 64 to 78 by
+sysexits.h, 124 to 127 by timeout, container engines and shells, 128 and above by signals and by runtimes that cannot
+start a container. A code alone proves nothing all the same: the outcome that the process leaves decides.
 """
 
 from __future__ import annotations
@@ -34,55 +39,55 @@ class TeacherError(Exception):
 class ConfigError(TeacherError):
     """The manifest, a flag or ``teacher_config.yaml`` is wrong."""
 
-    exit_code = 2
+    exit_code = 40
 
 
 class DataError(TeacherError):
     """The dataset cannot be trained on: unreadable, empty, or without what a teacher needs."""
 
-    exit_code = 3
+    exit_code = 41
 
 
 class BaseModelError(TeacherError):
     """The base model, or an adapter for it, cannot be had or does not fit."""
 
-    exit_code = 4
+    exit_code = 42
 
 
 class StorageError(TeacherError):
     """Object storage refused, or was gone after all retries."""
 
-    exit_code = 5
+    exit_code = 43
 
 
 class OutOfMemoryError(TeacherError):
     """The GPU has too little memory for what was asked of it."""
 
-    exit_code = 6
+    exit_code = 44
 
 
 class NotFiniteError(TeacherError):
     """The loss became NaN or infinite; the best adapter so far is kept."""
 
-    exit_code = 7
+    exit_code = 45
 
 
 class NoProgressError(TeacherError):
     """Nothing has happened for long; where every thread of the process was is on standard error."""
 
-    exit_code = 8
+    exit_code = 46
 
 
 class MachineError(TeacherError):
     """The machine lacks what training needs of it: a GPU that can be used, or room on a disk or in shared memory."""
 
-    exit_code = 9
+    exit_code = 47
 
 
 class NotBetterThanBaseError(TeacherError):
     """An adapter is published and not better than its base, and ``training.onNoGain`` is ``Fail``."""
 
-    exit_code = 10
+    exit_code = 48
 
 
 class InterruptedTrainingError(TeacherError):
@@ -93,3 +98,19 @@ class InterruptedTrainingError(TeacherError):
 
 EXIT_ERRORS: dict[int, type[TeacherError]] = {error.exit_code: error for error in TeacherError.__subclasses__()}
 """What an exit code of the trainer stands for."""
+
+NEVER_RETRIED = frozenset(error.exit_code for error in (ConfigError, DataError, NotFiniteError, NotBetterThanBaseError))
+"""Exit codes of failures that the same command would meet again."""
+
+FORMER_EXIT_CODES: dict[int, int] = {
+    2: ConfigError.exit_code,
+    3: DataError.exit_code,
+    4: BaseModelError.exit_code,
+    5: StorageError.exit_code,
+    6: OutOfMemoryError.exit_code,
+    7: NotFiniteError.exit_code,
+    8: NoProgressError.exit_code,
+    9: MachineError.exit_code,
+    10: NotBetterThanBaseError.exit_code,
+}
+"""Today's exit codes by those of earlier versions, whose trainers may still run and leave outcomes."""

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from engine.artifacts import RunMetadata
 from engine.dataset.types import DatasetInfo
-from engine.errors import ConfigError, StorageError, TeacherError
+from engine.errors import FORMER_EXIT_CODES, ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
 from engine.results import AdapterFile, MemoryNeed, Result, TeacherResult
 from engine.spec import TeacherName
@@ -135,13 +135,19 @@ class Outcome(Result):
 
 
 def parse_outcome(text: str) -> Outcome | None:
-    """The outcome that a process left, or None if the text is none: a process that was killed leaves nothing."""
+    """The outcome that a process left, or None if the text is none: a process that was killed leaves nothing.
+
+    The exit code of an outcome of an earlier version is replaced by today's code of the same failure.
+    """
     try:
         outcome = Outcome.model_validate_json(text, extra="ignore")
     except ValidationError:
         return None
     always = {"exit_code", "prepared", "trained"}  # progress lines have an exit code too
-    return outcome if outcome.model_fields_set >= always else None
+    if not outcome.model_fields_set >= always:
+        return None
+    code = FORMER_EXIT_CODES.get(outcome.exit_code)
+    return outcome if code is None else outcome.model_copy(update={"exit_code": code})
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:

@@ -382,7 +382,7 @@ class TrainingSpec(SpecModel):
     on_no_gain: OnNoGain = Field(
         default=OnNoGain.PUBLISH,
         description="If an adapter is not better than its base: Publish it with a warning, or publish it and Fail, "
-        "with exit code 10.",
+        "with exit code 48.",
     )
 
 

@@ -37,7 +37,7 @@ def convert(
     """Write a dataset as COCO: usable images and objects, as `teacher inspect` counts them.
 
     Images stay where they are. Every other command reads these formats too, so that this is only needed to look at the
-    result, to edit it, or for other tools. Exit code 3 for a format that is not read, with its name and what to do.
+    result, to edit it, or for other tools. Exit code 41 for a format that is not read, with its name and what to do.
     """
     from engine.dataset import find_parts
     from engine.dataset.convert import convert_dataset

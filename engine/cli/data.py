@@ -51,7 +51,7 @@ def inspect(
 ) -> None:
     """Say what is in a dataset, or in that of a manifest (-f), what is wrong with it, and what training needs.
 
-    Images are not read, and nothing is written. With -f the exit code is 3 if training would refuse the dataset.
+    Images are not read, and nothing is written. With -f the exit code is 41 if training would refuse the dataset.
     """
     from engine.cli.outlook import show_outlook
     from engine.config.generate import defaults, generate_config
@@ -135,7 +135,7 @@ def validate(
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
 ) -> None:
-    """Inspect a dataset, or that of a manifest (-f), and open every image; exit code 3 if training would refuse it."""
+    """Inspect a dataset, or that of a manifest (-f), and open every image; exit code 41 if training would refuse it."""
     from engine.config.generate import generate_config
     from engine.config.trainable import check_pieces
     from engine.dataset.class_names import find_vocabulary

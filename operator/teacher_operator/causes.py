@@ -21,7 +21,15 @@ from engine.errors import (
 from engine.outcome import Outcome, parse_outcome
 from teacher_operator.evictions import eviction_advice
 from teacher_operator.names import INSPECT
-from teacher_operator.observe import AMBIGUOUS, DISRUPTED, is_first, node_of, telling_pod, terminated
+from teacher_operator.observe import (
+    DISRUPTED,
+    is_first,
+    node_of,
+    telling_pod,
+    terminated,
+    were_stopped,
+    would_fail_again,
+)
 from teacher_operator.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
 
 Body = Mapping[str, Any]
@@ -41,6 +49,11 @@ REASONS: Mapping[int, str] = {
 """The exit codes of the engine."""
 
 KILLED = 137
+NOTHING_LEFT = "NothingLeft"
+"""A pod ended well, and nothing says that our process ever ran in it."""
+NO_COMMAND = frozenset({0, 2, 126, 127, 128, 255})
+"""Exit codes that a container may have before our process runs in it: those of runtimes, shells and command lines."""
+
 SUMMARY_MAX = 1024
 
 
@@ -56,13 +69,18 @@ def outcome_of(pods: Sequence[Body], container: str) -> Outcome | None:
 
 def unreadable(pods: Sequence[Body], container: str) -> FailureStatus | None:
     """Why nothing came of a Job that has done its work, if a pod of it is still there to say so."""
-    done = [pod for pod in pods if pod["status"].get("phase") == "Succeeded"]
+    done = [pod for pod in pods if pod["status"].get("phase") == "Succeeded" and is_first(pod)]
     if not done:
         return None
     message = (terminated(done[-1], container) or {}).get("message") or ""
     outcome = parse_outcome(message)
     if outcome is not None and outcome.message:
         reason, said = REASONS.get(outcome.exit_code, "OutcomeUnreadable"), outcome.message
+    elif not message:
+        reason, said = (
+            NOTHING_LEFT,
+            "its container ended with exit code 0 and left no outcome: it was stopped too early",
+        )
     else:
         reason, said = (
             "OutcomeUnreadable",
@@ -117,6 +135,20 @@ def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[s
     return failure
 
 
+def is_final(job: Body, pods: Sequence[Body]) -> bool:
+    """Whether a Job that has failed may not be made anew, since enough is known of why.
+
+    That is so if its time is over, a pod left an outcome that would come again, or its last allowed attempt failed by
+    itself. A FailJob rule, which knows exit codes alone, proves nothing, nor does an attempt that was stopped from
+    outside, nor a Job without any failed pod left.
+    """
+    condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
+    telling = telling_pod(pods)
+    if condition.get("reason") == "DeadlineExceeded" or (telling is not None and would_fail_again(telling)):
+        return True
+    return condition.get("reason") != "PodFailurePolicy" and telling is not None and not were_stopped(pods)
+
+
 def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> tuple[str, str]:
     node = node_of(pod)
     on_node = f" on node {node}" if node else ""
@@ -145,16 +177,16 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
         return "PodFailed", status.get("message") or status.get("reason") or "the pod failed before its container ran"
     if exit_code == KILLED:
         return "Killed", f"killed{on_node} (exit code 137) without a word: most likely the node ran out of memory"
-    if exit_code in AMBIGUOUS and outcome is None:
+    if ended.get("reason") in {"ContainerCannotRun", "StartError"}:
+        return "StartError", f"the container cannot start{on_node}: {ended.get('message', '')}"[:SUMMARY_MAX]
+    if isinstance(exit_code, int) and exit_code in REASONS:
+        return REASONS[exit_code], f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
+    if exit_code in NO_COMMAND and outcome is None:
         return (
             "Crashed",
             f"ended{on_node} with exit code {exit_code} and left no outcome: the container was stopped as it started, "
             "or its image knows other arguments than the operator; its log, if it wrote any, says which",
         )
-    if isinstance(exit_code, int) and exit_code in REASONS:
-        return REASONS[exit_code], f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
-    if ended.get("reason") in {"ContainerCannotRun", "StartError"}:
-        return "StartError", f"the container cannot start{on_node}: {ended.get('message', '')}"[:SUMMARY_MAX]
     return "Crashed", f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from engine.outcome import Prepared
 from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec
-from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
+from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.deadlines import not_started, waited_too_long
+from teacher_operator.lost_jobs import after, with_lost
 from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map
 from teacher_operator.observe import (
     JobView,
@@ -22,7 +23,7 @@ from teacher_operator.observe import (
 )
 from teacher_operator.report import Summary, dataset_status, published_teacher
 from teacher_operator.settings import Settings
-from teacher_operator.status import FailureStatus, TeacherFineTuneStatus
+from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, clip
 from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
 
@@ -78,6 +79,8 @@ def inspect(
         stand = waiting(view, INSPECT, now=now)
         todo.again(next_look(stand.since, now=now))
         return status, _active("; ".join(filter(None, ("an earlier inspection is being removed", stand.message))))
+    if view.failed:
+        return _failed(status, view, todo)
     return status, _unfinished(spec, view, todo, now=now)
 
 
@@ -90,10 +93,31 @@ def _complete(
     if view.unsettled:
         todo.look_at_pods(view.name)
     lost = unreadable(view.pods, INSPECT)
+    if lost is not None and lost.reason == NOTHING_LEFT:
+        return _made_anew(status, view, lost, todo)
     if lost is not None:
         return status, lost
     todo.delete.append(view.name)  # its pod went before anyone read what it left
     return status, _active("what inspection found was lost with its pod: it is done again")
+
+
+def _failed(status: TeacherFineTuneStatus, view: JobView, todo: Todo) -> Inspected:
+    if view.unsettled:
+        todo.look_at_pods(view.name)
+    if view.log is None and todo.look_at_log(view.pods, INSPECT):
+        return status, _active("inspection has failed; its log is being read")
+    failure = job_failure(view.job, view.pods, INSPECT, view.log or ())
+    return (status, failure) if is_final(view.job, view.pods) else _made_anew(status, view, failure, todo)
+
+
+def _made_anew(status: TeacherFineTuneStatus, view: JobView, failure: FailureStatus, todo: Todo) -> Inspected:
+    """A Job that ended, and another one may do better: it is deleted, or was the last of too many."""
+    lost = with_lost(status.lost_jobs, view)
+    if lost is None:
+        return status, after(failure, status.lost_jobs)
+    todo.delete.append(view.name)
+    status = status.model_copy(update={"lost_jobs": lost})
+    return status, _active(clip(f"its Job is made anew, after {failure.reason}: {failure.message}"))
 
 
 def _planned(
@@ -124,13 +148,7 @@ def _planned(
 
 
 def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: float) -> Summary | FailureStatus:
-    """Where a Job stands that is not complete: failed, to be made anew or changed, running, or waiting."""
-    if view.failed:
-        if view.unsettled:
-            todo.look_at_pods(view.name)
-        if view.log is None and todo.look_at_log(view.pods, INSPECT):
-            return _active("inspection has failed; its log is being read")
-        return job_failure(view.job, view.pods, INSPECT, view.log or ())
+    """Where a Job stands that has not ended: to be made anew or changed, running, or waiting."""
     telling = telling_pod(view.pods)
     if telling is not None and ends_run(telling):
         todo.patch += render.last_try(view.job)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from engine.errors import InterruptedTrainingError
+from engine.errors import NEVER_RETRIED, InterruptedTrainingError
 from engine.spec import TeacherName
 from teacher_operator.api import API_VERSION, APPLIED_TO_JOBS, INPUTS, KIND, PLATFORM, TeacherFineTuneSpec
 from teacher_operator.names import (
@@ -24,7 +24,7 @@ from teacher_operator.names import (
     request_config_map,
     trainer_job,
 )
-from teacher_operator.observe import AMBIGUOUS, DISRUPTED, NEVER_RETRIED
+from teacher_operator.observe import DISRUPTED
 from teacher_operator.pods import DISK, pod_template
 from teacher_operator.settings import Settings
 
@@ -240,8 +240,8 @@ def _metadata(body: Body, name: str, component: str, teacher: TeacherName | None
 def _failure_policy(container: str) -> Manifest:
     """Failures that would come again end the Job; disruptions, and stops after a checkpoint, do not count.
 
-    The first rule that matches counts: a pod that was disrupted as it started may end with any code. An ambiguous code
-    ends nothing here: the operator allows no other try if the pod left an outcome that says so.
+    The first rule that matches counts: a pod that was disrupted as it started may end with any code. The rule that ends
+    the Job is for when no operator is there: a run whose pod left no outcome is not ended by it, its Job is made anew.
     """
     return {
         "rules": [
@@ -251,7 +251,7 @@ def _failure_policy(container: str) -> Manifest:
                 "onExitCodes": {
                     "containerName": container,
                     "operator": "In",
-                    "values": sorted(NEVER_RETRIED - AMBIGUOUS),
+                    "values": sorted(NEVER_RETRIED),
                 },
             },
             {

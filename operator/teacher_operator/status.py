@@ -25,6 +25,10 @@ Timestamp = Annotated[str, StringConstraints(max_length=32, pattern=r"^\d{4}-\d\
 Decimal = Annotated[str, StringConstraints(max_length=32)]
 """A decimal number as text: there are no floats in the API."""
 
+LOST = 32
+LostJobs = list[Annotated[str, StringConstraints(max_length=64)]]
+WERE_LOST = "that ended without an outcome and were made anew, by their uids."
+
 
 def clip(text: str, limit: int = MESSAGE_MAX) -> str:
     """A text that has room in the status: of one that is too long, its beginning."""
@@ -152,6 +156,7 @@ class TeacherStatus(StatusModel):
     refused_since: Timestamp | None = Field(default=None, description="Since when its Job cannot be made.")
     attempts: list[AttemptStatus] = Field(default=[], max_length=ATTEMPTS, description="Its pods, oldest first.")
     attempt_count: int = Field(default=0, ge=0, description="How many there were.")
+    lost_jobs: LostJobs = Field(default=[], max_length=LOST, description=f"Its Jobs {WERE_LOST}")
     memory: MemoryStatus | None = Field(default=None, description="What it will need, of bases that are known.")
     progress: ProgressStatus | None = Field(default=None, description="How far training is.")
     ap_before: Decimal = Field(default="", description="AP of the base on the validation part, 0..1.")
@@ -197,4 +202,5 @@ class TeacherFineTuneStatus(StatusModel):
     completion_time: Timestamp | None = Field(default=None, description="When the run ended.")
     gpu_seconds: int = Field(default=0, ge=0, description="GPUs times seconds, over all teachers.")
     dataset: DatasetStatus | None = Field(default=None, description="What inspection found.")
+    lost_jobs: LostJobs = Field(default=[], max_length=LOST, description=f"Jobs of inspection {WERE_LOST}")
     teachers: list[TeacherStatus] = Field(default=[], max_length=8, description="One a teacher, boxes before masks.")

@@ -12,8 +12,9 @@ from engine.spec import TeacherName
 from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.attempts import attempted
-from teacher_operator.causes import job_failure, outcome_of, pod_failure, unreadable
+from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.deadlines import WAITS, not_started, waited_too_long
+from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import PLATFORM_HASH, TRAINER, trainer_job
 from teacher_operator.observe import (
     BEING_MADE,
@@ -99,17 +100,21 @@ def decide_teacher(
         if view.unsettled:
             todo.look_at_pods(view.name)
         lost = unreadable(view.pods, TRAINER)
+        if lost is not None and lost.reason == NOTHING_LEFT:
+            return _made_anew(now_known, view, lost, todo, now=now)
         if lost is not None:
             return failed_for_good(now_known, lost, now=now)
         if not view.deleting:
             todo.delete.append(view.name)
         return _state(now_known, "Pending", "what the trainer left was lost with its pod: it is asked once more")
-    if view.failed:
+    if view.failed and not (view.deleting and view.job["metadata"]["uid"] in now_known.lost_jobs):
         if view.unsettled:
             todo.look_at_pods(view.name)
         if view.log is None and todo.look_at_log(view.pods, TRAINER):
             return now_known
         failure = job_failure(view.job, view.pods, TRAINER, view.log or ())
+        if not is_final(view.job, view.pods):
+            return _made_anew(now_known, view, failure, todo, now=now)
         outcome = outcome_of(view.pods, TRAINER)
         if outcome is not None and outcome.trained is not None:  # published, and not better than the base
             now_known = _published(now_known, outcome.trained)
@@ -123,6 +128,19 @@ def decide_teacher(
         return _state(now_known, "Pending", f"{replaced}; {stand.message}" if stand.message else replaced)
     anew = partial(render.training, body, spec, settings, teacher=before.name, config_uri=config_uri)
     return _unfinished(spec, now_known, view, todo, anew=anew, refused=refused, now=now)
+
+
+def _made_anew(
+    teacher: TeacherStatus, view: JobView, failure: FailureStatus, todo: Todo, *, limit: int = REMADE, now: float
+) -> TeacherStatus:
+    """A teacher whose Job ended, and another Job may do better: it is deleted, or was the last of too many."""
+    lost = with_lost(teacher.lost_jobs, view, limit=limit)
+    if lost is None:
+        return failed_for_good(teacher, after(failure, teacher.lost_jobs), now=now)
+    if not view.deleting:
+        todo.delete.append(view.name)
+    message = f"its Job is made anew, after {failure.reason}: {failure.message}"
+    return _state(teacher, "Pending", message).model_copy(update={"lost_jobs": lost, "failure": failure})
 
 
 def waits_for(teacher: TeacherName, before: Sequence[TeacherStatus]) -> str:

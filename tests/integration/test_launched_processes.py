@@ -187,9 +187,9 @@ def test_what_fails_in_one_process_is_told_once_and_ends_all(parts: Path, tmp_pa
     left = tmp_path / "outcome.json"
     exit_code, events, err = run("launch", "--processes", "2", "--outcome", str(left), *train, cwd=tmp_path)
     outcome = outcome_in(left)
-    assert (exit_code, outcome.exit_code, outcome.reason) == (4, 4, "BaseModel")
+    assert (exit_code, outcome.exit_code, outcome.reason) == (42, 42, "BaseModel")
     (error,) = [event for event in events if event.event == "error"]
-    assert (error.exit_code, error.message) == (4, outcome.message)
+    assert (error.exit_code, error.message) == (42, outcome.message)
     assert "/no/such/folder" in outcome.message
     assert "Traceback" not in err
 
@@ -197,5 +197,5 @@ def test_what_fails_in_one_process_is_told_once_and_ends_all(parts: Path, tmp_pa
 def test_only_a_planned_run_is_trained_by_several(tmp_path: Path) -> None:
     for words in (["run", "-f", "x"], ["train", "--data", "x"], ["train", "--config", "x", "--outcome", "y"]):
         exit_code, _, err = run("launch", "--processes", "2", *words, cwd=tmp_path)
-        assert exit_code == 2
+        assert exit_code == 40
         assert err.startswith("error: ")

@@ -156,11 +156,11 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_never_was(parts: Path,
 @pytest.mark.parametrize(
     ("change", "exit_code", "sentence"),
     [
-        ({"dataset": {"annotations": "missing.json"}}, 5, "missing.json"),
-        ({"outptu": "x"}, 2, "did you mean 'output'"),
-        ({"teachers": [{"name": "Sam", "baseModel": "no/such/folder/here"}]}, 4, "no/such/folder/here"),
-        ({"dataset": {"annotations": "empty.json"}}, 3, "empty.json"),
-        ({"storage": {"endpointUrl": "http://169.254.169.254/"}}, 2, "169.254.169.254"),
+        ({"dataset": {"annotations": "missing.json"}}, 43, "missing.json"),
+        ({"outptu": "x"}, 40, "did you mean 'output'"),
+        ({"teachers": [{"name": "Sam", "baseModel": "no/such/folder/here"}]}, 42, "no/such/folder/here"),
+        ({"dataset": {"annotations": "empty.json"}}, 41, "empty.json"),
+        ({"storage": {"endpointUrl": "http://169.254.169.254/"}}, 40, "169.254.169.254"),
     ],
 )
 def test_a_failure_is_a_sentence_and_an_exit_code(
@@ -174,7 +174,7 @@ def test_a_failure_is_a_sentence_and_an_exit_code(
     assert "Traceback" not in done.stderr
 
     left = tmp_path / "outcome.json"
-    if exit_code != 4:  # base models are for trainers to find
+    if exit_code != 42:  # base models are for trainers to find
         done = teacher("prepare", "-f", str(file), "--outcome", str(left), cwd=tmp_path, check=False)
         outcome = outcome_in(left)
         assert done.returncode == outcome.exit_code == exit_code, done.stderr
@@ -187,7 +187,7 @@ def test_a_run_without_a_gain_is_published_and_fails_only_if_asked_to(parts: Pat
     file = manifest(tmp_path, data=str(parts), output="out", teachers=learns_nothing, training={"onNoGain": "Fail"})
     for _ in range(2):  # then it is published already
         done = teacher("run", "-f", str(file), cwd=tmp_path, check=False)
-        assert done.returncode == 10, done.stderr
+        assert done.returncode == 48, done.stderr
         assert done.stderr.count("error: the adapter of Sam is not better than its base: AP") == 1
     (folder,) = tmp_path.glob("out/parts/*/")
     result = json.loads((folder / "metrics.json").read_text())["teachers"][0]
@@ -198,7 +198,7 @@ def test_a_run_without_a_gain_is_published_and_fails_only_if_asked_to(parts: Pat
     arguments = ("--config", config, "--teacher", "Sam", "--progress", "json", "--outcome", str(left))
     done = teacher("train", *arguments, cwd=tmp_path, check=False)
     outcome = outcome_in(left)
-    assert (done.returncode, outcome.exit_code, outcome.reason) == (10, 10, "NotBetterThanBase")
+    assert (done.returncode, outcome.exit_code, outcome.reason) == (48, 48, "NotBetterThanBase")
     assert outcome.trained is not None
     assert outcome.trained.adapter.uri.endswith("sam_lora/adapter_model.safetensors")
 
@@ -216,7 +216,7 @@ def test_a_trainer_tells_its_failure_once_and_leaves_it(tmp_path: Path) -> None:
     assert event is not None
     assert (event.event, event.teacher, done.stderr) == ("error", "sam", "")
     assert (event.exit_code, event.reason, event.message) == (outcome.exit_code, outcome.reason, outcome.message)
-    assert (done.returncode, outcome.reason) == (5, "NotFound")
+    assert (done.returncode, outcome.reason) == (43, "NotFound")
     assert outcome.message.startswith("nothing.yaml is not there")
 
 
@@ -224,7 +224,7 @@ def test_an_outcome_is_of_one_teacher(parts: Path, tmp_path: Path) -> None:
     file, left = manifest(tmp_path, data=str(parts), output="out"), tmp_path / "outcome.json"
     run = teacher("prepare", "-f", str(file), cwd=tmp_path).stdout.strip()
     arguments = ("--config", f"{run}/teacher_config.yaml", "--progress", "json", "--outcome", str(left))
-    assert teacher("train", *arguments, cwd=tmp_path, check=False).returncode == 2
+    assert teacher("train", *arguments, cwd=tmp_path, check=False).returncode == 40
     assert "give one --teacher" in outcome_in(left).message
 
 

@@ -134,7 +134,7 @@ def test_places_that_are_none_are_refused(options: dict[str, object], sentence: 
 
 
 def test_a_process_that_a_signal_ends_after_it_has_said_why_ends_as_it_said(tmp_path: Path) -> None:
-    said = Outcome(exit_code=4, reason="BaseModel", message="there is none").model_dump_json()
+    said = Outcome(exit_code=42, reason="BaseModel", message="there is none").model_dump_json()
     program = f"""
 if rank == 1:
     leave({said!r})
@@ -142,6 +142,6 @@ if rank == 1:
 time.sleep(0.2)
 sys.exit(1)
 """
-    assert start(program, outcome=tmp_path / "outcome") == 4
+    assert start(program, outcome=tmp_path / "outcome") == 42
     assert (tmp_path / "outcome").read_text() == said
     assert start("os.abort()", outcome=tmp_path / "other") == 128 + signal.SIGABRT

@@ -77,8 +77,8 @@ def test_a_run_fails_only_where_that_is_asked_for_and_names_the_adapter() -> Non
     with pytest.raises(NotBetterThanBaseError, match=r"Sam is not better than its base: AP 0.063 -> 0.059") as failure:
         check_gain(results, OnNoGain.FAIL)
     assert "GroundingDino" not in str(failure.value)
-    assert (failure.value.exit_code, failure.value.reason) == (10, "NotBetterThanBase")
-    assert EXIT_ERRORS[10] is NotBetterThanBaseError
+    assert (failure.value.exit_code, failure.value.reason) == (48, "NotBetterThanBase")
+    assert EXIT_ERRORS[48] is NotBetterThanBaseError
 
 
 def test_the_setting_is_part_of_the_configuration_and_not_of_the_run_id(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_trainer_that_fails_for_it_leaves_what_it_has_published(tmp_path: Path
         check_gain(results, OnNoGain.FAIL)
     outcome = parse_outcome(left.read_text())
     assert outcome is not None
-    assert (outcome.exit_code, outcome.reason) == (10, "NotBetterThanBase")
+    assert (outcome.exit_code, outcome.reason) == (48, "NotBetterThanBase")
     assert outcome.trained is not None
     assert (outcome.trained.improved, outcome.trained.ap_before, outcome.trained.ap_after) == (False, 0.063, 0.059)
     assert len(left.read_bytes()) < LIMIT
@@ -138,7 +138,7 @@ def test_all_teachers_are_trained_and_published_before_a_run_fails_for_it(
     def train(run: Any, **_: Any) -> None:
         trained.append(run.teacher)
         if run.teacher is DINO:
-            raise EXIT_ERRORS[10]("the adapter is not better")
+            raise EXIT_ERRORS[48]("the adapter is not better")
         layout = RunLayout.of(run.config)
         done = metadata_of(run_id=run.config.run_id, teachers=(worse(DINO), result_of(SAM, improved=True)))
         Path(layout.metadata).write_text(done.model_dump_json())

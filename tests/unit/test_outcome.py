@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
-from engine.errors import DataError, NotFiniteError, StorageError
+from engine.errors import ConfigError, DataError, NotFiniteError, StorageError, TeacherError
 from engine.outcome import LIMIT, Outcome, Prepared, TeacherOutcome, parse_outcome, write_outcome
 from engine.progress import Event
 from engine.results import AdapterFile
@@ -118,7 +118,7 @@ def test_what_cannot_be_told_is_a_failure_that_says_so() -> None:
     assert len(text.encode()) <= LIMIT
     told = parse_outcome(text)
     assert told is not None
-    assert (told.exit_code, told.reason) == (2, "Config")
+    assert (told.exit_code, told.reason) == (40, "Config")
     assert "shorter URIs" in told.message
 
 
@@ -131,23 +131,32 @@ def test_a_message_of_any_text_fits(character: str, limit: int) -> None:
     assert told is not None
     assert told.message.startswith("The beginning. " + plain(character))
     assert told.message.endswith("…")
-    assert told.exit_code == 3
+    assert told.exit_code == 41
 
 
 @pytest.mark.parametrize(
     ("error", "exit_code", "reason", "message"),
     [
-        (DataError("no objects"), 3, "Data", "no objects"),
-        (NotFiniteError("at step 3"), 7, "NotFinite", "at step 3"),
-        (NotFoundError("x is not there"), 5, "NotFound", "x is not there"),
+        (DataError("no objects"), 41, "Data", "no objects"),
+        (NotFiniteError("at step 3"), 45, "NotFinite", "at step 3"),
+        (NotFoundError("x is not there"), 43, "NotFound", "x is not there"),
         (KeyError("x"), 1, "Unexpected", "KeyError: 'x'"),
-        (DataError("bad name \udcff"), 3, "Data", "bad name ?"),
+        (DataError("bad name \udcff"), 41, "Data", "bad name ?"),
     ],
 )
 def test_a_failure_says_what_kind_it_is(error: Exception, exit_code: int, reason: str, message: str) -> None:
     outcome = Outcome.failure(error)
     assert (outcome.exit_code, outcome.reason, outcome.message) == (exit_code, reason, message)
     assert parse_outcome(outcome.to_message()) == outcome
+
+
+@pytest.mark.parametrize(("former", "error"), [(2, ConfigError), (3, DataError), (7, NotFiniteError)])
+def test_the_outcome_of_a_trainer_of_an_earlier_version_has_the_exit_code_of_today(
+    former: int, error: type[TeacherError]
+) -> None:
+    told = parse_outcome(Outcome(exit_code=former, reason="X", message="x").to_message())
+    assert told is not None
+    assert told.exit_code == error.exit_code
 
 
 @pytest.mark.parametrize(
@@ -157,9 +166,9 @@ def test_a_failure_says_what_kind_it_is(error: Exception, exit_code: int, reason
         "Killed",
         "{}",
         "[1]",
-        '{"exit_code": 3}',
+        '{"exit_code": 41}',
         '{"exit_code": 0, "prepared": {"uri": 3}, "trained": null}',
-        Event(event="error", time=1.0, message="x", reason="Data", exit_code=3).line(),
+        Event(event="error", time=1.0, message="x", reason="Data", exit_code=41).line(),
         Event(event="step", time=1.0, step=1).line() + "\n" + Event(event="step", time=1.0, step=2).line(),
         Outcome().to_message()[:-1],
     ],

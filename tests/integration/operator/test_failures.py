@@ -122,14 +122,14 @@ async def test_an_image_that_cannot_be_pulled_is_told_of(world: World) -> None:
 
 
 ENDS = {
-    2: "ConfigurationInvalid",
-    3: "DataInvalid",
-    4: "BaseModelUnavailable",
-    5: "StorageUnavailable",
-    6: "OutOfGpuMemory",
-    7: "LossNotFinite",
-    8: "NoProgress",
-    9: "MachineUnfit",
+    40: "ConfigurationInvalid",
+    41: "DataInvalid",
+    42: "BaseModelUnavailable",
+    43: "StorageUnavailable",
+    44: "OutOfGpuMemory",
+    45: "LossNotFinite",
+    46: "NoProgress",
+    47: "MachineUnfit",
     1: "Unexpected",
 }
 
@@ -167,7 +167,7 @@ async def test_what_would_fail_again_is_not_tried_again(world: World) -> None:
         await world.reaches(run, ENDS[code])
         await world.remains(lambda: _has_pods(world, run, 1), "there is one pod")
 
-    await asyncio.gather(*(end(code) for code in (2, 3, 7)))
+    await asyncio.gather(*(end(code) for code in (40, 41, 45)))
 
 
 async def _has_pods(world: World, run: str, count: int) -> bool:
@@ -192,7 +192,7 @@ async def test_what_may_go_well_next_time_is_tried_again(world: World) -> None:
         reasons = [event["reason"] for event in await world.warned(run)]
         assert reasons == [ENDS[code]]
 
-    await asyncio.gather(*(end(code) for code in (4, 5, 6, 1)))
+    await asyncio.gather(*(end(code) for code in (42, 43, 44, 1)))
 
 
 @pytest.mark.lengthy
@@ -201,10 +201,10 @@ async def test_retries_end(world: World) -> None:
     await world.create(run, backoffLimit=1)
     await world.inspects(run)
     pod = await world.starts(run)
-    await world.fails(pod, 6, message=outcomes.failure(6, "CUDA out of memory: lower the batch size"))
+    await world.fails(pod, 44, message=outcomes.failure(44, "CUDA out of memory: lower the batch size"))
     pod = await world.pod(run, "grounding-dino", besides=[pod["metadata"]["name"]])
     await world.runs(pod)
-    await world.fails(pod, 6, message=outcomes.failure(6, "CUDA out of memory: lower the batch size"))
+    await world.fails(pod, 44, message=outcomes.failure(44, "CUDA out of memory: lower the batch size"))
     status = await world.reaches(run, "OutOfGpuMemory", saying="(attempt 2, the last)")
     assert status["teachers"][0]["attemptCount"] == 2
 

@@ -98,7 +98,7 @@ def test_an_image_that_cannot_be_had_during_a_run_ends_it_with_its_name(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     file = manifest(tmp_path, data=f"{s3}/data", output=f"{s3}/models", teachers=[SAM])
     done = teacher("run", "-f", str(file), "--progress", "json", cwd=tmp_path, check=False)
-    assert done.returncode == 5, done.stderr
+    assert done.returncode == 43, done.stderr
     notes = [event.message for line in done.stdout.splitlines() if (event := parse_line(line)) is not None]
     assert any(re.fullmatch(r"s3://\S+/images/\S+ answered SlowDown: attempt 2 of 2", note or "") for note in notes)
     assert re.search(rf"error: {image.uri} {sentence}", done.stderr.replace("\n", " "))
@@ -121,7 +121,7 @@ def test_a_place_that_may_not_be_written_to_ends_a_run_with_its_name(
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     file = manifest(tmp_path, data=str(parts), output=f"{s3}/models", teachers=[SAM])
     done = teacher("run", "-f", str(file), cwd=tmp_path, check=False)
-    assert done.returncode == 5, done.stderr
+    assert done.returncode == 43, done.stderr
     assert re.search(rf"error: {s3}/models/\S+/attempts/sam/\S+ cannot be written: access is denied", done.stderr)
     proxy.before = lambda _: None
     assert "going on after step" in teacher("run", "-f", str(file), "--progress", "json", cwd=tmp_path).stdout

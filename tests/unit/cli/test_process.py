@@ -104,7 +104,7 @@ def test_what_does_not_heed_sigterm_in_time_is_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "exit_code", "told"), [('DataError("no objects")', 3, "error: no objects\n"), ("SystemExit(3)", 3, "")]
+    ("failure", "exit_code", "told"), [('DataError("no objects")', 41, "error: no objects\n"), ("SystemExit(3)", 3, "")]
 )
 def test_a_failure_ends_it_though_a_thread_still_waits(failure: str, exit_code: int, told: str) -> None:
     program = f"""if True:
@@ -124,7 +124,7 @@ def test_a_failure_ends_it_though_a_thread_still_waits(failure: str, exit_code: 
 
 def test_a_failure_is_left_in_the_file_and_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "outcome.json"
-    for error, exit_code, reason in ((DataError("no objects"), 3, "Data"), (ValueError("odd"), 1, "Unexpected")):
+    for error, exit_code, reason in ((DataError("no objects"), 41, "Data"), (ValueError("odd"), 1, "Unexpected")):
         with pytest.raises(type(error)), failures_in(file):
             raise error
         left = parse_outcome(file.read_text())

@@ -100,7 +100,7 @@ def test_what_training_refuses_is_refused_by_all(
     write_images(tmp_path / "images", [image["file_name"] for image in coco["images"]])
     for command, error in refusals(tmp_path).items():
         assert isinstance(error, DataError), command
-        assert error.exit_code == 3
+        assert error.exit_code == 41
         assert said in str(error), command
 
 

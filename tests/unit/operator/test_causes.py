@@ -281,7 +281,7 @@ def test_a_job_that_was_tried_often_enough_says_how_often() -> None:
 
 
 def test_a_failure_that_is_not_tried_again_says_nothing_of_attempts() -> None:
-    job = job_of(failed=("PodFailurePolicy", "Container trainer for pod vision/x failed with exit code 3 ..."))
+    job = job_of(failed=("PodFailurePolicy", "Container trainer for pod vision/x failed with exit code 41 ..."))
     pods = [failed_pod(5, name="a"), failed_pod(3, name="b", message=failed_message(3, "Data", "No objects."))]
     found = job_failure(job, pods, TRAINER, ())
     assert (found.reason, found.message) == ("DataInvalid", "No objects.")
@@ -303,7 +303,8 @@ def test_the_only_attempt_is_not_counted() -> None:
 
 def test_a_pod_that_would_fail_again_tells_more_than_those_that_were_ended_with_it() -> None:
     job = job_of(failed=("PodFailurePolicy", "x"))
-    pods = [failed_pod(7, name="a"), failed_pod(143, name="b"), failed_pod(1, name="c")]
+    pods = [failed_pod(45, name="a", message=failed_message(45, "NotFinite", "NaN.")), failed_pod(143, name="b")]
+    pods += [failed_pod(1, name="c")]
     assert job_failure(job, pods, TRAINER, ()).pod == "a"
     assert job_failure(job, pods[1:], TRAINER, ()).pod == "c"
 
@@ -345,7 +346,7 @@ def test_a_pod_that_succeeded_is_not_why_a_job_failed() -> None:
 
 
 def test_the_newest_pod_that_left_word_is_believed() -> None:
-    old = failed_pod(5, name="a", message=failed_message(5, "Storage", "gone"))
+    old = failed_pod(43, name="a", message=failed_message(43, "Storage", "gone"))
     new = pod_of("b", phase="Succeeded", ended={"exitCode": 0, "message": Outcome(trained=trained_of()).to_message()})
     silent = failed_pod(137, name="c")
     assert outcome_of([old, new], TRAINER) == outcome_of([old, new, silent], TRAINER) == Outcome(trained=trained_of())

@@ -626,7 +626,7 @@ def test_what_would_fail_again_is_not_retried_and_a_disruption_is_no_failure(
 ) -> None:
     job = render_job()
     rules = job["spec"]["podFailurePolicy"]["rules"]
-    never = {"containerName": name, "operator": "In", "values": [3, 7, 10]}
+    never = {"containerName": name, "operator": "In", "values": [40, 41, 45, 48]}
     interrupted = {"containerName": name, "operator": "In", "values": [143]}
     assert rules == [  # the first that matches counts
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},

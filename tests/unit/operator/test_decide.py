@@ -242,8 +242,8 @@ def test_an_adapter_without_a_gain_is_a_condition_and_ends_the_run_as_asked(on_n
     fails = on_no_gain == "Fail"
     outcome = Outcome(trained=worse())
     if fails:
-        outcome = Outcome(exit_code=10, reason="NotBetterThanBase", message=said, trained=worse())
-    world.end(pod, 10 if fails else 0, message=outcome.to_message())
+        outcome = Outcome(exit_code=48, reason="NotBetterThanBase", message=said, trained=worse())
+    world.end(pod, 48 if fails else 0, message=outcome.to_message())
     world.controllers()
     world.look()
     assert world.state == (("False", "NotBetterThanBase") if fails else ("True", "Succeeded"))
@@ -291,7 +291,7 @@ def test_data_that_is_wrong_ends_the_run_before_a_gpu_is_taken() -> None:
     world.controllers()
     pod = world.pod()
     world.run(pod)
-    world.end(pod, 3, message=failed_message(3, "Data", "The file lists no images: export it with its images."))
+    world.end(pod, 41, message=failed_message(41, "Data", "The file lists no images: export it with its images."))
     world.controllers()
     world.look()
     assert world.made == [INSPECT_JOB]
@@ -587,7 +587,7 @@ def test_a_configuration_that_is_wrong_ends_the_run_at_its_first_attempt(teacher
         world.inspected()
         world.controllers()
     world.run(world.pod(teacher))
-    world.end(world.pod(teacher), 2, message=failed_message(2, "ConfigError", "epochs is 0: give at least 1"))
+    world.end(world.pod(teacher), 40, message=failed_message(40, "Config", "epochs is 0: give at least 1"))
     world.look()
     assert world.job(teacher)["spec"]["backoffLimit"] == 0
     world.controllers()
@@ -657,7 +657,7 @@ def test_a_teacher_that_failed_too_often_fails_the_run() -> None:
     world = World(teachers=[MASKS], backoffLimit=1)
     world.training()
     for _ in range(2):
-        world.end(world.pod(MASKS), 6, message=failed_message(6, "OutOfMemory", "The GPU is full: lower batchSize."))
+        world.end(world.pod(MASKS), 44, message=failed_message(44, "OutOfMemory", "The GPU is full: lower batchSize."))
         world.controllers()
         world.look()
         if not world.terminal:
@@ -671,7 +671,7 @@ def test_a_teacher_that_failed_too_often_fails_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "reason"), [(2, "ConfigurationInvalid"), (3, "DataInvalid"), (7, "LossNotFinite")]
+    ("exit_code", "reason"), [(40, "ConfigurationInvalid"), (41, "DataInvalid"), (45, "LossNotFinite")]
 )
 def test_what_would_fail_again_is_not_tried_again(exit_code: int, reason: str) -> None:
     world = World(teachers=[MASKS])
@@ -789,7 +789,7 @@ def test_a_trainer_that_left_what_cannot_be_read_is_not_asked_again_and_again() 
 def test_what_does_not_fit_into_what_a_trainer_leaves_is_told_in_its_words() -> None:
     world = World(teachers=[MASKS])
     world.training()
-    world.end(world.pod(MASKS), 0, message=failed_message(2, "Config", "What came of this does not fit."))
+    world.end(world.pod(MASKS), 0, message=failed_message(40, "Config", "What came of this does not fit."))
     world.controllers()
     world.look()
     assert world.summary == ("False", "ConfigurationInvalid", "Sam: What came of this does not fit.")
@@ -799,7 +799,7 @@ def test_of_several_nodes_the_one_that_failed_tells_why() -> None:
     world = World(teachers=[MASKS], nodes=2, gpus=1)
     world.training()
     first, second = world.pods_of(world.job(MASKS))
-    world.end(first, 7, message=failed_message(7, "NotFinite", "The loss is NaN."))
+    world.end(first, 45, message=failed_message(45, "NotFinite", "The loss is NaN."))
     world.end(second, 143, message=failed_message(143, "InterruptedTraining", "SIGTERM arrived"))
     world.controllers()
     world.look()
@@ -880,7 +880,7 @@ def test_of_several_nodes_those_that_are_done_first_do_not_make_the_others_wait(
 def test_one_teacher_that_fails_does_not_stop_the_other() -> None:
     world = World()
     world.training()
-    world.end(world.pod(BOXES), 7, message=failed_message(7, "NotFinite", "The loss is NaN."))
+    world.end(world.pod(BOXES), 45, message=failed_message(45, "NotFinite", "The loss is NaN."))
     world.controllers()
     world.look()
     assert (world.teacher(BOXES).state, world.teacher(MASKS).state) == ("Failed", "Pending")
@@ -1271,7 +1271,7 @@ def test_after_its_end_an_edit_is_looked_at_and_nothing_runs_again(ended_well: b
     if ended_well:
         world.succeed(world.pod(MASKS))
     else:
-        world.end(world.pod(MASKS), 7, message=failed_message(7, "NotFinite", "NaN"))
+        world.end(world.pod(MASKS), 45, message=failed_message(45, "NotFinite", "NaN"))
     world.controllers()
     world.look()
     assert world.terminal
@@ -1473,10 +1473,10 @@ def test_every_attempt_counts_though_only_the_last_are_listed() -> None:
 def test_attempts_of_one_second_stand_in_the_order_in_which_they_ended() -> None:
     start = "2026-01-01T00:00:00Z"
     second = AttemptStatus(pod="a", start_time=start)
-    first = AttemptStatus(pod="b", start_time=start, end_time=start, exit_code=4)
+    first = AttemptStatus(pod="b", start_time=start, end_time=start, exit_code=42)
     teacher = TeacherStatus(name=MASKS, state="Training", attempts=[second, first], attempt_count=2)
     known = attempted(teacher, None, gpu_resource=GPU, now=NOW)
-    assert [one.exit_code for one in known.attempts] == [4, None]
+    assert [one.exit_code for one in known.attempts] == [42, None]
 
 
 def test_pods_that_failed_before_they_ran_are_counted_once() -> None:

@@ -40,7 +40,7 @@ def test_a_second_process_is_refused_until_the_first_has_ended_however_it_did(tm
             StorageError, match=rf"another process \(process {first.pid} on .*\) is working on"
         ) as error:
             claimed(str(output), Storage()).__enter__()
-        assert error.value.exit_code == 5
+        assert error.value.exit_code == 43
         first.kill()
     with claimed(str(output), Storage()):
         pass
