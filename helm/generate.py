@@ -331,6 +331,13 @@ A Role in the operator's own namespace, only with `leaderElection.enabled`.
 
 {lease}
 
+## With metrics that ask for a token
+
+A ClusterRole, only with `metrics.authentication.enabled`: reviews belong to no namespace. Prometheus is given the role
+`{name}-metrics` (`get` on the nonResourceURL `/metrics`), by `metrics.authentication.subjects` or your own binding.
+
+{reviews}
+
 ## Users
 
 With `rbac.aggregate`, these add to the cluster's own roles, so that they hold for runs as for all else.
@@ -347,9 +354,18 @@ A Role in the operator's own namespace that is there while the test runs, for th
 
 def rbac_page() -> str:
     """The page of rights, from the comments above the rules."""
-    roles = dict(role_tables(render({"leaderElection": {"enabled": True}})))
+    roles = dict(
+        role_tables(render({"leaderElection": {"enabled": True}, "metrics": {"authentication": {"enabled": True}}}))
+    )
     users = f"`view`, `edit` and `admin`:\n\n{roles[f'{NAME}-view']}\n\n`edit` and `admin`:\n\n{roles[f'{NAME}-edit']}"
-    return RBAC.format(operator=roles[NAME], lease=roles[f"{NAME}-leader"], users=users, test=roles[f"{NAME}-test"])
+    return RBAC.format(
+        name=NAME,
+        operator=roles[NAME],
+        lease=roles[f"{NAME}-leader"],
+        reviews=roles[f"{NAME}-reviews"],
+        users=users,
+        test=roles[f"{NAME}-test"],
+    )
 
 
 def role_tables(rendered: Mapping[str, str]) -> Iterator[tuple[str, str]]:

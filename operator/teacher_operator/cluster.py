@@ -30,6 +30,8 @@ PATHS: Mapping[str, str] = {
     "Event": "/api/v1/namespaces/{namespace}/events",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",
     "Namespace": "/api/v1/namespaces",
+    "TokenReview": "/apis/authentication.k8s.io/v1/tokenreviews",
+    "SubjectAccessReview": "/apis/authorization.k8s.io/v1/subjectaccessreviews",
     "TeacherFineTune": f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}",
 }
 APPLY, MERGE, JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Coroutine, Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from teacher_operator.cluster import ApiError, Cluster, connect
 from teacher_operator.lease import Leadership
 from teacher_operator.looks import Looks
 from teacher_operator.metrics import Metrics, standing_of
+from teacher_operator.metrics_access import MetricsAccess
 from teacher_operator.names import Key, run_of
 from teacher_operator.reconcile import Reconciler, about
 from teacher_operator.server import serve
@@ -71,7 +73,14 @@ class Controller:
         self = cls(Cluster(await connect(), metrics.request), settings, metrics, store)
         metrics.queue_depth.set_function(lambda: len(self.queue))
         metrics.leader.set_function(lambda: float(self.leadership.held.is_set()))
-        self.runner = await serve(settings.port, metrics=metrics, alive=self.alive, ready=self.ready)
+        self.runner = await serve(
+            settings.port,
+            metrics=metrics,
+            alive=self.alive,
+            ready=self.ready,
+            access=MetricsAccess(self.cluster) if settings.metrics_authentication else None,
+            tls=Path(settings.metrics_tls) if settings.metrics_tls else None,
+        )
         if not settings.leader_election:
             self.leadership.held.set()
         else:

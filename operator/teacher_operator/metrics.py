@@ -133,7 +133,7 @@ class Metrics:
                 self.failures.labels(**self._groups.labels(group, reason=summary.reason)).inc()
 
     def _settle(self, live: Iterable[Group]) -> None:
-        """Begin the series of groups with objects at 0, so that increases are seen; remove those of groups long gone."""
+        """Begin the series of live groups at 0, so that increases are seen; remove those of groups long gone."""
         for group in live:
             self.queue.labels(group.namespace)
             for teacher in TeacherName:

@@ -60,6 +60,13 @@ class Settings(BaseModel):
         default="INFO", description="The least that is logged."
     )
     port: Annotated[int, Field(ge=1, le=65535)] = Field(default=8080, description="Of /metrics, /healthz and /readyz.")
+    metrics_authentication: bool = Field(
+        default=False,
+        description="Whether /metrics asks for a token, of somebody who may get the nonResourceURL /metrics.",
+    )
+    metrics_tls: str = Field(
+        default="", description="Folder with tls.crt and tls.key, for HTTPS on the port; none: plain HTTP."
+    )
     metrics_label: str = Field(
         default="",
         max_length=317,

@@ -56,6 +56,17 @@ rule has none.
   verbs: [get, update]
 {{- end -}}
 
+{{- define "teacher-finetune.reviewRules" -}}
+# The bearer of a token that asks for the metrics is learned by a TokenReview.
+- apiGroups: [authentication.k8s.io]
+  resources: [tokenreviews]
+  verbs: [create]
+# A SubjectAccessReview says whether that may read them.
+- apiGroups: [authorization.k8s.io]
+  resources: [subjectaccessreviews]
+  verbs: [create]
+{{- end -}}
+
 {{- define "teacher-finetune.viewRules" -}}
 # Whoever may look at a namespace may look at its runs.
 - apiGroups: [finetune.dev]

@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[3]
 OPERATOR = "teacher-finetune"
 """Of the installation: namespace, service account in it, and Lease."""
 
+EVERYTHING = {"leaderElection": {"enabled": True}, "metrics": {"authentication": {"enabled": True}}}
+"""Values of the chart with which the operator has every right that it may have."""
+
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 MEMORY, SERVER = "memory", "api-server"
 
@@ -36,10 +39,10 @@ NewWorld = Callable[..., Awaitable[World]]
 
 
 def install(plane: real.ControlPlane) -> None:
-    """What the chart holds, with rights over a Lease too; nothing runs its Deployment here."""
+    """What the chart holds, with all rights that it can give; nothing runs its Deployment here."""
     made = plane.kubectl("create", "namespace", OPERATOR)
     assert made.returncode == 0, made.stderr
-    done = plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart({"leaderElection": {"enabled": True}}))
+    done = plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart(EVERYTHING))
     assert done.returncode == 0, done.stderr
     deadline = time.monotonic() + 60
     while plane.kubectl("get", "tft", "-n", OPERATOR).returncode != 0:

@@ -83,7 +83,7 @@ async def test_two_hundred_runs_at_once(new_world: NewWorld, tier: str) -> None:
             metrics = await answer.text()
         async with session.get(f"http://127.0.0.1:{world.operator.port}/healthz") as answer:
             assert answer.status == 200, await answer.text()
-    assert f'teacher_runs{{state="Succeeded"}} {MANY}.0' in metrics
+    assert f'teacher_runs{{run_namespace="{world.namespace}",state="Succeeded"}} {MANY}.0' in metrics
     assert "teacher_queue_depth 0.0" in metrics
     if world.memory is not None:
         mark, value = next(iter(MINE.items()))

@@ -8,10 +8,11 @@ import socket
 import time
 from pathlib import Path
 
+import aiohttp
 import control_plane as real
 import pytest
 from operators import ProcessOperator
-from places import OPERATOR
+from places import OPERATOR, token_of
 
 import teacher_operator.selftest
 from engine import __version__
@@ -81,3 +82,33 @@ async def test_helms_test_of_an_installation_passes(
         assert await teacher_operator.selftest.selftest(f"http://127.0.0.1:{real.free_port()}") == 1
     finally:
         operator.end(signal.SIGKILL)
+
+
+async def test_metrics_ask_for_a_token_of_somebody_who_may_read_them(
+    operator_kubeconfig: Path, control_plane: real.ControlPlane, tmp_path: Path
+) -> None:
+    """By the rights that the chart gives, on a real API server."""
+    operator = ProcessOperator(
+        operator_kubeconfig, tmp_path / "log", namespaces=("default",), metrics_authentication=True
+    )
+    for account in ("prometheus", "tenant"):
+        assert control_plane.kubectl("create", "serviceaccount", account, "-n", OPERATOR).returncode == 0
+    bind = ["create", "clusterrolebinding", "scrape", f"--clusterrole={OPERATOR}-metrics"]
+    assert control_plane.kubectl(*bind, f"--serviceaccount={OPERATOR}:prometheus").returncode == 0
+    tokens = {account: token_of(control_plane, account, OPERATOR) for account in ("prometheus", "tenant")}
+    operator.launch()
+    try:
+        await operator.ready()
+        found = {}
+        async with aiohttp.ClientSession() as session:
+            for account, token in {**tokens, "forged": "e30.e30.e30", "nobody": ""}.items():
+                headers = {"Authorization": f"Bearer {token}"} if token else {}
+                async with session.get(f"http://127.0.0.1:{operator.port}/metrics", headers=headers) as answer:
+                    found[account] = answer.status
+            async with session.get(f"http://127.0.0.1:{operator.port}/healthz") as answer:
+                assert await answer.json() == {"status": "ok"}
+        assert found == {"prometheus": 200, "tenant": 403, "forged": 401, "nobody": 401}
+        assert not any(token in operator.text() for token in tokens.values())
+    finally:
+        operator.end(signal.SIGKILL)
+        control_plane.kubectl("delete", "clusterrolebinding", "scrape")

@@ -28,7 +28,7 @@ CHANGED: dict[str, Any] = {
     "logFormat": "text",
     "logLevel": "DEBUG",
     "port": 9090,
-    "metrics": {"label": "cost-center"},
+    "metrics": {"label": "cost-center", "authentication": {"enabled": True}, "tls": {"secretName": "operator-tls"}},
     "workers": 32,
     "progressSeconds": 2.5,
     "resyncSeconds": 1000000,

@@ -133,6 +133,35 @@ def test_monitoring_objects_stand_where_prometheus_looks(render: Render) -> None
     assert dashboard["metadata"]["annotations"] == {"grafana_folder": "Vision"}
 
 
+def test_prometheus_shows_a_token_and_speaks_tls_where_the_operator_wants_it(render: Render) -> None:
+    wanted = {"authentication": {"enabled": True}, "tls": {"secretName": "operator-tls"}}
+
+    def endpoint(**monitor: Any) -> dict[str, Any]:
+        objects = render({"metrics": wanted, "serviceMonitor": {**MONITORING, **monitor}})
+        found: dict[str, Any] = one(objects, "ServiceMonitor")["spec"]["endpoints"][0]
+        return found
+
+    assert endpoint()["bearerTokenFile"] == "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    assert (endpoint()["scheme"], endpoint()["tlsConfig"]) == ("https", {"insecureSkipVerify": True})
+    given = endpoint(
+        authorization={"credentials": {"name": "token", "key": "token"}},
+        tlsConfig={"insecureSkipVerify": False, "serverName": "operator"},
+    )
+    assert given["authorization"] == {"credentials": {"name": "token", "key": "token"}}
+    assert "bearerTokenFile" not in given
+    assert given["tlsConfig"]["serverName"] == "operator"
+
+
+def test_probes_and_the_test_of_helm_speak_tls_where_the_operator_does(render: Render) -> None:
+    objects = render({"metrics": {"tls": {"secretName": "operator-tls"}}})
+    pod = one(objects, "Deployment")["spec"]["template"]["spec"]
+    probes = [pod["containers"][0][probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+    assert {probe["scheme"] for probe in probes} == {"HTTPS"}
+    assert {"name": "tls", "secret": {"secretName": "operator-tls"}} in pod["volumes"]
+    test = next(thing for thing in objects if thing["kind"] == "Pod")
+    assert test["spec"]["containers"][0]["args"][-1].startswith("https://")
+
+
 @pytest.fixture(scope="module")
 def dashboard(render: Render) -> dict[str, Any]:
     config = one(render({"grafanaDashboard": {"enabled": True}}), "ConfigMap")

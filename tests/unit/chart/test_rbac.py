@@ -24,10 +24,23 @@ NAMESPACED = {"scope": {"namespaces": ["vision", "robots"]}, "crds": {"enabled":
 ELECTED = {"leaderElection": {"enabled": True, "leaseName": "mine"}}
 
 
+AUTHENTICATED = {
+    "metrics": {
+        "authentication": {
+            "enabled": True,
+            "subjects": [
+                {"kind": "ServiceAccount", "name": "prometheus", "namespace": "monitoring"},
+                {"kind": "Group", "name": "sre"},
+            ],
+        }
+    }
+}
+
+
 def rights(role: Object) -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = {}
     for rule in role["rules"]:
-        for group in rule["apiGroups"]:
+        for group in rule.get("apiGroups", ()):
             for resource in rule["resources"]:
                 found.setdefault((group, resource), set()).update(rule["verbs"])
     return found
@@ -80,7 +93,25 @@ def test_the_lease_is_touched_only_with_leader_election_and_only_that_one(render
     assert named == {("create",): None, ("get", "update"): ["mine"]}
 
 
-@pytest.mark.parametrize("values", [{}, NAMESPACED, ELECTED], ids=["cluster", "namespaces", "elected"])
+@pytest.mark.parametrize("values", [NAMESPACED, {}])
+def test_reviews_are_asked_for_only_where_the_metrics_want_a_token(render: Render, values: dict[str, Any]) -> None:
+    assert not [thing for thing in render(values) if thing["metadata"]["name"].endswith(("-reviews", "-metrics"))]
+    objects = render({**values, **AUTHENTICATED})
+    assert rights(one(objects, "ClusterRole", "-reviews")) == {
+        ("authentication.k8s.io", "tokenreviews"): {"create"},
+        ("authorization.k8s.io", "subjectaccessreviews"): {"create"},
+    }
+    assert one(objects, "ClusterRoleBinding", "-reviews")["subjects"][0]["namespace"] == "ops"
+    assert one(objects, "ClusterRole", "-metrics")["rules"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
+    assert one(objects, "ClusterRoleBinding", "-metrics")["subjects"] == [
+        {"kind": "ServiceAccount", "name": "prometheus", "namespace": "monitoring"},
+        {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "sre"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "values", [{}, NAMESPACED, ELECTED, AUTHENTICATED], ids=["cluster", "namespaces", "elected", "authenticated"]
+)
 def test_no_role_reaches_secrets_or_into_pods_or_anything_whole(render: Render, values: dict[str, Any]) -> None:
     for role in roles_of(render(values)):
         for (group, resource), verbs in rights(role).items():
@@ -154,8 +185,9 @@ def test_the_page_lists_every_rule(render: Render) -> None:
     ]
     there = [
         (rule["resources"], ", ".join(rule["verbs"]))
-        for role in roles_of(render({"leaderElection": {"enabled": True}}))
+        for role in roles_of(render({**ELECTED, **AUTHENTICATED}))
         for rule in role["rules"]
+        if "resources" in rule
     ]
     assert sorted(map(str, listed)) == sorted(map(str, there))
 

@@ -34,6 +34,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "log_format": ("text", "text"),
         "log_level": ("DEBUG", "DEBUG"),
         "port": ("9090", 9090),
+        "metrics_authentication": ("true", True),
+        "metrics_tls": ("/etc/teacher-tls", "/etc/teacher-tls"),
         "metrics_label": ("example.com/cost-center", "example.com/cost-center"),
         "workers": ("4", 4),
         "progress_seconds": ("2.5", 2.5),
