@@ -30,6 +30,7 @@ from teacher_operator.observe import (
     were_stopped,
     would_fail_again,
 )
+from teacher_operator.sidecars import RUNS_ON
 from teacher_operator.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
 
 Body = Mapping[str, Any]
@@ -140,13 +141,15 @@ def is_final(job: Body, pods: Sequence[Body]) -> bool:
 
     That is so if its time is over, a pod left an outcome that would come again, or its last allowed attempt failed by
     itself. A FailJob rule, which knows exit codes alone, proves nothing, nor does an attempt that was stopped from
-    outside, nor a Job without any failed pod left.
+    outside, nor a Job without any failed pod left; and a Job that a sidecar keeps from retrying has attempts left.
     """
     condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
     telling = telling_pod(pods)
     if condition.get("reason") == "DeadlineExceeded" or (telling is not None and would_fail_again(telling)):
         return True
-    return condition.get("reason") != "PodFailurePolicy" and telling is not None and not were_stopped(pods)
+    if condition.get("reason") in {"PodFailurePolicy", RUNS_ON}:
+        return False
+    return telling is not None and not were_stopped(pods)
 
 
 def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> tuple[str, str]:

@@ -106,6 +106,8 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
             return _failed(body, status, unfinished, todo, now=now)
         if unfinished is not None:
             return _decision(body, status, unfinished, todo, now=now)
+    elif observed.inspect is not None and observed.inspect.unfinished:  # a sidecar keeps it from its end
+        todo.delete.append(observed.inspect.name)
     teachers: list[TeacherStatus] = []
     for teacher in status.teachers:
         decided = decide_teacher(

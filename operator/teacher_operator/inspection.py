@@ -10,7 +10,7 @@ from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.deadlines import not_started, waited_too_long
-from teacher_operator.lost_jobs import after, with_lost
+from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map
 from teacher_operator.observe import (
     JobView,
@@ -23,6 +23,7 @@ from teacher_operator.observe import (
 )
 from teacher_operator.report import Summary, dataset_status, published_teacher
 from teacher_operator.settings import Settings
+from teacher_operator.sidecars import afterwards, due, judged, told
 from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, clip
 from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
@@ -73,6 +74,7 @@ def inspect(
             return status, Summary.suspended("suspended before its data was inspected")
         todo.apply += [render.request(body), render.inspection(body, spec, settings)]
         return status, _active("the data is about to be inspected")
+    view = judged(view, now=now)
     if view.complete and not view.deleting:
         return _complete(spec, status, view, todo, now=now)
     if view.deleting:
@@ -107,12 +109,13 @@ def _failed(status: TeacherFineTuneStatus, view: JobView, todo: Todo) -> Inspect
     if view.log is None and todo.look_at_log(view.pods, INSPECT):
         return status, _active("inspection has failed; its log is being read")
     failure = job_failure(view.job, view.pods, INSPECT, view.log or ())
+    failure = failure.model_copy(update={"message": clip(failure.message + afterwards(view))})
     return (status, failure) if is_final(view.job, view.pods) else _made_anew(status, view, failure, todo)
 
 
 def _made_anew(status: TeacherFineTuneStatus, view: JobView, failure: FailureStatus, todo: Todo) -> Inspected:
     """A Job that ended, and another one may do better: it is deleted, or was the last of too many."""
-    lost = with_lost(status.lost_jobs, view)
+    lost = with_lost(status.lost_jobs, view, limit=render.INSPECT_RETRIES if view.sidecars else REMADE)
     if lost is None:
         return status, after(failure, status.lost_jobs)
     todo.delete.append(view.name)
@@ -149,6 +152,10 @@ def _planned(
 
 def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: float) -> Summary | FailureStatus:
     """Where a Job stands that has not ended: to be made anew or changed, running, or waiting."""
+    ended_at = due(view)
+    if ended_at is not None and now < ended_at:
+        todo.again(ended_at)
+        return _active(told(view))
     telling = telling_pod(view.pods)
     if telling is not None and ends_run(telling):
         todo.patch += render.last_try(view.job)

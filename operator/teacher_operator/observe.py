@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.errors import NEVER_RETRIED, InterruptedTrainingError, TeacherError
@@ -43,6 +43,7 @@ class JobView:
         progress: What its running pod says of training.
         log: The last lines of the log of its last failed pod.
         complaints: Warnings in the events of the Job or of its pod.
+        sidecars: By pods whose own container has ended, the names of the containers that run on in them.
     """
 
     job: Body
@@ -50,6 +51,7 @@ class JobView:
     progress: ProgressView | None = None
     log: Sequence[str] | None = None
     complaints: Sequence[str] | None = None
+    sidecars: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -87,6 +89,11 @@ class JobView:
         counted = self.job.get("status") or {}
         ended = int(counted.get("succeeded") or 0) + int(counted.get("failed") or 0)
         return len(self.pods) < max(1, ended) or not all(is_over(pod) for pod in self.pods)
+
+    @property
+    def holds_pods(self) -> bool:
+        """A pod of the Job has not ended, and so holds its GPUs."""
+        return bool(self.sidecars) or not all(is_over(pod) for pod in self.pods)
 
     @property
     def started(self) -> float | None:

@@ -20,9 +20,9 @@ from teacher_operator.inspection import NAME_TAKEN
 from teacher_operator.looks import Looks
 from teacher_operator.metrics import Metrics
 from teacher_operator.names import COMPONENT, FIELD_MANAGER, INSPECT, TEACHER, Key, owner_uid
-from teacher_operator.observe import JobView
 from teacher_operator.report import SUCCEEDED, EventNote, Summary, events, is_terminal, with_conditions
 from teacher_operator.settings import Settings
+from teacher_operator.sidecars import job_view
 from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, clip
 from teacher_operator.store import Store, key_of
 from teacher_operator.times import timestamp
@@ -127,7 +127,7 @@ class Reconciler:
         jobs = self.store.jobs_of(body)
         for job in jobs:
             labels = job["metadata"].get("labels") or {}
-            view = self.looks.complete(JobView(job, self.store.pods_of(job)))
+            view = self.looks.complete(job_view(job, self.store.pods_of(job)))
             if labels.get(COMPONENT) == INSPECT:
                 inspect = view
             elif labels.get(TEACHER) in SLUGS:

@@ -21,7 +21,6 @@ from teacher_operator.observe import (
     JobView,
     Waiting,
     ends_run,
-    is_over,
     live_orphan,
     next_look,
     node_of,
@@ -30,6 +29,7 @@ from teacher_operator.observe import (
 )
 from teacher_operator.progress import ProgressView
 from teacher_operator.settings import Settings
+from teacher_operator.sidecars import afterwards, due, judged, told
 from teacher_operator.status import AdapterStatus, FailureStatus, ProgressStatus, TeacherStatus, clip
 from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
@@ -68,7 +68,10 @@ def decide_teacher(
     says that what inspection found is in there.
     """
     if before.state in ENDED:
+        if view is not None and view.unfinished:  # a sidecar keeps it from its end
+            todo.delete.append(view.name)
         return before
+    view = view and judged(view, now=now)
     if refused is not None and view is None and not waits_for:
         return _refused(spec, before, refused, todo, now=now)
     before = before.model_copy(update={"refused_since": None})
@@ -96,7 +99,8 @@ def decide_teacher(
     if view.complete:
         outcome = outcome_of(view.pods, TRAINER)
         if outcome is not None and outcome.trained is not None:
-            return succeeded(now_known, outcome.trained, now=now)
+            done = succeeded(now_known, outcome.trained, now=now)
+            return _state(done, done.state, done.message + afterwards(view))
         if view.unsettled:
             todo.look_at_pods(view.name)
         lost = unreadable(view.pods, TRAINER)
@@ -113,14 +117,16 @@ def decide_teacher(
         if view.log is None and todo.look_at_log(view.pods, TRAINER):
             return now_known
         failure = job_failure(view.job, view.pods, TRAINER, view.log or ())
+        failure = failure.model_copy(update={"message": clip(failure.message + afterwards(view))})
         if not is_final(view.job, view.pods):
-            return _made_anew(now_known, view, failure, todo, now=now)
+            limit = spec.backoff_limit if view.sidecars else REMADE
+            return _made_anew(now_known, view, failure, todo, limit=limit, now=now)
         outcome = outcome_of(view.pods, TRAINER)
         if outcome is not None and outcome.trained is not None:  # published, and not better than the base
             now_known = _published(now_known, outcome.trained)
         return failed_for_good(now_known, failure, now=now)
     if view.deleting and spec.suspend:
-        return _state(now_known, "Suspended", _suspended(stopping=_holds_pods(view)))
+        return _state(now_known, "Suspended", _suspended(stopping=view.holds_pods))
     if view.deleting:
         stand = waiting(view, TRAINER, now=now)
         todo.again(next_look(stand.since, now=now))
@@ -198,6 +204,10 @@ def _unfinished(
     now: float,
 ) -> TeacherStatus:
     """A Job that is to go on: made anew, changed or left, as the object says now."""
+    ended_at = due(view)
+    if ended_at is not None and now < ended_at:
+        todo.again(ended_at)
+        return _state(teacher, "Training", told(view))
     telling = telling_pod(view.pods)
     if telling is not None and ends_run(telling):
         todo.patch += render.last_try(view.job)
@@ -206,7 +216,7 @@ def _unfinished(
         view.job
     ):  # whether a queued Job runs is Kueue's to say, so it cannot be suspended
         todo.delete.append(view.name)
-        return _state(teacher, "Suspended", _suspended(stopping=_holds_pods(view)))
+        return _state(teacher, "Suspended", _suspended(stopping=view.holds_pods))
     annotations = view.job["metadata"].get("annotations") or {}
     if annotations.get(PLATFORM_HASH) != render.platform_hash(spec) and refused is None:
         todo.replace.append(anew())
@@ -216,7 +226,7 @@ def _unfinished(
         todo.patch.append((view.name, patch))
         view = view.patched(patch)
     if spec.suspend:
-        return _state(teacher, "Suspended", _suspended(stopping=_holds_pods(view)))
+        return _state(teacher, "Suspended", _suspended(stopping=view.holds_pods))
     if telling is not None and (teacher.failure is None or teacher.failure.pod != telling["metadata"]["name"]):
         if view.log is None:
             todo.look_at_log(view.pods, TRAINER)
@@ -233,11 +243,6 @@ def _unfinished(
         said = f"its new settings are refused, and it goes on with the old ones: {refused.message}"
         stand = replace(stand, message="; ".join(part for part in (said, stand.message) if part))
     return _standing(spec, teacher, view, stand, todo, now=now)
-
-
-def _holds_pods(view: JobView) -> bool:
-    """A pod of the Job has not ended, and so holds its GPUs."""
-    return not all(is_over(pod) for pod in view.pods)
 
 
 def _suspended(*, stopping: bool) -> str:

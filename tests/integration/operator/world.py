@@ -287,9 +287,15 @@ class World:
                 raise
 
     async def report(
-        self, pod: Body, state: Body | None = None, *, conditions: Sequence[Body] = (), **status: Any
+        self,
+        pod: Body,
+        state: Body | None = None,
+        *,
+        conditions: Sequence[Body] = (),
+        others: Sequence[Body] = (),
+        **status: Any,
     ) -> None:
-        """The kubelet, or another controller, writes the status of a pod."""
+        """The kubelet, or another controller, writes the status of a pod; ``others`` are of containers beside ours."""
         before = await self.find("pods", _name(pod), namespace=_space(pod)) or pod
         if state is not None:
             container = pod["spec"]["containers"][0]
@@ -303,7 +309,8 @@ class World:
                     "started": up,
                     "restartCount": 0,
                     "state": state,
-                }
+                },
+                *others,
             ]
         if conditions:
             new = {one["type"] for one in conditions}

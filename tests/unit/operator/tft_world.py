@@ -32,6 +32,7 @@ from teacher_operator.observe import JOB_NAME, JobView, is_live, is_over, tellin
 from teacher_operator.progress import read_progress
 from teacher_operator.report import is_terminal, summary_condition
 from teacher_operator.settings import Settings
+from teacher_operator.sidecars import job_view
 from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus
 from teacher_operator.store import Store
 from teacher_operator.times import seconds, timestamp
@@ -136,7 +137,7 @@ class World:
         inspect, trainers = None, {}
         jobs = self._store.jobs_of(self.body)
         for job in jobs:
-            view = self._complete(JobView(job, self._store.pods_of(job)))
+            view = self._complete(job_view(job, self._store.pods_of(job)))
             labels = job["metadata"]["labels"]
             if labels[COMPONENT] == INSPECT:
                 assert inspect is None

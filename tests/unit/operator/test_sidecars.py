@@ -1,0 +1,184 @@
+"""Containers that a cluster adds to pods, and that run on when ours has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tft_objects import BOXES, MASKS, failed_message, prepared_of, trained_of
+from tft_world import World
+
+from engine.outcome import Outcome
+from engine.spec import TeacherName
+from teacher_operator.sidecars import SIDECAR_SECONDS
+
+PROXY = "istio-proxy"
+PARTS = pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
+DATA = failed_message(41, "Data", "The file lists no images.")
+
+
+def world_with_pod_of(teacher: TeacherName | None, **spec: Any) -> World:
+    world = World(teachers=[MASKS], **spec)
+    world.look()
+    world.controllers()
+    if teacher is not None:
+        world.inspected()
+        world.controllers()
+    world.run(world.pod(teacher))
+    world.look()
+    return world
+
+
+def done(teacher: TeacherName | None) -> str:
+    found = Outcome(prepared=prepared_of(MASKS)) if teacher is None else Outcome(trained=trained_of(teacher))
+    return found.to_message()
+
+
+def ends_beside(world: World, pod: dict[str, Any], code: int, message: str = "", *, proxy: int | None = None) -> None:
+    """Our container ends; the proxy runs on, or ends with a code of its own, and the pod with it."""
+    world.end(pod, code, message=message)
+    state = {"running": {}} if proxy is None else {"terminated": {"exitCode": proxy, "finishedAt": None}}
+    pod["status"]["containerStatuses"].append({"name": PROXY, "state": state})
+    pod["status"]["phase"] = "Running" if proxy is None else "Failed" if code or proxy else "Succeeded"
+    world._touch("Pod", pod)
+    world.controllers()
+    world.look()
+
+
+def waits(world: World) -> None:
+    world.advance(SIDECAR_SECONDS + 1)
+    world.look()
+
+
+def clears(world: World) -> None:
+    """What the operator has deleted goes."""
+    world.look()
+    world.controllers()
+    world.reap()
+    world.controllers()
+    world.look()
+
+
+def test_a_proxy_that_outlives_a_trainer_that_is_done_is_told_of_and_ended() -> None:
+    world = world_with_pod_of(MASKS)
+    ends_beside(world, world.pod(MASKS), 0, done(MASKS))
+    assert world.state == ("Unknown", "Training")
+    assert f"the trainer has ended, {PROXY} runs on in pod" in world.summary[2]
+    waits(world)
+    assert world.state == ("True", "Succeeded")
+    assert f"{PROXY} ran on after it" in world.teacher().message
+    clears(world)
+    assert not world.has_job(MASKS), "the GPU is free"
+    assert list(world.live_pods()) == []
+
+
+@PARTS
+def test_a_proxy_that_outlives_a_permanent_failure_does_not_hide_it(teacher: TeacherName | None) -> None:
+    world = world_with_pod_of(teacher)
+    pod = world.pod(teacher)
+    world.logs[pod["metadata"]["name"]] = ["no images"]
+    ends_beside(world, pod, 41, DATA)
+    assert not world.terminal
+    waits(world)
+    assert world.state == ("False", "DataInvalid")
+    assert f"The file lists no images.; {PROXY} ran on after it" in world.summary[2]
+    clears(world)
+    assert not world.has_job(teacher)
+
+
+@PARTS
+def test_a_proxy_that_outlives_a_failure_does_not_keep_the_next_attempt_from_it(teacher: TeacherName | None) -> None:
+    world = world_with_pod_of(teacher, backoffLimit=2)
+    for attempt in range(3):
+        ends_beside(world, world.pod(teacher), 43, failed_message(43, "Storage", "The store is gone."))
+        assert not world.terminal
+        waits(world)
+        if attempt < 2:
+            assert not world.terminal
+            for _ in range(2):
+                clears(world)
+            world.run(world.pod(teacher))
+    assert world.state == ("False", "StorageUnavailable")
+    assert "(Job 3, the last)" in world.summary[2]
+    clears(world)
+    assert not world.has_job(teacher)
+
+
+def test_inspection_whose_proxy_runs_on_is_done() -> None:
+    world = world_with_pod_of(None)
+    ends_beside(world, world.pod(), 0, done(None))
+    assert "inspection has ended" in world.summary[2]
+    waits(world)
+    clears(world)
+    assert not world.has_job(), "its pod is gone"
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+@PARTS
+def test_a_proxy_that_ends_in_time_changes_nothing(teacher: TeacherName | None) -> None:
+    world = world_with_pod_of(teacher)
+    pod = world.pod(teacher)
+    ends_beside(world, pod, 0, done(teacher))
+    world.end(pod, 0, message=done(teacher))
+    world.controllers()
+    world.look()
+    assert world.has_job(teacher)
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+    assert PROXY not in world.teacher().message
+
+
+@PARTS
+def test_a_proxy_that_fails_after_ours_is_done_costs_nothing(teacher: TeacherName | None) -> None:
+    """Its Job counts a failure; what ours left is there."""
+    world = world_with_pod_of(teacher, backoffLimit=0)
+    ends_beside(world, world.pod(teacher), 0, done(teacher), proxy=137)
+    world.look()
+    if teacher is not None:
+        assert world.state == ("True", "Succeeded")
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+def test_a_pod_that_is_being_deleted_is_left_to_its_node() -> None:
+    world = world_with_pod_of(MASKS)
+    pod = world.pod(MASKS)
+    world.delete_pod(pod)
+    ends_beside(world, pod, 143, failed_message(143, "InterruptedTraining", "SIGTERM arrived"))
+    waits(world)
+    assert "is being stopped" in world.summary[2]
+    assert not world.job(MASKS)["metadata"].get("deletionTimestamp")
+
+
+def test_of_two_teachers_the_one_that_trains_is_left_alone() -> None:
+    world = World(teachers=[BOXES, MASKS])
+    world.training()
+    ends_beside(world, world.pod(BOXES), 45, failed_message(45, "NotFinite", "NaN"))
+    waits(world)
+    assert world.teacher(BOXES).state == "Failed"
+    clears(world)
+    assert not world.has_job(BOXES)
+    world.controllers()
+    world.run_fairly()
+    assert world.teacher(MASKS).state == "Succeeded"
+
+
+def test_over_several_nodes_a_result_is_taken_when_all_have_ended() -> None:
+    world = World(teachers=[MASKS], nodes=2, gpus=1)
+    world.training()
+    first, second = world.pods_of(world.job(MASKS))
+    ends_beside(world, first, 0, done(MASKS))
+    waits(world)
+    assert not world.terminal
+    ends_beside(world, second, 0, Outcome().to_message())
+    waits(world)
+    assert world.state == ("True", "Succeeded")
+
+
+def test_a_suspended_run_is_not_said_to_hold_no_gpu_while_a_proxy_does() -> None:
+    world = world_with_pod_of(MASKS)
+    ends_beside(world, world.pod(MASKS), 0, done(MASKS))
+    world.edit(suspend=True)
+    world.look()
+    assert "no pod is left" not in world.summary[2]
