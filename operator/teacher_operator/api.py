@@ -7,14 +7,14 @@ says how and where it runs may, and is acted on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import Field
 
 from engine.manifest import API_VERSION, KIND
 from engine.spec import FineTuneSpec, SpecModel, StorageSpec
-from teacher_operator.quantities import QUANTITY
+from teacher_operator.kube_types import DataKey, LabelKey, LabelValue, Name, Quantity
+from teacher_operator.pod_settings import PodSpec, ResourcesSpec, StageSpec, Toleration
 
 GROUP, VERSION = API_VERSION.split("/")
 PLURAL = "teacherfinetunes"
@@ -23,43 +23,6 @@ __all__ = ["API_VERSION", "GROUP", "KIND", "PLURAL", "VERSION", "TeacherFineTune
 
 NAME_MAX = 45
 """Of an object's name: the longest suffix of a child and a pod's index have to fit into 63 characters."""
-
-Name = Annotated[
-    str,
-    StringConstraints(
-        min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-    ),
-]
-"""The name of an object of Kubernetes."""
-
-LabelKey = Annotated[
-    str,
-    StringConstraints(
-        min_length=1,
-        max_length=317,
-        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-    ),
-]
-LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
-INT_OR_STRING = "x-kubernetes-int-or-string"
-
-
-def _amount(value: Any) -> Any:
-    """Text for a whole number: pods are made with text, and ``4`` is the same amount as ``"4"``."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Quantity = Annotated[
-    str,
-    StringConstraints(
-        min_length=1,
-        max_length=32,
-        pattern=QUANTITY,
-    ),
-    BeforeValidator(_amount),
-    Field(json_schema_extra={INT_OR_STRING: True}),
-]
-"""An amount as the core API takes it, and not below zero: ``4``, ``500m``, ``16Gi``, ``1e9``, ``.5``."""
 
 
 class SecretRef(SpecModel):
@@ -75,9 +38,7 @@ class ConfigMapKeyRef(SpecModel):
     """A key of a ConfigMap in the namespace of the object."""
 
     name: Name = Field(description="Name of the ConfigMap.")
-    key: Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
-        default="ca.crt", description="Key that holds the certificates, in PEM."
-    )
+    key: DataKey = Field(default="ca.crt", description="Key that holds the certificates, in PEM.")
 
 
 class ClusterStorageSpec(StorageSpec):
@@ -90,40 +51,6 @@ class ClusterStorageSpec(StorageSpec):
         default=None,
         description="ConfigMap with the certificate authorities that the store and the model hub are trusted by, in "
         "place of the usual ones; default: that of the installation, if it has one.",
-    )
-
-
-class ResourcesSpec(SpecModel):
-    """CPU and memory of a trainer. The GPUs are `gpus`."""
-
-    requests: dict[LabelKey, Quantity] = Field(default={}, max_length=16, description="What is set aside.")
-    limits: dict[LabelKey, Quantity] = Field(default={}, max_length=16, description="What may not be exceeded.")
-
-
-class TolerationOperator(StrEnum):
-    """How a toleration matches a taint."""
-
-    EXISTS = "Exists"
-    EQUAL = "Equal"
-
-
-class TaintEffect(StrEnum):
-    """What a taint does to pods that do not tolerate it."""
-
-    NO_SCHEDULE = "NoSchedule"
-    PREFER_NO_SCHEDULE = "PreferNoSchedule"
-    NO_EXECUTE = "NoExecute"
-
-
-class Toleration(SpecModel):
-    """A taint of nodes that the pods tolerate."""
-
-    key: LabelKey | None = Field(default=None, description="Key of the taint; none with Exists: every taint.")
-    operator: TolerationOperator | None = Field(default=None, description="Default: Equal.")
-    value: LabelValue | None = Field(default=None, description="Value of the taint.")
-    effect: TaintEffect | None = Field(default=None, description="Default: every effect.")
-    toleration_seconds: int | None = Field(
-        default=None, ge=0, le=31_536_000, description="How long NoExecute is tolerated; default: for ever."
     )
 
 
@@ -165,15 +92,21 @@ class TeacherFineTuneSpec(FineTuneSpec):
         default="nvidia.com/gpu", description="Resource that counts GPUs: a MIG profile, or another vendor's."
     )
     node_selector: dict[LabelKey, LabelValue] = Field(
-        default={}, max_length=32, description="Labels of the nodes that trainers may run on."
+        default={}, max_length=32, description="Labels of the nodes that the pods may run on."
     )
     affinity: dict[str, Any] | None = Field(
-        default=None, description="Affinity of the trainers, as in a pod: nodeAffinity, podAffinity, podAntiAffinity."
+        default=None, description="Affinity of the pods, as in a pod: nodeAffinity, podAffinity, podAntiAffinity."
     )
-    tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that trainers tolerate.")
-    runtime_class_name: Name | None = Field(default=None, description="Runtime class of the trainers, such as nvidia.")
-    priority_class_name: Name | None = Field(default=None, description="Priority class of the trainers.")
+    tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that the pods tolerate.")
+    runtime_class_name: Name | None = Field(default=None, description="Runtime class of the pods, such as nvidia.")
+    priority_class_name: Name | None = Field(default=None, description="Priority class of the pods.")
     resources: ResourcesSpec = Field(default=ResourcesSpec(), description="CPU and memory of a trainer.")
+    pod: PodSpec = Field(
+        default=PodSpec(), description="Labels, variables, volumes and more, of the pods of all stages."
+    )
+    stages: list[StageSpec] = Field(
+        default=[], max_length=3, description="Settings of the pods of one stage, where they differ from the run's."
+    )
     shared_memory: Quantity | None = Field(
         default=None, description="Size of /dev/shm, which counts as memory; default: 2Gi."
     )

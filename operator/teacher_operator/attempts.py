@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from teacher_operator.names import TRAINER
+from teacher_operator.names import CLAIMED_GPUS, TRAINER
 from teacher_operator.observe import JobView, container_status, is_first, is_over, node_of, terminated
 from teacher_operator.status import ATTEMPTS, AttemptStatus, TeacherStatus, clip
 from teacher_operator.times import seconds, timestamp
@@ -69,12 +69,12 @@ def _order(attempt: AttemptStatus) -> tuple[str, str]:
 
 
 def _gpus(pod: Body, resource: str) -> int:
-    """How many GPUs a pod holds."""
+    """How many GPUs a pod holds: of the extended resource, and by its claims."""
+    amounts = [(pod["metadata"].get("annotations") or {}).get(CLAIMED_GPUS)]
     for one in pod["spec"]["containers"]:
         if one["name"] == TRAINER:
-            amount = str(((one.get("resources") or {}).get("limits") or {}).get(resource))
-            return int(amount) if amount.isdecimal() else 0
-    return 0
+            amounts.append(((one.get("resources") or {}).get("limits") or {}).get(resource))
+    return sum(int(amount) for amount in map(str, amounts) if amount.isdecimal())
 
 
 def _attempt(pod: Body, *, gpus: int, now: float) -> AttemptStatus | None:

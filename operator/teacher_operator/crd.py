@@ -13,7 +13,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from teacher_operator.api import GROUP, INPUTS, INT_OR_STRING, KIND, NAME_MAX, PLURAL, VERSION, TeacherFineTuneSpec
+from teacher_operator.api import GROUP, INPUTS, KIND, NAME_MAX, PLURAL, VERSION, TeacherFineTuneSpec
+from teacher_operator.kube_types import INT_OR_STRING
+from teacher_operator.pod_rules import POD_LIST_KEYS, POD_RULES
 from teacher_operator.status import TeacherFineTuneStatus
 
 Schema = dict[str, Any]
@@ -97,9 +99,7 @@ RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "ScratchSpec": (
         ("!(has(self.size) && has(self.claimName))", "size is that of an emptyDir: leave it out beside claimName"),
     ),
-    "TeacherFineTuneSpec": (
-        ("self.nodes == 1 || self.gpus > 0", "several nodes need GPUs: set gpus to at least 1, or nodes to 1"),
-    ),
+    **POD_RULES,
 }
 
 
@@ -134,6 +134,7 @@ without ``observedGeneration`` for one that is done; generations begin at 1, so 
 LIST_KEYS: Mapping[str, tuple[str, str]] = {
     "TeacherFineTuneSpec.teachers": ("map", "name"),
     "TeacherFineTuneSpec.imagePullSecrets": ("map", "name"),
+    **POD_LIST_KEYS,
     "AugmentationSpec.characteristics": ("set", ""),
     "TeacherFineTuneStatus.conditions": ("map", "type"),
     "TeacherFineTuneStatus.teachers": ("map", "name"),
@@ -295,10 +296,17 @@ def _rule(rule: str, message: str) -> Schema:
     return {"rule": rule, "message": message}
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """Writes out what occurs twice: not every reader knows anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def crd_yaml() -> str:
     """The text of the file in ``crds/``."""
     head = "# Generated from operator/teacher_operator/api.py and status.py: `make crds` writes it.\n"
-    return head + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True)
+    return head + yaml.dump(crd(), Dumper=_PlainDumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from engine.errors import ConfigError
 from engine.spec import TeacherName
 from engine.storage import check_endpoint
+from teacher_operator import policy
 from teacher_operator.api import PLATFORM, TeacherFineTuneSpec, parse_spec
 from teacher_operator.claims import claims
 from teacher_operator.inspection import NAME_TAKEN, inspect
@@ -97,6 +98,9 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
             return _decision(body, status, Summary.stuck(unfit.reason, unfit.message), todo, now=now)
         todo.delete += [view.name for view in observed.jobs if view.unfinished]
         return _failed(body, status, _unfit(error), todo, now=now)
+    refused = policy.refusal(spec, settings)
+    if refused is not None:  # what runs goes on
+        return _decision(body, status, Summary.stuck(refused.reason, refused.message), todo, now=now)
     announced = bool(status.run_id and status.config_uri and status.dataset and status.teachers)
     if not announced:
         status, unfinished = inspect(

@@ -21,6 +21,7 @@ from teacher_operator.observe import (
     telling_pod,
     waiting,
 )
+from teacher_operator.pod_settings import StageName
 from teacher_operator.report import Summary, dataset_status, published_teacher
 from teacher_operator.settings import Settings
 from teacher_operator.sidecars import afterwards, due, judged, told
@@ -161,7 +162,7 @@ def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: fl
         todo.patch += render.last_try(view.job)
         return _active("inspection has failed for a cause that the next attempt would meet too")
     annotations = view.job["metadata"].get("annotations") or {}
-    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec):
+    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec, StageName.INSPECTION):
         todo.delete.append(view.name)
         return _active("settings have changed: inspection is begun anew")
     patch = render.inspection_patch(view.job, suspend=spec.suspend)

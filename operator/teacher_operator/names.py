@@ -20,6 +20,9 @@ PLATFORM_HASH = f"{GROUP}/platform-hash"
 SUSPENDED = f"{GROUP}/suspended"
 """Annotation of a Job that we have suspended: one that somebody else has is theirs to let run."""
 
+CLAIMED_GPUS = f"{GROUP}/claimed-gpus"
+"""Annotation of a trainer's pod: GPUs that it has by resource claims."""
+
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.spec import SpecModel
 from engine.storage.options import CA_BUNDLES, PAYS, STYLE
 from engine.storage.uris import CLAIMS
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.claims import MOUNTED, claims, mount_claims
+from teacher_operator.names import CLAIMED_GPUS
+from teacher_operator.pod_settings import EnvSource, PodSettings, StageName
 from teacher_operator.settings import Settings
+from teacher_operator.stages import gpus_of, stage_settings, stage_spec
 
 GRACE_SECONDS = 120
 """Between SIGTERM and SIGKILL: a checkpoint takes seconds, its upload may take some more."""
@@ -31,6 +35,7 @@ RESTRICTED_CONTAINER = {
 def pod_template(
     spec: TeacherFineTuneSpec,
     settings: Settings,
+    stage: StageName,
     *,
     labels: Mapping[str, str],
     container: Mapping[str, Any],
@@ -42,13 +47,17 @@ def pod_template(
     Args:
         spec: What the user asks for.
         settings: What the installation says.
+        stage: Whose pods they are.
         labels: Of the pod.
         container: Name, image, command and resources.
         config_map: A ConfigMap and where it is mounted.
         trainer_job: Name of the Job whose pods train; None for those that need no GPU.
     """
+    own = stage_settings(spec, stage, settings)
     disks = _disks(spec, settings, trainer_job)
     volumes, mounts = [volume for volume, _ in disks], [mount for _, mount in disks]
+    volumes += _listed(own.volumes)
+    mounts += _listed(own.volume_mounts)
     wanted = claims(spec)
     mount_claims(wanted, volumes, mounts)
     if config_map is not None:
@@ -60,18 +69,24 @@ def pod_template(
         name, key = authorities
         volumes.append({"name": "ca-bundle", "configMap": {"name": name, "items": [{"key": key, "path": BUNDLE}]}})
         mounts.append({"name": "ca-bundle", "mountPath": AUTHORITIES, "readOnly": True})
+    devices = own.resource_claims or ()
     full = {
         **container,
+        **({"image": own.image} if own.image else {}),
         "imagePullPolicy": settings.image_pull_policy,
-        "env": _environment(spec, settings, trains=trainer_job is not None),
+        "env": _environment(spec, settings, own, trains=trainer_job is not None),
         "volumeMounts": mounts,
         "securityContext": RESTRICTED_CONTAINER,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
+    if devices:
+        full["resources"] = {**full.get("resources", {}), "claims": [{"name": claim.name} for claim in devices]}
     security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     if trainer_job is not None and (spec.scratch.claim_name or spec.model_cache):
         security["fsGroup"] = USER  # a claim's disk belongs to root; an emptyDir is open to all
-    if any(wanted.values()):  # a claim may hold a million files: their group is changed once, not at every start
+    if (
+        any(wanted.values()) or own.volumes
+    ):  # a claim may hold a million files: their group is changed once, not at every start
         security |= {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -86,24 +101,32 @@ def pod_template(
         pod["serviceAccountName"] = spec.service_account_name
     if spec.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
-    if trainer_job is not None:
-        pod |= _placement(spec)
-        if spec.nodes > 1:
-            pod["subdomain"] = trainer_job
-    return {"metadata": {"labels": dict(labels)}, "spec": pod}
+    pod |= _placement(spec, settings, stage, own, labels)
+    if trainer_job is not None and spec.nodes > 1:
+        pod["subdomain"] = trainer_job
+    metadata: dict[str, Any] = {"labels": {**(own.labels or {}), **labels}}
+    annotations = dict(own.annotations or {})
+    if trainer_job is not None and any(claim.gpus for claim in devices):
+        annotations[CLAIMED_GPUS] = str(sum(claim.gpus for claim in devices))
+    if annotations:
+        metadata["annotations"] = annotations
+    return {"metadata": metadata, "spec": pod}
 
 
-def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, trains: bool) -> list[dict[str, Any]]:
+def _environment(
+    spec: TeacherFineTuneSpec, settings: Settings, own: PodSettings, *, trains: bool
+) -> list[dict[str, Any]]:
     """Variables of a pod: those of the installation give way to what the object says."""
     models = MODELS if trains and spec.model_cache else DISK
+    gpus = gpus_of(spec, own) if trains else 0
     plain = {
         "HOME": DISK,
         "TMPDIR": DISK,
         "TEACHER_CACHE": f"{DISK}/cache",
         "HF_HOME": f"{models}/huggingface",
         "PYTHONUNBUFFERED": "1",
-        **({"TEACHER_GPUS": str(spec.gpus)} if trains and spec.gpus else {}),
-        **settings.pod_env,
+        **({"TEACHER_GPUS": str(gpus)} if gpus else {}),
+        **{name: value for name, value in settings.pod_env.items() if isinstance(value, str)},
     }
     bundle = spec.storage.ca_bundle or (f"{AUTHORITIES}/{BUNDLE}" if _authorities(spec, settings) else None)
     if bundle is not None:
@@ -118,15 +141,24 @@ def _environment(spec: TeacherFineTuneSpec, settings: Settings, *, trains: bool)
         plain["AWS_ENDPOINT_URL_S3"] = spec.storage.endpoint_url  # of S3 alone: STS is given the pod's identity
     if spec.storage.region:
         plain |= {"AWS_REGION": spec.storage.region, "AWS_DEFAULT_REGION": spec.storage.region}
-    secret: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in sorted(plain.items())}
+    entries |= {
+        name: {"valueFrom": _dumped(source)}
+        for name, source in settings.pod_env.items()
+        if isinstance(source, EnvSource)
+    }
     if spec.storage.credentials_secret_ref:
-        name = spec.storage.credentials_secret_ref.name
-        secret = {key: {"name": name, "key": key} for key in SECRET_KEYS}
-        secret |= {key: {"name": name, "key": key, "optional": True} for key in OPTIONAL_SECRET_KEYS}
-    return [
-        *({"name": key, "value": value} for key, value in sorted(plain.items()) if key not in secret),
-        *({"name": key, "valueFrom": {"secretKeyRef": reference}} for key, reference in secret.items()),
-    ]
+        secret = spec.storage.credentials_secret_ref.name
+        keys: dict[str, dict[str, Any]] = {key: {"name": secret, "key": key} for key in SECRET_KEYS}
+        keys |= {key: {"name": secret, "key": key, "optional": True} for key in OPTIONAL_SECRET_KEYS}
+        entries = {name: entry for name, entry in entries.items() if name not in keys}
+        entries |= {name: {"valueFrom": {"secretKeyRef": reference}} for name, reference in keys.items()}
+    for variable in own.env or ():
+        entries.pop(variable.name, None)  # those of the object come last: they may refer to the others
+        entries[variable.name] = {"value": ""} | _dumped(variable)
+        if variable.value_from is not None:
+            del entries[variable.name]["value"]
+    return [{"name": name} | entry for name, entry in entries.items()]
 
 
 def _authorities(spec: TeacherFineTuneSpec, settings: Settings) -> tuple[str, str] | None:
@@ -160,16 +192,38 @@ def _disks(
     return disks
 
 
-def _placement(spec: TeacherFineTuneSpec) -> dict[str, Any]:
-    """Where trainers may run. Nodes with GPUs are commonly tainted with the name of their resource."""
-    tolerations = [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in spec.tolerations]
-    if spec.gpus:
+def _placement(
+    spec: TeacherFineTuneSpec, settings: Settings, stage: StageName, own: PodSettings, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """Where the pods of a stage may run.
+
+    Nodes with GPUs are commonly tainted with the name of their resource. Inspection tolerates that as well, unless it
+    has tolerations of its own: it has the nodeSelector of the trainers, and may have no other node.
+    """
+    tolerations = _listed(own.tolerations)
+    inspects = stage is StageName.INSPECTION
+    gpus = (
+        any(gpus_of(spec, stage_settings(spec, one, settings)) for one in StageName) if inspects else gpus_of(spec, own)
+    )
+    if gpus and not (inspects and stage_spec(spec, stage).tolerations is not None):
         tolerations.append({"key": spec.gpu_resource_name, "operator": "Exists"})
+    same_job = {"labelSelector": {"matchLabels": dict(labels)}}
     placement: dict[str, Any] = {
-        "nodeSelector": dict(spec.node_selector),
-        "affinity": spec.affinity,
+        "nodeSelector": dict(own.node_selector or {}),
+        "affinity": own.affinity,
         "tolerations": tolerations,
-        "runtimeClassName": spec.runtime_class_name,
-        "priorityClassName": spec.priority_class_name,
+        "runtimeClassName": own.runtime_class_name,
+        "priorityClassName": own.priority_class_name,
+        "schedulerName": own.scheduler_name,
+        "topologySpreadConstraints": [same_job | one for one in _listed(own.topology_spread_constraints)],
+        "resourceClaims": [_dumped(claim, without={"gpus"}) for claim in own.resource_claims or ()],
     }
     return {name: value for name, value in placement.items() if value}
+
+
+def _dumped(part: SpecModel, without: set[str] | None = None) -> dict[str, Any]:
+    return part.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=without)
+
+
+def _listed(parts: Sequence[SpecModel] | None) -> list[dict[str, Any]]:
+    return [_dumped(part) for part in parts or ()]

@@ -25,8 +25,10 @@ from teacher_operator.names import (
     trainer_job,
 )
 from teacher_operator.observe import DISRUPTED
+from teacher_operator.pod_settings import ResourcesSpec, StageName
 from teacher_operator.pods import DISK, pod_template
 from teacher_operator.settings import Settings
+from teacher_operator.stages import gpus_of, stage_settings, stage_spec
 
 Body = Mapping[str, Any]
 Manifest = dict[str, Any]
@@ -78,22 +80,24 @@ def request(body: Body) -> Manifest:
 def inspection(body: Body, spec: TeacherFineTuneSpec, settings: Settings) -> Manifest:
     """The Job that inspects the data and plans the run: CPU only, in the operator's image, as the user."""
     name = body["metadata"]["name"]
+    given = stage_spec(spec, StageName.INSPECTION).resources
     template = pod_template(
         spec,
         settings,
+        StageName.INSPECTION,
         labels=labels(name, INSPECT),
         container={
             "name": INSPECT,
             "image": settings.operator_image,
             "command": ["teacher", "prepare", "-f", f"{REQUEST_MOUNT}/request.yaml", "--outcome", OUTCOME],
-            "resources": settings.inspect_resources,
+            "resources": _dumped(given) if given is not None else settings.inspect_resources,
         },
         config_map=(request_config_map(name, body["metadata"]["uid"]), REQUEST_MOUNT),
     )
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(body, inspect_job(name), INSPECT) | {"annotations": {PLATFORM_HASH: platform_hash(spec)}},
+        "metadata": _job_metadata(body, inspect_job(name), INSPECT, spec, settings, StageName.INSPECTION),
         "spec": {
             "backoffLimit": INSPECT_RETRIES,
             "suspend": spec.suspend,
@@ -109,21 +113,22 @@ def training(
 ) -> Manifest:
     """The GPU Job of one teacher."""
     name = body["metadata"]["name"]
-    job = trainer_job(name, teacher)
+    job, stage = trainer_job(name, teacher), StageName(teacher.value)
+    gpus = gpus_of(spec, stage_settings(spec, stage, settings))
     template = pod_template(
         spec,
         settings,
+        stage,
         labels=labels(name, TRAINER, teacher),
         container={
             "name": TRAINER,
             "image": settings.trainer_image,
-            "command": _trainer_command(spec, job, teacher, config_uri),
-            "resources": _trainer_resources(spec, settings),
+            "command": _trainer_command(spec, job, teacher, config_uri, gpus=gpus),
+            "resources": _trainer_resources(spec, settings, stage),
         },
         trainer_job=job,
     )
-    metadata = _metadata(body, job, TRAINER, teacher)
-    metadata["annotations"] = {PLATFORM_HASH: platform_hash(spec)}
+    metadata = _job_metadata(body, job, TRAINER, spec, settings, stage, teacher)
     if spec.queue_name:
         metadata["labels"][KUEUE_QUEUE] = spec.queue_name
     job_spec: Manifest = {
@@ -213,14 +218,19 @@ def is_queued(job: Body) -> bool:
     return KUEUE_QUEUE in (job["metadata"].get("labels") or {})
 
 
-def platform_hash(spec: TeacherFineTuneSpec) -> str:
+def platform_hash(spec: TeacherFineTuneSpec, stage: StageName) -> str:
     """A digest of the settings that only a new Job can take on: an operator's new version changes none of them.
+
+    What another stage alone is given has no part in it.
 
     Defaults have no part in it, so that a setting which a later version of the CRD brings changes none either.
     """
     given = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
     kept = {name: given[name] for name in PLATFORM if name in given and name not in APPLIED_TO_JOBS}
     storage = given.get("storage", {})
+    stages = [one for one in kept.pop("stages", ()) if one["name"] == stage.value]
+    if stages:
+        kept["stages"] = stages
     kept["storage"] = storage.get("credentialsSecretRef")
     if "caBundleConfigMapRef" in storage:
         kept["caBundle"] = storage["caBundleConfigMapRef"]
@@ -234,6 +244,30 @@ def _metadata(body: Body, name: str, component: str, teacher: TeacherName | None
         "namespace": body["metadata"]["namespace"],
         "labels": labels(body["metadata"]["name"], component, teacher),
         "ownerReferences": [owner_reference(body)],
+    }
+
+
+def _job_metadata(
+    body: Body,
+    name: str,
+    component: str,
+    spec: TeacherFineTuneSpec,
+    settings: Settings,
+    stage: StageName,
+    teacher: TeacherName | None = None,
+) -> Manifest:
+    """Of a Job: policies that want a label look for it there too."""
+    own, metadata = stage_settings(spec, stage, settings), _metadata(body, name, component, teacher)
+    metadata["labels"] = {**(own.labels or {}), **metadata["labels"]}
+    metadata["annotations"] = {**(own.annotations or {}), PLATFORM_HASH: platform_hash(spec, stage)}
+    return metadata
+
+
+def _dumped(resources: ResourcesSpec) -> Manifest:
+    return {
+        kind: dict(amounts)
+        for kind, amounts in (("requests", resources.requests), ("limits", resources.limits))
+        if amounts
     }
 
 
@@ -262,25 +296,24 @@ def _failure_policy(container: str) -> Manifest:
     }
 
 
-def _trainer_command(spec: TeacherFineTuneSpec, job: str, teacher: TeacherName, config_uri: str) -> list[str]:
+def _trainer_command(
+    spec: TeacherFineTuneSpec, job: str, teacher: TeacherName, config_uri: str, *, gpus: int
+) -> list[str]:
     literal = config_uri.replace("$", "$$")  # the kubelet expands $(NAME)
     train = ["train", "--config", literal, "--teacher", teacher.value, "--progress", "json", "--work-dir", WORK]
-    if spec.nodes * spec.gpus <= 1:
+    if spec.nodes * gpus <= 1:
         return ["teacher", *train, "--outcome", OUTCOME]
-    several = ["--processes", str(spec.gpus)]
+    several = ["--processes", str(gpus)]
     if spec.nodes > 1:  # the kubelet puts in the index that the Job controller gives each pod
         several += ["--nodes", str(spec.nodes), "--node-rank", "$(JOB_COMPLETION_INDEX)"]
         several += ["--rendezvous", f"{job}-0.{job}:{RENDEZVOUS_PORT}"]
     return ["teacher", "launch", *several, "--outcome", OUTCOME, *train]
 
 
-def _trainer_resources(spec: TeacherFineTuneSpec, settings: Settings) -> Manifest:
-    chosen = spec.resources
-    given = bool(chosen.requests or chosen.limits)
-    resources = {
-        "requests": dict(chosen.requests if given else settings.trainer_resources.get("requests", {})),
-        "limits": dict(chosen.limits if given else settings.trainer_resources.get("limits", {})),
-    }
+def _trainer_resources(spec: TeacherFineTuneSpec, settings: Settings, stage: StageName) -> Manifest:
+    chosen = stage_spec(spec, stage).resources or spec.resources
+    given = _dumped(chosen) or settings.trainer_resources
+    resources = {kind: dict(given.get(kind, {})) for kind in ("requests", "limits")}
     if spec.gpus:  # of extended resources, request and limit are always the same
         resources["requests"][spec.gpu_resource_name] = resources["limits"][spec.gpu_resource_name] = str(spec.gpus)
     return {kind: amounts for kind, amounts in resources.items() if amounts}

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from engine.spec import SpecModel
+from teacher_operator.pod_settings import EnvSource, PodSettings
 from teacher_operator.quantities import QUANTITY
 
 PREFIX = "TEACHER_"
@@ -16,6 +18,19 @@ LABEL_KEY = r"^(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-
 
 class SettingsError(Exception):
     """A variable of the environment cannot be used."""
+
+
+Patterns = tuple[Annotated[str, Field(min_length=1, max_length=512)], ...]
+"""Names that are allowed, with ``*`` and ``?``; none: no name at all."""
+
+
+class Allowed(SpecModel):
+    """What objects may set, by patterns of names: :mod:`teacher_operator.policy` checks it."""
+
+    images: Patterns = Field(default=("*",), description="Images of pods, next to those of the installation.")
+    volumes: Patterns = Field(default=("*",), description="Kinds of volumes: configMap, secret, csi …")
+    env: Patterns = Field(default=("*",), description="Names of variables.")
+    secrets: Patterns = Field(default=("*",), description="Secrets that variables and volumes read.")
 
 
 class Settings(BaseModel):
@@ -29,9 +44,16 @@ class Settings(BaseModel):
         default="IfNotPresent", description="When nodes pull the images of pods that are created."
     )
     namespaces: tuple[str, ...] = Field(default=(), description="Namespaces that are watched; none: all.")
-    pod_env: dict[str, str] = Field(
-        default={}, description="Variables of every pod that is created: proxies, HF_ENDPOINT, AWS_ENDPOINT_URL …"
+    pod_env: dict[str, str | EnvSource] = Field(
+        default={},
+        description="Variables of every pod that is created: proxies, HF_ENDPOINT, AWS_ENDPOINT_URL …; the value, or "
+        "the secretKeyRef or configMapKeyRef that it comes from.",
     )
+    pods: PodSettings = Field(
+        default=PodSettings(),
+        description="Labels, annotations, volumes and placement of every pod that is created; objects add to them.",
+    )
+    allowed: Allowed = Field(default=Allowed(), description="What objects may set.")
     inspect_resources: dict[str, dict[str, str]] = Field(
         default={"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}},
         description="Resources of inspection.",
@@ -93,10 +115,19 @@ class Settings(BaseModel):
     def _from_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("pod_env", "inspect_resources", "trainer_resources", mode="before")
+    @field_validator("pod_env", "pods", "allowed", "inspect_resources", "trainer_resources", mode="before")
     @classmethod
     def _from_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
+
+    @field_validator("pods")
+    @classmethod
+    def _said_elsewhere(cls, pods: PodSettings) -> PodSettings:
+        """One way to say a thing."""
+        for name, instead in (("env", "pod_env"), ("image", "trainer_image and operator_image")):
+            if getattr(pods, name) is not None:
+                raise ValueError(f"{name} of all pods is said by {instead}")
+        return pods
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -113,5 +144,9 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            faults = [f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
-            raise SettingsError("\n".join(faults)) from None
+            faults: dict[str, str] = {}
+            for fault in error.errors():
+                name, *inner = map(str, fault["loc"])
+                where = f"{'.'.join(inner)}: " if inner else ""
+                faults.setdefault(name, f"{PREFIX}{name.upper()}: {where}{fault['msg']}")
+            raise SettingsError("\n".join(faults.values())) from None

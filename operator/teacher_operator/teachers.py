@@ -27,6 +27,7 @@ from teacher_operator.observe import (
     telling_pod,
     waiting,
 )
+from teacher_operator.pod_settings import StageName
 from teacher_operator.progress import ProgressView
 from teacher_operator.settings import Settings
 from teacher_operator.sidecars import afterwards, due, judged, told
@@ -218,7 +219,7 @@ def _unfinished(
         todo.delete.append(view.name)
         return _state(teacher, "Suspended", _suspended(stopping=view.holds_pods))
     annotations = view.job["metadata"].get("annotations") or {}
-    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec) and refused is None:
+    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec, StageName(teacher.name.value)) and refused is None:
         todo.replace.append(anew())
         return _state(teacher, "Pending", "its settings have changed: it stops at a checkpoint and goes on as they say")
     patch = render.job_patch(view.job, spec)

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from memory_api import CRD as DEFINITION
 from places import admin, run_plainly
+from pod_cases import CASES
 from world import APPLY, MERGE, RUNS, Api, Body, RefusedError
 
 from teacher_operator.api import INPUTS, PLATFORM
@@ -121,7 +122,15 @@ def _endpoint(url: str) -> Body:
     return MINIMAL | {"storage": {"endpointUrl": url}}
 
 
+def _pods(part: Mapping[str, Any]) -> list[Body]:
+    return [MINIMAL | {"pod": part}, MINIMAL | {"stages": [{"name": "Sam", **part}]}]
+
+
 RULES: dict[str, tuple[list[Body], list[Body]]] = {
+    **{
+        message: ([one for part in good for one in _pods(part)], [one for part in bad for one in _pods(part)])
+        for message, (good, bad) in CASES.items()
+    },
     "train, val and test must make 100 percent": (
         [_data(annotations="s3://data/a.json", split={"train": 70, "val": 20, "test": 10})],
         [_data(annotations="s3://data/a.json", split={"train": 70})],
@@ -201,8 +210,21 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
         [MINIMAL | {"scratch": {"size": "10Gi", "claimName": "disk"}}],
     ),
     "several nodes need GPUs: set gpus to at least 1, or nodes to 1": (
-        [MINIMAL | {"nodes": 2}, MINIMAL | {"nodes": 1, "gpus": 0}],
-        [MINIMAL | {"nodes": 2, "gpus": 0}],
+        [
+            MINIMAL | {"nodes": 2},
+            MINIMAL | {"nodes": 1, "gpus": 0},
+            *(
+                one | {"nodes": 2, "gpus": 0}
+                for one in _pods({"resourceClaims": [{"name": "gpu", "resourceClaimName": "a"}]})
+            ),
+        ],
+        [
+            MINIMAL | {"nodes": 2, "gpus": 0},
+            *(
+                one | {"nodes": 2, "gpus": 0}
+                for one in _pods({"resourceClaims": [{"name": "nic", "resourceClaimName": "a", "gpus": 0}]})
+            ),
+        ],
     ),
 }
 NAMED = "with several nodes the name must begin with a letter: it is that of a Service too"
@@ -235,6 +257,7 @@ S3, MODEL = PATTERNS["spec", "output"], PATTERNS["spec", "teachers", "[]", "base
 NAME, NUMBER = PATTERNS["spec", "serviceAccountName"], PATTERNS["spec", "teachers", "[]", "learningRate"]
 KEY, VALUE = PATTERNS["spec", "gpuResourceName"], PATTERNS["spec", "queueName"]
 QUANTITY, TIME = PATTERNS["spec", "sharedMemory"], PATTERNS["status", "startTime"]
+POD = ("spec", "pod")
 
 SAMPLES: dict[str, tuple[list[str], list[str]]] = {
     S3: (
@@ -278,6 +301,25 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
         ["16 Gi", "-1", "Gi", "1e3x", "16GiB", "1e", "0x10"],
     ),
     TIME: (["2026-01-31T12:00:00Z"], ["2026-01-31", "2026-01-31T12:00:00+01:00", "yesterday"]),
+    PATTERNS[*POD, "schedulerName"]: (["volcano", ""], ["Volcano", "a b"]),
+    PATTERNS[*POD, "volumes", "[]", "name"]: (["tools", "a-1"], ["Tools", "a.b", "-a", ""]),
+    PATTERNS[*POD, "env", "[]", "name"]: (["HTTPS_PROXY", "_a1"], ["1A", "A-B", "A B", ""]),
+    PATTERNS[*POD, "image"]: (
+        [
+            "registry.example.com:5000/team/Trainer:1.2_a",
+            "teacher",
+            f"r.io/a:1@sha256:{'0' * 64}",
+        ],
+        ["", "a b", "-x", "https://a\nb", "a@sha256:XYZ"],
+    ),
+    PATTERNS[*POD, "volumeMounts", "[]", "mountPath"]: (
+        ["/opt/tools", "/a b/ä", "/.cache/x"],
+        ["opt", "/", "/a/", "//a", "/a/../etc/teacher", "/a/./b", "/a:b", "/.", "/..", "/a\nb"],
+    ),
+    PATTERNS[*POD, "volumeMounts", "[]", "subPath"]: (
+        ["a", "a/b", ".a/b"],
+        ["/a", "../a", "a/../b", "a//b", "a/", "."],
+    ),
     PATTERNS["metadata", "name"]: (["forklifts", "7"], ["a.b", "A", "a_b"]),
     PATTERNS["spec", "dataset", "groupBy"]: (
         ["Folder", "Prefix:_", "Prefix: - ", "Field:video_id"],
@@ -292,7 +334,31 @@ SAMPLES: dict[str, tuple[list[str], list[str]]] = {
     PATTERNS["spec", "storage", "region"]: (["eu-central-1"], ["EU", "eu central"]),
     PATTERNS["status", "conditions", "[]", "reason"]: (["Training", "A1"], ["two words", "1st", "under_score"]),
 }
+REFERENCE = {"name": "a", "key": "b"}
 NEEDED: dict[Path_, Body] = {
+    **{
+        (*where, *path): beside
+        for where in (POD, ("spec", "stages", "[]"))
+        for path, beside in {
+            ("env", "[]"): {"name": "A"},
+            ("env", "[]", "valueFrom", "secretKeyRef"): REFERENCE,
+            ("env", "[]", "valueFrom", "configMapKeyRef"): REFERENCE,
+            ("volumes", "[]"): {"name": "a"},
+            ("volumes", "[]", "configMap"): {"name": "a"},
+            ("volumes", "[]", "configMap", "items", "[]"): {"key": "a", "path": "b"},
+            ("volumes", "[]", "secret"): {"secretName": "a"},
+            ("volumes", "[]", "secret", "items", "[]"): {"key": "a", "path": "b"},
+            ("volumes", "[]", "csi"): {"driver": "a.b"},
+            ("volumeMounts", "[]"): {"name": "a", "mountPath": "/a"},
+            ("resourceClaims", "[]"): {"name": "a"},
+            ("topologySpreadConstraints", "[]"): {"topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"},
+            ("topologySpreadConstraints", "[]", "labelSelector", "matchExpressions", "[]"): {
+                "key": "a",
+                "operator": "In",
+            },
+        }.items()
+    },
+    ("spec", "stages", "[]"): {"name": "Sam"},
     ("spec", "dataset", "images"): {"annotations": "s3://data/a.json"},
     ("spec", "dataset", "groupBy"): {"annotations": "s3://data/a.json"},
     ("spec", "teachers", "[]"): {"name": "Sam"},
@@ -342,6 +408,13 @@ async def test_a_pattern_takes_and_refuses(api: Api, path: Path_) -> None:
         if path[1] == "dataset":
             beside = PARTS if path[2] in ("train", "val", "test") else MINIMAL["dataset"]
             spec["dataset"] = dict(beside) | spec["dataset"]
+        for pods in (spec.get("pod"), *spec.get("stages", ())):
+            for one in (pods or {}).get("volumes", ()):
+                if len(one) == 1:
+                    one["emptyDir"] = {}
+            for one in (pods or {}).get("resourceClaims", ()):
+                if len(one) == 1:
+                    one["resourceClaimName"] = "a"
         if "retention" in path:
             spec["training"]["retention"] = {"annotations": "s3://data/a.json"} | spec["training"]["retention"]
         return await _try(api, MINIMAL | spec)
@@ -403,6 +476,8 @@ HOW: dict[str, Any] = {
     "runtimeClassName": "nvidia",
     "priorityClassName": "high",
     "resources": {"requests": {"cpu": "8"}},
+    "pod": {"labels": {"team": "a"}},
+    "stages": [{"name": "Inspection", "nodeSelector": {}}],
     "sharedMemory": "8Gi",
     "scratch": {"claimName": "disk"},
     "modelCache": {"claimName": "models"},

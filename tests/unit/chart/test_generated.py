@@ -62,7 +62,10 @@ def test_every_value_is_used_by_a_template() -> None:
     for name, value in values.items():
         assert f".Values.{name}" in texts, name
         for inner in value if isinstance(value, dict) else ():
-            if name in {"commonLabels", "podSecurityContext", "securityContext", "resources"} or "Resources" in name:
+            if (
+                name in {"allow", "commonLabels", "podSecurityContext", "securityContext", "resources"}
+                or "Resources" in name
+            ):
                 continue
             assert re.search(rf"\.{inner}\b", texts), f"{name}.{inner}"
 

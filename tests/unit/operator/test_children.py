@@ -154,11 +154,16 @@ def test_nothing_of_the_object_is_copied_but_what_is_told_apart(spec: Mapping[st
     foreign = {"app.kubernetes.io/instance", "argo-app", "team", "argocd.argoproj.io/tracking-id"}
     for child in children(spec):
         assert not foreign & set(strings(child))
-        allowed = {MANAGED_BY, KUEUE_QUEUE, *(f"finetune.dev/{word}" for word in ("run", "component", "teacher"))}
+        allowed = {
+            MANAGED_BY,
+            KUEUE_QUEUE,
+            "cost-center",
+            *(f"finetune.dev/{word}" for word in ("run", "component", "teacher")),
+        }
         assert set(child["metadata"]["labels"]) <= allowed
-        assert set(child["metadata"].get("annotations", {})) <= {PLATFORM_HASH}
+        assert set(child["metadata"].get("annotations", {})) <= {PLATFORM_HASH, "sidecar.istio.io/inject"}
         template = child["spec"].get("template", {}) if child["kind"] == "Job" else {}
-        assert set(template.get("metadata", {})) <= {"labels"}
+        assert set(template.get("metadata", {})) <= {"labels", "annotations"}
 
 
 def test_every_child_is_found_by_its_labels_and_goes_with_its_object() -> None:
@@ -297,6 +302,8 @@ LANDS: dict[str, tuple[Any, Check, object]] = {
         lambda job: container(job)["resources"],
         {"requests": {"cpu": "2", GPU: "1"}, "limits": {"memory": "9Gi", GPU: "1"}},
     ),
+    "pod": ({"labels": {"team": "a"}}, lambda job: job["spec"]["template"]["metadata"]["labels"]["team"], "a"),
+    "stages": ([{"name": "Sam", "nodeSelector": {"zone": "b"}}], lambda job: pod(job)["nodeSelector"], {"zone": "b"}),
     "sharedMemory": (
         "8Gi",
         lambda job: volumes(job)["/dev/shm"]["emptyDir"],
@@ -385,8 +392,7 @@ def test_claims_can_be_written_to_without_being_root(spec: dict[str, Any]) -> No
 
 
 def test_inspection_needs_nothing_that_is_for_gpus() -> None:
-    job = inspection(FULL)
-    assert not {"nodeSelector", "affinity", "tolerations", "runtimeClassName", "priorityClassName"} & set(pod(job))
+    job = inspection({**FULL, "pod": {}, "stages": []})
     assert KUEUE_QUEUE not in job["metadata"]["labels"]
     assert job["spec"]["suspend"] is False
     assert container(job)["resources"] == SETTINGS.inspect_resources
@@ -394,7 +400,7 @@ def test_inspection_needs_nothing_that_is_for_gpus() -> None:
     assert pod(job)["serviceAccountName"] == "trainer"
     assert pod(job)["imagePullSecrets"] == [{"name": "registry"}]
     assert container(job)["image"] == SETTINGS.operator_image
-    assert container(training(FULL))["image"] == SETTINGS.trainer_image
+    assert container(training())["image"] == SETTINGS.trainer_image
 
 
 def test_inspection_reads_the_request() -> None:
@@ -656,6 +662,8 @@ CHANGES: dict[str, list[Any]] = {
     "runtimeClassName": ["nvidia"],
     "priorityClassName": ["high"],
     "resources": [{"limits": {"memory": "1Gi"}}],
+    "pod": [{"labels": {"team": "a"}}, {"image": "other"}, {"schedulerName": "volcano"}],
+    "stages": [[{"name": "Sam", "nodeSelector": {}}]],
     "sharedMemory": ["1Gi"],
     "scratch": [{"size": "1Gi"}, {"claimName": "c"}],
     "modelCache": [{"claimName": "c"}],

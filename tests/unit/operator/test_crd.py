@@ -15,13 +15,19 @@ from tft_schema import SPEC, STATUS, nodes, spec_errors
 from engine.manifest import PLATFORM_FIELDS, PLATFORM_STORAGE_FIELDS
 from engine.spec import StorageSpec
 from teacher_operator import crd
-from teacher_operator.api import APPLIED_TO_JOBS, INPUTS, INT_OR_STRING, PLATFORM, ClusterStorageSpec, parse_spec
+from teacher_operator.api import APPLIED_TO_JOBS, INPUTS, PLATFORM, ClusterStorageSpec, parse_spec
+from teacher_operator.kube_types import INT_OR_STRING
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSION = crd.crd()["spec"]["versions"][0]
 SCHEMA = VERSION["schema"]["openAPIV3Schema"]
 NODES = dict(nodes(SCHEMA))
-FREE = {".spec.affinity"}
+FREE = {
+    ".spec.affinity",
+    ".spec.stages[].affinity",
+    ".spec.stages[].volumes[].projected",
+    ".spec.pod.volumes[].projected",
+}
 """Parts whose inside is the API server's own to check, when the Job is made."""
 
 STRUCTURAL = {

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from teacher_operator.settings import PREFIX, Settings, SettingsError
+from teacher_operator.pod_settings import PodSettings
+from teacher_operator.settings import PREFIX, Allowed, Settings, SettingsError
 
 LEAST = {"TEACHER_OPERATOR_IMAGE": "op:1", "TEACHER_TRAINER_IMAGE": "tr:1"}
 
@@ -25,6 +26,14 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "image_pull_policy": ("Always", "Always"),
         "namespaces": ("vision, audio,", ("vision", "audio")),
         "pod_env": ('{"HTTPS_PROXY": "http://proxy:3128"}', {"HTTPS_PROXY": "http://proxy:3128"}),
+        "pods": (
+            '{"labels": {"cost-center": "7"}, "schedulerName": "volcano"}',
+            PodSettings(labels={"cost-center": "7"}, scheduler_name="volcano").model_dump(),
+        ),
+        "allowed": (
+            '{"images": ["registry.test/*"], "volumes": []}',
+            Allowed(images=("registry.test/*",), volumes=()).model_dump(),
+        ),
         "inspect_resources": ('{"limits": {"memory": "2Gi"}}', {"limits": {"memory": "2Gi"}}),
         "trainer_resources": ("{}", {}),
         "scratch_size": ("50Gi", "50Gi"),
@@ -66,6 +75,15 @@ def test_every_setting_is_documented(name: str) -> None:
         ({"TEACHER_IMAGE_PULL_POLICY": "Sometimes"}, "TEACHER_IMAGE_PULL_POLICY: "),
         ({"TEACHER_POD_ENV": "A=1"}, "TEACHER_POD_ENV: "),
         ({"TEACHER_POD_ENV": '{"A": 1}'}, "TEACHER_POD_ENV: "),
+        ({"TEACHER_POD_ENV": '{"A": {"secretKeyRef": {"name": "keys"}}}'}, "TEACHER_POD_ENV: "),
+        ({"TEACHER_PODS": '{"labels": {"finetune.dev/run": "a"}}'}, "TEACHER_PODS: labels: "),
+        (
+            {"TEACHER_PODS": '{"volumes": [{"name": "a", "hostPath": {"path": "/"}}]}'},
+            "TEACHER_PODS: volumes.0.hostPath: ",
+        ),
+        ({"TEACHER_PODS": '{"env": [{"name": "A", "value": "1"}]}'}, "TEACHER_PODS: "),
+        ({"TEACHER_PODS": '{"image": "other"}'}, "TEACHER_PODS: "),
+        ({"TEACHER_ALLOWED": '{"image": ["*"]}'}, "TEACHER_ALLOWED: image: "),
         ({"TEACHER_TRAINER_RESOURCES": "[]"}, "TEACHER_TRAINER_RESOURCES: "),
         ({"TEACHER_SCRATCH_SIZE": "much"}, "TEACHER_SCRATCH_SIZE: "),
         ({"TEACHER_METRICS_LABEL": "cost center"}, "TEACHER_METRICS_LABEL: "),
