@@ -46,9 +46,9 @@ class Script:
 SCRIPTS = {
     "boxes": Script(outcomes.BOXES),
     "both": Script(outcomes.BOTH, pods=3),
-    "nan": Script(outcomes.BOXES, "LossNotFinite", {part_of(DINO): (7,)}),
-    "bad": Script(outcomes.BOXES, "DataInvalid", {INSPECT: (3,)}, pods=1),
-    "again": Script(outcomes.BOXES, codes={part_of(DINO): (5,)}, pods=3),
+    "nan": Script(outcomes.BOXES, "LossNotFinite", {part_of(DINO): (45,)}),
+    "bad": Script(outcomes.BOXES, "DataInvalid", {INSPECT: (41,)}, pods=1),
+    "again": Script(outcomes.BOXES, codes={part_of(DINO): (43,)}, pods=3),
     "moved": Script(outcomes.BOTH, codes={part_of(SAM): (143,)}, pods=4),
     "paused": Script(outcomes.BOXES, suspended=True, pods=3),
     "gone": Script(outcomes.BOTH, ""),

@@ -239,7 +239,7 @@ async def test_what_is_done_is_never_done_again(new_world: NewWorld) -> None:
             await world.succeeds(pod, outcomes.trained(run, DINO))
             await world.reaches(run, "Succeeded")
         else:
-            await world.fails(pod, 3, message=outcomes.failure(3, "broken data"))
+            await world.fails(pod, 41, message=outcomes.failure(41, "broken data"))
             await world.reaches(run, "DataInvalid")
         for job in await world.jobs(run):
             await world.delete("jobs", job["metadata"]["name"], propagationPolicy="Background")

@@ -72,7 +72,7 @@ async def test_a_store_that_refuses_is_asked_again_and_then_told_of(world: World
         pod = await world.pod(run, "inspect", besides=seen)
         seen.append(pod["metadata"]["name"])
         await world.runs(pod)
-        await world.fails(pod, 5, message=outcomes.failure(5, message))
+        await world.fails(pod, 43, message=outcomes.failure(43, message))
         if len(seen) < 3:
             told = f"attempt {len(seen) + 1}, after StorageUnavailable: {message}"
             await world.reaches(run, "Inspecting", saying=told)

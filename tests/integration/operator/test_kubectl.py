@@ -99,7 +99,7 @@ async def test_describe_says_why_a_run_failed(control_plane: real.ControlPlane, 
     await world.inspects(run)
     pod = await world.starts(run)
     await world.says(pod, "loading", "RuntimeError: a line of the log")
-    await world.fails(pod, 6, message=outcomes.failure(6, "CUDA out of memory: lower the batch size"))
+    await world.fails(pod, 44, message=outcomes.failure(44, "CUDA out of memory: lower the batch size"))
     await world.reaches(run, "OutOfGpuMemory")
 
     async def told() -> bool:

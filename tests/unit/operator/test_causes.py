@@ -217,8 +217,8 @@ def test_a_disruption_says_who_wanted_the_node(exit_code: int, reason: str, said
 
 
 def test_a_disruption_does_not_hide_what_the_trainer_failed_of() -> None:
-    message = failed_message(3, "Data", "Image 7 is broken.")
-    found = cause(failed_pod(3, message=message, conditions=disrupted("PreemptionByScheduler", "preempted")))
+    message = failed_message(41, "Data", "Image 7 is broken.")
+    found = cause(failed_pod(41, message=message, conditions=disrupted("PreemptionByScheduler", "preempted")))
     assert (found.reason, found.message) == ("DataInvalid", "Image 7 is broken.")
 
 
@@ -282,7 +282,7 @@ def test_a_job_that_was_tried_often_enough_says_how_often() -> None:
 
 def test_a_failure_that_is_not_tried_again_says_nothing_of_attempts() -> None:
     job = job_of(failed=("PodFailurePolicy", "Container trainer for pod vision/x failed with exit code 41 ..."))
-    pods = [failed_pod(5, name="a"), failed_pod(3, name="b", message=failed_message(3, "Data", "No objects."))]
+    pods = [failed_pod(43, name="a"), failed_pod(41, name="b", message=failed_message(41, "Data", "No objects."))]
     found = job_failure(job, pods, TRAINER, ())
     assert (found.reason, found.message) == ("DataInvalid", "No objects.")
 
@@ -338,7 +338,7 @@ def test_a_job_whose_pods_are_gone_says_what_the_job_says() -> None:
 def test_a_pod_that_succeeded_is_not_why_a_job_failed() -> None:
     job = job_of(failed=("DeadlineExceeded", "x"))
     job["status"]["conditions"][-1]["reason"] = "PodFailurePolicy"
-    pods = [failed_pod(3, name="a"), pod_of("b", phase="Running", started=NOW)]
+    pods = [failed_pod(41, name="a"), pod_of("b", phase="Running", started=NOW)]
     assert job_failure(job, pods, TRAINER, ()).pod == "a"
 
 

@@ -1,0 +1,41 @@
+"""No run is lost since one of its pods was stopped while it started."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from places import MEMORY
+from start_races import MOMENTS, WAYS, Race, Races
+from world import World
+
+pytestmark = pytest.mark.asyncio
+
+ALL, AT_A_TIME = 1000, 100
+
+
+async def test_some_of_a_thousand_start_races_on_a_faster_clock(world: World, tier: str) -> None:
+    if tier != MEMORY:
+        pytest.skip("a Job on a real API server waits 10 s before it makes the next pod")
+    numbers = range(3, ALL, 41)
+    races = Races(world, [Race.of(number) for number in numbers], scale=0.2)
+    await races.play(seconds=60)
+    assert races.lost == {}
+    assert races.stopped > len(numbers) // 2
+
+
+@pytest.mark.slow
+async def test_a_thousand_start_races_lose_no_run(world: World) -> None:
+    stopped = 0
+    for first in range(0, ALL, AT_A_TIME):
+        races = Races(world, [Race.of(number) for number in range(first, first + AT_A_TIME)])
+        await races.play(seconds=300)
+        assert races.lost == {}
+        stopped += races.stopped
+    print(f"{ALL} races, {stopped} containers stopped, 0 runs lost")
+
+
+async def test_each_moment_has_each_way_to_be_stopped() -> None:
+    races = [Race.of(number) for number in range(ALL)]
+    assert set(Counter((round(race.at, 1), race.way) for race in races).values()) == {ALL // MOMENTS // len(WAYS)}
+    assert len({(race.code, race.left, race.way, race.part) for race in races}) == 7 * 3 * len(WAYS) * 2
