@@ -29,6 +29,8 @@ PLATFORM_FIELDS = frozenset(
         "nodes",
         "pendingDeadlineSeconds",
         "pod",
+        "gangTimeoutSeconds",
+        "workloadPriorityClassName",
         "priorityClassName",
         "queueName",
         "resources",

@@ -114,6 +114,10 @@ class TeacherFineTuneSpec(FineTuneSpec):
     model_cache: ModelCacheSpec | None = Field(default=None, description="Where base models are kept between runs.")
     image_pull_secrets: list[PullSecret] = Field(default=[], max_length=16, description="Secrets to pull images with.")
     queue_name: LabelValue | None = Field(default=None, description="Kueue's LocalQueue for the trainers.")
+    workload_priority_class_name: LabelValue | None = Field(
+        default=None,
+        description="Kueue's WorkloadPriorityClass of the trainers: their order in the queue, not that of their pods.",
+    )
     suspend: bool = Field(
         default=False, description="Stop at a checkpoint and give the GPUs back; false: go on from there."
     )
@@ -129,6 +133,13 @@ class TeacherFineTuneSpec(FineTuneSpec):
         le=31_536_000,
         description="Longest wait of the inspection or of a trainer until it runs: for a node, a GPU, an image, a "
         "Secret, or for a Job that is refused; time in a queue of Kueue does not count. Default: no limit.",
+    )
+    gang_timeout_seconds: int | None = Field(
+        default=None,
+        ge=30,
+        le=1800,
+        description="With several nodes, and no queue of Kueue: how long some pods may hold GPUs while others cannot "
+        "start, before all give theirs back and try again later; default: that of the installation, 300.",
     )
     ttl_seconds_after_finished: int | None = Field(
         default=None, ge=0, le=31_536_000, description="When to remove the Jobs of an ended run; default: never."
@@ -146,7 +157,14 @@ PLATFORM: tuple[str, ...] = tuple(
 """What says how and where it runs."""
 
 APPLIED_TO_JOBS = frozenset(
-    {"suspend", "backoffLimit", "activeDeadlineSeconds", "pendingDeadlineSeconds", "ttlSecondsAfterFinished"}
+    {
+        "suspend",
+        "backoffLimit",
+        "activeDeadlineSeconds",
+        "pendingDeadlineSeconds",
+        "gangTimeoutSeconds",
+        "ttlSecondsAfterFinished",
+    }
 )
 """Platform settings that change a Job in place, or none at all; any other makes a new Job that goes on."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from teacher_operator.names import CLAIMED_GPUS, TRAINER
+from teacher_operator.holding import Holding, held_since, holding_of
+from teacher_operator.names import TRAINER
 from teacher_operator.observe import JobView, container_status, is_first, is_over, node_of, terminated
 from teacher_operator.status import ATTEMPTS, AttemptStatus, TeacherStatus, clip
 from teacher_operator.times import seconds, timestamp
@@ -19,10 +20,11 @@ LATER = "9999"
 
 
 def attempted(teacher: TeacherStatus, view: JobView | None, *, gpu_resource: str, now: float) -> TeacherStatus:
-    """A teacher with the attempts that there were.
+    """A teacher with the attempts that there were, and the GPU time that all pods have taken.
 
-    Of a Job over several nodes the first pod stands for all: one that fails makes all begin anew. GPU time only grows:
-    what an attempt has taken is added as it becomes known, so that it stays when the attempt is no longer listed.
+    Of a Job over several nodes the first pod stands for an attempt: one that fails makes all begin anew. GPU time is
+    that of every pod which was bound to a node, whether all of them came to run or not. It only grows: the status says
+    until when it is counted, so that what was counted stays when its pod is gone.
 
     Args:
         teacher: What was known.
@@ -30,12 +32,13 @@ def attempted(teacher: TeacherStatus, view: JobView | None, *, gpu_resource: str
         gpu_resource: The resource that counts GPUs.
         now: Seconds since the epoch.
     """
+    pods = view.pods if view is not None else ()
+    held = [holding for pod in pods if (holding := holding_of(pod, gpu_resource)) is not None and holding.gpus]
     known = {attempt.pod: attempt for attempt in teacher.attempts}
     oldest = _order(teacher.attempts[0]) if len(teacher.attempts) == ATTEMPTS else None
-    count, spent, there = teacher.attempt_count, 0, set()
-    nodes = int(view.job["spec"].get("completions") or 1) if view is not None else 1
-    for pod in view.pods if view is not None else ():
-        attempt = _attempt(pod, gpus=nodes * _gpus(pod, gpu_resource), now=now)
+    count, there = teacher.attempt_count, set()
+    for pod in pods:
+        attempt = _attempt(pod, held, now=now)
         if attempt is None:
             continue
         there.add(attempt.pod)
@@ -46,7 +49,6 @@ def attempted(teacher: TeacherStatus, view: JobView | None, *, gpu_resource: str
             count += 1
         else:  # its resource may have another name by now
             attempt = attempt.model_copy(update={"gpu_seconds": max(before.gpu_seconds, attempt.gpu_seconds)})
-        spent += attempt.gpu_seconds - (before.gpu_seconds if before is not None else 0)
         known[attempt.pod] = attempt
     for name, attempt in known.items():
         if name not in there and attempt.end_time is None:
@@ -58,9 +60,32 @@ def attempted(teacher: TeacherStatus, view: JobView | None, *, gpu_resource: str
             "attempts": attempts,
             "attempt_count": count,
             "start_time": teacher.start_time or started,
-            "gpu_seconds": teacher.gpu_seconds + spent,
+            **_gpu_time(teacher, held, now=now),
         }
     )
+
+
+def _gpu_time(teacher: TeacherStatus, held: Sequence[Holding], *, now: float) -> dict[str, Any]:
+    """GPU seconds and until when they are counted: what is held after that time comes on top."""
+    counted = _counted_until(teacher, held)
+    spent = sum(one.gpu_seconds(counted, now) for one in held)
+    if not spent:
+        return {}
+    until = max(min(now, now if one.end is None else one.end) for one in held)
+    return {
+        "gpu_seconds": teacher.gpu_seconds + spent,
+        "gpu_seconds_until": timestamp(max(counted, until)),
+    }
+
+
+def _counted_until(teacher: TeacherStatus, held: Sequence[Holding]) -> float:
+    """Until when GPU seconds are counted; a status of an earlier version says it by its attempts alone."""
+    said = seconds(teacher.gpu_seconds_until)
+    if said is not None or not teacher.attempts:
+        return said or 0.0
+    last = teacher.attempts[-1]
+    gpus = sum(one.gpus for one in held if one.end is None)
+    return seconds(last.end_time) or (seconds(last.start_time) or 0.0) + last.gpu_seconds / max(1, gpus)
 
 
 def _order(attempt: AttemptStatus) -> tuple[str, str]:
@@ -68,17 +93,11 @@ def _order(attempt: AttemptStatus) -> tuple[str, str]:
     return attempt.start_time or "", attempt.end_time or LATER
 
 
-def _gpus(pod: Body, resource: str) -> int:
-    """How many GPUs a pod holds: of the extended resource, and by its claims."""
-    amounts = [(pod["metadata"].get("annotations") or {}).get(CLAIMED_GPUS)]
-    for one in pod["spec"]["containers"]:
-        if one["name"] == TRAINER:
-            amounts.append(((one.get("resources") or {}).get("limits") or {}).get(resource))
-    return sum(int(amount) for amount in map(str, amounts) if amount.isdecimal())
+def _attempt(pod: Body, held: Sequence[Holding], *, now: float) -> AttemptStatus | None:
+    """An attempt, once the container of its first pod has started; None of those that another pod stands for.
 
-
-def _attempt(pod: Body, *, gpus: int, now: float) -> AttemptStatus | None:
-    """What a pod has taken, once its container has started; None of those that another pod stands for."""
+    Its GPU time is that of all pods (``held``) while the first one held its own.
+    """
     status = container_status(pod, TRAINER)
     if status is None or not is_first(pod):
         return None
@@ -89,7 +108,7 @@ def _attempt(pod: Body, *, gpus: int, now: float) -> AttemptStatus | None:
     if not start and not is_over(pod):
         return None
     end = (ended or {}).get("finishedAt")
-    span = (seconds(end) or now) - (seconds(start) or now)
+    begin, until = held_since(pod) or now, seconds(end) or now
     return AttemptStatus(
         pod=pod["metadata"]["name"],
         node=node_of(pod),
@@ -97,5 +116,5 @@ def _attempt(pod: Body, *, gpus: int, now: float) -> AttemptStatus | None:
         end_time=end,
         exit_code=(ended or {}).get("exitCode"),
         reason=clip(pod["status"].get("reason") or (ended or {}).get("reason") or "", 512),
-        gpu_seconds=max(0, int(span * gpus)) if start else 0,
+        gpu_seconds=sum(one.gpu_seconds(begin, until) for one in held) if start else 0,
     )

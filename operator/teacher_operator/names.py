@@ -23,7 +23,11 @@ SUSPENDED = f"{GROUP}/suspended"
 CLAIMED_GPUS = f"{GROUP}/claimed-gpus"
 """Annotation of a trainer's pod: GPUs that it has by resource claims."""
 
+GANG = f"{GROUP}/gang"
+"""Annotation of a Job over several nodes that gave its GPUs back since not all of its pods could start."""
+
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+KUEUE_PRIORITY = "kueue.x-k8s.io/priority-class"
 SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
 
 INSPECT, TRAINER = "inspect", "trainer"

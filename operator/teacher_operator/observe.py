@@ -101,8 +101,11 @@ class JobView:
         return seconds((self.job.get("status") or {}).get("startTime"))
 
     def patched(self, patch: Body) -> JobView:
-        """The view as it will be when its Job's spec is patched."""
-        return replace(self, job={**self.job, "spec": {**self.job["spec"], **patch["spec"]}})
+        """The view as it will be when its Job's spec and annotations are patched."""
+        metadata = self.job["metadata"]
+        annotations = (metadata.get("annotations") or {}) | ((patch.get("metadata") or {}).get("annotations") or {})
+        metadata = {**metadata, "annotations": {name: text for name, text in annotations.items() if text is not None}}
+        return replace(self, job={**self.job, "metadata": metadata, "spec": {**self.job["spec"], **patch["spec"]}})
 
     def _condition(self, kind: str) -> bool:
         conditions = (self.job.get("status") or {}).get("conditions") or []

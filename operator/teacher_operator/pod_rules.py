@@ -60,6 +60,10 @@ POD_RULES: Mapping[str, tuple[Rule, ...]] = {
     ),
     "TeacherFineTuneSpec": (
         (
+            "!has(self.workloadPriorityClassName) || has(self.queueName)",
+            "workloadPriorityClassName is Kueue's: it needs queueName",
+        ),
+        (
             "self.nodes == 1 || self.gpus > 0"
             f" || (has(self.pod) && {_CLAIMED % (('self.pod',) * 2)})"
             f" || (has(self.stages) && self.stages.exists(stage, {_CLAIMED % (('stage',) * 2)}))",

@@ -211,7 +211,8 @@ class Reconciler:
             return None
         waited = time.monotonic() - self._written.get(key, float("-inf"))
         if waited < self.settings.progress_seconds and _essence(status) == _essence(before):
-            return self.settings.progress_seconds - waited
+            moves = any(teacher.state == "Training" for teacher in status.teachers)
+            return self.settings.progress_seconds - waited if moves else None
         try:
             TeacherFineTuneStatus.model_validate(status.model_dump())
         except ValidationError as error:
@@ -323,10 +324,18 @@ def about(body: Body) -> dict[str, str]:
 
 def _essence(status: TeacherFineTuneStatus) -> TeacherFineTuneStatus:
     """The status without what changes all the time while a teacher trains."""
-    moving = {"progress": None, "gpu_seconds": 0, "ap_before": "", "ap_after": "", "message": ""}
+    moving = {"progress": None, "ap_before": "", "ap_after": "", "message": ""}
+    accounts = {"gpu_seconds": 0, "gpu_seconds_until": None}
     training = any(teacher.state == "Training" for teacher in status.teachers)
     teachers = [
-        teacher.model_copy(update=moving) if teacher.state == "Training" else teacher for teacher in status.teachers
+        teacher.model_copy(
+            update={
+                **(moving if teacher.state == "Training" else {}),
+                **accounts,
+                "attempts": [one.model_copy(update={"gpu_seconds": 0}) for one in teacher.attempts],
+            }
+        )
+        for teacher in status.teachers
     ]
     conditions = [one.model_copy(update={"message": ""}) if training else one for one in status.conditions]
     summary = status.summary.model_copy(update={"progress": "", "time_left": "", "map": ""})

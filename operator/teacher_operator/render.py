@@ -14,6 +14,7 @@ from engine.spec import TeacherName
 from teacher_operator.api import API_VERSION, APPLIED_TO_JOBS, INPUTS, KIND, PLATFORM, TeacherFineTuneSpec
 from teacher_operator.names import (
     INSPECT,
+    KUEUE_PRIORITY,
     KUEUE_QUEUE,
     PLATFORM_HASH,
     SUSPENDED,
@@ -131,6 +132,8 @@ def training(
     metadata = _job_metadata(body, job, TRAINER, spec, settings, stage, teacher)
     if spec.queue_name:
         metadata["labels"][KUEUE_QUEUE] = spec.queue_name
+    if spec.workload_priority_class_name:
+        metadata["labels"][KUEUE_PRIORITY] = spec.workload_priority_class_name
     job_spec: Manifest = {
         **job_settings(spec),
         # A Job for Kueue is made suspended; from then on Kueue alone says when it runs.
@@ -166,9 +169,12 @@ def job_settings(spec: TeacherFineTuneSpec) -> Manifest:
     return {"backoffLimit": _retries(spec), **deadline}
 
 
-def job_patch(job: Body, spec: TeacherFineTuneSpec) -> Manifest | None:
-    """What of a trainer's Job is not as the object says, as a merge patch; None if all is."""
-    patch: Manifest = suspend_patch(job, suspend=spec.suspend) or {}
+def job_patch(job: Body, spec: TeacherFineTuneSpec, *, paused: bool = False) -> Manifest | None:
+    """What of a trainer's Job is not as the object says, as a merge patch; None if all is.
+
+    A Job that is ``paused`` stays suspended for now.
+    """
+    patch: Manifest = suspend_patch(job, suspend=spec.suspend or paused) or {}
     wanted = {"backoffLimit": _retries(spec), "activeDeadlineSeconds": spec.active_deadline_seconds}
     if not is_queued(job):
         wanted["parallelism"] = spec.nodes

@@ -237,6 +237,8 @@ def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Itera
             and not (ends and teacher.state == "Succeeded")
         ):
             yield EventNote("Normal", teacher.state, f"{teacher.name}: {teacher.message}")
+        if teacher.releases > (then.releases if then is not None else 0):
+            yield EventNote("Warning", "GpusReleased", f"{teacher.name}: {teacher.message}")
         if changed and teacher.state == "Succeeded" and teacher.improved is False:
             yield EventNote("Warning", NOT_BETTER, _no_gain(teacher))
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):

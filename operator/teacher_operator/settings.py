@@ -74,6 +74,11 @@ class Settings(BaseModel):
         "place of the usual ones; none: the usual ones.",
     )
     ca_bundle_key: str = Field(default="ca.crt", description="Key of that ConfigMap.")
+    gang_timeout_seconds: Annotated[float, Field(ge=1, le=1800)] = Field(
+        default=300,
+        description="With several nodes, and no queue of Kueue: how long some pods may hold GPUs while others cannot "
+        "start; spec.gangTimeoutSeconds of an object overrides it.",
+    )
     allowed_endpoints: tuple[str, ...] = Field(
         default=(), description="Host names that storage.endpointUrl may name, `*.example.com` too; none: all."
     )

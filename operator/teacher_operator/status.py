@@ -127,7 +127,9 @@ class AttemptStatus(StatusModel):
     end_time: Timestamp | None = Field(default=None, description="When its container ended.")
     exit_code: int | None = Field(default=None, description="Of its container.")
     reason: Text = Field(default="", description="Why it ended.")
-    gpu_seconds: int = Field(default=0, ge=0, description="GPUs times seconds.")
+    gpu_seconds: int = Field(
+        default=0, ge=0, description="GPUs times seconds of all its pods, while the one that is named held its own."
+    )
 
 
 class FailureStatus(StatusModel):
@@ -152,7 +154,17 @@ class TeacherStatus(StatusModel):
     job: Text = Field(default="", description="Its Job.")
     start_time: Timestamp | None = Field(default=None, description="When its first pod ran.")
     completion_time: Timestamp | None = Field(default=None, description="When it ended.")
-    gpu_seconds: int = Field(default=0, ge=0, description="GPUs times seconds, over all attempts.")
+    gpu_seconds: int = Field(
+        default=0,
+        ge=0,
+        description="GPUs times seconds, of each pod from when it was bound to a node until its container ended.",
+    )
+    gpu_seconds_until: Timestamp | None = Field(default=None, description="Until when GPU seconds are counted.")
+    releases: int = Field(
+        default=0,
+        ge=0,
+        description="How often some of its pods gave their GPUs back since not all could start; 0 once all run.",
+    )
     refused_since: Timestamp | None = Field(default=None, description="Since when its Job cannot be made.")
     attempts: list[AttemptStatus] = Field(default=[], max_length=ATTEMPTS, description="Its pods, oldest first.")
     attempt_count: int = Field(default=0, ge=0, description="How many there were.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.outcome import TeacherOutcome
 from engine.spec import TeacherName
-from teacher_operator import render
+from teacher_operator import gang, render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.attempts import attempted
 from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome_of, pod_failure, unreadable
@@ -134,7 +134,7 @@ def decide_teacher(
         replaced = "its Job is being replaced; the run goes on from its last checkpoint"
         return _state(now_known, "Pending", f"{replaced}; {stand.message}" if stand.message else replaced)
     anew = partial(render.training, body, spec, settings, teacher=before.name, config_uri=config_uri)
-    return _unfinished(spec, now_known, view, todo, anew=anew, refused=refused, now=now)
+    return _unfinished(spec, settings, now_known, view, todo, anew=anew, refused=refused, now=now)
 
 
 def _made_anew(
@@ -196,6 +196,7 @@ def _published(teacher: TeacherStatus, result: TeacherOutcome) -> TeacherStatus:
 
 def _unfinished(
     spec: TeacherFineTuneSpec,
+    settings: Settings,
     teacher: TeacherStatus,
     view: JobView,
     todo: Todo,
@@ -222,12 +223,16 @@ def _unfinished(
     if annotations.get(PLATFORM_HASH) != render.platform_hash(spec, StageName(teacher.name.value)) and refused is None:
         todo.replace.append(anew())
         return _state(teacher, "Pending", "its settings have changed: it stops at a checkpoint and goes on as they say")
-    patch = render.job_patch(view.job, spec)
+    pause = gang.paused_until(view)
+    paused = pause is not None and now < pause
+    patch = render.job_patch(view.job, spec, paused=paused)
     if patch is not None:
         todo.patch.append((view.name, patch))
         view = view.patched(patch)
     if spec.suspend:
         return _state(teacher, "Suspended", _suspended(stopping=view.holds_pods))
+    if paused:
+        return _paused(spec, teacher, view, todo, now=now)
     if telling is not None and (teacher.failure is None or teacher.failure.pod != telling["metadata"]["name"]):
         if view.log is None:
             todo.look_at_log(view.pods, TRAINER)
@@ -243,7 +248,7 @@ def _unfinished(
     if refused is not None:
         said = f"its new settings are refused, and it goes on with the old ones: {refused.message}"
         stand = replace(stand, message="; ".join(part for part in (said, stand.message) if part))
-    return _standing(spec, teacher, view, stand, todo, now=now)
+    return _standing(spec, settings, teacher, view, stand, todo, now=now)
 
 
 def _suspended(*, stopping: bool) -> str:
@@ -274,24 +279,64 @@ def _last_words(teacher: TeacherStatus) -> str:
 
 
 def _standing(
-    spec: TeacherFineTuneSpec, teacher: TeacherStatus, view: JobView, stand: Waiting, todo: Todo, *, now: float
+    spec: TeacherFineTuneSpec,
+    settings: Settings,
+    teacher: TeacherStatus,
+    view: JobView,
+    stand: Waiting,
+    todo: Todo,
+    *,
+    now: float,
 ) -> TeacherStatus:
     """Where a Job stands, unless it has waited for too long."""
     again = ""
     if teacher.failure is not None and teacher.failure.reason not in PASSING:
         again = f"attempt {teacher.attempt_count}, after {teacher.failure.reason}: {teacher.failure.message}"
     if stand.state == "Running":
+        forget = gang.started(view)
+        if forget is not None:
+            todo.patch.append((view.name, forget))
         doing = _doing(teacher.progress, view.progress.note if view.progress is not None else "")
         parts = (doing, _none_better(teacher, view.progress), stand.message, again)
+        teacher = teacher.model_copy(update={"releases": 0})
         return _state(teacher, "Training", "; ".join(part for part in parts if part))
+    rounds = seconds(gang.Rounds.of(view.job).since)
     ends = [at for one in teacher.attempts if (at := seconds(one.end_time)) is not None]
+    if rounds is not None:  # it gave its GPUs back before: the wait is that of all rounds
+        stand, ends = replace(stand, since=rounds), []
     failure = waited_too_long(spec, stand, todo, attempts_ended=ends, now=now)
     if failure is not None:
         todo.delete.append(view.name)
         return failed_for_good(teacher, failure, now=now)
+    held = ""
     if stand.state in WAITS:
         todo.again(next_look(stand.since, now=now))
-    return _state(teacher, stand.state, "; ".join(part for part in (stand.message, again) if part))
+        part = gang.partial(view, TRAINER)
+        if part is not None:
+            timeout = spec.gang_timeout_seconds or settings.gang_timeout_seconds
+            until = gang.due(part, view, timeout=timeout)
+            if now >= until:
+                since = max([stand.since or part.since, *ends])
+                patch = gang.release(view, timeout=timeout, since=since, now=now)
+                todo.patch.append((view.name, patch))
+                return _paused(spec, teacher, view.patched(patch), todo, now=now)
+            todo.again(until)
+            held = part.message(spec.gpu_resource_name, until)
+    return _state(teacher, stand.state, "; ".join(part for part in (held, stand.message, again) if part))
+
+
+def _paused(
+    spec: TeacherFineTuneSpec, teacher: TeacherStatus, view: JobView, todo: Todo, *, now: float
+) -> TeacherStatus:
+    """A Job over several nodes that gave its GPUs back, and is tried again later."""
+    rounds = gang.Rounds.of(view.job)
+    stand = Waiting("Pending", gang.paused_message(view), since=seconds(rounds.since))
+    failure = waited_too_long(spec, stand, todo, now=now)
+    if failure is not None:
+        todo.delete.append(view.name)
+        return failed_for_good(teacher, failure, now=now)
+    todo.again(seconds(rounds.again) or now)
+    return _state(teacher, stand.state, stand.message).model_copy(update={"releases": rounds.count})
 
 
 def _doing(progress: ProgressStatus | None, begins: str) -> str:

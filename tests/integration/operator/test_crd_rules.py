@@ -226,6 +226,10 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
             ),
         ],
     ),
+    "workloadPriorityClassName is Kueue's: it needs queueName": (
+        [MINIMAL | {"queueName": "team", "workloadPriorityClassName": "urgent"}, MINIMAL | {"queueName": "team"}],
+        [MINIMAL | {"workloadPriorityClassName": "urgent"}],
+    ),
 }
 NAMED = "with several nodes the name must begin with a letter: it is that of a Service too"
 
@@ -483,10 +487,12 @@ HOW: dict[str, Any] = {
     "modelCache": {"claimName": "models"},
     "imagePullSecrets": [{"name": "pull"}],
     "queueName": "team",
+    "workloadPriorityClassName": "urgent",
     "suspend": True,
     "backoffLimit": 0,
     "activeDeadlineSeconds": 3600,
     "pendingDeadlineSeconds": 3600,
+    "gangTimeoutSeconds": 600,
     "ttlSecondsAfterFinished": 0,
 }
 
@@ -495,7 +501,8 @@ HOW: dict[str, Any] = {
 async def test_how_and_where_it_runs_may_change(api: Api) -> None:
     assert set(HOW) == set(PLATFORM)
     for name, value in HOW.items():
-        assert await _try_patch(api, "full", {"spec": {name: value}}) == "", name
+        queued = {"queueName": "team"} if name == "workloadPriorityClassName" else {}
+        assert await _try_patch(api, "full", {"spec": {name: value, **queued}}) == "", name
 
 
 @pytest.mark.parametrize(
@@ -513,6 +520,7 @@ async def test_how_and_where_it_runs_may_change(api: Api) -> None:
         (_teacher(learningRate=0.0001), "must be of type string"),
         (_teacher(learningRate="1e400"), "spec.teachers[0]"),
         (MINIMAL | {"pendingDeadlineSeconds": 29}, "should be greater than or equal to 30"),
+        (MINIMAL | {"gangTimeoutSeconds": 1801}, "should be less than or equal to 1800"),
         (MINIMAL | {"resources": {"limits": {"memory": -4}}}, "should be greater than or equal to 0"),
         (MINIMAL | {"resources": {"limits": {"memory": True}}}, "must be of type"),
     ],

@@ -40,6 +40,7 @@ CHANGED: dict[str, Any] = {
     "metrics": {"label": "cost-center", "authentication": {"enabled": True}, "tls": {"secretName": "operator-tls"}},
     "workers": 32,
     "progressSeconds": 2.5,
+    "gangTimeoutSeconds": 90,
     "resyncSeconds": 1000000,
     "leaderElection": {"enabled": True, "leaseName": "mine"},
 }

@@ -22,6 +22,7 @@ from teacher_operator import render
 from teacher_operator.api import APPLIED_TO_JOBS, NAME_MAX, PLATFORM, TeacherFineTuneSpec, parse_spec
 from teacher_operator.names import (
     FIELD_MANAGER,
+    KUEUE_PRIORITY,
     KUEUE_QUEUE,
     MANAGED_BY,
     PLATFORM_HASH,
@@ -158,6 +159,7 @@ def test_nothing_of_the_object_is_copied_but_what_is_told_apart(spec: Mapping[st
             MANAGED_BY,
             KUEUE_QUEUE,
             "cost-center",
+            KUEUE_PRIORITY,
             *(f"finetune.dev/{word}" for word in ("run", "component", "teacher")),
         }
         assert set(child["metadata"]["labels"]) <= allowed
@@ -321,10 +323,12 @@ LANDS: dict[str, tuple[Any, Check, object]] = {
         lambda job: [job["metadata"]["labels"][KUEUE_QUEUE], job["spec"]["suspend"]],
         ["team-a", True],
     ),
+    "workloadPriorityClassName": ("urgent", lambda job: job["metadata"]["labels"].get(KUEUE_PRIORITY), "urgent"),
     "suspend": (True, lambda job: job["spec"]["suspend"], True),
     "backoffLimit": (0, lambda job: job["spec"]["backoffLimit"], 0),
     "activeDeadlineSeconds": (600, lambda job: job["spec"]["activeDeadlineSeconds"], 600),
     "pendingDeadlineSeconds": (600, lambda job: "pendingDeadlineSeconds" in job["spec"], False),
+    "gangTimeoutSeconds": (600, lambda job: "gangTimeoutSeconds" in job["spec"], False),
     "ttlSecondsAfterFinished": (600, lambda job: "ttlSecondsAfterFinished" in job["spec"], False),
 }
 
@@ -346,7 +350,7 @@ def test_a_setting_that_is_left_out_leaves_nothing_behind(name: str) -> None:
         found = read(training())
     except KeyError:
         return
-    assert found != expected or name in {"pendingDeadlineSeconds", "ttlSecondsAfterFinished"}
+    assert found != expected or name in {"pendingDeadlineSeconds", "gangTimeoutSeconds", "ttlSecondsAfterFinished"}
 
 
 def test_a_trainer_needs_no_gpu() -> None:
@@ -669,10 +673,12 @@ CHANGES: dict[str, list[Any]] = {
     "modelCache": [{"claimName": "c"}],
     "imagePullSecrets": [[{"name": "r"}]],
     "queueName": ["q"],
+    "workloadPriorityClassName": ["urgent"],
     "suspend": [True],
     "backoffLimit": [0, 7],
     "activeDeadlineSeconds": [100],
     "pendingDeadlineSeconds": [100],
+    "gangTimeoutSeconds": [100],
     "ttlSecondsAfterFinished": [0],
 }
 EDITS = [(name, value) for name, values in CHANGES.items() for value in values]

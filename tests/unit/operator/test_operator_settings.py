@@ -48,6 +48,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "metrics_label": ("example.com/cost-center", "example.com/cost-center"),
         "workers": ("4", 4),
         "progress_seconds": ("2.5", 2.5),
+        "gang_timeout_seconds": ("90", 90.0),
         "resync_seconds": ("60", 60.0),
         "leader_election": ("true", True),
         "lease_name": ("lease", "lease"),

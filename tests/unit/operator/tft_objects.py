@@ -78,10 +78,12 @@ FULL: Mapping[str, Any] = {
     "modelCache": {"claimName": "models"},
     "imagePullSecrets": [{"name": "registry"}],
     "queueName": "team-a",
+    "workloadPriorityClassName": "urgent",
     "suspend": False,
     "backoffLimit": 5,
     "activeDeadlineSeconds": 86_400,
     "pendingDeadlineSeconds": 3_600,
+    "gangTimeoutSeconds": 600,
     "ttlSecondsAfterFinished": 604_800,
 }
 """Every platform setting at once."""

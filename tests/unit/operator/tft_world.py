@@ -63,6 +63,7 @@ class World:
         teachers: Sequence[TeacherName] = (BOXES, MASKS),
         published: bool = False,
         settings: Settings = SETTINGS,
+        first_uid: int = 1000,
         **changes: Any,
     ) -> None:
         self.now = NOW
@@ -75,11 +76,13 @@ class World:
         self.logs: dict[str, list[str]] = {}
         self.lost: set[str] = set()
         """Pods on nodes that do not answer."""
-        self._store, self._counter = Store(), 1000
+        self._store, self._counter = Store(), first_uid
         self._logs_read: dict[str, Sequence[str]] = {}
         self._events_read: dict[tuple[str, str], Sequence[str]] = {}
         self._pods_read: dict[str, str] = {}
         self._counted: set[str] = set()
+        self._taken_away: set[str] = set()
+        """Pods of suspended Jobs: the Job controller counts no failure of a pod that it deletes by itself."""
         self._failures: dict[str, int] = {}
         self.body = body_of(spec, **changes)
         assert len(NAME) <= NAME_MAX
@@ -352,6 +355,7 @@ class World:
             status["conditions"] = [{"type": "Suspended", "status": "True", "reason": "JobSuspended"}]
             for pod in pods:
                 if is_live(pod):
+                    self._taken_away.add(pod["metadata"]["uid"])
                     self.delete_pod(pod)
         else:
             status.setdefault("startTime", timestamp(self.now))
@@ -377,6 +381,8 @@ class World:
                 self._fail(job, "PodFailurePolicy", f"Container failed with exit code {exit_code}")
             if matches:
                 return
+        if pod["metadata"]["uid"] in self._taken_away:
+            return
         uid = job["metadata"]["uid"]
         self._failures[uid] = self._failures.get(uid, 0) + 1
 
