@@ -8,21 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
+from pydantic_core import from_json
 
 from engine.artifacts import RunMetadata
+from engine.dataset.short_info import short_info, size_of
 from engine.dataset.types import DatasetInfo
 from engine.errors import FORMER_EXIT_CODES, ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
 from engine.results import AdapterFile, MemoryNeed, Result, TeacherResult
 from engine.spec import TeacherName
+from engine.text import NEUTRAL
 
 LIMIT = 4096
 """Bytes of an outcome."""
 
 MESSAGE_LENGTH = 1500
 """Characters of its message."""
+
+IN_LOG = "… (the log has all of it)"
+"""The end of a message that is cut."""
+
+CUTS = tuple(3 * LIMIT // containers for containers in range(4, 65))
+"""Bytes at which kubelets cut messages: the containers of a pod, injected ones too, share 12 KiB."""
 
 
 class TeacherOutcome(Result):
@@ -61,13 +71,15 @@ class TeacherOutcome(Result):
 class Prepared(Result):
     """A run that can be trained: its data is inspected, its configuration in storage."""
 
-    info: DatasetInfo = Field(description="What inspection found; `dataset.json` in the run's folder has all of it.")
     run_id: str
     uri: str = Field(description="The run's folder.")
     config_uri: str = Field(description="Its teacher_config.yaml, which trainers read.")
     teachers: tuple[TeacherName, ...] = Field(description="One process is to train each.")
     needs: tuple[MemoryNeed, ...] = Field(default=(), description="GPU memory of the teachers whose bases are known.")
     published: tuple[TeacherOutcome, ...] = Field(default=(), description="Not empty if this very run is published.")
+    problem_count: int = Field(default=0, description="Kinds of problems that inspection found.")
+    class_count: int = Field(default=0, description="Classes of the dataset.")
+    info: DatasetInfo = Field(description="What inspection found; `dataset.json` in the run's folder has all of it.")
 
     @classmethod
     def of(
@@ -88,17 +100,23 @@ class Prepared(Result):
             teachers=tuple(run.teacher for run in runs),
             needs=tuple(needs),
             published=tuple(map(TeacherOutcome.of, published.teachers)) if published is not None else (),
+            problem_count=len(info.problems),
+            class_count=len(info.classes),
         )
 
 
 class Outcome(Result):
-    """How a process ended, and what came of it."""
+    """How a process ended, and what came of it.
+
+    The fields stand in the order of what matters most, here and in :class:`Prepared`, so that of a text whose end is
+    lost the beginning can be read.
+    """
 
     exit_code: int = Field(default=0, description="That of the process: see engine.errors.")
     reason: str = Field(default="", description="CamelCase kind of the failure, such as NotFinite; empty: it is done.")
     message: str = Field(default="", description="The failure as a sentence.")
-    prepared: Prepared | None = None
     trained: TeacherOutcome | None = None
+    prepared: Prepared | None = None
 
     @classmethod
     def failure(cls, error: Exception, *, trained: TeacherOutcome | None = None) -> Outcome:
@@ -112,7 +130,7 @@ class Outcome(Result):
         message = str(error) if foreseen else f"{type(error).__name__}: {error}"
         message = message.encode(errors="replace").decode()  # names of files may hold what is no text
         if len(message) > MESSAGE_LENGTH:
-            message = f"{message[: MESSAGE_LENGTH - 1]}…"
+            message = f"{message[: MESSAGE_LENGTH - len(IN_LOG)]}{IN_LOG}"
         if isinstance(error, TeacherError):
             return cls(exit_code=error.exit_code, reason=error.reason, message=message, trained=trained)
         return cls(exit_code=1, reason="Unexpected", message=message, trained=trained)
@@ -120,14 +138,14 @@ class Outcome(Result):
     def to_message(self, limit: int = LIMIT) -> str:
         """The outcome as JSON of at most ``limit`` bytes, a few hundred at least; it can be read back.
 
-        Details of the data go first, then the end of the message, then what was published before, then where the data
-        lies. Where not even the rest has room, a failure that says so takes its place.
+        Details of the data go first, as :func:`engine.dataset.short_info.short_info` says, and the end of the message;
+        then what was published before, then where the data lies. Where not even the rest fits, a failure that says so
+        takes its place.
         """
-        outcome = self
-        for shortened in (_short_info, _short_message, _nothing_published, _no_source, _failure_to_tell):
+        for shortened in (_as_it_is, _nothing_published, _no_source, _failure_to_tell):
+            outcome = _short_message(_short_info(shortened(self, limit), limit), limit)
             if outcome._bytes() <= limit:
                 break
-            outcome = shortened(outcome, limit)
         return outcome.model_dump_json()
 
     def _bytes(self) -> int:
@@ -142,12 +160,45 @@ def parse_outcome(text: str) -> Outcome | None:
     try:
         outcome = Outcome.model_validate_json(text, extra="ignore")
     except ValidationError:
-        return None
+        return _parse_cut(text)
     always = {"exit_code", "prepared", "trained"}  # progress lines have an exit code too
     if not outcome.model_fields_set >= always:
         return None
     code = FORMER_EXIT_CODES.get(outcome.exit_code)
     return outcome if code is None else outcome.model_copy(update={"exit_code": code})
+
+
+def _parse_cut(text: str) -> Outcome | None:
+    """An outcome whose end a kubelet has cut off: what was cut of problems and classes is counted as left out."""
+    lengths = [len(text.encode())]
+    while text.endswith(NEUTRAL) and len(lengths) < 4:  # bytes of a character that was cut through
+        text = text.removesuffix(NEUTRAL)
+        lengths.append(len(text.encode()))
+    if not any(cut - 4 < length <= cut for cut in CUTS for length in lengths):
+        return None
+    try:
+        value = from_json(text, allow_partial="trailing-strings")
+        if not isinstance(value, dict) or not isinstance(value.get("message"), str):
+            return None
+        if isinstance(value.get("prepared"), dict):
+            _mend_cut_info(value["prepared"])
+        elif not value.get("exit_code"):
+            return None
+        else:
+            value = {**value, "message": f"{value['message']}{IN_LOG}", "prepared": None, "trained": None}
+        return Outcome.model_validate(value, extra="ignore", strict=False)
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _mend_cut_info(prepared: dict[str, Any]) -> None:
+    """Drop the item at which the text was cut, and count what is left out."""
+    info = prepared["info"]
+    last = "classes" if "classes" in info else "problems"
+    info[last] = info.get(last, [])[:-1]
+    for name, count in (("problems", "problem_count"), ("classes", "class_count")):
+        info.setdefault(name, [])
+        info[f"{name}_left_out"] = max(0, prepared[count] - len(info[name]))
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
@@ -162,20 +213,23 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
         raise StorageError(f"the outcome cannot be written to {path}: {error.strerror}") from None
 
 
+def _as_it_is(outcome: Outcome, limit: int) -> Outcome:
+    return outcome
+
+
 def _short_info(outcome: Outcome, limit: int) -> Outcome:
     prepared = outcome.prepared
     if prepared is None:
         return outcome
-    others = outcome._bytes() - len(prepared.info.model_dump_json().encode())
-    info = DatasetInfo.model_validate_json(prepared.info.to_message(limit=limit - others))
-    return _with_prepared(outcome, info=info)
+    others = outcome._bytes() - size_of(prepared.info)
+    return _with_prepared(outcome, info=short_info(prepared.info, limit - others))
 
 
 def _short_message(outcome: Outcome, limit: int) -> Outcome:
     message = outcome.message
     while message and outcome._bytes() > limit:
         message = message[: len(message) * 9 // 10]
-        outcome = outcome.model_copy(update={"message": f"{message}…"})
+        outcome = outcome.model_copy(update={"message": f"{message}{IN_LOG}"})
     return outcome
 
 
@@ -186,7 +240,8 @@ def _nothing_published(outcome: Outcome, limit: int) -> Outcome:
 def _no_source(outcome: Outcome, limit: int) -> Outcome:
     if outcome.prepared is None:
         return outcome
-    return _with_prepared(outcome, info=outcome.prepared.info.model_copy(update={"source": ""}))
+    info = outcome.prepared.info.model_copy(update={"source": ""})
+    return _with_prepared(outcome, published=(), info=info)
 
 
 def _failure_to_tell(outcome: Outcome, limit: int) -> Outcome:

@@ -130,45 +130,17 @@ class DatasetInfo(Frozen):
     boxes_derived: int = Field(description="Boxes that were derived from masks.")
     masks: int = Field(description="Usable annotations with a mask.")
     crowd_share: float = Field(description="Share of annotations with iscrowd=1.")
-    classes: tuple[ClassInfo, ...] = Field(description="In the order of the category ids.")
-    classes_left_out: int = Field(default=0, description="Classes that a message had no room for.")
     sizes: SizeInfo | None = Field(description="None without usable annotations.")
     image_sizes: ImagesInfo | None = Field(description="None without images.")
+    problems_left_out: int = Field(default=0, description="Problems that did not fit into a message.")
+    classes_left_out: int = Field(default=0, description="Classes that did not fit into a message.")
     problems: tuple[Problem, ...] = ()
+    classes: tuple[ClassInfo, ...] = Field(description="In the order of the category ids.")
 
     @property
     def errors(self) -> tuple[Problem, ...]:
         """The problems that forbid training."""
         return tuple(p for p in self.problems if p.severity is Severity.ERROR)
-
-    def to_message(self, *, limit: int = 4096) -> str:
-        """The info as JSON of at most ``limit`` bytes, for where there is little room.
-
-        Examples go first, then messages and advice, then the rarest classes (counted in ``classes_left_out``), and at
-        last the problems that matter least.
-        """
-        info, text = self, self.model_dump_json()
-        if len(text.encode()) > limit:
-            info = self.model_copy(update={"files": {}})
-            text = info.model_dump_json()
-        for blank in ({"examples": ()}, {"message": "", "advice": ""}):
-            if len(text.encode()) <= limit:
-                return text
-            info = info.model_copy(update={"problems": tuple(p.model_copy(update=blank) for p in info.problems)})
-            text = info.model_dump_json()
-        frequent = sorted(self.classes, key=lambda c: -c.annotations)
-        while len(text.encode()) > limit and (frequent or info.problems):
-            if frequent:
-                frequent = frequent[: len(frequent) * 9 // 10]
-                names = {c.name for c in frequent}
-                kept = tuple(c for c in self.classes if c.name in names)
-                info = info.model_copy(
-                    update={"classes": kept, "classes_left_out": self.classes_left_out + len(self.classes) - len(kept)}
-                )
-            else:
-                info = info.model_copy(update={"problems": info.problems[:-1]})
-            text = info.model_dump_json()
-        return text
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def unreadable(pods: Sequence[Body], container: str) -> FailureStatus | None:
             "OutcomeUnreadable",
             (
                 "the pod has done its work, and what it left of it cannot be read: its image has another version than "
-                f"the operator. It begins: {message[:200]!r}"
+                "the operator, or the pod has so many containers that the kubelet kept only the beginning. It begins: "
+                f"{message[:200]!r}"
             ),
         )
     name = done[-1]["metadata"]["name"]

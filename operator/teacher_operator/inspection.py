@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine.artifacts import RunLayout
 from engine.outcome import Prepared
 from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome_of, pod_failure, unreadable
+from teacher_operator.dataset_report import dataset_status
 from teacher_operator.deadlines import not_started, waited_too_long
 from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map
@@ -22,7 +24,7 @@ from teacher_operator.observe import (
     waiting,
 )
 from teacher_operator.pod_settings import StageName
-from teacher_operator.report import Summary, dataset_status, published_teacher
+from teacher_operator.report import Summary, published_teacher
 from teacher_operator.settings import Settings
 from teacher_operator.sidecars import afterwards, due, judged, told
 from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, clip
@@ -135,7 +137,7 @@ def _planned(
             "run_id": prepared.run_id,
             "uri": prepared.uri,
             "config_uri": prepared.config_uri,
-            "dataset": dataset_status(prepared.info),
+            "dataset": dataset_status(prepared.info, uri=RunLayout(prepared.uri).dataset),
             "teachers": [
                 known.get(one)
                 or published_teacher(

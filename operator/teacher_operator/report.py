@@ -6,21 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from engine.dataset.types import DatasetInfo, Problem, Severity
 from engine.outcome import TeacherOutcome
 from engine.results import MemoryNeed
 from engine.spec import OnNoGain, TeacherName
+from teacher_operator.dataset_report import dataset_sentence
 from teacher_operator.progress import percent_text
 from teacher_operator.status import (
-    CLASSES,
-    MESSAGE_MAX,
-    PROBLEMS,
     Condition,
     ConditionStatus,
-    DatasetStatus,
     FailureStatus,
     MemoryStatus,
-    ProblemStatus,
     SummaryStatus,
     TeacherFineTuneStatus,
     TeacherStatus,
@@ -33,7 +28,6 @@ State = Literal["active", "suspended", "stuck", "succeeded", "failed"]
 
 INSPECTED, RECONCILING, STALLED, SUCCEEDED = "DatasetInspected", "Reconciling", "Stalled", "Succeeded"
 IMPROVED, NOT_BETTER = "Improved", "NotBetterThanBase"
-SEVERITIES = tuple(Severity)
 
 
 @dataclass(frozen=True)
@@ -165,36 +159,6 @@ def columns(teachers: Sequence[TeacherStatus]) -> SummaryStatus:
     )
 
 
-def dataset_status(info: DatasetInfo) -> DatasetStatus:
-    """What inspection found, in the bounds of the status."""
-    once: dict[str, Problem] = {}
-    for problem in info.problems:  # the list is one by code
-        once.setdefault(problem.code, problem)
-    problems = sorted(once.values(), key=lambda problem: SEVERITIES.index(problem.severity))
-    return DatasetStatus(
-        digest=info.digest,
-        images=info.images,
-        images_read=info.images_read,
-        annotations=info.annotations,
-        annotations_read=info.annotations_read,
-        masks=info.masks,
-        has_boxes=info.has_boxes,
-        has_masks=info.has_masks,
-        class_count=len(info.classes) + info.classes_left_out,
-        classes=[one.name[:512] for one in info.classes[:CLASSES]],
-        problems=[
-            ProblemStatus(
-                code=one.code,
-                severity=one.severity.value,
-                count=one.count,
-                message=one.message[:MESSAGE_MAX],
-                advice=one.advice[:MESSAGE_MAX],
-            )
-            for one in problems[:PROBLEMS]
-        ],
-    )
-
-
 def published_teacher(
     name: TeacherName,
     result: TeacherOutcome | None,
@@ -257,17 +221,7 @@ def _inspected(status: TeacherFineTuneStatus, summary: Summary) -> tuple[Conditi
             summary.reason,
             summary.message,
         )
-    counts = ", ".join(
-        f"{count:,} {word}" if count >= read else f"{count:,} of {read:,} {word}"
-        for count, read, word in (
-            (data.images, data.images_read, "images"),
-            (data.annotations, data.annotations_read, "objects"),
-            (data.masks, 0, "masks"),
-            (data.class_count, 0, "classes"),
-        )
-    )
-    problems = "; ".join(f"{one.severity} {one.code} {one.count:,}x" for one in data.problems)
-    return ConditionStatus.TRUE, "Inspected", counts + (f"; {problems}" if problems else "")
+    return ConditionStatus.TRUE, "Inspected", dataset_sentence(data)
 
 
 def _improved(teachers: Sequence[TeacherStatus]) -> tuple[ConditionStatus, str, str] | None:

@@ -84,8 +84,15 @@ class DatasetStatus(StatusModel):
     has_boxes: bool = Field(description="Objects have boxes, given or derived from masks.")
     has_masks: bool = Field(description="Objects have masks.")
     class_count: int = Field(ge=0, description="Classes in all.")
-    classes: list[Text] = Field(default=[], max_length=CLASSES, description="The first of them.")
+    classes: list[Text] = Field(
+        default=[], max_length=CLASSES, description="Names of classes; of many, the most frequent that fit."
+    )
+    classes_left_out: int = Field(default=0, ge=0, description="Classes that are only in the file at uri.")
     problems: list[ProblemStatus] = Field(default=[], max_length=PROBLEMS, description="What is wrong, worst first.")
+    problems_left_out: int = Field(default=0, ge=0, description="Problems that are only in the file at uri.")
+    uri: Annotated[str, StringConstraints(max_length=2048)] = Field(
+        default="", description="dataset.json: all that inspection found, every class and problem with examples."
+    )
 
 
 class AdapterStatus(StatusModel):

@@ -7,7 +7,7 @@ import pytest
 
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
 from engine.errors import ConfigError, DataError, NotFiniteError, StorageError, TeacherError
-from engine.outcome import LIMIT, Outcome, Prepared, TeacherOutcome, parse_outcome, write_outcome
+from engine.outcome import CUTS, IN_LOG, LIMIT, Outcome, Prepared, TeacherOutcome, parse_outcome, write_outcome
 from engine.progress import Event
 from engine.results import AdapterFile
 from engine.spec import TeacherName
@@ -130,7 +130,7 @@ def test_a_message_of_any_text_fits(character: str, limit: int) -> None:
     told = parse_outcome(text)
     assert told is not None
     assert told.message.startswith("The beginning. " + plain(character))
-    assert told.message.endswith("…")
+    assert told.message.endswith(IN_LOG)
     assert told.exit_code == 41
 
 
@@ -194,3 +194,126 @@ def test_an_outcome_is_written_over_the_file_that_is_there(tmp_path: Path) -> No
     assert file.stat().st_ino == inode
     with pytest.raises(StorageError, match=r"the outcome cannot be written to .*Is a directory"):
         write_outcome(tmp_path, Outcome())
+
+
+def crowded(classes: int, problems: int = 12, *, name: str = "class {}", message: str = "m" * 160) -> DatasetInfo:
+    """What inspection finds in a dataset of many classes and problems, the worst last."""
+    return info_of().model_copy(
+        update={
+            "classes": tuple(
+                ClassInfo(id=n, name=name.format(n), annotations=10 * n + 1, images=n + 1) for n in range(classes)
+            ),
+            "problems": tuple(
+                Problem(
+                    code=f"kind_{n}",
+                    severity=list(Severity)[2 - n * 3 // problems],
+                    count=n + 1,
+                    message=f"{n}: {message}",
+                    advice=f"Advice {n}.",
+                    examples=("file " * 40,) * 5,
+                )
+                for n in range(problems)
+            ),
+        }
+    )
+
+
+def told_of(info: DatasetInfo, **place: str) -> Prepared:
+    text = Outcome(prepared=prepared_of(info, **place)).to_message()
+    assert len(text.encode()) <= LIMIT
+    told = parse_outcome(text)
+    assert told is not None
+    assert told.prepared is not None
+    return told.prepared
+
+
+@pytest.mark.parametrize("classes", [1, 80, 150, 2000])
+@pytest.mark.parametrize("name", ["class {}", "Schraube größer als {} mm", "螺栓 {}", "x" * 900 + "{}"])
+def test_problems_keep_their_messages_however_many_classes_there_are(classes: int, name: str) -> None:
+    info = crowded(classes, name=name)
+    told = told_of(info).info
+    assert [one.code for one in told.problems[:2]] == ["kind_11", "kind_10"]
+    assert {one.code for one in told.problems} == {one.code for one in info.problems}
+    assert all(len(one.message) >= 60 for one in told.problems)
+    assert told.problems_left_out == 0
+    assert len(told.classes) + told.classes_left_out == classes
+    assert [one.id for one in told.classes] == list(range(classes))[classes - len(told.classes) :], "the most frequent"
+    assert told.model_dump(include={"images", "annotations", "digest"}) == info.model_dump(
+        include={"images", "annotations", "digest"}
+    )
+
+
+@pytest.mark.parametrize("classes", [150, 2000])
+def test_classes_take_what_room_is_left(classes: int) -> None:
+    text = Outcome(prepared=prepared_of(crowded(classes, 2))).to_message()
+    assert LIMIT - 80 < len(text.encode()) <= LIMIT
+    info = told_of(crowded(classes, 2)).info
+    assert [one.message for one in info.problems] == ["1: " + "m" * 160, "0: " + "m" * 160]
+    assert [one.advice for one in info.problems] == ["Advice 1.", "Advice 0."]
+    assert len(info.classes) >= 30
+
+
+@pytest.mark.parametrize("message", ["m" * 2000, "ü" * 2000, "😀" * 2000, '"' * 2000, "\x01" * 2000])
+def test_of_forty_problems_the_worst_keep_their_messages(message: str) -> None:
+    info = told_of(crowded(2000, 40, message=message)).info
+    assert [one.code for one in info.problems] == [f"kind_{n}" for n in range(39, 39 - len(info.problems), -1)]
+    assert len(info.problems) + info.problems_left_out == 40
+    assert len(info.problems) >= (12 if len(message.encode()) <= 4000 and message[0] != "\x01" else 6)
+    assert all(len(one.message) == 60 for one in info.problems)
+    assert len(info.classes) + info.classes_left_out == 2000
+
+
+def test_what_does_not_fit_is_dropped_from_the_end() -> None:
+    info = crowded(3, 400)
+    told = told_of(info, root="s3://m/" + "x" * 900).info
+    assert told.problems[0].code == "kind_399"
+    assert 0 < len(told.problems) < 400
+    assert len(told.problems) + told.problems_left_out == 400
+    assert len(told.classes) + told.classes_left_out == 3
+
+
+def cut(text: str, containers: int) -> str:
+    """As a kubelet and an API server leave it of a pod with so many containers."""
+    return text.encode()[: min(4096, 12288 // containers)].decode(errors="replace")
+
+
+@pytest.mark.parametrize("containers", [1, 3, 4, 5, 6])
+@pytest.mark.parametrize("name", ["class {}", "größer {}", "螺栓 {}"])
+@pytest.mark.parametrize("problems", [1, 12, 40])
+def test_of_a_message_that_a_kubelet_cuts_the_beginning_is_read(containers: int, name: str, problems: int) -> None:
+    """Injected sidecars take part in the 12 KiB of a pod."""
+    info = crowded(2000, problems, name=name, message="größer als 螺栓 " * 20)
+    whole = Outcome(prepared=prepared_of(info).model_copy(update={"problem_count": problems, "class_count": 2000}))
+    told = parse_outcome(cut(whole.to_message(), containers))
+    assert told is not None
+    assert told.prepared is not None
+    assert (told.prepared.run_id, told.prepared.config_uri) == ("1", "s3://m/x/1/teacher_config.yaml")
+    assert told.prepared.teachers == tuple(TeacherName)
+    seen = told.prepared.info
+    assert (seen.images, seen.annotations, seen.has_masks) == (1_200_000, 10**7, True)
+    assert len(seen.problems) + seen.problems_left_out == problems
+    assert len(seen.classes) + seen.classes_left_out == 2000
+    assert seen.problems
+
+
+@pytest.mark.parametrize("containers", [4, 6, 12, 20])
+@pytest.mark.parametrize("character", ["a", "ü", '"', "\x01", "😀"])
+def test_of_a_failure_that_a_kubelet_cuts_the_cause_is_read(containers: int, character: str) -> None:
+    text = Outcome.failure(DataError("The beginning. " + 10_000 * character)).to_message()
+    told = parse_outcome(cut(text, containers))
+    assert told is not None
+    assert (told.exit_code, told.reason) == (41, "Data")
+    assert told.message.startswith("The beginning. ")
+    assert told.message.endswith(IN_LOG)
+
+
+@pytest.mark.parametrize("size", CUTS[:8])
+def test_other_text_that_is_as_long_is_no_outcome(size: int) -> None:
+    for text in (
+        "x" * size,
+        "[" * size,
+        '{"a": "' + "x" * (size - 7),
+        '{"exit_code": 0, "message": "' + "x" * (size - 29),
+    ):
+        assert len(text) == size
+        assert parse_outcome(text) is None

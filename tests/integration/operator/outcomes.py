@@ -20,8 +20,15 @@ def folder(name: str) -> str:
     return f"s3://models/{name}/{RUN_ID}"
 
 
-def prepared(name: str, teachers: Sequence[TeacherName] = BOXES, *, published: Sequence[TeacherName] = ()) -> str:
-    """Inspection is done."""
+def prepared(
+    name: str,
+    teachers: Sequence[TeacherName] = BOXES,
+    *,
+    published: Sequence[TeacherName] = (),
+    more_classes: int = 0,
+    more_problems: int = 0,
+) -> str:
+    """Inspection is done; there may be more than one class and problem, with long names and texts."""
     masks = TeacherName.SAM in teachers
     info = DatasetInfo(
         source=f"s3://data/{name}/annotations.json",
@@ -38,6 +45,10 @@ def prepared(name: str, teachers: Sequence[TeacherName] = BOXES, *, published: S
         classes=(
             ClassInfo(id=1, name="bolt", annotations=400, images=90),
             ClassInfo(id=2, name="nut", annotations=20, images=10),
+            *(
+                ClassInfo(id=n + 3, name=f"Schraube größer als {n} mm, 螺栓", annotations=1, images=1)
+                for n in range(more_classes)
+            ),
         ),
         sizes=SizeInfo(small=20, medium=300, large=100, relative_side=(0.05, 0.1, 0.3), elongation=1.2),
         image_sizes=None,
@@ -49,6 +60,10 @@ def prepared(name: str, teachers: Sequence[TeacherName] = BOXES, *, published: S
                 message="3 images are not there.",
                 advice="Copy them.",
             ),
+            *(
+                Problem(code=f"kind_{n}", severity=Severity.INFO, count=n + 1, message="m" * 900, advice="ü" * 900)
+                for n in range(more_problems)
+            ),
         ),
     )
     root = folder(name)
@@ -59,6 +74,8 @@ def prepared(name: str, teachers: Sequence[TeacherName] = BOXES, *, published: S
         config_uri=f"{root}/teacher_config.yaml",
         teachers=tuple(teachers),
         published=tuple(_result(name, teacher) for teacher in published),
+        problem_count=len(info.problems),
+        class_count=len(info.classes),
     )
     return Outcome(prepared=done).to_message()
 

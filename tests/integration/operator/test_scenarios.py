@@ -110,6 +110,25 @@ async def test_progress_is_told_while_a_teacher_trains(world: World) -> None:
     assert len(await world.events(run)) <= EVENTS_MAX
 
 
+@pytest.mark.parametrize(("classes", "problems"), [(150, 1), (2000, 12), (2000, 40)])
+async def test_of_many_classes_the_problems_keep_their_messages(world: World, classes: int, problems: int) -> None:
+    """And the status says where all of it is."""
+    run = f"many-{classes}-{problems}"
+    await world.create(run)
+    pod = await world.pod(run, "inspect")
+    await world.runs(pod)
+    await world.succeeds(pod, outcomes.prepared(run, more_classes=classes - 2, more_problems=problems - 1))
+    await world.job(run, "grounding-dino")
+    data = (await world.status(run))["dataset"]
+    assert data["problems"][0]["message"] == "3 images are not there."
+    assert len(data["problems"]) + data["problemsLeftOut"] == problems
+    assert all(len(one["message"]) >= 60 for one in data["problems"][1:])
+    assert (data["classCount"], len(data["classes"]) + data["classesLeftOut"]) == (classes, classes)
+    assert data["uri"] == f"{outcomes.folder(run)}/dataset.json"
+    message = condition(await world.status(run), "DatasetInspected")["message"]
+    assert message.endswith(f"{data['classesLeftOut']:,} classes only in {data['uri']}")
+
+
 async def test_what_was_published_is_not_trained_again(world: World) -> None:
     run = "published"
     await world.create(run)

@@ -10,11 +10,11 @@ from tft_schema import status_errors
 
 from engine.dataset.types import ClassInfo, Problem, Severity
 from engine.spec import TeacherName
+from teacher_operator.dataset_report import dataset_status
 from teacher_operator.report import (
     EventNote,
     Summary,
     columns,
-    dataset_status,
     events,
     is_terminal,
     published_teacher,
@@ -215,10 +215,14 @@ def test_what_inspection_found_is_kept_within_bounds_and_the_worst_comes_first()
     ]
     classes = tuple(ClassInfo(id=n, name=f"{n}" * 600, annotations=1, images=1) for n in range(100))
     info = info_of(problems=problems).model_copy(update={"classes": classes, "classes_left_out": 900})
-    data = dataset_status(info)
+    data = dataset_status(info, uri="s3://m/run/dataset.json")
     assert [one.code for one in data.problems[:3]] == ["bad", "so_so", "info_0"]
     assert (len(data.problems), len(data.classes), data.class_count) == (PROBLEMS, CLASSES, 1000)
-    told(TeacherFineTuneStatus(dataset=data), SUMMARIES["active"])
+    assert (data.problems_left_out, data.classes_left_out) == (32 - PROBLEMS, 1000 - CLASSES)
+    status = told(TeacherFineTuneStatus(dataset=data), SUMMARIES["active"])
+    assert message(status, "DatasetInspected").endswith(
+        "12 more problems and 936 classes only in s3://m/run/dataset.json"
+    )
 
 
 # Columns.
