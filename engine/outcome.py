@@ -106,7 +106,7 @@ class Prepared(Result):
 
 
 class Outcome(Result):
-    """How a process ended, and what came of it.
+    """The end of a process, and what came of it.
 
     The fields stand in the order of what matters most, here and in :class:`Prepared`, so that of a text whose end is
     lost the beginning can be read.
