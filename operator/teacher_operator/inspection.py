@@ -14,6 +14,7 @@ from teacher_operator.dataset_report import dataset_status
 from teacher_operator.deadlines import not_started, waited_too_long
 from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map
+from teacher_operator.nodes import deleted_by_force, not_ready
 from teacher_operator.observe import (
     JobView,
     attempt_ends,
@@ -159,6 +160,10 @@ def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: fl
     if ended_at is not None and now < ended_at:
         todo.again(ended_at)
         return _active(told(view))
+    forced = [pod for pod in view.pods if deleted_by_force(pod, now=now)]
+    if forced:
+        todo.delete.append(view.name)
+        return _active(f"pod {forced[-1]['metadata']['name']} was deleted by force: inspection is begun anew")
     telling = telling_pod(view.pods)
     if telling is not None and ends_run(telling):
         todo.patch += render.last_try(view.job)
@@ -183,7 +188,7 @@ def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: fl
         todo.again(stand.again)
     if stand.state == "Running":
         todo.again(now + left)
-        return _active("; ".join(filter(None, (f"the data is being inspected{_after(view)}", stand.message))))
+        return _active("; ".join(filter(None, (f"the data is being inspected{_after(view)}", not_ready(view.pods)))))
     failure = waited_too_long(spec, stand, todo, attempts_ended=attempt_ends(view.pods, INSPECT), now=now)
     if failure is not None:
         todo.delete.append(view.name)

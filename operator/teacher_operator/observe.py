@@ -9,6 +9,7 @@ from typing import Any
 from engine.errors import NEVER_RETRIED, InterruptedTrainingError, TeacherError
 from engine.outcome import parse_outcome
 from teacher_operator.names import KUEUE_QUEUE
+from teacher_operator.nodes import being_stopped, not_ready_since
 from teacher_operator.progress import ProgressView
 from teacher_operator.times import duration, seconds
 
@@ -169,15 +170,8 @@ def _without_pods(view: JobView, container: str, *, now: float) -> Waiting:
         return Waiting("Queued", "its Job is suspended, and not by this operator: a queue will let it run, or a person")
     going = [pod for pod in view.pods if pod["metadata"].get("deletionTimestamp") and not is_over(pod)]
     if going:
-        pod = going[-1]
-        since = now - (seconds(pod["metadata"]["deletionTimestamp"]) or now)
-        message = f"pod {pod['metadata']['name']} on node {node_of(pod)} is being stopped"
-        if since > 30:  # its grace period is over, and still nobody says that it has ended
-            message += (
-                f"; the node has not confirmed it for {duration(since)}. If the node is lost for good, delete it: "
-                f"kubectl delete node {node_of(pod)}"
-            )
-        return Waiting("Pending", message, since=seconds(pod["metadata"]["deletionTimestamp"]))
+        since = seconds(going[-1]["metadata"]["deletionTimestamp"])
+        return Waiting("Pending", being_stopped(going[-1], now=now), since=since)
     if view.complaints:
         return Waiting("Pending", f"its pod cannot be made: {view.complaints[-1]}", since=view.started)
     begun = view.started or seconds(view.job["metadata"].get("creationTimestamp")) or now
@@ -252,7 +246,7 @@ def terminated(pod: Body, container: str) -> Body | None:
 
 
 def running_seconds(pods: Sequence[Body], container: str, *, now: float) -> float:
-    """Seconds for which a container has run, summed over these pods; one that is being stopped counts no more."""
+    """Seconds for which a container has run, summed over these pods; one that is stopped or lost counts no more."""
     return sum(_ran(pod, container, now=now) for pod in pods)
 
 
@@ -265,8 +259,8 @@ def _ran(pod: Body, container: str, *, now: float) -> float:
     start = seconds(running.get("startedAt"))
     if start is None or is_over(pod):
         return 0.0
-    stopped = seconds(pod["metadata"].get("deletionTimestamp"))
-    return max(0.0, min(now, stopped if stopped is not None else now) - start)
+    ends = (seconds(pod["metadata"].get("deletionTimestamp")), not_ready_since(pod))
+    return max(0.0, min(now, *(end for end in ends if end is not None), now) - start)
 
 
 def attempt_ends(pods: Sequence[Body], container: str) -> list[float]:

@@ -22,10 +22,11 @@ from teacher_operator.status import (
     clip,
 )
 from teacher_operator.teachers import ENDED, failed_for_good, succeeded
-from teacher_operator.times import left, timestamp
+from teacher_operator.times import left, seconds, timestamp
 
 State = Literal["active", "suspended", "stuck", "succeeded", "failed"]
 
+RESPONDING = "Responding"
 INSPECTED, RECONCILING, STALLED, SUCCEEDED = "DatasetInspected", "Reconciling", "Stalled", "Succeeded"
 IMPROVED, NOT_BETTER = "Improved", "NotBetterThanBase"
 
@@ -114,6 +115,9 @@ def with_conditions(
         STALLED: (_boolean(stalled), summary.reason, message if stalled else ""),
         SUCCEEDED: (_succeeded(summary), summary.reason, message),
     }
+    responding = _responding(status.teachers, before.get(RESPONDING))
+    if responding is not None and summary.state == "active":
+        wanted[RESPONDING] = responding
     improved = _improved(status.teachers)
     if improved is not None:
         wanted[IMPROVED] = improved
@@ -136,17 +140,17 @@ def with_conditions(
         update={
             "observed_generation": generation,
             "conditions": conditions,
-            "summary": columns(status.teachers),
+            "summary": columns(status.teachers, now=now),
             "completion_time": timestamp(now) if over else None,
         }
     )
 
 
-def columns(teachers: Sequence[TeacherStatus]) -> SummaryStatus:
+def columns(teachers: Sequence[TeacherStatus], *, now: float = 0.0) -> SummaryStatus:
     """What `kubectl get` shows."""
     percents = [100 if one.state == "Succeeded" else one.progress.percent if one.progress else 0 for one in teachers]
     active = [one for one in teachers if one.state == "Training"]
-    waits = [one.progress.seconds_left for one in active if one.progress and one.progress.seconds_left is not None]
+    waits = [span for one in active if (span := _time_left(one, now=now)) is not None]
     all_say = len(waits) == sum(one.state not in ENDED for one in teachers)
     measured = [f"{_two(one.ap_before)} -> {_two(one.ap_after) or '…'}" for one in teachers if one.ap_before]
     nodes = dict.fromkeys(one.attempts[-1].node for one in active if one.attempts and one.attempts[-1].node)
@@ -157,6 +161,16 @@ def columns(teachers: Sequence[TeacherStatus]) -> SummaryStatus:
         map=", ".join(measured),
         nodes=",".join(nodes),
     )
+
+
+def _time_left(teacher: TeacherStatus, *, now: float) -> float | None:
+    """Seconds until a teacher is done, counted down since it said so; None if unknown, not heard from, or late."""
+    progress = teacher.progress
+    if progress is None or progress.seconds_left is None or teacher.unresponsive is not None:
+        return None
+    said = seconds(progress.updated)
+    span = progress.seconds_left - max(0.0, now - said if said is not None else 0.0)
+    return span if span >= 0 else None
 
 
 def published_teacher(
@@ -203,6 +217,10 @@ def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Itera
             yield EventNote("Normal", teacher.state, f"{teacher.name}: {teacher.message}")
         if teacher.releases > (then.releases if then is not None else 0):
             yield EventNote("Warning", "GpusReleased", f"{teacher.name}: {teacher.message}")
+        silent = then.unresponsive if then is not None else None
+        if teacher.unresponsive is not None and (silent is None or silent.reason != teacher.unresponsive.reason):
+            found = teacher.unresponsive
+            yield EventNote("Warning", found.reason, f"{teacher.name}: {found.message}")
         if changed and teacher.state == "Succeeded" and teacher.improved is False:
             yield EventNote("Warning", NOT_BETTER, _no_gain(teacher))
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
@@ -239,6 +257,15 @@ def _improved(teachers: Sequence[TeacherStatus]) -> tuple[ConditionStatus, str, 
         gains = (f"{teacher.name}: AP {teacher.ap_before} -> {teacher.ap_after}" for teacher in known)
         return ConditionStatus.TRUE, "BetterThanBase", "; ".join(gains)
     return ConditionStatus.UNKNOWN, "NotMeasured", "not every adapter is published and measured"
+
+
+def _responding(teachers: Sequence[TeacherStatus], before: Condition | None) -> tuple[ConditionStatus, str, str] | None:
+    """Whether all trainers are heard from; None before there was a time when one was not."""
+    silent = [(teacher, teacher.unresponsive) for teacher in teachers if teacher.unresponsive is not None]
+    if silent:
+        words = (f"{teacher.name}: {found.message}" for teacher, found in silent)
+        return ConditionStatus.FALSE, silent[0][1].reason, "; ".join(words)
+    return (ConditionStatus.TRUE, "HeardFrom", "") if before is not None else None
 
 
 def _no_gain(teacher: TeacherStatus) -> str:

@@ -53,7 +53,7 @@ class Condition(StatusModel):
     """One thing that is true of the object, or not, or not known yet."""
 
     type: Annotated[str, StringConstraints(max_length=64)] = Field(
-        description="DatasetInspected, Improved, Reconciling, Stalled or Succeeded (the summary)."
+        description="DatasetInspected, Improved, Reconciling, Responding, Stalled or Succeeded (the summary)."
     )
     status: ConditionStatus = Field(description="True, False or Unknown.")
     reason: Reason = Field(description="One CamelCase word.")
@@ -116,6 +116,7 @@ class ProgressStatus(StatusModel):
     memory_bytes: int | None = Field(default=None, ge=0, description="Peak GPU memory (of the process, on a CPU).")
     note: Message = Field(default="", description="What the trainer does beside training.")
     updated: Timestamp | None = Field(default=None, description="Time of the progress line.")
+    longest_gap_seconds: int = Field(default=0, ge=0, description="Longest time between two progress lines so far.")
 
 
 class MemoryStatus(StatusModel):
@@ -150,6 +151,14 @@ class FailureStatus(StatusModel):
     log_tail: list[Text] = Field(default=[], max_length=LOG_LINES, description="The last lines of its log.")
 
 
+class UnresponsiveStatus(StatusModel):
+    """Why nothing is heard from a trainer that runs, as far as the API server knows."""
+
+    reason: Reason = Field(description="NodeNotReady or ProgressStale.")
+    since: Timestamp = Field(description="Since when.")
+    message: Message = Field(description="What is known, and what to do.")
+
+
 class TeacherStatus(StatusModel):
     """One teacher of the run."""
 
@@ -178,6 +187,7 @@ class TeacherStatus(StatusModel):
     lost_jobs: LostJobs = Field(default=[], max_length=LOST, description=f"Its Jobs {WERE_LOST}")
     memory: MemoryStatus | None = Field(default=None, description="What it will need, of bases that are known.")
     progress: ProgressStatus | None = Field(default=None, description="How far training is.")
+    unresponsive: UnresponsiveStatus | None = Field(default=None, description="Why its trainer is not heard from.")
     ap_before: Decimal = Field(default="", description="AP of the base on the validation part, 0..1.")
     ap_after: Decimal = Field(
         default="", description="AP of the best adapter, 0..1; while it trains, only if it is better than the base."
@@ -197,7 +207,8 @@ class SummaryStatus(StatusModel):
     teachers: Text = Field(default="", description="Names of the teachers.")
     progress: Text = Field(default="", description="Steps done of all teachers, in percent.")
     time_left: Text = Field(
-        default="", description="Until the last teacher is done; empty while one has not said how long."
+        default="",
+        description="Until the last teacher is done; empty while one has not said how long, or is not heard from.",
     )
     map: Text = Field(default="", description="AP before and after, a teacher each.")
     nodes: Text = Field(default="", description="Where the trainers run.")

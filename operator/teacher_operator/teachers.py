@@ -16,11 +16,13 @@ from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome
 from teacher_operator.deadlines import WAITS, not_started, waited_too_long
 from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import PLATFORM_HASH, TRAINER, trainer_job
+from teacher_operator.nodes import being_stopped, deleted_by_force
 from teacher_operator.observe import (
     BEING_MADE,
     JobView,
     Waiting,
     ends_run,
+    is_over,
     live_orphan,
     next_look,
     node_of,
@@ -31,6 +33,7 @@ from teacher_operator.pod_settings import StageName
 from teacher_operator.progress import ProgressView
 from teacher_operator.settings import Settings
 from teacher_operator.sidecars import afterwards, due, judged, told
+from teacher_operator.staleness import unresponsive
 from teacher_operator.status import AdapterStatus, FailureStatus, ProgressStatus, TeacherStatus, clip
 from teacher_operator.times import seconds, timestamp
 from teacher_operator.todo import Todo
@@ -75,18 +78,20 @@ def decide_teacher(
     view = view and judged(view, now=now)
     if refused is not None and view is None and not waits_for:
         return _refused(spec, before, refused, todo, now=now)
-    before = before.model_copy(update={"refused_since": None})
+    before = before.model_copy(update={"refused_since": None, "unresponsive": None})
     if view is None:
         before = attempted(before, None, gpu_resource=spec.gpu_resource_name, now=now)
         name = trainer_job(body["metadata"]["name"], before.name)
         orphan = live_orphan(orphans, name)
         if spec.suspend:
-            return _state(before, "Suspended", _suspended(stopping=orphan is not None))
+            return _state(
+                before, "Suspended", _suspended([orphan] if orphan else [], todo, holding=bool(orphan), now=now)
+            )
         if waits_for:
             return _state(before, "Pending", f"waits for {waits_for}")
         if orphan is not None:
             todo.again(next_look(None, now=now))
-            return _state(before, "Pending", _waits_for_orphan(orphan))
+            return _state(before, "Pending", _waits_for_orphan(orphan, now=now))
         state = "Queued" if spec.queue_name else "Pending"
         waits = f"queued by Kueue in {spec.queue_name}" if spec.queue_name else BEING_MADE
         if announced and before.job == name and before.state in {"Pending", "Queued"}:
@@ -127,9 +132,10 @@ def decide_teacher(
             now_known = _published(now_known, outcome.trained)
         return failed_for_good(now_known, failure, now=now)
     if view.deleting and spec.suspend:
-        return _state(now_known, "Suspended", _suspended(stopping=view.holds_pods))
+        return _state(now_known, "Suspended", _suspended(view.pods, todo, holding=view.holds_pods, now=now))
     if view.deleting:
         stand = waiting(view, TRAINER, now=now)
+        now_known = _heard_from(now_known, view, stand, todo, now=now)
         todo.again(next_look(stand.since, now=now))
         replaced = "its Job is being replaced; the run goes on from its last checkpoint"
         return _state(now_known, "Pending", f"{replaced}; {stand.message}" if stand.message else replaced)
@@ -210,6 +216,11 @@ def _unfinished(
     if ended_at is not None and now < ended_at:
         todo.again(ended_at)
         return _state(teacher, "Training", told(view))
+    forced = [pod for pod in view.pods if deleted_by_force(pod, now=now)]
+    if forced:
+        todo.delete.append(view.name)
+        said = f"pod {forced[-1]['metadata']['name']} was deleted by force: its Job is made anew, and resumes"
+        return _state(teacher, "Suspended" if spec.suspend else "Pending", said)
     telling = telling_pod(view.pods)
     if telling is not None and ends_run(telling):
         todo.patch += render.last_try(view.job)
@@ -218,7 +229,7 @@ def _unfinished(
         view.job
     ):  # whether a queued Job runs is Kueue's to say, so it cannot be suspended
         todo.delete.append(view.name)
-        return _state(teacher, "Suspended", _suspended(stopping=view.holds_pods))
+        return _state(teacher, "Suspended", _suspended(view.pods, todo, holding=view.holds_pods, now=now))
     annotations = view.job["metadata"].get("annotations") or {}
     if annotations.get(PLATFORM_HASH) != render.platform_hash(spec, StageName(teacher.name.value)) and refused is None:
         todo.replace.append(anew())
@@ -230,7 +241,7 @@ def _unfinished(
         todo.patch.append((view.name, patch))
         view = view.patched(patch)
     if spec.suspend:
-        return _state(teacher, "Suspended", _suspended(stopping=view.holds_pods))
+        return _state(teacher, "Suspended", _suspended(view.pods, todo, holding=view.holds_pods, now=now))
     if paused:
         return _paused(spec, teacher, view, todo, now=now)
     if telling is not None and (teacher.failure is None or teacher.failure.pod != telling["metadata"]["name"]):
@@ -251,17 +262,30 @@ def _unfinished(
     return _standing(spec, settings, teacher, view, stand, todo, now=now)
 
 
-def _suspended(*, stopping: bool) -> str:
-    how = "it stops at a checkpoint" if stopping else "no pod is left, and no GPU is held"
-    return f"suspended: {how}; set spec.suspend to false to resume"
+def _heard_from(teacher: TeacherStatus, view: JobView, stand: Waiting, todo: Todo, *, now: float) -> TeacherStatus:
+    """A teacher with the reason why its trainer is not heard from, if it is not."""
+    found = unresponsive(teacher.progress, view, todo, running=stand.state == "Running", now=now)
+    if found is not None:
+        todo.again(next_look(seconds(found.since), now=now))
+    return teacher.model_copy(update={"unresponsive": found})
 
 
-def _waits_for_orphan(pod: Body) -> str:
+def _suspended(pods: Sequence[Body], todo: Todo, *, holding: bool, now: float) -> str:
+    """Say that a teacher is suspended, with the pod that does not end; ``holding``: a pod still has its GPUs."""
+    how = "it stops at a checkpoint" if holding else "no pod is left, and no GPU is held"
+    going = [pod for pod in pods if pod["metadata"].get("deletionTimestamp") and not is_over(pod)]
+    if going:
+        todo.again(next_look(None, now=now))
+    stuck = [being_stopped(pod, now=now) for pod in going[-1:]]
+    return "; ".join([f"suspended: {how}", *stuck, "set spec.suspend to false to resume"])
+
+
+def _waits_for_orphan(pod: Body, *, now: float) -> str:
     """Why no Job is made: two trainers would write to the same run."""
     name, node = pod["metadata"]["name"], node_of(pod)
     where = f" on node {node}" if node else ""
     if pod["metadata"].get("deletionTimestamp"):
-        return f"its Job was deleted, and pod {name}{where} is being stopped: a new Job is made when it has ended"
+        return f"its Job was deleted, and {being_stopped(pod, now=now)}; a new Job is made when it has ended"
     return (
         f"its Job was deleted, and pod {name}{where} has not ended: a new Job is made when it has; "
         f"kubectl delete pod {name} stops it at a checkpoint"
@@ -292,12 +316,14 @@ def _standing(
     again = ""
     if teacher.failure is not None and teacher.failure.reason not in PASSING:
         again = f"attempt {teacher.attempt_count}, after {teacher.failure.reason}: {teacher.failure.message}"
+    teacher = _heard_from(teacher, view, stand, todo, now=now)
     if stand.state == "Running":
         forget = gang.started(view)
         if forget is not None:
             todo.patch.append((view.name, forget))
+        silent = teacher.unresponsive.message if teacher.unresponsive is not None else ""
         doing = _doing(teacher.progress, view.progress.note if view.progress is not None else "")
-        parts = (doing, _none_better(teacher, view.progress), stand.message, again)
+        parts = (silent, doing, _none_better(teacher, view.progress), stand.message, again)
         teacher = teacher.model_copy(update={"releases": 0})
         return _state(teacher, "Training", "; ".join(part for part in parts if part))
     rounds = seconds(gang.Rounds.of(view.job).since)
@@ -390,13 +416,20 @@ def failed_for_good(teacher: TeacherStatus, failure: FailureStatus, *, now: floa
     )
 
 
+def _longest_kept(progress: ProgressStatus | None, before: ProgressStatus | None) -> ProgressStatus | None:
+    """Progress with the longest gap ever known: an operator that has just started has read the last lines alone."""
+    if progress is None or before is None or before.longest_gap_seconds <= progress.longest_gap_seconds:
+        return progress
+    return progress.model_copy(update={"longest_gap_seconds": before.longest_gap_seconds})
+
+
 def _progressed(teacher: TeacherStatus, view: ProgressView | None) -> TeacherStatus:
     """A teacher with what its trainer says of late; what it has said before is kept."""
     if view is None:
         return teacher
     return teacher.model_copy(
         update={
-            "progress": view.progress or teacher.progress,
+            "progress": _longest_kept(view.progress, teacher.progress) or teacher.progress,
             "ap_before": teacher.ap_before if view.ap_before is None else ap_text(view.ap_before),
             "ap_after": teacher.ap_after if view.ap_after is None else ap_text(view.ap_after),
         }

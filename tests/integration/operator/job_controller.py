@@ -89,7 +89,10 @@ class JobController:
         ]
         if "deletionTimestamp" in job["metadata"]:
             for pod in pods:
-                self._remove(_place(pod), grace=0 if _over(pod) else None)
+                self._remove(
+                    _place(pod),
+                    grace=0 if _over(pod) or pod["metadata"].get("deletionGracePeriodSeconds") == 0 else None,
+                )
             if not any(_place(pod) in self.objects.bodies for pod in pods):
                 del self.objects.bodies[place]
                 self.objects._commit("DELETED", "jobs", job, keep=False)

@@ -165,6 +165,10 @@ class Objects:
             raise refusal(409, "Conflict", f"the uid of {place[2]} is {old['metadata']['uid']}")
         over = (old.get("status") or {}).get("phase") in ("Succeeded", "Failed")
         lives = place[0] == "pods" and old["spec"].get("nodeName") and grace != 0 and not over
+        held = place[0] == "pods" and old["spec"].get("nodeName") and not over and self._held_by_job(old)
+        if held and grace == 0:  # as by the finalizer of the Job controller, with the replacement policy Failed
+            marked = {**old["metadata"], "deletionTimestamp": now(0), "deletionGracePeriodSeconds": 0}
+            return self._commit("MODIFIED", place[0], {**old, "metadata": marked})
         if not (lives or foreground):
             del self.bodies[place]
             return self._commit("DELETED", place[0], old, keep=False)
@@ -173,6 +177,17 @@ class Objects:
         wait = old["spec"].get("terminationGracePeriodSeconds", 30) if lives else 0
         marked = {**old["metadata"], "deletionTimestamp": now(wait), "deletionGracePeriodSeconds": wait}
         return self._commit("MODIFIED", place[0], {**old, "metadata": marked})
+
+    def _held_by_job(self, pod: Body) -> bool:
+        """The Job that controls a pod exists and is to stay."""
+        owner = next((one for one in pod["metadata"].get("ownerReferences", ()) if one.get("controller")), None)
+        job = self.bodies.get(("jobs", pod["metadata"]["namespace"], owner["name"])) if owner is not None else None
+        return (
+            job is not None
+            and owner is not None
+            and job["metadata"]["uid"] == owner["uid"]
+            and ("deletionTimestamp" not in job["metadata"])
+        )
 
     async def watch(self, plural: str, namespace: str, selector: str, since: int) -> AsyncIterator[Body]:
         at = next((i for i, (version, *_) in enumerate(self.log) if version > since), len(self.log))

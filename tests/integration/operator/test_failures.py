@@ -469,6 +469,33 @@ async def test_a_trainer_that_takes_too_long_is_stopped(world: World, tier: str)
     await world.reaches(run, "DeadlineExceeded", saying="activeDeadlineSeconds = 60")
 
 
+@pytest.mark.slow
+async def test_a_lost_node_is_reported_and_a_pod_deleted_by_force_frees_the_run(world: World) -> None:
+    """The Job itself would wait for a phase that no kubelet reports any more."""
+    run = "node-lost"
+    await world.create(run)
+    await world.inspects(run)
+    pod = await world.starts(run)
+    await world.says(pod, outcomes.step(10))
+    await world.teacher_reaches(run, "Training")
+    await world.loses_node(pod)
+    await world.reaches(run, "Training", saying=f"node {world.node} is not ready since ")
+    status = await world.status(run)
+    assert (condition(status, "Responding")["status"], condition(status, "Responding")["reason"]) == (
+        "False",
+        "NodeNotReady",
+    )
+    assert "timeLeft" not in status["summary"] or status["summary"]["timeLeft"] == ""
+    assert "NodeNotReady" in [event["reason"] for event in await world.warned(run)]
+    await world.vanishes(pod)  # by force
+    await world.reaches(run, "Pending", saying="is being stopped; node ")
+    assert await world.find("pods", pod["metadata"]["name"]), "its Job holds it"
+    other = await world.pod(run, "grounding-dino", besides=[pod["metadata"]["name"]], seconds=90)
+    await world.runs(other)
+    await world.succeeds(other, outcomes.trained(run, DINO))
+    await world.reaches(run, "Succeeded")
+
+
 async def test_inspection_waits_for_a_secret_as_long_as_it_takes(world: World) -> None:
     """Its Job has no deadline: there is none that does not count the wait."""
     run = "keyless"

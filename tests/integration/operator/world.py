@@ -197,7 +197,9 @@ class World:
 
         return await self.until(there, f"Job {run}-{part}") or {}
 
-    async def pod(self, run: str, part: str, *, besides: Sequence[str] = (), **where: str) -> Body:
+    async def pod(
+        self, run: str, part: str, *, besides: Sequence[str] = (), seconds: float = 0.0, **where: str
+    ) -> Body:
         """Wait for a pod of a Job that has not ended and is not to; for another than those named, if given."""
 
         async def there() -> Body | None:
@@ -212,7 +214,7 @@ class World:
             ]
             return mine[0] if mine else None
 
-        return await self.until(there, f"a pod of {run}-{part}") or {}
+        return await self.until(there, f"a pod of {run}-{part}", seconds=seconds) or {}
 
     async def remains(self, check: Callable[[], Awaitable[bool]], what: str, *, seconds: float = 1.5) -> None:
         """Something stays true for a while."""
@@ -262,6 +264,12 @@ class World:
     async def disrupted(self, pod: Body, reason: str, message: str) -> None:
         """Something says that the pod is about to be stopped through no fault of its own."""
         await self.report(pod, conditions=[_said("DisruptionTarget", "True", reason, message)])
+
+    async def loses_node(self, pod: Body) -> None:
+        """The node of a pod stops reporting: the node controller marks the pod with a condition without a reason."""
+        ready = {"type": "Ready", "status": "False", "lastTransitionTime": moment()}
+        containers = {"type": "ContainersReady", "status": "True", "lastTransitionTime": moment()}
+        await self.report(pod, conditions=[containers, ready])
 
     async def told_to_stop(self, pod: Body, *, seconds: float = 0.0) -> None:
         """Wait until the pod is to end, or is gone."""

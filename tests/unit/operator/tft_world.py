@@ -327,7 +327,7 @@ class World:
         if job["metadata"].get("deletionTimestamp"):
             for pod in pods:
                 self.delete_pod(pod)
-                if is_over(pod):
+                if is_over(pod) or pod["metadata"].get("deletionGracePeriodSeconds") == 0:
                     self.remove_pod(pod)
             if not self.pods_of(job):
                 del self.jobs[job["metadata"]["name"]]
@@ -495,6 +495,27 @@ class World:
             self._store.remove("Pod", pod)
             self._logs_read.pop(name, None)
             self.lost.discard(name)
+
+    def lose_node(self, pod: Body) -> None:
+        """The node of a pod stops reporting: the node controller marks the pod, and no kubelet ends it."""
+        self.lost.add(pod["metadata"]["name"])
+        pod["status"]["conditions"] = [
+            {"type": "PodScheduled", "status": "True"},
+            {"type": "ContainersReady", "status": "True", "lastTransitionTime": pod["metadata"]["creationTimestamp"]},
+            {"type": "Ready", "status": "False", "lastTransitionTime": timestamp(self.now)},
+        ]
+        self._touch("Pod", pod)
+
+    def find_node(self, pod: Body) -> None:
+        """The node of a pod reports again."""
+        self.lost.discard(pod["metadata"]["name"])
+        pod["status"]["conditions"][-1] |= {"status": "True", "lastTransitionTime": timestamp(self.now)}
+        self._touch("Pod", pod)
+
+    def delete_by_force(self, pod: Body) -> None:
+        """The API server keeps the pod while its Job holds it by a finalizer."""
+        pod["metadata"] |= {"deletionTimestamp": timestamp(self.now), "deletionGracePeriodSeconds": 0}
+        self._touch("Pod", pod)
 
     def remove_node(self, pod: Body) -> None:
         """The node of a pod is deleted: its pods are failed by the garbage collector."""
