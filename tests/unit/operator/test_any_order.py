@@ -13,6 +13,7 @@ from tft_world import World
 from engine.progress import Event
 from teacher_operator.report import is_terminal
 from teacher_operator.status import FailureStatus
+from teacher_operator.teachers import ENDED
 
 NUMBER = st.integers(0, 7)
 """Picks one of what is there."""
@@ -58,6 +59,8 @@ ENDS: list[dict[str, Any]] = [
     {"exit_code": 137, "conditions": disrupted("PreemptionByScheduler", "preempted")},
     {"exit_code": 143, "message": failed_message(143, "InterruptedTraining", "SIGTERM arrived")},
     {"exit_code": 0, "message": "no outcome at all"},
+    {"exit_code": 0},
+    {"exit_code": 255},
 ]
 WAITS: list[dict[str, Any]] = [
     {"conditions": unschedulable(f"0/3 nodes are available: 3 Insufficient {GPU}.")},
@@ -94,7 +97,8 @@ class AnyOrder(RuleBasedStateMachine):
         assert self._attempts() >= attempts
         second = world.look()
         assert second.todo.patch == []
-        assert second.todo.delete == [] or (world.terminal and not was_terminal), (
+        done = {teacher.job for teacher in world.status.teachers if teacher.state in ENDED} | {f"{NAME}-inspect"}
+        assert set(second.todo.delete) <= done or (world.terminal and not was_terminal), (
             "an end may be followed by its removal"
         )
         asked = {child["metadata"]["name"] for child in second.todo.apply}
@@ -185,6 +189,19 @@ class AnyOrder(RuleBasedStateMachine):
         for pod in self._live(number):
             if pod["status"]["phase"] == "Running":
                 self.world.end(pod, **end)
+
+    @rule(number=NUMBER, end=st.sampled_from(ENDS))
+    def a_container_ends_beside_a_proxy(self, number: int, end: dict[str, Any]) -> None:
+        for pod in self._live(number):
+            if pod["status"]["phase"] == "Running":
+                self.world.end_beside(pod, **end)
+
+    @rule(number=NUMBER)
+    def a_container_succeeds_beside_a_proxy(self, number: int) -> None:
+        for pod in self._live(number):
+            if pod["status"]["phase"] == "Running":
+                self.world.succeed(pod)
+                self.world.goes_on(pod)
 
     @rule(number=NUMBER, how=st.sampled_from(WAITS))
     def a_pod_waits(self, number: int, how: dict[str, Any]) -> None:

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 from tft_objects import BOXES, MASKS, failed_message, prepared_of, trained_of
-from tft_world import World
+from tft_world import PROXY, World
 
 from engine.outcome import Outcome
 from engine.spec import TeacherName
 from teacher_operator.sidecars import SIDECAR_SECONDS
 
-PROXY = "istio-proxy"
 PARTS = pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
 DATA = failed_message(41, "Data", "The file lists no images.")
 
@@ -35,12 +34,8 @@ def done(teacher: TeacherName | None) -> str:
 
 
 def ends_beside(world: World, pod: dict[str, Any], code: int, message: str = "", *, proxy: int | None = None) -> None:
-    """Our container ends; the proxy runs on, or ends with a code of its own, and the pod with it."""
-    world.end(pod, code, message=message)
-    state = {"running": {}} if proxy is None else {"terminated": {"exitCode": proxy, "finishedAt": None}}
-    pod["status"]["containerStatuses"].append({"name": PROXY, "state": state})
-    pod["status"]["phase"] = "Running" if proxy is None else "Failed" if code or proxy else "Succeeded"
-    world._touch("Pod", pod)
+    """Our container ends, and the operator looks."""
+    world.end_beside(pod, code, message=message, proxy=proxy)
     world.controllers()
     world.look()
 

@@ -41,6 +41,7 @@ from teacher_operator.todo import Look
 Body = dict[str, Any]
 ROUNDS = 6
 POD_INDEX = "batch.kubernetes.io/job-completion-index"
+PROXY = "istio-proxy"
 SLUGS = {teacher.slug: teacher for teacher in TeacherName}
 
 
@@ -457,6 +458,19 @@ class World:
             **({"message": message} if message else {}),
         }
         self._container(pod, {"terminated": ended})
+
+    def end_beside(self, pod: Body, exit_code: int, *, proxy: int | None = None, **how: Any) -> None:
+        """The container ends; another one runs on, or ends with a code of its own, and the pod with it."""
+        self.end(pod, exit_code, **how)
+        self.goes_on(pod, proxy=proxy)
+
+    def goes_on(self, pod: Body, *, proxy: int | None = None) -> None:
+        """Beside the container, which has ended, another one does not, or with a code of its own."""
+        state = {"running": {}} if proxy is None else {"terminated": {"exitCode": proxy}}
+        pod["status"]["containerStatuses"].append({"name": PROXY, "state": state})
+        code = next(iter(pod["status"]["containerStatuses"]))["state"]["terminated"]["exitCode"]
+        pod["status"]["phase"] = "Running" if proxy is None else "Failed" if code or proxy else "Succeeded"
+        self._touch("Pod", pod)
 
     def succeed(self, pod: Body) -> None:
         """The container does what it is there for."""
