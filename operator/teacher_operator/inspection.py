@@ -12,16 +12,15 @@ from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.dataset_report import dataset_status
 from teacher_operator.deadlines import not_started, waited_too_long
+from teacher_operator.failed_pods import ends_run, telling_pod
 from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map
 from teacher_operator.nodes import deleted_by_force, not_ready
 from teacher_operator.observe import (
     JobView,
     attempt_ends,
-    ends_run,
     next_look,
     running_seconds,
-    telling_pod,
     waiting,
 )
 from teacher_operator.pod_settings import StageName

@@ -14,6 +14,7 @@ from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.attempts import attempted
 from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.deadlines import WAITS, not_started, waited_too_long
+from teacher_operator.failed_pods import ends_run, telling_pod
 from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import PLATFORM_HASH, TRAINER, trainer_job
 from teacher_operator.nodes import being_stopped, deleted_by_force
@@ -21,12 +22,10 @@ from teacher_operator.observe import (
     BEING_MADE,
     JobView,
     Waiting,
-    ends_run,
     is_over,
     live_orphan,
     next_look,
     node_of,
-    telling_pod,
     waiting,
 )
 from teacher_operator.pod_settings import StageName

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from teacher_operator.observe import telling_pod
+from teacher_operator.failed_pods import telling_pod
 
 
 class Look(NamedTuple):

@@ -18,6 +18,7 @@ from engine.outcome import Outcome
 from engine.spec import TeacherName
 from teacher_operator.api import NAME_MAX
 from teacher_operator.decide import Decision, Observed, decide, read_status
+from teacher_operator.failed_pods import telling_pod
 from teacher_operator.names import (
     COMPONENT,
     INSPECT,
@@ -28,7 +29,7 @@ from teacher_operator.names import (
     owner_uid,
     trainer_job,
 )
-from teacher_operator.observe import JOB_NAME, JobView, is_live, is_over, telling_pod
+from teacher_operator.observe import JOB_NAME, JobView, is_live, is_over
 from teacher_operator.progress import read_progress
 from teacher_operator.report import is_terminal, summary_condition
 from teacher_operator.settings import Settings
