@@ -8,14 +8,14 @@ import control_plane as real
 import outcomes
 import pytest
 import yaml
-from places import ROOT
+from places import ROOT, make_namespace
 from world import World, condition
 
 from engine.spec import TeacherName
 
 pytestmark = pytest.mark.asyncio
 
-EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.yaml")) if path.name != "local.yaml"]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 
 @pytest.fixture(params=["api-server"])
@@ -33,8 +33,23 @@ async def test_examples_are_taken(control_plane: real.ControlPlane, path: str) -
     assert done.returncode == 0, done.stderr
 
 
+async def test_the_folder_of_examples_is_applied_as_a_whole(control_plane: real.ControlPlane) -> None:
+    """Twice, as people do, and removed again. kubectl takes the YAML and JSON files of a folder, not of its folders."""
+    await make_namespace(control_plane, "examples")
+    folder = str(ROOT / "examples")
+    for outcome in ("created", "unchanged"):
+        done = control_plane.kubectl("apply", "--validate=strict", "-f", folder, "-n", "examples")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(outcome) == len(EXAMPLES)
+    names = control_plane.kubectl("get", "tft", "-n", "examples", "-o", "name").stdout.split()
+    assert len(names) == len(EXAMPLES)
+    done = control_plane.kubectl("delete", "-f", folder, "-n", "examples", "--timeout=60s")
+    assert done.returncode == 0, done.stderr
+    assert not control_plane.kubectl("get", "tft", "-n", "examples", "-o", "name").stdout
+
+
 async def test_paths_on_a_disk_are_for_local_runs_alone(control_plane: real.ControlPlane) -> None:
-    done = control_plane.kubectl("apply", "--dry-run=server", "-f", str(ROOT / "examples" / "local.yaml"))
+    done = control_plane.kubectl("apply", "--dry-run=server", "-f", str(ROOT / "examples" / "local" / "run.yaml"))
     assert done.returncode != 0
     assert "spec.output" in done.stderr
 

@@ -134,9 +134,13 @@ def test_lists_say_how_appliers_share_them() -> None:
             assert kind == "atomic" or part["items"]["type"] == "string", path
 
 
-@pytest.mark.parametrize("example", ["boxes", "masks", "both"])
-def test_the_examples_are_taken(example: str) -> None:
-    body = yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text())
+EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in {".yaml", ".yml", ".json"})
+"""The files that `kubectl apply -f examples/` takes."""
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_are_taken(example: Path) -> None:
+    body = yaml.safe_load(example.read_text())
     assert body["apiVersion"] == f"{crd.GROUP}/{VERSION['name']}"
     assert body["kind"] == crd.crd()["spec"]["names"]["kind"]
     assert spec_errors(body["spec"]) == []
