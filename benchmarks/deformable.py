@@ -17,7 +17,7 @@ import torch
 from figures import Figure, report
 from torch import Tensor
 
-from engine.fit import STRIDES
+from engine.estimate.cost_model import STRIDES
 from engine.teachers import deformable
 
 HEADS, WIDTH, POINTS = 8, 32, 4

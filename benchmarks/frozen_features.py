@@ -25,8 +25,8 @@ from engine.dataset import Sample
 from engine.teachers import Teacher
 from engine.teachers.features import FeatureCache
 from engine.teachers.lora import attach, set_training, trainable_parameters
+from engine.training.device import keep_memory
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
-from engine.training.runtime import keep_memory
 
 
 def epoch(teacher: Teacher, samples: Sequence[Sample]) -> float:

@@ -32,7 +32,7 @@ from engine.preprocessing import GroundingDinoTransform, SamTransform
 from engine.spec import AugmentationSpec, DatasetSpec, FineTuneSpec, Intensity, TeacherName
 from engine.teachers import REGISTRY, Teacher
 from engine.training.data import MAX_WORKERS, Views
-from engine.training.parts import Part
+from engine.training.splits import SplitData
 
 TINY = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
 WIDTH, HEIGHT = 1152, 864
@@ -105,7 +105,7 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         file = photographs(given.images, Path(temporary))
         dataset = load_dataset(file)
-        part = Part(dataset, tuple(file.parent / image.file_name for image in dataset.images))
+        part = SplitData(dataset, tuple(file.parent / image.file_name for image in dataset.images))
         decoding = best_ms(lambda index: np.asarray(Image.open(part.paths[index])), given.images, given.repeats)
         for teacher in teachers(file):
             masks = teacher.needs_masks

@@ -48,12 +48,11 @@ from engine.storage import Storage
 from engine.teachers import REGISTRY, Batch, Teacher
 from engine.teachers.lora import attach, trainable_parameters
 from engine.training import TeacherTrainer
-from engine.training.balance import repeats
 from engine.training.data import Views, batches_from
+from engine.training.device import seed_all
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
-from engine.training.parts import Data, Parts
-from engine.training.runtime import seed_all
-from engine.training.steps import Steps, learning_rate
+from engine.training.sampler import Steps, learning_rate, repeats
+from engine.training.splits import Data, Splits
 
 BASES = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
 PACKAGE = "finetuning-grounding-dino-sam==0.1.2"
@@ -66,7 +65,7 @@ class Task:
     config: RunConfig
     name: TeacherName
     base: Path
-    parts: Parts
+    parts: Splits
     work: Path
 
     @property
@@ -280,7 +279,7 @@ def prepare(options: argparse.Namespace, work: Path) -> Task:
     info = inspect_request(dataset, storage=storage)
     config = generate_config(info, spec, overrides=overrides)
     masks = REGISTRY[TeacherName(options.teacher)].needs_masks
-    parts = Parts.of(Data.of(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache"))
+    parts = Splits.of(Data.of(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache"))
     return Task(config, TeacherName(options.teacher), base, parts, work)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/memory.py          # fake tensors: no weights, nothing computed; the plain loop runs for real
     python benchmarks/memory.py --small  # 320x480 instead of 800x1333, for machines with less than 16 GB
 
-All figures are counted in the same way (:class:`engine.training.memory.TensorBytes`), the resident memory of the
+All figures are counted in the same way (:class:`engine.training.micro_batch.TensorBytes`), the resident memory of the
 process beside those that run for real. The plain loop is that of the library's documentation: ``model.train()``, the
 library's loss from ``labels``, PEFT's LoRA on the same layers, AdamW.
 """
@@ -23,9 +23,9 @@ from shapes import as_documented
 from step_memory import BASES, Shape, resident, step
 from transformers import AutoModelForZeroShotObjectDetection
 
-from engine.fit import LADDER, Shown, base_of, is_sam, known, places, predict
+from engine.estimate.cost_model import LADDER, BatchShape, base_of, count_positions, estimate_step, is_sam, known
 from engine.spec import LoraPreset, TeacherName
-from engine.training.memory import TensorBytes
+from engine.training.micro_batch import TensorBytes
 
 MB = 1e6
 
@@ -131,12 +131,14 @@ def expect(base: str, shape: Shape, groups: tuple[str, ...], *, preset: str, bfl
     from step_memory import build
 
     settings = build(base, preset=preset, rank=shape.rank).settings  # type: ignore[attr-defined]
-    area = places(*shape.size)
-    shows = Shown(places=area, places_together=area, tokens=shape.tokens, objects=shape.objects * (1 + shape.clicks))
+    area = count_positions(*shape.size)
+    shape = BatchShape(
+        positions=area, padded_positions=area, tokens=shape.tokens, objects=shape.objects * (1 + shape.clicks)
+    )
     taken_for = base_of("", BASES[base]().to_dict())
     assert taken_for == base, f"{base} is taken for {taken_for}"
-    one = predict(base, settings, shows, at_once=shape.images, checkpointing=groups, bfloat16=bfloat16)
-    assert one is not None, f"engine/fit.json has nothing of {base}: run benchmarks/memory_table.py"
+    one = estimate_step(base, settings, shape, micro_batch_size=shape.images, checkpointing=groups, bfloat16=bfloat16)
+    assert one is not None, f"engine/estimate/cost_model.json has nothing of {base}: run benchmarks/memory_table.py"
     return one.memory_bytes
 
 

@@ -1,4 +1,6 @@
-"""Writes ``engine/fit.json``: what a step of each base takes, as coefficients. After a change of what is computed::
+"""Write ``engine/estimate/cost_model.json``: memory and arithmetic of a step of each base, as coefficients.
+
+After a change of the forward or backward pass::
 
     python benchmarks/memory_table.py    # all bases, some minutes each
     python benchmarks/memory_table.py sam-vit-base shipped-sam
@@ -21,10 +23,10 @@ import numpy as np
 from scipy.optimize import nnls
 from step_memory import BASES, Shape, step
 
-from engine.fit import LADDER, dimensions, features, key_of, places
+from engine.estimate.cost_model import LADDER, count_positions, dimensions, features, key_of
 from engine.spec import LoraPreset, TeacherName
 
-TABLE = Path(__file__).resolve().parents[1] / "engine" / "fit.json"
+TABLE = Path(__file__).resolve().parents[1] / "engine" / "estimate" / "cost_model.json"
 GROUNDING_DINO = (
     Shape(size=(480, 640), tokens=16),
     Shape(size=(800, 1333), tokens=16),
@@ -61,7 +63,7 @@ def entries(base: str, preset: LoraPreset) -> Iterator[tuple[str, dict[str, obje
             features(
                 kind,
                 images=shape.images,
-                places=places(*shape.size),
+                positions=count_positions(*shape.size),
                 queries=dimensions(BASES[base]().to_dict())[-1],
                 tokens=shape.tokens,
                 objects=shape.objects * (1 + shape.clicks),

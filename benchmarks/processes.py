@@ -26,8 +26,8 @@ from engine.launch import launch
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.grounding_dino import GroundingDino
 from engine.teachers.lora import adapter_tensors, attach, set_training, trainable_parameters
+from engine.training.distributed import joined
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
-from engine.training.processes import joined
 
 
 def train(steps: int, images: int, out: Path) -> None:

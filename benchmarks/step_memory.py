@@ -32,7 +32,7 @@ from engine.teachers.lora import attach, set_training, trainable_parameters
 from engine.teachers.recompute import recompute
 from engine.teachers.sam import Sam
 from engine.teachers.sam_loss import sam_losses
-from engine.training.memory import TensorBytes
+from engine.training.micro_batch import TensorBytes
 from engine.training.optimizer import build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -32,8 +32,8 @@ from engine.errors import (
     StorageError,
     TeacherError,
 )
+from engine.estimate.forecast import check_layers
 from engine.manifest import Manifest
-from engine.outlook import check_layers
 from engine.plan import TrainingRun, plan
 from engine.progress import Event, Listener, parse_line
 from engine.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, restore_handlers

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from engine.artifacts import RunLayout
-from engine.cli.process import end_by_signal, sigterm_as_error
+from engine.cli.main import end_by_signal, sigterm_as_error
 from engine.config import RunConfig
 from engine.errors import TeacherError
 from engine.plan import TrainingRun

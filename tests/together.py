@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from engine.launch import Place
-from engine.training.processes import Processes, joined
+from engine.training.distributed import Processes, joined
 
 
 def free_port() -> int:

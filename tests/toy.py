@@ -26,10 +26,10 @@ from engine.storage.publication import sha256_of
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher
 from engine.teachers.lora import adapter_tensors, attach
 from engine.training.checkpoint import Checkpoint, Progress
+from engine.training.device import Stop, seed_all
+from engine.training.distributed import ALONE, Processes
 from engine.training.loop import Hooks, Loop
-from engine.training.processes import ALONE, Processes
-from engine.training.runtime import Stop, seed_all
-from engine.training.steps import Steps
+from engine.training.sampler import Steps
 
 SIDE = 32
 

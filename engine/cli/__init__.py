@@ -7,6 +7,6 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
     # may lie. Before anything else is imported.
     del sys.path[0]
 
-from engine.cli.process import main
+from engine.cli.main import main
 
 __all__ = ["main"]

@@ -1,5 +1,5 @@
 """``python -m engine.cli``, for processes that must not depend on what is on PATH."""
 
-from engine.cli.process import main
+from engine.cli.main import main
 
 main()

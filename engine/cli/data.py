@@ -53,13 +53,13 @@ def inspect(
 
     Images are not read, and nothing is written. With -f the exit code is 41 if training would refuse the dataset.
     """
-    from engine.cli.outlook import show_outlook
+    from engine.cli.estimate_table import show_outlook
     from engine.config.generate import defaults, generate_config
     from engine.config.trainable import check_pieces
     from engine.dataset import inspect_dataset, inspect_request
     from engine.dataset.class_names import find_vocabulary, judge_names, of_language
-    from engine.fit import GPUS
-    from engine.outlook import Inspected, check_layers, outlook
+    from engine.estimate.cost_model import GPUS
+    from engine.estimate.forecast import Inspected, check_layers, outlook
 
     named = {known.lower(): known for known in GPUS}.get(gpu.lower())
     if named is None:

@@ -10,7 +10,7 @@ import typer
 
 from engine import child_process
 from engine import launch as launcher
-from engine.cli.ending import OutcomeFile
+from engine.cli.outcome_file import OutcomeFile
 from engine.errors import ConfigError
 
 MOST = 256

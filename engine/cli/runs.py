@@ -15,8 +15,8 @@ import typer
 from engine.artifacts import RunLayout, RunMetadata
 from engine.cli import options
 from engine.cli.display import console, is_terminal, show_info, show_results
-from engine.cli.ending import OutcomeFile, failures_in
-from engine.cli.names import find_run
+from engine.cli.outcome_file import OutcomeFile, failures_in
+from engine.cli.run_lookup import find_run
 from engine.config import RunConfig, from_yaml
 from engine.errors import ConfigError, NoProgressError, TeacherError
 from engine.gain import check_gain
@@ -32,7 +32,7 @@ from engine.storage.bounded import MANIFEST_BYTES, read_bounded
 from engine.validation import parse
 
 if TYPE_CHECKING:
-    from engine.training.processes import Processes
+    from engine.training.distributed import Processes
 
 
 class ProgressStyle(StrEnum):
@@ -89,7 +89,7 @@ def prepare(
 ) -> None:
     """Do what comes before training: inspect the data, and write into storage what trainers read. Needs no torch."""
     from engine import local
-    from engine.outlook import needs
+    from engine.estimate.forecast import needs
 
     with failures_in(outcome):
         request = options.read_manifest(manifest)
@@ -213,8 +213,8 @@ def _train_planned(
             names = teachers or config.teachers.names
             if outcome is not None and len(names) != 1:
                 raise ConfigError(f"--outcome tells of one teacher, not of {', '.join(names)}: give one --teacher")
-            from engine.training.machine import GPUS, check_gpus
-            from engine.training.processes import joined
+            from engine.training.device import GPUS, check_gpus
+            from engine.training.distributed import joined
 
             check_gpus(int(os.environ.get(GPUS) or 0))
             with joined() as processes:
@@ -243,7 +243,7 @@ def _train_one(
     on_hang: Callable[[NoProgressError], None] | None = None,
 ) -> TeacherResult:
     from engine.fine_tune import only_here, scratch_of
-    from engine.training.processes import ALONE
+    from engine.training.distributed import ALONE
     from engine.training.publish import train_and_publish
     from engine.training.watchdog import print_failure
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -62,12 +62,15 @@ class Progress(BaseModel):
     seconds: float = Field(default=0, description="Wall-clock time of training and its evaluations so far.")
     peak_memory_bytes: int = 0
     step_memory_bytes: int = 0
-    at_once: int | None = Field(
-        default=None, description="Images a batch, at most, since the memory of a GPU had no room for a whole one."
-    )
-    planned: int | None = Field(
+    micro_batch_size: int | None = Field(
         default=None,
-        description="Images a batch, at most, by the memory there was when the run began; None: all of it.",
+        validation_alias=AliasChoices("micro_batch_size", "at_once"),
+        description="Images at a time since a GPU ran out of memory; None: it did not.",
+    )
+    planned_micro_batch_size: int | None = Field(
+        default=None,
+        validation_alias=AliasChoices("planned_micro_batch_size", "planned"),
+        description="Images at a time by the memory available when the run began; None: whole batches.",
     )
 
 

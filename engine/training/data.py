@@ -7,23 +7,30 @@ made before it.
 from __future__ import annotations
 
 import copy
+import shutil
 import signal
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+import transformers
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from engine.augmentation import Augmenter
+from engine.config import RunConfig
 from engine.dataset.types import Sample
 from engine.errors import MachineError, TeacherError
 from engine.signals import STOP_SIGNALS
+from engine.teachers import LocalModel
 from engine.teachers.base import Batch, Example, Teacher
+from engine.teachers.features import FeatureCache, held_in
 from engine.threads import usable_cores
-from engine.training.machine import SHARED_MEMORY
-from engine.training.parts import Part
-from engine.training.steps import Key, Steps
+from engine.training.device import SHARED_MEMORY
+from engine.training.sampler import Key, Steps
+from engine.training.splits import SplitData
 
 MAX_WORKERS = 8
 
@@ -36,7 +43,7 @@ class Views(Dataset[Example | TeacherError]):
 
     def __init__(
         self,
-        part: Part,
+        part: SplitData,
         teacher: Teacher,
         augment: Callable[[Sample, int], Sample],
         *,
@@ -138,3 +145,27 @@ def _without_model(teacher: Teacher) -> Teacher:
     light = copy.copy(teacher)
     del light.model
     return light
+
+
+FOLDER = "features"
+
+
+def features_of(teacher: Teacher, config: RunConfig, *, base: LocalModel, cache: Path) -> FeatureCache | None:
+    """The cache of a teacher with its adapter, if an image is ever seen twice.
+
+    Args:
+        teacher: What is kept ends before its first adapted layer.
+        config: Of the run.
+        base: The teacher's.
+        cache: The folder that runs share.
+    """
+    settings = config.teachers.of(teacher.name)
+    seen_again = (settings is not None and settings.views > 0) or not Augmenter(config.augmentation).chosen
+    frozen = teacher.frozen()
+    if frozen is None or not seen_again or not config.training.features_gb:
+        return None
+    folder = cache / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    limit = min(int(config.training.features_gb * 1e9), (shutil.disk_usage(folder).free + held_in(folder)) // 2)
+    identity = {"base": base.digest, "teacher": teacher.name, "transformers": transformers.__version__, **frozen}
+    return FeatureCache(folder, identity=identity, limit=limit)

@@ -30,7 +30,9 @@ from engine.teachers.base import Batch, Teacher
 from engine.teachers.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
 from engine.teachers.recompute import recompute
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_interval, save_checkpoint
-from engine.training.memory import StepMemory
+from engine.training.device import Stop, autocast, memory_error, memory_errors, peak_memory_bytes, seed_all
+from engine.training.distributed import ALONE, Processes
+from engine.training.micro_batch import StepMemory
 from engine.training.optimizer import (
     apply_gradients,
     build_optimizer,
@@ -38,9 +40,7 @@ from engine.training.optimizer import (
     optimizer_tensors,
     restore_optimizer,
 )
-from engine.training.processes import ALONE, Processes
-from engine.training.runtime import Stop, autocast, memory_error, memory_errors, peak_memory_bytes, seed_all
-from engine.training.steps import Steps, learning_rate
+from engine.training.sampler import Steps, learning_rate
 
 EXPECTED_COST = 1.0
 """Seconds of a checkpoint, until one was written."""
@@ -97,7 +97,7 @@ class Loop:
         processes: Processes = ALONE,
     ) -> None:
         self.teacher, self.settings, self.training = teacher, settings, training
-        self.steps = replace(steps, at_once=start.progress.at_once or steps.at_once)
+        self.steps = replace(steps, micro_batch_size=start.progress.micro_batch_size or steps.micro_batch_size)
         self.memory = StepMemory(start.progress.step_memory_bytes)
         self.folder, self.hooks, self.stop, self.processes = folder, hooks, stop, processes
         self.interval = checkpoint_interval(EXPECTED_COST)
@@ -111,7 +111,7 @@ class Loop:
         self.precision: AbstractContextManager[Any] = autocast(teacher.device, training.precision)
         self.pace = Pace()
         self.started = self.saved = time.monotonic()
-        if start.progress.at_once is not None:
+        if start.progress.micro_batch_size is not None:
             self._keep_less()
 
     def run(self) -> Progress:
@@ -203,12 +203,12 @@ class Loop:
         Raises:
             OutOfMemoryError: It was done before, or there is nothing to halve.
         """
-        size = self.steps.at_once or self.steps.batch_size
-        if size == 1 or self.progress.at_once is not None:
+        size = self.steps.micro_batch_size or self.steps.batch_size
+        if size == 1 or self.progress.micro_batch_size is not None:
             raise memory_error(self.teacher, self.settings, fits=self._what_fits(size))
         half = math.ceil(size / 2)
         self._keep_less()
-        self.steps, self.progress = replace(self.steps, at_once=half), self._updated(at_once=half)
+        self.steps, self.progress = replace(self.steps, micro_batch_size=half), self._updated(micro_batch_size=half)
         why = f"batches of {size} images have no room in the memory of the GPU"
         self._tell("note", message=f"{why}: going on with {half} at a time, and as many a step")
         self._checkpoint()
@@ -221,7 +221,7 @@ class Loop:
         """The largest batch that has room, of those that halve ``size``; 0 if not even one image has."""
         while size > 1:
             size //= 2
-            steps = replace(self.steps, at_once=size)
+            steps = replace(self.steps, micro_batch_size=size)
             with closing(self._batches(steps)) as batches:
                 fits = self._gradients(steps, batches) is not None
             self.optimizer.zero_grad(set_to_none=True)

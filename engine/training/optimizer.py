@@ -15,7 +15,7 @@ from engine.config import TeacherSettings
 from engine.errors import NotFiniteError
 from engine.teachers.base import Batch, Teacher, to_device
 from engine.teachers.lora import trainable_parameters
-from engine.training.processes import ALONE, Processes
+from engine.training.distributed import ALONE, Processes
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AdamW:

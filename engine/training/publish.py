@@ -44,9 +44,9 @@ from engine.results import TeacherResult
 from engine.storage import Storage, join
 from engine.storage import name as name_of
 from engine.storage.publication import ATTEMPTS
-from engine.training.last import fetch_last, keep_best, keep_last
-from engine.training.machine import check_disk
-from engine.training.processes import ALONE, Processes
+from engine.training.device import check_disk
+from engine.training.distributed import ALONE, Processes
+from engine.training.resume import fetch_last, keep_best, keep_last
 from engine.training.trainer import TeacherTrainer
 from engine.training.watchdog import print_failure
 

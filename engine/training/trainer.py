@@ -44,35 +44,39 @@ from engine.teachers.lora import (
     save_adapter,
 )
 from engine.teachers.recompute import recompute
-from engine.training.balance import repeats
-from engine.training.beside import Beside
+from engine.training.background import BackgroundTask
+from engine.training.box_prompts import DETECTION_BATCH, DetectedBoxes, Prompted, detect_box_prompts
 from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint
-from engine.training.data import Views, batches_from
-from engine.training.detected import LOOKED_AT_ONCE, Detected, Prompted, prepare_detected
-from engine.training.fetched import Fetched, arrived, fetch
-from engine.training.frozen import features_of
-from engine.training.last import last_checkpoint
-from engine.training.loop import Hooks, Loop
-from engine.training.machine import machine_errors
-from engine.training.parts import Data, Parts
-from engine.training.probe import Probe
-from engine.training.processes import ALONE, Processes
-from engine.training.progress import TensorBoard, thinned
-from engine.training.room import Cut, choose_cut, told
-from engine.training.runtime import (
+from engine.training.data import Views, batches_from, features_of
+from engine.training.device import (
     Stop,
     autocast,
     choose_device,
     give_back_memory,
     keep_memory,
+    machine_errors,
     resident_bytes,
     seed_all,
 )
-from engine.training.said import left_out, phases, shared_images, so_far, summary
-from engine.training.same import check_planned_base, check_same, check_same_base, check_same_images, decisive
-from engine.training.steps import Steps, shapes_of
+from engine.training.distributed import ALONE, Processes
+from engine.training.evaluation import Baseline, Evaluator, write_result
+from engine.training.listeners import TensorBoard, thinned
+from engine.training.loop import Hooks, Loop
+from engine.training.messages import left_out, phases, shared_images, so_far, summary
+from engine.training.micro_batch import MicroBatchPlan, describe_plan, plan_micro_batch
+from engine.training.prepare import PreparedData, fetch, wait_for_training_images
+from engine.training.resume import (
+    check_planned_base,
+    check_same_base,
+    check_same_images,
+    check_same_run,
+    last_checkpoint,
+    run_fingerprint,
+)
+from engine.training.retention_data import RetentionData
+from engine.training.sampler import Steps, repeats, shapes_of
+from engine.training.splits import Data, Splits
 from engine.training.watchdog import Watchdog, print_failure
-from engine.training.worth import Before, Measures, write_result
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,12 @@ class Job:
 
     teacher: Teacher
     base: LocalModel
-    parts: Parts
-    probe: Probe | None
-    detected: Detected | None
-    cut: Cut
+    splits: Splits
+    retention_data: RetentionData | None
+    detected: DetectedBoxes | None
+    micro_batch: MicroBatchPlan
     steps: Steps
-    before: Before | None
+    baseline: Baseline | None
 
     def event(self, kind: EventKind, **values: Any) -> Event:
         """An event of this job."""
@@ -211,43 +215,43 @@ class TeacherTrainer:
         """Data and base model, on disk and in memory; the base is measured while images to learn from arrive."""
         note, settings, data = partial(self._note, listen), self.settings, self.config.data
         kind, training = REGISTRY[self.name], self.config.training
-        with Beside[Parts]() as arriving:
+        with BackgroundTask[Splits]() as training_images:
             note(f"fetching the base model {settings.base_model}")
-            fetched = fetch(
+            prepared = fetch(
                 self.config,
                 self.name,
                 partial(self._base, checkpoint),
-                arriving=arriving,
+                training_images=training_images,
                 storage=self.storage,
                 cache=self.cache,
                 processes=self.processes,
                 say=note,
             )
-            base, probe = fetched.base, fetched.probe
+            base, retention_data = prepared.base, prepared.retention
             check_same_base(settings.base_model, base, self.processes)
             teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=settings)
-            if probe is not None:
-                _check_asking(teacher, probe)
+            if retention_data is not None:
+                _check_asking(teacher, retention_data)
             device = choose_device()
             teacher.model.to(device)
-            cut = self._fitted(teacher, fetched.data, checkpoint, note)
-            before = None
+            micro_batch = self._fitted(teacher, prepared.data, checkpoint, note)
+            baseline = None
             if checkpoint is None:
-                before = self._measure_base(teacher, cut, fetched, arriving, listen)
-            if arriving.busy:
+                baseline = self._measure_base(teacher, micro_batch, prepared, training_images, listen)
+            if training_images.busy:
                 note("waiting for the images to learn from")
-            parts = arrived(fetched, arriving, self.processes)
+            splits = wait_for_training_images(prepared, training_images, self.processes)
         for message in (
-            *left_out(parts.unreadable, parts.objects_skipped, asked=data.exif_orientation),
-            *shared_images(parts.shared),
+            *left_out(splits.unreadable, splits.objects_skipped, asked=data.exif_orientation),
+            *shared_images(splits.shared),
         ):
             note(message)
         detected = None
         if self.name is TeacherName.SAM:
             teacher.model.to("cpu")  # Grounding DINO has the GPU to itself
-            detected = prepare_detected(
+            detected = detect_box_prompts(
                 self.config,
-                parts,
+                splits,
                 begun=None if checkpoint is None else checkpoint.settings,
                 folder=self.folder / LAST,
                 storage=self.storage,
@@ -257,12 +261,12 @@ class TeacherTrainer:
             )
             teacher.model.to(device)
         if checkpoint is not None:
-            check_same_images(checkpoint.settings, parts.unreadable)
-            now = decisive(self.config, self.name, base=base, parts=parts, detected=detected)
-            check_same(self.folder / LAST, checkpoint.settings, now)
+            check_same_images(checkpoint.settings, splits.unreadable)
+            now = run_fingerprint(self.config, self.name, base=base, splits=splits, detected=detected)
+            check_same_run(self.folder / LAST, checkpoint.settings, now)
         if detected is not None:
-            parts = replace(parts, train=Prompted(parts.train.dataset, parts.train.paths, detected.train))
-        train = parts.train.dataset
+            splits = replace(splits, train=Prompted(splits.train.dataset, splits.train.paths, detected.train))
+        train = splits.train.dataset
         steps = Steps.of(
             settings,
             images=len(train),
@@ -270,14 +274,18 @@ class TeacherTrainer:
             place=self.processes.place,
             repeats=repeats(train, exponent=training.class_balance),
             shapes=shapes_of(train) if kind.pads else (),
-            at_once=cut.at_once if cut.at_once < settings.batch_size else None,
+            micro_batch_size=micro_batch.micro_batch_size
+            if micro_batch.micro_batch_size < settings.batch_size
+            else None,
         )
-        return Job(teacher, base, parts, probe, detected, cut, steps, before)
+        return Job(teacher, base, splits, retention_data, detected, micro_batch, steps, baseline)
 
-    def _fitted(self, teacher: Teacher, data: Data, checkpoint: Checkpoint | None, note: Callable[[str], None]) -> Cut:
+    def _fitted(
+        self, teacher: Teacher, data: Data, checkpoint: Checkpoint | None, note: Callable[[str], None]
+    ) -> MicroBatchPlan:
         """Give the teacher its adapter, and choose how its steps are cut: by all images there may be to learn from."""
         training, settings = self.config.training, self.settings
-        cut = choose_cut(
+        micro_batch = plan_micro_batch(
             teacher,
             settings,
             data.whole["train"].dataset,
@@ -285,47 +293,65 @@ class TeacherTrainer:
             begun=None if checkpoint is None else checkpoint.progress,
             processes=self.processes,
         )
-        if cut.plan is not None:
-            note(told(cut.plan, batch_size=settings.batch_size, room=cut.room, kept_bytes=cut.kept_bytes))
-        if cut.kept_bytes:
+        if micro_batch.plan is not None:
+            note(
+                describe_plan(
+                    micro_batch.plan,
+                    batch_size=settings.batch_size,
+                    available_memory=micro_batch.available_memory,
+                    kept_bytes=micro_batch.kept_bytes,
+                )
+            )
+        if micro_batch.kept_bytes:
             keep_memory()
-            self._held_at_most = resident_bytes() + cut.kept_bytes * 3 // 4  # the next step adds to what is held
+            self._held_at_most = (
+                resident_bytes() + micro_batch.kept_bytes * 3 // 4
+            )  # the next step adds to what is held
         seed_all(training.seed)
         attach(teacher, settings.lora)
         asked = () if settings.checkpointing == "auto" else settings.checkpointing
-        recompute(teacher, asked if cut.plan is None else cut.plan.checkpointing)
-        return cut
+        recompute(teacher, asked if micro_batch.plan is None else micro_batch.plan.checkpointing)
+        return micro_batch
 
     def _measure_base(
-        self, teacher: Teacher, cut: Cut, fetched: Fetched, arriving: Beside[Parts], listen: Listener
-    ) -> Before:
+        self,
+        teacher: Teacher,
+        micro_batch: MicroBatchPlan,
+        prepared: PreparedData,
+        training_images: BackgroundTask[Splits],
+        listen: Listener,
+    ) -> Baseline:
         """What the base is worth on the parts that are here; that the other cannot be had is told at once."""
-        parts = fetched.data.usable(fetched.unreadable)
-        with self._watched(arriving.check) as stop:
-            self._note(listen, "measuring the base" + (", while images to learn from arrive" if arriving.busy else ""))
-            before = self._measures(teacher, cut, stop).base(parts)
+        splits = prepared.data.usable(prepared.unreadable)
+        with self._watched(training_images.check) as stop:
+            self._note(
+                listen, "measuring the base" + (", while images to learn from arrive" if training_images.busy else "")
+            )
+            baseline = self._measures(teacher, micro_batch, stop).base(splits)
         stop.check()
-        ap = before.metrics["val"].ap
+        ap = baseline.metrics["val"].ap
         slug = self.name.slug
         listen(Event(event="evaluation", teacher=slug, step=0, epoch=0, ap=ap, ap_before=ap, phase="base"))
-        return before
+        return baseline
 
-    def _measures(self, teacher: Teacher, cut: Cut, stop: Stop) -> Measures:
-        return Measures(teacher, self.settings, self.processes, stop, min(cut.at_once, LOOKED_AT_ONCE))
+    def _measures(self, teacher: Teacher, micro_batch: MicroBatchPlan, stop: Stop) -> Evaluator:
+        return Evaluator(
+            teacher, self.settings, self.processes, stop, min(micro_batch.micro_batch_size, DETECTION_BATCH)
+        )
 
     def _begin(self, job: Job) -> Checkpoint:
         """The checkpoint of a run without a step."""
-        assert job.before is not None  # noqa: S101 - there is none to go on from
+        assert job.baseline is not None  # noqa: S101 - there is none to go on from
         adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(job.teacher).items()}
-        settings = decisive(self.config, self.name, base=job.base, parts=job.parts, detected=job.detected)
-        progress = Progress(planned=job.steps.at_once)
-        checkpoint = Checkpoint(progress, dict(job.before.metrics), settings, adapter=adapter, optimizer={})
+        settings = run_fingerprint(self.config, self.name, base=job.base, splits=job.splits, detected=job.detected)
+        progress = Progress(planned_micro_batch_size=job.steps.micro_batch_size)
+        checkpoint = Checkpoint(progress, dict(job.baseline.metrics), settings, adapter=adapter, optimizer={})
         self._checkpointed(save_checkpoint(checkpoint, self.folder / LAST))
         return checkpoint
 
     def _run(self, job: Job, checkpoint: Checkpoint, listen: Listener, stop: Stop) -> TeacherResult:
-        teacher, steps, plan = job.teacher, job.steps, job.cut.plan
-        measures = self._measures(teacher, job.cut, stop)
+        teacher, steps, plan = job.teacher, job.steps, job.micro_batch.plan
+        evaluator = self._measures(teacher, job.micro_batch, stop)
         keep_best = partial(self._keep_best, job)
         if checkpoint.best:  # the file may be of later steps, which will be done again, or not be on this disk
             load_adapter_tensors(teacher, checkpoint.best, what="the checkpoint does not fit its base")
@@ -339,7 +365,7 @@ class TeacherTrainer:
             folder=self.folder / LAST,
             hooks=Hooks(
                 batches=partial(self._batches, job),
-                evaluate=lambda: measures.of(job.parts.val).metrics,
+                evaluate=lambda: evaluator.of(job.splits.val).metrics,
                 keep_best=keep_best,
                 checkpointed=self._checkpointed,
                 listen=listen,
@@ -356,26 +382,26 @@ class TeacherTrainer:
             load_adapter(teacher, self.folder)  # what is on the disk is what is measured
         else:
             load_adapter_tensors(teacher, loop.best, what="the best adapter does not fit its base")
-        worth = measures.adapted(
-            job.parts,
+        evaluation = evaluator.adapted(
+            job.splits,
             before=checkpoint.before,
-            base=job.before,
+            base=job.baseline,
             detected=job.detected,
-            probe=job.probe,
+            retention_data=job.retention_data,
         )
         base_ap = checkpoint.before["val"].ap
         known = {"ap_before": base_ap, "best_ap": better_than(base_ap, progress.best_ap)}
-        for phase, metrics in phases(worth).items():
+        for phase, metrics in phases(evaluation).items():
             listen(job.event("evaluation", step=progress.step, ap=metrics.ap, phase=phase, **known))
         result = self.processes.decided(
             lambda: write_result(
                 self.folder,
-                worth,
+                evaluation,
                 progress,
                 teacher=teacher,
                 base=job.base,
                 base_model=self.settings.base_model,
-                parts=job.parts,
+                splits=job.splits,
                 steps=job.steps,
                 plan=plan,
             )
@@ -388,14 +414,14 @@ class TeacherTrainer:
 
     def _keep_best(self, job: Job) -> None:
         if self.processes.first:
-            save_adapter(job.teacher, self.folder, card=self._card(job.base, job.parts.train.dataset.frame))
+            save_adapter(job.teacher, self.folder, card=self._card(job.base, job.splits.train.dataset.frame))
 
     def _batches(self, job: Job, steps: Steps, step: int) -> Generator[Batch, None, None]:
         seed, workers = self.config.training.seed, self.config.training.workers
         augment, take_turns = Augmenter(self.config.augmentation), self.settings.views
         if not augment.chosen or job.teacher.features is None:
             take_turns = 0
-        views = Views(job.parts.train, job.teacher, augment, seed=seed, take_turns=take_turns)
+        views = Views(job.splits.train, job.teacher, augment, seed=seed, take_turns=take_turns)
         return batches_from(step, steps, views, workers=workers, pin_memory=job.teacher.device.type == "cuda")
 
     def _base(self, checkpoint: Checkpoint | None) -> LocalModel:
@@ -426,9 +452,9 @@ class TeacherTrainer:
             self.on_checkpoint(path)
 
 
-def _check_asking(teacher: Teacher, probe: Probe) -> None:
+def _check_asking(teacher: Teacher, retention_data: RetentionData) -> None:
     """What cannot be asked for is told before there is anything to lose."""
     try:
-        teacher.asking(probe.part.dataset.classes)
+        teacher.asking(retention_data.part.dataset.classes)
     except ConfigError as error:
         raise ConfigError(f"training.retention: {error}") from None

@@ -6,7 +6,7 @@ import asyncio
 
 from kubernetes.aio.config import ConfigException
 
-from engine.cli.names import ResolvedRun
+from engine.cli.run_lookup import ResolvedRun
 from engine.errors import ConfigError, StorageError
 from engine.spec import AddressingStyle
 from teacher_operator.api import KIND

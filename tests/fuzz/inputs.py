@@ -40,16 +40,16 @@ from engine.dataset.problems import IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Detections
 from engine.dataset.wordpiece import Vocabulary
 from engine.errors import BaseModelError, ConfigError, DataError, StorageError, TeacherError
+from engine.estimate.forecast import find_base
 from engine.manifest import load_manifest
 from engine.outcome import Outcome, parse_outcome
-from engine.outlook import find_base
 from engine.progress import Event, parse_line
 from engine.spec import DatasetSpec, FineTuneSpec, TeacherName
 from engine.storage import Storage
 from engine.storage.publication import Commit, Publication
 from engine.teachers import load_adapted, load_labeller, load_teacher
+from engine.training.box_prompts import DetectedBoxes
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_name, read_checkpoint, save_checkpoint
-from engine.training.detected import Detected
 
 NAMES = [f"{i:03d}.png" for i in range(1, 5)]
 TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny_teachers"
@@ -411,7 +411,7 @@ def sealed(content: bytes, rng: random.Random) -> bytes:
 
 @refused_by(StorageError)
 def check_detected(content: bytes, folder: Path) -> None:
-    found = Detected.read(content)
+    found = DetectedBoxes.read(content)
     assert all(boxes.shape[1:] == (4,) for boxes in found.train)
 
 
@@ -465,7 +465,7 @@ def all_kinds(folder: Path) -> list[Kind]:
     ).read_bytes()
     boxes = np.array([[0, 0, 5, 5], [1, 1, 3, 9]], np.float32)
     seen = Detections(boxes, np.ones(2, np.float32), np.zeros(2, np.int64))
-    detected = Detected.of([boxes, boxes[:1]], [seen]).content
+    detected = DetectedBoxes.of([boxes, boxes[:1]], [seen]).content
     outcome = json.loads(Outcome().to_message())
     event = json.loads(Event(event="step", teacher="sam", step=3, loss=0.5).line())
     commit = json.loads(Commit(attempt="a", files={"x": "0" * 64}).model_dump_json())

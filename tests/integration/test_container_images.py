@@ -302,7 +302,7 @@ def test_what_the_operators_image_prepares_the_trainers_trains_and_evaluates(s3:
 
 def test_processes_of_a_trainer_find_each_other() -> None:
     program = """
-from engine.training.processes import joined
+from engine.training.distributed import joined
 with joined() as processes:
     assert processes.sum(processes.place.rank + 1) == 3
 """

@@ -72,4 +72,4 @@ def test_one_of_two_processes_that_stands_still(planned: Path, tmp_path: Path) -
     )
     assert code == NoProgressError.exit_code
     assert "nothing has happened for " in message
-    assert "engine/training/processes.py" in said
+    assert "engine/training/distributed.py" in said

@@ -17,7 +17,7 @@ from tiny import grounding_dino_settings
 from tiny_sam import sam_settings
 
 from engine.errors import BaseModelError
-from engine.outlook import find_base
+from engine.estimate.forecast import find_base
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import Teacher, load_teacher

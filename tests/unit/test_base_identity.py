@@ -20,7 +20,7 @@ from engine.spec import DatasetSpec, FineTuneSpec, TeacherName, TeacherSpec
 from engine.storage import Storage
 from engine.storage.publication import sha256_of
 from engine.teachers import load_adapted, resolve_base_model
-from engine.training.same import check_planned_base, check_same
+from engine.training.resume import check_planned_base, check_same_run
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny_teachers" / "grounding_dino"
 
@@ -128,10 +128,10 @@ def test_another_base_is_another_run_and_a_planned_one_is_kept_to(base: Path, tm
 
 def test_a_checkpoint_of_another_preprocessor_is_not_resumed(tmp_path: Path) -> None:
     then = {"base_sha256": "a", "base_parts": {"preprocessor": "1", "tokenizer": "2"}}
-    check_same(tmp_path, then, then)
+    check_same_run(tmp_path, then, then)
     with pytest.raises(ConfigError, match=r"base_parts\.preprocessor was '1' and is '3'"):
-        check_same(tmp_path, then, {"base_sha256": "a", "base_parts": {"preprocessor": "3", "tokenizer": "2"}})
-    check_same(tmp_path, {"base_sha256": "a"}, then)  # of an earlier version
+        check_same_run(tmp_path, then, {"base_sha256": "a", "base_parts": {"preprocessor": "3", "tokenizer": "2"}})
+    check_same_run(tmp_path, {"base_sha256": "a"}, then)  # of an earlier version
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from toy import metadata_of, metrics, result_of, run_config, settings, training,
 from engine import local
 from engine.artifacts import RunLayout, model_card
 from engine.cli import display, progress
-from engine.cli.ending import failures_in
+from engine.cli.outcome_file import failures_in
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import inspect_dataset
 from engine.errors import EXIT_ERRORS, NotBetterThanBaseError
@@ -24,7 +24,7 @@ from engine.outcome import LIMIT, parse_outcome
 from engine.progress import Event
 from engine.results import Comparison, Interval, TeacherResult
 from engine.spec import DatasetSpec, FineTuneSpec, OnNoGain, TeacherName, TrainingSpec
-from engine.training.said import summary
+from engine.training.messages import summary
 
 DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
 

@@ -29,7 +29,7 @@ from engine.storage import Storage
 from engine.teachers import REGISTRY
 from engine.training import TeacherTrainer
 from engine.training.checkpoint import load_checkpoint
-from engine.training.processes import Processes
+from engine.training.distributed import Processes
 
 FOLDER = "teachers/grounding_dino_lora"
 PARTS = {"train": range(20), "val": range(20, 26), "test": range(26, 30)}

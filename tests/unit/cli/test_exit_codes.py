@@ -18,7 +18,7 @@ from engine.errors import TeacherError
 TEACHER = [sys.executable, "-P", "-m", "engine.cli"]
 HANGS_AT_THE_END = """
 import atexit, threading, time
-from engine.cli import app, process
+from engine.cli import app, main
 from engine import errors
 class Slow:
     def __del__(self, sleep=time.sleep):
@@ -30,7 +30,7 @@ def fails():
     print("told")
     {failure}
 app.app = fails
-process.main()
+main()
 """
 
 
@@ -108,7 +108,7 @@ def test_a_closed_stream_is_not_given_to_the_next_file() -> None:
 
 CTRL_C = """
 import signal, sys, time
-from engine.cli import app, process
+from engine.cli import app, main
 def works():
     try:
         print("ready", flush=True)
@@ -118,7 +118,7 @@ def works():
         time.sleep({tidies_up})
         print("tidied up", flush=True)
 app.app, sys.argv = works, ["teacher", "label"]
-process.main()
+main()
 """
 
 
@@ -176,7 +176,7 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 from engine import child_process
-from engine.cli import app, process
+from engine.cli import app, main
 def works():
     Path({started!r}).write_text(str(os.getpid()))
     try:
@@ -184,7 +184,7 @@ def works():
     finally:
         Path({ended!r}).touch()
 app.app, child_process.POLL_SECONDS = works, 0.1
-process.main()
+main()
 """
 
 
@@ -236,7 +236,7 @@ def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, path: st
 def test_what_a_process_starts_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
     plant(tmp_path)
     program = "from multiprocessing import get_context as c; p = c('spawn').Process(target=print); p.start(); p.join()"
-    program = f"from engine.cli import app, process\ndef works():\n    {program}\napp.app = works\nprocess.main()"
+    program = f"from engine.cli import app, main\ndef works():\n    {program}\napp.app = works\nmain()"
     command = [sys.executable, "-P", "-c", program]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, capture_output=True, check=False)
     assert not (tmp_path / "imported").exists(), (tmp_path / "imported").read_text()

@@ -13,11 +13,11 @@ from click.testing import Result
 from coco_files import changed, small_coco, write, write_images
 from typer.testing import CliRunner
 
-from engine import fit
 from engine.cli.app import app
 from engine.dataset import inspect_dataset
 from engine.errors import ConfigError
-from engine.outlook import GIBIBYTES, Inspected, TeacherOutlook
+from engine.estimate import cost_model
+from engine.estimate.forecast import GIBIBYTES, Inspected, TeacherOutlook
 
 TINY = Path(__file__).resolve().parents[3] / "examples" / "tiny_teachers" / "grounding_dino"
 
@@ -161,10 +161,10 @@ def test_what_is_wrong_with_the_data_alone_is_told_with_it(data: Path) -> None:
 
 
 def test_where_nothing_is_known_it_says_so_and_what_is_known(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = copy.deepcopy(fit._table())
+    table = copy.deepcopy(cost_model._table())
     entries = table["grounding-dino-tiny"]["entries"]
     table["grounding-dino-tiny"]["entries"] = {k: v for k, v in entries.items() if k.startswith("encoder-decoder")}
-    monkeypatch.setattr(fit, "_table", lambda: table)
+    monkeypatch.setattr(cost_model, "_table", lambda: table)
     unknown = outlook(data, "--lora-preset", "decoder")["grounding_dino"]
     assert (unknown.gpus, unknown.seconds) == ((), None)
     said = (

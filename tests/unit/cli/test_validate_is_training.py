@@ -172,7 +172,7 @@ def test_few_images_with_masks_fall_to_both_parts(tmp_path: Path) -> None:
     from engine.dataset import inspect_dataset
     from engine.spec import DatasetSpec, FineTuneSpec
     from engine.storage import Storage
-    from engine.training.parts import Data
+    from engine.training.splits import Data
 
     coco = changed(small_coco(24, 2, masks=True), some_masks(3, 9))
     write(tmp_path / "annotations.json", coco)

@@ -26,7 +26,7 @@ from engine.labelling import label_folder
 from engine.spec import DatasetSpec, ExifOrientation, FineTuneSpec
 from engine.storage import Storage
 from engine.teachers.labeller import Labeller
-from engine.training.parts import Data, Parts
+from engine.training.splits import Data, Splits
 
 STORED = (64, 48)
 BOX = (6, 4, 26, 14)
@@ -89,17 +89,17 @@ def problems(folder: Path, asked: ExifOrientation = ExifOrientation.AUTO) -> dic
     return {p.code: p.count for p in info.problems if p.code.startswith("exif_") or p.code in about}
 
 
-def parts_of(folder: Path, *, asked: ExifOrientation = ExifOrientation.AUTO) -> Parts:
+def parts_of(folder: Path, *, asked: ExifOrientation = ExifOrientation.AUTO) -> Splits:
     data = DatasetSpec(
         annotations=str(folder / "annotations.json"), images=str(folder / "images"), exif_orientation=asked
     )
     info = validate_dataset(folder / "annotations.json", folder / "images")
     config = generate_config(info, FineTuneSpec(dataset=data, output="out"))
     loaded = Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=folder / "cache")
-    return Parts.of(loaded)
+    return Splits.of(loaded)
 
 
-def brightness(parts: Parts) -> list[float]:
+def brightness(parts: Splits) -> list[float]:
     """Mean of the pixels inside the box of each object: 255 where boxes fit their images."""
     found = []
     for part in (parts.train, parts.val):
@@ -162,7 +162,7 @@ def test_a_proof_in_the_training_part_counts_for_the_others(tmp_path: Path) -> N
     config = generate_config(inspect_request(asked, storage=Storage()), FineTuneSpec(dataset=asked, output="out"))
     data = Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=tmp_path / "cache")
     assert data.undecided({"val": data.bring("val")})
-    assert min(brightness(Parts.of(data))) > 250
+    assert min(brightness(Splits.of(data))) > 250
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

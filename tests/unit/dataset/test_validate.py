@@ -19,7 +19,7 @@ from engine.dataset import Severity, inspect_dataset, validate, validate_dataset
 from engine.dataset.images import ImageHeader, probe_image
 from engine.spec import DatasetSpec, FineTuneSpec
 from engine.storage import Storage
-from engine.training.parts import Data, Parts
+from engine.training.splits import Data, Splits
 
 NAMES = [f"{i:03d}.png" for i in range(1, 13)]
 
@@ -105,7 +105,7 @@ def test_as_much_can_be_used_as_training_uses(data: Path) -> None:
     spec = FineTuneSpec(dataset=DatasetSpec(annotations=str(annotations), images=str(images)), output="out")
     for known in (info, inspect_dataset(annotations, images)):
         config = generate_config(known, spec)
-        parts = Parts.of(Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=data / "cache"))
+        parts = Splits.of(Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=data / "cache"))
         datasets = [part.dataset for part in (parts.train, parts.val)]
         assert sum(map(len, datasets)) == info.images
         assert sum(len(objects) for one in datasets for objects in one.annotations) == info.annotations

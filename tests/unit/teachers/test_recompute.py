@@ -20,7 +20,7 @@ from engine.spec import LoraPreset
 from engine.teachers.base import Teacher
 from engine.teachers.lora import attach, merged, set_training, trainable_parameters
 from engine.teachers.recompute import recompute
-from engine.training.memory import TensorBytes
+from engine.training.micro_batch import TensorBytes
 
 DROPPING = LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0.3)
 

@@ -16,8 +16,8 @@ from engine.dataset import Sample, load_dataset
 from engine.dataset.types import CocoAnnotation
 from engine.errors import DataError
 from engine.training.data import Views, batches_from, view_shown
-from engine.training.parts import Part
-from engine.training.steps import Steps
+from engine.training.sampler import Steps
+from engine.training.splits import SplitData
 
 STEPS = Steps(images=6, batch_size=2, accumulation_steps=1, epochs=2, evaluations=1, seed=5)
 
@@ -28,17 +28,17 @@ def brighter(sample: Sample, seed: int) -> Sample:
 
 
 @pytest.fixture(scope="module")
-def part(tmp_path_factory: pytest.TempPathFactory) -> Part:
+def part(tmp_path_factory: pytest.TempPathFactory) -> SplitData:
     file = write_toy_data(tmp_path_factory.mktemp("data") / "all.json", range(6))
     dataset = load_dataset(file)
-    return Part(dataset, tuple(file.parent / image.file_name for image in dataset.images))
+    return SplitData(dataset, tuple(file.parent / image.file_name for image in dataset.images))
 
 
 def profiles(views: Views, *keys: tuple[int, int]) -> list[torch.Tensor]:
     return [views[key]["profiles"] for key in keys]
 
 
-def test_a_view_is_determined_by_its_key_alone(part: Part) -> None:
+def test_a_view_is_determined_by_its_key_alone(part: SplitData) -> None:
     views = Views(part, ToyTeacher(), brighter, seed=1)
     first, other_epoch, other_image = profiles(views, (0, 2), (1, 2), (0, 3))
     torch.manual_seed(7)
@@ -48,7 +48,7 @@ def test_a_view_is_determined_by_its_key_alone(part: Part) -> None:
     assert not torch.equal(Views(part, ToyTeacher(), brighter, seed=2)[0, 2]["profiles"], first)
 
 
-def test_views_that_take_turns_come_again_and_give_way_one_by_one(part: Part) -> None:
+def test_views_that_take_turns_come_again_and_give_way_one_by_one(part: SplitData) -> None:
     views = Views(part, ToyTeacher(), brighter, seed=1, take_turns=3)
     shown = profiles(views, *((visit, 2) for visit in range(9)))
     assert torch.equal(shown[3], shown[0])
@@ -61,7 +61,7 @@ def test_views_that_take_turns_come_again_and_give_way_one_by_one(part: Part) ->
     assert [views[visit, 2]["slot"] for visit in range(4)] == ["2/0", "2/1", "2/2", "2/0"]
 
 
-def test_a_teacher_chooses_the_objects_of_each_visit(part: Part) -> None:
+def test_a_teacher_chooses_the_objects_of_each_visit(part: SplitData) -> None:
     class Choosing(ToyTeacher):
         def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64]:
             return np.arange(visit % 2)
@@ -74,7 +74,7 @@ def test_a_teacher_chooses_the_objects_of_each_visit(part: Part) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_from_a_step_are_those_of_a_run_that_came_so_far(part: Part, workers: int) -> None:
+def test_batches_from_a_step_are_those_of_a_run_that_came_so_far(part: SplitData, workers: int) -> None:
     views = Views(part, ToyTeacher(), brighter, seed=1)
     whole = list(batches_from(0, STEPS, views, workers=0, pin_memory=False))
     rest = list(batches_from(2, STEPS, views, workers=workers, pin_memory=False))
@@ -83,20 +83,20 @@ def test_batches_from_a_step_are_those_of_a_run_that_came_so_far(part: Part, wor
         assert torch.equal(ours["profiles"], theirs["profiles"])
 
 
-def test_workers_get_no_weights(part: Part) -> None:
+def test_workers_get_no_weights(part: SplitData) -> None:
     views = pickle.loads(pickle.dumps(Views(part, ToyTeacher(), brighter, seed=1)))
     assert not hasattr(views.teacher, "model")
     assert views[0, 0]["profiles"].shape == (192,)
 
 
-def test_an_image_that_is_gone_is_a_sentence_of_its_own_also_from_a_worker(part: Part, tmp_path: Path) -> None:
+def test_an_image_that_is_gone_is_a_sentence_of_its_own_also_from_a_worker(part: SplitData, tmp_path: Path) -> None:
     gone = replace(part, paths=tuple(tmp_path / path.name for path in part.paths))
     views = Views(gone, ToyTeacher(), brighter, seed=1)
     with pytest.raises(DataError, match=r"^[0-5]\.png does not exist"):
         next(batches_from(0, STEPS, views, workers=1, pin_memory=False))
 
 
-def test_by_default_there_is_a_worker_for_every_core(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_there_is_a_worker_for_every_core(part: SplitData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
     pids = {batch["pid"] for batch in batches_from(0, STEPS, _Pids(part), workers=None, pin_memory=False)}
     assert len(pids) == 3
@@ -106,7 +106,7 @@ def test_by_default_there_is_a_worker_for_every_core(part: Part, monkeypatch: py
 class _Pids(Views):
     """Tells in which process a batch was made."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: SplitData) -> None:
         super().__init__(part, ToyTeacher(), brighter, seed=1)
 
     def collate(self, examples: object) -> dict[str, int]:

@@ -20,10 +20,10 @@ from engine.spec import LoraPreset
 from engine.teachers.lora import adapter_tensors
 from engine.training import loop as loop_module
 from engine.training.checkpoint import Progress, load_checkpoint
+from engine.training.device import Stop
+from engine.training.distributed import ALONE, Processes
 from engine.training.loop import Loop
-from engine.training.processes import ALONE, Processes
-from engine.training.runtime import Stop
-from engine.training.steps import Steps
+from engine.training.sampler import Steps
 
 WITHOUT_NOISE = LoraSettings(preset=LoraPreset.ALL, rank=8, alpha=16, dropout=0)
 """Dropout is drawn anew in every process."""

@@ -12,9 +12,9 @@ from engine.config import LoraSettings
 from engine.errors import NotFiniteError
 from engine.spec import LoraPreset
 from engine.teachers.lora import attach, trainable_parameters
+from engine.training.distributed import ALONE, Processes
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
-from engine.training.processes import ALONE, Processes
-from engine.training.steps import Steps
+from engine.training.sampler import Steps
 
 
 def teacher_with_adapter(dropout: float = 0.0) -> ToyTeacher:

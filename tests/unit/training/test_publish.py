@@ -16,9 +16,9 @@ from engine.results import TeacherResult
 from engine.spec import AugmentationSpec, TeacherName
 from engine.storage import Storage, join
 from engine.training import publish
+from engine.training.box_prompts import DETECTED, DETECTOR
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_name, load_checkpoint, save_checkpoint
-from engine.training.detected import DETECTED, DETECTOR
-from engine.training.last import fetch_last, keep_last
+from engine.training.resume import fetch_last, keep_last
 
 DINO = TeacherName.GROUNDING_DINO
 

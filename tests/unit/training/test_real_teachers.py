@@ -27,7 +27,7 @@ from engine.results import TeacherResult
 from engine.spec import AugmentationSpec, Background, EnvironmentSpec, Intensity, Lighting, TeacherName
 from engine.teachers import load_adapted
 from engine.training import TeacherTrainer
-from engine.training.processes import Processes
+from engine.training.distributed import Processes
 
 
 def config_of(folder: Path, name: TeacherName, *, dropout: float = 0.1, **changed: Any) -> RunConfig:

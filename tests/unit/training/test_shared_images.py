@@ -16,8 +16,8 @@ from engine.dataset.image_digest import together
 from engine.dataset.trained_images import trained_images
 from engine.errors import DataError
 from engine.storage import Storage
-from engine.training.parts import Data, Parts
 from engine.training.shared_images import write_lists
+from engine.training.splits import Data, Splits
 
 
 def config(digest: str, **changes: object) -> DataConfig:
@@ -25,8 +25,8 @@ def config(digest: str, **changes: object) -> DataConfig:
     return DataConfig.model_validate(values | {"train": None, "val": None, "test": None} | changes)
 
 
-def prepared(data: DataConfig, cache: Path) -> Parts:
-    return Parts.of(Data.of(data, masks=False, seed=0, storage=Storage(), cache=cache))
+def prepared(data: DataConfig, cache: Path) -> Splits:
+    return Splits.of(Data.of(data, masks=False, seed=0, storage=Storage(), cache=cache))
 
 
 def with_copies(file: Path) -> Path:
@@ -48,7 +48,7 @@ def with_copies(file: Path) -> Path:
     return file
 
 
-def names(parts: Parts, part: str) -> set[str]:
+def names(parts: Splits, part: str) -> set[str]:
     return {Path(image.file_name).name for image in getattr(parts, part).dataset.images}
 
 

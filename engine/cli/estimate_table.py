@@ -1,0 +1,61 @@
+"""Will it fit, and how long does it take: what `teacher inspect` says of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from engine.cli.display import console, note
+from engine.estimate.forecast import Chosen, TeacherOutlook
+
+
+def show_outlook(outlook: Sequence[TeacherOutlook]) -> None:
+    """For each teacher: memory, what is chosen on GPUs of some sizes, and the time on the one that was asked for."""
+    for one in outlook:
+        if one.unknown:
+            note(f"{one.teacher}: {one.unknown}")
+            continue
+        steps = f"steps of {_count(one.step_images, 'image')}"
+        note(f"{one.teacher} ({one.base_model}, preset {one.preset}, {steps}):")
+        table = Table("on a GPU of", "images at once", "computed again", "GPU memory", box=None, header_style="dim")
+        for row in one.gpus:
+            table.add_row(f"{row.gibibytes} GiB", *_row(row.chosen))
+        console.print(table)
+        if one.seconds is not None and one.step_seconds is not None:
+            note(
+                f"a step takes about {_short(one.step_seconds)}, training for {_count(one.epochs, 'epoch')} about "
+                f"{_duration(one.seconds)} on one {one.gpu}: by its data sheet, not measured, so that half or twice as "
+                "long is no surprise"
+            )
+
+
+def _row(chosen: Chosen | None) -> tuple[str, str, str]:
+    if chosen is None:
+        return "has no room", "", ""
+    again = ", ".join(chosen.checkpointing) or "nothing"
+    return str(chosen.images_at_once), again, f"{chosen.memory_bytes / 2**30:.1f} GiB"
+
+
+def _duration(seconds: float) -> str:
+    """In a unit that suits it.
+
+    >>> [_duration(seconds) for seconds in (1, 90, 3599, 3600, 5000, 400_000)]
+    ['1 minute', '2 minutes', '60 minutes', '1 hour', '1.4 hours', '110 hours']
+    """
+    if seconds < 3600:
+        return _count(max(1, round(seconds / 60)), "minute")
+    return _count(float(f"{seconds / 3600:.2g}"), "hour")
+
+
+def _short(seconds: float) -> str:
+    """In a unit that suits it.
+
+    >>> [_short(seconds) for seconds in (0.0123, 0.4, 2.345)]
+    ['12 ms', '400 ms', '2.3 s']
+    """
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,157 @@
+"""The process of a command: how signals and failures end it. It imports little, so that it heeds SIGTERM early."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from _thread import start_new_thread
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from engine.child_process import end_with_parent, import_nothing_from_working_directory
+from engine.cli.streams import open_streams
+from engine.errors import ConfigError, InterruptedTrainingError, MachineError, TeacherError
+from engine.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, signal_name
+
+SHUTDOWN_TIMEOUT = 10
+"""Seconds after a request to stop until what does not end is ended; who sent SIGTERM may wait for 30."""
+
+
+class Sigterm(BaseException):
+    """SIGTERM arrived. No Exception, as KeyboardInterrupt is none: libraries take those for failures of their own."""
+
+
+def main() -> NoReturn:
+    """Run the command line; a failure is one sentence on standard error and the exit code it stands for.
+
+    A request to stop ends it with 143 even as a container's first process, for which signals have no effect of
+    their own.
+    """
+    handle_stop(end_by_signal)
+    open_streams()
+    import_nothing_from_working_directory()
+    end_with_parent()
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    leave(_run())
+
+
+def _run() -> int:
+    """Run the command; return its exit code."""
+    try:
+        _refuse_empty(sys.argv[1:])
+        from engine.cli.app import app
+
+        app()
+        sys.stdout.flush()  # a disk that is full is a failure too
+    except Sigterm as stopped:
+        sys.stderr.write(f"error: {stopped}\n")
+        return InterruptedTrainingError.exit_code
+    except TeacherError as error:
+        return _failed(error)
+    except OSError as error:
+        if error.errno is None:
+            return _unforeseen()
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "standard output or a file"
+        return _failed(MachineError(f"{where} cannot be used: {os.strerror(error.errno)}"))
+    except MemoryError as error:
+        return _failed(MachineError(f"this machine has too little memory: {str(error) or 'none was left'}"))
+    except KeyboardInterrupt:  # raised by a library
+        return KILLED_BY_CTRL_C
+    except SystemExit as ended:  # of a command that has told its failure itself, and of one that is done
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # noqa: BLE001 - what nobody foresaw ends the process too, with its traceback
+        return _unforeseen()
+    return 0
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """See that no argument is empty: as a path it would mean the working directory, or the root of the disk.
+
+    Raises:
+        ConfigError: One is, most likely since a variable of the shell is.
+    """
+    for number, word in enumerate(words):
+        if not word or (word.startswith("--") and word.endswith("=") and not word.startswith("--set=")):
+            after = f" after {words[number - 1]}" if number and not word else f" of {word[:-1]}" if word else ""
+            raise ConfigError(f"the value{after} is empty: is a variable of the shell not set?")
+
+
+def _failed(error: TeacherError) -> int:
+    from engine.cli.display import fail
+
+    fail(error)
+    return error.exit_code
+
+
+def _unforeseen() -> int:
+    sys.excepthook(*sys.exc_info())
+    return 1
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End the process with this exit code, whatever its threads, destructors and hooks at exit would do.
+
+    Python's own way (``sys.exit``) waits for threads, then runs the destructors of large libraries: on a busy machine
+    that took longer than any patience, and what ended it changed the exit code. All that matters is written before:
+    files are closed where the blocks that write them end, as are temporary folders. What is left are the streams, and
+    processes that would keep the reader of our output waiting.
+    """
+    if "multiprocessing.process" in sys.modules:
+        from multiprocessing import active_children
+
+        for child in active_children():
+            child.kill()
+    if exit_code and "engine.cli.display" in sys.modules and sys.stderr.isatty():
+        from engine.cli.display import console
+
+        console.show_cursor()  # a bar that was ended has left it hidden
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            if exit_code == 0:
+                exit_code = MachineError.exit_code
+                with suppress(OSError, ValueError):
+                    sys.stderr.write(f"error: standard output cannot be written: {error}\n")
+    os._exit(exit_code)
+
+
+@contextmanager
+def sigterm_as_error() -> Iterator[None]:
+    """Turn a request to stop into a failure, so that it is reported as one.
+
+    Raises:
+        InterruptedTrainingError: One arrived within the block.
+    """
+    try:
+        yield
+    except Sigterm as stopped:
+        raise InterruptedTrainingError(str(stopped)) from None
+
+
+def end_by_signal(number: int, frame: object) -> None:
+    """Unwind the main thread; what does not end in time is ended, and so is all by a second Ctrl-C."""
+    if is_second_ctrl_c(number):
+        os._exit(KILLED_BY_CTRL_C)
+    if number == signal.SIGINT and signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+        return  # the same Ctrl-C once more
+    for other in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)  # once is enough: nothing that is tidied up is interrupted
+    words = ["teacher", *(word for word in sys.argv[1:] if not word.startswith("-"))]
+    stopped = (
+        f"{signal_name(number)} arrived while {' '.join(words[:2])} was at work: the same command does what is left"
+    )
+    start_new_thread(_end_later, (SHUTDOWN_TIMEOUT, stopped))
+    raise Sigterm(stopped)
+
+
+def _end_later(seconds: float, sentence: str) -> None:
+    """End the process where a transfer, or a library, does not; its sentence was not printed yet."""
+    time.sleep(seconds)
+    with suppress(OSError):
+        os.write(2, f"error: {sentence}\n".encode(errors="replace"))
+    os._exit(InterruptedTrainingError.exit_code)

@@ -1,0 +1,45 @@
+"""How a command leaves its outcome for whoever started the process: ``--outcome``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.cli.display import fail
+from engine.cli.main import sigterm_as_error
+from engine.errors import StorageError
+from engine.outcome import Outcome, TeacherOutcome, write_outcome
+from engine.results import TeacherResult
+
+OutcomeFile = Annotated[
+    Path | None,
+    typer.Option("--outcome", help="File to write in which way this ends: JSON of at most 4096 bytes."),
+]
+
+
+@contextmanager
+def failures_in(file: Path | None, published: Sequence[TeacherResult] = ()) -> Iterator[None]:
+    """Leave a failure in ``file``, if there is one, and let it go on to end the process.
+
+    Args:
+        file: Where the outcome goes.
+        published: Filled in the block: a failure that comes after publishing tells what was published, too.
+
+    Raises:
+        InterruptedTrainingError: SIGTERM arrived within the block.
+    """
+    try:
+        with sigterm_as_error():
+            yield
+    except Exception as error:
+        if file is not None:
+            try:
+                trained = TeacherOutcome.of(published[-1]) if published else None
+                write_outcome(file, Outcome.failure(error, trained=trained))
+            except StorageError as unwritten:  # said, but it must not hide the cause
+                fail(unwritten)
+        raise

@@ -1,0 +1,382 @@
+"""Memory and time of a training step, estimated before a GPU is requested. Pure, without torch.
+
+Memory and arithmetic of a step of each published base model were counted on fake tensors over a grid of shapes
+(``benchmarks/memory_table.py``). ``cost_model.json`` keeps them as coefficients of the batch's shape: images, positions
+of the feature maps, tokens, prompts. Memory is that of tensors, as
+``torch.cuda.max_memory_allocated`` counts them; the CUDA context (about half a GB) and what the allocator wastes come
+on top.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from engine.config import GroundingDinoSettings, SamSettings, TeacherSettings
+from engine.dataset.types import DatasetInfo
+from engine.preprocessing import GroundingDinoTransform
+from engine.spec import LoraPreset, TeacherName
+
+LADDER: Mapping[tuple[TeacherName, LoraPreset], tuple[tuple[str, ...], ...]] = {
+    (TeacherName.GROUNDING_DINO, LoraPreset.DECODER): ((),),
+    (TeacherName.GROUNDING_DINO, LoraPreset.ENCODER_DECODER): ((), ("encoder",)),
+    (TeacherName.GROUNDING_DINO, LoraPreset.ALL): ((), ("backbone", "encoder")),
+    (TeacherName.SAM, LoraPreset.DECODER): ((), ("decoder",)),
+    (TeacherName.SAM, LoraPreset.ENCODER_DECODER): ((), ("encoder", "decoder")),
+    (TeacherName.SAM, LoraPreset.ALL): ((), ("encoder", "decoder")),
+}
+"""Groups of layers that are computed again, fewest first. Grounding DINO's decoder is left out: what it keeps is gone
+when the encoder is computed again, which takes more."""
+
+USABLE = 0.85
+"""Share of the memory that a prediction may fill: it may be wrong, and an allocator cannot use all there is."""
+
+STRIDES = (8, 16, 32, 64)
+HUB = {
+    "IDEA-Research/grounding-dino-tiny": "grounding-dino-tiny",
+    "IDEA-Research/grounding-dino-base": "grounding-dino-base",
+    "openmmlab-community/mm_grounding_dino_tiny": "grounding-dino-tiny",
+    "openmmlab-community/mm_grounding_dino_base": "grounding-dino-base",
+    "openmmlab-community/mm_grounding_dino_large": "grounding-dino-large",
+    "facebook/sam-vit-base": "sam-vit-base",
+    "facebook/sam-vit-large": "sam-vit-large",
+    "facebook/sam-vit-huge": "sam-vit-huge",
+}
+"""What published names begin with, and the base. MM-Grounding-DINO has the layers of Grounding DINO."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a kind of GPU has, from its data sheet.
+
+    Attributes:
+        gibibytes: Memory.
+        teraflops: Of dense matrix products: in bfloat16 where it has that, else in 32 bit.
+        bandwidth: Of its memory, in GB/s.
+        bfloat16: Whether it has that.
+    """
+
+    gibibytes: int
+    teraflops: float
+    bandwidth: int
+    bfloat16: bool = True
+
+
+GPUS: Mapping[str, Gpu] = {
+    "T4": Gpu(16, 8.1, 320, bfloat16=False),
+    "V100": Gpu(16, 15.7, 900, bfloat16=False),
+    "L4": Gpu(24, 121, 300),
+    "A10": Gpu(24, 125, 600),
+    "RTX 4090": Gpu(24, 165, 1008),
+    "L40S": Gpu(48, 362, 864),
+    "A100": Gpu(80, 312, 2039),
+    "H100": Gpu(80, 989, 3350),
+    "H200": Gpu(141, 989, 4800),
+}
+EFFICIENCY, LAUNCH_SECONDS, PASSES = 0.4, 1e-5, 3
+"""Assumed, not measured: the share of a data sheet's figures that is reached, the seconds that starting a kernel takes,
+and how often each tensor that is made goes through memory."""
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """Largest shape of the inputs of a run.
+
+    Attributes:
+        positions: Positions of all feature maps of one image.
+        padded_positions: The same for an image in a batch, where each is padded to the largest.
+        tokens: Tokens of a caption.
+        objects: Prompts per image.
+        images: Number of images.
+    """
+
+    positions: int
+    padded_positions: int
+    tokens: int
+    objects: int
+    images: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class StepEstimate:
+    """Estimated memory and arithmetic of one forward and backward pass over ``micro_batch_size`` images."""
+
+    micro_batch_size: int
+    checkpointing: tuple[str, ...]
+    memory_bytes: int
+    flops: float
+    made_bytes: float
+    kernels: float
+
+    def seconds(self, gpu: Gpu) -> float:
+        """A rough time on a GPU: starting kernels, arithmetic and traffic, one after the other."""
+        arithmetic = self.flops / (gpu.teraflops * 1e12 * EFFICIENCY)
+        traffic = PASSES * self.made_bytes / (gpu.bandwidth * 1e9)
+        return self.kernels * LAUNCH_SECONDS + max(arithmetic, traffic)
+
+
+def features(
+    kind: TeacherName, *, images: int, positions: int, queries: int, tokens: int, objects: int, rank: int
+) -> tuple[float, ...]:
+    """What memory and arithmetic are sums of, in units that make coefficients numbers of middling size.
+
+    Args:
+        kind: Of teacher.
+        images: Of a batch.
+        positions: Positions of the feature maps of an image; of Grounding DINO, like the next two.
+        queries: Of the decoder.
+        tokens: Of a caption.
+        objects: Prompts an image, with the clicks that follow each; of SAM.
+        rank: Of the adapter.
+    """
+    if kind is TeacherName.SAM:
+        return (1.0, rank, images, images * objects)
+    return (1.0, rank, images, images * positions / 1e3, images * (positions + queries) * tokens / 1e5)
+
+
+def count_positions(height: int, width: int) -> int:
+    """Count the positions of Grounding DINO's feature maps.
+
+    >>> count_positions(800, 1333)
+    22223
+    """
+    return sum(math.ceil(height / stride) * math.ceil(width / stride) for stride in STRIDES)
+
+
+def base_of(name: str, config: Mapping[str, Any] | None = None) -> str | None:
+    """The base that is known by this name, or has the dimensions of this ``config.json``; None: it is not known."""
+    if config is not None:
+        mine = dimensions(config)
+        return next((base for base, entry in _table().items() if entry["dimensions"] == mine), None)
+    return next((base for begin, base in HUB.items() if name.startswith(begin) and base in _table()), None)
+
+
+def published(kind: TeacherName) -> list[str]:
+    """What names of known bases of a kind of teacher begin with."""
+    return [name for name, base in HUB.items() if base in _table() and is_sam(base) == (kind is TeacherName.SAM)]
+
+
+def counted(base: str) -> list[str]:
+    """What was counted of a known base: presets, each with the arithmetic of the forward pass."""
+    return list(dict.fromkeys(" in ".join(key.split()[:2]) for key in _table()[base]["entries"]))
+
+
+def known() -> tuple[str, ...]:
+    """The bases that are."""
+    return tuple(_table())
+
+
+def is_sam(base: str) -> bool:
+    """Whether a known base is a SAM, else it is a Grounding DINO."""
+    return bool(_table()[base]["dimensions"][0] == "sam")
+
+
+def encoder_layers(base: str) -> int:
+    """Layers of a known base's encoder, that of the image if it is a SAM: :func:`dimensions` has them."""
+    return int(_table()[base]["dimensions"][2 if is_sam(base) else 6])
+
+
+def dimensions(config: Mapping[str, Any]) -> list[Any]:
+    """What of a ``config.json`` memory follows from; what is not in it is as the library has it."""
+    if config.get("model_type") == "sam":
+        vision, decoder = config.get("vision_config") or {}, config.get("mask_decoder_config") or {}
+        wanted = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 1024}
+        wanted |= {"patch_size": 16, "window_size": 14}
+        return ["sam", *(vision.get(key, default) for key, default in wanted.items()), decoder.get("hidden_size", 256)]
+    swin, text = config.get("backbone_config") or {}, config.get("text_config") or {}
+    wanted = {"d_model": 256, "encoder_layers": 6, "decoder_layers": 6, "encoder_ffn_dim": 2048, "num_queries": 900}
+    return [
+        swin.get("model_type", "swin"),
+        swin.get("embed_dim", 96),
+        list(swin.get("depths", [2, 2, 6, 2])),
+        text.get("hidden_size", 768),
+        text.get("num_hidden_layers", 12),
+        *(config.get(key, default) for key, default in wanted.items()),
+    ]
+
+
+def shown(info: DatasetInfo, settings: TeacherSettings, transform: GroundingDinoTransform | None = None) -> BatchShape:
+    """From what inspection found: of image sizes it knows the median and the largest."""
+    images = info.image_sizes
+    sizes = [] if images is None else [images.median_size, images.largest_size]
+    names = [one.name for one in info.classes if one.annotations]
+    # A word of a vocabulary has about six letters; two tokens begin and end the caption, one ends each phrase.
+    tokens = 2 + sum(1 + sum(math.ceil(len(word) / 6) for word in name.split() or [name]) for name in names)
+    return batch_shape(
+        [(height, width) for width, height in sizes],
+        tokens=tokens,
+        objects=1 if images is None else images.objects_max,
+        images=info.images,
+        settings=settings,
+        transform=transform,
+    )
+
+
+def batch_shape(
+    sizes: Iterable[tuple[int, int]],
+    *,
+    tokens: int,
+    objects: int,
+    images: int,
+    settings: TeacherSettings,
+    transform: GroundingDinoTransform | None = None,
+) -> BatchShape:
+    """What images of these sizes show at most.
+
+    Args:
+        sizes: Heights and widths in pixels; those that are not known are 0.
+        tokens: Of the longest caption.
+        objects: Of the image that has most.
+        images: How many there are.
+        settings: Of the teacher.
+        transform: Of its images, if it is Grounding DINO.
+    """
+    transform = transform or GroundingDinoTransform()
+    known = {size for size in sizes if min(size) > 0}
+    resized = [transform.plan(*size).resized for size in known] or [(transform.shortest_edge, transform.longest_edge)]
+    answers = 1
+    if isinstance(settings, SamSettings):
+        objects, answers = min(objects, settings.objects_per_image), 1 + settings.correction_clicks
+    return BatchShape(
+        positions=max(count_positions(*size) for size in resized),
+        padded_positions=count_positions(max(height for height, _ in resized), max(width for _, width in resized)),
+        tokens=min(tokens, 256),
+        objects=max(1, objects) * answers,
+        images=images,
+    )
+
+
+def key_of(preset: LoraPreset, *, bfloat16: bool, groups: Sequence[str]) -> str:
+    """Of what was counted of a base."""
+    return " ".join([preset.value, "bfloat16" if bfloat16 else "float32", *groups])
+
+
+def estimate_step(
+    base: str,
+    settings: TeacherSettings,
+    shape: BatchShape,
+    *,
+    micro_batch_size: int,
+    checkpointing: Sequence[str],
+    bfloat16: bool,
+) -> StepEstimate | None:
+    """Estimate a step of ``micro_batch_size`` images.
+
+    Args:
+        base: A base model that :func:`base_of` returns.
+        settings: Settings of the teacher.
+        shape: Largest shape of its inputs.
+        micro_batch_size: Images at a time.
+        checkpointing: Groups of layers whose activations are recomputed; if that combination was not counted, the
+            largest counted subset of it, which takes no less memory.
+        bfloat16: Whether the forward pass computes in bfloat16.
+
+    Returns:
+        None if nothing was counted for this preset.
+    """
+    kind, preset, entries = _kind(settings), settings.lora.preset, _table()[base]["entries"]
+    fewer = [groups for groups in reversed(LADDER[kind, preset]) if set(groups) <= set(checkpointing)]
+    keys = [key_of(preset, bfloat16=bfloat16, groups=groups) for groups in fewer]
+    entry = next((entries[key] for key in keys if key in entries), None)
+    if entry is None:
+        return None
+    values = features(
+        kind,
+        images=micro_batch_size,
+        positions=shape.positions if micro_batch_size == 1 else shape.padded_positions,
+        queries=_table()[base]["dimensions"][-1],
+        tokens=shape.tokens,
+        objects=shape.objects,
+        rank=settings.lora.rank,
+    )
+
+    def total(coefficients: Sequence[float]) -> float:
+        return sum(a * b for a, b in zip(coefficients, values, strict=True))
+
+    return StepEstimate(
+        micro_batch_size=micro_batch_size,
+        checkpointing=tuple(checkpointing),
+        memory_bytes=round(1e6 * max(map(total, entry["memory"]))),
+        flops=1e9 * total(entry["flops"]),
+        made_bytes=1e6 * total(entry["made"]),
+        kernels=entry["kernels"],
+    )
+
+
+def choose_step(
+    base: str, settings: TeacherSettings, shape: BatchShape, *, bfloat16: bool, available_memory: float
+) -> StepEstimate | None:
+    """Choose the largest micro-batch that fits, with as little recomputed as that takes; None if an image is too large.
+
+    Args:
+        base: A base model that :func:`base_of` returns.
+        settings: Settings of the teacher: its batch size is the maximum, and its ``checkpointing`` is respected.
+        shape: Largest shape of its inputs.
+        bfloat16: Whether the forward pass computes in bfloat16.
+        available_memory: Bytes.
+    """
+    return next(
+        (
+            one
+            for one in options(base, settings, shape, bfloat16=bfloat16)
+            if one.memory_bytes <= USABLE * available_memory
+        ),
+        None,
+    )
+
+
+def options(base: str, settings: TeacherSettings, shape: BatchShape, *, bfloat16: bool) -> Iterator[StepEstimate]:
+    """All that may be chosen, the fastest first."""
+    ladder = LADDER[_kind(settings), settings.lora.preset]
+    micro_batch_size = min(settings.batch_size, max(1, shape.images))
+    while True:
+        for groups in ladder if settings.checkpointing == "auto" else (settings.checkpointing,):
+            one = estimate_step(
+                base, settings, shape, micro_batch_size=micro_batch_size, checkpointing=groups, bfloat16=bfloat16
+            )
+            if one is not None:
+                yield one
+        if micro_batch_size == 1:
+            return
+        micro_batch_size = math.ceil(micro_batch_size / 2)
+
+
+def run_seconds(one: StepEstimate, settings: TeacherSettings, gpu: Gpu, *, images: int, measured: int) -> float:
+    """A rough time of a whole run without what it loads and writes.
+
+    Args:
+        one: What each batch takes.
+        settings: Of the teacher.
+        gpu: Where it runs.
+        images: That are learned from.
+        measured: Images of the validation part: an evaluation goes forward alone, a third of the work.
+    """
+    steps = math.ceil(images / _step_images(settings)) * settings.epochs
+    looks = (2 + min(settings.evaluations, settings.epochs)) * measured / one.micro_batch_size / 3
+    return steps * step_seconds(one, settings, gpu) + looks * one.seconds(gpu)
+
+
+def step_seconds(one: StepEstimate, settings: TeacherSettings, gpu: Gpu) -> float:
+    """A rough time of an optimizer step, in as many batches as it takes."""
+    return math.ceil(_step_images(settings) / one.micro_batch_size) * one.seconds(gpu)
+
+
+def _step_images(settings: TeacherSettings) -> int:
+    return settings.batch_size * settings.accumulation_steps
+
+
+def _kind(settings: TeacherSettings) -> TeacherName:
+    return TeacherName.GROUNDING_DINO if isinstance(settings, GroundingDinoSettings) else TeacherName.SAM
+
+
+@cache
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(
+        resources.files("engine.estimate").joinpath("cost_model.json").read_text(encoding="utf-8")
+    )
+    return table

@@ -1,0 +1,204 @@
+"""What a planned run will need of a GPU, told before there is one. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from engine.base_identity import CONFIG, LIMITS, PREPROCESSOR
+from engine.config import RunConfig, SamSettings, TeacherSettings
+from engine.dataset.types import DatasetInfo
+from engine.errors import BaseModelError, ConfigError, TeacherError
+from engine.estimate.cost_model import (
+    GPUS,
+    StepEstimate,
+    base_of,
+    choose_step,
+    counted,
+    encoder_layers,
+    is_sam,
+    options,
+    published,
+    run_seconds,
+    shown,
+    step_seconds,
+)
+from engine.plain_json import read_object
+from engine.preprocessing import GroundingDinoTransform
+from engine.results import MemoryNeed, Result
+from engine.spec import LoraPreset, Precision, TeacherName
+from engine.storage import Storage, is_remote, join, local_path
+from engine.storage.bounded import read_bounded
+
+GIBIBYTES = (8, 16, 24, 40, 80)
+"""Sizes of GPUs that are looked at, beside that of the one that was asked for."""
+
+
+class Chosen(Result):
+    """How the images of a step go through a GPU."""
+
+    images_at_once: int
+    checkpointing: tuple[str, ...] = Field(description="Groups of layers that are computed again.")
+    memory_bytes: int = Field(description="What tensors are expected to hold at most.")
+
+
+class OnGpu(Result):
+    """What becomes of a teacher on a GPU of some size."""
+
+    gibibytes: int = Field(description="Memory of the GPU.")
+    chosen: Chosen | None = Field(description="None: not even one image at a time has room.")
+
+
+class TeacherOutlook(Result):
+    """What training a teacher is expected to take."""
+
+    teacher: TeacherName
+    base_model: str
+    preset: LoraPreset
+    step_images: int = Field(description="Images of an optimizer step.")
+    epochs: int
+    gpus: tuple[OnGpu, ...] = Field(description="From small to large; empty if nothing is known.")
+    gpu: str = Field(description="The GPU that was asked for, whose arithmetic all of this is of.")
+    step_seconds: float | None = Field(description="Of a step, roughly, on one such GPU; None: not known, or no room.")
+    seconds: float | None = Field(description="The same of all training, with what is measured in between.")
+    unknown: str = Field(default="", description="Why nothing is known, and what is, in a sentence.")
+
+
+class Inspected(DatasetInfo):
+    """What inspection found, and what training on it is expected to take."""
+
+    outlook: tuple[TeacherOutlook, ...] = Field(description="By teacher; empty if nothing can be trained as asked.")
+
+
+def outlook(config: RunConfig, info: DatasetInfo, storage: Storage, *, gpu: str) -> tuple[TeacherOutlook, ...]:
+    """What each teacher of a run is expected to take.
+
+    Args:
+        config: Of the run.
+        info: What inspection found in its data.
+        storage: How bases in object storage are reached.
+        gpu: One of :data:`engine.estimate.cost_model.GPUS`.
+    """
+    teachers = ((name, config.teachers.of(name)) for name in config.teachers.names)
+    return tuple(_outlook(config, name, one, info, storage, gpu) for name, one in teachers if one is not None)
+
+
+def _outlook(
+    config: RunConfig, name: TeacherName, settings: TeacherSettings, info: DatasetInfo, storage: Storage, gpu: str
+) -> TeacherOutlook:
+    kind, precision = GPUS[gpu], config.training.precision
+    bfloat16 = kind.bfloat16 if precision is Precision.AUTO else precision is Precision.BFLOAT16
+    base, transform = find_base(settings, storage)
+    shape = shown(info, settings, transform)
+    ways: dict[int, StepEstimate | None] = {}
+    if base is not None and any(options(base, settings, shape, bfloat16=bfloat16)):
+        ways = {
+            size: choose_step(base, settings, shape, bfloat16=bfloat16, available_memory=size * 2**30)
+            for size in sorted({*GIBIBYTES, kind.gibibytes})
+        }
+    here, (train, val) = ways.get(kind.gibibytes), _divided(config, info)
+    return TeacherOutlook(
+        teacher=name,
+        base_model=settings.base_model,
+        preset=settings.lora.preset,
+        step_images=settings.batch_size * settings.accumulation_steps,
+        epochs=settings.epochs,
+        gpus=tuple(OnGpu(gibibytes=size, chosen=_chosen(way)) for size, way in ways.items()),
+        gpu=gpu,
+        step_seconds=None if here is None else step_seconds(here, settings, kind),
+        seconds=None if here is None else run_seconds(here, settings, kind, images=train, measured=val),
+        unknown="" if ways else _unknown(name, settings, base, bfloat16=bfloat16),
+    )
+
+
+def _chosen(way: StepEstimate | None) -> Chosen | None:
+    if way is None:
+        return None
+    return Chosen(images_at_once=way.micro_batch_size, checkpointing=way.checkpointing, memory_bytes=way.memory_bytes)
+
+
+def _unknown(name: TeacherName, settings: TeacherSettings, base: str | None, *, bfloat16: bool) -> str:
+    what = f"what {settings.base_model} needs of a GPU is not known"
+    if base is None:
+        return (
+            f"{what}, or it is no {name}: known are {', '.join(published(name))}, and folders whose config.json has "
+            "the dimensions of one of these"
+        )
+    arithmetic = "bfloat16" if bfloat16 else "float32"
+    return f"{what} with the preset {settings.lora.preset} in {arithmetic}: known are {', '.join(counted(base))}"
+
+
+def _divided(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
+    """Images of the training and of the validation part."""
+    split = config.data.split
+    if split is None:
+        return info.parts["train"], info.parts["val"]
+    return max(1, info.images * split.train // 100), max(1, info.images * split.val // 100)
+
+
+def needs(config: RunConfig, info: DatasetInfo, storage: Storage) -> Iterator[MemoryNeed]:
+    """Of each teacher whose base is known, in bfloat16 unless the run asks for 32 bit."""
+    bfloat16 = config.training.precision is not Precision.FLOAT32
+    for name in config.teachers.names:
+        settings = config.teachers.of(name)
+        assert settings is not None  # noqa: S101 - it is one of the names
+        base, transform = find_base(settings, storage)
+        if base is None:
+            continue
+        ways = list(options(base, settings, shown(info, settings, transform), bfloat16=bfloat16))
+        if ways:
+            least = min(way.memory_bytes for way in ways)
+            yield MemoryNeed(teacher=name, memory_bytes=ways[0].memory_bytes, least_memory_bytes=least)
+
+
+def check_layers(config: RunConfig, storage: Storage) -> None:
+    """See that no more layers are skipped than the encoder has, where the base is known; else the trainer will tell.
+
+    Raises:
+        ConfigError: There are not so many.
+    """
+    for name in config.teachers.names:
+        settings = config.teachers.of(name)
+        if settings is None or not settings.lora.skip_layers:
+            continue
+        base, _ = find_base(settings, storage)
+        if base is not None and settings.lora.skip_layers > encoder_layers(base):
+            raise ConfigError(
+                f"teachers.{name.slug}.lora.skip_layers is {settings.lora.skip_layers}, and the encoder of "
+                f"{settings.base_model} has {encoder_layers(base)} layers: skip at most so many"
+            )
+
+
+def find_base(settings: TeacherSettings, storage: Storage) -> tuple[str | None, GroundingDinoTransform | None]:
+    """Which known base a teacher has, by its ``config.json`` if it lies in a folder or bucket, and its image size."""
+    name = settings.base_model
+    remote = is_remote(name)
+    folder = Path() if remote else local_path(name).expanduser()
+    if not remote and not folder.is_dir():
+        return _of_kind(base_of(name), settings), None
+    where = name if remote else str(folder)
+    config = _read(join(where, "config.json"), storage)
+    base = transform = None
+    with suppress(AttributeError, TypeError):  # which the trainer reports too
+        base = base_of(name, config) if config else None
+    with suppress(BaseModelError):  # which the trainer reports
+        values = _read(join(where, PREPROCESSOR), storage)
+        transform = GroundingDinoTransform.of(values, where=where) if "size" in values else None
+    return _of_kind(base, settings), transform
+
+
+def _of_kind(base: str | None, settings: TeacherSettings) -> str | None:
+    return base if base is not None and is_sam(base) == isinstance(settings, SamSettings) else None
+
+
+def _read(uri: str, storage: Storage) -> dict[str, Any]:
+    """Nothing if it is not there, or wrong: the trainer will tell."""
+    try:
+        content = read_bounded(storage, uri, limit=LIMITS[CONFIG])
+        return read_object(content, where=uri, error=BaseModelError, limit=LIMITS[CONFIG])
+    except TeacherError:
+        return {}

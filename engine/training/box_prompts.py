@@ -1,0 +1,266 @@
+"""The boxes that the tuned Grounding DINO of the same run finds: SAM is prompted by them, as it will be in use.
+
+They are found once, before SAM learns, and kept beside its checkpoint: a run that goes on takes the very same, on
+whatever machine. Where they are not there at the beginning (Grounding DINO is not tuned, or has failed) SAM learns from
+jittered true boxes alone, to the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from engine.artifacts import RunLayout, read_result
+from engine.config import GroundingDinoSettings, RunConfig
+from engine.dataset.types import CocoAnnotation, Detections, Sample
+from engine.errors import StorageError
+from engine.evaluation.evaluate import look
+from engine.evaluation.matching import match
+from engine.spec import TeacherName
+from engine.storage import Storage
+from engine.teachers import Teacher, load_adapted
+from engine.teachers.sam_prompts import with_detected
+from engine.training.device import memory_errors
+from engine.training.distributed import Processes
+from engine.training.splits import SplitData, Splits
+
+DETECTED = "detected-{}.safetensors"
+"""Name of the file of some boxes, by their digest: attempts of one run may have found others."""
+
+NO_DETECTOR = "there is no adapter of Grounding DINO in this run: SAM is prompted by jittered true boxes alone"
+DETECTION_BATCH = 4
+"""Images that a teacher is given at a time where nothing is learned, at most."""
+
+MOST_BOXES = 100
+"""Boxes an image of the validation part, the surest: as many as COCO counts."""
+
+DETECTOR = "detector"
+"""Name of the digest among the settings that decide a run."""
+
+
+LAYOUT: Mapping[str, tuple[type, tuple[int, ...]]] = {
+    "train": (np.float32, (4,)),
+    "train_counts": (np.int64, ()),
+    "val": (np.float32, (4,)),
+    "val_scores": (np.float32, ()),
+    "val_classes": (np.int64, ()),
+    "val_counts": (np.int64, ()),
+}
+"""Types of the arrays in the file, and their sides after the first."""
+
+
+@dataclass(frozen=True, eq=False)
+class DetectedBoxes:
+    """What Grounding DINO has found.
+
+    Attributes:
+        train: (N, 4) float32 corners in pixels for the N objects of each training image, NaN for those not found.
+        val: What was found in each image of the validation part.
+        content: All of it as a safetensors file.
+    """
+
+    train: tuple[NDArray[np.float32], ...]
+    val: tuple[Detections, ...]
+    content: bytes
+
+    @property
+    def digest(self) -> str:
+        """sha256 in hex."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @classmethod
+    def of(cls, train: Sequence[NDArray[np.float32]], val: Sequence[Detections]) -> Self:
+        """With the file that :meth:`read` takes."""
+        tensors = {
+            "train": np.concatenate([np.empty((0, 4), np.float32), *train]),
+            "train_counts": np.array([len(boxes) for boxes in train], np.int64),
+            "val": np.concatenate([np.empty((0, 4), np.float32), *(seen.boxes_xyxy for seen in val)]),
+            "val_scores": np.concatenate([np.empty(0, np.float32), *(seen.scores for seen in val)]),
+            "val_classes": np.concatenate([np.empty(0, np.int64), *(seen.class_indices for seen in val)]),
+            "val_counts": np.array([len(seen) for seen in val], np.int64),
+        }
+        return cls(tuple(train), tuple(val), safetensors.numpy.save(tensors))
+
+    @classmethod
+    def read(cls, content: bytes) -> Self:
+        """From such a file.
+
+        Raises:
+            StorageError: It is none.
+        """
+        try:
+            tensors = safetensors.numpy.load(content)
+            for name, (kind, sides) in LAYOUT.items():
+                if tensors[name].dtype != kind or tensors[name].shape[1:] != sides or not tensors[name].ndim:
+                    raise ValueError(f"{name} is of another type or shape")
+            for name, counts in (("train", "train_counts"), ("val", "val_counts")):
+                if (tensors[counts] < 0).any() or tensors[counts].sum() != len(tensors[name]):
+                    raise ValueError(f"{counts} do not add up")
+            ends = np.cumsum(tensors["val_counts"])[:-1]
+            parts = [np.split(tensors[name], ends) for name in ("val", "val_scores", "val_classes")]
+            if not np.isfinite(tensors["val"]).all() or not np.isfinite(tensors["val_scores"]).all():
+                raise ValueError("there are values that are not finite")
+            if {len(tensors[name]) for name in ("val_scores", "val_classes")} != {len(tensors["val"])}:
+                raise ValueError("boxes, scores and classes differ in number")
+            return cls(
+                tuple(np.split(tensors["train"], np.cumsum(tensors["train_counts"])[:-1])),
+                tuple(Detections(*of_image) for of_image in zip(*parts, strict=True)),
+                content,
+            )
+        except (SafetensorError, LookupError, ValueError, TypeError) as error:
+            raise StorageError(
+                f"the boxes beside the checkpoint cannot be used ({str(error)[:200]}): `teacher run --again` finds "
+                "them again"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Prompted(SplitData):
+    """A part whose samples have the detector's boxes beside their objects: see :func:`with_detected`."""
+
+    boxes: tuple[NDArray[np.float32], ...] = ()
+
+    def sample(self, index: int, *, with_masks: bool, select: NDArray[np.int64] | None = None) -> Sample:
+        """See :meth:`Part.sample`."""
+        sample = super().sample(index, with_masks=with_masks, select=select)
+        return with_detected(sample, self.boxes[index][sample.annotation_indices])
+
+
+def detect_box_prompts(
+    config: RunConfig,
+    splits: Splits,
+    *,
+    begun: Mapping[str, Any] | None,
+    folder: Path,
+    storage: Storage,
+    cache: Path,
+    processes: Processes,
+    say: Callable[[str], None],
+) -> DetectedBoxes | None:
+    """What the tuned Grounding DINO of the run finds in the training and the validation part; all processes look.
+
+    Args:
+        config: Of the run.
+        splits: Training and validation images.
+        begun: The settings that a run that goes on has begun with: if it had no such boxes, it gets none now.
+        folder: Where the checkpoint lies; the boxes are kept there.
+        storage: Where the run is published.
+        cache: Where base models are kept.
+        processes: Those that train together.
+        say: Is told what is done.
+
+    Returns:
+        None if there is no such teacher.
+    """
+    detector, learner = config.teachers.grounding_dino, config.teachers.sam
+    if detector is None or learner is None or (begun is not None and DETECTOR not in begun):
+        return None
+    kept = processes.decided(lambda: _kept(folder, begun))
+    if kept is not None:
+        return DetectedBoxes.read(kept)
+    layout = RunLayout.of(config)
+    if processes.decided(lambda: read_result(layout, TeacherName.GROUNDING_DINO, storage)) is None:
+        say(NO_DETECTOR)
+        return None
+    say("looking for the objects with the tuned Grounding DINO: its boxes are to prompt SAM")
+    # Without a share of the prompts those to learn from would be found for nothing.
+    wanted = ((splits.train, learner.detector_share > 0), (splits.val, True))
+    train, val = _look(layout, detector, wanted, storage=storage, cache=cache, processes=processes)
+
+    def keep() -> bytes:
+        objects = splits.train.dataset.annotations
+        boxes = [_unseen(of_image) for of_image in objects]
+        if train:
+            boxes = [boxes_of(*pair) for pair in zip(objects, train, strict=True)]
+            found, all_of = sum(int((~np.isnan(some[:, 0])).sum()) for some in boxes), sum(map(len, boxes))
+            say(f"Grounding DINO found {found} of {all_of} objects to learn from")
+        detected = DetectedBoxes.of(boxes, [_surest(found) for found in val])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / DETECTED.format(detected.digest)).write_bytes(detected.content)
+        return detected.content
+
+    return DetectedBoxes.read(processes.decided(keep))
+
+
+def _look(
+    layout: RunLayout,
+    settings: GroundingDinoSettings,
+    splits: Sequence[tuple[SplitData, bool]],
+    *,
+    storage: Storage,
+    cache: Path,
+    processes: Processes,
+) -> list[list[Detections]]:
+    """What the tuned Grounding DINO sees in each part that is wanted; in the first process only."""
+    with processes.one_here_first():
+        teacher = load_adapted(layout.teacher(TeacherName.GROUNDING_DINO), storage=storage, cache=cache)
+    seen: list[list[Detections]] = []
+    for part, wanted in splits:
+        with memory_errors(teacher, settings):
+            mine = look(
+                teacher,
+                part.dataset,
+                partial(part.sample, with_masks=False),
+                indices=processes.place.share(range(len(part.dataset) if wanted else 0)),
+                batch_size=min(settings.batch_size, DETECTION_BATCH),
+            )
+        seen.append([found for _, found in processes.gather(mine)])
+    return seen
+
+
+def boxes_of(annotations: Sequence[CocoAnnotation], seen: Detections) -> NDArray[np.float32]:
+    """(N, 4) the detection of each object: of its class, with an IoU of at least 0.5, surest first; NaN if none is."""
+    boxes = _unseen(annotations)
+    objects = np.array([i for i, one in enumerate(annotations) if not one.iscrowd], np.int64)
+    corners = np.array([annotations[i].box_xywh for i in objects], np.float32).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    classes = np.array([annotations[i].class_index for i in objects], np.int64)
+    truth = Detections(corners, np.ones(len(objects), np.float32), classes)
+    nothing = Detections(corners[:0], np.empty(0, np.float32), classes[:0])
+    found = match(truth, seen, crowds=nothing).object_of
+    boxes[objects[found[found >= 0]]] = seen.boxes_xyxy[found >= 0]
+    return boxes
+
+
+def masks_of(teacher: Teacher, samples: Sequence[Sample], boxes: Sequence[Detections]) -> list[Detections]:
+    """Masks for a detector's boxes, with its scores and classes: what users of both teachers get."""
+    prompted = [
+        Sample.of(sample.image, found.boxes_xyxy, found.class_indices)
+        for sample, found in zip(samples, boxes, strict=True)
+    ]
+    masks = []
+    for found, seen in zip(boxes, teacher.predict(prompted), strict=True):
+        assert seen.prompt_indices is not None  # noqa: S101 - a teacher of masks says what prompted them
+        scores = found.scores[seen.prompt_indices]
+        masks.append(replace(seen, scores=scores).select(np.argsort(-scores, kind="stable")))
+    return masks
+
+
+def _kept(folder: Path, begun: Mapping[str, Any] | None) -> bytes | None:
+    """The file that the run has begun with."""
+    if begun is None:
+        return None
+    file = folder / DETECTED.format(begun[DETECTOR])
+    if not file.is_file():
+        return None
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != begun[DETECTOR]:
+        return None
+    return content
+
+
+def _unseen(annotations: Sequence[CocoAnnotation]) -> NDArray[np.float32]:
+    return np.full((len(annotations), 4), np.nan, np.float32)
+
+
+def _surest(seen: Detections) -> Detections:
+    return seen.select(np.arange(min(MOST_BOXES, len(seen))))

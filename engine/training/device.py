@@ -1,0 +1,271 @@
+"""What a training run needs of its process and its hardware: device, arithmetic, seeds, memory, SIGTERM."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import math
+import os
+import random
+import re
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from engine.config import TeacherSettings
+from engine.errors import ConfigError, InterruptedTrainingError, MachineError, OutOfMemoryError
+from engine.signals import forget_requests, handle_stop, is_second_ctrl_c, restore_handlers, signal_name
+from engine.spec import Precision
+from engine.storage.files import reason
+from engine.teachers.base import Teacher
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Of ``malloc.h``."""
+
+
+def choose_device() -> torch.device:
+    """The GPU of this process if there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def keep_memory() -> None:
+    """From now on this process keeps the memory that it frees, for what it asks for next (glibc; elsewhere nothing is
+    done).
+
+    By default a large tensor is given back as soon as it is gone, and every page of the next one is cleared anew: on a
+    CPU that is nearly half of the time of SAM's decoder. Not for tensors of many different sizes: what is kept would
+    lie in pieces that fit none of the next ones.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def give_back_memory(*, above: int) -> None:
+    """Give back all memory that is freed and kept, if this process holds more than ``above`` bytes (glibc).
+
+    What is kept grows with every new size of a tensor, without bound.
+    """
+    if resident_bytes() > above:
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):
+            library.malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now; 0 where the system does not report it."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """The arithmetic of the forward pass.
+
+    ``auto`` is bfloat16 on a GPU that has it, else float32: on a CPU bfloat16 is rarely faster.
+
+    Raises:
+        ConfigError: bfloat16 was asked for, and the GPU has none.
+    """
+    has_bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision is Precision.BFLOAT16 and not has_bfloat16:
+        raise ConfigError(
+            f"training.precision is bfloat16, which {torch.cuda.get_device_name(device)} does not have: "
+            "set it to auto or float32"
+        )
+    wanted = precision is Precision.BFLOAT16 or (precision is Precision.AUTO and device.type == "cuda" and has_bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
+
+
+def seed_all(*key: int) -> None:
+    """Seed every global generator by a key such as (seed, step)."""
+    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    random.seed(int(state[0]))
+    np.random.seed(int(state[0]))
+    torch.manual_seed((int(state[1]) << 32) | int(state[0]))
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held at once so far: of the GPU, or else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | None = None) -> OutOfMemoryError:
+    """What to do when the GPU has too little memory.
+
+    Args:
+        teacher: Which one has no room.
+        settings: Its part of the configuration.
+        fits: Images a batch that were tried and have room; 0: not even one has; None: nothing was tried.
+    """
+    device, slug = teacher.device, teacher.name.slug
+    where = "this machine"
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        where = f"{torch.cuda.get_device_name(device)} with {total / 2**30:.0f} GiB"
+    step = settings.batch_size * settings.accumulation_steps
+    advice = {
+        None: f"lower teachers.{slug}.batch_size and raise accumulation_steps as much",
+        0: "not even one image has room",
+    }.get(
+        fits,
+        f"batches of {fits} have room: set teachers.{slug}.batch_size to {fits} and accumulation_steps to "
+        f"{math.ceil(step / (fits or 1))}",
+    )
+    return OutOfMemoryError(
+        f"{where} has too little memory for {teacher.name} in batches of {settings.batch_size}: {advice}, or take the "
+        "preset decoder, or a GPU with more memory"
+    )
+
+
+@contextmanager
+def memory_errors(teacher: Teacher, settings: TeacherSettings) -> Iterator[None]:
+    """Say what to do when the GPU has too little memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise memory_error(teacher, settings) from error
+
+
+class Stop:
+    """Inside its block SIGTERM, or Ctrl-C, only sets ``requested``: whoever is at work stops where nothing is lost.
+
+    A second Ctrl-C has the effect that the first would have had.
+
+    Args:
+        alive: Is called by whoever is at work, again and again.
+
+    Attributes:
+        number: The signal that arrived first.
+    """
+
+    requested = False
+    number = signal.SIGTERM
+
+    def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
+        self.alive = alive
+
+    @property
+    def name(self) -> str:
+        """The signal that arrived, as people know it."""
+        return signal_name(self.number)
+
+    def __enter__(self) -> Self:
+        self._installed = threading.current_thread() is threading.main_thread()
+        if self._installed:  # Python allows handlers in the main thread alone
+            if not isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), Stop):
+                forget_requests()
+            self._previous = handle_stop(self._request)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._installed:
+            restore_handlers(self._previous)
+
+    def check(self) -> None:
+        """Raise InterruptedTrainingError if SIGTERM or Ctrl-C has arrived."""
+        self.alive()
+        if self.requested:
+            raise InterruptedTrainingError(f"{self.name} arrived: the same command resumes from the last checkpoint")
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        previous = self._previous.get(signal.SIGINT)
+        if is_second_ctrl_c(number) and callable(previous):
+            previous(number, frame)
+        if not self.requested:
+            self.requested, self.number = True, signal.Signals(number)
+
+
+GPUS = "TEACHER_GPUS"
+"""Environment variable: how many GPUs this machine was asked for. Without them, training would take days on its CPU."""
+
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM})
+SHARED_MEMORY = (
+    "/dev/shm has too little room for what data workers hand over: raise spec.sharedMemory (of a container, its shm "  # noqa: S108
+    "size), or set training.workers to 0"
+)
+
+
+def check_gpus(wanted: int) -> None:
+    """See that torch can use as many GPUs as this machine was asked for.
+
+    Raises:
+        MachineError: It cannot.
+    """
+    if wanted < 1 or torch.cuda.device_count() >= wanted:
+        return
+    if torch.version.cuda is None and torch.version.hip is None:
+        why = "this torch is built without GPUs: install the wheel of your driver's CUDA"
+    else:
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+            why = f"it has {torch.cuda.device_count()}"
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).strip().splitlines()[0]
+    raise MachineError(
+        f"this machine was asked for {wanted} GPU{'s' if wanted > 1 else ''}, and torch cannot use them: {why}. Check "
+        "nvidia-smi on the node, its device plugin, and that its driver is new enough for CUDA "
+        f"{torch.version.cuda or 'at all'}; to train without, set gpus to 0"
+    )
+
+
+def check_disk(folder: Path) -> None:
+    """See that a folder can be written to; it is made.
+
+    Raises:
+        MachineError: It cannot.
+    """
+    with machine_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+
+
+@contextmanager
+def machine_errors() -> Iterator[None]:
+    """What a full or read-only disk, shared memory and lost workers make libraries raise, as sentences.
+
+    Raises:
+        MachineError: One of these is the cause.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        raise _of_the_disk(error.errno, error.filename) from error
+    except SafetensorError as error:
+        code = re.search(r"code: (\d+)", str(error))
+        if code is None or int(code[1]) not in OF_THE_DISK:
+            raise
+        raise _of_the_disk(int(code[1]), None) from error
+    except RuntimeError as error:
+        told = str(error)
+        if re.search(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", told):
+            raise MachineError(
+                f"a data worker was lost ({told.splitlines()[0].rstrip('. ')}): most likely the machine ran out of "
+                "memory; lower training.workers, or give it more"
+            ) from error
+        raise
+
+
+def _of_the_disk(code: int, file: str | bytes | int | None) -> MachineError:
+    where = os.fsdecode(file) if isinstance(file, str | bytes) else "a file of the run"
+    verb = "opened" if code in (errno.EACCES, errno.EPERM) else "written"
+    return MachineError(f"{where} cannot be {verb}: {reason(OSError(code, os.strerror(code)), where)}")

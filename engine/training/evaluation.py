@@ -1,0 +1,301 @@
+"""What a teacher is worth, base and adapted: measured by all processes together, and what is left of it on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from engine.artifacts import ADAPTER, RESULT, SAMPLES, VALIDATION_PAGES
+from engine.config import TeacherSettings
+from engine.dataset.types import CocoDataset, Detections, Sample
+from engine.estimate.cost_model import StepEstimate
+from engine.evaluation.coco_ap import coco_ap
+from engine.evaluation.conclusion import conclude_result, improved
+from engine.evaluation.evaluate import Evaluation, compare, look
+from engine.evaluation.ground_truth import IouType
+from engine.evaluation.intervals import compare_ap
+from engine.evaluation.retention import retention
+from engine.evaluation.samples import choose_samples, make_record
+from engine.evaluation.thresholds import operation
+from engine.evaluation.validation_pages import write_pages
+from engine.results import AdapterFile, ApMetrics, Comparison, Retention, TeacherResult
+from engine.teachers import LocalModel, Teacher
+from engine.teachers.lora import adapter_off, trainable_parameters
+from engine.training.box_prompts import DetectedBoxes, masks_of
+from engine.training.checkpoint import Progress
+from engine.training.device import Stop, memory_errors
+from engine.training.distributed import Processes
+from engine.training.retention_data import RetentionData
+from engine.training.sampler import Steps
+from engine.training.shared_images import write_lists
+from engine.training.splits import SplitData, Splits
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """How a teacher is measured.
+
+    All processes look, each at its share, and learn the metrics; the first has the detections.
+
+    Attributes:
+        teacher: With its adapter.
+        settings: The teacher's part of the configuration.
+        processes: Those that train it together.
+        stop: Set by SIGTERM, which ends a measurement.
+        at_once: Images that the teacher is given at a time.
+    """
+
+    teacher: Teacher
+    settings: TeacherSettings
+    processes: Processes
+    stop: Stop
+    micro_batch_size: int
+
+    def of(self, part: SplitData, *, teacher: Teacher | None = None) -> Evaluation:
+        """The teacher as it is, or one that shares its model, on ``part``."""
+        teacher = teacher or self.teacher
+
+        def load(index: int) -> Sample:
+            self.stop.check()
+            return part.sample(index, with_masks=False)  # masks are compared as run lengths
+
+        indices = self.processes.place.share(range(len(part.dataset)))
+        with memory_errors(teacher, self.settings):
+            seen = look(teacher, part.dataset, load, indices=indices, batch_size=self.micro_batch_size)
+        seen = self.processes.gather(seen)
+        metrics = self.processes.decided(lambda: compare(part.dataset, seen, iou_type=teacher.iou_type).metrics)
+        dataset = replace(part.dataset, images=tuple(image for image, _ in seen))
+        return Evaluation(metrics=metrics, detections=[found for _, found in seen], dataset=dataset)
+
+    def base(self, splits: Mapping[str, SplitData]) -> Baseline:
+        """The base on the splits that a teacher is measured on."""
+        with adapter_off(self.teacher):
+            seen = self.of(splits["val"])
+            metrics, tested = {"val": seen.metrics}, None
+            if "test" in splits:
+                tested = self.of(splits["test"])
+                metrics["test"] = tested.metrics
+        return Baseline(metrics, seen, tested)
+
+    def adapted(
+        self,
+        splits: Splits,
+        *,
+        before: Mapping[str, ApMetrics],
+        base: Baseline | None,
+        detected: DetectedBoxes | None,
+        retention_data: RetentionData | None,
+    ) -> EvaluationReport:
+        """The best adapter, beside the base; what the base sees may be known already."""
+        seen_after = self.of(splits.val)
+        tested_after = None if splits.test is None else self.of(splits.test)
+        if base is None:
+            with_test = {} if splits.test is None else {"test": splits.test}
+            base = self.base({"val": splits.val} | with_test)
+        by_detector = None
+        if detected is not None:
+            by_detector = self.by_detector(splits.val, detected.val, truth=seen_after.dataset)
+        retained = None if retention_data is None else self.retention(retention_data)
+        return EvaluationReport(before, base.seen, seen_after, base.tested, tested_after, by_detector, retained)
+
+    def by_detector(
+        self, part: SplitData, boxes: tuple[Detections, ...], *, truth: CocoDataset
+    ) -> tuple[ApMetrics, ApMetrics]:
+        """What base and adapted SAM make of a detector's boxes.
+
+        Args:
+            part: The images.
+            boxes: Found in each of them.
+            truth: Of the part, with the sizes of its images.
+        """
+
+        def measure() -> ApMetrics:
+            indices, size = self.processes.place.share(range(len(part.dataset))), self.micro_batch_size
+            seen: list[Detections] = []
+            for start in range(0, len(indices), size):
+                self.stop.check()
+                some = indices[start : start + size]
+                samples = [part.sample(i, with_masks=False) for i in some]
+                with memory_errors(self.teacher, self.settings):
+                    seen += masks_of(self.teacher, samples, [boxes[i] for i in some])
+            seen = self.processes.gather(seen)
+            return self.processes.decided(lambda: coco_ap(truth, seen, iou_type="segm"))
+
+        with adapter_off(self.teacher):
+            before = measure()
+        return before, measure()
+
+    def retention(self, retention_data: RetentionData) -> Retention:
+        """What is left of the base's skill: both are asked for what the data does not have."""
+        teacher = self.teacher.asking(retention_data.part.dataset.classes)
+        adapted = self.of(retention_data.part, teacher=teacher).metrics
+        with adapter_off(teacher):
+            base = self.of(retention_data.part, teacher=teacher).metrics
+        return retention(retention_data.source, base=base, adapted=adapted)
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """What was measured of the base before training.
+
+    Attributes:
+        metrics: Of the validation part and, if there is one, of the test part.
+        seen: On the validation part.
+        tested: On the test part, if there is one.
+    """
+
+    metrics: Mapping[str, ApMetrics]
+    seen: Evaluation
+    tested: Evaluation | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationReport:
+    """All that was measured of a teacher.
+
+    Attributes:
+        before: The base: metrics of the validation part and, if there is one, of the test part.
+        seen_before: The base on the validation part.
+        seen_after: The best adapter on the validation part.
+        tested_before: The base on the test part.
+        tested_after: The best adapter on the test part.
+        by_detector: See :meth:`Measures.by_detector`.
+        retained: See :meth:`Measures.retention`.
+    """
+
+    before: Mapping[str, ApMetrics]
+    seen_before: Evaluation
+    seen_after: Evaluation
+    tested_before: Evaluation | None
+    tested_after: Evaluation | None
+    by_detector: tuple[ApMetrics, ApMetrics] | None
+    retained: Retention | None
+
+
+def write_result(
+    folder: Path,
+    evaluation: EvaluationReport,
+    progress: Progress,
+    *,
+    teacher: Teacher,
+    base: LocalModel,
+    base_model: str,
+    splits: Splits,
+    steps: Steps,
+    plan: StepEstimate | None,
+) -> TeacherResult:
+    """Leave samples of what base and best adapter have seen, and ``result.json``, beside the adapter in ``folder``."""
+    write_samples(
+        folder,
+        splits.val.dataset,
+        partial(splits.val.sample, with_masks=False),
+        before=evaluation.seen_before.detections,
+        after=evaluation.seen_after.detections,
+        iou_type=teacher.iou_type,
+    )
+    pages = write_pages(
+        folder / VALIDATION_PAGES,
+        evaluation.seen_after.dataset,
+        partial(splits.val.sample, with_masks=False),
+        title=teacher.name.value,
+        before=evaluation.seen_before.detections,
+        after=evaluation.seen_after.detections,
+        iou_type=teacher.iou_type,
+    )
+    at_first, adapted = (
+        operation(one.dataset, one.detections, iou_type=teacher.iou_type)
+        for one in (evaluation.seen_before, evaluation.seen_after)
+    )
+    adapter = folder / ADAPTER
+    content = adapter.read_bytes()
+    result = TeacherResult(
+        teacher=teacher.name,
+        base_model=base_model,
+        base_revision=base.revision,
+        before=evaluation.before["val"],
+        after=evaluation.seen_after.metrics,
+        test_before=evaluation.before.get("test"),
+        test_after=evaluation.tested_after and evaluation.tested_after.metrics,
+        comparison=_compared(evaluation.seen_before, evaluation.seen_after, iou_type=teacher.iou_type),
+        test_comparison=_compared(evaluation.tested_before, evaluation.tested_after, iou_type=teacher.iou_type),
+        from_detector_before=evaluation.by_detector and evaluation.by_detector[0],
+        from_detector_after=evaluation.by_detector and evaluation.by_detector[1],
+        thresholds=adapted.thresholds,
+        split_check=splits.shared,
+        images_skipped=len(splits.unreadable.faults),
+        objects_skipped=splits.objects_skipped,
+        skipped_examples=splits.unreadable.examples,
+        quality=adapted.quality,
+        score_curve_before=at_first.curve,
+        score_curve_after=adapted.curve,
+        class_score_curves=adapted.class_curves,
+        confusion_before=at_first.confusion,
+        confusion_after=adapted.confusion,
+        validation_pages=pages,
+        retention=evaluation.retained,
+        history=progress.history,
+        best_epoch=steps.epochs_at(progress.best_step),
+        epochs=steps.epochs_at(progress.step),
+        steps=progress.step,
+        seconds=progress.seconds,
+        peak_memory_bytes=progress.peak_memory_bytes,
+        step_memory_bytes=progress.step_memory_bytes,
+        predicted_memory_bytes=None if plan is None else plan.memory_bytes,
+        trainable_parameters=sum(p.numel() for p in trainable_parameters(teacher).values()),
+        adapter=AdapterFile(uri=str(adapter), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)),
+    )
+    concluded = {"conclusion": conclude_result(result).sentence, "improved": improved(result)}
+    result = result.model_copy(update=concluded)
+    of_parts = {"train": splits.train, "val": splits.val} | ({} if splits.test is None else {"test": splits.test})
+    write_lists(folder, {name: part.dataset for name, part in of_parts.items()}, splits.marks)
+    (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _compared(before: Evaluation | None, after: Evaluation | None, *, iou_type: IouType) -> Comparison | None:
+    if before is None or after is None:
+        return None
+    return compare_ap(after.dataset, before.detections, after.detections, iou_type=iou_type)
+
+
+LONGEST_SIDE = 800
+"""Of the images kept, in pixels: enough to look at, little enough for one page to hold."""
+
+
+def write_samples(
+    folder: Path,
+    dataset: CocoDataset,
+    load: Callable[[int], Sample],
+    *,
+    before: Sequence[Detections],
+    after: Sequence[Detections],
+    iou_type: IouType,
+) -> None:
+    """Choose images and keep them with their truth and what was seen in them.
+
+    Args:
+        folder: Of the teacher.
+        dataset: The validation part.
+        load: Gives the sample of an image.
+        before: What the base saw in each image.
+        after: What the adapted teacher saw.
+        iou_type: Whether boxes or masks are compared.
+    """
+    images = folder / Path(SAMPLES).stem
+    images.mkdir(parents=True, exist_ok=True)
+    records = [
+        make_record(dataset, index, before[index], after[index], iou_type=iou_type)
+        for index in choose_samples(dataset, before, after, iou_type=iou_type)
+    ]
+    for record in records:
+        image = Image.fromarray(load(record.index).image)
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        image.save(images / record.image_name, quality=85)
+    values = [record.model_dump(mode="json") for record in records]
+    (folder / SAMPLES).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

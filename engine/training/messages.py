@@ -1,0 +1,75 @@
+"""What a run tells of itself, beside its steps. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from engine.dataset.problems import CATALOGUE
+from engine.dataset.readable import Unreadable
+from engine.evaluation.conclusion import conclude_result
+from engine.gain import ADVICE
+from engine.progress import better_than
+from engine.results import ApMetrics, SplitCheck, TeacherResult
+from engine.spec import ExifOrientation
+from engine.text import shortened
+from engine.training.checkpoint import Checkpoint
+from engine.training.evaluation import EvaluationReport
+
+
+def left_out(
+    unreadable: Unreadable, objects: int = 0, *, asked: ExifOrientation = ExifOrientation.AUTO
+) -> Iterator[str]:
+    """That images are left out, and which, and objects; and how images are taken that EXIF turns."""
+    if objects:
+        yield (
+            f"{objects:,} objects are left out: of images that are, outside an image that is smaller, or with box "
+            "and mask that contradict each other"
+        )
+    if unreadable.faults:
+        yield shortened(f"{len(unreadable.faults):,} images are left out: {'; '.join(unreadable.examples)}")
+    for code, count, examples in unreadable.frames.problems(asked):
+        _, message, advice = CATALOGUE[code]
+        yield f"{count:,}x {message} {advice} Such as {', '.join(examples)}"
+    if unreadable.pages:
+        yield f"{unreadable.pages:,} images have several pages or frames: the first of each is used"
+
+
+def shared_images(check: SplitCheck | None) -> Iterator[str]:
+    """Return a sentence that names the images which parts share."""
+    if check is None:
+        return
+    for part, count in (("val", check.val), ("test", check.test)):
+        if count:
+            yield f"{count:,} images of {part} are in another part too: AP on them says little"
+    if check.versions:
+        yield f"{check.versions:,} images have the names of versions of pictures of another part"
+    if check.examples:
+        yield f"such as {'; '.join(check.examples)}"
+
+
+def phases(evaluation: EvaluationReport) -> dict[str, ApMetrics]:
+    """What is measured once, at the end, by the phase that events call it."""
+    phases = {} if evaluation.tested_after is None else {"test": evaluation.tested_after.metrics}
+    if evaluation.retained is not None:
+        phases |= {"retention_base": evaluation.retained.base, "retention": evaluation.retained.adapted}
+    return phases
+
+
+def so_far(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint knows already, as fields of an event."""
+    progress, base_ap = checkpoint.progress, checkpoint.before["val"].ap
+    return {"step": progress.step, "ap_before": base_ap, "best_ap": better_than(base_ap, progress.best_ap)}
+
+
+def summary(result: TeacherResult) -> str:
+    """What training has brought, in a sentence."""
+    concluded = conclude_result(result)
+    told = concluded.sentence
+    if result.retention is not None and result.retention.share >= 0:
+        told += f", {result.retention.share:.0%} of the base's skill on other things is left"
+    if concluded.remark:
+        told += f". {concluded.remark}"
+    if result.improved is False:
+        told += f". {ADVICE}"
+    return told

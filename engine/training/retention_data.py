@@ -1,0 +1,78 @@
+"""Labelled images of other things than the data shows, on which what is left of the base's skill is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.config import DataConfig
+from engine.config.model import PartConfig
+from engine.dataset import CocoDataset, ImageFolder, load_part
+from engine.dataset.class_names import cleaned
+from engine.dataset.layouts import find_single_part
+from engine.dataset.readable import Unreadable, check_few, find_unreadable
+from engine.evaluation.retention import BUILT_IN, PROBE
+from engine.storage import Storage
+from engine.training.splits import SplitData, useful
+
+
+@dataclass(frozen=True)
+class RetentionData:
+    """The images, and where they come from.
+
+    Attributes:
+        part: Its classes are what to ask for; every image shows one of them.
+        source: URI of the annotations, or :data:`BUILT_IN`.
+        unreadable: Images that are left out.
+    """
+
+    part: SplitData
+    source: str
+    unreadable: Unreadable = field(default_factory=Unreadable)
+
+
+def prepare_retention_data(
+    given: PartConfig | None, data: DataConfig, *, masks: bool, storage: Storage, cache: Path
+) -> RetentionData | None:
+    """Load the probe less the classes that the data has too, and bring its images to the disk.
+
+    Args:
+        given: The user's own; None for the built-in one.
+        data: Whose classes and phrases are left out, however they are written.
+        masks: Whether only objects with a mask count.
+        storage: Where annotations and images come from.
+        cache: Where images are kept.
+
+    Returns:
+        None where nothing is left to ask for.
+
+    Raises:
+        DataError: The annotations are no COCO dataset, or too many images cannot be used.
+        StorageError: Something cannot be had.
+    """
+    uri, images = (str(PROBE), None) if given is None else (given.annotations, given.images)
+    files = find_single_part(uri, images, storage=storage)
+    dataset = _others(load_part(files, storage=storage), data, masks=masks)
+    if not dataset.classes:
+        return None
+    folder = ImageFolder(files.images, storage=storage, cache=cache)
+    part = SplitData(dataset, tuple(folder.path(image) for image in dataset.images))
+    if given is None:
+        return RetentionData(part, BUILT_IN)
+    unreadable = find_unreadable(dataset, folder, part.paths, masks=masks, cache=cache)
+    check_few(unreadable, len(dataset), max_percent=data.max_skipped_percent)
+    return RetentionData(part.without(unreadable, unreadable.frames.frame()), given.annotations, unreadable)
+
+
+def _others(dataset: CocoDataset, data: DataConfig, *, masks: bool) -> CocoDataset:
+    """The images that show something which the data does not have, with these classes alone."""
+    known = {cleaned(name) for name in (*data.classes, *data.prompts.values())}
+    shown = {
+        found.class_index
+        for objects in dataset.annotations
+        for found in objects
+        if not found.iscrowd and (found.segmentation or not masks)
+    }
+    kept = [name for i, name in enumerate(dataset.classes) if i in shown and cleaned(name) not in known]
+    dataset = dataset.with_classes(kept)
+    return dataset.subset(useful(dataset, masks=masks))

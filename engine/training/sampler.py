@@ -1,0 +1,256 @@
+"""Which images each optimizer step sees, how large it is, and after which steps the teacher is measured. Pure.
+
+All of it is a function of the step's number, so that a run goes on from any step as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.config import TeacherSettings
+from engine.dataset.types import CocoDataset
+from engine.launch import Place
+
+Key = tuple[int, int]
+"""(visit, index of the image): one view of one image. The visit is how often the image was shown before in the run: its
+epoch, unless classes are balanced."""
+
+
+WINDOW = 16
+"""Steps within which images of like shapes are put together."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The optimizer steps of a run. Steps, like epochs, are counted from 0.
+
+    Attributes:
+        images: Images of the training part.
+        batch_size: Images a batch, at most.
+        accumulation_steps: Batches a step, where one process sees all of it; the last step of an epoch may have fewer,
+            and a smaller last one.
+        epochs: Passes over the training part.
+        evaluations: How often the teacher is measured, at most once an epoch.
+        seed: Of the order of the images.
+        place: Of this process: the images of each step are shared out. What a step is does not depend on it.
+        repeats: How often each image is shown an epoch, on average; empty: once.
+        shapes: Of each image, a number for those that are padded little beside each other; empty: all are alike.
+        at_once: Images a batch, at most, where a whole one has no room; the step is the same. None: ``batch_size``.
+    """
+
+    images: int
+    batch_size: int
+    accumulation_steps: int
+    epochs: int
+    evaluations: int
+    seed: int
+    place: Place = field(default_factory=Place)
+    repeats: tuple[float, ...] = ()
+    shapes: tuple[int, ...] = ()
+    micro_batch_size: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        settings: TeacherSettings,
+        *,
+        images: int,
+        seed: int,
+        place: Place | None = None,
+        repeats: tuple[float, ...] = (),
+        shapes: tuple[int, ...] = (),
+        micro_batch_size: int | None = None,
+    ) -> Steps:
+        """The steps that a teacher's settings ask for."""
+        return cls(
+            images=images,
+            batch_size=settings.batch_size,
+            accumulation_steps=settings.accumulation_steps,
+            epochs=settings.epochs,
+            evaluations=settings.evaluations,
+            seed=seed,
+            place=place or Place(),
+            repeats=repeats,
+            shapes=shapes,
+            micro_batch_size=micro_batch_size,
+        )
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps an epoch."""
+        return math.ceil(self.images / (self.batch_size * self.accumulation_steps))
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.per_epoch * self.epochs
+
+    def epochs_at(self, step: int) -> float:
+        """Passes over the training part when ``step`` steps are done."""
+        return step / self.per_epoch
+
+    def views(self, step: int) -> list[Key]:
+        """What one step sees, over all processes: images in the shuffled order of its epoch."""
+        epoch, within = divmod(step, self.per_epoch)
+        size = self.batch_size * self.accumulation_steps
+        order, visits = _order(self.images, self.seed, epoch, self.repeats, self.shapes, size)
+        some = slice(within * size, (within + 1) * size)
+        return [(int(visit), int(index)) for index, visit in zip(order[some], visits[some], strict=True)]
+
+    def batches(self, step: int) -> list[list[Key]]:
+        """The batches of one step on this process; none if there are fewer images than processes."""
+        keys = self.place.share(self.views(step))
+        size = self.micro_batch_size or self.batch_size
+        return [keys[i : i + size] for i in range(0, len(keys), size)]
+
+    def batches_from(self, step: int) -> Iterator[list[Key]]:
+        """All batches of the run on this process from ``step`` on."""
+        for later in range(step, self.total):
+            yield from self.batches(later)
+
+    def evaluated_after(self, done: int) -> bool:
+        """Whether the teacher is measured when ``done`` steps are done: evenly over the epochs, and at the end.
+
+        >>> steps = Steps(images=8, batch_size=4, accumulation_steps=1, epochs=5, evaluations=2, seed=0)
+        >>> [done for done in range(11) if steps.evaluated_after(done)]
+        [6, 10]
+        """
+        return done > 0 and self.evaluations_left(done) < self.evaluations_left(done - 1)
+
+    def evaluations_left(self, done: int) -> int:
+        """How many evaluations come after ``done`` steps; the i-th of n follows epoch ceil(i * epochs / n)."""
+        times = min(self.evaluations, self.epochs)
+        return times - done // self.per_epoch * times // self.epochs
+
+
+@lru_cache(maxsize=2)
+def _order(
+    images: int, seed: int, epoch: int, repeats: tuple[float, ...], shapes: tuple[int, ...], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The images of one epoch, in steps of ``size``, and for each how often it was shown before in the run."""
+    order = _images_of(images, seed, epoch, repeats)
+    if shapes:
+        order = alike(order, np.asarray(shapes), size=size, rng=np.random.default_rng([seed, epoch, 1]))
+    if not repeats:
+        return order, np.full(images, epoch)
+    before = np.zeros(images, np.int64)
+    for earlier in range(epoch):
+        before += np.bincount(_images_of(images, seed, earlier, repeats), minlength=images)
+    return order, before[order] + visit_numbers(order)
+
+
+def _images_of(images: int, seed: int, epoch: int, repeats: tuple[float, ...]) -> NDArray[np.int64]:
+    rng = np.random.default_rng([seed, epoch])
+    return drawn(repeats, rng) if repeats else rng.permutation(images)
+
+
+def shapes_of(dataset: CocoDataset) -> tuple[int, ...]:
+    """Of each image its height beside its width, in steps of a fifth; none if some say no size."""
+    sizes = [(image.height, image.width) for image in dataset.images]
+    known = [(height, width) for height, width in sizes if height and width]
+    return tuple(round(4 * math.log2(height / width)) for height, width in known) if len(known) == len(sizes) else ()
+
+
+def alike(
+    order: NDArray[np.int64], shapes: NDArray[np.int64], *, size: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Images in an order in which those of a step have like shapes, so that little is padded.
+
+    Images change places within windows of :data:`WINDOW` steps, and steps within their window: which images come late
+    in an epoch, and which meet in a step, stays a matter of chance.
+
+    Args:
+        order: (N,) images as they were drawn.
+        shapes: (images,) numbers.
+        size: Images a step.
+        rng: Shuffles the steps of a window.
+
+    >>> shapes = np.array([0, 9, 0, 9, 0, 9])
+    >>> sorted(alike(np.arange(6), shapes, size=3, rng=np.random.default_rng(0)).reshape(2, 3).tolist())
+    [[0, 2, 4], [1, 3, 5]]
+    """
+    if len(set(shapes.tolist())) < 2:
+        return order
+    parts = []
+    for start in range(0, len(order), WINDOW * size):
+        window = order[start : start + WINDOW * size]
+        whole, rest = np.split(window, [len(window) // size * size])
+        whole = whole[np.argsort(shapes[whole], kind="stable")]
+        parts += [rng.permutation(whole.reshape(-1, size)).ravel(), rest]
+    return np.concatenate(parts)
+
+
+def learning_rate(step: int, total: int, settings: TeacherSettings) -> float:
+    """The learning rate of one step (from 0): a straight rise to the peak, then constant or half a cosine to 0.
+
+    The peak is reached by the last step of the warm-up. The cosine is that of SGDR (arXiv 1608.03983) without
+    restarts.
+    """
+    warmup = round(total * settings.warmup_fraction)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+MOST_OFTEN = 4.0
+"""Times that an image of a rare class is shown for one of a common class: more is learning it by heart."""
+
+
+def repeats(dataset: CocoDataset, *, exponent: float) -> tuple[float, ...]:
+    """How often each image is shown an epoch, on average; empty if each is shown once.
+
+    A class that n images show wants them (median / n) ** exponent times as often, an image as often as its rarest class
+    wants it. Crowds do not count, nor do classes that no image shows.
+
+    Args:
+        dataset: The training part.
+        exponent: 0 for no balance, 0.5 as in LVIS, 1 for classes shown equally often, but for :data:`MOST_OFTEN`.
+    """
+    shown = [{found.class_index for found in objects if not found.iscrowd} for objects in dataset.annotations]
+    images = np.bincount([index for classes in shown for index in classes], minlength=len(dataset.classes))
+    if not images.any():
+        return ()
+    median = np.median(images[images > 0])
+    factors = np.clip((median / np.maximum(images, 1)) ** exponent, 1.0, MOST_OFTEN)
+    wanted = np.array([max((float(factors[i]) for i in classes), default=1.0) for classes in shown])
+    if wanted.max() == 1.0:
+        return ()
+    return tuple((wanted * len(wanted) / wanted.sum()).tolist())
+
+
+def drawn(factors: Sequence[float], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Indices for one epoch, shuffled, as many as there are images: i floor(factors[i]) or ceil(factors[i]) times.
+
+    Systematic sampling: every whole number that the running sum, begun at a random place, passes is a visit.
+
+    Args:
+        factors: Of each image; they add up to the number of images.
+        rng: Source of the choices.
+    """
+    order = rng.permutation(len(factors))  # which images are left out must not hang together
+    begin = rng.random()
+    passed = np.floor(np.cumsum(np.asarray(factors)[order]) + begin)
+    passed[-1] = len(factors)  # whatever the sum is rounded to
+    visits = np.diff(passed, prepend=0).astype(np.int64)
+    return rng.permutation(np.repeat(order, visits))
+
+
+def visit_numbers(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each place in ``order`` how often the same index stands before it.
+
+    >>> visit_numbers(np.array([2, 0, 2, 2, 1])).tolist()
+    [0, 0, 1, 2, 0]
+    """
+    places = np.argsort(order, kind="stable")
+    _, begins, counts = np.unique(order[places], return_index=True, return_counts=True)
+    numbers = np.empty_like(order)
+    numbers[places] = np.arange(len(order)) - np.repeat(begins, counts)
+    return numbers

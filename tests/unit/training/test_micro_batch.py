@@ -1,0 +1,72 @@
+"""A step is cut to what has room, and a run tells what was expected and what was held."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_sam import sam_settings
+from toy import run_config, write_toy_data
+
+from engine.config import LoraSettings
+from engine.progress import Event
+from engine.results import TeacherResult
+from engine.spec import LoraPreset
+from engine.training import TeacherTrainer, micro_batch, trainer
+
+TINY_SAM = Path(__file__).resolve().parents[3] / "examples" / "tiny_teachers" / "sam"
+
+
+def trained(folder: Path, preset: LoraPreset = LoraPreset.ENCODER_DECODER) -> tuple[TeacherResult, list[str]]:
+    data = write_toy_data(folder / "data" / "all.json", range(6), masks=True)
+    settings = sam_settings(
+        base_model=str(TINY_SAM),
+        lora=LoraSettings(preset=preset, rank=4, alpha=8, dropout=0),
+        batch_size=4,
+        point_share=0.2,
+    )
+    config = run_config(data, output=folder / "output", split=(66, 34, 0), sam=settings)
+    events: list[Event] = []
+    result = TeacherTrainer(config, work_dir=folder / "work", listeners=[events.append]).train()
+    return result, [event.message or "" for event in events if event.event == "note"]
+
+
+def test_little_memory_reduces_the_micro_batch_and_recomputes_and_reports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(micro_batch, "measure_available_memory", lambda teacher, place: 12_000_000)
+    result, notes = trained(tmp_path)
+    assert any("1 of the 4 images of a batch at a time, recomputing encoder and decoder" in note for note in notes)
+    assert any(note.startswith("steps held") for note in notes)
+    assert result.predicted_memory_bytes == pytest.approx(result.step_memory_bytes, rel=0.15)
+
+
+def test_a_container_has_what_its_limit_leaves_it(tmp_path: Path) -> None:
+    assert micro_batch._left_in_cgroup(tmp_path) is None
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 500\nactive_file 200\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert micro_batch._left_in_cgroup(tmp_path) is None
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert micro_batch._left_in_cgroup(tmp_path) == 4500, "files that were read give way"
+
+
+def test_a_machine_has_what_it_says_is_available(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 200 kB\nMemAvailable:    100 kB\n")
+    assert micro_batch._left_on_machine(tmp_path / "meminfo") == 102_400
+    assert micro_batch._left_on_machine(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "bytes_left", "keeps"),
+    [("decoder", 12_000_000, False), ("decoder", 10**12, True), ("decoder", None, False), ("all", 10**12, False)],
+)
+def test_freed_memory_is_kept_only_where_twice_of_what_tensors_hold_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, bytes_left: int | None, keeps: bool
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(micro_batch, "measure_available_memory", lambda teacher, place: bytes_left)
+    monkeypatch.setattr(trainer, "keep_memory", lambda: calls.append(True))
+    _, notes = trained(tmp_path, LoraPreset(preset))
+    assert bool(calls) == keeps
+    assert any(note.endswith("keeping freed memory") for note in notes) == keeps
