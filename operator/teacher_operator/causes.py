@@ -131,7 +131,7 @@ def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[s
 
 
 def is_final(job: Body, pods: Sequence[Body]) -> bool:
-    """Whether a Job that has failed may not be made anew, since enough is known of why.
+    """Return True if a failed Job must not be made again, since enough is known of why.
 
     That is so if its time is over, a pod left an outcome that would come again, or its last allowed attempt failed by
     itself. A FailJob rule, which knows exit codes alone, proves nothing, nor does an attempt that was stopped from

@@ -42,7 +42,7 @@ def would_fail_again(pod: Body) -> bool:
 
 
 def ends_run(pod: Body) -> bool:
-    """The pod would fail again, and its Job counts the failure: no other attempt is to be made.
+    """The pod would fail again, and its Job counts the failure: no other attempt must be made.
 
     A disruption, or an exit after a checkpoint, is not counted: there the next attempt says the same once more.
     """
@@ -87,6 +87,6 @@ def _exit_codes(pod: Body) -> set[int]:
 
 
 def _ends(pod: Body) -> list[Body]:
-    """How the containers of a pod ended, of those that have."""
+    """The ends of those containers of a pod that have ended."""
     statuses = pod["status"].get("containerStatuses") or []
     return [ended for one in statuses if (ended := (one.get("state") or {}).get("terminated"))]

@@ -123,7 +123,7 @@ def _made_anew(status: TeacherFineTuneStatus, view: JobView, failure: FailureSta
         return status, after(failure, status.lost_jobs)
     todo.delete.append(view.name)
     status = status.model_copy(update={"lost_jobs": lost})
-    return status, _active(clip(f"its Job is made anew, after {failure.reason}: {failure.message}"))
+    return status, _active(clip(f"its Job is made again, after {failure.reason}: {failure.message}"))
 
 
 def _planned(

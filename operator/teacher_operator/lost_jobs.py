@@ -1,4 +1,4 @@
-"""Jobs that ended and say nothing of why: they are made anew, and not without end. Pure."""
+"""Jobs that ended without an outcome that says why: they are made again, a bounded number of times. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from teacher_operator.observe import JobView
 from teacher_operator.status import LOST, FailureStatus, clip
 
 REMADE = 5
-"""How often the Job of a teacher, or of inspection, is made anew. ``spec.backoffLimit`` does not matter for it: what
-stopped these pods was not the run."""
+"""Number of times that the Job of a teacher, or of inspection, is made again. ``spec.backoffLimit`` does not count here:
+what stopped these pods was not the run."""
 
 
 def with_lost(known: Sequence[str], view: JobView, *, limit: int = REMADE) -> list[str] | None:
-    """The uids of lost Jobs with that of one more; None if no more of them are made anew.
+    """Return the uids of lost Jobs with that of one more; None if no further Job may be made.
 
     A Job counts once, however often it is read while it is being deleted.
     """
@@ -24,7 +24,7 @@ def with_lost(known: Sequence[str], view: JobView, *, limit: int = REMADE) -> li
 
 
 def after(failure: FailureStatus, known: Sequence[str]) -> FailureStatus:
-    """The failure of a Job, with how many were made for the same work before it."""
+    """Return the failure of a Job, with how many were made for the same work before it."""
     if not known:
         return failure
     times = f" (Job {len(known) + 1}, the last)"

@@ -281,7 +281,8 @@ def _failure_policy(container: str) -> Manifest:
     """Failures that would come again end the Job; disruptions, and stops after a checkpoint, do not count.
 
     The first rule that matches counts: a pod that was disrupted as it started may end with any code. The rule that ends
-    the Job is for when no operator is there: a run whose pod left no outcome is not ended by it, its Job is made anew.
+    the Job is for the time in which no operator runs. It does not end a run whose pod left no outcome: its Job is made
+    again.
     """
     return {
         "rules": [

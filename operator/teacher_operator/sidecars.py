@@ -26,7 +26,7 @@ RUNS_ON = "SidecarRunsOn"
 
 
 def job_view(job: Body, pods: Sequence[Body]) -> JobView:
-    """The view of a Job, each of whose pods stands as our container in it does, whatever its other containers do."""
+    """Return the view of a Job in which each pod stands as our container in it does; its other containers do not count."""
     container = str((job["metadata"].get("labels") or {}).get(COMPONENT) or "")
     others = {pod["metadata"]["name"]: found for pod in pods if (found := _others(pod, container))}
     ours = [_as_ours(pod, container) if pod["metadata"]["name"] in others else pod for pod in pods]
@@ -34,7 +34,7 @@ def job_view(job: Body, pods: Sequence[Body]) -> JobView:
 
 
 def judged(view: JobView, *, now: float) -> JobView:
-    """The view with the end of its Job, if it is only other containers that keep the Job from it, or that failed it."""
+    """Return the view with the end of its Job, if only other containers keep the Job from it, or have failed it."""
     if not view.sidecars or view.complete or (view.failed and not _all_done(view)):
         return view
     if now < (due(view) or 0.0):
@@ -45,14 +45,14 @@ def judged(view: JobView, *, now: float) -> JobView:
 
 
 def due(view: JobView) -> float | None:
-    """When the Job is ended in spite of containers that run on, in seconds since the epoch; None without any."""
+    """Return when the Job is ended in spite of containers that run on, in seconds since the epoch; None without any."""
     names = {pod["metadata"]["name"] for pod in _failed(view)} or set(view.sidecars)
     ends = [_end(pod, view) for pod in view.pods if pod["metadata"]["name"] in names]
     return max(ends) + SIDECAR_SECONDS if ends else None
 
 
 def told(view: JobView) -> str:
-    """That the container has ended and others run on, and what comes of it."""
+    """Return a sentence: our container has ended, others run on, and the Job will be deleted."""
     pod, names = next(iter(view.sidecars.items()))
     ours = "inspection" if _container(view) == INSPECT else "the trainer"
     return (
@@ -62,7 +62,7 @@ def told(view: JobView) -> str:
 
 
 def afterwards(view: JobView) -> str:
-    """The same of a Job that has ended, to be added to a message; empty without sidecars."""
+    """Return the words to add to the message of a Job that was ended in spite of sidecars; empty without any."""
     names = sorted({name for found in view.sidecars.values() for name in found})
     return f"; {', '.join(names)} ran on after it, so that its Job was deleted" if names else ""
 

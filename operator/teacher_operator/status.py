@@ -27,7 +27,7 @@ Decimal = Annotated[str, StringConstraints(max_length=32)]
 
 LOST = 32
 LostJobs = list[Annotated[str, StringConstraints(max_length=64)]]
-WERE_LOST = "that ended without an outcome and were made anew, by their uids."
+WERE_LOST = "that ended without an outcome and were made again, by their uids."
 
 
 def clip(text: str, limit: int = MESSAGE_MAX) -> str:

@@ -151,7 +151,7 @@ def _made_anew(
         return failed_for_good(teacher, after(failure, teacher.lost_jobs), now=now)
     if not view.deleting:
         todo.delete.append(view.name)
-    message = f"its Job is made anew, after {failure.reason}: {failure.message}"
+    message = f"its Job is made again, after {failure.reason}: {failure.message}"
     return _state(teacher, "Pending", message).model_copy(update={"lost_jobs": lost, "failure": failure})
 
 

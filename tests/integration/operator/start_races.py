@@ -55,7 +55,7 @@ class Race:
 
     @classmethod
     def of(cls, number: int) -> Race:
-        """Of a thousand, each moment has each way five times, with other ends."""
+        """Return one of a thousand: each moment has each way five times, with other ends."""
         moment, cell = number % MOMENTS, number // MOMENTS
         code, left = ENDS[(number * 8 + cell) % len(ENDS)]
         return cls(
@@ -134,7 +134,7 @@ class Races:
         group.create_task(self._act(race, pod))
 
     async def _stop(self, race: Race, pod: Body) -> None:
-        """Whoever stops it comes at the race's moment."""
+        """Stop it at the race's moment."""
         await asyncio.sleep(race.at * self.scale)
         world, name = self.world, pod["metadata"]["name"]
         with contextlib.suppress(RefusedError):  # it may be gone, or have ended well
@@ -150,7 +150,7 @@ class Races:
             await world.delete("pods", name)
 
     async def _act(self, race: Race, pod: Body) -> None:
-        """What the scheduler and the kubelet do to it next."""
+        """Do to it what the scheduler and the kubelet would do next."""
         name = pod["metadata"]["name"]
         try:
             with contextlib.suppress(RefusedError):

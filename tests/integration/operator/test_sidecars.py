@@ -1,4 +1,4 @@
-"""A container beside ours runs on when ours has ended."""
+"""Sidecars that run on when our container has ended."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def waits(world: World) -> None:
 
 
 def clears(world: World) -> None:
-    """What the operator has deleted goes."""
+    """Remove what the operator has deleted."""
     world.look()
     world.controllers()
     world.reap()
@@ -126,7 +126,7 @@ def test_a_proxy_that_ends_in_time_changes_nothing(teacher: TeacherName | None) 
 
 @PARTS
 def test_a_proxy_that_fails_after_ours_is_done_costs_nothing(teacher: TeacherName | None) -> None:
-    """Its Job counts a failure; what ours left is there."""
+    """Its Job counts a failure; the result of ours exists."""
     world = world_with_pod_of(teacher, backoffLimit=0)
     ends_beside(world, world.pod(teacher), 0, done(teacher), proxy=137)
     world.look()
