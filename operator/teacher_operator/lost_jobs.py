@@ -8,8 +8,8 @@ from teacher_operator.observe import JobView
 from teacher_operator.status import LOST, FailureStatus, clip
 
 REMADE = 5
-"""Number of times that the Job of a teacher, or of inspection, is made again. ``spec.backoffLimit`` does not count here:
-what stopped these pods was not the run."""
+"""Number of times that the Job of a teacher, or of inspection, is made again. ``spec.backoffLimit`` has no
+part in it: what stopped these pods was not the run."""
 
 
 def with_lost(known: Sequence[str], view: JobView, *, limit: int = REMADE) -> list[str] | None:

@@ -26,7 +26,7 @@ RUNS_ON = "SidecarRunsOn"
 
 
 def job_view(job: Body, pods: Sequence[Body]) -> JobView:
-    """Return the view of a Job in which each pod stands as our container in it does; its other containers do not count."""
+    """Return the view of a Job in which each pod stands as our container in it does: others do not count."""
     container = str((job["metadata"].get("labels") or {}).get(COMPONENT) or "")
     others = {pod["metadata"]["name"]: found for pod in pods if (found := _others(pod, container))}
     ours = [_as_ours(pod, container) if pod["metadata"]["name"] in others else pod for pod in pods]
