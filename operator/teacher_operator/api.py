@@ -125,7 +125,12 @@ class TeacherFineTuneSpec(FineTuneSpec):
         default=3, ge=0, le=100, description="How often a trainer that fails is tried again; disruptions do not count."
     )
     active_deadline_seconds: int | None = Field(
-        default=None, ge=60, le=31_536_000, description="Longest time a trainer may take, retries included."
+        default=None,
+        ge=60,
+        le=31_536_000,
+        description="Longest time that each teacher may train, over all of its "
+        "retries and Jobs: the seconds in which its Job is allowed to run, waiting for a node included, without those "
+        "in which it is suspended, in a queue of Kueue or being made anew. Default: no limit.",
     )
     pending_deadline_seconds: int | None = Field(
         default=None,

@@ -110,10 +110,7 @@ def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[s
     condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
     if condition.get("reason") == "DeadlineExceeded":
         limit = job["spec"].get("activeDeadlineSeconds")
-        message = (
-            f"not done after activeDeadlineSeconds = {limit}: the last checkpoint is kept in object storage; "
-            "raise the deadline in a new object of the same name to go on from there"
-        )
+        message = f"not done within the deadline of its Job, {limit} seconds"
         if container == INSPECT:
             message = f"the data was not inspected within {limit} seconds: look whether the object store answers"
         return FailureStatus(reason="DeadlineExceeded", message=message)

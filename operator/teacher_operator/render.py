@@ -110,9 +110,15 @@ def inspection(body: Body, spec: TeacherFineTuneSpec, settings: Settings) -> Man
 
 
 def training(
-    body: Body, spec: TeacherFineTuneSpec, settings: Settings, *, teacher: TeacherName, config_uri: str
+    body: Body,
+    spec: TeacherFineTuneSpec,
+    settings: Settings,
+    *,
+    teacher: TeacherName,
+    config_uri: str,
+    seconds_left: int | None = None,
 ) -> Manifest:
-    """The GPU Job of one teacher."""
+    """The GPU Job of one teacher; ``seconds_left``: of its deadline, after earlier Jobs."""
     name = body["metadata"]["name"]
     job, stage = trainer_job(name, teacher), StageName(teacher.value)
     gpus = gpus_of(spec, stage_settings(spec, stage, settings))
@@ -135,7 +141,7 @@ def training(
     if spec.workload_priority_class_name:
         metadata["labels"][KUEUE_PRIORITY] = spec.workload_priority_class_name
     job_spec: Manifest = {
-        **job_settings(spec),
+        **job_settings(spec, seconds_left=seconds_left),
         # A Job for Kueue is made suspended; from then on Kueue alone says when it runs.
         "suspend": spec.suspend or bool(spec.queue_name),
         "podReplacementPolicy": "Failed",
@@ -163,19 +169,22 @@ def rendezvous(body: Body, teacher: TeacherName) -> Manifest:
     }
 
 
-def job_settings(spec: TeacherFineTuneSpec) -> Manifest:
+def job_settings(spec: TeacherFineTuneSpec, *, seconds_left: int | None) -> Manifest:
     """The settings of a trainer's Job that may change while it runs; null is none."""
-    deadline = {"activeDeadlineSeconds": spec.active_deadline_seconds} if spec.active_deadline_seconds else {}
+    deadline = {"activeDeadlineSeconds": seconds_left} if seconds_left else {}
     return {"backoffLimit": _retries(spec), **deadline}
 
 
-def job_patch(job: Body, spec: TeacherFineTuneSpec, *, paused: bool = False) -> Manifest | None:
+def job_patch(
+    job: Body, spec: TeacherFineTuneSpec, *, seconds_left: int | None = None, paused: bool = False
+) -> Manifest | None:
     """What of a trainer's Job is not as the object says, as a merge patch; None if all is.
 
-    A Job that is ``paused`` stays suspended for now.
+    A Job that is ``paused`` stays suspended for now. ``seconds_left``: of the deadline, for this very Job, which
+    Kubernetes counts from when the Job was last allowed to run.
     """
     patch: Manifest = suspend_patch(job, suspend=spec.suspend or paused) or {}
-    wanted = {"backoffLimit": _retries(spec), "activeDeadlineSeconds": spec.active_deadline_seconds}
+    wanted = {"backoffLimit": _retries(spec), "activeDeadlineSeconds": seconds_left}
     if not is_queued(job):
         wanted["parallelism"] = spec.nodes
     now = {"parallelism": 1} | dict(job["spec"])

@@ -182,6 +182,12 @@ class TeacherStatus(StatusModel):
         description="How often some of its pods gave their GPUs back since not all could start; 0 once all run.",
     )
     refused_since: Timestamp | None = Field(default=None, description="Since when its Job cannot be made.")
+    active_seconds: int = Field(
+        default=0, ge=0, description="Seconds in which its Jobs were allowed to run, until `activeSince`."
+    )
+    active_since: Timestamp | None = Field(
+        default=None, description="Since when its Job is allowed to run; none while it is suspended or in a queue."
+    )
     attempts: list[AttemptStatus] = Field(default=[], max_length=ATTEMPTS, description="Its pods, oldest first.")
     attempt_count: int = Field(default=0, ge=0, description="How many there were.")
     lost_jobs: LostJobs = Field(default=[], max_length=LOST, description=f"Its Jobs {WERE_LOST}")

@@ -13,7 +13,7 @@ from teacher_operator import gang, render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.attempts import attempted
 from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome_of, pod_failure, unreadable
-from teacher_operator.deadlines import WAITS, not_started, waited_too_long
+from teacher_operator.deadlines import WAITS, counted, not_started, ran_too_long, remaining, used_up, waited_too_long
 from teacher_operator.failed_pods import ends_run, telling_pod
 from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import PLATFORM_HASH, TRAINER, trainer_job
@@ -79,7 +79,7 @@ def decide_teacher(
         return _refused(spec, before, refused, todo, now=now)
     before = before.model_copy(update={"refused_since": None, "unresponsive": None})
     if view is None:
-        before = attempted(before, None, gpu_resource=spec.gpu_resource_name, now=now)
+        before = attempted(counted(before, None, now=now), None, gpu_resource=spec.gpu_resource_name, now=now)
         name = trainer_job(body["metadata"]["name"], before.name)
         orphan = live_orphan(orphans, name)
         if spec.suspend:
@@ -88,18 +88,28 @@ def decide_teacher(
             )
         if waits_for:
             return _state(before, "Pending", f"waits for {waits_for}")
+        over = used_up(spec, before)
+        if over is not None:
+            return failed_for_good(before, over, now=now)
         if orphan is not None:
             todo.again(next_look(None, now=now))
             return _state(before, "Pending", _waits_for_orphan(orphan, now=now))
         state = "Queued" if spec.queue_name else "Pending"
         waits = f"queued by Kueue in {spec.queue_name}" if spec.queue_name else BEING_MADE
         if announced and before.job == name and before.state in {"Pending", "Queued"}:
-            job = render.training(body, spec, settings, teacher=before.name, config_uri=config_uri)
+            job = render.training(
+                body,
+                spec,
+                settings,
+                teacher=before.name,
+                config_uri=config_uri,
+                seconds_left=remaining(spec, before),
+            )
             todo.apply += [render.rendezvous(body, before.name), job] if spec.nodes > 1 else [job]
         else:
             todo.announced = True
         return _state(before, state, waits).model_copy(update={"job": name})
-    now_known = attempted(before, view, gpu_resource=spec.gpu_resource_name, now=now)
+    now_known = attempted(counted(before, view, now=now), view, gpu_resource=spec.gpu_resource_name, now=now)
     now_known = _progressed(now_known.model_copy(update={"job": view.name}), view.progress)
     if view.complete:
         outcome = outcome_of(view.pods, TRAINER)
@@ -122,6 +132,8 @@ def decide_teacher(
         if view.log is None and todo.look_at_log(view.pods, TRAINER):
             return now_known
         failure = job_failure(view.job, view.pods, TRAINER, view.log or ())
+        if failure.reason == "DeadlineExceeded" and spec.active_deadline_seconds:
+            failure = ran_too_long(spec.active_deadline_seconds)
         failure = failure.model_copy(update={"message": clip(failure.message + afterwards(view))})
         if not is_final(view.job, view.pods):
             limit = spec.backoff_limit if view.sidecars else REMADE
@@ -235,7 +247,11 @@ def _unfinished(
         return _state(teacher, "Pending", "its settings have changed: it stops at a checkpoint and goes on as they say")
     pause = gang.paused_until(view)
     paused = pause is not None and now < pause
-    patch = render.job_patch(view.job, spec, paused=paused)
+    over = None if spec.suspend else used_up(spec, teacher)
+    if over is not None:
+        todo.delete.append(view.name)
+        return failed_for_good(teacher, over, now=now)
+    patch = render.job_patch(view.job, spec, seconds_left=remaining(spec, teacher), paused=paused)
     if patch is not None:
         todo.patch.append((view.name, patch))
         view = view.patched(patch)

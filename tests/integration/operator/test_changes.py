@@ -346,3 +346,35 @@ async def test_many_changes_at_once_come_to_rest(world: World) -> None:
         if "deletionTimestamp" in pod["metadata"]:
             await world.stops(pod)
     await world.reaches(run, "Suspended")
+
+
+async def test_a_job_that_is_made_anew_has_what_is_left_of_the_deadline(world: World) -> None:
+    """What earlier Jobs took stands in the status: here as if they had run for 500 seconds."""
+    run = "counted"
+    await world.create(run, activeDeadlineSeconds=600)
+    await world.inspects(run)
+    pod = await world.starts(run)
+    await world.teacher_reaches(run, "Training")
+    first = await world.job(run, "grounding-dino")
+    assert first["spec"]["activeDeadlineSeconds"] == 600
+    teacher = await world.teacher(run)
+    assert teacher["activeSince"] == first["status"]["startTime"]
+    teachers = [{**teacher, "activeSeconds": 500}]
+    await world.patch("teacherfinetunes", run, {"status": {"teachers": teachers}}, sub="status")
+    await world.edit(run, gpus=2)
+    await world.told_to_stop(pod)
+    await world.stops(pod)
+    second = await world.job(run, "grounding-dino", other_than=first["metadata"]["uid"])
+    assert 0 < second["spec"]["activeDeadlineSeconds"] <= 100
+    pod = await world.starts(run)
+    await world.teacher_reaches(run, "Training")
+    await world.edit(run, suspend=True)
+    await world.told_to_stop(pod)
+    await world.stops(pod)
+
+    async def stopped() -> bool:
+        return "activeSince" not in await world.teacher(run)
+
+    await world.until(stopped, "its time stands still")
+    await world.edit(run, suspend=False, activeDeadlineSeconds=400)
+    await world.reaches(run, "DeadlineExceeded", saying="activeDeadlineSeconds = 400, over all of its Jobs")

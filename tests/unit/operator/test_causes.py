@@ -309,16 +309,6 @@ def test_a_pod_that_would_fail_again_tells_more_than_those_that_were_ended_with_
     assert job_failure(job, pods[1:], TRAINER, ()).pod == "c"
 
 
-def test_a_deadline_says_how_to_go_on() -> None:
-    job = job_of(
-        failed=("DeadlineExceeded", "Job was active longer than specified deadline"), activeDeadlineSeconds=600
-    )
-    found = job_failure(job, [failed_pod(143)], TRAINER, ())
-    assert found.reason == "DeadlineExceeded"
-    assert "activeDeadlineSeconds = 600" in found.message
-    assert "checkpoint" in found.message
-
-
 def test_the_deadline_of_inspection_speaks_of_no_checkpoint() -> None:
     job = job_of(
         failed=("DeadlineExceeded", "Job was active longer than specified deadline"), activeDeadlineSeconds=600

@@ -55,7 +55,9 @@ def training(
     **changes: Any,
 ) -> Manifest:
     body = body_of(spec, name=name, **changes)
-    return render.training(body, parse_spec(body), settings, teacher=teacher, config_uri=config_uri)
+    parsed = parse_spec(body)
+    left = parsed.active_deadline_seconds
+    return render.training(body, parsed, settings, teacher=teacher, config_uri=config_uri, seconds_left=left)
 
 
 def inspection(spec: Mapping[str, Any] | None = None, *, settings: Settings = SETTINGS, **changes: Any) -> Manifest:
@@ -728,10 +730,14 @@ def test_the_image_makes_no_new_job() -> None:
     assert job["metadata"]["annotations"][PLATFORM_HASH] == platform_hash()
 
 
+def patched(job: Mapping[str, Any], spec: TeacherFineTuneSpec) -> dict[str, Any] | None:
+    return render.job_patch(job, spec, seconds_left=spec.active_deadline_seconds)
+
+
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize("teacher", [BOXES, MASKS])
 def test_a_job_as_it_was_made_needs_no_patch(spec: Mapping[str, Any], teacher: TeacherName) -> None:
-    assert render.job_patch(training(spec, teacher=teacher), parse_spec(body_of(spec))) is None
+    assert patched(training(spec, teacher=teacher), parse_spec(body_of(spec))) is None
 
 
 @pytest.mark.parametrize(
@@ -752,11 +758,11 @@ def test_a_job_is_patched_to_what_the_object_says(
     made: dict[str, Any], now: dict[str, Any], patch: dict[str, Any] | None
 ) -> None:
     job = training(**made)
-    found = render.job_patch(job, parse_spec(body_of(**now)))
+    found = patched(job, parse_spec(body_of(**now)))
     assert found == (None if patch is None else {"spec": patch})
     if patch is not None:
         job["spec"] = {k: v for k, v in (job["spec"] | patch).items() if v is not None}
-        assert render.job_patch(job, parse_spec(body_of(**now))) is None
+        assert patched(job, parse_spec(body_of(**now))) is None
 
 
 def test_whether_a_queued_job_runs_is_kueues_to_say() -> None:

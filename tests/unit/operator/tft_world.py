@@ -343,7 +343,7 @@ class World:
                 self._count(job, pod)
         succeeded = sum(pod["status"]["phase"] == "Succeeded" for pod in pods)
         started = seconds(status.get("startTime"))
-        deadline = spec.get("activeDeadlineSeconds")
+        deadline = None if spec.get("suspend") else spec.get("activeDeadlineSeconds")
         if _ended(job):
             pass
         elif succeeded >= spec["completions"]:
@@ -354,7 +354,11 @@ class World:
             self._fail(job, "DeadlineExceeded", "Job was active longer than specified deadline")
         elif spec.get("suspend"):
             status.pop("startTime", None)
-            status["conditions"] = [{"type": "Suspended", "status": "True", "reason": "JobSuspended"}]
+            if not any(one["status"] == "True" for one in status.get("conditions", ())):
+                since = timestamp(self.now)
+                status["conditions"] = [
+                    {"type": "Suspended", "status": "True", "reason": "JobSuspended", "lastTransitionTime": since}
+                ]
             for pod in pods:
                 if is_live(pod):
                     self._taken_away.add(pod["metadata"]["uid"])

@@ -1,0 +1,219 @@
+"""activeDeadlineSeconds counts what a teacher trains over all of its Jobs, and nothing of what it waits in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tft_objects import MASKS, NAME, NOW, job_of, teacher_of, view_of
+from tft_world import World
+
+from teacher_operator.api import TeacherFineTuneSpec
+from teacher_operator.deadlines import counted
+from teacher_operator.names import trainer_job
+from teacher_operator.observe import JobView
+from teacher_operator.times import timestamp
+
+JOB = trainer_job(NAME, MASKS)
+LIMIT = 3600
+
+
+def trains(seconds: float, **spec: object) -> World:
+    """A run whose trainer has run for a while."""
+    world = World(teachers=[MASKS], activeDeadlineSeconds=LIMIT, **spec)
+    world.training()
+    assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == LIMIT
+    world.advance(seconds)
+    return world
+
+
+def resume(world: World) -> None:
+    """Let the next pod run."""
+    for _ in range(3):
+        world.look()
+        world.controllers()
+        world.reap()
+    world.run(world.pod(MASKS))
+    world.look()
+
+
+def change_settings(world: World) -> None:
+    world.edit(priorityClassName="low")
+
+
+def delete_by_hand(world: World) -> None:
+    world.remove_job(JOB)
+
+
+def delete_foreground(world: World) -> None:
+    world.delete_job(JOB)
+
+
+def suspend_for_a_day(world: World) -> None:
+    world.edit(suspend=True)
+    world.look()
+    world.controllers()
+    world.reap()
+    world.look()
+    world.advance(86_400)
+    world.look()
+    world.edit(suspend=False)
+
+
+REMADE = [change_settings, delete_by_hand, delete_foreground, suspend_for_a_day]
+
+
+@pytest.mark.parametrize("stop", REMADE)
+def test_a_job_that_is_made_anew_has_what_is_left(stop: Callable[[World], None]) -> None:
+    world = trains(2000)
+    stop(world)
+    resume(world)
+    assert world.teacher().active_seconds == 2000
+    assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == LIMIT - 2000
+    world.advance(LIMIT - 2000 - 1)
+    world.controllers()
+    world.look()
+    assert world.state == ("Unknown", "Training")
+    world.advance(1)
+    world.controllers()
+    world.reap()
+    world.look()
+    assert world.state == ("False", "DeadlineExceeded")
+    assert f"activeDeadlineSeconds = {LIMIT}, over all of its Jobs" in world.summary[2]
+
+
+def test_many_jobs_count_together() -> None:
+    world = trains(1000)
+    for number in range(2):
+        world.edit(priorityClassName=f"low-{number}")
+        resume(world)
+        world.advance(1000)
+    assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == LIMIT - 2000
+    world.edit(priorityClassName="high")
+    resume(world)
+    assert world.teacher().active_seconds == 3000
+
+
+def test_time_in_a_queue_does_not_count() -> None:
+    world = World(teachers=[MASKS], activeDeadlineSeconds=LIMIT, queueName="team-a")
+    world.inspected()
+    world.advance(86_400)
+    world.look()
+    world.kueue(admit=True)
+    world.controllers()
+    world.run(world.pod(MASKS))
+    world.look()
+    world.advance(600)
+    world.kueue(admit=False)
+    world.controllers()
+    world.reap()
+    world.look()
+    world.advance(86_400)
+    world.look()
+    assert (world.teacher().active_seconds, world.teacher().active_since) == (600, None)
+    assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == LIMIT - 600
+    world.kueue(admit=True)
+    world.controllers()
+    world.look()
+    assert world.state == ("Unknown", "Starting")
+    assert world.teacher().active_since == timestamp(world.now)
+
+
+def test_without_an_operator_it_counts_from_the_status() -> None:
+    """Suspended and let run again while nobody looked: the stretch ends at the latest where the next one begins."""
+    world = trains(2000)
+    world.delete_job(JOB)
+    world.controllers()
+    world.reap()
+    world.controllers()
+    world.advance(50)
+    resume(world)
+    assert 2000 <= world.teacher().active_seconds <= 2050
+    assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == LIMIT - world.teacher().active_seconds
+
+
+@pytest.mark.parametrize("stop", [change_settings, delete_by_hand, suspend_for_a_day])
+def test_a_deadline_that_is_lowered_below_what_was_taken_ends_the_run(stop: Callable[[World], None]) -> None:
+    world = trains(2000)
+    stop(world)
+    world.look()
+    world.edit(activeDeadlineSeconds=1800)
+    for _ in range(4):
+        world.look()
+        world.controllers()
+        world.reap()
+    world.look()
+    assert world.state == ("False", "DeadlineExceeded")
+    assert "activeDeadlineSeconds = 1800" in world.summary[2]
+    assert not list(world.live_pods())
+
+
+def test_a_deadline_that_is_raised_gives_more_time_to_what_runs() -> None:
+    world = trains(2000)
+    change_settings(world)
+    resume(world)
+    world.edit(activeDeadlineSeconds=7200)
+    world.look()
+    assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == 5200
+    world.edit(activeDeadlineSeconds=None)
+    world.look()
+    assert "activeDeadlineSeconds" not in world.job(MASKS)["spec"]
+
+
+def test_a_suspended_run_may_have_no_time_left_until_it_is_let_run() -> None:
+    world = trains(2000)
+    world.edit(suspend=True)
+    for _ in range(3):
+        world.look()
+        world.controllers()
+        world.reap()
+        world.edit(activeDeadlineSeconds=1000)
+    assert world.state == ("Unknown", "Suspended")
+    world.edit(suspend=False)
+    world.look()
+    assert world.state == ("False", "DeadlineExceeded")
+
+
+def test_a_job_of_an_earlier_version_counts_from_its_start() -> None:
+    world = trains(2000)
+    teachers = world.body["status"]["teachers"]
+    for name in ("activeSeconds", "activeSince"):
+        teachers[0].pop(name, None)
+    world._touch("TeacherFineTune", world.body)
+    world.look()
+    assert world.teacher().active_since == timestamp(NOW)
+    assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == LIMIT
+    change_settings(world)
+    resume(world)
+    assert world.teacher().active_seconds == 2000
+
+
+def test_a_run_that_trains_writes_nothing_for_it() -> None:
+    teacher = counted(teacher_of(MASKS, "Training"), view_of(), now=NOW + 10)
+    assert counted(teacher, view_of(), now=NOW + 9999) is teacher
+
+
+@pytest.mark.parametrize(
+    ("view", "seconds"),
+    [
+        (JobView(job_of(started=NOW + 500)), 500),
+        (JobView(job_of(deleting=True)), 0),
+        (None, 700),
+        (JobView(job_of(complete=True)), 700),
+    ],
+)
+def test_a_stretch_ends_where_the_job_says_so(view: JobView | None, seconds: int) -> None:
+    teacher = teacher_of(MASKS, "Training", active_since=timestamp(NOW))
+    assert counted(teacher, view, now=NOW + 700).active_seconds == seconds
+
+
+def test_a_job_that_is_only_about_to_be_suspended_still_counts() -> None:
+    job = job_of()
+    job["spec"]["suspend"] = True
+    teacher = teacher_of(MASKS, "Training", active_since=timestamp(NOW))
+    assert counted(teacher, JobView(job), now=NOW + 700) is teacher
+
+
+def test_the_field_says_what_counts() -> None:
+    said = TeacherFineTuneSpec.model_fields["active_deadline_seconds"].description or ""
+    assert "over all of its retries and Jobs" in said
