@@ -11,6 +11,7 @@ from engine.augmentation import table_markdown
 from engine.dataset.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Severity
 from teacher_operator.api import INPUTS, PLATFORM, TeacherFineTuneSpec
+from teacher_operator.kube_types import INT_OR_STRING
 
 DOCS = Path(__file__).resolve().parent
 SCHEMA = TeacherFineTuneSpec.model_json_schema(by_alias=True)
@@ -100,7 +101,7 @@ def _rows(schema: dict[str, Any], prefix: str) -> Iterator[str]:
         path = f"{prefix}{name}{'[]' if many else ''}"
         meaning = field.get("description") or inner.get("description", "")
         yield f"| `{path}`{required} | {_kind(field)} | {meaning} |"
-        if "properties" in inner:
+        if "properties" in inner and prefix != "stages[].":  # its fields have those of `pod` and of the run
             yield from _rows(inner, f"{path}.")
 
 
@@ -137,6 +138,8 @@ def _kind(field: dict[str, Any]) -> str:
         kind = "settings as in a pod"
     elif resolved.get("type") == "object":
         kind = "text by name"
+    elif INT_OR_STRING in resolved:
+        kind = "an amount, such as 4, 500m or 16Gi"
     elif "eE" in resolved.get("pattern", ""):
         kind = "a decimal number in quotes"
     else:

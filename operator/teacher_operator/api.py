@@ -105,7 +105,9 @@ class TeacherFineTuneSpec(FineTuneSpec):
         default=PodSpec(), description="Labels, variables, volumes and more, of the pods of all stages."
     )
     stages: list[StageSpec] = Field(
-        default=[], max_length=3, description="Settings of the pods of one stage, where they differ from the run's."
+        default=[],
+        max_length=3,
+        description="Settings of the pods of one stage, where they differ from the run's: as in pod, and placement.",
     )
     shared_memory: Quantity | None = Field(
         default=None, description="Size of /dev/shm, which counts as memory; default: 2Gi."

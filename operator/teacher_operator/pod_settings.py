@@ -147,14 +147,18 @@ class LabelRequirement(SpecModel):
 
     key: LabelKey = Field(description="Key of the label.")
     operator: LabelSelectorOperator = Field(description="How its values are compared.")
-    values: list[LabelValue] = Field(default=[], max_length=32, description="Values, with In and NotIn.")
+    values: list[LabelValue] | None = Field(default=None, max_length=32, description="Values, with In and NotIn.")
 
 
 class LabelSelector(SpecModel):
     """Pods by their labels."""
 
-    match_labels: dict[LabelKey, LabelValue] = Field(default={}, max_length=16, description="Labels with their values.")
-    match_expressions: list[LabelRequirement] = Field(default=[], max_length=16, description="More conditions.")
+    match_labels: dict[LabelKey, LabelValue] | None = Field(
+        default=None, max_length=16, description="Labels with their values."
+    )
+    match_expressions: list[LabelRequirement] | None = Field(
+        default=None, max_length=16, description="More conditions."
+    )
 
 
 class TopologySpread(SpecModel):
@@ -166,8 +170,8 @@ class TopologySpread(SpecModel):
     label_selector: LabelSelector | None = Field(
         default=None, description="Pods that are counted; default: those of the same Job."
     )
-    match_label_keys: list[LabelKey] = Field(
-        default=[], max_length=8, description="Labels of which the counted pods have the same value."
+    match_label_keys: list[LabelKey] | None = Field(
+        default=None, max_length=8, description="Labels of which the counted pods have the same value."
     )
     min_domains: int | None = Field(default=None, ge=1, le=1024, description="Places that there must be at least.")
     node_affinity_policy: InclusionPolicy | None = Field(default=None, description="Default: Honor.")

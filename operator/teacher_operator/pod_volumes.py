@@ -68,16 +68,15 @@ class ClaimVolume(SpecModel):
 
 
 class Medium(StrEnum):
-    """Where an emptyDir lies."""
+    """Storage of an emptyDir, if it is not the disk of the node."""
 
-    DISK = ""
     MEMORY = "Memory"
 
 
 class EmptyDirVolume(SpecModel):
     """An empty folder that goes with the pod."""
 
-    medium: Medium | None = Field(default=None, description="Memory, or empty for the disk of the node.")
+    medium: Medium | None = Field(default=None, description="Memory; default: the disk of the node.")
     size_limit: Quantity | None = Field(default=None, description="Most that it may hold.")
 
 

@@ -33,6 +33,9 @@ Body = Mapping[str, Any]
 ROUNDS = 6
 """Of looking and deciding anew in one go: more would be a loop."""
 
+DENIED = ("denied request:", "denied the request")
+"""In the messages of a ValidatingAdmissionPolicy and of an admission webhook, whose codes are theirs to choose."""
+
 UNREADABLE = "cannot be handled as a"
 """In the answer (400) to an object with an unknown field or a wrong type, such as a typing error in an affinity."""
 
@@ -148,7 +151,7 @@ class Reconciler:
                 trial = {**manifest, "metadata": {**manifest["metadata"], "name": f"{name}-x"}}
                 await self.cluster.create_dry("Job", namespace, trial)
             except ApiError as error:
-                if not _is_final(error):
+                if not (_is_final(error) or _is_denied(error)):
                     raise
                 refused[name] = _refusal(manifest, error)
                 return error
@@ -291,9 +294,15 @@ class NameTakenError(Exception):
 
 def _is_final(error: ApiError) -> bool:
     """Nothing but another spec could help: the object is invalid, or has a field that its kind has not."""
-    return error.code == HTTPStatus.UNPROCESSABLE_ENTITY or (
-        error.code == HTTPStatus.BAD_REQUEST and UNREADABLE in str(error)
+    return not _is_denied(error) and (
+        error.code == HTTPStatus.UNPROCESSABLE_ENTITY
+        or (error.code == HTTPStatus.BAD_REQUEST and UNREADABLE in str(error))
     )
+
+
+def _is_denied(error: ApiError) -> bool:
+    """A policy of the cluster denies it, with any code: labels of the pods, or the policy, may change."""
+    return any(words in str(error) for words in DENIED)
 
 
 def _refusal(manifest: Body, error: ApiError) -> FailureStatus:
@@ -301,7 +310,7 @@ def _refusal(manifest: Body, error: ApiError) -> FailureStatus:
     child = f"{manifest['kind']} {manifest['metadata']['name']}"
     if _is_final(error):
         return FailureStatus(reason="ChildRefused", message=clip(f"{child} is refused: {error}"))
-    if error.code == HTTPStatus.FORBIDDEN:
+    if error.code == HTTPStatus.FORBIDDEN or _is_denied(error):
         return FailureStatus(reason="Forbidden", message=clip(f"{child} may not be made: {error}"))
     return FailureStatus(reason="ApiError", message=clip(f"{child} cannot be made now: {error}"))
 

@@ -158,6 +158,8 @@ class JobController:
         }
         middle = f"-{index}" if indexed else ""
         metadata = {"generateName": f"{name}{middle}-", "labels": labels, "ownerReferences": [owner]}
+        if "annotations" in template["metadata"]:
+            metadata["annotations"] = template["metadata"]["annotations"]
         made = self.objects.create(
             "pods", job["metadata"]["namespace"], {"metadata": metadata, "spec": template["spec"]}
         )

@@ -248,6 +248,18 @@ def _job_guard(plural: str, body: Body, old: Body | None) -> None:
         raise refusal(422, "Invalid", "Job is invalid: spec.template: Invalid value: field is immutable")
 
 
+def label_policy(name: str, label: str) -> Callable[[str, Body, Body | None], None]:
+    """A guard in the words of a ValidatingAdmissionPolicy: Jobs and pods are made with a label only."""
+
+    def guard(plural: str, body: Body, old: Body | None) -> None:
+        if plural in ("jobs", "pods") and old is None and label not in (body["metadata"].get("labels") or {}):
+            made = f"{plural} {body['metadata']['name']!r} is forbidden"
+            policy = f"ValidatingAdmissionPolicy '{name}' with binding '{name}' denied request"
+            raise refusal(422, "Invalid", f"{made}: {policy}: label {label} is required")
+
+    return guard
+
+
 @attrs.define(kw_only=True)
 class MemoryApi(kmock.KubernetesScaffold):
     """The API server. ``refuse`` is asked before a request is served, ``lose`` before its answer is sent."""
@@ -294,6 +306,8 @@ class MemoryApi(kmock.KubernetesScaffold):
             case kmock.method.POST if sub == "binding":
                 return self._bind(place, request.data["target"]["name"])
             case kmock.method.POST if query.get("dryRun"):
+                for guard in self.objects.guards:
+                    guard(plural, request.data, None)
                 return request.data
             case kmock.method.POST:
                 return self.objects.create(plural, namespace, request.data)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import aiohttp
 import outcomes
 import yarl
-from memory_api import MemoryApi
+from memory_api import MemoryApi, label_policy
 from operators import Operator
 
 from engine.spec import TeacherName
@@ -31,6 +31,7 @@ PATHS = {
     "leases": "apis/coordination.k8s.io/v1",
     "endpointslices": "apis/discovery.k8s.io/v1",
 }
+POLICIES = "admissionregistration.k8s.io"
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 MINE = {"X-Test": "world"}
 """Marks requests of the test itself."""
@@ -347,6 +348,40 @@ class World:
             self.memory.objects.forbidden.clear()
         else:
             await self.delete("resourcequotas", "none")
+
+    async def requires_label(self, label: str) -> None:
+        """A policy of the cluster refuses Jobs and pods of this namespace that lack a label, from now on."""
+        name = f"{label}-{self.namespace}"
+        if self.memory is not None:
+            self.memory.objects.guards.append(label_policy(name, label))
+            return
+        rule = {"apiGroups": ["", "batch"], "apiVersions": ["v1"], "operations": ["CREATE"]}
+        policy = {
+            "matchConstraints": {"resourceRules": [rule | {"resources": ["jobs", "pods"]}]},
+            "validations": [
+                {
+                    "expression": f"has(object.metadata.labels) && '{label}' in object.metadata.labels",
+                    "message": f"label {label} is required",
+                }
+            ],
+        }
+        here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}}}
+        binding = {"policyName": name, "validationActions": ["Deny"], "matchResources": here}
+        for kind, spec in (("ValidatingAdmissionPolicy", policy), ("ValidatingAdmissionPolicyBinding", binding)):
+            body = {"apiVersion": f"{POLICIES}/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+            plural = "validatingadmissionpolicies" if kind.endswith("Policy") else "validatingadmissionpolicybindings"
+            await self.api.call("POST", f"apis/{POLICIES}/v1/{plural}", body)
+        bare = {"containers": [{"name": "a", "image": "a"}]}
+
+        async def in_force() -> bool:
+            pod = {"metadata": {"name": "probe"}, "spec": bare}
+            try:
+                await self.api.call("POST", self.path("pods"), pod, dryRun="All")
+            except RefusedError as error:
+                return name in error.message
+            return False
+
+        await self.until(in_force, "the policy is in force")
 
     async def warns(self, kind: str, name: str, reason: str, message: str) -> None:
         """Some other controller posts a Warning."""
