@@ -371,12 +371,12 @@ class World:
             body = {"apiVersion": f"{POLICIES}/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
             plural = "validatingadmissionpolicies" if kind.endswith("Policy") else "validatingadmissionpolicybindings"
             await self.api.call("POST", f"apis/{POLICIES}/v1/{plural}", body)
-        bare = {"containers": [{"name": "a", "image": "a"}]}
+        pod = {"restartPolicy": "Never", "containers": [{"name": "a", "image": "a"}]}
+        probe = {"metadata": {"name": "probe"}, "spec": {"template": {"spec": pod}}}
 
         async def in_force() -> bool:
-            pod = {"metadata": {"name": "probe"}, "spec": bare}
             try:
-                await self.api.call("POST", self.path("pods"), pod, dryRun="All")
+                await self.api.call("POST", self.path("jobs"), probe, dryRun="All")
             except RefusedError as error:
                 return name in error.message
             return False
