@@ -1,1 +1,1 @@
-"""What a run will take: memory of a step by base and settings, and a rough estimate of its time. No torch."""
+"""Estimates of a run before it starts: memory of a step and a rough time. No torch."""

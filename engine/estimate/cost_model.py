@@ -52,7 +52,7 @@ HUB = {
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a kind of GPU has, from its data sheet.
+    """Data sheet values of a GPU model.
 
     Attributes:
         gibibytes: Memory.
@@ -123,7 +123,7 @@ class StepEstimate:
 def features(
     kind: TeacherName, *, images: int, positions: int, queries: int, tokens: int, objects: int, rank: int
 ) -> tuple[float, ...]:
-    """What memory and arithmetic are sums of, in units that make coefficients numbers of middling size.
+    """Return the terms whose weighted sums are memory and arithmetic, scaled so that coefficients are near 1.
 
     Args:
         kind: Of teacher.
@@ -157,22 +157,22 @@ def base_of(name: str, config: Mapping[str, Any] | None = None) -> str | None:
 
 
 def published(kind: TeacherName) -> list[str]:
-    """What names of known bases of a kind of teacher begin with."""
+    """Return the name prefixes of known base models of a teacher."""
     return [name for name, base in HUB.items() if base in _table() and is_sam(base) == (kind is TeacherName.SAM)]
 
 
 def counted(base: str) -> list[str]:
-    """What was counted of a known base: presets, each with the arithmetic of the forward pass."""
+    """Return the counted presets of a known base, each with the precision of the forward pass."""
     return list(dict.fromkeys(" in ".join(key.split()[:2]) for key in _table()[base]["entries"]))
 
 
 def known() -> tuple[str, ...]:
-    """The bases that are."""
+    """Return all known base models."""
     return tuple(_table())
 
 
 def is_sam(base: str) -> bool:
-    """Whether a known base is a SAM, else it is a Grounding DINO."""
+    """Return whether a known base is a SAM; otherwise it is a Grounding DINO."""
     return bool(_table()[base]["dimensions"][0] == "sam")
 
 
@@ -182,7 +182,7 @@ def encoder_layers(base: str) -> int:
 
 
 def dimensions(config: Mapping[str, Any]) -> list[Any]:
-    """What of a ``config.json`` memory follows from; what is not in it is as the library has it."""
+    """Return the values of a ``config.json`` that determine memory, with the library's defaults."""
     if config.get("model_type") == "sam":
         vision, decoder = config.get("vision_config") or {}, config.get("mask_decoder_config") or {}
         wanted = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 1024}
@@ -201,7 +201,7 @@ def dimensions(config: Mapping[str, Any]) -> list[Any]:
 
 
 def shown(info: DatasetInfo, settings: TeacherSettings, transform: GroundingDinoTransform | None = None) -> BatchShape:
-    """From what inspection found: of image sizes it knows the median and the largest."""
+    """Return the largest input shape by the inspection's median and largest image size."""
     images = info.image_sizes
     sizes = [] if images is None else [images.median_size, images.largest_size]
     names = [one.name for one in info.classes if one.annotations]
@@ -226,7 +226,7 @@ def batch_shape(
     settings: TeacherSettings,
     transform: GroundingDinoTransform | None = None,
 ) -> BatchShape:
-    """What images of these sizes show at most.
+    """Return the largest input shape of images of these sizes.
 
     Args:
         sizes: Heights and widths in pixels; those that are not known are 0.
@@ -252,7 +252,7 @@ def batch_shape(
 
 
 def key_of(preset: LoraPreset, *, bfloat16: bool, groups: Sequence[str]) -> str:
-    """Of what was counted of a base."""
+    """Return the key of a counted configuration in ``cost_model.json``."""
     return " ".join([preset.value, "bfloat16" if bfloat16 else "float32", *groups])
 
 

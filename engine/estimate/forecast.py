@@ -1,4 +1,4 @@
-"""What a planned run will need of a GPU, told before there is one. Without torch."""
+"""Forecast of GPU memory and time of a planned run, without a GPU and without torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GIBIBYTES = (8, 16, 24, 40, 80)
 
 
 class Chosen(Result):
-    """How the images of a step go through a GPU."""
+    """Chosen micro-batch size and recomputation on a GPU."""
 
     images_at_once: int
     checkpointing: tuple[str, ...] = Field(description="Groups of layers that are computed again.")
@@ -47,14 +47,14 @@ class Chosen(Result):
 
 
 class OnGpu(Result):
-    """What becomes of a teacher on a GPU of some size."""
+    """Forecast of a teacher on one GPU size."""
 
     gibibytes: int = Field(description="Memory of the GPU.")
     chosen: Chosen | None = Field(description="None: not even one image at a time has room.")
 
 
 class TeacherOutlook(Result):
-    """What training a teacher is expected to take."""
+    """Forecast of the training of a teacher."""
 
     teacher: TeacherName
     base_model: str
@@ -69,7 +69,7 @@ class TeacherOutlook(Result):
 
 
 class Inspected(DatasetInfo):
-    """What inspection found, and what training on it is expected to take."""
+    """Result of the inspection with the forecast of training on it."""
 
     outlook: tuple[TeacherOutlook, ...] = Field(description="By teacher; empty if nothing can be trained as asked.")
 
@@ -141,7 +141,7 @@ def _divided(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
 
 
 def needs(config: RunConfig, info: DatasetInfo, storage: Storage) -> Iterator[MemoryNeed]:
-    """Of each teacher whose base is known, in bfloat16 unless the run asks for 32 bit."""
+    """Forecast each teacher with a known base model, in bfloat16 unless the run requests float32."""
     bfloat16 = config.training.precision is not Precision.FLOAT32
     for name in config.teachers.names:
         settings = config.teachers.of(name)

@@ -1,8 +1,8 @@
-"""The boxes that the tuned Grounding DINO of the same run finds: SAM is prompted by them, as it will be in use.
+"""Box prompts for SAM, detected by the tuned Grounding DINO of the same run, as in later use.
 
-They are found once, before SAM learns, and kept beside its checkpoint: a run that goes on takes the very same, on
-whatever machine. Where they are not there at the beginning (Grounding DINO is not tuned, or has failed) SAM learns from
-jittered true boxes alone, to the end.
+The boxes are detected once, before SAM is trained, and stored next to its checkpoint: a resumed run uses the same
+boxes on any machine. If they do not exist when training starts (Grounding DINO is not tuned, or has failed), SAM is
+trained on jittered true boxes alone, until its end.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from engine.training.distributed import Processes
 from engine.training.splits import SplitData, Splits
 
 DETECTED = "detected-{}.safetensors"
-"""Name of the file of some boxes, by their digest: attempts of one run may have found others."""
+"""File name, with the digest of the boxes: several attempts of one run may have detected different boxes."""
 
-NO_DETECTOR = "there is no adapter of Grounding DINO in this run: SAM is prompted by jittered true boxes alone"
+NO_DETECTOR = "this run has no Grounding DINO adapter: SAM is prompted by jittered true boxes alone"
 DETECTION_BATCH = 4
-"""Images that a teacher is given at a time where nothing is learned, at most."""
+"""Maximum images per forward pass without training."""
 
 MOST_BOXES = 100
-"""Boxes an image of the validation part, the surest: as many as COCO counts."""
+"""Boxes per validation image with the highest scores: as many as COCO counts."""
 
 DETECTOR = "detector"
-"""Name of the digest among the settings that decide a run."""
+"""Key of the digest in the fingerprint of a run."""
 
 
 LAYOUT: Mapping[str, tuple[type, tuple[int, ...]]] = {
@@ -60,12 +60,12 @@ LAYOUT: Mapping[str, tuple[type, tuple[int, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class DetectedBoxes:
-    """What Grounding DINO has found.
+    """Boxes that Grounding DINO detected.
 
     Attributes:
-        train: (N, 4) float32 corners in pixels for the N objects of each training image, NaN for those not found.
-        val: What was found in each image of the validation part.
-        content: All of it as a safetensors file.
+        train: (N, 4) float32 xyxy in pixels for the N objects of each training image, NaN for undetected objects.
+        val: Detections in each validation image.
+        content: All boxes as a safetensors file.
     """
 
     train: tuple[NDArray[np.float32], ...]
@@ -92,10 +92,10 @@ class DetectedBoxes:
 
     @classmethod
     def read(cls, content: bytes) -> Self:
-        """From such a file.
+        """Read such a file.
 
         Raises:
-            StorageError: It is none.
+            StorageError: The file is damaged or of another version.
         """
         try:
             tensors = safetensors.numpy.load(content)
@@ -118,14 +118,14 @@ class DetectedBoxes:
             )
         except (SafetensorError, LookupError, ValueError, TypeError) as error:
             raise StorageError(
-                f"the boxes beside the checkpoint cannot be used ({str(error)[:200]}): `teacher run --again` finds "
+                f"the boxes next to the checkpoint are unusable ({str(error)[:200]}): `teacher run --again` detects "
                 "them again"
             ) from None
 
 
 @dataclass(frozen=True)
 class Prompted(SplitData):
-    """A part whose samples have the detector's boxes beside their objects: see :func:`with_detected`."""
+    """A split whose samples carry detected boxes for their objects: see :func:`with_detected`."""
 
     boxes: tuple[NDArray[np.float32], ...] = ()
 
@@ -146,20 +146,20 @@ def detect_box_prompts(
     processes: Processes,
     say: Callable[[str], None],
 ) -> DetectedBoxes | None:
-    """What the tuned Grounding DINO of the run finds in the training and the validation part; all processes look.
+    """Detect objects of the training and validation split with the tuned Grounding DINO; all processes take part.
 
     Args:
-        config: Of the run.
+        config: Resolved configuration of the run.
         splits: Training and validation images.
-        begun: The settings that a run that goes on has begun with: if it had no such boxes, it gets none now.
-        folder: Where the checkpoint lies; the boxes are kept there.
+        begun: Fingerprint of the run to resume: without boxes then, it gets none now.
+        folder: Folder of the checkpoint, where the boxes are stored.
         storage: Where the run is published.
-        cache: Where base models are kept.
-        processes: Those that train together.
-        say: Is told what is done.
+        cache: Folder for base models.
+        processes: All processes of the run.
+        say: Receives progress messages.
 
     Returns:
-        None if there is no such teacher.
+        None if the run has no Grounding DINO adapter.
     """
     detector, learner = config.teachers.grounding_dino, config.teachers.sam
     if detector is None or learner is None or (begun is not None and DETECTOR not in begun):
@@ -171,8 +171,8 @@ def detect_box_prompts(
     if processes.decided(lambda: read_result(layout, TeacherName.GROUNDING_DINO, storage)) is None:
         say(NO_DETECTOR)
         return None
-    say("looking for the objects with the tuned Grounding DINO: its boxes are to prompt SAM")
-    # Without a share of the prompts those to learn from would be found for nothing.
+    say("detecting objects with the tuned Grounding DINO: its boxes will prompt SAM")
+    # Without a share of the prompts, boxes of training images would not be used.
     wanted = ((splits.train, learner.detector_share > 0), (splits.val, True))
     train, val = _look(layout, detector, wanted, storage=storage, cache=cache, processes=processes)
 
@@ -182,7 +182,7 @@ def detect_box_prompts(
         if train:
             boxes = [boxes_of(*pair) for pair in zip(objects, train, strict=True)]
             found, all_of = sum(int((~np.isnan(some[:, 0])).sum()) for some in boxes), sum(map(len, boxes))
-            say(f"Grounding DINO found {found} of {all_of} objects to learn from")
+            say(f"Grounding DINO found {found} of {all_of} training objects")
         detected = DetectedBoxes.of(boxes, [_surest(found) for found in val])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DETECTED.format(detected.digest)).write_bytes(detected.content)
@@ -200,7 +200,7 @@ def _look(
     cache: Path,
     processes: Processes,
 ) -> list[list[Detections]]:
-    """What the tuned Grounding DINO sees in each part that is wanted; in the first process only."""
+    """Return the detections of each wanted split; complete in the first process only."""
     with processes.one_here_first():
         teacher = load_adapted(layout.teacher(TeacherName.GROUNDING_DINO), storage=storage, cache=cache)
     seen: list[list[Detections]] = []

@@ -47,7 +47,7 @@ SHORTEST, LONGEST = 15.0, 1800.0
 
 
 class Progress(BaseModel):
-    """How far a run has come."""
+    """Progress of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

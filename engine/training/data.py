@@ -1,4 +1,4 @@
-"""From images to batches: augmented and preprocessed views.
+"""Batches of augmented and preprocessed views of images.
 
 A view is determined by (seed, visit, index of the image) alone: neither by the worker that makes it nor by what was
 made before it.

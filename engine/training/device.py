@@ -1,4 +1,4 @@
-"""What a training run needs of its process and its hardware: device, arithmetic, seeds, memory, SIGTERM."""
+"""Process and hardware of a training run: device, precision, seeds, memory, disk, stop signals."""
 
 from __future__ import annotations
 
@@ -39,12 +39,11 @@ def choose_device() -> torch.device:
 
 
 def keep_memory() -> None:
-    """From now on this process keeps the memory that it frees, for what it asks for next (glibc; elsewhere nothing is
-    done).
+    """Make this process keep freed memory for later allocations (glibc; no effect elsewhere).
 
-    By default a large tensor is given back as soon as it is gone, and every page of the next one is cleared anew: on a
-    CPU that is nearly half of the time of SAM's decoder. Not for tensors of many different sizes: what is kept would
-    lie in pieces that fit none of the next ones.
+    By default the memory of a large tensor returns to the system at once, and each page of the next tensor is cleared
+    again: nearly half of the time of SAM's decoder on a CPU. Not for tensors of many different sizes: the kept memory
+    would be fragmented.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
@@ -53,9 +52,9 @@ def keep_memory() -> None:
 
 
 def give_back_memory(*, above: int) -> None:
-    """Give back all memory that is freed and kept, if this process holds more than ``above`` bytes (glibc).
+    """Return kept memory to the system if this process holds more than ``above`` bytes (glibc).
 
-    What is kept grows with every new size of a tensor, without bound.
+    Kept memory grows with every new tensor size, without bound.
     """
     if resident_bytes() > above:
         library = ctypes.CDLL(None)
@@ -64,7 +63,7 @@ def give_back_memory(*, above: int) -> None:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now; 0 where the system does not report it."""
+    """Return the resident memory of this process; 0 where the system does not report it."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
@@ -77,7 +76,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     ``auto`` is bfloat16 on a GPU that has it, else float32: on a CPU bfloat16 is rarely faster.
 
     Raises:
-        ConfigError: bfloat16 was asked for, and the GPU has none.
+        ConfigError: The configuration requests bfloat16, and the GPU does not support it.
     """
     has_bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
     if precision is Precision.BFLOAT16 and not has_bfloat16:
@@ -98,19 +97,19 @@ def seed_all(*key: int) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held at once so far: of the GPU, or else of this process."""
+    """Return the peak memory so far: of the GPU, or else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | None = None) -> OutOfMemoryError:
-    """What to do when the GPU has too little memory.
+    """Return an error that says what to do about too little GPU memory.
 
     Args:
-        teacher: Which one has no room.
-        settings: Its part of the configuration.
-        fits: Images a batch that were tried and have room; 0: not even one has; None: nothing was tried.
+        teacher: The teacher that does not fit.
+        settings: Its section of the configuration.
+        fits: Largest batch that was tried and fits; 0: not even one image fits; None: nothing was tried.
     """
     device, slug = teacher.device, teacher.name.slug
     where = "this machine"
@@ -120,10 +119,10 @@ def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | Non
     step = settings.batch_size * settings.accumulation_steps
     advice = {
         None: f"lower teachers.{slug}.batch_size and raise accumulation_steps as much",
-        0: "not even one image has room",
+        0: "not even one image fits",
     }.get(
         fits,
-        f"batches of {fits} have room: set teachers.{slug}.batch_size to {fits} and accumulation_steps to "
+        f"batches of {fits} fit: set teachers.{slug}.batch_size to {fits} and accumulation_steps to "
         f"{math.ceil(step / (fits or 1))}",
     )
     return OutOfMemoryError(
@@ -134,7 +133,7 @@ def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | Non
 
 @contextmanager
 def memory_errors(teacher: Teacher, settings: TeacherSettings) -> Iterator[None]:
-    """Say what to do when the GPU has too little memory."""
+    """Convert an out-of-memory error of torch into one that says what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -142,15 +141,15 @@ def memory_errors(teacher: Teacher, settings: TeacherSettings) -> Iterator[None]
 
 
 class Stop:
-    """Inside its block SIGTERM, or Ctrl-C, only sets ``requested``: whoever is at work stops where nothing is lost.
+    """Inside its block SIGTERM or Ctrl-C only sets ``requested``: the running work stops where nothing is lost.
 
-    A second Ctrl-C has the effect that the first would have had.
+    A second Ctrl-C interrupts as usual.
 
     Args:
-        alive: Is called by whoever is at work, again and again.
+        alive: Called regularly by the running work.
 
     Attributes:
-        number: The signal that arrived first.
+        number: The first signal that arrived.
     """
 
     requested = False
@@ -161,7 +160,7 @@ class Stop:
 
     @property
     def name(self) -> str:
-        """The signal that arrived, as people know it."""
+        """Name of the signal, such as SIGTERM or Ctrl-C."""
         return signal_name(self.number)
 
     def __enter__(self) -> Self:
@@ -193,7 +192,7 @@ class Stop:
 
 
 GPUS = "TEACHER_GPUS"
-"""Environment variable: how many GPUs this machine was asked for. Without them, training would take days on its CPU."""
+"""Environment variable: number of GPUs the Job requested. Without them, training would take days on the CPU."""
 
 OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM})
 SHARED_MEMORY = (
@@ -203,7 +202,7 @@ SHARED_MEMORY = (
 
 
 def check_gpus(wanted: int) -> None:
-    """See that torch can use as many GPUs as this machine was asked for.
+    """Check that torch can use the requested number of GPUs.
 
     Raises:
         MachineError: It cannot.
@@ -226,7 +225,7 @@ def check_gpus(wanted: int) -> None:
 
 
 def check_disk(folder: Path) -> None:
-    """See that a folder can be written to; it is made.
+    """Create a folder if necessary and check that it is writable.
 
     Raises:
         MachineError: It cannot.
@@ -239,7 +238,7 @@ def check_disk(folder: Path) -> None:
 
 @contextmanager
 def machine_errors() -> Iterator[None]:
-    """What a full or read-only disk, shared memory and lost workers make libraries raise, as sentences.
+    """Convert errors of a full or read-only disk, of shared memory and of lost workers into sentences.
 
     Raises:
         MachineError: One of these is the cause.

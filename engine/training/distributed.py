@@ -63,7 +63,7 @@ class Processes:
             return self._exchange(value)
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set in any process."""
+        """Return whether ``flag`` is set in any process."""
         return self.sum(float(flag)) > 0
 
     def meet(self) -> None:
@@ -71,7 +71,7 @@ class Processes:
         self.sum(0)
 
     def decided(self, decide: Callable[[], T]) -> T:
-        """What ``decide`` gives in the first process, in all; the others do not call it."""
+        """Call ``decide`` in the first process and return its result in all processes."""
         values: list[Any] = [decide() if self.first else None]
         if self._many:
             with self._others():
@@ -198,7 +198,7 @@ def joined() -> Iterator[Processes]:
 
 
 def on_gpu() -> bool:
-    """Whether processes train on GPUs."""
+    """Return whether processes train on GPUs."""
     return torch.cuda.is_available()
 
 
@@ -242,7 +242,7 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _short(error: RuntimeError) -> str:
-    """What went wrong, without the line of source before it and the advice after it."""
+    """Return the cause of an error, without the source line before it and the advice after it."""
     return re.sub(r"^\[\S+\] ", "", str(error).split("\n")[0]).partition(". ")[0]
 
 

@@ -1,4 +1,4 @@
-"""What a teacher is worth, base and adapted: measured by all processes together, and what is left of it on the disk."""
+"""Evaluate a teacher, base and adapted, with all processes, and write the result files."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from engine.training.splits import SplitData, Splits
 
 @dataclass(frozen=True)
 class Evaluator:
-    """How a teacher is measured.
+    """Evaluates a teacher on splits.
 
-    All processes look, each at its share, and learn the metrics; the first has the detections.
+    Each process evaluates its share of the images. All processes get the metrics, the first also the detections.
 
     Attributes:
         teacher: With its adapter.
-        settings: The teacher's part of the configuration.
-        processes: Those that train it together.
-        stop: Set by SIGTERM, which ends a measurement.
-        at_once: Images that the teacher is given at a time.
+        settings: The teacher's section of the configuration.
+        processes: All processes of the run.
+        stop: Set by SIGTERM, which ends an evaluation.
+        micro_batch_size: Images per forward pass.
     """
 
     teacher: Teacher
@@ -58,7 +58,7 @@ class Evaluator:
     micro_batch_size: int
 
     def of(self, part: SplitData, *, teacher: Teacher | None = None) -> Evaluation:
-        """The teacher as it is, or one that shares its model, on ``part``."""
+        """Evaluate the teacher as it is, or another one that shares its model, on a split."""
         teacher = teacher or self.teacher
 
         def load(index: int) -> Sample:
@@ -74,7 +74,7 @@ class Evaluator:
         return Evaluation(metrics=metrics, detections=[found for _, found in seen], dataset=dataset)
 
     def base(self, splits: Mapping[str, SplitData]) -> Baseline:
-        """The base on the splits that a teacher is measured on."""
+        """Evaluate the base model on the given splits."""
         with adapter_off(self.teacher):
             seen = self.of(splits["val"])
             metrics, tested = {"val": seen.metrics}, None
@@ -92,7 +92,7 @@ class Evaluator:
         detected: DetectedBoxes | None,
         retention_data: RetentionData | None,
     ) -> EvaluationReport:
-        """The best adapter, beside the base; what the base sees may be known already."""
+        """Evaluate the best adapter, and the base unless its evaluation is given."""
         seen_after = self.of(splits.val)
         tested_after = None if splits.test is None else self.of(splits.test)
         if base is None:
@@ -107,12 +107,12 @@ class Evaluator:
     def by_detector(
         self, part: SplitData, boxes: tuple[Detections, ...], *, truth: CocoDataset
     ) -> tuple[ApMetrics, ApMetrics]:
-        """What base and adapted SAM make of a detector's boxes.
+        """Evaluate base and adapted SAM with a detector's boxes as prompts.
 
         Args:
             part: The images.
-            boxes: Found in each of them.
-            truth: Of the part, with the sizes of its images.
+            boxes: Detections in each of them.
+            truth: Ground truth of the split, with the image sizes.
         """
 
         def measure() -> ApMetrics:
@@ -132,7 +132,7 @@ class Evaluator:
         return before, measure()
 
     def retention(self, retention_data: RetentionData) -> Retention:
-        """What is left of the base's skill: both are asked for what the data does not have."""
+        """Measure retention: prompt base and adapted teacher for classes that the dataset does not have."""
         teacher = self.teacher.asking(retention_data.part.dataset.classes)
         adapted = self.of(retention_data.part, teacher=teacher).metrics
         with adapter_off(teacher):
@@ -142,12 +142,12 @@ class Evaluator:
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """What was measured of the base before training.
+    """Evaluation of the base model before training.
 
     Attributes:
-        metrics: Of the validation part and, if there is one, of the test part.
-        seen: On the validation part.
-        tested: On the test part, if there is one.
+        metrics: Metrics of the splits ``val`` and, if it exists, ``test``.
+        seen: Evaluation on ``val``.
+        tested: Evaluation on ``test``, if it exists.
     """
 
     metrics: Mapping[str, ApMetrics]
@@ -157,16 +157,16 @@ class Baseline:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationReport:
-    """All that was measured of a teacher.
+    """All evaluations of a teacher.
 
     Attributes:
-        before: The base: metrics of the validation part and, if there is one, of the test part.
-        seen_before: The base on the validation part.
-        seen_after: The best adapter on the validation part.
-        tested_before: The base on the test part.
-        tested_after: The best adapter on the test part.
-        by_detector: See :meth:`Measures.by_detector`.
-        retained: See :meth:`Measures.retention`.
+        before: Metrics of the base on the splits ``val`` and, if it exists, ``test``.
+        seen_before: The base on ``val``.
+        seen_after: The best adapter on ``val``.
+        tested_before: The base on ``test``.
+        tested_after: The best adapter on ``test``.
+        by_detector: See :meth:`Evaluator.by_detector`.
+        retained: See :meth:`Evaluator.retention`.
     """
 
     before: Mapping[str, ApMetrics]
@@ -190,7 +190,7 @@ def write_result(
     steps: Steps,
     plan: StepEstimate | None,
 ) -> TeacherResult:
-    """Leave samples of what base and best adapter have seen, and ``result.json``, beside the adapter in ``folder``."""
+    """Write example images with detections, validation pages and ``result.json`` to the adapter's ``folder``."""
     write_samples(
         folder,
         splits.val.dataset,
@@ -265,7 +265,7 @@ def _compared(before: Evaluation | None, after: Evaluation | None, *, iou_type: 
 
 
 LONGEST_SIDE = 800
-"""Of the images kept, in pixels: enough to look at, little enough for one page to hold."""
+"""Maximum side of stored example images, in pixels: large enough to read, small enough to embed in one page."""
 
 
 def write_samples(
@@ -277,14 +277,14 @@ def write_samples(
     after: Sequence[Detections],
     iou_type: IouType,
 ) -> None:
-    """Choose images and keep them with their truth and what was seen in them.
+    """Choose example images and write them with ground truth and detections.
 
     Args:
-        folder: Of the teacher.
-        dataset: The validation part.
-        load: Gives the sample of an image.
-        before: What the base saw in each image.
-        after: What the adapted teacher saw.
+        folder: Folder of the teacher.
+        dataset: The validation split.
+        load: Returns the sample of an image index.
+        before: Detections of the base in each image.
+        after: Detections of the adapted teacher.
         iou_type: Whether boxes or masks are compared.
     """
     images = folder / Path(SAMPLES).stem

@@ -51,14 +51,14 @@ HISTORY_POINTS = 200
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop asks of others.
+    """Callbacks of the loop.
 
     Attributes:
-        batches: The batches of the run, cut as the steps say, from a step on.
-        evaluate: Metrics of the teacher as it is, on the validation part; the same in all processes.
-        keep_best: The teacher is the best so far: write its adapter.
-        checkpointed: A checkpoint has been written to this file.
-        listen: Is told of every event.
+        batches: Return the batches of the run from a step on.
+        evaluate: Return metrics of the current teacher on the validation split, the same in all processes.
+        keep_best: Write the adapter: it is the best so far.
+        checkpointed: Receives the path of each new checkpoint.
+        listen: Receives every event.
     """
 
     batches: Callable[[Steps, int], Generator[Batch, None, None]]
@@ -129,7 +129,7 @@ class Loop:
             self._halve()
 
     def _to_the_end(self, batches: Iterator[Batch]) -> bool:
-        """Whether the end was reached; else a batch has no room."""
+        """Train to the end and return True; False if a batch does not fit into memory."""
         while True:
             done = self.progress.step
             if self.progress.evaluated_step < done and self.steps.evaluated_after(done):
@@ -150,7 +150,7 @@ class Loop:
         return self.hooks.batches(steps, self.progress.step)
 
     def _step(self, batches: Iterator[Batch]) -> bool:
-        """Take a step, unless a batch has no room."""
+        """Take a step and return True; False if a batch does not fit into memory."""
         begin, done = time.monotonic(), self.progress.step
         losses = self._gradients(self.steps, batches)
         if losses is None:
@@ -179,7 +179,7 @@ class Loop:
         return True
 
     def _gradients(self, steps: Steps, batches: Iterator[Batch]) -> dict[str, float] | None:
-        """The losses of the next step, its gradients being there; None, and no gradients, if a batch has no room."""
+        """Compute gradients of the next step and return its losses; None if a batch does not fit into memory."""
         done = self.progress.step
         parts = [next(batches) for _ in steps.batches(done)]
         # After the batches: a loader draws a number when it starts.
@@ -196,9 +196,9 @@ class Loop:
             return None
 
     def _halve(self) -> None:
-        """From now on batches of half the size, and twice as many a step; this is done once in a run.
+        """Halve the micro-batch size, once in a run; the batch size of a step stays the same.
 
-        As much as can be is computed again from now on too, unless the settings say what is.
+        All activations that can be recomputed are from now on, unless the settings choose them.
 
         Raises:
             OutOfMemoryError: It was done before, or there is nothing to halve.
@@ -209,8 +209,8 @@ class Loop:
         half = math.ceil(size / 2)
         self._keep_less()
         self.steps, self.progress = replace(self.steps, micro_batch_size=half), self._updated(micro_batch_size=half)
-        why = f"batches of {size} images have no room in the memory of the GPU"
-        self._tell("note", message=f"{why}: going on with {half} at a time, and as many a step")
+        why = f"batches of {size} images do not fit into the memory of the GPU"
+        self._tell("note", message=f"{why}: continuing with {half} at a time and the same batch size")
         self._checkpoint()
 
     def _keep_less(self) -> None:
@@ -218,7 +218,7 @@ class Loop:
             recompute(self.teacher, tuple(self.teacher.recomputable))
 
     def _what_fits(self, size: int) -> int:
-        """The largest batch that has room, of those that halve ``size``; 0 if not even one image has."""
+        """Return the largest batch that fits, halving ``size``; 0 if not even one image fits."""
         while size > 1:
             size //= 2
             steps = replace(self.steps, micro_batch_size=size)
@@ -327,7 +327,7 @@ class Loop:
 
 
 class Pace:
-    """How fast steps go of late, and what is left to do."""
+    """Recent speed of training and the estimated remaining time."""
 
     def __init__(self) -> None:
         self._steps: deque[tuple[float, int]] = deque(maxlen=50)

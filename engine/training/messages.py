@@ -1,4 +1,4 @@
-"""What a run tells of itself, beside its steps. Pure."""
+"""Messages and event fields about data, checkpoints and results of a run. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.training.evaluation import EvaluationReport
 def left_out(
     unreadable: Unreadable, objects: int = 0, *, asked: ExifOrientation = ExifOrientation.AUTO
 ) -> Iterator[str]:
-    """That images are left out, and which, and objects; and how images are taken that EXIF turns."""
+    """Yield messages about skipped images and objects, and about images that EXIF rotates."""
     if objects:
         yield (
             f"{objects:,} objects are left out: of images that are, outside an image that is smaller, or with box "
@@ -49,7 +49,7 @@ def shared_images(check: SplitCheck | None) -> Iterator[str]:
 
 
 def phases(evaluation: EvaluationReport) -> dict[str, ApMetrics]:
-    """What is measured once, at the end, by the phase that events call it."""
+    """Return the metrics that are measured only at the end, by the phase name of their event."""
     phases = {} if evaluation.tested_after is None else {"test": evaluation.tested_after.metrics}
     if evaluation.retained is not None:
         phases |= {"retention_base": evaluation.retained.base, "retention": evaluation.retained.adapted}
@@ -57,13 +57,13 @@ def phases(evaluation: EvaluationReport) -> dict[str, ApMetrics]:
 
 
 def so_far(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint knows already, as fields of an event."""
+    """Return the event fields that a checkpoint contains."""
     progress, base_ap = checkpoint.progress, checkpoint.before["val"].ap
     return {"step": progress.step, "ap_before": base_ap, "best_ap": better_than(base_ap, progress.best_ap)}
 
 
 def summary(result: TeacherResult) -> str:
-    """What training has brought, in a sentence."""
+    """Return the result of training as a sentence."""
     concluded = conclude_result(result)
     told = concluded.sentence
     if result.retention is not None and result.retention.share >= 0:

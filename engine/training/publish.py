@@ -1,4 +1,4 @@
-"""From a planned training run to its artifacts in object storage, through what can interrupt it.
+"""Run a planned training and publish its artifacts in object storage, across interruptions.
 
 Checkpoints go to object storage while the run lasts, so that another machine can go on from the last one. The runs
 of one request (one a teacher) share a folder: each publishes its own teacher, and whoever finds all teachers of the

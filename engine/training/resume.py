@@ -1,4 +1,4 @@
-"""``last/``: what a run needs to go on, in object storage too, so that another machine can."""
+"""Resume a run from ``last/``, on another machine too, if nothing that determines the result has changed."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ BEST = "best"
 
 
 def last_checkpoint(last: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest whole checkpoint of those that are here; what it is, and that there are damaged ones, is said."""
+    """Return the newest intact checkpoint in the folder and report it; damaged ones are renamed and reported."""
     damaged: list[Path] = []
     checkpoint = load_checkpoint(last, damaged.append)
     for path in damaged:
-        path.replace(path.with_suffix(".damaged"))  # not to be counted among those that are kept
+        path.replace(path.with_suffix(".damaged"))  # so that it does not count among the kept checkpoints
         say(f"{path} is damaged, or of another version: it is not used")
     if checkpoint is not None:
-        say(f"going on after step {checkpoint.progress.step}")
+        say(f"resuming after step {checkpoint.progress.step}")
     elif damaged:
-        say("no checkpoint is whole: starting from the beginning")
+        say("no checkpoint is intact: starting from the beginning")
     return checkpoint
 
 
 def fetch_last(storage: Storage, uri: str, last: Path) -> None:
-    """Bring the newest whole checkpoint in storage here, if it is further than those that are here.
+    """Download the newest intact checkpoint if it is further than the local ones.
 
-    The boxes that a checkpoint goes with come before it: whoever finds it here finds them too.
+    Its detected boxes are downloaded first, so that a local checkpoint always has its boxes.
     """
     there = {item.key for item in storage.list(uri)}
     known = load_checkpoint(last)
@@ -70,7 +70,7 @@ def _fetch_boxes(checkpoint: Checkpoint, there: set[str], storage: Storage, uri:
 
 
 def keep_best(folder: Path, *, storage: Storage, uri: str) -> str | None:
-    """Bring the best adapter of a run that cannot be ended into storage; where it lies, if there is one."""
+    """Upload the best adapter of a failed run; return its URI, or None if the run has no adapter."""
     files = [folder / name for name in (ADAPTER_CONFIG, TEACHER, ADAPTER)]
     if not all(file.is_file() for file in files):
         return None
@@ -80,7 +80,7 @@ def keep_best(folder: Path, *, storage: Storage, uri: str) -> str | None:
 
 
 def keep_last(checkpoint: Path, *, storage: Storage, uri: str) -> None:
-    """Bring a checkpoint into storage, after the boxes that it goes with, and remove those that it replaces."""
+    """Upload a checkpoint, after its detected boxes, and delete outdated checkpoints."""
     there = {item.key for item in storage.list(uri)}
     for boxes in checkpoint.parent.glob(DETECTED.format("*")):
         if boxes.name not in there:
@@ -91,19 +91,19 @@ def keep_last(checkpoint: Path, *, storage: Storage, uri: str) -> None:
 
 
 INDECISIVE = ("base_model", "base_digest", "revision", "checkpointing")
-"""Settings of a teacher that have no part in the result, or one that is told otherwise."""
+"""Settings of a teacher that do not affect the result, or that the fingerprint records in another form."""
 
 BASE_PARTS = "base_parts"
 """Setting of a checkpoint: digests of the base's other files. Earlier versions did not record them."""
 
 UNREADABLE = "unreadable_images"
-"""Setting of a checkpoint: which images are left out."""
+"""Setting of a checkpoint: digest of the skipped images."""
 
 
 def run_fingerprint(
     config: RunConfig, name: TeacherName, *, base: LocalModel, splits: Splits, detected: DetectedBoxes | None
 ) -> dict[str, Any]:
-    """Every setting that has a part in the result; where things lie has none."""
+    """Return all settings that affect the result; locations are not among them."""
     plain = config.model_dump(mode="json")
     data, training, settings = plain["data"], plain["training"], plain["teachers"][name.slug]
     return {
@@ -122,10 +122,10 @@ def run_fingerprint(
 
 
 def check_same_run(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A checkpoint in ``folder`` was written under what decides ``now`` too.
+    """Check that the checkpoint in ``folder`` has the fingerprint ``now``.
 
     Raises:
-        ConfigError: Something was set otherwise; says what.
+        ConfigError: A setting differs; the message names it.
     """
     if BASE_PARTS not in then:
         now = {key: value for key, value in now.items() if key != BASE_PARTS}
@@ -134,12 +134,12 @@ def check_same_run(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]
     if changed:
         raise ConfigError(
             f"{folder} is a checkpoint of another configuration: {'; '.join(changed)}. "
-            "Set them back to go on, or delete the folder to begin anew"
+            "Restore these settings to resume, or delete the folder to start again"
         )
 
 
 def check_planned_base(name: str, planned: str | None, *, storage: Storage) -> None:
-    """The base model is the one that the run was planned with, where that is known.
+    """Check that the base model is the one recorded when the run was planned, if one was recorded.
 
     Raises:
         ConfigError: A file of it has changed.
@@ -149,16 +149,16 @@ def check_planned_base(name: str, planned: str | None, *, storage: Storage) -> N
         None,
     ):  # one that is gone is reported
         raise ConfigError(
-            f"the base model {name} has changed since this run was planned: bring its files back as they were, or "
-            "start again from the manifest, which makes another run of it"
+            f"the base model {name} has changed since this run was planned: restore its files, or start again from "
+            "the manifest, which creates another run"
         )
 
 
 def check_same_base(name: str, base: LocalModel, processes: Processes) -> None:
-    """All processes have the same base model.
+    """Check that all processes have the same base model.
 
     Raises:
-        ConfigError: This one has another than the first.
+        ConfigError: This process has another one than the first.
     """
     first = processes.decided(lambda: base.digest)
     if base.digest != first:
@@ -169,21 +169,21 @@ def check_same_base(name: str, base: LocalModel, processes: Processes) -> None:
 
 
 def check_same_images(begun: Mapping[str, Any], unreadable: Unreadable) -> None:
-    """The images that are left out are those of the checkpoint.
+    """Check that the skipped images are those of the checkpoint.
 
     Raises:
-        DataError: Others are.
+        DataError: Other images are skipped now.
     """
     if begun.get(UNREADABLE) != unreadable.digest:
-        examples = "; ".join(unreadable.examples) or "all can be now"
+        examples = "; ".join(unreadable.examples) or "none is unreadable now"
         raise DataError(
-            f"images have been damaged, or mended, since the run began, of which other images were left out: "
-            f"{examples}. Bring them back as they were, or begin anew (`teacher run --again`)"
+            f"images were damaged or repaired since the run began, which skipped other images: {examples}. Restore "
+            "them, or start again (`teacher run --again`)"
         )
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their path.
+    """Flatten nested settings, with their path as the key.
 
     >>> flat({"a": {"b": 1}, "c": 2})
     {'a.b': 1, 'c': 2}

@@ -47,8 +47,8 @@ def prepare_retention_data(
         None where nothing is left to ask for.
 
     Raises:
-        DataError: The annotations are no COCO dataset, or too many images cannot be used.
-        StorageError: Something cannot be had.
+        DataError: The annotations are not a COCO dataset, or too many images are unusable.
+        StorageError: A file is unavailable.
     """
     uri, images = (str(PROBE), None) if given is None else (given.annotations, given.images)
     files = find_single_part(uri, images, storage=storage)

@@ -1,6 +1,7 @@
-"""Which images each optimizer step sees, how large it is, and after which steps the teacher is measured. Pure.
+"""Images, batches and learning rate of each optimizer step, and the steps with an evaluation. Pure.
 
-All of it is a function of the step's number, so that a run goes on from any step as if it had never stopped.
+All of these are functions of the step number, so that a run resumes from any step as if it had never stopped. Images
+of rare classes may be repeated (class balance).
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Steps:
         seed: Of the order of the images.
         place: Of this process: the images of each step are shared out. What a step is does not depend on it.
         repeats: How often each image is shown an epoch, on average; empty: once.
-        shapes: Of each image, a number for those that are padded little beside each other; empty: all are alike.
-        at_once: Images a batch, at most, where a whole one has no room; the step is the same. None: ``batch_size``.
+        shapes: Shape class of each image: images of one class need little padding in a batch; empty: all are alike.
+        micro_batch_size: Maximum images per forward pass if a batch does not fit into memory; None: ``batch_size``.
     """
 
     images: int
@@ -67,7 +68,7 @@ class Steps:
         shapes: tuple[int, ...] = (),
         micro_batch_size: int | None = None,
     ) -> Steps:
-        """The steps that a teacher's settings ask for."""
+        """Return the steps for a teacher's settings."""
         return cls(
             images=images,
             batch_size=settings.batch_size,
@@ -92,11 +93,11 @@ class Steps:
         return self.per_epoch * self.epochs
 
     def epochs_at(self, step: int) -> float:
-        """Passes over the training part when ``step`` steps are done."""
+        """Return the passes over the training split after ``step`` steps."""
         return step / self.per_epoch
 
     def views(self, step: int) -> list[Key]:
-        """What one step sees, over all processes: images in the shuffled order of its epoch."""
+        """Return the views of one step over all processes: images in the shuffled order of its epoch."""
         epoch, within = divmod(step, self.per_epoch)
         size = self.batch_size * self.accumulation_steps
         order, visits = _order(self.images, self.seed, epoch, self.repeats, self.shapes, size)
@@ -104,18 +105,18 @@ class Steps:
         return [(int(visit), int(index)) for index, visit in zip(order[some], visits[some], strict=True)]
 
     def batches(self, step: int) -> list[list[Key]]:
-        """The batches of one step on this process; none if there are fewer images than processes."""
+        """Return the batches of one step on this process; empty if there are fewer images than processes."""
         keys = self.place.share(self.views(step))
         size = self.micro_batch_size or self.batch_size
         return [keys[i : i + size] for i in range(0, len(keys), size)]
 
     def batches_from(self, step: int) -> Iterator[list[Key]]:
-        """All batches of the run on this process from ``step`` on."""
+        """Yield all batches of the run on this process from ``step`` on."""
         for later in range(step, self.total):
             yield from self.batches(later)
 
     def evaluated_after(self, done: int) -> bool:
-        """Whether the teacher is measured when ``done`` steps are done: evenly over the epochs, and at the end.
+        """Return whether an evaluation follows ``done`` steps: evenly over the epochs, and at the end.
 
         >>> steps = Steps(images=8, batch_size=4, accumulation_steps=1, epochs=5, evaluations=2, seed=0)
         >>> [done for done in range(11) if steps.evaluated_after(done)]
@@ -124,7 +125,7 @@ class Steps:
         return done > 0 and self.evaluations_left(done) < self.evaluations_left(done - 1)
 
     def evaluations_left(self, done: int) -> int:
-        """How many evaluations come after ``done`` steps; the i-th of n follows epoch ceil(i * epochs / n)."""
+        """Return the evaluations left after ``done`` steps; the i-th of n follows epoch ceil(i * epochs / n)."""
         times = min(self.evaluations, self.epochs)
         return times - done // self.per_epoch * times // self.epochs
 
@@ -151,7 +152,7 @@ def _images_of(images: int, seed: int, epoch: int, repeats: tuple[float, ...]) -
 
 
 def shapes_of(dataset: CocoDataset) -> tuple[int, ...]:
-    """Of each image its height beside its width, in steps of a fifth; none if some say no size."""
+    """Return the aspect ratio class of each image, in steps of a fifth; empty if a size is unknown."""
     sizes = [(image.height, image.width) for image in dataset.images]
     known = [(height, width) for height, width in sizes if height and width]
     return tuple(round(4 * math.log2(height / width)) for height, width in known) if len(known) == len(sizes) else ()
@@ -205,14 +206,16 @@ MOST_OFTEN = 4.0
 
 
 def repeats(dataset: CocoDataset, *, exponent: float) -> tuple[float, ...]:
-    """How often each image is shown an epoch, on average; empty if each is shown once.
+    """Return the mean repeats of each image per epoch; empty if each image is used once.
 
-    A class that n images show wants them (median / n) ** exponent times as often, an image as often as its rarest class
-    wants it. Crowds do not count, nor do classes that no image shows.
+    Repeat factors as in LVIS (Gupta et al. 2019, arXiv:1908.03195, appendix B), relative to the median class instead of
+    a fixed share of the images: a class with n images has factor (median / n) ** exponent, an image the factor of its
+    rarest class. Crowds and classes without images do not count. The length of an epoch does not change: images of
+    common classes alone are used a little less.
 
     Args:
-        dataset: The training part.
-        exponent: 0 for no balance, 0.5 as in LVIS, 1 for classes shown equally often, but for :data:`MOST_OFTEN`.
+        dataset: The training split.
+        exponent: 0 for no balance, 0.5 as in LVIS, 1 for equal frequencies, up to :data:`MOST_OFTEN`.
     """
     shown = [{found.class_index for found in objects if not found.iscrowd} for objects in dataset.annotations]
     images = np.bincount([index for classes in shown for index in classes], minlength=len(dataset.classes))

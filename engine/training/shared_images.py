@@ -43,7 +43,7 @@ def known_images(
 
 
 def groups(images: PartImages) -> list[int]:
-    """Of each image a number that those share which must not be parted."""
+    """Return a group number for each image: images of one group must stay in one split."""
     return [int(group) for group in keep_together(images)]
 
 

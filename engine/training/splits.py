@@ -133,11 +133,11 @@ class Data:
         return find_unreadable(dataset, self.folders[name], part.paths, masks=self.masks, cache=self.cache, check=check)
 
     def frame(self, unreadable: Mapping[str, Unreadable]) -> Frame:
-        """How images are taken that EXIF turns, where their size does not show it: as the others of all parts."""
+        """Return the frame of EXIF-rotated images whose size does not show it: that of the others of all splits."""
         return self.frames(unreadable).frame(self.config.exif_orientation)
 
     def frames(self, unreadable: Mapping[str, Unreadable]) -> Frames:
-        """What the images of some parts show of the frame that they were annotated in."""
+        """Return the evidence of some splits' images about the frame that they were annotated in."""
         return sum((one.frames for one in unreadable.values()), Frames())
 
     def settled(
@@ -155,7 +155,7 @@ class Data:
         }
 
     def undecided(self, unreadable: Mapping[str, Unreadable]) -> bool:
-        """Whether images of these parts may only be understood by those of another part."""
+        """Return whether the frame of these splits depends on images of another split."""
         frames = self.frames(unreadable)
         return self.config.exif_orientation is ExifOrientation.AUTO and frames.unproven > 0
 
@@ -221,7 +221,7 @@ class Splits:
         """All parts of ``data``, whose images are brought to the disk.
 
         Args:
-            data: What the annotations tell of.
+            data: Annotations of the run, divided into splits.
             here: What cannot be used of the parts that have been brought before.
             check: Is called again and again meanwhile, in several threads; what it raises ends it.
 

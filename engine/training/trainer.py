@@ -453,7 +453,7 @@ class TeacherTrainer:
 
 
 def _check_asking(teacher: Teacher, retention_data: RetentionData) -> None:
-    """What cannot be asked for is told before there is anything to lose."""
+    """Check before training that the teacher can be prompted for the retention classes."""
     try:
         teacher.asking(retention_data.part.dataset.classes)
     except ConfigError as error:

@@ -151,7 +151,7 @@ def test_sigterm_on_one_machine_stops_all_and_others_go_on(
     first, second = two_machines(train, tmp_path)
     out, err = first.communicate(timeout=240)
     assert first.returncode == 0, err
-    assert "going on after step" in " ".join(event.message or "" for event in events_of(out))
+    assert "resuming after step" in " ".join(event.message or "" for event in events_of(out))
     out, err = second.communicate(timeout=240)
     assert (second.returncode, events_of(out)) == (0, []), err
     assert outcome_in(tmp_path / "outcome0").trained == outcome_in(tmp_path / "outcome1").trained
@@ -176,7 +176,7 @@ def test_another_number_of_processes_goes_on_from_the_checkpoint(
     assert stopped.returncode == 143
     exit_code, events, err = run("launch", "--processes", str(after), *train, cwd=tmp_path / "after")
     assert exit_code == 0, err
-    assert "going on after step" in " ".join(event.message or "" for event in events)
+    assert "resuming after step" in " ".join(event.message or "" for event in events)
     assert_close(adapter_of(tmp_path), alone[0])
 
 

@@ -69,7 +69,7 @@ def test_a_run_is_killed_resumed_published_fetched_and_labels(bucket: str, serve
         process.send_signal(signal.SIGKILL)
     resumed = teacher(*arguments, "--progress", "json", cwd=tmp_path / "killed", check=False)
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on after step" in resumed.stdout
+    assert "resuming after step" in resumed.stdout
     assert not [item.key for item in storage.list(root) if item.key.startswith(".teacher")]
     assert "published already" in teacher("run", "-f", str(file), cwd=tmp_path).stderr
 

@@ -124,7 +124,7 @@ def test_a_place_that_may_not_be_written_to_ends_a_run_with_its_name(
     assert done.returncode == 43, done.stderr
     assert re.search(rf"error: {s3}/models/\S+/attempts/sam/\S+ cannot be written: access is denied", done.stderr)
     proxy.before = lambda _: None
-    assert "going on after step" in teacher("run", "-f", str(file), "--progress", "json", cwd=tmp_path).stdout
+    assert "resuming after step" in teacher("run", "-f", str(file), "--progress", "json", cwd=tmp_path).stdout
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_the_last_line_alone_tells_both() -> None:
 
 
 def test_a_note_is_beside_what_was_known() -> None:
-    assert read_progress([line("note", message="going on after step 3")]).progress is None
+    assert read_progress([line("note", message="resuming after step 3")]).progress is None
     view = read_progress([step(3), line("note", message="x" * 5000)])
     assert view.progress is not None
     assert view.progress.step == 3

@@ -88,7 +88,7 @@ def adapter_of(work: Path) -> bytes:
 
 def found_in(said: list[str]) -> int:
     (note,) = [line for line in said if line.startswith("Grounding DINO found")]
-    assert note.endswith("of 32 objects to learn from")
+    assert note.endswith("of 32 training objects")
     return int(note.split()[3])
 
 
@@ -132,7 +132,7 @@ def test_a_run_that_goes_on_takes_the_boxes_that_it_began_with(tuned: tuple[RunC
         train(config, tmp_path / "again", kill_at=2)
     shutil.rmtree(RunLayout.of(config).teacher(DINO))
     resumed, said = train(config, tmp_path / "again")
-    assert not any(line.startswith("looking for the objects") for line in said)
+    assert not any(line.startswith("detecting objects") for line in said)
     assert adapter_of(tmp_path / "again") == adapter_of(tmp_path / "whole")
     assert resumed.from_detector_after == whole.from_detector_after
 

@@ -46,7 +46,7 @@ def test_half_the_batch_ends_where_the_whole_one_would(tmp_path: Path, monkeypat
     loop = toy_loop(tmp_path / "halved", lora=WITHOUT_NOISE, hooks={"listen": events.append})
     progress = loop.run()
     assert [event.message for event in events if event.event == "note"] == [
-        "batches of 4 images have no room in the memory of the GPU: going on with 2 at a time, and as many a step"
+        "batches of 4 images do not fit into the memory of the GPU: continuing with 2 at a time and the same batch size"
     ]
     assert [point.step for point in progress.history] == [point.step for point in expected.history]
     for name, tensor in adapter_tensors(whole.teacher).items():
@@ -67,8 +67,8 @@ def test_a_run_that_goes_on_does_not_try_the_whole_batch_again(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("room", "says"),
     [
-        (1, r"batches of 1 have room: set teachers.grounding_dino.batch_size to 1 and accumulation_steps to 8"),
-        (0, r"not even one image has room, or take the preset decoder"),
+        (1, r"batches of 1 fit: set teachers.grounding_dino.batch_size to 1 and accumulation_steps to 8"),
+        (0, r"not even one image fits, or take the preset decoder"),
     ],
 )
 def test_what_would_fit_is_told_where_half_is_too_much(

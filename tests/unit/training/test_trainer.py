@@ -260,7 +260,7 @@ def test_sigterm_to_workers_too_is_no_failure(toy_data: Path, tmp_path: Path) ->
 
 def test_a_checkpoint_of_other_settings_is_refused_by_name(toy_data: Path, tmp_path: Path) -> None:
     TeacherTrainer(config_of(toy_data), work_dir=tmp_path).train()
-    with pytest.raises(ConfigError, match=r"teachers.grounding_dino.epochs was 6 and is 7.*begin anew"):
+    with pytest.raises(ConfigError, match=r"teachers.grounding_dino.epochs was 6 and is 7.*start again"):
         TeacherTrainer(config_of(toy_data, epochs=7), work_dir=tmp_path).train()
     # How it is made does not matter.
     TeacherTrainer(config_of(toy_data, workers=1), work_dir=tmp_path).train()
@@ -325,7 +325,7 @@ def test_images_that_cannot_be_read_are_left_out_and_told(toy_data: Path, tmp_pa
     assert seen <= 12
 
     shutil.copytree(toy_data / "data", tmp_path / "toy" / "data", dirs_exist_ok=True)  # mended after it began
-    with pytest.raises(DataError, match=r"damaged, or mended, since the run began.*all can be now"):
+    with pytest.raises(DataError, match=r"damaged or repaired since the run began.*none is unreadable now"):
         TeacherTrainer(config, work_dir=tmp_path / "work").train()
 
 
