@@ -103,7 +103,8 @@ class ControlPlane:
         return self.folder / "admin.kubeconfig"
 
     @classmethod
-    def start(cls, folder: Path) -> ControlPlane:
+    def start(cls, folder: Path, flags: Sequence[str] = ()) -> ControlPlane:
+        """Start etcd and the API server, the latter with more flags if given."""
         etcd, peer, port = free_port(), free_port(), free_port()
         token, key = secrets.token_hex(16), folder / "accounts.key"
         write_certificate(folder / "accounts.crt", key)
@@ -140,12 +141,13 @@ class ControlPlane:
             "--enable-priority-and-fairness=false",
             "--max-requests-inflight=0",
             "--max-mutating-requests-inflight=0",
+            *flags,
         )
         self._wait_until_ready()
         self.access.kubeconfig(self.kubeconfig)
         return self
 
-    def control(self) -> None:
+    def control(self, controllers: Sequence[str] = CONTROLLERS, flags: Sequence[str] = ()) -> None:
         """Start the controllers. Kinds that are defined later are known to them half a minute later."""
         self._run(
             "kube-controller-manager",
@@ -154,10 +156,11 @@ class ControlPlane:
             f"--authorization-kubeconfig={self.kubeconfig}",
             "--secure-port=0",
             "--leader-elect=false",
-            f"--controllers={','.join(CONTROLLERS)}",
+            f"--controllers={','.join(controllers)}",
             "--concurrent-job-syncs=20",
             "--kube-api-qps=2000",
             "--kube-api-burst=4000",
+            *flags,
         )
 
     def stop(self) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,11 @@ NewWorld = Callable[..., Awaitable[World]]
 """Makes a world with an operator of its own; arguments are settings of the operator."""
 
 
-def install(plane: real.ControlPlane) -> None:
-    """What the chart holds, with all rights that it can give; nothing runs its Deployment here."""
+def install(plane: real.ControlPlane, controllers: Sequence[str] = real.CONTROLLERS, flags: Sequence[str] = ()) -> None:
+    """Install what the chart holds, with all rights that it can give; nothing runs its Deployment here.
+
+    ``controllers`` and ``flags`` are those of the controller manager, which is started.
+    """
     made = plane.kubectl("create", "namespace", OPERATOR)
     assert made.returncode == 0, made.stderr
     done = plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart(EVERYTHING))
@@ -49,7 +52,7 @@ def install(plane: real.ControlPlane) -> None:
         assert time.monotonic() < deadline, "the API server does not serve what the CRD defines"
         shutil.rmtree(plane.folder / "cache", ignore_errors=True)  # in which kubectl remembers what there was
         time.sleep(0.1)
-    plane.control()
+    plane.control(controllers, flags)
     done = plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", OPERATOR, "--timeout=60s")
     assert done.returncode == 0, done.stderr
 
