@@ -28,7 +28,7 @@ from the data. Decimal numbers are strings in quotes, as Kubernetes APIs advise.
 
 On a cluster these never change once the object is there (but for `storage.credentialsSecretRef` and
 `storage.caBundleConfigMapRef`), and every place is an
-`s3://` or a `pvc://` one; base models may come from the hub too.
+`s3://`, `gs://`, `az://` or `pvc://` one; base models may come from the hub too.
 
 """
 

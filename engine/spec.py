@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from pydantic.alias_generators import to_camel
 
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
-"""``s3://bucket/key``, ``file:///path`` or a plain path."""
+"""``s3://``, ``gs://`` or ``az://bucket/key``, ``pvc://claim/path``, ``file:///path`` or a plain path."""
 
 DecimalString = Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$")]
 """A non-negative decimal number in quotes, such as ``"0.05"`` or ``"1e-4"``."""
@@ -252,7 +252,7 @@ class DatasetSpec(SpecModel):
 
 
 class StorageSpec(SpecModel):
-    """How object storage is reached. Credentials come from the standard AWS chain, never from here."""
+    """How object storage is reached. Credentials come from the standard chain of each cloud, never from here."""
 
     endpoint_url: Annotated[str, StringConstraints(max_length=512, pattern=r"^https?://[^\s]+$")] | None = Field(
         default=None, description="Endpoint of an S3-compatible store; default: AWS."
@@ -274,6 +274,12 @@ class StorageSpec(SpecModel):
             description="Path of a file, on the machine or in the pod, of certificate authorities that the store and "
             "the model hub are trusted by, in place of the usual ones.",
         )
+    )
+    azure_account: Annotated[str, StringConstraints(max_length=24, pattern=r"^[a-z0-9]{3,24}$")] | None = Field(
+        default=None, description="Storage account of az:// containers; default: AZURE_STORAGE_ACCOUNT_NAME."
+    )
+    google_project: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9][a-z0-9.:-]*$")] | None = Field(
+        default=None, description="Project that pays for requests to gs:// buckets; default: the owner of the bucket."
     )
 
 
@@ -304,7 +310,7 @@ class TeacherSpec(SpecModel):
 
     name: TeacherName = Field(description="Which teacher.")
     base_model: Uri | None = Field(
-        default=None, description="Hub id, folder, s3:// prefix, or (Sam) a segment-anything .pth file."
+        default=None, description="Hub id, folder, prefix in a bucket, or (Sam) a segment-anything .pth file."
     )
     revision: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
         default=None, description="Commit or tag of a hub id."

@@ -73,8 +73,8 @@ class FaultyS3(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, upstream: str, handler: type[Handler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.upstream = urlsplit(upstream).netloc
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.faults: deque[Fault] = deque()
@@ -243,9 +243,9 @@ MIXED: dict[str, Fault] = {
 
 
 @contextmanager
-def faulty_s3(upstream: str) -> Iterator[FaultyS3]:
+def faulty_s3(upstream: str, handler: type[Handler] | None = None) -> Iterator[FaultyS3]:
     """A proxy before this store, which listens until the end of the block."""
-    with FaultyS3(upstream) as server:
+    with FaultyS3(upstream, handler) as server:
         Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
             yield server

@@ -15,6 +15,7 @@ from typing import Literal
 from engine.cli import options
 from engine.errors import TeacherError
 from engine.storage import default_cache
+from engine.storage.uris import AZ, GS
 
 TRAINING_PACKAGES = ("torch", "transformers", "peft", "albumentations", "faster-coco-eval", "scipy", "tensorboard")
 GIGABYTE = 10**9
@@ -39,6 +40,7 @@ def checks(endpoint_url: str | None) -> Iterator[Check]:
     if SHARED_MEMORY.is_dir():
         yield _room("memory", SHARED_MEMORY, GIGABYTE, "workers hand batches over there; set training.workers to 0")
     yield _storage(endpoint_url)
+    yield from _clouds()
 
 
 def _packages() -> Iterator[Check]:
@@ -83,6 +85,20 @@ def _room(name: str, folder: Path, wanted: int, why: str) -> Check:
     state: Literal["ok", "warn"] = "ok" if free >= wanted else "warn"
     hint = "" if state == "ok" else f", {wanted / GIGABYTE:.0f} GB are wanted: {why}"
     return Check(name, state, f"{free / GIGABYTE:.1f} GB free at {there}{hint}")
+
+
+def _clouds() -> Iterator[Check]:
+    """Whether gs:// and az:// have an identity. A machine that has neither uses neither, most likely."""
+    from engine.storage.gs_azure_stores import azure_account, credentials
+
+    for scheme in (GS, AZ):
+        found = credentials(scheme)
+        if found is None:
+            continue
+        if scheme == AZ and azure_account(options.storage().options) is None:
+            yield Check("storage", "warn", f"{scheme}: credentials from {found}; set AZURE_STORAGE_ACCOUNT_NAME too")
+        else:
+            yield Check("storage", "ok", f"{scheme}: credentials from {found}")
 
 
 def _storage(endpoint_url: str | None) -> Check:

@@ -27,6 +27,8 @@ class ResolvedRun:
     region: str | None = None
     addressing_style: AddressingStyle | None = None
     requester_pays: bool | None = None
+    azure_account: str | None = None
+    google_project: str | None = None
 
 
 Resolver = Callable[[str, str | None], ResolvedRun]

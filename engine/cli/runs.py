@@ -290,6 +290,8 @@ def fetch(
         found.region,
         addressing_style=found.addressing_style,
         requester_pays=found.requester_pays,
+        azure_account=found.azure_account,
+        google_project=found.google_project,
     )
     for path in fetch_run(RunLayout(found.uri.rstrip("/")), folder, storage=storage, overwrite=overwrite):
         typer.echo(str(path))

@@ -201,7 +201,7 @@ class DataConfig(ConfigModel):
 
 
 class StorageConfig(ConfigModel):
-    """How object storage is reached; credentials come from the AWS chain."""
+    """How object storage is reached; credentials come from the standard chain of each cloud."""
 
     endpoint_url: str | None = Field(description="of an S3-compatible store; null: AWS, or what the environment says")
     region: str | None = Field(description="of the buckets; null: what the AWS chain says")
@@ -214,6 +214,12 @@ class StorageConfig(ConfigModel):
     ca_bundle: str | None = Field(
         default=None,
         description="file of the certificate authorities that are trusted; null: AWS_CA_BUNDLE, or the usual",
+    )
+    azure_account: str | None = Field(
+        default=None, description="storage account of az:// containers; null: what the environment says"
+    )
+    google_project: str | None = Field(
+        default=None, description="project that pays for requests to gs:// buckets; null: what the environment says"
     )
 
 

@@ -1,4 +1,4 @@
-"""Object storage: ``s3://`` and files (``file://``, ``pvc://`` or a plain path) behind one small interface."""
+"""Buckets (``s3://``, ``gs://``, ``az://``) and files (``file://``, ``pvc://``, paths) behind one small interface."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from engine.storage.base import (
 from engine.storage.cache import default_cache
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import FileBackend, failures, walk
+from engine.storage.gs_azure import CloudBackend
 from engine.storage.options import StorageOptions
 from engine.storage.refused_schemes import refusal
 from engine.storage.s3 import S3Backend
 from engine.storage.transfer import in_parallel
 from engine.storage.trial import honours_conditions
-from engine.storage.uris import is_claim, is_remote, join, local_path, name, parent, safe_join
+from engine.storage.uris import AZ, GS, S3, is_claim, is_remote, join, local_path, name, parent, safe_join
 
 __all__ = [
     "ChangedError",
@@ -74,8 +75,11 @@ class Storage:
             check_endpoint(self.options.endpoint_url)
 
     @cached_property
-    def _s3(self) -> S3Backend:
-        return S3Backend(self.options.complete(), self._say)
+    def _remote(self) -> dict[str, Backend]:
+        """One backend for each scheme of buckets; each connects when it is used first."""
+        options = self.options.complete()
+        clouds = {scheme: CloudBackend(scheme, options, self._say) for scheme in (GS, AZ)}
+        return {S3: S3Backend(options, self._say), **clouds}
 
     def _say(self, sentence: str) -> None:
         with self._saying:
@@ -87,7 +91,7 @@ class Storage:
 
     def _backend(self, uri: str) -> Backend:
         if is_remote(uri):
-            return self._s3
+            return self._remote[uri[: len(S3)]]
         refused = refusal(uri)
         if refused is not None:
             raise ConfigError(refused)

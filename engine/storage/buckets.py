@@ -1,11 +1,11 @@
-"""Bucket and key of an ``s3://`` URI. A bucket may be the ARN of an access point, which holds slashes itself."""
+"""Bucket and key of a URI. A bucket of S3 may be the ARN of an access point, which holds slashes itself."""
 
 from __future__ import annotations
 
 import re
 
 from engine.errors import ConfigError
-from engine.storage.uris import S3
+from engine.storage.uris import REMOTE, S3
 
 ARN = "arn:"
 ACCESS_POINT = re.compile(
@@ -47,8 +47,9 @@ def split(uri: str) -> tuple[str, str]:
     Raises:
         ConfigError: There is no bucket, or an ARN that is not that of an access point.
     """
-    rest = uri.removeprefix(S3)
-    if is_access_point(rest):
+    scheme = next((one for one in REMOTE if uri.startswith(one)), S3)
+    rest = uri.removeprefix(scheme)
+    if scheme == S3 and is_access_point(rest):
         found = ACCESS_POINT.fullmatch(rest)
         if found is not None:
             return found["bucket"], found["key"] or ""
@@ -59,7 +60,7 @@ def split(uri: str) -> tuple[str, str]:
         )
     bucket, _, key = rest.partition("/")
     if not bucket:
-        raise ConfigError(f"{uri!r} names no bucket: write s3://bucket/key")
+        raise ConfigError(f"{uri!r} names no bucket: write {scheme}bucket/key")
     return bucket, key
 
 
@@ -71,7 +72,7 @@ def split_object(uri: str) -> tuple[str, str]:
     """
     bucket, key = split(uri)
     if not key or key.endswith("/"):
-        raise ConfigError(f"{uri!r} names no object: write s3://bucket/key")
+        raise ConfigError(f"{uri!r} names no object: write {uri[:5]}bucket/key")
     return bucket, key
 
 

@@ -1,4 +1,4 @@
-"""How S3 is reached: what a request, a configuration or the environment says of it."""
+"""How buckets are reached: what a request, a configuration or the environment says of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRUTHS = {"1": True, "true": True, "yes": True, "": False, "0": False, "false": 
 
 @dataclass(frozen=True)
 class StorageOptions:
-    """How S3 is reached. Credentials come from the standard AWS chain."""
+    """How buckets are reached. Credentials come from the standard chain of each cloud."""
 
     endpoint_url: str | None = None
     """Of an S3-compatible store; default: what AWS_ENDPOINT_URL or the AWS configuration says, else AWS."""
@@ -33,6 +33,10 @@ class StorageOptions:
     """Whether the caller pays for requests; default: TEACHER_S3_REQUESTER_PAYS, else not."""
     ca_bundle: str | None = None
     """File of the certificate authorities that are trusted instead of the usual ones; default: AWS_CA_BUNDLE."""
+    azure_account: str | None = None
+    """Storage account of ``az://`` containers; default: AZURE_STORAGE_ACCOUNT_NAME."""
+    google_project: str | None = None
+    """Project that pays for requests to ``gs://`` buckets; default: GOOGLE_CLOUD_QUOTA_PROJECT, else the bucket's."""
 
     def complete(self, environment: Mapping[str, str] = os.environ) -> Self:
         """The same, with what the environment says of what is not set.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-from engine.storage.uris import CLAIM, FILE
+from engine.storage.uris import CLAIM, FILE, REMOTE
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-SUPPORTED = "write s3://, pvc://, file:// or a path"
+SUPPORTED = "write s3://, gs://, az://, pvc://, file:// or a path"
+AZURE = "write az://CONTAINER/path, and set storage.azureAccount to the storage account"
 S3_COMPATIBLE = "write s3:// with storage.endpointUrl, since this store speaks S3 as well"
 
 ADVICE = {
@@ -15,6 +16,13 @@ ADVICE = {
     "https": "download it first, or name the bucket that it lies in",
     "ftp": "download it first",
     "hf": "a base model of the hub is named by its id, owner/model; copy a dataset of the hub to a bucket first",
+    "gcs": "write gs://",
+    "abfs": AZURE,
+    "abfss": AZURE,
+    "adl": AZURE,
+    "azure": AZURE,
+    "wasb": AZURE,
+    "wasbs": AZURE,
     "s3a": "write s3://",
     "s3n": "write s3://",
     "oss": S3_COMPATIBLE,
@@ -32,7 +40,7 @@ ADVICE = {
 def refusal(uri: str) -> str | None:
     """Why no storage takes a URI, in a sentence; None of files and plain paths."""
     found = SCHEME.match(uri)
-    if found is None or uri.startswith((FILE, CLAIM)):
+    if found is None or uri.startswith((FILE, CLAIM, *REMOTE)):
         return None
     shown = uri.partition("?")[0]  # what follows may be a signature
     scheme = found[1]

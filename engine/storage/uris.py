@@ -1,4 +1,4 @@
-"""URIs of objects and folders: ``s3://bucket/key``, ``pvc://claim/path``, ``file:///path`` or a plain path.
+"""URIs of objects and folders: ``s3://``, ``gs://`` and ``az://bucket/key``, ``pvc://claim/path``, ``file:///path``.
 
 Only ``file://`` is percent-encoded, as everywhere: keys, paths of claims and plain paths are taken as they are written.
 """
@@ -13,6 +13,9 @@ from urllib.parse import unquote
 from engine.errors import ConfigError, DataError
 
 S3 = "s3://"
+GS = "gs://"
+AZ = "az://"
+REMOTE = (S3, GS, AZ)
 FILE = "file://"
 CLAIM = "pvc://"
 CLAIMS = "TEACHER_CLAIMS"
@@ -23,15 +26,15 @@ DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def is_remote(uri: str) -> bool:
-    """Whether the URI names an object or folder in S3, which must be downloaded to be used as a file."""
-    return uri.startswith(S3)
+    """Return True for an object or folder in a bucket, which must be downloaded to be used as a file."""
+    return uri.startswith(REMOTE)
 
 
 def join(uri: str, *parts: str) -> str:
     """Append path parts, as a listing or a file system spells them.
 
     ``join("s3://b/a/", "c", "d.json") == "s3://b/a/c/d.json"``; ``join("file:///a", "5%") == "file:///a/5%25"``.
-    Slashes in a row are part of a key in S3 and kept: ``join("s3://b/a", "/c") == "s3://b/a//c"``.
+    Slashes in a row are part of a key in a bucket and kept: ``join("s3://b/a", "/c") == "s3://b/a//c"``.
     """
     if is_remote(uri):
         return "/".join([uri.removesuffix("/"), *parts])

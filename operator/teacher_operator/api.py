@@ -29,8 +29,9 @@ class SecretRef(SpecModel):
     """A Secret in the namespace of the object."""
 
     name: Name = Field(
-        description="Name of the Secret, with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and where needed "
-        "AWS_SESSION_TOKEN and HF_TOKEN."
+        description="Name of the Secret. For s3://: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, "
+        "AWS_SESSION_TOKEN; for gs://: GOOGLE_SERVICE_ACCOUNT_KEY; for az://: AZURE_STORAGE_ACCOUNT_KEY, "
+        "AZURE_STORAGE_SAS_TOKEN, or AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET; for all: HF_TOKEN."
     )
 
 

@@ -1,11 +1,11 @@
-"""PersistentVolumeClaims that an object names as ``pvc://claim/path``, and how pods mount them. Pure.
+"""What pods need for the places that an object names: mounts of its claims, and keys of its stores. Pure.
 
 Every pod of a run mounts all of them, each at the same path: inspection reads what trainers read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.spec import FineTuneSpec
@@ -13,6 +13,17 @@ from engine.storage.uris import is_claim, split_claim
 
 MOUNTED = "/claims"
 """The folder below which each claim lies at its name."""
+
+
+AWS_KEYS, GOOGLE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("GOOGLE_SERVICE_ACCOUNT_KEY",)
+AZURE_KEYS = (
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_TENANT_ID",
+)
+OPTIONAL_KEYS = ("AWS_SESSION_TOKEN", "HF_TOKEN")
 
 
 def claims(spec: FineTuneSpec) -> dict[str, bool]:
@@ -24,6 +35,13 @@ def claims(spec: FineTuneSpec) -> dict[str, bool]:
     written = {split_claim(spec.output)[0]} if is_claim(spec.output) else set()
     read = {split_claim(uri)[0] for uri in _sources(spec) if is_claim(uri)}
     return {claim: claim in written for claim in sorted(read | written)}
+
+
+def secret_keys(spec: FineTuneSpec) -> tuple[Sequence[str], Sequence[str]]:
+    """The keys that a Secret of credentials must have, and those that it may have: Azure knows several kinds."""
+    used = {uri.partition("://")[0] for uri in (spec.output, *_sources(spec)) if "://" in uri}
+    needed = [key for scheme, keys in (("s3", AWS_KEYS), ("gs", GOOGLE_KEYS)) if scheme in used for key in keys]
+    return needed, [*OPTIONAL_KEYS, *(AZURE_KEYS if "az" in used else ())]
 
 
 def _sources(spec: FineTuneSpec) -> Iterator[str]:
@@ -45,11 +63,13 @@ def mount_claims(wanted: dict[str, bool], volumes: list[dict[str, Any]], mounts:
         volumes: Of the pod; grows.
         mounts: Of its container; grows.
     """
-    present = {
-        volume["persistentVolumeClaim"]["claimName"]: volume["name"]
-        for volume in volumes
-        if "persistentVolumeClaim" in volume
-    }
+    present: dict[str, str] = {}
+    for volume in volumes:
+        source = volume.get("persistentVolumeClaim")
+        if source is not None:
+            present.setdefault(source["claimName"], volume["name"])
+            if wanted.get(source["claimName"]):
+                source.pop("readOnly", None)
     for index, (claim, written) in enumerate(wanted.items()):
         only_read = {} if written else {"readOnly": True}
         if claim not in present:

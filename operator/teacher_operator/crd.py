@@ -25,11 +25,12 @@ ACCESS_POINT = (
     r"|s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[:/][A-Za-z0-9-]{1,63}[:/]accesspoint[:/][a-z0-9][a-z0-9-]{1,62})"
 )
 BUCKET = rf"([a-z0-9][a-z0-9._-]{{1,61}}[a-z0-9]|{ACCESS_POINT})"
+GOOGLE_URI = r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
+AZURE_URI = r"az://[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"
 CLAIM_URI = r"pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
-DATA_URI = rf"^(s3://{BUCKET}|{CLAIM_URI})(/[^\x00-\x1f]*)?$"
-MODEL_URI = (
-    rf"^((s3://{BUCKET}|{CLAIM_URI})/[^\x00-\x1f]+|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$"
-)
+PLACE = rf"(s3://{BUCKET}|{GOOGLE_URI}|{AZURE_URI}|{CLAIM_URI})"
+DATA_URI = rf"^{PLACE}(/[^\x00-\x1f]*)?$"
+MODEL_URI = rf"^({PLACE}/[^\x00-\x1f]+|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$"
 
 PATTERNS: Mapping[str, Mapping[str, str]] = {
     "DatasetSpec": {"annotations": DATA_URI, "images": DATA_URI},
@@ -119,7 +120,15 @@ def _immutable() -> tuple[tuple[str, str], ...]:
         required = name in ("dataset", "output")
         why = f"{name} cannot be changed: it is an input of the run. Make a new {KIND} instead"
         rules.append((_unchanged(name, required=required), why))
-    for name in ("endpointUrl", "region", "addressingStyle", "requesterPays", "caBundle"):
+    for name in (
+        "endpointUrl",
+        "region",
+        "addressingStyle",
+        "requesterPays",
+        "caBundle",
+        "azureAccount",
+        "googleProject",
+    ):
         nothing = "false" if name == "requesterPays" else "''"
         there = f"has(%s.storage) && has(%s.storage.{name}) ? %s.storage.{name} : {nothing}"
         rule = f"({there % (('self',) * 3)}) == ({there % (('oldSelf',) * 3)})"

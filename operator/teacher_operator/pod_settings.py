@@ -25,9 +25,9 @@ RESERVED_LABELS = (
 
 RESERVED_ENV = (
     r"^(TEACHER_.*|AWS_ENDPOINT_URL.*|AWS_(DEFAULT_)?REGION|(AWS|REQUESTS)_CA_BUNDLE|SSL_CERT_FILE|HOME|TMPDIR|HF_HOME"
-    r"|JOB_COMPLETION_INDEX)$"
+    r"|AZURE_(STORAGE_(ACCOUNT_NAME|ENDPOINT)|AUTHORITY_HOST)|GOOGLE_CLOUD_QUOTA_PROJECT|JOB_COMPLETION_INDEX)$"
 )
-"""Variables of a pod that follow from other fields of the object."""
+"""Variables of a pod that follow from other fields of the object, or name the hosts of a cloud."""
 
 LABELS_MESSAGE = "labels of the operator, of Jobs and of Kueue's queues cannot be set"
 ANNOTATIONS_MESSAGE = "annotations of finetune.dev cannot be set"

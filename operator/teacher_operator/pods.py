@@ -9,7 +9,7 @@ from engine.spec import SpecModel
 from engine.storage.options import CA_BUNDLES, PAYS, STYLE
 from engine.storage.uris import CLAIMS
 from teacher_operator.api import TeacherFineTuneSpec
-from teacher_operator.claims import MOUNTED, claims, mount_claims
+from teacher_operator.claims import MOUNTED, claims, mount_claims, secret_keys
 from teacher_operator.names import CLAIMED_GPUS
 from teacher_operator.pod_settings import EnvSource, PodSettings, StageName
 from teacher_operator.settings import Settings
@@ -22,8 +22,6 @@ USER = 65532
 DISK, MODELS, AUTHORITIES = "/scratch", "/models", "/etc/teacher-ca"
 BUNDLE = "ca.crt"
 SHARED_MEMORY = "2Gi"
-SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-OPTIONAL_SECRET_KEYS = ("AWS_SESSION_TOKEN", "HF_TOKEN")
 
 RESTRICTED_CONTAINER = {
     "allowPrivilegeEscalation": False,
@@ -137,6 +135,10 @@ def _environment(
         plain[STYLE] = spec.storage.addressing_style.value
     if spec.storage.requester_pays is not None:
         plain[PAYS] = str(spec.storage.requester_pays).lower()
+    if spec.storage.azure_account is not None:
+        plain["AZURE_STORAGE_ACCOUNT_NAME"] = spec.storage.azure_account
+    if spec.storage.google_project is not None:
+        plain["GOOGLE_CLOUD_QUOTA_PROJECT"] = spec.storage.google_project
     if spec.storage.endpoint_url:
         plain["AWS_ENDPOINT_URL_S3"] = spec.storage.endpoint_url  # of S3 alone: STS is given the pod's identity
     if spec.storage.region:
@@ -149,8 +151,9 @@ def _environment(
     }
     if spec.storage.credentials_secret_ref:
         secret = spec.storage.credentials_secret_ref.name
-        keys: dict[str, dict[str, Any]] = {key: {"name": secret, "key": key} for key in SECRET_KEYS}
-        keys |= {key: {"name": secret, "key": key, "optional": True} for key in OPTIONAL_SECRET_KEYS}
+        needed, optional = secret_keys(spec)
+        keys: dict[str, dict[str, Any]] = {key: {"name": secret, "key": key} for key in needed}
+        keys |= {key: {"name": secret, "key": key, "optional": True} for key in optional}
         entries = {name: entry for name, entry in entries.items() if name not in keys}
         entries |= {name: {"valueFrom": {"secretKeyRef": reference}} for name, reference in keys.items()}
     for variable in own.env or ():

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 
 from teacher_operator.api import TeacherFineTuneSpec
+from teacher_operator.claims import AWS_KEYS, AZURE_KEYS, GOOGLE_KEYS
 from teacher_operator.pod_settings import ENV_MESSAGE, RESERVED_ENV, PodSpec, StageName
 from teacher_operator.settings import Settings
 from teacher_operator.stages import stage_settings
@@ -16,7 +17,7 @@ from teacher_operator.status import FailureStatus, clip
 NOT_ALLOWED = "NotAllowed"
 """The installation allows less than the object says: nothing is started until one of them changes."""
 
-KEYS_IN_SECRET = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"})
+KEYS_IN_SECRET = frozenset({*AWS_KEYS, "AWS_SESSION_TOKEN", *GOOGLE_KEYS, *AZURE_KEYS})
 
 
 def refusal(spec: TeacherFineTuneSpec, settings: Settings) -> FailureStatus | None:

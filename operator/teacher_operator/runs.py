@@ -52,4 +52,6 @@ async def _resolve(key: Key) -> ResolvedRun:
         region=storage.get("region"),
         addressing_style=None if style is None else AddressingStyle(style),
         requester_pays=storage.get("requesterPays"),
+        azure_account=storage.get("azureAccount"),
+        google_project=storage.get("googleProject"),
     )

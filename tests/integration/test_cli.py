@@ -119,6 +119,17 @@ def test_doctor_says_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert {"python", "packages", "disk", "storage"} <= set(done.stderr.split())
 
 
+def test_doctor_names_the_identities_of_other_clouds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TEACHER_CACHE", str(tmp_path))
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", "{}")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    for variable in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"):
+        monkeypatch.delenv(variable, raising=False)
+    said = " ".join(teacher("doctor").stderr.split())
+    assert "gs://: credentials from GOOGLE_SERVICE_ACCOUNT_KEY" in said
+    assert "set AZURE_STORAGE_ACCOUNT_NAME too" in said
+
+
 def test_doctor_refuses_an_endpoint_that_is_a_metadata_service() -> None:
     done = teacher("doctor", "--endpoint-url", "http://169.254.169.254")
     assert done.returncode == 1

@@ -110,3 +110,35 @@ def test_a_place_that_is_on_no_claim_ends_the_run_with_a_sentence(uri: str) -> N
     ended = next(c for c in decision.status.conditions if c.type == "Succeeded")
     assert (ended.status, ended.reason) == ("False", "ConfigurationInvalid")
     assert uri in ended.message
+
+
+def keys_of(**spec: Any) -> tuple[set[str], set[str]]:
+    """The keys that a Secret must have, and those that it may have, in every pod alike."""
+    found = []
+    for pod in pods({**MINIMAL, "storage": {"credentialsSecretRef": {"name": "keys"}}, **spec}):
+        refs = [e["valueFrom"]["secretKeyRef"] for e in pod["containers"][0]["env"] if "valueFrom" in e]
+        found.append(tuple({r["key"] for r in refs if r.get("optional", False) is o} for o in (False, True)))
+    assert found[0] == found[1]
+    needed, optional = found[0]
+    return needed, optional
+
+
+def test_a_secret_needs_the_keys_of_the_stores_that_are_used() -> None:
+    aws, google = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, {"GOOGLE_SERVICE_ACCOUNT_KEY"}
+    always = {"AWS_SESSION_TOKEN", "HF_TOKEN"}
+    data = {"annotations": "gs://acme-data/a.json"}
+    assert keys_of() == (aws, always)
+    assert keys_of(output="gs://acme/out") == (aws | google, always)
+    assert keys_of(dataset=data, output="gs://acme/out") == (google, always)
+    assert keys_of(dataset={"annotations": "pvc://d/a.json"}, output="pvc://d/out") == (set(), always)
+    needed, optional = keys_of(dataset={"annotations": "az://data/a.json"}, output="az://out")
+    assert needed == set()
+    assert optional > {"AZURE_STORAGE_ACCOUNT_KEY", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET"}
+
+
+def test_the_account_and_the_project_reach_the_pods() -> None:
+    storage = {"azureAccount": "acme1", "googleProject": "team-a"}
+    for pod in pods({**MINIMAL, "output": "az://models", "storage": storage}):
+        found = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+        assert found["AZURE_STORAGE_ACCOUNT_NAME"] == "acme1"
+        assert found["GOOGLE_CLOUD_QUOTA_PROJECT"] == "team-a"

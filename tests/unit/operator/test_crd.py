@@ -185,6 +185,9 @@ def test_what_to_do_about_an_adapter_without_a_gain_is_a_setting(setting: str) -
         ({"storage": {"caBundleConfigMapRef": {"name": "ca", "key": "a/b"}}}, "$.storage.caBundleConfigMapRef.key"),
         ({"output": "s3://arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap/x"}, "$.output"),
         ({"output": "pvc:///adapters"}, "$.output"),
+        ({"output": "az://no_such/x"}, "$.output"),
+        ({"output": "abfs://c@a.dfs.core.windows.net/x"}, "$.output"),
+        ({"storage": {"azureAccount": "acme.evil.example"}}, "$.storage.azureAccount"),
         ({"output": "pvc://Adapters/x"}, "$.output"),
         ({"gpus": -1}, "$.gpus"),
         ({"nodes": 0}, "$.nodes"),
@@ -248,6 +251,8 @@ def test_a_base_model_comes_from_the_hub_or_from_object_storage(model: str) -> N
         {"output": "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/team/models/"},
         {"output": "s3://arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-01ac5d28a6a232904/accesspoint/team/m"},
         {"output": "pvc://adapters"},
+        {"output": "gs://acme_models/x", "storage": {"googleProject": "team-a"}},
+        {"output": "az://models/x", "storage": {"azureAccount": "acme1"}},
         {"dataset": {"annotations": "pvc://forklifts/annotations.json", "images": "pvc://forklifts/images/"}},
     ],
 )
