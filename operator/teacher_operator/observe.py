@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from teacher_operator.names import KUEUE_QUEUE
+from teacher_operator.names import INSPECT, KUEUE_QUEUE
 from teacher_operator.nodes import being_stopped, not_ready_since
 from teacher_operator.progress import ProgressView
 from teacher_operator.times import duration, seconds
@@ -222,7 +222,11 @@ def _unschedulable(pod: Body, container: str, scheduled: Body, wait: str) -> str
     if short is not None and "/" in short:
         amount = "a" if limits[short] == "1" else limits[short]
         return f"no node has {amount} free {short}; unschedulable for {wait}: {said}"
-    return f"no node fits; unschedulable for {wait}: {said or 'the scheduler has not said why'}"
+    advice = ""
+    if "untolerated taint" in said:
+        stage = " or those of the stage Inspection in spec.stages" if container == INSPECT else ""
+        advice = f" Tolerate the taints with spec.tolerations{stage}"
+    return f"no node fits; unschedulable for {wait}: {said or 'the scheduler has not said why'}{advice}"
 
 
 def container_status(pod: Body, container: str) -> Body | None:

@@ -39,8 +39,8 @@ async def test_a_manifest_with_a_fault_is_not_taken(world: World) -> None:
 @pytest.mark.parametrize(
     ("run", "code", "reason", "message"),
     [
-        ("nothing-to-learn", 3, "DataInvalid", "annotations.json has no usable annotation: label something first"),
-        ("bad-config", 2, "ConfigurationInvalid", "learningRate 2 is above 1"),
+        ("nothing-to-learn", 41, "DataInvalid", "annotations.json has no usable annotation: label something first"),
+        ("bad-config", 40, "ConfigurationInvalid", "learningRate 2 is above 1"),
     ],
 )
 async def test_what_inspection_cannot_accept_ends_the_run_at_once(
@@ -537,6 +537,25 @@ async def test_the_deadline_of_an_earlier_versions_inspection_is_taken_away(worl
         return "activeDeadlineSeconds" not in (await world.job(run, "inspect"))["spec"]
 
     await world.until(free, "the Job has no deadline")
+
+
+async def test_inspection_tolerates_the_taints_of_its_stage(world: World) -> None:
+    """A cluster all of whose nodes are tainted."""
+    run = "dedicated"
+    await world.create(run)
+    pod = await world.pod(run, "inspect")
+    said = "0/2 nodes are available: 2 node(s) had untolerated taint {dedicated: ml}."
+    await world.unschedulable(pod, said)
+    await world.reaches(run, "Inspecting", saying="or those of the stage Inspection in spec.stages")
+    toleration = {"key": "dedicated", "operator": "Exists"}
+    await world.edit(run, stages=[{"name": "Inspection", "tolerations": [toleration]}])
+    other = await world.pod(run, "inspect", besides=[pod["metadata"]["name"]])
+    assert toleration.items() <= next(one for one in other["spec"]["tolerations"] if one["key"] == "dedicated").items()
+    await world.inspects(run)
+    trainer = await world.pod(run, "grounding-dino")
+    assert not any(one["key"] == "dedicated" for one in trainer["spec"].get("tolerations") or ())
+    await world.trains(run)
+    await world.reaches(run, "Succeeded")
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_without_a_free_gpu_the_wait_names_it(resource: str) -> None:
 def test_a_node_that_is_too_small_is_not_told_as_a_lack_of_gpus() -> None:
     said = "0/3 nodes are available: 1 node(s) had untolerated taint {spot: true}, 2 Insufficient memory."
     found = stand(pod_of(node=None, conditions=unschedulable(said)), now=NOW + 90)
-    assert found.message == f"no node fits; unschedulable for 1m: {said}"
+    assert found.message == f"no node fits; unschedulable for 1m: {said} Tolerate the taints with spec.tolerations"
 
 
 def test_a_scheduler_that_says_nothing_is_said_so() -> None:
