@@ -30,6 +30,7 @@ PLATFORM_FIELDS = frozenset(
         "pendingDeadlineSeconds",
         "pod",
         "gangTimeoutSeconds",
+        "managedBy",
         "workloadPriorityClassName",
         "priorityClassName",
         "queueName",

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from engine import __version__
-from engine.cli import adapters, convert, data, labels, launch, runs
+from engine.cli import adapters, convert, data, labels, launch, result, runs
 
 app = typer.Typer(
     name="teacher",
@@ -41,6 +41,7 @@ for command in (
     convert.convert,
     data.augment,
     runs.prepare,
+    result.result,
     runs.train,
     adapters.evaluate,
     adapters.predict,

@@ -7,6 +7,7 @@ says how and where it runs may, and is acted on.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
@@ -72,6 +73,12 @@ class ScratchSpec(SpecModel):
     claim_name: Name | None = Field(default=None, description="A PersistentVolumeClaim instead of an emptyDir.")
 
 
+class JobManager(StrEnum):
+    """Who runs a Job in place of the Job controller of this cluster."""
+
+    MULTIKUEUE = "kueue.x-k8s.io/multikueue"
+
+
 class ModelCacheSpec(SpecModel):
     """Where base models are kept from run to run."""
 
@@ -120,6 +127,10 @@ class TeacherFineTuneSpec(FineTuneSpec):
     workload_priority_class_name: LabelValue | None = Field(
         default=None,
         description="Kueue's WorkloadPriorityClass of the trainers: their order in the queue, not that of their pods.",
+    )
+    managed_by: JobManager | None = Field(
+        default=None,
+        description="Who runs the trainers' Jobs: MultiKueue sends them to other clusters; default: this cluster.",
     )
     suspend: bool = Field(
         default=False, description="Stop at a checkpoint and give the GPUs back; false: go on from there."

@@ -143,6 +143,22 @@ def is_final(job: Body, pods: Sequence[Body]) -> bool:
     return telling is not None and not were_stopped(pods)
 
 
+def failure_elsewhere(job: Body) -> FailureStatus | None:
+    """Why a Job failed whose pods are in another cluster; None if it has published, and failed for what it published.
+
+    Its status is all that is known: the exit code only where the Job controller names it.
+    """
+    condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
+    said = str(condition.get("message") or condition.get("reason") or "no cause is given")
+    found = re.search(r"exit code (\d+)", said)
+    exit_code = int(found[1]) if found else None
+    if exit_code == NotBetterThanBaseError.exit_code:
+        return None
+    reason = _reason(condition.get("reason"), "JobFailed") if exit_code is None else REASONS.get(exit_code, "Crashed")
+    message = f"failed in another cluster, where its pods and their logs are: {said}; the last checkpoint is kept"
+    return FailureStatus(reason=reason, message=clip(message), exit_code=exit_code)
+
+
 def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> tuple[str, str]:
     node = node_of(pod)
     on_node = f" on node {node}" if node else ""

@@ -22,6 +22,7 @@ JOB_NAME = "batch.kubernetes.io/job-name"
 POD_INDEX = "batch.kubernetes.io/job-completion-index"
 
 PATIENCE_SECONDS, PATIENCE_MAX_SECONDS = 60, 600
+JOB_CONTROLLER = "kubernetes.io/job-controller"
 BEING_MADE = "its pod is being made"
 EVENTS_AFTER_SECONDS = 15
 """A Job without pods, or a pod that is being made, for longer than this: its events say why."""
@@ -61,6 +62,11 @@ class JobView:
     def deleting(self) -> bool:
         """The Job is going."""
         return bool(self.job["metadata"].get("deletionTimestamp"))
+
+    @property
+    def elsewhere(self) -> bool:
+        """The Job is run by another controller than that of this cluster: its pods are not here."""
+        return (self.job["spec"].get("managedBy") or JOB_CONTROLLER) != JOB_CONTROLLER
 
     @property
     def complete(self) -> bool:
@@ -144,6 +150,8 @@ ONE_NODE = (
 
 def waiting(view: JobView, container: str, *, now: float) -> Waiting:
     """Where a Job that has not ended stands."""
+    if view.elsewhere and not view.suspended:
+        return _elsewhere(view)
     live = [pod for pod in view.pods if is_live(pod)]
     running = [pod for pod in live if pod["status"].get("phase") == "Running"]
     done = sum(pod["status"].get("phase") == "Succeeded" for pod in view.pods)
@@ -153,6 +161,13 @@ def waiting(view: JobView, container: str, *, now: float) -> Waiting:
     if len(running) == len(live):  # of several nodes, some have no pod
         return _without_pods(view, container, now=now)
     return _with_pods(view, next(pod for pod in live if pod not in running), container, now=now)
+
+
+def _elsewhere(view: JobView) -> Waiting:
+    """Of a Job whose pods are in another cluster, its manager copies the status alone."""
+    if (view.job.get("status") or {}).get("ready"):
+        return Waiting("Running", "runs in another cluster: its log there says how far it is")
+    return Waiting("Pending", "admitted to another cluster, where no pod of it is ready yet", since=view.started)
 
 
 def _without_pods(view: JobView, container: str, *, now: float) -> Waiting:

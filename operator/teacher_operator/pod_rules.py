@@ -63,6 +63,11 @@ POD_RULES: Mapping[str, tuple[Rule, ...]] = {
             "!has(self.workloadPriorityClassName) || has(self.queueName)",
             "workloadPriorityClassName is Kueue's: it needs queueName",
         ),
+        ("!has(self.managedBy) || has(self.queueName)", "managedBy hands Jobs to Kueue: it needs queueName"),
+        (
+            "!has(self.managedBy) || self.nodes == 1",
+            "managedBy goes with one node: the Service by which several find each other stays in this cluster",
+        ),
         (
             "self.nodes == 1 || self.gpus > 0"
             f" || (has(self.pod) && {_CLAIMED % (('self.pod',) * 2)})"

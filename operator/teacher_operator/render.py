@@ -148,8 +148,51 @@ def training(
         "podFailurePolicy": _failure_policy(TRAINER),
         "template": template,
     }
+    if spec.managed_by is not None:
+        job_spec["managedBy"] = spec.managed_by.value
     if spec.nodes > 1:
         job_spec |= {"completionMode": "Indexed", "completions": spec.nodes, "parallelism": spec.nodes}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
+
+
+def result(
+    body: Body,
+    spec: TeacherFineTuneSpec,
+    settings: Settings,
+    *,
+    teacher: TeacherName,
+    config_uri: str,
+    seconds_left: int | None = None,
+) -> Manifest:
+    """The Job that reads what a teacher has published in another cluster: CPU only, in the operator's image.
+
+    It has the name of the teacher's Job, whose place it takes, and the placement of inspection.
+    """
+    name = body["metadata"]["name"]
+    job, stage = trainer_job(name, teacher), StageName(teacher.value)
+    given = stage_spec(spec, StageName.INSPECTION).resources
+    config = config_uri.replace("$", "$$")  # the kubelet expands $(NAME)
+    command = ["teacher", "result", "--config", config, "--teacher", teacher.value, "--outcome", OUTCOME]
+    template = pod_template(
+        spec,
+        settings,
+        StageName.INSPECTION,
+        labels=labels(name, TRAINER, teacher),
+        container={
+            "name": TRAINER,
+            "image": settings.operator_image,
+            "command": command,
+            "resources": _dumped(given) if given is not None else settings.inspect_resources,
+        },
+    )
+    job_spec = {
+        **job_settings(spec, seconds_left=seconds_left),
+        "suspend": spec.suspend,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": _failure_policy(TRAINER),
+        "template": template,
+    }
+    metadata = _job_metadata(body, job, TRAINER, spec, settings, stage, teacher)
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
 
 

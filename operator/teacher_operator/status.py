@@ -176,6 +176,9 @@ class TeacherStatus(StatusModel):
         description="GPUs times seconds, of each pod from when it was bound to a node until its container ended.",
     )
     gpu_seconds_until: Timestamp | None = Field(default=None, description="Until when GPU seconds are counted.")
+    dispatched: bool = Field(
+        default=False, description="Its Job ended in another cluster: a Job here reads what it published."
+    )
     releases: int = Field(
         default=0,
         ge=0,

@@ -12,7 +12,15 @@ from engine.spec import TeacherName
 from teacher_operator import gang, render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.attempts import attempted
-from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome_of, pod_failure, unreadable
+from teacher_operator.causes import (
+    NOTHING_LEFT,
+    failure_elsewhere,
+    is_final,
+    job_failure,
+    outcome_of,
+    pod_failure,
+    unreadable,
+)
 from teacher_operator.deadlines import WAITS, counted, not_started, ran_too_long, remaining, used_up, waited_too_long
 from teacher_operator.failed_pods import ends_run, telling_pod
 from teacher_operator.lost_jobs import REMADE, after, with_lost
@@ -74,6 +82,8 @@ def decide_teacher(
         if view is not None and view.unfinished:  # a sidecar keeps it from its end
             todo.delete.append(view.name)
         return before
+    rendered = render.result if before.dispatched else render.training
+    make = partial(rendered, body, spec, settings, teacher=before.name, config_uri=config_uri)
     view = view and judged(view, now=now)
     if refused is not None and view is None and not waits_for:
         return _refused(spec, before, refused, todo, now=now)
@@ -94,23 +104,19 @@ def decide_teacher(
         if orphan is not None:
             todo.again(next_look(None, now=now))
             return _state(before, "Pending", _waits_for_orphan(orphan, now=now))
-        state = "Queued" if spec.queue_name else "Pending"
-        waits = f"queued by Kueue in {spec.queue_name}" if spec.queue_name else BEING_MADE
+        state = "Queued" if spec.queue_name and not before.dispatched else "Pending"
+        waits = f"queued by Kueue in {spec.queue_name}" if state == "Queued" else BEING_MADE
         if announced and before.job == name and before.state in {"Pending", "Queued"}:
-            job = render.training(
-                body,
-                spec,
-                settings,
-                teacher=before.name,
-                config_uri=config_uri,
-                seconds_left=remaining(spec, before),
-            )
-            todo.apply += [render.rendezvous(body, before.name), job] if spec.nodes > 1 else [job]
+            job = make(seconds_left=remaining(spec, before))
+            meet = spec.nodes > 1 and not before.dispatched
+            todo.apply += [render.rendezvous(body, before.name), job] if meet else [job]
         else:
             todo.announced = True
         return _state(before, state, waits).model_copy(update={"job": name})
     now_known = attempted(counted(before, view, now=now), view, gpu_resource=spec.gpu_resource_name, now=now)
     now_known = _progressed(now_known.model_copy(update={"job": view.name}), view.progress)
+    if view.elsewhere and (view.complete or view.failed):
+        return _ended_elsewhere(now_known, view, todo, now=now)
     if view.complete:
         outcome = outcome_of(view.pods, TRAINER)
         if outcome is not None and outcome.trained is not None:
@@ -150,8 +156,18 @@ def decide_teacher(
         todo.again(next_look(stand.since, now=now))
         replaced = "its Job is being replaced; the run goes on from its last checkpoint"
         return _state(now_known, "Pending", f"{replaced}; {stand.message}" if stand.message else replaced)
-    anew = partial(render.training, body, spec, settings, teacher=before.name, config_uri=config_uri)
-    return _unfinished(spec, settings, now_known, view, todo, anew=anew, refused=refused, now=now)
+    return _unfinished(spec, settings, now_known, view, todo, anew=make, refused=refused, now=now)
+
+
+def _ended_elsewhere(teacher: TeacherStatus, view: JobView, todo: Todo, *, now: float) -> TeacherStatus:
+    """A Job that ended in another cluster: only its status is here, and what it left has to be read from the store."""
+    failure = failure_elsewhere(view.job) if view.failed else None
+    if failure is not None:
+        return failed_for_good(teacher, failure, now=now)
+    if not view.deleting:
+        todo.delete.append(view.name)
+    said = "its Job is done in another cluster: what it published is read from the object store"
+    return _state(teacher, "Pending", said).model_copy(update={"dispatched": True})
 
 
 def _made_anew(
@@ -337,7 +353,8 @@ def _standing(
         if forget is not None:
             todo.patch.append((view.name, forget))
         silent = teacher.unresponsive.message if teacher.unresponsive is not None else ""
-        doing = _doing(teacher.progress, view.progress.note if view.progress is not None else "")
+        begins = view.progress.note if view.progress is not None else ""
+        doing = "" if view.elsewhere else _doing(teacher.progress, begins)
         parts = (silent, doing, _none_better(teacher, view.progress), stand.message, again)
         teacher = teacher.model_copy(update={"releases": 0})
         return _state(teacher, "Training", "; ".join(part for part in parts if part))

@@ -28,6 +28,8 @@ class JobController:
         """By the uid of their controller, known since they were made: nobody is looked for among all."""
         self._places: dict[str, Place] = {}
         """Of all that is not gone, by uid."""
+        self._taken_away: set[str] = set()
+        """Uids of the pods of suspended Jobs."""
         self._read = 0
         self._blocked: set[Place] = set()
         """Jobs whose pods were refused; they are tried again."""
@@ -97,6 +99,8 @@ class JobController:
                 del self.objects.bodies[place]
                 self.objects._commit("DELETED", "jobs", job, keep=False)
             return
+        if spec.get("managedBy"):
+            return  # its pods are in another cluster
         if any(one["type"] in ("Complete", "Failed") for one in job["status"].get("conditions", ())):
             return
         for pod in pods:
@@ -109,10 +113,14 @@ class JobController:
         ended = _ended(spec, counts, wanted)
         if ended or spec.get("suspend"):
             for pod in live:
+                if not ended:  # of what the Job controller takes away by itself, it counts no failure
+                    self._taken_away.add(pod["metadata"]["uid"])
                 self._remove(_place(pod))
         elif len(live) + counts["succeeded"] < wanted:
+            succeeded = [pod for pod in pods if verdicts.get(pod["metadata"]["uid"]) == "succeeded"]
+            taken = {_index(pod) for pod in [*live, *succeeded]} if spec.get("completionMode") == "Indexed" else set()
             try:
-                for index in range(len(live) + counts["succeeded"], wanted):
+                for index in sorted(set(range(wanted)) - taken)[: wanted - len(live) - counts["succeeded"]]:
                     self._make_pod(job, index)
             except kmock.KubernetesError as error:
                 self._complain(job, f"Error creating: {error.message}")
@@ -141,7 +149,9 @@ class JobController:
         verdicts = self._verdicts.setdefault(job_uid, {})
         job = self.objects.bodies.get(self._places.get(job_uid, ("", "", "")))
         if job is not None and pod["metadata"]["uid"] not in verdicts:
-            verdicts[pod["metadata"]["uid"]] = _verdict(pod, job["spec"]["podFailurePolicy"]["rules"])
+            verdict = _verdict(pod, job["spec"]["podFailurePolicy"]["rules"])
+            ignored = verdict == "failed" and pod["metadata"]["uid"] in self._taken_away
+            verdicts[pod["metadata"]["uid"]] = "ignored" if ignored else verdict
 
     def _make_pod(self, job: Body, index: int) -> None:
         template, name = copied(job["spec"]["template"]), job["metadata"]["name"]
@@ -198,6 +208,10 @@ def _verdict(pod: Body, rules: list[Body]) -> Verdict:
 def _condition(kind: str, reason: str, message: str, job: Body) -> Body:
     old = next((one for one in job["status"].get("conditions", ()) if one["type"] == kind), None)
     return old or {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now()}
+
+
+def _index(pod: Body) -> int:
+    return int(pod["metadata"]["labels"][INDEX])
 
 
 def _over(pod: Body) -> bool:

@@ -232,6 +232,14 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
         [MINIMAL | {"queueName": "team", "workloadPriorityClassName": "urgent"}, MINIMAL | {"queueName": "team"}],
         [MINIMAL | {"workloadPriorityClassName": "urgent"}],
     ),
+    "managedBy hands Jobs to Kueue: it needs queueName": (
+        [MINIMAL | {"queueName": "team", "managedBy": "kueue.x-k8s.io/multikueue"}],
+        [MINIMAL | {"managedBy": "kueue.x-k8s.io/multikueue"}],
+    ),
+    "managedBy goes with one node: the Service by which several find each other stays in this cluster": (
+        [MINIMAL | {"queueName": "team", "managedBy": "kueue.x-k8s.io/multikueue", "nodes": 1}],
+        [MINIMAL | {"queueName": "team", "managedBy": "kueue.x-k8s.io/multikueue", "nodes": 2}],
+    ),
 }
 NAMED = "with several nodes the name must begin with a letter: it is that of a Service too"
 
@@ -517,6 +525,7 @@ HOW: dict[str, Any] = {
     "imagePullSecrets": [{"name": "pull"}],
     "queueName": "team",
     "workloadPriorityClassName": "urgent",
+    "managedBy": "kueue.x-k8s.io/multikueue",
     "suspend": True,
     "backoffLimit": 0,
     "activeDeadlineSeconds": 3600,
@@ -530,7 +539,7 @@ HOW: dict[str, Any] = {
 async def test_how_and_where_it_runs_may_change(api: Api) -> None:
     assert set(HOW) == set(PLATFORM)
     for name, value in HOW.items():
-        queued = {"queueName": "team"} if name == "workloadPriorityClassName" else {}
+        queued = {"queueName": "team"} if name in ("workloadPriorityClassName", "managedBy") else {}
         assert await _try_patch(api, "full", {"spec": {name: value, **queued}}) == "", name
 
 

@@ -1,0 +1,40 @@
+"""``teacher result``: what one teacher of a planned run has published, for whoever did not see its process end."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from engine.artifacts import read_result
+from engine.cli import options
+from engine.cli.outcome_file import OutcomeFile, failures_in
+from engine.config import from_yaml
+from engine.errors import StorageError
+from engine.gain import check_gain
+from engine.outcome import Outcome, TeacherOutcome, write_outcome
+from engine.plan import TrainingRun
+from engine.results import TeacherResult
+from engine.spec import TeacherName
+from engine.storage.bounded import MANIFEST_BYTES, read_bounded
+
+
+def result(
+    config: Annotated[str, typer.Option("--config", help="teacher_config.yaml of a planned run.")],
+    teacher: Annotated[TeacherName, typer.Option("--teacher", help="Which teacher.")],
+    endpoint_url: options.Endpoint = None,
+    outcome: OutcomeFile = None,
+) -> None:
+    """Read what a teacher of a planned run has published, with the outcome that its training left. Needs no torch."""
+    results: list[TeacherResult] = []
+    with failures_in(outcome, results):
+        settings = from_yaml(read_bounded(options.storage(endpoint_url), config, limit=MANIFEST_BYTES), where=config)
+        layout = TrainingRun(teacher, settings).layout
+        found = read_result(layout, teacher, options.storage_of(settings))
+        if found is None:
+            raise StorageError(f"{teacher} has published nothing in {layout.root}: see the log of its training")
+        results.append(found)
+        check_gain(results, settings.training.on_no_gain)
+    if outcome is not None:
+        write_outcome(outcome, Outcome(trained=TeacherOutcome.of(found)))
+    typer.echo(layout.root)
