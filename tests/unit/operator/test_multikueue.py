@@ -20,7 +20,7 @@ def dispatched(**changes: Any) -> World:
     """A trainer that has been admitted to another cluster."""
     world = World(**{"teachers": [MASKS], "queueName": "team-a", "managedBy": MULTIKUEUE, **changes})
     world.inspected()
-    assert world.job(MASKS)["spec"]["managedBy"] == MULTIKUEUE
+    assert world.job(world.teachers[0])["spec"]["managedBy"] == MULTIKUEUE
     world.kueue(admit=True)
     world.look()
     return world
