@@ -79,6 +79,7 @@ FULL: Mapping[str, Any] = {
     "imagePullSecrets": [{"name": "registry"}],
     "queueName": "team-a",
     "workloadPriorityClassName": "urgent",
+    "managedBy": "kueue.x-k8s.io/multikueue",
     "suspend": False,
     "backoffLimit": 5,
     "activeDeadlineSeconds": 86_400,
