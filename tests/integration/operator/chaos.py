@@ -20,6 +20,9 @@ INSPECT = "inspect"
 SECONDS = 2.0
 """Longest life of a pod, and longest wait for a node."""
 
+USER_SECONDS = 900.0
+"""Longest wait of a user for a state: an operator that is killed all the time, on a busy machine, takes long."""
+
 AWAY = (RefusedError, OSError, aiohttp.ClientError)
 """What a request comes to while the API server is away."""
 
@@ -116,9 +119,9 @@ class Chaos:
             how = self.random.choice(["Background", "Foreground"])
             await self._insist(lambda: self.world.delete("teacherfinetunes", run, propagationPolicy=how))
         elif script.suspended:
-            await self._insist(lambda: self.world.reaches(run, "Training", seconds=300))
+            await self._insist(lambda: self.world.reaches(run, "Training", seconds=USER_SECONDS))
             await self._insist(lambda: self.world.edit(run, suspend=True))
-            await self._insist(lambda: self.world.reaches(run, "Suspended", seconds=300))
+            await self._insist(lambda: self.world.reaches(run, "Suspended", seconds=USER_SECONDS))
             await self._insist(lambda: self.world.edit(run, suspend=False))
 
     async def _insist(self, ask: Callable[[], Awaitable[object]]) -> None:
@@ -161,7 +164,10 @@ class Chaos:
         await asyncio.sleep(self.random.uniform(0, SECONDS))
         await self._insist(lambda: self.world.runs(pod))
         waits_for_user = script.suspended and part != INSPECT and not self._attempts[run, part]
-        await asyncio.sleep(60 if waits_for_user else self.random.uniform(0, SECONDS))
+        if waits_for_user:  # until its run is suspended, however long the operator takes to see it train
+            while uid not in self._stopping:
+                await asyncio.sleep(0.2)
+        await asyncio.sleep(self.random.uniform(0, SECONDS))
         if uid in self._stopping:
             self._attempts[run, part] += 1
             return

@@ -1,19 +1,24 @@
 """Stands in for the Job controller and the garbage collector, over objects in memory.
 
 What is here of them is what the operator rests on: suspend, podFailurePolicy, backoffLimit, podReplacementPolicy
-Failed, indexed completions, pods that end before their Job goes, children that go with their owner.
+Failed, activeDeadlineSeconds, indexed completions, pods that end before their Job goes or ends, children that go with
+their owner.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import kmock
 from memory_api import Body, Objects, Place, copied, now
 
 Verdict = Literal["succeeded", "failed", "ignored", "fatal"]
+End = tuple[str, str, str]
+"""Type, reason and message of a Job's last condition."""
+
 JOB_NAME, INDEX = "batch.kubernetes.io/job-name", "batch.kubernetes.io/job-completion-index"
 
 
@@ -110,7 +115,7 @@ class JobController:
         counts = Counter(verdicts.values())
         live = [pod for pod in pods if pod["metadata"]["uid"] not in verdicts]
         wanted = spec.get("completions", 1)
-        ended = _ended(spec, counts, wanted)
+        ended = _decided(job) or _ended(spec, counts, wanted) or self._overdue(place, job)
         if ended or spec.get("suspend"):
             for pod in live:
                 if not ended:  # of what the Job controller takes away by itself, it counts no failure
@@ -133,9 +138,22 @@ class JobController:
             conditions.append(_condition("Suspended", "JobSuspended", "Job suspended", job))
         else:
             status["startTime"] = job["status"].get("startTime") or now()
-        if ended:
-            conditions.append(_condition(*ended, job))
+        if ended:  # first said, and true once no pod is left
+            target = "FailureTarget" if ended[0] == "Failed" else "SuccessCriteriaMet"
+            left = any(_place(pod) in self.objects.bodies for pod in live)
+            conditions = [one for one in conditions if one["type"] != target]
+            conditions += [_condition(kind, *ended[1:], job) for kind in ([target] if left else [target, ended[0]])]
         self.objects.write(place, {**job, "status": status | {"conditions": conditions}}, status=True)
+
+    def _overdue(self, place: Place, job: Body) -> End | None:
+        seconds, began = job["spec"].get("activeDeadlineSeconds"), job["status"].get("startTime")
+        if not seconds or not began or job["spec"].get("suspend"):
+            return None
+        left = (datetime.fromisoformat(began) - datetime.now(UTC)).total_seconds() + seconds
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, self._sync, place)
+            return None
+        return "Failed", "DeadlineExceeded", "Job was active longer than specified deadline"
 
     def _complain(self, job: Body, message: str) -> None:
         name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
@@ -177,7 +195,15 @@ class JobController:
         self.objects.write(_place(made), {**made, "status": {"phase": "Pending"}}, status=True)
 
 
-def _ended(spec: Body, counts: Counter[Verdict], wanted: int) -> tuple[str, str, str] | None:
+def _decided(job: Body) -> End | None:
+    for target, kind in (("FailureTarget", "Failed"), ("SuccessCriteriaMet", "Complete")):
+        for one in job["status"].get("conditions", ()):
+            if one["type"] == target:
+                return kind, one["reason"], one["message"]
+    return None
+
+
+def _ended(spec: Body, counts: Counter[Verdict], wanted: int) -> End | None:
     if counts["fatal"]:
         return "Failed", "PodFailurePolicy", "a container failed with an exit code that matches a FailJob rule"
     if counts["failed"] > spec.get("backoffLimit", 6):
@@ -199,10 +225,17 @@ def _verdict(pod: Body, rules: list[Body]) -> Verdict:
     disrupted = {one["type"] for one in status.get("conditions", ()) if one["status"] == "True"}
     for rule in rules:
         exits = rule.get("onExitCodes")
-        hit = exits and codes.get(exits["containerName"]) in exits["values"]
+        hit = exits and _matches(exits, codes)
         if hit or any(one["type"] in disrupted for one in rule.get("onPodConditions", ())):
             return "fatal" if rule["action"] == "FailJob" else "ignored"
     return "ignored" if "deletionTimestamp" in pod["metadata"] and not _over(pod) else "failed"
+
+
+def _matches(exits: Body, codes: dict[str, int | None]) -> bool:
+    """Containers that ended well match nothing; without a name, any container may match."""
+    names = [exits["containerName"]] if "containerName" in exits else list(codes)
+    failed = [code for name in names if (code := codes.get(name))]
+    return any((code in exits["values"]) == (exits["operator"] == "In") for code in failed)
 
 
 def _condition(kind: str, reason: str, message: str, job: Body) -> Body:

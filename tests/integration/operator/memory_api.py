@@ -21,6 +21,7 @@ import attrs
 import jsonschema
 import kmock
 import yaml
+from structural_schema import admitted
 
 Body = dict[str, Any]
 Place = tuple[str, str, str]
@@ -218,6 +219,8 @@ class Objects:
         metadata = {**body["metadata"], "resourceVersion": str(self.version + 1)}
         body = {**body, "metadata": metadata}
         place = (plural, metadata["namespace"], metadata["name"])
+        if plural == RUNS and keep:
+            body = admitted(SCHEMA, body)
         if keep:
             for guard in self.guards:
                 guard(plural, body, self.bodies.get(place))

@@ -457,9 +457,7 @@ async def test_a_trainer_that_never_starts_is_given_up(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_a_trainer_that_takes_too_long_is_stopped(world: World, tier: str) -> None:
-    if tier == "memory":
-        pytest.skip("the deadline of a Job is kept by the real Job controller alone")
+async def test_a_trainer_that_takes_too_long_is_stopped(world: World) -> None:
     run = "endless"
     await world.create(run, activeDeadlineSeconds=60)
     await world.inspects(run)
