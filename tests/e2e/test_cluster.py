@@ -1,4 +1,4 @@
-"""The whole product on a cluster: install it, fine-tune for boxes, masks and both, and see two failures told."""
+"""The whole product on a cluster: install it, fine-tune for boxes, masks and both; policies and failures."""
 
 from __future__ import annotations
 
@@ -24,6 +24,25 @@ VALUES: dict[str, Any] = {
     "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
     "progressSeconds": 3,
 }
+COST_CENTER = """\
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: cost-center}
+spec:
+  matchConstraints:
+    resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods]}]
+  validations:
+    - expression: has(object.metadata.labels) && 'cost-center' in object.metadata.labels
+      message: every pod needs the label cost-center
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: cost-center}
+spec:
+  policyName: cost-center
+  validationActions: [Deny]
+  matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: vision}}}
+"""
 RUNS = {"boxes": "parts-boxes", "masks": "parts-masks", "both": "parts"}
 
 
@@ -129,8 +148,57 @@ def test_the_same_request_again_costs_no_gpu(walk: Walk, cluster: Cluster) -> No
     assert jobs == ["job.batch/parts-boxes-inspect"]
 
 
+def test_tainted_nodes_and_a_policy_on_labels(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
+    walk.say(
+        "## On a shared cluster\n\nEvery node is tainted, and a policy refuses pods without a `cost-center`. The "
+        "labels of `spec.pod` go to every pod of the run; `spec.tolerations` serve its inspection too."
+    )
+    folder = ROOT / "out" / "e2e"
+    (folder / "cost-center.yaml").write_text(COST_CENTER)
+    walk.run("kubectl apply -f out/e2e/cost-center.yaml")
+    walk.run("kubectl taint nodes --all nvidia.com/gpu=present:NoSchedule")
+    try:
+        pods = f"kubectl -n {TEAM} run probe --image=none --dry-run=server"
+        cluster.refuses(pods, "cost-center", seconds=60)
+        toleration = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+        text = manifest(
+            "boxes",
+            s3_from_pods,
+            metadata={"name": "shared"},
+            tolerations=[toleration],
+            pod={"labels": {"cost-center": "vision-7"}},
+            training={"seed": 9},
+        )
+        (folder / "shared.json").write_text(text)
+        walk.run(f"kubectl -n {TEAM} apply -f out/e2e/shared.json")
+        walk.run(f"kubectl -n {TEAM} wait tft/shared --for=condition=Reconciling=False --timeout=15m")
+        assert cluster.condition("shared")["status"] == "True"
+        walk.run(f"kubectl -n {TEAM} get pods -l finetune.dev/run=shared -L cost-center")
+        labels = f"kubectl -n {TEAM} get pods -l finetune.dev/run=shared,cost-center=vision-7 -o name"
+        assert len(walk.run(labels, quiet=True).split()) == 2
+    finally:
+        walk.run("kubectl taint nodes --all nvidia.com/gpu-", quiet=True)
+        walk.run("kubectl delete -f out/e2e/cost-center.yaml", quiet=True)
+
+
+def test_wrong_data_says_so_before_a_gpu_is_asked_for(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
+    walk.say("## When something fails\n\nAn annotation file that does not exist:")
+    dataset = {"annotations": "s3://demo/typo/annotations.json", "images": "s3://demo/parts-boxes/images/"}
+    text = manifest("boxes", s3_from_pods, metadata={"name": "typo"}, dataset=dataset)
+    (ROOT / "out" / "e2e" / "typo.json").write_text(text)
+    walk.run(f"kubectl -n {TEAM} apply -f out/e2e/typo.json")
+    condition = cluster.until("typo", lambda c: c["status"] == "False", seconds=240)
+    assert "typo/annotations.json" in condition["message"]
+    walk.run(f"kubectl -n {TEAM} get tft typo -o wide")
+    code = "'custom-columns=NAME:.metadata.name,EXIT CODE:.status.containerStatuses[0].state.terminated.exitCode'"
+    codes = walk.run(f"kubectl -n {TEAM} get pods -l finetune.dev/run=typo -o {code}").split()
+    assert 40 <= int(codes[-1]) <= 48
+    jobs = walk.run(f"kubectl -n {TEAM} get jobs -l finetune.dev/run=typo -o name", quiet=True).split()
+    assert jobs == ["job.batch/typo-inspect"]
+
+
 def test_a_run_that_is_killed_for_memory_says_so(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
-    walk.say("## When something fails\n\nA trainer with too little memory:")
+    walk.say("A trainer with too little memory:")
     resources = {"requests": {"memory": "64Mi"}, "limits": {"memory": "160Mi"}}
     text = manifest(
         "boxes", s3_from_pods, metadata={"name": "hungry"}, resources=resources, backoffLimit=0, training={"seed": 7}

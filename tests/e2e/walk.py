@@ -78,3 +78,10 @@ class Cluster:
                 )
                 raise AssertionError(f"{name} does not get there: {condition}\n{describe}")
             time.sleep(2)
+
+    def refuses(self, command: str, saying: str, *, seconds: float) -> None:
+        """Wait until a command is refused with some words: a policy takes a moment to be in force."""
+        deadline = time.monotonic() + seconds
+        while saying not in (said := self.walk.run(f"{command} 2>&1", quiet=True, check=False)):
+            assert time.monotonic() < deadline, said
+            time.sleep(1)

@@ -66,20 +66,6 @@ def merged(old: Any, patch: Any) -> Any:
     return new
 
 
-def defaulted(schema: Mapping[str, Any], value: Any) -> Any:
-    """A value with the defaults of a structural schema, as the API server reads objects."""
-    if isinstance(value, Mapping):
-        properties = schema.get("properties", {})
-        absent = {name: part["default"] for name, part in properties.items() if "default" in part and name not in value}
-        return {
-            name: defaulted(properties.get(name) or schema.get("additionalProperties") or {}, inner)
-            for name, inner in {**value, **absent}.items()
-        }
-    if isinstance(value, list):
-        return [defaulted(schema.get("items", {}), inner) for inner in value]
-    return value
-
-
 def refusal(status: int, reason: str, message: str) -> kmock.KubernetesError:
     return kmock.KubernetesError(status=status, reason=reason, message=message)
 
@@ -133,7 +119,7 @@ class Objects:
             body["status"] = {}
         if plural == RUNS:  # what is created has no status of its own, whatever was sent
             del body["status"]
-            body = defaulted(SCHEMA, body)
+            body = admitted(SCHEMA, body)
         return self._commit("ADDED", plural, body | {"metadata": metadata})
 
     def write(self, place: Place, new: Body, *, status: bool = False) -> Body:
@@ -150,7 +136,7 @@ class Objects:
             if place[0] in WITH_STATUS:
                 new["status"] = old.get("status") or {}
         if place[0] == RUNS:
-            new = defaulted(SCHEMA, new)
+            new = admitted(SCHEMA, new)
         metadata = {**new["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
         if place[0] in WITH_GENERATION:
             metadata["generation"] = old["metadata"]["generation"] + (new["spec"] != old["spec"])
@@ -219,8 +205,6 @@ class Objects:
         metadata = {**body["metadata"], "resourceVersion": str(self.version + 1)}
         body = {**body, "metadata": metadata}
         place = (plural, metadata["namespace"], metadata["name"])
-        if plural == RUNS and keep:
-            body = admitted(SCHEMA, body)
         if keep:
             for guard in self.guards:
                 guard(plural, body, self.bodies.get(place))
