@@ -227,7 +227,12 @@ class TeacherFineTuneStatus(StatusModel):
     """What the operator has seen and done."""
 
     observed_generation: int = Field(default=0, ge=0, description="Generation of the object that was looked at.")
-    conditions: list[Condition] = Field(default=[], max_length=16, description="What is true of the object.")
+    conditions: list[Condition] = Field(
+        default=[],
+        max_length=16,
+        description="What is true of the object. The first four are always DatasetInspected, Reconciling, Stalled and "
+        "Succeeded, in this order.",
+    )
     summary: SummaryStatus = Field(default=SummaryStatus(), description="What the columns of `kubectl get` show.")
     run_id: Text = Field(default="", description="Digest of the configuration: the same request is the same run.")
     uri: Annotated[str, StringConstraints(max_length=2048)] = Field(

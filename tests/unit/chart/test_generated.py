@@ -129,7 +129,7 @@ def test_the_overlay_changes_images_where_the_operator_reads_them_too() -> None:
 
 def test_kustomizations_list_what_is_there() -> None:
     found = [*(ROOT / "config").rglob("kustomization.yaml"), *(ROOT / "examples").rglob("kustomization.yaml")]
-    assert len(found) == 5
+    assert len(found) == 9
     for file in found:
         kustomization = yaml.safe_load(file.read_text())
         listed = [*kustomization["resources"], *(patch["path"] for patch in kustomization.get("patches", ()))]
@@ -140,7 +140,7 @@ def test_kustomizations_list_what_is_there() -> None:
 def test_the_gitops_examples_name_what_is_there() -> None:
     applications = [
         objects_of((ROOT / "examples" / "gitops" / "argocd" / name).read_text())[0]
-        for name in ("operator.yaml", "runs.yaml")
+        for name in ("operator.yaml", "runs.yaml", "stages.yaml")
     ]
     for application in applications:
         assert (ROOT / application["spec"]["source"]["path"]).is_dir()
