@@ -1,4 +1,4 @@
-"""How long a Job may wait, and how long it may run. Pure."""
+"""Limits of a Job: the time in which it waits, and the time in which it runs. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def waited_too_long(
     Args:
         spec: Of the object.
         stand: Where the Job stands.
-        todo: What is to be done.
+        todo: Collects actions.
         attempts_ended: When earlier pods of the Job ended, in seconds since the epoch.
         now: Seconds since the epoch.
     """

@@ -1,4 +1,4 @@
-"""The inspection of a run's data: what its Job is to be, and what came of it. Pure."""
+"""The inspection of a run's data: its Job, and what came of it. Pure."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def inspect(
         view: The Job, if it exists.
         settings: Of the operator.
         refused: Children that the API server has refused, by name.
-        todo: What is to be done is noted here.
+        todo: Collects actions.
         now: Seconds since the epoch.
     """
     name = body["metadata"]["name"]
@@ -154,7 +154,7 @@ def _planned(
 
 
 def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: float) -> Summary | FailureStatus:
-    """Where a Job stands that has not ended: to be made anew or changed, running, or waiting."""
+    """Return the state of a Job that has not ended: replaced, changed, running or waiting."""
     ended_at = due(view)
     if ended_at is not None and now < ended_at:
         todo.again(ended_at)
@@ -162,7 +162,7 @@ def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: fl
     forced = [pod for pod in view.pods if deleted_by_force(pod, now=now)]
     if forced:
         todo.delete.append(view.name)
-        return _active(f"pod {forced[-1]['metadata']['name']} was deleted by force: inspection is begun anew")
+        return _active(f"pod {forced[-1]['metadata']['name']} was deleted by force: inspection starts again")
     telling = telling_pod(view.pods)
     if telling is not None and ends_run(telling):
         todo.patch += render.last_try(view.job)
@@ -170,7 +170,7 @@ def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: fl
     annotations = view.job["metadata"].get("annotations") or {}
     if annotations.get(PLATFORM_HASH) != render.platform_hash(spec, StageName.INSPECTION):
         todo.delete.append(view.name)
-        return _active("settings have changed: inspection is begun anew")
+        return _active("settings have changed: inspection starts again")
     patch = render.inspection_patch(view.job, suspend=spec.suspend)
     if patch is not None:
         todo.patch.append((view.name, patch))

@@ -260,7 +260,7 @@ def _improved(teachers: Sequence[TeacherStatus]) -> tuple[ConditionStatus, str, 
 
 
 def _responding(teachers: Sequence[TeacherStatus], before: Condition | None) -> tuple[ConditionStatus, str, str] | None:
-    """Whether all trainers are heard from; None before there was a time when one was not."""
+    """Return the condition Responding: all trainers are heard from. None before the first silence."""
     silent = [(teacher, teacher.unresponsive) for teacher in teachers if teacher.unresponsive is not None]
     if silent:
         words = (f"{teacher.name}: {found.message}" for teacher, found in silent)

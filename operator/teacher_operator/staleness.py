@@ -24,7 +24,7 @@ TIMES, STEPS = 3, 10
 """Nor is one that says nothing for less than this many of its longest gaps, or of its steps."""
 
 AGES, AGE_SECONDS = 20, 60
-"""The time left is written anew after this share of it has gone by without news, or after so long."""
+"""Without news, the time left is written again after this share of it, and after so many seconds at least."""
 
 
 def unresponsive(
@@ -35,7 +35,7 @@ def unresponsive(
     Args:
         progress: How far it is, from the last line that was read.
         view: Its Job.
-        todo: When to look again is noted here.
+        todo: Collects when to look again.
         running: All of its pods run.
         now: Seconds since the epoch.
     """

@@ -246,7 +246,7 @@ def _unfinished(
     forced = [pod for pod in view.pods if deleted_by_force(pod, now=now)]
     if forced:
         todo.delete.append(view.name)
-        said = f"pod {forced[-1]['metadata']['name']} was deleted by force: its Job is made anew, and resumes"
+        said = f"pod {forced[-1]['metadata']['name']} was deleted by force: its Job is replaced, and the run resumes"
         return _state(teacher, "Suspended" if spec.suspend else "Pending", said)
     telling = telling_pod(view.pods)
     if telling is not None and ends_run(telling):
