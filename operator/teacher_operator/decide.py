@@ -98,11 +98,11 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
             return _decision(body, status, Summary.stuck(unfit.reason, unfit.message), todo, now=now)
         todo.delete += [view.name for view in observed.jobs if view.unfinished]
         return _failed(body, status, _unfit(error), todo, now=now)
-    refused = policy.refusal(spec, settings)
-    if refused is not None:  # what runs goes on
-        return _decision(body, status, Summary.stuck(refused.reason, refused.message), todo, now=now)
+    denied = policy.refusal(spec, settings)  # no new Job is made; existing ones continue
     announced = bool(status.run_id and status.config_uri and status.dataset and status.teachers)
     if not announced:
+        if denied is not None and observed.inspect is None:
+            return _decision(body, status, Summary.stuck(denied.reason, denied.message), todo, now=now)
         status, unfinished = inspect(
             body, spec, status, observed.inspect, settings, refused=observed.refused, todo=todo, now=now
         )
@@ -120,7 +120,7 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
             settings,
             teacher,
             observed.trainers.get(teacher.name),
-            refused=observed.refused.get(trainer_job(body["metadata"]["name"], teacher.name)),
+            refused=denied or observed.refused.get(trainer_job(body["metadata"]["name"], teacher.name)),
             waits_for=waits_for(teacher.name, [*teachers, *status.teachers[len(teachers) :]]),
             orphans=observed.orphans,
             announced=announced,
@@ -132,7 +132,10 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
     status = status.model_copy(
         update={"teachers": teachers, "gpu_seconds": sum(teacher.gpu_seconds for teacher in teachers)}
     )
-    return _decision(body, status, _of_teachers(teachers, observed.refused), todo, now=now)
+    summary = _of_teachers(teachers, observed.refused)
+    if denied is not None and summary.reason == "Pending":
+        summary = Summary.stuck(denied.reason, summary.message)
+    return _decision(body, status, summary, todo, now=now)
 
 
 def _has_ended(body: Body) -> bool:

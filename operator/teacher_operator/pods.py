@@ -23,6 +23,8 @@ DISK, MODELS, AUTHORITIES = "/scratch", "/models", "/etc/teacher-ca"
 BUNDLE = "ca.crt"
 SHARED_MEMORY = "2Gi"
 
+TRAINING = (StageName.GROUNDING_DINO, StageName.SAM)
+
 RESTRICTED_CONTAINER = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -33,7 +35,7 @@ RESTRICTED_CONTAINER = {
 def pod_template(
     spec: TeacherFineTuneSpec,
     settings: Settings,
-    stage: StageName,
+    own: PodSettings,
     *,
     labels: Mapping[str, str],
     container: Mapping[str, Any],
@@ -45,13 +47,12 @@ def pod_template(
     Args:
         spec: What the user asks for.
         settings: What the installation says.
-        stage: Whose pods they are.
+        own: Settings of the stage, as :func:`teacher_operator.stages.stage_settings` returns them.
         labels: Of the pod.
         container: Name, image, command and resources.
         config_map: A ConfigMap and where it is mounted.
         trainer_job: Name of the Job whose pods train; None for those that need no GPU.
     """
-    own = stage_settings(spec, stage, settings)
     disks = _disks(spec, settings, trainer_job)
     volumes, mounts = [volume for volume, _ in disks], [mount for _, mount in disks]
     volumes += _listed(own.volumes)
@@ -82,9 +83,8 @@ def pod_template(
     security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     if trainer_job is not None and (spec.scratch.claim_name or spec.model_cache):
         security["fsGroup"] = USER  # a claim's disk belongs to root; an emptyDir is open to all
-    if (
-        any(wanted.values()) or own.volumes
-    ):  # a claim may hold a million files: their group is changed once, not at every start
+    if any(wanted.values()) or _claims_to_write(own):
+        # a claim may hold a million files: their group is changed once, not at every start
         security |= {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -99,7 +99,7 @@ def pod_template(
         pod["serviceAccountName"] = spec.service_account_name
     if spec.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
-    pod |= _placement(spec, settings, stage, own, labels)
+    pod |= _placement(spec, settings, own, labels, inspects=trainer_job is None)
     if trainer_job is not None and spec.nodes > 1:
         pod["subdomain"] = trainer_job
     metadata: dict[str, Any] = {"labels": {**(own.labels or {}), **labels}}
@@ -164,6 +164,12 @@ def _environment(
     return [{"name": name} | entry for name, entry in entries.items()]
 
 
+def _claims_to_write(own: PodSettings) -> bool:
+    """A volume of the user's is a claim, whose disk commonly belongs to root."""
+    claims = (volume.persistent_volume_claim for volume in own.volumes or ())
+    return any(claim is not None and not claim.read_only for claim in claims)
+
+
 def _authorities(spec: TeacherFineTuneSpec, settings: Settings) -> tuple[str, str] | None:
     """ConfigMap, and its key, with the certificates that a pod trusts: the object's, else the installation's."""
     if spec.storage.ca_bundle_config_map_ref is not None:
@@ -196,7 +202,7 @@ def _disks(
 
 
 def _placement(
-    spec: TeacherFineTuneSpec, settings: Settings, stage: StageName, own: PodSettings, labels: Mapping[str, str]
+    spec: TeacherFineTuneSpec, settings: Settings, own: PodSettings, labels: Mapping[str, str], *, inspects: bool
 ) -> dict[str, Any]:
     """Where the pods of a stage may run.
 
@@ -204,11 +210,14 @@ def _placement(
     has tolerations of its own: it has the nodeSelector of the trainers, and may have no other node.
     """
     tolerations = _listed(own.tolerations)
-    inspects = stage is StageName.INSPECTION
-    gpus = (
-        any(gpus_of(spec, stage_settings(spec, one, settings)) for one in StageName) if inspects else gpus_of(spec, own)
-    )
-    if gpus and not (inspects and stage_spec(spec, stage).tolerations is not None):
+    if inspects:
+        inherited = stage_spec(spec, StageName.INSPECTION).tolerations is None
+        tolerates = inherited and (
+            spec.gpus > 0 or any(gpus_of(spec, stage_settings(spec, one, settings)) for one in TRAINING)
+        )
+    else:
+        tolerates = bool(gpus_of(spec, own))
+    if tolerates:
         tolerations.append({"key": spec.gpu_resource_name, "operator": "Exists"})
     same_job = {"labelSelector": {"matchLabels": dict(labels)}}
     placement: dict[str, Any] = {

@@ -26,7 +26,7 @@ from teacher_operator.names import (
     trainer_job,
 )
 from teacher_operator.observe import DISRUPTED
-from teacher_operator.pod_settings import ResourcesSpec, StageName
+from teacher_operator.pod_settings import PodSettings, ResourcesSpec, StageName
 from teacher_operator.pods import DISK, pod_template
 from teacher_operator.settings import Settings
 from teacher_operator.stages import gpus_of, stage_settings, stage_spec
@@ -82,10 +82,11 @@ def inspection(body: Body, spec: TeacherFineTuneSpec, settings: Settings) -> Man
     """The Job that inspects the data and plans the run: CPU only, in the operator's image, as the user."""
     name = body["metadata"]["name"]
     given = stage_spec(spec, StageName.INSPECTION).resources
+    own = stage_settings(spec, StageName.INSPECTION, settings)
     template = pod_template(
         spec,
         settings,
-        StageName.INSPECTION,
+        own,
         labels=labels(name, INSPECT),
         container={
             "name": INSPECT,
@@ -98,7 +99,9 @@ def inspection(body: Body, spec: TeacherFineTuneSpec, settings: Settings) -> Man
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _job_metadata(body, inspect_job(name), INSPECT, spec, settings, StageName.INSPECTION),
+        "metadata": _job_metadata(
+            _metadata(body, inspect_job(name), INSPECT), own, platform_hash(spec, StageName.INSPECTION)
+        ),
         "spec": {
             "backoffLimit": INSPECT_RETRIES,
             "suspend": spec.suspend,
@@ -121,21 +124,21 @@ def training(
     """The GPU Job of one teacher; ``seconds_left``: of its deadline, after earlier Jobs."""
     name = body["metadata"]["name"]
     job, stage = trainer_job(name, teacher), StageName(teacher.value)
-    gpus = gpus_of(spec, stage_settings(spec, stage, settings))
+    own = stage_settings(spec, stage, settings)
     template = pod_template(
         spec,
         settings,
-        stage,
+        own,
         labels=labels(name, TRAINER, teacher),
         container={
             "name": TRAINER,
             "image": settings.trainer_image,
-            "command": _trainer_command(spec, job, teacher, config_uri, gpus=gpus),
+            "command": _trainer_command(spec, job, teacher, config_uri, gpus=gpus_of(spec, own)),
             "resources": _trainer_resources(spec, settings, stage),
         },
         trainer_job=job,
     )
-    metadata = _job_metadata(body, job, TRAINER, spec, settings, stage, teacher)
+    metadata = _job_metadata(_metadata(body, job, TRAINER, teacher), own, platform_hash(spec, stage))
     if spec.queue_name:
         metadata["labels"][KUEUE_QUEUE] = spec.queue_name
     if spec.workload_priority_class_name:
@@ -305,20 +308,12 @@ def _metadata(body: Body, name: str, component: str, teacher: TeacherName | None
     }
 
 
-def _job_metadata(
-    body: Body,
-    name: str,
-    component: str,
-    spec: TeacherFineTuneSpec,
-    settings: Settings,
-    stage: StageName,
-    teacher: TeacherName | None = None,
-) -> Manifest:
-    """Of a Job: policies that want a label look for it there too."""
-    own, metadata = stage_settings(spec, stage, settings), _metadata(body, name, component, teacher)
-    metadata["labels"] = {**(own.labels or {}), **metadata["labels"]}
-    metadata["annotations"] = {**(own.annotations or {}), PLATFORM_HASH: platform_hash(spec, stage)}
-    return metadata
+def _job_metadata(metadata: Manifest, own: PodSettings, digest: str) -> Manifest:
+    """Of a Job, with the labels and annotations of its pods: policies that require a label inspect it too."""
+    return metadata | {
+        "labels": {**(own.labels or {}), **metadata["labels"]},
+        "annotations": {**(own.annotations or {}), PLATFORM_HASH: digest},
+    }
 
 
 def _dumped(resources: ResourcesSpec) -> Manifest:

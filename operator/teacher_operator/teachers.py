@@ -258,7 +258,8 @@ def _unfinished(
         todo.delete.append(view.name)
         return _state(teacher, "Suspended", _suspended(view.pods, todo, holding=view.holds_pods, now=now))
     annotations = view.job["metadata"].get("annotations") or {}
-    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec, StageName(teacher.name.value)) and refused is None:
+    changed = annotations.get(PLATFORM_HASH) != render.platform_hash(spec, StageName(teacher.name.value))
+    if changed and refused is None:
         todo.replace.append(anew())
         return _state(teacher, "Pending", "its settings have changed: it stops at a checkpoint and goes on as they say")
     pause = gang.paused_until(view)
@@ -287,7 +288,7 @@ def _unfinished(
     todo.look_at(stand.look)
     if stand.again is not None:
         todo.again(stand.again)
-    if refused is not None:
+    if changed and refused is not None:
         said = f"its new settings are refused, and it goes on with the old ones: {refused.message}"
         stand = replace(stand, message="; ".join(part for part in (said, stand.message) if part))
     return _standing(spec, settings, teacher, view, stand, todo, now=now)

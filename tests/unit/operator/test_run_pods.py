@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
-from tft_objects import FULL, GPU, MASKS, NOW, SETTINGS, body_of, job_of, pod_of, view_of
+from tft_objects import FULL, GPU, MASKS, MINIMAL, NOW, SETTINGS, body_of, info_of, job_of, pod_of, view_of
+from tft_schema import spec_errors
 
 from engine.spec import TeacherName
 from teacher_operator import render
 from teacher_operator.api import parse_spec
 from teacher_operator.attempts import attempted
-from teacher_operator.decide import Observed, decide
+from teacher_operator.dataset_report import dataset_status
+from teacher_operator.decide import Decision, Observed, decide
 from teacher_operator.names import KUEUE_QUEUE, PLATFORM_HASH, RUN
 from teacher_operator.pod_settings import PodSettings, StageName
 from teacher_operator.policy import refusal
@@ -103,7 +108,9 @@ def test_volumes_of_all_are_joined_by_name() -> None:
         (volume,) = (one for one in made[stage]["volumes"] if one["name"] == "ca")
         assert set(volume) == {"name", kind}
         assert {"name": "ca", "mountPath": "/ca"} in made[stage]["containers"][0]["volumeMounts"]
-        assert made[stage]["securityContext"]["fsGroup"] > 0, "files of a mode of 0400 are read without being root"
+        assert "fsGroup" not in made[stage]["securityContext"], "OpenShift allows only its own"
+    disk = pods(pod={"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "a"}}]})["Sam"]
+    assert disk["securityContext"]["fsGroup"] > 0, "a claim is written to without being root"
 
 
 def test_variables_of_the_object_come_last_and_may_refer_to_the_others() -> None:
@@ -317,16 +324,58 @@ def test_contradictions_of_several_parts_are_named(spec: dict[str, Any], words: 
     assert words in said(**spec)
 
 
-def test_a_refused_object_waits_and_what_runs_goes_on() -> None:
-    settings = SETTINGS.model_copy(update={"allowed": Allowed(images=())})
-    body = body_of(pod={"image": "r.io/other:1"})
-    running = view_of(pod_of(phase="Running", started=NOW), job=job_of())
-    decision = decide(body, Observed(trainers={MASKS: running}), settings, now=NOW)
-    conditions = {one.type: one for one in decision.status.conditions}
-    assert conditions["Succeeded"].status == "Unknown"
-    assert conditions["Stalled"].reason == "NotAllowed"
+CLOSED = SETTINGS.model_copy(update={"allowed": Allowed(images=())})
+OTHER = {"pod": {"image": "r.io/other:1"}}
+
+
+def conditions(decision: Decision) -> dict[str, tuple[str, str]]:
+    return {one.type: (one.reason, one.message) for one in decision.status.conditions}
+
+
+def test_an_object_that_is_not_allowed_waits() -> None:
+    decision = decide(body_of(**OTHER), Observed(), CLOSED, now=NOW)
+    assert conditions(decision)["Stalled"][0] == conditions(decision)["Succeeded"][0] == "NotAllowed"
+    assert decision.todo.empty
+    assert decide(body_of(), Observed(), CLOSED, now=NOW).todo.apply
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_what_runs_goes_on_when_its_settings_are_not_allowed(edited: bool) -> None:
+    """Whether the installation allows less than it did, or the object asks for more."""
+    body = body_of(**OTHER)
+    digest = jobs(**({} if edited else OTHER))["Sam"]["metadata"]["annotations"]
+    job = job_of()
+    job["metadata"]["annotations"] = digest
+    body["status"] = {
+        "runId": "a",
+        "configUri": "s3://a/c.yaml",
+        "dataset": dataset_status(info_of()).model_dump(mode="json", by_alias=True, exclude_none=True),
+        "teachers": [{"name": "Sam", "state": "Training", "job": "forklifts-sam"}],
+    }
+    running = view_of(pod_of(phase="Running", started=NOW), job=job)
+    decision = decide(body, Observed(trainers={MASKS: running}), CLOSED, now=NOW)
+    reason, message = conditions(decision)["Succeeded"]
+    assert reason == "Training"
+    assert ("it goes on with the old ones" in message) == edited
     assert [*decision.todo.apply, *decision.todo.delete, *decision.todo.replace] == []
-    assert decide(body_of(), Observed(), settings, now=NOW).todo.apply
+    gone = decide(body, Observed(), CLOSED, now=NOW)
+    assert conditions(gone)["Stalled"][0] == "NotAllowed"
+    assert gone.todo.empty
+
+
+def test_the_examples_of_the_page_are_taken() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "pods.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    specs = [
+        one["spec"]
+        for block in blocks
+        for one in yaml.safe_load_all(block)
+        if one.get("kind") != "ResourceClaimTemplate"
+    ]
+    assert len(specs) > 5
+    for spec in specs:
+        assert spec_errors({**MINIMAL, **spec}) == []
+        assert said(**spec) == ""
 
 
 @pytest.mark.parametrize(
