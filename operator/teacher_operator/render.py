@@ -176,10 +176,11 @@ def result(
     given = stage_spec(spec, StageName.INSPECTION).resources
     config = config_uri.replace("$", "$$")  # the kubelet expands $(NAME)
     command = ["teacher", "result", "--config", config, "--teacher", teacher.value, "--outcome", OUTCOME]
+    own = stage_settings(spec, StageName.INSPECTION, settings)
     template = pod_template(
         spec,
         settings,
-        StageName.INSPECTION,
+        own,
         labels=labels(name, TRAINER, teacher),
         container={
             "name": TRAINER,
@@ -195,7 +196,7 @@ def result(
         "podFailurePolicy": _failure_policy(TRAINER),
         "template": template,
     }
-    metadata = _job_metadata(body, job, TRAINER, spec, settings, stage, teacher)
+    metadata = _job_metadata(_metadata(body, job, TRAINER, teacher), own, platform_hash(spec, stage))
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
 
 
@@ -309,7 +310,7 @@ def _metadata(body: Body, name: str, component: str, teacher: TeacherName | None
 
 
 def _job_metadata(metadata: Manifest, own: PodSettings, digest: str) -> Manifest:
-    """Of a Job, with the labels and annotations of its pods: policies that require a label inspect it too."""
+    """Return the metadata of a Job with the labels and annotations of its pods, which policies require of it too."""
     return metadata | {
         "labels": {**(own.labels or {}), **metadata["labels"]},
         "annotations": {**(own.annotations or {}), PLATFORM_HASH: digest},
