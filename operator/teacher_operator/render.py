@@ -174,6 +174,7 @@ def result(
     name = body["metadata"]["name"]
     job, stage = trainer_job(name, teacher), StageName(teacher.value)
     given = stage_spec(spec, StageName.INSPECTION).resources
+    own = stage_settings(spec, StageName.INSPECTION, settings)
     config = config_uri.replace("$", "$$")  # the kubelet expands $(NAME)
     command = ["teacher", "result", "--config", config, "--teacher", teacher.value, "--outcome", OUTCOME]
     own = stage_settings(spec, StageName.INSPECTION, settings)
