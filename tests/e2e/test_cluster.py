@@ -43,6 +43,22 @@ spec:
   validationActions: [Deny]
   matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: vision}}}
 """
+PROBE = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "probe"},
+    "spec": {
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [
+            {
+                "name": "probe",
+                "image": "none",
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            }
+        ],
+    },
+}
+"""A pod that the restricted pod security standard admits, without the label."""
 RUNS = {"boxes": "parts-boxes", "masks": "parts-masks", "both": "parts"}
 
 
@@ -158,8 +174,8 @@ def test_tainted_nodes_and_a_policy_on_labels(walk: Walk, cluster: Cluster, s3_f
     walk.run("kubectl apply -f out/e2e/cost-center.yaml")
     walk.run("kubectl taint nodes --all nvidia.com/gpu=present:NoSchedule")
     try:
-        pods = f"kubectl -n {TEAM} run probe --image=none --dry-run=server"
-        cluster.refuses(pods, "cost-center", seconds=60)
+        (folder / "probe.json").write_text(json.dumps(PROBE))
+        cluster.refuses(f"kubectl -n {TEAM} apply --dry-run=server -f out/e2e/probe.json", "cost-center", seconds=60)
         toleration = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
         text = manifest(
             "boxes",
