@@ -458,6 +458,8 @@ async def test_a_pattern_takes_and_refuses(api: Api, path: Path_) -> None:
                     one["resourceClaimName"] = "a"
         if "retention" in path:
             spec["training"]["retention"] = {"annotations": "s3://data/a.json"} | spec["training"]["retention"]
+        if path[-1] == "workloadPriorityClassName":
+            spec["queueName"] = "team"
         return await _try(api, MINIMAL | spec)
 
     good, bad = SAMPLES[PATTERNS[path]]

@@ -100,7 +100,7 @@ async def test_progress_is_told_while_a_teacher_trains(world: World) -> None:
     progress = status["teachers"][0]["progress"]
     assert (progress["step"], progress["steps"], progress["loss"], progress["secondsLeft"]) == (40, 100, "0.25", 60)
     assert status["summary"]["progress"] == "40%"
-    assert status["summary"]["timeLeft"] == "60s"
+    assert 0 < int(status["summary"]["timeLeft"].rstrip("s")) <= 60  # it counts down from the line on
     assert status["summary"]["map"] == "0.25 -> 0.31"
     assert status["summary"]["nodes"] == world.node
     await world.succeeds(pod, outcomes.trained(run, DINO))
