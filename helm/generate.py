@@ -307,6 +307,16 @@ def network_policy() -> str:
     return manifest(what, {"networkPolicy": {"enabled": True}}, only=("NetworkPolicy",))
 
 
+def admission_policy() -> str:
+    """The ValidatingAdmissionPolicy, with lists that allow everything."""
+    what = "what objects may choose, checked by the API server.\n# Edit the first variables; TEACHER_ALLOWED of the "
+    what += (
+        "operator has the same lists.\n# `kubectl apply --server-side -f config/admission-policy/admission-policy.yaml`"
+    )
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    return manifest(what, {"admissionPolicy": {"enabled": True}}, only=kinds)
+
+
 # The page of its rights.
 
 RBAC = """\
@@ -409,6 +419,7 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "config/install-namespaced.yaml": install_namespaced,
     "config/monitoring/monitoring.yaml": monitoring,
     "config/network-policy/network-policy.yaml": network_policy,
+    "config/admission-policy/admission-policy.yaml": admission_policy,
     "docs/rbac.md": rbac_page,
 }
 """What is written, in this order: the later ones are made from the chart that the earlier ones complete."""

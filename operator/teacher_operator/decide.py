@@ -98,13 +98,22 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
             return _decision(body, status, Summary.stuck(unfit.reason, unfit.message), todo, now=now)
         todo.delete += [view.name for view in observed.jobs if view.unfinished]
         return _failed(body, status, _unfit(error), todo, now=now)
-    denied = policy.refusal(spec, settings)  # no new Job is made; existing ones continue
+    # No new Job is made; existing ones continue. A suspended run makes none in any case.
+    denied = None if spec.suspend else policy.refusal(spec, settings, namespace=body["metadata"]["namespace"])
     announced = bool(status.run_id and status.config_uri and status.dataset and status.teachers)
     if not announced:
         if denied is not None and observed.inspect is None:
             return _decision(body, status, Summary.stuck(denied.reason, denied.message), todo, now=now)
         status, unfinished = inspect(
-            body, spec, status, observed.inspect, settings, refused=observed.refused, todo=todo, now=now
+            body,
+            spec,
+            status,
+            observed.inspect,
+            settings,
+            refused=observed.refused,
+            anew=denied is None,
+            todo=todo,
+            now=now,
         )
         if isinstance(unfinished, FailureStatus):
             return _failed(body, status, unfinished, todo, now=now)
@@ -133,7 +142,7 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         update={"teachers": teachers, "gpu_seconds": sum(teacher.gpu_seconds for teacher in teachers)}
     )
     summary = _of_teachers(teachers, observed.refused)
-    if denied is not None and summary.reason == "Pending":
+    if denied is not None and summary.reason == "Pending" and not any(one.unfinished for one in observed.jobs):
         summary = Summary.stuck(denied.reason, summary.message)
     return _decision(body, status, summary, todo, now=now)
 

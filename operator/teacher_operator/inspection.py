@@ -14,7 +14,7 @@ from teacher_operator.dataset_report import dataset_status
 from teacher_operator.deadlines import not_started, waited_too_long
 from teacher_operator.failed_pods import ends_run, telling_pod
 from teacher_operator.lost_jobs import REMADE, after, with_lost
-from teacher_operator.names import INSPECT, PLATFORM_HASH, inspect_job, request_config_map
+from teacher_operator.names import INSPECT, inspect_job, request_config_map
 from teacher_operator.nodes import deleted_by_force, not_ready
 from teacher_operator.observe import (
     JobView,
@@ -52,6 +52,7 @@ def inspect(
     settings: Settings,
     *,
     refused: Mapping[str, FailureStatus],
+    anew: bool = True,
     todo: Todo,
     now: float,
 ) -> Inspected:
@@ -64,6 +65,7 @@ def inspect(
         view: The Job, if it exists.
         settings: Of the operator.
         refused: Children that the API server has refused, by name.
+        anew: A Job may be replaced by one with the settings of now.
         todo: Collects actions.
         now: Seconds since the epoch.
     """
@@ -86,7 +88,7 @@ def inspect(
         return status, _active("; ".join(filter(None, ("an earlier inspection is being removed", stand.message))))
     if view.failed:
         return _failed(status, view, todo)
-    return status, _unfinished(spec, view, todo, now=now)
+    return status, _unfinished(spec, view, todo, anew=anew, now=now)
 
 
 def _complete(
@@ -153,7 +155,9 @@ def _planned(
     )
 
 
-def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: float) -> Summary | FailureStatus:
+def _unfinished(
+    spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, anew: bool, now: float
+) -> Summary | FailureStatus:
     """Return the state of a Job that has not ended: replaced, changed, running or waiting."""
     ended_at = due(view)
     if ended_at is not None and now < ended_at:
@@ -167,8 +171,7 @@ def _unfinished(spec: TeacherFineTuneSpec, view: JobView, todo: Todo, *, now: fl
     if telling is not None and ends_run(telling):
         todo.patch += render.last_try(view.job)
         return _active("inspection has failed for a cause that the next attempt would meet too")
-    annotations = view.job["metadata"].get("annotations") or {}
-    if annotations.get(PLATFORM_HASH) != render.platform_hash(spec, StageName.INSPECTION):
+    if anew and not render.is_made_from(view.job, spec, StageName.INSPECTION):
         todo.delete.append(view.name)
         return _active("settings have changed: inspection starts again")
     patch = render.inspection_patch(view.job, suspend=spec.suspend)

@@ -55,7 +55,7 @@ def pod_template(
     """
     disks = _disks(spec, settings, trainer_job)
     volumes, mounts = [volume for volume, _ in disks], [mount for _, mount in disks]
-    volumes += _listed(own.volumes)
+    volumes += _bounded(_listed(own.volumes), settings.scratch_size)
     mounts += _listed(own.volume_mounts)
     wanted = claims(spec)
     mount_claims(wanted, volumes, mounts)
@@ -109,6 +109,11 @@ def pod_template(
     if annotations:
         metadata["annotations"] = annotations
     return {"metadata": metadata, "spec": pod}
+
+
+def _bounded(volumes: list[dict[str, Any]], size: str) -> list[dict[str, Any]]:
+    """Volumes with a limit for each emptyDir that has none, so that no run fills the disk of a node."""
+    return [one | {"emptyDir": {"sizeLimit": size} | one["emptyDir"]} if "emptyDir" in one else one for one in volumes]
 
 
 def _environment(

@@ -1,31 +1,62 @@
-"""What an installation allows in the objects of its users. Pure."""
+"""What an installation allows in the objects of its users. Pure.
+
+The ValidatingAdmissionPolicy of the chart checks the same lists when an object is written.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
+from typing import Any
 
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.claims import AWS_KEYS, AZURE_KEYS, GOOGLE_KEYS
-from teacher_operator.pod_settings import ENV_MESSAGE, RESERVED_ENV, PodSpec, StageName
-from teacher_operator.settings import Settings
+from teacher_operator.pod_settings import (
+    ENV_MESSAGE,
+    RESERVED_ENV,
+    PodSpec,
+    StageName,
+    StageSpec,
+    Toleration,
+    TolerationOperator,
+)
+from teacher_operator.quantities import parse_quantity
+from teacher_operator.settings import Allowed, Settings
 from teacher_operator.stages import stage_settings
 from teacher_operator.status import FailureStatus, clip
 
 NOT_ALLOWED = "NotAllowed"
 """The installation allows less than the object says: nothing is started until one of them changes."""
 
+DEFAULT_ACCOUNT = "default"
+"""The service account of a pod that names none."""
+
+EVERY = "*"
+"""Stands for every key, value or effect where a toleration or an affinity names none."""
+
 KEYS_IN_SECRET = frozenset({*AWS_KEYS, "AWS_SESSION_TOKEN", *GOOGLE_KEYS, *AZURE_KEYS})
 
 
-def refusal(spec: TeacherFineTuneSpec, settings: Settings) -> FailureStatus | None:
-    """Why nothing is started of a spec that the API server has taken; None if all of it is allowed.
+def refusal(spec: TeacherFineTuneSpec, settings: Settings, *, namespace: str) -> FailureStatus | None:
+    """Why no Job is made of a spec that the API server has taken; None if all of it is allowed.
 
     Both the object and the installation may change, so it is no end of the run: what runs goes on.
+
+    Args:
+        spec: Of the object.
+        settings: Of the operator.
+        namespace: Of the object.
     """
-    return next(chain(_not_allowed(spec, settings), _contradictions(spec, settings)), None)
+    faults = chain(
+        _account(spec, settings.allowed, namespace),
+        _not_allowed(spec, settings),
+        _placement(spec, settings.allowed),
+        _disks(spec, settings.allowed),
+        _contradictions(spec, settings),
+    )
+    return next(faults, None)
 
 
 def _not_allowed(spec: TeacherFineTuneSpec, settings: Settings) -> Iterator[FailureStatus]:
@@ -86,6 +117,85 @@ def _secrets(pods: PodSpec) -> Iterator[str]:
             secret = source.get("secret") if isinstance(source, dict) else None
             if isinstance(secret, dict):
                 yield str(secret.get("name"))
+
+
+def _account(spec: TeacherFineTuneSpec, allowed: Allowed, namespace: str) -> Iterator[FailureStatus]:
+    name, known = spec.service_account_name or DEFAULT_ACCOUNT, allowed.service_accounts
+    if not any(matches(f"{namespace}/{name}" if "/" in pattern else name, [pattern]) for pattern in known):
+        named = name if spec.service_account_name else f"{name}, since none is named,"
+        yield _refused(f"spec.serviceAccountName: {named} in namespace {namespace}", "serviceAccounts", known)
+
+
+def _placement(spec: TeacherFineTuneSpec, allowed: Allowed) -> Iterator[FailureStatus]:
+    """Faults of classes, tolerations and nodes, at the top of the spec and of each stage."""
+    places: list[tuple[str, TeacherFineTuneSpec | StageSpec]] = [("spec", spec)]
+    places += [(f"spec.stages[{stage.name.value}]", stage) for stage in spec.stages]
+    for where, place in places:
+        for field, name, kind, known in (
+            ("priorityClassName", place.priority_class_name, "priorityClasses", allowed.priority_classes),
+            ("runtimeClassName", place.runtime_class_name, "runtimeClasses", allowed.runtime_classes),
+        ):
+            if name is not None and not matches(name, known):
+                yield _refused(f"{where}.{field}: {name}", kind, known)
+        for text in map(_toleration_text, place.tolerations or ()):
+            if not matches(text, [_complete(pattern, "=*", ":*") for pattern in allowed.tolerations]):
+                yield _refused(f"{where}.tolerations: {text}", "tolerations", allowed.tolerations)
+        chosen = [("nodeSelector", f"{key}={value}") for key, value in (place.node_selector or {}).items()]
+        chosen += [("affinity.nodeAffinity", text) for text in _node_affinity(place.affinity)]
+        for field, text in chosen:
+            if not matches(text, [_complete(pattern, "=*") for pattern in allowed.node_selectors]):
+                yield _refused(f"{where}.{field}: {text}", "nodeSelectors", allowed.node_selectors)
+
+
+def _toleration_text(one: Toleration) -> str:
+    """A toleration as ``key=value:effect``; one that leaves something open asks for all of it."""
+    value = EVERY if one.operator is TolerationOperator.EXISTS else one.value or ""
+    return f"{one.key or EVERY}={value}:{one.effect or EVERY}"
+
+
+def _node_affinity(affinity: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield the nodes that an affinity chooses, as ``key=value``; ``key=*`` where it is not by single values.
+
+    Nobody has validated an affinity when it is read: what is of another form is passed over, and the API server refuses
+    it when the Job is made.
+    """
+    nodes = _mapping(_mapping(affinity).get("nodeAffinity"))
+    terms = _list(_mapping(nodes.get("requiredDuringSchedulingIgnoredDuringExecution")).get("nodeSelectorTerms"))
+    preferred = _list(nodes.get("preferredDuringSchedulingIgnoredDuringExecution"))
+    for term in [*terms, *(_mapping(one).get("preference") for one in preferred)]:
+        for field in ("matchExpressions", "matchFields"):
+            for one in map(_mapping, _list(_mapping(term).get(field))):
+                values = _list(one.get("values")) if one.get("operator") == "In" else [EVERY]
+                yield from (f"{one.get('key')}={value}" for value in values)
+
+
+def _disks(spec: TeacherFineTuneSpec, allowed: Allowed) -> Iterator[FailureStatus]:
+    """Faults of disks that go with the pod. Those without a size have that of the installation."""
+    sizes = [("spec.scratch.size", spec.scratch.size)]
+    for where, pods in _parts(spec):
+        for volume in pods.volumes or ():
+            if volume.empty_dir is not None:
+                sizes.append((f"{where}.volumes: {volume.name}", volume.empty_dir.size_limit))
+    for what, size in sizes if allowed.scratch else ():
+        if size is not None and parse_quantity(size) > parse_quantity(allowed.scratch):
+            yield _refused(f"{what}: {size}", "scratch", [f"at most {allowed.scratch}"])
+
+
+def _complete(pattern: str, *rest: str) -> str:
+    """A pattern with the parts that it leaves open."""
+    for part in rest:
+        if part[0] not in pattern:
+            at = pattern.find(":") if part[0] == "=" and ":" in pattern else len(pattern)
+            pattern = pattern[:at] + part + pattern[at:]
+    return pattern
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else []
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

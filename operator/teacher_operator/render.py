@@ -301,6 +301,11 @@ def platform_hash(spec: TeacherFineTuneSpec, stage: StageName) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def is_made_from(job: Body, spec: TeacherFineTuneSpec, stage: StageName) -> bool:
+    """Whether the Job of a stage has the settings of an object that only a new Job could take on."""
+    return (job["metadata"].get("annotations") or {}).get(PLATFORM_HASH) == platform_hash(spec, stage)
+
+
 def _metadata(body: Body, name: str, component: str, teacher: TeacherName | None = None) -> Manifest:
     return {
         "name": name,

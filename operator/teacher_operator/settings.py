@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from engine.spec import SpecModel
 from teacher_operator.pod_settings import EnvSource, PodSettings
-from teacher_operator.quantities import QUANTITY
+from teacher_operator.quantities import QUANTITY, parse_quantity
 
 PREFIX = "TEACHER_"
 LABEL_KEY = r"^(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
@@ -31,6 +31,20 @@ class Allowed(SpecModel):
     volumes: Patterns = Field(default=("*",), description="Kinds of volumes: configMap, secret, csi …")
     env: Patterns = Field(default=("*",), description="Names of variables.")
     secrets: Patterns = Field(default=("*",), description="Secrets that variables and volumes read.")
+    service_accounts: Patterns = Field(
+        default=("*",), description="Service accounts, or `namespace/name`; a run that names none has `default`."
+    )
+    tolerations: Patterns = Field(
+        default=("*",), description="Taints: `key`, `key=value`, `key:effect` or `key=value:effect`."
+    )
+    node_selectors: Patterns = Field(
+        default=("*",), description="Labels of nodes, `key` or `key=value`, in selectors and node affinities."
+    )
+    priority_classes: Patterns = Field(default=("*",), description="Priority classes.")
+    runtime_classes: Patterns = Field(default=("*",), description="Runtime classes.")
+    scratch: Annotated[str, Field(pattern=f"{QUANTITY}|^$")] = Field(
+        default="", description="Largest emptyDir, of the scratch disk and of volumes; empty: no limit."
+    )
 
 
 class Settings(BaseModel):
@@ -53,7 +67,6 @@ class Settings(BaseModel):
         default=PodSettings(),
         description="Labels, annotations, volumes and placement of every pod that is created; objects add to them.",
     )
-    allowed: Allowed = Field(default=Allowed(), description="What objects may set.")
     inspect_resources: dict[str, dict[str, str]] = Field(
         default={"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}},
         description="Resources of inspection.",
@@ -68,6 +81,7 @@ class Settings(BaseModel):
         description="Most that the scratch disk (an emptyDir) of a pod may hold where the object sets no size; "
         "inspection has one too.",
     )
+    allowed: Allowed = Field(default=Allowed(), description="What objects may set.")
     ca_bundle_config_map: str = Field(
         default="",
         description="ConfigMap, in the namespace of each run, with the certificate authorities that its pods trust in "
@@ -133,6 +147,14 @@ class Settings(BaseModel):
             if getattr(pods, name) is not None:
                 raise ValueError(f"{name} of all pods is said by {instead}")
         return pods
+
+    @field_validator("allowed")
+    @classmethod
+    def _scratch_is_allowed(cls, allowed: Allowed, info: ValidationInfo) -> Allowed:
+        size = info.data.get("scratch_size")
+        if size and allowed.scratch and parse_quantity(size) > parse_quantity(allowed.scratch):
+            raise ValueError(f"scratch is {allowed.scratch}, and the default of {size} (scratch_size) is larger")
+        return allowed
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:

@@ -24,7 +24,7 @@ from teacher_operator.causes import (
 from teacher_operator.deadlines import WAITS, counted, not_started, ran_too_long, remaining, used_up, waited_too_long
 from teacher_operator.failed_pods import ends_run, telling_pod
 from teacher_operator.lost_jobs import REMADE, after, with_lost
-from teacher_operator.names import PLATFORM_HASH, TRAINER, trainer_job
+from teacher_operator.names import TRAINER, trainer_job
 from teacher_operator.nodes import being_stopped, deleted_by_force
 from teacher_operator.observe import (
     BEING_MADE,
@@ -257,8 +257,7 @@ def _unfinished(
     ):  # whether a queued Job runs is Kueue's to say, so it cannot be suspended
         todo.delete.append(view.name)
         return _state(teacher, "Suspended", _suspended(view.pods, todo, holding=view.holds_pods, now=now))
-    annotations = view.job["metadata"].get("annotations") or {}
-    changed = annotations.get(PLATFORM_HASH) != render.platform_hash(spec, StageName(teacher.name.value))
+    changed = not render.is_made_from(view.job, spec, StageName(teacher.name.value))
     if changed and refused is None:
         todo.replace.append(anew())
         return _state(teacher, "Pending", "its settings have changed: it stops at a checkpoint and goes on as they say")

@@ -377,8 +377,14 @@ def test_resources_of_the_object_take_the_place_of_those_of_the_installation() -
 @pytest.mark.parametrize(("spec", "size"), [({}, "7Gi"), ({"scratch": {"size": "50Gi"}}, "50Gi")])
 def test_every_emptydir_is_bounded(spec: dict[str, Any], size: str) -> None:
     settings = SETTINGS.model_copy(update={"scratch_size": "7Gi"})
+    spec = {
+        **spec,
+        "pod": {"volumes": [{"name": "mine", "emptyDir": {}}, {"name": "tiny", "emptyDir": {"sizeLimit": "1Mi"}}]},
+    }
     for job in (training(settings=settings, **spec), inspection(settings=settings, **spec)):
-        assert volumes(job)[DISK]["emptyDir"] == {"sizeLimit": size}
+        given = {one["name"]: one["emptyDir"] for one in pod(job)["volumes"] if "emptyDir" in one}
+        assert (given["mine"], given["tiny"]) == ({"sizeLimit": "7Gi"}, {"sizeLimit": "1Mi"})
+        assert given["scratch"] == {"sizeLimit": size}
         assert all(one["emptyDir"].get("sizeLimit") for one in pod(job)["volumes"] if "emptyDir" in one)
 
 

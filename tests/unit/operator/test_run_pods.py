@@ -242,7 +242,7 @@ def test_settings_of_one_stage_make_a_new_job_of_it_alone(stage: StageName) -> N
 
 
 def said(settings: Settings = SETTINGS, **spec: Any) -> str:
-    failure = refusal(parse_spec(body_of(**spec)), settings)
+    failure = refusal(parse_spec(body_of(**spec)), settings, namespace="vision")
     return "" if failure is None else f"{failure.reason}: {failure.message}"
 
 
