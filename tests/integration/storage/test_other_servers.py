@@ -1,16 +1,15 @@
-"""Whole runs on real S3 servers that are not the one of all other tests: SeaweedFS, and rclone without conditions."""
+"""Whole runs on stores that are not the one of all other tests: SeaweedFS, rclone without conditions, Google, Azure."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from runs import TINY, manifest, started, teacher, until, write_parts
 from s3_servers import ACCESS, SECRET, SERVERS, Server, client, missing
 
 from engine.storage import Storage, join
-from engine.storage.publication import Publication
 
 pytestmark = pytest.mark.slow
 
@@ -27,18 +25,31 @@ SAM = {"name": "Sam", "baseModel": str(TINY / "sam"), "epochs": 3}
 WRITERS = 8
 
 
-@pytest.fixture(scope="module", params=list(SERVERS))
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    program = missing(request.param)
+@pytest.fixture(scope="module")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _started("rclone", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _started("seaweedfs", tmp_path_factory)
+
+
+def _started(name: str, folders: pytest.TempPathFactory) -> Iterator[Server]:
+    program = missing(name)
     if program is not None:
         pytest.skip(f"{program} is not installed: make install")
-    with SERVERS[request.param](tmp_path_factory.mktemp(request.param)) as running:
+    with SERVERS[name](folders.mktemp(name)) as running:
         yield running
 
 
-@pytest.fixture
-def bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A fresh one in the server that the environment now points at."""
+@pytest.fixture(params=[*SERVERS, "gs", "az"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh one in a server that the environment now points at."""
+    found = request.getfixturevalue(request.param)
+    if request.param not in SERVERS:
+        return str(found)
+    server: Server = found
     for variable in ("AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
     for variable in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -52,12 +63,18 @@ def bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{name}"
 
 
-def test_a_run_is_killed_resumed_published_fetched_and_labels(bucket: str, server: Server, tmp_path: Path) -> None:
+@pytest.fixture
+def conditional(request: pytest.FixtureRequest, bucket: str) -> bool:
+    """Whether the store honours conditional writes."""
+    return bool(request.node.callspec.params["bucket"] != "rclone")
+
+
+def test_a_run_is_killed_resumed_published_fetched_and_labels(bucket: str, conditional: bool, tmp_path: Path) -> None:
     storage = Storage()
     storage.upload_folder(write_parts(tmp_path / "data"), f"{bucket}/data")
     file = manifest(tmp_path, data=f"{bucket}/data", output=f"{bucket}/models", teachers=[SAM])
     prepared = teacher("prepare", "-f", str(file), cwd=tmp_path)
-    assert ("does not honour conditional writes" in prepared.stderr) is not server.conditional
+    assert ("does not honour conditional writes" in prepared.stderr) is not conditional
     root = prepared.stdout.strip()
     arguments = ("train", "--config", f"{root}/teacher_config.yaml", "--teacher", "Sam")
     with started(*arguments, cwd=tmp_path / "killed") as process:
@@ -103,29 +120,43 @@ def test_labels_are_written_and_resumed(bucket: str, tmp_path: Path) -> None:
     assert len(json.loads(storage.read_bytes(f"{bucket}/labels.json"))["images"]) == 12
 
 
-def _publish(number: int, root: str, folder: Path, barrier: Barrier, said: Queue[tuple[int, bool]]) -> None:
-    files = {}
-    for path in ("sam/a.bin", "sam/deep/b.bin", f"logs/{number}", "sam/result.json"):
-        files[path] = folder / str(number) / path
-        files[path].parent.mkdir(parents=True, exist_ok=True)
-        files[path].write_text(f"{number} {path}")
-    publication = Publication(root, "sam", storage=Storage())
-    barrier.wait(60)
-    said.put((number, publication.publish(files)))
+PUBLISH = """
+import sys
+from pathlib import Path
+from engine.storage import Storage
+from engine.storage.publication import Publication
+
+number, root, folder = sys.argv[1:]
+files = {}
+for path in ("sam/a.bin", "sam/deep/b.bin", f"logs/{number}", "sam/result.json"):
+    files[path] = Path(folder, path)
+    files[path].parent.mkdir(parents=True, exist_ok=True)
+    files[path].write_text(f"{number} {path}")
+publication = Publication(root, "sam", storage=Storage())
+print("ready", flush=True)
+sys.stdin.readline()
+print(publication.publish(files), flush=True)
+"""
 
 
-def test_of_eight_processes_one_is_published_whole(bucket: str, server: Server, tmp_path: Path) -> None:
-    storage, context = Storage(), multiprocessing.get_context("fork")
-    assert storage.honours_conditions(bucket) is server.conditional
+def test_of_eight_processes_one_is_published_whole(bucket: str, conditional: bool, tmp_path: Path) -> None:
+    storage = Storage()
+    assert storage.honours_conditions(bucket) is conditional
     for round_ in range(2):
-        root, barrier, said = f"{bucket}/{round_}", context.Barrier(WRITERS), context.Queue()
-        arguments = (root, tmp_path / str(round_), barrier, said)
-        processes = [context.Process(target=_publish, args=(number, *arguments)) for number in range(WRITERS)]
+        root = f"{bucket}/{round_}"
+        commands = [
+            [sys.executable, "-c", PUBLISH, str(number), root, str(tmp_path / f"{round_}-{number}")]
+            for number in range(WRITERS)
+        ]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        processes = [subprocess.Popen(command, **pipes) for command in commands]
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * WRITERS
         for process in processes:
-            process.start()
-        won = [number for number, is_winner in (said.get(timeout=120) for _ in processes) if is_winner]
-        for process in processes:
-            process.join(60)
+            process.stdin.write("\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=120)[0].strip() for process in processes]
+        won = [number for number, word in enumerate(said) if word == "True"]
+        assert sorted(said) == ["False"] * (WRITERS - 1) + ["True"]
         found = {item.key: storage.read_bytes(item.uri).decode() for item in storage.list(root)}
         published = {path: text for path, text in found.items() if not path.startswith("attempts/")}
         (winner,) = won
