@@ -25,6 +25,7 @@ async def test_some_of_a_thousand_start_races_on_a_faster_clock(world: World, ti
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5400)
 async def test_a_thousand_start_races_lose_no_run(world: World) -> None:
     stopped = 0
     for first in range(0, ALL, AT_A_TIME):
