@@ -365,7 +365,15 @@ A Role in the operator's own namespace that is there while the test runs, for th
 def rbac_page() -> str:
     """The page of rights, from the comments above the rules."""
     roles = dict(
-        role_tables(render({"leaderElection": {"enabled": True}, "metrics": {"authentication": {"enabled": True}}}))
+        role_tables(
+            render(
+                {
+                    "leaderElection": {"enabled": True},
+                    "metrics": {"authentication": {"enabled": True}},
+                    "runNetworkPolicy": {"enabled": True},
+                }
+            )
+        )
     )
     users = f"`view`, `edit` and `admin`:\n\n{roles[f'{NAME}-view']}\n\n`edit` and `admin`:\n\n{roles[f'{NAME}-edit']}"
     return RBAC.format(

@@ -26,6 +26,7 @@ PATHS: Mapping[str, str] = {
     "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
     "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
     "Service": "/api/v1/namespaces/{namespace}/services",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "Event": "/api/v1/namespaces/{namespace}/events",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",

@@ -21,7 +21,8 @@ from teacher_operator import policy
 from teacher_operator.api import PLATFORM, TeacherFineTuneSpec, parse_spec
 from teacher_operator.claims import claims
 from teacher_operator.inspection import NAME_TAKEN, inspect
-from teacher_operator.names import trainer_job
+from teacher_operator.names import network_policy, trainer_job
+from teacher_operator.network import run_network
 from teacher_operator.observe import JobView
 from teacher_operator.report import (
     SUCCEEDED,
@@ -118,10 +119,12 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         if isinstance(unfinished, FailureStatus):
             return _failed(body, status, unfinished, todo, now=now)
         if unfinished is not None:
+            _fence(body, settings, todo)
             return _decision(body, status, unfinished, todo, now=now)
     elif observed.inspect is not None and observed.inspect.unfinished:  # a sidecar keeps it from its end
         todo.delete.append(observed.inspect.name)
     teachers: list[TeacherStatus] = []
+    name = body["metadata"]["name"]
     for teacher in status.teachers:
         decided = decide_teacher(
             body,
@@ -129,7 +132,9 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
             settings,
             teacher,
             observed.trainers.get(teacher.name),
-            refused=denied or observed.refused.get(trainer_job(body["metadata"]["name"], teacher.name)),
+            refused=denied
+            or observed.refused.get(network_policy(name))
+            or observed.refused.get(trainer_job(name, teacher.name)),
             waits_for=waits_for(teacher.name, [*teachers, *status.teachers[len(teachers) :]]),
             orphans=observed.orphans,
             announced=announced,
@@ -141,10 +146,17 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
     status = status.model_copy(
         update={"teachers": teachers, "gpu_seconds": sum(teacher.gpu_seconds for teacher in teachers)}
     )
+    _fence(body, settings, todo)
     summary = _of_teachers(teachers, observed.refused)
     if denied is not None and summary.reason == "Pending" and not any(one.unfinished for one in observed.jobs):
         summary = Summary.stuck(denied.reason, summary.message)
     return _decision(body, status, summary, todo, now=now)
+
+
+def _fence(body: Body, settings: Settings, todo: Todo) -> None:
+    """Have the NetworkPolicy of a run made before each Job of it, where the installation wants one."""
+    if settings.run_network_policy and any(child["kind"] == "Job" for child in todo.apply):
+        todo.apply.insert(0, run_network(body, settings))
 
 
 def _has_ended(body: Body) -> bool:

@@ -14,7 +14,7 @@ from teacher_operator.dataset_report import dataset_status
 from teacher_operator.deadlines import not_started, waited_too_long
 from teacher_operator.failed_pods import ends_run, telling_pod
 from teacher_operator.lost_jobs import REMADE, after, with_lost
-from teacher_operator.names import INSPECT, inspect_job, request_config_map
+from teacher_operator.names import INSPECT, inspect_job, network_policy, request_config_map
 from teacher_operator.nodes import deleted_by_force, not_ready
 from teacher_operator.observe import (
     JobView,
@@ -70,7 +70,7 @@ def inspect(
         now: Seconds since the epoch.
     """
     name = body["metadata"]["name"]
-    for child in (request_config_map(name, body["metadata"]["uid"]), inspect_job(name)):
+    for child in (network_policy(name), request_config_map(name, body["metadata"]["uid"]), inspect_job(name)):
         if child in refused:
             return _refused(spec, status, refused[child], todo, now=now)
     status = status.model_copy(update={"refused_since": None})

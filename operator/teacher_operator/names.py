@@ -30,6 +30,9 @@ KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 KUEUE_PRIORITY = "kueue.x-k8s.io/priority-class"
 SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
 
+NETWORK = "network"
+"""Component of the NetworkPolicy of a run."""
+
 INSPECT, TRAINER = "inspect", "trainer"
 """Components; their containers are called so too."""
 
@@ -47,6 +50,11 @@ class Key(NamedTuple):
 def inspect_job(name: str) -> str:
     """The Job that inspects the data of an object."""
     return f"{name}-inspect"
+
+
+def network_policy(name: str) -> str:
+    """The NetworkPolicy of the pods of an object."""
+    return f"{name}-network"
 
 
 def request_config_map(name: str, uid: str) -> str:

@@ -96,6 +96,13 @@ class Settings(BaseModel):
     allowed_endpoints: tuple[str, ...] = Field(
         default=(), description="Host names that storage.endpointUrl may name, `*.example.com` too; none: all."
     )
+    run_network_policy: bool = Field(
+        default=False, description="Whether each run has a NetworkPolicy: its pods are reached by its own pods alone."
+    )
+    run_egress: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        description="Egress rules of these policies, as JSON, next to DNS and the run's own pods; none: everything.",
+    )
     log_format: Literal["json", "text"] = Field(default="json", description="Logs for machines or for people.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The least that is logged."
@@ -138,6 +145,11 @@ class Settings(BaseModel):
     @classmethod
     def _from_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
+
+    @field_validator("run_egress", mode="before")
+    @classmethod
+    def _rules(cls, value: Any) -> Any:
+        return json.loads(value or "[]") if isinstance(value, str) else value
 
     @field_validator("pods")
     @classmethod

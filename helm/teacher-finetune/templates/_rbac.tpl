@@ -38,6 +38,13 @@ rule has none.
 - apiGroups: [""]
   resources: [services]
   verbs: [get, create, patch]
+{{- if .Values.runNetworkPolicy.enabled }}
+# With runNetworkPolicy.enabled each run has a NetworkPolicy of its own. One of the same name is read, for its owner: that
+# of somebody else is waited for, never changed.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create, patch]
+{{- end }}
 # What happens to an object is told as Events beside it; those of its pods say why one cannot be placed.
 - apiGroups: [""]
   resources: [events]

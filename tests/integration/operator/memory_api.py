@@ -38,6 +38,7 @@ KINDS = {
     "v1/configmaps": "ConfigMap",
     "v1/services": "Service",
     "v1/events": "Event",
+    "networking.k8s.io/v1/networkpolicies": "NetworkPolicy",
     "coordination.k8s.io/v1/leases": "Lease",
 }
 VERBS = {"get", "list", "watch", "create", "update", "patch", "delete"}

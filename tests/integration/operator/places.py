@@ -26,7 +26,11 @@ ROOT = Path(__file__).parents[3]
 OPERATOR = "teacher-finetune"
 """Of the installation: namespace, service account in it, and Lease."""
 
-EVERYTHING = {"leaderElection": {"enabled": True}, "metrics": {"authentication": {"enabled": True}}}
+EVERYTHING = {
+    "leaderElection": {"enabled": True},
+    "metrics": {"authentication": {"enabled": True}},
+    "runNetworkPolicy": {"enabled": True},
+}
 """Values of the chart with which the operator has every right that it may have."""
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}

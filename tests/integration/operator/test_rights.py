@@ -212,7 +212,7 @@ async def test_an_operator_for_one_namespace_does_its_work_there_and_nowhere_els
     for _ in range(2):
         await world.trains(run)
     await world.reaches(run, "Succeeded")
-    assert not (await world.run(run, namespace=FORBIDDEN)).get("status")
+    assert (await world.status(run, namespace=FORBIDDEN)).get("observedGeneration") == 0, "nobody has written a status"
     assert not await world.jobs(run, namespace=FORBIDDEN)
 
 

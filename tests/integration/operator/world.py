@@ -30,6 +30,7 @@ PATHS = {
     "jobs": "apis/batch/v1",
     "leases": "apis/coordination.k8s.io/v1",
     "endpointslices": "apis/discovery.k8s.io/v1",
+    "networkpolicies": "apis/networking.k8s.io/v1",
 }
 POLICIES = "admissionregistration.k8s.io"
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"

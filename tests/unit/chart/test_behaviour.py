@@ -34,6 +34,7 @@ CHANGED: dict[str, Any] = {
     },
     "allow": {"images": ["registry.example.com/*"], "volumes": [], "env": ["OTEL_*"], "secrets": ["team-*"]},
     "allowedEndpoints": ["s3.example.com", "*.store.example.com"],
+    "runNetworkPolicy": {"enabled": True, "egress": {"restricted": True}},
     "logFormat": "text",
     "logLevel": "DEBUG",
     "port": 9090,

@@ -24,6 +24,7 @@ NAMESPACED = {"scope": {"namespaces": ["vision", "robots"]}, "crds": {"enabled":
 ELECTED = {"leaderElection": {"enabled": True, "leaseName": "mine"}}
 
 
+FENCED = {"runNetworkPolicy": {"enabled": True}}
 AUTHENTICATED = {
     "metrics": {
         "authentication": {
@@ -60,6 +61,11 @@ def test_the_operator_may_do_what_it_needs_in_all_namespaces(render: Render) -> 
     assert binding["subjects"] == [
         {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
     ]
+
+
+def test_network_policies_are_made_only_where_runs_have_some(render: Render) -> None:
+    role = one(render(FENCED), "ClusterRole", "finetune")
+    assert rights(role) == OPERATOR | {("networking.k8s.io", "networkpolicies"): {"get", "create", "patch"}}
 
 
 def test_an_install_for_some_namespaces_has_nothing_that_is_cluster_wide(render: Render) -> None:
@@ -185,7 +191,7 @@ def test_the_page_lists_every_rule(render: Render) -> None:
     ]
     there = [
         (rule["resources"], ", ".join(rule["verbs"]))
-        for role in roles_of(render({**ELECTED, **AUTHENTICATED}))
+        for role in roles_of(render({**ELECTED, **AUTHENTICATED, **FENCED}))
         for rule in role["rules"]
         if "resources" in rule
     ]
