@@ -416,6 +416,11 @@ NEEDED: dict[Path_, Body] = {
     ("status", "teachers", "[]"): {"name": "Sam", "state": "Training"},
     ("status", "teachers", "[]", "attempts", "[]"): {"pod": "a"},
     ("status", "teachers", "[]", "progress"): {"percent": 1, "step": 1, "steps": 100},
+    ("status", "teachers", "[]", "unresponsive"): {
+        "reason": "NodeLost",
+        "message": "x",
+        "since": "2026-01-31T12:00:00Z",
+    },
     ("status", "teachers", "[]", "failure"): {"reason": "Crashed", "message": "x"},
 }
 """What has to stand beside a field."""
@@ -605,7 +610,8 @@ async def test_defaults_are_filled_in(api: Api) -> None:
 
 async def test_status_is_written_apart(api: Api) -> None:
     body = _object(MINIMAL) | {"status": {"runId": "forged"}}
-    assert "status" not in await api.call("POST", OBJECTS, body, dryRun="All")
+    made = await api.call("POST", OBJECTS, body, dryRun="All")
+    assert made["status"] == {}, "what is created has no status of its own, and an empty one by default"
 
 
 async def test_the_charts_definition_is_that_of_crds(api: Api) -> None:
