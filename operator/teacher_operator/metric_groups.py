@@ -11,7 +11,7 @@ NAMESPACE = "run_namespace"
 """Name of the metric label. Prometheus sets `namespace` itself, to that of the operator."""
 
 LABEL_VALUES = 50
-"""Values of the chosen label that are told apart in one namespace: its users write them."""
+"""Values of the chosen label that have series of their own in one namespace: its users write them."""
 
 OTHER = "other"
 """Stands for every further value."""
@@ -36,7 +36,7 @@ class Groups:
     """The groups that have series.
 
     Args:
-        label: Label of the objects whose value is told too; empty: none.
+        label: Label of the objects whose value is a label of the metrics; empty: none.
     """
 
     def __init__(self, label: str = "") -> None:
@@ -64,7 +64,7 @@ class Groups:
         return dict(zip(self.names, group, strict=False)) | more
 
     def has(self, namespace: str) -> bool:
-        """Whether a group of a namespace is left."""
+        """Return whether a group of a namespace is left."""
         return any(group.namespace == namespace for group in self._last)
 
     def gone(self) -> Iterable[Group]:

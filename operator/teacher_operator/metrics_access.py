@@ -1,4 +1,4 @@
-"""Who may read /metrics: whoever the cluster's own RBAC lets ``get`` the nonResourceURL ``/metrics``.
+"""Access to /metrics, for everybody that RBAC of the cluster lets ``get`` the nonResourceURL ``/metrics``.
 
 As kube-rbac-proxy and the secure metrics of controller-runtime do: a TokenReview says who the bearer of a token is, a
 SubjectAccessReview whether that may read. Answers are kept for a while, by the digest of the token.
@@ -25,10 +25,10 @@ ENTRIES = 1000
 """Tokens whose answer is kept: the oldest gives way."""
 
 AT_ONCE = 4
-"""Tokens that are asked for at a time: the others wait, so that wrong ones are no load on the API server."""
+"""Tokens that are reviewed at a time: the others wait, so that wrong ones do not load the API server."""
 
 WAITING = 64
-"""Requests that may wait for an answer; more are refused at once."""
+"""Requests that may wait for an answer; more are refused immediately."""
 
 TOKEN_MAX = 16_384
 """Characters of a token."""
@@ -55,7 +55,7 @@ class MetricsAccess:
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def check(self, authorization: str | None) -> HTTPStatus:
-        """Return 200 for a request that may read; else 401, 403, 429, or 503 if the API server cannot be asked.
+        """Return 200 for a request that may read; else 401, 403, 429, or 503 if the API server does not answer.
 
         Args:
             authorization: The header of the request, or None.

@@ -42,7 +42,7 @@ KEYS_IN_SECRET = frozenset({*AWS_KEYS, "AWS_SESSION_TOKEN", *GOOGLE_KEYS, *AZURE
 def refusal(spec: TeacherFineTuneSpec, settings: Settings, *, namespace: str) -> FailureStatus | None:
     """Why no Job is made of a spec that the API server has taken; None if all of it is allowed.
 
-    Both the object and the installation may change, so it is no end of the run: what runs goes on.
+    Both the object and the installation may change, so the run does not end: existing Jobs continue.
 
     Args:
         spec: Of the object.

@@ -13,7 +13,7 @@ BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 
 def parse_quantity(text: str) -> Decimal:
-    """Return an amount that matches ``QUANTITY`` as a number: bytes, or whatever it counts.
+    """Return an amount that matches ``QUANTITY`` as a number: bytes, or another unit.
 
     Raises:
         ValueError: It does not match.

@@ -25,7 +25,7 @@ CONTAINER_FIELDS = ("name", "image", "resources")
 
 
 class Standing(NamedTuple):
-    """How an object stands, in a word, and the value of the label that metrics tell."""
+    """State of an object, in a word, and the value of the label that metrics have."""
 
     state: str = ""
     label: str = ""
