@@ -18,7 +18,7 @@ from figures import Figure, report
 from torch import Tensor
 
 from engine.estimate.cost_model import STRIDES
-from engine.teachers import deformable
+from engine.teachers import deformable_attention
 
 HEADS, WIDTH, POINTS = 8, 32, 4
 
@@ -64,14 +64,14 @@ def main() -> None:
     height, width = map(int, arguments.size.split("x"))
     shapes = [(ceil(height / stride), ceil(width / stride)) for stride in STRIDES]
     inputs, due = layer(shapes, arguments.images, device)
-    fused = deformable._fused(device, HEADS, WIDTH, len(shapes), POINTS)
+    fused = deformable_attention._fused(device, HEADS, WIDTH, len(shapes), POINTS)
     if fused is None:
         print("the kernel of deformable attention does not run here: it is not measured")
         return
     on_device = torch.tensor(shapes, device=device)
     ways: dict[str, Callable[..., Tensor]] = {
         "kernel": lambda *t: fused(*t, on_device),
-        "maps": lambda *t: deformable.map_by_map(*t, shapes),
+        "maps": lambda *t: deformable_attention.map_by_map(*t, shapes),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(arguments.repeats + 1):  # in turns; the first warms up

@@ -23,7 +23,7 @@ from shapes import sam_base, scene
 
 from engine.dataset import Sample
 from engine.teachers import Teacher
-from engine.teachers.features import FeatureCache
+from engine.teachers.feature_cache import FeatureCache
 from engine.teachers.lora import attach, set_training, trainable_parameters
 from engine.training.device import keep_memory
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients

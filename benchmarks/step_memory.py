@@ -25,11 +25,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForZeroShotObjectDetect
 
 from engine.preprocessing import GroundingDinoTransform
 from engine.spec import LoraPreset
-from engine.teachers import deformable, grounding_dino_loss
+from engine.teachers import deformable_attention, grounding_dino_loss
+from engine.teachers.activation_checkpointing import recompute
 from engine.teachers.base import Batch, Teacher
 from engine.teachers.grounding_dino import GroundingDino
 from engine.teachers.lora import attach, set_training, trainable_parameters
-from engine.teachers.recompute import recompute
 from engine.teachers.sam import Sam
 from engine.teachers.sam_loss import sam_losses
 from engine.training.micro_batch import TensorBytes
@@ -158,7 +158,9 @@ def step(
             block.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             teacher.model.to_empty(device="cpu")
             block.enter_context(patch.object(grounding_dino_loss, "match", _any_match))
-            block.enter_context(patch.object(deformable, "read", deformable.map_by_map))  # as on a GPU
+            block.enter_context(
+                patch.object(deformable_attention, "read", deformable_attention.map_by_map)
+            )  # as on a GPU
             block.enter_context(patch.object(FakeTensor, "tolist", _some_tokens))
         recompute(teacher, groups)
         set_training(teacher, True)

@@ -26,7 +26,7 @@ from shapes import CLASSES, as_documented, grounding_dino_tiny, scene
 from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
 from engine.dataset import Sample
-from engine.teachers.features import FeatureCache
+from engine.teachers.feature_cache import FeatureCache
 from engine.teachers.grounding_dino import GroundingDino
 from engine.teachers.lora import attach, set_training, trainable_parameters
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients

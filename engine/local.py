@@ -20,7 +20,7 @@ from engine import child_process
 from engine.artifacts import RESULT, RunLayout, RunMetadata, read_metadata
 from engine.base_identity import base_digest
 from engine.config import RunConfig, decisive, from_yaml, to_yaml
-from engine.config.trainable import check_pieces
+from engine.config.data_checks import check_pieces
 from engine.dataset import DatasetInfo, inspect_request
 from engine.dataset.class_names import find_vocabulary, judge_names, of_language
 from engine.dataset.layouts import find_single_part

@@ -14,8 +14,8 @@ from torch import nn
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import load_teacher
+from engine.teachers.base_sources import resolve_base_model
 from engine.teachers.lora import AdapterCard, attach, save_adapter, trainable_parameters
-from engine.teachers.sources import resolve_base_model
 
 TINY = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
 CLASSES = ("bolt", "nut", "washer")

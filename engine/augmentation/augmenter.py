@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.augmentation.layers import Layers
+from engine.augmentation.label_maps import Layers
+from engine.augmentation.pipeline import Pipeline
 from engine.augmentation.selection import select
-from engine.augmentation.transforms import Pipeline
 from engine.dataset.types import Sample
 from engine.spec import AugmentationSpec
 
@@ -22,8 +22,8 @@ class Augmenter:
     """Augmented views of samples: ``augmenter(sample, seed)``.
 
     The view is fully determined by the sample and the seed. Objects of which too little stays in view are dropped
-    (:data:`engine.augmentation.own.MIN_VISIBLE`), so that a view may have none. With masks, boxes are read off
-    them wherever a transform does not keep boxes upright; elsewhere they are moved as they were given.
+    (:data:`engine.augmentation.custom_transforms.MIN_VISIBLE`), so that a view may have none. With masks, boxes are
+    read off them wherever a transform does not keep boxes upright; elsewhere they are moved as they were given.
 
     Pickles as its specification; each process builds its own transforms. Not to be shared by threads.
     """

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.augmentation.table import FORBIDS, NEUTRAL, ROWS, Effect, Forbid, Levels, Row, Trait
+from engine.augmentation.transform_table import FORBIDS, NEUTRAL, ROWS, Effect, Forbid, Levels, Row, Trait
 from engine.spec import (
     AugmentationSpec,
     Background,
@@ -174,8 +174,9 @@ changed (`intensity`: none, low, medium or high); nothing has to be said. Boxes 
 
 Look at the result before a GPU is paid for: `teacher augment --data … --preview sheet.png`.
 
-This page is written from `engine/augmentation/table.py`. Transforms are applied from top to bottom, each to the given
-share of the images; values are for low / medium / high. Of several rows of one kind the last one that applies counts.
+This page is generated from `engine/augmentation/transform_table.py`. Transforms are applied from top to bottom, each to
+the given share of the images; values are for low / medium / high. If several rows of one kind apply, the last one is
+used.
 Transforms are those of albumentations 2.0, and `ObjectCrop`, a window around an object.
 
 An object of which less than 15 %, or less than a pixel, is left in view is dropped. Boxes are read off the masks

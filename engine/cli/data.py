@@ -54,8 +54,8 @@ def inspect(
     Images are not read, and nothing is written. With -f the exit code is 41 if training would refuse the dataset.
     """
     from engine.cli.estimate_table import show_outlook
+    from engine.config.data_checks import check_pieces
     from engine.config.generate import defaults, generate_config
-    from engine.config.trainable import check_pieces
     from engine.dataset import inspect_dataset, inspect_request
     from engine.dataset.class_names import find_vocabulary, judge_names, of_language
     from engine.estimate.cost_model import GPUS
@@ -136,8 +136,8 @@ def validate(
     json: options.Json = False,
 ) -> None:
     """Inspect a dataset, or that of a manifest (-f), and open every image; exit code 41 if training would refuse it."""
+    from engine.config.data_checks import check_pieces
     from engine.config.generate import generate_config
-    from engine.config.trainable import check_pieces
     from engine.dataset.class_names import find_vocabulary
     from engine.dataset.validate import validate_request
 

@@ -10,7 +10,7 @@ from engine.config.model import (
     TeacherSettings,
     TrainingConfig,
 )
-from engine.config.text import from_yaml, to_yaml
+from engine.config.serialization import from_yaml, to_yaml
 
 __all__ = [
     "DataConfig",

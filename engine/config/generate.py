@@ -11,9 +11,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from engine.config import rules
+from engine.config import data_defaults
+from engine.config.data_checks import check_data
 from engine.config.model import RunConfig
-from engine.config.trainable import check_data
 from engine.dataset.problems import SEEN_WHEN_OPENED
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
@@ -81,7 +81,7 @@ def generate_config(
         "output": spec.output.rstrip("/"),
         "storage": _plain(spec.storage),
         "data": _data(info, spec),
-        "augmentation": _plain(rules.augmentation(spec.augmentation, info)),
+        "augmentation": _plain(data_defaults.augmentation(spec.augmentation, info)),
         "training": _first_set(training, defaults("training")),
         "teachers": {n.slug: _teacher(n, asked.get(n)) for n in names},
     }
@@ -118,23 +118,23 @@ def _fill(settings: Plain, *, images: int, classes: int) -> None:
     lora = settings["lora"]
     with suppress(TypeError, ValueError, ArithmeticError):
         if lora["rank"] is None:
-            lora["rank"] = rules.rank(images, classes=classes)
+            lora["rank"] = data_defaults.rank(images, classes=classes)
         if lora["alpha"] is None:
             lora["alpha"] = 2 * lora["rank"]
     if settings["views"] is None:
-        settings["views"] = rules.views(lora["preset"])
+        settings["views"] = data_defaults.views(lora["preset"])
     with suppress(TypeError, ValueError, ArithmeticError):
-        wanted = rules.step_images(images)
+        wanted = data_defaults.step_images(images)
         if settings["batch_size"] is None:
             settings["batch_size"] = max(1, wanted // (settings["accumulation_steps"] or 1))
         if settings["accumulation_steps"] is None:
             settings["accumulation_steps"] = max(1, wanted // settings["batch_size"])
         step_images = settings["batch_size"] * settings["accumulation_steps"]
         if settings["epochs"] is None:
-            settings["epochs"] = rules.epochs(images, step_images=step_images)
+            settings["epochs"] = data_defaults.epochs(images, step_images=step_images)
         if settings["warmup_fraction"] is None:
             steps = settings["epochs"] * math.ceil(images / step_images)
-            settings["warmup_fraction"] = rules.warmup_fraction(steps)
+            settings["warmup_fraction"] = data_defaults.warmup_fraction(steps)
 
 
 def _train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:

@@ -4,10 +4,10 @@ from transformers.utils import logging
 
 from engine.teachers import grounding_dino, sam
 from engine.teachers.base import REGISTRY, Batch, Example, LoraTargets, Teacher
+from engine.teachers.base_sources import LocalModel, is_hub_id, resolve_base_model
 from engine.teachers.labeller import Labeller
 from engine.teachers.load import find_adapters, load_adapted, load_labeller, load_teacher
 from engine.teachers.lora import adapter_off
-from engine.teachers.sources import LocalModel, is_hub_id, resolve_base_model
 
 logging.disable_progress_bar()  # one for every file that is read would cut through those of the trainer
 

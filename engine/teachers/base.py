@@ -18,7 +18,7 @@ from engine.config import LoraSettings
 from engine.dataset.types import CocoAnnotation, Detections, Frame, Sample
 from engine.errors import ConfigError
 from engine.spec import TeacherName
-from engine.teachers.features import FeatureCache
+from engine.teachers.feature_cache import FeatureCache
 
 Example = dict[str, Any]
 """One preprocessed training example: CPU tensors and plain values; picklable, so that workers can send it."""

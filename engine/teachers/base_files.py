@@ -17,7 +17,7 @@ from torch import nn
 from engine.base_identity import CONFIG, LIMITS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from engine.errors import BaseModelError
 from engine.plain_json import file_content, read_object, read_object_file
-from engine.teachers.tensor_files import elements, not_finite, read_header
+from engine.teachers.safetensors_files import elements, not_finite, read_header
 
 Json = dict[str, Any]
 

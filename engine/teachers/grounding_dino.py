@@ -41,14 +41,14 @@ from engine.teachers.base_files import (
     read_config,
     shortened,
 )
-from engine.teachers.captions import remember_captions
-from engine.teachers.deformable import reading_again
+from engine.teachers.caption_cache import remember_captions
+from engine.teachers.cross_attention import tokens_first
+from engine.teachers.deformable_attention import reading_again
 from engine.teachers.denoising import Copies, decoder_call, denoise, denoising_losses, noise
-from engine.teachers.features import picture
-from engine.teachers.few_tokens import tokens_first
+from engine.teachers.feature_cache import picture
 from engine.teachers.grounding_dino_batch import collate, collate_pictures, encode
-from engine.teachers.grounding_dino_frozen import compute as frozen
-from engine.teachers.grounding_dino_frozen import frozen_layers, recalled
+from engine.teachers.grounding_dino_features import compute as frozen
+from engine.teachers.grounding_dino_features import frozen_layers, recalled
 from engine.teachers.grounding_dino_loss import Predictions, Targets, detection_losses
 from engine.teachers.prompts import Prompt, PromptBook
 
@@ -181,7 +181,7 @@ class GroundingDino(Teacher):
         """One image and its objects.
 
         Returns:
-            ``pixel_values`` (3, H, W) float32, or else what :func:`engine.teachers.features.picture` gives; ``boxes``
+            ``pixel_values`` (3, H, W) float32, or see :func:`engine.teachers.feature_cache.picture`; ``boxes``
             (N, 4) float32, center x, center y, width, height as shares of the image; ``class_indices`` (N,) int64;
             ``crowd_boxes`` (M, 4) and ``crowd_classes`` (M,), the same of crowds, where detections are no mistakes;
             ``order`` (classes,) int64, a random order of all classes if one caption does not hold them; ``noise``, see

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from engine.teachers.base import Batch, Example
 from engine.teachers.denoising import Copies, copies
-from engine.teachers.features import pictures
+from engine.teachers.feature_cache import pictures
 from engine.teachers.grounding_dino_loss import Targets
 from engine.teachers.prompts import Prompt
 
@@ -75,7 +75,7 @@ def collate_pictures(examples: Sequence[Example], *, places: int) -> Batch:
     Returns:
         ``pixel_values`` (B, 3, H, W), padded with 0 at the right and below, ``pixel_mask`` (B, H, W), 1 on the image,
         and ``sizes``, the height and width of each; where there is a cache of features, ``pictures``: a list of what
-        the examples have of it, see :func:`engine.teachers.features.picture`.
+        the examples have of it, see :func:`engine.teachers.feature_cache.picture`.
     """
     if "key" in examples[0]:
         return {"pictures": pictures(examples)}

@@ -23,9 +23,9 @@ from engine.storage import name as name_of
 from engine.storage.bounded import JSON_BYTES, read_bounded
 from engine.storage.publication import sha256_of
 from engine.teachers.base import REGISTRY, Teacher
+from engine.teachers.base_sources import LocalModel, is_hub_id, refuse_pointers, resolve_base_model
 from engine.teachers.labeller import Labeller
 from engine.teachers.lora import TEACHER, AdapterCard, load_adapter
-from engine.teachers.sources import LocalModel, is_hub_id, refuse_pointers, resolve_base_model
 
 LOG = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from engine.spec import LoraPreset, TeacherName
 from engine.teachers.adapter_config import AdapterConfig, named_by
 from engine.teachers.base import Teacher
 from engine.teachers.lora_linear import in_one_pass
-from engine.teachers.tensor_files import not_finite, read_header, read_tensors
+from engine.teachers.safetensors_files import not_finite, read_header, read_tensors
 
 TEACHER = "teacher.json"
 CARD_BYTES = 16 << 20

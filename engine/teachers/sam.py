@@ -37,8 +37,8 @@ from engine.teachers.base import (
     to_device,
 )
 from engine.teachers.base_files import check_loaded, check_size, read_config, shortened
-from engine.teachers.features import picture, pictures
-from engine.teachers.few_tokens import tokens_first
+from engine.teachers.cross_attention import tokens_first
+from engine.teachers.feature_cache import picture, pictures
 from engine.teachers.sam_clicks import Clicks, correct
 from engine.teachers.sam_loss import sam_losses
 from engine.teachers.sam_masks import encode, original_masks
@@ -141,7 +141,7 @@ class Sam(Teacher):
         than a cell does not vanish.
 
         Returns:
-            ``pixel_values`` (3, S, S) float32, or else what :func:`engine.teachers.features.picture` gives. In pixels
+            ``pixel_values`` (3, S, S) float32, or see :func:`engine.teachers.feature_cache.picture`. In pixels
             of the model's input: ``boxes`` (N, 4) and ``points`` (N, 2) float32; ``by_point`` (N,) bool, which of the
             two is the prompt; ``masks`` (N, S / 4, S / 4) float32 in 0..1 for patches of 16 pixels; ``chances`` (N, K)
             float32 in 0..1, which choose the correction clicks; ``extents`` (N, 2) float32, rows and columns of the
@@ -345,7 +345,7 @@ class Sam(Teacher):
 
 def _collate_pictures(examples: Sequence[Example]) -> Batch:
     """``pixel_values`` (B, 3, S, S) of B images, or where there is a cache of features ``pictures``: a list of what the
-    examples have of it, see :func:`engine.teachers.features.picture`.
+    examples have of it, see :func:`engine.teachers.feature_cache.picture`.
     """
     if not examples or "key" in examples[0]:
         return {"pictures": pictures(examples)}

@@ -29,7 +29,7 @@ from engine.errors import BaseModelError, StorageError
 from engine.formats import FORMAT, FORMAT_VERSION, refuse_newer
 from engine.plain_json import read_object
 from engine.results import ApMetrics, HistoryPoint
-from engine.teachers.tensor_files import read_header, read_tensors
+from engine.teachers.safetensors_files import read_header, read_tensors
 
 MAX_STATE_BYTES = 64 << 20
 

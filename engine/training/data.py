@@ -26,7 +26,7 @@ from engine.errors import MachineError, TeacherError
 from engine.signals import STOP_SIGNALS
 from engine.teachers import LocalModel
 from engine.teachers.base import Batch, Example, Teacher
-from engine.teachers.features import FeatureCache, held_in
+from engine.teachers.feature_cache import FeatureCache, held_in
 from engine.threads import usable_cores
 from engine.training.device import SHARED_MEMORY
 from engine.training.sampler import Key, Steps

@@ -35,6 +35,7 @@ from engine.results import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, is_hub_id, resolve_base_model
+from engine.teachers.activation_checkpointing import recompute
 from engine.teachers.lora import (
     AdapterCard,
     adapter_tensors,
@@ -43,7 +44,6 @@ from engine.teachers.lora import (
     load_adapter_tensors,
     save_adapter,
 )
-from engine.teachers.recompute import recompute
 from engine.training.background import BackgroundTask
 from engine.training.box_prompts import DETECTION_BATCH, DetectedBoxes, Prompted, detect_box_prompts
 from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint

@@ -32,8 +32,8 @@ from engine.estimate.cost_model import (
 from engine.preprocessing import GroundingDinoTransform
 from engine.spec import LoraPreset, Precision, TeacherName
 from engine.teachers import REGISTRY
+from engine.teachers.activation_checkpointing import recompute
 from engine.teachers.lora import attach, set_training, trainable_parameters
-from engine.teachers.recompute import recompute
 from engine.training.device import autocast
 from engine.training.micro_batch import StepMemory
 from engine.training.optimizer import gradients

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from engine.augmentation import Augmenter, ChosenTransform, contact_sheet, select
+from engine.augmentation.pipeline import Pipeline
 from engine.augmentation.preview import COLORS, GAP, TILE
-from engine.augmentation.table import ROWS, Levels, Row
-from engine.augmentation.transforms import Pipeline
+from engine.augmentation.transform_table import ROWS, Levels, Row
 from engine.dataset.types import Sample
 from engine.spec import AugmentationSpec, Characteristic, EnvironmentSpec, Intensity, Motion, Viewpoint, Weather
 

@@ -7,9 +7,9 @@ import warnings
 import pytest
 
 from engine.augmentation import describe, left_out, select
+from engine.augmentation.pipeline import Pipeline
 from engine.augmentation.selection import ALL_TRAITS, trait_name
-from engine.augmentation.table import FORBIDS, NEUTRAL, ROWS, Effect, Levels, Row
-from engine.augmentation.transforms import Pipeline
+from engine.augmentation.transform_table import FORBIDS, NEUTRAL, ROWS, Effect, Levels, Row
 from engine.spec import (
     AugmentationSpec,
     Background,

@@ -13,7 +13,7 @@ import pytest
 from engine.errors import BaseModelError
 from engine.storage import Storage
 from engine.teachers.base_cache import cached_copy, hub_copy
-from engine.teachers.sources import resolve_base_model
+from engine.teachers.base_sources import resolve_base_model
 
 WEIGHTS = random.Random(0).randbytes(50_000)
 

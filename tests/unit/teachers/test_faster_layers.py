@@ -13,9 +13,9 @@ from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamAttention
 
 from engine.spec import LoraPreset
-from engine.teachers import deformable
-from engine.teachers.deformable import reading_again
-from engine.teachers.few_tokens import tokens_first
+from engine.teachers import deformable_attention
+from engine.teachers.cross_attention import tokens_first
+from engine.teachers.deformable_attention import reading_again
 from engine.teachers.grounding_dino import PRESETS
 from engine.teachers.lora_linear import in_one_pass
 
@@ -141,9 +141,9 @@ def test_a_faster_detector_sees_and_learns_the_same(preset: LoraPreset, tokens: 
         assert (found[1][name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-4, name
 
 
-@pytest.mark.parametrize("way", [deformable.read, deformable.map_by_map])
+@pytest.mark.parametrize("way", [deformable_attention.read, deformable_attention.map_by_map])
 def test_deformable_attention_keeps_nothing_but_its_inputs(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deformable, "read", way)
+    monkeypatch.setattr(deformable_attention, "read", way)
     shapes, heads, width, points, queries = [(6, 9), (3, 5)], 4, 8, 3, 50
     places = sum(h * w for h, w in shapes)
     torch.manual_seed(0)
@@ -180,8 +180,8 @@ def test_places_on_the_edge_of_a_map_and_far_outside_are_read_as_the_library_rea
     places = torch.cartesian_prod(at, at)[None, :, None, None, None].expand(3, -1, heads, len(shapes), 1, -1)
     value = torch.randn(3, sum(h * w for h, w in shapes), heads, width)
     weights = torch.rand(places.shape[:-1])
-    expected = deformable.map_by_map(value, places, weights, shapes)
-    torch.testing.assert_close(deformable.read(value, places, weights, shapes), expected)
+    expected = deformable_attention.map_by_map(value, places, weights, shapes)
+    torch.testing.assert_close(deformable_attention.read(value, places, weights, shapes), expected)
     assert expected.abs().max() > 0.1
 
 
@@ -194,7 +194,7 @@ def test_what_is_no_number_is_read_and_told(heads: int) -> None:
     )
     places[0, 1, 0, 0, 0, 0] = torch.nan
     places.requires_grad_()
-    seen = deformable.read(value, places, weights, [(7, 1)])
+    seen = deformable_attention.read(value, places, weights, [(7, 1)])
     assert seen.isnan().view(3, heads, 8)[1, 0].all()
     assert seen.isnan().sum() == 8
     seen.sum().backward()

@@ -17,9 +17,9 @@ from tiny_sam import random_sam, scene
 from engine.config import LoraSettings
 from engine.errors import ConfigError
 from engine.spec import LoraPreset
+from engine.teachers.activation_checkpointing import recompute
 from engine.teachers.base import Teacher
 from engine.teachers.lora import attach, merged, set_training, trainable_parameters
-from engine.teachers.recompute import recompute
 from engine.training.micro_batch import TensorBytes
 
 DROPPING = LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0.3)

@@ -3,8 +3,8 @@
 Each query reads a few places of each feature map, and adds up what it read by weights. The library's own code, where
 no kernel takes its place, stacks all that was read (heads x queries x places x width numbers, a third of a gigabyte a
 layer for an image of 800 x 1333) and keeps it for the backward pass; here it is read again instead: on NVIDIA GPUs by a
-fused kernel that stores none of it (:mod:`engine.teachers.deformable_kernel`), on a CPU as a product with a sparse
-matrix (:mod:`engine.teachers.deformable_rows`), elsewhere map by map.
+fused kernel that stores none of it (:mod:`engine.teachers.deformable_attention_triton`), on a CPU as a product with a
+sparse matrix (:mod:`engine.teachers.deformable_attention_cpu`), elsewhere map by map.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.teachers.deformable_rows import read
+from engine.teachers.deformable_attention_cpu import read
 
 Reading = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""As :func:`engine.teachers.deformable_kernel.read`."""
+"""As :func:`engine.teachers.deformable_attention_triton.read`."""
 
 TOLERANCE = 1e-4
 """How far the kernel may be from ``_Read``, in shares of the norm; 32 bit rounds to 1e-6."""
@@ -61,7 +61,7 @@ def _fused(device: torch.device, heads: int, width: int, maps: int, points: int)
     if not _may_be_fused(device):
         return None
     try:
-        from engine.teachers.deformable_kernel import read as kernel
+        from engine.teachers.deformable_attention_triton import read as kernel
 
         apart = _apart(kernel, device, heads=heads, width=width, maps=maps, points=points)
         if not apart <= TOLERANCE:
@@ -111,7 +111,7 @@ def _apart(read: Reading, device: torch.device, *, heads: int, width: int, maps:
 
 
 def map_by_map(value: Tensor, places: Tensor, weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-    """As :func:`engine.teachers.deformable_rows.read`, on any device."""
+    """As :func:`engine.teachers.deformable_attention_cpu.read`, on any device."""
     result: Tensor = _Read.apply(value, places, weights, shapes)
     return result
 

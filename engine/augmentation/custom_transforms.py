@@ -1,6 +1,6 @@
 """Transforms that albumentations lacks, or does in a way that does not do here.
 
-Imported through :func:`engine.augmentation.transforms.require_albumentations` only.
+Imported through :func:`engine.augmentation.pipeline.require_albumentations` only.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from transformers import SamConfig, SamModel
 
 from engine.errors import BaseModelError, ConfigError
 from engine.storage import Storage
+from engine.teachers.base_sources import is_hub_id, resolve_base_model
 from engine.teachers.load import find_adapters
 from engine.teachers.sam_checkpoint import export_original
-from engine.teachers.sources import is_hub_id, resolve_base_model
 
 WEIGHTS = b"stand-in for weights: nothing here reads them"
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -194,7 +194,7 @@ from pathlib import Path
 from engine.errors import BaseModelError
 from engine.storage import Storage
 from engine.teachers.sam_checkpoint import export_original
-from engine.teachers.sources import resolve_base_model
+from engine.teachers.base_sources import resolve_base_model
 answers = []
 for repo, revision in json.loads(sys.argv[1]):
     try:

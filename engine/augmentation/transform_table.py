@@ -50,7 +50,7 @@ class Row:
 
     Attributes:
         slot: What is changed. At most one row of a slot is applied.
-        transform: Name of a transform of albumentations, or of one in :mod:`engine.augmentation.own`.
+        transform: Name of a transform of albumentations, or of one in :mod:`engine.augmentation.custom_transforms`.
         p: Share of the images that it is applied to.
         params: Its arguments, as its documentation says; :class:`Levels` where they differ by intensity.
         when: Any of these traits asks for it; none: everyone gets it.

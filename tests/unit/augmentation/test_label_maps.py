@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.augmentation.layers import Layers
+from engine.augmentation.label_maps import Layers
 
 
 @settings(max_examples=50, deadline=None)

@@ -45,7 +45,7 @@ class Pipeline:
 
     def __init__(self, chosen: Sequence[ChosenTransform]) -> None:
         albumentations = require_albumentations()
-        from engine.augmentation.own import MIN_VISIBLE
+        from engine.augmentation.custom_transforms import MIN_VISIBLE
 
         built = [_build(one) for one in chosen]
         moving = [t for t in built if isinstance(t, albumentations.DualTransform)]
@@ -112,7 +112,7 @@ def require_albumentations() -> Any:
 
 def _build(chosen: ChosenTransform) -> Any:
     albumentations = require_albumentations()
-    from engine.augmentation import own
+    from engine.augmentation import custom_transforms
 
-    transform = getattr(own, chosen.name, None) or getattr(albumentations, chosen.name)
+    transform = getattr(custom_transforms, chosen.name, None) or getattr(albumentations, chosen.name)
     return transform(**chosen.params, p=chosen.probability)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.teachers.base import frozen_before
-from engine.teachers.features import Features
+from engine.teachers.feature_cache import Features
 from engine.teachers.grounding_dino_batch import on_canvas
 
 

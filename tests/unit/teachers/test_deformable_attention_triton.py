@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.models.grounding_dino.modeling_grounding_dino import MultiScaleDeformableAttention
 
-from engine.teachers import deformable
+from engine.teachers import deformable_attention
 
 BROKEN = (
     ("return beyond if after else 1 - beyond", "return 1 - beyond if after else beyond"),
@@ -91,10 +91,10 @@ def apart(ours: list[Tensor], right: list[Tensor]) -> list[float]:
 @pytest.fixture
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The kernel is tried on the CPU too, and what was found before is forgotten."""
-    monkeypatch.setattr(deformable, "_may_be_fused", lambda device: True)
-    deformable._fused.cache_clear()
+    monkeypatch.setattr(deformable_attention, "_may_be_fused", lambda device: True)
+    deformable_attention._fused.cache_clear()
     yield
-    deformable._fused.cache_clear()
+    deformable_attention._fused.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -152,21 +152,21 @@ class _Spoilt(torch.autograd.Function):
 def test_the_check_sees_a_thousandth_in_any_quantity(wrong: str | None) -> None:
     def read(value: Tensor, places: Tensor, weights: Tensor, shapes: Tensor) -> Tensor:
         inputs = {"value": value, "places": places, "weights": weights}
-        result = deformable.map_by_map(
+        result = deformable_attention.map_by_map(
             *(_Spoilt.apply(t) if name == wrong else t for name, t in inputs.items()), shapes.tolist()
         )
         return 1.001 * result.detach() + (result - result.detach()) if wrong == "result" else result
 
-    found = deformable._apart(read, torch.device("cpu"), **KIND)
+    found = deformable_attention._apart(read, torch.device("cpu"), **KIND)
     assert found == 0 if wrong is None else found == pytest.approx(1e-3, rel=0.01)
-    assert (found <= deformable.TOLERANCE) == (wrong is None)
+    assert (found <= deformable_attention.TOLERANCE) == (wrong is None)
 
 
 def test_the_check_passes_no_kernel_that_gives_no_numbers() -> None:
     def read(value: Tensor, places: Tensor, weights: Tensor, shapes: Tensor) -> Tensor:
-        return deformable.map_by_map(value, places, weights * torch.nan, shapes.tolist())
+        return deformable_attention.map_by_map(value, places, weights * torch.nan, shapes.tolist())
 
-    assert not deformable._apart(read, torch.device("cpu"), **KIND) <= deformable.TOLERANCE
+    assert not deformable_attention._apart(read, torch.device("cpu"), **KIND) <= deformable_attention.TOLERANCE
 
 
 def test_the_check_leaves_random_numbers_and_the_mode_of_a_run_alone() -> None:
@@ -174,7 +174,9 @@ def test_the_check_leaves_random_numbers_and_the_mode_of_a_run_alone() -> None:
     expected = torch.rand(3)
     torch.manual_seed(7)
     with torch.inference_mode():
-        deformable._apart(lambda *t: deformable.map_by_map(*t[:3], t[3].tolist()), torch.device("cpu"), **KIND)
+        deformable_attention._apart(
+            lambda *t: deformable_attention.map_by_map(*t[:3], t[3].tolist()), torch.device("cpu"), **KIND
+        )
         assert torch.is_inference_mode_enabled()
     assert torch.equal(torch.rand(3), expected)
 
@@ -183,9 +185,9 @@ def test_without_triton_the_layer_does_without_the_kernel_and_says_so_once(
     anywhere: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "engine.teachers.deformable_kernel", raising=False)
+    monkeypatch.delitem(sys.modules, "engine.teachers.deformable_attention_triton", raising=False)
     case, fast = CASES["one map"], MultiScaleDeformableAttention()
-    deformable.reading_again(fast)
+    deformable_attention.reading_again(fast)
     with pytest.warns(UserWarning, match="without its fused kernel on cpu, which takes longer: .*triton") as told:
         found = [found_by(library(case.shapes, fast), case.inputs()) for _ in range(2)][1]
     assert max(apart(found, found_by(library(case.shapes), case.inputs()))) < 2e-6
@@ -196,7 +198,7 @@ def test_a_machine_that_cannot_run_the_kernel_does_without(anywhere: None) -> No
     """Compiled, it cannot run on a CPU: any failure of Triton's will do."""
     pytest.importorskip("triton")
     with pytest.warns(UserWarning, match="the headers of Python"):
-        assert deformable._fused(torch.device("cpu"), *KIND.values()) is None
+        assert deformable_attention._fused(torch.device("cpu"), *KIND.values()) is None
 
 
 def test_on_a_cpu_the_kernel_is_neither_imported_nor_missed(interpreted: dict[str, Any]) -> None:
@@ -213,11 +215,18 @@ def test_the_kernel_compiles_for_gpus(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from engine.teachers import deformable_kernel
+    from engine.teachers import deformable_attention_triton
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel = getattr(deformable_kernel, direction)
-    constants = {"heads": 8, "width": 32, "maps": 4, "points": 4, "tile": deformable_kernel.NUMBERS // 32, "padded": 32}
+    kernel = getattr(deformable_attention_triton, direction)
+    constants = {
+        "heads": 8,
+        "width": 32,
+        "maps": 4,
+        "points": 4,
+        "tile": deformable_attention_triton.NUMBERS // 32,
+        "padded": 32,
+    }
     others = {"queries": "i32", "length": "i32", "shapes": "*i64"} | dict.fromkeys(constants, "constexpr")
     signature = {name: others.get(name, "*fp32") for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
@@ -232,11 +241,11 @@ def test_the_kernel_compiles_for_gpus(
 def test_on_a_gpu_the_kernel_gives_what_the_library_gives(case: str) -> None:
     shapes, inputs = CASES[case].shapes, [t.cuda() for t in CASES[case].inputs()]
     layer = MultiScaleDeformableAttention()
-    deformable.reading_again(layer)
+    deformable_attention.reading_again(layer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = found_by(library(shapes, layer), inputs)
-    assert deformable._fused(inputs[0].device, *inputs[0].shape[2:], *inputs[2].shape[3:]) is not None
+    assert deformable_attention._fused(inputs[0].device, *inputs[0].shape[2:], *inputs[2].shape[3:]) is not None
     assert max(apart(ours, found_by(library(shapes), inputs, torch.float64))) < 1e-5
 
 
@@ -245,7 +254,7 @@ def test_on_a_gpu_nothing_is_stored_of_what_is_read() -> None:
     case = Case(((50, 84), (25, 42), (13, 21), (7, 11)), queries=5000, heads=8, points=4)
     leaves = [t.cuda().requires_grad_() for t in case.inputs()]
     layer = MultiScaleDeformableAttention()
-    deformable.reading_again(layer)
+    deformable_attention.reading_again(layer)
     read = library(case.shapes, layer)
     read(*leaves)  # compiles, and is checked
     before = torch.cuda.memory_allocated()
@@ -273,29 +282,29 @@ def main() -> None:
     """Run by :func:`interpreted`: prints how far from what is right the kernel is, and what is taken when."""
     shapes = CASES["one map"].shapes
     fast = MultiScaleDeformableAttention()
-    deformable.reading_again(fast)
+    deformable_attention.reading_again(fast)
 
     def choice() -> list[Any]:
         """Whether the kernel is taken, asked twice, and what is said."""
-        deformable._fused.cache_clear()
+        deformable_attention._fused.cache_clear()
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            taken = [deformable._fused(torch.device("cpu"), *KIND.values()) for _ in range(2)]
+            taken = [deformable_attention._fused(torch.device("cpu"), *KIND.values()) for _ in range(2)]
         return [None not in taken, [str(one.message) for one in told]]
 
     taken, told = choice()
-    plain = [taken or "engine.teachers.deformable_kernel" in sys.modules, told]
+    plain = [taken or "engine.teachers.deformable_attention_triton" in sys.modules, told]
 
-    from engine.teachers import deformable_kernel
+    from engine.teachers import deformable_attention_triton
 
     by_library, without = {}, {}
     for name, case in CASES.items():
         inputs = case.inputs()
-        ours = found_by(lambda *t, s=case.shapes: deformable_kernel.read(*t, torch.tensor(s)), inputs)
+        ours = found_by(lambda *t, s=case.shapes: deformable_attention_triton.read(*t, torch.tensor(s)), inputs)
         by_library[name] = apart(ours, found_by(library(case.shapes), inputs, torch.float64))
-        without[name] = apart(ours, found_by(lambda *t, s=case.shapes: deformable.map_by_map(*t, s), inputs))
+        without[name] = apart(ours, found_by(lambda *t, s=case.shapes: deformable_attention.map_by_map(*t, s), inputs))
 
-    deformable._may_be_fused = lambda device: True
+    deformable_attention._may_be_fused = lambda device: True
     right = found_by(library(shapes), CASES["one map"].inputs())
     inputs = CASES["one map"].inputs()
     again = apart(found_by(lambda *t: checkpoint(library(shapes, fast), *t, use_reentrant=False), inputs), right)
@@ -304,8 +313,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         found["broken"] = []
         for number, (right_line, wrong_line) in enumerate(BROKEN):
-            sys.modules[deformable_kernel.__name__] = changed(
-                deformable_kernel, right_line, wrong_line, Path(folder, f"{number}.py")
+            sys.modules[deformable_attention_triton.__name__] = changed(
+                deformable_attention_triton, right_line, wrong_line, Path(folder, f"{number}.py")
             )
             found["broken"].append(choice())
         found["instead"] = apart(found_by(library(shapes, fast), inputs), right)
