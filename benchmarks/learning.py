@@ -39,7 +39,7 @@ from torch import Tensor
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings, generate_config
 from engine.dataset import CocoDataset, inspect_request, load_dataset
-from engine.dataset.coco import to_coco
+from engine.dataset.coco_export import to_coco
 from engine.dataset.split import split_dataset
 from engine.evaluation.evaluate import evaluate
 from engine.results import ApMetrics

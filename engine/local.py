@@ -22,8 +22,8 @@ from engine.base_identity import base_digest
 from engine.config import RunConfig, decisive, from_yaml, to_yaml
 from engine.config.data_checks import check_pieces
 from engine.dataset import DatasetInfo, inspect_request
-from engine.dataset.class_names import find_vocabulary, judge_names, of_language
-from engine.dataset.layouts import find_single_part
+from engine.dataset.class_name_checks import find_vocabulary, judge_names, of_language
+from engine.dataset.export_layouts import find_single_part
 from engine.dataset.problems import too_many
 from engine.errors import (
     EXIT_ERRORS,

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from engine.artifacts import RunMetadata
-from engine.dataset.short_info import short_info, size_of
+from engine.dataset.dataset_summary import short_info, size_of
 from engine.dataset.types import DatasetInfo
 from engine.errors import FORMER_EXIT_CODES, ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
@@ -138,8 +138,8 @@ class Outcome(Result):
     def to_message(self, limit: int = LIMIT) -> str:
         """The outcome as JSON of at most ``limit`` bytes, a few hundred at least; it can be read back.
 
-        Details of the data go first, as :func:`engine.dataset.short_info.short_info` says, and the end of the message;
-        then what was published before, then where the data lies. Where not even the rest fits, a failure that says so
+        Details of the data are removed first (see :func:`engine.dataset.dataset_summary.short_info`), and the end of the
+        message; then what was published before, then where the data lies. Where not even the rest fits, a failure that says so
         takes its place.
         """
         for shortened in (_as_it_is, _nothing_published, _no_source, _failure_to_tell):

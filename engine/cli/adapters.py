@@ -52,8 +52,8 @@ def evaluate(
     from engine.artifacts import SPLITS
     from engine.dataset import ImageFolder, Sample, load_dataset, load_sample
     from engine.dataset.class_match import match_classes
-    from engine.dataset.frames import frame_remarks
-    from engine.dataset.samples import with_frame
+    from engine.dataset.exif_orientation import frame_remarks
+    from engine.dataset.sample_loader import with_frame
     from engine.dataset.trained_images import trained_images
     from engine.evaluation.conclusion import conclude
     from engine.evaluation.evaluate import evaluate as measure
@@ -135,9 +135,9 @@ def predict(
         load_sample,
     )
     from engine.dataset.class_match import match_classes
-    from engine.dataset.coco import detections_to_coco
-    from engine.dataset.images import probe_image
-    from engine.dataset.samples import frame_of, with_frame
+    from engine.dataset.coco_export import detections_to_coco
+    from engine.dataset.image_decoding import probe_image
+    from engine.dataset.sample_loader import frame_of, with_frame
     from engine.dataset.types import Frame
     from engine.labelling import Overlays
     from engine.teachers import load_adapted

@@ -57,7 +57,7 @@ def inspect(
     from engine.config.data_checks import check_pieces
     from engine.config.generate import defaults, generate_config
     from engine.dataset import inspect_dataset, inspect_request
-    from engine.dataset.class_names import find_vocabulary, judge_names, of_language
+    from engine.dataset.class_name_checks import find_vocabulary, judge_names, of_language
     from engine.estimate.cost_model import GPUS
     from engine.estimate.forecast import Inspected, check_layers, outlook
 
@@ -138,7 +138,7 @@ def validate(
     """Inspect a dataset, or that of a manifest (-f), and open every image; exit code 41 if training would refuse it."""
     from engine.config.data_checks import check_pieces
     from engine.config.generate import generate_config
-    from engine.dataset.class_names import find_vocabulary
+    from engine.dataset.class_name_checks import find_vocabulary
     from engine.dataset.validate import validate_request
 
     flags = {"--images": images, "--endpoint-url": endpoint_url}
@@ -244,7 +244,7 @@ def augment(
 
     from engine.augmentation import Augmenter, contact_sheet, describe, left_out, select
     from engine.dataset import ImageFolder, load_dataset, load_sample
-    from engine.dataset.samples import with_frame
+    from engine.dataset.sample_loader import with_frame
 
     if preview.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise ConfigError(f"--preview {preview} must end in .jpg or .png")

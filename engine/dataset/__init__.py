@@ -1,15 +1,15 @@
 """COCO datasets: inspect, validate, split, load. Never imports torch."""
 
-from engine.dataset.coco import folder_dataset, to_coco
-from engine.dataset.folder import ImageFolder
+from engine.dataset.coco_export import folder_dataset, to_coco
+from engine.dataset.export_layouts import find_parts
+from engine.dataset.image_folder import ImageFolder
 from engine.dataset.inspect import inspect_dataset, inspect_request
-from engine.dataset.layouts import find_parts
 from engine.dataset.load import load_dataset, load_part
 from engine.dataset.masks import decode_masks, encode_mask
-from engine.dataset.part_files import PartFiles
-from engine.dataset.samples import load_sample
+from engine.dataset.sample_loader import load_sample
 from engine.dataset.split import Split, split_dataset
-from engine.dataset.split_files import split_file
+from engine.dataset.split_coco_file import split_file
+from engine.dataset.split_paths import PartFiles
 from engine.dataset.types import (
     ClassInfo,
     CocoAnnotation,

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from engine.dataset.ids import Distinct
-from engine.dataset.mask_shapes import run_lengths
+from engine.dataset.id_index import Distinct
+from engine.dataset.mask_bounds import run_lengths
 
 FEW = 3
 """Crowds below which nothing is concluded."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.agreement import Reading
+from engine.dataset.box_mask_agreement import Reading
 from engine.dataset.box_statistics import AreaReadings, BoxStatistics, read_by_area
+from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.crowd_statistics import CrowdStatistics
-from engine.dataset.duplicates import Duplicates, Repeated
-from engine.dataset.ids import IdIndex
-from engine.dataset.objects import Judged, Verdict
+from engine.dataset.duplicate_objects import Duplicates, Repeated
+from engine.dataset.id_index import IdIndex
 from engine.dataset.problems import EXAMPLES, ProblemLog
-from engine.dataset.records import RawAnnotation
 from engine.dataset.segmentations import MaskKind
-from engine.dataset.shifted_images import ShiftedImages
+from engine.dataset.shifted_image_ids import ShiftedImages
+from engine.dataset.validate_annotations import Judged, Verdict
 
 READ_WHOLE = 1 << 20
 """Bytes of masks of a file that are all compared with their boxes, unless ``thorough``."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from engine.dataset.reader import CocoReader
+from engine.dataset.coco_reader import CocoReader
 from engine.errors import DataError
 from engine.storage import Storage
 

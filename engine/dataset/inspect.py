@@ -11,16 +11,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from engine.dataset.across_parts import AcrossParts, Picture
-from engine.dataset.counts import Counts, PartCounts
-from engine.dataset.folder import ImageFolder
+from engine.dataset.dataset_statistics import Counts, PartCounts
+from engine.dataset.export_layouts import find_parts, find_single_part
+from engine.dataset.file_names import FileNames
 from engine.dataset.image_digest import together
-from engine.dataset.layouts import find_parts, find_single_part
+from engine.dataset.image_folder import ImageFolder
 from engine.dataset.leaks import Grouping
-from engine.dataset.names import FileNames
-from engine.dataset.part_files import PartFiles, is_image
 from engine.dataset.problems import ProblemLog, too_many
 from engine.dataset.scan import OnBlock, Opened, Scan
+from engine.dataset.split_comparison import AcrossParts, Picture
+from engine.dataset.split_paths import PartFiles, is_image
 from engine.dataset.types import DatasetInfo, FilesRead
 from engine.spec import Crowds, DatasetSpec
 from engine.storage import Storage, default_cache, parent

@@ -1,7 +1,7 @@
 """Images that several parts of a dataset share: what is measured on them is what was learned.
 
 An image is the same as another if it is the same file, has the same bytes, shows the same picture
-(:mod:`engine.dataset.same_pictures`), or belongs to the same group that the user has named (:class:`Grouping`).
+(:mod:`engine.dataset.near_duplicate_images`), or belongs to the same group that the user has named (:class:`Grouping`).
 Versions of one picture that Roboflow has made (``name_jpg.rf.HASH.jpg``) are reported in a given split, but prove
 nothing: other pictures may have had the same name. A split of our own keeps all of these on one side:
 :func:`groups_of`.
@@ -18,8 +18,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.near_duplicate_images import Thumbnails, connected, same_pictures
 from engine.dataset.problems import EXAMPLES, ProblemLog, too_many
-from engine.dataset.same_pictures import Thumbnails, connected, same_pictures
 from engine.storage import name as name_of
 
 ROBOFLOW = re.compile(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from engine.dataset.across_parts import sure
-from engine.dataset.folder import ImageFolder
+from engine.dataset.image_folder import ImageFolder
+from engine.dataset.split_comparison import sure
 from engine.dataset.types import CocoDataset
 from engine.errors import StorageError
 from engine.storage import NotFoundError, Storage, join

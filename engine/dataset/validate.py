@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.dataset.across_parts import Picture
-from engine.dataset.frames import Evidence, Frames, evidence_of
+from engine.dataset.exif_orientation import Evidence, Frames, evidence_of
+from engine.dataset.image_decoding import ImageHeader, decode_image, probe_image
 from engine.dataset.image_digest import mark_of
-from engine.dataset.images import ImageHeader, decode_image, probe_image
 from engine.dataset.inspect import inspect_parts, parts_of_request
 from engine.dataset.leaks import Grouping
+from engine.dataset.near_duplicate_images import SIDE, thumbnail
 from engine.dataset.problems import EXAMPLES, SEEN_WHEN_OPENED, ProblemLog
-from engine.dataset.same_pictures import SIDE, thumbnail
 from engine.dataset.scan import Opened, Scan
+from engine.dataset.split_comparison import Picture
 from engine.dataset.types import CocoImage, DatasetInfo, Frame, ImageId
 from engine.errors import DataError
 from engine.spec import Crowds, DatasetSpec, ExifOrientation

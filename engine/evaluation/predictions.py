@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.names import FileNames
+from engine.dataset.file_names import FileNames
 from engine.dataset.predictions import Predictions
 from engine.dataset.types import CocoDataset, CocoImage, Detections
 from engine.errors import DataError

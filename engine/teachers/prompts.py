@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.class_names import cleaned
+from engine.dataset.class_name_checks import cleaned
 from engine.errors import BaseModelError, ConfigError
 
 CLS, SEP, PERIOD, QUESTION = 101, 102, 1012, 1029

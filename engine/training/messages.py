@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.dataset.problems import CATALOGUE
-from engine.dataset.readable import Unreadable
+from engine.dataset.unreadable_images import Unreadable
 from engine.evaluation.conclusion import conclude_result
 from engine.gain import ADVICE
 from engine.progress import better_than

@@ -9,7 +9,7 @@ from typing import Any
 from engine.artifacts import ADAPTER, ADAPTER_CONFIG
 from engine.base_identity import base_digest
 from engine.config import RunConfig
-from engine.dataset.readable import Unreadable
+from engine.dataset.unreadable_images import Unreadable
 from engine.errors import ConfigError, DataError
 from engine.spec import TeacherName
 from engine.storage import Storage, join

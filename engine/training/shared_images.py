@@ -9,9 +9,9 @@ from pathlib import Path
 from engine.artifacts import SPLITS
 from engine.config import DataConfig
 from engine.dataset import CocoDataset, ImageFolder, PartFiles
-from engine.dataset.keep_together import field_values, keep_together, part_images
 from engine.dataset.leaks import Grouping, Kind, Leak, PartImages, find_leaks, refuse_leaks
-from engine.dataset.thumbnails import thumbnails_of
+from engine.dataset.split_groups import field_values, keep_together, part_images
+from engine.dataset.thumbnail_cache import thumbnails_of
 from engine.errors import DataError
 from engine.results import SplitCheck
 from engine.storage import Storage

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from engine.config import DataConfig
 from engine.dataset import CocoDataset, ImageFolder, PartFiles, Sample, find_parts, load_part, load_sample
-from engine.dataset.frames import Evidence, Frames
+from engine.dataset.exif_orientation import Evidence, Frames
 from engine.dataset.image_digest import together
 from engine.dataset.leaks import PartImages
-from engine.dataset.readable import Unreadable, check_few, find_unreadable, names_of
 from engine.dataset.split import split_dataset
 from engine.dataset.types import Frame
+from engine.dataset.unreadable_images import Unreadable, check_few, find_unreadable, names_of
 from engine.errors import DataError
 from engine.results import SplitCheck
 from engine.spec import ExifOrientation

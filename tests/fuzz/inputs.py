@@ -34,7 +34,7 @@ from engine.artifacts import RunLayout, read_metadata, read_result
 from engine.cli.options import overrides
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import DatasetInfo, inspect_dataset, load_dataset, load_sample
-from engine.dataset.images import decode_image, probe_image
+from engine.dataset.image_decoding import decode_image, probe_image
 from engine.dataset.predictions import load_predictions
 from engine.dataset.problems import IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Detections

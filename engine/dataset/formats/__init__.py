@@ -6,6 +6,7 @@ the same checks, and told with the file and the line. Converted files are kept i
 
 from __future__ import annotations
 
+from engine.dataset.formats.conversion_cache import kept_or_converted
 from engine.dataset.formats.detect import (
     COCO,
     CONVERTERS,
@@ -13,9 +14,8 @@ from engine.dataset.formats.detect import (
     formats_of_folder,
     refuse_unread,
 )
-from engine.dataset.formats.kept import kept_or_converted
-from engine.dataset.formats.source import Files, Source, list_others
-from engine.dataset.part_files import PartFiles
+from engine.dataset.formats.source_files import Files, Source, list_others
+from engine.dataset.split_paths import PartFiles
 from engine.errors import DataError
 from engine.storage import Storage, name, parent
 

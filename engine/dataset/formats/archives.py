@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import BinaryIO
 
-from engine.dataset.names import is_junk
+from engine.dataset.file_names import is_junk
 from engine.errors import DataError, MachineError, StorageError
 from engine.storage import NotFoundError, Storage, default_cache, safe_join
 from engine.storage.files import failures, reason

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.dataset.formats import labelme, via, voc, yolo
-from engine.dataset.formats.json_text import outline
-from engine.dataset.formats.source import Source, identity
+from engine.dataset.formats.label_json import outline
+from engine.dataset.formats.label_xml import root_tag
+from engine.dataset.formats.source_files import Source, identity
 from engine.dataset.formats.unsupported import READ, json_format, unread_format
-from engine.dataset.formats.xml import root_tag
 from engine.dataset.formats.yolo import label_lines, parse_line
 from engine.dataset.formats.yolo_layout import NAME_FILES, data_yamls
 from engine.errors import DataError

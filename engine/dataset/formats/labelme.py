@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engine.dataset.formats.json_text import number, parse_json
-from engine.dataset.formats.source import Source, by_folder, complete, identity
-from engine.dataset.formats.writer import Classes, CocoWriter, Polygon, ellipse
+from engine.dataset.formats.coco_writer import Classes, CocoWriter, Polygon, ellipse
+from engine.dataset.formats.label_json import number, parse_json
+from engine.dataset.formats.source_files import Source, by_folder, complete, identity
 from engine.dataset.masks import encode_mask
 from engine.errors import DataError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from engine.dataset.formats.json_text import outline
+from engine.dataset.formats.label_json import outline
 
 EXPORT = "export it as COCO, YOLO or Pascal VOC"
 

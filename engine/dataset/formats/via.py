@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.dataset.formats.json_text import number, outline, parse_json
-from engine.dataset.formats.source import Source
-from engine.dataset.formats.writer import Classes, CocoWriter, Polygon, ellipse
-from engine.dataset.part_files import PARTS, part_of
+from engine.dataset.formats.coco_writer import Classes, CocoWriter, Polygon, ellipse
+from engine.dataset.formats.label_json import number, outline, parse_json
+from engine.dataset.formats.source_files import Source
+from engine.dataset.split_paths import PARTS, part_of
 from engine.errors import DataError
 
 KIND = "VIA"

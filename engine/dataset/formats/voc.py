@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from engine.dataset.formats.source import Source, by_folder, complete, identity
-from engine.dataset.formats.writer import Classes, CocoWriter, Polygon
-from engine.dataset.formats.xml import parse_xml
-from engine.dataset.part_files import PARTS
+from engine.dataset.formats.coco_writer import Classes, CocoWriter, Polygon
+from engine.dataset.formats.label_xml import parse_xml
+from engine.dataset.formats.source_files import Source, by_folder, complete, identity
+from engine.dataset.split_paths import PARTS
 from engine.errors import DataError
 
 KIND = "Pascal VOC"

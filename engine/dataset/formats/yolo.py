@@ -16,10 +16,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.dataset.formats.source import Source, identity
-from engine.dataset.formats.writer import CocoWriter
+from engine.dataset.formats.coco_writer import CocoWriter
+from engine.dataset.formats.source_files import Source, identity
 from engine.dataset.formats.yolo_layout import NAME_FILES, Layout, read_layout
-from engine.dataset.formats.yolo_shapes import Shapes
+from engine.dataset.formats.yolo_variants import Shapes
 from engine.errors import DataError
 
 KIND = "YOLO"

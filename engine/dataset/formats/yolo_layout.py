@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.dataset.formats.source import Source, by_folder, complete, identity
-from engine.dataset.names import FileNames
-from engine.dataset.part_files import PARTS
+from engine.dataset.file_names import FileNames
+from engine.dataset.formats.source_files import Source, by_folder, complete, identity
+from engine.dataset.split_paths import PARTS
 from engine.errors import ConfigError, DataError
 from engine.plain_yaml import read_document
 

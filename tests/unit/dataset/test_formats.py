@@ -9,7 +9,7 @@ from coco_files import small_coco
 from other_formats import WITH_MASKS, WRITERS, text, yolo, zipped
 
 from engine.dataset import CocoDataset, ImageFolder, find_parts, inspect_dataset, load_dataset, split_file
-from engine.dataset.coco import to_coco
+from engine.dataset.coco_export import to_coco
 from engine.errors import DataError
 from engine.storage import Storage
 

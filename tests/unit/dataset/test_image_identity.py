@@ -12,8 +12,8 @@ import pytest
 from coco_files import Coco, changed, small_coco, write, write_images
 
 from engine.dataset import folder_dataset, inspect_dataset, load_dataset, split_file, to_coco
+from engine.dataset.export_layouts import find_parts
 from engine.dataset.inspect import inspect_parts
-from engine.dataset.layouts import find_parts
 from engine.storage import Storage
 
 NFC, NFD = unicodedata.normalize("NFC", "é.png"), unicodedata.normalize("NFD", "é.png")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from engine.dataset.masks import box_of_mask, box_of_segmentation, decode_masks, encode_mask, encode_segmentation
-from engine.dataset.run_lengths import areas_of_texts
+from engine.dataset.rle_validation import areas_of_texts
 from engine.dataset.segmentations import MaskKind, classify, parse
 
 

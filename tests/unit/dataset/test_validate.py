@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 
 from engine.config import generate_config
 from engine.dataset import Severity, inspect_dataset, validate, validate_dataset
-from engine.dataset.images import ImageHeader, probe_image
+from engine.dataset.image_decoding import ImageHeader, probe_image
 from engine.spec import DatasetSpec, FineTuneSpec
 from engine.storage import Storage
 from engine.training.splits import Data, Splits

@@ -19,18 +19,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.folder import ImageFolder
-from engine.dataset.ids import UNKNOWN, Distinct, IdIndex, other_spelling
+from engine.dataset.coco_reader import CocoReader
+from engine.dataset.coco_records import RawAnnotation, RawImage, record
+from engine.dataset.export_layouts import find_single_part
+from engine.dataset.id_index import UNKNOWN, Distinct, IdIndex, other_spelling
+from engine.dataset.image_folder import ImageFolder
 from engine.dataset.image_table import Texts
-from engine.dataset.keep_together import field_values, keep_together, open_all, part_images
-from engine.dataset.layouts import find_single_part
 from engine.dataset.leaks import Grouping
-from engine.dataset.part_files import PartFiles
-from engine.dataset.reader import CocoReader
-from engine.dataset.records import RawAnnotation, RawImage, record
-from engine.dataset.same_pictures import connected
+from engine.dataset.near_duplicate_images import connected
 from engine.dataset.scan import check_keys, uncollected
 from engine.dataset.split import PARTS, Split, split_dataset
+from engine.dataset.split_groups import field_values, keep_together, open_all, part_images
+from engine.dataset.split_paths import PartFiles
 from engine.dataset.types import ImageId
 from engine.errors import DataError
 from engine.spec import Crowds

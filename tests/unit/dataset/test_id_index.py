@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.dataset.ids import SMALL, UNKNOWN, Distinct, IdIndex, Repeats, as_numbers
+from engine.dataset.id_index import SMALL, UNKNOWN, Distinct, IdIndex, Repeats, as_numbers
 from engine.dataset.image_table import ImageTable
 from engine.dataset.types import CocoImage
 

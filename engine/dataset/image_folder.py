@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Self
 
+from engine.dataset.export_layouts import find_single_part
+from engine.dataset.file_listing import list_files, names_among
+from engine.dataset.file_names import FileNames
 from engine.dataset.image_cache import Sum, is_whole, record, sums_of
 from engine.dataset.image_digest import fingerprint, local_marks, mark_of
-from engine.dataset.layouts import find_single_part
-from engine.dataset.listing import list_files, names_among
-from engine.dataset.names import FileNames
 from engine.dataset.types import CocoImage
 from engine.errors import DataError
 from engine.storage import Storage, is_remote, join

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from engine.dataset.records import RECORDS, decode, lenient, raw_elements
+from engine.dataset.coco_records import RECORDS, decode, lenient, raw_elements
 from engine.errors import DataError
 from engine.storage.git_lfs import ADVICE, POINTER
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.file_names import EXACT, WHOLE, FileNames, Match, rejected, tidied
 from engine.dataset.image_table import Texts
-from engine.dataset.names import EXACT, WHOLE, FileNames, Match, rejected, tidied
 
 Ints = NDArray[np.int64]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.dataset import names
-from engine.dataset.names import FileNames, is_unsafe
+from engine.dataset import file_names
+from engine.dataset.file_names import FileNames, is_unsafe
 
 PATHS = st.lists(st.sampled_from(["a", "A", "b", "c.j", "C.j", ""]), min_size=1, max_size=4).map("/".join)
 KEYS = PATHS.filter(lambda path: not path.endswith("/") and path)
@@ -53,7 +53,7 @@ def test_a_name_means_the_only_file_it_can(file_name: str, keys: list[str], foun
 def test_what_a_name_means_does_not_hang_on_how_many_end_alike(keys: set[str], start: str, path: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         few = FileNames(keys).find(start + path)
-        patch.setattr(names, "FEW", 0)
+        patch.setattr(file_names, "FEW", 0)
         assert FileNames(keys).find(start + path) == few
 
 

@@ -13,11 +13,11 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.agreement import Reading, compare
-from engine.dataset.ids import IdIndex
-from engine.dataset.mask_shapes import mask_shapes
-from engine.dataset.records import RawAnnotation
-from engine.dataset.rotation import angles, upright
+from engine.dataset.box_mask_agreement import Reading, compare
+from engine.dataset.coco_records import RawAnnotation
+from engine.dataset.id_index import IdIndex
+from engine.dataset.mask_bounds import mask_shapes
+from engine.dataset.rotated_boxes import angles, upright
 from engine.dataset.segmentations import MaskKind, box_around, classify
 from engine.dataset.types import ImageId
 from engine.spec import Crowds

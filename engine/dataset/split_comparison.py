@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.counts import PartCounts
-from engine.dataset.folder import ImageFolder
+from engine.dataset.dataset_statistics import PartCounts
 from engine.dataset.group_field import read_field
+from engine.dataset.image_folder import ImageFolder
 from engine.dataset.leaks import Grouping, PartImages, log_leaks, log_repeats
+from engine.dataset.near_duplicate_images import SIDE
 from engine.dataset.problems import ProblemLog
-from engine.dataset.same_pictures import SIDE
 from engine.dataset.scan import Scan
 from engine.storage import Storage, is_remote, join
 from engine.storage import name as name_of

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.ceilings import Ceilings
-from engine.dataset.ids import Repeats, Tally, as_numbers
-from engine.dataset.image_marks import ImageMarks
+from engine.dataset.ap_ceiling import Ceilings
+from engine.dataset.coco_records import RawAnnotation
+from engine.dataset.id_index import Repeats, Tally, as_numbers
 from engine.dataset.object_problems import COPIES
-from engine.dataset.objects import Judged, Verdict
 from engine.dataset.problems import ProblemLog
-from engine.dataset.records import RawAnnotation
 from engine.dataset.scan import Header, id_numbers
 from engine.dataset.segmentations import MaskKind
 from engine.dataset.types import ClassInfo, DatasetInfo, ImageId, ImagesInfo, LeftOut, SizeInfo
+from engine.dataset.usable_images import ImageMarks
+from engine.dataset.validate_annotations import Judged, Verdict
 
 MASK_SHARE = 0.05
 """From this share of objects with masks on, a dataset has masks."""

@@ -15,7 +15,7 @@ from coco_files import small_coco
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.dataset.reader import CocoReader
+from engine.dataset.coco_reader import CocoReader
 from engine.errors import DataError
 
 TEXT = st.text('ab"\\\\{}[],: \né漢\U0001f600\x00', max_size=8) | st.just('}, {"id"')

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from engine.dataset.mask_shapes import run_lengths
+from engine.dataset.mask_bounds import run_lengths
 from engine.dataset.masks import encode_segmentation
 from engine.dataset.segmentations import MaskKind, parse
 from engine.dataset.types import Rle

@@ -10,7 +10,7 @@ from hashlib import file_digest
 from pathlib import Path
 from tempfile import mkdtemp
 
-from engine.dataset.formats.source import Source
+from engine.dataset.formats.source_files import Source
 from engine.errors import StorageError
 from engine.storage import default_cache
 from engine.storage.files import failures, reason

@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from engine.dataset.formats.source import decode
+from engine.dataset.formats.source_files import decode
 from engine.errors import DataError
 
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]', re.DOTALL)

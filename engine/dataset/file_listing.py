@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.dataset.names import FileNames, is_junk
+from engine.dataset.file_names import FileNames, is_junk
 from engine.storage import ObjectInfo, Storage
 
 

@@ -16,8 +16,8 @@ from pycocotools import mask as coco_mask
 
 from engine.config import generate_config
 from engine.dataset import inspect_request, load_dataset, load_sample, validate_dataset
-from engine.dataset.frames import turn_boxes, turned
-from engine.dataset.images import decode_image, probe_image
+from engine.dataset.exif_orientation import turn_boxes, turned
+from engine.dataset.image_decoding import decode_image, probe_image
 from engine.dataset.predictions import load_predictions
 from engine.dataset.types import Detections, Frame
 from engine.errors import DataError

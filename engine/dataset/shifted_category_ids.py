@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.dataset.ids import other_spelling
+from engine.dataset.id_index import other_spelling
 from engine.dataset.types import ImageId
 
 MOST = 0.8

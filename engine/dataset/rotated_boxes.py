@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.records import RawAnnotation
+from engine.dataset.coco_records import RawAnnotation
 
 NAME = "rotation"
 LEAST = 0.05

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.ids import UNKNOWN, IdIndex, other_spelling
-from engine.dataset.objects import Judged, Verdict
-from engine.dataset.records import RawAnnotation
+from engine.dataset.coco_records import RawAnnotation
+from engine.dataset.id_index import UNKNOWN, IdIndex, other_spelling
+from engine.dataset.validate_annotations import Judged, Verdict
 
 MOST = 0.8
 """Share of the images that must have annotations for the shift to be no chance."""

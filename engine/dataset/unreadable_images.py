@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.dataset.folder import ImageFolder
-from engine.dataset.frames import Evidence, Frames, evidence_of
-from engine.dataset.images import probe_image
+from engine.dataset.exif_orientation import Evidence, Frames, evidence_of
+from engine.dataset.image_decoding import probe_image
+from engine.dataset.image_folder import ImageFolder
 from engine.dataset.problems import EXAMPLES, too_many
-from engine.dataset.samples import load_sample
+from engine.dataset.sample_loader import load_sample
 from engine.dataset.types import CocoDataset
 from engine.errors import DataError
 from engine.storage import Storage

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from engine.dataset.images import ImageHeader
+from engine.dataset.image_decoding import ImageHeader
 from engine.dataset.types import CocoImage, Detections, Frame
 from engine.spec import ExifOrientation
 

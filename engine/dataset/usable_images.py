@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.objects import Judged
 from engine.dataset.segmentations import MaskKind
+from engine.dataset.validate_annotations import Judged
 
 Marks = NDArray[np.bool_]
 

@@ -1,4 +1,4 @@
-"""Thumbnails of images that training has on the disk, kept between runs: see :mod:`engine.dataset.same_pictures`."""
+"""Cache of thumbnails of training images on disk, kept between runs; see :mod:`engine.dataset.near_duplicate_images`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.dataset.folder import ImageFolder
-from engine.dataset.images import decode_image
-from engine.dataset.same_pictures import SIDE, Thumbnails, thumbnail
+from engine.dataset.image_decoding import decode_image
+from engine.dataset.image_folder import ImageFolder
+from engine.dataset.near_duplicate_images import SIDE, Thumbnails, thumbnail
 from engine.dataset.types import CocoImage
 from engine.errors import DataError, StorageError
 from engine.storage import Storage

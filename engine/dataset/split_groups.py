@@ -8,12 +8,12 @@ from contextlib import closing
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.across_parts import sure
-from engine.dataset.folder import ImageFolder
 from engine.dataset.group_field import read_field
-from engine.dataset.images import decode_image
+from engine.dataset.image_decoding import decode_image
+from engine.dataset.image_folder import ImageFolder
 from engine.dataset.leaks import Grouping, PartImages, groups_of
-from engine.dataset.same_pictures import SIDE, Thumbnails, thumbnail
+from engine.dataset.near_duplicate_images import SIDE, Thumbnails, thumbnail
+from engine.dataset.split_comparison import sure
 from engine.errors import DataError
 from engine.storage import Storage, join
 from engine.storage.transfer import each_done
