@@ -138,9 +138,9 @@ class Outcome(Result):
     def to_message(self, limit: int = LIMIT) -> str:
         """The outcome as JSON of at most ``limit`` bytes, a few hundred at least; it can be read back.
 
-        Details of the data are removed first (see :func:`engine.dataset.dataset_summary.short_info`), and the end of the
-        message; then what was published before, then where the data lies. Where not even the rest fits, a failure that says so
-        takes its place.
+        Details of the data are removed first (see :func:`engine.dataset.dataset_summary.short_info`), with the end of
+        the message; then earlier publications, then the location of the data. If the rest does not fit either, it is
+        replaced by a failure that says so.
         """
         for shortened in (_as_it_is, _nothing_published, _no_source, _failure_to_tell):
             outcome = _short_message(_short_info(shortened(self, limit), limit), limit)

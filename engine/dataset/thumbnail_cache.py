@@ -1,4 +1,4 @@
-"""Cache of thumbnails of training images on disk, kept between runs; see :mod:`engine.dataset.near_duplicate_images`."""
+"""Cache thumbnails of training images between runs, see :mod:`engine.dataset.near_duplicate_images`."""
 
 from __future__ import annotations
 
