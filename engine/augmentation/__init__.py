@@ -1,4 +1,4 @@
-"""Augmentation by what the objects are like and where they are seen."""
+"""Augmentation chosen by the traits of the objects and of their environment."""
 
 from engine.augmentation.augmenter import Augmenter
 from engine.augmentation.preview import contact_sheet

@@ -1,4 +1,4 @@
-"""Changes a sample as its dataset may look in use; boxes and masks follow."""
+"""Augment a sample, with its boxes and masks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Augmenter:
 
     The view is fully determined by the sample and the seed. Objects of which too little stays in view are dropped
     (:data:`engine.augmentation.custom_transforms.MIN_VISIBLE`), so that a view may have none. With masks, boxes are
-    read off them wherever a transform does not keep boxes upright; elsewhere they are moved as they were given.
+    computed from them after transforms that do not keep boxes upright; otherwise the given boxes are transformed.
 
-    Pickles as its specification; each process builds its own transforms. Not to be shared by threads.
+    Pickles as its specification; each process builds its own transforms. Not thread-safe.
     """
 
     def __init__(self, spec: AugmentationSpec) -> None:
@@ -36,7 +36,7 @@ class Augmenter:
         return Augmenter, (self.spec,)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """A view of ``sample``; the sample itself if nothing was chosen, or there is hardly anything to see in it.
+        """Return a view of ``sample``; the sample itself if no transform was chosen, or the image is too small.
 
         Raises:
             ConfigError: albumentations is not installed.
@@ -50,7 +50,7 @@ class Augmenter:
         boxes, kept, masks = moved.boxes_xyxy, moved.indices, None
         if layers is not None and moved.maps is not None:
             seen = layers.boxes(moved.maps)
-            # An object whose mask has left the frame is gone; one that never had a mask is judged by its box.
+            # An object whose mask has left the frame is dropped; one without a mask is kept or dropped by its box.
             stays = (seen[kept, 2] > 0) | (layers.layer_of[kept] < 0)
             boxes, kept = boxes[stays], kept[stays]
             masks = layers.masks(moved.maps, kept, seen)
@@ -78,18 +78,18 @@ class Augmenter:
 def _with_objects(
     loose: NDArray[np.float32], tight: NDArray[np.float32], indices: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Tight boxes; those beside an object (index -1 - its own), which no mask tightens, shrink with the object's.
+    """Return tight boxes; a detected box of an object (index -1 - the object's) shrinks like the object's own box.
 
     Args:
-        loose: (N, 4) corners, as a transform leaves them.
-        tight: (N, 4) corners, of objects with a mask as their masks say.
-        indices: (N,) of the objects, or below 0 of what is beside them.
+        loose: (N, 4) xyxy after the transforms.
+        tight: (N, 4) xyxy; for objects with a mask, computed from it.
+        indices: (N,) annotation indices; negative for detected boxes.
     """
-    boxes, place = tight.copy(), {int(index): row for row, index in enumerate(indices)}
+    boxes, row_of = tight.copy(), {int(index): row for row, index in enumerate(indices)}
     for row in np.flatnonzero(indices < 0):
-        beside = place.get(-1 - int(indices[row]))
-        if beside is not None:
-            (low, high), (new_low, new_high) = loose[beside].reshape(2, 2), tight[beside].reshape(2, 2)
+        own = row_of.get(-1 - int(indices[row]))
+        if own is not None:
+            (low, high), (new_low, new_high) = loose[own].reshape(2, 2), tight[own].reshape(2, 2)
             scale = (new_high - new_low) / np.maximum(high - low, 1e-6)
             boxes[row] = (new_low + (loose[row].reshape(2, 2) - low) * scale).ravel()
     return boxes

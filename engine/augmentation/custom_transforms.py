@@ -1,4 +1,4 @@
-"""Transforms that albumentations lacks, or does in a way that does not do here.
+"""Transforms that albumentations lacks, or whose implementation is not suitable here.
 
 Imported through :func:`engine.augmentation.pipeline.require_albumentations` only.
 """
@@ -14,18 +14,18 @@ from albumentations.augmentations.crops.transforms import BaseCrop
 from numpy.typing import NDArray
 
 MIN_VISIBLE = 0.15
-"""An object of which less than this share of its box is left by a transform is dropped: COCO's annotators skip such
-slivers, and a teacher that must find them learns to see objects where there are none."""
+"""Objects with less than this share of their box in view are dropped: COCO's annotators skip such slivers, and a
+teacher trained on them predicts objects that do not exist."""
 
 AIRLIGHT = 220
-"""Grey of fog so thick that nothing else is seen."""
+"""Grey value of fully opaque fog."""
 
 
 class ObjectCrop(BaseCrop):  # type: ignore[misc]
-    """A window of the image's own shape in which one object, drawn at random, is as whole as it can be.
+    """Crop a window with the image's aspect ratio that shows as much as possible of one object, drawn at random.
 
     Args:
-        share: Range of the window's sides over the image's.
+        share: Range of the window's side relative to the image's.
         p: Share of the images that it is applied to.
     """
 
@@ -36,7 +36,7 @@ class ObjectCrop(BaseCrop):  # type: ignore[misc]
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """See the parent: draws the window."""
         share, boxes = self.py_random.uniform(*self.share), data["bboxes"]
-        # Boxes are in 0..1 here; where there are none, any window does.
+        # Boxes are in 0..1 here; without boxes any window is used.
         box = boxes[self.py_random.randrange(len(boxes))] if len(boxes) else (0, 0, 1, 1)
         height, width = params["shape"][:2]
         left, right = self._window(box[0] * width, box[2] * width, width, share)
@@ -51,10 +51,10 @@ class ObjectCrop(BaseCrop):  # type: ignore[misc]
 
 
 class CoarseDropout(albumentations.CoarseDropout):  # type: ignore[misc]
-    """Leaves boxes as they are. The parent rounds every box of an image to whole pixels."""
+    """Dropout that does not change boxes. The parent rounds every box of an image to whole pixels."""
 
     def apply_to_bboxes(self, bboxes: NDArray[Any], holes: NDArray[Any], **params: Any) -> NDArray[Any]:
-        """(N, 4+) boxes in 0..1, less those of which too little can be seen."""
+        """Return (N, 4+) boxes in 0..1, without those that are mostly hidden."""
         height, width = params["shape"][:2]
         sides = np.asarray(holes).reshape(-1, 4) / (width, height, width, height)
         low = np.maximum(bboxes[:, None, :2], sides[:, :2])
@@ -66,12 +66,12 @@ class CoarseDropout(albumentations.CoarseDropout):  # type: ignore[misc]
 
 
 class Fog(albumentations.ImageOnlyTransform):  # type: ignore[misc]
-    """Drifting fog: ``J t + A (1 - t)``, where t is the light that gets through (Koschmieder 1924).
+    """Drifting fog: ``J t + A (1 - t)``, where t is the transmission (Koschmieder 1924).
 
-    The library's own draws thousands of blurred circles, for up to 3 s an image.
+    The library's own fog draws thousands of blurred circles and takes up to 3 s per image.
 
     Args:
-        density: Range of 1 - t where the fog is thickest; where it is thinnest, it is half of that.
+        density: Range of the maximum of 1 - t; the minimum is half of it.
         p: Share of the images that it is applied to.
     """
 
@@ -80,12 +80,12 @@ class Fog(albumentations.ImageOnlyTransform):  # type: ignore[misc]
         self.density = density
 
     def get_params(self) -> dict[str, Any]:
-        """See the parent: draws the drifts, as few values that are enlarged smoothly."""
+        """See the parent: draws a small density map, which is enlarged smoothly."""
         thickest = self.py_random.uniform(*self.density)
         return {"drifts": (thickest * self.random_generator.uniform(0.5, 1, (5, 5))).astype(np.float32)}
 
     def apply(self, img: NDArray[np.uint8], drifts: NDArray[np.float32], **params: Any) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 to the same in fog."""
+        """Add fog to a (H, W, 3) uint8 image."""
         height, width = img.shape[:2]
         fog = cv2.resize(drifts, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
         seen: NDArray[np.float32] = img * (1 - fog) + AIRLIGHT * fog
@@ -93,9 +93,9 @@ class Fog(albumentations.ImageOnlyTransform):  # type: ignore[misc]
 
 
 class _BoxesFromMasks:
-    """Leaves boxes as they are, to be read off the masks afterwards.
+    """Keeps boxes unchanged; they are computed from the masks afterwards.
 
-    The parents bend a whole image for each box: 30 s for 300 boxes on a megapixel.
+    The parents warp a whole image for each box: 30 s for 300 boxes on a megapixel.
     """
 
     def apply_to_bboxes(self, bboxes: NDArray[Any], **params: Any) -> NDArray[Any]:
@@ -103,8 +103,8 @@ class _BoxesFromMasks:
 
 
 class ThinPlateSpline(_BoxesFromMasks, albumentations.ThinPlateSpline):  # type: ignore[misc]
-    """Bends softly."""
+    """Smooth warp."""
 
 
 class GridDistortion(_BoxesFromMasks, albumentations.GridDistortion):  # type: ignore[misc]
-    """Bends in parts."""
+    """Warp on a grid."""

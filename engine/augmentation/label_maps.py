@@ -1,7 +1,7 @@
-"""Many masks as few label maps, so that 300 objects are warped like one.
+"""Store many masks in few label maps, so that 300 objects are warped as fast as one.
 
-A layer is one map of numbers: 0 where there is nothing, ``i + 1`` where object ``i`` is. Masks that overlap go to
-different layers, so none loses a pixel; objects that do not overlap, as in most data, share one.
+A layer is one label map: 0 for background, ``i + 1`` for object ``i``. Overlapping masks go to different layers, so
+none loses a pixel; objects that do not overlap, as in most data, share one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Layers:
 
     Attributes:
         maps: (L, H, W) uint16.
-        layer_of: (N,) which layer each object is in; -1 for an empty mask.
+        layer_of: (N,) layer of each object; -1 for an empty mask.
     """
 
     maps: NDArray[np.uint16]
@@ -28,7 +28,7 @@ class Layers:
 
     @classmethod
     def of(cls, masks: NDArray[np.bool_]) -> Layers:
-        """(N, H, W) masks to layers: each to the first in which it touches no other (greedy colouring)."""
+        """Put (N, H, W) masks into layers: each into the first where it overlaps no other (greedy colouring)."""
         if len(masks) > np.iinfo(np.uint16).max:
             raise DataError(f"an image has {len(masks)} objects, more than the 65,535 that can be; cut it into tiles")
         maps: list[NDArray[np.uint16]] = []
@@ -48,10 +48,10 @@ class Layers:
         return cls(np.array(maps, dtype=np.uint16).reshape(len(maps), *masks.shape[1:]), layer_of)
 
     def boxes(self, maps: NDArray[np.uint16]) -> NDArray[np.int64]:
-        """Where each object is in ``maps``, these layers after a change of their geometry.
+        """Return the bounding box of each object in ``maps``, these layers after geometric transforms.
 
         Returns:
-            (N, 4) xyxy in whole pixels; all zero for an object that is not there.
+            (N, 4) xyxy in whole pixels; all zero for an absent object.
         """
         from scipy import ndimage
 
@@ -66,7 +66,7 @@ class Layers:
     def masks(
         self, maps: NDArray[np.uint16], indices: NDArray[np.int64], boxes: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """(M, H', W') masks of some objects in ``maps``, with all :meth:`boxes` in it."""
+        """Return (M, H', W') masks of the objects ``indices`` in ``maps``; ``boxes`` is the result of :meth:`boxes`."""
         masks = np.zeros((len(indices), *maps.shape[1:]), dtype=np.bool_)
         for mask, index in zip(masks, indices, strict=True):
             if self.layer_of[index] < 0:

@@ -1,6 +1,6 @@
-"""A pipeline of albumentations from chosen transforms.
+"""Build and run an albumentations pipeline of the chosen transforms.
 
-albumentations is imported on first use: selecting and describing need none of it.
+albumentations is imported on first use: selection and description do not need it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from engine.augmentation.selection import ChosenTransform
 from engine.errors import ConfigError
 
 READS_MASKS = frozenset({"Affine", "Perspective", "ThinPlateSpline", "GridDistortion", "CoarseDropout"})
-"""After these, boxes that were moved along are too large, and are read off the masks if there are any."""
+"""After these, transformed boxes are too large, and are computed from the masks if there are any."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a change of geometry leaves.
+    """Result of the geometric transforms.
 
     Attributes:
         image: (H', W', 3) uint8.
-        maps: (L, H', W') uint16, as the label maps that went in.
-        boxes_xyxy: (M, 4) float32 of the objects that are left.
-        indices: (M,) int64, which objects they are.
+        maps: (L, H', W') uint16, the transformed label maps.
+        boxes_xyxy: (M, 4) float32 of the remaining objects.
+        indices: (M,) int64, indices of these objects in the input.
         loose: The boxes may be larger than the objects.
     """
 
@@ -41,7 +41,7 @@ class Geometry:
 
 
 class Pipeline:
-    """Chosen transforms, built: first what moves objects, then what changes pixels only."""
+    """Chosen transforms, built: first the geometric ones, then those that change only pixels."""
 
     def __init__(self, chosen: Sequence[ChosenTransform]) -> None:
         albumentations = require_albumentations()
@@ -52,15 +52,15 @@ class Pipeline:
         boxes = albumentations.BboxParams(
             "pascal_voc", min_visibility=MIN_VISIBLE, min_width=1, min_height=1, clip=True, filter_invalid_bboxes=True
         )
-        # save_applied_params says which transforms were drawn.
+        # save_applied_params returns which transforms were drawn.
         self._moving = albumentations.Compose(moving, boxes, save_applied_params=True) if moving else None
         self._pixels = albumentations.Compose([t for t in built if not isinstance(t, albumentations.DualTransform)])
 
     def seed(self, seed: int) -> None:
-        """Start all random choices anew.
+        """Seed all random choices.
 
-        Not by ``Compose.set_random_seed``, which starts every transform with the same numbers, so that what is
-        applied at 50 % is always applied together.
+        ``Compose.set_random_seed`` is not used: it gives every transform the same numbers, so that all transforms
+        with 50 % are always applied together.
         """
         for compose in (self._moving, self._pixels):
             if compose is not None:
@@ -69,7 +69,7 @@ class Pipeline:
     def move(
         self, image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32], maps: NDArray[np.uint16] | None
     ) -> Geometry:
-        """Change where things are. ``maps`` are (L, H, W) label maps; see :class:`Geometry` for the rest."""
+        """Apply the geometric transforms. ``maps`` are (L, H, W) label maps; see :class:`Geometry` for the rest."""
         indices = np.arange(len(boxes_xyxy))
         if self._moving is None:
             return Geometry(image, maps, boxes_xyxy, indices, loose=False)
@@ -86,18 +86,18 @@ class Pipeline:
         return Geometry(result["image"], moved, boxes[:, :4], boxes[:, 4].astype(np.int64), loose)
 
     def repaint(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Change pixels and nothing else."""
+        """Apply the transforms that change only pixels."""
         painted: NDArray[np.uint8] = self._pixels(image=image)["image"]
         return painted
 
 
 def require_albumentations() -> Any:
-    """The module.
+    """Import and return albumentations.
 
     Raises:
         ConfigError: It is not installed.
     """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the package index for news when it is imported
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # on import it asks the package index for a newer version
     try:
         import albumentations
         import cv2
@@ -106,7 +106,7 @@ def require_albumentations() -> Any:
             f"augmentation needs albumentations ({error}): pip install 'teacher-finetune[train]', "
             "or set augmentation.intensity to none"
         ) from None
-    cv2.setNumThreads(0)  # samples are made in a process for each core; more threads would only wait for each other
+    cv2.setNumThreads(0)  # there is one worker process per core: more threads would only wait for each other
     return albumentations
 
 

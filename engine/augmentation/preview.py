@@ -1,4 +1,4 @@
-"""A picture of what training will show: originals and augmented views with their boxes and masks."""
+"""Draw a preview of training images: originals and augmented views with their boxes and masks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ TILE, TITLE, GAP = 320, 18, 4
 """Side of a tile, height of its title, distance to the next, in pixels."""
 
 COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-"""Okabe and Ito's, told apart by colour-blind people too. An object has the same one in every view."""
+"""Palette of Okabe and Ito, safe for colour-blind readers. An object has the same colour in every view."""
 
 
 def contact_sheet(
     samples: Sequence[Sample], augmenter: Callable[[Sample, int], Sample], *, seed: int, columns: int = 4
 ) -> NDArray[np.uint8]:
-    """One row a sample: the original, then ``columns - 1`` views of it.
+    """Draw one row per sample: the original, then ``columns - 1`` views of it.
 
     Returns:
         (H, W, 3) uint8, RGB.

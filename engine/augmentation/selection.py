@@ -1,4 +1,4 @@
-"""From what images may look like to the transforms that show it. Pure; needs no albumentations."""
+"""Select transforms by traits of objects and environment. Pure, without albumentations."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class ChosenTransform:
     """One transform of a pipeline.
 
     Attributes:
-        slot: What it changes.
+        slot: Property that it changes.
         name: Name of the transform.
-        params: Its arguments at the intensity asked for, less ``p``.
+        params: Its arguments at the requested intensity, without ``p``.
         probability: Share of the images that it is applied to.
         needs_masks: Left out for samples without masks.
-        because: Why it belongs.
+        because: Reason for it.
     """
 
     slot: str
@@ -43,7 +43,7 @@ class ChosenTransform:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A transform that some traits asked for and another forbids."""
+    """A transform that some traits request and another forbids."""
 
     slot: str
     name: str
@@ -52,9 +52,9 @@ class LeftOut:
 
 
 def select(spec: AugmentationSpec) -> tuple[ChosenTransform, ...]:
-    """The transforms of a pipeline, in the order in which they are applied; none at intensity ``none``.
+    """Return the transforms of a pipeline, in the order of application; none at intensity ``none``.
 
-    An intensity that is not set is ``medium``.
+    The default intensity is ``medium``.
     """
     intensity = spec.intensity or Intensity.MEDIUM
     if intensity is Intensity.NONE:
@@ -72,7 +72,7 @@ def select(spec: AugmentationSpec) -> tuple[ChosenTransform, ...]:
 
 
 def left_out(spec: AugmentationSpec) -> tuple[LeftOut, ...]:
-    """What would have been chosen, had no trait forbidden it: a trait that forbids always wins."""
+    """Return the transforms that would be chosen if no trait forbade them: a trait that forbids always wins."""
     if spec.intensity is Intensity.NONE:
         return ()
     return tuple(
@@ -84,7 +84,7 @@ def left_out(spec: AugmentationSpec) -> tuple[LeftOut, ...]:
 
 
 def describe(chosen: Sequence[ChosenTransform], missing: Sequence[LeftOut] = ()) -> str:
-    """A pipeline in words, one line a transform."""
+    """Describe a pipeline, one line per transform."""
     lines = [
         f"{c.slot:<20} {c.probability:>4.0%}  {_call(c.name, c.params)}"
         f"{' (with masks only)' if c.needs_masks else ''}: {c.because}"
@@ -95,12 +95,12 @@ def describe(chosen: Sequence[ChosenTransform], missing: Sequence[LeftOut] = ())
 
 
 def trait_name(trait: Trait) -> str:
-    """As it is written in a manifest: ``small_objects``, ``weather: rain``."""
+    """Return the trait as written in a manifest: ``small_objects``, ``weather: rain``."""
     return trait.value if isinstance(trait, Characteristic) else f"{type(trait).__name__.lower()}: {trait.value}"
 
 
 def table_markdown() -> str:
-    """The whole table as a page of documentation."""
+    """Return the whole table as a page of documentation."""
     rows = "\n".join(
         f"| {row.slot} | {', '.join(f'`{trait_name(t)}`' for t in row.when) or 'everyone'} | `{row.transform}` "
         f"| {' / '.join(f'{p:.0%}' for p in row.p)} | {'<br>'.join(_params(row)) or '–'} "
@@ -121,20 +121,20 @@ ALL_TRAITS: tuple[Trait, ...] = (*Characteristic, *Lighting, *Weather, *Motion, 
 
 
 def traits(spec: AugmentationSpec) -> tuple[Trait, ...]:
-    """What was asked for. Compare traits by identity: ``weather: none`` equals ``motion: none`` as text."""
+    """Return the requested traits. Compare them by identity: ``weather: none`` equals ``motion: none`` as text."""
     environment = (getattr(spec.environment, name) for name in EnvironmentSpec.model_fields)
     return (*spec.characteristics, *(value for value in environment if value is not None))
 
 
 def _asked(spec: AugmentationSpec) -> list[Row]:
-    """The last row of each slot that someone asked for, in the order of the table."""
+    """Return the last row of each slot that a trait requests, in the order of the table."""
     present = traits(spec)
     last = {row.slot: row for row in ROWS if not row.when or any(_is_in(trait, present) for trait in row.when)}
     return [row for row in ROWS if last.get(row.slot) is row]
 
 
 def _forbids(row: Row, spec: AugmentationSpec) -> list[Forbid]:
-    """What stands against a row, what masks do not help against first."""
+    """Return what forbids a row; entries that hold even with masks come first."""
     present = traits(spec)
     against = [forbid for forbid in FORBIDS if forbid.effects & row.effects and _is_in(forbid.when, present)]
     return sorted(against, key=lambda forbid: forbid.unless_masks)
@@ -161,10 +161,10 @@ def _ordered(effects: frozenset[Effect]) -> list[Effect]:
     return [effect for effect in Effect if effect in effects]
 
 
-_HEAD = """# Augmentation: what is changed for whom, and why
+_HEAD = """# Augmentation: transforms, their traits and reasons
 
-Say what the objects are like (`characteristics`), where they are seen (`environment`) and how strongly images may be
-changed (`intensity`: none, low, medium or high); nothing has to be said. Boxes and masks follow every change:
+Describe the objects (`characteristics`), their surroundings (`environment`) and the strength of the changes
+(`intensity`: none, low, medium or high); all of these are optional. Boxes and masks follow every change:
 
     spec:
       augmentation:
@@ -172,15 +172,14 @@ changed (`intensity`: none, low, medium or high); nothing has to be said. Boxes 
         environment: {lighting: variable, weather: rain, motion: camera, viewpoint: overhead, background: cluttered}
         intensity: medium
 
-Look at the result before a GPU is paid for: `teacher augment --data … --preview sheet.png`.
+Preview the result before you pay for a GPU: `teacher augment --data … --preview sheet.png`.
 
 This page is generated from `engine/augmentation/transform_table.py`. Transforms are applied from top to bottom, each to
 the given share of the images; values are for low / medium / high. If several rows of one kind apply, the last one is
-used.
-Transforms are those of albumentations 2.0, and `ObjectCrop`, a window around an object.
+used. Transforms are those of albumentations 2.0, and `ObjectCrop`, a window around an object.
 
-An object of which less than 15 %, or less than a pixel, is left in view is dropped. Boxes are read off the masks
-wherever a transform does not keep boxes upright. Images under 32 pixels stay as they are.
+An object of which less than 15 %, or less than a pixel, stays in view is dropped. Boxes are computed from the masks
+after transforms that do not keep boxes upright. Images with a side under 32 pixels are not changed.
 
 ## What is done
 
@@ -190,7 +189,7 @@ wherever a transform does not keep boxes upright. Images under 32 pixels stay as
 _FORBIDS_HEAD = """
 ## What is forbidden
 
-A trait that forbids wins over every trait that asks; what was left out for this reason is listed.
+A trait that forbids a transform wins over every trait that requests it; transforms left out for this reason are listed.
 
 | for | nothing that | because |
 |---|---|---|"""

@@ -1,11 +1,10 @@
-"""Which change of an image belongs to which kind of object and surroundings, and why.
+"""Table of transforms by traits of objects and environment, with reasons.
 
-``ROWS`` stand in the order in which an image comes about, and are applied in it: how the scene lies before the camera,
-what hides the objects, the light on them, the weather between, the lens, the sensor. A row without ``when`` is for
-everyone; the others are for those who named one of its traits. Of several rows of one slot that apply, the last one
-counts: it knows most of what was asked for.
+``ROWS`` are in the order in which an image is formed, and are applied in it: scene geometry, occlusion, light, weather,
+lens, sensor. A row without ``when`` always applies; the others apply if one of their traits is requested. If several
+rows of one slot apply, the last one is used: it is the most specific.
 
-``FORBIDS`` take away what a trait does not stand, and win over every row.
+``FORBIDS`` exclude effects that are wrong for a trait, and win over every row.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Trait = Characteristic | Lighting | Weather | Motion | Viewpoint | Background
 
 
 class Effect(StrEnum):
-    """What a transform does that some objects do not stand."""
+    """Effects of transforms that are wrong for some objects."""
 
     MIRRORS = "mirrors"
     TURNS = "turns by large angles"
@@ -49,14 +48,14 @@ class Row:
     """One transform.
 
     Attributes:
-        slot: What is changed. At most one row of a slot is applied.
+        slot: Property that is changed. At most one row of a slot is applied.
         transform: Name of a transform of albumentations, or of one in :mod:`engine.augmentation.custom_transforms`.
         p: Share of the images that it is applied to.
-        params: Its arguments, as its documentation says; :class:`Levels` where they differ by intensity.
-        when: Any of these traits asks for it; none: everyone gets it.
-        effects: What may forbid it.
-        needs_masks: Boxes alone would be wrong after it, so that it is left out for samples without masks.
-        because: Why it belongs.
+        params: Its arguments (see its documentation); :class:`Levels` if they differ by intensity.
+        when: Traits, of which any requests it; empty: always requested.
+        effects: Effects for which a trait may forbid it.
+        needs_masks: Whether it is left out for samples without masks, since their boxes would be wrong after it.
+        because: Reason for it.
     """
 
     slot: str
@@ -71,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Forbid:
-    """What a trait does not stand; with ``unless_masks`` it stands it where boxes can be read off masks."""
+    """Effects that a trait forbids; with ``unless_masks`` only if boxes cannot be computed from masks."""
 
     when: Trait
     effects: frozenset[Effect]
@@ -83,10 +82,10 @@ NEUTRAL: tuple[tuple[Trait, str], ...] = (
     (Weather.NONE, "No weather is what images without a trait show already."),
     (Motion.NONE, "No motion is what images without a trait show already."),
 )
-"""Traits that neither ask for anything nor forbid anything."""
+"""Traits that neither request nor forbid anything."""
 
 GREY = (124, 116, 104)
-"""What becomes visible beyond an image's edge: the mean of ImageNet, which is zero for both teachers."""
+"""Fill colour beyond the image's edge: the mean of ImageNet, which is zero after both teachers' normalization."""
 
 
 def _row(
@@ -103,7 +102,7 @@ def _row(
 
 
 def _light(brightness: Levels, contrast: Levels) -> dict[str, Any]:
-    """Brightness by a factor, contrast by a factor around the image's mean, so that bright images do not burn out."""
+    """Scale brightness, and contrast around the image's mean, so that bright images do not saturate."""
     return {"brightness": brightness, "contrast": contrast, "saturation": (1.0, 1.0), "hue": (0.0, 0.0)}
 
 
@@ -123,7 +122,7 @@ ROWS: tuple[Row, ...] = (
         Characteristic.DENSE,
         p=(0.3, 0.5, 0.6),
         share=Levels((0.6, 0.9), (0.4, 0.8), (0.3, 0.7)),
-        because="Small or crowded objects are told by few pixels, and a crop around some of them gives each more.",
+        because="Small or crowded objects have few pixels, and a crop around some of them gives each more.",
     ),
     _row(
         "distance",
@@ -152,7 +151,7 @@ ROWS: tuple[Row, ...] = (
         "HorizontalFlip",
         p=(0.5, 0.5, 0.5),
         effects=(Effect.MIRRORS,),
-        because="Most objects are as likely mirrored.",
+        because="Most objects are equally likely mirrored.",
     ),
     _row(
         "up and down",
@@ -160,7 +159,7 @@ ROWS: tuple[Row, ...] = (
         Viewpoint.OVERHEAD,
         p=(0.5, 0.5, 0.5),
         effects=(Effect.MIRRORS,),
-        because="Seen from above, a scene has no upper side.",
+        because="Viewed from above, a scene has no upper side.",
     ),
     _row(
         "quarter turn",
@@ -168,7 +167,7 @@ ROWS: tuple[Row, ...] = (
         Viewpoint.OVERHEAD,
         p=(0.5, 0.75, 1.0),
         effects=(Effect.TURNS,),
-        because="Seen from above, every direction is as likely, and quarter turns keep boxes tight.",
+        because="Viewed from above, all directions are equally likely, and quarter turns keep boxes tight.",
     ),
     _row(
         "free turn",
@@ -179,7 +178,7 @@ ROWS: tuple[Row, ...] = (
         fill=GREY,
         effects=(Effect.TURNS,),
         needs_masks=True,
-        because="Seen from above, every direction is as likely; boxes stay tight as they are read off the masks.",
+        because="Viewed from above, all directions are equally likely; boxes computed from masks stay tight.",
     ),
     _row(
         "tilt",
@@ -189,7 +188,7 @@ ROWS: tuple[Row, ...] = (
         rotate_method="ellipse",
         fill=GREY,
         effects=(Effect.TILTS,),
-        because="Cameras are seldom quite level.",
+        because="Cameras are rarely exactly level.",
     ),
     _row(
         "tilt",
@@ -201,7 +200,7 @@ ROWS: tuple[Row, ...] = (
         rotate_method="ellipse",
         fill=GREY,
         effects=(Effect.TILTS,),
-        because="A camera that is carried or moves is held at any angle.",
+        because="A carried or moving camera may have any angle.",
     ),
     _row(
         "perspective",
@@ -212,7 +211,7 @@ ROWS: tuple[Row, ...] = (
         scale=Levels((0.01, 0.03), (0.02, 0.05), (0.02, 0.08)),
         fill=GREY,
         effects=(Effect.VIEWS,),
-        because="The same things are seen from other angles; of a repeated pattern little else changes.",
+        because="The same objects are viewed from other angles; in a repeated pattern little else changes.",
     ),
     _row(
         "shear",
@@ -234,7 +233,7 @@ ROWS: tuple[Row, ...] = (
         fill=GREY,
         effects=(Effect.BENDS,),
         needs_masks=True,
-        because="Soft objects take other outlines; their boxes are read off the bent masks.",
+        because="Soft objects change their outlines; their boxes are computed from the warped masks.",
     ),
     _row(
         "bend in parts",
@@ -246,7 +245,7 @@ ROWS: tuple[Row, ...] = (
         fill=GREY,
         effects=(Effect.BENDS,),
         needs_masks=True,
-        because="Parts on joints move against each other; boxes are read off the bent masks.",
+        because="Jointed parts move relative to each other; boxes are computed from the warped masks.",
     ),
     # What hides the objects.
     _row(
@@ -260,7 +259,7 @@ ROWS: tuple[Row, ...] = (
         fill="random_uniform",
         fill_mask=0,
         effects=(Effect.HIDES,),
-        because="In clutter things stand before the objects, and what is left to see must do.",
+        because="In clutter other things hide parts of the objects, and the visible rest must be enough.",
     ),
     # The light on them.
     _row(
@@ -277,7 +276,7 @@ ROWS: tuple[Row, ...] = (
         Lighting.STABLE,
         p=(0.2, 0.2, 0.3),
         **_light(Levels((0.97, 1.03), (0.95, 1.05), (0.92, 1.08)), Levels((0.97, 1.03), (0.95, 1.05), (0.92, 1.08))),
-        because="Under stable light only the camera's own exposure wavers.",
+        because="Under stable light only the camera's own exposure varies.",
     ),
     _row(
         "brightness",
@@ -303,7 +302,7 @@ ROWS: tuple[Row, ...] = (
         Lighting.HARSH,
         p=(0.4, 0.5, 0.7),
         **_light(Levels((0.9, 1.05), (0.85, 1.1), (0.8, 1.15)), Levels((1.0, 1.2), (1.0, 1.35), (1.0, 1.5))),
-        because="Harsh light makes bright things burn out and dark ones drown.",
+        because="Harsh light saturates bright areas and hides dark ones.",
     ),
     _row(
         "brightness",
@@ -312,7 +311,7 @@ ROWS: tuple[Row, ...] = (
         Characteristic.LOW_CONTRAST,
         p=(0.3, 0.4, 0.5),
         **_light(Levels((0.95, 1.05), (0.92, 1.08), (0.88, 1.12)), Levels((1.0, 1.1), (1.0, 1.2), (1.0, 1.3))),
-        because="What hardly stands out from its background may stand out more, but not less.",
+        because="Objects of low contrast may get more contrast, but not less.",
     ),
     _row(
         "gamma",
@@ -320,7 +319,7 @@ ROWS: tuple[Row, ...] = (
         Lighting.VARIABLE,
         p=(0.2, 0.3, 0.4),
         gamma_limit=Levels((85, 118), (70, 140), (55, 180)),
-        because="Changing light moves the middle tones more than black and white.",
+        because="Changing light affects middle tones more than black and white.",
     ),
     _row(
         "gamma",
@@ -328,7 +327,7 @@ ROWS: tuple[Row, ...] = (
         Lighting.LOW,
         p=(0.3, 0.4, 0.5),
         gamma_limit=Levels((100, 130), (105, 160), (110, 200)),
-        because="Dim light pulls the middle tones down.",
+        because="Dim light darkens the middle tones.",
     ),
     _row(
         "light from a side",
@@ -338,7 +337,7 @@ ROWS: tuple[Row, ...] = (
         p=(0.2, 0.3, 0.4),
         mode="linear",
         intensity_range=Levels((0.02, 0.08), (0.05, 0.14), (0.08, 0.2)),
-        because="Light falls in from a window or a lamp on one side.",
+        because="Light comes from a window or a lamp on one side.",
     ),
     _row(
         "highlight",
@@ -350,7 +349,7 @@ ROWS: tuple[Row, ...] = (
         effect_type="brighten",
         intensity_range=Levels((0.05, 0.12), (0.08, 0.16), (0.12, 0.2)),
         sigma_range=(0.2, 0.4),
-        because="Reflections brighten patches that go with the light, not with the object.",
+        because="Reflections brighten patches that move with the light, not with the object.",
     ),
     _row(
         "shadow",
@@ -361,7 +360,7 @@ ROWS: tuple[Row, ...] = (
         shadow_dimension=3,
         num_shadows_limit=Levels((1, 1), (1, 2), (1, 2)),
         shadow_intensity_range=Levels((0.15, 0.3), (0.2, 0.4), (0.25, 0.55)),
-        because="Harsh light casts shadows with hard edges, which must not be taken for edges of objects.",
+        because="Harsh light casts shadows with hard edges, which must not be confused with edges of objects.",
     ),
     _row(
         "surroundings",
@@ -372,7 +371,7 @@ ROWS: tuple[Row, ...] = (
         contrast_range=Levels((-0.1, 0.1), (-0.15, 0.15), (-0.25, 0.25)),
         roughness=0.5,
         effects=(Effect.FADES,),
-        because="What is behind the objects is brighter in one place and duller in another.",
+        because="The background is brighter in some places and darker in others.",
     ),
     _row(
         "colour",
@@ -382,7 +381,7 @@ ROWS: tuple[Row, ...] = (
         sat_shift_limit=Levels((-10, 10), (-20, 20), (-30, 30)),
         val_shift_limit=(0, 0),
         effects=(Effect.RECOLOURS,),
-        because="Cameras see colours a little differently.",
+        because="Cameras record colours slightly differently.",
     ),
     _row(
         "colour of the light",
@@ -403,7 +402,7 @@ ROWS: tuple[Row, ...] = (
         g_shift_limit=Levels((-8, 8), (-15, 15), (-25, 25)),
         b_shift_limit=Levels((-8, 8), (-15, 15), (-25, 25)),
         effects=(Effect.RECOLOURS,),
-        because="The background shines through and lends its colour.",
+        because="The background shines through and changes the colour.",
     ),
     _row(
         "no colour",
@@ -411,7 +410,7 @@ ROWS: tuple[Row, ...] = (
         Characteristic.TEXTURELESS,
         p=(0.05, 0.1, 0.2),
         effects=(Effect.RECOLOURS,),
-        because="Without texture, colour is the easy cue; in grey the outline must do, and it holds elsewhere too.",
+        because="Without texture, colour is the easiest cue; in grey images outlines must do, and generalize better.",
     ),
     # The weather between.
     _row(
@@ -422,7 +421,7 @@ ROWS: tuple[Row, ...] = (
         p=(0.2, 0.3, 0.4),
         density=Levels((0.2, 0.4), (0.25, 0.55), (0.3, 0.7)),
         effects=(Effect.FADES,),
-        because="Fog brightens and flattens in drifts.",
+        because="Fog brightens the image and lowers its contrast unevenly.",
     ),
     _row(
         "rain",
@@ -444,7 +443,7 @@ ROWS: tuple[Row, ...] = (
         p=(0.2, 0.3, 0.4),
         snow_point_range=Levels((0.05, 0.15), (0.1, 0.25), (0.15, 0.35)),
         brightness_coeff=Levels(1.5, 1.8, 2.2),
-        because="Snow lies on what is dark and turns it white.",
+        because="Snow covers dark areas and turns them white.",
     ),
     # The lens.
     _row(
@@ -464,7 +463,7 @@ ROWS: tuple[Row, ...] = (
         blur_limit=Levels((3, 5), (3, 9), (3, 15)),
         allow_shifted=False,
         effects=(Effect.BLURS,),
-        because="What moves while the shutter is open is smeared.",
+        because="Objects that move during the exposure are blurred.",
     ),
     # The sensor.
     _row(
@@ -475,7 +474,7 @@ ROWS: tuple[Row, ...] = (
         color_shift=Levels((0.01, 0.02), (0.01, 0.04), (0.01, 0.06)),
         intensity=Levels((0.1, 0.2), (0.1, 0.35), (0.15, 0.5)),
         effects=(Effect.SPECKLES,),
-        because="In the dark the sensor's gain is high, and with it its noise.",
+        because="In the dark the sensor's gain is high, and so is its noise.",
     ),
     _row(
         "local contrast",
@@ -483,7 +482,7 @@ ROWS: tuple[Row, ...] = (
         Characteristic.LOW_CONTRAST,
         p=(0.1, 0.2, 0.3),
         clip_limit=Levels((1.0, 1.5), (1.0, 2.0), (1.0, 3.0)),
-        because="Cameras bring out faint edges more or less, and the objects must be found either way.",
+        because="Cameras sharpen faint edges more or less, and the objects must be found in both cases.",
     ),
     _row(
         "compression",
@@ -491,7 +490,7 @@ ROWS: tuple[Row, ...] = (
         p=(0.1, 0.15, 0.2),
         quality_range=Levels((75, 95), (60, 95), (40, 90)),
         effects=(Effect.BLURS,),
-        because="Images in use are often compressed more than those that were labelled.",
+        because="Images in later use are often compressed more than the labelled ones.",
     ),
 )
 
@@ -499,45 +498,45 @@ FORBIDS: tuple[Forbid, ...] = (
     Forbid(
         Characteristic.ORIENTATION_MATTERS,
         frozenset({Effect.MIRRORS, Effect.TURNS}),
-        "A mirrored or turned arrow, letter or part means something else.",
+        "A mirrored or rotated arrow, letter or part has another meaning.",
     ),
     Forbid(
         Characteristic.COLOR_MATTERS,
         frozenset({Effect.RECOLOURS}),
-        "Where colour tells classes apart, another colour is another class.",
+        "If colour distinguishes classes, another colour is another class.",
     ),
     Forbid(
         Characteristic.SMALL_OBJECTS,
         frozenset({Effect.SHRINKS, Effect.BLURS, Effect.HIDES}),
-        "Of an object of a few pixels nothing is left when it is shrunk, blurred or covered.",
+        "An object of a few pixels disappears when it is shrunk, blurred or covered.",
     ),
     Forbid(Characteristic.DENSE, frozenset({Effect.HIDES}), "Among crowded objects a patch hides whole ones."),
     Forbid(
         Characteristic.ELONGATED,
         frozenset({Effect.TILTS}),
-        "The box around a tilted long object is mostly background; masks tell where it really is.",
+        "The box around a tilted long object is mostly background; masks show its true extent.",
         unless_masks=True,
     ),
     Forbid(
         Characteristic.TRANSPARENT,
         frozenset({Effect.FADES}),
-        "Transparent objects are faint edges and nothing else; less contrast, and they are gone.",
+        "Transparent objects consist of faint edges, which disappear with less contrast.",
     ),
     Forbid(
         Characteristic.LOW_CONTRAST,
         frozenset({Effect.FADES}),
-        "What hardly stands out from its background is gone with less contrast.",
+        "Objects of low contrast disappear with less contrast.",
     ),
     Forbid(
         Characteristic.TEXTURELESS,
         frozenset({Effect.SPECKLES}),
-        "Noise would be the only texture there is, and would be learned.",
+        "Noise would be the only texture, and would be learned.",
     ),
-    Forbid(Characteristic.REPETITIVE_PATTERN, frozenset({Effect.BENDS}), "A bent pattern is another pattern."),
+    Forbid(Characteristic.REPETITIVE_PATTERN, frozenset({Effect.BENDS}), "A warped pattern is another pattern."),
     Forbid(
         Viewpoint.FIXED,
         frozenset({Effect.TILTS, Effect.TURNS, Effect.VIEWS}),
-        "A camera that is fixed sees the scene from one side only, and level.",
+        "A fixed camera views the scene from one side only, and level.",
     ),
-    Forbid(Background.PLAIN, frozenset({Effect.HIDES}), "On a plain background nothing stands before the objects."),
+    Forbid(Background.PLAIN, frozenset({Effect.HIDES}), "On a plain background nothing covers the objects."),
 )

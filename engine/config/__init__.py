@@ -1,4 +1,4 @@
-"""From what the user asks for and what the data is, to ``teacher_config.yaml``."""
+"""Generate ``teacher_config.yaml`` from the user's request and the inspected data."""
 
 from engine.config.generate import decisive, generate_config
 from engine.config.model import (

@@ -1,6 +1,6 @@
-"""Whether data can be trained on, as far as inspection shows: one answer for validate, inspect, prepare and training.
+"""Check that data can be trained on, by its inspection; shared by validate, inspect, prepare and training.
 
-Whatever training would refuse later, when a GPU is taken, is refused here if it can be known. Pure.
+Data that training would reject later, on a GPU, is rejected here if inspection shows it. Pure.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from engine.spec import FineTuneSpec, TeacherName
 from engine.text import listed, shortened
 
 MOST_TOKENS = 253
-"""Pieces of a phrase that Grounding DINO can read: 256 with what begins and ends a caption."""
+"""Maximum tokens of a phrase for Grounding DINO: 256 with the tokens that begin and end a caption."""
 
 NEEDS = {TeacherName.GROUNDING_DINO: "boxes", TeacherName.SAM: "masks"}
 
 
 def check_data(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
-    """The teachers that are tuned: those that were asked for, or else those that the data calls for.
+    """Return the teachers to tune: those requested, or else all that the data supports.
 
     Raises:
         ConfigError: The request contradicts the data.
@@ -60,7 +60,7 @@ def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
 
 
 def _check_parts(info: DatasetInfo, spec: FineTuneSpec, name: TeacherName) -> None:
-    """See that there is something to learn in the training part, and something to find in the validation part."""
+    """Check that the training and the validation split contain objects that the teacher can use."""
     masks = name is TeacherName.SAM
     counts = info.images_with_masks if masks else info.images_with_objects
     what = "masks" if masks else "objects"
@@ -80,11 +80,11 @@ def _check_parts(info: DatasetInfo, spec: FineTuneSpec, name: TeacherName) -> No
 
 
 def check_phrases(classes: Sequence[str], prompts: Mapping[str, str]) -> None:
-    """See that no tokenizer reads two classes as the same, nothing in one, or more of one than fits.
+    """Check that no two classes read the same to any tokenizer, none is empty, and none is too long.
 
     Raises:
-        ConfigError: A phrase of the user's is to blame.
-        DataError: Names of the dataset are.
+        ConfigError: The cause is a phrase of the user.
+        DataError: The cause is a name in the dataset.
     """
     seen: dict[tuple[str, ...], str] = {}
     for name in classes:
@@ -103,11 +103,11 @@ def check_phrases(classes: Sequence[str], prompts: Mapping[str, str]) -> None:
 
 
 def check_pieces(classes: Sequence[str], prompts: Mapping[str, str], vocabulary: Vocabulary) -> None:
-    """The same by the pieces that the tokenizer of a base model makes of phrases.
+    """Check the same on the tokens of a base model's tokenizer.
 
     Raises:
-        ConfigError: A phrase of the user's is to blame.
-        DataError: Names of the dataset are.
+        ConfigError: The cause is a phrase of the user.
+        DataError: The cause is a name in the dataset.
     """
     seen: dict[tuple[str, ...], str] = {}
     for name in classes:
@@ -127,7 +127,7 @@ def check_pieces(classes: Sequence[str], prompts: Mapping[str, str], vocabulary:
 
 
 def _alike(name: str, other: str, prompts: Mapping[str, str], *, why: str) -> ConfigError | DataError:
-    """Return the error for two classes that Grounding DINO cannot tell apart: of the phrases, if the user gave one."""
+    """Return the error for two classes that read the same; ConfigError if the user gave one of the phrases."""
     error = ConfigError if name in prompts or other in prompts else DataError
     return error(
         f"Grounding DINO cannot tell class {shortened(name, 60)!r} from {shortened(other, 60)!r}: {why}. Give one of "

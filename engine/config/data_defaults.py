@@ -1,6 +1,6 @@
-"""Defaults that follow from the data, each with its reason. Pure.
+"""Defaults derived from the data, each with its reason. Pure.
 
-A user who sets nothing gets these; whatever is set in the manifest or by a flag wins.
+They apply to all values that neither the manifest nor a flag sets.
 """
 
 from __future__ import annotations
@@ -11,40 +11,40 @@ from engine.dataset.types import DatasetInfo
 from engine.spec import AugmentationSpec, Characteristic, Intensity, LoraPreset
 
 STEPS = 2000
-"""Optimizer steps that a small or middling dataset is worth: LoRA has converged by then (published runs stop
-between 500 and 3,000), and more on few images is learning them by heart."""
+"""Optimizer steps for a small or medium dataset: LoRA has converged by then (published runs stop between 500 and
+3,000), and more steps on few images overfit."""
 
 FEWEST_EPOCHS, MOST_EPOCHS, FEWEST_STEPS = 8, 40, 300
-"""A large dataset is seen a few times even if that takes more steps; a tiny one is not repeated for ever, but as often
-as it takes to learn anything. Early stopping ends what does not get better."""
+"""Bounds: a large dataset is used a few times even if that takes more steps; a tiny one gets a limited number of
+epochs, but enough steps to learn anything. Early stopping ends runs that no longer improve."""
 
 STEP_IMAGES = ((10_000, 16), (2_000, 8), (0, 4))
-"""From how many training images on a step is made of how many."""
+"""(minimum number of training images, images per step)."""
 
 WARMUP_STEPS = 20
 
 MANY_IMAGES, MANY_CLASSES = 5_000, 100
-"""From these on, one rank for all is too little."""
+"""From these numbers on, the lower rank is too small."""
 
 SMALL_SIDE = 0.06
-"""Objects whose median side is under this share of the image's lose detail in any downscaling."""
+"""Objects whose median side is below this share of the image's side lose detail in any downscaling."""
 
 DENSE_OBJECTS = 20
-"""From this many objects an image on, neighbours touch, and hiding some of them confuses more than it teaches."""
+"""From this number of objects per image on, neighbours touch, and hiding some of them does more harm than good."""
 
 ELONGATED_RATIO = 3.0
 """From this median side ratio on, rotating an axis-aligned box makes it mostly background."""
 
 FEW_IMAGES = 50
-"""Below this, variety must come from augmentation."""
+"""Below this number, variety must come from augmentation."""
 
 
 def rank(images: int, *, classes: int) -> int:
-    """Rank of the LoRA update: how much there is to learn, and to learn it from.
+    """Return the rank of the LoRA update, by the numbers of images and classes.
 
-    16 is what published runs on one domain use; thousands of images, or a hundred classes, hold more than one domain
-    does. Fewer images do not want a lower rank: on 10 of them rank 8 learned a tenth less. Files and memory grow with
-    it, time hardly.
+    Published runs on one domain use 16; thousands of images, or a hundred classes, contain more than one domain.
+    A lower rank does not help with fewer images: on 10 images rank 8 learned a tenth less. File size and memory grow
+    with the rank, time hardly does.
 
     >>> rank(20, classes=2), rank(20_000, classes=2), rank(500, classes=150)
     (16, 32, 32)
@@ -53,8 +53,10 @@ def rank(images: int, *, classes: int) -> int:
 
 
 def views(preset: str) -> int:
-    """Augmented views of an image that take turns: where only the decoder is adapted, all that comes before it is
-    computed once a view, which is most of the work. After the first eight, one in eight that are shown is new.
+    """Return the number of augmented views of an image that are used in turn.
+
+    If only the decoder is adapted, all layers before it, which are most of the work, run once per view. After the
+    first eight views, one in eight is new.
 
     >>> views("decoder"), views("all")
     (8, 0)
@@ -63,10 +65,10 @@ def views(preset: str) -> int:
 
 
 def step_images(images: int) -> int:
-    """Images whose gradients make a step: 4, from 2,000 training images on 8, from 10,000 on 16.
+    """Return the images per optimizer step: 4, from 2,000 training images on 8, from 10,000 on 16.
 
-    While images are few, many small steps learn more than few exact ones; where there are enough of both, it is the
-    noise of the steps that keeps the last tenths of AP away.
+    With few images, many small steps learn more than few exact ones; with enough of both, the noise of small steps
+    costs the last tenths of AP.
 
     >>> [step_images(images) for images in (100, 2_000, 20_000)]
     [4, 8, 16]
@@ -75,7 +77,7 @@ def step_images(images: int) -> int:
 
 
 def epochs(images: int, *, step_images: int) -> int:
-    """Passes over ``images`` training images when a step takes ``step_images`` of them.
+    """Return the passes over ``images`` training images if a step takes ``step_images`` of them.
 
     >>> epochs(20, step_images=4), epochs(300, step_images=4), epochs(20_000, step_images=16)
     (60, 27, 8)
@@ -86,9 +88,9 @@ def epochs(images: int, *, step_images: int) -> int:
 
 
 def warmup_fraction(steps: int) -> float:
-    """Share of the steps with a rising learning rate: a twentieth, but 20 steps if that is no more than a fifth.
+    """Return the share of warm-up steps: a twentieth, or 20 steps if that is more, but at most a fifth.
 
-    AdamW knows the size of its gradients only after some steps, however short the run.
+    AdamW needs some steps to estimate the size of its gradients, even in a short run.
 
     >>> warmup_fraction(2000), warmup_fraction(200), warmup_fraction(30)
     (0.05, 0.1, 0.2)
@@ -97,7 +99,7 @@ def warmup_fraction(steps: int) -> float:
 
 
 def augmentation(asked: AugmentationSpec, info: DatasetInfo) -> AugmentationSpec:
-    """What was asked for, with the characteristics that the boxes show, and an intensity."""
+    """Return the requested augmentation, with the characteristics that the boxes show and an intensity."""
     shown: list[Characteristic] = []
     if info.sizes is not None and info.sizes.relative_side[1] < SMALL_SIDE:
         shown.append(Characteristic.SMALL_OBJECTS)

@@ -1,4 +1,4 @@
-"""Defaults + what the data shows + what the user set = one complete configuration. Pure."""
+"""Generate one complete configuration from defaults, the inspected data and the user's settings. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOT_IN_RUN_ID = frozenset(
         "on_no_gain",
     }
 )
-"""Where a run's result lies, how fast it is made and told of, and what would be refused does not change what it is."""
+"""Settings that do not change the result of a run: where it is stored, speed, logging, and limits that only reject."""
 
 
 def generate_config(
@@ -51,20 +51,20 @@ def generate_config(
     overrides: Mapping[str, Any] | None = None,
     base_digest: Callable[[str], str | None] = lambda base_model: None,
 ) -> RunConfig:
-    """The complete configuration of a run.
+    """Return the complete configuration of a run.
 
     Args:
-        info: What inspection found in the data of ``spec``.
-        spec: What the user asks for.
+        info: Result of the inspection of the data of ``spec``.
+        spec: The user's request.
         name: Name of the request; artifacts go to ``<output>/<name>/<run id>/``.
-        run_id: Default: a digest of the configuration, so that the same request on the same data is the same run.
+        run_id: Default: a digest of the configuration, so the same request on the same data has the same run id.
         overrides: Settings by their path in ``teacher_config.yaml``, such as ``{"teachers.sam.clip_norm": 0.5}``;
-            ``teachers.*.epochs`` is that of every teacher.
-        base_digest: Gives what changes with the files of a base model, so that another base is another run.
+            ``teachers.*.epochs`` sets it for every teacher.
+        base_digest: Returns a digest of the files of a base model, so that another base is another run.
 
     Raises:
         ConfigError: Settings are unknown, or contradict each other or the data.
-        DataError: Nothing can be trained on this data.
+        DataError: No teacher can be trained on this data.
     """
     names = check_data(info, spec)
     asked = {teacher.name: teacher for teacher in spec.teachers}
@@ -114,7 +114,7 @@ def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:
 
 
 def _fill(settings: Plain, *, images: int, classes: int) -> None:
-    """What nobody set follows from the data; wrong values are left to validation."""
+    """Fill unset values from the data; wrong values are left to validation."""
     lora = settings["lora"]
     with suppress(TypeError, ValueError, ArithmeticError):
         if lora["rank"] is None:
@@ -150,7 +150,9 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
     for phrase in spec.class_prompts:
         if phrase not in classes:
             raise ConfigError(f"classPrompts has {phrase!r}, but the dataset no such class{nearest(phrase, classes)}")
-    opened = sum(p.count for p in info.problems if p.code in SEEN_WHEN_OPENED)  # training opens, and counts, them too
+    opened = sum(
+        p.count for p in info.problems if p.code in SEEN_WHEN_OPENED
+    )  # training opens and counts these as well
     source = None
     if dataset.annotations is not None:
         source = {"annotations": dataset.annotations, "images": dataset.images}
@@ -181,7 +183,7 @@ def _part(part: PartSpec | None, dataset: DatasetSpec) -> Plain | None:
 
 
 def _override(config: Plain, path: str, value: object) -> None:
-    """Set one setting; ``*`` is every name there. An unknown last name is left to validation."""
+    """Set one setting; ``*`` stands for every name at that level. An unknown last name is left to validation."""
     first, dot, rest = path.partition(".")
     if not dot:
         config[first] = value
@@ -195,7 +197,7 @@ def _override(config: Plain, path: str, value: object) -> None:
 
 
 def _groups(config: Plain) -> dict[str, Plain]:
-    """The maps of settings whose names are fixed, by their path."""
+    """Return the groups of settings with fixed names, by their path."""
     groups = {name: config[name] for name in ("data", "training", "teachers", "storage", "augmentation")}
     for name, settings in config["teachers"].items():
         groups |= {f"teachers.{name}": settings, f"teachers.{name}.lora": settings["lora"]}
@@ -203,7 +205,7 @@ def _groups(config: Plain) -> dict[str, Plain]:
 
 
 def _check_groups(config: Plain, before: Mapping[str, Plain]) -> None:
-    """Refuse a value for a whole group of settings that is not one, or lacks some of them."""
+    """Reject an override of a whole group that is not a mapping or lacks some of its settings."""
     for path, names in before.items():
         value: Any = config
         for name in path.split("."):
@@ -215,7 +217,7 @@ def _check_groups(config: Plain, before: Mapping[str, Plain]) -> None:
 
 
 def _first_set(first: Plain, then: Plain) -> Plain:
-    """``then`` with what is set in ``first``, for the names of ``then``."""
+    """Return ``then``, with the values that are set in ``first``; keys are those of ``then``."""
     return {key: value if first.get(key) is None else first[key] for key, value in then.items()}
 
 
@@ -228,7 +230,7 @@ def _number(text: str | None) -> float | None:
 
 
 def decisive(config: Plain) -> Plain:
-    """What of a configuration, as plain values, decides what its run comes to: the run id is a digest of it."""
+    """Return the settings that determine the result of a run, as plain values; the run id is their digest."""
     kept = {key: value for key, value in config.items() if key not in NOT_IN_RUN_ID}
     teachers = {
         name: {k: v for k, v in settings.items() if k not in NOT_IN_RUN_ID and not (k == "base_digest" and v is None)}
@@ -237,7 +239,7 @@ def decisive(config: Plain) -> Plain:
         for name, settings in config["teachers"].items()
     }
     return kept | {
-        "features": config["training"]["features_gb"] > 0,  # what is kept is rounded
+        "features": config["training"]["features_gb"] > 0,  # cached features are rounded
         "teachers": teachers,
         **{part: {k: v for k, v in config[part].items() if k not in NOT_IN_RUN_ID} for part in ("data", "training")},
     }
@@ -253,7 +255,7 @@ def _default_text(name: str) -> str:
 
 
 def defaults(name: str) -> Plain:
-    """What a part of a configuration starts from; None is what follows from the data.
+    """Return the defaults of a section of the configuration; None means: derived from the data.
 
     Args:
         name: ``training``, or the slug of a teacher.

@@ -1,4 +1,4 @@
-"""``teacher_config.yaml`` as text: complete, each line with what it means, and read back to the same values."""
+"""Write ``teacher_config.yaml`` with a comment on each line, and read it back to the same values."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from engine.plain_yaml import read_document
 from engine.validation import parse
 
 HEADER = """\
-# Everything that decides what this run does. The same file on the same data gives the same adapters:
+# Everything that determines the result of this run. The same file on the same data gives the same adapters:
 #   teacher train --config teacher_config.yaml
-# What nobody set follows from the data, by rules that docs/training.md gives with their reasons.
+# Values that the user did not set are derived from the data; docs/training.md gives the rules and their reasons.
 """
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The configuration as commented YAML."""
+    """Return the configuration as commented YAML."""
     return HEADER + "\n".join(_lines(config, indent=0)) + "\n"
 
 
 def from_yaml(text: str | bytes, *, where: str = "teacher_config.yaml") -> RunConfig:
-    """Read what :func:`to_yaml` wrote, perhaps edited by hand.
+    """Read the output of :func:`to_yaml`, which may have been edited by hand.
 
     Raises:
-        ConfigError: The text is no YAML, or settings are unknown, missing or wrong.
+        ConfigError: The text is not valid YAML, or settings are unknown, missing or wrong.
     """
     document = read_document(text, where=where)
     if isinstance(document.value, dict):

@@ -3,8 +3,8 @@
 Memory and arithmetic of a step of each published base model were counted on fake tensors over a grid of shapes
 (``benchmarks/memory_table.py``). ``cost_model.json`` keeps them as coefficients of the batch's shape: images, positions
 of the feature maps, tokens, prompts. Memory is that of tensors, as
-``torch.cuda.max_memory_allocated`` counts them; the CUDA context (about half a GB) and what the allocator wastes come
-on top.
+``torch.cuda.max_memory_allocated`` counts them; the CUDA context (about half a GB) and unused memory of the allocator
+are not included.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ LADDER: Mapping[tuple[TeacherName, LoraPreset], tuple[tuple[str, ...], ...]] = {
     (TeacherName.SAM, LoraPreset.ENCODER_DECODER): ((), ("encoder", "decoder")),
     (TeacherName.SAM, LoraPreset.ALL): ((), ("encoder", "decoder")),
 }
-"""Groups of layers that are computed again, fewest first. Grounding DINO's decoder is left out: what it keeps is gone
-when the encoder is computed again, which takes more."""
+"""Groups of layers to recompute, fewest first. Grounding DINO's decoder is left out: its activations are freed before
+the encoder is recomputed, which needs more memory."""
 
 USABLE = 0.85
-"""Share of the memory that a prediction may fill: it may be wrong, and an allocator cannot use all there is."""
+"""Share of the memory that an estimate may fill: it may be wrong, and an allocator cannot use all memory."""
 
 STRIDES = (8, 16, 32, 64)
 HUB = {
@@ -47,7 +47,7 @@ HUB = {
     "facebook/sam-vit-large": "sam-vit-large",
     "facebook/sam-vit-huge": "sam-vit-huge",
 }
-"""What published names begin with, and the base. MM-Grounding-DINO has the layers of Grounding DINO."""
+"""Known base by the prefix of published names. MM-Grounding-DINO has the layers of Grounding DINO."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Gpu:
 
     Attributes:
         gibibytes: Memory.
-        teraflops: Of dense matrix products: in bfloat16 where it has that, else in 32 bit.
-        bandwidth: Of its memory, in GB/s.
-        bfloat16: Whether it has that.
+        teraflops: Peak of dense matrix products, in bfloat16 if supported, else in float32.
+        bandwidth: Memory bandwidth in GB/s.
+        bfloat16: Whether bfloat16 is supported.
     """
 
     gibibytes: int
@@ -79,8 +79,8 @@ GPUS: Mapping[str, Gpu] = {
     "H200": Gpu(141, 989, 4800),
 }
 EFFICIENCY, LAUNCH_SECONDS, PASSES = 0.4, 1e-5, 3
-"""Assumed, not measured: the share of a data sheet's figures that is reached, the seconds that starting a kernel takes,
-and how often each tensor that is made goes through memory."""
+"""Assumed, not measured: the share of data sheet figures that is reached, the seconds to launch a kernel, and how often
+each created tensor is read or written."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class StepEstimate:
     kernels: float
 
     def seconds(self, gpu: Gpu) -> float:
-        """A rough time on a GPU: starting kernels, arithmetic and traffic, one after the other."""
+        """Return a rough time on a GPU: kernel launches plus the larger of arithmetic and memory traffic."""
         arithmetic = self.flops / (gpu.teraflops * 1e12 * EFFICIENCY)
         traffic = PASSES * self.made_bytes / (gpu.bandwidth * 1e9)
         return self.kernels * LAUNCH_SECONDS + max(arithmetic, traffic)
@@ -126,13 +126,13 @@ def features(
     """Return the terms whose weighted sums are memory and arithmetic, scaled so that coefficients are near 1.
 
     Args:
-        kind: Of teacher.
-        images: Of a batch.
-        positions: Positions of the feature maps of an image; of Grounding DINO, like the next two.
-        queries: Of the decoder.
-        tokens: Of a caption.
-        objects: Prompts an image, with the clicks that follow each; of SAM.
-        rank: Of the adapter.
+        kind: Teacher.
+        images: Images per batch.
+        positions: Positions of the feature maps of an image; for Grounding DINO, like the next two.
+        queries: Queries of the decoder.
+        tokens: Tokens of a caption.
+        objects: Prompts per image, including correction clicks; for SAM.
+        rank: Rank of the adapter.
     """
     if kind is TeacherName.SAM:
         return (1.0, rank, images, images * objects)
@@ -149,7 +149,7 @@ def count_positions(height: int, width: int) -> int:
 
 
 def base_of(name: str, config: Mapping[str, Any] | None = None) -> str | None:
-    """The base that is known by this name, or has the dimensions of this ``config.json``; None: it is not known."""
+    """Return the known base with this name, or with the dimensions of this ``config.json``; None if it is unknown."""
     if config is not None:
         mine = dimensions(config)
         return next((base for base, entry in _table().items() if entry["dimensions"] == mine), None)
@@ -177,7 +177,7 @@ def is_sam(base: str) -> bool:
 
 
 def encoder_layers(base: str) -> int:
-    """Layers of a known base's encoder, that of the image if it is a SAM: :func:`dimensions` has them."""
+    """Return the number of encoder layers of a known base (the image encoder if it is a SAM)."""
     return int(_table()[base]["dimensions"][2 if is_sam(base) else 6])
 
 
@@ -331,7 +331,7 @@ def choose_step(
 
 
 def options(base: str, settings: TeacherSettings, shape: BatchShape, *, bfloat16: bool) -> Iterator[StepEstimate]:
-    """All that may be chosen, the fastest first."""
+    """Yield all options, the fastest first."""
     ladder = LADDER[_kind(settings), settings.lora.preset]
     micro_batch_size = min(settings.batch_size, max(1, shape.images))
     while True:
@@ -347,14 +347,14 @@ def options(base: str, settings: TeacherSettings, shape: BatchShape, *, bfloat16
 
 
 def run_seconds(one: StepEstimate, settings: TeacherSettings, gpu: Gpu, *, images: int, measured: int) -> float:
-    """A rough time of a whole run without what it loads and writes.
+    """Return a rough time of a whole run, without loading and writing.
 
     Args:
-        one: What each batch takes.
-        settings: Of the teacher.
-        gpu: Where it runs.
-        images: That are learned from.
-        measured: Images of the validation part: an evaluation goes forward alone, a third of the work.
+        one: Estimate of one batch.
+        settings: Settings of the teacher.
+        gpu: GPU model.
+        images: Number of training images.
+        measured: Number of validation images: an evaluation has no backward pass and takes a third of the work.
     """
     steps = math.ceil(images / _step_images(settings)) * settings.epochs
     looks = (2 + min(settings.evaluations, settings.epochs)) * measured / one.micro_batch_size / 3
@@ -362,7 +362,7 @@ def run_seconds(one: StepEstimate, settings: TeacherSettings, gpu: Gpu, *, image
 
 
 def step_seconds(one: StepEstimate, settings: TeacherSettings, gpu: Gpu) -> float:
-    """A rough time of an optimizer step, in as many batches as it takes."""
+    """Return a rough time of an optimizer step, over all its batches."""
     return math.ceil(_step_images(settings) / one.micro_batch_size) * one.seconds(gpu)
 
 

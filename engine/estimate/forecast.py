@@ -35,22 +35,22 @@ from engine.storage import Storage, is_remote, join, local_path
 from engine.storage.bounded import read_bounded
 
 GIBIBYTES = (8, 16, 24, 40, 80)
-"""Sizes of GPUs that are looked at, beside that of the one that was asked for."""
+"""GPU memory sizes in the forecast, in addition to that of the requested GPU."""
 
 
 class Chosen(Result):
     """Chosen micro-batch size and recomputation on a GPU."""
 
     images_at_once: int
-    checkpointing: tuple[str, ...] = Field(description="Groups of layers that are computed again.")
-    memory_bytes: int = Field(description="What tensors are expected to hold at most.")
+    checkpointing: tuple[str, ...] = Field(description="Groups of layers that are recomputed.")
+    memory_bytes: int = Field(description="Expected peak memory of tensors.")
 
 
 class OnGpu(Result):
     """Forecast of a teacher on one GPU size."""
 
     gibibytes: int = Field(description="Memory of the GPU.")
-    chosen: Chosen | None = Field(description="None: not even one image at a time has room.")
+    chosen: Chosen | None = Field(description="None: not even one image at a time fits.")
 
 
 class TeacherOutlook(Result):
@@ -59,28 +59,34 @@ class TeacherOutlook(Result):
     teacher: TeacherName
     base_model: str
     preset: LoraPreset
-    step_images: int = Field(description="Images of an optimizer step.")
+    step_images: int = Field(description="Images per optimizer step.")
     epochs: int
     gpus: tuple[OnGpu, ...] = Field(description="From small to large; empty if nothing is known.")
-    gpu: str = Field(description="The GPU that was asked for, whose arithmetic all of this is of.")
-    step_seconds: float | None = Field(description="Of a step, roughly, on one such GPU; None: not known, or no room.")
-    seconds: float | None = Field(description="The same of all training, with what is measured in between.")
-    unknown: str = Field(default="", description="Why nothing is known, and what is, in a sentence.")
+    gpu: str = Field(description="The requested GPU, whose precision all estimates assume.")
+    step_seconds: float | None = Field(
+        description="Rough time of a step on one such GPU; None: unknown, or it does not fit."
+    )
+    seconds: float | None = Field(description="The same for all training, including evaluations.")
+    unknown: str = Field(
+        default="", description="A sentence with the reason if there is no estimate, and the known bases."
+    )
 
 
 class Inspected(DatasetInfo):
     """Result of the inspection with the forecast of training on it."""
 
-    outlook: tuple[TeacherOutlook, ...] = Field(description="By teacher; empty if nothing can be trained as asked.")
+    outlook: tuple[TeacherOutlook, ...] = Field(
+        description="One per teacher; empty if nothing can be trained as requested."
+    )
 
 
 def outlook(config: RunConfig, info: DatasetInfo, storage: Storage, *, gpu: str) -> tuple[TeacherOutlook, ...]:
-    """What each teacher of a run is expected to take.
+    """Forecast memory and time of each teacher of a run.
 
     Args:
-        config: Of the run.
-        info: What inspection found in its data.
-        storage: How bases in object storage are reached.
+        config: Configuration of the run.
+        info: Result of the inspection of its data.
+        storage: Access to bases in object storage.
         gpu: One of :data:`engine.estimate.cost_model.GPUS`.
     """
     teachers = ((name, config.teachers.of(name)) for name in config.teachers.names)
@@ -133,7 +139,7 @@ def _unknown(name: TeacherName, settings: TeacherSettings, base: str | None, *, 
 
 
 def _divided(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
-    """Images of the training and of the validation part."""
+    """Return the numbers of training and validation images."""
     split = config.data.split
     if split is None:
         return info.parts["train"], info.parts["val"]
@@ -156,10 +162,10 @@ def needs(config: RunConfig, info: DatasetInfo, storage: Storage) -> Iterator[Me
 
 
 def check_layers(config: RunConfig, storage: Storage) -> None:
-    """See that no more layers are skipped than the encoder has, where the base is known; else the trainer will tell.
+    """Check ``skip_layers`` against the encoder of a known base; for other bases the trainer reports it.
 
     Raises:
-        ConfigError: There are not so many.
+        ConfigError: The encoder has fewer layers.
     """
     for name in config.teachers.names:
         settings = config.teachers.of(name)
@@ -174,7 +180,7 @@ def check_layers(config: RunConfig, storage: Storage) -> None:
 
 
 def find_base(settings: TeacherSettings, storage: Storage) -> tuple[str | None, GroundingDinoTransform | None]:
-    """Which known base a teacher has, by its ``config.json`` if it lies in a folder or bucket, and its image size."""
+    """Return the known base of a teacher (in a folder or bucket by ``config.json``) and its image transform."""
     name = settings.base_model
     remote = is_remote(name)
     folder = Path() if remote else local_path(name).expanduser()
@@ -196,7 +202,7 @@ def _of_kind(base: str | None, settings: TeacherSettings) -> str | None:
 
 
 def _read(uri: str, storage: Storage) -> dict[str, Any]:
-    """Nothing if it is not there, or wrong: the trainer will tell."""
+    """Read a JSON file; empty if it is missing or damaged, which the trainer reports."""
     try:
         content = read_bounded(storage, uri, limit=LIMITS[CONFIG])
         return read_object(content, where=uri, error=BaseModelError, limit=LIMITS[CONFIG])

@@ -9,7 +9,7 @@ from engine.teachers.labeller import Labeller
 from engine.teachers.load import find_adapters, load_adapted, load_labeller, load_teacher
 from engine.teachers.lora import adapter_off
 
-logging.disable_progress_bar()  # one for every file that is read would cut through those of the trainer
+logging.disable_progress_bar()  # one per file would disturb the progress lines of the trainer
 
 __all__ = [
     "REGISTRY",

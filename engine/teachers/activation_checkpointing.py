@@ -1,8 +1,8 @@
-"""Activations that are computed again in the backward pass instead of being kept (arXiv:1604.06174).
+"""Activation checkpointing: recompute activations in the backward pass instead of keeping them (arXiv:1604.06174).
 
-The library has this for SAM's image encoder alone; its path for Grounding DINO's decoder hands arguments over in the
-wrong order. Here each module of a group keeps its inputs, and its forward pass is run a second time when its gradient
-is due: losses and gradients are what they are without, dropout and autocast included.
+The library supports this only for SAM's image encoder; its code for Grounding DINO's decoder passes arguments in the
+wrong order. Here each module of a group keeps its inputs, and runs its forward pass again when its gradient is
+computed: losses and gradients do not change, including dropout and autocast.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from engine.teachers.base import Teacher
 
 
 def recompute(teacher: Teacher, groups: Collection[str]) -> None:
-    """From now on these groups of layers keep no activations, and all others do, in place.
+    """Recompute the activations of these groups of layers and keep those of all others, in place.
 
     Args:
-        teacher: With its adapter, if it is to have one.
+        teacher: Teacher, with its adapter if it gets one.
         groups: Names in ``teacher.recomputable``.
 
     Raises:
@@ -41,22 +41,22 @@ def recompute(teacher: Teacher, groups: Collection[str]) -> None:
     for name, module in model.named_modules():
         group = next((group for group, pattern in patterns.items() if pattern.fullmatch(name)), None)
         if group is not None:
-            _again(module, group in groups)
+            _set_checkpointing(module, group in groups)
 
 
-def _again(module: nn.Module, on: bool) -> None:
+def _set_checkpointing(module: nn.Module, on: bool) -> None:
     forward = module.forward
-    kept = forward.forward if isinstance(forward, _Again) else forward
-    module.forward = _Again(kept, draws=_draws(module)) if on else kept
+    kept = forward.forward if isinstance(forward, _Checkpointed) else forward
+    module.forward = _Checkpointed(kept, draws=_may_draw(module)) if on else kept
 
 
-def _draws(module: nn.Module) -> bool:
-    """Whether the module may draw random numbers: they have to be the same again."""
+def _may_draw(module: nn.Module) -> bool:
+    """Return whether the module may draw random numbers, which must be the same in the second pass."""
     return any(isinstance(part, nn.Dropout) and part.p > 0 for part in module.modules())
 
 
-class _Again:
-    """The forward pass of a module, run again for its gradient. An object, so that it is copied with its module."""
+class _Checkpointed:
+    """Forward pass of a module with checkpointing. An object, so that it is copied with its module."""
 
     def __init__(self, forward: Any, *, draws: bool) -> None:
         self.forward = forward

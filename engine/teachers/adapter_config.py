@@ -1,8 +1,8 @@
-"""``adapter_config.json`` of others: PEFT's own file, of which every field has to mean what we make of it.
+"""Read and check a PEFT ``adapter_config.json``: every field must be one that is supported here.
 
-PEFT takes strings for regular expressions, changes weights of the base for some ways to begin (``olora``, ``pissa``),
-and imports what a file names. So the file is never given to it: fields that we write are read, all others must have the
-value that stands for nothing, and names of modules are compared with the model's own, as names.
+PEFT treats strings as regular expressions, changes weights of the base for some initializations (``olora``,
+``pissa``), and imports modules that a file names. So the file is never passed to it: fields that we write are read, all
+others must have their neutral value, and module names are compared with those of the model, as plain names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.errors import BaseModelError
 from engine.plain_json import read_object_file
 
 NEUTRAL: tuple[object, ...] = (None, False, {}, [])
-"""Values by which any field asks for nothing."""
+"""Values that request nothing, for any field."""
 
 ALLOWED: Mapping[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
@@ -28,11 +28,11 @@ ALLOWED: Mapping[str, tuple[object, ...]] = {
     "megatron_core": ("megatron.core", None),
     "qalora_group_size": (16, None),
 }
-"""Values of fields whose neutral value is their own. How an adapter began does not matter once its tensors are there,
-except where the base was changed for it."""
+"""Allowed values of fields with another neutral value. The initialization of an adapter does not matter once its
+tensors are loaded, unless the base was changed for it."""
 
 TEXTS = frozenset({"base_model_name_or_path", "revision", "peft_version"})
-"""Fields that tell where an adapter is from, and change nothing."""
+"""Fields that record the origin of an adapter, and change nothing."""
 
 OURS = frozenset({"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "auto_mapping"})
 
@@ -43,13 +43,13 @@ MOST_TARGETS = 10_000
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What of the file decides how an adapter is applied.
+    """Fields of the file that determine how an adapter is applied.
 
     Attributes:
         rank: r of the update BA.
         alpha: The update is alpha / r * BA.
-        dropout: Before A, in training.
-        targets: One text, or names of modules or of their ends, as PEFT has them.
+        dropout: Dropout before A, in training.
+        targets: One string, or names or name suffixes of modules, as in PEFT.
     """
 
     rank: int
@@ -59,15 +59,15 @@ class AdapterConfig:
 
     @classmethod
     def read(cls, folder: Path, lora: LoraSettings) -> AdapterConfig:
-        """The file in an adapter's folder.
+        """Read the file in an adapter's folder.
 
         Args:
-            folder: Of the adapter.
+            folder: Folder of the adapter.
             lora: Settings in ``teacher.json`` next to it.
 
         Raises:
             FileNotFoundError: It is missing.
-            BaseModelError: A field is unknown, has a value that cannot be honoured, or contradicts ``teacher.json``.
+            BaseModelError: A field is unknown, has an unsupported value, or contradicts ``teacher.json``.
         """
         path = folder / ADAPTER_CONFIG
         values = read_object_file(path, error=BaseModelError)
@@ -88,7 +88,7 @@ class AdapterConfig:
 
 
 def named_by(targets: Iterable[str], modules: Iterable[str]) -> set[str]:
-    """The modules that PEFT would take for a list of names: those of these names, and those that end so."""
+    """Return the modules that PEFT selects for a list of names: exact names, and names that end with one of them."""
     ends = frozenset(targets)
     found = set()
     for module in modules:

@@ -1,4 +1,4 @@
-"""What training, evaluation and labelling need of a teacher, and the registry of those there are."""
+"""Interface of a teacher for training, evaluation and labelling, and the registry of teachers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class LoraTargets:
-    """Which modules a preset adapts.
+    """Modules that a preset adapts.
 
     Attributes:
         target_modules: Regular expression that PEFT matches against whole module names.
-        exclude_modules: Regular expression of those never adapted: tied heads, which LoRA would silently untie.
-        earlier: What earlier versions had for ``target_modules``, and adapters that they made still have.
+        exclude_modules: Regular expression of modules that are never adapted: tied heads, which LoRA would silently
+            untie.
+        earlier: Values of ``target_modules`` in earlier versions, which their adapters still contain.
     """
 
     target_modules: str
@@ -43,28 +44,28 @@ class LoraTargets:
 
 
 class Teacher(ABC):
-    """A base model, perhaps with an adapter, and how images and losses go in and out of it.
+    """A base model, with or without an adapter, with its preprocessing, loss and prediction.
 
     ``model`` is a transformers model; :mod:`engine.teachers.lora` wraps it by PEFT in place. All randomness comes
-    from the generators that are handed in.
+    from the generators that are passed in.
     """
 
     name: ClassVar[TeacherName]
     iou_type: ClassVar[Literal["bbox", "segm"]]
     needs_masks: ClassVar[bool]
     pads: ClassVar[bool] = False
-    """Whether images of a batch are padded to each other, so that it costs less if they have like shapes."""
+    """Whether images of a batch are padded to a common size: batches of similar shapes then cost less."""
     recomputable: ClassVar[Mapping[str, str]] = {}
-    """Groups of layers that need not keep their activations, by name: a regular expression of whole module names."""
+    """Groups of layers that can recompute their activations; values are regular expressions of whole module names."""
 
     model: nn.Module
     classes: tuple[str, ...]
 
     frame: Frame = Frame.UPRIGHT
-    """How it was shown images in training that EXIF turns."""
+    """Frame of EXIF-rotated images in training."""
 
     features: FeatureCache | None = None
-    """Where what :meth:`frozen` tells of is kept; None: it is computed each time."""
+    """Cache of the outputs of the frozen layers (see :meth:`frozen`); None: they are computed each time."""
 
     @classmethod
     @abstractmethod
@@ -75,29 +76,31 @@ class Teacher(ABC):
             folder: A transformers model folder (``config.json``, ``model.safetensors``, …).
             classes: Class names; their order is the order of class indices.
             prompts: Better phrases for some of them.
-            settings: The teacher's part of the configuration.
+            settings: The teacher's section of the configuration.
 
         Raises:
-            BaseModelError: The folder holds no model of this kind.
+            BaseModelError: The folder does not hold a model of this kind.
             ConfigError: The classes cannot be prompted for.
         """
 
     @abstractmethod
     def lora_targets(self, lora: LoraSettings) -> LoraTargets:
-        """The modules that are adapted.
+        """Return the modules to adapt.
 
         Raises:
-            ConfigError: The encoder has fewer layers than are to be skipped.
+            ConfigError: The encoder has fewer layers than ``skip_layers``.
         """
 
     def frozen(self) -> dict[str, str] | None:
-        """What the features of an image follow from, beside the image and the weights: how far the model goes before
-        its first adapted layer, and how it is shown the image. None if nothing comes before that is worth keeping.
+        """Return all that determines the cached features besides image and weights.
+
+        This is the number of layers before the first adapted one, and the preprocessing. None if no frozen layers
+        come first, or caching them saves little.
         """
         return None
 
     def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64] | None:
-        """Which objects of a training image are shown when it has been shown ``visit`` times before.
+        """Select the objects of a training image that has been used ``visit`` times before.
 
         Returns:
             Their positions in ``annotations``; None for all.
@@ -114,14 +117,14 @@ class Teacher(ABC):
 
     @abstractmethod
     def count(self, batch: Batch) -> float:
-        """How many objects the loss of ``batch`` is averaged over (may be 0)."""
+        """Return the number of objects that the loss of ``batch`` is averaged over (may be 0)."""
 
     @abstractmethod
     def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
         """Forward pass and loss.
 
         Losses are sums over the batch divided by ``count``, the number of objects of the whole optimizer step (over
-        accumulated batches and processes, at least 1): so gradients do not depend on how a step is cut.
+        accumulated batches and processes, at least 1): so gradients do not depend on how a step is divided.
 
         Returns:
             ``"loss"``, the weighted total as a 32-bit scalar with gradient, and its parts, detached.
@@ -134,7 +137,7 @@ class Teacher(ABC):
         """
 
     def asking(self, classes: Sequence[str], prompts: Mapping[str, str] | None = None) -> Self:
-        """The same model, adapter and all, asked for other classes: nothing of it is copied.
+        """Return a teacher with the same model and adapter for other classes; no tensors are copied.
 
         Args:
             classes: Class names in the order of class indices.
@@ -144,13 +147,13 @@ class Teacher(ABC):
             ConfigError: The classes cannot be prompted for.
         """
         other = copy.copy(self)
-        other.features = None  # they may follow from the caption
+        other.features = None  # they may depend on the caption
         other.classes = tuple(classes)
         return other
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
 
@@ -159,13 +162,13 @@ REGISTRY: dict[TeacherName, type[Teacher]] = {}
 
 
 def register(teacher: type[Teacher]) -> type[Teacher]:
-    """Class decorator: make a teacher known under its name."""
+    """Register a teacher under its name (class decorator)."""
     REGISTRY[teacher.name] = teacher
     return teacher
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """A batch with its tensors on ``device``."""
+    """Return a batch with its tensors on ``device``."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
@@ -176,16 +179,16 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def frozen_before(layers: Collection[nn.Module]) -> int:
-    """How many layers come before the first that has something to train; all of them if none has."""
+    """Count the layers before the first with trainable parameters; all of them if none has any."""
     adapted = (i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters()))
     return next(adapted, len(layers))
 
 
 def later_layers(skipped: int, layers: int) -> str:
-    r"""A regular expression of the numbers of those layers of ``layers`` that come after the first ``skipped``.
+    r"""Return a regular expression of the numbers of all layers after the first ``skipped``.
 
     Raises:
-        ConfigError: There are not so many.
+        ConfigError: There are fewer layers.
 
     >>> print(later_layers(4, 6), later_layers(0, 6))
     (4|5) \d+

@@ -1,8 +1,8 @@
-"""Copies of base models on this machine, which are compared with what was written before they are used.
+"""Local copies of base models, verified by their digests before use.
 
-A disk, or a copy that broke off, may change a weight without an error: training would continue with another base.
-Copies from object storage have a list of sha256 next to them. Those in the hub's cache are named by theirs: sha256 of
-large files, git's sha1 of small ones.
+A faulty disk or an interrupted copy may change a weight without an error: training would continue with another base.
+Copies from object storage have a list of sha256 next to them. Files in the hub's cache are named by their digests:
+sha256 for large files, git's sha1 for small ones.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ LOG = logging.getLogger(__name__)
 
 
 def cached_copy(cache: Path, key: Sequence[str], fill: Callable[[Path], None], *, model: str) -> Path:
-    """Return the folder of a key in the cache, which is whole.
+    """Return the complete and verified folder of a key in the cache.
 
-    It is filled aside and renamed, so that it is there as a whole or not at all. One that was damaged since, or of
-    which nothing is known, is filled again.
+    It is filled in a temporary folder and renamed, so that it is complete or absent. A folder that was damaged since,
+    or has no list of digests, is filled again.
 
     Args:
-        cache: Where things are kept on this machine.
-        key: What the content follows from.
+        cache: Cache folder of this machine.
+        key: All that determines the content.
         fill: Fills an empty folder.
-        model: What the model is called in messages.
+        model: Name of the model in messages.
 
     Raises:
         TeacherError: It cannot be filled.
@@ -71,7 +71,7 @@ def cached_copy(cache: Path, key: Sequence[str], fill: Callable[[Path], None], *
 
 
 def _fault(folder: Path, seal: Path) -> str | None:
-    """What is wrong with a copy."""
+    """Describe the damage of a copy; None if it is intact."""
     try:
         written = json.loads(seal.read_bytes())
         for name, digest in written.items():
@@ -87,10 +87,10 @@ def _fault(folder: Path, seal: Path) -> str | None:
 
 
 def hub_copy(repo: str, fetch: Callable[[], Path], *, offline: bool) -> Path:
-    """Return the folder of a snapshot in the hub's cache, which is whole; what is damaged is fetched again.
+    """Return the folder of a snapshot in the hub's cache; damaged files are fetched again.
 
     Args:
-        repo: What the model is called in messages.
+        repo: Name of the model in messages.
         fetch: Brings the snapshot to the cache; existing files are not fetched again.
         offline: The hub may not be reached.
 
@@ -123,7 +123,7 @@ def hub_copy(repo: str, fetch: Callable[[], Path], *, offline: bool) -> Path:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether a link into the hub's blobs leads to a file whose digest is not its name."""
+    """Return whether a link into the hub's blobs leads to a file whose digest differs from its name."""
     if not path.is_symlink() or not path.is_file():
         return path.is_symlink()
     blob = path.resolve()

@@ -1,7 +1,7 @@
-"""Files of a base model from anywhere, checked before transformers makes anything of them.
+"""Check the files of an untrusted base model before transformers loads them.
 
-A ``config.json`` may ask for a model of terabytes, for weights from elsewhere or for kernels that run their own code; a
-``tokenizer.json`` may hold a regular expression that never ends. None of the bases that are supported does.
+A ``config.json`` may request a model of terabytes, weights from elsewhere, or kernels that run their own code; a
+``tokenizer.json`` may contain a regular expression that never ends. No supported base does.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Json = dict[str, Any]
 
 MAX_NUMBER = 1 << 20
 FEW = {"layers": 64, "depth": 64, "heads": 512, "levels": 64, "points": 64, "window_size": 512, "patch_size": 512}
-"""Parts of names of settings that count what there are few of, with more than any base has."""
+"""Upper bounds, above those of any base, for settings whose names contain these words."""
 
 FOREIGN = frozenset(
     {"_attn_implementation", "attn_implementation", "experts_implementation", "kernel_config", "quantization_config"}
     | {"use_kernels", "use_pretrained_backbone", "use_timm_backbone", "backbone", "backbone_kwargs"}
 )
-"""Settings that bring in code, kernels or weights from elsewhere."""
+"""Settings that load code, kernels or weights from elsewhere."""
 
 HARMLESS: tuple[object, ...] = (None, False, "eager", "sdpa", {})
 
 ROOM = 1 << 22
-"""Values that a model may have beside its weights, such as tables of positions."""
+"""Values that a model may have in addition to its weights, such as tables of positions."""
 
 TOKENIZERS = frozenset({None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"})
 STEPS = frozenset(
@@ -49,11 +49,11 @@ def read_config(folder: Path, kinds: Collection[str]) -> Json:
     """Return ``config.json`` of a folder.
 
     Args:
-        folder: Of a transformers model.
-        kinds: Values of ``model_type`` that are expected.
+        folder: Folder of a transformers model.
+        kinds: Accepted values of ``model_type``.
 
     Raises:
-        BaseModelError: It is missing or no such file, of another kind of model, or asks for what no base needs.
+        BaseModelError: It is missing or invalid, of another kind of model, or has settings that no base needs.
     """
     path = folder / CONFIG
     try:
@@ -75,11 +75,11 @@ def read_config(folder: Path, kinds: Collection[str]) -> Json:
 
 
 def check_size(folder: Path, make: Callable[[], nn.Module]) -> None:
-    """See that a model is not larger than the weights that it is to have.
+    """Check that a model is not larger than the weights in its folder.
 
     Args:
-        folder: Of the model.
-        make: Makes it; called where making takes no memory.
+        folder: Folder of the model.
+        make: Creates the model; called on the meta device, where this takes no memory.
 
     Raises:
         BaseModelError: It is larger, or the weights cannot be read.
@@ -97,7 +97,7 @@ def check_size(folder: Path, make: Callable[[], nn.Module]) -> None:
 
 
 def check_loaded(folder: Path, model: nn.Module, missing: Collection[str]) -> None:
-    """See that a model has all its weights, and that they are numbers.
+    """Check that a model has all its weights, and that they are finite.
 
     Raises:
         BaseModelError: Some are missing, or are NaN or infinite.
@@ -111,10 +111,10 @@ def check_loaded(folder: Path, model: nn.Module, missing: Collection[str]) -> No
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """See that a folder has a tokenizer of BERT, of moderate size and without regular expressions.
+    """Check that a folder has a BERT tokenizer of moderate size, without regular expressions.
 
     Raises:
-        BaseModelError: It has another one.
+        BaseModelError: It has another tokenizer.
     """
     for name, limit in LIMITS.items():
         path = folder / name
@@ -132,7 +132,7 @@ def check_tokenizer_files(folder: Path) -> None:
 
 
 def check_tokenizer(folder: Path, tokenizer: Any, *, vocabulary: int) -> None:
-    """See that each token has a place in the model.
+    """Check that each token id is within the vocabulary of the model.
 
     Raises:
         BaseModelError: There are more tokens, or special ones are missing.
@@ -169,7 +169,7 @@ def _model_type(values: Json) -> object:
 
 
 def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value by its path; values of lists by that of the list."""
+    """Yield every value with its path; values of lists have the path of the list."""
     if isinstance(value, dict):
         for key, inner in value.items():
             path = f"{name}.{key}" if name else key

@@ -1,4 +1,4 @@
-"""What BERT makes of a caption, computed once: a run has few captions, and BERT is never adapted."""
+"""Cache BERT's output for each caption: a run has few captions, and BERT is never adapted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 MOST = 256
-"""Captions that are remembered: at most 0.8 MB each."""
+"""Maximum number of cached captions, of at most 0.8 MB each."""
 
 Known = OrderedDict[tuple[Any, ...], Tensor]
 
 
-def remember_captions(model: nn.Module) -> None:
-    """Let the text backbone of a Grounding DINO read each caption once, in place; nothing in it may be trained."""
+def cache_captions(model: nn.Module) -> None:
+    """Make the text backbone of a Grounding DINO encode each caption once, in place; it must be frozen."""
     backbone: Any = model.get_submodule("model.text_backbone")
     known: Known = OrderedDict()
     backbone.forward = partial(_read, backbone.forward, known)
@@ -34,7 +34,7 @@ def _read(
 ) -> BaseModelOutput:
     """See ``BertModel.forward``: input_ids (B, T), padded with 0 at the end, attention_mask (B, 1, T, T).
 
-    Each caption is read alone and without its padding, so that what comes out is the same beside any other.
+    Each caption is encoded alone and without its padding, so that the result does not depend on the batch.
     """
     device = input_ids.device.type
     arithmetic = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32

@@ -1,15 +1,15 @@
-"""Attention between P places of an image and T tokens, where T is small: products in another order.
+"""Faster attention between P image positions and T tokens for small T, by another order of the matrix products.
 
-Each head of H projects both sides to a width w and compares them, ``(X Wq')(K)'``, then gathers ``softmax(…)(X Wv')``.
-As it is written, all P places are multiplied by matrices of width H w. Products may be taken in another order, so that
-it is the few tokens that are multiplied by the large matrices::
+Each of H heads projects both sides to a width w, computes scores ``(X Wq') K'``, then ``softmax(…)(X Wv')``.
+In this order, all P positions are multiplied by matrices of width H w. In another order, only the few tokens are
+multiplied by the large matrices::
 
     (X Wq' + bq) K'      =  X (K Wq)' + (K bq)'
     S (X Wv' + bv)       =  (S X) Wv' + bv                 rows of S sum to one
     (S V) Wo' + bo       =  S (V Wo') + bo
 
-What comes out is the same up to rounding; it is less work where T < w, and what is kept for the backward pass has no
-rows of width H w. LoRA updates are added to the matrices first.
+The result is the same up to rounding. This is less work if T < w, and tensors kept for the backward pass have no rows
+of width H w. LoRA updates are added to the matrices first.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from engine.teachers.lora_linear import can_be_folded, folded_weight
 
 
-def tokens_first(model: nn.Module) -> None:
-    """Let attention of words and image (Grounding DINO) or prompts and image (SAM) go that way, in place.
+def reorder_cross_attention(model: nn.Module) -> None:
+    """Reorder text-image attention (Grounding DINO) or prompt-image attention (SAM), in place.
 
-    Where there are so many tokens that it would be no less work, or a LoRA update has dropout, it goes as written.
+    The original order is used with too many tokens for it to be faster, or if a LoRA update has dropout.
     """
     for module in model.modules():
         name = type(module).__name__
@@ -37,12 +37,12 @@ def tokens_first(model: nn.Module) -> None:
 
 
 def apart(rows: Tensor, heads: int) -> Tensor:
-    """(B, T, H w) to (B, H, T, w)."""
+    """Split heads: (B, T, H w) to (B, H, T, w)."""
     return rows.view(*rows.shape[:2], heads, -1).transpose(1, 2)
 
 
 def compared(tokens: Tensor, places: Tensor, projection: Any) -> Tensor:
-    """Scores (B, H, T, P) of tokens (B, H, T, w) with places (B, P, d), which ``projection`` takes to (B, P, H w)."""
+    """Return scores (B, H, T, P) of tokens (B, H, T, w) with places (B, P, d), projected to (B, P, H w)."""
     heads, width = tokens.shape[1], tokens.shape[3]
     asked = _exact(tokens, folded_weight(projection).view(heads, width, -1))
     scores = torch.unflatten(asked.flatten(1, 2) @ places.transpose(1, 2), 1, (heads, -1))
@@ -51,7 +51,7 @@ def compared(tokens: Tensor, places: Tensor, projection: Any) -> Tensor:
 
 
 def gathered(shares: Tensor, places: Tensor, projection: Any) -> Tensor:
-    """(B, T, H w): what tokens take, by ``shares`` (B, H, T, P), of places (B, P, d) through ``projection``."""
+    """Return (B, T, H w): sums of projected places (B, P, d) for each token, weighted by ``shares`` (B, H, T, P)."""
     heads = shares.shape[1]
     seen = torch.unflatten(shares.flatten(1, 2) @ places, 1, (heads, -1))  # (B, H, T, d)
     values = _exact(seen, folded_weight(projection).view(heads, -1, places.shape[-1]).transpose(1, 2))
@@ -59,14 +59,14 @@ def gathered(shares: Tensor, places: Tensor, projection: Any) -> Tensor:
 
 
 def handed_out(shares: Tensor, values: Tensor, projection: Any) -> Tensor:
-    """(B, P, d): what places are told, by ``shares`` (B, H, T, P), of the tokens' values (B, H, T, w)."""
+    """Return (B, P, d): projected sums of values (B, H, T, w) for each place, weighted by ``shares`` (B, H, T, P)."""
     heads, width = values.shape[1], values.shape[3]
-    told = _exact(values, folded_weight(projection).T.view(heads, width, -1))  # (B, H, T, d)
-    return shares.flatten(1, 2).transpose(1, 2) @ told.flatten(1, 2) + _bias(projection)
+    projected = _exact(values, folded_weight(projection).T.view(heads, width, -1))  # (B, H, T, d)
+    return shares.flatten(1, 2).transpose(1, 2) @ projected.flatten(1, 2) + _bias(projection)
 
 
 def _exact(tokens: Tensor, weight: Tensor) -> Tensor:
-    """Their product in 32 bit: 16 would swallow a small update of a large weight. Tokens are few."""
+    """Multiply in 32 bit: in 16 bit a small update of a large weight would be lost. Tokens are few."""
     with torch.autocast(tokens.device.type, enabled=False):
         return tokens.float() @ weight
 

@@ -1,9 +1,9 @@
-"""Deformable attention that keeps nothing but its inputs.
+"""Deformable attention that keeps only its inputs for the backward pass.
 
-Each query reads a few places of each feature map, and adds up what it read by weights. The library's own code, where
-no kernel takes its place, stacks all that was read (heads x queries x places x width numbers, a third of a gigabyte a
-layer for an image of 800 x 1333) and keeps it for the backward pass; here it is read again instead: on NVIDIA GPUs by a
-fused kernel that stores none of it (:mod:`engine.teachers.deformable_attention_triton`), on a CPU as a product with a
+Each query samples a few points of each feature map, and returns their weighted sum. The library's own code, if no
+kernel replaces it, stacks all samples (heads x queries x points x width numbers, a third of a gigabyte per layer for an
+image of 800 x 1333) and keeps them for the backward pass. Here they are sampled again instead: on NVIDIA GPUs by a
+fused kernel that never stores them (:mod:`engine.teachers.deformable_attention_triton`), on a CPU as a product with a
 sparse matrix (:mod:`engine.teachers.deformable_attention_cpu`), elsewhere map by map.
 """
 
@@ -23,14 +23,14 @@ from torch.nn import functional
 from engine.teachers.deformable_attention_cpu import read
 
 Reading = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""As :func:`engine.teachers.deformable_attention_triton.read`."""
+"""Signature of :func:`engine.teachers.deformable_attention_triton.read`."""
 
 TOLERANCE = 1e-4
-"""How far the kernel may be from ``_Read``, in shares of the norm; 32 bit rounds to 1e-6."""
+"""Maximum relative difference between the kernel and ``_Read``; 32-bit rounding gives 1e-6."""
 
 
-def reading_again(model: nn.Module) -> None:
-    """Let every deformable attention of a Grounding DINO keep only its inputs, in place."""
+def keep_only_inputs(model: nn.Module) -> None:
+    """Make every deformable attention of a Grounding DINO keep only its inputs, in place."""
     for module in model.modules():
         if type(module).__name__ == "MultiScaleDeformableAttention":
             module.forward = _attend
@@ -46,7 +46,7 @@ def _attend(
     im2col_step: int,
 ) -> Tensor:
     """See :class:`_Read`, and ``MultiScaleDeformableAttention.forward``."""
-    # 16 bit places would be off by more than a pixel.
+    # Sampling points in 16 bit would be off by more than a pixel.
     inputs = (value.float(), sampling_locations.float(), attention_weights.float())
     fused = _fused(value.device, *value.shape[2:], *attention_weights.shape[3:])
     if fused is not None:
@@ -57,7 +57,7 @@ def _attend(
 
 @cache
 def _fused(device: torch.device, heads: int, width: int, maps: int, points: int) -> Reading | None:
-    """The kernel, if it runs on the device and gives what ``_Read`` gives: tried once a process and kind of layer."""
+    """Return the kernel if it runs on the device and agrees with ``_Read``: tested once per process and layer shape."""
     if not _may_be_fused(device):
         return None
     try:
@@ -79,16 +79,16 @@ def _fused(device: torch.device, heads: int, width: int, maps: int, points: int)
 
 
 def _may_be_fused(device: torch.device) -> bool:
-    """AMD's GPUs are ``cuda`` to torch too; there the kernel was never tried. Triton needs a C compiler to start it."""
+    """Return whether the kernel may run: not on AMD GPUs, where it is untested, nor without a C compiler."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     return device.type == "cuda" and torch.version.hip is None and compiler is not None
 
 
 def _apart(read: Reading, device: torch.device, *, heads: int, width: int, maps: int, points: int) -> float:
-    """How far a reading is from ``_Read`` where its result or a gradient is farthest, in shares of that one's norm.
+    """Return the largest relative difference between ``read`` and ``_Read``, over the result and all gradients.
 
-    It may be asked for in the middle of a run: random numbers are its own, and a layer that is to be computed again
-    takes no note of what is kept here. No place lies where its gradient jumps, as at the centre of a pixel.
+    It may be called in the middle of a run: it has its own random generator, and does not record tensors for
+    activation checkpointing. No sampling point is close to a pixel centre, where gradients jump.
     """
     draw, batch, queries = torch.Generator().manual_seed(0), 2, 70
     shapes = [(4 + level, 7 + 2 * level) for level in range(maps)]
@@ -111,14 +111,14 @@ def _apart(read: Reading, device: torch.device, *, heads: int, width: int, maps:
 
 
 def map_by_map(value: Tensor, places: Tensor, weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-    """As :func:`engine.teachers.deformable_attention_cpu.read`, on any device."""
+    """Compute the same as :func:`engine.teachers.deformable_attention_cpu.read`, on any device."""
     result: Tensor = _Read.apply(value, places, weights, shapes)
     return result
 
 
 class _Read(torch.autograd.Function):
-    """value (B, P, heads, d), places (B, Q, heads, maps, K, 2) in 0..1, weights (B, Q, heads, maps, K) to (B, Q, heads
-    d).
+    """Value (B, P, heads, d), places (B, Q, heads, maps, K, 2) in 0..1, weights (B, Q, heads, maps, K); result
+    (B, Q, heads d).
     """
 
     @staticmethod
@@ -153,19 +153,19 @@ class _Read(torch.autograd.Function):
 
 
 def _maps(value: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
-    """(B heads, d, h, w) of each level."""
+    """Return the (B heads, d, h, w) map of each level."""
     batch, _, heads, width = value.shape
     parts = torch.split(value.permute(0, 2, 3, 1), [height * length for height, length in shapes], dim=-1)
     return [part.reshape(batch * heads, width, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _grid(places: Tensor, level: int) -> Tensor:
-    """(B heads, Q, K, 2) in -1..1, as grid_sample has it."""
+    """Return (B heads, Q, K, 2) in -1..1, as in grid_sample."""
     return 2 * places[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
 
 
 def _weights(weights: Tensor, level: int) -> Tensor:
-    """(B heads, 1, Q, K)."""
+    """Return (B heads, 1, Q, K)."""
     return weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]
 
 
@@ -174,5 +174,5 @@ def _sample(feature_map: Tensor, grid: Tensor) -> Tensor:
 
 
 def _back(levels: Tensor, batch: int) -> Tensor:
-    """(B heads, Q, maps, …) to (B, Q, heads, maps, …)."""
+    """Reshape (B heads, Q, maps, …) to (B, Q, heads, maps, …)."""
     return levels.view(batch, -1, *levels.shape[1:]).transpose(1, 2)

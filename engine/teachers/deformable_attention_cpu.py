@@ -1,9 +1,9 @@
-"""Deformable attention on a CPU: as a product with one sparse matrix, of which each row is one query of one head.
+"""Deformable attention on a CPU as a product with one sparse matrix, with a row for each query and head.
 
-A place lies between four corners, so that what a query takes of all maps is a sum of 4 maps K rows of the value, each
-of ``d`` numbers side by side; gradients are products with the same matrix, the other way round. That takes a fifth of
-the time of ``grid_sample``, which goes through each map once for every one of the ``d`` numbers. Places, corners and
-what lies outside are the same as there (bilinear, zeros, ``align_corners=False``).
+A sampling point ("place") lies between four pixels ("corners"), so the result of a query is a weighted sum of
+4 x maps x K rows of the value, each of ``d`` contiguous numbers; gradients are products with the transposed matrix.
+This takes a fifth of the time of ``grid_sample``, which traverses each map once for each of the ``d`` channels.
+Interpolation and padding are the same as there (bilinear, zeros, ``align_corners=False``).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class _Side:
-    """Of all N places, along one axis: the corner before or the one after.
+    """The corner before, or after, each of N places along one axis.
 
     Attributes:
-        inside: (N,), 1 where it is in the map, else 0.
-        near: (N,), how near the place is to it; 0 outside.
+        inside: (N,), 1 if the corner is in the map, else 0.
+        near: (N,), 1 - distance of the place to it; 0 outside.
     """
 
     inside: Tensor
@@ -33,16 +33,16 @@ class _Side:
 
 
 def _sides(pixels: Tensor, length: Tensor) -> tuple[tuple[_Side, _Side], tuple[Tensor, Tensor]]:
-    """Of places (N,) in pixels, on maps that are (N,) long; pixel centers are whole numbers.
+    """Return the corners of places (N,) in pixels, on maps of sizes (N,); pixel centers are whole numbers.
 
-    And where these corners are, (N,) int32: in the map, if need be at its edge.
+    Also return the indices of these corners, (N,) int32, clamped to the map.
     """
     before = pixels.floor()
     part = pixels - before
     last = length - 1
 
     def side(at: Tensor, near: Tensor) -> tuple[_Side, Tensor]:
-        within = torch.fmin(at.clamp(min=0), last)  # what is no number is somewhere too: ``near`` tells of it
+        within = torch.fmin(at.clamp(min=0), last)  # NaN gets an index too: ``near`` is NaN then
         inside = (within == at).to(near.dtype)
         return _Side(inside, near * inside), within.int()
 
@@ -61,7 +61,7 @@ class _Corners:
     def __init__(self, places: Tensor, shapes: list[tuple[int, int]]) -> None:
         batch, queries, heads, _, count, _ = places.shape
 
-        def everywhere(of_map: list[int]) -> Tensor:  # in full: products of long rows alone are fast
+        def everywhere(of_map: list[int]) -> Tensor:  # expanded: only products of long rows are fast
             return torch.tensor(of_map, dtype=places.dtype).repeat_interleave(count).repeat(batch * queries * heads)
 
         self.width = everywhere([width for _, width in shapes])
@@ -82,17 +82,17 @@ class _Corners:
         """(B Q heads + 1,) int32, where the corners of each query and head begin."""
 
     def shares(self, weights: Tensor) -> Tensor:
-        """(4 N,): what of each corner is taken, by weights (N,)."""
+        """Return the (4 N,) weights of the corners, for weights (N,) of the places."""
         return torch.stack(
             [by_row * x.near for by_row in (weights * y.near for y in self.y) for x in self.x], -1
         ).flatten()
 
 
 def read(value: Tensor, places: Tensor, weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-    """What each query reads of all maps, by weight, with gradients of the first three. All are float32, on a CPU.
+    """Return the weighted sum of the samples of each query, differentiable in the first three; float32, on a CPU.
 
     Args:
-        value: (B, P, heads, d), the maps one after the other, row by row.
+        value: (B, P, heads, d), the flattened maps, concatenated.
         places: (B, Q, heads, maps, K, 2) as x, y; 0..1 is the map.
         weights: (B, Q, heads, maps, K).
         shapes: Height and width of each map.
@@ -139,16 +139,16 @@ class _Read(torch.autograd.Function):
 
 
 def _turned(matrix: tuple[Tensor, Tensor, Tensor], due: Tensor, height: int) -> Tensor:
-    """(height, d): a sparse matrix, given as values, columns and begins, the other way round, times (B Q heads, d)."""
+    """Multiply the transpose of a sparse matrix (values, columns, row starts) by ``due`` (B Q heads, d)."""
     parts = tuple(part.numpy() for part in matrix)
     turned = sparse.csr_matrix(parts, shape=(len(due), height), copy=False).T
     return torch.from_numpy(turned @ due.contiguous().numpy())
 
 
 def _met(matrix: tuple[Tensor, Tensor, Tensor], due: Tensor, rows: Tensor) -> Tensor:
-    """(4 N,): of each of the matrix's values, the product of its row of ``due`` with its row of ``rows``."""
+    """Return (4 N,): for each entry of the matrix, the product of its row of ``due`` and its row of ``rows``."""
     values, columns, begins = matrix
-    if len(columns) > len(due) * len(rows):  # more than a sparse matrix may have, of maps with hardly a place
+    if len(columns) > len(due) * len(rows):  # more entries than a sparse matrix may have: tiny maps
         return (due @ rows.T).gather(1, columns.view(len(due), -1).long()).flatten()
     _warn_once()
     wanted: Any = torch.sparse_csr_tensor(begins, columns, values, (len(due), len(rows)), check_invariants=False)
@@ -158,7 +158,7 @@ def _met(matrix: tuple[Tensor, Tensor, Tensor], due: Tensor, rows: Tensor) -> Te
 
 @cache
 def _warn_once() -> None:
-    """Torch calls sparse tensors of this kind a beta, once a process, since 2021."""
+    """Suppress torch's warning that CSR tensors are in beta."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)

@@ -1,14 +1,14 @@
-"""Deformable attention as one kernel each way, in Triton: what is read is added up where it is read, and never stored.
+"""Deformable attention as two Triton kernels, forward and backward, which never store the samples.
 
-A program has one head of one image and a tile of queries, and goes through maps and points. Places, corners and
-what lies outside are those of ``grid_sample`` (bilinear, zeros, ``align_corners=False``), arithmetic is 32 bit.
+A program handles one head of one image and a tile of queries, and loops over maps and points. Interpolation and padding
+are those of ``grid_sample`` (bilinear, zeros, ``align_corners=False``), arithmetic is 32 bit.
 
-Of each of the four corners that a place lies between, the backward pass needs one number, the product of what is
-read there with the gradient of the result: its sums, by the corner's share and by the slopes of that, are the gradients
-of the weight and of the place. Gradients of the value are added in place by atomic additions, in whatever order
-programs come to them, so that runs on a GPU differ by rounding; those of ``grid_sample`` on CUDA are too.
+For each of the four pixels around a sampling point, the backward pass needs one number: the product of the pixel's
+value with the gradient of the result. Its sums, weighted by the bilinear coefficients and by their derivatives, are the
+gradients of the weight and of the sampling point. Gradients of the value use atomic additions, in arbitrary order, so
+that runs on a GPU differ by rounding, as with ``grid_sample`` on CUDA.
 
-Importing this imports Triton, which torch brings where it has CUDA.
+This module imports Triton, which CUDA builds of torch include.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import triton.language as tl
 from torch import Tensor
 
 NUMBERS = 512
-"""Of a tile, queries x width: four for each thread of a program, which are one load."""
+"""Numbers per tile (queries x width): four for each thread of a program, which are one load."""
 
 
 def read(value: Tensor, places: Tensor, weights: Tensor, shapes: Tensor) -> Tensor:
-    """What each query reads of all maps, by weight, with gradients of the first three. All but the shapes are float32.
+    """Return the weighted sum of the samples of each query, differentiable in the first three, which are float32.
 
     Args:
-        value: (B, P, heads, d), the maps one after the other, row by row.
+        value: (B, P, heads, d), the flattened maps, concatenated.
         places: (B, Q, heads, maps, K, 2) as x, y; 0..1 is the map.
         weights: (B, Q, heads, maps, K).
         shapes: (maps, 2) of int64, height and width, on the same device.
@@ -170,8 +170,8 @@ def _backward(
 def _tile(
     queries: tl.tensor, length: tl.tensor, heads: tl.constexpr, width: tl.constexpr, tile: tl.constexpr
 ) -> tl.tuple:
-    """(image, query, head) of each of the tile's queries, whether there is one, and where the head's numbers begin in
-    the first map of ``value``. Both count in 64 bit: what they count may be more than 32 bit hold.
+    """Return the flat (image, query, head) index of each query, a mask of existing queries, and the offset of the head
+    in the first map of ``value``. Indices are 64 bit, since they may exceed 32 bit.
     """
     image, head = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
     query = tl.program_id(0) * tile + tl.arange(0, tile)
@@ -180,10 +180,10 @@ def _tile(
 
 @triton.jit
 def _between(at: tl.tensor, size: tl.tensor, there: tl.tensor) -> tl.tuple:
-    """The pixel before a place on one axis, and how far beyond that pixel's centre the place is, 0..1.
+    """Return the pixel before a sampling point on one axis, and the distance from its centre, 0..1.
 
-    Places far outside are moved nearer, where nothing is read either, lest they be no 32 bit integers; so are those
-    that are no number.
+    Points far outside the map, and NaN, are clamped to just outside, where the value is zero too: they would not fit
+    into 32-bit integers.
     """
     place = 2 * tl.load(at, mask=there, other=0.0) - 1
     pixel = ((place + 1) * size - 1) * 0.5  # as grid_sample computes it, to fall between the same pixels
@@ -194,11 +194,11 @@ def _between(at: tl.tensor, size: tl.tensor, there: tl.tensor) -> tl.tuple:
 
 @triton.jit
 def _cell(x: tl.tensor, y: tl.tensor, long: tl.tensor, high: tl.tensor, there: tl.tensor) -> tl.tuple:
-    """Which place of its map a pixel is, in 64 bit, and whether it is in the map."""
+    """Return the 64-bit index of a pixel in its map, and whether it is in the map."""
     return y.to(tl.int64) * long + x, there & (x >= 0) & (x < long) & (y >= 0) & (y < high)
 
 
 @triton.jit
 def _share(beyond: tl.tensor, after: tl.constexpr) -> tl.tensor:
-    """Of the pixel after a place, and of that before it."""
+    """Return the bilinear coefficient of the pixel after a sampling point, or of the one before it."""
     return beyond if after else 1 - beyond

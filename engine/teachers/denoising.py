@@ -1,10 +1,10 @@
-"""Contrastive denoising: boxes close to true ones are to be mended, those a little farther off told from objects.
+"""Contrastive denoising: reconstruct boxes close to true ones, and reject boxes a little farther away.
 
-Beside its own queries the decoder gets noised copies of the true boxes, in groups of a near and a far copy of each
-object (DN-DETR, arXiv:2203.01305; DINO, arXiv:2203.03605, section 3.2; ``CdnQueryGenerator`` of mmdetection). What each
-copy is to become is known, so that nothing has to be matched. The copies go through the decoder by themselves: what the
-model's own queries see and say is what it is without them. Noise is drawn with the example, and an image's groups are
-averaged, so that nothing depends on how a step is cut into batches.
+In addition to its own queries the decoder gets noised copies of the true boxes, in groups of a near and a far copy of
+each object (DN-DETR, arXiv:2203.01305; DINO, arXiv:2203.03605, section 3.2; ``CdnQueryGenerator`` of mmdetection). The
+target of each copy is known, so no matching is needed. The copies pass through the decoder separately: results of the
+model's own queries do not change. Noise is drawn with the example, and the groups of an image are averaged, so that the
+result does not depend on how a step is divided into batches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from engine.teachers.grounding_dino_loss import (
 )
 
 WRONG_CLASS = 0.25
-"""Share of the copies that are told another class than theirs, as in DINO: else the class need not be looked at."""
+"""Share of the copies with a wrong class, as in DINO: otherwise the decoder could trust the given class."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Copies:
 
     Attributes:
         boxes: (B, K, 4) center x, center y, width, height, as shares of the image's width and height.
-        tokens: (B, K, T) bool, the tokens of the class that each copy is told.
-        objects: (B, K) int64, the object that a copy is to become; -1: nothing; -2: padding.
+        tokens: (B, K, T) bool, the tokens of the class given with each copy.
+        objects: (B, K) int64, the target object of a copy; -1: none; -2: padding.
         groups: (B, K) int64, the group of each copy; -1: padding.
     """
 
@@ -51,22 +51,23 @@ class Copies:
     groups: Tensor
 
     def self_attention(self) -> Tensor:
-        """(B, 1, K, K) float32, what is added to attention scores: copies see their own group."""
+        """Return the (B, 1, K, K) float32 attention mask to add to scores: copies attend to their own group."""
         apart = self.groups[:, :, None] != self.groups[:, None]
         return torch.zeros(apart.shape, device=apart.device).masked_fill(apart, torch.finfo(torch.float32).min)[:, None]
 
 
 def noise(boxes: NDArray[np.float32], *, queries: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Noised copies of N objects in G groups, about ``queries`` in all but at least one group.
+    """Draw noised copies of N objects in G groups: about ``queries`` copies in total, at least one group.
 
     Args:
         boxes: (N, 4) center x, center y, width, height, as shares of the image.
-        queries: Copies wanted.
-        rng: Of the example.
+        queries: Requested number of copies.
+        rng: Random generator of the example.
 
     Returns:
-        (G, 2, N, 5): the near copies and the far ones. Four numbers are a box like those given; each corner is moved by
-        up to half of the box's side, a far one by half to a whole. The fifth is a random number in 0..1, for the class.
+        (G, 2, N, 5): near and far copies. The first four numbers are a box in the given format; each corner is moved
+        by up to half of the box's side, in far copies by half to a whole side. The fifth is a random number in 0..1
+        for the class.
     """
     count = len(boxes)
     shape = (max(1, queries // (2 * count)) if count else 0, 2, count)
@@ -80,12 +81,12 @@ def noise(boxes: NDArray[np.float32], *, queries: int, rng: np.random.Generator)
 
 
 def copies(noises: Sequence[Tensor], targets: Sequence[Targets], spans: Sequence[Tensor]) -> Copies:
-    """Of B images with N objects each.
+    """Build the copies of B images with N objects each.
 
     Args:
         noises: (G, 2, N, 5) of each image, see :func:`noise`.
         targets: The objects, in the same order.
-        spans: (classes, T) bool of each image: the tokens of the classes that its caption asks for.
+        spans: (classes, T) bool of each image: the tokens of the classes in its caption.
     """
     longest, length = max(1, *(n[..., 0].numel() for n in noises)), targets[0].tokens.shape[-1]
     boxes = torch.full((len(noises), longest, 4), 0.5)
@@ -109,9 +110,9 @@ def copies(noises: Sequence[Tensor], targets: Sequence[Targets], spans: Sequence
 
 @contextmanager
 def decoder_call(decoder: Any) -> Iterator[dict[str, Any]]:
-    """What the decoder is called with inside the block, by argument; and it takes any number of queries there.
+    """Record the arguments of the decoder inside the block, and let it accept any number of queries.
 
-    The library spreads its text mask over as many queries as its configuration has: of one, it is spread by itself.
+    The library repeats its text mask for ``config.num_queries`` queries; with 1 it is broadcast instead.
     """
     kept: dict[str, Any] = {}
     hook = decoder.register_forward_pre_hook(lambda _, __, arguments: kept.update(arguments), with_kwargs=True)
@@ -125,9 +126,9 @@ def decoder_call(decoder: Any) -> Iterator[dict[str, Any]]:
 
 
 def denoise(decoder: Any, call: dict[str, Any], given: Copies) -> Any:
-    """What the decoder makes of the copies, seeing the image and the text of ``call``.
+    """Run the decoder on the copies, with the image and the text of ``call``.
 
-    A copy's content is the mean of the text features of the class that it is told.
+    The content of a copy is the mean of the text features of its given class.
     """
     text = call["text_encoder_hidden_states"]
     share = given.tokens.to(text.dtype)
@@ -145,7 +146,7 @@ def denoise(decoder: Any, call: dict[str, Any], given: Copies) -> Any:
 def denoising_losses(
     predictions: Predictions, given: Copies, targets: Sequence[Targets], *, text_mask: Tensor, count: float
 ) -> Losses:
-    """Near copies are to become their objects, far ones nothing; the mean over an image's groups.
+    """Compute the losses: near copies have their objects as targets, far ones none; mean over an image's groups.
 
     Args:
         predictions: (L, B, K, T) and (L, B, K, 4).

@@ -1,13 +1,13 @@
-"""What the frozen part of a teacher makes of an image, computed once and kept on the disk.
+"""Disk cache of the outputs of a teacher's frozen layers ("features") for each image.
 
-An entry is a safetensors file that is mapped into memory: what is read again comes from the system's page cache as
-long as there is memory for it, and is shared by all processes of a machine. Its name is a digest of the image as the
-teacher is shown it, augmented or not; its folder's, of all else that it follows from (model, layers, size, caption). So
-an entry is never out of date.
+An entry is a memory-mapped safetensors file: repeated reads come from the system's page cache while memory lasts, and
+are shared by all processes of a machine. Its name is a digest of the teacher's input image, after augmentation; the
+name of its folder is a digest of all else that determines it (model, layers, size, caption). So an entry is never out
+of date.
 
-Numbers are kept in 16 bit, and are rounded before they are first used: whether they were computed or found makes no
-difference to a run. They are computed image by image for the same reason. An entry appears whole or not at all, and one
-that was damaged later counts as missing.
+Numbers are stored in 16 bit, and are rounded before their first use: a run does not depend on whether they were
+computed or cached. They are computed image by image for the same reason. An entry is written completely or not at all,
+and a damaged one counts as missing.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from torch import Tensor
 LOG = logging.getLogger(__name__)
 
 Features = dict[str, Tensor]
-"""Tensors by name, of one image; floating ones are 16 bit."""
+"""Tensors of one image by name; floating-point ones are 16 bit."""
 
 PICTURE = ("pixel_values", "features", "key", "slot")
-"""What stands for an image in an example, see :meth:`FeatureCache.of`."""
+"""Keys of an image in an example, see :meth:`FeatureCache.of`."""
 
 LOOK_AGAIN = 64
-"""Entries written until it is counted again what all processes have written."""
+"""Entries written between two scans of the size of the folder, to which all processes write."""
 
 
 class FeatureCache:
-    """The entries of one frozen part.
+    """The entries for one set of frozen layers.
 
     Args:
-        folder: Shared by all frozen parts of all runs.
-        identity: What the features follow from beside the image.
-        limit: Bytes that the folder may hold. Entries that were not used since this cache was made make room for
-            others, those not used for longest first; beyond that nothing is kept any more.
+        folder: Folder shared by all runs.
+        identity: All that determines the features besides the image.
+        limit: Maximum bytes of the folder. Entries not used since this cache was created are removed if necessary,
+            the least recently used first; after that nothing more is written.
     """
 
     def __init__(self, folder: Path, *, identity: Mapping[str, str], limit: int) -> None:
@@ -65,7 +65,7 @@ class FeatureCache:
         self._slots: dict[str, str] = {}
 
     def __str__(self) -> str:
-        """What became of it, as a sentence."""
+        """Return a sentence with the statistics of the cache."""
         return (
             f"what is not adapted was computed for {self.computed:,} views and found for {self.found:,}; "
             f"{self.kept:,} were kept in {self.folder}"
@@ -73,13 +73,13 @@ class FeatureCache:
         )
 
     def key(self, image: NDArray[np.uint8]) -> str:
-        """The name of the entry of an image (h, w, 3)."""
+        """Return the name of the entry of an image (h, w, 3)."""
         digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=20)
         digest.update(np.ascontiguousarray(image).data)
         return digest.hexdigest()
 
     def get(self, key: str) -> Features | None:
-        """An entry, if it is there and whole."""
+        """Return an entry; None if it is missing or damaged."""
         path = self._path(key)
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -89,7 +89,7 @@ class FeatureCache:
             return None
         except (SafetensorError, OSError):
             found, whole = {}, False
-        with suppress(OSError):  # of a cache that may only be read
+        with suppress(OSError):  # the cache may be read-only
             if whole:
                 os.utime(path)
             else:
@@ -98,11 +98,11 @@ class FeatureCache:
         return found if whole else None
 
     def of(self, picture: Mapping[str, object], compute: Callable[[Tensor], Features]) -> Features:
-        """The features that a picture came with, or else those of its pixels, which are then kept.
+        """Return the cached features of a picture, or compute and cache those of its pixels.
 
         Args:
-            picture: Of :func:`picture`; ``slot`` is the place of one of the views of an image that take turns.
-            compute: Gives them for pixels (1, 3, h, w); called without gradient.
+            picture: Result of :func:`picture`; ``slot`` identifies one of the views of an image that are used in turn.
+            compute: Returns the features of pixels (1, 3, h, w); called without gradient.
         """
         found, key, slot = picture.get("features"), str(picture["key"]), picture.get("slot")
         if isinstance(found, dict):
@@ -111,17 +111,17 @@ class FeatureCache:
             return found
         pixels = picture["pixel_values"]
         assert isinstance(pixels, Tensor)  # noqa: S101 - a picture has one or the other
-        # In 32 bit whatever the run computes in, so that one entry serves training and evaluation.
+        # In 32 bit for any precision of the run, so that one entry serves training and evaluation.
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
             computed = {name: _rounded(tensor) for name, tensor in compute(pixels[None]).items()}
         self.computed += 1
-        with suppress(OSError):  # the disk is full, or the folder cannot be written: it is computed each time
+        with suppress(OSError):  # the disk is full or read-only: features are computed each time
             self._put(key, computed)
         self._take_turns(key, slot)
         return computed
 
     def _take_turns(self, key: str, slot: object) -> None:
-        """The view that had this view's place no longer comes."""
+        """Remove the previous view of this slot, which is not used again."""
         if slot is None:
             return
         if (old := self._slots.get(str(slot), key)) != key:
@@ -146,7 +146,7 @@ class FeatureCache:
         self.kept += 1
 
     def _has_room(self, size: int) -> bool:
-        """Whether ``size`` more bytes may be written; entries of earlier runs are thrown away for them."""
+        """Return whether ``size`` more bytes may be written; entries of earlier runs are removed if necessary."""
         self._until_look -= 1
         if self._until_look < 0:
             self._until_look = LOOK_AGAIN
@@ -169,15 +169,15 @@ def picture(
     image: NDArray[np.uint8],
     pixels: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
 ) -> dict[str, object]:
-    """What stands for an image in an example.
+    """Return the fields of an image in an example.
 
     Args:
-        features: What is known of images.
-        image: (H, W, 3), as the teacher is shown it.
-        pixels: Gives the model's input (3, h, w).
+        features: Feature cache, if any.
+        image: (H, W, 3), after augmentation.
+        pixels: Returns the model's input (3, h, w).
 
     Returns:
-        ``pixel_values`` (3, h, w), or its ``features``; with ``key``, the name of its entry, where there is a cache.
+        ``pixel_values`` (3, h, w), or its ``features``; with a cache also ``key``, the name of the entry.
     """
     if features is None:
         return {"pixel_values": torch.from_numpy(pixels(image))}
@@ -189,12 +189,12 @@ def picture(
 
 
 def pictures(examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What stands for the images of examples that were made with a cache, for :meth:`FeatureCache.of`."""
+    """Return the image fields of examples made with a cache, for :meth:`FeatureCache.of`."""
     return [{name: example[name] for name in PICTURE if name in example} for example in examples]
 
 
 def _rounded(tensor: Tensor) -> Tensor:
-    """In 16 bit if it is floating and all of it fits."""
+    """Convert to 16 bit if the tensor is floating-point and all values fit."""
     if not tensor.is_floating_point():
         return tensor
     half = tensor.half()
@@ -202,7 +202,7 @@ def _rounded(tensor: Tensor) -> Tensor:
 
 
 def _checksum(features: Features) -> str:
-    """Over names and contents, without order."""
+    """Return a checksum over names and contents, independent of their order."""
     value = 0
     for name in sorted(features):
         value = zlib.crc32(features[name].contiguous().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), value))
@@ -210,13 +210,13 @@ def _checksum(features: Features) -> str:
 
 
 def held_in(folder: Path) -> int:
-    """Bytes of all entries of a shared folder."""
+    """Return the bytes of all entries of a shared folder."""
     return sum(held for _, held, _ in _entries(folder))
 
 
 def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """When each was used last, its bytes, and where it lies; what a killed process has left among them."""
+    """Yield last use, bytes and path of each entry, including files left by killed processes."""
     for path in folder.glob("*/*"):
-        with suppress(OSError):  # another process may throw it away meanwhile
+        with suppress(OSError):  # another process may remove it meanwhile
             status = path.stat()
             yield status.st_mtime, status.st_size, path

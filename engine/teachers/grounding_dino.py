@@ -41,9 +41,9 @@ from engine.teachers.base_files import (
     read_config,
     shortened,
 )
-from engine.teachers.caption_cache import remember_captions
-from engine.teachers.cross_attention import tokens_first
-from engine.teachers.deformable_attention import reading_again
+from engine.teachers.caption_cache import cache_captions
+from engine.teachers.cross_attention import reorder_cross_attention
+from engine.teachers.deformable_attention import keep_only_inputs
 from engine.teachers.denoising import Copies, decoder_call, denoise, denoising_losses, noise
 from engine.teachers.feature_cache import picture
 from engine.teachers.grounding_dino_batch import collate, collate_pictures, encode
@@ -97,9 +97,9 @@ class GroundingDino(Teacher):
     ) -> None:
         # PEFT asks for them, and the library does not know where they are.
         model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
-        remember_captions(model)
-        tokens_first(model)
-        reading_again(model)
+        cache_captions(model)
+        reorder_cross_attention(model)
+        keep_only_inputs(model)
         self.model = model
         self.classes = tuple(classes)
         self.settings = settings

@@ -36,7 +36,7 @@ from engine.plain_json import file_content, parse_json
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.adapter_config import AdapterConfig, named_by
 from engine.teachers.base import Teacher
-from engine.teachers.lora_linear import in_one_pass
+from engine.teachers.lora_linear import fuse_lora_linears
 from engine.teachers.safetensors_files import not_finite, read_header, read_tensors
 
 TEACHER = "teacher.json"
@@ -250,7 +250,7 @@ def _wrap(teacher: Teacher, config: peft.LoraConfig) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
         teacher.model = peft.get_peft_model(teacher.model, config)
-    in_one_pass(teacher.model)
+    fuse_lora_linears(teacher.model)
     teacher.model.eval()
 
 

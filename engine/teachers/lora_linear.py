@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def in_one_pass(model: nn.Module) -> None:
+def fuse_lora_linears(model: nn.Module) -> None:
     """Let every adapted linear layer of a PEFT model compute in one pass, in place.
 
     A layer with dropout before ``A`` does so outside training alone: what is dropped differs from row to row.

@@ -37,7 +37,7 @@ from engine.teachers.base import (
     to_device,
 )
 from engine.teachers.base_files import check_loaded, check_size, read_config, shortened
-from engine.teachers.cross_attention import tokens_first
+from engine.teachers.cross_attention import reorder_cross_attention
 from engine.teachers.feature_cache import picture, pictures
 from engine.teachers.sam_clicks import Clicks, correct
 from engine.teachers.sam_loss import sam_losses
@@ -81,7 +81,7 @@ class Sam(Teacher):
 
     def __init__(self, model: Any, *, classes: Sequence[str], settings: SamSettings) -> None:
         """Args as for :meth:`load`."""
-        tokens_first(model)
+        reorder_cross_attention(model)
         self.model = model
         self.classes = tuple(classes)
         self.settings = settings

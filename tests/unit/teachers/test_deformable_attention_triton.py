@@ -187,7 +187,7 @@ def test_without_triton_the_layer_does_without_the_kernel_and_says_so_once(
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "engine.teachers.deformable_attention_triton", raising=False)
     case, fast = CASES["one map"], MultiScaleDeformableAttention()
-    deformable_attention.reading_again(fast)
+    deformable_attention.keep_only_inputs(fast)
     with pytest.warns(UserWarning, match="without its fused kernel on cpu, which takes longer: .*triton") as told:
         found = [found_by(library(case.shapes, fast), case.inputs()) for _ in range(2)][1]
     assert max(apart(found, found_by(library(case.shapes), case.inputs()))) < 2e-6
@@ -241,7 +241,7 @@ def test_the_kernel_compiles_for_gpus(
 def test_on_a_gpu_the_kernel_gives_what_the_library_gives(case: str) -> None:
     shapes, inputs = CASES[case].shapes, [t.cuda() for t in CASES[case].inputs()]
     layer = MultiScaleDeformableAttention()
-    deformable_attention.reading_again(layer)
+    deformable_attention.keep_only_inputs(layer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = found_by(library(shapes, layer), inputs)
@@ -254,7 +254,7 @@ def test_on_a_gpu_nothing_is_stored_of_what_is_read() -> None:
     case = Case(((50, 84), (25, 42), (13, 21), (7, 11)), queries=5000, heads=8, points=4)
     leaves = [t.cuda().requires_grad_() for t in case.inputs()]
     layer = MultiScaleDeformableAttention()
-    deformable_attention.reading_again(layer)
+    deformable_attention.keep_only_inputs(layer)
     read = library(case.shapes, layer)
     read(*leaves)  # compiles, and is checked
     before = torch.cuda.memory_allocated()
@@ -282,7 +282,7 @@ def main() -> None:
     """Run by :func:`interpreted`: prints how far from what is right the kernel is, and what is taken when."""
     shapes = CASES["one map"].shapes
     fast = MultiScaleDeformableAttention()
-    deformable_attention.reading_again(fast)
+    deformable_attention.keep_only_inputs(fast)
 
     def choice() -> list[Any]:
         """Whether the kernel is taken, asked twice, and what is said."""

@@ -14,10 +14,10 @@ from transformers.models.sam.modeling_sam import SamAttention
 
 from engine.spec import LoraPreset
 from engine.teachers import deformable_attention
-from engine.teachers.cross_attention import tokens_first
-from engine.teachers.deformable_attention import reading_again
+from engine.teachers.cross_attention import reorder_cross_attention
+from engine.teachers.deformable_attention import keep_only_inputs
 from engine.teachers.grounding_dino import PRESETS
-from engine.teachers.lora_linear import in_one_pass
+from engine.teachers.lora_linear import fuse_lora_linears
 
 SHORT, LONG = 5, 60
 """Tokens: few beside the model's width, and so many that nothing is saved."""
@@ -33,7 +33,7 @@ def linears(*, dropout: float = 0.0) -> tuple[nn.Module, nn.Module]:
             r=3, lora_alpha=5, lora_dropout=dropout, target_modules=["0", "2"], init_lora_weights=False
         )
         models.append(peft.get_peft_model(plain, config))
-    in_one_pass(models[1])
+    fuse_lora_linears(models[1])
     return models[0], models[1]
 
 
@@ -110,9 +110,9 @@ def detectors(preset: LoraPreset) -> tuple[nn.Module, nn.Module]:
         for name, parameter in model.named_parameters():
             if name.endswith(("vision_param", "text_param")):
                 parameter.data.fill_(0.3)  # else image and words hardly touch
-    in_one_pass(models[1])
-    tokens_first(models[1])
-    reading_again(models[1])
+    fuse_lora_linears(models[1])
+    reorder_cross_attention(models[1])
+    keep_only_inputs(models[1])
     return models[0], models[1]
 
 
@@ -154,7 +154,7 @@ def test_deformable_attention_keeps_nothing_but_its_inputs(way: Any, monkeypatch
     ]
     outputs, found, kept = [], [], []
     plain, fast = MultiScaleDeformableAttention(), MultiScaleDeformableAttention()
-    reading_again(fast)
+    keep_only_inputs(fast)
     for layer in (plain, fast):
         value, at, weights = (part.clone().requires_grad_() for part in inputs)
         saved: dict[int, int] = {}
@@ -214,7 +214,7 @@ def test_prompts_and_image_see_of_each_other_what_they_do_in_the_library(queries
         )
         config = peft.LoraConfig(r=3, lora_dropout=dropout, target_modules=".*_proj", init_lora_weights=False)
         layers.append(peft.get_peft_model(layer, config).train())
-    tokens_first(layers[1])
+    reorder_cross_attention(layers[1])
     tokens, image, shown = torch.randn(3, 1, queries, 64), torch.randn(3, 1, 30, 64), torch.randn(3, 1, 30, 64)
     for sides in ((tokens, image, shown), (image, tokens, tokens + 1)):
         seen, found = [], []
@@ -245,7 +245,7 @@ def test_16_bit_keeps_small_updates_where_tokens_come_first() -> None:
                 if "lora_B" in name:
                     parameter.mul_(2e-3)
         if fast:
-            tokens_first(model)
+            reorder_cross_attention(model)
         torch.manual_seed(4)
         tokens, shown = torch.randn(1, 1, 7, 64), torch.randn(1, 1, 90, 64)
 

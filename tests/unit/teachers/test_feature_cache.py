@@ -347,11 +347,11 @@ def test_more_layers_than_there_are_cannot_be_skipped() -> None:
 def test_bert_reads_a_caption_once_and_as_the_library_does() -> None:
     from transformers import GroundingDinoForObjectDetection
 
-    from engine.teachers.caption_cache import remember_captions
+    from engine.teachers.caption_cache import cache_captions
 
     plain = GroundingDinoForObjectDetection.from_pretrained(BASE).eval()
     quick = GroundingDinoForObjectDetection.from_pretrained(BASE).eval()
-    remember_captions(quick)
+    cache_captions(quick)
     ids = torch.tensor([[101, 7, 1012, 9, 1012, 102], [101, 8, 1012, 102, 0, 0]])
     inputs = {"pixel_values": torch.rand(2, 3, 96, 96), "input_ids": ids, "attention_mask": (ids > 0).long()}
     with torch.no_grad():
