@@ -84,6 +84,7 @@ class Races:
 
     Attributes:
         lost: Runs that have ended otherwise than well, with the reason.
+        asked: How many pods somebody set out to stop.
         stopped: How many pods were being deleted or disrupted before they ended.
     """
 
@@ -91,7 +92,7 @@ class Races:
         self.world, self.scale = world, scale
         self.races = {race.run: race for race in races}
         self.lost: dict[str, str] = {}
-        self.stopped = 0
+        self.asked = self.stopped = 0
         self._born: dict[str, float] = {}
         self._first: dict[str, str] = {}
         """The pods that are stopped, by runs."""
@@ -135,6 +136,7 @@ class Races:
 
     async def _stop(self, race: Race, pod: Body) -> None:
         """Stop it at the race's moment."""
+        self.asked += 1
         await asyncio.sleep(race.at * self.scale)
         world, name = self.world, pod["metadata"]["name"]
         with contextlib.suppress(RefusedError):  # it may be gone, or have ended well
