@@ -1,4 +1,4 @@
-"""How high AP can be where images hold more objects than it counts detections."""
+"""Upper limit of AP for images with more objects than AP counts detections."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ AP_DETECTIONS = 100
 """Detections of each image and class that COCO's AP counts (``maxDets`` of pycocotools' COCOeval)."""
 
 RECALL_POINTS = 101
-"""Recalls 0, 0.01 to 1 whose precision AP is the mean of."""
+"""Number of recall levels (0, 0.01, ... 1); AP is the mean precision over them."""
 
 
 @dataclass
 class Ceilings:
-    """Objects of each class, and how many of them can be found.
+    """Count the objects of each class, and how many of them AP can count as found.
 
     Attributes:
-        full: Pairs of image and class with more objects than AP counts.
+        full: Number of (image, class) pairs with more objects than AP counts.
     """
 
     full: int = 0
@@ -40,10 +40,10 @@ class Ceilings:
         """Count the objects of a file.
 
         Args:
-            pairs: (N,) different numbers: index of the image << 24 | index of the class.
-            counts: (N,) objects of each pair, crowds aside.
-            image_names: Of all images.
-            class_names: Of all classes.
+            pairs: (N,) unique numbers: index of the image << 24 | index of the class.
+            counts: (N,) objects of each pair, without crowds.
+            image_names: Names of all images.
+            class_names: Names of all classes.
         """
         classes = pairs & 0xFFFFFF
         there = np.bincount(classes, counts, minlength=len(class_names))
@@ -58,11 +58,11 @@ class Ceilings:
 
     @property
     def highest_ap(self) -> float:
-        """AP of a detector that finds each object, if all are found but those beyond the limit."""
+        """AP of a perfect detector: every object is found except those beyond the limit."""
         recalls = [found / there for there, found in self.objects.values() if there]
         reached = [(int(recall * (RECALL_POINTS - 1) + 1e-9) + 1) / RECALL_POINTS for recall in recalls]
         return float(np.mean(reached)) if reached else 1.0
 
     def examples(self) -> list[str]:
-        """The ceiling, then the first images that hold too many."""
+        """Return the upper limit of AP, then the first images with too many objects."""
         return [f"AP can be at most {self.highest_ap:.3f}", *self.fullest]

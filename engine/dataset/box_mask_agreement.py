@@ -1,8 +1,10 @@
-"""Whether the box of an object agrees with the bounds of its mask, and if not, what either seems to be instead.
+"""Compare the box of an object with the bounds of its mask, and find the likely cause of a mismatch.
 
-A box may be larger than its mask (an occluded object, a box drawn by hand), and a mask may stick out of its box a bit.
-What most likely is an error: a mask that lies mostly outside its box or covers next to nothing of it, and numbers that
-fit the mask exactly when they are read in another way (as corners, as shares of the image ...).
+A box may be larger than its mask (an occluded object, a box drawn by hand), and a mask may stick out of its box a
+little.
+Likely errors are a mask that lies mostly outside its box or covers almost nothing of it, and numbers that match the
+mask
+exactly when they are interpreted in another way (as corners, as fractions of the image ...).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 class Reading(IntEnum):
-    """What the numbers of an object seem to be."""
+    """Likely interpretation of the numbers of an object."""
 
     AGREES = 0
     CORNERS = 1
@@ -40,22 +42,22 @@ class Reading(IntEnum):
 
 
 SLACK, SLACK_SHARE = 2.0, 0.1
-"""Pixels, and share of a side, that box and mask may differ by without a question."""
+"""Tolerated difference between box and mask: in pixels, and as a fraction of a side."""
 
 EXACT, EXACT_SHARE = 1.5, 0.02
-"""The same where numbers are read in another way: this must not be by chance."""
+"""The same for another interpretation of the numbers, which must not match by chance."""
 
 LEAST_INSIDE = 0.5
-"""Share of the mask that must lie within the box."""
+"""Minimum fraction of the mask inside the box."""
 
 LEAST_COVER, LARGE_BOX = 0.02, 400.0
-"""Share of a box that its mask must reach across, for boxes of so many square pixels."""
+"""Minimum fraction of a box that the bounds of its mask cover, for boxes larger than this area (square pixels)."""
 
 LEAST_COVER_OF_IMAGE = 0.25
-"""The same for a box that is the whole image, as tools write it where they know no box."""
+"""The same for a box that covers the whole image: some tools write it when they have no box."""
 
 UNITS = (1.0, 100.0, 1000.0)
-"""What the width of an image counts as where boxes are shares, percents or thousandths of it."""
+"""Width of the image in relative units: fractions, percents, thousandths."""
 
 Layout = Callable[[Array], Array]
 
@@ -80,7 +82,7 @@ LAYOUTS: tuple[tuple[Reading, tuple[int, ...], Layout], ...] = (
     (Reading.SWAPPED, (1, 0, 3, 2), _from_sides),
     (Reading.SWAPPED, (0, 1, 3, 2), _from_sides),
 )
-"""What four numbers may be: which of them is x, y and so on, and how they become corners."""
+"""Possible layouts of four numbers: the reading, the order of the numbers, and the conversion to corners."""
 
 
 def compare(
@@ -97,12 +99,12 @@ def compare(
 
     Args:
         boxes_xywh: (N, 4) as in the file.
-        bounds_xyxy: (N, 4) corners around each mask; NaN where none is known: such an object agrees.
+        bounds_xyxy: (N, 4) corners around each mask; NaN if unknown, which counts as agreement.
         areas: (N,) areas of the masks.
-        sizes: (N, 2) width and height of the image of each in pixels, 0 where unknown.
-        segmentations: As they stand in the file, for the few whose pixels must be counted.
+        sizes: (N, 2) width and height of each object's image in pixels, 0 if unknown.
+        segmentations: Raw JSON from the file, for the few masks whose pixels must be counted.
         kinds: (N,) :class:`MaskKind`.
-        compared: (N,) the objects to compare: not those whose box comes from the mask.
+        compared: (N,) the objects to compare: without those whose box was derived from the mask.
 
     Returns:
         (N,) int8, :class:`Reading`.
@@ -128,13 +130,14 @@ def compare(
 
 
 def _near(a: Array, b: Array, pixels: float, share: float) -> NDArray[np.bool_]:
-    """(N,) whether all sides of two boxes (N, 4) are as near as so many pixels or such a share of the larger side."""
+    """Return (N,) True if all sides of two boxes (N, 4) differ by at most ``pixels`` or ``share`` of the larger
+    side."""
     sides = np.maximum(a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2])
     return np.asarray((np.abs(a - b) <= np.maximum(pixels, share * np.tile(sides, (1, 2)))).all(axis=1))
 
 
 def _apart(boxes: Array, masks: Array) -> NDArray[np.bool_]:
-    """(N,) whether the bounds of a mask lie mostly outside their box, or cover next to nothing of it."""
+    """Return (N,) True if the bounds of a mask lie mostly outside their box, or cover almost nothing of it."""
     low, high = np.maximum(boxes[:, :2] - SLACK, masks[:, :2]), np.minimum(boxes[:, 2:] + SLACK, masks[:, 2:])
     sides = np.maximum(masks[:, 2:] - masks[:, :2], 1e-6)
     inside = (np.clip(high - low, 0, None) / sides).prod(axis=1)
@@ -144,7 +147,7 @@ def _apart(boxes: Array, masks: Array) -> NDArray[np.bool_]:
 
 
 def _whole_images(boxes: Array, masks: Array, limits: Array) -> NDArray[np.bool_]:
-    """(N,) whether a box is the whole image, and the bounds of its mask a small part of it; ``limits`` as corners."""
+    """Return (N,) True if a box covers the whole image but its mask only a small part; ``limits``: image corners."""
     whole = (boxes[:, :2] <= 1).all(axis=1) & (boxes[:, 2:] >= limits[:, 2:] - 1).all(axis=1)
     return np.asarray(
         whole
@@ -154,7 +157,7 @@ def _whole_images(boxes: Array, masks: Array, limits: Array) -> NDArray[np.bool_
 
 
 def _explained(boxes: Array, masks: Array, sizes: Array, *, bad: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """(N,) the first other way to read box or mask in which they are the same; else whether they are ``bad``."""
+    """Return (N,) the first other reading in which box and mask match; else UNEXPLAINED if ``bad``, or AGREES."""
     found = np.where(bad, Reading.UNEXPLAINED, Reading.AGREES).astype(np.int8)
     for reading, read, against in _others(boxes, masks, sizes):
         fits = _near(read, against, EXACT, EXACT_SHARE) & np.isin(found, (Reading.UNEXPLAINED, Reading.AGREES))
@@ -165,7 +168,7 @@ def _explained(boxes: Array, masks: Array, sizes: Array, *, bad: NDArray[np.bool
 
 
 def _others(boxes: Array, masks: Array, sizes: Array) -> Iterator[tuple[Reading, Array, Array]]:
-    """Ways to read boxes, or masks, and the corners (N, 4) that are the same if it is so."""
+    """Yield readings of boxes or masks, each with two (N, 4) corner arrays that are equal if it is the right one."""
     for reading, order, layout in LAYOUTS[1:]:
         yield reading, layout(boxes[:, order]), masks
     unclear = np.where(sizes > 0, sizes, np.nan)
@@ -183,14 +186,14 @@ def _others(boxes: Array, masks: Array, sizes: Array) -> Iterator[tuple[Reading,
 
 
 def _is_scaled(boxes: Array, masks: Array) -> NDArray[np.bool_]:
-    """(N,) whether a mask is its box with other units along x and along y, as of an image that was resized."""
+    """Return (N,) True if a mask equals its box scaled along x and along y, as after resizing the image."""
     scale = np.tile((masks[:, 2:] - masks[:, :2]) / np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6), (1, 2))
     plain = ((scale > 0.02) & (scale < 50)).all(axis=1)
     return plain & _near(masks, boxes * scale, EXACT, EXACT_SHARE)
 
 
 def _by_pixels(text: msgspec.Raw, kind: int, box: Array, size: Array, bad: bool) -> Reading:
-    """The reading of one object by the pixels of its mask; ``box`` are corners, clipped to the image."""
+    """Return the reading of one object by the pixels of its mask; ``box``: corners, clipped to the image."""
     if kind == MaskKind.RUN_LENGTHS:
         rle = run_lengths(text)
         for reading, other in _misread(rle):
@@ -213,7 +216,7 @@ def _by_pixels(text: msgspec.Raw, kind: int, box: Array, size: Array, bad: bool)
 
 
 def _misread(rle: Rle) -> Iterator[tuple[Reading, NDArray[np.uint8]]]:
-    """A mask as it would be if its run lengths went by rows, or began with what is set, or both."""
+    """Yield a mask decoded as row-major run lengths, as inverted run lengths, and as both."""
     mask = coco_mask.decode(rle)
     rows = mask.T.reshape(mask.shape)
     yield Reading.ROWS, rows

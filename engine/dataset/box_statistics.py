@@ -1,6 +1,6 @@
-"""What only shows in all boxes of a file together: that they are corners, centers, turned or shares of the image.
+"""Find errors that only all boxes of a file together show: corners, centers, swapped axes, or fractions of the image.
 
-Without masks one box rarely proves anything. What is reported here cannot be so by chance, nor in a file that is right.
+Without masks, a single box rarely proves anything. What is reported here cannot occur by chance or in a correct file.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from numpy.typing import NDArray
 from engine.dataset.box_mask_agreement import UNITS, Reading
 
 FEW = 3
-"""Objects below which nothing is concluded."""
+"""Minimum number of objects for a conclusion."""
 
 ENOUGH = 20
-"""Objects from which on a limit that none of them passes is no chance."""
+"""Number of objects from which a limit that none of them exceeds is not a coincidence."""
 
 ELONGATED = 1.2
-"""Ratio of the sides of an image from which on a box that fits it turned, and not as it is, says something."""
+"""Minimum ratio of the image's sides for evidence from a box that fits only with width and height swapped."""
 
 MOST, SOME, RARELY = 0.995, 0.05, 0.1
 
 MOSTLY, LEAST_AREA = 0.9, 100.0
-"""Share of the boxes whose areas must be explained, and square pixels below which an area explains nothing."""
+"""Minimum fraction of boxes with an explained area, and the minimum area (square pixels) that counts as evidence."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass
 class BoxStatistics:
-    """Counts over the boxes of a file."""
+    """Statistics over the boxes of a file."""
 
     count: int = 0
     reaching_out: int = 0
@@ -75,7 +75,7 @@ class BoxStatistics:
         self._areas(w * h, np.where((w > x) & (h > y), (w - x) * (h - y), np.nan), areas, width * height)
 
     def _areas(self, of_sides: Array, of_corners: Array, given: Array, images: Array) -> None:
-        """Compare areas (N,) with those by each reading of a box; ``images`` are those of the images."""
+        """Compare areas (N,) with those of each reading of a box; ``images``: areas of the images."""
         self.with_area += _count(given > 0)
         self.area_of_sides += _count(_same(of_sides, given))
         self.area_of_corners += _count(_same(of_corners, given))
@@ -83,7 +83,7 @@ class BoxStatistics:
             self.area_of_units[k] += _count(_same(of_sides * (images / unit**2), given))
 
     def conclusions(self) -> list[tuple[str, int]]:
-        """Codes of problems and how many objects show them."""
+        """Return codes of problems and the number of objects that show each."""
         if self.count < FEW:
             return []
         if self.tiny >= 0.2 * self.count or self.at_origin >= MOST * self.count or self._in_units():
@@ -102,12 +102,13 @@ class BoxStatistics:
         return self.count >= 2 * FEW and fitting >= MOST * self.count
 
     def _proved_by_area(self, fitting: int) -> bool:
-        """Test whether the areas of the file are those by another reading, and hardly ever those of the boxes."""
+        """Test whether the file's areas match another reading, and almost never the boxes as written."""
         few = self.area_of_sides <= RARELY * self.with_area
         return self.with_area >= FEW and few and fitting >= 0.5 * self.with_area
 
     def _in_units(self) -> bool:
-        """Test whether boxes are shares, percents or thousandths, by their areas or since none passes that limit."""
+        """Test whether boxes are fractions, percents or thousandths: by their areas, or because none exceeds that
+        limit."""
         if any(self._proved_by_area(int(fitting)) for fitting in self.area_of_units):
             return True
         full = [(0.9 * unit <= self.farthest).all() and (self.farthest <= 1.005 * unit).all() for unit in UNITS[1:]]
@@ -116,14 +117,14 @@ class BoxStatistics:
 
 
 EXACT_SHARE, EXACT_PIXELS = 0.001, 0.51
-"""By how much an area that was computed from a box differs from it, rounded."""
+"""Tolerance between a box and an area that was computed from it and rounded: relative, and in pixels."""
 
 
 @dataclass
 class AreaReadings:
-    """Which boxes without masks do not have the area that is written next to them, but have it if read another way.
+    """Find boxes without masks whose ``area`` in the file only fits another reading of the box.
 
-    One such box is no proof. It is where all other boxes of the file have just their area.
+    One such box proves nothing. It does if all other boxes of the file match their area.
     """
 
     count: int = 0
@@ -131,7 +132,7 @@ class AreaReadings:
     misread: int = 0
 
     def add(self, boxes: Array, areas: Array, sizes: Array) -> None:
-        """Count a block of boxes without masks; arguments as of :func:`read_by_area`."""
+        """Count a block of boxes without masks; arguments as in :func:`read_by_area`."""
         readings = read_by_area(boxes, areas, sizes)
         self.count += _count(areas > 0)
         self.of_sides += _count((readings == Reading.AGREES) & (areas > 0))
@@ -139,12 +140,12 @@ class AreaReadings:
 
     @property
     def prove(self) -> bool:
-        """Test whether the readings of single boxes hold."""
+        """Test whether the readings of single boxes are reliable."""
         return self.misread > 0 and self.of_sides + self.misread >= MOSTLY * self.count
 
 
 def read_by_area(boxes: Array, areas: Array, sizes: Array) -> NDArray[np.int8]:
-    """Return how boxes must be read to have the areas that are written next to them.
+    """Return the reading of each box that gives the area written in the file.
 
     Args:
         boxes: (N, 4) as in the file.

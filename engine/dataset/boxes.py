@@ -10,12 +10,12 @@ from pycocotools import mask as coco_mask
 def box_iou(
     rows_xyxy: NDArray[np.floating], columns_xyxy: NDArray[np.floating], *, crowds: bool = False
 ) -> NDArray[np.float64]:
-    """(N, M) IoU of boxes, as COCO computes it.
+    """Return (N, M) IoU of boxes, as COCO computes it.
 
     Args:
         rows_xyxy: (N, 4) corners in pixels.
         columns_xyxy: (M, 4) corners in pixels.
-        crowds: The share of each row's own area instead.
+        crowds: Divide by the area of each row's box instead of the union.
     """
     if not len(rows_xyxy) or not len(columns_xyxy):
         return np.zeros((len(rows_xyxy), len(columns_xyxy)))

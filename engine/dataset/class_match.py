@@ -1,4 +1,4 @@
-"""Which classes two sides share by name: those that only one side has are named, and none in common is refused."""
+"""Match classes of a dataset and an adapter by name: report unmatched ones, and refuse data without a match."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from engine.text import listed
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """What becomes of the objects of a dataset whose classes are matched by name with those of another side.
+    """Result of matching the classes of a dataset by name with those of another side.
 
     Attributes:
-        unknown: By class of the dataset that the other side does not have, its objects: they are left out.
-        absent: Classes of the other side that no object of the dataset has.
-        objects: All objects of the dataset.
-        side: What the other side is called, such as "the adapter".
+        unknown: Number of objects per class that the other side does not have: they are left out.
+        absent: Classes of the other side without an object in the dataset.
+        objects: Number of all objects of the dataset.
+        side: Name of the other side in messages, such as "the adapter".
     """
 
     unknown: dict[str, int]
@@ -28,7 +28,7 @@ class ClassMatch:
     side: str
 
     def sentences(self) -> Iterator[str]:
-        """Return what the result leaves out, for people."""
+        """Return sentences about what the result leaves out."""
         if self.unknown:
             lost = sum(self.unknown.values())
             names = [f"{name} ({count:,})" for name, count in self.unknown.items()]
@@ -41,15 +41,15 @@ class ClassMatch:
 
 
 def match_classes(dataset: CocoDataset, classes: Sequence[str], *, side: str) -> ClassMatch:
-    """Compare the classes of a dataset with those of an adapter, or of anything else.
+    """Compare the classes of a dataset with those of another side, such as an adapter.
 
     Args:
-        dataset: With its own classes.
-        classes: Names that the other side has.
-        side: What it is called in sentences.
+        dataset: The dataset with its own classes.
+        classes: Class names of the other side.
+        side: Name of the other side in messages.
 
     Raises:
-        DataError: The dataset has objects, and none is of a class that the other side has.
+        DataError: The dataset has objects, and no object's class exists on the other side.
     """
     counts = Counter(found.class_index for objects in dataset.annotations for found in objects)
     by_name = {name: counts[index] for index, name in enumerate(dataset.classes) if counts[index]}

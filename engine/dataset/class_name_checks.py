@@ -1,7 +1,8 @@
-"""Class names that say little to a model that reads: ``RBC``, ``wdgt_07``, words of another language.
+"""Find class names that mean little to a language model: ``RBC``, ``wdgt_07``, words of another language.
 
-Grounding DINO finds what a phrase means. A name that its tokenizer breaks into many pieces means nothing to it: the
-class has to be learned from nothing, and the base's own skill is of no use. So users are told before training, and can
+Grounding DINO detects what a phrase means. A name that its tokenizer breaks into many pieces has no meaning for it: the
+class is learned from scratch, without the base model's knowledge. Users are warned before training, and can give a
+better phrase.
 give a better phrase.
 """
 
@@ -23,11 +24,11 @@ from engine.storage.bounded import read_bounded
 FILES = ("vocab.txt", "tokenizer.json")
 VOWELS = frozenset("aeiouy")
 SECONDS = 5
-"""That the hub has to answer in."""
+"""Time-out of a request to the hub."""
 
 
 def cleaned(name: str) -> str:
-    """Lower case and without underscores, as words are written.
+    """Return a name in lower case, with spaces for underscores.
 
     >>> cleaned("Traffic_Light")
     'traffic light'
@@ -36,12 +37,12 @@ def cleaned(name: str) -> str:
 
 
 def judge_names(info: DatasetInfo, prompts: Mapping[str, str], vocabulary: Vocabulary | None) -> DatasetInfo:
-    """The info with a warning of class names that have no better phrase and say little.
+    """Add a warning about class names without a clear meaning and without a better phrase.
 
     Args:
-        info: What inspection found.
+        info: Result of inspection.
         prompts: Better phrases for some classes.
-        vocabulary: Of the base model; without one, names are judged by how they look.
+        vocabulary: Vocabulary of the base model; None to check names by their spelling only.
     """
     names = [one.name for one in info.classes if one.annotations and one.name not in prompts]
     odd = {name: said for name in names if (said := _oddity(name, names, vocabulary))}
@@ -53,7 +54,7 @@ def judge_names(info: DatasetInfo, prompts: Mapping[str, str], vocabulary: Vocab
 
 
 def of_language(vocabulary: Vocabulary | None) -> Vocabulary | None:
-    """A vocabulary, if it has enough pieces to be that of a published base."""
+    """Return the vocabulary if it is large enough for a published base model, else None."""
     return vocabulary if vocabulary is not None and vocabulary.is_of_language else None
 
 
@@ -69,12 +70,12 @@ def _oddity(name: str, names: Sequence[str], vocabulary: Vocabulary | None) -> s
 
 
 def _is_broken(word: str, pieces: tuple[str, ...]) -> bool:
-    """Unknown, or in three pieces and more, or in pieces of a letter or two: ``rb ##c``, but not ``fork ##lift``."""
+    """Test for an unknown word, three or more pieces, or very short pieces: ``rb ##c``, but not ``fork ##lift``."""
     return UNKNOWN in pieces or len(pieces) > 2 or (len(pieces) == 2 and len(word) <= 4)
 
 
 def _looks(name: str, names: Sequence[str]) -> str:
-    """What looks odd about a name to one who knows no vocabulary; else empty."""
+    """Return what is unusual about the spelling of a name; empty if nothing is."""
     parts = re.findall(r"[^\W_]+", name)
     if not any(part.isalpha() for part in parts) or any(re.search(r"\d", p) and re.search(r"[^\d]", p) for p in parts):
         return "a code"
@@ -86,13 +87,13 @@ def _looks(name: str, names: Sequence[str]) -> str:
 
 
 def find_vocabulary(base_model: str, revision: str | None, *, storage: Storage, hub: bool = True) -> Vocabulary | None:
-    """What a base model's tokenizer knows; None if it cannot be had here, which the trainer will tell if it matters.
+    """Return the vocabulary of a base model's tokenizer; None if unavailable (the trainer reports it if it matters).
 
     Args:
         base_model: Hub id, folder or ``s3://`` prefix.
         revision: Commit, tag or branch of a hub id.
-        storage: How object storage is reached.
-        hub: Whether the hub may be asked for what is not in its cache.
+        storage: Access to object storage.
+        hub: Download files that are not in the hub's cache.
     """
     with contextlib.suppress(TeacherError):
         content = _content(base_model, revision, storage=storage, hub=hub)
@@ -104,7 +105,7 @@ def _content(base_model: str, revision: str | None, *, storage: Storage, hub: bo
     remote = is_remote(base_model)
     folder = Path() if remote else local_path(base_model).expanduser()
     if not remote and not folder.is_dir():
-        with contextlib.suppress(Exception):  # nothing that is wrong with the hub may stop an inspection
+        with contextlib.suppress(Exception):  # a failure of the hub must not stop an inspection
             return _from_hub(base_model, revision, hub=hub)
         return None
     uris = [join(base_model if remote else str(folder), name) for name in FILES]
@@ -113,7 +114,7 @@ def _content(base_model: str, revision: str | None, *, storage: Storage, hub: bo
 
 
 def _from_hub(repo: str, revision: str | None, *, hub: bool) -> bytes | None:
-    """From the hub's cache, else in one request a file: its library would try again for a minute."""
+    """Read from the hub's cache, else with one request per file: the hub's library would retry for a minute."""
     from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 

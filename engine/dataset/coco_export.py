@@ -1,4 +1,4 @@
-"""A dataset back as COCO."""
+"""Convert datasets and detections to COCO dictionaries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.storage import Storage
 
 
 def to_coco(dataset: CocoDataset) -> dict[str, Any]:
-    """A valid COCO dict with the ids of the file; annotation ids are counted from 1."""
+    """Return a valid COCO dict with the file's ids; annotation ids are counted from 1."""
     annotations: list[dict[str, Any]] = []
     for image, objects in zip(dataset.images, dataset.annotations, strict=True):
         for found in objects:
@@ -39,13 +39,13 @@ def detections_to_coco(
     threshold: float,
     exif: Mapping[str, tuple[int, Frame]] | None = None,
 ) -> dict[str, Any]:
-    """What a teacher saw as a COCO dict, each object with its ``score``.
+    """Return a teacher's detections as a COCO dict, each object with its ``score``.
 
     Args:
-        dataset: The images, and the classes.
-        detections: Of each image.
-        threshold: Lowest score that is kept.
-        exif: By file name, the EXIF orientation of images that it turns, and the frame that they were seen in.
+        dataset: The images and classes.
+        detections: Detections of each image.
+        threshold: Minimum score to keep.
+        exif: EXIF orientation by file name, of images that it turns, and the frame of their detections.
     """
     annotations: list[dict[str, Any]] = []
     for image, seen in zip(dataset.images, detections, strict=True):
@@ -73,7 +73,7 @@ def detections_to_coco(
 
 
 def folder_dataset(folder: str, classes: Sequence[str], *, storage: Storage) -> CocoDataset:
-    """The images of a folder as a dataset without objects."""
+    """Return the images of a folder as a dataset without objects."""
     keys = [item.key for item in list_files(folder, storage) if is_image(item.key)]
     return CocoDataset(
         images=tuple(CocoImage(i, key, 0, 0) for i, key in enumerate(keys, start=1)),

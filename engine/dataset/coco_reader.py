@@ -1,8 +1,9 @@
-"""Reads a COCO file as a stream: memory does not grow with it.
+"""Read a COCO file as a stream, in constant memory.
 
-An array is cut into blocks at what looks like a border between two of its elements, and each block is decoded at once.
-A cut inside an element cannot go unnoticed: what is before it does not balance, and so does not decode. Only if all
-likely borders turn out to be none, or the block holds NaN, brackets are counted, which is slower and never wrong.
+An array is cut into blocks at a likely border between two elements, and each block is decoded in one call. A cut inside
+an element is always detected: the text before it has unbalanced brackets and fails to decode. Only if all likely
+borders
+are wrong, or the block contains NaN, brackets are counted, which is slower and always correct.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from engine.errors import DataError
 from engine.storage.git_lfs import ADVICE, POINTER
 
 BLOCK = 4 << 20
-"""Bytes that are read and decoded at once."""
+"""Bytes that are read and decoded at a time."""
 
 LARGEST = 512 << 20
-"""Bytes that one element may have; a larger one is no annotation."""
+"""Maximum bytes of one element; a larger one cannot be an annotation."""
 
 LONGEST_KEY = 1 << 20
-"""Bytes of a name at the top level."""
+"""Maximum bytes of a top-level key."""
 
 DEEPEST = 200
-"""Brackets within brackets that an element may have."""
+"""Maximum nesting of brackets in an element."""
 
 TRIES = 4
-"""Likely borders that are tried before brackets are counted."""
+"""Number of likely borders to try before brackets are counted."""
 
 CLOSING = {b"[": b"]", b"{": b"}"}
 SPACE = re.compile(rb"[ \t\r\n]*")
 BORDER = re.compile(rb"\}\s*(,)\s*\{\s*\Z")
-# Possessive (`++`, `*+`): what may be given back is remembered for each byte, a hundred times the string.
+# Possessive (`++`, `*+`): backtracking positions would take a hundred times the memory of the string.
 TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},:"]', re.DOTALL)
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 SCALAR = re.compile(rb"""[^\s\[\]{},:"]+""")
@@ -57,7 +58,7 @@ MANIFEST = re.compile(rb"^kind:\s*[\"']?TeacherFineTune\b", re.MULTILINE)
 
 
 def manifest_given(source: str) -> DataError:
-    """What is said of a TeacherFineTune where a COCO file is expected."""
+    """Return the error for a TeacherFineTune manifest given instead of a COCO file."""
     return DataError(
         f"{source} is a TeacherFineTune manifest, not a dataset: type `teacher inspect -f {source}`, or give the "
         "annotations that its spec.dataset names"
@@ -68,14 +69,14 @@ class CocoReader:
     """One pass over a COCO file.
 
     Args:
-        stream: Its bytes.
-        source: What it is called in messages.
-        block: Bytes that are read and decoded at once.
-        raw: Give elements as they stand in the file, as :class:`msgspec.Raw`, not as records.
-        others: Takes the values at the top level that are no lists of images or annotations, as they stand.
+        stream: The file's bytes.
+        source: Name of the file in messages.
+        block: Bytes that are read and decoded at a time.
+        raw: Return elements as raw JSON (:class:`msgspec.Raw`) instead of records.
+        others: Receives the raw top-level values other than the lists of images and annotations.
 
     Attributes:
-        digest: sha256 of all bytes, once the pass is over.
+        digest: sha256 of all bytes, after the pass.
         keys: The top-level keys and the first byte of their values, in file order.
     """
 
@@ -99,14 +100,14 @@ class CocoReader:
 
     @property
     def digest(self) -> str:
-        """sha256 of what was read, in hex."""
+        """sha256 of the bytes read so far, in hex."""
         return self._hash.hexdigest()
 
     def blocks(self) -> Iterator[tuple[str, list[Any]]]:
-        """Elements of ``images``, ``annotations`` and ``categories``, in file order, some thousands at a time.
+        """Yield elements of ``images``, ``annotations`` and ``categories``, in file order, some thousands at a time.
 
         Raises:
-            DataError: The file is no JSON, ends too soon, or holds something other than a COCO object.
+            DataError: The file is not JSON, is truncated, or is not a COCO object.
         """
         with ThreadPoolExecutor(1) as self._pool:
             self._ahead = self._pool.submit(self._read)
@@ -139,7 +140,7 @@ class CocoReader:
                 self._position += 1
                 for elements in self._elements(key):
                     yield key, elements
-                    del elements  # or it would stay while the next are decoded
+                    del elements  # free the memory before the next block is decoded
             elif self.others is None:
                 self._skip()
             else:
@@ -160,7 +161,7 @@ class CocoReader:
             self._position = 3
 
     def _more(self) -> bool:
-        """Append to what is not used up yet, at least as much again; False at the end of the file."""
+        """Append at least as many bytes as remain in the buffer; return False at the end of the file."""
         parts: list[bytes | memoryview] = [memoryview(self._buffer)[self._position :]]
         wanted, found = max(1, len(parts[0])), 0
         while found < wanted and (data := self._ahead.result()):
@@ -174,13 +175,13 @@ class CocoReader:
         return found > 0
 
     def _read(self) -> bytes:
-        """The next block, read and hashed in a thread of its own while the one before is decoded."""
+        """Return the next block, read and hashed in a background thread while the previous one is decoded."""
         data = self.stream.read(self.block)
         self._hash.update(data)
         return data
 
     def _next(self) -> bytes | None:
-        """The next byte that is no space, not yet consumed; None at the end of the file."""
+        """Return the next byte that is not white space, without consuming it; None at the end of the file."""
         while True:
             space = SPACE.match(self._buffer, self._position)
             self._position = space.end() if space else self._position
@@ -211,7 +212,7 @@ class CocoReader:
         return key
 
     def _value(self) -> bytes:
-        """A value as it stands."""
+        """Read a raw JSON value."""
         start, self._kept = self._position, []
         self._skip()
         value = b"".join((*self._kept, self._buffer[: self._position]))[start:]
@@ -223,7 +224,7 @@ class CocoReader:
         return value
 
     def _skip(self) -> None:
-        """Pass over a value that is not needed."""
+        """Skip a value that is not needed."""
         closing: list[bytes] = []
         while True:
             if closing:
@@ -253,7 +254,7 @@ class CocoReader:
                 return
 
     def _elements(self, section: str) -> Iterator[list[Any]]:
-        """The elements of an array whose opening bracket is consumed."""
+        """Yield the elements of an array whose opening bracket was consumed."""
         if self._next() == b"]":
             self._position += 1
             return
@@ -268,14 +269,14 @@ class CocoReader:
             del elements
 
     def _first_key(self) -> bytes:
-        """What the first element begins with: a bracket followed by it is most likely another element."""
+        """Return the start of the first element: a bracket followed by it most likely starts another element."""
         while len(self._buffer) - self._position < self.block and self._more():
             pass
         match = STRING.search(self._buffer, self._position, self._position + 1000)
         return match.group() if match else b"{"
 
     def _guess(self, section: str, first_key: bytes) -> tuple[list[Any], bool] | None:
-        """Decode what is before the last likely border, or before the end of the array; None if there is neither."""
+        """Decode the text before the last likely border, or before the end of the array; None if neither is found."""
         for border in self._likely_borders(first_key):
             ended = border == len(self._buffer)
             text = b"".join((b"[", memoryview(self._buffer)[self._position : border], b"" if ended else b"]"))
@@ -300,7 +301,7 @@ class CocoReader:
         return raw_elements(text) if self.raw else decode(section, text)
 
     def _likely_borders(self, first_key: bytes) -> Iterator[int]:
-        """Positions of commas, from the last on; then the end of the buffer, where the array may have ended."""
+        """Yield positions of commas, the last one first; then the end of the buffer, where the array may have ended."""
         for key in dict.fromkeys((first_key, b"{")):
             high = len(self._buffer)
             for _ in range(TRIES):
@@ -314,7 +315,7 @@ class CocoReader:
         yield len(self._buffer)
 
     def _count(self, section: str) -> tuple[list[Any], bool]:
-        """The same by counting brackets: as many whole elements as the buffer holds."""
+        """Decode all complete elements in the buffer, found by counting brackets."""
         while True:
             stops, after, ended = self._borders()
             if stops:
@@ -344,7 +345,7 @@ class CocoReader:
         return [lenient(section, element) for element in plain], ended
 
     def _borders(self) -> tuple[list[int], int, bool]:
-        """Ends of the whole elements, where to go on, and whether the array ends there."""
+        """Return the ends of the complete elements, where to continue, and whether the array ends there."""
         depth, after = 0, self._position
         stops: list[int] = []
         for match in TOKEN.finditer(self._buffer, self._position):
@@ -358,7 +359,7 @@ class CocoReader:
                     return [*stops, match.start()], match.end(), True
                 depth -= 1
             elif token == b'"':
-                break  # a string that is not all there yet
+                break  # an incomplete string
             elif token == b"," and depth == 0:
                 stops.append(match.start())
                 after = match.end()

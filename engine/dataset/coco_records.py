@@ -1,6 +1,6 @@
-"""Elements of a COCO file as they stand in it, typed just enough to be read fast.
+"""Typed records of the elements of a COCO file, for fast decoding.
 
-What has other types than COCO's (numbers in quotes, floats as ids) is read leniently, one element at a time.
+Values of other types than COCO's (numbers in quotes, floats as ids) are read leniently, one element at a time.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class RawImage(msgspec.Struct, gc=False):
     width: float | None = None
     height: float | None = None
     conversion_problem: str | None = None
-    """Code of what is wrong with its labels, where the file was converted from another format."""
+    """Problem code of its labels, if the file was converted from another format."""
     converted_from: str | None = None
-    """The file that described it, and what is wrong there."""
+    """The label file of the image, and what is wrong in it."""
 
 
 class RawAnnotation(msgspec.Struct, gc=False):
-    """An element of ``annotations``. The segmentation stays unparsed: most of a file's bytes are in it."""
+    """An element of ``annotations``. The segmentation stays unparsed, since it has most of a file's bytes."""
 
     id: int | str | None = None
     image_id: int | str | None = None
@@ -42,7 +42,7 @@ class RawAnnotation(msgspec.Struct, gc=False):
     caption: msgspec.Raw | None = None
     segments_info: msgspec.Raw | None = None
     converted_from: str | None = None
-    """File and place of the object, where the file was converted from another format."""
+    """Label file and position of the object, if the file was converted from another format."""
     attributes: msgspec.Raw | None = None
     rotation: msgspec.Raw | None = None
     angle: msgspec.Raw | None = None
@@ -71,12 +71,12 @@ _RAW = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def decode(section: str, text: bytes) -> list[Any]:
-    """The records of a JSON array.
+    """Decode a JSON array into records.
 
     Raises:
-        msgspec.DecodeError: It is no JSON array. (Never its subclass ValidationError.)
+        msgspec.DecodeError: It is not a JSON array. (Never its subclass ValidationError.)
         UnicodeDecodeError: It is not UTF-8.
-        RecursionError: It is nested too deep.
+        RecursionError: It is nested too deeply.
     """
     try:
         return _DECODERS[section].decode(text)
@@ -85,23 +85,23 @@ def decode(section: str, text: bytes) -> list[Any]:
 
 
 def raw_elements(text: bytes) -> list[msgspec.Raw]:
-    """The elements of a JSON array as they stand in it; raises what :func:`decode` does."""
+    """Return the raw elements of a JSON array; raises the errors of :func:`decode`."""
     return _RAW.decode(text)
 
 
 def record(section: str, element: msgspec.Raw) -> Any:
-    """The record of one element."""
+    """Decode one element into a record."""
     try:
         return _ONE[section].decode(element)
     except (msgspec.DecodeError, UnicodeDecodeError):
         try:
             return lenient(section, json.loads(bytes(element)))
-        except ValueError:  # a number of too many digits, or text that is not UTF-8
+        except ValueError:  # a number with too many digits, or text that is not UTF-8
             return RECORDS[section]()
 
 
 def lenient(section: str, element: Any) -> msgspec.Struct:
-    """The record of an element whose types are not COCO's: what cannot be understood is left out."""
+    """Convert an element with other types than COCO's; values that cannot be converted are left out."""
     if not isinstance(element, dict):
         return RECORDS[section]()
     if section == "images":
