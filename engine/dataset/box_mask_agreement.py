@@ -131,7 +131,8 @@ def compare(
 
 def _near(a: Array, b: Array, pixels: float, share: float) -> NDArray[np.bool_]:
     """Return (N,) True if all sides of two boxes (N, 4) differ by at most ``pixels`` or ``share`` of the larger
-    side."""
+    side.
+    """
     sides = np.maximum(a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2])
     return np.asarray((np.abs(a - b) <= np.maximum(pixels, share * np.tile(sides, (1, 2)))).all(axis=1))
 

@@ -52,9 +52,9 @@ class BoxStatistics:
         """Count a block.
 
         Args:
-            boxes: (N, 4) as in the file, all finite, with positive sides by either reading.
-            areas: (N,) as in the file, NaN where there is none.
-            sizes: (N, 2) width and height of the image of each in pixels.
+            boxes: (N, 4) as in the file, all finite, with positive sides in either reading.
+            areas: (N,) as in the file, NaN if missing.
+            sizes: (N, 2) width and height of each box's image in pixels.
         """
         if not len(boxes):
             return
@@ -108,7 +108,8 @@ class BoxStatistics:
 
     def _in_units(self) -> bool:
         """Test whether boxes are fractions, percents or thousandths: by their areas, or because none exceeds that
-        limit."""
+        limit.
+        """
         if any(self._proved_by_area(int(fitting)) for fitting in self.area_of_units):
             return True
         full = [(0.9 * unit <= self.farthest).all() and (self.farthest <= 1.005 * unit).all() for unit in UNITS[1:]]

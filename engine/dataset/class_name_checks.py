@@ -3,7 +3,6 @@
 Grounding DINO detects what a phrase means. A name that its tokenizer breaks into many pieces has no meaning for it: the
 class is learned from scratch, without the base model's knowledge. Users are warned before training, and can give a
 better phrase.
-give a better phrase.
 """
 
 from __future__ import annotations

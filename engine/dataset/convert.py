@@ -1,4 +1,4 @@
-"""A dataset of any format that is read, written as COCO: :func:`convert_dataset`."""
+"""Convert a dataset of any supported format to COCO: :func:`convert_dataset`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _WITH_MASK = (MaskKind.POLYGONS, MaskKind.RECTANGLE, MaskKind.RUN_LENGTHS)
 
 @dataclass(frozen=True)
 class ConvertedFile:
-    """One COCO file that was written.
+    """A COCO file written by the conversion.
 
     Attributes:
-        path: Where it lies.
-        images_folder: What its file names are relative to, as a URI.
+        path: Path of the file.
+        images_folder: URI of the folder that its file names are relative to.
     """
 
     path: Path
@@ -47,12 +47,12 @@ def convert_dataset(parts: Mapping[str, PartFiles], folder: Path, *, storage: St
     Memory grows with the number of images, not with the objects.
 
     Args:
-        parts: From name to files, as :func:`engine.dataset.find_parts` gives them.
+        parts: Files by split name, from :func:`engine.dataset.find_parts`.
         folder: An existing folder on this machine.
         storage: Where the dataset lies.
 
     Raises:
-        DataError: There is no dataset in it.
+        DataError: It contains no dataset.
         StorageError: Something cannot be read or written.
     """
     return {name: _convert(part, folder / f"{name}.json", storage) for name, part in parts.items()}
@@ -106,7 +106,7 @@ class _Objects:
         self.spool, self.count = spool, 0
 
     def restart(self) -> None:
-        """Forget an earlier pass."""
+        """Discard the objects of an earlier pass."""
         self.spool.seek(0)
         self.spool.truncate()
         self.count = 0

@@ -1,4 +1,4 @@
-"""Whether annotations with ``iscrowd: 1`` are crowds, or single objects marked so only for their run lengths."""
+"""Detect annotations with ``iscrowd: 1`` that are single objects, marked only because their masks are run lengths."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from engine.dataset.id_index import Distinct
 from engine.dataset.mask_bounds import run_lengths
 
 FEW = 3
-"""Crowds below which nothing is concluded."""
+"""Minimum number of crowds for a conclusion."""
 
 SHARE = 0.02
-"""Share of the annotations that crowds have in no data set that has true ones: in COCO it is 0.012."""
+"""Fraction of annotations that real crowds never reach in a dataset: in COCO it is 0.012."""
 
 DRAWN, KEPT = 1000, 10_000
-"""How many crowds are drawn, and how many areas are kept, of a file."""
+"""Maximum number of crowds to decode, and of areas to keep, per file."""
 
 RUNS = 1.3
-"""Runs in each column of one region, on average, at most."""
+"""Maximum mean number of runs per column in a single region."""
 
 
 @dataclass
 class CrowdStatistics:
-    """Counts over a file."""
+    """Statistics over a file."""
 
     crowds: int = 0
     objects: int = 0
@@ -48,10 +48,10 @@ class CrowdStatistics:
         """Count N usable annotations.
 
         Args:
-            crowds: (N,) which are marked as crowds.
+            crowds: (N,) True if marked as a crowd.
             areas: (N,) in square pixels.
-            pairs: (N,) a number for each pair of image and class.
-            masks: Of the crowds alone, their run lengths; None for those with other masks or none.
+            pairs: (N,) number of the (image, class) pair.
+            masks: Run lengths of the crowds only; None for those with other masks or without one.
         """
         self.crowds += int(crowds.sum())
         self.objects += len(crowds)
@@ -66,7 +66,7 @@ class CrowdStatistics:
 
     @property
     def are_objects(self) -> bool:
-        """Test whether they look like single objects: many, small, each of one region; or there is nothing else."""
+        """Test whether crowds look like single objects: many, small, each of one region; or there are only crowds."""
         if self.crowds < FEW:
             return False
         if self.crowds == self.objects:

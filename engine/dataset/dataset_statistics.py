@@ -1,6 +1,6 @@
-"""What is counted of a dataset's objects while it streams by, and the DatasetInfo that follows.
+"""Count the objects of a dataset while it is read, and build its DatasetInfo.
 
-Percentiles come from histograms whose bins are one in a hundred apart, so that memory does not grow with the objects.
+Percentiles come from histograms with bins 1 % apart, so that memory does not grow with the number of objects.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from engine.dataset.usable_images import ImageMarks
 from engine.dataset.validate_annotations import Judged, Verdict
 
 MASK_SHARE = 0.05
-"""From this share of objects with masks on, a dataset has masks."""
+"""Minimum fraction of objects with masks for a dataset that counts as having masks."""
 
 RECTANGLE_SHARE = 0.95
 ENOUGH_RECTANGLES = 50
-"""From this share of polygons that are only their box again on, polygons are an artefact of the export, unless they
-are so few that the objects may just be rectangular."""
+"""Minimum percentage of polygons equal to their box for such polygons to count as an artefact of the export; a small
+number may be rectangular objects."""
 
 RARE_OBJECTS, FEW_IMAGES, IMBALANCE = 10, 10, 100
 SMALL_AREA, LARGE_AREA = 32.0**2, 96.0**2  # COCO's
 
 MOST_LABELS = 300
-"""Detections of an image that labels and predictions have by default."""
+"""Default maximum number of detections per image in labels and predictions."""
 
 SIDES = np.geomspace(1e-4, 1.0, 921)
 RATIOS = np.geomspace(1.0, 1e3, 692)
@@ -67,7 +67,7 @@ def _zeros(count: int = 0) -> Ints:
 
 
 def _plus(a: Ints, b: Ints) -> Ints:
-    """The sum of two counts, the shorter one filled up with zeros."""
+    """Add two arrays of counts, the shorter one padded with zeros."""
     result = _zeros(max(len(a), len(b)))
     result[: len(a)] += a
     result[: len(b)] += b
@@ -76,7 +76,7 @@ def _plus(a: Ints, b: Ints) -> Ints:
 
 @dataclass
 class PartCounts:
-    """Counts of one file, by its own indices of images and classes."""
+    """Counts of one file, by its own image and class indices."""
 
     images: int = 0
     images_read: int = 0
@@ -116,7 +116,7 @@ class PartCounts:
         self._problems(block, judged)
 
     def left_out(self) -> LeftOut:
-        """Return what of the file cannot be used."""
+        """Return the counts of unusable images and annotations."""
         copies = self.log.count(COPIES)
         return LeftOut(
             images=self.images_read - self.images,
@@ -126,7 +126,7 @@ class PartCounts:
         )
 
     def _of_images(self, images: Ints, count: int) -> None:
-        """Count the objects of each image; those of a block are mostly of images that stand together."""
+        """Count the objects of each image; the images of a block are mostly close together in the file."""
         if count > len(self.objects_of_image):
             self.objects_of_image = _plus(self.objects_of_image, _zeros(count))
         if len(images):
@@ -163,7 +163,7 @@ class PartCounts:
 
 @dataclass
 class Counts:
-    """Counts of all parts of a dataset; classes by name."""
+    """Counts of all splits of a dataset; classes by name."""
 
     parts: list[PartCounts] = field(default_factory=list)
     classes: dict[str, ClassInfo] = field(default_factory=dict)
@@ -175,7 +175,7 @@ class Counts:
     images_read: int = 0
 
     def add_part(self, part: PartCounts, header: Header, class_names: list[str], *, images_read: int) -> None:
-        """Take over the counts of one file."""
+        """Add the counts of one file."""
         self.parts.append(part)
         part.images, part.images_read = len(header.images), images_read
         self.images_read += images_read
@@ -211,7 +211,7 @@ class Counts:
 
     @property
     def rectangles_only(self) -> bool:
-        """Whether polygons are an artefact of the export."""
+        """Polygons are an artefact of the export."""
         masks = self._masks
         outlines = int(masks[MaskKind.POLYGONS] + masks[MaskKind.RUN_LENGTHS])
         rectangles = int(masks[MaskKind.RECTANGLE])
@@ -223,7 +223,7 @@ class Counts:
 
     @property
     def masks(self) -> int:
-        """Objects with a mask, crowds aside."""
+        """Number of objects with a mask, without crowds."""
         kinds = self._masks
         outlines = int(kinds[MaskKind.POLYGONS] + kinds[MaskKind.RUN_LENGTHS])
         return 0 if self.rectangles_only else outlines + int(kinds[MaskKind.RECTANGLE])
@@ -232,7 +232,7 @@ class Counts:
         return sum(int(getattr(part, name)) for part in self.parts)
 
     def judge(self, log: ProblemLog) -> None:
-        """Note what only shows in the whole."""
+        """Log problems that only the whole dataset shows."""
         read, usable, targets = self._sum("read"), self._sum("usable"), self._sum("targets")
         if not self.images_read:
             log.add("no_images")
@@ -267,7 +267,7 @@ class Counts:
         return sum(int(np.count_nonzero(part.objects_of_image)) for part in self.parts)
 
     def info(self, *, source: str, digest: str, parts: dict[str, int], log: ProblemLog) -> DatasetInfo:
-        """The DatasetInfo of all that was counted."""
+        """Build the DatasetInfo."""
         usable, targets = self._sum("usable"), self._sum("targets")
         read, rectangles = list(zip(parts, self.parts, strict=True)), self.rectangles_only
         return DatasetInfo(
@@ -293,7 +293,7 @@ class Counts:
         )
 
     def _numbered_classes(self) -> tuple[ClassInfo, ...]:
-        """The classes with an id of its own each, which that of the file is not where it is text."""
+        """Return the classes with unique integer ids; ids that are text in the file are replaced."""
         numbers = as_numbers([self.class_ids[name] for name in self.classes])
         classes = zip(self.classes.values(), numbers, strict=True)
         return tuple(one.model_copy(update={"id": number}) for one, number in classes)
@@ -324,23 +324,23 @@ class Counts:
 
 
 def _place(annotation: RawAnnotation) -> str:
-    """Return where the user finds an annotation."""
+    """Return the location of an annotation, for messages."""
     return annotation.converted_from or f"annotation {annotation.id}"
 
 
 def only_boxes(rectangles: int, outlines: int) -> bool:
-    """Whether polygons that are their box again, beside so many real outlines, are an artefact of the export."""
+    """Test whether polygons equal to their box are an artefact of the export, given the number of real outlines."""
     return rectangles >= ENOUGH_RECTANGLES and rectangles >= RECTANGLE_SHARE * (rectangles + outlines)
 
 
 def _bins(values: NDArray[np.float64], borders: NDArray[np.float64]) -> Ints:
-    """(N,) what :func:`numpy.digitize` gives of positive values and borders of one ratio, some times as fast."""
+    """Return (N,) bins as :func:`numpy.digitize`, faster: for positive values and borders with a constant ratio."""
     steps = np.log(values / borders[0]) / np.log(borders[-1] / borders[0]) * (len(borders) - 1)
     return np.asarray((np.floor(steps + 1e-9) + 1).clip(0, len(borders)), np.int64)
 
 
 def _percentile(histogram: Ints, borders: NDArray[np.float64], percent: float) -> float:
-    """A percentile from a histogram by :func:`numpy.digitize`; 0 of an empty one."""
+    """Return a percentile of a histogram made with :func:`numpy.digitize`; 0 if it is empty."""
     total = int(histogram.sum())
     if not total:
         return 0.0
@@ -349,5 +349,5 @@ def _percentile(histogram: Ints, borders: NDArray[np.float64], percent: float) -
 
 
 def class_order(class_id: int | str) -> tuple[int, int, str]:
-    """Numbers in order, then text."""
+    """Sort key of class ids: numbers in order, then text."""
     return (0, class_id, "") if isinstance(class_id, int) else (1, 0, class_id)

@@ -1,4 +1,4 @@
-"""What inspection found, in few bytes: for the termination message of a pod, which holds 4 KiB."""
+"""Shorten the result of inspection for the termination message of a pod, which is limited to 4 KiB."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from engine.dataset.problems import worst_first
 from engine.dataset.types import ClassInfo, DatasetInfo, Problem
 
 TEXTS = ((2000, 2000), (600, 400), (400, 200), (240, 120), (160, 60), (120, 0), (60, 0))
-"""Characters of the message and of the advice of a problem, from much to little."""
+"""Maximum characters of a problem's message and advice, from long to short."""
 
 NAME_LENGTH = 100
-"""Characters of the name of a class, where not all classes fit."""
+"""Maximum characters of a class name, if not all classes fit."""
 
 
 def short_info(info: DatasetInfo, limit: int) -> DatasetInfo:
-    """Return what inspection found in at most ``limit`` bytes of JSON, if its counts alone fit.
+    """Return the result of inspection in at most ``limit`` bytes of JSON, provided that its counts fit.
 
-    Counts come first, then problems, the worst first, then as many classes as fit, the most frequent first. Of long
-    texts only the beginning is kept. ``problems_left_out`` and ``classes_left_out`` count what did not fit; examples
-    and file names are in ``dataset.json`` alone.
+    Counts come first, then problems in order of severity, then the most frequent classes that fit. Long texts are cut.
+    ``problems_left_out`` and ``classes_left_out`` count what did not fit; examples and file names are only in
+    ``dataset.json``.
     """
     if size_of(info) <= limit:
         return info
@@ -41,12 +41,12 @@ def short_info(info: DatasetInfo, limit: int) -> DatasetInfo:
 
 
 def size_of(value: DatasetInfo | Problem | ClassInfo) -> int:
-    """Bytes of a value as JSON."""
+    """Return the size of a value as JSON, in bytes."""
     return len(value.model_dump_json().encode())
 
 
 def _problems(problems: Sequence[Problem], room: int) -> tuple[Problem, ...]:
-    """All problems with as much text as fits; where not even a little does, the worst."""
+    """Return all problems with as much text as fits; if even short texts do not fit, the most severe problems."""
     short: list[Problem] = []
     for message, advice in TEXTS:
         short = [_short_problem(problem, message, advice) for problem in worst_first(problems)]
@@ -61,7 +61,7 @@ def _short_problem(problem: Problem, message: int, advice: int) -> Problem:
 
 
 def _classes(classes: Sequence[ClassInfo], room: int) -> tuple[ClassInfo, ...]:
-    """The most frequent classes that fit, in their own order."""
+    """Return the most frequent classes that fit, in their original order."""
     short = [one.model_copy(update={"name": _cut(one.name, NAME_LENGTH)}) for one in classes]
     order = sorted(range(len(short)), key=lambda index: -short[index].annotations)
     kept = order[: _fitting([size_of(short[index]) for index in order], room)]
@@ -69,7 +69,7 @@ def _classes(classes: Sequence[ClassInfo], room: int) -> tuple[ClassInfo, ...]:
 
 
 def _fitting(sizes: Sequence[int], room: int) -> int:
-    """How many items of a list fit, each with its comma."""
+    """Return how many items of a list fit, each with its comma."""
     for number, size in enumerate(sizes):
         room -= size + 1
         if room < 0:

@@ -1,7 +1,7 @@
-"""Which entries of a COCO file mean the same image file, and which of these are wrong about it.
+"""Find entries of a COCO file that refer to the same image file, and those of them that are wrong.
 
-A name that is a guess may be right or not; it certainly is not where another entry means the file, or where other
-entries name the folder of the file. Of an entry 20 bytes are kept, and its name only if that is a guess.
+A guessed match of a name may be right or wrong. It is certainly wrong if another entry has the path of the file, or if
+other entries name the folder of the file. Each entry takes 20 bytes, and its name only if the match was guessed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from engine.dataset.image_table import Texts
 Ints = NDArray[np.int64]
 
 SURE = -1
-"""In place of the position of a name: it is the path of its file, or means none."""
+"""Marker instead of the position of a name: the name is the path of its file, or has no file."""
 
 
 class Claims:
-    """What the entries of one COCO file mean, in its order.
+    """Image files that the entries of one COCO file refer to, in file order.
 
     Args:
-        names: The files.
+        names: The existing files.
 
     Attributes:
-        folders: Of the files that are named with their folder.
+        folders: Folders of the files that are named with their folder.
     """
 
     def __init__(self, names: FileNames) -> None:
@@ -41,11 +41,11 @@ class Claims:
         self.folders: set[str] = set()
 
     def add(self, file_name: str, match: Match | None) -> None:
-        """Note what an entry means that is left out, unless :meth:`take` follows: its file is no other entry's.
+        """Record the file of an entry. The entry counts as left out unless :meth:`take` follows.
 
         Args:
-            file_name: As it stands there.
-            match: Its file; None if it means none.
+            file_name: Name as in the COCO file.
+            match: Its file; None if there is none.
         """
         self._images.append(-1)
         if match is None:
@@ -65,11 +65,11 @@ class Claims:
             self._weak.append(len(self._images) - 1)
 
     def take(self, image: int) -> None:
-        """Say which image the entry that was added last became."""
+        """Set the image index of the entry that was added last."""
         self._images[-1] = image
 
     def wrong(self) -> dict[int, str]:
-        """By index, images whose file another entry means, with a sentence about it."""
+        """Return, by index, the images whose file belongs to another entry, with a sentence about it."""
         images, guesses = np.array(self._images, np.int64), np.array(self._guesses, np.int64)
         found: dict[int, str] = {}
         for rows in self._shared():
@@ -84,7 +84,7 @@ class Claims:
         return {image: found[image] for image in sorted(found) if image >= 0}
 
     def repeats(self) -> int:
-        """Count how many images are of a file that an earlier image is of."""
+        """Count the images whose file an earlier image has."""
         keys = np.sort(np.array(self._keys, np.int64)[np.array(self._images, np.int64) >= 0])
         return int(np.count_nonzero(keys[1:] == keys[:-1]))
 
@@ -93,7 +93,7 @@ class Claims:
         self._images = array("q", new(np.array(self._images, np.int64)).tolist())
 
     def _shared(self) -> Iterator[Ints]:
-        """Rows of each file that several entries mean."""
+        """Yield the rows of each file that several entries refer to."""
         keys = np.array(self._keys, np.int64)
         _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
         rows = np.flatnonzero(counts[group] > 1)
@@ -102,7 +102,7 @@ class Claims:
             yield from np.split(rows, np.flatnonzero(np.diff(keys[rows])) + 1)
 
     def _rejected(self, images: Ints, guesses: Ints, rows: Ints, *, sure: bool) -> dict[int, str]:
-        """Of entries that guess the same file those that are wrong; ``sure``: another one has its path."""
+        """Return the wrong entries of those with the same guessed file; ``sure``: another entry has its path."""
         names = [self._names[position] for position in guesses[rows].tolist()]
         matches = {name: match for name in names if (match := self._files.match(name)) is not None}
         lost = {tidied(name) for name in names}

@@ -1,4 +1,4 @@
-"""Objects of one image with the same box: annotated twice, or once in each of two classes."""
+"""Find objects of one image with the same box: annotated twice, or once in each of two classes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNIT = 0.25
-"""Pixels that boxes are rounded to, so that each takes eight bytes; in images of over 16,384 pixels more."""
+"""Pixels that boxes are rounded to, so that each takes eight bytes; coarser in images over 16,384 pixels."""
 
 NEIGHBORS = 4
-"""Boxes are compared with so many that begin next to them."""
+"""Number of neighbouring boxes, in order of their left edge, that each box is compared with."""
 
 FARTHEST = 96
-"""Units beyond which two boxes are not the same, however large they are."""
+"""Maximum distance of two equal boxes, in units, for boxes of any size."""
 
 SAME, SAME_SHARE = 0.5, 0.01
-"""Pixels, or share of a side, by which boxes of one object differ that was rounded or resized in between."""
+"""Tolerance for boxes of the same object after rounding or resizing: pixels, and fraction of a side."""
 
 NEAR, NEAR_SHARE = 1.0, 0.05
-"""The same of boxes that look alike: reported, and used, since small neighbours in a crowd may be a pixel apart."""
+"""Tolerance for similar boxes: reported but used, since small neighbours in a crowd may be one pixel apart."""
 
 SMALL = 10.0
-"""Pixels of a side below which pixels make a difference."""
+"""Side in pixels below which the tolerance in pixels is reduced."""
 
 Ints = NDArray[np.int64]
 Units = NDArray[np.int32]
@@ -31,12 +31,12 @@ Units = NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Repeated:
-    """What was found, as numbers of annotations in the order in which they were added.
+    """Result, as numbers of annotations in the order in which they were added.
 
     Attributes:
-        same: Those whose class and box another one before them has.
-        near: Those whose class, and nearly the box, another one has.
-        two_classes: Those whose box one of another class has.
+        same: Annotations with the class and box of an earlier one.
+        near: Annotations with the class and almost the box of another one.
+        two_classes: Annotations with the box of another one that has a different class.
     """
 
     same: Ints
@@ -61,13 +61,13 @@ class Duplicates:
         sizes: NDArray[np.float64],
         counted: NDArray[np.bool_],
     ) -> None:
-        """Note N boxes.
+        """Add N boxes.
 
         Args:
             boxes_xyxy: (N, 4) corners in pixels, clipped to the image.
-            images: (N,) index of the image of each.
-            classes: (N,) index of the class of each.
-            sizes: (N, 2) width and height of the image of each in pixels, 0 where unknown.
+            images: (N,) index of each box's image.
+            classes: (N,) index of each box's class.
+            sizes: (N, 2) width and height of each box's image in pixels, 0 if unknown.
             counted: (N,) the objects to compare.
         """
         unit = np.maximum(UNIT, np.maximum(sizes[:, 0], sizes[:, 1]) / 65535)[:, None]
@@ -77,7 +77,7 @@ class Duplicates:
         self._classes.append(classes.astype(np.int32))
 
     def find(self) -> Repeated:
-        """Compare all boxes with those next to them."""
+        """Compare all boxes with their neighbours."""
         empty = np.zeros(0, np.int64)
         if not self._places:
             return Repeated(empty, empty, empty)
@@ -91,7 +91,7 @@ class Duplicates:
         corners = np.stack([places >> 16, places]).astype(np.int32) & 0xFFFF
         same, near, two = [empty], [empty], [empty]
         for step in range(1, NEIGHBORS + 1):
-            close = places[step:] - places[:-step] < FARTHEST << 16  # of one image, and near along x
+            close = places[step:] - places[:-step] < FARTHEST << 16  # in the same image, and close along x
             close &= np.abs(corners[1, step:] - corners[1, :-step]) < FARTHEST
             a = np.flatnonzero(close)
             side = np.maximum(sides[:, a], sides[:, a + step])
@@ -108,6 +108,8 @@ class Duplicates:
 
 
 def _within(apart: Units, side: Units, pixels: float, share: float) -> NDArray[np.bool_]:
-    """(N,) whether boxes that lie ``apart`` (2, N) units differ by no more than pixels, or a share of their sides."""
+    """Return (N,) True if boxes that differ by ``apart`` (2, N) units are within a tolerance in pixels or of their
+    sides.
+    """
     by_pixels = np.where(side.min(axis=0, initial=1 << 16) >= SMALL / UNIT, pixels / UNIT, 1)
     return np.asarray((apart <= np.maximum(by_pixels, share * side)).all(axis=0))

@@ -1,8 +1,8 @@
-"""Whether the annotations of a data set were made on images as EXIF turns them, or as they are stored.
+"""Find out whether annotations were made on images with their EXIF orientation applied, or on the stored pixels.
 
-Tools do either. The size that the annotations give of an image shows it where EXIF turns the image by a quarter and it
-is no square. Other orientations, squares, and images whose size is not given show nothing: they are taken as those of
-the same data set that do, since one tool has seen all of them.
+Tools do either. The annotated size shows it if EXIF rotates the image by 90 degrees and the image is not square. Other
+orientations, square images, and images without an annotated size show nothing: they are treated like the images of the
+same dataset that do, since all were annotated with one tool.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ _WORDS = {Frame.UPRIGHT: "as EXIF turns them", Frame.STORED: "as they are stored
 
 
 class Evidence(StrEnum):
-    """What an image shows of the frame that its annotations were made in."""
+    """Evidence from one image about the frame of its annotations."""
 
     NONE = "none"
     """Its EXIF orientation changes nothing."""
     APPLIED = "applied"
     IGNORED = "ignored"
     UNPROVEN = "unproven"
-    """EXIF turns or mirrors it, and its size in the annotations does not show whether they were made on it so."""
+    """EXIF rotates or mirrors it, and the annotated size does not show whether this was applied."""
     UNSIZED = "unsized"
-    """The same, and only the frame says which of its sides is its width."""
+    """The same, and the annotations have no size: which side is the width depends on the frame."""
 
 
 @dataclass
 class Frames:
-    """How often images of a data set show what, with the first few of each.
+    """Counts of each kind of evidence in a dataset, with the first few examples.
 
     Attributes:
-        counts: By evidence.
-        examples: By evidence, file names.
+        counts: Number of images by evidence.
+        examples: File names by evidence.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, evidence: Evidence, file_name: str) -> None:
-        """Note what one image shows."""
+        """Add the evidence of one image."""
         if evidence is not Evidence.NONE:
             self.counts[evidence.value] = self.counts.get(evidence.value, 0) + 1
             few = self.examples.setdefault(evidence.value, [])
@@ -66,16 +66,16 @@ class Frames:
         return Frames(dict(Counter(self.counts) + Counter(other.counts)), examples)
 
     def of(self, *kinds: Evidence) -> int:
-        """Count how many images show one of these."""
+        """Return the number of images with one of these kinds of evidence."""
         return sum(self.counts.get(kind.value, 0) for kind in kinds)
 
     def named(self, *kinds: Evidence) -> list[str]:
-        """The first few images that show one of these."""
+        """Return the first few images with one of these kinds of evidence."""
         return [name for kind in kinds for name in self.examples.get(kind.value, ())][:EXAMPLES]
 
     @property
     def unproven(self) -> int:
-        """Images that follow the others."""
+        """Number of images that do not show their own frame."""
         return self.of(Evidence.UNPROVEN, Evidence.UNSIZED)
 
     @property
@@ -84,11 +84,11 @@ class Frames:
         return self.of(Evidence.APPLIED, Evidence.IGNORED) > 0
 
     def frame(self, asked: ExifOrientation = ExifOrientation.AUTO, *, unknown: Frame = Frame.UPRIGHT) -> Frame:
-        """Return how images that do not show their own frame are taken.
+        """Return the frame of images that do not show their own.
 
         Args:
-            asked: What the user says; Auto: as most of the images that show it.
-            unknown: Where none does.
+            asked: The user's setting; Auto: the frame of most images that show it.
+            unknown: Frame if no image shows it.
         """
         if asked is not ExifOrientation.AUTO:
             return Frame.UPRIGHT if asked is ExifOrientation.APPLIED else Frame.STORED
@@ -98,7 +98,7 @@ class Frames:
         return Frame.STORED if stored else Frame.UPRIGHT
 
     def problems(self, asked: ExifOrientation = ExifOrientation.AUTO) -> Iterable[tuple[str, int, list[str]]]:
-        """Code, count and examples of what users should know."""
+        """Yield code, count and examples of problems to report."""
         applied, ignored = self.of(Evidence.APPLIED), self.of(Evidence.IGNORED)
         if ignored:
             yield "turned_image", ignored, self.named(Evidence.IGNORED)
@@ -117,7 +117,7 @@ class Frames:
 
 
 def frame_remarks(frames: Frames, frame: Frame, trained: Frame) -> Iterator[str]:
-    """Return what to say of images that are shown to a teacher that was trained on images in the frame ``trained``."""
+    """Yield warnings about images for a teacher that was trained on images in the frame ``trained``."""
     if frames.unproven and not frames.proven:
         named = ", ".join(frames.named(Evidence.UNPROVEN, Evidence.UNSIZED))
         yield (
@@ -129,7 +129,7 @@ def frame_remarks(frames: Frames, frame: Frame, trained: Frame) -> Iterator[str]
 
 
 def evidence_of(image: CocoImage, header: ImageHeader) -> Evidence:
-    """Return what the size of an image in the annotations says, compared with its file."""
+    """Compare the annotated size of an image with its file, and return the evidence."""
     if header.orientation == 1:
         return Evidence.NONE
     said, upright = (image.width, image.height), (header.width, header.height)
@@ -141,18 +141,18 @@ def evidence_of(image: CocoImage, header: ImageHeader) -> Evidence:
             return Evidence.APPLIED
         if said == upright[::-1]:
             return Evidence.IGNORED
-        return Evidence.NONE  # of another size altogether, which is another problem
+        return Evidence.NONE  # the size is wrong, which is a different problem
     return Evidence.UNPROVEN
 
 
 def turned(seen: Detections, orientation: int, size: tuple[int, int], *, to: Frame) -> Detections:
-    """Detections of an image in its other frame.
+    """Convert detections of an image to its other frame.
 
     Args:
-        seen: In pixels of the image as it is, ``size``.
-        orientation: EXIF's, 1..8.
-        size: Width and height in pixels, of the frame that ``seen`` is in.
-        to: The frame that is wanted; ``seen`` is in the other one.
+        seen: Detections in pixels of the image of ``size``.
+        orientation: EXIF orientation, 1..8.
+        size: Width and height in pixels, in the frame of ``seen``.
+        to: The target frame; ``seen`` is in the other one.
     """
     turn = orientation if to is Frame.UPRIGHT else {6: 8, 8: 6}.get(orientation, orientation)
     masks = seen.masks
@@ -162,7 +162,7 @@ def turned(seen: Detections, orientation: int, size: tuple[int, int], *, to: Fra
 
 
 def turn_boxes(boxes_xyxy: NDArray[np.float32], turn: int, size: tuple[int, int]) -> NDArray[np.float32]:
-    """(N, 4) corners after an image of ``size`` (width, height) is turned as EXIF orientation ``turn`` asks for."""
+    """Return (N, 4) corners after applying EXIF orientation ``turn`` to an image of ``size`` (width, height)."""
     x, y = boxes_xyxy[:, 0::2], boxes_xyxy[:, 1::2]
     width, height = size
     new_x, new_y = {
@@ -180,7 +180,7 @@ def turn_boxes(boxes_xyxy: NDArray[np.float32], turn: int, size: tuple[int, int]
 
 
 def _turn_array(mask: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
-    """(H, W) pixels, turned as EXIF orientation ``turn`` asks for."""
+    """Apply EXIF orientation ``turn`` to an array (H, W)."""
     turned = mask.T if turn in (5, 7) else np.rot90(mask, {3: 2, 6: -1, 8: 1}.get(turn, 0))
     if turn == 7:
         return np.rot90(turned, 2)

@@ -1,6 +1,6 @@
-"""Where annotations and images lie: one file, or the folder of an export.
+"""Find the annotation files and image folders of a dataset: a single file, or the folder of an export.
 
-Known are the exports of Roboflow (``train/_annotations.coco.json`` beside the images), CVAT
+Supported are the exports of Roboflow (``train/_annotations.coco.json`` next to the images), CVAT
 (``annotations/instances_default.json``, ``images/`` or ``images/<subset>/``) and Label Studio (``result.json``,
 ``images/``), and COCO's own layout (``annotations/instances_train2017.json``, ``train2017/``).
 """
@@ -29,23 +29,23 @@ LOOKED_FOR = (
 _USUAL = frozenset({"annotations", "result", "coco", "labels", "dataset"})
 _OTHER_TASKS = ("captions", "image_info", "panoptic", "stuff", "labels_")
 _FEW = 12
-"""Files of JSON that are looked into, beside those that are read."""
+"""Maximum number of other JSON files whose beginning is read."""
 
 _GLANCE = 1000
-"""How many objects of a folder are looked at to know whether it holds images."""
+"""Maximum number of objects to list when testing whether a folder contains images."""
 
 
 def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dict[str, PartFiles]:
-    """The parts of a dataset: ``all``, or ``train``, ``val`` and perhaps ``test``.
+    """Return the splits of a dataset: ``all``, or ``train``, ``val`` and optionally ``test``.
 
     Args:
         annotations: A COCO file, or the folder of a Roboflow, CVAT, Label Studio or plain COCO export.
-        images: Folder of the images; None to look for it.
-        storage: Where both lie.
+        images: Folder of the images; None to search for it.
+        storage: Access to both.
 
     Raises:
-        NotFoundError: There is nothing at ``annotations``.
-        DataError: The folder holds no COCO file, or several that are no parts of one dataset.
+        NotFoundError: ``annotations`` does not exist.
+        DataError: The folder contains no COCO file, or several that are not splits of one dataset.
     """
     if images is not None and _is_archive(images, storage):
         images = unpack(images, storage=storage)
@@ -57,7 +57,7 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
         return converted
     jsons = [key for key in others if key.lower().endswith(".json")]
     if not jsons:
-        raise DataError(f"{annotations} is no export that is known: looked for {LOOKED_FOR}")
+        raise DataError(f"{annotations} is not a supported export: looked for {LOOKED_FOR}")
     chosen = _annotation_files(annotations, jsons)
     unread = _unread(annotations, jsons, set(chosen.values()), storage)
     files = {part: join(annotations, key) for part, key in chosen.items()}
@@ -103,15 +103,15 @@ def _is_archive(uri: str, storage: Storage) -> bool:
 
 
 def _in_archive(archive: str, folder: str, part: PartFiles) -> str:
-    """The annotations of an unpacked archive as the user knows them."""
+    """Return the path of an unpacked annotation file as a path in the archive, for messages."""
     return part.shown.replace(folder, archive, 1)
 
 
 def find_single_part(annotations: str, images: str | None, *, storage: Storage) -> PartFiles:
-    """The same for data that is not divided.
+    """Return the files of data without splits.
 
     Raises:
-        DataError: It comes in several parts.
+        DataError: The data has several splits.
     """
     parts = find_parts(annotations, images, storage=storage)
     if len(parts) > 1:
@@ -123,7 +123,7 @@ def find_single_part(annotations: str, images: str | None, *, storage: Storage) 
 
 
 def _contents(folder: str, storage: Storage) -> tuple[Files, set[str]]:
-    """The files below a folder that are no images, by key, and the folders that hold images at any depth."""
+    """Return the files below a folder that are not images, by key, and the folders with images at any depth."""
     others = Files()
     folders: set[str] = set()
     empty = True
@@ -138,13 +138,13 @@ def _contents(folder: str, storage: Storage) -> tuple[Files, set[str]]:
                 above = above.rpartition("/")[0]
     if empty:
         raise NotFoundError(
-            f"{folder} is not there, or empty: give a COCO JSON file, the folder of an export, or a zip file"
+            f"{folder} does not exist or is empty: give a COCO JSON file, the folder of an export, or a zip file"
         )
     return others, folders
 
 
 def _annotation_files(root: str, jsons: list[str]) -> dict[str, str]:
-    """From part to the key of its annotation file."""
+    """Return the key of the annotation file of each split."""
     likely = [key for key in jsons if not stem(key).lower().startswith(_OTHER_TASKS)]
     best: dict[str, list[str]] = {}
     for key in sorted(likely or jsons, key=_unlikeliness):
@@ -174,20 +174,20 @@ def _annotation_files(root: str, jsons: list[str]) -> dict[str, str]:
 
 
 def _of_another_tool(chosen: str, jsons: list[str]) -> str:
-    """A file that is as sure to be an export of the same part, only of another tool; empty if there is none."""
+    """Return an equally likely annotation file of the same split from another tool; empty if there is none."""
     kind, part = _unlikeliness(chosen)[0], part_of(chosen)
     return next((key for key in jsons if part_of(key) == part and {kind, _unlikeliness(key)[0]} == {0, 1}), "")
 
 
 def _unread(root: str, jsons: list[str], chosen: Collection[str], storage: Storage) -> tuple[str, ...]:
-    """Keys of other COCO files of objects in a folder, among the first few."""
+    """Return keys of other COCO files with objects in a folder, among the first few."""
     others = [k for k in jsons if k not in chosen and not stem(k).lower().startswith(_OTHER_TASKS)][:_FEW]
     heads = ((key, read_head(join(root, key), storage)) for key in others)
     return tuple(key for key, head in heads if format_of_json(head.decode("utf-8-sig", errors="replace")) == COCO)
 
 
 def _unlikeliness(key: str) -> tuple[int, int]:
-    """How unlikely it is that a JSON file holds the boxes and masks: by its name, then by its depth."""
+    """Sort key of JSON files, the likeliest annotation file first: by name, then by depth."""
     word = stem(key).lower()
     if word == "_annotations.coco" or word.startswith("instances"):
         kind = 0
@@ -199,11 +199,11 @@ def _unlikeliness(key: str) -> tuple[int, int]:
 
 
 def _images_of(annotations: str, existing: Callable[[str], str | None]) -> str:
-    """The folder that most likely holds the images of an annotation file.
+    """Return the most likely image folder of an annotation file.
 
     Args:
         annotations: The file.
-        existing: Gives a folder as it is written, if it is there and holds images.
+        existing: Returns the existing spelling of a folder if it contains images, else None.
     """
     above = parent(annotations)
     if name(above) == "annotations":
@@ -214,7 +214,7 @@ def _images_of(annotations: str, existing: Callable[[str], str | None]) -> str:
 
 
 def _subfolders(folder: str, annotations: str) -> list[str]:
-    """Where below ``folder`` the images of one part may lie."""
+    """Return candidate subfolders of ``folder`` for the images of one split."""
     subset = stem(annotations).removeprefix("instances_")
     names = [subset] if subset not in _USUAL else []
     names += PARTS.get(part_of(name(annotations)), ())

@@ -1,4 +1,4 @@
-"""What is checked over a whole file while its annotations stream by, for all who read one."""
+"""Checks over a whole file while its annotations are read, shared by all readers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from engine.dataset.shifted_image_ids import ShiftedImages
 from engine.dataset.validate_annotations import Judged, Verdict
 
 READ_WHOLE = 1 << 20
-"""Bytes of masks of a file that are all compared with their boxes, unless ``thorough``."""
+"""Bytes of masks per file that are all compared with their boxes; later masks are sampled unless ``thorough``."""
 
 EVERY = 127
-"""Of the masks after these, one in so many is compared; all of them if one disagrees. A prime: what is wrong with every
-second or eighth object is in the sample as often as in the file."""
+"""Sampling interval for later masks; all are compared if one disagrees with its box. It is a prime: an error in every
+second or eighth object is as frequent in the sample as in the file."""
 
 PLENTY, SOME = 20_000, 16
-"""Boxes that statistics are made of, and of those after them one in so many."""
+"""Number of boxes that all enter the statistics, and the sampling interval after them."""
 
 NEAR_SHARE = 0.005
-"""Share of near-identical boxes from which on they are no chance."""
+"""Fraction of near-identical boxes above which they are not a coincidence."""
 
 
 class FileChecks:
@@ -36,7 +36,7 @@ class FileChecks:
     Args:
         thorough: Compare every mask with its box. Otherwise masks after the first megabyte are sampled; if one of
             the sample contradicts its box, :meth:`finish` asks for a second, thorough pass.
-        copies: Keep objects that are there twice.
+        copies: Keep duplicate objects.
     """
 
     def __init__(self, *, thorough: bool, copies: bool = False) -> None:
@@ -54,7 +54,7 @@ class FileChecks:
         self._sampled = self._contradicts = False
 
     def masks_to_read(self, block: list[RawAnnotation]) -> NDArray[np.bool_] | None:
-        """(N,) the masks of a block to compare with their boxes; None for all."""
+        """Return (N,) the masks of a block to compare with their boxes; None for all."""
         if self.thorough:
             return None
         chosen = np.zeros(len(block), np.bool_)
@@ -66,13 +66,13 @@ class FileChecks:
         self._sampled = self._sampled or not chosen.all()
         return chosen
 
-    @np.errstate(all="ignore")  # boxes of annotations that are not counted may hold anything
+    @np.errstate(all="ignore")  # boxes of unusable annotations may have any values
     def add(self, block: list[RawAnnotation], judged: Judged) -> None:
-        """Count a block, and take from what is usable what an earlier pass has found to be there twice.
+        """Count a block, and mark duplicates found by an earlier pass as unusable.
 
         Args:
             block: N annotations.
-            judged: What was judged of them; its verdicts may be changed.
+            judged: Their validation results; the verdicts may be changed.
         """
         first, self._seen = self._seen, self._seen + len(block)
         self._contradicts = self._contradicts or judged.contradicts
@@ -94,7 +94,7 @@ class FileChecks:
             judged.verdicts[here[usable[here]]] = Verdict.DUPLICATE
 
     def _read_by_area(self, judged: Judged, plain: NDArray[np.bool_]) -> bool:
-        """Count how boxes without masks agree with their areas; once that proves it, leave out those that do not."""
+        """Compare boxes without masks with their areas; leave out those that disagree once this is reliable."""
         bare = np.flatnonzero(plain & ((judged.masks == MaskKind.NONE) | (judged.masks == MaskKind.BAD)))
         boxes = judged.given_xywh[bare], judged.given_areas[bare], judged.image_sizes[bare]
         if not self._areas_prove:
@@ -113,16 +113,16 @@ class FileChecks:
         self.crowds.add(judged.crowds[usable], judged.areas[usable], pairs[usable], masks=masks)
 
     def finish(self) -> bool:
-        """End a pass over the whole file; whether another one is needed, as it is at most once."""
+        """End a pass over the whole file, and return True if a second one is needed."""
         self._repeated = self._duplicates.find()
         again = self._sampled and self._contradicts
         self.thorough = self.thorough or again
-        whole = bool(self.boxes.conclusions())  # all boxes are wrong, which is another problem
+        whole = bool(self.boxes.conclusions())  # all boxes are wrong, which is a different problem
         self._areas_prove = not whole and self._areas.prove
         return again or self._areas_prove or (len(self._repeated.same) > 0 and not self.copies)
 
     def note(self, log: ProblemLog, *, images: IdIndex) -> None:
-        """Note what only shows in the whole; ``images``: from the ids of the images to their positions."""
+        """Log problems that only the whole file shows; ``images``: index from image ids to positions."""
         if shifted := self._images.find(images):
             log.add("shifted_image_ids", shifted, count=len(shifted))
         for code, count in self.boxes.conclusions():
@@ -138,5 +138,5 @@ class FileChecks:
 
 
 def _places(numbers: NDArray[np.int64]) -> list[str]:
-    """Return where the user finds annotations: the first few of them, counted from 1 as they stand in the file."""
+    """Return the locations of the first few annotations for messages, counted from 1 in file order."""
     return [f"annotation {number + 1} of the file" for number in numbers[:EXAMPLES].tolist()]

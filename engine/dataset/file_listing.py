@@ -1,4 +1,4 @@
-"""The files of a folder that may belong to a dataset: what desktops and archives leave among them is passed over."""
+"""List the files of a folder that may belong to a dataset, without those of desktops and archive tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.storage import ObjectInfo, Storage
 
 
 def list_files(folder: str, storage: Storage) -> Iterator[ObjectInfo]:
-    """All files below a folder, sorted by key, as they come, except those that no user put there.
+    """Yield all files below a folder, sorted by key, except those that desktops and archive tools create.
 
     Raises:
         StorageError: The folder cannot be listed.
@@ -22,7 +22,7 @@ def list_files(folder: str, storage: Storage) -> Iterator[ObjectInfo]:
 
 
 def list_names(folder: str, storage: Storage) -> FileNames:
-    """The files that may be images of a dataset.
+    """Return the files that may be images of a dataset.
 
     Raises:
         StorageError: The folder cannot be listed.
@@ -32,10 +32,10 @@ def list_names(folder: str, storage: Storage) -> FileNames:
 
 
 def names_among(files: Iterable[tuple[str, str]], folder: Path | None) -> FileNames:
-    """Names of the files that may be images, links among them known as such.
+    """Return the names of files that may be images, with links resolved.
 
     Args:
-        files: Keys, and what changes with the content of each.
+        files: Key of each file, and a value that changes with its content.
         folder: The folder that was listed, if it is on a disk.
     """
     keys: list[str] = []
@@ -49,9 +49,9 @@ def names_among(files: Iterable[tuple[str, str]], folder: Path | None) -> FileNa
 
 
 def _links(keys: list[str], hashes: list[int], folder: Path) -> dict[str, str]:
-    """Keys of files that are links to other ones, with the key of these.
+    """Return the keys of files that are links, each with the key of its target.
 
-    Only files of the same size and time of change, which the listing shows, are compared.
+    Only files with the same size and modification time in the listing are compared.
     """
     _, group, counts = np.unique(np.array(hashes, np.int64), return_inverse=True, return_counts=True)
     first: dict[tuple[int, int], str] = {}
