@@ -42,7 +42,7 @@ from engine.dataset import CocoDataset, inspect_request, load_dataset
 from engine.dataset.coco_export import to_coco
 from engine.dataset.split import split_dataset
 from engine.evaluation.evaluate import evaluate
-from engine.results import ApMetrics
+from engine.result_types import ApMetrics
 from engine.spec import DatasetSpec, FineTuneSpec, PartSpec, TeacherName, TeacherSpec
 from engine.storage import Storage
 from engine.teachers import REGISTRY, Batch, Teacher

@@ -25,12 +25,12 @@ from pydantic import Field, ValidationError
 from engine.card_snippets import FROM_ORIGINAL, is_original, plain_snippet
 from engine.config import RunConfig
 from engine.errors import ConfigError, StorageError
-from engine.formats import FORMAT_VERSION, refuse_newer
-from engine.gain import warning
-from engine.results import Result, TeacherResult
+from engine.format_version import FORMAT_VERSION, refuse_newer
+from engine.no_gain import warning
+from engine.result_types import Result, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, join, safe_join
-from engine.storage.bounded import JSON_BYTES, read_bounded
+from engine.storage.bounded_read import JSON_BYTES, read_bounded
 from engine.storage.checked_fetch import fetch_checked
 from engine.storage.publication import Publication, sha256_of
 

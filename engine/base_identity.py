@@ -18,7 +18,7 @@ from typing import Any
 from engine.errors import BaseModelError
 from engine.plain_json import read_object
 from engine.storage import Storage, is_remote, join, local_path, name, parent
-from engine.storage.bounded import read_bounded
+from engine.storage.bounded_read import read_bounded
 from engine.storage.publication import sha256_of
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from engine.results import TeacherResult
+from engine.result_types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import is_claim, is_remote, local_path, name, parent
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator
 
 from engine.errors import ConfigError
 from engine.plain_yaml import Path, read_documents
+from engine.pydantic_errors import nearest, parse
 from engine.spec import FineTuneSpec
-from engine.validation import nearest, parse
 
 API_VERSION = "finetune.dev/v1alpha1"
 KIND = "TeacherFineTune"

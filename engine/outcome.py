@@ -18,9 +18,9 @@ from engine.dataset.dataset_summary import short_info, size_of
 from engine.dataset.types import DatasetInfo
 from engine.errors import FORMER_EXIT_CODES, ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
-from engine.results import AdapterFile, MemoryNeed, Result, TeacherResult
+from engine.result_types import AdapterFile, MemoryNeed, Result, TeacherResult
+from engine.safe_text import NEUTRAL
 from engine.spec import TeacherName
-from engine.text import NEUTRAL
 
 LIMIT = 4096
 """Bytes of an outcome."""

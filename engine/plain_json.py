@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from engine.errors import TeacherError
-from engine.validation import faults_in
+from engine.pydantic_errors import faults_in
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64

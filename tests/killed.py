@@ -17,8 +17,8 @@ from engine.artifacts import RunLayout
 from engine.cli.main import end_by_signal, sigterm_as_error
 from engine.config import RunConfig
 from engine.errors import TeacherError
+from engine.events import Event
 from engine.plan import TrainingRun
-from engine.progress import Event
 from engine.signals import handle_stop
 from engine.spec import TeacherName
 from engine.storage import Storage

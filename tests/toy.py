@@ -20,7 +20,7 @@ from engine.config import DataConfig, GroundingDinoSettings, LoraSettings, RunCo
 from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import Detections, Sample
-from engine.results import AdapterFile, ApMetrics, TeacherResult
+from engine.result_types import AdapterFile, ApMetrics, TeacherResult
 from engine.spec import AugmentationSpec, Intensity, LoraPreset, Precision, TeacherName
 from engine.storage.publication import sha256_of
 from engine.teachers.base import Batch, Example, LoraTargets, Teacher

@@ -15,9 +15,9 @@ from engine.cli.display import console, note, show_conclusion, show_metrics, war
 from engine.cli.labels import cut_sentence, evaluate_predictions
 from engine.dataset.problems import EXAMPLES
 from engine.errors import ConfigError, DataError, MachineError
+from engine.safe_text import listed
 from engine.spec import Crowds, ExifOrientation, TeacherName
 from engine.storage import default_cache
-from engine.text import listed
 
 ADAPTER = typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
 Adapter = Annotated[str, ADAPTER]

@@ -13,6 +13,7 @@ from rich.markup import escape
 from engine.cli import options
 from engine.cli.display import console, note, show_info
 from engine.errors import ConfigError, DataError
+from engine.pydantic_errors import parse
 from engine.spec import (
     AugmentationSpec,
     Background,
@@ -28,7 +29,6 @@ from engine.spec import (
     Weather,
 )
 from engine.storage import Storage, default_cache, join
-from engine.validation import parse
 
 ANNOTATIONS = typer.Argument(
     help="COCO JSON, or the folder or zip file of an export: COCO, YOLO, Pascal VOC, LabelMe or VIA; s3:// or path."

@@ -15,9 +15,9 @@ from engine.dataset.file_listing import list_files
 from engine.dataset.split_paths import is_image
 from engine.dataset.types import NMS_IOU, Frame
 from engine.errors import ConfigError, DataError
+from engine.safe_text import listed
 from engine.spec import Crowds, TeacherName
 from engine.storage import default_cache
-from engine.text import listed
 
 if TYPE_CHECKING:
     from engine.labelling import Progress

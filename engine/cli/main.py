@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from engine.child_process import end_with_parent, import_nothing_from_working_directory
-from engine.cli.streams import open_streams
+from engine.cli.standard_streams import open_streams
 from engine.errors import ConfigError, InterruptedTrainingError, MachineError, TeacherError
 from engine.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, signal_name
 

@@ -17,8 +17,8 @@ from engine.manifest import Manifest, load_manifest
 from engine.plain_yaml import read_documents
 from engine.spec import Crowds, ExifOrientation, LoraPreset
 from engine.storage import Storage, StorageOptions, join
-from engine.storage.bounded import MANIFEST_BYTES, read_bounded
-from engine.storage.buckets import split_object
+from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
+from engine.storage.bucket_uris import split_object
 from engine.storage.options import trust
 
 Images = Annotated[

@@ -13,7 +13,7 @@ from engine.cli.display import fail
 from engine.cli.main import sigterm_as_error
 from engine.errors import StorageError
 from engine.outcome import Outcome, TeacherOutcome, write_outcome
-from engine.results import TeacherResult
+from engine.result_types import TeacherResult
 
 OutcomeFile = Annotated[
     Path | None,

@@ -11,12 +11,12 @@ from engine.cli import options
 from engine.cli.outcome_file import OutcomeFile, failures_in
 from engine.config import from_yaml
 from engine.errors import StorageError
-from engine.gain import check_gain
+from engine.no_gain import check_gain
 from engine.outcome import Outcome, TeacherOutcome, write_outcome
 from engine.plan import TrainingRun
-from engine.results import TeacherResult
+from engine.result_types import TeacherResult
 from engine.spec import TeacherName
-from engine.storage.bounded import MANIFEST_BYTES, read_bounded
+from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
 
 
 def result(

@@ -19,17 +19,17 @@ from engine.cli.outcome_file import OutcomeFile, failures_in
 from engine.cli.run_lookup import find_run
 from engine.config import RunConfig, from_yaml
 from engine.errors import ConfigError, NoProgressError, TeacherError
-from engine.gain import check_gain
+from engine.events import Event, Listener
 from engine.launch import Place
 from engine.manifest import Manifest
+from engine.no_gain import check_gain
 from engine.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
 from engine.plan import TrainingRun
-from engine.progress import Event, Listener
-from engine.results import TeacherResult
+from engine.pydantic_errors import parse
+from engine.result_types import TeacherResult
 from engine.spec import Crowds, TeacherName
 from engine.storage import Storage, default_cache
-from engine.storage.bounded import MANIFEST_BYTES, read_bounded
-from engine.validation import parse
+from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
 
 if TYPE_CHECKING:
     from engine.training.distributed import Processes
@@ -66,15 +66,15 @@ def run(
     work_dir: WorkDir = None,
 ) -> None:
     """Do what a manifest asks for: inspect the data, train the teachers it calls for, publish the adapters."""
-    from engine import local
+    from engine import local_run
     from engine.fine_tune import train_all
 
     request = options.read_manifest(manifest)
     storage = options.storage_of(request)
-    info, runs = local.prepare(request, storage, overrides=options.overrides(set_))
+    info, runs = local_run.prepare(request, storage, overrides=options.overrides(set_))
     show_info(info)
     layout = runs[0].layout
-    done = None if again else local.published(layout, storage, runs[0].config)
+    done = None if again else local_run.published(layout, storage, runs[0].config)
     if done is None:
         done = train_all(info, runs, storage, listener=_listener(progress), work_dir=work_dir, again=again)
     else:
@@ -88,18 +88,18 @@ def prepare(
     outcome: OutcomeFile = None,
 ) -> None:
     """Do what comes before training: inspect the data, and write into storage what trainers read. Needs no torch."""
-    from engine import local
+    from engine import local_run
     from engine.estimate.forecast import needs
 
     with failures_in(outcome):
         request = options.read_manifest(manifest)
         storage = options.storage_of(request)
-        info, runs = local.prepare(request, storage, overrides=options.overrides(set_))
+        info, runs = local_run.prepare(request, storage, overrides=options.overrides(set_))
         show_info(info)
         layout = runs[0].layout
-        done = local.published(layout, storage, runs[0].config)
+        done = local_run.published(layout, storage, runs[0].config)
         if done is None:
-            local.begin(info, runs, storage)
+            local_run.begin(info, runs, storage)
         else:
             console.print("this very run is published already", style="dim")
     if outcome is not None:
@@ -137,7 +137,7 @@ def train(
     outcome: OutcomeFile = None,
 ) -> None:
     """Train from flags, or one planned run from its teacher_config.yaml."""
-    from engine import local
+    from engine import local_run
 
     flags = {"--data": data, "--val": val, "--test": test, "--output": output, "--base-model": base_model}
     flags |= {"--crowds": crowds.value} if crowds is not Crowds.IGNORE else {}
@@ -179,15 +179,15 @@ def train(
     }
     overrides = {path: value for path, value in flags_set.items() if value is not None} | options.overrides(set_)
     storage = options.storage_of(request)
-    info, runs = local.prepare(request, storage, overrides=overrides)
+    info, runs = local_run.prepare(request, storage, overrides=overrides)
     show_info(info)
     layout = runs[0].layout
-    done = local.published(layout, storage, runs[0].config)
+    done = local_run.published(layout, storage, runs[0].config)
     if done is None:
-        local.begin(info, runs, storage)
+        local_run.begin(info, runs, storage)
         for one in runs:
             _train_one(one, storage, _listener(progress), work_dir)
-        done = local.published(layout, storage, runs[0].config)
+        done = local_run.published(layout, storage, runs[0].config)
     if done is not None:
         _show_run(layout, done, runs[0].config)
 
@@ -299,7 +299,7 @@ def fetch(
 
 def doctor(endpoint_url: options.Endpoint = None) -> None:
     """Check that this machine can train, and say in a sentence what is missing."""
-    from engine.cli.checks import checks
+    from engine.cli.doctor import checks
 
     failed = 0
     for check in checks(endpoint_url):
@@ -312,7 +312,7 @@ def doctor(endpoint_url: options.Endpoint = None) -> None:
 
 
 def _listener(style: ProgressStyle) -> Listener:
-    from engine.cli.progress import bar, json_lines, lines
+    from engine.cli.progress_output import bar, json_lines, lines
 
     if style is ProgressStyle.AUTO:
         style = ProgressStyle.BAR if is_terminal() else ProgressStyle.LINES

@@ -18,8 +18,8 @@ from engine.dataset.problems import SEEN_WHEN_OPENED
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
 from engine.plain_yaml import read_document
+from engine.pydantic_errors import nearest, parse
 from engine.spec import DatasetSpec, FineTuneSpec, OnProblem, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
-from engine.validation import nearest, parse
 
 Plain = dict[str, Any]
 

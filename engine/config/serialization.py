@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from engine.config.model import RunConfig
 from engine.errors import ConfigError
-from engine.formats import refuse_newer
+from engine.format_version import refuse_newer
 from engine.plain_yaml import read_document
-from engine.validation import parse
+from engine.pydantic_errors import parse
 
 HEADER = """\
 # Everything that determines the result of this run. The same file on the same data gives the same adapters:

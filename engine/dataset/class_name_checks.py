@@ -18,7 +18,7 @@ from engine.dataset.types import DatasetInfo
 from engine.dataset.wordpiece import UNKNOWN, Vocabulary, is_punctuation, words
 from engine.errors import TeacherError
 from engine.storage import Storage, is_remote, join, local_path
-from engine.storage.bounded import read_bounded
+from engine.storage.bounded_read import read_bounded
 
 FILES = ("vocab.txt", "tokenizer.json")
 VOWELS = frozenset("aeiouy")

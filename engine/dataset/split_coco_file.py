@@ -33,10 +33,10 @@ from engine.dataset.split_groups import field_values, keep_together, open_all, p
 from engine.dataset.split_paths import PartFiles
 from engine.dataset.types import ImageId
 from engine.errors import DataError
+from engine.safe_text import listed
 from engine.spec import Crowds
 from engine.storage import Storage, default_cache, is_remote
 from engine.storage.files import failures, replacing
-from engine.text import listed
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from engine.estimate.cost_model import (
 )
 from engine.plain_json import read_object
 from engine.preprocessing import GroundingDinoTransform
-from engine.results import MemoryNeed, Result
+from engine.result_types import MemoryNeed, Result
 from engine.spec import LoraPreset, Precision, TeacherName
 from engine.storage import Storage, is_remote, join, local_path
-from engine.storage.bounded import read_bounded
+from engine.storage.bounded_read import read_bounded
 
 GIBIBYTES = (8, 16, 24, 40, 80)
 """GPU memory sizes in the forecast, in addition to that of the requested GPU."""

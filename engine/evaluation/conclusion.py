@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.results import ApMetrics, Comparison, Interval, TeacherResult
+from engine.result_types import ApMetrics, Comparison, Interval, TeacherResult
 
 CHANGE = 0.005
 """A smaller difference of AP is no difference."""

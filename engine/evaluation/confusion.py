@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation.matching import FOUND, Match
-from engine.results import ClassMatrix, Confusion
+from engine.result_types import ClassMatrix, Confusion
 
 BADLY_LOCALISED = 0.1
 """IoU from which on a detection is about an object, though not of it."""

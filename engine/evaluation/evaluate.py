@@ -10,7 +10,7 @@ import numpy as np
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap, mean_iou
 from engine.evaluation.ground_truth import IouType
-from engine.results import ApMetrics
+from engine.result_types import ApMetrics
 from engine.teachers.base import Teacher
 
 Seen = tuple[CocoImage, Detections]

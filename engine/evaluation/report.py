@@ -15,7 +15,7 @@ from engine.evaluation.conclusion import conclude_result, mean_iou_change
 from engine.evaluation.findings import matrix, mistakes, retention_remark, retention_sentence, thresholds
 from engine.evaluation.pictures import legend, pictures
 from engine.evaluation.samples import MIN_SCORE, SampleView
-from engine.results import ApMetrics, Interval, Retention, ScoreCurve, TeacherResult, ceiling_sentence
+from engine.result_types import ApMetrics, Interval, Retention, ScoreCurve, TeacherResult, ceiling_sentence
 from engine.spec import TeacherName
 
 PICTURES_BYTES = 1_300_000

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.results import ApMetrics, Retention
+from engine.result_types import ApMetrics, Retention
 
 PROBE = Path(__file__).parent / "probe" / "annotations.json"
 """The annotations of the built-in images, which lie beside them."""

@@ -20,7 +20,7 @@ from engine.artifacts import SAMPLES
 from engine.dataset.types import CocoDataset, Detections, Rle
 from engine.evaluation.ground_truth import IouType, truth_of
 from engine.evaluation.matching import pairwise_iou
-from engine.results import Result
+from engine.result_types import Result
 
 MIN_SCORE = 0.3
 """Detections from this score on are always shown."""

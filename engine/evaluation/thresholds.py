@@ -13,7 +13,7 @@ from engine.dataset.types import NMS_IOU, CocoDataset, Detections
 from engine.evaluation.confusion import MATRIX_CLASSES, confusion
 from engine.evaluation.ground_truth import IouType
 from engine.evaluation.matching import Match, match_all
-from engine.results import ClassQuality, Confusion, ScoreCurve
+from engine.result_types import ClassQuality, Confusion, ScoreCurve
 from engine.teachers.labeller import keep
 
 FALLBACK = 0.3

@@ -17,7 +17,7 @@ from engine.labelling.journal import Journal
 from engine.labelling.overlays import Overlays
 from engine.labelling.records import Exif, image_line, skipped_line
 from engine.storage import Storage, join
-from engine.storage.claims import claimed
+from engine.storage.output_lock import lock_output
 from engine.teachers.labeller import Labeller
 
 CHUNK = 64
@@ -123,7 +123,7 @@ def label_folder(
     before = Listing(chunked(list_images(images, storage), chunk_size))
     if not before.images:
         raise DataError(f"{images} holds no images: give the folder that they are in")
-    with claimed(output, storage, note=on_note) as check:
+    with lock_output(output, storage, note=on_note) as check:
         return _label_claimed(
             _Work(labeller, storage, overlays, on_progress, before.images),
             before,

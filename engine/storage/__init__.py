@@ -21,14 +21,14 @@ from engine.storage.base import (
     UnsupportedError,
 )
 from engine.storage.cache import default_cache
+from engine.storage.conditional_writes import honours_conditions
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import FileBackend, failures, walk
 from engine.storage.gs_azure import CloudBackend
 from engine.storage.options import StorageOptions
-from engine.storage.refused_schemes import refusal
 from engine.storage.s3 import S3Backend
 from engine.storage.transfer import in_parallel
-from engine.storage.trial import honours_conditions
+from engine.storage.unsupported_schemes import refusal
 from engine.storage.uris import AZ, GS, S3, is_claim, is_remote, join, local_path, name, parent, safe_join
 
 __all__ = [
@@ -157,7 +157,8 @@ class Storage:
         """Try out, once, whether ``only_if_absent`` holds below a folder against writers at the same moment.
 
         Raises:
-            StorageError: The folder cannot be written to; or see :func:`engine.storage.trial.honours_conditions`.
+            StorageError: The folder cannot be written to, or concurrent attempts cannot be kept apart: see
+                :func:`engine.storage.conditional_writes.honours_conditions`.
         """
         if not is_remote(folder):
             return True

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from engine.errors import ConfigError, StorageError
 from engine.storage import Storage, join, safe_join
-from engine.storage.claims import locked
 from engine.storage.files import failures
+from engine.storage.output_lock import lock_file
 from engine.storage.publication import sha256_of
 
 STAGING = ".fetch-"
@@ -67,7 +67,7 @@ def _staging(folder: Path) -> Iterator[Path]:
     Raises:
         StorageError: Another process fetches into ``folder``.
     """
-    with locked(folder / LOCK, what=str(folder)):
+    with lock_file(folder / LOCK, what=str(folder)):
         for left in folder.glob(f"{STAGING}*"):
             shutil.rmtree(left, ignore_errors=True)
         staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))

@@ -10,9 +10,9 @@ Why no other is elected: a voter that opens a higher ballot after this one has l
 which it therefore sees and repeats; one that has opened it before is seen, and this one starts over. Objects are
 never changed, so that a request which arrives late, or twice, says nothing new.
 
-Assumed of the store: an object that was written can be read and is listed from then on. That is tried out before
-(:mod:`engine.storage.trial`). Voters that start over again and again are told apart by random pauses; that they come
-to an end is likely, not certain, and after :data:`ROUNDS` of them is an error. Two are never elected.
+Assumption about the store: after an object is written, it can be read and is listed. This is tested before
+(:mod:`engine.storage.conditional_writes`). Random pauses separate voters that start over repeatedly; termination is
+likely, not certain, and after :data:`ROUNDS` rounds it is an error. Two candidates are never elected.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine.errors import ConfigError
 from engine.storage.base import BrokenError, ChangedError, NotFoundError, ObjectInfo
-from engine.storage.buckets import prefix_of, split_object
+from engine.storage.bucket_uris import prefix_of, split_object
 from engine.storage.files import replacing
 from engine.storage.options import StorageOptions
 from engine.storage.s3_listing import in_order

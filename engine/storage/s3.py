@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine.errors import ConfigError, StorageError
 from engine.storage.base import BrokenError, ChangedError, NotFoundError, ObjectInfo
-from engine.storage.buckets import is_access_point, prefix_of, split, split_object
+from engine.storage.bucket_uris import is_access_point, prefix_of, split, split_object
 from engine.storage.files import replacing
 from engine.storage.options import StorageOptions
 from engine.storage.s3_client import PARTS, connect, is_aws
-from engine.storage.s3_lean import LeanGet
+from engine.storage.s3_fast_get import FastGet
 from engine.storage.s3_listing import in_order, pages
 from engine.storage.s3_stream import PIECE, READ_SIZE, CorruptError, Digests, Stream, md5, md5_of, modified_ns
 from engine.storage.uris import S3
@@ -48,7 +48,7 @@ class S3Backend:
     def __init__(self, options: StorageOptions, say: Callable[[str], None]) -> None:
         self.options, self.say = options, say
         self._digests = Digests(say)
-        self._lean: LeanGet | None = None
+        self._fast_get: FastGet | None = None
         self._client: S3Client | None = None
         self._lock = threading.Lock()
 
@@ -59,7 +59,7 @@ class S3Backend:
 
         with failures(uri, done, self.options.endpoint_url or "AWS"), self._lock:
             if self._client is None:
-                self._client, self._lean = connect(self.options, self.say, timeouts=(CONNECT_TIMEOUT, READ_TIMEOUT))
+                self._client, self._fast_get = connect(self.options, self.say, timeouts=(CONNECT_TIMEOUT, READ_TIMEOUT))
             client = self._client
         if is_access_point(split(uri)[0]) and not is_aws(client):
             raise ConfigError(
@@ -198,11 +198,11 @@ class S3Backend:
         return any(item["Key"] == key and _bare(item.get("ETag", "")) == _bare(etag) for item in found)
 
     def _small(self, uri: str, path: Path) -> tuple[int, str] | None:
-        """Write a small object by a lean request, if it comes at once: when it was changed, and its ETag."""
+        """Write a small object by a fast request, if it comes at once: when it was changed, and its ETag."""
         from botocore.exceptions import FlexibleChecksumError
 
         try:
-            found = self._lean(uri, most=LARGE) if self._lean is not None else None
+            found = self._fast_get(uri, most=LARGE) if self._fast_get is not None else None
         except FlexibleChecksumError as error:
             raise CorruptError(uri, str(error)) from None
         if found is None:

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from engine.spec import AddressingStyle
 from engine.storage.endpoints import check_endpoint
 from engine.storage.options import StorageOptions
+from engine.storage.s3_fast_get import FastGet
 from engine.storage.s3_hosts import BucketHosts, requester_pays
-from engine.storage.s3_lean import LeanGet
 from engine.storage.s3_stream import READ_SIZE, md5
 from engine.storage.transfer import THREADS
 
@@ -32,7 +32,7 @@ def is_aws(client: S3Client) -> bool:
 
 def connect(
     options: StorageOptions, say: Callable[[str], None], *, timeouts: tuple[float, float]
-) -> tuple[S3Client, LeanGet]:
+) -> tuple[S3Client, FastGet]:
     """A client, and what asks for small objects as it does.
 
     Args:
@@ -78,7 +78,7 @@ def connect(
     if style is AddressingStyle.AUTO:
         style = AddressingStyle((core.get_scoped_config().get("s3") or {}).get("addressing_style") or style)
     client = make(config)
-    lean = LeanGet(
+    fast_get = FastGet(
         chain.now,
         retries,
         timeouts=timeouts,
@@ -90,17 +90,17 @@ def connect(
             client = make(
                 config.merge(Config(s3={"addressing_style": "path" if style is AddressingStyle.PATH else "virtual"}))
             )
-        lean.register(client)
-        return client, lean
+        fast_get.register(client)
+        return client, fast_get
     check_endpoint(client.meta.endpoint_url)
     # Few other stores have a host name for each bucket, or know the checksums that AWS takes by default.
     other = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
     client = make(config.merge(other))
     BucketHosts(style).register(client.meta.events)
-    lean.register(client)
+    fast_get.register(client)
     for operation in ("PutObject", "UploadPart"):
         client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)
-    return client, lean
+    return client, fast_get
 
 
 def _add_content_md5(params: Any, **_: Any) -> None:

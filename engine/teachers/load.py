@@ -20,7 +20,7 @@ from engine.plain_json import parse_json
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path, parent
 from engine.storage import name as name_of
-from engine.storage.bounded import JSON_BYTES, read_bounded
+from engine.storage.bounded_read import JSON_BYTES, read_bounded
 from engine.storage.publication import sha256_of
 from engine.teachers.base import REGISTRY, Teacher
 from engine.teachers.base_sources import LocalModel, is_hub_id, refuse_pointers, resolve_base_model

@@ -31,7 +31,7 @@ from engine.artifacts import ADAPTER, ADAPTER_CONFIG
 from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
 from engine.dataset.types import Frame
 from engine.errors import BaseModelError
-from engine.formats import FORMAT_VERSION, refuse_newer
+from engine.format_version import FORMAT_VERSION, refuse_newer
 from engine.plain_json import file_content, parse_json
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.adapter_config import AdapterConfig, named_by

@@ -26,9 +26,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import BaseModelError, StorageError
-from engine.formats import FORMAT, FORMAT_VERSION, refuse_newer
+from engine.format_version import FORMAT, FORMAT_VERSION, refuse_newer
 from engine.plain_json import read_object
-from engine.results import ApMetrics, HistoryPoint
+from engine.result_types import ApMetrics, HistoryPoint
 from engine.teachers.safetensors_files import read_header, read_tensors
 
 MAX_STATE_BYTES = 64 << 20

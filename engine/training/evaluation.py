@@ -24,7 +24,7 @@ from engine.evaluation.retention import retention
 from engine.evaluation.samples import choose_samples, make_record
 from engine.evaluation.thresholds import operation
 from engine.evaluation.validation_pages import write_pages
-from engine.results import AdapterFile, ApMetrics, Comparison, Retention, TeacherResult
+from engine.result_types import AdapterFile, ApMetrics, Comparison, Retention, TeacherResult
 from engine.teachers import LocalModel, Teacher
 from engine.teachers.lora import adapter_off, trainable_parameters
 from engine.training.box_prompts import DetectedBoxes, masks_of

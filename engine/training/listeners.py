@@ -10,8 +10,8 @@ import numpy as np
 
 from engine.evaluation.pictures import panels
 from engine.evaluation.samples import SampleView
-from engine.progress import Event, Listener
-from engine.results import TeacherResult
+from engine.events import Event, Listener
+from engine.result_types import TeacherResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from engine.config import TeacherSettings, TrainingConfig
 from engine.errors import InterruptedTrainingError, NotFiniteError, StorageError
-from engine.progress import Event, Listener, better_than
-from engine.results import ApMetrics, HistoryPoint
+from engine.events import Event, Listener, better_than
+from engine.result_types import ApMetrics, HistoryPoint
 from engine.teachers.activation_checkpointing import recompute
 from engine.teachers.base import Batch, Teacher
 from engine.teachers.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters

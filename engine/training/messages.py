@@ -8,11 +8,11 @@ from typing import Any
 from engine.dataset.problems import CATALOGUE
 from engine.dataset.unreadable_images import Unreadable
 from engine.evaluation.conclusion import conclude_result
-from engine.gain import ADVICE
-from engine.progress import better_than
-from engine.results import ApMetrics, SplitCheck, TeacherResult
+from engine.events import better_than
+from engine.no_gain import ADVICE
+from engine.result_types import ApMetrics, SplitCheck, TeacherResult
+from engine.safe_text import shortened
 from engine.spec import ExifOrientation
-from engine.text import shortened
 from engine.training.checkpoint import Checkpoint
 from engine.training.evaluation import EvaluationReport
 

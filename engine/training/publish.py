@@ -38,9 +38,9 @@ from engine.errors import NoProgressError, NotFiniteError, StorageError
 from engine.evaluation.report import render_report
 from engine.evaluation.samples import SampleView, read_samples
 from engine.evaluation.settings_table import settings_table
+from engine.events import Event, Listener, better_than
 from engine.plan import TrainingRun
-from engine.progress import Event, Listener, better_than
-from engine.results import TeacherResult
+from engine.result_types import TeacherResult
 from engine.storage import Storage, join
 from engine.storage import name as name_of
 from engine.storage.publication import ATTEMPTS
@@ -147,7 +147,7 @@ def publish_result(
         run: That trained it.
         storage: Where artifacts go.
         work_dir: Of the trainer.
-        whole: Publish the run; it needs what :func:`engine.local.begin` has written.
+        whole: Publish the run; it needs what :func:`engine.local_run.begin` has written.
 
     Returns:
         What is published, and whether it is of this attempt.

@@ -13,7 +13,7 @@ from engine.dataset.leaks import Grouping, Kind, Leak, PartImages, find_leaks, r
 from engine.dataset.split_groups import field_values, keep_together, part_images
 from engine.dataset.thumbnail_cache import thumbnails_of
 from engine.errors import DataError
-from engine.results import SplitCheck
+from engine.result_types import SplitCheck
 from engine.storage import Storage
 
 EXAMPLES = 3

@@ -20,10 +20,10 @@ from engine.dataset.split import split_dataset
 from engine.dataset.types import Frame
 from engine.dataset.unreadable_images import Unreadable, check_few, find_unreadable, names_of
 from engine.errors import DataError
-from engine.results import SplitCheck
+from engine.result_types import SplitCheck
+from engine.safe_text import listed
 from engine.spec import ExifOrientation
 from engine.storage import Storage
-from engine.text import listed
 from engine.training.shared_images import check_shared, groups, known_images
 
 Known = Callable[[Callable[[], None]], PartImages]

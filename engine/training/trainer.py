@@ -29,9 +29,9 @@ from engine.dataset.types import Frame
 from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.samples import read_samples
 from engine.evaluation.settings_table import settings_table
+from engine.events import Event, EventKind, Listener, better_than
 from engine.plan import TrainingRun
-from engine.progress import Event, EventKind, Listener, better_than
-from engine.results import TeacherResult
+from engine.result_types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, is_hub_id, resolve_base_model

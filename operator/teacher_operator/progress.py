@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from engine.progress import Event, better_than, parse_line
+from engine.events import Event, better_than, parse_line
 from teacher_operator.status import ProgressStatus
 from teacher_operator.times import seconds, timestamp
 

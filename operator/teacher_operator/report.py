@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from engine.outcome import TeacherOutcome
-from engine.results import MemoryNeed
+from engine.result_types import MemoryNeed
 from engine.spec import OnNoGain, TeacherName
 from teacher_operator.dataset_report import dataset_sentence
 from teacher_operator.progress import percent_text

@@ -41,9 +41,9 @@ from engine.dataset.types import Detections
 from engine.dataset.wordpiece import Vocabulary
 from engine.errors import BaseModelError, ConfigError, DataError, StorageError, TeacherError
 from engine.estimate.forecast import find_base
+from engine.events import Event, parse_line
 from engine.manifest import load_manifest
 from engine.outcome import Outcome, parse_outcome
-from engine.progress import Event, parse_line
 from engine.spec import DatasetSpec, FineTuneSpec, TeacherName
 from engine.storage import Storage
 from engine.storage.publication import Commit, Publication

@@ -14,8 +14,8 @@ import pytest
 from runs import manifest, teacher, write_parts
 
 from engine.errors import NoProgressError
+from engine.events import parse_line
 from engine.outcome import parse_outcome
-from engine.progress import parse_line
 
 pytestmark = pytest.mark.slow
 

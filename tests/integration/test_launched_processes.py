@@ -15,8 +15,8 @@ import yaml
 from safetensors.torch import load_file
 from together import free_port
 
+from engine.events import Event, parse_line
 from engine.outcome import Outcome, parse_outcome
-from engine.progress import Event, parse_line
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "examples" / "tiny_teachers"

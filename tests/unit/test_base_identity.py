@@ -14,7 +14,7 @@ from tiny_run import save_run
 
 from engine.base_identity import base_digest, local_parts
 from engine.errors import BaseModelError, ConfigError
-from engine.local import prepare
+from engine.local_run import prepare
 from engine.manifest import Manifest
 from engine.spec import DatasetSpec, FineTuneSpec, TeacherName, TeacherSpec
 from engine.storage import Storage

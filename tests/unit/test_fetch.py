@@ -10,7 +10,7 @@ import pytest
 from engine.artifacts import FileEntry, RunLayout, RunMetadata, fetch_run
 from engine.errors import ConfigError, StorageError
 from engine.storage import Storage
-from engine.storage.claims import locked
+from engine.storage.output_lock import lock_file
 
 
 def published(folder: Path, run_id: str, created: str = "2026-01-01T00:00:00+00:00") -> RunLayout:
@@ -128,7 +128,7 @@ def test_what_a_killed_fetch_left_is_removed_and_two_do_not_share_a_folder(tmp_p
     left = here / ".fetch-killed" / "teachers"
     left.mkdir(parents=True)
     (left / "big.partial").write_bytes(b"half")
-    with locked(here / ".fetch.lock", what=str(here)), pytest.raises(StorageError, match=r"is working on .*here"):
+    with lock_file(here / ".fetch.lock", what=str(here)), pytest.raises(StorageError, match=r"is working on .*here"):
         fetch_run(run, here, storage=Storage())
     assert left.is_dir()
     fetch_run(run, here, storage=Storage())

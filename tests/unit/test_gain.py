@@ -18,7 +18,7 @@ from engine.cli import display
 from engine.config import RunConfig
 from engine.evaluation.retention import retention
 from engine.outcome import LIMIT, Outcome, TeacherOutcome
-from engine.results import AdapterFile, TeacherResult
+from engine.result_types import AdapterFile, TeacherResult
 from engine.spec import AugmentationSpec, TeacherName
 
 

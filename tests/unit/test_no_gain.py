@@ -10,19 +10,19 @@ from pydantic import ValidationError
 from rich.console import Console
 from toy import metadata_of, metrics, result_of, run_config, settings, training, write_toy_data
 
-from engine import local
+from engine import local_run
 from engine.artifacts import RunLayout, model_card
-from engine.cli import display, progress
+from engine.cli import display, progress_output
 from engine.cli.outcome_file import failures_in
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import inspect_dataset
 from engine.errors import EXIT_ERRORS, NotBetterThanBaseError
 from engine.evaluation.conclusion import improved
+from engine.events import Event
 from engine.fine_tune import fine_tune
-from engine.gain import ADVICE, check_gain, warning
+from engine.no_gain import ADVICE, check_gain, warning
 from engine.outcome import LIMIT, parse_outcome
-from engine.progress import Event
-from engine.results import Comparison, Interval, TeacherResult
+from engine.result_types import Comparison, Interval, TeacherResult
 from engine.spec import DatasetSpec, FineTuneSpec, OnNoGain, TeacherName, TrainingSpec
 from engine.training.messages import summary
 
@@ -143,7 +143,7 @@ def test_all_teachers_are_trained_and_published_before_a_run_fails_for_it(
         done = metadata_of(run_id=run.config.run_id, teachers=(worse(DINO), result_of(SAM, improved=True)))
         Path(layout.metadata).write_text(done.model_dump_json())
 
-    monkeypatch.setattr(local, "train", train)
+    monkeypatch.setattr(local_run, "train", train)
     monkeypatch.setenv("TEACHER_CACHE", str(tmp_path / "cache"))
     spec = FineTuneSpec(
         dataset=DatasetSpec(annotations=str(file)),
@@ -162,8 +162,8 @@ def test_all_teachers_are_trained_and_published_before_a_run_fails_for_it(
 
 def test_the_bar_calls_nothing_the_best_that_the_base_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(record=True, width=200, quiet=False)
-    monkeypatch.setattr(progress, "console", console)
-    tell = progress.bar()
+    monkeypatch.setattr(progress_output, "console", console)
+    tell = progress_output.bar()
     known = {"event": "evaluation", "teacher": "sam", "phase": "adapted", "ap_before": 0.3}
     tell(Event(event="start", teacher="sam", steps=10))
     tell(Event(**known, ap=0.2, best=False))

@@ -25,7 +25,7 @@ from engine.cli.app import app
 from engine.config import RunConfig
 from engine.dataset.types import Sample
 from engine.errors import BaseModelError
-from engine.results import AdapterFile
+from engine.result_types import AdapterFile
 from engine.spec import TeacherName
 from engine.teachers import load_adapted
 from engine.teachers.lora import AdapterCard, merged

@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import StorageError
 from engine.storage import Storage, claims
-from engine.storage.claims import claimed
+from engine.storage.output_lock import lock_output
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +31,10 @@ class Unconditional(Storage):
 @pytest.mark.parametrize("store", [Storage, Unconditional])
 def test_the_second_is_refused_and_the_first_goes_on(s3: str, store: type[Storage]) -> None:
     output = f"{s3}/out/labels.json"
-    with claimed(output, store()) as check:
+    with lock_output(output, store()) as check:
         time.sleep(0.5)
         with pytest.raises(StorageError, match="is working on"):
-            claimed(output, store()).__enter__()
+            lock_output(output, store()).__enter__()
         time.sleep(2)  # longer than one that is not renewed counts
         check()
     assert not list(Storage().list(f"{s3}/out"))
@@ -43,14 +43,14 @@ def test_the_second_is_refused_and_the_first_goes_on(s3: str, store: type[Storag
 def test_that_of_a_process_that_was_killed_is_taken_over(s3: str) -> None:
     output, notes = f"{s3}/out/labels.json", list[str]()
     Storage().write_bytes(f"{output}.lease", b'{"owner": "gone", "holder": "process 1 on node-7"}')
-    with claimed(output, Storage(), note=notes.append) as check:
+    with lock_output(output, Storage(), note=notes.append) as check:
         check()
     assert "process 1 on node-7" in notes[0]
 
 
 def test_one_that_another_has_taken_over_stops(s3: str) -> None:
     output = f"{s3}/out/labels.json"
-    with claimed(output, Storage()) as check:
+    with lock_output(output, Storage()) as check:
         Storage().write_bytes(f"{output}.lease", b'{"owner": "other", "holder": "process 1 on node-7"}')
         time.sleep(1)
         with pytest.raises(StorageError, match="process 1 on node-7"):
@@ -66,7 +66,7 @@ def test_of_several_that_begin_in_the_same_moment_at_most_one_goes_on(s3: str, s
     def begin(number: int) -> None:
         barrier.wait()
         try:
-            with claimed(output, store()) as check:
+            with lock_output(output, store()) as check:
                 time.sleep(1.2)
                 check()
                 won.append(number)

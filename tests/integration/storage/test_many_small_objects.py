@@ -21,7 +21,7 @@ from engine.dataset import CocoImage, ImageFolder
 from engine.errors import StorageError
 from engine.storage import NotFoundError, Storage, StorageOptions
 from engine.storage.retries import Retries
-from engine.storage.s3_lean import LeanGet, signed
+from engine.storage.s3_fast_get import FastGet, signed
 
 CONTENT = bytes(range(256)) * 40
 
@@ -47,7 +47,7 @@ def images(count: int) -> list[CocoImage]:
 @pytest.mark.parametrize("token", [None, "a/token+of=a role"])
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9000/bucket/", "https://bucket.s3.eu-west-1.amazonaws.com/"])
 def test_requests_are_signed_as_botocore_signs_them(url: str, key: str, token: str | None) -> None:
-    lean = LeanGet(lambda: credentials, Retries(1, print, lambda: None), timeouts=(1, 1), ca_bundle=None)
+    lean = FastGet(lambda: credentials, Retries(1, print, lambda: None), timeouts=(1, 1), ca_bundle=None)
     credentials = Credentials("KEY", "secret", token)
     path = urlsplit(url).path + quote(key, safe="/-._~")
     theirs = AWSRequest("GET", url.removesuffix(urlsplit(url).path) + path, headers={"x-amz-checksum-mode": "ENABLED"})

@@ -23,7 +23,7 @@ from faulty_s3 import Fault, FaultyS3, Handler, Request, error, says
 from engine.errors import ConfigError, StorageError
 from engine.spec import AddressingStyle
 from engine.storage import Storage, StorageOptions, join
-from engine.storage.buckets import split
+from engine.storage.bucket_uris import split
 
 AP = "arn:aws:s3:eu-west-1:123456789012:accesspoint/team"
 OUTPOST = "arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-01ac5d28a6a232904/accesspoint/team"

@@ -22,7 +22,7 @@ from runs import TINY, manifest, teacher, write_parts
 from engine.artifacts import ADAPTER, RunLayout, RunMetadata, fetch_run, read_metadata
 from engine.config import from_yaml
 from engine.plan import TrainingRun
-from engine.results import TeacherResult
+from engine.result_types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, join
 from engine.training import publish

@@ -96,7 +96,9 @@ def test_a_full_disk_for_standard_output_is_a_failure(data: Path) -> None:
 
 
 def test_a_closed_stream_is_not_given_to_the_next_file() -> None:
-    program = "from engine.cli.streams import open_streams; open_streams(); print(open('/dev/null').fileno() > 2)"
+    program = (
+        "from engine.cli.standard_streams import open_streams; open_streams(); print(open('/dev/null').fileno() > 2)"
+    )
     done = subprocess.run(
         ["bash", "-c", '"$@" 2>&- <&-', "-", sys.executable, "-c", program],
         capture_output=True,

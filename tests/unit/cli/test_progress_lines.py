@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from engine.cli.progress import _title, bar, json_lines, lines, sentence
+from engine.cli.progress_output import _title, bar, json_lines, lines, sentence
 from engine.cli.runs import ProgressStyle, _listener
-from engine.progress import Event
+from engine.events import Event
 
 EVENTS = [
     Event(event="note", teacher="sam", message="fetching the base"),

@@ -19,7 +19,7 @@ from engine.evaluation.ground_truth import truth_of
 from engine.evaluation.report import class_rows, curves, render_report, score_curves, verdict
 from engine.evaluation.retention import retention
 from engine.evaluation.samples import SampleView, make_record
-from engine.results import (
+from engine.result_types import (
     AdapterFile,
     ApMetrics,
     ClassMatrix,

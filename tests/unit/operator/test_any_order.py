@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tft_objects import BOXES, GPU, MASKS, NAME, NOW, disrupted, failed_message, unschedulable
 from tft_world import World
 
-from engine.progress import Event
+from engine.events import Event
 from teacher_operator.report import is_terminal
 from teacher_operator.status import FailureStatus
 from teacher_operator.teachers import ENDED

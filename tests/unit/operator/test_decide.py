@@ -24,8 +24,8 @@ from tft_objects import (
 from tft_schema import status_errors
 from tft_world import World
 
+from engine.events import Event
 from engine.outcome import Outcome, TeacherOutcome
-from engine.progress import Event
 from engine.spec import TeacherName
 from teacher_operator.attempts import attempted
 from teacher_operator.decide import Observed, decide, read_status

@@ -8,7 +8,7 @@ import pytest
 from tft_objects import MASKS, NAME, NAMESPACE, NOW, pod_of, teacher_of
 from tft_world import World
 
-from engine.progress import Event
+from engine.events import Event
 from teacher_operator.names import inspect_job, trainer_job
 from teacher_operator.nodes import not_ready_since
 from teacher_operator.progress import GAP_MAX, ProgressView, read_progress

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.dataset.types import ClassInfo, DatasetInfo, Problem
 from engine.outcome import Outcome, Prepared, TeacherOutcome
-from engine.results import AdapterFile, MemoryNeed
+from engine.result_types import AdapterFile, MemoryNeed
 from engine.spec import TeacherName
 from teacher_operator.api import API_VERSION, KIND
 from teacher_operator.names import COMPONENT, FIELD_MANAGER, KUEUE_QUEUE, MANAGED_BY, RUN, TRAINER

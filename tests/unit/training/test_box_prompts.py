@@ -20,9 +20,9 @@ from engine.config.model import TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import CocoAnnotation, Detections
 from engine.errors import ConfigError, InterruptedTrainingError
+from engine.events import Event
 from engine.plan import TrainingRun
-from engine.progress import Event
-from engine.results import TeacherResult
+from engine.result_types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY

@@ -15,7 +15,7 @@ from toy import metrics, overlap, toy_loop
 
 from engine.config import LoraSettings
 from engine.errors import InterruptedTrainingError, NotFiniteError, TeacherError
-from engine.progress import Event
+from engine.events import Event
 from engine.spec import LoraPreset
 from engine.teachers.lora import adapter_tensors
 from engine.training import loop as loop_module

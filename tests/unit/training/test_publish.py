@@ -10,9 +10,9 @@ from toy import result_of, run_config, settings
 from engine.artifacts import RESULT, RunLayout, read_result
 from engine.config import RunConfig
 from engine.errors import StorageError
+from engine.events import Event
 from engine.plan import TrainingRun
-from engine.progress import Event
-from engine.results import TeacherResult
+from engine.result_types import TeacherResult
 from engine.spec import AugmentationSpec, TeacherName
 from engine.storage import Storage, join
 from engine.training import publish

@@ -14,7 +14,7 @@ from toy import ToyTeacher, toy_loop
 
 from engine.config import LoraSettings
 from engine.errors import OutOfMemoryError
-from engine.progress import Event
+from engine.events import Event
 from engine.spec import LoraPreset
 from engine.teachers.lora import adapter_tensors
 from engine.training.checkpoint import load_checkpoint

@@ -20,8 +20,8 @@ from engine.dataset import Sample, inspect_dataset, load_dataset, load_sample
 from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError, TeacherError
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.samples import SampleRecord
-from engine.progress import Event, better_than
-from engine.results import TeacherResult
+from engine.events import Event, better_than
+from engine.result_types import TeacherResult
 from engine.spec import TeacherName
 from engine.teachers import REGISTRY, load_adapted
 from engine.teachers.lora import adapter_off

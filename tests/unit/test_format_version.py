@@ -13,7 +13,7 @@ import yaml
 from engine.artifacts import RunLayout, fetch_run, read_metadata, read_result
 from engine.config import from_yaml
 from engine.errors import BaseModelError, ConfigError, StorageError
-from engine.formats import refuse_newer
+from engine.format_version import refuse_newer
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers.lora import AdapterCard

@@ -30,7 +30,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from urllib3.util.wait import wait_for_read
 
-from engine.storage.buckets import split
+from engine.storage.bucket_uris import split
 
 if TYPE_CHECKING:
     from engine.storage.retries import Retries
@@ -116,7 +116,7 @@ class Whole:
     about: Mapping[str, Any]
 
 
-class LeanGet:
+class FastGet:
     """Asks for objects of buckets that botocore has asked for one of before. Safe to use from several threads.
 
     Args:

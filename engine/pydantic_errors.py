@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from engine.errors import ConfigError
-from engine.text import listed
+from engine.safe_text import listed
 
 M = TypeVar("M", bound=BaseModel)
 

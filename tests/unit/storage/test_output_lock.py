@@ -14,13 +14,13 @@ import pytest
 
 from engine.errors import StorageError
 from engine.storage import Storage
-from engine.storage.claims import claimed, locked
+from engine.storage.output_lock import lock_file, lock_output
 
 HOLDS = """
 import sys, time
 from engine.storage import Storage
-from engine.storage.claims import claimed
-with claimed(sys.argv[1], Storage()):
+from engine.storage.output_lock import lock_output
+with lock_output(sys.argv[1], Storage()):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -39,10 +39,10 @@ def test_a_second_process_is_refused_until_the_first_has_ended_however_it_did(tm
         with pytest.raises(
             StorageError, match=rf"another process \(process {first.pid} on .*\) is working on"
         ) as error:
-            claimed(str(output), Storage()).__enter__()
+            lock_output(str(output), Storage()).__enter__()
         assert error.value.exit_code == 43
         first.kill()
-    with claimed(str(output), Storage()):
+    with lock_output(str(output), Storage()):
         pass
     assert list(output.parent.iterdir()) == []
 
@@ -55,8 +55,8 @@ def test_other_names_of_the_same_file_are_the_same_output(tmp_path: Path, monkey
     with holder(output) as first:
         for same in ("labels.json", output.as_uri(), str(tmp_path / "link" / "labels.json"), "link.json"):
             with pytest.raises(StorageError, match="is working on"):
-                claimed(same, Storage()).__enter__()
-        with claimed("other.json", Storage()):
+                lock_output(same, Storage()).__enter__()
+        with lock_output("other.json", Storage()):
             pass
         first.kill()
 
@@ -66,19 +66,19 @@ def test_another_thread_is_refused_and_a_process_that_was_forked_holds_nothing(t
 
     def second() -> None:
         try:
-            with locked(file, what="it"):
+            with lock_file(file, what="it"):
                 pass
         except StorageError as error:
             refused.append(str(error))
 
-    with locked(file, what="it"):
+    with lock_file(file, what="it"):
         child = get_context("fork").Process(target=time.sleep, args=(60,))
         child.start()
         thread = threading.Thread(target=second)
         thread.start()
         thread.join()
     assert len(refused) == 1
-    with locked(file, what="it"):
+    with lock_file(file, what="it"):
         pass
     child.kill()
     child.join()
@@ -87,5 +87,5 @@ def test_another_thread_is_refused_and_a_process_that_was_forked_holds_nothing(t
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_where_nothing_can_be_written_nothing_is_locked(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with locked(tmp_path / "lock", what="it"):
+    with lock_file(tmp_path / "lock", what="it"):
         pass

@@ -33,9 +33,9 @@ from engine.errors import (
     TeacherError,
 )
 from engine.estimate.forecast import check_layers
+from engine.events import Event, Listener, parse_line
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
-from engine.progress import Event, Listener, parse_line
 from engine.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, restore_handlers
 from engine.storage import Storage, join, name
 

@@ -1,4 +1,4 @@
-"""One process at a time works on an output: :func:`claimed`, for files by a lock, for object stores by a lease.
+"""One process at a time works on an output: :func:`lock_output`, for files by a lock, for object stores by a lease.
 
 A lock on a file goes with its process, however that ends. An object store knows no locks, so the process writes a
 *lease* next to the output and renews it. A process that finds one waits to see whether it is renewed: then another
@@ -44,7 +44,7 @@ _mutex = threading.Lock()
 
 
 @contextmanager
-def claimed(
+def lock_output(
     uri: str, storage: Storage, *, note: Callable[[str], None] = lambda _: None
 ) -> Iterator[Callable[[], None]]:
     """Keep an output for this process, for the length of the block.
@@ -63,7 +63,7 @@ def claimed(
     local = storage.local_path(uri)
     if local is not None:
         whole = local.resolve()
-        with locked(whole.with_name(f"{whole.name}.lock"), what=uri):
+        with lock_file(whole.with_name(f"{whole.name}.lock"), what=uri):
             yield lambda: None
         return
     lease = _Lease(f"{uri}.lease", uri, storage)
@@ -79,7 +79,7 @@ def claimed(
 
 
 @contextmanager
-def locked(file: Path, *, what: str) -> Iterator[None]:
+def lock_file(file: Path, *, what: str) -> Iterator[None]:
     """Hold the lock of a file, which is made, and removed in the end.
 
     The lock is the process's own (POSIX record lock): processes that it forks do not hold it.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.errors import NotBetterThanBaseError
-from engine.results import ApMetrics, TeacherResult
+from engine.result_types import ApMetrics, TeacherResult
 from engine.spec import OnNoGain
 
 ADVICE = "Use the base, or train longer, with another learning rate or on more images"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.formats import FORMAT_VERSION
+from engine.format_version import FORMAT_VERSION
 from engine.spec import TeacherName
 
 
