@@ -1,7 +1,7 @@
-"""Where base models come from: the Hugging Face hub, a folder, object storage, or a segment-anything checkpoint.
+"""Fetch base models from the Hugging Face hub, a folder, object storage, or a segment-anything checkpoint.
 
-Only configuration, tokenizer and safetensors are fetched: weights in pickle files are refused, since reading one runs
-what is in it. (Original segment-anything ``.pth`` files are read as tensors alone, and converted.)
+Only configuration, tokenizer and safetensors are fetched: weights in pickle files are rejected, since reading one can
+run any code. (Of original segment-anything ``.pth`` files only tensors are read, and converted.)
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FILES = (
     "tokenizer*",
     "vocab.*",
 )
-"""All that is fetched of a model, as patterns of names."""
+"""Name patterns of the files to fetch."""
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ORIGINAL = "original.sha256"
@@ -60,10 +60,10 @@ class LocalModel:
     Attributes:
         folder: A transformers model folder.
         revision: The commit of a hub model; of any other, ``sha256``.
-        sha256: Of the weights as they were had: of ``model.safetensors``, of the digests of its shards, or of the
+        sha256: sha256 of the weights: of ``model.safetensors``, of the digests of its shards, or of the
             original ``.pth``.
-        parts: sha256 of what else decides what the model does, by the names of :data:`engine.base_identity.PARTS`;
-            nothing of an original ``.pth``, whose configuration follows from its weights.
+        parts: sha256 of the other files that determine results, by the names of :data:`engine.base_identity.PARTS`;
+            empty for an original ``.pth``, whose configuration follows from its weights.
     """
 
     folder: Path
@@ -78,23 +78,23 @@ class LocalModel:
 
 
 def is_hub_id(base_model: str) -> bool:
-    """Whether a base model's name is one of the hub: ``name`` or ``owner/name``, and no folder of that name here."""
+    """Return whether a base model's name is a hub id: ``name`` or ``owner/name``, and not an existing folder."""
     named = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base_model) is not None
     return named and not base_model.endswith(".pth") and not Path(base_model).exists()
 
 
 def resolve_base_model(base_model: str, revision: str | None, *, storage: Storage, cache: Path) -> LocalModel:
-    """Bring a base model to the disk.
+    """Fetch a base model to the disk.
 
     Args:
         base_model: Hub id; folder; ``s3://`` prefix; or the path or URI of a segment-anything ``.pth``.
         revision: Commit, tag or branch of a hub id.
-        storage: How object storage is reached.
-        cache: Models from object storage and converted ones are kept here; those of the hub in the hub's own cache.
+        storage: Access to object storage.
+        cache: Folder for models from object storage and converted ones; hub models are in the hub's own cache.
 
     Raises:
-        BaseModelError: It cannot be had, or is not whole.
-        ConfigError: ``revision`` is given for what has none.
+        BaseModelError: It is unavailable or incomplete.
+        ConfigError: ``revision`` is given, and the base is not a hub id.
     """
     if is_hub_id(base_model):
         return _from_hub(base_model, revision)
@@ -144,7 +144,7 @@ def _from_hub(repo: str, revision: str | None) -> LocalModel:
 
 
 def _from_storage(uri: str, storage: Storage, cache: Path) -> tuple[Path, list[str]]:
-    """The folder that holds what is wanted of a prefix, and the names of all that is there."""
+    """Return the local folder with the fetched files of a prefix, and the names of all files below the prefix."""
     items = [item for item in storage.list(uri) if "/" not in item.key]
     if not items:
         raise BaseModelError(f"base model {uri} is not there: nothing lies below that prefix")
@@ -198,10 +198,10 @@ def _check(model: str, folder: Path, names: Sequence[str]) -> None:
 
 
 def refuse_pointers(whose: str, files: Iterable[Path]) -> None:
-    """See that files are there themselves, not what Git LFS has in their place.
+    """Check that files are not Git LFS pointers.
 
     Raises:
-        BaseModelError: One is a pointer.
+        BaseModelError: A file is a pointer.
     """
     for file in files:
         if file.is_file() and file.stat().st_size <= LONGEST_POINTER and is_pointer(file.read_bytes()):
@@ -209,7 +209,7 @@ def refuse_pointers(whose: str, files: Iterable[Path]) -> None:
 
 
 def _shards(model: str, folder: Path) -> list[str]:
-    """The files that an index names, where weights are in several."""
+    """Return the files named in the index, if weights are in several files."""
     if (folder / WEIGHTS).is_file():
         return []
     try:
@@ -220,7 +220,7 @@ def _shards(model: str, folder: Path) -> list[str]:
 
 
 def _weights_digest(folder: Path) -> str:
-    """sha256 of ``model.safetensors``, or of the digests of the shards in the order of their names."""
+    """Return the sha256 of ``model.safetensors``, or of the digests of the shards in the order of their names."""
     if (folder / WEIGHTS).is_file():
         return digest_of(folder / WEIGHTS)
     shards = _shards(str(folder), folder)
@@ -228,7 +228,7 @@ def _weights_digest(folder: Path) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of the innermost cause."""
+    """Return the first line of the innermost cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

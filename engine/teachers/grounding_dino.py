@@ -1,7 +1,7 @@
 """Grounding DINO and MM-Grounding-DINO: boxes from class names.
 
-Logits and boxes come from transformers; prompts, objective and scores are ours (:mod:`engine.teachers.prompts`,
-:mod:`engine.teachers.grounding_dino_loss`).
+Logits and boxes come from transformers; prompts, objective and scores are implemented in
+:mod:`engine.teachers.prompts` and :mod:`engine.teachers.grounding_dino_loss`.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ PRESETS = {
     LoraPreset.ENCODER_DECODER: rf"{_DECODER}|{_ENCODER}",
     LoraPreset.ALL: rf"{_DECODER}|{_ENCODER}|{_BACKBONE}",
 }
-"""Attention and feed-forward layers. Box heads stay as they are: the decoder's are one tensor under many names, which
-LoRA would silently take apart (a merged adapter would no longer be the applied one). BERT stays too."""
+"""Attention and feed-forward layers. Box heads stay frozen: those of the decoder are one tensor under many names, which
+LoRA would silently untie (a merged adapter would differ from the applied one). BERT stays frozen too."""
 
 
 @register
 class GroundingDino(Teacher):
-    """Grounding DINO with the classes of one data set.
+    """Grounding DINO with the classes of one dataset.
 
     Not supported: training with a frozen batch-norm backbone (ResNet).
     """
@@ -95,7 +95,7 @@ class GroundingDino(Teacher):
         settings: GroundingDinoSettings,
         transform: GroundingDinoTransform,
     ) -> None:
-        # PEFT asks for them, and the library does not know where they are.
+        # PEFT requests the input embeddings, and the library does not find them.
         model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
         cache_captions(model)
         reorder_cross_attention(model)
@@ -112,7 +112,7 @@ class GroundingDino(Teacher):
     def load(
         cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: GroundingDinoSettings
     ) -> Self:
-        """See :meth:`Teacher.load`; ``preprocessor_config.json`` gives the image size if it is there."""
+        """See :meth:`Teacher.load`; the image size is read from ``preprocessor_config.json`` if it exists."""
         try:
             kind = read_config(folder, MODELS)["model_type"]
             check_tokenizer_files(folder)
@@ -132,7 +132,7 @@ class GroundingDino(Teacher):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except BaseModelError:
             raise
-        except Exception as error:  # what the library raises for files of others may be anything
+        except Exception as error:  # the library may raise anything for untrusted files
             raise BaseModelError(f"{folder} holds no Grounding DINO that can be loaded: {shortened(error)}") from error
         check_loaded(folder, model, report["missing_keys"])
         check_tokenizer(folder, tokenizer, vocabulary=config.text_config.vocab_size)
@@ -152,7 +152,7 @@ class GroundingDino(Teacher):
         return other
 
     def lora_targets(self, lora: LoraSettings) -> LoraTargets:
-        """See :data:`PRESETS`; where layers of the encoder are skipped, so is all that comes before them."""
+        """See :data:`PRESETS`; if layers of the encoder are skipped, all modules before them are skipped too."""
         layers = later_layers(lora.skip_layers, self._detector.config.encoder_layers)
         preset = LoraPreset.ENCODER_DECODER if lora.skip_layers and lora.preset is LoraPreset.ALL else lora.preset
         return LoraTargets(
@@ -173,19 +173,19 @@ class GroundingDino(Teacher):
         }
 
     def _depth(self) -> int | None:
-        """Frozen layers of the encoder; where captions change from image to image, none of these is kept."""
+        """Return the number of frozen encoder layers to cache; none if captions differ between images."""
         depth = frozen_layers(self._detector)
         return depth if depth is None or self.book.fits else 0
 
     def example(self, sample: Sample, rng: np.random.Generator) -> Example:
-        """One image and its objects.
+        """Preprocess one image and its objects.
 
         Returns:
             ``pixel_values`` (3, H, W) float32, or see :func:`engine.teachers.feature_cache.picture`; ``boxes``
-            (N, 4) float32, center x, center y, width, height as shares of the image; ``class_indices`` (N,) int64;
-            ``crowd_boxes`` (M, 4) and ``crowd_classes`` (M,), the same of crowds, where detections are no mistakes;
-            ``order`` (classes,) int64, a random order of all classes if one caption does not hold them; ``noise``, see
-            :func:`engine.teachers.denoising.noise`, if it is on.
+            (N, 4) float32, cxcywh as shares of the image; ``class_indices`` (N,) int64; ``crowd_boxes`` (M, 4) and
+            ``crowd_classes`` (M,), the same for crowds, in which detections are not errors; ``order`` (classes,)
+            int64, a random order of all classes if they need several captions; ``noise`` if denoising is on, see
+            :func:`engine.teachers.denoising.noise`.
         """
         kept = ~sample.is_crowd
         size = sample.image.shape[:2]
@@ -208,7 +208,7 @@ class GroundingDino(Teacher):
         return collate(examples, [self._prompts(example) for example in examples], places=self.queries)
 
     def count(self, batch: Batch) -> float:
-        """Objects in the batch."""
+        """Return the number of objects in the batch."""
         return float(sum(len(boxes) for boxes in batch["boxes"]))
 
     def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
@@ -221,7 +221,7 @@ class GroundingDino(Teacher):
         listening: AbstractContextManager[dict[str, Any]] = nullcontext({}) if given is None else decoder_call(decoder)
         with listening as call:
             outputs = self._see(batch, {name: batch[name] for name in ("input_ids", "attention_mask")})
-            mended: Any = None if given is None else denoise(decoder, call, given)
+            denoised: Any = None if given is None else denoise(decoder, call, given)
         with torch.autocast(self.device.type, enabled=False):
             losses = detection_losses(
                 stack([*self._decoder_layers(outputs, text_mask), *proposals(outputs, text_mask)]),
@@ -233,8 +233,8 @@ class GroundingDino(Teacher):
                 seen = replace(
                     outputs,
                     init_reference_points=given.boxes,
-                    intermediate_hidden_states=mended.intermediate_hidden_states,
-                    intermediate_reference_points=mended.intermediate_reference_points,
+                    intermediate_hidden_states=denoised.intermediate_hidden_states,
+                    intermediate_reference_points=denoised.intermediate_reference_points,
                 )
                 losses += denoising_losses(
                     stack(self._decoder_layers(seen, text_mask)), given, targets, text_mask=text_mask, count=count
@@ -253,16 +253,16 @@ class GroundingDino(Teacher):
 
         A query's score for a class is the mean probability of the class's tokens, and the best pairs of query and
         class are kept, as both reference implementations evaluate on COCO (``demo/test_ap_on_coco.py`` of
-        IDEA-Research/GroundingDINO; ``convert_grounding_to_cls_scores`` of mmdetection). The smallest, the largest
-        or the geometric mean in its place give the same AP to a tenth of a point, also where classes share words
-        (``cell``, ``cell wall``, ``cells``): tokens are told apart by the phrase that they stand in. Only images of one
-        size share a forward pass: what is seen in an image does not depend on those beside it.
+        IDEA-Research/GroundingDINO; ``convert_grounding_to_cls_scores`` of mmdetection). Minimum, maximum or geometric
+        mean instead of the mean give the same AP to a tenth of a point, also if classes share words (``cell``,
+        ``cell wall``, ``cells``): the model distinguishes tokens by their phrase. Only images of one size share a
+        forward pass, so that the detections in an image do not depend on the batch.
         """
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, sample in enumerate(samples):
             groups[self.transform.plan(*sample.image.shape[:2]).padded].append(index)
         found: dict[int, Detections] = {}
-        features = self.features if self._depth() else None  # without the encoder's there is little to save
+        features = self.features if self._depth() else None  # without encoder layers the cache saves little
         for group in groups.values():
             pictures = [picture(features, samples[index].image, self.transform.image) for index in group]
             batch = to_device(collate_pictures(pictures, places=self.queries), self.device)
@@ -278,7 +278,7 @@ class GroundingDino(Teacher):
         return self.book.sample(example["class_indices"].tolist(), example["order"].tolist())
 
     def _candidates(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores, classes (B, K) and boxes (B, K, 4) of the K best pairs of query and class, best first."""
+        """Return scores, classes (B, K) and boxes (B, K, 4) of the K best pairs of query and class, best first."""
         found = [self._candidates_of(batch, prompt) for prompt in self.book.chunks()]
         scores, classes, boxes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         scores, best = scores.topk(min(self.settings.max_detections, scores.shape[1]))
@@ -300,7 +300,7 @@ class GroundingDino(Teacher):
         return scores, classes, last.boxes.gather(1, query[..., None].expand(-1, -1, 4))
 
     def _see(self, batch: Batch, captions: dict[str, Tensor]) -> Any:
-        """What the model makes of R pairs of an image of the batch and a caption (R, T)."""
+        """Run the model on R pairs of an image of the batch and a caption (R, T)."""
         images, depth = batch["images"], self._depth()
         if depth is None or ("pictures" not in batch and not torch.is_grad_enabled()):
             return self.model(
@@ -310,7 +310,7 @@ class GroundingDino(Teacher):
         compute = partial(frozen, self._detector, caption=one, depth=depth, places=self.queries)
         if self.features is not None:
             known = [to_device(self.features.of(shown, compute), self.device) for shown in batch["pictures"]]
-        else:  # each image before it is padded to others: a gradient does not depend on how a step is cut
+        else:  # each image before padding: gradients do not depend on how a step is divided
             pairs = zip(batch["pixel_values"], batch["sizes"], strict=True)
             with torch.no_grad():
                 known = [compute(pixels[None, :, :height, :width]) for pixels, (height, width) in pairs]
@@ -320,11 +320,11 @@ class GroundingDino(Teacher):
 
     @property
     def _detector(self) -> Any:
-        """The library's model, whether it has an adapter or not."""
+        """The library's model, with or without an adapter."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     def _decoder_layers(self, outputs: Any, text_mask: Tensor) -> Iterator[Predictions]:
-        """What each decoder layer says, (B, Q, T) and (B, Q, 4): the library's heads, in 32 bit."""
+        """Yield the predictions of each decoder layer, (B, Q, T) and (B, Q, 4): the library's heads, in 32 bit."""
         detector = self._detector
         text = outputs.encoder_last_hidden_state_text.float()
         reference = outputs.init_reference_points
@@ -336,10 +336,10 @@ class GroundingDino(Teacher):
 
 
 def proposals(outputs: Any, text_mask: Tensor) -> Iterator[Predictions]:
-    """The encoder's proposals that became queries, (B, Q, T) and (B, Q, 4), with gradient.
+    """Yield the encoder's proposals that became queries, (B, Q, T) and (B, Q, 4), with gradient.
 
-    The library hands out detached boxes, and logits of the learned queries instead of the proposals'; both are
-    computed here from what the encoder said at every place. Nothing is yielded by a model without proposals.
+    The library returns detached boxes, and logits of the learned queries instead of the proposals; both are computed
+    here from the encoder's outputs at all positions. A model without proposals yields nothing.
     """
     if outputs.enc_outputs_class is None:
         return
@@ -353,13 +353,13 @@ def proposals(outputs: Any, text_mask: Tensor) -> Iterator[Predictions]:
 
 
 def stack(layers: Iterable[Predictions]) -> Predictions:
-    """Predictions of L layers as one, (L, B, Q, T) and (L, B, Q, 4)."""
+    """Stack the predictions of L layers to (L, B, Q, T) and (L, B, Q, 4)."""
     logits, boxes = zip(*((layer.logits, layer.boxes) for layer in layers), strict=True)
     return Predictions(torch.stack(logits), torch.stack(boxes))
 
 
 def _detections(scores: Tensor, classes: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Detections:
-    """One image's candidates in pixels of an original of ``size`` (height, width)."""
+    """Convert the candidates of one image to pixels of the original of ``size`` (height, width)."""
     return Detections(
         boxes_xyxy=from_cxcywh_normalized(boxes.cpu().numpy(), *size),
         scores=scores.cpu().numpy(),

@@ -1,4 +1,4 @@
-"""From examples to the batch that Grounding DINO sees: images padded, captions beside them, objects by their tokens."""
+"""Collate examples for Grounding DINO: padded images, captions, and objects with their tokens."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from engine.teachers.grounding_dino_loss import Targets
 from engine.teachers.prompts import Prompt
 
 STRIDES = (8, 16, 32, 64)
-"""Pixels a place of each feature map."""
+"""Pixels per position of each feature map."""
 
 
 def canvas(height: int, width: int, *, places: int) -> tuple[int, int]:
-    """The size to pad to, so that the feature maps have at least so many places as queries are chosen of them.
+    """Return the size to pad to, so that the feature maps have at least ``places`` positions to choose queries from.
 
-    Only a strip of an image has fewer: its shorter side is made longer.
+    Only a very narrow image has fewer: its shorter side is extended.
 
     >>> canvas(800, 1333, places=900), canvas(13, 1333, places=900)
     ((800, 1333), (37, 1333))
@@ -32,7 +32,7 @@ def canvas(height: int, width: int, *, places: int) -> tuple[int, int]:
 
 
 def on_canvas(pixel_values: Tensor, *, places: int) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, h, w) of one size, padded to their canvas (B, 3, H, W), and (B, H, W), 1 on the image."""
+    """Pad images (B, 3, h, w) to their canvas (B, 3, H, W); also return the (B, H, W) mask, 1 on the image."""
     height, width = pixel_values.shape[2:]
     more = [new - old for new, old in zip(canvas(height, width, places=places), (height, width), strict=True)]
     mask = torch.ones_like(pixel_values[:, 0], dtype=torch.long)
@@ -41,18 +41,18 @@ def on_canvas(pixel_values: Tensor, *, places: int) -> tuple[Tensor, Tensor]:
 
 
 def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]], *, places: int) -> Batch:
-    """R pairs of an image and a caption; R is the number of images unless one shows more than a caption holds.
+    """Collate R pairs of an image and a caption; R is the number of images unless one needs several captions.
 
     Args:
-        examples: Of B images.
-        prompts: The captions of each.
+        examples: Examples of B images.
+        prompts: Captions of each image.
         places: See :func:`canvas`.
 
     Returns:
-        What :func:`collate_pictures` gives; ``images`` (R,) the image of each pair; ``input_ids`` and
+        The fields of :func:`collate_pictures`; ``images`` (R,) the image of each pair; ``input_ids`` and
         ``attention_mask`` (R, T); the fields of :class:`Targets` of each pair, lists of R tensors: ``boxes`` (N, 4),
         ``tokens`` (N, T) bool, ``crowd_boxes`` (M, 4) and ``crowd_tokens`` (M, T) bool; ``copies``, the fields of
-        :class:`engine.teachers.denoising.Copies` of the pairs, if that is on.
+        :class:`engine.teachers.denoising.Copies` of the pairs, if denoising is on.
     """
     pairs = [(index, prompt) for index in range(len(examples)) for prompt in prompts[index]]
     length = max(len(prompt.input_ids) for _, prompt in pairs)
@@ -70,12 +70,12 @@ def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]], *,
 
 
 def collate_pictures(examples: Sequence[Example], *, places: int) -> Batch:
-    """What stands for B images in a batch.
+    """Collate the image fields of B examples.
 
     Returns:
         ``pixel_values`` (B, 3, H, W), padded with 0 at the right and below, ``pixel_mask`` (B, H, W), 1 on the image,
-        and ``sizes``, the height and width of each; where there is a cache of features, ``pictures``: a list of what
-        the examples have of it, see :func:`engine.teachers.feature_cache.picture`.
+        and ``sizes``, the height and width of each; or, with a feature cache, ``pictures``: a list of the cache fields
+        of the examples, see :func:`engine.teachers.feature_cache.picture`.
     """
     if "key" in examples[0]:
         return {"pictures": pictures(examples)}
@@ -92,7 +92,7 @@ def collate_pictures(examples: Sequence[Example], *, places: int) -> Batch:
 
 
 def encode(prompts: Sequence[Prompt], length: int) -> dict[str, Tensor]:
-    """``input_ids`` and ``attention_mask`` (prompts, length), padded with 0."""
+    """Return ``input_ids`` and ``attention_mask`` (prompts, length), padded with 0."""
     ids = torch.zeros(len(prompts), length, dtype=torch.long)
     mask = torch.zeros(len(prompts), length, dtype=torch.long)
     for row, real, prompt in zip(ids, mask, prompts, strict=True):
@@ -102,13 +102,13 @@ def encode(prompts: Sequence[Prompt], length: int) -> dict[str, Tensor]:
 
 
 def _targets(example: Example, prompt: Prompt, length: int) -> Targets:
-    """The objects, and crowds, that the caption asks for, and their tokens among ``length``."""
+    """Return the objects and crowds whose class is in the caption, with their tokens (N, length)."""
     boxes, tokens = _asked(example["boxes"], example["class_indices"], prompt, length)
     return Targets(boxes, tokens, *_asked(example["crowd_boxes"], example["crowd_classes"], prompt, length))
 
 
 def _asked(boxes: Tensor, class_indices: Tensor, prompt: Prompt, length: int) -> tuple[Tensor, Tensor]:
-    """Those of some boxes (N, 4) whose class (N,) a caption asks for, and the tokens of each among ``length``."""
+    """Return the boxes (of N, 4) whose class (of N,) is in the caption, with their tokens (K, length)."""
     row_of = {index: row for row, index in enumerate(prompt.class_indices)}
     asked = [i for i, index in enumerate(class_indices.tolist()) if index in row_of]
     rows = [row_of[int(class_indices[i])] for i in asked]
@@ -119,7 +119,7 @@ def _asked(boxes: Tensor, class_indices: Tensor, prompt: Prompt, length: int) ->
 
 
 def _copies(examples: Sequence[Example], pairs: Sequence[tuple[int, Prompt]], targets: Sequence[Targets]) -> Copies:
-    """Of the objects that each caption asks for, with as many groups as the image has."""
+    """Build the copies of the objects in each caption, with as many groups as the image has."""
     length = targets[0].tokens.shape[1]
     noises, spans = [], []
     for index, prompt in pairs:

@@ -1,8 +1,8 @@
-"""What of a Grounding DINO comes before its first adapted layer: computed for an image alone, put in place in a batch.
+"""Run the layers of a Grounding DINO before the first adapted one per image, and insert the results into a batch.
 
-Either the feature maps as the encoder is given them, or, where its first layers are frozen too, image and caption after
-the last of these. Images of a batch are padded after that, not before: what is seen in one does not depend on those
-beside it (the library normalizes a map together with its padding).
+The features are the feature maps that enter the encoder, or, if its first layers are frozen too, image and text states
+after the last frozen layer. Images of a batch are padded after that, not before: features do not depend on the batch
+(the library normalizes a map together with its padding).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from engine.teachers.grounding_dino_batch import on_canvas
 
 
 def frozen_layers(detector: Any) -> int | None:
-    """How many layers of the encoder, from its input, come before the first adapted layer.
+    """Return the number of encoder layers before the first adapted one.
 
-    None if there is nothing to keep: the backbone is adapted, or has not the one level less than the encoder that the
-    published models have.
+    None if nothing can be cached: the backbone is adapted, or does not have one level fewer than the encoder, as in
+    the published models.
     """
     model = detector.model
     before = (model.backbone, model.input_proj_vision, model.text_backbone, model.text_projection)
@@ -36,13 +36,13 @@ def frozen_layers(detector: Any) -> int | None:
 
 
 def compute(detector: Any, pixel_values: Tensor, caption: dict[str, Tensor], *, depth: int, places: int) -> Features:
-    """The features of one image.
+    """Compute the features of one image.
 
     Args:
         detector: The library's model.
         pixel_values: (1, 3, h, w).
         caption: ``input_ids`` and ``attention_mask`` (1, T); used if ``depth`` is not 0.
-        depth: Frozen layers of the encoder.
+        depth: Number of frozen encoder layers.
         places: See :func:`engine.teachers.grounding_dino_batch.canvas`.
 
     Returns:
@@ -74,10 +74,10 @@ def compute(detector: Any, pixel_values: Tensor, caption: dict[str, Tensor], *, 
 
 @contextmanager
 def recalled(detector: Any, rows: Sequence[Features], *, depth: int) -> Iterator[dict[str, Tensor]]:
-    """Inside the block the frozen part gives the features of ``rows``, one of each image of the batch.
+    """Inside the block the frozen layers return the features ``rows``, one entry per image of the batch.
 
     Yields:
-        ``pixel_values`` and ``pixel_mask`` to call the model with: stand-ins of the size of the last level.
+        ``pixel_values`` and ``pixel_mask`` to call the model with: placeholders of the size of the last level.
     """
     model = detector.model
     dtype = model.level_embed.dtype
@@ -108,7 +108,7 @@ def recalled(detector: Any, rows: Sequence[Features], *, depth: int) -> Iterator
 
 
 class _EnoughSeenError(Exception):
-    """Ends a forward pass where no more of it is needed."""
+    """Ends a forward pass early."""
 
 
 def _masks(pixel_mask: Tensor, shapes: Sequence[tuple[int, ...]]) -> Features:
@@ -121,13 +121,13 @@ def _numbered(name: str, tensors: Sequence[Tensor]) -> Features:
 
 
 def _stacked(maps: Sequence[Tensor]) -> Tensor:
-    """(…, h, w) of several sizes as one, padded with 0 at the right and below."""
+    """Stack maps (…, h, w) of several sizes, padded with 0 at the right and below."""
     height, width = (max(m.shape[axis] for m in maps) for axis in (-2, -1))
     return torch.stack([functional.pad(m, (0, width - m.shape[-1], 0, height - m.shape[-2])) for m in maps])
 
 
 def _on_levels(row: Features, masks: Sequence[Tensor]) -> Tensor:
-    """``vision`` (P, d) of an image, each level padded to the size that it has in the batch."""
+    """Return ``vision`` (P, d) of an image, with each level padded to its size in the batch."""
     shapes = [row[f"mask{level}"].shape for level in range(len(masks))]
     levels = torch.split(row["vision"], [height * width for height, width in shapes])
     padded = []
@@ -138,7 +138,7 @@ def _on_levels(row: Features, masks: Sequence[Tensor]) -> Tensor:
 
 
 def _replace(stack: ExitStack, module: Any, forward: Callable[..., Any]) -> None:
-    """Let ``module`` compute ``forward`` until the stack unwinds."""
+    """Replace the forward pass of ``module`` until the stack unwinds."""
     before = vars(module).get("forward")
     module.forward = forward
     stack.callback(lambda: vars(module).pop("forward") if before is None else setattr(module, "forward", before))

@@ -4,8 +4,8 @@ Focal loss over the tokens of the caption, L1 and generalized IoU on matched box
 encoder's proposals, as in arXiv:2303.05499 and its reference for fine-tuning, Open-GroundingDino
 (``models/GroundingDINO/groundingdino.py`` and ``matcher.py``). All of it is 32 bit, whatever the model computes in.
 
-Losses are sums divided by a count of objects that is handed in. What comes out does not depend on how the images of
-a step are divided into batches or over processes.
+Losses are sums divided by a given count of objects. They do not depend on how the images of a step are divided into
+batches or over processes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 CLASS_COST, L1_COST, GIOU_COST = 1.0, 5.0, 2.0  # of matching: Open-GroundingDino, config/cfg_odvg.py
 
 IN_CROWD = 0.5
-"""Share of a detection that lies in a crowd from which on it is no mistake: COCO's lowest IoU of a match."""
+"""Minimum share of a detection inside a crowd for it not to count as an error: COCO's lowest IoU of a match."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The objects of one image that its caption asks for.
+    """The objects of one image whose class is in its caption.
 
     Attributes:
         boxes: (N, 4) center x, center y, width, height, as shares of the image's width and height.
         tokens: (N, T) bool, the tokens of the caption that name each object's class.
-        crowd_boxes: (M, 4) like ``boxes``, regions where nobody has told objects apart; None without any.
+        crowd_boxes: (M, 4) like ``boxes``, regions in which objects are not annotated one by one; None without any.
         crowd_tokens: (M, T) bool, the tokens that name the class of each crowd; None without any.
     """
 
@@ -44,7 +44,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What L layers say of B images.
+    """Predictions of L layers for B images.
 
     Attributes:
         logits: (L, B, Q, T) for each query and token of the caption.
@@ -57,7 +57,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over layers, images and objects, divided by the count: scalars with gradient."""
+    """Scalars with gradient: sums over layers, images and objects, divided by the count."""
 
     classification: Tensor
     l1: Tensor
@@ -70,15 +70,15 @@ class Losses:
 def detection_losses(
     predictions: Predictions, targets: Sequence[Targets], *, text_mask: Tensor, count: float
 ) -> Losses:
-    """Match queries to objects in every layer, and compare.
+    """Match queries to objects in every layer, and compute the losses.
 
-    Every query is told of every token whether it names what the query should see: the tokens of the matched object's
-    class, or nothing. An image without objects teaches that nothing is there. Where a query without an object lies in a
-    crowd, it is told nothing of the crowd's class: COCO's evaluation does not count such a detection either.
+    The label of a query and a token is 1 if the token names the class of the matched object, else 0. In an image
+    without objects all labels are 0. Unmatched queries inside a crowd have no loss for the tokens of the crowd's class:
+    COCO's evaluation does not count such detections either.
 
     Args:
-        predictions: Of all layers.
-        targets: One of each image.
+        predictions: Predictions of all layers.
+        targets: Targets of each image.
         text_mask: (B, T) bool, False where a caption is padded.
         count: Objects that the losses are averaged over.
     """
@@ -95,11 +95,11 @@ def detection_losses(
 
     labels = torch.zeros_like(logits)
     labels[image, query] = named.to(labels.dtype)
-    told = ~in_crowds(boxes, targets, length=logits.shape[-1])
-    told[image, query] = True
+    labelled = ~in_crowds(boxes, targets, length=logits.shape[-1])
+    labelled[image, query] = True
     focal = sigmoid_focal_loss(logits.masked_fill(~text_mask[:, None], 0), labels)
     return Losses(
-        classification=(focal * (text_mask[:, None] & told)).sum() / count,
+        classification=(focal * (text_mask[:, None] & labelled)).sum() / count,
         l1=(seen - wanted).abs().sum() / count,
         giou=(1 - generalized_iou(to_corners(seen), to_corners(wanted))).sum() / count,
     )
@@ -107,12 +107,12 @@ def detection_losses(
 
 @torch.no_grad()
 def in_crowds(boxes: Tensor, targets: Sequence[Targets], *, length: int) -> Tensor:
-    """(B, Q, T) bool, of each query and token whether the query lies in a crowd of the class that the token names.
+    """Return (B, Q, T) bool: whether the query lies in a crowd of the class that the token names.
 
     Args:
         boxes: (B, Q, 4) center x, center y, width, height, as shares of the image.
-        targets: Of each image.
-        length: Tokens T of the captions.
+        targets: Targets of each image.
+        length: Number of tokens T of the captions.
     """
     found = torch.zeros(*boxes.shape[:2], length, dtype=torch.bool, device=boxes.device)
     for inside, seen, target in zip(found, boxes, targets, strict=True):
@@ -127,10 +127,10 @@ def in_crowds(boxes: Tensor, targets: Sequence[Targets], *, length: int) -> Tens
 
 @torch.no_grad()
 def match(predictions: Predictions, targets: Sequence[Targets], *, text_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Assign to each object the query that suits it best, each query at most once (Hungarian method).
+    """Assign to each object the query of lowest cost, each query at most once (Hungarian method).
 
-    An object's classification cost is the mean of its tokens' focal costs: what the loss would be less if the token
-    were wanted.
+    An object's classification cost is the mean over its tokens of the change of the focal loss if the token's label
+    becomes 1.
 
     Args:
         predictions: (B, Q, T) and (B, Q, 4), 32 bit.
@@ -150,7 +150,7 @@ def match(predictions: Predictions, targets: Sequence[Targets], *, text_mask: Te
         l1 = (boxes[:, None] - target.boxes[None]).abs().sum(-1)
         giou = generalized_iou(to_corners(boxes)[:, None], to_corners(target.boxes)[None])
         costs.append(CLASS_COST * classification + L1_COST * l1 - GIOU_COST * giou)  # (Q, N)
-    # One copy to the host for all. What has diverged must reach the check of the loss, not fail here.
+    # One copy to the host for all. Diverged values must reach the check of the loss, not fail here.
     host = torch.nan_to_num(torch.cat([c.flatten() for c in costs]), nan=1e6, posinf=1e6, neginf=-1e6).cpu()
     parts = torch.split_with_sizes(host, [c.numel() for c in costs])
     pairs = [linear_sum_assignment(part.view_as(cost)) for part, cost in zip(parts, costs, strict=True)]
@@ -168,7 +168,7 @@ def sigmoid_focal_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalized IoU (arXiv:1902.09630) of boxes of the same place, in -1..1.
+    """Elementwise generalized IoU (arXiv:1902.09630) of boxes, in -1..1.
 
     Args:
         a: (..., 4) corners, left, top, right, bottom.
@@ -182,6 +182,6 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def to_corners(boxes: Tensor) -> Tensor:
-    """(..., 4) center x, center y, width, height to left, top, right, bottom."""
+    """Convert (..., 4) center x, center y, width, height to left, top, right, bottom."""
     center, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([center - half, center + half], dim=-1)

@@ -1,6 +1,6 @@
-"""Adapted teachers as one pipeline: Grounding DINO finds boxes, SAM answers each with a mask.
+"""Adapted teachers as one pipeline: Grounding DINO detects boxes, SAM segments each.
 
-Everything here is a function of the images: files are read and written by :mod:`engine.labelling`.
+No files are read or written here: see :mod:`engine.labelling`.
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ from engine.errors import OutOfMemoryError
 from engine.teachers.base import Teacher
 
 DEFAULT_THRESHOLD = 0.3
-"""Lowest score that is kept of a class that no threshold was measured for."""
+"""Score threshold of classes without a measured threshold."""
 
 SAME_BOX = 0.95
-"""IoU of boxes that are the same one: whatever their classes, the surer is kept, since one object has one class."""
+"""IoU above which two boxes are the same object, of any classes: NMS keeps the higher score."""
 
 SMALLEST = 1.0
-"""Pixels along the shorter side of the smallest box that is kept."""
+"""Minimum shorter side of a box, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labeller:
-    """What turns images into labels.
+    """Pipeline from images to labels.
 
     Attributes:
-        detector: Finds boxes: an adapted Grounding DINO.
-        segmenter: Gives each box a mask: an adapted SAM; None for labels without masks.
-        thresholds: By class name, the lowest score that is kept; of others :data:`DEFAULT_THRESHOLD`.
-        nms_iou: See :data:`NMS_IOU`; 1 keeps all but the same boxes.
-        category_ids: COCO's id of each class, in the order of :attr:`classes`; empty: counted from 1.
-        identity: What the labels depend on besides: names and digests of weights.
-        frame: How images are taken that EXIF turns: as in training.
-        remarks: What the run's own measures say against its labels, in sentences.
-        frame: How images are to be decoded that EXIF turns: as in training.
+        detector: An adapted Grounding DINO, for boxes.
+        segmenter: An adapted SAM, for a mask of each box; None for labels without masks.
+        thresholds: Score thresholds by class name; for other classes :data:`DEFAULT_THRESHOLD`.
+        nms_iou: See :data:`NMS_IOU`; 1 suppresses only boxes of the same object.
+        category_ids: COCO id of each class, in the order of :attr:`classes`; empty: counted from 1.
+        identity: Names and digests of the weights, on which the labels depend too.
+        remarks: Sentences on poor metrics of the run, which speak against its labels.
+        frame: Frame of EXIF-rotated images, as in training.
     """
 
     detector: Teacher
@@ -59,32 +58,32 @@ class Labeller:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """COCO's id of each class."""
+        """COCO id of each class."""
         return self.category_ids or tuple(range(1, len(self.classes) + 1))
 
     @property
     def lowest_scores(self) -> NDArray[np.float32]:
-        """(classes,) the threshold of each class."""
+        """Score threshold of each class, (classes,)."""
         return np.asarray([self.thresholds.get(name, DEFAULT_THRESHOLD) for name in self.classes], np.float32)
 
     def label(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-        """What is to be seen in a batch of images.
+        """Label a batch of images.
 
         Args:
             images: (H, W, 3) uint8, RGB, in :attr:`frame`, of any sizes.
 
         Returns:
-            Of each image boxes in its pixels, with the detector's scores, the surest first; with a segmenter also
-            ``masks``. A box that the segmenter sees nothing in is left out.
+            Boxes of each image in pixels, with the detector's scores, by descending score; with a segmenter also
+            ``masks``. Boxes with an empty mask are left out.
 
         Raises:
-            OutOfMemoryError: The GPU has too little memory for so many images.
+            OutOfMemoryError: The GPU has too little memory for this number of images.
         """
         try:
             return self._label(images)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
-                f"the GPU has too little memory for {len(images)} images at once: lower the batch size"
+                f"the GPU has too little memory for {len(images)} images at a time: lower the batch size"
             ) from error
 
     def _label(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
@@ -102,14 +101,14 @@ class Labeller:
 def keep(
     seen: Detections, lowest_scores: NDArray[np.float32], *, nms_iou: float, same_box: float = SAME_BOX
 ) -> Detections:
-    """The detections that are labels: sure enough for their class, each object once, none of no size.
+    """Select the detections that become labels: above the threshold of their class, after NMS, and not too small.
 
     Args:
-        seen: Of one image, the surest first.
-        lowest_scores: (classes,) the threshold of each class.
-        nms_iou: Of two boxes of one class with a higher IoU, the surer is kept.
-        same_box: The same of two boxes of any classes; the surer is the one further above its threshold, in proportion:
-            scores of different classes do not compare.
+        seen: Detections in one image, by descending score.
+        lowest_scores: (classes,) score threshold of each class.
+        nms_iou: Of two boxes of one class with a higher IoU, NMS keeps the higher score.
+        same_box: The same for two boxes of any classes; compares the ratio of score to threshold, since scores of
+            different classes are not comparable.
     """
     sides = (seen.boxes_xyxy[:, 2:] - seen.boxes_xyxy[:, :2]).min(axis=1, initial=np.inf)
     sure = np.flatnonzero((seen.scores >= lowest_scores[seen.class_indices]) & (sides >= SMALLEST))
@@ -123,13 +122,15 @@ def keep(
 def non_maximum_suppression(
     boxes_xyxy: NDArray[np.float32], class_indices: NDArray[np.int64], *, iou: float, same_box: float = SAME_BOX
 ) -> NDArray[np.int64]:
-    """Positions of the boxes that no kept, earlier box of their class overlaps, or that is the same box of any class.
+    """Return the indices of the boxes that NMS keeps.
+
+    A box is suppressed by an earlier kept box of its class with IoU above ``iou``, or of any class above ``same_box``.
 
     Args:
-        boxes_xyxy: (N, 4) corners, the surest first.
+        boxes_xyxy: (N, 4) corners, by descending score.
         class_indices: (N,).
-        iou: Overlap from which on, exclusive, two boxes of a class are of one object.
-        same_box: Overlap from which on, exclusive, two boxes are the same whatever their classes.
+        iou: IoU above which two boxes of one class are one object.
+        same_box: IoU above which two boxes of any classes are one object.
     """
     limits = np.where(class_indices[:, None] == class_indices, min(iou, SAME_BOX), same_box)
     covers = box_iou(boxes_xyxy, boxes_xyxy) > limits
@@ -141,7 +142,7 @@ def non_maximum_suppression(
 
 
 def _with_masks(found: Detections, answer: Detections) -> Detections:
-    """Boxes with the masks that they prompted, in the order of the boxes."""
+    """Combine boxes with the masks that they prompted, in the order of the boxes."""
     prompts = np.empty(0, np.int64) if answer.prompt_indices is None else answer.prompt_indices
     order = np.argsort(prompts)
     kept, masks = prompts[order], answer.masks or []

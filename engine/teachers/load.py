@@ -1,4 +1,4 @@
-"""Load a teacher: a base model, or an adapter with the base it was made for."""
+"""Load a teacher: a base model, or an adapter with its base."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from engine.teachers.lora import TEACHER, AdapterCard, load_adapter
 LOG = logging.getLogger(__name__)
 
 POOR_F1 = 0.1
-"""A class below this F1 is not worth labelling."""
+"""F1 below which labels of a class are mostly wrong."""
 
 
 def load_teacher(
@@ -42,18 +42,18 @@ def load_teacher(
     storage: Storage,
     cache: Path,
 ) -> Teacher:
-    """The base of a teacher, on the CPU.
+    """Load the base of a teacher, on the CPU.
 
     Args:
-        name: Which teacher.
-        settings: Its part of the configuration; ``base_model`` and ``revision`` say which base.
+        name: Name of the teacher.
+        settings: Its section of the configuration; ``base_model`` and ``revision`` select the base.
         classes: Class names in the order of class indices.
         prompts: Better phrases for some of them.
-        storage: Where the base may come from.
-        cache: Where it is kept.
+        storage: Access to object storage.
+        cache: Cache folder for base models.
 
     Raises:
-        BaseModelError: The base cannot be had, or is of another kind.
+        BaseModelError: The base is unavailable, or is of another kind.
     """
     base = resolve_base_model(settings.base_model, settings.revision, storage=storage, cache=cache)
     return REGISTRY[name].load(base.folder, classes=classes, prompts=prompts, settings=settings)
@@ -68,25 +68,25 @@ def load_adapted(
     cache: Path | None = None,
     device: str | torch.device | None = None,
 ) -> Teacher:
-    """A tuned teacher, ready to predict::
+    """Load a tuned teacher, ready to predict::
 
         from engine.teachers import load_adapted
         teacher = load_adapted("s3://acme-models/forklifts/forklifts/4f2a90c1d3e5", teacher="Sam")
         detections = teacher.predict(samples)
 
-    Inside ``with adapter_off(teacher):`` it is its base.
+    Inside ``with adapter_off(teacher):`` it predicts as its base.
 
     Args:
         adapter: Folder or ``s3://`` prefix of a run, or of one adapter in it.
-        teacher: Which teacher of a run that has several.
-        base_model: Where the base lies now, if not where it lay in training.
+        teacher: Name of the teacher, if the run has several.
+        base_model: Current location of the base, if it was moved after training.
         storage: How object storage is reached; default: by the AWS chain and environment.
         cache: Where base models are kept; default: the user's cache folder.
         device: Default: the GPU if there is one.
 
     Raises:
-        BaseModelError: Adapter or base cannot be had, or are not made for each other.
-        ConfigError: The run has several teachers, or not the one that is asked for.
+        BaseModelError: Adapter or base is unavailable, or they do not belong together.
+        ConfigError: The run has several teachers, or not the requested one.
     """
     storage = storage or Storage()
     wanted = None if teacher is None else _teacher_name(teacher)
@@ -109,26 +109,26 @@ def load_labeller(
     cache: Path | None = None,
     device: str | torch.device | None = None,
 ) -> Labeller:
-    """The tuned teachers of a run as one pipeline, boxes first, masks from them::
+    """Load the tuned teachers of a run as one pipeline, boxes first, then masks::
 
         from engine.teachers import load_labeller
         labeller = load_labeller("s3://acme-models/forklifts/forklifts/4f2a90c1d3e5")
         detections = labeller.label(images)  # (H, W, 3) uint8 RGB arrays
 
-    Without an adapter of SAM there are boxes only.
+    Without an adapter of SAM, labels are boxes only.
 
     Args:
         adapters: A run's folder or ``s3://`` prefix, or the folders of its adapters.
-        threshold: Lowest score that is kept, of any class; default: of each class what the run has measured.
+        threshold: Score threshold for all classes; default: the measured threshold of each class.
         nms_iou: See :class:`Labeller`.
-        base_models: Where bases lie now that do not lie where they lay in training.
+        base_models: Current locations of bases that were moved after training.
         storage: How object storage is reached; default: by the AWS chain and environment.
         cache: Where base models are kept; default: the user's cache folder.
         device: Default: the GPU if there is one.
 
     Raises:
-        BaseModelError: An adapter or its base cannot be had, or are not made for each other.
-        ConfigError: There is no adapter that finds boxes, or several of one teacher.
+        BaseModelError: An adapter or its base is unavailable, or they do not belong together.
+        ConfigError: There is no Grounding DINO adapter, or several adapters of one teacher.
     """
     storage, cache = storage or Storage(), cache or default_cache()
     found: dict[TeacherName, str] = {}
@@ -165,7 +165,7 @@ def load_labeller(
 
 
 def find_adapters(uri: str, *, storage: Storage) -> dict[TeacherName, str]:
-    """The adapters of a run, or the one whose own folder it is, by teacher.
+    """Return the adapters in a run's folder, or the adapter whose own folder this is, by teacher.
 
     Raises:
         BaseModelError: It is neither a run nor an adapter.
@@ -196,7 +196,7 @@ class _File(BaseModel):
 
 
 class _Measured(BaseModel):
-    """What is needed of an adapter's ``result.json``, whichever version wrote it."""
+    """The fields needed from an adapter's ``result.json``, of any version."""
 
     adapter: _File | None = None
     thresholds: dict[str, FiniteFloat] = {}
@@ -205,7 +205,7 @@ class _Measured(BaseModel):
     after: _Ap | None = None
 
     def remarks(self, teacher: TeacherName) -> Iterator[str]:
-        """What speaks against labels of this adapter."""
+        """Yield warnings about labels of this adapter."""
         if self.before is not None and self.after is not None and self.after.ap < self.before.ap:
             yield (
                 f"the adapter of {teacher} is worse than its base (AP {self.before.ap:.3f} -> {self.after.ap:.3f}): "
@@ -218,7 +218,7 @@ class _Measured(BaseModel):
 
 
 def _measured(adapter: str, storage: Storage) -> _Measured:
-    """What the run measured; nothing where it did not."""
+    """Read the metrics of the run; empty if it has none."""
     uri = join(adapter, RESULT)
     try:
         content = read_bounded(storage, uri, limit=JSON_BYTES)
@@ -231,7 +231,7 @@ def _measured(adapter: str, storage: Storage) -> _Measured:
 
 
 def _category_ids(adapter: str, classes: Sequence[str], storage: Storage) -> tuple[int, ...]:
-    """The dataset's own category ids, where the adapter still lies in its run; else counted from 1."""
+    """Return the dataset's own category ids if the adapter is still in its run's folder; else counted from 1."""
     uri = RunLayout(parent(parent(adapter))).dataset
     try:
         known = {
@@ -253,7 +253,7 @@ def _teacher_name(name: str) -> TeacherName:
 
 @contextmanager
 def _at_hand(uri: str, storage: Storage) -> Iterator[Path]:
-    """The folder of an adapter on this machine, while the block lasts."""
+    """Yield a local folder of an adapter, which exists during the block."""
     if not is_remote(uri):
         yield _as_published(local_path(uri), uri, storage)
         return
@@ -268,7 +268,7 @@ def _at_hand(uri: str, storage: Storage) -> Iterator[Path]:
 
 
 def _as_published(folder: Path, uri: str, storage: Storage) -> Path:
-    """A folder that holds what the run has published: its ``metadata.json`` and ``result.json`` say, where they are."""
+    """Check a folder against ``metadata.json`` and ``result.json`` of its run, if they exist, and return it."""
     refuse_pointers(f"{uri}: ", [folder / file for file in (TEACHER, ADAPTER_CONFIG, ADAPTER)])
     layout = RunLayout(parent(parent(uri)))
     if storage.exists(layout.metadata):
@@ -278,19 +278,19 @@ def _as_published(folder: Path, uri: str, storage: Storage) -> Path:
             if ours and file.is_file() and sha256_of(file) != entry.sha256:
                 raise BaseModelError(
                     f"{join(uri, file.name)} is not what was published: its sha256 differs from {METADATA}. Fetch the "
-                    "run anew, or move the adapter out of the run's folder if you have changed it yourself"
+                    "run again, or move the adapter out of the run's folder if you have changed it yourself"
                 )
     measured = _measured(uri, storage).adapter
     if measured is not None and (folder / ADAPTER).is_file() and sha256_of(folder / ADAPTER) != measured.sha256:
         raise BaseModelError(
-            f"{join(uri, ADAPTER)} is not the adapter that {RESULT} beside it was written for: its sha256 differs. "
-            "Fetch the run anew, or delete result.json if you have changed the adapter yourself"
+            f"{join(uri, ADAPTER)} is not the adapter that {RESULT} next to it was written for: its sha256 differs. "
+            "Fetch the run again, or delete result.json if you have changed the adapter yourself"
         )
     return folder
 
 
 def _check_parts(card: AdapterCard, base: LocalModel, source: str) -> None:
-    """That the same weights are also configured, shown images and read text as they were."""
+    """Check that configuration, preprocessor and tokenizer of the base are those of training, besides its weights."""
     if not card.base_parts:
         LOG.info("the adapter for %s is of an earlier version: only the weights of its base are compared", source)
     changed = [part for part, digest in card.base_parts.items() if base.parts.get(part) != digest]
@@ -308,7 +308,7 @@ def _load(
 ) -> Teacher:
     card = AdapterCard.read(folder)
     source = base_model or card.settings.base_model
-    # Of the hub the very commit; a base that was moved to the hub since has commits of its own.
+    # From the hub, the same commit; a base that was moved to the hub since has other commits.
     revision = card.base_revision if is_hub_id(source) and source == card.settings.base_model else None
     base = resolve_base_model(source, revision, storage=storage, cache=cache)
     if base.sha256 != card.base_sha256:

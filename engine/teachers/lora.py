@@ -1,12 +1,12 @@
 """LoRA by PEFT: attach, save, load, merge, switch off.
 
-A linear layer's output gets a low-rank update beside it (Hu et al. 2021, arXiv 2106.09685)::
+A linear layer's output gets a low-rank update (Hu et al. 2021, arXiv 2106.09685)::
 
         x ──┬── W (frozen) ────────────┬─ + ── y = W x + alpha/r * B A x
             └── dropout ── A ── B ── alpha/r ┘        A: (r, in), B: (out, r), B = 0 at the start
 
 The files are PEFT's own (``adapter_config.json``, ``adapter_model.safetensors``), so that
-``PeftModel.from_pretrained`` reads them too; ``teacher.json`` beside them says what they belong to.
+``PeftModel.from_pretrained`` reads them too; ``teacher.json`` next to them records teacher, base and settings.
 """
 
 from __future__ import annotations
@@ -44,32 +44,32 @@ CARD_BYTES = 16 << 20
 
 
 class AdapterCard(BaseModel):
-    """``teacher.json``: what an adapter belongs to, and all that is needed to load it again."""
+    """Contents of ``teacher.json``: all that is needed to load an adapter."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format_version: int = FORMAT_VERSION
     teacher: TeacherName
     base_revision: str = Field(description="Commit of a hub model, sha256 of the weights of any other.")
-    base_sha256: str = Field(description="sha256 of the base's weights, however they were had.")
+    base_sha256: str = Field(description="sha256 of the base's weights, from any source.")
     base_parts: dict[str, str] = Field(
         default={}, description="sha256 of its configuration, preprocessor and tokenizer; empty: not recorded."
     )
     classes: tuple[str, ...] = Field(description="Class names in the order of the prompt and of class indices.")
     prompts: dict[str, str] = Field(description="Phrases shown instead of class names.")
-    settings: GroundingDinoSettings | SamSettings = Field(description="The teacher's part of teacher_config.yaml.")
+    settings: GroundingDinoSettings | SamSettings = Field(description="The teacher's section of teacher_config.yaml.")
     frame: Frame = Field(
-        default=Frame.UPRIGHT, description="How it was shown images that EXIF turns: upright, or as they are stored."
+        default=Frame.UPRIGHT, description="Frame of EXIF-rotated images in training: upright, or as stored."
     )
     transformers_version: str = transformers.__version__
     peft_version: str = peft.__version__
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The card in an adapter's folder.
+        """Read the card in an adapter's folder.
 
         Raises:
-            BaseModelError: There is none, or it cannot be read.
+            BaseModelError: It is missing, or cannot be read.
         """
         try:
             content = file_content(folder / TEACHER, error=BaseModelError, limit=CARD_BYTES)
@@ -90,7 +90,7 @@ class AdapterCard(BaseModel):
 
 
 def attach(teacher: Teacher, settings: LoraSettings) -> None:
-    """Give the teacher a fresh adapter, in place; all but the adapter is frozen.
+    """Attach a new adapter to the teacher, in place; everything except the adapter is frozen.
 
     ``A`` is drawn from torch's global generator and ``B`` is zero: the teacher's outputs do not change yet.
     """
@@ -108,12 +108,12 @@ def attach(teacher: Teacher, settings: LoraSettings) -> None:
 
 
 def trainable_parameters(teacher: Teacher) -> dict[str, nn.Parameter]:
-    """The adapter's parameters by name, in the model's order."""
+    """Return the adapter's parameters by name, in the model's order."""
     return {name: p for name, p in teacher.model.named_parameters() if p.requires_grad}
 
 
 def adapter_tensors(teacher: Teacher) -> dict[str, Tensor]:
-    """The adapter's tensors under the names of the file; they share memory with the model."""
+    """Return the adapter's tensors under the names of the file; they share memory with the model."""
     tensors: dict[str, Tensor] = peft.get_peft_model_state_dict(teacher.model, save_embedding_layers=False)
     return tensors
 
@@ -121,8 +121,8 @@ def adapter_tensors(teacher: Teacher) -> dict[str, Tensor]:
 def set_training(teacher: Teacher, training: bool) -> None:
     """Switch the adapter's dropout on or off.
 
-    The frozen base stays in eval mode: a model that is not tuned gains nothing from its own dropout and stochastic
-    depth, and what it computes before the first adapted layer stays a function of the image alone.
+    The frozen base stays in eval mode: its own dropout and stochastic depth do not help frozen weights, and the outputs
+    of its frozen layers stay a function of the image alone.
     """
     teacher.model.eval()
     for name, module in teacher.model.named_modules():
@@ -131,7 +131,7 @@ def set_training(teacher: Teacher, training: bool) -> None:
 
 
 def save_adapter(teacher: Teacher, folder: Path, *, card: AdapterCard) -> None:
-    """Write ``adapter_config.json``, ``teacher.json`` and, last, ``adapter_model.safetensors``, each at once or not."""
+    """Write ``adapter_config.json``, ``teacher.json`` and, last, ``adapter_model.safetensors``, each atomically."""
     config = copy.deepcopy(_peft_model(teacher).peft_config["default"])
     config.inference_mode = True
     config.base_model_name_or_path = card.settings.base_model
@@ -144,11 +144,11 @@ def save_adapter(teacher: Teacher, folder: Path, *, card: AdapterCard) -> None:
 
 
 def load_adapter(teacher: Teacher, folder: Path) -> None:
-    """Load an adapter into the teacher, in place; one that is attached already is overwritten.
+    """Load an adapter into the teacher, in place; an attached one is overwritten.
 
     Raises:
-        BaseModelError: The files are not there or cannot be read, or do not fit this base: every tensor of the file
-            must have its place in the model with the same shape, and every place its tensor.
+        BaseModelError: The files are missing or cannot be read, or do not fit this base: names and shapes of the
+            tensors must be those of the model.
     """
     card = AdapterCard.read(folder)
     if card.teacher is not teacher.name:
@@ -170,12 +170,12 @@ def load_adapter(teacher: Teacher, folder: Path) -> None:
             ),
         )
     shapes = {name: torch.empty(shape, device="meta") for name, (_, shape) in header.items()}
-    _check_fit(teacher, shapes, what=_unfit(folder, card))  # before anything is read that may be huge
+    _check_fit(teacher, shapes, what=_unfit(folder, card))  # before reading tensors that may be huge
     load_adapter_tensors(teacher, read_tensors(folder / ADAPTER), what=_unfit(folder, card))
 
 
 def _targets(teacher: Teacher, config: AdapterConfig, card: AdapterCard, folder: Path) -> str:
-    """A regular expression that matches the names of the modules that a file names, and no others."""
+    """Return a regular expression that matches exactly the modules that a file names."""
     lora = card.settings.lora
     own = teacher.lora_targets(lora)
     everything = teacher.lora_targets(lora.model_copy(update={"preset": LoraPreset.ALL, "skip_layers": 0}))
@@ -199,11 +199,11 @@ def _targets(teacher: Teacher, config: AdapterConfig, card: AdapterCard, folder:
 
 
 def load_adapter_tensors(teacher: Teacher, tensors: dict[str, Tensor], *, what: str) -> None:
-    """Overwrite the adapter's tensors; nothing is changed unless all of them fit.
+    """Overwrite the adapter's tensors; nothing changes unless all of them fit.
 
     Args:
         teacher: A teacher with an adapter.
-        tensors: Under the names of :func:`adapter_tensors`.
+        tensors: Tensors by the names of :func:`adapter_tensors`.
         what: Beginning of the message of an error.
 
     Raises:
@@ -234,21 +234,21 @@ def _check_fit(teacher: Teacher, tensors: Mapping[str, Tensor], *, what: str) ->
 
 
 def merged(teacher: Teacher) -> nn.Module:
-    """A copy of the model with the adapter added to its weights; the teacher stays as it is."""
+    """Return a copy of the model with the adapter added to its weights; the teacher does not change."""
     model: nn.Module = copy.deepcopy(_peft_model(teacher)).merge_and_unload(safe_merge=True)
     return model
 
 
 @contextmanager
 def adapter_off(teacher: Teacher) -> Iterator[None]:
-    """Inside the block the teacher is its base."""
+    """Switch the adapter off inside the block."""
     with _peft_model(teacher).disable_adapter():
         yield
 
 
 def _wrap(teacher: Teacher, config: peft.LoraConfig) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
+        warnings.simplefilter("ignore", FutureWarning)  # peft uses a deprecated name of transformers
         teacher.model = peft.get_peft_model(teacher.model, config)
     fuse_lora_linears(teacher.model)
     teacher.model.eval()
@@ -268,7 +268,7 @@ def _unfit(folder: Path, card: AdapterCard) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Readers see the old file or the new one, never a part."""
+    """Write a file atomically: readers see the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)

@@ -1,9 +1,9 @@
-"""A linear layer and its LoRA update in one pass.
+"""Fused linear layer with LoRA update.
 
-PEFT computes ``x W' + s (x A') B'`` as it is written: three more passes over an output that may have a million rows,
-and as many over its gradient. Here it is one product with ``W + s B A`` (in 16 bit, which would swallow a small update
-of a large weight, the update is added by the second product itself). All that is kept for the backward pass is ``x``,
-and no gradient of the size of ``W`` is formed. What comes out is the same up to rounding.
+PEFT computes ``x W' + s (x A') B'`` term by term: three more passes over an output that may have a million rows, and as
+many over its gradient. Here it is one product with ``W + s B A`` (in 16 bit, where a small update of a large weight
+would be lost, the second product accumulates the update into the output). Only ``x`` is kept for the backward pass, and
+no gradient of the size of ``W`` is formed. The result is the same up to rounding.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch.nn import functional
 
 
 def fuse_lora_linears(model: nn.Module) -> None:
-    """Let every adapted linear layer of a PEFT model compute in one pass, in place.
+    """Fuse every adapted linear layer of a PEFT model, in place.
 
-    A layer with dropout before ``A`` does so outside training alone: what is dropped differs from row to row.
+    Layers with dropout before ``A`` are fused only outside training: dropout differs from row to row.
     """
     for module in model.modules():
         if isinstance(module, LoraLinear):
@@ -28,12 +28,12 @@ def fuse_lora_linears(model: nn.Module) -> None:
 
 
 def _is_applied(layer: nn.Module) -> bool:
-    """Whether a layer has an update beside its weight that is switched on."""
+    """Return whether a layer has an active update that is not merged into its weight."""
     return isinstance(layer, LoraLinear) and not layer.disable_adapters and not layer.merged
 
 
 def can_be_folded(layer: nn.Module) -> bool:
-    """Whether the update is a matrix that may be added to the weight: not where something is dropped before it."""
+    """Return whether the update may be added to the weight: not with active dropout before it."""
     if not isinstance(layer, LoraLinear) or not _is_applied(layer):
         return True
     (name,) = layer.active_adapters
@@ -42,7 +42,7 @@ def can_be_folded(layer: nn.Module) -> bool:
 
 
 def folded_weight(layer: Any) -> Tensor:
-    """(out, in), ``W + s B A`` of an adapted layer or ``W`` of another, with gradient for ``A`` and ``B``."""
+    """Return (out, in): ``W + s B A`` of an adapted layer or ``W`` of another, with gradient for ``A`` and ``B``."""
     if not _is_applied(layer):
         weight: Tensor = getattr(layer, "base_layer", layer).weight
         return weight
@@ -66,7 +66,7 @@ def _forward(layer: LoraLinear, separate: Any, x: Tensor, *args: Any, **kwargs: 
 
 
 class _InOnePass(torch.autograd.Function):
-    """x (…, in), W (out, in), bias (out,) or None, A (r, in), B (out, r), s to (…, out)."""
+    """Inputs x (…, in), W (out, in), bias (out,) or None, A (r, in), B (out, r), s; result (…, out)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -1,8 +1,8 @@
-"""Class names as Grounding DINO reads them: captions ``"red cell . platelet ."`` and which tokens name which class.
+"""Captions of class names for Grounding DINO, ``"red cell . platelet ."``, and the tokens of each class.
 
-The map from tokens to classes is built while the caption is put together, from the tokens of each phrase: it does not
-depend on what a name contains. Grounding DINO itself tells phrases apart by the tokens ``[CLS]``, ``[SEP]``, ``.`` and
-``?`` (ids 101, 102, 1012 and 1029 are part of its architecture), so these are left out of phrases.
+The map from tokens to classes is built together with the caption, from the tokens of each phrase: it does not depend on
+the contents of a name. Grounding DINO separates phrases by the tokens ``[CLS]``, ``[SEP]``, ``.`` and ``?`` (ids 101,
+102, 1012 and 1029 are part of its architecture), so these are removed from phrases.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CLS, SEP, PERIOD, QUESTION = 101, 102, 1012, 1029
 
 @dataclass(frozen=True)
 class Phrase:
-    """How one class is written.
+    """Phrase of one class.
 
     Attributes:
         class_index: Index of the class.
-        token_ids: Its tokens; none of them ends a phrase.
+        token_ids: Its tokens, without the tokens that end a phrase.
     """
 
     class_index: int
@@ -35,7 +35,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption of some phrases: ``[CLS] tokens . tokens . [SEP]``.
+    """Caption of several phrases: ``[CLS] tokens . tokens . [SEP]``.
 
     Attributes:
         phrases: In the order of the caption.
@@ -45,7 +45,7 @@ class Prompt:
 
     @property
     def class_indices(self) -> tuple[int, ...]:
-        """The classes that are asked for, in the order of the caption."""
+        """Class indices in the order of the caption."""
         return tuple(phrase.class_index for phrase in self.phrases)
 
     @property
@@ -54,7 +54,7 @@ class Prompt:
         return (CLS, *(token for phrase in self.phrases for token in (*phrase.token_ids, PERIOD)), SEP)
 
     def token_map(self) -> NDArray[np.bool_]:
-        """(number of phrases, T) bool: which tokens name the i-th class of :attr:`class_indices`."""
+        """Return (number of phrases, T) bool: the tokens that name the i-th class of :attr:`class_indices`."""
         spans = np.zeros((len(self.phrases), len(self.input_ids)), dtype=np.bool_)
         start = 1
         for row, phrase in zip(spans, self.phrases, strict=True):
@@ -65,11 +65,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptBook:
-    """All classes of a data set as phrases, and the captions made of them.
+    """Phrases of all classes of a dataset, and their captions.
 
     Attributes:
-        phrases: One a class, in the order of class indices.
-        limit: Tokens that a caption may have.
+        phrases: One per class, in the order of class indices.
+        limit: Maximum tokens of a caption.
     """
 
     phrases: tuple[Phrase, ...]
@@ -77,17 +77,17 @@ class PromptBook:
 
     @classmethod
     def of(cls, classes: Sequence[str], prompts: Mapping[str, str], *, tokenizer: Any, limit: int) -> PromptBook:
-        """Write down all classes.
+        """Build the phrases of all classes.
 
         Args:
             classes: Class names.
             prompts: Better phrases for some of them.
             tokenizer: The base model's tokenizer.
-            limit: Tokens that a caption may have: ``max_text_len`` of the base model.
+            limit: Maximum tokens of a caption: ``max_text_len`` of the base model.
 
         Raises:
             BaseModelError: The tokenizer is not the one of a Grounding DINO.
-            ConfigError: A class has no phrase that can be read, one that is too long, or the same as another.
+            ConfigError: The phrase of a class is empty, too long, or the same as another.
         """
         _check(tokenizer)
         silent = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} | {CLS, SEP, PERIOD, QUESTION}
@@ -110,23 +110,23 @@ class PromptBook:
         return cls(tuple(phrases), limit)
 
     def chunks(self) -> tuple[Prompt, ...]:
-        """As few captions as hold all classes in their order: what is asked at prediction."""
+        """Return the fewest captions that hold all classes in their order, for prediction."""
         return self._pack(self.phrases)
 
     @property
     def fits(self) -> bool:
-        """One caption holds all classes."""
+        """Whether one caption holds all classes."""
         return len(self.chunks()) == 1
 
     def sample(self, present: Iterable[int], order: Sequence[int]) -> tuple[Prompt, ...]:
-        """Captions for training on an image that shows the classes ``present``.
+        """Return captions for training on an image that shows the classes ``present``.
 
-        Every class that is there is asked for in one caption; as many others as fit are asked for beside it. Few
-        images show more classes than one caption holds; these get several.
+        Each present class is in one of the captions, which are filled with absent classes up to the limit. The few
+        images with more classes than one caption holds get several.
 
         Args:
             present: Indices of the classes that the image shows.
-            order: A random order of all class indices: which others are taken, and where all of them stand.
+            order: A random order of all class indices: selects the absent classes, and the order in captions.
         """
         if self.fits:
             return self.chunks()

@@ -1,4 +1,4 @@
-"""Safetensors files of others: what they hold is read from a bounded header before any tensor is."""
+"""Read untrusted safetensors files: a size-limited header first, then tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.errors import BaseModelError
 from engine.storage.git_lfs import ADVICE, LONGEST_POINTER, is_pointer
 
 MAX_HEADER_BYTES = 16 << 20
-"""Bytes of a header. That of the largest SAM has 70,000."""
+"""Maximum bytes of a header. The largest SAM has 70,000."""
 
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
@@ -24,11 +24,11 @@ Header = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def read_header(path: Path) -> Header:
-    """Return what a file holds.
+    """Read type and shape of each tensor from the header.
 
     Raises:
         FileNotFoundError: There is no such file.
-        BaseModelError: It is not a safetensors file, is not whole, or its header is too large.
+        BaseModelError: It is not a safetensors file, is incomplete, or its header is too large.
     """
     try:
         with path.open("rb") as file:
@@ -43,7 +43,7 @@ def read_header(path: Path) -> Header:
                 )
             file.seek(8)
             header = json.loads(file.read(size))
-        with safe_open(path, framework="pt"):  # whether offsets are right, and nothing is missing at the end
+        with safe_open(path, framework="pt"):  # checks the offsets and the length of the file
             pass
         return {
             name: (str(entry["dtype"]), tuple(int(side) for side in entry["shape"]))
@@ -63,7 +63,7 @@ def elements(header: Header) -> int:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return all tensors, on the CPU. Call it after :func:`read_header`, which raises what is to be raised."""
+    """Return all tensors, on the CPU. Call :func:`read_header` first, which validates the file."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
 

@@ -1,7 +1,8 @@
 """SAM: masks from boxes and points (arXiv:2304.02643).
 
-Masks and predicted IoUs come from transformers; prompts, objective and the way back to original pixels are ours
-(:mod:`engine.teachers.sam_prompts`, :mod:`engine.teachers.sam_loss`).
+Masks and predicted IoUs come from transformers; prompts, objective and the conversion to original pixels are
+implemented in :mod:`engine.teachers.sam_prompts`, :mod:`engine.teachers.sam_loss` and
+:mod:`engine.teachers.sam_masks`.
 """
 
 from __future__ import annotations
@@ -54,24 +55,24 @@ PRESETS = {
     LoraPreset.ENCODER_DECODER: rf"{_DECODER}|{_ENCODER}",
     LoraPreset.ALL: rf"{_DECODER}|{_ENCODER}|{_REST}",
 }
-"""Attention of the mask decoder and what predicts a mask's IoU; with it attention of the image encoder; with these all
-other transformer layers.
+"""Attention of the mask decoder and its IoU head; then also attention of the image encoder; then also all other
+transformer layers.
 
-The prompt encoder stays as it is: its one matrix is the positional encoding, which the image's is tied to.
+The prompt encoder stays frozen: its only matrix is the positional encoding, which is tied to that of the image.
 """
 
 PROMPTS_AT_ONCE = 64
-"""Prompts that the decoder answers together: 64 take about 2 GB with 1024 pixel images."""
+"""Prompts per decoder pass: 64 take about 2 GB with 1024 pixel images."""
 
 
 @register
 class Sam(Teacher):
     """SAM with an image encoder of any size.
 
-    The image encoder runs once an image, the decoder once for all boxes and once for all points of a batch, however
-    these are spread over the images.
+    The image encoder runs once per image, the decoder once for all boxes and once for all points of a batch, for any
+    distribution over the images.
 
-    Not supported: prompts of users other than boxes.
+    Not supported: prediction from prompts other than boxes.
     """
 
     name: ClassVar[TeacherName] = TeacherName.SAM
@@ -80,7 +81,7 @@ class Sam(Teacher):
     recomputable: ClassVar[Mapping[str, str]] = {"encoder": r"vision_encoder\.layers\.\d+", "decoder": "mask_decoder"}
 
     def __init__(self, model: Any, *, classes: Sequence[str], settings: SamSettings) -> None:
-        """Args as for :meth:`load`."""
+        """Take the same arguments as :meth:`load`."""
         reorder_cross_attention(model)
         self.model = model
         self.classes = tuple(classes)
@@ -88,11 +89,11 @@ class Sam(Teacher):
         vision = model.config.vision_config
         self.transform = SamTransform(vision.image_size)
         self.mask_size = 4 * vision.image_size // vision.patch_size
-        """Side of the masks as the decoder gives them."""
+        """Side of the decoder's masks."""
 
     @classmethod
     def load(cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: SamSettings) -> Self:
-        """See :meth:`Teacher.load`. Classes are kept for the detections; SAM knows nothing of them or of phrases."""
+        """See :meth:`Teacher.load`. Classes are only passed through to detections; SAM does not use them."""
         try:
             read_config(folder, ("sam",))
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -108,7 +109,7 @@ class Sam(Teacher):
             )
         except BaseModelError:
             raise
-        except Exception as error:  # what the library raises for files of others may be anything
+        except Exception as error:  # the library may raise anything for untrusted files
             raise BaseModelError(f"{folder} holds no SAM that can be loaded: {shortened(error)}") from error
         check_loaded(folder, model, report["missing_keys"])
         model.requires_grad_(False).eval()
@@ -126,7 +127,7 @@ class Sam(Teacher):
         return {"image": repr(self.transform), "layers": str(depth)} if depth else None
 
     def _depth(self) -> int:
-        """Layers of the image encoder that come before the first adapted one."""
+        """Return the number of image encoder layers before the first adapted one."""
         return frozen_before(self._sam.vision_encoder.layers)
 
     def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64]:
@@ -134,18 +135,17 @@ class Sam(Teacher):
         return take_turns(annotations, self.settings.objects_per_image, visit)
 
     def example(self, sample: Sample, rng: np.random.Generator) -> Example:
-        """One image and its objects, each with one prompt: a jittered box, a detector's, or a point.
+        """Preprocess one image and its objects, each with one prompt: a jittered box, a detected box, or a point.
 
-        Targets are shares of the cells of the decoder's mask grid, not yes or no: where an edge crosses a cell, the
-        share says how far, so that logits that are scaled up cross zero at the right place, and an object smaller
-        than a cell does not vanish.
+        Targets are the covered shares of the cells of the decoder's mask grid, not binary: upscaled logits then cross
+        zero at the true edge, and an object smaller than a cell does not vanish.
 
         Returns:
             ``pixel_values`` (3, S, S) float32, or see :func:`engine.teachers.feature_cache.picture`. In pixels
-            of the model's input: ``boxes`` (N, 4) and ``points`` (N, 2) float32; ``by_point`` (N,) bool, which of the
-            two is the prompt; ``masks`` (N, S / 4, S / 4) float32 in 0..1 for patches of 16 pixels; ``chances`` (N, K)
-            float32 in 0..1, which choose the correction clicks; ``extents`` (N, 2) float32, rows and columns of the
-            mask that the image covers.
+            of the model's input: ``boxes`` (N, 4) and ``points`` (N, 2) float32; ``by_point`` (N,) bool, True if the
+            point is the prompt; ``masks`` (N, S / 4, S / 4) float32 in 0..1 for patches of 16 pixels; ``chances``
+            (N, K) float32 in 0..1, random numbers for the correction clicks; ``extents`` (N, 2) float32, rows and
+            columns of the mask that the image covers.
         """
         height, width = sample.image.shape[:2]
         geometry = self.transform.plan(height, width)
@@ -171,11 +171,11 @@ class Sam(Teacher):
         }
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """The prompts of B images in one row of P; images without any are left out, as nothing can be learnt there.
+        """Concatenate the P prompts of B images; images without prompts are left out, as they have no loss.
 
         Returns:
-            What :func:`_collate_pictures` gives; ``images`` (P,) int64, the image of each prompt; all else as
-            :meth:`example`, (P, …).
+            The fields of :func:`_collate_pictures`; ``images`` (P,) int64, the image of each prompt; all other fields
+            as in :meth:`example`, (P, …).
         """
         prompted = [example for example in examples if len(example["boxes"])]
         counts = torch.tensor([len(example["boxes"]) for example in prompted], dtype=torch.long)
@@ -188,18 +188,18 @@ class Sam(Teacher):
         return batch
 
     def count(self, batch: Batch) -> float:
-        """The number of prompts."""
+        """Return the number of prompts."""
         return float(len(batch["images"]))
 
     def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
         """See :meth:`Teacher.loss` and :func:`sam_losses`.
 
-        A point may mean a part or the whole, so it is answered by three masks of which the best counts; a box is
-        answered by one (arXiv:2304.02643, section 3). The losses of all answers to a prompt add up.
+        A point is ambiguous (part or whole), so SAM predicts three masks, of which the best has a loss; for a box it
+        predicts one (arXiv:2304.02643, section 3). The losses of a prompt and of its correction clicks add up.
         """
         totals = {name: torch.zeros((), device=self.device) for name in ("loss", "focal", "dice", "iou")}
         if not len(batch["images"]):
-            # A gradient of zero: the optimizer's step is then the same as that of a batch that pulls nowhere.
+            # A zero gradient: the optimizer then takes the same step as for a batch without loss.
             totals["loss"] = totals["loss"] + sum(0 * p.sum() for p in self.model.parameters() if p.requires_grad)
             return totals
         embeddings = self._embed(batch)
@@ -214,10 +214,10 @@ class Sam(Teacher):
         return totals
 
     def _answers(self, embeddings: Tensor, prompts: Batch, *, by_point: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and predicted IoUs, as of :meth:`_decode`, of each prompt and after each of its correction clicks.
+        """Yield logits and predicted IoUs, as :meth:`_decode`, for each prompt and after each correction click.
 
-        A click comes with all that was said before and with the answer that it corrects: of several the one that SAM
-        holds for best.
+        A click is added to all previous prompts and to the mask that it corrects: of several masks, the one with the
+        highest predicted IoU.
         """
         boxes = None if by_point else prompts["boxes"]
         clicks = Clicks.on_objects(prompts["points"]) if by_point else None
@@ -233,9 +233,9 @@ class Sam(Teacher):
 
     @torch.no_grad()
     def predict(self, samples: Sequence[Sample]) -> list[Detections]:
-        """One mask for each box of each sample, crowds left out; a box that is answered by no pixel gives none.
+        """Predict one mask for each box of each sample except crowds; empty masks are left out.
 
-        ``scores`` are predicted IoUs, ``prompt_indices`` the objects of the sample whose boxes were the prompts.
+        ``scores`` are predicted IoUs, ``prompt_indices`` the indices of the prompt boxes in the sample.
         """
         geometries = [self.transform.plan(*sample.image.shape[:2]) for sample in samples]
         prompts = [np.flatnonzero(~sample.is_crowd) for sample in samples]
@@ -255,7 +255,7 @@ class Sam(Teacher):
         return detections
 
     def _segment(self, embedding: Tensor, boxes: Tensor, geometry: Geometry) -> tuple[list[Rle], NDArray[np.float32]]:
-        """Masks of one image in original pixels and their predicted IoUs: (C, h, w) embedding, (P, 4) boxes."""
+        """Return masks of one image in original pixels and their IoUs, from a (C, h, w) embedding and (P, 4) boxes."""
         masks: list[Rle] = []
         scores: list[Tensor] = []
         for some in torch.split(boxes, PROMPTS_AT_ONCE):
@@ -265,7 +265,7 @@ class Sam(Teacher):
         return masks, torch.cat(scores).cpu().numpy()
 
     def _embed(self, batch: Batch) -> Tensor:
-        """(B, C, S / 16, S / 16), of what :func:`_collate_pictures` gives."""
+        """Return embeddings (B, C, S / 16, S / 16) of the fields of :func:`_collate_pictures`."""
         if "pictures" not in batch:
             embeddings: Tensor = self._sam.vision_encoder(batch["pixel_values"]).last_hidden_state
             return embeddings
@@ -276,7 +276,7 @@ class Sam(Teacher):
         return self._last_layers(depth, states)
 
     def _first_layers(self, depth: int, pixel_values: Tensor) -> dict[str, Tensor]:
-        """``states`` of one image (1, 3, S, S): (h, w, D) after ``depth`` layers, (C, h, w) after the last."""
+        """Return ``states`` of one image (1, 3, S, S): (h, w, D) after ``depth`` layers, (C, h, w) after the last."""
         encoder = self._sam.vision_encoder
         states = encoder.patch_embed(pixel_values)
         if encoder.pos_embed is not None:
@@ -288,7 +288,7 @@ class Sam(Teacher):
         return {"states": states[0]}
 
     def _last_layers(self, depth: int, states: Tensor) -> Tensor:
-        """What is left to do to the states (B, …) of :meth:`_first_layers`: (B, C, h, w)."""
+        """Run the remaining layers on the states (B, …) of :meth:`_first_layers`; return (B, C, h, w)."""
         encoder = self._sam.vision_encoder
         if depth == len(encoder.layers):
             return states
@@ -306,20 +306,20 @@ class Sam(Teacher):
         masks: Tensor | None = None,
         several: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """One mask for each prompt, or three.
+        """Predict one mask for each prompt, or three.
 
         Args:
-            embeddings: (P, C, h, w), of the image of each prompt.
+            embeddings: (P, C, h, w), image embedding of each prompt.
             boxes: (P, 4), in pixels of the model's input.
-            clicks: (P, K) of them, beside or instead of boxes.
-            masks: (P, 4h, 4w), logits of an earlier answer.
-            several: Give three masks.
+            clicks: (P, K) clicks, in addition to or instead of boxes.
+            masks: (P, 4h, 4w), logits of an earlier prediction.
+            several: Predict three masks.
 
         Returns:
             (P, M, 4h, 4w) logits and (P, M) predicted IoUs.
         """
         sam = self._sam
-        # In 32 bit: 8 bits of a coordinate tell 256 places apart, of 1024.
+        # In 32 bit: 8 significant bits distinguish 256 positions of 1024.
         with torch.autocast(self.device.type, enabled=False):
             sparse, dense = sam.prompt_encoder(
                 input_points=None if clicks is None else clicks.points[:, None],
@@ -339,13 +339,13 @@ class Sam(Teacher):
 
     @property
     def _sam(self) -> Any:
-        """The SamModel, whose layers PEFT may have replaced."""
+        """The SamModel, with or without an adapter."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
 
 def _collate_pictures(examples: Sequence[Example]) -> Batch:
-    """``pixel_values`` (B, 3, S, S) of B images, or where there is a cache of features ``pictures``: a list of what the
-    examples have of it, see :func:`engine.teachers.feature_cache.picture`.
+    """Return ``pixel_values`` (B, 3, S, S) of B images, or, with a feature cache, ``pictures``: a list of the cache
+    fields of the examples, see :func:`engine.teachers.feature_cache.picture`.
     """
     if not examples or "key" in examples[0]:
         return {"pictures": pictures(examples)}
@@ -353,7 +353,7 @@ def _collate_pictures(examples: Sequence[Example]) -> Batch:
 
 
 def _detections(sample: Sample, prompts: NDArray[np.int64], masks: list[Rle], ious: NDArray[np.floating]) -> Detections:
-    """Detections by falling score; of equal ones the earlier prompt comes first. Empty masks are left out."""
+    """Return detections by descending score, ties in the order of prompts. Empty masks are left out."""
     areas = coco_mask.area(masks) if masks else np.empty(0)
     order = np.argsort(-ious, kind="stable")
     order = order[areas[order] > 0]
@@ -371,7 +371,7 @@ def _detections(sample: Sample, prompts: NDArray[np.int64], masks: list[Rle], io
 
 
 def _check_preprocessor(folder: Path, image_size: int) -> None:
-    """See that ``preprocessor_config.json`` says what is done with images here, if it is there."""
+    """Check that ``preprocessor_config.json``, if it exists, agrees with the preprocessing used here."""
     file = folder / PREPROCESSOR
     if not file.is_file():
         return
@@ -381,6 +381,6 @@ def _check_preprocessor(folder: Path, image_size: int) -> None:
     longest = size.get("longest_edge") if isinstance(size, dict) else size
     if longest is not None and longest != image_size:
         raise BaseModelError(
-            f"{file}: size is {str(size)[:80]}, and config.json beside it has an image_size of {image_size}: they do "
+            f"{file}: size is {str(size)[:80]}, and config.json next to it has an image_size of {image_size}: they do "
             "not belong together"
         )

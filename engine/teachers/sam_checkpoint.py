@@ -1,9 +1,9 @@
-"""segment-anything's checkpoints (``sam_vit_b_01ec64.pth`` …) to transformers' SamModel and back.
+"""Convert segment-anything checkpoints (``sam_vit_b_01ec64.pth`` …) to transformers' SamModel and back.
 
     convert_original(Path("sam_vit_b.pth"), Path("sam-vit-base"))    # a folder that Sam.load takes
     export_original(merged(teacher), Path("tuned.pth"))              # for sam_model_registry["vit_b"](checkpoint=…)
 
-Both hold the same tensors under other names; sizes follow from their shapes, so that any SAM can be converted.
+Both contain the same tensors under different names; sizes follow from the shapes, so that any SAM can be converted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from transformers import SamConfig, SamImageProcessor, SamModel
 from engine.errors import BaseModelError
 
 DECODER_HEADS = 8
-"""Attention heads of every published SAM's mask decoder; the shapes in a checkpoint do not tell them."""
+"""Attention heads of every published SAM's mask decoder; they cannot be derived from tensor shapes."""
 
 DOWNSAMPLE_RATE = 2
-"""How much narrower cross-attention is than the decoder of every published SAM."""
+"""Ratio of the widths of decoder and cross-attention in every published SAM."""
 
 REGISTRY = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 """Names of the published sizes in ``sam_model_registry``, by the width of the image encoder."""
@@ -58,11 +58,11 @@ def convert_original(path: Path, folder: Path) -> None:
     """Write a segment-anything checkpoint as a transformers folder.
 
     Args:
-        path: The ``.pth`` file; only tensors are read of it, never code.
-        folder: Gets ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
+        path: The ``.pth`` file; only tensors are read from it, never code.
+        folder: Output folder for ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
 
     Raises:
-        BaseModelError: The file is not there, is not one of tensors alone, or they are not those of a SAM.
+        BaseModelError: The file is missing, contains more than tensors, or they are not those of a SAM.
     """
     tensors = _read(path)
     try:
@@ -80,9 +80,9 @@ def convert_original(path: Path, folder: Path) -> None:
 
 
 def export_original(model: Any, path: Path) -> None:
-    """Write a SamModel, its adapter merged, as a checkpoint for ``segment_anything.sam_model_registry``.
+    """Write a SamModel with merged adapter as a checkpoint for ``segment_anything.sam_model_registry``.
 
-    The format is that of ``torch.save``, as the registry reads no other; it holds tensors alone.
+    The format is that of ``torch.save``, the only one that the registry reads; the file contains only tensors.
     """
     tensors = model.state_dict()
     decoder = model.config.mask_decoder_config
@@ -94,19 +94,18 @@ def export_original(model: Any, path: Path) -> None:
 
 
 def _exported_rate(decoder: Any) -> int:
-    """Return how much narrower cross-attention is than the decoder, in an export.
+    """Return the ratio of the widths of decoder and cross-attention in an export.
 
-    segment_anything has one rate for all of it; transformers has 2 in the layers and the configuration's in the last
-    attention. So what is narrower is made as wide as the other.
+    segment_anything has one rate for all layers; transformers has 2 in the layers and the configured rate in the last
+    attention. So the narrower ones are widened to the other width.
     """
     return min(DOWNSAMPLE_RATE, int(decoder.attention_downsample_rate))
 
 
 def _widened(name: str, tensor: Tensor, *, heads: int, width: int) -> Tensor:
-    """A tensor of cross-attention ``width`` channels wide, by zeros in each head: what it computes stays the same.
+    """Widen a tensor of cross-attention to ``width`` channels by zeros in each head: results do not change.
 
-    Attention divides by the root of a head's channels, so that queries are multiplied by the root of how many more
-    there are.
+    Attention divides by the square root of a head's channels, so queries are multiplied by the root of the factor.
     """
     match = re.search(r"\.(?:cross_attn_\w+|final_attn_token_to_image)\.([qkv]|out)_proj\.(weight|bias)$", name)
     if match is None or match.groups() == ("out", "bias"):
@@ -123,11 +122,11 @@ def _widened(name: str, tensor: Tensor, *, heads: int, width: int) -> Tensor:
 
 
 def loading_code(config: SamConfig, path: Path) -> str:
-    """Python that loads an exported checkpoint with segment_anything alone, as ``sam``.
+    """Return Python code that loads an exported checkpoint as ``sam`` with only segment_anything.
 
     Args:
-        config: Of the model that was exported. A size that ``sam_model_registry`` lacks is built of its modules.
-        path: The checkpoint.
+        config: Configuration of the exported model. Sizes that ``sam_model_registry`` lacks are built from modules.
+        path: Path of the checkpoint.
     """
     vision, decoder = config.vision_config, config.mask_decoder_config
     named = REGISTRY.get(vision.hidden_size)
@@ -182,11 +181,11 @@ sam = Sam(
 ).eval()
 sam.load_state_dict(torch.load({path!r}, weights_only=True))
 """
-"""segment_anything's own modules, by their constructors."""
+"""Code that builds the model from segment_anything's modules."""
 
 
 def original_names(model: Any) -> dict[str, str]:
-    """segment-anything's name of each of a SamModel's tensors. The two tied positional encodings share theirs."""
+    """Return segment-anything's name of each tensor of a SamModel; the two tied positional encodings share one name."""
     depth = model.config.mask_decoder_config.iou_head_depth
     return {name: _original_name(name, iou_head_depth=depth) for name in model.state_dict()}
 
@@ -194,7 +193,7 @@ def original_names(model: Any) -> dict[str, str]:
 def _original_name(name: str, *, iou_head_depth: int) -> str:
     for pattern, replacement in _RENAMED:
         name = re.sub(pattern, replacement, name)
-    # Layers of small networks are all numbered there; here the first and the last have names, and 0 is the second.
+    # segment-anything numbers all layers of small networks; in transformers the first and last have names, 0 is second.
     if match := re.match(_NETWORK + r"(proj_in|proj_out|layers\.(\d+))\.(.+)", name):
         network, layer, number, rest = match.groups()
         last = iou_head_depth - 1 if network.endswith("iou_prediction_head") else 2
@@ -219,7 +218,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _config(tensors: Mapping[str, Tensor]) -> SamConfig:
-    """Sizes from shapes.
+    """Derive the configuration from tensor shapes.
 
     Raises:
         KeyError: A tensor that every SAM has is missing.

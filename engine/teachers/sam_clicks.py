@@ -1,8 +1,8 @@
-"""Correction clicks: where an answer of SAM is wrong, as a user would show it (arXiv:2304.02643, appendix A).
+"""Correction clicks on wrong areas of SAM's masks, as a user would set them (arXiv:2304.02643, appendix A).
 
-All chance comes in as one number a click, drawn with the example. A cell that changes sides, by rounding or by another
-cut of the batch, changes the click only if it is the one that was chosen or would be: cells are ranked by a fixed
-permutation that the number turns, and of the wrong ones the first is clicked.
+All randomness is one number per click, drawn with the example. A cell that changes between right and wrong, by rounding
+or another division of the batch, changes the click only if it is, or becomes, the chosen one: cells are ranked by a
+fixed permutation, rotated by that number, and the first wrong one is clicked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Clicks(NamedTuple):
 
     Attributes:
         points: (P, K, 2) float32, column and row in pixels of the model's input, as SAM takes them.
-        labels: (P, K) int64, 1 on the object and 0 beside it.
+        labels: (P, K) int64, 1 on the object and 0 on the background.
     """
 
     points: Tensor
@@ -27,16 +27,16 @@ class Clicks(NamedTuple):
 
     @classmethod
     def on_objects(cls, points: Tensor) -> Clicks:
-        """One on each object: (P, 2) points."""
+        """Return one click on each object, from (P, 2) points."""
         return cls(points[:, None], torch.ones(len(points), 1, dtype=torch.long, device=points.device))
 
     def then(self, later: Clicks) -> Clicks:
-        """These clicks, and one more for each prompt."""
+        """Append one more click for each prompt."""
         return Clicks(torch.cat([self.points, later.points], 1), torch.cat([self.labels, later.labels], 1))
 
 
 def true_cells(targets: Tensor) -> Tensor:
-    """Cells of the true mask, those at least half covered; of an object that covers none by half, its fullest ones.
+    """Return the cells of the true mask: those at least half covered, or else the most covered ones.
 
     Args:
         targets: (..., h, w) in 0..1.
@@ -49,19 +49,19 @@ def true_cells(targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def correct(logits: Tensor, targets: Tensor, chances: Tensor, *, extents: Tensor, stride: float) -> Clicks:
-    """A click for each answer, on any wrong cell as likely as on any other; on the object where nothing is wrong.
+    """Choose a click for each mask, uniformly among wrong cells, or among the object's cells if none is wrong.
 
-    What lies beside the image, where nobody can click, is not wrong.
+    Cells in the padding, where nobody can click, are not wrong.
 
     Args:
-        logits: (P, h, w); the answer is where they are above 0.
+        logits: (P, h, w); the mask is where they are above 0.
         targets: (P, h, w) in 0..1.
         chances: (P,) in 0..1.
         extents: (P, 2) rows and columns that the image covers.
-        stride: Pixels of the model's input a cell.
+        stride: Pixels of the model's input per cell.
 
     Returns:
-        One click each.
+        One click per mask.
     """
     true = true_cells(targets).flatten(1)
     height, width = logits.shape[-2:]
@@ -73,7 +73,7 @@ def correct(logits: Tensor, targets: Tensor, chances: Tensor, *, extents: Tensor
     turn = (chances * count).long().clamp(max=count - 1)[:, None]
     order = (_permutation(count).to(logits.device) + turn) % count
     chosen = order.masked_fill(~region, count).argmin(1, keepdim=True)
-    # SAM adds the half pixel that leads to a pixel's middle.
+    # SAM adds half a pixel to get the pixel's centre.
     middle = (torch.stack([chosen % width, chosen // width], -1) + 0.5) * stride - 0.5
     return Clicks(middle.float(), true.gather(1, chosen).long())
 

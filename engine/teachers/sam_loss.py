@@ -1,4 +1,4 @@
-"""SAM's objective (arXiv:2304.02643, section 3 and appendix A): 20 focal + dice, and the error of the predicted IoU."""
+"""SAM's objective (arXiv:2304.02643, section 3 and appendix A): 20 focal + dice, and squared error of predicted IoU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: f
         logits: (P, M, h, w).
         targets: (P, 1, h, w) in 0..1. Between 0 and 1 each term is the mean of both cases, weighted by the target.
         alpha: Weight of the object's pixels; those of the background weigh 1 - alpha.
-        gamma: How much less well-classified pixels count.
+        gamma: Exponent that reduces the weight of well-classified pixels.
 
     Returns:
         (P, M).
@@ -30,7 +30,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: f
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 - dice coefficient of each mask (arXiv:1606.04797), smoothed by one pixel as in SAM 2's ``loss_fns.py``.
+    """Dice loss, 1 - dice coefficient, of each mask (arXiv:1606.04797), smoothed as in SAM 2's ``loss_fns.py``.
 
     Args:
         logits: (P, M, h, w).
@@ -65,10 +65,10 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def sam_losses(logits: Tensor, ious: Tensor, targets: Tensor, settings: SamSettings) -> dict[str, Tensor]:
-    """Sums over the prompts of all parts of the objective, in 32 bit.
+    """Sum all parts of the objective over the prompts, in 32 bit.
 
-    Of several masks for one prompt only the one with the lowest mask loss counts, so that each may stand for another
-    meaning of the prompt. Predicted IoUs are compared for all of them: they choose among the masks later.
+    Of several masks for one prompt only the one with the lowest mask loss counts, so that each can represent another
+    meaning of the prompt. The IoU loss is over all of them, as predicted IoUs select among the masks later.
 
     Args:
         logits: (P, M, h, w), M masks for each of P prompts.

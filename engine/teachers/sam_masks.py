@@ -1,4 +1,4 @@
-"""From what SAM's decoder gives to masks of the original image, as run lengths."""
+"""Convert the output of SAM's decoder to RLE masks of the original image."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from engine.dataset.types import Rle
 from engine.preprocessing import Geometry
 
 PIXELS_AT_ONCE = 1 << 26
-"""Mask pixels that are scaled up together: 256 MB."""
+"""Mask pixels that are upscaled together: 256 MB."""
 
 
 def original_masks(logits: Tensor, geometry: Geometry) -> Iterator[NDArray[np.uint8]]:
-    """(P, 1, h, w) logits to (p, H, W) masks, a few at a time, as ``segment_anything.Sam.postprocess_masks`` has it."""
+    """Yield (p, H, W) masks of (P, 1, h, w) logits, a few at a time, as ``segment_anything.Sam.postprocess_masks``."""
     height, width = geometry.resized
     at_once = max(1, PIXELS_AT_ONCE // max(geometry.original[0] * geometry.original[1], geometry.padded[0] ** 2))
     for some in torch.split(logits, at_once):
@@ -29,6 +29,6 @@ def original_masks(logits: Tensor, geometry: Geometry) -> Iterator[NDArray[np.ui
 
 
 def encode(masks: NDArray[np.uint8]) -> list[Rle]:
-    """Run lengths of (P, H, W) masks."""
+    """Encode (P, H, W) masks as run lengths."""
     encoded: list[Rle] = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
     return encoded

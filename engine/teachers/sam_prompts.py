@@ -1,7 +1,7 @@
-"""What SAM is asked in training: which objects of an image, by which boxes and points. Plain numpy.
+"""Select the objects, boxes and points that prompt SAM in training. Plain numpy.
 
-Boxes are corners and points are pixels, both in pixels of the original image and as ``SamPredictor`` takes them: a
-box as in COCO (its right edge is x + width), a point as (column, row) of its pixel. SAM adds the half pixel to both.
+Boxes are xyxy and points (column, row), both in pixels of the original image and as ``SamPredictor`` takes them: a box
+as in COCO (its right edge is x + width), a point as the indices of its pixel. SAM adds half a pixel to both.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from engine.dataset.types import CocoAnnotation, Sample
 
 
 def take_turns(annotations: Sequence[CocoAnnotation], limit: int, visit: int) -> NDArray[np.int64]:
-    """The objects of an image that are asked for on one visit: ``limit`` of those with a mask, crowds left out.
+    """Select up to ``limit`` objects of an image for one visit, among those with a mask that are not crowds.
 
-    They take turns in a fixed shuffled order, so that of n objects each is asked for once before any is asked for
-    twice, and all of them in every ceil(n / limit) visits.
+    They are used in turn, in a fixed shuffled order: of n objects each is used once before any is used twice, and all
+    of them within ceil(n / limit) visits.
 
     Args:
-        annotations: Of the image.
-        limit: At most so many.
-        visit: How often the image was shown before.
+        annotations: Annotations of the image.
+        limit: Maximum number of objects.
+        visit: Number of earlier visits of the image.
 
     Returns:
-        (N,) positions in ``annotations``, ascending.
+        (N,) indices in ``annotations``, ascending.
     """
     usable = [i for i, found in enumerate(annotations) if found.segmentation and not found.iscrowd]
     shuffled = np.random.default_rng(len(usable)).permutation(np.asarray(usable, np.int64))
@@ -36,20 +36,20 @@ def take_turns(annotations: Sequence[CocoAnnotation], limit: int, visit: int) ->
 
 
 def targets_of(sample: Sample) -> NDArray[np.int64]:
-    """(N,) indices of the objects that can be learned: those with a mask that are no crowd."""
+    """Return the (N,) indices of the trainable objects: those with a mask that are not crowds."""
     if sample.masks is None:
         return np.empty(0, np.int64)
     return np.flatnonzero(~sample.is_crowd & sample.masks.any(axis=(1, 2))).astype(np.int64)
 
 
 def with_detected(sample: Sample, boxes_xyxy: NDArray[np.float32]) -> Sample:
-    """The sample with a detector's boxes beside its objects, so that what moves these moves those.
+    """Add detected boxes to a sample, so that augmentation transforms them with the objects.
 
-    They are rows of their own without a mask, told from objects by a negative ``annotation_indices``.
+    They are extra rows without a mask, marked by negative ``annotation_indices``.
 
     Args:
         sample: An image with N objects.
-        boxes_xyxy: (N, 4) corners in pixels, NaN where the detector has not found the object.
+        boxes_xyxy: (N, 4) xyxy in pixels, NaN for undetected objects.
     """
     found = np.flatnonzero(~np.isnan(boxes_xyxy).any(axis=1))
     masks = sample.masks
@@ -66,28 +66,28 @@ def with_detected(sample: Sample, boxes_xyxy: NDArray[np.float32]) -> Sample:
 
 
 def detected_boxes(sample: Sample, objects: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(N, 4) boxes that :func:`with_detected` has put beside the objects, NaN where there is none (any more)."""
+    """Return the (N, 4) boxes that :func:`with_detected` added for the objects, NaN if absent or lost."""
     boxes = np.full((len(objects), 4), np.nan, np.float32)
-    place = {int(-1 - index): row for row, index in enumerate(sample.annotation_indices) if index < 0}
+    row_of = {int(-1 - index): row for row, index in enumerate(sample.annotation_indices) if index < 0}
     for box, index in zip(boxes, sample.annotation_indices[objects], strict=True):
-        if int(index) in place:
-            box[:] = sample.boxes_xyxy[place[int(index)]]
+        if int(index) in row_of:
+            box[:] = sample.boxes_xyxy[row_of[int(index)]]
     return boxes
 
 
 def jitter_boxes(
     boxes_xyxy: NDArray[np.float32], *, std: float, width: int, height: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Boxes as a detector would draw them.
+    """Jitter boxes, to imitate a detector.
 
-    Each edge moves by normal noise, cut off at two standard deviations, and stays inside the image (arXiv:2304.02643,
-    appendix A, has 10 % of the box sides). A box that would become thinner than a pixel keeps its edges.
+    Each edge moves by normal noise, truncated at two standard deviations, and stays inside the image (arXiv:2304.02643,
+    appendix A, uses 10 % of the box sides). A box that would become thinner than a pixel does not change.
 
     Args:
         boxes_xyxy: (N, 4) corners in pixels.
         std: Standard deviation of the noise, in box sides.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
+        width: Image width in pixels.
+        height: Image height in pixels.
         rng: Source of the noise.
 
     Returns:
@@ -103,7 +103,7 @@ def jitter_boxes(
 
 
 def draw_points(masks: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
-    """One pixel of each mask, any as likely as any other.
+    """Draw one pixel of each mask, uniformly.
 
     Args:
         masks: (N, H, W), none of them empty.
