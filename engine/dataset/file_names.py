@@ -1,4 +1,4 @@
-"""Which file a ``file_name`` means, and what two entries that end on one file mean."""
+"""Match the ``file_name`` of COCO entries to existing files, and resolve entries that match the same file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 FEW = 16
-"""Paths with the same last part that are compared one by one."""
+"""Maximum number of paths with the same last part to compare one by one."""
 
 EXACT = 1 << 20
-"""Strength of a name that is the path of the file."""
+"""Strength of a name equal to the path of the file."""
 
 WHOLE = 1 << 10
-"""Strength, at least, of a name that the whole path of the file ends in, or that ends in it."""
+"""Minimum strength if the name ends with the whole path of the file, or the path with the whole name."""
 
 UNUSUAL = re.compile(r"[\\%?:]|\.\.|//|^\./|/\./|[^\x00-\x7f]")
-"""What a name has that is not just a path."""
+"""Pattern of names that are more than a plain path."""
 
 JUNK = frozenset(
     {
@@ -36,11 +36,11 @@ JUNK = frozenset(
         "desktop.ini",
     }
 )
-"""Files and folders, in small letters, that desktops, archives and notebooks leave among those of a user."""
+"""Files and folders, in lower case, that desktops, archive tools and notebooks create."""
 
 
 def is_junk(key: str) -> bool:
-    """Test whether a desktop or an archive made the file, not the user: ``._a.jpg``, ``__MACOSX/a.jpg``, ``Thumbs.db``.
+    """Test whether a desktop or archive tool created the file: ``._a.jpg``, ``__MACOSX/a.jpg``, ``Thumbs.db``.
 
     >>> is_junk("__MACOSX/images/a.jpg"), is_junk("images/._a.jpg"), is_junk("images/a.jpg")
     (True, True, False)
@@ -49,12 +49,12 @@ def is_junk(key: str) -> bool:
 
 
 class Match(NamedTuple):
-    """The file that a name means.
+    """The file that a name refers to.
 
     Attributes:
-        key: Its path, relative to the folder of the images.
-        strength: How sure that is: ``EXACT``; or ``WHOLE`` and above where one path ends in the other, by the number of
-            their common parts; or else the number of the common parts, of a URL or an absolute path.
+        key: Path of the file, relative to the image folder.
+        strength: Certainty of the match: ``EXACT``; ``WHOLE`` plus the number of common parts if one path ends with the
+            other; or the number of common parts, for a URL or an absolute path.
     """
 
     key: str
@@ -62,19 +62,20 @@ class Match(NamedTuple):
 
 
 class FileNames:
-    """Finds the file that a ``file_name`` means among the existing ones.
+    """Find the existing file that a ``file_name`` refers to.
 
-    Tools write it relative to some folder of theirs, with backslashes, quoted for a URL, or as a path of their server.
-    So a name means the file of exactly that name; or else the only one whose path ends in it, or in whose end it ends
-    (``images/a.jpg`` is ``a.jpg``); or else, of a URL, an absolute path or one that leads out of its folder, the only
-    one with the same last part. ``day/1.jpg`` never is ``night/1.jpg``. Accented letters are the same whether composed
-    (NFC) or not (NFD, as macOS writes them).
+    Tools write names relative to a folder of their own, with backslashes, URL-quoted, or as a path on their server.
+    A name refers to the file of exactly that name; else to the only file whose path ends with the name, or that the
+    name ends with (``images/a.jpg`` is ``a.jpg``); else, for URLs, absolute paths and names that lead out of the
+    folder,
+    to the only file with the same last part. ``day/1.jpg`` never matches ``night/1.jpg``. Accented letters match
+    whether composed (NFC) or decomposed (NFD, as on macOS).
 
-    What one name alone cannot show is that another entry means the same file: see :func:`rejected`.
+    A single name cannot show that another entry refers to the same file: see :func:`rejected`.
 
     Args:
         keys: Paths of the files, relative to their folder.
-        same: Paths that are links to other ones of ``keys``, with the path of these: both are one file.
+        same: Links among ``keys``, with the path of their target: both count as one file.
     """
 
     def __init__(self, keys: Iterable[str], same: Mapping[str, str] | None = None) -> None:
@@ -86,12 +87,12 @@ class FileNames:
         self._composed: dict[str, str | None] | None = None
 
     def find(self, file_name: str) -> str | None:
-        """The key of the file; None if there is none, or if it may be one of several."""
+        """Return the key of the file; None if there is none or the name is ambiguous."""
         match = self.match(file_name)
         return None if match is None else match.key
 
     def match(self, file_name: str) -> Match | None:
-        """The file, and how sure that is; None if there is none, or if it may be one of several."""
+        """Return the file and the strength of the match; None if there is none or the name is ambiguous."""
         if file_name in self.keys:
             return Match(file_name, EXACT)
         if not UNUSUAL.search(file_name):
@@ -123,7 +124,7 @@ class FileNames:
                 if not key.isascii():
                     composed, file = _composed(key), self.same.get(key, key)
                     known = self._composed.get(composed, file)
-                    self._composed[composed] = file if known == file else None  # two files that look the same
+                    self._composed[composed] = file if known == file else None  # two files with equal composed names
         return self._composed.get(_composed(path))
 
     def _by_end(self, path: str) -> Match | None:
@@ -153,18 +154,19 @@ class FileNames:
             whole = next((whole for end in reversed(ends) if (whole := end.longer(None))), None)
             return None if whole is None else self._nearest_of(wanted, whole.keys, foreign=False)
         end = tuple(wanted[-len(ends) :])
-        if end not in self._nearest:  # all of these fit, and there may be as many of them as images
+        if end not in self._nearest:  # all of these match, possibly as many as there are images
             self._nearest[end] = self._nearest_of(wanted, ends[-1].keys, foreign=foreign, outside=outside)
         return self._nearest[end]
 
     def _nearest_of(self, wanted: list[str], keys: list[str], *, foreign: bool, outside: bool = False) -> Match | None:
-        """The only file that ``wanted`` ends in or that ends in it (of a foreign one: that ends most like it).
+        """Return the only file that ends with ``wanted`` or that ``wanted`` ends with (foreign names: the longest
+        common end).
 
         Args:
-            wanted: Parts of a name; ``outside``: those after what leads out of its folder.
+            wanted: Parts of a name; with ``outside``, the parts after those that lead out of the folder.
             keys: Files with the same last part.
-            foreign: The name is of another machine.
-            outside: There were more parts before, which say nothing.
+            foreign: The name is a path on another machine.
+            outside: Leading parts were removed.
         """
         parts = [_composed(part) for part in wanted]
         lower = [part.lower() for part in parts]
@@ -187,13 +189,13 @@ class FileNames:
 
 
 def rejected(claims: Mapping[str, Match]) -> list[str]:
-    """Names of those that end on one file which do not mean it.
+    """Return the names that match a file but do not refer to it.
 
-    The surest name means the file: where another entry has the path of a file itself, no other one is a guess away from
-    it. Where two are equally sure, neither is right. One name that stands in several entries is one claim.
+    The strongest match refers to the file: if an entry has the exact path, all guesses are rejected. If two matches are
+    equally strong, both are rejected. The same name in several entries counts once.
 
     Args:
-        claims: Names, tidied, with their matches, all of the same file.
+        claims: Tidied names with their matches, all of the same file.
     """
     best = max(match.strength for match in claims.values())
     surest = [name for name, match in claims.items() if match.strength == best]
@@ -201,14 +203,14 @@ def rejected(claims: Mapping[str, Match]) -> list[str]:
 
 
 def tidied(file_name: str) -> str:
-    r"""A name with slashes alone, without empty parts and dots, composed: equal for names that say the same.
+    r"""Normalise a name: forward slashes, no empty parts or dots, composed (NFC).
 
     >>> tidied("./day\\1.jpg"), tidied("/a//1.jpg")
     ('day/1.jpg', '/a/1.jpg')
     """
     plain = "/." not in file_name and "//" not in file_name and "\\" not in file_name and file_name.isascii()
     if plain and not file_name.startswith(".") and not file_name.endswith("/"):
-        return file_name  # as most are
+        return file_name  # the usual case
     path = _composed(file_name.replace("\\", "/"))
     parts = "/".join(part for part in path.split("/") if part not in ("", "."))
     return f"/{parts}" if path.startswith("/") else parts
@@ -219,9 +221,9 @@ def _composed(text: str) -> str:
 
 
 class _Ends:
-    """Paths that share their last ``depth`` parts, letter case aside; divided by the part before when asked for it.
+    """Paths with the same last ``depth`` parts (ignoring case), grouped on demand by the preceding part.
 
-    Where most have the same last part (``camera_017/frame.png``), comparing each name with each path would take days.
+    If most have the same last part (``camera_017/frame.png``), comparing every name with every path would take days.
     """
 
     __slots__ = ("_longer", "depth", "keys")
@@ -231,7 +233,7 @@ class _Ends:
         self._longer: dict[str | None, _Ends] | None = None
 
     def longer(self, part: str | None) -> _Ends | None:
-        """Those of them that have this part before; None: those that have no other part."""
+        """Return the paths with this preceding part; None: the paths without one."""
         if self._longer is None:
             self._longer = {}
             for key in self.keys:
@@ -242,7 +244,7 @@ class _Ends:
 
 
 def is_unsafe(file_name: str) -> bool:
-    """Whether a name leads out of its folder."""
+    """Test whether a name leads out of its folder."""
     return "\0" in file_name or ".." in file_name.replace("\\", "/").split("/")
 
 
@@ -260,9 +262,11 @@ def _common_end(one: list[str], other: list[str]) -> int:
 
 
 def _readings(path: str) -> list[str]:
-    """Return what a path may mean: itself, unquoted, or what ``/data/local-files/?d=a%20b.jpg`` and URLs have in them.
+    """Return possible readings of a path: as written, unquoted, or the path in a URL or
+    ``/data/local-files/?d=a%20b.jpg``.
 
-    What Label Studio writes after ``d=`` is relative to a folder of its server, and so as good as a relative name.
+    The path that Label Studio writes after ``d=`` is relative to a folder of its server, so it is as reliable as a
+    relative name.
     """
     if "%" not in path and "?" not in path and "://" not in path:
         return [path]
@@ -272,7 +276,7 @@ def _readings(path: str) -> list[str]:
     except ValueError:
         return [path, unquote(path)]
     if inner:
-        raw = path.partition("?")[2].partition("d=")[2]  # where nothing was quoted
+        raw = path.partition("?")[2].partition("d=")[2]  # if nothing was quoted
         return [inner[0].lstrip("/"), unquote(raw).lstrip("/")]
     if parts.scheme and parts.netloc:
         return [f"/{unquote(parts.path)}", f"/{parts.path}"]

@@ -1,7 +1,7 @@
-"""Datasets that are not COCO: YOLO, Pascal VOC, LabelMe and VIA are converted, zip files unpacked.
+"""Other formats than COCO: YOLO, Pascal VOC, LabelMe and VIA are converted, zip files are unpacked.
 
-Each converter writes COCO, which is read and judged as any other: what is wrong with a line of a label file is found by
-the same checks, and told with the file and the line. Converted files are kept in the cache.
+Each converter writes COCO, which is read and checked as usual: the same checks find errors in a label file, and report
+them with the file and line. Converted files are kept in the cache.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["convert_file", "convert_folder"]
 
 
 def convert_file(uri: str, head: bytes, images: str | None, *, storage: Storage) -> dict[str, PartFiles] | None:
-    """The parts of a dataset that one file stands for, converted; None of a file to be read as COCO.
+    """Convert the dataset of a file and return its splits; None if the file is to be read as COCO.
 
     Args:
-        uri: Of the file.
+        uri: URI of the file.
         head: Its first bytes.
-        images: Folder of the images; None to look for them in the folder of the file.
-        storage: Where both lie.
+        images: Folder of the images; None to search in the folder of the file.
+        storage: Access to both.
 
     Raises:
-        DataError: It is of a format that is not read, or its dataset cannot be converted.
+        DataError: The format is not supported, or the dataset cannot be converted.
     """
     kind = format_of_file(uri, head)
     if kind is None:
@@ -42,16 +42,16 @@ def convert_file(uri: str, head: bytes, images: str | None, *, storage: Storage)
 
 
 def convert_folder(folder: str, files: Files, images: str | None, *, storage: Storage) -> dict[str, PartFiles] | None:
-    """The parts of a dataset in a folder, converted; None where it is COCO.
+    """Convert the dataset of a folder and return its splits; None if it is COCO.
 
     Args:
         folder: As the user gave it.
-        files: What lies below it, images left out.
-        images: Folder of the images; None to look for them in the same folder.
-        storage: Where both lie.
+        files: The files below it, without images.
+        images: Folder of the images; None to search in the same folder.
+        storage: Access to both.
 
     Raises:
-        DataError: It holds several formats, or one that is not read, or cannot be converted.
+        DataError: It contains several formats, an unsupported one, or cannot be converted.
     """
     if not any(key.lower().endswith((".txt", ".xml", ".yaml", ".yml")) for key in files) and _is_plain_coco(files):
         return None
@@ -72,7 +72,7 @@ def convert_folder(folder: str, files: Files, images: str | None, *, storage: St
 
 
 def _is_plain_coco(files: Files) -> bool:
-    """Test whether names alone show that there is nothing but COCO."""
+    """Test whether the names of the files show that all annotations are COCO."""
     jsons = [key.rpartition("/")[2] for key in files if key.lower().endswith(".json")]
     return bool(jsons) and all(one == "_annotations.coco.json" or one.startswith("instances_") for one in jsons)
 

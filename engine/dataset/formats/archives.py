@@ -1,7 +1,7 @@
-"""Zip files as folders: unpacked into the cache once, within bounds.
+"""Unpack zip files into the cache, once, within limits.
 
-Refused are archives that would fill the disk (or say so: a bomb), that are encrypted, that hold links, devices, two
-files of one name, or names that lead out of their folder. What macOS and Windows leave in archives is passed over.
+Archives are refused if they would fill the disk or are zip bombs, are encrypted, or contain links, devices, two files
+with one name, or names that lead out of the folder. Files that macOS and Windows add to archives are skipped.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from engine.storage import NotFoundError, Storage, default_cache, safe_join
 from engine.storage.files import failures, reason
 
 ZIP = b"PK"
-"""What a zip archive begins with."""
+"""First bytes of a zip archive."""
 
 LARGE, MOST_RATIO = 1 << 30, 100
-"""An archive that unpacks to more than this many bytes, and to more than so many times its own size, is a bomb."""
+"""An archive is a zip bomb if it unpacks to more than this many bytes and more than this many times its size."""
 
 LARGEST_DIRECTORY = 300 << 20
-"""Bytes of the list of files in an archive; some two million names."""
+"""Maximum bytes of the list of files in an archive, about two million names."""
 
 SPARE = 1 << 30
-"""Bytes that are left free on the disk."""
+"""Bytes to keep free on the disk."""
 
 _EARLIEST = 315_532_800
-"""1980, where the time of a file makes no sense."""
+"""Start of 1980, for files with an invalid time."""
 
 _FILES, _INDEX = "files", "index.json"
 
 
 def unpack(uri: str, *, storage: Storage) -> str:
-    """The folder in the cache that holds the files of a zip archive.
+    """Return the cache folder with the files of a zip archive.
 
-    An archive is unpacked once; what was unpacked is used again while sizes and times of all its files are the same.
+    An archive is unpacked once; the result is reused while sizes and times of all its files are unchanged.
 
     Raises:
-        DataError: The archive is damaged, encrypted, a bomb, or holds what is no plain file below its folder.
+        DataError: The archive is damaged, encrypted, a zip bomb, or contains anything but regular files in its folder.
         MachineError: The disk is too small.
         StorageError: It cannot be read, or the cache cannot be written.
     """
@@ -80,7 +80,7 @@ def unpack(uri: str, *, storage: Storage) -> str:
 
 
 def _unpack(uri: str, path: Path, folder: Path) -> None:
-    """Write the files of an archive, and an index of them."""
+    """Write the files of an archive and an index of them."""
     index: dict[str, tuple[int, int]] = {}
     with _failures(uri), path.open("rb") as file:
         _check_directory(uri, file)
@@ -107,10 +107,10 @@ def _unpack(uri: str, path: Path, folder: Path) -> None:
 
 
 def _entries(uri: str, archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """The files of an archive by their names.
+    """Yield the files of an archive with their names.
 
     Raises:
-        DataError: One of them is not to be unpacked.
+        DataError: One of them must not be unpacked.
     """
     seen: set[str] = set()
     for entry in archive.infolist():
@@ -134,16 +134,16 @@ def _entries(uri: str, archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.
 
 
 def _name(entry: zipfile.ZipInfo) -> str:
-    """The name of a file; tools that do not say so write UTF-8 too, and on Windows backslashes."""
+    """Return the name of a file; tools write UTF-8 without declaring it, and backslashes on Windows."""
     name = entry.orig_filename
     if not entry.flag_bits & 0x800:
-        with suppress(UnicodeEncodeError, UnicodeDecodeError):  # else it is what it says
+        with suppress(UnicodeEncodeError, UnicodeDecodeError):  # else the declared encoding is right
             name = name.encode("cp437").decode("utf-8")
     return name.replace("\\", "/")
 
 
 def _time(entry: zipfile.ZipInfo) -> int:
-    """When a file was changed, in seconds: the same on every machine, so that the same archive gives the same files."""
+    """Return the modification time of a file in seconds, the same on every machine for the same archive."""
     try:
         return max(_EARLIEST, calendar.timegm((*entry.date_time, 0, 0, 0)))
     except (ValueError, OverflowError):
@@ -151,7 +151,7 @@ def _time(entry: zipfile.ZipInfo) -> int:
 
 
 def _check_directory(uri: str, file: BinaryIO) -> None:
-    """Refuse a list of files that would not fit into memory.
+    """Check that the list of files fits into memory.
 
     Raises:
         DataError: It is too long.
@@ -178,7 +178,7 @@ def _check_room(uri: str, wanted: int, folder: Path) -> None:
 
 
 def _put(temporary: Path, folder: Path) -> None:
-    """Move a folder to where it is read. Where another process was faster with the same, that one stays."""
+    """Move a folder to its final place. If another process was faster with the same content, its folder stays."""
     if folder.exists() and not _is_whole(folder):
         shutil.rmtree(folder)
     try:
@@ -189,7 +189,7 @@ def _put(temporary: Path, folder: Path) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Test whether all files are as they were unpacked."""
+    """Test whether all files are unchanged since they were unpacked."""
     try:
         index = json.loads((folder / _INDEX).read_bytes())
         for key, (size, time) in index.items():
@@ -203,7 +203,7 @@ def _is_whole(folder: Path) -> bool:
 
 @contextmanager
 def _failures(uri: str) -> Iterator[None]:
-    """Return what is wrong with an archive as sentences."""
+    """Convert errors of an archive to messages for users."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError) as error:

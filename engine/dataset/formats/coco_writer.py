@@ -1,7 +1,7 @@
-"""COCO written as a stream: what every converter writes to.
+"""Write COCO as a stream, for all converters.
 
-Objects carry ``converted_from``, the file and line or number that they come from, so that what inspection finds can be
-looked up in the user's own files. An image whose labels cannot be used carries the problem's code.
+Objects have ``converted_from``, the source file with the line or number, so that problems found by inspection can be
+looked up in the user's own files. An image with unusable labels has the problem's code.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Polygon = Sequence[float]
 """x, y, x, y … in pixels."""
 
 LARGEST_NUMBER = 1e9
-"""Pixels that no coordinate reaches: sums and products of larger ones may be infinite, which JSON does not have."""
+"""Upper bound of coordinates in pixels: sums and products of larger ones may be infinite, which JSON cannot express."""
 
 DECIMALS = 4
-"""Of a pixel that are kept: shares are written with six digits."""
+"""Decimals of a pixel to keep: label files have fractions with six digits."""
 
 
 class Classes:
-    """Classes by name, shared by all parts of a dataset; ids count from 1 in the order of the names."""
+    """Classes by name, shared by all splits of a dataset; ids count from 1 in the order of the names."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self.ids: dict[str, int] = {}
@@ -33,17 +33,17 @@ class Classes:
             self.id_of(class_name)
 
     def id_of(self, class_name: str) -> int | None:
-        """The id of a class, a new one for a new name; None without a name."""
+        """Return the id of a class, a new id for a new name; None without a name."""
         class_name = class_name.strip()
         return self.ids.setdefault(class_name, len(self.ids) + 1) if class_name else None
 
     def categories(self) -> list[dict[str, Any]]:
-        """As COCO lists them."""
+        """Return the ``categories`` list of COCO."""
         return [{"id": class_id, "name": class_name} for class_name, class_id in self.ids.items()]
 
 
 class CocoWriter:
-    """Writes one part. Images and objects may come in any order; memory does not grow with them.
+    """Write one split in constant memory. Images and objects may come in any order.
 
     Args:
         path: The file to write.
@@ -74,9 +74,9 @@ class CocoWriter:
 
         Args:
             file_name: Relative to the folder of the images.
-            size: Width and height in pixels, as EXIF turns it; None if the format does not say.
-            problem: Code of what is wrong with its labels, of :data:`engine.dataset.problems.CATALOGUE`.
-            converted_from: The file that describes it, and what is wrong there.
+            size: Width and height in pixels, with EXIF applied; None if the format does not have it.
+            problem: Problem code of its labels, from :data:`engine.dataset.problems.CATALOGUE`.
+            converted_from: The label file, and what is wrong in it.
         """
         self.images += 1
         record: dict[str, Any] = {"id": self.images, "file_name": file_name}
@@ -101,17 +101,17 @@ class CocoWriter:
         area: float | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        """Write an object; one without box, polygon and mask is counted by whoever reads it, and left out.
+        """Write an object; inspection counts and leaves out an object without box, polygon and mask.
 
         Args:
-            image_id: None of labels without an image.
-            category_id: None of an object without a class.
-            converted_from: File and place, for messages.
-            box_xyxy: Corners in pixels; default: around the polygons.
+            image_id: None for labels without an image.
+            category_id: None for an object without a class.
+            converted_from: File and position, for messages.
+            box_xyxy: Corners in pixels; default: the bounds of the polygons.
             polygons: The outline, in pixels.
-            rle: The mask as run lengths; then ``box_xyxy`` and ``area`` are given too.
-            area: Pixels of the mask.
-            extra: Further members of the annotation, such as ``attributes``.
+            rle: The mask as run lengths; requires ``box_xyxy`` and ``area``.
+            area: Area of the mask in pixels.
+            extra: Additional keys of the annotation, such as ``attributes``.
         """
         self.objects += 1
         record: dict[str, Any] = {
@@ -141,11 +141,11 @@ class CocoWriter:
         self._objects.write((",\n" if self.objects > 1 else "") + _dumps(record | (extra or {})))
 
     def bad_object(self, image_id: int | None, category_id: int | None, converted_from: str) -> None:
-        """Write an object whose numbers cannot be read: it is counted as such, and left out."""
+        """Write an object with unreadable numbers: inspection counts it and leaves it out."""
         self.object(image_id, category_id, converted_from, extra={"bbox": [0]})
 
     def close(self, categories: Sequence[dict[str, Any]]) -> None:
-        """Write the rest: objects stand after all images, so that one pass is enough to read the file."""
+        """Write the rest: objects follow all images, so that one pass is enough to read the file."""
         self._file.write('\n],\n"annotations": [\n')
         self._objects.seek(0)
         shutil.copyfileobj(self._objects, self._file, 1 << 20)
@@ -154,20 +154,22 @@ class CocoWriter:
 
 
 def box_around(polygons: Sequence[Polygon]) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1 of the box around all points."""
+    """Return x0, y0, x1, y1 of the box around all points."""
     xs = [x for polygon in polygons for x in polygon[0::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
     return min(xs), min(ys), max(xs), max(ys)
 
 
 def polygon_area(polygon: Polygon) -> float:
-    """Area in square pixels, by the shoelace formula."""
+    """Return the area in square pixels, by the shoelace formula."""
     xs, ys = polygon[0::2], polygon[1::2]
     return abs(sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(ys)))) / 2
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0, *, points: int = 64) -> list[float]:
-    """An ellipse as a polygon; ``angle`` in radians. Its outermost points are on the axes, so that its box is exact."""
+    """Return an ellipse as a polygon; ``angle`` in radians. Its extreme points are vertices, so that its box is
+    exact.
+    """
     cos, sin = math.cos(angle), math.sin(angle)
     polygon: list[float] = []
     for k in range(points):
@@ -181,5 +183,5 @@ def _rounded(numbers: Sequence[float]) -> list[float]:
 
 
 def _dumps(value: object) -> str:
-    # Half a surrogate, as JSON may hold one, can be no UTF-8: it is written as an escape.
+    # JSON may contain half a surrogate pair, which UTF-8 cannot encode: it is written as an escape.
     return json.dumps(value, ensure_ascii=True, allow_nan=False)

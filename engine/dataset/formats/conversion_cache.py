@@ -1,4 +1,4 @@
-"""Converted datasets are kept: a run reads its data several times, and an image's size costs a request each."""
+"""Cache of converted datasets: a run reads its data several times, and each image size costs a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.storage import default_cache
 from engine.storage.files import failures, reason
 
 VERSION = 1
-"""Of what converters write: another one does not read what this one kept."""
+"""Version of the converters' output; a cache entry of another version is ignored."""
 
 _INDEX = "index.json"
 
@@ -25,12 +25,12 @@ Convert = Callable[[Source, Path], list[str]]
 
 
 def kept_or_converted(source: Source, kind: str, convert: Convert) -> dict[str, Path]:
-    """From part to its COCO file, converted unless the same files were converted before.
+    """Return the COCO file of each split, from the cache if the same files were converted before.
 
-    What was kept is compared with its digest: a damaged file is converted again.
+    Cached files are compared with their digest: a damaged file is converted again.
 
     Raises:
-        DataError: The files are no dataset.
+        DataError: The files are not a dataset.
         StorageError: Something cannot be read, or the cache cannot be written.
     """
     folder = default_cache() / "converted" / _key(source, kind)
@@ -52,7 +52,7 @@ def kept_or_converted(source: Source, kind: str, convert: Convert) -> dict[str, 
 
 
 def _put(temporary: Path, folder: Path) -> None:
-    """Move files to where they are read; another process may do so at the same time, with the same content."""
+    """Move files to their final place; another process may do so at the same time, with the same content."""
     folder.mkdir(exist_ok=True)
     for path in sorted(temporary.iterdir(), key=lambda path: path.name == _INDEX):
         path.replace(folder / path.name)
@@ -74,7 +74,7 @@ def _digest(path: Path) -> str:
 
 
 def _key(source: Source, kind: str) -> str:
-    """Changes with any file that a conversion may read."""
+    """Return a cache key that changes with any file that a conversion may read."""
     listings = (source.root, source.files.digest, source.images, source.image_files.digest)
     parts = (str(VERSION), kind, source.uri, source.chosen, *listings)
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]

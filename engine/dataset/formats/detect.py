@@ -1,4 +1,4 @@
-"""Which format a file or folder is in, by what is in it rather than by its name alone."""
+"""Detect the format of a file or folder, by its content and not only its name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONVERTERS: Mapping[str, Convert] = {
 COCO = "COCO"
 
 SAMPLES = 12
-"""Files of a kind that are looked into."""
+"""Maximum number of files of each kind to read."""
 
 _CERTAINLY_COCO = ("_annotations.coco.json", "instances_")
 _ONE_IMAGE = "{} is the {} file of one image: give the folder that holds all of them"
@@ -43,7 +43,7 @@ class Found:
 
 
 def format_of_json(head: str) -> str | None:
-    """COCO, LabelMe or VIA by the beginning of a JSON text; None of anything else."""
+    """Return COCO, LabelMe or VIA by the beginning of a JSON text; None for anything else."""
     opening, outer, _ = outline(head)
     if via.is_via(head):
         return via.KIND
@@ -57,10 +57,10 @@ def format_of_json(head: str) -> str | None:
 
 
 def format_of_file(name: str, head: bytes) -> str | None:
-    """The format of a whole dataset that one file stands for; None where it is read as COCO, or refused as such.
+    """Return the format of a dataset in one file; None if it is to be read as COCO, which may refuse it.
 
     Raises:
-        DataError: It is of a format that is not read, or one file of many.
+        DataError: The format is not supported, or the file is one of many.
     """
     lower = posixpath.basename(name).lower()
     if lower in NAME_FILES or lower.endswith((".names", ".data")):
@@ -92,7 +92,7 @@ def _unread(name: str, found: tuple[str, str] | None) -> DataError:
 
 
 def formats_of_folder(source: Source) -> list[Found]:
-    """The formats that the files of a folder are in."""
+    """Return the formats of the files in a folder."""
     found = []
     jsons = source.keys(".json")
     coco = next((key for key in jsons if posixpath.basename(key).startswith(_CERTAINLY_COCO)), None)
@@ -114,10 +114,10 @@ def formats_of_folder(source: Source) -> list[Found]:
 
 
 def refuse_unread(source: Source) -> None:
-    """Name the format of a folder that holds none that is read.
+    """Check a folder without a supported format for known unsupported ones.
 
     Raises:
-        DataError: It is one that is known.
+        DataError: It has a known unsupported format, which the message names.
     """
     keys = source.files
     suffixes: dict[str, list[str]] = {}
@@ -130,7 +130,7 @@ def refuse_unread(source: Source) -> None:
             tag = root_tag(head) if key.lower().endswith(".xml") else ""
             if (unread := unread_format(key, head, root_tag=tag)) is not None:
                 found.setdefault(unread[0], (unread, key))
-    if found:  # the plain ones say least
+    if found:  # the generic ones are the least informative
         unread, key = next(
             (one for name, one in found.items() if not name.startswith(("CSV", "a CSV of b"))), None
         ) or (next(iter(found.values())))
@@ -138,13 +138,13 @@ def refuse_unread(source: Source) -> None:
 
 
 def _samples(keys: list[str]) -> list[str]:
-    """Some of the keys, evenly spread."""
+    """Return some of the keys, evenly spaced."""
     step = max(1, len(keys) // SAMPLES)
     return keys[::step][:SAMPLES]
 
 
 def _yolo_evidence(source: Source, *, is_voc: bool) -> str | None:
-    """A file that shows that there are YOLO labels."""
+    """Return a file that proves YOLO labels, or None."""
     yamls = data_yamls(source)
     if yamls:
         return next(iter(yamls))
@@ -160,7 +160,7 @@ def _yolo_evidence(source: Source, *, is_voc: bool) -> str | None:
 
 
 def _is_yolo(text: str) -> bool:
-    """Test whether the first lines of a text are a class and four numbers or more."""
+    """Test whether the first lines of a text are a class and at least four numbers."""
     lines = label_lines(text[:4000])[:3]
     try:
         return bool(lines) and all(len(parse_line(line)[1]) >= 4 for _, line in lines[:2])

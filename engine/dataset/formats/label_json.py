@@ -1,4 +1,4 @@
-"""JSON of label files: whole, small, and untrusted."""
+"""Parse JSON label files, which are small and untrusted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]', re.DOTALL)
 
 
 def parse_json(data: bytes, name: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        DataError: It is no JSON.
+        DataError: It is not valid JSON.
     """
     try:
         return json.loads(decode(data, name))
@@ -26,10 +26,10 @@ def parse_json(data: bytes, name: str) -> Any:
 
 
 def number(value: Any) -> float:
-    """A finite number of JSON, or one in quotes.
+    """Return a finite JSON number, also one in quotes.
 
     Raises:
-        ValueError: It is none; the message says what it is.
+        ValueError: It is not a number; the message shows the value.
     """
     try:
         found = math.nan if isinstance(value, bool | None) else float(value)
@@ -41,11 +41,11 @@ def number(value: Any) -> float:
 
 
 def outline(text: str) -> tuple[str, set[str], set[str]]:
-    """Return what the beginning of a JSON text shows: its first bracket, and the keys of the two outer levels.
+    """Return the first bracket and the keys of the two outer levels of a JSON text that may be cut off.
 
     Returns:
-        The bracket, empty of something else; the keys of the outermost object; and those of the objects in it, of which
-        a list that begins the text has the first alone.
+        The bracket, or empty text; the keys of the outermost object; and the keys of the objects in it, or of the first
+        object of a list.
     """
     stripped = text.lstrip("\ufeff \t\r\n")
     opening = stripped[:1] if stripped[:1] in ("{", "[") else ""

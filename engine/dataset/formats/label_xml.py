@@ -1,4 +1,4 @@
-"""XML of label files: small, without document types and so without entities that grow or reach out."""
+"""Parse XML label files: small, and without document types, so without expanding or external entities."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from xml.parsers import expat
 from engine.errors import DataError
 
 DEEPEST = 50
-"""Elements within elements."""
+"""Maximum nesting of elements."""
 
 
 def parse_xml(data: bytes, name: str) -> Element:
-    """The root element of a document.
+    """Return the root element of a document.
 
     Raises:
-        DataError: It is not well-formed, is nested too deep, or declares a document type.
+        DataError: It is not well-formed, is nested too deeply, or declares a document type.
     """
     builder, depth = TreeBuilder(), 0
     parser = expat.ParserCreate()
@@ -51,7 +51,7 @@ def parse_xml(data: bytes, name: str) -> Element:
 
 
 def root_tag(head: bytes) -> str:
-    """Name of the first element in the first bytes of a document; empty if it is no XML."""
+    """Return the name of the first element from the first bytes of a document; empty if it is not XML."""
     found: list[str] = []
     parser = expat.ParserCreate()
 

@@ -1,7 +1,7 @@
-"""LabelMe JSON to COCO: one file per image, with polygons, rectangles, circles and masks in pixels.
+"""Convert LabelMe JSON to COCO: one file per image, with polygons, rectangles, circles and masks in pixels.
 
-Shapes of one label and one ``group_id`` are one object in several pieces, as LabelMe's own converter reads them. Points
-and lines have no area: they are counted and left out. The image that a file may hold (``imageData``) is not read.
+Shapes with the same label and ``group_id`` are pieces of one object, as in LabelMe's own converter. Points and lines
+have no area: they are counted and left out. An embedded image (``imageData``) is not read.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from engine.errors import DataError
 KIND = "LabelMe"
 
 MOST_PIXELS = 179_000_000
-"""Of a mask: the limit of images."""
+"""Maximum pixels of a mask, as of images."""
 
 IGNORED = "__ignore__"
-"""The label of what is no object; LabelMe's own converters leave it out too."""
+"""Label of regions that are not objects; LabelMe's own converters leave them out too."""
 
 NO_AREA = ("point", "points", "line", "linestrip", "lines")
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """One shape, or what is wrong with it (``fault``); without polygon and mask it has no area."""
+    """One shape, or its error (``fault``); without polygon and mask it has no area."""
 
     place: str
     polygon: Polygon = ()
@@ -52,7 +52,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _File:
-    """One JSON file: its image, and pieces by (label, group)."""
+    """One JSON file: its image, and its pieces by (label, group)."""
 
     key: str
     file_name: str
@@ -62,10 +62,10 @@ class _File:
 
 
 def convert(source: Source, folder: Path) -> list[str]:
-    """Write ``<part>.json`` for each part and return the names of the parts.
+    """Write ``<part>.json`` for each split and return the names of the splits.
 
     Raises:
-        DataError: Its folders are no parts to train on.
+        DataError: Its folders are not usable splits.
     """
     classes = Classes()
     parts = complete(by_folder(source.keys(".json")), source.uri)
@@ -85,14 +85,14 @@ def convert(source: Source, folder: Path) -> list[str]:
 
 
 def _write(writer: CocoWriter, image_id: int, class_id: int | None, pieces: Sequence[_Piece]) -> None:
-    """The pieces of one object."""
+    """Write the pieces of one object."""
     first = pieces[0]
     place = first.place if len(pieces) == 1 else f"{first.place} and {len(pieces) - 1} of its group"
     fault = next((piece.fault for piece in pieces if piece.fault), "")
     if fault:
         writer.bad_object(image_id, class_id, f"{place}: {fault}")
     elif first.rle is not None:
-        for piece in pieces:  # pieces of one mask are one mask in LabelMe; several are objects of their own
+        for piece in pieces:  # several masks of a group are separate objects in LabelMe
             writer.object(image_id, class_id, piece.place, box_xyxy=piece.box_xyxy, rle=piece.rle, area=piece.area)
     elif all(piece.is_rectangle for piece in pieces):
         writer.object(image_id, class_id, place, box_xyxy=_around(pieces))
@@ -109,7 +109,7 @@ def _around(pieces: Sequence[_Piece]) -> tuple[float, float, float, float]:
 
 
 def _read(source: Source, key: str) -> _File | None:
-    """One file; None of JSON that belongs to no image and is no LabelMe file."""
+    """Read one file; None for JSON without an image that is not a LabelMe file."""
     beside = source.images_by_identity.get(identity(key), [])
     try:
         content = parse_json(source.read(key), key)
@@ -139,7 +139,9 @@ def _read(source: Source, key: str) -> _File | None:
 
 
 def _image_of(source: Source, key: str, path: Any, beside: list[str]) -> str:
-    """Key of the image: ``imagePath`` is relative to the file, or of another machine; then its last part counts."""
+    """Return the key of the image: ``imagePath`` is relative to the file, or from another machine: then its last part
+    counts.
+    """
     written = path.replace("\\", "/").strip() if isinstance(path, str) else ""
     above = posixpath.dirname(key)
     last = posixpath.basename(written)
@@ -192,7 +194,7 @@ def _piece(shape: dict[str, Any], place: str, size: tuple[int, int] | None) -> _
 
 
 def _mask(shape: dict[str, Any], place: str, points: list[tuple[float, float]], size: tuple[int, int] | None) -> _Piece:
-    """A mask: a PNG of the pixels in a box whose two corners, both included, are the points.
+    """Decode a mask: a PNG of the pixels in a box whose two inclusive corners are the points.
 
     Raises:
         ValueError: It cannot be read.

@@ -1,4 +1,4 @@
-"""The files of a dataset that is not COCO: what a converter reads, in an order that is the same on every machine."""
+"""List and read the files of a dataset for a converter, in the same order on every machine."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from engine.storage import ObjectInfo, Storage, is_remote, join, name, parent
 from engine.storage.transfer import each_done
 
 LARGEST_TEXT = 64 << 20
-"""Bytes of a label file; LabelMe's hold the image as well."""
+"""Maximum bytes of a label file; LabelMe's embed the image."""
 
 HEAD = 1 << 16
-"""Bytes that are read of a file to know what it is, or how large an image."""
+"""Bytes to read of a file for its format, or the size of an image."""
 
 ROLES = frozenset(
     {
@@ -38,46 +38,46 @@ ROLES = frozenset(
         "labeltxt",
     }
 )
-"""Folders that say what kind of file they hold, not which image it is of."""
+"""Folder names that describe the kind of file, not the image."""
 
 HOLDS_LABELS = frozenset({"labels", "annotations", "xmls", "json", "jsons"})
-"""Names of folders whose images lie in a folder beside them."""
+"""Names of label folders whose images are in a sibling folder."""
 
 _CHUNK = 512
-"""Items that are read before the first of them is written: what bounds memory."""
+"""Items that are read before the first of them is written; limits memory."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Files(dict[str, int]):
-    """From key to size in bytes, in the order of the listing, with a digest of all that the listing says."""
+    """Size in bytes by key, in the order of the listing, with a digest of the listing."""
 
     def __init__(self) -> None:
         super().__init__()
         self._hash = hashlib.sha256()
 
     def note(self, item: ObjectInfo) -> None:
-        """Take over an item of a listing."""
+        """Add an item of a listing."""
         self[item.key] = item.size
         self._hash.update(f"{item.key}\0{item.size}\0{item.etag}\n".encode(errors="surrogateescape"))
 
     @property
     def digest(self) -> str:
-        """Changes with the name, the size and the content (or time) of any file."""
+        """Digest that changes with the name, size and content (or time) of any file."""
         return self._hash.hexdigest()
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of annotations with the folder of its images, listed.
+    """A listed folder of annotations with its image folder.
 
     Attributes:
         uri: As the user gave it, for messages.
         root: Folder of the annotation files, as a URI.
-        files: The files below ``root`` that are no images.
-        images_given: Folder of the images, where the user named it.
-        chosen: Key of the file that the user named; empty for a folder.
+        files: The files below ``root`` that are not images.
+        images_given: Folder of the images, if the user gave it.
+        chosen: Key of the file that the user gave; empty for a folder.
     """
 
     uri: str
@@ -88,11 +88,11 @@ class Source:
     chosen: str = ""
 
     def keys(self, *suffixes: str) -> list[str]:
-        """Keys of the files that end in one of ``suffixes``, in the order of the listing."""
+        """Return keys of the files that end with one of ``suffixes``, in the order of the listing."""
         return [key for key in self.files if key.lower().endswith(suffixes)]
 
     def read(self, key: str) -> bytes:
-        """The content of a file.
+        """Return the content of a file.
 
         Raises:
             DataError: It is too large.
@@ -103,25 +103,25 @@ class Source:
         return self.storage.read_bytes(join(self.root, key))
 
     def text(self, key: str) -> str:
-        """The content of a text file: UTF-8, with or without a byte order mark, or UTF-16 with one.
+        """Return the content of a text file: UTF-8, with or without a byte order mark, or UTF-16 with one.
 
         Raises:
-            DataError: It is too large, or no text.
+            DataError: It is too large, or not text.
         """
         return decode(self.read(key), key)
 
     def head(self, key: str) -> bytes:
-        """The first bytes of a file."""
+        """Return the first bytes of a file."""
         return read_head(join(self.root, key), self.storage)
 
     @property
     def images(self) -> str:
-        """Folder of the images, as a URI: that of the annotations, or the one above ``labels/``, unless given."""
+        """URI of the image folder: the given one, else the folder of the annotations or the parent of ``labels/``."""
         return self._images[0]
 
     @property
     def image_files(self) -> Files:
-        """The images below that folder."""
+        """The files in the image folder."""
         return self._images[1]
 
     @cached_property
@@ -135,14 +135,14 @@ class Source:
 
     @cached_property
     def images_by_identity(self) -> dict[str, list[str]]:
-        """From :func:`identity` to the keys of images."""
+        """Keys of images by :func:`identity`."""
         found: dict[str, list[str]] = defaultdict(list)
         for key in self.image_files:
             found[identity(key)].append(key)
         return found
 
     def each(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        """Do ``work`` on all items and give the results in their order; in threads where files come from S3."""
+        """Yield the results of ``work`` for all items, in their order; with threads for files in S3."""
         if not (is_remote(self.root) or is_remote(self.images)):
             yield from map(work, items)
             return
@@ -157,17 +157,17 @@ class Source:
                 yield results[number]
 
     def known_size(self, key: str) -> tuple[int, int] | None:
-        """Width and height of an image, as :meth:`image_size`; None of one that does not exist or cannot be read."""
+        """Return the :meth:`image_size` of an image; None if it does not exist or cannot be read."""
         try:
             return self.image_size(key) if key in self.image_files else None
         except DataError:
             return None
 
     def image_size(self, key: str) -> tuple[int, int]:
-        """Width and height in pixels of an image as EXIF turns it, from its header.
+        """Return width and height of an image in pixels, with EXIF applied, from its header.
 
         Raises:
-            DataError: It is no image that can be read.
+            DataError: It is not a readable image.
         """
         uri = join(self.images, key)
         path = self.storage.local_path(uri)
@@ -178,13 +178,13 @@ class Source:
             data = stream.read(HEAD)
             try:
                 header = probe_image(data, name=key)
-            except DataError:  # what is needed may stand behind a preview or a colour profile
+            except DataError:  # the size may follow a preview or a colour profile
                 header = probe_image(data + stream.read(), name=key)
         return header.width, header.height
 
 
 def decode(data: bytes, file: str) -> str:
-    """Text of a file.
+    """Decode the text of a file.
 
     Raises:
         DataError: It is not UTF-8, nor UTF-16 with a byte order mark.
@@ -200,12 +200,12 @@ def decode(data: bytes, file: str) -> str:
 
 
 def read_head(uri: str, storage: Storage) -> bytes:
-    """The first bytes of an object."""
+    """Return the first bytes of an object."""
     return storage.read_start(uri, HEAD)
 
 
 def identity(key: str) -> str:
-    """Return what an image and its label file share: the path without suffix and without folders such as ``labels/``.
+    """Return the common identity of an image and its label file: the path without suffix and folders like ``labels/``.
 
     >>> identity("train/images/day/a.jpg"), identity("train/labels/day/a.txt"), identity("Annotations/b.xml")
     ('train/day/a', 'train/day/a', 'b')
@@ -216,7 +216,7 @@ def identity(key: str) -> str:
 
 
 def by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Keys by the part that their folders name, ``all`` where none does: see :func:`complete`."""
+    """Group keys by the split that their folders name, ``all`` if none does: see :func:`complete`."""
     parts: dict[str, list[str]] = {}
     for key in keys:
         folder = key.rpartition("/")[0]
@@ -225,10 +225,10 @@ def by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
 
 
 def complete(parts: Mapping[str, list[str]], source: str) -> dict[str, list[str]]:
-    """The parts to train on: ``train``, ``val`` and perhaps ``test``; or ``all``, to be divided. Their keys are sorted.
+    """Return the splits with sorted keys: ``train``, ``val`` and optionally ``test``; or ``all``, to be split later.
 
     Raises:
-        DataError: They are neither: joined, a test part would be trained on.
+        DataError: They are neither; merged, a test split would be trained on.
     """
     found = {part: sorted(parts[part]) for part in ("all", *PARTS) if parts.get(part)}
     if len(found) <= 1 or found.keys() == {"all", "train"}:
@@ -243,7 +243,7 @@ def complete(parts: Mapping[str, list[str]], source: str) -> dict[str, list[str]
 
 
 def list_images(folder: str, storage: Storage) -> Files:
-    """The images below a folder."""
+    """List the images below a folder."""
     files = Files()
     for item in list_files(folder, storage):
         if is_image(item.key):
@@ -252,7 +252,7 @@ def list_images(folder: str, storage: Storage) -> Files:
 
 
 def list_others(folder: str, storage: Storage) -> Files:
-    """The files below a folder that are no images."""
+    """List the files below a folder that are not images."""
     files = Files()
     for item in list_files(folder, storage):
         if not is_image(item.key):

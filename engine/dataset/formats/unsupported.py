@@ -1,4 +1,4 @@
-"""Formats that are not read, known by their look, so that a message can name them and say what to do."""
+"""Recognise unsupported formats, so that the error names the format and the remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.dataset.formats.label_json import outline
 EXPORT = "export it as COCO, YOLO or Pascal VOC"
 
 READ = "COCO, YOLO, Pascal VOC, LabelMe, VIA, and zip files of these"
-"""What is read, for messages."""
+"""Supported formats, for messages."""
 
 _JSON: tuple[tuple[str, str, str, str, str], ...] = (
     ("VIA 3", "{", "metadata file view", "", "export it as COCO in VIA 2"),
@@ -39,7 +39,7 @@ _JSON: tuple[tuple[str, str, str, str, str], ...] = (
     ("BDD100K (Scalabel)", "{", "frames", "", "run `python -m scalabel.label.to_coco`"),
     ("JSON of CVAT's server", "[", "", "shapes tags", "export it as COCO in CVAT"),
 )
-"""Name, the first bracket, keys of the outer object, keys of the first object in it, and what to do."""
+"""Name, first bracket, keys of the outer object, keys of the first object in it, and the remedy."""
 
 _CSV: tuple[tuple[str, str, str], ...] = (
     ("a CSV of VIA", r"#?filename,file_size,file_attributes,region_count", "export the annotations as JSON in VIA"),
@@ -81,7 +81,7 @@ _MOT = re.compile(rf"\d+,-?\d+(,{_NUMBER}){{4,8}}\s*")
 
 
 def json_format(text: str) -> tuple[str, str] | None:
-    """The name of an unread format that a JSON text begins as, and what to do; None of others."""
+    """Return name and remedy of an unsupported format by the beginning of a JSON text; None for others."""
     opening, outer, inner = outline(text)
     if {"images", "annotations"} <= outer:
         return None
@@ -96,7 +96,7 @@ def json_format(text: str) -> tuple[str, str] | None:
 
 
 def unread_format(name: str, head: bytes, *, root_tag: str = "") -> tuple[str, str] | None:
-    """The name of an unread format by the name and the first bytes of a file, and what to do; None of others."""
+    """Return name and remedy of an unsupported format by the name and first bytes of a file; None for others."""
     lower = name.lower()
     text = head.decode("utf-8-sig", errors="replace")
     line = text.lstrip().partition("\n")[0]

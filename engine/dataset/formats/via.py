@@ -1,7 +1,7 @@
-"""JSON of the VGG Image Annotator (VIA 1 and 2) to COCO: the project, or the exported annotations.
+"""Convert JSON of the VGG Image Annotator (VIA 1 and 2) to COCO: the project, or the exported annotations.
 
-Regions are rectangles, polygons, circles and ellipses in pixels. Points, and lines that are not closed, have no area:
-they are counted and left out. VIA does not say how large images are: their headers do.
+Regions are rectangles, polygons, circles and ellipses in pixels. Points and open lines have no area: they are counted
+and left out. VIA does not store image sizes: they are read from the image headers.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from engine.errors import DataError
 KIND = "VIA"
 
 CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type", "object", "class_name")
-"""Attributes of a region that name its class, the first that occurs."""
+"""Region attributes that may name the class; the first existing one is used."""
 
 
 def convert(source: Source, folder: Path) -> list[str]:
-    """Write ``<part>.json`` for each part and return the names of the parts.
+    """Write ``<part>.json`` for each split and return the names of the splits.
 
     Raises:
-        DataError: A file is none of VIA, several may be meant, or nothing says which attribute is the class.
+        DataError: A file is not a VIA file, several files match, or the class attribute is unknown.
     """
     parts: dict[str, list[str]] = {}
     for key in _files(source):
@@ -48,7 +48,7 @@ def convert(source: Source, folder: Path) -> list[str]:
 
 
 def is_via(head: str) -> bool:
-    """Test whether a JSON text that begins so is of VIA 1 or 2."""
+    """Test by its beginning whether a JSON text is from VIA 1 or 2."""
     opening, outer, inner = outline(head)
     return opening == "{" and (bool({"_via_img_metadata", "_via_settings"} & outer) or {"filename", "regions"} <= inner)
 
@@ -86,7 +86,7 @@ class _Project:
                 self._object(writer, image_id, place, region if isinstance(region, dict) else {})
 
     def _image(self, name: str) -> str:
-        """Key of an image: beside the file, in a folder such as ``images/``, or as VIA wrote it."""
+        """Return the key of an image: next to the file, in a folder such as ``images/``, or as VIA wrote it."""
         above = posixpath.dirname(self.key)
         local = posixpath.normpath(posixpath.join(above, name)) if name and "://" not in name else name
         if local in self.source.image_files:
@@ -111,10 +111,10 @@ class _Project:
         writer.object(image_id, class_id, place, polygons=polygons, box_xyxy=box)
 
     def _class_attribute(self) -> str | None:
-        """The attribute that names classes; None if regions have none at all.
+        """Return the attribute that names classes; None if regions have no attributes.
 
         Raises:
-            DataError: It may be one of several.
+            DataError: Several attributes may name classes.
         """
         counts: set[str] = set()
         for entry in self.entries:
@@ -132,7 +132,7 @@ class _Project:
 
     def _class_of(self, region: dict[str, Any]) -> int | None:
         if self.attribute is None:
-            return 1  # there is one class, and nothing names it
+            return 1  # there is one class, without a name
         attributes = region.get("region_attributes")
         value = attributes.get(self.attribute) if isinstance(attributes, dict) else None
         if isinstance(value, dict):  # a check box: {"cat": true}
@@ -144,7 +144,7 @@ class _Project:
 
 
 def _options(attributes: Any) -> dict[tuple[str, str], str]:
-    """From (attribute, id of an option) to what VIA shows for it."""
+    """Return the displayed text of each (attribute, option id)."""
     found = {}
     regions = attributes.get("region") if isinstance(attributes, dict) else None
     for attribute, settings in (regions if isinstance(regions, dict) else {}).items():
@@ -156,16 +156,16 @@ def _options(attributes: Any) -> dict[tuple[str, str], str]:
 
 
 def _regions(entry: dict[str, Any]) -> Iterator[Any]:
-    """VIA 2 has a list, VIA 1 an object with numbers."""
+    """Yield the regions: a list in VIA 2, an object with numbered keys in VIA 1."""
     regions = entry.get("regions")
     yield from regions.values() if isinstance(regions, dict) else regions if isinstance(regions, list) else ()
 
 
 def _outline(shape: dict[str, Any]) -> tuple[list[Polygon], tuple[float, float, float, float] | None]:
-    """Polygons and box of a region; neither of one without area.
+    """Return polygons and box of a region; neither for a region without area.
 
     Raises:
-        ValueError: A number is none.
+        ValueError: A value is not a number.
     """
     kind = shape.get("name")
     if kind == "rect":
