@@ -1,4 +1,4 @@
-"""A field of the image records of a COCO file, such as ``video_id``, by which images are kept together."""
+"""Read a field of the image records of a COCO file, such as ``video_id``, that groups images for a split."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from engine.errors import DataError
 from engine.storage import Storage
 
 LONGEST = 256
-"""Characters of a value that count."""
+"""Maximum characters of a value; the rest is ignored."""
 
 
 def read_field(annotations: str, field: str, *, storage: Storage) -> list[tuple[str, str]]:
-    """The file name of each image and the value of a field of it, as text, in file order; empty where it has none.
+    """Return file name and field value of each image, as text, in file order; empty if the image lacks the field.
 
     Args:
         annotations: COCO file.
         field: Name of the field.
-        storage: Where the file lies.
+        storage: Access to the file.
 
     Raises:
-        DataError: The file is no COCO dataset, or no image has the field.
-        StorageError: It cannot be had.
+        DataError: The file is not a COCO dataset, or no image has the field.
+        StorageError: It cannot be fetched.
     """
     values: list[tuple[str, str]] = []
     with storage.open_checked(annotations) as stream:

@@ -1,4 +1,4 @@
-"""Ids of a file in a few bytes each: what an id stands for, and which numbers occur more than once."""
+"""Compact index of the ids of a file, and compact sets that find repeated numbers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 from engine.dataset.types import ImageId
 
 UNKNOWN = -1
-"""What an id stands for that was not added."""
+"""Number of an id that was not added."""
 
 SMALL = 1 << 28
-"""Numbers below have a bit each: at most 32 MB. Annotation ids are mostly counted from 1."""
+"""Smaller numbers take one bit each, at most 32 MB. Annotation ids are usually counted from 1."""
 
 Ints = NDArray[np.int64]
 
 
 class IdIndex:
-    """From ids to numbers other than -1. Ids of 64 bits lie sorted in arrays, 16 bytes each; others in a dict."""
+    """Map from ids to numbers other than -1. Integer ids are in sorted arrays, 16 bytes each; others in a dict."""
 
     def __init__(self) -> None:
         self._ids, self._numbers = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._others: dict[ImageId | None, int] = {}
 
     def add(self, ids: Sequence[ImageId | None], numbers: Sequence[int]) -> None:
-        """Note ids that are not in it yet."""
+        """Add the ids that are not in the index yet."""
         plain = np.array([_is_plain(one) for one in ids], np.bool_)
         for i in np.flatnonzero(~plain):
             self._others[ids[int(i)]] = numbers[int(i)]
@@ -38,16 +38,16 @@ class IdIndex:
         self._numbers = np.concatenate([self._numbers, np.array(numbers, np.int64)[plain]])[order]
 
     def renumber(self, new: Callable[[Ints], Ints]) -> None:
-        """Replace all numbers by what ``new`` makes of them."""
+        """Replace all numbers by the result of ``new``."""
         self._numbers = new(self._numbers)
         others = new(np.array(list(self._others.values()), np.int64))
         self._others = dict(zip(self._others, others.tolist(), strict=True))
 
     def match(self, ids: Sequence[ImageId | None]) -> Ints:
-        """(N,) the number of each of N ids that refer to those added, UNKNOWN for those that mean none.
+        """Return (N,) the number of each of N references to added ids, UNKNOWN without a match.
 
-        A number also means the text of its digits, and such a text the number, where the id itself was not added:
-        exporters write the ids of images as numbers, and what refers to them as text.
+        If the id itself was not added, a number also matches the text of its digits and vice versa: some exporters
+        write image ids as numbers, and references to them as text.
         """
         found = self.find(ids)
         lost = np.flatnonzero(found == UNKNOWN).tolist()
@@ -56,10 +56,10 @@ class IdIndex:
         return found
 
     def find(self, ids: Sequence[ImageId | None]) -> Ints:
-        """(N,) the number of each of N ids, UNKNOWN for those that were not added."""
+        """Return (N,) the number of each of N ids, UNKNOWN for ids that were not added."""
         try:
             return self._find(np.array(array("q", ids), np.int64))  # type: ignore[type-var]
-        except (TypeError, OverflowError):  # not all of them are numbers of 64 bits
+        except (TypeError, OverflowError):  # not all of them are 64-bit integers
             pass
         found = np.array([self._others.get(one, UNKNOWN) for one in ids], np.int64)
         plain = [i for i, one in enumerate(ids) if _is_plain(one)]
@@ -67,7 +67,7 @@ class IdIndex:
         return found
 
     def sorted_numbers(self) -> tuple[Ints, Ints]:
-        """(N,) the ids of 64 bits, sorted, and (N,) what each stands for."""
+        """Return (N,) the integer ids, sorted, and (N,) their numbers."""
         return self._ids, self._numbers
 
     def _find(self, ids: Ints) -> Ints:
@@ -78,11 +78,11 @@ class IdIndex:
 
 
 class Repeats:
-    """Counts numbers that occurred before.
+    """Count repeated numbers.
 
     Attributes:
-        count: How many were added that were there already.
-        examples: The smallest few of them.
+        count: Number of repetitions.
+        examples: The smallest repeated numbers.
     """
 
     def __init__(self, *, examples: int = 5) -> None:
@@ -92,8 +92,8 @@ class Repeats:
         self._large: list[Ints] = []
 
     def add(self, numbers: Ints) -> None:
-        """Note some numbers."""
-        numbers = np.sort(numbers, kind="stable")  # the fastest where they are sorted already
+        """Add some numbers."""
+        numbers = np.sort(numbers, kind="stable")  # the fastest for sorted input
         small = numbers[slice(*np.searchsorted(numbers, (0, SMALL)))]
         if len(small) < len(numbers):
             self._large.append(numbers[(numbers < 0) | (numbers >= SMALL)])
@@ -110,7 +110,7 @@ class Repeats:
         np.bitwise_or.at(self._seen, bytes_, bits)
 
     def finish(self) -> None:
-        """Look through the numbers that have no bit."""
+        """Count repetitions among the numbers without a bit."""
         if self._large:
             self._distinct(np.sort(np.concatenate(self._large), kind="stable"))
         self._large = []
@@ -130,7 +130,7 @@ class Repeats:
 
 
 class Distinct:
-    """A set of numbers that are added many at a time, in eight bytes each."""
+    """Set of numbers, eight bytes each, for adding many at a time."""
 
     def __init__(self) -> None:
         self._numbers = np.zeros(0, np.int64)
@@ -138,21 +138,21 @@ class Distinct:
         self._waiting = 0
 
     def add(self, numbers: Ints) -> None:
-        """Put numbers in it."""
+        """Add numbers."""
         self._new.append(_distinct(numbers))
         self._waiting += len(self._new[-1])
         if self._waiting > len(self._numbers) + SMALL // 1024:
             self.numbers()
 
     def numbers(self) -> Ints:
-        """What is in it, sorted."""
+        """Return the numbers, sorted."""
         self._numbers = _distinct(np.concatenate([self._numbers, *self._new]))
         self._new, self._waiting = [], 0
         return self._numbers
 
 
 class Tally:
-    """How often numbers occur that are added many at a time, in twelve bytes each."""
+    """Count of each number, twelve bytes each, for adding many at a time."""
 
     def __init__(self) -> None:
         self._numbers, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int32)
@@ -160,14 +160,14 @@ class Tally:
         self._waiting = 0
 
     def add(self, numbers: Ints, counted: NDArray[np.bool_]) -> None:
-        """Put N numbers in it, of which some are not ``counted`` (N,)."""
+        """Add N numbers; only those ``counted`` (N,) increase their count."""
         self._new.append(_summed(numbers, counted.astype(np.int32)))
         self._waiting += len(self._new[-1][0])
         if self._waiting > len(self._numbers) + SMALL // 1024:
             self.counts()
 
     def counts(self) -> tuple[Ints, NDArray[np.int32]]:
-        """The different numbers, sorted, and how often each was counted."""
+        """Return the unique numbers, sorted, and the count of each."""
         numbers, counts = zip((self._numbers, self._counts), *self._new, strict=True)
         self._numbers, self._counts = _summed(np.concatenate(numbers), np.concatenate(counts))
         self._new, self._waiting = [], 0
@@ -175,7 +175,7 @@ class Tally:
 
 
 def as_numbers(ids: Sequence[ImageId]) -> list[int]:
-    """A number for each id, no two alike: the first of a number keeps it, all else gets a free number.
+    """Return a unique number per id: the first id with a number keeps it, all others get a free number.
 
     >>> as_numbers([1, "x", 1, "1"]), as_numbers(["a", "b"])
     ([1, 2, 3, 4], [0, 1])
@@ -192,7 +192,7 @@ def as_numbers(ids: Sequence[ImageId]) -> list[int]:
 
 
 def _distinct(numbers: Ints) -> Ints:
-    """The different ones, sorted: numpy.unique would hash them, and they are nearly sorted already."""
+    """Return the unique numbers, sorted; numpy.unique would hash them, but they are almost sorted already."""
     ordered = np.sort(numbers, kind="stable")
     first = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
@@ -200,7 +200,7 @@ def _distinct(numbers: Ints) -> Ints:
 
 
 def _summed(numbers: Ints, counts: NDArray[np.int32]) -> tuple[Ints, NDArray[np.int32]]:
-    """The different ones, sorted, with the sum of the counts of each."""
+    """Return the unique numbers, sorted, with the sum of the counts of each."""
     if not len(numbers):
         return numbers, counts
     order = np.argsort(numbers, kind="stable")
@@ -210,7 +210,7 @@ def _summed(numbers: Ints, counts: NDArray[np.int32]) -> tuple[Ints, NDArray[np.
 
 
 def other_spelling(one: ImageId | None) -> ImageId | None:
-    """A number as text, a text of its digits as the number; None of what has only one spelling.
+    """Convert a number to text, or a text of digits to the number; None for an id with only one spelling.
 
     >>> other_spelling(12), other_spelling("12"), other_spelling("012"), other_spelling("x")
     ('12', 12, None, None)

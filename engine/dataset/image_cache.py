@@ -1,8 +1,8 @@
-"""Copies of images on this machine, compared with the checksums that were written when they came.
+"""Verify cached images with the checksums that were written when they were downloaded.
 
-A disk may change a byte without an error, and a damaged JPEG often decodes to other pixels. So each folder of copies
-has a list of CRC-32, size and time of change. A copy whose size and time are the same is taken for whole when a run
-begins; its CRC-32 is compared whenever it is read.
+A disk may change a byte without an error, and a damaged JPEG often decodes to wrong pixels. Therefore each cache folder
+has a list of CRC-32, size and modification time. At the start of a run, a copy with the same size and time counts as
+intact; its CRC-32 is compared on every read.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from engine.errors import StorageError
 LOG = logging.getLogger(__name__)
 
 SUMS = ".checksums"
-"""The list of a folder: a line for each file, the last one counts."""
+"""File name of the list: one line per file, the last line of a file is valid."""
 
 LINE = re.compile(r"([\w.]+) ([0-9a-f]{8}) ([0-9]{1,18}) ([0-9]{1,20})")
 
 
 @dataclass(frozen=True)
 class Sum:
-    """What a copy was when it was written: CRC-32 in hex, bytes, and the time of its last change in nanoseconds."""
+    """State of a copy when it was written: CRC-32 in hex, bytes, and modification time in nanoseconds."""
 
     crc32: str
     size: int
@@ -37,7 +37,7 @@ class Sum:
 
 
 def record(path: Path) -> None:
-    """Write down what a copy is; one that cannot be written down is fetched again next time."""
+    """Record the checksum of a copy; a copy without a record is fetched again next time."""
     with suppress(OSError):
         status = path.stat()
         line = f"{path.name} {_crc32(path)} {status.st_size} {status.st_mtime_ns}\n"
@@ -46,13 +46,13 @@ def record(path: Path) -> None:
 
 
 def is_whole(path: Path, *, size: int, etag: str, known: Sum | None) -> bool:
-    """Test whether a copy is what it was when it came.
+    """Test whether a copy is unchanged since it was downloaded.
 
     Args:
-        path: Of the copy.
-        size: Bytes of the object that it is of.
-        etag: Of the object; proves copies of earlier versions where it is an MD5.
-        known: What was written down, by :func:`sums_of`.
+        path: Path of the copy.
+        size: Bytes of the original object.
+        etag: ETag of the object; if it is an MD5, it verifies copies without a record.
+        known: Record of the copy, from :func:`sums_of`.
     """
     try:
         status = path.stat()
@@ -68,17 +68,17 @@ def is_whole(path: Path, *, size: int, etag: str, known: Sum | None) -> bool:
 
 
 def checked(path: Path) -> Path | bytes:
-    """Return the content of a copy that is known, compared with its checksum; else the path.
+    """Return the verified content of a copy with a checksum; else the path.
 
     Raises:
-        StorageError: It is damaged. It is removed then, so that the next run fetches it.
+        StorageError: The copy is damaged. It is removed, so that the next run fetches it.
     """
     known = _sums_once(path.parent).get(path.name)
     if known is None:
         return path
     try:
         content = path.read_bytes()
-    except OSError:  # whoever opens it reports that
+    except OSError:  # reported when the file is opened
         return path
     if f"{zlib.crc32(content):08x}" == known.crc32:
         return content
@@ -91,7 +91,7 @@ def checked(path: Path) -> Path | bytes:
 
 
 def sums_of(folder: Path) -> dict[str, Sum]:
-    """Return what is written down of the copies in a folder, by name."""
+    """Return the records of the copies in a folder, by name."""
     try:
         text = (folder / SUMS).read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -102,7 +102,7 @@ def sums_of(folder: Path) -> dict[str, Sum]:
 
 @cache
 def _sums_once(folder: Path) -> dict[str, Sum]:
-    """The same as it was when it was first asked for: what came since was written by this run."""
+    """Return the records at the first call; later records were written by this run."""
     return sums_of(folder)
 
 

@@ -1,14 +1,14 @@
-"""Any image file to 8-bit RGB, upright; or one sentence that says why not.
+"""Decode any image file to upright 8-bit RGB, or raise an error with the reason in one sentence.
 
-What is in the file decides, not its name. What becomes of what is not 8-bit RGB:
+The format is detected from the content, not the name. Other pixel formats are converted:
 
-- **More than 8 bits of grey** (16 and 32 bit, float): whole numbers in 0..255 are kept; else the image's own range
-  becomes 0..255, as tools for microscopes and thermal cameras show it. A fixed scale would not do: 12 bits in 16
-  would be nearly black. The outermost 1/100,000 of the pixels at either end does not count, so that one hot pixel
-  does not darken all others. NaN becomes 0; infinity the end of the range.
-- **16 bits a colour**: the high byte, which is what Pillow decodes.
-- **Transparency** (RGBA, LA, palette or colour key): laid on white, as a page shows it. An image of which nothing
-  could be seen has an unused alpha channel, which is dropped.
+- **More than 8 bits of grey** (16 and 32 bit, float): integers in 0..255 are kept; else the image's own range is scaled
+  to 0..255, as tools for microscopes and thermal cameras display it. A fixed scale would make 12 bits in 16 almost
+  black. The outermost 1/100,000 of the pixels at either end is ignored, so that one hot pixel does not darken all
+  others. NaN becomes 0; infinity becomes the end of the range.
+- **16 bits per colour**: the high byte, as decoded by Pillow.
+- **Transparency** (RGBA, LA, palette or colour key): composed on white. The alpha channel of a fully transparent image
+  is unused and dropped.
 - **CMYK**: by the naive formula, Adobe's inverted JPEGs included; colour profiles are not applied.
 - **Several pages or frames**: the first.
 """
@@ -33,7 +33,7 @@ from engine.errors import DataError, MachineError, TeacherError
 from engine.storage.git_lfs import ADVICE as LFS_ADVICE
 from engine.storage.git_lfs import LONGEST_POINTER, is_pointer
 
-# Up to twice this number of pixels Pillow only warns, beyond it refuses: that limit (179 million pixels) is ours too.
+# Pillow refuses images with more than twice this number of pixels (179 million), and only warns below.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _TURN = {
@@ -45,32 +45,32 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image of each EXIF orientation upright; orientation 1 is upright."""
+"""Transposition that makes an image upright, by EXIF orientation; orientation 1 is upright."""
 
 _TURN_BACK = _TURN | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
 SUBFILE_TYPE, REDUCED, MASK = 254, 1, 4
-"""The TIFF tag that says what a page is: a smaller copy of another page, a mask of another page."""
+"""TIFF tag for the kind of a page, and its flags: reduced copy of another page, mask of another page."""
 
 LARGEST = 4 * 179_000_000
-"""Bytes that the largest image takes while it is decoded."""
+"""Bytes that the largest allowed image takes while it is decoded."""
 
 OF_THE_NAME = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
-"""Errors of the system that an annotation's file name is to blame for. All others are the machine's, and say nothing of
-what is in a file: none of them may cost an image."""
+"""System errors caused by a wrong file name in the annotations. All others are errors of the machine, which must not
+exclude an image."""
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the first bytes of an image say.
+    """Header of an image.
 
     Attributes:
-        width: In pixels, of the upright image.
-        height: In pixels, of the upright image.
-        format: What it is, whatever its name says: ``JPEG``, ``PNG`` …
-        rotated: EXIF turns it by a quarter, so that the file stores ``height`` columns and ``width`` rows.
-        orientation: EXIF's, 1..8; 1 changes nothing.
+        width: Width of the upright image in pixels.
+        height: Height of the upright image in pixels.
+        format: Format by content: ``JPEG``, ``PNG`` …
+        rotated: EXIF rotates it by 90 degrees: the file stores ``height`` columns and ``width`` rows.
+        orientation: EXIF orientation, 1..8; 1 changes nothing.
         pages: Pages or frames of the file that are not smaller copies of others; 2 stands for more.
     """
 
@@ -87,11 +87,11 @@ def probe_image(source: bytes | Path | BinaryIO, *, name: str | None = None) -> 
 
     Args:
         source: The file's bytes, its path, or an open file.
-        name: What the image is called in messages; default: its path.
+        name: Name of the image in messages; default: its path.
 
     Raises:
-        DataError: The image is missing, empty, too large, or no image. Damage behind the header goes unseen.
-        MachineError: The disk, or the rights of the file, do not let it be read.
+        DataError: The file is missing, empty, too large, or not an image. Damage after the header is not detected.
+        MachineError: It cannot be read because of the disk or the file permissions.
     """
     with _opened(source, name) as image:
         turn = _orientation(image)
@@ -109,16 +109,16 @@ def decode_image(
 
     Args:
         source: The file's bytes, its path, or an open file.
-        upright: Turn it as its EXIF orientation says. Otherwise its pixels stay as they are stored, for data that was
-            annotated by a tool which ignores EXIF.
-        name: What the image is called in messages; default: its path.
+        upright: Apply the EXIF orientation. Otherwise pixels stay as stored, for data annotated with a tool that
+            ignores EXIF.
+        name: Name of the image in messages; default: its path.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        DataError: The image is missing, empty, too large, cut off, or no image.
-        MachineError: The disk, or the rights of the file, do not let it be read.
+        DataError: The file is missing, empty, too large, truncated, or not an image.
+        MachineError: It cannot be read because of the disk or the file permissions.
     """
     with _opened(source, name) as image:
         turn, turned = _orientation(image), _loads_upright(image)
@@ -131,7 +131,7 @@ def decode_image(
 
 @contextlib.contextmanager
 def _opened(source: bytes | Path | BinaryIO, name: str | None) -> Iterator[Image.Image]:
-    """An image whose faults become a DataError."""
+    """Open an image, converting its errors to DataError."""
     name = name or (str(source) if isinstance(source, Path) else "the image")
     try:
         with _file(source) as file, Image.open(file) as image:
@@ -158,7 +158,9 @@ def _opened(source: bytes | Path | BinaryIO, name: str | None) -> Iterator[Image
 
 
 def _has_memory() -> bool:
-    """Whether the largest image that is decoded would have room: else a file that asks for more is to blame."""
+    """Test whether memory for the largest allowed image is available; if so, a memory error is the fault of the
+    file.
+    """
     try:
         bytearray(LARGEST)
     except MemoryError:
@@ -173,7 +175,7 @@ def _file(source: bytes | Path | BinaryIO) -> contextlib.AbstractContextManager[
 
 
 def _what_it_is(source: bytes | Path | BinaryIO) -> str:
-    """Return what a file is that no decoder knows, and what to do."""
+    """Describe a file that no decoder recognises, with the remedy."""
     head = None
     if isinstance(source, bytes):
         head = source[:LONGEST_POINTER]
@@ -187,17 +189,17 @@ def _what_it_is(source: bytes | Path | BinaryIO) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1..8 from the metadata that stand before the pixels, 1 where they make no sense."""
+    """Return the EXIF orientation, 1..8, from the metadata before the pixels; 1 if invalid."""
     try:
-        # PNG's own method decodes all pixels to find metadata behind them.
+        # PNG's own method decodes all pixels to find metadata after them.
         turn = int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - broken metadata must not cost an image that is whole
+    except Exception:  # noqa: BLE001 - broken metadata must not exclude an intact image
         return 1
     return turn if turn in _TURN else 1
 
 
 def _pages(image: Image.Image) -> int:
-    """1, or 2 where there are more. What cameras put into a JPEG (MPO) are other views of the same picture."""
+    """Return 1, or 2 for more pages. Additional images of an MPO (camera JPEG) are views of the same picture."""
     if image.format == "MPO":
         return 1
     try:
@@ -208,13 +210,13 @@ def _pages(image: Image.Image) -> int:
             kind = image.tag_v2.get(SUBFILE_TYPE, 0)  # type: ignore[attr-defined]
             if not kind & (REDUCED | MASK):
                 return 2
-    except Exception:  # noqa: BLE001 - what is broken behind the first page must not cost the first
+    except Exception:  # noqa: BLE001 - broken later pages must not exclude the first
         return 1
     return 1
 
 
 def _loads_upright(image: Image.Image) -> bool:
-    """Pillow turns TIFF itself, and gives its size as it will be."""
+    """Test whether Pillow applies the orientation itself, also to the size: it does for TIFF."""
     return image.format == "TIFF"
 
 

@@ -1,9 +1,8 @@
-"""The fingerprint of the images that a dataset lists: other bytes under the same annotations are other data.
+"""Fingerprint of the images of a dataset: the same annotations with other image bytes are different data.
 
-Of an object in S3 its ETag and size count, which come with the listing. Of a file on disk its MD5 and size count: most
-stores give the MD5 as the ETag of an object that was uploaded in one part, so that the same bytes are the same data on
-a disk, on another machine and in such a store. Each file is read once; from then on its digest is known by its size,
-times and inode.
+For an object in S3 it uses ETag and size from the listing; for a file on disk, MD5 and size. Most stores use the MD5 as
+the ETag of objects uploaded in one part, so equal bytes have the same fingerprint on a disk, on another machine and in
+such a store. Each file is read once; after that its digest is cached by its size, times and inode.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ THREADS = 8
 """Files that are read at a time."""
 
 SETTLED_NS = 2 * 10**9
-"""A file that changed so shortly before it was read may change again within one tick of its disk's clock."""
+"""A file modified within this time before it was read may change again within one tick of the disk's clock."""
 
 UNREADABLE = "unreadable"
 
 Stamp = tuple[int, int, int, int]
-"""Size, time of change, time of change of the inode (both in nanoseconds), inode."""
+"""Size, mtime, ctime (both in nanoseconds), inode."""
 
 Known = dict[str, tuple[Stamp, str]]
-"""By key, when a file was read, and the MD5 that it had."""
+"""Stamp and MD5 of each file when it was read, by key."""
 
 
 def fingerprint(marks: Iterable[str]) -> str:
-    """One sha256, in hex, of what each listed image is, in the order of the annotation file."""
+    """Return the sha256, in hex, of the marks of all listed images, in the order of the annotation file."""
     digest = hashlib.sha256()
     for mark in marks:
         digest.update(f"{mark}\n".encode(errors="surrogateescape"))
@@ -45,23 +44,23 @@ def fingerprint(marks: Iterable[str]) -> str:
 
 
 def together(digests: Collection[str]) -> str:
-    """The digest of several parts: that of the only one, or the sha256 of all."""
+    """Combine the digests of splits: the only one, or the sha256 of all."""
     first, *others = digests
     return hashlib.sha256("".join([first, *others]).encode()).hexdigest() if others else first
 
 
 def mark_of(etag: str, size: int) -> str:
-    """Return what stands for an image: quotes around ETags are not part of them."""
+    """Return the mark of an image, without the quotes around its ETag."""
     return f"{etag.strip(chr(34))} {size}"
 
 
 def local_marks(folder: Path, keys: Iterable[str], *, cache: Path) -> Mapping[str, str]:
-    """By key, what the files of a folder are; those that are known and unchanged are not read.
+    """Return the marks of the files in a folder, by key; files with a cached digest are not read if unchanged.
 
     Args:
-        folder: On disk.
+        folder: Folder on disk.
         keys: Paths below it.
-        cache: Folder that keeps digests between runs. A damaged entry is the same as none.
+        cache: Folder that keeps digests between runs. A damaged entry is ignored.
     """
     file = cache / "digests" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.txt"
     known = _load(file)
@@ -69,7 +68,7 @@ def local_marks(folder: Path, keys: Iterable[str], *, cache: Path) -> Mapping[st
     def read(key: str) -> tuple[str, Stamp | None, str]:
         try:
             return key, *_digest(folder / key, known.get(key))
-        except OSError:  # validation, and training, say so in a sentence
+        except OSError:  # reported by validation and training
             return key, None, UNREADABLE
 
     marks: dict[str, str] = {}
@@ -101,7 +100,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _load(file: Path) -> Known:
-    """Return what is known: nothing where the file is missing, torn or damaged."""
+    """Load the cached digests: none if the file is missing, incomplete or damaged."""
     try:
         seal, _, body = file.read_bytes().partition(b"\n")
     except OSError:
@@ -122,5 +121,5 @@ def _save(file: Path, known: Known) -> None:
     body = b"".join(json.dumps([key, *stamp, md5]).encode() + b"\n" for key, (stamp, md5) in sorted(known.items()))
     try:
         Storage().write_bytes(str(file), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-    except StorageError:  # a cache that cannot be written only costs time
+    except StorageError:  # an unwritable cache only costs time
         return

@@ -1,4 +1,4 @@
-"""The images of a dataset on disk: in place where they are files, in a cache where they come from S3."""
+"""Image files of a dataset: used in place on disk, or downloaded from S3 to a cache."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ LOG = logging.getLogger(__name__)
 
 
 LEAST, MOST = 100, 200
-"""Bytes of a Git LFS pointer to an image."""
+"""Minimum and maximum bytes of a Git LFS pointer to an image."""
 
 
 class ImageFolder:
-    """Finds the file of an image. The folder is listed once, when it is first asked for something.
+    """Find the file of an image. The folder is listed once, on first use.
 
     Args:
-        uri: Of the folder; images may lie anywhere below it.
-        storage: How it is reached.
-        cache: Where images from S3 are kept. Files of a folder on disk are used where they are.
+        uri: URI of the folder; images may be at any depth below it.
+        storage: Access to the folder.
+        cache: Folder for images from S3. Files on disk are used in place.
     """
 
     def __init__(self, uri: str, *, storage: Storage, cache: Path) -> None:
@@ -44,13 +44,13 @@ class ImageFolder:
 
     @classmethod
     def of(cls, annotations: str, images: str | None = None, *, storage: Storage, cache: Path) -> Self:
-        """The images that belong to annotations, found as for :func:`engine.dataset.load_dataset`."""
+        """Return the image folder of annotations, found as in :func:`engine.dataset.load_dataset`."""
         part = find_single_part(annotations, images, storage=storage)
         return cls(part.images, storage=storage, cache=cache)
 
     @cached_property
     def _etags(self) -> dict[str, tuple[str, int]]:
-        """From key to what changes with the content, and bytes."""
+        """ETag (or a value that changes with the content) and size in bytes, by key."""
         return {
             item.key: (item.etag or f"modified {item.modified_ns}", item.size)
             for item in list_files(self.uri, self.storage)
@@ -64,25 +64,25 @@ class ImageFolder:
         return names_among(files, self.storage.local_path(self.uri))
 
     def pointers(self, keys: Sequence[str | None]) -> list[str]:
-        """Images that are Git LFS pointers, by their size, if the first of that size is one."""
+        """Return images that are Git LFS pointers, judged by their size if the first of that size is one."""
         small = [key for key in keys if key is not None and LEAST <= self._etags[key][1] <= MOST]
         if not small or not is_pointer(self.storage.read_start(join(self.uri, small[0]), MOST)):
             return []
         return small
 
     def fingerprint(self, keys: Sequence[str | None]) -> str:
-        """One digest of the content of images, in this order, as it was when the folder was listed.
+        """Return one digest of the content of images, in this order, at the time of the listing.
 
         Args:
-            keys: Of the images; None for one that is missing.
+            keys: Keys of the images; None for a missing one.
         """
         return fingerprint(mark or "-" for mark in self.marks(keys))
 
     def marks(self, keys: Sequence[str | None]) -> list[str]:
-        """Return what changes with the content of each image: files on disk are read for it, once.
+        """Return a mark of the content of each image: files on disk are read for it, once.
 
         Args:
-            keys: Of the images; None for one that is missing, whose mark is empty.
+            keys: Keys of the images; None for a missing one, whose mark is empty.
         """
         local = self.storage.local_path(self.uri)
         if local is not None:
@@ -91,14 +91,14 @@ class ImageFolder:
         return ["" if key is None else mark_of(*self._etags[key]) for key in keys]
 
     def size(self, key: str) -> int:
-        """Bytes of a file, as the listing says."""
+        """Return the size of a file in bytes, from the listing."""
         return self._etags[key][1]
 
     def sync(self, images: Sequence[CocoImage], *, on_progress: OnProgress | None = None) -> None:
-        """Bring images to the disk, many at once, each once. Those that are :meth:`missing` are passed over.
+        """Download images to the disk, in parallel, each once. :meth:`missing` images are skipped.
 
         Raises:
-            StorageError: Storage refuses, or was gone after all retries.
+            StorageError: Storage refuses, or is unavailable after all retries.
         """
         size = 0
         with closing(self.bring(images)) as brought:
@@ -108,15 +108,16 @@ class ImageFolder:
                     on_progress(Progress(objects, size, len(images)))
 
     def bring(self, images: Sequence[CocoImage]) -> Generator[int, None, None]:
-        """Do as :meth:`sync` does, and give the positions of images, each as soon as its file is there. Close it.
+        """Download as :meth:`sync`, and yield the position of each image when its file is available. Close the
+        generator.
 
-        Those that have to be fetched come first, so that what is done with the others does not hold up the network.
+        Images to download come first, so that work on the others does not delay the network.
         """
         remote, here, seen = is_remote(self.uri), array("q"), set[str]()
         sums: dict[Path, dict[str, Sum]] = {}
 
         def is_here(key: str, path: Path) -> bool:
-            """Test whether there is a copy that is what came; one that is not is removed, and fetched again."""
+            """Test whether an intact copy exists; a damaged one is removed and fetched again."""
             if not path.exists():
                 return False
             if path.parent not in sums:
@@ -150,10 +151,10 @@ class ImageFolder:
         yield from here
 
     def path(self, image: CocoImage) -> Path:
-        """Where the file of an image lies, after :meth:`sync`.
+        """Return the path of an image's file, after :meth:`sync`.
 
         Raises:
-            DataError: The folder has no such file, or several that it may be.
+            DataError: The folder has no such file, or several candidates.
         """
         key = self.names.find(image.file_name)
         if key is None:
@@ -165,11 +166,11 @@ class ImageFolder:
         return folder / key if folder is not None else self._cached(key)
 
     def missing(self, images: Iterable[CocoImage]) -> Sequence[CocoImage]:
-        """The images that the folder does not have."""
+        """Return the images without a file in the folder."""
         return [image for image in images if self.names.find(image.file_name) is None]
 
     def _cached(self, key: str) -> Path:
-        """A path that no other content has: a changed object is fetched anew."""
+        """Return a path that is unique for the content: a changed object is fetched again."""
         digest = hashlib.sha256(f"{join(self.uri, key)} {self._etags[key][0]}".encode()).hexdigest()
         return self.cache / "images" / digest[:2] / (digest[2:32] + PurePosixPath(key).suffix)
 

@@ -1,4 +1,4 @@
-"""The images of a file, in some fifty bytes each: objects would take ten times as much."""
+"""Compact table of the images of a file, about fifty bytes each: objects would take ten times as much."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from engine.dataset.types import CocoImage, ImageId
 
 
 class ImageTable(Sequence[CocoImage]):
-    """Images in file order, kept as columns.
+    """Images in file order, stored as columns.
 
     Attributes:
-        sizes: (images, 2) float64, width and height in pixels, 0 where the file does not say.
+        sizes: (images, 2) float64, width and height in pixels, 0 if the file does not give them.
         names: Their ``file_name``.
     """
 
@@ -27,7 +27,7 @@ class ImageTable(Sequence[CocoImage]):
         self._ids: array[int] | list[ImageId] = array("q")
 
     def extend(self, images: Sequence[CocoImage]) -> None:
-        """Put images at the end."""
+        """Append images."""
         for image in images:
             try:
                 self._ids.append(image.id)  # type: ignore[arg-type]
@@ -58,14 +58,14 @@ class ImageTable(Sequence[CocoImage]):
 
 
 class Texts(Sequence[str]):
-    """Texts one after the other in one piece of memory, nine bytes more than UTF-8 each."""
+    """Texts in one block of memory, UTF-8 plus nine bytes each."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
         self._ends = array("q", [0])
 
     def append(self, text: str) -> None:
-        """Put a text at the end."""
+        """Append a text."""
         self._bytes += text.encode("utf-8", errors="surrogatepass")
         self._ends.append(len(self._bytes))
 

@@ -1,8 +1,8 @@
-"""Pascal VOC XML to COCO: boxes, and the polygons that Roboflow writes.
+"""Convert Pascal VOC XML to COCO: boxes, and the polygons that Roboflow writes.
 
 Pixels: files of the VOC challenge itself (their database is "The VOC2007 Database") count from 1 and include the last
-pixel, so 1 is taken from ``xmin`` and ``ymin``, as Detectron2 does. LabelImg, CVAT, Roboflow and Label Studio write
-plain corners, which are taken as they are. Objects marked ``difficult`` or ``truncated`` are objects as others.
+pixel, so 1 is subtracted from ``xmin`` and ``ymin``, as in Detectron2. LabelImg, CVAT, Roboflow and Label Studio write
+plain corners, which are used as they are. Objects marked ``difficult`` or ``truncated`` are normal objects.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from engine.errors import DataError
 KIND = "Pascal VOC"
 
 _OF_ONE_CLASS = re.compile(r".*\s(-1|0|1)")
-"""A line of a list that says which images show one class."""
+"""Line of an image list for one class."""
 
 CHALLENGE = re.compile(r"\s*The VOC\s?20\d\d Database", re.IGNORECASE)
-"""What ``source/database`` says in files of the challenge."""
+"""Pattern of ``source/database`` in files of the challenge."""
 
 
 @dataclass(frozen=True)
 class _Object:
-    """One object; ``box_xyxy`` is None where its numbers cannot be read, and ``fault`` says why."""
+    """One object; ``box_xyxy`` is None if its numbers cannot be read, and ``fault`` is the reason."""
 
     class_name: str
     place: str
@@ -45,7 +45,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _File:
-    """One XML file; ``fault`` says why it cannot be used."""
+    """One XML file; ``fault`` is the reason if it cannot be used."""
 
     key: str
     file_name: str
@@ -55,10 +55,10 @@ class _File:
 
 
 def convert(source: Source, folder: Path) -> list[str]:
-    """Write ``<part>.json`` for each part and return the names of the parts.
+    """Write ``<part>.json`` for each split and return the names of the splits.
 
     Raises:
-        DataError: The image sets name files that do not exist, or are no parts to train on.
+        DataError: The image sets name files that do not exist, or are not usable splits.
     """
     keys = source.keys(".xml")
     parts, classes = _parts(source, keys), Classes()
@@ -70,7 +70,7 @@ def convert(source: Source, folder: Path) -> list[str]:
                 image_id = writer.image(file.file_name, file.size, problem=problem, converted_from=said)
                 for found in file.objects:
                     _write(writer, image_id, found, classes)
-            # Classes that only later parts have are listed there.
+            # Classes that occur only in later splits are added there.
             writer.close(classes.categories())
     return list(parts)
 
@@ -101,10 +101,10 @@ def _read(source: Source, key: str) -> _File:
 
 
 def _image_of(source: Source, key: str, root: Element) -> str:
-    """Key of the image of an XML file: the one that its ``filename`` names, or that is called like the file.
+    """Return the key of an XML file's image: the one in ``filename``, or the one with the name of the XML file.
 
     Raises:
-        DataError: These are two images.
+        DataError: These are two different images.
     """
     same_stem = source.images_by_identity.get(identity(key), [])
     said = (root.findtext("filename") or "").strip().replace("\\", "/")
@@ -124,7 +124,7 @@ def _image_of(source: Source, key: str, root: Element) -> str:
 
 
 def _size(root: Element) -> tuple[int, int] | None:
-    """Width and height in pixels; None where a tool has written none, or 0."""
+    """Return width and height in pixels; None if missing or 0."""
     try:
         width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
     except ValueError:
@@ -158,7 +158,7 @@ def _object(key: str, number: int, element: Element, one_based: bool) -> _Object
 
 
 def _polygons(element: Element) -> tuple[Polygon, ...]:
-    """Roboflow's outline: ``<polygon><x1>…</x1><y1>…</y1><x2>…``."""
+    """Return the polygon of a Roboflow export: ``<polygon><x1>…</x1><y1>…</y1><x2>…``."""
     outline = element.find("polygon")
     if outline is None:
         return ()
@@ -172,7 +172,7 @@ def _polygons(element: Element) -> tuple[Polygon, ...]:
 
 
 def _rotation(element: Element) -> float:
-    """Degrees by which CVAT turned the box."""
+    """Return the rotation of a CVAT box in degrees."""
     for attribute in element.iterfind("attributes/attribute"):
         if (attribute.findtext("name") or "").strip() == "rotation":
             return _number(attribute.findtext("value"))
@@ -180,10 +180,10 @@ def _rotation(element: Element) -> float:
 
 
 def _number(text: Any) -> float:
-    """A finite number.
+    """Return a finite number.
 
     Raises:
-        ValueError: It is none; the message says what it is.
+        ValueError: It is not a number; the message shows the text.
     """
     try:
         number = float(text or "")
@@ -195,7 +195,7 @@ def _number(text: Any) -> float:
 
 
 def _parts(source: Source, keys: list[str]) -> dict[str, list[str]]:
-    """XML files by part: as ``ImageSets/Main`` says, else by folders such as ``train/`` and ``valid/``."""
+    """Group XML files by split: by ``ImageSets/Main``, else by folders such as ``train/`` and ``valid/``."""
     known = {identity(key): key for key in keys}
     sets: dict[str, dict[str, str | None]] = {part: {} for part in ("all", *PARTS)}
     for key in source.keys(".txt"):
@@ -210,13 +210,13 @@ def _parts(source: Source, keys: list[str]) -> dict[str, list[str]]:
         missing = [name for name, xml in found.items() if not xml]
         if all(_OF_ONE_CLASS.fullmatch(name) for name in missing) and len(missing) == len(names):
             continue
-        if missing and part != "test":  # the challenge keeps those of its own
+        if missing and part != "test":  # the challenge does not publish its test annotations
             raise DataError(
                 f"{key} of {source.uri} lists {len(missing):,} images without an XML file, such as "
                 f"{missing[0][:80]!r}: add them to Annotations/, or take them out of the list"
             )
         sets[part] |= dict.fromkeys(xml for xml in found.values() if xml)
-    if sets["train"] and sets["val"]:  # trainval is both
+    if sets["train"] and sets["val"]:  # trainval is the union
         sets["all"] = {}
     elif sets["train"] and sets["all"].keys() >= sets["train"].keys():
         sets["train"] = {}
@@ -225,5 +225,5 @@ def _parts(source: Source, keys: list[str]) -> dict[str, list[str]]:
 
 
 def _listed(path: str, known: dict[str, str]) -> str:
-    """The XML file of an image in a list, named with or without a suffix; empty if there is none."""
+    """Return the XML file of an image in a list, named with or without a suffix; empty if there is none."""
     return known.get(path) or known.get(identity(path)) or ""

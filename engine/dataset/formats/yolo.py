@@ -1,10 +1,10 @@
-"""YOLO labels (detection and segmentation) to COCO.
+"""Convert YOLO labels (detection and segmentation) to COCO.
 
-A label file has a line per object: ``class cx cy w h``, or ``class x1 y1 x2 y2 …`` for a polygon, in shares of the
-width and height of the image as EXIF turns it, which is how Ultralytics reads it. It has the path of its image with
-``labels`` for ``images``, or lies beside it. An image without a label file is one without objects, and counted.
+A label file has one line per object: ``class cx cy w h``, or ``class x1 y1 x2 y2 …`` for a polygon, as fractions of the
+width and height of the image with EXIF applied, as in Ultralytics. Its path is that of the image with ``labels`` for
+``images``, or it is next to the image. An image without a label file has no objects; such images are counted.
 
-Each line counts for itself: of a file with boxes and polygons, Ultralytics reads the boxes as polygons of two points.
+Each line is read independently: in files with boxes and polygons, Ultralytics reads boxes as polygons of two points.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KIND = "YOLO"
 _NOT_LABELS = re.compile(
     r"(readme|license|notes?|requirements|changelog|train|val|valid|test|trainval|default)(\.\w+)*\.txt"
 )
-"""Names of text files that are no labels, in lower case, where no image is called so."""
+"""Names of text files that are not labels, in lower case, unless an image has the name."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class _Labels:
     """The label file of an image.
 
     Attributes:
-        key: Of the label file; None without one.
-        lines: Its lines that are not empty, with their numbers from 1.
-        size: Of the image; None if it cannot be read.
-        fault: Why image or labels cannot be used.
-        problem: Code of the fault.
+        key: Key of the label file; None without one.
+        lines: Its non-empty lines, with their numbers from 1.
+        size: Width and height of the image in pixels; None if unreadable.
+        fault: Reason why the image or its labels cannot be used.
+        problem: Problem code of the fault.
     """
 
     key: str | None
@@ -50,10 +50,10 @@ class _Labels:
 
 
 def convert(source: Source, folder: Path) -> list[str]:
-    """Write ``<part>.json`` for each part and return the names of the parts.
+    """Write ``<part>.json`` for each split and return the names of the splits.
 
     Raises:
-        DataError: The dataset contradicts itself, has no class names, or holds another task's labels.
+        DataError: The dataset contradicts itself, has no class names, or has labels of another task.
     """
     layout = read_layout(source)
     labels = _LabelFiles(source)
@@ -76,7 +76,7 @@ def convert(source: Source, folder: Path) -> list[str]:
 
 
 def _image(writer: CocoWriter, image: str, labels: _Labels, layout: Layout, shapes: Shapes) -> None:
-    """An image with its objects."""
+    """Write an image with its objects."""
     if labels.problem is not None or labels.size is None:
         said = labels.fault or None
         if labels.problem == "no_label_file":
@@ -98,7 +98,7 @@ def _object(
     layout: Layout,
     shapes: Shapes,
 ) -> None:
-    """One line as an object; what is wrong with it is left to inspection, with the line's place."""
+    """Write a line as an object; inspection reports its errors with the location of the line."""
     try:
         index, numbers = parse_line(line)
     except ValueError as error:
@@ -119,10 +119,10 @@ def _object(
 
 
 def parse_line(line: str) -> tuple[int, list[float]]:
-    """The class index of a line, and the numbers that follow it.
+    """Return the class index of a line and the numbers after it.
 
     Raises:
-        ValueError: It holds something that is no finite number; the message says what.
+        ValueError: Something is not a finite number; the message shows it.
     """
     words = line.split()
     numbers = []
@@ -141,12 +141,12 @@ def parse_line(line: str) -> tuple[int, list[float]]:
 
 
 def _pixels(shares: list[float] | tuple[float, ...], size: tuple[int, int]) -> list[float]:
-    """Shares of width and height, x and y by turns, in pixels."""
+    """Convert alternating x and y from fractions of width and height to pixels."""
     return [share * size[k % 2] for k, share in enumerate(shares)]
 
 
 class _LabelFiles:
-    """Finds and reads the label file of an image."""
+    """Find and read the label file of an image."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -156,10 +156,10 @@ class _LabelFiles:
             self._by_identity[identity(key)].append(key)
 
     def find(self, image: str) -> str | None:
-        """Key of the label file of an image.
+        """Return the key of an image's label file.
 
         Raises:
-            DataError: It may be one of several.
+            DataError: Several files match.
         """
         keys = self._by_identity.get(identity(image), [])
         if len(keys) > 1:
@@ -171,7 +171,7 @@ class _LabelFiles:
         return keys[0] if keys else None
 
     def read(self, image: str) -> _Labels:
-        """The labels of an image with its size."""
+        """Return the labels of an image, with its size."""
         key = self.find(image)
         if image not in self.source.image_files:
             return _Labels(key, size=None)
@@ -190,7 +190,7 @@ class _LabelFiles:
         return () if key is None else label_lines(self.source.text(key))
 
     def strays(self) -> list[str]:
-        """Label files without an image."""
+        """Return the label files without an image."""
         images = self.source.images_by_identity
         return [
             key
@@ -202,25 +202,25 @@ class _LabelFiles:
 
 
 def label_lines(text: str) -> tuple[tuple[int, str], ...]:
-    """The lines that are not empty, with their numbers from 1."""
+    """Return the non-empty lines, with their numbers from 1."""
     return tuple((number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip())
 
 
 def _usual_label(image: str) -> str:
-    """Return where Ultralytics looks: the last ``/images/`` of the path becomes ``/labels/``."""
+    """Return the path that Ultralytics uses: the last ``/images/`` of the path becomes ``/labels/``."""
     head, separator, tail = f"/{image}".rpartition("/images/")
     path = f"{head}/labels/{tail}" if separator else f"/{image}"
     return path[1:].rpartition(".")[0] + ".txt"
 
 
 def is_other_text(key: str) -> bool:
-    """Test whether a text file, by its name, holds something else than labels."""
+    """Test by its name whether a text file contains something other than labels."""
     last = posixpath.basename(key).lower()
     return last in NAME_FILES or _NOT_LABELS.fullmatch(last) is not None
 
 
 def _strays(writer: CocoWriter, source: Source, labels: _LabelFiles, layout: Layout, shapes: Shapes) -> None:
-    """Objects of label files without an image: inspection counts them."""
+    """Write the objects of label files without an image, which inspection counts."""
     for key in labels.strays():
         try:
             lines = label_lines(source.text(key))

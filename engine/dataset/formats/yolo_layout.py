@@ -1,4 +1,4 @@
-"""Which images and classes a YOLO dataset has: ``data.yaml``, ``obj.data``, lists of images, ``classes.txt``."""
+"""Find the images and classes of a YOLO dataset: ``data.yaml``, ``obj.data``, lists of images, ``classes.txt``."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from engine.errors import ConfigError, DataError
 from engine.plain_yaml import read_document
 
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "names.txt", "_darknet.labels", "predefined_classes.txt")
-"""Files that hold one class name a line."""
+"""Files with one class name per line."""
 
 SIGNATURE_BYTES = 128 << 10
-"""Of a data.yaml: a larger one is something else."""
+"""Maximum bytes of a data.yaml; a larger file is something else."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the files beside the labels say.
+    """Classes and splits of a YOLO dataset.
 
     Attributes:
-        names: From class index to name.
-        parts: From part to its images, as keys; names that are no key are images that do not exist.
+        names: Class name by class index.
+        parts: Image keys by split; a name that is not a key is an image that does not exist.
         described_by: The file that names the classes.
     """
 
@@ -37,7 +37,7 @@ class Layout:
 
 
 def read_yaml(text: str) -> dict[str, Any] | None:
-    """A YAML mapping with all its scalars as text (a class may be called ``no``); None of anything else."""
+    """Parse a YAML mapping with all scalars as text (a class may be called ``no``); None for anything else."""
     try:
         value = read_document(text, where="data.yaml", as_text=True).value
     except ConfigError:
@@ -46,7 +46,7 @@ def read_yaml(text: str) -> dict[str, Any] | None:
 
 
 def data_yamls(source: Source) -> dict[str, dict[str, Any]]:
-    """The files that are a ``data.yaml`` of Ultralytics, whatever their names, with their content."""
+    """Return the files with the content of an Ultralytics ``data.yaml``, under any name."""
     keys = [source.chosen] if source.chosen.endswith((".yaml", ".yml")) else source.keys(".yaml", ".yml")
     found = {}
     for key in keys:
@@ -58,7 +58,7 @@ def data_yamls(source: Source) -> dict[str, dict[str, Any]]:
 
 
 def read_layout(source: Source) -> Layout:
-    """Classes and parts of a YOLO dataset.
+    """Read classes and splits of a YOLO dataset.
 
     Raises:
         DataError: There are no class names, or files contradict each other.
@@ -97,7 +97,7 @@ def _as_name(value: object) -> str:
 
 
 def _yaml_parts(source: Source, key: str, content: dict[str, Any]) -> dict[str, list[str]]:
-    """The images of train, val and test as a data.yaml names them: folders, or lists of images."""
+    """Return the images of train, val and test from a data.yaml, which names folders or lists of images."""
     above = posixpath.dirname(key)
     names = FileNames(source.image_files)
     parts = {}
@@ -107,9 +107,9 @@ def _yaml_parts(source: Source, key: str, content: dict[str, Any]) -> dict[str, 
         images: list[str] = []
         for path in paths:
             found = _images_at(source, above, content.get("path"), str(path), names)
-            if found is None:  # Roboflow says valid/, and users rename it
+            if found is None:  # Roboflow writes valid/, and users rename it
                 found = by_folder(source.image_files).get(part)
-            if found is None and part == "test":  # often a left-over of a template
+            if found is None and part == "test":  # often left over from a template
                 continue
             if found is None:
                 raise DataError(
@@ -131,14 +131,14 @@ def _yaml_parts(source: Source, key: str, content: dict[str, Any]) -> dict[str, 
 
 
 def _images_at(source: Source, above: str, path: object, wanted: str, names: FileNames) -> list[str] | None:
-    """Keys of the images in a folder, or of a list, that a data.yaml names; None if there is no such place.
+    """Return keys of the images in a folder or list that a data.yaml names; None if it does not exist.
 
-    Paths are relative to ``path``, to the file, or of another machine; then the longest end that exists is meant.
+    Paths are relative to ``path`` or to the file, or from another machine: then the longest existing end is used.
     """
     wanted = wanted.replace("\\", "/").strip()
     base = path.replace("\\", "/").strip() if isinstance(path, str) else ""
     candidates = [posixpath.join(above, base, wanted), posixpath.join(above, wanted)]
-    if wanted.startswith("../"):  # as Roboflow writes it, and Ultralytics reads it
+    if wanted.startswith("../"):  # written by Roboflow, and supported by Ultralytics
         candidates.append(posixpath.join(above, wanted.removeprefix("../")))
     for candidate in dict.fromkeys(candidates):
         found = _images_below(source, posixpath.normpath(candidate), names)
@@ -163,7 +163,7 @@ def _images_below(source: Source, place: str, names: FileNames) -> list[str] | N
 
 
 def _listed_images(source: Source, key: str, names: FileNames) -> list[str]:
-    """The images of a list, one path a line; as written where there is no such image."""
+    """Return the images of a list with one path per line; missing images as written."""
     above = posixpath.dirname(key)
     found = []
     for line in source.text(key).splitlines():
@@ -176,14 +176,14 @@ def _listed_images(source: Source, key: str, names: FileNames) -> list[str]:
 
 
 def _by_end(source: Source, path: str) -> str | None:
-    """The image that the longest end of a path of another machine, folders included, means."""
+    """Return the image that matches the longest end of a path from another machine, including folders."""
     pieces = [piece for piece in path.split("/") if piece not in ("", ".", "..")]
     ends = ("/".join(pieces[start:]) for start in range(1, len(pieces)))
     return next((end for end in ends if end in source.image_files), None)
 
 
 def _name_file(source: Source, data_files: list[str]) -> tuple[dict[int, str], str]:
-    """Class names from a file with one a line."""
+    """Read class names from a file with one name per line."""
     keys = [key for key in source.files if _is_name_file(key)]
     if source.chosen in keys:
         keys = [source.chosen]
@@ -206,7 +206,7 @@ def _is_name_file(key: str) -> bool:
 
 
 def _darknet_parts(source: Source, key: str) -> dict[str, list[str]]:
-    """The parts that Darknet's ``obj.data`` names: ``train = data/train.txt``."""
+    """Return the splits of Darknet's ``obj.data``: ``train = data/train.txt``."""
     names = FileNames(source.image_files)
     texts = FileNames(source.files)
     parts = {}
@@ -222,13 +222,13 @@ def _darknet_parts(source: Source, key: str) -> dict[str, list[str]]:
 
 
 def parts_by_folder(source: Source) -> dict[str, list[str]]:
-    """All images, by part where folders such as ``train/`` and ``valid/`` hold all that have labels.
+    """Group all images by split if folders such as ``train/`` and ``valid/`` contain all images with labels.
 
     Raises:
-        DataError: The folders are no parts to train on.
+        DataError: The folders are not usable splits.
     """
     parts = by_folder(source.image_files)
-    if len(parts) > 1 and "all" in parts:  # pictures of results, for example
+    if len(parts) > 1 and "all" in parts:  # plots of results, for example
         labelled = {identity(key) for key in source.keys(".txt")}
         parts["all"] = [key for key in parts["all"] if identity(key) in labelled]
     return complete(parts, source.uri)

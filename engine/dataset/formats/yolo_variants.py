@@ -1,6 +1,7 @@
-"""Labels that have YOLO's look and are something else: seen over all lines of a dataset.
+"""Detect labels that look like YOLO but are not, from all lines of a dataset.
 
-A line does not tell: nine numbers are a polygon of four points or a turned box, 13 a polygon or a box with key points.
+A single line is ambiguous: nine numbers are a polygon of four points or a rotated box, 13 a polygon or a box with key
+points.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from engine.dataset.formats.unsupported import unread_format
 from engine.errors import DataError
 
 ENOUGH = 8
-"""Lines from which on proportions say something."""
+"""Minimum number of lines for a conclusion."""
 
 TOO_LARGE = 2.0
-"""No share of width or height comes near it; a number of pixels is above."""
+"""Fractions of width or height are below this value; pixel coordinates are above it."""
 
 OUTSIDE = 0.02
-"""Share of the image by which no rounding makes a box reach out."""
+"""Fraction of the image that a box may exceed its border by, because of rounding."""
 
 
 class Shapes:
-    """Counts what lines look like.
+    """Count the kinds of label lines.
 
     Args:
-        source: What the dataset is called in messages.
+        source: Name of the dataset in messages.
 
     Attributes:
-        unread: A line that holds something else than numbers.
+        unread: A line with something other than numbers.
     """
 
     def __init__(self, source: str) -> None:
@@ -57,10 +58,10 @@ class Shapes:
             self.triples_inside += (count - 4) % 3 == 0 and _inside(numbers, 3)
 
     def check(self) -> None:
-        """Refuse labels of another task.
+        """Check for labels of another task.
 
         Raises:
-            DataError: Nearly all lines look like it.
+            DataError: Almost all lines look like another task.
         """
         lines = self.columns.total()
         if not lines and (found := unread_format("labels.txt", self.unread.encode())) is not None:
@@ -93,7 +94,7 @@ class Shapes:
 
 
 def _inside(numbers: list[float], step: int) -> bool:
-    """Test whether all that follows four numbers is points in the box that these are; (0, 0) is a point not seen."""
+    """Test whether the first four numbers are a box and the rest are points in it; (0, 0) is an invisible point."""
     cx, cy, width, height = numbers[:4]
     if width <= 0 or height <= 0:
         return False
@@ -105,7 +106,7 @@ def _inside(numbers: list[float], step: int) -> bool:
 
 
 def _rectangle(numbers: list[float], size: tuple[int, int]) -> str:
-    """``upright`` or ``turned`` of four points that are a rectangle in pixels; empty of others."""
+    """Return ``upright`` or ``turned`` for four points that are a rectangle in pixels; empty for others."""
     points = [(numbers[k] * size[0], numbers[k + 1] * size[1]) for k in range(0, 8, 2)]
     sides = [(points[k][0] - points[k - 1][0], points[k][1] - points[k - 1][1]) for k in range(4)]
     lengths = [math.hypot(*side) for side in sides]
