@@ -192,8 +192,8 @@ def _check(model: str, folder: Path, names: Sequence[str]) -> None:
     for shard in _shards(model, folder):
         if not fnmatch(shard, "model*.safetensors") or not (folder / shard).is_file() or Path(shard).name != shard:
             raise BaseModelError(
-                f"base model {model}: {INDEX} names {shard!r}, which is no file model*.safetensors beside it: save the "
-                "model anew (save_pretrained of transformers does)"
+                f"base model {model}: {INDEX} names {shard!r}, which is not a file model*.safetensors next to it: save the "
+                "model again (save_pretrained of transformers does)"
             )
 
 
@@ -216,7 +216,7 @@ def _shards(model: str, folder: Path) -> list[str]:
         index = read_object_file(folder / INDEX, error=BaseModelError, limit=16 << 20)
         return sorted({str(name) for name in index["weight_map"].values()})
     except (TypeError, KeyError, AttributeError):
-        raise BaseModelError(f"base model {model}: {INDEX} is no index of weights; copy it again") from None
+        raise BaseModelError(f"base model {model}: {INDEX} is not an index of weights; copy it again") from None
 
 
 def _weights_digest(folder: Path) -> str:

@@ -67,9 +67,9 @@ class FeatureCache:
     def __str__(self) -> str:
         """Return a sentence with the statistics of the cache."""
         return (
-            f"what is not adapted was computed for {self.computed:,} views and found for {self.found:,}; "
+            f"features of frozen layers were computed for {self.computed:,} views and found for {self.found:,}; "
             f"{self.kept:,} were kept in {self.folder}"
-            + ("" if self.kept >= self.computed else ": there is no room for more (training.features_gb)")
+            + ("" if self.kept >= self.computed else ": it is full (training.features_gb)")
         )
 
     def key(self, image: NDArray[np.uint8]) -> str:

@@ -221,7 +221,7 @@ def _check_fit(teacher: Teacher, tensors: Mapping[str, Tensor], *, what: str) ->
     places = adapter_tensors(teacher)
     faults = [
         *(f"the model has no place for {name[:200]}" for name in tensors if name not in places),
-        *(f"nothing is there for {name}" for name in places if name not in tensors),
+        *(f"the file has no tensor for {name}" for name in places if name not in tensors),
         *(
             f"{name} has shape {tuple(tensors[name].shape)}, the model {tuple(place.shape)}"
             for name, place in places.items()

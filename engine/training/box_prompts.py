@@ -79,7 +79,7 @@ class DetectedBoxes:
 
     @classmethod
     def of(cls, train: Sequence[NDArray[np.float32]], val: Sequence[Detections]) -> Self:
-        """With the file that :meth:`read` takes."""
+        """Create with the file content that :meth:`read` takes."""
         tensors = {
             "train": np.concatenate([np.empty((0, 4), np.float32), *train]),
             "train_counts": np.array([len(boxes) for boxes in train], np.int64),
@@ -218,7 +218,7 @@ def _look(
 
 
 def boxes_of(annotations: Sequence[CocoAnnotation], seen: Detections) -> NDArray[np.float32]:
-    """(N, 4) the detection of each object: of its class, with an IoU of at least 0.5, surest first; NaN if none is."""
+    """Return the (N, 4) detection of each object: same class, IoU of at least 0.5, highest score first; else NaN."""
     boxes = _unseen(annotations)
     objects = np.array([i for i, one in enumerate(annotations) if not one.iscrowd], np.int64)
     corners = np.array([annotations[i].box_xywh for i in objects], np.float32).reshape(-1, 4)
@@ -232,7 +232,7 @@ def boxes_of(annotations: Sequence[CocoAnnotation], seen: Detections) -> NDArray
 
 
 def masks_of(teacher: Teacher, samples: Sequence[Sample], boxes: Sequence[Detections]) -> list[Detections]:
-    """Masks for a detector's boxes, with its scores and classes: what users of both teachers get."""
+    """Predict masks for a detector's boxes, with its scores and classes, as in later use of both teachers."""
     prompted = [
         Sample.of(sample.image, found.boxes_xyxy, found.class_indices)
         for sample, found in zip(samples, boxes, strict=True)
@@ -246,7 +246,7 @@ def masks_of(teacher: Teacher, samples: Sequence[Sample], boxes: Sequence[Detect
 
 
 def _kept(folder: Path, begun: Mapping[str, Any] | None) -> bytes | None:
-    """The file that the run has begun with."""
+    """Return the content of the file that the run started with."""
     if begun is None:
         return None
     file = folder / DETECTED.format(begun[DETECTOR])

@@ -1,11 +1,11 @@
-"""All that a run needs to go on as if it had never stopped, in one file a moment.
+"""Checkpoints: the complete state of a run at one step, in one file.
 
-One file, because it is there at once: on disk by a rename, in object storage by a put. Whoever reads it, at any
-moment, finds a whole checkpoint of one moment; its sha256 proves it. The two newest are kept, so that there is one to
-go on from where the newest is damaged; each holds the best adapter too. Random numbers and the learning rate need no
-room in it: both are functions of the step (:mod:`engine.training.loop`).
+One file can be written atomically: on disk by a rename, in object storage by a put. A reader always finds a complete
+checkpoint of one step, verified by its sha256. The two newest are kept, so that a run can be resumed if the newest is
+damaged; each contains the best adapter too. Random numbers and the learning rate are not stored: both are functions of
+the step (:mod:`engine.training.loop`).
 
-The file is safetensors: tensors, and a JSON text in its metadata. No pickle is written or read.
+The file format is safetensors, with a JSON text in the metadata. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from engine.teachers.safetensors_files import read_header, read_tensors
 MAX_STATE_BYTES = 64 << 20
 
 KEPT = 2
-"""Checkpoints of a run: the newest ones."""
+"""Number of checkpoints to keep: the newest ones."""
 
 NAME = re.compile(r"checkpoint-(\d{8,})\.safetensors")
 
 AT_RISK = 4 * 3600.0
-"""Seconds between two losses of a machine that are reckoned with. Spot GPUs live for hours; a machine of one's own is
-lost less often, and then a checkpoint too many costs next to nothing."""
+"""Assumed mean time between failures of a machine, in seconds. Spot GPUs run for hours; other machines fail less often,
+and then additional checkpoints cost little."""
 
 SHORTEST, LONGEST = 15.0, 1800.0
 """Bounds of the time between two checkpoints, in seconds."""
@@ -54,10 +54,12 @@ class Progress(BaseModel):
     step: int = Field(default=0, description="Optimizer steps done.")
     evaluated_step: int = Field(default=0, description="Steps done at the last evaluation.")
     best_step: int = Field(default=0, description="Steps done when the best adapter was measured.")
-    best_ap: float | None = Field(default=None, description="Its AP on the validation part; None before the first.")
+    best_ap: float | None = Field(
+        default=None, description="Its AP on the validation split; None before the first evaluation."
+    )
     waited: int = Field(default=0, description="Evaluations since the best one.")
     history: tuple[HistoryPoint, ...] = ()
-    loss_sum: float = Field(default=0, description="Of the steps since the last point of the history.")
+    loss_sum: float = Field(default=0, description="Sum over the steps since the last point of the history.")
     loss_steps: int = 0
     seconds: float = Field(default=0, description="Wall-clock time of training and its evaluations so far.")
     peak_memory_bytes: int = 0
@@ -76,12 +78,12 @@ class Progress(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One moment of a run.
+    """State of a run at one step.
 
     Attributes:
-        progress: How far the run has come.
+        progress: Progress of the run.
         before: The base teacher's metrics.
-        settings: All that decides the result; a checkpoint is only taken by a run with the same.
+        settings: Fingerprint of the run; a checkpoint is only resumed by a run with the same.
         adapter: Tensors of the adapter.
         optimizer: State of AdamW by ``<parameter>/<name>``.
         best: Tensors of the best adapter; empty before the first evaluation.
@@ -96,12 +98,12 @@ class Checkpoint:
 
 
 def checkpoint_interval(cost: float) -> float:
-    """Seconds between two checkpoints that lose the least time: Young's sqrt(2 * cost * time between failures).
+    """Return the optimal seconds between two checkpoints: Young's sqrt(2 * cost * time between failures).
 
-    More checkpoints cost more than they save, fewer lose more work (Young, CACM 17(9), 1974).
+    With more checkpoints their cost exceeds the saved work, with fewer more work is lost (Young, CACM 17(9), 1974).
 
     Args:
-        cost: Seconds that a checkpoint takes, its upload included.
+        cost: Seconds per checkpoint, including its upload.
 
     >>> round(checkpoint_interval(0.5)), checkpoint_interval(0), checkpoint_interval(3600)
     (120, 15.0, 1800.0)
@@ -110,34 +112,34 @@ def checkpoint_interval(cost: float) -> float:
 
 
 def checkpoint_name(step: int) -> str:
-    """The file of the checkpoint of a step."""
+    """Return the file name of the checkpoint of a step."""
     return f"checkpoint-{step:08d}.safetensors"
 
 
 def step_of(name: str) -> int | None:
-    """The step of a checkpoint by its file's name; None of any other file."""
+    """Return the step of a checkpoint from its file name; None for any other file."""
     found = NAME.fullmatch(name)
     return int(found[1]) if found else None
 
 
 def newest_first(names: Iterable[str]) -> list[str]:
-    """The checkpoints among files."""
+    """Return the names of checkpoints, newest first."""
     return sorted((name for name in names if step_of(name) is not None), key=lambda name: step_of(name) or 0)[::-1]
 
 
 def outdated(names: Iterable[str], step: int) -> list[str]:
-    """The checkpoints among files that those of ``step`` and the one before it replace.
+    """Return the names of checkpoints that are no longer kept once the one of ``step`` is written.
 
-    Later ones are another attempt's, which may still be at work.
+    Later ones belong to another attempt, which may still be running.
     """
     return [name for name in newest_first(names) if (step_of(name) or 0) <= step][KEPT:]
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
-    """Write the checkpoint of its step into ``folder``, and remove those that it replaces.
+    """Write the checkpoint into ``folder``, and remove outdated ones.
 
     Returns:
-        Its file, which is on disk.
+        Its file, flushed to disk.
     """
     tensors = {
         f"{part}/{name}": tensor.detach().cpu().contiguous()
@@ -167,7 +169,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
 
 
 def load_checkpoint(folder: Path, on_damaged: Callable[[Path], None] = lambda path: None) -> Checkpoint | None:
-    """The newest checkpoint in ``folder`` that is whole, or None; ``on_damaged`` is told of newer ones."""
+    """Return the newest intact checkpoint in ``folder``, or None; call ``on_damaged`` for newer damaged ones."""
     for name in newest_first(_names(folder)):
         checkpoint = read_checkpoint(folder / name)
         if checkpoint is not None:
@@ -177,7 +179,7 @@ def load_checkpoint(folder: Path, on_damaged: Callable[[Path], None] = lambda pa
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """The checkpoint in a file; None if there is none, or none that is whole.
+    """Read a checkpoint; None if the file is missing or damaged.
 
     Raises:
         StorageError: A newer version of teacher wrote it.

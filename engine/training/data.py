@@ -1,7 +1,6 @@
 """Batches of augmented and preprocessed views of images.
 
-A view is determined by (seed, visit, index of the image) alone: neither by the worker that makes it nor by what was
-made before it.
+A view is determined only by (seed, visit, index of the image): it does not depend on the worker or on earlier views.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ MAX_WORKERS = 8
 
 
 class Views(Dataset[Example | TeacherError]):
-    """Augmented and preprocessed views of a part's images, by (visit, index).
+    """Augmented and preprocessed views of a split's images, by (visit, index).
 
-    An error that a user can act on is handed out as a value: a worker would wrap what it raises in a traceback.
+    An error that a user can act on is returned as a value: a worker would wrap a raised one in a traceback.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Views(Dataset[Example | TeacherError]):
             return error
 
     def collate(self, examples: Sequence[Example | TeacherError]) -> Batch | TeacherError:
-        """The examples' batch, or the first error among them."""
+        """Return the batch of the examples, or the first error among them."""
         for example in examples:
             if isinstance(example, TeacherError):
                 return example
@@ -83,10 +82,10 @@ class Views(Dataset[Example | TeacherError]):
 
 
 def view_shown(visit: int, take_turns: int) -> int:
-    """The number of the view that an image is shown in, when it has been shown ``visit`` times before.
+    """Return the number of the view for the visit ``visit`` of an image, counted from 0.
 
-    So many views take turns, and after as many turns each gives way to a new one, one of them a turn: from then on each
-    turn brings one new view and ``take_turns - 1`` known ones. 0: a new one each time.
+    ``take_turns`` views are used in turn. After the first rounds one view per round is replaced: each round then has
+    one new view and ``take_turns - 1`` known ones. 0: a new view each time.
 
     >>> [view_shown(visit, 3) for visit in range(15)], view_shown(7, 0)
     ([0, 1, 2, 0, 1, 5, 0, 4, 5, 3, 4, 5, 3, 4, 8], 7)
@@ -100,10 +99,10 @@ def view_shown(visit: int, take_turns: int) -> int:
 def batches_from(
     step: int, steps: Steps, views: Views, *, workers: int | None, pin_memory: bool
 ) -> Generator[Batch, None, None]:
-    """All batches of a run from a step on, made in ``workers`` processes (0: in this one; None: one a core, of those
-    that fall to each process of the run on this machine).
+    """Yield all batches of a run from a step on, prepared by ``workers`` processes.
 
-    Close it: workers do not heed the SIGTERM by which Python ends processes that are left over.
+    0: by this process; None: one worker per core, divided by the training processes of this machine. Close the
+    generator: workers ignore the SIGTERM by which Python ends remaining processes.
     """
     cores = max(1, usable_cores() // steps.place.local_size)
     count = min(MAX_WORKERS, cores) if workers is None else workers
@@ -122,7 +121,7 @@ def batches_from(
 
 
 def _start_worker(number: int) -> None:
-    """One thread a worker; a signal to the whole group, such as Ctrl-C, is the main process's to handle."""
+    """Use one thread per worker, and leave signals to the group, such as Ctrl-C, to the main process."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     for number in STOP_SIGNALS:
@@ -130,8 +129,10 @@ def _start_worker(number: int) -> None:
 
 
 def _share_memory(value: Any) -> None:
-    """Move a batch to where the training process takes it over. Left to the queue between them, a batch for which there
-    is no room would be lost without a word, and waited for for ever.
+    """Move a batch to shared memory.
+
+    If the queue did this, a batch that does not fit would be lost without an error, and the training process would wait
+    indefinitely.
     """
     if isinstance(value, torch.Tensor):
         value.share_memory_()  # type: ignore[no-untyped-call]
@@ -141,7 +142,7 @@ def _share_memory(value: Any) -> None:
 
 
 def _without_model(teacher: Teacher) -> Teacher:
-    """What makes examples of samples; the weights stay where they are."""
+    """Return a copy of the teacher without its weights, for preprocessing."""
     light = copy.copy(teacher)
     del light.model
     return light
@@ -151,13 +152,13 @@ FOLDER = "features"
 
 
 def features_of(teacher: Teacher, config: RunConfig, *, base: LocalModel, cache: Path) -> FeatureCache | None:
-    """The cache of a teacher with its adapter, if an image is ever seen twice.
+    """Return the feature cache of a teacher with its adapter, if any image is used twice.
 
     Args:
-        teacher: What is kept ends before its first adapted layer.
-        config: Of the run.
-        base: The teacher's.
-        cache: The folder that runs share.
+        teacher: Teacher with its adapter: layers before the first adapted one are cached.
+        config: Configuration of the run.
+        base: Base model of the teacher.
+        cache: Cache folder shared by runs.
     """
     settings = config.teachers.of(teacher.name)
     seen_again = (settings is not None and settings.views > 0) or not Augmenter(config.augmentation).chosen

@@ -30,20 +30,20 @@ from engine.storage.files import reason
 from engine.teachers.base import Teacher
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Of ``malloc.h``."""
+"""Constants of ``malloc.h``."""
 
 
 def choose_device() -> torch.device:
-    """The GPU of this process if there is one, else the CPU."""
+    """Return the GPU of this process if there is one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def keep_memory() -> None:
     """Make this process keep freed memory for later allocations (glibc; no effect elsewhere).
 
-    By default the memory of a large tensor returns to the system at once, and each page of the next tensor is cleared
-    again: nearly half of the time of SAM's decoder on a CPU. Not for tensors of many different sizes: the kept memory
-    would be fragmented.
+    By default the memory of a large tensor returns to the system immediately, and each page of the next tensor is
+    cleared again: nearly half of the time of SAM's decoder on a CPU. Not for tensors of many different sizes: the kept
+    memory would be fragmented.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
@@ -71,9 +71,9 @@ def resident_bytes() -> int:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """The arithmetic of the forward pass.
+    """Return the autocast context of the forward pass.
 
-    ``auto`` is bfloat16 on a GPU that has it, else float32: on a CPU bfloat16 is rarely faster.
+    ``auto`` is bfloat16 on a GPU that supports it, else float32: on a CPU bfloat16 is rarely faster.
 
     Raises:
         ConfigError: The configuration requests bfloat16, and the GPU does not support it.

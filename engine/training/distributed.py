@@ -1,11 +1,11 @@
-"""Several processes that train one teacher as one: how they meet, what they tell each other, and how they end.
+"""Distributed training of one teacher by several processes: rendezvous, communication and shutdown.
 
-All do the same in the same order, each with its share of the images; the first alone speaks and writes. Before they
-exchange anything they tell each other whether all is well. So an error of one, whenever it comes, is what it says next
-in place of what the others wait for (:func:`joined`), and ends all of them with the same words.
+All execute the same steps in the same order, each with its share of the images; only the first logs and writes. Each
+exchange starts with an error flag from every process. So an error in one of them reaches the others at their next
+exchange (:func:`joined`), and ends all of them with the same message.
 
-Not supported: processes that come or go while the run lasts. One that is killed ends all, and the same command goes on
-from the last checkpoint. What they send each other is pickled: they must be able to trust their network.
+Not supported: processes that join or leave during the run. If one is killed, all end, and the same command resumes from
+the last checkpoint. Messages are pickled: the network must be trusted.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from engine.outcome import Outcome
 from engine.training.device import Stop
 
 JOIN = 3600.0
-"""Seconds to wait for processes that have not come yet: a machine may have to be found for them."""
+"""Seconds to wait for all processes to start: a machine may have to be provisioned for them."""
 
 WAIT = timedelta(hours=4)
-"""Longest wait for another process: one of each machine fetches the data, the first measures and publishes."""
+"""Timeout for another process: one per machine fetches the data, the first evaluates and publishes."""
 
 WAIT_FOR_GPU = timedelta(minutes=15)
-"""Longest time of a sum of gradients, which begins when all are there."""
+"""Timeout of a sum of gradients, which starts when all processes have arrived."""
 
 T = TypeVar("T")
 
 
 class Processes:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, from the perspective of one of them.
 
-    Without arguments there is this one alone: nothing is exchanged, and torch.distributed is not needed.
+    Without arguments the run has only this process: nothing is exchanged, and torch.distributed is not needed.
     """
 
     def __init__(self, place: Place | None = None) -> None:
         self.place = place or Place()
         self.first = self.place.rank == 0
         self.told = False
-        """Every process knows why the run has ended."""
+        """Whether every process knows why the run has ended."""
         self._lost = False
         self._gpus: Any = dist.new_group(backend="nccl", timeout=WAIT_FOR_GPU) if self._many and on_gpu() else None
 
     def sum(self, value: float) -> float:
-        """The sum of ``value`` over all processes."""
+        """Return the sum of ``value`` over all processes."""
         if not self._many:
             return value
         with self._others():
@@ -67,7 +67,7 @@ class Processes:
         return self.sum(float(flag)) > 0
 
     def meet(self) -> None:
-        """Wait until all are here."""
+        """Wait until all processes arrive here."""
         self.sum(0)
 
     def decided(self, decide: Callable[[], T]) -> T:
@@ -81,7 +81,7 @@ class Processes:
         return value
 
     def gather(self, items: list[T]) -> list[T]:
-        """The items of all processes, in the order of these, in the first; none in the others."""
+        """Return the items of all processes, in rank order, in the first process; an empty list in the others."""
         if not self._many:
             return items
         parts: list[Any] | None = [None] * self.place.size if self.first else None
@@ -117,7 +117,7 @@ class Processes:
 
     @contextmanager
     def one_here_first(self) -> Iterator[None]:
-        """On each machine one process goes through the block before the others: what it fetches, they find."""
+        """Let one process per machine execute the block before the others, which then find the files it fetched."""
         if self.place.local_rank > 0:
             self.meet()
         yield
@@ -125,9 +125,9 @@ class Processes:
             self.meet()
 
     def tell(self, failure: BaseException) -> None:
-        """End all processes with ``failure``, unless they know already or one can no longer be told."""
+        """End all processes with ``failure``, unless they know already or one is unreachable."""
         if self._many and not self.told and not self._lost:
-            with suppress(TeacherError), self._others():  # that one is gone hides no cause
+            with suppress(TeacherError), self._others():  # a lost process must not hide the cause
                 self._exchange(failure=failure)
 
     @property
@@ -135,7 +135,7 @@ class Processes:
         return self.place.size > 1
 
     def _exchange(self, value: float = 0.0, *, failure: BaseException | None = None) -> float:
-        """The sum of ``value``; if one has failed, all hear of it here and raise it."""
+        """Return the sum of ``value``; if a process has failed, raise its error in all."""
         told = torch.tensor([value, failure is not None], dtype=torch.float64)
         dist.all_reduce(told)
         total, failed = told.tolist()
@@ -149,15 +149,15 @@ class Processes:
 
     @contextmanager
     def _others(self) -> Iterator[None]:
-        """Speak with the others: a stop signal waits for the end; one that does not answer is told of in a sentence."""
+        """Communicate with the others: delay stop signals until the end, and report a lost process."""
         try:
             with Stop() as stop:
                 yield
         except RuntimeError as error:
             self._lost = True
             raise TeacherError(
-                f"another process of the run was lost ({_short(error)}): see what it said last; the same command goes "
-                "on from the last checkpoint"
+                f"another process of the run was lost ({_short(error)}): see its last messages; the same command "
+                "resumes from the last checkpoint"
             ) from error
         finally:
             if stop.requested:
@@ -165,16 +165,16 @@ class Processes:
 
 
 ALONE = Processes()
-"""One process that trains alone."""
+"""A single training process."""
 
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """The processes that this one was started with, for the length of the block, which they leave together.
+    """Join the other processes of the run for the block, which all leave together.
 
     Raises:
         ConfigError: This machine has fewer GPUs than processes.
-        TeacherError: Some have not come, or one has failed: then of the kind that its failure is.
+        TeacherError: Some did not start, or one has failed: then of the class of its error.
     """
     place = Place.of(os.environ)
     if place.size == 1:
@@ -203,10 +203,10 @@ def on_gpu() -> bool:
 
 
 def _meet(host: str, port: int, place: Place) -> Any:
-    """Wait, open to signals, until all are here.
+    """Wait until all processes have joined; signals are handled meanwhile.
 
     Raises:
-        TeacherError: Some did not come.
+        TeacherError: Some did not join in time.
     """
     deadline = time.monotonic() + JOIN
 
@@ -224,7 +224,7 @@ def _meet(host: str, port: int, place: Place) -> Any:
         )
         if not store.check([f"here/{place.rank}"]):
             break
-        del store  # of those of an attempt before, who have not seen yet that one of them is gone
+        del store  # it belongs to an earlier attempt, whose processes have not noticed yet that one is lost
         wait("those of an earlier attempt to end")
     store.set(f"here/{place.rank}", "")
     for rank in range(place.size):
@@ -247,7 +247,7 @@ def _short(error: RuntimeError) -> str:
 
 
 def _words(failure: BaseException) -> tuple[int, str]:
-    """Exit code and sentence; what is no Exception was a signal."""
+    """Return exit code and message; anything other than an Exception was a signal."""
     if isinstance(failure, Exception):
         outcome = Outcome.failure(failure)
         return outcome.exit_code, outcome.message

@@ -1,4 +1,4 @@
-"""Listeners of a run's events: few enough of them for a log, and TensorBoard."""
+"""Listeners of a run's events: throttling for logs, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PICTURE_SIDE = 480
 def thinned(listener: Listener, *, seconds: float) -> Listener:
     """Pass on at most one step event in ``seconds``, with the mean loss since the last; and every other event.
 
-    Time is that of the events. A step that was held back is passed on before the next event of another kind.
+    Time is that of the events. A delayed step is passed on before the next event of another kind.
     """
     held: list[Event] = []
     last = float("-inf")
@@ -54,10 +54,10 @@ def thinned(listener: Listener, *, seconds: float) -> Listener:
 class TensorBoard:
     """Writes curves, pictures and settings of a run for TensorBoard; a resumed run continues at its checkpoint.
 
-    The base is a run of its own in ``base/``, with the same tags, so that both lines stand in one chart.
+    The base is a separate run in ``base/``, with the same tags, so that both lines are in one chart.
 
     Args:
-        folder: Where the event files go.
+        folder: Folder of the event files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,7 +65,7 @@ class TensorBoard:
         self._writers: dict[str, SummaryWriter] = {}
 
     def __call__(self, event: Event) -> None:
-        """Write what an event measures."""
+        """Write the values of an event."""
         if event.step is None:
             return
         for run, values in _scalars(event).items():
@@ -76,7 +76,7 @@ class TensorBoard:
                 writer.flush()
 
     def summarize(self, settings: Mapping[str, str], result: TeacherResult, samples: Sequence[SampleView]) -> None:
-        """Write what a run ends with: pictures of the samples, and its settings with its metrics."""
+        """Write the end of a run: pictures of the samples, and its settings with its metrics."""
         writer = self._writer("", result.steps)
         for view in samples:
             images = np.concatenate([image for _, image, _ in panels(view, side=PICTURE_SIDE)], axis=1)
@@ -98,7 +98,7 @@ class TensorBoard:
 
 
 def _scalars(event: Event) -> dict[str, dict[str, float]]:
-    """The values of an event by tag, for the run itself (``""``) and for its base."""
+    """Return the values of an event by tag, for the run itself (``""``) and for its base."""
     if event.event == "step":
         values = {
             "train/loss": event.loss,

@@ -1,11 +1,11 @@
-"""The training loop: steps, evaluations, checkpoints. It tells listeners what happens and knows nothing of them.
+"""The training loop: steps, evaluations, checkpoints. It sends events to listeners.
 
-Everything random in a step is seeded by (seed, step), its images and learning rate are functions of the step too:
-so the step's number, the adapter and the optimizer are all that a run needs to go on exactly.
+Everything random in a step is seeded by (seed, step), and its images and learning rate are functions of the step too:
+so step number, adapter and optimizer are enough to resume a run exactly.
 
-Several processes go through the same loop, each with its share of a step's images. Their gradients and losses are
-added up, so that all have the same adapter and come to the same decisions; only the first writes checkpoints.
-Not supported: the same noise in the adapter's dropout for every number of processes.
+Several processes execute the same loop, each with its share of a step's images. Their gradients and losses are summed,
+so that all have the same adapter and make the same decisions; only the first writes checkpoints.
+Not supported: identical dropout noise in the adapter for different numbers of processes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from engine.training.optimizer import (
 from engine.training.sampler import Steps, learning_rate
 
 EXPECTED_COST = 1.0
-"""Seconds of a checkpoint, until one was written."""
+"""Assumed seconds per checkpoint, until one was written."""
 
 HISTORY_POINTS = 200
 """Points of the loss curve over a whole run."""
@@ -72,15 +72,15 @@ class Loop:
     """One run of one teacher, from a checkpoint to the end.
 
     Args:
-        teacher: With its adapter, on its device.
-        settings: The teacher's part of the configuration.
-        training: What holds for every teacher.
+        teacher: Teacher with its adapter, on its device.
+        settings: The teacher's section of the configuration.
+        training: Settings common to all teachers.
         steps: The steps of the run.
-        start: Where to begin; of a fresh run: no step done, no optimizer state, no best adapter.
-        folder: Checkpoints go there.
-        hooks: What the loop asks of others.
+        start: Checkpoint to start from; for a new run without steps, optimizer state and best adapter.
+        folder: Folder of the checkpoints.
+        hooks: Callbacks.
         stop: Set by SIGTERM and Ctrl-C.
-        processes: Those that train this teacher together.
+        processes: All processes of the run.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class Loop:
             self._keep_less()
 
     def run(self) -> Progress:
-        """Train to the end, or until ``patience`` evaluations brought nothing better.
+        """Train to the end, or until ``patience`` evaluations brought no improvement.
 
         Raises:
             InterruptedTrainingError: SIGTERM or Ctrl-C arrived; a checkpoint is written.
             NotFiniteError: The loss became NaN or infinite.
-            OutOfMemoryError: The GPU has too little memory, for half a batch too.
+            OutOfMemoryError: The GPU has too little memory even for half a batch.
         """
         while True:
             with closing(self._batches(self.steps)) as batches:  # its workers end with the block
@@ -185,7 +185,7 @@ class Loop:
         # After the batches: a loader draws a number when it starts.
         seed_all(self.training.seed, done, self.processes.place.rank)
         set_training(self.teacher, True)
-        self.progress = self._updated()  # the device's peak so far, which is forgotten next
+        self.progress = self._updated()  # saves the device's peak memory, which is reset next
         try:
             with self.memory.measured(self.teacher.model):
                 return gradients(self.teacher, parts, self.precision, self.processes)
@@ -280,14 +280,14 @@ class Loop:
         self._tell("checkpoint")
 
     def _checkpoint_at_the_end(self) -> None:
-        """A checkpoint of a run that stops here: a store that is down must not hide why."""
+        """Write a checkpoint of a run that stops here; an unreachable store must not hide the reason."""
         try:
             self._checkpoint()
         except StorageError as error:
             self._tell("note", message=f"the last checkpoint is on this disk alone: {error}")
 
     def _updated(self, **changes: Any) -> Progress:
-        """The progress with ``changes``, and with time and memory as they are now."""
+        """Return the progress with ``changes``, and current time and memory."""
         return self.progress.model_copy(
             update={
                 "seconds": self.start.progress.seconds + time.monotonic() - self.started,
@@ -315,7 +315,7 @@ class Loop:
         )
 
     def _best_ap(self) -> float | None:
-        """AP of the best adapter so far, if it is better than the base."""
+        """Return the AP of the best adapter so far, if it is better than the base."""
         before = self.start.before.get("val")
         return better_than(None if before is None else before.ap, self.progress.best_ap)
 
@@ -334,15 +334,15 @@ class Pace:
         self.evaluation_seconds = 0.0
 
     def step(self, seconds: float, *, images: int) -> None:
-        """One step took ``seconds`` for ``images``."""
+        """Record a step of ``seconds`` for ``images`` images."""
         self._steps.append((seconds, images))
 
     @property
     def images_per_second(self) -> float:
-        """Training alone, without evaluations."""
+        """Speed of training, without evaluations."""
         return sum(images for _, images in self._steps) / max(1e-9, sum(seconds for seconds, _ in self._steps))
 
     def seconds_left(self, steps: Steps, done: int) -> float:
-        """Until the last step is done, with the evaluations that are still to come."""
+        """Return the estimated seconds until the end, including the remaining evaluations."""
         a_step = sum(seconds for seconds, _ in self._steps) / len(self._steps)
         return (steps.total - done) * a_step + steps.evaluations_left(done) * self.evaluation_seconds

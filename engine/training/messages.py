@@ -36,7 +36,7 @@ def left_out(
 
 
 def shared_images(check: SplitCheck | None) -> Iterator[str]:
-    """Return a sentence that names the images which parts share."""
+    """Return a sentence about images that several splits share."""
     if check is None:
         return
     for part, count in (("val", check.val), ("test", check.test)):

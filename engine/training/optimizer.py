@@ -1,4 +1,4 @@
-"""AdamW over the adapter, one step of it, and its state as plain tensors."""
+"""AdamW over the adapter: gradients, steps, and its state as plain tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.training.distributed import ALONE, Processes
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AdamW:
-    """AdamW (arXiv 1711.05101); vectors such as biases and scales do not decay."""
+    """Create AdamW (arXiv 1711.05101), without weight decay for vectors such as biases and scales."""
     matrices = [p for p in parameters.values() if p.ndim > 1]
     vectors = [p for p in parameters.values() if p.ndim <= 1]
     groups = [
@@ -30,7 +30,7 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: TeacherSet
 
 
 def optimizer_tensors(optimizer: AdamW, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The state under ``<parameter>/<name>``; parameters that never had a gradient have none."""
+    """Return the state by ``<parameter>/<name>``; parameters that never had a gradient have none."""
     return {
         f"{name}/{key}": value
         for name, parameter in parameters.items()
@@ -40,7 +40,7 @@ def optimizer_tensors(optimizer: AdamW, parameters: Mapping[str, nn.Parameter]) 
 
 
 def restore_optimizer(optimizer: AdamW, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
-    """Put the tensors of :func:`optimizer_tensors` back."""
+    """Restore the tensors of :func:`optimizer_tensors`."""
     for path, tensor in tensors.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
@@ -55,22 +55,22 @@ def gradients(
     precision: AbstractContextManager[Any],
     processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """Add the gradients of one optimizer step, forward and backward, over all processes.
+    """Compute the gradients of one optimizer step, summed over its batches and all processes.
 
     Losses are divided by the objects of the whole step, over its batches and over all processes, so that the
-    gradient does not depend on how the step is cut.
+    gradient does not depend on how the step is divided.
 
     Args:
-        teacher: With an adapter, on its device.
-        batches: All batches of the step on this process, on the CPU; there may be none.
+        teacher: Teacher with its adapter, on its device.
+        batches: All batches of the step on this process, on the CPU; may be empty.
         precision: Arithmetic of the forward pass.
-        processes: Those that share the step.
+        processes: All processes of the run.
 
     Returns:
         The loss of the whole step and its parts.
 
     Raises:
-        torch.OutOfMemoryError: In all processes, if one of them has too little memory; there are no losses then.
+        torch.OutOfMemoryError: In all processes, if one of them runs out of memory.
     """
     count = max(1.0, processes.sum(sum(teacher.count(batch) for batch in batches)))
     sums: dict[str, Tensor] = {}
@@ -83,7 +83,7 @@ def gradients(
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
     except torch.OutOfMemoryError as error:
-        # Not the error itself, whose traceback holds all that filled the memory.
+        # Keep only the message: the traceback references the tensors that fill the memory.
         too_much = str(error) or "out of memory"
     if processes.any(bool(too_much)):
         raise torch.OutOfMemoryError(too_much or "another process of the run is out of memory")
@@ -92,7 +92,7 @@ def gradients(
 
 
 def apply_gradients(optimizer: AdamW, *, learning_rate: float, clip_norm: float, losses: Mapping[str, float]) -> None:
-    """Scale the gradients down to ``clip_norm``, take the step and forget them.
+    """Clip the gradients to ``clip_norm``, take the step and clear them.
 
     Raises:
         NotFiniteError: The loss or its gradient is NaN or infinite; no parameter has changed.

@@ -1,8 +1,8 @@
 """Run a planned training and publish its artifacts in object storage, across interruptions.
 
-Checkpoints go to object storage while the run lasts, so that another machine can go on from the last one. The runs
-of one request (one a teacher) share a folder: each publishes its own teacher, and whoever finds all teachers of the
-request there publishes the whole. Of attempts that do so at once, one does: :mod:`engine.storage.publication`.
+Checkpoints are uploaded during the run, so that another machine can resume from the last one. The runs of one request
+(one per teacher) share a folder: each publishes its own teacher, and the one that finds all teachers of the request
+published publishes the whole run. Of simultaneous attempts only one succeeds: :mod:`engine.storage.publication`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ VERSIONS_OF = ("torch", "transformers", "peft", "albumentations", "teacher-finet
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware that a result was made with."""
+    """Return the versions and the hardware of this run."""
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
     return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}, "hardware": hardware}
 
@@ -69,22 +69,22 @@ def train_and_publish(
     processes: Processes = ALONE,
     on_hang: Callable[[NoProgressError], None] = print_failure,
 ) -> TeacherResult:
-    """Train one teacher, from its last checkpoint if there is one, and publish it.
+    """Train one teacher, resuming from its last checkpoint if there is one, and publish it.
 
-    A teacher that this very run has published already is not trained again: a process that is made anew, since another
-    did not live to tell that it had ended, costs next to nothing.
+    A teacher that this run has published already is not trained again: a retry of a process that was killed after it
+    had finished costs little.
 
     Args:
         run: What to train.
-        storage: Where data comes from and artifacts go.
-        listener: Is told of progress.
-        work_dir: Scratch folder of this request; what is in it of an earlier attempt is gone on from.
-        cache: Where base models and images are kept between runs.
-        processes: Those that train this teacher together: the first fetches the checkpoint, and publishes.
+        storage: Source of the data and target of the artifacts.
+        listener: Receives progress events.
+        work_dir: Scratch folder of this request; an earlier attempt found in it is resumed.
+        cache: Folder for base models and images, kept between runs.
+        processes: All processes of the run: the first fetches the checkpoint, and publishes.
         on_hang: See :class:`TeacherTrainer`.
 
     Raises:
-        TeacherError: Of the kind that the failure is; its exit code is that of the process.
+        TeacherError: Of a subclass by the kind of failure; its exit code is that of the process.
     """
     layout, local = run.layout, RunLayout(str(work_dir))
     remote_last, local_last = join(layout.teacher(run.teacher), LAST), Path(local.teacher(run.teacher), LAST)
@@ -192,7 +192,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def publish_run(config: RunConfig, *, storage: Storage) -> None:
-    """Publish the whole run if every teacher of it is there, ``metadata.json`` last; else nothing is done."""
+    """Publish the whole run, ``metadata.json`` last, if all its teachers are published; otherwise do nothing."""
     layout = RunLayout.of(config)
     results = [result for name in config.teachers.names if (result := read_result(layout, name, storage)) is not None]
     if len(results) < len(config.teachers.names):
@@ -233,7 +233,7 @@ def publish_run(config: RunConfig, *, storage: Storage) -> None:
 
 
 def _samples(folder: str, storage: Storage) -> list[SampleView]:
-    """The images that the report shows of one teacher."""
+    """Return the sample images of one teacher for the report."""
     images = Path(SAMPLES).stem
     with TemporaryDirectory() as temporary:
         storage.download(join(folder, SAMPLES), Path(temporary, SAMPLES))
@@ -246,7 +246,7 @@ def _json(model: BaseModel) -> bytes:
 
 
 def _entries(layout: RunLayout, storage: Storage) -> Iterator[FileEntry]:
-    """Every file of the run but what is of it as a whole, what resuming needs, and what is not published."""
+    """Yield the published files of the run, except those of the whole run and checkpoints."""
     for item in storage.list(layout.root):
         path = f"/{item.key}"
         if path == f"/{name_of(layout.metadata)}" or f"/{LAST}/" in path or path.startswith(f"/{ATTEMPTS}/"):

@@ -1,4 +1,4 @@
-"""Labelled images of other things than the data shows, on which what is left of the base's skill is measured."""
+"""Labelled images of other classes than those of the data, to measure retention of the base's skill."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from engine.training.splits import SplitData, useful
 
 @dataclass(frozen=True)
 class RetentionData:
-    """The images, and where they come from.
+    """The images and their source.
 
     Attributes:
-        part: Its classes are what to ask for; every image shows one of them.
+        part: Images with the classes to prompt; every image shows one of them.
         source: URI of the annotations, or :data:`BUILT_IN`.
-        unreadable: Images that are left out.
+        unreadable: Excluded images.
     """
 
     part: SplitData
@@ -34,17 +34,17 @@ class RetentionData:
 def prepare_retention_data(
     given: PartConfig | None, data: DataConfig, *, masks: bool, storage: Storage, cache: Path
 ) -> RetentionData | None:
-    """Load the probe less the classes that the data has too, and bring its images to the disk.
+    """Load the retention images without the classes of the training data, and fetch them to the disk.
 
     Args:
-        given: The user's own; None for the built-in one.
-        data: Whose classes and phrases are left out, however they are written.
+        given: The user's own images; None for the built-in ones.
+        data: Training data, whose classes and phrases are left out, regardless of spelling variants.
         masks: Whether only objects with a mask count.
-        storage: Where annotations and images come from.
-        cache: Where images are kept.
+        storage: Source of annotations and images.
+        cache: Cache folder for images.
 
     Returns:
-        None where nothing is left to ask for.
+        None if no class is left.
 
     Raises:
         DataError: The annotations are not a COCO dataset, or too many images are unusable.
@@ -65,7 +65,7 @@ def prepare_retention_data(
 
 
 def _others(dataset: CocoDataset, data: DataConfig, *, masks: bool) -> CocoDataset:
-    """The images that show something which the data does not have, with these classes alone."""
+    """Return the images that show other classes than the training data, with only these classes."""
     known = {cleaned(name) for name in (*data.classes, *data.prompts.values())}
     shown = {
         found.class_index

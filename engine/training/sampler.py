@@ -19,12 +19,12 @@ from engine.dataset.types import CocoDataset
 from engine.launch import Place
 
 Key = tuple[int, int]
-"""(visit, index of the image): one view of one image. The visit is how often the image was shown before in the run: its
-epoch, unless classes are balanced."""
+"""(visit, index of the image): one view of one image. The visit is the number of earlier uses of the image in the run:
+its epoch, unless classes are balanced."""
 
 
 WINDOW = 16
-"""Steps within which images of like shapes are put together."""
+"""Steps within which images of similar shapes are grouped."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Steps:
     """The optimizer steps of a run. Steps, like epochs, are counted from 0.
 
     Attributes:
-        images: Images of the training part.
-        batch_size: Images a batch, at most.
-        accumulation_steps: Batches a step, where one process sees all of it; the last step of an epoch may have fewer,
-            and a smaller last one.
-        epochs: Passes over the training part.
-        evaluations: How often the teacher is measured, at most once an epoch.
-        seed: Of the order of the images.
-        place: Of this process: the images of each step are shared out. What a step is does not depend on it.
-        repeats: How often each image is shown an epoch, on average; empty: once.
+        images: Images of the training split.
+        batch_size: Maximum images per batch.
+        accumulation_steps: Batches per step on one process; the last step of an epoch may have fewer, and a smaller
+            last one.
+        epochs: Passes over the training split.
+        evaluations: Number of evaluations, at most one per epoch.
+        seed: Seed of the order of the images.
+        place: Rank of this process, which gets a share of each step. The images of a step do not depend on it.
+        repeats: Mean uses of each image per epoch; empty: one.
         shapes: Shape class of each image: images of one class need little padding in a batch; empty: all are alike.
         micro_batch_size: Maximum images per forward pass if a batch does not fit into memory; None: ``batch_size``.
     """
@@ -84,7 +84,7 @@ class Steps:
 
     @property
     def per_epoch(self) -> int:
-        """Steps an epoch."""
+        """Steps per epoch."""
         return math.ceil(self.images / (self.batch_size * self.accumulation_steps))
 
     @property
@@ -134,7 +134,7 @@ class Steps:
 def _order(
     images: int, seed: int, epoch: int, repeats: tuple[float, ...], shapes: tuple[int, ...], size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The images of one epoch, in steps of ``size``, and for each how often it was shown before in the run."""
+    """Return the images of one epoch, in steps of ``size``, and the number of earlier uses of each in the run."""
     order = _images_of(images, seed, epoch, repeats)
     if shapes:
         order = alike(order, np.asarray(shapes), size=size, rng=np.random.default_rng([seed, epoch, 1]))
@@ -161,15 +161,15 @@ def shapes_of(dataset: CocoDataset) -> tuple[int, ...]:
 def alike(
     order: NDArray[np.int64], shapes: NDArray[np.int64], *, size: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Images in an order in which those of a step have like shapes, so that little is padded.
+    """Reorder images so that those of a step have similar shapes and need little padding.
 
-    Images change places within windows of :data:`WINDOW` steps, and steps within their window: which images come late
-    in an epoch, and which meet in a step, stays a matter of chance.
+    Images are reordered within windows of :data:`WINDOW` steps, and steps are shuffled within their window: positions
+    in the epoch, and the composition of steps, remain random.
 
     Args:
-        order: (N,) images as they were drawn.
-        shapes: (images,) numbers.
-        size: Images a step.
+        order: (N,) images in random order.
+        shapes: (images,) shape classes.
+        size: Images per step.
         rng: Shuffles the steps of a window.
 
     >>> shapes = np.array([0, 9, 0, 9, 0, 9])
@@ -188,7 +188,7 @@ def alike(
 
 
 def learning_rate(step: int, total: int, settings: TeacherSettings) -> float:
-    """The learning rate of one step (from 0): a straight rise to the peak, then constant or half a cosine to 0.
+    """Return the learning rate of one step (from 0): linear warm-up to the peak, then constant or half a cosine to 0.
 
     The peak is reached by the last step of the warm-up. The cosine is that of SGDR (arXiv 1608.03983) without
     restarts.
@@ -202,7 +202,7 @@ def learning_rate(step: int, total: int, settings: TeacherSettings) -> float:
 
 
 MOST_OFTEN = 4.0
-"""Times that an image of a rare class is shown for one of a common class: more is learning it by heart."""
+"""Maximum repeat factor of an image of a rare class: more would overfit."""
 
 
 def repeats(dataset: CocoDataset, *, exponent: float) -> tuple[float, ...]:
@@ -230,24 +230,24 @@ def repeats(dataset: CocoDataset, *, exponent: float) -> tuple[float, ...]:
 
 
 def drawn(factors: Sequence[float], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices for one epoch, shuffled, as many as there are images: i floor(factors[i]) or ceil(factors[i]) times.
+    """Draw the shuffled indices of one epoch: image i floor(factors[i]) or ceil(factors[i]) times, N in total.
 
-    Systematic sampling: every whole number that the running sum, begun at a random place, passes is a visit.
+    Systematic sampling: an image is used once for each integer that the cumulative sum, with a random offset, passes.
 
     Args:
-        factors: Of each image; they add up to the number of images.
-        rng: Source of the choices.
+        factors: Repeat factor of each image; they add up to the number of images.
+        rng: Random generator.
     """
-    order = rng.permutation(len(factors))  # which images are left out must not hang together
+    order = rng.permutation(len(factors))  # omitted images must be independent
     begin = rng.random()
     passed = np.floor(np.cumsum(np.asarray(factors)[order]) + begin)
-    passed[-1] = len(factors)  # whatever the sum is rounded to
+    passed[-1] = len(factors)  # independent of rounding of the sum
     visits = np.diff(passed, prepend=0).astype(np.int64)
     return rng.permutation(np.repeat(order, visits))
 
 
 def visit_numbers(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each place in ``order`` how often the same index stands before it.
+    """Return, for each position in ``order``, the number of earlier positions with the same index.
 
     >>> visit_numbers(np.array([2, 0, 2, 2, 1])).tolist()
     [0, 0, 1, 2, 0]

@@ -1,4 +1,4 @@
-"""Which images the parts of a run share, and the lists of what each part held."""
+"""Find images that several splits of a run share, and write the image lists of the splits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def known_images(
     cache: Path,
     check: Callable[[], None] = lambda: None,
 ) -> PartImages:
-    """Open the images of a dataset and return what tells which of them are the same."""
+    """Open the images of a dataset and return the properties that identify equal images."""
     grouping = Grouping.asked(config.group_by)
     values = dict(field_values(file.annotations, grouping, storage=storage))
     names = [image.file_name for image in dataset.images]
@@ -48,10 +48,10 @@ def groups(images: PartImages) -> list[int]:
 
 
 def check_shared(parts: Mapping[str, PartImages], *, max_percent: int) -> SplitCheck:
-    """Compare the parts of a run.
+    """Check the splits of a run for shared images.
 
     Raises:
-        DataError: More images of val or test are in train than may be.
+        DataError: More images of val or test are in train than allowed.
     """
     leaks = find_leaks(parts)
     faults = list(refuse_leaks(leaks, {n: len(p.names) for n, p in parts.items()}, max_percent=max_percent))
@@ -70,7 +70,7 @@ def _count(leaks: list[Leak], part: str) -> int:
 
 
 def write_lists(folder: Path, datasets: Mapping[str, CocoDataset], marks: Mapping[str, Mapping[str, str]]) -> None:
-    """Leave ``splits.json``: of each part the images with their ids, and MD5 or ETag and size of each file."""
+    """Write ``splits.json``: the images of each split with id, and MD5 or ETag and size of each file."""
     parts = {
         name: [
             {"file_name": image.file_name, "id": image.id, "content": marks.get(name, {}).get(image.file_name, "")}

@@ -1,4 +1,4 @@
-"""The parts of the data that a run learns from, chooses by and is measured on, with their images on disk."""
+"""Training, validation and test split of a run, with their images on disk."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from engine.storage import Storage
 from engine.training.shared_images import check_shared, groups, known_images
 
 Known = Callable[[Callable[[], None]], PartImages]
-"""Opens the images of a part, calling what it is given again and again, and returns what is known of them."""
+"""Opens the images of a split, calling its argument regularly, and returns the properties that identify them."""
 
 
 @dataclass(frozen=True)
 class SplitData:
-    """One part of the data; its images, in the dataset's order, lie at ``paths``."""
+    """One split of the data; ``paths`` are its images, in the dataset's order."""
 
     dataset: CocoDataset
     paths: tuple[Path, ...]
 
     def sample(self, index: int, *, with_masks: bool, select: NDArray[np.int64] | None = None) -> Sample:
-        """One decoded image with its objects, or with those at the positions ``select``."""
+        """Return one decoded image with its objects, or with those at the indices ``select``."""
         return load_sample(self.dataset, index, self.paths[index], with_masks=with_masks, select=select)
 
     def without(self, unreadable: Unreadable, frame: Frame = Frame.UPRIGHT) -> SplitData:
-        """The same less some images, and some objects of others; images that do not show theirs are of ``frame``."""
+        """Return the split without unreadable images and objects; ``frame`` is for images that do not show theirs."""
         names, annotations = names_of(self.dataset), self.dataset.annotations
         good = [i for i, name in enumerate(names) if name not in unreadable.faults]
         kept = tuple(
@@ -56,17 +56,16 @@ class SplitData:
 
 @dataclass(frozen=True)
 class Data:
-    """The data of a run as its annotations tell of it, checked and divided: its images may still have to come.
+    """The data of a run by its annotations, checked and divided; images may not be downloaded yet.
 
     Attributes:
-        config: What the configuration says of it.
-        whole: By name, the parts with all their images: ``train``, ``val`` and, if the configuration asks for it,
-            ``test``.
-        folders: Of the images of each part.
+        config: Data section of the configuration.
+        whole: Splits with all their images by name: ``train``, ``val`` and, if configured, ``test``.
+        folders: Image folder of each split.
         masks: Whether the teacher learns masks.
-        cache: Where images are kept.
-        images_digest: The fingerprint of all images that are listed.
-        known: Of each part, opens its images and gives what tells which of them are the same.
+        cache: Cache folder for images.
+        images_digest: The fingerprint of all listed images.
+        known: Functions that open the images of each split and return the properties that identify equal images.
     """
 
     config: DataConfig
@@ -82,17 +81,17 @@ class Data:
         """Load, divide and check the annotations.
 
         Args:
-            config: What the configuration says of the data.
-            masks: Whether the teacher learns masks. If so, images without one are left out of the training part: they
-                have nothing to teach. For boxes they show what is not an object.
-            seed: Of the split.
-            storage: Where annotations and images come from.
-            cache: Where images are kept.
+            config: Data section of the configuration.
+            masks: Whether the teacher learns masks. If so, images without a mask are left out of the training split:
+                they have no loss. For boxes they are negative examples.
+            seed: Seed of the split.
+            storage: Source of annotations and images.
+            cache: Cache folder for images.
 
         Raises:
-            DataError: The annotations are not those that were inspected, an image is missing, or a part has nothing to
-                learn or to find.
-            StorageError: Something cannot be had.
+            DataError: The annotations are not those that were inspected, an image is missing, or a split has no
+                objects to learn or to find.
+            StorageError: A file is unavailable.
         """
         files = _files(config, storage)
         uris = {file.images for file in files.values()}
@@ -127,7 +126,7 @@ class Data:
         return cls(config, whole, of_parts, masks, cache, images_digest, known)
 
     def bring(self, name: str, check: Callable[[], None] = lambda: None, *, frame: Frame = Frame.UPRIGHT) -> Unreadable:
-        """Bring the images of a part to the disk, and find what of them cannot be used: see :func:`find_unreadable`."""
+        """Fetch the images of a split to the disk, and return the unusable ones: see :func:`find_unreadable`."""
         part = self.whole[name]
         dataset = replace(part.dataset, frame=frame)
         return find_unreadable(dataset, self.folders[name], part.paths, masks=self.masks, cache=self.cache, check=check)
@@ -143,8 +142,9 @@ class Data:
     def settled(
         self, unreadable: Mapping[str, Unreadable], check: Callable[[], None] = lambda: None
     ) -> dict[str, Unreadable]:
-        """What cannot be used of some parts, now that the frame is known: where the file gives no size, it says which
-        objects lie outside.
+        """Return the unusable images and objects of some splits, now that the frame is known.
+
+        For images without a size in the annotations, the frame determines which objects lie outside.
         """
         frame = self.frame(unreadable)
         return {
@@ -160,11 +160,10 @@ class Data:
         return self.config.exif_orientation is ExifOrientation.AUTO and frames.unproven > 0
 
     def usable(self, unreadable: Mapping[str, Unreadable]) -> dict[str, SplitData]:
-        """Some parts less what cannot be used of them.
+        """Return some splits without their unusable images and objects.
 
         Raises:
-            DataError: So many images of them cannot be used that the data cannot, or nothing is left to learn or to
-                find.
+            DataError: Too many images are unusable, or a split has no objects left.
         """
         check_few(
             self.skipped(unreadable),
@@ -180,7 +179,7 @@ class Data:
         return parts
 
     def skipped(self, unreadable: Mapping[str, Unreadable]) -> Unreadable:
-        """The images that cannot be used, of some parts together."""
+        """Return the unusable images of some splits together."""
         together = Unreadable()
         for name in self.whole:
             for image, fault in unreadable[name].faults.items() if name in unreadable else ():
@@ -191,18 +190,18 @@ class Data:
 
 @dataclass(frozen=True)
 class Splits:
-    """The data of a run, its images being on the disk.
+    """The data of a run, with its images on the disk.
 
     Attributes:
-        train: What is learned from.
-        val: What the best adapter is chosen by.
-        test: What it is measured on, if the configuration asks for it.
-        unreadable: What is in no part, since it cannot be used.
+        train: Training split.
+        val: Validation split, to choose the best adapter.
+        test: Test split, if configured.
+        unreadable: Unusable images, which are in no split.
         objects_skipped: Objects outside their image, those of images that cannot be used, and those whose box and mask
             contradict each other.
-        images_digest: The fingerprint of all images that are listed, of all parts.
-        shared: How many images several parts have.
-        marks: By part and file name, what changes with the bytes of an image.
+        images_digest: The fingerprint of all listed images, of all splits.
+        shared: Numbers of images in several splits.
+        marks: By split and file name, a value that changes with the bytes of an image.
     """
 
     train: SplitData
@@ -218,16 +217,16 @@ class Splits:
     def of(
         cls, data: Data, here: Mapping[str, Unreadable] | None = None, check: Callable[[], None] = lambda: None
     ) -> Self:
-        """All parts of ``data``, whose images are brought to the disk.
+        """Return all splits of ``data``, and fetch their images to the disk.
 
         Args:
             data: Annotations of the run, divided into splits.
-            here: What cannot be used of the parts that have been brought before.
-            check: Is called again and again meanwhile, in several threads; what it raises ends it.
+            here: Unusable images of the splits that were fetched before.
+            check: Is called regularly meanwhile, in several threads; an exception ends the call.
 
         Raises:
-            DataError: Too many images cannot be used, or nothing is left to learn or to find.
-            StorageError: Something cannot be had.
+            DataError: Too many images are unusable, or a split has no objects left.
+            StorageError: A file is unavailable.
         """
         unreadable = {name: data.bring(name, check) for name in data.whole if name not in (here or {})}
         unreadable = data.settled(unreadable | dict(here or {}), check)
@@ -274,7 +273,7 @@ def _check_useful(name: str, dataset: CocoDataset | None, data: DataConfig, *, m
 
 
 def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int, groups: Sequence[int]) -> dict[str, CocoDataset]:
-    assert data.split is not None  # noqa: S101 - the configuration gives it beside one file
+    assert data.split is not None  # noqa: S101 - the configuration has it with a single file
     shares = {name: percent / 100 for name, percent in data.split.model_dump().items()}
     split = split_dataset(dataset, shares, seed=seed, groups=groups)
     indices = {name: list(getattr(split, name)) for name in shares}
@@ -284,15 +283,15 @@ def _divided(dataset: CocoDataset, data: DataConfig, *, seed: int, groups: Seque
 
 
 def _share_out(indices: dict[str, list[int]], wanted: set[int], groups: Sequence[int]) -> None:
-    """See that the parts to learn from and to choose by both have an image that is wanted, where there are enough.
+    """Move images so that both the training and the validation split have a wanted one, if there are enough.
 
-    By lot, few of many images may all fall to one part: the smallest group with one of them moves, and a group that is
-    no larger takes its place. Groups stay together.
+    By chance, a few wanted images may all be in one split: the smallest group with one of them moves, in exchange for a
+    group that is not larger. Groups stay together.
 
     Args:
-        indices: Of the images of each part; changed in place.
-        wanted: Images of which both parts need one.
-        groups: Of each image its group.
+        indices: Image indices of each split; changed in place.
+        wanted: Images of which both splits need one.
+        groups: Group of each image.
     """
     for name, others in (("val", ("test", "train")), ("train", ("test", "val"))):
         if any(image in wanted for image in indices[name]):
@@ -312,12 +311,12 @@ def _share_out(indices: dict[str, list[int]], wanted: set[int], groups: Sequence
 
 
 def _grouped(images: Sequence[int], groups: Sequence[int]) -> list[int]:
-    """The groups of some images, each once, in the order of their last image."""
+    """Return the groups of some images, each once, in the order of their last image."""
     return list(dict.fromkeys(groups[image] for image in reversed(images)))[::-1]
 
 
 def _move(group: int, source: list[int], target: list[int], groups: Sequence[int]) -> int:
-    """Move a group from one part to another and return how many images it has."""
+    """Move a group from one split to another and return its number of images."""
     moved = [image for image in source if groups[image] == group]
     source[:] = [image for image in source if groups[image] != group]
     target += moved
@@ -325,7 +324,7 @@ def _move(group: int, source: list[int], target: list[int], groups: Sequence[int
 
 
 def useful(dataset: CocoDataset, *, masks: bool) -> list[int]:
-    """The images with an object that can be learned or found: crowds do not count."""
+    """Return the indices of images with an object that can be learned or found: crowds do not count."""
     return [
         index
         for index, objects in enumerate(dataset.annotations)
@@ -334,7 +333,7 @@ def useful(dataset: CocoDataset, *, masks: bool) -> list[int]:
 
 
 def _files(data: DataConfig, storage: Storage) -> dict[str, PartFiles]:
-    """The files of each part; of data that is still to be divided, those of ``all``."""
+    """Return the files of each split; for undivided data those of ``all``."""
     if data.source is not None:
         return find_parts(data.source.annotations, data.source.images, storage=storage)
     given = {name: getattr(data, name) for name in ("train", "val", "test")}
@@ -346,7 +345,7 @@ def _files(data: DataConfig, storage: Storage) -> dict[str, PartFiles]:
 
 
 def _check_digest(data: DataConfig, digests: list[str]) -> None:
-    """The annotations are those that were inspected."""
+    """Check that the annotations are those that were inspected."""
     digest = together(digests)
     if digest != data.digest:
         raise DataError(
@@ -356,7 +355,7 @@ def _check_digest(data: DataConfig, digests: list[str]) -> None:
 
 
 def _check_images(data: DataConfig, images: int, digest: str) -> None:
-    """Annotations that are the same list the same images, which may have been taken away, or replaced, meanwhile."""
+    """Check that no image was removed or replaced since the inspection: the annotations do not show that."""
     if data.images is not None and images != data.images:
         raise DataError(
             f"{data.images:,} images could be used when the data was inspected, and {images:,} are there now: bring "

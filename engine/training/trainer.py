@@ -81,7 +81,7 @@ from engine.training.watchdog import Watchdog, print_failure
 
 @dataclass(frozen=True)
 class Job:
-    """What is there before training begins; of a run that goes on the base was measured before."""
+    """State before training starts; ``baseline`` is None for a resumed run, whose base was measured before."""
 
     teacher: Teacher
     base: LocalModel
@@ -93,36 +93,35 @@ class Job:
     baseline: Baseline | None
 
     def event(self, kind: EventKind, **values: Any) -> Event:
-        """An event of this job."""
+        """Create an event of this job."""
         name = self.teacher.name.slug
         return Event(event=kind, teacher=name, steps=self.steps.total, epochs=self.steps.epochs, **values)
 
 
 class TeacherTrainer:
-    """Trains one teacher of a run and leaves all of it in ``work_dir``; without one it is published under the output.
+    """Train one teacher of a run and write all results to ``work_dir``; without one, publish them under the output.
 
-    What is left under ``teachers/<teacher>_lora/`` is the best adapter (``adapter_config.json``,
+    ``teachers/<teacher>_lora/`` then contains the best adapter (``adapter_config.json``,
     ``adapter_model.safetensors``, ``teacher.json``), ``result.json``, ``samples.json`` with ``samples/``, and
-    ``last/`` to go on from; under ``logs/<teacher>/``, TensorBoard's files. A ``last/`` that is there at the start is
-    gone on from.
+    ``last/`` with checkpoints; ``logs/<teacher>/`` contains TensorBoard's files. If ``last/`` exists at the start, the
+    run is resumed from it.
 
-    Where several processes train it together, all of them do the same, and what is said here of files and listeners is
-    the first one's doing.
+    If several processes train the teacher together, only the first writes files and calls listeners.
 
     Args:
-        config: Of the run.
-        teacher: Which of its teachers; may be left out if it has one.
-        storage: Where data and base models come from; default: what ``config.storage`` says.
-        work_dir: Where everything is left. Default: a new temporary folder, from which the teacher is published at
-            ``<output>/<name>/<run id>/``, as the configuration says.
-        cache: Where images and base models are kept between runs; default: the user's cache folder.
-        listeners: Are told of progress, at most one step in ``log_seconds``.
-        on_checkpoint: Is given the file of every checkpoint that is written.
-        on_hang: Is given the failure before the process ends since nothing happens any more.
-        processes: Those that train this teacher together.
+        config: Configuration of the run.
+        teacher: Name of the teacher; optional if the run has only one.
+        storage: Source of data and base models; default: by ``config.storage``.
+        work_dir: Output folder. Default: a new temporary folder, from which the teacher is published to
+            ``<output>/<name>/<run id>/``.
+        cache: Folder for images and base models, kept between runs; default: the user's cache folder.
+        listeners: Receive progress events, at most one step in ``log_seconds``.
+        on_checkpoint: Receives the file of every new checkpoint.
+        on_hang: Receives the error before the process ends for lack of progress.
+        processes: All processes of the run.
 
     Raises:
-        ConfigError: The configuration has no such teacher, or several to choose from.
+        ConfigError: The configuration lacks this teacher, or has several and none was named.
     """
 
     def __init__(
@@ -162,7 +161,7 @@ class TeacherTrainer:
         """Measure the base, train, measure the best adapter.
 
         Raises:
-            TeacherError: Of the kind that the failure is. After InterruptedTrainingError the same call goes on.
+            TeacherError: Of a subclass by the kind of failure. After InterruptedTrainingError the same call resumes.
         """
         with machine_errors(), closing(TensorBoard(Path(self.layout.logs(self.name)))) as curves:
             listeners: tuple[Listener, ...] = (*self.listeners, curves) if self.processes.first else ()
@@ -193,10 +192,10 @@ class TeacherTrainer:
 
     @contextmanager
     def _watched(self, check: Callable[[], None] = lambda: None) -> Iterator[Stop]:
-        """In its block a process in which nothing happens ends, and SIGTERM waits for whoever is at work to heed it.
+        """Inside the block, end the process if it makes no progress, and set a flag on SIGTERM instead of exiting.
 
         Args:
-            check: Is called at every sign of life.
+            check: Is called at every sign of progress.
         """
         with Watchdog(self.config.training.hang_seconds, self.on_hang) as watchdog:
 
@@ -212,7 +211,7 @@ class TeacherTrainer:
             give_back_memory(above=self._held_at_most)
 
     def _prepare(self, checkpoint: Checkpoint | None, listen: Listener) -> Job:
-        """Data and base model, on disk and in memory; the base is measured while images to learn from arrive."""
+        """Prepare data and base model, on disk and in memory; the base is measured while training images download."""
         note, settings, data = partial(self._note, listen), self.settings, self.config.data
         kind, training = REGISTRY[self.name], self.config.training
         with BackgroundTask[Splits]() as training_images:
@@ -321,7 +320,7 @@ class TeacherTrainer:
         training_images: BackgroundTask[Splits],
         listen: Listener,
     ) -> Baseline:
-        """What the base is worth on the parts that are here; that the other cannot be had is told at once."""
+        """Evaluate the base on the available splits; a failed download of the training images is raised early."""
         splits = prepared.data.usable(prepared.unreadable)
         with self._watched(training_images.check) as stop:
             self._note(
@@ -340,8 +339,8 @@ class TeacherTrainer:
         )
 
     def _begin(self, job: Job) -> Checkpoint:
-        """The checkpoint of a run without a step."""
-        assert job.baseline is not None  # noqa: S101 - there is none to go on from
+        """Write the initial checkpoint of a run, before its first step."""
+        assert job.baseline is not None  # noqa: S101 - without a checkpoint, the base was measured
         adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(job.teacher).items()}
         settings = run_fingerprint(self.config, self.name, base=job.base, splits=job.splits, detected=job.detected)
         progress = Progress(planned_micro_batch_size=job.steps.micro_batch_size)
@@ -375,7 +374,7 @@ class TeacherTrainer:
         )
         teacher.features = features = features_of(teacher, self.config, base=job.base, cache=self.cache)
         progress = loop.run()
-        teacher.features = None  # what is told of an adapter is what it comes to without
+        teacher.features = None  # metrics of an adapter are measured without the cache
         if features is not None:
             listen(job.event("note", message=str(features)))
         if self.processes.first:
@@ -425,7 +424,7 @@ class TeacherTrainer:
         return batches_from(step, steps, views, workers=workers, pin_memory=job.teacher.device.type == "cuda")
 
     def _base(self, checkpoint: Checkpoint | None) -> LocalModel:
-        """The base model; a run that goes on takes the very commit that it began with."""
+        """Fetch the base model; a resumed run uses the same commit as before."""
         name, revision = self.settings.base_model, self.settings.revision
         if checkpoint is not None and is_hub_id(name):
             revision = checkpoint.settings["base_revision"]

@@ -1,4 +1,4 @@
-"""Ends a process in which nothing happens any more: a GPU that hangs costs as much as one that works."""
+"""End a process that makes no progress: a GPU that hangs costs as much as one that works."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from typing import Self
 from engine.errors import NoProgressError
 
 TIMES = 10
-"""As long as this many of the longest time between two signs of life is not called long."""
+"""The limit is at least this multiple of the longest time between two signs of progress."""
 
 LOOKS = 50
-"""How often the time is looked at until it is up."""
+"""Number of checks within the time limit."""
 
 
 def print_failure(error: NoProgressError) -> None:
-    """Say it on standard error, whoever holds the stream."""
+    """Write the error to standard error, even if another thread holds the stream's lock."""
     os.write(2, f"error: {error}\n".encode())
 
 
 class Watchdog:
-    """Inside its block, whoever is at work calls :meth:`alive`; if nobody does for long, the process ends.
+    """Inside its block, the working code calls :meth:`alive`; without a call for too long, the process ends.
 
-    It ends from a thread of its own, since the one that hangs can do nothing: what every thread was doing goes to
-    standard error, ``tell`` says it to whoever started the process, and the exit code is that of NoProgressError.
-    Where even that thread cannot go on (the interpreter is held), faulthandler ends the process, with exit code 1.
+    It is ended by a separate thread, since the hanging one cannot: the stacks of all threads go to standard error,
+    ``tell`` reports the error to the parent, and the exit code is that of NoProgressError. If even that thread is
+    blocked (the interpreter lock is held), faulthandler ends the process, with exit code 1.
 
     Args:
-        seconds: How long is long, at least.
-        tell: Is given the failure. It must not wait for what another thread may hold.
+        seconds: Minimum time limit.
+        tell: Receives the error. It must not wait for locks that another thread may hold.
         end: Ends the process with an exit code.
     """
 
@@ -54,11 +54,11 @@ class Watchdog:
 
     @property
     def limit(self) -> float:
-        """Seconds without a sign of life after which the process ends."""
+        """Seconds without a sign of progress after which the process ends."""
         return max(self.seconds, TIMES * self._longest)
 
     def alive(self) -> None:
-        """A sign of life."""
+        """Record a sign of progress."""
         now = time.monotonic()
         self._longest = max(self._longest, now - self._last)
         self._last = now
@@ -77,7 +77,7 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def _arm(self) -> None:
-        """If this is not called again in time, not even the watching thread can go on."""
+        """Restart the timer of faulthandler, which runs out if the watching thread is blocked too."""
         faulthandler.dump_traceback_later(2 * self.limit, exit=True)
 
     def _watch(self) -> None:
@@ -88,11 +88,11 @@ class Watchdog:
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
                 self.tell(
                     NoProgressError(
-                        f"nothing has happened for {silent:.0f} seconds: what each thread was doing is on standard "
-                        "error; the same command goes on from the last checkpoint. If a step may take as long, raise "
+                        f"nothing has happened for {silent:.0f} seconds: the stack of each thread is on standard "
+                        "error; the same command resumes from the last checkpoint. If a step may take as long, raise "
                         "training.hang_seconds"
                     )
                 )
                 for worker in active_children():
-                    worker.kill()  # one that is left would keep whoever reads our output waiting
+                    worker.kill()  # a remaining worker would keep the output pipe open
                 self.end(NoProgressError.exit_code)

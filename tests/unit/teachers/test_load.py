@@ -93,7 +93,7 @@ def test_an_adapter_that_is_not_the_published_one_is_refused(run: Path, tmp_path
     load_adapted(folder)
     (folder / "result.json").write_text(json.dumps({"adapter": {"sha256": "0" * 64}}))
     with pytest.raises(
-        BaseModelError, match=r"adapter_model\.safetensors is not the adapter that result\.json beside it"
+        BaseModelError, match=r"adapter_model\.safetensors is not the adapter that result\.json next to it"
     ):
         load_adapted(folder)
 

@@ -104,7 +104,7 @@ def test_files_hold_no_pickle_and_name_the_base_as_the_settings_do(tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda t: t.pop("base_model.model.box.lora_A.weight"), "nothing is there for .*box.lora_A.weight"),
+        (lambda t: t.pop("base_model.model.box.lora_A.weight"), "the file has no tensor for .*box.lora_A.weight"),
         (lambda t: t.update({"base_model.model.old.lora_A.weight": torch.ones(2, 2)}), "no place for .*old.lora_A"),
         (
             lambda t: t.update({"base_model.model.box.lora_A.weight": torch.ones(4, 63)}),
