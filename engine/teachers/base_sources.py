@@ -192,8 +192,8 @@ def _check(model: str, folder: Path, names: Sequence[str]) -> None:
     for shard in _shards(model, folder):
         if not fnmatch(shard, "model*.safetensors") or not (folder / shard).is_file() or Path(shard).name != shard:
             raise BaseModelError(
-                f"base model {model}: {INDEX} names {shard!r}, which is not a file model*.safetensors next to it: save the "
-                "model again (save_pretrained of transformers does)"
+                f"base model {model}: {INDEX} names {shard!r}, which is not a file model*.safetensors next to it: save "
+                "the model again (save_pretrained of transformers does)"
             )
 
 

@@ -133,7 +133,7 @@ def test_an_index_that_names_what_is_no_shard_is_refused(tmp_path: Path, trace: 
     (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
     write_pickles(folder, trace, "evil.bin", "model.bin")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
-    with pytest.raises(TeacherError, match="which is no file model"):
+    with pytest.raises(TeacherError, match="which is not a file model"):
         load_teacher(
             TeacherName.SAM,
             sam_settings(base_model=str(folder)),
