@@ -14,7 +14,7 @@ from collections.abc import Callable
 from math import ceil
 
 import torch
-from figures import Figure, report
+from measurements import Measurement, report
 from torch import Tensor
 
 from engine.estimate.cost_model import STRIDES
@@ -82,8 +82,10 @@ def main() -> None:
     against = "grid_sample, map by map"
     report(
         [
-            Figure(what, against, ours, theirs, "ms", theirs / ours, "", "times as fast"),
-            Figure(what, against, our_memory, their_memory, "MB", our_memory / their_memory, "", "beyond the inputs"),
+            Measurement(what, against, ours, theirs, "ms", theirs / ours, "", "times as fast"),
+            Measurement(
+                what, against, our_memory, their_memory, "MB", our_memory / their_memory, "", "beyond the inputs"
+            ),
         ]
     )
 

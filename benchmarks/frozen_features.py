@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from figures import Figure, report
-from shapes import sam_base, scene
+from measurements import Measurement, report
+from random_teachers import sam_base, scene
 
 from engine.dataset import Sample
 from engine.teachers import Teacher
@@ -66,7 +66,7 @@ def main() -> None:
                 teacher.features = None
                 plain.append(epoch(teacher, samples))
             figures.append(
-                Figure(
+                Measurement(
                     f"SAM ViT-B, decoder preset, epochs after the first, {objects} objects an image",
                     "same loop, no cache",
                     min(later) / len(samples),

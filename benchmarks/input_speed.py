@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from figures import Figure, report
+from measurements import Measurement, report
 from PIL import Image
 
 from engine.augmentation import Augmenter
@@ -101,7 +101,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    figures: list[Figure] = []
+    figures: list[Measurement] = []
     with TemporaryDirectory() as temporary:
         file = photographs(given.images, Path(temporary))
         dataset = load_dataset(file)
@@ -121,14 +121,14 @@ def main() -> None:
                 note = f"decode {sample:.0f} ms, augment {augment:.0f} ms, preprocess {example:.0f} ms"
                 name = f"{teacher.name}, intensity {intensity}, images a second of a worker"
                 figures.append(
-                    Figure(name, "decoding alone", 1e3 / whole, 1e3 / decoding, "/s", decoding / whole, note=note)
+                    Measurement(name, "decoding alone", 1e3 / whole, 1e3 / decoding, "/s", decoding / whole, note=note)
                 )
                 if given.training_speed:
                     fed = MAX_WORKERS * 1e3 / whole
                     ratio = fed / given.training_speed
                     against = "images a second that are trained on"
                     name = f"{teacher.name}, intensity {intensity}, {MAX_WORKERS} workers"
-                    figures.append(Figure(name, against, fed, given.training_speed, "/s", ratio, ">= 2"))
+                    figures.append(Measurement(name, against, fed, given.training_speed, "/s", ratio, ">= 2"))
     report(figures)
 
 

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from figures import Figure, report
 from make_big_coco import make
+from measurements import Measurement, report
 
 PROGRAMS = {
     "json.load": "import json\nwith open(path) as file:\n    json.load(file)",
@@ -71,7 +71,7 @@ def measure_all(path: Path, *, repeats: int) -> dict[str, Result]:
     return {name: {key: min(run[key] for run in done) for key in done[0]} for name, done in runs.items()}
 
 
-def figures(path: Path, best: dict[str, Result], *, first: dict[str, Result]) -> Iterator[Figure]:
+def figures(path: Path, best: dict[str, Result], *, first: dict[str, Result]) -> Iterator[Measurement]:
     """What was measured with one file, beside what was measured with the first."""
     megabytes = path.stat().st_size / 1e6
     for ours in OURS:
@@ -81,22 +81,24 @@ def figures(path: Path, best: dict[str, Result], *, first: dict[str, Result]) ->
                 theirs = best[other]
                 aim = ">= 8" if (ours, other) == ("inspect", "json.load") and megabytes > 100 else ""
                 ratio = theirs["seconds"] / mine["seconds"]
-                yield Figure(what, other, mine["seconds"], theirs["seconds"], "s", ratio, aim, "times as fast")
+                yield Measurement(what, other, mine["seconds"], theirs["seconds"], "s", ratio, aim, "times as fast")
         speed, copied = megabytes / mine["cpu"], megabytes / best["copy"]["cpu"]
         aim = ">= 100 MB/s a core" if ours == "inspect" else ""
-        yield Figure(what, "copy", speed, copied, "MB/s a core", speed / copied, aim, "of the copy's speed")
+        yield Measurement(what, "copy", speed, copied, "MB/s a core", speed / copied, aim, "of the copy's speed")
         against = "json.load" if "json.load" in best else "copy"
         if against in WHOLE:  # what other programs on the machine do hardly shows here
             theirs = best[against]
             by_cpu = theirs["cpu"] / mine["cpu"]
-            yield Figure(what, against, mine["cpu"], theirs["cpu"], "s CPU", by_cpu, "", "times as fast, by CPU time")
+            yield Measurement(
+                what, against, mine["cpu"], theirs["cpu"], "s CPU", by_cpu, "", "times as fast, by CPU time"
+            )
         held = best[against]["peak"]
         aim = "< 200 MB" if ours == "inspect" else ""
-        yield Figure(what, against, mine["peak"], held, "MB", held / mine["peak"], aim, "peak memory")
+        yield Measurement(what, against, mine["peak"], held, "MB", held / mine["peak"], aim, "peak memory")
         if best is not first:
             before = first[ours]["peak"]
             note = "peak memory beside that of the smallest file"
-            yield Figure(what, f"{ours}, smallest", mine["peak"], before, "MB", mine["peak"] / before, "", note)
+            yield Measurement(what, f"{ours}, smallest", mine["peak"], before, "MB", mine["peak"] / before, "", note)
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from multiprocessing import get_context
 
 import numpy as np
 import torch
-from figures import Figure, report
-from shapes import as_documented
+from measurements import Measurement, report
+from random_teachers import as_documented
 from step_memory import BASES, Shape, resident, step
 from transformers import AutoModelForZeroShotObjectDetection
 
@@ -70,19 +70,19 @@ def ours(base: str, shape: Shape, groups: tuple[str, ...], *, preset: str | None
     return max(step(base, shape, preset=preset, groups=groups).moments)
 
 
-def lora_and_full(shape: Shape) -> list[Figure]:
+def lora_and_full(shape: Shape) -> list[Measurement]:
     figures = []
     for base, groups in (("grounding-dino-tiny", ("encoder",)), ("sam-vit-base", ("encoder", "decoder"))):
         mine, full = ours(base, shape, groups), ours(base, shape, (), preset=None)
         what = f"{base}, LoRA encoder-decoder, a step of one image"
         note = "counted without computing"
         figures.append(
-            Figure(what, "full fine-tuning, same loop", mine / MB, full / MB, "MB", mine / full, "<= 0.33", note)
+            Measurement(what, "full fine-tuning, same loop", mine / MB, full / MB, "MB", mine / full, "<= 0.33", note)
         )
     return figures
 
 
-def beside_plain(shape: Shape) -> list[Figure]:
+def beside_plain(shape: Shape) -> list[Measurement]:
     theirs, process = alone(plain, shape)
     real, mine = alone(lean, shape)
     size = "x".join(map(str, shape.size))
@@ -90,15 +90,17 @@ def beside_plain(shape: Shape) -> list[Figure]:
     against = "plain transformers + PEFT loop"
     kept = ours("grounding-dino-tiny", shape, ())
     return [
-        Figure(what, against, real / MB, theirs / MB, "MB", real / theirs, "<= 0.25", "tensors, both run for real"),
-        Figure(f"{what}, nothing computed again", against, kept / MB, theirs / MB, "MB", kept / theirs),
-        Figure(
+        Measurement(
+            what, against, real / MB, theirs / MB, "MB", real / theirs, "<= 0.25", "tensors, both run for real"
+        ),
+        Measurement(f"{what}, nothing computed again", against, kept / MB, theirs / MB, "MB", kept / theirs),
+        Measurement(
             what, against, mine / MB, process / MB, "MB", mine / process, "", "resident memory, each in its own process"
         ),
     ]
 
 
-def predictions(seed: int) -> list[Figure]:
+def predictions(seed: int) -> list[Measurement]:
     """Predicted and counted, at shapes that the table has not seen."""
     rng = np.random.default_rng(seed)
     figures = []
@@ -120,7 +122,7 @@ def predictions(seed: int) -> list[Figure]:
             precision, again = "bfloat16" if bfloat16 else "float32", "+".join(groups) or "all kept"
             what = f"{base}, {preset}, {precision}, {again}, {_words(shape, sam)}"
             figures.append(
-                Figure(
+                Measurement(
                     what, "counted", expected / MB, counted / MB, "MB", expected / counted, "0.85 to 1.15", "predicted"
                 )
             )

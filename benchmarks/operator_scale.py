@@ -31,9 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "integration" / "operator"))
 
 from control_plane import assets  # noqa: E402
-from figures import Figure, report  # noqa: E402
-from scale_api import Api, cluster, connected, writes  # noqa: E402
-from scale_subjects import Running, Subject, ours, prepare, trainer  # noqa: E402
+from measurements import Measurement, report  # noqa: E402
+from scale_api_server import Api, cluster, connected, writes  # noqa: E402
+from scale_controllers import Running, Subject, ours, prepare, trainer  # noqa: E402
 
 CREATORS = 16
 MEMORY_MB = 400
@@ -65,7 +65,7 @@ async def until(condition: Callable[[], Any], seconds: float = 300) -> float:
     raise TimeoutError("it does not get there")
 
 
-class Measurement:
+class SubjectMeasurement:
     """Of one subject, whose objects are never taken away: each measurement finds those of the ones before."""
 
     def __init__(self, subject: Subject, api: Api, launch: Callable[[], Running], options: argparse.Namespace) -> None:
@@ -217,20 +217,20 @@ def measure(subject: Subject, folder: Path, options: argparse.Namespace) -> Resu
         async with connected(kubeconfig) as api:
             run = folder / "run"
             install(subject, kubeconfig, run)
-            return await Measurement(subject, api, lambda: Running(subject, kubeconfig, run), options).run()
+            return await SubjectMeasurement(subject, api, lambda: Running(subject, kubeconfig, run), options).run()
 
     with cluster(folder / "cluster", controllers=options.controllers) as kubeconfig:
         return asyncio.run(inside(kubeconfig))
 
 
-def figures(result: Result, beside: Result | None) -> list[Figure]:
+def figures(result: Result, beside: Result | None) -> list[Measurement]:
     """The table: the largest number of objects against the smallest, and against the other controller."""
     small, large = min(result["sizes"]), max(result["sizes"])
     first, last = result["sizes"][small], result["sizes"][large]
     lines, many, at = [], f"{large:,} objects", f"{result['rate']:g} a second arrive"
 
     def line(what: str, against: str, mine: float, other: float, unit: str, aim: str = "", note: str = "") -> None:
-        lines.append(Figure(what, against, mine, other, unit, mine / other if other else 0.0, aim, note))
+        lines.append(Measurement(what, against, mine, other, unit, mine / other if other else 0.0, aim, note))
 
     for part in ("p50_s", "p95_s", "p99_s"):
         mine, other = last["arrivals"][part], first["arrivals"][part]

@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from figures import Figure, report
-from shapes import CLASSES, TOKENIZER, scene, settings_of
+from measurements import Measurement, report
+from random_teachers import CLASSES, TOKENIZER, scene, settings_of
 
 from engine.launch import launch
 from engine.spec import LoraPreset, TeacherName
@@ -85,7 +85,7 @@ def main() -> None:
         one, many = min(seconds for seconds, _ in alone), min(seconds for seconds, _ in together)
         apart = (alone[0][1] - together[0][1]).norm() / alone[0][1].norm()
         figures.append(
-            Figure(
+            Measurement(
                 f"{count} processes (gloo), step of {arguments.images} images",
                 "1 process, all cores given",
                 many,

@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from figures import Figure, table
+from measurements import Measurement, table
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
@@ -97,7 +97,7 @@ def write(done: Sequence[dict[str, Any]]) -> None:
         "runs": list(done),
     }
     file.write_text(json.dumps(result, indent=1) + "\n")
-    rows = table([Figure(**figure) for program in done for figure in program["figures"]])
+    rows = table([Measurement(**figure) for program in done for figure in program["figures"]])
     text = PAGE.read_text()
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]

@@ -17,7 +17,7 @@ from unittest.mock import patch
 os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"  # compares values, which fake tensors have not
 
 import torch
-from shapes import settings_of
+from random_teachers import settings_of
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils.flop_counter import flop_registry

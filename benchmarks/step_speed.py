@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import Figure, report
-from shapes import CLASSES, as_documented, grounding_dino_tiny, scene
+from measurements import Measurement, report
+from random_teachers import CLASSES, as_documented, grounding_dino_tiny, scene
 from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
 from engine.dataset import Sample
@@ -121,7 +121,7 @@ def main() -> None:
                         best[name] = min(best.get(name, float("inf")), seconds(loop))
                 for name, what in (("new", "a new view each time"), ("known", "feature maps known")):
                     figures.append(
-                        Figure(
+                        Measurement(
                             f"Grounding DINO-T, enc+dec preset, step of {arguments.images} x {size}, {what}",
                             "transformers + PEFT loop, the same arithmetic",
                             best[name],

@@ -4,7 +4,7 @@ python benchmarks/sync_speed.py --objects 2000 --repeats 5 --listed 1000000 --fe
 
 Both list the folder, then fetch it: ``ImageFolder.sync`` with its checksums, retries and files that are whole or not
 there; boto3 by ``get_object`` and ``write_bytes``. They take turns, and the best of each counts. The server is a
-process of its own on the same cores: benchmarks/small_s3.py, which costs little, and moto, which takes longer than any
+process of its own on the same cores: benchmarks/fake_s3.py, which costs little, and moto, which takes longer than any
 client. Files are written to memory, so that clients are compared, and to the disk, which may take longer than they do.
 
 Memory is that of a process which lists so many images of 100 bytes and fetches some of them.
@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from figures import Figure, report
+from measurements import Measurement, report
 
 HERE = Path(__file__).resolve().parent
 THREADS = 16
@@ -43,7 +43,7 @@ KEYS = {
 
 @contextmanager
 def small_server(objects: int, *size: int) -> Iterator[str]:
-    command = [sys.executable, str(HERE / "small_s3.py"), "--objects", str(objects), "--bytes", *map(str, size)]
+    command = [sys.executable, str(HERE / "fake_s3.py"), "--objects", str(objects), "--bytes", *map(str, size)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
@@ -56,7 +56,7 @@ def small_server(objects: int, *size: int) -> Iterator[str]:
 def moto_server(objects: int) -> Iterator[str]:
     """The same objects in moto."""
     import boto3
-    from small_s3 import PREFIX, Objects
+    from fake_s3 import PREFIX, Objects
 
     command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", "5987"]
     url, made = "http://127.0.0.1:5987", Objects(objects, LEAST, MOST)
@@ -123,12 +123,12 @@ def measured(url: str, folder: Path, repeats: int) -> dict[str, tuple[float, flo
     return best
 
 
-def speed(server: str, best: dict[str, tuple[float, float]], *, aim: str) -> list[Figure]:
+def speed(server: str, best: dict[str, tuple[float, float]], *, aim: str) -> list[Measurement]:
     (theirs, their_cpu), (ours, our_cpu) = best["boto3"], best["sync"]
     what, against = f"sync of small images from {server}", f"boto3, {THREADS} threads"
     return [
-        Figure(what, against, ours, theirs, "s", theirs / ours, aim),
-        Figure(f"{what}, CPU of the client", against, our_cpu, their_cpu, "s", their_cpu / our_cpu),
+        Measurement(what, against, ours, theirs, "s", theirs / ours, aim),
+        Measurement(f"{what}, CPU of the client", against, our_cpu, their_cpu, "s", their_cpu / our_cpu),
     ]
 
 
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--fetched", type=int, default=2000)
     given = parser.parse_args()
     os.environ.update(KEYS)
-    figures: list[Figure] = []
+    figures: list[Measurement] = []
     with TemporaryDirectory() as temporary, TemporaryDirectory(dir=MEMORY_DISK) as fast:
         disk, memory_disk = Path(temporary, "images"), Path(fast, "images")
         with small_server(given.objects, LEAST, MOST) as url:
@@ -191,7 +191,7 @@ def main() -> None:
                 f"{found['records']:.0f} MB more for their records",
             )
             figures += [
-                Figure(
+                Measurement(
                     what,
                     f"{given.fetched:,}",
                     found["listed"],
@@ -200,7 +200,7 @@ def main() -> None:
                     found["listed"] / few["listed"],
                     note=note,
                 ),
-                Figure(
+                Measurement(
                     f"memory of fetching {given.fetched:,} of {given.listed:,} images",
                     f"of {given.fetched:,}",
                     found["fetched"],

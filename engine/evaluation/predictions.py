@@ -13,7 +13,7 @@ from engine.dataset.types import CocoDataset, CocoImage, Detections
 from engine.errors import DataError
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.confusion import confusion
-from engine.evaluation.label_frames import in_frame_of
+from engine.evaluation.label_orientation import in_frame_of
 from engine.evaluation.matching import match_all
 from engine.result_types import ApMetrics, Confusion
 from engine.safe_text import listed

@@ -13,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from engine.dataset.types import CocoDataset, Detections, Sample
+from engine.evaluation.example_drawings import legend, pictures
+from engine.evaluation.example_images import MIN_SCORE, SampleView, make_record
 from engine.evaluation.ground_truth import IouType
-from engine.evaluation.pictures import legend, pictures
-from engine.evaluation.samples import MIN_SCORE, SampleView, make_record
 
 PER_PAGE = 50
 MOST_IMAGES = 500

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from engine.errors import ConfigError, DataError, StorageError
-from engine.labelling.chunks import Listing
+from engine.labelling.image_stream import Listing
 from engine.labelling.records import Assembly, Json, dumps
 from engine.storage import NotFoundError, Storage, join
 

@@ -18,10 +18,10 @@ from engine.estimate.cost_model import StepEstimate
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.conclusion import conclude_result, improved
 from engine.evaluation.evaluate import Evaluation, compare, look
+from engine.evaluation.example_images import choose_samples, make_record
 from engine.evaluation.ground_truth import IouType
 from engine.evaluation.intervals import compare_ap
 from engine.evaluation.retention import retention
-from engine.evaluation.samples import choose_samples, make_record
 from engine.evaluation.thresholds import operation
 from engine.evaluation.validation_pages import write_pages
 from engine.result_types import AdapterFile, ApMetrics, Comparison, Retention, TeacherResult

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.evaluation.pictures import panels
-from engine.evaluation.samples import SampleView
+from engine.evaluation.example_drawings import panels
+from engine.evaluation.example_images import SampleView
 from engine.events import Event, Listener
 from engine.result_types import TeacherResult
 

@@ -35,8 +35,8 @@ from engine.artifacts import (
 from engine.config import RunConfig, to_yaml
 from engine.dataset import DatasetInfo
 from engine.errors import NoProgressError, NotFiniteError, StorageError
+from engine.evaluation.example_images import SampleView, read_samples
 from engine.evaluation.report import render_report
-from engine.evaluation.samples import SampleView, read_samples
 from engine.evaluation.settings_table import settings_table
 from engine.events import Event, Listener, better_than
 from engine.plan import TrainingRun

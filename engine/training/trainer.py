@@ -27,7 +27,7 @@ from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
 from engine.dataset.types import Frame
 from engine.errors import ConfigError, NoProgressError
-from engine.evaluation.samples import read_samples
+from engine.evaluation.example_images import read_samples
 from engine.evaluation.settings_table import settings_table
 from engine.events import Event, EventKind, Listener, better_than
 from engine.plan import TrainingRun

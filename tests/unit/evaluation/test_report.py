@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from engine.dataset.types import ClassInfo, CocoDataset, DatasetInfo, Detections, Problem, Severity
-from engine.evaluation.findings import mistakes, thresholds
+from engine.evaluation.example_images import SampleView, make_record
 from engine.evaluation.ground_truth import truth_of
 from engine.evaluation.report import class_rows, curves, render_report, score_curves, verdict
+from engine.evaluation.report_sections import mistakes, thresholds
 from engine.evaluation.retention import retention
-from engine.evaluation.samples import SampleView, make_record
 from engine.result_types import (
     AdapterFile,
     ApMetrics,
@@ -272,7 +272,7 @@ def test_everything_that_users_name_is_escaped() -> None:
 
 
 def evil_view(dataset: CocoDataset) -> SampleView:
-    from engine.evaluation.samples import DetectionsRecord, SampleRecord
+    from engine.evaluation.example_images import DetectionsRecord, SampleRecord
 
     boxes = DetectionsRecord.of(seen((3, 3, 20, 20), scores=[0.9]))
     record = SampleRecord(

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from engine.dataset import load_dataset, validate_dataset
 from engine.errors import ConfigError, DataError, StorageError
 from engine.labelling import Labelled, Overlays, Progress, label_folder
-from engine.labelling.chunks import chunked, list_images, read_ahead
+from engine.labelling.image_stream import chunked, list_images, read_ahead
 from engine.storage import Storage
 
 WIDTH, HEIGHT = 60, 40

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from engine.evaluation.samples import DetectionsRecord, SampleRecord, SampleView
+from engine.evaluation.example_images import DetectionsRecord, SampleRecord, SampleView
 from engine.events import Event
 from engine.result_types import AdapterFile, ApMetrics, TeacherResult
 from engine.spec import TeacherName

@@ -19,7 +19,7 @@ from engine.config.model import PartConfig, TeachersConfig
 from engine.dataset import Sample, inspect_dataset, load_dataset, load_sample
 from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError, TeacherError
 from engine.evaluation.evaluate import evaluate
-from engine.evaluation.samples import SampleRecord
+from engine.evaluation.example_images import SampleRecord
 from engine.events import Event, better_than
 from engine.result_types import TeacherResult
 from engine.spec import TeacherName

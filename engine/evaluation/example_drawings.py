@@ -14,7 +14,7 @@ from PIL import Image
 
 from engine.dataset.types import Detections
 from engine.evaluation.drawing import color_of, draw, label_of, rescaled
-from engine.evaluation.samples import MIN_SCORE, SampleView, agreement
+from engine.evaluation.example_images import MIN_SCORE, SampleView, agreement
 
 TRUTH = "Truth"
 

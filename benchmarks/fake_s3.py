@@ -1,6 +1,6 @@
 """The least of S3 that a client can list and read: made-up objects, so that clients are measured and not the server.
 
-python benchmarks/small_s3.py --objects 1000000 --bytes 100
+python benchmarks/fake_s3.py --objects 1000000 --bytes 100
 
 Prints its URL. ``s3://bucket/images/0000000.jpg`` and so on are random bytes, the same in every run; ETags are MD5s.
 Nothing can be written; signatures are not looked at.

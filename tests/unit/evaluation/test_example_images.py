@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from engine.dataset.types import CocoDataset, Detections
+from engine.evaluation.example_images import SampleRecord, agreement, choose_samples, make_record, read_samples, shown
 from engine.evaluation.ground_truth import truth_of
-from engine.evaluation.samples import SampleRecord, agreement, choose_samples, make_record, read_samples, shown
 
 from .conftest import HEIGHT, WIDTH, an_object, rectangle_rle, seen
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine.dataset.problems import EXAMPLES
 from engine.dataset.types import Detections, Frame
 from engine.errors import ConfigError, DataError
-from engine.labelling.chunks import Chunk, Listing, Picture, chunked, in_groups, list_images, read_ahead
+from engine.labelling.image_stream import Chunk, Listing, Picture, chunked, in_groups, list_images, read_ahead
 from engine.labelling.journal import Journal
 from engine.labelling.overlays import Overlays
 from engine.labelling.records import Exif, image_line, skipped_line

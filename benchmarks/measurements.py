@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """One line of the table.
 
     Attributes:
@@ -38,7 +38,7 @@ class Figure:
     note: str = ""
 
 
-def report(figures: Sequence[Figure]) -> None:
+def report(figures: Sequence[Measurement]) -> None:
     """Print the figures, and leave them where ``BENCH_FIGURES`` says."""
     print(table(figures), flush=True)
     if file := os.environ.get("BENCH_FIGURES"):
@@ -46,7 +46,7 @@ def report(figures: Sequence[Figure]) -> None:
             lines.writelines(json.dumps(asdict(figure)) + "\n" for figure in figures)
 
 
-def table(figures: Sequence[Figure]) -> str:
+def table(figures: Sequence[Measurement]) -> str:
     """A Markdown table."""
     rows = ["| what | against | ours | theirs | ratio | aim | |", "|---|---|---|---|---|---|---|"]
     rows += [

@@ -1,6 +1,6 @@
 """Makes the labelled images on which the engine measures what is left of a base's skill: drawn scenes and photographs.
 
-    python examples/tiny_teachers/probe.py engine/evaluation/probe --photos DIR
+    python examples/tiny_teachers/make_retention_images.py engine/evaluation/probe --photos DIR
 
 writes ``annotations.json`` and the images into the folder. ``DIR`` is ``skimage/data`` of the scikit-image wheel, which
 holds the photographs; the README beside the images says where they come from. The boxes and outlines of photographs
