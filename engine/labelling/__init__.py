@@ -1,4 +1,4 @@
-"""Labels for a folder of images: listed, fetched, looked at and written as a stream, however many there are::
+"""Label a folder of images of any size as a stream: list, fetch, predict and write::
 
 from engine.labelling import label_folder
 from engine.teachers import load_labeller

@@ -1,7 +1,7 @@
-"""A folder of images as a stream: chunks of a listing, and their pixels, read ahead of whoever looks at them.
+"""Read a folder of images as a stream: chunks of the listing, and their decoded images, prefetched by threads.
 
-Neither the listing nor the images are ever held whole, and nothing is kept on disk: an image lies in memory from the
-moment it is fetched until it has been looked at.
+The listing and the images are never held in memory as a whole, and nothing is stored on disk: an image is in memory
+from its download until its prediction.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Neighbours in the listing, which are finished together.
+    """Consecutive images of the listing, whose labels are stored together.
 
     Attributes:
-        index: Position among the chunks.
+        index: Index of the chunk.
         items: The images.
-        first: Position of the first image in the listing.
+        first: Index of the first image in the listing.
     """
 
     index: int
@@ -46,7 +46,7 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """What no other content has: its place, and what the listing says of its images."""
+        """File name that is unique to the content: index, and a digest of key, ETag and size of each image."""
         digest = hashlib.sha256()
         for item in self.items:
             digest.update(f"{item.key}\0{item.etag}\0{item.size}\n".encode(errors="surrogateescape"))
@@ -59,7 +59,7 @@ class Picture:
 
     Attributes:
         pixels: (H, W, 3) uint8, RGB.
-        orientation: EXIF's, 1..8; 1 changes nothing.
+        orientation: EXIF orientation, 1..8; 1 means no rotation.
     """
 
     pixels: NDArray[np.uint8]
@@ -67,12 +67,12 @@ class Picture:
 
 
 class Listing:
-    """What was listed, chunk by chunk: all that two listings of the same images agree in.
+    """Chunk names and sizes of a listing: equal for two listings of the same images.
 
     Attributes:
-        names: Of the chunks.
-        sizes: Images of each chunk.
-        images: How many.
+        names: Names of the chunks.
+        sizes: Number of images in each chunk.
+        images: Number of images in total.
     """
 
     def __init__(self, chunks: Iterable[Chunk] = ()) -> None:
@@ -90,23 +90,23 @@ class Listing:
 
     @property
     def digest(self) -> str:
-        """Changes when an image comes, goes, or is written anew."""
+        """Hash that changes when an image is added, deleted or rewritten."""
         return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
 
 
 def list_images(folder: str, storage: Storage) -> Iterator[ObjectInfo]:
-    """The images of a folder, by name, sorted by key, as they come."""
+    """List the image files of a folder, selected by file name, sorted by key, lazily."""
     return (item for item in list_files(folder, storage) if is_image(item.key))
 
 
 def chunked(items: Iterable[ObjectInfo], size: int) -> Iterator[Chunk]:
-    """Cut a listing into chunks of ``size`` images."""
+    """Split a listing into chunks of ``size`` images."""
     for index, some in enumerate(in_groups(items, size)):
         yield Chunk(index, some, index * size)
 
 
 def in_groups(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
-    """Tuples of ``size`` items, the last one perhaps shorter.
+    """Yield tuples of ``size`` items; the last one can be shorter.
 
     >>> list(in_groups("abc", 2))
     [('a', 'b'), ('c',)]
@@ -119,13 +119,13 @@ def in_groups(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
 def read_ahead(
     chunks: Iterable[Chunk], storage: Storage, *, ahead: int, frame: Frame = Frame.UPRIGHT
 ) -> Iterator[tuple[Chunk, Iterator[Picture | DataError]]]:
-    """Each chunk with its images decoded, in order; an image that cannot be read gives the error instead.
+    """Yield each chunk with its decoded images, in order; an unreadable image yields its error instead.
 
-    Images are fetched and decoded in threads, at most ``ahead`` of them before they are asked for, those of the next
-    chunk among them. All images of a chunk must be taken before the next chunk is.
+    Threads fetch and decode up to ``ahead`` images in advance, across chunk borders. The caller must consume all
+    images of a chunk before it requests the next chunk.
 
     Raises:
-        StorageError: Storage refuses, or was gone after all retries.
+        StorageError: Storage denied access, or was unavailable after all retries.
     """
     pool = ThreadPoolExecutor(READERS)
     waiting: deque[tuple[Chunk, deque[Future[Picture | DataError]]]] = deque()
@@ -154,7 +154,7 @@ def read_ahead(
 
 
 def _read(item: ObjectInfo, storage: Storage, frame: Frame) -> Picture | DataError:
-    """The image in a frame; or why not."""
+    """Return the decoded image, rotated by EXIF or as stored, or the error if it is unreadable."""
     try:
         data = storage.read_bytes(item.uri)
         pixels = decode_image(data, upright=frame is Frame.UPRIGHT, name=item.key)
@@ -162,4 +162,4 @@ def _read(item: ObjectInfo, storage: Storage, frame: Frame) -> Picture | DataErr
     except DataError as error:
         return error
     except NotFoundError:
-        return DataError(f"{item.key} is not there any more: it was deleted while the folder was labelled")
+        return DataError(f"{item.key} does not exist any more: it was deleted while the folder was labelled")

@@ -1,11 +1,11 @@
-"""What of a folder is labelled already: an object for each finished chunk, beside the labels, until they are whole.
+"""Journal of a labelling run: one stored object per finished chunk, next to the output, until all are finished.
 
-    labels.json.parts/settings.json              what the labels depend on; first to come and first to go
-    labels.json.parts/00000000-<digest>.jsonl    a line an image; the name tells which images, as they were listed
+    labels.json.parts/settings.json              settings that decide the labels; written first, deleted first
+    labels.json.parts/00000000-<digest>.jsonl    one line per image; the digest covers key, ETag and size of the images
 
-Each object is written at once or not at all, in S3 as on disk: work that was killed at any moment goes on after the
-last chunk that was finished, on this machine or another. Labels that are there stay until new ones replace them; they
-say themselves which settings and which images they are of.
+Each object is written atomically, in S3 and on disk: a run that was killed at any moment resumes after its last
+finished chunk, on this machine or another. Existing labels stay until new labels replace them; they record their
+settings and images.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from engine.storage import NotFoundError, Storage, join
 
 SETTINGS = "settings.json"
 INFO = b'{"info":'
-"""What labels begin with."""
+"""First bytes of a labels file."""
 
 HEAD = 1 << 12
-"""Bytes at the beginning of the labels in which their ``info`` stands."""
+"""Number of leading bytes of a labels file that contain its ``info``."""
 
 SKIPPED = b"# images that could not be read, and why\n"
-"""What a list of skipped images begins with: a file that does not is not ours."""
+"""First line of a list of skipped images: a file without it was not written by this module."""
 
 
 class Journal:
     """The finished chunks of one output.
 
     Args:
-        output: The labels' URI.
-        settings: All that the labels depend on besides the images.
-        storage: How the output is reached.
+        output: URI of the labels file.
+        settings: Everything except the images that decides the labels.
+        storage: Storage of the output.
     """
 
     def __init__(self, output: str, settings: Mapping[str, object], *, storage: Storage) -> None:
@@ -50,34 +50,34 @@ class Journal:
 
     @property
     def digest(self) -> str:
-        """Of the settings; it stands in the labels."""
+        """Hash of the settings, which is stored in the labels."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
     @property
     def skipped_uri(self) -> str:
-        """Where unreadable images are listed."""
+        """URI of the list of unreadable images."""
         return f"{self.output.removesuffix('.json')}.skipped.txt"
 
     def begin(self, listing: Listing, *, again: bool) -> bool:
-        """Take up the work where it was left; False if it is done.
+        """Start or resume; return False if the labels are complete.
 
         Args:
-            listing: The images as they are now.
-            again: Forget finished chunks; labels stay until they are replaced.
+            listing: The current images.
+            again: Delete finished chunks; existing labels stay until they are replaced.
 
         Raises:
-            ConfigError: There are labels, or finished chunks, of other settings, or labels of other images, or what is
-                no file of labels at all.
+            ConfigError: Labels or finished chunks of other settings exist, or labels of other images, or the output
+                is not a labels file.
         """
         if self.storage.exists(self.output) and "settings_sha256" not in self._info():
             raise ConfigError(
-                f"{self.output} is there already, and is no file of labels made here: move it away, or give another "
+                f"{self.output} already exists and is not a labels file of this program: move it away, or give another "
                 "--output"
             )
         if self._lists_skipped() is False:
             raise ConfigError(
-                f"{self.skipped_uri} is there already, and is no list of skipped images, which would lie there: move "
-                "it away, or give another --output"
+                f"{self.skipped_uri} already exists and is not a list of skipped images, which would be written there: "
+                "move it away, or give another --output"
             )
         if again:
             self.clear()
@@ -91,24 +91,24 @@ class Journal:
         elif before != self.settings:
             differs = sorted(k for k in before.keys() | self.settings.keys() if before.get(k) != self.settings.get(k))
             raise ConfigError(
-                f"{self.output} was begun with other settings ({', '.join(differs)}): go on with those, give --again "
-                "to begin anew, or another --output"
+                f"{self.output} was begun with other settings ({', '.join(differs)}): use those settings to resume, "
+                "give --again to start over, or give another --output"
             )
         self.finished = {item.key for item in self.storage.list(self.folder)} - {SETTINGS}
         return True
 
     def finish(self, name: str, lines: Iterable[bytes]) -> None:
-        """Keep a finished chunk."""
+        """Store a finished chunk."""
         self.storage.write_bytes(join(self.folder, name), b"".join(line + b"\n" for line in lines))
         self.finished.add(name)
 
     def assemble(self, listing: Listing, categories: Iterable[tuple[int, str]]) -> Assembly:
-        """Write the labels from finished chunks, in the order of the listing, and forget the chunks.
+        """Write the labels from finished chunks, in the order of the listing, and delete the chunks.
 
         Neither images nor annotations are held in memory. The same chunks give the same bytes.
 
         Raises:
-            DataError: No image could be read. Nothing is written or forgotten.
+            DataError: No image could be read. Nothing is written or deleted.
         """
         assembly = Assembly()
         with tempfile.TemporaryDirectory(prefix="labels-") as temporary:
@@ -148,7 +148,7 @@ class Journal:
         return assembly
 
     def _lines(self, name: str, size: int, assembly: Assembly) -> Iterator[tuple[bytes | None, Iterable[bytes]]]:
-        """What a finished chunk adds. A damaged one is forgotten, so that the same command labels its images again."""
+        """Yield the images and annotations of a finished chunk; delete a damaged chunk, so that a rerun relabels it."""
         uri = join(self.folder, name)
         lines = self.storage.read_bytes(uri).splitlines()
         try:
@@ -159,11 +159,11 @@ class Journal:
         except (ValueError, LookupError, TypeError) as error:
             self.storage.delete(uri)
             raise StorageError(
-                f"{uri} is damaged ({error}) and was deleted: run the same command again, which labels its images again"
+                f"{uri} is damaged ({error}) and was deleted: run the same command again to label its images again"
             ) from None
 
     def clear(self) -> None:
-        """Forget finished chunks: first what they are of, so that none is ever taken for one of another work."""
+        """Delete finished chunks, the settings first, so that no chunk is used with other settings."""
         self.storage.delete(join(self.folder, SETTINGS))
         for item in list(self.storage.list(self.folder)):
             self.storage.delete(item.uri)
@@ -181,29 +181,29 @@ class Journal:
         return before
 
     def _is_done(self, listing: Listing) -> bool:
-        """Whether the output holds the labels of these very settings and images.
+        """Test if the output contains the labels of exactly these settings and images.
 
         Raises:
-            ConfigError: It holds something else.
+            ConfigError: It contains something else.
         """
         if not self.storage.exists(self.output):
             return False
         info = self._info()
         if info.get("settings_sha256") != self.digest:
             raise ConfigError(
-                f"{self.output} is there already, with labels of other settings: give --again to replace it, or "
+                f"{self.output} already exists, with labels of other settings: give --again to replace it, or "
                 "another --output"
             )
         if info.get("images_sha256") != listing.digest:
             raise ConfigError(
                 f"{self.settings['images']} has changed since {self.output} was made, with {info.get('images_listed')} "
-                f"images then and {listing.images} now: some are new, gone, or written anew. Give --again to label all "
-                "of them and replace it, or another --output"
+                f"images then and {listing.images} now: images were added, deleted or rewritten. Give --again to label "
+                "all of them and replace it, or another --output"
             )
         return True
 
     def _info(self) -> Json:
-        """What the labels say of themselves; empty if they are not ours."""
+        """Return the ``info`` of the labels; empty if this module did not write the file."""
         with self.storage.open(self.output) as stream:
             head = stream.read(HEAD)
         try:
@@ -213,7 +213,7 @@ class Journal:
         return info if head.startswith(INFO) and isinstance(info, dict) else {}
 
     def _lists_skipped(self) -> bool | None:
-        """Whether what lies where skipped images are listed is such a list; None if nothing does."""
+        """Test if the file at ``skipped_uri`` is a list of skipped images; None if it does not exist."""
         if not self.storage.exists(self.skipped_uri):
             return None
         with self.storage.open(self.skipped_uri) as stream:

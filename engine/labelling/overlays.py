@@ -1,4 +1,4 @@
-"""Pictures of what was labelled."""
+"""Draw detections over some of the labelled images."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from engine.storage import Storage, join
 
 @dataclass(frozen=True)
 class Overlays:
-    """Where pictures go, and how many.
+    """Folder and number of drawn images.
 
     Attributes:
         folder: Path or ``s3://``.
-        count: At most; they are spread evenly over all images.
+        count: Maximum number, spread evenly over all images.
     """
 
     folder: str
     count: int = 20
 
     def shows(self, position: int, total: int) -> bool:
-        """Whether the image at a position in the listing is drawn.
+        """Test if the image at a position in the listing is drawn.
 
         >>> [i for i in range(10) if Overlays("", 3).shows(i, 10)]
         [0, 4, 7]
@@ -37,10 +37,10 @@ class Overlays:
         return position == 0 or position * self.count // total != (position - 1) * self.count // total
 
     def refuse_inside(self, images: str, storage: Storage) -> None:
-        """Refuse a folder of pictures that lies in the folder of the images, however both are spelled.
+        """Check that the output folder is not inside the folder of images, for all spellings of both paths.
 
         Raises:
-            ConfigError: It does: the next call would take the pictures for images.
+            ConfigError: It is inside: the next call would label the drawn images.
         """
         inner, outer = storage.local_path(self.folder), storage.local_path(images)
         if inner is None or outer is None:
@@ -49,13 +49,13 @@ class Overlays:
             inside = inner.resolve().is_relative_to(outer.resolve())
         if inside:
             raise ConfigError(
-                f"{self.folder} lies in {images}: pictures there would be labelled, choose another folder"
+                f"{self.folder} is inside {images}: drawn images there would be labelled, choose another folder"
             )
 
     def write(
         self, key: str, image: NDArray[np.uint8], seen: Detections, classes: Sequence[str], *, storage: Storage
     ) -> None:
-        """Draw an image and keep it as JPEG, called after its key."""
+        """Draw an image and store it as JPEG, named after its key."""
         file = BytesIO()
         Image.fromarray(draw_readable(image, seen, classes)).save(file, "JPEG", quality=90)
         storage.write_bytes(join(self.folder, f"{key.replace('/', '__')}.jpg"), file.getvalue())

@@ -1,4 +1,4 @@
-"""From a folder of images to one COCO file with scores: :func:`label_folder`."""
+"""Label a folder of images and write one COCO file with scores: :func:`label_folder`."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from engine.storage.output_lock import lock_output
 from engine.teachers.labeller import Labeller
 
 CHUNK = 64
-"""Images that are finished together: what is looked at again, at most, after work was killed."""
+"""Images stored together when finished: the maximum that is labelled again after a run was killed."""
 
 AHEAD = 16
-"""Images that are fetched and decoded before they are asked for, at least."""
+"""Minimum number of images that are fetched and decoded in advance."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the work has come.
+    """Progress of a labelling run.
 
     Attributes:
-        done: Images that are labelled or skipped, those of earlier calls among them.
+        done: Images labelled or skipped, including those of earlier calls.
         total: Images of the folder.
-        objects: Found by this call.
+        objects: Objects found by this call.
         skipped: Images that this call could not read.
-        images_per_second: Of this call.
+        images_per_second: Speed of this call.
     """
 
     done: int
@@ -47,22 +47,22 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """None as long as there is no speed."""
+        """Estimated remaining seconds; None until the speed is known."""
         return (self.total - self.done) / self.images_per_second if self.images_per_second else None
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What came of it.
+    """Result of a labelling run.
 
     Attributes:
-        uri: Of the COCO file.
-        images: In it, whether something was found in them or not.
-        objects: In it.
-        skipped: "name: reason" of each image that could not be read.
-        skipped_uri: Where these are listed, if there are any.
-        cut: Keys of the first images of this call in which the teacher saw more objects than it gives.
-        images_cut: How many images of this call these are.
+        uri: URI of the COCO file.
+        images: Number of images in it, with and without objects.
+        objects: Number of objects in it.
+        skipped: "name: reason" of each unreadable image.
+        skipped_uri: URI of the list of unreadable images; it exists only if there are any.
+        cut: Keys of the first images of this call with more detections than a teacher returns per image.
+        images_cut: Number of such images in this call.
     """
 
     uri: str
@@ -87,32 +87,33 @@ def label_folder(
     on_note: Callable[[str], None] = lambda _: None,
     chunk_size: int = CHUNK,
 ) -> Labelled | None:
-    """Label all images below a folder, as a stream: neither images nor labels are ever all in memory or on disk.
+    """Label all images below a folder as a stream: images and labels are never in memory or on disk as a whole.
 
-    The same call goes on where an earlier one was ended, however it was; images that are finished are not looked at
-    again, unless they have changed. The file has the same bytes as if nothing had ended it.
+    The same call resumes a run that was interrupted in any way; finished images are not labelled again unless they
+    have changed. The file has the same bytes as without the interruption.
 
     Args:
         labeller: See :func:`engine.teachers.load_labeller`.
         images: Folder; path or ``s3://``.
         output: COCO JSON to write; path or ``s3://``.
-        storage: How object storage is reached; default: by the AWS chain and environment.
-        batch_size: Images that are looked at together.
-        again: Label anew what is labelled already, or was begun with other settings. Labels that are there stay until
-            the new ones are whole.
-        overlays: Pictures to draw.
-        on_progress: Told after each batch.
-        on_note: Is given a sentence where the work has to wait for another process.
-        chunk_size: Images that are finished together.
+        storage: Storage access; default: the AWS credential chain and environment.
+        batch_size: Images per forward pass.
+        again: Label all images again, also if they are labelled or were begun with other settings. Existing labels
+            stay until the new ones are complete.
+        overlays: Settings of the drawn images; None draws none.
+        on_progress: Called after each batch.
+        on_note: Called with a sentence when the run has to wait for another process.
+        chunk_size: Images whose labels are stored together.
 
     Returns:
-        What was labelled; None if the output holds the labels of this very call already.
+        Counts and URIs; None if the output already contains the labels of the same call.
 
     Raises:
         ConfigError: The output was made or begun with other adapters or settings, was made of other images, or is a
-            folder; pictures would lie among images.
-        DataError: The folder holds no images, or none that can be read. Labels that are there stay.
-        StorageError: Storage refuses, or was gone after all retries; or another process labels into this output.
+            folder; or the folder for drawn images is inside the folder of images.
+        DataError: The folder contains no images, or no readable ones. Existing labels stay.
+        StorageError: Storage denied access, or was unavailable after all retries; or another process writes to this
+            output.
     """
     storage = storage or Storage()
     local = storage.local_path(output)
@@ -122,10 +123,10 @@ def label_folder(
         overlays.refuse_inside(images, storage)
     before = Listing(chunked(list_images(images, storage), chunk_size))
     if not before.images:
-        raise DataError(f"{images} holds no images: give the folder that they are in")
+        raise DataError(f"{images} holds no images: give the folder that contains them")
     with lock_output(output, storage, note=on_note) as check:
-        return _label_claimed(
-            _Work(labeller, storage, overlays, on_progress, before.images),
+        return _label_locked(
+            _ChunkLabeller(labeller, storage, overlays, on_progress, before.images),
             before,
             images,
             output,
@@ -136,8 +137,8 @@ def label_folder(
         )
 
 
-def _label_claimed(
-    work: _Work,
+def _label_locked(
+    work: _ChunkLabeller,
     before: Listing,
     images: str,
     output: str,
@@ -147,7 +148,7 @@ def _label_claimed(
     chunk_size: int,
     check: Callable[[], None],
 ) -> Labelled | None:
-    """Label into an output that is this process's; ``check`` raises once it is not any more."""
+    """Label into an output whose lock this process holds; ``check`` raises if the lock was lost."""
     labeller, storage = work.labeller, work.storage
     journal = Journal(output, _settings(labeller, images, chunk_size), storage=storage)
     if not journal.begin(before, again=again):
@@ -163,11 +164,11 @@ def _label_claimed(
                 yield chunk
 
     for chunk, pixels in read_ahead(open_chunks(), storage, ahead=max(AHEAD, 2 * batch_size), frame=labeller.frame):
-        lines = work.look(chunk, pixels, batch_size=batch_size)
+        lines = work.label(chunk, pixels, batch_size=batch_size)
         check()
         journal.finish(chunk.name, lines)
     if not listed.images:
-        raise DataError(f"{images} held {before.images:,} images and holds none any more: is its disk still there?")
+        raise DataError(f"{images} held {before.images:,} images and holds none any more: is its disk still mounted?")
     assembly = journal.assemble(listed, zip(labeller.ids, labeller.classes, strict=True))
     skipped = tuple(f"{one['file_name']}: {one['reason']}" for one in assembly.skipped)
     return Labelled(
@@ -181,8 +182,8 @@ def _label_claimed(
     )
 
 
-class _Work:
-    """Looks at chunks, and counts."""
+class _ChunkLabeller:
+    """Labels chunks and counts the results."""
 
     def __init__(
         self,
@@ -194,52 +195,52 @@ class _Work:
     ) -> None:
         self.labeller, self.storage, self.overlays = labeller, storage, overlays
         self.on_progress, self.total = on_progress, total
-        self.done = self.looked_at = self.objects = self.skipped = 0
+        self.done = self.labelled = self.objects = self.skipped = 0
         self.cut: list[str] = []
         self.images_cut = 0
         self.started = time.monotonic()
 
-    def look(self, chunk: Chunk, pixels: Iterator[Picture | DataError], *, batch_size: int) -> list[bytes]:
-        """The lines of a chunk. Batches are of images that can be read, in the order of the listing."""
+    def label(self, chunk: Chunk, pixels: Iterator[Picture | DataError], *, batch_size: int) -> list[bytes]:
+        """Label a chunk and return one line per image. Batches consist of readable images, in listing order."""
         lines: list[bytes | None] = [None] * len(chunk.items)
 
         def readable() -> Iterator[tuple[int, Picture]]:
-            for place, image in enumerate(pixels):
+            for index, image in enumerate(pixels):
                 if isinstance(image, DataError):
-                    lines[place] = skipped_line(chunk.items[place].key, str(image))
+                    lines[index] = skipped_line(chunk.items[index].key, str(image))
                     self.skipped += 1
-                    self._tell(1)
+                    self._report(1)
                 else:
-                    yield place, image
+                    yield index, image
 
         for batch in in_groups(readable(), batch_size):
             answers = self.labeller.label([image.pixels for _, image in batch])
-            for (place, image), seen in zip(batch, answers, strict=True):
-                key = chunk.items[place].key
+            for (index, image), seen in zip(batch, answers, strict=True):
+                key = chunk.items[index].key
                 exif = Exif(image.orientation, self.labeller.frame)
-                lines[place] = image_line(key, image.pixels.shape[:2], seen, self.labeller.ids, exif)
+                lines[index] = image_line(key, image.pixels.shape[:2], seen, self.labeller.ids, exif)
                 self.objects += len(seen)
                 if seen.cut:
                     self.images_cut += 1
                     self.cut += [key] if len(self.cut) < EXAMPLES else []
-                self._draw(chunk.first + place, key, image.pixels, seen)
-            self._tell(len(batch))
+                self._draw(chunk.first + index, key, image.pixels, seen)
+            self._report(len(batch))
         return [line for line in lines if line is not None]
 
     def _draw(self, position: int, key: str, image: NDArray[np.uint8], seen: Detections) -> None:
         if self.overlays is not None and self.overlays.shows(position, self.total):
             self.overlays.write(key, image, seen, self.labeller.classes, storage=self.storage)
 
-    def _tell(self, images: int) -> None:
+    def _report(self, images: int) -> None:
         self.done += images
-        self.looked_at += images
+        self.labelled += images
         if self.on_progress is not None:
-            speed = self.looked_at / max(time.monotonic() - self.started, 1e-9)
+            speed = self.labelled / max(time.monotonic() - self.started, 1e-9)
             self.on_progress(Progress(self.done, self.total, self.objects, self.skipped, speed))
 
 
 def _settings(labeller: Labeller, images: str, chunk_size: int) -> dict[str, object]:
-    """What labels depend on besides the images themselves."""
+    """Return everything except the images that decides the labels."""
     scores: Sequence[float] = [round(float(score), 6) for score in labeller.lowest_scores]
     return {
         "adapters": dict(labeller.identity),

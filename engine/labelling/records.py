@@ -1,6 +1,6 @@
-"""Labels as text: one line of JSON an image while the work lasts, one COCO file in the end. Pure.
+"""Convert labels to text: one JSON line per image during the run, one COCO file at its end. Pure.
 
-Ids are given when the file is put together, so that a line says nothing of the images before it.
+Ids are assigned when the file is assembled, so that a line does not depend on the images before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 class Exif(NamedTuple):
-    """The EXIF orientation of an image, 1..8, and whether labels are of the image as it turns it."""
+    """EXIF orientation of an image, 1..8, and the frame of its labels: rotated by EXIF, or as stored."""
 
     orientation: int = 1
     frame: Frame = Frame.UPRIGHT
@@ -29,9 +29,9 @@ UPRIGHT = Exif()
 def image_line(
     file_name: str, size: tuple[int, ...], seen: Detections, category_ids: Sequence[int], exif: Exif = UPRIGHT
 ) -> bytes:
-    """What was seen in an image of ``size`` (height, width), as a line without its end.
+    """Return the line, without line end, for the detections in an image of ``size`` (height, width).
 
-    Where EXIF turns the image, the line says so: whoever reads the labels may turn it or not.
+    The line records an EXIF rotation, since not every reader of the labels applies it.
     """
     height, width = size
     objects = list(_objects(seen, category_ids))
@@ -42,24 +42,24 @@ def image_line(
 
 
 def skipped_line(file_name: str, reason: str) -> bytes:
-    """An image that could not be read."""
+    """Return the line for an unreadable image."""
     return dumps({"skipped": {"file_name": file_name, "reason": reason}})
 
 
 def dumps(value: object) -> bytes:
-    """Compact JSON."""
+    """Encode as compact JSON."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 class Assembly:
-    """Gives ids to lines: an image's is its place in the listing, from 1; annotations are counted from 1."""
+    """Assigns ids: an image's id is its position in the listing, from 1; annotations are numbered from 1."""
 
     def __init__(self) -> None:
         self.listed = self.images = self.objects = 0
         self.skipped: list[Json] = []
 
     def add(self, line: bytes) -> tuple[bytes | None, Iterable[bytes]]:
-        """A line as COCO's image, or None for one that was skipped, and its annotations."""
+        """Convert a line to a COCO image, or None for a skipped image, and its annotations."""
         record: Json = json.loads(line)
         self.listed += 1
         if "skipped" in record:

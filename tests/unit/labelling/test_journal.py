@@ -134,7 +134,7 @@ def test_a_skipped_image_that_was_repaired_is_a_change(folder: Path, output: Pat
     label(folder, output)
     (folder / "1.png").write_bytes(good)
     os.utime(folder / "1.png", (1, 1))
-    with pytest.raises(ConfigError, match="written anew"):
+    with pytest.raises(ConfigError, match="rewritten"):
         label(folder, output)
     done = label(folder, output, again=True)
     assert done is not None
@@ -155,7 +155,7 @@ def test_a_file_that_is_not_of_our_making_is_never_replaced(
     content: str, again: bool, folder: Path, output: Path
 ) -> None:
     output.write_text(content)
-    with pytest.raises(ConfigError, match="is no file of labels made here"):
+    with pytest.raises(ConfigError, match="is not a labels file of this program"):
         label(folder, output, again=again)
     assert output.read_text() == content
 
@@ -166,7 +166,7 @@ def test_a_file_that_lies_where_skipped_images_are_listed_is_left_alone(
 ) -> None:
     mine = output.with_name("labels.skipped.txt")
     mine.write_text("my own notes")
-    with pytest.raises(ConfigError, match=r"labels\.skipped\.txt is there already.*move it away"):
+    with pytest.raises(ConfigError, match=r"labels\.skipped\.txt already exists.*move it away"):
         label(folder, output, again=again)
     assert mine.read_text() == "my own notes"
 

@@ -168,7 +168,7 @@ def test_other_adapters_or_settings_do_not_go_on_with_what_was_begun(
 
 def test_a_file_that_is_no_labels_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text("mine")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         label(folder, tmp_path / "labels.json")
     assert (tmp_path / "labels.json").read_text() == "mine"
 
