@@ -4,4 +4,4 @@ from engine.threads import set_thread_defaults
 
 __version__ = "0.1.0"
 
-set_thread_defaults()  # here, since whatever is imported next may load torch
+set_thread_defaults()  # here, since the next import may load torch

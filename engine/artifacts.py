@@ -1,9 +1,9 @@
-"""What a run leaves in object storage, under ``<output>/<name>/<run id>/``::
+"""Artifacts of a run in object storage, under ``<output>/<name>/<run id>/``::
 
     teacher_config.yaml  dataset.json  metrics.json  report.html  logs/<teacher>/  metadata.json
     teachers/<teacher>_lora/   adapter_config.json  adapter_model.safetensors  teacher.json  README.md
                                result.json  samples.json  samples/  validation/  last/
-    attempts/                  which attempt has published what: :mod:`engine.storage.publication`
+    attempts/                  commits of the publishing attempts: :mod:`engine.storage.publication`
 
 Each teacher's ``result.json`` is written after all else of that teacher; ``metadata.json`` after all else of the
 run: a run without it is not published, and a reader never sees half of one. No pickle is written or read.
@@ -49,13 +49,13 @@ R = TypeVar("R", bound=Result)
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Where the artifacts of one run lie: ``root`` is a URI or a local folder."""
+    """URIs of the artifacts of one run; ``root`` is a URI or a local folder."""
 
     root: str
 
     @classmethod
     def of(cls, config: RunConfig) -> RunLayout:
-        """The place in object storage that the configuration names."""
+        """Return the layout below the configuration's output."""
         return cls(join(config.output, config.name, config.run_id))
 
     @property
@@ -65,7 +65,7 @@ class RunLayout:
 
     @property
     def dataset(self) -> str:
-        """What inspection found: a :class:`engine.dataset.DatasetInfo`."""
+        """``dataset.json``: the result of inspection, a :class:`engine.dataset.DatasetInfo`."""
         return join(self.root, "dataset.json")
 
     @property
@@ -84,7 +84,7 @@ class RunLayout:
         return join(self.root, METADATA)
 
     def publication(self, teacher: TeacherName | None = None, *, storage: Storage) -> Publication:
-        """How one teacher, or what is of the run as a whole, is published: once, by one attempt."""
+        """Return the publication of one teacher, or of the files of the whole run: once, by one attempt."""
         return Publication(self.root, "run" if teacher is None else teacher.slug, storage=storage)
 
     def logs(self, teacher: TeacherName) -> str:
@@ -92,12 +92,12 @@ class RunLayout:
         return join(self.root, "logs", teacher.slug)
 
     def teacher(self, teacher: TeacherName) -> str:
-        """The folder of one teacher: what :func:`engine.teachers.load_adapted` takes."""
+        """Folder of one teacher's adapter, as for :func:`engine.teachers.load_adapted`."""
         return join(self.root, "teachers", f"{teacher.slug}_lora")
 
 
 class RunMetrics(Result):
-    """``metrics.json``: what was measured, of every teacher."""
+    """``metrics.json``: the results of every teacher."""
 
     name: str
     run_id: str
@@ -113,7 +113,7 @@ class FileEntry(Result):
 
 
 class RunMetadata(Result):
-    """``metadata.json``: what was published, from what, with what."""
+    """``metadata.json``: the published files, their data and their environment."""
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -128,7 +128,7 @@ class RunMetadata(Result):
 
 
 def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[str, str]) -> str:
-    """``README.md`` of an adapter: where it comes from, what it is worth, and how it is loaded."""
+    """Return ``README.md`` of an adapter: origin, metrics, and code to load it."""
     settings = config.teachers.of(result.teacher)
     assert settings is not None  # noqa: S101 - a result is of a teacher that was configured
     title = {TeacherName.GROUNDING_DINO: "Grounding DINO", TeacherName.SAM: "SAM"}[result.teacher]
@@ -193,7 +193,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
 
 
 def _cell(text: str) -> str:
-    r"""Text of others in a cell of a Markdown table: no markup of it counts.
+    r"""Escape untrusted text for a cell of a Markdown table.
 
     >>> _cell("a|b <script>\n")
     'a\\|b &lt;script&gt; '
@@ -203,7 +203,7 @@ def _cell(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    r"""Text of others as code within a line of Markdown: no backtick of it ends the code.
+    r"""Quote untrusted text as inline code of Markdown; its backticks do not end the code.
 
     >>> _code("a`b``"), _code("model")
     ('``` a`b`` ```', '`model`')
@@ -217,7 +217,7 @@ def _code(text: str) -> str:
 
 
 def _yaml_text(text: str) -> str:
-    r"""Text of others as one value of a line of YAML.
+    r"""Quote untrusted text as a YAML value in one line.
 
     >>> _yaml_text('a"\nb: c')
     '"a\\"\\nb: c"'
@@ -245,19 +245,19 @@ def run_metrics(config: RunConfig, results: Sequence[TeacherResult]) -> RunMetri
 
 
 def read_metadata(layout: RunLayout, storage: Storage) -> RunMetadata:
-    """What was published.
+    """Return ``metadata.json`` of a run.
 
     Raises:
-        StorageError: It is not there, or is not what this version writes.
+        StorageError: The file does not exist, or was not written by this version.
     """
     return _read(RunMetadata, layout.metadata, storage)
 
 
 def read_result(layout: RunLayout, teacher: TeacherName, storage: Storage) -> TeacherResult | None:
-    """The result of a teacher that is published, else None.
+    """Return the result of a published teacher, else None.
 
     Raises:
-        StorageError: It is not what this version writes.
+        StorageError: The file was not written by this version.
     """
     uri = join(layout.teacher(teacher), RESULT)
     return _read(TeacherResult, uri, storage) if storage.exists(uri) else None
@@ -270,7 +270,7 @@ def _read(kind: type[R], uri: str, storage: Storage) -> R:
         return kind.model_validate_json(content)
     except ValidationError:
         raise StorageError(
-            f"{uri} is not what this version of teacher writes: read it with the version that wrote it, "
+            f"{uri} was not written by this version of teacher: read it with the version that wrote it, "
             "or train into another output"
         ) from None
 
@@ -278,20 +278,20 @@ def _read(kind: type[R], uri: str, storage: Storage) -> R:
 def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage, overwrite: bool = False) -> list[Path]:
     """Download a published run into ``folder``, checking every file against its sha256.
 
-    Whatever fails, what was in the folder stays as it was until all files are here and right.
+    After any failure the folder is unchanged: files are replaced only when all are fetched and verified.
 
     Args:
-        layout: Of the run.
-        folder: What is in it of this run already is not fetched again.
-        storage: Where the run lies.
-        overwrite: Replace what is in the folder of another run, or of anything else.
+        layout: Layout of the run.
+        folder: Target folder. Files of this run that it holds already are not fetched again.
+        storage: Access to the run.
+        overwrite: Replace files of another run, or other files.
 
     Returns:
-        The adapter folders, one a teacher.
+        The adapter folders, one per teacher.
 
     Raises:
-        ConfigError: The folder holds something else, which would be overwritten, or leads elsewhere by a link.
-        StorageError: The run is not published, or a file is not what was published.
+        ConfigError: Other files in the folder would be overwritten, or a link in it points outside.
+        StorageError: The run is not published, or a file differs from the published one.
     """
     try:
         metadata = read_metadata(layout, storage)
@@ -309,7 +309,7 @@ def fetch_run(layout: RunLayout, folder: Path, *, storage: Storage, overwrite: b
 
 
 def _refuse_others(metadata: RunMetadata, folder: Path) -> None:
-    """Nothing but an earlier fetch of this run is replaced: it may have been interrupted, or the run trained anew."""
+    """Raise ConfigError unless the folder holds at most an earlier fetch of this run, perhaps interrupted."""
     advice = "fetch into another folder, or give --overwrite"
     there = folder / METADATA
     if there.is_file():
@@ -325,4 +325,4 @@ def _refuse_others(metadata: RunMetadata, folder: Path) -> None:
     for entry in metadata.files:
         path = safe_join(folder, entry.path)
         if path.is_file() and sha256_of(path) != entry.sha256:
-            raise ConfigError(f"{path} is there already, and is none of this run's files: {advice}")
+            raise ConfigError(f"{path} exists already, and is not a file of this run: {advice}")

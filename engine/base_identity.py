@@ -1,8 +1,7 @@
-"""Which base model it is: not the weights alone, but also how it is configured, shown images and read text.
+"""Identity of a base model: its weights, configuration, image preprocessor and tokenizer.
 
-Weights with another image size, tokenizer or number of heads are another teacher: an adapter of one is wrong on the
-other, and a checkpoint of one must not be resumed with the other. Fields of the files that change nothing, such as the
-version that wrote them, do not count.
+The same weights with another image size, tokenizer or number of heads are a different base: adapters and checkpoints
+of one cannot be used with the other. Fields without effect, such as the version that wrote a file, do not count.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ LIMITS: Mapping[str, int] = {
     TOKENIZER: 32 << 20,
     VOCABULARY: 8 << 20,
 }
-"""The small files of a base model that are read, and bytes of each at most."""
+"""The small files of a base model, with their maximum bytes."""
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "configuration": (CONFIG,),
     "preprocessor": (PREPROCESSOR,),
     "tokenizer": (TOKENIZER, VOCABULARY, TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS),
 }
-"""What files make each part of a base, besides its weights."""
+"""Files of each part of a base model, in addition to its weights."""
 
 WITHOUT_MEANING = frozenset(
     {
@@ -64,7 +63,7 @@ WITHOUT_MEANING = frozenset(
         "transformers_version",
     }
 )
-"""Fields that have no part in what a model computes here."""
+"""Fields without effect on the computation."""
 
 WEIGHTS = "model*.safetensors"
 
@@ -102,23 +101,23 @@ def parts_of(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def local_parts(folder: Path) -> dict[str, str]:
-    """The same of a folder on this machine."""
+    """Return a sha256 in hex of each part of a base in a local folder."""
     return parts_of(_read(str(folder), Storage(), {path.name for path in folder.iterdir()}))
 
 
 def base_digest(base_model: str, *, storage: Storage) -> str | None:
-    """Return what changes with any file of a base in a folder or in object storage.
+    """Return a digest over all files of a base in a folder or in object storage.
 
     Small files and weights on this machine count by their content, weights in object storage by size and ETag, so that
-    they need not come here.
+    no download is needed.
 
     Returns:
-        sha256 in hex; None of a model of the hub, whose files a commit stands for, and where nothing is found, which
-        the loader reports.
+        sha256 in hex; None for a hub model, which its commit identifies, and if no weights are found, which the
+        loader reports.
 
     Raises:
         BaseModelError: A small file cannot be read.
-        StorageError: Storage refuses.
+        StorageError: The files cannot be read.
     """
     remote = is_remote(base_model)
     if base_model.endswith(".pth"):
@@ -146,7 +145,7 @@ def _read(folder: str, storage: Storage, names: set[str]) -> dict[str, bytes]:
 
 
 def _meaning(file: str, content: bytes) -> bytes:
-    """The same bytes for files that mean the same."""
+    """Return the same bytes for files with the same meaning."""
     if file == VOCABULARY:
         return b"\n".join(content.splitlines())
     return json.dumps(

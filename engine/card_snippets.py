@@ -13,7 +13,7 @@ from engine.spec import TeacherName
 from engine.storage import is_claim, is_remote, local_path, name, parent
 
 DEFAULT_THRESHOLD = 0.3
-"""Of a class that has no measured one."""
+"""Score threshold of a class without a measured one."""
 
 GROUNDING_DINO = """\
 import json
@@ -84,7 +84,7 @@ convert_original(Path('sam.pth'), Path('sam'))"`."""
 def plain_snippet(result: TeacherResult) -> str:
     """Python for one image, from the base and the adapter to boxes or masks.
 
-    Names of classes are read from the files of the adapter: text of others is no code here.
+    Class names are read from the adapter's files at run time: untrusted text is never part of the code.
     """
     folder = parent(result.adapter.uri)
     values = {
@@ -99,12 +99,12 @@ def plain_snippet(result: TeacherResult) -> str:
 
 
 def is_original(base_model: str) -> bool:
-    """Whether a base is a checkpoint of segment_anything, which transformers does not read."""
+    """Return True if a base is a segment_anything checkpoint, which transformers cannot read."""
     return base_model.endswith(".pth")
 
 
 def _place(uri: str, *, default: str) -> str:
-    """A folder as a Python literal: of one that must be copied here, the copy's name, and a comment with its URI."""
+    """Return a folder as a Python literal; for a remote folder the name of its local copy, with the URI as comment."""
     if is_remote(uri) or is_claim(uri) or is_original(uri):
         copied = name(uri.rstrip("/")).removesuffix(".pth") or default
         return f"{copied!r}  # a folder made of {uri!r}, see below" if is_original(uri) else f"{copied!r}  # of {uri!r}"

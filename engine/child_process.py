@@ -1,4 +1,4 @@
-"""How the engine starts its own command line as another process, and how that process notices that its parent is gone.
+"""Starts the engine's command line as a child process, which ends when its parent has ended.
 
 Python puts the working directory in front of all packages where it runs a module (``-m``) or a string (``-c``), and
 wherever ``PYTHONPATH`` has an empty entry. A user's ``yaml.py`` there is none of our packages, so no process of ours
@@ -16,27 +16,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PARENT = "TEACHER_PARENT"
-"""Environment variable: process id of who started this process, and with whom it ends."""
+"""Environment variable: process id of the parent, with which this process ends."""
 
 POLL_SECONDS = 1.0
 STOP_TIMEOUT = 100.0
-"""Seconds for a checkpoint after the parent is gone."""
+"""Seconds for a checkpoint after the parent has ended."""
 
 
 def command(*words: str) -> list[str]:
-    """``teacher`` with these words, by this interpreter and the packages installed for it."""
+    """Return the command ``teacher`` with these arguments, for this interpreter and its packages."""
     return [sys.executable, "-P", "-m", "engine.cli", *words]
 
 
 def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Environment of a process that ends with this one and imports nothing from its working directory."""
+    """Return the environment of a child that ends with this process and imports nothing from its working directory."""
     variables = dict(os.environ if base is None else base)
     _without_working_directory(variables)
     return variables | {PARENT: str(os.getpid())}
 
 
 def import_nothing_from_working_directory() -> None:
-    """Apply it to this process, which is the command line, and to every process that it starts by whatever library."""
+    """Remove the working directory from the import path of this process and of all its child processes."""
     here, installed_in = str(Path.cwd()), str(Path(__file__).resolve().parents[1])
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if len(entries) > 1 and "" in entries and here not in entries and here != installed_in:
@@ -51,10 +51,10 @@ def _without_working_directory(variables: dict[str, str] | os._Environ[str]) -> 
 
 
 def end_with_parent() -> None:
-    """From now on this process stops, by SIGTERM, when the one that started it through :func:`environment` is gone.
+    """Stop this process by SIGTERM when the parent that started it with :func:`environment` has ended.
 
-    It is watched by a thread. The kernel's own way (``PR_SET_PDEATHSIG``) is Linux's alone, and acts when the thread
-    ends that has started the process.
+    A thread watches the parent. The kernel's ``PR_SET_PDEATHSIG`` exists on Linux only, and acts when the parent's
+    thread ends.
     """
     parent = int(os.environ.pop(PARENT, None) or 0)  # not for the processes that this one starts
     if parent:

@@ -1,12 +1,12 @@
-"""Every failure a user can act on, and the exit code that tells a scheduler what to do about it.
+"""All failures a user can act on, with the exit code for the scheduler.
 
-The codes are a contract with whatever runs the trainer: 40, 41, 45 and 48 would fail again and are never retried; the
-others resume from the last checkpoint.
+The codes are a contract with the scheduler of the trainer: 40, 41, 45 and 48 would fail again and are never retried;
+the others resume from the last checkpoint.
 
-They lie between 40 and 49, where nothing else that can end a container has codes of its own: 1 and 2 are used by
+They are between 40 and 49, which no other program in a container uses for its own codes: 1 and 2 are used by
 Python, shells, command lines and container runtimes, other single digits by almost every program, 64 to 78 by
 sysexits.h, 124 to 127 by timeout, container engines and shells, 128 and above by signals and by runtimes that cannot
-start a container. A code alone proves nothing all the same: the outcome that the process leaves decides.
+start a container. A code alone is no proof: the outcome that the process writes decides.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ class DataError(TeacherError):
 
 
 class BaseModelError(TeacherError):
-    """The base model, or an adapter for it, cannot be had or does not fit."""
+    """The base model, or an adapter for it, is not available or does not fit."""
 
     exit_code = 42
 
 
 class StorageError(TeacherError):
-    """Object storage refused, or was gone after all retries."""
+    """Object storage refused a request, or was unreachable after all retries."""
 
     exit_code = 43
 
 
 class OutOfMemoryError(TeacherError):
-    """The GPU has too little memory for what was asked of it."""
+    """The GPU has too little memory for the requested settings."""
 
     exit_code = 44
 
@@ -73,13 +73,13 @@ class NotFiniteError(TeacherError):
 
 
 class NoProgressError(TeacherError):
-    """Nothing has happened for long; where every thread of the process was is on standard error."""
+    """No progress for a long time; the stack of every thread is on standard error."""
 
     exit_code = 46
 
 
 class MachineError(TeacherError):
-    """The machine lacks what training needs of it: a GPU that can be used, or room on a disk or in shared memory."""
+    """The machine lacks a usable GPU, or space on a disk or in shared memory."""
 
     exit_code = 47
 
@@ -91,16 +91,16 @@ class NotBetterThanBaseError(TeacherError):
 
 
 class InterruptedTrainingError(TeacherError):
-    """SIGTERM arrived; the same command goes on from the last checkpoint, if there is one."""
+    """SIGTERM arrived; the same command resumes from the last checkpoint, if one exists."""
 
     exit_code = 143
 
 
 EXIT_ERRORS: dict[int, type[TeacherError]] = {error.exit_code: error for error in TeacherError.__subclasses__()}
-"""What an exit code of the trainer stands for."""
+"""Error class by exit code of the trainer."""
 
 NEVER_RETRIED = frozenset(error.exit_code for error in (ConfigError, DataError, NotFiniteError, NotBetterThanBaseError))
-"""Exit codes of failures that the same command would meet again."""
+"""Exit codes of failures that would occur again with the same command."""
 
 FORMER_EXIT_CODES: dict[int, int] = {
     2: ConfigError.exit_code,

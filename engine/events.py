@@ -1,16 +1,15 @@
-"""The trainer's progress lines: one JSON object a line, for machines to follow a run.
+"""The trainer's progress lines: one JSON object per line, to follow a run by program.
 
-Whoever watches a run (the command line, an operator) parses these lines from the trainer's standard output; lines
-that are no progress lines are passed over. Fields are only ever added.
+The command line and the operator parse these lines from the trainer's standard output; other lines are skipped. Fields
+may be added, but are never removed.
 
-A fresh run tells notes, the evaluation of its base, start, and then steps, evaluations and checkpoints; one that goes
-on has no evaluation before start. The base is measured while images to learn from are still on their way, so that its
-evaluation alone cannot say how many ``steps`` and ``epochs`` there will be.
+A new run emits notes, the evaluation of its base, start, and then steps, evaluations and checkpoints; a resumed run has
+no evaluation before start. The base is evaluated while training images are still being fetched, so that this
+evaluation has no ``steps`` and ``epochs``.
 
-Whoever sees but the last lines knows the state all the same: from start on every start, step, evaluation and checkpoint
-says how far the run is (``step`` of ``steps``, ``epochs``) and, once they are known, what the base is worth
-(``ap_before``) and the best adapter that is better than it (``best_ap``); a step also says ``loss``, ``seconds_left``
-and ``memory_bytes``.
+The last lines are enough to know the state: every start, step, evaluation and checkpoint contains the progress
+(``step`` of ``steps``, ``epochs``) and, once known, the AP of the base (``ap_before``) and of the best adapter that is
+better than it (``best_ap``); a step also contains ``loss``, ``seconds_left`` and ``memory_bytes``.
 """
 
 from __future__ import annotations
@@ -56,12 +55,12 @@ class Event(BaseModel):
     exit_code: int | None = None
 
     def line(self) -> str:
-        """The event as one line of JSON, without the newline."""
+        """Return the event as one line of JSON, without the newline."""
         return self.model_dump_json(exclude_none=True)
 
 
 def better_than(base_ap: float | None, ap: float | None) -> float | None:
-    """AP of an adapter if it is better than the base, else None.
+    """Return the AP of an adapter if it is better than the base, else None.
 
     >>> better_than(0.3, 0.4), better_than(0.3, 0.2), better_than(None, 0.2), better_than(0.3, None)
     (0.4, None, 0.2, None)
@@ -70,11 +69,11 @@ def better_than(base_ap: float | None, ap: float | None) -> float | None:
 
 
 Listener = Callable[[Event], None]
-"""Whoever is told of events."""
+"""A function that receives events."""
 
 
 def parse_line(line: str) -> Event | None:
-    """The event in a line of a trainer's output, or None if it holds none."""
+    """Parse a line of a trainer's output; None if it is not an event."""
     text = line.strip()
     if not text.startswith("{"):
         return None

@@ -1,4 +1,4 @@
-"""Versions of the files that runs leave behind: one written by a newer version of teacher is refused, not half read."""
+"""Format versions of the files of runs: files written by a newer version of teacher are refused."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from engine.errors import TeacherError
 
 FORMAT = "format_version"
 FORMAT_VERSION = 1
-"""What this version writes, and the newest that it reads. Files from before it was written have none."""
+"""The version written, and the newest version read. Old files have none."""
 
 
 def refuse_newer(document: bytes | str | Mapping[str, Any], *, where: str, error: type[TeacherError]) -> None:
-    """See that a file is of a format that this version reads.
+    """Check that this version can read a file's format.
 
     Args:
         document: The file's object, or its JSON; what is not a JSON object is left to its reader.
-        where: What the file is called in messages.
-        error: What is raised.
+        where: Name of the file in messages.
+        error: Class of the error.
 
     Raises:
-        TeacherError: Of the kind ``error``: it was written by a newer version.
+        TeacherError: The file was written by a newer version; the class is ``error``.
     """
     if isinstance(document, bytes | str):
         try:

@@ -1,7 +1,7 @@
-"""Several processes that train as one: start those of this machine, end them together, and end as they did.
+"""Starts the training processes of this machine, ends them together, and returns their exit code.
 
-Each learns its place from the environment, under the names that torchrun uses. torchrun itself would end with 1
-whatever happened; what comes out here is the exit code, and the outcome, of the process that failed first.
+Each process reads its rank from the environment, under the names of torchrun. torchrun itself would end with 1 after
+any failure; here the exit code and the outcome are those of the process that failed first.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from engine.signals import handle_stop, is_second_ctrl_c, restore_handlers
 from engine.threads import threads_each
 
 GRACE = 100.0
-"""Seconds for a checkpoint after SIGTERM; who started us may wait for 120."""
+"""Seconds for a checkpoint after SIGTERM; our parent may wait for 120."""
 
 SIGNALLED = 128
 """Exit codes above this one are 128 + the signal that ended a process."""
 
 SETTLE = 30.0
-"""Seconds in which the others end by themselves when one has failed: it has told them."""
+"""Seconds in which the other processes end by themselves after one has failed."""
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Place:
         return cls(*(int(environment.get(name, default)) for name, default in zip(names, defaults, strict=True)))
 
     def variables(self) -> dict[str, str]:
-        """What :meth:`of` reads."""
+        """Return the environment variables that :meth:`of` reads."""
         places = {"RANK": self.rank, "WORLD_SIZE": self.size}
         places |= {"LOCAL_RANK": self.local_rank, "LOCAL_WORLD_SIZE": self.local_size}
         return {name: str(value) for name, value in places.items()}

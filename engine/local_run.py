@@ -1,7 +1,7 @@
-"""A request from inspection to published adapters on one machine: what an operator does on a cluster.
+"""Runs the stages of a request on this machine, from inspection to published adapters.
 
-Each training run is a process of its own, as it is a Job on a cluster: its memory is gone when it ends, and its
-exit code says what happened.
+On a cluster the operator does this. Each training run is a separate process, like a Job on a cluster: its memory is
+freed when it ends, and its exit code gives the result.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def prepare(
 ) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
     """Inspect the data and plan the training runs; nothing is written.
 
-    That a probe of the user's own is there, that a base has as many layers as are to be skipped, and what class names
-    say to the base that reads them, is seen here, before a GPU is paid for.
+    Before a GPU is used, this also checks that the user's retention data exists, that the base has the layers that
+    are skipped, and that the base's tokenizer can read the class names.
     """
     info = inspect_request(manifest.spec.dataset, storage=storage)
     runs = plan(manifest, info, overrides=overrides, base_digest=partial(base_digest, storage=storage))
@@ -66,11 +66,11 @@ def prepare(
 
 
 def published(layout: RunLayout, storage: Storage, config: RunConfig) -> RunMetadata | None:
-    """The metadata of a run that is published, else None.
+    """Return the metadata of a published run, else None.
 
     Raises:
-        ConfigError: They are those of another run; or of one that has left out more images than this one may.
-        StorageError: Files of it are missing, or an adapter is not what was published.
+        ConfigError: It is the metadata of another run, or of one that has left out more images than now allowed.
+        StorageError: Files are missing, or an adapter differs from the published one.
     """
     if not storage.exists(layout.metadata):
         return None
@@ -92,12 +92,12 @@ def _check_whole(layout: RunLayout, metadata: RunMetadata, storage: Storage) -> 
         if not whole:
             raise StorageError(
                 f"this very run is published, but {uri} is missing or not what was published: `teacher run --again` "
-                "trains it anew"
+                "trains it again"
             )
 
 
 def _check_left_out(layout: RunLayout, metadata: RunMetadata, config: RunConfig) -> None:
-    """That a run which kept a laxer policy is not taken for one that keeps this."""
+    """Raise ConfigError if a published run has left out more images than this configuration allows."""
     data = config.data
     skipped = max((result.images_skipped for result in metadata.teachers), default=0) + data.images_left_out
     if too_many(skipped, (data.images or 0) + data.images_left_out, data.max_skipped_percent):
@@ -109,12 +109,12 @@ def _check_left_out(layout: RunLayout, metadata: RunMetadata, config: RunConfig)
 
 
 def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) -> None:
-    """Write what every training run of a request reads: the configuration, and what inspection found.
+    """Write the input of the training runs of a request: the configuration, and the result of inspection.
 
-    Nothing is taken away: it may be done again while the training runs are at work, or have published.
+    Nothing is deleted: it can be repeated while the training runs are active or published.
 
     Raises:
-        ConfigError: There is a configuration already, and it is another: it was copied there, or edited since.
+        ConfigError: Another configuration exists: it was copied there, or edited since.
         StorageError: The store cannot keep attempts apart that publish at the same moment.
     """
     config, layout = runs[0].config, runs[0].layout
@@ -131,7 +131,7 @@ def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) ->
 
 
 def _is_same(text: bytes, config: RunConfig) -> bool:
-    """Whether a configuration is this one but for where things lie and how they are told of."""
+    """Return True if two configurations differ only in locations and reporting."""
     try:
         there = from_yaml(text.decode())
     except (ConfigError, UnicodeDecodeError):
@@ -141,7 +141,7 @@ def _is_same(text: bytes, config: RunConfig) -> bool:
 
 
 def forget(runs: tuple[TrainingRun, ...], storage: Storage, *, work_dir: Path) -> None:
-    """Remove what earlier attempts left, here and in storage; the run is no longer published."""
+    """Delete all files of earlier attempts, here and in storage; the run is then no longer published."""
     layout = runs[0].layout
     storage.delete(layout.metadata)  # first: a reader must not see half of a run
     shutil.rmtree(work_dir, ignore_errors=True)
@@ -157,7 +157,7 @@ def forget(runs: tuple[TrainingRun, ...], storage: Storage, *, work_dir: Path) -
 
 
 def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
-    """Run one training run as a process and tell ``listener`` of its progress.
+    """Execute one training run as a child process and pass its events to ``listener``.
 
     SIGTERM, and Ctrl-C, which a terminal sends to both processes, let it take a checkpoint. It ends with this process.
 
@@ -188,7 +188,7 @@ def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
         ) as process:
             if requested:
                 process.terminate()
-            assert process.stdout is not None  # noqa: S101 - it was asked for
+            assert process.stdout is not None  # noqa: S101 - stdout is a pipe
             try:
                 for line in process.stdout:
                     event = parse_line(line)
@@ -198,7 +198,7 @@ def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
                         failure = event
                     listener(event)
             except BaseException:
-                process.terminate()  # it would train on, and be waited for
+                process.terminate()  # otherwise it would continue, and we would wait for it
                 raise
     finally:
         restore_handlers(previous)
@@ -207,7 +207,7 @@ def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
 
 
 def _failure_of(teacher: str, code: int, told: Event | None) -> TeacherError:
-    """What a trainer's exit code stands for; if a signal ended it after it had told its failure, what it told."""
+    """Return the error of a trainer's exit code; if a signal ended it after an error event, that of the event."""
     if code < 0 and told is not None and told.exit_code:
         code = told.exit_code
     stopped = code in (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, KILLED_BY_CTRL_C)

@@ -45,7 +45,7 @@ PLATFORM_FIELDS = frozenset(
         "ttlSecondsAfterFinished",
     }
 )
-"""Settings of ``spec`` that only a cluster has: it checks them, one machine passes them over."""
+"""Settings of ``spec`` for clusters only: the cluster checks them, the command line ignores them."""
 
 PLATFORM_STORAGE_FIELDS = frozenset({"credentialsSecretRef", "caBundleConfigMapRef"})
 """The same for ``spec.storage``."""
@@ -53,7 +53,7 @@ PLATFORM_STORAGE_FIELDS = frozenset({"credentialsSecretRef", "caBundleConfigMapR
 
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{,61}[a-z0-9])?")
 ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
-"""A name as Kubernetes has them: small letters, digits and ``-`` between them."""
+"""A Kubernetes name: lower-case letters, digits, and ``-`` between them."""
 
 
 class Manifest(BaseModel):
@@ -78,10 +78,10 @@ def load_manifest(text: str | bytes, *, where: str) -> Manifest:
 
     Args:
         text: YAML of one object, in UTF-8 where it is bytes.
-        where: What the text is called in messages, e.g. its path.
+        where: Name of the text in messages, e.g. its path.
 
     Raises:
-        ConfigError: The text is no YAML, is another kind of object, or has settings that are wrong.
+        ConfigError: The text is not YAML, is another kind of object, or has invalid settings.
     """
     documents = read_documents(text, where=where)
     if len(documents) != 1 or not isinstance(documents[0].value, Mapping):

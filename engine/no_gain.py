@@ -1,8 +1,8 @@
-"""Adapters that are not better than their base, and what a run does about them.
+"""Warning and failure for adapters that are not better than their base.
 
-An adapter without a gain is published all the same: it may be wanted for what else is in its report. But nobody should
-take it for a success: the result, the card, the terminal and the operator's status say it, and with
-``training.onNoGain: Fail`` the process ends with the exit code of :class:`NotBetterThanBaseError`.
+An adapter without a gain is published, since its report may be useful. The result, the model card, the terminal and the
+operator's status report it, and with ``training.onNoGain: Fail`` the process ends with the exit code of
+:class:`NotBetterThanBaseError`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ADVICE = "Use the base, or train longer, with another learning rate or on more i
 
 
 def aps(result: TeacherResult) -> str:
-    """AP of base and adapter on each part that was measured.
+    """Return the AP of base and adapter on each evaluated split.
 
     Returns:
         Such as ``AP 0.312 -> 0.298 (validation), 0.300 -> 0.305 (test)``.
@@ -30,14 +30,14 @@ def aps(result: TeacherResult) -> str:
 
 
 def warning(result: TeacherResult) -> str | None:
-    """A sentence for people about an adapter without a gain; None of one that is better than its base, or unknown."""
+    """Return the warning about an adapter without a gain; None if it is better than its base, or not measured."""
     if result.improved is not False:
         return None
     return f"the adapter of {result.teacher} is not better than its base: {aps(result)}. {ADVICE}"
 
 
 def check_gain(results: Sequence[TeacherResult], on_no_gain: OnNoGain) -> None:
-    """Fail if that is asked for and an adapter is not better than its base.
+    """Fail if ``on_no_gain`` is ``Fail`` and an adapter is not better than its base.
 
     Raises:
         NotBetterThanBaseError: The message names each such adapter.

@@ -1,7 +1,7 @@
-"""What a process of a run leaves for whoever started it: how it ended and what came of it, as one short JSON text.
+"""The outcome of a process of a run, for its parent: exit code, reason and result, as one short JSON text.
 
-The text is short enough for where little can be left, and so tells the essence alone; all of it is in object storage.
-Fields are only ever added; a reader passes over those that it does not know.
+The text fits into a termination message of Kubernetes, so it is a summary; all details are in object storage. Fields
+may be added, but are never removed; a reader ignores unknown fields.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from engine.safe_text import NEUTRAL
 from engine.spec import TeacherName
 
 LIMIT = 4096
-"""Bytes of an outcome."""
+"""Maximum bytes of an outcome."""
 
 MESSAGE_LENGTH = 1500
-"""Characters of its message."""
+"""Maximum characters of its message."""
 
 IN_LOG = "… (the log has all of it)"
 """The end of a message that is cut."""
@@ -90,7 +90,7 @@ class Prepared(Result):
         published: RunMetadata | None,
         needs: Iterable[MemoryNeed] = (),
     ) -> Prepared:
-        """What was prepared of the training runs of one request."""
+        """Return the summary of the prepared training runs of one request."""
         config, layout = runs[0].config, runs[0].layout
         return cls(
             info=info,
@@ -120,15 +120,15 @@ class Outcome(Result):
 
     @classmethod
     def failure(cls, error: Exception, *, trained: TeacherOutcome | None = None) -> Outcome:
-        """The outcome of a process that an error ends; one that nobody foresaw is told by its type.
+        """Return the outcome of a process that ended with an error; an unexpected error is described by its type.
 
         Args:
-            error: What ended it.
-            trained: What it had published before.
+            error: The error that ended the process.
+            trained: The teacher that it had published before.
         """
         foreseen = isinstance(error, TeacherError)
         message = str(error) if foreseen else f"{type(error).__name__}: {error}"
-        message = message.encode(errors="replace").decode()  # names of files may hold what is no text
+        message = message.encode(errors="replace").decode()  # file names may contain invalid Unicode
         if len(message) > MESSAGE_LENGTH:
             message = f"{message[: MESSAGE_LENGTH - len(IN_LOG)]}{IN_LOG}"
         if isinstance(error, TeacherError):
@@ -153,7 +153,7 @@ class Outcome(Result):
 
 
 def parse_outcome(text: str) -> Outcome | None:
-    """The outcome that a process left, or None if the text is none: a process that was killed leaves nothing.
+    """Parse the outcome of a process; None if the text is not one. A killed process writes none.
 
     The exit code of an outcome of an earlier version is replaced by today's code of the same failure.
     """
@@ -169,7 +169,7 @@ def parse_outcome(text: str) -> Outcome | None:
 
 
 def _parse_cut(text: str) -> Outcome | None:
-    """An outcome whose end a kubelet has cut off: what was cut of problems and classes is counted as left out."""
+    """Parse an outcome that a kubelet has truncated; count the missing problems and classes as left out."""
     lengths = [len(text.encode())]
     while text.endswith(NEUTRAL) and len(lengths) < 4:  # bytes of a character that was cut through
         text = text.removesuffix(NEUTRAL)
@@ -181,7 +181,7 @@ def _parse_cut(text: str) -> Outcome | None:
         if not isinstance(value, dict) or not isinstance(value.get("message"), str):
             return None
         if isinstance(value.get("prepared"), dict):
-            _mend_cut_info(value["prepared"])
+            _repair_truncated_info(value["prepared"])
         elif not value.get("exit_code"):
             return None
         else:
@@ -191,7 +191,7 @@ def _parse_cut(text: str) -> Outcome | None:
         return None
 
 
-def _mend_cut_info(prepared: dict[str, Any]) -> None:
+def _repair_truncated_info(prepared: dict[str, Any]) -> None:
     """Drop the item at which the text was cut, and count what is left out."""
     info = prepared["info"]
     last = "classes" if "classes" in info else "problems"
@@ -202,7 +202,7 @@ def _mend_cut_info(prepared: dict[str, Any]) -> None:
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
-    """Leave an outcome in a file; one that is there is written over, not replaced: it may be a mount.
+    """Write an outcome to a file. An existing file is overwritten in place, since it may be a mount.
 
     Raises:
         StorageError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""Small JSON files of others, bounded and checked: configurations of models, adapters and tokenizers."""
+"""Reads small untrusted JSON files, bounded and checked: configurations of models, adapters and tokenizers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def read_object(content: bytes, *, where: str, error: type[TeacherError], limit:
 
     Args:
         content: JSON in UTF-8.
-        where: What it is called in messages, e.g. its path.
-        error: What is raised.
-        limit: Bytes at most.
+        where: Name of the file in messages, e.g. its path.
+        error: Class of the error.
+        limit: Maximum bytes.
 
     Raises:
-        TeacherError: Of the kind ``error``: it is too large, not JSON or not an object, nested too deep, has a name
-            twice, a number that is not finite, or text that is no Unicode.
+        TeacherError: The file is too large, not JSON or not an object, nested too deep, has a name twice, a number
+            that is not finite, or invalid Unicode; the class is ``error``.
     """
 
     def no_number(text: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""From a request and what its data is to one training run per teacher: the step that every backend shares."""
+"""Plans one training run per teacher from a request and its inspected data, for all backends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TrainingRun:
 
     @property
     def layout(self) -> RunLayout:
-        """Where its artifacts go."""
+        """Layout of its artifacts."""
         return RunLayout.of(self.config)
 
 
@@ -33,7 +33,7 @@ def plan(
     overrides: Mapping[str, Any] | None = None,
     base_digest: Callable[[str], str | None] = lambda base_model: None,
 ) -> tuple[TrainingRun, ...]:
-    """One training run per teacher that the data calls for, boxes before masks. Pure.
+    """Return one training run per teacher that the data needs, boxes before masks. Pure.
 
     All of them share one configuration and one run id, and so one folder in object storage.
 

@@ -1,4 +1,4 @@
-"""One image as each teacher wants it, and the way back.
+"""Transforms an image into the input of each teacher, and coordinates back.
 
 Coordinates are continuous: pixel ``i`` covers ``[i, i + 1)``, so that the box ``[0, 0, W, H]`` is the whole image and
 scaling an image scales its boxes by nothing but a factor for each axis (half-pixel convention).
@@ -33,7 +33,7 @@ MAX_EDGE = 8192
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an image lies in a teacher's input: scaled, in the top left corner.
+    """Position of an image in a teacher's input: scaled, in the top left corner.
 
     Attributes:
         original: Height and width of the image in pixels.
@@ -86,11 +86,11 @@ class Geometry:
 
 
 class Transform(ABC):
-    """From an image to the input of one teacher."""
+    """Transforms images into the input of one teacher."""
 
     @abstractmethod
     def plan(self, height: int, width: int) -> Geometry:
-        """How an image of this size is laid out."""
+        """Return the geometry of an image of this size."""
 
     def image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(H, W, 3) uint8 RGB to (3, H', W') float32: scaled (bilinear, antialiased), normalised, padded with zeros."""
@@ -108,10 +108,10 @@ class Transform(ABC):
 
 
 def check_normalisation(values: Mapping[str, Any], *, where: str) -> None:
-    """See that a ``preprocessor_config.json`` has images scaled and normalised as they are here.
+    """Check that a ``preprocessor_config.json`` uses the supported scaling and normalisation.
 
     Raises:
-        BaseModelError: It has something else.
+        BaseModelError: It uses another.
     """
     for name, expected in (("image_mean", MEAN), ("image_std", STD)):
         found = values.get(name)
@@ -136,7 +136,7 @@ class GroundingDinoTransform(Transform):
     """The shorter edge is scaled to ``shortest_edge`` unless the longer one would pass ``longest_edge`` pixels.
 
     Sizes are rounded as transformers' ``get_size_with_aspect_ratio`` does, so that published weights see the images
-    that they were trained on; there is no padding, as images of a batch are padded to each other.
+    as in their training; padding is not added here, since the images of a batch are padded to a common size.
     """
 
     shortest_edge: int = 800
@@ -151,7 +151,7 @@ class GroundingDinoTransform(Transform):
             where: What it is called in messages.
 
         Raises:
-            BaseModelError: Images are to be made something else of than what is made of them here.
+            BaseModelError: It needs a transform that is not supported.
         """
         check_normalisation(values, where=where)
         size = values.get("size")

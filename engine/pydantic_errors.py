@@ -1,4 +1,4 @@
-"""Turns pydantic's complaints into sentences a user can act on."""
+"""Turns validation errors of pydantic into messages with the remedy."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def parse(
     Args:
         model: The pydantic model to build.
         data: Plain data, as YAML or JSON gives it.
-        where: What the data is called in messages, e.g. ``forklifts.yaml``.
-        strict: Take no number in quotes for a number, as Kubernetes does not.
+        where: Name of the data in messages, e.g. ``forklifts.yaml``.
+        strict: Do not accept a number in quotes as a number, as in Kubernetes.
         line_of: Gives the line of a setting by its path, if it is known.
 
     Raises:

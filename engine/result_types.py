@@ -1,4 +1,4 @@
-"""What a run measures and leaves behind, as values that go to ``metrics.json`` and ``metadata.json``."""
+"""Types of the results of a run, as stored in ``metrics.json`` and ``metadata.json``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ApMetrics(Result):
 
 
 def ceiling_sentence(metrics: ApMetrics) -> str:
-    """What AP leaves out of images with very many objects; empty where nothing is."""
+    """Return a sentence about objects that AP cannot count in very dense images; empty if there are none."""
     if metrics.ap_ceiling is None:
         return ""
     images = f"{metrics.dense_images:,} image{'s have' if metrics.dense_images > 1 else ' has'}"
@@ -52,19 +52,19 @@ def ceiling_sentence(metrics: ApMetrics) -> str:
 
 
 class Interval(Result):
-    """The range that a number lies in with 95 % confidence, images being drawn by chance."""
+    """95 % confidence interval of a number, for images drawn at random."""
 
     low: float
     high: float
 
     @property
     def covers_zero(self) -> bool:
-        """Whether the number may as well be 0."""
+        """True if the interval includes 0."""
         return self.low <= 0 <= self.high
 
 
 class Comparison(Result):
-    """How sure the AP of base and adapter are: intervals by resampling the images (bootstrap)."""
+    """Confidence intervals of the AP of base and adapter, by resampling the images (bootstrap)."""
 
     images: int
     resamples: int
@@ -92,7 +92,7 @@ class AdapterFile(Result):
 
 
 class ClassQuality(Result):
-    """How good a teacher is at one class, at the class's score threshold; -1 where there is nothing to measure."""
+    """Quality for one class at the class's score threshold; -1 where there is nothing to measure."""
 
     f1: float = Field(description="Harmonic mean of precision and recall at an IoU of 0.5.")
     precision: float
@@ -123,7 +123,7 @@ class ClassMatrix(Result):
 
 
 class Confusion(Result):
-    """What became of objects and detections at the score thresholds, counted in the manner of TIDE (arXiv:2008.08115).
+    """Counts of correct and wrong detections at the score thresholds, in the manner of TIDE (arXiv:2008.08115).
 
     An object is found, missed, or covered only by detections of the other kinds.
     """
@@ -139,17 +139,17 @@ class Confusion(Result):
 
 
 class Retention(Result):
-    """How much of the base's skill on prompts outside the dataset is left, on labelled images of other things."""
+    """Zero-shot AP of the base that the adapter keeps, on prompts and labelled images outside the dataset."""
 
     source: str = Field(description="URI of the annotations; `built-in`: the images that come with the engine.")
-    prompts: tuple[str, ...] = Field(description="What was asked for: classes that the dataset does not have.")
+    prompts: tuple[str, ...] = Field(description="The prompts: classes that the dataset does not have.")
     base: ApMetrics = Field(description="With the adapter off.")
     adapted: ApMetrics = Field(description="With the adapter on.")
     share: float = Field(description="AP with the adapter over AP without it; -1 where the base finds next to nothing.")
 
 
 class MemoryNeed(Result):
-    """What the steps of a teacher are expected to hold in GPU memory, in bfloat16."""
+    """Estimated GPU memory of the training steps of a teacher, in bfloat16."""
 
     teacher: TeacherName
     memory_bytes: int = Field(description="Whole batches at a time, all activations kept: the fastest.")

@@ -1,4 +1,4 @@
-"""Text of others in messages: bounded, and without what would tell a terminal to do something."""
+"""Makes untrusted text safe for messages: bounded, and without control characters for a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 
 LONGEST = 2_000
-"""Characters of a message."""
+"""Maximum characters of a message."""
 
 NEUTRAL = "\ufffd"
 _SEPARATORS = frozenset("\u2028\u2029")
@@ -38,7 +38,7 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def listed(names: Iterable[str], most: int = 10) -> str:
-    """Some names, and how many more there are.
+    """List some names, and the number of the others.
 
     >>> listed(["a", "b", "c"], most=2), listed([])
     ('a, b and 1 more', 'nothing')

@@ -52,7 +52,7 @@ def is_second_ctrl_c(number: int) -> bool:
 
 
 def forget_requests() -> None:
-    """Start counting anew: a notebook may interrupt one training run, and later another."""
+    """Reset the count: a notebook may interrupt one training run, and later another."""
     global _first_request
     _first_request = None
 

@@ -1,8 +1,8 @@
-"""What a user asks for: the ``spec`` of a ``TeacherFineTune``, less what only a cluster has.
+"""The user's request: the ``spec`` of a ``TeacherFineTune`` without settings for clusters only.
 
 One typed definition feeds the command line, the manifest and the CRD. Names are camelCase in manifests and
-snake_case in Python. There are no floats: decimal numbers are strings, as Kubernetes APIs advise.
-All that is left out follows from the data (see :mod:`engine.config`).
+snake_case in Python. Decimal numbers are strings instead of floats, as recommended for Kubernetes APIs.
+Unset values follow from the data (see :mod:`engine.config`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DecimalString = Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9]
 GroupBy = Annotated[
     str, StringConstraints(max_length=80, pattern=r"^(Folder|Prefix:[^\x00-\x1f/]{1,8}|Field:[A-Za-z0-9_.-]{1,64})$")
 ]
-"""What images that belong together have in common: see :class:`engine.dataset.leaks.Grouping`."""
+"""Criterion for images that belong together: see :class:`engine.dataset.leaks.Grouping`."""
 
 
 class SpecModel(BaseModel):
@@ -34,7 +34,7 @@ class SpecModel(BaseModel):
 
 
 class TeacherName(StrEnum):
-    """The teachers there are."""
+    """The supported teachers."""
 
     GROUNDING_DINO = "GroundingDino"
     SAM = "Sam"
@@ -62,14 +62,14 @@ class Precision(StrEnum):
 
 
 class OnProblem(StrEnum):
-    """What becomes of images and annotations that cannot be used as they are."""
+    """Policy for images and annotations that cannot be used unchanged."""
 
     SKIP = "Skip"
     FAIL = "Fail"
 
 
 class Crowds(StrEnum):
-    """What annotations with ``iscrowd: 1`` are."""
+    """Meaning of annotations with ``iscrowd: 1``."""
 
     IGNORE = "Ignore"
     """Regions where nobody has told the objects apart: neither learned nor counted as wrong."""
@@ -78,14 +78,14 @@ class Crowds(StrEnum):
 
 
 class OnNoGain(StrEnum):
-    """What to do about an adapter that is not better than its base. It is published in any case."""
+    """Policy for an adapter that is not better than its base. It is published in any case."""
 
     PUBLISH = "Publish"
     FAIL = "Fail"
 
 
 class Characteristic(StrEnum):
-    """What the objects are like; selects augmentation."""
+    """Properties of the objects; select the augmentation."""
 
     CHANGES_SHAPE = "changes_shape"
     REFLECTIVE_SURFACE = "reflective_surface"
@@ -102,7 +102,7 @@ class Characteristic(StrEnum):
 
 
 class Lighting(StrEnum):
-    """How light varies where the objects are seen."""
+    """Variation of the light in use."""
 
     STABLE = "stable"
     VARIABLE = "variable"
@@ -111,7 +111,7 @@ class Lighting(StrEnum):
 
 
 class Weather(StrEnum):
-    """What weather the camera sees."""
+    """Weather in front of the camera."""
 
     NONE = "none"
     RAIN = "rain"
@@ -121,7 +121,7 @@ class Weather(StrEnum):
 
 
 class Motion(StrEnum):
-    """What moves while the shutter is open."""
+    """Source of motion blur."""
 
     NONE = "none"
     OBJECT = "object"
@@ -129,7 +129,7 @@ class Motion(StrEnum):
 
 
 class Viewpoint(StrEnum):
-    """From where the objects are seen. ``overhead`` means that any rotation is as likely as any other."""
+    """Camera position. ``overhead`` means that all rotations are equally likely."""
 
     FIXED = "fixed"
     VARIED = "varied"
@@ -137,7 +137,7 @@ class Viewpoint(StrEnum):
 
 
 class Background(StrEnum):
-    """What is behind the objects."""
+    """Background of the objects."""
 
     PLAIN = "plain"
     VARIED = "varied"
@@ -145,7 +145,7 @@ class Background(StrEnum):
 
 
 class AddressingStyle(StrEnum):
-    """Where a bucket stands in a URL: ``https://store/bucket/key`` or ``https://bucket.store/key``."""
+    """Position of the bucket in URLs: ``https://store/bucket/key`` or ``https://bucket.store/key``."""
 
     AUTO = "auto"
     PATH = "path"
@@ -153,7 +153,7 @@ class AddressingStyle(StrEnum):
 
 
 class Intensity(StrEnum):
-    """How strongly images are changed in training."""
+    """Strength of the augmentation."""
 
     NONE = "none"
     LOW = "low"
@@ -162,7 +162,7 @@ class Intensity(StrEnum):
 
 
 class ExifOrientation(StrEnum):
-    """Whether the annotations were made on images turned as EXIF says."""
+    """Orientation of the images during annotation: turned by EXIF, or as stored."""
 
     AUTO = "Auto"
     APPLIED = "Applied"

@@ -1,4 +1,4 @@
-"""How the threads of torch's OpenMP wait and how many there are, set before torch is loaded, which reads it once.
+"""Wait policy and number of torch's OpenMP threads, set before torch is loaded, which reads them once.
 
 By default threads that wait for one another spin. Where other processes use the machine too, the one that is waited for
 has no core to run on, and a small step takes ten times as long.

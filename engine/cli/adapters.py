@@ -22,9 +22,9 @@ from engine.storage import default_cache
 ADAPTER = typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
 Adapter = Annotated[str, ADAPTER]
 BaseModel = Annotated[
-    str | None, typer.Option("--base-model", help="Where the base lies, if not where it lay in training.")
+    str | None, typer.Option("--base-model", help="Location of the base model, if it has moved since training.")
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")]
 
 
 def evaluate(
@@ -124,7 +124,7 @@ def predict(
     overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
 ) -> None:
-    """See what an adapted teacher sees in a folder of images: boxes from Grounding DINO, masks from SAM."""
+    """Run an adapted teacher on a folder of images: boxes from Grounding DINO, masks from SAM."""
     from engine.dataset import (
         CocoDataset,
         CocoImage,

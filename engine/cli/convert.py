@@ -69,7 +69,7 @@ def convert(
 
 
 def _target(output: str, part: str) -> str:
-    """Where the file of a part is written: ``output`` itself if that is a file."""
+    """Return the URI of the file of a split: ``output`` itself if it is a file."""
     if output.lower().endswith(".json"):
         return output
     return join(output, "annotations.json" if part == "all" else f"{part}.json")

@@ -1,4 +1,4 @@
-"""Commands that look at data. None of them needs torch."""
+"""Commands that inspect, validate, split and augment data. None of them needs torch."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def inspect(
     manifest: Annotated[str | None, options.MANIFEST_FILE] = None,
     images: options.Images = None,
     base_model: Annotated[
-        str | None, typer.Option("--base-model", help="Grounding DINO that is asked about; default: as in training.")
+        str | None, typer.Option("--base-model", help="Grounding DINO to estimate for; default: as in training.")
     ] = None,
     lora_preset: options.Preset = None,
     set_: options.Set = None,
     crowds: options.CrowdChoice = Crowds.IGNORE,
-    gpu: Annotated[str, typer.Option("--gpu", help="Say how long training takes on it, roughly; such as L4.")] = "A100",
+    gpu: Annotated[str, typer.Option("--gpu", help="GPU to estimate the training time for, such as L4.")] = "A100",
     endpoint_url: options.Endpoint = None,
     json: options.Json = False,
 ) -> None:
-    """Say what is in a dataset, or in that of a manifest (-f), what is wrong with it, and what training needs.
+    """Show the content and the problems of a dataset, or of a manifest's (-f), and what training needs.
 
     Images are not read, and nothing is written. With -f the exit code is 41 if training would refuse the dataset.
     """
@@ -84,7 +84,7 @@ def inspect(
     except (ConfigError, DataError) as error:
         if asked and isinstance(error, ConfigError):
             raise
-        config, failure = None, error  # of the data, of which the rest is told all the same
+        config, failure = None, error  # an error of the data: the other results are shown anyway
     reader = config.teachers.grounding_dino if config is not None else None
     if reader is not None or (config is None and info.has_boxes):
         base = reader.base_model if reader is not None else base_model or defaults("grounding_dino")["base_model"]
@@ -110,7 +110,7 @@ def inspect(
 def _request(
     annotations: str | None, manifest: str | None, flags: Mapping[str, str | None]
 ) -> tuple[FineTuneSpec, Storage]:
-    """What is asked for by a manifest, or else by flags, and the storage of its data."""
+    """Return the request of a manifest, or else of flags, and the storage of its data."""
     if manifest is not None:
         given = [name for name, value in ({"ANNOTATIONS": annotations} | dict(flags)).items() if value is not None]
         if given:
@@ -162,7 +162,7 @@ def validate(
     except ConfigError as error:
         if manifest is not None:
             raise
-        raise DataError(str(error)) from None  # nothing was asked for that could be wrong
+        raise DataError(str(error)) from None  # without a manifest, only the data can be wrong
     shown = manifest or annotations
     console.print(f"[green]{escape(str(shown))} can be trained on[/]" + (", with warnings" if info.problems else ""))
 

@@ -1,4 +1,4 @@
-"""What people see: tables, bars and one-sentence errors, on standard error; results go to standard output."""
+"""Output for people: tables, bars and one-sentence errors, on standard error; results go to standard output."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fail(error: TeacherError) -> None:
 
 
 def note(sentence: str) -> None:
-    """Print a remark in passing."""
+    """Print a minor remark."""
     console.print(sentence, style="dim", markup=False, soft_wrap=True)
 
 
@@ -50,7 +50,7 @@ def warn(sentence: str) -> None:
 
 
 def show_info(info: DatasetInfo) -> None:
-    """What inspection found, problems last."""
+    """Print the result of inspection, problems last."""
     for part, files in info.files.items():
         which = f"from {info.source}" if part == "all" else f"as {part}, seen from {info.source}"
         note(f"read {which}: {files.annotations}, images in {files.images}")
@@ -63,7 +63,7 @@ def show_info(info: DatasetInfo) -> None:
         sizes = info.sizes
         facts.add_row("sizes", f"{sizes.small:,} small, {sizes.medium:,} medium, {sizes.large:,} large")
     if info.crowd_share:
-        facts.add_row("crowds", f"{info.crowd_share:.1%} of the annotations; they are no training targets")
+        facts.add_row("crowds", f"{info.crowd_share:.1%} of the annotations; not used as training targets")
     console.print(facts)
     table = Table("class", "annotations", "images", box=None, header_style="dim")
     for one in info.classes[:30]:
@@ -87,7 +87,7 @@ def _boxes(info: DatasetInfo) -> str:
 
 
 def show_results(results: Sequence[TeacherResult]) -> None:
-    """AP before and after, and where each adapter lies."""
+    """Print AP before and after, and the URI of each adapter."""
     with_miou = any(result.after.miou is not None for result in results)
     iou = ("mean IoU before", "mean IoU after") if with_miou else ()
     table = Table("teacher", "AP before", "AP after", "AP50 before", "AP50 after", *iou, "adapter", header_style="bold")
@@ -126,14 +126,14 @@ def show_results(results: Sequence[TeacherResult]) -> None:
 
 
 def show_conclusion(concluded: Conclusion) -> None:
-    """What the numbers allow to be said."""
+    """Print the conclusion of an evaluation."""
     console.print(concluded.sentence, markup=False, soft_wrap=True)
     if concluded.remark:
         warn(concluded.remark)
 
 
 def show_metrics(columns: Sequence[tuple[str, ApMetrics]]) -> None:
-    """The twelve numbers and AP per class, side by side."""
+    """Print COCO's twelve metrics and AP per class, side by side."""
     table = Table("", *(title for title, _ in columns), header_style="bold")
     names = [name for name in ApMetrics.model_fields if name not in ("per_class", "images", "dense_images")]
     table.add_row("images", *("–" if metrics.images is None else f"{metrics.images:,}" for _, metrics in columns))
@@ -155,5 +155,5 @@ def _number(value: float | None) -> str:
 
 
 def is_terminal() -> bool:
-    """Whether somebody watches."""
+    """Return True if standard error is a terminal."""
     return sys.stderr.isatty()

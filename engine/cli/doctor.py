@@ -1,4 +1,4 @@
-"""What ``teacher doctor`` looks at: each check is one sentence, and what to do where something is missing."""
+"""Checks of ``teacher doctor``: each is one sentence, with the remedy if something is missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.storage.uris import AZ, GS
 
 TRAINING_PACKAGES = ("torch", "transformers", "peft", "albumentations", "faster-coco-eval", "scipy", "tensorboard")
 GIGABYTE = 10**9
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - read only
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Check:
 
 
 def checks(endpoint_url: str | None) -> Iterator[Check]:
-    """All findings on this machine, in the order in which they matter."""
+    """Yield all findings on this machine, the most important first."""
     yield Check("python", "ok", sys.version.split()[0])
     yield from _packages()
     yield from _gpu()
@@ -88,7 +88,7 @@ def _room(name: str, folder: Path, wanted: int, why: str) -> Check:
 
 
 def _clouds() -> Iterator[Check]:
-    """Whether gs:// and az:// have an identity. A machine that has neither uses neither, most likely."""
+    """Yield the identities of gs:// and az://. A missing one is not reported: most likely it is not used."""
     from engine.storage.gs_azure_stores import azure_account, credentials
 
     for scheme in (GS, AZ):

@@ -1,4 +1,4 @@
-"""Will it fit, and how long does it take: what `teacher inspect` says of training."""
+"""Estimated memory and duration of training, for `teacher inspect`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from engine.estimate.forecast import Chosen, TeacherOutlook
 
 
 def show_outlook(outlook: Sequence[TeacherOutlook]) -> None:
-    """For each teacher: memory, what is chosen on GPUs of some sizes, and the time on the one that was asked for."""
+    """Print for each teacher the memory, the settings on GPUs of some sizes, and the time on the selected GPU."""
     for one in outlook:
         if one.unknown:
             note(f"{one.teacher}: {one.unknown}")
             continue
         steps = f"steps of {_count(one.step_images, 'image')}"
         note(f"{one.teacher} ({one.base_model}, preset {one.preset}, {steps}):")
-        table = Table("on a GPU of", "images at once", "computed again", "GPU memory", box=None, header_style="dim")
+        table = Table("on a GPU of", "micro-batch", "recomputed", "GPU memory", box=None, header_style="dim")
         for row in one.gpus:
             table.add_row(f"{row.gibibytes} GiB", *_row(row.chosen))
         console.print(table)
         if one.seconds is not None and one.step_seconds is not None:
             note(
                 f"a step takes about {_short(one.step_seconds)}, training for {_count(one.epochs, 'epoch')} about "
-                f"{_duration(one.seconds)} on one {one.gpu}: by its data sheet, not measured, so that half or twice as "
-                "long is no surprise"
+                f"{_duration(one.seconds)} on one {one.gpu}: estimated from its data sheet, so that half or twice as "
+                "long is possible"
             )
 
 
 def _row(chosen: Chosen | None) -> tuple[str, str, str]:
     if chosen is None:
-        return "has no room", "", ""
+        return "too small", "", ""
     again = ", ".join(chosen.checkpointing) or "nothing"
     return str(chosen.images_at_once), again, f"{chosen.memory_bytes / 2**30:.1f} GiB"
 

@@ -1,4 +1,4 @@
-"""Commands about labels: label, and what evaluate does with them."""
+"""The command label, and the evaluation of labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.labelling import Progress
 
 EVERY = 10.0
-"""Seconds between two lines of progress where nobody watches."""
+"""Seconds between two progress lines without a terminal."""
 
 
 def label(
@@ -40,24 +40,25 @@ def label(
         ),
     ] = None,
     nms: Annotated[
-        float, typer.Option("--nms", min=0, max=1, help="Of two boxes of a class with more IoU, the surer is kept.")
+        float,
+        typer.Option("--nms", min=0, max=1, help="NMS: of two boxes of a class with more IoU, keep the higher score."),
     ] = NMS_IOU,
     overlays: Annotated[str | None, typer.Option("--overlays", help="Folder for pictures; s3:// or path.")] = None,
     overlay_count: Annotated[int, typer.Option("--overlay-count", min=1, help="Pictures, over all images.")] = 20,
     base_models: Annotated[
         list[str] | None,
         typer.Option(
-            "--base-model", metavar="TEACHER=WHERE", help="Where a base lies, if not where it lay in training."
+            "--base-model", metavar="TEACHER=WHERE", help="Location of a base model, if it has moved since training."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 4,
-    again: Annotated[bool, typer.Option("--again", help="Begin anew, whatever is there.")] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 4,
+    again: Annotated[bool, typer.Option("--again", help="Start again and replace existing labels.")] = False,
     endpoint_url: options.Endpoint = None,
     as_json: options.Json = False,
 ) -> None:
     """Label a folder of images: boxes from the adapted Grounding DINO, masks from the adapted SAM.
 
-    Streams, and goes on where it was ended. Images that cannot be read are left out and listed.
+    Streams the images, and resumes after an interruption. Unreadable images are skipped and listed.
     """
     storage = options.storage(endpoint_url)
     options.check_writable(output, storage)
@@ -99,7 +100,7 @@ def label(
         on_note=note,
     )
     if done is None:
-        console.print("these labels are there already; --again makes them anew", style="dim")
+        console.print("these labels exist already; --again replaces them", style="dim")
     else:
         console.print(f"{done.objects:,} objects in {done.images:,} images")
         if done.skipped:
@@ -120,18 +121,18 @@ def label(
 
 
 def cut_sentence(images: int, examples: Sequence[str]) -> str:
-    """That a teacher saw more objects than it gives, and where."""
+    """Return the warning that images have more objects than an adapter returns."""
     return (
         f"in {images:,} image{'s' if images > 1 else ''} more objects were seen than an adapter gives for one image "
-        f"(max_detections, 300 by default): the least sure are missing. Cut such images into tiles, or raise the "
-        f"threshold. The first: {', '.join(examples)}"
+        f"(max_detections, 300 by default): those with the lowest scores are missing. Cut such images into tiles, "
+        f"or raise the threshold. The first: {', '.join(examples)}"
     )
 
 
 def evaluate_predictions(
     predictions: str, data: str, images: str | None, *, crowds: Crowds, endpoint_url: str | None, as_json: bool
 ) -> None:
-    """COCO AP of labels with scores against the truth."""
+    """Evaluate labels with scores against the ground truth by COCO AP."""
     from engine.dataset import load_dataset
     from engine.dataset.predictions import load_predictions
     from engine.evaluation.predictions import measure_predictions
@@ -164,7 +165,7 @@ def evaluate_predictions(
 
 
 def progress_line(progress: Progress) -> str:
-    """How far labelling is, how fast it goes, and how long it will take."""
+    """Return the progress, speed and remaining time of labelling."""
     left = progress.seconds_left
     minutes = None if left is None else round(left / 60)
     time_left = (
@@ -184,7 +185,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def _teller() -> Callable[[Progress], None]:
-    """A line that is written over where somebody watches, else one now and then."""
+    """Return a printer of progress: one line that is updated on a terminal, else a line from time to time."""
     last = time.monotonic()
 
     def tell(progress: Progress) -> None:
@@ -200,7 +201,7 @@ def _teller() -> Callable[[Progress], None]:
 
 
 def _by_teacher(assignments: list[str]) -> dict[TeacherName, str]:
-    """``["Sam=s3://…"]`` by teacher."""
+    """Parse ``["Sam=s3://…"]`` into URIs by teacher."""
     found = {}
     for assignment in assignments:
         name, equals, where = assignment.partition("=")

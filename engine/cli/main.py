@@ -1,4 +1,4 @@
-"""The process of a command: how signals and failures end it. It imports little, so that it heeds SIGTERM early."""
+"""The process of a command: signals, failures and exit codes. It imports little, to handle SIGTERM early."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from engine.errors import ConfigError, InterruptedTrainingError, MachineError, T
 from engine.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, signal_name
 
 SHUTDOWN_TIMEOUT = 10
-"""Seconds after a request to stop until what does not end is ended; who sent SIGTERM may wait for 30."""
+"""Seconds after a stop request before the process is forced to end; the sender of SIGTERM may wait for 30."""
 
 
 class Sigterm(BaseException):
-    """SIGTERM arrived. No Exception, as KeyboardInterrupt is none: libraries take those for failures of their own."""
+    """SIGTERM arrived. Like KeyboardInterrupt not an Exception, which libraries would catch."""
 
 
 def main() -> NoReturn:
@@ -61,9 +61,9 @@ def _run() -> int:
         return _failed(MachineError(f"this machine has too little memory: {str(error) or 'none was left'}"))
     except KeyboardInterrupt:  # raised by a library
         return KILLED_BY_CTRL_C
-    except SystemExit as ended:  # of a command that has told its failure itself, and of one that is done
+    except SystemExit as ended:  # the command has reported its failure itself, or is done
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:  # noqa: BLE001 - what nobody foresaw ends the process too, with its traceback
+    except BaseException:  # noqa: BLE001 - an unexpected error ends the process with a traceback
         return _unforeseen()
     return 0
 
@@ -93,12 +93,12 @@ def _unforeseen() -> int:
 
 
 def leave(exit_code: int) -> NoReturn:
-    """End the process with this exit code, whatever its threads, destructors and hooks at exit would do.
+    """End the process immediately with this exit code, without waiting for threads, destructors and exit hooks.
 
     Python's own way (``sys.exit``) waits for threads, then runs the destructors of large libraries: on a busy machine
-    that took longer than any patience, and what ended it changed the exit code. All that matters is written before:
-    files are closed where the blocks that write them end, as are temporary folders. What is left are the streams, and
-    processes that would keep the reader of our output waiting.
+    that took so long that the process was killed with another exit code. All results are written before: blocks that
+    write files have closed them and removed temporary folders. Only the streams are flushed here, and child processes
+    ended that would keep the reader of our output waiting.
     """
     if "multiprocessing.process" in sys.modules:
         from multiprocessing import active_children
@@ -134,13 +134,13 @@ def sigterm_as_error() -> Iterator[None]:
 
 
 def end_by_signal(number: int, frame: object) -> None:
-    """Unwind the main thread; what does not end in time is ended, and so is all by a second Ctrl-C."""
+    """Unwind the main thread; end the process after a timeout, or immediately at a second Ctrl-C."""
     if is_second_ctrl_c(number):
         os._exit(KILLED_BY_CTRL_C)
     if number == signal.SIGINT and signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
         return  # the same Ctrl-C once more
     for other in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(other, signal.SIG_IGN)  # once is enough: nothing that is tidied up is interrupted
+        signal.signal(other, signal.SIG_IGN)  # ignored from now on, so that the cleanup is not interrupted
     words = ["teacher", *(word for word in sys.argv[1:] if not word.startswith("-"))]
     stopped = (
         f"{signal_name(number)} arrived while {' '.join(words[:2])} was at work: the same command does what is left"
@@ -150,7 +150,7 @@ def end_by_signal(number: int, frame: object) -> None:
 
 
 def _end_later(seconds: float, sentence: str) -> None:
-    """End the process where a transfer, or a library, does not; its sentence was not printed yet."""
+    """End the process if a transfer or a library does not return; print the message first."""
     time.sleep(seconds)
     with suppress(OSError):
         os.write(2, f"error: {sentence}\n".encode(errors="replace"))

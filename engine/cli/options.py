@@ -22,7 +22,7 @@ from engine.storage.bucket_uris import split_object
 from engine.storage.options import trust
 
 Images = Annotated[
-    str | None, typer.Option("--images", help="Folder of the images, s3:// or path; default: beside the annotations.")
+    str | None, typer.Option("--images", help="Folder of the images, s3:// or path; default: next to the annotations.")
 ]
 Endpoint = Annotated[
     str | None, typer.Option("--endpoint-url", help="Endpoint of an S3-compatible store; default: AWS_ENDPOINT_URL.")
@@ -31,17 +31,17 @@ ExifChoice = Annotated[
     ExifOrientation,
     typer.Option(
         "--exif-orientation",
-        help="Whether images were annotated as EXIF turns them, where no size shows it; Auto: as the others.",
+        help="Images were annotated as turned by EXIF or as stored, if sizes do not show it; Auto: as the others.",
     ),
 ]
 CrowdChoice = Annotated[
     Crowds,
     typer.Option(
-        "--crowds", help="What iscrowd: 1 marks: regions to ignore, or objects, as some tools mark run-length masks."
+        "--crowds", help="Meaning of iscrowd: 1: regions to ignore, or objects, as some tools mark run-length masks."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -53,7 +53,7 @@ Preset = Annotated[LoraPreset | None, typer.Option("--lora-preset", help="Which 
 
 
 def storage(endpoint_url: str | None = None, region: str | None = None, **more: Any) -> Storage:
-    """Storage as the options say, which tells people of its retries; credentials come from the AWS chain.
+    """Create the storage of the given options, which prints its retries; credentials come from the AWS chain.
 
     Other fields of :class:`StorageOptions` may follow. A bundle of certificates is trusted by the hub's client too.
     """
@@ -64,26 +64,26 @@ def storage(endpoint_url: str | None = None, region: str | None = None, **more: 
 
 
 def storage_of(source: Manifest | RunConfig) -> Storage:
-    """Storage as a manifest, or a configuration, says."""
+    """Create the storage of a manifest or a configuration."""
     asked = source.spec.storage if isinstance(source, Manifest) else source.storage
     return storage(**{name: getattr(asked, name) for name in StorageConfig.model_fields})
 
 
 def read_manifest(uri: str) -> Manifest:
-    """The manifest at a URI or path."""
+    """Read the manifest at a URI or path."""
     content = read_bounded(storage(), uri, limit=MANIFEST_BYTES, error=ConfigError)
     return load_manifest(content, where=uri)
 
 
 def only_local(path: Path | None) -> Path | None:
-    """Return a path of this machine's disk as it is; for options that name nothing else.
+    """Return a local path unchanged; for options that accept local paths only.
 
     Raises:
         ConfigError: It is a URI, which would become a folder called ``s3:``.
     """
     if path is not None and re.match(r"[a-z][a-z0-9+]+:/", str(path)):
         raise ConfigError(
-            f"{str(path).replace(':/', '://', 1)} is a URI: give a path on this machine, and copy it then"
+            f"{str(path).replace(':/', '://', 1)} is a URI: give a path on this machine, then copy the file"
         )
     return path
 
@@ -104,10 +104,10 @@ def check_writable(uri: str, storage: Storage) -> None:
 
 
 def refuse_other(uri: str, storage: Storage, *, overwrite: bool, content: Path | None = None) -> None:
-    """What is to be written is not there yet, or with the same content, or may be replaced.
+    """Check that a target does not exist, has the same content, or may be replaced.
 
     Raises:
-        ConfigError: It is there.
+        ConfigError: The target exists.
     """
     if overwrite or not storage.exists(uri):
         return
@@ -117,7 +117,7 @@ def refuse_other(uri: str, storage: Storage, *, overwrite: bool, content: Path |
             if len(digests) == 1:
                 return
     other = "" if content is None else ", with other content"
-    raise ConfigError(f"{uri} is there already{other}: give another --output, or --overwrite to replace it")
+    raise ConfigError(f"{uri} exists already{other}: give another --output, or --overwrite to replace it")
 
 
 def overrides(assignments: list[str] | None) -> dict[str, Any]:

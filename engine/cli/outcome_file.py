@@ -1,4 +1,4 @@
-"""How a command leaves its outcome for whoever started the process: ``--outcome``."""
+"""The option ``--outcome``: a file with the outcome of a command for its parent process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from engine.result_types import TeacherResult
 
 OutcomeFile = Annotated[
     Path | None,
-    typer.Option("--outcome", help="File to write in which way this ends: JSON of at most 4096 bytes."),
+    typer.Option("--outcome", help="File for the outcome of this command: JSON of at most 4096 bytes."),
 ]
 
 
 @contextmanager
 def failures_in(file: Path | None, published: Sequence[TeacherResult] = ()) -> Iterator[None]:
-    """Leave a failure in ``file``, if there is one, and let it go on to end the process.
+    """Write a failure of the block to ``file``, if given, and raise it again.
 
     Args:
         file: Where the outcome goes.
@@ -40,6 +40,6 @@ def failures_in(file: Path | None, published: Sequence[TeacherResult] = ()) -> I
             try:
                 trained = TeacherOutcome.of(published[-1]) if published else None
                 write_outcome(file, Outcome.failure(error, trained=trained))
-            except StorageError as unwritten:  # said, but it must not hide the cause
+            except StorageError as unwritten:  # printed, but it must not hide the cause
                 fail(unwritten)
         raise

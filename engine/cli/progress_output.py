@@ -12,7 +12,7 @@ from engine.events import Event, Listener
 
 
 def json_lines() -> Listener:
-    """One JSON object a line on standard output."""
+    """Print one JSON object per line on standard output."""
 
     def tell(event: Event) -> None:
         sys.stdout.write(event.line() + "\n")
@@ -22,7 +22,7 @@ def json_lines() -> Listener:
 
 
 def lines() -> Listener:
-    """One line of text an event on standard error, for pipes and log files."""
+    """Print one line of text per event on standard error, for pipes and log files."""
 
     def tell(event: Event) -> None:
         if text := sentence(event):
@@ -32,7 +32,7 @@ def lines() -> Listener:
 
 
 def bar() -> Listener:
-    """A bar with epoch, loss, speed and time left; evaluations and notes as lines above it."""
+    """Show a bar with epoch, loss, speed and time left; evaluations and notes as lines above it."""
     progress = Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),
@@ -63,7 +63,7 @@ def bar() -> Listener:
 
 
 def _compared(event: Event) -> str:
-    """How an evaluation of an adapter compares with the base and with those before it."""
+    """Compare an evaluation of an adapter with the base and with earlier evaluations."""
     if event.best:
         return ", the best so far"
     if event.phase == "adapted" and event.best_ap is None and event.ap_before is not None:
@@ -72,7 +72,7 @@ def _compared(event: Event) -> str:
 
 
 def sentence(event: Event) -> str:
-    """One line for people about an event; empty if it has nothing to report.
+    """Describe an event in one line; empty if there is nothing to report.
 
     >>> sentence(Event(event="step", teacher="sam", epoch=1.5, epochs=4, step=3, steps=8, loss=0.5, seconds_left=90))
     'sam: epoch 2 of 4, step 3 of 8, loss 0.500, 2 min left'
@@ -101,7 +101,7 @@ def _title(event: Event) -> str:
 
 
 def _epoch(event: Event) -> str:
-    """The epoch that is under way, from 1."""
+    """Return the current epoch, from 1."""
     if event.epoch is None:
         return ""
     number = math.floor(event.epoch) + 1

@@ -1,4 +1,4 @@
-"""``teacher result``: what one teacher of a planned run has published, for whoever did not see its process end."""
+"""``teacher result``: the published result of one teacher of a planned run, read from storage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def result(
     endpoint_url: options.Endpoint = None,
     outcome: OutcomeFile = None,
 ) -> None:
-    """Read what a teacher of a planned run has published, with the outcome that its training left. Needs no torch."""
+    """Read the published result of a teacher, with the same outcome as its training. Needs no torch."""
     results: list[TeacherResult] = []
     with failures_in(outcome, results):
         settings = from_yaml(read_bounded(options.storage(endpoint_url), config, limit=MANIFEST_BYTES), where=config)

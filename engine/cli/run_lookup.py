@@ -1,7 +1,7 @@
-"""Runs by name: whatever knows of runs, such as a cluster's operator, registers a resolver as an entry point.
+"""Looks up runs by name, with resolvers that are registered as entry points, such as the operator's.
 
 Each entry point of the group ``teacher.runs`` is a callable ``(name: str, namespace: str | None) -> ResolvedRun``. It
-raises a TeacherError if it knows of no such run.
+raises a TeacherError if the run does not exist.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GROUP = "teacher.runs"
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """Where a published run lies, and how its storage is reached."""
+    """Location of a published run, with the options of its storage."""
 
     uri: str
     """The run's folder: ``<output>/<name>/<run id>``."""
@@ -35,15 +35,15 @@ Resolver = Callable[[str, str | None], ResolvedRun]
 
 
 def find_run(run: str, *, namespace: str | None = None) -> ResolvedRun:
-    """The run that is meant: by its folder, or by its name where something resolves names.
+    """Find a run by its folder, or by its name with an installed resolver.
 
     Args:
-        run: URI or path of the run's folder, or a name without a slash. A folder here of that name comes first.
-        namespace: Where the name is looked for; there are names only.
+        run: URI or path of the run's folder, or a name without a slash. An existing folder of that name has precedence.
+        namespace: Namespace of the name; not allowed with a folder.
 
     Raises:
-        ConfigError: A name was given, and nothing that resolves names is installed; or a namespace for a folder.
-        TeacherError: There is no such run.
+        ConfigError: A name was given and no resolver is installed; or a namespace was given for a folder.
+        TeacherError: The run does not exist.
     """
     if "/" in run or (namespace is None and Path(run).exists()):
         if namespace is not None:
@@ -53,7 +53,7 @@ def find_run(run: str, *, namespace: str | None = None) -> ResolvedRun:
 
 
 def _resolver(run: str) -> Resolver:
-    """The first that is whole: an entry point may be there without what it needs."""
+    """Return the first usable resolver: the dependencies of an entry point may be missing."""
     missing = ""
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class ProgressStyle(StrEnum):
-    """How progress is shown."""
+    """Form of the progress output."""
 
     AUTO = "auto"
     BAR = "bar"
@@ -65,7 +65,7 @@ def run(
     progress: Progress = ProgressStyle.AUTO,
     work_dir: WorkDir = None,
 ) -> None:
-    """Do what a manifest asks for: inspect the data, train the teachers it calls for, publish the adapters."""
+    """Run a manifest: inspect the data, train the teachers, publish the adapters."""
     from engine import local_run
     from engine.fine_tune import train_all
 
@@ -78,7 +78,7 @@ def run(
     if done is None:
         done = train_all(info, runs, storage, listener=_listener(progress), work_dir=work_dir, again=again)
     else:
-        console.print("this very run is published already; --again trains it anew", style="dim")
+        console.print("this very run is published already; --again trains it again", style="dim")
     _show_run(layout, done, runs[0].config)
 
 
@@ -87,7 +87,7 @@ def prepare(
     set_: options.Set = None,
     outcome: OutcomeFile = None,
 ) -> None:
-    """Do what comes before training: inspect the data, and write into storage what trainers read. Needs no torch."""
+    """Prepare a run: inspect the data, and write the trainers' input to storage. Needs no torch."""
     from engine import local_run
     from engine.estimate.forecast import needs
 
@@ -148,7 +148,7 @@ def train(
         _train_planned(config, teacher, progress, work_dir, endpoint_url, outcome)
         return
     if outcome is not None:
-        raise ConfigError("--outcome goes with --config: it tells of one teacher of a planned run")
+        raise ConfigError("--outcome needs --config: it describes one teacher of a planned run")
     if Place.of(os.environ).size > 1:
         raise ConfigError("several processes train one planned run: give --config")
     if data is None or output is None:
@@ -212,7 +212,7 @@ def _train_planned(
             config = from_yaml(content, where=config_uri)
             names = teachers or config.teachers.names
             if outcome is not None and len(names) != 1:
-                raise ConfigError(f"--outcome tells of one teacher, not of {', '.join(names)}: give one --teacher")
+                raise ConfigError(f"--outcome describes one teacher, not {', '.join(names)}: give one --teacher")
             from engine.training.device import GPUS, check_gpus
             from engine.training.distributed import joined
 
@@ -226,7 +226,7 @@ def _train_planned(
     except TeacherError as error:
         slug = teacher.slug if teacher is not None else ""
         listener(Event(event="error", teacher=slug, message=str(error), reason=error.reason, exit_code=error.exit_code))
-        # Whoever reads the lines has been told; so has the first of several processes, which says it.
+        # The JSON lines contain the failure already; other processes than the first leave the report to it.
         if progress is ProgressStyle.JSON if speaks else processes is not None and processes.told:
             raise typer.Exit(error.exit_code) from None
         raise
@@ -261,12 +261,12 @@ def _train_one(
 
 
 def _hung(outcome: Path | None, teacher: str, error: NoProgressError) -> None:
-    """Tell a failure from a thread beside the one that hangs, which may hold the streams."""
+    """Report a failure from another thread than the hanging one, which may hold the streams."""
     event = Event(event="error", teacher=teacher, message=str(error), reason=error.reason, exit_code=error.exit_code)
     if outcome is not None:
         write_outcome(outcome, Outcome.failure(error))
     for stream, text in ((2, f"error: {error}\n"), (1, f"\n{event.line()}\n")):
-        with suppress(OSError):  # whoever read it may be gone
+        with suppress(OSError):  # the reader may have ended
             os.write(stream, text.encode())
 
 
@@ -298,7 +298,7 @@ def fetch(
 
 
 def doctor(endpoint_url: options.Endpoint = None) -> None:
-    """Check that this machine can train, and say in a sentence what is missing."""
+    """Check that this machine can train, and print what is missing."""
     from engine.cli.doctor import checks
 
     failed = 0

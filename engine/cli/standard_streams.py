@@ -41,7 +41,7 @@ def _text(number: int, before: object) -> io.TextIOWrapper:
 
 
 class _Stream(io.TextIOWrapper):
-    """A standard stream. What cannot be written because nobody reads it is dropped from then on.
+    """A standard stream. Output is discarded once nobody reads the stream any more.
 
     Not by a class of raw streams: a signal's handler that raises while it returns would have a text written twice.
     """
@@ -49,7 +49,7 @@ class _Stream(io.TextIOWrapper):
     def __init__(self, number: int, *, encoding: str, line_by_line: bool) -> None:
         self._number, self._terminal = number, os.isatty(number)
         file = io.BufferedWriter(io.FileIO(number, "wb", closefd=False))
-        # Names of files may hold what is no text.
+        # File names may contain invalid Unicode.
         super().__init__(file, encoding=encoding, errors="backslashreplace", line_buffering=line_by_line)
 
     def write(self, text: str, /) -> int:
@@ -69,7 +69,7 @@ class _Stream(io.TextIOWrapper):
             super().flush()
 
     def _drop(self, error: OSError) -> None:
-        """From now on the stream leads nowhere; raise ``error`` if that would hide a failure."""
+        """Discard all further output; raise ``error`` if that would hide a failure."""
         unread = error.errno == EPIPE or (error.errno == EIO and self._terminal)
         if not unread and self._number != STDERR:
             raise error

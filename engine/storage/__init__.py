@@ -51,16 +51,16 @@ __all__ = [
 ]
 
 SAY_EVERY = 10.0
-"""Seconds between two sentences about retries: a thousand of them are not a thousand lines."""
+"""Minimum seconds between two messages about retries, so that many retries do not fill the log."""
 
 
 class Storage:
     """Reads and writes whole URIs. Safe to use from several threads.
 
-    What may pass, such as a store that is overloaded, is tried again a few times with growing pauses; ``on_retry`` is
-    told so in a sentence, from whichever thread, at most every :data:`SAY_EVERY` seconds.
+    Temporary failures, such as an overloaded store, are retried a few times with growing pauses. ``on_retry`` receives
+    a message about it, from any thread, at most every :data:`SAY_EVERY` seconds.
 
-    Every method raises StorageError (of a missing object its subclass NotFoundError) with a sentence that names the
+    Every method raises StorageError (for a missing object its subclass NotFoundError) with a message that contains the
     URI, and ConfigError for a URI or endpoint that cannot be used.
     """
 
@@ -76,7 +76,7 @@ class Storage:
 
     @cached_property
     def _remote(self) -> dict[str, Backend]:
-        """One backend for each scheme of buckets; each connects when it is used first."""
+        """One backend per bucket scheme; each connects on first use."""
         options = self.options.complete()
         clouds = {scheme: CloudBackend(scheme, options, self._say) for scheme in (GS, AZ)}
         return {S3: S3Backend(options, self._say), **clouds}
@@ -98,23 +98,23 @@ class Storage:
         return self._files
 
     def exists(self, uri: str) -> bool:
-        """Whether there is such an object."""
+        """Return True if the object exists."""
         return self._backend(uri).head(uri) is not None
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """What a listing says of an object; None if there is none."""
+        """Return the metadata of an object; None if it does not exist."""
         return self._backend(uri).head(uri)
 
     def is_prefix(self, uri: str) -> bool:
-        """Whether there is at least one object below this folder."""
+        """Return True if there is at least one object below this folder."""
         return next(iter(self.list(uri)), None) is not None
 
     def read_bytes(self, uri: str) -> bytes:
-        """The content of an object."""
+        """Return the content of an object."""
         return self._backend(uri).read(uri)
 
     def read_start(self, uri: str, size: int) -> bytes:
-        """The first ``size`` bytes of an object, or all of a shorter one."""
+        """Return the first ``size`` bytes of an object, or all of a shorter one."""
         with self._backend(uri).open(uri) as stream:
             return stream.read(size)
 
@@ -123,7 +123,7 @@ class Storage:
         return self._backend(uri).open(uri)
 
     def open_checked(self, uri: str) -> BinaryIO:
-        """The same for what must be right before anything is made of it: see :meth:`S3Backend.open_checked`."""
+        """Open an object whose checksum is verified before use, if it is small: see :meth:`S3Backend.open_checked`."""
         backend = self._backend(uri)
         return backend.open_checked(uri) if isinstance(backend, S3Backend) else backend.open(uri)
 
@@ -132,11 +132,11 @@ class Storage:
     ) -> None:
         """Write an object: readers see the old content or all of the new.
 
-        Where a store does not know the condition that an object be absent, it is looked for first; of two that write at
-        the same moment, both may succeed then. See :meth:`honours_conditions`.
+        If a store does not support the condition that an object is absent, its existence is checked first; then two
+        concurrent writers may both succeed. See :meth:`honours_conditions`.
 
         Raises:
-            ExistsError: ``only_if_absent``, and it is there with other content.
+            ExistsError: ``only_if_absent`` is set and the object exists with other content.
         """
         backend = self._backend(uri)
         try:
@@ -147,14 +147,14 @@ class Storage:
             if backend.head(uri) is None:
                 backend.write(uri, data, content_type=content_type, only_if_absent=False)
             elif self.read_bytes(uri) != data:
-                raise ExistsError(f"{uri} is there already") from None
+                raise ExistsError(f"{uri} exists already") from None
         except ExistsError:
-            # Where an answer got lost on its way, a second attempt finds what the first has written.
+            # If the answer to a first attempt was lost, the second attempt finds the object that the first has written.
             if self.read_bytes(uri) != data:
                 raise
 
     def honours_conditions(self, folder: str) -> bool:
-        """Try out, once, whether ``only_if_absent`` holds below a folder against writers at the same moment.
+        """Test, once per folder, that ``only_if_absent`` is reliable with concurrent writers.
 
         Raises:
             StorageError: The folder cannot be written to, or concurrent attempts cannot be kept apart: see
@@ -167,31 +167,31 @@ class Storage:
         return self._honours[folder]
 
     def note(self, sentence: str) -> None:
-        """Report what concerns storage as a whole, as retries are reported."""
+        """Report a message about storage as a whole, in the same way as retries."""
         if self.on_retry is not None:
             self.on_retry(sentence)
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
-        """All objects below a folder, sorted by key, as they come; nothing for a folder that is not there."""
+        """Yield all objects below a folder, sorted by key; nothing if the folder does not exist."""
         return self._backend(folder).list(folder)
 
     def copy(self, source: str, target: str) -> None:
-        """Copy an object to another place of the same kind, all at once and without its bytes coming here."""
+        """Copy an object within the same kind of storage, atomically and without a download."""
         self._backend(source).copy(source, target)
 
     def delete(self, uri: str) -> None:
-        """Delete an object; one that is not there is no error."""
+        """Delete an object; a missing object is not an error."""
         self._backend(uri).delete(uri)
 
     def local_path(self, uri: str) -> Path | None:
-        """The path of a file that needs no download; None for an object in S3."""
+        """Return the path of a file that needs no download; None for an object in a bucket."""
         return local_path(uri) if self._backend(uri) is self._files else None
 
     def download(self, uri: str, path: Path, *, etag: str | None = None) -> Path:
-        """Copy an object to a path, which holds all of it or is not there.
+        """Copy an object to a path. The path holds the complete object or does not exist.
 
         Raises:
-            ChangedError: It is no longer the one that was listed with this ETag.
+            ChangedError: The object has no longer this ETag.
         """
         self._backend(uri).download(uri, path, etag)
         return path
@@ -201,10 +201,10 @@ class Storage:
         self._backend(uri).upload(path, uri)
 
     def download_many(self, pairs: Iterable[tuple[str, Path]], *, on_progress: OnProgress | None = None) -> None:
-        """Copy objects to paths, many at once. The first failure stops the rest and is raised.
+        """Copy objects to paths in parallel. The first failure stops the rest and is raised.
 
-        A path that holds a copy already, of the object's size and time of change, is left as it is: an interrupted
-        transfer goes on where it was. Pairs may be a generator: few are held at a time.
+        A path that already holds a copy, with the object's size and modification time, is skipped: an interrupted
+        transfer continues. Pairs may be a generator: few are held in memory.
         """
 
         def one(pair: tuple[str, Path]) -> int:
@@ -219,7 +219,7 @@ class Storage:
         """Copy all objects below a folder as :meth:`download_many` does.
 
         Raises:
-            DataError: A key leads out of the folder.
+            DataError: A key points outside the folder.
         """
         in_parallel(lambda item: self._fetch(item.uri, safe_join(path, item.key), item), self.list(folder), on_progress)
 
@@ -230,7 +230,7 @@ class Storage:
             return path.stat().st_size
 
     def upload_many(self, pairs: Sequence[tuple[Path, str]], *, on_progress: OnProgress | None = None) -> None:
-        """Copy files to objects, many at once. The first failure stops the rest and is raised."""
+        """Copy files to objects in parallel. The first failure stops the rest and is raised."""
         sizes = {}
         for path, _ in pairs:
             with failures(str(path), "read"):
@@ -243,16 +243,16 @@ class Storage:
         in_parallel(one, pairs, on_progress, objects_total=len(pairs), bytes_total=sum(sizes.values()))
 
     def upload_folder(self, path: Path, folder: str, *, on_progress: OnProgress | None = None) -> Sequence[str]:
-        """Copy all files below a path, many at once.
+        """Copy all files below a path in parallel.
 
         Returns:
             The URIs written, sorted by key.
 
         Raises:
-            NotFoundError: There is no such folder.
+            NotFoundError: The folder does not exist.
         """
         if not path.is_dir():
-            raise NotFoundError(f"{path} cannot be copied to {folder}: there is no such folder")
+            raise NotFoundError(f"{path} cannot be copied to {folder}: the folder does not exist")
         with failures(str(path), "read"):
             pairs = [(path / key, join(folder, key)) for key, _ in walk(path)]
         self.upload_many(pairs, on_progress=on_progress)
@@ -260,7 +260,7 @@ class Storage:
 
 
 def _is_copy(path: Path, original: ObjectInfo) -> bool:
-    """Whether a path was downloaded from an object as it is now. Size alone would take one adapter for another."""
+    """Return True if the file is a download of the object as it is now. Adapters of two runs have the same size."""
     if not path.is_file():
         return False
     status = path.stat()

@@ -1,4 +1,4 @@
-"""What a backend of the storage can do, and what it says of objects."""
+"""The interface of storage backends, and their data types and errors."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from engine.errors import StorageError
 
 
 class NotFoundError(StorageError):
-    """There is no such object, folder or bucket."""
+    """The object, folder or bucket does not exist."""
 
 
 class ExistsError(StorageError):
-    """An object that was to be written only if absent is there."""
+    """A write on condition that the object is absent failed: the object exists."""
 
 
 class ChangedError(StorageError):
-    """An object is no longer the one that was listed."""
+    """An object was changed after it was listed."""
 
 
 class BrokenError(StorageError):
-    """A connection broke off where the client of the store heeds no faults."""
+    """A connection was closed early, in a step that the store's client does not retry."""
 
 
 class UnsupportedError(StorageError):
-    """The store does not know what was asked of it."""
+    """The store does not support the request."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class ObjectInfo:
     etag: str
     """Changes when the content does."""
     modified_ns: int
-    """When it was written, in nanoseconds since the epoch; S3 tells whole seconds. A download gets it as its own."""
+    """Modification time in nanoseconds since the epoch; S3 has whole seconds. Downloaded files get the same time."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a transfer of many objects has come; totals are None where they are not known beforehand."""
+    """Progress of a transfer of many objects; totals are None if they are not known in advance."""
 
     objects: int
     bytes: int
@@ -59,40 +59,40 @@ OnProgress = Callable[[Progress], None]
 
 
 class Backend(Protocol):
-    """One kind of store. URIs are whole; failures are StorageErrors that name them."""
+    """One kind of store. URIs are complete; failures are StorageErrors that contain the URI."""
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """The object at ``uri``, or None."""
+        """Return the metadata of the object at ``uri``, or None."""
 
     def read(self, uri: str) -> bytes:
-        """The content of the object."""
+        """Return the content of the object."""
 
     def open(self, uri: str) -> BinaryIO:
         """Read the object as a stream."""
 
     def write(self, uri: str, data: bytes, *, content_type: str | None, only_if_absent: bool) -> None:
-        """Write an object, all at once.
+        """Write an object atomically.
 
         Raises:
-            ExistsError: ``only_if_absent``, and it is there.
-            UnsupportedError: ``only_if_absent``, and the store does not know that condition.
+            ExistsError: ``only_if_absent`` is set and the object exists.
+            UnsupportedError: ``only_if_absent`` is set and the store does not support this condition.
         """
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
-        """All objects below a folder, sorted by key."""
+        """Yield all objects below a folder, sorted by key."""
 
     def download(self, uri: str, path: Path, etag: str | None = None) -> None:
-        """Copy an object to a path, which holds all of it, with its time of change, or is not there.
+        """Copy an object, with its modification time, to a path. The path holds the complete object or does not exist.
 
         Raises:
-            ChangedError: It is not the one that was listed with this ETag.
+            ChangedError: The object has another ETag.
         """
 
     def upload(self, path: Path, uri: str) -> None:
         """Copy a file to an object."""
 
     def copy(self, source: str, target: str) -> None:
-        """Copy an object to another place in the same store, all at once."""
+        """Copy an object within the same store, atomically."""
 
     def delete(self, uri: str) -> None:
-        """Delete an object; one that is not there is no error."""
+        """Delete an object; a missing object is not an error."""

@@ -1,4 +1,4 @@
-"""Small files of others: read up to a bound, so that a wrong path or a planted file does not fill the memory."""
+"""Reads small untrusted files up to a size limit, so that a wrong or malicious file cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from engine.errors import StorageError, TeacherError
 from engine.storage import Storage
 
 MANIFEST_BYTES = 4 << 20
-"""Bytes of a manifest or a configuration."""
+"""Maximum bytes of a manifest or a configuration."""
 
 JSON_BYTES = 256 << 20
-"""Bytes of what a run publishes as JSON: results of thousands of classes have a tenth of it."""
+"""Maximum bytes of a JSON file of a run: results of thousands of classes have a tenth of it."""
 
 
 def read_bounded(storage: Storage, uri: str, *, limit: int, error: type[TeacherError] = StorageError) -> bytes:
     """Return the content of an object of at most ``limit`` bytes.
 
     Raises:
-        StorageError: Storage refuses, or there is no such object.
-        TeacherError: It is larger; of the kind ``error``.
+        StorageError: The object cannot be read or does not exist.
+        TeacherError: The object is larger; the class is ``error``.
     """
     with storage.open(uri) as file:
         content = file.read(limit + 1)

@@ -1,4 +1,4 @@
-"""Bucket and key of a URI. A bucket of S3 may be the ARN of an access point, which holds slashes itself."""
+"""Bucket and key of a URI. An S3 bucket may be the ARN of an access point, which contains slashes itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ACCESS_POINT = re.compile(
     r"))(?:/(?P<key>.*))?",
     re.DOTALL,
 )
-"""Of a bucket, or of a bucket on an Outpost; what follows the next slash is the key."""
+"""Access point of a bucket, or of a bucket on an Outpost; the key follows after the next slash."""
 
 REFUSED = (
     (
@@ -32,12 +32,12 @@ REFUSED = (
 
 
 def is_access_point(bucket: str) -> bool:
-    """Whether what stands for the bucket is an ARN."""
+    """Return True if the bucket is given as an ARN."""
     return bucket.startswith(ARN)
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Bucket and key, both as they are written: a key may begin with slashes, or hold several in a row.
+    """Split a URI into bucket and key, unchanged: a key may begin with slashes, or have several in a row.
 
     >>> split("s3://b//images//1.jpg")
     ('b', '/images//1.jpg')
@@ -45,7 +45,7 @@ def split(uri: str) -> tuple[str, str]:
     ('arn:aws:s3:eu-west-1:123456789012:accesspoint/team', 'images/1.jpg')
 
     Raises:
-        ConfigError: There is no bucket, or an ARN that is not that of an access point.
+        ConfigError: The bucket is missing, or is an ARN other than that of an access point.
     """
     scheme = next((one for one in REMOTE if uri.startswith(one)), S3)
     rest = uri.removeprefix(scheme)
@@ -65,10 +65,10 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def split_object(uri: str) -> tuple[str, str]:
-    """The same of an object.
+    """Split the URI of an object into bucket and key.
 
     Raises:
-        ConfigError: It is a bucket or a folder.
+        ConfigError: The URI names a bucket or a folder.
     """
     bucket, key = split(uri)
     if not key or key.endswith("/"):
@@ -77,7 +77,7 @@ def split_object(uri: str) -> tuple[str, str]:
 
 
 def prefix_of(folder: str) -> tuple[str, str]:
-    """Bucket, and what the keys below a folder begin with; slashes in a row are kept, since they are part of keys.
+    """Return the bucket and the key prefix of a folder. Several slashes in a row are kept: they are part of keys.
 
     >>> prefix_of("s3://b/images"), prefix_of("s3://b/images/"), prefix_of("s3://b/images//"), prefix_of("s3://b/")
     (('b', 'images/'), ('b', 'images/'), ('b', 'images//'), ('b', ''))

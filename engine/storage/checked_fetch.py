@@ -1,4 +1,4 @@
-"""Files of which the sha256 is known: fetched next to existing ones, checked, and only then swapped."""
+"""Fetches files with known sha256: into a staging folder, verified, and only then moved into place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.storage.output_lock import lock_file
 from engine.storage.publication import sha256_of
 
 STAGING = ".fetch-"
-"""Beginning of the name of the folder that files are fetched into: inside the one to be filled, on the same disk."""
+"""Name prefix of the staging folder, which is inside the target folder and so on the same disk."""
 
 LOCK = ".fetch.lock"
 
@@ -23,20 +23,20 @@ LOCK = ".fetch.lock"
 def fetch_checked(
     root: str, digests: Mapping[str, str], folder: Path, *, seal: tuple[str, bytes], storage: Storage
 ) -> None:
-    """Fill a folder with files. Until all are here and right, nothing that was in it before is touched.
+    """Fetch files into a folder. Existing files are not touched until all new files are fetched and verified.
 
     Args:
-        root: URI of the folder that they lie in.
-        digests: From path below either folder to sha256. Files that are here already are not fetched again.
-        folder: On this machine.
-        seal: Path and content of a file that stands for all others: the first to go, and the last to come.
-        storage: Where the files lie.
+        root: URI of the source folder.
+        digests: sha256 by relative path. Files that exist already with this digest are not fetched again.
+        folder: Target folder on this machine.
+        seal: Path and content of a file that marks the folder as complete: removed first, and written last.
+        storage: Access to the source folder.
 
     Raises:
-        ConfigError: A link leads out of the folder, or there is a folder where a file is needed.
-        DataError: A path leads out of the folder.
-        StorageError: A file is missing, or is not what it should be; the disk refuses; or another process fetches
-            into the same folder.
+        ConfigError: A link points outside the folder, or a folder exists where a file is needed.
+        DataError: A path points outside the folder.
+        StorageError: A file is missing or has another sha256; the folder cannot be written; or another process
+            fetches into the same folder.
     """
     name, content = seal
     targets = {path: safe_join(folder, path) for path in digests}
@@ -62,7 +62,7 @@ def fetch_checked(
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """A new folder inside ``folder``, which is removed in the end, as are those of processes that were killed.
+    """Create a staging folder inside ``folder``; remove it at the end, and those of killed processes.
 
     Raises:
         StorageError: Another process fetches into ``folder``.
@@ -92,7 +92,7 @@ def _is(path: Path, digest: str) -> bool:
 
 
 def _refuse_elsewhere(target: Path, folder: Path) -> None:
-    """A link on the way to a file would have it written elsewhere; and a folder cannot be replaced by a file."""
+    """Raise ConfigError if a link in the path points outside the folder, or a folder is in place of the file."""
     within = folder.resolve()
     for above in target.parents:
         if above == folder:

@@ -1,4 +1,4 @@
-"""Whether a store honours conditional writes, found out by trying: some ignore the condition, others refuse it."""
+"""Tests whether a store honours conditional writes: some stores ignore the condition, others refuse it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from engine.storage.base import Backend
 
 FOLDER = ".teacher"
-"""Below the folder that is tried; nothing stays in it."""
+"""Folder for the test objects, below the folder that is tested; the objects are deleted."""
 
 
 def honours_conditions(folder: str, backend: Backend) -> bool:
-    """Write an object twice on condition that it is absent; it is deleted afterwards.
+    """Write an object twice on condition that it is absent, then delete it.
 
     Returns:
-        Whether the store wrote it once, and refused the second time.
+        True if the store accepted the first write and refused the second.
 
     Raises:
-        StorageError: The store cannot be written to; or it honours no condition and does not list what it was given
-            either, so that attempts at one run cannot be kept apart.
+        StorageError: The store cannot be written to; or it neither honours the condition nor lists new objects
+            immediately, so that attempts at one run cannot be kept apart.
     """
     place = join(folder, FOLDER)
     uri = join(place, f"trial-{uuid.uuid4().hex}")
@@ -43,7 +43,7 @@ def _written_once(uri: str, backend: Backend) -> bool:
         backend.write(uri, first, content_type=None, only_if_absent=True)
     except UnsupportedError:
         return False
-    except ExistsError:  # of an object of a name that is new: the answer to an earlier request got lost, or it is wrong
+    except ExistsError:  # the name is new: the answer to an earlier request was lost, or it is wrong
         if backend.head(uri) is None:
             return False
     try:
@@ -56,7 +56,7 @@ def _written_once(uri: str, backend: Backend) -> bool:
 
 
 def _check_listed(uri: str, place: str, backend: Backend) -> None:
-    """Attempts can agree by writing and listing, if what is written is seen from then on."""
+    """Raise StorageError if new objects are not listed immediately: attempts could not agree by an election."""
     for content in (b"third", b"fourth"):
         backend.write(uri, content, content_type=None, only_if_absent=False)
         if backend.read(uri) != content or uri not in {item.uri for item in backend.list(place)}:

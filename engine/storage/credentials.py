@@ -1,8 +1,8 @@
-"""Credentials of the AWS chain that are looked up anew when a store refuses them.
+"""Credentials of the AWS chain that are looked up again when a store refuses them.
 
-botocore renews by itself what says when it ends: roles, web identities, metadata services, a ``credential_process``
-that tells. Keys in a file are read once, and a run would end when they are rotated; here the file is read again. What
-stands in the environment of a process cannot change.
+botocore renews credentials with a known expiry: roles, web identities, metadata services, and a
+``credential_process`` that reports it. botocore reads keys in a file only once, and a run would fail when they are
+rotated; here the file is read again. Environment variables of a process do not change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from botocore.session import Session
 
 
 class RenewableCredentials(Credentials):
-    """What the AWS chain gives, now and after each :meth:`renew`. Safe to use from several threads."""
+    """Credentials of the AWS chain; updated by :meth:`renew`. Safe to use from several threads."""
 
     def __init__(self, found: Credentials) -> None:
         frozen = found.get_frozen_credentials()
@@ -26,39 +26,39 @@ class RenewableCredentials(Credentials):
         self._lock = threading.Lock()
 
     def get_frozen_credentials(self) -> Any:
-        """Key, secret and token of one moment."""
+        """Return key, secret and token together."""
         return self._found.get_frozen_credentials()
 
     def renew(self) -> None:
-        """Go through the chain again; where it gives nothing, what is known stays."""
+        """Query the chain again; keep the present credentials if it returns none."""
         with self._lock, contextlib.suppress(BotoCoreError):
             self._found = Session().get_credentials() or self._found
 
 
 class Chain:
-    """botocore's ``credential_provider``."""
+    """A ``credential_provider`` for botocore."""
 
     def __init__(self) -> None:
         self._credentials: RenewableCredentials | None = None
 
     def load_credentials(self) -> RenewableCredentials | None:
-        """What the chain gives, or None."""
+        """Return the credentials of the chain, or None."""
         found = Session().get_credentials()
         if found is not None:
             self._credentials = RenewableCredentials(found)
         return self._credentials
 
     def now(self) -> Any:
-        """Key, secret and token of this moment.
+        """Return the current key, secret and token.
 
         Raises:
-            NoCredentialsError: There are none.
+            NoCredentialsError: The chain has no credentials.
         """
         if self._credentials is None:
             raise NoCredentialsError
         return self._credentials.get_frozen_credentials()
 
     def renew(self) -> None:
-        """Look for others."""
+        """Look up the credentials again."""
         if self._credentials is not None:
             self._credentials.renew()

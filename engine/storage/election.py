@@ -1,14 +1,14 @@
-"""How attempts agree on one of them where a store does not honour conditional writes: by plain writes and listings.
+"""An election among attempts at one run, by plain writes and listings, for stores without conditional writes.
 
-Disk Paxos (Gafni and Lamport, "Disk Paxos", Distributed Computing 16, 2003) with the store as its one disk. A voter
-writes an object for each step, whose name says all: first that it opens a ballot, then what it votes for. After each
-it lists the objects. If there is a higher ballot it starts over with a higher one of its own. Otherwise, after the
-first step, it votes for what the highest ballot with a vote voted for, or for itself if there is none; after the
-second, that is elected.
+Disk Paxos (Gafni and Lamport, "Disk Paxos", Distributed Computing 16, 2003) with the store as its only disk. A voter
+writes one object per step; the object's name holds all information. Step 1 opens a ballot, step 2 records a vote.
+After each step the voter lists the objects. If a higher ballot exists, it starts over with a still higher ballot.
+Otherwise, after step 1, it votes for the candidate of the highest ballot that has a vote, or for itself if no ballot
+has one. After step 2, the candidate of its vote is elected.
 
-Why no other is elected: a voter that opens a higher ballot after this one has listed lists after this one's vote,
-which it therefore sees and repeats; one that has opened it before is seen, and this one starts over. Objects are
-never changed, so that a request which arrives late, or twice, says nothing new.
+Safety: assume voter V elects a candidate, and another voter opens a higher ballot. If it opens the ballot after V's
+last listing, its own listing comes after V's vote: it sees the vote and repeats it. If it opens the ballot before, V
+sees the ballot and starts over. Objects never change, so a request that arrives late or twice has no effect.
 
 Assumption about the store: after an object is written, it can be read and is listed. This is tested before
 (:mod:`engine.storage.conditional_writes`). Random pauses separate voters that start over repeatedly; termination is
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 ROUNDS = 40
 PAUSE, LONGEST_PAUSE = 0.05, 3.0
-"""Seconds: the longest first pause before a voter starts over, and the longest of all."""
+"""Maximum seconds before a voter starts over: the first time, and at all."""
 
 RECORD = re.compile(r"(?P<number>\d{8})-(?P<voter>[0-9a-f]{32})(?:-(?P<vote>[0-9a-f]{32}))?")
 
 
 @dataclass(frozen=True, order=True)
 class Ballot:
-    """Ballots are ordered, and no two voters have the same."""
+    """A ballot. Ballots are ordered, and each belongs to one voter."""
 
     number: int
     voter: str
@@ -47,14 +47,14 @@ class Ballot:
 
 @dataclass(frozen=True)
 class Record:
-    """One step of a voter; without a vote it opens the ballot."""
+    """One step of a voter; a record without a vote opens the ballot."""
 
     ballot: Ballot
     vote: str | None
 
     @property
     def name(self) -> str:
-        """Of the object."""
+        """Name of the object."""
         vote = "" if self.vote is None else f"-{self.vote}"
         return f"{self.ballot.number:08d}-{self.ballot.voter}{vote}"
 
@@ -63,16 +63,17 @@ def elect(candidate: str, folder: str, *, storage: Storage, decided: Callable[[]
     """Take part in an election.
 
     Args:
-        candidate: 32 hex digits that stand for this attempt; it is the voter too, so each may vote once only.
-        folder: URI of the election.
-        storage: Where it lies.
-        decided: Whether the outcome is known: then there is no more to vote on.
+        candidate: 32 hex digits that identify this attempt, as candidate and as voter: each takes part once only.
+        folder: URI of the election's folder.
+        storage: Access to the folder.
+        decided: Returns True if the outcome is known, so that no vote is needed.
 
     Returns:
-        The candidate that is elected, the same for all voters; None once it is decided.
+        The elected candidate, the same for all voters; None if the outcome is known already.
 
     Raises:
-        StorageError: Storage refuses; a record that was written is not listed; or others were faster every time.
+        StorageError: The store cannot be read or written; a written record is not listed; or other voters had a
+            higher ballot in every round.
     """
     for number in range(ROUNDS):
         if decided():
@@ -94,7 +95,7 @@ def elect(candidate: str, folder: str, *, storage: Storage, decided: Callable[[]
 
 
 def _step(record: Record, folder: str, storage: Storage) -> list[Record]:
-    """Write a record; all that are listed then."""
+    """Write a record, then return all listed records."""
     storage.write_bytes(join(folder, record.name), record.name.encode())
     seen = _records(folder, storage)
     if record not in seen:

@@ -1,4 +1,4 @@
-"""Refuses endpoints that would hand a machine's own credentials, or its metadata, to whoever wrote a manifest."""
+"""Refuses endpoints that would give a machine's credentials or metadata to the author of a manifest."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str], Iterable[str]]
-"""From a host name to its addresses; none if it has none."""
+"""Return the addresses of a host name; empty if it does not resolve."""
 
 
 def resolve(host: str) -> list[str]:
-    """The addresses of a host name, as the machine itself would find them."""
+    """Return the addresses of a host name by the machine's own resolver."""
     try:
         return [str(info[4][0]) for info in socket.getaddrinfo(host, None)]
     except (OSError, UnicodeError):
@@ -41,13 +41,13 @@ def resolve(host: str) -> list[str]:
 
 
 def check_endpoint(url: str, *, resolver: Resolver = resolve) -> str:
-    """Return ``url`` if it may be connected to.
+    """Return ``url`` if connecting to it is allowed.
 
-    Loopback and private ranges are fine: stores inside a cluster or a lab are there. A name that does not resolve is
-    fine too: it cannot be connected to. Addresses, in any way of writing them, are never given to the resolver.
+    Loopback and private ranges are allowed: stores inside a cluster or a lab have such addresses. A name that does not
+    resolve is allowed: no connection is possible. IP addresses in any notation are never given to the resolver.
 
     Raises:
-        ConfigError: It is no http(s) URL, or is or resolves to a metadata service or a link-local address.
+        ConfigError: The URL is not http(s), or is or resolves to a metadata service or a link-local address.
     """
     try:
         parts = urlsplit(url)
@@ -55,14 +55,14 @@ def check_endpoint(url: str, *, resolver: Resolver = resolve) -> str:
         address = _literal(host)
         name = host if address else host.encode("idna").decode("ascii").rstrip(".").lower()
     except ValueError:  # UnicodeError is one
-        raise ConfigError(f"the endpoint {url!r} is no URL such as https://s3.example.com") from None
+        raise ConfigError(f"the endpoint {url!r} is not a URL such as https://s3.example.com") from None
     if parts.username or parts.password:
         raise ConfigError("the endpoint must not hold a name or password: credentials come from the AWS chain")
     if parts.query or parts.fragment:
         raise ConfigError("the endpoint must not hold a query: give https://host, and credentials by the AWS chain")
-    # A character that only some parsers take for the end of the host would make them see another host than we do.
+    # Some characters end the host for some parsers only: these would connect to another host than the one checked here.
     if parts.scheme not in {"http", "https"} or not (address or NAME.fullmatch(name)) or not url.isprintable():
-        raise ConfigError(f"the endpoint {url!r} is no URL such as https://s3.example.com")
+        raise ConfigError(f"the endpoint {url!r} is not a URL such as https://s3.example.com")
     address = address or _literal(name)
     addresses = [address] if address else [ipaddress.ip_address(found) for found in resolver(name)]
     if name in METADATA_NAMES or any(_is_metadata(found) for found in addresses):
@@ -71,7 +71,7 @@ def check_endpoint(url: str, *, resolver: Resolver = resolve) -> str:
 
 
 def _literal(host: str) -> Address | None:
-    """The address that a host is, if it is one: also 2852039166, 0xa9fea9fe, 0251.0376.0251.0376, 169.254.43518."""
+    """Parse an IP address in any notation, such as 2852039166, 0xa9fea9fe, 0251.0376.0251.0376, 169.254.43518."""
     try:
         return ipaddress.ip_address(host.replace("%25", "%"))
     except ValueError:

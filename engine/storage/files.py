@@ -18,40 +18,40 @@ from engine.storage.base import ExistsError, NotFoundError, ObjectInfo
 from engine.storage.uris import is_claim, join, local_path
 
 ADVICE = {
-    errno.ENOENT: "it is not there",
-    errno.EACCES: "this user may not: check its permissions",
-    errno.EPERM: "this user may not: check its permissions",
+    errno.ENOENT: "it does not exist",
+    errno.EACCES: "permission denied for this user: check its permissions",
+    errno.EPERM: "permission denied for this user: check its permissions",
     errno.EROFS: "the disk is read-only: choose another folder",
-    errno.ENOSPC: "the disk is full: free some room or choose another disk",
-    errno.EDQUOT: "the quota is used up: free some room",
+    errno.ENOSPC: "the disk is full: free some space or choose another disk",
+    errno.EDQUOT: "the quota is used up: free some space",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EEXIST: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long for this disk",
-    errno.ESTALE: "another machine has replaced or deleted it meanwhile: run it again",
+    errno.ESTALE: "another machine has replaced or deleted it in the meantime: run it again",
 }
-OF_PODS = "; pods run as user and group 65532, which the files on the claim have to be open to"
+OF_PODS = "; pods run as user and group 65532, which need access to the files on the claim"
 NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
-"""What a disk answers that has no hard links, or no more of them."""
+"""Errors of file systems without hard links, or with no more of them."""
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial(\.\w+)?")
-"""What :func:`replacing` writes to; boto3 appends a suffix of its own."""
+"""Name of a temporary file of :func:`replacing`; boto3 appends a suffix."""
 
 AT_WORKING_DIRECTORY, NO_REPLACE = -100, 1
-"""Arguments of Linux' ``renameat2``, which Python does not have."""
+"""Arguments of ``renameat2`` of Linux, which Python does not offer."""
 
 
 class FileBackend:
-    """A file system as a store: objects are files, written under a temporary name and renamed."""
+    """A file system as a store: objects are files, written to a temporary name and renamed."""
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """The file at ``uri``, or None."""
+        """Return the metadata of the file at ``uri``, or None."""
         path = local_path(uri)
-        with failures(uri, "looked at"):
+        with failures(uri, "accessed"):
             return _info(uri, path.name, path.stat()) if path.is_file() else None
 
     def read(self, uri: str) -> bytes:
-        """The content of a file."""
+        """Return the content of a file."""
         with failures(uri, "read"):
             return local_path(uri).read_bytes()
 
@@ -61,19 +61,19 @@ class FileBackend:
             return local_path(uri).open("rb")
 
     def write(self, uri: str, data: bytes, *, content_type: str | None, only_if_absent: bool) -> None:
-        """Write a file, all at once."""
+        """Write a file atomically."""
         with failures(uri, "written"), replacing(local_path(uri), only_if_absent=only_if_absent) as temporary:
             temporary.write_bytes(data)
             _settle(temporary)
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
-        """All files below a folder, sorted by key."""
+        """Yield all files below a folder, sorted by key."""
         with failures(folder, "listed"):
             for key, status in walk(local_path(folder)):
                 yield _info(join(folder, key), key, status)
 
     def download(self, uri: str, path: Path, etag: str | None = None) -> None:
-        """Copy a file, with its time of change; as it is now, whatever was listed."""
+        """Copy a file as it is now, with its modification time. The ETag is not checked."""
         with failures(uri, "read"), replacing(path) as temporary:
             status = local_path(uri).stat()
             shutil.copyfile(local_path(uri), temporary)
@@ -90,7 +90,7 @@ class FileBackend:
                 _settle(temporary)
 
     def copy(self, source: str, target: str) -> None:
-        """Give a file a second name, or copy it where a disk has no such thing."""
+        """Create a hard link to a file, or copy it if the file system has no hard links."""
         with failures(source, f"copied to {target}"), replacing(local_path(target)) as temporary:
             try:
                 os.link(local_path(source), temporary)
@@ -107,11 +107,11 @@ class FileBackend:
 
 
 def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Keys of all files below a folder, sorted as S3 sorts them; links are followed."""
+    """Yield the keys of all files below a folder, sorted as in S3; links are followed."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
-    except (FileNotFoundError, NotADirectoryError):  # asked for first, it might be deleted in between
+    except (FileNotFoundError, NotADirectoryError):  # not checked beforehand, since it may be deleted in between
         return
     for entry in entries:
         with suppress(FileNotFoundError):  # deleted since
@@ -122,7 +122,7 @@ def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]
 
 
 def _settle(path: Path) -> None:
-    """Have a file on its disk before its name is: after a power cut a name would have half of it."""
+    """Flush a file to disk before it is renamed: otherwise a power cut can leave the name with part of the content."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -134,7 +134,7 @@ def _info(uri: str, key: str, status: os.stat_result) -> ObjectInfo:
 
 @contextmanager
 def replacing(path: Path, *, only_if_absent: bool = False) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place at the end of the block, if nothing failed."""
+    """Yield a temporary path next to ``path``; it replaces ``path`` at the end of the block, unless that failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
@@ -143,7 +143,7 @@ def replacing(path: Path, *, only_if_absent: bool = False) -> Iterator[Path]:
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                raise ExistsError(f"{path} is there already") from None
+                raise ExistsError(f"{path} exists already") from None
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
@@ -157,10 +157,10 @@ def replacing(path: Path, *, only_if_absent: bool = False) -> Iterator[Path]:
 
 
 def _renamed_if_absent(temporary: Path, path: Path) -> bool:
-    """Rename a file in one step, as a share of SMB can, which has no hard links; False where the disk cannot.
+    """Rename a file atomically if the target is absent; False if the file system cannot. SMB can, without hard links.
 
     Raises:
-        ExistsError: There is such a file.
+        ExistsError: The file exists.
     """
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
@@ -174,18 +174,18 @@ def _renamed_if_absent(temporary: Path, path: Path) -> bool:
 
 
 def _claim(path: Path) -> None:
-    """Have an empty file that nobody else has made: some disks do nothing else in one step that only one can do.
+    """Create an empty file, or fail if it exists: on some file systems the only exclusive operation.
 
     A process that is killed between this and the rename leaves an empty file.
     """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
-        raise ExistsError(f"{path} is there already") from None
+        raise ExistsError(f"{path} exists already") from None
 
 
 def reason(error: OSError, uri: str) -> str:
-    """Why the operating system refused and what to do, naming the path where the URI is another."""
+    """Describe an error of the operating system and the remedy, with the path if it is not that of the URI."""
     advice = ADVICE.get(error.errno or 0, error.strerror or str(error))
     if is_claim(uri) and error.errno in (errno.EACCES, errno.EPERM):
         advice += OF_PODS
@@ -195,14 +195,14 @@ def reason(error: OSError, uri: str) -> str:
 
 @contextmanager
 def failures(uri: str, done: str) -> Iterator[None]:
-    """Operating system errors as sentences."""
+    """Turn operating system errors into StorageErrors with a remedy."""
     try:
         yield
     except OSError as error:
         missing = error.errno == errno.ENOENT and error.filename is not None
         if missing and Path(os.fsdecode(error.filename)) == local_path(uri):
-            where = "" if local_path(uri).is_absolute() else f", relative ones start at {Path.cwd()}"
-            raise NotFoundError(f"{uri} is not there: check the path{where}") from None
+            where = "" if local_path(uri).is_absolute() else f", relative paths start at {Path.cwd()}"
+            raise NotFoundError(f"{uri} does not exist: check the path{where}") from None
         raise StorageError(f"{uri} cannot be {done}: {reason(error, uri)}") from None
     except ValueError as error:
-        raise ConfigError(f"{uri!r} cannot be {done}: no file can be called so ({error})") from None
+        raise ConfigError(f"{uri!r} cannot be {done}: this is not a valid file name ({error})") from None

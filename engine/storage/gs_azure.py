@@ -1,6 +1,6 @@
-"""``gs://`` and ``az://`` through obstore: Google Cloud Storage and Azure Blob Storage, with the identities of each.
+"""``gs://`` and ``az://`` through obstore: Google Cloud Storage and Azure Blob Storage, each with its own identities.
 
-obstore retries by itself what may pass, and continues a body where its connection broke, if the object is unchanged.
+obstore retries temporary failures, and continues a broken download at the same byte if the object is unchanged.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore
 
 ATTEMPTS = 8
-"""At a request whose connection breaks off, where obstore makes one only."""
+"""Attempts at a request whose connection breaks and that obstore does not retry."""
 
 PAGE = 1000
-"""Objects of a listing that are held at a time."""
+"""Objects of a listing held in memory at a time."""
 
 
 class CloudBackend:
@@ -43,7 +43,7 @@ class CloudBackend:
     Args:
         scheme: ``gs://`` or ``az://``.
         options: How the store is reached.
-        say: Receives a sentence where credentials are waited for.
+        say: Receives a message while credentials are awaited.
     """
 
     def __init__(self, scheme: str, options: StorageOptions, say: Callable[[str], None]) -> None:
@@ -53,7 +53,7 @@ class CloudBackend:
 
     @contextmanager
     def store_of(self, uri: str, done: str) -> Iterator[GCSStore | AzureStore]:
-        """The client of a bucket; a failure in the block becomes a sentence about ``uri`` that cannot be ``done``."""
+        """Yield the client of a bucket; failures in the block become StorageErrors: "``uri`` cannot be ``done``"."""
         from engine.storage.gs_azure_errors import failures  # imports obstore
         from engine.storage.gs_azure_stores import connect
 
@@ -65,10 +65,10 @@ class CloudBackend:
             yield self._stores[bucket]
 
     def _until_answered(self, work: Callable[[], None]) -> None:
-        """Do ``work`` again, a few times, while its connection breaks off.
+        """Retry ``work`` a few times while its connection breaks.
 
-        obstore makes no request twice that could have another effect, such as one that begins an upload in parts, or a
-        conditional write. Here it has none: an upload shows when it is whole, and writers compare what they find.
+        obstore does not repeat a request that may have a second effect, such as the start of a multipart upload or a
+        conditional write. Here a repetition is safe: uploads become visible when complete, and writers compare content.
         """
         for attempt in range(1, ATTEMPTS):
             try:
@@ -81,21 +81,21 @@ class CloudBackend:
         return work()
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """The object at ``uri``, or None."""
+        """Return the metadata of the object at ``uri``, or None."""
         import obstore
 
         _, prefix = prefix_of(uri)
         if not prefix or uri.endswith("/"):
             return None
         try:
-            with self.store_of(uri, "looked at") as store:
+            with self.store_of(uri, "accessed") as store:
                 found = obstore.head(store, _key(uri))
         except NotFoundError:
             return None
         return _info(uri, uri.rpartition("/")[2], found)
 
     def read(self, uri: str) -> bytes:
-        """The content of the object."""
+        """Return the content of the object."""
         with self.store_of(uri, "read") as store:
             return bytes(_get(store, uri).bytes())
 
@@ -106,7 +106,7 @@ class CloudBackend:
         return io.BufferedReader(_Body(result, uri), buffer_size=READ_SIZE)
 
     def write(self, uri: str, data: bytes, *, content_type: str | None, only_if_absent: bool) -> None:
-        """Write an object, all at once."""
+        """Write an object atomically."""
         import obstore
 
         mode: Any = "create" if only_if_absent else "overwrite"
@@ -119,7 +119,7 @@ class CloudBackend:
         self._until_answered(put)
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
-        """All objects below a folder, sorted by key."""
+        """Yield all objects below a folder, sorted by key."""
         import obstore
 
         bucket, prefix = prefix_of(folder)
@@ -135,12 +135,12 @@ class CloudBackend:
                 yield _info(f"{self.scheme}{bucket}/{item['Key']}", item["Key"].removeprefix(prefix), item)
 
     def download(self, uri: str, path: Path, etag: str | None = None) -> None:
-        """Copy an object to a path, with its time of change."""
+        """Copy an object to a path, with its modification time."""
         with self.store_of(uri, "read") as store, replacing(path) as temporary:
             result = _get(store, uri)
             if etag and _bare(result.meta["e_tag"]) != _bare(etag):
                 raise ChangedError(
-                    f"{uri} has changed since it was listed: start again, so that all of the data is of one moment"
+                    f"{uri} has changed since it was listed: start again, so that all data has the same state"
                 )
             with temporary.open("wb") as file:
                 for chunk in result.stream(READ_SIZE):
@@ -149,22 +149,22 @@ class CloudBackend:
             os.utime(temporary, ns=(modified, modified))
 
     def upload(self, path: Path, uri: str) -> None:
-        """Copy a file to an object, a large one in parallel parts."""
+        """Copy a file to an object; large files in parallel parts."""
         import obstore
 
         content_type, _ = mimetypes.guess_type(_key(uri))
 
         def put() -> None:
             with self.store_of(uri, "written") as store:
-                path.stat()  # obstore names no file in its errors
+                path.stat()  # errors of obstore do not contain the file name
                 obstore.put(store, _key(uri), path, attributes=_attributes(content_type))
 
         self._until_answered(put)
 
     def copy(self, source: str, target: str) -> None:
-        """Copy an object to another place of the same kind.
+        """Copy an object within the same kind of store.
 
-        Google does so itself, in one step. Azure may show a copy before its bytes are there, so they come through here.
+        Google copies atomically. Azure may show an incomplete copy, so the content is downloaded and uploaded.
         """
         import obstore
 
@@ -179,7 +179,7 @@ class CloudBackend:
             self.upload(path, target)
 
     def delete(self, uri: str) -> None:
-        """Delete an object; one that does not exist is no error."""
+        """Delete an object; a missing object is not an error."""
         import obstore
 
         try:
@@ -190,18 +190,18 @@ class CloudBackend:
 
 
 class _Body(io.RawIOBase):
-    """The content of an object as it comes."""
+    """The content of an object as a stream."""
 
     def __init__(self, result: GetResult, uri: str) -> None:
         self.uri, self._left = uri, memoryview(b"")
         self._chunks: Iterator[Any] = iter(result.stream(READ_SIZE))
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a part of a buffer; how much was filled, 0 at the end."""
+        """Fill a part of a buffer; return the number of bytes, 0 at the end."""
         from engine.storage.gs_azure_errors import failures
 
         while not self._left:
@@ -226,7 +226,7 @@ def _key(uri: str) -> str:
 
 
 def _checked(uri: str, key: str) -> str:
-    """A key that obstore takes as it is written.
+    """Return a key that obstore uses unchanged.
 
     Raises:
         ConfigError: A part of it is empty, ``.`` or ``..``.
@@ -254,9 +254,9 @@ def _attributes(content_type: str | None) -> Any:
 
 
 def _without_markers(items: Iterable[Any]) -> Iterator[Any]:
-    """Leave out empty objects that stand for folders, which obstore gives without the slash at their end.
+    """Skip empty objects that represent folders: obstore lists them without the slash at their end.
 
-    An empty object may be one until a key below it, or one that sorts after all of those, comes.
+    An empty object is held until a key below it (then it is a folder) or a key that sorts after all of those arrives.
     """
     held: list[Any] = []
     for item in items:

@@ -1,4 +1,4 @@
-"""Errors of obstore, as sentences a user can act on."""
+"""Turns errors of obstore into messages with a remedy."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from engine.storage.uris import GS
 
 DEBUG = "\n\nDebug source:"
 QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+")
-"""A URL's query may hold a signature."""
+"""URL with a query, which may contain a signature."""
 
 CODE = re.compile(r"<Code>(\w+)</Code>")
 BROKEN, RETRIED = "HTTP error", re.compile(r"after \d+ retries")
-"""What obstore says of a connection that broke, and of a request that it made several times."""
+"""In messages of obstore: a broken connection, and a request that was retried."""
 
 MISSING_BUCKETS = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
 UNKNOWN = frozenset({"NotImplemented", "UnsupportedHeader", "UnsupportedQueryParameter"})
@@ -39,7 +39,7 @@ def failures(uri: str, done: str) -> Iterator[None]:
 
     Args:
         uri: The object or folder.
-        done: What could not be done to it, such as ``read``.
+        done: Participle for the message, such as ``read``.
     """
     failed, identity = f"{uri} cannot be {done}", IDENTITY[uri.startswith(GS)]
     try:
@@ -47,24 +47,24 @@ def failures(uri: str, done: str) -> Iterator[None]:
     except TeacherError:
         raise
     except (cloud.AlreadyExistsError, cloud.PreconditionError):
-        raise ExistsError(f"{uri} is there already, or has just changed") from None
+        raise ExistsError(f"{uri} exists already, or has just changed") from None
     except (FileNotFoundError, cloud.NotFoundError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # a file of this machine
             raise StorageError(f"{failed}: {reason(error, uri)}") from None
         if _code(error) in MISSING_BUCKETS:
-            kind = "bucket" if uri.startswith(GS) else "container, or storage account,"
-            raise NotFoundError(f"{failed}: there is no such {kind}; check its name") from None
-        raise NotFoundError(f"{uri} is not there: check bucket and key") from None
+            kind = "bucket" if uri.startswith(GS) else "container or storage account"
+            raise NotFoundError(f"{failed}: the {kind} does not exist; check its name") from None
+        raise NotFoundError(f"{uri} does not exist: check bucket and key") from None
     except (cloud.PermissionDeniedError, cloud.UnauthenticatedError) as error:
         raise StorageError(f"{failed}: access is denied ({_code(error) or _said(error)}); {identity}") from None
     except cloud.NotSupportedError as error:
-        raise UnsupportedError(f"{failed}: the store does not know how ({_said(error)})") from None
+        raise UnsupportedError(f"{failed}: the store does not support it ({_said(error)})") from None
     except cloud.BaseError as error:
         if _code(error) in UNKNOWN:
-            raise UnsupportedError(f"{failed}: the store does not know how ({_code(error)})") from None
+            raise UnsupportedError(f"{failed}: the store does not support it ({_code(error)})") from None
         if _code(error) in LATER:
             raise StorageError(
-                f"{failed}: the store answered {_code(error)} at every attempt; try again later"
+                f"{failed}: the store answered {_code(error)} to every attempt; try again later"
             ) from None
         said = _said(error)
         broke_off = BROKEN in said and not RETRIED.search(said)
@@ -81,5 +81,5 @@ def _code(error: Exception) -> str:
 
 
 def _said(error: Exception) -> str:
-    """The message in one line, without signatures and without obstore's own inner state."""
+    """Return the message in one line, without signatures and without obstore's internal state."""
     return QUERY.sub(r"\1", " ".join(str(error).partition(DEBUG)[0].split()))[:1000]

@@ -1,8 +1,8 @@
 """Clients of Google Cloud Storage and Azure: identity, endpoint, timeouts, certificates.
 
-Identities are found as each cloud's own tools find them: variables of the environment, a file of credentials, the
-workload identity of a pod, the identity of the machine. obstore queries the metadata service last, and for minutes:
-this module connects to it before, so that a machine without any identity gets a sentence.
+Identities are found as by each cloud's own tools: environment variables, a credentials file, the workload identity of
+a pod, the identity of the machine. obstore queries the metadata service last, and for minutes: this module first
+tests the connection to it, so that a machine without an identity fails early with a clear message.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from engine.storage.uris import GS
 
 CONNECT_TIMEOUT, READ_TIMEOUT = timedelta(seconds=10), timedelta(seconds=60)
 WHOLE = timedelta(hours=6)
-"""Of one request: a large object on a slow line takes its time; a connection without a byte counts as broken before."""
+"""Timeout of a whole request, for large objects on slow lines; READ_TIMEOUT detects idle connections earlier."""
 
 RETRIES: Any = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 
 METADATA = {GS: ("metadata.google.internal", 80), "az://": ("169.254.169.254", 80)}
 METADATA_TRIES, METADATA_SECONDS = 5, 2.0
-"""A pod may start before its node's metadata server answers it."""
+"""Attempts and seconds: a pod may start before its node's metadata server responds."""
 
 GOOGLE_FILE = "~/.config/gcloud/application_default_credentials.json"
 """Written by `gcloud auth application-default login`."""
@@ -51,7 +51,7 @@ AZURE = {
     "AZURE_STORAGE_TOKEN": "token",
     "AZURE_USE_AZURE_CLI": "use_azure_cli",
 }
-"""Variables that bring an identity, with obstore's names for them: it reads no variables by itself."""
+"""Environment variables that provide an identity, with obstore's option names: obstore itself reads none."""
 
 AZURE_MORE = {
     "AZURE_AUTHORITY_HOST": "authority_host",
@@ -59,7 +59,7 @@ AZURE_MORE = {
     "AZURE_STORAGE_ENDPOINT": "endpoint",
     "AZURE_TENANT_ID": "tenant_id",
 }
-"""Variables that go with them."""
+"""Additional environment variables for Azure."""
 
 ADVICE = {
     GS: "set GOOGLE_APPLICATION_CREDENTIALS to a file of credentials, run `gcloud auth application-default login`, or "
@@ -70,17 +70,17 @@ ADVICE = {
 
 
 def connect(scheme: str, bucket: str, options: StorageOptions, say: Callable[[str], None]) -> GCSStore | AzureStore:
-    """A client of one bucket or container.
+    """Create the client of one bucket or container.
 
     Args:
         scheme: ``gs://`` or ``az://``.
         bucket: Its name.
         options: How the store is reached.
-        say: Receives a sentence where an identity is waited for.
+        say: Receives a message while an identity is awaited.
 
     Raises:
-        ConfigError: No storage account is named, or an endpoint must not be connected to.
-        StorageError: There is no identity.
+        ConfigError: No storage account is set, or connecting to an endpoint is not allowed.
+        StorageError: No identity was found.
     """
     if credentials(scheme) is None:
         _wait_for_metadata(scheme, say)
@@ -90,7 +90,7 @@ def connect(scheme: str, bucket: str, options: StorageOptions, say: Callable[[st
 
 
 def credentials(scheme: str, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return where the identity for a scheme comes from; None where only a metadata service is left."""
+    """Return the source of the identity for a scheme; None if only a metadata service remains."""
     found = next((name for name in (GOOGLE if scheme == GS else AZURE) if environment.get(name)), None)
     if found is None and scheme == GS and Path(GOOGLE_FILE).expanduser().is_file():
         return GOOGLE_FILE
@@ -117,7 +117,7 @@ def _endpoint_of(service_account_key: str | None) -> str | None:
 
 
 def azure_account(options: StorageOptions) -> str | None:
-    """Return the storage account of containers, if one is named."""
+    """Return the storage account of containers, if set."""
     names = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
     return options.azure_account or next((os.environ[name] for name in names if os.environ.get(name)), None)
 
@@ -126,7 +126,7 @@ def _azure(container: str, options: StorageOptions) -> AzureStore:
     account = azure_account(options)
     if account is None:
         raise ConfigError(
-            f"az://{container} is a container of a storage account, and none is named: set storage.azureAccount or "
+            f"az://{container} is a container of a storage account, but no account is set: set storage.azureAccount or "
             "AZURE_STORAGE_ACCOUNT_NAME"
         )
     config = _given(AZURE | AZURE_MORE) | {"account_name": account}
@@ -145,15 +145,15 @@ def _client(options: StorageOptions, endpoint: str | None) -> Any:
 
 
 def _wait_for_metadata(scheme: str, say: Callable[[str], None]) -> None:
-    """Return when the metadata service can be connected to.
+    """Wait until the metadata service accepts a connection.
 
     Raises:
-        StorageError: It cannot.
+        StorageError: It does not.
     """
     for attempt in range(METADATA_TRIES):
         with suppress(OSError), socket.create_connection(METADATA[scheme], timeout=METADATA_SECONDS):
             return
         if attempt + 1 < METADATA_TRIES:
-            say(f"{scheme} has no credentials in the environment, and no metadata service answers yet: asking again")
+            say(f"{scheme} has no credentials in the environment, and no metadata service responds yet: trying again")
             time.sleep(METADATA_SECONDS / 2)
-    raise StorageError(f"there are no credentials for {scheme}: {ADVICE[scheme]}")
+    raise StorageError(f"no credentials found for {scheme}: {ADVICE[scheme]}")

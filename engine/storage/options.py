@@ -1,4 +1,4 @@
-"""How buckets are reached: what a request, a configuration or the environment says of it."""
+"""Connection options of buckets, from a request, a configuration or the environment."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from engine.spec import AddressingStyle
 
 STYLE, PAYS = "TEACHER_S3_ADDRESSING_STYLE", "TEACHER_S3_REQUESTER_PAYS"
 CA_BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
-"""What clients of S3, and of the model hub, read the path of trusted certificates from."""
+"""Environment variables with the path of trusted certificates, for clients of S3 and of the model hub."""
 
 TRUTHS = {"1": True, "true": True, "yes": True, "": False, "0": False, "false": False, "no": False}
 
 
 @dataclass(frozen=True)
 class StorageOptions:
-    """How buckets are reached. Credentials come from the standard chain of each cloud."""
+    """Connection options of buckets. Credentials come from the standard chain of each cloud."""
 
     endpoint_url: str | None = None
-    """Of an S3-compatible store; default: what AWS_ENDPOINT_URL or the AWS configuration says, else AWS."""
+    """URL of an S3-compatible store; default: AWS_ENDPOINT_URL or that of the AWS configuration, else AWS."""
     region: str | None = None
-    """Default: what the AWS chain says."""
+    """Default: that of the AWS chain."""
     addressing_style: AddressingStyle | None = None
-    """Default: TEACHER_S3_ADDRESSING_STYLE, else auto: that of the AWS configuration, else what the store takes."""
+    """Default: TEACHER_S3_ADDRESSING_STYLE, else auto: that of the AWS configuration, else what the store accepts."""
     requester_pays: bool | None = None
-    """Whether the caller pays for requests; default: TEACHER_S3_REQUESTER_PAYS, else not."""
+    """The caller pays for requests; default: TEACHER_S3_REQUESTER_PAYS, else false."""
     ca_bundle: str | None = None
-    """File of the certificate authorities that are trusted instead of the usual ones; default: AWS_CA_BUNDLE."""
+    """File of certificate authorities to trust instead of the usual ones; default: AWS_CA_BUNDLE."""
     azure_account: str | None = None
     """Storage account of ``az://`` containers; default: AZURE_STORAGE_ACCOUNT_NAME."""
     google_project: str | None = None
     """Project that pays for requests to ``gs://`` buckets; default: GOOGLE_CLOUD_QUOTA_PROJECT, else the bucket's."""
 
     def complete(self, environment: Mapping[str, str] = os.environ) -> Self:
-        """The same, with what the environment says of what is not set.
+        """Return a copy with unset options taken from the environment.
 
         Raises:
-            ConfigError: A variable has no such value, or a file holds no certificates.
+            ConfigError: A variable has an invalid value, or a file holds no certificates.
         """
         style, pays = self.addressing_style, self.requester_pays
         if style is None:
@@ -61,10 +61,10 @@ class StorageOptions:
 
 
 def check_bundle(path: str) -> None:
-    """See that a file holds certificates.
+    """Check that a file holds certificates.
 
     Raises:
-        ConfigError: It does not, or cannot be read.
+        ConfigError: The file holds no certificates, or cannot be read.
     """
     try:
         ssl.create_default_context(cafile=path)
@@ -75,7 +75,7 @@ def check_bundle(path: str) -> None:
 
 
 def trust(path: str) -> None:
-    """Have all clients in this process, and in those that it starts, trust the authorities in a file: also the hub's.
+    """Make all clients, the model hub's included, trust the authorities in a file, in this and in child processes.
 
     Raises:
         ConfigError: The file holds no certificates.

@@ -1,13 +1,13 @@
-"""One process at a time works on an output: :func:`lock_output`, for files by a lock, for object stores by a lease.
+"""Exclusive access of one process to an output: a lock for files, a lease for object stores.
 
-A lock on a file goes with its process, however that ends. An object store knows no locks, so the process writes a
-*lease* next to the output and renews it. A process that finds one waits to see whether it is renewed: then another
-process is at work; else that one was killed, and the lease is taken over. Nothing rests on clocks, nor on conditional
-writes, which some stores ignore. Of two processes that begin in the same second one stops, at the latest when it
-renews.
+The operating system releases a file lock when its process ends. An object store has no locks, so :func:`lock_output`
+writes a *lease* next to the output and renews it. A process that finds a lease waits for a renewal. If the lease is
+renewed, another process is at work; otherwise that process was killed, and the lease is taken over. This needs neither
+synchronized clocks nor conditional writes, which some stores ignore. If two processes start in the same second, one of
+them stops, at the latest at its next renewal.
 
-Not supported: keeping apart two processes of which one could not reach its store for longer than ``STALE`` seconds; the
-one that lost its lease stops when it notices.
+Not supported: exclusion of a process that cannot reach its store for more than ``STALE`` seconds. It loses its lease,
+and stops when it notices this.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ RENEW = 15.0
 """Seconds between two renewals of a lease."""
 
 STALE = 60.0
-"""Seconds without a renewal after which the process that held a lease is taken for dead."""
+"""Seconds without a renewal after which the owner of a lease counts as dead."""
 
 SETTLE = 1.0
-"""Seconds after which a lease is read back: a process that began in the same moment has written its own by then."""
+"""Seconds before a lease is read back: a process that started in the same moment has written its own by then."""
 
 UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG})
-"""Errors that the writer of the output itself reports."""
+"""Errors left to the writer of the output, which reports them."""
 
 _held: set[Path] = set()
 _mutex = threading.Lock()
@@ -47,18 +47,18 @@ _mutex = threading.Lock()
 def lock_output(
     uri: str, storage: Storage, *, note: Callable[[str], None] = lambda _: None
 ) -> Iterator[Callable[[], None]]:
-    """Keep an output for this process, for the length of the block.
+    """Reserve an output for this process during the block.
 
     Args:
-        uri: The output's; next to it, ``<uri>.lock`` or ``<uri>.lease`` exists while the block lasts.
-        storage: How the output is reached.
-        note: Is given a sentence where it has to wait.
+        uri: URI of the output; next to it, ``<uri>.lock`` or ``<uri>.lease`` exists during the block.
+        storage: Access to the output.
+        note: Receives a message if it has to wait.
 
     Yields:
-        What raises StorageError if another process has taken the output over.
+        A function that raises StorageError if another process has taken over the output.
 
     Raises:
-        StorageError: Another process is working on it.
+        StorageError: Another process is working on the output.
     """
     local = storage.local_path(uri)
     if local is not None:
@@ -80,16 +80,16 @@ def lock_output(
 
 @contextmanager
 def lock_file(file: Path, *, what: str) -> Iterator[None]:
-    """Hold the lock of a file, which is made, and removed in the end.
+    """Hold a lock file during the block. The file is created, and removed at the end.
 
-    The lock is the process's own (POSIX record lock): processes that it forks do not hold it.
+    The lock belongs to this process alone (POSIX record lock): forked processes do not hold it.
 
     Args:
-        file: The lock.
-        what: It protects, for the message.
+        file: Path of the lock file.
+        what: Name of what it protects, for the message.
 
     Raises:
-        StorageError: Another process, or another thread of this one, holds it; or the file cannot be made.
+        StorageError: Another process, or another thread of this one, holds it; or the file cannot be created.
     """
     with _mutex:
         if file in _held:
@@ -102,7 +102,7 @@ def lock_file(file: Path, *, what: str) -> Iterator[None]:
         finally:
             if number is not None:
                 with suppress(OSError):
-                    file.unlink()  # before it is unlocked: the next process to open it gets another file
+                    file.unlink()  # before unlocking: the next process that opens it creates a new file
                 os.close(number)
     finally:
         with _mutex:
@@ -110,7 +110,7 @@ def lock_file(file: Path, *, what: str) -> Iterator[None]:
 
 
 def _lock(file: Path, what: str) -> int | None:
-    """A descriptor that holds the lock; None where nothing can be written, and so nothing has to be protected."""
+    """Return a descriptor that holds the lock; None if nothing can be written, so that no lock is needed."""
     while True:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -135,11 +135,11 @@ def _lock(file: Path, what: str) -> int | None:
             os.ftruncate(number, 0)
             os.write(number, _myself().encode())
             return number
-        os.close(number)  # the process that held it has removed it meanwhile
+        os.close(number)  # its previous owner has removed it in the meantime
 
 
 class _Lease:
-    """A lease of this process."""
+    """The lease that this process writes."""
 
     def __init__(self, key: str, output: str, storage: Storage) -> None:
         self.key, self.output, self.storage = key, output, storage
@@ -147,20 +147,20 @@ class _Lease:
         self.over, self.lost = threading.Event(), ""
 
     def take(self, note: Callable[[str], None]) -> None:
-        """Become the owner.
+        """Acquire the lease.
 
         Raises:
             StorageError: Another process renews it.
         """
         found = self._read()
         if found is not None:
-            note(f"another process was at work on {self.output} ({_holder(found)}): waiting to see whether it still is")
+            note(f"another process was working on {self.output} ({_holder(found)}): waiting to see if it is alive")
             self._wait_for_renewal(found)
         try:
             self._write(only_if_absent=found is None)
         except ExistsError:
-            pass  # by a process that began in this moment, which is seen next
-        except StorageError:  # of a store that refuses conditions
+            pass  # written by a process that started at the same time; the check below detects it
+        except StorageError:  # the store refuses conditions
             self._write()
         time.sleep(SETTLE)
         found = self._read()
@@ -178,9 +178,9 @@ class _Lease:
                 raise _at_work(self.output, _holder(now))
 
     def renew_until_over(self) -> None:
-        """Renew it now and then, unless another process has it."""
+        """Renew the lease every ``RENEW`` seconds, until the block ends or another process owns it."""
         while not self.over.wait(RENEW):
-            with suppress(StorageError):  # a store that is gone for a while: the work itself will report it
+            with suppress(StorageError):  # the store is unreachable for a while: the work itself reports it
                 found = self._read()
                 if found is not None and _owner(found) != self.owner:
                     self.lost = _holder(found)
@@ -188,12 +188,12 @@ class _Lease:
                 self._write()
 
     def check(self) -> None:
-        """Raise StorageError if another process has it."""
+        """Raise StorageError if another process owns the lease."""
         if self.lost:
             raise _at_work(self.output, self.lost)
 
     def give_back(self) -> None:
-        """Remove it, if it is still this process's."""
+        """Delete the lease if this process still owns it."""
         with suppress(StorageError):
             if _owner(self._read()) == self.owner:
                 self.storage.delete(self.key)

@@ -1,19 +1,19 @@
-"""Files that are published together, once, by one of several attempts which may know nothing of each other.
+"""Publishes a set of files once, by exactly one of several independent attempts.
 
-    attempts/<name>/<attempt>/<path>   each attempt uploads its files to a place of its own
-    attempts/<name>/commit.json        written if absent: names the one attempt whose files are published
-    <path>                             copied from there, within the store; what readers wait for comes last
+    attempts/<name>/<attempt>/<path>   each attempt uploads its files to its own folder
+    attempts/<name>/commit.json        written if absent: names the attempt whose files are published
+    <path>                             copied from there, within the store; the file that readers wait for comes last
 
-Nothing but what was committed is ever copied to where readers look. So whoever copies, whenever and however often,
-writes the same bytes: an attempt whose node was lost and that wakes up long after another has published can upload and
-copy what it likes, and changes nothing. The commit is a conditional write. Where a store does not honour those,
-attempts elect one of them instead (:mod:`engine.storage.election`), and the election has the commit:
+Only committed files are copied to the final paths. Therefore every copy, by any attempt and at any time, writes the
+same bytes: an attempt on a lost node that wakes up long after another has published cannot change anything. The commit
+is a conditional write. If a store does not honour conditional writes, the attempts elect one of them
+(:mod:`engine.storage.election`), and the commit lies in the election's folder:
 
-    attempts/<name>/election-<n>/    proposals, ballots and votes, and commit.json of the one that was elected
-    attempts/<name>/withdrawn/<n>    what was elected before is not published any more: n counts from 1
+    attempts/<name>/election-<n>/    proposals, ballots, votes, and commit.json of the elected attempt
+    attempts/<name>/withdrawn/<n>    elections before n are no longer published: n counts from 1
 
-An attempt deletes its own uploads and those that were committed, when they are in place. Those of one that was killed
-stay: nobody can know that it will not wake up and commit them.
+An attempt deletes its own uploads, and the committed uploads after they are copied. Uploads of a killed attempt stay,
+because it may wake up and commit them.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ COMMIT = "commit.json"
 WITHDRAWN = "withdrawn"
 
 READINGS, PAUSE = 4, 0.1
-"""Of a commit that is only half there, and seconds between them."""
+"""Attempts to read a commit that is written at the moment, and seconds between them."""
 
 PATIENCE = 10.0
-"""Seconds that others wait for the attempt that was elected, before they publish it themselves."""
+"""Seconds that other attempts wait for the elected one to copy its files, before they copy them themselves."""
 
 ELECTED = (
     "{root}: this store does not honour conditional writes (If-None-Match). Attempts at one run agree by an election "
-    "instead, which needs a store that lists immediately what was written"
+    "instead, which needs a store that lists new objects immediately"
 )
-"""What is reported before a run on such a store."""
+"""Message before a run on such a store."""
 
 
 def sha256_of(file: Path) -> str:
-    """The sha256 of a file's content, in hex."""
+    """Return the sha256 of a file's content, in hex."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 class Commit(BaseModel):
-    """``commit.json``: what is published under one name."""
+    """``commit.json``: the files that are published under one name."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     attempt: str
     files: dict[str, str]
-    """From path to sha256, in the order of publication."""
+    """sha256 by path, in the order of publication."""
 
 
 class Publication:
-    """One name's files below a folder.
+    """The files of one name below a folder.
 
     Args:
         root: URI of the folder.
         name: A folder name.
-        storage: Where all of it lies.
+        storage: Access to the folder.
     """
 
     def __init__(self, root: str, name: str, *, storage: Storage) -> None:
@@ -79,16 +79,16 @@ class Publication:
         self.folder = join(root, ATTEMPTS, name)
 
     def publish(self, files: Mapping[str, Path]) -> bool:
-        """Publish files, unless another attempt has: then its files are there when this returns.
+        """Publish files, unless another attempt has published: then its files are complete on return.
 
         Args:
-            files: From paths below the root; the last one is what readers wait for.
+            files: Local files by path below the root; readers wait for the last one.
 
         Returns:
-            Whether it is these that are published.
+            True if these files are published, False if those of another attempt.
 
         Raises:
-            StorageError: Storage refuses; what was published before has been deleted since; or it was withdrawn.
+            StorageError: The store cannot be used; published files have been deleted; or the publication was withdrawn.
         """
         mine = Commit(attempt=uuid.uuid4().hex, files={path: sha256_of(file) for path, file in files.items()})
         if self._commit() is None:
@@ -101,14 +101,14 @@ class Publication:
         self.settle()
         commit = self._commit()
         if commit is None:
-            raise StorageError(f"{self.root} was withdrawn while it was published: run it again, if it is still wanted")
+            raise StorageError(f"{self.root} was withdrawn during publication: run it again if you still need it")
         return commit.attempt == mine.attempt
 
     def check(self) -> str | None:
-        """Find out how the store keeps attempts apart, before anything is trained; a sentence if it is by election.
+        """Test before training how the store keeps attempts apart; return a message if it needs an election.
 
         Raises:
-            StorageError: It cannot.
+            StorageError: The store cannot keep attempts apart.
         """
         return ELECTED.format(root=self.root) if self._by_election else None
 
@@ -117,7 +117,7 @@ class Publication:
         return not self.storage.honours_conditions(join(self.root, ATTEMPTS))
 
     def _claim(self, mine: Commit) -> None:
-        """Commit, unless somebody has."""
+        """Commit, unless another attempt has."""
         try:
             self.storage.write_bytes(
                 join(self.folder, COMMIT), _json(mine), content_type="application/json", only_if_absent=True
@@ -126,7 +126,7 @@ class Publication:
             self._delete(mine.attempt)
 
     def _elect(self, mine: Commit) -> None:
-        """Commit the attempt that is elected. All attempts that do so write the same bytes."""
+        """Commit the elected attempt. All attempts write the same bytes."""
         place = self._election()
         proposal = join(place, "proposal-{}.json")
         self.storage.write_bytes(proposal.format(mine.attempt), _json(mine))
@@ -143,24 +143,24 @@ class Publication:
             self._wait_for(commit)
 
     def _wait_for(self, commit: Commit) -> None:
-        """Let the attempt that was elected copy its files, unless it has died: not all stores copy atomically."""
+        """Wait until the elected attempt has copied its files, unless it has died: not all stores copy atomically."""
         waited_for, until = join(self.root, list(commit.files)[-1]), time.monotonic() + PATIENCE
         while time.monotonic() < until and not self.storage.exists(waited_for):
             time.sleep(PAUSE)
 
     def _election(self) -> str:
-        """The one that counts: a vote, or a commit, that arrives late from one before a withdrawal does not."""
+        """Return the current election's folder: late votes and commits of withdrawn elections do not count."""
         withdrawn = (int(item.key) for item in self.storage.list(join(self.folder, WITHDRAWN)))
         return join(self.folder, f"election-{max(withdrawn, default=0)}")
 
     def settle(self) -> bool:
-        """Bring what was committed to where readers look, if that is still to be done.
+        """Copy the committed files to their final paths, if this has not been done.
 
         Returns:
-            Whether anything is published.
+            True if files are published.
 
         Raises:
-            StorageError: Storage refuses; or what was published before has been deleted since.
+            StorageError: The store cannot be used; or published files have been deleted.
         """
         commit = self._commit()
         if commit is None:
@@ -176,19 +176,19 @@ class Publication:
             try:
                 in_parallel(bring, paths, None)
                 bring(last)
-            except NotFoundError:  # who was first at it has tidied up, or somebody has deleted it
+            except NotFoundError:  # another attempt has copied and deleted the uploads, or a user has deleted them
                 if not self.storage.exists(waited_for):
                     raise StorageError(
-                        f"{waited_for} was published, and has been deleted since: `teacher run --again` makes it anew, "
+                        f"{waited_for} was published, and has been deleted since: `teacher run --again` recreates it, "
                         f"or delete all of {self.root}"
                     ) from None
         self._delete(commit.attempt)
         return True
 
     def withdraw(self) -> None:
-        """Take back what was committed, before what was published is deleted.
+        """Revoke the commit, before the published files are deleted.
 
-        An attempt that copies just then may still bring the file that it is at; it can begin with no other.
+        An attempt that is copying may still finish its current file; it cannot start another.
         """
         commit = self._commit()
         if self._by_election:
@@ -211,10 +211,10 @@ class Publication:
                 return Commit.model_validate_json(self.storage.read_bytes(uri))
             except NotFoundError:
                 return None
-            except ValidationError:  # a disk without links, or a store that writes in place, shows half of it
+            except ValidationError:  # a file system without links, or a store that writes in place, shows a part of it
                 time.sleep(reading * PAUSE)
         raise StorageError(
-            f"{uri} is not what this version of teacher writes: continue with the version that wrote it, or train "
+            f"{uri} was not written by this version of teacher: continue with the version that wrote it, or train "
             "into another output"
         )
 
@@ -223,7 +223,7 @@ class Publication:
         for item in list(self.storage.list(place)):
             self.storage.delete(item.uri)
         local = self.storage.local_path(place)
-        if local is not None:  # a disk keeps folders that are empty
+        if local is not None:  # file systems keep empty folders
             shutil.rmtree(local, ignore_errors=True)
 
 

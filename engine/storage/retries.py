@@ -1,7 +1,7 @@
-"""When a request to S3 is made again: what may pass is, with a growing pause, a few times, and it is said.
+"""Retries of requests to S3: temporary failures are retried a few times with growing pauses, and reported.
 
-botocore's own rule would share one quota among all threads, so that a store which is overloaded for a moment ends a
-run; it would take new credentials only when the old ones said themselves when they end; and it would do all in silence.
+botocore's own retry modes have three drawbacks: all threads share one quota, so that a short overload of the store ends
+a run; credentials are renewed only if they have a known expiry; and retries are not reported.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.exceptions import HTTPClientError, SSLError
 
 ATTEMPTS = 8
-"""Of one request, before the store counts as gone; AWS_MAX_ATTEMPTS has precedence."""
+"""Maximum attempts at one request; AWS_MAX_ATTEMPTS has precedence."""
 
 SECONDS = 180.0
-"""From the first failure of a request: no attempt begins later."""
+"""Seconds after the first failure of a request in which further attempts start."""
 
 PAUSE, THROTTLED_PAUSE, LONGEST_PAUSE = 0.25, 1.0, 20.0
-"""Seconds: the longest first pause, that of a store which asks for one or is not there, and the longest of all."""
+"""Maximum seconds: of the first pause, of the first pause if the store throttles or is unreachable, of any pause."""
 
 NOT_THERE = frozenset({"EndpointConnectionError", "ConnectTimeoutError"})
-"""A gateway that begins anew takes half a minute."""
+"""Errors of an unreachable store: a gateway needs half a minute to restart."""
 
 THROTTLED = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "429"}
@@ -34,17 +34,17 @@ THROTTLED = frozenset(
 RENEWABLE = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"}
 )
-"""Refusals that other credentials may end, where those in use did before: they have expired, or were taken back."""
+"""Refusals that renewed credentials may resolve, if the present ones have worked before: expired or revoked."""
 
 PASSING = (
     THROTTLED
     | RENEWABLE
     | {
-        "BadDigest",  # damaged on its way to the store
+        "BadDigest",  # corrupted on the way to the store
         "ConditionalRequestConflict",
         "IncompleteBody",
         "OperationAborted",
-        "RequestTimeTooSkewed",  # clocks are set
+        "RequestTimeTooSkewed",  # the clock may be corrected
         "RequestTimeout",
         "XAmzContentChecksumMismatch",
     }
@@ -56,9 +56,9 @@ class Retries:
     """botocore's handler of ``needs-retry``: seconds to wait before the next attempt, or None for none.
 
     Args:
-        attempts: Of one request.
-        say: Is told of each further attempt in a sentence.
-        renew: Looks for other credentials.
+        attempts: Maximum attempts at one request.
+        say: Receives a message for each further attempt.
+        renew: Looks up the credentials again.
     """
 
     def __init__(self, attempts: int, say: Callable[[str], None], renew: Callable[[], None]) -> None:
@@ -67,7 +67,7 @@ class Retries:
         self._lost = threading.local()
 
     def register(self, events: Any) -> None:
-        """Have a client ask here."""
+        """Install the handlers in a client."""
         events.register("before-parameter-build.s3", _remember_uri)
         events.register("needs-retry.s3", self)
 
@@ -80,7 +80,7 @@ class Retries:
         request_dict: Mapping[str, Any],
         **_: Any,
     ) -> float | None:
-        """Seconds to wait before the next attempt at a request; None: there is none."""
+        """Return the seconds before the next attempt at a request, or None for no further attempt."""
         fault = _refused(*response) if response is not None else _broke(caught_exception)
         if fault is None:
             self._known = True
@@ -99,11 +99,11 @@ class Retries:
         return pause(attempts, throttled=name in THROTTLED | NOT_THERE)
 
     def lost(self, uri: str, name: str) -> None:
-        """Count an attempt at an object that was not made through botocore, say so, and wait as before its second.
+        """Count a failed attempt that was not made through botocore, report it, and pause before the second.
 
         Args:
-            uri: Of the object.
-            name: What the store said, or went wrong, as botocore names it.
+            uri: URI of the object.
+            name: Error code of the store, or botocore's name of the error.
         """
         self._lost.uri = uri
         if self.attempts > 1:
@@ -111,12 +111,12 @@ class Retries:
             time.sleep(pause(1, throttled=name in THROTTLED | NOT_THERE))
 
     def none_lost(self) -> None:
-        """Forget it: this thread begins with another object."""
+        """Reset the count: this thread starts with another object."""
         self._lost.uri = None
 
 
 def pause(attempts: int, *, throttled: bool = False) -> float:
-    """Seconds to wait after so many attempts: anything up to a limit that doubles, so that clients part ways.
+    """Return the seconds to wait after a number of attempts: random, up to a limit that doubles each time.
 
     "Full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
@@ -124,7 +124,7 @@ def pause(attempts: int, *, throttled: bool = False) -> float:
 
 
 def clock_error(response: Mapping[str, Any]) -> float | None:
-    """Seconds that this machine's clock is ahead of that of the store which sent an answer, where it says its own."""
+    """Return the seconds that this machine's clock is ahead of the store's, if the answer has a date."""
     date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     try:
         return time.time() - parsedate_to_datetime(date).timestamp()
@@ -133,7 +133,7 @@ def clock_error(response: Mapping[str, Any]) -> float | None:
 
 
 def _refused(answer: Any, parsed: Mapping[str, Any]) -> tuple[str, bool] | None:
-    """What the store said, if it was no, and whether that may pass."""
+    """Return the error code of an answer and True if it is temporary; None if the request succeeded."""
     status = int(answer.status_code)
     if status < 300:
         return None
@@ -142,7 +142,7 @@ def _refused(answer: Any, parsed: Mapping[str, Any]) -> tuple[str, bool] | None:
 
 
 def _broke(error: Exception | None) -> tuple[str, bool]:
-    """What went wrong on the way, and whether that may pass: a certificate that is not trusted will not."""
+    """Return the name of a connection error and True if it is temporary. An untrusted certificate is not."""
     passing = isinstance(error, NoConnectionError | HTTPClientError)
     untrusted = isinstance(error, SSLError) and "CERTIFICATE" in str(error).upper()
     return type(error).__name__, passing and not untrusted
@@ -160,6 +160,6 @@ def _said(name: str) -> str:
 
 
 def _remember_uri(params: Mapping[str, Any], context: dict[str, Any], **_: Any) -> None:
-    """What a request is about, for the sentences about its attempts."""
+    """Store the URI of a request for the messages about its attempts."""
     key = params.get("Key", params.get("Prefix", ""))
     context["uri"] = f"s3://{params.get('Bucket', '')}/{key}"

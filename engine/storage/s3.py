@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10
 READ_TIMEOUT = 60
-"""Seconds without a byte before a connection counts as broken: a store that stalls for 20 is waited for."""
+"""Seconds without a byte before a connection counts as broken; longer than stalls of 20 seconds."""
 
 LARGE = 16 << 20
-"""Bytes from which an object is downloaded in parts, which takes a request more."""
+"""Minimum bytes of an object that is downloaded in parts, which needs one more request."""
 
 NO_STORE = "what answered is not an object store, but perhaps a proxy: check the endpoint"
 
 DIRECTORY_BUCKET = "--x-s3"
-"""End of the names of S3's directory buckets, which list in no order."""
+"""Suffix of the names of S3 directory buckets, whose listings are not sorted."""
 
 
 class S3Backend:
@@ -54,7 +54,7 @@ class S3Backend:
 
     @contextmanager
     def client_for(self, uri: str, done: str) -> Iterator[S3Client]:
-        """The client; what fails in the block becomes a sentence that names ``uri`` and what was to be done to it."""
+        """Yield the client; failures in the block become StorageErrors: "``uri`` cannot be ``done``"."""
         from engine.storage.s3_errors import failures  # imports boto3, which takes a while
 
         with failures(uri, done, self.options.endpoint_url or "AWS"), self._lock:
@@ -63,18 +63,18 @@ class S3Backend:
             client = self._client
         if is_access_point(split(uri)[0]) and not is_aws(client):
             raise ConfigError(
-                f"{uri} is an access point of AWS, which {client.meta.endpoint_url} is not: give a bucket"
+                f"{uri} is an access point of AWS, but {client.meta.endpoint_url} is not AWS: give a bucket"
             )
         with failures(uri, done, client.meta.endpoint_url):
             yield client
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """The object at ``uri``, or None."""
+        """Return the metadata of the object at ``uri``, or None."""
         _, key = split(uri)
         if not key or key.endswith("/"):
             return None
         try:
-            with self.client_for(uri, "looked at") as client:
+            with self.client_for(uri, "accessed") as client:
                 found = self._looked_at(client, uri)
         except NotFoundError:
             return None
@@ -87,7 +87,7 @@ class S3Backend:
         )
 
     def _looked_at(self, client: S3Client, uri: str) -> Any:
-        """What is known of an object. A refusal of HEAD has no words: the same question is asked so that it has."""
+        """Return the metadata of an object. An error of HEAD has no body: GET follows, for the error's description."""
         from botocore.exceptions import ClientError
 
         bucket, key = split_object(uri)
@@ -96,16 +96,16 @@ class S3Backend:
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") not in {"400", "403"}:
                 raise
-        answer = self._get(uri, "looked at")
+        answer = self._get(uri, "accessed")
         answer["Body"].close()
         return answer
 
     def open(self, uri: str) -> BinaryIO:
-        """Read the object as a stream; a connection that breaks is taken up again where it broke."""
+        """Read the object as a stream; after a broken connection it continues at the same byte."""
         return io.BufferedReader(self._stream(uri), buffer_size=READ_SIZE)
 
     def open_checked(self, uri: str) -> BinaryIO:
-        """The same; a small object is read whole, and anew if it comes damaged, before anything is made of it."""
+        """Read as a stream; a small object is read completely first, and again if it arrives corrupted."""
 
         def once() -> BinaryIO:
             stream = self._stream(uri, again=True)
@@ -121,7 +121,7 @@ class S3Backend:
         return Stream(partial(self._get, uri), uri, self._digests, again=again)
 
     def _get(self, uri: str, done: str = "read", **more: Any) -> Any:
-        """The answer to GET, its body unread. The words of a refusal are read, but botocore heeds no faults there."""
+        """Return the answer to GET with unread body. botocore does not retry faults in the body of an error answer."""
         from engine.storage.retries import ATTEMPTS, pause
 
         bucket, key = split_object(uri)
@@ -138,7 +138,7 @@ class S3Backend:
                 attempt += 1
 
     def read(self, uri: str) -> bytes:
-        """The content of the object, read anew if it does not have its checksum."""
+        """Return the content of the object; read it again if the checksum does not match."""
 
         def once() -> bytes:
             with self._stream(uri, again=True) as stream:
@@ -147,7 +147,7 @@ class S3Backend:
         return self._digests.until_whole(once)
 
     def write(self, uri: str, data: bytes, *, content_type: str | None, only_if_absent: bool) -> None:
-        """Write an object, all at once."""
+        """Write an object atomically."""
         bucket, key = split_object(uri)
         extra: dict[str, Any] = {"ContentType": content_type} if content_type else {}
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if only_if_absent else {}
@@ -155,7 +155,7 @@ class S3Backend:
             client.put_object(Bucket=bucket, Key=key, Body=data, **extra, **condition)
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
-        """All objects below a folder, sorted by key, a thousand a request."""
+        """Yield all objects below a folder, sorted by key, with a thousand per request."""
         bucket, prefix = prefix_of(folder)
 
         def ask(token: str | None) -> Any:
@@ -165,8 +165,8 @@ class S3Backend:
 
         for item in in_order(pages(ask, folder), folder, whole=bucket.endswith(DIRECTORY_BUCKET)):
             if not item["Key"].startswith(prefix):
-                raise StorageError(f"{folder} cannot be listed: the store gives {item['Key']!r}, which is not in it")
-            if not item["Key"].endswith("/"):  # an empty object that stands for a folder
+                raise StorageError(f"{folder} cannot be listed: the store lists {item['Key']!r}, which is outside it")
+            if not item["Key"].endswith("/"):  # empty objects with a slash represent folders
                 yield ObjectInfo(
                     uri=f"{S3}{bucket}/{item['Key']}",
                     key=item["Key"].removeprefix(prefix),
@@ -176,7 +176,7 @@ class S3Backend:
                 )
 
     def download(self, uri: str, path: Path, etag: str | None = None) -> None:
-        """Copy an object to a path: a small one by one request, a large one in parallel parts."""
+        """Copy an object to a path: small objects by one request, large objects in parallel parts."""
         split_object(uri)
 
         def once() -> None:
@@ -184,21 +184,21 @@ class S3Backend:
                 modified, found = self._small(uri, temporary) or self._any(client, uri, temporary)
                 if etag and found and _bare(found) != _bare(etag) and not self._is_listed(uri, etag):
                     raise ChangedError(
-                        f"{uri} has changed since it was listed: start again, so that all of the data is of one moment"
+                        f"{uri} has changed since it was listed: start again, so that all data has the same state"
                     )
                 os.utime(temporary, ns=(modified, modified))
 
         self._digests.until_whole(once)
 
     def _is_listed(self, uri: str, etag: str) -> bool:
-        """Whether a store still lists an object with this ETag, though it gives it with another: some do."""
+        """Return True if the store lists an object with this ETag: some stores answer GET with another ETag."""
         bucket, key = split_object(uri)
         with self.client_for(uri, "listed") as client:
             found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
         return any(item["Key"] == key and _bare(item.get("ETag", "")) == _bare(etag) for item in found)
 
     def _small(self, uri: str, path: Path) -> tuple[int, str] | None:
-        """Write a small object by a fast request, if it comes at once: when it was changed, and its ETag."""
+        """Fetch a small object by a fast request; return modification time and ETag, or None if that fails."""
         from botocore.exceptions import FlexibleChecksumError
 
         try:
@@ -213,7 +213,7 @@ class S3Backend:
         return modified_ns(found.about), found.about["ETag"]
 
     def _any(self, client: S3Client, uri: str, path: Path) -> tuple[int, str]:
-        """Write an object as it comes, or in parts: when it was changed, and its ETag."""
+        """Fetch an object as a stream or in parts; return modification time and ETag."""
         bucket, key = split_object(uri)
         with self._stream(uri, again=True) as stream:
             if stream.size < LARGE:
@@ -227,7 +227,7 @@ class S3Backend:
         return stream.modified_ns, stream.etag or ""
 
     def upload(self, path: Path, uri: str) -> None:
-        """Copy a file to an object, large ones in parallel parts."""
+        """Copy a file to an object; large files in parallel parts."""
         bucket, key = split_object(uri)
         kind, _ = mimetypes.guess_type(key)
         extra = {"ContentType": kind} if kind else None
@@ -235,13 +235,13 @@ class S3Backend:
             client.upload_file(str(path), bucket, key, ExtraArgs=extra, Config=_transfer())
 
     def copy(self, source: str, target: str) -> None:
-        """Copy an object within the store, which does it at once."""
+        """Copy an object within the store, atomically."""
         (from_bucket, from_key), (bucket, key) = split_object(source), split_object(target)
         with self.client_for(source, f"copied to {target}") as client:
             client.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": from_bucket, "Key": from_key})
 
     def delete(self, uri: str) -> None:
-        """Delete an object; one that is not there is no error."""
+        """Delete an object; a missing object is not an error."""
         bucket, key = split_object(uri)
         with self.client_for(uri, "deleted") as client:
             client.delete_object(Bucket=bucket, Key=key)

@@ -1,4 +1,4 @@
-"""The client of boto3: where it connects to, what it trusts, how often it asks, and what stores other than AWS need."""
+"""Creates the boto3 client: endpoint, certificates, retries, and adaptations for stores other than AWS."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PARTS = 4
-"""Of one large object, transferred at a time."""
+"""Parts of one large object that are transferred in parallel."""
 
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
 def is_aws(client: S3Client) -> bool:
-    """Whether a client connects to AWS."""
+    """Return True if a client connects to AWS."""
     return (urlsplit(client.meta.endpoint_url).hostname or "").endswith(AWS_HOSTS)
 
 
 def connect(
     options: StorageOptions, say: Callable[[str], None], *, timeouts: tuple[float, float]
 ) -> tuple[S3Client, FastGet]:
-    """A client, and what asks for small objects as it does.
+    """Create a client, and a fast reader of small objects with the same settings.
 
     Args:
-        options: How the store is reached.
-        say: Is called with a sentence at each further attempt at a request.
-        timeouts: Seconds for connecting, and without a byte.
+        options: Connection options.
+        say: Receives a message for each retry of a request.
+        timeouts: Seconds to connect, and to wait for a byte.
 
     Raises:
-        ConfigError: The endpoint must not be connected to, or an option cannot be.
+        ConfigError: Connecting to the endpoint is not allowed, or an option is invalid.
     """
     import boto3
     from botocore.config import Config
@@ -84,7 +84,7 @@ def connect(
         timeouts=timeouts,
         ca_bundle=options.ca_bundle or core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE"),
     )
-    # The environment and the AWS configuration name endpoints too, in an order that botocore knows best.
+    # The environment and the AWS configuration may set the endpoint too: botocore knows their precedence.
     if is_aws(client):
         if style is not AddressingStyle.AUTO:
             client = make(
@@ -93,7 +93,7 @@ def connect(
         fast_get.register(client)
         return client, fast_get
     check_endpoint(client.meta.endpoint_url)
-    # Few other stores have a host name for each bucket, or know the checksums that AWS takes by default.
+    # Few other stores have a host name per bucket, or support the default checksums of AWS.
     other = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
     client = make(config.merge(other))
     BucketHosts(style).register(client.meta.events)
@@ -104,7 +104,7 @@ def connect(
 
 
 def _add_content_md5(params: Any, **_: Any) -> None:
-    """Have the store notice what was damaged on its way there: stores know this header that know no newer checksum."""
+    """Add an MD5 so that the store detects corruption: also supported by stores without the newer checksums."""
     body, digest = params["body"], md5()
     if isinstance(body, bytes | bytearray):
         digest.update(body)

@@ -1,4 +1,4 @@
-"""What boto3 raises, as sentences a user can act on."""
+"""Turns errors of boto3 into messages with a remedy."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 # Answers to HEAD have no body, so botocore gives their HTTP status as the code.
 MISSING = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchVersion"})
 CONFLICT = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
-DENIED = "access is denied: these credentials may not do it; check the policies of user, role and bucket"
+DENIED = "access is denied for these credentials; check the policies of user, role and bucket"
 EXPIRED = "the credentials have expired: renew them"
 REGION = "the bucket lies in another region: set storage.region or AWS_DEFAULT_REGION"
-LATER = "the store is overloaded or failing, and was so at every attempt: try again later"
+LATER = "the store was overloaded or failing at every attempt: try again later"
 UNKNOWN = frozenset(
     {
         "BadRequest",
@@ -33,11 +33,11 @@ UNKNOWN = frozenset(
         "UnsupportedOperation",
     }
 )
-"""Bad requests, in the words of stores that do not know a header, such as that of a conditional write."""
+"""Error codes of stores that do not support a header, such as that of a conditional write."""
 
 ADVICE = {
-    "400": "the store calls it a bad request: the credentials may have expired, or the bucket lie in another region",
-    "403": f"{DENIED}. Where objects may not be listed, one that is not there is answered so too",
+    "400": "the store answered 'bad request': the credentials may have expired, or the bucket may be in another region",
+    "403": f"{DENIED}. Without permission to list objects, a missing object gets the same answer",
     "AccessDenied": DENIED,
     "AllAccessDisabled": DENIED,
     "ExpiredToken": EXPIRED,
@@ -56,11 +56,11 @@ ADVICE = {
 
 @contextmanager
 def failures(uri: str, done: str, where: str) -> Iterator[None]:
-    """Turn what boto3 and, for local files, the operating system raise into StorageErrors.
+    """Turn errors of boto3 and, for local files, of the operating system into StorageErrors.
 
     Args:
-        uri: What was asked for.
-        done: What could not be done to it, such as ``read``.
+        uri: The object or folder.
+        done: Participle for the message, such as ``read``.
         where: The endpoint, or "AWS".
     """
     from boto3.exceptions import Boto3Error
@@ -93,40 +93,40 @@ def failures(uri: str, done: str, where: str) -> Iterator[None]:
         advice = "check the endpoint's URL, and that this machine's network lets it through"
         raise StorageError(f"{failed}: {where} cannot be reached ({error}); {advice}") from None
     except (aws.BotoCoreError, Boto3Error) as error:
-        if isinstance(error.__context__, aws.ClientError):  # boto3's transfers wrap what the store said
+        if isinstance(error.__context__, aws.ClientError):  # boto3's transfers wrap the store's error
             raise _answered(error.__context__, uri, failed, where) from None
         invalid = isinstance(error, aws.ParamValidationError | aws.InvalidRegionError)
         raise (ConfigError if invalid else StorageError)(f"{failed}: {error}") from None
-    except RecursionError:  # botocore asks a store that sends it elsewhere where that is, which does so again
-        raise StorageError(
-            f"{failed}: {where} sends us elsewhere, and does not say where; check the endpoint"
-        ) from None
+    except (
+        RecursionError
+    ):  # a redirect without a target: botocore asks the store for the region, and is redirected again
+        raise StorageError(f"{failed}: {where} redirects without a target; check the endpoint") from None
     except OSError as error:
         raise StorageError(f"{failed}: {reason(error, uri)}") from None
-    except ValueError as error:  # an endpoint or a key that botocore cannot write down
+    except ValueError as error:  # an endpoint or a key that botocore cannot encode
         hint = "; write it with http:// or https://" if "Invalid endpoint" in str(error) else ""
         raise ConfigError(f"{failed}: {error}{hint}") from None
 
 
 def _answered(error: ClientError, uri: str, failed: str, where: str) -> StorageError:
-    """What the store itself said."""
+    """Turn the error code of a store's answer into an error with a remedy."""
     answer = error.response.get("Error", {})
     code, message = str(answer.get("Code", "")), str(answer.get("Message", ""))
     if code == "NoSuchBucket":
         return NotFoundError(f"{failed}: {where} has no such bucket; check its name, and the endpoint")
     if code in MISSING:
-        return NotFoundError(f"{uri} is not there: check bucket and key")
+        return NotFoundError(f"{uri} does not exist: check bucket and key")
     if code in CONFLICT:
-        return ExistsError(f"{uri} is there already, or has just changed")
+        return ExistsError(f"{uri} exists already, or has just changed")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status in (405, 501) or (status == 400 and code in UNKNOWN):
-        return UnsupportedError(f"{failed}: {where} does not know how ({code}: {message})")
+        return UnsupportedError(f"{failed}: {where} does not support it ({code}: {message})")
     if code == "RequestTimeTooSkewed":
         ahead = clock_error(error.response)
         amount = (
             "" if ahead is None else f" by {abs(ahead):,.0f} s, {'ahead of' if ahead > 0 else 'behind'} the store's"
         )
-        return StorageError(f"{failed}: this machine's clock is wrong{amount}: set it, and keep it so by NTP")
+        return StorageError(f"{failed}: this machine's clock is wrong{amount}: set it, and synchronize it by NTP")
     if status >= 500 or code in {"SlowDown", "429", "RequestTimeout"}:
         return StorageError(f"{failed}: {where} answered {code}; {LATER}")
     return StorageError(f"{failed}: {ADVICE.get(code) or f'{where} answered {code}: {message}'}")

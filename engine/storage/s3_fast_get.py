@@ -1,10 +1,9 @@
-"""GET without its making: botocore spends most of the time of a small object on working out how to ask for it.
+"""Fast GET of small objects: botocore spends more time on preparing a request than on the transfer.
 
-For the objects of one bucket that is always the same: here it is learned from a request that botocore made, and the
-next differ from it in key, time and signature alone. Keys are those that botocore would take, certificates are checked
-as it checks them, and no redirect is followed. Whatever comes that is not the object is no answer: then botocore is
-asked, which tries again and has the words for what is wrong. It alone is asked where there is a proxy between, and
-where signatures are of another kind.
+Requests for objects of one bucket differ only in key, time and signature. This module learns the rest from a request of
+botocore. It uses the same credentials and checks certificates in the same way; redirects are not followed. Any answer
+other than the object is discarded: the request then goes through botocore, with its retries and error messages.
+botocore alone is used with a proxy, and with other kinds of signatures.
 
 obstore is as fast, but follows redirects wherever they lead.
 """
@@ -36,24 +35,24 @@ if TYPE_CHECKING:
     from engine.storage.retries import Retries
 
 NOTHING = hashlib.sha256().hexdigest()
-"""Of the body of a GET."""
+"""sha256 of the empty body of a GET."""
 
 LONGEST_REFUSAL = 4096
-"""Bytes of it that are read."""
+"""Maximum bytes read of an error answer."""
 
 ALIKE = frozenset({"user-agent", "x-amz-checksum-mode", "x-amz-request-payer"})
-"""Headers that all requests have, in lower case."""
+"""Headers that are the same in all requests, in lower case."""
 
 
 class Connections:
-    """Open connections to one server, each for one request at a time. What fails on one is not used again.
+    """Open connections to one server, each for one request at a time. A connection with a failure is closed.
 
-    Plain ones of Python's own: the pool of urllib3 would take twice as long for a small object.
+    Connections of ``http.client``: the pool of urllib3 takes twice as long for a small object.
 
     Args:
-        url: Of the server.
-        timeouts: Seconds for connecting, and without a byte.
-        trusted: The authorities that are, where it has a certificate.
+        url: URL of the server.
+        timeouts: Seconds to connect, and to wait for a byte.
+        trusted: TLS context with the trusted authorities; None for plain HTTP.
     """
 
     def __init__(self, url: SplitResult, timeouts: tuple[float, float], trusted: ssl.SSLContext | None) -> None:
@@ -62,7 +61,7 @@ class Connections:
 
     @contextmanager
     def one(self) -> Iterator[HTTPConnection]:
-        """A connection, for a request and all of its answer."""
+        """Yield a connection for one request and its complete answer."""
         connection = self._at_hand() or self._new()
         try:
             yield connection
@@ -79,7 +78,7 @@ class Connections:
                 return None
             if connection.sock is not None and not wait_for_read(connection.sock, timeout=0):
                 return connection
-            connection.close()  # the server has ended it
+            connection.close()  # closed by the server
 
     def _new(self) -> HTTPConnection:
         host, port, connecting = self._url.hostname or "", self._url.port, self._timeouts[0]
@@ -95,35 +94,35 @@ class Connections:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What requests for the objects of a bucket have in common."""
+    """The common part of requests for objects of one bucket."""
 
     connections: Connections
     host: str
     path: str
-    """Before the key, as the store sees it."""
+    """Path in the URL before the key."""
     headers: Mapping[str, str]
     region: str
     service: str
     checksums: Mapping[str, Any]
-    """Which of them are looked at, as botocore says it to itself."""
+    """Checksums to verify, in botocore's internal form."""
 
 
 @dataclass(frozen=True)
 class Whole:
-    """An object, and what is known of it as botocore's ``get_object`` says it."""
+    """An object with its metadata under the names of botocore's ``get_object``."""
 
     content: bytes
     about: Mapping[str, Any]
 
 
 class FastGet:
-    """Asks for objects of buckets that botocore has asked for one of before. Safe to use from several threads.
+    """Reads objects of buckets from which botocore has read an object before. Safe to use from several threads.
 
     Args:
-        credentials: Gives those of the moment.
-        retries: Counts what was asked for in vain.
-        timeouts: Seconds for connecting, and without a byte.
-        ca_bundle: Path of the authorities that are trusted; None: those that botocore trusts.
+        credentials: Returns the current credentials.
+        retries: Counts failed requests.
+        timeouts: Seconds to connect, and to wait for a byte.
+        ca_bundle: Path of the trusted authorities; None: those of botocore.
     """
 
     def __init__(
@@ -146,7 +145,7 @@ class FastGet:
         return ssl.create_default_context(cafile=self._ca_bundle or get_cert_path(True))
 
     def register(self, client: Any) -> None:
-        """Learn from a client."""
+        """Learn from the requests of a client."""
         self._operation = client.meta.service_model.operation_model("GetObject")
         client.meta.events.register("before-sign.s3.GetObject", self._learn)
 
@@ -171,10 +170,10 @@ class FastGet:
         )
 
     def __call__(self, uri: str, *, most: int) -> Whole | None:
-        """An object of less than ``most`` bytes; None: ask botocore.
+        """Return an object of less than ``most`` bytes; None: use botocore.
 
         Raises:
-            FlexibleChecksumError: It came damaged.
+            FlexibleChecksumError: The checksum does not match.
         """
         from botocore.exceptions import BotoCoreError, FlexibleChecksumError
 
@@ -221,15 +220,15 @@ class FastGet:
 
 
 def signed(pattern: Pattern, path: str, credentials: Any, now: time.struct_time) -> dict[str, str]:
-    """The headers of a GET, signed.
+    """Return the signed headers of a GET.
 
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 
     Args:
-        pattern: What it has in common with others.
-        path: Quoted, from the first slash on.
+        pattern: Common part of the bucket's requests.
+        path: Quoted path with its leading slash.
         credentials: ``access_key``, ``secret_key`` and ``token``, which may be None.
-        now: In UTC.
+        now: Time in UTC.
     """
     moment, day = time.strftime("%Y%m%dT%H%M%SZ", now), time.strftime("%Y%m%d", now)
     headers = {**pattern.headers, "X-Amz-Date": moment, "X-Amz-Content-SHA256": NOTHING}
@@ -250,7 +249,7 @@ def signed(pattern: Pattern, path: str, credentials: Any, now: time.struct_time)
 
 @lru_cache(maxsize=8)
 def _key(secret: str, *scope: str) -> bytes:
-    """What signs for a day."""
+    """Return the signing key of a day."""
     key = f"AWS4{secret}".encode()
     for part in (*scope, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
@@ -258,13 +257,13 @@ def _key(secret: str, *scope: str) -> bytes:
 
 
 def _code(answer: HTTPResponse) -> str:
-    """What the store says is wrong."""
+    """Return the error code of an answer."""
     found = re.search(rb"<Code>(\w+)</Code>", answer.read(LONGEST_REFUSAL))
     return found[1].decode() if found is not None else str(answer.status)
 
 
 def _name(error: Exception) -> str:
-    """What botocore calls an error of a connection."""
+    """Return botocore's name of a connection error."""
     if isinstance(error, TimeoutError):
         return "ReadTimeoutError"
     return (
@@ -273,7 +272,7 @@ def _name(error: Exception) -> str:
 
 
 def _quoted(key: str) -> str:
-    """A key in a URL, as botocore writes it."""
+    """Quote a key for a URL in the same way as botocore."""
     return quote(key, safe="/-._~")
 
 

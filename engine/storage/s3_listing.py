@@ -1,4 +1,4 @@
-"""The pages of a listing, put together with the rules that stores break: whole, each key once, in order."""
+"""Pages of a listing, checked for rules that some stores break: complete, each key once, sorted."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from typing import Any
 from engine.errors import StorageError
 
 Page = list[Any]
-"""Objects of a page as botocore gives them: ``Key``, ``Size``, ``ETag``, ``LastModified``."""
+"""Objects of a page as in botocore: ``Key``, ``Size``, ``ETag``, ``LastModified``."""
 
 
 def pages(ask: Callable[[str | None], Any], folder: str) -> Iterator[Page]:
-    """All pages. botocore's paginator would take the first for all where a store forgets to say how to continue.
+    """Yield all pages. botocore's paginator would stop silently if a store omits the continuation token.
 
     Args:
-        ask: Answers ListObjectsV2, from the beginning or from a token on.
-        folder: What is listed, for messages.
+        ask: Sends ListObjectsV2, without or with a continuation token.
+        folder: URI of the folder, for messages.
 
     Raises:
-        StorageError: The store says that there is more and not how to get it, or gives the same page again; or what
-            answers is not an object store.
+        StorageError: The listing continues without a token, or repeats a page; or the answer is not from an object
+            store.
     """
     token: str | None = None
     asked: set[str] = set()
     while True:
         answer = ask(token)
         items = answer.get("Contents", [])
-        if not answer.get("Name") and not items:  # an empty folder has its bucket's name
-            raise StorageError(f"{folder} cannot be listed: what answered is not an object store, but perhaps a proxy")
+        if not answer.get("Name") and not items:  # the answer for an empty folder contains the bucket's name
+            raise StorageError(
+                f"{folder} cannot be listed: the answer is not from an object store, but perhaps from a proxy"
+            )
         yield items
         token = answer.get("NextContinuationToken")
         if not answer.get("IsTruncated", bool(token)):
@@ -38,24 +40,24 @@ def pages(ask: Callable[[str | None], Any], folder: str) -> Iterator[Page]:
             fault = "without saying how to get it" if not token else "and gives the same page again"
             raise StorageError(
                 f"{folder} cannot be listed: the store says that there is more after {len(items):,} objects {fault} "
-                "(IsTruncated, NextContinuationToken): it does not keep to ListObjectsV2; update it, or copy the "
+                "(IsTruncated, NextContinuationToken): it violates ListObjectsV2; update it, or copy the "
                 "data to another store"
             )
         asked.add(token)
 
 
 def in_order(found: Iterable[Page], folder: str, *, whole: bool = False) -> Iterator[Any]:
-    """The objects of all pages by the bytes of their keys. A store whose first page is not in order is read whole.
+    """Yield the objects of all pages, sorted by the bytes of their keys. If page 1 is unsorted, all are read first.
 
-    Some stores list an object twice that is written meanwhile: once is enough.
+    Some stores list an object twice if it is written during the listing: duplicates are dropped.
 
     Args:
         found: The pages.
-        folder: What is listed, for messages.
-        whole: Read all pages before the first object is given: the store is known to list in no order.
+        folder: URI of the folder, for messages.
+        whole: Read all pages before the first object is yielded: the store does not sort its listings.
 
     Raises:
-        StorageError: A later page goes back, or has nothing new: what was given so far cannot be taken back.
+        StorageError: A later page is out of order or has no new keys: earlier objects were yielded already.
     """
     last, remaining = b"", iter(found)
     for number, page in enumerate(remaining):
@@ -77,7 +79,7 @@ def _sorted(found: Iterable[Page], folder: str) -> list[Any]:
     for page in found:
         before = len(items)
         items |= {_bytes(item["Key"]): item for item in page}
-        if page and len(items) == before:  # such a listing may have no end
+        if page and len(items) == before:  # otherwise the listing may never end
             raise _disorder(folder)
     return [items[key] for key in sorted(items)]
 
@@ -89,5 +91,5 @@ def _bytes(key: str) -> bytes:
 def _disorder(folder: str) -> StorageError:
     return StorageError(
         f"{folder} cannot be listed: the store lists keys twice or out of order (directory buckets do), so that "
-        "nobody can tell whether all are there; copy the data to another bucket or store"
+        "missing objects cannot be detected; copy the data to another bucket or store"
     )

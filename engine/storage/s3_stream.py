@@ -1,4 +1,4 @@
-"""The body of an object in S3: read on where a connection broke, and compared with what the store says of it."""
+"""The body of an S3 object: continued after a broken connection, and compared with its checksum."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from engine.storage.base import BrokenError, ExistsError
 
 READ_SIZE = 1 << 20
 PIECE = 1 << 16
-"""Bytes taken from a connection at a time: what is lost, and asked for again, when it stalls."""
+"""Bytes read from a connection at a time; read again after a stall."""
 
 READINGS = 6
-"""Of one object that comes damaged."""
+"""Maximum readings of one object that arrives corrupted."""
 
 MD5 = re.compile(r'"?([0-9a-f]{32})"?')
-"""An ETag that may be the MD5 of the content: those of objects in parts are longer."""
+"""An ETag that may be the MD5 of the content: ETags of multipart uploads are longer."""
 
 T = TypeVar("T")
 
 
 class CorruptError(StorageError):
-    """The content does not have the checksum that the store gave with it."""
+    """The content does not match its checksum."""
 
     def __init__(self, uri: str, why: str, digest: str = "") -> None:
         self.what, self.digest = f"{uri} came damaged ({why})", digest
@@ -34,28 +34,28 @@ class CorruptError(StorageError):
 
 
 class Digests:
-    """What the ETags of a store are worth. Mostly they are MD5s, but a store may give others, and does not say so.
+    """Detects whether the ETags of a store are MD5 digests. Most stores use MD5; others do not announce it.
 
-    Damage is never the same twice: where two readings of an object agree with each other and not with its ETag, the
-    ETag is something else, and nothing follows from any of this store.
+    Corruption is random: if two readings of an object agree with each other but not with its ETag, the ETag is not an
+    MD5, and the ETags of this store are ignored.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.are_md5: bool | None = None
-        """None until it is known."""
+        """None if not known yet."""
 
     def check(self, uri: str, etag: str, found: Any, *, again: bool) -> None:
-        """Compare the MD5 of what was read with an ETag that looks like one.
+        """Compare the MD5 of the content with an ETag that looks like an MD5.
 
         Args:
-            uri: Of the object.
-            etag: 32 digits.
-            found: The hash of all that was read.
-            again: The object will be read anew if it must be, so that it counts as damaged as long as nothing is known.
+            uri: URI of the object.
+            etag: 32 hex digits.
+            found: Hash of the content.
+            again: The caller can read the object again, so a mismatch is an error also while ``are_md5`` is None.
 
         Raises:
-            CorruptError: It came damaged.
+            CorruptError: The content does not match.
         """
         if found.hexdigest() == etag:
             self.are_md5 = True
@@ -63,7 +63,7 @@ class Digests:
             raise CorruptError(uri, "its MD5 is not its ETag", found.hexdigest())
 
     def until_whole(self, work: Callable[[], T]) -> T:
-        """Do ``work`` again, a few times, while what it reads comes damaged or breaks off."""
+        """Retry ``work`` a few times while its content is corrupted or the connection breaks."""
         before = ""
         for reading in range(2, READINGS + 1):
             try:
@@ -79,13 +79,13 @@ class Digests:
 
 
 class Stream(io.RawIOBase):
-    """The body of an object, read on from where a connection broke, if the object is still the same.
+    """The body of an object; after a broken connection it continues at the same byte if the object is unchanged.
 
     Args:
-        get: Asks for the object; takes what else ``get_object`` does.
-        uri: Of the object.
-        digests: Of the store.
-        again: It is read within :meth:`Digests.until_whole`.
+        get: Requests the object; takes further arguments of ``get_object``.
+        uri: URI of the object.
+        digests: Digests of the store.
+        again: The stream is read within :meth:`Digests.until_whole`.
     """
 
     def __init__(self, get: Callable[..., Any], uri: str, digests: Digests, *, again: bool = False) -> None:
@@ -97,27 +97,27 @@ class Stream(io.RawIOBase):
         self.md5, self.digest = md5_of(response), md5()
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if not self.closed:
             self.body.close()
         super().close()
 
     def readall(self) -> bytes:
-        """What is left."""
+        """Return the remaining content."""
         return b"".join(iter(lambda: self.read(PIECE) or b"", b""))
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a part of a buffer; how much was filled, 0 at the end."""
+        """Fill a part of a buffer; return the number of bytes, 0 at the end."""
         from botocore.exceptions import FlexibleChecksumError, HTTPClientError, IncompleteReadError
-        from urllib3.exceptions import HTTPError  # of TLS, which botocore lets through
+        from urllib3.exceptions import HTTPError  # TLS errors, which botocore does not wrap
 
         while True:
             try:
-                # At the end an empty read makes botocore compare length and checksum.
+                # An empty read at the end makes botocore verify length and checksum.
                 chunk: bytes = self.body.read(min(len(buffer), PIECE))
                 if not chunk and self.position < self.size:
                     raise IncompleteReadError(actual_bytes=self.position, expected_bytes=self.size)
@@ -154,16 +154,16 @@ class Stream(io.RawIOBase):
 
 
 def md5(content: bytes = b"") -> Any:
-    """A hash for checksums, not for secrets."""
+    """Return an MD5 hash for checksums, not for security."""
     return hashlib.md5(content, usedforsecurity=False)
 
 
 def modified_ns(answer: Any) -> int:
-    """When an object was written; listings of some stores are finer than the whole seconds of other answers."""
+    """Return the modification time in nanoseconds, cut to seconds: only listings of some stores are finer."""
     return int(answer["LastModified"].timestamp()) * 10**9
 
 
 def md5_of(answer: Any) -> str | None:
-    """The MD5 that an object should have, if its ETag may be one: where a key of the user's encrypts it, it is not."""
+    """Return the expected MD5 of an object, or None: with encryption by a user's key, the ETag is not an MD5."""
     found = MD5.fullmatch(answer.get("ETag", ""))
     return None if found is None or answer.get("ServerSideEncryption", "AES256") != "AES256" else found[1]

@@ -1,4 +1,4 @@
-"""Many transfers at once."""
+"""Parallel transfers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from engine.storage.base import OnProgress, Progress
 
 THREADS = 16
 WAITING = 4 * THREADS
-"""Items taken from the iterable and not done yet: what bounds memory."""
+"""Maximum unfinished items taken from the iterable; bounds the memory."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def each_done(work: Callable[[T], R], items: Iterable[T], *, threads: int = THREADS) -> Generator[R, None, None]:
-    """Do ``work`` on every item in threads, and give what comes of it in the order in which it is done.
+    """Apply ``work`` to every item in threads, and yield the results in the order of completion.
 
-    Items are taken as they are needed, in the thread that asks for results. The first failure stops the rest and is
-    raised when what is under way has ended. A caller who may not ask for all results has to close this.
+    Items are taken from the iterable as needed, in the thread that consumes the results. The first failure stops the
+    rest and is raised after running work has ended. A caller that may not consume all results must close the generator.
     """
     waiting: SimpleQueue[T | None] = SimpleQueue()
     done: SimpleQueue[tuple[R | None, BaseException | None]] = SimpleQueue()
@@ -34,7 +34,7 @@ def each_done(work: Callable[[T], R], items: Iterable[T], *, threads: int = THRE
         while (item := waiting.get()) is not None and not stopped.is_set():
             try:
                 done.put((work(item), None))
-            except BaseException as failure:  # noqa: BLE001 - it is raised where results are asked for
+            except BaseException as failure:  # noqa: BLE001 - raised in the consumer
                 done.put((None, failure))
 
     def next_done(*, wait: bool) -> R:
@@ -78,9 +78,9 @@ def in_parallel(
     objects_total: int | None = None,
     bytes_total: int | None = None,
 ) -> None:
-    """Do ``work``, which returns how many bytes it was about, on every item in threads, as :func:`each_done` does.
+    """Apply ``work``, which returns a number of bytes, to every item in threads, as :func:`each_done` does.
 
-    ``on_progress`` is called in this thread.
+    ``on_progress`` is called in the calling thread.
     """
     size = 0
     with closing(each_done(work, items)) as done:

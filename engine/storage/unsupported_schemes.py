@@ -1,4 +1,4 @@
-"""Schemes of URIs that no storage is for, each with what to write instead."""
+"""URI schemes without a storage backend, each with the alternative."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ ADVICE = {
 
 
 def refusal(uri: str) -> str | None:
-    """Why no storage takes a URI, in a sentence; None of files and plain paths."""
+    """Return the error message for a URI without a storage backend; None for files, plain paths and buckets."""
     found = SCHEME.match(uri)
     if found is None or uri.startswith((FILE, CLAIM, *REMOTE)):
         return None
-    shown = uri.partition("?")[0]  # what follows may be a signature
+    shown = uri.partition("?")[0]  # the rest may be a signature
     scheme = found[1]
-    return f"{shown!r}: there is no storage for {scheme}://: {ADVICE.get(scheme.lower(), SUPPORTED)}"
+    return f"{shown!r}: {scheme}:// is not supported: {ADVICE.get(scheme.lower(), SUPPORTED)}"

@@ -1,6 +1,6 @@
 """URIs of objects and folders: ``s3://``, ``gs://`` and ``az://bucket/key``, ``pvc://claim/path``, ``file:///path``.
 
-Only ``file://`` is percent-encoded, as everywhere: keys, paths of claims and plain paths are taken as they are written.
+Only ``file://`` is percent-encoded, as usual: keys, paths on claims and plain paths are used unchanged.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ REMOTE = (S3, GS, AZ)
 FILE = "file://"
 CLAIM = "pvc://"
 CLAIMS = "TEACHER_CLAIMS"
-"""The folder, on this machine or in the pod, below which each claim is mounted at its name."""
+"""Variable with the folder, on this machine or in the pod, below which each claim is mounted under its name."""
 CLAIM_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LONGEST_CLAIM_NAME = 253
 DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def is_remote(uri: str) -> bool:
-    """Return True for an object or folder in a bucket, which must be downloaded to be used as a file."""
+    """Return True for an object or folder in a bucket, which must be downloaded for use as a file."""
     return uri.startswith(REMOTE)
 
 
 def join(uri: str, *parts: str) -> str:
-    """Append path parts, as a listing or a file system spells them.
+    """Append path parts, given as in a listing or a file system.
 
     ``join("s3://b/a/", "c", "d.json") == "s3://b/a/c/d.json"``; ``join("file:///a", "5%") == "file:///a/5%25"``.
     Slashes in a row are part of a key in a bucket and kept: ``join("s3://b/a", "/c") == "s3://b/a//c"``.
@@ -44,13 +44,13 @@ def join(uri: str, *parts: str) -> str:
 
 
 def name(uri: str) -> str:
-    """The last part of a URI, as a file system spells it."""
+    """Return the last part of a URI, as in a file system."""
     last = uri.rstrip("/").rpartition("/")[2]
     return unquote(last) if uri.startswith(FILE) else last
 
 
 def parent(uri: str) -> str:
-    """The folder of a URI: ``parent("s3://b/a/c.json") == "s3://b/a"``; of a bare file name, ``"."``."""
+    """Return the folder of a URI: ``parent("s3://b/a/c.json") == "s3://b/a"``; ``"."`` for a bare file name."""
     head, slash, _ = uri.rstrip("/").rpartition("/")
     if not slash:
         return "."
@@ -58,10 +58,10 @@ def parent(uri: str) -> str:
 
 
 def local_path(uri: str) -> Path:
-    """The path that a ``file://`` URI, a ``pvc://`` URI or a plain path names.
+    """Return the path of a ``file://`` URI, a ``pvc://`` URI or a plain path.
 
     Raises:
-        ConfigError: The URI names a claim that is not mounted here, or leads out of it.
+        ConfigError: The claim is not mounted here, or the path points outside it.
     """
     if is_claim(uri):
         return _path_on_claim(uri)
@@ -77,13 +77,13 @@ def is_claim(uri: str) -> bool:
 
 
 def split_claim(uri: str) -> tuple[str, str]:
-    """The name of the claim, and the path on it.
+    """Split a URI into the claim's name and the path on the claim.
 
     >>> split_claim("pvc://forklifts/export/annotations.json")
     ('forklifts', 'export/annotations.json')
 
     Raises:
-        ConfigError: The name is invalid, or the path leads out of the claim.
+        ConfigError: The name is invalid, or the path points outside the claim.
     """
     claim, _, path = uri.removeprefix(CLAIM).partition("/")
     if not CLAIM_NAME.fullmatch(claim) or len(claim) > LONGEST_CLAIM_NAME:
@@ -98,7 +98,7 @@ def _path_on_claim(uri: str) -> Path:
     root = os.environ.get(CLAIMS)
     if not root:
         raise ConfigError(
-            f"{uri} lies on a PersistentVolumeClaim of a cluster, which the pods of a run mount and this machine does "
+            f"{uri} is on a PersistentVolumeClaim of a cluster, which the pods of a run mount and this machine does "
             f"not: mount its disk here and give the path, or set {CLAIMS} to the folder that has it as {claim}; "
             "`kubectl cp` copies from a pod that mounts it"
         )
@@ -112,10 +112,10 @@ def _path_on_claim(uri: str) -> Path:
 
 
 def safe_join(folder: Path, key: str) -> Path:
-    """The path of ``key`` below ``folder``; backslashes part folders too.
+    """Return the path of ``key`` below ``folder``; backslashes separate folders too.
 
     Raises:
-        DataError: The key names no file, is absolute, leads out of the folder, or no file can be called so.
+        DataError: The key names no file, is absolute, points outside the folder, or is not a valid file name.
     """
     parts = PurePosixPath(key.replace("\\", "/"))
     if not parts.parts:

@@ -144,11 +144,11 @@ def test_doctor_refuses_an_endpoint_that_is_a_metadata_service() -> None:
         (("train", "--data", "a", "--output", "o", "--test", "t"), "--test goes with --val"),
         (("train", "--data", "a", "--output", "o", "--base-model", "b"), "exactly one --teacher"),
         (("train", "--data", "nothing.json", "--output", "o"), "nothing.json"),
-        (("run", "-f", "nothing.yaml"), "nothing.yaml is not there"),
-        (("inspect", "nothing.json"), "nothing.json is not there"),
+        (("run", "-f", "nothing.yaml"), "nothing.yaml does not exist"),
+        (("inspect", "nothing.json"), "nothing.json does not exist"),
         (("evaluate", "--adapter", "nowhere", "--data", "a.json"), "nowhere"),
         (("fetch", "./nowhere", "out"), "not a published run"),
-        (("train", "--data", "a", "--output", "o", "--outcome", "x"), "--outcome goes with --config"),
+        (("train", "--data", "a", "--output", "o", "--outcome", "x"), "--outcome needs --config"),
     ],
 )
 def test_a_slip_on_the_command_line_is_a_sentence(arguments: tuple[str, ...], sentence: str) -> None:

@@ -126,7 +126,7 @@ def test_a_student_is_trained_on_labels(place: Path, tmp_path: Path) -> None:
         (("label", "--adapters", "a", "--images", "i", "--output", "o", "--base-model", "x"), "TEACHER=WHERE"),
         (("evaluate", "--data", "a.json"), "give --adapter, or --predictions"),
         (("evaluate", "--data", "a.json", "--adapter", "a", "--predictions", "b"), "leave out --adapter"),
-        (("evaluate", "--data", "a.json", "--predictions", "nowhere.json"), "nowhere.json is not there"),
+        (("evaluate", "--data", "a.json", "--predictions", "nowhere.json"), "nowhere.json does not exist"),
     ],
 )
 def test_a_slip_is_a_sentence(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def train(planned: Path, *arguments: str, cwd: Path, **environment: str) -> tupl
 def test_a_full_disk_is_told(planned: Path, tmp_path: Path, disk: Path) -> None:
     code, said = train(planned, "--work-dir", str(disk / "work"), cwd=tmp_path)
     assert code == MachineError.exit_code
-    assert re.search(r"cannot be written: the disk is full: free some room", said)
+    assert re.search(r"cannot be written: the disk is full: free some space", said)
 
 
 @as_root

@@ -64,7 +64,7 @@ def test_files_of_somebody_elses_are_not_overwritten(tmp_path: Path) -> None:
     run, mine = published(tmp_path, "1"), tmp_path / "here" / "teachers" / "sam_lora" / "adapter_model.safetensors"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors is there already, and is none of this run's"):
+    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors exists already, and is not a file of this run"):
         fetch_run(run, tmp_path / "here", storage=Storage())
     assert mine.read_text() == "mine"
 

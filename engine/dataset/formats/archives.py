@@ -56,7 +56,7 @@ def unpack(uri: str, *, storage: Storage) -> str:
     """
     info = storage.head(uri)
     if info is None:
-        raise NotFoundError(f"{uri} is not there: check the path")
+        raise NotFoundError(f"{uri} does not exist: check the path")
     seen = f"{uri}\0{info.size}\0{info.etag}"
     folder = default_cache() / "unpacked" / hashlib.sha256(seen.encode(errors="surrogateescape")).hexdigest()[:32]
     if _is_whole(folder):

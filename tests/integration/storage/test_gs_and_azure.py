@@ -174,7 +174,7 @@ def test_a_container_without_an_account_says_what_to_set(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("uri", "advice"), [("gs://b/x", "gcloud auth"), ("az://b/x", "AZURE_STORAGE_ACCOUNT_KEY")])
 def test_a_machine_without_an_identity_says_what_to_set(uri: str, advice: str) -> None:
     assert credentials(uri[:5]) is None
-    with pytest.raises(StorageError, match=f"there are no credentials for {uri[:5]}.*{advice}"):
+    with pytest.raises(StorageError, match=f"no credentials found for {uri[:5]}.*{advice}"):
         Storage(StorageOptions(azure_account="account")).read_bytes(uri)
 
 

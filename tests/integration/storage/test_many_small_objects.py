@@ -159,7 +159,7 @@ def test_a_redirect_is_not_followed(s3: str, proxy: FaultyS3, storage: Storage, 
 def test_what_is_not_there_or_not_allowed_is_told_by_name(
     s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path
 ) -> None:
-    with pytest.raises(NotFoundError, match=f"{s3}/in/gone is not there"):
+    with pytest.raises(NotFoundError, match=f"{s3}/in/gone does not exist"):
         storage.download(f"{s3}/in/gone", tmp_path / "copy")
     storage.download(f"{s3}/in/first", tmp_path / "copy")
     proxy.before = lambda _: says(403, "AccessDenied")

@@ -63,7 +63,7 @@ def test_a_run_among_faults_ends_with_the_same_adapters(
 @pytest.mark.parametrize(
     ("status", "code", "sentence"),
     [
-        (404, "NoSuchKey", "is not there: check bucket and key"),
+        (404, "NoSuchKey", "does not exist: check bucket and key"),
         pytest.param(403, "AccessDenied", "cannot be read: access is denied", marks=pytest.mark.slow),
         pytest.param(
             503, "SlowDown", "cannot be read: .* answered SlowDown; .* try again later", marks=pytest.mark.slow

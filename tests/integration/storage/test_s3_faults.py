@@ -331,7 +331,7 @@ def user(s3: str, s3_server: str) -> Iterator[dict[str, str]]:
     [
         ({"AWS_ACCESS_KEY_ID": "unknown"}, "access key is unknown .* check AWS_ACCESS_KEY_ID"),
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "secret key is wrong: check AWS_SECRET_ACCESS_KEY"),
-        ({}, "access is denied: these credentials may not do it"),
+        ({}, "access is denied for these credentials"),
     ],
 )
 def test_credentials_that_do_not_do_are_told_apart(
@@ -342,7 +342,7 @@ def test_credentials_that_do_not_do_are_told_apart(
     with pytest.raises(StorageError, match=f"^{s3}/key cannot be read: .*{advice}") as error:
         Storage().read_bytes(f"{s3}/key")
     assert user["AWS_SECRET_ACCESS_KEY"] not in str(error.value)
-    with pytest.raises(StorageError, match=f"^{s3}/key cannot be looked at: .*{advice}"):
+    with pytest.raises(StorageError, match=f"^{s3}/key cannot be accessed: .*{advice}"):
         Storage().exists(f"{s3}/key")
 
 

@@ -108,7 +108,7 @@ def test_the_style_of_the_environment_and_of_the_aws_configuration_counts(
 
 def test_a_bucket_is_put_into_no_host_that_must_not_be_reached(s3: str, s3_server: str) -> None:
     virtual = AddressingStyle.VIRTUAL
-    with pytest.raises(ConfigError, match=r"cannot stand in the host name of http://127\.0\.0\.1"):
+    with pytest.raises(ConfigError, match=r"cannot be part of the host name of http://127\.0\.0\.1"):
         Storage(StorageOptions(endpoint_url=s3_server, addressing_style=virtual)).read_bytes(f"{s3}/key")
     with pytest.raises(ConfigError, match="metadata service"):
         Storage(StorageOptions(endpoint_url="http://google.internal", addressing_style=virtual)).read_bytes(
@@ -175,7 +175,7 @@ def answered() -> Any:
         ("arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", "multi-region access point needs signatures"),
         ("arn:aws:s3-object-lambda:eu-west-1:123456789012:accesspoint/x", "Object Lambda access point changes objects"),
         ("arn:aws:s3:::bucket", "write s3://arn:aws:s3:<region>:<account>:accesspoint/<name>/<key>, or s3://bucket"),
-        (AP, "is an access point of AWS, which http://127.0.0.1:[0-9]+ is not"),
+        (AP, "is an access point of AWS, but http://127.0.0.1:[0-9]+ is not"),
     ],
 )
 def test_other_arns_and_other_stores_are_refused(s3: str, bucket: str, said: str) -> None:

@@ -75,7 +75,7 @@ def test_a_gpu_that_has_no_room_is_said_to_have_none(data: Path) -> None:
     asked = (data, "--set", "training.precision=float32", "--set", "teachers.sam.checkpointing=[]")
     sam = outlook(*asked)["sam"]
     assert sam.gpus[0].chosen is None
-    assert "8 GiB has no room" in " ".join(inspect(*asked).stderr.split())
+    assert "8 GiB too small" in " ".join(inspect(*asked).stderr.split())
 
 
 def test_what_is_predicted_follows_what_is_asked_for(data: Path) -> None:

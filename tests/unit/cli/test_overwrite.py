@@ -23,7 +23,7 @@ def test_a_split_may_be_made_again_but_not_take_the_place_of_something_else(tmp_
     before = data.read_bytes()
     teacher("split", data, "--output", tmp_path / "parts")
     teacher("split", data, "--output", tmp_path / "parts")
-    with pytest.raises(ConfigError, match=r"train\.json is there already, with other content: .* --overwrite"):
+    with pytest.raises(ConfigError, match=r"train\.json exists already, with other content: .* --overwrite"):
         teacher("split", data, "--output", tmp_path)
     assert data.read_bytes() == before
     assert not (tmp_path / "val.json").exists()
@@ -36,6 +36,6 @@ def test_what_is_there_is_left_before_anything_is_looked_at(tmp_path: Path, comm
     output = tmp_path / "output"
     output.write_text("mine")
     more = ("--images", tmp_path) if command == "predict" else ()
-    with pytest.raises(ConfigError, match=r"output is there already: .* --overwrite"):
+    with pytest.raises(ConfigError, match=r"output exists already: .* --overwrite"):
         teacher(command, "--adapter", tmp_path / "nothing", "--output", output, *more)
     assert output.read_text() == "mine"

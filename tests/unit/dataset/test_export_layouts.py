@@ -131,7 +131,7 @@ def test_a_folder_that_can_be_read_in_two_ways_is_not_guessed(files: list[str], 
 
 
 def test_nothing_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"nothing\.json is not there"):
+    with pytest.raises(StorageError, match=r"nothing\.json does not exist"):
         inspect_dataset(tmp_path / "nothing.json")
 
 

@@ -263,7 +263,7 @@ def test_what_cannot_be_divided_is_refused_as_inspection_does(tmp_path: Path) ->
         sentence = str(said.value).replace(" in the middle of 'categories'", "")  # which are copied, not read
         with pytest.raises(DataError, match=f"^{re.escape(sentence)}$"):
             split_file(str(tmp_path / "bad.json"), tmp_path, half, seed=0)
-    with pytest.raises(StorageError, match="is not there"):
+    with pytest.raises(StorageError, match="does not exist"):
         split_file(str(tmp_path / "none.json"), tmp_path, half, seed=0)
     divided = tmp_path / "divided"
     for part in ("train", "valid"):

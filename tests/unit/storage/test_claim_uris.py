@@ -47,7 +47,7 @@ def test_a_claim_that_is_not_mounted_is_named(claim: Path) -> None:
 
 
 def test_a_file_that_is_missing_is_named_by_its_uri(claim: Path) -> None:
-    with pytest.raises(NotFoundError, match=r"pvc://forklifts/a\.json is not there"):
+    with pytest.raises(NotFoundError, match=r"pvc://forklifts/a\.json does not exist"):
         Storage().read_bytes("pvc://forklifts/a.json")
 
 
@@ -116,7 +116,7 @@ def test_a_share_without_hard_links_never_shows_half_a_file(tmp_path: Path, monk
     ],
 )
 def test_a_scheme_without_a_storage_says_what_to_write(uri: str, advice: str) -> None:
-    with pytest.raises(ConfigError, match="there is no storage for") as raised:
+    with pytest.raises(ConfigError, match="is not supported") as raised:
         Storage().read_bytes(uri)
     assert advice in str(raised.value)
     assert "secret" not in str(raised.value)

@@ -109,7 +109,7 @@ def test_a_name_is_looked_up_as_this_machine_does() -> None:
     ],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="is no URL"):
+    with pytest.raises(ConfigError, match="is not a URL"):
         check_endpoint(url)
 
 

@@ -81,7 +81,7 @@ def test_a_result_of_another_version_is_a_sentence(run: TrainingRun) -> None:
     assert read_result(run.layout, DINO, Storage()) is None
     write_result(run.layout)
     Path(run.layout.teacher(DINO), RESULT).write_text("{}")
-    with pytest.raises(StorageError, match=r"result.json is not what this version of teacher writes"):
+    with pytest.raises(StorageError, match=r"result.json was not written by this version of teacher"):
         read_result(run.layout, DINO, Storage())
 
 
