@@ -138,7 +138,7 @@ def _contents(folder: str, storage: Storage) -> tuple[Files, set[str]]:
                 above = above.rpartition("/")[0]
     if empty:
         raise NotFoundError(
-            f"{folder} is not there, or empty: give a COCO JSON file, the folder of an export, or a zip file"
+            f"{folder} does not exist, or is empty: give a COCO JSON file, the folder of an export, or a zip file"
         )
     return others, folders
 

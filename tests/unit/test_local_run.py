@@ -129,7 +129,7 @@ def test_a_probe_that_is_not_there_is_told_before_anything_is_trained(tmp_path: 
         output=str(tmp_path / "out"),
         training=TrainingSpec(retention=RetentionSpec(annotations=str(tmp_path / "typo.json"))),
     )
-    with pytest.raises(StorageError, match=r"typo\.json is not there"):
+    with pytest.raises(StorageError, match=r"typo\.json does not exist"):
         local_run.prepare(Manifest(name="parts", spec=spec), Storage())
     (tmp_path / "typo.json").write_text(COCO)
     _, runs = local_run.prepare(Manifest(name="parts", spec=spec), Storage())
