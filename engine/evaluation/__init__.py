@@ -1,1 +1,1 @@
-"""COCO AP of a teacher, and the report of what tuning it brought."""
+"""Evaluate teachers by COCO AP, and render the report that compares base and adapted teacher."""

@@ -1,4 +1,4 @@
-"""Curves for the report, as numbers that its template draws: pure geometry, no markup."""
+"""Geometry of the curves in the report; the template draws them. No markup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled line of the grid, at ``at`` pixels along its axis."""
+    """Labelled grid line at ``at`` pixels along its axis."""
 
     at: float
     label: str
@@ -22,20 +22,20 @@ class Tick:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line, or that of the base with it, in pixels of a WIDTH x HEIGHT picture with y down.
+    """A curve, optionally with the base's curve, in pixels of a WIDTH x HEIGHT picture with y down.
 
     Attributes:
-        title: What the y axis shows.
-        points: SVG's list of points, "x,y x,y".
-        dots: The same points where there are few enough to mark each.
-        x_title: What the x axis shows.
-        x_ticks: Values along x.
-        y_ticks: Values.
-        best: Where the best adapter was taken; None without one.
-        best_label: Its value and epoch.
-        base: y of the base's value; None where there is none.
-        base_points: The base's own line, as ``points``; empty where there is none.
-        summary: The curve in words, for those who do not see it.
+        title: Title of the y axis.
+        points: Points in SVG syntax, "x,y x,y".
+        dots: The same points if there are few enough to mark each; otherwise empty.
+        x_title: Title of the x axis.
+        x_ticks: Ticks of the x axis.
+        y_ticks: Ticks of the y axis.
+        best: Point of the best adapter, or None.
+        best_label: Value and epoch of ``best``.
+        base: y of the base's value, or None.
+        base_points: The base's curve, as ``points``, or empty.
+        summary: Description of the curve for screen readers.
     """
 
     title: str
@@ -62,11 +62,11 @@ def curve(
     """Lay out one curve.
 
     Args:
-        title: What the values are.
+        title: Name of the values.
         points: (epoch, value), in order, at least one, all finite.
-        best: The point to mark.
-        base: A value to draw a dashed line at.
-        from_zero: Show zero even where no value is near it.
+        best: Point to mark.
+        base: Value of a dashed horizontal line.
+        from_zero: Start the y axis at zero.
     """
     values = [value for _, value in points] + ([] if base is None else [base]) + ([] if best is None else [best[1]])
     y_values = nice_ticks(min(values + [0.0] * from_zero), max(values))
@@ -97,13 +97,13 @@ def curve(
 
 
 def ratio_curve(title: str, points: Sequence[Point], base: Sequence[Point], *, x_title: str) -> Curve:
-    """Lay out a curve of shares over shares, both axes from 0 to 1.
+    """Lay out a curve of ratios, both axes from 0 to 1.
 
     Args:
-        title: What the y values are.
+        title: Name of the y values.
         points: (x, y), in order, at least one.
-        base: The same of the base; may be empty.
-        x_title: What the x values are.
+        base: Points of the base; may be empty.
+        x_title: Name of the x values.
     """
     ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -133,7 +133,7 @@ def ratio_curve(title: str, points: Sequence[Point], base: Sequence[Point], *, x
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """Some five round numbers from at or below ``low`` to at or above ``high``.
+    """Return about five round numbers that cover ``low`` to ``high``.
 
     >>> nice_ticks(0, 0.43)
     [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]

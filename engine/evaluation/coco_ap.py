@@ -1,6 +1,6 @@
-"""COCO's average precision, and SAM's mean IoU.
+"""Compute COCO's average precision, and SAM's mean IoU.
 
-The numbers are those of pycocotools' ``COCOeval`` (Lin et al., https://arxiv.org/abs/1405.0312), computed by
+The metrics equal those of pycocotools' ``COCOeval`` (Lin et al., https://arxiv.org/abs/1405.0312) and are computed by
 faster-coco-eval.
 """
 
@@ -20,25 +20,25 @@ from engine.evaluation.ground_truth import IouType, coco_ground_truth, truth_of
 from engine.result_types import ApMetrics
 
 ALL, SMALL, MEDIUM, LARGE = range(4)  # COCO's areas: any, up to 32x32, up to 96x96, above
-AT_1, AT_10, AT_100 = range(3)  # how many detections an image count, the surest first
-MAX_DETECTIONS = 100  # of a class an image: COCO counts no more
+AT_1, AT_10, AT_100 = range(3)  # maximum detections per image, highest scores first
+MAX_DETECTIONS = 100  # per class and image, as COCO defines it
 IOU_50, IOU_75 = 0, 5  # of the IoU thresholds .50:.05:.95
 
 
 def coco_ap(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> ApMetrics:
-    """COCO's twelve numbers and the AP of each class.
+    """Compute COCO's twelve metrics and the AP of each class.
 
-    Crowds are neither objects nor mistakes: detections inside them are passed over. For ``segm``, objects without a
-    mask are left out. At most 100 detections of a class an image count, as COCO defines it; where there are more
-    objects, ``ap_ceiling`` is the AP that perfect detections would have.
+    Detections inside crowd regions are ignored, as COCO does. For ``segm``, objects without a mask are excluded.
+    At most 100 detections per class and image count, as COCO defines it; if an image has more objects of a class,
+    ``ap_ceiling`` is the AP of perfect detections.
 
     Args:
-        dataset: The truth.
-        detections: Of each image of ``dataset``, in its order.
-        iou_type: Whether boxes or masks are compared.
+        dataset: Ground truth.
+        detections: Detections in each image of ``dataset``, in its order.
+        iou_type: IoU of boxes (``bbox``) or masks (``segm``).
 
     Returns:
-        Numbers in 0..1; -1 where there are no objects to find.
+        Metrics in 0..1; -1 without ground-truth objects.
     """
     truth = coco_ground_truth(dataset, iou_type)
     results = {**truth, "annotations": list(_results(detections, iou_type))}
@@ -71,9 +71,9 @@ def coco_ap(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type:
 
 
 def _ceiling(truth: dict[str, Any]) -> dict[str, Any]:
-    """AP of perfect detections and the images that limit it; nothing where all objects count.
+    """Compute the AP of perfect detections and count the images that limit it; empty if no image has a limit.
 
-    Precision is 1 up to the recall that can be reached, and 0 at the rest of COCO's 101 recalls.
+    Precision is 1 up to the maximum recall, and 0 at the rest of COCO's 101 recall thresholds.
     """
     counts = Counter((one["image_id"], one["category_id"]) for one in truth["annotations"] if not one["iscrowd"])
     dense = {image for (image, _), count in counts.items() if count > MAX_DETECTIONS}
@@ -88,20 +88,22 @@ def _ceiling(truth: dict[str, Any]) -> dict[str, Any]:
 
 
 def mean_iou(dataset: CocoDataset, detections: Sequence[Detections]) -> float:
-    """Mean over objects with a mask, crowds aside, of the IoU of the mask that the object's own box prompted.
+    """Compute the mean IoU between each object's mask and the mask predicted from its own box.
+
+    Crowds and objects without a mask are excluded.
 
     Args:
-        dataset: The truth.
-        detections: Of each image; their ``prompt_indices`` are positions in ``dataset.annotations[i]``.
+        dataset: Ground truth.
+        detections: Detections in each image; their ``prompt_indices`` are indices into ``dataset.annotations[i]``.
 
     Returns:
-        0..1; an object that no mask was predicted for counts as 0. -1 where no object has a mask.
+        0..1; an object without a predicted mask counts as 0. -1 if no object has a mask.
     """
     return _mean(np.concatenate([np.zeros(0), *object_ious(dataset, detections)]))
 
 
 def object_ious(dataset: CocoDataset, detections: Sequence[Detections]) -> list[NDArray[np.float64]]:
-    """Of each image, the IoU of every object's mask with the one that its box prompted: see :func:`mean_iou`."""
+    """Compute the IoUs of :func:`mean_iou` per object: one array for each image."""
     found = []
     for index, seen in enumerate(detections):
         predicted = _masks_by_prompt(seen)
@@ -120,7 +122,7 @@ def _masks_by_prompt(detections: Detections) -> dict[int, Rle]:
 
 
 def _results(detections: Sequence[Detections], iou_type: IouType) -> Iterator[dict[str, Any]]:
-    """Detections as COCO's evaluation takes them; the area decides which sizes a detection counts for."""
+    """Convert detections to COCO results; ``area`` decides the size range in which a detection counts."""
     number = 0
     for index, seen in enumerate(detections):
         for i, (x1, y1, x2, y2) in enumerate(seen.boxes_xyxy.tolist()):
@@ -139,6 +141,6 @@ def _results(detections: Sequence[Detections], iou_type: IouType) -> Iterator[di
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """COCO marks what could not be measured with -1."""
+    """Average the values that were measured; COCO marks others with -1."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else -1.0

@@ -1,4 +1,4 @@
-"""What the numbers of base and adapter allow to be said: better, worse, or no measurable change. Pure, no torch."""
+"""Conclude from the metrics of base and adapter: better, worse, or no measurable change. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Literal
 from engine.result_types import ApMetrics, Comparison, Interval, TeacherResult
 
 CHANGE = 0.005
-"""A smaller difference of AP is no difference."""
+"""Smallest AP difference that counts as a change."""
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What came of a teacher, or of an evaluation.
+    """Conclusion about a teacher or an evaluation.
 
     Attributes:
-        kind: ``unknown`` where there was nothing to measure.
-        sentence: Numbers, interval and images.
-        remark: Where AP and mean IoU contradict each other; empty elsewhere.
+        kind: ``unknown`` if AP could not be measured.
+        sentence: Metrics, interval and number of images.
+        remark: Contradiction between AP and mean IoU; empty if there is none.
     """
 
     kind: Literal["better", "same", "worse", "unknown"]
@@ -27,13 +27,12 @@ class Conclusion:
 
 
 def conclude(before: ApMetrics, after: ApMetrics, comparison: Comparison | None) -> Conclusion:
-    """Judge an adapter by its AP, and by its mean IoU where that was measured.
+    """Judge an adapter by its AP, and by its mean IoU if that was measured.
 
-    A difference whose 95 % interval covers 0 is no measurable change, however large it is. Without an interval, one
-    below :data:`CHANGE` is.
+    A difference whose 95 % interval includes 0, or that is below :data:`CHANGE`, counts as no measurable change.
     """
     if before.ap < 0 or after.ap < 0:
-        return Conclusion("unknown", "AP could not be measured: there is nothing to find")
+        return Conclusion("unknown", "AP could not be measured: the dataset has no objects")
     kind = _kind(after.ap - before.ap, None if comparison is None else comparison.difference)
     said = {"better": "better", "worse": "worse", "same": "no measurable change"}[kind]
     images = f" on {after.images:,} image{'' if after.images == 1 else 's'}" if after.images else ""
@@ -44,17 +43,17 @@ def conclude(before: ApMetrics, after: ApMetrics, comparison: Comparison | None)
 
 
 def conclude_result(result: TeacherResult) -> Conclusion:
-    """Judge a teacher by the test part where there is one, since the validation part chose the adapter."""
+    """Judge a teacher by the test split if it exists, since the adapter was selected on the validation split."""
     if result.test_before is not None and result.test_after is not None:
         return conclude(result.test_before, result.test_after, result.test_comparison)
     return conclude(result.before, result.after, result.comparison)
 
 
 def improved(result: TeacherResult) -> bool | None:
-    """Test whether an adapter is better than its base, on the part that :func:`conclude_result` judges by.
+    """Test if an adapter is better than its base, on the split that :func:`conclude_result` uses.
 
     Returns:
-        None where AP is higher by no more than chance may bring, or could not be measured.
+        None if AP is higher but the change is not measurable, or if AP could not be measured.
     """
     tested = result.test_before is not None and result.test_after is not None
     before, after = (result.test_before, result.test_after) if tested else (result.before, result.after)
@@ -78,14 +77,14 @@ def _difference(comparison: Comparison | None) -> str:
 
 
 def mean_iou_change(before: ApMetrics, after: ApMetrics) -> str:
-    """The mean IoU of base and adapter, as the end of a sentence; empty where it was not measured."""
+    """Format the mean IoU of base and adapter as the end of a sentence; empty if it was not measured."""
     if before.miou is None or after.miou is None or min(before.miou, after.miou) < 0:
         return ""
     return f", mean IoU {before.miou:.3f} -> {after.miou:.3f}"
 
 
 def _disagreement(before: ApMetrics, after: ApMetrics, comparison: Comparison | None, kind: str) -> str:
-    """AP of masks from true boxes says little once it is high: then the mean IoU does."""
+    """Compare the changes of AP and mean IoU: AP of masks from true boxes saturates, mean IoU does not."""
     if before.miou is None or after.miou is None or min(before.miou, after.miou) < 0:
         return ""
     gained, miou = after.ap - before.ap, after.miou - before.miou
@@ -96,5 +95,5 @@ def _disagreement(before: ApMetrics, after: ApMetrics, comparison: Comparison | 
     if gained * miou < 0 and min(abs(gained), abs(miou)) >= CHANGE:
         return f"AP and mean IoU disagree in sign: {numbers}"
     if moved != "same" and kind == "same":
-        return f"masks from true boxes get {moved} all the same: mean IoU {before.miou:.3f} -> {after.miou:.3f}"
+        return f"masks from true boxes still get {moved}: mean IoU {before.miou:.3f} -> {after.miou:.3f}"
     return ""

@@ -1,4 +1,4 @@
-"""What goes wrong at given score thresholds: missed, false, wrong class, badly localised, duplicates."""
+"""Count mistakes at given score thresholds: missed, false, wrong class, badly localised, duplicates."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from engine.evaluation.matching import FOUND, Match
 from engine.result_types import ClassMatrix, Confusion
 
 BADLY_LOCALISED = 0.1
-"""IoU from which on a detection is about an object, though not of it."""
+"""Minimum IoU of a badly localised detection."""
 
 MATRIX_CLASSES = 12
-"""As many classes can be taken in at a glance."""
+"""Maximum classes of the matrix: more are not readable."""
 
 Pair = tuple[int, int]
-"""The class of an object and the one that was seen; -1: there is none."""
+"""Class indices of an object and its detection; -1 if one of them does not exist."""
 
 
 def confusion(
     matches: Sequence[Match], classes: Sequence[str], thresholds: Mapping[str, float], *, with_matrix: bool
 ) -> Confusion:
-    """Count what became of every object and of every detection from its class's threshold on.
+    """Classify every object, and every detection at or above the threshold of its class.
 
-    Kinds and their order are those of TIDE (arXiv:2008.08115, section 2.2; ``tidecv/quantify.py``): a detection that
-    has found nothing is badly localised, or of the wrong class, or a duplicate, or else false.
+    Kinds and their order are those of TIDE (arXiv:2008.08115, section 2.2; ``tidecv/quantify.py``): an unmatched
+    detection is badly localised, or of the wrong class, or a duplicate, or else false.
 
     Args:
-        matches: Of every image.
-        classes: Their names.
-        thresholds: Of each class, by name.
-        with_matrix: Count as well which class is seen for which.
+        matches: Match of every image.
+        classes: Class names.
+        thresholds: Score threshold of each class, by name.
+        with_matrix: Also count the confusion matrix of classes.
     """
     limits = np.asarray([thresholds[name] for name in classes])
     counts: Counter[str] = Counter()
@@ -52,10 +52,10 @@ KINDS = ("found", "missed", "false", "wrong_class", "badly_localised", "duplicat
 
 
 def _events(match: Match, limits: NDArray[np.float64]) -> Iterator[tuple[str, Pair | None]]:
-    """What there is to count in one image: its kind, and its place in the matrix.
+    """Yield the kind and the matrix cell of each object and detection in one image.
 
-    An object that nothing has found and that was seen as no other class stands there as seen as nothing; it is not
-    counted as missed if a detection lies at least near it.
+    An unmatched object that was not detected as another class is in the column "no detection" of the matrix; it is not
+    counted as missed if a badly localised detection covers it.
     """
     kept = (match.scores >= limits) & ~match.passed_over
     found, covered, mistaken = (np.zeros(len(match.objects), np.bool_) for _ in range(3))
@@ -83,7 +83,7 @@ def _events(match: Match, limits: NDArray[np.float64]) -> Iterator[tuple[str, Pa
 
 
 def _matrix(pairs: Mapping[Pair, int], objects: Mapping[int, int], classes: Sequence[str]) -> ClassMatrix:
-    """Of the most frequent classes; what others have a part in is left out."""
+    """Build the matrix of the most frequent classes; pairs with other classes are excluded."""
     frequent = sorted(range(len(classes)), key=lambda index: (-objects.get(index, 0), index))[:MATRIX_CLASSES]
     order = [*frequent, -1]
     counts = tuple(tuple(pairs.get((true, seen), 0) for seen in order) for true in order)

@@ -1,4 +1,4 @@
-"""Draws boxes, masks and names over images."""
+"""Draw boxes, masks and class names over images."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ UNDER_DASHES: Color = (20, 20, 20)
 FILL = 0.4  # opacity of a mask
 
 READABLE_SIDE = 640
-"""Pixels of the longer side from which on names and scores can be read; smaller images are enlarged before drawing."""
+"""Minimum longer side in pixels for readable names and scores; smaller images are enlarged before drawing."""
 
 
 def color_of(index: int) -> Color:
-    """The colour of a class or an object; neighbours differ."""
+    """Return the colour of a class or an object; colours of consecutive indices differ."""
     if index < len(FIRST_COLORS):
         return FIRST_COLORS[index]
     hue = index * 0.618034 % 1  # the golden angle: no two near each other
@@ -36,14 +36,14 @@ def color_of(index: int) -> Color:
 
 
 def ink_on(color: Color) -> Color:
-    """Black or white, whichever is read more easily on ``color`` (its luminance as in WCAG 2)."""
+    """Return black or white, with the higher contrast on ``color`` (luminance as in WCAG 2)."""
     linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
 
 
 def label_of(class_index: int, classes: Sequence[str]) -> str:
-    """The name of a class, or its number where the font that comes with Pillow lacks its script."""
+    """Return the name of a class, or its number if Pillow's default font lacks its script."""
     name = classes[class_index]
     return name if all(ord(letter) < 0x250 for letter in name) else f"#{class_index + 1}"
 
@@ -56,17 +56,17 @@ def draw(
     score_threshold: float = 0.0,
     with_scores: bool = True,
 ) -> NDArray[np.uint8]:
-    """Draw what was seen over an image.
+    """Draw detections over an image.
 
-    Boxes and names are coloured by class. Detections that objects prompted (``prompt_indices``) are coloured by
-    object and have no box and no name, since neither was predicted. Names that would cover another name are left out.
+    Boxes and names are coloured by class. Detections prompted by true boxes (``prompt_indices``) are coloured by
+    object and have no box and no name, since neither was predicted. Names that would cover another name are omitted.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        detections: In pixels of ``image``.
-        classes: Their names.
-        score_threshold: Detections below it are dashed.
-        with_scores: Put scores behind names.
+        detections: Boxes and masks in pixels of ``image``.
+        classes: Class names.
+        score_threshold: Detections with a lower score are dashed.
+        with_scores: Append scores to names.
 
     Returns:
         A new (H, W, 3) uint8 image.
@@ -85,16 +85,16 @@ def draw(
 
 
 def draw_readable(image: NDArray[np.uint8], detections: Detections, classes: Sequence[str]) -> NDArray[np.uint8]:
-    """Draw as :func:`draw` does, on a small image enlarged so that names can be read (at most four times).
+    """Draw as :func:`draw` does, but enlarge a small image (at most four times) so that names are readable.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        detections: In pixels of ``image``.
-        classes: Their names.
+        detections: Boxes and masks in pixels of ``image``.
+        classes: Class names.
 
     Returns:
         A new (h, w, 3) uint8 image of the same aspect ratio, with a longer side of at least READABLE_SIDE pixels
-        where four times the original reaches that.
+        if four times the original reaches that.
     """
     size = (image.shape[1], image.shape[0])
     scale = min(4.0, max(1.0, READABLE_SIDE / max(size)))
@@ -106,7 +106,7 @@ def draw_readable(image: NDArray[np.uint8], detections: Detections, classes: Seq
 
 
 def rescaled(detections: Detections, *, size: tuple[int, int], new_size: tuple[int, int]) -> Detections:
-    """Detections of an image of ``size`` (width, height) in pixels of the same image at ``new_size``."""
+    """Scale detections of an image of ``size`` (width, height) to ``new_size``."""
     if size == new_size:
         return detections
     masks = None
@@ -120,7 +120,7 @@ def rescaled(detections: Detections, *, size: tuple[int, int], new_size: tuple[i
 def _with_masks(
     image: NDArray[np.uint8], detections: Detections, colors: Sequence[Color], weak: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """The image under translucent masks with outlines; the surest on top."""
+    """Draw translucent masks with outlines; the highest score on top."""
     canvas = image.astype(np.float32)
     for i in reversed(range(len(detections.masks or ()))):
         mask = coco_mask.decode(detections.masks[i]).astype(np.bool_)  # type: ignore[index]
@@ -131,7 +131,7 @@ def _with_masks(
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels whose four neighbours are inside as well; outside the image counts as outside."""
+    """Return the pixels whose four neighbours are in the mask; pixels beyond the image border are not."""
     padded = np.pad(mask, 1)
     return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
@@ -142,7 +142,7 @@ def _box(pen: ImageDraw.ImageDraw, box: list[float], color: Color, *, line: int,
         if x2 >= x1 and y2 >= y1:
             pen.rectangle((x1, y1, x2, y2), outline=color, width=line)
         return
-    # Dashes on a dark line: a thin colour alone is lost in the texture of a photo.
+    # Dashes on a dark line: a thin coloured line alone is hard to see on a photo.
     if x2 < x1 or y2 < y1:
         return
     pen.rectangle((x1, y1, x2, y2), outline=UNDER_DASHES, width=line)

@@ -1,4 +1,4 @@
-"""Run a teacher over a dataset and measure what it sees."""
+"""Run a teacher over a dataset and compute its metrics."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from engine.result_types import ApMetrics
 from engine.teachers.base import Teacher
 
 Seen = tuple[CocoImage, Detections]
-"""One image, with the size that it has, and what was seen in it."""
+"""One image with its actual size, and the detections in it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a teacher is worth on a dataset.
+    """Evaluation of a teacher on a dataset.
 
     Attributes:
-        metrics: COCO's numbers; for SAM the mean IoU as well.
-        detections: Of each image, in the dataset's order, in original pixels. Where objects prompted them,
-            ``prompt_indices`` are positions in ``dataset.annotations[i]``.
-        dataset: The truth, with the sizes of its images also where its file did not say them.
+        metrics: COCO's metrics; for SAM also the mean IoU.
+        detections: Detections in each image, in the dataset's order, in original pixels. ``prompt_indices``, if set,
+            are indices into ``dataset.annotations[i]``.
+        dataset: Ground truth, with the sizes of all images, also those that the annotation file lacks.
     """
 
     metrics: ApMetrics
@@ -41,17 +41,17 @@ def evaluate(
     batch_size: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Measure ``teacher`` on every image of ``dataset``; no more than ``batch_size`` images are held at a time.
+    """Evaluate ``teacher`` on every image of ``dataset``; at most ``batch_size`` images are in memory at a time.
 
-    A teacher of masks is prompted with the true boxes of each image. Objects without a mask are neither prompted for
-    nor counted, since nothing can be said of an answer.
+    A teacher that predicts masks is prompted with the true boxes of each image. Objects without a mask are neither
+    prompted nor counted, since their prediction cannot be compared.
 
     Args:
         teacher: Base or adapted.
-        dataset: The truth.
-        load: Gives the sample of an image by its index, not augmented.
-        batch_size: Images that the teacher is given at a time.
-        on_progress: Told how many images of how many are done, after each batch.
+        dataset: Ground truth.
+        load: Return the sample of an image by its index, without augmentation.
+        batch_size: Images per forward pass.
+        on_progress: Called after each batch with the numbers of finished and of all images.
     """
     indices = range(len(dataset))
     seen = look(teacher, dataset, load, indices=indices, batch_size=batch_size, on_progress=on_progress)
@@ -67,7 +67,7 @@ def look(
     batch_size: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Seen]:
-    """What ``teacher`` sees in the images of ``dataset`` at ``indices``; all else as for :func:`evaluate`."""
+    """Predict on the images of ``dataset`` at ``indices``; other arguments as for :func:`evaluate`."""
     found: list[Seen] = []
     for start in range(0, len(indices), batch_size):
         some = indices[start : start + batch_size]
@@ -91,7 +91,7 @@ def look(
 
 
 def compare(dataset: CocoDataset, seen: Sequence[Seen], *, iou_type: IouType) -> Evaluation:
-    """What was seen in every image of ``dataset``, in its order, compared with the truth."""
+    """Compute the metrics of the detections in every image of ``dataset``, in its order."""
     dataset = replace(dataset, images=tuple(image for image, _ in seen))
     detections = [found for _, found in seen]
     metrics = coco_ap(dataset, detections, iou_type=iou_type)
@@ -101,7 +101,7 @@ def compare(dataset: CocoDataset, seen: Sequence[Seen], *, iou_type: IouType) ->
 
 
 def _with_masks_only(sample: Sample, annotations: tuple[CocoAnnotation, ...]) -> Sample:
-    """The sample less its objects without a mask."""
+    """Return the sample without its objects that have no mask."""
     keep = np.asarray([bool(annotations[i].segmentation) for i in sample.annotation_indices], np.bool_)
     return replace(
         sample,

@@ -1,4 +1,4 @@
-"""The sample images of a report: truth, before and after, drawn and embedded."""
+"""Draw the example images of a report: ground truth, before and after, as embedded JPEGs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from engine.evaluation.example_images import MIN_SCORE, SampleView, agreement
 TRUTH = "Truth"
 
 SIDE = 480
-"""Longer side of a picture in pixels; smaller images are enlarged, at most twice, so that names fit in."""
+"""Longer side of a picture in pixels; smaller images are enlarged up to 2x, so that names fit in."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a sample.
+    """One picture of an example image.
 
     Attributes:
         label: Truth, Before or After.
-        caption: How much of the truth it has.
-        alt: What it shows, in words.
-        data_uri: The JPEG.
+        caption: Numbers of found objects and false detections.
+        alt: Alternative text.
+        data_uri: The JPEG as a data URI.
         size: Width and height in pixels.
     """
 
@@ -43,7 +43,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Triple:
-    """One sample image thrice; ``size`` is that of the original."""
+    """The three pictures of one example image; ``size`` is (width, height) of the original."""
 
     file_name: str
     size: tuple[int, int]
@@ -51,21 +51,21 @@ class Triple:
 
 
 def pictures(view: SampleView, *, budget: int, side: int = SIDE) -> Triple:
-    """Draw a sample; each JPEG has at most about ``budget`` bytes, and ``side`` pixels on its longer side."""
+    """Draw an example image; each JPEG has at most about ``budget`` bytes, and ``side`` pixels on its longer side."""
     record = view.record
     drawn = tuple(_picture(label, image, seen, view, budget) for label, image, seen in panels(view, side=side))
     return Triple(record.file_name, (record.width, record.height), drawn)
 
 
 def panels(view: SampleView, *, side: int) -> list[tuple[str, NDArray[np.uint8], Detections]]:
-    """Draw truth, base and adapted teacher of a sample.
+    """Draw ground truth and the detections of base and adapted teacher.
 
     Args:
-        view: The sample.
-        side: Longer side of each picture in pixels; small images are enlarged, at most twice.
+        view: The example image.
+        side: Longer side of each picture in pixels; small images are enlarged up to 2x.
 
     Returns:
-        Label, (h, w, 3) uint8 picture, and what is drawn on it in pixels of the original image: of the three.
+        Three tuples of label, (h, w, 3) uint8 picture, and the drawn detections in pixels of the original image.
     """
     record = view.record
     original = record.width, record.height
@@ -87,7 +87,7 @@ def panels(view: SampleView, *, side: int) -> list[tuple[str, NDArray[np.uint8],
 
 
 def legend(views: Sequence[SampleView]) -> list[tuple[str, str, str]]:
-    """(colour in hex, label in the pictures, name) of the classes that are seen."""
+    """Return (colour in hex, label in the pictures, name) of each class in the examples."""
     seen: set[int] = set()
     for view in views:
         for part in (view.record.truth, view.record.before, view.record.after):
@@ -105,7 +105,7 @@ def _picture(label: str, image: NDArray[np.uint8], seen: Detections, view: Sampl
     if label != TRUTH:
         agreed = agreement(record.truth.detections(width=record.width, height=record.height), seen)
         found = f"{agreed.found} of {agreed.objects}"
-        caption = f"{found} found, {agreed.false} false" if seen.prompt_indices is None else f"{found} masks right"
+        caption = f"{found} found, {agreed.false} false" if seen.prompt_indices is None else f"{found} masks correct"
     size = (image.shape[1], image.shape[0])
     return Picture(label, caption, f"{label}, {record.file_name}: {what}", _jpeg(image, budget), size)
 

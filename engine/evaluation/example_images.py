@@ -1,7 +1,7 @@
-"""Sample images that a report shows: which ones, and what was seen in them, as plain JSON.
+"""Example images of a report: selection, and their detections as plain JSON.
 
-The trainer writes a list of :class:`SampleRecord` as ``samples.json`` and each record's image beside it, under
-:attr:`SampleRecord.image_name`; the report puts the two together again as :class:`SampleView`.
+The trainer writes a list of :class:`SampleRecord` as ``samples.json`` and each record's image next to it, as
+:attr:`SampleRecord.image_name`; the report reads both as :class:`SampleView`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from engine.evaluation.matching import pairwise_iou
 from engine.result_types import Result
 
 MIN_SCORE = 0.3
-"""Detections from this score on are always shown."""
+"""Detections with at least this score are always shown."""
 
 WEAK_SCORE = 0.05
 """Detections below this score are never shown."""
 
 
 class DetectionsRecord(Result):
-    """:class:`engine.dataset.types.Detections` of one image, as JSON holds them."""
+    """:class:`engine.dataset.types.Detections` of one image, in JSON."""
 
     boxes_xyxy: tuple[tuple[float, float, float, float], ...] = Field(description="Corners in pixels.")
     scores: tuple[float, ...]
@@ -40,7 +40,7 @@ class DetectionsRecord(Result):
 
     @classmethod
     def of(cls, detections: Detections) -> DetectionsRecord:
-        """The record of detections, boxes rounded to a hundredth of a pixel."""
+        """Convert detections to a record, with boxes rounded to a hundredth of a pixel."""
         masks, prompts = detections.masks, detections.prompt_indices
         return cls(
             boxes_xyxy=tuple(tuple(round(float(v), 2) for v in box) for box in detections.boxes_xyxy),
@@ -51,7 +51,7 @@ class DetectionsRecord(Result):
         )
 
     def detections(self, *, width: int, height: int) -> Detections:
-        """The detections of a record of an image of that size."""
+        """Convert the record to detections in an image of the given size."""
         masks, prompts = self.masks, self.prompt_indices
         return Detections(
             boxes_xyxy=np.asarray(self.boxes_xyxy, np.float32).reshape(-1, 4),
@@ -63,11 +63,11 @@ class DetectionsRecord(Result):
 
 
 class SampleRecord(Result):
-    """One image of the validation part: the truth, and what the teacher saw before and after tuning."""
+    """One image of the validation split: ground truth, and detections before and after tuning."""
 
-    index: int = Field(ge=0, description="Position in the validation part.")
+    index: int = Field(ge=0, description="Index in the validation split.")
     file_name: str = Field(description="As in the dataset.")
-    width: int = Field(ge=1, description="Of the original image, in whose pixels all boxes and masks are.")
+    width: int = Field(ge=1, description="Width of the original image; boxes and masks are in its pixels.")
     height: int = Field(ge=1)
     classes: tuple[str, ...]
     truth: DetectionsRecord
@@ -76,7 +76,7 @@ class SampleRecord(Result):
 
     @property
     def image_name(self) -> str:
-        """Name of the image's JPEG, which may be scaled down."""
+        """File name of the image's JPEG, which can be scaled down."""
         return f"{self.index:06d}.jpg"
 
 
@@ -85,8 +85,8 @@ class SampleView:
     """A record with its image.
 
     Attributes:
-        image: (h, w, 3) uint8, RGB; of the original's aspect ratio, perhaps smaller.
-        record: What is seen in it.
+        image: (h, w, 3) uint8, RGB; same aspect ratio as the original, can be smaller.
+        record: Ground truth and detections.
     """
 
     image: NDArray[np.uint8]
@@ -94,7 +94,7 @@ class SampleView:
 
 
 def read_samples(folder: Path) -> list[SampleView]:
-    """The samples that the trainer left in a teacher's folder: ``samples.json`` and the images in ``samples/``."""
+    """Read the examples that the trainer wrote to a teacher's folder: ``samples.json`` and images in ``samples/``."""
     values = json.loads((folder / SAMPLES).read_text(encoding="utf-8"))
     views = []
     for record in map(SampleRecord.model_validate, values):
@@ -108,11 +108,11 @@ def _rle(counts: str, *, width: int, height: int) -> Rle:
 
 
 def shown(detections: Detections, objects: int) -> Detections:
-    """What of ``detections`` is worth showing to people, of an image with that many true objects.
+    """Select the detections to draw in an image with ``objects`` true objects.
 
-    As many of the surest as there are objects, so that a base and an adapted teacher of different confidence get the
-    same number of guesses; and all from :data:`MIN_SCORE` on, so that false alarms are not hidden. Of a teacher that is
-    prompted by objects, all.
+    The ``objects`` highest scores are selected, so that base and adapted teacher get the same number of detections
+    even if their scores differ in scale; also all with a score of :data:`MIN_SCORE` or more, so that false detections
+    are not hidden. All detections of a teacher prompted by true boxes are selected.
     """
     if detections.prompt_indices is not None:
         return detections
@@ -123,12 +123,12 @@ def shown(detections: Detections, objects: int) -> Detections:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far detections of one image agree with its truth.
+    """Agreement of the detections of one image with its ground truth.
 
     Attributes:
-        objects: True objects.
-        found: True objects with a detection of their class, one each, with an IoU of at least 0.5.
-        false: Detections left over.
+        objects: Number of true objects.
+        found: Number of true objects matched with a detection of their class at an IoU of at least 0.5.
+        false: Number of other detections.
     """
 
     objects: int
@@ -137,15 +137,15 @@ class Agreement:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 1 where nothing is there and nothing was seen."""
+        """Harmonic mean of precision and recall; 1 without objects and detections."""
         total = self.objects + self.found + self.false
         return 2 * self.found / total if total else 1.0
 
 
 def agreement(truth: Detections, detections: Detections) -> Agreement:
-    """Compare what was seen in one image with its truth: by masks where both have them, else by boxes.
+    """Compare the detections in one image with its ground truth: by masks if both have masks, else by boxes.
 
-    The surest detection takes the object it covers best, as in COCO's evaluation.
+    Detections are matched by descending score, each with its best object, as in COCO's evaluation.
     """
     free = np.ones(len(truth), np.bool_)
     if len(truth) and len(detections):
@@ -167,10 +167,10 @@ def choose_samples(
     iou_type: IouType,
     count: int = 6,
 ) -> list[int]:
-    """Images that show fairly what tuning did, best to look at first; the same data gives the same choice.
+    """Choose images that represent the effect of tuning; deterministic.
 
-    A typical one, the one with the most objects, the one that gained most and the one that is still worst; then those
-    that show the most classes not yet seen, and of these the ones that gained most.
+    In this order: a typical image, the image with the most objects, the largest gain, and the lowest F1 after tuning;
+    then images with the most classes not yet shown, with the larger gain first.
     """
     truths = [truth_of(dataset, i, iou_type=iou_type) for i in range(len(dataset))]
     scores = [
@@ -203,7 +203,7 @@ def choose_samples(
 def make_record(
     dataset: CocoDataset, index: int, before: Detections, after: Detections, *, iou_type: IouType
 ) -> SampleRecord:
-    """The record of one image of ``dataset``, with no more of the detections than is shown."""
+    """Build the record of one image of ``dataset``, with only the detections that are drawn."""
     image = dataset.images[index]
     truth = truth_of(dataset, index, iou_type=iou_type)
     return SampleRecord(

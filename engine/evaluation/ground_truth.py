@@ -1,4 +1,4 @@
-"""The truth of a dataset, as COCO's evaluation and as pictures want it."""
+"""Convert the ground truth of a dataset for COCO's evaluation and for drawing."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ IouType = Literal["bbox", "segm"]
 
 
 def mask_rle(annotation: CocoAnnotation, image: CocoImage) -> Rle | None:
-    """The mask of one object, or None where it has none."""
+    """Return the mask of one object, or None if it has none."""
     if not annotation.segmentation:
         return None
     return encode_segmentation(annotation.segmentation, image.height, image.width)
 
 
 def coco_ground_truth(dataset: CocoDataset, iou_type: IouType) -> dict[str, Any]:
-    """The dataset as COCO's evaluation takes it.
+    """Convert the dataset to a COCO dictionary for the evaluation.
 
-    An image's id is its index, a category's id the index of the class. For ``segm``, objects without a mask are left
-    out: nothing can be said of what covers them.
+    An image's id is its index, a category's id the index of the class. For ``segm``, objects without a mask are
+    excluded, since their detections cannot be compared.
     """
     annotations: list[dict[str, Any]] = []
     for index, (image, objects) in enumerate(zip(dataset.images, dataset.annotations, strict=True)):
@@ -50,9 +50,10 @@ def coco_ground_truth(dataset: CocoDataset, iou_type: IouType) -> dict[str, Any]
 
 
 def truth_of(dataset: CocoDataset, index: int, *, iou_type: IouType, crowds: bool = False) -> Detections:
-    """The objects of one image as perfect detections: crowds left out, for ``segm`` those without a mask as well.
+    """Return the objects of one image as perfect detections.
 
-    With ``crowds``, these alone. ``prompt_indices`` are their positions in ``dataset.annotations[index]``.
+    Crowds are excluded, for ``segm`` also objects without a mask. With ``crowds``, return only the crowds.
+    ``prompt_indices`` are indices into ``dataset.annotations[index]``.
     """
     image = dataset.images[index]
     positions, boxes, masks = [], [], []

@@ -1,8 +1,8 @@
-"""How sure an AP is: 95 % intervals by resampling images (the bootstrap).
+"""Confidence intervals of AP: 95 % bootstrap intervals over images.
 
-Each image is matched once; a resample only weighs the images anew. Intervals of few images are too narrow by the plain
-bootstrap, so they are widened to what Student's t allows (T. Hesterberg, What Teachers Should Know about the
-Bootstrap, https://arxiv.org/abs/1411.5279, section 3.3).
+Detections are matched once per image; a resample only changes the weights of images. The plain bootstrap gives too
+narrow intervals for few images, so they are widened by Student's t (T. Hesterberg, What Teachers Should Know about
+the Bootstrap, https://arxiv.org/abs/1411.5279, section 3.3).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from engine.evaluation.matching import pairwise_iou
 from engine.result_types import Comparison, Interval
 
 RESAMPLES = 400
-"""Draws of images: enough for the ends of a 95 % interval."""
+"""Number of bootstrap resamples: enough for the ends of a 95 % interval."""
 
 AT_A_TIME = 4_000_000
-"""Detections times resamples that are counted together: what bounds the memory."""
+"""Maximum detections times resamples computed at a time, which limits the memory."""
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -34,12 +34,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ClassMatches:
-    """The detections of one class in all images, the surest first, and which of them are right.
+    """The detections of one class in all images, highest score first, and which of them are correct.
 
     Attributes:
         images: (N,) int64, index of the image of each detection.
-        right: (10, N) bool, whether it has found an object at each IoU threshold.
-        passed_over: (10, N) bool, whether it lies in a crowd, so that it is neither right nor wrong.
+        right: (10, N) bool, True where it matches an object, at each IoU threshold.
+        passed_over: (10, N) bool, True where it is in a crowd and therefore ignored.
         objects: (images,) int64, objects of the class in each image.
     """
 
@@ -49,10 +49,10 @@ class ClassMatches:
     objects: NDArray[np.int64]
 
     def ap(self, weights: NDArray[np.int64]) -> Floats:
-        """AP over all IoU thresholds where each image counts as often as ``weights`` (resamples, images) says.
+        """Compute the AP over all IoU thresholds with images weighted by ``weights`` (resamples, images).
 
         Returns:
-            (resamples,); NaN where no object is drawn.
+            (resamples,); NaN where a resample has no object.
         """
         rows = max(1, AT_A_TIME // max(1, len(self.images)))
         parts = [self._ap(weights[start : start + rows]) for start in range(0, len(weights), rows)]
@@ -63,7 +63,7 @@ class ClassMatches:
         counted = weights[:, self.images].astype(np.float64)
         all_seen = None if self.passed_over.any() else np.cumsum(counted, axis=1)
         total = np.zeros(len(weights))
-        # Rows are searched in one go: each lies above the one before it.
+        # One searchsorted call for all rows: offsets keep the concatenated rows sorted.
         steps = np.arange(len(weights))[:, None] * (float(objects.max(initial=0)) + 2)
         wanted = _needed(objects)
         for right, passed_over in zip(self.right, self.passed_over, strict=True):
@@ -85,12 +85,12 @@ def match_classes(dataset: CocoDataset, detections: Sequence[Detections], *, iou
     """Match the detections of every image with its objects, as COCO's evaluation does.
 
     Args:
-        dataset: The truth; for ``segm``, objects without a mask are left out.
-        detections: Of each image of ``dataset``, in its order.
-        iou_type: Whether boxes or masks are compared.
+        dataset: Ground truth; for ``segm``, objects without a mask are excluded.
+        detections: Detections in each image of ``dataset``, in its order.
+        iou_type: IoU of boxes (``bbox``) or masks (``segm``).
 
     Returns:
-        One entry a class, in the order of ``dataset.classes``.
+        One entry per class, in the order of ``dataset.classes``.
     """
     found: list[list[tuple[int, Floats, NDArray[np.bool_], NDArray[np.bool_]]]] = [[] for _ in dataset.classes]
     objects = np.zeros((len(dataset.classes), len(dataset)), np.int64)
@@ -119,18 +119,18 @@ def compare_ap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison | None:
-    """Intervals of the AP of base and adapter, and of their difference on the same images.
+    """Compute intervals of the AP of base and adapter, and of their difference on the same images.
 
     Args:
-        dataset: The truth.
-        before: Detections of the base, of each image.
-        after: Those of the adapter.
-        iou_type: Whether boxes or masks are compared; of masks that objects prompted, the mean IoU is compared too.
-        resamples: How often images are drawn, with replacement.
-        seed: Of the draws.
+        dataset: Ground truth.
+        before: Detections of the base in each image.
+        after: Detections of the adapted teacher in each image.
+        iou_type: IoU of boxes (``bbox``) or masks (``segm``); for masks the mean IoU is compared too.
+        resamples: Number of draws of images, with replacement.
+        seed: Random seed of the draws.
 
     Returns:
-        None where there is nothing to measure, or only one image.
+        None without ground-truth objects, or with only one image.
     """
     count = len(dataset)
     if count < 2 or not any(dataset.annotations):
@@ -159,7 +159,7 @@ def compare_ap(
 
 
 def _needed(objects: NDArray[np.int64]) -> Floats:
-    """(resamples, 101) how many objects must be found for each recall, rounded as COCO's evaluation does."""
+    """Compute the number of matched objects for each recall, (resamples, 101), rounded as COCO's evaluation does."""
     of = np.maximum(objects, 1)[:, None]
     low = np.maximum(np.floor(RECALLS * of) - 1, 0)
     needed: Floats = low + (low / of < RECALLS) + ((low + 1) / of < RECALLS)
@@ -167,7 +167,7 @@ def _needed(objects: NDArray[np.int64]) -> Floats:
 
 
 def _resampled(classes: list[ClassMatches], weights: NDArray[np.int64]) -> Floats:
-    """(resamples,) mean AP over the classes that have objects in each."""
+    """Compute the mean AP, (resamples,), over the classes that have objects in each resample."""
     known = [one for one in classes if one.objects.any()]
     if not known:
         return np.full(len(weights), math.nan)
@@ -185,7 +185,7 @@ def _weighted_means(ious: list[Floats], weights: NDArray[np.int64]) -> Floats:
 
 
 def _interval(values: Floats, images: int, *, low: float = 0.0) -> Interval:
-    """The 95 % interval around the first value, from the others."""
+    """Compute the 95 % interval around the first value from the other values, which are the resamples."""
     estimate, drawn = float(values[0]), values[1:][~np.isnan(values[1:])]
     wide = student_t(images - 1) / 1.959964 * math.sqrt(images / (images - 1))
     ends = [estimate + wide * (float(end) - estimate) for end in np.quantile(drawn, (0.025, 0.975))]
@@ -193,7 +193,7 @@ def _interval(values: Floats, images: int, *, low: float = 0.0) -> Interval:
 
 
 def student_t(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t.
+    """Return the 97.5 % quantile of Student's t.
 
     >>> [round(student_t(n), 2) for n in (1, 5, 30)]
     [12.71, 2.57, 2.04]
@@ -206,14 +206,14 @@ def student_t(freedom: int) -> float:
 
 
 def _match(ious: Floats, in_crowd: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which of N detections, the surest first, find an object, and which lie in a crowd instead.
+    """Match N detections, highest score first, with objects; others can be in a crowd.
 
     Args:
         ious: (N, M) IoU with each object.
-        in_crowd: (N,) the largest share of its area that lies in one crowd.
+        in_crowd: (N,) largest share of the detection's area inside one crowd.
 
     Returns:
-        (10, N) each, at every IoU threshold.
+        Two (10, N) bool arrays, for each IoU threshold: matched with an object, and in a crowd instead.
     """
     count, objects = ious.shape
     right = np.zeros((len(IOUS), count), np.bool_)
@@ -222,7 +222,7 @@ def _match(ious: Floats, in_crowd: Floats) -> tuple[NDArray[np.bool_], NDArray[n
         rows = np.arange(len(IOUS))
         for i in np.flatnonzero((ious >= IOUS[0]).any(axis=1)):
             best = np.where(free, ious[i], -1.0)
-            # Of equal IoUs COCO takes the last.
+            # COCO takes the last of equal IoUs.
             column = objects - 1 - np.argmax(best[:, ::-1], axis=1)
             right[:, i] = best[rows, column] >= np.minimum(IOUS, 1 - 1e-10)
             free[rows, column] &= ~right[:, i]
@@ -232,13 +232,13 @@ def _match(ious: Floats, in_crowd: Floats) -> tuple[NDArray[np.bool_], NDArray[n
 def _joined(
     parts: list[tuple[int, Floats, NDArray[np.bool_], NDArray[np.bool_]]], objects: NDArray[np.int64]
 ) -> ClassMatches:
-    """The detections of all images in one order of scores; equal scores stay in the order of the images."""
+    """Merge the detections of all images, sorted by score; equal scores keep the order of images."""
     nothing = np.zeros((len(IOUS), 0), np.bool_)
     scores = np.concatenate([np.zeros(0), *(part[1] for part in parts)])
     images = np.repeat([part[0] for part in parts], [len(part[1]) for part in parts]).astype(np.int64)
     order = np.argsort(-scores, kind="stable")
     right = np.concatenate([nothing, *(part[2] for part in parts)], axis=1)[:, order]
-    order = order[: int(np.flatnonzero(right.any(axis=0)).max(initial=-1)) + 1]  # what follows changes no precision
+    order = order[: int(np.flatnonzero(right.any(axis=0)).max(initial=-1)) + 1]  # later detections do not change AP
     return ClassMatches(
         images=images[order],
         right=right[:, : len(order)],

@@ -1,4 +1,4 @@
-"""Labels in the frame of the truth: images that EXIF turns may have been annotated one way and labelled the other."""
+"""Rotate labels to the orientation of the ground truth, if only one of the two has the EXIF orientation applied."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from engine.dataset.types import CocoDataset, CocoImage, Frame
 def in_frame_of(
     dataset: CocoDataset, names: Sequence[str | None], predictions: Predictions
 ) -> tuple[Predictions, tuple[str, ...]]:
-    """Turn labels of images that EXIF turns as the truth has these images.
+    """Rotate the labels of images with an EXIF orientation as the ground truth has these images.
 
     Args:
-        dataset: The truth.
-        names: Of each of its images the name in the predictions; None of one that they do not have.
-        predictions: Those that tell the EXIF orientation of an image can be turned.
+        dataset: Ground truth.
+        names: Name in the predictions of each of its images; None if it has no predictions.
+        predictions: Predictions; only those that record the EXIF orientation of their image can be rotated.
 
     Returns:
-        The predictions, and in sentences what was done or is not known.
+        The predictions, and sentences about what was rotated and what is unknown.
     """
     frames, shown = Frames(), {}
     for image, name in zip(dataset.images, names, strict=True):
@@ -43,18 +43,18 @@ def in_frame_of(
     if turning:
         remarks.append(
             f"{len(turning):,} images are labelled in another EXIF orientation than the truth has, such as "
-            f"{next(iter(turning))}: their labels were turned"
+            f"{next(iter(turning))}: their labels were rotated"
         )
     if unknown:
         remarks.append(
             f"{len(unknown):,} images have an EXIF orientation, such as {unknown[0]}, and no size shows whether the "
-            "truth has it applied: it is taken to be as the labels have it"
+            "truth has it applied: it is assumed to be the same as in the labels"
         )
     return _turned(predictions, turning), tuple(remarks)
 
 
 def _evidence(image: CocoImage, name: str, predictions: Predictions) -> Evidence:
-    """Return what the size of an image in the truth shows, compared with that of its labels."""
+    """Compare the sizes of an image in the ground truth and in its labels, as evidence of an applied orientation."""
     orientation, frame = predictions.exif[name]
     size, rotated = predictions.sizes[name], orientation >= 5
     width, height = size if frame is Frame.UPRIGHT or not rotated else size[::-1]
@@ -62,7 +62,7 @@ def _evidence(image: CocoImage, name: str, predictions: Predictions) -> Evidence
 
 
 def _turned(predictions: Predictions, turning: Mapping[str, Frame]) -> Predictions:
-    """The predictions with those of some images, by name, in the frame that is given."""
+    """Rotate the predictions of some images, by name, into the given frame."""
     sizes, seen = dict(predictions.sizes), dict(predictions.seen)
     for name, frame in turning.items():
         orientation = predictions.exif[name][0]

@@ -1,4 +1,4 @@
-"""Which detection is of which object, as COCO's evaluation decides it at an IoU of 0.5."""
+"""Match detections with objects as COCO's evaluation does at an IoU of 0.5."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from engine.dataset.types import CocoDataset, Detections
 from engine.evaluation.ground_truth import IouType, truth_of
 
 FOUND = 0.5
-"""IoU from which on a detection is of an object."""
+"""Minimum IoU of a detection that matches an object."""
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """The N detections of one image beside its M objects.
+    """Match of the N detections of one image with its M objects.
 
-    A detection's match does not depend on those of its class that are less sure: the match of the detections above any
-    threshold is a part of this one.
+    A detection's match does not depend on detections of its class with lower scores: the match of the detections above
+    any threshold is a subset of this one.
 
     Attributes:
         scores: (N,) float64.
-        seen: (N,) int64, the class of each detection.
-        objects: (M,) int64, the class of each object; crowds are none.
+        seen: (N,) int64, class of each detection.
+        objects: (M,) int64, class of each object, without crowds.
         ious: (N, M) float64.
-        object_of: (N,) int64, the object that each detection has found, or -1.
-        passed_over: (N,) bool, neither right nor wrong: the detection lies in a crowd of its class.
+        object_of: (N,) int64, index of the object that each detection matches, or -1.
+        passed_over: (N,) bool, True where the detection is in a crowd of its class and therefore ignored.
     """
 
     scores: NDArray[np.float64]
@@ -42,12 +42,12 @@ class Match:
 
 
 def match_all(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> list[Match]:
-    """The match of every image.
+    """Match the detections of every image.
 
     Args:
-        dataset: The truth; for ``segm``, objects without a mask are left out.
-        detections: Of each image of ``dataset``, in its order.
-        iou_type: Whether boxes or masks are compared.
+        dataset: Ground truth; for ``segm``, objects without a mask are excluded.
+        detections: Detections in each image of ``dataset``, in its order.
+        iou_type: IoU of boxes (``bbox``) or masks (``segm``).
     """
     return [
         match(
@@ -60,12 +60,12 @@ def match_all(dataset: CocoDataset, detections: Sequence[Detections], *, iou_typ
 
 
 def match(truth: Detections, detections: Detections, *, crowds: Detections) -> Match:
-    """Give each object to the surest detection of its class that covers it best, each to one.
+    """Match one-to-one, greedily by descending score: each detection takes the free object of its class with most IoU.
 
     Args:
-        truth: The objects of an image.
-        detections: What was seen in it.
-        crowds: Regions where nobody has told the objects apart.
+        truth: Objects of an image.
+        detections: Detections in it.
+        crowds: Crowd regions, in which objects are not annotated individually.
     """
     ious = pairwise_iou(detections, truth)
     of_class = np.where(detections.class_indices[:, None] == truth.class_indices[None, :], ious, 0.0)
@@ -90,7 +90,7 @@ def match(truth: Detections, detections: Detections, *, crowds: Detections) -> M
 
 
 def pairwise_iou(rows: Detections, columns: Detections, *, crowds: bool = False) -> NDArray[np.float64]:
-    """(N, M) IoU of masks where both have them, else of boxes; with ``crowds``, the share of each row's own area."""
+    """Compute (N, M) IoU of masks if both have masks, else of boxes; ``crowds`` divides by each row's own area."""
     if len(rows) and len(columns) and rows.masks is not None and columns.masks is not None:
         return np.asarray(coco_mask.iou(rows.masks, columns.masks, [int(crowds)] * len(columns)))
     return box_iou(rows.boxes_xyxy, columns.boxes_xyxy, crowds=crowds)

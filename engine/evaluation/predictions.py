@@ -1,4 +1,4 @@
-"""What labels are worth, whoever made them: a file of predictions against the truth, image by image."""
+"""Evaluate labels of any origin: compare a file of predictions with the ground truth."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from engine.safe_text import listed
 
 @dataclass(frozen=True)
 class Measured:
-    """AP of predictions, and what is wrong with them as they are.
+    """AP and mistakes of predictions.
 
     Attributes:
-        boxes: Of their boxes.
-        masks: Of their masks; None unless both sides have some.
-        mistakes: Of all boxes, whatever their scores: AP says little of labels that a threshold has passed.
-        unlabelled: Images of the truth that the predictions do not hold; they count as ones where nothing was seen.
-        unknown: Images of the predictions that the truth does not hold; they do not count.
-        remarks: How images were taken that EXIF turns, in sentences.
-        other_classes: Classes of the predictions that the truth does not have; they do not count.
-        missed_classes: Classes of the truth's objects that the predictions do not have; they count as not found.
+        boxes: Metrics of the boxes.
+        masks: Metrics of the masks; None unless both sides have masks.
+        mistakes: Mistakes of all boxes of any score: AP is less informative for labels already filtered by a threshold.
+        unlabelled: Images of the ground truth that the predictions lack; they count as images without detections.
+        unknown: Images of the predictions that the ground truth lacks; they do not count.
+        remarks: Sentences about the handling of images with an EXIF orientation.
+        other_classes: Classes of the predictions that the ground truth lacks; they do not count.
+        missed_classes: Classes of ground-truth objects that the predictions lack; their objects count as missed.
     """
 
     boxes: ApMetrics
@@ -45,10 +45,10 @@ class Measured:
 
 
 def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measured:
-    """Compare predictions with the truth; images are matched by file name, classes by name.
+    """Compare predictions with the ground truth; images are matched by file name, classes by name.
 
     Raises:
-        DataError: They have no image or no class in common, or an image has another size than in the truth.
+        DataError: They have no common image or class, or an image has a different size in the ground truth.
     """
     files = FileNames(predictions.seen)
     names = [files.find(image.file_name) for image in dataset.images]
@@ -60,11 +60,13 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
         )
     if len(set(taken)) < len(taken):
         twice = next(name for name in taken if taken.count(name) > 1)
-        raise DataError(f"several images of the truth are {twice} of the predictions: name images as in the truth")
+        raise DataError(
+            f"several images of the truth match {twice} of the predictions: use the same file names as in the truth"
+        )
     shared = [name for name in predictions.classes if name in dataset.classes]
     if not shared:
         raise DataError(
-            f"the predictions are of {listed(predictions.classes)}, the truth of "
+            f"the predictions have the classes {listed(predictions.classes)}, the truth has "
             f"{listed(dataset.classes)}: no class has the same name"
         )
     predictions, remarks = in_frame_of(dataset, names, predictions)
@@ -94,7 +96,7 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
 
 
 def _sized(image: CocoImage, name: str | None, predictions: Predictions) -> CocoImage:
-    """The image with a size, if only the predictions know it."""
+    """Return the image with its size, taken from the predictions if the ground truth lacks it."""
     if name is None:
         return image
     said, found = (image.width, image.height), predictions.sizes[name]
@@ -112,13 +114,13 @@ def _by_exif(said: tuple[int, int], found: tuple[int, int]) -> str:
     if said != found[::-1]:
         return ""
     return (
-        ". Width and height are exchanged: it seems that one side has the EXIF orientation of the image applied, and "
-        "the other not. Label it with this version, which writes the orientation down, or turn one of them"
+        ". Width and height are exchanged: it seems that only one of the two has the EXIF orientation of the image "
+        "applied. Label it with this version, which records the orientation, or rotate one of them"
     )
 
 
 def _reindexed(seen: Detections, new_index: NDArray[np.int64]) -> Detections:
-    """Detections with the truth's classes; those of others are left out."""
+    """Map detections to the classes of the ground truth; drop those of other classes."""
     classes = new_index[seen.class_indices]
     return replace(seen, class_indices=classes).select(np.flatnonzero(classes >= 0))
 

@@ -1,4 +1,4 @@
-"""``report.html``: what a run brought, on one page that needs nothing else and runs no script."""
+"""Render ``report.html``: the results of a run on one self-contained page without scripts."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from engine.result_types import ApMetrics, Interval, Retention, ScoreCurve, Teac
 from engine.spec import TeacherName
 
 PICTURES_BYTES = 1_300_000
-"""About so much for all pictures of a report together; base64 adds a third."""
+"""Approximate bytes of all pictures of a report together; base64 adds a third."""
 
 TITLES = {TeacherName.GROUNDING_DINO: "Grounding DINO", TeacherName.SAM: "SAM"}
 
 NUMBERS = (
     ("ap", "AP", "mean over IoU 0.50 to 0.95"),
-    ("ap50", "AP50", "found at all: IoU 0.50"),
-    ("ap75", "AP75", "found closely: IoU 0.75"),
+    ("ap50", "AP50", "loose match: IoU 0.50"),
+    ("ap75", "AP75", "close match: IoU 0.75"),
     ("ap_small", "AP small", "objects below 32×32 pixels"),
     ("ap_medium", "AP medium", "from 32×32 to 96×96"),
     ("ap_large", "AP large", "above 96×96"),
-    ("ar1", "AR1", "recall, one detection an image"),
-    ("ar10", "AR10", "recall, ten detections an image"),
-    ("ar100", "AR100", "recall, a hundred detections an image"),
+    ("ar1", "AR1", "recall, one detection per image"),
+    ("ar10", "AR10", "recall, ten detections per image"),
+    ("ar100", "AR100", "recall, a hundred detections per image"),
     ("ar_small", "AR small", "recall of small objects"),
     ("ar_medium", "AR medium", "recall of medium objects"),
     ("ar_large", "AR large", "recall of large objects"),
 )
 
 FEW_IMAGES = 50
-"""On fewer images, chance moves AP by hundredths."""
+"""Below this number of images, AP varies by hundredths by chance."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number before and after; None where there was nothing to measure."""
+    """One metric before and after; None if it could not be measured."""
 
     label: str
     note: str
@@ -53,19 +53,19 @@ class Row:
 
     @property
     def change(self) -> float | None:
-        """How much was gained."""
+        """Difference after - before; None if one of them was not measured."""
         return None if self.before is None or self.after is None else self.after - self.before
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of it, in a sentence.
+    """Conclusion about a teacher.
 
     Attributes:
         kind: ``better``, ``same``, ``worse`` or ``unknown``.
         row: AP before and after.
-        sentence: For people.
-        remarks: What else they should know before they believe it, or might do next.
+        sentence: The conclusion in one sentence.
+        remarks: Caveats and suggestions, as sentences.
     """
 
     kind: str
@@ -86,17 +86,17 @@ def render_report(
     samples: Mapping[TeacherName, Sequence[SampleView]],
     environment: Mapping[str, str],
 ) -> str:
-    """One HTML page about a run.
+    """Render the HTML page of a run.
 
     Args:
-        name: Of the request.
-        run_id: Of the run.
-        created: When, UTC, ISO 8601.
-        info: The dataset.
-        config_yaml: ``teacher_config.yaml``.
-        settings: Of each teacher, the settings to show, by name.
-        results: Of each teacher.
-        samples: The images to show of each teacher.
+        name: Name of the request.
+        run_id: Id of the run.
+        created: Creation time, UTC, ISO 8601.
+        info: Statistics and problems of the dataset.
+        config_yaml: Content of ``teacher_config.yaml``.
+        settings: Name and value of the settings to show, for each teacher.
+        results: Result of each teacher.
+        samples: Example images of each teacher.
         environment: Versions and hardware.
     """
     budget = PICTURES_BYTES // max(1, 3 * sum(len(views) for views in samples.values()))
@@ -118,7 +118,7 @@ def render_report(
 
 
 def verdict(result: TeacherResult) -> Verdict:
-    """Judge a teacher: on the test part where there is one, since the validation part chose the adapter."""
+    """Judge a teacher on the test split if it exists, since the adapter was selected on the validation split."""
     title = TITLES[result.teacher]
     tested = result.test_before is not None and result.test_after is not None
     before, after = (result.test_before or result.before), (result.test_after or result.after)
@@ -127,7 +127,7 @@ def verdict(result: TeacherResult) -> Verdict:
     where += _seen_before(result, tested=tested)
     remarks = []
     if row.before is None or row.after is None or row.change is None:
-        return Verdict("unknown", row, f"{title} could not be measured: there is nothing to find on the {where}.", ())
+        return Verdict("unknown", row, f"{title} could not be measured: no objects on the {where}.", ())
     concluded = conclude_result(result)
     comparison = result.test_comparison if tested else result.comparison
     numbers = f"AP {row.before:.2f} → {row.after:.2f}{mean_iou_change(before, after).replace('->', '→')} on {where}"
@@ -138,7 +138,7 @@ def verdict(result: TeacherResult) -> Verdict:
         sentence = f"{title}: {numbers}."
     elif kind == "same":
         sentence = f"{title} shows no measurable change: {numbers}."
-        remarks.append("On these images the base model serves as well as this adapter.")
+        remarks.append("On these images the base model performs as well as this adapter.")
     else:
         sentence = f"{title} got worse: {numbers}."
         remarks.append("Use the base model, not this adapter.")
@@ -147,29 +147,29 @@ def verdict(result: TeacherResult) -> Verdict:
     if ceiling := ceiling_sentence(after):
         remarks.append(f"{ceiling}.")
     if not tested:
-        remarks.append("These images also chose the best epoch, so new images may score a little lower.")
+        remarks.append("The best epoch was selected on these images, so AP on new images may be slightly lower.")
     if result.from_detector_before is not None and result.from_detector_after is not None:
         before_ap, after_ap = (
             _text(_number(one.ap)) for one in (result.from_detector_before, result.from_detector_after)
         )
         remarks.append(
-            f"Asked with the boxes of the tuned Grounding DINO, as in labelling: AP {before_ap} → {after_ap}."
+            f"Prompted with the boxes of the tuned Grounding DINO, as in labelling: AP {before_ap} → {after_ap}."
         )
     if result.images_skipped or result.objects_skipped:
         remarks.append(
-            f"{result.images_skipped:,} images and {result.objects_skipped:,} objects could not be used: left out."
+            f"{result.images_skipped:,} images and {result.objects_skipped:,} objects were not usable and were skipped."
         )
     if after.images and after.images < FEW_IMAGES:
         remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")
     if (warning := retention_remark(result.retention)) is not None:
         remarks.append(warning)
     if 0 < result.epochs <= result.best_epoch:
-        remarks.append("The last epoch was the best one: more epochs may bring more.")
+        remarks.append("The last epoch was the best one: more epochs may improve AP further.")
     return Verdict(kind, row, sentence, tuple(remarks))
 
 
 def metric_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
-    """COCO's twelve numbers, and the mean IoU where it was measured."""
+    """Return COCO's twelve metrics, and the mean IoU if it was measured."""
     rows = [
         Row(label, note, _number(getattr(before, field)), _number(getattr(after, field)))
         for field, label, note in NUMBERS
@@ -180,7 +180,7 @@ def metric_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
 
 
 def class_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
-    """AP of each class, best first; those that could not be measured last."""
+    """Return the AP of each class, best first; classes that could not be measured last."""
     rows = [
         Row(name, "", _number(before.per_class.get(name, -1)), _number(value))
         for name, value in after.per_class.items()
@@ -189,7 +189,7 @@ def class_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
 
 
 def retention_rows(retention: Retention) -> list[Row]:
-    """What is left of the base's skill, as bars; the mean IoU where it was measured."""
+    """Return the metrics of the retention; the mean IoU if it was measured."""
     base, adapted = retention.base, retention.adapted
     rows = [Row("AP", "", _number(base.ap), _number(adapted.ap))]
     if base.miou is not None and adapted.miou is not None:
@@ -198,7 +198,7 @@ def retention_rows(retention: Retention) -> list[Row]:
 
 
 def curves(result: TeacherResult) -> list[Curve]:
-    """Loss and AP over epochs, as far as they were recorded."""
+    """Return the recorded curves of loss and AP over epochs."""
     losses = [(point.epoch, point.loss) for point in result.history if point.loss is not None]
     measured = [(point.epoch, point.ap) for point in result.history if point.ap is not None and point.ap >= 0]
     best = min(measured, key=lambda point: abs(point[0] - result.best_epoch), default=None)
@@ -207,12 +207,12 @@ def curves(result: TeacherResult) -> list[Curve]:
         drawn.append(curve("Training loss", losses))
     if measured:
         base = _number(result.before.ap)
-        drawn.append(curve("AP on the validation part", measured, best=best, base=base, from_zero=True))
+        drawn.append(curve("AP on the validation split", measured, best=best, base=base, from_zero=True))
     return drawn
 
 
 def score_curves(after: ScoreCurve | None, before: ScoreCurve | None = None) -> list[Curve]:
-    """Precision over recall, and F1 over the score threshold; none without detections."""
+    """Return precision over recall, and F1 over the score threshold; empty without detections."""
     if after is None:
         return []
     pairs = [(one.recall, one.precision) if one else ((), ()) for one in (after, before)]
@@ -275,16 +275,16 @@ def _number(value: float) -> float | None:
 
 
 def _seen_before(result: TeacherResult, *, tested: bool) -> str:
-    """Return what is known of whether images were trained on: nothing is claimed that was not checked."""
+    """Describe the overlap of the evaluated split with other splits, as far as it was checked."""
     part = "test" if tested else "validation"
     if result.split_check is None:
-        return f" of the {part} part"
+        return f" of the {part} split"
     shared = result.split_check.test if tested else result.split_check.val
     if shared or result.split_check.versions:
         count = shared or result.split_check.versions
-        what = "are in another part of the data too" if shared else "are versions of pictures of another part, by name"
-        return f" of the {part} part, of which {count:,} {what}"
-    return " that neither training nor choosing has seen" if tested else " it was not trained on"
+        what = "are also in another split" if shared else "are versions of images of another split, by file name"
+        return f" of the {part} split, of which {count:,} {what}"
+    return " used neither for training nor for selection" if tested else " it was not trained on"
 
 
 def _range(interval: Interval) -> str:

@@ -1,4 +1,4 @@
-"""Mistakes, score thresholds and retention of a teacher, as the report draws them: pure, no markup."""
+"""Data of the report's sections on mistakes, score thresholds and retention. Pure, no markup."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ OBJECTS = (
     ("missed", "Missed", "no detection near it"),
     ("mistaken", "Mistaken", "detected only as another class, or badly localised"),
 )
-"""What becomes of true objects: the three make up all of them."""
+"""Kinds of true objects; they add up to all objects."""
 
 DETECTIONS = (
     ("found", "Right", "of an object of its class, IoU 0.5 or more"),
     ("wrong_class", "Wrong class", "of an object of another class"),
     ("badly_localised", "Badly localised", "IoU of 0.1 to 0.5"),
-    ("duplicates", "Duplicate", "of an object that is found already"),
+    ("duplicates", "Duplicate", "of an object that already has a detection"),
     ("false", "False", "of no object"),
 )
-"""What becomes of detections from the threshold on: the five make up all of them."""
+"""Kinds of detections at or above the threshold; they add up to all of them."""
 
 LOW_RETENTION = 0.8
-"""Below this share of the base's skill, whoever uses the adapter for other things should know."""
+"""Retention below which the report warns users who prompt for other classes."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """How often something happened, before and after, and both as shares of all that it could have happened to."""
+    """Counts of one kind, before and after, with their shares of the total."""
 
     label: str
     note: str
@@ -42,7 +42,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Cell:
-    """A count of the matrix; ``share`` of its row is how dark it is."""
+    """Count in the matrix; ``share`` is its share of the row and sets the shade."""
 
     count: int
     share: float
@@ -58,7 +58,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Threshold:
-    """The threshold of a class; ``quality`` is None where it was not chosen by what was seen of the class."""
+    """Threshold of a class; ``quality`` is None if it was not chosen by detections of this class."""
 
     name: str
     threshold: float
@@ -67,7 +67,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Group:
-    """Counts that add up: what became of all objects, or of all detections."""
+    """Counts that add up to a total: all objects, or all detections."""
 
     title: str
     rows: tuple[Count, ...]
@@ -76,14 +76,11 @@ class Group:
 
 
 def mistakes(result: TeacherResult) -> list[Group]:
-    """Return what became of objects, and of detections; none in a result that has not counted them."""
+    """Return the kinds of objects and of detections with their counts; empty if the result has none."""
     before, after = result.confusion_before, result.confusion_after
     if before is None or after is None:
         return []
-    return [
-        _group(title, kinds, before, after)
-        for title, kinds in (("What became of the objects", OBJECTS), ("What the detections are", DETECTIONS))
-    ]
+    return [_group(title, kinds, before, after) for title, kinds in (("Objects", OBJECTS), ("Detections", DETECTIONS))]
 
 
 def _group(title: str, kinds: Sequence[tuple[str, str, str]], before: Confusion, after: Confusion) -> Group:
@@ -104,18 +101,18 @@ def _count(confusion: Confusion, field: str) -> int:
 
 
 def matrix(counted: ClassMatrix | None) -> Matrix | None:
-    """The matrix by name: what was seen for each true class."""
+    """Label the matrix: one row per true class, one column per detected class."""
     if counted is None:
         return None
     rows = []
-    for name, counts in zip([*counted.classes, "nothing there"], counted.counts, strict=True):
+    for name, counts in zip([*counted.classes, "no object"], counted.counts, strict=True):
         total = max(1, sum(counts))
         rows.append((name, tuple(Cell(count, count / total) for count in counts)))
-    return Matrix((*counted.classes, "nothing"), tuple(rows))
+    return Matrix((*counted.classes, "no detection"), tuple(rows))
 
 
 def thresholds(result: TeacherResult) -> list[Threshold]:
-    """Of each class, best F1 first; those that nothing right was seen of last."""
+    """Return the threshold of each class, best F1 first; classes without a correct detection last."""
     rows = []
     for name, threshold in result.thresholds.items():
         quality = result.quality.get(name)
@@ -124,24 +121,21 @@ def thresholds(result: TeacherResult) -> list[Threshold]:
 
 
 def retention_sentence(retention: Retention) -> str:
-    """What is left of the base's skill, for people."""
+    """Describe the retention in a sentence."""
     base, adapted = retention.base, retention.adapted
     where = f"{base.images or 'some'} {'built-in ' if retention.source == BUILT_IN else ''}images"
-    asked = f"Asked for {len(retention.prompts)} other things on {where}"
+    asked = f"Prompted for {len(retention.prompts)} other classes on {where}"
     if retention.share < 0:
-        return (
-            f"{asked}, the base finds next to nothing (AP below {LEAST_SKILL}): nothing can be said of what is left of "
-            "its skill."
-        )
-    left = f"{retention.share:.0%} of the base's skill is left"
-    return f"{asked}, AP goes from {base.ap:.3f} to {adapted.ap:.3f}: {left}. With the adapter off it is all there."
+        return f"{asked}, the base finds almost nothing (AP below {LEAST_SKILL}): retention cannot be measured."
+    kept = f"{retention.share:.0%} of the base's skill is kept"
+    return f"{asked}, AP goes from {base.ap:.3f} to {adapted.ap:.3f}: {kept}. With the adapter off nothing is lost."
 
 
 def retention_remark(retention: Retention | None) -> str | None:
-    """A warning for whoever uses the adapter for other things; None where there is no need of one."""
+    """Return a warning if the retention is low, otherwise None."""
     if retention is None or not 0 <= retention.share < LOW_RETENTION:
         return None
     return (
-        f"Only {retention.share:.0%} of the base's skill on other things is left: switch the adapter off when you ask "
-        "for what it was not tuned on."
+        f"Only {retention.share:.0%} of the base's skill on other classes is kept: switch the adapter off when you "
+        "prompt for classes that it was not tuned on."
     )

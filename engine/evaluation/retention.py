@@ -1,6 +1,6 @@
-"""How much of a base's zero-shot skill an adapter leaves, on images of other things than it was tuned on.
+"""Retention: the share of the base's zero-shot AP that an adapter keeps on classes that it was not tuned on.
 
-A few labelled images come with the engine, in ``probe/``; their classes are what teachers are asked for.
+The engine contains a few labelled images for it, in ``probe/``; teachers are prompted for their classes.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from pathlib import Path
 from engine.result_types import ApMetrics, Retention
 
 PROBE = Path(__file__).parent / "probe" / "annotations.json"
-"""The annotations of the built-in images, which lie beside them."""
+"""Annotations of the built-in images, in the same folder as the images."""
 
 BUILT_IN = "built-in"
 
 LEAST_SKILL = 0.02
-"""A base with a lower AP has no skill to keep: the ratio would be chance."""
+"""Minimum AP of the base: below it the ratio would be noise."""
 
 
 def retention(source: str, *, base: ApMetrics, adapted: ApMetrics) -> Retention:
-    """Compare an adapted teacher with its base, measured on the same images and prompts.
+    """Compare an adapted teacher with its base, evaluated on the same images and prompts.
 
     Args:
-        source: Where the images come from.
-        base: With the adapter off.
-        adapted: With the adapter on.
+        source: Source of the images.
+        base: Metrics with the adapter off.
+        adapted: Metrics with the adapter on.
     """
     return Retention(
         source=source,

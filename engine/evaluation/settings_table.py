@@ -1,4 +1,4 @@
-"""The settings of a run that decide how a teacher learns, as names and values for people."""
+"""The training settings of a teacher as names and values for the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def settings_table(config: RunConfig, teacher: TeacherName) -> dict[str, str]:
     rows = {
         "LoRA": f"preset {lora.preset.value}, rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}",
         "Epochs": f"{settings.epochs}, {_patience(training.patience)}",
-        "Batch": f"{images} images a step",
+        "Batch": f"{images} images per step",
         "Learning rate": f"{settings.learning_rate:g}, {settings.schedule}, "
         f"warm-up {settings.warmup_fraction:.0%}, weight decay {settings.weight_decay:g}",
         "Gradient norm": f"clipped at {settings.clip_norm:g}",
@@ -28,7 +28,7 @@ def settings_table(config: RunConfig, teacher: TeacherName) -> dict[str, str]:
     if lora.skip_layers:
         rows["Skipped layers"] = str(lora.skip_layers)
     if settings.views:
-        rows["Views"] = f"{settings.views} an image, in turns"
+        rows["Views"] = f"{settings.views} per image, in rotation"
     if config.data.split is not None:
         split = config.data.split
         rows["Split"] = f"train {split.train} %, val {split.val} %, test {split.test} %"

@@ -1,4 +1,4 @@
-"""The score from which on detections of a class are worth keeping, and how good a teacher is there."""
+"""Choose the score threshold of each class, and evaluate a teacher at its thresholds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from engine.result_types import ClassQuality, Confusion, ScoreCurve
 from engine.teachers.labeller import keep
 
 FALLBACK = 0.3
-"""The threshold where no class says anything: about that of Grounding DINO's own demo."""
+"""Threshold if no class has a correct detection: about that of Grounding DINO's own demo."""
 
 
 CURVE_POINTS = 50
-"""Points of a score curve: enough to draw it, few enough to keep for every class."""
+"""Points of a score curve: enough to draw it, few enough to store for every class."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Operation:
     """A teacher at its best thresholds.
 
     Attributes:
-        thresholds: Of each class, by name.
-        quality: Of each class, at its threshold.
-        confusion: What goes wrong there.
+        thresholds: Threshold of each class, by name.
+        quality: Precision, recall and F1 of each class at its threshold.
+        confusion: Mistakes at the thresholds.
         curve: Precision and recall over scores, all classes together; None without detections or objects.
-        class_curves: The same of each of the most frequent classes, by name.
+        class_curves: The same for each of the most frequent classes, by name.
     """
 
     thresholds: dict[str, float]
@@ -44,17 +44,16 @@ class Operation:
 
 
 def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> Operation:
-    """Choose the thresholds of a teacher by what it has seen, and say how good it is with them.
+    """Choose the thresholds of a teacher by its detections, and evaluate it at these thresholds.
 
-    A class that nothing right was seen of, or that has no objects, gets the median threshold of the others, or
-    :data:`FALLBACK` if there is none. Boxes of one class and object are first made one, as labelling makes them:
-    thresholds are for it. What is said of quality and mistakes is said of the labels: across classes too, of
-    the same box the surest class alone is left.
+    A class without objects or without a correct detection gets the median threshold of the other classes, or
+    :data:`FALLBACK` if there is none. Thresholds are chosen after NMS within each class, as in labelling. Quality and
+    mistakes are those of the final labels: also across classes, only the highest-scoring class of a box is kept.
 
     Args:
-        dataset: The truth.
-        detections: Of each image of ``dataset``, in its order.
-        iou_type: Whether boxes or masks are compared.
+        dataset: Ground truth.
+        detections: Detections in each image of ``dataset``, in its order.
+        iou_type: IoU of boxes (``bbox``) or masks (``segm``).
     """
     apart = detections
     if iou_type == "bbox":
@@ -78,7 +77,7 @@ def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_typ
     return Operation(
         thresholds=thresholds,
         quality=dict(zip(dataset.classes, qualities, strict=True)),
-        # The class of a mask comes with the box that asks for it: it cannot be mistaken.
+        # The class of a mask is that of the box that prompts it: it cannot be wrong.
         confusion=confusion(matches, dataset.classes, thresholds, with_matrix=not prompted),
         curve=score_curve(*_together(ranked)),
         class_curves=_class_curves(dataset.classes, ranked),
@@ -88,23 +87,23 @@ def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_typ
 def best_threshold(
     scores: NDArray[np.float64], right: NDArray[np.bool_], *, objects: int
 ) -> tuple[float, ClassQuality] | None:
-    """The threshold with the highest F1, the higher of two that are as good; None if nothing right was seen.
+    """Return the threshold with the highest F1, the higher one of equals; None without a correct detection.
 
-    It lies halfway to the next lower score, so that a score which another machine rounds differently stays on its
-    side; where there is none lower, it is the last score itself.
+    It is halfway to the next lower score, so that a score rounded differently on another machine stays on its side;
+    without a lower score, it is the last score itself.
 
     Args:
-        scores: (N,) of all detections of a class.
-        right: (N,) whether each has found an object.
-        objects: How many there are.
+        scores: (N,) scores of all detections of a class.
+        right: (N,) True where the detection matches an object.
+        objects: Number of objects.
     """
     if not right.any():
         return None
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
-    found = np.cumsum(right[order])  # (N,) objects found by the first 1, 2, … detections
+    found = np.cumsum(right[order])  # (N,) objects matched by the first 1, 2, … detections
     f1 = 2 * found / (np.arange(1, len(scores) + 1) + objects)
-    last = np.append(scores[1:] < scores[:-1], True)  # a threshold cannot part equal scores
+    last = np.append(scores[1:] < scores[:-1], True)  # a threshold cannot separate equal scores
     kept = int(np.argmax(np.where(last, f1, -1.0)))
     threshold = float(scores[kept] if kept + 1 == len(scores) else (scores[kept] + scores[kept + 1]) / 2)
     quality = ClassQuality(
@@ -117,18 +116,18 @@ def best_threshold(
 
 
 def score_curve(scores: NDArray[np.float64], right: NDArray[np.bool_], objects: int) -> ScoreCurve | None:
-    """Precision and recall at up to :data:`CURVE_POINTS` of the scores; None without detections or objects.
+    """Compute precision and recall at up to :data:`CURVE_POINTS` scores; None without detections or objects.
 
     Args:
-        scores: (N,) of detections.
-        right: (N,) whether each has found an object.
-        objects: How many there are.
+        scores: (N,) scores of detections.
+        right: (N,) True where the detection matches an object.
+        objects: Number of objects.
     """
     if not len(scores) or not objects:
         return None
     order = np.argsort(-scores, kind="stable")
     scores, found = scores[order], np.cumsum(right[order])
-    last = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))  # a threshold cannot part equal scores
+    last = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))  # a threshold cannot separate equal scores
     chosen = last[np.unique(np.linspace(0, len(last) - 1, CURVE_POINTS).round().astype(np.int64))]
     return ScoreCurve(
         scores=_rounded(scores[chosen]),
@@ -142,7 +141,7 @@ def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
 
 
 Ranked = tuple[NDArray[np.float64], NDArray[np.bool_], int]
-"""(N,) scores of detections, (N,) whether each has found an object, and how many objects there are."""
+"""(N,) scores of detections, (N,) True where the detection matches an object, and the number of objects."""
 
 
 def _together(ranked: Sequence[Ranked]) -> Ranked:
@@ -157,7 +156,7 @@ def _class_curves(classes: Sequence[str], ranked: Sequence[Ranked]) -> dict[str,
 
 
 def _of_class(matches: Sequence[Match], class_index: int) -> Ranked:
-    """Scores of all detections of a class, whether each has found an object, and how many objects there are."""
+    """Collect the detections of a class from all images, without those in crowds."""
     objects = sum(int((match.objects == class_index).sum()) for match in matches)
     of_class = [(match.seen == class_index) & ~match.passed_over for match in matches]
     scores = np.concatenate([match.scores[mask] for match, mask in zip(matches, of_class, strict=True)] or [[]])
@@ -166,7 +165,7 @@ def _of_class(matches: Sequence[Match], class_index: int) -> Ranked:
 
 
 def _quality(matches: Sequence[Match], class_index: int) -> ClassQuality:
-    """Of all that was seen of a class."""
+    """Compute the quality of all detections of a class."""
     scores, right, objects = _of_class(matches, class_index)
     if not objects:
         return ClassQuality(f1=-1.0, precision=-1.0, recall=-1.0, objects=0)

@@ -1,6 +1,6 @@
-"""Every image of the validation part with its truth and what base and adapted teacher detect, page by page, as HTML.
+"""Render HTML pages of the validation images, with ground truth and detections of base and adapted teacher.
 
-A page needs nothing else, runs no script, and links to the pages before and after it.
+A page is self-contained, runs no script, and links to the previous and the next page.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from engine.evaluation.ground_truth import IouType
 
 PER_PAGE = 50
 MOST_IMAGES = 500
-"""Larger validation parts are thinned evenly to so many: some 25 MB of pages."""
+"""Maximum images, evenly selected from larger validation splits: about 25 MB of pages."""
 
 SIDE = 320
 """Longer side of a picture in pixels."""
 
 PICTURE_BYTES = 16_000
-"""About so much for each picture."""
+"""Approximate bytes of each picture."""
 
 
 def page_name(number: int) -> str:
@@ -43,16 +43,16 @@ def write_pages(
     after: Sequence[Detections],
     iou_type: IouType,
 ) -> int:
-    """Write the pages of a teacher and return how many there are.
+    """Write the pages of a teacher and return their number.
 
     Args:
-        folder: Where they go; it is made.
-        dataset: The validation part.
-        load: Gives the sample of an image.
+        folder: Output folder, created if missing.
+        dataset: The validation split.
+        load: Return the sample of an image by its index.
         title: Heading of each page.
         before: Detections of the base in each image, in original pixels.
         after: Detections of the adapted teacher.
-        iou_type: Whether boxes or masks are compared.
+        iou_type: IoU of boxes (``bbox``) or masks (``segm``).
     """
     chosen = _spread(len(dataset), MOST_IMAGES)
     pages = [chosen[start : start + PER_PAGE] for start in range(0, len(chosen), PER_PAGE)]
@@ -83,7 +83,7 @@ def write_pages(
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most ``most`` of the indices below ``count``, evenly spread.
+    """Return at most ``most`` of the indices below ``count``, evenly spread.
 
     >>> _spread(3, 5), _spread(10, 4)
     ([0, 1, 2], [0, 2, 5, 7])
