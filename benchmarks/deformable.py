@@ -1,9 +1,9 @@
-"""Deformable attention by its fused kernel on a GPU, beside the same map by map with ``grid_sample``.
+"""Compare deformable attention in the fused GPU kernel with ``grid_sample`` on each feature map.
 
     python benchmarks/deformable.py --size 800x1333
 
-A layer of Grounding DINO's encoder, forward and backward: every place of four maps asks, 8 heads of 32 numbers, 4
-points a map. Where there is no NVIDIA GPU there is no kernel: nothing is measured then.
+Measures forward and backward pass of one encoder layer of Grounding DINO: one query per position of four feature maps,
+8 heads of 32 channels, 4 sampling points per map. Measures nothing without an NVIDIA GPU, since the kernel needs one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEADS, WIDTH, POINTS = 8, 32, 4
 
 
 def layer(shapes: list[tuple[int, int]], images: int, device: torch.device) -> tuple[list[Tensor], Tensor]:
-    """Value, places and weights, and the gradient of the result; queries read near where they are."""
+    """Return value, sampling locations and weights, and the output gradient; locations are near their query."""
     torch.manual_seed(0)
     length = sum(high * long for high, long in shapes)
     centres = torch.cat([_centres(high, long) for high, long in shapes])[None, :, None, None, None]
@@ -36,13 +36,13 @@ def layer(shapes: list[tuple[int, int]], images: int, device: torch.device) -> t
 
 
 def _centres(high: int, long: int) -> Tensor:
-    """(high long, 2) as x, y in 0..1."""
+    """Return the centres of a map's cells, (high * long, 2), as x, y in 0..1."""
     y, x = torch.meshgrid((torch.arange(high) + 0.5) / high, (torch.arange(long) + 0.5) / long, indexing="ij")
     return torch.stack((x, y), -1).flatten(0, 1)
 
 
 def measure(read: Callable[..., Tensor], inputs: list[Tensor], due: Tensor) -> tuple[float, float]:
-    """Milliseconds of both passes, and the most megabytes of tensors beyond the inputs."""
+    """Measure the milliseconds of both passes, and the peak megabytes of tensors without the inputs."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before, begin = torch.cuda.memory_allocated(), time.perf_counter()
@@ -66,7 +66,7 @@ def main() -> None:
     inputs, due = layer(shapes, arguments.images, device)
     fused = deformable_attention._fused(device, HEADS, WIDTH, len(shapes), POINTS)
     if fused is None:
-        print("the kernel of deformable attention does not run here: it is not measured")
+        print("the kernel of deformable attention does not run on this GPU: it is not measured")
         return
     on_device = torch.tensor(shapes, device=device)
     ways: dict[str, Callable[..., Tensor]] = {
@@ -74,7 +74,7 @@ def main() -> None:
         "maps": lambda *t: deformable_attention.map_by_map(*t, shapes),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for _ in range(arguments.repeats + 1):  # in turns; the first warms up
+    for _ in range(arguments.repeats + 1):  # alternating; the first round is the warm-up
         for name, read in ways.items():
             found[name].append(measure(read, inputs, due))
     (ours, our_memory), (theirs, their_memory) = (map(min, zip(*found[name][1:], strict=True)) for name in ways)

@@ -1,9 +1,9 @@
-"""What it saves not to compute what cannot change: epochs after the first with the cache of features, and without.
+"""Measure the cache of frozen features: epochs after the first, with and without the cache.
 
     python benchmarks/frozen_features.py --images 2 --objects 1 5 25
 
-SAM with ViT-B at 1024 pixels, preset decoder, random weights. Same loop, same images: examples, forward and backward
-pass, optimizer.
+SAM with ViT-B at 1024 pixels, preset decoder, random weights. Both use the same loop and images: preprocessing,
+forward and backward pass, optimizer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from engine.training.optimizer import apply_gradients, build_optimizer, gradient
 
 
 def epoch(teacher: Teacher, samples: Sequence[Sample]) -> float:
-    """Seconds of a step with each of the images."""
+    """Measure the seconds of one epoch with one step per image."""
     optimizer = build_optimizer(trainable_parameters(teacher), teacher.settings)
     set_training(teacher, True)
     begin = time.perf_counter()
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    keep_memory()  # as the trainer does; here for both
+    keep_memory()  # as the trainer does; applies to both
     figures = []
     with TemporaryDirectory() as temporary:
         teacher = sam_base(Path(temporary, "sam"))

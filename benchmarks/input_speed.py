@@ -1,10 +1,10 @@
-"""Images a second that one worker process decodes, augments and preprocesses: what the GPU is fed with.
+"""Measure the input pipeline: images per second that one worker process decodes, augments and preprocesses.
 
 python benchmarks/input_speed.py --images 24 --training-speed 20
 
-Views as Grounding DINO takes them (800 x 1333) and as SAM does (1024 x 1024, ten objects with masks) of JPEGs of a
-megapixel. Beside them stands decoding alone, which no input pipeline does without. ``--training-speed`` is the images a
-second that a GPU trains on: how many times as many eight workers make.
+The inputs are one-megapixel JPEGs, prepared for Grounding DINO (800 x 1333) and for SAM (1024 x 1024, ten objects with
+masks). The baseline is decoding alone, which every input pipeline needs. ``--training-speed`` is the number of images
+per second that a GPU trains on; it is compared with the output of eight workers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OBJECTS = 10
 
 
 def photographs(count: int, folder: Path) -> Path:
-    """A data set of photographs of a megapixel, with outlines of all sizes on them."""
+    """Write a dataset of one-megapixel photographs, with outlines of random sizes."""
     sources, rng = sorted(PROBE.parent.glob("*.jpg")), np.random.default_rng(0)
     images, annotations = [], []
     for number in range(count):
@@ -67,7 +67,7 @@ def outline(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def teachers(file: Path) -> Iterator[Teacher]:
-    """Tiny ones, with the settings that follow from the data and the inputs of the published ones."""
+    """Load the tiny teachers, with settings generated from the data and the input sizes of the published teachers."""
     spec = FineTuneSpec(dataset=DatasetSpec(annotations=str(file)), output="unused")
     config = generate_config(inspect_dataset(str(file)), spec)
     for name, folder in ((TeacherName.GROUNDING_DINO, "grounding_dino"), (TeacherName.SAM, "sam")):
@@ -83,7 +83,7 @@ def teachers(file: Path) -> Iterator[Teacher]:
 
 
 def best_ms(work: Callable[[int], object], images: int, repeats: int) -> float:
-    """Milliseconds of CPU an image: what others do beside it does not count."""
+    """Measure CPU milliseconds per image, which do not depend on other processes."""
     best = math.inf
     for _ in range(repeats):
         start = time.process_time()
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--training-speed", type=float, help="images a second of the GPU")
+    parser.add_argument("--training-speed", type=float, help="images per second of the GPU")
     given = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -1,12 +1,12 @@
-"""Time, CPU and peak memory of inspecting, validating and dividing COCO files of any size.
+"""Measure time, CPU and peak memory of inspecting, validating and splitting COCO files of any size.
 
 python benchmarks/inspect_speed.py ../shared/data/dsb2018/annotations.json
 python benchmarks/inspect_speed.py ../shared/data/dsb2018/annotations.json --large
 
-Each runs in a process of its own, beside json.load, pycocotools.COCO and a bare copy. Files of 26 and 260 MB are made
-of copies of the small one, with --large of 2,600 MB too, beside which only the bare copy is run: json.load and
-pycocotools.COCO would take some 16 GB there. No image is there, so validate opens none. What is said is the best of the
-repeats. Speeds are megabytes a second of CPU time, all threads added up: what one core does.
+Each program runs in its own process; the baselines are json.load, pycocotools.COCO and a plain file copy. Files of 26
+and 260 MB are made by repeating the small file, with --large also one of 2,600 MB. For that one only the file copy is
+the baseline: json.load and pycocotools.COCO would need about 16 GB. The images do not exist, so validate opens none.
+The best of the repeats is reported. Speeds are megabytes per second of CPU time over all threads, that is, per core.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ PROGRAMS = {
 }
 OURS = ("inspect", "validate", "split")
 WHOLE = ("json.load", "pycocotools.COCO")
-"""Those that hold the whole file."""
+"""Programs that load the whole file into memory."""
 
 MOST_WHOLE = 1000
-"""Megabytes up to which these are run."""
+"""Maximum file size in megabytes for these programs."""
 
 Result = dict[str, float]
 
 
 def measure(program: str, path: Path) -> Result:
-    """Seconds of wall clock and of CPU, imports aside, and peak resident megabytes, imports included."""
+    """Measure wall-clock and CPU seconds, without imports, and peak resident megabytes, with imports."""
     imports = "\n".join(line for line in program.splitlines() if line.startswith(("from", "import")))
     rest = "\n".join(line for line in program.splitlines() if not line.startswith(("from", "import")))
     with TemporaryDirectory(dir=path.parent.parent) as output:
@@ -61,7 +61,7 @@ def measure(program: str, path: Path) -> Result:
 
 
 def measure_all(path: Path, *, repeats: int) -> dict[str, Result]:
-    """The best of some runs of each program, which take turns."""
+    """Return the best of ``repeats`` runs of each program; the programs alternate."""
     small = path.stat().st_size < MOST_WHOLE * 1e6
     names = [name for name in PROGRAMS if small or name not in WHOLE]
     runs: dict[str, list[Result]] = {name: [] for name in names}
@@ -72,7 +72,7 @@ def measure_all(path: Path, *, repeats: int) -> dict[str, Result]:
 
 
 def figures(path: Path, best: dict[str, Result], *, first: dict[str, Result]) -> Iterator[Measurement]:
-    """What was measured with one file, beside what was measured with the first."""
+    """Yield the measurements with one file, and comparisons with the first file."""
     megabytes = path.stat().st_size / 1e6
     for ours in OURS:
         what, mine = f"{ours}, {megabytes:,.0f} MB", best[ours]
@@ -86,7 +86,7 @@ def figures(path: Path, best: dict[str, Result], *, first: dict[str, Result]) ->
         aim = ">= 100 MB/s a core" if ours == "inspect" else ""
         yield Measurement(what, "copy", speed, copied, "MB/s a core", speed / copied, aim, "of the copy's speed")
         against = "json.load" if "json.load" in best else "copy"
-        if against in WHOLE:  # what other programs on the machine do hardly shows here
+        if against in WHOLE:  # CPU time hardly depends on other programs on the machine
             theirs = best[against]
             by_cpu = theirs["cpu"] / mine["cpu"]
             yield Measurement(
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="a small COCO file")
     parser.add_argument("--megabytes", type=float, nargs="+", default=[26, 260])
-    parser.add_argument("--large", action="store_true", help="2,600 MB too: needs 6 GB of disk, and minutes")
+    parser.add_argument("--large", action="store_true", help="also 2,600 MB: needs 6 GB of disk and some minutes")
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     first: dict[str, Result] = {}

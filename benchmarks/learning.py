@@ -1,18 +1,18 @@
-"""How well a teacher learns: our run beside others' on the same base, data, seed and number of images seen.
+"""Compare training quality: our training and other methods on the same base, data, seed and number of images.
 
     python benchmarks/learning.py --data ../shared/data/bccd --teacher GroundingDino --method ours --seed 0
     python benchmarks/learning.py --data ../shared/data/dsb2018 --teacher Sam --method full --images 25
 
-trains once and appends one line of JSON to ``--results``; ``learning_table.py`` makes tables of them. ``--data`` is a
-folder with ``images/`` and ``annotations.json`` (divided 80/20 by seed 0), or ``annotations_train.json`` and
-``annotations_val.json``. Every teacher is measured once, after its last step, on the validation part: nobody chooses
-a best epoch there. The methods:
+trains once and appends one line of JSON to ``--results``; ``learning_table.py`` prints tables of these lines.
+``--data`` is a folder with ``images/`` and ``annotations.json`` (split 80/20 with seed 0), or with
+``annotations_train.json`` and ``annotations_val.json``. Every teacher is evaluated once, after its last step, on the
+validation split; no best epoch is selected on it. The methods:
 
-    ours     what ``teacher train`` does
-    library  LoRA by PEFT on the same layers, the loss of transformers (of its SAM, which has none: binary cross
-             entropy + dice, as in its tutorial), a plain loop without augmentation
-    package  finetuning-grounding-dino-sam 0.1.2 from PyPI, as it comes, but for epochs, image size and learning rate
-    full     our loop and loss, every parameter trained
+    ours     same as ``teacher train``
+    library  LoRA by PEFT on the same layers, the loss of transformers (its SAM has no loss: binary cross entropy +
+             dice, as in its tutorial), a plain loop without augmentation
+    package  finetuning-grounding-dino-sam 0.1.2 from PyPI with its defaults, except epochs, image size and learning rate
+    full     our loop and loss, all parameters trained
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ PACKAGE = "finetuning-grounding-dino-sam==0.1.2"
 
 @dataclass(frozen=True)
 class Task:
-    """One training, before it begins: the same for every method."""
+    """Inputs of one training, the same for every method."""
 
     config: RunConfig
     name: TeacherName
@@ -70,43 +70,43 @@ class Task:
 
     @property
     def settings(self) -> TeacherSettings:
-        """The teacher's part of the configuration."""
+        """The teacher's section of the configuration."""
         settings = self.config.teachers.of(self.name)
         assert settings is not None
         return settings
 
     @property
     def seed(self) -> int:
-        """Of all random choices."""
+        """Random seed of the training."""
         return self.config.training.seed
 
     def teacher(self) -> Teacher:
-        """The base, all of it frozen."""
+        """Load the base with all parameters frozen."""
         data = self.config.data
         kind = REGISTRY[self.name]
         return kind.load(self.base, classes=data.classes, prompts=data.prompts, settings=self.settings)
 
     def measure(self, teacher: Teacher) -> ApMetrics:
-        """On the validation part."""
+        """Evaluate on the validation split."""
         val = self.parts.val
         teacher.model.eval()
         return evaluate(teacher, val.dataset, lambda i: val.sample(i, with_masks=False), batch_size=4).metrics
 
     @property
     def steps(self) -> Steps:
-        """What each optimizer step sees."""
+        """Image indices of each optimizer step."""
         dataset = self.parts.train.dataset
         shown = repeats(dataset, exponent=self.config.training.class_balance)
         return Steps.of(self.settings, images=len(dataset), seed=self.seed, repeats=shown)
 
 
 def ours(task: Task) -> ApMetrics:
-    """What ``teacher train`` does, from the same configuration."""
+    """Train as ``teacher train`` does with this configuration."""
     return TeacherTrainer(task.config, work_dir=task.work, cache=task.work / "cache").train().after
 
 
 def full(task: Task) -> ApMetrics:
-    """Our loop with every parameter of the base in place of an adapter."""
+    """Train all parameters of the base in our loop, without an adapter."""
     teacher, steps = task.teacher(), task.steps
     teacher.model.requires_grad_(True)
     optimizer = build_optimizer(trainable_parameters(teacher), task.settings)
@@ -123,7 +123,7 @@ def full(task: Task) -> ApMetrics:
 
 
 def library(task: Task) -> ApMetrics:
-    """PEFT and the loss of transformers in the loop that its tutorials show."""
+    """Train with PEFT and the loss of transformers in the loop of its tutorials."""
     teacher, steps = task.teacher(), task.steps
     seed_all(task.seed)
     attach(teacher, task.settings.lora)
@@ -145,7 +145,7 @@ def library(task: Task) -> ApMetrics:
 
 
 def library_detection_loss(teacher: Any, batch: Batch) -> Tensor:
-    """``outputs.loss`` for labels as the library's documentation asks for them: classes in the order of the prompt."""
+    """Compute ``outputs.loss`` with labels as documented by the library: classes in the order of the prompt."""
     spans = torch.from_numpy(teacher.book.chunks()[0].token_map())
     width = spans.shape[1]
     labels = [
@@ -158,7 +158,7 @@ def library_detection_loss(teacher: Any, batch: Batch) -> Tensor:
 
 
 def tutorial_mask_loss(teacher: Any, batch: Batch) -> Tensor:
-    """Binary cross entropy + dice of one mask a box, as tutorials for transformers' SAM have it."""
+    """Compute binary cross entropy + dice of one mask per box, as tutorials for transformers' SAM do."""
     if not len(batch["images"]):
         return torch.zeros(())
     embeddings = teacher._embed({"pixel_values": batch["pixel_values"]})
@@ -171,14 +171,14 @@ def tutorial_mask_loss(teacher: Any, batch: Batch) -> Tensor:
 
 
 def package(task: Task) -> ApMetrics:
-    """The package from PyPI in a process of its own, and what it saved, measured as the others are."""
+    """Train with the package from PyPI in its own process, and evaluate its checkpoint as the other methods."""
     target = task.work / "package"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), PACKAGE]
     subprocess.run(pip, check=True)
     for name, part in (("train", task.parts.train), ("test", task.parts.val)):
         folder = task.work / "data" / name
         folder.mkdir(parents=True)
-        # Ids that count from 0 are the only ones it learns rightly from.
+        # The package learns correctly only from category ids that start at 0.
         dataset = CocoDataset(
             part.dataset.images, part.dataset.annotations, part.dataset.classes, tuple(range(len(part.dataset.classes)))
         )
@@ -195,7 +195,7 @@ def _package_boxes(task: Task, target: Path) -> ApMetrics:
         "dataset_root": str(task.work / "data"),
         "output_dir": str(task.work / "out"),
         "text_labels": [task.config.data.prompts.get(name, name) for name in task.config.data.classes],
-        "image_size": 170,  # its longest edge: the base's own size for pictures of 4:3
+        "image_size": 170,  # longest edge: the base's own size for 4:3 images
         "batch_size": task.settings.batch_size,
         "grad_accum_steps": 1,
         "num_epochs": task.settings.epochs,
@@ -203,7 +203,7 @@ def _package_boxes(task: Task, target: Path) -> ApMetrics:
         "save_every_epoch": False,
         "seed": task.seed,
     }
-    # Its last picture is drawn by a call that transformers no longer has; the model is saved before.
+    # It draws a sample at the end with a function that transformers has removed; the model is saved before that.
     imports = "from finetuning import grounding_dino as peer; peer.save_sample_prediction = lambda **_: None"
     _call(f"{imports}; tune = peer.run_grounding_dino_finetuning", arguments, target)
     kind, data = REGISTRY[task.name], task.config.data
@@ -231,7 +231,7 @@ def _package_masks(task: Task, target: Path) -> ApMetrics:
 
 
 def _with_processor(task: Task) -> Path:
-    """The base with the files that AutoProcessor wants."""
+    """Copy the base and add the files that AutoProcessor needs."""
     from transformers import AutoTokenizer, GroundingDinoImageProcessor, GroundingDinoProcessor
 
     folder = task.work / "base"
@@ -252,7 +252,7 @@ METHODS: dict[str, Callable[[Task], ApMetrics]] = {"ours": ours, "library": libr
 
 
 def prepare(options: argparse.Namespace, work: Path) -> Task:
-    """The parts as files, and the configuration that all methods share."""
+    """Write the splits as files, and generate the configuration that all methods share."""
     folder = Path(options.data).resolve()
     train, val = _parts(folder)
     if options.images:
@@ -300,8 +300,8 @@ def main() -> None:
     parser.add_argument("--teacher", required=True, choices=[name.value for name in TeacherName])
     parser.add_argument("--method", required=True, choices=list(METHODS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, help="training images, drawn by the seed; default: all")
-    parser.add_argument("--epochs", type=int, help="default: what the data asks for")
+    parser.add_argument("--images", type=int, help="number of training images, selected by the seed; default: all")
+    parser.add_argument("--epochs", type=int, help="default: chosen by the size of the data")
     parser.add_argument("--prompts", type=json.loads, default={}, help="classPrompts as JSON")
     parser.add_argument("--set", action="append", default=[], help="a setting of teacher_config.yaml, as JSON")
     parser.add_argument("--results", default="learning.jsonl")

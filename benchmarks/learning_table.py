@@ -1,8 +1,8 @@
-"""Tables of what ``learning.py`` has measured, in Markdown.
+"""Print the results of ``learning.py`` as Markdown tables.
 
     python benchmarks/learning_table.py learning.jsonl
 
-The first table holds the methods beside each other on all images, the second our runs on fewer: mean and standard
+The first table compares the methods on all images, the second shows our runs on fewer images: mean and standard
 deviation over seeds.
 """
 
@@ -20,7 +20,7 @@ Line = dict[str, Any]
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation.
+    """Format mean and standard deviation.
 
     >>> spread([0.2, 0.3, 0.4])
     '0.300 ± 0.100'
@@ -31,7 +31,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def grouped(lines: Sequence[Line], *keys: str) -> dict[tuple[Any, ...], list[Line]]:
-    """Lines by their values of ``keys``, in order of their first."""
+    """Group lines by their values of ``keys``, in order of first occurrence."""
     groups: dict[tuple[Any, ...], list[Line]] = defaultdict(list)
     for line in lines:
         groups[tuple(line[key] for key in keys)].append(line)
@@ -39,7 +39,7 @@ def grouped(lines: Sequence[Line], *keys: str) -> dict[tuple[Any, ...], list[Lin
 
 
 def print_methods(lines: Sequence[Line]) -> None:
-    """How the methods compare where all of them saw the same images."""
+    """Print the comparison of methods trained on the same images."""
     print("| data, teacher | method | learning rate | images seen | seeds | AP | AP50 | of full |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for (data, teacher), runs in grouped(lines, "data", "teacher").items():
@@ -57,7 +57,7 @@ def print_methods(lines: Sequence[Line]) -> None:
 
 
 def print_curve(lines: Sequence[Line]) -> None:
-    """What more images bring."""
+    """Print AP by number of training images."""
     print("| data, teacher | images | images seen | seeds | AP | AP50 |")
     print("| --- | --- | --- | --- | --- | --- |")
     runs = grouped(lines, "data", "teacher", "images", "seen")

@@ -1,10 +1,10 @@
-"""What the loss of transformers' Grounding DINO does, what ours does, and what is right: computed here and now.
+"""Demonstrate faults of transformers' Grounding DINO: result of the library, of the engine, and the correct result.
 
     python benchmarks/library_faults.py
 
-prints one table for the tiny base that is shipped. Each row is a function that hands the same tensors, or the same
-model, to the library and to the engine. ``tests/unit/teachers/test_library_faults.py`` holds every row to what is
-right, and the library to be wrong: a row whose library got well is to be taken out.
+prints one table for the tiny base in this repository. Each row is a function that passes the same tensors, or the same
+model, to the library and to the engine. ``tests/unit/teachers/test_library_faults.py`` checks that the engine is right
+and the library is wrong in every row: remove a row when the library has fixed its fault.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BASE = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "gro
 
 @dataclass(frozen=True)
 class Fault:
-    """One row of the table: numbers that can be compared, or what comes out in words."""
+    """One row of the table: numbers or words to compare."""
 
     what: str
     library: float | str
@@ -53,9 +53,9 @@ class Fault:
 
 
 def own_tokens() -> Fault:
-    """Three images with captions of 1, 2 and 3 classes: whose object is taught the tokens of its class?
+    """Count the objects with correct target tokens, in three images with captions of 1, 2 and 3 classes.
 
-    The library moves the classes of image i by the number of classes of image i, not of those before it.
+    The library offsets the classes of image i by the number of classes of image i, not of the images before it.
     """
     spans = torch.eye(12, dtype=torch.bool)[[1, 3, 5]]
     maps, classes = [spans[:1], spans[:2], spans], [0, 0, 1]
@@ -73,12 +73,12 @@ def own_tokens() -> Fault:
 
 
 def period() -> Fault:
-    """The object is a cat, and the class before it has a period in its name."""
+    """Decode the target tokens of class "cat" after a class with a period in its name."""
     return _stop("st. bernard", "a class after 'st. bernard': words that a cat is taught")
 
 
 def question_mark() -> Fault:
-    """The same for a question mark."""
+    """Decode the target tokens of a class after one with a question mark in its name."""
     return _stop("what? object", "a class after 'what? object': words that a cat is taught")
 
 
@@ -98,7 +98,7 @@ def _stop(name: str, what: str) -> Fault:
 
 
 def proposal_boxes() -> Fault:
-    """How the proposals' box losses change with the head that makes them, by gradient; right is by difference."""
+    """Compare the gradient of the proposals' box loss by their head with the finite difference, which is right."""
     model = GroundingDinoForObjectDetection.from_pretrained(BASE)
     return _slope(
         "proposals: slope of their box loss",
@@ -110,7 +110,7 @@ def proposal_boxes() -> Fault:
 
 
 def proposal_classes() -> Fault:
-    """The same for their classes: the library's are those of the learned queries."""
+    """Compare the same for the class loss: the library uses the classes of the learned queries."""
     model = GroundingDinoForObjectDetection.from_pretrained(BASE)
     return _slope(
         "proposals: slope of their class loss",
@@ -153,9 +153,9 @@ def _slope(
 
 
 def processes() -> Fault:
-    """Two processes with ten objects each, their losses averaged as DDP averages gradients, beside one with all twenty.
+    """Compare two processes with ten objects each, averaged as in DDP, with one process with all twenty objects.
 
-    The library's sum over processes is a mean, which it divides by their number once more.
+    The library's sum over processes is a mean, which it divides by the number of processes again.
     """
     predicted, wanted, classes = torch.rand(2, 12, 4) * 0.4 + 0.2, torch.rand(2, 10, 4) * 0.4 + 0.2, torch.zeros(10)
     case = predicted, wanted, classes.long()
@@ -212,9 +212,9 @@ def _share(tell: Connection, share: tuple[Tensor, ...], rank: int, count: int, p
 
 
 def accumulation() -> Fault:
-    """An image of 1 object and one of 7, each a batch of its own: what share of the step's loss has the single object?
+    """Compute the share of a single object in the step's loss: one batch has 1 object, the other 7.
 
-    All objects are equally far from what is predicted. The library divides each batch by its own objects.
+    The prediction error of all objects is equal. The library divides each batch by its own number of objects.
     """
     boxes = [torch.full((n, 4), 0.3) + torch.arange(n)[:, None] * 0.02 for n in (1, 7)]
     seen = [b[None] + 0.001 for b in boxes]
@@ -234,7 +234,7 @@ def accumulation() -> Fault:
 
 
 def auxiliary() -> Fault:
-    """How many of the decoder's layers have a loss of their own, as the library comes."""
+    """Count the decoder layers that have a loss, with the library's defaults."""
     teacher = _teacher("circle", "square")
     batch = teacher.collate([teacher.example(_sample([[10, 10, 40, 40]], [1]), np.random.default_rng(0))])
     label = {"class_labels": torch.tensor([1]), "boxes": batch["boxes"][0]}
@@ -249,7 +249,7 @@ def auxiliary() -> Fault:
 
 
 def dropout() -> Fault:
-    """The base's own dropout in training, from a file that carries the library's default."""
+    """Compare the base's dropout in training if its configuration has the library's default."""
     with TemporaryDirectory() as folder:
         shutil.copytree(BASE, folder, dirs_exist_ok=True)
         config = Path(folder, "config.json")
@@ -260,7 +260,7 @@ def dropout() -> Fault:
 
 
 def wrapping() -> Fault:
-    """PEFT around the model."""
+    """Wrap the model with PEFT."""
     model = GroundingDinoForObjectDetection.from_pretrained(BASE)
     try:
         get_peft_model(model, LoraConfig(target_modules=["query"]))
@@ -270,15 +270,18 @@ def wrapping() -> Fault:
     teacher = _teacher("circle")
     attach(teacher, LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0))
     return Fault(
-        "what PEFT makes of the model", library, "an adapter" if trainable_parameters(teacher) else "", "an adapter"
+        "result of wrapping the model with PEFT",
+        library,
+        "an adapter" if trainable_parameters(teacher) else "",
+        "an adapter",
     )
 
 
 def merging() -> Fault:
-    """How far an adapter's merging moves logits, if it is of all linear layers: box heads are one under many names."""
+    """Measure the change of logits by merging an adapter of all linear layers; box heads share one module."""
     inputs = {"pixel_values": torch.rand(1, 3, 128, 128), "input_ids": torch.tensor([[101, 200, 1012, 102]])}
     library = _teacher("circle")
-    with warnings.catch_warnings(action="ignore"):  # peft asks transformers by a name that will go
+    with warnings.catch_warnings(action="ignore"):  # peft uses a deprecated name of transformers
         library.model = get_peft_model(library.model, LoraConfig(r=4, target_modules="all-linear"))
     ours = _teacher("circle")
     attach(ours, LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0))
@@ -295,7 +298,7 @@ def merging() -> Fault:
 
 
 def long_captions() -> Fault:
-    """A hundred classes of two words, of three tokens each with their period, in a model that reads 256."""
+    """Decode the target tokens of the last of 100 classes of three tokens each; the model's limit is 256 tokens."""
     names = [f"{color} {letter}" for letter in "abcdefghij" for color in ("red", "green", "blue", "pink", "gray")]
     names += [f"dark {name}" for name in names]
     teacher = _teacher(*names)
@@ -330,7 +333,7 @@ FAULTS: tuple[Callable[[], Fault], ...] = (
 def _library(
     logits: Tensor, boxes: Tensor, *, classes: Sequence[Tensor], maps: Sequence[Tensor], targets: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """The library's losses of one layer, (B, Q, T) and (B, Q, 4)."""
+    """Compute the library's losses of one layer from logits (B, Q, T) and boxes (B, Q, 4)."""
     config = GroundingDinoForObjectDetection.config_class(two_stage=False)
     losses: dict[str, Tensor]
     _, losses, _ = GroundingDinoForObjectDetectionLoss(
@@ -347,7 +350,7 @@ def _library(
 
 @contextmanager
 def _outputs(modules: nn.ModuleList) -> Iterator[list[Tensor]]:
-    """What these modules give inside the block, in order; of one module that stands for several, once."""
+    """Collect the outputs of these modules inside the block, in order; a shared module is hooked once."""
     kept: list[Tensor] = []
     hooks = [m.register_forward_hook(lambda _, __, output: kept.append(output)) for m in dict.fromkeys(modules)]
     yield kept

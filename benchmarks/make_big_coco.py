@@ -11,10 +11,10 @@ from pathlib import Path
 
 
 def make(source: Path, destination: Path, *, megabytes: float) -> int:
-    """Write whole copies of ``source``, one element after the other, until the file has that size.
+    """Write complete copies of ``source`` until the file has about that size.
 
     Returns:
-        How many annotations were written.
+        Number of annotations written.
     """
     data = json.loads(source.read_bytes())
     images, annotations = data["images"], data["annotations"]

@@ -1,7 +1,7 @@
-"""What a benchmark measured, beside what it is measured against, in one run.
+"""Report the measurements of a benchmark together with their baseline from the same run.
 
-A benchmark prints its figures as a table. Where ``BENCH_FIGURES`` names a file, they are appended to it, a JSON object
-a line; ``benchmarks/run.py`` makes the results and ``docs/performance.md`` of these.
+A benchmark prints its measurements as a table. If ``BENCH_FIGURES`` names a file, they are also appended to it as JSON
+lines; ``benchmarks/run.py`` writes the results and ``docs/performance.md`` from them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class Measurement:
     """One line of the table.
 
     Attributes:
-        what: What was measured, such as ``inspect, 260 MB``.
-        against: What beside it, such as ``json.load``.
-        ours: The figure of this package.
-        theirs: The figure of the other, in the same unit.
-        unit: Such as ``s``, ``MB``, ``MB/s``; empty for shares.
-        ratio: How they compare, as the aim has it.
-        aim: The ratio, or the figure, to reach, in words such as ``>= 8``; empty where there is none.
-        note: What a reader must know of the circumstances.
+        what: Name of the measurement, such as ``inspect, 260 MB``.
+        against: Name of the baseline, such as ``json.load``.
+        ours: Value of this package.
+        theirs: Value of the baseline, in the same unit.
+        unit: Unit, such as ``s``, ``MB``, ``MB/s``; empty for ratios.
+        ratio: Ratio of both, in the direction of the aim.
+        aim: Target of the ratio or the value, such as ``>= 8``; empty without a target.
+        note: Conditions of the measurement.
     """
 
     what: str
@@ -39,7 +39,7 @@ class Measurement:
 
 
 def report(figures: Sequence[Measurement]) -> None:
-    """Print the figures, and leave them where ``BENCH_FIGURES`` says."""
+    """Print the measurements, and append them to the file in ``BENCH_FIGURES``, if set."""
     print(table(figures), flush=True)
     if file := os.environ.get("BENCH_FIGURES"):
         with Path(file).open("a") as lines:
@@ -47,7 +47,7 @@ def report(figures: Sequence[Measurement]) -> None:
 
 
 def table(figures: Sequence[Measurement]) -> str:
-    """A Markdown table."""
+    """Format the measurements as a Markdown table."""
     rows = ["| what | against | ours | theirs | ratio | aim | |", "|---|---|---|---|---|---|---|"]
     rows += [
         f"| {f.what} | {f.against} | {_number(f.ours)} {f.unit} | {_number(f.theirs)} {f.unit} | {_number(f.ratio)} | "
@@ -58,7 +58,7 @@ def table(figures: Sequence[Measurement]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits that count.
+    """Format with three significant digits.
 
     >>> _number(1234.5), _number(0.12345), _number(7.0)
     ('1,234', '0.123', '7')

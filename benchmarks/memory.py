@@ -1,10 +1,10 @@
-"""What a training step holds in memory, ours beside others, and how well it is predicted; one image, 32 bit, CPU::
+"""Measure the memory of a training step, its baselines, and the accuracy of its prediction; one image, float32, CPU::
 
-    python benchmarks/memory.py          # fake tensors: no weights, nothing computed; the plain loop runs for real
+    python benchmarks/memory.py          # fake tensors: no weights, no computation; the plain loop runs for real
     python benchmarks/memory.py --small  # 320x480 instead of 800x1333, for machines with less than 16 GB
 
-All figures are counted in the same way (:class:`engine.training.micro_batch.TensorBytes`), the resident memory of the
-process beside those that run for real. The plain loop is that of the library's documentation: ``model.train()``, the
+All values are counted in the same way (:class:`engine.training.micro_batch.TensorBytes`); for real runs the resident
+memory of the process is measured too. The plain loop is that of the library's documentation: ``model.train()``, the
 library's loss from ``labels``, PEFT's LoRA on the same layers, AdamW.
 """
 
@@ -31,7 +31,7 @@ MB = 1e6
 
 
 def plain(shape: Shape) -> int:
-    """Bytes that tensors hold at most in two steps."""
+    """Measure the peak bytes of tensors in two steps of the plain loop."""
     torch.manual_seed(0)
     model = AutoModelForZeroShotObjectDetection.from_config(BASES["grounding-dino-tiny"]())
     model, optimizer = as_documented(model, rank=shape.rank)
@@ -55,13 +55,13 @@ def lean(shape: Shape) -> int:
 
 
 def with_resident(run: Callable[[Shape], int], shape: Shape) -> tuple[int, int]:
-    """What it counts, and what its process takes beyond what it had with all that was imported."""
+    """Return the result of ``run``, and the additional resident memory of the process after imports."""
     with resident() as process:
         return run(shape), process()
 
 
 def alone(run: Callable[[Shape], int], shape: Shape) -> tuple[int, int]:
-    """The same in a process of its own: one that has held much keeps it."""
+    """Run :func:`with_resident` in a new process, since a process does not return freed memory."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(with_resident, run, shape).result()
 
@@ -101,7 +101,7 @@ def beside_plain(shape: Shape) -> list[Measurement]:
 
 
 def predictions(seed: int) -> list[Measurement]:
-    """Predicted and counted, at shapes that the table has not seen."""
+    """Compare predicted and counted memory at random shapes, which the cost model was not fitted on."""
     rng = np.random.default_rng(seed)
     figures = []
     for base in known():
@@ -138,9 +138,9 @@ def expect(base: str, shape: Shape, groups: tuple[str, ...], *, preset: str, bfl
         positions=area, padded_positions=area, tokens=shape.tokens, objects=shape.objects * (1 + shape.clicks)
     )
     taken_for = base_of("", BASES[base]().to_dict())
-    assert taken_for == base, f"{base} is taken for {taken_for}"
+    assert taken_for == base, f"{base} is identified as {taken_for}"
     one = estimate_step(base, settings, shape, micro_batch_size=shape.images, checkpointing=groups, bfloat16=bfloat16)
-    assert one is not None, f"engine/estimate/cost_model.json has nothing of {base}: run benchmarks/memory_table.py"
+    assert one is not None, f"engine/estimate/cost_model.json lacks {base}: run benchmarks/memory_table.py"
     return one.memory_bytes
 
 
@@ -153,7 +153,7 @@ def _words(shape: Shape, sam: bool) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--seed", type=int, default=0, help="of the shapes that are predicted")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the predicted shapes")
     arguments = parser.parse_args()
     shape = Shape()
     if arguments.small:

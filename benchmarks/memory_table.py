@@ -1,13 +1,13 @@
-"""Write ``engine/estimate/cost_model.json``: memory and arithmetic of a step of each base, as coefficients.
+"""Write ``engine/estimate/cost_model.json``: coefficients of the memory and FLOPs of a training step of each base.
 
-After a change of the forward or backward pass::
+Run it after a change of the forward or backward pass::
 
     python benchmarks/memory_table.py    # all bases, some minutes each
     python benchmarks/memory_table.py sam-vit-base shipped-sam
 
-Steps are counted without computing anything (:mod:`step_memory`) at a few shapes of each preset, arithmetic and set of
-groups that is computed again, and fitted by least squares of the relative error. How well this holds for other shapes
-is shown by ``benchmarks/memory.py``.
+Steps are counted with fake tensors (:mod:`step_memory`) at a few shapes for each preset, precision and set of
+checkpointed groups, and fitted by least squares of the relative error. ``benchmarks/memory.py`` measures the error at
+other shapes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SAM = (
 
 
 def fitted(rows: np.ndarray, values: list[float]) -> list[float]:
-    """Coefficients that are not negative: more of anything never takes less."""
+    """Fit non-negative coefficients, so that a larger shape never has a lower prediction."""
     scale = np.array(values)[:, None]
     coefficients, _ = nnls(rows / scale, np.ones(len(values)))
     off = np.abs(rows @ coefficients / scale[:, 0] - 1).max()
@@ -53,10 +53,10 @@ def fitted(rows: np.ndarray, values: list[float]) -> list[float]:
 
 
 def entries(base: str, preset: LoraPreset) -> Iterator[tuple[str, dict[str, object]]]:
-    """Of one base and preset, by their key in the table."""
+    """Yield key and entry in the cost model for one base and preset."""
     kind = TeacherName.SAM if "sam" in base else TeacherName.GROUNDING_DINO
     shapes = SAM if kind is TeacherName.SAM else GROUNDING_DINO
-    if base == "shipped-grounding-dino":  # which sees images a sixth as large
+    if base == "shipped-grounding-dino":  # its images have a sixth of the side length
         shapes = tuple(replace(shape, size=(shape.size[0] // 6, shape.size[1] // 6)) for shape in shapes)
     rows = np.array(
         [
@@ -88,7 +88,7 @@ def entries(base: str, preset: LoraPreset) -> Iterator[tuple[str, dict[str, obje
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bases", nargs="*", help="default: all that the table has")
+    parser.add_argument("bases", nargs="*", help="default: all bases of the table")
     parser.add_argument("--table", type=Path, default=TABLE)
     arguments = parser.parse_args()
     bases = arguments.bases or [base for base in BASES if not base.startswith("mm-")]
