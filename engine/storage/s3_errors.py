@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Answers to HEAD have no body, so botocore gives their HTTP status as the code.
 MISSING = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchVersion"})
 CONFLICT = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
-DENIED = "access is denied for these credentials; check the policies of user, role and bucket"
+DENIED = "access is denied: these credentials lack permission; check the policies of user, role and bucket"
 EXPIRED = "the credentials have expired: renew them"
 REGION = "the bucket lies in another region: set storage.region or AWS_DEFAULT_REGION"
 LATER = "the store was overloaded or failing at every attempt: try again later"

@@ -331,7 +331,7 @@ def user(s3: str, s3_server: str) -> Iterator[dict[str, str]]:
     [
         ({"AWS_ACCESS_KEY_ID": "unknown"}, "access key is unknown .* check AWS_ACCESS_KEY_ID"),
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "secret key is wrong: check AWS_SECRET_ACCESS_KEY"),
-        ({}, "access is denied for these credentials"),
+        ({}, "access is denied: these credentials lack permission"),
     ],
 )
 def test_credentials_that_do_not_do_are_told_apart(
