@@ -1,9 +1,9 @@
-"""The least of S3 that a client can list and read: made-up objects, so that clients are measured and not the server.
+"""Minimal S3 server for benchmarks of clients: list and read generated objects at a low cost.
 
 python benchmarks/fake_s3.py --objects 1000000 --bytes 100
 
 Prints its URL. ``s3://bucket/images/0000000.jpg`` and so on are random bytes, the same in every run; ETags are MD5s.
-Nothing can be written; signatures are not looked at.
+Read-only; signatures are not checked.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ ITEM = (
 
 
 class Objects:
-    """Objects by number; ``least`` to ``most`` bytes each."""
+    """Generated objects by number, with ``least`` to ``most`` bytes each."""
 
     def __init__(self, count: int, least: int, most: int) -> None:
         self.count, self.least, self.most = count, least, most
         self.pool = memoryview(random.Random(0).randbytes(2 * most + 1009))
 
     def content(self, number: int) -> memoryview:
-        """Of one object."""
+        """Return the bytes of an object."""
         size = self.least + number * 7919 % (self.most - self.least + 1)
         start = number % (self.most + 1009)
         return self.pool[start : start + size]
 
     @lru_cache(maxsize=100_000)  # noqa: B019 - there is one
     def etag(self, number: int) -> str:
-        """Its MD5."""
+        """Return the MD5 of an object."""
         return hashlib.md5(self.content(number)).hexdigest()
 
     def page(self, start: int) -> bytes:
-        """A page of the listing, from an object on."""
+        """Return a page of the listing that begins with object ``start``."""
         end = min(start + PAGE, self.count)
         items = (
             ITEM.format(key=f"{PREFIX}{n:07d}.jpg", etag=self.etag(n), size=len(self.content(n)))
@@ -58,24 +58,24 @@ class Objects:
 
 
 class Connection(asyncio.Protocol):
-    """Answers GET, one after the other."""
+    """Handles GET requests in sequence."""
 
     def __init__(self, objects: Objects) -> None:
         self.objects, self.received = objects, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has come."""
+        """Store the transport of a new connection."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer what is whole."""
+        """Answer all complete requests."""
         self.received += data
         while b"\r\n\r\n" in self.received:
             head, _, self.received = self.received.partition(b"\r\n\r\n")
             self.answer(head[: head.index(b"\r\n")].decode().split(" ")[1])
 
     def answer(self, target: str) -> None:
-        """A listing, an object, or nothing."""
+        """Send a listing, an object, or 404."""
         path, _, query = target.partition("?")
         name = urlsplit(path).path.removeprefix(f"/bucket/{PREFIX}")
         if "list-type" in query:
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")  # type: ignore[attr-defined]
 
     def send(self, body: bytes | memoryview, about: str) -> None:
-        """The answer to a request."""
+        """Send a response with status 200."""
         head = f"HTTP/1.1 200 OK\r\nDate: {DATE}\r\n{about}Content-Length: {len(body)}\r\n\r\n"
         self.transport.writelines((head.encode(), body))  # type: ignore[attr-defined]
 
@@ -102,6 +102,8 @@ async def serve(objects: Objects) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, default=2000)
-    parser.add_argument("--bytes", type=int, nargs="+", default=[10_000, 100_000], help="of each; or least and most")
+    parser.add_argument(
+        "--bytes", type=int, nargs="+", default=[10_000, 100_000], help="size of each object, or minimum and maximum"
+    )
     given = parser.parse_args()
     asyncio.run(serve(Objects(given.objects, given.bytes[0], given.bytes[-1])))

@@ -11,7 +11,7 @@ validation split; no best epoch is selected on it. The methods:
     ours     same as ``teacher train``
     library  LoRA by PEFT on the same layers, the loss of transformers (its SAM has no loss: binary cross entropy +
              dice, as in its tutorial), a plain loop without augmentation
-    package  finetuning-grounding-dino-sam 0.1.2 from PyPI with its defaults, except epochs, image size and learning rate
+    package  finetuning-grounding-dino-sam 0.1.2 from PyPI, defaults except epochs, image size and learning rate
     full     our loop and loss, all parameters trained
 """
 

@@ -1,17 +1,18 @@
-"""How the operator does with many objects, on a real API server.
+"""Measure the operator with many objects on a real API server.
 
     python benchmarks/operator_scale.py --objects 1000 5000 10000
-    python benchmarks/operator_scale.py --trainer BINARY --trainer-crds FILE…  # Kubeflow Trainer beside it
+    python benchmarks/operator_scale.py --trainer BINARY --trainer-crds FILE…  # compare with Kubeflow Trainer
 
-An etcd and an API server are started for it (``KUBEBUILDER_ASSETS``), or those that KUBECONFIG names are used. No node
-runs anything, and no other controller: what is measured is from an object to its first Job. For each size, in turn:
+Starts etcd and an API server (``KUBEBUILDER_ASSETS``), or uses the cluster of KUBECONFIG. There are no nodes and no
+other controllers: the time from an object to its first Job is measured. For each size, in this order:
 
-- *backlog*: objects are made while no operator runs, until few are missing; then it starts: Jobs a second;
-- *arrivals*: the missing ones arrive at a rate, the same for all sizes: from the request to the Job in a watch;
-- *restart*: the operator starts again with all of them there: seconds until it has looked at each, and what it wrote.
+- *backlog*: most objects are created before the operator starts: Jobs created per second;
+- *arrivals*: the other objects are created at a rate, the same for all sizes: time from the request to the Job in a
+  watch;
+- *restart*: the operator restarts with all objects: seconds until each is reconciled, and the number of writes.
 
-In the end all of them have ended well: what it costs in a minute to have them there. Writes and requests are those that
-the API server counts, less our own; memory and CPU are those of the process.
+At the end all objects have succeeded, and their cost per minute is measured. Writes and requests are counted by the API
+server, without those of this script; memory and CPU are those of the operator's process.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Result = dict[str, Any]
 
 
 async def each(names: Sequence[str], work: Callable[[str], Awaitable[None]]) -> None:
-    """Do something with every name, some at once."""
+    """Run ``work`` for every name, with limited concurrency."""
     left = iter(names)
 
     async def worker() -> None:
@@ -55,25 +56,25 @@ async def each(names: Sequence[str], work: Callable[[str], Awaitable[None]]) -> 
 
 
 async def until(condition: Callable[[], Any], seconds: float = 300) -> float:
-    """Wait for a condition; the time at which it held."""
+    """Wait for a condition and return the time at which it became true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         result = condition()
         if await result if asyncio.iscoroutine(result) else result:
             return time.monotonic()
         await asyncio.sleep(0.1)
-    raise TimeoutError("it does not get there")
+    raise TimeoutError(f"the condition was not met within {seconds:g} s")
 
 
 class SubjectMeasurement:
-    """Of one subject, whose objects are never taken away: each measurement finds those of the ones before."""
+    """Measurements of one controller; objects are never deleted, so each size includes the earlier ones."""
 
     def __init__(self, subject: Subject, api: Api, launch: Callable[[], Running], options: argparse.Namespace) -> None:
         self.subject, self.api, self.launch, self.options = subject, api, launch, options
         self.names: list[str] = []
 
     async def run(self) -> Result:
-        """All measurements."""
+        """Run all measurements."""
         await self.api.served(self.subject.objects, self.subject.children[0])
         watching = asyncio.create_task(self.api.watch(*self.subject.children))
         result: Result = {"subject": self.subject.name, "rate": self.options.rate, "sizes": {}}
@@ -92,7 +93,7 @@ class SubjectMeasurement:
         return result
 
     async def backlog(self, count: int) -> tuple[Running, Result]:
-        """Objects that waited for an operator to start, which goes on running."""
+        """Create objects, start the controller and wait for their children; the controller keeps running."""
         waiting = self.more(count)
         await each(waiting, self.create)
         running = self.launch()
@@ -105,7 +106,7 @@ class SubjectMeasurement:
         return running, told
 
     async def arrivals(self, running: Running, count: int) -> Result:
-        """Objects at a rate: how long each waits for its child, and what it costs."""
+        """Create objects at a rate; measure the delay until each has its child, and the cost."""
         names, before, cpu = self.more(count), await self.api.requests(), running.cpu_seconds()
         begun, asked = time.monotonic(), {}
         async with asyncio.TaskGroup() as tasks:
@@ -129,7 +130,7 @@ class SubjectMeasurement:
         }
 
     async def restart(self) -> Result:
-        """A start with all objects there: how long until each was looked at, and what was written then."""
+        """Restart with all objects; measure the time until each is reconciled, and the writes."""
         before = await self.api.requests()
         running = self.launch()
         looks = len(self.names)
@@ -141,7 +142,7 @@ class SubjectMeasurement:
         return told
 
     async def ended(self) -> Result:
-        """All objects have ended well: what it costs to have them there."""
+        """Mark all objects as succeeded and measure their cost per minute."""
         patch, content = {"status": self.subject.ended}, "application/merge-patch+json"
 
         async def end(name: str) -> None:
@@ -164,17 +165,17 @@ class SubjectMeasurement:
         return told
 
     def more(self, count: int) -> list[str]:
-        """Names of so many objects that there are not yet."""
+        """Return ``count`` names of new objects."""
         new = [f"o{len(self.names) + number}" for number in range(count)]
         self.names += new
         return new
 
     async def create(self, name: str) -> None:
-        """Make an object."""
+        """Create an object."""
         await self.api.call("POST", self.subject.objects, self.subject.body(name))
 
     async def children_of(self, names: Sequence[str], running: Running) -> None:
-        """Until every object has its child."""
+        """Wait until every object has its child."""
 
         def all_seen() -> bool:
             running.check()
@@ -183,7 +184,7 @@ class SubjectMeasurement:
         await until(all_seen, self.options.patience)
 
     async def settled(self, running: Running) -> None:
-        """Until all is looked at, and what comes of it is written; then some, for what is done at leisure."""
+        """Wait until all objects are reconciled and the controller is idle, including its delayed work."""
         looks = len(self.names)
         await until(lambda: running.idle_after(looks))
         quiet = 0.0
@@ -196,7 +197,7 @@ class SubjectMeasurement:
 
 
 def install(subject: Subject, kubeconfig: Path, folder: Path) -> None:
-    """Define what a subject needs."""
+    """Apply the manifests that a subject needs."""
     folder.mkdir(parents=True, exist_ok=True)
     prepare(subject, folder, {})
     for file in subject.needs:
@@ -205,13 +206,13 @@ def install(subject: Subject, kubeconfig: Path, folder: Path) -> None:
             done = subprocess.run([*command, str(folder / file)], capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 break
-            time.sleep(0.2)  # a kind that was defined just now may not be served yet
+            time.sleep(0.2)  # a new CRD may not be served yet
         else:
             raise RuntimeError(done.stderr)
 
 
 def measure(subject: Subject, folder: Path, options: argparse.Namespace) -> Result:
-    """Measure one subject, in a cluster of its own if one has to be started."""
+    """Measure one subject, in its own cluster unless KUBECONFIG is set."""
 
     async def inside(kubeconfig: Path) -> Result:
         async with connected(kubeconfig) as api:
@@ -224,7 +225,7 @@ def measure(subject: Subject, folder: Path, options: argparse.Namespace) -> Resu
 
 
 def figures(result: Result, beside: Result | None) -> list[Measurement]:
-    """The table: the largest number of objects against the smallest, and against the other controller."""
+    """Compare the largest number of objects with the smallest, and with the other controller."""
     small, large = min(result["sizes"]), max(result["sizes"])
     first, last = result["sizes"][small], result["sizes"][large]
     lines, many, at = [], f"{large:,} objects", f"{result['rate']:g} a second arrive"
@@ -260,18 +261,20 @@ def figures(result: Result, beside: Result | None) -> list[Measurement]:
 
 
 def main() -> None:
-    """Measure; a table on standard output, and all that was measured as JSON where ``--json`` says."""
+    """Measure, print a table, and write all measurements as JSON to the file of ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objects", type=int, nargs="+", default=[1000], help="how many there are in the end")
-    parser.add_argument("--arrivals", type=int, default=1000, help="how many of them arrive at the rate")
-    parser.add_argument("--rate", type=float, default=20, help="arrivals a second")
-    parser.add_argument("--settle", type=float, default=3, help="seconds of rest between measurements")
-    parser.add_argument("--steady", type=float, default=60, help="seconds that ended objects are looked at; 0: not")
-    parser.add_argument("--patience", type=float, default=1200, help="seconds until every object has its child")
-    parser.add_argument("--controllers", action="store_true", help="run the Job controller too, which makes pods")
-    parser.add_argument("--trainer", type=Path, help="the binary of Kubeflow Trainer's controller, to run beside ours")
-    parser.add_argument("--trainer-crds", type=Path, nargs="+", default=[], help="what it needs, JobSet's CRD too")
-    parser.add_argument("--json", type=Path, help="file for all that was measured")
+    parser.add_argument("--objects", type=int, nargs="+", default=[1000], help="total numbers of objects")
+    parser.add_argument("--arrivals", type=int, default=1000, help="number of objects created at the rate")
+    parser.add_argument("--rate", type=float, default=20, help="arrivals per second")
+    parser.add_argument("--settle", type=float, default=3, help="idle seconds between measurements")
+    parser.add_argument("--steady", type=float, default=60, help="seconds to measure with succeeded objects; 0: skip")
+    parser.add_argument("--patience", type=float, default=1200, help="maximum seconds until every object has its child")
+    parser.add_argument("--controllers", action="store_true", help="also run the Job controller, which creates pods")
+    parser.add_argument("--trainer", type=Path, help="binary of Kubeflow Trainer's controller, to compare with")
+    parser.add_argument(
+        "--trainer-crds", type=Path, nargs="+", default=[], help="CRDs that it needs, including JobSet's"
+    )
+    parser.add_argument("--json", type=Path, help="file for all measurements")
     options = parser.parse_args()
     results: list[Result | None] = [None]
     with TemporaryDirectory() as temporary:

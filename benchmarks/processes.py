@@ -1,9 +1,9 @@
-"""Two processes that train as one, beside one process that has all cores: time of a step, and what comes out.
+"""Compare data-parallel training in two processes with one process on all cores: time per step, and the adapter.
 
     python benchmarks/processes.py --processes 2 --steps 6
 
-The tiny Grounding DINO that comes with the project, the same images a step. Each process has its share of the cores, so
-that the ideal is the time of one: what is missing is what they tell each other and wait for.
+Uses the tiny Grounding DINO of this repository and the same images per step. The processes share the cores, so the
+ideal is the time of one process: the difference is the cost of communication and waiting.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from engine.training.optimizer import apply_gradients, build_optimizer, gradient
 
 
 def train(steps: int, images: int, out: Path) -> None:
-    """Take steps with this process's share of the images; the first process writes what it came to."""
+    """Train with this process's share of the images; the first process writes time and adapter."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     settings = settings_of(TeacherName.GROUNDING_DINO, LoraPreset.ENCODER_DECODER)
     teacher = GroundingDino.load(TOKENIZER, classes=CLASSES, prompts={}, settings=settings)
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[2])
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--images", type=int, default=8, help="a step, over all processes")
+    parser.add_argument("--images", type=int, default=8, help="images per step, over all processes")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--worker", type=Path)
     arguments = parser.parse_args()
@@ -79,7 +79,7 @@ def main() -> None:
     figures = []
     for count in arguments.processes:
         alone, together = [], []
-        for _ in range(arguments.repeats):  # in turns, so that what else the machine does falls on both
+        for _ in range(arguments.repeats):  # alternating, so that other load on the machine affects both
             alone.append(measure(1, arguments))
             together.append(measure(count, arguments))
         one, many = min(seconds for seconds, _ in alone), min(seconds for seconds, _ in together)

@@ -1,4 +1,4 @@
-"""Teachers of the published shapes with random weights: what is measured of them does not depend on what they know."""
+"""Teachers with published architectures and random weights: speed and memory do not depend on the weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES = ("circle", "square", "triangle", "star")
 
 
 def grounding_dino_tiny(folder: Path, *, preset: LoraPreset = LoraPreset.ENCODER_DECODER) -> GroundingDino:
-    """Grounding DINO with Swin-T, 172 M parameters, as IDEA-Research/grounding-dino-tiny."""
+    """Build Grounding DINO with Swin-T, 172 M parameters, as IDEA-Research/grounding-dino-tiny."""
     if not folder.exists():
         torch.manual_seed(0)
         GroundingDinoForObjectDetection(GroundingDinoConfig()).save_pretrained(folder)
@@ -34,7 +34,7 @@ def grounding_dino_tiny(folder: Path, *, preset: LoraPreset = LoraPreset.ENCODER
 
 
 def sam_base(folder: Path, *, preset: LoraPreset = LoraPreset.DECODER, **changes: Any) -> Sam:
-    """SAM with ViT-B, 94 M parameters, as facebook/sam-vit-base."""
+    """Build SAM with ViT-B, 94 M parameters, as facebook/sam-vit-base."""
     if not folder.exists():
         torch.manual_seed(0)
         SamModel(SamConfig()).save_pretrained(folder)
@@ -43,7 +43,7 @@ def sam_base(folder: Path, *, preset: LoraPreset = LoraPreset.DECODER, **changes
 
 
 def settings_of(name: TeacherName, preset: LoraPreset, *, rank: int = 16, **changes: Any) -> Any:
-    """The defaults of a teacher, with what follows from data filled in."""
+    """Return the default settings of a teacher, with fixed values for those derived from data."""
     settings = defaults(name.slug)
     settings |= {"epochs": 1, "batch_size": 4, "accumulation_steps": 1, "warmup_fraction": 0.0, "views": 0} | changes
     settings["lora"] |= {"preset": preset, "rank": rank, "alpha": 2 * rank}
@@ -52,7 +52,7 @@ def settings_of(name: TeacherName, preset: LoraPreset, *, rank: int = 16, **chan
 
 
 def as_documented(model: Any, *, rank: int = 16) -> tuple[Any, torch.optim.AdamW]:
-    """A Grounding DINO of the library in the loop of its documentation: PEFT's LoRA on our preset encoder-decoder."""
+    """Prepare the library's Grounding DINO as documented: PEFT's LoRA on our preset encoder-decoder, and AdamW."""
     model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings  # PEFT fails without
     target = PRESETS[LoraPreset.ENCODER_DECODER]
     model = peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=target)).train()
@@ -60,7 +60,7 @@ def as_documented(model: Any, *, rank: int = 16) -> tuple[Any, torch.optim.AdamW
 
 
 def scene(seed: int, *, objects: int, height: int = 800, width: int = 1333) -> Sample:
-    """An image of noise with boxes, each with its mask."""
+    """Return an image of noise with random boxes and their masks."""
     rng = np.random.default_rng(seed)
     left, top = rng.uniform(0, width * 0.7, objects), rng.uniform(0, height * 0.7, objects)
     sides = rng.uniform(0.05, 0.3, (2, objects))

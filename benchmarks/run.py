@@ -1,10 +1,10 @@
-"""``make bench``: everything that is measured, one after the other, each beside a baseline in the same run.
+"""``make bench``: run all benchmarks in sequence, each with its baseline in the same run.
 
-    python benchmarks/run.py              all that this machine can
+    python benchmarks/run.py              all that this machine supports
     python benchmarks/run.py --only memory.py processes.py
 
-Writes ``benchmarks/results/<date>-<hardware>.json`` and the table of ``docs/performance.md``. What needs Kubernetes'
-binaries (``KUBEBUILDER_ASSETS``) is left out where there are none.
+Writes ``benchmarks/results/<date>-<hardware>.json`` and the table of ``docs/performance.md``. Benchmarks that need the
+Kubernetes binaries (``KUBEBUILDER_ASSETS``) are skipped if these are missing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 ASSETS = Path(os.environ.get("KUBEBUILDER_ASSETS", "/usr/local/kubebuilder/bin"))
 
 DATA = "annotations.json"
-"""Stands for a small COCO file of drawn scenes, which is made first."""
+"""Placeholder for a small COCO file of drawn scenes, which is created first."""
 
 PROGRAMS: tuple[tuple[str, ...], ...] = (
     ("inspect_speed.py", DATA, "--large"),
@@ -51,11 +51,11 @@ PROGRAMS: tuple[tuple[str, ...], ...] = (
 ON_KUBERNETES: tuple[tuple[str, ...], ...] = (
     ("operator_scale.py", "--objects", "1000", "5000", "10000", "--arrivals", "300", "--rate", "5"),
 )
-"""The same, of those that start an API server."""
+"""Scripts that start an API server, and their arguments."""
 
 
 def hardware() -> str:
-    """What it is measured on, such as ``2x-amd-epyc``."""
+    """Return a name of the hardware, such as ``2x-amd-epyc``."""
     if torch.cuda.is_available():
         name = f"{torch.cuda.device_count()}x {torch.cuda.get_device_name()}"
     else:
@@ -65,7 +65,7 @@ def hardware() -> str:
 
 
 def run(program: Sequence[str], figures: Path) -> dict[str, Any]:
-    """Run one script; what it measured, how long it took and whether it ended well."""
+    """Run one script and return its measurements, duration and exit code."""
     print("$ python", f"benchmarks/{program[0]}", *program[1:], flush=True)
     figures.unlink(missing_ok=True)
     begin = time.monotonic()
@@ -82,7 +82,7 @@ def run(program: Sequence[str], figures: Path) -> dict[str, Any]:
 
 
 def write(done: Sequence[dict[str, Any]]) -> None:
-    """The results as JSON, and as the table of the page; what else was measured on the same day stays there."""
+    """Write the results as JSON and as the table of the page; keep other results of the same day."""
     now = datetime.now(UTC)
     file = HERE / "results" / f"{now:%Y-%m-%d}-{hardware()}.json"
     earlier = json.loads(file.read_text())["runs"] if file.exists() else []
@@ -108,8 +108,8 @@ def write(done: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[], metavar="SCRIPT", help="these scripts alone")
-    parser.add_argument("--annotations", help="a small COCO file to make the large ones of; default: drawn scenes")
+    parser.add_argument("--only", nargs="+", default=[], metavar="SCRIPT", help="run only these scripts")
+    parser.add_argument("--annotations", help="small COCO file from which large ones are made; default: drawn scenes")
     arguments = parser.parse_args()
     programs = [*PROGRAMS, *(ON_KUBERNETES if (ASSETS / "kube-apiserver").exists() else ())]
     chosen = [program for program in programs if not arguments.only or program[0] in arguments.only]

@@ -1,4 +1,4 @@
-"""The API server of a measurement: started for it, used as by whoever makes objects, and asked what it was asked."""
+"""API server for ``operator_scale.py``: start it, create and watch objects, and read its request counters."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ WRITES = {"POST", "PUT", "PATCH", "APPLY", "DELETE"}
 SERIES = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 ASIDE = {"", "leases"}
-"""No resource at all, and what standing by costs."""
+"""Resources that are not counted: requests without a resource, and leader election."""
 
 Requests = Counter[str]
-"""By verb and resource, such as ``PATCH teacherfinetunes/status``."""
+"""Number of requests by verb and resource, such as ``PATCH teacherfinetunes/status``."""
 
 
 @dataclass
@@ -36,9 +36,9 @@ class Api:
     """One namespace of an API server.
 
     Attributes:
-        raw: The client.
-        namespace: Filled into paths.
-        seen: When the watch showed the first child of an object, by the object's name.
+        raw: API client.
+        namespace: Namespace, inserted into paths.
+        seen: Time at which the watch reported the first child of an object, by the object's name.
     """
 
     raw: client.ApiClient
@@ -46,7 +46,7 @@ class Api:
     seen: dict[str, float] = field(default_factory=dict)
 
     async def call(self, verb: str, path: str, body: Any = None, content: str = "application/json") -> str:
-        """Ask; RuntimeError with what the API server says if it refuses."""
+        """Send a request; raise RuntimeError with the API server's message if it fails."""
         headers = {"Content-Type": content, "Accept": "application/json"}
         prepared = await self.raw.param_serialize(
             verb, path.format(namespace=self.namespace), None, None, headers, body=body, auth_settings=["BearerToken"]
@@ -58,7 +58,7 @@ class Api:
         return text
 
     async def requests(self) -> Requests:
-        """How many requests there were, but for those of Kubernetes' own parts."""
+        """Count the requests so far, without those of Kubernetes' own components."""
         counted: Requests = Counter()
         for labels, number in SERIES.findall(await self.call("GET", "/metrics")):
             one = dict(LABEL.findall(labels))
@@ -68,7 +68,7 @@ class Api:
         return counted
 
     async def watch(self, path: str, selector: str) -> None:
-        """Note when the first child of each object is seen, for ever."""
+        """Record the time at which the first child of each object appears, until cancelled."""
         query = [("watch", "true"), ("timeoutSeconds", "36000"), *([("labelSelector", selector)] if selector else [])]
         headers: dict[str, str] = {}
         prepared = await self.raw.param_serialize(
@@ -83,7 +83,7 @@ class Api:
                     self.seen.setdefault(owner, time.monotonic())
 
     async def served(self, *paths: str) -> None:
-        """Wait until kinds that were defined just now are there."""
+        """Wait until newly defined kinds are served."""
         for path in paths:
             while True:
                 with contextlib.suppress(RuntimeError):
@@ -93,13 +93,13 @@ class Api:
 
 
 def writes(counts: Requests) -> dict[str, int]:
-    """Those of the requests that change something."""
+    """Select the requests that write."""
     return {kind: count for kind, count in sorted(counts.items()) if kind.split()[0] in WRITES and count}
 
 
 @contextlib.contextmanager
 def cluster(folder: Path, *, controllers: bool) -> Iterator[Path]:
-    """The kubeconfig of a cluster: the one of the environment, else one that is started for as long as it is used."""
+    """Yield the kubeconfig of a cluster: that of KUBECONFIG, otherwise a temporary cluster."""
     if "KUBECONFIG" in os.environ:
         yield Path(os.environ["KUBECONFIG"])
         return
@@ -117,7 +117,7 @@ def cluster(folder: Path, *, controllers: bool) -> Iterator[Path]:
 
 @contextlib.asynccontextmanager
 async def connected(kubeconfig: Path) -> AsyncIterator[Api]:
-    """An API with a namespace of its own."""
+    """Yield an API client with a new namespace."""
     kube_config.KUBE_CONFIG_DEFAULT_LOCATION = str(kubeconfig)
     api = Api(await connect(), f"bench-{time.time_ns() // 10**6}")
     try:

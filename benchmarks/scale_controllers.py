@@ -1,7 +1,7 @@
-"""Who is measured at scale: our operator, and beside it any other controller of training jobs.
+"""Controllers measured by ``operator_scale.py``: our operator, and Kubeflow Trainer for comparison.
 
-Each is a process against the API server of a kubeconfig, with what its objects are, and how its own metrics say that it
-has looked at all of them.
+Each runs as a process with a kubeconfig. A subject defines its objects, and the metrics that show when all of them are
+reconciled.
 """
 
 from __future__ import annotations
@@ -30,18 +30,22 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """A controller that makes a child of each of its objects.
+    """A controller that creates a child for each of its objects.
 
     Attributes:
-        name: What it is called in the table.
-        objects: Path of its kind in the API, with ``{namespace}``.
-        children: Path of the kind that it makes of each, and a label selector.
-        manifest: An object that asks for nothing special, by its name.
-        ended: The status of one whose run has ended well.
-        needs: Files and manifests that are applied before it starts.
-        command: Starts it with a kubeconfig, a port for its metrics, and a folder of its own; with its environment.
-        looked: How many looks at objects its metrics count.
-        waiting: How many objects wait for one.
+        name: Name in the table.
+        objects: API path of its kind, with ``{namespace}``.
+        children: API path of the kind of the children, and a label selector.
+        manifest: Minimal object without metadata.
+        ended: Status of a succeeded object.
+        needs: Manifests that are applied before it starts.
+        command: Command line of the controller.
+        looked: Pattern of the metric that counts reconciliations.
+        waiting: Pattern of the metric with the number of queued objects.
+        environment: Environment variables of the controller.
+        files: Files written to its folder before it starts, by name.
+
+    ``command``, ``environment`` and ``files`` may contain ``{port}``, ``{other}`` and ``{folder}``.
     """
 
     name: str
@@ -55,20 +59,19 @@ class Subject:
     needs: Sequence[Path] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Any] = field(default_factory=dict)
-    """Written into its folder before it starts; ``{port}``, ``{other}`` and ``{folder}`` are filled in, as in words."""
 
     @property
     def resource(self) -> str:
-        """The plural of its kind."""
+        """Plural name of the kind."""
         return self.objects.rsplit("/", 1)[1]
 
     def body(self, name: str) -> Manifest:
-        """The object of a name."""
+        """Return the manifest of an object."""
         return {**self.manifest, "metadata": {"name": name}}
 
 
 def ours() -> Subject:
-    """The operator of this repository, with its own defaults."""
+    """Return the operator of this repository with its defaults."""
     spec = {
         "dataset": {"annotations": "s3://bench/annotations.json", "images": "s3://bench/images/"},
         "output": "s3://bench/adapters/",
@@ -89,9 +92,9 @@ def ours() -> Subject:
 
 
 def trainer(binary: Path, crds: Sequence[Path], runtime: str = "bench") -> Subject:
-    """Kubeflow Trainer's controller, with its own defaults, but on loopback and without certificates of its own.
+    """Return Kubeflow Trainer's controller with its defaults, except that it uses loopback and our certificate.
 
-    Its child of a TrainJob is a JobSet, of which another controller would make the Job: that one is not run.
+    The child of a TrainJob is a JobSet; JobSet's own controller, which would create the Job, does not run.
     """
     group = "trainer.kubeflow.org/v1alpha1"
     config = {
@@ -136,7 +139,7 @@ def trainer(binary: Path, crds: Sequence[Path], runtime: str = "bench") -> Subje
 
 
 def _ended() -> Manifest:
-    """The status of an object whose adapter is published."""
+    """Return the status of an object whose adapter is published."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     reasons = {"DatasetInspected": "True", "Reconciling": "False", "Stalled": "False", "Succeeded": "True"}
     common = {"reason": "Succeeded", "lastTransitionTime": now, "observedGeneration": 1, "message": "AP 0.31 -> 0.52"}
@@ -179,7 +182,7 @@ def _ended() -> Manifest:
 
 
 class Running:
-    """A subject, as a process."""
+    """Process of a subject."""
 
     def __init__(self, subject: Subject, kubeconfig: Path, folder: Path) -> None:
         self.subject, self.port = subject, free_port()
@@ -197,12 +200,12 @@ class Running:
         self._seen = psutil.Process(self._process.pid)
 
     def check(self) -> None:
-        """RuntimeError with the end of its log if it has ended by itself."""
+        """Raise RuntimeError with the end of the log if the process has exited."""
         if self._process.poll() is not None:
-            raise RuntimeError(f"{self.subject.name} has ended:\n{self.log.read_text()[-3000:]}")
+            raise RuntimeError(f"{self.subject.name} has exited:\n{self.log.read_text()[-3000:]}")
 
     async def idle_after(self, looks: int) -> bool:
-        """Whether it has looked at this many objects, and none waits."""
+        """Test if it has reconciled at least ``looks`` times and its queue is empty."""
         self.check()
         try:
             async with (
@@ -215,18 +218,18 @@ class Running:
         return total(text, self.subject.looked) >= looks and total(text, self.subject.waiting) == 0
 
     def memory_mb(self) -> dict[str, float]:
-        """Resident memory now, and the most that there was."""
+        """Return current and peak resident memory."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         found = {name: re.search(rf"{field}:\s+(\d+)", status) for name, field in MEMORY.items()}
         return {name: int(number[1]) / 1024 for name, number in found.items() if number}
 
     def cpu_seconds(self) -> float:
-        """CPU time that it has taken."""
+        """Return the CPU time used so far."""
         times = self._seen.cpu_times()
         return times.user + times.system
 
     def stop(self) -> None:
-        """End it."""
+        """Terminate the process."""
         self._process.terminate()
         try:
             self._process.wait(30)
@@ -236,7 +239,7 @@ class Running:
 
 
 def prepare(subject: Subject, folder: Path, words: Mapping[str, Any]) -> None:
-    """Write the files of a subject, and a certificate for its webhooks, where controllers look for one."""
+    """Write the files of a subject, and a certificate for its webhooks at the default path of controllers."""
     if not subject.files:
         return
     certificates = folder / "k8s-webhook-server" / "serving-certs"
@@ -248,7 +251,7 @@ def prepare(subject: Subject, folder: Path, words: Mapping[str, Any]) -> None:
 
 
 def total(text: str, pattern: str) -> float:
-    """The sum of the metrics whose name and labels match a pattern."""
+    """Sum the metrics whose name and labels match a pattern."""
     return sum(float(value) for value in re.findall(rf"^{pattern} (\S+)$", text, re.MULTILINE))
 
 

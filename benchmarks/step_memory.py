@@ -1,7 +1,7 @@
-"""One training step of a teacher of any size, for real or without computing anything, and what it holds in memory.
+"""Count the memory and FLOPs of one training step of a teacher of any size, with real or fake tensors.
 
-Without computing: tensors are torch's fake ones, which have shapes and no values, so that no weights, no GPU and
-hardly any memory are needed. Prompts, captions and objects are made up; what they say has no part in memory.
+torch's fake tensors have shapes but no values, so no weights, no GPU and almost no memory are needed. Prompts, captions
+and objects are synthetic; their values do not affect the memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"  # compares values, which fake tensors have not
+os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"  # it compares values, which fake tensors lack
 
 import torch
 from random_teachers import settings_of
@@ -56,7 +56,7 @@ BASES: Mapping[str, Callable[[], Any]] = {
     "sam-vit-huge": lambda: _sam("huge"),
     "shipped-sam": lambda: AutoConfig.from_pretrained(TINY / "sam"),
 }
-"""Configurations of the bases there are, as published."""
+"""Configurations of the supported bases, as published."""
 
 
 def _sam(size: str) -> Any:
@@ -65,15 +65,15 @@ def _sam(size: str) -> Any:
 
 @dataclass(frozen=True)
 class Shape:
-    """What one batch shows.
+    """Shape of one batch.
 
     Attributes:
-        images: How many.
-        size: Height and width of their canvas; of Grounding DINO.
-        tokens: Of the caption; of Grounding DINO.
-        objects: An image; one of five is asked for by a point; of SAM.
-        clicks: That follow each prompt; of SAM.
-        rank: Of the adapter.
+        images: Number of images.
+        size: Height and width of the padded images; Grounding DINO only.
+        tokens: Tokens of the caption; Grounding DINO only.
+        objects: Objects per image; for SAM one of five is prompted by a point.
+        clicks: Correction clicks after each prompt; SAM only.
+        rank: Rank of the adapter.
     """
 
     images: int = 1
@@ -86,15 +86,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Held:
-    """What a step takes.
+    """Cost of a step.
 
     Attributes:
-        moments: The most bytes held, with the model and its optimizer, until the encoder has run, until the loss is
-            there, until the gradient is back at the encoder, and until it has gone through that. Each is a sum of what
-            a batch shows; the most of all is not.
+        moments: Peak bytes, including model and optimizer, in four phases: until the encoder has run, until the loss
+            is computed, until the backward pass reaches the encoder, and until it ends. Each is a linear function of
+            the batch shape; their maximum is not.
         flops: Multiplications and additions of matrix products and convolutions.
-        made: Bytes of all tensors that were made.
-        kernels: How many these were.
+        made: Bytes of all created tensors.
+        kernels: Number of created tensors.
     """
 
     moments: tuple[int, ...]
@@ -104,12 +104,12 @@ class Held:
 
 
 class Counted(TensorBytes):
-    """Counts the arithmetic too."""
+    """Counts tensor bytes and FLOPs."""
 
     flops = 0
 
     def moment(self) -> int:
-        """The most that was held since it was asked last."""
+        """Return the peak bytes since the previous call."""
         peak, self.peak = self.peak, self.live
         return peak
 
@@ -121,7 +121,7 @@ class Counted(TensorBytes):
 
 
 def build(base: str, *, preset: str | None, rank: int = 16, fake: bool = True) -> Teacher:
-    """A teacher of random weights with a fresh adapter; ``preset`` None: all parameters are trained instead."""
+    """Build a teacher with random weights and a new adapter; with ``preset`` None all parameters are trained."""
     config = BASES[base]()
     kind = Sam if config.model_type == "sam" else GroundingDino
     settings = settings_of(kind.name, LoraPreset(preset or "decoder"), rank=rank, batch_size=1)
@@ -151,7 +151,7 @@ def step(
     bfloat16: bool = False,
     fake: bool = True,
 ) -> Held:
-    """The second of two steps: only then the optimizer has its state."""
+    """Count one step with an initialized optimizer state."""
     teacher = build(base, preset=preset, rank=shape.rank, fake=fake)
     with ExitStack() as block:
         if fake:
@@ -184,7 +184,7 @@ def step(
 
 
 def _listen_at_encoder(teacher: Teacher, tell: Callable[[], None]) -> None:
-    """Tell when the encoder has run, and when the gradient of what it gave is there."""
+    """Call ``tell`` after the encoder's forward pass, and when the gradient of its output is computed."""
 
     def after(module: nn.Module, inputs: Any, output: Any) -> None:
         tell()
@@ -197,7 +197,7 @@ def _listen_at_encoder(teacher: Teacher, tell: Callable[[], None]) -> None:
 
 
 def _fill_state(optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> None:
-    """AdamW's state, as after a step with gradients of zero."""
+    """Initialize AdamW's state as after a step with zero gradients."""
     for parameter in parameters.values():
         state = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
         optimizer.state[parameter] = state | {"exp_avg_sq": torch.zeros_like(parameter)}
@@ -214,7 +214,7 @@ def _loss(teacher: Teacher, shape: Shape, precision: AbstractContextManager[Any]
 def _grounding_dino_batch(shape: Shape) -> Batch:
     images, (height, width), tokens = shape.images, shape.size, shape.tokens
     boxes = torch.full((shape.objects, 4), 0.5)
-    with unset_fake_temporarily():  # which image and which caption is asked for by value
+    with unset_fake_temporarily():  # the model reads the values of image indices and token ids
         of_pairs, ids = torch.arange(images), torch.full((images, tokens), 1000)
     return {
         "pixel_values": torch.rand(images, 3, height, width),
@@ -231,7 +231,7 @@ def _grounding_dino_batch(shape: Shape) -> Batch:
 
 
 def _sam_loss(teacher: Sam, shape: Shape, precision: AbstractContextManager[Any]) -> Tensor:
-    """As :meth:`Sam.loss`, which sorts prompts by their values."""
+    """Compute the loss as :meth:`Sam.loss`, which cannot be used because it sorts prompts by their values."""
     side, cells = teacher.transform.image_size, teacher.mask_size
     pixels = torch.rand(shape.images, 3, side, side)
     points = shape.images * (shape.objects // 5)
@@ -257,18 +257,18 @@ def _sam_loss(teacher: Sam, shape: Shape, precision: AbstractContextManager[Any]
 
 
 def _some_tokens(ids: Tensor) -> list[list[int]]:
-    """A caption (1, T), which is asked for by value."""
+    """Return a caption (1, T), whose values the model reads."""
     return [[1000] * ids.shape[1]]
 
 
 def _any_match(predictions: Any, targets: Any, *, text_mask: Tensor) -> Any:
-    """Some query for each object: which has no part in memory, and fake costs cannot be compared."""
+    """Match each object with an arbitrary query: the choice does not affect memory, and fake costs have no values."""
     return [(torch.arange(len(target.boxes)), torch.arange(len(target.boxes))) for target in targets]
 
 
 @contextmanager
 def resident() -> Iterator[Callable[[], int]]:
-    """The most memory of this process inside the block, beyond what it had at first, in bytes (Linux)."""
+    """Measure the additional peak memory of this process inside the block, in bytes (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
     def read(name: str) -> int:

@@ -1,11 +1,11 @@
-"""A training step of Grounding DINO with Swin-T, beside a plain loop of transformers and PEFT on the same batch.
+"""Compare a training step of Grounding DINO with Swin-T with a plain loop of transformers and PEFT on the same batch.
 
     python benchmarks/step_speed.py --sizes 400x667 800x1333
 
-Preset encoder-decoder, rank 16, random weights, one thread a core. The plain loop is what the documentation of both
-libraries says: the model in training mode with labels, its own loss, AdamW. Ours is the trainer's step (all decoder
-layers are taught, gradients are clipped), with a new view each time, and with views whose feature maps are known. How
-well both learn is measured in ``benchmarks/learning.py``.
+Preset encoder-decoder, rank 16, random weights, one thread per core. The plain loop follows the documentation of both
+libraries: the model in training mode with labels, its own loss, AdamW. Ours is the trainer's step (loss on all decoder
+layers, clipped gradients), with new views, and with views whose feature maps are cached. ``benchmarks/learning.py``
+compares the training quality.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from engine.training.optimizer import apply_gradients, build_optimizer, gradient
 
 
 def arithmetic(bfloat16: bool) -> AbstractContextManager[Any]:
-    """Of a forward pass."""
+    """Return the precision context of a forward pass."""
     return torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext()
 
 
 def plain_loop(folder: Path, teacher: GroundingDino, samples: list[Sample], *, bfloat16: bool) -> Callable[[], Any]:
-    """A step as the libraries' documentation has it."""
+    """Return a step as documented by the libraries."""
     model, optimizer = as_documented(GroundingDinoForObjectDetection.from_pretrained(folder))
     caption = AutoTokenizer.from_pretrained(folder)([". ".join(CLASSES) + "."] * len(samples), return_tensors="pt")
     batch = teacher.collate([teacher.example(sample, np.random.default_rng(0)) for sample in samples])
@@ -64,7 +64,7 @@ def plain_loop(folder: Path, teacher: GroundingDino, samples: list[Sample], *, b
 
 
 def our_loop(teacher: GroundingDino, samples: list[Sample], *, bfloat16: bool) -> Callable[[], Any]:
-    """A step as the trainer takes it; what makes examples works beside it in training, and is not counted here."""
+    """Return the trainer's step, without preprocessing, which runs in other processes during training."""
     optimizer = build_optimizer(trainable_parameters(teacher), teacher.settings)
     set_training(teacher, True)
 
@@ -92,7 +92,7 @@ def seconds(step: Callable[[], Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["400x667", "800x1333"], help="height x width of the images")
-    parser.add_argument("--images", type=int, default=1, help="images a batch")
+    parser.add_argument("--images", type=int, default=1, help="images per batch")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -115,7 +115,7 @@ def main() -> None:
                 for known in (None, features):
                     teacher.features = known
                     loops["new" if known is None else "known"] = our_loop(teacher, samples, bfloat16=bfloat16)
-                for _ in range(arguments.repeats + 1):  # in turns; the first warms up
+                for _ in range(arguments.repeats + 1):  # alternating; the first is the warm-up
                     for name, loop in loops.items():
                         teacher.features = features if name == "known" else None
                         best[name] = min(best.get(name, float("inf")), seconds(loop))

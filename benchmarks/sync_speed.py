@@ -1,13 +1,13 @@
-"""Bringing many small images from S3 to the disk, beside boto3 with 16 threads; and the memory that a million take.
+"""Measure the download of many small images from S3, compared with boto3 in 16 threads, and the memory for a million.
 
 python benchmarks/sync_speed.py --objects 2000 --repeats 5 --listed 1000000 --fetched 10000
 
-Both list the folder, then fetch it: ``ImageFolder.sync`` with its checksums, retries and files that are whole or not
-there; boto3 by ``get_object`` and ``write_bytes``. They take turns, and the best of each counts. The server is a
-process of its own on the same cores: benchmarks/fake_s3.py, which costs little, and moto, which takes longer than any
-client. Files are written to memory, so that clients are compared, and to the disk, which may take longer than they do.
+Both list the folder, then fetch it: ``ImageFolder.sync`` with checksums, retries and atomic files; boto3 with
+``get_object`` and ``write_bytes``. They alternate, and the best of each counts. The server is a separate process on the
+same cores: benchmarks/fake_s3.py, which needs little CPU, and moto, which is slower than any client. Files are written
+to memory, which compares the clients, and to the disk, which can be slower than they are.
 
-Memory is that of a process which lists so many images of 100 bytes and fetches some of them.
+Memory is measured in a process that lists ``--listed`` images of 100 bytes and fetches ``--fetched`` of them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def small_server(objects: int, *size: int) -> Iterator[str]:
 
 @contextmanager
 def moto_server(objects: int) -> Iterator[str]:
-    """The same objects in moto."""
+    """Serve the same objects with moto."""
     import boto3
     from fake_s3 import PREFIX, Objects
 
@@ -108,7 +108,7 @@ def by_sync(url: str) -> Callable[[Path], None]:
 
 
 def measured(url: str, folder: Path, repeats: int) -> dict[str, tuple[float, float]]:
-    """Best seconds of wall clock, and of CPU, of each."""
+    """Measure the best wall-clock and CPU seconds of each client."""
     works = {"boto3": by_boto3(url), "sync": by_sync(url)}
     best = dict.fromkeys(works, (1e9, 1e9))
     for _ in range(repeats):
@@ -157,7 +157,7 @@ print(json.dumps({"listed": listed, "records": known - listed, "fetched": now() 
 
 
 def memory(listed: int, fetched: int, folder: Path) -> dict[str, float]:
-    """Megabytes of a process that lists, that the records of a dataset add, that fetching adds, and at most."""
+    """Measure the megabytes after listing, added by dataset records, added by fetching, and the peak."""
     with small_server(listed, 100, 100) as url:
         command = [sys.executable, "-c", MEMORY, url, str(folder), str(fetched)]
         start = time.perf_counter()
@@ -170,8 +170,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--moto-objects", type=int, default=300, help="in moto; 0: it is left out")
-    parser.add_argument("--listed", type=int, default=100_000, help="0: memory is not measured")
+    parser.add_argument("--moto-objects", type=int, default=300, help="number of objects in moto; 0: skip moto")
+    parser.add_argument("--listed", type=int, default=100_000, help="number of listed images; 0: do not measure memory")
     parser.add_argument("--fetched", type=int, default=2000)
     given = parser.parse_args()
     os.environ.update(KEYS)

@@ -1,7 +1,7 @@
-"""``make demo``: from nothing to adapted teachers in object storage, on one machine without a GPU.
+"""``make demo``: fine-tune teachers with object storage, on one machine without a GPU.
 
-Starts an S3 server, uploads a small data set and the tiny base teachers, runs the manifests beside this file with
-``teacher run``, and fetches what they published, since the server's memory ends with the demo.
+Starts an S3 server, uploads a small dataset and the tiny base teachers, runs the manifests in this folder with
+``teacher run``, and fetches the published runs, since the server keeps its data in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DATASETS = {"boxes": "parts-boxes", "masks": "parts-masks", "both": "parts"}
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """A real S3 server on a free port of this machine; yields its URL."""
+    """Start an S3 server on a free local port and yield its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -50,7 +50,7 @@ def s3_server() -> Iterator[str]:
 
 
 def teacher(*arguments: str) -> str:
-    """Run the command line as a user would; its standard output."""
+    """Run the ``teacher`` command and return its standard output."""
     print("$ teacher", *arguments, flush=True)
     done = subprocess.run([str(BIN / "teacher"), *arguments], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
@@ -59,7 +59,7 @@ def teacher(*arguments: str) -> str:
 
 
 def upload(folder: Path) -> None:
-    """Make the data sets and put them, with the tiny teachers, into the bucket."""
+    """Create the datasets and upload them, with the tiny teachers, to the bucket."""
     import boto3
 
     from engine.storage import Storage, StorageOptions
@@ -77,7 +77,7 @@ def upload(folder: Path) -> None:
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="where results are fetched to")
+    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for the fetched results")
     parser.add_argument("--only", choices=DATASETS, action="append", help="run only this manifest")
     arguments = parser.parse_args()
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Draws the demo's data set: bolts, nuts and washers on a mat, as COCO.
+"""Draw the demo's dataset: bolts, nuts and washers on a mat, as COCO.
 
     python examples/demo_data.py OUT [--images 72] [--seed 0] [--kind boxes|masks|both]
 
@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 256, 192
 CLASSES = ("bolt", "nut", "washer")
 METALS = ((168, 173, 180), (172, 142, 84))  # steel, brass
 MATS = ((34, 58, 92), (30, 70, 54), (96, 40, 36), (40, 42, 48))  # blue, green, red, grey
-VISIBLE = 0.97  # of an object at least, when others lie on it
+VISIBLE = 0.97  # minimum visible share of an object that others overlap
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _part(distance: Floats, shade: Floats) -> Part:
 
 
 def _bevel(distance: Floats, normal_to_light: Floats, width: float = 3.0) -> Floats:
-    """Brightness of a rounded rim: bright where it faces the light, dark where it turns away."""
+    """Return the brightness of a rounded rim: bright where it faces the light, dark on the other side."""
     return 0.4 * normal_to_light * np.clip(1 + distance / width, 0, 1)
 
 
@@ -72,7 +72,7 @@ def nut(x: float, y: float, size: float, angle: float, light: float) -> Part:
 
 
 def washer(x: float, y: float, size: float, angle: float, light: float) -> Part:
-    """A flat ring, turned on a lathe: its gloss runs round in rays."""
+    """Draw a flat ring with the radial gloss of turned metal."""
     u, v = _plane(x, y, 0)
     radius, theta = np.hypot(u, v), np.arctan2(v, u)
     outside, hole = radius - size * 0.92, size * 0.5 - radius
@@ -103,7 +103,7 @@ DRAW = {"bolt": bolt, "nut": nut, "washer": washer}
 
 
 def _noise(rng: np.random.Generator, columns: int, rows: int) -> Floats:
-    """Smooth noise of so many waves across the image; (H, W), about -1..1."""
+    """Return smooth noise with the given number of waves across the image; (H, W), about -1..1."""
     coarse = Image.fromarray(rng.normal(size=(rows + 2, columns + 2)).astype(np.float32))
     return np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
@@ -116,7 +116,7 @@ def mat(rng: np.random.Generator) -> Floats:
 
 
 def _place(rng: np.random.Generator, light: float) -> list[tuple[int, Part]]:
-    """Parts that lie on each other a little, the last on top."""
+    """Place parts with slight overlaps, the last on top."""
     placed: list[tuple[int, Part]] = []
     visible: list[NDArray[np.bool_]] = []
     wanted = int(rng.integers(2, 5))
@@ -141,7 +141,7 @@ def _place(rng: np.random.Generator, light: float) -> list[tuple[int, Part]]:
 
 
 def scene(seed: int, number: int) -> tuple[Image.Image, list[tuple[int, NDArray[np.bool_]]]]:
-    """One image, and of each object its class and the mask of what is seen of it, (H, W)."""
+    """Draw one image; return it with class and mask (H, W) of the visible area of each object."""
     rng = np.random.default_rng((seed, number))
     light = rng.uniform(0, 2 * np.pi)
     canvas = mat(rng)
@@ -163,7 +163,7 @@ def scene(seed: int, number: int) -> tuple[Image.Image, list[tuple[int, NDArray[
 
 
 def annotation(number: int, image_id: int, index: int, mask: NDArray[np.bool_], *, with_mask: bool) -> dict[str, Any]:
-    """One object as COCO's JSON; masks are run lengths, since polygons know no holes."""
+    """Convert an object to COCO JSON; masks are RLE, since polygons cannot have holes."""
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {
         "id": number,
@@ -177,7 +177,7 @@ def annotation(number: int, image_id: int, index: int, mask: NDArray[np.bool_], 
 
 
 def write(output: Path, *, images: int, seed: int, kind: str) -> None:
-    """Write the data set."""
+    """Write the dataset."""
     (output / "images").mkdir(parents=True, exist_ok=True)
     data: dict[str, list[dict[str, Any]]] = {
         "images": [],
@@ -196,7 +196,7 @@ def write(output: Path, *, images: int, seed: int, kind: str) -> None:
 
 
 def main() -> None:
-    """Read the command line."""
+    """Parse the arguments and write the dataset."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="folder to write to")
     parser.add_argument("--images", type=int, default=72)

@@ -1,10 +1,10 @@
-"""Makes the labelled images on which the engine measures what is left of a base's skill: drawn scenes and photographs.
+"""Create the built-in images on which the engine measures retention: drawn scenes and photographs, with labels.
 
     python examples/tiny_teachers/make_retention_images.py engine/evaluation/probe --photos DIR
 
 writes ``annotations.json`` and the images into the folder. ``DIR`` is ``skimage/data`` of the scikit-image wheel, which
-holds the photographs; the README beside the images says where they come from. The boxes and outlines of photographs
-were drawn by hand, those of scenes are exact. The scenes are of seeds that no tiny teacher was trained on.
+contains the photographs; the README next to the images names their sources. The boxes and outlines of photographs were
+drawn by hand, those of scenes are exact. No tiny teacher was trained on the seeds of these scenes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shapes import SYNONYMS, draw_scene
 SCENES, SEED, SIZE = 20, 20_260_101, (240, 320)
 
 Outline = list[float]
-"""x, y, x, y, … in pixels of the photograph as it comes."""
+"""x, y, x, y, … in pixels of the original photograph."""
 
 # fmt: off
 PHOTOS: dict[str, tuple[float, list[tuple[str, Outline]]]] = {

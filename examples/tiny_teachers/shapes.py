@@ -1,10 +1,10 @@
-"""Drawn scenes with exact boxes and masks: what the tiny teachers learn from before they ever see a photograph.
+"""Draw scenes with exact boxes and masks, on which the tiny teachers are trained.
 
-Everything is a function of the generator that is handed in. Scenes are made to transfer: filled, shaded, speckled and
-outlined shapes with sharp, soft or noisy edges, bright on dark and dark on bright, in colour and in grey, few large
+The given random generator determines everything. Scenes vary so that training generalizes: filled, shaded, speckled
+and outlined shapes with sharp, soft or noisy edges, bright on dark and dark on bright, in colour and in grey, few large
 ones or dozens of small touching ones, on plain, graded and mottled backgrounds, with blur and sensor noise.
 
-    python examples/tiny_teachers/shapes.py sheet.png    # a contact sheet to look at
+    python examples/tiny_teachers/shapes.py sheet.png    # writes a contact sheet
 """
 
 from __future__ import annotations
@@ -80,15 +80,15 @@ def draw_scene(
     """Draw one scene.
 
     Args:
-        rng: Source of all choices.
+        rng: Random generator.
         size: Height and width in pixels.
-        dense: Dozens of small objects of one or two kinds instead of a few of any; None: one scene in four.
-        colored: No grey and no faint scenes: every object's colour has a name.
-        smallest: Least diameter of an object of a scene that is not dense, as a share of the shorter side.
-        most: Most objects of a scene that is not dense.
+        dense: Draw dozens of small objects of one or two kinds instead of a few of any kind; None: in 1 of 4 scenes.
+        colored: Exclude grey and low-contrast scenes, so that every object's colour has a name.
+        smallest: Minimum diameter of objects, as a share of the shorter side; not for dense scenes.
+        most: Maximum number of objects; not for dense scenes.
 
     Returns:
-        (H, W, 3) uint8 RGB, and the objects from back to front, at least one. Big enough parts of all can be seen.
+        (H, W, 3) uint8 RGB, and at least one object, ordered from back to front. A large part of each is visible.
     """
     dense = bool(rng.random() < 0.25) if dense is None else dense
     canvas, background = _background(rng, size)
@@ -126,7 +126,7 @@ def draw_scene(
 
 @dataclass(frozen=True)
 class _Look:
-    """How the inside and the edge of a shape are painted."""
+    """Appearance of the inside and the edge of a shape."""
 
     softness: float
     outline: float
@@ -153,7 +153,7 @@ def _look(rng: np.random.Generator) -> _Look:
 def _paint(
     rng: np.random.Generator, background: Plane, *, grey: bool, contrast: float
 ) -> tuple[str | None, NDArray[np.float32]]:
-    """A colour's name and an RGB near it that can be told from the background."""
+    """Choose a colour name and a similar RGB value with enough contrast to the background."""
     names = list(COLORS)
     while True:
         name = names[rng.integers(len(names))]
@@ -197,7 +197,7 @@ def _shape(
     radius: float,
     look: _Look,
 ) -> tuple[tuple[slice, slice], Plane, Plane]:
-    """A window of the scene and, in it, opacity 0..1 and the gauge: 0 in the middle, 1 at the edge, more outside."""
+    """Return a window of the scene, its opacity 0..1 and its gauge: 0 in the centre, 1 at the edge, larger outside."""
     long, short = _aspect(rng, name)
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.7 else 0.0
     reach = radius * long * 1.5 + 2
@@ -213,7 +213,7 @@ def _shape(
 
 
 def _aspect(rng: np.random.Generator, name: str) -> tuple[float, float]:
-    """Half sides of a shape in radii, the longer first; only some shapes are named for being long."""
+    """Return the half sides of a shape in radii, the longer first; only some shapes are elongated."""
     if name in ("ellipse", "rectangle"):
         ratio = rng.uniform(1.5, 3.2)
     elif name == "blob":
@@ -266,7 +266,7 @@ GAUGES: dict[str, Gauge] = {
 
 
 def _place(objects: list[Object], mask: NDArray[np.bool_], *, name: str, color: str | None) -> list[Object]:
-    """The objects with one more in front; none if it can hardly be seen, or hides too much of another."""
+    """Add an object in front; return an empty list if it is barely visible or hides too much of another one."""
     box = _box(mask)
     if mask.sum() < 12:
         return []
@@ -309,7 +309,7 @@ def _blend(ground: Plane, alpha: Plane, gauge: Plane, paint: Plane, look: _Look,
 
 
 def _camera(rng: np.random.Generator, canvas: Plane, *, grey: bool) -> NDArray[np.uint8]:
-    """What a lens and a sensor make of the scene."""
+    """Simulate the blur of a lens and the noise of a sensor."""
     if grey:
         canvas = np.repeat(canvas.mean(-1, keepdims=True), 3, axis=-1)
     if rng.random() < 0.3:

@@ -1,4 +1,4 @@
-"""A small BERT tokenizer: the words that the tiny teacher knows, and letters for all others."""
+"""Small BERT tokenizer with the words of the tiny teacher, and single letters for all other words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORDS = ("object", "thing", "shape", "bright", "dark", "small", "large")
 
 
 def tiny_tokenizer() -> BertTokenizer:
-    """1030 tokens: words, single characters, and their continuations ``##a``."""
+    """Build the tokenizer with 1030 tokens: words, single characters, and their continuations ``##a``."""
     tokens = [*COLORS, *SYNONYMS, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
     tokens += [mark for mark in string.punctuation if mark not in ".?"]
     places = [i for i in range(max(RESERVED) + 1) if i not in RESERVED]

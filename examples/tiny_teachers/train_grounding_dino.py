@@ -1,9 +1,9 @@
-"""Train the tiny Grounding DINO from nothing on drawn shapes, and save it where the demo and the tests find it.
+"""Train the tiny Grounding DINO from scratch on drawn shapes, and save it for the demo and the tests.
 
     python examples/tiny_teachers/train_grounding_dino.py    # about forty minutes on one core
 
-The architecture is Grounding DINO's, about a hundredth as wide. Each batch asks in its own words: for shapes, for
-colours, for coloured shapes or for any object, so that what is found depends on what is asked.
+The architecture is Grounding DINO's, about a hundredth as wide. Each batch has different prompts: shapes, colours,
+coloured shapes or any object, so that detections depend on the prompt.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CLIP_NORM = 0.5
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of one kind: shortest edge in pixels, smallest object as a share of it, most objects, words for colours."""
+    """Training stage: shortest edge in pixels, minimum object size as a share of it, maximum objects, use of colours."""
 
     edge: int
     steps: int
@@ -57,16 +57,16 @@ COURSES = (
     (Stage(96, 2100, 0.22, most=6, colors=False), Stage(160, 220, 0.12, most=6, colors=False)),
     (Stage(128, 520, 0.15, most=6, colors=False),),
 )
-"""Each course has a learning rate that rises and falls. The first teaches where things are, among everything that can
-be said of them; the others what they are called, in simple scenes. Small images come first: a step takes a quarter of
-the time. The last size is the one that the teacher is used at."""
+"""Each course has its own warm-up and decay of the learning rate. The first course trains localization, with all kinds
+of prompts; the others train names, in simple scenes. Small images come first: a step takes a quarter of the time. The
+last size is the size used for inference."""
 
 CAPTION_TOKENS = 48
-"""Shorter captions than the model could read make training quicker."""
+"""Captions shorter than the model's maximum make training faster."""
 
 
 def tiny_model(vocabulary: int) -> GroundingDinoForObjectDetection:
-    """About a million parameters, weights from torch's generator."""
+    """Build a model with about a million parameters, and weights from torch's global generator."""
     config = GroundingDinoConfig(
         backbone_config=SwinConfig(
             embed_dim=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8], window_size=8, out_indices=[2, 3, 4]
@@ -97,17 +97,17 @@ def tiny_model(vocabulary: int) -> GroundingDinoForObjectDetection:
 
 @torch.no_grad()
 def initialize(model: GroundingDinoForObjectDetection) -> None:
-    """Weights to learn from, as DETR and Grounding DINO start; the library's are made to be overwritten."""
+    """Initialize weights as DETR and Grounding DINO do; the library's initialization is not meant for training."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and not name.endswith(("sampling_offsets", "attention_weights")):
             nn.init.xavier_uniform_(module.weight)
     nn.init.normal_(model.model.query_position_embeddings.weight)
     for head in (*model.bbox_embed, model.model.encoder_output_bbox_embed):
         nn.init.zeros_(head.layers[-1].weight)
-    for layer in model.model.encoder.layers:  # text and pixels know of each other from the start
+    for layer in model.model.encoder.layers:  # couple text and image features from the start
         nn.init.constant_(layer.fusion_layer.text_param, 0.1)
         nn.init.constant_(layer.fusion_layer.vision_param, 0.1)
-    # The first logits would be products of two vectors of norm 8, and drown everything.
+    # Otherwise the first logits are products of two vectors of norm 8, and dominate the loss.
     nn.init.constant_(model.model.enc_output_norm.weight, 0.2)
     nn.init.constant_(model.model.decoder.layer_norm.weight, 0.2)
 
@@ -115,7 +115,7 @@ def initialize(model: GroundingDinoForObjectDetection) -> None:
 def words_for(
     rng: np.random.Generator, scenes: Sequence[list[Object]], *, plain: bool
 ) -> tuple[list[str], list[list[int]]]:
-    """What a batch is asked for: class names, and the class of each object of each scene; ``plain`` has no synonyms."""
+    """Choose the prompts of a batch: class names, and each object's class per scene; ``plain`` excludes synonyms."""
     colored = all(thing.color for things in scenes for thing in things)
     shares = [0.9, 0, 0, 0.1] if plain else [0.3, 0.2, 0.3, 0.2] if colored else [0.7, 0, 0, 0.3]
     way = rng.choice(["shape", "color", "both", "any"], p=shares)
@@ -144,7 +144,7 @@ def sample_of(image: np.ndarray, things: list[Object], labels: list[int]) -> Sam
 
 
 def batch_of(rng: np.random.Generator, teacher: GroundingDino, tokenizer: BertTokenizer, stage: Stage) -> Batch:
-    """One batch of new scenes; the teacher is asked for their words."""
+    """Draw one batch of new scenes and set the teacher's prompts for it."""
     edge = stage.edge
     size = (edge, int(edge * rng.choice([1, 4 / 3])))
     colored = stage.colors and bool(rng.random() < 0.6)  # words for colours need scenes in colour
@@ -162,7 +162,7 @@ def batch_of(rng: np.random.Generator, teacher: GroundingDino, tokenizer: BertTo
 
 
 def learn(teacher: GroundingDino, tokenizer: BertTokenizer, stages: list[Stage], rng: np.random.Generator) -> None:
-    """One course, a step for each entry of ``stages``."""
+    """Train one course, with one step for each entry of ``stages``."""
     model = teacher.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -187,7 +187,7 @@ def learn(teacher: GroundingDino, tokenizer: BertTokenizer, stages: list[Stage],
 
 
 def evaluate(teacher: GroundingDino, samples: list[Sample]) -> tuple[float, float]:
-    """AP and AP at IoU 0.5 of the teacher's classes."""
+    """Compute AP and AP50 of the teacher's classes."""
     boxes = [(i, b, c) for i, s in enumerate(samples) for b, c in zip(s.boxes_xyxy, s.class_indices, strict=True)]
     truth = COCO()
     truth.dataset = {
@@ -263,7 +263,7 @@ def main() -> None:
     size = {"shortest_edge": edge, "longest_edge": edge * 4 // 3}
     (options.output / "preprocessor_config.json").write_text(json.dumps({"size": size}, indent=2) + "\n")
 
-    rng = np.random.default_rng(SEED + 1)  # scenes that training has not seen
+    rng = np.random.default_rng(SEED + 1)  # scenes not used in training
     drawn = [draw_scene(rng, (edge, edge * 4 // 3), dense=False, smallest=0.12, most=6) for _ in range(200)]
     names = list(SYNONYMS)
     samples = [sample_of(image, things, [names.index(thing.name) for thing in things]) for image, things in drawn]

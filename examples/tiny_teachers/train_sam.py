@@ -1,7 +1,7 @@
-"""Train the tiny SAM from nothing on drawn scenes: about a quarter of an hour on one CPU core.
+"""Train the tiny SAM from scratch on drawn scenes: about a quarter of an hour on one CPU core.
 
     python examples/tiny_teachers/train_sam.py                          # writes examples/tiny_teachers/sam/
-    python examples/tiny_teachers/train_sam.py --steps 50 --output out  # a quick look
+    python examples/tiny_teachers/train_sam.py --steps 50 --output out  # a quick test
 
 The architecture is SAM's, the objective and the prompts are those of :mod:`engine.teachers.sam`; only the sizes are
 small: images of 256 pixels in patches of 16, so that masks have a cell for each 4x4 pixels.
@@ -83,13 +83,13 @@ SETTINGS = SamSettings(
 
 
 def build_model() -> SamModel:
-    """A fresh model; weights are drawn from torch's global generator."""
+    """Build a new model, with weights from torch's global generator."""
     model = SamModel(CONFIG)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(module.weight)
-    # Lower frequencies than the published ones, and places known to the image encoder from the start: it learns where
-    # things are in hundreds of steps instead of thousands.
+    # Lower frequencies than the published ones, and positions added to the image encoder's embedding from the start:
+    # localization is learned in hundreds of steps instead of thousands.
     nn.init.normal_(model.shared_image_embedding.positional_embedding, std=0.4)
     with torch.no_grad():
         places = model.get_image_wide_positional_embeddings()[0].permute(1, 2, 0)
@@ -99,7 +99,7 @@ def build_model() -> SamModel:
 
 
 def draw_sample(rng: np.random.Generator, smallest: float = 0.0) -> Sample:
-    """One scene with its objects of at least that share of the image."""
+    """Draw a scene and keep objects that cover at least ``smallest`` of the image."""
     while True:
         image, objects = draw_scene(rng, (IMAGE_SIZE, IMAGE_SIZE))
         objects = [o for o in objects if o.mask.mean() >= smallest]
@@ -116,7 +116,7 @@ def draw_sample(rng: np.random.Generator, smallest: float = 0.0) -> Sample:
 
 
 def mean_iou(teacher: Sam, samples: list[Sample]) -> float:
-    """Mean IoU over all objects of the masks that their true boxes give."""
+    """Compute the mean IoU of masks prompted by true boxes, over all objects."""
     ious = []
     for sample, seen in zip(samples, teacher.predict(samples), strict=True):
         true = coco_mask.encode(np.asfortranarray(sample.masks.transpose(1, 2, 0)).view(np.uint8))
@@ -129,7 +129,7 @@ def mean_iou(teacher: Sam, samples: list[Sample]) -> float:
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to nothing."""
+    """Return the learning rate: linear warm-up, then cosine decay to zero."""
     warmup = SETTINGS.warmup_fraction * steps
     if step < warmup:
         return SETTINGS.learning_rate * (step + 1) / warmup
@@ -137,15 +137,15 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def smallest_at(share: float) -> float:
-    """The smallest object that is asked for, as a share of the image: large ones first, all of them from 60 % on."""
+    """Return the minimum size of prompted objects as a share of the image: large objects first, all after 60 %."""
     return 0.05 * max(0.0, 1 - share / 0.6)
 
 
 def first_losses(teacher: Sam, batch: Batch) -> dict[str, torch.Tensor]:
-    """Dice, and cross entropy that weighs object and background alike.
+    """Compute dice, and cross entropy with equal weights of object and background.
 
-    From random weights SAM's own objective ends in empty masks: its focal loss pushes every pixel to the background
-    before there is anything to tell an object by.
+    With random weights SAM's own loss leads to empty masks: its focal loss pushes every pixel to the background
+    before the model has features that distinguish objects.
     """
     embeddings = teacher._embed(batch["pixel_values"])
     logits, _ = teacher._decode(embeddings[batch["images"]], boxes=batch["boxes"])
@@ -162,7 +162,7 @@ def first_losses(teacher: Sam, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def train(teacher: Sam, *, steps: int, seed: int) -> None:
-    """Train all weights but the positional encoding, which SAM draws once and keeps."""
+    """Train all weights except the positional encoding, which SAM draws once and does not train."""
     teacher.model.requires_grad_(True)
     teacher.model.shared_image_embedding.requires_grad_(False)
     parameters = [p for p in teacher.model.parameters() if p.requires_grad]
