@@ -43,7 +43,7 @@ CLIP_NORM = 0.5
 
 @dataclass(frozen=True)
 class Stage:
-    """Training stage: shortest edge in pixels, minimum object size as a share of it, maximum objects, use of colours."""
+    """Training stage: shortest edge in pixels, minimum object size as a share of it, most objects, colour prompts."""
 
     edge: int
     steps: int
