@@ -54,11 +54,11 @@ def evaluate(
         on_progress: Called after each batch with the numbers of finished and of all images.
     """
     indices = range(len(dataset))
-    seen = look(teacher, dataset, load, indices=indices, batch_size=batch_size, on_progress=on_progress)
+    seen = predict_images(teacher, dataset, load, indices=indices, batch_size=batch_size, on_progress=on_progress)
     return compare(dataset, seen, iou_type=teacher.iou_type)
 
 
-def look(
+def predict_images(
     teacher: Teacher,
     dataset: CocoDataset,
     load: Callable[[int], Sample],

@@ -11,7 +11,7 @@ from engine.dataset.predictions import Predictions
 from engine.dataset.types import CocoDataset, CocoImage, Frame
 
 
-def in_frame_of(
+def match_orientation(
     dataset: CocoDataset, names: Sequence[str | None], predictions: Predictions
 ) -> tuple[Predictions, tuple[str, ...]]:
     """Rotate the labels of images with an EXIF orientation as the ground truth has these images.

@@ -13,7 +13,7 @@ from engine.dataset.types import CocoDataset, CocoImage, Detections
 from engine.errors import DataError
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.confusion import confusion
-from engine.evaluation.label_orientation import in_frame_of
+from engine.evaluation.label_orientation import match_orientation
 from engine.evaluation.matching import match_all
 from engine.result_types import ApMetrics, Confusion
 from engine.safe_text import listed
@@ -69,7 +69,7 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
             f"the predictions have the classes {listed(predictions.classes)}, the truth has "
             f"{listed(dataset.classes)}: no class has the same name"
         )
-    predictions, remarks = in_frame_of(dataset, names, predictions)
+    predictions, remarks = match_orientation(dataset, names, predictions)
     images = tuple(_sized(image, name, predictions) for image, name in zip(dataset.images, names, strict=True))
     dataset = replace(dataset, images=images)
     new_index = np.asarray([dataset.classes.index(n) if n in shared else -1 for n in predictions.classes], np.int64)

@@ -11,7 +11,7 @@ def settings_table(config: RunConfig, teacher: TeacherName) -> dict[str, str]:
     settings, training = config.teachers.of(teacher), config.training
     if settings is None:
         return {}
-    lora, look = settings.lora, config.augmentation
+    lora, augmentation = settings.lora, config.augmentation
     images = settings.batch_size * settings.accumulation_steps
     rows = {
         "LoRA": f"preset {lora.preset.value}, rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}",
@@ -21,8 +21,8 @@ def settings_table(config: RunConfig, teacher: TeacherName) -> dict[str, str]:
         f"warm-up {settings.warmup_fraction:.0%}, weight decay {settings.weight_decay:g}",
         "Gradient norm": f"clipped at {settings.clip_norm:g}",
         "Precision": training.precision.value,
-        "Augmentation": f"intensity {look.intensity.value if look.intensity else 'by the data'}"
-        + (f", {', '.join(one.value for one in look.characteristics)}" if look.characteristics else ""),
+        "Augmentation": f"intensity {augmentation.intensity.value if augmentation.intensity else 'by the data'}"
+        + (f", {', '.join(one.value for one in augmentation.characteristics)}" if augmentation.characteristics else ""),
         "Seed": str(training.seed),
     }
     if lora.skip_layers:

@@ -25,7 +25,7 @@ CURVE_POINTS = 50
 
 
 @dataclass(frozen=True)
-class Operation:
+class OperatingPoint:
     """A teacher at its best thresholds.
 
     Attributes:
@@ -43,7 +43,7 @@ class Operation:
     class_curves: dict[str, ScoreCurve]
 
 
-def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> Operation:
+def operating_point(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> OperatingPoint:
     """Choose the thresholds of a teacher by its detections, and evaluate it at these thresholds.
 
     A class without objects or without a correct detection gets the median threshold of the other classes, or
@@ -74,7 +74,7 @@ def operation(dataset: CocoDataset, detections: Sequence[Detections], *, iou_typ
         matches = match_all(dataset, labels, iou_type=iou_type)
         qualities = [_quality(matches, index) for index in range(len(dataset.classes))]
     prompted = any(seen.prompt_indices is not None for seen in detections)
-    return Operation(
+    return OperatingPoint(
         thresholds=thresholds,
         quality=dict(zip(dataset.classes, qualities, strict=True)),
         # The class of a mask is that of the box that prompts it: it cannot be wrong.

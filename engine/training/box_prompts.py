@@ -23,7 +23,7 @@ from engine.artifacts import RunLayout, read_result
 from engine.config import GroundingDinoSettings, RunConfig
 from engine.dataset.types import CocoAnnotation, Detections, Sample
 from engine.errors import StorageError
-from engine.evaluation.evaluate import look
+from engine.evaluation.evaluate import predict_images
 from engine.evaluation.matching import match
 from engine.spec import TeacherName
 from engine.storage import Storage
@@ -206,7 +206,7 @@ def _look(
     seen: list[list[Detections]] = []
     for part, wanted in splits:
         with memory_errors(teacher, settings):
-            mine = look(
+            mine = predict_images(
                 teacher,
                 part.dataset,
                 partial(part.sample, with_masks=False),

@@ -17,12 +17,12 @@ from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.estimate.cost_model import StepEstimate
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.conclusion import conclude_result, improved
-from engine.evaluation.evaluate import Evaluation, compare, look
+from engine.evaluation.evaluate import Evaluation, compare, predict_images
 from engine.evaluation.example_images import choose_samples, make_record
 from engine.evaluation.ground_truth import IouType
 from engine.evaluation.intervals import compare_ap
 from engine.evaluation.retention import retention
-from engine.evaluation.thresholds import operation
+from engine.evaluation.thresholds import operating_point
 from engine.evaluation.validation_pages import write_pages
 from engine.result_types import AdapterFile, ApMetrics, Comparison, Retention, TeacherResult
 from engine.teachers import LocalModel, Teacher
@@ -67,7 +67,7 @@ class Evaluator:
 
         indices = self.processes.place.share(range(len(part.dataset)))
         with memory_errors(teacher, self.settings):
-            seen = look(teacher, part.dataset, load, indices=indices, batch_size=self.micro_batch_size)
+            seen = predict_images(teacher, part.dataset, load, indices=indices, batch_size=self.micro_batch_size)
         seen = self.processes.gather(seen)
         metrics = self.processes.decided(lambda: compare(part.dataset, seen, iou_type=teacher.iou_type).metrics)
         dataset = replace(part.dataset, images=tuple(image for image, _ in seen))
@@ -209,7 +209,7 @@ def write_result(
         iou_type=teacher.iou_type,
     )
     at_first, adapted = (
-        operation(one.dataset, one.detections, iou_type=teacher.iou_type)
+        operating_point(one.dataset, one.detections, iou_type=teacher.iou_type)
         for one in (evaluation.seen_before, evaluation.seen_after)
     )
     adapter = folder / ADAPTER
