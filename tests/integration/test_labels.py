@@ -54,7 +54,7 @@ def test_a_run_labels_a_folder_and_its_labels_are_measured_and_inspected(place: 
 
     again = teacher(*asked, cwd=tmp_path)
     assert again.returncode == 0
-    assert "are there already" in again.stderr
+    assert "exist already" in again.stderr
 
     truth = place / "data" / "annotations.json"
     measured = teacher("evaluate", "--predictions", output, "--data", truth, "--json", cwd=tmp_path)

@@ -148,7 +148,7 @@ def refuse(handler: Handler, request: Request) -> None:
 def test_an_access_point_stands_for_a_bucket(s3: str, monkeypatch: pytest.MonkeyPatch, bucket: str, host: str) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     storage, asked = Storage(), []
-    with storage._s3.client_for(f"s3://{bucket}/x", "read") as client:
+    with storage._remote["s3://"].client_for(f"s3://{bucket}/x", "read") as client:
         client.meta.events.register("before-send.s3", lambda request, **_: asked.append(request.url) or answered())
     assert storage.read_bytes(f"s3://{bucket}/images/1 a.jpg") == b""
     assert asked == [f"{host}images/1%20a.jpg"]
