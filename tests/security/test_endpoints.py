@@ -57,7 +57,7 @@ def test_a_page_of_a_proxy_is_no_empty_folder(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, "any")
     with Server(200, {"Content-Type": "text/html"}, b"<html><body>please log in</body></html>") as proxy:
         storage = Storage(StorageOptions(endpoint_url=proxy.url, region="us-east-1"))
-        with pytest.raises(StorageError, match="not an object store, but perhaps a proxy"):
+        with pytest.raises(StorageError, match="not from an object store, but perhaps from a proxy"):
             list(storage.list("s3://b/k"))
         proxy.shutdown()
 

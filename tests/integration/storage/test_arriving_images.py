@@ -153,7 +153,7 @@ def fails_at_once(config: RunConfig, work: Path, error: type[Exception], match: 
         events.append(event)
         if (event.message or "").startswith("measuring the base"):
             for thread in threading.enumerate():
-                if thread.name == "beside":
+                if thread.name == "background-task":
                     thread.join(60)
 
     with pytest.raises(error, match=match):

@@ -140,7 +140,9 @@ def test_whoever_pays_is_named(gs: str, google: FaultyS3) -> None:
 
 def test_a_missing_bucket_is_named(root: str) -> None:
     scheme = root[:5]
-    with pytest.raises(NotFoundError, match=f"{scheme}no-such-bucket-here/x cannot be written: there is no such"):
+    with pytest.raises(
+        NotFoundError, match=f"{scheme}no-such-bucket-here/x cannot be written: the bucket does not exist"
+    ):
         Storage().write_bytes(f"{scheme}no-such-bucket-here/x", b"")
 
 

@@ -8,15 +8,15 @@ import time
 import pytest
 
 from engine.errors import StorageError
-from engine.storage import Storage, claims
+from engine.storage import Storage, output_lock
 from engine.storage.output_lock import lock_output
 
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "RENEW", 0.3)
-    monkeypatch.setattr(claims, "STALE", 1.5)
-    monkeypatch.setattr(claims, "SETTLE", 0.2)
+    monkeypatch.setattr(output_lock, "RENEW", 0.3)
+    monkeypatch.setattr(output_lock, "STALE", 1.5)
+    monkeypatch.setattr(output_lock, "SETTLE", 0.2)
 
 
 class Unconditional(Storage):

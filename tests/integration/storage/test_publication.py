@@ -123,7 +123,7 @@ def test_what_was_deleted_since_is_a_sentence(s3: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"sam/result\.json was published, and has been deleted since: .* --again"):
         publication.settle()
     storage.write_bytes(f"{s3}/attempts/sam/{COMMIT}", b"{")
-    with pytest.raises(StorageError, match=r"commit\.json is not what this version"):
+    with pytest.raises(StorageError, match=r"commit\.json was not written by this version"):
         publication.settle()
 
 
