@@ -1,6 +1,6 @@
 """Pods that are stopped in their first seconds, each at another moment, and kubelets that end them in any way.
 
-``python -m pytest tests/integration/operator/test_start_races.py -m slow`` plays a thousand of them.
+``START_RACES=1000 python -m pytest tests/integration/operator/test_start_races.py -m slow`` plays a thousand of them.
 """
 
 from __future__ import annotations
