@@ -69,9 +69,12 @@ def counted(teacher: TeacherStatus, view: JobView | None, *, now: float) -> Teac
 
 
 def remaining(spec: TeacherFineTuneSpec, teacher: TeacherStatus) -> int | None:
-    """Return the seconds of activeDeadlineSeconds that are left for the present Job; None without a limit."""
+    """Return the seconds of activeDeadlineSeconds that are left for the present Job; None without a limit.
+
+    A Job that only reads what was trained in another cluster has none.
+    """
     limit = spec.active_deadline_seconds
-    return None if limit is None else max(1, limit - teacher.active_seconds)
+    return None if limit is None or teacher.dispatched else max(1, limit - teacher.active_seconds)
 
 
 def used_up(spec: TeacherFineTuneSpec, teacher: TeacherStatus) -> FailureStatus | None:
@@ -80,7 +83,7 @@ def used_up(spec: TeacherFineTuneSpec, teacher: TeacherStatus) -> FailureStatus 
     While a Job is allowed to run, its own deadline ends it, whether there is an operator or not.
     """
     limit = spec.active_deadline_seconds
-    if limit is None or teacher.active_since is not None or teacher.active_seconds < limit:
+    if limit is None or teacher.dispatched or teacher.active_since is not None or teacher.active_seconds < limit:
         return None
     return ran_too_long(limit)
 

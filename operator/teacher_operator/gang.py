@@ -157,6 +157,15 @@ def started(view: JobView) -> Manifest | None:
     return {"metadata": {"annotations": {GANG: None}}, "spec": {}}
 
 
+def suspended(view: JobView) -> Manifest | None:
+    """The merge patch of a Job that its user suspends: that time is no wait for a node; None if it has not waited."""
+    rounds = Rounds.of(view.job)
+    if not rounds.since:
+        return None
+    text = rounds.model_copy(update={"since": ""}).model_dump_json()
+    return {"metadata": {"annotations": {GANG: text}}, "spec": {}}
+
+
 def _wanted(view: JobView) -> int:
     """Pods that run at a time; those of a Job for one node replace each other."""
     indexed = view.job["spec"].get("completionMode") == "Indexed"

@@ -177,7 +177,6 @@ def result(
     own = stage_settings(spec, StageName.INSPECTION, settings)
     config = config_uri.replace("$", "$$")  # the kubelet expands $(NAME)
     command = ["teacher", "result", "--config", config, "--teacher", teacher.value, "--outcome", OUTCOME]
-    own = stage_settings(spec, StageName.INSPECTION, settings)
     template = pod_template(
         spec,
         settings,

@@ -185,6 +185,9 @@ class TeacherStatus(StatusModel):
         description="How often some of its pods gave their GPUs back since not all could start; 0 once all run.",
     )
     refused_since: Timestamp | None = Field(default=None, description="Since when its Job cannot be made.")
+    last_ran: Timestamp | None = Field(
+        default=None, description="When all of its pods last ran before it had to wait again; none if it never had to."
+    )
     active_seconds: int = Field(
         default=0, ge=0, description="Seconds in which its Jobs were allowed to run, until `activeSince`."
     )

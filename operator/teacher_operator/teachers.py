@@ -164,7 +164,9 @@ def _ended_elsewhere(teacher: TeacherStatus, view: JobView, todo: Todo, *, now: 
     failure = failure_elsewhere(view.job) if view.failed else None
     if failure is not None:
         return failed_for_good(teacher, failure, now=now)
-    if not view.deleting:
+    if not teacher.dispatched:
+        todo.announced = True  # the Job is kept until the status says that it must not be made again
+    elif not view.deleting:
         todo.delete.append(view.name)
     said = "its Job is done in another cluster: what it published is read from the object store"
     return _state(teacher, "Pending", said).model_copy(update={"dispatched": True})
@@ -272,6 +274,9 @@ def _unfinished(
         todo.patch.append((view.name, patch))
         view = view.patched(patch)
     if spec.suspend:
+        forget = gang.suspended(view)
+        if forget is not None:
+            todo.patch.append((view.name, forget))
         return _state(teacher, "Suspended", _suspended(view.pods, todo, holding=view.holds_pods, now=now))
     if paused:
         return _paused(spec, teacher, view, todo, now=now)
@@ -348,6 +353,8 @@ def _standing(
     if teacher.failure is not None and teacher.failure.reason not in PASSING:
         again = f"attempt {teacher.attempt_count}, after {teacher.failure.reason}: {teacher.failure.message}"
     teacher = _heard_from(teacher, view, stand, todo, now=now)
+    if teacher.state == "Training" and stand.state in WAITS:
+        teacher = teacher.model_copy(update={"last_ran": timestamp(now)})
     if stand.state == "Running":
         forget = gang.started(view)
         if forget is not None:
@@ -359,7 +366,8 @@ def _standing(
         teacher = teacher.model_copy(update={"releases": 0})
         return _state(teacher, "Training", "; ".join(part for part in parts if part))
     rounds = seconds(gang.Rounds.of(view.job).since)
-    ends = [at for one in teacher.attempts if (at := seconds(one.end_time)) is not None]
+    stops = [teacher.last_ran, *(one.end_time for one in teacher.attempts)]
+    ends = [at for at in map(seconds, stops) if at is not None]
     if rounds is not None:  # it gave its GPUs back before: the wait is that of all rounds
         stand, ends = replace(stand, since=rounds), []
     failure = waited_too_long(spec, stand, todo, attempts_ended=ends, now=now)

@@ -1,0 +1,115 @@
+"""Settings that meet: deadlines with several nodes, other clusters, suspension and an operator that is killed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tft_objects import GPU, MASKS, unschedulable
+from tft_world import World
+
+from teacher_operator import gang
+from teacher_operator.times import timestamp
+
+HOURS = 10 * 3600
+MULTIKUEUE = {"teachers": [MASKS], "queueName": "team-a", "managedBy": "kueue.x-k8s.io/multikueue"}
+COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}], "succeeded": 1}
+
+
+def elsewhere(**changes: Any) -> World:
+    """A trainer that runs in another cluster."""
+    world = World(**{**MULTIKUEUE, **changes})
+    world.inspected()
+    world.kueue(admit=True)
+    world.multikueue(MASKS, active=1, ready=1, startTime=timestamp(world.now))
+    world.look()
+    assert world.state == ("Unknown", "Training")
+    return world
+
+
+@pytest.mark.parametrize("drained", [True, False])
+def test_the_wait_for_one_of_several_nodes_begins_when_it_is_lost(drained: bool) -> None:
+    world = World(teachers=[MASKS], pendingDeadlineSeconds=600, nodes=2, gpus=1)
+    world.training()
+    world.advance(HOURS)
+    world.look()
+    _, second = world.pods_of(world.job(MASKS))
+    if drained:
+        world.delete_pod(second)
+        world.look()
+        world.reap()
+    else:
+        world.end(second, 1)
+    for _ in range(3):
+        world.look()
+        assert world.state in {("Unknown", "Pending"), ("Unknown", "Starting")}, world.summary
+        world.controllers()
+    world.advance(599)
+    world.look()
+    assert not world.terminal
+    world.advance(2)
+    world.look()
+    assert world.state == ("False", "NotStartedInTime")
+
+
+def test_the_wait_in_another_cluster_begins_when_its_pod_is_lost() -> None:
+    world = elsewhere(pendingDeadlineSeconds=600)
+    start = timestamp(world.now)
+    world.advance(HOURS)
+    world.multikueue(MASKS, active=1, ready=0, startTime=start)
+    world.look()
+    assert world.state == ("Unknown", "Pending")
+    world.advance(601)
+    world.look()
+    assert world.state == ("False", "NotStartedInTime")
+
+
+def test_time_in_which_its_user_suspends_it_is_no_wait_for_gpus() -> None:
+    world = World(teachers=[MASKS], pendingDeadlineSeconds=6000, nodes=2, gpus=1, gangTimeoutSeconds=30)
+    world.inspected()
+    world.controllers()
+    first, second = world.pods_of(world.job(MASKS))
+    world.run(first)
+    world.waits(second, conditions=unschedulable(f"0/3 nodes are available: 3 Insufficient {GPU}."))
+    world.look()
+    world.advance(100)
+    world.look()
+    assert gang.Rounds.of(world.job(MASKS)).since
+    world.edit(suspend=True)
+    world.look()
+    world.controllers()
+    world.reap()
+    world.controllers()
+    world.advance(HOURS)
+    world.look()
+    world.edit(suspend=None)
+    world.look()
+    assert not world.terminal, world.summary
+    assert gang.Rounds.of(world.job(MASKS)).count == 1
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+def test_what_was_trained_elsewhere_is_read_however_little_of_its_time_is_left() -> None:
+    world = elsewhere(activeDeadlineSeconds=3600)
+    begun = timestamp(world.now)
+    world.advance(3599)
+    world.multikueue(MASKS, startTime=begun, **COMPLETE)
+    world.look()
+    world.controllers()
+    world.look()
+    assert "activeDeadlineSeconds" not in world.job(MASKS)["spec"]
+    world.advance(60)
+    world.run_fairly()
+    assert world.state == ("True", "Succeeded")
+
+
+def test_an_operator_that_is_killed_does_not_train_again_what_was_trained_elsewhere() -> None:
+    world = elsewhere()
+    world.multikueue(MASKS, **COMPLETE)
+    world._do(world.decide(), {})  # killed before it has written the status
+    world.controllers()
+    world.look()
+    world.controllers()
+    world.look()
+    assert "managedBy" not in world.job(MASKS)["spec"]
