@@ -36,6 +36,9 @@ DEFAULT_ACCOUNT = "default"
 EVERY = "*"
 """Stands for every key, value or effect where a toleration or an affinity names none."""
 
+GPU_TAINTS = ("nvidia.com/gpu", "nvidia.com/mig-*")
+"""Taints of nodes with GPUs, which pods with GPUs of that name tolerate in every installation."""
+
 KEYS_IN_SECRET = frozenset({*AWS_KEYS, "AWS_SESSION_TOKEN", *GOOGLE_KEYS, *AZURE_KEYS})
 
 
@@ -130,6 +133,9 @@ def _placement(spec: TeacherFineTuneSpec, allowed: Allowed) -> Iterator[FailureS
     """Faults of classes, tolerations and nodes, at the top of the spec and of each stage."""
     places: list[tuple[str, TeacherFineTuneSpec | StageSpec]] = [("spec", spec)]
     places += [(f"spec.stages[{stage.name.value}]", stage) for stage in spec.stages]
+    implied = f"{spec.gpu_resource_name}={EVERY}:{EVERY}"  # pods tolerate the taint of that name without saying so
+    if not (matches(spec.gpu_resource_name, GPU_TAINTS) or _is_tolerable(implied, allowed)):
+        yield _refused(f"spec.gpuResourceName: {implied}", "tolerations", allowed.tolerations)
     for where, place in places:
         for field, name, kind, known in (
             ("priorityClassName", place.priority_class_name, "priorityClasses", allowed.priority_classes),
@@ -138,13 +144,17 @@ def _placement(spec: TeacherFineTuneSpec, allowed: Allowed) -> Iterator[FailureS
             if name is not None and not matches(name, known):
                 yield _refused(f"{where}.{field}: {name}", kind, known)
         for text in map(_toleration_text, place.tolerations or ()):
-            if not matches(text, [_complete(pattern, "=*", ":*") for pattern in allowed.tolerations]):
+            if not _is_tolerable(text, allowed):
                 yield _refused(f"{where}.tolerations: {text}", "tolerations", allowed.tolerations)
         chosen = [("nodeSelector", f"{key}={value}") for key, value in (place.node_selector or {}).items()]
         chosen += [("affinity.nodeAffinity", text) for text in _node_affinity(place.affinity)]
         for field, text in chosen:
             if not matches(text, [_complete(pattern, "=*") for pattern in allowed.node_selectors]):
                 yield _refused(f"{where}.{field}: {text}", "nodeSelectors", allowed.node_selectors)
+
+
+def _is_tolerable(text: str, allowed: Allowed) -> bool:
+    return matches(text, [_complete(pattern, "=*", ":*") for pattern in allowed.tolerations])
 
 
 def _toleration_text(one: Toleration) -> str:

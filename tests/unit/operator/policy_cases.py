@@ -48,6 +48,16 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "",
     ),
     ({"tolerations": ["*:NoSchedule"]}, {"tolerations": [{"operator": "Exists", "effect": "NoExecute"}]}, "NoExecute"),
+    # The taint of the GPU resource is tolerated without saying so: its name is the user's.
+    ({"tolerations": []}, {}, ""),
+    ({"tolerations": []}, {"gpuResourceName": "nvidia.com/mig-3g.40gb"}, ""),
+    (
+        {"tolerations": ["gpu"]},
+        {"gpuResourceName": "node-role.kubernetes.io/control-plane"},
+        "spec.gpuResourceName: node-role.kubernetes.io/control-plane=*:*",
+    ),
+    ({"tolerations": ["amd.com/gpu"]}, {"gpuResourceName": "amd.com/gpu"}, ""),
+    ({"tolerations": ["amd.com/gpu:NoSchedule"]}, {"gpuResourceName": "amd.com/gpu"}, "amd.com/gpu=*:*"),
     # Nodes: by selector or by affinity.
     ({"nodeSelectors": ["zone=a"]}, {"nodeSelector": {"zone": "a"}}, ""),
     ({"nodeSelectors": ["zone=a"]}, {"nodeSelector": {"zone": "b"}}, "spec.nodeSelector: zone=b"),

@@ -11,13 +11,17 @@ from tft_objects import BOXES, GPU, MASKS, NAME, NOW, disrupted, failed_message,
 from tft_world import World
 
 from engine.events import Event
+from teacher_operator.names import trainer_job
 from teacher_operator.report import is_terminal
+from teacher_operator.settings import Allowed
 from teacher_operator.status import FailureStatus
 from teacher_operator.teachers import ENDED
+from teacher_operator.times import timestamp
 
 NUMBER = st.integers(0, 7)
 """Picks one of what is there."""
 
+MULTIKUEUE = "kueue.x-k8s.io/multikueue"
 SPECS: list[dict[str, Any]] = [
     {},
     {"suspend": True},
@@ -25,6 +29,9 @@ SPECS: list[dict[str, Any]] = [
     {"nodes": 2, "gpus": 2},
     {"gpus": 0, "backoffLimit": 0},
     {"pendingDeadlineSeconds": 600, "activeDeadlineSeconds": 4000, "ttlSecondsAfterFinished": 1000},
+    {"nodes": 2, "gpus": 1, "gangTimeoutSeconds": 30, "pendingDeadlineSeconds": 6000, "activeDeadlineSeconds": 900},
+    {"queueName": "team-a", "managedBy": MULTIKUEUE, "activeDeadlineSeconds": 900, "pendingDeadlineSeconds": 600},
+    {"stages": [{"name": "Inspection", "tolerations": []}, {"name": "Sam", "image": "registry.test/sam:2"}]},
 ]
 EDITS: list[dict[str, Any]] = [
     {"gpus": 4},
@@ -40,6 +47,18 @@ EDITS: list[dict[str, Any]] = [
     {"activeDeadlineSeconds": None},
     {"pendingDeadlineSeconds": 60},
     {"ttlSecondsAfterFinished": 0},
+    {"gangTimeoutSeconds": 1800},
+    {"stages": [{"name": "Sam", "labels": {"cost-center": "b"}}]},
+    {"stages": None},
+    {"serviceAccountName": "robot"},
+    {"serviceAccountName": None},
+]
+ELSEWHERE: list[dict[str, Any]] = [
+    {"active": 1, "ready": 1},
+    {"active": 1, "ready": 0},
+    {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]},
+    {"failed": 1, "conditions": [{"type": "Failed", "status": "True", "message": "failed with exit code 48"}]},
+    {"failed": 1, "conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]},
 ]
 REFUSALS = [
     FailureStatus(reason="NameTaken", message="there is a Job of somebody else"),
@@ -125,6 +144,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(change=st.sampled_from(EDITS))
     def edits(self, change: dict[str, Any]) -> None:
+        if "queueName" in change or "nodes" in change:  # MultiKueue needs a queue and one node
+            change = {**change, "managedBy": None}
         self.world.edit(**change)
 
     @rule(number=NUMBER)
@@ -221,6 +242,30 @@ class AnyOrder(RuleBasedStateMachine):
             self.world.delete_pod(pod)
 
     @rule(number=NUMBER)
+    def a_node_is_silent(self, number: int) -> None:
+        for pod in self._live(number):
+            if pod["status"]["phase"] == "Running":
+                self.world.lose_node(pod)
+
+    @rule(number=NUMBER)
+    def a_pod_is_deleted_by_force(self, number: int) -> None:
+        for pod in self._live(number):
+            self.world.delete_by_force(pod)
+
+    @rule(status=st.sampled_from(ELSEWHERE))
+    def another_cluster_tells(self, status: dict[str, Any]) -> None:
+        for teacher in self.world.teachers:
+            job = self.world.jobs.get(trainer_job(NAME, teacher))
+            if job is not None and job["spec"].get("managedBy") and not job["spec"].get("suspend"):
+                start = job["status"].get("startTime") or timestamp(self.world.now)
+                self.world.multikueue(teacher, startTime=start, **status)
+
+    @rule(accounts=st.sampled_from([("*",), ("robot",), ()]))
+    def the_installation_allows(self, accounts: tuple[str, ...]) -> None:
+        allowed = Allowed(service_accounts=accounts)
+        self.world.settings = self.world.settings.model_copy(update={"allowed": allowed})
+
+    @rule(number=NUMBER)
     def a_node_is_removed(self, number: int) -> None:
         for pod in self._live(number):
             self.world.remove_node(pod)
@@ -247,6 +292,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
+            self.the_installation_allows(("*",))
             self.world.run_fairly()
             self.looks()
 

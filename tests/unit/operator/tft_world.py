@@ -585,7 +585,18 @@ class World:
                 self.succeed(pod)
             else:
                 self.run(pod)
+        self._run_elsewhere()
         self.advance(5)
+
+    def _run_elsewhere(self) -> None:
+        """The Jobs in other clusters run, and those that run complete."""
+        for job in self.jobs.values():
+            if job["spec"].get("managedBy") and not job["spec"].get("suspend") and not _ended(job):
+                running = job["status"].get("ready")
+                job["status"] = {"startTime": timestamp(self.now), "active": 1, "ready": 1}
+                if running:
+                    job["status"] = {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]}
+                self._touch("Job", job)
 
     def run_fairly(self, *, rounds: int = 60) -> None:
         """Let the cluster do its work until the run has ended."""
