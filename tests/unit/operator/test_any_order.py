@@ -123,8 +123,10 @@ class AnyOrder(RuleBasedStateMachine):
         asked = {child["metadata"]["name"] for child in second.todo.apply}
         assert not asked or asked & set(world.refusals), f"asked for again: {asked}"
         before = world.status
-        world.look()
+        third = world.look()
         assert world.status == before, "nothing more is to be said"
+        assert not third.todo.announced
+        assert third.todo.again_at is None or third.todo.again_at > world.now, "it would look again without end"
         assert world.state == (("True", "Succeeded") if world.state[0] == "True" else world.state)
         if world.state[0] == "True":
             assert all(teacher.adapter is not None for teacher in world.status.teachers)
