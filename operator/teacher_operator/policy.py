@@ -64,6 +64,9 @@ def refusal(spec: TeacherFineTuneSpec, settings: Settings, *, namespace: str) ->
 
 def _not_allowed(spec: TeacherFineTuneSpec, settings: Settings) -> Iterator[FailureStatus]:
     allowed = settings.allowed
+    keys = spec.storage.credentials_secret_ref
+    if keys is not None and not matches(keys.name, allowed.secrets):
+        yield _refused(f"spec.storage.credentialsSecretRef: {keys.name}", "secrets", allowed.secrets)
     for where, pods in _parts(spec):
         if pods.image is not None and not matches(pods.image, allowed.images):
             yield _refused(f"{where}.image: {pods.image}", "images", allowed.images)

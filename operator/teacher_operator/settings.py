@@ -30,7 +30,7 @@ class Allowed(SpecModel):
     images: Patterns = Field(default=("*",), description="Images of pods, next to those of the installation.")
     volumes: Patterns = Field(default=("*",), description="Kinds of volumes: configMap, secret, csi …")
     env: Patterns = Field(default=("*",), description="Names of variables.")
-    secrets: Patterns = Field(default=("*",), description="Secrets that variables and volumes read.")
+    secrets: Patterns = Field(default=("*",), description="Secrets that variables, volumes and stores read.")
     service_accounts: Patterns = Field(
         default=("*",), description="Service accounts, or `namespace/name`; a run that names none has `default`."
     )

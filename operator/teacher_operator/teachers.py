@@ -364,6 +364,8 @@ def _standing(
         doing = "" if view.elsewhere else _doing(teacher.progress, begins)
         parts = (silent, doing, _none_better(teacher, view.progress), stand.message, again)
         teacher = teacher.model_copy(update={"releases": 0})
+        if view.progress is not None and view.progress.progress is not None:
+            teacher = teacher.model_copy(update={"lost_jobs": []})  # this Job trains: those before it are not in a row
         return _state(teacher, "Training", "; ".join(part for part in parts if part))
     rounds = seconds(gang.Rounds.of(view.job).since)
     stops = [teacher.last_ran, *(one.end_time for one in teacher.attempts)]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tft_objects import GPU, MASKS, unschedulable
+from tft_objects import GPU, MASKS, SETTINGS, unschedulable
 from tft_world import World
 
+from engine.events import Event
 from teacher_operator import gang
+from teacher_operator.lost_jobs import REMADE
+from teacher_operator.settings import Allowed
 from teacher_operator.times import timestamp
 
 HOURS = 10 * 3600
@@ -113,3 +116,37 @@ def test_an_operator_that_is_killed_does_not_train_again_what_was_trained_elsewh
     world.controllers()
     world.look()
     assert "managedBy" not in world.job(MASKS)["spec"]
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_lost_jobs_are_counted_in_a_row(trains: bool) -> None:
+    world = World(teachers=[MASKS])
+    world.inspected()
+    for _ in range(REMADE + 3):
+        if world.terminal:
+            break
+        world.controllers()
+        pod = world.pod(MASKS)
+        world.run(pod)
+        if trains:
+            name = pod["metadata"]["name"]
+            world.logs[name] = [Event(event="step", time=world.now, step=3, steps=9).line()]
+        world.look()
+        world.end(pod, 40)  # stopped from outside: no outcome
+        world.controllers()
+        world.look()
+        world.controllers()
+        world.look()
+    assert world.terminal is not trains
+
+
+def test_the_secret_of_the_store_is_one_that_is_allowed() -> None:
+    settings = SETTINGS.model_copy(update={"allowed": Allowed(secrets=("team-*",))})
+    storage = {"credentialsSecretRef": {"name": "admin-keys"}}
+    world = World(teachers=[MASKS], settings=settings, storage=storage)
+    world.look()
+    assert world.made == []
+    assert "spec.storage.credentialsSecretRef: admin-keys is not allowed" in world.summary[2]
+    world.edit(storage={"credentialsSecretRef": {"name": "team-keys"}})
+    world.look()
+    assert world.made
