@@ -33,13 +33,38 @@ def waited_too_long(
         return None
     since = max([stand.since, *attempts_ended])
     if now >= since + deadline:
-        return not_started(deadline, stand.message)
+        return _not_started(deadline, stand.message)
     todo.again(since + deadline)
     return None
 
 
-def not_started(deadline: int, message: str) -> FailureStatus:
-    """The failure of a Job that has not run in time, with what it waited for."""
+def refused_too_long(
+    spec: TeacherFineTuneSpec, refused: FailureStatus, todo: Todo, *, since: float, now: float
+) -> FailureStatus | None:
+    """Return the failure of a child that the API server refuses: for good, or for longer than pendingDeadlineSeconds.
+
+    None while it is to be tried again, which is noted in ``todo``.
+
+    Args:
+        spec: What the user asks for.
+        refused: The refusal.
+        todo: Collects actions.
+        since: Since when the child is refused, in seconds since the epoch.
+        now: Seconds since the epoch.
+    """
+    if refused.reason == "ChildRefused":
+        return refused
+    deadline = spec.pending_deadline_seconds
+    if deadline is not None and now >= since + deadline:
+        return _not_started(deadline, refused.message)
+    if deadline is not None:
+        todo.again(since + deadline)
+    todo.retry = True
+    return None
+
+
+def _not_started(deadline: int, message: str) -> FailureStatus:
+    """Return the failure of a Job that has not run in time, with what it waited for."""
     message = clip(f"not running after pendingDeadlineSeconds = {deadline}: {message}")
     return FailureStatus(reason="NotStartedInTime", message=message)
 

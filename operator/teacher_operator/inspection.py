@@ -11,7 +11,7 @@ from teacher_operator import render
 from teacher_operator.api import TeacherFineTuneSpec
 from teacher_operator.causes import NOTHING_LEFT, is_final, job_failure, outcome_of, pod_failure, unreadable
 from teacher_operator.dataset_report import dataset_status
-from teacher_operator.deadlines import not_started, waited_too_long
+from teacher_operator.deadlines import refused_too_long, waited_too_long
 from teacher_operator.failed_pods import ends_run, telling_pod
 from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import INSPECT, inspect_job, network_policy, request_config_map
@@ -224,15 +224,9 @@ def _refused(
     spec: TeacherFineTuneSpec, status: TeacherFineTuneStatus, refused: FailureStatus, todo: Todo, *, now: float
 ) -> Inspected:
     """A child that was refused: for good, or for now, unless that is for longer than pendingDeadlineSeconds."""
-    if refused.reason == "ChildRefused":
-        return status, refused
-    since, deadline = seconds(status.refused_since), spec.pending_deadline_seconds
-    if since is None:
-        since = now
-        status = status.model_copy(update={"refused_since": timestamp(now)})
-    if deadline is not None:
-        if now >= since + deadline:
-            return status, not_started(deadline, refused.message)
-        todo.again(since + deadline)
-    todo.retry = True
+    since = seconds(status.refused_since) or now
+    failure = refused_too_long(spec, refused, todo, since=since, now=now)
+    if failure is not None:
+        return status, failure
+    status = status.model_copy(update={"refused_since": status.refused_since or timestamp(now)})
     return status, Summary.active(NAME_TAKEN if refused.reason == NAME_TAKEN else "Pending", refused.message)

@@ -21,7 +21,15 @@ from teacher_operator.causes import (
     pod_failure,
     unreadable,
 )
-from teacher_operator.deadlines import WAITS, counted, not_started, ran_too_long, remaining, used_up, waited_too_long
+from teacher_operator.deadlines import (
+    WAITS,
+    counted,
+    ran_too_long,
+    refused_too_long,
+    remaining,
+    used_up,
+    waited_too_long,
+)
 from teacher_operator.failed_pods import ends_run, telling_pod
 from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import TRAINER, trainer_job
@@ -428,17 +436,11 @@ def _refused(
     spec: TeacherFineTuneSpec, teacher: TeacherStatus, refused: FailureStatus, todo: Todo, *, now: float
 ) -> TeacherStatus:
     """A teacher whose Job cannot be made: for good, or for now, unless that is for too long."""
-    if refused.reason == "ChildRefused":
-        return failed_for_good(teacher, refused, now=now)
-    since, deadline = seconds(teacher.refused_since), spec.pending_deadline_seconds
-    if since is None:
-        since = now
-        teacher = teacher.model_copy(update={"refused_since": timestamp(now)})
-    if deadline is not None:
-        if now >= since + deadline:
-            return failed_for_good(teacher, not_started(deadline, refused.message), now=now)
-        todo.again(since + deadline)
-    todo.retry = True
+    since = seconds(teacher.refused_since) or now
+    failure = refused_too_long(spec, refused, todo, since=since, now=now)
+    if failure is not None:
+        return failed_for_good(teacher, failure, now=now)
+    teacher = teacher.model_copy(update={"refused_since": teacher.refused_since or timestamp(now)})
     return _state(teacher, "Pending", refused.message)
 
 
