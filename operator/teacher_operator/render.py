@@ -81,35 +81,16 @@ def request(body: Body) -> Manifest:
 def inspection(body: Body, spec: TeacherFineTuneSpec, settings: Settings) -> Manifest:
     """The Job that inspects the data and plans the run: CPU only, in the operator's image, as the user."""
     name = body["metadata"]["name"]
-    given = stage_spec(spec, StageName.INSPECTION).resources
-    own = stage_settings(spec, StageName.INSPECTION, settings)
-    template = pod_template(
+    return _light_job(
         spec,
         settings,
-        own,
-        labels=labels(name, INSPECT),
-        container={
-            "name": INSPECT,
-            "image": settings.operator_image,
-            "command": ["teacher", "prepare", "-f", f"{REQUEST_MOUNT}/request.yaml", "--outcome", OUTCOME],
-            "resources": _dumped(given) if given is not None else settings.inspect_resources,
-        },
+        metadata=_metadata(body, inspect_job(name), INSPECT),
+        stage=StageName.INSPECTION,
+        container=INSPECT,
+        command=["teacher", "prepare", "-f", f"{REQUEST_MOUNT}/request.yaml", "--outcome", OUTCOME],
+        job_settings={"backoffLimit": INSPECT_RETRIES},
         config_map=(request_config_map(name, body["metadata"]["uid"]), REQUEST_MOUNT),
     )
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": _job_metadata(
-            _metadata(body, inspect_job(name), INSPECT), own, platform_hash(spec, StageName.INSPECTION)
-        ),
-        "spec": {
-            "backoffLimit": INSPECT_RETRIES,
-            "suspend": spec.suspend,
-            "podReplacementPolicy": "Failed",
-            "podFailurePolicy": _failure_policy(INSPECT),
-            "template": template,
-        },
-    }
 
 
 def training(
@@ -171,33 +152,69 @@ def result(
 
     It has the name of the teacher's Job, whose place it takes, and the placement of inspection.
     """
-    name = body["metadata"]["name"]
-    job, stage = trainer_job(name, teacher), StageName(teacher.value)
+    job = trainer_job(body["metadata"]["name"], teacher)
+    config = _literal(config_uri)
+    return _light_job(
+        spec,
+        settings,
+        metadata=_metadata(body, job, TRAINER, teacher),
+        stage=StageName(teacher.value),
+        container=TRAINER,
+        command=["teacher", "result", "--config", config, "--teacher", teacher.value, "--outcome", OUTCOME],
+        job_settings=job_settings(spec, seconds_left=seconds_left),
+    )
+
+
+def _light_job(
+    spec: TeacherFineTuneSpec,
+    settings: Settings,
+    *,
+    metadata: Manifest,
+    stage: StageName,
+    container: str,
+    command: list[str],
+    job_settings: Manifest,
+    config_map: tuple[str, str] | None = None,
+) -> Manifest:
+    """Return a Job without GPU in the operator's image, with the pods of inspection.
+
+    Args:
+        spec: What the user asks for.
+        settings: What the installation says.
+        metadata: Name, namespace, labels and owner of the Job; its pods get the same labels.
+        stage: The stage whose settings the Job is compared with later.
+        container: Name of the container.
+        command: What it runs.
+        job_settings: The limits of the Job.
+        config_map: A ConfigMap and where it is mounted.
+    """
     given = stage_spec(spec, StageName.INSPECTION).resources
     own = stage_settings(spec, StageName.INSPECTION, settings)
-    config = config_uri.replace("$", "$$")  # the kubelet expands $(NAME)
-    command = ["teacher", "result", "--config", config, "--teacher", teacher.value, "--outcome", OUTCOME]
     template = pod_template(
         spec,
         settings,
         own,
-        labels=labels(name, TRAINER, teacher),
+        labels=metadata["labels"],
         container={
-            "name": TRAINER,
+            "name": container,
             "image": settings.operator_image,
             "command": command,
-            "resources": _dumped(given) if given is not None else settings.inspect_resources,
+            "resources": _amounts(given) if given is not None else settings.inspect_resources,
         },
+        config_map=config_map,
     )
-    job_spec = {
-        **job_settings(spec, seconds_left=seconds_left),
-        "suspend": spec.suspend,
-        "podReplacementPolicy": "Failed",
-        "podFailurePolicy": _failure_policy(TRAINER),
-        "template": template,
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _job_metadata(metadata, own, platform_hash(spec, stage)),
+        "spec": {
+            **job_settings,
+            "suspend": spec.suspend,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": _failure_policy(container),
+            "template": template,
+        },
     }
-    metadata = _job_metadata(_metadata(body, job, TRAINER, teacher), own, platform_hash(spec, stage))
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
 
 
 def rendezvous(body: Body, teacher: TeacherName) -> Manifest:
@@ -225,7 +242,7 @@ def job_settings(spec: TeacherFineTuneSpec, *, seconds_left: int | None) -> Mani
 def job_patch(
     job: Body, spec: TeacherFineTuneSpec, *, seconds_left: int | None = None, paused: bool = False
 ) -> Manifest | None:
-    """What of a trainer's Job is not as the object says, as a merge patch; None if all is.
+    """Return the merge patch that sets a trainer's Job as the object says; None if nothing differs.
 
     A Job that is ``paused`` stays suspended for now. ``seconds_left``: of the deadline, for this very Job, which
     Kubernetes counts from when the Job was last allowed to run.
@@ -301,7 +318,7 @@ def platform_hash(spec: TeacherFineTuneSpec, stage: StageName) -> str:
 
 
 def is_made_from(job: Body, spec: TeacherFineTuneSpec, stage: StageName) -> bool:
-    """Whether the Job of a stage has the settings of an object that only a new Job could take on."""
+    """Return whether a Job has the settings of an object that only a new Job could take on."""
     return (job["metadata"].get("annotations") or {}).get(PLATFORM_HASH) == platform_hash(spec, stage)
 
 
@@ -322,7 +339,13 @@ def _job_metadata(metadata: Manifest, own: PodSettings, digest: str) -> Manifest
     }
 
 
-def _dumped(resources: ResourcesSpec) -> Manifest:
+def _literal(text: str) -> str:
+    """Return an argument that the kubelet does not expand: ``$(NAME)`` is a variable to it."""
+    return text.replace("$", "$$")
+
+
+def _amounts(resources: ResourcesSpec) -> Manifest:
+    """Return requests and limits as in a container, without the empty one."""
     return {
         kind: dict(amounts)
         for kind, amounts in (("requests", resources.requests), ("limits", resources.limits))
@@ -359,8 +382,17 @@ def _failure_policy(container: str) -> Manifest:
 def _trainer_command(
     spec: TeacherFineTuneSpec, job: str, teacher: TeacherName, config_uri: str, *, gpus: int
 ) -> list[str]:
-    literal = config_uri.replace("$", "$$")  # the kubelet expands $(NAME)
-    train = ["train", "--config", literal, "--teacher", teacher.value, "--progress", "json", "--work-dir", WORK]
+    train = [
+        "train",
+        "--config",
+        _literal(config_uri),
+        "--teacher",
+        teacher.value,
+        "--progress",
+        "json",
+        "--work-dir",
+        WORK,
+    ]
     if spec.nodes * gpus <= 1:
         return ["teacher", *train, "--outcome", OUTCOME]
     several = ["--processes", str(gpus)]
@@ -372,7 +404,7 @@ def _trainer_command(
 
 def _trainer_resources(spec: TeacherFineTuneSpec, settings: Settings, stage: StageName) -> Manifest:
     chosen = stage_spec(spec, stage).resources or spec.resources
-    given = _dumped(chosen) or settings.trainer_resources
+    given = _amounts(chosen) or settings.trainer_resources
     resources = {kind: dict(given.get(kind, {})) for kind in ("requests", "limits")}
     if spec.gpus:  # of extended resources, request and limit are always the same
         resources["requests"][spec.gpu_resource_name] = resources["limits"][spec.gpu_resource_name] = str(spec.gpus)
