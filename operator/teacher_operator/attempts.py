@@ -7,7 +7,8 @@ from typing import Any
 
 from teacher_operator.holding import Holding, held_since, holding_of
 from teacher_operator.names import TRAINER
-from teacher_operator.observe import JobView, container_status, is_first, is_over, node_of, terminated
+from teacher_operator.observe import JobView
+from teacher_operator.pod_state import container_status, is_first, is_over, node_of, terminated
 from teacher_operator.status import ATTEMPTS, AttemptStatus, TeacherStatus, clip
 from teacher_operator.times import seconds, timestamp
 

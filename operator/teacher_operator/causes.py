@@ -22,7 +22,8 @@ from engine.outcome import Outcome, parse_outcome
 from teacher_operator.evictions import eviction_advice
 from teacher_operator.failed_pods import telling_pod, were_stopped, would_fail_again
 from teacher_operator.names import INSPECT
-from teacher_operator.observe import DISRUPTED, is_first, node_of, terminated
+from teacher_operator.observe import DISRUPTED
+from teacher_operator.pod_state import is_first, node_of, terminated
 from teacher_operator.sidecars import RUNS_ON
 from teacher_operator.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
 

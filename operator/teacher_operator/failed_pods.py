@@ -7,8 +7,8 @@ from typing import Any
 
 from engine.errors import NEVER_RETRIED, InterruptedTrainingError, TeacherError
 from engine.outcome import parse_outcome
-from teacher_operator.observe import DISRUPTED, pod_index
-from teacher_operator.times import seconds
+from teacher_operator.observe import DISRUPTED
+from teacher_operator.pod_state import container_ends, last_end, pod_index
 
 Body = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ def telling_pod(pods: Sequence[Body]) -> Body | None:
 
 def would_fail_again(pod: Body) -> bool:
     """The pod left an outcome that says so; an exit code alone says nothing, since a container runtime has its own."""
-    outcomes = (parse_outcome(state.get("message") or "") for state in _ends(pod))
+    outcomes = (parse_outcome(state.get("message") or "") for state in container_ends(pod))
     return any(outcome is not None and outcome.exit_code in NEVER_RETRIED for outcome in outcomes)
 
 
@@ -73,20 +73,11 @@ def were_stopped(pods: Sequence[Body]) -> bool:
 def _ended_with(last: Body, failed: Sequence[Body]) -> list[Body]:
     """The failed pods of other nodes that ended together with one."""
     return [
-        pod for pod in failed if pod_index(pod) != pod_index(last) and abs(_end(pod) - _end(last)) < TOGETHER_SECONDS
+        pod
+        for pod in failed
+        if pod_index(pod) != pod_index(last) and abs(last_end(pod) - last_end(last)) < TOGETHER_SECONDS
     ]
 
 
-def _end(pod: Body) -> float:
-    """When the last container of a pod ended, in seconds since the epoch; 0 of one that does not say so."""
-    return max((seconds(state.get("finishedAt")) or 0.0 for state in _ends(pod)), default=0.0)
-
-
 def _exit_codes(pod: Body) -> set[int]:
-    return {int(state["exitCode"]) for state in _ends(pod) if "exitCode" in state}
-
-
-def _ends(pod: Body) -> list[Body]:
-    """The ends of those containers of a pod that have ended."""
-    statuses = pod["status"].get("containerStatuses") or []
-    return [ended for one in statuses if (ended := (one.get("state") or {}).get("terminated"))]
+    return {int(state["exitCode"]) for state in container_ends(pod) if "exitCode" in state}

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from teacher_operator import render
 from teacher_operator.holding import gpus_of, held_since
 from teacher_operator.names import GANG, SUSPENDED
-from teacher_operator.observe import PULL_ERRORS, START_ERRORS, JobView, container_status, is_live, is_over, node_of
+from teacher_operator.observe import PULL_ERRORS, START_ERRORS, JobView
+from teacher_operator.pod_state import container_status, is_live, is_over, last_end, node_of
 from teacher_operator.times import seconds, timestamp
 
 Body = Mapping[str, Any]
@@ -186,10 +187,9 @@ def _created(pod: Body) -> float:
 
 
 def _over_since(pod: Body) -> float:
-    """When a pod that is over ended, or one that is being stopped has to have ended."""
-    states = (one.get("state") or {} for one in pod["status"].get("containerStatuses") or [])
-    ends = [seconds((state.get("terminated") or {}).get("finishedAt")) or 0.0 for state in states]
-    return max([*ends, seconds(pod["metadata"].get("deletionTimestamp")) or 0.0 if not is_over(pod) else 0.0])
+    """Return when a pod ended, or when one that is being stopped must have ended, in seconds since the epoch."""
+    stopped = 0.0 if is_over(pod) else seconds(pod["metadata"].get("deletionTimestamp")) or 0.0
+    return max(last_end(pod), stopped)
 
 
 def _fraction(job: Body, what: str, count: int) -> float:

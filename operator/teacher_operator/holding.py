@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from teacher_operator.names import CLAIMED_GPUS, TRAINER
-from teacher_operator.observe import container_status, is_over, node_of, terminated
+from teacher_operator.pod_state import container_status, is_over, node_of, terminated
 from teacher_operator.times import seconds
 
 Body = Mapping[str, Any]

@@ -13,7 +13,8 @@ from typing import Any
 from teacher_operator.cluster import ApiError, Cluster
 from teacher_operator.failed_pods import telling_pod
 from teacher_operator.names import COMPONENT, TRAINER, Key, owner_uid, run_of
-from teacher_operator.observe import JobView, is_first
+from teacher_operator.observe import JobView
+from teacher_operator.pod_state import is_first
 from teacher_operator.progress import ProgressView, plain_lines, read_progress
 from teacher_operator.settings import Settings
 from teacher_operator.status import LOG_LINES

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from teacher_operator.pod_state import is_over, node_of
 from teacher_operator.times import duration, seconds
 
 Body = Mapping[str, Any]
@@ -32,7 +33,7 @@ def not_ready(pods: Iterable[Body]) -> str:
     """Return a sentence about the first node that is not ready, of those with a pod that has not ended; else empty."""
     for pod in pods:
         if not_ready_since(pod) is not None:
-            node = pod["spec"].get("nodeName")
+            node = node_of(pod)
             since = next(one for one in pod["status"]["conditions"] if one["type"] == "Ready")["lastTransitionTime"]
             return f"node {node} is not ready since {since}"
     return ""
@@ -41,7 +42,7 @@ def not_ready(pods: Iterable[Body]) -> str:
 def being_stopped(pod: Body, *, now: float) -> str:
     """Return a sentence about a pod that is being deleted, with what to do once its node is overdue with it."""
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    node = pod["spec"].get("nodeName") or ""
+    node = node_of(pod)
     message = f"pod {name} on node {node} is being stopped" if node else f"pod {name} is being stopped"
     lost = not_ready([pod])
     if lost:
@@ -64,6 +65,6 @@ def deleted_by_force(pod: Body, *, now: float) -> bool:
     """
     metadata = pod["metadata"]
     deleted = seconds(metadata.get("deletionTimestamp"))
-    over = pod["status"].get("phase") in {"Succeeded", "Failed"}
-    forced = deleted is not None and metadata.get("deletionGracePeriodSeconds") == 0 and not over
-    return forced and deleted is not None and now >= deleted + OVERDUE_SECONDS
+    if deleted is None or metadata.get("deletionGracePeriodSeconds") != 0 or is_over(pod):
+        return False
+    return now >= deleted + OVERDUE_SECONDS

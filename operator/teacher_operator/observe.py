@@ -8,6 +8,7 @@ from typing import Any
 
 from teacher_operator.names import INSPECT, KUEUE_QUEUE
 from teacher_operator.nodes import being_stopped, not_ready_since
+from teacher_operator.pod_state import container_status, is_live, is_over, node_of, terminated
 from teacher_operator.progress import ProgressView
 from teacher_operator.times import duration, seconds
 
@@ -19,7 +20,6 @@ PULL_ERRORS = frozenset(
 START_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 DISRUPTED = "DisruptionTarget"
 JOB_NAME = "batch.kubernetes.io/job-name"
-POD_INDEX = "batch.kubernetes.io/job-completion-index"
 
 PATIENCE_SECONDS, PATIENCE_MAX_SECONDS = 60, 600
 JOB_CONTROLLER = "kubernetes.io/job-controller"
@@ -244,19 +244,6 @@ def _unschedulable(pod: Body, container: str, scheduled: Body, wait: str) -> str
     return f"no node fits; unschedulable for {wait}: {said or 'the scheduler has not said why'}{advice}"
 
 
-def container_status(pod: Body, container: str) -> Body | None:
-    """What the node says of a container."""
-    statuses = pod["status"].get("containerStatuses") or []
-    return next((status for status in statuses if status["name"] == container), None)
-
-
-def terminated(pod: Body, container: str) -> Body | None:
-    """How a container ended, if it has: exitCode, reason, message, startedAt, finishedAt."""
-    state = (container_status(pod, container) or {}).get("state") or {}
-    ended: Body | None = state.get("terminated")
-    return ended
-
-
 def running_seconds(pods: Sequence[Body], container: str, *, now: float) -> float:
     """Seconds for which a container has run, summed over these pods; one that is stopped or lost counts no more."""
     return sum(_ran(pod, container, now=now) for pod in pods)
@@ -281,11 +268,6 @@ def attempt_ends(pods: Sequence[Body], container: str) -> list[float]:
     return [end for end in ends if end is not None]
 
 
-def is_first(pod: Body) -> bool:
-    """Of the pods of several nodes, the one that tells of all."""
-    return pod_index(pod) == "0"
-
-
 def live_orphan(pods: Sequence[Body], job: str) -> Body | None:
     """A pod that has not ended, of a Job of this name that no longer exists, as after a deletion by hand."""
     for pod in pods:
@@ -295,23 +277,3 @@ def live_orphan(pods: Sequence[Body], job: str) -> Body | None:
         if job in owners | {named} and not is_over(pod):
             return pod
     return None
-
-
-def pod_index(pod: Body) -> str:
-    """The number of the node that a pod stands for."""
-    return str((pod["metadata"].get("labels") or {}).get(POD_INDEX, "0"))
-
-
-def is_over(pod: Body) -> bool:
-    """The pod has ended, well or not."""
-    return pod["status"].get("phase") in {"Succeeded", "Failed"}
-
-
-def is_live(pod: Body) -> bool:
-    """The pod runs or will."""
-    return not is_over(pod) and not pod["metadata"].get("deletionTimestamp")
-
-
-def node_of(pod: Body) -> str:
-    """The node that a pod is bound to."""
-    return str(pod["spec"].get("nodeName") or "")

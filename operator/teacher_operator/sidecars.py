@@ -13,7 +13,8 @@ from typing import Any
 
 from engine.outcome import parse_outcome
 from teacher_operator.names import COMPONENT, INSPECT
-from teacher_operator.observe import JobView, is_over, terminated
+from teacher_operator.observe import JobView
+from teacher_operator.pod_state import is_over, terminated
 from teacher_operator.times import seconds
 
 Body = Mapping[str, Any]

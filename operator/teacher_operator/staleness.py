@@ -7,7 +7,8 @@ from typing import Any
 
 from teacher_operator.names import TRAINER
 from teacher_operator.nodes import not_ready, not_ready_since
-from teacher_operator.observe import JobView, container_status, is_first, is_over
+from teacher_operator.observe import JobView
+from teacher_operator.pod_state import container_status, is_first, is_over
 from teacher_operator.status import ProgressStatus, UnresponsiveStatus
 from teacher_operator.times import duration, seconds, timestamp
 from teacher_operator.todo import Todo

@@ -34,17 +34,9 @@ from teacher_operator.failed_pods import ends_run, telling_pod
 from teacher_operator.lost_jobs import REMADE, after, with_lost
 from teacher_operator.names import TRAINER, trainer_job
 from teacher_operator.nodes import being_stopped, deleted_by_force
-from teacher_operator.observe import (
-    BEING_MADE,
-    JobView,
-    Waiting,
-    is_over,
-    live_orphan,
-    next_look,
-    node_of,
-    waiting,
-)
+from teacher_operator.observe import BEING_MADE, JobView, Waiting, live_orphan, next_look, waiting
 from teacher_operator.pod_settings import StageName
+from teacher_operator.pod_state import is_over, node_of
 from teacher_operator.progress import ProgressView
 from teacher_operator.settings import Settings
 from teacher_operator.sidecars import afterwards, due, judged, told

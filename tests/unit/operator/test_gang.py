@@ -12,7 +12,7 @@ from tft_world import World
 
 from teacher_operator import gang
 from teacher_operator.names import GANG, SUSPENDED
-from teacher_operator.observe import is_live, is_over
+from teacher_operator.pod_state import is_live, is_over
 from teacher_operator.status import AttemptStatus
 from teacher_operator.times import seconds, timestamp
 

@@ -29,7 +29,8 @@ from teacher_operator.names import (
     owner_uid,
     trainer_job,
 )
-from teacher_operator.observe import JOB_NAME, JobView, is_live, is_over
+from teacher_operator.observe import JOB_NAME, JobView
+from teacher_operator.pod_state import is_live, is_over
 from teacher_operator.progress import read_progress
 from teacher_operator.report import is_terminal, summary_condition
 from teacher_operator.settings import Settings
