@@ -88,66 +88,19 @@ def decide_teacher(
     if refused is not None and view is None and not waits_for:
         return _refused(spec, before, refused, todo, now=now)
     before = before.model_copy(update={"refused_since": None, "unresponsive": None})
+    known = attempted(counted(before, view, now=now), view, gpu_resource=spec.gpu_resource_name, now=now)
     if view is None:
-        before = attempted(counted(before, None, now=now), None, gpu_resource=spec.gpu_resource_name, now=now)
-        name = trainer_job(body["metadata"]["name"], before.name)
-        orphan = live_orphan(orphans, name)
-        if spec.suspend:
-            return _state(
-                before, "Suspended", _suspended([orphan] if orphan else [], todo, holding=bool(orphan), now=now)
-            )
-        if waits_for:
-            return _state(before, "Pending", f"waits for {waits_for}")
-        over = used_up(spec, before)
-        if over is not None:
-            return failed_for_good(before, over, now=now)
-        if orphan is not None:
-            todo.again(next_look(None, now=now))
-            return _state(before, "Pending", _waits_for_orphan(orphan, now=now))
-        state = "Queued" if spec.queue_name and not before.dispatched else "Pending"
-        waits = f"queued by Kueue in {spec.queue_name}" if state == "Queued" else BEING_MADE
-        if announced and before.job == name and before.state in {"Pending", "Queued"}:
-            job = make(seconds_left=remaining(spec, before))
-            meet = spec.nodes > 1 and not before.dispatched
-            todo.apply += [render.rendezvous(body, before.name), job] if meet else [job]
-        else:
-            todo.announced = True
-        return _state(before, state, waits).model_copy(update={"job": name})
-    now_known = attempted(counted(before, view, now=now), view, gpu_resource=spec.gpu_resource_name, now=now)
-    now_known = _progressed(now_known.model_copy(update={"job": view.name}), view.progress)
+        orphan = live_orphan(orphans, trainer_job(body["metadata"]["name"], before.name))
+        return _without_job(
+            body, spec, known, make, waits_for=waits_for, orphan=orphan, announced=announced, todo=todo, now=now
+        )
+    now_known = _progressed(known.model_copy(update={"job": view.name}), view.progress)
     if view.elsewhere and (view.complete or view.failed):
         return _ended_elsewhere(now_known, view, todo, now=now)
     if view.complete:
-        outcome = outcome_of(view.pods, TRAINER)
-        if outcome is not None and outcome.trained is not None:
-            done = succeeded(now_known, outcome.trained, now=now)
-            return _state(done, done.state, done.message + afterwards(view))
-        if view.unsettled:
-            todo.look_at_pods(view.name)
-        lost = unreadable(view.pods, TRAINER)
-        if lost is not None and lost.reason == NOTHING_LEFT:
-            return _made_anew(now_known, view, lost, todo, now=now)
-        if lost is not None:
-            return failed_for_good(now_known, lost, now=now)
-        if not view.deleting:
-            todo.delete.append(view.name)
-        return _state(now_known, "Pending", "what the trainer left was lost with its pod: it is asked once more")
+        return _complete(now_known, view, todo, now=now)
     if view.failed and not (view.deleting and view.job["metadata"]["uid"] in now_known.lost_jobs):
-        if view.unsettled:
-            todo.look_at_pods(view.name)
-        if view.log is None and todo.look_at_log(view.pods, TRAINER):
-            return now_known
-        failure = job_failure(view.job, view.pods, TRAINER, view.log or ())
-        if failure.reason == "DeadlineExceeded" and spec.active_deadline_seconds:
-            failure = ran_too_long(spec.active_deadline_seconds)
-        failure = failure.model_copy(update={"message": clip(failure.message + afterwards(view))})
-        if not is_final(view.job, view.pods):
-            limit = spec.backoff_limit if view.sidecars else REMADE
-            return _made_anew(now_known, view, failure, todo, limit=limit, now=now)
-        outcome = outcome_of(view.pods, TRAINER)
-        if outcome is not None and outcome.trained is not None:  # published, and not better than the base
-            now_known = _published(now_known, outcome.trained)
-        return failed_for_good(now_known, failure, now=now)
+        return _failed(spec, now_known, view, todo, now=now)
     if view.deleting and spec.suspend:
         return _state(now_known, "Suspended", _suspended(view.pods, todo, holding=view.holds_pods, now=now))
     if view.deleting:
@@ -157,6 +110,81 @@ def decide_teacher(
         replaced = "its Job is being replaced; the run goes on from its last checkpoint"
         return _state(now_known, "Pending", f"{replaced}; {stand.message}" if stand.message else replaced)
     return _unfinished(spec, settings, now_known, view, todo, anew=make, refused=refused, now=now)
+
+
+def _without_job(
+    body: Body,
+    spec: TeacherFineTuneSpec,
+    teacher: TeacherStatus,
+    make: Callable[..., dict[str, Any]],
+    *,
+    waits_for: str,
+    orphan: Body | None,
+    announced: bool,
+    todo: Todo,
+    now: float,
+) -> TeacherStatus:
+    """Return a teacher without a Job, which is made if nothing has to end before and the written status names it."""
+    if spec.suspend:
+        pods = [orphan] if orphan is not None else []
+        return _state(teacher, "Suspended", _suspended(pods, todo, holding=orphan is not None, now=now))
+    if waits_for:
+        return _state(teacher, "Pending", f"waits for {waits_for}")
+    over = used_up(spec, teacher)
+    if over is not None:
+        return failed_for_good(teacher, over, now=now)
+    if orphan is not None:
+        todo.again(next_look(None, now=now))
+        return _state(teacher, "Pending", _waits_for_orphan(orphan, now=now))
+    name = trainer_job(body["metadata"]["name"], teacher.name)
+    state = "Queued" if spec.queue_name and not teacher.dispatched else "Pending"
+    waits = f"queued by Kueue in {spec.queue_name}" if state == "Queued" else BEING_MADE
+    if announced and teacher.job == name and teacher.state in {"Pending", "Queued"}:
+        job = make(seconds_left=remaining(spec, teacher))
+        meet = spec.nodes > 1 and not teacher.dispatched
+        todo.apply += [render.rendezvous(body, teacher.name), job] if meet else [job]
+    else:
+        todo.announced = True
+    return _state(teacher, state, waits).model_copy(update={"job": name})
+
+
+def _complete(teacher: TeacherStatus, view: JobView, todo: Todo, *, now: float) -> TeacherStatus:
+    """Return a teacher whose Job is complete: it has succeeded, unless its result cannot be read."""
+    outcome = outcome_of(view.pods, TRAINER)
+    if outcome is not None and outcome.trained is not None:
+        done = succeeded(teacher, outcome.trained, now=now)
+        return _state(done, done.state, done.message + afterwards(view))
+    if view.unsettled:
+        todo.look_at_pods(view.name)
+    lost = unreadable(view.pods, TRAINER)
+    if lost is not None and lost.reason == NOTHING_LEFT:
+        return _made_anew(teacher, view, lost, todo, now=now)
+    if lost is not None:
+        return failed_for_good(teacher, lost, now=now)
+    if not view.deleting:
+        todo.delete.append(view.name)
+    return _state(teacher, "Pending", "what the trainer left was lost with its pod: it is asked once more")
+
+
+def _failed(
+    spec: TeacherFineTuneSpec, teacher: TeacherStatus, view: JobView, todo: Todo, *, now: float
+) -> TeacherStatus:
+    """Return a teacher whose Job has failed: for good, or its Job is made again."""
+    if view.unsettled:
+        todo.look_at_pods(view.name)
+    if view.log is None and todo.look_at_log(view.pods, TRAINER):
+        return teacher
+    failure = job_failure(view.job, view.pods, TRAINER, view.log or ())
+    if failure.reason == "DeadlineExceeded" and spec.active_deadline_seconds:
+        failure = ran_too_long(spec.active_deadline_seconds)
+    failure = failure.model_copy(update={"message": clip(failure.message + afterwards(view))})
+    if not is_final(view.job, view.pods):
+        limit = spec.backoff_limit if view.sidecars else REMADE
+        return _made_anew(teacher, view, failure, todo, limit=limit, now=now)
+    outcome = outcome_of(view.pods, TRAINER)
+    if outcome is not None and outcome.trained is not None:  # published, and not better than the base
+        teacher = _published(teacher, outcome.trained)
+    return failed_for_good(teacher, failure, now=now)
 
 
 def _ended_elsewhere(teacher: TeacherStatus, view: JobView, todo: Todo, *, now: float) -> TeacherStatus:
