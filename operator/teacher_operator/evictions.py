@@ -7,13 +7,10 @@ from collections.abc import Mapping
 
 from teacher_operator.names import INSPECT
 
-ADVICE: Mapping[str, tuple[str, str]] = {
-    r'Usage of EmptyDir volume "scratch" exceeds': (
-        "raise spec.scratch.size (default: scratchSize of the installation)",
-        "raise spec.scratch.size (default: scratchSize of the installation)",
-    ),
+ADVICE: Mapping[str, str | tuple[str, str]] = {
+    r'Usage of EmptyDir volume "scratch" exceeds': "raise spec.scratch.size (default: scratchSize of the installation)",
     r'Usage of EmptyDir volume "shm" exceeds': ("raise spec.sharedMemory", ""),
-    r"Usage of EmptyDir volume ": ("raise the sizeLimit of that volume", "raise the sizeLimit of that volume"),
+    r"Usage of EmptyDir volume ": "raise the sizeLimit of that volume",
     r"exceeded its local ephemeral storage limit|ephemeral local storage usage exceeds the total limit": (
         "raise ephemeral-storage in spec.resources.limits, which must hold spec.scratch too",
         "raise ephemeral-storage in inspectResources of the installation",
@@ -28,12 +25,13 @@ ADVICE: Mapping[str, tuple[str, str]] = {
         "raise memory in requests of inspectResources of the installation",
     ),
 }
-"""By what the message of the kubelet contains, the first match first: advice for a trainer and for inspection."""
+"""Advice by what the message of the kubelet contains, the first match first; two where inspection has settings of its
+own: for a trainer, and for inspection."""
 
 
 def eviction_advice(message: str, container: str) -> str:
     """Return the setting to change, as part of a sentence; empty if the message of the kubelet is not known."""
-    for pattern, (for_trainer, for_inspection) in ADVICE.items():
+    for pattern, advice in ADVICE.items():
         if re.search(pattern, message):
-            return for_inspection if container == INSPECT else for_trainer
+            return advice if isinstance(advice, str) else advice[container == INSPECT]
     return ""
