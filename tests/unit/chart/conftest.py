@@ -20,6 +20,19 @@ CHART = ROOT / "helm" / "teacher-finetune"
 Object = dict[str, Any]
 Render = Callable[..., list[Object]]
 
+RUN_PODS: Object = {
+    "pods": {
+        "labels": {"cost-center": "vision-7"},
+        "annotations": {"sidecar.istio.io/inject": "false"},
+        "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "volumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/more"}],
+        "tolerations": [{"key": "team", "operator": "Exists", "tolerationSeconds": 2000000}],
+        "topologySpreadConstraints": [{"topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2}],
+    },
+    "allow": {"images": ["registry.example.com/*"], "volumes": [], "env": ["OTEL_*"], "secrets": ["team-*"]},
+}
+"""Values for the pods of runs, and for what their users may set."""
+
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The CRD is long, and read for nearly every test."""

@@ -13,7 +13,7 @@ import yaml
 
 from teacher_operator.settings import PREFIX, Settings
 
-from .conftest import CHART, ROOT, Render, environment, one
+from .conftest import CHART, ROOT, RUN_PODS, Render, environment, one
 
 CHANGED: dict[str, Any] = {
     "image": {"registry": "registry.example.com", "tag": "2"},
@@ -24,15 +24,7 @@ CHANGED: dict[str, Any] = {
     "trainerResources": {"requests": {"cpu": 0.5}, "limits": {"memory": "64Gi"}},
     "scratchSize": "50Gi",
     "caBundle": {"configMap": "authorities", "key": "bundle.pem"},
-    "pods": {
-        "labels": {"cost-center": "vision-7"},
-        "annotations": {"sidecar.istio.io/inject": "false"},
-        "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
-        "volumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/more"}],
-        "tolerations": [{"key": "team", "operator": "Exists", "tolerationSeconds": 2000000}],
-        "topologySpreadConstraints": [{"topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2}],
-    },
-    "allow": {"images": ["registry.example.com/*"], "volumes": [], "env": ["OTEL_*"], "secrets": ["team-*"]},
+    **RUN_PODS,
     "allowedEndpoints": ["s3.example.com", "*.store.example.com"],
     "runNetworkPolicy": {"enabled": True, "egress": {"restricted": True}},
     "logFormat": "text",

@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from .conftest import CHART, ROOT, Object, Render, objects_of, one
+from .conftest import CHART, ROOT, RUN_PODS, Object, Render, objects_of, one
 
 KUBERNETES = ("1.31", "1.37")
 
@@ -30,15 +30,7 @@ EVERYTHING: dict[str, Any] = {
     "crds": {"annotations": {"example.com/by": "us"}},
     "serviceAccount": {"annotations": {"example.com/a": "b"}},
     "podEnv": {"HTTPS_PROXY": "http://proxy.example.com:3128"},
-    "pods": {
-        "labels": {"cost-center": "vision-7"},
-        "annotations": {"sidecar.istio.io/inject": "false"},
-        "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
-        "volumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/more"}],
-        "tolerations": [{"key": "team", "operator": "Exists", "tolerationSeconds": 2000000}],
-        "topologySpreadConstraints": [{"topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2}],
-    },
-    "allow": {"images": ["registry.example.com/*"], "volumes": [], "env": ["OTEL_*"], "secrets": ["team-*"]},
+    **RUN_PODS,
     "allowedEndpoints": ["s3.example.com", "*.store.example.com"],
     "nodeSelector": {"pool": "system"},
     "tolerations": [{"key": "system", "operator": "Exists"}],

@@ -22,7 +22,7 @@ from tft_objects import (
     unschedulable,
 )
 from tft_schema import status_errors
-from tft_world import World
+from tft_world import World, world_with_pod_of
 
 from engine.events import Event
 from engine.outcome import Outcome, TeacherOutcome
@@ -563,13 +563,7 @@ def test_an_operator_that_ends_before_its_status_is_written_makes_nothing_twice(
 @pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
 def test_a_container_that_ends_without_an_outcome_as_it_starts_is_tried_again(teacher: TeacherName | None) -> None:
     """Stopped while it starts, a container may end with the runtime's own exit code 2."""
-    world = World(teachers=[MASKS])
-    world.look()
-    world.controllers()
-    if teacher is not None:
-        world.inspected()
-        world.controllers()
-    world.run(world.pod(teacher))
+    world = world_with_pod_of(teacher)
     world.end(world.pod(teacher), 2)
     world.controllers()
     world.look()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tft_objects import MASKS, disrupted, failed_message
-from tft_world import World
+from tft_world import World, world_with_pod_of
 
 from engine.errors import FORMER_EXIT_CODES
 from engine.outcome import Outcome
@@ -18,17 +18,6 @@ from teacher_operator.lost_jobs import REMADE
 PARTS = pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
 STARTED: list[int] = [0, 1, 2, 128, 137, 139, 143, 255]
 """Exit codes of a container that is stopped as it starts."""
-
-
-def world_with_pod_of(teacher: TeacherName | None, **spec: Any) -> World:
-    world = World(teachers=[MASKS], **spec)
-    world.look()
-    world.controllers()
-    if teacher is not None:
-        world.inspected()
-        world.controllers()
-    world.run(world.pod(teacher))
-    return world
 
 
 def ends(world: World, teacher: TeacherName | None, code: int, **how: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tft_objects import BOXES, MASKS, failed_message, prepared_of, trained_of
-from tft_world import PROXY, World
+from tft_world import PROXY, World, world_with_pod_of
 
 from engine.outcome import Outcome
 from engine.spec import TeacherName
@@ -14,18 +14,6 @@ from teacher_operator.sidecars import SIDECAR_SECONDS
 
 PARTS = pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
 DATA = failed_message(41, "Data", "The file lists no images.")
-
-
-def world_with_pod_of(teacher: TeacherName | None, **spec: Any) -> World:
-    world = World(teachers=[MASKS], **spec)
-    world.look()
-    world.controllers()
-    if teacher is not None:
-        world.inspected()
-        world.controllers()
-    world.run(world.pod(teacher))
-    world.look()
-    return world
 
 
 def done(teacher: TeacherName | None) -> str:
@@ -55,7 +43,7 @@ def clears(world: World) -> None:
 
 
 def test_a_proxy_that_outlives_a_trainer_that_is_done_is_told_of_and_ended() -> None:
-    world = world_with_pod_of(MASKS)
+    world = world_with_pod_of(MASKS, look=True)
     ends_beside(world, world.pod(MASKS), 0, done(MASKS))
     assert world.state == ("Unknown", "Training")
     assert f"the trainer has ended, {PROXY} runs on in pod" in world.summary[2]
@@ -69,7 +57,7 @@ def test_a_proxy_that_outlives_a_trainer_that_is_done_is_told_of_and_ended() -> 
 
 @PARTS
 def test_a_proxy_that_outlives_a_permanent_failure_does_not_hide_it(teacher: TeacherName | None) -> None:
-    world = world_with_pod_of(teacher)
+    world = world_with_pod_of(teacher, look=True)
     pod = world.pod(teacher)
     world.logs[pod["metadata"]["name"]] = ["no images"]
     ends_beside(world, pod, 41, DATA)
@@ -83,7 +71,7 @@ def test_a_proxy_that_outlives_a_permanent_failure_does_not_hide_it(teacher: Tea
 
 @PARTS
 def test_a_proxy_that_outlives_a_failure_does_not_keep_the_next_attempt_from_it(teacher: TeacherName | None) -> None:
-    world = world_with_pod_of(teacher, backoffLimit=2)
+    world = world_with_pod_of(teacher, backoffLimit=2, look=True)
     for attempt in range(3):
         ends_beside(world, world.pod(teacher), 43, failed_message(43, "Storage", "The store is gone."))
         assert not world.terminal
@@ -100,7 +88,7 @@ def test_a_proxy_that_outlives_a_failure_does_not_keep_the_next_attempt_from_it(
 
 
 def test_inspection_whose_proxy_runs_on_is_done() -> None:
-    world = world_with_pod_of(None)
+    world = world_with_pod_of(None, look=True)
     ends_beside(world, world.pod(), 0, done(None))
     assert "inspection has ended" in world.summary[2]
     waits(world)
@@ -112,7 +100,7 @@ def test_inspection_whose_proxy_runs_on_is_done() -> None:
 
 @PARTS
 def test_a_proxy_that_ends_in_time_changes_nothing(teacher: TeacherName | None) -> None:
-    world = world_with_pod_of(teacher)
+    world = world_with_pod_of(teacher, look=True)
     pod = world.pod(teacher)
     ends_beside(world, pod, 0, done(teacher))
     world.end(pod, 0, message=done(teacher))
@@ -127,7 +115,7 @@ def test_a_proxy_that_ends_in_time_changes_nothing(teacher: TeacherName | None) 
 @PARTS
 def test_a_proxy_that_fails_after_ours_is_done_costs_nothing(teacher: TeacherName | None) -> None:
     """Its Job counts a failure; the result of ours exists."""
-    world = world_with_pod_of(teacher, backoffLimit=0)
+    world = world_with_pod_of(teacher, backoffLimit=0, look=True)
     ends_beside(world, world.pod(teacher), 0, done(teacher), proxy=137)
     world.look()
     if teacher is not None:
@@ -137,7 +125,7 @@ def test_a_proxy_that_fails_after_ours_is_done_costs_nothing(teacher: TeacherNam
 
 
 def test_a_pod_that_is_being_deleted_is_left_to_its_node() -> None:
-    world = world_with_pod_of(MASKS)
+    world = world_with_pod_of(MASKS, look=True)
     pod = world.pod(MASKS)
     world.delete_pod(pod)
     ends_beside(world, pod, 143, failed_message(143, "InterruptedTraining", "SIGTERM arrived"))
@@ -172,7 +160,7 @@ def test_over_several_nodes_a_result_is_taken_when_all_have_ended() -> None:
 
 
 def test_a_suspended_run_is_not_said_to_hold_no_gpu_while_a_proxy_does() -> None:
-    world = world_with_pod_of(MASKS)
+    world = world_with_pod_of(MASKS, look=True)
     ends_beside(world, world.pod(MASKS), 0, done(MASKS))
     world.edit(suspend=True)
     world.look()

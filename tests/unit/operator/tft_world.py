@@ -665,3 +665,17 @@ def _ended(job: Body) -> bool:
 
 def _conclude(job: Body, *kinds: str, **values: str) -> None:
     job["status"]["conditions"] = [{"type": kind, "status": "True", **values} for kind in kinds]
+
+
+def world_with_pod_of(teacher: TeacherName | None, *, look: bool = False, **spec: Any) -> World:
+    """A run of SAM whose pod of inspection (None) or of a teacher runs, and with ``look`` is known to the operator."""
+    world = World(teachers=[MASKS], **spec)
+    world.look()
+    world.controllers()
+    if teacher is not None:
+        world.inspected()
+        world.controllers()
+    world.run(world.pod(teacher))
+    if look:
+        world.look()
+    return world
