@@ -74,7 +74,7 @@ class ScratchSpec(SpecModel):
 
 
 class JobManager(StrEnum):
-    """Who runs a Job in place of the Job controller of this cluster."""
+    """Controller of a Job in place of the Job controller of this cluster."""
 
     MULTIKUEUE = "kueue.x-k8s.io/multikueue"
 

@@ -23,7 +23,7 @@ LATER = "9999"
 def attempted(teacher: TeacherStatus, view: JobView | None, *, gpu_resource: str, now: float) -> TeacherStatus:
     """A teacher with the attempts that there were, and the GPU time that all pods have taken.
 
-    Of a Job over several nodes the first pod stands for an attempt: one that fails makes all begin anew. GPU time is
+    Of a Job over several nodes the first pod stands for an attempt: one that fails makes all start again. GPU time is
     that of every pod which was bound to a node, whether all of them came to run or not. It only grows: the status says
     until when it is counted, so that what was counted stays when its pod is gone.
 

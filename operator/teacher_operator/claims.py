@@ -1,4 +1,4 @@
-"""What pods need for the places that an object names: mounts of its claims, and keys of its stores. Pure.
+"""Mounts of the claims and keys of the stores that an object names, for its pods. Pure.
 
 Every pod of a run mounts all of them, each at the same path: inspection reads what trainers read.
 """

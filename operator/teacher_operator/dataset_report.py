@@ -1,4 +1,4 @@
-"""From what inspection found to its part of the status and its sentence. Pure."""
+"""Status of the dataset, and its sentence, from the result of inspection. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from teacher_operator.status import CLASSES, PROBLEMS, DatasetStatus, ProblemSta
 
 
 def dataset_status(info: DatasetInfo, *, uri: str = "") -> DatasetStatus:
-    """What inspection found, in the bounds of the status.
+    """Return the result of inspection within the bounds of the status.
 
     Args:
         info: As far as the termination message has it.
@@ -47,7 +47,7 @@ def dataset_status(info: DatasetInfo, *, uri: str = "") -> DatasetStatus:
 
 
 def dataset_sentence(data: DatasetStatus) -> str:
-    """What of a dataset can be used, what is wrong with it, and where the rest of both is."""
+    """Return a sentence on the usable content of a dataset, its problems, and where the rest of both is listed."""
     counts = ", ".join(
         f"{count:,} {word}" if count >= read else f"{count:,} of {read:,} {word}"
         for count, read, word in (

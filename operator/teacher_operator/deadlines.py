@@ -43,7 +43,7 @@ def refused_too_long(
 ) -> FailureStatus | None:
     """Return the failure of a child that the API server refuses: for good, or for longer than pendingDeadlineSeconds.
 
-    None while it is to be tried again, which is noted in ``todo``.
+    Return None while another attempt must follow, which is noted in ``todo``.
 
     Args:
         spec: What the user asks for.

@@ -36,7 +36,7 @@ NODES_NAMED = 4
 
 
 class Rounds(BaseModel):
-    """What is remembered of a Job that could not start as a whole, until all of its pods run."""
+    """State of a Job that could not start as a whole, kept until all of its pods run."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
@@ -49,7 +49,7 @@ class Rounds(BaseModel):
 
     @classmethod
     def of(cls, job: Body) -> Rounds:
-        """What the annotation of a Job says; one that was broken by hand says nothing."""
+        """Read the annotation of a Job; one that was broken by hand counts as absent."""
         text = (job["metadata"].get("annotations") or {}).get(GANG)
         try:
             rounds = cls.model_validate_json(text) if text else cls()
@@ -65,7 +65,7 @@ class Partial:
 
     Attributes:
         holders: The pods with a node.
-        wanted: How many there are to be.
+        wanted: Number of pods that must run together.
         since: Seconds since the epoch.
     """
 
@@ -110,7 +110,7 @@ def paused_message(view: JobView) -> str:
 
 
 def partial(view: JobView, container: str) -> Partial | None:
-    """What a Job holds in vain; None if nothing, or if all of its pods have a node and start.
+    """Return the GPUs that a Job holds in vain; None if none, or if all of its pods have a node and start.
 
     Pods that pull their image are let be: to begin again would not help them. Those whose image or container cannot be
     made are waited for as those without a node.
@@ -159,7 +159,7 @@ def started(view: JobView) -> Manifest | None:
 
 
 def suspended(view: JobView) -> Manifest | None:
-    """The merge patch of a Job that its user suspends: that time is no wait for a node; None if it has not waited."""
+    """Return the merge patch of a Job that its user suspends, which resets its wait; None if it has not waited."""
     rounds = Rounds.of(view.job)
     if not rounds.since:
         return None

@@ -1,7 +1,7 @@
 """The GPUs that pods hold, and since when. Pure.
 
-A pod holds its GPUs from when the scheduler has bound it to a node, before its image is there, until its container has
-ended: for that time nobody else can have them.
+A pod holds its GPUs from when the scheduler has bound it to a node, before its image is pulled, until its container
+has ended: for that time they are unavailable to others.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def holding_of(pod: Body, gpu_resource: str) -> Holding | None:
 
 
 def gpus_of(pod: Body, gpu_resource: str) -> int:
-    """How many GPUs a trainer's pod holds: of the extended resource, and by its claims."""
+    """Return the number of GPUs of a trainer's pod: of the extended resource, and by its claims."""
     amounts = [(pod["metadata"].get("annotations") or {}).get(CLAIMED_GPUS)]
     for one in pod["spec"]["containers"]:
         if one["name"] == TRAINER:

@@ -65,7 +65,7 @@ def inspect(
         view: The Job, if it exists.
         settings: Of the operator.
         refused: Children that the API server has refused, by name.
-        anew: A Job may be replaced by one with the settings of now.
+        anew: Whether a Job may be replaced by one with the current settings.
         todo: Collects actions.
         now: Seconds since the epoch.
     """

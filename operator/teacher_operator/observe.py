@@ -164,7 +164,7 @@ def waiting(view: JobView, container: str, *, now: float) -> Waiting:
 
 
 def _elsewhere(view: JobView) -> Waiting:
-    """Of a Job whose pods are in another cluster, its manager copies the status alone."""
+    """Return the state of a Job whose pods run in another cluster: its manager copies only the Job's status."""
     if (view.job.get("status") or {}).get("ready"):
         return Waiting("Running", "runs in another cluster: its log there says how far it is")
     return Waiting("Pending", "admitted to another cluster, where no pod of it is ready yet", since=view.started)

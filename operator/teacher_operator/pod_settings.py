@@ -1,7 +1,7 @@
 """Settings of the pods of a run: for all its stages (``spec.pod``), for one of them (``spec.stages``), and as the
 default of an installation. Pure.
 
-The names and meanings are those of a pod. There is no hostPath and no container but ours.
+The names and meanings are those of a pod. hostPath and other containers are not supported.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ENV_MESSAGE = "this variable follows from another field of the spec (storage, gp
 
 
 class StageName(StrEnum):
-    """What a run consists of: each stage is a Job."""
+    """Stage of a run: each is a Job."""
 
     INSPECTION = "Inspection"
     GROUNDING_DINO = TeacherName.GROUNDING_DINO.value
@@ -43,14 +43,14 @@ class StageName(StrEnum):
 
 
 class TolerationOperator(StrEnum):
-    """How a toleration matches a taint."""
+    """Match of a toleration with a taint."""
 
     EXISTS = "Exists"
     EQUAL = "Equal"
 
 
 class TaintEffect(StrEnum):
-    """What a taint does to pods that do not tolerate it."""
+    """Effect of a taint on pods that do not tolerate it."""
 
     NO_SCHEDULE = "NoSchedule"
     PREFER_NO_SCHEDULE = "PreferNoSchedule"
@@ -65,7 +65,10 @@ class Toleration(SpecModel):
     value: LabelValue | None = Field(default=None, description="Value of the taint.")
     effect: TaintEffect | None = Field(default=None, description="Default: every effect.")
     toleration_seconds: int | None = Field(
-        default=None, ge=0, le=31_536_000, description="How long NoExecute is tolerated; default: for ever."
+        default=None,
+        ge=0,
+        le=31_536_000,
+        description="Seconds for which NoExecute is tolerated; default: without limit.",
     )
 
 
@@ -85,7 +88,7 @@ class KeySelector(SpecModel):
 
 
 class EnvSource(SpecModel):
-    """Where the value of a variable comes from."""
+    """Source of the value of a variable."""
 
     secret_key_ref: KeySelector | None = Field(default=None, description="A key of a Secret.")
     config_map_key_ref: KeySelector | None = Field(default=None, description="A key of a ConfigMap.")
@@ -120,21 +123,21 @@ class ResourceClaim(SpecModel):
 
 
 class WhenUnsatisfiable(StrEnum):
-    """What the scheduler does with a pod that fits no spread."""
+    """Action of the scheduler on a pod that violates a spread."""
 
     DO_NOT_SCHEDULE = "DoNotSchedule"
     SCHEDULE_ANYWAY = "ScheduleAnyway"
 
 
 class InclusionPolicy(StrEnum):
-    """Whether a spread counts nodes that the pod may not run on."""
+    """Treatment by a spread of nodes that the pod may not run on."""
 
     HONOR = "Honor"
     IGNORE = "Ignore"
 
 
 class LabelSelectorOperator(StrEnum):
-    """How the values of a label are compared."""
+    """Comparison of the values of a label."""
 
     IN = "In"
     NOT_IN = "NotIn"
@@ -162,7 +165,7 @@ class LabelSelector(SpecModel):
 
 
 class TopologySpread(SpecModel):
-    """How pods are spread over the nodes, zones or racks of a cluster."""
+    """Spread of pods over the nodes, zones or racks of a cluster."""
 
     max_skew: int = Field(default=1, ge=1, le=64, description="Most pods that one place may have more than another.")
     topology_key: LabelKey = Field(description="Label of nodes whose values are the places.")

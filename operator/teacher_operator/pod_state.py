@@ -1,4 +1,4 @@
-"""What a pod's own status says: its phase, its node, and how its containers stand. Pure."""
+"""Phase, node and container states of a pod, read from its status. Pure."""
 
 from __future__ import annotations
 

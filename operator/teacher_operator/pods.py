@@ -209,7 +209,7 @@ def _disks(
 def _placement(
     spec: TeacherFineTuneSpec, settings: Settings, own: PodSettings, labels: Mapping[str, str], *, inspects: bool
 ) -> dict[str, Any]:
-    """Where the pods of a stage may run.
+    """Return the placement of a stage's pods.
 
     Nodes with GPUs are commonly tainted with the name of their resource. Inspection tolerates that as well, unless it
     has tolerations of its own: it has the nodeSelector of the trainers, and may have no other node.

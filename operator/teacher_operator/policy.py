@@ -1,4 +1,4 @@
-"""What an installation allows in the objects of its users. Pure.
+"""Allow-lists of an installation for the objects of its users. Pure.
 
 The ValidatingAdmissionPolicy of the chart checks the same lists when an object is written.
 """

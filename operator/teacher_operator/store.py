@@ -133,7 +133,7 @@ class Store:
         return {key: known.version for key, known in self._known[kind].items()}
 
     def standings(self) -> Counter[tuple[str, Standing]]:
-        """How many objects of each namespace stand how."""
+        """Return the number of objects by namespace and standing."""
         return Counter((key.namespace, known.standing) for key, known in self._known[KINDS[0]].items())
 
     def running(self) -> list[Body]:
