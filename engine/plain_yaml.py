@@ -69,6 +69,29 @@ class Document:
         return None
 
 
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, with quotes around text that the reader takes for a number: ``98737285e415`` is one in YAML 1.2."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _is_special(text) else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _is_special(text: str) -> bool:
+    """Return whether the reader takes unquoted text for something else, or refuses it."""
+    patterns = (INTEGER, DECIMAL, OLD_YAML)
+    return text in NULLS or text in BOOLEANS or any(pattern.fullmatch(text) for pattern in patterns)
+
+
+def write_yaml(value: Any) -> str:
+    """Return plain data as YAML that :func:`read_document` reads back to the same values."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    return text.rstrip("\n")
+
+
 def read_document(content: str | bytes, *, where: str, as_text: bool = False) -> Document:
     """Read a text of one document.
 

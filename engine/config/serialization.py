@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from engine.config.model import RunConfig
 from engine.errors import ConfigError
 from engine.format_version import refuse_newer
-from engine.plain_yaml import read_document
+from engine.plain_yaml import read_document, write_yaml
 from engine.pydantic_errors import parse
 
 HEADER = """\
@@ -53,8 +52,6 @@ def _lines(model: BaseModel, *, indent: int) -> Iterator[str]:
 def _leaf(name: str, value: Any, pad: str, comment: str) -> Iterator[str]:
     if isinstance(value, dict | list) and value:
         yield f"{pad}{name}:{comment}"
-        block = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
-        yield from (f"{pad}  {line}" for line in block.rstrip("\n").split("\n"))
+        yield from (f"{pad}  {line}" for line in write_yaml(value).split("\n"))
     else:
-        text = yaml.safe_dump({name: value}, allow_unicode=True, width=1000).rstrip("\n")
-        yield f"{pad}{text}{comment}"
+        yield f"{pad}{write_yaml({name: value})}{comment}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from engine.cli.options import overrides
 from engine.config import from_yaml
 from engine.errors import ConfigError
 from engine.manifest import load_manifest
-from engine.plain_yaml import MAX_BYTES, read_document
+from engine.plain_yaml import DECIMAL, INTEGER, MAX_BYTES, OLD_YAML, read_document, write_yaml
 
 MANIFEST = """apiVersion: finetune.dev/v1alpha1
 kind: TeacherFineTune
@@ -133,3 +135,16 @@ def test_values_of_set_are_what_they_look_like() -> None:
 def test_a_configuration_is_read_by_the_same_rules() -> None:
     with pytest.raises(ConfigError, match=r"c.yaml, line 2: training.seed: 1:30"):
         from_yaml("training:\n  seed: 1:30\n", where="c.yaml")
+
+
+SPECIAL = st.one_of(st.from_regex(one, fullmatch=True) for one in (INTEGER, DECIMAL, OLD_YAML))
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@given(st.one_of(SPECIAL, TEXT, st.integers(-(10**17), 10**17), st.floats(allow_nan=False, allow_infinity=False)))
+@example("98737285e415")  # a run id that is a number to YAML 1.2 alone
+@example("1e5")
+@example("~")
+@example("no")
+def test_what_is_written_is_read_back(value: object) -> None:
+    assert read_document(write_yaml({"a": [value], "b": value}), where="f").value == {"a": [value], "b": value}

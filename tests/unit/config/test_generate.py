@@ -235,6 +235,12 @@ def test_the_yaml_reads_back_to_the_same_configuration_and_explains_every_settin
     assert [line.strip() for line in settings if "  # " not in line] == ["nut: 'hex nut: M8 # steel'"]
 
 
+@pytest.mark.parametrize("run_id", ["98737285e415", "1e5", "123456789012", "000000000017"])
+def test_a_run_id_that_looks_like_a_number_stays_text(run_id: str) -> None:
+    config = generate_config(dataset(), spec(), name="parts").model_copy(update={"run_id": run_id})
+    assert from_yaml(to_yaml(config)).run_id == run_id
+
+
 def test_a_setting_misspelt_in_the_yaml_is_refused_with_the_nearest() -> None:
     text = to_yaml(generate_config(dataset(), spec())).replace("clip_norm:", "clipnorm:")
     with pytest.raises(ConfigError, match="did you mean 'clip_norm'"):
