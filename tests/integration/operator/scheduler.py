@@ -28,6 +28,8 @@ class Scheduler:
 
     def __init__(self, world: World, *, gpus: int, nodes: int) -> None:
         self.world, self.gpus, self.nodes = world, gpus, nodes
+        self.trainers_end = True
+        """Trainers of a complete run end; else they run on."""
         self.most_held = 0
         self.partial: set[str] = set()
         """Runs some of whose pods held a GPU while others had none."""
@@ -62,7 +64,7 @@ class Scheduler:
                 runs[labels[RUN]].append(pod)
         for run, pods in runs.items():
             if len(pods) == self.nodes and not any("deletionTimestamp" in pod["metadata"] for pod in pods):
-                for pod in pods:
+                for pod in pods if self.trainers_end else ():
                     await self.world.succeeds(pod, outcomes.trained(run, TeacherName.GROUNDING_DINO))
             else:
                 self.partial.add(run)

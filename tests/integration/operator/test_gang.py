@@ -87,8 +87,10 @@ async def test_an_operator_that_is_killed_in_a_pause_goes_on_with_it(new_world: 
         job = await world.find("jobs", f"{run}-grounding-dino") or {}
         assert job["spec"]["suspend"] is True
         assert not (job.get("status") or {}).get("failed")
-        scheduler.gpus = 2
+        scheduler.gpus, scheduler.trainers_end = 2, False  # until the operator has seen that all run
         await world.operator.start()
+        await world.reaches(run, "Training", seconds=60)
+        scheduler.trainers_end = True
         await world.reaches(run, "Succeeded", seconds=60)
     after = await world.find("jobs", f"{run}-grounding-dino") or {}
     assert after["metadata"]["uid"] == job["metadata"]["uid"]
