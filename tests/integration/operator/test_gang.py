@@ -11,6 +11,8 @@ from places import NewWorld
 from scheduler import Scheduler
 from world import Body, World, condition
 
+from teacher_operator.names import COMPONENT, TRAINER
+
 pytestmark = pytest.mark.asyncio
 
 
@@ -27,13 +29,17 @@ async def few_gpus(world: World, *, gpus: int, nodes: int) -> AsyncIterator[Sche
 
 
 async def contend(world: World, runs: list[str], *, nodes: int) -> None:
-    """Runs whose trainers are about to be made."""
+    """Runs all of whose trainers' pods wait: a scheduler that sees those of one run alone would let it train."""
     for run in runs:
         await world.create(run, nodes=nodes, gpus=1, backoffLimit=0)
     for run in runs:
         await world.inspects(run)
-    for run in runs:
-        await world.job(run, "grounding-dino")
+
+    async def waiting() -> bool:
+        pods = await world.all("pods")
+        return sum(pod["metadata"]["labels"].get(COMPONENT) == TRAINER for pod in pods) == nodes * len(runs)
+
+    await world.until(waiting, "every run has all of its pods")
 
 
 async def waits_in_part(world: World, runs: list[str]) -> Body:
@@ -53,8 +59,8 @@ async def waits_in_part(world: World, runs: list[str]) -> Body:
 async def test_two_runs_that_wait_for_each_other_both_finish(new_world: NewWorld) -> None:
     world = await new_world(gang_timeout_seconds=2)
     runs = ["left", "right"]
+    await contend(world, runs, nodes=2)
     async with few_gpus(world, gpus=2, nodes=2) as scheduler:
-        await contend(world, runs, nodes=2)
         await waits_in_part(world, runs)
         for run in runs:
             status = await world.reaches(run, "Succeeded", seconds=120)
@@ -70,8 +76,8 @@ async def test_two_runs_that_wait_for_each_other_both_finish(new_world: NewWorld
 async def test_any_number_of_runs_finishes(new_world: NewWorld) -> None:
     world = await new_world(gang_timeout_seconds=1)
     runs = [f"run-{number}" for number in range(4)]
+    await contend(world, runs, nodes=2)
     async with few_gpus(world, gpus=3, nodes=2) as scheduler:
-        await contend(world, runs, nodes=2)
         for run in runs:
             await world.reaches(run, "Succeeded", seconds=60)
     assert scheduler.most_held <= 3
@@ -80,8 +86,8 @@ async def test_any_number_of_runs_finishes(new_world: NewWorld) -> None:
 async def test_an_operator_that_is_killed_in_a_pause_goes_on_with_it(new_world: NewWorld) -> None:
     world = await new_world(gang_timeout_seconds=3)
     run = "one"
+    await contend(world, [run], nodes=2)
     async with few_gpus(world, gpus=1, nodes=2) as scheduler:
-        await contend(world, [run], nodes=2)
         await world.reaches(run, "Pending", saying="gave them back (round 1)")
         await world.operator.kill()
         job = await world.find("jobs", f"{run}-grounding-dino") or {}
