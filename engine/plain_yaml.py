@@ -49,6 +49,10 @@ OLD_YAML = re.compile(
 """Unquoted text that YAML 1.1 reads as something else."""
 
 
+BREAKS = frozenset("\x85\u2028\u2029")
+"""Line breaks of Unicode."""
+
+
 @dataclass(frozen=True)
 class Document:
     """One document of a text.
@@ -70,7 +74,10 @@ class Document:
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's, with quotes around text that the reader takes for a number: ``98737285e415`` is one in YAML 1.2."""
+    """PyYAML's, with quotes around text that the reader takes for a number, and escapes for its line breaks.
+
+    ``98737285e415`` is a number in YAML 1.2, and an unescaped line break of Unicode is read as a space.
+    """
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
@@ -81,9 +88,14 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def _is_special(text: str) -> bool:
-    """Return whether the reader takes unquoted text for something else, or refuses it."""
+    """Return whether the reader takes unescaped text for something else, or refuses it."""
     patterns = (INTEGER, DECIMAL, OLD_YAML)
-    return text in NULLS or text in BOOLEANS or any(pattern.fullmatch(text) for pattern in patterns)
+    return (
+        not BREAKS.isdisjoint(text)
+        or text in NULLS
+        or text in BOOLEANS
+        or any(pattern.fullmatch(text) for pattern in patterns)
+    )
 
 
 def write_yaml(value: Any) -> str:
