@@ -86,7 +86,7 @@ cluster-test: $(INSTALLED)  ## the whole product on a real cluster on this machi
 	tests/e2e/one-machine.sh
 
 crds: $(INSTALLED)  ## write the CRD from its models, and what is made from it
-	$(BIN)/python -m teacher_operator.crd > crds/teacherfinetunes.finetune.dev.yaml
+	$(BIN)/python -m teacher_operator.api.crd > crds/teacherfinetunes.finetune.dev.yaml
 	$(MAKE) chart
 
 hooks: $(INSTALLED)  ## check every commit before it is made

@@ -3,7 +3,7 @@
     python benchmarks/gang_wait.py --runs 2 3 5 10 20
 
 Two GPUs, runs of two nodes with one GPU each and an hour of training. The scheduler binds waiting pods in random order.
-When a Job gives its GPUs back, and for how long, is decided by the operator's own rule (``teacher_operator.gang``).
+When a Job gives its GPUs back, and for how long, is the operator's own rule: ``teacher_operator.decide.gang``.
 GPU time lost: GPUs times the time until the last run has ended, minus the hours of training.
 """
 
@@ -16,10 +16,10 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from teacher_operator import gang
-from teacher_operator.names import GANG, SUSPENDED
-from teacher_operator.observe import JobView
-from teacher_operator.times import seconds
+from teacher_operator.api.names import GANG, SUSPENDED
+from teacher_operator.api.timestamps import seconds
+from teacher_operator.decide import gang
+from teacher_operator.decide.job_state import JobView
 
 GPUS, NODES, TRAINING_SECONDS, TIMEOUT, STEP = 2, 2, 3600.0, 300.0, 5.0
 

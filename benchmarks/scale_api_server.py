@@ -19,7 +19,7 @@ from control_plane import ControlPlane, missing
 from kubernetes.aio import client
 from kubernetes.aio.config import kube_config
 
-from teacher_operator.cluster import connect
+from teacher_operator.runtime.cluster import connect
 
 WRITES = {"POST", "PUT", "PATCH", "APPLY", "DELETE"}
 SERIES = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)

@@ -10,8 +10,8 @@ from typing import Any
 from engine.augmentation import table_markdown
 from engine.dataset.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Severity
-from teacher_operator.api import INPUTS, PLATFORM, TeacherFineTuneSpec
-from teacher_operator.kube_types import INT_OR_STRING
+from teacher_operator.api.kube_types import INT_OR_STRING
+from teacher_operator.api.spec import INPUTS, PLATFORM, TeacherFineTuneSpec
 
 DOCS = Path(__file__).resolve().parent
 SCHEMA = TeacherFineTuneSpec.model_json_schema(by_alias=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from engine import __version__
 
 if TYPE_CHECKING:
-    from teacher_operator.settings import Settings
+    from teacher_operator.api.settings import Settings
 
 
 def main() -> None:
@@ -27,11 +27,11 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.command == "crd":
-        from teacher_operator.crd import crd_yaml
+        from teacher_operator.api.crd import crd_yaml
 
         sys.stdout.write(crd_yaml())
     elif arguments.command == "selftest":
-        from teacher_operator.selftest import selftest as run_selftest
+        from teacher_operator.runtime.selftest import selftest as run_selftest
 
         sys.exit(asyncio.run(run_selftest(arguments.url)))
     else:
@@ -42,8 +42,8 @@ def run() -> None:
     """Run the operator until it is told to stop."""
     import kopf
 
-    from teacher_operator import handlers, logs
-    from teacher_operator.settings import Settings, SettingsError
+    from teacher_operator.api.settings import Settings, SettingsError
+    from teacher_operator.runtime import handlers, logs
 
     try:
         settings = Settings.from_environment(os.environ)

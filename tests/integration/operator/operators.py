@@ -24,8 +24,8 @@ import kubernetes.aio.config.kube_config
 import kubernetes.config.kube_config
 from control_plane import die_with_parent, free_port
 
-from teacher_operator import handlers
-from teacher_operator.settings import PREFIX, Settings
+from teacher_operator.api.settings import PREFIX, Settings
+from teacher_operator.runtime import handlers
 
 SETTINGS: dict[str, Any] = {
     "operator_image": "registry.example/operator:1",

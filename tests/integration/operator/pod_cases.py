@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from teacher_operator.pod_settings import ANNOTATIONS_MESSAGE, ENV_MESSAGE, LABELS_MESSAGE
-from teacher_operator.pod_volumes import ONE_SOURCE, PATH_MESSAGE, VOLUME_MESSAGE
+from teacher_operator.api.pod_settings import ANNOTATIONS_MESSAGE, ENV_MESSAGE, LABELS_MESSAGE
+from teacher_operator.api.pod_volumes import ONE_SOURCE, PATH_MESSAGE, VOLUME_MESSAGE
 
 Part = Mapping[str, Any]
 

@@ -290,7 +290,7 @@ async def test_what_was_lost_with_its_pod_is_asked_for_again(
     new_world: NewWorld, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pod is gone before anyone has read what it left; in memory, its Job too before any watch is open."""
-    monkeypatch.setattr("teacher_operator.controller.SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr("teacher_operator.runtime.controller.SETTLE_SECONDS", 0.3)
     world, run = await new_world(), "unread"
     await world.create(run)
     if part != "inspect":

@@ -14,7 +14,7 @@ from places import admin, run_plainly
 from pod_cases import CASES
 from world import APPLY, MERGE, RUNS, Api, Body, RefusedError
 
-from teacher_operator.api import INPUTS, PLATFORM
+from teacher_operator.api.spec import INPUTS, PLATFORM
 
 pytestmark = pytest.mark.asyncio
 

@@ -429,7 +429,7 @@ async def test_a_pod_that_cannot_be_made_is_told_of(new_world: NewWorld, monkeyp
 
     They are read after more than the second for which one reading serves all: it is not that of the inspection.
     """
-    monkeypatch.setattr("teacher_operator.observe.EVENTS_AFTER_SECONDS", 2)
+    monkeypatch.setattr("teacher_operator.decide.job_state.EVENTS_AFTER_SECONDS", 2)
     world = await new_world()
     run = "no-pods"
     await world.create(run)

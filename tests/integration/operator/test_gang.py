@@ -11,7 +11,7 @@ from places import NewWorld
 from scheduler import Scheduler
 from world import Body, World, condition
 
-from teacher_operator.names import COMPONENT, TRAINER
+from teacher_operator.api.names import COMPONENT, TRAINER
 
 pytestmark = pytest.mark.asyncio
 

@@ -14,7 +14,7 @@ import pytest
 from operators import ProcessOperator
 from places import OPERATOR, token_of
 
-import teacher_operator.selftest
+import teacher_operator.runtime.selftest
 from engine import __version__
 
 pytestmark = pytest.mark.asyncio
@@ -78,8 +78,8 @@ async def test_helms_test_of_an_installation_passes(
             "kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(control_plane.kubeconfig)
         )
         monkeypatch.setenv("TEACHER_POD_NAMESPACE", OPERATOR)
-        assert await teacher_operator.selftest.selftest(f"http://127.0.0.1:{operator.port}") == 0
-        assert await teacher_operator.selftest.selftest(f"http://127.0.0.1:{real.free_port()}") == 1
+        assert await teacher_operator.runtime.selftest.selftest(f"http://127.0.0.1:{operator.port}") == 0
+        assert await teacher_operator.runtime.selftest.selftest(f"http://127.0.0.1:{real.free_port()}") == 1
     finally:
         operator.end(signal.SIGKILL)
 

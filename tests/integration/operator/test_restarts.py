@@ -13,9 +13,9 @@ from places import OPERATOR, NewWorld
 from world import MINE, World, condition, part_of
 
 from engine.spec import TeacherName
-from teacher_operator import render
-from teacher_operator.api import parse_spec
-from teacher_operator.settings import Settings
+from teacher_operator.api.settings import Settings
+from teacher_operator.api.spec import parse_spec
+from teacher_operator.decide import jobs
 
 pytestmark = pytest.mark.asyncio
 
@@ -175,8 +175,8 @@ async def test_of_two_operators_one_works_until_it_ends(
     new_world: NewWorld, tier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if tier == "memory":
-        monkeypatch.setattr("teacher_operator.lease.DURATION_SECONDS", 2)
-        monkeypatch.setattr("teacher_operator.lease.RENEW_SECONDS", 0.4)
+        monkeypatch.setattr("teacher_operator.runtime.lease.DURATION_SECONDS", 2)
+        monkeypatch.setattr("teacher_operator.runtime.lease.RENEW_SECONDS", 0.4)
     election = {"leader_election": True, "lease_name": OPERATOR, "pod_namespace": OPERATOR}
     first = await new_world(pod_name="first", **election)
     second = await new_world(pod_name="second", namespaces=(first.namespace,), **election)
@@ -222,7 +222,7 @@ async def test_a_job_of_an_earlier_version_that_exit_code_2_ends_loses_no_run(ne
     run, world = "former", await new_world(start=False)
     body = await world.create(run)
     settings = Settings(operator_image="registry.example/operator:0", trainer_image="registry.example/trainer:0")
-    job = render.inspection(body, parse_spec(body), settings)
+    job = jobs.inspection(body, parse_spec(body), settings)
     rules = job["spec"]["podFailurePolicy"]["rules"]
     next(rule for rule in rules if rule["action"] == "FailJob")["onExitCodes"]["values"] = [2, 3, 7, 10]
     await world.api.call("POST", world.path("jobs"), job)

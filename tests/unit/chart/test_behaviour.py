@@ -11,7 +11,7 @@ import helm_python
 import pytest
 import yaml
 
-from teacher_operator.settings import PREFIX, Settings
+from teacher_operator.api.settings import PREFIX, Settings
 
 from .conftest import CHART, ROOT, RUN_PODS, Render, environment, one
 
@@ -303,7 +303,7 @@ def test_the_notes_say_what_to_look_after(
 
 
 def test_the_object_of_the_notes_is_one_that_the_operator_takes(templates: Callable[..., dict[str, str]]) -> None:
-    from teacher_operator.api import parse_spec
+    from teacher_operator.api.spec import parse_spec
 
     text = re.search(r"<<'EOF'\n(.*?)  EOF", templates()["NOTES.txt"], re.DOTALL)
     assert text is not None

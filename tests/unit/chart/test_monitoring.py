@@ -11,8 +11,8 @@ import promql_parser
 import pytest
 import yaml
 
-from teacher_operator.metrics import Metrics, standing_of
-from teacher_operator.store import Store
+from teacher_operator.runtime.metrics import Metrics, standing_of
+from teacher_operator.runtime.store import Store
 
 from .conftest import CHART, Object, Render, one
 

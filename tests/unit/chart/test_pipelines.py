@@ -14,7 +14,7 @@ from test_kstatus_rules import SCHEMA, SUMMARIES, written
 from tft_objects import body_of
 from tft_schema import spec_errors
 
-from teacher_operator.api import parse_spec
+from teacher_operator.api.spec import parse_spec
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKFLOW = yaml.safe_load((ROOT / "examples" / "argo-workflows" / "workflow.yaml").read_text())

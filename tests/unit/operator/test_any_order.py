@@ -11,12 +11,12 @@ from tft_objects import BOXES, GPU, MASKS, NAME, NOW, disrupted, failed_message,
 from tft_world import World
 
 from engine.events import Event
-from teacher_operator.names import trainer_job
-from teacher_operator.report import is_terminal
-from teacher_operator.settings import Allowed
-from teacher_operator.status import FailureStatus
-from teacher_operator.teachers import ENDED
-from teacher_operator.times import timestamp
+from teacher_operator.api.names import trainer_job
+from teacher_operator.api.settings import Allowed
+from teacher_operator.api.status import FailureStatus
+from teacher_operator.api.timestamps import timestamp
+from teacher_operator.decide.conditions import is_terminal
+from teacher_operator.decide.teacher import ENDED
 
 NUMBER = st.integers(0, 7)
 """Picks one of what is there."""

@@ -23,9 +23,9 @@ from engine.errors import (
     TeacherError,
 )
 from engine.outcome import Outcome
-from teacher_operator.causes import job_failure, outcome_of, pod_failure
-from teacher_operator.names import INSPECT, TRAINER
-from teacher_operator.status import LOG_LINES, MESSAGE_MAX, FailureStatus
+from teacher_operator.api.names import INSPECT, TRAINER
+from teacher_operator.api.status import LOG_LINES, MESSAGE_MAX, FailureStatus
+from teacher_operator.decide.failures import job_failure, outcome_of, pod_failure
 
 ENGINE: dict[type[TeacherError], str] = {
     ConfigError: "ConfigurationInvalid",

@@ -10,11 +10,11 @@ from tft_objects import FULL, MASKS, MINIMAL, NOW, SETTINGS, body_of
 from tft_schema import spec_errors
 
 from engine.errors import ConfigError
-from teacher_operator import render
-from teacher_operator.api import TeacherFineTuneSpec, parse_spec
-from teacher_operator.claims import claims
-from teacher_operator.decide import Observed, decide
-from teacher_operator.pods import DISK
+from teacher_operator.api.spec import TeacherFineTuneSpec, parse_spec
+from teacher_operator.decide import jobs
+from teacher_operator.decide.claims import claims
+from teacher_operator.decide.pod_template import DISK
+from teacher_operator.decide.run import Observed, decide
 
 Manifest = dict[str, Any]
 
@@ -38,11 +38,11 @@ def pods(spec: Mapping[str, Any]) -> list[Manifest]:
     """Of inspection and of a trainer."""
     body = body_of(spec)
     parsed = parse_spec(body)
-    jobs = (
-        render.inspection(body, parsed, SETTINGS),
-        render.training(body, parsed, SETTINGS, teacher=MASKS, config_uri="pvc://labels/adapters/c.yaml"),
+    made = (
+        jobs.inspection(body, parsed, SETTINGS),
+        jobs.training(body, parsed, SETTINGS, teacher=MASKS, config_uri="pvc://labels/adapters/c.yaml"),
     )
-    return [job["spec"]["template"]["spec"] for job in jobs]
+    return [job["spec"]["template"]["spec"] for job in made]
 
 
 def mounts(pod: Manifest) -> dict[str, tuple[str, bool, bool]]:

@@ -10,18 +10,7 @@ from tft_schema import status_errors
 
 from engine.dataset.types import ClassInfo, Problem, Severity
 from engine.spec import TeacherName
-from teacher_operator.dataset_report import dataset_status
-from teacher_operator.report import (
-    EventNote,
-    Summary,
-    columns,
-    events,
-    is_terminal,
-    published_teacher,
-    summary_condition,
-    with_conditions,
-)
-from teacher_operator.status import (
+from teacher_operator.api.status import (
     CLASSES,
     MESSAGE_MAX,
     PROBLEMS,
@@ -31,7 +20,18 @@ from teacher_operator.status import (
     TeacherFineTuneStatus,
     TeacherStatus,
 )
-from teacher_operator.teachers import succeeded
+from teacher_operator.decide.conditions import (
+    EventNote,
+    Summary,
+    columns,
+    events,
+    is_terminal,
+    published_teacher,
+    summary_condition,
+    with_conditions,
+)
+from teacher_operator.decide.dataset_status import dataset_status
+from teacher_operator.decide.teacher import succeeded
 
 TYPES = ["DatasetInspected", "Reconciling", "Stalled", "Succeeded"]
 SUMMARIES = {

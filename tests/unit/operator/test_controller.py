@@ -8,12 +8,12 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from teacher_operator import controller as module
-from teacher_operator.controller import Controller
-from teacher_operator.metrics import Metrics
-from teacher_operator.names import Key
-from teacher_operator.settings import Settings
-from teacher_operator.store import Store
+from teacher_operator.api.names import Key
+from teacher_operator.api.settings import Settings
+from teacher_operator.runtime import controller as module
+from teacher_operator.runtime.controller import Controller
+from teacher_operator.runtime.metrics import Metrics
+from teacher_operator.runtime.store import Store
 
 pytestmark = pytest.mark.asyncio
 

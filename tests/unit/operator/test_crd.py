@@ -14,9 +14,9 @@ from tft_schema import SPEC, STATUS, nodes, spec_errors
 
 from engine.manifest import PLATFORM_FIELDS, PLATFORM_STORAGE_FIELDS
 from engine.spec import StorageSpec
-from teacher_operator import crd
-from teacher_operator.api import APPLIED_TO_JOBS, INPUTS, PLATFORM, ClusterStorageSpec, parse_spec
-from teacher_operator.kube_types import INT_OR_STRING
+from teacher_operator.api import crd
+from teacher_operator.api.kube_types import INT_OR_STRING
+from teacher_operator.api.spec import APPLIED_TO_JOBS, INPUTS, PLATFORM, ClusterStorageSpec, parse_spec
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSION = crd.crd()["spec"]["versions"][0]

@@ -27,12 +27,12 @@ from tft_world import World, world_with_pod_of
 from engine.events import Event
 from engine.outcome import Outcome, TeacherOutcome
 from engine.spec import TeacherName
-from teacher_operator.attempts import attempted
-from teacher_operator.decide import Observed, decide, read_status
-from teacher_operator.names import PLATFORM_HASH, request_config_map
-from teacher_operator.observe import JOB_NAME
-from teacher_operator.status import ATTEMPTS, AttemptStatus, FailureStatus, TeacherStatus
-from teacher_operator.todo import Look
+from teacher_operator.api.names import PLATFORM_HASH, request_config_map
+from teacher_operator.api.status import ATTEMPTS, AttemptStatus, FailureStatus, TeacherStatus
+from teacher_operator.decide.actions import Look
+from teacher_operator.decide.attempts import attempted
+from teacher_operator.decide.job_state import JOB_NAME
+from teacher_operator.decide.run import Observed, decide, read_status
 
 INSPECT_JOB, BOXES_JOB, MASKS_JOB = f"{NAME}-inspect", f"{NAME}-grounding-dino", f"{NAME}-sam"
 

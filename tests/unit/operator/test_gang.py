@@ -10,11 +10,11 @@ import pytest
 from tft_objects import BOXES, GPU, MASKS, NOW, SETTINGS
 from tft_world import World
 
-from teacher_operator import gang
-from teacher_operator.names import GANG, SUSPENDED
-from teacher_operator.pod_state import is_live, is_over
-from teacher_operator.status import AttemptStatus
-from teacher_operator.times import seconds, timestamp
+from teacher_operator.api.names import GANG, SUSPENDED
+from teacher_operator.api.status import AttemptStatus
+from teacher_operator.api.timestamps import seconds, timestamp
+from teacher_operator.decide import gang
+from teacher_operator.decide.pod_state import is_live, is_over
 
 TIMEOUT = SETTINGS.gang_timeout_seconds
 

@@ -6,9 +6,9 @@ import pytest
 from tft_objects import NAME, NOW, unschedulable
 from tft_world import World
 
-from teacher_operator.inspection import RUN_LIMIT_SECONDS
-from teacher_operator.names import inspect_job
-from teacher_operator.status import FailureStatus
+from teacher_operator.api.names import inspect_job
+from teacher_operator.api.status import FailureStatus
+from teacher_operator.decide.inspection import RUN_LIMIT_SECONDS
 
 JOB = inspect_job(NAME)
 SECRET = ("CreateContainerConfigError", 'couldn\'t find key AWS_ACCESS_KEY_ID in Secret "vision/s3-keys"')

@@ -9,10 +9,10 @@ from tft_objects import GPU, MASKS, SETTINGS, unschedulable
 from tft_world import World
 
 from engine.events import Event
-from teacher_operator import gang
-from teacher_operator.lost_jobs import REMADE
-from teacher_operator.settings import Allowed
-from teacher_operator.times import timestamp
+from teacher_operator.api.settings import Allowed
+from teacher_operator.api.timestamps import timestamp
+from teacher_operator.decide import gang
+from teacher_operator.decide.lost_jobs import REMADE
 
 HOURS = 10 * 3600
 MULTIKUEUE = {"teachers": [MASKS], "queueName": "team-a", "managedBy": "kueue.x-k8s.io/multikueue"}

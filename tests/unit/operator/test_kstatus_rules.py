@@ -12,10 +12,10 @@ from health import UnreadableError, argo_cd, kstatus
 from tft_objects import NOW, SETTINGS, body_of
 from tft_world import World
 
-from teacher_operator.crd import crd
-from teacher_operator.decide import Observed, decide, read_status
-from teacher_operator.report import Summary, with_conditions
-from teacher_operator.status import TeacherFineTuneStatus
+from teacher_operator.api.crd import crd
+from teacher_operator.api.status import TeacherFineTuneStatus
+from teacher_operator.decide.conditions import Summary, with_conditions
+from teacher_operator.decide.run import Observed, decide, read_status
 
 
 def seen(*conditions: Any, generation: Any = 1, observed: Any = 1, **status: Any) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from tft_objects import NAMESPACE, SETTINGS, job_of
 
-from teacher_operator import looks as module
-from teacher_operator.looks import Looks
-from teacher_operator.names import RUN, Key
-from teacher_operator.observe import JobView
-from teacher_operator.store import Store
-from teacher_operator.todo import Look
-from teacher_operator.workqueue import WorkQueue
+from teacher_operator.api.names import RUN, Key
+from teacher_operator.decide.actions import Look
+from teacher_operator.decide.job_state import JobView
+from teacher_operator.runtime import lookups as module
+from teacher_operator.runtime.lookups import Looks
+from teacher_operator.runtime.store import Store
+from teacher_operator.runtime.workqueue import WorkQueue
 
 pytestmark = pytest.mark.asyncio
 MANY = 200

@@ -13,7 +13,7 @@ from tft_world import World, world_with_pod_of
 from engine.errors import FORMER_EXIT_CODES
 from engine.outcome import Outcome
 from engine.spec import TeacherName
-from teacher_operator.lost_jobs import REMADE
+from teacher_operator.decide.lost_jobs import REMADE
 
 PARTS = pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
 STARTED: list[int] = [0, 1, 2, 128, 137, 139, 143, 255]

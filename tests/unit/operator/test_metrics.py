@@ -10,12 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tft_objects import NOW, body_of
 
 from engine.spec import TeacherName
-from teacher_operator import metric_groups
-from teacher_operator.metric_groups import LABEL_VALUES, OTHER, metric_label
-from teacher_operator.metrics import STATES, Metrics, standing_of
-from teacher_operator.status import TeacherFineTuneStatus, TeacherStatus
-from teacher_operator.store import Store
-from teacher_operator.times import timestamp
+from teacher_operator.api.status import TeacherFineTuneStatus, TeacherStatus
+from teacher_operator.api.timestamps import timestamp
+from teacher_operator.runtime import metric_groups
+from teacher_operator.runtime.metric_groups import LABEL_VALUES, OTHER, metric_label
+from teacher_operator.runtime.metrics import STATES, Metrics, standing_of
+from teacher_operator.runtime.store import Store
 
 LABEL = "example.com/cost-center"
 BOXES = TeacherName.GROUNDING_DINO

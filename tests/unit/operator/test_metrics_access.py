@@ -14,12 +14,12 @@ import pytest
 import pytest_asyncio
 from control_plane import free_port, write_certificate
 
-from teacher_operator import metrics_access, server
-from teacher_operator.cluster import ApiError
-from teacher_operator.metrics import Metrics
-from teacher_operator.metrics_access import AT_ONCE, ENTRIES, WAITING, MetricsAccess
-from teacher_operator.server import serve
-from teacher_operator.store import Store
+from teacher_operator.runtime import metrics_access, server
+from teacher_operator.runtime.cluster import ApiError
+from teacher_operator.runtime.metrics import Metrics
+from teacher_operator.runtime.metrics_access import AT_ONCE, ENTRIES, WAITING, MetricsAccess
+from teacher_operator.runtime.server import serve
+from teacher_operator.runtime.store import Store
 
 pytestmark = pytest.mark.asyncio
 

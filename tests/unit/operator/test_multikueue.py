@@ -9,8 +9,8 @@ from tft_objects import BOXES, MASKS, SETTINGS
 from tft_world import World
 
 from engine.errors import DataError, NotFiniteError
-from teacher_operator.names import KUEUE_QUEUE
-from teacher_operator.times import timestamp
+from teacher_operator.api.names import KUEUE_QUEUE
+from teacher_operator.api.timestamps import timestamp
 
 MULTIKUEUE = "kueue.x-k8s.io/multikueue"
 COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}], "succeeded": 1}

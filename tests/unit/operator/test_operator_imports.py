@@ -42,8 +42,8 @@ def test_every_module_of_the_operator_imports_without_what_trains() -> None:
 
 def test_its_handlers_are_there_without_what_trains() -> None:
     code = """
-from teacher_operator import handlers
-from teacher_operator.settings import Settings
+from teacher_operator.runtime import handlers
+from teacher_operator.api.settings import Settings
 handlers.registry(Settings(operator_image="op:1", trainer_image="tr:1"))
 handlers.kopf_settings()
 """
@@ -55,7 +55,8 @@ def test_deciding_needs_no_client_of_kubernetes() -> None:
     code = """
 for name in ("aiohttp", "kopf", "kubernetes", "prometheus_client"):
     sys.modules[name] = None
-import teacher_operator.crd, teacher_operator.decide, teacher_operator.store, teacher_operator.workqueue
+import teacher_operator.api.crd, teacher_operator.decide.run
+import teacher_operator.runtime.store, teacher_operator.runtime.workqueue
 """
     done = python(code)
     assert done.returncode == 0, done.stderr

@@ -12,9 +12,9 @@ from tft_objects import NOW, teacher_of, view_of
 from tft_schema import status_errors
 
 from engine.events import Event
-from teacher_operator.progress import NOTE_MAX, ProgressView, percent_text, plain_lines, read_progress
-from teacher_operator.status import ProgressStatus, TeacherFineTuneStatus
-from teacher_operator.teachers import _progressed
+from teacher_operator.api.status import ProgressStatus, TeacherFineTuneStatus
+from teacher_operator.decide.progress import NOTE_MAX, ProgressView, percent_text, plain_lines, read_progress
+from teacher_operator.decide.teacher import _progressed
 
 
 def line(event: str, **values: Any) -> str:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from teacher_operator.pod_settings import PodSettings
-from teacher_operator.settings import PREFIX, Allowed, Settings, SettingsError
+from teacher_operator.api.pod_settings import PodSettings
+from teacher_operator.api.settings import PREFIX, Allowed, Settings, SettingsError
 
 LEAST = {"TEACHER_OPERATOR_IMAGE": "op:1", "TEACHER_TRAINER_IMAGE": "tr:1"}
 

@@ -9,9 +9,9 @@ from policy_cases import CASES
 from tft_objects import MASKS, SETTINGS, body_of
 from tft_world import World
 
-from teacher_operator.api import parse_spec
-from teacher_operator.policy import NOT_ALLOWED, refusal
-from teacher_operator.settings import Allowed, Settings
+from teacher_operator.api.settings import Allowed, Settings
+from teacher_operator.api.spec import parse_spec
+from teacher_operator.decide.policy import NOT_ALLOWED, refusal
 
 
 def fault(allowed: dict[str, Any], namespace: str = "vision", **spec: Any) -> str:

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from teacher_operator.quantities import parse_quantity
+from teacher_operator.api.quantities import parse_quantity
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 from tft_objects import MASKS, NAME, NOW, job_of, teacher_of, view_of
 from tft_world import World
 
-from teacher_operator.api import TeacherFineTuneSpec
-from teacher_operator.deadlines import counted
-from teacher_operator.names import trainer_job
-from teacher_operator.observe import JobView
-from teacher_operator.times import timestamp
+from teacher_operator.api.names import trainer_job
+from teacher_operator.api.spec import TeacherFineTuneSpec
+from teacher_operator.api.timestamps import timestamp
+from teacher_operator.decide.deadlines import counted
+from teacher_operator.decide.job_state import JobView
 
 JOB = trainer_job(NAME, MASKS)
 LIMIT = 3600

@@ -10,10 +10,10 @@ import pytest
 from tft_objects import MASKS, NAME, SETTINGS, body_of
 from tft_world import World
 
-from teacher_operator.names import INSPECT, TRAINER, labels
-from teacher_operator.network import run_network
-from teacher_operator.settings import Settings
-from teacher_operator.status import FailureStatus
+from teacher_operator.api.names import INSPECT, TRAINER, labels
+from teacher_operator.api.settings import Settings
+from teacher_operator.api.status import FailureStatus
+from teacher_operator.decide.network import run_network
 
 HTTPS = (
     {

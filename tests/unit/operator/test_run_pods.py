@@ -14,35 +14,35 @@ from tft_objects import FULL, GPU, MASKS, MINIMAL, NOW, SETTINGS, body_of, info_
 from tft_schema import spec_errors
 
 from engine.spec import TeacherName
-from teacher_operator import render
-from teacher_operator.api import parse_spec
-from teacher_operator.attempts import attempted
-from teacher_operator.dataset_report import dataset_status
-from teacher_operator.decide import Decision, Observed, decide
-from teacher_operator.names import KUEUE_QUEUE, PLATFORM_HASH, RUN
-from teacher_operator.pod_settings import PodSettings, StageName
-from teacher_operator.policy import refusal
-from teacher_operator.settings import Allowed, Settings
-from teacher_operator.status import TeacherStatus
+from teacher_operator.api.names import KUEUE_QUEUE, PLATFORM_HASH, RUN
+from teacher_operator.api.pod_settings import PodSettings, StageName
+from teacher_operator.api.settings import Allowed, Settings
+from teacher_operator.api.spec import parse_spec
+from teacher_operator.api.status import TeacherStatus
+from teacher_operator.decide import jobs
+from teacher_operator.decide.attempts import attempted
+from teacher_operator.decide.dataset_status import dataset_status
+from teacher_operator.decide.policy import refusal
+from teacher_operator.decide.run import Decision, Observed, decide
 
 Manifest = dict[str, Any]
 INSPECTION = "Inspection"
 
 
-def jobs(settings: Settings = SETTINGS, **spec: Any) -> dict[str, Manifest]:
+def jobs_of(settings: Settings = SETTINGS, **spec: Any) -> dict[str, Manifest]:
     """The Job of each stage."""
     body = body_of(**spec)
     parsed = parse_spec(body)
     trainers = {
-        teacher.value: render.training(body, parsed, settings, teacher=teacher, config_uri="s3://out/c.yaml")
+        teacher.value: jobs.training(body, parsed, settings, teacher=teacher, config_uri="s3://out/c.yaml")
         for teacher in TeacherName
     }
-    return {INSPECTION: render.inspection(body, parsed, settings), **trainers}
+    return {INSPECTION: jobs.inspection(body, parsed, settings), **trainers}
 
 
 def pods(settings: Settings = SETTINGS, **spec: Any) -> dict[str, Manifest]:
     """The pod's spec of each stage."""
-    return {stage: job["spec"]["template"]["spec"] for stage, job in jobs(settings, **spec).items()}
+    return {stage: job["spec"]["template"]["spec"] for stage, job in jobs_of(settings, **spec).items()}
 
 
 def env(pod: Manifest) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def installed(**pods_of_all: Any) -> Settings:
 def test_labels_and_annotations_are_on_every_pod_and_every_job() -> None:
     settings = installed(labels={"cost-center": "all", "team": "platform"}, annotations={"a.b/c": "1"})
     stage = {"name": "Sam", "labels": {"tier": "gpu"}, "annotations": {"a.b/c": "2"}}
-    made = jobs(settings, pod={"labels": {"cost-center": "7"}}, stages=[stage])
+    made = jobs_of(settings, pod={"labels": {"cost-center": "7"}}, stages=[stage])
     for name, job in made.items():
         for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
             assert metadata["labels"]["cost-center"] == "7"
@@ -161,7 +161,7 @@ def test_a_stage_has_an_image_and_resources_of_its_own() -> None:
 def test_the_scheduler_spreads_the_pods_of_one_job() -> None:
     spread = {"topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}
     other = spread | {"labelSelector": {"matchLabels": {"app": "x"}}, "minDomains": 2}
-    made = jobs(pod={"schedulerName": "volcano", "topologySpreadConstraints": [spread, other]})
+    made = jobs_of(pod={"schedulerName": "volcano", "topologySpreadConstraints": [spread, other]})
     for job in made.values():
         template = job["spec"]["template"]
         own, given = template["spec"]["topologySpreadConstraints"]
@@ -191,7 +191,7 @@ def test_gpus_of_a_claim_take_the_place_of_the_extended_resource() -> None:
 
 def test_a_claim_of_other_devices_stands_next_to_the_extended_resource() -> None:
     nic = {"name": "nic", "resourceClaimName": "rdma", "gpus": 0}
-    job = jobs(gpus=2, pod={"resourceClaims": [nic]})["Sam"]
+    job = jobs_of(gpus=2, pod={"resourceClaims": [nic]})["Sam"]
     template = job["spec"]["template"]
     assert "annotations" not in template["metadata"]
     assert template["spec"]["containers"][0]["resources"]["limits"][GPU] == "2"
@@ -202,7 +202,7 @@ def test_a_claim_of_other_devices_stands_next_to_the_extended_resource() -> None
 def test_gpu_seconds_count_the_gpus_of_claims(claims: str | None, limit: str | None, held: int) -> None:
     pod = pod_of(phase="Running", started=NOW, limits={GPU: limit} if limit else {})
     if claims:
-        job = jobs(gpus=0, pod={"resourceClaims": [{"name": "a", "resourceClaimName": "a", "gpus": int(claims)}]})[
+        job = jobs_of(gpus=0, pod={"resourceClaims": [{"name": "a", "resourceClaimName": "a", "gpus": int(claims)}]})[
             "Sam"
         ]
         pod["metadata"]["annotations"] = job["spec"]["template"]["metadata"]["annotations"]
@@ -214,7 +214,7 @@ def test_gpu_seconds_count_the_gpus_of_claims(claims: str | None, limit: str | N
 
 
 def hashes(**spec: Any) -> dict[str, str]:
-    return {stage: job["metadata"]["annotations"][PLATFORM_HASH] for stage, job in jobs(**spec).items()}
+    return {stage: job["metadata"]["annotations"][PLATFORM_HASH] for stage, job in jobs_of(**spec).items()}
 
 
 def test_specs_of_before_have_the_digest_that_they_had() -> None:
@@ -343,7 +343,7 @@ def test_an_object_that_is_not_allowed_waits() -> None:
 def test_what_runs_goes_on_when_its_settings_are_not_allowed(edited: bool) -> None:
     """Whether the installation allows less than it did, or the object asks for more."""
     body = body_of(**OTHER)
-    digest = jobs(**({} if edited else OTHER))["Sam"]["metadata"]["annotations"]
+    digest = jobs_of(**({} if edited else OTHER))["Sam"]["metadata"]["annotations"]
     job = job_of()
     job["metadata"]["annotations"] = digest
     body["status"] = {

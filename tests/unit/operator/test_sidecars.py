@@ -10,7 +10,7 @@ from tft_world import PROXY, World, world_with_pod_of
 
 from engine.outcome import Outcome
 from engine.spec import TeacherName
-from teacher_operator.sidecars import SIDECAR_SECONDS
+from teacher_operator.decide.sidecars import SIDECAR_SECONDS
 
 PARTS = pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
 DATA = failed_message(41, "Data", "The file lists no images.")

@@ -9,13 +9,13 @@ from tft_objects import MASKS, NAME, NAMESPACE, NOW, pod_of, teacher_of
 from tft_world import World
 
 from engine.events import Event
-from teacher_operator.names import inspect_job, trainer_job
-from teacher_operator.nodes import not_ready_since
-from teacher_operator.progress import GAP_MAX, ProgressView, read_progress
-from teacher_operator.report import Summary, columns, events, with_conditions
-from teacher_operator.staleness import LEAST_SECONDS, expected_gap
-from teacher_operator.status import ProgressStatus, TeacherFineTuneStatus
-from teacher_operator.times import timestamp
+from teacher_operator.api.names import inspect_job, trainer_job
+from teacher_operator.api.status import ProgressStatus, TeacherFineTuneStatus
+from teacher_operator.api.timestamps import timestamp
+from teacher_operator.decide.conditions import Summary, columns, events, with_conditions
+from teacher_operator.decide.lost_nodes import not_ready_since
+from teacher_operator.decide.progress import GAP_MAX, ProgressView, read_progress
+from teacher_operator.decide.staleness import LEAST_SECONDS, expected_gap
 
 JOB = trainer_job(NAME, MASKS)
 LOST = f"node gpu-node-1 is not ready since {timestamp(NOW + 180)}"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tft_objects import NAME, NAMESPACE, body_of, job_of, pod_of
 
-from teacher_operator.names import RUN, Key
-from teacher_operator.store import LAST_APPLIED, Standing, Store, key_of, trimmed, version
+from teacher_operator.api.names import RUN, Key
+from teacher_operator.runtime.store import LAST_APPLIED, Standing, Store, key_of, trimmed, version
 
 KEY = Key(NAMESPACE, NAME)
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tft_objects import GPU, NOW, disrupted, failed_pod, job_of, pod_of, unschedulable, view_of
 
-from teacher_operator.names import INSPECT, TRAINER
-from teacher_operator.observe import EVENTS_AFTER_SECONDS, JobView, Waiting, waiting
-from teacher_operator.times import duration, left, seconds, timestamp
+from teacher_operator.api.names import INSPECT, TRAINER
+from teacher_operator.api.timestamps import duration, left, seconds, timestamp
+from teacher_operator.decide.job_state import EVENTS_AFTER_SECONDS, JobView, Waiting, waiting
 
 
 def stand(*pods: Any, container: str = TRAINER, now: float = NOW + 5, **values: Any) -> Waiting:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teacher_operator import workqueue
-from teacher_operator.workqueue import FIRST_RETRY_SECONDS, GIVES_WAY_SECONDS, LAST_RETRY_SECONDS, WorkQueue
+from teacher_operator.runtime import workqueue
+from teacher_operator.runtime.workqueue import FIRST_RETRY_SECONDS, GIVES_WAY_SECONDS, LAST_RETRY_SECONDS, WorkQueue
 
 Queue = WorkQueue[str]
 

@@ -9,12 +9,12 @@ from engine.dataset.types import ClassInfo, DatasetInfo, Problem
 from engine.outcome import Outcome, Prepared, TeacherOutcome
 from engine.result_types import AdapterFile, MemoryNeed
 from engine.spec import TeacherName
-from teacher_operator.api import API_VERSION, KIND
-from teacher_operator.names import COMPONENT, FIELD_MANAGER, KUEUE_QUEUE, MANAGED_BY, RUN, TRAINER
-from teacher_operator.observe import JobView
-from teacher_operator.settings import Settings
-from teacher_operator.status import TeacherStatus
-from teacher_operator.times import seconds, timestamp
+from teacher_operator.api.names import COMPONENT, FIELD_MANAGER, KUEUE_QUEUE, MANAGED_BY, RUN, TRAINER
+from teacher_operator.api.settings import Settings
+from teacher_operator.api.spec import API_VERSION, KIND
+from teacher_operator.api.status import TeacherStatus
+from teacher_operator.api.timestamps import seconds, timestamp
+from teacher_operator.decide.job_state import JobView
 
 NOW = seconds("2026-03-01T12:00:00Z") or 0.0
 NAME, NAMESPACE, UID = "forklifts", "vision", "5b1f0000-0000-4000-8000-000000000001"

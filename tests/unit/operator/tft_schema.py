@@ -7,9 +7,9 @@ from typing import Any
 
 import jsonschema
 
-from teacher_operator.api import TeacherFineTuneSpec
-from teacher_operator.crd import structural
-from teacher_operator.status import TeacherFineTuneStatus
+from teacher_operator.api.crd import structural
+from teacher_operator.api.spec import TeacherFineTuneSpec
+from teacher_operator.api.status import TeacherFineTuneStatus
 
 Schema = dict[str, Any]
 

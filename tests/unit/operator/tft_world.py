@@ -16,10 +16,7 @@ from tft_schema import spec_errors, status_errors
 
 from engine.outcome import Outcome
 from engine.spec import TeacherName
-from teacher_operator.api import NAME_MAX
-from teacher_operator.decide import Decision, Observed, decide, read_status
-from teacher_operator.failed_pods import telling_pod
-from teacher_operator.names import (
+from teacher_operator.api.names import (
     COMPONENT,
     INSPECT,
     KUEUE_QUEUE,
@@ -29,16 +26,19 @@ from teacher_operator.names import (
     owner_uid,
     trainer_job,
 )
-from teacher_operator.observe import JOB_NAME, JobView
-from teacher_operator.pod_state import is_live, is_over
-from teacher_operator.progress import read_progress
-from teacher_operator.report import is_terminal, summary_condition
-from teacher_operator.settings import Settings
-from teacher_operator.sidecars import job_view
-from teacher_operator.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus
-from teacher_operator.store import Store
-from teacher_operator.times import seconds, timestamp
-from teacher_operator.todo import Look
+from teacher_operator.api.settings import Settings
+from teacher_operator.api.spec import NAME_MAX
+from teacher_operator.api.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus
+from teacher_operator.api.timestamps import seconds, timestamp
+from teacher_operator.decide.actions import Look
+from teacher_operator.decide.conditions import is_terminal, summary_condition
+from teacher_operator.decide.failed_pods import telling_pod
+from teacher_operator.decide.job_state import JOB_NAME, JobView
+from teacher_operator.decide.pod_state import is_live, is_over
+from teacher_operator.decide.progress import read_progress
+from teacher_operator.decide.run import Decision, Observed, decide, read_status
+from teacher_operator.decide.sidecars import job_view
+from teacher_operator.runtime.store import Store
 
 Body = dict[str, Any]
 ROUNDS = 6

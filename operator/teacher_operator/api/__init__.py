@@ -1,0 +1,1 @@
+"""The objects: spec, status, CRD, names and settings."""

@@ -1,0 +1,70 @@
+"""Settings of the pods of one stage: what the installation, the run and the stage say, put together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from teacher_operator.api.pod_settings import PodSettings, PodSpec, StageName, StageSpec
+from teacher_operator.api.settings import Settings
+from teacher_operator.api.spec import TeacherFineTuneSpec
+
+KEYS: Mapping[str, str] = {
+    "env": "name",
+    "volumes": "name",
+    "volume_mounts": "mount_path",
+}
+"""Lists that are added to by the names of their items."""
+
+ADDED = frozenset({"labels", "annotations"})
+"""Maps that are added to; any other setting takes the place of the one before."""
+
+
+def stage_spec(spec: TeacherFineTuneSpec, stage: StageName) -> StageSpec:
+    """The object's own settings of a stage."""
+    return next((one for one in spec.stages if one.name is stage), StageSpec(name=stage))
+
+
+def stage_settings(spec: TeacherFineTuneSpec, stage: StageName, settings: Settings) -> PodSettings:
+    """The settings of a stage's pods, complete.
+
+    The installation gives way to the run, and the run to its stage. Inspection has the placement of the run but none
+    of its devices: it needs no GPU.
+    """
+    own = stage_spec(spec, stage)
+    merged = _merged(settings.pods, spec.pod, _placement(spec), own)
+    if stage is StageName.INSPECTION:
+        return merged.model_copy(update={"resource_claims": own.resource_claims})
+    return merged
+
+
+def gpus_of(spec: TeacherFineTuneSpec, pods: PodSettings) -> int:
+    """GPUs of one pod of a trainer: those of the extended resource, and those of its claims."""
+    return spec.gpus + sum(claim.gpus for claim in pods.resource_claims or ())
+
+
+def _placement(spec: TeacherFineTuneSpec) -> PodSettings:
+    """The placement at the top of the spec. Empty means that nothing was said."""
+    return PodSettings(
+        node_selector=spec.node_selector or None,
+        affinity=spec.affinity or None,
+        tolerations=spec.tolerations or None,
+        runtime_class_name=spec.runtime_class_name,
+        priority_class_name=spec.priority_class_name,
+    )
+
+
+def _merged(*layers: PodSpec) -> PodSettings:
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for name in PodSettings.model_fields:
+            value = getattr(layer, name, None)
+            if value is None:
+                continue
+            if name in ADDED:
+                value = {**result.get(name, {}), **value}
+            elif name in KEYS:
+                by_key = {getattr(one, KEYS[name]): one for one in (*result.get(name, ()), *value)}
+                value = list(by_key.values())
+            result[name] = value
+    return PodSettings.model_construct(**result)

@@ -1,0 +1,1 @@
+"""From observed state to status and actions. Pure."""

@@ -1,0 +1,290 @@
+"""From what is true of a run to its conditions, its columns and its events. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from engine.outcome import TeacherOutcome
+from engine.result_types import MemoryNeed
+from engine.spec import OnNoGain, TeacherName
+from teacher_operator.api.status import (
+    Condition,
+    ConditionStatus,
+    FailureStatus,
+    MemoryStatus,
+    SummaryStatus,
+    TeacherFineTuneStatus,
+    TeacherStatus,
+    clip,
+)
+from teacher_operator.api.timestamps import left, seconds, timestamp
+from teacher_operator.decide.dataset_status import dataset_sentence
+from teacher_operator.decide.progress import percent_text
+from teacher_operator.decide.teacher import ENDED, failed_for_good, succeeded
+
+State = Literal["active", "suspended", "stuck", "succeeded", "failed"]
+
+RESPONDING = "Responding"
+INSPECTED, RECONCILING, STALLED, SUCCEEDED = "DatasetInspected", "Reconciling", "Stalled", "Succeeded"
+IMPROVED, NOT_BETTER = "Improved", "NotBetterThanBase"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run stands, in a word and a sentence."""
+
+    state: State
+    reason: str
+    message: str
+
+    @classmethod
+    def active(cls, reason: str, message: str) -> Summary:
+        """Something is under way or waited for."""
+        return cls("active", reason, message)
+
+    @classmethod
+    def suspended(cls, message: str) -> Summary:
+        """Nothing is to be done until the user says so."""
+        return cls("suspended", "Suspended", message)
+
+    @classmethod
+    def stuck(cls, reason: str, message: str) -> Summary:
+        """Nothing can be done until somebody mends something; then it goes on."""
+        return cls("stuck", reason, message)
+
+    @classmethod
+    def succeeded(cls, message: str) -> Summary:
+        """Every adapter is published."""
+        return cls("succeeded", "Succeeded", message)
+
+    @classmethod
+    def failed(cls, reason: str, message: str) -> Summary:
+        """It has ended without."""
+        return cls("failed", reason, message)
+
+
+class EventNote(NamedTuple):
+    """A Kubernetes event to tell."""
+
+    kind: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def summary_condition(status: TeacherFineTuneStatus) -> Condition | None:
+    """The condition that sums a run up."""
+    return next((one for one in status.conditions if one.type == SUCCEEDED), None)
+
+
+def is_terminal(status: TeacherFineTuneStatus) -> bool:
+    """The run has ended, well or not, and never runs again."""
+    condition = summary_condition(status)
+    return condition is not None and condition.status is not ConditionStatus.UNKNOWN
+
+
+def with_conditions(
+    status: TeacherFineTuneStatus,
+    summary: Summary | None,
+    *,
+    generation: int,
+    now: float,
+    log: Sequence[str] = (),
+) -> TeacherFineTuneStatus:
+    """The status with its conditions and columns.
+
+    Args:
+        status: What is known.
+        summary: How the run stands; None: as before, only the generation was looked at.
+        generation: Of the object.
+        now: Seconds since the epoch.
+        log: Last lines of the log of what failed.
+    """
+    if summary is None:
+        kept = [one.model_copy(update={"observed_generation": generation}) for one in status.conditions]
+        return status.model_copy(update={"conditions": kept, "observed_generation": generation})
+    message = summary.message
+    if log:
+        message = "\n".join([message, "Last lines of its log:", *log])
+    before = {one.type: one for one in status.conditions}
+    stalled = summary.state in {"failed", "stuck"}
+    wanted = {
+        INSPECTED: _inspected(status, summary),
+        RECONCILING: (_boolean(summary.state == "active"), summary.reason, message),
+        STALLED: (_boolean(stalled), summary.reason, message if stalled else ""),
+        SUCCEEDED: (_succeeded(summary), summary.reason, message),
+    }
+    responding = _responding(status.teachers, before.get(RESPONDING))
+    if responding is not None and summary.state == "active":
+        wanted[RESPONDING] = responding
+    improved = _improved(status.teachers)
+    if improved is not None:
+        wanted[IMPROVED] = improved
+    conditions = []
+    for kind, (value, reason, text) in wanted.items():
+        old = before.get(kind)
+        changed = old is None or old.status is not value
+        conditions.append(
+            Condition(
+                type=kind,
+                status=value,
+                reason=reason,
+                message=clip(text),
+                observed_generation=generation,
+                last_transition_time=timestamp(now) if changed or old is None else old.last_transition_time,
+            )
+        )
+    over = summary.state in {"succeeded", "failed"}
+    return status.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": conditions,
+            "summary": columns(status.teachers, now=now),
+            "completion_time": timestamp(now) if over else None,
+        }
+    )
+
+
+def columns(teachers: Sequence[TeacherStatus], *, now: float = 0.0) -> SummaryStatus:
+    """What `kubectl get` shows."""
+    percents = [100 if one.state == "Succeeded" else one.progress.percent if one.progress else 0 for one in teachers]
+    active = [one for one in teachers if one.state == "Training"]
+    waits = [span for one in active if (span := _time_left(one, now=now)) is not None]
+    all_say = len(waits) == sum(one.state not in ENDED for one in teachers)
+    measured = [f"{_two(one.ap_before)} -> {_two(one.ap_after) or '…'}" for one in teachers if one.ap_before]
+    nodes = dict.fromkeys(one.attempts[-1].node for one in active if one.attempts and one.attempts[-1].node)
+    return SummaryStatus(
+        teachers=",".join(one.name.value for one in teachers),
+        progress=percent_text(percents) if any(percents) or any(one.progress for one in teachers) else "",
+        time_left=left(max(waits)) if waits and all_say else "",
+        map=", ".join(measured),
+        nodes=",".join(nodes),
+    )
+
+
+def _time_left(teacher: TeacherStatus, *, now: float) -> float | None:
+    """Seconds until a teacher is done, counted down since it said so; None if unknown, not heard from, or late."""
+    progress = teacher.progress
+    if progress is None or progress.seconds_left is None or teacher.unresponsive is not None:
+        return None
+    said = seconds(progress.updated)
+    span = progress.seconds_left - max(0.0, now - said if said is not None else 0.0)
+    return span if span >= 0 else None
+
+
+def published_teacher(
+    name: TeacherName,
+    result: TeacherOutcome | None,
+    *,
+    needs: Sequence[MemoryNeed] = (),
+    on_no_gain: OnNoGain = OnNoGain.PUBLISH,
+    now: float,
+) -> TeacherStatus:
+    """A teacher at its beginning; one that was published before needs no training, and ends as it did then."""
+    need = next((one for one in needs if one.teacher is name), None)
+    memory = need and MemoryStatus(bytes=need.memory_bytes, least_bytes=need.least_memory_bytes)
+    teacher = TeacherStatus(name=name, state="Pending", memory=memory)
+    if result is None:
+        return teacher
+    done = succeeded(teacher, result, now=now)
+    if result.improved is False and on_no_gain is OnNoGain.FAIL:
+        return failed_for_good(done, FailureStatus(reason=NOT_BETTER, message=_no_gain(done)), now=now)
+    return done.model_copy(update={"message": f"{done.message}; this very run was published before"})
+
+
+def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Iterator[EventNote]:
+    """Yield an event for each transition that people want to know of, never for mere progress.
+
+    The event of the end of a run has the end of its last teacher in it, which so has no event of its own.
+    """
+    old, new = summary_condition(before), summary_condition(after)
+    ends = is_terminal(after) and not is_terminal(before)
+    teachers = {one.name: one for one in before.teachers}
+    for teacher in after.teachers:
+        then = teachers.get(teacher.name)
+        changed = then is None or then.state != teacher.state
+        if teacher.failure is not None:
+            told = then is not None and then.failure is not None and then.failure.pod == teacher.failure.pod
+            ended = changed and teacher.state == "Failed"
+            if (ended or not told) and not (ended and ends):
+                yield EventNote("Warning", teacher.failure.reason, f"{teacher.name}: {teacher.failure.message}")
+        if (
+            changed
+            and teacher.state in {"Training", "Succeeded", "Suspended"}
+            and not (ends and teacher.state == "Succeeded")
+        ):
+            yield EventNote("Normal", teacher.state, f"{teacher.name}: {teacher.message}")
+        if teacher.releases > (then.releases if then is not None else 0):
+            yield EventNote("Warning", "GpusReleased", f"{teacher.name}: {teacher.message}")
+        silent = then.unresponsive if then is not None else None
+        if teacher.unresponsive is not None and (silent is None or silent.reason != teacher.unresponsive.reason):
+            found = teacher.unresponsive
+            yield EventNote("Warning", found.reason, f"{teacher.name}: {found.message}")
+        if changed and teacher.state == "Succeeded" and teacher.improved is False:
+            yield EventNote("Warning", NOT_BETTER, _no_gain(teacher))
+    if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
+        return
+    if new.status is ConditionStatus.FALSE:
+        yield EventNote("Warning", "Failed", f"{new.reason}: {new.message}")
+    elif new.status is ConditionStatus.TRUE or not after.teachers:
+        yield EventNote("Normal", new.reason, new.message)
+
+
+def _inspected(status: TeacherFineTuneStatus, summary: Summary) -> tuple[ConditionStatus, str, str]:
+    data = status.dataset
+    if data is None:
+        return (
+            _boolean(False) if summary.state == "failed" else ConditionStatus.UNKNOWN,
+            summary.reason,
+            summary.message,
+        )
+    return ConditionStatus.TRUE, "Inspected", dataset_sentence(data)
+
+
+def _improved(teachers: Sequence[TeacherStatus]) -> tuple[ConditionStatus, str, str] | None:
+    """Whether all adapters are better than their bases; None before the first is measured.
+
+    It has no part in whether the run is done: tools that wait for an object (kstatus) do not read it.
+    """
+    known = [teacher for teacher in teachers if teacher.improved is not None]
+    if not known:
+        return None
+    worse = [teacher for teacher in known if not teacher.improved]
+    if worse:
+        return ConditionStatus.FALSE, NOT_BETTER, "; ".join(map(_no_gain, worse))
+    if len(known) == len(teachers):
+        gains = (f"{teacher.name}: AP {teacher.ap_before} -> {teacher.ap_after}" for teacher in known)
+        return ConditionStatus.TRUE, "BetterThanBase", "; ".join(gains)
+    return ConditionStatus.UNKNOWN, "NotMeasured", "not every adapter is published and measured"
+
+
+def _responding(teachers: Sequence[TeacherStatus], before: Condition | None) -> tuple[ConditionStatus, str, str] | None:
+    """Return the condition Responding: all trainers are heard from. None before the first silence."""
+    silent = [(teacher, teacher.unresponsive) for teacher in teachers if teacher.unresponsive is not None]
+    if silent:
+        words = (f"{teacher.name}: {found.message}" for teacher, found in silent)
+        return ConditionStatus.FALSE, silent[0][1].reason, "; ".join(words)
+    return (ConditionStatus.TRUE, "HeardFrom", "") if before is not None else None
+
+
+def _no_gain(teacher: TeacherStatus) -> str:
+    return (
+        f"{teacher.name}: the adapter is not better than its base (AP {teacher.ap_before} -> {teacher.ap_after} on the "
+        "validation part; result.json has the test part's): use the base, or train longer or on more images"
+    )
+
+
+def _succeeded(summary: Summary) -> ConditionStatus:
+    return {
+        "succeeded": ConditionStatus.TRUE,
+        "failed": ConditionStatus.FALSE,
+    }.get(summary.state, ConditionStatus.UNKNOWN)
+
+
+def _boolean(value: bool) -> ConditionStatus:
+    return ConditionStatus.TRUE if value else ConditionStatus.FALSE
+
+
+def _two(number: str) -> str:
+    return f"{float(number):.2f}" if number else ""

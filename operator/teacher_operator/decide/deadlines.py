@@ -1,0 +1,144 @@
+"""Limits of a Job: the time in which it waits, and the time in which it runs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from teacher_operator.api.spec import TeacherFineTuneSpec
+from teacher_operator.api.status import FailureStatus, TeacherStatus, clip
+from teacher_operator.api.timestamps import seconds, timestamp
+from teacher_operator.decide.actions import Todo
+from teacher_operator.decide.job_state import JobView, Waiting
+
+WAITS = frozenset({"Pending", "Starting"})
+"""States of a Job whose time counts towards pendingDeadlineSeconds."""
+
+
+def waited_too_long(
+    spec: TeacherFineTuneSpec, stand: Waiting, todo: Todo, *, attempts_ended: Iterable[float] = (), now: float
+) -> FailureStatus | None:
+    """Return the failure of a Job that has waited for longer than pendingDeadlineSeconds, else None.
+
+    When the time will be up is noted in ``todo``. A wait after an attempt begins when that has ended.
+
+    Args:
+        spec: Of the object.
+        stand: Where the Job stands.
+        todo: Collects actions.
+        attempts_ended: When earlier pods of the Job ended, in seconds since the epoch.
+        now: Seconds since the epoch.
+    """
+    deadline = spec.pending_deadline_seconds
+    if deadline is None or stand.since is None or stand.state not in WAITS:
+        return None
+    since = max([stand.since, *attempts_ended])
+    if now >= since + deadline:
+        return _not_started(deadline, stand.message)
+    todo.again(since + deadline)
+    return None
+
+
+def refused_too_long(
+    spec: TeacherFineTuneSpec, refused: FailureStatus, todo: Todo, *, since: float, now: float
+) -> FailureStatus | None:
+    """Return the failure of a child that the API server refuses: for good, or for longer than pendingDeadlineSeconds.
+
+    Return None while another attempt must follow, which is noted in ``todo``.
+
+    Args:
+        spec: What the user asks for.
+        refused: The refusal.
+        todo: Collects actions.
+        since: Since when the child is refused, in seconds since the epoch.
+        now: Seconds since the epoch.
+    """
+    if refused.reason == "ChildRefused":
+        return refused
+    deadline = spec.pending_deadline_seconds
+    if deadline is not None and now >= since + deadline:
+        return _not_started(deadline, refused.message)
+    if deadline is not None:
+        todo.again(since + deadline)
+    todo.retry = True
+    return None
+
+
+def _not_started(deadline: int, message: str) -> FailureStatus:
+    """Return the failure of a Job that has not run in time, with what it waited for."""
+    message = clip(f"not running after pendingDeadlineSeconds = {deadline}: {message}")
+    return FailureStatus(reason="NotStartedInTime", message=message)
+
+
+def counted(teacher: TeacherStatus, view: JobView | None, *, now: float) -> TeacherStatus:
+    """Return a teacher with the time in which its Jobs were allowed to run.
+
+    The status holds the sum of the stretches that are over, and when the present one began: so it counts over all Jobs
+    of a teacher and through restarts of the operator, and is written only where a stretch begins or ends.
+
+    Args:
+        teacher: What was known.
+        view: Its Job, if it exists.
+        now: Seconds since the epoch.
+    """
+    begun, before = _allowed_since(view), seconds(teacher.active_since)
+    if begun == before:
+        return teacher
+    present = timestamp(begun) if begun is not None else None
+    if before is None:
+        return teacher.model_copy(update={"active_since": present})
+    end = begun if begun is not None else _stopped_at(view, since=before, now=now)
+    if end is None:
+        return teacher
+    spent = teacher.active_seconds + max(0, int(end - before))
+    return teacher.model_copy(update={"active_seconds": spent, "active_since": present})
+
+
+def remaining(spec: TeacherFineTuneSpec, teacher: TeacherStatus) -> int | None:
+    """Return the seconds of activeDeadlineSeconds that are left for the present Job; None without a limit.
+
+    A Job that only reads what was trained in another cluster has none.
+    """
+    limit = spec.active_deadline_seconds
+    return None if limit is None or teacher.dispatched else max(1, limit - teacher.active_seconds)
+
+
+def used_up(spec: TeacherFineTuneSpec, teacher: TeacherStatus) -> FailureStatus | None:
+    """Return the failure of a teacher whose earlier Jobs have taken all of activeDeadlineSeconds, else None.
+
+    While a Job is allowed to run, its own deadline ends it, whether there is an operator or not.
+    """
+    limit = spec.active_deadline_seconds
+    if limit is None or teacher.dispatched or teacher.active_since is not None or teacher.active_seconds < limit:
+        return None
+    return ran_too_long(limit)
+
+
+def ran_too_long(limit: int | None) -> FailureStatus:
+    """The failure of a teacher that was allowed to run for as long as activeDeadlineSeconds."""
+    message = (
+        f"not done after activeDeadlineSeconds = {limit}, over all of its Jobs: the last checkpoint is kept in object "
+        "storage; raise the deadline in a new object of the same name to resume from it"
+    )
+    return FailureStatus(reason="DeadlineExceeded", message=message)
+
+
+def _allowed_since(view: JobView | None) -> float | None:
+    """When the present stretch began, in seconds since the epoch; None if the Job may not run, or has ended."""
+    if view is None or view.suspended or not view.unfinished:
+        return None
+    return view.started
+
+
+def _stopped_at(view: JobView | None, *, since: float, now: float) -> float | None:
+    """When a stretch ended, in seconds since the epoch; None if that is not known yet."""
+    if view is None:
+        return now
+    if view.deleting:
+        return seconds(view.job["metadata"]["deletionTimestamp"])
+    conditions = (view.job.get("status") or {}).get("conditions") or []
+    ends = {one["type"]: one.get("lastTransitionTime") for one in conditions if one["status"] == "True"}
+    for kind in ("Complete", "Failed", "Suspended"):
+        if kind in ends:
+            return seconds(ends[kind]) or now
+    made = seconds(view.job["metadata"].get("creationTimestamp"))
+    return made if made is not None and made > since else None

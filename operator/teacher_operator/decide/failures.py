@@ -1,0 +1,217 @@
+"""What made a pod or a Job fail, in one word and in sentences that say what to do. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.errors import (
+    BaseModelError,
+    ConfigError,
+    DataError,
+    InterruptedTrainingError,
+    MachineError,
+    NoProgressError,
+    NotBetterThanBaseError,
+    NotFiniteError,
+    OutOfMemoryError,
+    StorageError,
+)
+from engine.outcome import Outcome, parse_outcome
+from teacher_operator.api.names import INSPECT
+from teacher_operator.api.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
+from teacher_operator.decide.evictions import eviction_advice
+from teacher_operator.decide.failed_pods import telling_pod, were_stopped, would_fail_again
+from teacher_operator.decide.job_state import DISRUPTED
+from teacher_operator.decide.pod_state import is_first, node_of, terminated
+from teacher_operator.decide.sidecars import RUNS_ON
+
+Body = Mapping[str, Any]
+
+REASONS: Mapping[int, str] = {
+    ConfigError.exit_code: "ConfigurationInvalid",
+    DataError.exit_code: "DataInvalid",
+    BaseModelError.exit_code: "BaseModelUnavailable",
+    StorageError.exit_code: "StorageUnavailable",
+    OutOfMemoryError.exit_code: "OutOfGpuMemory",
+    NotFiniteError.exit_code: "LossNotFinite",
+    NoProgressError.exit_code: "NoProgress",
+    MachineError.exit_code: "MachineUnfit",
+    NotBetterThanBaseError.exit_code: "NotBetterThanBase",
+    InterruptedTrainingError.exit_code: "Interrupted",
+}
+"""The exit codes of the engine."""
+
+KILLED = 137
+NOTHING_LEFT = "NothingLeft"
+"""A pod ended well, and nothing says that our process ever ran in it."""
+NO_COMMAND = frozenset({0, 2, 126, 127, 128, 255})
+"""Exit codes that a container may have before our process runs in it: those of runtimes, shells and command lines."""
+
+SUMMARY_MAX = 1024
+
+
+def outcome_of(pods: Sequence[Body], container: str) -> Outcome | None:
+    """What came of the newest pod of which something came; others have failed, or worked beside it."""
+    for pod in reversed(pods):
+        ended = terminated(pod, container)
+        outcome = parse_outcome(ended.get("message") or "") if ended else None
+        if outcome is not None and (outcome.prepared or outcome.trained):
+            return outcome
+    return None
+
+
+def unreadable(pods: Sequence[Body], container: str) -> FailureStatus | None:
+    """Why nothing came of a Job that has done its work, if a pod of it is still there to say so."""
+    done = [pod for pod in pods if pod["status"].get("phase") == "Succeeded" and is_first(pod)]
+    if not done:
+        return None
+    message = (terminated(done[-1], container) or {}).get("message") or ""
+    outcome = parse_outcome(message)
+    if outcome is not None and outcome.message:
+        reason, said = REASONS.get(outcome.exit_code, "OutcomeUnreadable"), outcome.message
+    elif not message:
+        reason, said = (
+            NOTHING_LEFT,
+            "its container ended with exit code 0 and left no outcome: it was stopped too early",
+        )
+    else:
+        reason, said = (
+            "OutcomeUnreadable",
+            (
+                "the pod has done its work, and what it left of it cannot be read: its image has another version than "
+                "the operator, or the pod has so many containers that the kubelet kept only the beginning. It begins: "
+                f"{message[:200]!r}"
+            ),
+        )
+    name = done[-1]["metadata"]["name"]
+    return FailureStatus(reason=reason, message=clip(said), exit_code=0, pod=name, node=node_of(done[-1]))
+
+
+def pod_failure(pod: Body, container: str, log: Sequence[str]) -> FailureStatus:
+    """Why a pod failed: from its container's end, from what the engine left, and from what the node says."""
+    ended = terminated(pod, container) or {}
+    exit_code = ended.get("exitCode")
+    outcome = parse_outcome(ended.get("message") or "")
+    reason, message = _cause(pod, container, ended, outcome)
+    tail = list(log) or _lines(ended.get("message") or "" if outcome is None else "")
+    return FailureStatus(
+        reason=reason,
+        message=clip(message),
+        exit_code=exit_code,
+        pod=pod["metadata"]["name"],
+        node=node_of(pod),
+        log_tail=[clip(line, 512) for line in tail[-LOG_LINES:]],
+    )
+
+
+def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[str]) -> FailureStatus:
+    """Why a Job failed for good: its last pod's failure, or the Job's own."""
+    condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
+    if condition.get("reason") == "DeadlineExceeded":
+        limit = job["spec"].get("activeDeadlineSeconds")
+        message = f"not done within the deadline of its Job, {limit} seconds"
+        if container == INSPECT:
+            message = f"the data was not inspected within {limit} seconds: look whether the object store answers"
+        return FailureStatus(reason="DeadlineExceeded", message=message)
+    failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
+    telling = telling_pod(pods)
+    if telling is None:
+        message = condition.get("message") or "its pods are gone"
+        return FailureStatus(reason=_reason(condition.get("reason"), "JobFailed"), message=clip(message))
+    failure = pod_failure(telling, container, log)
+    attempts = sum(is_first(pod) for pod in failed)
+    if condition.get("reason") == "BackoffLimitExceeded" and attempts > 1:
+        last = f" (attempt {attempts}, the last)"
+        failure = failure.model_copy(update={"message": clip(failure.message, MESSAGE_MAX - len(last)) + last})
+    return failure
+
+
+def is_final(job: Body, pods: Sequence[Body]) -> bool:
+    """Return True if a failed Job must not be made again, since enough is known of why.
+
+    That is so if its time is over, a pod left an outcome that would come again, or its last allowed attempt failed by
+    itself. A FailJob rule, which knows exit codes alone, proves nothing, nor does an attempt that was stopped from
+    outside, nor a Job without any failed pod left; and a Job that a sidecar keeps from retrying has attempts left.
+    """
+    condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
+    telling = telling_pod(pods)
+    if condition.get("reason") == "DeadlineExceeded" or (telling is not None and would_fail_again(telling)):
+        return True
+    if condition.get("reason") in {"PodFailurePolicy", RUNS_ON}:
+        return False
+    return telling is not None and not were_stopped(pods)
+
+
+def failure_elsewhere(job: Body) -> FailureStatus | None:
+    """Why a Job failed whose pods are in another cluster; None if it has published, and failed for what it published.
+
+    Its status is all that is known: the exit code only where the Job controller names it.
+    """
+    condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
+    said = str(condition.get("message") or condition.get("reason") or "no cause is given")
+    found = re.search(r"exit code (\d+)", said)
+    exit_code = int(found[1]) if found else None
+    if exit_code == NotBetterThanBaseError.exit_code:
+        return None
+    reason = _reason(condition.get("reason"), "JobFailed") if exit_code is None else REASONS.get(exit_code, "Crashed")
+    message = f"failed in another cluster, where its pods and their logs are: {said}; the last checkpoint is kept"
+    return FailureStatus(reason=reason, message=clip(message), exit_code=exit_code)
+
+
+def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> tuple[str, str]:
+    node = node_of(pod)
+    on_node = f" on node {node}" if node else ""
+    exit_code = ended.get("exitCode")
+    if ended.get("reason") == "OOMKilled":
+        limit = _memory_limit(pod, container)
+        allowed = f"more than its limit of {limit}" if limit else "more memory than there is"
+        advice = "raise spec.resources.limits.memory, or lower the batch size"
+        if container == INSPECT:
+            advice = "raise inspectResources of the installation"
+        return "OutOfMemory", f"killed{on_node} for using {allowed}: {advice}"
+    told = outcome if outcome is not None and outcome.message else None
+    if told is not None and told.exit_code != InterruptedTrainingError.exit_code:
+        return REASONS.get(told.exit_code) or _reason(told.reason, "TrainerFailed"), told.message
+    status = pod["status"]
+    disruption = next((c for c in status.get("conditions") or [] if c["type"] == DISRUPTED), None)
+    if status.get("reason") == "Evicted":
+        why = str(status.get("message") or "the node ran short of something").strip()
+        advice = eviction_advice(why, container)
+        return "Evicted", f"evicted{on_node}: {why}" + (f" To fix it, {advice}" if advice else "")
+    if disruption is not None and disruption["status"] == "True":
+        return "Disrupted", f"stopped{on_node}: {disruption.get('message') or disruption.get('reason')}"
+    if told is not None:  # who sent the signal is not known
+        return REASONS[told.exit_code], told.message
+    if not ended:
+        return "PodFailed", status.get("message") or status.get("reason") or "the pod failed before its container ran"
+    if exit_code == KILLED:
+        return "Killed", f"killed{on_node} (exit code 137) without a word: most likely the node ran out of memory"
+    if ended.get("reason") in {"ContainerCannotRun", "StartError"}:
+        return "StartError", f"the container cannot start{on_node}: {ended.get('message', '')}"[:SUMMARY_MAX]
+    if isinstance(exit_code, int) and exit_code in REASONS:
+        return REASONS[exit_code], f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
+    if exit_code in NO_COMMAND and outcome is None:
+        return (
+            "Crashed",
+            f"ended{on_node} with exit code {exit_code} and left no outcome: the container was stopped as it started, "
+            "or its image knows other arguments than the operator; its log, if it wrote any, says which",
+        )
+    return "Crashed", f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
+
+
+def _reason(text: str | None, default: str) -> str:
+    """A word that a condition may have as its reason."""
+    return text if text and re.fullmatch(REASON, text) and len(text) <= 128 else default
+
+
+def _memory_limit(pod: Body, container: str) -> str:
+    for one in pod["spec"]["containers"]:
+        if one["name"] == container:
+            return str((one.get("resources", {}).get("limits") or {}).get("memory") or "")
+    return ""
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]

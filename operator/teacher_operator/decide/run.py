@@ -1,0 +1,269 @@
+"""From an object and what is there of it, to what is to be done and what is true. Pure.
+
+Level-based: nothing is remembered but the object's own status, and nothing depends on what happened, only on what is.
+Running it twice on the same state asks for nothing the second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from engine.errors import ConfigError
+from engine.spec import TeacherName
+from engine.storage import check_endpoint
+from teacher_operator.api.names import network_policy, trainer_job
+from teacher_operator.api.settings import Settings
+from teacher_operator.api.spec import PLATFORM, TeacherFineTuneSpec, parse_spec
+from teacher_operator.api.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus, clip
+from teacher_operator.api.timestamps import seconds, timestamp
+from teacher_operator.decide import policy
+from teacher_operator.decide.actions import Todo
+from teacher_operator.decide.claims import claims
+from teacher_operator.decide.conditions import (
+    SUCCEEDED,
+    Summary,
+    is_terminal,
+    with_conditions,
+)
+from teacher_operator.decide.inspection import NAME_TAKEN, inspect
+from teacher_operator.decide.job_state import JobView
+from teacher_operator.decide.network import run_network
+from teacher_operator.decide.teacher import ENDED, decide_teacher, failed_for_good, waits_for
+
+Body = Mapping[str, Any]
+
+UNKNOWN = "extra_forbidden"
+"""Of pydantic: a field that there is none of."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What there is of an object's children.
+
+    Attributes:
+        inspect: The Job that inspects its data.
+        trainers: The Job of each teacher.
+        refused: Children that the API server has refused, by name, with the reason.
+        orphans: Pods with the object's label whose Job no longer exists.
+    """
+
+    inspect: JobView | None = None
+    trainers: Mapping[TeacherName, JobView] = field(default_factory=dict)
+    refused: Mapping[str, FailureStatus] = field(default_factory=dict)
+    orphans: Sequence[Body] = ()
+
+    @property
+    def jobs(self) -> list[JobView]:
+        """All Jobs there are."""
+        return [view for view in (self.inspect, *self.trainers.values()) if view is not None]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to write into the status, and what to do beside it."""
+
+    status: TeacherFineTuneStatus
+    todo: Todo
+
+
+def decide(body: Body, observed: Observed, settings: Settings, *, now: float) -> Decision:
+    """What is true of an object, and what is to be done next.
+
+    Args:
+        body: The object.
+        observed: Its children.
+        settings: Of the operator.
+        now: Seconds since the epoch.
+    """
+    todo, before = Todo(), read_status(body)
+    if _has_ended(body):
+        todo.delete += [view.name for view in observed.jobs if view.unfinished]
+        if not is_terminal(before):  # an older operator reads the status of a newer one: let it be
+            return Decision(before, todo)
+        _remove_when_due(body, before, observed, todo, now=now)
+        return _decision(body, before, None, todo, now=now)
+    status = before.model_copy(update={"start_time": before.start_time or timestamp(now)})
+    try:
+        spec = parse_spec(body)
+        claims(spec)
+        _check_endpoint(spec, settings)
+    except (ValidationError, ConfigError) as error:
+        if isinstance(error, ValidationError) and all(map(_may_be_mended, error.errors())):
+            unfit = _unfit(error)  # what runs goes on
+            return _decision(body, status, Summary.stuck(unfit.reason, unfit.message), todo, now=now)
+        todo.delete += [view.name for view in observed.jobs if view.unfinished]
+        return _failed(body, status, _unfit(error), todo, now=now)
+    # No new Job is made; existing ones continue. A suspended run makes none in any case.
+    denied = None if spec.suspend else policy.refusal(spec, settings, namespace=body["metadata"]["namespace"])
+    announced = bool(status.run_id and status.config_uri and status.dataset and status.teachers)
+    if not announced:
+        if denied is not None and observed.inspect is None:
+            return _decision(body, status, Summary.stuck(denied.reason, denied.message), todo, now=now)
+        status, unfinished = inspect(
+            body,
+            spec,
+            status,
+            observed.inspect,
+            settings,
+            refused=observed.refused,
+            anew=denied is None,
+            todo=todo,
+            now=now,
+        )
+        if isinstance(unfinished, FailureStatus):
+            return _failed(body, status, unfinished, todo, now=now)
+        if unfinished is not None:
+            _fence(body, settings, todo)
+            return _decision(body, status, unfinished, todo, now=now)
+    elif observed.inspect is not None and observed.inspect.unfinished:  # a sidecar keeps it from its end
+        todo.delete.append(observed.inspect.name)
+    teachers: list[TeacherStatus] = []
+    name = body["metadata"]["name"]
+    for teacher in status.teachers:
+        decided = decide_teacher(
+            body,
+            spec,
+            settings,
+            teacher,
+            observed.trainers.get(teacher.name),
+            refused=denied
+            or observed.refused.get(network_policy(name))
+            or observed.refused.get(trainer_job(name, teacher.name)),
+            waits_for=waits_for(teacher.name, [*teachers, *status.teachers[len(teachers) :]]),
+            orphans=observed.orphans,
+            announced=announced,
+            config_uri=status.config_uri,
+            todo=todo,
+            now=now,
+        )
+        teachers.append(decided)
+    status = status.model_copy(
+        update={"teachers": teachers, "gpu_seconds": sum(teacher.gpu_seconds for teacher in teachers)}
+    )
+    _fence(body, settings, todo)
+    summary = _of_teachers(teachers, observed.refused)
+    if denied is not None and summary.reason == "Pending" and not any(one.unfinished for one in observed.jobs):
+        summary = Summary.stuck(denied.reason, summary.message)
+    return _decision(body, status, summary, todo, now=now)
+
+
+def _fence(body: Body, settings: Settings, todo: Todo) -> None:
+    """Have the NetworkPolicy of a run made before each Job of it, where the installation wants one."""
+    if settings.run_network_policy and any(child["kind"] == "Job" for child in todo.apply):
+        todo.apply.insert(0, run_network(body, settings))
+
+
+def _has_ended(body: Body) -> bool:
+    """The object says that its run has ended, in whatever version's words."""
+    conditions = (body.get("status") or {}).get("conditions")
+    told = [one for one in conditions if isinstance(one, dict)] if isinstance(conditions, list) else []
+    return any(one.get("type") == SUCCEEDED and one.get("status") in {"True", "False"} for one in told)
+
+
+def read_status(body: Body) -> TeacherFineTuneStatus:
+    """The status of an object; one that was broken by hand is made anew."""
+    try:
+        return TeacherFineTuneStatus.model_validate(body.get("status") or {}, by_alias=True, by_name=False)
+    except ValidationError:
+        return TeacherFineTuneStatus()
+
+
+def _of_teachers(teachers: Sequence[TeacherStatus], refused: Mapping[str, FailureStatus]) -> Summary:
+    """One summary of all teachers."""
+    failed = [teacher for teacher in teachers if teacher.state == "Failed"]
+    active = [teacher for teacher in teachers if teacher.state not in {"Failed", "Succeeded"}]
+    words = "; ".join(f"{teacher.name}: {teacher.message or teacher.state}" for teacher in [*failed, *active])
+    if not active and failed:
+        cause = failed[0].failure or FailureStatus(reason="TrainerFailed", message=words)
+        return Summary.failed(cause.reason, words)
+    if not active:
+        said = "; ".join(f"{t.name}: AP {t.ap_before} -> {t.ap_after}, {t.adapter.uri}" for t in teachers if t.adapter)
+        return Summary.succeeded(said)
+    if all(teacher.state == "Suspended" for teacher in active):
+        return Summary.suspended(words)
+    states = {one.state for one in active if one.state != "Pending" or not waits_for(one.name, active)}
+    foremost = next(state for state in ("Training", "Starting", "Pending", "Queued", "Suspended") if state in states)
+    if foremost == "Pending" and any(one.reason == NAME_TAKEN for one in refused.values()):
+        return Summary.active(NAME_TAKEN, words)
+    return Summary.active(foremost, words)
+
+
+def _failed(body: Body, status: TeacherFineTuneStatus, failure: FailureStatus, todo: Todo, *, now: float) -> Decision:
+    summary = Summary.failed(failure.reason, failure.message)
+    teachers = [one if one.state in ENDED else failed_for_good(one, failure, now=now) for one in status.teachers]
+    status = status.model_copy(update={"teachers": teachers})
+    return _decision(body, status, summary, todo, now=now, log=failure.log_tail)
+
+
+def _decision(
+    body: Body,
+    status: TeacherFineTuneStatus,
+    summary: Summary | None,
+    todo: Todo,
+    *,
+    now: float,
+    log: Sequence[str] = (),
+) -> Decision:
+    generation = body["metadata"].get("generation") or 0
+    status = with_conditions(status, summary, generation=generation, now=now, log=log)
+    ttl = body["spec"].get("ttlSecondsAfterFinished")
+    if summary is not None and is_terminal(status) and ttl is not None:
+        todo.again(now + ttl)  # not before it is written: until then the Jobs are all that tells how it ended
+    return Decision(status, todo)
+
+
+def _may_be_mended(fault: ErrorDetails) -> bool:
+    """A slip of what may be changed, or a field of a newer CRD, whose defaults the API server adds to every object."""
+    return fault["type"] == UNKNOWN or fault["loc"][0] in PLATFORM
+
+
+class EndpointError(ConfigError):
+    """The endpoint of a store is refused."""
+
+
+def _unfit(error: ValidationError | ConfigError) -> FailureStatus:
+    """Why a spec cannot be worked on that the API server has taken."""
+    if isinstance(error, EndpointError):
+        return FailureStatus(reason="EndpointRefused", message=clip(f"spec.storage.endpointUrl: {error}"))
+    if isinstance(error, ConfigError):
+        return FailureStatus(reason="ConfigurationInvalid", message=clip(str(error)))
+    fault = error.errors()[0]
+    where = f"spec.{'.'.join(str(part) for part in fault['loc'])}"
+    if fault["type"] == UNKNOWN:
+        message = f"{where} is unknown to this operator: the CRD is of another version; install both from one chart"
+        return FailureStatus(reason="UnknownField", message=clip(message))
+    message = f"{where}: {fault['msg']}"
+    return FailureStatus(reason="ConfigurationInvalid", message=clip(message))
+
+
+def _check_endpoint(spec: TeacherFineTuneSpec, settings: Settings) -> None:
+    """Refuse endpoints that the installation or safety forbids. Names are resolved where they are used: in the pods."""
+    url = spec.storage.endpoint_url
+    if url is None:
+        return
+    try:
+        check_endpoint(url, resolver=lambda _: ())
+    except ConfigError as error:
+        raise EndpointError(str(error)) from None
+    allowed = settings.allowed_endpoints
+    host = (urlsplit(url).hostname or "").lower()
+    if allowed and not any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in allowed):
+        raise EndpointError(f"{host} is none of the stores that this cluster allows: {', '.join(allowed)}")
+
+
+def _remove_when_due(body: Body, status: TeacherFineTuneStatus, observed: Observed, todo: Todo, *, now: float) -> None:
+    """Remove the Jobs of a run that ended long enough ago; the object itself stays, so that nothing runs again."""
+    ttl = body["spec"].get("ttlSecondsAfterFinished")
+    ended = seconds(status.completion_time)
+    if ttl is None or ended is None or not observed.jobs:
+        return
+    if now >= ended + ttl:
+        todo.delete += [view.name for view in observed.jobs if not view.deleting]
+    else:
+        todo.again(ended + ttl)

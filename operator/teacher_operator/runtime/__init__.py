@@ -1,0 +1,1 @@
+"""Watches, queue, API server, metrics: everything with effects."""

@@ -1,0 +1,213 @@
+"""What no watch shows and is read when it is needed: logs of failed pods, warnings in events, progress of trainers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from teacher_operator.api.names import COMPONENT, TRAINER, Key, owner_uid, run_of
+from teacher_operator.api.settings import Settings
+from teacher_operator.api.status import LOG_LINES
+from teacher_operator.decide.actions import Look
+from teacher_operator.decide.failed_pods import telling_pod
+from teacher_operator.decide.job_state import JobView
+from teacher_operator.decide.pod_state import is_first
+from teacher_operator.decide.progress import ProgressView, plain_lines, read_progress
+from teacher_operator.runtime.cluster import ApiError, Cluster
+from teacher_operator.runtime.store import Store, key_of, version
+from teacher_operator.runtime.workqueue import WorkQueue
+
+Body = Mapping[str, Any]
+
+logger = logging.getLogger(__name__)
+
+WARNINGS_SECONDS = 50.0
+"""For how long the events of an object are not read again: less than a decision asks to be made anew after."""
+
+READING_SECONDS, READING_SHARE = 1.0, 0.05
+"""One reading of the events of a namespace serves all that ask within this time, or for longer where it takes long:
+however many objects wait, no more than this share of the time is spent on reading."""
+
+LOG_READ_LINES, LOG_READ_BYTES = 60, 1 << 20
+"""The limit is that of a line gone mad: it cuts off what is newest."""
+
+LOG_TRIES, LOG_RETRY_SECONDS = 3, 2.0
+READERS = 8
+READS_PER_SECOND = 25.0
+"""Of progress, over all trainers: with many of them, each is looked at less often."""
+
+
+@dataclass
+class _Reading:
+    """The warnings of one kind in one namespace, by name; when they were read, and how long that took."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    at: float = float("-inf")
+    took: float = 0.0
+    found: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self.at < max(READING_SECONDS, self.took / READING_SHARE)
+
+
+class Looks:
+    """Reads, and remembers while it is worth it.
+
+    Args:
+        cluster: The API server.
+        store: What the watches have shown.
+        queue: Gets the objects of which there is news.
+        settings: Of the operator.
+    """
+
+    def __init__(self, cluster: Cluster, store: Store, queue: WorkQueue[Key], settings: Settings) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._queue = queue
+        self._settings = settings
+        self._logs: dict[Key, Sequence[str]] = {}
+        """Of failed pods."""
+        self._tries: dict[Key, int] = {}
+        """How often the log of a failed pod could not be read."""
+        self._warnings: dict[tuple[str, Key], tuple[float, Sequence[str]]] = {}
+        self._readings: dict[tuple[str, str], _Reading] = defaultdict(_Reading)
+        self._progress: dict[Key, ProgressView] = {}
+        """Of trainers' pods."""
+        self._listed: dict[Key, int] = {}
+        """Versions of Jobs at which their pods were listed."""
+
+    def complete(self, view: JobView) -> JobView:
+        """A Job with what was read of it and its pods."""
+        pods = [key_of(pod) for pod in view.pods]
+        telling = telling_pod(view.pods)
+        first = [key for key, pod in zip(pods, view.pods, strict=True) if is_first(pod)]
+        told = [self._progress[key] for key in first if key in self._progress]
+        return replace(
+            view,
+            log=self._logs.get(key_of(telling)) if telling is not None else None,
+            progress=told[-1] if told else None,
+            complaints=self._fresh([("Job", key_of(view.job)), *(("Pod", key) for key in pods)]),
+        )
+
+    async def look(self, run: Key, looks: Sequence[Look]) -> bool:
+        """Read what a decision asks for; False if all of it was read before."""
+        news = False
+        for look in looks:
+            key = Key(run.namespace, look.name)
+            if look.kind == "log":
+                if key not in self._logs:
+                    news |= await self._read_failed_log(run, key, look.container)
+            elif look.kind == "pods":
+                news |= await self._list_pods(run, key)
+            elif self._fresh([(look.kind, key)]) is None:
+                self._warnings[look.kind, key] = (time.monotonic(), await self._warned(look.kind, key))
+                news = True
+        return news
+
+    def forget(self, pod: Body) -> None:
+        """A pod is gone."""
+        key = key_of(pod)
+        self._logs.pop(key, None)
+        self._tries.pop(key, None)
+        self._progress.pop(key, None)
+        self._warnings.pop(("Pod", key), None)
+
+    async def follow(self) -> None:
+        """Read the progress of all trainers in turn, for ever."""
+        while True:
+            begun = time.monotonic()
+            running = [pod for pod in self._store.running() if self._is_training(pod)]
+            gate = asyncio.Semaphore(READERS)
+            await asyncio.gather(*(self._read_progress(pod, gate) for pod in running))
+            least = len(running) / READS_PER_SECOND
+            wait = max(self._settings.progress_seconds, least) - (time.monotonic() - begun)
+            await asyncio.sleep(max(1.0, wait))
+            self._forget_old()
+
+    def _is_training(self, pod: Body) -> bool:
+        """The pod is a trainer's, of a Job of an object: anyone can make a pod with our labels."""
+        run = run_of(pod)
+        body = self._store.get("TeacherFineTune", run) if run is not None else None
+        if body is None:
+            return False
+        jobs = {job["metadata"]["uid"] for job in self._store.jobs_of(body)}
+        return (pod["metadata"].get("labels") or {}).get(COMPONENT) == TRAINER and owner_uid(pod) in jobs
+
+    def _forget_old(self) -> None:
+        old = [known for known, (at, _) in self._warnings.items() if time.monotonic() - at > WARNINGS_SECONDS]
+        for known in old:
+            del self._warnings[known]
+        for place in [place for place, one in self._readings.items() if not (one.lock.locked() or one.is_fresh())]:
+            del self._readings[place]
+        for job in [job for job in self._listed if not self._store.has("Job", job)]:
+            del self._listed[job]
+
+    async def _read_progress(self, pod: Body, gate: asyncio.Semaphore) -> None:
+        key, run = key_of(pod), run_of(pod)
+        async with gate:
+            try:
+                lines = await self._cluster.pod_log(key, TRAINER, lines=LOG_READ_LINES, limit_bytes=LOG_READ_BYTES)
+                before = self._progress.get(key)
+                view = read_progress(lines, before)
+            except ApiError:
+                return  # the node may be lost: the status says so from the pod itself
+            except Exception:  # what a pod writes is the user's: it must not end what serves all
+                logger.exception("the log of pod %s cannot be read", key)
+                return
+        if view != before and self._store.has("Pod", key):
+            self._progress[key] = view
+            if run is not None:
+                self._queue.add(run)
+
+    async def _read_failed_log(self, run: Key, key: Key, container: str) -> bool:
+        """Read the log of a pod that failed; False if its node does not answer, and is asked again."""
+        try:
+            lines = await self._cluster.pod_log(key, container, lines=LOG_READ_LINES, limit_bytes=LOG_READ_BYTES)
+        except ApiError:
+            tries = self._tries[key] = self._tries.get(key, 0) + 1
+            if tries < LOG_TRIES:
+                self._queue.add_after(run, LOG_RETRY_SECONDS)
+                return False
+            lines = []
+        self._tries.pop(key, None)
+        self._logs[key] = plain_lines(lines)[-LOG_LINES:]
+        return True
+
+    async def _warned(self, kind: str, key: Key) -> Sequence[str]:
+        """The warnings of an object. To read those of one costs the API server as much as to read those of all."""
+        reading = self._readings[kind, key.namespace]
+        async with reading.lock:
+            if not reading.is_fresh():
+                begun = time.monotonic()
+                found = await self._cluster.warnings(kind, key.namespace)
+                reading.found = {
+                    name: told for name, told in found.items() if self._store.has(kind, Key(key.namespace, name))
+                }
+                reading.at, reading.took = time.monotonic(), time.monotonic() - begun
+            return reading.found.get(key.name, ())
+
+    async def _list_pods(self, run: Key, job: Key) -> bool:
+        """Bring the pods of a run up to date, once for every version of its Job; False if that was done."""
+        body = self._store.get("Job", job)
+        if body is None or self._listed.get(job) == version(body):
+            return False
+        async for pod in self._cluster.list_all("Pod", run.namespace, run=run.name):
+            self._store.put("Pod", pod)
+        self._listed[job] = version(body)
+        return True
+
+    def _fresh(self, keys: Sequence[tuple[str, Key]]) -> Sequence[str] | None:
+        """The warnings of these, if they were read of late."""
+        now, known = time.monotonic(), False
+        found: list[str] = []
+        for key in keys:
+            at, messages = self._warnings.get(key, (float("-inf"), ()))
+            if now - at < WARNINGS_SECONDS:
+                known = True
+                found += messages
+        return found if known else None

@@ -1,0 +1,115 @@
+"""Access to /metrics, for everybody that RBAC of the cluster lets ``get`` the nonResourceURL ``/metrics``.
+
+As kube-rbac-proxy and the secure metrics of controller-runtime do: a TokenReview says who the bearer of a token is, a
+SubjectAccessReview whether that may read. Answers are kept for a while, by the digest of the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from teacher_operator.runtime.cluster import ApiError, Cluster
+
+PATH = "/metrics"
+
+ALLOWED_SECONDS, DENIED_SECONDS = 60.0, 10.0
+"""For which an answer of the API server holds: a token that is revoked reads on for that long."""
+
+ENTRIES = 1000
+"""Tokens whose answer is kept: the oldest gives way."""
+
+AT_ONCE = 4
+"""Tokens that are reviewed at a time: the others wait, so that wrong ones do not load the API server."""
+
+WAITING = 64
+"""Requests that may wait for an answer; more are refused immediately."""
+
+TOKEN_MAX = 16_384
+"""Characters of a token."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Known(NamedTuple):
+    status: HTTPStatus
+    until: float
+
+
+class MetricsAccess:
+    """Decides about requests for the metrics.
+
+    Args:
+        cluster: The API server, at which the operator may create tokenreviews and subjectaccessreviews.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[HTTPStatus]] = {}
+        self._gate = asyncio.Semaphore(AT_ONCE)
+
+    async def check(self, authorization: str | None) -> HTTPStatus:
+        """Return 200 for a request that may read; else 401, 403, 429, or 503 if the API server does not answer.
+
+        Args:
+            authorization: The header of the request, or None.
+        """
+        scheme, _, token = (authorization or "").partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token or len(token) > TOKEN_MAX:
+            return HTTPStatus.UNAUTHORIZED
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._known.get(digest)
+        if known is not None and time.monotonic() < known.until:
+            return known.status
+        if digest not in self._asking:
+            if len(self._asking) >= WAITING:
+                return HTTPStatus.TOO_MANY_REQUESTS
+            self._asking[digest] = asyncio.create_task(self._learn(digest, token))
+        return await asyncio.shield(self._asking[digest])
+
+    async def _learn(self, digest: bytes, token: str) -> HTTPStatus:
+        try:
+            async with self._gate:
+                status = await self._ask(token)
+        except ApiError as error:
+            logger.warning("who asks for the metrics is not known, since the API server does not say: %s", error)
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        finally:
+            del self._asking[digest]
+        holds = ALLOWED_SECONDS if status is HTTPStatus.OK else DENIED_SECONDS
+        self._known[digest] = _Known(status, time.monotonic() + holds)
+        self._known.move_to_end(digest)
+        while len(self._known) > ENTRIES:
+            self._known.popitem(last=False)
+        return status
+
+    async def _ask(self, token: str) -> HTTPStatus:
+        review: dict[str, Any] = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token},
+        }
+        told = (await self._cluster.create("TokenReview", "", review)).get("status") or {}
+        if not told.get("authenticated"):
+            return HTTPStatus.UNAUTHORIZED
+        user = told.get("user") or {}
+        access: dict[str, Any] = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": user.get("username", ""),
+                "groups": user.get("groups") or [],
+                "uid": user.get("uid", ""),
+                "extra": user.get("extra") or {},
+                "nonResourceAttributes": {"path": PATH, "verb": "get"},
+            },
+        }
+        told = (await self._cluster.create("SubjectAccessReview", "", access)).get("status") or {}
+        return HTTPStatus.OK if told.get("allowed") and not told.get("denied") else HTTPStatus.FORBIDDEN
