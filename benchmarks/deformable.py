@@ -18,7 +18,7 @@ from measurements import Measurement, report
 from torch import Tensor
 
 from engine.estimate.cost_model import STRIDES
-from engine.teachers import deformable_attention
+from engine.models.fast import deformable_attention
 
 HEADS, WIDTH, POINTS = 8, 32, 4
 

@@ -22,9 +22,9 @@ from measurements import Measurement, report
 from random_teachers import sam_base, scene
 
 from engine.dataset import Sample
+from engine.models.feature_cache import FeatureCache
+from engine.models.lora import attach, set_training, trainable_parameters
 from engine.teachers import Teacher
-from engine.teachers.feature_cache import FeatureCache
-from engine.teachers.lora import attach, set_training, trainable_parameters
 from engine.training.device import keep_memory
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
 

@@ -27,8 +27,8 @@ from PIL import Image
 from engine.augmentation import Augmenter
 from engine.config import generate_config
 from engine.dataset import inspect_dataset, load_dataset
+from engine.dataset.images.preprocessing import GroundingDinoTransform, SamTransform
 from engine.evaluation.retention import PROBE
-from engine.preprocessing import GroundingDinoTransform, SamTransform
 from engine.spec import AugmentationSpec, DatasetSpec, FineTuneSpec, Intensity, TeacherName
 from engine.teachers import REGISTRY, Teacher
 from engine.training.data import MAX_WORKERS, Views

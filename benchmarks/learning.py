@@ -40,13 +40,13 @@ from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings, generate_config
 from engine.dataset import CocoDataset, inspect_request, load_dataset
 from engine.dataset.coco_export import to_coco
-from engine.dataset.split import split_dataset
+from engine.dataset.splits.split import split_dataset
 from engine.evaluation.evaluate import evaluate
-from engine.result_types import ApMetrics
+from engine.models.lora import attach, trainable_parameters
+from engine.results.types import ApMetrics
 from engine.spec import DatasetSpec, FineTuneSpec, PartSpec, TeacherName, TeacherSpec
 from engine.storage import Storage
 from engine.teachers import REGISTRY, Batch, Teacher
-from engine.teachers.lora import attach, trainable_parameters
 from engine.training import TeacherTrainer
 from engine.training.data import Views, batches_from
 from engine.training.device import seed_all

@@ -33,11 +33,11 @@ from transformers.loss.loss_grounding_dino import GroundingDinoForObjectDetectio
 
 from engine.config import GroundingDinoSettings, LoraSettings
 from engine.dataset.types import Sample
+from engine.models.lora import attach, merged, trainable_parameters
 from engine.spec import LoraPreset
-from engine.teachers.grounding_dino import GroundingDino, proposals, stack
-from engine.teachers.grounding_dino_loss import Predictions, Targets, detection_losses
-from engine.teachers.lora import attach, merged, trainable_parameters
-from engine.teachers.prompts import PromptBook
+from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_losses
+from engine.teachers.grounding_dino.model import GroundingDino, proposals, stack
+from engine.teachers.grounding_dino.prompts import PromptBook
 
 BASE = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
 

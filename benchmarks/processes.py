@@ -22,10 +22,10 @@ import torch
 from measurements import Measurement, report
 from random_teachers import CLASSES, TOKENIZER, scene, settings_of
 
-from engine.launch import launch
+from engine.models.lora import adapter_tensors, attach, set_training, trainable_parameters
+from engine.processes.launch import launch
 from engine.spec import LoraPreset, TeacherName
-from engine.teachers.grounding_dino import GroundingDino
-from engine.teachers.lora import adapter_tensors, attach, set_training, trainable_parameters
+from engine.teachers.grounding_dino.model import GroundingDino
 from engine.training.distributed import joined
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
 

@@ -15,8 +15,8 @@ from engine.config import GroundingDinoSettings, SamSettings
 from engine.config.generate import defaults
 from engine.dataset import Sample
 from engine.spec import LoraPreset, TeacherName
-from engine.teachers.grounding_dino import PRESETS, GroundingDino
-from engine.teachers.sam import Sam
+from engine.teachers.grounding_dino.model import PRESETS, GroundingDino
+from engine.teachers.sam.model import Sam
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
 CLASSES = ("circle", "square", "triangle", "star")

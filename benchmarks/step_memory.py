@@ -23,15 +23,16 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils.flop_counter import flop_registry
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotObjectDetection, AutoTokenizer
 
-from engine.preprocessing import GroundingDinoTransform
+from engine.dataset.images.preprocessing import GroundingDinoTransform
+from engine.models.activation_checkpointing import recompute
+from engine.models.base import Batch, Teacher
+from engine.models.fast import deformable_attention
+from engine.models.lora import attach, set_training, trainable_parameters
 from engine.spec import LoraPreset
-from engine.teachers import deformable_attention, grounding_dino_loss
-from engine.teachers.activation_checkpointing import recompute
-from engine.teachers.base import Batch, Teacher
-from engine.teachers.grounding_dino import GroundingDino
-from engine.teachers.lora import attach, set_training, trainable_parameters
-from engine.teachers.sam import Sam
-from engine.teachers.sam_loss import sam_losses
+from engine.teachers.grounding_dino import loss as grounding_dino_loss
+from engine.teachers.grounding_dino.model import GroundingDino
+from engine.teachers.sam.loss import sam_losses
+from engine.teachers.sam.model import Sam
 from engine.training.micro_batch import TensorBytes
 from engine.training.optimizer import build_optimizer
 

@@ -26,9 +26,9 @@ from random_teachers import CLASSES, as_documented, grounding_dino_tiny, scene
 from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
 from engine.dataset import Sample
-from engine.teachers.feature_cache import FeatureCache
-from engine.teachers.grounding_dino import GroundingDino
-from engine.teachers.lora import attach, set_training, trainable_parameters
+from engine.models.feature_cache import FeatureCache
+from engine.models.lora import attach, set_training, trainable_parameters
+from engine.teachers.grounding_dino.model import GroundingDino
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
 
 

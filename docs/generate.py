@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.augmentation import table_markdown
-from engine.dataset.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
+from engine.dataset.checks.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Severity
 from teacher_operator.api.kube_types import INT_OR_STRING
 from teacher_operator.api.spec import INPUTS, PLATFORM, TeacherFineTuneSpec

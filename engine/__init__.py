@@ -1,6 +1,6 @@
 """LoRA-tunes vision teachers on COCO data. Knows nothing of Kubernetes; imports without torch."""
 
-from engine.threads import set_thread_defaults
+from engine.processes.threads import set_thread_defaults
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from engine.safe_text import plain, shortened
+from engine.text.safe_text import plain, shortened
 
 
 class TeacherError(Exception):
@@ -25,7 +25,7 @@ class TeacherError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __str__(self) -> str:
-        """The sentence, at most :data:`engine.safe_text.LONGEST` characters of it, without control characters."""
+        """The sentence, at most :data:`engine.text.safe_text.LONGEST` characters of it, without control characters."""
         return shortened(plain(super().__str__()))
 
     @property

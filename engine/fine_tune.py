@@ -12,18 +12,18 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from engine import local_run
-from engine.artifacts import RunLayout, RunMetadata
+from engine import runner
 from engine.dataset import DatasetInfo
 from engine.errors import NotBetterThanBaseError, TeacherError
-from engine.events import Event, Listener
+from engine.layout import RunLayout, RunMetadata
 from engine.manifest import Manifest
-from engine.no_gain import check_gain
 from engine.plan import TrainingRun
-from engine.pydantic_errors import parse
+from engine.results.events import Event, Listener
+from engine.results.no_gain import check_gain
 from engine.spec import FineTuneSpec
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.storage.output_lock import lock_file
+from engine.text.pydantic_errors import parse
 
 
 def train_all(
@@ -38,11 +38,11 @@ def train_all(
     """Train every teacher of a planned request and publish the run; one that is published already is not trained.
 
     An adapter that is not better than its base does not keep the next teacher from being trained:
-    :func:`engine.no_gain.check_gain` judges the whole run.
+    :func:`engine.results.no_gain.check_gain` judges the whole run.
 
     Args:
         info: What inspection found.
-        runs: Of :func:`engine.local_run.prepare`.
+        runs: Of :func:`engine.runner.prepare`.
         storage: Where data comes from and artifacts go.
         listener: Receives the progress events.
         work_dir: Scratch folder; default: one of this request in the cache folder.
@@ -55,7 +55,7 @@ def train_all(
         TeacherError: Of the kind that the failure is.
     """
     layout, config = runs[0].layout, runs[0].config
-    done = None if again else local_run.published(layout, storage, config)
+    done = None if again else runner.published(layout, storage, config)
     if done is not None:
         return done
     folder = work_dir or scratch_of(layout)
@@ -63,12 +63,12 @@ def train_all(
         with ExitStack() as locks:
             for run in runs:
                 locks.enter_context(only_here(run, folder))
-            local_run.forget(runs, storage, work_dir=folder)
-    local_run.begin(info, runs, storage)
+            runner.forget(runs, storage, work_dir=folder)
+    runner.begin(info, runs, storage)
     for run in runs:
         with suppress(NotBetterThanBaseError):
-            local_run.train(run, listener=listener, work_dir=folder)
-    done = local_run.published(layout, storage, config)
+            runner.train(run, listener=listener, work_dir=folder)
+    done = runner.published(layout, storage, config)
     if done is None:
         raise TeacherError(f"the trainers ended well, but {layout.metadata} is missing")
     return done
@@ -117,7 +117,7 @@ def fine_tune(
     """
     manifest = parse(Manifest, {"name": name, "spec": spec}, where="the request")
     storage = Storage(StorageOptions(**spec.storage.model_dump()))
-    info, runs = local_run.prepare(manifest, storage, overrides=overrides)
+    info, runs = runner.prepare(manifest, storage, overrides=overrides)
     done = train_all(info, runs, storage, listener=listener, work_dir=work_dir, again=again)
     check_gain(done.teachers, runs[0].config.training.on_no_gain)
     return done

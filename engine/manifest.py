@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator
 
 from engine.errors import ConfigError
-from engine.plain_yaml import Path, read_documents
-from engine.pydantic_errors import nearest, parse
 from engine.spec import FineTuneSpec
+from engine.text.plain_yaml import Path, read_documents
+from engine.text.pydantic_errors import nearest, parse
 
 API_VERSION = "finetune.dev/v1alpha1"
 KIND = "TeacherFineTune"

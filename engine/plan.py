@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.artifacts import RunLayout
 from engine.config import RunConfig, generate_config
 from engine.dataset.types import DatasetInfo
+from engine.layout import RunLayout
 from engine.manifest import Manifest
 from engine.spec import TeacherName
 

@@ -24,7 +24,7 @@ DecimalString = Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9]
 GroupBy = Annotated[
     str, StringConstraints(max_length=80, pattern=r"^(Folder|Prefix:[^\x00-\x1f/]{1,8}|Field:[A-Za-z0-9_.-]{1,64})$")
 ]
-"""Criterion for images that belong together: see :class:`engine.dataset.leaks.Grouping`."""
+"""Criterion for images that belong together: see :class:`engine.dataset.splits.leaks.Grouping`."""
 
 
 class SpecModel(BaseModel):

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from engine.artifacts import RunLayout
 from engine.cli.main import end_by_signal, sigterm_as_error
 from engine.config import RunConfig
 from engine.errors import TeacherError
-from engine.events import Event
+from engine.layout import RunLayout
 from engine.plan import TrainingRun
-from engine.signals import handle_stop
+from engine.processes.signals import handle_stop
+from engine.results.events import Event
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.training.publish import train_and_publish

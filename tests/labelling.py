@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from engine.dataset.types import Detections, Sample
-from engine.teachers.labeller import Labeller
+from engine.models.labeller import Labeller
 
 
 class Bright:

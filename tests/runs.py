@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from engine.events import parse_line
+from engine.results.events import parse_line
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "examples" / "tiny_teachers"

@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from engine.config import GroundingDinoSettings, LoraSettings
+from engine.dataset.images.preprocessing import GroundingDinoTransform
 from engine.dataset.types import Sample
-from engine.preprocessing import GroundingDinoTransform
 from engine.spec import LoraPreset
-from engine.teachers.grounding_dino import GroundingDino
+from engine.teachers.grounding_dino.model import GroundingDino
 
 BASE = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
 """The tiny base that is shipped."""

@@ -11,11 +11,11 @@ from tiny import grounding_dino_settings
 from tiny_sam import sam_settings
 from torch import nn
 
+from engine.models.base_sources import resolve_base_model
+from engine.models.lora import AdapterCard, attach, save_adapter, trainable_parameters
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import load_teacher
-from engine.teachers.base_sources import resolve_base_model
-from engine.teachers.lora import AdapterCard, attach, save_adapter, trainable_parameters
 
 TINY = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
 CLASSES = ("bolt", "nut", "washer")

@@ -15,8 +15,8 @@ from torch import nn
 from engine.config import LoraSettings, SamSettings
 from engine.dataset.types import Sample
 from engine.spec import LoraPreset
-from engine.teachers.sam import Sam
-from engine.teachers.sam_checkpoint import convert_original
+from engine.teachers.sam.checkpoint import convert_original
+from engine.teachers.sam.model import Sam
 
 IMAGE_SIZE, PATCH, WIDTH = 64, 8, 32
 

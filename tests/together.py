@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from engine.launch import Place
+from engine.processes.launch import Place
 from engine.training.distributed import Processes, joined
 
 

@@ -15,16 +15,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from engine.artifacts import FileEntry, RunMetadata
 from engine.config import DataConfig, GroundingDinoSettings, LoraSettings, RunConfig, SamSettings, TrainingConfig
 from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import Detections, Sample
-from engine.result_types import AdapterFile, ApMetrics, TeacherResult
+from engine.layout import FileEntry, RunMetadata
+from engine.models.base import Batch, Example, LoraTargets, Teacher
+from engine.models.lora import adapter_tensors, attach
+from engine.results.types import AdapterFile, ApMetrics, TeacherResult
 from engine.spec import AugmentationSpec, Intensity, LoraPreset, Precision, TeacherName
 from engine.storage.publication import sha256_of
-from engine.teachers.base import Batch, Example, LoraTargets, Teacher
-from engine.teachers.lora import adapter_tensors, attach
 from engine.training.checkpoint import Checkpoint, Progress
 from engine.training.device import Stop, seed_all
 from engine.training.distributed import ALONE, Processes

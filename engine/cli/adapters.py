@@ -13,11 +13,11 @@ import typer
 from engine.cli import options
 from engine.cli.display import console, note, show_conclusion, show_metrics, warn
 from engine.cli.labels import cut_sentence, evaluate_predictions
-from engine.dataset.problems import EXAMPLES
+from engine.dataset.checks.problems import EXAMPLES
 from engine.errors import ConfigError, DataError, MachineError
-from engine.safe_text import listed
 from engine.spec import Crowds, ExifOrientation, TeacherName
 from engine.storage import default_cache
+from engine.text.safe_text import listed
 
 ADAPTER = typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
 Adapter = Annotated[str, ADAPTER]
@@ -49,17 +49,17 @@ def evaluate(
         return
     if adapter is None:
         raise ConfigError("give --adapter, or --predictions such as label wrote")
-    from engine.artifacts import SPLITS
     from engine.dataset import ImageFolder, Sample, load_dataset, load_sample
     from engine.dataset.class_match import match_classes
-    from engine.dataset.exif_orientation import frame_remarks
+    from engine.dataset.images.exif_orientation import frame_remarks
     from engine.dataset.sample_loader import with_frame
-    from engine.dataset.trained_images import trained_images
+    from engine.dataset.splits.trained_images import trained_images
     from engine.evaluation.conclusion import conclude
     from engine.evaluation.evaluate import evaluate as measure
     from engine.evaluation.intervals import compare_ap
+    from engine.layout import SPLITS
+    from engine.models.lora import adapter_off
     from engine.teachers import load_adapted
-    from engine.teachers.lora import adapter_off
 
     storage = options.storage(endpoint_url)
     teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
@@ -136,7 +136,7 @@ def predict(
     )
     from engine.dataset.class_match import match_classes
     from engine.dataset.coco_export import detections_to_coco
-    from engine.dataset.image_decoding import probe_image
+    from engine.dataset.images.decoding import probe_image
     from engine.dataset.sample_loader import frame_of, with_frame
     from engine.dataset.types import Frame
     from engine.labelling import Overlays
@@ -207,9 +207,9 @@ def export(
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """Merge an adapter of SAM into its base, as a checkpoint that segment_anything loads."""
+    from engine.models.lora import merged
     from engine.teachers import load_adapted
-    from engine.teachers.lora import merged
-    from engine.teachers.sam_checkpoint import export_original, loading_code
+    from engine.teachers.sam.checkpoint import export_original, loading_code
 
     storage = options.storage(endpoint_url)
     options.refuse_other(str(output), storage, overwrite=overwrite)

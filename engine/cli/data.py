@@ -13,7 +13,6 @@ from rich.markup import escape
 from engine.cli import options
 from engine.cli.display import console, note, show_info
 from engine.errors import ConfigError, DataError
-from engine.pydantic_errors import parse
 from engine.spec import (
     AugmentationSpec,
     Background,
@@ -29,6 +28,7 @@ from engine.spec import (
     Weather,
 )
 from engine.storage import Storage, default_cache, join
+from engine.text.pydantic_errors import parse
 
 ANNOTATIONS = typer.Argument(
     help="COCO JSON, or the folder or zip file of an export: COCO, YOLO, Pascal VOC, LabelMe or VIA; s3:// or path."
@@ -57,7 +57,7 @@ def inspect(
     from engine.config.data_checks import check_pieces
     from engine.config.generate import defaults, generate_config
     from engine.dataset import inspect_dataset, inspect_request
-    from engine.dataset.class_name_checks import find_vocabulary, judge_names, of_language
+    from engine.dataset.checks.class_name_checks import find_vocabulary, judge_names, of_language
     from engine.estimate.cost_model import GPUS
     from engine.estimate.forecast import Inspected, check_layers, outlook
 
@@ -138,8 +138,8 @@ def validate(
     """Inspect a dataset, or that of a manifest (-f), and open every image; exit code 41 if training would refuse it."""
     from engine.config.data_checks import check_pieces
     from engine.config.generate import generate_config
-    from engine.dataset.class_name_checks import find_vocabulary
-    from engine.dataset.validate import validate_request
+    from engine.dataset.checks.class_name_checks import find_vocabulary
+    from engine.dataset.checks.validate import validate_request
 
     flags = {"--images": images, "--endpoint-url": endpoint_url}
     if crowds is not Crowds.IGNORE:

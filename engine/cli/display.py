@@ -13,9 +13,9 @@ from rich.table import Table
 from engine.dataset.types import DatasetInfo, Severity
 from engine.errors import TeacherError
 from engine.evaluation.conclusion import Conclusion, conclude_result
-from engine.no_gain import warning
-from engine.result_types import ApMetrics, TeacherResult, ceiling_sentence
-from engine.safe_text import plain, shortened
+from engine.results.no_gain import warning
+from engine.results.types import ApMetrics, TeacherResult, ceiling_sentence
+from engine.text.safe_text import plain, shortened
 
 
 class PlainConsole(Console):

@@ -12,12 +12,12 @@ import typer
 from engine.cli import options
 from engine.cli.display import console, is_terminal, note, show_metrics, warn
 from engine.dataset.file_listing import list_files
-from engine.dataset.split_paths import is_image
+from engine.dataset.splits.paths import is_image
 from engine.dataset.types import NMS_IOU, Frame
 from engine.errors import ConfigError, DataError
-from engine.safe_text import listed
 from engine.spec import Crowds, TeacherName
 from engine.storage import default_cache
+from engine.text.safe_text import listed
 
 if TYPE_CHECKING:
     from engine.labelling import Progress
@@ -65,8 +65,8 @@ def label(
     if not any(is_image(item.key) for item in list_files(images, storage)):
         raise DataError(f"{images} holds no images: give the folder that they are in")
     from engine.labelling import Overlays, label_folder
+    from engine.models.labeller import DEFAULT_THRESHOLD
     from engine.teachers import load_labeller
-    from engine.teachers.labeller import DEFAULT_THRESHOLD
 
     labeller = load_labeller(
         *adapters,

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from engine import child_process
-from engine import launch as launcher
 from engine.cli.outcome_file import OutcomeFile
 from engine.errors import ConfigError
+from engine.processes import child_process
+from engine.processes import launch as launcher
 
 MOST = 256
 """Processes of one machine: more would exhaust it before any of them had reported a mistake."""

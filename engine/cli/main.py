@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from engine.child_process import end_with_parent, import_nothing_from_working_directory
 from engine.cli.standard_streams import open_streams
 from engine.errors import ConfigError, InterruptedTrainingError, MachineError, TeacherError
-from engine.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, signal_name
+from engine.processes.child_process import end_with_parent, import_nothing_from_working_directory
+from engine.processes.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, signal_name
 
 SHUTDOWN_TIMEOUT = 10
 """Seconds after a stop request before the process is forced to end; the sender of SIGTERM may wait for 30."""

@@ -14,12 +14,12 @@ from engine.config import RunConfig
 from engine.config.model import StorageConfig
 from engine.errors import ConfigError
 from engine.manifest import Manifest, load_manifest
-from engine.plain_yaml import read_documents
 from engine.spec import Crowds, ExifOrientation, LoraPreset
 from engine.storage import Storage, StorageOptions, join
 from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
 from engine.storage.bucket_uris import split_object
 from engine.storage.options import trust
+from engine.text.plain_yaml import read_documents
 
 Images = Annotated[
     str | None, typer.Option("--images", help="Folder of the images, s3:// or path; default: next to the annotations.")

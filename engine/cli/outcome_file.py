@@ -12,8 +12,8 @@ import typer
 from engine.cli.display import fail
 from engine.cli.main import sigterm_as_error
 from engine.errors import StorageError
-from engine.outcome import Outcome, TeacherOutcome, write_outcome
-from engine.result_types import TeacherResult
+from engine.results.outcome import Outcome, TeacherOutcome, write_outcome
+from engine.results.types import TeacherResult
 
 OutcomeFile = Annotated[
     Path | None,

@@ -8,7 +8,7 @@ import sys
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from engine.cli.display import console
-from engine.events import Event, Listener
+from engine.results.events import Event, Listener
 
 
 def json_lines() -> Listener:

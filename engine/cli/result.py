@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from engine.artifacts import read_result
 from engine.cli import options
 from engine.cli.outcome_file import OutcomeFile, failures_in
 from engine.config import from_yaml
 from engine.errors import StorageError
-from engine.no_gain import check_gain
-from engine.outcome import Outcome, TeacherOutcome, write_outcome
+from engine.layout import read_result
 from engine.plan import TrainingRun
-from engine.result_types import TeacherResult
+from engine.results.no_gain import check_gain
+from engine.results.outcome import Outcome, TeacherOutcome, write_outcome
+from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
 

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.artifacts import RunLayout, RunMetadata
 from engine.cli import options
 from engine.cli.display import console, is_terminal, show_info, show_results
 from engine.cli.outcome_file import OutcomeFile, failures_in
 from engine.cli.run_lookup import find_run
 from engine.config import RunConfig, from_yaml
 from engine.errors import ConfigError, NoProgressError, TeacherError
-from engine.events import Event, Listener
-from engine.launch import Place
+from engine.layout import RunLayout, RunMetadata
 from engine.manifest import Manifest
-from engine.no_gain import check_gain
-from engine.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
 from engine.plan import TrainingRun
-from engine.pydantic_errors import parse
-from engine.result_types import TeacherResult
+from engine.processes.launch import Place
+from engine.results.events import Event, Listener
+from engine.results.no_gain import check_gain
+from engine.results.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
+from engine.results.types import TeacherResult
 from engine.spec import Crowds, TeacherName
 from engine.storage import Storage, default_cache
 from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
+from engine.text.pydantic_errors import parse
 
 if TYPE_CHECKING:
     from engine.training.distributed import Processes
@@ -66,15 +66,15 @@ def run(
     work_dir: WorkDir = None,
 ) -> None:
     """Run a manifest: inspect the data, train the teachers, publish the adapters."""
-    from engine import local_run
+    from engine import runner
     from engine.fine_tune import train_all
 
     request = options.read_manifest(manifest)
     storage = options.storage_of(request)
-    info, runs = local_run.prepare(request, storage, overrides=options.overrides(set_))
+    info, runs = runner.prepare(request, storage, overrides=options.overrides(set_))
     show_info(info)
     layout = runs[0].layout
-    done = None if again else local_run.published(layout, storage, runs[0].config)
+    done = None if again else runner.published(layout, storage, runs[0].config)
     if done is None:
         done = train_all(info, runs, storage, listener=_listener(progress), work_dir=work_dir, again=again)
     else:
@@ -88,18 +88,18 @@ def prepare(
     outcome: OutcomeFile = None,
 ) -> None:
     """Prepare a run: inspect the data, and write the trainers' input to storage. Needs no torch."""
-    from engine import local_run
+    from engine import runner
     from engine.estimate.forecast import needs
 
     with failures_in(outcome):
         request = options.read_manifest(manifest)
         storage = options.storage_of(request)
-        info, runs = local_run.prepare(request, storage, overrides=options.overrides(set_))
+        info, runs = runner.prepare(request, storage, overrides=options.overrides(set_))
         show_info(info)
         layout = runs[0].layout
-        done = local_run.published(layout, storage, runs[0].config)
+        done = runner.published(layout, storage, runs[0].config)
         if done is None:
-            local_run.begin(info, runs, storage)
+            runner.begin(info, runs, storage)
         else:
             console.print("this very run is published already", style="dim")
     if outcome is not None:
@@ -137,7 +137,7 @@ def train(
     outcome: OutcomeFile = None,
 ) -> None:
     """Train from flags, or one planned run from its teacher_config.yaml."""
-    from engine import local_run
+    from engine import runner
 
     flags = {"--data": data, "--val": val, "--test": test, "--output": output, "--base-model": base_model}
     flags |= {"--crowds": crowds.value} if crowds is not Crowds.IGNORE else {}
@@ -179,15 +179,15 @@ def train(
     }
     overrides = {path: value for path, value in flags_set.items() if value is not None} | options.overrides(set_)
     storage = options.storage_of(request)
-    info, runs = local_run.prepare(request, storage, overrides=overrides)
+    info, runs = runner.prepare(request, storage, overrides=overrides)
     show_info(info)
     layout = runs[0].layout
-    done = local_run.published(layout, storage, runs[0].config)
+    done = runner.published(layout, storage, runs[0].config)
     if done is None:
-        local_run.begin(info, runs, storage)
+        runner.begin(info, runs, storage)
         for one in runs:
             _train_one(one, storage, _listener(progress), work_dir)
-        done = local_run.published(layout, storage, runs[0].config)
+        done = runner.published(layout, storage, runs[0].config)
     if done is not None:
         _show_run(layout, done, runs[0].config)
 
@@ -282,7 +282,7 @@ def fetch(
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """Fetch a published run's adapters, and check them against their sha256."""
-    from engine.artifacts import fetch_run
+    from engine.layout import fetch_run
 
     found = find_run(run, namespace=namespace)
     storage = options.storage(

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from engine.dataset.problems import refused
+from engine.dataset.checks.problems import refused
 from engine.dataset.types import DatasetInfo
 from engine.dataset.wordpiece import Vocabulary, is_punctuation, words
 from engine.errors import ConfigError, DataError
-from engine.safe_text import listed, shortened
 from engine.spec import FineTuneSpec, TeacherName
+from engine.text.safe_text import listed, shortened
 
 MOST_TOKENS = 253
 """Maximum tokens of a phrase for Grounding DINO: 256 with the tokens that begin and end a caption."""

@@ -14,12 +14,12 @@ from typing import Any
 from engine.config import data_defaults
 from engine.config.data_checks import check_data
 from engine.config.model import RunConfig
-from engine.dataset.problems import SEEN_WHEN_OPENED
+from engine.dataset.checks.problems import SEEN_WHEN_OPENED
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
-from engine.plain_yaml import read_document
-from engine.pydantic_errors import nearest, parse
 from engine.spec import DatasetSpec, FineTuneSpec, OnProblem, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
+from engine.text.plain_yaml import read_document
+from engine.text.pydantic_errors import nearest, parse
 
 Plain = dict[str, Any]
 

@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from engine.config.model import RunConfig
 from engine.errors import ConfigError
-from engine.format_version import refuse_newer
-from engine.plain_yaml import read_document, write_yaml
-from engine.pydantic_errors import parse
+from engine.text.format_version import refuse_newer
+from engine.text.plain_yaml import read_document, write_yaml
+from engine.text.pydantic_errors import parse
 
 HEADER = """\
 # Everything that determines the result of this run. The same file on the same data gives the same adapters:

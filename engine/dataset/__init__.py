@@ -1,15 +1,16 @@
 """COCO datasets: inspect, validate, split, load. Never imports torch."""
 
+from engine.dataset.checks.validate import validate_dataset
 from engine.dataset.coco_export import folder_dataset, to_coco
 from engine.dataset.export_layouts import find_parts
-from engine.dataset.image_folder import ImageFolder
+from engine.dataset.images.folder import ImageFolder
 from engine.dataset.inspect import inspect_dataset, inspect_request
 from engine.dataset.load import load_dataset, load_part
 from engine.dataset.masks import decode_masks, encode_mask
 from engine.dataset.sample_loader import load_sample
-from engine.dataset.split import Split, split_dataset
-from engine.dataset.split_coco_file import split_file
-from engine.dataset.split_paths import PartFiles
+from engine.dataset.splits.coco_file import split_file
+from engine.dataset.splits.paths import PartFiles
+from engine.dataset.splits.split import Split, split_dataset
 from engine.dataset.types import (
     ClassInfo,
     CocoAnnotation,
@@ -21,7 +22,6 @@ from engine.dataset.types import (
     Sample,
     Severity,
 )
-from engine.dataset.validate import validate_dataset
 
 __all__ = [
     "ClassInfo",

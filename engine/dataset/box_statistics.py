@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.box_mask_agreement import UNITS, Reading
+from engine.dataset.checks.box_mask_agreement import UNITS, Reading
 
 FEW = 3
 """Minimum number of objects for a conclusion."""

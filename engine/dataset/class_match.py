@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from engine.dataset.types import CocoDataset
 from engine.errors import DataError
-from engine.safe_text import listed
+from engine.text.safe_text import listed
 
 
 @dataclass(frozen=True)

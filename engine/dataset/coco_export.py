@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.dataset.file_listing import list_files
-from engine.dataset.split_paths import is_image
+from engine.dataset.splits.paths import is_image
 from engine.dataset.types import CocoDataset, CocoImage, Detections, Frame
 from engine.storage import Storage
 

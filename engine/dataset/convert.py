@@ -13,13 +13,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from engine.dataset.checks.problems import ProblemLog
+from engine.dataset.checks.validate_annotations import Judged
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.file_listing import list_names
-from engine.dataset.problems import ProblemLog
 from engine.dataset.scan import Header, OnBlock, Scan
 from engine.dataset.segmentations import MaskKind
-from engine.dataset.split_paths import PartFiles
-from engine.dataset.validate_annotations import Judged
+from engine.dataset.splits.paths import PartFiles
 from engine.storage import Storage
 from engine.storage.files import failures
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.ap_ceiling import Ceilings
+from engine.dataset.checks.ap_ceiling import Ceilings
+from engine.dataset.checks.object_problems import COPIES
+from engine.dataset.checks.problems import ProblemLog
+from engine.dataset.checks.usable_images import ImageMarks
+from engine.dataset.checks.validate_annotations import Judged, Verdict
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.id_index import Repeats, Tally, as_numbers
-from engine.dataset.object_problems import COPIES
-from engine.dataset.problems import ProblemLog
 from engine.dataset.scan import Header, id_numbers
 from engine.dataset.segmentations import MaskKind
 from engine.dataset.types import ClassInfo, DatasetInfo, ImageId, ImagesInfo, LeftOut, SizeInfo
-from engine.dataset.usable_images import ImageMarks
-from engine.dataset.validate_annotations import Judged, Verdict
 
 MASK_SHARE = 0.05
 """Minimum fraction of objects with masks for a dataset that counts as having masks."""

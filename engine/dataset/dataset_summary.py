@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.dataset.problems import worst_first
+from engine.dataset.checks.problems import worst_first
 from engine.dataset.types import ClassInfo, DatasetInfo, Problem
 
 TEXTS = ((2000, 2000), (600, 400), (400, 200), (240, 120), (160, 60), (120, 0), (60, 0))

@@ -16,7 +16,7 @@ from engine.dataset.formats import convert_file, convert_folder
 from engine.dataset.formats.archives import ZIP, unpack
 from engine.dataset.formats.detect import COCO, format_of_json
 from engine.dataset.formats.source_files import Files, read_head
-from engine.dataset.split_paths import PARTS, PartFiles, is_image, part_of, stem
+from engine.dataset.splits.paths import PARTS, PartFiles, is_image, part_of, stem
 from engine.errors import DataError
 from engine.storage import NotFoundError, Storage, join, name, parent
 

@@ -11,16 +11,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from engine.dataset.checks.problems import ProblemLog, too_many
 from engine.dataset.dataset_statistics import Counts, PartCounts
 from engine.dataset.export_layouts import find_parts, find_single_part
 from engine.dataset.file_names import FileNames
-from engine.dataset.image_digest import together
-from engine.dataset.image_folder import ImageFolder
-from engine.dataset.leaks import Grouping
-from engine.dataset.problems import ProblemLog, too_many
+from engine.dataset.images.digest import together
+from engine.dataset.images.folder import ImageFolder
 from engine.dataset.scan import OnBlock, Opened, Scan
-from engine.dataset.split_comparison import AcrossParts, Picture
-from engine.dataset.split_paths import PartFiles, is_image
+from engine.dataset.splits.comparison import AcrossParts, Picture
+from engine.dataset.splits.leaks import Grouping
+from engine.dataset.splits.paths import PartFiles, is_image
 from engine.dataset.types import DatasetInfo, FilesRead
 from engine.spec import Crowds, DatasetSpec
 from engine.storage import Storage, default_cache, parent

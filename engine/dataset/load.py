@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.dataset.checks.problems import ProblemLog
+from engine.dataset.checks.validate_annotations import Judged
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.dataset_statistics import class_order, only_boxes
 from engine.dataset.export_layouts import find_single_part
 from engine.dataset.file_listing import list_names
 from engine.dataset.id_index import as_numbers
-from engine.dataset.image_folder import ImageFolder
-from engine.dataset.problems import ProblemLog
+from engine.dataset.images.folder import ImageFolder
 from engine.dataset.scan import Header, OnBlock, Scan
 from engine.dataset.segmentations import MaskKind, parse
-from engine.dataset.split_paths import PartFiles
+from engine.dataset.splits.paths import PartFiles
 from engine.dataset.types import CocoAnnotation, CocoDataset, Severity
-from engine.dataset.validate_annotations import Judged
 from engine.errors import DataError
 from engine.spec import Crowds
 from engine.storage import Storage

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from engine.dataset.rle_validation import area_of_counts, areas_of_texts
+from engine.dataset.checks.rle_validation import area_of_counts, areas_of_texts
 from engine.dataset.types import Rle
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.exif_orientation import Evidence, Frames, evidence_of
-from engine.dataset.image_cache import checked
-from engine.dataset.image_decoding import ImageHeader, decode_image, probe_image
+from engine.dataset.images.cache import checked
+from engine.dataset.images.decoding import ImageHeader, decode_image, probe_image
+from engine.dataset.images.exif_orientation import Evidence, Frames, evidence_of
 from engine.dataset.masks import decode_masks
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Frame, Sample
 from engine.errors import DataError

@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.checks.duplicate_image_entries import Claims
+from engine.dataset.checks.file_checks import FileChecks
+from engine.dataset.checks.problems import CATALOGUE, IMAGES_LEFT_OUT, ProblemLog
+from engine.dataset.checks.shifted_category_ids import shifted
+from engine.dataset.checks.validate_annotations import Judged, judge
 from engine.dataset.coco_reader import CocoReader, manifest_given
 from engine.dataset.coco_records import RawAnnotation, RawCategory, RawImage
-from engine.dataset.duplicate_image_entries import Claims
-from engine.dataset.file_checks import FileChecks
 from engine.dataset.file_names import FileNames, is_unsafe
 from engine.dataset.id_index import UNKNOWN, IdIndex, other_spelling
-from engine.dataset.image_table import ImageTable
-from engine.dataset.problems import CATALOGUE, IMAGES_LEFT_OUT, ProblemLog
-from engine.dataset.shifted_category_ids import shifted
-from engine.dataset.split_paths import PartFiles
+from engine.dataset.images.table import ImageTable
+from engine.dataset.splits.paths import PartFiles
 from engine.dataset.types import CocoImage, ImageId
-from engine.dataset.validate_annotations import Judged, judge
 from engine.errors import DataError
 from engine.spec import Crowds
 from engine.storage import Storage

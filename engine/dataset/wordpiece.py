@@ -10,9 +10,9 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.base_identity import LIMITS, TOKENIZER
 from engine.errors import BaseModelError
-from engine.plain_json import read_object
+from engine.storage.base_identity import LIMITS, TOKENIZER
+from engine.text.plain_json import read_object
 
 UNKNOWN = "[UNK]"
 LONGEST_WORD = 100

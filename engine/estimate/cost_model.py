@@ -18,8 +18,8 @@ from importlib import resources
 from typing import Any
 
 from engine.config import GroundingDinoSettings, SamSettings, TeacherSettings
+from engine.dataset.images.preprocessing import GroundingDinoTransform
 from engine.dataset.types import DatasetInfo
-from engine.preprocessing import GroundingDinoTransform
 from engine.spec import LoraPreset, TeacherName
 
 LADDER: Mapping[tuple[TeacherName, LoraPreset], tuple[tuple[str, ...], ...]] = {

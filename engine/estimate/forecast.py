@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.base_identity import CONFIG, LIMITS, PREPROCESSOR
 from engine.config import RunConfig, SamSettings, TeacherSettings
+from engine.dataset.images.preprocessing import GroundingDinoTransform
 from engine.dataset.types import DatasetInfo
 from engine.errors import BaseModelError, ConfigError, TeacherError
 from engine.estimate.cost_model import (
@@ -27,12 +27,12 @@ from engine.estimate.cost_model import (
     shown,
     step_seconds,
 )
-from engine.plain_json import read_object
-from engine.preprocessing import GroundingDinoTransform
-from engine.result_types import MemoryNeed, Result
+from engine.results.types import MemoryNeed, Result
 from engine.spec import LoraPreset, Precision, TeacherName
 from engine.storage import Storage, is_remote, join, local_path
+from engine.storage.base_identity import CONFIG, LIMITS, PREPROCESSOR
 from engine.storage.bounded_read import read_bounded
+from engine.text.plain_json import read_object
 
 GIBIBYTES = (8, 16, 24, 40, 80)
 """GPU memory sizes in the forecast, in addition to that of the requested GPU."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.result_types import ApMetrics, Comparison, Interval, TeacherResult
+from engine.results.types import ApMetrics, Comparison, Interval, TeacherResult
 
 CHANGE = 0.005
 """Smallest AP difference that counts as a change."""

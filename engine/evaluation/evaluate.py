@@ -10,8 +10,8 @@ import numpy as np
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap, mean_iou
 from engine.evaluation.ground_truth import IouType
-from engine.result_types import ApMetrics
-from engine.teachers.base import Teacher
+from engine.models.base import Teacher
+from engine.results.types import ApMetrics
 
 Seen = tuple[CocoImage, Detections]
 """One image with its actual size, and the detections in it."""

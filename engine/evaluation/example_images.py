@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from engine.artifacts import SAMPLES
 from engine.dataset.types import CocoDataset, Detections, Rle
 from engine.evaluation.ground_truth import IouType, truth_of
 from engine.evaluation.matching import pairwise_iou
-from engine.result_types import Result
+from engine.layout import SAMPLES
+from engine.results.types import Result
 
 MIN_SCORE = 0.3
 """Detections with at least this score are always shown."""

@@ -18,7 +18,7 @@ from engine.dataset.types import CocoDataset, Detections
 from engine.evaluation.coco_ap import MAX_DETECTIONS, object_ious
 from engine.evaluation.ground_truth import IouType, truth_of
 from engine.evaluation.matching import pairwise_iou
-from engine.result_types import Comparison, Interval
+from engine.results.types import Comparison, Interval
 
 RESAMPLES = 400
 """Number of bootstrap resamples: enough for the ends of a 95 % interval."""

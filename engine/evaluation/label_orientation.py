@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from engine.dataset.exif_orientation import Evidence, Frames, evidence_of, turned
-from engine.dataset.image_decoding import ImageHeader
+from engine.dataset.images.decoding import ImageHeader
+from engine.dataset.images.exif_orientation import Evidence, Frames, evidence_of, turned
 from engine.dataset.predictions import Predictions
 from engine.dataset.types import CocoDataset, CocoImage, Frame
 

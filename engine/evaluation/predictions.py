@@ -15,8 +15,8 @@ from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.confusion import confusion
 from engine.evaluation.label_orientation import match_orientation
 from engine.evaluation.matching import match_all
-from engine.result_types import ApMetrics, Confusion
-from engine.safe_text import listed
+from engine.results.types import ApMetrics, Confusion
+from engine.text.safe_text import listed
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from engine.artifacts import ADAPTER, LOADING_LINES
 from engine.dataset.types import DatasetInfo
 from engine.evaluation.charts import Curve, curve, ratio_curve
 from engine.evaluation.conclusion import conclude_result, mean_iou_change
 from engine.evaluation.example_drawings import legend, pictures
 from engine.evaluation.example_images import MIN_SCORE, SampleView
 from engine.evaluation.report_sections import matrix, mistakes, retention_remark, retention_sentence, thresholds
-from engine.result_types import ApMetrics, Interval, Retention, ScoreCurve, TeacherResult, ceiling_sentence
+from engine.layout import ADAPTER, LOADING_LINES
+from engine.results.types import ApMetrics, Interval, Retention, ScoreCurve, TeacherResult, ceiling_sentence
 from engine.spec import TeacherName
 
 PICTURES_BYTES = 1_300_000

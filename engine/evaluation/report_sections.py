@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.evaluation.retention import BUILT_IN, LEAST_SKILL
-from engine.result_types import ClassMatrix, ClassQuality, Confusion, Retention, TeacherResult
+from engine.results.types import ClassMatrix, ClassQuality, Confusion, Retention, TeacherResult
 
 OBJECTS = (
     ("found", "Found", "by a detection of its class, IoU 0.5 or more"),

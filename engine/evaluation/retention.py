@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.result_types import ApMetrics, Retention
+from engine.results.types import ApMetrics, Retention
 
 PROBE = Path(__file__).parent / "probe" / "annotations.json"
 """Annotations of the built-in images, in the same folder as the images."""

@@ -13,8 +13,8 @@ from engine.dataset.types import NMS_IOU, CocoDataset, Detections
 from engine.evaluation.confusion import MATRIX_CLASSES, confusion
 from engine.evaluation.ground_truth import IouType
 from engine.evaluation.matching import Match, match_all
-from engine.result_types import ClassQuality, Confusion, ScoreCurve
-from engine.teachers.labeller import keep
+from engine.models.labeller import keep
+from engine.results.types import ClassQuality, Confusion, ScoreCurve
 
 FALLBACK = 0.3
 """Threshold if no class has a correct detection: about that of Grounding DINO's own demo."""

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.problems import EXAMPLES
+from engine.dataset.checks.problems import EXAMPLES
 from engine.dataset.types import Detections, Frame
 from engine.errors import ConfigError, DataError
 from engine.labelling.image_stream import Chunk, Listing, Picture, chunked, in_groups, list_images, read_ahead
 from engine.labelling.journal import Journal
 from engine.labelling.overlays import Overlays
 from engine.labelling.records import Exif, image_line, skipped_line
+from engine.models.labeller import Labeller
 from engine.storage import Storage, join
 from engine.storage.output_lock import lock_output
-from engine.teachers.labeller import Labeller
 
 CHUNK = 64
 """Images stored together when finished: the maximum that is labelled again after a run was killed."""

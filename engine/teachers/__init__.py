@@ -2,12 +2,14 @@
 
 from transformers.utils import logging
 
-from engine.teachers import grounding_dino, sam
-from engine.teachers.base import REGISTRY, Batch, Example, LoraTargets, Teacher
-from engine.teachers.base_sources import LocalModel, is_hub_id, resolve_base_model
-from engine.teachers.labeller import Labeller
-from engine.teachers.load import find_adapters, load_adapted, load_labeller, load_teacher
-from engine.teachers.lora import adapter_off
+from engine.models.base import Batch, Example, LoraTargets, Teacher
+from engine.models.base_sources import LocalModel, is_hub_id, resolve_base_model
+from engine.models.labeller import Labeller
+from engine.models.load import find_adapters, load_adapted, load_labeller, load_teacher
+from engine.models.lora import adapter_off
+from engine.models.registry import REGISTRY
+from engine.teachers.grounding_dino import model as grounding_dino
+from engine.teachers.sam import model as sam
 
 logging.disable_progress_bar()  # one per file would disturb the progress lines of the trainer
 

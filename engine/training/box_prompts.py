@@ -19,16 +19,16 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from engine.artifacts import RunLayout, read_result
 from engine.config import GroundingDinoSettings, RunConfig
 from engine.dataset.types import CocoAnnotation, Detections, Sample
 from engine.errors import StorageError
 from engine.evaluation.evaluate import predict_images
 from engine.evaluation.matching import match
+from engine.layout import RunLayout, read_result
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import Teacher, load_adapted
-from engine.teachers.sam_prompts import with_detected
+from engine.teachers.sam.prompts import with_detected
 from engine.training.device import memory_errors
 from engine.training.distributed import Processes
 from engine.training.splits import SplitData, Splits

@@ -26,10 +26,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import BaseModelError, StorageError
-from engine.format_version import FORMAT, FORMAT_VERSION, refuse_newer
-from engine.plain_json import read_object
-from engine.result_types import ApMetrics, HistoryPoint
-from engine.teachers.safetensors_files import read_header, read_tensors
+from engine.models.safetensors_files import read_header, read_tensors
+from engine.results.types import ApMetrics, HistoryPoint
+from engine.text.format_version import FORMAT, FORMAT_VERSION, refuse_newer
+from engine.text.plain_json import read_object
 
 MAX_STATE_BYTES = 64 << 20
 

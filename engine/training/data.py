@@ -22,11 +22,11 @@ from engine.augmentation import Augmenter
 from engine.config import RunConfig
 from engine.dataset.types import Sample
 from engine.errors import MachineError, TeacherError
-from engine.signals import STOP_SIGNALS
+from engine.models.base import Batch, Example, Teacher
+from engine.models.feature_cache import FeatureCache, held_in
+from engine.processes.signals import STOP_SIGNALS
+from engine.processes.threads import usable_cores
 from engine.teachers import LocalModel
-from engine.teachers.base import Batch, Example, Teacher
-from engine.teachers.feature_cache import FeatureCache, held_in
-from engine.threads import usable_cores
 from engine.training.device import SHARED_MEMORY
 from engine.training.sampler import Key, Steps
 from engine.training.splits import SplitData

@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 
 from engine.config import TeacherSettings
 from engine.errors import ConfigError, InterruptedTrainingError, MachineError, OutOfMemoryError
-from engine.signals import forget_requests, handle_stop, is_second_ctrl_c, restore_handlers, signal_name
+from engine.models.base import Teacher
+from engine.processes.signals import forget_requests, handle_stop, is_second_ctrl_c, restore_handlers, signal_name
 from engine.spec import Precision
 from engine.storage.files import reason
-from engine.teachers.base import Teacher
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Constants of ``malloc.h``."""

@@ -25,8 +25,8 @@ import torch.distributed as dist
 from torch import nn
 
 from engine.errors import EXIT_ERRORS, ConfigError, InterruptedTrainingError, TeacherError
-from engine.launch import Place
-from engine.outcome import Outcome
+from engine.processes.launch import Place
+from engine.results.outcome import Outcome
 from engine.training.device import Stop
 
 JOIN = 3600.0

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from engine.artifacts import ADAPTER, RESULT, SAMPLES, VALIDATION_PAGES
 from engine.config import TeacherSettings
 from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.estimate.cost_model import StepEstimate
@@ -24,9 +23,10 @@ from engine.evaluation.intervals import compare_ap
 from engine.evaluation.retention import retention
 from engine.evaluation.thresholds import operating_point
 from engine.evaluation.validation_pages import write_pages
-from engine.result_types import AdapterFile, ApMetrics, Comparison, Retention, TeacherResult
+from engine.layout import ADAPTER, RESULT, SAMPLES, VALIDATION_PAGES
+from engine.models.lora import adapter_off, trainable_parameters
+from engine.results.types import AdapterFile, ApMetrics, Comparison, Retention, TeacherResult
 from engine.teachers import LocalModel, Teacher
-from engine.teachers.lora import adapter_off, trainable_parameters
 from engine.training.box_prompts import DetectedBoxes, masks_of
 from engine.training.checkpoint import Progress
 from engine.training.device import Stop, memory_errors

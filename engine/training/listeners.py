@@ -10,8 +10,8 @@ import numpy as np
 
 from engine.evaluation.example_drawings import panels
 from engine.evaluation.example_images import SampleView
-from engine.events import Event, Listener
-from engine.result_types import TeacherResult
+from engine.results.events import Event, Listener
+from engine.results.types import TeacherResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

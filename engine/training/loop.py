@@ -24,11 +24,11 @@ from torch import Tensor
 
 from engine.config import TeacherSettings, TrainingConfig
 from engine.errors import InterruptedTrainingError, NotFiniteError, StorageError
-from engine.events import Event, Listener, better_than
-from engine.result_types import ApMetrics, HistoryPoint
-from engine.teachers.activation_checkpointing import recompute
-from engine.teachers.base import Batch, Teacher
-from engine.teachers.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
+from engine.models.activation_checkpointing import recompute
+from engine.models.base import Batch, Teacher
+from engine.models.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
+from engine.results.events import Event, Listener, better_than
+from engine.results.types import ApMetrics, HistoryPoint
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_interval, save_checkpoint
 from engine.training.device import Stop, autocast, memory_error, memory_errors, peak_memory_bytes, seed_all
 from engine.training.distributed import ALONE, Processes

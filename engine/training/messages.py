@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from engine.dataset.problems import CATALOGUE
-from engine.dataset.unreadable_images import Unreadable
+from engine.dataset.checks.problems import CATALOGUE
+from engine.dataset.checks.unreadable_images import Unreadable
 from engine.evaluation.conclusion import conclude_result
-from engine.events import better_than
-from engine.no_gain import ADVICE
-from engine.result_types import ApMetrics, SplitCheck, TeacherResult
-from engine.safe_text import shortened
+from engine.results.events import better_than
+from engine.results.no_gain import ADVICE
+from engine.results.types import ApMetrics, SplitCheck, TeacherResult
 from engine.spec import ExifOrientation
+from engine.text.safe_text import shortened
 from engine.training.checkpoint import Checkpoint
 from engine.training.evaluation import EvaluationReport
 

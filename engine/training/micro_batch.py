@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 from engine.config import TeacherSettings
 from engine.dataset.types import CocoDataset
 from engine.estimate.cost_model import USABLE, BatchShape, StepEstimate, base_of, batch_shape, choose_step, options
-from engine.launch import Place
+from engine.models.base import Teacher
+from engine.processes.launch import Place
 from engine.spec import LoraPreset
-from engine.teachers.base import Teacher
-from engine.teachers.grounding_dino import GroundingDino
+from engine.teachers.grounding_dino.model import GroundingDino
 from engine.training.checkpoint import Progress
 from engine.training.distributed import Processes
 

@@ -13,8 +13,8 @@ from torch.optim import AdamW
 
 from engine.config import TeacherSettings
 from engine.errors import NotFiniteError
-from engine.teachers.base import Batch, Teacher, to_device
-from engine.teachers.lora import trainable_parameters
+from engine.models.base import Batch, Teacher, to_device
+from engine.models.lora import trainable_parameters
 from engine.training.distributed import ALONE, Processes
 
 

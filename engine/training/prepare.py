@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.config import RunConfig
-from engine.dataset.unreadable_images import Unreadable
+from engine.dataset.checks.unreadable_images import Unreadable
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY, LocalModel

@@ -19,7 +19,13 @@ from tempfile import TemporaryDirectory
 import torch
 from pydantic import BaseModel
 
-from engine.artifacts import (
+from engine.config import RunConfig, to_yaml
+from engine.dataset import DatasetInfo
+from engine.errors import NoProgressError, NotFiniteError, StorageError
+from engine.evaluation.example_images import SampleView, read_samples
+from engine.evaluation.report import render_report
+from engine.evaluation.settings_table import settings_table
+from engine.layout import (
     ADAPTER,
     CARD,
     LAST,
@@ -32,15 +38,9 @@ from engine.artifacts import (
     read_result,
     run_metrics,
 )
-from engine.config import RunConfig, to_yaml
-from engine.dataset import DatasetInfo
-from engine.errors import NoProgressError, NotFiniteError, StorageError
-from engine.evaluation.example_images import SampleView, read_samples
-from engine.evaluation.report import render_report
-from engine.evaluation.settings_table import settings_table
-from engine.events import Event, Listener, better_than
 from engine.plan import TrainingRun
-from engine.result_types import TeacherResult
+from engine.results.events import Event, Listener, better_than
+from engine.results.types import TeacherResult
 from engine.storage import Storage, join
 from engine.storage import name as name_of
 from engine.storage.publication import ATTEMPTS
@@ -147,7 +147,7 @@ def publish_result(
         run: That trained it.
         storage: Where artifacts go.
         work_dir: Of the trainer.
-        whole: Publish the run; it needs what :func:`engine.local_run.begin` has written.
+        whole: Publish the run; it needs what :func:`engine.runner.begin` has written.
 
     Returns:
         What is published, and whether it is of this attempt.

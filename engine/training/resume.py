@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts import ADAPTER, ADAPTER_CONFIG
-from engine.base_identity import base_digest
 from engine.config import RunConfig
-from engine.dataset.unreadable_images import Unreadable
+from engine.dataset.checks.unreadable_images import Unreadable
 from engine.errors import ConfigError, DataError
+from engine.layout import ADAPTER, ADAPTER_CONFIG
+from engine.models.lora import TEACHER
 from engine.spec import TeacherName
 from engine.storage import Storage, join
+from engine.storage.base_identity import base_digest
 from engine.storage.publication import sha256_of
 from engine.teachers import LocalModel
-from engine.teachers.lora import TEACHER
 from engine.training.box_prompts import DETECTED, DETECTOR, DetectedBoxes
 from engine.training.checkpoint import Checkpoint, load_checkpoint, newest_first, outdated, read_checkpoint, step_of
 from engine.training.distributed import Processes

@@ -8,9 +8,9 @@ from pathlib import Path
 from engine.config import DataConfig
 from engine.config.model import PartConfig
 from engine.dataset import CocoDataset, ImageFolder, load_part
-from engine.dataset.class_name_checks import cleaned
+from engine.dataset.checks.class_name_checks import cleaned
+from engine.dataset.checks.unreadable_images import Unreadable, check_few, find_unreadable
 from engine.dataset.export_layouts import find_single_part
-from engine.dataset.unreadable_images import Unreadable, check_few, find_unreadable
 from engine.evaluation.retention import BUILT_IN, PROBE
 from engine.storage import Storage
 from engine.training.splits import SplitData, useful

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.config import TeacherSettings
 from engine.dataset.types import CocoDataset
-from engine.launch import Place
+from engine.processes.launch import Place
 
 Key = tuple[int, int]
 """(visit, index of the image): one view of one image. The visit is the number of earlier uses of the image in the run:

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from engine.artifacts import SPLITS
 from engine.config import DataConfig
 from engine.dataset import CocoDataset, ImageFolder, PartFiles
-from engine.dataset.leaks import Grouping, Kind, Leak, PartImages, find_leaks, refuse_leaks
-from engine.dataset.split_groups import field_values, keep_together, part_images
-from engine.dataset.thumbnail_cache import thumbnails_of
+from engine.dataset.images.thumbnail_cache import thumbnails_of
+from engine.dataset.splits.groups import field_values, keep_together, part_images
+from engine.dataset.splits.leaks import Grouping, Kind, Leak, PartImages, find_leaks, refuse_leaks
 from engine.errors import DataError
-from engine.result_types import SplitCheck
+from engine.layout import SPLITS
+from engine.results.types import SplitCheck
 from engine.storage import Storage
 
 EXAMPLES = 3

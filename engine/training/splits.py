@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from engine.config import DataConfig
 from engine.dataset import CocoDataset, ImageFolder, PartFiles, Sample, find_parts, load_part, load_sample
-from engine.dataset.exif_orientation import Evidence, Frames
-from engine.dataset.image_digest import together
-from engine.dataset.leaks import PartImages
-from engine.dataset.split import split_dataset
+from engine.dataset.checks.unreadable_images import Unreadable, check_few, find_unreadable, names_of
+from engine.dataset.images.digest import together
+from engine.dataset.images.exif_orientation import Evidence, Frames
+from engine.dataset.splits.leaks import PartImages
+from engine.dataset.splits.split import split_dataset
 from engine.dataset.types import Frame
-from engine.dataset.unreadable_images import Unreadable, check_few, find_unreadable, names_of
 from engine.errors import DataError
-from engine.result_types import SplitCheck
-from engine.safe_text import listed
+from engine.results.types import SplitCheck
 from engine.spec import ExifOrientation
 from engine.storage import Storage
+from engine.text.safe_text import listed
 from engine.training.shared_images import check_shared, groups, known_images
 
 Known = Callable[[Callable[[], None]], PartImages]

@@ -22,21 +22,15 @@ from typing import Any
 
 import torch
 
-from engine.artifacts import LAST, RunLayout
 from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
 from engine.dataset.types import Frame
 from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.example_images import read_samples
 from engine.evaluation.settings_table import settings_table
-from engine.events import Event, EventKind, Listener, better_than
-from engine.plan import TrainingRun
-from engine.result_types import TeacherResult
-from engine.spec import TeacherName
-from engine.storage import Storage, StorageOptions, default_cache
-from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, is_hub_id, resolve_base_model
-from engine.teachers.activation_checkpointing import recompute
-from engine.teachers.lora import (
+from engine.layout import LAST, RunLayout
+from engine.models.activation_checkpointing import recompute
+from engine.models.lora import (
     AdapterCard,
     adapter_tensors,
     attach,
@@ -44,6 +38,12 @@ from engine.teachers.lora import (
     load_adapter_tensors,
     save_adapter,
 )
+from engine.plan import TrainingRun
+from engine.results.events import Event, EventKind, Listener, better_than
+from engine.results.types import TeacherResult
+from engine.spec import TeacherName
+from engine.storage import Storage, StorageOptions, default_cache
+from engine.teachers import REGISTRY, Batch, LocalModel, Teacher, is_hub_id, resolve_base_model
 from engine.training.background import BackgroundTask
 from engine.training.box_prompts import DETECTION_BATCH, DetectedBoxes, Prompted, detect_box_prompts
 from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint

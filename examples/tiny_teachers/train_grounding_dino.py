@@ -26,12 +26,12 @@ from torch import nn
 from transformers import BertConfig, BertTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
 
 from engine.config import GroundingDinoSettings, LoraSettings
+from engine.dataset.images.preprocessing import GroundingDinoTransform
 from engine.dataset.types import Sample
-from engine.preprocessing import GroundingDinoTransform
+from engine.models.base import Batch
 from engine.spec import LoraPreset
-from engine.teachers.base import Batch
-from engine.teachers.grounding_dino import GroundingDino
-from engine.teachers.prompts import PromptBook
+from engine.teachers.grounding_dino.model import GroundingDino
+from engine.teachers.grounding_dino.prompts import PromptBook
 
 FOLDER = Path(__file__).parent / "grounding_dino"
 SEED = 0

@@ -3,8 +3,8 @@
     python examples/tiny_teachers/train_sam.py                          # writes examples/tiny_teachers/sam/
     python examples/tiny_teachers/train_sam.py --steps 50 --output out  # a quick test
 
-The architecture is SAM's, the objective and the prompts are those of :mod:`engine.teachers.sam`; only the sizes are
-small: images of 256 pixels in patches of 16, so that masks have a cell for each 4x4 pixels.
+The architecture is SAM's, the objective and the prompts are those of :mod:`engine.teachers.sam.model`; only the sizes
+are small: images of 256 pixels in patches of 16, so that masks have a cell for each 4x4 pixels.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from transformers import SamConfig, SamImageProcessor, SamModel
 
 from engine.config import LoraSettings, SamSettings
 from engine.dataset.types import Sample
+from engine.models.base import Batch
 from engine.spec import LoraPreset
-from engine.teachers.base import Batch
-from engine.teachers.sam import Sam
-from engine.teachers.sam_loss import dice_loss
+from engine.teachers.sam.loss import dice_loss
+from engine.teachers.sam.model import Sam
 
 HERE = Path(__file__).parent
 IMAGE_SIZE, PATCH_SIZE = 256, 16

@@ -30,20 +30,20 @@ from tiny_run import CLASSES, save_run
 from tiny_sam import sam_settings
 from toy import metadata_of, metrics, result_of
 
-from engine.artifacts import RunLayout, read_metadata, read_result
 from engine.cli.options import overrides
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import DatasetInfo, inspect_dataset, load_dataset, load_sample
-from engine.dataset.image_decoding import decode_image, probe_image
+from engine.dataset.checks.problems import IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
+from engine.dataset.images.decoding import decode_image, probe_image
 from engine.dataset.predictions import load_predictions
-from engine.dataset.problems import IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Detections
 from engine.dataset.wordpiece import Vocabulary
 from engine.errors import BaseModelError, ConfigError, DataError, StorageError, TeacherError
 from engine.estimate.forecast import find_base
-from engine.events import Event, parse_line
+from engine.layout import RunLayout, read_metadata, read_result
 from engine.manifest import load_manifest
-from engine.outcome import Outcome, parse_outcome
+from engine.results.events import Event, parse_line
+from engine.results.outcome import Outcome, parse_outcome
 from engine.spec import DatasetSpec, FineTuneSpec, TeacherName
 from engine.storage import Storage
 from engine.storage.publication import Commit, Publication

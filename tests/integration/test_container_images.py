@@ -308,7 +308,7 @@ with joined() as processes:
 """
     launcher = f"""
 import sys
-from engine.launch import launch
+from engine.processes.launch import launch
 sys.exit(launch(lambda _: [sys.executable, "-c", {program!r}], processes=2))
 """
     run("trainer", "python", "-c", launcher)

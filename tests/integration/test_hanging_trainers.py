@@ -14,8 +14,8 @@ import pytest
 from runs import manifest, teacher, write_parts
 
 from engine.errors import NoProgressError
-from engine.events import parse_line
-from engine.outcome import parse_outcome
+from engine.results.events import parse_line
+from engine.results.outcome import parse_outcome
 
 pytestmark = pytest.mark.slow
 

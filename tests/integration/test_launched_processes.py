@@ -15,8 +15,8 @@ import yaml
 from safetensors.torch import load_file
 from together import free_port
 
-from engine.events import Event, parse_line
-from engine.outcome import Outcome, parse_outcome
+from engine.results.events import Event, parse_line
+from engine.results.outcome import Outcome, parse_outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "examples" / "tiny_teachers"

@@ -13,7 +13,7 @@ import pytest
 from runs import manifest, teacher, write_parts
 
 from engine.errors import MachineError
-from engine.outcome import parse_outcome
+from engine.results.outcome import parse_outcome
 
 pytestmark = pytest.mark.slow
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts disks")

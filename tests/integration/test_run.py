@@ -16,8 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 from runs import TINY, manifest, teacher, write_parts
 
-from engine.events import parse_line
-from engine.outcome import Outcome, parse_outcome
+from engine.results.events import parse_line
+from engine.results.outcome import Outcome, parse_outcome
 from engine.storage import Storage, StorageOptions
 
 

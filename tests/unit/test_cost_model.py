@@ -15,6 +15,7 @@ from tiny import noise as image_of_noise
 from tiny_sam import sam_settings, scene
 
 from engine.config import LoraSettings, TeacherSettings
+from engine.dataset.images.preprocessing import GroundingDinoTransform
 from engine.estimate.cost_model import (
     GPUS,
     LADDER,
@@ -29,11 +30,10 @@ from engine.estimate.cost_model import (
     known,
     options,
 )
-from engine.preprocessing import GroundingDinoTransform
+from engine.models.activation_checkpointing import recompute
+from engine.models.lora import attach, set_training, trainable_parameters
 from engine.spec import LoraPreset, Precision, TeacherName
 from engine.teachers import REGISTRY
-from engine.teachers.activation_checkpointing import recompute
-from engine.teachers.lora import attach, set_training, trainable_parameters
 from engine.training.device import autocast
 from engine.training.micro_batch import StepMemory
 from engine.training.optimizer import gradients

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.artifacts import FileEntry, RunLayout, RunMetadata, fetch_run
 from engine.errors import ConfigError, StorageError
+from engine.layout import FileEntry, RunLayout, RunMetadata, fetch_run
 from engine.storage import Storage
 from engine.storage.output_lock import lock_file
 

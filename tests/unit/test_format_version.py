@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from engine.artifacts import RunLayout, fetch_run, read_metadata, read_result
 from engine.config import from_yaml
 from engine.errors import BaseModelError, ConfigError, StorageError
-from engine.format_version import refuse_newer
+from engine.layout import RunLayout, fetch_run, read_metadata, read_result
+from engine.models.lora import AdapterCard
 from engine.spec import TeacherName
 from engine.storage import Storage
-from engine.teachers.lora import AdapterCard
+from engine.text.format_version import refuse_newer
 from engine.training import checkpoint
 from engine.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 

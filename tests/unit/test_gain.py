@@ -12,13 +12,13 @@ import yaml
 from rich.console import Console
 from toy import metrics, run_config, settings
 
-from engine.artifacts import model_card
-from engine.card_snippets import plain_snippet
 from engine.cli import display
 from engine.config import RunConfig
 from engine.evaluation.retention import retention
-from engine.outcome import LIMIT, Outcome, TeacherOutcome
-from engine.result_types import AdapterFile, TeacherResult
+from engine.layout import model_card
+from engine.results.card_snippets import plain_snippet
+from engine.results.outcome import LIMIT, Outcome, TeacherOutcome
+from engine.results.types import AdapterFile, TeacherResult
 from engine.spec import AugmentationSpec, TeacherName
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from engine.launch import Place, launch
-from engine.outcome import Outcome
+from engine.processes.launch import Place, launch
+from engine.results.outcome import Outcome
 
 HEAD = """
 import os, signal, sys, time

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from toy import metadata_of, result_of, write_toy_data
 
-from engine import local_run
-from engine.artifacts import ADAPTER, RESULT, RunLayout
+from engine import runner
 from engine.dataset import DatasetInfo, inspect_dataset
 from engine.errors import ConfigError, StorageError
+from engine.layout import ADAPTER, RESULT, RunLayout
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
 from engine.spec import (
@@ -52,10 +52,10 @@ def published(layout: RunLayout, run: TrainingRun) -> list[Path]:
 def test_to_begin_again_takes_nothing_away(planned: tuple[DatasetInfo, tuple[TrainingRun, ...]]) -> None:
     info, runs = planned
     layout = runs[0].layout
-    local_run.begin(info, runs, Storage())
+    runner.begin(info, runs, Storage())
     config = Path(layout.config).read_bytes()
     files = published(layout, runs[0])
-    local_run.begin(info, runs, Storage())
+    runner.begin(info, runs, Storage())
     assert all(file.exists() for file in files)
     assert Path(layout.config).read_bytes() == config
 
@@ -64,20 +64,20 @@ def test_the_configuration_of_another_run_is_not_overwritten(
     planned: tuple[DatasetInfo, tuple[TrainingRun, ...]], tmp_path: Path
 ) -> None:
     info, runs = planned
-    local_run.begin(info, runs, Storage())
+    runner.begin(info, runs, Storage())
     file = Path(runs[0].layout.config)
     whole = file.read_text()
     file.write_text(whole.replace("# ", "# other words of another version: ").replace("workers: null", "workers: 1"))
-    local_run.begin(info, runs, Storage())
+    runner.begin(info, runs, Storage())
     assert file.read_text() == whole
     for other in (whole.replace("seed: 0", "seed: 1"), "", "[", whole.replace(runs[0].config.run_id, "0" * 12)):
         assert other != whole
         file.write_text(other)
         with pytest.raises(ConfigError, match=r"was edited or copied there; move .* away, .* --again"):
-            local_run.begin(info, runs, Storage())
+            runner.begin(info, runs, Storage())
         assert file.read_text() == other
-    local_run.forget(runs, Storage(), work_dir=tmp_path / "work")
-    local_run.begin(info, runs, Storage())
+    runner.forget(runs, Storage(), work_dir=tmp_path / "work")
+    runner.begin(info, runs, Storage())
     assert file.read_text() == whole
 
 
@@ -85,15 +85,15 @@ def test_the_metadata_of_another_run_is_not_taken_for_this_ones(
     planned: tuple[DatasetInfo, tuple[TrainingRun, ...]],
 ) -> None:
     layout = planned[1][0].layout
-    assert local_run.published(layout, Storage(), planned[1][0].config) is None
+    assert runner.published(layout, Storage(), planned[1][0].config) is None
     config = planned[1][0].config
     metadata = metadata_of(run_id=config.run_id)
     Storage().write_bytes(layout.metadata, metadata.model_dump_json().encode())
-    assert local_run.published(layout, Storage(), config) == metadata
+    assert runner.published(layout, Storage(), config) == metadata
     other = metadata.model_copy(update={"run_id": "other"})
     Storage().write_bytes(layout.metadata, other.model_dump_json().encode())
     with pytest.raises(ConfigError, match=r"metadata\.json is that of run other: move .* away, .* --again"):
-        local_run.published(layout, Storage(), config)
+        runner.published(layout, Storage(), config)
 
 
 def test_a_published_run_that_is_damaged_or_was_laxer_is_not_taken_for_this_one(
@@ -111,15 +111,15 @@ def test_a_published_run_that_is_damaged_or_was_laxer_is_not_taken_for_this_one(
         run.config.model_copy(update={"data": data.model_copy(update={"max_skipped_percent": most})})
         for most in (20, 0)
     )
-    assert local_run.published(run.layout, storage, lax) == metadata
+    assert runner.published(run.layout, storage, lax) == metadata
     with pytest.raises(ConfigError, match="is published, but 2 images were left out of it, more than the 0 %"):
-        local_run.published(run.layout, storage, strict)
+        runner.published(run.layout, storage, strict)
     storage.write_bytes(adapter, whole + b"!")
     with pytest.raises(StorageError, match=r"missing or not what was published: `teacher run --again`"):
-        local_run.published(run.layout, storage, lax)
+        runner.published(run.layout, storage, lax)
     storage.delete(adapter)
     with pytest.raises(StorageError, match=r"missing or not what was published"):
-        local_run.published(run.layout, storage, lax)
+        runner.published(run.layout, storage, lax)
 
 
 def test_a_probe_that_is_not_there_is_told_before_anything_is_trained(tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_a_probe_that_is_not_there_is_told_before_anything_is_trained(tmp_path: 
         training=TrainingSpec(retention=RetentionSpec(annotations=str(tmp_path / "typo.json"))),
     )
     with pytest.raises(StorageError, match=r"typo\.json does not exist"):
-        local_run.prepare(Manifest(name="parts", spec=spec), Storage())
+        runner.prepare(Manifest(name="parts", spec=spec), Storage())
     (tmp_path / "typo.json").write_text(COCO)
-    _, runs = local_run.prepare(Manifest(name="parts", spec=spec), Storage())
+    _, runs = runner.prepare(Manifest(name="parts", spec=spec), Storage())
     assert runs[0].config.training.retention is not None
 
 
@@ -145,7 +145,7 @@ def test_more_layers_than_a_known_base_has_cannot_be_skipped(tmp_path: Path, bas
     def skip(layers: int) -> int:
         asked = TeacherSpec(name=TeacherName.GROUNDING_DINO, base_model=base, lora=LoraSpec(skip_layers=layers))
         spec = FineTuneSpec(dataset=DatasetSpec(annotations=str(file)), output="out", teachers=[asked])
-        return len(local_run.prepare(Manifest(name="parts", spec=spec), Storage())[1])
+        return len(runner.prepare(Manifest(name="parts", spec=spec), Storage())[1])
 
     if layers is None:
         assert skip(99) == 1, "the trainer will tell"
@@ -160,10 +160,10 @@ def test_what_is_forgotten_is_not_published(
     planned: tuple[DatasetInfo, tuple[TrainingRun, ...]], tmp_path: Path
 ) -> None:
     info, runs = planned
-    local_run.begin(info, runs, Storage())
+    runner.begin(info, runs, Storage())
     files = published(runs[0].layout, runs[0])
     (tmp_path / "work").mkdir()
-    local_run.forget(runs, Storage(), work_dir=tmp_path / "work")
+    runner.forget(runs, Storage(), work_dir=tmp_path / "work")
     assert not any(file.exists() for file in files)
     assert not (tmp_path / "work").exists()
 
@@ -183,8 +183,8 @@ def test_names_that_a_published_base_cannot_read_are_told_with_the_data(
         teachers=[TeacherSpec(name=TeacherName.GROUNDING_DINO, base_model=str(base))],
         class_prompts=prompts,
     )
-    info, runs = local_run.prepare(Manifest(name="parts", spec=spec), Storage())
-    local_run.begin(info, runs, Storage())
+    info, runs = runner.prepare(Manifest(name="parts", spec=spec), Storage())
+    runner.begin(info, runs, Storage())
     kept = DatasetInfo.model_validate_json(Path(runs[0].layout.dataset).read_bytes())
     told = [problem.examples for problem in kept.problems if problem.code == "odd_class_name"]
     assert told == ([] if prompts or fillers < 10_000 else [("red (2 pieces: r ##ed)",)])

@@ -10,19 +10,19 @@ from pydantic import ValidationError
 from rich.console import Console
 from toy import metadata_of, metrics, result_of, run_config, settings, training, write_toy_data
 
-from engine import local_run
-from engine.artifacts import RunLayout, model_card
+from engine import runner
 from engine.cli import display, progress_output
 from engine.cli.outcome_file import failures_in
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import inspect_dataset
 from engine.errors import EXIT_ERRORS, NotBetterThanBaseError
 from engine.evaluation.conclusion import improved
-from engine.events import Event
 from engine.fine_tune import fine_tune
-from engine.no_gain import ADVICE, check_gain, warning
-from engine.outcome import LIMIT, parse_outcome
-from engine.result_types import Comparison, Interval, TeacherResult
+from engine.layout import RunLayout, model_card
+from engine.results.events import Event
+from engine.results.no_gain import ADVICE, check_gain, warning
+from engine.results.outcome import LIMIT, parse_outcome
+from engine.results.types import Comparison, Interval, TeacherResult
 from engine.spec import DatasetSpec, FineTuneSpec, OnNoGain, TeacherName, TrainingSpec
 from engine.training.messages import summary
 
@@ -143,7 +143,7 @@ def test_all_teachers_are_trained_and_published_before_a_run_fails_for_it(
         done = metadata_of(run_id=run.config.run_id, teachers=(worse(DINO), result_of(SAM, improved=True)))
         Path(layout.metadata).write_text(done.model_dump_json())
 
-    monkeypatch.setattr(local_run, "train", train)
+    monkeypatch.setattr(runner, "train", train)
     monkeypatch.setenv("TEACHER_CACHE", str(tmp_path / "cache"))
     spec = FineTuneSpec(
         dataset=DatasetSpec(annotations=str(file)),

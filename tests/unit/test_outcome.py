@@ -7,12 +7,12 @@ import pytest
 
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
 from engine.errors import ConfigError, DataError, NotFiniteError, StorageError, TeacherError
-from engine.events import Event
-from engine.outcome import CUTS, IN_LOG, LIMIT, Outcome, Prepared, TeacherOutcome, parse_outcome, write_outcome
-from engine.result_types import AdapterFile
-from engine.safe_text import plain
+from engine.results.events import Event
+from engine.results.outcome import CUTS, IN_LOG, LIMIT, Outcome, Prepared, TeacherOutcome, parse_outcome, write_outcome
+from engine.results.types import AdapterFile
 from engine.spec import TeacherName
 from engine.storage import NotFoundError
+from engine.text.safe_text import plain
 
 
 def info_of(classes: int = 3, *, source: str = "s3://b/a.json") -> DatasetInfo:

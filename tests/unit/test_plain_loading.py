@@ -19,17 +19,17 @@ from tiny_run import TINY, save_run
 from toy import result_of, run_config
 from typer.testing import CliRunner
 
-from engine.artifacts import ADAPTER, model_card
-from engine.card_snippets import plain_snippet
 from engine.cli.app import app
 from engine.config import RunConfig
 from engine.dataset.types import Sample
 from engine.errors import BaseModelError
-from engine.result_types import AdapterFile
+from engine.layout import ADAPTER, model_card
+from engine.models.lora import AdapterCard, merged
+from engine.results.card_snippets import plain_snippet
+from engine.results.types import AdapterFile
 from engine.spec import TeacherName
 from engine.teachers import load_adapted
-from engine.teachers.lora import AdapterCard, merged
-from engine.teachers.sam_checkpoint import convert_original, export_original
+from engine.teachers.sam.checkpoint import convert_original, export_original
 
 DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
 CLASSES = ("Hex_Nut", "washer no. 3", "bolt")

@@ -12,7 +12,7 @@ from engine.cli.options import overrides
 from engine.config import from_yaml
 from engine.errors import ConfigError
 from engine.manifest import load_manifest
-from engine.plain_yaml import DECIMAL, INTEGER, MAX_BYTES, OLD_YAML, read_document, write_yaml
+from engine.text.plain_yaml import DECIMAL, INTEGER, MAX_BYTES, OLD_YAML, read_document, write_yaml
 
 MANIFEST = """apiVersion: finetune.dev/v1alpha1
 kind: TeacherFineTune

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.preprocessing import (
+from engine.dataset.images.preprocessing import (
     Geometry,
     GroundingDinoTransform,
     SamTransform,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import threads
+from engine.processes import threads
 
 SHOW = "import os; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('OMP_NUM_THREADS'))"
 

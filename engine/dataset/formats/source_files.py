@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TypeVar
 
 from engine.dataset.file_listing import list_files
-from engine.dataset.image_decoding import probe_image
-from engine.dataset.split_paths import PARTS, is_image, part_of
+from engine.dataset.images.decoding import probe_image
+from engine.dataset.splits.paths import PARTS, is_image, part_of
 from engine.errors import DataError
 from engine.storage import ObjectInfo, Storage, is_remote, join, name, parent
 from engine.storage.transfer import each_done

@@ -14,7 +14,7 @@ from typing import Any
 from engine.dataset.formats.coco_writer import Classes, CocoWriter, Polygon, ellipse
 from engine.dataset.formats.label_json import number, outline, parse_json
 from engine.dataset.formats.source_files import Source
-from engine.dataset.split_paths import PARTS, part_of
+from engine.dataset.splits.paths import PARTS, part_of
 from engine.errors import DataError
 
 KIND = "VIA"

@@ -10,9 +10,9 @@ from typing import Any
 
 from engine.dataset.file_names import FileNames
 from engine.dataset.formats.source_files import Source, by_folder, complete, identity
-from engine.dataset.split_paths import PARTS
+from engine.dataset.splits.paths import PARTS
 from engine.errors import ConfigError, DataError
-from engine.plain_yaml import read_document
+from engine.text.plain_yaml import read_document
 
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "names.txt", "_darknet.labels", "predefined_classes.txt")
 """Files with one class name per line."""

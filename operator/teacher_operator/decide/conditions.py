@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from engine.outcome import TeacherOutcome
-from engine.result_types import MemoryNeed
+from engine.results.outcome import TeacherOutcome
+from engine.results.types import MemoryNeed
 from engine.spec import OnNoGain, TeacherName
 from teacher_operator.api.status import (
     Condition,

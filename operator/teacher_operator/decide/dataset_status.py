@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.dataset.problems import worst_first
+from engine.dataset.checks.problems import worst_first
 from engine.dataset.types import DatasetInfo, Problem
 from teacher_operator.api.status import CLASSES, PROBLEMS, DatasetStatus, ProblemStatus, clip
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import NEVER_RETRIED, InterruptedTrainingError, TeacherError
-from engine.outcome import parse_outcome
+from engine.results.outcome import parse_outcome
 from teacher_operator.decide.job_state import DISRUPTED
 from teacher_operator.decide.pod_state import container_ends, last_end, pod_index
 

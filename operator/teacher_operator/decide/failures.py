@@ -18,7 +18,7 @@ from engine.errors import (
     OutOfMemoryError,
     StorageError,
 )
-from engine.outcome import Outcome, parse_outcome
+from engine.results.outcome import Outcome, parse_outcome
 from teacher_operator.api.names import INSPECT
 from teacher_operator.api.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
 from teacher_operator.decide.evictions import eviction_advice

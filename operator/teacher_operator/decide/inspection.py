@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.artifacts import RunLayout
-from engine.outcome import Prepared
+from engine.layout import RunLayout
+from engine.results.outcome import Prepared
 from teacher_operator.api.names import INSPECT, inspect_job, network_policy, request_config_map
 from teacher_operator.api.pod_settings import StageName
 from teacher_operator.api.settings import Settings

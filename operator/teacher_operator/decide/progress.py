@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from engine.events import Event, better_than, parse_line
+from engine.results.events import Event, better_than, parse_line
 from teacher_operator.api.status import ProgressStatus
 from teacher_operator.api.timestamps import seconds, timestamp
 

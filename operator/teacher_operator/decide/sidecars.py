@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from engine.outcome import parse_outcome
+from engine.results.outcome import parse_outcome
 from teacher_operator.api.names import COMPONENT, INSPECT
 from teacher_operator.api.timestamps import seconds
 from teacher_operator.decide.job_state import JobView

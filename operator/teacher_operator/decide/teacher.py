@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from engine.outcome import TeacherOutcome
+from engine.results.outcome import TeacherOutcome
 from engine.spec import TeacherName
 from teacher_operator.api.names import TRAINER, trainer_job
 from teacher_operator.api.pod_settings import StageName

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from engine.dataset.types import ClassInfo, DatasetInfo, Problem, Severity, SizeInfo
 from engine.errors import EXIT_ERRORS
-from engine.events import Event
-from engine.outcome import Outcome, Prepared, TeacherOutcome
-from engine.result_types import AdapterFile
+from engine.results.events import Event
+from engine.results.outcome import Outcome, Prepared, TeacherOutcome
+from engine.results.types import AdapterFile
 from engine.spec import TeacherName
 
 BOTH = (TeacherName.GROUNDING_DINO, TeacherName.SAM)

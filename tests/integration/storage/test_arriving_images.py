@@ -21,9 +21,9 @@ from engine.config import LoraSettings, RunConfig
 from engine.config.model import PartConfig
 from engine.dataset import inspect_dataset
 from engine.errors import DataError, StorageError
-from engine.events import Event
-from engine.outcome import parse_outcome
-from engine.result_types import TeacherResult
+from engine.results.events import Event
+from engine.results.outcome import parse_outcome
+from engine.results.types import TeacherResult
 from engine.spec import LoraPreset, TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY

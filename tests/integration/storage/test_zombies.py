@@ -19,10 +19,10 @@ import pytest
 from faulty_s3 import Fault, FaultyS3, Handler, Request
 from runs import TINY, manifest, teacher, write_parts
 
-from engine.artifacts import ADAPTER, RunLayout, RunMetadata, fetch_run, read_metadata
 from engine.config import from_yaml
+from engine.layout import ADAPTER, RunLayout, RunMetadata, fetch_run, read_metadata
 from engine.plan import TrainingRun
-from engine.result_types import TeacherResult
+from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, join
 from engine.training import publish

@@ -169,7 +169,7 @@ def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
 
 PARENT = """
 import subprocess, sys, time
-from engine import child_process
+from engine.processes import child_process
 from pathlib import Path
 subprocess.Popen([sys.executable, "-c", {child!r}], env=child_process.environment())
 time.sleep(60)
@@ -177,7 +177,7 @@ time.sleep(60)
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from engine import child_process
+from engine.processes import child_process
 from engine.cli import app, main
 def works():
     Path({started!r}).write_text(str(os.getpid()))

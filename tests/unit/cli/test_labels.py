@@ -6,7 +6,7 @@ import pytest
 
 from engine.cli.labels import label, progress_line
 from engine.labelling import Progress
-from engine.teachers.labeller import Labeller
+from engine.models.labeller import Labeller
 
 
 @pytest.mark.parametrize(

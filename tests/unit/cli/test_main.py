@@ -14,7 +14,7 @@ import pytest
 
 from engine.cli.outcome_file import failures_in
 from engine.errors import DataError
-from engine.outcome import parse_outcome
+from engine.results.outcome import parse_outcome
 
 TEACHER = [sys.executable, "-m", "engine.cli"]
 FIRST = ["unshare", "--pid", "--fork", "--kill-child"]

@@ -6,7 +6,7 @@ import pytest
 
 from engine.cli.progress_output import _title, bar, json_lines, lines, sentence
 from engine.cli.runs import ProgressStyle, _listener
-from engine.events import Event
+from engine.results.events import Event
 
 EVENTS = [
     Event(event="note", teacher="sam", message="fetching the base"),

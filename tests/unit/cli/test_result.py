@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from toy import metrics, result_of, run_config, settings
 
-from engine.artifacts import RESULT
 from engine.cli.result import result
 from engine.config import to_yaml
 from engine.errors import NotBetterThanBaseError, StorageError
-from engine.outcome import parse_outcome
+from engine.layout import RESULT
 from engine.plan import TrainingRun
+from engine.results.outcome import parse_outcome
 from engine.spec import OnNoGain, TeacherName
 
 DINO = TeacherName.GROUNDING_DINO

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from engine.cli.app import app
 from engine.errors import DataError, TeacherError
-from engine.safe_text import LONGEST
 from engine.spec import TeacherName
+from engine.text.safe_text import LONGEST
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 123456\n"
 

@@ -21,8 +21,8 @@ from coco_files import Coco, changed, small_coco, write_images
 from PIL import Image
 
 from engine.dataset import DatasetInfo, inspect_dataset, load_dataset
-from engine.dataset.image_decoding import decode_image
-from engine.dataset.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED, refused
+from engine.dataset.checks.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED, refused
+from engine.dataset.images.decoding import decode_image
 from engine.errors import DataError, MachineError
 from engine.spec import OnProblem
 
@@ -280,7 +280,7 @@ def test_a_disk_that_is_gone_is_not_the_fault_of_an_image() -> None:
 LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
-from engine.dataset.image_decoding import decode_image
+from engine.dataset.images.decoding import decode_image
 from engine.errors import MachineError
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, -1))

@@ -12,8 +12,9 @@ import pytest
 from coco_files import Coco, changed, compressed, rectangle, small_coco, triangle, uncompressed, write
 from pycocotools import mask as coco_mask
 
-from engine.dataset import DatasetInfo, file_checks, inspect_dataset, load_dataset
-from engine.dataset.problems import refused
+from engine.dataset import DatasetInfo, inspect_dataset, load_dataset
+from engine.dataset.checks import file_checks
+from engine.dataset.checks.problems import refused
 from engine.errors import DataError
 from engine.spec import OnProblem
 

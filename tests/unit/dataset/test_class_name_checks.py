@@ -12,7 +12,7 @@ from tiny import BASE
 from transformers import AutoTokenizer
 
 from engine.dataset import DatasetInfo, inspect_dataset
-from engine.dataset.class_name_checks import find_vocabulary, judge_names
+from engine.dataset.checks.class_name_checks import find_vocabulary, judge_names
 from engine.dataset.types import Severity
 from engine.dataset.wordpiece import Vocabulary, words
 from engine.errors import BaseModelError

@@ -16,16 +16,16 @@ from pycocotools import mask as coco_mask
 
 from engine.config import generate_config
 from engine.dataset import inspect_request, load_dataset, load_sample, validate_dataset
-from engine.dataset.exif_orientation import turn_boxes, turned
-from engine.dataset.image_decoding import decode_image, probe_image
+from engine.dataset.images.decoding import decode_image, probe_image
+from engine.dataset.images.exif_orientation import turn_boxes, turned
 from engine.dataset.predictions import load_predictions
 from engine.dataset.types import Detections, Frame
 from engine.errors import DataError
 from engine.evaluation.predictions import measure_predictions
 from engine.labelling import label_folder
+from engine.models.labeller import Labeller
 from engine.spec import DatasetSpec, ExifOrientation, FineTuneSpec
 from engine.storage import Storage
-from engine.teachers.labeller import Labeller
 from engine.training.splits import Data, Splits
 
 STORED = (64, 48)

@@ -8,7 +8,7 @@ import pytest
 from coco_files import small_coco, write, write_images
 
 from engine.dataset import ImageFolder, find_parts, inspect_dataset, load_dataset
-from engine.dataset.split_paths import is_image
+from engine.dataset.splits.paths import is_image
 from engine.errors import DataError, StorageError
 from engine.storage import Storage
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.dataset.id_index import SMALL, UNKNOWN, Distinct, IdIndex, Repeats, as_numbers
-from engine.dataset.image_table import ImageTable
+from engine.dataset.images.table import ImageTable
 from engine.dataset.types import CocoImage
 
 IDS = st.integers(-3, 9) | st.integers(-(2**70), 2**70) | st.sampled_from(["", "1", "a", "\ud800"])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from engine.dataset.image_decoding import ImageHeader, decode_image, probe_image
+from engine.dataset.images.decoding import ImageHeader, decode_image, probe_image
 from engine.errors import DataError
 
 PHOTO = np.linspace(0, 255, 24 * 16 * 3).reshape(16, 24, 3).astype(np.uint8)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from toy import write_toy_data
 
-from engine import local_run
+from engine import runner
 from engine.dataset import inspect_request
-from engine.dataset.image_digest import local_marks
+from engine.dataset.images.digest import local_marks
 from engine.errors import DataError
 from engine.manifest import Manifest
 from engine.spec import DatasetSpec, FineTuneSpec
@@ -32,7 +32,7 @@ def manifest(file: Path | str, tmp_path: Path) -> Manifest:
 
 
 def run_id(file: Path | str, tmp_path: Path) -> str:
-    return local_run.prepare(manifest(file, tmp_path), Storage())[1][0].config.run_id
+    return runner.prepare(manifest(file, tmp_path), Storage())[1][0].config.run_id
 
 
 def turn(image: Path) -> None:
@@ -86,7 +86,7 @@ def test_images_that_change_between_inspection_and_training_are_refused(
         bucket = request.getfixturevalue("s3")
         Storage().upload_folder(tmp_path / "data", f"{bucket}/data")
         file = f"{bucket}/data/a.json"
-    config = local_run.prepare(manifest(file, tmp_path), Storage())[1][0].config
+    config = runner.prepare(manifest(file, tmp_path), Storage())[1][0].config
 
     def load() -> Data:
         return Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=tmp_path / "cache")
@@ -115,7 +115,7 @@ def test_files_are_read_once_and_a_damaged_cache_is_no_cache(tmp_path: Path, mon
     folder.mkdir()
     for number in range(3):
         (folder / f"{number}.png").write_bytes(bytes([number]))
-    monkeypatch.setattr("engine.dataset.image_digest.SETTLED_NS", -OLD)
+    monkeypatch.setattr("engine.dataset.images.digest.SETTLED_NS", -OLD)
     keys = [f"{number}.png" for number in range(3)]
     marks = local_marks(folder, keys, cache=cache)
     (kept,) = (cache / "digests").iterdir()
@@ -142,7 +142,7 @@ def test_files_are_read_once_and_a_damaged_cache_is_no_cache(tmp_path: Path, mon
 def test_a_torn_verdict_on_images_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = write_toy_data(tmp_path / "data" / "a.json", range(20))
     (tmp_path / "data" / "7.png").write_bytes(b"no image")
-    config = local_run.prepare(manifest(file, tmp_path), Storage())[1][0].config
+    config = runner.prepare(manifest(file, tmp_path), Storage())[1][0].config
     data = Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=tmp_path / "cache")
     parts = {name: data.bring(name) for name in data.whole}
     assert [list(found.faults) for found in parts.values() if found.faults] == [["7.png"]]

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.dataset import DatasetInfo, Severity, inspect_dataset, inspect_request, load_dataset
+from engine.dataset.checks.problems import CATALOGUE, ProblemLog
 from engine.dataset.dataset_summary import short_info
-from engine.dataset.problems import CATALOGUE, ProblemLog
 from engine.errors import DataError
 from engine.spec import DatasetSpec
 from engine.storage import Storage

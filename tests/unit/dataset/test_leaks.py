@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from engine.dataset import inspect_dataset, inspect_request, split_file, validate_dataset
-from engine.dataset.leaks import Grouping, source_of
-from engine.dataset.near_duplicate_images import is_same, same_pictures, thumbnail
-from engine.dataset.problems import refused
+from engine.dataset.checks.problems import refused
+from engine.dataset.images.near_duplicates import is_same, same_pictures, thumbnail
+from engine.dataset.splits.leaks import Grouping, source_of
 from engine.dataset.types import DatasetInfo
 from engine.errors import DataError
 from engine.spec import DatasetSpec, OnProblem
@@ -121,7 +121,7 @@ def test_real_microscopy_has_no_false_alarm(dataset: str) -> None:
     folder = Path(__file__).parents[4] / "shared" / "data" / dataset
     if not folder.is_dir():
         pytest.skip("the data is not there")
-    from engine.dataset.image_decoding import decode_image
+    from engine.dataset.images.decoding import decode_image
 
     paths = sorted((folder / "images").iterdir())
     assert not list(same_pictures(np.stack([thumbnail(decode_image(path)) for path in paths])))

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
+from engine.dataset.checks.rle_validation import areas_of_texts
 from engine.dataset.masks import box_of_mask, box_of_segmentation, decode_masks, encode_mask, encode_segmentation
-from engine.dataset.rle_validation import areas_of_texts
 from engine.dataset.segmentations import MaskKind, classify, parse
 
 

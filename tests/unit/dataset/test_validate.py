@@ -15,8 +15,9 @@ from coco_files import Coco, changed, small_coco, write, write_images
 from PIL import ExifTags, Image
 
 from engine.config import generate_config
-from engine.dataset import Severity, inspect_dataset, validate, validate_dataset
-from engine.dataset.image_decoding import ImageHeader, probe_image
+from engine.dataset import Severity, inspect_dataset, validate_dataset
+from engine.dataset.checks import validate
+from engine.dataset.images.decoding import ImageHeader, probe_image
 from engine.spec import DatasetSpec, FineTuneSpec
 from engine.storage import Storage
 from engine.training.splits import Data, Splits

@@ -11,7 +11,7 @@ import pytest
 from coco_files import Coco, changed, compressed, small_coco, triangle, write
 
 from engine.dataset import DatasetInfo, Severity, inspect_dataset, load_dataset
-from engine.dataset.problems import refused
+from engine.dataset.checks.problems import refused
 from engine.errors import DataError
 from engine.spec import Crowds, OnProblem
 

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections
 from engine.evaluation.coco_ap import coco_ap, mean_iou
 from engine.evaluation.ground_truth import truth_of
-from engine.result_types import ceiling_sentence
+from engine.results.types import ceiling_sentence
 
 NUMBERS = [
     "ap",

@@ -9,7 +9,7 @@ import pytest
 from engine.dataset.types import CocoAnnotation, CocoDataset
 from engine.evaluation.confusion import KINDS, MATRIX_CLASSES, confusion
 from engine.evaluation.matching import match_all
-from engine.result_types import Confusion
+from engine.results.types import Confusion
 
 from .conftest import an_object, seen
 

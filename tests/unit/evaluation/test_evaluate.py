@@ -14,8 +14,8 @@ from torch import Tensor
 from engine.config import LoraSettings
 from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.evaluation.evaluate import evaluate
+from engine.models.base import Batch, Example, LoraTargets, Teacher
 from engine.spec import TeacherName
-from engine.teachers.base import Batch, Example, LoraTargets, Teacher
 
 from .conftest import HEIGHT, WIDTH, rectangle_rle
 

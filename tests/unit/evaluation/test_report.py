@@ -19,7 +19,7 @@ from engine.evaluation.ground_truth import truth_of
 from engine.evaluation.report import class_rows, curves, render_report, score_curves, verdict
 from engine.evaluation.report_sections import mistakes, thresholds
 from engine.evaluation.retention import retention
-from engine.result_types import (
+from engine.results.types import (
     AdapterFile,
     ApMetrics,
     ClassMatrix,

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tft_objects import BOXES, GPU, MASKS, NAME, NOW, disrupted, failed_message, unschedulable
 from tft_world import World
 
-from engine.events import Event
+from engine.results.events import Event
 from teacher_operator.api.names import trainer_job
 from teacher_operator.api.settings import Allowed
 from teacher_operator.api.status import FailureStatus

@@ -22,7 +22,7 @@ from engine.errors import (
     StorageError,
     TeacherError,
 )
-from engine.outcome import Outcome
+from engine.results.outcome import Outcome
 from teacher_operator.api.names import INSPECT, TRAINER
 from teacher_operator.api.status import LOG_LINES, MESSAGE_MAX, FailureStatus
 from teacher_operator.decide.failures import job_failure, outcome_of, pod_failure

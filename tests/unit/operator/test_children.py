@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tft_objects import BOXES, FULL, GPU, MASKS, MINIMAL, NAME, NAMESPACE, SETTINGS, UID, body_of
 
-from engine.launch import GRACE
 from engine.manifest import load_manifest
+from engine.processes.launch import GRACE
 from engine.spec import FineTuneSpec, TeacherName
 from teacher_operator.api.names import (
     FIELD_MANAGER,

@@ -24,8 +24,8 @@ from tft_objects import (
 from tft_schema import status_errors
 from tft_world import World, world_with_pod_of
 
-from engine.events import Event
-from engine.outcome import Outcome, TeacherOutcome
+from engine.results.events import Event
+from engine.results.outcome import Outcome, TeacherOutcome
 from engine.spec import TeacherName
 from teacher_operator.api.names import PLATFORM_HASH, request_config_map
 from teacher_operator.api.status import ATTEMPTS, AttemptStatus, FailureStatus, TeacherStatus

@@ -8,7 +8,7 @@ import pytest
 from tft_objects import GPU, MASKS, SETTINGS, unschedulable
 from tft_world import World
 
-from engine.events import Event
+from engine.results.events import Event
 from teacher_operator.api.settings import Allowed
 from teacher_operator.api.timestamps import timestamp
 from teacher_operator.decide import gang

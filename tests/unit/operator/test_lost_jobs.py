@@ -11,7 +11,7 @@ from tft_objects import MASKS, disrupted, failed_message
 from tft_world import World, world_with_pod_of
 
 from engine.errors import FORMER_EXIT_CODES
-from engine.outcome import Outcome
+from engine.results.outcome import Outcome
 from engine.spec import TeacherName
 from teacher_operator.decide.lost_jobs import REMADE
 

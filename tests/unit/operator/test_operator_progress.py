@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tft_objects import NOW, teacher_of, view_of
 from tft_schema import status_errors
 
-from engine.events import Event
+from engine.results.events import Event
 from teacher_operator.api.status import ProgressStatus, TeacherFineTuneStatus
 from teacher_operator.decide.progress import NOTE_MAX, ProgressView, percent_text, plain_lines, read_progress
 from teacher_operator.decide.teacher import _progressed

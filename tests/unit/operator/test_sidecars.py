@@ -8,7 +8,7 @@ import pytest
 from tft_objects import BOXES, MASKS, failed_message, prepared_of, trained_of
 from tft_world import PROXY, World, world_with_pod_of
 
-from engine.outcome import Outcome
+from engine.results.outcome import Outcome
 from engine.spec import TeacherName
 from teacher_operator.decide.sidecars import SIDECAR_SECONDS
 

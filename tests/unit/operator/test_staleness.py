@@ -8,7 +8,7 @@ import pytest
 from tft_objects import MASKS, NAME, NAMESPACE, NOW, pod_of, teacher_of
 from tft_world import World
 
-from engine.events import Event
+from engine.results.events import Event
 from teacher_operator.api.names import inspect_job, trainer_job
 from teacher_operator.api.status import ProgressStatus, TeacherFineTuneStatus
 from teacher_operator.api.timestamps import timestamp

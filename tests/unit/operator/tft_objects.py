@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.dataset.types import ClassInfo, DatasetInfo, Problem
-from engine.outcome import Outcome, Prepared, TeacherOutcome
-from engine.result_types import AdapterFile, MemoryNeed
+from engine.results.outcome import Outcome, Prepared, TeacherOutcome
+from engine.results.types import AdapterFile, MemoryNeed
 from engine.spec import TeacherName
 from teacher_operator.api.names import COMPONENT, FIELD_MANAGER, KUEUE_QUEUE, MANAGED_BY, RUN, TRAINER
 from teacher_operator.api.settings import Settings

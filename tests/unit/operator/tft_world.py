@@ -14,7 +14,7 @@ from typing import Any
 from tft_objects import BOXES, MASKS, NAME, NOW, SETTINGS, body_of, failed_message, pod_of, prepared_of, trained_of
 from tft_schema import spec_errors, status_errors
 
-from engine.outcome import Outcome
+from engine.results.outcome import Outcome
 from engine.spec import TeacherName
 from teacher_operator.api.names import (
     COMPONENT,

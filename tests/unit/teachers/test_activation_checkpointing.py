@@ -16,10 +16,10 @@ from tiny_sam import random_sam, scene
 
 from engine.config import LoraSettings
 from engine.errors import ConfigError
+from engine.models.activation_checkpointing import recompute
+from engine.models.base import Teacher
+from engine.models.lora import attach, merged, set_training, trainable_parameters
 from engine.spec import LoraPreset
-from engine.teachers.activation_checkpointing import recompute
-from engine.teachers.base import Teacher
-from engine.teachers.lora import attach, merged, set_training, trainable_parameters
 from engine.training.micro_batch import TensorBytes
 
 DROPPING = LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0.3)

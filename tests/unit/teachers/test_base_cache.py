@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import BaseModelError
+from engine.models.base_cache import cached_copy, hub_copy
+from engine.models.base_sources import resolve_base_model
 from engine.storage import Storage
-from engine.teachers.base_cache import cached_copy, hub_copy
-from engine.teachers.base_sources import resolve_base_model
 
 WEIGHTS = random.Random(0).randbytes(50_000)
 

@@ -14,10 +14,10 @@ import pytest
 from transformers import SamConfig, SamModel
 
 from engine.errors import BaseModelError, ConfigError
+from engine.models.base_sources import is_hub_id, resolve_base_model
+from engine.models.load import find_adapters
 from engine.storage import Storage
-from engine.teachers.base_sources import is_hub_id, resolve_base_model
-from engine.teachers.load import find_adapters
-from engine.teachers.sam_checkpoint import export_original
+from engine.teachers.sam.checkpoint import export_original
 
 WEIGHTS = b"stand-in for weights: nothing here reads them"
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -193,8 +193,8 @@ import json, sys
 from pathlib import Path
 from engine.errors import BaseModelError
 from engine.storage import Storage
-from engine.teachers.sam_checkpoint import export_original
-from engine.teachers.base_sources import resolve_base_model
+from engine.teachers.sam.checkpoint import export_original
+from engine.models.base_sources import resolve_base_model
 answers = []
 for repo, revision in json.loads(sys.argv[1]):
     try:

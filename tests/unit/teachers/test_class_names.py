@@ -10,10 +10,10 @@ from transformers import AutoTokenizer
 
 from engine.config import LoraSettings
 from engine.dataset.types import Sample
+from engine.models.lora import attach, trainable_parameters
 from engine.spec import LoraPreset
-from engine.teachers.grounding_dino import GroundingDino
-from engine.teachers.grounding_dino_loss import Predictions
-from engine.teachers.lora import attach, trainable_parameters
+from engine.teachers.grounding_dino.loss import Predictions
+from engine.teachers.grounding_dino.model import GroundingDino
 
 PAIRS = (
     ("cell", "cell wall"),

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.models.grounding_dino.modeling_grounding_dino import MultiScaleDeformableAttention
 
-from engine.teachers import deformable_attention
+from engine.models.fast import deformable_attention
 
 BROKEN = (
     ("return beyond if after else 1 - beyond", "return 1 - beyond if after else beyond"),
@@ -185,7 +185,7 @@ def test_without_triton_the_layer_does_without_the_kernel_and_says_so_once(
     anywhere: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "engine.teachers.deformable_attention_triton", raising=False)
+    monkeypatch.delitem(sys.modules, "engine.models.fast.deformable_attention_triton", raising=False)
     case, fast = CASES["one map"], MultiScaleDeformableAttention()
     deformable_attention.keep_only_inputs(fast)
     with pytest.warns(UserWarning, match="without its fused kernel on cpu, which takes longer: .*triton") as told:
@@ -215,7 +215,7 @@ def test_the_kernel_compiles_for_gpus(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from engine.teachers import deformable_attention_triton
+    from engine.models.fast import deformable_attention_triton
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(deformable_attention_triton, direction)
@@ -293,9 +293,9 @@ def main() -> None:
         return [None not in taken, [str(one.message) for one in told]]
 
     taken, told = choice()
-    plain = [taken or "engine.teachers.deformable_attention_triton" in sys.modules, told]
+    plain = [taken or "engine.models.fast.deformable_attention_triton" in sys.modules, told]
 
-    from engine.teachers import deformable_attention_triton
+    from engine.models.fast import deformable_attention_triton
 
     by_library, without = {}, {}
     for name, case in CASES.items():

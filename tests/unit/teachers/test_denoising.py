@@ -9,12 +9,11 @@ from tiny import KINDS, random_teacher
 from tiny import noise as image_of_noise
 
 from engine.config import LoraSettings
+from engine.models.lora import attach, trainable_parameters
 from engine.spec import LoraPreset
-from engine.teachers import denoising
-from engine.teachers.denoising import Copies, copies, decoder_call, denoise, denoising_losses, noise
-from engine.teachers.grounding_dino import GroundingDino
-from engine.teachers.grounding_dino_loss import Losses, Predictions, Targets, to_corners
-from engine.teachers.lora import attach, trainable_parameters
+from engine.teachers.grounding_dino.denoising import Copies, copies, decoder_call, denoise, denoising_losses, noise
+from engine.teachers.grounding_dino.loss import Losses, Predictions, Targets, to_corners
+from engine.teachers.grounding_dino.model import GroundingDino, denoising
 
 BOXES = np.array([[0.5, 0.5, 0.2, 0.4], [0.3, 0.6, 0.2, 0.2]], np.float32)
 SPANS = torch.eye(6, dtype=torch.bool)[[1, 3]]
@@ -104,7 +103,9 @@ def test_groups_do_not_see_each_other(kind: str) -> None:
 
 def test_what_the_model_says_of_itself_is_what_it_says_without(monkeypatch: pytest.MonkeyPatch) -> None:
     zero = torch.zeros(())
-    monkeypatch.setattr("engine.teachers.grounding_dino.denoising_losses", lambda *_, **__: Losses(zero, zero, zero))
+    monkeypatch.setattr(
+        "engine.teachers.grounding_dino.model.denoising_losses", lambda *_, **__: Losses(zero, zero, zero)
+    )
     with torch.no_grad():
         losses = [
             teacher.loss(batch_of(teacher, OBJECTS), count=2)

@@ -12,12 +12,12 @@ from transformers.models.grounding_dino.modeling_grounding_dino import MultiScal
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamAttention
 
+from engine.models.fast import deformable_attention
+from engine.models.fast.cross_attention import reorder_cross_attention
+from engine.models.fast.deformable_attention import keep_only_inputs
+from engine.models.lora_linear import fuse_lora_linears
 from engine.spec import LoraPreset
-from engine.teachers import deformable_attention
-from engine.teachers.cross_attention import reorder_cross_attention
-from engine.teachers.deformable_attention import keep_only_inputs
-from engine.teachers.grounding_dino import PRESETS
-from engine.teachers.lora_linear import fuse_lora_linears
+from engine.teachers.grounding_dino.model import PRESETS
 
 SHORT, LONG = 5, 60
 """Tokens: few beside the model's width, and so many that nothing is saved."""

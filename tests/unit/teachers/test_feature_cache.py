@@ -20,11 +20,11 @@ from tiny_sam import random_sam
 from engine.config import LoraSettings
 from engine.dataset import Sample
 from engine.errors import ConfigError
+from engine.models.feature_cache import FeatureCache, picture
+from engine.models.lora import attach, set_training, trainable_parameters
 from engine.spec import LoraPreset
 from engine.teachers import Teacher
-from engine.teachers.feature_cache import FeatureCache, picture
-from engine.teachers.lora import attach, set_training, trainable_parameters
-from engine.teachers.sam import Sam
+from engine.teachers.sam.model import Sam
 
 MEGABYTE = 1_000_000
 
@@ -255,7 +255,7 @@ def test_a_step_with_features_is_that_of_each_image_without(
     tmp_path: Path, make: Any, settings: LoraSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "engine.teachers.feature_cache._rounded", lambda tensor: tensor
+        "engine.models.feature_cache._rounded", lambda tensor: tensor
     )  # else the best queries are others
     samples = [sample(0, 60, 80), sample(1, 60, 80), sample(2, 80, 64)]
     plain = [step(make(settings), [some]) for some in samples]
@@ -347,7 +347,7 @@ def test_more_layers_than_there_are_cannot_be_skipped() -> None:
 def test_bert_reads_a_caption_once_and_as_the_library_does() -> None:
     from transformers import GroundingDinoForObjectDetection
 
-    from engine.teachers.caption_cache import cache_captions
+    from engine.teachers.grounding_dino.caption_cache import cache_captions
 
     plain = GroundingDinoForObjectDetection.from_pretrained(BASE).eval()
     quick = GroundingDinoForObjectDetection.from_pretrained(BASE).eval()

@@ -22,15 +22,15 @@ from torch import nn
 from transformers import AutoTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection, SamConfig
 
 from engine.config import LoraSettings
+from engine.dataset.images.preprocessing import from_cxcywh_normalized
 from engine.dataset.types import Sample
 from engine.errors import BaseModelError, ConfigError
-from engine.preprocessing import from_cxcywh_normalized
+from engine.models.lora import adapter_off, attach, merged, trainable_parameters
+from engine.models.registry import REGISTRY
 from engine.spec import LoraPreset, TeacherName
-from engine.teachers.base import REGISTRY
-from engine.teachers.grounding_dino import PRESETS, GroundingDino, proposals, stack
-from engine.teachers.grounding_dino_batch import canvas
-from engine.teachers.grounding_dino_loss import Targets, detection_losses
-from engine.teachers.lora import adapter_off, attach, merged, trainable_parameters
+from engine.teachers.grounding_dino.batch import canvas
+from engine.teachers.grounding_dino.loss import Targets, detection_losses
+from engine.teachers.grounding_dino.model import PRESETS, GroundingDino, proposals, stack
 
 BOX, BOX_2 = (10.0, 10.0, 40.0, 50.0), (0.0, 20.0, 30.0, 64.0)
 

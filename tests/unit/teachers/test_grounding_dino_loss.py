@@ -16,8 +16,7 @@ from transformers.loss.loss_grounding_dino import (
     GroundingDinoImageLoss,
 )
 
-from engine.teachers.grounding_dino import proposals, stack
-from engine.teachers.grounding_dino_loss import (
+from engine.teachers.grounding_dino.loss import (
     Predictions,
     Targets,
     detection_losses,
@@ -26,6 +25,7 @@ from engine.teachers.grounding_dino_loss import (
     sigmoid_focal_loss,
     to_corners,
 )
+from engine.teachers.grounding_dino.model import proposals, stack
 
 IMAGES, QUERIES, TOKENS = 3, 10, 12
 SPANS = torch.zeros(3, TOKENS, dtype=torch.bool)

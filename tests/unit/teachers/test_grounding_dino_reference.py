@@ -16,7 +16,7 @@ from tiny import noise, random_teacher
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.teachers.grounding_dino_loss import (
+from engine.teachers.grounding_dino.loss import (
     Predictions,
     Targets,
     detection_losses,

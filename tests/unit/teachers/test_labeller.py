@@ -10,7 +10,7 @@ from labelling import Bright, Halver, labeller
 
 from engine.dataset.types import Detections
 from engine.errors import OutOfMemoryError
-from engine.teachers.labeller import DEFAULT_THRESHOLD, Labeller, keep, non_maximum_suppression
+from engine.models.labeller import DEFAULT_THRESHOLD, Labeller, keep, non_maximum_suppression
 
 
 def detections(boxes: Sequence[Sequence[float]], scores: Sequence[float], classes: Sequence[int]) -> Detections:

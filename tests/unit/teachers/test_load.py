@@ -15,10 +15,10 @@ from toy import metadata_of
 from engine.dataset import Sample
 from engine.dataset.inspect import inspect_dataset
 from engine.errors import BaseModelError, ConfigError, StorageError
+from engine.models.labeller import DEFAULT_THRESHOLD
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import adapter_off, find_adapters, load_adapted, load_labeller
-from engine.teachers.labeller import DEFAULT_THRESHOLD
 
 THRESHOLDS = {"bolt": 0.2, "nut": 0.4, "washer": 0.6}
 

@@ -12,8 +12,7 @@ from toy import ToyModel, ToyTeacher, settings
 
 from engine.config import LoraSettings
 from engine.errors import BaseModelError
-from engine.spec import LoraPreset, TeacherName
-from engine.teachers.lora import (
+from engine.models.lora import (
     TEACHER,
     AdapterCard,
     adapter_off,
@@ -25,6 +24,7 @@ from engine.teachers.lora import (
     set_training,
     trainable_parameters,
 )
+from engine.spec import LoraPreset, TeacherName
 
 INPUTS = torch.rand(5, 192, generator=torch.Generator().manual_seed(1))
 

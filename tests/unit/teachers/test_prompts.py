@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, BertTokenizer
 from transformers.models.grounding_dino.modeling_grounding_dino import build_label_maps
 
 from engine.errors import BaseModelError, ConfigError
-from engine.teachers.prompts import PromptBook
+from engine.teachers.grounding_dino.prompts import PromptBook
 
 ODD_NAMES = (
     "St. Bernard",

@@ -16,19 +16,19 @@ from tiny_sam import IMAGE_SIZE, original_sam, random_sam, sam_settings, save_sa
 from torch import nn
 from transformers import SamConfig, SamModel
 
-import engine.teachers.sam
-import engine.teachers.sam_masks
+import engine.teachers.sam.masks
+import engine.teachers.sam.model
 from engine.config import LoraSettings
 from engine.dataset import load_dataset, load_sample
+from engine.dataset.images.preprocessing import MEAN, STD
 from engine.dataset.types import Sample
 from engine.errors import BaseModelError
-from engine.preprocessing import MEAN, STD
+from engine.models.lora import attach, merged, trainable_parameters
+from engine.models.registry import REGISTRY
 from engine.spec import LoraPreset, TeacherName
-from engine.teachers.base import REGISTRY
-from engine.teachers.lora import attach, merged, trainable_parameters
-from engine.teachers.sam import Sam
-from engine.teachers.sam_clicks import Clicks
-from engine.teachers.sam_prompts import with_detected
+from engine.teachers.sam.clicks import Clicks
+from engine.teachers.sam.model import Sam
+from engine.teachers.sam.prompts import with_detected
 
 SIZES = [(48, 80), (100, 37), (64, 64)]
 
@@ -154,8 +154,8 @@ def test_what_is_seen_in_an_image_does_not_depend_on_those_beside_it(teacher: Sa
     samples = [scene(3, seed=1), scene(0), scene(5, size=(100, 37), seed=2), scene(2, crowds=(0, 1))]
     together = teacher.predict(samples)
     assert [len(seen) for seen in together][1::2] == [0, 0]
-    monkeypatch.setattr(engine.teachers.sam, "PROMPTS_AT_ONCE", 2)
-    monkeypatch.setattr(engine.teachers.sam_masks, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(engine.teachers.sam.model, "PROMPTS_AT_ONCE", 2)
+    monkeypatch.setattr(engine.teachers.sam.masks, "PIXELS_AT_ONCE", 1)
     for sample, seen in zip(samples, together, strict=True):
         alone = teacher.predict([sample])[0]
         assert alone.prompt_indices.tolist() == seen.prompt_indices.tolist()

@@ -12,10 +12,10 @@ from transformers import SamModel
 
 from engine.config import LoraSettings
 from engine.errors import BaseModelError
+from engine.models.lora import attach, merged, trainable_parameters
 from engine.spec import LoraPreset
-from engine.teachers.lora import attach, merged, trainable_parameters
-from engine.teachers.sam import Sam
-from engine.teachers.sam_checkpoint import convert_original, export_original, original_names
+from engine.teachers.sam.checkpoint import convert_original, export_original, original_names
+from engine.teachers.sam.model import Sam
 
 
 class Payload:
@@ -78,7 +78,7 @@ def test_sizes_follow_from_shapes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
 def test_every_published_size_has_a_place_for_every_tensor(name: str) -> None:
-    from engine.teachers.sam_checkpoint import _config
+    from engine.teachers.sam.checkpoint import _config
 
     with torch.device("meta"):
         tensors = sam_model_registry[name]().state_dict()

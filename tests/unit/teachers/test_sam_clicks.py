@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.teachers.sam_clicks import Clicks, correct
+from engine.teachers.sam.clicks import Clicks, correct
 
 STRIDE = 4.0
 

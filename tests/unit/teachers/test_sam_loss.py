@@ -5,7 +5,7 @@ import torch
 from tiny_sam import sam_settings
 from torchvision.ops import sigmoid_focal_loss
 
-from engine.teachers.sam_loss import dice_loss, focal_loss, mask_iou, sam_losses
+from engine.teachers.sam.loss import dice_loss, focal_loss, mask_iou, sam_losses
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(4, 3, 16, 16, generator=GENERATOR)

@@ -9,7 +9,7 @@ from tiny_sam import scene
 from engine.augmentation import Augmenter
 from engine.dataset.types import CocoAnnotation
 from engine.spec import AugmentationSpec, EnvironmentSpec, Intensity, Viewpoint
-from engine.teachers.sam_prompts import (
+from engine.teachers.sam.prompts import (
     detected_boxes,
     draw_points,
     jitter_boxes,

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from tiny_sam import sam_settings, save_sam
 from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
 
-from engine.artifacts import RunLayout
 from engine.config import RunConfig
 from engine.config.model import TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import CocoAnnotation, Detections
 from engine.errors import ConfigError, InterruptedTrainingError
-from engine.events import Event
+from engine.layout import RunLayout
 from engine.plan import TrainingRun
-from engine.result_types import TeacherResult
+from engine.results.events import Event
+from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY

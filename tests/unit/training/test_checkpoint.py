@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy import metrics
 
-from engine.result_types import HistoryPoint
+from engine.results.types import HistoryPoint
 from engine.training.checkpoint import (
     Checkpoint,
     Progress,

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from engine.errors import InterruptedTrainingError
+from engine.models.base import to_device
 from engine.spec import Precision
-from engine.teachers.base import to_device
 from engine.training.device import Stop, autocast, peak_memory_bytes, seed_all
 
 CPU = torch.device("cpu")

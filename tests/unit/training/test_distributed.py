@@ -14,7 +14,7 @@ from together import free_port, together
 from torch import nn
 
 from engine.errors import ConfigError, DataError, InterruptedTrainingError, StorageError, TeacherError
-from engine.launch import Place
+from engine.processes.launch import Place
 from engine.training import distributed
 from engine.training.distributed import ALONE, Processes, joined
 

@@ -13,10 +13,10 @@ import pytest
 from killed import attempt, published
 from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
 
-from engine.artifacts import RunLayout
 from engine.config import RunConfig
 from engine.dataset import inspect_dataset
 from engine.errors import NotFiniteError
+from engine.layout import RunLayout
 from engine.plan import TrainingRun
 from engine.spec import AugmentationSpec, Intensity, TeacherName
 from engine.storage import Storage

@@ -8,8 +8,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.evaluation.example_images import DetectionsRecord, SampleRecord, SampleView
-from engine.events import Event
-from engine.result_types import AdapterFile, ApMetrics, TeacherResult
+from engine.results.events import Event
+from engine.results.types import AdapterFile, ApMetrics, TeacherResult
 from engine.spec import TeacherName
 from engine.training.listeners import TensorBoard, thinned
 

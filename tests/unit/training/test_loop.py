@@ -15,9 +15,9 @@ from toy import metrics, overlap, toy_loop
 
 from engine.config import LoraSettings
 from engine.errors import InterruptedTrainingError, NotFiniteError, TeacherError
-from engine.events import Event
+from engine.models.lora import adapter_tensors
+from engine.results.events import Event
 from engine.spec import LoraPreset
-from engine.teachers.lora import adapter_tensors
 from engine.training import loop as loop_module
 from engine.training.checkpoint import Progress, load_checkpoint
 from engine.training.device import Stop

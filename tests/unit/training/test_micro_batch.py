@@ -9,8 +9,8 @@ from tiny_sam import sam_settings
 from toy import run_config, write_toy_data
 
 from engine.config import LoraSettings
-from engine.events import Event
-from engine.result_types import TeacherResult
+from engine.results.events import Event
+from engine.results.types import TeacherResult
 from engine.spec import LoraPreset
 from engine.training import TeacherTrainer, micro_batch, trainer
 

@@ -10,8 +10,8 @@ from toy import ToyTeacher, settings, toy_batches
 
 from engine.config import LoraSettings
 from engine.errors import NotFiniteError
+from engine.models.lora import attach, trainable_parameters
 from engine.spec import LoraPreset
-from engine.teachers.lora import attach, trainable_parameters
 from engine.training.distributed import ALONE, Processes
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
 from engine.training.sampler import Steps

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from toy import result_of, run_config, settings
 
-from engine.artifacts import RESULT, RunLayout, read_result
 from engine.config import RunConfig
 from engine.errors import StorageError
-from engine.events import Event
+from engine.layout import RESULT, RunLayout, read_result
 from engine.plan import TrainingRun
-from engine.result_types import TeacherResult
+from engine.results.events import Event
+from engine.results.types import TeacherResult
 from engine.spec import AugmentationSpec, TeacherName
 from engine.storage import Storage, join
 from engine.training import publish

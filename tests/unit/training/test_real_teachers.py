@@ -22,8 +22,8 @@ from engine.config import RunConfig
 from engine.config.model import PartConfig
 from engine.dataset import load_dataset, load_sample
 from engine.errors import ConfigError, InterruptedTrainingError
-from engine.events import Event
-from engine.result_types import TeacherResult
+from engine.results.events import Event
+from engine.results.types import TeacherResult
 from engine.spec import AugmentationSpec, Background, EnvironmentSpec, Intensity, Lighting, TeacherName
 from engine.teachers import load_adapted
 from engine.training import TeacherTrainer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy import settings
 
-from engine.launch import Place
+from engine.processes.launch import Place
 from engine.training.sampler import Steps, learning_rate
 
 

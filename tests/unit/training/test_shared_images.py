@@ -12,8 +12,8 @@ from toy import write_toy_data
 from engine.config import DataConfig
 from engine.config.model import PartConfig, SplitConfig
 from engine.dataset import ImageFolder, inspect_dataset, load_dataset
-from engine.dataset.image_digest import together
-from engine.dataset.trained_images import trained_images
+from engine.dataset.images.digest import together
+from engine.dataset.splits.trained_images import trained_images
 from engine.errors import DataError
 from engine.storage import Storage
 from engine.training.shared_images import write_lists

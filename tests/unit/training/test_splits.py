@@ -10,7 +10,8 @@ from toy import write_toy_data
 
 from engine.config import DataConfig
 from engine.config.model import PartConfig, SplitConfig
-from engine.dataset import file_checks, inspect_dataset
+from engine.dataset import inspect_dataset
+from engine.dataset.checks import file_checks
 from engine.errors import DataError
 from engine.storage import Storage
 from engine.training.splits import Data, SplitData, Splits, _share_out

@@ -14,9 +14,9 @@ from toy import ToyTeacher, toy_loop
 
 from engine.config import LoraSettings
 from engine.errors import OutOfMemoryError
-from engine.events import Event
+from engine.models.lora import adapter_tensors
+from engine.results.events import Event
 from engine.spec import LoraPreset
-from engine.teachers.lora import adapter_tensors
 from engine.training.checkpoint import load_checkpoint
 from engine.training.distributed import Processes
 

@@ -20,11 +20,11 @@ from engine.dataset import Sample, inspect_dataset, load_dataset, load_sample
 from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError, TeacherError
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.example_images import SampleRecord
-from engine.events import Event, better_than
-from engine.result_types import TeacherResult
+from engine.models.lora import adapter_off
+from engine.results.events import Event, better_than
+from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 from engine.teachers import REGISTRY, load_adapted
-from engine.teachers.lora import adapter_off
 from engine.training import TeacherTrainer
 from engine.training.checkpoint import checkpoint_name, load_checkpoint
 

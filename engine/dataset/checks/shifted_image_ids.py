@@ -1,0 +1,65 @@
+"""Whether the image ids of annotations are counted from another number than those of the images."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.checks.validate_annotations import Judged, Verdict
+from engine.dataset.coco_records import RawAnnotation
+from engine.dataset.id_index import UNKNOWN, IdIndex, other_spelling
+
+MOST = 0.8
+"""Share of the images that must have annotations for the shift to be no chance."""
+
+FEW, MANY = 6, 64
+"""Images below which nothing is concluded, and ids that are not listed above which they are too many for a shift."""
+
+
+class ShiftedImages:
+    """What annotations say of images while they stream by: a bit of each image, and some ids that are not listed."""
+
+    def __init__(self) -> None:
+        self._annotated = np.zeros(0, np.bool_)
+        self._unlisted: set[int] = set()
+
+    def add(self, block: list[RawAnnotation], judged: Judged) -> None:
+        """Count a block."""
+        listed = judged.images[judged.images >= 0]
+        if len(listed) and int(listed.max()) >= len(self._annotated):
+            room = max(int(listed.max()) + 1, 2 * len(self._annotated)) - len(self._annotated)
+            self._annotated = np.concatenate([self._annotated, np.zeros(room, np.bool_)])
+        self._annotated[listed] = True
+        if len(self._unlisted) <= MANY:
+            lost = (block[i].image_id for i in np.flatnonzero(judged.verdicts == Verdict.NO_IMAGE))
+            ids = (one if isinstance(one, int) else other_spelling(one) for one in lost)
+            self._unlisted |= {one for one in ids if isinstance(one, int)}
+
+    def find(self, index: IdIndex) -> list[int]:
+        """The ids that are not listed, if all that annotations give would be, were each one more or one less.
+
+        Args:
+            index: From the ids of images to their positions.
+
+        Returns:
+            Nothing if all ids are listed, or it would not help, or if chance may do it.
+        """
+        ids, positions = index.sorted_numbers()
+        if len(ids) < FEW or not 0 < len(self._unlisted) <= MANY:
+            return []
+        annotated = self._of_images(positions)
+        if np.count_nonzero(annotated) < MOST * len(ids) - 1:
+            return []
+        wrong = np.array(sorted(self._unlisted), np.int64)
+        for step in (1, -1):
+            ends = index.find((ids + step).tolist()) == UNKNOWN
+            if not (annotated & ends).any() and np.isin(wrong + step, ids).all():
+                return [int(one) for one in wrong]
+        return []
+
+    def _of_images(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(N,) whether images have annotations; of those that are left out it is not known, and taken for granted."""
+        known = (positions >= 0) & (positions < len(self._annotated))
+        annotated = positions < 0
+        annotated[known] = self._annotated[positions[known]]
+        return annotated

@@ -1,0 +1,58 @@
+"""Which images of a part have something to learn from, as the objects stream by: three bytes an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.checks.validate_annotations import Judged
+from engine.dataset.segmentations import MaskKind
+
+Marks = NDArray[np.bool_]
+
+
+@dataclass
+class ImageMarks:
+    """What images have, each (images,) bool; crowds do not count.
+
+    Attributes:
+        objects: Any object.
+        outlines: An object with a mask.
+        rectangles: An object with a polygon that is only its box again.
+    """
+
+    objects: Marks = field(default_factory=lambda: np.zeros(0, np.bool_))
+    outlines: Marks = field(default_factory=lambda: np.zeros(0, np.bool_))
+    rectangles: Marks = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+    def add(self, judged: Judged, targets: Marks, images: int) -> None:
+        """Note the objects of a block.
+
+        Args:
+            judged: The block.
+            targets: (N,) bool, which of its objects count.
+            images: How many there are so far.
+        """
+        masks = judged.masks
+        outlines = (masks == MaskKind.POLYGONS) | (masks == MaskKind.RUN_LENGTHS)
+        self.objects = _marked(self.objects, judged.images[targets], images)
+        self.outlines = _marked(self.outlines, judged.images[targets & outlines], images)
+        rectangles = targets & (masks == MaskKind.RECTANGLE)
+        self.rectangles = _marked(self.rectangles, judged.images[rectangles], images)
+
+    def with_objects(self) -> int:
+        """Count how many images have an object."""
+        return int(self.objects.sum())
+
+    def with_masks(self, *, rectangles_only: bool) -> int:
+        """Count how many images have a mask; ``rectangles_only``: those are an artefact of the export."""
+        return int((self.outlines if rectangles_only else self.outlines | self.rectangles).sum())
+
+
+def _marked(marks: Marks, images: NDArray[np.int64], count: int) -> Marks:
+    if count > len(marks):
+        marks = np.concatenate([marks, np.zeros(count - len(marks), np.bool_)])
+    marks[images] = True
+    return marks

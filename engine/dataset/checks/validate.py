@@ -1,0 +1,210 @@
+"""Inspection that opens every image as well: :func:`validate_dataset`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+
+from engine.dataset.checks.problems import EXAMPLES, SEEN_WHEN_OPENED, ProblemLog
+from engine.dataset.images.decoding import ImageHeader, decode_image, probe_image
+from engine.dataset.images.digest import mark_of
+from engine.dataset.images.exif_orientation import Evidence, Frames, evidence_of
+from engine.dataset.images.near_duplicates import SIDE, thumbnail
+from engine.dataset.inspect import inspect_parts, parts_of_request
+from engine.dataset.scan import Opened, Scan
+from engine.dataset.splits.comparison import Picture
+from engine.dataset.splits.leaks import Grouping
+from engine.dataset.types import CocoImage, DatasetInfo, Frame, ImageId
+from engine.errors import DataError
+from engine.spec import Crowds, DatasetSpec, ExifOrientation
+from engine.storage import Storage, join
+from engine.storage.transfer import each_done
+
+Size = tuple[int, int]
+
+THREADS = 16
+"""Images that are read at a time: what bounds the memory."""
+
+_FORMATS = {
+    "jpg": "JPEG",
+    "jpeg": "JPEG",
+    "jpe": "JPEG",
+    "png": "PNG",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "webp": "WEBP",
+    "tif": "TIFF",
+    "tiff": "TIFF",
+}
+
+
+def validate_dataset(
+    annotations: str | Path,
+    images: str | Path | None = None,
+    *,
+    storage: Storage | None = None,
+    thorough: bool = True,
+    exif_orientation: ExifOrientation = ExifOrientation.AUTO,
+    crowds: Crowds = Crowds.IGNORE,
+) -> DatasetInfo:
+    """What :func:`engine.dataset.inspect_dataset` says, and what is wrong with the images themselves.
+
+    What training leaves out when it opens them is left out here: images that cannot be used, with their objects, and
+    objects outside an image whose size the file does not give.
+
+    Args:
+        annotations: COCO instances JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.
+        images: Folder of the images; default: looked for beside the annotations.
+        storage: How s3:// is reached; default: as the environment says.
+        exif_orientation: Whether images were annotated as EXIF turns them, where their size does not show it.
+        thorough: Decode every image; otherwise only its header is read, which does not show damage behind it.
+        crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
+
+    Raises:
+        DataError: There is no COCO dataset in it.
+        StorageError: It cannot be had.
+    """
+    dataset = DatasetSpec.model_construct(  # a path may be longer than what a manifest takes
+        annotations=str(annotations),
+        images=None if images is None else str(images),
+        exif_orientation=exif_orientation,
+        crowds=crowds,
+    )
+    return validate_request(dataset, storage=storage or Storage(), thorough=thorough)
+
+
+def validate_request(dataset: DatasetSpec, *, storage: Storage, thorough: bool = True) -> DatasetInfo:
+    """The same for the data of a request, whether it is one file, an export or parts given apart."""
+    parts, source = parts_of_request(dataset, storage=storage)
+    exif_orientation = dataset.exif_orientation
+
+    pictures: dict[str, Picture] = {}
+
+    def look(scans: Mapping[str, Scan], log: ProblemLog) -> Mapping[str, Opened]:
+        looks = {
+            name: _look_at(scan, storage=storage, thorough=thorough, pictures=pictures) for name, scan in scans.items()
+        }
+        frames = sum((one.frames for one in looks.values()), Frames())
+        for one in looks.values():
+            for code, first in sorted(one.examples.items(), key=itemgetter(1)):
+                log.add(code, [example for _, example in first], count=one.counts[code])
+        for code, count, examples in frames.problems(exif_orientation):
+            log.add(code, examples, count=count)
+        frame = frames.frame(exif_orientation)
+        return {name: one.opened(frame) for name, one in looks.items()}
+
+    return inspect_parts(
+        parts,
+        source=source,
+        storage=storage,
+        look=look,
+        crowds=dataset.crowds,
+        grouping=Grouping.asked(dataset.group_by),
+        pictures=pictures,
+    )
+
+
+@dataclass
+class _Looked:
+    """What opening the images of a part has shown.
+
+    Attributes:
+        sizes: By id, width and height in pixels of images that are of another size than the file says, upright and as
+            they are stored; None of those that cannot be used.
+        frames: What they show of the frame that they were annotated in.
+        counts: Problems by code.
+        examples: By code, the first places, each with the position of the image.
+    """
+
+    sizes: dict[ImageId, tuple[Size, Size] | None] = field(default_factory=dict)
+    frames: Frames = field(default_factory=Frames)
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+
+    def opened(self, frame: Frame) -> Opened:
+        """Return what is to be known of the images."""
+        stored = frame is Frame.STORED
+        return {number: None if size is None else size[stored] for number, size in self.sizes.items()}
+
+
+def _look_at(scan: Scan, *, storage: Storage, thorough: bool, pictures: dict[str, Picture]) -> _Looked:
+    def look_at(numbered: tuple[int, CocoImage]) -> tuple[int, CocoImage, _Seen]:
+        number, image = numbered
+        uri = join(scan.part.images, scan.names.find(image.file_name) or image.file_name)
+        seen = _look(image, uri, storage=storage, thorough=thorough)
+        if seen.picture is not None:
+            pictures[uri] = seen.picture
+        return number, image, seen
+
+    looked = _Looked()
+    shown: list[tuple[int, Evidence, str]] = []
+    with closing(each_done(look_at, enumerate(scan.header.images), threads=THREADS)) as done:
+        for number, image, seen in done:
+            if seen.sizes is None or seen.sizes[0] != (image.width, image.height):
+                looked.sizes[image.id] = seen.sizes
+            if seen.evidence is not Evidence.NONE:
+                shown.append((number, seen.evidence, image.file_name))
+            for code, example in seen.problems:
+                looked.counts[code] += 1
+                looked.examples[code] = sorted([*looked.examples.get(code, ()), (number, example)])[:EXAMPLES]
+    for _, evidence, file_name in sorted(shown):
+        looked.frames.add(evidence, file_name)
+    return looked
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What opening an image has shown.
+
+    Attributes:
+        sizes: Width and height in pixels that its objects are to be compared with, in either frame; None if it cannot
+            be used.
+        problems: Their codes, with what is to be said of each.
+        evidence: What it shows of the frame that it was annotated in.
+        picture: The mark of its bytes, and its thumbnail if it was decoded; None if it cannot be used.
+    """
+
+    sizes: tuple[Size, Size] | None
+    problems: tuple[tuple[str, str], ...]
+    evidence: Evidence = Evidence.NONE
+    picture: Picture | None = None
+
+
+def _look(image: CocoImage, uri: str, *, storage: Storage, thorough: bool) -> _Seen:
+    try:
+        data = storage.read_bytes(uri)
+        header = probe_image(data, name=image.file_name)
+        small = np.zeros((SIDE, SIDE), np.uint8)
+        if thorough:
+            small = thumbnail(decode_image(data, name=image.file_name))
+    except DataError as error:
+        return _Seen(None, (("unreadable_image", str(error)),))
+    problems = tuple(_differences(image, header))
+    if any(code in SEEN_WHEN_OPENED for code, _ in problems):
+        return _Seen(None, problems)
+    said, upright = (image.width, image.height), (header.width, header.height)
+    stored = upright[::-1] if header.rotated else upright
+    sizes = (said, said) if image.width else (upright, stored)
+    mark = mark_of(hashlib.md5(data, usedforsecurity=False).hexdigest(), len(data))
+    return _Seen(sizes, problems, evidence_of(image, header), (mark, small))
+
+
+def _differences(image: CocoImage, header: ImageHeader) -> Iterator[tuple[str, str]]:
+    """Where the header of an image says something else than its name and the annotations."""
+    expected = _FORMATS.get(image.file_name.rpartition(".")[2].lower())
+    # MPO is what some cameras make of a JPEG.
+    if expected is not None and header.format != expected and (expected, header.format) != ("JPEG", "MPO"):
+        yield "mislabelled_image", f"{image.file_name} is {header.format}"
+    if header.pages > 1:
+        yield "several_pages", image.file_name
+    said, upright = (image.width, image.height), (header.width, header.height)
+    turned = header.rotated and said == upright[::-1]
+    if said not in ((0, 0), upright) and not turned:
+        yield "wrong_size", f"{image.file_name} is {header.width}x{header.height}, not {image.width}x{image.height}"

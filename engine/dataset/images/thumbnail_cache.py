@@ -1,0 +1,84 @@
+"""Cache thumbnails of training images between runs, see :mod:`engine.dataset.images.near_duplicates`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from engine.dataset.images.decoding import decode_image
+from engine.dataset.images.folder import ImageFolder
+from engine.dataset.images.near_duplicates import SIDE, Thumbnails, thumbnail
+from engine.dataset.types import CocoImage
+from engine.errors import DataError, StorageError
+from engine.storage import Storage
+from engine.storage.transfer import each_done
+
+THREADS = 8
+"""Images that are decoded at a time: what bounds the memory."""
+
+
+def thumbnails_of(
+    images: Sequence[CocoImage], folder: ImageFolder, *, cache: Path, check: Callable[[], None] = lambda: None
+) -> Thumbnails:
+    """Bring images to the disk and decode them.
+
+    Args:
+        images: Of a dataset.
+        folder: Where they lie.
+        cache: What was made of the same files before is kept there; damaged, it is made again.
+        check: Is called before each image is decoded, in several threads; what it raises ends it.
+
+    Returns:
+        (N, 32, 32), zeros for an image that cannot be used.
+
+    Raises:
+        StorageError: Storage refuses, or was gone after all retries.
+    """
+    with closing(folder.bring(images)) as brought:
+        here = list(brought)
+    file = cache / "thumbnails" / f"{_key([folder.path(image) for image in images])}.bin"
+    known = _load(file, len(images))
+    if known is not None:
+        return known
+    found = np.zeros((len(images), SIDE, SIDE), np.uint8)
+
+    def look(index: int) -> tuple[int, Thumbnails | None]:
+        check()
+        try:
+            return index, thumbnail(decode_image(folder.path(images[index]), name=images[index].file_name))
+        except DataError:  # it is left out, and why is said elsewhere
+            return index, None
+
+    with closing(each_done(look, here, threads=THREADS)) as done:
+        for index, small in done:
+            if small is not None:
+                found[index] = small
+    body = found.tobytes()
+    try:
+        Storage().write_bytes(str(file), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    except StorageError:  # a cache that cannot be written only costs time
+        return found
+    return found
+
+
+def _load(file: Path, count: int) -> Thumbnails | None:
+    if not file.is_file():
+        return None
+    seal, _, body = file.read_bytes().partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != seal or len(body) != count * SIDE * SIDE:
+        return None
+    return np.frombuffer(body, np.uint8).reshape(count, SIDE, SIDE)
+
+
+def _key(paths: Sequence[Path]) -> str:
+    """Changes with any file."""
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat() if path.is_file() else None
+        seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns) if status is not None else ()
+        digest.update(f"{path}\0{seen}\n".encode(errors="replace"))
+    return digest.hexdigest()[:32]

@@ -1,0 +1,299 @@
+"""Dividing a COCO file into files: :func:`split_file`.
+
+Whatever an element holds is copied as it stands, byte for byte. The file is read twice, as a stream: to see which class
+is where, and to copy. Where annotations stand before the images, each takes a pass of its own. What is kept of an
+annotation is which image it belongs to, in five bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.coco_reader import CocoReader
+from engine.dataset.coco_records import RawAnnotation, RawImage, record
+from engine.dataset.export_layouts import find_single_part
+from engine.dataset.id_index import UNKNOWN, Distinct, IdIndex, other_spelling
+from engine.dataset.images.folder import ImageFolder
+from engine.dataset.images.near_duplicates import connected
+from engine.dataset.images.table import Texts
+from engine.dataset.scan import check_keys, uncollected
+from engine.dataset.splits.groups import field_values, keep_together, open_all, part_images
+from engine.dataset.splits.leaks import Grouping
+from engine.dataset.splits.paths import PartFiles
+from engine.dataset.splits.split import PARTS, Split, split_dataset
+from engine.dataset.types import ImageId
+from engine.errors import DataError
+from engine.spec import Crowds
+from engine.storage import Storage, default_cache, is_remote
+from engine.storage.files import failures, replacing
+from engine.text.safe_text import listed
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """One file that was written."""
+
+    part: str
+    path: Path
+    images: int
+    annotations: int
+    without: tuple[str, ...]
+    """Names of classes that occur in the dataset, but not in this part."""
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.images:,} images, {self.annotations:,} annotations"
+        return text + (f"; none of {listed(self.without)}" if self.without else "")
+
+
+def split_file(
+    annotations: str,
+    output: Path,
+    fractions: Mapping[str, float],
+    *,
+    seed: int,
+    stratify: bool = True,
+    storage: Storage | None = None,
+    crowds: Crowds = Crowds.IGNORE,
+    images: str | None = None,
+    group_by: str | None = None,
+) -> list[PartFile]:
+    """Divide a COCO file into ``train.json``, ``val.json`` and ``test.json``.
+
+    Every part holds all categories and whatever else the file has (info, licenses …). Images that share an id stay
+    together, and so do those that are the same by file, bytes, picture, or the user's group, and versions of a picture
+    that Roboflow has made: see :mod:`engine.dataset.splits.leaks`. Annotations of unlisted images are left out.
+
+    Args:
+        annotations: COCO instances JSON, or the folder of an export that is not divided; s3:// or path.
+        output: Folder to write to.
+        fractions: Share of the images of train, val and test; a part without a share is not written.
+        seed: The same seed on the same file gives the same files.
+        stratify: Keep the share of every class in every part.
+        storage: How s3:// is reached; default: as the environment says.
+        crowds: Whether annotations with ``iscrowd: 1`` count as objects of their class.
+        images: Folder of the images; default: looked for beside the annotations. Images on disk are opened, those in S3
+            only if the folder is given.
+        group_by: What images that belong together have in common: ``Folder``, ``Prefix:_`` or ``Field:video_id``.
+
+    Raises:
+        ConfigError: The fractions are negative or do not add up to 1.
+        DataError: The file is no COCO dataset, or is divided already.
+        StorageError: Something cannot be read or written.
+    """
+    store = storage or Storage()
+    part = find_single_part(annotations, images, storage=store)
+    source = part.annotations
+    grouping = Grouping.asked(group_by)
+    with uncollected():
+        contents = _Contents.of(source, store, crowds)
+        groups = _groups(contents, part, grouping, store, opened=images is not None or not is_remote(part.images))
+        split = split_dataset(contents.labels(), fractions, seed=seed, stratify=stratify, groups=groups)
+        return _write(contents, split, [part for part in PARTS if fractions.get(part)], output, store)
+
+
+def _groups(
+    contents: _Contents, part: PartFiles, grouping: Grouping | None, storage: Storage, *, opened: bool
+) -> NDArray[np.int64]:
+    """Of each place a number that those share which must not be parted."""
+    folder, names = ImageFolder(part.images, storage=storage, cache=default_cache()), contents.file_names
+    fields = [value for _, value in field_values(part.annotations, grouping, storage=storage)]
+    small = open_all(names, folder, storage) if opened else None
+    found = keep_together(part_images(names, folder, thumbnails=small, grouping=grouping, fields=fields))
+    # Entries that share an id are one place, which connects the groups of their files.
+    pairs = [(int(place), contents.places + int(group)) for place, group in zip(contents.images, found, strict=True)]
+    return connected(contents.places + len(found), pairs)[: contents.places]
+
+
+class _Contents:
+    """What a first look at a file shows.
+
+    Attributes:
+        source: The file.
+        crowds: Whether crowds count as objects of their class.
+        others: All but images and annotations, as it stands, by name.
+        digest: sha256 of the file, in hex.
+        file_names: Of each image; empty where the file gives none.
+        images: Of each image its place: that of its id among the different ones.
+        annotations: Of each annotation the place of its image, UNKNOWN where that is not listed.
+        passes: What each further pass over the file copies.
+    """
+
+    def __init__(self, source: str, crowds: Crowds) -> None:
+        self.source, self.digest, self.crowds = source, "", crowds
+        self.others: dict[str, bytes] = {}
+        self.images, self.annotations = np.zeros(0, np.int32), np.zeros(0, np.int32)
+        self.passes: list[tuple[str, ...]] = [("images", "annotations")]
+        self.places = 0
+        self.file_names = Texts()
+        self._index = IdIndex()
+        self._classes: dict[ImageId | None, int] = {}
+        self._pairs = Distinct()
+
+    @classmethod
+    def of(cls, source: str, storage: Storage, crowds: Crowds) -> _Contents:
+        """Read a file for the first time.
+
+        Raises:
+            DataError: It is no COCO dataset.
+        """
+        contents = cls(source, crowds)
+        empty = np.zeros(0, np.int32)
+        blocks = {"images": [empty], "annotations": [empty]}
+        with storage.open(source) as stream:
+            reader = CocoReader(stream, source=source, others=contents.others)
+            order: list[str] = []
+            for section, block in reader.blocks():
+                order += [section] if order[-1:] != [section] else []
+                if section == "images":
+                    blocks[section].append(contents._images(block))
+                elif order[0] == "images":
+                    blocks[section].append(contents._objects(block))
+        check_keys(reader.keys, source)
+        contents.digest = reader.digest
+        if order not in ([], ["images"], ["images", "annotations"]):
+            contents.passes = [("images",), ("annotations",)]
+            with storage.open(source) as stream:
+                blocks["annotations"] = [empty] + [
+                    contents._objects(block)
+                    for section, block in CocoReader(stream, source=source, others={}).blocks()
+                    if section == "annotations"
+                ]
+        contents.images, contents.annotations = (np.concatenate(blocks[name]) for name in ("images", "annotations"))
+        return contents
+
+    def _images(self, block: list[RawImage]) -> NDArray[np.int32]:
+        for image in block:
+            self.file_names.append(image.file_name or "")
+        ids = [image.id for image in block]
+        known = self._index.find(ids)
+        new = dict.fromkeys(one for one, place in zip(ids, known.tolist(), strict=True) if place == UNKNOWN)
+        self._index.add(list(new), range(self.places, self.places + len(new)))
+        self.places += len(new)
+        return self._index.find(ids).astype(np.int32)
+
+    def _objects(self, block: list[RawAnnotation]) -> NDArray[np.int32]:
+        places = self._index.match([annotation.image_id for annotation in block])
+        ids = [annotation.category_id for annotation in block]
+        for class_id in dict.fromkeys(ids):
+            self._classes.setdefault(class_id, len(self._classes))
+        classes = np.array([self._classes[class_id] for class_id in ids], np.int64)
+        left_out = np.array([bool(annotation.iscrowd) for annotation in block], np.bool_)
+        counted = (places != UNKNOWN) & ~(left_out & (self.crowds is Crowds.IGNORE))
+        self._pairs.add(places[counted] << 24 | classes[counted])
+        return places.astype(np.int32)
+
+    def names(self) -> dict[ImageId | None, str]:
+        """From category id to name, in the order of the file."""
+        try:
+            elements = msgspec.json.decode(self.others.get("categories", b"[]"), type=list[msgspec.Raw])
+        except msgspec.MsgspecError:
+            return {}
+        categories = [record("categories", element) for element in elements]
+        return {category.id: category.name or "" for category in categories}
+
+    def labels(self) -> list[tuple[int, ...]]:
+        """Of each place the classes that occur there, by their positions in :meth:`names`."""
+        position = {class_id: i for i, class_id in enumerate(self.names())}
+        known = [position.get(one, position.get(other_spelling(one), -1)) for one in self._classes]
+        listed = np.array(known, np.int64)
+        pairs = self._pairs.numbers()
+        places, classes = pairs >> 24, listed[pairs & 0xFFFFFF] if len(pairs) else pairs
+        places, classes = places[classes >= 0], classes[classes >= 0]
+        borders = np.searchsorted(places, np.arange(self.places + 1)).tolist()
+        shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+        found = (tuple(classes[begin:end].tolist()) for begin, end in pairwise(borders))
+        return [shared.setdefault(one, one) for one in found]
+
+
+def _write(contents: _Contents, split: Split, parts: list[str], output: Path, storage: Storage) -> list[PartFile]:
+    part_of = np.full(contents.places + 1, -1, np.int8)  # the last is that of UNKNOWN
+    for number, part in enumerate(parts):
+        part_of[getattr(split, part)] = number
+    parts_of = {"images": part_of[contents.images], "annotations": part_of[contents.annotations]}
+    names = list(contents.names().values())
+    with ExitStack() as stack:
+        files = [_File(output / f"{part}.json", stack) for part in parts]
+        for file in files:
+            file.begin(contents.others)
+        for sections in contents.passes:
+            for section, block, own in _raw(contents, sections, parts_of, storage):
+                for number, file in enumerate(files):
+                    file.add(section, [block[i] for i in np.flatnonzero(own == number)])
+        for file in files:
+            file.end()
+    return [
+        PartFile(
+            part=part,
+            path=file.path,
+            images=file.counts["images"],
+            annotations=file.counts["annotations"],
+            without=tuple(names[label] for label, having in split.rare.items() if part not in having),
+        )
+        for part, file in zip(parts, files, strict=True)
+    ]
+
+
+def _raw(
+    contents: _Contents, sections: tuple[str, ...], parts_of: Mapping[str, NDArray[np.int8]], storage: Storage
+) -> Iterator[tuple[str, list[msgspec.Raw], NDArray[np.int8]]]:
+    """Blocks of elements as they stand, with the number of the part of each, -1 for none."""
+    source, done = contents.source, dict.fromkeys(parts_of, 0)
+    with failures(source, "read"), storage.open(source) as stream:
+        reader = CocoReader(stream, source=source, raw=True, others={})
+        for section, block in reader.blocks():
+            if section in sections:
+                own = parts_of[section][done[section] :][: len(block)]
+                done[section] += len(block)
+                yield section, block, own
+    if reader.digest != contents.digest:
+        raise DataError(f"{source} was changed while it was divided: divide it again")
+
+
+class _File:
+    """One file that is written: images, then annotations."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self.path, self.counts = path, {"images": 0, "annotations": 0}
+        stack.enter_context(failures(str(path), "written"))
+        temporary = stack.enter_context(replacing(path))
+        self._file: BinaryIO = stack.enter_context(temporary.open("wb"))
+        self._turned = False
+
+    def begin(self, others: Mapping[str, bytes]) -> None:
+        """Write what every part has."""
+        self._write(b"{\n", *(b"%s: %s,\n" % (json.dumps(name).encode(), value) for name, value in others.items()))
+        self._write(b'"images": [\n')
+
+    def add(self, section: str, elements: list[msgspec.Raw]) -> None:
+        """Write some images, or, when all of these are written, some annotations."""
+        if section == "annotations":
+            self._turn()
+        if elements:
+            self._write(b",\n" if self.counts[section] else b"", b",\n".join(elements))
+            self.counts[section] += len(elements)
+
+    def end(self) -> None:
+        """Write the rest."""
+        self._turn()
+        self._write(b"\n]\n}\n")
+        with failures(str(self.path), "written"):
+            self._file.close()
+
+    def _turn(self) -> None:
+        if not self._turned:
+            self._write(b'\n],\n"annotations": [\n')
+        self._turned = True
+
+    def _write(self, *texts: bytes) -> None:
+        with failures(str(self.path), "written"):
+            self._file.writelines(texts)

@@ -1,0 +1,147 @@
+"""Comparison of the parts of a dataset: images that several have, and classes that not all have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.checks.problems import ProblemLog
+from engine.dataset.dataset_statistics import PartCounts
+from engine.dataset.images.folder import ImageFolder
+from engine.dataset.images.near_duplicates import SIDE
+from engine.dataset.scan import Scan
+from engine.dataset.splits.group_field import read_field
+from engine.dataset.splits.leaks import Grouping, PartImages, log_leaks, log_repeats
+from engine.storage import Storage, is_remote, join
+from engine.storage import name as name_of
+
+Picture = tuple[str, NDArray[np.uint8]]
+"""The mark of the bytes of an image that was opened, and its thumbnail (SIDE, SIDE); zeros where it has none."""
+
+
+@dataclass
+class AcrossParts:
+    """Gathers the images and classes of each part while they are read.
+
+    Attributes:
+        folders: Of the images, by URI.
+        storage: Where they lie.
+        marked: Files on disk may be read for the marks of their bytes; otherwise only those that are likely the same.
+        pictures: By URI, what is known of images that were opened.
+        grouping: What the user says belongs together.
+    """
+
+    folders: Mapping[str, ImageFolder]
+    storage: Storage
+    marked: bool = False
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    grouping: Grouping | None = None
+    _images: dict[str, tuple[str, list[str | None], PartImages]] = field(default_factory=dict)
+    _classes: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, name: str, scan: Scan, counted: PartCounts, class_names: Sequence[str]) -> None:
+        """Take over one part."""
+        folder = scan.part.images
+        keys: list[str | None] = list(scan.keys)
+        if not any(keys):  # nothing is known of the files, and names are all there is
+            keys = [None] * len(scan.header.images)
+            names = list(scan.header.images.names)
+        else:
+            names = [key or "" for key in keys]
+        files = [join(folder, shown) if shown else "" for shown in names]
+        groups = [] if self.grouping is None else self._groups(self.grouping, scan, names)
+        self._images[name] = folder, keys, PartImages(names, files, groups=groups)
+        objects = dict.fromkeys(class_names, 0)
+        for class_name, count in zip(class_names, counted.objects_of_class.tolist(), strict=False):
+            objects[class_name] += count
+        self._classes[name] = {class_name: count for class_name, count in objects.items() if count}
+
+    def judge(self, log: ProblemLog) -> None:
+        """Note what the parts share, and what they do not."""
+        parts = self._known()
+        if "train" in parts:
+            log_leaks(log, parts)
+            log_classes(log, self._classes)
+        else:
+            for images in parts.values():
+                log_repeats(log, images)
+
+    def _groups(self, grouping: Grouping, scan: Scan, names: Sequence[str]) -> list[str]:
+        fields: Sequence[str] = [""] * len(names)
+        if grouping.kind == "Field":
+            values = read_field(scan.part.annotations, grouping.value, storage=self.storage)
+            if len(values) == len(names):
+                fields = [value for _, value in values]
+            else:  # images that are left out are not among the names
+                known = dict(values)
+                fields = [known.get(name, "") for name in names]
+        return [grouping.group(name, value) for name, value in zip(names, fields, strict=True)]
+
+    def _known(self) -> dict[str, PartImages]:
+        """The parts with what is known of the bytes and pictures of their images."""
+        likely = self._likely()
+        known = {}
+        for name, (folder, keys, images) in self._images.items():
+            marks = [""] * len(keys)
+            if self.pictures:
+                marks = [self.pictures[file][0] if file in self.pictures else "" for file in images.files]
+            elif self.marked or is_remote(folder):
+                marks = self.folders[folder].marks(keys)
+            elif likely:
+                marks = self.folders[folder].marks([key if join(folder, key or "") in likely else None for key in keys])
+            known[name] = PartImages(
+                images.names, images.files, [sure(mark) for mark in marks], images.groups, self._thumbnails(images)
+            )
+        return known
+
+    def _likely(self) -> set[str]:
+        """Files on disk of the same name and size in the folders of several parts: few have to be read to be sure."""
+        if self.marked or self.pictures or len(self._images) < 2:
+            return set()
+        found: dict[tuple[str, int], set[str]] = {}
+        for folder, keys, _ in self._images.values():
+            if not is_remote(folder):
+                for key in keys:
+                    if key is not None:
+                        same = name_of(key), self.folders[folder].size(key)
+                        found.setdefault(same, set()).add(join(folder, key))
+        return {file for files in found.values() if len(files) > 1 for file in files}
+
+    def _thumbnails(self, images: PartImages) -> NDArray[np.uint8] | None:
+        if not self.pictures:
+            return None
+        blank = np.zeros((SIDE, SIDE), np.uint8)
+        shown = [self.pictures[file][1] if file in self.pictures else blank for file in images.files]
+        return np.stack(shown) if shown else None
+
+
+def sure(mark: str) -> str:
+    """A mark that equal bytes alone have; empty for one of a time, or of a file that is empty or cannot be read."""
+    return "" if mark.startswith(("modified ", "unreadable ")) or mark.endswith(" 0") else mark
+
+
+def log_classes(log: ProblemLog, objects: Mapping[str, Mapping[str, int]]) -> None:
+    """Note classes that train or another part lacks, and parts that share none with train.
+
+    Args:
+        log: Takes the problems.
+        objects: By part and class, how many there are; classes without are left out.
+    """
+    learned = objects["train"]
+    for part, classes in objects.items():
+        if part == "train" or not classes or not learned:
+            continue
+        if not classes.keys() & learned.keys():
+            log.add(
+                "no_common_class", [f"{part}: {', '.join(list(classes)[:3])}; train: {', '.join(list(learned)[:3])}"]
+            )
+            continue
+        for code, missing, counts in (
+            ("val_lacks_class", learned.keys() - classes.keys(), learned),
+            ("train_lacks_class", classes.keys() - learned.keys(), classes),
+        ):
+            named = [f"{one} ({part}, {counts[one]:,} objects)" for one in sorted(missing)]
+            log.add(code, named, count=len(named))

@@ -1,0 +1,100 @@
+"""Groups of images that a split keeps on one side: by their names, bytes, pictures and the user's groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.images.decoding import decode_image
+from engine.dataset.images.folder import ImageFolder
+from engine.dataset.images.near_duplicates import SIDE, Thumbnails, thumbnail
+from engine.dataset.splits.comparison import sure
+from engine.dataset.splits.group_field import read_field
+from engine.dataset.splits.leaks import Grouping, PartImages, groups_of
+from engine.errors import DataError
+from engine.storage import Storage, join
+from engine.storage.transfer import each_done
+
+THREADS = 8
+"""Images that are decoded at a time: what bounds the memory."""
+
+FEW = 8
+"""So many images of one picture are always kept together: a square can be laid in eight ways."""
+
+SHARE = 10
+"""If more than one image in so many looks alike, likeness proves nothing: :func:`.leaks.groups_of`."""
+
+
+def part_images(
+    names: Sequence[str],
+    folder: ImageFolder,
+    *,
+    thumbnails: Thumbnails | None = None,
+    grouping: Grouping | None = None,
+    fields: Sequence[str] = (),
+) -> PartImages:
+    """Return what is known of images: of those on disk the bytes are read, once; of those in S3 the listing tells.
+
+    Args:
+        names: ``file_name`` of each.
+        folder: Where they lie.
+        thumbnails: (N, 32, 32) of each, if they were opened.
+        grouping: What the user says belongs together.
+        fields: Of each the value of the field that ``grouping`` names, where it names one.
+    """
+    keys = [folder.names.find(name) if name else None for name in names]
+    values = fields or [""] * len(names)
+    groups = [] if grouping is None else [grouping.group(*both) for both in zip(names, values, strict=True)]
+    return PartImages(
+        names=names,
+        files=[join(folder.uri, key or name) if key or name else "" for key, name in zip(keys, names, strict=True)],
+        marks=[sure(mark) for mark in folder.marks(keys)],
+        groups=groups,
+        thumbnails=thumbnails,
+    )
+
+
+def keep_together(images: PartImages) -> NDArray[np.int64]:
+    """Return a number per image, the same for images that a split must keep together."""
+    return groups_of(images, most=max(FEW, len(images.names) // SHARE))
+
+
+def field_values(annotations: str, grouping: Grouping | None, *, storage: Storage) -> list[tuple[str, str]]:
+    """The file name of each image, and the value of the field that a user groups by, in file order; nothing for other
+    groupings.
+
+    Raises:
+        DataError: No image has the field.
+    """
+    if grouping is None or grouping.kind != "Field":
+        return []
+    return read_field(annotations, grouping.value, storage=storage)
+
+
+def open_all(
+    names: Sequence[str], folder: ImageFolder, storage: Storage, check: Callable[[], None] = lambda: None
+) -> Thumbnails:
+    """Decode images, wherever they lie, and return their thumbnails (N, 32, 32): zeros for one that cannot be used."""
+    found = np.zeros((len(names), SIDE, SIDE), np.uint8)
+
+    def look(numbered: tuple[int, str]) -> tuple[int, Thumbnails | None]:
+        index, key = numbered
+        check()
+        try:
+            return index, thumbnail(decode_image(storage.read_bytes(join(folder.uri, key)), name=key))
+        except DataError:  # validation, and training, say so in a sentence
+            return index, None
+
+    def listed() -> Iterator[tuple[int, str]]:
+        for index, name in enumerate(names):
+            if name and (key := folder.names.find(name)) is not None:
+                yield index, key
+
+    with closing(each_done(look, listed(), threads=THREADS)) as done:
+        for index, small in done:
+            if small is not None:
+                found[index] = small
+    return found

@@ -1,0 +1,269 @@
+"""Images that several parts of a dataset share: what is measured on them is what was learned.
+
+An image is the same as another if it is the same file, has the same bytes, shows the same picture
+(:mod:`engine.dataset.images.near_duplicates`), or belongs to the same group of the user's (:class:`Grouping`).
+Versions of one picture that Roboflow has made (``name_jpg.rf.HASH.jpg``) are reported in a given split, but prove
+nothing: other pictures may have had the same name. A split of our own keeps all of these on one side:
+:func:`groups_of`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.checks.problems import EXAMPLES, ProblemLog, too_many
+from engine.dataset.images.near_duplicates import Thumbnails, connected, same_pictures
+from engine.storage import name as name_of
+
+ROBOFLOW = re.compile(
+    r"^(.+)[._](?:jpe?g|png|bmp|webp|tiff?|gif|avif|heic)\.rf\.[0-9A-Za-z_-]{8,}\.[a-z]+$", re.IGNORECASE
+)
+
+PARTS = 3
+"""Groups that there must be, so that a dataset can be divided at all."""
+
+
+class Kind(StrEnum):
+    """Why two images are taken for one."""
+
+    FILE = "the same file"
+    BYTES = "the same bytes"
+    GROUP = "the same group"
+    PICTURE = "the same picture"
+    VERSION = "a version of the same picture, by its name"
+
+
+@dataclass(frozen=True, eq=False)
+class PartImages:
+    """The N images of one part, as far as they are known.
+
+    Attributes:
+        names: What each is called in sentences.
+        files: Where each lies: equal texts are one file.
+        marks: What changes with the bytes of each; empty where that is not known.
+        groups: The user's group of each; empty: none.
+        thumbnails: (N, 32, 32), zeros for images that were not opened; None: none was.
+    """
+
+    names: Sequence[str]
+    files: Sequence[str]
+    marks: Sequence[str] = ()
+    groups: Sequence[str] = ()
+    thumbnails: Thumbnails | None = None
+
+    def keys(self, kind: Kind) -> Sequence[str]:
+        """Return one key per image; images with equal keys are the same. Empty where nothing is known."""
+        if kind is Kind.VERSION:
+            return [source_of(name) for name in self.names]
+        return {Kind.FILE: self.files, Kind.BYTES: self.marks, Kind.GROUP: self.groups}.get(kind, ())
+
+    def select(self, names: Sequence[str]) -> PartImages:
+        """Return what is known of some of the images, by their names."""
+        index = {name: i for i, name in enumerate(self.names)}
+        chosen = [index[name] for name in names]
+        files, marks, groups = (
+            [column[i] for i in chosen] if column else () for column in (self.files, self.marks, self.groups)
+        )
+        small = None if self.thumbnails is None else self.thumbnails[chosen]
+        return PartImages(names, files, marks, groups, small)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """An image that is, in one way or another, in a part that was learned from or chosen by as well."""
+
+    part: str
+    name: str
+    other_part: str
+    other: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.name} and {self.other_part}: {self.other} ({self.kind.value})"
+
+
+def source_of(file_name: str) -> str:
+    """The picture that Roboflow has made a file of; empty for all other files.
+
+    >>> source_of("train/scene00_jpg.rf.c81e728d9d4c2f636f067f89cc14862c.jpg"), source_of("scene00.jpg")
+    ('scene00', '')
+    """
+    if ".rf." not in file_name.lower():
+        return ""
+    found = ROBOFLOW.match(name_of(file_name.replace("\\", "/")))
+    return found[1] if found else ""
+
+
+def find_leaks(parts: Mapping[str, PartImages]) -> list[Leak]:
+    """The images of val that train has as well, and those of test that train or val have; each once.
+
+    Args:
+        parts: By name: ``train``, ``val`` and perhaps ``test``.
+    """
+    leaks = []
+    for part, others in (("val", ("train",)), ("test", ("train", "val"))):
+        if part in parts:
+            known = {other: parts[other] for other in others if other in parts}
+            leaks += _leaks_of(part, parts[part], known)
+    return leaks
+
+
+def _leaks_of(part: str, images: PartImages, others: Mapping[str, PartImages]) -> list[Leak]:
+    found: dict[int, Leak] = {}
+    for kind in (Kind.FILE, Kind.BYTES, Kind.GROUP):
+        _by_key(found, kind, part, images, others)
+    _by_picture(found, part, images, others)
+    _by_key(found, Kind.VERSION, part, images, others)
+    return [found[index] for index in sorted(found)]
+
+
+def _by_key(
+    found: dict[int, Leak], kind: Kind, part: str, images: PartImages, others: Mapping[str, PartImages]
+) -> None:
+    keys = images.keys(kind)
+    for other, theirs in others.items():
+        where = {key: i for i, key in reversed(list(enumerate(theirs.keys(kind)))) if key}
+        for index, key in enumerate(keys if where else ()):
+            if key in where and index not in found:
+                found[index] = Leak(part, images.names[index], other, theirs.names[where[key]], kind)
+
+
+def _by_picture(found: dict[int, Leak], part: str, images: PartImages, others: Mapping[str, PartImages]) -> None:
+    for other, theirs in others.items():
+        if images.thumbnails is None or theirs.thumbnails is None:
+            continue
+        mine = np.array([i for i in range(len(images.names)) if i not in found], np.int64)
+        sides = np.repeat([0, 1], [len(mine), len(theirs.names)])
+        both = np.concatenate([images.thumbnails[mine], theirs.thumbnails])
+        for own, there in same_pictures(both, sides):
+            index = int(mine[own])
+            if index not in found:
+                found[index] = Leak(part, images.names[index], other, theirs.names[there - len(mine)], Kind.PICTURE)
+
+
+def log_leaks(log: ProblemLog, parts: Mapping[str, PartImages]) -> None:
+    """Note what :func:`find_leaks` finds: what is proved by part, and versions by name."""
+    leaks = find_leaks(parts)
+    for part in ("val", "test"):
+        proved = [leak for leak in leaks if leak.part == part and leak.kind is not Kind.VERSION]
+        log.add(f"{part}_leaked", proved[:EXAMPLES], count=len(proved))
+    versions = [leak for leak in leaks if leak.kind is Kind.VERSION]
+    log.add("version_leaked", versions[:EXAMPLES], count=len(versions))
+
+
+def log_repeats(log: ProblemLog, images: PartImages) -> None:
+    """Note images of one part that are the same by their bytes, pictures or names; that of one file is another's."""
+    first: dict[str, int] = {}
+    known = set()
+    for index, (mark, file) in enumerate(zip(images.marks, images.files, strict=False)):
+        if mark and (before := first.setdefault(mark, index)) != index and images.files[before] != file:
+            log.add("same_bytes", [f"{images.names[before]} and {images.names[index]}"])
+            known.add(index)
+    alike = []
+    if images.thumbnails is not None:
+        alike = [(i, j) for i, j in same_pictures(images.thumbnails) if images.files[i] != images.files[j]]
+        alike = [(i, j) for i, j in alike if j not in known and i not in known]
+        repeated = {j: i for i, j in reversed(alike)}
+        log.add(
+            "same_picture",
+            [f"{images.names[i]} and {images.names[j]}" for j, i in repeated.items()],
+            count=len(repeated),
+        )
+    sources = [source for source in images.keys(Kind.VERSION) if source]
+    log.add("versions", [*dict.fromkeys(sources)], count=len(sources) - len(set(sources)))
+
+
+def groups_of(images: PartImages, *, most: int) -> NDArray[np.int64]:
+    """Return for each image the position of the first image that a split must keep it with.
+
+    Args:
+        images: All images of a dataset.
+        most: Images that show the same picture are kept together where they are no more than these: all frames of a
+            fixed camera may look alike, and could not be divided otherwise.
+    """
+    count = len(images.names)
+    pairs: list[tuple[int, int]] = []
+    for kind in (Kind.FILE, Kind.BYTES, Kind.GROUP, Kind.VERSION):
+        first: dict[str, int] = {}
+        for index, key in enumerate(images.keys(kind)):
+            if key and (before := first.setdefault(key, index)) != index:
+                pairs.append((before, index))
+    proved = connected(count, pairs)
+    if images.thumbnails is None:
+        return proved
+    alike = list(same_pictures(images.thumbnails))
+    looks = connected(count, alike)
+    sizes = np.bincount(looks, minlength=count)
+    whole = connected(count, pairs + [(i, j) for i, j in alike if sizes[looks[i]] <= most])
+    return whole if len(np.unique(whole)) >= PARTS else proved
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Rule by which a user keeps images together: ``Folder``, ``Prefix:SEPARATOR`` or ``Field:NAME``.
+
+    Attributes:
+        kind: ``Folder``: images of one folder. ``Prefix``: images whose names are the same before the last separator.
+            ``Field``: images with the same value of a field of their record in the annotations.
+        value: The separator, or the name of the field.
+    """
+
+    kind: str
+    value: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Read ``Folder``, ``Prefix:_`` or ``Field:video_id``."""
+        kind, _, value = text.partition(":")
+        return cls(kind, value)
+
+    @classmethod
+    def asked(cls, text: str | None) -> Self | None:
+        """Read the same where a request may leave it out."""
+        return None if text is None else cls.of(text)
+
+    def group(self, file_name: str, field: str = "") -> str:
+        """The group of an image; empty: it belongs to none, and is divided on its own.
+
+        >>> Grouping.of("Prefix:_").group("day/cam1_004.jpg"), Grouping.of("Folder").group("day/cam1_004.jpg")
+        ('day/cam1', 'day')
+        """
+        path = file_name.replace("\\", "/")
+        if self.kind == "Field":
+            return field
+        if self.kind == "Folder":
+            return path.rpartition("/")[0]
+        folder, slash, last = path.rpartition("/")
+        before, separator, _ = last.rpartition(self.value)
+        return folder + slash + before if separator else ""
+
+
+def refuse_leaks(leaks: Sequence[Leak], images: Mapping[str, int], *, max_percent: int) -> Iterator[str]:
+    """Sentences on parts that share more images with others than may be.
+
+    Args:
+        leaks: Those that were found.
+        images: How many images each part has.
+        max_percent: So many percent of a part's images may be shared.
+    """
+    for part in ("val", "test"):
+        proved = [leak for leak in leaks if leak.part == part and leak.kind is not Kind.VERSION]
+        if too_many(len(proved), images.get(part, 0), max_percent):
+            yield leaked_sentence(part, len(proved), images[part], max_percent, [*map(str, proved[:2])])
+
+
+def leaked_sentence(part: str, leaked: int, images: int, max_percent: int, examples: Sequence[str]) -> str:
+    """Say that a part shares more images with others than may be."""
+    others = "train" if part == "val" else "train or val"
+    return (
+        f"{leaked:,} of {images:,} images of {part} are in {others} too, more than the {max_percent} % of "
+        f"dataset.maxLeakedPercent, so that its AP would be that of images it was trained on: {'; '.join(examples)}. "
+        f"Take them out of one of the parts"
+    )

@@ -1,0 +1,47 @@
+"""Which images an adapter was trained on: by the lists that its run has left."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from engine.dataset.images.folder import ImageFolder
+from engine.dataset.splits.comparison import sure
+from engine.dataset.types import CocoDataset
+from engine.errors import StorageError
+from engine.storage import NotFoundError, Storage, join
+
+LISTS = "splits.json"
+
+
+def trained_images(adapter: str, dataset: CocoDataset, folder: ImageFolder, storage: Storage) -> list[str] | None:
+    """The images of a dataset that an adapter has learned from, by their bytes, or by name where these are not known.
+
+    Args:
+        adapter: Its folder, in which its run has left ``splits.json``.
+        dataset: That is to be measured on.
+        folder: Of its images.
+        storage: Where the adapter lies.
+
+    Returns:
+        Their names; None of an adapter that has no lists.
+
+    Raises:
+        StorageError: The lists are not what a run writes, or cannot be read.
+    """
+    uri = join(adapter, LISTS)
+    try:
+        content: Any = json.loads(storage.read_bytes(uri))
+        listed = [(str(one["file_name"]), str(one["content"])) for one in content["parts"]["train"]]
+    except NotFoundError:
+        return None
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise StorageError(f"{uri} is not what a run writes ({error}): fetch the adapter again") from None
+    names = {name for name, mark in listed if not sure(mark)}
+    marks = {mark for _, mark in listed if sure(mark)}
+    own = folder.marks([folder.names.find(image.file_name) for image in dataset.images])
+    return [
+        image.file_name
+        for image, mark in zip(dataset.images, own, strict=True)
+        if (sure(mark) in marks if sure(mark) else False) or image.file_name in names
+    ]

@@ -1,0 +1,1 @@
+"""What all models share: base files, adapters, loading, cached features."""

@@ -1,0 +1,1 @@
+"""Faster layers that replace those of transformers."""

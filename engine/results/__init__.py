@@ -1,0 +1,1 @@
+"""Results of a run: metrics, events, outcome, model card."""

@@ -1,0 +1,237 @@
+"""Types of the results of a run, as stored in ``metrics.json`` and ``metadata.json``."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.spec import TeacherName
+from engine.text.format_version import FORMAT_VERSION
+
+
+class Result(BaseModel):
+    """Base of all results."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ApMetrics(Result):
+    """COCO's twelve numbers, 0..1, or -1 where there is nothing to measure; and AP of each class."""
+
+    ap: float = Field(description="AP over IoU .50:.05:.95, all sizes, 100 detections an image.")
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar1: float
+    ar10: float
+    ar100: float
+    ar_small: float
+    ar_medium: float
+    ar_large: float
+    per_class: dict[str, float] = Field(description="AP by class name; -1 without objects of it.")
+    images: int | None = Field(default=None, description="How many images were measured.")
+    miou: float | None = Field(default=None, description="SAM: mean IoU of masks from ground-truth boxes.")
+    ap_ceiling: float | None = Field(
+        default=None,
+        description="AP of perfect detections, where images have more than 100 objects of a class: COCO counts 100 "
+        "detections of a class an image. None where nothing is cut.",
+    )
+    dense_images: int = Field(default=0, description="Images with more than 100 objects of a class.")
+
+
+def ceiling_sentence(metrics: ApMetrics) -> str:
+    """Return a sentence about objects that AP cannot count in very dense images; empty if there are none."""
+    if metrics.ap_ceiling is None:
+        return ""
+    images = f"{metrics.dense_images:,} image{'s have' if metrics.dense_images > 1 else ' has'}"
+    return (
+        f"{images} more than 100 objects of a class, and COCO's AP counts 100 detections of a class an image: perfect "
+        f"detections would have AP {metrics.ap_ceiling:.3f}, not 1. Cut such images into tiles to measure all objects"
+    )
+
+
+class Interval(Result):
+    """95 % confidence interval of a number, for images drawn at random."""
+
+    low: float
+    high: float
+
+    @property
+    def covers_zero(self) -> bool:
+        """True if the interval includes 0."""
+        return self.low <= 0 <= self.high
+
+
+class Comparison(Result):
+    """Confidence intervals of the AP of base and adapter, by resampling the images (bootstrap)."""
+
+    images: int
+    resamples: int
+    before: Interval = Field(description="AP of the base.")
+    after: Interval = Field(description="AP of the adapter.")
+    difference: Interval = Field(description="AP of the adapter minus that of the base, on the same images.")
+    miou_difference: Interval | None = Field(default=None, description="SAM: the same of the mean IoU.")
+
+
+class HistoryPoint(Result):
+    """One evaluation, or one interval of training."""
+
+    step: int
+    epoch: float
+    loss: float | None = None
+    ap: float | None = None
+
+
+class AdapterFile(Result):
+    """The published adapter."""
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+
+class ClassQuality(Result):
+    """Quality for one class at the class's score threshold; -1 where there is nothing to measure."""
+
+    f1: float = Field(description="Harmonic mean of precision and recall at an IoU of 0.5.")
+    precision: float
+    recall: float
+    objects: int = Field(description="True objects of the class.")
+
+
+class ScoreCurve(Result):
+    """Precision and recall of all detections from each of K scores on, at an IoU of 0.5; K is at most 50."""
+
+    scores: tuple[float, ...] = Field(description="Descending, from the highest score of any detection.")
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+
+    @property
+    def f1(self) -> tuple[float, ...]:
+        """Harmonic mean of precision and recall at each score."""
+        return tuple(2 * p * r / (p + r) if p + r else 0.0 for p, r in zip(self.precision, self.recall, strict=True))
+
+
+class ClassMatrix(Result):
+    """Which class was seen for which, of the most frequent classes."""
+
+    classes: tuple[str, ...] = Field(description="Most frequent first.")
+    counts: tuple[tuple[int, ...], ...] = Field(
+        description="Rows: the true class, last nothing. Columns: the class that was seen, last nothing."
+    )
+
+
+class Confusion(Result):
+    """Counts of correct and wrong detections at the score thresholds, in the manner of TIDE (arXiv:2008.08115).
+
+    An object is found, missed, or covered only by detections of the other kinds.
+    """
+
+    objects: int = Field(description="True objects, crowds aside.")
+    found: int = Field(description="Objects with a detection of their class and an IoU of at least 0.5, one each.")
+    missed: int = Field(description="Objects that are neither found, nor badly localised, nor seen as another class.")
+    false: int = Field(description="Detections of nothing: of no object's place, or of neither its place nor class.")
+    wrong_class: int = Field(description="Detections of an object of another class, with an IoU of at least 0.5.")
+    badly_localised: int = Field(description="Detections of an object of their class with an IoU from 0.1 to 0.5.")
+    duplicates: int = Field(description="Detections of an object that another one has found.")
+    matrix: ClassMatrix | None = Field(default=None, description="None for one class.")
+
+
+class Retention(Result):
+    """Zero-shot AP of the base that the adapter keeps, on prompts and labelled images outside the dataset."""
+
+    source: str = Field(description="URI of the annotations; `built-in`: the images that come with the engine.")
+    prompts: tuple[str, ...] = Field(description="The prompts: classes that the dataset does not have.")
+    base: ApMetrics = Field(description="With the adapter off.")
+    adapted: ApMetrics = Field(description="With the adapter on.")
+    share: float = Field(description="AP with the adapter over AP without it; -1 where the base finds next to nothing.")
+
+
+class MemoryNeed(Result):
+    """Estimated GPU memory of the training steps of a teacher, in bfloat16."""
+
+    teacher: TeacherName
+    memory_bytes: int = Field(description="Whole batches at a time, all activations kept: the fastest.")
+    least_memory_bytes: int = Field(description="One image at a time, activations computed again.")
+
+
+class SplitCheck(Result):
+    """Images that several parts of the run share, by file, bytes, picture or the user's group."""
+
+    val: int = Field(description="Images of val that are in train too.")
+    test: int = Field(default=0, description="Images of test that are in train or val too.")
+    versions: int = Field(default=0, description="Images whose names are of versions of pictures of another part.")
+    examples: tuple[str, ...] = Field(default=(), description="The first few.")
+
+
+class TeacherResult(Result):
+    """One teacher of a run, before and after."""
+
+    format_version: int = FORMAT_VERSION
+    teacher: TeacherName
+    base_model: str
+    base_revision: str | None = Field(description="Commit of a hub model, digest of a local one.")
+    before: ApMetrics = Field(description="The base, on the validation part.")
+    after: ApMetrics = Field(description="The best adapter, on the validation part.")
+    test_before: ApMetrics | None = Field(default=None, description="The base, on the test part.")
+    test_after: ApMetrics | None = Field(default=None, description="The best adapter, on the test part.")
+    comparison: Comparison | None = Field(
+        default=None, description="Intervals on the validation part; None with fewer than two images."
+    )
+    test_comparison: Comparison | None = Field(default=None, description="Intervals on the test part.")
+    split_check: SplitCheck | None = Field(default=None, description="None: the parts were not compared.")
+    conclusion: str = Field(
+        default="", description="What came of it in a sentence, by the test part where there is one."
+    )
+    from_detector_before: ApMetrics | None = Field(
+        default=None,
+        description="SAM: masks of the base for the boxes that the tuned Grounding DINO of the run finds in the "
+        "validation part, with its scores.",
+    )
+    from_detector_after: ApMetrics | None = Field(default=None, description="The same of the best adapter.")
+    improved: bool | None = Field(
+        default=None,
+        description="The adapter is better than its base: its AP is higher on the test part, or on the validation "
+        "part if there is no other. None if it is higher by no more than chance may bring, or could not be measured.",
+    )
+    thresholds: dict[str, float] = Field(
+        default={},
+        description="By class name, the score from which on detections of the best adapter are kept: the one with the "
+        "highest F1 on the validation part. A class with nothing to choose by has the median of the others.",
+    )
+    images_skipped: int = Field(default=0, description="Images that cannot be decoded, and so were left out.")
+    objects_skipped: int = Field(
+        default=0,
+        description="Objects of these, those outside an image whose size the annotations do not give, and those whose "
+        "box and mask contradict each other.",
+    )
+    skipped_examples: tuple[str, ...] = Field(default=(), description="The first few, with what is wrong with them.")
+    quality: dict[str, ClassQuality] = Field(default={}, description="By class name, at these thresholds.")
+    score_curve_before: ScoreCurve | None = Field(
+        default=None, description="The base, all classes together, on the validation part; None without detections."
+    )
+    score_curve_after: ScoreCurve | None = Field(default=None, description="The same of the best adapter.")
+    class_score_curves: dict[str, ScoreCurve] = Field(
+        default={}, description="By class name, the best adapter, for the most frequent classes."
+    )
+    confusion_before: Confusion | None = Field(default=None, description="The base at its own best thresholds.")
+    confusion_after: Confusion | None = Field(default=None, description="The best adapter at `thresholds`.")
+    validation_pages: int = Field(
+        default=0, description="Pages in `validation/` that show every validation image with its detections."
+    )
+    retention: Retention | None = Field(default=None, description="None if no prompts were left to ask for.")
+    history: tuple[HistoryPoint, ...] = ()
+    best_epoch: float = 0
+    epochs: float = Field(description="Passes over the training part that were made.")
+    steps: int
+    seconds: float = Field(description="Wall-clock time of training and its evaluations.")
+    peak_memory_bytes: int = Field(description="Of the GPU, or of the process on a CPU, evaluations included.")
+    step_memory_bytes: int = Field(
+        default=0, description="The most that the tensors of a step held; on a CPU, of the first step."
+    )
+    predicted_memory_bytes: int | None = Field(
+        default=None, description="What a step was expected to hold; None of a base that is not known."
+    )
+    trainable_parameters: int
+    adapter: AdapterFile

@@ -1,0 +1,376 @@
+"""Grounding DINO and MM-Grounding-DINO: boxes from class names.
+
+Logits and boxes come from transformers; prompts, objective and scores are implemented in
+:mod:`engine.teachers.grounding_dino.prompts` and :mod:`engine.teachers.grounding_dino.loss`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GroundingDinoForObjectDetection,
+    MMGroundingDinoForObjectDetection,
+)
+
+from engine.config import GroundingDinoSettings, LoraSettings
+from engine.dataset.images.preprocessing import GroundingDinoTransform, from_cxcywh_normalized, to_cxcywh_normalized
+from engine.dataset.types import Detections, Sample
+from engine.errors import BaseModelError
+from engine.models.base import Batch, Example, LoraTargets, Teacher, later_layers, to_device
+from engine.models.base_files import (
+    check_loaded,
+    check_size,
+    check_tokenizer,
+    check_tokenizer_files,
+    read_config,
+    shortened,
+)
+from engine.models.fast.cross_attention import reorder_cross_attention
+from engine.models.fast.deformable_attention import keep_only_inputs
+from engine.models.feature_cache import picture
+from engine.models.registry import register
+from engine.spec import LoraPreset, TeacherName
+from engine.storage.base_identity import LIMITS, PREPROCESSOR
+from engine.teachers.grounding_dino.batch import collate, collate_pictures, encode
+from engine.teachers.grounding_dino.caption_cache import cache_captions
+from engine.teachers.grounding_dino.denoising import Copies, decoder_call, denoise, denoising_losses, noise
+from engine.teachers.grounding_dino.features import compute as frozen
+from engine.teachers.grounding_dino.features import frozen_layers, recalled
+from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_losses
+from engine.teachers.grounding_dino.prompts import Prompt, PromptBook
+from engine.text.plain_json import read_object_file
+
+MODELS = {"grounding-dino": GroundingDinoForObjectDetection, "mm-grounding-dino": MMGroundingDinoForObjectDetection}
+
+_LINEAR = r"(query|key|value|\w+_proj|sampling_offsets|attention_weights|fc[12])"
+_DECODER = rf"model\.decoder\.layers\.\d+\.(\w+\.)*{_LINEAR}"
+_ENCODER_LAYER = r"model\.encoder\.layers\.\d+\."
+_ENCODER = rf"{_ENCODER_LAYER}(\w+\.)*{_LINEAR}|model\.enc_output"
+_BACKBONE = rf"model\.backbone\..+\.(attention|mlp)\.{_LINEAR}|model\.text_projection"
+PRESETS = {
+    LoraPreset.DECODER: _DECODER,
+    LoraPreset.ENCODER_DECODER: rf"{_DECODER}|{_ENCODER}",
+    LoraPreset.ALL: rf"{_DECODER}|{_ENCODER}|{_BACKBONE}",
+}
+"""Attention and feed-forward layers. Box heads stay frozen: those of the decoder are one tensor under many names, which
+LoRA would silently untie (a merged adapter would differ from the applied one). BERT stays frozen too."""
+
+
+@register
+class GroundingDino(Teacher):
+    """Grounding DINO with the classes of one dataset.
+
+    Not supported: training with a frozen batch-norm backbone (ResNet).
+    """
+
+    name: ClassVar[TeacherName] = TeacherName.GROUNDING_DINO
+    iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
+    needs_masks: ClassVar[bool] = False
+    pads: ClassVar[bool] = True
+    recomputable: ClassVar[Mapping[str, str]] = {
+        "backbone": r"model\.backbone\.conv_encoder\.model\..*encoder\.layers\.\d+\.blocks\.\d+",
+        "encoder": r"model\.encoder\.layers\.\d+\.(fusion_layer|deformable_layer)",
+        "decoder": r"model\.decoder\.layers\.\d+",
+    }
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        classes: Sequence[str],
+        prompts: Mapping[str, str],
+        settings: GroundingDinoSettings,
+        transform: GroundingDinoTransform,
+    ) -> None:
+        # PEFT requests the input embeddings, and the library does not find them.
+        model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
+        cache_captions(model)
+        reorder_cross_attention(model)
+        keep_only_inputs(model)
+        self.model = model
+        self.classes = tuple(classes)
+        self.settings = settings
+        self.transform = transform
+        self.tokenizer = tokenizer
+        self.queries: int = model.config.num_queries
+        self.book = PromptBook.of(classes, prompts, tokenizer=tokenizer, limit=model.config.max_text_len)
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: GroundingDinoSettings
+    ) -> Self:
+        """See :meth:`Teacher.load`; the image size is read from ``preprocessor_config.json`` if it exists."""
+        try:
+            kind = read_config(folder, MODELS)["model_type"]
+            check_tokenizer_files(folder)
+            transform = _transform(folder)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            # 0.0 as in mmdetection and Open-GroundingDino; published files carry the library's 0.1.
+            config.dropout = 0.0
+            check_size(folder, lambda: MODELS[kind](config))
+            model, report = MODELS[kind].from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except BaseModelError:
+            raise
+        except Exception as error:  # the library may raise anything for untrusted files
+            raise BaseModelError(f"{folder} holds no Grounding DINO that can be loaded: {shortened(error)}") from error
+        check_loaded(folder, model, report["missing_keys"])
+        check_tokenizer(folder, tokenizer, vocabulary=config.text_config.vocab_size)
+        return cls(
+            model.requires_grad_(False).eval(),
+            tokenizer,
+            classes=classes,
+            prompts=prompts,
+            settings=settings,
+            transform=transform,
+        )
+
+    def asking(self, classes: Sequence[str], prompts: Mapping[str, str] | None = None) -> Self:
+        """See :meth:`Teacher.asking`."""
+        other = super().asking(classes)
+        other.book = PromptBook.of(classes, prompts or {}, tokenizer=self.tokenizer, limit=self.book.limit)
+        return other
+
+    def lora_targets(self, lora: LoraSettings) -> LoraTargets:
+        """See :data:`PRESETS`; if layers of the encoder are skipped, all modules before them are skipped too."""
+        layers = later_layers(lora.skip_layers, self._detector.config.encoder_layers)
+        preset = LoraPreset.ENCODER_DECODER if lora.skip_layers and lora.preset is LoraPreset.ALL else lora.preset
+        return LoraTargets(
+            target_modules=PRESETS[preset].replace(_ENCODER_LAYER, rf"model\.encoder\.layers\.{layers}\.")
+        )
+
+    def frozen(self) -> dict[str, str] | None:
+        """See :meth:`Teacher.frozen`: the backbone, and the first layers of the encoder with the caption."""
+        depth = self._depth()
+        if depth is None:
+            return None
+        caption = self.book.chunks()[0].input_ids if depth else ()
+        return {
+            "image": repr(self.transform),
+            "layers": str(depth),
+            "places": str(self.queries),
+            "caption": str(caption),
+        }
+
+    def _depth(self) -> int | None:
+        """Return the number of frozen encoder layers to cache; none if captions differ between images."""
+        depth = frozen_layers(self._detector)
+        return depth if depth is None or self.book.fits else 0
+
+    def example(self, sample: Sample, rng: np.random.Generator) -> Example:
+        """Preprocess one image and its objects.
+
+        Returns:
+            ``pixel_values`` (3, H, W) float32, or see :func:`engine.models.feature_cache.picture`; ``boxes``
+            (N, 4) float32, cxcywh as shares of the image; ``class_indices`` (N,) int64; ``crowd_boxes`` (M, 4) and
+            ``crowd_classes`` (M,), the same for crowds, in which detections are not errors; ``order`` (classes,)
+            int64, a random order of all classes if they need several captions; ``noise`` if denoising is on, see
+            :func:`engine.teachers.grounding_dino.denoising.noise`.
+        """
+        kept = ~sample.is_crowd
+        size = sample.image.shape[:2]
+        boxes, crowds = (to_cxcywh_normalized(sample.boxes_xyxy[which], *size) for which in (kept, ~kept))
+        example = {
+            **picture(self.features, sample.image, self.transform.image),
+            "boxes": torch.from_numpy(boxes),
+            "class_indices": torch.from_numpy(sample.class_indices[kept]),
+            "crowd_boxes": torch.from_numpy(crowds),
+            "crowd_classes": torch.from_numpy(sample.class_indices[~kept]),
+        }
+        if not self.book.fits:
+            example["order"] = torch.from_numpy(rng.permutation(len(self.classes)))
+        if self.settings.denoising:
+            example["noise"] = torch.from_numpy(noise(boxes, queries=self.settings.denoising, rng=rng))
+        return example
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """See :func:`engine.teachers.grounding_dino.batch.collate`."""
+        return collate(examples, [self._prompts(example) for example in examples], places=self.queries)
+
+    def count(self, batch: Batch) -> float:
+        """Return the number of objects in the batch."""
+        return float(sum(len(boxes) for boxes in batch["boxes"]))
+
+    def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
+        """See :meth:`Teacher.loss`; parts are ``classification``, ``l1`` and ``giou``, summed over all layers."""
+        text_mask = batch["attention_mask"].bool()
+        names = ("boxes", "tokens", "crowd_boxes", "crowd_tokens")
+        targets = [Targets(*one) for one in zip(*(batch[name] for name in names), strict=True)]
+        given = Copies(**batch["copies"]) if "copies" in batch else None
+        decoder = self._detector.model.decoder
+        listening: AbstractContextManager[dict[str, Any]] = nullcontext({}) if given is None else decoder_call(decoder)
+        with listening as call:
+            outputs = self._see(batch, {name: batch[name] for name in ("input_ids", "attention_mask")})
+            denoised: Any = None if given is None else denoise(decoder, call, given)
+        with torch.autocast(self.device.type, enabled=False):
+            losses = detection_losses(
+                stack([*self._decoder_layers(outputs, text_mask), *proposals(outputs, text_mask)]),
+                targets,
+                text_mask=text_mask,
+                count=count,
+            )
+            if given is not None:
+                seen = replace(
+                    outputs,
+                    init_reference_points=given.boxes,
+                    intermediate_hidden_states=denoised.intermediate_hidden_states,
+                    intermediate_reference_points=denoised.intermediate_reference_points,
+                )
+                losses += denoising_losses(
+                    stack(self._decoder_layers(seen, text_mask)), given, targets, text_mask=text_mask, count=count
+                )
+        total = (
+            self.settings.classification_weight * losses.classification
+            + self.settings.l1_weight * losses.l1
+            + self.settings.giou_weight * losses.giou
+        )
+        parts = {name: getattr(losses, name).detach() for name in ("classification", "l1", "giou")}
+        return {"loss": total, **parts}
+
+    @torch.no_grad()
+    def predict(self, samples: Sequence[Sample]) -> list[Detections]:
+        """Detect all classes in original images.
+
+        A query's score for a class is the mean probability of the class's tokens, and the best pairs of query and
+        class are kept, as both reference implementations evaluate on COCO (``demo/test_ap_on_coco.py`` of
+        IDEA-Research/GroundingDINO; ``convert_grounding_to_cls_scores`` of mmdetection). Minimum, maximum or geometric
+        mean instead of the mean give the same AP to a tenth of a point, also if classes share words (``cell``,
+        ``cell wall``, ``cells``): the model distinguishes tokens by their phrase. Only images of one size share a
+        forward pass, so that the detections in an image do not depend on the batch.
+        """
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, sample in enumerate(samples):
+            groups[self.transform.plan(*sample.image.shape[:2]).padded].append(index)
+        found: dict[int, Detections] = {}
+        features = self.features if self._depth() else None  # without encoder layers the cache saves little
+        for group in groups.values():
+            pictures = [picture(features, samples[index].image, self.transform.image) for index in group]
+            batch = to_device(collate_pictures(pictures, places=self.queries), self.device)
+            batch["images"] = torch.arange(len(group))
+            for index, *candidates in zip(group, *self._candidates(batch), strict=True):
+                seen = _detections(*candidates, size=samples[index].image.shape[:2])
+                found[index] = replace(seen, cut=len(seen) < self.queries * len(self.classes))
+        return [found[index] for index in range(len(samples))]
+
+    def _prompts(self, example: Example) -> tuple[Prompt, ...]:
+        if "order" not in example:
+            return self.book.chunks()
+        return self.book.sample(example["class_indices"].tolist(), example["order"].tolist())
+
+    def _candidates(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scores, classes (B, K) and boxes (B, K, 4) of the K best pairs of query and class, best first."""
+        found = [self._candidates_of(batch, prompt) for prompt in self.book.chunks()]
+        scores, classes, boxes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        scores, best = scores.topk(min(self.settings.max_detections, scores.shape[1]))
+        return scores, classes.gather(1, best), boxes.gather(1, best[..., None].expand(-1, -1, 4))
+
+    def _candidates_of(self, batch: Batch, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor]:
+        caption = {
+            name: tensor.to(self.device).expand(len(batch["images"]), -1)
+            for name, tensor in encode([prompt], len(prompt.input_ids)).items()
+        }
+        outputs = self._see(batch, caption)
+        with torch.autocast(self.device.type, enabled=False):
+            *_, last = self._decoder_layers(outputs, caption["attention_mask"].bool())
+            tokens = torch.from_numpy(prompt.token_map()).to(self.device, torch.float32)
+            scores = last.logits.sigmoid() @ (tokens / tokens.sum(-1, keepdim=True)).T  # (B, Q, classes)
+        scores, best = scores.flatten(1).topk(min(self.settings.max_detections, scores[0].numel()))
+        query = best // len(tokens)
+        classes = torch.tensor(prompt.class_indices, device=self.device)[best % len(tokens)]
+        return scores, classes, last.boxes.gather(1, query[..., None].expand(-1, -1, 4))
+
+    def _see(self, batch: Batch, captions: dict[str, Tensor]) -> Any:
+        """Run the model on R pairs of an image of the batch and a caption (R, T)."""
+        images, depth = batch["images"], self._depth()
+        if depth is None or ("pictures" not in batch and not torch.is_grad_enabled()):
+            return self.model(
+                pixel_values=batch["pixel_values"][images], pixel_mask=batch["pixel_mask"][images], **captions
+            )
+        one = {name: tensor[:1] for name, tensor in captions.items()}  # with frozen layers, all captions are the same
+        compute = partial(frozen, self._detector, caption=one, depth=depth, places=self.queries)
+        if self.features is not None:
+            known = [to_device(self.features.of(shown, compute), self.device) for shown in batch["pictures"]]
+        else:  # each image before padding: gradients do not depend on how a step is divided
+            pairs = zip(batch["pixel_values"], batch["sizes"], strict=True)
+            with torch.no_grad():
+                known = [compute(pixels[None, :, :height, :width]) for pixels, (height, width) in pairs]
+        rows = [known[index] for index in images.tolist()]
+        with recalled(self._detector, rows, depth=depth) as stand_ins:
+            return self.model(**stand_ins, **captions)
+
+    @property
+    def _detector(self) -> Any:
+        """The library's model, with or without an adapter."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    def _decoder_layers(self, outputs: Any, text_mask: Tensor) -> Iterator[Predictions]:
+        """Yield the predictions of each decoder layer, (B, Q, T) and (B, Q, 4): the library's heads, in 32 bit."""
+        detector = self._detector
+        text = outputs.encoder_last_hidden_state_text.float()
+        reference = outputs.init_reference_points
+        for layer, hidden in enumerate(outputs.intermediate_hidden_states.float().unbind(1)):
+            logits = detector.class_embed[layer](hidden, text, text_mask)[..., : text_mask.shape[1]]
+            shift = detector.bbox_embed[layer](hidden)
+            yield Predictions(logits, (shift + torch.special.logit(reference.float(), eps=1e-5)).sigmoid())
+            reference = outputs.intermediate_reference_points[:, layer]
+
+
+def proposals(outputs: Any, text_mask: Tensor) -> Iterator[Predictions]:
+    """Yield the encoder's proposals that became queries, (B, Q, T) and (B, Q, 4), with gradient.
+
+    The library returns detached boxes, and logits of the learned queries instead of the proposals; both are computed
+    here from the encoder's outputs at all positions. A model without proposals yields nothing.
+    """
+    if outputs.enc_outputs_class is None:
+        return
+    queries = outputs.init_reference_points.shape[1]
+    best = outputs.enc_outputs_class.max(-1).values.topk(queries, dim=1).indices[..., None]
+    logits = outputs.enc_outputs_class[..., : text_mask.shape[1]]
+    yield Predictions(
+        logits.gather(1, best.expand(-1, -1, logits.shape[-1])).float(),
+        outputs.enc_outputs_coord_logits.gather(1, best.expand(-1, -1, 4)).float().sigmoid(),
+    )
+
+
+def stack(layers: Iterable[Predictions]) -> Predictions:
+    """Stack the predictions of L layers to (L, B, Q, T) and (L, B, Q, 4)."""
+    logits, boxes = zip(*((layer.logits, layer.boxes) for layer in layers), strict=True)
+    return Predictions(torch.stack(logits), torch.stack(boxes))
+
+
+def _detections(scores: Tensor, classes: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Detections:
+    """Convert the candidates of one image to pixels of the original of ``size`` (height, width)."""
+    return Detections(
+        boxes_xyxy=from_cxcywh_normalized(boxes.cpu().numpy(), *size),
+        scores=scores.cpu().numpy(),
+        class_indices=classes.cpu().numpy(),
+    )
+
+
+def _transform(folder: Path) -> GroundingDinoTransform:
+    file = folder / PREPROCESSOR
+    if not file.is_file():
+        return GroundingDinoTransform()
+    values = read_object_file(file, error=BaseModelError, limit=LIMITS[PREPROCESSOR])
+    return GroundingDinoTransform.of(values, where=str(file))

@@ -1,0 +1,378 @@
+"""SAM: masks from boxes and points (arXiv:2304.02643).
+
+Masks and predicted IoUs come from transformers; prompts, objective and the conversion to original pixels are
+implemented in :mod:`engine.teachers.sam.prompts`, :mod:`engine.teachers.sam.loss` and
+:mod:`engine.teachers.sam.masks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from transformers import AutoConfig, SamModel
+
+from engine.config import LoraSettings, SamSettings
+from engine.dataset.images.preprocessing import Geometry, SamTransform, check_normalisation
+from engine.dataset.types import CocoAnnotation, Detections, Rle, Sample
+from engine.errors import BaseModelError
+from engine.models.base import Batch, Example, LoraTargets, Teacher, frozen_before, later_layers, to_device
+from engine.models.base_files import check_loaded, check_size, read_config, shortened
+from engine.models.fast.cross_attention import reorder_cross_attention
+from engine.models.feature_cache import picture, pictures
+from engine.models.registry import register
+from engine.spec import LoraPreset, TeacherName
+from engine.storage.base_identity import LIMITS, PREPROCESSOR
+from engine.teachers.sam.clicks import Clicks, correct
+from engine.teachers.sam.loss import sam_losses
+from engine.teachers.sam.masks import encode, original_masks
+from engine.teachers.sam.prompts import detected_boxes, draw_points, jitter_boxes, take_turns, targets_of
+from engine.text.plain_json import read_object_file
+
+_IOU = r"mask_decoder\.iou_prediction_head\.(proj_in|layers\.\d+|proj_out)"
+_DECODER = rf"mask_decoder\.transformer\.(\w+\.)*(q|k|v|out)_proj|{_IOU}"
+_LAYER = r"vision_encoder\.layers\.\d+\."
+_ENCODER = rf"{_LAYER}attn\.qkv"
+_REST = rf"{_LAYER}(attn\.proj|mlp\.lin[12])|mask_decoder\.transformer\.layers\.\d+\.mlp\.lin[12]"
+PRESETS = {
+    LoraPreset.DECODER: _DECODER,
+    LoraPreset.ENCODER_DECODER: rf"{_DECODER}|{_ENCODER}",
+    LoraPreset.ALL: rf"{_DECODER}|{_ENCODER}|{_REST}",
+}
+"""Attention of the mask decoder and its IoU head; then also attention of the image encoder; then also all other
+transformer layers.
+
+The prompt encoder stays frozen: its only matrix is the positional encoding, which is tied to that of the image.
+"""
+
+PROMPTS_AT_ONCE = 64
+"""Prompts per decoder pass: 64 take about 2 GB with 1024 pixel images."""
+
+
+@register
+class Sam(Teacher):
+    """SAM with an image encoder of any size.
+
+    The image encoder runs once per image, the decoder once for all boxes and once for all points of a batch, for any
+    distribution over the images.
+
+    Not supported: prediction from prompts other than boxes.
+    """
+
+    name: ClassVar[TeacherName] = TeacherName.SAM
+    iou_type: ClassVar[Literal["bbox", "segm"]] = "segm"
+    needs_masks: ClassVar[bool] = True
+    recomputable: ClassVar[Mapping[str, str]] = {"encoder": r"vision_encoder\.layers\.\d+", "decoder": "mask_decoder"}
+
+    def __init__(self, model: Any, *, classes: Sequence[str], settings: SamSettings) -> None:
+        """Take the same arguments as :meth:`load`."""
+        reorder_cross_attention(model)
+        self.model = model
+        self.classes = tuple(classes)
+        self.settings = settings
+        vision = model.config.vision_config
+        self.transform = SamTransform(vision.image_size)
+        self.mask_size = 4 * vision.image_size // vision.patch_size
+        """Side of the decoder's masks."""
+
+    @classmethod
+    def load(cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: SamSettings) -> Self:
+        """See :meth:`Teacher.load`. Classes are only passed through to detections; SAM does not use them."""
+        try:
+            read_config(folder, ("sam",))
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            check_size(folder, lambda: SamModel(config))
+            _check_preprocessor(folder, config.vision_config.image_size)
+            model, report = SamModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except BaseModelError:
+            raise
+        except Exception as error:  # the library may raise anything for untrusted files
+            raise BaseModelError(f"{folder} holds no SAM that can be loaded: {shortened(error)}") from error
+        check_loaded(folder, model, report["missing_keys"])
+        model.requires_grad_(False).eval()
+        return cls(model, classes=classes, settings=settings)
+
+    def lora_targets(self, lora: LoraSettings) -> LoraTargets:
+        """See :data:`PRESETS`."""
+        layers = later_layers(lora.skip_layers, len(self._sam.vision_encoder.layers))
+        pattern = PRESETS[lora.preset].replace(_LAYER, rf"vision_encoder\.layers\.{layers}\.")
+        return LoraTargets(target_modules=pattern, earlier=(pattern.replace(f"|{_IOU}", ""),))
+
+    def frozen(self) -> dict[str, str] | None:
+        """See :meth:`Teacher.frozen`: the first layers of the image encoder, or all of it."""
+        depth = self._depth()
+        return {"image": repr(self.transform), "layers": str(depth)} if depth else None
+
+    def _depth(self) -> int:
+        """Return the number of image encoder layers before the first adapted one."""
+        return frozen_before(self._sam.vision_encoder.layers)
+
+    def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64]:
+        """See :func:`take_turns`."""
+        return take_turns(annotations, self.settings.objects_per_image, visit)
+
+    def example(self, sample: Sample, rng: np.random.Generator) -> Example:
+        """Preprocess one image and its objects, each with one prompt: a jittered box, a detected box, or a point.
+
+        Targets are the covered shares of the cells of the decoder's mask grid, not binary: upscaled logits then cross
+        zero at the true edge, and an object smaller than a cell does not vanish.
+
+        Returns:
+            ``pixel_values`` (3, S, S) float32, or see :func:`engine.models.feature_cache.picture`. In pixels
+            of the model's input: ``boxes`` (N, 4) and ``points`` (N, 2) float32; ``by_point`` (N,) bool, True if the
+            point is the prompt; ``masks`` (N, S / 4, S / 4) float32 in 0..1 for patches of 16 pixels; ``chances``
+            (N, K) float32 in 0..1, random numbers for the correction clicks; ``extents`` (N, 2) float32, rows and
+            columns of the mask that the image covers.
+        """
+        height, width = sample.image.shape[:2]
+        geometry = self.transform.plan(height, width)
+        objects = targets_of(sample)
+        masks = sample.masks[objects] if sample.masks is not None else np.empty((0, height, width), np.bool_)
+        boxes = jitter_boxes(
+            sample.boxes_xyxy[objects], std=self.settings.box_jitter, width=width, height=height, rng=rng
+        )
+        points = draw_points(masks, rng)
+        by_point = rng.random(len(objects)) < self.settings.point_share
+        detected = detected_boxes(sample, objects)
+        by_detector = (rng.random(len(objects)) < self.settings.detector_share) & ~np.isnan(detected).any(axis=1)
+        boxes[by_detector] = detected[by_detector]
+        chances = rng.random((len(objects), self.settings.correction_clicks), np.float32)
+        return {
+            **picture(self.features, sample.image, self.transform.image),
+            "boxes": torch.from_numpy(geometry.to_model(boxes)),
+            "points": torch.from_numpy(geometry.to_model(points)),
+            "by_point": torch.from_numpy(by_point),
+            "masks": torch.from_numpy(geometry.coverage(masks, self.mask_size)),
+            "chances": torch.from_numpy(chances),
+            "extents": torch.tensor(geometry.resized).expand(len(objects), 2) / geometry.padded[0] * self.mask_size,
+        }
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Concatenate the P prompts of B images; images without prompts are left out, as they have no loss.
+
+        Returns:
+            The fields of :func:`_collate_pictures`; ``images`` (P,) int64, the image of each prompt; all other fields
+            as in :meth:`example`, (P, …).
+        """
+        prompted = [example for example in examples if len(example["boxes"])]
+        counts = torch.tensor([len(example["boxes"]) for example in prompted], dtype=torch.long)
+        batch = {
+            name: torch.cat([example[name] for example in prompted or examples[:1]])
+            for name in ("boxes", "points", "by_point", "masks", "chances", "extents")
+        }
+        batch |= _collate_pictures(prompted)
+        batch["images"] = torch.repeat_interleave(torch.arange(len(prompted)), counts)
+        return batch
+
+    def count(self, batch: Batch) -> float:
+        """Return the number of prompts."""
+        return float(len(batch["images"]))
+
+    def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
+        """See :meth:`Teacher.loss` and :func:`sam_losses`.
+
+        A point is ambiguous (part or whole), so SAM predicts three masks, of which the best has a loss; for a box it
+        predicts one (arXiv:2304.02643, section 3). The losses of a prompt and of its correction clicks add up.
+        """
+        totals = {name: torch.zeros((), device=self.device) for name in ("loss", "focal", "dice", "iou")}
+        if not len(batch["images"]):
+            # A zero gradient: the optimizer then takes the same step as for a batch without loss.
+            totals["loss"] = totals["loss"] + sum(0 * p.sum() for p in self.model.parameters() if p.requires_grad)
+            return totals
+        embeddings = self._embed(batch)
+        for multimask, chosen in ((False, ~batch["by_point"]), (True, batch["by_point"])):
+            if not chosen.any():
+                continue
+            some = {name: batch[name][chosen] for name in ("boxes", "points", "masks", "chances", "extents")}
+            for logits, ious in self._answers(embeddings[batch["images"][chosen]], some, by_point=multimask):
+                with torch.autocast(self.device.type, enabled=False):
+                    losses = sam_losses(logits, ious, some["masks"], self.settings)
+                totals = {name: total + losses[name] / count for name, total in totals.items()}
+        return totals
+
+    def _answers(self, embeddings: Tensor, prompts: Batch, *, by_point: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield logits and predicted IoUs, as :meth:`_decode`, for each prompt and after each correction click.
+
+        A click is added to all previous prompts and to the mask that it corrects: of several masks, the one with the
+        highest predicted IoU.
+        """
+        boxes = None if by_point else prompts["boxes"]
+        clicks = Clicks.on_objects(prompts["points"]) if by_point else None
+        logits, ious = self._decode(embeddings, boxes=boxes, clicks=clicks, several=by_point)
+        yield logits, ious
+        for chances in prompts["chances"].unbind(1):
+            answer = logits.detach().float()[torch.arange(len(logits)), ious.argmax(1)]
+            stride = self.transform.image_size / self.mask_size
+            click = correct(answer, prompts["masks"], chances, extents=prompts["extents"], stride=stride)
+            clicks = click if clicks is None else clicks.then(click)
+            logits, ious = self._decode(embeddings, boxes=boxes, clicks=clicks, masks=answer)
+            yield logits, ious
+
+    @torch.no_grad()
+    def predict(self, samples: Sequence[Sample]) -> list[Detections]:
+        """Predict one mask for each box of each sample except crowds; empty masks are left out.
+
+        ``scores`` are predicted IoUs, ``prompt_indices`` the indices of the prompt boxes in the sample.
+        """
+        geometries = [self.transform.plan(*sample.image.shape[:2]) for sample in samples]
+        prompts = [np.flatnonzero(~sample.is_crowd) for sample in samples]
+        boxes = [
+            geometry.to_model(sample.boxes_xyxy[indices])
+            for geometry, sample, indices in zip(geometries, samples, prompts, strict=True)
+        ]
+        prompted = [i for i, indices in enumerate(prompts) if len(indices)]
+        detections = [_detections(sample, prompts[i][:0], [], np.empty(0)) for i, sample in enumerate(samples)]
+        if not prompted:
+            return detections
+        pictures = [picture(self.features, samples[i].image, self.transform.image) for i in prompted]
+        embeddings = self._embed(to_device(_collate_pictures(pictures), self.device))
+        for i, embedding in zip(prompted, embeddings, strict=True):
+            masks, ious = self._segment(embedding, torch.from_numpy(boxes[i]).to(self.device), geometries[i])
+            detections[i] = _detections(samples[i], prompts[i], masks, ious)
+        return detections
+
+    def _segment(self, embedding: Tensor, boxes: Tensor, geometry: Geometry) -> tuple[list[Rle], NDArray[np.float32]]:
+        """Return masks of one image in original pixels and their IoUs, from a (C, h, w) embedding and (P, 4) boxes."""
+        masks: list[Rle] = []
+        scores: list[Tensor] = []
+        for some in torch.split(boxes, PROMPTS_AT_ONCE):
+            logits, ious = self._decode(embedding.expand(len(some), -1, -1, -1), boxes=some)
+            masks.extend(rle for part in original_masks(logits.float(), geometry) for rle in encode(part))
+            scores.append(ious[:, 0].float().clamp(0, 1))
+        return masks, torch.cat(scores).cpu().numpy()
+
+    def _embed(self, batch: Batch) -> Tensor:
+        """Return embeddings (B, C, S / 16, S / 16) of the fields of :func:`_collate_pictures`."""
+        if "pictures" not in batch:
+            embeddings: Tensor = self._sam.vision_encoder(batch["pixel_values"]).last_hidden_state
+            return embeddings
+        assert self.features is not None  # noqa: S101 - it made the pictures
+        depth = self._depth()
+        known = [self.features.of(shown, partial(self._first_layers, depth)) for shown in batch["pictures"]]
+        states = torch.stack([features["states"].to(self.device, torch.float32) for features in known])
+        return self._last_layers(depth, states)
+
+    def _first_layers(self, depth: int, pixel_values: Tensor) -> dict[str, Tensor]:
+        """Return ``states`` of one image (1, 3, S, S): (h, w, D) after ``depth`` layers, (C, h, w) after the last."""
+        encoder = self._sam.vision_encoder
+        states = encoder.patch_embed(pixel_values)
+        if encoder.pos_embed is not None:
+            states = states + encoder.pos_embed
+        for layer in encoder.layers[:depth]:
+            states = layer(states)
+        if depth == len(encoder.layers):
+            states = encoder.neck(states)
+        return {"states": states[0]}
+
+    def _last_layers(self, depth: int, states: Tensor) -> Tensor:
+        """Run the remaining layers on the states (B, …) of :meth:`_first_layers`; return (B, C, h, w)."""
+        encoder = self._sam.vision_encoder
+        if depth == len(encoder.layers):
+            return states
+        for layer in encoder.layers[depth:]:
+            states = layer(states)
+        embeddings: Tensor = encoder.neck(states)
+        return embeddings
+
+    def _decode(
+        self,
+        embeddings: Tensor,
+        *,
+        boxes: Tensor | None = None,
+        clicks: Clicks | None = None,
+        masks: Tensor | None = None,
+        several: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict one mask for each prompt, or three.
+
+        Args:
+            embeddings: (P, C, h, w), image embedding of each prompt.
+            boxes: (P, 4), in pixels of the model's input.
+            clicks: (P, K) clicks, in addition to or instead of boxes.
+            masks: (P, 4h, 4w), logits of an earlier prediction.
+            several: Predict three masks.
+
+        Returns:
+            (P, M, 4h, 4w) logits and (P, M) predicted IoUs.
+        """
+        sam = self._sam
+        # In 32 bit: 8 significant bits distinguish 256 positions of 1024.
+        with torch.autocast(self.device.type, enabled=False):
+            sparse, dense = sam.prompt_encoder(
+                input_points=None if clicks is None else clicks.points[:, None],
+                input_labels=None if clicks is None else clicks.labels[:, None],
+                input_boxes=None if boxes is None else boxes[:, None],
+                input_masks=None if masks is None else masks[:, None],
+            )
+            positions = sam.get_image_wide_positional_embeddings()
+        logits, ious = sam.mask_decoder(
+            image_embeddings=embeddings,
+            image_positional_embeddings=positions.expand(len(embeddings), -1, -1, -1),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=several,
+        )
+        return logits[:, 0], ious[:, 0]
+
+    @property
+    def _sam(self) -> Any:
+        """The SamModel, with or without an adapter."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+
+def _collate_pictures(examples: Sequence[Example]) -> Batch:
+    """Return ``pixel_values`` (B, 3, S, S) of B images, or, with a feature cache, ``pictures``: a list of the cache
+    fields of the examples, see :func:`engine.models.feature_cache.picture`.
+    """
+    if not examples or "key" in examples[0]:
+        return {"pictures": pictures(examples)}
+    return {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
+
+
+def _detections(sample: Sample, prompts: NDArray[np.int64], masks: list[Rle], ious: NDArray[np.floating]) -> Detections:
+    """Return detections by descending score, ties in the order of prompts. Empty masks are left out."""
+    areas = coco_mask.area(masks) if masks else np.empty(0)
+    order = np.argsort(-ious, kind="stable")
+    order = order[areas[order] > 0]
+    masks = [masks[i] for i in order]
+    boxes = np.asarray(coco_mask.toBbox(masks) if masks else [], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    prompts = prompts[order].astype(np.int64)
+    return Detections(
+        boxes_xyxy=boxes,
+        scores=ious[order].astype(np.float32),
+        class_indices=sample.class_indices[prompts],
+        masks=masks,
+        prompt_indices=prompts,
+    )
+
+
+def _check_preprocessor(folder: Path, image_size: int) -> None:
+    """Check that ``preprocessor_config.json``, if it exists, agrees with the preprocessing used here."""
+    file = folder / PREPROCESSOR
+    if not file.is_file():
+        return
+    values = read_object_file(file, error=BaseModelError, limit=LIMITS[PREPROCESSOR])
+    check_normalisation(values, where=str(file))
+    size = values.get("size")
+    longest = size.get("longest_edge") if isinstance(size, dict) else size
+    if longest is not None and longest != image_size:
+        raise BaseModelError(
+            f"{file}: size is {str(size)[:80]}, and config.json next to it has an image_size of {image_size}: they do "
+            "not belong together"
+        )

@@ -1,0 +1,127 @@
+"""Turns validation errors of pydantic into messages with the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from engine.errors import ConfigError
+from engine.text.safe_text import listed
+
+M = TypeVar("M", bound=BaseModel)
+
+MOST_FAULTS = 20
+"""Faults that are named; more are counted."""
+
+LONGEST = 100
+"""Characters of a found value, or of a name, in a message."""
+
+
+def parse(
+    model: type[M],
+    data: object,
+    *,
+    where: str,
+    strict: bool = False,
+    line_of: Callable[[tuple[str | int, ...]], int | None] = lambda path: None,
+) -> M:
+    """Validate ``data`` as ``model``.
+
+    Args:
+        model: The pydantic model to build.
+        data: Plain data, as YAML or JSON gives it.
+        where: Name of the data in messages, e.g. ``forklifts.yaml``.
+        strict: Do not accept a number in quotes as a number, as in Kubernetes.
+        line_of: Gives the line of a setting by its path, if it is known.
+
+    Raises:
+        ConfigError: One sentence per fault, each with the path of the setting, what was found and,
+            for a name that does not exist, the nearest that does.
+    """
+    try:
+        if strict:
+            return model.model_validate_json(json.dumps(data, default=str), strict=True, by_alias=True, by_name=False)
+        return model.model_validate(data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise ConfigError(f"{where} cannot be used:\n{faults_in(error, model, line_of)}") from None
+    except (ValueError, TypeError, RecursionError) as error:  # what JSON has no way to write, by Python's callers
+        raise ConfigError(f"{where} cannot be used: {_short(str(error))}") from None
+
+
+def faults_in(
+    error: ValidationError,
+    model: type[BaseModel],
+    line_of: Callable[[tuple[str | int, ...]], int | None] = lambda path: None,
+) -> str:
+    """A line for each fault, indented, :data:`MOST_FAULTS` at most."""
+    faults = error.errors(include_url=False)
+    shown = []
+    for fault in faults[:MOST_FAULTS]:
+        line = line_of(fault["loc"])
+        shown.append(f"  {'' if line is None else f'line {line}: '}{_sentence(model, fault)}")
+    if len(faults) > MOST_FAULTS:
+        shown.append(f"  and {len(faults) - MOST_FAULTS:,} more")
+    return "\n".join(shown)
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """``" (did you mean 'epochs'?)"`` if a name is close, else a list of what there is."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not close:  # a different case or separator is a slip too: learning_rate for learningRate
+        folded = {n.lower().replace("_", ""): n for n in names}
+        match = folded.get(name.lower().replace("_", "").replace("-", ""))
+        close = [match] if match else []
+    return f" (did you mean {close[0]!r}?)" if close else f" (known here: {listed(sorted(names), 20)})"
+
+
+def _sentence(model: type[BaseModel], fault: Any) -> str:
+    path = ".".join(_short(str(part)) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        *parents, name = fault["loc"]
+        name = _short(str(name))
+        return f"{path}: there is no setting {name!r}{nearest(name, _names_at(model, parents))}"
+    if fault["type"] == "missing":
+        return f"{path}: required, but not given"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
+        text = str(fault["input"])
+        message = (
+            f'{message}: write it in quotes, "{_short(text.lower() if isinstance(fault["input"], bool) else text)}"'
+        )
+    found = "" if isinstance(fault["input"], dict | list) else f", found {_short(repr(fault['input']))}"
+    if fault["type"] in {"enum", "literal_error"} and isinstance(fault["input"], str):
+        allowed = [part.strip("' ") for part in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        given = _short(fault["input"])
+        return f"{path}: {given!r} is not allowed{nearest(given, allowed)}"
+    return f"{path}: {message}{found}" if path else message
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _names_at(model: type[BaseModel], path: list[str | int]) -> list[str]:
+    """Names a user may write inside ``path``: aliases where there are any."""
+    models = [model]
+    for part in path:
+        if isinstance(part, int):
+            continue
+        models = [
+            inner
+            for outer in models
+            for name, field in outer.model_fields.items()
+            if part in (name, field.alias)
+            for inner in _models_in(field.annotation)
+        ] or models
+    return [field.alias or name for m in models for name, field in m.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
