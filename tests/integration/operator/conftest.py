@@ -1,8 +1,8 @@
-"""Two places for the same scenarios: an API in memory, and a real API server with real controllers.
+"""One place for the scenarios: a real API server with real controllers where its binaries exist, else one in memory.
 
-The first is quick and runs the operator in the test's own process. The second is a control plane that all tests share;
-the operator is a process with the rights that the chart gives it and no others. It wants etcd, kube-apiserver,
-kube-controller-manager and kubectl in KUBEBUILDER_ASSETS or its default folder; tests are skipped where they are not.
+The real one is a control plane that all tests share; the operator is a process with the rights that the chart gives it
+and no others. It needs etcd, kube-apiserver, kube-controller-manager and kubectl in KUBEBUILDER_ASSETS or its default
+folder. The API in memory runs the operator in the test's own process.
 """
 
 from __future__ import annotations
@@ -39,6 +39,16 @@ from world import MERGE, World
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lengthy: slow on a real API server")
+    config.addinivalue_line("markers", "memory_only: needs faults that only the API in memory can be given")
+    config.addinivalue_line("markers", "server_only: tests what only a real API server does")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose one tier for a test: the real API server where its binaries exist, otherwise the API in memory."""
+    if "tier" in metafunc.fixturenames:
+        marks = {mark.name for mark in metafunc.definition.iter_markers()}
+        memory = "memory_only" in marks or ("server_only" not in marks and real.missing())
+        metafunc.parametrize("tier", [MEMORY if memory else SERVER], indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(params=[MEMORY, SERVER])
+@pytest.fixture
 def tier(request: pytest.FixtureRequest) -> str:
     if request.param == SERVER and real.missing():
         pytest.skip(real.missing())

@@ -389,18 +389,16 @@ async def test_a_container_that_is_stopped_as_it_starts_costs_one_attempt(world:
     await world.reaches(run, "Succeeded")
 
 
-async def test_a_field_that_no_pod_has_ends_the_run(world: World, tier: str) -> None:
-    if tier == "memory":
-        pytest.skip("only a real API server validates Jobs")
+@pytest.mark.server_only  # it validates Jobs
+async def test_a_field_that_no_pod_has_ends_the_run(world: World) -> None:
     run = "typo"
     await world.create(run, affinity={"nodeAfinity": {}})
     await world.inspects(run)
     await world.reaches(run, "ChildRefused", saying="nodeAfinity")
 
 
-async def test_a_job_that_can_never_be_made_ends_the_run(world: World, tier: str) -> None:
-    if tier == "memory":
-        pytest.skip("only a real API server validates Jobs")
+@pytest.mark.server_only  # it validates Jobs
+async def test_a_job_that_can_never_be_made_ends_the_run(world: World) -> None:
     run = "refused"
     await world.create(run, resources={"requests": {"memory": "8Gi"}, "limits": {"memory": "4Gi"}})
     await world.inspects(run)

@@ -13,16 +13,9 @@ from world import World, condition
 
 from engine.spec import TeacherName
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.server_only]
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
-
-
-@pytest.fixture(params=["api-server"])
-def tier(request: pytest.FixtureRequest) -> str:
-    if real.missing():
-        pytest.skip(real.missing())
-    return str(request.param)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -47,7 +47,7 @@ async def _kubelets(world: World, stop: asyncio.Event) -> None:
 
 @pytest.mark.slow
 @pytest.mark.lengthy
-async def test_two_hundred_runs_at_once(new_world: NewWorld, tier: str) -> None:
+async def test_two_hundred_runs_at_once(new_world: NewWorld) -> None:
     world = await new_world(progress_seconds=15)
     stop = asyncio.Event()
     fleet = asyncio.create_task(_kubelets(world, stop))

@@ -108,12 +108,11 @@ async def test_a_run_goes_on_whatever_happened_while_no_operator_was_there(new_w
     assert status["teachers"][0]["adapter"]["uri"] == outcomes.adapter_uri(run, SAM)
 
 
+@pytest.mark.memory_only  # requests to a real API server are not counted
 @pytest.mark.parametrize("lost", ["request", "answer"])
 @pytest.mark.parametrize("play", ["short", pytest.param("whole", marks=pytest.mark.slow)])
-async def test_the_operator_is_killed_at_every_write(new_world: NewWorld, tier: str, lost: str, play: str) -> None:
+async def test_the_operator_is_killed_at_every_write(new_world: NewWorld, lost: str, play: str) -> None:
     """At its nth request that would change something: either that never arrives, or its answer never does."""
-    if tier != "memory":
-        pytest.skip("requests to a real API server are not counted")
     world = await new_world()
     for number in itertools.count():
         if not await _dies_at(world, f"write-{number}", number, lost=lost, short=play == "short"):

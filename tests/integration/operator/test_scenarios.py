@@ -181,10 +181,9 @@ async def test_several_nodes_find_each_other(world: World) -> None:
 
 
 @pytest.mark.lengthy
-async def test_the_pods_of_several_nodes_have_names_before_they_are_ready(world: World, tier: str) -> None:
+@pytest.mark.server_only  # its controller decides what DNS answers
+async def test_the_pods_of_several_nodes_have_names_before_they_are_ready(world: World) -> None:
     """Each waits for the first before it does anything else, so none would ever be ready first."""
-    if tier == "memory":
-        pytest.skip("only a real controller says what DNS is to answer")
     run = "named"
     service = f"{run}-grounding-dino"
     await world.create(run, nodes=2, gpus=1)
@@ -256,10 +255,9 @@ async def test_one_name_in_two_namespaces_is_two_runs(new_world: NewWorld) -> No
         assert f"s3://{namespace}-models/" in requests[0]["data"]["request.yaml"]
 
 
-async def test_a_pod_that_is_seen_later_than_the_end_of_its_job_is_asked_for(new_world: NewWorld, tier: str) -> None:
+@pytest.mark.memory_only  # watches of a real API server cannot be held up
+async def test_a_pod_that_is_seen_later_than_the_end_of_its_job_is_asked_for(new_world: NewWorld) -> None:
     """Watches of Jobs and pods go their own pace; what a trainer left is not taken for lost, and nothing runs twice."""
-    if tier != "memory":
-        pytest.skip("watches of a real API server cannot be held up")
     world = await new_world()
     assert world.memory is not None
     await world.create("late")
@@ -273,12 +271,11 @@ async def test_a_pod_that_is_seen_later_than_the_end_of_its_job_is_asked_for(new
     assert (await world.job("late", "grounding-dino"))["metadata"]["uid"] == job["metadata"]["uid"]
 
 
+@pytest.mark.memory_only  # watches of a real API server cannot be held up
 @pytest.mark.parametrize("part", ["inspect", "grounding-dino"])
 async def test_a_failure_that_is_seen_later_than_that_of_its_job_is_told_all_the_same(
-    new_world: NewWorld, tier: str, part: str
+    new_world: NewWorld, part: str
 ) -> None:
-    if tier != "memory":
-        pytest.skip("watches of a real API server cannot be held up")
     world = await new_world()
     assert world.memory is not None
     await world.create("late")

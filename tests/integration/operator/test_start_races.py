@@ -6,7 +6,6 @@ import os
 from collections import Counter
 
 import pytest
-from places import MEMORY
 from start_races import MOMENTS, WAYS, Race, Races
 from world import World
 
@@ -17,9 +16,8 @@ PLAYED = int(os.environ.get("START_RACES", "200"))
 """Races of the slow test; all of them take nine minutes in memory and twenty on a real API server."""
 
 
-async def test_some_of_a_thousand_start_races_on_a_faster_clock(world: World, tier: str) -> None:
-    if tier != MEMORY:
-        pytest.skip("a Job on a real API server waits 10 s before it makes the next pod")
+@pytest.mark.memory_only  # a Job on a real API server waits 10 s before it makes the next pod
+async def test_some_of_a_thousand_start_races_on_a_faster_clock(world: World) -> None:
     numbers = range(3, ALL, 41)
     races = Races(world, [Race.of(number) for number in numbers], scale=0.2)
     await races.play(seconds=60)

@@ -82,6 +82,8 @@ def test_a_permanent_failure_of_a_trainer_of_the_version_before_ends_the_run(tea
     ends(world, teacher, 3, message=failed_message(3, "Data", "The file lists no images."))
     assert world.job(teacher)["spec"]["backoffLimit"] == 0
     world.controllers()
+    world.reap()  # a Job fails once its last pod is gone
+    world.controllers()
     world.look()
     assert world.state == ("False", "DataInvalid")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from job_rules import INDEX, JobRules, has_ended, is_indexed
 from tft_objects import BOXES, MASKS, NAME, NOW, SETTINGS, body_of, failed_message, pod_of, prepared_of, trained_of
 from tft_schema import spec_errors, status_errors
 
@@ -29,12 +30,12 @@ from teacher_operator.api.names import (
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import NAME_MAX
 from teacher_operator.api.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus
-from teacher_operator.api.timestamps import seconds, timestamp
+from teacher_operator.api.timestamps import timestamp
 from teacher_operator.decide.actions import Look
 from teacher_operator.decide.conditions import is_terminal, summary_condition
 from teacher_operator.decide.failed_pods import telling_pod
 from teacher_operator.decide.job_state import JOB_NAME, JobView
-from teacher_operator.decide.pod_state import is_live, is_over
+from teacher_operator.decide.pod_state import is_over
 from teacher_operator.decide.progress import read_progress
 from teacher_operator.decide.run import Decision, Observed, decide, read_status
 from teacher_operator.decide.sidecars import job_view
@@ -42,7 +43,6 @@ from teacher_operator.runtime.store import Store
 
 Body = dict[str, Any]
 ROUNDS = 6
-POD_INDEX = "batch.kubernetes.io/job-completion-index"
 PROXY = "istio-proxy"
 SLUGS = {teacher.slug: teacher for teacher in TeacherName}
 
@@ -83,10 +83,7 @@ class World:
         self._logs_read: dict[str, Sequence[str]] = {}
         self._events_read: dict[tuple[str, str], Sequence[str]] = {}
         self._pods_read: dict[str, str] = {}
-        self._counted: set[str] = set()
-        self._taken_away: set[str] = set()
-        """Pods of suspended Jobs: the Job controller counts no failure of a pod that it deletes by itself."""
-        self._failures: dict[str, int] = {}
+        self._rules = JobRules()
         self.body = body_of(spec, **changes)
         assert len(NAME) <= NAME_MAX
         assert spec_errors(self.body["spec"]) == []
@@ -131,6 +128,9 @@ class World:
     def pods_of(self, job: Body) -> list[Body]:
         """The pods of a Job, oldest first."""
         return [pod for pod in self.pods.values() if owner_uid(pod) == job["metadata"]["uid"]]
+
+    def _owner_of(self, pod: Body) -> Body | None:
+        return next((job for job in self.jobs.values() if job["metadata"]["uid"] == owner_uid(pod)), None)
 
     def pod(self, teacher: TeacherName | None = None) -> Body:
         """The newest pod of a teacher, or of inspection."""
@@ -326,7 +326,7 @@ class World:
             self._sync(job)
 
     def _sync(self, job: Body) -> None:
-        pods, spec, status = self.pods_of(job), job["spec"], job["status"]
+        pods = self.pods_of(job)
         if job["metadata"].get("deletionTimestamp"):
             for pod in pods:
                 self.delete_pod(pod)
@@ -336,70 +336,15 @@ class World:
                 del self.jobs[job["metadata"]["name"]]
                 self._store.remove("Job", job)
             return
-        if spec.get("managedBy"):
-            return  # its pods are in another cluster
-        if _ended(job):
+        plan = self._rules.plan(job, pods, self.now)
+        if plan is None:
             return
-        for pod in pods:
-            if is_over(pod) and pod["metadata"]["uid"] not in self._counted:
-                self._counted.add(pod["metadata"]["uid"])
-                self._count(job, pod)
-        succeeded = sum(pod["status"]["phase"] == "Succeeded" for pod in pods)
-        started = seconds(status.get("startTime"))
-        deadline = None if spec.get("suspend") else spec.get("activeDeadlineSeconds")
-        if _ended(job):
-            pass
-        elif succeeded >= spec["completions"]:
-            _conclude(job, "SuccessCriteriaMet", "Complete")
-        elif self._failures.get(job["metadata"]["uid"], 0) > spec["backoffLimit"]:
-            self._fail(job, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
-        elif deadline is not None and started is not None and self.now >= started + deadline:
-            self._fail(job, "DeadlineExceeded", "Job was active longer than specified deadline")
-        elif spec.get("suspend"):
-            status.pop("startTime", None)
-            if not any(one["status"] == "True" for one in status.get("conditions", ())):
-                since = timestamp(self.now)
-                status["conditions"] = [
-                    {"type": "Suspended", "status": "True", "reason": "JobSuspended", "lastTransitionTime": since}
-                ]
-            for pod in pods:
-                if is_live(pod):
-                    self._taken_away.add(pod["metadata"]["uid"])
-                    self.delete_pod(pod)
-        else:
-            status.setdefault("startTime", timestamp(self.now))
-            status["conditions"] = [
-                {**one, "status": "False", "reason": "JobResumed"} for one in status.get("conditions", ())
-            ]
-            there = sum(not is_over(pod) for pod in pods)  # podReplacementPolicy: Failed
-            missing = spec["parallelism"] - there - succeeded
-            indices = set(range(spec["completions"])) - {_index(pod) for pod in pods if _holds_index(pod)}
-            for index in sorted(indices)[:missing]:
-                self._make_pod(job, index)
+        for pod in plan.delete:
+            self.delete_pod(pod)
+        for index in plan.create:
+            self._make_pod(job, index)
+        job["status"] = self._rules.status(job, self.pods_of(job), plan.end, self.now)
         self._touch("Job", job)
-
-    def _count(self, job: Body, pod: Body) -> None:
-        if pod["status"]["phase"] == "Succeeded":
-            return
-        states = [one["state"].get("terminated", {}) for one in pod["status"].get("containerStatuses", ())]
-        exit_code = next((state.get("exitCode") for state in states), None)
-        disrupted = any(c["type"] == "DisruptionTarget" for c in pod["status"].get("conditions", ()))
-        for rule in job["spec"]["podFailurePolicy"]["rules"]:
-            matches = exit_code in rule["onExitCodes"]["values"] if "onExitCodes" in rule else disrupted
-            if matches and rule["action"] == "FailJob":
-                self._fail(job, "PodFailurePolicy", f"Container failed with exit code {exit_code}")
-            if matches:
-                return
-        if pod["metadata"]["uid"] in self._taken_away:
-            return
-        uid = job["metadata"]["uid"]
-        self._failures[uid] = self._failures.get(uid, 0) + 1
-
-    def _fail(self, job: Body, reason: str, message: str) -> None:
-        _conclude(job, "FailureTarget", "Failed", reason=reason, message=message)
-        for pod in self.pods_of(job):
-            if is_live(pod):
-                self.delete_pod(pod)
 
     def _make_pod(self, job: Body, index: int) -> None:
         template = job["spec"]["template"]
@@ -416,7 +361,7 @@ class World:
             "labels": {
                 **template["metadata"]["labels"],
                 JOB_NAME: job["metadata"]["name"],
-                **({POD_INDEX: str(index)} if _indexed(job) else {}),
+                **({INDEX: str(index)} if is_indexed(job) else {}),
             },
             "ownerReferences": [
                 {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"], "controller": True}
@@ -498,7 +443,7 @@ class World:
             else:
                 pod["status"]["phase"] = "Failed"
                 self._touch("Pod", pod)
-        owner = next((job for job in self.jobs.values() if job["metadata"]["uid"] == owner_uid(pod)), None)
+        owner = self._owner_of(pod)
         if owner is not None:
             self._sync(owner)
         self.remove_pod(pod)
@@ -514,6 +459,9 @@ class World:
         """The pod is gone."""
         name = pod["metadata"]["name"]
         if self.pods.pop(name, None) is not None:
+            owner = self._owner_of(pod)
+            if owner is not None:
+                self._rules.judge(owner, pod)
             self._store.remove("Pod", pod)
             self._logs_read.pop(name, None)
             self.lost.discard(name)
@@ -553,7 +501,7 @@ class World:
     def kueue(self, *, admit: bool) -> None:
         """Kueue lets Jobs run, or takes their place away."""
         for job in self.jobs.values():
-            queued = KUEUE_QUEUE in job["metadata"]["labels"] and not _ended(job)
+            queued = KUEUE_QUEUE in job["metadata"]["labels"] and not has_ended(job)
             if queued and bool(job["spec"].get("suspend")) == admit:
                 job["spec"]["suspend"] = not admit
                 self._touch("Job", job)
@@ -568,7 +516,7 @@ class World:
         """Somebody suspends Jobs that are in no queue of ours, or lets those run again."""
         for job in self.jobs.values():
             ours = {KUEUE_QUEUE, SUSPENDED} & {*job["metadata"]["labels"], *job["metadata"].get("annotations", {})}
-            if not ours and not _ended(job) and bool(job["spec"].get("suspend")) != suspend:
+            if not ours and not has_ended(job) and bool(job["spec"].get("suspend")) != suspend:
                 job["spec"]["suspend"] = suspend
                 self._touch("Job", job)
 
@@ -592,7 +540,7 @@ class World:
     def _run_elsewhere(self) -> None:
         """The Jobs in other clusters run, and those that run complete."""
         for job in self.jobs.values():
-            if job["spec"].get("managedBy") and not job["spec"].get("suspend") and not _ended(job):
+            if job["spec"].get("managedBy") and not job["spec"].get("suspend") and not has_ended(job):
                 running = job["status"].get("ready")
                 job["status"] = {"startTime": timestamp(self.now), "active": 1, "ready": 1}
                 if running:
@@ -645,26 +593,6 @@ class World:
         body["metadata"]["resourceVersion"] = str(self._counter)
         body["metadata"].setdefault("namespace", self.body["metadata"]["namespace"])
         assert self._store.put(kind, copy.deepcopy(body))
-
-
-def _indexed(job: Body) -> bool:
-    return bool(job["spec"]["completionMode"] == "Indexed")
-
-
-def _index(pod: Body) -> int:
-    return int(pod["metadata"]["labels"].get(POD_INDEX, 0))
-
-
-def _holds_index(pod: Body) -> bool:
-    return not is_over(pod) or pod["status"]["phase"] == "Succeeded"
-
-
-def _ended(job: Body) -> bool:
-    return any(c["type"] in {"Complete", "Failed"} for c in job["status"].get("conditions", ()))
-
-
-def _conclude(job: Body, *kinds: str, **values: str) -> None:
-    job["status"]["conditions"] = [{"type": kind, "status": "True", **values} for kind in kinds]
 
 
 def world_with_pod_of(teacher: TeacherName | None, *, look: bool = False, **spec: Any) -> World:
