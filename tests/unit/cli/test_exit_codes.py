@@ -225,7 +225,7 @@ def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, path: st
     plant(tmp_path)
     program = (
         "import os, subprocess, sys; sys.path[:] = [entry for entry in sys.path if entry not in ('', os.getcwd())]\n"
-        "from engine import child_process\n"
+        "from engine.processes import child_process\n"
         "done = subprocess.run(child_process.command('split', '--help'), env=child_process.environment("
         f"{{**os.environ, **({{'PYTHONPATH': {path!r}}} if {path!r} is not None else {{}})}}))\n"
         "sys.exit(done.returncode)"
