@@ -16,16 +16,17 @@ IMAGE := $(BUILDAH) build $(IMAGE_FLAGS) $(if $(BASE),--build-arg BASE=$(BASE))
 export HF_HUB_OFFLINE := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_WAIT_POLICY := PASSIVE
-# buildah keeps no layers to build on unless it is told to; docker always does.
+export NO_MKDOCS_2_WARNING := 1
+# buildah caches layers only with this variable; docker always does.
 export BUILDAH_LAYERS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check audit test test-slow demo bench docs chart crds lock images sbom cluster-test hooks clean
+.PHONY: help install format check audit test test-slow demo bench docs chart crds lock images wheel sbom cluster-test hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-install: $(INSTALLED)  ## install everything that is pinned in requirements.lock into .venv
+install: $(INSTALLED)  ## install the pinned packages of requirements.lock into .venv
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: apt-get install python3"; exit 1; }
@@ -36,61 +37,66 @@ $(INSTALLED): requirements.lock pyproject.toml
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
-format: $(INSTALLED)  ## format the code and mend what can be mended
+format: $(INSTALLED)  ## format the code and fix what can be fixed automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(INSTALLED)  ## format, lint, types, layers, vulnerabilities: nothing is changed
+check: $(INSTALLED)  ## check format, lint rules, types, layers, links of the docs and known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --quiet --strict
 	$(BIN)/python .ci/audit.py
 
-audit: $(INSTALLED)  ## known vulnerabilities of what is pinned; `make check` asks too
+audit: $(INSTALLED)  ## list known vulnerabilities of the pinned packages, as `make check` does
 	$(BIN)/python .ci/audit.py
 
-test: $(INSTALLED)  ## the default tests
+test: $(INSTALLED)  ## run the default tests
 	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
 
-test-slow: $(INSTALLED)  ## the tests that take longer
+test-slow: $(INSTALLED)  ## run the tests that take longer than a minute
 	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
-demo: $(INSTALLED)  ## a small run from S3 to S3: mAP before and after, adapters, reports
+demo: $(INSTALLED)  ## run a small fine-tuning from S3 to S3: mAP before and after, adapters, reports
 	$(BIN)/python examples/demo.py
 
-bench: $(INSTALLED)  ## what is measured, side by side
+bench: $(INSTALLED)  ## run the benchmarks
 	$(BIN)/python benchmarks/run.py
 
-docs: $(INSTALLED)  ## write the pages that are generated
+docs: $(INSTALLED)  ## write the generated pages and build the site into site/; a broken link fails
 	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --quiet --strict
 
-chart: $(INSTALLED)  ## write what follows from the chart: schema, READMEs, manifests
+chart: $(INSTALLED)  ## write the files that are generated from the chart: schema, README, manifests
 	$(BIN)/python helm/generate.py
 
-lock: $(INSTALLED)  ## resolve pyproject.toml anew into requirements.lock, and from it what each image takes
-	$(LOCK) --extra train --extra operator --extra dev $(LOCK_FLAGS) pyproject.toml --output-file requirements.lock
+lock: $(INSTALLED)  ## resolve pyproject.toml into requirements.lock, and take the locks of the images from it
+	$(LOCK) --extra train --extra operator --extra dev --extra docs $(LOCK_FLAGS) pyproject.toml --output-file requirements.lock
 	$(LOCK) --constraint requirements.lock --extra operator pyproject.toml --output-file requirements-operator.lock
 	$(LOCK) --constraint requirements.lock --extra train pyproject.toml --output-file trainer_image/requirements.lock
 	printf 'setuptools\nuv\n' | $(LOCK) --constraint requirements.lock - --output-file requirements-build.lock
 
-images:  ## build both images: BUILDAH=docker, IMAGE_FLAGS, BASE=name@sha256:… and IMAGE_TAG are yours to set
+images:  ## build both images; optional: BUILDAH=docker, IMAGE_FLAGS, BASE=name@sha256:…, IMAGE_TAG
 	$(IMAGE) -t operator:$(IMAGE_TAG) .
 	$(IMAGE) -f trainer_image/Dockerfile -t trainer:$(IMAGE_TAG) .
 
-sbom: $(INSTALLED)  ## list what both built images hold, as CycloneDX in out/sbom
+wheel: $(INSTALLED)  ## build the wheel into dist
+	$(BIN)/uv build --quiet --wheel --build-constraints requirements-build.lock --require-hashes --out-dir dist .
+
+sbom: $(INSTALLED)  ## write bills of materials (CycloneDX) of both built images to out/sbom
 	$(SBOM) operator:$(IMAGE_TAG) --lock requirements-operator.lock --output out/sbom/operator.cdx.json
 	$(SBOM) trainer:$(IMAGE_TAG) --lock trainer_image/requirements.lock --output out/sbom/trainer.cdx.json
 
-cluster-test: $(INSTALLED)  ## the whole product on a real cluster on this machine, from nothing; WALKTHROUGH=file keeps what is seen
+cluster-test: $(INSTALLED)  ## install and run everything on a real cluster on this machine; WALKTHROUGH=file records it
 	tests/e2e/one-machine.sh
 
-crds: $(INSTALLED)  ## write the CRD from its models, and what is made from it
+crds: $(INSTALLED)  ## write the CRD from its models, and the files generated from it
 	$(BIN)/python -m teacher_operator.api.crd > crds/teacherfinetunes.finetune.dev.yaml
 	$(MAKE) chart
 
-hooks: $(INSTALLED)  ## check every commit before it is made
+hooks: $(INSTALLED)  ## install the pre-commit hooks
 	$(BIN)/pre-commit install
 
-clean:  ## remove what was installed and made
-	rm -rf .venv .state build dist *.egg-info
+clean:  ## remove the virtual environment and build outputs
+	rm -rf .venv .state build dist site *.egg-info

@@ -1,16 +1,49 @@
-"""Pages that are generated say what the code says."""
+"""Generated pages match the code, and links of all Markdown files lead somewhere."""
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 PAGES = runpy.run_path(str(DOCS / "generate.py"))["PAGES"]
+MARKDOWN = sorted(
+    [*ROOT.glob("*.md"), *(p for d in (".github", "docs", "examples", "helm") for p in (ROOT / d).rglob("*.md"))]
+)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_generated_page_has_not_drifted(page: str) -> None:
     assert (DOCS / page).read_text() == PAGES[page](), "run `make docs`"
+
+
+def prose(file: Path) -> str:
+    """The text without fenced blocks and code spans, in which nothing is a link."""
+    text = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`\n]*`", "`code`", text)
+
+
+def anchors(file: Path) -> set[str]:
+    """The anchors that GitHub and the site give to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("file", MARKDOWN, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file_and_to_a_heading_of_it(file: Path) -> None:
+    targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", prose(file)) if not re.match(r"[a-z]+:", t)]
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        linked = (file.parent / path).resolve() if path else file
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def test_links_are_found() -> None:
+    assert len(MARKDOWN) > 20
+    assert "](docs/" in prose(ROOT / "README.md")
