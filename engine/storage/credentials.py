@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError, NoCredentialsError
+from botocore.exceptions import BotoCoreError
 from botocore.session import Session
 
 
@@ -47,16 +47,6 @@ class Chain:
         if found is not None:
             self._credentials = RenewableCredentials(found)
         return self._credentials
-
-    def now(self) -> Any:
-        """Return the current key, secret and token.
-
-        Raises:
-            NoCredentialsError: The chain has no credentials.
-        """
-        if self._credentials is None:
-            raise NoCredentialsError
-        return self._credentials.get_frozen_credentials()
 
     def renew(self) -> None:
         """Look up the credentials again."""

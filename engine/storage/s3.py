@@ -21,9 +21,8 @@ from engine.storage.bucket_uris import is_access_point, prefix_of, split, split_
 from engine.storage.files import replacing
 from engine.storage.options import StorageOptions
 from engine.storage.s3_client import PARTS, connect, is_aws
-from engine.storage.s3_fast_get import FastGet
 from engine.storage.s3_listing import in_order, pages
-from engine.storage.s3_stream import PIECE, READ_SIZE, CorruptError, Digests, Stream, md5, md5_of, modified_ns
+from engine.storage.s3_stream import PIECE, READ_SIZE, Digests, Stream, md5, modified_ns
 from engine.storage.uris import S3
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ class S3Backend:
     def __init__(self, options: StorageOptions, say: Callable[[str], None]) -> None:
         self.options, self.say = options, say
         self._digests = Digests(say)
-        self._fast_get: FastGet | None = None
         self._client: S3Client | None = None
         self._lock = threading.Lock()
 
@@ -59,7 +57,7 @@ class S3Backend:
 
         with failures(uri, done, self.options.endpoint_url or "AWS"), self._lock:
             if self._client is None:
-                self._client, self._fast_get = connect(self.options, self.say, timeouts=(CONNECT_TIMEOUT, READ_TIMEOUT))
+                self._client = connect(self.options, self.say, timeouts=(CONNECT_TIMEOUT, READ_TIMEOUT))
             client = self._client
         if is_access_point(split(uri)[0]) and not is_aws(client):
             raise ConfigError(
@@ -181,7 +179,7 @@ class S3Backend:
 
         def once() -> None:
             with self.client_for(uri, "read") as client, replacing(path) as temporary:
-                modified, found = self._small(uri, temporary) or self._any(client, uri, temporary)
+                modified, found = self._fetch(client, uri, temporary)
                 if etag and found and _bare(found) != _bare(etag) and not self._is_listed(uri, etag):
                     raise ChangedError(
                         f"{uri} has changed since it was listed: start again, so that all data has the same state"
@@ -197,22 +195,7 @@ class S3Backend:
             found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
         return any(item["Key"] == key and _bare(item.get("ETag", "")) == _bare(etag) for item in found)
 
-    def _small(self, uri: str, path: Path) -> tuple[int, str] | None:
-        """Fetch a small object by a fast request; return modification time and ETag, or None if that fails."""
-        from botocore.exceptions import FlexibleChecksumError
-
-        try:
-            found = self._fast_get(uri, most=LARGE) if self._fast_get is not None else None
-        except FlexibleChecksumError as error:
-            raise CorruptError(uri, str(error)) from None
-        if found is None:
-            return None
-        if (expected := md5_of(found.about)) is not None:
-            self._digests.check(uri, expected, md5(found.content), again=True)
-        path.write_bytes(found.content)
-        return modified_ns(found.about), found.about["ETag"]
-
-    def _any(self, client: S3Client, uri: str, path: Path) -> tuple[int, str]:
+    def _fetch(self, client: S3Client, uri: str, path: Path) -> tuple[int, str]:
         """Fetch an object as a stream or in parts; return modification time and ETag."""
         bucket, key = split_object(uri)
         with self._stream(uri, again=True) as stream:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,7 +10,6 @@ from urllib.parse import urlsplit
 from engine.spec import AddressingStyle
 from engine.storage.endpoints import check_endpoint
 from engine.storage.options import StorageOptions
-from engine.storage.s3_fast_get import FastGet
 from engine.storage.s3_hosts import BucketHosts, requester_pays
 from engine.storage.s3_stream import READ_SIZE, md5
 from engine.storage.transfer import THREADS
@@ -30,10 +28,8 @@ def is_aws(client: S3Client) -> bool:
     return (urlsplit(client.meta.endpoint_url).hostname or "").endswith(AWS_HOSTS)
 
 
-def connect(
-    options: StorageOptions, say: Callable[[str], None], *, timeouts: tuple[float, float]
-) -> tuple[S3Client, FastGet]:
-    """Create a client, and a fast reader of small objects with the same settings.
+def connect(options: StorageOptions, say: Callable[[str], None], *, timeouts: tuple[float, float]) -> S3Client:
+    """Create a client.
 
     Args:
         options: Connection options.
@@ -78,29 +74,21 @@ def connect(
     if style is AddressingStyle.AUTO:
         style = AddressingStyle((core.get_scoped_config().get("s3") or {}).get("addressing_style") or style)
     client = make(config)
-    fast_get = FastGet(
-        chain.now,
-        retries,
-        timeouts=timeouts,
-        ca_bundle=options.ca_bundle or core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE"),
-    )
     # The environment and the AWS configuration may set the endpoint too: botocore knows their precedence.
     if is_aws(client):
         if style is not AddressingStyle.AUTO:
             client = make(
                 config.merge(Config(s3={"addressing_style": "path" if style is AddressingStyle.PATH else "virtual"}))
             )
-        fast_get.register(client)
-        return client, fast_get
+        return client
     check_endpoint(client.meta.endpoint_url)
     # Few other stores have a host name per bucket, or support the default checksums of AWS.
     other = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
     client = make(config.merge(other))
     BucketHosts(style).register(client.meta.events)
-    fast_get.register(client)
     for operation in ("PutObject", "UploadPart"):
         client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)
-    return client, fast_get
+    return client
 
 
 def _add_content_md5(params: Any, **_: Any) -> None:
