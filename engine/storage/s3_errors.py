@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError, StorageError
 from engine.storage.base import BrokenError, ExistsError, NotFoundError, UnsupportedError
 from engine.storage.files import reason
-from engine.storage.retries import clock_error
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -130,3 +131,12 @@ def _answered(error: ClientError, uri: str, failed: str, where: str) -> StorageE
     if status >= 500 or code in {"SlowDown", "429", "RequestTimeout"}:
         return StorageError(f"{failed}: {where} answered {code}; {LATER}")
     return StorageError(f"{failed}: {ADVICE.get(code) or f'{where} answered {code}: {message}'}")
+
+
+def clock_error(response: Mapping[str, Any]) -> float | None:
+    """Return the seconds that this machine's clock is ahead of the store's, if the answer has a date."""
+    date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return time.time() - parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return None

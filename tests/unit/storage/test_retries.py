@@ -13,7 +13,8 @@ import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError, SSLError
 
 from engine.storage import Storage
-from engine.storage.retries import LONGEST_PAUSE, Retries, clock_error, pause
+from engine.storage.retries import LONGEST_PAUSE, Retries, pause
+from engine.storage.s3_errors import clock_error
 
 
 @pytest.fixture
