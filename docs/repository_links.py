@@ -1,6 +1,6 @@
 """MkDocs hook: links of a page that lead out of ``docs/`` become links to the repository.
 
-Without ``repo_url`` they become plain text. A link to a file that does not exist is a warning, which fails ``make docs``.
+Without ``repo_url`` they become plain text. A link to a missing file is a warning, which fails ``make docs``.
 """
 
 from __future__ import annotations
