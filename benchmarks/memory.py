@@ -134,9 +134,7 @@ def expect(base: str, shape: Shape, groups: tuple[str, ...], *, preset: str, bfl
 
     settings = build(base, preset=preset, rank=shape.rank).settings  # type: ignore[attr-defined]
     area = count_positions(*shape.size)
-    shape = BatchShape(
-        positions=area, padded_positions=area, tokens=shape.tokens, objects=shape.objects * (1 + shape.clicks)
-    )
+    shape = BatchShape(positions=area, padded_positions=area, tokens=shape.tokens, objects=shape.objects)
     taken_for = base_of("", BASES[base]().to_dict())
     assert taken_for == base, f"{base} is identified as {taken_for}"
     one = estimate_step(base, settings, shape, micro_batch_size=shape.images, checkpointing=groups, bfloat16=bfloat16)

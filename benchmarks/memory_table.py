@@ -66,7 +66,7 @@ def entries(base: str, preset: LoraPreset) -> Iterator[tuple[str, dict[str, obje
                 positions=count_positions(*shape.size),
                 queries=dimensions(BASES[base]().to_dict())[-1],
                 tokens=shape.tokens,
-                objects=shape.objects * (1 + shape.clicks),
+                objects=shape.objects,
                 rank=shape.rank,
             )
             for shape in shapes

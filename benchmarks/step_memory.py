@@ -73,7 +73,6 @@ class Shape:
         size: Height and width of the padded images; Grounding DINO only.
         tokens: Tokens of the caption; Grounding DINO only.
         objects: Objects per image; for SAM one of five is prompted by a point.
-        clicks: Correction clicks after each prompt; SAM only.
         rank: Rank of the adapter.
     """
 
@@ -81,7 +80,6 @@ class Shape:
     size: tuple[int, int] = (800, 1333)
     tokens: int = 20
     objects: int = 25
-    clicks: int = 0
     rank: int = 16
 
 
@@ -242,18 +240,13 @@ def _sam_loss(teacher: Sam, shape: Shape, precision: AbstractContextManager[Any]
         for by_point, count in ((False, shape.images * shape.objects - points), (True, points)):
             if not count:
                 continue
-            some = {
-                "boxes": torch.rand(count, 4),
-                "points": torch.rand(count, 2),
-                "masks": torch.rand(count, cells, cells),
-                "chances": torch.rand(count, shape.clicks),
-                "extents": torch.full((count, 2), float(cells)),
-            }
+            prompts = {"points": torch.rand(count, 2)} if by_point else {"boxes": torch.rand(count, 4)}
+            masks = torch.rand(count, cells, cells)
             image = torch.arange(count) % shape.images
-            for logits, ious in teacher._answers(embeddings[image], some, by_point=by_point):
-                with torch.autocast("cpu", enabled=False):
-                    total = total + sam_losses(logits, ious, some["masks"], teacher.settings)["loss"]
-                del logits, ious
+            logits, ious = teacher._decode(embeddings[image], several=by_point, **prompts)
+            with torch.autocast("cpu", enabled=False):
+                total = total + sam_losses(logits, ious, masks, teacher.settings)["loss"]
+            del logits, ious
     return total
 
 

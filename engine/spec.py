@@ -7,9 +7,10 @@ Unset values follow from the data (see :mod:`engine.config`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -31,6 +32,10 @@ class SpecModel(BaseModel):
     """Base of all that users write: frozen, camelCase outside, unknown names refused."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+    REMOVED: ClassVar[Mapping[str, str]] = {}
+    """Removed and renamed fields as users wrote them, with what to do instead; see
+    :func:`engine.text.pydantic_errors.parse`."""
 
 
 class TeacherName(StrEnum):

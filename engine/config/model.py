@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
@@ -30,6 +31,9 @@ class ConfigModel(BaseModel):
     """Base of all settings: frozen, unknown names are rejected. A field's description is its comment in the YAML."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    REMOVED: ClassVar[Mapping[str, str]] = {}
+    """Removed and renamed settings, with what to do instead; see :func:`engine.text.pydantic_errors.parse`."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -111,28 +115,24 @@ class TeacherSettings(ConfigModel):
 class GroundingDinoSettings(TeacherSettings):
     """Grounding DINO: boxes from class names."""
 
+    REMOVED = {"denoising": "denoising queries were removed, as they lowered AP: leave this setting out"}
     GROUPS = ("backbone", "encoder", "decoder")
 
     classification_weight: float = Field(ge=0, description="of the focal loss over tokens")
     l1_weight: float = Field(ge=0, description="of the L1 loss on boxes")
     giou_weight: float = Field(ge=0, description="of the generalized IoU loss on boxes")
-    denoising: int = Field(
-        default=0, ge=0, le=1000, description="noised true boxes per image that the decoder learns to denoise; 0: none"
-    )
     max_detections: int = Field(ge=1, le=MOST, description="boxes kept per image, best first")
 
 
 class SamSettings(TeacherSettings):
     """SAM: masks from boxes and points."""
 
+    REMOVED = {"correction_clicks": "correction clicks were removed, as they lowered AP: leave this setting out"}
     GROUPS = ("encoder", "decoder")
 
     objects_per_image: int = Field(ge=1, le=MOST, description="objects per image and visit, selected in turn")
     box_jitter: float = Field(ge=0, le=0.5, description="std of a prompt box corner, in box sides")
     point_share: float = Field(ge=0, le=1, description="share of objects prompted by a point instead of a box")
-    correction_clicks: int = Field(
-        default=0, ge=0, le=8, description="correction clicks after each prompt, one per predicted mask"
-    )
     detector_share: float = Field(
         default=0.0,
         ge=0,

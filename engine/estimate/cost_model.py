@@ -131,7 +131,7 @@ def features(
         positions: Positions of the feature maps of an image; for Grounding DINO, like the next two.
         queries: Queries of the decoder.
         tokens: Tokens of a caption.
-        objects: Prompts per image, including correction clicks; for SAM.
+        objects: Prompts per image, for SAM.
         rank: Rank of the adapter.
     """
     if kind is TeacherName.SAM:
@@ -239,14 +239,13 @@ def batch_shape(
     transform = transform or GroundingDinoTransform()
     known = {size for size in sizes if min(size) > 0}
     resized = [transform.plan(*size).resized for size in known] or [(transform.shortest_edge, transform.longest_edge)]
-    answers = 1
     if isinstance(settings, SamSettings):
-        objects, answers = min(objects, settings.objects_per_image), 1 + settings.correction_clicks
+        objects = min(objects, settings.objects_per_image)
     return BatchShape(
         positions=max(count_positions(*size) for size in resized),
         padded_positions=count_positions(max(height for height, _ in resized), max(width for _, width in resized)),
         tokens=min(tokens, 256),
-        objects=max(1, objects) * answers,
+        objects=max(1, objects),
         images=images,
     )
 

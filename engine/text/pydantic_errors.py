@@ -82,8 +82,12 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     path = ".".join(_short(str(part)) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         *parents, name = fault["loc"]
+        models = _models_at(model, parents)
+        advice = [former[name] for m in models if name in (former := getattr(m, "REMOVED", {}))]
+        if advice:
+            return f"{path}: {advice[0]}"
         name = _short(str(name))
-        return f"{path}: there is no setting {name!r}{nearest(name, _names_at(model, parents))}"
+        return f"{path}: there is no setting {name!r}{nearest(name, _names_in(models))}"
     if fault["type"] == "missing":
         return f"{path}: required, but not given"
     message = str(fault["msg"]).removeprefix("Value error, ")
@@ -104,8 +108,8 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
-def _names_at(model: type[BaseModel], path: list[str | int]) -> list[str]:
-    """Names a user may write inside ``path``: aliases where there are any."""
+def _models_at(model: type[BaseModel], path: list[str | int]) -> list[type[BaseModel]]:
+    """Return the models that may describe the value at ``path``."""
     models = [model]
     for part in path:
         if isinstance(part, int):
@@ -117,6 +121,11 @@ def _names_at(model: type[BaseModel], path: list[str | int]) -> list[str]:
             if part in (name, field.alias)
             for inner in _models_in(field.annotation)
         ] or models
+    return models
+
+
+def _names_in(models: list[type[BaseModel]]) -> list[str]:
+    """Return the names that a user may write: aliases where there are any."""
     return [field.alias or name for m in models for name, field in m.model_fields.items()]
 
 

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from engine.models.base import Batch, Example
 from engine.models.feature_cache import pictures
-from engine.teachers.grounding_dino.denoising import Copies, copies
 from engine.teachers.grounding_dino.loss import Targets
 from engine.teachers.grounding_dino.prompts import Prompt
 
@@ -51,14 +50,12 @@ def collate(examples: Sequence[Example], prompts: Sequence[Sequence[Prompt]], *,
     Returns:
         The fields of :func:`collate_pictures`; ``images`` (R,) the image of each pair; ``input_ids`` and
         ``attention_mask`` (R, T); the fields of :class:`Targets` of each pair, lists of R tensors: ``boxes`` (N, 4),
-        ``tokens`` (N, T) bool, ``crowd_boxes`` (M, 4) and ``crowd_tokens`` (M, T) bool; ``copies``, the fields of
-        :class:`engine.teachers.grounding_dino.denoising.Copies` of the pairs, if denoising is on.
+        ``tokens`` (N, T) bool, ``crowd_boxes`` (M, 4) and ``crowd_tokens`` (M, T) bool.
     """
     pairs = [(index, prompt) for index in range(len(examples)) for prompt in prompts[index]]
     length = max(len(prompt.input_ids) for _, prompt in pairs)
     targets = [_targets(examples[index], prompt, length) for index, prompt in pairs]
-    denoised = {"copies": vars(_copies(examples, pairs, targets))} if "noise" in examples[0] else {}
-    return denoised | {
+    return {
         **collate_pictures(examples, places=places),
         "images": torch.tensor([index for index, _ in pairs]),
         **encode([prompt for _, prompt in pairs], length),
@@ -116,15 +113,3 @@ def _asked(boxes: Tensor, class_indices: Tensor, prompt: Prompt, length: int) ->
     tokens = torch.zeros(len(rows), length, dtype=torch.bool)
     tokens[:, : spans.shape[1]] = spans
     return boxes[asked].reshape(-1, 4), tokens
-
-
-def _copies(examples: Sequence[Example], pairs: Sequence[tuple[int, Prompt]], targets: Sequence[Targets]) -> Copies:
-    """Build the copies of the objects in each caption, with as many groups as the image has."""
-    length = targets[0].tokens.shape[1]
-    noises, spans = [], []
-    for index, prompt in pairs:
-        asked = [i for i, k in enumerate(examples[index]["class_indices"].tolist()) if k in prompt.class_indices]
-        noises.append(examples[index]["noise"][:, :, asked])
-        names = torch.from_numpy(prompt.token_map())
-        spans.append(functional.pad(names, (0, length - names.shape[1])))
-    return copies(noises, targets, spans)

@@ -63,9 +63,6 @@ class Losses:
     l1: Tensor
     giou: Tensor
 
-    def __add__(self, other: Losses) -> Losses:
-        return Losses(self.classification + other.classification, self.l1 + other.l1, self.giou + other.giou)
-
 
 def detection_losses(
     predictions: Predictions, targets: Sequence[Targets], *, text_mask: Tensor, count: float

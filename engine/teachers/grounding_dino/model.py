@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +45,6 @@ from engine.spec import LoraPreset, TeacherName
 from engine.storage.base_identity import LIMITS, PREPROCESSOR
 from engine.teachers.grounding_dino.batch import collate, collate_pictures, encode
 from engine.teachers.grounding_dino.caption_cache import cache_captions
-from engine.teachers.grounding_dino.denoising import Copies, decoder_call, denoise, denoising_losses, noise
 from engine.teachers.grounding_dino.features import compute as frozen
 from engine.teachers.grounding_dino.features import frozen_layers, recalled
 from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_losses
@@ -185,8 +183,7 @@ class GroundingDino(Teacher):
             ``pixel_values`` (3, H, W) float32, or see :func:`engine.models.feature_cache.picture`; ``boxes``
             (N, 4) float32, cxcywh as shares of the image; ``class_indices`` (N,) int64; ``crowd_boxes`` (M, 4) and
             ``crowd_classes`` (M,), the same for crowds, in which detections are not errors; ``order`` (classes,)
-            int64, a random order of all classes if they need several captions; ``noise`` if denoising is on, see
-            :func:`engine.teachers.grounding_dino.denoising.noise`.
+            int64, a random order of all classes if they need several captions.
         """
         kept = ~sample.is_crowd
         size = sample.image.shape[:2]
@@ -200,8 +197,6 @@ class GroundingDino(Teacher):
         }
         if not self.book.fits:
             example["order"] = torch.from_numpy(rng.permutation(len(self.classes)))
-        if self.settings.denoising:
-            example["noise"] = torch.from_numpy(noise(boxes, queries=self.settings.denoising, rng=rng))
         return example
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -217,12 +212,7 @@ class GroundingDino(Teacher):
         text_mask = batch["attention_mask"].bool()
         names = ("boxes", "tokens", "crowd_boxes", "crowd_tokens")
         targets = [Targets(*one) for one in zip(*(batch[name] for name in names), strict=True)]
-        given = Copies(**batch["copies"]) if "copies" in batch else None
-        decoder = self._detector.model.decoder
-        listening: AbstractContextManager[dict[str, Any]] = nullcontext({}) if given is None else decoder_call(decoder)
-        with listening as call:
-            outputs = self._see(batch, {name: batch[name] for name in ("input_ids", "attention_mask")})
-            denoised: Any = None if given is None else denoise(decoder, call, given)
+        outputs = self._see(batch, {name: batch[name] for name in ("input_ids", "attention_mask")})
         with torch.autocast(self.device.type, enabled=False):
             losses = detection_losses(
                 stack([*self._decoder_layers(outputs, text_mask), *proposals(outputs, text_mask)]),
@@ -230,16 +220,6 @@ class GroundingDino(Teacher):
                 text_mask=text_mask,
                 count=count,
             )
-            if given is not None:
-                seen = replace(
-                    outputs,
-                    init_reference_points=given.boxes,
-                    intermediate_hidden_states=denoised.intermediate_hidden_states,
-                    intermediate_reference_points=denoised.intermediate_reference_points,
-                )
-                losses += denoising_losses(
-                    stack(self._decoder_layers(seen, text_mask)), given, targets, text_mask=text_mask, count=count
-                )
         total = (
             self.settings.classification_weight * losses.classification
             + self.settings.l1_weight * losses.l1

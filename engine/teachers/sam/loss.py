@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.config import SamSettings
-from engine.teachers.sam.clicks import true_cells
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -43,6 +42,18 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     overlap = (probability * targets).sum(dim=(-2, -1))
     total = probability.sum(dim=(-2, -1)) + targets.sum(dim=(-2, -1))
     return 1 - (2 * overlap + 1) / (total + 1)
+
+
+def true_cells(targets: Tensor) -> Tensor:
+    """Return the cells of the true mask: those at least half covered, or else the most covered ones.
+
+    Args:
+        targets: (..., h, w) in 0..1.
+
+    Returns:
+        (..., h, w) bool, never empty.
+    """
+    return targets >= targets.amax(dim=(-2, -1), keepdim=True).clamp(max=0.5)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ implemented in :mod:`engine.teachers.sam.prompts`, :mod:`engine.teachers.sam.los
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -31,7 +31,6 @@ from engine.models.feature_cache import picture, pictures
 from engine.models.registry import register
 from engine.spec import LoraPreset, TeacherName
 from engine.storage.base_identity import LIMITS, PREPROCESSOR
-from engine.teachers.sam.clicks import Clicks, correct
 from engine.teachers.sam.loss import sam_losses
 from engine.teachers.sam.masks import encode, original_masks
 from engine.teachers.sam.prompts import detected_boxes, draw_points, jitter_boxes, take_turns, targets_of
@@ -135,9 +134,7 @@ class Sam(Teacher):
         Returns:
             ``pixel_values`` (3, S, S) float32, or see :func:`engine.models.feature_cache.picture`. In pixels
             of the model's input: ``boxes`` (N, 4) and ``points`` (N, 2) float32; ``by_point`` (N,) bool, True if the
-            point is the prompt; ``masks`` (N, S / 4, S / 4) float32 in 0..1 for patches of 16 pixels; ``chances``
-            (N, K) float32 in 0..1, random numbers for the correction clicks; ``extents`` (N, 2) float32, rows and
-            columns of the mask that the image covers.
+            point is the prompt; ``masks`` (N, S / 4, S / 4) float32 in 0..1 for patches of 16 pixels.
         """
         height, width = sample.image.shape[:2]
         geometry = self.transform.plan(height, width)
@@ -151,15 +148,12 @@ class Sam(Teacher):
         detected = detected_boxes(sample, objects)
         by_detector = (rng.random(len(objects)) < self.settings.detector_share) & ~np.isnan(detected).any(axis=1)
         boxes[by_detector] = detected[by_detector]
-        chances = rng.random((len(objects), self.settings.correction_clicks), np.float32)
         return {
             **picture(self.features, sample.image, self.transform.image),
             "boxes": torch.from_numpy(geometry.to_model(boxes)),
             "points": torch.from_numpy(geometry.to_model(points)),
             "by_point": torch.from_numpy(by_point),
             "masks": torch.from_numpy(geometry.coverage(masks, self.mask_size)),
-            "chances": torch.from_numpy(chances),
-            "extents": torch.tensor(geometry.resized).expand(len(objects), 2) / geometry.padded[0] * self.mask_size,
         }
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -173,7 +167,7 @@ class Sam(Teacher):
         counts = torch.tensor([len(example["boxes"]) for example in prompted], dtype=torch.long)
         batch = {
             name: torch.cat([example[name] for example in prompted or examples[:1]])
-            for name in ("boxes", "points", "by_point", "masks", "chances", "extents")
+            for name in ("boxes", "points", "by_point", "masks")
         }
         batch |= _collate_pictures(prompted)
         batch["images"] = torch.repeat_interleave(torch.arange(len(prompted)), counts)
@@ -187,7 +181,7 @@ class Sam(Teacher):
         """See :meth:`Teacher.loss` and :func:`sam_losses`.
 
         A point is ambiguous (part or whole), so SAM predicts three masks, of which the best has a loss; for a box it
-        predicts one (arXiv:2304.02643, section 3). The losses of a prompt and of its correction clicks add up.
+        predicts one (arXiv:2304.02643, section 3).
         """
         totals = {name: torch.zeros((), device=self.device) for name in ("loss", "focal", "dice", "iou")}
         if not len(batch["images"]):
@@ -195,33 +189,15 @@ class Sam(Teacher):
             totals["loss"] = totals["loss"] + sum(0 * p.sum() for p in self.model.parameters() if p.requires_grad)
             return totals
         embeddings = self._embed(batch)
-        for multimask, chosen in ((False, ~batch["by_point"]), (True, batch["by_point"])):
+        for prompt, chosen in (("boxes", ~batch["by_point"]), ("points", batch["by_point"])):
             if not chosen.any():
                 continue
-            some = {name: batch[name][chosen] for name in ("boxes", "points", "masks", "chances", "extents")}
-            for logits, ious in self._answers(embeddings[batch["images"][chosen]], some, by_point=multimask):
-                with torch.autocast(self.device.type, enabled=False):
-                    losses = sam_losses(logits, ious, some["masks"], self.settings)
-                totals = {name: total + losses[name] / count for name, total in totals.items()}
+            shown = {prompt: batch[prompt][chosen]}
+            logits, ious = self._decode(embeddings[batch["images"][chosen]], several=prompt == "points", **shown)
+            with torch.autocast(self.device.type, enabled=False):
+                losses = sam_losses(logits, ious, batch["masks"][chosen], self.settings)
+            totals = {name: total + losses[name] / count for name, total in totals.items()}
         return totals
-
-    def _answers(self, embeddings: Tensor, prompts: Batch, *, by_point: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield logits and predicted IoUs, as :meth:`_decode`, for each prompt and after each correction click.
-
-        A click is added to all previous prompts and to the mask that it corrects: of several masks, the one with the
-        highest predicted IoU.
-        """
-        boxes = None if by_point else prompts["boxes"]
-        clicks = Clicks.on_objects(prompts["points"]) if by_point else None
-        logits, ious = self._decode(embeddings, boxes=boxes, clicks=clicks, several=by_point)
-        yield logits, ious
-        for chances in prompts["chances"].unbind(1):
-            answer = logits.detach().float()[torch.arange(len(logits)), ious.argmax(1)]
-            stride = self.transform.image_size / self.mask_size
-            click = correct(answer, prompts["masks"], chances, extents=prompts["extents"], stride=stride)
-            clicks = click if clicks is None else clicks.then(click)
-            logits, ious = self._decode(embeddings, boxes=boxes, clicks=clicks, masks=answer)
-            yield logits, ious
 
     @torch.no_grad()
     def predict(self, samples: Sequence[Sample]) -> list[Detections]:
@@ -294,8 +270,7 @@ class Sam(Teacher):
         embeddings: Tensor,
         *,
         boxes: Tensor | None = None,
-        clicks: Clicks | None = None,
-        masks: Tensor | None = None,
+        points: Tensor | None = None,
         several: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Predict one mask for each prompt, or three.
@@ -303,8 +278,7 @@ class Sam(Teacher):
         Args:
             embeddings: (P, C, h, w), image embedding of each prompt.
             boxes: (P, 4), in pixels of the model's input.
-            clicks: (P, K) clicks, in addition to or instead of boxes.
-            masks: (P, 4h, 4w), logits of an earlier prediction.
+            points: (P, 2), column and row in the same pixels, on the object; instead of boxes.
             several: Predict three masks.
 
         Returns:
@@ -314,10 +288,10 @@ class Sam(Teacher):
         # In 32 bit: 8 significant bits distinguish 256 positions of 1024.
         with torch.autocast(self.device.type, enabled=False):
             sparse, dense = sam.prompt_encoder(
-                input_points=None if clicks is None else clicks.points[:, None],
-                input_labels=None if clicks is None else clicks.labels[:, None],
+                input_points=None if points is None else points[:, None, None],
+                input_labels=None if points is None else torch.ones_like(points[:, None, :1], dtype=torch.long),
                 input_boxes=None if boxes is None else boxes[:, None],
-                input_masks=None if masks is None else masks[:, None],
+                input_masks=None,
             )
             positions = sam.get_image_wide_positional_embeddings()
         logits, ious = sam.mask_decoder(

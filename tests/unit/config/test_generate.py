@@ -101,6 +101,18 @@ def test_an_unknown_setting_is_refused_with_the_nearest(path: str, nearest: str)
         generate_config(dataset(), spec(), overrides={path: 1})
 
 
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("teachers.grounding_dino.denoising", "denoising queries were removed"),
+        ("teachers.sam.correction_clicks", "correction clicks were removed"),
+    ],
+)
+def test_a_removed_setting_is_refused_with_what_to_do(path: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"{path}: {what}, .*leave this setting out"):
+        generate_config(dataset(), spec(), overrides={path: 0})
+
+
 def test_a_prompt_for_no_class_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'bolt'"):
         generate_config(dataset(), spec(classPrompts={"bolts": "steel bolt"}))

@@ -26,7 +26,6 @@ from engine.errors import BaseModelError
 from engine.models.lora import attach, merged, trainable_parameters
 from engine.models.registry import REGISTRY
 from engine.spec import LoraPreset, TeacherName
-from engine.teachers.sam.clicks import Clicks
 from engine.teachers.sam.model import Sam
 from engine.teachers.sam.prompts import with_detected
 
@@ -232,37 +231,6 @@ def test_a_detectors_boxes_take_the_place_of_true_ones_for_their_share(tmp_path:
     assert shares[2] == 1
 
 
-def test_each_correction_adds_its_answer_to_the_loss_and_the_image_is_encoded_once(tmp_path: Path) -> None:
-    sample = scene(5)
-    losses, encoded = {}, []
-    for clicks in (0, 1, 2):
-        teacher = adapted(tmp_path, correction_clicks=clicks)
-        encode = teacher._embed
-        teacher._embed = lambda pixels, encode=encode: encoded.append(1) or encode(pixels)
-        batch = batch_of(teacher, [sample])
-        assert batch["chances"].shape == (5, clicks)
-        losses[clicks] = teacher.loss(batch, count=5)["dice"].item()
-    assert losses[0] + 0.2 < losses[1] < losses[2] - 0.2
-    assert len(encoded) == 3
-
-
-def test_a_correction_is_told_the_click_and_the_answer_before(tmp_path: Path) -> None:
-    teacher = adapted(tmp_path, correction_clicks=2, point_share=0)
-    calls = []
-    decode = teacher._decode
-    teacher._decode = lambda embeddings, **prompts: calls.append(prompts) or decode(embeddings, **prompts)
-    batch = batch_of(teacher, [scene(3)])
-    teacher.loss(batch, count=3)
-    first, second, third = calls
-    assert first["clicks"] is None
-    assert [call["clicks"].points.shape[1] for call in (second, third)] == [1, 2]
-    assert all(torch.equal(call["boxes"], batch["boxes"]) for call in calls)
-    with torch.no_grad():
-        embeddings = teacher._embed(batch)[batch["images"]]
-        logits, _ = decode(embeddings, boxes=batch["boxes"])
-    torch.testing.assert_close(second["masks"], logits[:, 0], atol=1e-4, rtol=1e-3)
-
-
 def test_the_share_of_points_is_that_of_the_settings(tmp_path: Path) -> None:
     teacher = random_sam(tmp_path, point_share=0.25, objects_per_image=100)
     rng = np.random.default_rng(0)
@@ -272,7 +240,7 @@ def test_the_share_of_points_is_that_of_the_settings(tmp_path: Path) -> None:
 
 def test_a_point_is_answered_by_three_masks_and_a_box_by_one(teacher: Sam) -> None:
     embeddings = teacher._embed({"pixel_values": torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)}).expand(2, -1, -1, -1)
-    logits, ious = teacher._decode(embeddings, clicks=Clicks.on_objects(torch.rand(2, 2) * 60), several=True)
+    logits, ious = teacher._decode(embeddings, points=torch.rand(2, 2) * 60, several=True)
     assert (logits.shape, ious.shape) == ((2, 3, 32, 32), (2, 3))
     logits, ious = teacher._decode(embeddings, boxes=torch.tensor([[1.0, 2, 30, 40]] * 2))
     assert (logits.shape, ious.shape) == ((2, 1, 32, 32), (2, 1))
@@ -291,9 +259,8 @@ def test_images_without_objects_teach_nothing_and_break_nothing(tmp_path: Path) 
     torch.testing.assert_close(teacher.loss(alone, count=3)["loss"], teacher.loss(beside, count=3)["loss"])
 
 
-@pytest.mark.parametrize("clicks", [0, 2])
-def test_gradients_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path, clicks: int) -> None:
-    teacher = adapted(tmp_path, correction_clicks=clicks)
+def test_gradients_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> None:
+    teacher = adapted(tmp_path)
     samples = [scene(3, seed=1), scene(5, size=(100, 37), seed=2)]
     parameters = trainable_parameters(teacher)
     examples = [teacher.example(s, np.random.default_rng((0, i))) for i, s in enumerate(samples)]
