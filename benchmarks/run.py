@@ -41,7 +41,6 @@ PROGRAMS: tuple[tuple[str, ...], ...] = (
     ("input_speed.py", "--images", "12"),
     ("frozen_features.py", "--images", "1"),
     ("step_speed.py", "--sizes", "400x667", "800x1333", "--repeats", "2"),
-    ("deformable.py",),
     ("memory.py",),
     ("processes.py",),
     ("library_faults.py",),

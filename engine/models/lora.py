@@ -33,7 +33,7 @@ from engine.errors import BaseModelError
 from engine.layout import ADAPTER, ADAPTER_CONFIG
 from engine.models.adapter_config import AdapterConfig, named_by
 from engine.models.base import Teacher
-from engine.models.lora_linear import fuse_lora_linears
+from engine.models.fast.lora_linear import fuse_lora_linears
 from engine.models.safetensors_files import not_finite, read_header, read_tensors
 from engine.spec import LoraPreset, TeacherName
 from engine.text.format_version import FORMAT_VERSION, refuse_newer

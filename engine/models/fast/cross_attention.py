@@ -9,31 +9,17 @@ multiplied by the large matrices::
     (S V) Wo' + bo       =  S (V Wo') + bo
 
 The result is the same up to rounding. This is less work if T < w, and tensors kept for the backward pass have no rows
-of width H w. LoRA updates are added to the matrices first.
+of width H w. LoRA updates are added to the matrices first. Each teacher applies this to its own layers.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.models.lora_linear import can_be_folded, folded_weight
-
-
-def reorder_cross_attention(model: nn.Module) -> None:
-    """Reorder text-image attention (Grounding DINO) or prompt-image attention (SAM), in place.
-
-    The original order is used with too many tokens for it to be faster, or if a LoRA update has dropout.
-    """
-    for module in model.modules():
-        name = type(module).__name__
-        if name.endswith("GroundingDinoBiMultiHeadAttention"):
-            module.forward = partial(_fuse, module, module.forward)
-        elif name == "SamAttention":
-            module.forward = partial(_cross, module, module.forward)
+from engine.models.fast.lora_linear import folded_weight
 
 
 def apart(rows: Tensor, heads: int) -> Tensor:
@@ -74,61 +60,3 @@ def _exact(tokens: Tensor, weight: Tensor) -> Tensor:
 def _bias(projection: Any) -> Tensor:
     bias: Tensor = getattr(projection, "base_layer", projection).bias
     return bias
-
-
-def _fuse(
-    layer: Any,
-    as_written: Any,
-    vision_features: Tensor,
-    text_features: Tensor,
-    vision_attention_mask: Tensor | None = None,
-    text_attention_mask: Tensor | None = None,
-) -> Any:
-    """See ``GroundingDinoBiMultiHeadAttention.forward``: masks are (B, P) and (B, T), True where padded."""
-    folded = (layer.vision_proj, layer.values_vision_proj, layer.out_vision_proj)
-    few = layer.num_heads * text_features.shape[1] < layer.embed_dim
-    if not few or (layer.training and layer.dropout > 0) or not all(map(can_be_folded, folded)):
-        return as_written(vision_features, text_features, vision_attention_mask, text_attention_mask)
-    keys = apart(layer.text_proj(text_features), layer.num_heads) * layer.scale
-    scores = compared(keys, vision_features, layer.vision_proj)
-    at_places, at_tokens = scores, scores
-    if vision_attention_mask is not None:
-        at_places = scores.masked_fill(vision_attention_mask[:, None, None], float("-inf"))
-    if text_attention_mask is not None:
-        at_tokens = scores.masked_fill(text_attention_mask[:, None, :, None], float("-inf"))
-    of_places, of_tokens = at_places.softmax(-1), at_tokens.softmax(-2)
-    values = apart(layer.values_text_proj(text_features), layer.num_heads)
-    vision = handed_out(of_tokens, values, layer.out_vision_proj)
-    text = layer.out_text_proj(gathered(of_places, vision_features, layer.values_vision_proj))
-    return (vision, of_tokens.transpose(2, 3)), (text, of_places)
-
-
-def _cross(
-    layer: Any,
-    as_written: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_similarity: Tensor | None = None,
-    **kwargs: Any,
-) -> Any:
-    """See ``SamAttention.forward``: query (B, N, Q, d), key and value (B, N, K, d)."""
-    queries, keys = query.shape[2], key.shape[2]
-    few = layer.num_attention_heads * min(queries, keys) < layer.internal_dim and max(queries, keys) > min(
-        queries, keys
-    )
-    to_image = queries < keys
-    folded = (layer.k_proj, layer.v_proj) if to_image else (layer.q_proj, layer.out_proj)
-    if not few or attention_similarity is not None or not all(map(can_be_folded, folded)):
-        return as_written(query=query, key=key, value=value, attention_similarity=attention_similarity, **kwargs)
-    around, heads = query.shape[:2], layer.num_attention_heads
-    query, key, value = (side.flatten(0, 1) for side in (query, key, value))
-    if to_image:
-        scores = compared(apart(layer.q_proj(query), heads) * layer.scaling, key, layer.k_proj)
-        shares = scores.softmax(-1)
-        result = layer.out_proj(gathered(shares, value, layer.v_proj))
-    else:
-        scores = compared(apart(layer.k_proj(key), heads) * layer.scaling, query, layer.q_proj)
-        shares = scores.softmax(-2)
-        result = handed_out(shares, apart(layer.v_proj(value), heads), layer.out_proj)
-    return torch.unflatten(result, 0, around), shares

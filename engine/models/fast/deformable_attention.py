@@ -1,42 +1,31 @@
 """Deformable attention that keeps only its inputs for the backward pass.
 
-Each query samples a few points of each feature map, and returns their weighted sum. The library's own code, if no
-kernel replaces it, stacks all samples (heads x queries x points x width numbers, a third of a gigabyte per layer for an
-image of 800 x 1333) and keeps them for the backward pass. Here they are sampled again instead: on NVIDIA GPUs by a
-fused kernel that never stores them (:mod:`.deformable_attention_triton`), on a CPU as a product with a sparse
-matrix (:mod:`.deformable_attention_cpu`), elsewhere map by map.
+Each query samples a few points of each feature map, and returns their weighted sum. The library stacks all samples
+(heads x queries x points x width numbers, a third of a gigabyte per layer for an image of 800 x 1333) and keeps them
+for the backward pass. Here they are sampled again instead: on a CPU as a product with a sparse matrix
+(:mod:`.deformable_attention_cpu`), on other devices map by map.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import warnings
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.models.fast import replace_forward
 from engine.models.fast.deformable_attention_cpu import read
-
-Reading = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Signature of :func:`engine.models.fast.deformable_attention_triton.read`."""
-
-TOLERANCE = 1e-4
-"""Maximum relative difference between the kernel and ``_Read``; 32-bit rounding gives 1e-6."""
 
 
 def keep_only_inputs(model: nn.Module) -> None:
-    """Make every deformable attention of a Grounding DINO keep only its inputs, in place."""
-    for module in model.modules():
-        if type(module).__name__ == "MultiScaleDeformableAttention":
-            module.forward = _attend
+    """Make every deformable attention of a model keep only its inputs, in place."""
+    replace_forward(model, _attend, where=lambda module: type(module).__name__ == "MultiScaleDeformableAttention")
 
 
 def _attend(
+    layer: nn.Module,
+    as_written: Any,
     value: Tensor,
     value_spatial_shapes: Tensor,
     value_spatial_shapes_list: list[tuple[int, int]],
@@ -48,66 +37,8 @@ def _attend(
     """See :class:`_Read`, and ``MultiScaleDeformableAttention.forward``."""
     # Sampling points in 16 bit would be off by more than a pixel.
     inputs = (value.float(), sampling_locations.float(), attention_weights.float())
-    fused = _fused(value.device, *value.shape[2:], *attention_weights.shape[3:])
-    if fused is not None:
-        return fused(*inputs, value_spatial_shapes).to(value.dtype)
     way = read if value.device.type == "cpu" else map_by_map
     return way(*inputs, value_spatial_shapes_list).to(value.dtype)
-
-
-@cache
-def _fused(device: torch.device, heads: int, width: int, maps: int, points: int) -> Reading | None:
-    """Return the kernel if it runs on the device and agrees with ``_Read``: tested once per process and layer shape."""
-    if not _may_be_fused(device):
-        return None
-    try:
-        from engine.models.fast.deformable_attention_triton import read as kernel
-
-        apart = _apart(kernel, device, heads=heads, width=width, maps=maps, points=points)
-        if not apart <= TOLERANCE:
-            raise ArithmeticError(f"its results are off by {apart:.1e}")
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - compilers and drivers raise anything
-        warnings.warn(
-            f"deformable attention does without its fused kernel on {device}, which takes longer: "
-            f"{type(error).__name__}: {error} (it needs Triton, which torch brings, and the headers of Python)",
-            stacklevel=2,
-        )
-        return None
-    return kernel
-
-
-def _may_be_fused(device: torch.device) -> bool:
-    """Return whether the kernel may run: not on AMD GPUs, where it is untested, nor without a C compiler."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    return device.type == "cuda" and torch.version.hip is None and compiler is not None
-
-
-def _apart(read: Reading, device: torch.device, *, heads: int, width: int, maps: int, points: int) -> float:
-    """Return the largest relative difference between ``read`` and ``_Read``, over the result and all gradients.
-
-    It may be called in the middle of a run: it has its own random generator, and does not record tensors for
-    activation checkpointing. No sampling point is close to a pixel centre, where gradients jump.
-    """
-    draw, batch, queries = torch.Generator().manual_seed(0), 2, 70
-    shapes = [(4 + level, 7 + 2 * level) for level in range(maps)]
-    sizes = torch.tensor(shapes).flip(-1)[:, None]
-    cells = torch.rand(batch, queries, heads, maps, points, 2, generator=draw) * (sizes + 2) - 1.5  # some outside
-    drawn = (
-        torch.randn(batch, sum(high * long for high, long in shapes), heads, width, generator=draw),
-        (cells.floor() + 0.1 + 0.8 * (cells % 1) + 0.5) / sizes,
-        torch.rand(batch, queries, heads, maps, points, generator=draw),
-    )
-    due = torch.randn(batch, queries, heads * width, generator=draw).to(device)
-    ways: list[tuple[Callable[..., Tensor], Any]] = [(map_by_map, shapes), (read, torch.tensor(shapes, device=device))]
-    found = []
-    with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
-        for way, where in ways:
-            inputs = [t.to(device, copy=True).requires_grad_() for t in drawn]
-            result = way(*inputs, where)
-            found.append((result.detach(), *torch.autograd.grad(result, inputs, due)))
-    return float(torch.stack([(ours - right).norm() / right.norm() for right, ours in zip(*found, strict=True)]).max())
 
 
 def map_by_map(value: Tensor, places: Tensor, weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:

@@ -37,7 +37,6 @@ from engine.models.base_files import (
     read_config,
     shortened,
 )
-from engine.models.fast.cross_attention import reorder_cross_attention
 from engine.models.fast.deformable_attention import keep_only_inputs
 from engine.models.feature_cache import picture
 from engine.models.registry import register
@@ -45,6 +44,7 @@ from engine.spec import LoraPreset, TeacherName
 from engine.storage.base_identity import LIMITS, PREPROCESSOR
 from engine.teachers.grounding_dino.batch import collate, collate_pictures, encode
 from engine.teachers.grounding_dino.caption_cache import cache_captions
+from engine.teachers.grounding_dino.cross_attention import reorder_cross_attention
 from engine.teachers.grounding_dino.features import compute as frozen
 from engine.teachers.grounding_dino.features import frozen_layers, recalled
 from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_losses

@@ -26,11 +26,11 @@ from engine.dataset.types import CocoAnnotation, Detections, Rle, Sample
 from engine.errors import BaseModelError
 from engine.models.base import Batch, Example, LoraTargets, Teacher, frozen_before, later_layers, to_device
 from engine.models.base_files import check_loaded, check_size, read_config, shortened
-from engine.models.fast.cross_attention import reorder_cross_attention
 from engine.models.feature_cache import picture, pictures
 from engine.models.registry import register
 from engine.spec import LoraPreset, TeacherName
 from engine.storage.base_identity import LIMITS, PREPROCESSOR
+from engine.teachers.sam.cross_attention import reorder_cross_attention
 from engine.teachers.sam.loss import sam_losses
 from engine.teachers.sam.masks import encode, original_masks
 from engine.teachers.sam.prompts import detected_boxes, draw_points, jitter_boxes, take_turns, targets_of

@@ -12,12 +12,13 @@ from transformers.models.grounding_dino.modeling_grounding_dino import MultiScal
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamAttention
 
-from engine.models.fast import deformable_attention
-from engine.models.fast.cross_attention import reorder_cross_attention
+from engine.models.fast import SWITCH, deformable_attention
 from engine.models.fast.deformable_attention import keep_only_inputs
-from engine.models.lora_linear import fuse_lora_linears
+from engine.models.fast.lora_linear import fuse_lora_linears
 from engine.spec import LoraPreset
+from engine.teachers.grounding_dino.cross_attention import reorder_cross_attention as reorder_fusion
 from engine.teachers.grounding_dino.model import PRESETS
+from engine.teachers.sam.cross_attention import reorder_cross_attention as reorder_prompts
 
 SHORT, LONG = 5, 60
 """Tokens: few beside the model's width, and so many that nothing is saved."""
@@ -111,7 +112,7 @@ def detectors(preset: LoraPreset) -> tuple[nn.Module, nn.Module]:
             if name.endswith(("vision_param", "text_param")):
                 parameter.data.fill_(0.3)  # else image and words hardly touch
     fuse_lora_linears(models[1])
-    reorder_cross_attention(models[1])
+    reorder_fusion(models[1])
     keep_only_inputs(models[1])
     return models[0], models[1]
 
@@ -214,7 +215,7 @@ def test_prompts_and_image_see_of_each_other_what_they_do_in_the_library(queries
         )
         config = peft.LoraConfig(r=3, lora_dropout=dropout, target_modules=".*_proj", init_lora_weights=False)
         layers.append(peft.get_peft_model(layer, config).train())
-    reorder_cross_attention(layers[1])
+    reorder_prompts(layers[1])
     tokens, image, shown = torch.randn(3, 1, queries, 64), torch.randn(3, 1, 30, 64), torch.randn(3, 1, 30, 64)
     for sides in ((tokens, image, shown), (image, tokens, tokens + 1)):
         seen, found = [], []
@@ -245,7 +246,7 @@ def test_16_bit_keeps_small_updates_where_tokens_come_first() -> None:
                 if "lora_B" in name:
                     parameter.mul_(2e-3)
         if fast:
-            reorder_cross_attention(model)
+            reorder_prompts(model)
         torch.manual_seed(4)
         tokens, shown = torch.randn(1, 1, 7, 64), torch.randn(1, 1, 90, 64)
 
@@ -257,3 +258,17 @@ def test_16_bit_keeps_small_updates_where_tokens_come_first() -> None:
 
         errors.append(float((scores(bfloat16=True) - scores(bfloat16=False)).norm()))
     assert errors[1] <= 1.3 * errors[0]
+
+
+def test_one_switch_turns_all_faster_layers_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, fast = detectors(LoraPreset.ALL)
+    assert {type(module).__name__ for module in fast.modules() if "forward" in vars(module)} == {
+        "GroundingDinoBiMultiHeadAttention",
+        "Linear",
+        "MultiScaleDeformableAttention",
+    }
+    monkeypatch.setenv(SWITCH, "0")
+    _, plain = detectors(LoraPreset.ALL)
+    sam = nn.Sequential(SamAttention(SamMaskDecoderConfig(hidden_size=64, num_attention_heads=4), downsample_rate=1))
+    reorder_prompts(sam)
+    assert not any("forward" in vars(module) for model in (plain, sam) for module in model.modules())

@@ -8,7 +8,6 @@ no gradient of the size of ``W`` is formed. The result is the same up to roundin
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,15 +15,15 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.models.fast import replace_forward
+
 
 def fuse_lora_linears(model: nn.Module) -> None:
     """Fuse every adapted linear layer of a PEFT model, in place.
 
     Layers with dropout before ``A`` are fused only outside training: dropout differs from row to row.
     """
-    for module in model.modules():
-        if isinstance(module, LoraLinear):
-            module.forward = partial(_forward, module, module.forward)
+    replace_forward(model, _forward, where=lambda module: isinstance(module, LoraLinear))
 
 
 def _is_applied(layer: nn.Module) -> bool:
