@@ -15,11 +15,12 @@ from typing import Any
 from engine import runner
 from engine.dataset import DatasetInfo
 from engine.errors import NotBetterThanBaseError, TeacherError
-from engine.layout import RunLayout, RunMetadata
+from engine.layout import RunLayout
 from engine.manifest import Manifest
 from engine.plan import TrainingRun
 from engine.results.events import Event, Listener
 from engine.results.no_gain import check_gain
+from engine.results.run_files import RunMetadata
 from engine.spec import FineTuneSpec
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.storage.output_lock import lock_file

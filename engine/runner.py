@@ -30,12 +30,13 @@ from engine.errors import (
     TeacherError,
 )
 from engine.estimate.forecast import check_layers
-from engine.layout import RESULT, RunLayout, RunMetadata, read_metadata
+from engine.layout import CONFIG, TEACHERS, RunLayout
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
 from engine.processes import child_process
 from engine.processes.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, restore_handlers
 from engine.results.events import Event, Listener, parse_line
+from engine.results.run_files import RunMetadata, publication, read_metadata
 from engine.storage import Storage, join, name
 from engine.storage.base_identity import base_digest
 
@@ -87,7 +88,7 @@ def _check_whole(layout: RunLayout, metadata: RunMetadata, storage: Storage) -> 
     for entry in metadata.files:
         uri = join(layout.root, entry.path)
         whole = entry.path in there
-        if whole and entry.path.startswith("teachers/"):
+        if whole and entry.path.startswith(f"{TEACHERS}/"):
             whole = hashlib.sha256(storage.read_bytes(uri)).hexdigest() == entry.sha256
         if not whole:
             raise StorageError(
@@ -123,7 +124,7 @@ def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) ->
             f"{layout.config} is not the configuration of this run, whose folder that is: it was edited or copied "
             f"there; {_ELSEWHERE.format(layout.root)}"
         )
-    told = layout.publication(storage=storage).check()
+    told = publication(layout, storage=storage).check()
     if told is not None:
         storage.note(told)
     storage.write_bytes(layout.config, to_yaml(config).encode(), content_type="application/yaml")
@@ -145,10 +146,10 @@ def forget(runs: tuple[TrainingRun, ...], storage: Storage, *, work_dir: Path) -
     layout = runs[0].layout
     storage.delete(layout.metadata)  # first: a reader must not see half of a run
     shutil.rmtree(work_dir, ignore_errors=True)
-    layout.publication(storage=storage).withdraw()
+    publication(layout, storage=storage).withdraw()
     for run in runs:
-        layout.publication(run.teacher, storage=storage).withdraw()
-        storage.delete(join(layout.teacher(run.teacher), RESULT))
+        publication(layout, run.teacher, storage=storage).withdraw()
+        storage.delete(layout.result(run.teacher))
         for folder in (layout.teacher(run.teacher), layout.logs(run.teacher)):
             for item in list(storage.list(folder)):
                 storage.delete(item.uri)
@@ -165,7 +166,7 @@ def train(run: TrainingRun, *, listener: Listener, work_dir: Path) -> None:
         TeacherError: The subclass that its exit code stands for, with the message it ended with.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
-    config_file = work_dir / "teacher_config.yaml"
+    config_file = work_dir / CONFIG
     config_file.write_text(to_yaml(run.config), encoding="utf-8")
     words = ["train", "--config", str(config_file), "--teacher", run.teacher.value]
     command = child_process.command(*words, "--work-dir", str(work_dir), "--progress", "json")

@@ -19,9 +19,9 @@ from engine.config import DataConfig, GroundingDinoSettings, LoraSettings, RunCo
 from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import Detections, Sample
-from engine.layout import FileEntry, RunMetadata
 from engine.models.base import Batch, Example, LoraTargets, Teacher
 from engine.models.lora import adapter_tensors, attach
+from engine.results.run_files import FileEntry, RunMetadata
 from engine.results.types import AdapterFile, ApMetrics, TeacherResult
 from engine.spec import AugmentationSpec, Intensity, LoraPreset, Precision, TeacherName
 from engine.storage.publication import sha256_of

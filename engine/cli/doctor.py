@@ -15,7 +15,7 @@ from typing import Literal
 from engine.cli import options
 from engine.errors import TeacherError
 from engine.storage import default_cache
-from engine.storage.uris import AZ, GS
+from engine.text.uris import AZ, GS
 
 TRAINING_PACKAGES = ("torch", "transformers", "peft", "albumentations", "faster-coco-eval", "scipy", "tensorboard")
 GIGABYTE = 10**9

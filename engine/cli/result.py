@@ -10,10 +10,10 @@ from engine.cli import options
 from engine.cli.outcome_file import OutcomeFile, failures_in
 from engine.config import from_yaml
 from engine.errors import StorageError
-from engine.layout import read_result
 from engine.plan import TrainingRun
 from engine.results.no_gain import check_gain
 from engine.results.outcome import Outcome, TeacherOutcome, write_outcome
+from engine.results.run_files import read_result
 from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded

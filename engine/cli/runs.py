@@ -18,13 +18,14 @@ from engine.cli.outcome_file import OutcomeFile, failures_in
 from engine.cli.run_lookup import find_run
 from engine.config import RunConfig, from_yaml
 from engine.errors import ConfigError, NoProgressError, TeacherError
-from engine.layout import RunLayout, RunMetadata
+from engine.layout import RunLayout
 from engine.manifest import Manifest
 from engine.plan import TrainingRun
 from engine.processes.launch import Place
 from engine.results.events import Event, Listener
 from engine.results.no_gain import check_gain
 from engine.results.outcome import Outcome, Prepared, TeacherOutcome, write_outcome
+from engine.results.run_files import RunMetadata
 from engine.results.types import TeacherResult
 from engine.spec import Crowds, TeacherName
 from engine.storage import Storage, default_cache
@@ -282,7 +283,7 @@ def fetch(
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """Fetch a published run's adapters, and check them against their sha256."""
-    from engine.layout import fetch_run
+    from engine.results.run_files import fetch_run
 
     found = find_run(run, namespace=namespace)
     storage = options.storage(

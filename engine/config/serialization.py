@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from engine.config.model import RunConfig
 from engine.errors import ConfigError
+from engine.layout import CONFIG
 from engine.text.format_version import refuse_newer
 from engine.text.plain_yaml import read_document, write_yaml
 from engine.text.pydantic_errors import parse
@@ -25,7 +26,7 @@ def to_yaml(config: RunConfig) -> str:
     return HEADER + "\n".join(_lines(config, indent=0)) + "\n"
 
 
-def from_yaml(text: str | bytes, *, where: str = "teacher_config.yaml") -> RunConfig:
+def from_yaml(text: str | bytes, *, where: str = CONFIG) -> RunConfig:
     """Read the output of :func:`to_yaml`, which may have been edited by hand.
 
     Raises:

@@ -19,7 +19,7 @@ from pydantic import Field
 from engine.dataset.types import CocoDataset, Detections, Rle
 from engine.evaluation.ground_truth import IouType, truth_of
 from engine.evaluation.matching import pairwise_iou
-from engine.layout import SAMPLES
+from engine.layout import SAMPLE_IMAGES, SAMPLES, sample_image
 from engine.results.types import Result
 
 MIN_SCORE = 0.3
@@ -77,7 +77,7 @@ class SampleRecord(Result):
     @property
     def image_name(self) -> str:
         """File name of the image's JPEG, which can be scaled down."""
-        return f"{self.index:06d}.jpg"
+        return sample_image(self.index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ def read_samples(folder: Path) -> list[SampleView]:
     values = json.loads((folder / SAMPLES).read_text(encoding="utf-8"))
     views = []
     for record in map(SampleRecord.model_validate, values):
-        with Image.open(folder / Path(SAMPLES).stem / record.image_name) as image:
+        with Image.open(folder / SAMPLE_IMAGES / record.image_name) as image:
             views.append(SampleView(np.asarray(image.convert("RGB")), record))
     return views
 

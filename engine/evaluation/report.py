@@ -14,7 +14,8 @@ from engine.evaluation.conclusion import conclude_result, mean_iou_change
 from engine.evaluation.example_drawings import legend, pictures
 from engine.evaluation.example_images import MIN_SCORE, SampleView
 from engine.evaluation.report_sections import matrix, mistakes, retention_remark, retention_sentence, thresholds
-from engine.layout import ADAPTER, LOADING_LINES
+from engine.layout import VALIDATION_PAGES, adapter_folder, validation_page
+from engine.results.model_card import loading_lines
 from engine.results.types import ApMetrics, Interval, Retention, ScoreCurve, TeacherResult, ceiling_sentence
 from engine.spec import TeacherName
 
@@ -246,6 +247,7 @@ def _teacher(
         "settings": settings,
         "title": TITLES[result.teacher],
         "slug": result.teacher.slug,
+        "pages": _pages(result),
         "result": result,
         "verdict": verdict(result),
         "metrics": metric_rows(result.before, result.after),
@@ -266,8 +268,15 @@ def _teacher(
         "samples": [pictures(view, budget=budget) for view in views],
         "legend": legend(views),
         "prompted": result.teacher is TeacherName.SAM,
-        "loading": LOADING_LINES.format(uri=result.adapter.uri.removesuffix(f"/{ADAPTER}")),
+        "loading": loading_lines(result),
     }
+
+
+def _pages(result: TeacherResult) -> str:
+    """Return the path of the first validation page from the report; empty without pages."""
+    return (
+        f"{adapter_folder(result.teacher)}/{VALIDATION_PAGES}/{validation_page(1)}" if result.validation_pages else ""
+    )
 
 
 def _number(value: float) -> float | None:

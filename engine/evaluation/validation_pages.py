@@ -16,6 +16,7 @@ from engine.dataset.types import CocoDataset, Detections, Sample
 from engine.evaluation.example_drawings import legend, pictures
 from engine.evaluation.example_images import MIN_SCORE, SampleView, make_record
 from engine.evaluation.ground_truth import IouType
+from engine.layout import validation_page
 
 PER_PAGE = 50
 MOST_IMAGES = 500
@@ -26,11 +27,6 @@ SIDE = 320
 
 PICTURE_BYTES = 16_000
 """Approximate bytes of each picture."""
-
-
-def page_name(number: int) -> str:
-    """Return the file name of a page; the first is 1."""
-    return f"page-{number:03d}.html"
 
 
 def write_pages(
@@ -71,14 +67,14 @@ def write_pages(
             title=title,
             number=number,
             count=len(pages),
-            page_name=page_name,
+            page_name=validation_page,
             shown=len(chosen),
             images=len(dataset),
             score_threshold=MIN_SCORE,
             legend=[] if iou_type == "segm" else legend(views),
             samples=[pictures(view, budget=PICTURE_BYTES, side=SIDE) for view in views],
         )
-        (folder / page_name(number)).write_text(html, encoding="utf-8")
+        (folder / validation_page(number)).write_text(html, encoding="utf-8")
     return len(pages)
 
 

@@ -14,12 +14,13 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from engine.config import TeacherSettings
 from engine.dataset.types import NMS_IOU, DatasetInfo
 from engine.errors import BaseModelError, ConfigError, StorageError
-from engine.layout import ADAPTER, ADAPTER_CONFIG, METADATA, RESULT, RunLayout, read_metadata
+from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, METADATA, RESULT, RunLayout
 from engine.models.base import Teacher
 from engine.models.base_sources import LocalModel, is_hub_id, refuse_pointers, resolve_base_model
 from engine.models.labeller import Labeller
-from engine.models.lora import TEACHER, AdapterCard, load_adapter
+from engine.models.lora import AdapterCard, load_adapter
 from engine.models.registry import teacher_classes
+from engine.results.run_files import read_metadata
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path, parent
 from engine.storage import name as name_of
@@ -171,11 +172,11 @@ def find_adapters(uri: str, *, storage: Storage) -> dict[TeacherName, str]:
     Raises:
         BaseModelError: It is neither a run nor an adapter.
     """
-    if storage.exists(join(uri, TEACHER)):
+    if storage.exists(join(uri, ADAPTER_CARD)):
         with _at_hand(uri, storage) as folder:
             return {AdapterCard.read(folder).teacher: uri}
     folders = {name: RunLayout(uri).teacher(name) for name in teacher_classes()}
-    found = {name: folder for name, folder in folders.items() if storage.exists(join(folder, TEACHER))}
+    found = {name: folder for name, folder in folders.items() if storage.exists(join(folder, ADAPTER_CARD))}
     if not found:
         raise BaseModelError(
             f"{uri} is not the folder of an adapter made here, nor of a run (<output>/<name>/<run id>/, with "
@@ -261,7 +262,7 @@ def _at_hand(uri: str, storage: Storage) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         try:
             storage.download_many(
-                [(join(uri, file), Path(temporary, file)) for file in (TEACHER, ADAPTER_CONFIG, ADAPTER)]
+                [(join(uri, file), Path(temporary, file)) for file in (ADAPTER_CARD, ADAPTER_CONFIG, ADAPTER)]
             )
         except NotFoundError as error:
             raise BaseModelError(f"{uri} is not the folder of an adapter made here: {error}") from None
@@ -270,12 +271,12 @@ def _at_hand(uri: str, storage: Storage) -> Iterator[Path]:
 
 def _as_published(folder: Path, uri: str, storage: Storage) -> Path:
     """Check a folder against ``metadata.json`` and ``result.json`` of its run, if they exist, and return it."""
-    refuse_pointers(f"{uri}: ", [folder / file for file in (TEACHER, ADAPTER_CONFIG, ADAPTER)])
+    refuse_pointers(f"{uri}: ", [folder / file for file in (ADAPTER_CARD, ADAPTER_CONFIG, ADAPTER)])
     layout = RunLayout(parent(parent(uri)))
     if storage.exists(layout.metadata):
         for entry in read_metadata(layout, storage).files:
             file = folder / name_of(entry.path)
-            ours = name_of(parent(entry.path)) == name_of(uri) and file.name in (TEACHER, ADAPTER_CONFIG, ADAPTER)
+            ours = name_of(parent(entry.path)) == name_of(uri) and file.name in (ADAPTER_CARD, ADAPTER_CONFIG, ADAPTER)
             if ours and file.is_file() and sha256_of(file) != entry.sha256:
                 raise BaseModelError(
                     f"{join(uri, file.name)} is not what was published: its sha256 differs from {METADATA}. Fetch the "
@@ -285,7 +286,7 @@ def _as_published(folder: Path, uri: str, storage: Storage) -> Path:
     if measured is not None and (folder / ADAPTER).is_file() and sha256_of(folder / ADAPTER) != measured.sha256:
         raise BaseModelError(
             f"{join(uri, ADAPTER)} is not the adapter that {RESULT} next to it was written for: its sha256 differs. "
-            "Fetch the run again, or delete result.json if you have changed the adapter yourself"
+            "Fetch the run again, or delete it if you have changed the adapter yourself"
         )
     return folder
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
 from engine.dataset.types import Frame
 from engine.errors import BaseModelError
-from engine.layout import ADAPTER, ADAPTER_CONFIG
+from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG
 from engine.models.adapter_config import AdapterConfig, named_by
 from engine.models.base import Teacher
 from engine.models.fast.lora_linear import fuse_lora_linears
@@ -39,7 +39,6 @@ from engine.spec import LoraPreset, TeacherName
 from engine.text.format_version import FORMAT_VERSION, refuse_newer
 from engine.text.plain_json import file_content, parse_json
 
-TEACHER = "teacher.json"
 CARD_BYTES = 16 << 20
 
 
@@ -72,11 +71,13 @@ class AdapterCard(BaseModel):
             BaseModelError: It is missing, or cannot be read.
         """
         try:
-            content = file_content(folder / TEACHER, error=BaseModelError, limit=CARD_BYTES)
+            content = file_content(folder / ADAPTER_CARD, error=BaseModelError, limit=CARD_BYTES)
         except FileNotFoundError:
-            raise BaseModelError(f"{folder} has no {TEACHER}: it is not the folder of an adapter made here") from None
-        refuse_newer(content, where=str(folder / TEACHER), error=BaseModelError)
-        return parse_json(cls, content, where=str(folder / TEACHER), error=BaseModelError)
+            raise BaseModelError(
+                f"{folder} has no {ADAPTER_CARD}: it is not the folder of an adapter made here"
+            ) from None
+        refuse_newer(content, where=str(folder / ADAPTER_CARD), error=BaseModelError)
+        return parse_json(cls, content, where=str(folder / ADAPTER_CARD), error=BaseModelError)
 
     @model_validator(mode="after")
     def _settings_are_of_the_teacher(self) -> Self:
@@ -139,7 +140,7 @@ def save_adapter(teacher: Teacher, folder: Path, *, card: AdapterCard) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(teacher).items()}
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / ADAPTER_CONFIG, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
-    _write(folder / TEACHER, (card.model_dump_json(indent=2) + "\n").encode())
+    _write(folder / ADAPTER_CARD, (card.model_dump_json(indent=2) + "\n").encode())
     _write(folder / ADAPTER, safetensors.torch.save(tensors, metadata={"format": "pt"}))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from engine.layout import ADAPTER_CARD, RESULT
 from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import is_claim, is_remote, local_path, name, parent
@@ -33,9 +34,9 @@ model = PeftModel.from_pretrained(model, adapter).eval()
 
 processor = AutoProcessor.from_pretrained(base{revision}, backend="pil")
 image = Image.open("image.jpg").convert("RGB")
-card = json.loads(Path(adapter, "teacher.json").read_text())
+card = json.loads(Path(adapter, "{card}").read_text())
 phrases = [re.sub("[_.?]", " ", card["prompts"].get(name, name)) for name in card["classes"]]
-known = json.loads(Path(adapter, "result.json").read_text())["thresholds"]
+known = json.loads(Path(adapter, "{result}").read_text())["thresholds"]
 thresholds = torch.tensor([known.get(name, {threshold}) for name in card["classes"]])
 inputs = processor(images=image, text=" . ".join(phrases) + " .", return_tensors="pt")
 with torch.no_grad():
@@ -95,7 +96,7 @@ def plain_snippet(result: TeacherResult) -> str:
     }
     if result.teacher is TeacherName.SAM:
         return SAM.format(**values)
-    return GROUNDING_DINO.format(**values, threshold=DEFAULT_THRESHOLD)
+    return GROUNDING_DINO.format(**values, card=ADAPTER_CARD, result=RESULT, threshold=DEFAULT_THRESHOLD)
 
 
 def is_original(base_model: str) -> bool:

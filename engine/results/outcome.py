@@ -16,8 +16,8 @@ from pydantic_core import from_json
 from engine.dataset.dataset_summary import short_info, size_of
 from engine.dataset.types import DatasetInfo
 from engine.errors import FORMER_EXIT_CODES, ConfigError, StorageError, TeacherError
-from engine.layout import RunMetadata
 from engine.plan import TrainingRun
+from engine.results.run_files import RunMetadata
 from engine.results.types import AdapterFile, MemoryNeed, Result, TeacherResult
 from engine.spec import TeacherName
 from engine.text.safe_text import NEUTRAL

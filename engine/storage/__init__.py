@@ -29,7 +29,7 @@ from engine.storage.options import StorageOptions
 from engine.storage.s3 import S3Backend
 from engine.storage.transfer import in_parallel
 from engine.storage.unsupported_schemes import refusal
-from engine.storage.uris import AZ, GS, S3, is_claim, is_remote, join, local_path, name, parent, safe_join
+from engine.text.uris import AZ, GS, S3, is_claim, is_remote, join, local_path, name, parent, safe_join
 
 __all__ = [
     "ChangedError",

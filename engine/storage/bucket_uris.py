@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from engine.errors import ConfigError
-from engine.storage.uris import REMOTE, S3
+from engine.text.uris import REMOTE, S3
 
 ARN = "arn:"
 ACCESS_POINT = re.compile(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import ConfigError, StorageError
+from engine.layout import METADATA
 from engine.storage import Storage, join, safe_join
 from engine.storage.files import failures
 from engine.storage.output_lock import lock_file
@@ -82,7 +83,7 @@ def _fetch(root: str, digests: Mapping[str, str], staging: Path, storage: Storag
     for path, digest in digests.items():
         if not _is(safe_join(staging, path), digest):
             raise StorageError(
-                f"{join(root, path)} is not what was published: its sha256 differs from metadata.json. Train it again; "
+                f"{join(root, path)} is not what was published: its sha256 differs from {METADATA}. Train it again; "
                 "what was here before is as it was"
             )
 

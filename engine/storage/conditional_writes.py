@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import StorageError
 from engine.storage.base import ExistsError, UnsupportedError
-from engine.storage.uris import join
+from engine.text.uris import join
 
 if TYPE_CHECKING:
     from engine.storage.base import Backend

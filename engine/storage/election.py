@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.errors import StorageError
-from engine.storage.uris import join
+from engine.text.uris import join
 
 if TYPE_CHECKING:
     from engine.storage import Storage

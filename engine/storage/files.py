@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from engine.errors import ConfigError, StorageError
 from engine.storage.base import ExistsError, NotFoundError, ObjectInfo
-from engine.storage.uris import is_claim, join, local_path
+from engine.text.uris import is_claim, join, local_path
 
 ADVICE = {
     errno.ENOENT: "it does not exist",

@@ -24,7 +24,7 @@ from engine.storage.files import replacing
 from engine.storage.options import StorageOptions
 from engine.storage.s3_listing import in_order
 from engine.storage.s3_stream import READ_SIZE
-from engine.storage.uris import AZ
+from engine.text.uris import AZ
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta

@@ -11,7 +11,7 @@ from obstore import exceptions as cloud
 from engine.errors import ConfigError, StorageError, TeacherError
 from engine.storage.base import BrokenError, ExistsError, NotFoundError, UnsupportedError
 from engine.storage.files import reason
-from engine.storage.uris import GS
+from engine.text.uris import GS
 
 DEBUG = "\n\nDebug source:"
 QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+")

@@ -22,7 +22,7 @@ from obstore.store import AzureStore, GCSStore
 from engine.errors import ConfigError, StorageError
 from engine.storage.endpoints import check_endpoint
 from engine.storage.options import StorageOptions
-from engine.storage.uris import GS
+from engine.text.uris import GS
 
 CONNECT_TIMEOUT, READ_TIMEOUT = timedelta(seconds=10), timedelta(seconds=60)
 WHOLE = timedelta(hours=6)

@@ -28,13 +28,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import StorageError
+from engine.layout import ATTEMPTS, COMMIT, ELECTION, PROPOSAL, WITHDRAWN
 from engine.storage import ExistsError, NotFoundError, Storage, join
 from engine.storage.election import elect
 from engine.storage.transfer import in_parallel
-
-ATTEMPTS = "attempts"
-COMMIT = "commit.json"
-WITHDRAWN = "withdrawn"
 
 READINGS, PAUSE = 4, 0.1
 """Attempts to read a commit that is written at the moment, and seconds between them."""
@@ -128,7 +125,7 @@ class Publication:
     def _elect(self, mine: Commit) -> None:
         """Commit the elected attempt. All attempts write the same bytes."""
         place = self._election()
-        proposal = join(place, "proposal-{}.json")
+        proposal = join(place, PROPOSAL)
         self.storage.write_bytes(proposal.format(mine.attempt), _json(mine))
 
         def decided() -> bool:
@@ -151,7 +148,7 @@ class Publication:
     def _election(self) -> str:
         """Return the current election's folder: late votes and commits of withdrawn elections do not count."""
         withdrawn = (int(item.key) for item in self.storage.list(join(self.folder, WITHDRAWN)))
-        return join(self.folder, f"election-{max(withdrawn, default=0)}")
+        return join(self.folder, ELECTION.format(max(withdrawn, default=0)))
 
     def settle(self) -> bool:
         """Copy the committed files to their final paths, if this has not been done.

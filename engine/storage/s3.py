@@ -23,7 +23,7 @@ from engine.storage.options import StorageOptions
 from engine.storage.s3_client import PARTS, connect, is_aws
 from engine.storage.s3_listing import in_order, pages
 from engine.storage.s3_stream import PIECE, READ_SIZE, Digests, Stream, md5, modified_ns
-from engine.storage.uris import S3
+from engine.text.uris import S3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

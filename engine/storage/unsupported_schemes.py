@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from engine.storage.uris import CLAIM, FILE, REMOTE
+from engine.text.uris import CLAIM, FILE, REMOTE
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 SUPPORTED = "write s3://, gs://, az://, pvc://, file:// or a path"

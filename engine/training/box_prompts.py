@@ -24,7 +24,8 @@ from engine.dataset.types import CocoAnnotation, Detections, Sample
 from engine.errors import StorageError
 from engine.evaluation.evaluate import predict_images
 from engine.evaluation.matching import match
-from engine.layout import RunLayout, read_result
+from engine.layout import DETECTED_BOXES, RunLayout
+from engine.results.run_files import read_result
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import Teacher, load_adapted
@@ -33,7 +34,6 @@ from engine.training.device import memory_errors
 from engine.training.distributed import Processes
 from engine.training.splits import SplitData, Splits
 
-DETECTED = "detected-{}.safetensors"
 """File name, with the digest of the boxes: several attempts of one run may have detected different boxes."""
 
 NO_DETECTOR = "this run has no Grounding DINO adapter: SAM is prompted by jittered true boxes alone"
@@ -185,7 +185,7 @@ def detect_box_prompts(
             say(f"Grounding DINO found {found} of {all_of} training objects")
         detected = DetectedBoxes.of(boxes, [_surest(found) for found in val])
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / DETECTED.format(detected.digest)).write_bytes(detected.content)
+        (folder / DETECTED_BOXES.format(detected.digest)).write_bytes(detected.content)
         return detected.content
 
     return DetectedBoxes.read(processes.decided(keep))
@@ -249,7 +249,7 @@ def _kept(folder: Path, begun: Mapping[str, Any] | None) -> bytes | None:
     """Return the content of the file that the run started with."""
     if begun is None:
         return None
-    file = folder / DETECTED.format(begun[DETECTOR])
+    file = folder / DETECTED_BOXES.format(begun[DETECTOR])
     if not file.is_file():
         return None
     content = file.read_bytes()

@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import BaseModelError, StorageError
+from engine.layout import checkpoint_name, checkpoint_step
 from engine.models.safetensors_files import read_header, read_tensors
 from engine.results.types import ApMetrics, HistoryPoint
 from engine.text.format_version import FORMAT, FORMAT_VERSION, refuse_newer
@@ -35,8 +35,6 @@ MAX_STATE_BYTES = 64 << 20
 
 KEPT = 2
 """Number of checkpoints to keep: the newest ones."""
-
-NAME = re.compile(r"checkpoint-(\d{8,})\.safetensors")
 
 AT_RISK = 4 * 3600.0
 """Assumed mean time between failures of a machine, in seconds. Spot GPUs run for hours; other machines fail less often,
@@ -111,20 +109,11 @@ def checkpoint_interval(cost: float) -> float:
     return min(LONGEST, max(SHORTEST, math.sqrt(2 * cost * AT_RISK)))
 
 
-def checkpoint_name(step: int) -> str:
-    """Return the file name of the checkpoint of a step."""
-    return f"checkpoint-{step:08d}.safetensors"
-
-
-def step_of(name: str) -> int | None:
-    """Return the step of a checkpoint from its file name; None for any other file."""
-    found = NAME.fullmatch(name)
-    return int(found[1]) if found else None
-
-
 def newest_first(names: Iterable[str]) -> list[str]:
     """Return the names of checkpoints, newest first."""
-    return sorted((name for name in names if step_of(name) is not None), key=lambda name: step_of(name) or 0)[::-1]
+    return sorted(
+        (name for name in names if checkpoint_step(name) is not None), key=lambda name: checkpoint_step(name) or 0
+    )[::-1]
 
 
 def outdated(names: Iterable[str], step: int) -> list[str]:
@@ -132,7 +121,7 @@ def outdated(names: Iterable[str], step: int) -> list[str]:
 
     Later ones belong to another attempt, which may still be running.
     """
-    return [name for name in newest_first(names) if (step_of(name) or 0) <= step][KEPT:]
+    return [name for name in newest_first(names) if (checkpoint_step(name) or 0) <= step][KEPT:]
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:

@@ -23,7 +23,7 @@ from engine.evaluation.intervals import compare_ap
 from engine.evaluation.retention import retention
 from engine.evaluation.thresholds import operating_point
 from engine.evaluation.validation_pages import write_pages
-from engine.layout import ADAPTER, RESULT, SAMPLES, VALIDATION_PAGES
+from engine.layout import ADAPTER, RESULT, SAMPLE_IMAGES, SAMPLES, VALIDATION_PAGES
 from engine.models.lora import adapter_off, trainable_parameters
 from engine.results.types import AdapterFile, ApMetrics, Comparison, Retention, TeacherResult
 from engine.teachers import LocalModel, Teacher
@@ -287,7 +287,7 @@ def write_samples(
         after: Detections of the adapted teacher.
         iou_type: Whether boxes or masks are compared.
     """
-    images = folder / Path(SAMPLES).stem
+    images = folder / SAMPLE_IMAGES
     images.mkdir(parents=True, exist_ok=True)
     records = [
         make_record(dataset, index, before[index], after[index], iou_type=iou_type)

@@ -25,25 +25,14 @@ from engine.errors import NoProgressError, NotFiniteError, StorageError
 from engine.evaluation.example_images import SampleView, read_samples
 from engine.evaluation.report import render_report
 from engine.evaluation.settings_table import settings_table
-from engine.layout import (
-    ADAPTER,
-    CARD,
-    LAST,
-    RESULT,
-    SAMPLES,
-    FileEntry,
-    RunLayout,
-    RunMetadata,
-    model_card,
-    read_result,
-    run_metrics,
-)
+from engine.layout import ADAPTER, ATTEMPTS, LAST, README, RESULT, SAMPLE_IMAGES, SAMPLES, RunLayout
 from engine.plan import TrainingRun
 from engine.results.events import Event, Listener, better_than
+from engine.results.model_card import model_card
+from engine.results.run_files import FileEntry, RunMetadata, publication, read_result, run_metrics
 from engine.results.types import TeacherResult
 from engine.storage import Storage, join
 from engine.storage import name as name_of
-from engine.storage.publication import ATTEMPTS
 from engine.training.device import check_disk
 from engine.training.distributed import ALONE, Processes
 from engine.training.resume import fetch_last, keep_best, keep_last
@@ -93,10 +82,10 @@ def train_and_publish(
     storage.on_retry = lambda sentence: listener(Event(event="note", teacher=run.teacher.slug, message=sentence))
 
     def begin() -> TeacherResult | None:
-        told = layout.publication(run.teacher, storage=storage).check()
+        told = publication(layout, run.teacher, storage=storage).check()
         if told is not None:
             listener(Event(event="note", teacher=run.teacher.slug, message=told))
-        layout.publication(run.teacher, storage=storage).settle()
+        publication(layout, run.teacher, storage=storage).settle()
         earlier = read_result(layout, run.teacher, storage)
         if earlier is None:
             fetch_last(storage, remote_last, local_last)
@@ -178,13 +167,13 @@ def _publish_teacher(result: TeacherResult, run: TrainingRun, *, storage: Storag
     target = layout.teacher(run.teacher)
     published = result.model_copy(update={"adapter": result.adapter.model_copy(update={"uri": join(target, ADAPTER)})})
     card = model_card(published, run.config, versions=environment())
-    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / README).write_text(card, encoding="utf-8")
     (folder / RESULT).write_bytes(_json(published))
     made = [*_files(folder), *_files(logs)]
     files = {file.relative_to(work_dir).as_posix(): file for file in made if folder / LAST not in file.parents}
     waited_for = (folder / RESULT).relative_to(work_dir).as_posix()
     files[waited_for] = files.pop(waited_for)
-    return layout.publication(run.teacher, storage=storage).publish(files)
+    return publication(layout, run.teacher, storage=storage).publish(files)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -229,15 +218,14 @@ def publish_run(config: RunConfig, *, storage: Storage) -> None:
         for uri, content in (of_all | {layout.metadata: _json(metadata)}).items():
             files[name_of(uri)] = Path(temporary, name_of(uri))
             files[name_of(uri)].write_bytes(content)
-        layout.publication(storage=storage).publish(files)
+        publication(layout, storage=storage).publish(files)
 
 
 def _samples(folder: str, storage: Storage) -> list[SampleView]:
     """Return the sample images of one teacher for the report."""
-    images = Path(SAMPLES).stem
     with TemporaryDirectory() as temporary:
         storage.download(join(folder, SAMPLES), Path(temporary, SAMPLES))
-        storage.download_folder(join(folder, images), Path(temporary, images))
+        storage.download_folder(join(folder, SAMPLE_IMAGES), Path(temporary, SAMPLE_IMAGES))
         return read_samples(Path(temporary))
 
 

@@ -9,20 +9,16 @@ from typing import Any
 from engine.config import RunConfig
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.errors import ConfigError, DataError
-from engine.layout import ADAPTER, ADAPTER_CONFIG
-from engine.models.lora import TEACHER
+from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, BEST, DETECTED_BOXES, checkpoint_step
 from engine.spec import TeacherName
 from engine.storage import Storage, join
 from engine.storage.base_identity import base_digest
 from engine.storage.publication import sha256_of
 from engine.teachers import LocalModel
-from engine.training.box_prompts import DETECTED, DETECTOR, DetectedBoxes
-from engine.training.checkpoint import Checkpoint, load_checkpoint, newest_first, outdated, read_checkpoint, step_of
+from engine.training.box_prompts import DETECTOR, DetectedBoxes
+from engine.training.checkpoint import Checkpoint, load_checkpoint, newest_first, outdated, read_checkpoint
 from engine.training.distributed import Processes
 from engine.training.splits import Splits
-
-BEST = "best"
-"""Folder below ``last/`` of the best adapter of a run that failed for good."""
 
 
 def last_checkpoint(last: Path, say: Callable[[str], None]) -> Checkpoint | None:
@@ -47,7 +43,7 @@ def fetch_last(storage: Storage, uri: str, last: Path) -> None:
     there = {item.key for item in storage.list(uri)}
     known = load_checkpoint(last)
     for name in newest_first(there):
-        if known is not None and (step_of(name) or 0) <= known.progress.step:
+        if known is not None and (checkpoint_step(name) or 0) <= known.progress.step:
             break
         coming = storage.download(join(uri, name), last / f".coming-{name}")
         checkpoint = read_checkpoint(coming)
@@ -63,7 +59,7 @@ def fetch_last(storage: Storage, uri: str, last: Path) -> None:
 
 def _fetch_boxes(checkpoint: Checkpoint, there: set[str], storage: Storage, uri: str, last: Path) -> None:
     digest = checkpoint.settings.get(DETECTOR)
-    boxes = DETECTED.format(digest)
+    boxes = DETECTED_BOXES.format(digest)
     here = last / boxes
     if boxes in there and not (here.is_file() and sha256_of(here) == digest):
         storage.download(join(uri, boxes), here)
@@ -71,7 +67,7 @@ def _fetch_boxes(checkpoint: Checkpoint, there: set[str], storage: Storage, uri:
 
 def keep_best(folder: Path, *, storage: Storage, uri: str) -> str | None:
     """Upload the best adapter of a failed run; return its URI, or None if the run has no adapter."""
-    files = [folder / name for name in (ADAPTER_CONFIG, TEACHER, ADAPTER)]
+    files = [folder / name for name in (ADAPTER_CONFIG, ADAPTER_CARD, ADAPTER)]
     if not all(file.is_file() for file in files):
         return None
     for file in files:
@@ -82,11 +78,11 @@ def keep_best(folder: Path, *, storage: Storage, uri: str) -> str | None:
 def keep_last(checkpoint: Path, *, storage: Storage, uri: str) -> None:
     """Upload a checkpoint, after its detected boxes, and delete outdated checkpoints."""
     there = {item.key for item in storage.list(uri)}
-    for boxes in checkpoint.parent.glob(DETECTED.format("*")):
+    for boxes in checkpoint.parent.glob(DETECTED_BOXES.format("*")):
         if boxes.name not in there:
             storage.upload(boxes, join(uri, boxes.name))
     storage.upload(checkpoint, join(uri, checkpoint.name))
-    for name in outdated(there | {checkpoint.name}, step_of(checkpoint.name) or 0):
+    for name in outdated(there | {checkpoint.name}, checkpoint_step(checkpoint.name) or 0):
         storage.delete(join(uri, name))
 
 

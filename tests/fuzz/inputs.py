@@ -40,10 +40,11 @@ from engine.dataset.types import Detections
 from engine.dataset.wordpiece import Vocabulary
 from engine.errors import BaseModelError, ConfigError, DataError, StorageError, TeacherError
 from engine.estimate.forecast import find_base
-from engine.layout import RunLayout, read_metadata, read_result
+from engine.layout import RunLayout
 from engine.manifest import load_manifest
 from engine.results.events import Event, parse_line
 from engine.results.outcome import Outcome, parse_outcome
+from engine.results.run_files import read_metadata, read_result
 from engine.spec import DatasetSpec, FineTuneSpec, TeacherName
 from engine.storage import Storage
 from engine.storage.publication import Commit, Publication

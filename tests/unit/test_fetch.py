@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError, StorageError
-from engine.layout import FileEntry, RunLayout, RunMetadata, fetch_run
+from engine.layout import RunLayout
+from engine.results.run_files import FileEntry, RunMetadata, fetch_run
 from engine.storage import Storage
 from engine.storage.output_lock import lock_file
 

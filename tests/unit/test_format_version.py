@@ -12,8 +12,9 @@ import yaml
 
 from engine.config import from_yaml
 from engine.errors import BaseModelError, ConfigError, StorageError
-from engine.layout import RunLayout, fetch_run, read_metadata, read_result
+from engine.layout import RunLayout
 from engine.models.lora import AdapterCard
+from engine.results.run_files import fetch_run, read_metadata, read_result
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.text.format_version import refuse_newer

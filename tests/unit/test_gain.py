@@ -15,8 +15,8 @@ from toy import metrics, run_config, settings
 from engine.cli import display
 from engine.config import RunConfig
 from engine.evaluation.retention import retention
-from engine.layout import model_card
 from engine.results.card_snippets import plain_snippet
+from engine.results.model_card import model_card
 from engine.results.outcome import LIMIT, Outcome, TeacherOutcome
 from engine.results.types import AdapterFile, TeacherResult
 from engine.spec import AugmentationSpec, TeacherName

@@ -18,8 +18,9 @@ from engine.dataset import inspect_dataset
 from engine.errors import EXIT_ERRORS, NotBetterThanBaseError
 from engine.evaluation.conclusion import improved
 from engine.fine_tune import fine_tune
-from engine.layout import RunLayout, model_card
+from engine.layout import RunLayout
 from engine.results.events import Event
+from engine.results.model_card import model_card
 from engine.results.no_gain import ADVICE, check_gain, warning
 from engine.results.outcome import LIMIT, parse_outcome
 from engine.results.types import Comparison, Interval, TeacherResult

@@ -23,9 +23,10 @@ from engine.cli.app import app
 from engine.config import RunConfig
 from engine.dataset.types import Sample
 from engine.errors import BaseModelError
-from engine.layout import ADAPTER, model_card
+from engine.layout import ADAPTER
 from engine.models.lora import AdapterCard, merged
 from engine.results.card_snippets import plain_snippet
+from engine.results.model_card import model_card
 from engine.results.types import AdapterFile
 from engine.spec import TeacherName
 from engine.teachers import load_adapted

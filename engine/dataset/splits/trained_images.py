@@ -9,9 +9,8 @@ from engine.dataset.images.folder import ImageFolder
 from engine.dataset.splits.comparison import sure
 from engine.dataset.types import CocoDataset
 from engine.errors import StorageError
+from engine.layout import SPLITS
 from engine.storage import NotFoundError, Storage, join
-
-LISTS = "splits.json"
 
 
 def trained_images(adapter: str, dataset: CocoDataset, folder: ImageFolder, storage: Storage) -> list[str] | None:
@@ -29,7 +28,7 @@ def trained_images(adapter: str, dataset: CocoDataset, folder: ImageFolder, stor
     Raises:
         StorageError: The lists are not what a run writes, or cannot be read.
     """
-    uri = join(adapter, LISTS)
+    uri = join(adapter, SPLITS)
     try:
         content: Any = json.loads(storage.read_bytes(uri))
         listed = [(str(one["file_name"]), str(one["content"])) for one in content["parts"]["train"]]

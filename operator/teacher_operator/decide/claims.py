@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.spec import FineTuneSpec
-from engine.storage.uris import is_claim, split_claim
+from engine.text.uris import is_claim, split_claim
 
 MOUNTED = "/claims"
 """The folder below which each claim lies at its name."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.spec import SpecModel
 from engine.storage.options import CA_BUNDLES, PAYS, STYLE
-from engine.storage.uris import CLAIMS
+from engine.text.uris import CLAIMS
 from teacher_operator.api.names import CLAIMED_GPUS
 from teacher_operator.api.pod_settings import EnvSource, PodSettings, StageName
 from teacher_operator.api.settings import Settings

@@ -14,9 +14,10 @@ import pytest
 from faulty_s3 import Answer, Fault, FaultyS3, Handler, Request, error, says
 
 from engine.errors import StorageError
+from engine.layout import ATTEMPTS
 from engine.storage import ExistsError, ObjectInfo, Storage, StorageOptions, join
 from engine.storage.election import elect
-from engine.storage.publication import ATTEMPTS, Publication
+from engine.storage.publication import Publication
 
 PATHS = ("sam/a.bin", "sam/deep/b.bin", "logs/c.bin", "sam/result.json")
 

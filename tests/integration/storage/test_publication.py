@@ -10,8 +10,9 @@ import pytest
 from faulty_s3 import Fault, FaultyS3, Handler, Request, says
 
 from engine.errors import StorageError
+from engine.layout import ATTEMPTS, COMMIT
 from engine.storage import Storage, StorageOptions, join
-from engine.storage.publication import ATTEMPTS, COMMIT, Publication
+from engine.storage.publication import Publication
 
 PATHS = ("sam/a.bin", "sam/deep/b.bin", "logs/c.bin", "sam/result.json")
 

@@ -13,8 +13,9 @@ import pytest
 from faulty_s3 import MIXED, Fault, FaultyS3, Request, says
 from runs import TINY, manifest, started, teacher, until, write_parts
 
-from engine.layout import RunLayout, read_metadata
+from engine.layout import RunLayout
 from engine.results.events import Event, parse_line
+from engine.results.run_files import read_metadata
 from engine.storage import Storage
 
 SAM = {"name": "Sam", "baseModel": str(TINY / "sam"), "epochs": 1}

@@ -20,8 +20,9 @@ from faulty_s3 import Fault, FaultyS3, Handler, Request
 from runs import TINY, manifest, teacher, write_parts
 
 from engine.config import from_yaml
-from engine.layout import ADAPTER, RunLayout, RunMetadata, fetch_run, read_metadata
+from engine.layout import ADAPTER, RunLayout
 from engine.plan import TrainingRun
+from engine.results.run_files import RunMetadata, fetch_run, read_metadata
 from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, join

@@ -12,8 +12,8 @@ from toy import ToyModel, ToyTeacher, settings
 
 from engine.config import LoraSettings
 from engine.errors import BaseModelError
+from engine.layout import ADAPTER_CARD
 from engine.models.lora import (
-    TEACHER,
     AdapterCard,
     adapter_off,
     adapter_tensors,
@@ -91,7 +91,7 @@ def test_files_hold_no_pickle_and_name_the_base_as_the_settings_do(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
-        TEACHER,
+        ADAPTER_CARD,
     ]
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "org/toy"
@@ -142,7 +142,7 @@ def test_an_adapter_for_another_architecture_is_refused(tmp_path: Path) -> None:
         load_adapter(teacher, tmp_path)
 
 
-@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", TEACHER])
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", ADAPTER_CARD])
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[1, 2]"])
 def test_broken_files_are_a_sentence(tmp_path: Path, file: str, content: bytes | None) -> None:
     save_adapter(adapted(), tmp_path, card=card())

@@ -19,7 +19,7 @@ from engine.config.model import TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import CocoAnnotation, Detections
 from engine.errors import ConfigError, InterruptedTrainingError
-from engine.layout import RunLayout
+from engine.layout import DETECTED_BOXES, RunLayout
 from engine.plan import TrainingRun
 from engine.results.events import Event
 from engine.results.types import TeacherResult
@@ -27,7 +27,7 @@ from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY
 from engine.training import TeacherTrainer
-from engine.training.box_prompts import DETECTED, NO_DETECTOR, DetectedBoxes, boxes_of
+from engine.training.box_prompts import NO_DETECTOR, DetectedBoxes, boxes_of
 from engine.training.publish import train_and_publish
 
 DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
@@ -138,7 +138,7 @@ def test_a_run_that_goes_on_takes_the_boxes_that_it_began_with(tuned: tuple[RunC
 
 
 def lose_boxes(work: Path) -> None:
-    (boxes,) = (work / LAST).glob(DETECTED.format("*"))
+    (boxes,) = (work / LAST).glob(DETECTED_BOXES.format("*"))
     boxes.unlink()
 
 

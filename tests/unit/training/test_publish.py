@@ -9,14 +9,15 @@ from toy import result_of, run_config, settings
 
 from engine.config import RunConfig
 from engine.errors import StorageError
-from engine.layout import RESULT, RunLayout, read_result
+from engine.layout import DETECTED_BOXES, RESULT, RunLayout
 from engine.plan import TrainingRun
 from engine.results.events import Event
+from engine.results.run_files import read_result
 from engine.results.types import TeacherResult
 from engine.spec import AugmentationSpec, TeacherName
 from engine.storage import Storage, join
 from engine.training import publish
-from engine.training.box_prompts import DETECTED, DETECTOR
+from engine.training.box_prompts import DETECTOR
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_name, load_checkpoint, save_checkpoint
 from engine.training.resume import fetch_last, keep_last
 
@@ -91,7 +92,7 @@ def write_checkpoint(last: Path, step: int, boxes: bytes = b"") -> Path:
     if boxes:
         settings[DETECTOR] = hashlib.sha256(boxes).hexdigest()
         last.mkdir(parents=True, exist_ok=True)
-        (last / DETECTED.format(settings[DETECTOR])).write_bytes(boxes)
+        (last / DETECTED_BOXES.format(settings[DETECTOR])).write_bytes(boxes)
     return save_checkpoint(Checkpoint(Progress(step=step), {}, settings, adapter={}, optimizer={}), last)
 
 
@@ -149,7 +150,7 @@ def test_boxes_that_a_checkpoint_goes_with_come_before_it_and_are_brought_again(
     there.mkdir()
     content = b"boxes"
     digest = hashlib.sha256(content).hexdigest()
-    boxes = DETECTED.format(digest)
+    boxes = DETECTED_BOXES.format(digest)
     (there / boxes).write_bytes(content)
     save_checkpoint(Checkpoint(Progress(step=3), {}, {DETECTOR: digest}, adapter={}, optimizer={}), there)
     name = checkpoint_name(3)

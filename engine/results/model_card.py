@@ -1,0 +1,133 @@
+"""Model card of an adapter: its ``README.md``, in Markdown, with origin, metrics and code that loads it."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Mapping
+
+import yaml
+
+from engine.config import RunConfig
+from engine.results.card_snippets import FROM_ORIGINAL, is_original, plain_snippet
+from engine.results.no_gain import warning
+from engine.results.types import TeacherResult
+from engine.spec import TeacherName
+from engine.text.uris import parent
+
+
+def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[str, str]) -> str:
+    """Return ``README.md`` of an adapter: origin, metrics, and code to load it."""
+    settings = config.teachers.of(result.teacher)
+    assert settings is not None  # noqa: S101 - a result is of a teacher that was configured
+    title = {TeacherName.GROUNDING_DINO: "Grounding DINO", TeacherName.SAM: "SAM"}[result.teacher]
+    revision = result.base_revision or "unknown"
+    rows = [
+        ("AP", result.before.ap, result.after.ap),
+        ("AP50", result.before.ap50, result.after.ap50),
+        ("AP75", result.before.ap75, result.after.ap75),
+    ]
+    if result.before.miou is not None and result.after.miou is not None:
+        rows.append(("mean IoU from true boxes", result.before.miou, result.after.miou))
+    if result.from_detector_before is not None and result.from_detector_after is not None:
+        rows.append(("AP from Grounding DINO's boxes", result.from_detector_before.ap, result.from_detector_after.ap))
+    if result.retention is not None:
+        rows.append(("AP on other things", result.retention.base.ap, result.retention.adapted.ap))
+    lora = settings.lora
+    return "\n".join(
+        [
+            "---",
+            "library_name: peft",
+            f"base_model: {_yaml_text(result.base_model)}",
+            "tags: [lora, " + result.teacher.slug.replace("_", "-") + "]",
+            "---",
+            "",
+            f"# {title} adapted to {_cell(config.name)}",
+            "",
+            f"A LoRA adapter (preset `{lora.preset.value}`, rank {lora.rank}, alpha {lora.alpha}, "
+            f"{result.trainable_parameters:,} parameters) for {_code(result.base_model)} at revision "
+            f"{_code(revision)}.",
+            "",
+            *([f"**Note: {_cell(said)}.**", ""] if (said := warning(result)) is not None else []),
+            "With transformers and PEFT alone:",
+            "",
+            "```python",
+            *plain_snippet(result).splitlines(),
+            "```",
+            "",
+            *([FROM_ORIGINAL, ""] if is_original(result.base_model) else []),
+            "With teacher-finetune, which also asks for more classes than one caption holds:",
+            "",
+            "```python",
+            *loading_lines(result).splitlines(),
+            "```",
+            "",
+            "| on the validation part | base | adapted |",
+            "| --- | --- | --- |",
+            *(f"| {label} | {before:.3f} | {after:.3f} |" for label, before, after in rows),
+            "",
+            "| | |",
+            "| --- | --- |",
+            f"| classes, in the order of the prompt | {', '.join(map(_cell, config.data.classes))} |",
+            f"| score thresholds | {', '.join(f'{_cell(name)} {at:.3f}' for name, at in result.thresholds.items())} |",
+            f"| what is left of the base's skill on other things | {_left(result)} |",
+            f"| annotations (sha256) | `{config.data.digest}` |",
+            f"| adapter (sha256) | `{result.adapter.sha256}` |",
+            f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",
+            f"| seed | {config.training.seed} |",
+            *(f"| {name} | {version} |" for name, version in versions.items()),
+            "",
+        ]
+    )
+
+
+def _cell(text: str) -> str:
+    r"""Escape untrusted text for a cell of a Markdown table.
+
+    >>> _cell("a|b <script>\n")
+    'a\\|b &lt;script&gt; '
+    """
+    safe = "".join(character if character.isprintable() else " " for character in html.escape(text, quote=False))
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", safe)
+
+
+def _code(text: str) -> str:
+    r"""Quote untrusted text as inline code of Markdown; its backticks do not end the code.
+
+    >>> _code("a`b``"), _code("model")
+    ('``` a`b`` ```', '`model`')
+    """
+    safe = "".join(character if character.isprintable() else " " for character in text)
+    runs = [len(run) for run in re.findall("`+", safe)]
+    if not runs:
+        return f"`{safe}`"
+    fence = "`" * (max(runs) + 1)
+    return f"{fence} {safe} {fence}"
+
+
+def _yaml_text(text: str) -> str:
+    r"""Quote untrusted text as a YAML value in one line.
+
+    >>> _yaml_text('a"\nb: c')
+    '"a\\"\\nb: c"'
+    """
+    return yaml.safe_dump(text, default_style='"', width=math.inf).strip()
+
+
+def _left(result: TeacherResult) -> str:
+    if result.retention is None or result.retention.share < 0:
+        return "not measured"
+    return f"{result.retention.share:.0%} of its AP for {len(result.retention.prompts)} prompts"
+
+
+_LOADING = """\
+from engine.teachers import load_adapted
+teacher = load_adapted({uri!r})
+detections = teacher.predict(samples)  # engine.dataset.Sample.of(image) of an RGB array; for SAM, of(image, boxes_xyxy)
+"""
+
+
+def loading_lines(result: TeacherResult) -> str:
+    """Return the three lines of Python that load an adapter, for the model card and the report."""
+    return _LOADING.format(uri=parent(result.adapter.uri))
