@@ -10,6 +10,7 @@ from typing import Any
 from engine.augmentation import table_markdown
 from engine.dataset.checks.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Severity
+from engine.errors import EXIT_ERRORS, FORMER_EXIT_CODES, InterruptedTrainingError, TeacherError
 from teacher_operator.api.kube_types import INT_OR_STRING
 from teacher_operator.api.spec import INPUTS, PLATFORM, TeacherFineTuneSpec
 
@@ -91,6 +92,73 @@ def augmentation_page() -> str:
     return table_markdown()
 
 
+EXIT_CODES_HEAD = """\
+| code | reason | meaning | retried | up to version 0.1.0 |
+| --- | --- | --- | --- | --- |
+| 0 | | success | | 0 |
+"""
+
+EXIT_CODES_END = f"""
+| 130 | | a second Ctrl-C, which ends the program immediately | | same |
+| 2 | | an unknown command or option, or an invalid option value | no | same |
+| {TeacherError.exit_code} | `{TeacherError.reason}` | any other error | yes | same |
+"""
+
+
+def exit_codes() -> str:
+    """Return the table of the exit codes of ``teacher``, from the errors."""
+    former = {today: code for code, today in FORMER_EXIT_CODES.items()}
+    rows = (
+        f"| {code} | `{error.reason}` | {_meaning(error)} | {_retried(error)} | {former.get(code, 'same')} |"
+        for code, error in EXIT_ERRORS.items()
+    )
+    return EXIT_CODES_HEAD + "\n".join(rows) + EXIT_CODES_END
+
+
+FAILURES_HEAD = """\
+| reason | exit code | retried | meaning | remedy |
+| --- | --- | --- | --- | --- |
+"""
+
+
+def failures() -> str:
+    """Return the table of the failures that a trainer or an inspection reports, from the errors."""
+    rows = (
+        f"| `{error.reason}` | {code} | {_retried(error)} | {_meaning(error)} | {error.advice} |"
+        for code, error in EXIT_ERRORS.items()
+    )
+    return FAILURES_HEAD + "\n".join(rows) + "\n"
+
+
+def _meaning(error: type[TeacherError]) -> str:
+    """Return the first line of an error's docstring as a cell of a table."""
+    text = (error.__doc__ or "").splitlines()[0].removesuffix(".")
+    return text if text.startswith("SIG") else text[0].lower() + text[1:]
+
+
+def _retried(error: type[TeacherError]) -> str:
+    if error is InterruptedTrainingError:
+        return "yes, not counted"
+    return "yes" if error.retryable else "no"
+
+
+BLOCKS = {
+    ("README.md", "exit codes"): exit_codes,
+    ("docs/operator.md", "failures"): failures,
+}
+"""Generated parts of pages: by page and by the name in ``<!-- generated: NAME -->``, which ``<!-- end -->`` closes."""
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    """Return the text of a page with new content of one generated part."""
+    start = f"<!-- generated: {name} -->\n"
+    end = "<!-- end -->"
+    before, found, after = text.partition(start)
+    if not found:
+        raise ValueError(f"there is no {start.strip()}")
+    return f"{before}{start}\n{content}\n{end}{after.partition(end)[2]}"
+
+
 PAGES = {"manifest.md": manifest_page, "augmentation.md": augmentation_page, "problems.md": problems_page}
 
 
@@ -151,3 +219,6 @@ def _kind(field: dict[str, Any]) -> str:
 if __name__ == "__main__":
     for page, text in PAGES.items():
         (DOCS / page).write_text(text(), encoding="utf-8")
+    for (page, name), content in BLOCKS.items():
+        path = DOCS.parent / page
+        path.write_text(with_block(path.read_text(encoding="utf-8"), name, content()), encoding="utf-8")

@@ -221,4 +221,4 @@ def _failure_of(teacher: str, code: int, told: Event | None) -> TeacherError:
             "resumes from the last checkpoint"
         )
     how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-    return error(f"the trainer of {teacher} ended with {how}")
+    return error(f"the trainer of {teacher} ended with {how}: {error.advice}")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.dataset.boxes import box_iou
 from engine.dataset.types import NMS_IOU, Detections, Frame, Sample
-from engine.errors import OutOfMemoryError
+from engine.errors import OutOfGpuMemoryError
 from engine.models.base import Teacher
 
 DEFAULT_THRESHOLD = 0.3
@@ -77,12 +77,12 @@ class Labeller:
             ``masks``. Boxes with an empty mask are left out.
 
         Raises:
-            OutOfMemoryError: The GPU has too little memory for this number of images.
+            OutOfGpuMemoryError: The GPU has too little memory for this number of images.
         """
         try:
             return self._label(images)
         except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(
+            raise OutOfGpuMemoryError(
                 f"the GPU has too little memory for {len(images)} images at a time: lower the batch size"
             ) from error
 

@@ -113,7 +113,9 @@ class Outcome(Result):
     """
 
     exit_code: int = Field(default=0, description="That of the process: see engine.errors.")
-    reason: str = Field(default="", description="CamelCase kind of the failure, such as NotFinite; empty: it is done.")
+    reason: str = Field(
+        default="", description="CamelCase kind of the failure, such as LossNotFinite; empty: it is done."
+    )
     message: str = Field(default="", description="The failure as a sentence.")
     trained: TeacherOutcome | None = None
     prepared: Prepared | None = None
@@ -133,7 +135,7 @@ class Outcome(Result):
             message = f"{message[: MESSAGE_LENGTH - len(IN_LOG)]}{IN_LOG}"
         if isinstance(error, TeacherError):
             return cls(exit_code=error.exit_code, reason=error.reason, message=message, trained=trained)
-        return cls(exit_code=1, reason="Unexpected", message=message, trained=trained)
+        return cls(exit_code=TeacherError.exit_code, reason=TeacherError.reason, message=message, trained=trained)
 
     def to_message(self, limit: int = LIMIT) -> str:
         """The outcome as JSON of at most ``limit`` bytes, a few hundred at least; it can be read back.

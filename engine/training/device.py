@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 
 from engine.config import TeacherSettings
-from engine.errors import ConfigError, InterruptedTrainingError, MachineError, OutOfMemoryError
+from engine.errors import ConfigError, InterruptedTrainingError, MachineError, OutOfGpuMemoryError
 from engine.models.base import Teacher
 from engine.processes.signals import forget_requests, handle_stop, is_second_ctrl_c, restore_handlers, signal_name
 from engine.spec import Precision
@@ -103,7 +103,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | None = None) -> OutOfMemoryError:
+def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | None = None) -> OutOfGpuMemoryError:
     """Return an error that says what to do about too little GPU memory.
 
     Args:
@@ -125,7 +125,7 @@ def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | Non
         f"batches of {fits} fit: set teachers.{slug}.batch_size to {fits} and accumulation_steps to "
         f"{math.ceil(step / (fits or 1))}",
     )
-    return OutOfMemoryError(
+    return OutOfGpuMemoryError(
         f"{where} has too little memory for {teacher.name} in batches of {settings.batch_size}: {advice}, or take the "
         "preset decoder, or a GPU with more memory"
     )

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from engine.config import TeacherSettings, TrainingConfig
-from engine.errors import InterruptedTrainingError, NotFiniteError, StorageError
+from engine.errors import InterruptedTrainingError, LossNotFiniteError, StorageError
 from engine.models.activation_checkpointing import recompute
 from engine.models.base import Batch, Teacher
 from engine.models.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
@@ -119,8 +119,8 @@ class Loop:
 
         Raises:
             InterruptedTrainingError: SIGTERM or Ctrl-C arrived; a checkpoint is written.
-            NotFiniteError: The loss became NaN or infinite.
-            OutOfMemoryError: The GPU has too little memory even for half a batch.
+            LossNotFiniteError: The loss became NaN or infinite.
+            OutOfGpuMemoryError: The GPU has too little memory even for half a batch.
         """
         while True:
             with closing(self._batches(self.steps)) as batches:  # its workers end with the block
@@ -159,9 +159,9 @@ class Loop:
         try:
             with memory_errors(self.teacher, self.settings):
                 apply_gradients(self.optimizer, learning_rate=rate, clip_norm=self.settings.clip_norm, losses=losses)
-        except NotFiniteError as error:
+        except LossNotFiniteError as error:
             self._checkpoint_at_the_end()
-            raise NotFiniteError(
+            raise LossNotFiniteError(
                 f"at step {done + 1} of {self.steps.total} {error}: lower the learning rate "
                 f"({self.settings.learning_rate:g}), or set training.precision to float32; "
                 + ("the best adapter so far is kept" if self.best else "there is no adapter yet")
@@ -201,7 +201,7 @@ class Loop:
         All activations that can be recomputed are from now on, unless the settings choose them.
 
         Raises:
-            OutOfMemoryError: It was done before, or there is nothing to halve.
+            OutOfGpuMemoryError: It was done before, or there is nothing to halve.
         """
         size = self.steps.micro_batch_size or self.steps.batch_size
         if size == 1 or self.progress.micro_batch_size is not None:

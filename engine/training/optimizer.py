@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from engine.config import TeacherSettings
-from engine.errors import NotFiniteError
+from engine.errors import LossNotFiniteError
 from engine.models.base import Batch, Teacher, to_device
 from engine.models.lora import trainable_parameters
 from engine.training.distributed import ALONE, Processes
@@ -95,13 +95,13 @@ def apply_gradients(optimizer: AdamW, *, learning_rate: float, clip_norm: float,
     """Clip the gradients to ``clip_norm``, take the step and clear them.
 
     Raises:
-        NotFiniteError: The loss or its gradient is NaN or infinite; no parameter has changed.
+        LossNotFiniteError: The loss or its gradient is NaN or infinite; no parameter has changed.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
     if not math.isfinite(losses["loss"]) or not math.isfinite(norm):
         parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-        raise NotFiniteError(f"the loss or its gradient is not finite ({parts}; norm of the gradient {norm:g})")
+        raise LossNotFiniteError(f"the loss or its gradient is not finite ({parts}; norm of the gradient {norm:g})")
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from engine.config import RunConfig, to_yaml
 from engine.dataset import DatasetInfo
-from engine.errors import NoProgressError, NotFiniteError, StorageError
+from engine.errors import LossNotFiniteError, NoProgressError, StorageError
 from engine.evaluation.example_images import SampleView, read_samples
 from engine.evaluation.report import render_report
 from engine.evaluation.settings_table import settings_table
@@ -111,14 +111,14 @@ def train_and_publish(
     )
     try:
         result = trainer.train()
-    except NotFiniteError as error:
+    except LossNotFiniteError as error:
         try:
             kept = keep_best(trainer.folder, storage=storage, uri=remote_last) if processes.first else None
         except StorageError as failure:
-            raise NotFiniteError(f"{error} at {trainer.folder} alone: {failure}") from None
+            raise LossNotFiniteError(f"{error} at {trainer.folder} alone: {failure}") from None
         if kept is None:
             raise
-        raise NotFiniteError(f"{error} at {kept}") from None
+        raise LossNotFiniteError(f"{error} at {kept}") from None
 
     published, mine = processes.decided(partial(publish_result, result, run, storage=storage, work_dir=work_dir))
     where = layout.teacher(run.teacher)

@@ -142,7 +142,7 @@ def test_sigterm_on_one_machine_stops_all_and_others_go_on(
     for rank, process in enumerate((first, second)):
         process.communicate(timeout=120)
         outcome = outcome_in(tmp_path / f"outcome{rank}")
-        assert (process.returncode, outcome.exit_code, outcome.reason) == (143, 143, "InterruptedTraining")
+        assert (process.returncode, outcome.exit_code, outcome.reason) == (143, 143, "Interrupted")
         assert "stopped after step" in outcome.message
     assert not list(tmp_path.glob("out/parts/*/metadata.json"))
 
@@ -187,7 +187,7 @@ def test_what_fails_in_one_process_is_told_once_and_ends_all(parts: Path, tmp_pa
     left = tmp_path / "outcome.json"
     exit_code, events, err = run("launch", "--processes", "2", "--outcome", str(left), *train, cwd=tmp_path)
     outcome = outcome_in(left)
-    assert (exit_code, outcome.exit_code, outcome.reason) == (42, 42, "BaseModel")
+    assert (exit_code, outcome.exit_code, outcome.reason) == (42, 42, "BaseModelUnavailable")
     (error,) = [event for event in events if event.event == "error"]
     assert (error.exit_code, error.message) == (42, outcome.message)
     assert "/no/such/folder" in outcome.message

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = runpy.run_path(str(DOCS / "generate.py"))["PAGES"]
+GENERATE = runpy.run_path(str(DOCS / "generate.py"))
+PAGES, BLOCKS = GENERATE["PAGES"], GENERATE["BLOCKS"]
 MARKDOWN = sorted(
     [*ROOT.glob("*.md"), *(p for d in (".github", "docs", "examples", "helm") for p in (ROOT / d).rglob("*.md"))]
 )
@@ -19,6 +20,12 @@ MARKDOWN = sorted(
 @pytest.mark.parametrize("page", PAGES)
 def test_a_generated_page_has_not_drifted(page: str) -> None:
     assert (DOCS / page).read_text() == PAGES[page](), "run `make docs`"
+
+
+@pytest.mark.parametrize(("page", "name"), BLOCKS)
+def test_a_generated_part_of_a_page_has_not_drifted(page: str, name: str) -> None:
+    text = (ROOT / page).read_text()
+    assert text == GENERATE["with_block"](text, name, BLOCKS[page, name]()), "run `make docs`"
 
 
 def prose(file: Path) -> str:

@@ -134,7 +134,7 @@ def test_places_that_are_none_are_refused(options: dict[str, object], sentence: 
 
 
 def test_a_process_that_a_signal_ends_after_it_has_said_why_ends_as_it_said(tmp_path: Path) -> None:
-    said = Outcome(exit_code=42, reason="BaseModel", message="there is none").model_dump_json()
+    said = Outcome(exit_code=42, reason="BaseModelUnavailable", message="there is none").model_dump_json()
     program = f"""
 if rank == 1:
     leave({said!r})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
-from engine.errors import ConfigError, DataError, NotFiniteError, StorageError, TeacherError
+from engine.errors import ConfigError, DataError, LossNotFiniteError, StorageError, TeacherError
 from engine.results.events import Event
 from engine.results.outcome import CUTS, IN_LOG, LIMIT, Outcome, Prepared, TeacherOutcome, parse_outcome, write_outcome
 from engine.results.types import AdapterFile
@@ -118,7 +118,7 @@ def test_what_cannot_be_told_is_a_failure_that_says_so() -> None:
     assert len(text.encode()) <= LIMIT
     told = parse_outcome(text)
     assert told is not None
-    assert (told.exit_code, told.reason) == (40, "Config")
+    assert (told.exit_code, told.reason) == (40, "ConfigurationInvalid")
     assert "shorter URIs" in told.message
 
 
@@ -137,11 +137,11 @@ def test_a_message_of_any_text_fits(character: str, limit: int) -> None:
 @pytest.mark.parametrize(
     ("error", "exit_code", "reason", "message"),
     [
-        (DataError("no objects"), 41, "Data", "no objects"),
-        (NotFiniteError("at step 3"), 45, "NotFinite", "at step 3"),
-        (NotFoundError("x is not there"), 43, "NotFound", "x is not there"),
+        (DataError("no objects"), 41, "DataInvalid", "no objects"),
+        (LossNotFiniteError("at step 3"), 45, "LossNotFinite", "at step 3"),
+        (NotFoundError("x is not there"), 43, "StorageUnavailable", "x is not there"),
         (KeyError("x"), 1, "Unexpected", "KeyError: 'x'"),
-        (DataError("bad name \udcff"), 41, "Data", "bad name ?"),
+        (DataError("bad name \udcff"), 41, "DataInvalid", "bad name ?"),
     ],
 )
 def test_a_failure_says_what_kind_it_is(error: Exception, exit_code: int, reason: str, message: str) -> None:
@@ -150,7 +150,7 @@ def test_a_failure_says_what_kind_it_is(error: Exception, exit_code: int, reason
     assert parse_outcome(outcome.to_message()) == outcome
 
 
-@pytest.mark.parametrize(("former", "error"), [(2, ConfigError), (3, DataError), (7, NotFiniteError)])
+@pytest.mark.parametrize(("former", "error"), [(2, ConfigError), (3, DataError), (7, LossNotFiniteError)])
 def test_the_outcome_of_a_trainer_of_an_earlier_version_has_the_exit_code_of_today(
     former: int, error: type[TeacherError]
 ) -> None:
@@ -168,7 +168,7 @@ def test_the_outcome_of_a_trainer_of_an_earlier_version_has_the_exit_code_of_tod
         "[1]",
         '{"exit_code": 41}',
         '{"exit_code": 0, "prepared": {"uri": 3}, "trained": null}',
-        Event(event="error", time=1.0, message="x", reason="Data", exit_code=41).line(),
+        Event(event="error", time=1.0, message="x", reason="DataInvalid", exit_code=41).line(),
         Event(event="step", time=1.0, step=1).line() + "\n" + Event(event="step", time=1.0, step=2).line(),
         Outcome().to_message()[:-1],
     ],
@@ -302,7 +302,7 @@ def test_of_a_failure_that_a_kubelet_cuts_the_cause_is_read(containers: int, cha
     text = Outcome.failure(DataError("The beginning. " + 10_000 * character)).to_message()
     told = parse_outcome(cut(text, containers))
     assert told is not None
-    assert (told.exit_code, told.reason) == (41, "Data")
+    assert (told.exit_code, told.reason) == (41, "DataInvalid")
     assert told.message.startswith("The beginning. ")
     assert told.message.endswith(IN_LOG)
 

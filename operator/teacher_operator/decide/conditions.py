@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from engine.errors import NotBetterThanBaseError
 from engine.results.outcome import TeacherOutcome
 from engine.results.types import MemoryNeed
 from engine.spec import OnNoGain, TeacherName
@@ -28,7 +29,7 @@ State = Literal["active", "suspended", "stuck", "succeeded", "failed"]
 
 RESPONDING = "Responding"
 INSPECTED, RECONCILING, STALLED, SUCCEEDED = "DatasetInspected", "Reconciling", "Stalled", "Succeeded"
-IMPROVED, NOT_BETTER = "Improved", "NotBetterThanBase"
+IMPROVED, NOT_BETTER = "Improved", NotBetterThanBaseError.reason
 
 
 @dataclass(frozen=True)

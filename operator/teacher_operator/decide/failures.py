@@ -6,18 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.errors import (
-    BaseModelError,
-    ConfigError,
-    DataError,
-    InterruptedTrainingError,
-    MachineError,
-    NoProgressError,
-    NotBetterThanBaseError,
-    NotFiniteError,
-    OutOfMemoryError,
-    StorageError,
-)
+from engine.errors import EXIT_ERRORS, InterruptedTrainingError, NotBetterThanBaseError
 from engine.results.outcome import Outcome, parse_outcome
 from teacher_operator.api.names import INSPECT
 from teacher_operator.api.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
@@ -29,21 +18,10 @@ from teacher_operator.decide.sidecars import RUNS_ON
 
 Body = Mapping[str, Any]
 
-REASONS: Mapping[int, str] = {
-    ConfigError.exit_code: "ConfigurationInvalid",
-    DataError.exit_code: "DataInvalid",
-    BaseModelError.exit_code: "BaseModelUnavailable",
-    StorageError.exit_code: "StorageUnavailable",
-    OutOfMemoryError.exit_code: "OutOfGpuMemory",
-    NotFiniteError.exit_code: "LossNotFinite",
-    NoProgressError.exit_code: "NoProgress",
-    MachineError.exit_code: "MachineUnfit",
-    NotBetterThanBaseError.exit_code: "NotBetterThanBase",
-    InterruptedTrainingError.exit_code: "Interrupted",
-}
-"""The exit codes of the engine."""
-
 KILLED = 137
+DISRUPTION = "Disrupted"
+"""Reason of a pod that something other than the run has stopped."""
+
 NOTHING_LEFT = "NothingLeft"
 """A pod ended well, and nothing says that our process ever ran in it."""
 NO_COMMAND = frozenset({0, 2, 126, 127, 128, 255})
@@ -70,7 +48,7 @@ def unreadable(pods: Sequence[Body], container: str) -> FailureStatus | None:
     message = (terminated(done[-1], container) or {}).get("message") or ""
     outcome = parse_outcome(message)
     if outcome is not None and outcome.message:
-        reason, said = REASONS.get(outcome.exit_code, "OutcomeUnreadable"), outcome.message
+        reason, said = _reason_of(outcome.exit_code) or "OutcomeUnreadable", outcome.message
     elif not message:
         reason, said = (
             NOTHING_LEFT,
@@ -155,7 +133,7 @@ def failure_elsewhere(job: Body) -> FailureStatus | None:
     exit_code = int(found[1]) if found else None
     if exit_code == NotBetterThanBaseError.exit_code:
         return None
-    reason = _reason(condition.get("reason"), "JobFailed") if exit_code is None else REASONS.get(exit_code, "Crashed")
+    reason = _reason(condition.get("reason"), "JobFailed") if exit_code is None else _reason_of(exit_code) or "Crashed"
     message = f"failed in another cluster, where its pods and their logs are: {said}; the last checkpoint is kept"
     return FailureStatus(reason=reason, message=clip(message), exit_code=exit_code)
 
@@ -173,7 +151,7 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
         return "OutOfMemory", f"killed{on_node} for using {allowed}: {advice}"
     told = outcome if outcome is not None and outcome.message else None
     if told is not None and told.exit_code != InterruptedTrainingError.exit_code:
-        return REASONS.get(told.exit_code) or _reason(told.reason, "TrainerFailed"), told.message
+        return _reason_of(told.exit_code) or _reason(told.reason, "TrainerFailed"), told.message
     status = pod["status"]
     disruption = next((c for c in status.get("conditions") or [] if c["type"] == DISRUPTED), None)
     if status.get("reason") == "Evicted":
@@ -181,17 +159,21 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
         advice = eviction_advice(why, container)
         return "Evicted", f"evicted{on_node}: {why}" + (f" To fix it, {advice}" if advice else "")
     if disruption is not None and disruption["status"] == "True":
-        return "Disrupted", f"stopped{on_node}: {disruption.get('message') or disruption.get('reason')}"
+        return DISRUPTION, f"stopped{on_node}: {disruption.get('message') or disruption.get('reason')}"
     if told is not None:  # who sent the signal is not known
-        return REASONS[told.exit_code], told.message
+        return InterruptedTrainingError.reason, told.message
     if not ended:
         return "PodFailed", status.get("message") or status.get("reason") or "the pod failed before its container ran"
     if exit_code == KILLED:
         return "Killed", f"killed{on_node} (exit code 137) without a word: most likely the node ran out of memory"
     if ended.get("reason") in {"ContainerCannotRun", "StartError"}:
         return "StartError", f"the container cannot start{on_node}: {ended.get('message', '')}"[:SUMMARY_MAX]
-    if isinstance(exit_code, int) and exit_code in REASONS:
-        return REASONS[exit_code], f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
+    if exit_code in EXIT_ERRORS:
+        error = EXIT_ERRORS[exit_code]
+        return (
+            error.reason,
+            f"ended{on_node} with exit code {exit_code}; the last lines of its log say why: {error.advice}",
+        )
     if exit_code in NO_COMMAND and outcome is None:
         return (
             "Crashed",
@@ -199,6 +181,12 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
             "or its image knows other arguments than the operator; its log, if it wrote any, says which",
         )
     return "Crashed", f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
+
+
+def _reason_of(exit_code: int) -> str | None:
+    """Return the reason of one of the engine's exit codes; None of any other code."""
+    error = EXIT_ERRORS.get(exit_code)
+    return error.reason if error else None
 
 
 def _reason(text: str | None, default: str) -> str:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any
 
+from engine.errors import ConfigError
 from teacher_operator.api.pod_settings import (
     ENV_MESSAGE,
     RESERVED_ENV,
@@ -224,4 +225,4 @@ def _refused(what: str, kind: str, patterns: Sequence[str]) -> FailureStatus:
 
 
 def _unfit(message: str) -> FailureStatus:
-    return FailureStatus(reason="ConfigurationInvalid", message=clip(message))
+    return FailureStatus(reason=ConfigError.reason, message=clip(message))

@@ -232,14 +232,14 @@ def _unfit(error: ValidationError | ConfigError) -> FailureStatus:
     if isinstance(error, EndpointError):
         return FailureStatus(reason="EndpointRefused", message=clip(f"spec.storage.endpointUrl: {error}"))
     if isinstance(error, ConfigError):
-        return FailureStatus(reason="ConfigurationInvalid", message=clip(str(error)))
+        return FailureStatus(reason=ConfigError.reason, message=clip(str(error)))
     fault = error.errors()[0]
     where = f"spec.{'.'.join(str(part) for part in fault['loc'])}"
     if fault["type"] == UNKNOWN:
         message = f"{where} is unknown to this operator: the CRD is of another version; install both from one chart"
         return FailureStatus(reason="UnknownField", message=clip(message))
     message = f"{where}: {fault['msg']}"
-    return FailureStatus(reason="ConfigurationInvalid", message=clip(message))
+    return FailureStatus(reason=ConfigError.reason, message=clip(message))
 
 
 def _check_endpoint(spec: TeacherFineTuneSpec, settings: Settings) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from engine.errors import InterruptedTrainingError
 from engine.results.outcome import TeacherOutcome
 from engine.spec import TeacherName
 from teacher_operator.api.names import TRAINER, trainer_job
@@ -29,6 +30,7 @@ from teacher_operator.decide.deadlines import (
 )
 from teacher_operator.decide.failed_pods import ends_run, telling_pod
 from teacher_operator.decide.failures import (
+    DISRUPTION,
     NOTHING_LEFT,
     failure_elsewhere,
     is_final,
@@ -50,7 +52,7 @@ Body = Mapping[str, Any]
 ENDED = frozenset({"Succeeded", "Failed"})
 NOT_MEASURED = "not measured"
 
-PASSING = frozenset({"Interrupted", "Disrupted"})
+PASSING = frozenset({InterruptedTrainingError.reason, DISRUPTION})
 """Causes of an attempt's end that nobody has to hear of once the next one runs."""
 
 EVICTIONS = 5

@@ -266,4 +266,4 @@ def test_sigterm_ends_it_while_the_images_do_not_come(
         process.communicate(timeout=50)  # an image is waited for a minute, again and again
     outcome = parse_outcome((tmp_path / "run" / "outcome.json").read_text())
     assert outcome is not None
-    assert (process.returncode, outcome.exit_code, outcome.reason) == (143, 143, "InterruptedTraining")
+    assert (process.returncode, outcome.exit_code, outcome.reason) == (143, 143, "Interrupted")

@@ -52,7 +52,7 @@ def test_sigterm_ends_a_command_that_waits_and_is_its_outcome(tmp_path: Path, fi
     assert told == "error: SIGTERM arrived while teacher prepare was at work: the same command does what is left\n"
     left = parse_outcome(outcome.read_text())
     assert left is not None
-    assert (left.exit_code, left.reason) == (143, "InterruptedTraining")
+    assert (left.exit_code, left.reason) == (143, "Interrupted")
 
 
 def test_sigterm_is_no_failure_of_the_storage_that_is_waited_for(tmp_path: Path) -> None:
@@ -126,7 +126,10 @@ def test_a_failure_ends_it_though_a_thread_still_waits(failure: str, exit_code: 
 
 def test_a_failure_is_left_in_the_file_and_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "outcome.json"
-    for error, exit_code, reason in ((DataError("no objects"), 41, "Data"), (ValueError("odd"), 1, "Unexpected")):
+    for error, exit_code, reason in (
+        (DataError("no objects"), 41, "DataInvalid"),
+        (ValueError("odd"), 1, "Unexpected"),
+    ):
         with pytest.raises(type(error)), failures_in(file):
             raise error
         left = parse_outcome(file.read_text())

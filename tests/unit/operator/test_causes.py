@@ -14,11 +14,11 @@ from engine.errors import (
     ConfigError,
     DataError,
     InterruptedTrainingError,
+    LossNotFiniteError,
     MachineError,
     NoProgressError,
     NotBetterThanBaseError,
-    NotFiniteError,
-    OutOfMemoryError,
+    OutOfGpuMemoryError,
     StorageError,
     TeacherError,
 )
@@ -32,8 +32,8 @@ ENGINE: dict[type[TeacherError], str] = {
     DataError: "DataInvalid",
     BaseModelError: "BaseModelUnavailable",
     StorageError: "StorageUnavailable",
-    OutOfMemoryError: "OutOfGpuMemory",
-    NotFiniteError: "LossNotFinite",
+    OutOfGpuMemoryError: "OutOfGpuMemory",
+    LossNotFiniteError: "LossNotFinite",
     NoProgressError: "NoProgress",
     MachineError: "MachineUnfit",
     NotBetterThanBaseError: "NotBetterThanBase",
@@ -207,7 +207,7 @@ def test_an_eviction_before_the_container_ran() -> None:
 )
 def test_a_disruption_says_who_wanted_the_node(exit_code: int, reason: str, said: str) -> None:
     """Also when the trainer had the time to say that it was interrupted: that much is known, who did it is not."""
-    interrupted = failed_message(143, "InterruptedTraining", "SIGTERM arrived: Sam stopped after step 7 of 90")
+    interrupted = failed_message(143, "Interrupted", "SIGTERM arrived: Sam stopped after step 7 of 90")
     found = cause(
         failed_pod(exit_code, message=interrupted if exit_code == 143 else "", conditions=disrupted(reason, said))
     )
@@ -217,7 +217,7 @@ def test_a_disruption_says_who_wanted_the_node(exit_code: int, reason: str, said
 
 
 def test_a_disruption_does_not_hide_what_the_trainer_failed_of() -> None:
-    message = failed_message(41, "Data", "Image 7 is broken.")
+    message = failed_message(41, "DataInvalid", "Image 7 is broken.")
     found = cause(failed_pod(41, message=message, conditions=disrupted("PreemptionByScheduler", "preempted")))
     assert (found.reason, found.message) == ("DataInvalid", "Image 7 is broken.")
 
@@ -282,7 +282,10 @@ def test_a_job_that_was_tried_often_enough_says_how_often() -> None:
 
 def test_a_failure_that_is_not_tried_again_says_nothing_of_attempts() -> None:
     job = job_of(failed=("PodFailurePolicy", "Container trainer for pod vision/x failed with exit code 41 ..."))
-    pods = [failed_pod(43, name="a"), failed_pod(41, name="b", message=failed_message(41, "Data", "No objects."))]
+    pods = [
+        failed_pod(43, name="a"),
+        failed_pod(41, name="b", message=failed_message(41, "DataInvalid", "No objects.")),
+    ]
     found = job_failure(job, pods, TRAINER, ())
     assert (found.reason, found.message) == ("DataInvalid", "No objects.")
 
@@ -303,7 +306,7 @@ def test_the_only_attempt_is_not_counted() -> None:
 
 def test_a_pod_that_would_fail_again_tells_more_than_those_that_were_ended_with_it() -> None:
     job = job_of(failed=("PodFailurePolicy", "x"))
-    pods = [failed_pod(45, name="a", message=failed_message(45, "NotFinite", "NaN.")), failed_pod(143, name="b")]
+    pods = [failed_pod(45, name="a", message=failed_message(45, "LossNotFinite", "NaN.")), failed_pod(143, name="b")]
     pods += [failed_pod(1, name="c")]
     assert job_failure(job, pods, TRAINER, ()).pod == "a"
     assert job_failure(job, pods[1:], TRAINER, ()).pod == "c"
@@ -336,7 +339,7 @@ def test_a_pod_that_succeeded_is_not_why_a_job_failed() -> None:
 
 
 def test_the_newest_pod_that_left_word_is_believed() -> None:
-    old = failed_pod(43, name="a", message=failed_message(43, "Storage", "gone"))
+    old = failed_pod(43, name="a", message=failed_message(43, "StorageUnavailable", "gone"))
     new = pod_of("b", phase="Succeeded", ended={"exitCode": 0, "message": Outcome(trained=trained_of()).to_message()})
     silent = failed_pod(137, name="c")
     assert outcome_of([old, new], TRAINER) == outcome_of([old, new, silent], TRAINER) == Outcome(trained=trained_of())

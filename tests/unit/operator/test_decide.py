@@ -291,7 +291,9 @@ def test_data_that_is_wrong_ends_the_run_before_a_gpu_is_taken() -> None:
     world.controllers()
     pod = world.pod()
     world.run(pod)
-    world.end(pod, 41, message=failed_message(41, "Data", "The file lists no images: export it with its images."))
+    world.end(
+        pod, 41, message=failed_message(41, "DataInvalid", "The file lists no images: export it with its images.")
+    )
     world.controllers()
     world.look()
     assert world.made == [INSPECT_JOB]
@@ -581,7 +583,9 @@ def test_a_configuration_that_is_wrong_ends_the_run_at_its_first_attempt(teacher
         world.inspected()
         world.controllers()
     world.run(world.pod(teacher))
-    world.end(world.pod(teacher), 40, message=failed_message(40, "Config", "epochs is 0: give at least 1"))
+    world.end(
+        world.pod(teacher), 40, message=failed_message(40, "ConfigurationInvalid", "epochs is 0: give at least 1")
+    )
     world.look()
     assert world.job(teacher)["spec"]["backoffLimit"] == 0
     world.controllers()
@@ -651,7 +655,9 @@ def test_a_teacher_that_failed_too_often_fails_the_run() -> None:
     world = World(teachers=[MASKS], backoffLimit=1)
     world.training()
     for _ in range(2):
-        world.end(world.pod(MASKS), 44, message=failed_message(44, "OutOfMemory", "The GPU is full: lower batchSize."))
+        world.end(
+            world.pod(MASKS), 44, message=failed_message(44, "OutOfGpuMemory", "The GPU is full: lower batchSize.")
+        )
         world.controllers()
         world.look()
         if not world.terminal:
@@ -783,7 +789,9 @@ def test_a_trainer_that_left_what_cannot_be_read_is_not_asked_again_and_again() 
 def test_what_does_not_fit_into_what_a_trainer_leaves_is_told_in_its_words() -> None:
     world = World(teachers=[MASKS])
     world.training()
-    world.end(world.pod(MASKS), 0, message=failed_message(40, "Config", "What came of this does not fit."))
+    world.end(
+        world.pod(MASKS), 0, message=failed_message(40, "ConfigurationInvalid", "What came of this does not fit.")
+    )
     world.controllers()
     world.look()
     assert world.summary == ("False", "ConfigurationInvalid", "Sam: What came of this does not fit.")
@@ -793,8 +801,8 @@ def test_of_several_nodes_the_one_that_failed_tells_why() -> None:
     world = World(teachers=[MASKS], nodes=2, gpus=1)
     world.training()
     first, second = world.pods_of(world.job(MASKS))
-    world.end(first, 45, message=failed_message(45, "NotFinite", "The loss is NaN."))
-    world.end(second, 143, message=failed_message(143, "InterruptedTraining", "SIGTERM arrived"))
+    world.end(first, 45, message=failed_message(45, "LossNotFinite", "The loss is NaN."))
+    world.end(second, 143, message=failed_message(143, "Interrupted", "SIGTERM arrived"))
     world.controllers()
     world.look()
     assert world.summary == ("False", "LossNotFinite", "Sam: The loss is NaN.")
@@ -874,7 +882,7 @@ def test_of_several_nodes_those_that_are_done_first_do_not_make_the_others_wait(
 def test_one_teacher_that_fails_does_not_stop_the_other() -> None:
     world = World()
     world.training()
-    world.end(world.pod(BOXES), 45, message=failed_message(45, "NotFinite", "The loss is NaN."))
+    world.end(world.pod(BOXES), 45, message=failed_message(45, "LossNotFinite", "The loss is NaN."))
     world.controllers()
     world.look()
     assert (world.teacher(BOXES).state, world.teacher(MASKS).state) == ("Failed", "Pending")
@@ -1265,7 +1273,7 @@ def test_after_its_end_an_edit_is_looked_at_and_nothing_runs_again(ended_well: b
     if ended_well:
         world.succeed(world.pod(MASKS))
     else:
-        world.end(world.pod(MASKS), 45, message=failed_message(45, "NotFinite", "NaN"))
+        world.end(world.pod(MASKS), 45, message=failed_message(45, "LossNotFinite", "NaN"))
     world.controllers()
     world.look()
     assert world.terminal

@@ -79,7 +79,7 @@ def test_a_job_of_the_version_before_is_judged_by_its_outcome(
 def test_a_permanent_failure_of_a_trainer_of_the_version_before_ends_the_run(teacher: TeacherName | None) -> None:
     """Its image is pinned: the policy of its Job has today's exit codes, and its outcome has a former one."""
     world = world_with_pod_of(teacher)
-    ends(world, teacher, 3, message=failed_message(3, "Data", "The file lists no images."))
+    ends(world, teacher, 3, message=failed_message(3, "DataInvalid", "The file lists no images."))
     assert world.job(teacher)["spec"]["backoffLimit"] == 0
     world.controllers()
     world.reap()  # a Job fails once its last pod is gone
@@ -138,7 +138,7 @@ def test_over_several_nodes_pods_that_their_job_deletes_do_not_hide_the_one_that
     first, second = world.pods_of(world.job(MASKS))
     world.end(first, 137, reason="OOMKilled")
     world.delete_pod(second)
-    world.end(second, 143, message=failed_message(143, "InterruptedTraining", "SIGTERM arrived"))
+    world.end(second, 143, message=failed_message(143, "Interrupted", "SIGTERM arrived"))
     world.controllers()
     world.look()
     assert world.state == ("False", "OutOfMemory")
@@ -147,7 +147,7 @@ def test_over_several_nodes_pods_that_their_job_deletes_do_not_hide_the_one_that
 def test_a_stop_after_a_permanent_failure_does_not_hide_it() -> None:
     world = world_with_pod_of(MASKS)
     world.delete_pod(world.pod(MASKS))
-    ends(world, MASKS, 45, message=failed_message(45, "NotFinite", "The loss is NaN."))
+    ends(world, MASKS, 45, message=failed_message(45, "LossNotFinite", "The loss is NaN."))
     assert world.state == ("False", "LossNotFinite")
 
 

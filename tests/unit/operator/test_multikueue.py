@@ -8,7 +8,7 @@ import pytest
 from tft_objects import BOXES, MASKS, SETTINGS
 from tft_world import World
 
-from engine.errors import DataError, NotFiniteError
+from engine.errors import DataError, LossNotFiniteError
 from teacher_operator.api.names import KUEUE_QUEUE
 from teacher_operator.api.timestamps import timestamp
 
@@ -80,7 +80,7 @@ def test_both_teachers_are_trained_elsewhere_one_after_the_other() -> None:
     ("code", "reason"),
     [
         (DataError.exit_code, "DataInvalid"),
-        (NotFiniteError.exit_code, "LossNotFinite"),
+        (LossNotFiniteError.exit_code, "LossNotFinite"),
         (99, "Crashed"),
         (None, "BackoffLimitExceeded"),
     ],

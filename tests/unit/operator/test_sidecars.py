@@ -13,7 +13,7 @@ from engine.spec import TeacherName
 from teacher_operator.decide.sidecars import SIDECAR_SECONDS
 
 PARTS = pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
-DATA = failed_message(41, "Data", "The file lists no images.")
+DATA = failed_message(41, "DataInvalid", "The file lists no images.")
 
 
 def done(teacher: TeacherName | None) -> str:
@@ -73,7 +73,7 @@ def test_a_proxy_that_outlives_a_permanent_failure_does_not_hide_it(teacher: Tea
 def test_a_proxy_that_outlives_a_failure_does_not_keep_the_next_attempt_from_it(teacher: TeacherName | None) -> None:
     world = world_with_pod_of(teacher, backoffLimit=2, look=True)
     for attempt in range(3):
-        ends_beside(world, world.pod(teacher), 43, failed_message(43, "Storage", "The store is gone."))
+        ends_beside(world, world.pod(teacher), 43, failed_message(43, "StorageUnavailable", "The store is gone."))
         assert not world.terminal
         waits(world)
         if attempt < 2:
@@ -128,7 +128,7 @@ def test_a_pod_that_is_being_deleted_is_left_to_its_node() -> None:
     world = world_with_pod_of(MASKS, look=True)
     pod = world.pod(MASKS)
     world.delete_pod(pod)
-    ends_beside(world, pod, 143, failed_message(143, "InterruptedTraining", "SIGTERM arrived"))
+    ends_beside(world, pod, 143, failed_message(143, "Interrupted", "SIGTERM arrived"))
     waits(world)
     assert "is being stopped" in world.summary[2]
     assert not world.job(MASKS)["metadata"].get("deletionTimestamp")
@@ -137,7 +137,7 @@ def test_a_pod_that_is_being_deleted_is_left_to_its_node() -> None:
 def test_of_two_teachers_the_one_that_trains_is_left_alone() -> None:
     world = World(teachers=[BOXES, MASKS])
     world.training()
-    ends_beside(world, world.pod(BOXES), 45, failed_message(45, "NotFinite", "NaN"))
+    ends_beside(world, world.pod(BOXES), 45, failed_message(45, "LossNotFinite", "NaN"))
     waits(world)
     assert world.teacher(BOXES).state == "Failed"
     clears(world)

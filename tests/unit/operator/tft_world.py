@@ -438,7 +438,7 @@ class World:
         """A pod that is being deleted ends, and is gone when the Job controller has counted it."""
         if not is_over(pod):
             if pod["status"]["phase"] == "Running":
-                said = failed_message(143, "InterruptedTraining", "SIGTERM arrived: stopped after step 7 of 90")
+                said = failed_message(143, "Interrupted", "SIGTERM arrived: stopped after step 7 of 90")
                 self.end(pod, 143, message=said)
             else:
                 pod["status"]["phase"] = "Failed"

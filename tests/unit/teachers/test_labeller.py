@@ -9,7 +9,7 @@ import torch
 from labelling import Bright, Halver, labeller
 
 from engine.dataset.types import Detections
-from engine.errors import OutOfMemoryError
+from engine.errors import OutOfGpuMemoryError
 from engine.models.labeller import DEFAULT_THRESHOLD, Labeller, keep, non_maximum_suppression
 
 
@@ -91,7 +91,7 @@ def test_a_gpu_that_is_too_small_is_a_sentence_with_advice() -> None:
         def predict(self, samples: Sequence[object]) -> list[Detections]:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(OutOfMemoryError, match="2 images at a time: lower the batch size"):
+    with pytest.raises(OutOfGpuMemoryError, match="2 images at a time: lower the batch size"):
         labeller(Full()).label([np.zeros((8, 8, 3), np.uint8)] * 2)
 
 

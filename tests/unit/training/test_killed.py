@@ -15,7 +15,7 @@ from toy import ToyTeacher, run_config, settings, training, write_toy_base, writ
 
 from engine.config import RunConfig
 from engine.dataset import inspect_dataset
-from engine.errors import NotFiniteError
+from engine.errors import LossNotFiniteError
 from engine.layout import RunLayout
 from engine.plan import TrainingRun
 from engine.spec import AugmentationSpec, Intensity, TeacherName
@@ -144,7 +144,7 @@ def test_a_run_whose_loss_becomes_nan_leaves_its_best_adapter_in_storage(
         return losses | {"loss": losses["loss"] * float("nan")} if next(calls) > 6 else losses
 
     monkeypatch.setattr(ToyTeacher, "loss", broken)
-    with pytest.raises(NotFiniteError, match=r"the best adapter so far is kept at .*/last/best$") as failure:
+    with pytest.raises(LossNotFiniteError, match=r"the best adapter so far is kept at .*/last/best$") as failure:
         train_and_publish(
             TrainingRun(TeacherName.GROUNDING_DINO, config),
             storage=Storage(),

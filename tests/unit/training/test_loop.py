@@ -14,7 +14,7 @@ from together import together
 from toy import metrics, overlap, toy_loop
 
 from engine.config import LoraSettings
-from engine.errors import InterruptedTrainingError, NotFiniteError, TeacherError
+from engine.errors import InterruptedTrainingError, LossNotFiniteError, TeacherError
 from engine.models.lora import adapter_tensors
 from engine.results.events import Event
 from engine.spec import LoraPreset
@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path: Path) -> N
             yield batch
 
     loop = toy_loop(tmp_path, hooks={"batches": poisoned})
-    with pytest.raises(NotFiniteError, match=r"at step \d+ of 18 .*best adapter so far is kept"):
+    with pytest.raises(LossNotFiniteError, match=r"at step \d+ of 18 .*best adapter so far is kept"):
         loop.run()
     assert all(torch.isfinite(tensor).all() for tensor in weights(loop).values())
     checkpoint = load_checkpoint(tmp_path)
@@ -308,6 +308,6 @@ def poisoned_in_one(processes: Processes, folder: Path) -> None:
 
 def test_a_loss_that_is_not_finite_in_one_process_is_so_in_all(tmp_path: Path) -> None:
     failures = together(poisoned_in_one, tmp_path)
-    assert [type(failure) for failure in failures] == [NotFiniteError] * 2
+    assert [type(failure) for failure in failures] == [LossNotFiniteError] * 2
     assert len({str(failure) for failure in failures}) == 1
     assert re.search(r"at step \d+ of 18 .*best adapter so far is kept", str(failures[0]))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from toy import ToyTeacher, settings, toy_batches
 
 from engine.config import LoraSettings
-from engine.errors import NotFiniteError
+from engine.errors import LossNotFiniteError
 from engine.models.lora import attach, trainable_parameters
 from engine.spec import LoraPreset
 from engine.training.distributed import ALONE, Processes
@@ -89,6 +89,6 @@ def test_what_is_not_finite_changes_no_parameter(loss: float, gradient: float) -
     before = layer.weight.detach().clone()
     optimizer = build_optimizer(dict(layer.named_parameters()), settings())
     layer.weight.grad = torch.full((1, 2), gradient)
-    with pytest.raises(NotFiniteError, match="not finite"):
+    with pytest.raises(LossNotFiniteError, match="not finite"):
         apply_gradients(optimizer, learning_rate=0.1, clip_norm=1.0, losses={"loss": loss})
     assert torch.equal(layer.weight.detach(), before)

@@ -13,7 +13,7 @@ from together import together
 from toy import ToyTeacher, toy_loop
 
 from engine.config import LoraSettings
-from engine.errors import OutOfMemoryError
+from engine.errors import OutOfGpuMemoryError
 from engine.models.lora import adapter_tensors
 from engine.results.events import Event
 from engine.spec import LoraPreset
@@ -75,7 +75,7 @@ def test_what_would_fit_is_told_where_half_is_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, says: str
 ) -> None:
     room_for(room, monkeypatch)
-    with pytest.raises(OutOfMemoryError, match=rf"too little memory for GroundingDino in batches of 4: {says}"):
+    with pytest.raises(OutOfGpuMemoryError, match=rf"too little memory for GroundingDino in batches of 4: {says}"):
         toy_loop(tmp_path).run()
 
 
