@@ -1,6 +1,11 @@
-"""Boxes as arrays of corners."""
+"""IoU of boxes, and conversion to COCO's form.
+
+Boxes are xyxy (top left and bottom right corner, in pixels) everywhere except in files and pycocotools.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +25,16 @@ def box_iou(
     if not len(rows_xyxy) or not len(columns_xyxy):
         return np.zeros((len(rows_xyxy), len(columns_xyxy)))
     return np.asarray(coco_mask.iou(_xywh(rows_xyxy), _xywh(columns_xyxy), [int(crowds)] * len(columns_xyxy)))
+
+
+def to_xywh(box_xyxy: Sequence[float]) -> list[float]:
+    """Return a box as x, y of the top left corner, width and height.
+
+    >>> to_xywh((1.0, 2.0, 4.0, 8.0))
+    [1.0, 2.0, 3.0, 6.0]
+    """
+    left, top, right, bottom = box_xyxy
+    return [left, top, right - left, bottom - top]
 
 
 def _xywh(boxes_xyxy: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.dataset.boxes import to_xywh
 from engine.dataset.file_listing import list_files
 from engine.dataset.splits.paths import is_image
 from engine.dataset.types import CocoDataset, CocoImage, Detections, Frame
@@ -23,7 +24,7 @@ def to_coco(dataset: CocoDataset) -> dict[str, Any]:
                     "id": len(annotations) + 1,
                     "image_id": image.id,
                     "category_id": dataset.category_ids[found.class_index],
-                    "bbox": list(found.box_xywh),
+                    "bbox": to_xywh(found.box_xyxy),
                     "area": found.area,
                     "iscrowd": int(found.iscrowd),
                     "segmentation": found.segmentation if found.segmentation is not None else [],
@@ -50,15 +51,15 @@ def detections_to_coco(
     annotations: list[dict[str, Any]] = []
     for image, seen in zip(dataset.images, detections, strict=True):
         for i in np.flatnonzero(seen.scores >= threshold):
-            left, top, right, bottom = (float(v) for v in seen.boxes_xyxy[i])
+            box = to_xywh(seen.boxes_xyxy[i].tolist())
             rle = None if seen.masks is None else seen.masks[i]
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image.id,
                     "category_id": dataset.category_ids[int(seen.class_indices[i])],
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": (right - left) * (bottom - top),
+                    "bbox": box,
+                    "area": box[2] * box[3],
                     "iscrowd": 0,
                     "segmentation": [] if rle is None else {**rle, "counts": rle["counts"].decode("ascii")},
                     "score": float(seen.scores[i]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from engine.dataset.images.folder import ImageFolder
 from engine.dataset.scan import Header, OnBlock, Scan
 from engine.dataset.segmentations import MaskKind, parse
 from engine.dataset.splits.paths import PartFiles
-from engine.dataset.types import CocoAnnotation, CocoDataset, Severity
+from engine.dataset.types import CocoAnnotation, CocoDataset, ImageId, Severity
 from engine.errors import DataError
 from engine.spec import Crowds
 from engine.storage import Storage
@@ -92,30 +93,43 @@ def load_part(
     return replace(passes[-1].dataset(header), digest=scan.digest, images_digest=images_digest)
 
 
+class _Object(NamedTuple):
+    """Values of an annotation before the classes of the whole file, and their order, are known."""
+
+    id: ImageId
+    class_index: int
+    box_xyxy: tuple[float, float, float, float]
+    area: float
+    iscrowd: bool
+    segmentation: Any
+    is_rectangle: bool
+
+
 class _Objects:
     """Collects the usable objects of a pass."""
 
     def __init__(self) -> None:
-        self.by_image: dict[int, list[tuple[CocoAnnotation, bool]]] = {}
+        self.by_image: dict[int, list[_Object]] = {}
         self.rectangles = self.outlines = self.contradictory = 0
 
     def add(self, block: list[RawAnnotation], judged: Judged, header: Header) -> None:
         self.contradictory += int(judged.contradictory.sum())
         for i in np.flatnonzero(judged.usable):
             annotation, kind = block[i], MaskKind(judged.masks[i])
-            left, top, right, bottom = (float(v) for v in judged.boxes_xyxy[i])
             target = not judged.crowds[i]
             self.rectangles += target and kind is MaskKind.RECTANGLE
             self.outlines += target and kind in (MaskKind.POLYGONS, MaskKind.RUN_LENGTHS)
-            found = CocoAnnotation(
-                id=annotation.id if annotation.id is not None else -1,
-                class_index=int(judged.classes[i]),
-                box_xywh=(left, top, right - left, bottom - top),
-                area=float(judged.areas[i]),
-                iscrowd=not target,
-                segmentation=parse(annotation.segmentation) if kind in WITH_MASK else None,
+            left, top, right, bottom = judged.boxes_xyxy[i].tolist()
+            found = _Object(
+                annotation.id if annotation.id is not None else -1,
+                int(judged.classes[i]),
+                (left, top, right, bottom),
+                float(judged.areas[i]),
+                not target,
+                parse(annotation.segmentation) if kind in WITH_MASK else None,
+                kind is MaskKind.RECTANGLE,
             )
-            self.by_image.setdefault(int(judged.images[i]), []).append((found, kind is MaskKind.RECTANGLE))
+            self.by_image.setdefault(int(judged.images[i]), []).append(found)
 
     def dataset(self, header: Header) -> CocoDataset:
         """The dataset, its classes in the order of their ids, those of one name made one."""
@@ -126,20 +140,20 @@ class _Objects:
         classes, new_index = list(positions), [positions[name] for name in names]
         ids = {name: header.class_ids[i] for i, name in reversed([(i, names[i]) for i in order])}
 
-        def final(annotation: CocoAnnotation, is_rectangle: bool) -> CocoAnnotation:
+        def final(found: _Object) -> CocoAnnotation:
             return CocoAnnotation(
-                id=annotation.id,
-                class_index=new_index[annotation.class_index],
-                box_xywh=annotation.box_xywh,
-                area=annotation.area,
-                iscrowd=annotation.iscrowd,
-                segmentation=None if rectangles and is_rectangle else annotation.segmentation,
+                id=found.id,
+                class_index=new_index[found.class_index],
+                box_xyxy=found.box_xyxy,
+                area=found.area,
+                iscrowd=found.iscrowd,
+                segmentation=None if rectangles and found.is_rectangle else found.segmentation,
             )
 
         return CocoDataset(
             images=tuple(header.images),
             annotations=tuple(
-                tuple(final(*found) for found in self.by_image.get(i, ())) for i in range(len(header.images))
+                tuple(final(found) for found in self.by_image.get(i, ())) for i in range(len(header.images))
             ),
             classes=tuple(classes),
             category_ids=tuple(as_numbers([ids[name] for name in classes])),

@@ -65,19 +65,6 @@ def encode_mask(mask: NDArray[np.bool_]) -> Rle:
     return rle
 
 
-def box_of_mask(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """x, y, width, height of the smallest box of whole pixels around a mask; zeros for an empty one."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return 0.0, 0.0, 0.0, 0.0
-    return (
-        float(columns[0]),
-        float(rows[0]),
-        float(columns[-1] - columns[0] + 1),
-        float(rows[-1] - rows[0] + 1),
-    )
-
-
 def box_of_segmentation(segmentation: Any, height: int, width: int) -> tuple[float, float, float, float]:
     """x, y, width, height of the box around a segmentation; of polygons from their points, without drawing them."""
     if isinstance(segmentation, list):

@@ -105,8 +105,7 @@ def frame_of(image: CocoImage, header: ImageHeader, frame: Frame) -> Frame:
 
 def _boxes_xyxy(annotations: list[CocoAnnotation], height: int, width: int) -> NDArray[np.float32]:
     """(N, 4) corners, clipped to the image."""
-    boxes = np.array([a.box_xywh for a in annotations], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
+    boxes = np.array([a.box_xyxy for a in annotations], np.float64).reshape(-1, 4)
     return np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
 
 

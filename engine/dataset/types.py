@@ -160,8 +160,8 @@ class CocoAnnotation:
     id: ImageId
     class_index: int
     """Index into :attr:`CocoDataset.classes`; not the category id."""
-    box_xywh: tuple[float, float, float, float]
-    """x, y of the top left corner, width, height in original pixels, clipped to the image."""
+    box_xyxy: tuple[float, float, float, float]
+    """Top left and bottom right corner in original pixels, clipped to the image."""
     area: float
     iscrowd: bool
     segmentation: Any = None
@@ -205,7 +205,9 @@ class CocoDataset:
         )
 
     def with_classes(self, classes: Sequence[str]) -> CocoDataset:
-        """The same images with other classes, matched by name: objects of no such class are left out."""
+        """Return the same images with other classes, matched by name; objects of other classes are left out."""
+        if tuple(classes) == self.classes:
+            return self
         index = {name: i for i, name in enumerate(classes)}
         new = [index.get(name, -1) for name in self.classes]
         ids = dict(zip(self.classes, self.category_ids, strict=True))
@@ -214,7 +216,9 @@ class CocoDataset:
             self,
             annotations=tuple(
                 tuple(
-                    replace(found, class_index=new[found.class_index])
+                    found
+                    if new[found.class_index] == found.class_index
+                    else replace(found, class_index=new[found.class_index])
                     for found in objects
                     if new[found.class_index] >= 0
                 )

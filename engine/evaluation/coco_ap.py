@@ -15,6 +15,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from engine.dataset.boxes import to_xywh
 from engine.dataset.types import CocoDataset, Detections, Rle
 from engine.evaluation.ground_truth import IouType, coco_ground_truth, truth_of
 from engine.results.types import ApMetrics
@@ -132,7 +133,7 @@ def _results(detections: Sequence[Detections], iou_type: IouType) -> Iterator[di
                 "id": number,
                 "image_id": index,
                 "category_id": int(seen.class_indices[i]),
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "bbox": to_xywh((x1, y1, x2, y2)),
                 "area": (x2 - x1) * (y2 - y1) if mask is None else float(coco_mask.area(mask)),
                 "score": float(seen.scores[i]),
                 "iscrowd": 0,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from engine.dataset.boxes import to_xywh
 from engine.dataset.masks import encode_segmentation
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Rle
 
@@ -36,7 +37,7 @@ def coco_ground_truth(dataset: CocoDataset, iou_type: IouType) -> dict[str, Any]
                     "id": len(annotations) + 1,  # 0 would mean "unmatched" to the evaluation
                     "image_id": index,
                     "category_id": annotation.class_index,
-                    "bbox": list(annotation.box_xywh),
+                    "bbox": to_xywh(annotation.box_xyxy),
                     "area": annotation.area,
                     "iscrowd": int(annotation.iscrowd),
                     "segmentation": rle,
@@ -63,9 +64,8 @@ def truth_of(dataset: CocoDataset, index: int, *, iou_type: IouType, crowds: boo
         rle = mask_rle(annotation, image) if iou_type == "segm" else None
         if iou_type == "segm" and rle is None:
             continue
-        x, y, width, height = annotation.box_xywh
         positions.append(position)
-        boxes.append((x, y, x + width, y + height))
+        boxes.append(annotation.box_xyxy)
         masks.append(rle)
     return Detections(
         boxes_xyxy=np.asarray(boxes, np.float32).reshape(-1, 4),

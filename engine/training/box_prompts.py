@@ -221,8 +221,7 @@ def boxes_of(annotations: Sequence[CocoAnnotation], seen: Detections) -> NDArray
     """Return the (N, 4) detection of each object: same class, IoU of at least 0.5, highest score first; else NaN."""
     boxes = _unseen(annotations)
     objects = np.array([i for i, one in enumerate(annotations) if not one.iscrowd], np.int64)
-    corners = np.array([annotations[i].box_xywh for i in objects], np.float32).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
+    corners = np.array([annotations[i].box_xyxy for i in objects], np.float32).reshape(-1, 4)
     classes = np.array([annotations[i].class_index for i in objects], np.int64)
     truth = Detections(corners, np.ones(len(objects), np.float32), classes)
     nothing = Detections(corners[:0], np.empty(0, np.float32), classes[:0])

@@ -41,14 +41,14 @@ def inspected(folder: Path, coco: object) -> DatasetInfo:
         assert having == info.masks
     for image, objects in zip(dataset.images, dataset.annotations, strict=True):
         for annotation in objects:
-            x, y, width, height = annotation.box_xywh
-            assert width > 0
-            assert height > 0
+            left, top, right, bottom = annotation.box_xyxy
+            assert left < right
+            assert top < bottom
             assert annotation.area > 0
             if image.width:
-                assert min(x, y) >= 0
-                assert x + width <= image.width
-                assert y + height <= image.height
+                assert min(left, top) >= 0
+                assert right <= image.width
+                assert bottom <= image.height
     return info
 
 
@@ -199,7 +199,7 @@ def test_a_box_comes_from_the_mask_where_there_is_none(segmentation: object, box
     )
     assert codes(info) == ({"box_repaired": 36} if box else {})
     dataset = load_dataset(tmp_path / "annotations.json")
-    assert dataset.annotations[0][0].box_xywh == (4, 5, 12, 20)
+    assert dataset.annotations[0][0].box_xyxy == (4, 5, 16, 25)
 
 
 def test_polygons_that_are_only_boxes_again_are_no_masks(tmp_path: Path) -> None:

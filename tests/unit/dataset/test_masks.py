@@ -11,10 +11,9 @@ import pytest
 from coco_files import compressed, rectangle, triangle, uncompressed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools import mask as coco_mask
 
 from engine.dataset.checks.rle_validation import areas_of_texts
-from engine.dataset.masks import box_of_mask, box_of_segmentation, decode_masks, encode_mask, encode_segmentation
+from engine.dataset.masks import box_of_segmentation, decode_masks, encode_mask, encode_segmentation
 from engine.dataset.segmentations import MaskKind, classify, parse
 
 
@@ -37,7 +36,6 @@ def test_a_mask_is_the_same_in_every_encoding() -> None:
         for segmentation in (compressed(mask), uncompressed(mask), encode_mask(mask)):
             (decoded,) = decode_masks([segmentation], 40, 31)
             assert np.array_equal(decoded, mask)
-        assert box_of_mask(mask) == tuple(coco_mask.toBbox(encode_mask(mask)))
 
 
 def test_polygons_of_one_object_are_drawn_together() -> None:

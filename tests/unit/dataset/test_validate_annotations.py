@@ -87,10 +87,10 @@ def test_the_upright_box_around_a_rotated_rectangle_is_used(where: Coco, tmp_pat
     coco = changed(small_coco(12, 3), lambda c: c["annotations"][1].update(where))
     info = inspected(tmp_path, coco)
     assert found(info) == {"rotated_box": 1}
-    x, y, w, h = load_dataset(tmp_path / "annotations.json").annotations[0][1].box_xywh
+    x1, y1, x2, y2 = load_dataset(tmp_path / "annotations.json").annotations[0][1].box_xyxy
     cosine, sine = math.cos(math.radians(30)), math.sin(math.radians(30))
-    assert (w, h) == pytest.approx((12 * cosine + 21 * sine, 12 * sine + 21 * cosine))
-    assert (x + w / 2, y + h / 2) == pytest.approx((19 + 6, 5 + 10.5))
+    assert (x2 - x1, y2 - y1) == pytest.approx((12 * cosine + 21 * sine, 12 * sine + 21 * cosine))
+    assert ((x1 + x2) / 2, (y1 + y2) / 2) == pytest.approx((19 + 6, 5 + 10.5))
 
 
 @pytest.mark.parametrize("attributes", [{"rotation": 0.0}, {"rotation": 360}, {"rotation": "left"}, {"rotation": None}])
@@ -107,7 +107,7 @@ def test_a_mask_shows_what_is_rotated(tmp_path: Path) -> None:
     info = inspected(tmp_path, changed(small_coco(12, 3), rotate))
     assert found(info) == {"rotated_box": 2, "partly_masked": 1}
     for objects in load_dataset(tmp_path / "annotations.json").annotations[:2]:
-        assert objects[1].box_xywh == (20, 6, 10, 11)
+        assert objects[1].box_xyxy == (20, 6, 30, 17)
 
 
 @pytest.mark.parametrize("name", ["rotation", "angle", "theta"])

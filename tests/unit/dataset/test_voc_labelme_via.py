@@ -30,7 +30,7 @@ def test_voc_counts_pixels_from_one_only_in_files_of_the_challenge(tmp_path: Pat
     coco = small_coco(2, 1)
     for one_based in (False, True):
         folder = voc(tmp_path / str(one_based), coco, one_based=one_based)
-        assert load_dataset(folder).annotations[0][0].box_xywh == (4.0, 5.0, 12.0, 20.0)
+        assert load_dataset(folder).annotations[0][0].box_xyxy == (4.0, 5.0, 16.0, 25.0)
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:
@@ -136,12 +136,12 @@ def test_labelme_shapes_become_boxes_polygons_and_masks(tmp_path: Path) -> None:
         shape(label="__ignore__"),
     )
     found = load_dataset(tmp_path).annotations[0]
-    assert [one.box_xywh for one in found] == [
-        (4.0, 5.0, 12.0, 20.0),
-        (10.0, 10.0, 10.0, 20.0),
-        (25.0, 15.0, 10.0, 10.0),
-        (30.0, 10.0, 30.0, 18.0),
-        (4.0, 5.0, 46.0, 20.0),
+    assert [one.box_xyxy for one in found] == [
+        (4.0, 5.0, 16.0, 25.0),
+        (10.0, 10.0, 20.0, 30.0),
+        (25.0, 15.0, 35.0, 25.0),
+        (30.0, 10.0, 60.0, 28.0),
+        (4.0, 5.0, 50.0, 25.0),
     ]
     assert found[1].segmentation is None
     assert math.isclose(found[2].area, math.pi * 25, rel_tol=0.01)
@@ -209,11 +209,11 @@ def test_via_regions_become_boxes_and_polygons(tmp_path: Path) -> None:
     entry["regions"] = [{"shape_attributes": one, "region_attributes": {"class": "cat"}} for one in shapes]
     write(tmp_path / "via_project_1Jan2026.json", {"_via_settings": {}, "_via_img_metadata": metadata})
     found = load_dataset(tmp_path).annotations[0]
-    assert [tuple(round(value) for value in one.box_xywh) for one in found] == [
-        (15, 15, 10, 10),
-        (20, 15, 20, 10),
-        (25, 10, 10, 20),
-        (1, 1, 8, 8),
+    assert [tuple(round(value) for value in one.box_xyxy) for one in found] == [
+        (15, 15, 25, 25),
+        (20, 15, 40, 25),
+        (25, 10, 35, 30),
+        (1, 1, 9, 9),
     ]
     info = inspect_dataset(tmp_path)
     assert problems(info)["missing_box"][1] == (

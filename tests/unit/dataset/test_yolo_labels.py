@@ -88,7 +88,7 @@ def test_yolo_images_without_labels_differ_from_empty_ones_and_labels_without_im
 )
 def test_yolo_as_editors_save_it_is_read(label: bytes, tmp_path: Path) -> None:
     small_yolo(tmp_path, label)
-    assert [one.box_xywh for one in load_dataset(tmp_path).annotations[0]] == [(24.0, 18.0, 16.0, 12.0)]
+    assert [one.box_xyxy for one in load_dataset(tmp_path).annotations[0]] == [(24.0, 18.0, 40.0, 30.0)]
 
 
 @pytest.mark.parametrize("label", [b"\xff\xd8\xff\xe0 not a label", b"0 0.5 0.5 \x00 0.1", b"\xe9t\xe9"])
@@ -115,7 +115,7 @@ def test_yolo_shares_are_of_the_image_as_exif_turns_it(tmp_path: Path) -> None:
     text(tmp_path / "labels" / "001.txt", "0 0.5 0.5 0.5 0.5\n")
     dataset = load_dataset(tmp_path)
     assert (dataset.images[0].width, dataset.images[0].height) == (48, 64)
-    assert dataset.annotations[0][0].box_xywh == (12.0, 16.0, 24.0, 32.0)
+    assert dataset.annotations[0][0].box_xyxy == (12.0, 16.0, 36.0, 48.0)
 
 
 OBB = "".join(f"0 {x} 0.2 {x + 0.3} 0.5 {x + 0.1875} 0.7 {x - 0.1125} 0.4\n" for x in (0.3, 0.4, 0.5))
@@ -214,7 +214,8 @@ def test_images_of_one_name_in_several_folders_keep_their_own_labels(tmp_path: P
     text(tmp_path / "data.yaml", "names: [cat]\n")
     dataset = load_dataset(tmp_path)
     widths = {
-        image.file_name: found[0].box_xywh[2] for image, found in zip(dataset.images, dataset.annotations, strict=True)
+        image.file_name: found[0].box_xyxy[2] - found[0].box_xyxy[0]
+        for image, found in zip(dataset.images, dataset.annotations, strict=True)
     }
     assert widths == {"images/day/1.png": 16.0, "images/night/1.png": 32.0}
 

@@ -22,9 +22,9 @@ def rectangle_rle(x1: float, y1: float, x2: float, y2: float) -> dict[str, Any]:
 
 def an_object(box_xyxy: tuple[int, int, int, int], class_index: int = 0, *, mask: bool = True) -> CocoAnnotation:
     x1, y1, x2, y2 = box_xyxy
-    box = (float(x1), float(y1), float(x2 - x1), float(y2 - y1))
+    box = (float(x1), float(y1), float(x2), float(y2))
     segmentation = rectangle_rle(*box_xyxy) if mask else None
-    return CocoAnnotation(1, class_index, box, box[2] * box[3], False, segmentation)
+    return CocoAnnotation(1, class_index, box, float((x2 - x1) * (y2 - y1)), False, segmentation)
 
 
 def seen(*boxes: tuple[int, int, int, int], scores: list[float], classes: list[int] | None = None) -> Detections:

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from engine.dataset.boxes import to_xywh
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections
 from engine.evaluation.coco_ap import coco_ap, mean_iou
 from engine.evaluation.ground_truth import truth_of
@@ -53,7 +54,8 @@ def random_data(seed: int) -> tuple[CocoDataset, list[Detections]]:
             box = (rng.uniform(0, SIZE - width), rng.uniform(0, SIZE - height), width, height)
             rle = ellipse(box)
             crowd = bool(rng.random() < 0.15)
-            objects.append(CocoAnnotation(i, int(rng.integers(3)), box, float(coco_mask.area(rle)), crowd, rle))
+            corners = (box[0], box[1], box[0] + width, box[1] + height)
+            objects.append(CocoAnnotation(i, int(rng.integers(3)), corners, float(coco_mask.area(rle)), crowd, rle))
             boxes += [box] * int(rng.integers(0, 3))
         boxes += [(5.0, 5.0, *rng.uniform(10, 100, 2))] * int(rng.integers(0, 3))
         noisy = np.clip(np.asarray(boxes).reshape(-1, 4) * rng.normal(1, 0.08, (len(boxes), 4)), 1, SIZE - 1)
@@ -74,7 +76,7 @@ def reference(dataset: CocoDataset, detections: list[Detections], iou_type: str)
             "id": 100 * i + k + 1,
             "image_id": i,
             "category_id": o.class_index + 1,
-            "bbox": list(o.box_xywh),
+            "bbox": to_xywh(o.box_xyxy),
             "area": o.area,
             "iscrowd": int(o.iscrowd),
             "segmentation": o.segmentation,
@@ -127,7 +129,7 @@ def an_object(box: tuple[float, float, float, float], class_index: int = 0, **mo
     x, y, width, height = box
     polygon = [[x, y, x + width, y, x + width, y + height, x, y + height]]
     more = {"iscrowd": False, "segmentation": polygon, **more}
-    return CocoAnnotation(1, class_index, box, width * height, **more)
+    return CocoAnnotation(1, class_index, (x, y, x + width, y + height), width * height, **more)
 
 
 def seen(*boxes: tuple[float, float, float, float], scores: tuple[float, ...] = (), **more: Any) -> Detections:

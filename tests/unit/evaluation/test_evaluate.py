@@ -78,8 +78,7 @@ class HalfMasker(BoxTeller):
 def loader(dataset: CocoDataset) -> Any:
     def load(index: int) -> Sample:
         objects = dataset.annotations[index]
-        boxes = np.asarray([o.box_xywh for o in objects], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = np.asarray([o.box_xyxy for o in objects], np.float32).reshape(-1, 4)
         return Sample.of(np.zeros((HEIGHT, WIDTH, 3), np.uint8), boxes, [o.class_index for o in objects])
 
     return load

@@ -23,11 +23,11 @@ def drawn(
     annotations, detections = [], []
     for _ in range(images):
         corners, sides, labels = rng.uniform(0, 400, (8, 2)), rng.uniform(30, 120, (8, 2)), rng.integers(0, 3, 8)
-        boxes = np.concatenate([corners, sides], axis=1)
+        boxes = np.concatenate([corners, corners + sides], axis=1)
         annotations.append(
             tuple(
-                CocoAnnotation(k, int(labels[k]), tuple(box.tolist()), float(box[2] * box[3]), rng.random() < crowds)
-                for k, box in enumerate(boxes)
+                CocoAnnotation(k, int(labels[k]), tuple(box.tolist()), float(side.prod()), rng.random() < crowds)
+                for k, (box, side) in enumerate(zip(boxes, sides, strict=True))
             )
         )
         seen = np.concatenate([corners, corners + sides], axis=1) + rng.normal(0, noise, (8, 4))

@@ -185,7 +185,7 @@ def test_another_machine_goes_on_with_the_same_boxes(tuned: tuple[RunConfig, Pat
 
 
 def annotation(x: float, class_index: int, *, crowd: bool = False) -> CocoAnnotation:
-    return CocoAnnotation(0, class_index, (x, 0, 10, 10), 100, crowd)
+    return CocoAnnotation(0, class_index, (x, 0, x + 10, 10), 100, crowd)
 
 
 def test_an_object_has_the_surest_box_of_its_class_that_covers_it() -> None:

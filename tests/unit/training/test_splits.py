@@ -117,13 +117,13 @@ def test_objects_outside_an_image_of_no_given_size_are_left_out_and_counted(tmp_
         assert not parts.unreadable.faults
         assert parts.objects_skipped == 1
         boxes = {
-            found.box_xywh
+            found.box_xyxy
             for part in (parts.train, parts.val, parts.test)
             for objects in part.dataset.annotations
             for found in objects
         }
         assert len(boxes) > 10
-        assert (500, 500, 8, 8) not in boxes
+        assert (500, 500, 508, 508) not in boxes
 
 
 def test_images_come_from_object_storage_once(tmp_path: Path, s3: str) -> None:
