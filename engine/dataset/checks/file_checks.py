@@ -72,7 +72,7 @@ class FileChecks:
 
         Args:
             block: N annotations.
-            judged: Their validation results; the verdicts may be changed.
+            judged: Their validation results; their status may be changed.
         """
         first, self._seen = self._seen, self._seen + len(block)
         self._contradicts = self._contradicts or judged.contradicts

@@ -1,4 +1,4 @@
-"""Bounds and areas of the masks of a block of annotations, all at once."""
+"""Bounds and areas of the masks of a block of annotations, computed as arrays."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from engine.dataset.segmentations import FARTHEST, MaskKind, decode_polygons, de
 from engine.dataset.types import Rle
 
 FEW_PIXELS = 16
-"""Polygons with a smaller area are drawn, to see whether they cover a pixel at all."""
+"""Polygons with a smaller area (square pixels) are drawn, to test if they cover a pixel at all."""
 
 
 @dataclass(frozen=True, eq=False)
 class MaskShapes:
-    """Facts about N masks; NaN where there is none, or none was read.
+    """Bounds and areas of N masks; NaN if there is no mask, or it was not read.
 
     Attributes:
         bounds_xyxy: (N, 4) float64, corners in pixels, not clipped to the image.
-        areas: (N,) float64, pixels of run lengths, the area that polygons enclose; 0 for a mask without a pixel.
+        areas: (N,) float64, pixels of run lengths, the enclosed area of polygons; 0 for a mask without a pixel.
     """
 
     bounds_xyxy: NDArray[np.float64]
@@ -41,14 +41,15 @@ def mask_shapes(
     chosen: NDArray[np.bool_],
     drawn: NDArray[np.bool_],
 ) -> MaskShapes:
-    """Bounds and areas of some of N masks.
+    """Compute bounds and areas of the chosen ones of N masks.
 
     Args:
-        segmentations: As they stand in the file.
+        segmentations: Raw JSON from the file.
         kinds: (N,) :class:`MaskKind`.
-        sizes: (N, 2) width and height of the image of each in pixels, 0 where unknown.
+        sizes: (N, 2) width and height of each image in pixels, 0 if unknown.
         chosen: (N,) the masks to read.
-        drawn: (N,) the polygons whose pixels are counted, as COCO defines area; of others the enclosed area will do.
+        drawn: (N,) the polygons whose pixels are counted, as COCO defines area; for the others the enclosed area is
+            enough.
     """
     count = len(segmentations)
     bounds, areas = np.full((count, 4), np.nan), np.full(count, np.nan)
@@ -74,19 +75,19 @@ def mask_shapes(
 
 
 def run_lengths(segmentation: msgspec.Raw) -> Rle:
-    """Compressed run lengths of a segmentation that is :attr:`MaskKind.RUN_LENGTHS`."""
+    """Return the compressed run lengths of a segmentation of kind :attr:`MaskKind.RUN_LENGTHS`."""
     return decode_run_lengths([segmentation])[0]
 
 
 def _drawn_area(segmentation: Any, size: NDArray[np.float64]) -> int:
-    """Pixels that a parsed segmentation covers in an image of a width and height."""
+    """Return the pixels that a parsed segmentation covers in an image of this width and height."""
     if not segmentation:
         return 0
     return int(coco_mask.area(encode_segmentation(segmentation, int(size[1]), int(size[0]))))
 
 
 def _of_polygons(objects: list[list[list[float]]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, 4) corners and (N,) enclosed areas of N objects with one polygon or more each."""
+    """Return (N, 4) corners and (N,) enclosed areas of N objects with at least one polygon each."""
     polygons = [[p for p in parts if len(p) >= 6] or parts for parts in objects]
     of_object = np.fromiter(map(len, polygons), np.int64, len(polygons))
     lengths = np.fromiter((len(p) for parts in polygons for p in parts), np.int64, int(of_object.sum()))

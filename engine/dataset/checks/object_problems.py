@@ -24,7 +24,7 @@ OBJECT_PROBLEMS: dict[str, tuple[Severity, str, str]] = {
     ),
     "corner_boxes": (
         ERROR,
-        "The boxes of the file are two corners, not a corner and a size: only so they fit their images and areas.",
+        "The boxes of the file are two corners, not a corner and a size: only then do they fit their images and areas.",
         "Write bbox as [x, y, width, height]: subtract the first corner from the second.",
     ),
     "center_box": (
@@ -34,12 +34,12 @@ OBJECT_PROBLEMS: dict[str, tuple[Severity, str, str]] = {
     ),
     "swapped_boxes": (
         ERROR,
-        "The boxes of the file have x and y swapped, or its images width and height: only so they fit their images.",
+        "The boxes of the file have x and y swapped, or its images width and height: only then do they fit their images.",
         "Write bbox as [x, y, width, height], x to the right and y down, and the size of the images that are there.",
     ),
     "center_boxes": (
         ERROR,
-        "The boxes of the file begin with the center, not with the top left corner: only so they fit their images.",
+        "The boxes of the file begin with the center, not with the top left corner: only then do they fit their images.",
         "Write bbox as [x, y, width, height]: subtract half of the size from the center.",
     ),
     "swapped_axes": (
@@ -155,7 +155,7 @@ CONTRADICTORY = frozenset(
         "unclear_rotation",
     }
 )
-"""Objects that are left out, since what is written of them cannot all be true."""
+"""Objects that are left out because their fields contradict each other."""
 
 COPIES = "duplicate_object"
-"""The problem of annotations that are left out and nothing is lost: there may be any number of them."""
+"""Problem of annotations that are left out without any loss: their number is not limited."""

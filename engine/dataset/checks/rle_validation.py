@@ -1,8 +1,8 @@
-"""Checks COCO's run lengths before pycocotools gets them: it trusts them, and writes out of bounds where they lie.
+"""Validate COCO run lengths before pycocotools decodes them: it does not check them, and would write out of bounds.
 
-The text is that of pycocotools' ``rleToString``: numbers in base 32, low digits first, each digit a character from
-``0`` (48) on, 32 added where more digits follow, the sign in bit 4 of the last. From the fourth number on, each is the
-difference to the one before the last.
+The text is that of pycocotools' ``rleToString``: numbers in base 32, low digits first, each digit a character starting
+at ``0`` (48), plus 32 if more digits follow, the sign in bit 4 of the last digit. From the fourth number on, each is
+the difference to the number two positions before.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _MOST_DIGITS = 12
 """60 bits: more than any image has pixels."""
 
 AT_ONCE = 2000
-"""Texts that are read at once: so many that their numbers stay in the processor's cache."""
+"""Texts decoded at a time: few enough that their numbers stay in the processor's cache."""
 
 
 def area_of_counts(counts: Sequence[int], pixels: int) -> int:
-    """Pixels set in a mask of so many pixels, -1 if the counts are not of one."""
+    """Return the number of pixels set in a mask of ``size`` pixels, -1 if the counts do not add up to it."""
     return sum(counts[1::2]) if min(counts, default=-1) >= 0 and sum(counts) == pixels else -1
 
 
 def areas_of_texts(texts: Sequence[str], pixels: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) pixels set in N masks of so many pixels, -1 where a text is not of one."""
+    """Return (N,) the pixels set in N masks, -1 if a text is not that of a mask of its size."""
     areas = np.full(len(texts), -1, np.int64)
     for first in range(0, len(texts), AT_ONCE):
         some = slice(first, first + AT_ONCE)
@@ -34,14 +34,14 @@ def areas_of_texts(texts: Sequence[str], pixels: Sequence[int] | NDArray[np.int6
 
 
 def _areas(texts: Sequence[str], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same of texts that are read at once, in arrays: first their characters, then their numbers."""
+    """Count the pixels of a block of texts as arrays: first their characters, then their numbers."""
     joined, lengths = "".join(texts), np.fromiter(map(len, texts), np.int64, len(texts))
     if not joined.isascii() or not lengths.all():
         return _areas_of_some(texts, pixels, [text.isascii() and text != "" for text in texts])
-    digits = np.frombuffer(joined.encode("ascii"), np.uint8) - np.uint8(48)  # what is before "0" becomes large
+    digits = np.frombuffer(joined.encode("ascii"), np.uint8) - np.uint8(48)  # characters before "0" become large
     text_ends = np.cumsum(lengths)
     whole = (digits[text_ends - 1] & 32) == 0
-    if not whole.all():  # within a text whose last number goes on, the next text would be read
+    if not whole.all():  # a text whose last number is incomplete would continue into the next text
         return _areas_of_some(texts, pixels, whole.tolist())
     ends = np.flatnonzero((digits & 32) == 0)
     values, places = _numbers(digits, ends)
@@ -49,7 +49,7 @@ def _areas(texts: Sequence[str], pixels: NDArray[np.int64]) -> NDArray[np.int64]
     first = np.concatenate([[0], np.searchsorted(ends, text_ends[:-1])])  # number of each text
     after = np.append(first[1:], len(ends))
     alone = values[first]
-    values[first] = 0  # the first number is no difference
+    values[first] = 0  # the first number is not a difference
     wrong = alone < 0
     totals, areas = alone.copy(), np.zeros(len(texts), np.int64)
     for parity in (0, 1):  # every other number is a sum of differences
@@ -78,7 +78,7 @@ def _areas_of_some(texts: Sequence[str], pixels: NDArray[np.int64], which: Seque
 
 
 def _numbers(digits: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers and how many digits each has, given where the last digit of each stands."""
+    """Return the numbers and the number of digits of each, given the positions of their last digits."""
     starts = np.concatenate([[0], ends[:-1] + 1])
     places = ends - starts + 1
     values = (digits[starts] & 31).astype(np.int64)

@@ -1,8 +1,8 @@
 """Rotated rectangles: COCO has upright boxes only, and tools write the angle next to them.
 
 CVAT writes the rectangle before rotation as ``bbox`` and the angle in degrees, around the center, as
-``attributes.rotation``. A ``rotation``, ``angle`` or ``theta`` of the annotation itself is written by tools of either
-habit (before or after rotation), so that the box is unknown unless a mask shows it.
+``attributes.rotation``. Some tools write ``rotation``, ``angle`` or ``theta`` into the annotation itself, with the box
+either before or after rotation: the box is then unknown unless a mask shows it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from engine.dataset.coco_records import RawAnnotation
 
 NAME = "rotation"
 LEAST = 0.05
-"""Degrees below which a rectangle is upright."""
+"""A rectangle rotated by fewer degrees counts as upright."""
 
 
 def angles(annotations: list[RawAnnotation]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Degrees that N boxes are rotated by.
+    """Return the rotation of N boxes in degrees.
 
     Returns:
-        (N,) float64 in -180..180, 0 for an upright box; (N,) bool, true where it is unclear whether the box is that
+        (N,) float64 in -180..180, 0 for an upright box; (N,) bool, True if it is unclear whether the box was written
         before or after rotation.
     """
     found, unclear = np.zeros(len(annotations)), np.zeros(len(annotations), np.bool_)
@@ -42,7 +42,7 @@ def angles(annotations: list[RawAnnotation]) -> tuple[NDArray[np.float64], NDArr
 
 
 def upright(boxes_xywh: NDArray[np.float64], degrees: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 4) x, y, width, height of the upright boxes around N rectangles that are rotated around their center."""
+    """Return (N, 4) x, y, width, height of the upright boxes around N rectangles rotated around their center."""
     center = boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2
     cosine, sine = np.abs(np.cos(np.radians(degrees))), np.abs(np.sin(np.radians(degrees)))
     width, height = boxes_xywh[:, 2], boxes_xywh[:, 3]
@@ -51,7 +51,7 @@ def upright(boxes_xywh: NDArray[np.float64], degrees: NDArray[np.float64]) -> ND
 
 
 def _attribute(text: msgspec.Raw) -> Any:
-    """The attribute named rotation, of a mapping or of a list of names and values."""
+    """Return the attribute ``rotation`` of a mapping or of a list of names and values."""
     attributes = _decoded(text)
     if isinstance(attributes, list):
         named = [one for one in attributes if isinstance(one, dict) and one.get("name") == NAME]
@@ -67,7 +67,7 @@ def _decoded(text: msgspec.Raw) -> Any:
 
 
 def _degrees(value: Any) -> float:
-    """The angle in -180..180; 0 for what is no angle, or none to speak of."""
+    """Return the angle in -180..180; 0 if it is not an angle or negligible."""
     try:
         number = 0.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Whether the category ids of annotations are counted from another number than those of the categories."""
+"""Detect category ids of annotations that are shifted by one from those of the categories."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from engine.dataset.id_index import other_spelling
 from engine.dataset.types import ImageId
 
 MOST = 0.8
-"""Share of the categories that must be used, once moved, for the shift to be no chance."""
+"""Fraction of the categories that must be used after the shift, to exclude a coincidence."""
 
 
 def shifted(used: Iterable[ImageId], *, listed: Iterable[ImageId]) -> list[int]:
-    """The ids of annotations that are not listed, if all would be, and most categories used, were each one off.
+    """Return the unlisted ids of annotations, if a shift by one makes all ids listed and most categories used.
 
     Args:
         used: Ids of annotations.
         listed: Ids of the categories.
 
     Returns:
-        Nothing if all ids are listed, or it would not help.
+        An empty list if all ids are listed, or a shift does not help.
 
     >>> shifted([0, 1, 2, 3, 4], listed=[1, 2, 3, 4, 5]), shifted(["0", "1"], listed=[1, 2])
     ([0], [0])

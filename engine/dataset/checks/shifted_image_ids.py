@@ -1,4 +1,4 @@
-"""Whether the image ids of annotations are counted from another number than those of the images."""
+"""Detect image ids of annotations that are shifted by one from those of the images."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.id_index import UNKNOWN, IdIndex, other_spelling
 
 MOST = 0.8
-"""Share of the images that must have annotations for the shift to be no chance."""
+"""Fraction of the images that must have annotations, to exclude a coincidence."""
 
 FEW, MANY = 6, 64
-"""Images below which nothing is concluded, and ids that are not listed above which they are too many for a shift."""
+"""Minimum number of images for a conclusion, and maximum number of unlisted ids for a shift."""
 
 
 class ShiftedImages:
-    """What annotations say of images while they stream by: a bit of each image, and some ids that are not listed."""
+    """Image ids of annotations, collected while they are read: one bit per image, and some unlisted ids."""
 
     def __init__(self) -> None:
         self._annotated = np.zeros(0, np.bool_)
@@ -36,13 +36,13 @@ class ShiftedImages:
             self._unlisted |= {one for one in ids if isinstance(one, int)}
 
     def find(self, index: IdIndex) -> list[int]:
-        """The ids that are not listed, if all that annotations give would be, were each one more or one less.
+        """Return the unlisted ids, if all ids of annotations would be listed after a shift by one.
 
         Args:
-            index: From the ids of images to their positions.
+            index: Positions of images by id.
 
         Returns:
-            Nothing if all ids are listed, or it would not help, or if chance may do it.
+            An empty list if all ids are listed, a shift does not help, or it may be a coincidence.
         """
         ids, positions = index.sorted_numbers()
         if len(ids) < FEW or not 0 < len(self._unlisted) <= MANY:
@@ -58,7 +58,7 @@ class ShiftedImages:
         return []
 
     def _of_images(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(N,) whether images have annotations; of those that are left out it is not known, and taken for granted."""
+        """Return (N,) True if an image has annotations; assumed for images that are left out."""
         known = (positions >= 0) & (positions < len(self._annotated))
         annotated = positions < 0
         annotated[known] = self._annotated[positions[known]]

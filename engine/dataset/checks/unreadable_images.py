@@ -1,6 +1,6 @@
-"""Which images of a part can be decoded: looked at once, before training, since a night's run must not end at one.
+"""Find the images of a split that cannot be decoded: once, before training, so that none of them ends a long run.
 
-Those that come from object storage are looked at while others are still on their way.
+Images from object storage are decoded while others are still being downloaded.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from engine.storage import Storage
 from engine.storage.transfer import each_done
 
 THREADS = 8
-"""Images that are decoded at a time: what bounds the memory."""
+"""Images decoded at a time: bounds the memory."""
 
 FORMAT = "2"
-"""Of a verdict that is kept: earlier ones say nothing of EXIF."""
+"""Format version of a cached result: earlier ones contain nothing about EXIF."""
 
 NO_OBJECTS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """What cannot be used of some images.
+    """Unusable images and objects of a split.
 
     Attributes:
-        faults: By file name, what is wrong with an image that cannot be used.
+        faults: By file name, the problem of an unusable image.
         outside: By file name, positions of the objects that lie outside an image whose size the file does not give.
-        frames: What the images show of the frame that they were annotated in.
+        frames: Evidence for the orientation in which the images were annotated.
         pages: Images with several pages or frames, of which the first is used.
     """
 
@@ -74,19 +74,19 @@ def find_unreadable(
     cache: Path,
     check: Callable[[], None] = lambda: None,
 ) -> Unreadable:
-    """Bring images to the disk and find those that cannot be decoded, or are of another size than the annotations are
-    for, and objects outside.
+    """Download images and find those that cannot be decoded or whose size differs from the annotations, and objects
+    outside their image.
 
     Args:
-        dataset: What is to be trained on, or measured by.
-        folder: Of its images.
-        paths: Where they will lie, as the folder says.
-        masks: Whether masks will be decoded. Where the file gave no size, only the image tells whether they fit.
-        cache: The verdict on files that are the same as before is kept there.
-        check: Is called before each image is decoded, in several threads; what it raises ends the search.
+        dataset: Images and annotations of the split.
+        folder: Folder of its images.
+        paths: Local paths of the images after the download.
+        masks: Masks will be decoded. If the file gives no size, only the image shows if they fit.
+        cache: Folder that keeps the result for unchanged files.
+        check: Called before each image is decoded, in several threads; an exception ends the search.
 
     Raises:
-        StorageError: Storage refuses, or was gone after all retries.
+        StorageError: Storage refused, or was unavailable after all retries.
     """
     storage = Storage()
 
@@ -116,7 +116,7 @@ def find_unreadable(
 
 
 def _load(file: Path) -> Unreadable | None:
-    """A verdict that is kept; None where there is none, or it is torn or damaged."""
+    """Return the cached result; None if it is missing, incomplete or damaged."""
     if not file.is_file():
         return None
     try:
@@ -132,7 +132,7 @@ def _load(file: Path) -> Unreadable | None:
 
 
 def names_of(dataset: CocoDataset) -> list[str]:
-    """What images are called in an :class:`Unreadable`: one that is listed again is another."""
+    """Return the names of images in an :class:`Unreadable`: a repeated entry gets a name of its own."""
     seen: Counter[str] = Counter()
     names = []
     for image in dataset.images:
@@ -143,16 +143,16 @@ def names_of(dataset: CocoDataset) -> list[str]:
 
 
 def check_few(unreadable: Unreadable, images: int, *, max_percent: int, earlier: int = 0) -> None:
-    """See that no more images are left out than may be.
+    """Check that not too many images are left out.
 
     Args:
-        unreadable: Those that cannot be read.
-        images: Of how many.
-        max_percent: So many may be.
-        earlier: Images beside these that inspection has left out.
+        unreadable: Unusable images of the split.
+        images: Number of images of the split.
+        max_percent: Maximum percentage that may be left out.
+        earlier: Number of other images that inspection has left out.
 
     Raises:
-        DataError: There are more.
+        DataError: More are left out.
     """
     count = len(unreadable.faults) + earlier
     if unreadable.faults and too_many(count, images + earlier, max_percent):
@@ -164,7 +164,7 @@ def check_few(unreadable: Unreadable, images: int, *, max_percent: int, earlier:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What an image has shown: what is wrong with it, or the positions of objects outside; its frame, its pages."""
+    """Decode an image: its problem, or the positions of objects outside; its orientation; its number of pages."""
 
     fault: str = ""
     outside: tuple[int, ...] = ()
@@ -188,7 +188,7 @@ def _look(dataset: CocoDataset, masks: bool, index: int, path: Path) -> _Seen:
 
 
 def _key(dataset: CocoDataset, paths: Sequence[Path], *, masks: bool) -> str:
-    """Changes with any file, and with what is said of it."""
+    """Return a digest that changes with any file and with its annotations."""
     unsure = not all(image.width for image in dataset.images)
     said = json.dumps([dataset.digest, dataset.classes, masks, dataset.frame]) if unsure else FORMAT
     digest = hashlib.sha256(said.encode())

@@ -1,4 +1,4 @@
-"""Which images of a part have something to learn from, as the objects stream by: three bytes an image."""
+"""Count the images of a split that have something to learn from, while objects are read: three bytes per image."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Marks = NDArray[np.bool_]
 
 @dataclass
 class ImageMarks:
-    """What images have, each (images,) bool; crowds do not count.
+    """Contents of images, each (images,) bool; crowds do not count.
 
     Attributes:
         objects: Any object.
         outlines: An object with a mask.
-        rectangles: An object with a polygon that is only its box again.
+        rectangles: An object whose polygon only repeats its box.
     """
 
     objects: Marks = field(default_factory=lambda: np.zeros(0, np.bool_))
@@ -28,12 +28,12 @@ class ImageMarks:
     rectangles: Marks = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def add(self, judged: Judged, targets: Marks, images: int) -> None:
-        """Note the objects of a block.
+        """Record the objects of a block.
 
         Args:
             judged: The block.
-            targets: (N,) bool, which of its objects count.
-            images: How many there are so far.
+            targets: (N,) bool, the objects that count.
+            images: Number of images read so far.
         """
         masks = judged.masks
         outlines = (masks == MaskKind.POLYGONS) | (masks == MaskKind.RUN_LENGTHS)
@@ -43,11 +43,11 @@ class ImageMarks:
         self.rectangles = _marked(self.rectangles, judged.images[rectangles], images)
 
     def with_objects(self) -> int:
-        """Count how many images have an object."""
+        """Count the images with an object."""
         return int(self.objects.sum())
 
     def with_masks(self, *, rectangles_only: bool) -> int:
-        """Count how many images have a mask; ``rectangles_only``: those are an artefact of the export."""
+        """Count the images with a mask; ``rectangles_only``: masks that repeat boxes are an artefact of the export."""
         return int((self.outlines if rectangles_only else self.outlines | self.rectangles).sum())
 
 

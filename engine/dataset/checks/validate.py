@@ -1,4 +1,4 @@
-"""Inspection that opens every image as well: :func:`validate_dataset`."""
+"""Inspect a dataset and open every image as well: :func:`validate_dataset`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from engine.storage.transfer import each_done
 Size = tuple[int, int]
 
 THREADS = 16
-"""Images that are read at a time: what bounds the memory."""
+"""Images read at a time: bounds the memory."""
 
 _FORMATS = {
     "jpg": "JPEG",
@@ -54,24 +54,24 @@ def validate_dataset(
     exif_orientation: ExifOrientation = ExifOrientation.AUTO,
     crowds: Crowds = Crowds.IGNORE,
 ) -> DatasetInfo:
-    """What :func:`engine.dataset.inspect_dataset` says, and what is wrong with the images themselves.
+    """Inspect a dataset as :func:`engine.dataset.inspect_dataset` does, and open every image as well.
 
-    What training leaves out when it opens them is left out here: images that cannot be used, with their objects, and
-    objects outside an image whose size the file does not give.
+    The same things are left out as in training: unusable images with their objects, and objects outside an image whose
+    size the file does not give.
 
     Args:
         annotations: COCO instances JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.
-        images: Folder of the images; default: looked for beside the annotations.
-        storage: How s3:// is reached; default: as the environment says.
-        exif_orientation: Whether images were annotated as EXIF turns them, where their size does not show it.
-        thorough: Decode every image; otherwise only its header is read, which does not show damage behind it.
-        crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
+        images: Folder of the images; default: searched next to the annotations.
+        storage: Access to object storage; default: from the environment.
+        exif_orientation: True if images were annotated as rotated by EXIF, where their size does not show it.
+        thorough: Decode every image; otherwise only its header is read, which does not reveal damaged pixel data.
+        crowds: Treat annotations with ``iscrowd: 1`` as ignore regions or as objects.
 
     Raises:
-        DataError: There is no COCO dataset in it.
-        StorageError: It cannot be had.
+        DataError: It contains no COCO dataset.
+        StorageError: It cannot be read.
     """
-    dataset = DatasetSpec.model_construct(  # a path may be longer than what a manifest takes
+    dataset = DatasetSpec.model_construct(  # a path may be longer than a manifest allows
         annotations=str(annotations),
         images=None if images is None else str(images),
         exif_orientation=exif_orientation,
@@ -81,7 +81,7 @@ def validate_dataset(
 
 
 def validate_request(dataset: DatasetSpec, *, storage: Storage, thorough: bool = True) -> DatasetInfo:
-    """The same for the data of a request, whether it is one file, an export or parts given apart."""
+    """Validate the data of a request: one file, an export, or splits given separately."""
     parts, source = parts_of_request(dataset, storage=storage)
     exif_orientation = dataset.exif_orientation
 
@@ -113,12 +113,12 @@ def validate_request(dataset: DatasetSpec, *, storage: Storage, thorough: bool =
 
 @dataclass
 class _Looked:
-    """What opening the images of a part has shown.
+    """Result of opening the images of one split.
 
     Attributes:
-        sizes: By id, width and height in pixels of images that are of another size than the file says, upright and as
-            they are stored; None of those that cannot be used.
-        frames: What they show of the frame that they were annotated in.
+        sizes: By id, width and height in pixels of images whose size differs from the file, upright and as stored;
+            None for unusable images.
+        frames: Evidence for the orientation in which they were annotated.
         counts: Problems by code.
         examples: By code, the first places, each with the position of the image.
     """
@@ -129,7 +129,7 @@ class _Looked:
     examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
 
     def opened(self, frame: Frame) -> Opened:
-        """Return what is to be known of the images."""
+        """Return the result for all images."""
         stored = frame is Frame.STORED
         return {number: None if size is None else size[stored] for number, size in self.sizes.items()}
 
@@ -161,14 +161,13 @@ def _look_at(scan: Scan, *, storage: Storage, thorough: bool, pictures: dict[str
 
 @dataclass(frozen=True)
 class _Seen:
-    """What opening an image has shown.
+    """Result of opening one image.
 
     Attributes:
-        sizes: Width and height in pixels that its objects are to be compared with, in either frame; None if it cannot
-            be used.
-        problems: Their codes, with what is to be said of each.
-        evidence: What it shows of the frame that it was annotated in.
-        picture: The mark of its bytes, and its thumbnail if it was decoded; None if it cannot be used.
+        sizes: Width and height in pixels to compare its objects with, in either orientation; None if unusable.
+        problems: Problem codes, each with a message.
+        evidence: Evidence for the orientation in which it was annotated.
+        picture: Digest of its bytes, and its thumbnail if it was decoded; None if unusable.
     """
 
     sizes: tuple[Size, Size] | None
@@ -197,9 +196,9 @@ def _look(image: CocoImage, uri: str, *, storage: Storage, thorough: bool) -> _S
 
 
 def _differences(image: CocoImage, header: ImageHeader) -> Iterator[tuple[str, str]]:
-    """Where the header of an image says something else than its name and the annotations."""
+    """Yield contradictions between the header of an image, its name and the annotations."""
     expected = _FORMATS.get(image.file_name.rpartition(".")[2].lower())
-    # MPO is what some cameras make of a JPEG.
+    # Some cameras write MPO instead of JPEG.
     if expected is not None and header.format != expected and (expected, header.format) != ("JPEG", "MPO"):
         yield "mislabelled_image", f"{image.file_name} is {header.format}"
     if header.pages > 1:

@@ -1,6 +1,6 @@
-"""Which annotations are usable objects: one set of rules for inspecting, loading and splitting.
+"""Decide which annotations are usable objects: one set of rules for inspection, loading and splitting.
 
-Blocks of some thousand annotations are judged at once, in arrays; only what is out of the ordinary is looked at alone.
+Blocks of a few thousand annotations are validated as arrays; only unusual ones are inspected one by one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from engine.dataset.types import ImageId
 from engine.spec import Crowds
 
 HUGE = 1e7
-"""Pixels that no coordinate reaches."""
+"""Coordinates in pixels are always below this."""
 
 PIXELS = 16.0
-"""Square pixels that areas may differ by for any reason."""
+"""Tolerance of areas in square pixels."""
 
 
 class Verdict(IntEnum):
-    """What becomes of an annotation."""
+    """Result of validating one annotation."""
 
     USABLE = 0
     NO_IMAGE = 1
@@ -65,7 +65,7 @@ CONTRADICTIONS = {
     Reading.NO_PIXEL: Verdict.NO_PIXEL,
     Reading.UNEXPLAINED: Verdict.CONTRADICTION,
 }
-"""What becomes of objects whose box and mask do not agree, by what either seems to be."""
+"""Status of objects whose box and mask do not agree, by the likely reading of either."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +74,20 @@ class Judged:
 
     Attributes:
         verdicts: (N,) int8, :class:`Verdict`.
-        images: (N,) int64, index of the image, -1 for none, -2 for one that is left out.
+        images: (N,) int64, index of the image, -1 for none, -2 for an image that is left out.
         classes: (N,) int64, index of the class, -1 for none.
         boxes_xyxy: (N, 4) float64, in pixels, clipped to the image.
-        areas: (N,) float64, square pixels: the file's, or else the mask's or the box's.
+        areas: (N,) float64, square pixels: from the file, otherwise from the mask or the box.
         crowds: (N,) bool.
         masks: (N,) int8, :class:`MaskKind`.
         derived: (N,) bool: the box comes from the mask.
         clipped: (N,) bool: the box reached out of the image by more than a pixel.
-        bad_boxes: (N,) bool: the file's box could not be used, whatever became of the annotation.
+        bad_boxes: (N,) bool: the box in the file is unusable, even if the annotation is used.
         rotated: (N,) bool: the box is the upright one around a rotated rectangle.
-        bad_areas: (N,) bool: the file's area is neither that of the mask nor that of the box.
-        image_sizes: (N, 2) float64, width and height of the image of each in pixels, 0 where unknown.
-        given_xywh: (N, 4) float64, the boxes as in the file, NaN where there is none.
-        given_areas: (N,) float64, the areas as in the file, NaN where there is none.
+        bad_areas: (N,) bool: the area in the file matches neither the mask nor the box.
+        image_sizes: (N, 2) float64, width and height of each image in pixels, 0 if unknown.
+        given_xywh: (N, 4) float64, the boxes as in the file, NaN if missing.
+        given_areas: (N,) float64, the areas as in the file, NaN if missing.
     """
 
     verdicts: NDArray[np.int8]
@@ -133,12 +133,12 @@ def judge(
     crowds: Crowds = Crowds.IGNORE,
     read_masks: NDArray[np.bool_] | None = None,
 ) -> Judged:
-    """Judge a block of annotations.
+    """Validate a block of annotations.
 
     Args:
         annotations: As read.
         image_index: From image id to index; -2 for an image that is left out.
-        image_sizes: (images, 2) width and height in pixels, 0 where the file does not say.
+        image_sizes: (images, 2) width and height in pixels, 0 if the file does not give them.
         class_index: From category id to class index.
         crowds: Whether crowds are ignore regions or objects.
         read_masks: (N,) the objects whose masks are compared with their boxes; None for all.
@@ -165,7 +165,7 @@ def judge(
         if box is not None:
             boxes[i], derived[i], positive[i], numbers[i], unclear[i] = box, not rotated[i], True, True, False
 
-    doubtful = ~(given_areas > 1)  # missing, zero, a placeholder, or a share of the image
+    doubtful = ~(given_areas > 1)  # missing, zero, a placeholder, or a fraction of the image
     chosen = outlined & positive & (doubtful | (np.ones(count, np.bool_) if read_masks is None else read_masks))
     shapes = mask_shapes(segmentations, masks, sizes, chosen=chosen, drawn=doubtful)
     masks[chosen & np.isnan(shapes.areas)] = MaskKind.BAD  # brackets and commas of polygons, around other things
@@ -218,10 +218,11 @@ def judge(
 def _rotate(
     annotations: list[RawAnnotation], boxes: NDArray[np.float64], masks: NDArray[np.int8]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Make boxes those around their rotated rectangles, in place.
+    """Replace boxes by the upright boxes around their rotated rectangles, in place.
 
     Returns:
-        (N,) which are rotated; (N,) of which it is unclear what the box is. A mask that is only the box again is none.
+        (N,) bool, rotated boxes; (N,) bool, boxes whose meaning is unclear. A mask that only repeats the box does not
+        count as a mask.
     """
     degrees, unclear = angles(annotations)
     rotated = degrees != 0
@@ -234,7 +235,7 @@ def _rotate(
 def _clip(
     boxes: NDArray[np.float64], sizes: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N, 4) corners within the image; (N,) of boxes that reach out of it by more than a pixel, or lie outside."""
+    """Return (N, 4) corners clipped to the image; (N,) True if a box exceeds it by over a pixel or lies outside."""
     known = (sizes[:, 0] > 0) & (sizes[:, 1] > 0)
     limits = np.where(known, sizes.T, np.inf)
     low, high = boxes.T[:2], boxes.T[:2] + boxes.T[2:]
@@ -247,13 +248,14 @@ def _clip(
 def _areas(
     given: NDArray[np.float64], drawn: NDArray[np.float64], boxes: NDArray[np.float64], inside: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Areas of N objects, and which of the file's are wrong.
+    """Return the areas of N objects, and which areas in the file are wrong.
 
-    Tools write the mask's area or the box's, and either may be clipped to the image. What is far from both is wrong.
+    Tools write the area of the mask or of the box, and either may be clipped to the image. An area far from both is
+    wrong.
 
     Args:
         given: (N,) as in the file.
-        drawn: (N,) those of the masks, NaN where unknown.
+        drawn: (N,) areas of the masks, NaN if unknown.
         boxes: (N, 4) x, y, width, height.
         inside: (N, 4) corners, clipped to the image.
     """
@@ -268,7 +270,7 @@ def _areas(
 
 
 def _are_shares(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(N,) whether all four numbers lie in 0..1: a box within the first pixel of its image is none."""
+    """Return (N,) True if all four numbers lie in 0..1: a real box is larger than the first pixel of its image."""
     x, y, w, h = boxes.T
     return np.asarray((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1) & (w > 0) & (w <= 1) & (h > 0) & (h <= 1))
 
@@ -276,22 +278,22 @@ def _are_shares(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
 def _are_corners(
     boxes: NDArray[np.float64], inside: NDArray[np.float64], sizes: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """(N,) whether most of a box lies outside of its image, and nothing if its numbers are two corners."""
+    """Return (N,) True if most of a box lies outside its image, but all of it inside when read as two corners."""
     (x, y, w, h), (left, top, right, bottom), (width, height) = boxes.T, inside.T, sizes.T
     fits = (x >= 0) & (y >= 0) & (w > x) & (h > y) & (w <= width + 1) & (h <= height + 1)
     return np.asarray(fits & ((right - left) * (bottom - top) < 0.5 * w * h))
 
 
 def _look_up(ids: list[ImageId | None], index: Mapping[ImageId | None, int]) -> NDArray[np.int64]:
-    """(N,) the index of each of N ids, -1 for those that have none."""
+    """Return (N,) the index of each of N ids, -1 if unknown."""
     known = {one: index.get(one, -1) for one in dict.fromkeys(ids)}
     return np.fromiter(map(known.__getitem__, ids), np.int64, len(ids))
 
 
 def _boxes_xywh(boxes: Sequence[Sequence[float] | None]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(N, 4) float64, NaN where there is no box of four numbers; (N,) bool, where there is none of any.
+    """Return (N, 4) float64, NaN without a box of four numbers; (N,) bool, True if the annotation has no box at all.
 
-    The boxes lie column by column, in which what is asked of all numbers of each is found some times as fast.
+    The boxes are stored column by column: reductions over the four numbers are several times as fast.
     """
     given = [box or () for box in boxes]
     lengths = np.fromiter(map(len, given), np.int64, len(given))
