@@ -34,12 +34,12 @@ OBJECT_PROBLEMS: dict[str, tuple[Severity, str, str]] = {
     ),
     "swapped_boxes": (
         ERROR,
-        "The boxes of the file have x and y swapped, or its images width and height: only then do they fit their images.",
+        "Boxes of the file have x and y swapped, or its images width and height: only then do they fit their images.",
         "Write bbox as [x, y, width, height], x to the right and y down, and the size of the images that are there.",
     ),
     "center_boxes": (
         ERROR,
-        "The boxes of the file begin with the center, not with the top left corner: only then do they fit their images.",
+        "Boxes of the file begin with the center, not with the top left corner: only then do they fit their images.",
         "Write bbox as [x, y, width, height]: subtract half of the size from the center.",
     ),
     "swapped_axes": (
