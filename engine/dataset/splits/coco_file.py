@@ -1,8 +1,8 @@
-"""Dividing a COCO file into files: :func:`split_file`.
+"""Divide a COCO file into one file per split: :func:`split_file`.
 
-Whatever an element holds is copied as it stands, byte for byte. The file is read twice, as a stream: to see which class
-is where, and to copy. Where annotations stand before the images, each takes a pass of its own. What is kept of an
-annotation is which image it belongs to, in five bytes.
+Elements are copied byte for byte. The file is read twice, as a stream: first to find the classes of each image, then to
+copy. If annotations come before the images, each section takes a pass of its own. Five bytes per annotation are kept in
+memory: its image.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PartFile:
     images: int
     annotations: int
     without: tuple[str, ...]
-    """Names of classes that occur in the dataset, but not in this part."""
+    """Names of classes that occur in the dataset, but not in this split."""
 
     def __str__(self) -> str:
         text = f"{self.path}: {self.images:,} images, {self.annotations:,} annotations"
@@ -69,25 +69,25 @@ def split_file(
 ) -> list[PartFile]:
     """Divide a COCO file into ``train.json``, ``val.json`` and ``test.json``.
 
-    Every part holds all categories and whatever else the file has (info, licenses …). Images that share an id stay
-    together, and so do those that are the same by file, bytes, picture, or the user's group, and versions of a picture
-    that Roboflow has made: see :mod:`engine.dataset.splits.leaks`. Annotations of unlisted images are left out.
+    Every file has all categories and all other sections (info, licenses …). Images that share an id stay together, and
+    so do images that are the same by file, bytes, picture or group, and versions of a picture made by Roboflow: see
+    :mod:`engine.dataset.splits.leaks`. Annotations of unlisted images are left out.
 
     Args:
         annotations: COCO instances JSON, or the folder of an export that is not divided; s3:// or path.
         output: Folder to write to.
-        fractions: Share of the images of train, val and test; a part without a share is not written.
+        fractions: Fraction of the images of train, val and test; a split without a fraction is not written.
         seed: The same seed on the same file gives the same files.
-        stratify: Keep the share of every class in every part.
-        storage: How s3:// is reached; default: as the environment says.
-        crowds: Whether annotations with ``iscrowd: 1`` count as objects of their class.
-        images: Folder of the images; default: looked for beside the annotations. Images on disk are opened, those in S3
+        stratify: Keep the fraction of every class in every split.
+        storage: Access to object storage; default: from the environment.
+        crowds: Treat annotations with ``iscrowd: 1`` as ignore regions or as objects.
+        images: Folder of the images; default: searched next to the annotations. Images on disk are opened, those in S3
             only if the folder is given.
-        group_by: What images that belong together have in common: ``Folder``, ``Prefix:_`` or ``Field:video_id``.
+        group_by: Rule for images that belong together: ``Folder``, ``Prefix:_`` or ``Field:video_id``.
 
     Raises:
         ConfigError: The fractions are negative or do not add up to 1.
-        DataError: The file is no COCO dataset, or is divided already.
+        DataError: The file is not a COCO dataset, or is already divided.
         StorageError: Something cannot be read or written.
     """
     store = storage or Storage()
@@ -104,7 +104,7 @@ def split_file(
 def _groups(
     contents: _Contents, part: PartFiles, grouping: Grouping | None, storage: Storage, *, opened: bool
 ) -> NDArray[np.int64]:
-    """Of each place a number that those share which must not be parted."""
+    """Return a group number per image id; images with the same number must stay in the same split."""
     folder, names = ImageFolder(part.images, storage=storage, cache=default_cache()), contents.file_names
     fields = [value for _, value in field_values(part.annotations, grouping, storage=storage)]
     small = open_all(names, folder, storage) if opened else None
@@ -115,17 +115,17 @@ def _groups(
 
 
 class _Contents:
-    """What a first look at a file shows.
+    """Contents of a file after the first pass. A place is the index of an image id among the distinct ones.
 
     Attributes:
         source: The file.
-        crowds: Whether crowds count as objects of their class.
-        others: All but images and annotations, as it stands, by name.
+        crowds: Treat crowds as ignore regions or as objects.
+        others: Raw JSON of all sections except images and annotations, by name.
         digest: sha256 of the file, in hex.
-        file_names: Of each image; empty where the file gives none.
-        images: Of each image its place: that of its id among the different ones.
-        annotations: Of each annotation the place of its image, UNKNOWN where that is not listed.
-        passes: What each further pass over the file copies.
+        file_names: File name per image; empty if missing.
+        images: Place per image.
+        annotations: Place of the image per annotation, UNKNOWN if that image is not listed.
+        passes: Sections that each further pass over the file copies.
     """
 
     def __init__(self, source: str, crowds: Crowds) -> None:
@@ -144,7 +144,7 @@ class _Contents:
         """Read a file for the first time.
 
         Raises:
-            DataError: It is no COCO dataset.
+            DataError: It is not a COCO dataset.
         """
         contents = cls(source, crowds)
         empty = np.zeros(0, np.int32)
@@ -193,7 +193,7 @@ class _Contents:
         return places.astype(np.int32)
 
     def names(self) -> dict[ImageId | None, str]:
-        """From category id to name, in the order of the file."""
+        """Return category names by id, in file order."""
         try:
             elements = msgspec.json.decode(self.others.get("categories", b"[]"), type=list[msgspec.Raw])
         except msgspec.MsgspecError:
@@ -202,7 +202,7 @@ class _Contents:
         return {category.id: category.name or "" for category in categories}
 
     def labels(self) -> list[tuple[int, ...]]:
-        """Of each place the classes that occur there, by their positions in :meth:`names`."""
+        """Return the classes of each place, as positions in :meth:`names`."""
         position = {class_id: i for i, class_id in enumerate(self.names())}
         known = [position.get(one, position.get(other_spelling(one), -1)) for one in self._classes]
         listed = np.array(known, np.int64)
@@ -246,7 +246,7 @@ def _write(contents: _Contents, split: Split, parts: list[str], output: Path, st
 def _raw(
     contents: _Contents, sections: tuple[str, ...], parts_of: Mapping[str, NDArray[np.int8]], storage: Storage
 ) -> Iterator[tuple[str, list[msgspec.Raw], NDArray[np.int8]]]:
-    """Blocks of elements as they stand, with the number of the part of each, -1 for none."""
+    """Yield blocks of raw elements, with the index of the split of each, -1 for none."""
     source, done = contents.source, dict.fromkeys(parts_of, 0)
     with failures(source, "read"), storage.open(source) as stream:
         reader = CocoReader(stream, source=source, raw=True, others={})
@@ -270,7 +270,7 @@ class _File:
         self._turned = False
 
     def begin(self, others: Mapping[str, bytes]) -> None:
-        """Write what every part has."""
+        """Write the sections that every split has."""
         self._write(b"{\n", *(b"%s: %s,\n" % (json.dumps(name).encode(), value) for name, value in others.items()))
         self._write(b'"images": [\n')
 

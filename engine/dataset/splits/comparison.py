@@ -1,4 +1,4 @@
-"""Comparison of the parts of a dataset: images that several have, and classes that not all have."""
+"""Compare the splits of a dataset: images in several splits, and classes that a split lacks."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from engine.storage import Storage, is_remote, join
 from engine.storage import name as name_of
 
 Picture = tuple[str, NDArray[np.uint8]]
-"""The mark of the bytes of an image that was opened, and its thumbnail (SIDE, SIDE); zeros where it has none."""
+"""Digest of the bytes of an opened image, and its thumbnail (SIDE, SIDE); zeros without one."""
 
 
 @dataclass
 class AcrossParts:
-    """Gathers the images and classes of each part while they are read.
+    """Collect the images and classes of each split while they are read.
 
     Attributes:
-        folders: Of the images, by URI.
-        storage: Where they lie.
-        marked: Files on disk may be read for the marks of their bytes; otherwise only those that are likely the same.
-        pictures: By URI, what is known of images that were opened.
-        grouping: What the user says belongs together.
+        folders: Image folders by URI.
+        storage: Access to the images.
+        marked: Files on disk may be read for digests of their bytes; otherwise only likely copies are read.
+        pictures: By URI, digest and thumbnail of opened images.
+        grouping: Rule of the user for images that belong together.
     """
 
     folders: Mapping[str, ImageFolder]
@@ -46,7 +46,7 @@ class AcrossParts:
         """Take over one part."""
         folder = scan.part.images
         keys: list[str | None] = list(scan.keys)
-        if not any(keys):  # nothing is known of the files, and names are all there is
+        if not any(keys):  # nothing is known of the files: only names can be compared
             keys = [None] * len(scan.header.images)
             names = list(scan.header.images.names)
         else:
@@ -60,7 +60,7 @@ class AcrossParts:
         self._classes[name] = {class_name: count for class_name, count in objects.items() if count}
 
     def judge(self, log: ProblemLog) -> None:
-        """Note what the parts share, and what they do not."""
+        """Log images that several splits share, and classes that a split lacks."""
         parts = self._known()
         if "train" in parts:
             log_leaks(log, parts)
@@ -81,7 +81,7 @@ class AcrossParts:
         return [grouping.group(name, value) for name, value in zip(names, fields, strict=True)]
 
     def _known(self) -> dict[str, PartImages]:
-        """The parts with what is known of the bytes and pictures of their images."""
+        """Return the splits with digests and thumbnails of their images, as far as known."""
         likely = self._likely()
         known = {}
         for name, (folder, keys, images) in self._images.items():
@@ -98,7 +98,7 @@ class AcrossParts:
         return known
 
     def _likely(self) -> set[str]:
-        """Files on disk of the same name and size in the folders of several parts: few have to be read to be sure."""
+        """Return files on disk with the same name and size in several splits: only these must be read."""
         if self.marked or self.pictures or len(self._images) < 2:
             return set()
         found: dict[tuple[str, int], set[str]] = {}
@@ -119,16 +119,16 @@ class AcrossParts:
 
 
 def sure(mark: str) -> str:
-    """A mark that equal bytes alone have; empty for one of a time, or of a file that is empty or cannot be read."""
+    """Return the digest if equal digests prove equal bytes; empty for one of a time, an empty or an unreadable file."""
     return "" if mark.startswith(("modified ", "unreadable ")) or mark.endswith(" 0") else mark
 
 
 def log_classes(log: ProblemLog, objects: Mapping[str, Mapping[str, int]]) -> None:
-    """Note classes that train or another part lacks, and parts that share none with train.
+    """Log classes that a split lacks, and splits that have no class in common with train.
 
     Args:
-        log: Takes the problems.
-        objects: By part and class, how many there are; classes without are left out.
+        log: Receives the problems.
+        objects: Number of objects by split and class; classes without objects are left out.
     """
     learned = objects["train"]
     for part, classes in objects.items():

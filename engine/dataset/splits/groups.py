@@ -19,10 +19,10 @@ from engine.storage import Storage, join
 from engine.storage.transfer import each_done
 
 THREADS = 8
-"""Images that are decoded at a time: what bounds the memory."""
+"""Images decoded at a time: bounds the memory."""
 
 FEW = 8
-"""So many images of one picture are always kept together: a square can be laid in eight ways."""
+"""Up to this many images of one picture are always kept together: a square has eight orientations."""
 
 SHARE = 10
 """If more than one image in so many looks alike, likeness proves nothing: :func:`.leaks.groups_of`."""
@@ -36,14 +36,14 @@ def part_images(
     grouping: Grouping | None = None,
     fields: Sequence[str] = (),
 ) -> PartImages:
-    """Return what is known of images: of those on disk the bytes are read, once; of those in S3 the listing tells.
+    """Return digests and names of images: files on disk are read once, those in S3 are known from the listing.
 
     Args:
-        names: ``file_name`` of each.
-        folder: Where they lie.
-        thumbnails: (N, 32, 32) of each, if they were opened.
-        grouping: What the user says belongs together.
-        fields: Of each the value of the field that ``grouping`` names, where it names one.
+        names: ``file_name`` of each image.
+        folder: Folder of the images.
+        thumbnails: (N, 32, 32), if the images were opened.
+        grouping: Rule of the user for images that belong together.
+        fields: Value of the field named by ``grouping`` for each image, if it names one.
     """
     keys = [folder.names.find(name) if name else None for name in names]
     values = fields or [""] * len(names)
@@ -63,8 +63,8 @@ def keep_together(images: PartImages) -> NDArray[np.int64]:
 
 
 def field_values(annotations: str, grouping: Grouping | None, *, storage: Storage) -> list[tuple[str, str]]:
-    """The file name of each image, and the value of the field that a user groups by, in file order; nothing for other
-    groupings.
+    """Return file name and group field of each image, in file order; an empty list if images are not grouped by a
+    field.
 
     Raises:
         DataError: No image has the field.
@@ -77,7 +77,7 @@ def field_values(annotations: str, grouping: Grouping | None, *, storage: Storag
 def open_all(
     names: Sequence[str], folder: ImageFolder, storage: Storage, check: Callable[[], None] = lambda: None
 ) -> Thumbnails:
-    """Decode images, wherever they lie, and return their thumbnails (N, 32, 32): zeros for one that cannot be used."""
+    """Decode images from disk or storage and return their thumbnails (N, 32, 32); zeros for an unusable image."""
     found = np.zeros((len(names), SIDE, SIDE), np.uint8)
 
     def look(numbered: tuple[int, str]) -> tuple[int, Thumbnails | None]:
@@ -85,7 +85,7 @@ def open_all(
         check()
         try:
             return index, thumbnail(decode_image(storage.read_bytes(join(folder.uri, key)), name=key))
-        except DataError:  # validation, and training, say so in a sentence
+        except DataError:  # validation and training report it
             return index, None
 
     def listed() -> Iterator[tuple[int, str]]:

@@ -1,9 +1,9 @@
-"""Images that several parts of a dataset share: what is measured on them is what was learned.
+"""Find images that several splits of a dataset share: AP on them measures what was learned by heart.
 
 An image is the same as another if it is the same file, has the same bytes, shows the same picture
 (:mod:`engine.dataset.images.near_duplicates`), or belongs to the same group of the user's (:class:`Grouping`).
 Versions of one picture that Roboflow has made (``name_jpg.rf.HASH.jpg``) are reported in a given split, but prove
-nothing: other pictures may have had the same name. A split of our own keeps all of these on one side:
+nothing: other pictures may have had the same name. Our own split keeps all of these on one side:
 :func:`groups_of`.
 """
 
@@ -27,11 +27,11 @@ ROBOFLOW = re.compile(
 )
 
 PARTS = 3
-"""Groups that there must be, so that a dataset can be divided at all."""
+"""Minimum number of groups, without which a dataset cannot be divided."""
 
 
 class Kind(StrEnum):
-    """Why two images are taken for one."""
+    """Reason why two images count as the same."""
 
     FILE = "the same file"
     BYTES = "the same bytes"
@@ -42,14 +42,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class PartImages:
-    """The N images of one part, as far as they are known.
+    """The N images of one split, as far as known.
 
     Attributes:
-        names: What each is called in sentences.
-        files: Where each lies: equal texts are one file.
-        marks: What changes with the bytes of each; empty where that is not known.
-        groups: The user's group of each; empty: none.
-        thumbnails: (N, 32, 32), zeros for images that were not opened; None: none was.
+        names: Names for messages.
+        files: Locations: equal texts are one file.
+        marks: Digests of their bytes; empty if unknown.
+        groups: Groups by the rule of the user; empty without a group.
+        thumbnails: (N, 32, 32), zeros for images that were not opened; None if none was.
     """
 
     names: Sequence[str]
@@ -59,7 +59,7 @@ class PartImages:
     thumbnails: Thumbnails | None = None
 
     def keys(self, kind: Kind) -> Sequence[str]:
-        """Return one key per image; images with equal keys are the same. Empty where nothing is known."""
+        """Return one key per image; images with equal keys are the same. Empty if nothing is known."""
         if kind is Kind.VERSION:
             return [source_of(name) for name in self.names]
         return {Kind.FILE: self.files, Kind.BYTES: self.marks, Kind.GROUP: self.groups}.get(kind, ())
@@ -77,7 +77,7 @@ class PartImages:
 
 @dataclass(frozen=True)
 class Leak:
-    """An image that is, in one way or another, in a part that was learned from or chosen by as well."""
+    """An image of val or test that is also in a split used for training or for choosing the best epoch."""
 
     part: str
     name: str
@@ -90,7 +90,7 @@ class Leak:
 
 
 def source_of(file_name: str) -> str:
-    """The picture that Roboflow has made a file of; empty for all other files.
+    """Return the picture that a file exported by Roboflow was made from; empty for all other files.
 
     >>> source_of("train/scene00_jpg.rf.c81e728d9d4c2f636f067f89cc14862c.jpg"), source_of("scene00.jpg")
     ('scene00', '')
@@ -102,7 +102,7 @@ def source_of(file_name: str) -> str:
 
 
 def find_leaks(parts: Mapping[str, PartImages]) -> list[Leak]:
-    """The images of val that train has as well, and those of test that train or val have; each once.
+    """Return the images of val that are also in train, and those of test that are also in train or val; each once.
 
     Args:
         parts: By name: ``train``, ``val`` and perhaps ``test``.
@@ -149,7 +149,7 @@ def _by_picture(found: dict[int, Leak], part: str, images: PartImages, others: M
 
 
 def log_leaks(log: ProblemLog, parts: Mapping[str, PartImages]) -> None:
-    """Note what :func:`find_leaks` finds: what is proved by part, and versions by name."""
+    """Log the result of :func:`find_leaks`: proved leaks by split, and versions by name."""
     leaks = find_leaks(parts)
     for part in ("val", "test"):
         proved = [leak for leak in leaks if leak.part == part and leak.kind is not Kind.VERSION]
@@ -159,7 +159,7 @@ def log_leaks(log: ProblemLog, parts: Mapping[str, PartImages]) -> None:
 
 
 def log_repeats(log: ProblemLog, images: PartImages) -> None:
-    """Note images of one part that are the same by their bytes, pictures or names; that of one file is another's."""
+    """Log images of one split that are the same by bytes, picture or name; entries of one file are logged elsewhere."""
     first: dict[str, int] = {}
     known = set()
     for index, (mark, file) in enumerate(zip(images.marks, images.files, strict=False)):
@@ -185,8 +185,8 @@ def groups_of(images: PartImages, *, most: int) -> NDArray[np.int64]:
 
     Args:
         images: All images of a dataset.
-        most: Images that show the same picture are kept together where they are no more than these: all frames of a
-            fixed camera may look alike, and could not be divided otherwise.
+        most: Images of the same picture are kept together only up to this number: all frames of a fixed camera may
+            look alike, and could not be divided otherwise.
     """
     count = len(images.names)
     pairs: list[tuple[int, int]] = []
@@ -226,11 +226,11 @@ class Grouping:
 
     @classmethod
     def asked(cls, text: str | None) -> Self | None:
-        """Read the same where a request may leave it out."""
+        """Read an optional rule; None without one."""
         return None if text is None else cls.of(text)
 
     def group(self, file_name: str, field: str = "") -> str:
-        """The group of an image; empty: it belongs to none, and is divided on its own.
+        """Return the group of an image; empty if it has none and is divided on its own.
 
         >>> Grouping.of("Prefix:_").group("day/cam1_004.jpg"), Grouping.of("Folder").group("day/cam1_004.jpg")
         ('day/cam1', 'day')
@@ -246,12 +246,12 @@ class Grouping:
 
 
 def refuse_leaks(leaks: Sequence[Leak], images: Mapping[str, int], *, max_percent: int) -> Iterator[str]:
-    """Sentences on parts that share more images with others than may be.
+    """Yield a message for each split that shares too many images with others.
 
     Args:
-        leaks: Those that were found.
-        images: How many images each part has.
-        max_percent: So many percent of a part's images may be shared.
+        leaks: Result of :func:`find_leaks`.
+        images: Number of images by split.
+        max_percent: Maximum percentage of the images of a split that may be shared.
     """
     for part in ("val", "test"):
         proved = [leak for leak in leaks if leak.part == part and leak.kind is not Kind.VERSION]
@@ -260,7 +260,7 @@ def refuse_leaks(leaks: Sequence[Leak], images: Mapping[str, int], *, max_percen
 
 
 def leaked_sentence(part: str, leaked: int, images: int, max_percent: int, examples: Sequence[str]) -> str:
-    """Say that a part shares more images with others than may be."""
+    """Return the message about a split that shares too many images with others."""
     others = "train" if part == "val" else "train or val"
     return (
         f"{leaked:,} of {images:,} images of {part} are in {others} too, more than the {max_percent} % of "

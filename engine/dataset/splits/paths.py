@@ -1,4 +1,4 @@
-"""One part of a dataset as files, and what tools call the parts."""
+"""Files of one split of a dataset, and the names that tools give to splits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.storage import name
 
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-"""What tools call the parts."""
+"""Names that tools give to the splits."""
 
 _IMAGE_SUFFIXES = frozenset(
     {"jpg", "jpeg", "jpe", "png", "bmp", "gif", "tif", "tiff", "webp", "jp2", "ppm", "pgm", "pbm", "avif"}
@@ -17,26 +17,30 @@ _IMAGE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class PartFiles:
-    """One part of a dataset: its annotation file and the folder of its images, as URIs."""
+    """One split of a dataset: its annotation file and the folder of its images, as URIs."""
 
     annotations: str
     images: str
     images_expected: bool = False
-    """The images must be there: each that is not is left out. Otherwise only if at least one is there."""
+    """Missing images are left out in any case; otherwise only if at least one image exists."""
     origin: str = ""
-    """Where ``annotations`` is a converted copy: the file or folder that it was made of, and its format."""
+    """Source file or folder and format, if ``annotations`` is a converted copy; else empty."""
 
     unread: tuple[str, ...] = ()
     """Other annotation files of the folder, by key, that were not chosen."""
 
     @property
     def shown(self) -> str:
-        """The annotations as the user knows them."""
+        """Location of the annotations as the user gave it."""
         return self.origin or self.annotations
 
 
 def part_of(key: str) -> str:
-    """``train`` of ``train/_annotations.coco.json`` and of ``annotations/instances_train2017.json``; else ``all``."""
+    """Return the split that a path names; ``all`` if none.
+
+    >>> part_of("train/_annotations.coco.json"), part_of("annotations/instances_val2017.json"), part_of("a.json")
+    ('train', 'val', 'all')
+    """
     for word in (stem(key), *reversed(key.split("/")[:-1])):
         tokens = {token.rstrip("0123456789") for token in re.split(r"[^a-z0-9]+", word.lower())}
         for part, names in PARTS.items():
@@ -46,7 +50,7 @@ def part_of(key: str) -> str:
 
 
 def stem(key: str) -> str:
-    """The last part of a key without its suffix."""
+    """Return the file name of a key without its suffix."""
     return name(key).rpartition(".")[0]
 
 

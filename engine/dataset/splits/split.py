@@ -1,4 +1,4 @@
-"""Dividing a dataset by image: :func:`split_dataset`."""
+"""Divide the images of a dataset into train, val and test: :func:`split_dataset`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Which image goes where: positions in the dataset, in order. Each image is in exactly one part.
+    """Image indices of each split, sorted. Each image is in exactly one split.
 
     Attributes:
-        train: To learn from.
-        val: To choose the best adapter on.
-        test: To measure on what neither learning nor choosing has seen.
-        rare: From a class that does not occur in every part to the parts that have it.
+        train: Images to train on.
+        val: Images to choose the best epoch on.
+        test: Images for the final evaluation, used for neither training nor choosing.
+        rare: Splits by class, for classes that do not occur in every split.
     """
 
     train: list[int]
@@ -42,24 +42,24 @@ def split_dataset(
     stratify: bool = True,
     groups: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> Split:
-    """Divide images so that every part has its share of every class, by iterative stratification.
+    """Divide images so that every split has its share of every class, by iterative stratification.
 
     K. Sechidis, G. Tsoumakas, I. Vlahavas: On the Stratification of Multi-Label Data, ECML PKDD 2011: the class with
-    the fewest images left is given out first, each image to the part that lacks most of this class, then to the one
-    that lacks most images, then by lot. Two things are added. Images without objects are given out first, as a
-    class of their own, and a part takes no more images than its share, so that sizes are exact. Images of one group go
-    to one part, the largest groups first; sizes are then as exact as the groups allow.
+    the fewest remaining images is assigned first, each image to the split that lacks most of this class, then to the
+    split that lacks most images, then at random. There are two additions: images without objects are assigned first, as
+    a class of their own, and no split takes more images than its share, so that sizes are exact. Images of one group go
+    to one split, the largest groups first; sizes are then as exact as the groups allow.
 
     Args:
-        data: A dataset, or of each image the classes that occur in it.
-        fractions: Share of the images of train, val and test; a part left out is empty.
+        data: A dataset, or the classes of each image.
+        fractions: Fraction of the images of train, val and test; a split left out is empty.
         seed: The same seed on the same data gives the same split, on any machine.
-        stratify: False to draw images by lot alone.
-        groups: Of each image a number that those share which must not be parted; None: each is on its own.
+        stratify: False to assign images at random.
+        groups: Group number per image; images of one group stay in the same split. None: each image is a group.
 
     Raises:
         ConfigError: The fractions are negative or do not add up to 1.
-        DataError: There are fewer groups than parts.
+        DataError: There are fewer groups than splits.
     """
     shares = [float(fractions.get(part, 0)) for part in PARTS]
     unknown = sorted(set(fractions) - set(PARTS))
@@ -74,7 +74,7 @@ def split_dataset(
         part_of = _stratified(classes, units, sizes, rng) if stratify else _by_lot(sizes, rng)
     else:
         _check_groups(len(units), len(classes), sizes)
-        # By lot: all images are of one class.
+        # At random: all images are of one class.
         part_of = _stratified(classes if stratify else [(0,)] * len(classes), units, sizes, rng)
         _fill_empty(part_of, units, sizes)
     members: dict[str, list[int]] = {part: [] for part in PARTS}
@@ -85,7 +85,7 @@ def split_dataset(
 
 
 def _classes(data: CocoDataset | Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """The classes that occur in each image, sorted; images of the same classes share a tuple."""
+    """Return the sorted classes of each image; images of the same classes share a tuple."""
     if isinstance(data, CocoDataset):
         data = [[found.class_index for found in objects if not found.iscrowd] for objects in data.annotations]
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -93,7 +93,7 @@ def _classes(data: CocoDataset | Sequence[Sequence[int]]) -> list[tuple[int, ...
 
 
 def _sizes(count: int, shares: list[float]) -> list[int]:
-    """How many images each part gets: rounded so that they add up, and one at least where there are enough."""
+    """Return the number of images of each split: rounded so that they add up, and at least one if there are enough."""
     exact = [count * share for share in shares]
     # A billionth more, since 0.7 * 10 is below 7.
     sizes = [math.floor(size + 1e-9) for size in exact]
@@ -115,7 +115,7 @@ def _by_lot(sizes: list[int], rng: Random) -> list[int]:
 
 
 def _units(groups: Sequence[int] | NDArray[np.int64] | None, count: int) -> list[list[int]]:
-    """The images of each group, in their order; without groups each image alone."""
+    """Return the images of each group, in order; without groups each image alone."""
     if groups is None:
         return [[image] for image in range(count)]
     members: dict[int, list[int]] = {}
@@ -135,7 +135,7 @@ def _check_groups(groups: int, images: int, sizes: list[int]) -> None:
 
 
 def _fill_empty(part_of: list[int], units: list[list[int]], sizes: list[int]) -> None:
-    """Give a part that has no image the smallest group of the part with the most groups."""
+    """Give a split without images the smallest group of the split with the most groups."""
     for part, size in enumerate(sizes):
         if size and part not in part_of:
             held = Counter(part_of[unit[0]] for unit in units)
@@ -146,7 +146,7 @@ def _fill_empty(part_of: list[int], units: list[list[int]], sizes: list[int]) ->
 
 
 def _stratified(classes: list[tuple[int, ...]], units: list[list[int]], sizes: list[int], rng: Random) -> list[int]:
-    """The part of each image; ``units`` are the images that go together."""
+    """Return the split of each image; ``units`` are lists of images that stay together."""
     order = list(range(len(units)))
     rng.shuffle(order)
     counts = [Counter(label for image in unit for label in classes[image] or (_NOTHING,)) for unit in units]

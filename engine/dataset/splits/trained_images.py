@@ -1,4 +1,4 @@
-"""Which images an adapter was trained on: by the lists that its run has left."""
+"""Find the images of a dataset that an adapter was trained on, by the lists in ``splits.json`` of its run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from engine.storage import NotFoundError, Storage, join
 
 
 def trained_images(adapter: str, dataset: CocoDataset, folder: ImageFolder, storage: Storage) -> list[str] | None:
-    """The images of a dataset that an adapter has learned from, by their bytes, or by name where these are not known.
+    """Return the images of a dataset that an adapter was trained on, by their bytes, or by name if these are unknown.
 
     Args:
-        adapter: Its folder, in which its run has left ``splits.json``.
-        dataset: That is to be measured on.
-        folder: Of its images.
-        storage: Where the adapter lies.
+        adapter: Folder of the adapter, which contains ``splits.json``.
+        dataset: Dataset to evaluate on.
+        folder: Folder of its images.
+        storage: Access to the adapter.
 
     Returns:
-        Their names; None of an adapter that has no lists.
+        File names; None if the adapter has no lists.
 
     Raises:
-        StorageError: The lists are not what a run writes, or cannot be read.
+        StorageError: The lists are invalid, or cannot be read.
     """
     uri = join(adapter, SPLITS)
     try:
