@@ -45,7 +45,7 @@ def sam_base(folder: Path, *, preset: LoraPreset = LoraPreset.DECODER, **changes
 def settings_of(name: TeacherName, preset: LoraPreset, *, rank: int = 16, **changes: Any) -> Any:
     """Return the default settings of a teacher, with fixed values for those derived from data."""
     settings = defaults(name.slug)
-    settings |= {"epochs": 1, "batch_size": 4, "accumulation_steps": 1, "warmup_fraction": 0.0, "views": 0} | changes
+    settings |= {"epochs": 1, "batch_size": 4, "warmup_fraction": 0.0, "views": 0} | changes
     settings["lora"] |= {"preset": preset, "rank": rank, "alpha": 2 * rank}
     kind = {TeacherName.GROUNDING_DINO: GroundingDinoSettings, TeacherName.SAM: SamSettings}[name]
     return kind.model_validate(settings)

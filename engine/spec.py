@@ -313,6 +313,11 @@ class LoraSpec(SpecModel):
 class TeacherSpec(SpecModel):
     """One teacher to tune, and what to change of its defaults."""
 
+    REMOVED = {
+        "accumulationSteps": "accumulationSteps was removed: set batchSize to the images per optimizer step; those per "
+        "forward pass are chosen for the memory"
+    }
+
     name: TeacherName = Field(description="Which teacher.")
     base_model: Uri | None = Field(
         default=None, description="Hub id, folder, prefix in a bucket, or (Sam) a segment-anything .pth file."
@@ -326,10 +331,8 @@ class TeacherSpec(SpecModel):
         default=None,
         ge=1,
         le=4096,
-        description="Images at a time, at most; default: those of a step, fewer where memory asks for it.",
-    )
-    accumulation_steps: int | None = Field(
-        default=None, ge=1, le=4096, description="Batches whose gradients are added before a step."
+        description="Images per optimizer step, over all GPUs; default: 4 to 16, by the number of images. How many of "
+        "them go through the model at a time is chosen for the memory.",
     )
     learning_rate: DecimalString | None = Field(default=None, description='Peak learning rate, such as "1e-4".')
 

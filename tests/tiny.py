@@ -41,7 +41,6 @@ def grounding_dino_settings(**changes: Any) -> GroundingDinoSettings:
         "lora": LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0),
         "epochs": 1,
         "batch_size": 2,
-        "accumulation_steps": 1,
         "learning_rate": 1e-3,
         "weight_decay": 0,
         "warmup_fraction": 0,

@@ -28,7 +28,6 @@ def sam_settings(**changes: Any) -> SamSettings:
         "lora": LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0),
         "epochs": 1,
         "batch_size": 2,
-        "accumulation_steps": 1,
         "learning_rate": 1e-3,
         "weight_decay": 0,
         "warmup_fraction": 0,

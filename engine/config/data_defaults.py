@@ -18,8 +18,8 @@ FEWEST_EPOCHS, MOST_EPOCHS, FEWEST_STEPS = 8, 40, 300
 """Bounds: a large dataset is used a few times even if that takes more steps; a tiny one gets a limited number of
 epochs, but enough steps to learn anything. Early stopping ends runs that no longer improve."""
 
-STEP_IMAGES = ((10_000, 16), (2_000, 8), (0, 4))
-"""(minimum number of training images, images per step)."""
+BATCH_SIZES = ((10_000, 16), (2_000, 8), (0, 4))
+"""(minimum number of training images, images per optimizer step)."""
 
 WARMUP_STEPS = 20
 
@@ -64,25 +64,25 @@ def views(preset: str) -> int:
     return 8 if preset == LoraPreset.DECODER else 0
 
 
-def step_images(images: int) -> int:
+def batch_size(images: int) -> int:
     """Return the images per optimizer step: 4, from 2,000 training images on 8, from 10,000 on 16.
 
     With few images, many small steps learn more than few exact ones; with enough of both, the noise of small steps
     costs the last tenths of AP.
 
-    >>> [step_images(images) for images in (100, 2_000, 20_000)]
+    >>> [batch_size(images) for images in (100, 2_000, 20_000)]
     [4, 8, 16]
     """
-    return next(step for least, step in STEP_IMAGES if images >= least)
+    return next(size for least, size in BATCH_SIZES if images >= least)
 
 
-def epochs(images: int, *, step_images: int) -> int:
-    """Return the passes over ``images`` training images if a step takes ``step_images`` of them.
+def epochs(images: int, *, batch_size: int) -> int:
+    """Return the passes over ``images`` training images if a step takes ``batch_size`` of them.
 
-    >>> epochs(20, step_images=4), epochs(300, step_images=4), epochs(20_000, step_images=16)
+    >>> epochs(20, batch_size=4), epochs(300, batch_size=4), epochs(20_000, batch_size=16)
     (60, 27, 8)
     """
-    steps_an_epoch = math.ceil(images / step_images)
+    steps_an_epoch = math.ceil(images / batch_size)
     wanted = min(MOST_EPOCHS, math.ceil(STEPS / steps_an_epoch))
     return max(FEWEST_EPOCHS, wanted, math.ceil(FEWEST_STEPS / steps_an_epoch))
 

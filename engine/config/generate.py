@@ -36,6 +36,7 @@ NOT_IN_RUN_ID = frozenset(
         "max_skipped_percent",
         "max_leaked_percent",
         "checkpointing",
+        "micro_batch_size",
         "on_no_gain",
     }
 )
@@ -124,16 +125,13 @@ def _fill(settings: Plain, *, images: int, classes: int) -> None:
     if settings["views"] is None:
         settings["views"] = data_defaults.views(lora["preset"])
     with suppress(TypeError, ValueError, ArithmeticError):
-        wanted = data_defaults.step_images(images)
         if settings["batch_size"] is None:
-            settings["batch_size"] = max(1, wanted // (settings["accumulation_steps"] or 1))
-        if settings["accumulation_steps"] is None:
-            settings["accumulation_steps"] = max(1, wanted // settings["batch_size"])
-        step_images = settings["batch_size"] * settings["accumulation_steps"]
+            settings["batch_size"] = data_defaults.batch_size(images)
+        batch_size = settings["batch_size"]
         if settings["epochs"] is None:
-            settings["epochs"] = data_defaults.epochs(images, step_images=step_images)
+            settings["epochs"] = data_defaults.epochs(images, batch_size=batch_size)
         if settings["warmup_fraction"] is None:
-            steps = settings["epochs"] * math.ceil(images / step_images)
+            steps = settings["epochs"] * math.ceil(images / batch_size)
             settings["warmup_fraction"] = data_defaults.warmup_fraction(steps)
 
 

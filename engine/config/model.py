@@ -66,6 +66,11 @@ class TeacherSettings(ConfigModel):
     GROUPS: ClassVar[tuple[str, ...]] = ()
     """Groups of layers that the teacher can recompute."""
 
+    REMOVED = {
+        "accumulation_steps": "accumulation_steps was removed: set batch_size to the images per optimizer step; "
+        "micro_batch_size, the images per forward pass, is chosen for the memory"
+    }
+
     base_model: Uri = Field(description="hub id, folder, s3:// prefix, or (SAM) a .pth file")
     revision: str | None = Field(max_length=128, description="commit or tag of a hub id")
     base_digest: str | None = Field(
@@ -75,14 +80,17 @@ class TeacherSettings(ConfigModel):
     )
     lora: LoraSettings = Field(description="size and place of the adapter")
     epochs: int = Field(ge=1, le=MOST, description="passes over the training split")
-    batch_size: int = Field(
-        ge=1, le=MOST, description="maximum images at a time; fewer if memory requires it: the step is the same"
+    batch_size: int = Field(ge=1, le=MOST, description="images per optimizer step, over all processes")
+    micro_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST,
+        description="maximum images per forward pass, which does not change the step; null: as many as fit in memory",
     )
-    accumulation_steps: int = Field(ge=1, le=MOST, description="batches whose gradients are added before a step")
     checkpointing: Literal["auto"] | tuple[str, ...] = Field(
         default="auto",
         description="groups of layers that recompute their activations instead of keeping them (encoder, decoder; for "
-        "Grounding DINO also backbone); auto: as many groups, and batches as small, as memory requires",
+        "Grounding DINO also backbone); auto: as many groups, and micro-batches as small, as memory requires",
     )
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate of AdamW")
     weight_decay: float = Field(ge=0, description="of AdamW")

@@ -314,7 +314,7 @@ def choose_step(
 
     Args:
         base: A base model that :func:`base_of` returns.
-        settings: Settings of the teacher: its batch size is the maximum, and its ``checkpointing`` is respected.
+        settings: Settings of the teacher; its batch and micro-batch size are maxima, its ``checkpointing`` is used.
         shape: Largest shape of its inputs.
         bfloat16: Whether the forward pass computes in bfloat16.
         available_memory: Bytes.
@@ -332,7 +332,7 @@ def choose_step(
 def options(base: str, settings: TeacherSettings, shape: BatchShape, *, bfloat16: bool) -> Iterator[StepEstimate]:
     """Yield all options, the fastest first."""
     ladder = LADDER[_kind(settings), settings.lora.preset]
-    micro_batch_size = min(settings.batch_size, max(1, shape.images))
+    micro_batch_size = min(settings.micro_batch_size or settings.batch_size, settings.batch_size, max(1, shape.images))
     while True:
         for groups in ladder if settings.checkpointing == "auto" else (settings.checkpointing,):
             one = estimate_step(
@@ -355,18 +355,14 @@ def run_seconds(one: StepEstimate, settings: TeacherSettings, gpu: Gpu, *, image
         images: Number of training images.
         measured: Number of validation images: an evaluation has no backward pass and takes a third of the work.
     """
-    steps = math.ceil(images / _step_images(settings)) * settings.epochs
+    steps = math.ceil(images / settings.batch_size) * settings.epochs
     looks = (2 + min(settings.evaluations, settings.epochs)) * measured / one.micro_batch_size / 3
     return steps * step_seconds(one, settings, gpu) + looks * one.seconds(gpu)
 
 
 def step_seconds(one: StepEstimate, settings: TeacherSettings, gpu: Gpu) -> float:
     """Return a rough time of an optimizer step, over all its batches."""
-    return math.ceil(_step_images(settings) / one.micro_batch_size) * one.seconds(gpu)
-
-
-def _step_images(settings: TeacherSettings) -> int:
-    return settings.batch_size * settings.accumulation_steps
+    return math.ceil(settings.batch_size / one.micro_batch_size) * one.seconds(gpu)
 
 
 def _kind(settings: TeacherSettings) -> TeacherName:

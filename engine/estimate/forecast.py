@@ -111,7 +111,7 @@ def _outlook(
         teacher=name,
         base_model=settings.base_model,
         preset=settings.lora.preset,
-        step_images=settings.batch_size * settings.accumulation_steps,
+        step_images=settings.batch_size,
         epochs=settings.epochs,
         gpus=tuple(OnGpu(gibibytes=size, chosen=_chosen(way)) for size, way in ways.items()),
         gpu=gpu,

@@ -12,11 +12,10 @@ def settings_table(config: RunConfig, teacher: TeacherName) -> dict[str, str]:
     if settings is None:
         return {}
     lora, augmentation = settings.lora, config.augmentation
-    images = settings.batch_size * settings.accumulation_steps
     rows = {
         "LoRA": f"preset {lora.preset.value}, rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}",
         "Epochs": f"{settings.epochs}, {_patience(training.patience)}",
-        "Batch": f"{images} images per step",
+        "Batch": f"{settings.batch_size} images per step",
         "Learning rate": f"{settings.learning_rate:g}, {settings.schedule}, "
         f"warm-up {settings.warmup_fraction:.0%}, weight decay {settings.weight_decay:g}",
         "Gradient norm": f"clipped at {settings.clip_norm:g}",

@@ -83,7 +83,9 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         *parents, name = fault["loc"]
         models = _models_at(model, parents)
-        advice = [former[name] for m in models if name in (former := getattr(m, "REMOVED", {}))]
+        advice = [
+            former[name] for m in models for base in m.__mro__ if name in (former := vars(base).get("REMOVED", {}))
+        ]
         if advice:
             return f"{path}: {advice[0]}"
         name = _short(str(name))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import math
 import os
 import random
 import re
@@ -109,25 +108,20 @@ def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | Non
     Args:
         teacher: The teacher that does not fit.
         settings: Its section of the configuration.
-        fits: Largest batch that was tried and fits; 0: not even one image fits; None: nothing was tried.
+        fits: Largest micro-batch that was tried and fits; 0: not even one image fits; None: nothing was tried.
     """
     device, slug = teacher.device, teacher.name.slug
     where = "this machine"
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         where = f"{torch.cuda.get_device_name(device)} with {total / 2**30:.0f} GiB"
-    step = settings.batch_size * settings.accumulation_steps
     advice = {
-        None: f"lower teachers.{slug}.batch_size and raise accumulation_steps as much",
+        None: f"set teachers.{slug}.micro_batch_size to 1",
         0: "not even one image fits",
-    }.get(
-        fits,
-        f"batches of {fits} fit: set teachers.{slug}.batch_size to {fits} and accumulation_steps to "
-        f"{math.ceil(step / (fits or 1))}",
-    )
+    }.get(fits, f"{fits} at a time fit: set teachers.{slug}.micro_batch_size to {fits}")
     return OutOfGpuMemoryError(
-        f"{where} has too little memory for {teacher.name} in batches of {settings.batch_size}: {advice}, or take the "
-        "preset decoder, or a GPU with more memory"
+        f"{where} has too little memory for {teacher.name} with a batch size of {settings.batch_size}: {advice}, or "
+        "take the preset decoder, or a GPU with more memory"
     )
 
 

@@ -203,13 +203,13 @@ class Loop:
         Raises:
             OutOfGpuMemoryError: It was done before, or there is nothing to halve.
         """
-        size = self.steps.micro_batch_size or self.steps.batch_size
+        size = self.steps.largest_batch
         if size == 1 or self.progress.micro_batch_size is not None:
             raise memory_error(self.teacher, self.settings, fits=self._what_fits(size))
         half = math.ceil(size / 2)
         self._keep_less()
         self.steps, self.progress = replace(self.steps, micro_batch_size=half), self._updated(micro_batch_size=half)
-        why = f"batches of {size} images do not fit into the memory of the GPU"
+        why = f"micro-batches of {size} images do not fit into the memory of the GPU"
         self._tell("note", message=f"{why}: continuing with {half} at a time and the same batch size")
         self._checkpoint()
 

@@ -93,6 +93,7 @@ def plan_micro_batch(
         micro_batch_size = plan.micro_batch_size
     else:
         micro_batch_size = UNKNOWN_BASE_MICRO_BATCH if teacher.device.type == "cuda" else settings.batch_size
+        micro_batch_size = settings.micro_batch_size or micro_batch_size
     micro_batch_size = min(micro_batch_size, settings.batch_size)
     kept = 0
     if plan is not None and _may_keep(teacher, settings):
@@ -123,7 +124,7 @@ def plan_step(
         settings: Its section of the configuration.
         dataset: The training split.
         bfloat16: Whether the forward pass computes in bfloat16.
-        available_memory: Bytes; None if unknown: then whole batches are used.
+        available_memory: Bytes; None if unknown: then the largest micro-batch is used.
     """
     config = getattr(teacher.model, "config", None)
     base = None if config is None or not hasattr(config, "to_dict") else base_of("", config.to_dict())
@@ -187,9 +188,9 @@ def _left_on_machine(file: Path) -> int | None:
 def describe_plan(plan: StepEstimate, *, batch_size: int, available_memory: int | None, kept_bytes: int = 0) -> str:
     """Return a sentence that describes the choice."""
     how = (
-        f"{plan.micro_batch_size} of the {batch_size} images of a batch"
+        f"{plan.micro_batch_size} of the {batch_size} images of a step"
         if plan.micro_batch_size < batch_size
-        else "whole batches"
+        else "whole steps"
     )
     again = f"recomputing {' and '.join(plan.checkpointing)}" if plan.checkpointing else "keeping all activations"
     of = "" if available_memory is None else f" of {available_memory / 1e9:.1f} GB"

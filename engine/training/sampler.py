@@ -33,21 +33,18 @@ class Steps:
 
     Attributes:
         images: Images of the training split.
-        batch_size: Maximum images per batch.
-        accumulation_steps: Batches per step on one process; the last step of an epoch may have fewer, and a smaller
-            last one.
+        batch_size: Images per step, over all processes; the last step of an epoch may have fewer.
         epochs: Passes over the training split.
         evaluations: Number of evaluations, at most one per epoch.
         seed: Seed of the order of the images.
         place: Rank of this process, which gets a share of each step. The images of a step do not depend on it.
         repeats: Mean uses of each image per epoch; empty: one.
         shapes: Shape class of each image: images of one class need little padding in a batch; empty: all are alike.
-        micro_batch_size: Maximum images per forward pass if a batch does not fit into memory; None: ``batch_size``.
+        micro_batch_size: Maximum images per forward pass; None: all of a step.
     """
 
     images: int
     batch_size: int
-    accumulation_steps: int
     epochs: int
     evaluations: int
     seed: int
@@ -72,20 +69,25 @@ class Steps:
         return cls(
             images=images,
             batch_size=settings.batch_size,
-            accumulation_steps=settings.accumulation_steps,
             epochs=settings.epochs,
             evaluations=settings.evaluations,
             seed=seed,
             place=place or Place(),
             repeats=repeats,
             shapes=shapes,
-            micro_batch_size=micro_batch_size,
+            micro_batch_size=micro_batch_size or settings.micro_batch_size,
         )
 
     @property
     def per_epoch(self) -> int:
         """Steps per epoch."""
-        return math.ceil(self.images / (self.batch_size * self.accumulation_steps))
+        return math.ceil(self.images / self.batch_size)
+
+    @property
+    def largest_batch(self) -> int:
+        """Maximum images per forward pass, the same on all processes."""
+        share = math.ceil(self.batch_size / self.place.size)
+        return min(self.micro_batch_size or share, share)
 
     @property
     def total(self) -> int:
@@ -99,26 +101,24 @@ class Steps:
     def views(self, step: int) -> list[Key]:
         """Return the views of one step over all processes: images in the shuffled order of its epoch."""
         epoch, within = divmod(step, self.per_epoch)
-        size = self.batch_size * self.accumulation_steps
-        order, visits = _order(self.images, self.seed, epoch, self.repeats, self.shapes, size)
-        some = slice(within * size, (within + 1) * size)
+        order, visits = _order(self.images, self.seed, epoch, self.repeats, self.shapes, self.batch_size)
+        some = slice(within * self.batch_size, (within + 1) * self.batch_size)
         return [(int(visit), int(index)) for index, visit in zip(order[some], visits[some], strict=True)]
 
     def batches(self, step: int) -> list[list[Key]]:
-        """Return the batches of one step on this process; empty if there are fewer images than processes."""
-        keys = self.place.share(self.views(step))
-        size = self.micro_batch_size or self.batch_size
+        """Return the micro-batches of one step on this process; empty if there are fewer images than processes."""
+        keys, size = self.place.share(self.views(step)), self.largest_batch
         return [keys[i : i + size] for i in range(0, len(keys), size)]
 
     def batches_from(self, step: int) -> Iterator[list[Key]]:
-        """Yield all batches of the run on this process from ``step`` on."""
+        """Yield all micro-batches of the run on this process from ``step`` on."""
         for later in range(step, self.total):
             yield from self.batches(later)
 
     def evaluated_after(self, done: int) -> bool:
         """Return whether an evaluation follows ``done`` steps: evenly over the epochs, and at the end.
 
-        >>> steps = Steps(images=8, batch_size=4, accumulation_steps=1, epochs=5, evaluations=2, seed=0)
+        >>> steps = Steps(images=8, batch_size=4, epochs=5, evaluations=2, seed=0)
         >>> [done for done in range(11) if steps.evaluated_after(done)]
         [6, 10]
         """

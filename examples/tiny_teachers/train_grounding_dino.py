@@ -234,7 +234,6 @@ def main() -> None:
         lora=LoraSettings(preset=LoraPreset.ALL, rank=1, alpha=1, dropout=0),
         epochs=1,
         batch_size=BATCH_SIZE,
-        accumulation_steps=1,
         learning_rate=LEARNING_RATE,
         weight_decay=1e-4,
         warmup_fraction=0,

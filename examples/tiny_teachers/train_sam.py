@@ -66,7 +66,6 @@ SETTINGS = SamSettings(
     lora=LoraSettings(preset=LoraPreset.ALL, rank=1, alpha=1, dropout=0.0),  # not used: everything is trained
     epochs=1,
     batch_size=6,
-    accumulation_steps=1,
     learning_rate=1e-3,
     weight_decay=0.01,
     warmup_fraction=0.05,

@@ -81,7 +81,7 @@ def test_a_gpu_that_has_no_room_is_said_to_have_none(data: Path) -> None:
 def test_what_is_predicted_follows_what_is_asked_for(data: Path) -> None:
     usual = outlook(data)["sam"]
     other = outlook(
-        data, "--lora-preset", "all", "--set", "teachers.*.accumulation_steps=3", "--set", "teachers.sam.batch_size=1"
+        data, "--lora-preset", "all", "--set", "teachers.*.batch_size=3", "--set", "teachers.sam.micro_batch_size=1"
     )["sam"]
     assert (usual.preset, other.preset) == ("encoder-decoder", "all")
     assert (usual.step_images, other.step_images) == (4, 3)
@@ -187,8 +187,6 @@ def test_one_is_not_said_in_the_plural(data: Path) -> None:
         "teachers.*.epochs=1",
         "--set",
         "teachers.*.batch_size=1",
-        "--set",
-        "teachers.*.accumulation_steps=1",
     ).stderr
     assert "steps of 1 image)" in said
     assert "training for 1 epoch about 1 minute on one A100" in said

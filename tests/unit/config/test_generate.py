@@ -11,6 +11,7 @@ from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Se
 from engine.errors import ConfigError, DataError
 from engine.spec import Characteristic, FineTuneSpec, Intensity, TeacherName
 from engine.teachers import REGISTRY
+from engine.text.pydantic_errors import parse
 
 
 def dataset(**changes: object) -> DatasetInfo:
@@ -151,26 +152,36 @@ def test_fewer_images_are_seen_more_often_but_never_in_too_few_steps() -> None:
     assert epochs == sorted(epochs, reverse=True)
     assert (epochs[1], epochs[-1]) == (40, 8)
     assert all(
-        0.8 * images * sam.epochs / (sam.batch_size * sam.accumulation_steps) >= 300
+        0.8 * images * sam.epochs / sam.batch_size >= 300
         for images, sam in zip((20, 100, 300, 2_000, 20_000), runs, strict=True)
     )
 
 
-def test_steps_grow_with_the_images_and_are_one_batch_unless_it_is_said_how_many() -> None:
-    runs = [_sam(images) for images in (20, 3_000, 20_000)]
-    assert [(sam.batch_size, sam.accumulation_steps) for sam in runs] == [(4, 1), (8, 1), (16, 1)]
-    runs = [_sam(images, batchSize=2) for images in (20, 3_000, 20_000)]
-    assert [(sam.batch_size, sam.accumulation_steps) for sam in runs] == [(2, 2), (2, 4), (2, 8)]
-    assert _sam(20_000, batchSize=64).accumulation_steps == 1
-    sam = _sam(20_000, accumulationSteps=4)
-    assert (sam.batch_size, sam.accumulation_steps) == (4, 4)
+def test_the_batch_size_grows_with_the_images_unless_it_is_set() -> None:
+    assert [_sam(images).batch_size for images in (20, 3_000, 20_000)] == [4, 8, 16]
+    assert [_sam(images, batchSize=2).batch_size for images in (20, 20_000)] == [2, 2]
+    assert _sam(20_000).micro_batch_size is None
 
 
-def test_what_is_computed_again_makes_no_other_run() -> None:
-    config, other = (
-        generate_config(dataset(), spec(), overrides={"teachers.sam.checkpointing": value})
-        for value in ("auto", ["encoder"])
-    )
+def test_the_removed_accumulation_steps_name_the_fields_that_replace_them() -> None:
+    teachers = [{"name": "Sam", "accumulationSteps": 2}]
+    request = {"dataset": {"annotations": "a.json"}, "output": "out", "teachers": teachers}
+    with pytest.raises(ConfigError, match=r"teachers\.0\.accumulationSteps: .* was removed: set batchSize to"):
+        parse(FineTuneSpec, request, where="forklifts.yaml")
+    with pytest.raises(
+        ConfigError, match=r"teachers\.sam\.accumulation_steps: .* set batch_size to .* micro_batch_size"
+    ):
+        generate_config(dataset(), spec(), overrides={"teachers.sam.accumulation_steps": 2})
+    text = to_yaml(generate_config(dataset(), spec()))
+    with pytest.raises(ConfigError, match=r"line \d+: teachers\.sam\.accumulation_steps: .* set batch_size to"):
+        from_yaml(re.sub(r"( +)micro_batch_size: null.*", r"\1accumulation_steps: 2", text))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("checkpointing", ("auto", ["encoder"])), ("micro_batch_size", (None, 2))]
+)
+def test_settings_that_only_save_memory_make_no_other_run(name: str, values: tuple[object, object]) -> None:
+    config, other = (generate_config(dataset(), spec(), overrides={f"teachers.sam.{name}": value}) for value in values)
     assert config.teachers.sam != other.teachers.sam
     assert config.run_id == other.run_id
 
@@ -213,9 +224,7 @@ def test_short_runs_warm_up_for_as_many_steps_as_long_ones() -> None:
     assert short.warmup_fraction * 20 * 16 == pytest.approx(20)
 
 
-@pytest.mark.parametrize(
-    "path", ["teachers.sam.batch_size", "teachers.sam.accumulation_steps", "teachers.sam.lora.rank"]
-)
+@pytest.mark.parametrize("path", ["teachers.sam.batch_size", "teachers.sam.micro_batch_size", "teachers.sam.lora.rank"])
 @pytest.mark.parametrize("wrong", [0, "many"])
 def test_a_wrong_number_is_told_by_its_own_name(path: str, wrong: object) -> None:
     with pytest.raises(ConfigError, match=re.escape(path)):

@@ -46,7 +46,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path]:
     data = write_toy_data(folder / "data" / "all.json", range(40), masks=True)
     base = write_toy_base(folder / "base")
     learner = sam_settings(
-        base_model=str(save_sam(folder)), epochs=1, batch_size=4, accumulation_steps=2, detector_share=1.0
+        base_model=str(save_sam(folder)), epochs=1, batch_size=8, micro_batch_size=4, detector_share=1.0
     )
     config = run_config(
         data,

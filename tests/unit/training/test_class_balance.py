@@ -68,9 +68,7 @@ def test_over_the_epochs_each_image_is_shown_as_often_as_its_factor_says() -> No
 
 
 def test_no_view_comes_twice_in_a_run() -> None:
-    steps = Steps(
-        images=4, batch_size=2, accumulation_steps=1, epochs=3, evaluations=1, seed=0, repeats=(0.4, 0.4, 0.4, 2.8)
-    )
+    steps = Steps(images=4, batch_size=2, epochs=3, evaluations=1, seed=0, repeats=(0.4, 0.4, 0.4, 2.8))
     views = [view for step in range(steps.total) for view in steps.views(step)]
     assert len(set(views)) == len(views) == 12
     assert sum(index == 3 for _, index in views) >= 6
@@ -79,7 +77,7 @@ def test_no_view_comes_twice_in_a_run() -> None:
 @pytest.mark.parametrize("repeats", [(), (0.4, 0.4, 0.4, 2.8)])
 def test_the_visits_of_an_image_are_counted_without_a_gap(repeats: tuple[float, ...]) -> None:
     """So that objects that take turns by them are all seen."""
-    steps = Steps(images=4, batch_size=2, accumulation_steps=1, epochs=8, evaluations=1, seed=0, repeats=repeats)
+    steps = Steps(images=4, batch_size=2, epochs=8, evaluations=1, seed=0, repeats=repeats)
     visits: dict[int, list[int]] = {}
     for step in range(steps.total):
         for visit, index in steps.views(step):

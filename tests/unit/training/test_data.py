@@ -19,7 +19,7 @@ from engine.training.data import Views, batches_from, view_shown
 from engine.training.sampler import Steps
 from engine.training.splits import SplitData
 
-STEPS = Steps(images=6, batch_size=2, accumulation_steps=1, epochs=2, evaluations=1, seed=5)
+STEPS = Steps(images=6, batch_size=2, epochs=2, evaluations=1, seed=5)
 
 
 def brighter(sample: Sample, seed: int) -> Sample:

@@ -36,7 +36,7 @@ def test_little_memory_reduces_the_micro_batch_and_recomputes_and_reports_it(
 ) -> None:
     monkeypatch.setattr(micro_batch, "measure_available_memory", lambda teacher, place: 12_000_000)
     result, notes = trained(tmp_path)
-    assert any("1 of the 4 images of a batch at a time, recomputing encoder and decoder" in note for note in notes)
+    assert any("1 of the 4 images of a step at a time, recomputing encoder and decoder" in note for note in notes)
     assert any(note.startswith("steps held") for note in notes)
     assert result.predicted_memory_bytes == pytest.approx(result.step_memory_bytes, rel=0.15)
 

@@ -26,14 +26,14 @@ def teacher_with_adapter(dropout: float = 0.0) -> ToyTeacher:
     return teacher
 
 
-@pytest.mark.parametrize(("batch_size", "accumulation_steps"), [(2, 2), (1, 4), (3, 2)])
-def test_the_gradient_does_not_depend_on_how_a_step_is_cut(batch_size: int, accumulation_steps: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [2, 1, 3])
+def test_the_gradient_does_not_depend_on_how_a_step_is_cut(micro_batch_size: int) -> None:
     teacher = teacher_with_adapter()
     parameters = trainable_parameters(teacher)
     found = []
-    for size, times in ((4, 1), (batch_size, accumulation_steps)):
+    for size in (4, micro_batch_size):
         teacher.model.zero_grad()
-        steps = Steps(images=4, batch_size=size, accumulation_steps=times, epochs=1, evaluations=1, seed=0)
+        steps = Steps(images=4, batch_size=4, micro_batch_size=size, epochs=1, evaluations=1, seed=0)
         batches = [batch for batch, _ in zip(toy_batches(teacher, steps), steps.batches(0), strict=True)]
         losses = gradients(teacher, batches, nullcontext())
         found.append((losses, {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}))
@@ -48,7 +48,7 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(batch_size: int, accu
 def gradients_of_a_share(processes: Processes, images: int) -> tuple[dict[str, float], dict[str, Tensor | None]]:
     teacher = teacher_with_adapter()
     steps = Steps(
-        images=images, batch_size=2, accumulation_steps=2, epochs=1, evaluations=1, seed=0, place=processes.place
+        images=images, batch_size=4, micro_batch_size=2, epochs=1, evaluations=1, seed=0, place=processes.place
     )
     batches = [batch for batch, _ in zip(toy_batches(teacher, steps), steps.batches(0), strict=True)]
     losses = gradients(teacher, batches, nullcontext(), processes)

@@ -12,7 +12,7 @@ from engine.training.sampler import Steps, learning_rate
 
 
 def steps(**changes: int) -> Steps:
-    values = {"images": 10, "batch_size": 2, "accumulation_steps": 2, "epochs": 3, "evaluations": 3, "seed": 1}
+    values = {"images": 10, "batch_size": 4, "micro_batch_size": 2, "epochs": 3, "evaluations": 3, "seed": 1}
     return Steps(**values | changes)
 
 
@@ -39,7 +39,7 @@ def test_processes_share_out_what_one_would_see(size: int) -> None:
         seen = [[key for batch in plan.batches(step) for key in batch] for plan in shared]
         assert list(chain(*seen)) == alone.views(step) == list(chain(*alone.batches(step)))
         assert max(map(len, seen)) - min(map(len, seen)) <= 1
-        assert all(0 < len(batch) <= alone.batch_size for plan in shared for batch in plan.batches(step))
+        assert all(0 < len(batch) <= alone.largest_batch for plan in shared for batch in plan.batches(step))
     assert {(plan.total, plan.epochs_at(4)) for plan in shared} == {(alone.total, alone.epochs_at(4))}
 
 
@@ -83,7 +83,7 @@ def test_learning_rate_without_warmup_stays_where_it_is() -> None:
 def test_images_of_a_step_have_like_shapes_and_each_is_still_shown_once_an_epoch() -> None:
     rng = np.random.default_rng(0)
     shapes = tuple(int(shape) for shape in rng.choice([-3, 0, 3], 500))
-    mixed = Steps(images=500, batch_size=4, accumulation_steps=2, epochs=2, evaluations=1, seed=3)
+    mixed = Steps(images=500, batch_size=8, epochs=2, evaluations=1, seed=3)
     sorted_ = replace(mixed, shapes=shapes)
 
     def kinds(steps: Steps) -> float:

@@ -46,7 +46,8 @@ def test_half_the_batch_ends_where_the_whole_one_would(tmp_path: Path, monkeypat
     loop = toy_loop(tmp_path / "halved", lora=WITHOUT_NOISE, hooks={"listen": events.append})
     progress = loop.run()
     assert [event.message for event in events if event.event == "note"] == [
-        "batches of 4 images do not fit into the memory of the GPU: continuing with 2 at a time and the same batch size"
+        "micro-batches of 4 images do not fit into the memory of the GPU: continuing with 2 at a time and "
+        "the same batch size"
     ]
     assert [point.step for point in progress.history] == [point.step for point in expected.history]
     for name, tensor in adapter_tensors(whole.teacher).items():
@@ -67,7 +68,7 @@ def test_a_run_that_goes_on_does_not_try_the_whole_batch_again(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("room", "says"),
     [
-        (1, r"batches of 1 fit: set teachers.grounding_dino.batch_size to 1 and accumulation_steps to 8"),
+        (1, r"1 at a time fit: set teachers.grounding_dino.micro_batch_size to 1"),
         (0, r"not even one image fits, or take the preset decoder"),
     ],
 )
@@ -75,7 +76,9 @@ def test_what_would_fit_is_told_where_half_is_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, says: str
 ) -> None:
     room_for(room, monkeypatch)
-    with pytest.raises(OutOfGpuMemoryError, match=rf"too little memory for GroundingDino in batches of 4: {says}"):
+    with pytest.raises(
+        OutOfGpuMemoryError, match=rf"too little memory for GroundingDino with a batch size of 8: {says}"
+    ):
         toy_loop(tmp_path).run()
 
 
@@ -83,7 +86,7 @@ def halved_together(processes: Processes, folder: Path) -> Any:
     """Only the second process has too little memory."""
     with pytest.MonkeyPatch.context() as patch:
         asked = room_for(1 if processes.place.rank else 9, patch)
-        loop = toy_loop(folder, images=20, lora=WITHOUT_NOISE, batch_size=2, processes=processes)
+        loop = toy_loop(folder, images=20, lora=WITHOUT_NOISE, batch_size=4, micro_batch_size=2, processes=processes)
         progress = loop.run()
     return (
         progress.step,
