@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from make_big_coco import make
 from measurements import Measurement, report
 
 PROGRAMS = {
@@ -71,6 +70,38 @@ def measure_all(path: Path, *, repeats: int) -> dict[str, Result]:
     return {name: {key: min(run[key] for run in done) for key in done[0]} for name, done in runs.items()}
 
 
+def repeat(source: Path, destination: Path, *, megabytes: float) -> int:
+    """Write copies of a small COCO file with new ids until the file has about that size.
+
+    Returns:
+        Number of annotations written.
+    """
+    data = json.loads(source.read_bytes())
+    images, annotations = data["images"], data["annotations"]
+    once = sum(len(json.dumps(element)) + 2 for element in images + annotations)
+    copies = max(1, round(megabytes * 1e6 / once))
+    image_step = 1 + max(image["id"] for image in images)
+    annotation_step = 1 + max(annotation["id"] for annotation in annotations)
+    rest = {key: value for key, value in data.items() if key not in ("images", "annotations")}
+    with destination.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(rest)[:-1] + (", " if rest else "") + '"images": [')
+        for copy in range(copies):
+            for i, image in enumerate(images):
+                changed = {**image, "id": image["id"] + copy * image_step, "file_name": f"{copy}/{image['file_name']}"}
+                file.write((", " if copy or i else "") + json.dumps(changed))
+        file.write('], "annotations": [')
+        for copy in range(copies):
+            for i, annotation in enumerate(annotations):
+                changed = {
+                    **annotation,
+                    "id": annotation["id"] + copy * annotation_step,
+                    "image_id": annotation["image_id"] + copy * image_step,
+                }
+                file.write((", " if copy or i else "") + json.dumps(changed))
+        file.write("]}")
+    return copies * len(annotations)
+
+
 def figures(path: Path, best: dict[str, Result], *, first: dict[str, Result]) -> Iterator[Measurement]:
     """Yield the measurements with one file, and comparisons with the first file."""
     megabytes = path.stat().st_size / 1e6
@@ -113,7 +144,7 @@ def main() -> None:
         with TemporaryDirectory() as temporary:
             path = Path(temporary, "data", "annotations.json")
             path.parent.mkdir()
-            count = make(arguments.source, path, megabytes=megabytes)
+            count = repeat(arguments.source, path, megabytes=megabytes)
             print(f"{path.stat().st_size / 1e6:,.1f} MB, {count:,} annotations", flush=True)
             best = measure_all(path, repeats=arguments.repeats)
             first = first or best

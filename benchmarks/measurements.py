@@ -1,7 +1,7 @@
 """Report the measurements of a benchmark together with their baseline from the same run.
 
 A benchmark prints its measurements as a table. If ``BENCH_FIGURES`` names a file, they are also appended to it as JSON
-lines; ``benchmarks/run.py`` writes the results and ``docs/performance.md`` from them.
+lines; ``benchmarks/run.py`` writes the files in ``benchmarks/results/`` from them.
 """
 
 from __future__ import annotations

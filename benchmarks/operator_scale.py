@@ -1,7 +1,6 @@
 """Measure the operator with many objects on a real API server.
 
     python benchmarks/operator_scale.py --objects 1000 5000 10000
-    python benchmarks/operator_scale.py --trainer BINARY --trainer-crds FILE…  # compare with Kubeflow Trainer
 
 Starts etcd and an API server (``KUBEBUILDER_ASSETS``), or uses the cluster of KUBECONFIG. There are no nodes and no
 other controllers: the time from an object to its first Job is measured. For each size, in this order:
@@ -34,11 +33,10 @@ sys.path.insert(0, str(ROOT / "tests" / "integration" / "operator"))
 from control_plane import assets  # noqa: E402
 from measurements import Measurement, report  # noqa: E402
 from scale_api_server import Api, cluster, connected, writes  # noqa: E402
-from scale_controllers import Running, Subject, ours, prepare, trainer  # noqa: E402
+from scale_controllers import Running, Subject, ours  # noqa: E402
 
 CREATORS = 16
 MEMORY_MB = 400
-CHILD = "ours: its Job; theirs: its JobSet, of which JobSet's own controller, which is not run, makes the Job"
 SETTLE_MAX = 30
 
 Result = dict[str, Any]
@@ -199,11 +197,10 @@ class SubjectMeasurement:
 def install(subject: Subject, kubeconfig: Path, folder: Path) -> None:
     """Apply the manifests that a subject needs."""
     folder.mkdir(parents=True, exist_ok=True)
-    prepare(subject, folder, {})
     for file in subject.needs:
         command = [str(assets() / "kubectl"), f"--kubeconfig={kubeconfig}", "apply", "--server-side", "-f"]
         for _ in range(50):
-            done = subprocess.run([*command, str(folder / file)], capture_output=True, text=True, check=False)
+            done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 break
             time.sleep(0.2)  # a new CRD may not be served yet
@@ -224,8 +221,8 @@ def measure(subject: Subject, folder: Path, options: argparse.Namespace) -> Resu
         return asyncio.run(inside(kubeconfig))
 
 
-def figures(result: Result, beside: Result | None) -> list[Measurement]:
-    """Compare the largest number of objects with the smallest, and with the other controller."""
+def figures(result: Result) -> list[Measurement]:
+    """Compare the largest number of objects with the smallest."""
     small, large = min(result["sizes"]), max(result["sizes"])
     first, last = result["sizes"][small], result["sizes"][large]
     lines, many, at = [], f"{large:,} objects", f"{result['rate']:g} a second arrive"
@@ -239,24 +236,10 @@ def figures(result: Result, beside: Result | None) -> list[Measurement]:
     peak = max(one["peak_mb"] for one in last.values())
     line(f"peak memory, {many}", "limit", peak, MEMORY_MB, "MB", "<= 1")
     mine, other = (one["restart"]["caught_up_s"] for one in (last, first))
-    line(f"restart until all are looked at, {many}", f"{small:,} objects", mine, other, "s")
+    line(f"restart until all are reconciled, {many}", f"{small:,} objects", mine, other, "s")
     if "ended" in result:
         mine = result["ended"]["cpu_s_per_minute"]
         line(f"CPU a minute, {many} that have ended", "one core", mine, 60, "s")
-    if beside is not None:
-        theirs, name = beside["sizes"][large], beside["subject"]
-        for part in ("p50_s", "p95_s", "p99_s"):
-            what = f"object to child, {part[:3]}, {many}"
-            line(what, name, last["arrivals"][part], theirs["arrivals"][part], "s", note=CHILD)
-        line(f"peak memory, {many}", name, peak, max(one["peak_mb"] for one in theirs.values()), "MB")
-        pair = [one["arrivals"]["cpu_ms_per_object"] for one in (last, theirs)]
-        line("CPU an object", name, *pair, "ms")
-        pair = [sum(one["arrivals"]["writes_per_object"].values()) for one in (last, theirs)]
-        line("writes an object", name, *pair, "", note="ours: with a status that tells how it stands, and an event")
-        if "per_s" in last["backlog"] and "per_s" in theirs["backlog"]:
-            line("backlog", name, last["backlog"]["per_s"], theirs["backlog"]["per_s"], "objects/s")
-        pair = [one["restart"]["caught_up_s"] for one in (last, theirs)]
-        line(f"restart until all are looked at, {many}", name, *pair, "s")
     return lines
 
 
@@ -270,21 +253,13 @@ def main() -> None:
     parser.add_argument("--steady", type=float, default=60, help="seconds to measure with succeeded objects; 0: skip")
     parser.add_argument("--patience", type=float, default=1200, help="maximum seconds until every object has its child")
     parser.add_argument("--controllers", action="store_true", help="also run the Job controller, which creates pods")
-    parser.add_argument("--trainer", type=Path, help="binary of Kubeflow Trainer's controller, to compare with")
-    parser.add_argument(
-        "--trainer-crds", type=Path, nargs="+", default=[], help="CRDs that it needs, including JobSet's"
-    )
     parser.add_argument("--json", type=Path, help="file for all measurements")
     options = parser.parse_args()
-    results: list[Result | None] = [None]
     with TemporaryDirectory() as temporary:
-        if options.trainer is not None:
-            theirs = trainer(options.trainer.resolve(), [file.resolve() for file in options.trainer_crds])
-            results = [measure(theirs, Path(temporary) / "theirs", options)]
-        results.insert(0, measure(ours(), Path(temporary) / "ours", options))
+        result = measure(ours(), Path(temporary), options)
     if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=2))
-    report(figures(results[0] or {}, results[1]))
+        options.json.write_text(json.dumps(result, indent=2))
+    report(figures(result))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/run.py              all that this machine supports
     python benchmarks/run.py --only memory.py processes.py
 
-Writes ``benchmarks/results/<date>-<hardware>.json`` and the table of ``docs/performance.md``. Benchmarks that need the
+Writes ``benchmarks/results/<date>-<hardware>.json`` and a table with the same name, ``.md``. Benchmarks that need the
 Kubernetes binaries (``KUBEBUILDER_ASSETS``) are skipped if these are missing.
 """
 
@@ -28,8 +28,6 @@ import torch
 from measurements import Measurement, table
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 ASSETS = Path(os.environ.get("KUBEBUILDER_ASSETS", "/usr/local/kubebuilder/bin"))
 
 DATA = "annotations.json"
@@ -81,12 +79,13 @@ def run(program: Sequence[str], figures: Path) -> dict[str, Any]:
 
 
 def write(done: Sequence[dict[str, Any]]) -> None:
-    """Write the results as JSON and as the table of the page; keep other results of the same day."""
+    """Write the results as JSON and as a Markdown table; keep other results of the same day."""
     now = datetime.now(UTC)
     file = HERE / "results" / f"{now:%Y-%m-%d}-{hardware()}.json"
     earlier = json.loads(file.read_text())["runs"] if file.exists() else []
     names = [script for script, *_ in (*PROGRAMS, *ON_KUBERNETES)]
-    runs = {one["program"].split()[0]: one for one in (*earlier, *done)}
+    scripts = ((one["program"].split()[0], one) for one in (*earlier, *done))
+    runs = {script: one for script, one in scripts if script in names}
     done = sorted(runs.values(), key=lambda one: names.index(one["program"].split()[0]))
     packages = {name: version(name) for name in ("torch", "transformers", "peft", "boto3", "msgspec")}
     result = {
@@ -97,11 +96,8 @@ def write(done: Sequence[dict[str, Any]]) -> None:
     }
     file.write_text(json.dumps(result, indent=1) + "\n")
     rows = table([Measurement(**figure) for program in done for figure in program["figures"]])
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    caption = f"Measured {now:%Y-%m-%d} on {hardware()}, torch {packages['torch']}: `benchmarks/results/{file.name}`."
-    PAGE.write_text(f"{before}{BEGIN}\n{caption}\n\n{rows}\n{END}{after}")
+    caption = f"Measured on {hardware()} with torch {packages['torch']}, {now:%Y-%m-%d}, by `make bench`."
+    file.with_suffix(".md").write_text(f"# Measurements\n\n{caption}\n\n{rows}\n")
     print(file)
 
 

@@ -1,8 +1,4 @@
-"""Controllers measured by ``operator_scale.py``: our operator, and Kubeflow Trainer for comparison.
-
-Each runs as a process with a kubeconfig. A subject defines its objects, and the metrics that show when all of them are
-reconciled.
-"""
+"""The operator as measured by ``operator_scale.py``: a process with a kubeconfig, its objects, and its metrics."""
 
 from __future__ import annotations
 
@@ -18,8 +14,7 @@ from typing import Any
 
 import aiohttp
 import psutil
-import yaml
-from control_plane import die_with_parent, free_port, write_certificate
+from control_plane import die_with_parent, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,9 +38,8 @@ class Subject:
         looked: Pattern of the metric that counts reconciliations.
         waiting: Pattern of the metric with the number of queued objects.
         environment: Environment variables of the controller.
-        files: Files written to its folder before it starts, by name.
 
-    ``command``, ``environment`` and ``files`` may contain ``{port}``, ``{other}`` and ``{folder}``.
+    ``command`` and ``environment`` may contain ``{port}``.
     """
 
     name: str
@@ -58,7 +52,6 @@ class Subject:
     waiting: str
     needs: Sequence[Path] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def resource(self) -> str:
@@ -88,53 +81,6 @@ def ours() -> Subject:
         environment={f"TEACHER_{name}": value for name, value in settings.items()},
         looked=r'teacher_reconcile_seconds_count\{outcome="ok"\}',
         waiting=r"teacher_queue_depth",
-    )
-
-
-def trainer(binary: Path, crds: Sequence[Path], runtime: str = "bench") -> Subject:
-    """Return Kubeflow Trainer's controller with its defaults, except that it uses loopback and our certificate.
-
-    The child of a TrainJob is a JobSet; JobSet's own controller, which would create the Job, does not run.
-    """
-    group = "trainer.kubeflow.org/v1alpha1"
-    config = {
-        "apiVersion": "config.trainer.kubeflow.org/v1alpha1",
-        "kind": "Configuration",
-        "health": {"healthProbeBindAddress": "127.0.0.1:0"},
-        "metrics": {"bindAddress": "127.0.0.1:{port}", "secureServing": False},
-        "webhook": {"port": "{other}", "host": "127.0.0.1"},
-        "certManagement": {"enable": False},
-        "controller": {"groupKindConcurrency": {"TrainJob.trainer.kubeflow.org": 5}},
-    }
-    pod = {"containers": [{"name": "node", "image": "trainer"}]}
-    job = {
-        "name": "node",
-        "template": {
-            "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
-            "spec": {"template": {"spec": pod}},
-        },
-    }
-    training_runtime = {
-        "apiVersion": group,
-        "kind": "ClusterTrainingRuntime",
-        "metadata": {"name": runtime},
-        "spec": {
-            "mlPolicy": {"numNodes": 1, "torch": {"numProcPerNode": "auto"}},
-            "template": {"spec": {"replicatedJobs": [job]}},
-        },
-    }
-    return Subject(
-        name="Kubeflow Trainer",
-        objects=f"/apis/{group}/namespaces/{{namespace}}/trainjobs",
-        children=("/apis/jobset.x-k8s.io/v1alpha2/namespaces/{namespace}/jobsets", ""),
-        manifest={"apiVersion": group, "kind": "TrainJob", "spec": {"runtimeRef": {"name": runtime}}},
-        ended={},
-        needs=[*crds, Path("runtime.yaml")],
-        command=(str(binary), "--config", "{folder}/config.yaml", "--zap-log-level", "error"),
-        environment={"TMPDIR": "{folder}"},
-        files={"config.yaml": config, "runtime.yaml": training_runtime},
-        looked=r'controller_runtime_reconcile_total\{controller="trainjob_controller",result="success"\}',
-        waiting=r'workqueue_depth\{controller="trainjob_controller",name="trainjob_controller"[^}]*\}',
     )
 
 
@@ -186,8 +132,7 @@ class Running:
 
     def __init__(self, subject: Subject, kubeconfig: Path, folder: Path) -> None:
         self.subject, self.port = subject, free_port()
-        words = {"port": self.port, "other": free_port(), "folder": folder}
-        prepare(subject, folder, words)
+        words = {"port": self.port}
         environment = os.environ | {"KUBECONFIG": str(kubeconfig)}
         environment |= {name: _filled(value, words) for name, value in subject.environment.items()}
         self.begun = time.monotonic()
@@ -236,18 +181,6 @@ class Running:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def prepare(subject: Subject, folder: Path, words: Mapping[str, Any]) -> None:
-    """Write the files of a subject, and a certificate for its webhooks at the default path of controllers."""
-    if not subject.files:
-        return
-    certificates = folder / "k8s-webhook-server" / "serving-certs"
-    certificates.mkdir(parents=True, exist_ok=True)
-    write_certificate(certificates / "tls.crt", certificates / "tls.key")
-    for name, content in subject.files.items():
-        text = _filled(yaml.safe_dump(content), words)
-        (folder / name).write_text(re.sub(r"'(\d+)'", r"\1", text))
 
 
 def total(text: str, pattern: str) -> float:

@@ -4,8 +4,8 @@ python benchmarks/sync_speed.py --objects 2000 --repeats 5 --listed 1000000 --fe
 
 Both list the folder, then fetch it: ``ImageFolder.sync`` with checksums, retries and atomic files; boto3 with
 ``get_object`` and ``write_bytes``. They alternate, and the best of each counts. The server is a separate process on the
-same cores: benchmarks/fake_s3.py, which needs little CPU, and moto, which is slower than any client. Files are written
-to memory, which compares the clients, and to the disk, which can be slower than they are.
+same cores, benchmarks/fake_s3.py, which needs little CPU. Files are written to memory, which compares the clients, and
+to the disk, which can be slower than they are.
 
 Memory is measured in a process that lists ``--listed`` images of 100 bytes and fetches ``--fetched`` of them.
 """
@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,31 +47,6 @@ def small_server(objects: int, *size: int) -> Iterator[str]:
         assert server.stdout is not None
         try:
             yield server.stdout.readline().strip()
-        finally:
-            server.kill()
-
-
-@contextmanager
-def moto_server(objects: int) -> Iterator[str]:
-    """Serve the same objects with moto."""
-    import boto3
-    from fake_s3 import PREFIX, Objects
-
-    command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", "5987"]
-    url, made = "http://127.0.0.1:5987", Objects(objects, LEAST, MOST)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(url, timeout=1).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            client = boto3.client("s3", endpoint_url=url)
-            client.create_bucket(Bucket="bucket")
-            for n in range(objects):
-                client.put_object(Bucket="bucket", Key=f"{PREFIX}{n:07d}.jpg", Body=bytes(made.content(n)))
-            yield url
         finally:
             server.kill()
 
@@ -170,7 +144,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--moto-objects", type=int, default=300, help="number of objects in moto; 0: skip moto")
     parser.add_argument("--listed", type=int, default=100_000, help="number of listed images; 0: do not measure memory")
     parser.add_argument("--fetched", type=int, default=2000)
     given = parser.parse_args()
@@ -181,9 +154,6 @@ def main() -> None:
         with small_server(given.objects, LEAST, MOST) as url:
             figures += speed("a fast server to memory", measured(url, memory_disk, given.repeats), aim=">= 0.7")
             figures += speed("a fast server to the disk", measured(url, disk, given.repeats), aim="")
-        if given.moto_objects:
-            with moto_server(given.moto_objects) as url:
-                figures += speed("moto to memory", measured(url, memory_disk, given.repeats), aim="")
         if given.listed:
             found, few = (memory(n, given.fetched, Path(temporary, str(n))) for n in (given.listed, given.fetched))
             what, note = (
