@@ -59,6 +59,17 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A fresh bucket, ``s3://…``, in the server that the environment now points at."""
+    return _new_bucket(s3_server, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def module_s3(s3_server: str) -> Iterator[str]:
+    """Like ``s3``, for what the tests of a module share; they ask for ``s3`` too, to reach it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield _new_bucket(s3_server, monkeypatch)
+
+
+def _new_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     import boto3
 
     for variable in ("AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_SESSION_TOKEN"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+from forked import run_module
 
 from engine.results.events import parse_line
 
@@ -17,16 +19,14 @@ TINY = ROOT / "examples" / "tiny_teachers"
 
 def write_parts(folder: Path, images: int = 12, *, seed: int = 3) -> Path:
     """A small data set with boxes and masks; each seed draws other images."""
-    script = ROOT / "examples" / "demo_data.py"
-    subprocess.run([sys.executable, str(script), str(folder), "--images", str(images), "--seed", str(seed)], check=True)
+    runpy.run_path(str(ROOT / "examples" / "demo_data.py"))["write"](folder, images=images, seed=seed, kind="both")
     return folder
 
 
 def teacher(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the command line in a folder of its own."""
     environment = os.environ | {"TEACHER_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "engine.cli", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = run_module("engine.cli", *arguments, cwd=cwd, environment=environment)
     if check:
         assert done.returncode == 0, done.stderr
     return done

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_module
 from PIL import Image
+from runs import write_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def teacher(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "engine.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_module("engine.cli", *arguments)
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    script = ROOT / "examples" / "demo_data.py"
-    subprocess.run([sys.executable, str(script), str(folder), "--images", "10"], check=True, capture_output=True)
-    return folder
+    return write_parts(tmp_path_factory.mktemp("parts"), 10, seed=0)
 
 
 def test_inspect_prints_what_is_there_and_gives_it_as_json(parts: Path) -> None:

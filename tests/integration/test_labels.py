@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import run_module
 from PIL import Image
+from runs import write_parts
 from tiny_run import TINY, save_run
 
 from engine.storage import Storage
@@ -24,8 +26,7 @@ LOW = ("--threshold", "0.05")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, and the data that its labels are compared with."""
     folder = tmp_path_factory.mktemp("labels")
-    script = ROOT / "examples" / "demo_data.py"
-    subprocess.run([sys.executable, str(script), str(folder / "data"), "--images", "12"], check=True)
+    write_parts(folder / "data", 12, seed=0)
     save_run(folder / "run", thresholds=dict.fromkeys(("bolt", "nut", "washer"), 0.05))
     return folder
 
@@ -36,7 +37,7 @@ def command(*arguments: object) -> list[str]:
 
 def teacher(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"TEACHER_CACHE": str(cwd / "cache"), "COLUMNS": "200"}
-    return subprocess.run(command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return run_module("engine.cli", *arguments, cwd=cwd, environment=environment)
 
 
 def test_a_run_labels_a_folder_and_its_labels_are_measured_and_inspected(place: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from runs import teacher, write_parts
 from safetensors.torch import load_file
 from together import free_port
 
@@ -25,10 +26,7 @@ TINY = ROOT / "examples" / "tiny_teachers"
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set with boxes and masks."""
-    folder = tmp_path_factory.mktemp("parts")
-    script = ROOT / "examples" / "demo_data.py"
-    subprocess.run([sys.executable, str(script), str(folder), "--images", "13", "--seed", "3"], check=True)
-    return folder
+    return write_parts(tmp_path_factory.mktemp("parts"), 13)
 
 
 def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
@@ -67,10 +65,7 @@ def prepare(folder: Path, data: Path, *, output: str, epochs: int = 2) -> list[s
     kind = {"apiVersion": "finetune.dev/v1alpha1", "kind": "TeacherFineTune"}
     file = folder / "parts.yaml"
     file.write_text(yaml.safe_dump({**kind, "metadata": {"name": "parts"}, "spec": spec}))
-    with start("prepare", "-f", str(file), cwd=folder) as process:
-        out, err = process.communicate()
-    assert process.returncode == 0, err
-    run_uri = out.strip()
+    run_uri = teacher("prepare", "-f", str(file), cwd=folder).stdout.strip()
     return ["train", "--config", f"{run_uri}/teacher_config.yaml", "--teacher", "Sam", "--progress", "json"]
 
 
@@ -90,8 +85,7 @@ def alone(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[s
     """The adapter that one process trains, and what it says."""
     folder = tmp_path_factory.mktemp("alone")
     train = prepare(folder, parts, output=str(folder / "out"))
-    exit_code, events, err = run(*train, cwd=folder)
-    assert exit_code == 0, err
+    events = events_of(teacher(*train, cwd=folder).stdout)
     return adapter_of(folder), events
 
 

@@ -1,14 +1,14 @@
-"""The example notebook runs from its first cell to its last, in a fresh interpreter, and is kept without outputs."""
+"""The example notebook runs from its first cell to its last, in a process of its own, and is kept without outputs."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+from forked import run_code
+from runs import write_parts
 from tiny_run import save_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,17 +26,10 @@ def test_the_notebook_is_kept_without_outputs() -> None:
 def test_every_cell_of_the_notebook_runs(tmp_path: Path) -> None:
     (tmp_path / "examples").mkdir()
     shutil.copy(ROOT / "examples" / "label.ipynb", tmp_path / "examples")
-    script = ROOT / "examples" / "demo_data.py"
-    subprocess.run([sys.executable, str(script), str(tmp_path / "unseen"), "--images", "5"], check=True)
+    write_parts(tmp_path / "unseen", 5, seed=0)
     save_run(tmp_path / "out" / "local" / "4f2a90c1d3e5", thresholds=dict.fromkeys(("bolt", "nut", "washer"), 0.05))
-    done = subprocess.run(
-        [sys.executable, "-c", "\n\n".join(CODE)],
-        cwd=tmp_path / "examples",
-        env=os.environ | {"TEACHER_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = os.environ | {"TEACHER_CACHE": str(tmp_path / "cache")}
+    done = run_code("\n\n".join(CODE), cwd=tmp_path / "examples", environment=environment)
     assert done.returncode == 0, done.stderr
     assert "objects in 5 images" in done.stdout
     assert "AP of the boxes" in done.stdout

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import run_code
 from packaging.requirements import Requirement
 from runs import TINY, manifest, teacher, write_parts
 
@@ -46,12 +47,21 @@ ARTIFACTS = {
 }
 
 
-def test_a_manifest_on_s3_becomes_adapters_on_s3_once(s3: str, parts: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def published(module_s3: str, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A manifest whose data and output are in S3, and the URI of its run, which is published."""
+    Storage(StorageOptions()).upload_folder(parts, f"{module_s3}/data")
+    folder = tmp_path_factory.mktemp("published")
+    file = manifest(folder, data=f"{module_s3}/data", output=f"{module_s3}/models")
+    run_uri = teacher("run", "-f", str(file), cwd=folder).stdout.strip().splitlines()[-1]
+    assert re.fullmatch(rf"{module_s3}/models/parts/[0-9a-f]{{12}}", run_uri)
+    return file, run_uri
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_manifest_on_s3_becomes_adapters_on_s3_once(published: tuple[Path, str], tmp_path: Path) -> None:
     storage = Storage(StorageOptions())
-    storage.upload_folder(parts, f"{s3}/data")
-    file = manifest(tmp_path, data=f"{s3}/data", output=f"{s3}/models")
-    run_uri = teacher("run", "-f", str(file), cwd=tmp_path).stdout.strip().splitlines()[-1]
-    assert re.fullmatch(rf"{s3}/models/parts/[0-9a-f]{{12}}", run_uri)
+    file, run_uri = published
     keys = {item.key for item in storage.list(run_uri)}
     assert keys >= ARTIFACTS
     for slug in ("grounding_dino", "sam"):
@@ -69,6 +79,24 @@ def test_a_manifest_on_s3_becomes_adapters_on_s3_once(s3: str, parts: Path, tmp_
     fetched = teacher("fetch", run_uri, str(tmp_path / "fetched"), cwd=tmp_path).stdout.split()
     assert [Path(line).name for line in fetched] == ["grounding_dino_lora", "sam_lora"]
     assert (tmp_path / "fetched" / "teachers" / "sam_lora" / "adapter_model.safetensors").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("s3")
+def test_the_lines_of_the_model_card_load_the_adapter(published: tuple[Path, str]) -> None:
+    _, run_uri = published
+    storage = Storage(StorageOptions())
+    for slug in ("grounding_dino", "sam"):
+        card = storage.read_bytes(f"{run_uri}/teachers/{slug}_lora/README.md").decode()
+        blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+        (lines,) = (block for block in blocks if "load_adapted" in block)
+        assert len(lines.strip().splitlines()) == 3
+        program = (
+            "import numpy as np\nfrom engine.dataset import Sample\n"
+            "samples = [Sample.of(np.full((96, 128, 3), 90, np.uint8), [[10, 10, 60, 60]])]\n"
+            f"{lines}\nassert len(detections) == 1 and teacher.name.slug == '{slug}'\n"
+        )
+        done = run_code(program)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_run_is_prepared_and_trained_by_processes_that_know_nothing_of_each_other(
@@ -105,24 +133,6 @@ def test_a_run_is_prepared_and_trained_by_processes_that_know_nothing_of_each_ot
     assert events == ["done"]
     assert outcome_in(left).trained == trained[-1]
     assert storage.exists(f"{run_uri}/metadata.json")
-
-
-def test_the_lines_of_the_model_card_load_the_adapter(s3: str, parts: Path, tmp_path: Path) -> None:
-    file = manifest(tmp_path, data=str(parts), output=f"{s3}/models")
-    run_uri = teacher("run", "-f", str(file), cwd=tmp_path).stdout.strip().splitlines()[-1]
-    storage = Storage(StorageOptions())
-    for slug in ("grounding_dino", "sam"):
-        card = storage.read_bytes(f"{run_uri}/teachers/{slug}_lora/README.md").decode()
-        blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-        (lines,) = (block for block in blocks if "load_adapted" in block)
-        assert len(lines.strip().splitlines()) == 3
-        program = (
-            "import numpy as np\nfrom engine.dataset import Sample\n"
-            "samples = [Sample.of(np.full((96, 128, 3), 90, np.uint8), [[10, 10, 60, 60]])]\n"
-            f"{lines}\nassert len(detections) == 1 and teacher.name.slug == '{slug}'\n"
-        )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
