@@ -100,8 +100,7 @@ def _ended() -> Manifest:
         "attempts": [attempt],
         "attemptCount": 1,
         "progress": {"percent": 100, "step": 900, "steps": 900, "epoch": "3.00", "epochs": 3, "loss": "0.31"},
-        "apBefore": "0.310",
-        "apAfter": "0.520",
+        "metrics": [{"name": "ap", "before": "0.310", "after": "0.520"}],
         "adapter": adapter,
     }
     dataset = {

@@ -13,6 +13,7 @@ from rich.table import Table
 from engine.dataset.types import DatasetInfo, Severity
 from engine.errors import TeacherError
 from engine.evaluation.conclusion import Conclusion, conclude_result
+from engine.results.metrics import Change, changes, metric_text, metric_values
 from engine.results.no_gain import warning
 from engine.results.types import ApMetrics, TeacherResult, ceiling_sentence
 from engine.text.safe_text import plain, shortened
@@ -87,15 +88,13 @@ def _boxes(info: DatasetInfo) -> str:
 
 
 def show_results(results: Sequence[TeacherResult]) -> None:
-    """Print AP before and after, and the URI of each adapter."""
-    with_miou = any(result.after.miou is not None for result in results)
-    iou = ("mean IoU before", "mean IoU after") if with_miou else ()
-    table = Table("teacher", "AP before", "AP after", "AP50 before", "AP50 after", *iou, "adapter", header_style="bold")
-    for result in results:
-        values = [result.before.ap, result.after.ap, result.before.ap50, result.after.ap50]
-        ious = (result.before.miou, result.after.miou) if with_miou else ()
+    """Print the headline metrics before and after, and the URI of each adapter."""
+    measured = [dict(changes(result.before, result.after, headline=True)) for result in results]
+    metrics = list(dict.fromkeys(metric for changed in measured for metric in changed))
+    table = Table("teacher", *(metric.title for metric in metrics), "adapter", header_style="bold")
+    for result, changed in zip(results, measured, strict=True):
         size = f"{result.adapter.size_bytes / 1e6:.2f} MB"
-        table.add_row(result.teacher.value, *map(_number, values), *map(_number, ious), size)
+        table.add_row(result.teacher.value, *(_change(changed.get(metric)) for metric in metrics), size)
     console.print(table)
     for result in results:
         concluded = conclude_result(result)
@@ -135,12 +134,11 @@ def show_conclusion(concluded: Conclusion) -> None:
 def show_metrics(columns: Sequence[tuple[str, ApMetrics]]) -> None:
     """Print COCO's twelve metrics and AP per class, side by side."""
     table = Table("", *(title for title, _ in columns), header_style="bold")
-    names = [name for name in ApMetrics.model_fields if name not in ("per_class", "images", "dense_images")]
     table.add_row("images", *("–" if metrics.images is None else f"{metrics.images:,}" for _, metrics in columns))
-    for name in names:
-        values = [getattr(metrics, name) for _, metrics in columns]
-        if any(value is not None for value in values):
-            table.add_row(name, *(_number(value) for value in values))
+    for name, measured in metric_values([metrics for _, metrics in columns]):
+        table.add_row(name, *map(_number, measured))
+    if any(metrics.ap_ceiling is not None for _, metrics in columns):
+        table.add_row("ap_ceiling", *(_number(metrics.ap_ceiling) for _, metrics in columns))
     table.add_section()
     for label in columns[0][1].per_class:
         values = [_number(metrics.per_class.get(label)) for _, metrics in columns]
@@ -148,6 +146,10 @@ def show_metrics(columns: Sequence[tuple[str, ApMetrics]]) -> None:
     console.print(table)
     for sentence in dict.fromkeys(filter(None, (ceiling_sentence(metrics) for _, metrics in columns))):
         warn(sentence)
+
+
+def _change(change: Change | None) -> str:
+    return "–" if change is None else f"{metric_text(change.before)} -> {metric_text(change.after)}"
 
 
 def _number(value: float | None) -> str:

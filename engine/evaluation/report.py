@@ -15,6 +15,7 @@ from engine.evaluation.example_drawings import legend, pictures
 from engine.evaluation.example_images import MIN_SCORE, SampleView
 from engine.evaluation.report_sections import matrix, mistakes, retention_remark, retention_sentence, thresholds
 from engine.layout import VALIDATION_PAGES, adapter_folder, validation_page
+from engine.results.metrics import changes
 from engine.results.model_card import loading_lines
 from engine.results.types import ApMetrics, Interval, Retention, ScoreCurve, TeacherResult, ceiling_sentence
 from engine.spec import TeacherName
@@ -23,21 +24,6 @@ PICTURES_BYTES = 1_300_000
 """Approximate bytes of all pictures of a report together; base64 adds a third."""
 
 TITLES = {TeacherName.GROUNDING_DINO: "Grounding DINO", TeacherName.SAM: "SAM"}
-
-NUMBERS = (
-    ("ap", "AP", "mean over IoU 0.50 to 0.95"),
-    ("ap50", "AP50", "loose match: IoU 0.50"),
-    ("ap75", "AP75", "close match: IoU 0.75"),
-    ("ap_small", "AP small", "objects below 32×32 pixels"),
-    ("ap_medium", "AP medium", "from 32×32 to 96×96"),
-    ("ap_large", "AP large", "above 96×96"),
-    ("ar1", "AR1", "recall, one detection per image"),
-    ("ar10", "AR10", "recall, ten detections per image"),
-    ("ar100", "AR100", "recall, a hundred detections per image"),
-    ("ar_small", "AR small", "recall of small objects"),
-    ("ar_medium", "AR medium", "recall of medium objects"),
-    ("ar_large", "AR large", "recall of large objects"),
-)
 
 FEW_IMAGES = 50
 """Below this number of images, AP varies by hundredths by chance."""
@@ -170,14 +156,8 @@ def verdict(result: TeacherResult) -> Verdict:
 
 
 def metric_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
-    """Return COCO's twelve metrics, and the mean IoU if it was measured."""
-    rows = [
-        Row(label, note, _number(getattr(before, field)), _number(getattr(after, field)))
-        for field, label, note in NUMBERS
-    ]
-    if before.miou is not None and after.miou is not None:
-        rows.append(Row("mean IoU", "of masks from true boxes", _number(before.miou), _number(after.miou)))
-    return rows
+    """Return the metrics of :mod:`engine.results.metrics` that apply."""
+    return [Row(metric.title, metric.note, change.before, change.after) for metric, change in changes(before, after)]
 
 
 def class_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:

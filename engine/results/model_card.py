@@ -11,6 +11,7 @@ import yaml
 
 from engine.config import RunConfig
 from engine.results.card_snippets import FROM_ORIGINAL, is_original, plain_snippet
+from engine.results.metrics import changes, metric_text
 from engine.results.no_gain import warning
 from engine.results.types import TeacherResult
 from engine.spec import TeacherName
@@ -23,13 +24,10 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
     assert settings is not None  # noqa: S101 - a result is of a teacher that was configured
     title = {TeacherName.GROUNDING_DINO: "Grounding DINO", TeacherName.SAM: "SAM"}[result.teacher]
     revision = result.base_revision or "unknown"
-    rows = [
-        ("AP", result.before.ap, result.after.ap),
-        ("AP50", result.before.ap50, result.after.ap50),
-        ("AP75", result.before.ap75, result.after.ap75),
+    rows: list[tuple[str, float | None, float | None]] = [
+        (f"{metric.title}, {metric.note}", change.before, change.after)
+        for metric, change in changes(result.before, result.after, headline=True)
     ]
-    if result.before.miou is not None and result.after.miou is not None:
-        rows.append(("mean IoU from true boxes", result.before.miou, result.after.miou))
     if result.from_detector_before is not None and result.from_detector_after is not None:
         rows.append(("AP from Grounding DINO's boxes", result.from_detector_before.ap, result.from_detector_after.ap))
     if result.retention is not None:
@@ -65,7 +63,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             "",
             "| on the validation part | base | adapted |",
             "| --- | --- | --- |",
-            *(f"| {label} | {before:.3f} | {after:.3f} |" for label, before, after in rows),
+            *(f"| {label} | {metric_text(before)} | {metric_text(after)} |" for label, before, after in rows),
             "",
             "| | |",
             "| --- | --- |",

@@ -17,6 +17,7 @@ from engine.dataset.dataset_summary import short_info, size_of
 from engine.dataset.types import DatasetInfo
 from engine.errors import FORMER_EXIT_CODES, ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
+from engine.results.metrics import Change, headline_changes
 from engine.results.run_files import RunMetadata
 from engine.results.types import AdapterFile, MemoryNeed, Result, TeacherResult
 from engine.spec import TeacherName
@@ -40,8 +41,7 @@ class TeacherOutcome(Result):
 
     teacher: TeacherName
     base_model: str
-    ap_before: float = Field(description="AP of the base on the validation part.")
-    ap_after: float = Field(description="AP of the best adapter on the validation part.")
+    metrics: dict[str, Change] = Field(default={}, description="Headline metrics by name: see engine.results.metrics.")
     improved: bool | None = Field(default=None, description="Better than its base; None: not measured.")
     adapter: AdapterFile
     epochs: float = Field(description="Passes over the training part that were made.")
@@ -56,8 +56,7 @@ class TeacherOutcome(Result):
         return cls(
             teacher=result.teacher,
             base_model=result.base_model,
-            ap_before=result.before.ap,
-            ap_after=result.after.ap,
+            metrics=headline_changes(result.before, result.after),
             improved=result.improved,
             adapter=result.adapter,
             epochs=result.epochs,

@@ -135,7 +135,8 @@ def test_the_adapters_are_what_the_status_says_and_load(walk: Walk, cluster: Clu
         content = storage.read_bytes(adapter["uri"])
         assert len(content) == adapter["sizeBytes"]
         assert hashlib.sha256(content).hexdigest() == adapter["sha256"]
-        assert float(teacher["apAfter"]) > float(teacher["apBefore"])
+        metrics = {metric["name"]: metric for metric in teacher["metrics"]}
+        assert float(metrics["ap"]["after"]) > float(metrics["ap"]["before"])
         assert teacher["gpuSeconds"] > 0
         loaded = load_adapted(adapter["uri"].rsplit("/", 1)[0])
         assert loaded.name.value == teacher["name"]

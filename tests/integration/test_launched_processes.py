@@ -106,7 +106,7 @@ def test_two_processes_publish_what_one_would(
     assert measured == [event.step for event in alone_events if event.event == "evaluation"]
     trained = outcome_in(left).trained
     assert trained is not None
-    assert (trained.ap_after, trained.teacher) == (done.ap, "Sam")
+    assert (trained.metrics["ap"].after, trained.teacher) == (round(done.ap, 4), "Sam")
 
 
 def two_machines(train: Sequence[str], folder: Path) -> list[subprocess.Popen[str]]:

@@ -20,6 +20,7 @@ from engine.evaluation.conclusion import improved
 from engine.fine_tune import fine_tune
 from engine.layout import RunLayout
 from engine.results.events import Event
+from engine.results.metrics import Change
 from engine.results.model_card import model_card
 from engine.results.no_gain import ADVICE, check_gain, warning
 from engine.results.outcome import LIMIT, parse_outcome
@@ -125,7 +126,7 @@ def test_a_trainer_that_fails_for_it_leaves_what_it_has_published(tmp_path: Path
     assert outcome is not None
     assert (outcome.exit_code, outcome.reason) == (48, "NotBetterThanBase")
     assert outcome.trained is not None
-    assert (outcome.trained.improved, outcome.trained.ap_before, outcome.trained.ap_after) == (False, 0.063, 0.059)
+    assert (outcome.trained.improved, outcome.trained.metrics["ap"]) == (False, Change(before=0.063, after=0.059))
     assert len(left.read_bytes()) < LIMIT
 
 

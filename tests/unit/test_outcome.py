@@ -8,6 +8,7 @@ import pytest
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
 from engine.errors import ConfigError, DataError, LossNotFiniteError, StorageError, TeacherError
 from engine.results.events import Event
+from engine.results.metrics import Change
 from engine.results.outcome import CUTS, IN_LOG, LIMIT, Outcome, Prepared, TeacherOutcome, parse_outcome, write_outcome
 from engine.results.types import AdapterFile
 from engine.spec import TeacherName
@@ -54,8 +55,7 @@ def teacher_of(name: TeacherName = TeacherName.SAM, *, uri: str = "s3://m/x/1/te
     return TeacherOutcome(
         teacher=name,
         base_model="facebook/sam-vit-base",
-        ap_before=0.25,
-        ap_after=0.5,
+        metrics={"ap": Change(before=0.25, after=0.5)},
         adapter=AdapterFile(uri=uri, sha256="a" * 64, size_bytes=5_000_000),
         epochs=12,
         seconds=3600.5,

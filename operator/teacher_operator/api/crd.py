@@ -148,6 +148,7 @@ LIST_KEYS: Mapping[str, tuple[str, str]] = {
     "TeacherFineTuneStatus.conditions": ("map", "type"),
     "TeacherFineTuneStatus.teachers": ("map", "name"),
     "TeacherStatus.attempts": ("map", "pod"),
+    "TeacherStatus.metrics": ("map", "name"),
     "DatasetStatus.problems": ("map", "code"),
 }
 """Lists whose items have a name, so that appliers of several parts do not overwrite each other; others are atomic."""

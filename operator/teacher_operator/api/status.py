@@ -15,6 +15,7 @@ LOG_LINES = 20
 ATTEMPTS = 16
 PROBLEMS = 20
 CLASSES = 64
+METRICS = 32
 
 Text = Annotated[str, StringConstraints(max_length=512)]
 Message = Annotated[str, StringConstraints(max_length=MESSAGE_MAX)]
@@ -24,6 +25,9 @@ Timestamp = Annotated[str, StringConstraints(max_length=32, pattern=r"^\d{4}-\d\
 """UTC, as Kubernetes writes it: ``2026-01-31T12:00:00Z``."""
 Decimal = Annotated[str, StringConstraints(max_length=32)]
 """A decimal number as text: there are no floats in the API."""
+
+AP = "ap"
+"""Name of the metric AP."""
 
 LOST = 32
 LostJobs = list[Annotated[str, StringConstraints(max_length=64)]]
@@ -159,6 +163,17 @@ class UnresponsiveStatus(StatusModel):
     message: Message = Field(description="What is known, and what to do.")
 
 
+class MetricStatus(StatusModel):
+    """One metric before and after training."""
+
+    name: Annotated[str, StringConstraints(max_length=64)] = Field(description="Name as in metrics.json, such as ap.")
+    before: Decimal = Field(default="", description="Metric of the base, 0..1; empty where it could not be measured.")
+    after: Decimal = Field(
+        default="",
+        description="Metric of the best adapter, 0..1; during training, only if it is better than the base.",
+    )
+
+
 class TeacherStatus(StatusModel):
     """One teacher of the run."""
 
@@ -200,9 +215,10 @@ class TeacherStatus(StatusModel):
     memory: MemoryStatus | None = Field(default=None, description="What it will need, of bases that are known.")
     progress: ProgressStatus | None = Field(default=None, description="How far training is.")
     unresponsive: UnresponsiveStatus | None = Field(default=None, description="Why its trainer is not heard from.")
-    ap_before: Decimal = Field(default="", description="AP of the base on the validation part, 0..1.")
-    ap_after: Decimal = Field(
-        default="", description="AP of the best adapter, 0..1; while it trains, only if it is better than the base."
+    metrics: list[MetricStatus] = Field(
+        default=[],
+        max_length=METRICS,
+        description="Metrics of base and adapter on the validation split; only AP while the teacher is trained.",
     )
     improved: bool | None = Field(
         default=None, description="The published adapter is better than its base; absent while that is not known."
@@ -211,6 +227,11 @@ class TeacherStatus(StatusModel):
     images_skipped: int = Field(default=0, ge=0, description="Images that cannot be decoded, and so were left out.")
     objects_skipped: int = Field(default=0, ge=0, description="Objects of these, and those outside their image.")
     failure: FailureStatus | None = Field(default=None, description="Why it failed, for good or of late.")
+
+    @property
+    def ap(self) -> MetricStatus:
+        """AP, which selects the best adapter and decides whether it is better than its base."""
+        return next((one for one in self.metrics if one.name == AP), MetricStatus(name=AP))
 
 
 class SummaryStatus(StatusModel):

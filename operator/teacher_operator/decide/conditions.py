@@ -153,7 +153,7 @@ def columns(teachers: Sequence[TeacherStatus], *, now: float = 0.0) -> SummarySt
     active = [one for one in teachers if one.state == "Training"]
     waits = [span for one in active if (span := _time_left(one, now=now)) is not None]
     all_say = len(waits) == sum(one.state not in ENDED for one in teachers)
-    measured = [f"{_two(one.ap_before)} -> {_two(one.ap_after) or '…'}" for one in teachers if one.ap_before]
+    measured = [f"{_two(one.ap.before)} -> {_two(one.ap.after) or '…'}" for one in teachers if one.ap.before]
     nodes = dict.fromkeys(one.attempts[-1].node for one in active if one.attempts and one.attempts[-1].node)
     return SummaryStatus(
         teachers=",".join(one.name.value for one in teachers),
@@ -255,7 +255,7 @@ def _improved(teachers: Sequence[TeacherStatus]) -> tuple[ConditionStatus, str, 
     if worse:
         return ConditionStatus.FALSE, NOT_BETTER, "; ".join(map(_no_gain, worse))
     if len(known) == len(teachers):
-        gains = (f"{teacher.name}: AP {teacher.ap_before} -> {teacher.ap_after}" for teacher in known)
+        gains = (f"{teacher.name}: AP {teacher.ap.before} -> {teacher.ap.after}" for teacher in known)
         return ConditionStatus.TRUE, "BetterThanBase", "; ".join(gains)
     return ConditionStatus.UNKNOWN, "NotMeasured", "not every adapter is published and measured"
 
@@ -271,7 +271,7 @@ def _responding(teachers: Sequence[TeacherStatus], before: Condition | None) -> 
 
 def _no_gain(teacher: TeacherStatus) -> str:
     return (
-        f"{teacher.name}: the adapter is not better than its base (AP {teacher.ap_before} -> {teacher.ap_after} on the "
+        f"{teacher.name}: the adapter is not better than its base (AP {teacher.ap.before} -> {teacher.ap.after} on the "
         "validation part; result.json has the test part's): use the base, or train longer or on more images"
     )
 

@@ -183,7 +183,7 @@ def _of_teachers(teachers: Sequence[TeacherStatus], refused: Mapping[str, Failur
         cause = failed[0].failure or FailureStatus(reason="TrainerFailed", message=words)
         return Summary.failed(cause.reason, words)
     if not active:
-        said = "; ".join(f"{t.name}: AP {t.ap_before} -> {t.ap_after}, {t.adapter.uri}" for t in teachers if t.adapter)
+        said = "; ".join(f"{t.name}: AP {t.ap.before} -> {t.ap.after}, {t.adapter.uri}" for t in teachers if t.adapter)
         return Summary.succeeded(said)
     if all(teacher.state == "Suspended" for teacher in active):
         return Summary.suspended(words)

@@ -8,13 +8,23 @@ from functools import partial
 from typing import Any
 
 from engine.errors import InterruptedTrainingError
+from engine.results.metrics import metric_text
 from engine.results.outcome import TeacherOutcome
 from engine.spec import TeacherName
 from teacher_operator.api.names import TRAINER, trainer_job
 from teacher_operator.api.pod_settings import StageName
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import TeacherFineTuneSpec
-from teacher_operator.api.status import AdapterStatus, FailureStatus, ProgressStatus, TeacherStatus, clip
+from teacher_operator.api.status import (
+    AP,
+    METRICS,
+    AdapterStatus,
+    FailureStatus,
+    MetricStatus,
+    ProgressStatus,
+    TeacherStatus,
+    clip,
+)
 from teacher_operator.api.timestamps import seconds, timestamp
 from teacher_operator.decide import gang, jobs
 from teacher_operator.decide.actions import Todo
@@ -221,9 +231,17 @@ def waits_for(teacher: TeacherName, before: Sequence[TeacherStatus]) -> str:
     return "Grounding DINO, whose boxes it is prompted by" if teacher is TeacherName.SAM and boxes else ""
 
 
-def ap_text(ap: float) -> str:
-    """An AP as the status has it: ``0.312``; empty where there was nothing to measure, which COCO writes as -1."""
-    return f"{ap:.3f}" if 0 <= ap <= 1 else ""
+def _text(metric: float | None) -> str:
+    """Return a metric as in the status: ``0.312``; empty where there was nothing to measure."""
+    return metric_text(metric, missing="")
+
+
+def _with_ap(metrics: Sequence[MetricStatus], known: MetricStatus, view: ProgressView) -> list[MetricStatus]:
+    """Return the metrics with the AP that a running trainer has reported."""
+    changes = {"before": view.ap_before, "after": view.ap_after}
+    ap = known.model_copy(update={name: _text(value) for name, value in changes.items() if value is not None})
+    others = [one for one in metrics if one.name != AP]
+    return [ap, *others] if ap.before or ap.after else others
 
 
 def succeeded(teacher: TeacherStatus, result: TeacherOutcome, *, now: float) -> TeacherStatus:
@@ -231,10 +249,11 @@ def succeeded(teacher: TeacherStatus, result: TeacherOutcome, *, now: float) -> 
     done = None
     if teacher.progress is not None:
         done = teacher.progress.model_copy(update={"percent": 100, "seconds_left": None, "note": ""})
-    message = f"AP {ap_text(result.ap_before) or NOT_MEASURED} -> {ap_text(result.ap_after) or NOT_MEASURED}"
+    published = _published(teacher, result)
+    message = f"AP {published.ap.before or NOT_MEASURED} -> {published.ap.after or NOT_MEASURED}"
     if result.improved is False:
         message += ", not better than its base"
-    return _published(teacher, result).model_copy(
+    return published.model_copy(
         update={
             "state": "Succeeded",
             "message": message,
@@ -249,8 +268,10 @@ def _published(teacher: TeacherStatus, result: TeacherOutcome) -> TeacherStatus:
     """A teacher with what its trainer published, however that process ended."""
     return teacher.model_copy(
         update={
-            "ap_before": ap_text(result.ap_before),
-            "ap_after": ap_text(result.ap_after),
+            "metrics": [
+                MetricStatus(name=name, before=_text(change.before), after=_text(change.after))
+                for name, change in list(result.metrics.items())[:METRICS]
+            ],
             "improved": result.improved,
             "adapter": AdapterStatus(**result.adapter.model_dump()),
             "images_skipped": result.images_skipped,
@@ -449,9 +470,9 @@ def _doing(progress: ProgressStatus | None, begins: str) -> str:
 
 def _none_better(teacher: TeacherStatus, said: ProgressView | None) -> str:
     """That adapters were evaluated and the base is better than all of them so far; else empty."""
-    if said is None or not said.evaluated or teacher.ap_after or not teacher.ap_before:
+    if said is None or not said.evaluated or teacher.ap.after or not teacher.ap.before:
         return ""
-    return f"no adapter is better than the base (AP {teacher.ap_before}) yet"
+    return f"no adapter is better than the base (AP {teacher.ap.before}) yet"
 
 
 def _refused(
@@ -496,7 +517,6 @@ def _progressed(teacher: TeacherStatus, view: ProgressView | None) -> TeacherSta
     return teacher.model_copy(
         update={
             "progress": _longest_kept(view.progress, teacher.progress) or teacher.progress,
-            "ap_before": teacher.ap_before if view.ap_before is None else ap_text(view.ap_before),
-            "ap_after": teacher.ap_after if view.ap_after is None else ap_text(view.ap_after),
+            "metrics": _with_ap(teacher.metrics, teacher.ap, view),
         }
     )

@@ -333,7 +333,7 @@ def about(body: Body) -> dict[str, str]:
 
 def _essence(status: TeacherFineTuneStatus) -> TeacherFineTuneStatus:
     """The status without what changes all the time while a teacher trains."""
-    moving = {"progress": None, "ap_before": "", "ap_after": "", "message": ""}
+    moving: dict[str, Any] = {"progress": None, "metrics": [], "message": ""}
     accounts = {"gpu_seconds": 0, "gpu_seconds_until": None}
     training = any(teacher.state == "Training" for teacher in status.teachers)
     teachers = [

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from engine.dataset.types import ClassInfo, DatasetInfo, Problem, Severity, SizeInfo
 from engine.errors import EXIT_ERRORS
 from engine.results.events import Event
+from engine.results.metrics import Change
 from engine.results.outcome import Outcome, Prepared, TeacherOutcome
 from engine.results.types import AdapterFile
 from engine.spec import TeacherName
@@ -116,8 +117,7 @@ def _result(name: str, teacher: TeacherName) -> TeacherOutcome:
         base_model="IDEA-Research/grounding-dino-tiny"
         if teacher is TeacherName.GROUNDING_DINO
         else "facebook/sam-vit-base",
-        ap_before=0.25,
-        ap_after=0.5,
+        metrics={"ap": Change(before=0.25, after=0.5)},
         adapter=AdapterFile(uri=adapter_uri(name, teacher), sha256="a" * 64, size_bytes=5_000_000),
         epochs=12,
         seconds=3600.5,

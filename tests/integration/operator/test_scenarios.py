@@ -32,7 +32,7 @@ async def test_the_data_decides_what_is_trained(world: World, run: str) -> None:
     assert [one["name"] for one in status["teachers"]] == [teacher.value for teacher in teachers]
     for one, teacher in zip(status["teachers"], teachers, strict=True):
         assert one["adapter"] == {"uri": outcomes.adapter_uri(run, teacher), "sha256": "a" * 64, "sizeBytes": 5_000_000}
-        assert (one["apBefore"], one["apAfter"]) == ("0.250", "0.500")
+        assert one["metrics"] == [{"name": "ap", "before": "0.250", "after": "0.500"}]
     assert status["uri"] == outcomes.folder(run)
     assert status["summary"]["teachers"] == ",".join(teacher.value for teacher in teachers)
     assert status["dataset"]["images"] == 100
@@ -136,7 +136,7 @@ async def test_what_was_published_is_not_trained_again(world: World) -> None:
     await world.runs(pod)
     await world.succeeds(pod, outcomes.prepared(run, outcomes.BOTH, published=outcomes.BOTH))
     status = await world.reaches(run, "Succeeded")
-    assert [one["apAfter"] for one in status["teachers"]] == ["0.500", "0.500"]
+    assert [one["metrics"][0]["after"] for one in status["teachers"]] == ["0.500", "0.500"]
     assert [job["metadata"]["name"] for job in await world.jobs(run)] == [f"{run}-inspect"]
 
 

@@ -16,6 +16,7 @@ from teacher_operator.api.status import (
     PROBLEMS,
     AttemptStatus,
     FailureStatus,
+    MetricStatus,
     ProgressStatus,
     TeacherFineTuneStatus,
     TeacherStatus,
@@ -233,11 +234,12 @@ def test_the_columns_of_a_run_that_trains() -> None:
         BOXES,
         "Training",
         progress=progress(50, seconds_left=120),
-        ap_before="0.312",
-        ap_after="0.518",
+        metrics=[MetricStatus(name="ap", before="0.312", after="0.518")],
         attempts=[AttemptStatus(pod="a", node="gpu-1"), AttemptStatus(pod="b", node="gpu-2")],
     )
-    masks = teacher_of(MASKS, "Training", progress=progress(25, seconds_left=2465), ap_before="0.610")
+    masks = teacher_of(
+        MASKS, "Training", progress=progress(25, seconds_left=2465), metrics=[MetricStatus(name="ap", before="0.610")]
+    )
     shown = columns([boxes, masks])
     assert shown.teachers == "GroundingDino,Sam"
     assert shown.progress == "37%"
@@ -306,13 +308,13 @@ def test_a_teacher_that_was_published_before_says_so_and_where() -> None:
     assert teacher.adapter is not None
     assert teacher.adapter.uri == f"{ROOT}/teachers/sam_lora/adapter_model.safetensors"
     assert (teacher.adapter.sha256, teacher.adapter.size_bytes) == ("a" * 64, 5_000_000)
-    assert (teacher.ap_before, teacher.ap_after) == ("0.312", "0.518")
+    assert (teacher.ap.before, teacher.ap.after) == ("0.312", "0.518")
 
 
 def test_what_could_not_be_measured_is_no_number() -> None:
     """COCO writes -1 where there is nothing to measure."""
     teacher = succeeded(teacher_of(), trained_of(before=-1, after=-1), now=NOW)
-    assert (teacher.ap_before, teacher.ap_after, columns([teacher]).map) == ("", "", "")
+    assert (teacher.ap.before, teacher.ap.after, columns([teacher]).map) == ("", "", "")
     assert teacher.message == "AP not measured -> not measured"
     assert "-1" not in teacher.model_dump_json()
 
@@ -338,7 +340,13 @@ def failure_of(pod: str, word: str = "Crashed") -> FailureStatus:
 def test_mere_progress_is_no_event() -> None:
     before = run_of_teachers(teacher_of(state="Training", progress=progress(1), message="a"))
     after = run_of_teachers(
-        teacher_of(state="Training", progress=progress(2), message="b", gpu_seconds=9, ap_before="0.1"),
+        teacher_of(
+            state="Training",
+            progress=progress(2),
+            message="b",
+            gpu_seconds=9,
+            metrics=[MetricStatus(name="ap", before="0.1")],
+        ),
         summary=Summary.active("Training", "something else"),
     )
     assert list(events(before, after)) == list(events(after, after)) == []

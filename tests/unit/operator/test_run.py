@@ -69,7 +69,7 @@ def test_data_decides_what_is_trained(teachers: tuple[TeacherName, ...]) -> None
     assert world.made == [INSPECT_JOB, *(jobs[teacher] for teacher in teachers)]
     assert world.state == ("True", "Succeeded")
     assert [one.name for one in world.status.teachers] == list(teachers)
-    assert all(one.adapter is not None and one.ap_after == "0.518" for one in world.status.teachers)
+    assert all(one.adapter is not None and one.ap.after == "0.518" for one in world.status.teachers)
     assert world.status.summary.map == ", ".join(["0.31 -> 0.52"] * len(teachers))
 
 
@@ -204,7 +204,7 @@ def test_progress_that_is_no_longer_told_is_kept() -> None:
     world.look()
     progress = world.teacher().progress
     assert progress is not None
-    assert (progress.step, world.teacher().ap_after) == (50, "0.300")
+    assert (progress.step, world.teacher().ap.after) == (50, "0.300")
 
 
 def test_a_run_that_was_published_before_needs_no_gpu() -> None:
@@ -230,7 +230,7 @@ def test_while_no_adapter_is_better_than_the_base_the_status_says_so() -> None:
     ]
     world.look()
     assert "no adapter is better than the base (AP 0.300) yet" in world.teacher().message
-    assert (world.teacher().ap_before, world.teacher().ap_after) == ("0.300", "")
+    assert (world.teacher().ap.before, world.teacher().ap.after) == ("0.300", "")
     assert world.status.summary.map == "0.30 -> …"
 
 
@@ -249,7 +249,7 @@ def test_an_adapter_without_a_gain_is_a_condition_and_ends_the_run_as_asked(on_n
     assert world.state == (("False", "NotBetterThanBase") if fails else ("True", "Succeeded"))
     assert condition(world, "Improved") == ("False", "NotBetterThanBase")
     teacher = world.teacher()
-    assert (teacher.ap_before, teacher.ap_after, teacher.improved) == ("0.300", "0.200", False)
+    assert (teacher.ap.before, teacher.ap.after, teacher.improved) == ("0.300", "0.200", False)
     assert teacher.adapter is not None
     assert len(world.pods_of(world.job(MASKS))) == 1, "it is not tried again"
     idle(world)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.dataset.types import ClassInfo, DatasetInfo, Problem
+from engine.results.metrics import Change
 from engine.results.outcome import Outcome, Prepared, TeacherOutcome
 from engine.results.types import AdapterFile, MemoryNeed
 from engine.spec import TeacherName
@@ -139,8 +140,7 @@ def trained_of(teacher: TeacherName = MASKS, *, before: float = 0.312, after: fl
     return TeacherOutcome(
         teacher=teacher,
         base_model="facebook/sam-vit-base",
-        ap_before=before,
-        ap_after=after,
+        metrics={"ap": Change(before=None if before < 0 else before, after=None if after < 0 else after)},
         adapter=AdapterFile(
             uri=f"{ROOT}/teachers/{teacher.slug}_lora/adapter_model.safetensors", sha256="a" * 64, size_bytes=5_000_000
         ),
