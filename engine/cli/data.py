@@ -58,8 +58,8 @@ def inspect(
     from engine.config.generate import defaults, generate_config
     from engine.dataset import inspect_dataset, inspect_request
     from engine.dataset.checks.class_name_checks import find_vocabulary, judge_names, of_language
-    from engine.estimate.cost_model import GPUS
     from engine.estimate.forecast import Inspected, check_layers, outlook
+    from engine.estimate.training_time import GPUS
 
     named = {known.lower(): known for known in GPUS}.get(gpu.lower())
     if named is None:

@@ -22,11 +22,10 @@ def show_outlook(outlook: Sequence[TeacherOutlook]) -> None:
         for row in one.gpus:
             table.add_row(f"{row.gibibytes} GiB", *_row(row.chosen))
         console.print(table)
-        if one.seconds is not None and one.step_seconds is not None:
+        if one.seconds is not None:
+            epochs = _count(one.epochs, "epoch")
             note(
-                f"a step takes about {_short(one.step_seconds)}, training for {_count(one.epochs, 'epoch')} about "
-                f"{_duration(one.seconds)} on one {one.gpu}: estimated from its data sheet, so that half or twice as "
-                "long is possible"
+                f"training for {epochs} on one {one.gpu}: roughly {_duration(one.seconds)} (from its data sheet, not measured)"
             )
 
 
@@ -46,15 +45,6 @@ def _duration(seconds: float) -> str:
     if seconds < 3600:
         return _count(max(1, round(seconds / 60)), "minute")
     return _count(float(f"{seconds / 3600:.2g}"), "hour")
-
-
-def _short(seconds: float) -> str:
-    """In a unit that suits it.
-
-    >>> [_short(seconds) for seconds in (0.0123, 0.4, 2.345)]
-    ['12 ms', '400 ms', '2.3 s']
-    """
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def _count(number: float, what: str) -> str:

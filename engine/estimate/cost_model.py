@@ -1,4 +1,4 @@
-"""Memory and time of a training step, estimated before a GPU is requested. Pure, without torch.
+"""Memory and arithmetic of a training step, estimated before a GPU is requested. Pure, without torch.
 
 Memory and arithmetic of a step of each published base model were counted on fake tensors over a grid of shapes
 (``benchmarks/memory_table.py``). ``cost_model.json`` keeps them as coefficients of the batch's shape: images, positions
@@ -51,39 +51,6 @@ HUB = {
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """Data sheet values of a GPU model.
-
-    Attributes:
-        gibibytes: Memory.
-        teraflops: Peak of dense matrix products, in bfloat16 if supported, else in float32.
-        bandwidth: Memory bandwidth in GB/s.
-        bfloat16: Whether bfloat16 is supported.
-    """
-
-    gibibytes: int
-    teraflops: float
-    bandwidth: int
-    bfloat16: bool = True
-
-
-GPUS: Mapping[str, Gpu] = {
-    "T4": Gpu(16, 8.1, 320, bfloat16=False),
-    "V100": Gpu(16, 15.7, 900, bfloat16=False),
-    "L4": Gpu(24, 121, 300),
-    "A10": Gpu(24, 125, 600),
-    "RTX 4090": Gpu(24, 165, 1008),
-    "L40S": Gpu(48, 362, 864),
-    "A100": Gpu(80, 312, 2039),
-    "H100": Gpu(80, 989, 3350),
-    "H200": Gpu(141, 989, 4800),
-}
-EFFICIENCY, LAUNCH_SECONDS, PASSES = 0.4, 1e-5, 3
-"""Assumed, not measured: the share of data sheet figures that is reached, the seconds to launch a kernel, and how often
-each created tensor is read or written."""
-
-
-@dataclass(frozen=True)
 class BatchShape:
     """Largest shape of the inputs of a run.
 
@@ -112,12 +79,6 @@ class StepEstimate:
     flops: float
     made_bytes: float
     kernels: float
-
-    def seconds(self, gpu: Gpu) -> float:
-        """Return a rough time on a GPU: kernel launches plus the larger of arithmetic and memory traffic."""
-        arithmetic = self.flops / (gpu.teraflops * 1e12 * EFFICIENCY)
-        traffic = PASSES * self.made_bytes / (gpu.bandwidth * 1e9)
-        return self.kernels * LAUNCH_SECONDS + max(arithmetic, traffic)
 
 
 def features(
@@ -343,26 +304,6 @@ def options(base: str, settings: TeacherSettings, shape: BatchShape, *, bfloat16
         if micro_batch_size == 1:
             return
         micro_batch_size = math.ceil(micro_batch_size / 2)
-
-
-def run_seconds(one: StepEstimate, settings: TeacherSettings, gpu: Gpu, *, images: int, measured: int) -> float:
-    """Return a rough time of a whole run, without loading and writing.
-
-    Args:
-        one: Estimate of one batch.
-        settings: Settings of the teacher.
-        gpu: GPU model.
-        images: Number of training images.
-        measured: Number of validation images: an evaluation has no backward pass and takes a third of the work.
-    """
-    steps = math.ceil(images / settings.batch_size) * settings.epochs
-    looks = (2 + min(settings.evaluations, settings.epochs)) * measured / one.micro_batch_size / 3
-    return steps * step_seconds(one, settings, gpu) + looks * one.seconds(gpu)
-
-
-def step_seconds(one: StepEstimate, settings: TeacherSettings, gpu: Gpu) -> float:
-    """Return a rough time of an optimizer step, over all its batches."""
-    return math.ceil(settings.batch_size / one.micro_batch_size) * one.seconds(gpu)
 
 
 def _kind(settings: TeacherSettings) -> TeacherName:

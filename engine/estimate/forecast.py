@@ -14,7 +14,6 @@ from engine.dataset.images.preprocessing import GroundingDinoTransform
 from engine.dataset.types import DatasetInfo
 from engine.errors import BaseModelError, ConfigError, TeacherError
 from engine.estimate.cost_model import (
-    GPUS,
     StepEstimate,
     base_of,
     choose_step,
@@ -23,10 +22,9 @@ from engine.estimate.cost_model import (
     is_sam,
     options,
     published,
-    run_seconds,
     shown,
-    step_seconds,
 )
+from engine.estimate.training_time import GPUS, training_seconds
 from engine.results.types import MemoryNeed, Result
 from engine.spec import LoraPreset, Precision, TeacherName
 from engine.storage import Storage, is_remote, join, local_path
@@ -63,10 +61,9 @@ class TeacherOutlook(Result):
     epochs: int
     gpus: tuple[OnGpu, ...] = Field(description="From small to large; empty if nothing is known.")
     gpu: str = Field(description="The requested GPU, whose precision all estimates assume.")
-    step_seconds: float | None = Field(
-        description="Rough time of a step on one such GPU; None: unknown, or it does not fit."
+    seconds: float | None = Field(
+        description="Rough time of training and evaluations on one such GPU; None: unknown, or it does not fit."
     )
-    seconds: float | None = Field(description="The same for all training, including evaluations.")
     unknown: str = Field(
         default="", description="A sentence with the reason if there is no estimate, and the known bases."
     )
@@ -87,7 +84,7 @@ def outlook(config: RunConfig, info: DatasetInfo, storage: Storage, *, gpu: str)
         config: Configuration of the run.
         info: Result of the inspection of its data.
         storage: Access to bases in object storage.
-        gpu: One of :data:`engine.estimate.cost_model.GPUS`.
+        gpu: One of :data:`engine.estimate.training_time.GPUS`.
     """
     teachers = ((name, config.teachers.of(name)) for name in config.teachers.names)
     return tuple(_outlook(config, name, one, info, storage, gpu) for name, one in teachers if one is not None)
@@ -115,8 +112,7 @@ def _outlook(
         epochs=settings.epochs,
         gpus=tuple(OnGpu(gibibytes=size, chosen=_chosen(way)) for size, way in ways.items()),
         gpu=gpu,
-        step_seconds=None if here is None else step_seconds(here, settings, kind),
-        seconds=None if here is None else run_seconds(here, settings, kind, images=train, measured=val),
+        seconds=None if here is None else training_seconds(here, settings, kind, images=train, evaluated=val),
         unknown="" if ways else _unknown(name, settings, base, bfloat16=bfloat16),
     )
 

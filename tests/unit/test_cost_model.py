@@ -17,7 +17,6 @@ from tiny_sam import sam_settings, scene
 from engine.config import LoraSettings, TeacherSettings
 from engine.dataset.images.preprocessing import GroundingDinoTransform
 from engine.estimate.cost_model import (
-    GPUS,
     LADDER,
     BatchShape,
     StepEstimate,
@@ -30,6 +29,7 @@ from engine.estimate.cost_model import (
     known,
     options,
 )
+from engine.estimate.training_time import GPUS, batch_seconds
 from engine.models.activation_checkpointing import recompute
 from engine.models.lora import attach, set_training, trainable_parameters
 from engine.spec import LoraPreset, Precision, TeacherName
@@ -181,4 +181,5 @@ def test_images_together_are_as_large_as_the_highest_and_the_widest() -> None:
 
 def test_a_faster_gpu_takes_less_time() -> None:
     one = StepEstimate(micro_batch_size=1, checkpointing=(), memory_bytes=1, flops=1e12, made_bytes=1e10, kernels=1e3)
-    assert one.seconds(GPUS["H100"]) < one.seconds(GPUS["A100"]) < one.seconds(GPUS["L4"]) < one.seconds(GPUS["T4"])
+    seconds = [batch_seconds(one, GPUS[name]) for name in ("H100", "A100", "L4", "T4")]
+    assert seconds == sorted(set(seconds))

@@ -112,8 +112,7 @@ def test_parts_that_a_manifest_gives_apart_are_what_is_learned_from_and_measured
     found = Inspected.model_validate_json(inspect("-f", path, "--json").stdout)
     assert found.parts == {"train": 12, "val": 11}
     assert found.outlook[0].seconds is not None
-    assert found.outlook[0].step_seconds is not None
-    assert 0 < found.outlook[0].step_seconds < found.outlook[0].seconds
+    assert found.outlook[0].seconds > 0
 
 
 def test_data_and_a_manifest_exclude_each_other(data: Path) -> None:
@@ -189,4 +188,4 @@ def test_one_is_not_said_in_the_plural(data: Path) -> None:
         "teachers.*.batch_size=1",
     ).stderr
     assert "steps of 1 image)" in said
-    assert "training for 1 epoch about 1 minute on one A100" in said
+    assert "training for 1 epoch on one A100: roughly 1 minute" in said
