@@ -23,10 +23,8 @@ def show_outlook(outlook: Sequence[TeacherOutlook]) -> None:
             table.add_row(f"{row.gibibytes} GiB", *_row(row.chosen))
         console.print(table)
         if one.seconds is not None:
-            epochs = _count(one.epochs, "epoch")
-            note(
-                f"training for {epochs} on one {one.gpu}: roughly {_duration(one.seconds)} (from its data sheet, not measured)"
-            )
+            epochs, time = _count(one.epochs, "epoch"), _duration(one.seconds)
+            note(f"training for {epochs} on one {one.gpu}: roughly {time} (from its data sheet, not measured)")
 
 
 def _row(chosen: Chosen | None) -> tuple[str, str, str]:
