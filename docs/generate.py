@@ -1,4 +1,4 @@
-"""Writes the pages that say what the code says: ``make docs``. A test fails when a page has drifted."""
+"""Write the pages that are generated from the code: ``make docs``. A test fails if a page is out of date."""
 
 from __future__ import annotations
 
@@ -20,52 +20,52 @@ SCHEMA = TeacherFineTuneSpec.model_json_schema(by_alias=True)
 MANIFEST_HEAD = """\
 # The manifest
 
-What can stand under `spec` of a `TeacherFineTune`. Only `dataset` and `output` are required; what is left out follows
-from the data. Decimal numbers are strings in quotes, as Kubernetes APIs advise. With `teacher run`, any setting of
-`teacher_config.yaml` that has no place here can be set with `--set`, such as `--set teachers.sam.clip_norm=0.5`, or
+Fields of `spec` of a `TeacherFineTune`. Only `dataset` and `output` are required; defaults of the others follow from
+the data. Decimal numbers are strings in quotes, as Kubernetes APIs advise. With `teacher run`, `--set` sets any
+setting of `teacher_config.yaml` that the manifest does not have, such as `--set teachers.sam.clip_norm=0.5`, or
 `--set 'teachers.*.evaluations=5'` for every teacher.
 
-## The run
+## Inputs of the run
 
-On a cluster these never change once the object is there (but for `storage.credentialsSecretRef` and
-`storage.caBundleConfigMapRef`), and every place is an
-`s3://`, `gs://`, `az://` or `pvc://` one; base models may come from the hub too.
+On a cluster these never change after the object was created, except `storage.credentialsSecretRef` and
+`storage.caBundleConfigMapRef`. Every URI is `s3://`, `gs://`, `az://` or `pvc://`; base models may also come from
+the hub.
 
 """
 
 PLATFORM_HEAD = """
-## How and where it runs
+## Platform settings
 
-Only a cluster has these: `teacher run` passes them over, and `storage.credentialsSecretRef` and
-`storage.caBundleConfigMapRef` too. They may be changed
-while a run lasts; [operator.md](operator.md) says what happens then.
+These apply only to a cluster: `teacher run` ignores them, as well as `storage.credentialsSecretRef` and
+`storage.caBundleConfigMapRef`. They may change during a run;
+[operator.md](operator.md#changes-to-a-running-object) describes the effect.
 
 """
 
 TABLE = """\
-| setting | what may stand there | what it means |
+| setting | type or values | meaning |
 | --- | --- | --- |
 """
 
 
 def manifest_page() -> str:
-    """The page of all settings, from the schema."""
+    """Return the page of all settings, from the schema."""
     return MANIFEST_HEAD + _table(INPUTS) + PLATFORM_HEAD + _table(PLATFORM)
 
 
 PROBLEMS_HEAD = """\
-# Problems of a dataset
+# Dataset problems
 
-Every kind that inspection or a trainer may find, and what becomes of it. What is left out or repaired is counted;
-[robustness.md](robustness.md) says when a run is refused for it.
+Every kind of problem that inspection or a trainer may report, and its handling. Data that is left out or repaired is
+counted; [robustness.md](robustness.md#data) describes when a run is refused.
 
-| problem | what becomes of it | what it means | what to do |
+| problem | handling | meaning | remedy |
 | --- | --- | --- | --- |
 """
 
 
 def problems_page() -> str:
-    """The page of all problems, from their catalogue."""
+    """Return the page of all problems, from their catalogue."""
     rows = (
         f"| `{code}` | {_policy(code, severity)} | {message} | {advice} |"
         for code, (severity, message, advice) in CATALOGUE.items()
@@ -78,17 +78,17 @@ def _policy(code: str, severity: Severity) -> str:
         return "refused"
     if code in IMAGES_LEFT_OUT | OBJECTS_LEFT_OUT:
         return "left out"
-    return "repaired" if code in REPAIRED else "mentioned"
+    return "repaired" if code in REPAIRED else "reported"
 
 
 def _table(names: Sequence[str]) -> str:
-    """The table of some settings of the spec."""
+    """Return the table of some settings of the spec."""
     some = SCHEMA | {"properties": {name: SCHEMA["properties"][name] for name in names}}
     return TABLE + "\n".join(_rows(some, "")) + "\n"
 
 
 def augmentation_page() -> str:
-    """The page of the table of transforms."""
+    """Return the page of the table of transforms."""
     return table_markdown()
 
 
@@ -169,12 +169,12 @@ def _rows(schema: dict[str, Any], prefix: str) -> Iterator[str]:
         path = f"{prefix}{name}{'[]' if many else ''}"
         meaning = field.get("description") or inner.get("description", "")
         yield f"| `{path}`{required} | {_kind(field)} | {meaning} |"
-        if "properties" in inner and prefix != "stages[].":  # its fields have those of `pod` and of the run
+        if "properties" in inner and prefix != "stages[].":  # repeats the fields of `pod` and of the run
             yield from _rows(inner, f"{path}.")
 
 
 def _resolve(field: dict[str, Any]) -> dict[str, Any]:
-    """The schema that a field refers to, without null."""
+    """Return the schema that a field refers to, without null."""
     if "anyOf" in field:
         field = next(option for option in field["anyOf"] if option.get("type") != "null") | {}
     if "$ref" in field:

@@ -77,9 +77,9 @@ class Crowds(StrEnum):
     """Meaning of annotations with ``iscrowd: 1``."""
 
     IGNORE = "Ignore"
-    """Regions where nobody has told the objects apart: neither learned nor counted as wrong."""
+    """Regions with objects that are not annotated one by one: neither learned nor counted as wrong."""
     OBJECTS = "Objects"
-    """Objects like all others: some tools mark every mask of run lengths so."""
+    """Objects like all others: some tools mark every run-length mask as a crowd."""
 
 
 class OnNoGain(StrEnum):
@@ -175,18 +175,20 @@ class ExifOrientation(StrEnum):
 
 
 class PartSpec(SpecModel):
-    """One part of a dataset that comes already split."""
+    """One split of a dataset that is already split."""
 
-    annotations: Uri = Field(description="COCO instances JSON of this part, or what `annotations` of a dataset may be.")
-    images: Uri | None = Field(default=None, description="Folder of this part's images; default: that of the dataset.")
+    annotations: Uri = Field(
+        description="Annotations of this split, in any format that `annotations` of a dataset accepts."
+    )
+    images: Uri | None = Field(default=None, description="Folder of the split's images; default: that of the dataset.")
 
 
 class SplitSpec(SpecModel):
-    """How one annotation file is divided, in percent of its images, stratified over classes."""
+    """Division of one annotation file, in percent of its images, stratified over classes."""
 
-    train: int = Field(default=80, ge=1, le=99, description="Percent of the images to train on.")
-    val: int = Field(default=20, ge=1, le=99, description="Percent to select the best adapter on.")
-    test: int = Field(default=0, ge=0, le=98, description="Percent never seen in training or selection.")
+    train: int = Field(default=80, ge=1, le=99, description="Percent of the images for training.")
+    val: int = Field(default=20, ge=1, le=99, description="Percent for selecting the best adapter.")
+    test: int = Field(default=0, ge=0, le=98, description="Percent used neither for training nor for selection.")
 
     @model_validator(mode="after")
     def _sums_to_100(self) -> Self:
@@ -197,50 +199,56 @@ class SplitSpec(SpecModel):
 
 
 class DatasetSpec(SpecModel):
-    """Where the data lies: one annotation file, or the parts apart."""
+    """Location of the data: one annotation file, or one per split."""
 
     annotations: Uri | None = Field(
         default=None,
-        description="COCO JSON; the folder of a COCO, YOLO, Pascal VOC, LabelMe or VIA export; or a zip file of one.",
+        description="COCO JSON, the folder of a COCO, YOLO, Pascal VOC, LabelMe or VIA export, or a zip file of one.",
     )
     images: Uri | None = Field(
-        default=None, description="Folder of the images; default: the folder that holds the annotations."
+        default=None, description="Folder of the images; default: the folder of the annotations."
     )
-    train: PartSpec | None = Field(default=None, description="Training part, where the data comes split.")
-    val: PartSpec | None = Field(default=None, description="Validation part, where the data comes split.")
-    test: PartSpec | None = Field(default=None, description="Test part, where the data comes split.")
-    split: SplitSpec | None = Field(default=None, description="How to divide `annotations`; default: 80/20/0.")
+    train: PartSpec | None = Field(default=None, description="Training split, if the data is already split.")
+    val: PartSpec | None = Field(default=None, description="Validation split, if the data is already split.")
+    test: PartSpec | None = Field(default=None, description="Test split, if the data is already split.")
+    split: SplitSpec | None = Field(default=None, description="Division of `annotations`; default: 80/20/0.")
     group_by: GroupBy | None = Field(
         default=None,
-        description="Images that belong together, so that a split keeps them on one side. Folder: those of one folder. "
-        "Prefix:_: those whose names are the same before the last _ (or another separator). Field:video_id: those with "
-        "the same video_id (or another field) in their image record.",
+        description="Images that must stay in the same split. Folder: images of one folder. Prefix:_: images whose "
+        "names are equal "
+        "before the last _ (or another separator). Field:video_id: images with the same video_id (or another field) in "
+        "their image record.",
     )
     on_problem: OnProblem = Field(
         default=OnProblem.SKIP,
-        description="Skip: what can be repaired is, what cannot be used is left out, and all of it is counted; Fail: "
-        "either is refused.",
+        description="Skip: repair what can be repaired, leave out what cannot be used, and count both; Fail: refuse "
+        "the "
+        "dataset in either case.",
     )
     crowds: Crowds = Field(
         default=Crowds.IGNORE,
-        description="What annotations with `iscrowd: 1` are. Ignore: regions that are neither learned nor counted as "
-        "wrong, as COCO means them; Objects: objects like all others, for exports that mark every run-length mask so.",
+        description="Meaning of annotations with `iscrowd: 1`. Ignore: regions that are neither learned nor counted as "
+        "wrong, as in COCO; Objects: objects like all others, for exports that mark every run-length mask as a crowd.",
     )
     max_skipped_percent: int = Field(
-        default=20, ge=0, le=100, description="More images or annotations than these are never left out, but refused."
+        default=20,
+        ge=0,
+        le=100,
+        description="Refuse the dataset if more images or annotations than this would be left out.",
     )
     max_leaked_percent: int = Field(
         default=5,
         ge=0,
         le=100,
-        description="More images of val, or of test, than these that are in train as well are refused.",
+        description="Refuse the dataset if more images of val, or of test, than this are in train too.",
     )
 
     exif_orientation: ExifOrientation = Field(
         default=ExifOrientation.AUTO,
-        description="Applied: images were annotated as their EXIF orientation turns them; Ignored: as they are stored; "
-        "Auto: as most images are whose size in the annotations shows it, else Applied. It decides on images whose "
-        "size does not show it.",
+        description="Orientation of images during annotation, for images whose size in the annotations does not show "
+        "it. "
+        "Applied: EXIF orientation was applied; Ignored: images were annotated as stored; Auto: like the majority of "
+        "images whose size shows it, otherwise Applied.",
     )
 
     @model_validator(mode="after")
@@ -248,7 +256,7 @@ class DatasetSpec(SpecModel):
         if (self.annotations is None) == (self.train is None):
             raise ValueError("give either dataset.annotations or dataset.train with dataset.val, not both or none")
         if self.train is not None and self.val is None:
-            raise ValueError("dataset.train needs dataset.val beside it: the best adapter is chosen on it")
+            raise ValueError("dataset.train needs dataset.val too: the best adapter is selected on it")
         if self.train is None and (self.val is not None or self.test is not None):
             raise ValueError("dataset.val and dataset.test go with dataset.train, not with dataset.annotations")
         if self.train is not None and self.split is not None:
@@ -257,18 +265,18 @@ class DatasetSpec(SpecModel):
 
 
 class StorageSpec(SpecModel):
-    """How object storage is reached. Credentials come from the standard chain of each cloud, never from here."""
+    """Access to object storage. Credentials come from the standard chain of each cloud, never from here."""
 
     endpoint_url: Annotated[str, StringConstraints(max_length=512, pattern=r"^https?://[^\s]+$")] | None = Field(
         default=None, description="Endpoint of an S3-compatible store; default: AWS."
     )
     region: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+$")] | None = Field(
-        default=None, description="Region of the buckets; default: what the AWS chain says."
+        default=None, description="Region of the buckets; default: that of the AWS configuration."
     )
     addressing_style: AddressingStyle | None = Field(
         default=None,
-        description="Where the bucket stands in URLs, in the path or (virtual) in the host name; default: auto, as the "
-        "store takes it.",
+        description="Position of the bucket in URLs: in the path, or (virtual) in the host name; default: auto, which "
+        "the store accepts.",
     )
     requester_pays: bool | None = Field(
         default=None, description="Pay for the requests to buckets whose owner does not; default: false."
@@ -276,8 +284,9 @@ class StorageSpec(SpecModel):
     ca_bundle: Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")] | None = (
         Field(
             default=None,
-            description="Path of a file, on the machine or in the pod, of certificate authorities that the store and "
-            "the model hub are trusted by, in place of the usual ones.",
+            description="Path of a file, on the machine or in the pod, with certificate authorities for the store and "
+            "the "
+            "model hub, in place of the usual ones.",
         )
     )
     azure_account: Annotated[str, StringConstraints(max_length=24, pattern=r"^[a-z0-9]{3,24}$")] | None = Field(
@@ -289,9 +298,9 @@ class StorageSpec(SpecModel):
 
 
 class LoraSpec(SpecModel):
-    """Size and place of the adapter."""
+    """Size and layers of the adapter."""
 
-    preset: LoraPreset | None = Field(default=None, description="Which part of the teacher is adapted.")
+    preset: LoraPreset | None = Field(default=None, description="Layers of the teacher that are adapted.")
     rank: int | None = Field(default=None, ge=1, le=512, description="Rank r of the update BA.")
     alpha: int | None = Field(default=None, ge=1, le=1024, description="Scale: the update is alpha / r * BA.")
     dropout: DecimalString | None = Field(default=None, description='Dropout before A, from "0" to below "1".')
@@ -299,7 +308,7 @@ class LoraSpec(SpecModel):
         default=None,
         ge=0,
         le=1000,
-        description="Layers of the encoder, from its input, that are not adapted, nor is anything before them.",
+        description="Number of encoder layers, from its input, that are not adapted, like everything before them.",
     )
 
     @field_validator("dropout")
@@ -311,22 +320,22 @@ class LoraSpec(SpecModel):
 
 
 class TeacherSpec(SpecModel):
-    """One teacher to tune, and what to change of its defaults."""
+    """One teacher to tune, and changes of its defaults."""
 
     REMOVED = {
         "accumulationSteps": "accumulationSteps was removed: set batchSize to the images per optimizer step; those per "
         "forward pass are chosen for the memory"
     }
 
-    name: TeacherName = Field(description="Which teacher.")
+    name: TeacherName = Field(description="Name of the teacher.")
     base_model: Uri | None = Field(
         default=None, description="Hub id, folder, prefix in a bucket, or (Sam) a segment-anything .pth file."
     )
     revision: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
         default=None, description="Commit or tag of a hub id."
     )
-    lora: LoraSpec = Field(default=LoraSpec(), description="Size and place of the adapter.")
-    epochs: int | None = Field(default=None, ge=1, le=10_000, description="Passes over the training part.")
+    lora: LoraSpec = Field(default=LoraSpec(), description="Size and layers of the adapter.")
+    epochs: int | None = Field(default=None, ge=1, le=10_000, description="Passes over the training split.")
     batch_size: int | None = Field(
         default=None,
         ge=1,
@@ -345,25 +354,25 @@ class TeacherSpec(SpecModel):
 
 
 class EnvironmentSpec(SpecModel):
-    """Where the objects are seen."""
+    """Environment of the objects."""
 
-    lighting: Lighting | None = Field(default=None, description="How light varies.")
-    weather: Weather | None = Field(default=None, description="What weather the camera sees.")
-    motion: Motion | None = Field(default=None, description="What moves while the shutter is open.")
-    viewpoint: Viewpoint | None = Field(default=None, description="From where the objects are seen.")
-    background: Background | None = Field(default=None, description="What is behind the objects.")
+    lighting: Lighting | None = Field(default=None, description="Variation of the light.")
+    weather: Weather | None = Field(default=None, description="Weather in front of the camera.")
+    motion: Motion | None = Field(default=None, description="What moves during the exposure.")
+    viewpoint: Viewpoint | None = Field(default=None, description="Position of the camera.")
+    background: Background | None = Field(default=None, description="Background of the objects.")
 
 
 class AugmentationSpec(SpecModel):
-    """What images may look like in use, so that training shows it."""
+    """Appearance of images in later use, which the augmentation imitates."""
 
-    characteristics: list[Characteristic] = Field(default=[], max_length=16, description="What the objects are like.")
-    environment: EnvironmentSpec = Field(default=EnvironmentSpec(), description="Where the objects are seen.")
-    intensity: Intensity | None = Field(default=None, description="How strongly images are changed.")
+    characteristics: list[Characteristic] = Field(default=[], max_length=16, description="Properties of the objects.")
+    environment: EnvironmentSpec = Field(default=EnvironmentSpec(), description="Environment of the objects.")
+    intensity: Intensity | None = Field(default=None, description="Strength of the augmentation.")
 
 
 class EarlyStoppingSpec(SpecModel):
-    """When to stop before the last epoch."""
+    """Stop before the last epoch if AP does not improve."""
 
     patience: int | None = Field(
         default=None,
@@ -374,46 +383,49 @@ class EarlyStoppingSpec(SpecModel):
 
 
 class RetentionSpec(SpecModel):
-    """Labelled images of other things than the dataset shows: what a base can do before it is tuned."""
+    """Labelled images of other classes than the dataset has, to measure the zero-shot skill of base and adapter."""
 
-    annotations: Uri = Field(description="COCO instances JSON; its classes are asked for, less those of the dataset.")
+    annotations: Uri = Field(
+        description="COCO instances JSON; the teacher is prompted for its classes, without those of the dataset."
+    )
     images: Uri | None = Field(
-        default=None, description="Folder of the images; default: the folder that holds the annotations."
+        default=None, description="Folder of the images; default: the folder of the annotations."
     )
 
 
 class TrainingSpec(SpecModel):
-    """What holds for every teacher of the run."""
+    """Settings of every teacher of the run."""
 
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1, description="Seed of all random choices.")
     precision: Precision | None = Field(default=None, description="Arithmetic of the forward pass.")
     early_stopping: EarlyStoppingSpec = Field(
-        default=EarlyStoppingSpec(), description="When to stop before the last epoch."
+        default=EarlyStoppingSpec(), description="Stop before the last epoch if AP does not improve."
     )
     retention: RetentionSpec | None = Field(
-        default=None, description="On what to measure how much of the base's skill is left; default: built-in images."
+        default=None,
+        description="Images to measure how much of the base's zero-shot skill is kept; default: built-in images.",
     )
     on_no_gain: OnNoGain = Field(
         default=OnNoGain.PUBLISH,
-        description="If an adapter is not better than its base: Publish it with a warning, or publish it and Fail, "
-        "with exit code 48.",
+        description="Policy for an adapter that is not better than its base. Publish: publish it with a warning; Fail: "
+        "publish it, then end with exit code 48.",
     )
 
 
 class FineTuneSpec(SpecModel):
-    """All that a user asks for. Only ``dataset`` and ``output`` are required."""
+    """Request of a user. Only ``dataset`` and ``output`` are required."""
 
-    dataset: DatasetSpec = Field(description="Where the data lies.")
-    output: Uri = Field(description="Where adapters and reports go, under <output>/<name>/<run id>/.")
-    storage: StorageSpec = Field(default=StorageSpec(), description="How object storage is reached.")
+    dataset: DatasetSpec = Field(description="Location of the data.")
+    output: Uri = Field(description="Location of adapters and reports, under <output>/<name>/<run id>/.")
+    storage: StorageSpec = Field(default=StorageSpec(), description="Access to object storage.")
     teachers: list[TeacherSpec] = Field(
-        default=[], max_length=2, description="Teachers to tune; default: those the data calls for."
+        default=[], max_length=2, description="Teachers to tune; default: those that the data has annotations for."
     )
     class_prompts: dict[str, Annotated[str, StringConstraints(min_length=1, max_length=256)]] = Field(
         default={}, max_length=2048, description="A better phrase for a class name, for Grounding DINO."
     )
-    augmentation: AugmentationSpec = Field(default=AugmentationSpec(), description="What images may look like.")
-    training: TrainingSpec = Field(default=TrainingSpec(), description="What holds for every teacher.")
+    augmentation: AugmentationSpec = Field(default=AugmentationSpec(), description="Appearance of images in later use.")
+    training: TrainingSpec = Field(default=TrainingSpec(), description="Settings of every teacher.")
 
     @field_validator("teachers")
     @classmethod

@@ -41,9 +41,9 @@ def shared_images(check: SplitCheck | None) -> Iterator[str]:
         return
     for part, count in (("val", check.val), ("test", check.test)):
         if count:
-            yield f"{count:,} images of {part} are in another part too: AP on them says little"
+            yield f"{count:,} images of {part} are in another split too: AP on them is not reliable"
     if check.versions:
-        yield f"{check.versions:,} images have the names of versions of pictures of another part"
+        yield f"{check.versions:,} images have the names of versions of pictures of another split"
     if check.examples:
         yield f"such as {'; '.join(check.examples)}"
 

@@ -1,4 +1,4 @@
-"""Problems of objects whose box, mask, area, class and crowd flag do not fit each other."""
+"""Problems of objects whose box, mask, area, class and crowd flag contradict each other."""
 
 from __future__ import annotations
 
@@ -9,60 +9,61 @@ ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 OBJECT_PROBLEMS: dict[str, tuple[Severity, str, str]] = {
     "scaled_box": (
         WARNING,
-        "Boxes are in other units than pixels of their image, as shares or percents of it; they are left out.",
+        "Boxes are in other units than pixels of their image, such as fractions or percentages of it; they are left "
+        "out.",
         "These look normalised: multiply x and width by the image's width, y and height by its height.",
     ),
     "scaled_boxes": (
         ERROR,
-        "The boxes of the whole file are in other units than pixels, such as shares or percents of their image.",
+        "The boxes of the whole file are in other units than pixels, such as fractions or percentages of their image.",
         "These look normalised: multiply x and width by the image's width, y and height by its height.",
     ),
     "corner_box": (
         WARNING,
-        "Boxes fit their mask or image if they are two corners, not a corner and a size; they are left out.",
+        "Boxes match their mask or image only as two corners, not as a corner and a size; they are left out.",
         "Write bbox as [x, y, width, height]: subtract the first corner from the second.",
     ),
     "corner_boxes": (
         ERROR,
-        "The boxes of the file are two corners, not a corner and a size: only then do they fit their images and areas.",
+        "The boxes of the file match their images and areas only as two corners, not as a corner and a size.",
         "Write bbox as [x, y, width, height]: subtract the first corner from the second.",
     ),
     "center_box": (
         WARNING,
-        "Boxes fit their mask if they begin with the center, not with the top left corner; they are left out.",
+        "Boxes match their mask only if they start with the center, not the top left corner; they are left out.",
         "Write bbox as [x, y, width, height]: subtract half of the size from the center.",
     ),
     "swapped_boxes": (
         ERROR,
-        "Boxes of the file have x and y swapped, or its images width and height: only then do they fit their images.",
-        "Write bbox as [x, y, width, height], x to the right and y down, and the size of the images that are there.",
+        "The boxes of the file match their images only if x and y, or width and height of the images, are swapped.",
+        "Write bbox as [x, y, width, height], x to the right and y down, and the size of the existing images.",
     ),
     "center_boxes": (
         ERROR,
-        "Boxes of the file begin with the center, not with the top left corner: only then do they fit their images.",
+        "The boxes of the file match their images only if they start with the center, not the top left corner.",
         "Write bbox as [x, y, width, height]: subtract half of the size from the center.",
     ),
     "swapped_axes": (
         WARNING,
-        "Box and mask fit each other if x and y, or width and height, are swapped in one; these objects are left out.",
+        "Box and mask match only if x and y, or width and height, are swapped in one; these objects are left out.",
         "Write bbox as [x, y, width, height] and polygons as [x1, y1, x2, y2, ...], x to the right and y down.",
     ),
     "scaled_mask": (
         WARNING,
-        "Masks are in other units than their boxes, such as shares of the image or pixels of a resized one; "
+        "Masks are in other units than their boxes, such as fractions of the image or pixels of a resized one; "
         "these objects are left out.",
         "Write boxes and polygons in pixels of the image that is listed; if polygons are normalised, multiply x by its "
         "width and y by its height.",
     ),
     "row_mask": (
         WARNING,
-        "Run lengths fit their boxes if they go by rows; COCO's go down the columns. These objects are left out.",
+        "Run lengths match their boxes only in row order, but COCO uses column order; these objects are left out.",
         "Encode the masks in column-major (Fortran) order, as pycocotools does, with size as [height, width].",
     ),
     "inverted_mask": (
         WARNING,
-        "Run lengths mark all but the object; these objects are left out.",
-        "The first count is that of pixels outside: begin with 0 if the first pixel is set.",
+        "Run lengths mark everything except the object; these objects are left out.",
+        "The first count is that of pixels outside the object: start with 0 if the first pixel is inside.",
     ),
     "mask_without_pixel": (
         WARNING,
@@ -71,7 +72,7 @@ OBJECT_PROBLEMS: dict[str, tuple[Severity, str, str]] = {
     ),
     "box_and_mask_differ": (
         WARNING,
-        "The mask lies mostly outside its box, or covers next to nothing of it; these objects are left out.",
+        "The mask is mostly outside its box, or covers almost nothing of it; these objects are left out.",
         "Check that both are of the same object, in pixels of the image that is listed.",
     ),
     "rotated_box": (
@@ -92,7 +93,7 @@ OBJECT_PROBLEMS: dict[str, tuple[Severity, str, str]] = {
     "duplicate_object": (
         WARNING,
         "Objects are annotated twice, with the same class and box in the same image; the first of each is used.",
-        "Remove the copies, as of exports that were merged.",
+        "Remove the copies, which merged exports often contain.",
     ),
     "near_duplicate": (
         WARNING,
@@ -101,42 +102,43 @@ OBJECT_PROBLEMS: dict[str, tuple[Severity, str, str]] = {
     ),
     "box_with_two_classes": (
         INFO,
-        "The same box has two classes; both are used, though at most one can be found well.",
+        "The same box has two classes; both are used, although at most one can be detected well.",
         "Give each object one class.",
     ),
     "shifted_category_ids": (
         ERROR,
         "The category ids of annotations look shifted by one from those of the categories: some are not listed, and "
-        "all would be if each were one more or less. So objects would have the wrong class.",
-        "Count category_id as the ids under categories are counted.",
+        "all would be if each were one higher or lower. Objects would have the wrong class.",
+        "Count category_id like the ids under categories.",
     ),
     "shifted_image_ids": (
         ERROR,
         "The image ids of annotations look shifted by one from those of the images: some are not listed, and all would "
-        "be if each were one more or less. So objects would be in the wrong image.",
-        "Count image_id as the ids under images are counted; if only images are missing, remove their annotations.",
+        "be if each were one higher or lower. Objects would be in the wrong image.",
+        "Count image_id like the ids under images; if only images are missing, remove their annotations.",
     ),
     "annotated_heading": (
         WARNING,
-        "Objects have the class that is only the heading of the others, as Roboflow writes it, and the last class has "
-        "none: category ids may be shifted by one, so that objects have the wrong class.",
-        "Look at some objects; count category_id as the ids under categories are counted.",
+        "Objects have the class that is only the supercategory of the others, as Roboflow exports it, and the last "
+        "class has "
+        "none: category ids may be shifted by one, so objects have the wrong class.",
+        "Check some objects; count category_id like the ids under categories.",
     ),
     "objects_as_crowds": (
         WARNING,
         "Annotations with iscrowd: 1 look like single objects, marked only because their masks are run lengths; they "
         "are neither learned nor evaluated.",
-        "Set dataset.crowds: Objects (--crowds Objects) to take them as objects.",
+        "Set dataset.crowds: Objects (--crowds Objects) to treat them as objects.",
     ),
     "over_100_objects": (
         INFO,
-        "Images hold more than 100 objects of a class; AP counts the best 100 detections of each image and class, so "
-        "that it has a ceiling.",
-        "Compare AP with that ceiling, or cut the images into tiles.",
+        "Images have more than 100 objects of a class; AP counts the best 100 detections of each image and class, so "
+        "it has an upper limit.",
+        "Compare AP with that limit, or cut the images into tiles.",
     ),
     "over_300_objects": (
         INFO,
-        "Images hold more than 300 objects; labels and predictions have at most 300 of an image.",
+        "Images have more than 300 objects; labels and predictions have at most 300 per image.",
         "Cut the images into tiles, or set teachers.grounding_dino.max_detections.",
     ),
 }
@@ -155,7 +157,7 @@ CONTRADICTORY = frozenset(
         "unclear_rotation",
     }
 )
-"""Objects that are left out because their fields contradict each other."""
+"""Problems of objects that are left out because their fields contradict each other."""
 
 COPIES = "duplicate_object"
-"""Problem of annotations that are left out without any loss: their number is not limited."""
+"""Problem of annotations that are left out without loss; their number is not limited."""

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset: how bad it is, what it means, what to do. And a log that counts it."""
+"""Catalogue of dataset problems with severity, meaning and remedy, and a log that counts them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
         "The file lists images only, without annotations.",
         "Annotate some images, or give the instances file instead.",
     ),
-    "no_categories": (ERROR, "There are no categories.", "Export the classes too."),
+    "no_categories": (ERROR, "The file has no categories.", "Export it with its classes."),
     "no_usable_annotations": (
         ERROR,
         "No annotation can be used.",
-        "The warnings say why; each object needs an image, a class and a box or mask.",
+        "See the warnings for the reasons; each object needs an image, a class and a box or mask.",
     ),
     "no_images_found": (
         ERROR,
@@ -31,8 +31,8 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
     ),
     "annotations_not_read": (
         INFO,
-        "Other annotation files lie in the folder; they are not read.",
-        "Give the file itself if another one is meant.",
+        "The folder contains other annotation files, which are not read.",
+        "Name the file itself to use another one.",
     ),
     "git_lfs_pointer": (
         ERROR,
@@ -41,7 +41,8 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
     ),
     "missing_image": (
         WARNING,
-        "Images are listed but not in the folder, or another entry means the only file they may be; they are left out.",
+        "Images are listed but not in the folder, or another entry refers to the only matching file; they are left "
+        "out.",
         "Upload them, or give each its path relative to the images folder.",
     ),
     "dangling_image": (
@@ -56,8 +57,8 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
     ),
     "image_left_out": (
         WARNING,
-        "Annotations belong to images that are left out; so are they.",
-        "See why the images are.",
+        "Annotations belong to images that are left out; they are left out too.",
+        "See the problems of the images.",
     ),
     "missing_box": (
         WARNING,
@@ -67,7 +68,7 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
     "bad_numbers": (
         WARNING,
         "Boxes are not four finite numbers; they are left out.",
-        "Give bbox as [x, y, width, height] in pixels; a fifth number, as of a rotation, is not read.",
+        "Give bbox as [x, y, width, height] in pixels; a fifth number, such as a rotation, is not read.",
     ),
     "empty_box": (
         WARNING,
@@ -76,117 +77,118 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
     ),
     "box_outside": (
         WARNING,
-        "Boxes lie outside of their image; they are left out.",
+        "Boxes are outside their image; they are left out.",
         "Check that boxes are in pixels of the image that is listed.",
     ),
     "box_clipped": (
         WARNING,
-        "Boxes reach out of their image; they are cut at its border.",
+        "Boxes extend beyond their image; they are clipped to it.",
         "Check that bbox is [x, y, width, height], not two corners.",
     ),
-    "box_repaired": (WARNING, "Unusable boxes were replaced by those of their masks.", "Export the boxes anew."),
+    "box_repaired": (WARNING, "Unusable boxes were replaced by those of their masks.", "Export the boxes again."),
     "bad_mask": (
         WARNING,
-        "Masks cannot be read; their objects are used without.",
-        "Polygons need three points or more, run lengths the size of their image.",
+        "Masks cannot be read; their objects are used without a mask.",
+        "Polygons need at least three points, run lengths the size of their image.",
     ),
     "box_polygons": (
         INFO,
-        "The polygons are only the boxes again; they do not count as masks.",
-        "Draw outlines if SAM is to be tuned.",
+        "The polygons only repeat the boxes; they do not count as masks.",
+        "Draw outlines to tune SAM.",
     ),
     "partly_masked": (
         INFO,
-        "Only a part of the objects has masks.",
-        "SAM is tuned on those that have, if they are one in twenty or more.",
+        "Only some of the objects have masks.",
+        "SAM is tuned on objects with a mask, if at least one in twenty has one.",
     ),
     "crowds": (
         INFO,
-        "Annotations mark crowds; what is detected there is neither learned nor counted as wrong.",
-        "Nothing needs to be done.",
+        "Annotations mark crowds; detections there are neither learned nor counted as wrong.",
+        "No action needed.",
     ),
     "no_image_id": (
         WARNING,
-        "Images have no id, so that no annotation can belong to them; they are left out.",
-        "Give each image an id of its own.",
+        "Images have no id, so no annotation can belong to them; they are left out.",
+        "Give each image a unique id.",
     ),
     "duplicate_image_id": (
         WARNING,
         "Image ids occur more than once; the first image of each is used.",
-        "Give each image an id of its own.",
+        "Give each image a unique id.",
     ),
     "duplicate_annotation_id": (
         WARNING,
         "Annotation ids occur more than once; all of them are used.",
-        "Give each annotation an id of its own.",
+        "Give each annotation a unique id.",
     ),
     "duplicate_category_id": (
         WARNING,
         "Category ids occur more than once; the first name of each is used.",
-        "Give each category an id of its own.",
+        "Give each category a unique id.",
     ),
     "duplicate_class_name": (
         WARNING,
-        "Categories have the same name; they are one class.",
-        "Rename one if they are different things.",
+        "Categories have the same name; they count as one class.",
+        "Rename one if they are different classes.",
     ),
     "unnamed_class": (
         WARNING,
-        "Categories have no name; they are called after their id.",
-        "Name them: prompts are names.",
+        "Categories have no name; their id is used as the name.",
+        "Name them: names are used as prompts.",
     ),
     "odd_class_name": (
         WARNING,
-        "Class names say little to Grounding DINO: they look like codes, or its tokenizer breaks them apart.",
+        "Grounding DINO cannot interpret class names well: they look like codes, or its tokenizer splits them.",
         "Give a better phrase under classPrompts, such as `RBC: red blood cell`.",
     ),
-    "untidy_class_name": (INFO, "Class names begin or end with a space; it is removed.", "Nothing needs to be done."),
-    "text_ids": (INFO, "Ids are text, not numbers.", "Nothing needs to be done; other tools may refuse it."),
+    "untidy_class_name": (INFO, "Class names begin or end with a space; it is removed.", "No action needed."),
+    "text_ids": (INFO, "Ids are text, not numbers.", "No action needed; other tools may refuse it."),
     "no_file_name": (WARNING, "Images have no file_name; they are left out.", "Export it with file names."),
     "unsafe_file_name": (
         WARNING,
-        "File names are absolute or lead out of the images folder; the images are left out.",
+        "File names are absolute or lead out of the images folder; their images are left out.",
         "Make file_name relative to the images folder.",
     ),
     "duplicate_file_name": (
         WARNING,
-        "Images are listed more than once; a split may put the same picture on both sides.",
+        "Images are listed more than once; the same picture may be in several splits.",
         "List each file once, with all of its annotations.",
     ),
     "val_leaked": (
         WARNING,
-        "Images of val are in train too: AP on them is that of images that were trained on.",
-        "Take them out of one of the parts.",
+        "Images of val are also in train: AP on them is measured on training images.",
+        "Remove them from one of the splits.",
     ),
     "test_leaked": (
         WARNING,
-        "Images of test are in train or val too: AP on them is that of images that were trained on or chosen by.",
-        "Take them out of one of the parts.",
+        "Images of test are also in train or val: AP on them is measured on images used for training or selection.",
+        "Remove them from one of the splits.",
     ),
     "version_leaked": (
         WARNING,
-        "Images of val or test have the names of versions, made by Roboflow, of pictures of train.",
-        "Divide the pictures before versions of them are made; if these are other pictures, nothing needs to be done.",
+        "By their Roboflow names, images of val or test are versions of pictures in train.",
+        "Split the pictures before creating versions of them; if these are different pictures, no action is needed.",
     ),
     "same_bytes": (
         WARNING,
-        "Images are listed again under another name, with the same bytes; a split keeps them on one side.",
+        "Images are listed again under another name, with the same bytes; they are kept in the same split.",
         "Keep one of them, with all of its annotations.",
     ),
     "same_picture": (
         INFO,
-        "Images show the picture of another, encoded, scaled or turned otherwise; a split keeps them on one side.",
-        "Nothing needs to be done.",
+        "Images show the same picture as another, encoded, scaled or rotated differently; they are kept in the same "
+        "split.",
+        "No action needed.",
     ),
     "versions": (
         INFO,
-        "Images are further versions of one picture, by the names that Roboflow gives; a split keeps them on one side.",
-        "Nothing needs to be done.",
+        "By their Roboflow names, images are versions of the same picture; they are kept in the same split.",
+        "No action needed.",
     ),
     "val_lacks_class": (
         WARNING,
-        "Classes of train have no objects in val or test: their AP is not measured there, and is no part of the mean.",
-        "Move some images with objects of these classes.",
+        "Classes of train have no objects in val or test: their AP is not measured there and not part of the mean.",
+        "Move some images with objects of these classes into that split.",
     ),
     "train_lacks_class": (
         WARNING,
@@ -195,8 +197,8 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
     ),
     "no_common_class": (
         ERROR,
-        "A part has no class in common with train: nothing that is learned can be measured.",
-        "Give the classes the same names in all parts.",
+        "A split has no class in common with train: nothing that is learned can be measured.",
+        "Give the classes the same names in all splits.",
     ),
     "missing_size": (
         INFO,
@@ -210,79 +212,79 @@ CATALOGUE: dict[str, tuple[Severity, str, str]] = {
     ),
     "no_label_file": (
         WARNING,
-        "Images have no label file (YOLO); they count as images without objects, as Ultralytics takes them.",
-        "Remove them if they were just not annotated; an empty label file says that there is no object.",
+        "Images have no label file (YOLO); they count as images without objects, as in Ultralytics.",
+        "Remove them if they were not annotated; use an empty label file for an image without objects.",
     ),
-    "unlisted_image": (INFO, "Images in the folder are not listed; they are not used.", "Nothing needs to be done."),
+    "unlisted_image": (INFO, "Images in the folder are not listed; they are not used.", "No action needed."),
     "empty_image": (
         INFO,
-        "Images have no annotations; they teach what is no object.",
-        "Remove them if they were just not annotated.",
+        "Images have no annotations; they are trained on as images without objects.",
+        "Remove them if they were not annotated.",
     ),
-    "unused_class": (INFO, "Classes have no annotations; they are not trained.", "Nothing needs to be done."),
+    "unused_class": (INFO, "Classes have no annotations; they are not trained.", "No action needed."),
     "dummy_class": (
         INFO,
-        "A class without annotations is only the heading of the others, as Roboflow writes it; it is left out.",
-        "Nothing needs to be done.",
+        "A class without annotations is only the supercategory of the others, as Roboflow exports it; it is left out.",
+        "No action needed.",
     ),
     "rare_class": (
         WARNING,
-        "Classes have fewer than 10 objects; they will hardly be learned.",
+        "Classes have fewer than 10 objects, too few to be learned well.",
         "Annotate more of them, or merge them.",
     ),
     "imbalanced": (
         INFO,
-        "The most frequent class has over 100 times the objects of the rarest.",
+        "The most frequent class has over 100 times as many objects as the rarest.",
         "Annotate more of the rare ones.",
     ),
     "few_images": (
         WARNING,
-        "There are fewer than 10 images with objects; results will hang on chance.",
-        "Annotate some more.",
+        "Fewer than 10 images have objects; results will depend on chance.",
+        "Annotate more images.",
     ),
     "unreadable_image": (WARNING, "Images cannot be decoded; they are left out.", "Replace or remove them."),
     "wrong_size": (
         WARNING,
-        "Images have another size than the file says, so that boxes would be in the wrong place; they are left out.",
-        "Annotate the images that are there, or upload those that were annotated.",
+        "Image sizes differ from the annotations, so boxes would be misplaced; these images are left out.",
+        "Annotate the existing images, or upload those that were annotated.",
     ),
     "turned_image": (
         INFO,
-        "Images were annotated as they are stored, not as their EXIF orientation turns them; so they are trained on.",
-        "Nothing needs to be done.",
+        "Images were annotated as stored, without their EXIF orientation; training reads them the same way.",
+        "No action needed.",
     ),
     "exif_as_others": (
         INFO,
-        "Images have an EXIF orientation that their size cannot show to be applied; they are taken as they are stored, "
-        "as the others of this dataset.",
-        "Nothing needs to be done; dataset.exifOrientation says it for all of them.",
+        "Images have an EXIF orientation, and their size does not show whether it was applied; they are read as "
+        "stored, like the others of this dataset.",
+        "No action needed; dataset.exifOrientation sets it for all of them.",
     ),
     "exif_unproven": (
         WARNING,
-        "Images have an EXIF orientation, and no size shows whether it was applied for annotating; it is applied.",
-        "Look at some of them with `teacher augment --preview`; if boxes are misplaced, set dataset.exifOrientation to "
+        "Images have an EXIF orientation, and no size shows whether it was applied during annotation; it is applied.",
+        "Check some of them with `teacher augment --preview`; if boxes are misplaced, set dataset.exifOrientation to "
         "Ignored.",
     ),
     "exif_contradiction": (
         WARNING,
-        "Images were annotated with EXIF applied, and others without (or dataset.exifOrientation says otherwise); each "
-        "is taken as its size shows.",
-        "Set dataset.exifOrientation for those whose size shows nothing, or annotate all of them with one tool.",
+        "Some images were annotated with EXIF applied and others without, or dataset.exifOrientation contradicts "
+        "their size; each is read as its size shows.",
+        "Set dataset.exifOrientation for images whose size does not show it, or annotate all of them with one tool.",
     ),
     "several_pages": (
         WARNING,
         "Images have several pages or frames; the first of each is used.",
-        "Check that the first is the annotated one; save others as images of their own.",
+        "Check that the first is the annotated one; save the others as separate images.",
     ),
     "mislabelled_image": (
         INFO,
-        "Images are of another format than their name says; what is in them counts.",
-        "Nothing needs to be done.",
+        "Images have another format than their file name indicates; the contents count.",
+        "No action needed.",
     ),
 } | OBJECT_PROBLEMS
 
 SEEN_WHEN_OPENED = frozenset({"unreadable_image", "wrong_size"})
-"""Problems of images that are left out, which show only when they are opened: by validation, and by training."""
+"""Problems of left-out images that are detected only when images are opened: by validation and training."""
 
 IMAGES_LEFT_OUT = SEEN_WHEN_OPENED | {
     "missing_image",
@@ -304,13 +306,13 @@ OBJECTS_LEFT_OUT = CONTRADICTORY | {
     "image_left_out",
     COPIES,
 }
-"""Problems of annotations that are left out: each counts as one of them."""
+"""Problems of annotations that are left out; each counts as one annotation."""
 
 REPAIRED = frozenset({"box_clipped", "box_repaired", "bad_mask", "rotated_box", "wrong_area"})
-"""Problems of annotations that are used all the same."""
+"""Problems of annotations that are repaired and used."""
 
 MAX_LEAKED = 5
-"""Percent of the images of val, and of test, that may be in another part too, unless it is set."""
+"""Default for the percentage of the images of val, and of test, that may be in another split too."""
 
 EXAMPLES = 5
 LONGEST_EXAMPLE = 120
@@ -339,12 +341,12 @@ class ProblemLog:
         return self._counts[code]
 
     def merge(self, other: ProblemLog) -> None:
-        """Note all that another log has."""
+        """Add the contents of another log."""
         for code, count in other._counts.items():
             self.add(code, other._examples[code], count=count)
 
     def problems(self) -> tuple[Problem, ...]:
-        """All that was noted, the worst first."""
+        """Return all noted problems, most severe first."""
         return worst_first(
             Problem(
                 code=code,
@@ -359,7 +361,7 @@ class ProblemLog:
 
 
 def worst_first(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """In the order in which they are told."""
+    """Return the problems in the order of reports: most severe, then most frequent."""
     order = list(Severity)
     return tuple(sorted(problems, key=lambda problem: (order.index(problem.severity), -problem.count)))
 
@@ -367,25 +369,25 @@ def worst_first(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 def refused(
     info: DatasetInfo, *, on_problem: OnProblem, max_skipped_percent: int, max_leaked_percent: int = MAX_LEAKED
 ) -> str:
-    """Why a dataset is not trained on as it is, in sentences; empty if it is.
+    """Return the reasons to refuse a dataset, in sentences; empty if it is accepted.
 
     Args:
-        info: What inspection found.
-        on_problem: Whether anything may be repaired or left out.
-        max_skipped_percent: Of images, and of annotations, at most so many may be left out, in all and of val or test.
-        max_leaked_percent: Of the images of val, and of test, at most so many may be in another part too.
+        info: Result of the inspection.
+        on_problem: Policy for data that must be repaired or left out.
+        max_skipped_percent: Limit of left-out images, and annotations, in total and of val or test.
+        max_leaked_percent: Limit of the images of val, and of test, that are in another split too.
     """
     faults = [f"{p.message} {p.advice}" for p in info.errors]
     touched = IMAGES_LEFT_OUT | OBJECTS_LEFT_OUT | REPAIRED
     if on_problem is OnProblem.FAIL:
         told = [_told(p) for p in info.problems if p.code in touched]
-        faults += ["dataset.onProblem is Fail, and there are:", *told] if told else []
+        faults += ["dataset.onProblem is Fail, and the dataset has:", *told] if told else []
     copies = sum(p.count for p in info.problems if p.code == COPIES)
     found = {
         "images": (info.images_read - info.images, info.images_read),
         "annotations": (info.annotations_read - copies - info.annotations, info.annotations_read - copies),
     }
-    for part in ("val", "test"):  # what is measured on half of them is not what was asked for
+    for part in ("val", "test"):  # metrics on half of a split are not those of the split
         if (lost := info.left_out.get(part)) is not None:
             found[f"images of {part}"] = lost.images, lost.images_read
             found[f"annotations of {part}"] = lost.annotations, lost.annotations_read
@@ -402,14 +404,14 @@ def refused(
         for problem in (p for p in info.problems if p.code == code):
             if too_many(problem.count, info.parts.get(part, 0), max_leaked_percent):
                 faults.append(
-                    f"{problem.count:,} of {info.parts.get(part, 0):,} images of {part} are in another part too, more "
+                    f"{problem.count:,} of {info.parts.get(part, 0):,} images of {part} are in another split too, more "
                     f"than the {max_leaked_percent} % of dataset.maxLeakedPercent. {_told(problem)}"
                 )
     return " ".join(faults)
 
 
 def too_many(skipped: int, of: int, max_percent: int) -> bool:
-    """Whether more are left out than may be.
+    """Return True if more are left out than allowed.
 
     >>> too_many(20, 100, 20), too_many(21, 100, 20), too_many(0, 0, 0)
     (False, True, False)

@@ -61,7 +61,7 @@ RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ),
         (
             "!has(self.train) || has(self.val)",
-            "dataset.train needs dataset.val beside it: the best adapter is chosen on it",
+            "dataset.train needs dataset.val too: the best adapter is selected on it",
         ),
         (
             "has(self.train) || !(has(self.val) || has(self.test))",

@@ -60,7 +60,9 @@ class TaintEffect(StrEnum):
 class Toleration(SpecModel):
     """A taint of nodes that the pods tolerate."""
 
-    key: LabelKey | None = Field(default=None, description="Key of the taint; none with Exists: every taint.")
+    key: LabelKey | None = Field(
+        default=None, description="Key of the taint; without a key, Exists matches every taint."
+    )
     operator: TolerationOperator | None = Field(default=None, description="Default: Equal.")
     value: LabelValue | None = Field(default=None, description="Value of the taint.")
     effect: TaintEffect | None = Field(default=None, description="Default: every effect.")
@@ -75,8 +77,8 @@ class Toleration(SpecModel):
 class ResourcesSpec(SpecModel):
     """CPU and memory of a pod. The GPUs are `gpus`."""
 
-    requests: dict[LabelKey, Quantity] = Field(default={}, max_length=16, description="What is set aside.")
-    limits: dict[LabelKey, Quantity] = Field(default={}, max_length=16, description="What may not be exceeded.")
+    requests: dict[LabelKey, Quantity] = Field(default={}, max_length=16, description="Reserved amounts.")
+    limits: dict[LabelKey, Quantity] = Field(default={}, max_length=16, description="Upper limits.")
 
 
 class KeySelector(SpecModel):
@@ -101,9 +103,9 @@ class EnvVar(SpecModel):
         description="Name of the variable."
     )
     value: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
-        default=None, description="Its value; no passwords: those belong in a Secret."
+        default=None, description="Value of the variable; put passwords into a Secret instead."
     )
-    value_from: EnvSource | None = Field(default=None, description="Where its value comes from.")
+    value_from: EnvSource | None = Field(default=None, description="Source of the value.")
 
 
 class ResourceClaim(SpecModel):
@@ -118,7 +120,7 @@ class ResourceClaim(SpecModel):
         default=1,
         ge=0,
         le=64,
-        description="GPUs that it gives to a pod, each trained on by a process; 0: other devices.",
+        description="Number of GPUs that the claim gives to a pod, with one training process each; 0: other devices.",
     )
 
 
@@ -149,7 +151,7 @@ class LabelRequirement(SpecModel):
     """A condition on a label."""
 
     key: LabelKey = Field(description="Key of the label.")
-    operator: LabelSelectorOperator = Field(description="How its values are compared.")
+    operator: LabelSelectorOperator = Field(description="Comparison of its values.")
     values: list[LabelValue] | None = Field(default=None, max_length=32, description="Values, with In and NotIn.")
 
 
@@ -167,16 +169,18 @@ class LabelSelector(SpecModel):
 class TopologySpread(SpecModel):
     """Spread of pods over the nodes, zones or racks of a cluster."""
 
-    max_skew: int = Field(default=1, ge=1, le=64, description="Most pods that one place may have more than another.")
-    topology_key: LabelKey = Field(description="Label of nodes whose values are the places.")
-    when_unsatisfiable: WhenUnsatisfiable = Field(description="What becomes of a pod that fits nowhere.")
+    max_skew: int = Field(
+        default=1, ge=1, le=64, description="Largest difference of the number of pods between two domains."
+    )
+    topology_key: LabelKey = Field(description="Label of nodes whose values are the domains.")
+    when_unsatisfiable: WhenUnsatisfiable = Field(description="Treatment of a pod that violates the spread everywhere.")
     label_selector: LabelSelector | None = Field(
         default=None, description="Pods that are counted; default: those of the same Job."
     )
     match_label_keys: list[LabelKey] | None = Field(
-        default=None, max_length=8, description="Labels of which the counted pods have the same value."
+        default=None, max_length=8, description="Labels whose values must be equal for pods to be counted together."
     )
-    min_domains: int | None = Field(default=None, ge=1, le=1024, description="Places that there must be at least.")
+    min_domains: int | None = Field(default=None, ge=1, le=1024, description="Least number of domains.")
     node_affinity_policy: InclusionPolicy | None = Field(default=None, description="Default: Honor.")
     node_taints_policy: InclusionPolicy | None = Field(default=None, description="Default: Ignore.")
 
@@ -200,18 +204,18 @@ class PodSpec(SpecModel):
     env: list[EnvVar] | None = Field(default=None, max_length=64, description="Variables of the container.")
     volumes: list[Volume] | None = Field(default=None, max_length=16, description="Volumes of the pods.")
     volume_mounts: list[VolumeMount] | None = Field(
-        default=None, max_length=32, description="Where the container has the volumes."
+        default=None, max_length=32, description="Mounts of the volumes in the container."
     )
     image: Image | None = Field(
         default=None,
-        description="Image in place of that of the installation; it must hold the same version of teacher.",
+        description="Image in place of that of the installation; it must contain the same version of teacher.",
     )
     scheduler_name: NameOrNone | None = Field(default=None, description="Scheduler of the pods.")
     topology_spread_constraints: list[TopologySpread] | None = Field(
-        default=None, max_length=8, description="How the pods are spread."
+        default=None, max_length=8, description="Spread of the pods over the cluster."
     )
     resource_claims: list[ResourceClaim] | None = Field(
-        default=None, max_length=8, description="Devices by dynamic resource allocation, for trainers."
+        default=None, max_length=8, description="Devices from dynamic resource allocation, for trainers."
     )
 
     @field_validator("labels")
@@ -226,7 +230,7 @@ class PodSpec(SpecModel):
 
 
 class PodSettings(PodSpec):
-    """The same with the placement."""
+    """Settings of pods, including the placement."""
 
     node_selector: dict[LabelKey, LabelValue] | None = Field(
         default=None, max_length=32, description="Labels of the nodes; {}: any node."
@@ -240,13 +244,13 @@ class PodSettings(PodSpec):
 
 
 class StageSpec(PodSettings):
-    """Settings of the pods of one stage, where they differ from the run's.
+    """Settings of the pods of one stage that differ from the run's.
 
     Labels, annotations, variables, volumes and mounts are added to those of the run by their names; any other setting
     takes the place of the run's.
     """
 
-    name: StageName = Field(description="Which stage.")
+    name: StageName = Field(description="Name of the stage.")
     resources: ResourcesSpec | None = Field(default=None, description="CPU and memory of its pods.")
 
 

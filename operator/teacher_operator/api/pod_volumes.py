@@ -1,4 +1,4 @@
-"""Volumes of the pods of a run, and where they are mounted. Pure."""
+"""Volumes of the pods of a run, and their mounts. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RelativePath = Annotated[
 MountPath = Annotated[
     str, StringConstraints(min_length=1, max_length=512, pattern=r"^(/\.?[^/.:\x00-\x1f][^/:\x00-\x1f]*)+$")
 ]
-"""An absolute path without `.`, `..`, `//` or `:`, so that there is one way to write a place."""
+"""An absolute path without `.`, `..`, `//` or `:`, so each path has exactly one notation."""
 
 Mode = Annotated[int, Field(ge=0, le=0o777)]
 
@@ -64,7 +64,7 @@ class ClaimVolume(SpecModel):
     """A PersistentVolumeClaim."""
 
     claim_name: Name = Field(description="Name of the claim.")
-    read_only: bool | None = Field(default=None, description="True: it cannot be written to.")
+    read_only: bool | None = Field(default=None, description="True: read-only.")
 
 
 class Medium(StrEnum):
@@ -74,10 +74,10 @@ class Medium(StrEnum):
 
 
 class EmptyDirVolume(SpecModel):
-    """An empty folder that goes with the pod."""
+    """An empty folder that is deleted with the pod."""
 
     medium: Medium | None = Field(default=None, description="Memory; default: the disk of the node.")
-    size_limit: Quantity | None = Field(default=None, description="Most that it may hold.")
+    size_limit: Quantity | None = Field(default=None, description="Size limit.")
 
 
 class SecretName(SpecModel):
@@ -87,13 +87,13 @@ class SecretName(SpecModel):
 
 
 class CsiVolume(SpecModel):
-    """A volume of a CSI driver that goes with the pod."""
+    """A volume of a CSI driver that is deleted with the pod."""
 
     driver: Name = Field(description="Name of the driver.")
-    read_only: bool | None = Field(default=None, description="True: it cannot be written to.")
+    read_only: bool | None = Field(default=None, description="True: read-only.")
     fs_type: Annotated[str, StringConstraints(max_length=64)] | None = Field(default=None, description="File system.")
     volume_attributes: dict[LabelKey, Annotated[str, StringConstraints(max_length=1024)]] | None = Field(
-        default=None, max_length=32, description="What the driver is given."
+        default=None, max_length=32, description="Parameters of the driver."
     )
     node_publish_secret_ref: SecretName | None = Field(default=None, description="Secret for the driver.")
 
@@ -117,9 +117,9 @@ SOURCES: tuple[str, ...] = tuple(field.alias or name for name, field in Volume.m
 
 
 class VolumeMount(SpecModel):
-    """A place of the container's file system that shows a volume."""
+    """A mount of a volume in the container."""
 
     name: PartName = Field(description="Name of the volume.")
-    mount_path: MountPath = Field(description="Where it is mounted.")
+    mount_path: MountPath = Field(description="Path of the mount.")
     sub_path: RelativePath | None = Field(default=None, description="Part of the volume; default: all of it.")
-    read_only: bool | None = Field(default=None, description="True: it cannot be written to.")
+    read_only: bool | None = Field(default=None, description="True: read-only.")

@@ -141,7 +141,7 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
         [_data(annotations="s3://data/a.json"), _data(**PARTS)],
         [_data(images="s3://data/images/"), _data(annotations="s3://data/a.json", **PARTS)],
     ),
-    "dataset.train needs dataset.val beside it: the best adapter is chosen on it": (
+    "dataset.train needs dataset.val too: the best adapter is selected on it": (
         [_data(**PARTS, test={"annotations": "s3://data/test.json"})],
         [_data(train=PARTS["train"])],
     ),

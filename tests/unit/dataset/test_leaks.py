@@ -135,7 +135,7 @@ def test_the_same_file_in_two_parts_is_refused_before_anything_is_read(tmp_path:
     )
     info = inspect_request(spec, storage=Storage(), fingerprint=False)
     assert codes(info)["val_leaked"] == 20
-    assert "20 of 20 images of val are in another part too, more than the 5 %" in fault(info)
+    assert "20 of 20 images of val are in another split too, more than the 5 %" in fault(info)
     assert not fault(info, percent=100)
 
 
