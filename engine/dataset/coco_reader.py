@@ -368,7 +368,7 @@ class CocoReader:
     def _broken(self, what: str, at: int = 0) -> DataError:
         place = self._before + self._position + at
         near = self._buffer[self._position + at : self._position + at + 40].decode("utf-8", errors="replace")
-        return DataError(f"{self.source} is no valid JSON at byte {place:,}: {what}, near {near!r}. Export it again")
+        return DataError(f"{self.source} is not valid JSON at byte {place:,}: {what}, near {near!r}. Export it again")
 
     def _truncated(self, section: str) -> DataError:
         where = f" in the middle of {section!r}" if section else ""

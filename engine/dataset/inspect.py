@@ -49,7 +49,7 @@ def inspect_dataset(
         crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
 
     Raises:
-        DataError: There is no COCO dataset in it.
+        DataError: There is not a COCO dataset in it.
         StorageError: It cannot be had.
     """
     store = storage or Storage()
@@ -82,7 +82,7 @@ def parts_of_request(dataset: DatasetSpec, *, storage: Storage) -> tuple[dict[st
     """Return where the data of a request lies, and what it is called.
 
     Raises:
-        DataError: There is no COCO dataset in it.
+        DataError: There is not a COCO dataset in it.
         StorageError: It cannot be had.
     """
     if dataset.annotations is not None:

@@ -47,7 +47,7 @@ def load_dataset(
         copies: Keep objects that are there twice, as of predictions.
 
     Raises:
-        DataError: There is no COCO dataset in it, one of several parts, or one whose boxes or classes are wrong
+        DataError: There is not a COCO dataset in it, one of several parts, or one whose boxes or classes are wrong
             throughout.
         StorageError: It cannot be had.
     """
@@ -74,7 +74,7 @@ def load_part(
         copies: Keep objects that are there twice.
 
     Raises:
-        DataError: It is no COCO dataset, or its boxes or classes are wrong throughout.
+        DataError: It is not a COCO dataset, or its boxes or classes are wrong throughout.
         StorageError: It cannot be had.
     """
     names = list_names(part.images, storage) if folder is None else folder.names

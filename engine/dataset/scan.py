@@ -137,7 +137,7 @@ class Scan:
                 where it found objects that are there twice, or boxes that their masks contradict.
 
         Raises:
-            DataError: The file is no COCO dataset.
+            DataError: The file is not a COCO dataset.
             StorageError: It cannot be had.
         """
         with uncollected():

@@ -207,7 +207,7 @@ def _failures(uri: str) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError) as error:
-        raise DataError(f"{uri} is no whole zip file ({error}): pack or upload it again") from None
+        raise DataError(f"{uri} is not a complete zip file ({error}): pack or upload it again") from None
     except (NotImplementedError, RuntimeError) as error:
         raise DataError(f"{uri} cannot be unpacked: {error}. Pack it again, with deflate, or give the folder") from None
     except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:

@@ -22,7 +22,7 @@ def parse_json(data: bytes, name: str) -> Any:
     try:
         return json.loads(decode(data, name))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is no valid JSON: {str(error)[:100]}") from None
+        raise DataError(f"{name} is not valid JSON: {str(error)[:100]}") from None
 
 
 def number(value: Any) -> float:
@@ -36,7 +36,7 @@ def number(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
-        raise ValueError(f"{str(value)[:30]!r} is no number")
+        raise ValueError(f"{str(value)[:30]!r} is not a number")
     return found
 
 

@@ -44,7 +44,7 @@ def parse_xml(data: bytes, name: str) -> Element:
     try:
         parser.Parse(data.strip(), True)
     except expat.ExpatError as error:
-        raise DataError(f"{name} is no well-formed XML: {error}") from None
+        raise DataError(f"{name} is not well-formed XML: {error}") from None
     except (ValueError, LookupError) as error:  # an encoding that Python does not know
         raise DataError(f"{name} cannot be read as XML: {error}") from None
     return builder.close()

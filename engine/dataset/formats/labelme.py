@@ -117,7 +117,7 @@ def _read(source: Source, key: str) -> _File | None:
         if not isinstance(shapes, list):
             if not beside:
                 return None
-            raise DataError(f"{key} is no LabelMe file: it has no list of shapes")
+            raise DataError(f"{key} is not a LabelMe file: it has no list of shapes")
     except DataError as error:
         return _File(key, beside[0] if beside else posixpath.splitext(key)[0], fault=str(error))
     size = _size(content)
@@ -187,7 +187,7 @@ def _piece(shape: dict[str, Any], place: str, size: tuple[int, int] | None) -> _
     except ValueError as error:
         return _Piece(place, fault=str(error))
     except TypeError:
-        return _Piece(place, fault="points are no list of x and y")
+        return _Piece(place, fault="points are not a list of x and y")
     if kind in ("polygon", "rectangle", "circle"):
         return _Piece(f"{place} ({str(kind)[:30]} of {len(points)} points)")
     return _Piece(f"{place} ({str(kind)[:30]}{', has no area' if kind in NO_AREA else ', which is not read'})")
@@ -208,7 +208,7 @@ def _mask(shape: dict[str, Any], place: str, points: list[tuple[float, float]], 
                 raise ValueError("its mask is larger than its image")
             pixels = np.asarray(image.convert("L")) > 0
     except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError):
-        raise ValueError("its mask is no PNG in base64") from None
+        raise ValueError("its mask is not a PNG in base64") from None
     left, top = (round(value) for value in points[0])
     whole = np.zeros((size[1], size[0]), np.bool_)
     if not (0 <= left < size[0] and 0 <= top < size[1]):

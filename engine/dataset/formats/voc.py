@@ -190,7 +190,7 @@ def _number(text: Any) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or "_" in text:
-        raise ValueError(f"{(text or 'nothing').strip()[:30]!r} is no number")
+        raise ValueError(f"{(text or 'nothing').strip()[:30]!r} is not a number")
     return number
 
 

@@ -133,10 +133,10 @@ def parse_line(line: str) -> tuple[int, list[float]]:
             number = math.nan
         if not math.isfinite(number):
             hint = ", write a decimal point" if re.fullmatch(r"-?\d+,\d+", word) else ""
-            raise ValueError(f"{word[:30]!r} is no number{hint}")
+            raise ValueError(f"{word[:30]!r} is not a number{hint}")
         numbers.append(number)
     if not numbers[0].is_integer() or abs(numbers[0]) > 1e9:
-        raise ValueError(f"the class {words[0][:30]!r} is no whole number")
+        raise ValueError(f"the class {words[0][:30]!r} is not a whole number")
     return int(numbers[0]), numbers[1:]
 
 

@@ -194,7 +194,7 @@ def _name_file(source: Source, data_files: list[str]) -> tuple[dict[int, str], s
         if any(lines):
             return dict(enumerate(lines)), key
     beside = f" (beside {data_files[0]})" if data_files else ""
-    unread = next((f" ({key} is no plain YAML with names)" for key in source.keys(".yaml", ".yml")), "")
+    unread = next((f" ({key} is not plain YAML with names)" for key in source.keys(".yaml", ".yml")), "")
     raise DataError(
         f"{source.uri} holds YOLO labels, but nothing names their classes{unread}: put a data.yaml with names, or a "
         f"classes.txt with one name a line, in the order of the class numbers, into it{beside}"

@@ -68,7 +68,7 @@ def _conditions(body: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         raise UnreadableError("status is no object")
     conditions = (status or {}).get("conditions")
     if conditions is not None and not isinstance(conditions, list):
-        raise UnreadableError("status.conditions is no list")
+        raise UnreadableError("status.conditions is not a list")
     for one in conditions or ():
         if one is not None and not isinstance(one, Mapping):
             raise UnreadableError("a condition is no object")

@@ -180,7 +180,7 @@ def test_truncated_images_are_refused_with_what_to_do(file_format: str, tmp_path
     data = saved(noise, file_format)
     path = tmp_path / "cut.img"
     path.write_bytes(data[: len(data) * 2 // 3])
-    with pytest.raises(DataError, match=r"cut\.img (cannot be read|is no image).*(copy it again|convert it)"):
+    with pytest.raises(DataError, match=r"cut\.img (cannot be read|is not an image).*(copy it again|convert it)"):
         decode_image(path)
 
 

@@ -48,17 +48,17 @@ BOMB = (
     ("change", "code", "example"),
     [
         (lambda _: BOMB, "unreadable_labels", "Annotations/001.xml declares a document type"),
-        (lambda t: t[:-20], "unreadable_labels", "Annotations/001.xml is no well-formed XML: unclosed token: line 1"),
+        (lambda t: t[:-20], "unreadable_labels", "Annotations/001.xml is not well-formed XML: unclosed token: line 1"),
         (lambda _: "<a>" * 60, "unreadable_labels", "Annotations/001.xml has elements nested more than 50 deep"),
         (
             lambda t: t.replace("<xmin>4<", "<xmin>nan<"),
             "bad_numbers",
-            "Annotations/001.xml object 1: 'nan' is no number",
+            "Annotations/001.xml object 1: 'nan' is not a number",
         ),
         (
             lambda t: t.replace("<xmin>4<", "<xmin>4,5<"),
             "bad_numbers",
-            "Annotations/001.xml object 1: '4,5' is no number",
+            "Annotations/001.xml object 1: '4,5' is not a number",
         ),
         (lambda t: t.replace("<name>cat<", "<name> <"), "dangling_category", "Annotations/001.xml object 1"),
         (lambda t: t.replace("bndbox", "robndbox"), "missing_box", "Annotations/001.xml object 1 (a turned box"),
@@ -156,9 +156,9 @@ def test_labelme_shapes_become_boxes_polygons_and_masks(tmp_path: Path) -> None:
         (shape(shape_type="linestrip"), "missing_box", "001.json shape 1 (linestrip, has no area)"),
         (shape(shape_type="rotation"), "missing_box", "001.json shape 1 (rotation, which is not read)"),
         (shape(points=[[1, 2], [3, 4]]), "missing_box", "001.json shape 1 (polygon of 2 points)"),
-        (shape(points=[[1, 2], [3, None], [4, 5]]), "bad_numbers", "001.json shape 1: 'None' is no number"),
-        (shape(points=[1, 2, 3]), "bad_numbers", "001.json shape 1: points are no list of x and y"),
-        (shape(points=[[math.nan, 2], [3, 1], [4, 5]]), "bad_numbers", "001.json shape 1: 'nan' is no number"),
+        (shape(points=[[1, 2], [3, None], [4, 5]]), "bad_numbers", "001.json shape 1: 'None' is not a number"),
+        (shape(points=[1, 2, 3]), "bad_numbers", "001.json shape 1: points are not a list of x and y"),
+        (shape(points=[[math.nan, 2], [3, 1], [4, 5]]), "bad_numbers", "001.json shape 1: 'nan' is not a number"),
         (shape(label=None), "dangling_category", "001.json shape 1"),
         (
             shape(shape_type="mask", points=[[1, 1], [2, 2]], mask="AAAA"),

@@ -38,12 +38,12 @@ LINE = "0 0.5 0.5 0.25 0.25\n"
 @pytest.mark.parametrize(
     ("label", "code", "place"),
     [
-        ("0 nan 0.5 0.1 0.1\n", "bad_numbers", "labels/001.txt line 1: 'nan' is no number"),
-        (LINE + "0 inf 0.5 0.1 0.1\n", "bad_numbers", "labels/001.txt line 2: 'inf' is no number"),
-        ("0 0,5 0,5 0,1 0,1\n", "bad_numbers", "labels/001.txt line 1: '0,5' is no number, write a decimal point"),
-        ("\n\ncat 0.5 0.5 0.1 0.1\n", "bad_numbers", "labels/001.txt line 3: 'cat' is no number"),
+        ("0 nan 0.5 0.1 0.1\n", "bad_numbers", "labels/001.txt line 1: 'nan' is not a number"),
+        (LINE + "0 inf 0.5 0.1 0.1\n", "bad_numbers", "labels/001.txt line 2: 'inf' is not a number"),
+        ("0 0,5 0,5 0,1 0,1\n", "bad_numbers", "labels/001.txt line 1: '0,5' is not a number, write a decimal point"),
+        ("\n\ncat 0.5 0.5 0.1 0.1\n", "bad_numbers", "labels/001.txt line 3: 'cat' is not a number"),
         ("0 0.5 0.5 0.1\n", "bad_numbers", "labels/001.txt line 1: 4 numbers are neither box nor polygon"),
-        ("0.5 0.5 0.5 0.1 0.1\n", "bad_numbers", "labels/001.txt line 1: the class '0.5' is no whole number"),
+        ("0.5 0.5 0.5 0.1 0.1\n", "bad_numbers", "labels/001.txt line 1: the class '0.5' is not a whole number"),
         ("0 0.1 0.1 0.9 0.1 0.9\n", "bad_numbers", "labels/001.txt line 1: 6 numbers are neither box nor polygon"),
         ("2 0.5 0.5 0.1 0.1\n", "dangling_category", "labels/001.txt line 1: class 2 of 2 in data.yaml"),
         ("-1 0.5 0.5 0.1 0.1\n", "dangling_category", "labels/001.txt line 1: class -1 of 2 in data.yaml"),
@@ -248,5 +248,5 @@ def test_paths_in_a_data_yaml_never_lead_out_of_its_folder(path: str, tmp_path: 
 def test_a_data_yaml_with_aliases_is_not_followed(tmp_path: Path) -> None:
     folder = yolo(tmp_path, small_coco(2, 1), config=False)
     text(folder / "data.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]\n")
-    with pytest.raises(DataError, match=r"nothing names their classes \(data\.yaml is no plain YAML with names\)"):
+    with pytest.raises(DataError, match=r"nothing names their classes \(data\.yaml is not plain YAML with names\)"):
         inspect_dataset(folder)
