@@ -172,5 +172,5 @@ def _count(condition: NDArray[np.bool_]) -> int:
 
 
 def _same(a: Array, b: Array) -> NDArray[np.bool_]:
-    """(N,) whether areas are the same but for rounding; none is the same as no area."""
+    """Return (N,) True if areas differ only by rounding; a missing area equals none."""
     return np.asarray((np.abs(a - b) <= 0.01 * b) & (b > 0))

@@ -1,7 +1,7 @@
-"""What is in a dataset and what is wrong with it: :func:`inspect_dataset`.
+"""Inspect a dataset for its contents and problems: :func:`inspect_dataset`.
 
 Masks count (``has_masks``) if at least one object in twenty, crowds aside, has one: a stray polygon in a file of boxes
-does not call for SAM. Polygons that are only the boxes again do not count.
+does not require a mask teacher. Polygons that only repeat the boxes do not count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from engine.storage import Storage, default_cache, parent
 from engine.storage import name as name_of
 
 POINTERS = 20
-"""Percent of the images that may be Git LFS pointers: they are left out when they are opened."""
+"""Maximum percentage of images that are Git LFS pointers: they are left out when opened."""
 
 
 def inspect_dataset(
@@ -37,20 +37,20 @@ def inspect_dataset(
     storage: Storage | None = None,
     crowds: Crowds = Crowds.IGNORE,
 ) -> DatasetInfo:
-    """Say what is in a COCO dataset and what is wrong with it.
+    """Inspect a COCO dataset: its contents and its problems.
 
-    The file is streamed: memory does not grow with what is written of an object. Images are listed, not opened. Of many
-    megabytes of masks a sample is compared with the boxes, and all of them if one of the sample contradicts its box.
+    The file is streamed: memory does not grow with the size of an annotation. Images are listed, not opened. If masks
+    take many megabytes, a sample is compared with the boxes, and all of them if one of the sample contradicts its box.
 
     Args:
         annotations: COCO instances JSON, or the folder of a Roboflow, CVAT or Label Studio export; s3:// or path.
-        images: Folder of the images; default: looked for beside the annotations.
-        storage: How s3:// is reached; default: as the environment says.
-        crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
+        images: Folder of the images; default: searched next to the annotations.
+        storage: Access to object storage; default: from the environment.
+        crowds: Treat annotations with ``iscrowd: 1`` as ignore regions or as objects.
 
     Raises:
-        DataError: There is not a COCO dataset in it.
-        StorageError: It cannot be had.
+        DataError: It contains no COCO dataset.
+        StorageError: It cannot be read.
     """
     store = storage or Storage()
     parts = find_parts(str(annotations), str(images) if images is not None else None, storage=store)
@@ -58,14 +58,14 @@ def inspect_dataset(
 
 
 def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool = True) -> DatasetInfo:
-    """The same for the data of a request, whether it is one file, an export or parts given apart.
+    """Inspect the data of a request: one file, an export, or splits given separately.
 
-    Since training needs the images, it is an error if none of them is there.
+    Training needs the images: it is an error if none of them exists.
 
     Args:
-        dataset: What the request says of its data.
-        storage: Where it lies.
-        fingerprint: Digest the images too, for a run id: files on disk are read for it, once.
+        dataset: Data section of the request.
+        storage: Access to the data.
+        fingerprint: Digest the images too, for a run id: files on disk are read once for it.
     """
     parts, source = parts_of_request(dataset, storage=storage)
     return inspect_parts(
@@ -79,11 +79,11 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool
 
 
 def parts_of_request(dataset: DatasetSpec, *, storage: Storage) -> tuple[dict[str, PartFiles], str]:
-    """Return where the data of a request lies, and what it is called.
+    """Return the files of each split of a request, and the name of the data.
 
     Raises:
-        DataError: There is not a COCO dataset in it.
-        StorageError: It cannot be had.
+        DataError: It contains no COCO dataset.
+        StorageError: It cannot be read.
     """
     if dataset.annotations is not None:
         parts = find_parts(dataset.annotations, dataset.images, storage=storage)
@@ -108,18 +108,18 @@ def inspect_parts(
     pictures: Mapping[str, Picture] | None = None,
     grouping: Grouping | None = None,
 ) -> DatasetInfo:
-    """One DatasetInfo of all parts; classes of the same name are the same class.
+    """Return one DatasetInfo for all splits; classes of the same name are the same class.
 
     Args:
-        parts: From name to files.
-        source: What was asked for.
-        storage: Where it lies.
-        look: Opens the images of all parts, notes what it finds and says what is to be known of those of each: then
-            the part is read again with that in mind. With it, every mask is compared with its box.
-        fingerprint: Digest the images that are listed.
-        crowds: Whether crowds are ignore regions or objects.
-        pictures: By URI, what ``look`` has seen of images: it is filled meanwhile.
-        grouping: What the user says belongs together.
+        parts: Files by name of the split.
+        source: URI or path given by the user.
+        storage: Access to the data.
+        look: Opens the images of all splits, logs problems, and returns facts about the images of each split, which is
+            then read again with them. With it, every mask is compared with its box.
+        fingerprint: Digest the listed images.
+        crowds: Treat crowds as ignore regions or as objects.
+        pictures: Digests and thumbnails by URI, filled by ``look``.
+        grouping: Rule of the user for images that belong together.
     """
     log, counts, digests, marks, images = ProblemLog(), Counts(), [], [], {}
     uris = {part.images for part in parts.values()}
@@ -169,7 +169,7 @@ def inspect_parts(
 
 
 def _relative(uri: str, source: str) -> str:
-    """A file or folder as seen from the folder that was asked for, or that of the file; whole if it lies elsewhere.
+    """Return a path relative to the given folder, or to the folder of the given file; the whole URI if it is elsewhere.
 
     >>> _relative("s3://b/export/val/a.json", "s3://b/export/"), _relative("data/images", "data/a.json")
     ('val/a.json', 'images')
@@ -191,7 +191,7 @@ def _read(
     thorough: bool,
     opened: Opened | None = None,
 ) -> tuple[Scan, PartCounts]:
-    """One part, and what was counted of it; what is wrong is in the log of either."""
+    """Statistics of one split, with its problem log."""
     scan = Scan(part, names=names, storage=storage, log=ProblemLog(), opened=opened, crowds=crowds, thorough=thorough)
     passes: list[PartCounts] = []
 

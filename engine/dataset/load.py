@@ -1,4 +1,4 @@
-"""A dataset in memory: the usable part of a COCO file, by the same rules as inspection."""
+"""Load the usable part of a COCO file into memory, by the same rules as inspection."""
 
 from __future__ import annotations
 
@@ -35,21 +35,20 @@ def load_dataset(
     crowds: Crowds = Crowds.IGNORE,
     copies: bool = False,
 ) -> CocoDataset:
-    """The usable images and objects of a COCO file.
+    """Load the usable images and objects of a COCO file.
 
-    What inspection says is left out, repaired or clipped is so here: as many objects as ``DatasetInfo.annotations``.
+    Objects are left out, repaired or clipped as inspection reports: as many objects as ``DatasetInfo.annotations``.
 
     Args:
-        annotations: COCO instances JSON, or the folder of an export of one part; s3:// or path.
-        images: Folder of the images; default: looked for beside the annotations.
-        storage: How s3:// is reached; default: as the environment says.
-        crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
-        copies: Keep objects that are there twice, as of predictions.
+        annotations: COCO instances JSON, or the folder of an export of one split; s3:// or path.
+        images: Folder of the images; default: searched next to the annotations.
+        storage: Access to object storage; default: from the environment.
+        crowds: Treat annotations with ``iscrowd: 1`` as ignore regions or as objects.
+        copies: Keep duplicate objects, as in predictions.
 
     Raises:
-        DataError: There is not a COCO dataset in it, one of several parts, or one whose boxes or classes are wrong
-            throughout.
-        StorageError: It cannot be had.
+        DataError: It contains no COCO dataset, several splits, or boxes or classes that are all wrong.
+        StorageError: It cannot be read.
     """
     store = storage or Storage()
     part = find_single_part(str(annotations), None if images is None else str(images), storage=store)
@@ -64,18 +63,18 @@ def load_part(
     crowds: Crowds = Crowds.IGNORE,
     copies: bool = False,
 ) -> CocoDataset:
-    """The usable images and objects of one file.
+    """Load the usable images and objects of one file.
 
     Args:
-        part: The file, and where its images lie.
-        storage: How they are reached.
-        folder: Of its images, for a dataset that knows their fingerprint.
-        crowds: Whether annotations with ``iscrowd: 1`` are ignore regions or objects.
-        copies: Keep objects that are there twice.
+        part: The file, and the folder of its images.
+        storage: Access to both.
+        folder: Image folder, for a dataset that knows the fingerprint of its images.
+        crowds: Treat annotations with ``iscrowd: 1`` as ignore regions or as objects.
+        copies: Keep duplicate objects.
 
     Raises:
-        DataError: It is not a COCO dataset, or its boxes or classes are wrong throughout.
-        StorageError: It cannot be had.
+        DataError: It is not a COCO dataset, or its boxes or classes are all wrong.
+        StorageError: It cannot be read.
     """
     names = list_names(part.images, storage) if folder is None else folder.names
     scan = Scan(part, names=names, storage=storage, log=ProblemLog(), crowds=crowds, copies=copies)
@@ -94,7 +93,7 @@ def load_part(
 
 
 class _Object(NamedTuple):
-    """Values of an annotation before the classes of the whole file, and their order, are known."""
+    """Values of an annotation before all classes of the file and their order are known."""
 
     id: ImageId
     class_index: int
@@ -106,7 +105,7 @@ class _Object(NamedTuple):
 
 
 class _Objects:
-    """Collects the usable objects of a pass."""
+    """Collect the usable objects of a pass over the file."""
 
     def __init__(self) -> None:
         self.by_image: dict[int, list[_Object]] = {}
@@ -132,7 +131,7 @@ class _Objects:
             self.by_image.setdefault(int(judged.images[i]), []).append(found)
 
     def dataset(self, header: Header) -> CocoDataset:
-        """The dataset, its classes in the order of their ids, those of one name made one."""
+        """Return the dataset, with classes in the order of their ids and equal names merged."""
         rectangles = only_boxes(self.rectangles, self.outlines)
         names = header.class_names(ProblemLog())
         order = sorted(range(len(names)), key=lambda i: class_order(header.class_ids[i]))

@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: polygons, run lengths as text, run lengths as lists of counts.
+"""Convert masks in COCO's formats: polygons, run lengths as text, run lengths as lists of counts.
 
 Coordinates are pixels, x right and y down, the top left corner of the image at (0, 0).
 """
@@ -16,12 +16,12 @@ from engine.dataset.types import Rle
 
 
 def encode_segmentation(segmentation: Any, height: int, width: int) -> Rle:
-    """Compressed run lengths of a segmentation as it stands in a COCO file.
+    """Return the compressed run lengths of a segmentation of a COCO file.
 
     Args:
         segmentation: Polygons (lists of x, y), or a mapping with ``size`` and ``counts`` (text or a list).
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
 
     Raises:
         ValueError: It is none of these, or of another size.
@@ -36,7 +36,7 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> Rle:
         raise ValueError("it is neither polygons nor run lengths")
     size, counts = [height, width], segmentation["counts"]
     if list(segmentation.get("size", size)) != size:
-        raise ValueError(f"run lengths of {segmentation['size']} are no mask of a {height}x{width} image")
+        raise ValueError(f"run lengths of {segmentation['size']} are not a mask of a {height}x{width} image")
     if isinstance(counts, list):
         area = area_of_counts(counts, height * width)
     else:
@@ -51,7 +51,7 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> Rle:
 
 
 def decode_masks(segmentations: list[Any], height: int, width: int) -> NDArray[np.bool_]:
-    """(N, height, width) masks of N segmentations as they stand in a COCO file."""
+    """Return (N, height, width) masks of N segmentations of a COCO file."""
     if not segmentations:
         return np.zeros((0, height, width), np.bool_)
     rles = [encode_segmentation(one, height, width) for one in segmentations]
@@ -60,7 +60,7 @@ def decode_masks(segmentations: list[Any], height: int, width: int) -> NDArray[n
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> Rle:
-    """Compressed run lengths of a (height, width) mask."""
+    """Return the compressed run lengths of a (height, width) mask."""
     rle: Rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return rle
 

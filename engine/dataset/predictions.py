@@ -1,4 +1,4 @@
-"""Labels with scores, as ``label`` and ``predict`` write them, read back to be measured."""
+"""Read labels with scores, as written by ``label`` and ``predict``, to evaluate them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from engine.errors import DataError
 from engine.storage import Storage
 
 LONGEST_SIDE = 1 << 20
-"""Pixels of a side of an image."""
+"""Maximum side of an image in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What was seen in some images.
+    """Predictions of some images.
 
     Attributes:
         classes: Names, in the order of class indices.
-        sizes: Width and height of each image in pixels, by its file name; zeros where they are not known.
-        exif: By file name, the EXIF orientation of images that it turns, and the frame that their labels are in.
-        seen: By file name, the surest first; ``masks`` where every object of the file has one.
+        sizes: Width and height of each image in pixels, by file name; zeros if unknown.
+        exif: By file name, the EXIF orientation of rotated images, and the frame of their labels.
+        seen: By file name, the highest score first; with ``masks`` if every object of the file has one.
     """
 
     classes: tuple[str, ...]
@@ -35,7 +35,7 @@ class Predictions:
 
     @property
     def has_masks(self) -> bool:
-        """Every object has a mask, and there are some."""
+        """True if there are objects and each has a mask."""
         return any(len(one) for one in self.seen.values()) and all(one.masks is not None for one in self.seen.values())
 
 
@@ -43,8 +43,8 @@ def load_predictions(uri: str, *, storage: Storage) -> Predictions:
     """Read a COCO file whose annotations have a ``score``.
 
     Raises:
-        DataError: It is something else, or does not hold together.
-        StorageError: It cannot be had.
+        DataError: It is something else, or contradicts itself.
+        StorageError: It cannot be read.
     """
     try:
         coco = json.loads(storage.read_bytes(uri))
@@ -61,7 +61,7 @@ def load_predictions(uri: str, *, storage: Storage) -> Predictions:
         return _predictions(coco, uri)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise DataError(
-            f"{uri} is not valid COCO ({type(error).__name__}: {str(error)[:200]}): write it anew"
+            f"{uri} is not valid COCO ({type(error).__name__}: {str(error)[:200]}): write it again"
         ) from None
 
 
@@ -74,18 +74,18 @@ def _predictions(coco: dict[str, Any], uri: str) -> Predictions:
     for found in coco["annotations"]:
         if "score" not in found:
             raise DataError(
-                f"annotation {found.get('id')} of {uri} has no score: this is truth, not what a teacher saw; give it "
+                f"annotation {found.get('id')} of {uri} has no score: these are annotations, not predictions; give it "
                 "as --data"
             )
         if found["image_id"] not in objects:
             raise DataError(
-                f"annotation {found.get('id')} of {uri} is of image {found['image_id']}, which is not there"
+                f"annotation {found.get('id')} of {uri} is of image {found['image_id']}, which does not exist"
             )
         objects[found["image_id"]].append(found)
     masked = all(found.get("segmentation") for found in coco["annotations"])
     names = [image["file_name"] for image in images.values()]
     if len(set(names)) < len(coco["images"]):
-        raise DataError(f"{uri} holds several images of one id or file_name: objects cannot be told apart")
+        raise DataError(f"{uri} holds several images of one id or file_name: objects cannot be assigned")
     sizes = {one["file_name"]: (int(one.get("width") or 0), int(one.get("height") or 0)) for one in images.values()}
     seen = {
         image["file_name"]: _detections(objects[number], index, sizes[image["file_name"]], masked=masked)
@@ -100,7 +100,7 @@ def _predictions(coco: dict[str, Any], uri: str) -> Predictions:
 
 
 def _check(found: dict[str, Any], side: int) -> None:
-    """Refuse numbers that are none, or lie so far outside the image that drawing them would not end."""
+    """Refuse values that are not numbers, or so far outside the image that drawing them would take too long."""
     numbers = [found["score"], *found["bbox"]]
     segmentation = found.get("segmentation")
     if isinstance(segmentation, list):

@@ -1,4 +1,4 @@
-"""One image of a dataset with its objects, decoded: :func:`load_sample`."""
+"""Decode one image of a dataset with its objects: :func:`load_sample`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def load_sample(
     """Decode an image and its objects. Nothing is scaled.
 
     Args:
-        dataset: What the image belongs to.
+        dataset: Dataset of the image.
         index: Position of the image in ``dataset.images``.
-        path: Where the image file lies.
-        with_masks: Decode masks as well. An object that has none gets an empty one.
-        select: Positions in ``dataset.annotations[index]`` of the objects wanted, so that only their masks are
+        path: Path of the image file.
+        with_masks: Decode masks as well. An object without a mask gets an empty one.
+        select: Positions in ``dataset.annotations[index]`` of the objects to return, so that only their masks are
             decoded; None for all.
 
     Raises:
-        StorageError: It is a cached copy that was damaged since it came.
+        StorageError: It is a cached copy that was damaged after the download.
         DataError: The image cannot be decoded, has another size than the annotations were made for, or a mask cannot
             be decoded.
     """
@@ -45,7 +45,7 @@ def load_sample(
     pixels = decode_image(source, upright=upright, name=image.file_name)
     height, width = pixels.shape[:2]
     boxes = _boxes_xyxy([annotations[i] for i in chosen], height, width)
-    # Where the file gave no size, boxes could not be compared with the image until now.
+    # If the file gives no size, boxes could not be compared with the image before.
     inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     boxes, chosen = boxes[inside], chosen[inside]
     kept = [annotations[i] for i in chosen]
@@ -66,26 +66,26 @@ def with_frame(
     asked: ExifOrientation = ExifOrientation.AUTO,
     unknown: Frame = Frame.UPRIGHT,
 ) -> tuple[CocoDataset, Frames]:
-    """A dataset that says how its images are taken that EXIF turns, and what they show of it.
+    """Return the dataset with the frame of images that EXIF rotates, and the evidence for it.
 
     Args:
-        dataset: Any.
-        paths: Of its images, whose headers are read.
-        asked: What the user says; Auto: as most of the images that show it.
-        unknown: Where none does.
+        dataset: Any dataset.
+        paths: Paths of its images, whose headers are read.
+        asked: Setting of the user; Auto: the frame of most images that show it.
+        unknown: Frame if no image shows it.
     """
     frames = Frames()
     for image, path in zip(dataset.images, paths, strict=True):
-        with suppress(DataError):  # told when it is loaded
+        with suppress(DataError):  # reported when it is loaded
             frames.add(evidence_of(image, probe_image(path, name=image.file_name)), image.file_name)
     return replace(dataset, frame=frames.frame(asked, unknown=unknown)), frames
 
 
 def frame_of(image: CocoImage, header: ImageHeader, frame: Frame) -> Frame:
-    """The frame that the annotations of an image were made in.
+    """Return the frame in which an image was annotated.
 
-    Tools that ignore EXIF annotate the pixels as they are stored: then the file's size is that of the image unturned.
-    A square, or one that stands upside down, has the same size either way: it is taken as the data set is, ``frame``.
+    Tools that ignore EXIF annotate the pixels as stored: then the size in the file is that of the unrotated image. A
+    square image, or one rotated by 180 degrees, has the same size either way: it gets the frame of the dataset.
 
     Raises:
         DataError: The image has another size than the annotations were made for.
@@ -104,13 +104,13 @@ def frame_of(image: CocoImage, header: ImageHeader, frame: Frame) -> Frame:
 
 
 def _boxes_xyxy(annotations: list[CocoAnnotation], height: int, width: int) -> NDArray[np.float32]:
-    """(N, 4) corners, clipped to the image."""
+    """Return (N, 4) corners, clipped to the image."""
     boxes = np.array([a.box_xyxy for a in annotations], np.float64).reshape(-1, 4)
     return np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
 
 
 def _masks(annotations: list[CocoAnnotation], height: int, width: int, *, name: str) -> NDArray[np.bool_]:
-    """(N, height, width) masks, empty for objects without one."""
+    """Return (N, height, width) masks, empty for objects without one."""
     masks = np.zeros((len(annotations), height, width), np.bool_)
     having = [i for i, annotation in enumerate(annotations) if annotation.segmentation is not None]
     try:

@@ -1,8 +1,8 @@
-"""What the segmentations of a block of annotations are, most of them told from a glance at their bytes.
+"""Classify the segmentations of a block of annotations, most of them from their raw bytes alone.
 
-Most of a file's bytes are in polygons, and parsing each would take longer than all else. Counting its commas tells
-whether a polygon has points enough and each its x and y; only what may be a box in disguise, run lengths and what is
-out of the ordinary is parsed, run lengths of a whole block at once.
+Most bytes of a file are polygons, and parsing them all would take longer than everything else. Counting the commas
+shows if a polygon has enough points, each with x and y. Only possible rectangles, run lengths and unusual values are
+parsed, the run lengths of a whole block together.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from engine.dataset.masks import box_of_segmentation
 from engine.dataset.types import Rle
 
 FARTHEST = 1e5
-"""Pixels from the image that no point of a polygon reaches: drawing it would take for ever."""
+"""Maximum distance in pixels of a polygon point from the image: a larger polygon would take too long to draw."""
 
 SAME = 0.1
-"""Pixels between coordinates that are the same but for rounding."""
+"""Tolerance in pixels between coordinates that differ only by rounding."""
 
 AT_ONCE = 1000
-"""Texts that are glanced at together: so many that their characters mostly stay in the processor's cache."""
+"""Texts classified at a time: few enough that their characters mostly stay in the processor's cache."""
 
 _SPACE = b" \t\r\n"
 
@@ -36,12 +36,12 @@ Box = tuple[float, float, float, float]
 
 
 class MaskKind(IntEnum):
-    """What the segmentation of an annotation is."""
+    """Kind of the segmentation of an annotation."""
 
     NONE = 0
     POLYGONS = 1
     RECTANGLE = 2
-    """One polygon that is an upright rectangle, as tools write it that have boxes only."""
+    """One polygon that is an upright rectangle, as written by tools that have only boxes."""
     RUN_LENGTHS = 3
     BAD = 4
 
@@ -64,11 +64,11 @@ _MANY_RUN_LENGTHS = msgspec.json.Decoder(list[_RunLengths], strict=False)
 
 
 def classify(segmentations: Sequence[msgspec.Raw], sizes: NDArray[np.float64]) -> NDArray[np.int8]:
-    """(N,) :class:`MaskKind` of N segmentations.
+    """Return (N,) the :class:`MaskKind` of N segmentations.
 
     Args:
-        segmentations: As they stand in the file.
-        sizes: (N, 2) width and height of the image of each, 0 where unknown.
+        segmentations: Raw JSON from the file.
+        sizes: (N, 2) width and height of each image in pixels, 0 if unknown.
     """
     parts = range(0, len(segmentations), AT_ONCE)
     kinds = np.concatenate([_glance(segmentations[first : first + AT_ONCE]) for first in parts])
@@ -83,7 +83,7 @@ def classify(segmentations: Sequence[msgspec.Raw], sizes: NDArray[np.float64]) -
 
 
 def parse(segmentation: msgspec.Raw) -> Any:
-    """Polygons of three points or more, or run lengths; ``[]`` for no mask, None for one that makes no sense."""
+    """Return polygons of at least three points, or run lengths; ``[]`` without a mask, None for an invalid one."""
     try:
         if bytes(segmentation)[:1] == b"{":
             found = _RUN_LENGTHS.decode(segmentation)
@@ -103,9 +103,9 @@ def parse(segmentation: msgspec.Raw) -> Any:
 
 
 def decode_polygons(segmentations: Sequence[msgspec.Raw]) -> list[list[list[float]] | None]:
-    """Polygons of segmentations that are :attr:`MaskKind.POLYGONS` or :attr:`MaskKind.RECTANGLE`, as lists of x, y.
+    """Return polygons, lists of x, y, of segmentations of :attr:`MaskKind.POLYGONS` or :attr:`MaskKind.RECTANGLE`.
 
-    None for those that make no sense.
+    None for an invalid one.
     """
     texts = list(segmentations)
     decoded = _decoded(texts, _POLYGONS, _MANY_POLYGONS)
@@ -116,7 +116,7 @@ def decode_polygons(segmentations: Sequence[msgspec.Raw]) -> list[list[list[floa
 
 
 def decode_run_lengths(segmentations: Sequence[msgspec.Raw]) -> list[Rle]:
-    """Compressed run lengths of segmentations that are :attr:`MaskKind.RUN_LENGTHS`, which are not checked again."""
+    """Return the compressed run lengths of segmentations of :attr:`MaskKind.RUN_LENGTHS`, without validation."""
     return [
         {"size": list(found.size), "counts": found.counts.encode("ascii")}
         if isinstance(found.counts, str)
@@ -126,12 +126,12 @@ def decode_run_lengths(segmentations: Sequence[msgspec.Raw]) -> list[Rle]:
 
 
 def box_around(segmentation: msgspec.Raw, kind: int, size: NDArray[np.float64]) -> Box | None:
-    """x, y, width, height of the box around a mask; None if it has none.
+    """Return x, y, width, height of the box around a mask in pixels; None without one.
 
     Args:
-        segmentation: As it stands in the file.
-        kind: What :func:`classify` says it is.
-        size: Width and height of the image, 0 where unknown.
+        segmentation: Raw JSON from the file.
+        kind: Result of :func:`classify`.
+        size: Width and height of the image in pixels, 0 if unknown.
     """
     if kind in (MaskKind.NONE, MaskKind.BAD):
         return None
@@ -144,7 +144,7 @@ def box_around(segmentation: msgspec.Raw, kind: int, size: NDArray[np.float64]) 
 
 
 def _glance(segmentations: Sequence[msgspec.Raw]) -> NDArray[np.int8]:
-    """What N texts are by their brackets and commas, or may be."""
+    """Return the possible kinds of N texts, by their brackets and commas."""
     characters, starts = _joined(segmentations)
     first, second = characters[starts], characters.take(starts + 1, mode="clip")
     is_list, is_object = first == ord("["), first == ord("{")
@@ -171,20 +171,20 @@ def _glance(segmentations: Sequence[msgspec.Raw]) -> NDArray[np.int8]:
 
 
 def _joined(texts: Sequence[msgspec.Raw]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The characters of N texts, a comma after each, so that one stands after each number; (N,) where each begins."""
+    """Return the characters of N texts, each followed by a comma, so that every number is; (N,) start positions."""
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     return np.frombuffer(b",".join((*texts, b"")), np.uint8), np.cumsum(lengths + 1) - lengths - 1
 
 
 def _count(found: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np.integer[Any]]:
-    """(N,) how many are true from each start on, up to the next one."""
-    # Two bytes are added up twice as fast as four.
+    """Return (N,) the number of true values from each start to the next one."""
+    # Adding two bytes is twice as fast as adding four.
     size = np.uint16 if np.diff(starts, append=len(found)).max() < 1 << 16 else np.int64
     return np.asarray(np.add.reduceat(found.view(np.uint8), starts, dtype=size))
 
 
 def _several(texts: list[msgspec.Raw]) -> NDArray[np.int8]:
-    """The kinds of lists of any number of lists, by the numbers in each of the inner ones."""
+    """Return the kinds of lists of lists, by the count of numbers in each inner list."""
     characters, starts = _joined(texts)
     brackets = np.flatnonzero(characters == ord("["))
     numbers = _count(characters == ord(","), brackets)
@@ -200,7 +200,7 @@ def _several(texts: list[msgspec.Raw]) -> NDArray[np.int8]:
 
 
 def _rectangles(texts: list[msgspec.Raw]) -> NDArray[np.int8]:
-    """Which polygons of four points, or of five where the last closes them, are upright rectangles."""
+    """Find upright rectangles among polygons of four points, or of five if the last closes them."""
     kinds = np.full(len(texts), MaskKind.BAD, np.int8)
     decoded = _decoded(texts, _POLYGONS, _MANY_POLYGONS)
     for length in (8, 10):
@@ -214,7 +214,9 @@ def _rectangles(texts: list[msgspec.Raw]) -> NDArray[np.int8]:
 
 
 def _are_upright(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(N,) whether the sides of N quadrilaterals, (N, 8 or more) x and y of corners, run along x and y by turns."""
+    """Return (N,) True if the sides of quadrilaterals, (N, 8 or more) x and y of corners, are alternately horizontal
+    and vertical.
+    """
     level = [
         [np.abs(points[:, 2 * k + axis] - points[:, (2 * k + 2 + axis) % 8]) < SAME for k in range(4)]
         for axis in (0, 1)
@@ -227,7 +229,7 @@ def _are_upright(points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _run_lengths(texts: list[msgspec.Raw], sizes: NDArray[np.float64]) -> NDArray[np.int8]:
-    """Which run lengths are right: as many pixels as their image has, and some of them set."""
+    """Find valid run lengths: as many pixels as their image, and some of them set."""
     kinds = np.full(len(texts), MaskKind.BAD, np.int8)
     decoded = _decoded(texts, _RUN_LENGTHS, _MANY_RUN_LENGTHS)
     indices = np.array([i for i, rle in enumerate(decoded) if rle is not None], np.int64)
@@ -248,7 +250,7 @@ def _run_lengths(texts: list[msgspec.Raw], sizes: NDArray[np.float64]) -> NDArra
 
 
 def _decoded(texts: list[msgspec.Raw], one: msgspec.json.Decoder[Any], many: msgspec.json.Decoder[Any]) -> list[Any]:
-    """All texts decoded at once, or else one by one with None for those that cannot be."""
+    """Decode all texts together; if that fails one by one, with None for those that cannot be decoded."""
     try:
         decoded: list[Any] = many.decode(b"[" + b",".join(texts) + b"]")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

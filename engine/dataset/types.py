@@ -1,4 +1,4 @@
-"""What the rest of the engine knows of a dataset: plain frozen values, no torch."""
+"""Types of a dataset for the rest of the engine: plain frozen values, no torch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Rle = dict[str, Any]
 """Compressed COCO run-length encoding: ``{"size": [height, width], "counts": bytes}``."""
 
 NMS_IOU = 0.7
-"""Of two boxes of one class with more overlap, the surer is kept. Neighbours in a heap overlap less, doubles more."""
+"""IoU above which NMS keeps only the higher score of two boxes of a class: neighbours overlap less, duplicates more."""
 
 
 class Frame(StrEnum):
-    """How annotations, or labels, take images that EXIF turns or mirrors."""
+    """Frame of annotations or labels for images that EXIF rotates or mirrors."""
 
     UPRIGHT = "upright"
-    """As the EXIF orientation turns them."""
+    """Rotated as the EXIF orientation says."""
     STORED = "stored"
-    """As their pixels lie in the file."""
+    """As the pixels are stored in the file."""
 
 
 class Frozen(BaseModel):
@@ -35,18 +35,18 @@ class Frozen(BaseModel):
 
 
 class Severity(StrEnum):
-    """How bad a problem is."""
+    """Severity of a problem."""
 
     ERROR = "error"
     """Training on this dataset is refused."""
     WARNING = "warning"
-    """What is wrong is repaired or left out, and counted."""
+    """Wrong data is repaired or left out, and counted."""
     INFO = "info"
-    """Nothing is wrong, but the user would want to know."""
+    """Nothing is wrong, but users want to know."""
 
 
 class Problem(Frozen):
-    """One kind of thing that is wrong with a dataset."""
+    """One kind of problem of a dataset."""
 
     code: str = Field(description="Name of the kind, such as `missing_image`.")
     severity: Severity
@@ -88,14 +88,14 @@ class ImagesInfo(Frozen):
 
 
 class FilesRead(Frozen):
-    """Where one part lies, as seen from the folder that was asked for; a whole URI if elsewhere."""
+    """Locations of one split, relative to the given folder; a whole URI if elsewhere."""
 
     annotations: str = Field(description="The file that was read; of a converted dataset what it was made of.")
     images: str = Field(description="Folder of the images.")
 
 
 class LeftOut(Frozen):
-    """What of one part cannot be used."""
+    """Counts of unusable images and objects of one split."""
 
     images: int
     images_read: int
@@ -104,7 +104,7 @@ class LeftOut(Frozen):
 
 
 class DatasetInfo(Frozen):
-    """What inspection found. Same content, same info: it is a function of the data alone."""
+    """Result of inspection. It depends on the data alone: same content, same result."""
 
     source: str = Field(description="URI or path that was inspected.")
     digest: str = Field(description="sha256 of the annotation bytes, in hex; of several files, of their digests.")
@@ -145,7 +145,7 @@ class DatasetInfo(Frozen):
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One image of a dataset. ``width`` and ``height`` in pixels, upright."""
+    """One image of a dataset; ``width`` and ``height`` in pixels, upright."""
 
     id: ImageId
     file_name: str
@@ -174,12 +174,12 @@ class CocoDataset:
 
     Attributes:
         images: In file order.
-        annotations: Per image (same order as ``images``) its objects.
+        annotations: Objects per image, in the order of ``images``.
         classes: Category names in the order of their ids.
-        category_ids: The file's id of each class.
-        digest: sha256 of the file's bytes, in hex; of a dataset from no file, empty.
-        images_digest: The fingerprint of the images that the file lists; empty if nobody asked for it.
-        frame: How images are taken that EXIF turns, where their own size does not show it.
+        category_ids: Category id of each class in the file.
+        digest: sha256 of the file's bytes, in hex; empty for a dataset without a file.
+        images_digest: Fingerprint of the listed images; empty if not computed.
+        frame: Frame of images that EXIF rotates, where their own size does not show it.
         contradictory: Annotations of the file that are left out since their box and mask contradict each other:
             inspection samples the masks of a large file, and may have reported fewer.
     """
@@ -197,7 +197,7 @@ class CocoDataset:
         return len(self.images)
 
     def subset(self, indices: list[int]) -> CocoDataset:
-        """The images at ``indices``, in that order, with all classes."""
+        """Return the images at ``indices``, in that order, with all classes."""
         return replace(
             self,
             images=tuple(self.images[i] for i in indices),
@@ -237,7 +237,7 @@ class Sample:
         image: (H, W, 3) uint8, RGB, upright.
         boxes_xyxy: (N, 4) float32, corners in pixels of ``image``.
         class_indices: (N,) int64.
-        masks: (N, H, W) bool, or None where masks are not wanted or not there.
+        masks: (N, H, W) bool, or None if masks are not requested or missing.
         is_crowd: (N,) bool.
         annotation_indices: (N,) int64, position of each object in ``CocoDataset.annotations[i]``.
     """
@@ -251,7 +251,7 @@ class Sample:
 
     @classmethod
     def of(cls, image: NDArray[np.uint8], boxes_xyxy: object = (), class_indices: object = None) -> Sample:
-        """A sample of an image outside any dataset; boxes are prompts for SAM, of class 0 if no class is given."""
+        """Return a sample of an image without a dataset; boxes are prompts, of class 0 if no class is given."""
         boxes = np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)
         count = len(boxes)
         return cls(
@@ -268,16 +268,16 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What a teacher sees in one image, in pixels of the original image.
+    """Detections of a teacher in one image, in pixels of the original image.
 
     Attributes:
         boxes_xyxy: (N, 4) float32, corners.
         scores: (N,) float32 in 0..1, descending.
         class_indices: (N,) int64.
-        masks: N run-length encodings, or None from a teacher that gives boxes only.
-        prompt_indices: (N,) int64, the sample's object that prompted each detection; None from a teacher that is not
-            prompted by objects.
-        cut: The teacher gives no more than these, the surest, and saw others: below the last score some are missing.
+        masks: N run-length encodings; None from a teacher that predicts only boxes.
+        prompt_indices: (N,) int64, the object of the sample that prompted each detection; None from a teacher that is
+            not prompted by objects.
+        cut: The teacher found more than its maximum number of detections: some below the last score are missing.
     """
 
     boxes_xyxy: NDArray[np.float32]
@@ -291,7 +291,7 @@ class Detections:
         return len(self.scores)
 
     def select(self, indices: NDArray[np.int64]) -> Detections:
-        """Those at ``indices`` (M,), in that order."""
+        """Return the detections at ``indices`` (M,), in that order."""
         return Detections(
             boxes_xyxy=self.boxes_xyxy[indices],
             scores=self.scores[indices],
@@ -301,5 +301,5 @@ class Detections:
         )
 
     def lacks(self, threshold: float) -> bool:
-        """Test whether detections of at least this score may be missing, since a teacher gives only so many."""
+        """Test whether detections of at least this score may be missing, since a teacher returns a limited number."""
         return self.cut and len(self) > 0 and float(self.scores.min()) >= threshold

@@ -1,7 +1,7 @@
-"""How BERT's tokenizer breaks a text into pieces, without its library: inspection runs where that is not installed.
+"""Split a text into WordPiece tokens as BERT does, without its library: inspection runs where that is not installed.
 
 Greedy WordPiece (arXiv:1609.08144, as in ``tokenization.py`` of google-research/bert) of the lower-case models, with
-which every Grounding DINO reads.
+which every Grounding DINO uses.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from engine.text.plain_json import read_object
 UNKNOWN = "[UNK]"
 LONGEST_WORD = 100
 LEAST_PIECES = 10_000
-"""Published vocabularies have from 21,128 (Chinese BERT) pieces on."""
+"""Minimum number of tokens of a published vocabulary; the smallest, of Chinese BERT, has 21,128."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The pieces that a tokenizer knows; one that goes on with a word begins with ``##``."""
+    """Tokens of a tokenizer; a token that continues a word begins with ``##``."""
 
     pieces: frozenset[str]
 
     @property
     def is_of_language(self) -> bool:
-        """Test whether it has the words of a language, as BERT's 30,522 pieces, and not those of a test model.
+        """Test whether it has the words of a language, as BERT's 30,522 tokens, unlike a test model.
 
-        A test model's few hundred pieces break nearly every word, so that nothing follows from a broken one.
+        The few hundred tokens of a test model split nearly every word, so a split word proves nothing.
         """
         return len(self.pieces) >= LEAST_PIECES
 
     @classmethod
     def read(cls, content: bytes) -> Vocabulary:
-        """From the bytes of ``tokenizer.json`` or of ``vocab.txt``.
+        """Parse the bytes of ``tokenizer.json`` or of ``vocab.txt``.
 
         Raises:
             BaseModelError: It is neither, or another kind of tokenizer.
@@ -55,7 +55,7 @@ class Vocabulary:
         return cls(frozenset(model["vocab"]))
 
     def split(self, word: str) -> tuple[str, ...]:
-        """The pieces of one of :func:`words`, the longest that fits each time; ``[UNK]`` where none does.
+        """Return the tokens of one of :func:`words`, greedily the longest that fits; ``[UNK]`` if none fits.
 
         >>> Vocabulary(frozenset({"rb", "##c", "cell"})).split("rbc")
         ('rb', '##c')
@@ -76,7 +76,7 @@ class Vocabulary:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Lower case, without accents; punctuation and Chinese characters are words of their own.
+    """Return the words of a text in lower case, without accents; punctuation and Chinese characters are separate words.
 
     >>> words("Crème brûlée, x-ray")
     ('creme', 'brulee', ',', 'x', '-', 'ray')
@@ -87,7 +87,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def is_punctuation(word: str) -> bool:
-    """Whether a word is one character that BERT splits at: punctuation, and all of ASCII but letters and digits."""
+    """Test for a character that BERT splits at: punctuation, and all of ASCII except letters and digits."""
     if len(word) != 1:
         return False
     return ("!" <= word <= "~" and not word.isalnum()) or unicodedata.category(word).startswith("P")

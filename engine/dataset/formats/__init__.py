@@ -23,7 +23,7 @@ __all__ = ["convert_file", "convert_folder"]
 
 
 def convert_file(uri: str, head: bytes, images: str | None, *, storage: Storage) -> dict[str, PartFiles] | None:
-    """Convert the dataset of a file and return its splits; None if the file is to be read as COCO.
+    """Convert the dataset of a file and return its splits; None if the file must be read as COCO.
 
     Args:
         uri: URI of the file.
@@ -80,7 +80,7 @@ def _is_plain_coco(files: Files) -> bool:
 def _converted(source: Source, kind: str) -> dict[str, PartFiles]:
     if not source.image_files:
         raise DataError(
-            f"{source.uri} is {kind}, and there are no images below {source.images}: give their folder as images"
+            f"{source.uri} is {kind}, but has no images below {source.images}: give their folder as images"
         )
     parts = kept_or_converted(source, kind, CONVERTERS[kind])
     return {

@@ -51,13 +51,13 @@ def format_of_json(head: str) -> str | None:
         return labelme.KIND
     if json_format(head) is not None:
         return None
-    # Categories alone are Label Studio's notes.json, unless the text goes on.
+    # Categories alone are Label Studio's notes.json, unless the text continues.
     has = {"images", "annotations"} & outer or ({"info", "licenses", "categories"} & outer and len(head) >= 1 << 16)
     return COCO if opening == "{" and has else None
 
 
 def format_of_file(name: str, head: bytes) -> str | None:
-    """Return the format of a dataset in one file; None if it is to be read as COCO, which may refuse it.
+    """Return the format of a dataset in one file; None if it must be read as COCO, which may refuse it.
 
     Raises:
         DataError: The format is not supported, or the file is one of many.

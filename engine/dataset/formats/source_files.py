@@ -195,7 +195,7 @@ def decode(data: bytes, file: str) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text (byte {error.start:,})") from None
     if "\0" in text:
-        raise DataError(f"{file} is no text: it holds zero bytes")
+        raise DataError(f"{file} is not text: it holds zero bytes")
     return text
 
 

@@ -69,7 +69,7 @@ class _Project:
         content = content if isinstance(content, dict) else {}
         metadata = content.get("_via_img_metadata", content)
         if not isinstance(metadata, dict):
-            raise DataError(f"{key} is no VIA file: _via_img_metadata is no object")
+            raise DataError(f"{key} is not a VIA file: _via_img_metadata is not an object")
         self.entries = [entry for entry in metadata.values() if isinstance(entry, dict) and "regions" in entry]
         self.options = _options(content.get("_via_attributes"))
         self.attribute = self._class_attribute()

@@ -88,7 +88,7 @@ def _read(source: Source, key: str) -> _File:
     try:
         root = parse_xml(source.read(key), key)
         if root.tag != "annotation":
-            raise DataError(f"{key} is no Pascal VOC file: its first element is <{root.tag[:40]}>, not <annotation>")
+            raise DataError(f"{key} is not a Pascal VOC file: its first element is <{root.tag[:40]}>, not <annotation>")
         if root.find("imagesize") is not None or root.find("object/polygon/pt") is not None:
             raise DataError(f"{key} is XML of the old, online LabelMe: save it as LabelMe JSON, or export COCO")
         file_name = _image_of(source, key, root)

@@ -69,7 +69,7 @@ def convert(source: Source, folder: Path) -> list[str]:
     if not labels.found:
         raise DataError(
             f"{source.uri} is a YOLO dataset by {layout.described_by}, but none of its images has a label file: the "
-            "labels of images/a.jpg are looked for in labels/a.txt, or beside it in a.txt"
+            "labels of images/a.jpg are expected in labels/a.txt, or next to it in a.txt"
         )
     shapes.check()
     return list(layout.parts)

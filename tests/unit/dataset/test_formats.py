@@ -127,7 +127,7 @@ def test_a_dataset_without_its_images_says_so(tmp_path: Path) -> None:
     folder = yolo(tmp_path, small_coco(2, 1))
     for image in (folder / "images").iterdir():
         image.unlink()
-    with pytest.raises(DataError, match="is YOLO, and there are no images below"):
+    with pytest.raises(DataError, match="is YOLO, but has no images below"):
         inspect_dataset(folder)
 
 

@@ -157,11 +157,11 @@ def twin_images(coco: Coco) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (clear_scores, "has no score: this is truth"),
+        (clear_scores, "has no score: these are annotations"),
         (other_names, "none of the 12 images of the truth is among the 12"),
         (other_classes, "no class has the same name"),
         (other_size, "64x48 pixels in the truth, but 640x48"),
-        (lost_image, "of image 999, which is not there"),
+        (lost_image, "of image 999, which does not exist"),
         (lost_class, "not valid COCO"),
         (twin_images, "several images of one id or file_name"),
     ],
