@@ -34,6 +34,9 @@ from engine.teachers.sam.checkpoint import convert_original, export_original
 
 DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
 CLASSES = ("Hex_Nut", "washer no. 3", "bolt")
+PROMPTS = {"bolt": "a long Screw."}
+"""The other classes are prompted by their names."""
+
 BOXES = [[20.0, 20.0, 120.0, 120.0]]
 """As in the snippet of SAM."""
 
@@ -82,11 +85,8 @@ def image(tmp_path: Path) -> NDArray[np.uint8]:
         return np.asarray(opened.convert("RGB"))
 
 
-@pytest.mark.parametrize("prompts", [{}, {"bolt": "a long Screw."}])
-def test_the_card_of_grounding_dino_finds_what_our_loader_finds(
-    tmp_path: Path, image: NDArray[np.uint8], prompts: dict[str, str]
-) -> None:
-    save_run(tmp_path, (DINO,), thresholds={"bolt": 0.05}, classes=CLASSES, prompts=prompts)
+def test_the_card_of_grounding_dino_finds_what_our_loader_finds(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    save_run(tmp_path, (DINO,), thresholds={"bolt": 0.05}, classes=CLASSES, prompts=PROMPTS)
     saved = "import numpy; numpy.savez('found.npz', boxes=boxes.numpy(), scores=scores.numpy())"
     alone(snippet_of(card_of(tmp_path, DINO)) + saved, tmp_path)
     found = np.load(tmp_path / "found.npz")

@@ -86,6 +86,11 @@ def test_a_store_that_refuses_conditions_is_looked_at_first(s3: str, odd: Storag
         assert odd.read_bytes(f"{s3}/key") == b"second", "a store that ignores conditions shows nothing"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    ["ignores", "501", *(pytest.param(name, marks=pytest.mark.slow) for name in list(ODD_STORES)[2:])],
+    indirect=True,
+)
 def test_of_eight_attempts_one_is_published_whole(s3: str, odd: Storage, proxy: FaultyS3, tmp_path: Path) -> None:
     attempts = {f"a{number}": files_of(f"a{number}", tmp_path) for number in range(8)}
 

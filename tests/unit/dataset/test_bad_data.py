@@ -298,7 +298,7 @@ def test_too_little_memory_is_not_the_fault_of_an_image(tmp_path: Path) -> None:
     assert "whole.png cannot be read: the machine has too little memory" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_whatever_is_changed_in_a_file_it_is_refused_or_counted(tmp_path: Path, seed: int) -> None:
     words = ["--seconds", "6", "--seed", str(seed), "--keep", str(tmp_path)]
     done = subprocess.run([sys.executable, str(FUZZER), *words], capture_output=True, text=True, check=False)

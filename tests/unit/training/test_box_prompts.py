@@ -63,6 +63,18 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path]:
     return config, root
 
 
+Whole = tuple[Path, TeacherResult, list[str]]
+
+
+@pytest.fixture(scope="module")
+def whole(tuned: tuple[RunConfig, Path], tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """SAM trained without a stop: its folder, its result, and the messages of its training."""
+    work = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(REGISTRY, DINO, ToyTeacher)
+        return work, *train(tuned[0], work)
+
+
 def moved(tuned: tuple[RunConfig, Path], folder: Path) -> RunConfig:
     """The same run in another place, which a test may change."""
     config, root = tuned
@@ -93,10 +105,10 @@ def found_in(said: list[str]) -> int:
 
 
 def test_sam_learns_from_the_boxes_of_the_tuned_detector_and_is_measured_by_them(
-    tuned: tuple[RunConfig, Path], tmp_path: Path
+    tuned: tuple[RunConfig, Path], whole: Whole, tmp_path: Path
 ) -> None:
     config, _ = tuned
-    result, said = train(config, tmp_path / "with")
+    work, result, said = whole
     assert found_in(said) > 8
     assert result.from_detector_before is not None
     assert result.from_detector_after is not None
@@ -105,7 +117,7 @@ def test_sam_learns_from_the_boxes_of_the_tuned_detector_and_is_measured_by_them
     other, said = train(alone, tmp_path / "alone")
     assert other.from_detector_after is None
     assert not any("Grounding DINO" in line for line in said)
-    assert adapter_of(tmp_path / "with") != adapter_of(tmp_path / "alone")
+    assert adapter_of(work) != adapter_of(tmp_path / "alone")
 
 
 def test_without_the_detectors_adapter_it_goes_on_without_and_stays_so(
@@ -125,16 +137,17 @@ def test_without_the_detectors_adapter_it_goes_on_without_and_stays_so(
     assert adapter_of(tmp_path / "again") == adapter_of(tmp_path / "whole"), "as it began"
 
 
-def test_a_run_that_goes_on_takes_the_boxes_that_it_began_with(tuned: tuple[RunConfig, Path], tmp_path: Path) -> None:
+def test_a_resumed_run_takes_the_boxes_that_it_began_with(
+    tuned: tuple[RunConfig, Path], whole: Whole, tmp_path: Path
+) -> None:
     config = moved(tuned, tmp_path)
-    whole, _ = train(config, tmp_path / "whole")
     with pytest.raises(InterruptedTrainingError):
         train(config, tmp_path / "again", kill_at=2)
     shutil.rmtree(RunLayout.of(config).teacher(DINO))
     resumed, said = train(config, tmp_path / "again")
     assert not any(line.startswith("detecting objects") for line in said)
-    assert adapter_of(tmp_path / "again") == adapter_of(tmp_path / "whole")
-    assert resumed.from_detector_after == whole.from_detector_after
+    assert adapter_of(tmp_path / "again") == adapter_of(whole[0])
+    assert resumed.from_detector_after == whole[1].from_detector_after
 
 
 def lose_boxes(work: Path) -> None:
@@ -155,7 +168,9 @@ def test_lost_boxes_are_found_again_and_others_are_refused(tuned: tuple[RunConfi
         train(config, tmp_path / "work")
 
 
-def test_another_machine_goes_on_with_the_same_boxes(tuned: tuple[RunConfig, Path], tmp_path: Path) -> None:
+def test_another_machine_resumes_with_the_same_boxes(
+    tuned: tuple[RunConfig, Path], whole: Whole, tmp_path: Path
+) -> None:
     config = moved(tuned, tmp_path)
     run, root = TrainingRun(SAM, config), Path(RunLayout.of(config).root)
     (root / "dataset.json").write_text(inspect_dataset(config.data.source.annotations).model_dump_json())
@@ -174,9 +189,8 @@ def test_another_machine_goes_on_with_the_same_boxes(tuned: tuple[RunConfig, Pat
     shutil.rmtree(tmp_path / "first")
     (root / "teachers/grounding_dino_lora/adapter_model.safetensors").unlink()
     elsewhere("second")
-    train(tuned[0], tmp_path / "whole")
     ours, theirs = (
-        load_file(tmp_path / name / "teachers/sam_lora/adapter_model.safetensors") for name in ("second", "whole")
+        load_file(work / "teachers/sam_lora/adapter_model.safetensors") for work in (tmp_path / "second", whole[0])
     )
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     result = json.loads((root / "teachers/sam_lora/result.json").read_text())

@@ -114,8 +114,15 @@ def train_together(processes: Processes, config: RunConfig, work: Path) -> tuple
     return trainer.train(), [event.event for event in events]
 
 
-@pytest.mark.parametrize("name", list(TeacherName))
-@pytest.mark.parametrize("count", [2, 3])  # of 3 processes one has nothing to do: a step has 2 images
+@pytest.mark.parametrize(
+    ("name", "count"),  # of 3 processes one has nothing to do: a step has 2 images
+    [
+        (TeacherName.GROUNDING_DINO, 2),
+        (TeacherName.SAM, 3),
+        pytest.param(TeacherName.GROUNDING_DINO, 3, marks=pytest.mark.slow),
+        pytest.param(TeacherName.SAM, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_several_processes_train_the_adapter_that_one_trains(tmp_path: Path, name: TeacherName, count: int) -> None:
     config = config_of(tmp_path, name, dropout=0)
     whole = TeacherTrainer(config, work_dir=tmp_path / "whole").train()

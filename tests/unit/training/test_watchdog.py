@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 
 import pytest
+from forked import run_code
 
 from engine.errors import NoProgressError
 from engine.training.watchdog import Watchdog
@@ -19,7 +19,7 @@ with Watchdog(0.5, print_failure) as watchdog:
 
 
 def run(hang: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", HANGS.format(hang=hang)], capture_output=True, text=True, timeout=60)
+    return run_code(HANGS.format(hang=hang))
 
 
 @pytest.mark.parametrize("hang", ["threading.Event().wait()", "ctypes.CDLL(None).pause()"])
