@@ -174,7 +174,7 @@ Describe the objects (`characteristics`), their surroundings (`environment`) and
 
 Preview the result before you pay for a GPU: `teacher augment --data … --preview sheet.png`.
 
-This page is generated from `engine/augmentation/transform_table.py`. Transforms are applied from top to bottom, each to
+This page is generated from `engine/augmentation/transforms.yaml`. Transforms are applied from top to bottom, each to
 the given share of the images; values are for low / medium / high. If several rows of one kind apply, the last one is
 used. Transforms are those of albumentations 2.0, and `ObjectCrop`, a window around an object.
 
