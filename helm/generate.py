@@ -4,8 +4,8 @@ From the CRD: its template. From ``values.yaml`` and ``schema.yaml``: the chart'
 ``dashboard.py`` and ``config/argocd/health.lua``: the files that the chart carries. From the chart: the manifests for
 those without Helm, and the page of its rights.
 
-No package on PyPI or npm makes the same: helm-docs and helm-schema are Go programs, and Bitnami's readme-generator has no
-patterns, enums or bounds in its schema, only types and defaults.
+No package on PyPI or npm makes the same: helm-docs and helm-schema are Go programs, and the schema of Bitnami's
+readme-generator has types and defaults, but no patterns, enums or bounds.
 """
 
 from __future__ import annotations
