@@ -27,7 +27,7 @@ from PIL import Image
 from engine.augmentation import Augmenter
 from engine.config import generate_config
 from engine.dataset import inspect_dataset, load_dataset
-from engine.dataset.images.preprocessing import GroundingDinoTransform, SamTransform
+from engine.dataset.images.preprocessing import LongestEdgeTransform, ShortestEdgeTransform
 from engine.evaluation.retention import PROBE
 from engine.spec import AugmentationSpec, DatasetSpec, FineTuneSpec, Intensity, TeacherName
 from engine.teachers import REGISTRY, Teacher
@@ -76,9 +76,9 @@ def teachers(file: Path) -> Iterator[Teacher]:
             TINY / folder, classes=classes, prompts=config.data.prompts, settings=settings
         )
         if name is TeacherName.SAM:
-            teacher.transform, teacher.mask_size = SamTransform(), 256
+            teacher.transform, teacher.mask_size = LongestEdgeTransform(), 256
         else:
-            teacher.transform = GroundingDinoTransform()
+            teacher.transform = ShortestEdgeTransform()
         yield teacher
 
 

@@ -31,13 +31,14 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 from transformers.loss.loss_grounding_dino import GroundingDinoForObjectDetectionLoss
 
-from engine.config import GroundingDinoSettings, LoraSettings
+from engine.config import LoraSettings
 from engine.dataset.types import Sample
 from engine.models.lora import attach, merged, trainable_parameters
 from engine.spec import LoraPreset
 from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_losses
 from engine.teachers.grounding_dino.model import GroundingDino, proposals, stack
 from engine.teachers.grounding_dino.prompts import PromptBook
+from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 
 BASE = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
 

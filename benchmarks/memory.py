@@ -23,7 +23,7 @@ from random_teachers import as_documented
 from step_memory import BASES, Shape, resident, step
 from transformers import AutoModelForZeroShotObjectDetection
 
-from engine.estimate.cost_model import LADDER, BatchShape, base_of, count_positions, estimate_step, is_sam, known
+from engine.estimate.cost_model import BatchShape, base_of, cost_of, count_positions, estimate_step, known, teacher_of
 from engine.spec import LoraPreset, TeacherName
 from engine.training.micro_batch import TensorBytes
 
@@ -105,11 +105,10 @@ def predictions(seed: int) -> list[Measurement]:
     rng = np.random.default_rng(seed)
     figures = []
     for base in known():
-        sam = is_sam(base)
-        kind = TeacherName.SAM if sam else TeacherName.GROUNDING_DINO
+        sam = teacher_of(base) is TeacherName.SAM
         for bfloat16 in (False, True):
             preset = list(LoraPreset)[rng.integers(len(LoraPreset))]
-            ladder = LADDER[kind, preset]
+            ladder = cost_of(base).ladder[preset]
             groups = ladder[rng.integers(len(ladder))]
             shape = Shape(
                 images=int(rng.integers(1, 5)),

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.optimize import nnls
 from step_memory import BASES, Shape, step
 
-from engine.estimate.cost_model import LADDER, count_positions, dimensions, features, key_of
+from engine.estimate.cost_model import CostTraits, count_positions, key_of
 from engine.spec import LoraPreset, TeacherName
 
 TABLE = Path(__file__).resolve().parents[1] / "engine" / "estimate" / "cost_model.json"
@@ -52,19 +52,29 @@ def fitted(rows: np.ndarray, values: list[float]) -> list[float]:
     return [float(f"{value:.5g}") for value in coefficients]
 
 
+def kind_of(base: str) -> TeacherName:
+    return TeacherName.SAM if "sam" in base else TeacherName.GROUNDING_DINO
+
+
+def cost_of(kind: TeacherName) -> CostTraits:
+    cost = kind.traits.cost
+    assert cost is not None
+    return cost
+
+
 def entries(base: str, preset: LoraPreset) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield key and entry in the cost model for one base and preset."""
-    kind = TeacherName.SAM if "sam" in base else TeacherName.GROUNDING_DINO
+    kind = kind_of(base)
+    cost = cost_of(kind)
     shapes = SAM if kind is TeacherName.SAM else GROUNDING_DINO
     if base == "shipped-grounding-dino":  # its images have a sixth of the side length
         shapes = tuple(replace(shape, size=(shape.size[0] // 6, shape.size[1] // 6)) for shape in shapes)
     rows = np.array(
         [
-            features(
-                kind,
+            cost.features(
                 images=shape.images,
                 positions=count_positions(*shape.size),
-                queries=dimensions(BASES[base]().to_dict())[-1],
+                queries=(cost.dimensions(BASES[base]().to_dict()) or [0])[-1],
                 tokens=shape.tokens,
                 objects=shape.objects,
                 rank=shape.rank,
@@ -72,7 +82,7 @@ def entries(base: str, preset: LoraPreset) -> Iterator[tuple[str, dict[str, obje
             for shape in shapes
         ]
     )
-    for bfloat16, groups in product((True, False), LADDER[kind, preset]):
+    for bfloat16, groups in product((True, False), cost.ladder[preset]):
         held = [step(base, shape, preset=preset.value, groups=groups, bfloat16=bfloat16) for shape in shapes]
         moments = zip(*(one.moments for one in held), strict=True)
         yield (
@@ -95,7 +105,9 @@ def main() -> None:
     for preset, base in product((LoraPreset.ENCODER_DECODER, LoraPreset.ALL, LoraPreset.DECODER), bases):
         for key, entry in entries(base, preset):
             table = json.loads(arguments.table.read_text()) if arguments.table.is_file() else {}
-            table.setdefault(base, {"dimensions": dimensions(BASES[base]().to_dict()), "entries": {}})
+            kind = kind_of(base)
+            sizes = cost_of(kind).dimensions(BASES[base]().to_dict())
+            table.setdefault(base, {"teacher": kind.value, "dimensions": sizes, "entries": {}})
             table[base]["entries"][key] = entry
             arguments.table.write_text(json.dumps(table, indent=1) + "\n")
             print(f"{base}: {key}", flush=True)

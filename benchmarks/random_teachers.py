@@ -11,12 +11,13 @@ import peft
 import torch
 from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection, SamConfig, SamModel
 
-from engine.config import GroundingDinoSettings, SamSettings
-from engine.config.generate import defaults
+from engine.config.generate import teacher_defaults
 from engine.dataset import Sample
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.grounding_dino.model import PRESETS, GroundingDino
+from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 from engine.teachers.sam.model import Sam
+from engine.teachers.sam.settings import SamSettings
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
 CLASSES = ("circle", "square", "triangle", "star")
@@ -44,7 +45,7 @@ def sam_base(folder: Path, *, preset: LoraPreset = LoraPreset.DECODER, **changes
 
 def settings_of(name: TeacherName, preset: LoraPreset, *, rank: int = 16, **changes: Any) -> Any:
     """Return the default settings of a teacher, with fixed values for those derived from data."""
-    settings = defaults(name.slug)
+    settings = teacher_defaults(name)
     settings |= {"epochs": 1, "batch_size": 4, "warmup_fraction": 0.0, "views": 0} | changes
     settings["lora"] |= {"preset": preset, "rank": rank, "alpha": 2 * rank}
     kind = {TeacherName.GROUNDING_DINO: GroundingDinoSettings, TeacherName.SAM: SamSettings}[name]

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils.flop_counter import flop_registry
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotObjectDetection, AutoTokenizer
 
-from engine.dataset.images.preprocessing import GroundingDinoTransform
+from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.models.activation_checkpointing import recompute
 from engine.models.base import Batch, Teacher
 from engine.models.fast import deformable_attention
@@ -133,7 +133,7 @@ def build(base: str, *, preset: str | None, rank: int = 16, fake: bool = True) -
             config.dropout = 0.0
             model = AutoModelForZeroShotObjectDetection.from_config(config).eval()
             tokenizer = AutoTokenizer.from_pretrained(TINY / "grounding_dino")
-            transform = GroundingDinoTransform()
+            transform = ShortestEdgeTransform()
             teacher = GroundingDino(model, tokenizer, classes=["a"], prompts={}, settings=settings, transform=transform)
         model.requires_grad_(preset is None)
         if preset is not None:

@@ -54,11 +54,12 @@ def prepare(
     info = inspect_request(manifest.spec.dataset, storage=storage)
     runs = plan(manifest, info, overrides=overrides, base_digest=partial(base_digest, storage=storage))
     check_layers(runs[0].config, storage)
-    reader, prompts = runs[0].config.teachers.grounding_dino, runs[0].config.data.prompts
-    if reader is not None:
+    teachers, prompts = runs[0].config.teachers, runs[0].config.data.prompts
+    if teachers.reader is not None and (reader := teachers.of(teachers.reader)) is not None:
         vocabulary = find_vocabulary(reader.base_model, reader.revision, storage=storage)
         if vocabulary is not None:
-            check_pieces(runs[0].config.data.classes, prompts, vocabulary)
+            title = teachers.reader.traits.title
+            check_pieces(runs[0].config.data.classes, prompts, vocabulary, reader=title)
         info = judge_names(info, prompts, of_language(vocabulary))
     retention = runs[0].config.training.retention
     if retention is not None:

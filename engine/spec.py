@@ -15,6 +15,8 @@ from typing import Annotated, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from engine.registry import TeacherName as TeacherName
+
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
 """``s3://``, ``gs://`` or ``az://bucket/key``, ``pvc://claim/path``, ``file:///path`` or a plain path."""
 
@@ -36,18 +38,6 @@ class SpecModel(BaseModel):
     REMOVED: ClassVar[Mapping[str, str]] = {}
     """Removed and renamed fields as users wrote them, with what to do instead; see
     :func:`engine.text.pydantic_errors.parse`."""
-
-
-class TeacherName(StrEnum):
-    """The supported teachers."""
-
-    GROUNDING_DINO = "GroundingDino"
-    SAM = "Sam"
-
-    @property
-    def slug(self) -> str:
-        """The name in files, keys and Python: ``grounding_dino``, ``sam``."""
-        return self.name.lower()
 
 
 class LoraPreset(StrEnum):

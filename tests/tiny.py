@@ -19,11 +19,12 @@ from transformers import (
     SwinConfig,
 )
 
-from engine.config import GroundingDinoSettings, LoraSettings
-from engine.dataset.images.preprocessing import GroundingDinoTransform
+from engine.config import LoraSettings
+from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import Sample
 from engine.spec import LoraPreset
 from engine.teachers.grounding_dino.model import GroundingDino
+from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 
 BASE = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
 """The tiny base that is shipped."""
@@ -118,7 +119,7 @@ def random_teacher(
         classes=classes,
         prompts={},
         settings=grounding_dino_settings(**changes),
-        transform=GroundingDinoTransform(shortest_edge=64, longest_edge=128),
+        transform=ShortestEdgeTransform(shortest_edge=64, longest_edge=128),
     )
 
 

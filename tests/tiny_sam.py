@@ -12,11 +12,12 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.modeling import Sam as OriginalSam
 from torch import nn
 
-from engine.config import LoraSettings, SamSettings
+from engine.config import LoraSettings
 from engine.dataset.types import Sample
 from engine.spec import LoraPreset
 from engine.teachers.sam.checkpoint import convert_original
 from engine.teachers.sam.model import Sam
+from engine.teachers.sam.settings import SamSettings
 
 IMAGE_SIZE, PATCH, WIDTH = 64, 8, 32
 

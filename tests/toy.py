@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from engine.config import DataConfig, GroundingDinoSettings, LoraSettings, RunConfig, SamSettings, TrainingConfig
+from engine.config import DataConfig, LoraSettings, RunConfig, TrainingConfig
 from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import Detections, Sample
@@ -25,6 +25,8 @@ from engine.results.run_files import FileEntry, RunMetadata
 from engine.results.types import AdapterFile, ApMetrics, TeacherResult
 from engine.spec import AugmentationSpec, Intensity, LoraPreset, Precision, TeacherName
 from engine.storage.publication import sha256_of
+from engine.teachers.grounding_dino.settings import GroundingDinoSettings
+from engine.teachers.sam.settings import SamSettings
 from engine.training.checkpoint import Checkpoint, Progress
 from engine.training.device import Stop, seed_all
 from engine.training.distributed import ALONE, Processes

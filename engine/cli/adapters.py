@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -112,7 +112,7 @@ def predict(
     images: Annotated[str, typer.Option("--images", help="Folder of the images; s3:// or path.")],
     output: Annotated[str, typer.Option("--output", help="COCO JSON to write, with scores; s3:// or path.")],
     boxes: Annotated[
-        str | None, typer.Option("--boxes", help="COCO JSON of boxes that prompt SAM, such as predict wrote.")
+        str | None, typer.Option("--boxes", help="COCO JSON of boxes that prompt the teacher, such as predict wrote.")
     ] = None,
     threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Lowest score to keep.")] = 0.3,
     draw: Annotated[
@@ -124,7 +124,7 @@ def predict(
     overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
 ) -> None:
-    """Run an adapted teacher on a folder of images: boxes from Grounding DINO, masks from SAM."""
+    """Run an adapted teacher on a folder of images, and write boxes or masks."""
     from engine.dataset import (
         CocoDataset,
         CocoImage,
@@ -149,10 +149,11 @@ def predict(
     if overlays is not None:
         overlays.refuse_inside(images, storage)
     teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
-    if teacher.name is TeacherName.SAM and boxes is None:
-        raise ConfigError(f"{adapter} adapts SAM, which is prompted by boxes: give --boxes, such as predict wrote")
-    if teacher.name is not TeacherName.SAM and boxes is not None:
-        raise ConfigError(f"--boxes {boxes} prompts SAM, but {adapter} adapts {teacher.name}: leave it out")
+    title, prompted = teacher.name.traits.title, teacher.name.traits.prompted_by is not None
+    if prompted and boxes is None:
+        raise ConfigError(f"{adapter} adapts {title}, which is prompted by boxes: give --boxes, such as predict wrote")
+    if not prompted and boxes is not None:
+        raise ConfigError(f"--boxes {boxes} are prompts, but {adapter} adapts {title}, which takes none: leave it out")
     folder = ImageFolder(images, storage=storage, cache=default_cache())
     if boxes is None:
         dataset: CocoDataset = folder_dataset(images, teacher.classes, storage=storage)
@@ -206,26 +207,23 @@ def export(
     overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
 ) -> None:
-    """Merge an adapter of SAM into its base, as a checkpoint that segment_anything loads."""
-    from engine.models.lora import merged
+    """Merge an adapter into its base, as a checkpoint that the code of the base's authors loads."""
     from engine.teachers import load_adapted
-    from engine.teachers.sam.checkpoint import export_original, loading_code
 
     storage = options.storage(endpoint_url)
     options.refuse_other(str(output), storage, overwrite=overwrite)
     teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache(), device="cpu")
-    if teacher.name is not TeacherName.SAM:
-        raise ConfigError(f"{adapter} is an adapter of {teacher.name}; only SAM is exported to segment_anything")
+    if not teacher.name.traits.original_suffix:
+        able = " and ".join(name.traits.title for name in TeacherName if name.traits.original_suffix)
+        raise ConfigError(f"{adapter} is an adapter of {teacher.name}; only {able} can be exported")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.tmp")
     try:
-        model = merged(teacher)
-        export_original(model, temporary)
+        code = teacher.export_original(temporary, path=output)
         temporary.replace(output)
     except RuntimeError as error:  # torch's own words for a disk that is full
         raise MachineError(f"{output} cannot be written: {str(error).splitlines()[0]}. Is the disk full?") from None
     finally:
         temporary.unlink(missing_ok=True)
-    config: Any = model.config
-    console.print(f"segment_anything loads it by\n\n{loading_code(config, output)}", markup=False, soft_wrap=True)
+    console.print(f"it is loaded by\n\n{code}", markup=False, soft_wrap=True)
     typer.echo(str(output))

@@ -13,6 +13,7 @@ from rich.markup import escape
 from engine.cli import options
 from engine.cli.display import console, note, show_info
 from engine.errors import ConfigError, DataError
+from engine.registry import class_reader
 from engine.spec import (
     AugmentationSpec,
     Background,
@@ -40,7 +41,8 @@ def inspect(
     manifest: Annotated[str | None, options.MANIFEST_FILE] = None,
     images: options.Images = None,
     base_model: Annotated[
-        str | None, typer.Option("--base-model", help="Grounding DINO to estimate for; default: as in training.")
+        str | None,
+        typer.Option("--base-model", help="Base of the detector to estimate for; default: as in training."),
     ] = None,
     lora_preset: options.Preset = None,
     set_: options.Set = None,
@@ -55,7 +57,7 @@ def inspect(
     """
     from engine.cli.estimate_table import show_outlook
     from engine.config.data_checks import check_pieces
-    from engine.config.generate import defaults, generate_config
+    from engine.config.generate import generate_config, teacher_defaults
     from engine.dataset import inspect_dataset, inspect_request
     from engine.dataset.checks.class_name_checks import find_vocabulary, judge_names, of_language
     from engine.estimate.forecast import Inspected, check_layers, outlook
@@ -75,8 +77,9 @@ def inspect(
         info = inspect_dataset(annotations, images, storage=storage, crowds=crowds)
     else:
         info = inspect_request(spec.dataset, storage=storage, fingerprint=False)
-    if base_model is not None and info.has_boxes:
-        overrides = {"teachers.grounding_dino.base_model": base_model} | overrides
+    reading = class_reader()
+    if base_model is not None and info.has_boxes and reading is not None:
+        overrides = {f"teachers.{reading.slug}.base_model": base_model} | overrides
     config, failure = None, None
     try:
         config = generate_config(info, spec, overrides=overrides)
@@ -85,14 +88,14 @@ def inspect(
         if asked and isinstance(error, ConfigError):
             raise
         config, failure = None, error  # an error of the data: the other results are shown anyway
-    reader = config.teachers.grounding_dino if config is not None else None
-    if reader is not None or (config is None and info.has_boxes):
-        base = reader.base_model if reader is not None else base_model or defaults("grounding_dino")["base_model"]
+    reader = config.teachers.of(reading) if config is not None and reading is not None else None
+    if reading is not None and (reader is not None or (config is None and info.has_boxes)):
+        base = reader.base_model if reader is not None else base_model or teacher_defaults(reading)["base_model"]
         revision = reader.revision if reader is not None else None
         vocabulary = find_vocabulary(base, revision, storage=storage, hub=False)
         if vocabulary is not None and config is not None:
             try:
-                check_pieces(config.data.classes, config.data.prompts, vocabulary)
+                check_pieces(config.data.classes, config.data.prompts, vocabulary, reader=reading.traits.title)
             except DataError as error:
                 config, failure = None, error
         info = judge_names(info, spec.class_prompts, of_language(vocabulary))
@@ -154,11 +157,11 @@ def validate(
         typer.echo(info.model_dump_json(indent=2))
     try:
         config = generate_config(info, spec)
-        reader = config.teachers.grounding_dino
-        if reader is not None:
+        reading = config.teachers.reader
+        if reading is not None and (reader := config.teachers.of(reading)) is not None:
             vocabulary = find_vocabulary(reader.base_model, reader.revision, storage=storage, hub=False)
             if vocabulary is not None:
-                check_pieces(config.data.classes, config.data.prompts, vocabulary)
+                check_pieces(config.data.classes, config.data.prompts, vocabulary, reader=reading.traits.title)
     except ConfigError as error:
         if manifest is not None:
             raise

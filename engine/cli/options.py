@@ -14,7 +14,7 @@ from engine.config import RunConfig
 from engine.config.model import StorageConfig
 from engine.errors import ConfigError
 from engine.manifest import Manifest, load_manifest
-from engine.spec import Crowds, ExifOrientation, LoraPreset
+from engine.spec import Crowds, ExifOrientation, LoraPreset, TeacherName
 from engine.storage import Storage, StorageOptions, join
 from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
 from engine.storage.bucket_uris import split_object
@@ -27,6 +27,17 @@ Images = Annotated[
 Endpoint = Annotated[
     str | None, typer.Option("--endpoint-url", help="Endpoint of an S3-compatible store; default: AWS_ENDPOINT_URL.")
 ]
+
+
+def _teacher_name(name: str) -> TeacherName:
+    if name not in TeacherName:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, map(str, TeacherName)))}.")
+    return TeacherName(name)
+
+
+TEACHER = {"parser": _teacher_name, "metavar": "[" + "|".join(TeacherName) + "]"}
+"""Arguments of an option whose values are names of teachers."""
+
 ExifChoice = Annotated[
     ExifOrientation,
     typer.Option(

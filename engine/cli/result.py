@@ -21,7 +21,7 @@ from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
 
 def result(
     config: Annotated[str, typer.Option("--config", help="teacher_config.yaml of a planned run.")],
-    teacher: Annotated[TeacherName, typer.Option("--teacher", help="Which teacher.")],
+    teacher: Annotated[TeacherName, typer.Option("--teacher", help="Which teacher.", **options.TEACHER)],
     endpoint_url: options.Endpoint = None,
     outcome: OutcomeFile = None,
 ) -> None:

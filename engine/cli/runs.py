@@ -112,7 +112,7 @@ def prepare(
 def train(
     config: Annotated[str | None, typer.Option("--config", help="teacher_config.yaml of a planned run.")] = None,
     teacher: Annotated[
-        list[TeacherName] | None, typer.Option("--teacher", help="Only this teacher; repeatable.")
+        list[TeacherName] | None, typer.Option("--teacher", help="Only this teacher; repeatable.", **options.TEACHER)
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="COCO JSON to train on.")] = None,
     val: Annotated[str | None, typer.Option("--val", help="COCO JSON to select on; default: 20 % of --data.")] = None,

@@ -3,10 +3,8 @@
 from engine.config.generate import decisive, generate_config
 from engine.config.model import (
     DataConfig,
-    GroundingDinoSettings,
     LoraSettings,
     RunConfig,
-    SamSettings,
     TeacherSettings,
     TrainingConfig,
 )
@@ -14,10 +12,8 @@ from engine.config.serialization import from_yaml, to_yaml
 
 __all__ = [
     "DataConfig",
-    "GroundingDinoSettings",
     "LoraSettings",
     "RunConfig",
-    "SamSettings",
     "TeacherSettings",
     "TrainingConfig",
     "decisive",

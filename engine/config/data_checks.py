@@ -12,13 +12,12 @@ from engine.dataset.checks.problems import refused
 from engine.dataset.types import DatasetInfo
 from engine.dataset.wordpiece import Vocabulary, is_punctuation, words
 from engine.errors import ConfigError, DataError
+from engine.registry import class_reader
 from engine.spec import FineTuneSpec, TeacherName
 from engine.text.safe_text import listed, shortened
 
 MOST_TOKENS = 253
-"""Maximum tokens of a phrase for Grounding DINO: 256 with the tokens that begin and end a caption."""
-
-NEEDS = {TeacherName.GROUNDING_DINO: "boxes", TeacherName.SAM: "masks"}
+"""Maximum tokens of a phrase: 256 with the tokens that begin and end a caption."""
 
 
 def check_data(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
@@ -40,18 +39,20 @@ def check_data(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
     names = _teachers(info, spec)
     for name in names:
         _check_parts(info, spec, name)
-    if TeacherName.GROUNDING_DINO in names:
-        check_phrases([c.name for c in info.classes if c.annotations], spec.class_prompts)
+    reader = class_reader(names)
+    if reader is not None:
+        check_phrases([c.name for c in info.classes if c.annotations], spec.class_prompts, reader=reader.traits.title)
     return names
 
 
 def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
-    serves = {TeacherName.GROUNDING_DINO: info.has_boxes, TeacherName.SAM: info.has_masks}
+    serves = {name: info.has_masks if name.traits.needs_masks else info.has_boxes for name in TeacherName}
     for teacher in spec.teachers:
         if not serves[teacher.name]:
             raise ConfigError(
-                f"teachers lists {teacher.name}, which needs {NEEDS[teacher.name]}, but dataset {info.source} "
-                f"has none: leave {teacher.name} out of teachers, or add {NEEDS[teacher.name]} to the annotations"
+                f"teachers lists {teacher.name}, which needs {teacher.name.traits.annotations}, but dataset "
+                f"{info.source} has none: leave {teacher.name} out of teachers, or add "
+                f"{teacher.name.traits.annotations} to the annotations"
             )
     wanted = [t.name for t in spec.teachers] or [n for n in TeacherName if serves[n]]
     if not wanted:
@@ -61,12 +62,13 @@ def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
 
 def _check_parts(info: DatasetInfo, spec: FineTuneSpec, name: TeacherName) -> None:
     """Check that the training and the validation split contain objects that the teacher can use."""
-    masks = name is TeacherName.SAM
+    masks = name.traits.needs_masks
     counts = info.images_with_masks if masks else info.images_with_objects
     what = "masks" if masks else "objects"
     advice = f"annotate {what} in more images"
     if masks and not spec.teachers:
-        advice += ", or list GroundingDino alone under teachers"
+        others = [other for other in TeacherName if not other.traits.needs_masks]
+        advice += f", or list {' or '.join(others)} alone under teachers"
     if "all" in counts and counts["all"] < 2:
         found = f"only one image with {what}" if counts["all"] else f"no image with {what}"
         raise DataError(
@@ -79,7 +81,7 @@ def _check_parts(info: DatasetInfo, spec: FineTuneSpec, name: TeacherName) -> No
             raise DataError(f"the {part} part of {info.source} has no {what} of the classes {classes}: {advice}")
 
 
-def check_phrases(classes: Sequence[str], prompts: Mapping[str, str]) -> None:
+def check_phrases(classes: Sequence[str], prompts: Mapping[str, str], *, reader: str) -> None:
     """Check that no two classes read the same to any tokenizer, none is empty, and none is too long.
 
     Raises:
@@ -91,18 +93,19 @@ def check_phrases(classes: Sequence[str], prompts: Mapping[str, str]) -> None:
         error = ConfigError if name in prompts else DataError
         shown, read = shortened(name, 60), words(re.sub("[.?_]", " ", prompts.get(name, name)))
         if not any(character.isalnum() for word in read for character in word):
-            raise error(f"class {shown!r} has no letters to show to Grounding DINO: give a phrase in classPrompts")
+            raise error(f"class {shown!r} has no letters to show to {reader}: give a phrase in classPrompts")
         if len(read) > MOST_TOKENS:
             raise error(
-                f"class {shown!r} has {len(read):,} words, and Grounding DINO reads {MOST_TOKENS} at most: give a "
+                f"class {shown!r} has {len(read):,} words, and {reader} reads {MOST_TOKENS} at most: give a "
                 "phrase of common words in classPrompts"
             )
         if read in seen:
-            raise _alike(name, seen[read], prompts, why=f"it reads both as {shortened(_joined(read), 60)!r}")
+            why = f"it reads both as {shortened(_joined(read), 60)!r}"
+            raise _alike(name, seen[read], prompts, reader=reader, why=why)
         seen[read] = name
 
 
-def check_pieces(classes: Sequence[str], prompts: Mapping[str, str], vocabulary: Vocabulary) -> None:
+def check_pieces(classes: Sequence[str], prompts: Mapping[str, str], vocabulary: Vocabulary, *, reader: str) -> None:
     """Check the same on the tokens of a base model's tokenizer.
 
     Raises:
@@ -117,20 +120,20 @@ def check_pieces(classes: Sequence[str], prompts: Mapping[str, str], vocabulary:
         )
         if len(pieces) > MOST_TOKENS:
             raise error(
-                f"class {shortened(name, 60)!r} takes {len(pieces):,} tokens of Grounding DINO's, and {MOST_TOKENS} "
+                f"class {shortened(name, 60)!r} takes {len(pieces):,} tokens of {reader}'s, and {MOST_TOKENS} "
                 "are allowed: give a phrase of common words in classPrompts"
             )
         if pieces in seen:
             why = f"its tokenizer makes {shortened(' '.join(pieces), 60)!r} of both"
-            raise _alike(name, seen[pieces], prompts, why=why)
+            raise _alike(name, seen[pieces], prompts, reader=reader, why=why)
         seen[pieces] = name
 
 
-def _alike(name: str, other: str, prompts: Mapping[str, str], *, why: str) -> ConfigError | DataError:
+def _alike(name: str, other: str, prompts: Mapping[str, str], *, reader: str, why: str) -> ConfigError | DataError:
     """Return the error for two classes that read the same; ConfigError if the user gave one of the phrases."""
     error = ConfigError if name in prompts or other in prompts else DataError
     return error(
-        f"Grounding DINO cannot tell class {shortened(name, 60)!r} from {shortened(other, 60)!r}: {why}. Give one of "
+        f"{reader} cannot tell class {shortened(name, 60)!r} from {shortened(other, 60)!r}: {why}. Give one of "
         "them a phrase of its own in classPrompts"
     )
 

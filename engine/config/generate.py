@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -69,7 +68,7 @@ def generate_config(
     """
     names = check_data(info, spec)
     asked = {teacher.name: teacher for teacher in spec.teachers}
-    training = defaults("training") | {
+    training = training_defaults() | {
         "seed": spec.training.seed,
         "precision": spec.training.precision,
         "patience": spec.training.early_stopping.patience,
@@ -83,7 +82,7 @@ def generate_config(
         "storage": _plain(spec.storage),
         "data": _data(info, spec),
         "augmentation": _plain(data_defaults.augmentation(spec.augmentation, info)),
-        "training": _first_set(training, defaults("training")),
+        "training": _first_set(training, training_defaults()),
         "teachers": {n.slug: _teacher(n, asked.get(n)) for n in names},
     }
     groups = _groups(config)
@@ -106,7 +105,7 @@ def generate_config(
 
 
 def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:
-    settings = defaults(name.slug)
+    settings = teacher_defaults(name)
     if asked is not None:
         own = _plain(asked) | {"learning_rate": _number(asked.learning_rate)}
         lora = _plain(asked.lora) | {"dropout": _number(asked.lora.dropout)}
@@ -235,6 +234,7 @@ def decisive(config: Plain) -> Plain:
         if isinstance(settings, dict)
         else settings
         for name, settings in config["teachers"].items()
+        if settings is not None
     }
     return kept | {
         "features": config["training"]["features_gb"] > 0,  # cached features are rounded
@@ -247,16 +247,14 @@ def _digest(config: Plain) -> str:
     return hashlib.sha256(json.dumps(decisive(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
-@cache
-def _default_text(name: str) -> str:
-    return resources.files("engine.config").joinpath(f"defaults/{name}.yaml").read_text(encoding="utf-8")
+def training_defaults() -> Plain:
+    """Return the default settings that are common to all teachers of a run."""
+    text = resources.files("engine.config").joinpath("training.yaml").read_text(encoding="utf-8")
+    settings: Plain = read_document(text, where="training.yaml").value
+    return settings
 
 
-def defaults(name: str) -> Plain:
-    """Return the defaults of a section of the configuration; None means: derived from the data.
-
-    Args:
-        name: ``training``, or the slug of a teacher.
-    """
-    settings: Plain = read_document(_default_text(name), where=f"{name}.yaml").value
+def teacher_defaults(name: TeacherName) -> Plain:
+    """Return the default settings of a teacher; None means: derived from the data."""
+    settings: Plain = read_document(name.traits.default_text(), where=f"defaults of {name}").value
     return settings

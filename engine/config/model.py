@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    StringConstraints,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
+from engine.registry import class_reader
 from engine.spec import (
     AddressingStyle,
     AugmentationSpec,
@@ -66,7 +78,7 @@ class TeacherSettings(ConfigModel):
     GROUPS: ClassVar[tuple[str, ...]] = ()
     """Groups of layers that the teacher can recompute."""
 
-    REMOVED = {
+    REMOVED: ClassVar[Mapping[str, str]] = {
         "accumulation_steps": "accumulation_steps was removed: set batch_size to the images per optimizer step; "
         "micro_batch_size, the images per forward pass, is chosen for the memory"
     }
@@ -108,6 +120,14 @@ class TeacherSettings(ConfigModel):
         "after each round one of them is replaced by a new one; 0: a new view each time",
     )
 
+    def prompts_per_image(self, objects: int) -> int:
+        """Return the number of prompts that an image with ``objects`` objects has in training."""
+        return objects
+
+    def prompt_share(self) -> float:
+        """Return the share of prompt boxes in training that the prompting teacher detects."""
+        return 0.0
+
     @field_validator("checkpointing", mode="before")
     @classmethod
     def _are_groups(cls, value: object) -> object:
@@ -118,38 +138,6 @@ class TeacherSettings(ConfigModel):
             known = f"auto or a list of {', '.join(cls.GROUPS)}"
             raise ValueError(f"must be {known}" + (f", and {wrong[0]!r} is none of these" if wrong else ""))
         return groups
-
-
-class GroundingDinoSettings(TeacherSettings):
-    """Grounding DINO: boxes from class names."""
-
-    REMOVED = {"denoising": "denoising queries were removed, as they lowered AP: leave this setting out"}
-    GROUPS = ("backbone", "encoder", "decoder")
-
-    classification_weight: float = Field(ge=0, description="of the focal loss over tokens")
-    l1_weight: float = Field(ge=0, description="of the L1 loss on boxes")
-    giou_weight: float = Field(ge=0, description="of the generalized IoU loss on boxes")
-    max_detections: int = Field(ge=1, le=MOST, description="boxes kept per image, best first")
-
-
-class SamSettings(TeacherSettings):
-    """SAM: masks from boxes and points."""
-
-    REMOVED = {"correction_clicks": "correction clicks were removed, as they lowered AP: leave this setting out"}
-    GROUPS = ("encoder", "decoder")
-
-    objects_per_image: int = Field(ge=1, le=MOST, description="objects per image and visit, selected in turn")
-    box_jitter: float = Field(ge=0, le=0.5, description="std of a prompt box corner, in box sides")
-    point_share: float = Field(ge=0, le=1, description="share of objects prompted by a point instead of a box")
-    detector_share: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of prompt boxes taken from the tuned Grounding DINO, where it found the object",
-    )
-    focal_weight: float = Field(ge=0, description="of the focal loss on mask pixels")
-    dice_weight: float = Field(ge=0, description="of the dice loss")
-    iou_weight: float = Field(ge=0, description="of the error of the predicted IoU")
 
 
 class PartConfig(ConfigModel):
@@ -273,20 +261,45 @@ class TrainingConfig(ConfigModel):
 
 
 class TeachersConfig(ConfigModel):
-    """Teachers to tune."""
+    """Teachers to tune: a section for each registered teacher, by its slug; None if it is not tuned."""
 
-    grounding_dino: GroundingDinoSettings | None = Field(default=None, description="boxes from class names")
-    sam: SamSettings | None = Field(default=None, description="masks from boxes and points")
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def resolved(cls) -> type[BaseModel]:
+        """Return the model of the sections of all teachers that are registered now."""
+        return _sections(tuple(TeacherName))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _by_registry(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(data, cls):
+            return data
+        checked = cls.resolved().model_validate(data)
+        return handler({name: getattr(checked, name) for name in type(checked).model_fields})
 
     def of(self, name: TeacherName) -> TeacherSettings | None:
         """Return the settings of one teacher; None if it is not tuned."""
-        settings: TeacherSettings | None = getattr(self, name.slug)
+        settings: TeacherSettings | None = (self.model_extra or {}).get(name.slug)
         return settings
 
     @property
+    def reader(self) -> TeacherName | None:
+        """Name of the tuned teacher that is prompted by class names."""
+        return class_reader(self.names)
+
+    @property
     def names(self) -> tuple[TeacherName, ...]:
-        """Names of the teachers to tune, boxes before masks."""
+        """Names of the teachers to tune, each after the one that prompts it."""
         return tuple(name for name in TeacherName if self.of(name) is not None)
+
+
+@cache
+def _sections(names: tuple[TeacherName, ...]) -> type[BaseModel]:
+    fields: dict[str, Any] = {
+        name.slug: (name.traits.settings | None, Field(default=None, description=name.traits.summary)) for name in names
+    }
+    return create_model("TeacherSections", __base__=ConfigModel, **fields)
 
 
 class RunConfig(ConfigModel):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.config.model import RunConfig
+from engine.config.model import RunConfig, TeachersConfig
 from engine.errors import ConfigError
 from engine.layout import CONFIG
 from engine.text.format_version import refuse_newer
@@ -40,7 +40,8 @@ def from_yaml(text: str | bytes, *, where: str = CONFIG) -> RunConfig:
 
 def _lines(model: BaseModel, *, indent: int) -> Iterator[str]:
     pad = "  " * indent
-    for name, field in type(model).model_fields.items():
+    kind = model.resolved() if isinstance(model, TeachersConfig) else type(model)
+    for name, field in kind.model_fields.items():
         value = getattr(model, name)
         comment = f"  # {field.description}" if field.description else ""
         if isinstance(value, BaseModel):

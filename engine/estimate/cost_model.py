@@ -11,43 +11,25 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, ClassVar
 
-from engine.config import GroundingDinoSettings, SamSettings, TeacherSettings
-from engine.dataset.images.preprocessing import GroundingDinoTransform
+from engine.config import TeacherSettings
+from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import DatasetInfo
 from engine.spec import LoraPreset, TeacherName
 
-LADDER: Mapping[tuple[TeacherName, LoraPreset], tuple[tuple[str, ...], ...]] = {
-    (TeacherName.GROUNDING_DINO, LoraPreset.DECODER): ((),),
-    (TeacherName.GROUNDING_DINO, LoraPreset.ENCODER_DECODER): ((), ("encoder",)),
-    (TeacherName.GROUNDING_DINO, LoraPreset.ALL): ((), ("backbone", "encoder")),
-    (TeacherName.SAM, LoraPreset.DECODER): ((), ("decoder",)),
-    (TeacherName.SAM, LoraPreset.ENCODER_DECODER): ((), ("encoder", "decoder")),
-    (TeacherName.SAM, LoraPreset.ALL): ((), ("encoder", "decoder")),
-}
-"""Groups of layers to recompute, fewest first. Grounding DINO's decoder is left out: its activations are freed before
-the encoder is recomputed, which needs more memory."""
+Ladder = Mapping[LoraPreset, tuple[tuple[str, ...], ...]]
+"""Groups of layers to recompute with each preset, fewest first."""
 
 USABLE = 0.85
 """Share of the memory that an estimate may fill: it may be wrong, and an allocator cannot use all memory."""
 
 STRIDES = (8, 16, 32, 64)
-HUB = {
-    "IDEA-Research/grounding-dino-tiny": "grounding-dino-tiny",
-    "IDEA-Research/grounding-dino-base": "grounding-dino-base",
-    "openmmlab-community/mm_grounding_dino_tiny": "grounding-dino-tiny",
-    "openmmlab-community/mm_grounding_dino_base": "grounding-dino-base",
-    "openmmlab-community/mm_grounding_dino_large": "grounding-dino-large",
-    "facebook/sam-vit-base": "sam-vit-base",
-    "facebook/sam-vit-large": "sam-vit-large",
-    "facebook/sam-vit-huge": "sam-vit-huge",
-}
-"""Known base by the prefix of published names. MM-Grounding-DINO has the layers of Grounding DINO."""
 
 
 @dataclass(frozen=True)
@@ -81,27 +63,46 @@ class StepEstimate:
     kernels: float
 
 
-def features(
-    kind: TeacherName, *, images: int, positions: int, queries: int, tokens: int, objects: int, rank: int
-) -> tuple[float, ...]:
-    """Return the terms whose weighted sums are memory and arithmetic, scaled so that coefficients are near 1.
+class CostTraits(ABC):
+    """Dependence of the cost of a teacher's steps on its base, its settings and its inputs.
 
-    Args:
-        kind: Teacher.
-        images: Images per batch.
-        positions: Positions of the feature maps of an image; for Grounding DINO, like the next two.
-        queries: Queries of the decoder.
-        tokens: Tokens of a caption.
-        objects: Prompts per image, for SAM.
-        rank: Rank of the adapter.
+    Attributes:
+        ladder: Groups of layers to recompute with each preset, fewest first.
+        bases: Known base by the prefix of published names.
     """
-    if kind is TeacherName.SAM:
-        return (1.0, rank, images, images * objects)
-    return (1.0, rank, images, images * positions / 1e3, images * (positions + queries) * tokens / 1e5)
+
+    ladder: ClassVar[Ladder]
+    bases: ClassVar[Mapping[str, str]]
+
+    @abstractmethod
+    def dimensions(self, config: Mapping[str, Any]) -> list[Any] | None:
+        """Return the values of a ``config.json`` that determine memory, with the library's defaults.
+
+        The last one is the number of the decoder's queries. None: it is the configuration of another model.
+        """
+
+    @abstractmethod
+    def encoder_layers(self, dimensions: Sequence[Any]) -> int:
+        """Return the number of encoder layers of a base with these dimensions."""
+
+    @abstractmethod
+    def features(
+        self, *, images: int, positions: int, queries: int, tokens: int, objects: int, rank: int
+    ) -> tuple[float, ...]:
+        """Return the terms whose weighted sums are memory and arithmetic, scaled so that coefficients are near 1.
+
+        Args:
+            images: Images per batch.
+            positions: Positions of the feature maps of an image, see :func:`count_positions`.
+            queries: Queries of the decoder.
+            tokens: Tokens of a caption.
+            objects: Prompts per image.
+            rank: Rank of the adapter.
+        """
 
 
 def count_positions(height: int, width: int) -> int:
-    """Count the positions of Grounding DINO's feature maps.
+    """Count the positions of the feature maps of a detector with four of them.
 
     >>> count_positions(800, 1333)
     22223
@@ -111,15 +112,18 @@ def count_positions(height: int, width: int) -> int:
 
 def base_of(name: str, config: Mapping[str, Any] | None = None) -> str | None:
     """Return the known base with this name, or with the dimensions of this ``config.json``; None if it is unknown."""
+    costs = [one.traits.cost for one in TeacherName if one.traits.cost is not None]
     if config is not None:
-        mine = dimensions(config)
-        return next((base for base, entry in _table().items() if entry["dimensions"] == mine), None)
-    return next((base for begin, base in HUB.items() if name.startswith(begin) and base in _table()), None)
+        mine = [cost.dimensions(config) for cost in costs]
+        return next((base for base, entry in _table().items() if entry["dimensions"] in mine), None)
+    known = (pair for cost in costs for pair in cost.bases.items())
+    return next((base for begin, base in known if name.startswith(begin) and base in _table()), None)
 
 
-def published(kind: TeacherName) -> list[str]:
+def published(teacher: TeacherName) -> list[str]:
     """Return the name prefixes of known base models of a teacher."""
-    return [name for name, base in HUB.items() if base in _table() and is_sam(base) == (kind is TeacherName.SAM)]
+    cost = teacher.traits.cost
+    return [] if cost is None else [name for name, base in cost.bases.items() if base in _table()]
 
 
 def counted(base: str) -> list[str]:
@@ -132,36 +136,24 @@ def known() -> tuple[str, ...]:
     return tuple(_table())
 
 
-def is_sam(base: str) -> bool:
-    """Return whether a known base is a SAM; otherwise it is a Grounding DINO."""
-    return bool(_table()[base]["dimensions"][0] == "sam")
+def teacher_of(base: str) -> TeacherName:
+    """Return the teacher of a known base."""
+    return TeacherName(_table()[base]["teacher"])
+
+
+def cost_of(base: str) -> CostTraits:
+    """Return the cost traits of the teacher of a known base."""
+    cost = teacher_of(base).traits.cost
+    assert cost is not None  # noqa: S101 - its steps were counted
+    return cost
 
 
 def encoder_layers(base: str) -> int:
-    """Return the number of encoder layers of a known base (the image encoder if it is a SAM)."""
-    return int(_table()[base]["dimensions"][2 if is_sam(base) else 6])
+    """Return the number of encoder layers of a known base."""
+    return cost_of(base).encoder_layers(_table()[base]["dimensions"])
 
 
-def dimensions(config: Mapping[str, Any]) -> list[Any]:
-    """Return the values of a ``config.json`` that determine memory, with the library's defaults."""
-    if config.get("model_type") == "sam":
-        vision, decoder = config.get("vision_config") or {}, config.get("mask_decoder_config") or {}
-        wanted = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 1024}
-        wanted |= {"patch_size": 16, "window_size": 14}
-        return ["sam", *(vision.get(key, default) for key, default in wanted.items()), decoder.get("hidden_size", 256)]
-    swin, text = config.get("backbone_config") or {}, config.get("text_config") or {}
-    wanted = {"d_model": 256, "encoder_layers": 6, "decoder_layers": 6, "encoder_ffn_dim": 2048, "num_queries": 900}
-    return [
-        swin.get("model_type", "swin"),
-        swin.get("embed_dim", 96),
-        list(swin.get("depths", [2, 2, 6, 2])),
-        text.get("hidden_size", 768),
-        text.get("num_hidden_layers", 12),
-        *(config.get(key, default) for key, default in wanted.items()),
-    ]
-
-
-def shown(info: DatasetInfo, settings: TeacherSettings, transform: GroundingDinoTransform | None = None) -> BatchShape:
+def shown(info: DatasetInfo, settings: TeacherSettings, transform: ShortestEdgeTransform | None = None) -> BatchShape:
     """Return the largest input shape by the inspection's median and largest image size."""
     images = info.image_sizes
     sizes = [] if images is None else [images.median_size, images.largest_size]
@@ -185,7 +177,7 @@ def batch_shape(
     objects: int,
     images: int,
     settings: TeacherSettings,
-    transform: GroundingDinoTransform | None = None,
+    transform: ShortestEdgeTransform | None = None,
 ) -> BatchShape:
     """Return the largest input shape of images of these sizes.
 
@@ -195,18 +187,16 @@ def batch_shape(
         objects: Of the image that has most.
         images: How many there are.
         settings: Of the teacher.
-        transform: Of its images, if it is Grounding DINO.
+        transform: Resizes its images; default: as published.
     """
-    transform = transform or GroundingDinoTransform()
+    transform = transform or ShortestEdgeTransform()
     known = {size for size in sizes if min(size) > 0}
     resized = [transform.plan(*size).resized for size in known] or [(transform.shortest_edge, transform.longest_edge)]
-    if isinstance(settings, SamSettings):
-        objects = min(objects, settings.objects_per_image)
     return BatchShape(
         positions=max(count_positions(*size) for size in resized),
         padded_positions=count_positions(max(height for height, _ in resized), max(width for _, width in resized)),
         tokens=min(tokens, 256),
-        objects=max(1, objects),
+        objects=max(1, settings.prompts_per_image(objects)),
         images=images,
     )
 
@@ -239,14 +229,13 @@ def estimate_step(
     Returns:
         None if nothing was counted for this preset.
     """
-    kind, preset, entries = _kind(settings), settings.lora.preset, _table()[base]["entries"]
-    fewer = [groups for groups in reversed(LADDER[kind, preset]) if set(groups) <= set(checkpointing)]
+    cost, preset, entries = cost_of(base), settings.lora.preset, _table()[base]["entries"]
+    fewer = [groups for groups in reversed(cost.ladder[preset]) if set(groups) <= set(checkpointing)]
     keys = [key_of(preset, bfloat16=bfloat16, groups=groups) for groups in fewer]
     entry = next((entries[key] for key in keys if key in entries), None)
     if entry is None:
         return None
-    values = features(
-        kind,
+    values = cost.features(
         images=micro_batch_size,
         positions=shape.positions if micro_batch_size == 1 else shape.padded_positions,
         queries=_table()[base]["dimensions"][-1],
@@ -292,7 +281,7 @@ def choose_step(
 
 def options(base: str, settings: TeacherSettings, shape: BatchShape, *, bfloat16: bool) -> Iterator[StepEstimate]:
     """Yield all options, the fastest first."""
-    ladder = LADDER[_kind(settings), settings.lora.preset]
+    ladder = cost_of(base).ladder[settings.lora.preset]
     micro_batch_size = min(settings.micro_batch_size or settings.batch_size, settings.batch_size, max(1, shape.images))
     while True:
         for groups in ladder if settings.checkpointing == "auto" else (settings.checkpointing,):
@@ -304,10 +293,6 @@ def options(base: str, settings: TeacherSettings, shape: BatchShape, *, bfloat16
         if micro_batch_size == 1:
             return
         micro_batch_size = math.ceil(micro_batch_size / 2)
-
-
-def _kind(settings: TeacherSettings) -> TeacherName:
-    return TeacherName.GROUNDING_DINO if isinstance(settings, GroundingDinoSettings) else TeacherName.SAM
 
 
 @cache

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.config import RunConfig, SamSettings, TeacherSettings
-from engine.dataset.images.preprocessing import GroundingDinoTransform
+from engine.config import RunConfig, TeacherSettings
+from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import DatasetInfo
 from engine.errors import BaseModelError, ConfigError, TeacherError
 from engine.estimate.cost_model import (
@@ -19,10 +19,10 @@ from engine.estimate.cost_model import (
     choose_step,
     counted,
     encoder_layers,
-    is_sam,
     options,
     published,
     shown,
+    teacher_of,
 )
 from engine.estimate.training_time import GPUS, training_seconds
 from engine.results.types import MemoryNeed, Result
@@ -175,7 +175,7 @@ def check_layers(config: RunConfig, storage: Storage) -> None:
             )
 
 
-def find_base(settings: TeacherSettings, storage: Storage) -> tuple[str | None, GroundingDinoTransform | None]:
+def find_base(settings: TeacherSettings, storage: Storage) -> tuple[str | None, ShortestEdgeTransform | None]:
     """Return the known base of a teacher (in a folder or bucket by ``config.json``) and its image transform."""
     name = settings.base_model
     remote = is_remote(name)
@@ -189,12 +189,12 @@ def find_base(settings: TeacherSettings, storage: Storage) -> tuple[str | None, 
         base = base_of(name, config) if config else None
     with suppress(BaseModelError):  # which the trainer reports
         values = _read(join(where, PREPROCESSOR), storage)
-        transform = GroundingDinoTransform.of(values, where=where) if "size" in values else None
+        transform = ShortestEdgeTransform.of(values, where=where) if "size" in values else None
     return _of_kind(base, settings), transform
 
 
 def _of_kind(base: str | None, settings: TeacherSettings) -> str | None:
-    return base if base is not None and is_sam(base) == isinstance(settings, SamSettings) else None
+    return base if base is not None and isinstance(settings, teacher_of(base).traits.settings) else None
 
 
 def _read(uri: str, storage: Storage) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from engine.evaluation.example_drawings import legend, pictures
 from engine.evaluation.example_images import MIN_SCORE, SampleView
 from engine.evaluation.report_sections import matrix, mistakes, retention_remark, retention_sentence, thresholds
 from engine.layout import VALIDATION_PAGES, adapter_folder, validation_page
+from engine.registry import prompter_title
 from engine.results.metrics import changes
 from engine.results.model_card import loading_lines
 from engine.results.types import ApMetrics, Interval, Retention, ScoreCurve, TeacherResult, ceiling_sentence
@@ -23,7 +24,6 @@ from engine.spec import TeacherName
 PICTURES_BYTES = 1_300_000
 """Approximate bytes of all pictures of a report together; base64 adds a third."""
 
-TITLES = {TeacherName.GROUNDING_DINO: "Grounding DINO", TeacherName.SAM: "SAM"}
 
 FEW_IMAGES = 50
 """Below this number of images, AP varies by hundredths by chance."""
@@ -106,7 +106,7 @@ def render_report(
 
 def verdict(result: TeacherResult) -> Verdict:
     """Judge a teacher on the test split if it exists, since the adapter was selected on the validation split."""
-    title = TITLES[result.teacher]
+    title = result.teacher.traits.title
     tested = result.test_before is not None and result.test_after is not None
     before, after = (result.test_before or result.before), (result.test_after or result.after)
     row = Row("AP", "", _number(before.ap), _number(after.ap))
@@ -139,8 +139,9 @@ def verdict(result: TeacherResult) -> Verdict:
         before_ap, after_ap = (
             _text(_number(one.ap)) for one in (result.from_detector_before, result.from_detector_after)
         )
+        detector = prompter_title(result.teacher)
         remarks.append(
-            f"Prompted with the boxes of the tuned Grounding DINO, as in labelling: AP {before_ap} → {after_ap}."
+            f"Prompted with the boxes of the tuned {detector}, as in labelling: AP {before_ap} → {after_ap}."
         )
     if result.images_skipped or result.objects_skipped:
         remarks.append(
@@ -225,7 +226,7 @@ def _teacher(
 ) -> dict[str, Any]:
     return {
         "settings": settings,
-        "title": TITLES[result.teacher],
+        "title": result.teacher.traits.title,
         "slug": result.teacher.slug,
         "pages": _pages(result),
         "result": result,
@@ -247,7 +248,7 @@ def _teacher(
         "retention_prompts": class_rows(result.retention.base, result.retention.adapted) if result.retention else [],
         "samples": [pictures(view, budget=budget) for view in views],
         "legend": legend(views),
-        "prompted": result.teacher is TeacherName.SAM,
+        "prompted": result.teacher.traits.needs_masks,
         "loading": loading_lines(result),
     }
 

@@ -18,6 +18,7 @@ from engine.config import LoraSettings
 from engine.dataset.types import CocoAnnotation, Detections, Frame, Sample
 from engine.errors import ConfigError
 from engine.models.feature_cache import FeatureCache
+from engine.registry import TeacherTraits
 from engine.spec import TeacherName
 
 Example = dict[str, Any]
@@ -50,7 +51,9 @@ class Teacher(ABC):
     from the generators that are passed in.
     """
 
+    traits: ClassVar[TeacherTraits]
     name: ClassVar[TeacherName]
+    """This and the next two follow from :attr:`traits`."""
     iou_type: ClassVar[Literal["bbox", "segm"]]
     needs_masks: ClassVar[bool]
     pads: ClassVar[bool] = False
@@ -66,6 +69,33 @@ class Teacher(ABC):
 
     features: FeatureCache | None = None
     """Cache of the outputs of the frozen layers (see :meth:`frozen`); None: they are computed each time."""
+
+    def __init_subclass__(cls) -> None:
+        """Set what follows from the traits of a teacher."""
+        if (traits := vars(cls).get("traits")) is not None:
+            cls.name = TeacherName(traits.name)
+            cls.iou_type, cls.needs_masks = traits.iou_type, traits.needs_masks
+
+    @classmethod
+    def convert_original(cls, file: Path, folder: Path) -> None:
+        """Convert a checkpoint with ``traits.original_suffix`` to a folder that :meth:`load` takes.
+
+        Raises:
+            BaseModelError: The file is not such a checkpoint.
+        """
+        raise NotImplementedError
+
+    def export_original(self, file: Path, *, path: Path) -> str:
+        """Merge the adapter into the base, write such a checkpoint, and return Python that loads it from ``path``.
+
+        Raises:
+            BaseModelError: The authors' code has no model of this size.
+        """
+        raise NotImplementedError
+
+    def caption_tokens(self) -> int:
+        """Return the tokens of the longest caption; 0 for a teacher without captions."""
+        return 0
 
     @classmethod
     @abstractmethod
@@ -132,8 +162,8 @@ class Teacher(ABC):
 
     @abstractmethod
     def predict(self, samples: Sequence[Sample]) -> list[Detections]:
-        """Detect in original images; SAM takes the samples' boxes as prompts and keeps their classes and order
-        of prompts before sorting by score.
+        """Detect in original images; a teacher that is prompted takes the samples' boxes as prompts and keeps their
+        classes.
         """
 
     def asking(self, classes: Sequence[str], prompts: Mapping[str, str] | None = None) -> Self:

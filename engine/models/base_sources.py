@@ -26,11 +26,11 @@ from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-de
 
 from engine.errors import BaseModelError, ConfigError
 from engine.models.base_cache import cached_copy, hub_copy
+from engine.registry import TeacherTraits, by_suffix
 from engine.storage import Storage, is_remote, local_path, name, parent
 from engine.storage.base_identity import digest_of, local_parts
 from engine.storage.git_lfs import ADVICE, LONGEST_POINTER, is_pointer
 from engine.storage.publication import sha256_of
-from engine.teachers.sam.checkpoint import convert_original
 from engine.text.plain_json import read_object_file
 
 FILES = (
@@ -81,14 +81,14 @@ class LocalModel:
 def is_hub_id(base_model: str) -> bool:
     """Return whether a base model's name is a hub id: ``name`` or ``owner/name``, and not an existing folder."""
     named = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base_model) is not None
-    return named and not base_model.endswith(".pth") and not Path(base_model).exists()
+    return named and by_suffix(base_model) is None and not Path(base_model).exists()
 
 
 def resolve_base_model(base_model: str, revision: str | None, *, storage: Storage, cache: Path) -> LocalModel:
     """Fetch a base model to the disk.
 
     Args:
-        base_model: Hub id; folder; ``s3://`` prefix; or the path or URI of a segment-anything ``.pth``.
+        base_model: Hub id; folder; ``s3://`` prefix; or the path or URI of a checkpoint of a teacher's authors.
         revision: Commit, tag or branch of a hub id.
         storage: Access to object storage.
         cache: Folder for models from object storage and converted ones; hub models are in the hub's own cache.
@@ -101,8 +101,8 @@ def resolve_base_model(base_model: str, revision: str | None, *, storage: Storag
         return _from_hub(base_model, revision)
     if revision is not None:
         raise ConfigError(f"revision {revision!r} goes with a hub id, and {base_model!r} is none: leave it out")
-    if base_model.endswith(".pth"):
-        return _from_original(base_model, storage, cache)
+    if (original := by_suffix(base_model)) is not None:
+        return _from_original(base_model, original, storage, cache)
     if is_remote(base_model):
         folder, names = _from_storage(base_model, storage, cache)
     else:
@@ -158,8 +158,8 @@ def _from_storage(uri: str, storage: Storage, cache: Path) -> tuple[Path, list[s
     return cached_copy(cache, key, fill, model=uri), [item.key for item in items]
 
 
-def _from_original(uri: str, storage: Storage, cache: Path) -> LocalModel:
-    """Convert a segment-anything checkpoint, once."""
+def _from_original(uri: str, traits: TeacherTraits, storage: Storage, cache: Path) -> LocalModel:
+    """Convert a checkpoint of a teacher's authors, once."""
     found = next((item for item in storage.list(parent(uri)) if name(item.uri) == name(uri)), None)
     if found is None:
         raise BaseModelError(f"base model {uri} is not there")
@@ -168,7 +168,7 @@ def _from_original(uri: str, storage: Storage, cache: Path) -> LocalModel:
 
     def fill(folder: Path) -> None:
         path = storage.download(uri, folder / name(uri)) if is_remote(uri) else local_path(uri)
-        convert_original(path, folder)
+        traits.load_class().convert_original(path, folder)
         (folder / ORIGINAL).write_text(sha256_of(path))
         if is_remote(uri):
             path.unlink()

@@ -19,7 +19,7 @@ from engine.models.base import Teacher
 from engine.models.base_sources import LocalModel, is_hub_id, refuse_pointers, resolve_base_model
 from engine.models.labeller import Labeller
 from engine.models.lora import AdapterCard, load_adapter
-from engine.models.registry import teacher_classes
+from engine.models.registry import REGISTRY
 from engine.results.run_files import read_metadata
 from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path, parent
@@ -58,7 +58,7 @@ def load_teacher(
         BaseModelError: The base is unavailable, or is of another kind.
     """
     base = resolve_base_model(settings.base_model, settings.revision, storage=storage, cache=cache)
-    return teacher_classes()[name].load(base.folder, classes=classes, prompts=prompts, settings=settings)
+    return REGISTRY[name].load(base.folder, classes=classes, prompts=prompts, settings=settings)
 
 
 def load_adapted(
@@ -117,7 +117,7 @@ def load_labeller(
         labeller = load_labeller("s3://acme-models/forklifts/forklifts/4f2a90c1d3e5")
         detections = labeller.label(images)  # (H, W, 3) uint8 RGB arrays
 
-    Without an adapter of SAM, labels are boxes only.
+    Without an adapter of a teacher that the detector prompts, labels are boxes only.
 
     Args:
         adapters: A run's folder or ``s3://`` prefix, or the folders of its adapters.
@@ -130,7 +130,7 @@ def load_labeller(
 
     Raises:
         BaseModelError: An adapter or its base is unavailable, or they do not belong together.
-        ConfigError: There is no Grounding DINO adapter, or several adapters of one teacher.
+        ConfigError: There is no adapter that finds boxes, or several adapters of one teacher.
     """
     storage, cache = storage or Storage(), cache or default_cache()
     found: dict[TeacherName, str] = {}
@@ -139,11 +139,14 @@ def load_labeller(
             if name in found:
                 raise ConfigError(f"{found[name]} and {uri} are both adapters of {name}: give one of each teacher")
             found[name] = uri
-    if TeacherName.GROUNDING_DINO not in found:
+    detecting = next((name for name in TeacherName if name in found and not name.traits.needs_masks), None)
+    if detecting is None:
+        able = " or ".join(name for name in TeacherName if not name.traits.needs_masks)
         raise ConfigError(
-            f"{' and '.join(map(str, adapters)) or 'nothing'} holds no adapter of {TeacherName.GROUNDING_DINO}, which "
-            "finds the boxes: give the folder of a run that has tuned it"
+            f"{' and '.join(map(str, adapters)) or 'nothing'} holds no adapter of {able}, which finds the boxes: give "
+            "the folder of a run that has tuned it"
         )
+    segmenting = next((name for name in TeacherName if name in found and name.traits.prompted_by == detecting), None)
     teachers: dict[TeacherName, Teacher] = {}
     identity: dict[str, str] = {}
     for name, uri in found.items():
@@ -151,10 +154,10 @@ def load_labeller(
             teachers[name] = _load(folder, (base_models or {}).get(name), storage, cache, device)
             identity[name.slug] = sha256_of(folder / ADAPTER)
     measured = {name: _measured(uri, storage) for name, uri in found.items()}
-    detector, source = teachers[TeacherName.GROUNDING_DINO], found[TeacherName.GROUNDING_DINO]
+    detector, source = teachers[detecting], found[detecting]
     return Labeller(
         detector=detector,
-        segmenter=teachers.get(TeacherName.SAM),
+        segmenter=None if segmenting is None else teachers[segmenting],
         thresholds=measured[detector.name].thresholds
         if threshold is None
         else dict.fromkeys(detector.classes, float(threshold)),
@@ -175,7 +178,7 @@ def find_adapters(uri: str, *, storage: Storage) -> dict[TeacherName, str]:
     if storage.exists(join(uri, ADAPTER_CARD)):
         with _at_hand(uri, storage) as folder:
             return {AdapterCard.read(folder).teacher: uri}
-    folders = {name: RunLayout(uri).teacher(name) for name in teacher_classes()}
+    folders = {name: RunLayout(uri).teacher(name) for name in TeacherName}
     found = {name: folder for name, folder in folders.items() if storage.exists(join(folder, ADAPTER_CARD))}
     if not found:
         raise BaseModelError(
@@ -214,7 +217,7 @@ class _Measured(BaseModel):
                 "train it longer or on more images before you trust its labels"
             )
         poor = {name: one.f1 for name, one in self.quality.items() if 0 <= one.f1 < POOR_F1}
-        if poor and teacher is TeacherName.GROUNDING_DINO:
+        if poor and not teacher.traits.needs_masks:
             named = ", ".join(f"{name} ({f1:.2f})" for name, f1 in sorted(poor.items(), key=lambda item: item[1])[:10])
             yield f"classes that are hardly found, so that most of their labels are wrong, with their F1: {named}"
 
@@ -249,8 +252,8 @@ def _category_ids(adapter: str, classes: Sequence[str], storage: Storage) -> tup
 def _teacher_name(name: str) -> TeacherName:
     try:
         return TeacherName(name)
-    except ValueError:
-        raise ConfigError(f"there is no teacher {name!r}, only {' and '.join(TeacherName)}") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 @contextmanager
@@ -319,7 +322,7 @@ def _load(
             f"{base.sha256}: pass the base_model that it was trained on"
         )
     _check_parts(card, base, source)
-    teacher = teacher_classes()[card.teacher].load(
+    teacher = REGISTRY[card.teacher].load(
         base.folder, classes=card.classes, prompts=card.prompts, settings=card.settings
     )
     load_adapter(teacher, folder)

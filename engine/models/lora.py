@@ -24,10 +24,10 @@ import peft
 import safetensors.torch
 import torch
 import transformers
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from engine.config import GroundingDinoSettings, LoraSettings, SamSettings
+from engine.config import LoraSettings, TeacherSettings
 from engine.dataset.types import Frame
 from engine.errors import BaseModelError
 from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG
@@ -56,7 +56,7 @@ class AdapterCard(BaseModel):
     )
     classes: tuple[str, ...] = Field(description="Class names in the order of the prompt and of class indices.")
     prompts: dict[str, str] = Field(description="Phrases shown instead of class names.")
-    settings: GroundingDinoSettings | SamSettings = Field(description="The teacher's section of teacher_config.yaml.")
+    settings: SerializeAsAny[TeacherSettings] = Field(description="The teacher's section of teacher_config.yaml.")
     frame: Frame = Field(
         default=Frame.UPRIGHT, description="Frame of EXIF-rotated images in training: upright, or as stored."
     )
@@ -79,15 +79,16 @@ class AdapterCard(BaseModel):
         refuse_newer(content, where=str(folder / ADAPTER_CARD), error=BaseModelError)
         return parse_json(cls, content, where=str(folder / ADAPTER_CARD), error=BaseModelError)
 
-    @model_validator(mode="after")
-    def _settings_are_of_the_teacher(self) -> Self:
-        kinds: dict[TeacherName, type[BaseModel]] = {
-            TeacherName.GROUNDING_DINO: GroundingDinoSettings,
-            TeacherName.SAM: SamSettings,
-        }
-        if type(self.settings) is not kinds[self.teacher]:
-            raise ValueError(f"the settings are not those of {self.teacher}")
-        return self
+    @field_validator("settings", mode="wrap")
+    @classmethod
+    def _of_the_teacher(cls, settings: Any, handler: Any, info: ValidationInfo) -> Any:
+        teacher: TeacherName | None = info.data.get("teacher")
+        if teacher is None:  # which is a fault of its own
+            return settings
+        kind = teacher.traits.settings
+        if isinstance(settings, TeacherSettings) and type(settings) is not kind:
+            raise ValueError(f"the settings are not those of {teacher}")
+        return kind.model_validate(settings)
 
 
 def attach(teacher: Teacher, settings: LoraSettings) -> None:

@@ -1,22 +1,20 @@
-"""Teachers by name. A new teacher is one package under ``engine/teachers`` with a class marked ``@register``."""
+"""Classes of the registered teachers, imported when they are first needed; see :mod:`engine.registry`."""
 
 from __future__ import annotations
 
-from importlib import import_module
+from typing import TYPE_CHECKING
 
-from engine.models.base import Teacher
 from engine.spec import TeacherName
 
-REGISTRY: dict[TeacherName, type[Teacher]] = {}
+if TYPE_CHECKING:
+    from engine.models.base import Teacher
 
 
-def register(teacher: type[Teacher]) -> type[Teacher]:
-    """Register a teacher under its name (class decorator)."""
-    REGISTRY[teacher.name] = teacher
-    return teacher
+class _Classes(dict[TeacherName, "type[Teacher]"]):
+    def __missing__(self, name: TeacherName) -> type[Teacher]:
+        loaded: type[Teacher] = name.traits.load_class()
+        return self.setdefault(name, loaded)
 
 
-def teacher_classes() -> dict[TeacherName, type[Teacher]]:
-    """Return all registered teachers; those of the engine are imported first."""
-    import_module("engine.teachers")
-    return REGISTRY
+REGISTRY = _Classes()
+"""Class of each teacher."""

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 import yaml
 
 from engine.config import RunConfig
-from engine.results.card_snippets import FROM_ORIGINAL, is_original, plain_snippet
+from engine.results.card_snippets import original_note, plain_snippet
 from engine.results.metrics import changes, metric_text
 from engine.results.no_gain import warning
 from engine.results.types import TeacherResult
-from engine.spec import TeacherName
 from engine.text.uris import parent
 
 
@@ -22,14 +21,14 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
     """Return ``README.md`` of an adapter: origin, metrics, and code to load it."""
     settings = config.teachers.of(result.teacher)
     assert settings is not None  # noqa: S101 - a result is of a teacher that was configured
-    title = {TeacherName.GROUNDING_DINO: "Grounding DINO", TeacherName.SAM: "SAM"}[result.teacher]
+    title = result.teacher.traits.title
     revision = result.base_revision or "unknown"
     rows: list[tuple[str, float | None, float | None]] = [
         (f"{metric.title}, {metric.note}", change.before, change.after)
         for metric, change in changes(result.before, result.after, headline=True)
     ]
     if result.from_detector_before is not None and result.from_detector_after is not None:
-        rows.append(("AP from Grounding DINO's boxes", result.from_detector_before.ap, result.from_detector_after.ap))
+        rows.append(("AP from detected boxes", result.from_detector_before.ap, result.from_detector_after.ap))
     if result.retention is not None:
         rows.append(("AP on other things", result.retention.base.ap, result.retention.adapted.ap))
     lora = settings.lora
@@ -54,7 +53,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             *plain_snippet(result).splitlines(),
             "```",
             "",
-            *([FROM_ORIGINAL, ""] if is_original(result.base_model) else []),
+            *([note, ""] if (note := original_note(result)) else []),
             "With teacher-finetune, which also asks for more classes than one caption holds:",
             "",
             "```python",

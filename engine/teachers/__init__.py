@@ -1,20 +1,20 @@
-"""The teachers: base models, their adapters, and how to load both."""
+"""The teachers: base models, their adapters, and how to load both.
+
+Names are imported when they are first used, so that this package and the traits of teachers need no torch.
+"""
+
+from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from transformers.utils import logging
-
-from engine.models.base import Batch, Example, LoraTargets, Teacher
-from engine.models.base_sources import LocalModel, is_hub_id, resolve_base_model
-from engine.models.labeller import Labeller
-from engine.models.load import find_adapters, load_adapted, load_labeller, load_teacher
-from engine.models.lora import adapter_off
-from engine.models.registry import REGISTRY
-
-logging.disable_progress_bar()  # one per file would disturb the progress lines of the trainer
-
-for module in ("grounding_dino.model", "sam.model"):  # each registers its teacher
-    import_module(f"{__name__}.{module}")
+if TYPE_CHECKING:
+    from engine.models.base import Batch, Example, LoraTargets, Teacher
+    from engine.models.base_sources import LocalModel, is_hub_id, resolve_base_model
+    from engine.models.labeller import Labeller
+    from engine.models.load import find_adapters, load_adapted, load_labeller, load_teacher
+    from engine.models.lora import adapter_off
+    from engine.models.registry import REGISTRY
 
 __all__ = [
     "REGISTRY",
@@ -32,3 +32,19 @@ __all__ = [
     "load_teacher",
     "resolve_base_model",
 ]
+
+_MODULES = {
+    "engine.models.base": ("Batch", "Example", "LoraTargets", "Teacher"),
+    "engine.models.base_sources": ("LocalModel", "is_hub_id", "resolve_base_model"),
+    "engine.models.labeller": ("Labeller",),
+    "engine.models.load": ("find_adapters", "load_adapted", "load_labeller", "load_teacher"),
+    "engine.models.lora": ("adapter_off",),
+    "engine.models.registry": ("REGISTRY",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -133,6 +133,6 @@ def _names_in(models: list[type[BaseModel]]) -> list[str]:
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
+        yield annotation.resolved() if hasattr(annotation, "resolved") else annotation
     for argument in get_args(annotation):
         yield from _models_in(argument)

@@ -1,4 +1,4 @@
-"""Box prompts for SAM, detected by the tuned Grounding DINO of the same run, as in later use.
+"""Box prompts of a teacher, detected by another tuned teacher of the same run, as in later use.
 
 The boxes are detected once, before SAM is trained, and stored next to its checkpoint: a resumed run uses the same
 boxes on any machine. If they do not exist when training starts (Grounding DINO is not tuned, or has failed), SAM is
@@ -19,24 +19,24 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from engine.config import GroundingDinoSettings, RunConfig
+from engine.config import RunConfig, TeacherSettings
 from engine.dataset.types import CocoAnnotation, Detections, Sample
 from engine.errors import StorageError
 from engine.evaluation.evaluate import predict_images
 from engine.evaluation.matching import match
 from engine.layout import DETECTED_BOXES, RunLayout
+from engine.models.detected_boxes import with_detected
+from engine.registry import prompter
 from engine.results.run_files import read_result
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import Teacher, load_adapted
-from engine.teachers.sam.prompts import with_detected
 from engine.training.device import memory_errors
 from engine.training.distributed import Processes
 from engine.training.splits import SplitData, Splits
 
 """File name, with the digest of the boxes: several attempts of one run may have detected different boxes."""
 
-NO_DETECTOR = "this run has no Grounding DINO adapter: SAM is prompted by jittered true boxes alone"
 DETECTION_BATCH = 4
 """Maximum images per forward pass without training."""
 
@@ -60,7 +60,7 @@ LAYOUT: Mapping[str, tuple[type, tuple[int, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class DetectedBoxes:
-    """Boxes that Grounding DINO detected.
+    """Boxes that another teacher detected.
 
     Attributes:
         train: (N, 4) float32 xyxy in pixels for the N objects of each training image, NaN for undetected objects.
@@ -137,6 +137,7 @@ class Prompted(SplitData):
 
 def detect_box_prompts(
     config: RunConfig,
+    name: TeacherName,
     splits: Splits,
     *,
     begun: Mapping[str, Any] | None,
@@ -146,10 +147,13 @@ def detect_box_prompts(
     processes: Processes,
     say: Callable[[str], None],
 ) -> DetectedBoxes | None:
-    """Detect objects of the training and validation split with the tuned Grounding DINO; all processes take part.
+    """Detect objects of the training and validation split with the teacher that prompts ``name``.
+
+    All processes take part.
 
     Args:
         config: Resolved configuration of the run.
+        name: The teacher to train.
         splits: Training and validation images.
         begun: Fingerprint of the run to resume: without boxes then, it gets none now.
         folder: Folder of the checkpoint, where the boxes are stored.
@@ -159,22 +163,25 @@ def detect_box_prompts(
         say: Receives progress messages.
 
     Returns:
-        None if the run has no Grounding DINO adapter.
+        None if no teacher prompts it, or the run has no adapter of that one.
     """
-    detector, learner = config.teachers.grounding_dino, config.teachers.sam
-    if detector is None or learner is None or (begun is not None and DETECTOR not in begun):
+    prompting = prompter(name)
+    detector = None if prompting is None else config.teachers.of(prompting)
+    learner = config.teachers.of(name)
+    if prompting is None or detector is None or learner is None or (begun is not None and DETECTOR not in begun):
         return None
+    title, asked = prompting.traits.title, name.traits.title
     kept = processes.decided(lambda: _kept(folder, begun))
     if kept is not None:
         return DetectedBoxes.read(kept)
     layout = RunLayout.of(config)
-    if processes.decided(lambda: read_result(layout, TeacherName.GROUNDING_DINO, storage)) is None:
-        say(NO_DETECTOR)
+    if processes.decided(lambda: read_result(layout, prompting, storage)) is None:
+        say(f"this run has no {title} adapter: {asked} is prompted by jittered true boxes alone")
         return None
-    say("detecting objects with the tuned Grounding DINO: its boxes will prompt SAM")
+    say(f"detecting objects with the tuned {title}: its boxes will prompt {asked}")
     # Without a share of the prompts, boxes of training images would not be used.
-    wanted = ((splits.train, learner.detector_share > 0), (splits.val, True))
-    train, val = _look(layout, detector, wanted, storage=storage, cache=cache, processes=processes)
+    wanted = ((splits.train, learner.prompt_share() > 0), (splits.val, True))
+    train, val = _look(layout.teacher(prompting), detector, wanted, storage=storage, cache=cache, processes=processes)
 
     def keep() -> bytes:
         objects = splits.train.dataset.annotations
@@ -182,7 +189,7 @@ def detect_box_prompts(
         if train:
             boxes = [boxes_of(*pair) for pair in zip(objects, train, strict=True)]
             found, all_of = sum(int((~np.isnan(some[:, 0])).sum()) for some in boxes), sum(map(len, boxes))
-            say(f"Grounding DINO found {found} of {all_of} training objects")
+            say(f"{title} found {found} of {all_of} training objects")
         detected = DetectedBoxes.of(boxes, [_surest(found) for found in val])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DETECTED_BOXES.format(detected.digest)).write_bytes(detected.content)
@@ -192,8 +199,8 @@ def detect_box_prompts(
 
 
 def _look(
-    layout: RunLayout,
-    settings: GroundingDinoSettings,
+    adapter: str,
+    settings: TeacherSettings,
     splits: Sequence[tuple[SplitData, bool]],
     *,
     storage: Storage,
@@ -202,7 +209,7 @@ def _look(
 ) -> list[list[Detections]]:
     """Return the detections of each wanted split; complete in the first process only."""
     with processes.one_here_first():
-        teacher = load_adapted(layout.teacher(TeacherName.GROUNDING_DINO), storage=storage, cache=cache)
+        teacher = load_adapted(adapter, storage=storage, cache=cache)
     seen: list[list[Detections]] = []
     for part, wanted in splits:
         with memory_errors(teacher, settings):

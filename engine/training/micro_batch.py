@@ -19,12 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engine.config import TeacherSettings
+from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import CocoDataset
 from engine.estimate.cost_model import USABLE, BatchShape, StepEstimate, base_of, batch_shape, choose_step, options
 from engine.models.base import Teacher
 from engine.processes.launch import Place
 from engine.spec import LoraPreset
-from engine.teachers.grounding_dino.model import GroundingDino
 from engine.training.checkpoint import Progress
 from engine.training.distributed import Processes
 
@@ -140,14 +140,14 @@ def plan_step(
 
 
 def _batch_shape(teacher: Teacher, settings: TeacherSettings, dataset: CocoDataset) -> BatchShape:
-    detector = teacher if isinstance(teacher, GroundingDino) else None
+    transform = getattr(teacher, "transform", None)
     return batch_shape(
         [(image.height, image.width) for image in dataset.images],
-        tokens=0 if detector is None else max(len(prompt.input_ids) for prompt in detector.book.chunks()),
+        tokens=teacher.caption_tokens(),
         objects=max((len(objects) for objects in dataset.annotations), default=1),
         images=len(dataset),
         settings=settings,
-        transform=None if detector is None else detector.transform,
+        transform=transform if isinstance(transform, ShortestEdgeTransform) else None,
     )
 
 

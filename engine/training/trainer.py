@@ -39,6 +39,7 @@ from engine.models.lora import (
     save_adapter,
 )
 from engine.plan import TrainingRun
+from engine.registry import prompter
 from engine.results.events import Event, EventKind, Listener, better_than
 from engine.results.types import TeacherResult
 from engine.spec import TeacherName
@@ -246,10 +247,11 @@ class TeacherTrainer:
         ):
             note(message)
         detected = None
-        if self.name is TeacherName.SAM:
-            teacher.model.to("cpu")  # Grounding DINO has the GPU to itself
+        if prompter(self.name) is not None:
+            teacher.model.to("cpu")  # the prompting teacher has the GPU to itself
             detected = detect_box_prompts(
                 self.config,
+                self.name,
                 splits,
                 begun=None if checkpoint is None else checkpoint.settings,
                 folder=self.folder / LAST,

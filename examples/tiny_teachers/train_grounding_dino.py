@@ -25,13 +25,14 @@ from tokenizer import tiny_tokenizer
 from torch import nn
 from transformers import BertConfig, BertTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
 
-from engine.config import GroundingDinoSettings, LoraSettings
-from engine.dataset.images.preprocessing import GroundingDinoTransform
+from engine.config import LoraSettings
+from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import Sample
 from engine.models.base import Batch
 from engine.spec import LoraPreset
 from engine.teachers.grounding_dino.model import GroundingDino
 from engine.teachers.grounding_dino.prompts import PromptBook
+from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 
 FOLDER = Path(__file__).parent / "grounding_dino"
 SEED = 0
@@ -156,7 +157,7 @@ def batch_of(rng: np.random.Generator, teacher: GroundingDino, tokenizer: BertTo
     names, labels = words_for(rng, [things for _, things in drawn], plain=not stage.colors)
     teacher.book = PromptBook.of(names, {}, tokenizer=tokenizer, limit=CAPTION_TOKENS)
     teacher.classes = tuple(names)
-    teacher.transform = GroundingDinoTransform(shortest_edge=edge, longest_edge=2 * edge)
+    teacher.transform = ShortestEdgeTransform(shortest_edge=edge, longest_edge=2 * edge)
     samples = [sample_of(*scene, row) for scene, row in zip(drawn, labels, strict=True)]
     return teacher.collate([teacher.example(sample, rng) for sample in samples])
 
@@ -246,7 +247,7 @@ def main() -> None:
         max_detections=100,
     )
     teacher = GroundingDino(
-        model, tokenizer, classes=list(SYNONYMS), prompts={}, settings=settings, transform=GroundingDinoTransform()
+        model, tokenizer, classes=list(SYNONYMS), prompts={}, settings=settings, transform=ShortestEdgeTransform()
     )
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
 

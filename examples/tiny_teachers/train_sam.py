@@ -23,12 +23,13 @@ from shapes import draw_scene
 from torch import nn
 from transformers import SamConfig, SamImageProcessor, SamModel
 
-from engine.config import LoraSettings, SamSettings
+from engine.config import LoraSettings
 from engine.dataset.types import Sample
 from engine.models.base import Batch
 from engine.spec import LoraPreset
 from engine.teachers.sam.loss import dice_loss
 from engine.teachers.sam.model import Sam
+from engine.teachers.sam.settings import SamSettings
 
 HERE = Path(__file__).parent
 IMAGE_SIZE, PATCH_SIZE = 256, 16

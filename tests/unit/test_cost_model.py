@@ -15,9 +15,8 @@ from tiny import noise as image_of_noise
 from tiny_sam import sam_settings, scene
 
 from engine.config import LoraSettings, TeacherSettings
-from engine.dataset.images.preprocessing import GroundingDinoTransform
+from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.estimate.cost_model import (
-    LADDER,
     BatchShape,
     StepEstimate,
     base_of,
@@ -25,9 +24,9 @@ from engine.estimate.cost_model import (
     choose_step,
     count_positions,
     estimate_step,
-    is_sam,
     known,
     options,
+    teacher_of,
 )
 from engine.estimate.training_time import GPUS, batch_seconds
 from engine.models.activation_checkpointing import recompute
@@ -89,7 +88,7 @@ def test_a_step_holds_what_was_predicted_within_15_percent(
         objects=objects,
         images=1000,
         settings=settings,
-        transform=transform if isinstance(transform, GroundingDinoTransform) else None,
+        transform=transform if isinstance(transform, ShortestEdgeTransform) else None,
     )
     base = base_of("", json.loads((folder / "config.json").read_text()))
     assert base is not None
@@ -137,12 +136,12 @@ def test_what_the_settings_say_is_computed_again_is_not_for_choice() -> None:
 def test_every_base_is_known_with_every_preset(preset: LoraPreset) -> None:
     shape = BatchShape(positions=20_000, padded_positions=20_000, tokens=20, objects=5)
     for base in known():
-        kind = TeacherName.SAM if is_sam(base) else TeacherName.GROUNDING_DINO
-        settings = sam_settings() if is_sam(base) else grounding_dino_settings()
+        kind = teacher_of(base)
+        settings = sam_settings() if kind is TeacherName.SAM else grounding_dino_settings()
         settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"preset": preset})})
         for bfloat16 in (False, True):
             ways = list(options(base, settings, shape, bfloat16=bfloat16))
-            assert {one.checkpointing for one in ways} == set(LADDER[kind, preset]), base
+            assert {one.checkpointing for one in ways} == set(kind.traits.cost.ladder[preset]), base
             assert all(one.memory_bytes > 0 and one.flops > 0 for one in ways)
 
 

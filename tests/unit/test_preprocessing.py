@@ -10,8 +10,8 @@ from PIL import Image
 
 from engine.dataset.images.preprocessing import (
     Geometry,
-    GroundingDinoTransform,
-    SamTransform,
+    LongestEdgeTransform,
+    ShortestEdgeTransform,
     Transform,
     from_cxcywh_normalized,
     to_cxcywh_normalized,
@@ -21,7 +21,7 @@ SIZES = [(480, 640), (640, 480), (800, 1333), (333, 800), (800, 300), (64, 64), 
 
 sides = st.integers(1, 3000)
 transforms = st.sampled_from(
-    [GroundingDinoTransform(), GroundingDinoTransform(96, 160), SamTransform(), SamTransform(96)]
+    [ShortestEdgeTransform(), ShortestEdgeTransform(96, 160), LongestEdgeTransform(), LongestEdgeTransform(96)]
 )
 
 
@@ -35,7 +35,7 @@ def test_grounding_dino_sees_what_the_published_processor_makes(height: int, wid
 
     image = noise(height, width)
     expected = GroundingDinoImageProcessorPil()(image, return_tensors="np")["pixel_values"][0]
-    np.testing.assert_allclose(GroundingDinoTransform().image(image), expected, atol=1e-5)
+    np.testing.assert_allclose(ShortestEdgeTransform().image(image), expected, atol=1e-5)
 
 
 @given(height=sides, width=sides, edges=st.sampled_from([(800, 1333), (96, 160), (600, 1000)]))
@@ -45,7 +45,7 @@ def test_grounding_dino_sizes_are_those_of_the_published_processor(
     from transformers.image_transforms import get_size_with_aspect_ratio
 
     expected = get_size_with_aspect_ratio((height, width), *edges)
-    assert GroundingDinoTransform(*edges).plan(height, width).resized == tuple(max(side, 1) for side in expected)
+    assert ShortestEdgeTransform(*edges).plan(height, width).resized == tuple(max(side, 1) for side in expected)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -54,7 +54,7 @@ def test_sam_sees_what_the_published_processor_makes(height: int, width: int) ->
 
     image = noise(height, width)
     expected = SamImageProcessorPil()(image, return_tensors="np")["pixel_values"][0]
-    np.testing.assert_allclose(SamTransform().image(image), expected, atol=1e-5)
+    np.testing.assert_allclose(LongestEdgeTransform().image(image), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -62,7 +62,7 @@ def test_sam_pixels_and_prompts_are_those_of_segment_anything(height: int, width
     from segment_anything.utils.transforms import ResizeLongestSide
 
     reference, image = ResizeLongestSide(1024), noise(height, width)
-    geometry = SamTransform().plan(height, width)
+    geometry = LongestEdgeTransform().plan(height, width)
     assert geometry.resized == reference.get_preprocess_shape(height, width, 1024)
     boxes = np.array([[0, 0, width, height], [1.5, 2.25, 30, 31]], dtype=np.float32)
     np.testing.assert_allclose(geometry.to_model(boxes), reference.apply_boxes(boxes, (height, width)), rtol=1e-6)
@@ -74,7 +74,7 @@ def test_sam_pixels_and_prompts_are_those_of_segment_anything(height: int, width
         [[[58.395]], [[57.12]], [[57.375]]]
     )
     scaled_height, scaled_width = geometry.resized
-    ours = SamTransform().image(image)
+    ours = LongestEdgeTransform().image(image)
     np.testing.assert_allclose(ours[:, :scaled_height, :scaled_width], pixels, atol=1e-5)
     assert not ours[:, scaled_height:].any()
     assert not ours[:, :, scaled_width:].any()
@@ -96,19 +96,19 @@ def test_boxes_come_back_to_where_they_were(transform: Transform, height: int, w
 
 
 def test_boxes_that_reach_out_of_the_image_are_clipped_on_the_way_back() -> None:
-    geometry = SamTransform().plan(100, 200)
+    geometry = LongestEdgeTransform().plan(100, 200)
     assert geometry.to_original(np.array([[-5.0, -5, 1024, 1024]])).tolist() == [[0, 0, 200, 100]]
     assert from_cxcywh_normalized(np.array([[0.5, 0.5, 2, 2]]), 100, 200).tolist() == [[0, 0, 200, 100]]
 
 
 def test_no_boxes_are_no_boxes() -> None:
     none = np.zeros((0, 4), dtype=np.float32)
-    geometry = GroundingDinoTransform().plan(100, 200)
+    geometry = ShortestEdgeTransform().plan(100, 200)
     for made in (geometry.to_model(none), geometry.to_original(none), to_cxcywh_normalized(none, 100, 200)):
         assert made.shape == (0, 4)
 
 
-@pytest.mark.parametrize("transform", [GroundingDinoTransform(96, 160), SamTransform(128)])
+@pytest.mark.parametrize("transform", [ShortestEdgeTransform(96, 160), LongestEdgeTransform(128)])
 @pytest.mark.parametrize(("height", "width"), [(50, 80), (300, 200), (64, 64), (37, 211)])
 def test_a_drawn_box_is_where_its_coordinates_say(transform: Transform, height: int, width: int) -> None:
     image = np.zeros((height, width, 3), dtype=np.uint8)
@@ -129,7 +129,7 @@ def test_a_drawn_box_is_where_its_coordinates_say(transform: Transform, height: 
 def test_coverage_keeps_the_area_of_a_mask(height: int, width: int, size: int) -> None:
     masks = np.random.default_rng(height * width).random((2, height, width)) > 0.5
     masks[1] = True
-    geometry = SamTransform(96).plan(height, width)
+    geometry = LongestEdgeTransform(96).plan(height, width)
     covered = geometry.coverage(masks, size)
     assert covered.shape == (2, size, size)
     assert covered.max() <= 1 + 1e-6
@@ -142,8 +142,8 @@ def test_coverage_is_the_share_of_each_cell() -> None:
     mask[0, :, :3] = True  # 3 of 8 columns, on a grid of 4 by 4 over a square of 8 by 8
     expected = np.zeros((4, 4))
     expected[:2, 0], expected[:2, 1] = 1, 0.5
-    np.testing.assert_allclose(SamTransform(8).plan(4, 8).coverage(mask, 4)[0], expected)
-    assert SamTransform(8).plan(4, 8).coverage(mask[:0], 4).shape == (0, 4, 4)
+    np.testing.assert_allclose(LongestEdgeTransform(8).plan(4, 8).coverage(mask, 4)[0], expected)
+    assert LongestEdgeTransform(8).plan(4, 8).coverage(mask[:0], 4).shape == (0, 4, 4)
 
 
 def test_coverage_agrees_with_pillow_where_cells_are_whole() -> None:

@@ -3,7 +3,7 @@
 Coordinates are continuous: pixel ``i`` covers ``[i, i + 1)``, so that the box ``[0, 0, W, H]`` is the whole image and
 scaling an image scales its boxes by nothing but a factor for each axis (half-pixel convention).
 
-    transform = SamTransform()
+    transform = LongestEdgeTransform()
     geometry = transform.plan(*image.shape[:2])
     pixels = transform.image(image)                  # (3, 1024, 1024)
     prompts = geometry.to_model(boxes_xyxy)          # pixels of the model's input
@@ -132,7 +132,7 @@ def check_normalisation(values: Mapping[str, Any], *, where: str) -> None:
 
 
 @dataclass(frozen=True)
-class GroundingDinoTransform(Transform):
+class ShortestEdgeTransform(Transform):
     """The shorter edge is scaled to ``shortest_edge`` unless the longer one would pass ``longest_edge`` pixels.
 
     Sizes are rounded as transformers' ``get_size_with_aspect_ratio`` does, so that published weights see the images
@@ -184,7 +184,7 @@ class GroundingDinoTransform(Transform):
 
 
 @dataclass(frozen=True)
-class SamTransform(Transform):
+class LongestEdgeTransform(Transform):
     """The longer edge is scaled to ``image_size`` pixels, the shorter one is padded to it.
 
     Sizes are rounded as segment_anything's ``ResizeLongestSide`` does.

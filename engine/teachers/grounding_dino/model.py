@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from transformers import (
     MMGroundingDinoForObjectDetection,
 )
 
-from engine.config import GroundingDinoSettings, LoraSettings
-from engine.dataset.images.preprocessing import GroundingDinoTransform, from_cxcywh_normalized, to_cxcywh_normalized
+from engine.config import LoraSettings
+from engine.dataset.images.preprocessing import ShortestEdgeTransform, from_cxcywh_normalized, to_cxcywh_normalized
 from engine.dataset.types import Detections, Sample
 from engine.errors import BaseModelError
 from engine.models.base import Batch, Example, LoraTargets, Teacher, later_layers, to_device
@@ -39,8 +39,8 @@ from engine.models.base_files import (
 )
 from engine.models.fast.deformable_attention import keep_only_inputs
 from engine.models.feature_cache import picture
-from engine.models.registry import register
-from engine.spec import LoraPreset, TeacherName
+from engine.registry import TeacherTraits
+from engine.spec import LoraPreset
 from engine.storage.base_identity import LIMITS, PREPROCESSOR
 from engine.teachers.grounding_dino.batch import collate, collate_pictures, encode
 from engine.teachers.grounding_dino.caption_cache import cache_captions
@@ -49,6 +49,8 @@ from engine.teachers.grounding_dino.features import compute as frozen
 from engine.teachers.grounding_dino.features import frozen_layers, recalled
 from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_losses
 from engine.teachers.grounding_dino.prompts import Prompt, PromptBook
+from engine.teachers.grounding_dino.settings import GroundingDinoSettings
+from engine.teachers.grounding_dino.traits import GROUNDING_DINO
 from engine.text.plain_json import read_object_file
 
 MODELS = {"grounding-dino": GroundingDinoForObjectDetection, "mm-grounding-dino": MMGroundingDinoForObjectDetection}
@@ -67,16 +69,13 @@ PRESETS = {
 LoRA would silently untie (a merged adapter would differ from the applied one). BERT stays frozen too."""
 
 
-@register
 class GroundingDino(Teacher):
     """Grounding DINO with the classes of one dataset.
 
     Not supported: training with a frozen batch-norm backbone (ResNet).
     """
 
-    name: ClassVar[TeacherName] = TeacherName.GROUNDING_DINO
-    iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
-    needs_masks: ClassVar[bool] = False
+    traits: ClassVar[TeacherTraits] = GROUNDING_DINO
     pads: ClassVar[bool] = True
     recomputable: ClassVar[Mapping[str, str]] = {
         "backbone": r"model\.backbone\.conv_encoder\.model\..*encoder\.layers\.\d+\.blocks\.\d+",
@@ -92,7 +91,7 @@ class GroundingDino(Teacher):
         classes: Sequence[str],
         prompts: Mapping[str, str],
         settings: GroundingDinoSettings,
-        transform: GroundingDinoTransform,
+        transform: ShortestEdgeTransform,
     ) -> None:
         # PEFT requests the input embeddings, and the library does not find them.
         model.model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
@@ -253,6 +252,10 @@ class GroundingDino(Teacher):
                 found[index] = replace(seen, cut=len(seen) < self.queries * len(self.classes))
         return [found[index] for index in range(len(samples))]
 
+    def caption_tokens(self) -> int:
+        """See :meth:`Teacher.caption_tokens`."""
+        return max(len(prompt.input_ids) for prompt in self.book.chunks())
+
     def _prompts(self, example: Example) -> tuple[Prompt, ...]:
         if "order" not in example:
             return self.book.chunks()
@@ -348,9 +351,9 @@ def _detections(scores: Tensor, classes: Tensor, boxes: Tensor, *, size: tuple[i
     )
 
 
-def _transform(folder: Path) -> GroundingDinoTransform:
+def _transform(folder: Path) -> ShortestEdgeTransform:
     file = folder / PREPROCESSOR
     if not file.is_file():
-        return GroundingDinoTransform()
+        return ShortestEdgeTransform()
     values = read_object_file(file, error=BaseModelError, limit=LIMITS[PREPROCESSOR])
-    return GroundingDinoTransform.of(values, where=str(file))
+    return ShortestEdgeTransform.of(values, where=str(file))

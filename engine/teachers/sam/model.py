@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,20 +20,25 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from transformers import AutoConfig, SamModel
 
-from engine.config import LoraSettings, SamSettings
-from engine.dataset.images.preprocessing import Geometry, SamTransform, check_normalisation
+from engine.config import LoraSettings
+from engine.dataset.images.preprocessing import Geometry, LongestEdgeTransform, check_normalisation
 from engine.dataset.types import CocoAnnotation, Detections, Rle, Sample
 from engine.errors import BaseModelError
 from engine.models.base import Batch, Example, LoraTargets, Teacher, frozen_before, later_layers, to_device
 from engine.models.base_files import check_loaded, check_size, read_config, shortened
+from engine.models.detected_boxes import detected_boxes
 from engine.models.feature_cache import picture, pictures
-from engine.models.registry import register
-from engine.spec import LoraPreset, TeacherName
+from engine.models.lora import merged
+from engine.registry import TeacherTraits
+from engine.spec import LoraPreset
 from engine.storage.base_identity import LIMITS, PREPROCESSOR
+from engine.teachers.sam.checkpoint import convert_original, export_original, loading_code
 from engine.teachers.sam.cross_attention import reorder_cross_attention
 from engine.teachers.sam.loss import sam_losses
 from engine.teachers.sam.masks import encode, original_masks
-from engine.teachers.sam.prompts import detected_boxes, draw_points, jitter_boxes, take_turns, targets_of
+from engine.teachers.sam.prompts import draw_points, jitter_boxes, take_turns, targets_of
+from engine.teachers.sam.settings import SamSettings
+from engine.teachers.sam.traits import SAM
 from engine.text.plain_json import read_object_file
 
 _IOU = r"mask_decoder\.iou_prediction_head\.(proj_in|layers\.\d+|proj_out)"
@@ -56,7 +61,6 @@ PROMPTS_AT_ONCE = 64
 """Prompts per decoder pass: 64 take about 2 GB with 1024 pixel images."""
 
 
-@register
 class Sam(Teacher):
     """SAM with an image encoder of any size.
 
@@ -66,9 +70,7 @@ class Sam(Teacher):
     Not supported: prediction from prompts other than boxes.
     """
 
-    name: ClassVar[TeacherName] = TeacherName.SAM
-    iou_type: ClassVar[Literal["bbox", "segm"]] = "segm"
-    needs_masks: ClassVar[bool] = True
+    traits: ClassVar[TeacherTraits] = SAM
     recomputable: ClassVar[Mapping[str, str]] = {"encoder": r"vision_encoder\.layers\.\d+", "decoder": "mask_decoder"}
 
     def __init__(self, model: Any, *, classes: Sequence[str], settings: SamSettings) -> None:
@@ -78,7 +80,7 @@ class Sam(Teacher):
         self.classes = tuple(classes)
         self.settings = settings
         vision = model.config.vision_config
-        self.transform = SamTransform(vision.image_size)
+        self.transform = LongestEdgeTransform(vision.image_size)
         self.mask_size = 4 * vision.image_size // vision.patch_size
         """Side of the decoder's masks."""
 
@@ -105,6 +107,17 @@ class Sam(Teacher):
         check_loaded(folder, model, report["missing_keys"])
         model.requires_grad_(False).eval()
         return cls(model, classes=classes, settings=settings)
+
+    @classmethod
+    def convert_original(cls, file: Path, folder: Path) -> None:
+        """See :meth:`Teacher.convert_original`: a checkpoint of segment_anything."""
+        convert_original(file, folder)
+
+    def export_original(self, file: Path, *, path: Path) -> str:
+        """See :meth:`Teacher.export_original`: a checkpoint of segment_anything."""
+        model = merged(self)
+        export_original(model, file)
+        return loading_code(model.config, path)
 
     def lora_targets(self, lora: LoraSettings) -> LoraTargets:
         """See :data:`PRESETS`."""

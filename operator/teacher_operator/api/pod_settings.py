@@ -35,11 +35,12 @@ ENV_MESSAGE = "this variable follows from another field of the spec (storage, gp
 
 
 class StageName(StrEnum):
-    """Stage of a run: each is a Job."""
+    """Stage of a run: each is a Job. The inspection comes first, then the training of each teacher by its name."""
 
+    _ignore_ = "teacher"
     INSPECTION = "Inspection"
-    GROUNDING_DINO = TeacherName.GROUNDING_DINO.value
-    SAM = TeacherName.SAM.value
+    for teacher in TeacherName:
+        locals()[teacher.slug.upper()] = teacher.value
 
 
 class TolerationOperator(StrEnum):

@@ -33,7 +33,7 @@ def stage_settings(spec: TeacherFineTuneSpec, stage: StageName, settings: Settin
     """
     own = stage_spec(spec, stage)
     merged = _merged(settings.pods, spec.pod, _placement(spec), own)
-    if stage is StageName.INSPECTION:
+    if stage.value == StageName.INSPECTION.value:
         return merged.model_copy(update={"resource_claims": own.resource_claims})
     return merged
 

@@ -23,7 +23,7 @@ DISK, MODELS, AUTHORITIES = "/scratch", "/models", "/etc/teacher-ca"
 BUNDLE = "ca.crt"
 SHARED_MEMORY = "2Gi"
 
-TRAINING = (StageName.GROUNDING_DINO, StageName.SAM)
+TRAINING = tuple(stage for stage in StageName if stage is not StageName.INSPECTION)
 
 RESTRICTED_CONTAINER = {
     "allowPrivilegeEscalation": False,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from engine.errors import InterruptedTrainingError
+from engine.registry import prompter
 from engine.results.metrics import metric_text
 from engine.results.outcome import TeacherOutcome
 from engine.spec import TeacherName
@@ -227,8 +228,9 @@ def _made_anew(
 
 def waits_for(teacher: TeacherName, before: Sequence[TeacherStatus]) -> str:
     """What has to end before a teacher begins; empty if nothing has. One that failed is not waited for."""
-    boxes = any(one.name is TeacherName.GROUNDING_DINO and one.state not in ENDED for one in before)
-    return "Grounding DINO, whose boxes it is prompted by" if teacher is TeacherName.SAM and boxes else ""
+    detector = prompter(teacher)
+    waits = any(one.name is detector and one.state not in ENDED for one in before)
+    return f"{detector.traits.title}, whose boxes it is prompted by" if detector is not None and waits else ""
 
 
 def _text(metric: float | None) -> str:

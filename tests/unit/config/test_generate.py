@@ -6,11 +6,12 @@ import re
 
 import pytest
 
-from engine.config import RunConfig, SamSettings, from_yaml, generate_config, to_yaml
+from engine.config import RunConfig, from_yaml, generate_config, to_yaml
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
 from engine.errors import ConfigError, DataError
 from engine.spec import Characteristic, FineTuneSpec, Intensity, TeacherName
 from engine.teachers import REGISTRY
+from engine.teachers.sam.settings import SamSettings
 from engine.text.pydantic_errors import parse
 
 

@@ -23,11 +23,11 @@ from engine.dataset import load_dataset, load_sample
 from engine.dataset.images.preprocessing import MEAN, STD
 from engine.dataset.types import Sample
 from engine.errors import BaseModelError
+from engine.models.detected_boxes import with_detected
 from engine.models.lora import attach, merged, trainable_parameters
 from engine.models.registry import REGISTRY
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.sam.model import Sam
-from engine.teachers.sam.prompts import with_detected
 
 SIZES = [(48, 80), (100, 37), (64, 64)]
 

@@ -8,14 +8,13 @@ from tiny_sam import scene
 
 from engine.augmentation import Augmenter
 from engine.dataset.types import CocoAnnotation
+from engine.models.detected_boxes import detected_boxes, with_detected
 from engine.spec import AugmentationSpec, EnvironmentSpec, Intensity, Viewpoint
 from engine.teachers.sam.prompts import (
-    detected_boxes,
     draw_points,
     jitter_boxes,
     take_turns,
     targets_of,
-    with_detected,
 )
 
 BOXES = np.tile(np.array([[20, 30, 60, 40]], np.float32), (4000, 1))

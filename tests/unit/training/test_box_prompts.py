@@ -27,7 +27,7 @@ from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY
 from engine.training import TeacherTrainer
-from engine.training.box_prompts import NO_DETECTOR, DetectedBoxes, boxes_of
+from engine.training.box_prompts import DetectedBoxes, boxes_of
 from engine.training.publish import train_and_publish
 
 DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
@@ -128,7 +128,7 @@ def test_without_the_detectors_adapter_it_goes_on_without_and_stays_so(
     kept = published.read_bytes()
     published.unlink()
     whole, said = train(config, tmp_path / "whole")
-    assert NO_DETECTOR in said
+    assert "this run has no Grounding DINO adapter: SAM is prompted by jittered true boxes alone" in said
     assert whole.from_detector_after is None
     with pytest.raises(InterruptedTrainingError):
         train(config, tmp_path / "again", kill_at=2)

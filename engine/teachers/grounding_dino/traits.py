@@ -1,0 +1,23 @@
+"""Traits of Grounding DINO and MM-Grounding-DINO."""
+
+from __future__ import annotations
+
+from engine.registry import TeacherTraits, register
+from engine.teachers.grounding_dino.card import card_code
+from engine.teachers.grounding_dino.cost import GroundingDinoCost
+from engine.teachers.grounding_dino.settings import GroundingDinoSettings
+
+GROUNDING_DINO = register(
+    TeacherTraits(
+        name="GroundingDino",
+        slug="grounding_dino",
+        title="Grounding DINO",
+        summary="boxes from class names",
+        annotations="boxes",
+        reads_class_names=True,
+        settings=GroundingDinoSettings,
+        model="engine.teachers.grounding_dino.model:GroundingDino",
+        card_code=card_code,
+        cost=GroundingDinoCost(),
+    )
+)
