@@ -56,6 +56,7 @@ def evaluate(
     from engine.dataset.splits.trained_images import trained_images
     from engine.evaluation.conclusion import conclude
     from engine.evaluation.evaluate import evaluate as measure
+    from engine.evaluation.ground_truth import GroundTruths
     from engine.evaluation.intervals import compare_ap
     from engine.layout import SPLITS
     from engine.models.lora import adapter_off
@@ -76,11 +77,12 @@ def evaluate(
     def load(index: int) -> Sample:
         return load_sample(dataset, index, paths[index], with_masks=teacher.needs_masks)
 
+    truths = GroundTruths()
     with console.status("measuring the adapter"):
-        adapted = measure(teacher, dataset, load, batch_size=batch_size)
+        adapted = measure(teacher, dataset, load, batch_size=batch_size, truths=truths)
     with console.status("measuring the base"), adapter_off(teacher):
-        base = measure(teacher, dataset, load, batch_size=batch_size)
-    compared = compare_ap(adapted.dataset, base.detections, adapted.detections, iou_type=teacher.iou_type)
+        base = measure(teacher, dataset, load, batch_size=batch_size, truths=truths)
+    compared = compare_ap(adapted.truth, base.detections, adapted.detections)
     concluded = conclude(base.metrics, adapted.metrics, compared)
     show_metrics([("base", base.metrics), ("adapted", adapted.metrics)])
     show_conclusion(concluded)

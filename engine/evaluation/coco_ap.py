@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from engine.dataset.boxes import to_xywh
-from engine.dataset.types import CocoDataset, Detections, Rle
-from engine.evaluation.ground_truth import IouType, coco_ground_truth, truth_of
+from engine.dataset.types import Detections, Rle
+from engine.evaluation.ground_truth import GroundTruth, IouType
 from engine.results.types import ApMetrics
 
 ALL, SMALL, MEDIUM, LARGE = range(4)  # COCO's areas: any, up to 32x32, up to 96x96, above
@@ -26,7 +26,7 @@ MAX_DETECTIONS = 100  # per class and image, as COCO defines it
 IOU_50, IOU_75 = 0, 5  # of the IoU thresholds .50:.05:.95
 
 
-def coco_ap(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> ApMetrics:
+def coco_ap(truth: GroundTruth, detections: Sequence[Detections]) -> ApMetrics:
     """Compute COCO's twelve metrics and the AP of each class.
 
     Detections inside crowd regions are ignored, as COCO does. For ``segm``, objects without a mask are excluded.
@@ -34,16 +34,15 @@ def coco_ap(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type:
     ``ap_ceiling`` is the AP of perfect detections.
 
     Args:
-        dataset: Ground truth.
-        detections: Detections in each image of ``dataset``, in its order.
-        iou_type: IoU of boxes (``bbox``) or masks (``segm``).
+        truth: Ground truth, and how detections are compared with it.
+        detections: Detections in each image of ``truth.dataset``, in its order.
 
     Returns:
         Metrics in 0..1; -1 without ground-truth objects.
     """
-    truth = coco_ground_truth(dataset, iou_type)
-    results = {**truth, "annotations": list(_results(detections, iou_type))}
-    evaluation = COCOeval_faster(COCO(truth), COCO(results), iouType=iou_type)
+    dataset, iou_type, annotated = truth.dataset, truth.iou_type, truth.coco()
+    results = {**annotated, "annotations": list(_results(detections, iou_type))}
+    evaluation = COCOeval_faster(COCO(annotated), COCO(results), iouType=iou_type)
     if dataset.images and dataset.classes:
         evaluation.evaluate()
         evaluation.accumulate()
@@ -67,7 +66,7 @@ def coco_ap(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type:
         ar_large=_mean(recall[..., LARGE, AT_100]),
         per_class={name: _mean(precision[:, :, i, ALL, AT_100]) for i, name in enumerate(dataset.classes)},
         images=len(dataset),
-        **_ceiling(truth),
+        **_ceiling(annotated),
     )
 
 
@@ -88,28 +87,28 @@ def _ceiling(truth: dict[str, Any]) -> dict[str, Any]:
     return {"ap_ceiling": float(((np.floor(recall * 100 + 1e-9) + 1) / 101).mean()), "dense_images": len(dense)}
 
 
-def mean_iou(dataset: CocoDataset, detections: Sequence[Detections]) -> float:
+def mean_iou(truth: GroundTruth, detections: Sequence[Detections]) -> float:
     """Compute the mean IoU between each object's mask and the mask predicted from its own box.
 
     Crowds and objects without a mask are excluded.
 
     Args:
-        dataset: Ground truth.
-        detections: Detections in each image; their ``prompt_indices`` are indices into ``dataset.annotations[i]``.
+        truth: Ground truth of masks.
+        detections: Detections in each image; their ``prompt_indices`` are indices into the image's annotations.
 
     Returns:
         0..1; an object without a predicted mask counts as 0. -1 if no object has a mask.
     """
-    return _mean(np.concatenate([np.zeros(0), *object_ious(dataset, detections)]))
+    return _mean(np.concatenate([np.zeros(0), *object_ious(truth, detections)]))
 
 
-def object_ious(dataset: CocoDataset, detections: Sequence[Detections]) -> list[NDArray[np.float64]]:
+def object_ious(truth: GroundTruth, detections: Sequence[Detections]) -> list[NDArray[np.float64]]:
     """Compute the IoUs of :func:`mean_iou` per object: one array for each image."""
     found = []
-    for index, seen in enumerate(detections):
+    for objects, seen in zip(truth.objects, detections, strict=True):
         predicted = _masks_by_prompt(seen)
         ious = []
-        for prompt, mask in _masks_by_prompt(truth_of(dataset, index, iou_type="segm")).items():
+        for prompt, mask in _masks_by_prompt(objects).items():
             answer = predicted.get(prompt)
             ious.append(0.0 if answer is None else float(coco_mask.iou([answer], [mask], [0])[0, 0]))
         found.append(np.asarray(ious, np.float64))

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap, mean_iou
-from engine.evaluation.ground_truth import IouType
+from engine.evaluation.ground_truth import GroundTruth, GroundTruths
 from engine.models.base import Teacher
 from engine.results.types import ApMetrics
 
@@ -25,12 +25,12 @@ class Evaluation:
         metrics: COCO's metrics; for SAM also the mean IoU.
         detections: Detections in each image, in the dataset's order, in original pixels. ``prompt_indices``, if set,
             are indices into ``dataset.annotations[i]``.
-        dataset: Ground truth, with the sizes of all images, also those that the annotation file lacks.
+        truth: Ground truth, with the sizes of all images, also those that the annotation file lacks.
     """
 
     metrics: ApMetrics
     detections: list[Detections]
-    dataset: CocoDataset
+    truth: GroundTruth
 
 
 def evaluate(
@@ -40,6 +40,7 @@ def evaluate(
     *,
     batch_size: int,
     on_progress: Callable[[int, int], None] | None = None,
+    truths: GroundTruths | None = None,
 ) -> Evaluation:
     """Evaluate ``teacher`` on every image of ``dataset``; at most ``batch_size`` images are in memory at a time.
 
@@ -52,10 +53,13 @@ def evaluate(
         load: Return the sample of an image by its index, without augmentation.
         batch_size: Images per forward pass.
         on_progress: Called after each batch with the numbers of finished and of all images.
+        truths: Ground truth of earlier evaluations, for several of the same dataset.
     """
     indices = range(len(dataset))
     seen = predict_images(teacher, dataset, load, indices=indices, batch_size=batch_size, on_progress=on_progress)
-    return compare(dataset, seen, iou_type=teacher.iou_type)
+    truth = (truths or GroundTruths()).of(with_sizes(dataset, seen), teacher.iou_type)
+    detections = [found for _, found in seen]
+    return Evaluation(compute_metrics(truth, detections), detections, truth)
 
 
 def predict_images(
@@ -90,14 +94,17 @@ def predict_images(
     return found
 
 
-def compare(dataset: CocoDataset, seen: Sequence[Seen], *, iou_type: IouType) -> Evaluation:
-    """Compute the metrics of the detections in every image of ``dataset``, in its order."""
-    dataset = replace(dataset, images=tuple(image for image, _ in seen))
-    detections = [found for _, found in seen]
-    metrics = coco_ap(dataset, detections, iou_type=iou_type)
-    if iou_type == "segm":
-        metrics = metrics.model_copy(update={"miou": mean_iou(dataset, detections)})
-    return Evaluation(metrics=metrics, detections=detections, dataset=dataset)
+def with_sizes(dataset: CocoDataset, seen: Sequence[Seen]) -> CocoDataset:
+    """Return the images that were seen, which are the first of ``dataset``, with their actual sizes."""
+    return replace(dataset, images=tuple(image for image, _ in seen), annotations=dataset.annotations[: len(seen)])
+
+
+def compute_metrics(truth: GroundTruth, detections: Sequence[Detections]) -> ApMetrics:
+    """Compute the metrics of the detections in every image, in the order of ``truth.dataset``."""
+    metrics = coco_ap(truth, detections)
+    if truth.iou_type == "segm":
+        metrics = metrics.model_copy(update={"miou": mean_iou(truth, detections)})
+    return metrics
 
 
 def _with_masks_only(sample: Sample, annotations: tuple[CocoAnnotation, ...]) -> Sample:

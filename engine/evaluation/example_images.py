@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from engine.dataset.types import CocoDataset, Detections, Rle
-from engine.evaluation.ground_truth import IouType, truth_of
+from engine.dataset.types import Detections, Rle
+from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.matching import pairwise_iou
 from engine.layout import SAMPLE_IMAGES, SAMPLES, sample_image
 from engine.results.types import Result
@@ -160,11 +160,10 @@ def agreement(truth: Detections, detections: Detections) -> Agreement:
 
 
 def choose_samples(
-    dataset: CocoDataset,
+    truth: GroundTruth,
     before: Sequence[Detections],
     after: Sequence[Detections],
     *,
-    iou_type: IouType,
     count: int = 6,
 ) -> list[int]:
     """Choose images that represent the effect of tuning; deterministic.
@@ -172,18 +171,17 @@ def choose_samples(
     In this order: a typical image, the image with the most objects, the largest gain, and the lowest F1 after tuning;
     then images with the most classes not yet shown, with the larger gain first.
     """
-    truths = [truth_of(dataset, i, iou_type=iou_type) for i in range(len(dataset))]
     scores = [
-        tuple(agreement(truth, shown(seen[i], len(truth))).f1 for seen in (before, after))
-        for i, truth in enumerate(truths)
+        tuple(agreement(objects, shown(seen[i], len(objects))).f1 for seen in (before, after))
+        for i, objects in enumerate(truth.objects)
     ]
-    objects = np.asarray([len(truth) for truth in truths])
+    counts = np.asarray([len(objects) for objects in truth.objects])
     gains = [after_f1 - before_f1 for before_f1, after_f1 in scores]
-    left = [i for i in range(len(dataset)) if objects[i]] or list(range(len(dataset)))
-    middle = float(np.median(objects[left])) if left else 0.0
+    left = [i for i in range(len(truth)) if counts[i]] or list(range(len(truth)))
+    middle = float(np.median(counts[left])) if left else 0.0
     wanted = [
-        lambda i: -abs(float(objects[i]) - middle),
-        lambda i: float(objects[i]),
+        lambda i: -abs(float(counts[i]) - middle),
+        lambda i: float(counts[i]),
         lambda i: gains[i],
         lambda i: -scores[i][1],
     ]
@@ -193,26 +191,23 @@ def choose_samples(
         if len(chosen) < len(wanted):
             best = max(left, key=wanted[len(chosen)])
         else:
-            best = max(left, key=lambda i: (len(set(truths[i].class_indices.tolist()) - seen_classes), gains[i]))
+            best = max(left, key=lambda i: (len(set(truth.objects[i].class_indices.tolist()) - seen_classes), gains[i]))
         left.remove(best)
         chosen.append(best)
-        seen_classes |= set(truths[best].class_indices.tolist())
+        seen_classes |= set(truth.objects[best].class_indices.tolist())
     return chosen
 
 
-def make_record(
-    dataset: CocoDataset, index: int, before: Detections, after: Detections, *, iou_type: IouType
-) -> SampleRecord:
-    """Build the record of one image of ``dataset``, with only the detections that are drawn."""
-    image = dataset.images[index]
-    truth = truth_of(dataset, index, iou_type=iou_type)
+def make_record(truth: GroundTruth, index: int, before: Detections, after: Detections) -> SampleRecord:
+    """Build the record of one image, with only the detections that are drawn."""
+    image, objects = truth.dataset.images[index], truth.objects[index]
     return SampleRecord(
         index=index,
         file_name=image.file_name,
         width=image.width,
         height=image.height,
-        classes=dataset.classes,
-        truth=DetectionsRecord.of(truth),
-        before=DetectionsRecord.of(shown(before, len(truth))),
-        after=DetectionsRecord.of(shown(after, len(truth))),
+        classes=truth.dataset.classes,
+        truth=DetectionsRecord.of(objects),
+        before=DetectionsRecord.of(shown(before, len(objects))),
+        after=DetectionsRecord.of(shown(after, len(objects))),
     )

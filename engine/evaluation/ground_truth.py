@@ -1,8 +1,13 @@
-"""Convert the ground truth of a dataset for COCO's evaluation and for drawing."""
+"""Ground truth of a dataset, built once and shared by all evaluations of it.
+
+Polygons are encoded to run lengths only here: this takes most of the time of an evaluation of masks. Run lengths, not
+bitmaps, stay in memory.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -13,64 +18,108 @@ from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detecti
 IouType = Literal["bbox", "segm"]
 
 
-def mask_rle(annotation: CocoAnnotation, image: CocoImage) -> Rle | None:
-    """Return the mask of one object, or None if it has none."""
-    if not annotation.segmentation:
-        return None
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Objects and crowd regions of a dataset in the form of detections.
+
+    For ``segm``, objects and crowds without a mask are excluded, since their detections cannot be compared.
+
+    Attributes:
+        dataset: Ground truth, with the actual sizes of all images.
+        iou_type: IoU of boxes (``bbox``) or masks (``segm``) that the detections are compared by.
+        objects: Objects of each image as perfect detections, without crowds. For ``segm``, ``prompt_indices`` are
+            indices into ``dataset.annotations[i]``.
+        crowds: Crowd regions of each image, likewise.
+    """
+
+    dataset: CocoDataset
+    iou_type: IouType
+    objects: tuple[Detections, ...]
+    crowds: tuple[Detections, ...]
+
+    @classmethod
+    def of(cls, dataset: CocoDataset, iou_type: IouType) -> Self:
+        """Build the ground truth of a dataset."""
+        objects, crowds = [], []
+        for image, of_image in zip(dataset.images, dataset.annotations, strict=True):
+            usable = list(enumerate(of_image))
+            rles = None
+            if iou_type == "segm":
+                usable = [(index, found) for index, found in usable if found.segmentation]
+                rles = [_encoded(found, image) for _, found in usable]
+            every = _as_detections(usable, rles)
+            is_crowd = np.asarray([found.iscrowd for _, found in usable], np.bool_)
+            objects.append(every.select(np.flatnonzero(~is_crowd)))
+            crowds.append(every.select(np.flatnonzero(is_crowd)))
+        return cls(dataset, iou_type, tuple(objects), tuple(crowds))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def coco(self) -> dict[str, Any]:
+        """Return the ground truth as a COCO dictionary, which COCO's evaluation may change.
+
+        An image's id is its index, a category's id the index of the class.
+        """
+        dataset = self.dataset
+        annotations: list[dict[str, Any]] = []
+        for index, (objects, crowds) in enumerate(zip(self.objects, self.crowds, strict=True)):
+            rles = _rles_by_annotation(objects) | _rles_by_annotation(crowds)
+            for position, annotation in enumerate(dataset.annotations[index]):
+                if self.iou_type == "segm" and position not in rles:
+                    continue
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,  # 0 would mean "unmatched" to the evaluation
+                        "image_id": index,
+                        "category_id": annotation.class_index,
+                        "bbox": to_xywh(annotation.box_xyxy),
+                        "area": annotation.area,
+                        "iscrowd": int(annotation.iscrowd),
+                        "segmentation": rles.get(position),
+                    }
+                )
+        images = [{"id": i, "width": image.width, "height": image.height} for i, image in enumerate(dataset.images)]
+        categories = [{"id": i, "name": name} for i, name in enumerate(dataset.classes)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+
+class GroundTruths:
+    """Ground truth of the few datasets that a run evaluates several times, each built once."""
+
+    def __init__(self) -> None:
+        self._built: list[GroundTruth] = []
+
+    def of(self, dataset: CocoDataset, iou_type: IouType) -> GroundTruth:
+        """Return the ground truth of a dataset; build it if none of an equal dataset exists."""
+        for truth in self._built:
+            if truth.iou_type == iou_type and _same_objects(truth.dataset, dataset):
+                return truth
+        self._built.append(GroundTruth.of(dataset, iou_type))
+        return self._built[-1]
+
+
+def _same_objects(one: CocoDataset, other: CocoDataset) -> bool:
+    """Compare two datasets; fast if they share their annotations, as several selections from one dataset do."""
+    return (one.images, one.annotations, one.classes) == (other.images, other.annotations, other.classes)
+
+
+def _encoded(annotation: CocoAnnotation, image: CocoImage) -> Rle:
     return encode_segmentation(annotation.segmentation, image.height, image.width)
 
 
-def coco_ground_truth(dataset: CocoDataset, iou_type: IouType) -> dict[str, Any]:
-    """Convert the dataset to a COCO dictionary for the evaluation.
-
-    An image's id is its index, a category's id the index of the class. For ``segm``, objects without a mask are
-    excluded, since their detections cannot be compared.
-    """
-    annotations: list[dict[str, Any]] = []
-    for index, (image, objects) in enumerate(zip(dataset.images, dataset.annotations, strict=True)):
-        for annotation in objects:
-            rle = mask_rle(annotation, image) if iou_type == "segm" else None
-            if iou_type == "segm" and rle is None:
-                continue
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,  # 0 would mean "unmatched" to the evaluation
-                    "image_id": index,
-                    "category_id": annotation.class_index,
-                    "bbox": to_xywh(annotation.box_xyxy),
-                    "area": annotation.area,
-                    "iscrowd": int(annotation.iscrowd),
-                    "segmentation": rle,
-                }
-            )
-    return {
-        "images": [{"id": i, "width": image.width, "height": image.height} for i, image in enumerate(dataset.images)],
-        "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(dataset.classes)],
-    }
-
-
-def truth_of(dataset: CocoDataset, index: int, *, iou_type: IouType, crowds: bool = False) -> Detections:
-    """Return the objects of one image as perfect detections.
-
-    Crowds are excluded, for ``segm`` also objects without a mask. With ``crowds``, return only the crowds.
-    ``prompt_indices`` are indices into ``dataset.annotations[index]``.
-    """
-    image = dataset.images[index]
-    positions, boxes, masks = [], [], []
-    for position, annotation in enumerate(dataset.annotations[index]):
-        if annotation.iscrowd != crowds:
-            continue
-        rle = mask_rle(annotation, image) if iou_type == "segm" else None
-        if iou_type == "segm" and rle is None:
-            continue
-        positions.append(position)
-        boxes.append(annotation.box_xyxy)
-        masks.append(rle)
+def _as_detections(usable: list[tuple[int, CocoAnnotation]], rles: list[Rle] | None) -> Detections:
+    """Return annotations with their indices as detections of score 1."""
     return Detections(
-        boxes_xyxy=np.asarray(boxes, np.float32).reshape(-1, 4),
-        scores=np.ones(len(boxes), np.float32),
-        class_indices=np.asarray([dataset.annotations[index][i].class_index for i in positions], np.int64),
-        masks=[rle for rle in masks if rle is not None] if iou_type == "segm" else None,
-        prompt_indices=np.asarray(positions, np.int64) if iou_type == "segm" else None,
+        boxes_xyxy=np.asarray([found.box_xyxy for _, found in usable], np.float32).reshape(-1, 4),
+        scores=np.ones(len(usable), np.float32),
+        class_indices=np.asarray([found.class_index for _, found in usable], np.int64),
+        masks=rles,
+        prompt_indices=None if rles is None else np.asarray([index for index, _ in usable], np.int64),
     )
+
+
+def _rles_by_annotation(found: Detections) -> dict[int, Rle]:
+    if found.masks is None or found.prompt_indices is None:
+        return {}
+    return dict(zip(found.prompt_indices.tolist(), found.masks, strict=True))

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.types import CocoDataset, Detections
+from engine.dataset.types import Detections
 from engine.evaluation.coco_ap import MAX_DETECTIONS, object_ious
-from engine.evaluation.ground_truth import IouType, truth_of
+from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.matching import pairwise_iou
 from engine.results.types import Comparison, Interval
 
@@ -81,69 +81,63 @@ class ClassMatches:
         return np.where(objects > 0, total / (len(IOUS) * len(RECALLS)), math.nan)
 
 
-def match_classes(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> list[ClassMatches]:
+def match_classes(truth: GroundTruth, detections: Sequence[Detections]) -> list[ClassMatches]:
     """Match the detections of every image with its objects, as COCO's evaluation does.
 
     Args:
-        dataset: Ground truth; for ``segm``, objects without a mask are excluded.
-        detections: Detections in each image of ``dataset``, in its order.
-        iou_type: IoU of boxes (``bbox``) or masks (``segm``).
+        truth: Ground truth, and how detections are compared with it.
+        detections: Detections in each image of ``truth.dataset``, in its order.
 
     Returns:
-        One entry per class, in the order of ``dataset.classes``.
+        One entry per class, in the order of ``truth.dataset.classes``.
     """
-    found: list[list[tuple[int, Floats, NDArray[np.bool_], NDArray[np.bool_]]]] = [[] for _ in dataset.classes]
-    objects = np.zeros((len(dataset.classes), len(dataset)), np.int64)
-    for image, seen in enumerate(detections):
-        truth = truth_of(dataset, image, iou_type=iou_type)
-        crowds = truth_of(dataset, image, iou_type=iou_type, crowds=True)
-        np.add.at(objects[:, image], truth.class_indices, 1)
+    classes = truth.dataset.classes
+    found: list[list[tuple[int, Floats, NDArray[np.bool_], NDArray[np.bool_]]]] = [[] for _ in classes]
+    counts = np.zeros((len(classes), len(truth)), np.int64)
+    for image, (objects, seen, crowds) in enumerate(zip(truth.objects, detections, truth.crowds, strict=True)):
+        np.add.at(counts[:, image], objects.class_indices, 1)
         for label in np.unique(seen.class_indices).tolist():
             chosen = np.flatnonzero(seen.class_indices == label)
             best = np.argsort(-seen.scores[chosen], kind="stable")[:MAX_DETECTIONS]
             own = seen.select(chosen[best])
-            mine, others = (one.select(np.flatnonzero(one.class_indices == label)) for one in (truth, crowds))
+            mine, others = (one.select(np.flatnonzero(one.class_indices == label)) for one in (objects, crowds))
             right, passed_over = _match(
                 pairwise_iou(own, mine), pairwise_iou(own, others, crowds=True).max(axis=1, initial=0.0)
             )
             found[label].append((image, own.scores.astype(np.float64), right, passed_over))
-    return [_joined(parts, objects[label]) for label, parts in enumerate(found)]
+    return [_joined(parts, counts[label]) for label, parts in enumerate(found)]
 
 
 def compare_ap(
-    dataset: CocoDataset,
+    truth: GroundTruth,
     before: Sequence[Detections],
     after: Sequence[Detections],
     *,
-    iou_type: IouType,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison | None:
     """Compute intervals of the AP of base and adapter, and of their difference on the same images.
 
     Args:
-        dataset: Ground truth.
+        truth: Ground truth; for masks the mean IoU is compared too.
         before: Detections of the base in each image.
         after: Detections of the adapted teacher in each image.
-        iou_type: IoU of boxes (``bbox``) or masks (``segm``); for masks the mean IoU is compared too.
         resamples: Number of draws of images, with replacement.
         seed: Random seed of the draws.
 
     Returns:
         None without ground-truth objects, or with only one image.
     """
-    count = len(dataset)
-    if count < 2 or not any(dataset.annotations):
+    count = len(truth)
+    if count < 2 or not any(truth.dataset.annotations):
         return None
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.int64)
     weights = np.concatenate([np.ones((1, count), np.int64), draws])
-    of_base, of_adapter = (
-        _resampled(match_classes(dataset, seen, iou_type=iou_type), weights) for seen in (before, after)
-    )
+    of_base, of_adapter = (_resampled(match_classes(truth, seen), weights) for seen in (before, after))
     if math.isnan(of_base[0]):
         return None
-    ious = [object_ious(dataset, seen) for seen in (before, after)] if iou_type == "segm" else []
+    ious = [object_ious(truth, seen) for seen in (before, after)] if truth.iou_type == "segm" else []
     miou = None
     if ious and all(one is not None for one in ious):
         means = [_weighted_means(one, weights) for one in ious]

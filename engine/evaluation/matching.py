@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from engine.dataset.boxes import box_iou
-from engine.dataset.types import CocoDataset, Detections
-from engine.evaluation.ground_truth import IouType, truth_of
+from engine.dataset.types import Detections
+from engine.evaluation.ground_truth import GroundTruth
 
 FOUND = 0.5
 """Minimum IoU of a detection that matches an object."""
@@ -41,21 +41,16 @@ class Match:
     passed_over: NDArray[np.bool_]
 
 
-def match_all(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> list[Match]:
+def match_all(truth: GroundTruth, detections: Sequence[Detections]) -> list[Match]:
     """Match the detections of every image.
 
     Args:
-        dataset: Ground truth; for ``segm``, objects without a mask are excluded.
-        detections: Detections in each image of ``dataset``, in its order.
-        iou_type: IoU of boxes (``bbox``) or masks (``segm``).
+        truth: Ground truth, and how detections are compared with it.
+        detections: Detections in each image of ``truth.dataset``, in its order.
     """
     return [
-        match(
-            truth_of(dataset, index, iou_type=iou_type),
-            seen,
-            crowds=truth_of(dataset, index, iou_type=iou_type, crowds=True),
-        )
-        for index, seen in enumerate(detections)
+        match(objects, seen, crowds=crowds)
+        for objects, seen, crowds in zip(truth.objects, detections, truth.crowds, strict=True)
     ]
 
 

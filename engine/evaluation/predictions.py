@@ -13,6 +13,7 @@ from engine.dataset.types import CocoDataset, CocoImage, Detections
 from engine.errors import DataError
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.confusion import confusion
+from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.label_orientation import match_orientation
 from engine.evaluation.matching import match_all
 from engine.results.types import ApMetrics, Confusion
@@ -76,11 +77,12 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
     seen = [_reindexed(predictions.seen[name], new_index) if name is not None else _nothing() for name in names]
     with_objects = {found.class_index for objects in dataset.annotations for found in objects}
     masked = predictions.has_masks and any(a.segmentation for objects in dataset.annotations for a in objects)
+    truth = GroundTruth.of(dataset, "bbox")
     return Measured(
-        boxes=coco_ap(dataset, seen, iou_type="bbox"),
-        masks=coco_ap(dataset, seen, iou_type="segm") if masked else None,
+        boxes=coco_ap(truth, seen),
+        masks=coco_ap(GroundTruth.of(dataset, "segm"), seen) if masked else None,
         mistakes=confusion(
-            match_all(dataset, seen, iou_type="bbox"),
+            match_all(truth, seen),
             dataset.classes,
             dict.fromkeys(dataset.classes, 0.0),
             with_matrix=True,

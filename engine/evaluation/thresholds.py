@@ -9,9 +9,9 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.types import NMS_IOU, CocoDataset, Detections
+from engine.dataset.types import NMS_IOU, Detections
 from engine.evaluation.confusion import MATRIX_CLASSES, confusion
-from engine.evaluation.ground_truth import IouType
+from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.matching import Match, match_all
 from engine.models.labeller import keep
 from engine.results.types import ClassQuality, Confusion, ScoreCurve
@@ -43,7 +43,7 @@ class OperatingPoint:
     class_curves: dict[str, ScoreCurve]
 
 
-def operating_point(dataset: CocoDataset, detections: Sequence[Detections], *, iou_type: IouType) -> OperatingPoint:
+def operating_point(truth: GroundTruth, detections: Sequence[Detections]) -> OperatingPoint:
     """Choose the thresholds of a teacher by its detections, and evaluate it at these thresholds.
 
     A class without objects or without a correct detection gets the median threshold of the other classes, or
@@ -51,15 +51,14 @@ def operating_point(dataset: CocoDataset, detections: Sequence[Detections], *, i
     mistakes are those of the final labels: also across classes, only the highest-scoring class of a box is kept.
 
     Args:
-        dataset: Ground truth.
-        detections: Detections in each image of ``dataset``, in its order.
-        iou_type: IoU of boxes (``bbox``) or masks (``segm``).
+        truth: Ground truth, and how detections are compared with it.
+        detections: Detections in each image of ``truth.dataset``, in its order.
     """
-    apart = detections
-    if iou_type == "bbox":
+    dataset, apart = truth.dataset, detections
+    if truth.iou_type == "bbox":
         all_scores = np.zeros(len(dataset.classes), np.float32)
         apart = [keep(seen, all_scores, nms_iou=NMS_IOU, same_box=1.0) for seen in detections]
-    matches = match_all(dataset, apart, iou_type=iou_type)
+    matches = match_all(truth, apart)
     ranked = [_of_class(matches, index) for index in range(len(dataset.classes))]
     best = [_best(*one) for one in ranked]
     fallback = median([threshold for threshold, _ in best if threshold is not None] or [FALLBACK])
@@ -68,10 +67,10 @@ def operating_point(dataset: CocoDataset, detections: Sequence[Detections], *, i
         for name, (threshold, _) in zip(dataset.classes, best, strict=True)
     }
     qualities = [quality for _, quality in best]
-    if iou_type == "bbox":
+    if truth.iou_type == "bbox":
         limits = np.asarray([thresholds[name] for name in dataset.classes], np.float32)
         labels = [keep(seen, limits, nms_iou=NMS_IOU) for seen in detections]
-        matches = match_all(dataset, labels, iou_type=iou_type)
+        matches = match_all(truth, labels)
         qualities = [_quality(matches, index) for index in range(len(dataset.classes))]
     prompted = any(seen.prompt_indices is not None for seen in detections)
     return OperatingPoint(

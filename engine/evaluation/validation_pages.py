@@ -12,10 +12,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from engine.dataset.types import CocoDataset, Detections, Sample
+from engine.dataset.types import Detections, Sample
 from engine.evaluation.example_drawings import legend, pictures
 from engine.evaluation.example_images import MIN_SCORE, SampleView, make_record
-from engine.evaluation.ground_truth import IouType
+from engine.evaluation.ground_truth import GroundTruth
 from engine.layout import validation_page
 
 PER_PAGE = 50
@@ -31,26 +31,24 @@ PICTURE_BYTES = 16_000
 
 def write_pages(
     folder: Path,
-    dataset: CocoDataset,
+    truth: GroundTruth,
     load: Callable[[int], Sample],
     *,
     title: str,
     before: Sequence[Detections],
     after: Sequence[Detections],
-    iou_type: IouType,
 ) -> int:
     """Write the pages of a teacher and return their number.
 
     Args:
         folder: Output folder, created if missing.
-        dataset: The validation split.
+        truth: Ground truth of the validation split.
         load: Return the sample of an image by its index.
         title: Heading of each page.
         before: Detections of the base in each image, in original pixels.
         after: Detections of the adapted teacher.
-        iou_type: IoU of boxes (``bbox``) or masks (``segm``).
     """
-    chosen = _spread(len(dataset), MOST_IMAGES)
+    chosen = _spread(len(truth), MOST_IMAGES)
     pages = [chosen[start : start + PER_PAGE] for start in range(0, len(chosen), PER_PAGE)]
     template = Environment(
         loader=PackageLoader("engine.evaluation", ""), autoescape=True, undefined=StrictUndefined
@@ -61,7 +59,7 @@ def write_pages(
         for index in indices:
             image = Image.fromarray(load(index).image)
             image.thumbnail((SIDE, SIDE))
-            record = make_record(dataset, index, before[index], after[index], iou_type=iou_type)
+            record = make_record(truth, index, before[index], after[index])
             views.append(SampleView(np.asarray(image), record))
         html = template.render(
             title=title,
@@ -69,9 +67,9 @@ def write_pages(
             count=len(pages),
             page_name=validation_page,
             shown=len(chosen),
-            images=len(dataset),
+            images=len(truth),
             score_threshold=MIN_SCORE,
-            legend=[] if iou_type == "segm" else legend(views),
+            legend=[] if truth.iou_type == "segm" else legend(views),
             samples=[pictures(view, budget=PICTURE_BYTES, side=SIDE) for view in views],
         )
         (folder / validation_page(number)).write_text(html, encoding="utf-8")

@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from engine.config import TeacherSettings
-from engine.dataset.types import CocoDataset, Detections, Sample
+from engine.dataset.types import Detections, Sample
 from engine.estimate.cost_model import StepEstimate
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.conclusion import conclude_result, improved
-from engine.evaluation.evaluate import Evaluation, compare, predict_images
+from engine.evaluation.evaluate import Evaluation, compute_metrics, predict_images, with_sizes
 from engine.evaluation.example_images import choose_samples, make_record
-from engine.evaluation.ground_truth import IouType
+from engine.evaluation.ground_truth import GroundTruth, GroundTruths
 from engine.evaluation.intervals import compare_ap
 from engine.evaluation.retention import retention
 from engine.evaluation.thresholds import operating_point
@@ -49,6 +49,7 @@ class Evaluator:
         processes: All processes of the run.
         stop: Set by SIGTERM, which ends an evaluation.
         micro_batch_size: Images per forward pass.
+        truths: Ground truth of the splits evaluated so far.
     """
 
     teacher: Teacher
@@ -56,6 +57,7 @@ class Evaluator:
     processes: Processes
     stop: Stop
     micro_batch_size: int
+    truths: GroundTruths
 
     def of(self, part: SplitData, *, teacher: Teacher | None = None) -> Evaluation:
         """Evaluate the teacher as it is, or another one that shares its model, on a split."""
@@ -69,9 +71,13 @@ class Evaluator:
         with memory_errors(teacher, self.settings):
             seen = predict_images(teacher, part.dataset, load, indices=indices, batch_size=self.micro_batch_size)
         seen = self.processes.gather(seen)
-        metrics = self.processes.decided(lambda: compare(part.dataset, seen, iou_type=teacher.iou_type).metrics)
-        dataset = replace(part.dataset, images=tuple(image for image, _ in seen))
-        return Evaluation(metrics=metrics, detections=[found for _, found in seen], dataset=dataset)
+        detections = [found for _, found in seen]
+
+        def truth() -> GroundTruth:
+            return self.truths.of(with_sizes(part.dataset, seen), teacher.iou_type)
+
+        metrics = self.processes.decided(lambda: compute_metrics(truth(), detections))
+        return Evaluation(metrics, detections, truth())
 
     def base(self, splits: Mapping[str, SplitData]) -> Baseline:
         """Evaluate the base model on the given splits."""
@@ -100,19 +106,19 @@ class Evaluator:
             base = self.base({"val": splits.val} | with_test)
         by_detector = None
         if detected is not None:
-            by_detector = self.by_detector(splits.val, detected.val, truth=seen_after.dataset)
+            by_detector = self.by_detector(splits.val, detected.val, truth=seen_after.truth)
         retained = None if retention_data is None else self.retention(retention_data)
         return EvaluationReport(before, base.seen, seen_after, base.tested, tested_after, by_detector, retained)
 
     def by_detector(
-        self, part: SplitData, boxes: tuple[Detections, ...], *, truth: CocoDataset
+        self, part: SplitData, boxes: tuple[Detections, ...], *, truth: GroundTruth
     ) -> tuple[ApMetrics, ApMetrics]:
         """Evaluate base and adapted SAM with a detector's boxes as prompts.
 
         Args:
             part: The images.
             boxes: Detections in each of them.
-            truth: Ground truth of the split, with the image sizes.
+            truth: Ground truth of the split.
         """
 
         def measure() -> ApMetrics:
@@ -125,7 +131,7 @@ class Evaluator:
                 with memory_errors(self.teacher, self.settings):
                     seen += masks_of(self.teacher, samples, [boxes[i] for i in some])
             seen = self.processes.gather(seen)
-            return self.processes.decided(lambda: coco_ap(truth, seen, iou_type="segm"))
+            return self.processes.decided(lambda: coco_ap(truth, seen))
 
         with adapter_off(self.teacher):
             before = measure()
@@ -191,26 +197,24 @@ def write_result(
     plan: StepEstimate | None,
 ) -> TeacherResult:
     """Write example images with detections, validation pages and ``result.json`` to the adapter's ``folder``."""
+    truth = evaluation.seen_after.truth
     write_samples(
         folder,
-        splits.val.dataset,
+        truth,
         partial(splits.val.sample, with_masks=False),
         before=evaluation.seen_before.detections,
         after=evaluation.seen_after.detections,
-        iou_type=teacher.iou_type,
     )
     pages = write_pages(
         folder / VALIDATION_PAGES,
-        evaluation.seen_after.dataset,
+        truth,
         partial(splits.val.sample, with_masks=False),
         title=teacher.name.value,
         before=evaluation.seen_before.detections,
         after=evaluation.seen_after.detections,
-        iou_type=teacher.iou_type,
     )
     at_first, adapted = (
-        operating_point(one.dataset, one.detections, iou_type=teacher.iou_type)
-        for one in (evaluation.seen_before, evaluation.seen_after)
+        operating_point(truth, one.detections) for one in (evaluation.seen_before, evaluation.seen_after)
     )
     adapter = folder / ADAPTER
     content = adapter.read_bytes()
@@ -222,8 +226,8 @@ def write_result(
         after=evaluation.seen_after.metrics,
         test_before=evaluation.before.get("test"),
         test_after=evaluation.tested_after and evaluation.tested_after.metrics,
-        comparison=_compared(evaluation.seen_before, evaluation.seen_after, iou_type=teacher.iou_type),
-        test_comparison=_compared(evaluation.tested_before, evaluation.tested_after, iou_type=teacher.iou_type),
+        comparison=_compared(evaluation.seen_before, evaluation.seen_after),
+        test_comparison=_compared(evaluation.tested_before, evaluation.tested_after),
         from_detector_before=evaluation.by_detector and evaluation.by_detector[0],
         from_detector_after=evaluation.by_detector and evaluation.by_detector[1],
         thresholds=adapted.thresholds,
@@ -258,10 +262,10 @@ def write_result(
     return result
 
 
-def _compared(before: Evaluation | None, after: Evaluation | None, *, iou_type: IouType) -> Comparison | None:
+def _compared(before: Evaluation | None, after: Evaluation | None) -> Comparison | None:
     if before is None or after is None:
         return None
-    return compare_ap(after.dataset, before.detections, after.detections, iou_type=iou_type)
+    return compare_ap(after.truth, before.detections, after.detections)
 
 
 LONGEST_SIDE = 800
@@ -270,29 +274,24 @@ LONGEST_SIDE = 800
 
 def write_samples(
     folder: Path,
-    dataset: CocoDataset,
+    truth: GroundTruth,
     load: Callable[[int], Sample],
     *,
     before: Sequence[Detections],
     after: Sequence[Detections],
-    iou_type: IouType,
 ) -> None:
     """Choose example images and write them with ground truth and detections.
 
     Args:
         folder: Folder of the teacher.
-        dataset: The validation split.
+        truth: Ground truth of the validation split.
         load: Returns the sample of an image index.
         before: Detections of the base in each image.
         after: Detections of the adapted teacher.
-        iou_type: Whether boxes or masks are compared.
     """
     images = folder / SAMPLE_IMAGES
     images.mkdir(parents=True, exist_ok=True)
-    records = [
-        make_record(dataset, index, before[index], after[index], iou_type=iou_type)
-        for index in choose_samples(dataset, before, after, iou_type=iou_type)
-    ]
+    records = [make_record(truth, index, before[index], after[index]) for index in choose_samples(truth, before, after)]
     for record in records:
         image = Image.fromarray(load(record.index).image)
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

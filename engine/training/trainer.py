@@ -27,6 +27,7 @@ from engine.config import RunConfig, TeacherSettings
 from engine.dataset.types import Frame
 from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.example_images import read_samples
+from engine.evaluation.ground_truth import GroundTruths
 from engine.evaluation.settings_table import settings_table
 from engine.layout import LAST, RunLayout
 from engine.models.activation_checkpointing import recompute
@@ -157,6 +158,7 @@ class TeacherTrainer:
         self.on_hang = on_hang
         self.processes = processes
         self._held_at_most: int | None = None
+        self._truths = GroundTruths()
 
     def train(self) -> TeacherResult:
         """Measure the base, train, measure the best adapter.
@@ -336,9 +338,8 @@ class TeacherTrainer:
         return baseline
 
     def _measures(self, teacher: Teacher, micro_batch: MicroBatchPlan, stop: Stop) -> Evaluator:
-        return Evaluator(
-            teacher, self.settings, self.processes, stop, min(micro_batch.micro_batch_size, DETECTION_BATCH)
-        )
+        size = min(micro_batch.micro_batch_size, DETECTION_BATCH)
+        return Evaluator(teacher, self.settings, self.processes, stop, size, self._truths)
 
     def _begin(self, job: Job) -> Checkpoint:
         """Write the initial checkpoint of a run, before its first step."""

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from engine.dataset.boxes import to_xywh
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections
 from engine.evaluation.coco_ap import coco_ap, mean_iou
-from engine.evaluation.ground_truth import truth_of
+from engine.evaluation.ground_truth import GroundTruth
 from engine.results.types import ceiling_sentence
 
 NUMBERS = [
@@ -112,7 +112,7 @@ def reference(dataset: CocoDataset, detections: list[Detections], iou_type: str)
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_pycocotools(iou_type: str, seed: int) -> None:
     dataset, detections = random_data(seed)
-    metrics = coco_ap(dataset, detections, iou_type=iou_type)
+    metrics = coco_ap(GroundTruth.of(dataset, iou_type), detections)
     numbers, by_class = reference(dataset, detections, iou_type)
     assert [getattr(metrics, name) for name in NUMBERS] == pytest.approx(numbers, abs=1e-6)
     assert list(metrics.per_class.values()) == pytest.approx(by_class, abs=1e-6)
@@ -142,7 +142,7 @@ def seen(*boxes: tuple[float, float, float, float], scores: tuple[float, ...] = 
 
 
 def test_a_perfect_detection_scores_one() -> None:
-    metrics = coco_ap(one_image(an_object((10, 10, 40, 40))), [seen((10, 10, 50, 50))], iou_type="bbox")
+    metrics = coco_ap(GroundTruth.of(one_image(an_object((10, 10, 40, 40))), "bbox"), [seen((10, 10, 50, 50))])
     assert metrics.ap == metrics.ap50 == metrics.ar1 == metrics.ap_medium == pytest.approx(1)
     assert metrics.ap_small == metrics.ap_large == -1
     assert metrics.per_class == {"nut": pytest.approx(1), "bolt": -1}
@@ -150,24 +150,24 @@ def test_a_perfect_detection_scores_one() -> None:
 
 def test_a_detection_counts_up_to_its_iou() -> None:
     # 40x40 against 40x30 inside it: IoU 0.75, so six of the ten thresholds hold.
-    metrics = coco_ap(one_image(an_object((10, 10, 40, 40))), [seen((10, 10, 50, 40))], iou_type="bbox")
+    metrics = coco_ap(GroundTruth.of(one_image(an_object((10, 10, 40, 40))), "bbox"), [seen((10, 10, 50, 40))])
     assert (metrics.ap, metrics.ap50, metrics.ap75) == pytest.approx((0.6, 1, 1))
 
 
 def test_a_surer_false_alarm_halves_precision() -> None:
     detections = [seen((60, 60, 90, 90), (10, 10, 50, 50))]
-    assert coco_ap(one_image(an_object((10, 10, 40, 40))), detections, iou_type="bbox").ap == pytest.approx(0.5)
+    assert coco_ap(GroundTruth.of(one_image(an_object((10, 10, 40, 40))), "bbox"), detections).ap == pytest.approx(0.5)
 
 
 def test_detections_inside_a_crowd_are_neither_right_nor_wrong() -> None:
     dataset = one_image(an_object((10, 10, 20, 20)), an_object((40, 40, 60, 60), iscrowd=True))
     detections = [seen((50, 50, 70, 70), (60, 60, 90, 90), (10, 10, 30, 30))]
-    assert coco_ap(dataset, detections, iou_type="bbox").ap == pytest.approx(1)
+    assert coco_ap(GroundTruth.of(dataset, "bbox"), detections).ap == pytest.approx(1)
 
 
 def test_at_most_a_hundred_detections_an_image_count() -> None:
     boxes = [(60.0, 60.0, 90.0, 90.0)] * 100 + [(10.0, 10.0, 50.0, 50.0)]
-    assert coco_ap(one_image(an_object((10, 10, 40, 40))), [seen(*boxes)], iou_type="bbox").ap == 0
+    assert coco_ap(GroundTruth.of(one_image(an_object((10, 10, 40, 40))), "bbox"), [seen(*boxes)]).ap == 0
 
 
 def test_objects_without_a_mask_are_not_asked_for_masks() -> None:
@@ -175,23 +175,23 @@ def test_objects_without_a_mask_are_not_asked_for_masks() -> None:
     square = np.zeros((100, 100), np.uint8, order="F")
     square[10:50, 10:50] = 1
     detections = [seen((10, 10, 50, 50), masks=[coco_mask.encode(square)])]
-    assert coco_ap(dataset, detections, iou_type="segm").ap == pytest.approx(1)
-    assert coco_ap(dataset, detections, iou_type="bbox").ar100 == pytest.approx(0.5)
+    assert coco_ap(GroundTruth.of(dataset, "segm"), detections).ap == pytest.approx(1)
+    assert coco_ap(GroundTruth.of(dataset, "bbox"), detections).ar100 == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_nothing_to_find_and_nothing_found_are_numbers_not_errors(iou_type: str) -> None:
     nothing = seen(masks=[])
     no_images = CocoDataset((), (), ("nut",), (1,))
-    assert coco_ap(no_images, [], iou_type=iou_type).per_class == {"nut": -1}
-    assert coco_ap(one_image(), [nothing], iou_type=iou_type).ap == -1
-    assert coco_ap(one_image(classes=()), [nothing], iou_type=iou_type).per_class == {}
-    missed = coco_ap(one_image(an_object((10, 10, 40, 40))), [nothing], iou_type=iou_type)
+    assert coco_ap(GroundTruth.of(no_images, iou_type), []).per_class == {"nut": -1}
+    assert coco_ap(GroundTruth.of(one_image(), iou_type), [nothing]).ap == -1
+    assert coco_ap(GroundTruth.of(one_image(classes=()), iou_type), [nothing]).per_class == {}
+    missed = coco_ap(GroundTruth.of(one_image(an_object((10, 10, 40, 40))), iou_type), [nothing])
     assert (missed.ap, missed.ar100, missed.ap_medium, missed.ap_large) == (0, 0, 0, -1)
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    coco_ap(one_image(an_object((10, 10, 40, 40))), [seen((10, 10, 50, 50))], iou_type="bbox")
+    coco_ap(GroundTruth.of(one_image(an_object((10, 10, 40, 40))), "bbox"), [seen((10, 10, 50, 50))])
     assert capfd.readouterr() == ("", "")
 
 
@@ -205,8 +205,10 @@ def test_mean_iou_compares_each_mask_with_the_object_that_prompted_it() -> None:
         an_object((30, 30, 5, 5), segmentation=None),
     )
     answered = seen((0, 0, 10, 20), masks=[coco_mask.encode(left)], prompt_indices=np.array([0]))
-    assert mean_iou(dataset, [answered]) == pytest.approx((0.5 + 0) / 2)  # nothing was predicted for the other
-    assert mean_iou(one_image(), [seen(masks=[], prompt_indices=np.zeros(0, np.int64))]) == -1
+    assert mean_iou(GroundTruth.of(dataset, "segm"), [answered]) == pytest.approx(
+        (0.5 + 0) / 2
+    )  # nothing was predicted for the other
+    assert mean_iou(GroundTruth.of(one_image(), "segm"), [seen(masks=[], prompt_indices=np.zeros(0, np.int64))]) == -1
 
 
 def test_more_than_a_hundred_objects_of_a_class_are_told_with_the_ap_of_perfect_detections() -> None:
@@ -217,7 +219,7 @@ def test_more_than_a_hundred_objects_of_a_class_are_told_with_the_ap_of_perfect_
         classes=("bolt", "nut"),
         category_ids=(1, 2),
     )
-    found = coco_ap(dense, [truth_of(dense, i, iou_type="bbox") for i in range(2)], iou_type="bbox")
+    found = coco_ap(GroundTruth.of(dense, "bbox"), [GroundTruth.of(dense, "bbox").objects[i] for i in range(2)])
     assert found.ap == pytest.approx(found.ap_ceiling)
     assert found.ap_ceiling == pytest.approx(0.505, abs=1e-3)
     assert found.dense_images == 1
@@ -228,6 +230,6 @@ def test_a_hundred_objects_of_each_of_two_classes_are_all_counted(dataset: CocoD
     boxes = [(3 * (i % 20), 3 * (i // 20), 3 * (i % 20) + 2, 3 * (i // 20) + 2) for i in range(200)]
     objects = tuple(an_object(box, i % 2) for i, box in enumerate(boxes))
     full = CocoDataset((CocoImage(0, "0.jpg", 120, 80),), (objects,), ("bolt", "nut"), (1, 2))
-    found = coco_ap(full, [truth_of(full, 0, iou_type="bbox")], iou_type="bbox")
+    found = coco_ap(GroundTruth.of(full, "bbox"), [GroundTruth.of(full, "bbox").objects[0]])
     assert (found.ap, found.ap_ceiling, found.dense_images) == (pytest.approx(1), None, 0)
     assert ceiling_sentence(found) == ""

@@ -8,6 +8,7 @@ import pytest
 
 from engine.dataset.types import CocoAnnotation, CocoDataset
 from engine.evaluation.confusion import KINDS, MATRIX_CLASSES, confusion
+from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.matching import match_all
 from engine.results.types import Confusion
 
@@ -24,7 +25,7 @@ def confused(
 ) -> Confusion:
     more.setdefault("scores", [0.9 - 0.1 * i for i in range(len(boxes))])
     one = replace(dataset, images=dataset.images[:1], annotations=(objects,))
-    matches = match_all(one, [seen(*boxes, **more)], iou_type="bbox")
+    matches = match_all(GroundTruth.of(one, "bbox"), [seen(*boxes, **more)])
     return confusion(matches, one.classes, dict.fromkeys(one.classes, limit), with_matrix=True)
 
 

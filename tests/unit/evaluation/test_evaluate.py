@@ -113,7 +113,7 @@ def test_objects_without_a_mask_prompt_nothing_and_are_not_missed(dataset: CocoD
 def test_sizes_that_the_file_did_not_say_are_those_of_the_images(dataset: CocoDataset) -> None:
     unsized = replace(dataset, images=tuple(replace(image, width=0, height=0) for image in dataset.images))
     result = evaluate(HalfMasker(), unsized, loader(unsized), batch_size=2)
-    assert {(image.width, image.height) for image in result.dataset.images} == {(WIDTH, HEIGHT)}
+    assert {(image.width, image.height) for image in result.truth.dataset.images} == {(WIDTH, HEIGHT)}
     assert result.metrics.miou == pytest.approx(0.5)
 
 

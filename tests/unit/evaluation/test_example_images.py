@@ -12,7 +12,7 @@ from PIL import Image
 
 from engine.dataset.types import CocoDataset, Detections
 from engine.evaluation.example_images import SampleRecord, agreement, choose_samples, make_record, read_samples, shown
-from engine.evaluation.ground_truth import truth_of
+from engine.evaluation.ground_truth import GroundTruth
 
 from .conftest import HEIGHT, WIDTH, an_object, rectangle_rle, seen
 
@@ -22,7 +22,7 @@ def nothing(dataset: CocoDataset) -> list[Detections]:
 
 
 def truths(dataset: CocoDataset) -> list[Detections]:
-    return [truth_of(dataset, i, iou_type="bbox") for i in range(len(dataset))]
+    return [GroundTruth.of(dataset, "bbox").objects[i] for i in range(len(dataset))]
 
 
 def test_as_many_detections_as_objects_are_shown_and_every_confident_one() -> None:
@@ -71,31 +71,36 @@ def test_seeing_nothing_where_nothing_is_is_right() -> None:
 def test_a_typical_the_fullest_and_the_worst_image_are_chosen(dataset: CocoDataset) -> None:
     after = truths(dataset)
     after[3] = seen(scores=[])
-    chosen = choose_samples(dataset, nothing(dataset), after, iou_type="bbox", count=4)
+    chosen = choose_samples(GroundTruth.of(dataset, "bbox"), nothing(dataset), after, count=4)
     assert chosen[0] in (0, 4)  # of 1, 2, 3 and 5 objects: those next to the median
     assert chosen[1] == 2
     assert 3 in chosen
-    assert chosen == choose_samples(dataset, nothing(dataset), after, iou_type="bbox", count=4)
+    assert chosen == choose_samples(GroundTruth.of(dataset, "bbox"), nothing(dataset), after, count=4)
 
 
 def test_no_image_is_chosen_twice_and_few_images_are_no_error(dataset: CocoDataset) -> None:
-    assert sorted(choose_samples(dataset, nothing(dataset), truths(dataset), iou_type="bbox", count=9)) == [0, 2, 3, 4]
+    assert sorted(choose_samples(GroundTruth.of(dataset, "bbox"), nothing(dataset), truths(dataset), count=9)) == [
+        0,
+        2,
+        3,
+        4,
+    ]
     empty = dataset.subset([1])
-    assert choose_samples(empty, nothing(empty), nothing(empty), iou_type="segm") == [0]
+    assert choose_samples(GroundTruth.of(empty, "segm"), nothing(empty), nothing(empty)) == [0]
     none = dataset.subset([])
-    assert choose_samples(none, [], [], iou_type="bbox") == []
+    assert choose_samples(GroundTruth.of(none, "bbox"), [], []) == []
 
 
 def test_classes_not_seen_yet_come_before_others(dataset: CocoDataset) -> None:
     alike = dataset.subset([3] * 9)
     last_is_rare = replace(alike, annotations=(*alike.annotations[:8], (an_object((4, 10, 20, 40), 1),)))
-    assert 8 in choose_samples(last_is_rare, nothing(alike), nothing(alike), iou_type="bbox", count=5)
+    assert 8 in choose_samples(GroundTruth.of(last_is_rare, "bbox"), nothing(alike), nothing(alike), count=5)
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_a_record_comes_back_from_json_as_it_was(dataset: CocoDataset, iou_type: str) -> None:
-    after = truth_of(dataset, 2, iou_type=iou_type)
-    record = make_record(dataset, 2, seen((1, 2, 30, 40), scores=[0.4]), after, iou_type=iou_type)
+    after = GroundTruth.of(dataset, iou_type).objects[2]
+    record = make_record(GroundTruth.of(dataset, iou_type), 2, seen((1, 2, 30, 40), scores=[0.4]), after)
     again = SampleRecord.model_validate(json.loads(record.model_dump_json()))
     assert again == record
     assert (again.file_name, again.image_name, again.classes) == ("2.jpg", "000002.jpg", ("bolt", "nut"))
@@ -106,7 +111,7 @@ def test_a_record_comes_back_from_json_as_it_was(dataset: CocoDataset, iou_type:
 
 
 def test_what_the_trainer_left_in_a_folder_is_read_back(dataset: CocoDataset, tmp_path: Path) -> None:
-    record = make_record(dataset, 4, seen(scores=[]), truths(dataset)[4], iou_type="bbox")
+    record = make_record(GroundTruth.of(dataset, "bbox"), 4, seen(scores=[]), truths(dataset)[4])
     (tmp_path / "samples").mkdir()
     Image.new("RGB", (WIDTH // 2, HEIGHT // 2), (200, 10, 10)).save(tmp_path / "samples" / "000004.jpg")
     (tmp_path / "samples.json").write_text(json.dumps([record.model_dump(mode="json")]))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections
 from engine.evaluation.coco_ap import coco_ap
+from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.intervals import compare_ap, match_classes
 
 CLASSES = ("bolt", "nut", "washer")
@@ -47,21 +48,21 @@ def drawn(
 
 
 def ap_of(dataset: CocoDataset, detections: list[Detections], weights: NDArray[np.int64]) -> list[float]:
-    matched = match_classes(dataset, detections, iou_type="bbox")
+    matched = match_classes(GroundTruth.of(dataset, "bbox"), detections)
     return [float(one.ap(weights[None])[0]) for one in matched]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_all_images_once_have_cocos_ap_of_each_class(seed: int) -> None:
     dataset, detections = drawn(30, seed=seed)
-    expected = coco_ap(dataset, detections, iou_type="bbox").per_class
+    expected = coco_ap(GroundTruth.of(dataset, "bbox"), detections).per_class
     assert ap_of(dataset, detections, np.ones(30, np.int64)) == pytest.approx(list(expected.values()), abs=1e-9)
 
 
 def test_images_that_are_drawn_twice_count_twice() -> None:
     dataset, detections = drawn(20, seed=7)
     chosen = np.random.default_rng(1).integers(0, 20, 20).tolist()
-    again = coco_ap(dataset.subset(chosen), [detections[i] for i in chosen], iou_type="bbox")
+    again = coco_ap(GroundTruth.of(dataset.subset(chosen), "bbox"), [detections[i] for i in chosen])
     weights = np.bincount(chosen, minlength=20).astype(np.int64)
     assert np.mean(ap_of(dataset, detections, weights)) == pytest.approx(again.ap, abs=1e-3)
 
@@ -69,22 +70,22 @@ def test_images_that_are_drawn_twice_count_twice() -> None:
 def test_a_gain_of_chance_on_few_images_covers_zero_and_a_real_one_does_not() -> None:
     dataset, near = drawn(6, seed=1)
     _, far = drawn(6, seed=1, noise=8)
-    chance = compare_ap(dataset, near[:3] + far[3:], far[:3] + near[3:], iou_type="bbox")
+    chance = compare_ap(GroundTruth.of(dataset, "bbox"), near[:3] + far[3:], far[:3] + near[3:])
     assert chance is not None
     assert chance.difference.covers_zero
     dataset, before = drawn(60, seed=2, noise=14)
     _, after = drawn(60, seed=2, noise=2)
-    real = compare_ap(dataset, before, after, iou_type="bbox")
+    real = compare_ap(GroundTruth.of(dataset, "bbox"), before, after)
     assert real is not None
     assert real.difference.low > 0
-    assert real.before.low < coco_ap(dataset, before, iou_type="bbox").ap < real.before.high
+    assert real.before.low < coco_ap(GroundTruth.of(dataset, "bbox"), before).ap < real.before.high
 
 
 def test_intervals_narrow_with_the_number_of_images() -> None:
     widths = []
     for count in (4, 16, 64):
         dataset, seen = drawn(count, seed=3)
-        found = compare_ap(dataset, seen, seen, iou_type="bbox")
+        found = compare_ap(GroundTruth.of(dataset, "bbox"), seen, seen)
         assert found is not None
         assert (found.difference.low, found.difference.high) == (0, 0)
         widths.append(found.after.high - found.after.low)
@@ -93,13 +94,13 @@ def test_intervals_narrow_with_the_number_of_images() -> None:
 
 def test_of_one_image_or_of_no_object_nothing_is_said() -> None:
     dataset, seen = drawn(1)
-    assert compare_ap(dataset, seen, seen, iou_type="bbox") is None
+    assert compare_ap(GroundTruth.of(dataset, "bbox"), seen, seen) is None
     dataset, seen = drawn(4, crowds=1.1)
-    assert compare_ap(dataset, seen, seen, iou_type="bbox") is None
+    assert compare_ap(GroundTruth.of(dataset, "bbox"), seen, seen) is None
 
 
 def test_five_hundred_images_take_seconds() -> None:
     dataset, seen = drawn(500, false=92)
     start = time.process_time()
-    compare_ap(dataset, seen, seen, iou_type="bbox")
+    compare_ap(GroundTruth.of(dataset, "bbox"), seen, seen)
     assert time.process_time() - start < 20

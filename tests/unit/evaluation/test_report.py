@@ -15,7 +15,7 @@ from PIL import Image
 
 from engine.dataset.types import ClassInfo, CocoDataset, DatasetInfo, Detections, Problem, Severity
 from engine.evaluation.example_images import SampleView, make_record
-from engine.evaluation.ground_truth import truth_of
+from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.report import class_rows, curves, render_report, score_curves, verdict
 from engine.evaluation.report_sections import mistakes, thresholds
 from engine.evaluation.retention import retention
@@ -127,7 +127,9 @@ class Page(HTMLParser):
 
 def views(dataset: CocoDataset, index: int, before: Detections, *, size: tuple[int, int], iou_type: Any) -> SampleView:
     noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
-    record = make_record(dataset, index, before, truth_of(dataset, index, iou_type=iou_type), iou_type=iou_type)
+    record = make_record(
+        GroundTruth.of(dataset, iou_type), index, before, GroundTruth.of(dataset, iou_type).objects[index]
+    )
     return SampleView(noise, record)
 
 
@@ -335,7 +337,7 @@ def test_a_legend_of_many_classes_is_folded(dataset: CocoDataset, count: int) ->
 def test_each_sample_is_shown_with_truth_before_and_after_in_words_too(dataset: CocoDataset, iou_type: str) -> None:
     teacher = TeacherName.GROUNDING_DINO if iou_type == "bbox" else TeacherName.SAM
     view = views(
-        dataset, 2, truth_of(dataset.subset([1]), 0, iou_type=iou_type), size=(WIDTH, HEIGHT), iou_type=iou_type
+        dataset, 2, GroundTruth.of(dataset.subset([1]), iou_type).objects[0], size=(WIDTH, HEIGHT), iou_type=iou_type
     )
     html = report(result(metrics(0.1), metrics(0.4), teacher=teacher), samples={teacher: [view]})
     page = Page(html)

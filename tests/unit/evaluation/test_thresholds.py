@@ -10,7 +10,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from engine.dataset.types import CocoDataset, Detections
 from engine.evaluation.coco_ap import _results
-from engine.evaluation.ground_truth import coco_ground_truth
+from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.matching import match_all
 from engine.evaluation.thresholds import CURVE_POINTS, FALLBACK, best_threshold, operating_point, score_curve
 
@@ -28,12 +28,12 @@ def one_image(dataset: CocoDataset, *objects: object) -> CocoDataset:
 @pytest.mark.parametrize("seed", range(3))
 def test_as_many_objects_are_found_as_in_the_evaluation_of_coco(iou_type: str, seed: int) -> None:
     dataset, detections = random_data(seed)
-    truth = coco_ground_truth(dataset, iou_type)  # type: ignore[arg-type]
+    truth = GroundTruth.of(dataset, iou_type).coco()  # type: ignore[arg-type]
     results = {**truth, "annotations": list(_results(detections, iou_type))}  # type: ignore[arg-type]
     evaluation = COCOeval_faster(COCO(truth), COCO(results), iouType=iou_type)
     evaluation.evaluate()
     evaluation.accumulate()
-    matches = match_all(dataset, detections, iou_type=iou_type)  # type: ignore[arg-type]
+    matches = match_all(GroundTruth.of(dataset, iou_type), detections)  # type: ignore[arg-type]
     for index in range(len(dataset.classes)):
         objects = sum(int((match.objects == index).sum()) for match in matches)
         found = sum(int((match.seen[match.object_of >= 0] == index).sum()) for match in matches)
@@ -78,7 +78,9 @@ def test_no_other_threshold_has_a_higher_f1(seed: int) -> None:
 def test_each_class_has_its_own_threshold(dataset: CocoDataset) -> None:
     dataset = one_image(dataset, an_object(BOX, 0), an_object(OTHER, 1))
     boxes = (BOX, NOWHERE, OTHER, (90, 5, 100, 25))
-    found = operating_point(dataset, [seen(*boxes, scores=[0.8, 0.6, 0.3, 0.1], classes=[0, 0, 1, 1])], iou_type="bbox")
+    found = operating_point(
+        GroundTruth.of(dataset, "bbox"), [seen(*boxes, scores=[0.8, 0.6, 0.3, 0.1], classes=[0, 0, 1, 1])]
+    )
     assert found.thresholds == pytest.approx({"bolt": 0.7, "nut": 0.2})
     assert [quality.f1 for quality in found.quality.values()] == [1, 1]
 
@@ -86,7 +88,7 @@ def test_each_class_has_its_own_threshold(dataset: CocoDataset) -> None:
 def test_boxes_of_one_object_are_one_as_labelling_has_them(dataset: CocoDataset) -> None:
     dataset = one_image(dataset, an_object(BOX, 0), an_object(OTHER, 0))
     double = (BOX[0], BOX[1], BOX[2] + 1, BOX[3])
-    found = operating_point(dataset, [seen(BOX, double, OTHER, scores=[0.8, 0.6, 0.3])], iou_type="bbox")
+    found = operating_point(GroundTruth.of(dataset, "bbox"), [seen(BOX, double, OTHER, scores=[0.8, 0.6, 0.3])])
     assert found.thresholds["bolt"] == pytest.approx(0.3)
     assert found.quality["bolt"].f1 == 1
     assert found.confusion.duplicates == 0
@@ -96,7 +98,7 @@ def test_classes_that_see_the_same_box_keep_thresholds_of_their_own(dataset: Coc
     """One query names one box by several classes: which of them is a label is for the thresholds to say."""
     dataset = one_image(dataset, an_object(BOX, 0), an_object(OTHER, 1))
     found = operating_point(
-        dataset, [seen(BOX, OTHER, OTHER, scores=[0.9, 0.5, 0.4], classes=[0, 0, 1])], iou_type="bbox"
+        GroundTruth.of(dataset, "bbox"), [seen(BOX, OTHER, OTHER, scores=[0.9, 0.5, 0.4], classes=[0, 0, 1])]
     )
     assert found.thresholds == pytest.approx({"bolt": 0.7, "nut": 0.4})
     assert [quality.f1 for quality in found.quality.values()] == [1, 1]
@@ -106,7 +108,7 @@ def test_quality_is_that_of_the_labels_that_come_out(dataset: CocoDataset) -> No
     """Where two classes see one box, one of them is its label, though both would do for their thresholds."""
     dataset = one_image(dataset, an_object(BOX, 0), an_object(OTHER, 1))
     found = operating_point(
-        dataset, [seen(BOX, OTHER, OTHER, scores=[0.4, 0.5, 0.1], classes=[0, 0, 1])], iou_type="bbox"
+        GroundTruth.of(dataset, "bbox"), [seen(BOX, OTHER, OTHER, scores=[0.4, 0.5, 0.1], classes=[0, 0, 1])]
     )
     assert found.thresholds == pytest.approx({"bolt": 0.4, "nut": 0.1})
     assert (found.quality["bolt"].precision, found.quality["nut"].recall) == (0.5, 0)
@@ -115,7 +117,7 @@ def test_quality_is_that_of_the_labels_that_come_out(dataset: CocoDataset) -> No
 
 def test_a_class_with_nothing_to_choose_by_takes_the_median_of_the_others(dataset: CocoDataset) -> None:
     dataset = replace(one_image(dataset, an_object(BOX, 0)), classes=("bolt", "nut", "washer"), category_ids=(1, 2, 3))
-    found = operating_point(dataset, [seen(BOX, NOWHERE, scores=[0.8, 0.6])], iou_type="bbox")
+    found = operating_point(GroundTruth.of(dataset, "bbox"), [seen(BOX, NOWHERE, scores=[0.8, 0.6])])
     assert found.thresholds == pytest.approx({"bolt": 0.7, "nut": 0.7, "washer": 0.7})
     assert found.quality["nut"].f1 == -1
     assert found.quality["nut"].objects == 0
@@ -126,7 +128,7 @@ def test_where_nothing_right_is_seen_of_any_class_a_fixed_threshold_stands(
     dataset: CocoDataset, boxes: tuple[tuple[int, int, int, int], ...]
 ) -> None:
     dataset = one_image(dataset, an_object(BOX, 0))
-    found = operating_point(dataset, [seen(*boxes, scores=[0.9] * len(boxes))], iou_type="bbox")
+    found = operating_point(GroundTruth.of(dataset, "bbox"), [seen(*boxes, scores=[0.9] * len(boxes))])
     assert found.thresholds == dict.fromkeys(CLASSES, FALLBACK)
     assert found.quality["bolt"].f1 == 0
 
@@ -134,7 +136,7 @@ def test_where_nothing_right_is_seen_of_any_class_a_fixed_threshold_stands(
 def test_detections_in_a_crowd_of_their_class_do_not_move_the_threshold(dataset: CocoDataset) -> None:
     dataset = one_image(dataset, an_object(BOX), replace(an_object((50, 5, 110, 75)), iscrowd=True))
     boxes = (BOX, (60, 10, 80, 30), (*NOWHERE[:2], 119, 79))
-    found = operating_point(dataset, [seen(*boxes, scores=[0.5, 0.9, 0.2])], iou_type="bbox")
+    found = operating_point(GroundTruth.of(dataset, "bbox"), [seen(*boxes, scores=[0.5, 0.9, 0.2])])
     assert found.quality["bolt"].f1 == 1
     assert found.confusion.objects == found.confusion.found == 1
     assert found.confusion.false == 0
@@ -142,7 +144,8 @@ def test_detections_in_a_crowd_of_their_class_do_not_move_the_threshold(dataset:
 
 def test_a_dataset_without_images_has_thresholds_all_the_same(dataset: CocoDataset) -> None:
     assert (
-        operating_point(replace(dataset, images=(), annotations=()), [], iou_type="bbox").thresholds["bolt"] == FALLBACK
+        operating_point(GroundTruth.of(replace(dataset, images=(), annotations=()), "bbox"), []).thresholds["bolt"]
+        == FALLBACK
     )
 
 
@@ -156,7 +159,7 @@ def test_masks_are_compared_where_the_teacher_gives_masks(dataset: CocoDataset) 
         masks=list(halves),
         prompt_indices=np.arange(2),
     )
-    found = operating_point(dataset, [masks], iou_type="segm")
+    found = operating_point(GroundTruth.of(dataset, "segm"), [masks])
     assert found.thresholds["bolt"] == pytest.approx(0.8)
     assert (found.confusion.found, found.confusion.missed, found.confusion.matrix) == (1, 1, None)
 

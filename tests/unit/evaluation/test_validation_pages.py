@@ -11,6 +11,7 @@ import pytest
 
 from engine.dataset.types import CocoDataset, CocoImage, Sample
 from engine.evaluation import validation_pages
+from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.validation_pages import write_pages
 
 from .conftest import HEIGHT, WIDTH, seen
@@ -37,7 +38,7 @@ def names(pages: Path) -> list[str]:
 def test_all_images_are_on_the_pages_in_order(dataset: CocoDataset, tmp_path: Path, count: int) -> None:
     found = [seen((4, 10, 20, 40), scores=[0.9])] * count
     data = many(dataset, count)
-    written = write_pages(tmp_path, data, load, title="Sam", before=found, after=found, iou_type="bbox")
+    written = write_pages(tmp_path, GroundTruth.of(data, "bbox"), load, title="Sam", before=found, after=found)
     assert written == len(list(tmp_path.iterdir())) == (2 if count == 51 else 1)
     assert names(tmp_path) == [str(i) for i in range(count)]
     first = (tmp_path / "page-001.html").read_text()
@@ -50,6 +51,6 @@ def test_a_large_validation_split_is_thinned_and_the_page_says_so(
 ) -> None:
     monkeypatch.setattr(validation_pages, "MOST_IMAGES", 4)
     found = [seen(scores=[])] * 10
-    write_pages(tmp_path, many(dataset, 10), load, title="Sam", before=found, after=found, iou_type="bbox")
+    write_pages(tmp_path, GroundTruth.of(many(dataset, 10), "bbox"), load, title="Sam", before=found, after=found)
     assert names(tmp_path) == ["0", "2", "5", "7"]
     assert "4 of 10 images of the validation split, evenly spread" in (tmp_path / "page-001.html").read_text()
