@@ -93,6 +93,8 @@ cluster-test: $(INSTALLED)  ## install and run everything on a real cluster on t
 
 crds: $(INSTALLED)  ## write the CRD from its models, and the files generated from it
 	$(BIN)/python -m teacher_operator.api.crd > crds/teacherfinetunes.finetune.dev.yaml
+	$(BIN)/python -m teacher_operator.api.crd platform-fields > engine/platform_fields.new
+	mv engine/platform_fields.new engine/platform_fields.py
 	$(MAKE) chart
 
 hooks: $(INSTALLED)  ## install the pre-commit hooks

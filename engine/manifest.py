@@ -9,47 +9,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator
 
 from engine.errors import ConfigError
+from engine.platform_fields import PLATFORM_FIELDS
 from engine.spec import FineTuneSpec
 from engine.text.plain_yaml import Path, read_documents
 from engine.text.pydantic_errors import nearest, parse
 
 API_VERSION = "finetune.dev/v1alpha1"
 KIND = "TeacherFineTune"
-
-PLATFORM_FIELDS = frozenset(
-    {
-        "activeDeadlineSeconds",
-        "affinity",
-        "backoffLimit",
-        "gpuResourceName",
-        "gpus",
-        "imagePullSecrets",
-        "modelCache",
-        "nodeSelector",
-        "nodes",
-        "pendingDeadlineSeconds",
-        "pod",
-        "gangTimeoutSeconds",
-        "managedBy",
-        "workloadPriorityClassName",
-        "priorityClassName",
-        "queueName",
-        "resources",
-        "runtimeClassName",
-        "scratch",
-        "serviceAccountName",
-        "sharedMemory",
-        "stages",
-        "suspend",
-        "tolerations",
-        "ttlSecondsAfterFinished",
-    }
-)
-"""Settings of ``spec`` for clusters only: the cluster checks them, the command line ignores them."""
-
-PLATFORM_STORAGE_FIELDS = frozenset({"credentialsSecretRef", "caBundleConfigMapRef"})
-"""The same for ``spec.storage``."""
-
 
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{,61}[a-z0-9])?")
 ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
@@ -106,8 +72,10 @@ def load_manifest(text: str | bytes, *, where: str) -> Manifest:
     return parse(Manifest, data, where=where, strict=True, line_of=line_of)
 
 
-def _without_platform(spec: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in spec.items() if key not in PLATFORM_FIELDS}
-    if isinstance(kept.get("storage"), Mapping):
-        kept["storage"] = {k: v for k, v in kept["storage"].items() if k not in PLATFORM_STORAGE_FIELDS}
-    return kept
+def _without_platform(fields: Mapping[str, Any], path: str = "spec") -> dict[str, Any]:
+    """Remove the fields that concern the cluster: the API server checks them, the command line ignores them."""
+    kept = {key: inner for key, inner in fields.items() if key not in PLATFORM_FIELDS.get(path, ())}
+    groups = {key: f"{path}.{key}" for key, inner in kept.items() if isinstance(inner, Mapping)}
+    return kept | {
+        key: _without_platform(kept[key], inner) for key, inner in groups.items() if inner in PLATFORM_FIELDS
+    }

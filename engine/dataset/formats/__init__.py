@@ -79,9 +79,7 @@ def _is_plain_coco(files: Files) -> bool:
 
 def _converted(source: Source, kind: str) -> dict[str, PartFiles]:
     if not source.image_files:
-        raise DataError(
-            f"{source.uri} is {kind}, but has no images below {source.images}: give their folder as images"
-        )
+        raise DataError(f"{source.uri} is {kind}, but has no images below {source.images}: give their folder as images")
     parts = kept_or_converted(source, kind, CONVERTERS[kind])
     return {
         part: PartFiles(str(path), source.images, images_expected=True, origin=_origin(source, kind, part))

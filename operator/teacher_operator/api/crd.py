@@ -13,9 +13,20 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from engine.spec import StorageSpec
 from teacher_operator.api.kube_types import INT_OR_STRING
 from teacher_operator.api.pod_rules import POD_LIST_KEYS, POD_RULES
-from teacher_operator.api.spec import GROUP, INPUTS, KIND, NAME_MAX, PLURAL, VERSION, TeacherFineTuneSpec
+from teacher_operator.api.spec import (
+    GROUP,
+    INPUTS,
+    KIND,
+    NAME_MAX,
+    PLATFORM,
+    PLATFORM_STORAGE,
+    PLURAL,
+    VERSION,
+    TeacherFineTuneSpec,
+)
 from teacher_operator.api.status import TeacherFineTuneStatus
 
 Schema = dict[str, Any]
@@ -120,15 +131,7 @@ def _immutable() -> tuple[tuple[str, str], ...]:
         required = name in ("dataset", "output")
         why = f"{name} cannot be changed: it is an input of the run. Make a new {KIND} instead"
         rules.append((_unchanged(name, required=required), why))
-    for name in (
-        "endpointUrl",
-        "region",
-        "addressingStyle",
-        "requesterPays",
-        "caBundle",
-        "azureAccount",
-        "googleProject",
-    ):
+    for name in (field.alias or key for key, field in StorageSpec.model_fields.items()):
         nothing = "false" if name == "requesterPays" else "''"
         there = f"has(%s.storage) && has(%s.storage.{name}) ? %s.storage.{name} : {nothing}"
         rule = f"({there % (('self',) * 3)}) == ({there % (('oldSelf',) * 3)})"
@@ -306,11 +309,31 @@ def _rule(rule: str, message: str) -> Schema:
     return {"rule": rule, "message": message}
 
 
+PLATFORM_FIELDS_HEAD = '''\
+"""Fields of a manifest that concern the cluster and not the training, by the object that has them.
+
+Generated from the marks in operator/teacher_operator/api/spec.py: `make crds` writes it.
+"""
+
+PLATFORM_FIELDS: dict[str, tuple[str, ...]] = {
+'''
+
+
 class _PlainDumper(yaml.SafeDumper):
     """Writes out what occurs twice: not every reader knows anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def platform_fields_module() -> str:
+    """Return the Python of ``engine/platform_fields.py``: the engine knows the names of platform fields alone."""
+    groups = {"spec": PLATFORM, "spec.storage": PLATFORM_STORAGE}
+    lines = [
+        f'    "{path}": (\n' + "".join(f'        "{name}",\n' for name in sorted(names)) + "    ),\n"
+        for path, names in groups.items()
+    ]
+    return PLATFORM_FIELDS_HEAD + "".join(lines) + "}\n"
 
 
 def crd_yaml() -> str:
@@ -320,4 +343,4 @@ def crd_yaml() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(crd_yaml())
+    sys.stdout.write(platform_fields_module() if sys.argv[1:] == ["platform-fields"] else crd_yaml())

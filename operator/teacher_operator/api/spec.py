@@ -7,8 +7,8 @@ platform settings may change while it runs, and the operator applies them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Any
+from enum import Enum, StrEnum
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -24,6 +24,17 @@ __all__ = ["API_VERSION", "GROUP", "KIND", "PLURAL", "VERSION", "TeacherFineTune
 
 NAME_MAX = 45
 """Longest name of an object, in characters: the longest suffix of a child and a pod's index must fit into 63."""
+
+
+class OnChange(Enum):
+    """Mark of a field that concerns the cluster and not the training; its value is the effect of a change.
+
+    Such a field has no part in the run id and may be changed during a run; the command line ignores it. Fields without
+    a mark are inputs of the run.
+    """
+
+    NEW_JOB = "a new Job replaces the trainer's, and resumes"
+    IN_PLACE = "existing Jobs are changed, or need no change"
 
 
 class SecretRef(SpecModel):
@@ -46,10 +57,10 @@ class ConfigMapKeyRef(SpecModel):
 class ClusterStorageSpec(StorageSpec):
     """Access to object storage: keyless with the service account, or with a Secret that the pods read."""
 
-    credentials_secret_ref: SecretRef | None = Field(
+    credentials_secret_ref: Annotated[SecretRef | None, OnChange.NEW_JOB] = Field(
         default=None, description="Secret with access keys; default: the identity of the service account."
     )
-    ca_bundle_config_map_ref: ConfigMapKeyRef | None = Field(
+    ca_bundle_config_map_ref: Annotated[ConfigMapKeyRef | None, OnChange.NEW_JOB] = Field(
         default=None,
         description="ConfigMap with certificate authorities for the store and the model hub, in place of the usual "
         "ones; default: that of the installation, if it has one.",
@@ -90,55 +101,75 @@ class TeacherFineTuneSpec(FineTuneSpec):
     storage: ClusterStorageSpec = Field(
         default=ClusterStorageSpec(), description="Access to object storage, and its identity."
     )
-    service_account_name: Name | None = Field(
+    service_account_name: Annotated[Name | None, OnChange.NEW_JOB] = Field(
         default=None, description="Service account of the pods, whose cloud identity reads and writes the data."
     )
-    gpus: int = Field(default=1, ge=0, le=64, description="Number of GPUs on each node of a trainer.")
-    nodes: int = Field(default=1, ge=1, le=64, description="Number of nodes of each trainer.")
-    gpu_resource_name: LabelKey = Field(
+    gpus: Annotated[int, OnChange.NEW_JOB] = Field(
+        default=1, ge=0, le=64, description="Number of GPUs on each node of a trainer."
+    )
+    nodes: Annotated[int, OnChange.NEW_JOB] = Field(
+        default=1, ge=1, le=64, description="Number of nodes of each trainer."
+    )
+    gpu_resource_name: Annotated[LabelKey, OnChange.NEW_JOB] = Field(
         default="nvidia.com/gpu", description="Resource that counts GPUs: a MIG profile, or another vendor's."
     )
-    node_selector: dict[LabelKey, LabelValue] = Field(
+    node_selector: Annotated[dict[LabelKey, LabelValue], OnChange.NEW_JOB] = Field(
         default={}, max_length=32, description="Labels of the nodes that the pods may run on."
     )
-    affinity: dict[str, Any] | None = Field(
+    affinity: Annotated[dict[str, Any] | None, OnChange.NEW_JOB] = Field(
         default=None, description="Affinity of the pods, as in a pod: nodeAffinity, podAffinity, podAntiAffinity."
     )
-    tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that the pods tolerate.")
-    runtime_class_name: Name | None = Field(default=None, description="Runtime class of the pods, such as nvidia.")
-    priority_class_name: Name | None = Field(default=None, description="Priority class of the pods.")
-    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="CPU and memory of a trainer.")
-    pod: PodSpec = Field(
+    tolerations: Annotated[list[Toleration], OnChange.NEW_JOB] = Field(
+        default=[], max_length=32, description="Taints that the pods tolerate."
+    )
+    runtime_class_name: Annotated[Name | None, OnChange.NEW_JOB] = Field(
+        default=None, description="Runtime class of the pods, such as nvidia."
+    )
+    priority_class_name: Annotated[Name | None, OnChange.NEW_JOB] = Field(
+        default=None, description="Priority class of the pods."
+    )
+    resources: Annotated[ResourcesSpec, OnChange.NEW_JOB] = Field(
+        default=ResourcesSpec(), description="CPU and memory of a trainer."
+    )
+    pod: Annotated[PodSpec, OnChange.NEW_JOB] = Field(
         default=PodSpec(), description="Labels, variables, volumes and other settings of the pods of all stages."
     )
-    stages: list[StageSpec] = Field(
+    stages: Annotated[list[StageSpec], OnChange.NEW_JOB] = Field(
         default=[],
         max_length=3,
         description="Settings of the pods of one stage that differ from the run's: the fields of pod, and the "
         "placement.",
     )
-    shared_memory: Quantity | None = Field(
+    shared_memory: Annotated[Quantity | None, OnChange.NEW_JOB] = Field(
         default=None, description="Size of /dev/shm, which counts as memory; default: 2Gi."
     )
-    scratch: ScratchSpec = Field(default=ScratchSpec(), description="Disk of a trainer; default: an emptyDir.")
-    model_cache: ModelCacheSpec | None = Field(default=None, description="Cache of base models that runs share.")
-    image_pull_secrets: list[PullSecret] = Field(default=[], max_length=16, description="Secrets for pulling images.")
-    queue_name: LabelValue | None = Field(default=None, description="Kueue's LocalQueue for the trainers.")
-    workload_priority_class_name: LabelValue | None = Field(
+    scratch: Annotated[ScratchSpec, OnChange.NEW_JOB] = Field(
+        default=ScratchSpec(), description="Disk of a trainer; default: an emptyDir."
+    )
+    model_cache: Annotated[ModelCacheSpec | None, OnChange.NEW_JOB] = Field(
+        default=None, description="Cache of base models that runs share."
+    )
+    image_pull_secrets: Annotated[list[PullSecret], OnChange.NEW_JOB] = Field(
+        default=[], max_length=16, description="Secrets for pulling images."
+    )
+    queue_name: Annotated[LabelValue | None, OnChange.NEW_JOB] = Field(
+        default=None, description="Kueue's LocalQueue for the trainers."
+    )
+    workload_priority_class_name: Annotated[LabelValue | None, OnChange.NEW_JOB] = Field(
         default=None,
         description="Kueue's WorkloadPriorityClass of the trainers: their order in the queue, not that of their pods.",
     )
-    managed_by: JobManager | None = Field(
+    managed_by: Annotated[JobManager | None, OnChange.NEW_JOB] = Field(
         default=None,
         description="Who runs the trainers' Jobs: MultiKueue sends them to other clusters; default: this cluster.",
     )
-    suspend: bool = Field(
+    suspend: Annotated[bool, OnChange.IN_PLACE] = Field(
         default=False, description="Stop at a checkpoint and release the GPUs; false: resume from there."
     )
-    backoff_limit: int = Field(
+    backoff_limit: Annotated[int, OnChange.IN_PLACE] = Field(
         default=3, ge=0, le=100, description="Number of retries of a failed trainer; disruptions do not count."
     )
-    active_deadline_seconds: int | None = Field(
+    active_deadline_seconds: Annotated[int | None, OnChange.IN_PLACE] = Field(
         default=None,
         ge=60,
         le=31_536_000,
@@ -146,7 +177,7 @@ class TeacherFineTuneSpec(FineTuneSpec):
         "Job is allowed to run, including waiting for a node, excluding the time in which it is suspended, queued by "
         "Kueue or replaced. Default: no limit.",
     )
-    pending_deadline_seconds: int | None = Field(
+    pending_deadline_seconds: Annotated[int | None, OnChange.IN_PLACE] = Field(
         default=None,
         ge=30,
         le=31_536_000,
@@ -154,7 +185,7 @@ class TeacherFineTuneSpec(FineTuneSpec):
         "or "
         "while its Job is refused; time in a Kueue queue does not count. Default: no limit.",
     )
-    gang_timeout_seconds: int | None = Field(
+    gang_timeout_seconds: Annotated[int | None, OnChange.IN_PLACE] = Field(
         default=None,
         ge=30,
         le=1800,
@@ -162,7 +193,7 @@ class TeacherFineTuneSpec(FineTuneSpec):
         "start, "
         "before all release theirs and retry later; default: that of the installation, 300.",
     )
-    ttl_seconds_after_finished: int | None = Field(
+    ttl_seconds_after_finished: Annotated[int | None, OnChange.IN_PLACE] = Field(
         default=None,
         ge=0,
         le=31_536_000,
@@ -170,27 +201,27 @@ class TeacherFineTuneSpec(FineTuneSpec):
     )
 
 
-INPUTS: tuple[str, ...] = tuple(field.alias or name for name, field in FineTuneSpec.model_fields.items())
-"""Inputs of a run: they never change after the object was created."""
+def platform_fields(model: type[SpecModel], *effects: OnChange) -> tuple[str, ...]:
+    """Return the names, in manifests, of the fields with a mark: with any of ``effects``, or with any at all."""
+    return tuple(
+        field.alias or name
+        for name, field in model.model_fields.items()
+        if any(mark in (effects or OnChange) for mark in field.metadata if isinstance(mark, OnChange))
+    )
 
-PLATFORM: tuple[str, ...] = tuple(
-    field.alias or name
-    for name, field in TeacherFineTuneSpec.model_fields.items()
-    if name not in FineTuneSpec.model_fields
-)
-"""Settings of the platform: how and where a run executes."""
 
-APPLIED_TO_JOBS = frozenset(
-    {
-        "suspend",
-        "backoffLimit",
-        "activeDeadlineSeconds",
-        "pendingDeadlineSeconds",
-        "gangTimeoutSeconds",
-        "ttlSecondsAfterFinished",
-    }
+PLATFORM = platform_fields(TeacherFineTuneSpec)
+"""Fields of the spec that determine where and how a run is executed."""
+
+PLATFORM_STORAGE = platform_fields(ClusterStorageSpec)
+"""The same of ``spec.storage``."""
+
+APPLIED_TO_JOBS = frozenset(platform_fields(TeacherFineTuneSpec, OnChange.IN_PLACE))
+
+INPUTS = tuple(
+    alias for name, field in TeacherFineTuneSpec.model_fields.items() if (alias := field.alias or name) not in PLATFORM
 )
-"""Platform settings that change a Job in place, or no Job; any other replaces the Job, which then resumes."""
+"""Fields of the spec that determine the result of a run: they never change after an object is created."""
 
 
 def parse_spec(body: Mapping[str, Any]) -> TeacherFineTuneSpec:

@@ -26,7 +26,15 @@ from teacher_operator.api.names import (
 )
 from teacher_operator.api.pod_settings import PodSettings, ResourcesSpec, StageName
 from teacher_operator.api.settings import Settings
-from teacher_operator.api.spec import API_VERSION, APPLIED_TO_JOBS, INPUTS, KIND, PLATFORM, TeacherFineTuneSpec
+from teacher_operator.api.spec import (
+    API_VERSION,
+    APPLIED_TO_JOBS,
+    INPUTS,
+    KIND,
+    PLATFORM,
+    PLATFORM_STORAGE,
+    TeacherFineTuneSpec,
+)
 from teacher_operator.api.stages import gpus_of, stage_settings, stage_spec
 from teacher_operator.decide.job_state import DISRUPTED
 from teacher_operator.decide.pod_template import DISK, pod_template
@@ -306,13 +314,10 @@ def platform_hash(spec: TeacherFineTuneSpec, stage: StageName) -> str:
     """
     given = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
     kept = {name: given[name] for name in PLATFORM if name in given and name not in APPLIED_TO_JOBS}
-    storage = given.get("storage", {})
     stages = [one for one in kept.pop("stages", ()) if one["name"] == stage.value]
     if stages:
         kept["stages"] = stages
-    kept["storage"] = storage.get("credentialsSecretRef")
-    if "caBundleConfigMapRef" in storage:
-        kept["caBundle"] = storage["caBundleConfigMapRef"]
+    kept["storage"] = {name: value for name, value in given.get("storage", {}).items() if name in PLATFORM_STORAGE}
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

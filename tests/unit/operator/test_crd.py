@@ -12,11 +12,20 @@ from pydantic import ValidationError
 from tft_objects import FULL, MINIMAL, body_of
 from tft_schema import SPEC, STATUS, nodes, spec_errors
 
-from engine.manifest import PLATFORM_FIELDS, PLATFORM_STORAGE_FIELDS
-from engine.spec import StorageSpec
+from engine.platform_fields import PLATFORM_FIELDS
+from engine.spec import FineTuneSpec, SpecModel, StorageSpec
 from teacher_operator.api import crd
 from teacher_operator.api.kube_types import INT_OR_STRING
-from teacher_operator.api.spec import APPLIED_TO_JOBS, INPUTS, PLATFORM, ClusterStorageSpec, parse_spec
+from teacher_operator.api.spec import (
+    APPLIED_TO_JOBS,
+    INPUTS,
+    PLATFORM,
+    PLATFORM_STORAGE,
+    ClusterStorageSpec,
+    TeacherFineTuneSpec,
+    parse_spec,
+    platform_fields,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSION = crd.crd()["spec"]["versions"][0]
@@ -280,9 +289,21 @@ def test_the_status_is_a_subresource_of_the_one_stored_version() -> None:
 
 
 def test_the_engine_passes_over_exactly_what_only_a_cluster_has() -> None:
-    assert set(PLATFORM) == PLATFORM_FIELDS
-    own = set(ClusterStorageSpec.model_fields) - set(StorageSpec.model_fields)
-    assert {ClusterStorageSpec.model_fields[name].alias for name in own} == PLATFORM_STORAGE_FIELDS
+    file = ROOT / "engine" / "platform_fields.py"
+    assert file.read_text() == crd.platform_fields_module(), "run `make crds`"
+    assert {name: set(fields) for name, fields in PLATFORM_FIELDS.items()} == {
+        "spec": set(PLATFORM),
+        "spec.storage": set(PLATFORM_STORAGE),
+    }
+
+
+@pytest.mark.parametrize(("model", "inputs"), [(TeacherFineTuneSpec, FineTuneSpec), (ClusterStorageSpec, StorageSpec)])
+def test_exactly_the_fields_that_the_engine_does_not_have_are_marked(
+    model: type[SpecModel], inputs: type[SpecModel]
+) -> None:
+    marked = set(platform_fields(model))
+    aliases = {field.alias for name, field in model.model_fields.items() if name not in inputs.model_fields}
+    assert marked == aliases != set()
 
 
 def test_what_is_applied_in_place_is_of_the_platform() -> None:
