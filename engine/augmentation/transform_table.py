@@ -1,7 +1,7 @@
 """Table of transforms by traits of objects and environment, with reasons, from ``transforms.yaml``.
 
-``ROWS`` are in the order in which they are applied. ``FORBIDS`` exclude effects that are wrong for a trait, and win over
-every row. ``NEUTRAL`` traits neither request nor forbid anything.
+``ROWS`` are in the order in which they are applied. ``FORBIDS`` exclude effects that are wrong for a trait, and win
+over every row. ``NEUTRAL`` traits neither request nor forbid anything.
 """
 
 from __future__ import annotations
