@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.augmentation import table_markdown
-from engine.dataset.checks.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
+from engine.dataset.checks.problem_catalogue import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Severity
 from engine.errors import EXIT_ERRORS, FORMER_EXIT_CODES, InterruptedTrainingError, TeacherError
 from teacher_operator.api.kube_types import INT_OR_STRING

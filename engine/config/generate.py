@@ -13,7 +13,7 @@ from typing import Any
 from engine.config import data_defaults
 from engine.config.data_checks import check_data
 from engine.config.model import RunConfig
-from engine.dataset.checks.problems import SEEN_WHEN_OPENED
+from engine.dataset.checks.problem_catalogue import SEEN_WHEN_OPENED
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
 from engine.spec import DatasetSpec, FineTuneSpec, OnProblem, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dataset.checks.ap_ceiling import Ceilings
-from engine.dataset.checks.object_problems import COPIES
+from engine.dataset.checks.problem_catalogue import COPIES
 from engine.dataset.checks.problems import ProblemLog
 from engine.dataset.checks.usable_images import ImageMarks
 from engine.dataset.checks.validate_annotations import Judged, Verdict

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from engine.dataset.checks.duplicate_image_entries import Claims
 from engine.dataset.checks.file_checks import FileChecks
-from engine.dataset.checks.problems import CATALOGUE, IMAGES_LEFT_OUT, ProblemLog
+from engine.dataset.checks.problem_catalogue import CATALOGUE, IMAGES_LEFT_OUT
+from engine.dataset.checks.problems import ProblemLog
 from engine.dataset.checks.shifted_category_ids import shifted
 from engine.dataset.checks.validate_annotations import Judged, judge
 from engine.dataset.coco_reader import CocoReader, manifest_given

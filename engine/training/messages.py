@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from engine.dataset.checks.problems import CATALOGUE
+from engine.dataset.checks.problem_catalogue import CATALOGUE
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.evaluation.conclusion import conclude_result
 from engine.results.events import better_than

@@ -33,7 +33,7 @@ from toy import metadata_of, metrics, result_of
 from engine.cli.options import overrides
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import DatasetInfo, inspect_dataset, load_dataset, load_sample
-from engine.dataset.checks.problems import IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
+from engine.dataset.checks.problem_catalogue import IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.images.decoding import decode_image, probe_image
 from engine.dataset.predictions import load_predictions
 from engine.dataset.types import Detections

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.dataset.checks.problems import EXAMPLES, SEEN_WHEN_OPENED, ProblemLog
+from engine.dataset.checks.problem_catalogue import SEEN_WHEN_OPENED
+from engine.dataset.checks.problems import EXAMPLES, ProblemLog
 from engine.dataset.images.decoding import ImageHeader, decode_image, probe_image
 from engine.dataset.images.digest import mark_of
 from engine.dataset.images.exif_orientation import Evidence, Frames, evidence_of

@@ -75,7 +75,7 @@ class CocoWriter:
         Args:
             file_name: Relative to the folder of the images.
             size: Width and height in pixels, with EXIF applied; None if the format does not have it.
-            problem: Problem code of its labels, from :data:`engine.dataset.checks.problems.CATALOGUE`.
+            problem: Problem code of its labels, from :data:`engine.dataset.checks.problem_catalogue.CATALOGUE`.
             converted_from: The label file, and what is wrong in it.
         """
         self.images += 1

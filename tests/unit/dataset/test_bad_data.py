@@ -21,7 +21,8 @@ from coco_files import Coco, changed, small_coco, write_images
 from PIL import Image
 
 from engine.dataset import DatasetInfo, inspect_dataset, load_dataset
-from engine.dataset.checks.problems import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED, refused
+from engine.dataset.checks.problem_catalogue import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
+from engine.dataset.checks.problems import refused
 from engine.dataset.images.decoding import decode_image
 from engine.errors import DataError, MachineError
 from engine.spec import OnProblem

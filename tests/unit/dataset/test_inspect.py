@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.dataset import DatasetInfo, Severity, inspect_dataset, inspect_request, load_dataset
-from engine.dataset.checks.problems import CATALOGUE, ProblemLog
+from engine.dataset.checks.problem_catalogue import CATALOGUE
+from engine.dataset.checks.problems import ProblemLog
 from engine.dataset.dataset_summary import short_info
 from engine.errors import DataError
 from engine.spec import DatasetSpec
