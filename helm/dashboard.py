@@ -1,4 +1,4 @@
-"""The Grafana dashboard: what each panel shows, from which metrics. ``make chart`` writes it into the chart."""
+"""Panels of the Grafana dashboard with their queries. ``make chart`` writes it into the chart."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
             {
                 "type": "stat",
                 "title": "Operators that lead",
-                "help": "One for each release; none: nothing starts, and no status changes.",
+                "help": "One per release; none: nothing starts, and no status changes.",
                 "queries": [(f"sum(teacher_leader{{{SELECTOR}}})", "")],
                 "width": 4,
                 "height": 4,
@@ -66,7 +66,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
             {
                 "type": "stat",
                 "title": "Objects that wait",
-                "help": "For the operator, not for a GPU.",
+                "help": "Objects that wait for the operator, not for a GPU.",
                 "queries": [(f"sum(teacher_queue_depth{{{SELECTOR}}})", "")],
                 "width": 4,
                 "height": 4,
@@ -105,13 +105,13 @@ ROWS: list[tuple[str, list[Panel]]] = [
             },
             {
                 "title": "Wait for a GPU",
-                "help": "From what the data is known to be until a trainer runs.",
+                "help": "From the end of inspection until a trainer runs.",
                 "unit": "s",
                 "queries": _quantiles("teacher_queue_seconds"),
             },
             {
                 "title": "Length of a run",
-                "help": "From the object to its end.",
+                "help": "From the creation of the object to the end of its run.",
                 "unit": "s",
                 "queries": _quantiles("teacher_run_seconds"),
             },
@@ -139,7 +139,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
             },
             {
                 "title": "Time since the last news",
-                "help": "Of each kind that is watched. Where nothing changes there is none.",
+                "help": "Time since the last event of each watched kind. Without changes there are no events.",
                 "unit": "s",
                 "queries": [
                     (
@@ -150,7 +150,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
             },
             {
                 "title": "Changes that no watch had shown",
-                "help": "Found by the full looks at the cluster.",
+                "help": "Changes that were found by full listings of the cluster.",
                 "queries": [
                     (
                         f"sum by (resource) (increase(teacher_missed_events_total{{{SELECTOR}}}[1h]))",
@@ -170,7 +170,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
             },
             {
                 "title": "Requests that failed",
-                "help": "0: not answered. That something is not there, or was changed meanwhile, is no failure.",
+                "help": "0: not answered. Missing objects and conflicts do not count as failures.",
                 "unit": "reqps",
                 "queries": [
                     (
@@ -191,7 +191,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
 
 
 def dashboard() -> dict[str, Any]:
-    """What Grafana imports."""
+    """Return the dashboard that Grafana imports."""
     panels: list[Panel] = []
     top = 0
     for title, row in ROWS:

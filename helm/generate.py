@@ -1,11 +1,11 @@
-"""Writes what follows from the chart's sources: ``make chart``. A test fails when a file has drifted.
+"""Write the files that are generated from the chart's sources: ``make chart``. A test fails if one is out of date.
 
 From the CRD: its template. From ``values.yaml`` and ``schema.yaml``: the chart's schema and README. From
 ``dashboard.py`` and ``config/argocd/health.lua``: the files that the chart carries. From the chart: the manifests for
-those without Helm, and the page of its rights.
+use without Helm, and the page of its permissions.
 
-No package on PyPI or npm makes the same: helm-docs and helm-schema are Go programs, and the schema of Bitnami's
-readme-generator has types and defaults, but no patterns, enums or bounds.
+No package on PyPI or npm makes the same: helm-docs and helm-schema are Go programs, and Bitnami's readme-generator
+has no patterns, enums or bounds in its schema, only types and defaults.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = HELM.parent
 CHART = HELM / "teacher-finetune"
 NAME = "teacher-finetune"
 
-MANIFEST_HEAD = "# Made from the chart by `make chart`: {what}\n"
+MANIFEST_HEAD = "# Generated from the chart by `make chart`: {what}\n"
 
 NAMESPACE = """\
 apiVersion: v1
@@ -51,7 +51,7 @@ KINDS = (
     "ConfigMap",
     "Deployment",
 )
-"""What has to be there before what."""
+"""Order of creation."""
 
 
 # The values: descriptions, schema, README.
@@ -92,7 +92,7 @@ def schema() -> dict[str, Any]:
                 name: complete(one, default.get(name), f"{path}.{name}") for name, one in part["properties"].items()
             }
             return {"type": "object", **said, "additionalProperties": False, "properties": inner}
-        # Beside a reference, older readers pass over all else.
+        # Older readers ignore all keywords next to a reference.
         shape = {"allOf": [part]} if "$ref" in part and said else part
         return {**said, **({} if default is None else {"default": default}), **shape}
 
@@ -117,16 +117,16 @@ helm install teacher-finetune helm/teacher-finetune --namespace teacher-finetune
 helm test teacher-finetune --namespace teacher-finetune --logs
 ```
 
-How to upgrade, uninstall, install for some namespaces only, run a second operator, and do without Helm is in
-[docs/install.md](../../docs/install.md); each right that the operator gets, with its reason, in
-[docs/rbac.md](../../docs/rbac.md).
+[docs/install.md](../../docs/install.md) describes upgrades, uninstalling, installation for selected namespaces, a
+second operator, and installation without Helm. [docs/rbac.md](../../docs/rbac.md) lists every permission of the
+operator with its reason.
 
 The operator needs no volume, no Secret, no webhook and no certificate. It runs under the restricted Pod Security
 Standard, and so do the pods of the runs.
 
 ## Values
 
-Every value is checked against `values.schema.json`: a name that does not exist, or a value that cannot be, is refused.
+Every value is checked against `values.schema.json`: unknown names and invalid values are refused.
 
 | Key | Type | Default | Description |
 | --- | --- | --- | --- |
@@ -134,7 +134,7 @@ Every value is checked against `values.schema.json`: a name that does not exist,
 
 ## Alerts
 
-With `prometheusRule.enabled`. Each description says what to do.
+Enabled by `prometheusRule.enabled`. The description of each alert contains the remedy.
 
 | Alert | Severity | When |
 | --- | --- | --- |
@@ -161,7 +161,7 @@ def readme() -> str:
 
 
 def _alert(summary: str) -> str:
-    """A summary without what Prometheus fills in."""
+    """Return a summary without the placeholders of Prometheus."""
     text = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"(\1)", summary)
     text = re.sub(r"\{\{ \$value[^}]*\}\}", "(number)", text)
     return text.replace("NAMESPACE/NAME", "the release")
@@ -190,11 +190,11 @@ def _type(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     )
 
 
-# The files that the chart carries.
+# Files of the chart.
 
 
 def crd_template() -> str:
-    """The CustomResourceDefinition, as a template that can be left out and is kept when the release goes."""
+    """Return the CustomResourceDefinition as a template that can be disabled and is kept on uninstall."""
     lines = (ROOT / "crds" / "teacherfinetunes.finetune.dev.yaml").read_text(encoding="utf-8").splitlines()
     body = [line.replace("{{", '{{ "{{" }}') for line in lines if not line.startswith("#")]
     name = body.index("  name: teacherfinetunes.finetune.dev")
@@ -207,7 +207,7 @@ def crd_template() -> str:
     {{- toYaml . | nindent 4 }}
   {{- end }}"""
     body.insert(name + 1, metadata)
-    head = "{{- /* Made from crds/ by `make chart`. */}}\n{{- if .Values.crds.enabled }}\n"
+    head = "{{- /* Generated from crds/ by `make chart`. */}}\n{{- if .Values.crds.enabled }}\n"
     return head + "\n".join(body) + "\n{{- end }}\n"
 
 
@@ -225,13 +225,13 @@ def health() -> str:
 def argocd_cm() -> str:
     """The part of Argo CD's own ConfigMap that names the health script."""
     return (
-        "# Made from health.lua by `make chart`. It is a part of Argo CD's own ConfigMap:\n"
+        "# Generated from health.lua by `make chart`. It is a part of Argo CD's own ConfigMap:\n"
         "# kubectl -n argocd patch configmap argocd-cm --patch-file config/argocd/argocd-cm.yaml\n"
         "data:\n  resource.customizations.health.finetune.dev_TeacherFineTune: |\n" + textwrap.indent(health(), "    ")
     )
 
 
-# What the chart renders to.
+# Rendering of the chart.
 
 
 def render(values: Mapping[str, Any] | None = None, *, name: str = NAME, namespace: str = NAME) -> dict[str, str]:
@@ -268,36 +268,36 @@ def _kind(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """An object without what only Helm reads."""
+    """Return an object without the fields that only Helm reads."""
     kept = [line for line in text.splitlines() if not re.match(r" +(helm\.sh/|app\.kubernetes\.io/managed-by:)", line)]
     return re.sub(r"^  annotations:\n(?=  \S|\S)", "", "\n".join(kept) + "\n", flags=re.MULTILINE)
 
 
 def manifest(what: str, values: Mapping[str, Any], *, only: tuple[str, ...] = (), head: tuple[str, ...] = ()) -> str:
-    """One file of objects for those without Helm."""
+    """Return one file of objects for use without Helm."""
     made = [_plain(text) for text in documents(render(values))]
     made = [text for text in made if not only or _kind(text) in only]
     return MANIFEST_HEAD.format(what=what) + "---\n".join([*head, *made])
 
 
 def install() -> str:
-    """All that a cluster needs."""
+    """Return everything that a cluster needs."""
     what = "the operator for all namespaces. `kubectl apply --server-side -f config/install.yaml`"
     return manifest(what, {}, head=(NAMESPACE,))
 
 
 def install_namespaced() -> str:
-    """The operator for its own namespace alone, with nothing that reaches beyond it."""
+    """Return the operator for its own namespace only, without cluster-wide objects."""
     what = (
-        "the operator for its own namespace alone.\n# It holds no object that is cluster-wide: the "
-        "CustomResourceDefinition (crds/) and the namespace are there already."
+        "the operator for its own namespace only.\n# It contains no cluster-wide object: the CustomResourceDefinition "
+        "(crds/) and the namespace must exist."
     )
     values = {"scope": {"namespaces": [NAME]}, "crds": {"enabled": False}, "rbac": {"aggregate": False}}
     return manifest(what, values)
 
 
 def monitoring() -> str:
-    """What Prometheus and Grafana read."""
+    """Return the objects for Prometheus and Grafana."""
     what = "scraping, alerts and a dashboard. The first two need the Prometheus operator."
     always = {"enabled": True, "renderMode": "alwaysRender"}
     values = {"serviceMonitor": always, "prometheusRule": always, "grafanaDashboard": {"enabled": True}}
@@ -312,7 +312,7 @@ def network_policy() -> str:
 
 def admission_policy() -> str:
     """The ValidatingAdmissionPolicy, with lists that allow everything."""
-    what = "what objects may choose, checked by the API server.\n# Edit the first variables; TEACHER_ALLOWED of the "
+    what = "choices of objects, checked by the API server.\n# Edit the first variables; TEACHER_ALLOWED of the "
     what += (
         "operator has the same lists.\n# `kubectl apply --server-side -f config/admission-policy/admission-policy.yaml`"
     )
@@ -320,21 +320,22 @@ def admission_policy() -> str:
     return manifest(what, {"admissionPolicy": {"enabled": True}}, only=kinds)
 
 
-# The page of its rights.
+# The page of permissions.
 
 RBAC = """\
-# Rights
+# Permissions of the operator
 
-What the chart lets the operator do, rule by rule, and why. This page is made from the chart by `make chart`.
+Every permission that the chart grants, with its reason. `make chart` generates this page from the chart.
 
-The operator reads no Secret, runs nothing inside a pod, deletes nothing but Jobs, and has no wildcard and no right over
-nodes, namespaces, CustomResourceDefinitions or roles. It has no access to object storage either: the pods of a run have
-the service account, or the Secret, that the object names, in the object's own namespace. So whoever may create a
-`TeacherFineTune` in a namespace can use the service accounts and Secrets there, as whoever may create a Job can.
+The operator reads no Secret, executes nothing inside a pod, deletes only Jobs, and has no wildcard and no permission
+for nodes, namespaces, CustomResourceDefinitions or roles. It has no access to object storage: the pods of a run use the
+service account, or the Secret, that the object names, in the object's own namespace. Users who may
+create a `TeacherFineTune` in a namespace can therefore use the service accounts and Secrets there, like users who may
+create a Job.
 
 ## The operator
 
-A ClusterRole; with `scope.namespaces`, a Role in each of these namespaces instead, and no ClusterRole.
+A ClusterRole, or with `scope.namespaces` a Role in each of these namespaces and no ClusterRole.
 
 {operator}
 
@@ -344,29 +345,29 @@ A Role in the operator's own namespace, only with `leaderElection.enabled`.
 
 {lease}
 
-## With metrics that ask for a token
+## With authentication of metrics
 
-A ClusterRole, only with `metrics.authentication.enabled`: reviews belong to no namespace. Prometheus is given the role
-`{name}-metrics` (`get` on the nonResourceURL `/metrics`), by `metrics.authentication.subjects` or your own binding.
+A ClusterRole, only with `metrics.authentication.enabled`, because reviews have no namespace. Prometheus gets the role
+`{name}-metrics` (`get` on the nonResourceURL `/metrics`) from `metrics.authentication.subjects` or your own binding.
 
 {reviews}
 
 ## Users
 
-With `rbac.aggregate`, these add to the cluster's own roles, so that they hold for runs as for all else.
+With `rbac.aggregate`, these permissions are aggregated to the cluster's own roles.
 
 {users}
 
 ## `helm test`
 
-A Role in the operator's own namespace that is there while the test runs, for the test's own service account.
+A Role in the operator's own namespace, which exists while the test runs, for the test's own service account.
 
 {test}
 """
 
 
 def rbac_page() -> str:
-    """The page of rights, from the comments above the rules."""
+    """Return the page of permissions, from the comments above the rules."""
     roles = dict(
         role_tables(
             render(
@@ -433,7 +434,7 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "config/admission-policy/admission-policy.yaml": admission_policy,
     "docs/rbac.md": rbac_page,
 }
-"""What is written, in this order: the later ones are made from the chart that the earlier ones complete."""
+"""Written files, in this order: later ones are generated from the chart that earlier ones complete."""
 
 
 if __name__ == "__main__":

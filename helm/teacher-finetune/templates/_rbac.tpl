@@ -1,9 +1,9 @@
 {{/*
-What may be done, each rule with its reason above it. docs/rbac.md is made from these comments, and a test fails when a
-rule has none.
+Permissions, each rule with its reason above it. `make chart` generates docs/rbac.md from these comments; a test fails if
+a rule has none.
 */}}
 {{- define "teacher-finetune.operatorRules" -}}
-# The objects are what the operator works on. It never writes their spec.
+# The operator handles these objects. It never writes their spec.
 - apiGroups: [finetune.dev]
   resources: [teacherfinetunes]
   verbs: [get, list, watch]
@@ -11,16 +11,16 @@ rule has none.
 - apiGroups: [finetune.dev]
   resources: [teacherfinetunes/status]
   verbs: [get, patch]
-# Children name the object as their owner, so that they go with it. Where OwnerReferencesPermissionEnforcement is on, as
-# on OpenShift, that needs this right. No finalizer is ever set.
+# Children have the object as their owner, so they are deleted with it. With OwnerReferencesPermissionEnforcement, as on
+# OpenShift, owner references need this permission. The operator never sets a finalizer.
 - apiGroups: [finetune.dev]
   resources: [teacherfinetunes/finalizers]
   verbs: [update]
-# Inspection and trainers are Jobs. They are suspended and resumed by a patch, and deleted when their time is up.
+# Inspection and trainers are Jobs. They are suspended and resumed by a patch, and deleted when their time to live has passed.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]
-# Pods of the Jobs tell what happens: waiting for a GPU, running, why they ended.
+# Pods of the Jobs show the state: waiting for a GPU, running, ended and why.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
@@ -28,35 +28,35 @@ rule has none.
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
-# The request of a run is a ConfigMap that inspection mounts. One of the same name is read, for its owner: that of
-# somebody else is waited for, never changed.
+# The request of a run is a ConfigMap that inspection mounts. If the name exists, its owner is
+# read: the run waits for another owner's ConfigMap and never changes it.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, patch]
-# Trainers on several nodes find each other through a headless Service. One of the same name is read, for its owner: that
-# of somebody else is waited for, never changed.
+# Trainers on several nodes find each other through a headless Service. If the name exists, its owner is read:
+# the run waits for another owner's Service and never changes it.
 - apiGroups: [""]
   resources: [services]
   verbs: [get, create, patch]
 {{- if .Values.runNetworkPolicy.enabled }}
-# With runNetworkPolicy.enabled each run has a NetworkPolicy of its own. One of the same name is read, for its owner: that
-# of somebody else is waited for, never changed.
+# With runNetworkPolicy.enabled each run has a NetworkPolicy of its own. If the name exists, its owner is
+# read: the run waits for another owner's NetworkPolicy and never changes it.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, create, patch]
 {{- end }}
-# What happens to an object is told as Events beside it; those of its pods say why one cannot be placed.
+# Changes of an object are recorded as Events; Events of its pods show why one cannot be scheduled.
 - apiGroups: [""]
   resources: [events]
   verbs: [create, list]
 {{- end -}}
 
 {{- define "teacher-finetune.leaseRules" -}}
-# The first operator makes the Lease. The name cannot be limited here: it is not known yet when an object is created.
+# The first operator creates the Lease. RBAC cannot limit this to a name, because the name is unknown before creation.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
-# The leader renews its Lease; the others look whether it still does.
+# The leader renews its Lease; the others check the renewals.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [{{ include "teacher-finetune.leaseName" . }}]
@@ -64,32 +64,32 @@ rule has none.
 {{- end -}}
 
 {{- define "teacher-finetune.reviewRules" -}}
-# The bearer of a token that asks for the metrics is learned by a TokenReview.
+# A TokenReview identifies the owner of a token that is sent to /metrics.
 - apiGroups: [authentication.k8s.io]
   resources: [tokenreviews]
   verbs: [create]
-# A SubjectAccessReview says whether that may read them.
+# A SubjectAccessReview decides if this owner may read the metrics.
 - apiGroups: [authorization.k8s.io]
   resources: [subjectaccessreviews]
   verbs: [create]
 {{- end -}}
 
 {{- define "teacher-finetune.viewRules" -}}
-# Whoever may look at a namespace may look at its runs.
+# Users who may view a namespace may view its runs.
 - apiGroups: [finetune.dev]
   resources: [teacherfinetunes, teacherfinetunes/status]
   verbs: [get, list, watch]
 {{- end -}}
 
 {{- define "teacher-finetune.editRules" -}}
-# Whoever may run workloads in a namespace may run trainings there. The status is the operator's alone.
+# Users who may run workloads in a namespace may start runs there. Only the operator writes the status.
 - apiGroups: [finetune.dev]
   resources: [teacherfinetunes]
   verbs: [create, update, patch, delete, deletecollection]
 {{- end -}}
 
 {{- define "teacher-finetune.testRules" -}}
-# `helm test` sends one object as a dry run. Nothing is stored, but the right is that of creating.
+# `helm test` sends one object as a dry run. Nothing is stored, but a dry run needs the permission to create.
 - apiGroups: [finetune.dev]
   resources: [teacherfinetunes]
   verbs: [create]
