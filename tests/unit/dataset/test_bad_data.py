@@ -87,7 +87,7 @@ REFUSED = [
     (b"[" * 10**6, "is a list"),
     (b'{"images": [{"id": 1, "file_name": "\xe9.png"}], "annotations": []}', "not UTF-8"),
     (b"\x00" * 100, "is not JSON"),
-    (b'{"images": [{"id": 1, "file_name": "\xed\xa0\x80", }], "annotations": []}', "no valid JSON"),
+    (b'{"images": [{"id": 1, "file_name": "\xed\xa0\x80", }], "annotations": []}', "not valid JSON"),
     (b'{"images": 5, "annotations": {}}', "is not COCO"),
     (
         MANIFEST,
