@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.config import data_defaults
 from engine.config.data_checks import check_data
-from engine.config.model import RunConfig
+from engine.config.model import ConfigModel, DataConfig, RunConfig, TeacherSettings, TrainingConfig, outside_run_id
 from engine.dataset.checks.problem_catalogue import SEEN_WHEN_OPENED
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
@@ -21,25 +21,6 @@ from engine.text.plain_yaml import read_document
 from engine.text.pydantic_errors import nearest, parse
 
 Plain = dict[str, Any]
-
-NOT_IN_RUN_ID = frozenset(
-    {
-        "name",
-        "run_id",
-        "output",
-        "storage",
-        "workers",
-        "features_gb",
-        "log_seconds",
-        "hang_seconds",
-        "max_skipped_percent",
-        "max_leaked_percent",
-        "checkpointing",
-        "micro_batch_size",
-        "on_no_gain",
-    }
-)
-"""Settings that do not change the result of a run: where it is stored, speed, logging, and limits that only reject."""
 
 
 def generate_config(
@@ -228,19 +209,26 @@ def _number(text: str | None) -> float | None:
 
 def decisive(config: Plain) -> Plain:
     """Return the settings that determine the result of a run, as plain values; the run id is their digest."""
-    kept = {key: value for key, value in config.items() if key not in NOT_IN_RUN_ID}
+    models = {name.slug: name.traits.settings for name in TeacherName}
     teachers = {
-        name: {k: v for k, v in settings.items() if k not in NOT_IN_RUN_ID and not (k == "base_digest" and v is None)}
-        if isinstance(settings, dict)
-        else settings
-        for name, settings in config["teachers"].items()
+        slug: _decisive(settings, models.get(slug, TeacherSettings)) if isinstance(settings, dict) else settings
+        for slug, settings in config["teachers"].items()
         if settings is not None
     }
-    return kept | {
+    for settings in teachers.values():
+        if isinstance(settings, dict) and settings.get("base_digest") is None:
+            settings.pop("base_digest", None)
+    return _decisive(config, RunConfig) | {
         "features": config["training"]["features_gb"] > 0,  # cached features are rounded
         "teachers": teachers,
-        **{part: {k: v for k, v in config[part].items() if k not in NOT_IN_RUN_ID} for part in ("data", "training")},
+        "data": _decisive(config["data"], DataConfig),
+        "training": _decisive(config["training"], TrainingConfig),
     }
+
+
+def _decisive(values: Plain, model: type[ConfigModel]) -> Plain:
+    outside = outside_run_id(model)
+    return {name: value for name, value in values.items() if name not in outside}
 
 
 def _digest(config: Plain) -> str:

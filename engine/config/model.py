@@ -39,6 +39,21 @@ OneName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern
 """The name of one folder."""
 
 
+class OutsideRunId:
+    """Mark of a setting that does not change the result of a run: location, speed, logging, limits that only reject.
+
+    Such a setting has no part in the run id, and may differ when a run is resumed.
+    """
+
+
+OUTSIDE_RUN_ID = OutsideRunId()
+
+
+def outside_run_id(model: type[BaseModel]) -> frozenset[str]:
+    """Return the names of the settings with the mark :class:`OutsideRunId`."""
+    return frozenset(name for name, field in model.model_fields.items() if OUTSIDE_RUN_ID in field.metadata)
+
+
 class ConfigModel(BaseModel):
     """Base of all settings: frozen, unknown names are rejected. A field's description is its comment in the YAML."""
 
@@ -93,13 +108,13 @@ class TeacherSettings(ConfigModel):
     lora: LoraSettings = Field(description="size and place of the adapter")
     epochs: int = Field(ge=1, le=MOST, description="passes over the training split")
     batch_size: int = Field(ge=1, le=MOST, description="images per optimizer step, over all processes")
-    micro_batch_size: int | None = Field(
+    micro_batch_size: Annotated[int | None, OUTSIDE_RUN_ID] = Field(
         default=None,
         ge=1,
         le=MOST,
         description="maximum images per forward pass, which does not change the step; null: as many as fit in memory",
     )
-    checkpointing: Literal["auto"] | tuple[str, ...] = Field(
+    checkpointing: Annotated[Literal["auto"] | tuple[str, ...], OUTSIDE_RUN_ID] = Field(
         default="auto",
         description="groups of layers that recompute their activations instead of keeping them (encoder, decoder; for "
         "Grounding DINO also backbone); auto: as many groups, and micro-batches as small, as memory requires",
@@ -181,7 +196,7 @@ class DataConfig(ConfigModel):
     group_by: str | None = Field(
         default=None, description="property of images that must stay in one split: Folder, Prefix:_, Field:name"
     )
-    max_leaked_percent: int = Field(
+    max_leaked_percent: Annotated[int, OUTSIDE_RUN_ID] = Field(
         default=5, ge=0, le=100, description="maximum share of val or test images that train may contain too"
     )
     crowds: Crowds = Field(
@@ -193,7 +208,7 @@ class DataConfig(ConfigModel):
         description="whether images were annotated as EXIF rotates them (Applied) or as stored (Ignored), if "
         "their size does not show it; Auto: as the other images",
     )
-    max_skipped_percent: int = Field(
+    max_skipped_percent: Annotated[int, OUTSIDE_RUN_ID] = Field(
         default=20, ge=0, le=100, description="maximum share of unreadable images; these are left out"
     )
 
@@ -237,23 +252,23 @@ class TrainingConfig(ConfigModel):
         default=None,
         description="labelled images of other classes, to measure retention of the base's skill; null: built-in ones",
     )
-    on_no_gain: OnNoGain = Field(
+    on_no_gain: Annotated[OnNoGain, OUTSIDE_RUN_ID] = Field(
         default=OnNoGain.PUBLISH,
         description="if an adapter is not better than its base: Publish it with a warning, or publish it and Fail",
     )
-    workers: int | None = Field(
+    workers: Annotated[int | None, OUTSIDE_RUN_ID] = Field(
         ge=0,
         le=256,
         description="processes that decode and augment; 0: the training process itself; null: one per core, at most 8",
     )
-    features_gb: float = Field(
+    features_gb: Annotated[float, OUTSIDE_RUN_ID] = Field(
         default=20.0,
         ge=0,
         description="disk space for cached outputs of frozen layers, at most half of the free space; 0: they are "
         "computed each time",
     )
-    log_seconds: float = Field(gt=0, description="minimum time between two progress lines")
-    hang_seconds: float = Field(
+    log_seconds: Annotated[float, OUTSIDE_RUN_ID] = Field(gt=0, description="minimum time between two progress lines")
+    hang_seconds: Annotated[float, OUTSIDE_RUN_ID] = Field(
         default=900.0,
         gt=0,
         description="training without progress for this time, and for ten of its longest steps, is ended",
@@ -305,10 +320,12 @@ def _sections(names: tuple[TeacherName, ...]) -> type[BaseModel]:
 class RunConfig(ConfigModel):
     """Everything that determines the result of a run."""
 
-    name: OneName = Field(description="name of the request")
-    run_id: OneName = Field(description="the same request on the same data has the same run id")
-    output: Uri = Field(description="artifacts go to <output>/<name>/<run_id>/")
-    storage: StorageConfig = Field(description="access to object storage")
+    name: Annotated[OneName, OUTSIDE_RUN_ID] = Field(description="name of the request")
+    run_id: Annotated[OneName, OUTSIDE_RUN_ID] = Field(
+        description="the same request on the same data has the same run id"
+    )
+    output: Annotated[Uri, OUTSIDE_RUN_ID] = Field(description="artifacts go to <output>/<name>/<run_id>/")
+    storage: Annotated[StorageConfig, OUTSIDE_RUN_ID] = Field(description="access to object storage")
     data: DataConfig = Field(description="the training data and its class names")
     augmentation: AugmentationSpec = Field(description="how images may differ in later use")
     training: TrainingConfig = Field(description="settings common to all teachers")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
+from engine.config.model import outside_run_id
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.errors import ConfigError, DataError
 from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, BEST, DETECTED_BOXES, checkpoint_step
@@ -86,8 +87,8 @@ def keep_last(checkpoint: Path, *, storage: Storage, uri: str) -> None:
         storage.delete(join(uri, name))
 
 
-INDECISIVE = ("base_model", "base_digest", "revision", "checkpointing")
-"""Settings of a teacher that do not affect the result, or that the fingerprint records in another form."""
+OF_BASE = frozenset({"base_model", "base_digest", "revision"})
+"""Settings of a teacher that the fingerprint records in another form: digests of the files of the base."""
 
 BASE_PARTS = "base_parts"
 """Setting of a checkpoint: digests of the base's other files. Earlier versions did not record them."""
@@ -101,6 +102,7 @@ def run_fingerprint(
 ) -> dict[str, Any]:
     """Return all settings that affect the result; locations are not among them."""
     plain = config.model_dump(mode="json")
+    outside = outside_run_id(name.traits.settings) | OF_BASE
     data, training, settings = plain["data"], plain["training"], plain["teachers"][name.slug]
     return {
         "data": {key: data[key] for key in ("digest", "classes", "prompts", "split", "group_by")}
@@ -108,7 +110,7 @@ def run_fingerprint(
         "augmentation": plain["augmentation"],
         "training": {key: training[key] for key in ("seed", "precision", "patience", "class_balance")}
         | {"features": training["features_gb"] > 0},
-        f"teachers.{name.slug}": {k: v for k, v in settings.items() if k not in INDECISIVE},
+        f"teachers.{name.slug}": {k: v for k, v in settings.items() if k not in outside},
         "base_sha256": base.sha256,
         BASE_PARTS: dict(base.parts),
         "base_revision": base.revision,
