@@ -92,7 +92,7 @@ def test_an_archive_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path)
     for at in (content.index(b"PK\x03\x04") + 22, content.index(b"PK\x01\x02") + 24):
         struct.pack_into("<L", content, at, 100)
     archive.write_bytes(content)
-    with pytest.raises(DataError, match="no whole zip file"):
+    with pytest.raises(DataError, match="not a complete zip file"):
         inspect_dataset(archive)
 
 
@@ -109,7 +109,7 @@ def test_an_archive_that_does_not_fit_on_the_disk_is_said_before(
 def test_a_cut_archive_is_refused(cut: int, tmp_path: Path) -> None:
     archive = zipped(coco_export(tmp_path / "data", small_coco(3, 1)), tmp_path / "data.zip")
     archive.write_bytes(archive.read_bytes()[:cut])
-    with pytest.raises(DataError, match="no whole zip file"):
+    with pytest.raises(DataError, match="not a complete zip file"):
         inspect_dataset(archive)
 
 
@@ -120,7 +120,7 @@ def test_damage_within_an_archive_is_noticed(tmp_path: Path) -> None:
     content = bytearray(archive.read_bytes())
     content[first.header_offset + 30 + len(first.filename) + 20] ^= 0xFF
     archive.write_bytes(content)
-    with pytest.raises(DataError, match="no whole zip file"):
+    with pytest.raises(DataError, match="not a complete zip file"):
         inspect_dataset(archive)
 
 

@@ -193,9 +193,9 @@ def test_a_header_is_read_without_the_pixels() -> None:
     ("data", "message"),
     [
         (b"", "empty"),
-        (b"<html>404 not found</html>", "no image of a known format"),
-        (b"\x89PNG\r\n\x1a\n", "no image|cannot be read"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "no image of a known format"),
+        (b"<html>404 not found</html>", "not an image of a known format"),
+        (b"\x89PNG\r\n\x1a\n", "not an image|cannot be read"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not an image of a known format"),
     ],
 )
 def test_what_is_no_image_is_refused(data: bytes, message: str) -> None:

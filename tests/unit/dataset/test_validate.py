@@ -60,7 +60,7 @@ def noise_png() -> bytes:
     ("content", "sentence"),
     [
         (b"", "empty"),
-        (b"this is text", "no image"),
+        (b"this is text", "not an image"),
         (noise_png()[:3000], "cannot be read"),
         (huge_png(), "too large"),
     ],
