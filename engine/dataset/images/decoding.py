@@ -184,7 +184,7 @@ def _what_it_is(source: bytes | Path | BinaryIO) -> str:
             head = file.read(LONGEST_POINTER)
     if head is not None and is_pointer(head):
         return f"is not an image of a known format: it {LFS_ADVICE}"
-    what = "empty (0 bytes)" if head == b"" else "no image of a known format"
+    what = "empty (0 bytes)" if head == b"" else "not an image of a known format"
     return f"is {what}; convert it to PNG or JPEG, or leave it out"
 
 
