@@ -1,4 +1,4 @@
-"""Write ``engine/estimate/cost_model.json``: coefficients of the memory and FLOPs of a training step of each base.
+"""Write ``cost_model.json`` of each teacher: coefficients of the memory and FLOPs of a training step of each base.
 
 Run it after a change of the forward or backward pass::
 
@@ -26,7 +26,7 @@ from step_memory import BASES, Shape, step
 from engine.estimate.cost_model import CostTraits, count_positions, key_of
 from engine.spec import LoraPreset, TeacherName
 
-TABLE = Path(__file__).resolve().parents[1] / "engine" / "estimate" / "cost_model.json"
+TEACHERS = Path(__file__).resolve().parents[1] / "engine" / "teachers"
 GROUNDING_DINO = (
     Shape(size=(480, 640), tokens=16),
     Shape(size=(800, 1333), tokens=16),
@@ -99,17 +99,18 @@ def entries(base: str, preset: LoraPreset) -> Iterator[tuple[str, dict[str, obje
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bases", nargs="*", help="default: all bases of the table")
-    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--table", type=Path, help="default: cost_model.json in the package of the teacher")
     arguments = parser.parse_args()
     bases = arguments.bases or [base for base in BASES if not base.startswith("mm-")]
     for preset, base in product((LoraPreset.ENCODER_DECODER, LoraPreset.ALL, LoraPreset.DECODER), bases):
         for key, entry in entries(base, preset):
-            table = json.loads(arguments.table.read_text()) if arguments.table.is_file() else {}
             kind = kind_of(base)
+            file = arguments.table or TEACHERS / kind.slug / "cost_model.json"
+            table = json.loads(file.read_text()) if file.is_file() else {}
             sizes = cost_of(kind).dimensions(BASES[base]().to_dict())
-            table.setdefault(base, {"teacher": kind.value, "dimensions": sizes, "entries": {}})
+            table.setdefault(base, {"dimensions": sizes, "entries": {}})
             table[base]["entries"][key] = entry
-            arguments.table.write_text(json.dumps(table, indent=1) + "\n")
+            file.write_text(json.dumps(table, indent=1) + "\n")
             print(f"{base}: {key}", flush=True)
 
 

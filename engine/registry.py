@@ -41,6 +41,7 @@ class TeacherTraits:
         reads_class_names: Whether class names are its prompts, so that they must be distinct phrases.
         settings: Model of its section of ``teacher_config.yaml``.
         model: Its class as ``module:class``; the module may import torch.
+        transformers_classes: Names of the classes of transformers that its bases are loaded as.
         card_code: Returns Python that loads base and adapter with transformers and PEFT alone, for the model card.
         original_suffix: Suffix of checkpoints in the format of its authors, which its class converts; empty: none.
         card_note: Note of the model card on how such a checkpoint is converted.
@@ -56,6 +57,7 @@ class TeacherTraits:
     reads_class_names: bool = False
     settings: type[TeacherSettings]
     model: str
+    transformers_classes: frozenset[str] = frozenset()
     card_code: Callable[[TeacherResult], str]
     original_suffix: str = ""
     card_note: str = ""
@@ -192,6 +194,11 @@ def traits_of_settings(settings: TeacherSettings) -> TeacherTraits | None:
 def by_suffix(uri: str) -> TeacherTraits | None:
     """Return the traits of the teacher whose authors' checkpoints have the suffix of ``uri``; None for other files."""
     return next((one for one in _ordered() if one.original_suffix and uri.endswith(one.original_suffix)), None)
+
+
+def transformers_classes() -> frozenset[str]:
+    """Return the names of the classes of transformers that the bases of all teachers are loaded as."""
+    return frozenset(one for traits in _ordered() for one in traits.transformers_classes)
 
 
 def class_reader(names: Iterable[TeacherName] | None = None) -> TeacherName | None:

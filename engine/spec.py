@@ -319,7 +319,7 @@ class TeacherSpec(SpecModel):
 
     name: TeacherName = Field(description="Name of the teacher.")
     base_model: Uri | None = Field(
-        default=None, description="Hub id, folder, prefix in a bucket, or (Sam) a segment-anything .pth file."
+        default=None, description="Hub id, folder, prefix in a bucket, or a checkpoint of the model's authors."
     )
     revision: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
         default=None, description="Commit or tag of a hub id."
@@ -412,7 +412,7 @@ class FineTuneSpec(SpecModel):
         default=[], max_length=2, description="Teachers to tune; default: those that the data has annotations for."
     )
     class_prompts: dict[str, Annotated[str, StringConstraints(min_length=1, max_length=256)]] = Field(
-        default={}, max_length=2048, description="A better phrase for a class name, for Grounding DINO."
+        default={}, max_length=2048, description="A better phrase for a class name, as a prompt."
     )
     augmentation: AugmentationSpec = Field(default=AugmentationSpec(), description="Appearance of images in later use.")
     training: TrainingSpec = Field(default=TrainingSpec(), description="Settings of every teacher.")

@@ -30,7 +30,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Adapt vision teachers (Grounding DINO, SAM) to COCO data by LoRA."""
+    """Adapt vision teachers to COCO data by LoRA."""
 
 
 for command in (

@@ -56,7 +56,7 @@ def label(
     endpoint_url: options.Endpoint = None,
     as_json: options.Json = False,
 ) -> None:
-    """Label a folder of images: boxes from the adapted Grounding DINO, masks from the adapted SAM.
+    """Label a folder of images: boxes from an adapted detector, masks from the adapted teacher that it prompts.
 
     Streams the images, and resumes after an interruption. Unreadable images are skipped and listed.
     """
@@ -87,7 +87,7 @@ def label(
     if labeller.frame is Frame.STORED:
         note("images that EXIF turns are labelled as they are stored, as the adapter was trained on them")
     if labeller.segmenter is None:
-        console.print("no adapter of SAM was given: labels are boxes without masks", style="dim")
+        console.print("no adapter that predicts masks was given: labels are boxes without masks", style="dim")
     done = label_folder(
         labeller,
         images,

@@ -56,7 +56,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing f
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. teachers.sam.clip_norm=1."
+        "--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. teachers.*.clip_norm=1."
     ),
 ]
 MANIFEST_FILE = typer.Option("--file", "-f", help="TeacherFineTune manifest; s3:// or path.")

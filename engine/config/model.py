@@ -98,7 +98,7 @@ class TeacherSettings(ConfigModel):
         "micro_batch_size, the images per forward pass, is chosen for the memory"
     }
 
-    base_model: Uri = Field(description="hub id, folder, s3:// prefix, or (SAM) a .pth file")
+    base_model: Uri = Field(description="hub id, folder, s3:// prefix, or a checkpoint of the model's authors")
     revision: str | None = Field(max_length=128, description="commit or tag of a hub id")
     base_digest: str | None = Field(
         default=None,
@@ -116,8 +116,8 @@ class TeacherSettings(ConfigModel):
     )
     checkpointing: Annotated[Literal["auto"] | tuple[str, ...], OUTSIDE_RUN_ID] = Field(
         default="auto",
-        description="groups of layers that recompute their activations instead of keeping them (encoder, decoder; for "
-        "Grounding DINO also backbone); auto: as many groups, and micro-batches as small, as memory requires",
+        description="groups of layers that recompute their activations instead of keeping them, such as encoder; "
+        "auto: as many groups, and micro-batches as small, as memory requires",
     )
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate of AdamW")
     weight_decay: float = Field(ge=0, description="of AdamW")
@@ -187,7 +187,7 @@ class DataConfig(ConfigModel):
     images: int | None = Field(default=None, description="usable images, to detect missing ones")
     images_left_out: int = Field(default=0, ge=0, description="further images that inspection found unusable")
     classes: tuple[str, ...] = Field(description="class names; their order is the order of the prompt")
-    prompts: dict[str, str] = Field(description="phrases shown to Grounding DINO instead of class names")
+    prompts: dict[str, str] = Field(description="phrases that prompt a teacher instead of class names")
     source: PartConfig | None = Field(description="one annotation file, divided by `split`")
     split: SplitConfig | None = Field(description="percent of the images, stratified over classes")
     train: PartConfig | None = Field(description="splits of data that is already split")

@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from importlib import resources
 from typing import Any, ClassVar
 
@@ -74,6 +74,14 @@ class CostTraits(ABC):
     ladder: ClassVar[Ladder]
     bases: ClassVar[Mapping[str, str]]
 
+    @cached_property
+    def table(self) -> Mapping[str, Any]:
+        """Counted bases: ``cost_model.json`` next to the module of the class, which the benchmark writes."""
+        package = type(self).__module__.rpartition(".")[0]
+        content = resources.files(package).joinpath("cost_model.json").read_text(encoding="utf-8")
+        table: Mapping[str, Any] = json.loads(content)
+        return table
+
     @abstractmethod
     def dimensions(self, config: Mapping[str, Any]) -> list[Any] | None:
         """Return the values of a ``config.json`` that determine memory, with the library's defaults.
@@ -112,45 +120,54 @@ def count_positions(height: int, width: int) -> int:
 
 def base_of(name: str, config: Mapping[str, Any] | None = None) -> str | None:
     """Return the known base with this name, or with the dimensions of this ``config.json``; None if it is unknown."""
-    costs = [one.traits.cost for one in TeacherName if one.traits.cost is not None]
-    if config is not None:
-        mine = [cost.dimensions(config) for cost in costs]
-        return next((base for base, entry in _table().items() if entry["dimensions"] in mine), None)
-    known = (pair for cost in costs for pair in cost.bases.items())
-    return next((base for begin, base in known if name.startswith(begin) and base in _table()), None)
+    for teacher, cost in _costs():
+        if config is not None:
+            mine = cost.dimensions(config)
+            found = next((base for base, entry in cost.table.items() if entry["dimensions"] == mine), None)
+        else:
+            known = published(teacher)
+            found = next((cost.bases[prefix] for prefix in known if name.startswith(prefix)), None)
+        if found is not None:
+            return found
+    return None
 
 
 def published(teacher: TeacherName) -> list[str]:
     """Return the name prefixes of known base models of a teacher."""
     cost = teacher.traits.cost
-    return [] if cost is None else [name for name, base in cost.bases.items() if base in _table()]
+    return [] if cost is None else [prefix for prefix, base in cost.bases.items() if base in cost.table]
 
 
 def counted(base: str) -> list[str]:
     """Return the counted presets of a known base, each with the precision of the forward pass."""
-    return list(dict.fromkeys(" in ".join(key.split()[:2]) for key in _table()[base]["entries"]))
+    return list(dict.fromkeys(" in ".join(key.split()[:2]) for key in cost_of(base).table[base]["entries"]))
 
 
 def known() -> tuple[str, ...]:
     """Return all known base models."""
-    return tuple(_table())
+    return tuple(base for _, cost in _costs() for base in cost.table)
 
 
 def teacher_of(base: str) -> TeacherName:
     """Return the teacher of a known base."""
-    return TeacherName(_table()[base]["teacher"])
+    return next(teacher for teacher, cost in _costs() if base in cost.table)
 
 
 def cost_of(base: str) -> CostTraits:
     """Return the cost traits of the teacher of a known base."""
-    cost = teacher_of(base).traits.cost
-    assert cost is not None  # noqa: S101 - its steps were counted
-    return cost
+    return next(cost for _, cost in _costs() if base in cost.table)
+
+
+def _costs() -> Iterator[tuple[TeacherName, CostTraits]]:
+    for teacher in TeacherName:
+        if teacher.traits.cost is not None:
+            yield teacher, teacher.traits.cost
 
 
 def encoder_layers(base: str) -> int:
     """Return the number of encoder layers of a known base."""
-    return cost_of(base).encoder_layers(_table()[base]["dimensions"])
+    cost = cost_of(base)
+    return cost.encoder_layers(cost.table[base]["dimensions"])
 
 
 def shown(info: DatasetInfo, settings: TeacherSettings, transform: ShortestEdgeTransform | None = None) -> BatchShape:
@@ -229,7 +246,8 @@ def estimate_step(
     Returns:
         None if nothing was counted for this preset.
     """
-    cost, preset, entries = cost_of(base), settings.lora.preset, _table()[base]["entries"]
+    cost, preset = cost_of(base), settings.lora.preset
+    entries = cost.table[base]["entries"]
     fewer = [groups for groups in reversed(cost.ladder[preset]) if set(groups) <= set(checkpointing)]
     keys = [key_of(preset, bfloat16=bfloat16, groups=groups) for groups in fewer]
     entry = next((entries[key] for key in keys if key in entries), None)
@@ -238,7 +256,7 @@ def estimate_step(
     values = cost.features(
         images=micro_batch_size,
         positions=shape.positions if micro_batch_size == 1 else shape.padded_positions,
-        queries=_table()[base]["dimensions"][-1],
+        queries=cost.table[base]["dimensions"][-1],
         tokens=shape.tokens,
         objects=shape.objects,
         rank=settings.lora.rank,
@@ -293,11 +311,3 @@ def options(base: str, settings: TeacherSettings, shape: BatchShape, *, bfloat16
         if micro_batch_size == 1:
             return
         micro_batch_size = math.ceil(micro_batch_size / 2)
-
-
-@cache
-def _table() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(
-        resources.files("engine.estimate").joinpath("cost_model.json").read_text(encoding="utf-8")
-    )
-    return table

@@ -15,6 +15,7 @@ from typing import Any
 from engine.config import LoraSettings
 from engine.errors import BaseModelError
 from engine.layout import ADAPTER_CONFIG
+from engine.registry import transformers_classes
 from engine.text.plain_json import read_object_file
 
 NEUTRAL: tuple[object, ...] = (None, False, {}, [])
@@ -35,8 +36,6 @@ TEXTS = frozenset({"base_model_name_or_path", "revision", "peft_version"})
 """Fields that record the origin of an adapter, and change nothing."""
 
 OURS = frozenset({"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "auto_mapping"})
-
-AUTO_CLASSES = frozenset({"GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection", "SamModel"})
 
 MOST_TARGETS = 10_000
 
@@ -107,7 +106,7 @@ def _is_harmless(name: str, value: object) -> bool:
         return any(type(value) is type(one) and value == one for one in ALLOWED[name])
     if name == "auto_mapping" and isinstance(value, dict):  # plain PEFT writes the class of the base
         library = str(value.get("parent_library", ""))
-        return value.get("base_model_class") in AUTO_CLASSES and library.startswith("transformers.models.")
+        return value.get("base_model_class") in transformers_classes() and library.startswith("transformers.models.")
     return any(type(value) is type(one) and value == one for one in NEUTRAL)
 
 

@@ -126,7 +126,7 @@ def check_tokenizer_files(folder: Path) -> None:
         values = read_object(content, where=str(path), error=BaseModelError, limit=limit)
         if name == TOKENIZER_CONFIG and values.get("tokenizer_class") not in TOKENIZERS:
             kind = str(values["tokenizer_class"])[:80]
-            raise BaseModelError(f"{path}: tokenizer_class is {kind!r}, and Grounding DINO reads with BertTokenizer")
+            raise BaseModelError(f"{path}: tokenizer_class is {kind!r}, and this model reads with BertTokenizer")
         if name == TOKENIZER:
             _check_steps(path, values)
 

@@ -29,7 +29,7 @@ class Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     event: EventKind
-    teacher: str = Field(default="", description="Slug of the teacher: grounding_dino or sam.")
+    teacher: str = Field(default="", description="Slug of the teacher.")
     time: float = Field(default_factory=time.time, description="Seconds since the epoch.")
     step: int | None = Field(default=None, description="Optimizer steps done.")
     steps: int | None = Field(default=None, description="Optimizer steps of the whole run.")

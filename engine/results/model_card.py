@@ -121,7 +121,7 @@ def _left(result: TeacherResult) -> str:
 _LOADING = """\
 from engine.teachers import load_adapted
 teacher = load_adapted({uri!r})
-detections = teacher.predict(samples)  # engine.dataset.Sample.of(image) of an RGB array; for SAM, of(image, boxes_xyxy)
+detections = teacher.predict(samples)  # engine.dataset.Sample.of(image) of an RGB array, or of(image, boxes_xyxy)
 """
 
 

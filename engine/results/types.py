@@ -31,7 +31,7 @@ class ApMetrics(Result):
     ar_large: float
     per_class: dict[str, float] = Field(description="AP by class name; -1 without objects of it.")
     images: int | None = Field(default=None, description="How many images were measured.")
-    miou: float | None = Field(default=None, description="SAM: mean IoU of masks from ground-truth boxes.")
+    miou: float | None = Field(default=None, description="Masks: mean IoU of those prompted by true boxes.")
     ap_ceiling: float | None = Field(
         default=None,
         description="AP of perfect detections, where images have more than 100 objects of a class: COCO counts 100 "
@@ -71,7 +71,7 @@ class Comparison(Result):
     before: Interval = Field(description="AP of the base.")
     after: Interval = Field(description="AP of the adapter.")
     difference: Interval = Field(description="AP of the adapter minus that of the base, on the same images.")
-    miou_difference: Interval | None = Field(default=None, description="SAM: the same of the mean IoU.")
+    miou_difference: Interval | None = Field(default=None, description="Masks: the same of the mean IoU.")
 
 
 class HistoryPoint(Result):
@@ -186,7 +186,7 @@ class TeacherResult(Result):
     )
     from_detector_before: ApMetrics | None = Field(
         default=None,
-        description="SAM: masks of the base for the boxes that the tuned Grounding DINO of the run finds in the "
+        description="Masks of the base for the boxes that the tuned detector of the run finds in the "
         "validation part, with its scores.",
     )
     from_detector_after: ApMetrics | None = Field(default=None, description="The same of the best adapter.")

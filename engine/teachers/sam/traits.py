@@ -17,6 +17,7 @@ SAM = register(
         prompted_by="GroundingDino",
         settings=SamSettings,
         model="engine.teachers.sam.model:Sam",
+        transformers_classes=frozenset({"SamModel"}),
         card_code=card_code,
         cost=SamCost(),
         original_suffix=".pth",
