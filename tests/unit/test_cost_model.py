@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loops import nonempty
 from tiny import grounding_dino_settings
 from tiny import noise as image_of_noise
 from tiny_sam import sam_settings, scene
@@ -129,13 +130,13 @@ def test_what_the_settings_say_is_computed_again_is_not_for_choice() -> None:
     settings = settings_of(TeacherName.SAM, batch_size=8, checkpointing=())
     ways = list(options("sam-vit-base", settings, SHOWS, bfloat16=True))
     assert [(one.micro_batch_size, one.checkpointing) for one in ways] == [(8, ()), (4, ()), (2, ()), (1, ())]
-    assert all(more.memory_bytes > less.memory_bytes for more, less in pairwise(ways))
+    assert all(more.memory_bytes > less.memory_bytes for more, less in nonempty(pairwise(ways)))
 
 
 @pytest.mark.parametrize("preset", LoraPreset)
 def test_every_base_is_known_with_every_preset(preset: LoraPreset) -> None:
     shape = BatchShape(positions=20_000, padded_positions=20_000, tokens=20, objects=5)
-    for base in known():
+    for base in nonempty(known()):
         kind = teacher_of(base)
         settings = sam_settings() if kind is TeacherName.SAM else grounding_dino_settings()
         settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"preset": preset})})

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from loops import nonempty
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
@@ -59,7 +60,7 @@ def test_a_workflow_has_no_more_rights_than_it_names(file: Path) -> None:
     document = yaml.safe_load(file.read_text())
     assert document["permissions"] in ({}, {"contents": "read"})
     checkouts = [step for step in steps(document) if step.get("uses", "").startswith("actions/checkout@")]
-    assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+    assert all(step["with"]["persist-credentials"] is False for step in nonempty(checkouts))
     # What an event brings is data: it reaches a script through the environment, never as its text.
     assert "${{ github" not in commands(file)
 

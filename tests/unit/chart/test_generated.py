@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from loops import nonempty
 
 from .conftest import CHART, ROOT, Object, Render, objects_of, one
 
@@ -32,7 +33,7 @@ def test_every_value_is_described_and_has_a_place_in_the_schema(generate: dict[s
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     described = generate["descriptions"]()
     schema = json.loads((CHART / "values.schema.json").read_text())
-    for leaf in leaves(values):
+    for leaf in nonempty(leaves(values)):
         parts = leaf.split(".")
         assert any(".".join(parts[:depth]) in described for depth in range(1, len(parts) + 1)), leaf
     for path in described:
@@ -85,7 +86,7 @@ def test_the_plain_manifest_installs_what_the_chart_installs(render: Render) -> 
 
 
 def test_the_plain_manifest_holds_nothing_of_helm() -> None:
-    for file in (ROOT / "config").rglob("*.yaml"):
+    for file in nonempty((ROOT / "config").rglob("*.yaml")):
         assert "helm.sh/" not in file.read_text()
         assert "managed-by: Helm" not in file.read_text()
 
@@ -142,7 +143,7 @@ def test_the_gitops_examples_name_what_is_there() -> None:
         objects_of((ROOT / "examples" / "gitops" / "argocd" / name).read_text())[0]
         for name in ("operator.yaml", "runs.yaml", "stages.yaml")
     ]
-    for application in applications:
+    for application in nonempty(applications):
         assert (ROOT / application["spec"]["source"]["path"]).is_dir()
     release = one(objects_of((ROOT / "examples" / "gitops" / "flux" / "operator.yaml").read_text()), "HelmRelease")
     assert (ROOT / release["spec"]["chart"]["spec"]["chart"] / "Chart.yaml").exists()
@@ -160,9 +161,9 @@ def test_the_values_of_the_gitops_examples_are_values_of_the_chart(render: Rende
 
 def test_the_page_on_installing_names_files_and_values_that_there_are(render: Render) -> None:
     page = (ROOT / "docs" / "install.md").read_text()
-    for link in re.findall(r"\]\((\.\./[^)#]+)\)", page):
+    for link in nonempty(re.findall(r"\]\((\.\./[^)#]+)\)", page)):
         assert (ROOT / "docs" / link).exists(), link
-    for file in re.findall(r"(?<![\w/])((?:config|helm|examples|crds)/[\w./-]*)", page):
+    for file in nonempty(re.findall(r"(?<![\w/])((?:config|helm|examples|crds)/[\w./-]*)", page)):
         assert (ROOT / file).exists(), file
     schema = json.loads((CHART / "values.schema.json").read_text())
     named = re.findall(r"--set (\w[\w.]*)=", page)

@@ -10,6 +10,7 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from loops import nonempty
 
 from teacher_operator.runtime.metrics import Metrics, standing_of
 from teacher_operator.runtime.store import Store
@@ -84,13 +85,13 @@ def test_an_alert_asks_for_what_there_is_of_its_own_release(
 ) -> None:
     expression = next(each["expr"] for each in rules(render) if each["alert"] == alert)
     check(expression, metrics)
-    for _, labels in selectors(promql_parser.parse(expression)):
+    for _, labels in nonempty(selectors(promql_parser.parse(expression))):
         assert {"namespace", "service"} <= labels
     assert 'namespace="ops", service="tft-teacher-finetune"' in expression
 
 
 def test_an_alert_says_how_bad_it_is_what_happened_and_what_to_do(render: Render) -> None:
-    for each in rules(render):
+    for each in nonempty(rules(render)):
         assert set(each) <= {"alert", "expr", "for", "labels", "annotations"}
         assert each["labels"]["severity"] in {"critical", "warning", "info"}
         assert set(each["annotations"]) == {"summary", "description"}
@@ -174,8 +175,8 @@ def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_every_panel_asks_for_what_there_is(dashboard: dict[str, Any], metrics: dict[str, set[str]]) -> None:
-    for panel in panels(dashboard):
-        for target in panel["targets"]:
+    for panel in nonempty(panels(dashboard)):
+        for target in nonempty(panel["targets"]):
             expression = target["expr"].replace("$namespace", "ops").replace("$run_namespace", "vision")
             check(expression, metrics)
             legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))

@@ -14,6 +14,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from loops import nonempty
 
 from .conftest import CHART, ROOT, RUN_PODS, Object, Render, objects_of, one
 
@@ -163,7 +164,7 @@ def test_every_combination_of_switches_is_valid(render: Render) -> None:
 
 
 def test_every_object_carries_the_labels_of_the_release(objects: list[Object]) -> None:
-    for thing in objects:
+    for thing in nonempty(objects):
         if thing["metadata"]["name"].endswith("more") or thing["metadata"]["name"].startswith("text-"):
             continue
         labels = thing["metadata"]["labels"]
@@ -180,7 +181,7 @@ def test_no_two_objects_have_the_same_name(objects: list[Object]) -> None:
 
 
 def test_common_labels_are_everywhere(render: Render) -> None:
-    for thing in render({"commonLabels": {"team": "vision"}}):
+    for thing in nonempty(render({"commonLabels": {"team": "vision"}})):
         assert thing["metadata"]["labels"]["team"] == "vision"
     pods = one(render({"commonLabels": {"team": "vision"}}), "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert pods["team"] == "vision"
@@ -192,7 +193,7 @@ def test_what_selects_the_pods_matches_them(objects: list[Object]) -> None:
         one(objects, "Deployment")["spec"]["selector"]["matchLabels"],
         one(objects, "Service")["spec"]["selector"],
     ]
-    for thing in objects:
+    for thing in nonempty(objects):
         if thing["kind"] == "NetworkPolicy":
             selectors.append(thing["spec"]["podSelector"]["matchLabels"])
         if thing["kind"] == "PodDisruptionBudget":
@@ -216,7 +217,7 @@ def pods_of(objects: list[Object]) -> list[Object]:
 
 
 def test_pods_comply_with_the_restricted_standard(objects: list[Object]) -> None:
-    for pod in pods_of(objects):
+    for pod in nonempty(pods_of(objects)):
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
@@ -231,14 +232,14 @@ def test_pods_comply_with_the_restricted_standard(objects: list[Object]) -> None
 
 
 def test_the_user_is_left_to_openshift_where_that_is_wanted(render: Render) -> None:
-    for pod in pods_of(render()):
+    for pod in nonempty(pods_of(render())):
         assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 65532
-    for pod in pods_of(render({"openshift": {"adaptSecurityContext": "force"}})):
+    for pod in nonempty(pods_of(render({"openshift": {"adaptSecurityContext": "force"}}))):
         assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(pod["securityContext"])
 
 
 def test_only_the_pods_get_a_token(objects: list[Object]) -> None:
-    assert all(pod["automountServiceAccountToken"] is True for pod in pods_of(objects))
+    assert all(pod["automountServiceAccountToken"] is True for pod in nonempty(pods_of(objects)))
     for thing in objects:
         if thing["kind"] == "ServiceAccount":
             assert thing["automountServiceAccountToken"] is False

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from coco_files import Coco, changed, compressed, rectangle, small_coco, triangle, uncompressed, write
+from loops import nonempty
 from pycocotools import mask as coco_mask
 
 from engine.dataset import DatasetInfo, inspect_dataset, load_dataset
@@ -280,7 +281,7 @@ def test_an_area_that_is_none_gives_way_to_that_of_mask_or_box(
     if value != "mask":
         dataset = load_dataset(tmp_path / "annotations.json")
         for a, read in zip(
-            coco["annotations"], [one for objects in dataset.annotations for one in objects], strict=True
+            nonempty(coco["annotations"]), [one for objects in dataset.annotations for one in objects], strict=True
         ):
             expected = mask_of(a).sum() if masks else a["bbox"][2] * a["bbox"][3]
             assert read.area == pytest.approx(expected, rel=0.1 if wrong else 1e-9)

@@ -13,6 +13,7 @@ import pytest
 from coco_files import Coco, changed, compressed, rectangle, small_coco, triangle, uncompressed, write, write_images
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loops import nonempty
 
 from engine.dataset import DatasetInfo, Severity, inspect_dataset, inspect_request, load_dataset
 from engine.dataset.checks.problem_catalogue import CATALOGUE
@@ -213,7 +214,9 @@ def test_polygons_that_are_only_boxes_again_are_no_masks(tmp_path: Path) -> None
     assert (info.has_masks, info.masks) == (False, 0)
     assert codes(info) == {"box_polygons": 90}
     assert all(
-        a.segmentation is None for objects in load_dataset(tmp_path / "annotations.json").annotations for a in objects
+        a.segmentation is None
+        for objects in nonempty(load_dataset(tmp_path / "annotations.json").annotations)
+        for a in objects
     )
 
     outlined = changed(coco, each("annotations", lambda a: a.update(segmentation=triangle(*a["bbox"])), first=30))

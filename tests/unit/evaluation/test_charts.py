@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from loops import nonempty
 
 from engine.evaluation.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, curve, nice_ticks
 
@@ -26,7 +27,7 @@ def test_ticks_are_few_even_and_hold_the_range(low: float, high: float) -> None:
 )
 def test_every_point_lies_inside_the_axes(points: list[tuple[float, float]]) -> None:
     drawn = curve("loss", points)
-    for pair in drawn.points.split():
+    for pair in nonempty(drawn.points.split()):
         x, y = map(float, pair.split(","))
         assert LEFT <= x <= WIDTH - RIGHT
         assert TOP <= y <= HEIGHT - BOTTOM

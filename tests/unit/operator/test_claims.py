@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from loops import nonempty
 from tft_objects import FULL, MASKS, MINIMAL, NOW, SETTINGS, body_of
 from tft_schema import spec_errors
 
@@ -89,15 +90,15 @@ def test_a_claim_with_the_scratch_disk_is_a_source_that_is_not_written_to() -> N
 
 
 def test_what_is_written_to_belongs_to_the_group_of_the_pods_and_what_is_read_stays() -> None:
-    for pod in pods({**MINIMAL, "output": "pvc://adapters"}):
+    for pod in nonempty(pods({**MINIMAL, "output": "pvc://adapters"})):
         security = pod["securityContext"]
         assert (security["fsGroup"], security["fsGroupChangePolicy"]) == (65532, "OnRootMismatch")
-    for pod in pods({**MINIMAL, "dataset": {"annotations": "pvc://forklifts/a.json"}}):
+    for pod in nonempty(pods({**MINIMAL, "dataset": {"annotations": "pvc://forklifts/a.json"}})):
         assert "fsGroup" not in pod["securityContext"]
 
 
 def test_pods_of_a_run_without_claims_are_as_before() -> None:
-    for pod in pods(MINIMAL):
+    for pod in nonempty(pods(MINIMAL)):
         assert "TEACHER_CLAIMS" not in {entry["name"] for entry in pod["containers"][0]["env"]}
         assert "persistentVolumeClaim" not in str(pod["volumes"])
 
@@ -138,7 +139,7 @@ def test_a_secret_needs_the_keys_of_the_stores_that_are_used() -> None:
 
 def test_the_account_and_the_project_reach_the_pods() -> None:
     storage = {"azureAccount": "acme1", "googleProject": "team-a"}
-    for pod in pods({**MINIMAL, "output": "az://models", "storage": storage}):
+    for pod in nonempty(pods({**MINIMAL, "output": "az://models", "storage": storage})):
         found = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
         assert found["AZURE_STORAGE_ACCOUNT_NAME"] == "acme1"
         assert found["GOOGLE_CLOUD_QUOTA_PROJECT"] == "team-a"

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loops import nonempty
 from tft_objects import BOXES, FULL, GPU, MASKS, MINIMAL, NAME, NAMESPACE, SETTINGS, UID, body_of
 
 from engine.manifest import load_manifest
@@ -145,7 +146,7 @@ def test_children_of_two_objects_never_share_a_name(names: set[str]) -> None:
 
 def test_the_longest_name_leaves_room_for_every_child_and_every_index_of_a_pod() -> None:
     most_nodes = next(m.le for m in TeacherFineTuneSpec.model_fields["nodes"].metadata if hasattr(m, "le"))
-    for child in children(name="n" * NAME_MAX):
+    for child in nonempty(children(name="n" * NAME_MAX)):
         assert len(child["metadata"]["name"]) <= 63
         if child["kind"] == "Job":  # the host name of a pod of an indexed Job
             assert len(f"{child['metadata']['name']}-{most_nodes - 1}") <= 63
@@ -155,7 +156,7 @@ def test_the_longest_name_leaves_room_for_every_child_and_every_index_of_a_pod()
 def test_nothing_of_the_object_is_copied_but_what_is_told_apart(spec: Mapping[str, Any]) -> None:
     """Labels and annotations of GitOps tools make them prune a child that carries them."""
     foreign = {"app.kubernetes.io/instance", "argo-app", "team", "argocd.argoproj.io/tracking-id"}
-    for child in children(spec):
+    for child in nonempty(children(spec)):
         assert not foreign & set(strings(child))
         allowed = {
             MANAGED_BY,
@@ -171,7 +172,7 @@ def test_nothing_of_the_object_is_copied_but_what_is_told_apart(spec: Mapping[st
 
 
 def test_every_child_is_found_by_its_labels_and_goes_with_its_object() -> None:
-    for child in children(FULL):
+    for child in nonempty(children(FULL)):
         assert child["metadata"]["labels"][MANAGED_BY] == FIELD_MANAGER
         assert run_of(child) == Key(NAMESPACE, NAME)
         assert owner_uid(child) == UID
@@ -218,7 +219,7 @@ def test_every_pod_is_fit_for_the_restricted_security_standard(spec: Mapping[str
         "projected",
         "secret",
     }
-    for child in children(spec):
+    for child in nonempty(children(spec)):
         if child["kind"] != "Job":
             continue
         template = pod(child)
@@ -385,7 +386,7 @@ def test_every_emptydir_is_bounded(spec: dict[str, Any], size: str) -> None:
         given = {one["name"]: one["emptyDir"] for one in pod(job)["volumes"] if "emptyDir" in one}
         assert (given["mine"], given["tiny"]) == ({"sizeLimit": "7Gi"}, {"sizeLimit": "1Mi"})
         assert given["scratch"] == {"sizeLimit": size}
-        assert all(one["emptyDir"].get("sizeLimit") for one in pod(job)["volumes"] if "emptyDir" in one)
+        assert all(one["emptyDir"].get("sizeLimit") for one in nonempty(pod(job)["volumes"]) if "emptyDir" in one)
 
 
 def test_two_teachers_share_a_claim_for_scratch_without_meeting() -> None:
@@ -500,7 +501,7 @@ def test_the_two_teachers_of_an_object_do_not_meet_in_a_service() -> None:
 @given(NAMES.filter(lambda name: name[0].isalpha()))
 def test_every_service_has_a_name_that_a_service_may_have(name: str) -> None:
     """Names that begin with a digit are refused with several nodes: see the rules of the CRD."""
-    for child in children(name=name):
+    for child in nonempty(children(name=name)):
         if child["kind"] == "Service":
             assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", child["metadata"]["name"])
 

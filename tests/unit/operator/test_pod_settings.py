@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from loops import nonempty
 from pydantic import ValidationError
 from tft_objects import FULL, GPU, MASKS, MINIMAL, NOW, SETTINGS, body_of, info_of, job_of, pod_of, view_of
 from tft_schema import spec_errors
@@ -62,7 +63,7 @@ def test_labels_and_annotations_are_on_every_pod_and_every_job() -> None:
     settings = installed(labels={"cost-center": "all", "team": "platform"}, annotations={"a.b/c": "1"})
     stage = {"name": "Sam", "labels": {"tier": "gpu"}, "annotations": {"a.b/c": "2"}}
     made = jobs_of(settings, pod={"labels": {"cost-center": "7"}}, stages=[stage])
-    for name, job in made.items():
+    for name, job in nonempty(made.items()):
         for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
             assert metadata["labels"]["cost-center"] == "7"
             assert metadata["labels"]["team"] == "platform"
@@ -132,7 +133,9 @@ def test_variables_of_the_object_come_last_and_may_refer_to_the_others() -> None
         {"name": "EMPTY"},
         {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
     ]
-    for stage, pod in pods(settings, pod={"env": own}, storage={"credentialsSecretRef": {"name": "s3"}}).items():
+    for stage, pod in nonempty(
+        pods(settings, pod={"env": own}, storage={"credentialsSecretRef": {"name": "s3"}}).items()
+    ):
         variables = env(pod)
         assert list(variables)[-3:] == ["HTTPS_PROXY", "EMPTY", "HF_TOKEN"], stage
         assert variables["HTTPS_PROXY"] == "http://$(TOKEN)@b"
@@ -162,7 +165,7 @@ def test_the_scheduler_spreads_the_pods_of_one_job() -> None:
     spread = {"topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}
     other = spread | {"labelSelector": {"matchLabels": {"app": "x"}}, "minDomains": 2}
     made = jobs_of(pod={"schedulerName": "volcano", "topologySpreadConstraints": [spread, other]})
-    for job in made.values():
+    for job in nonempty(made.values()):
         template = job["spec"]["template"]
         own, given = template["spec"]["topologySpreadConstraints"]
         assert own["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loops import nonempty
 from PIL import Image
 from pycocotools import mask as coco_mask
 from safetensors.torch import load_file, save_file
@@ -123,7 +124,7 @@ def test_masks_and_scores_are_those_of_sam_predictor(teacher: Sam, size: tuple[i
     masks, ious, _ = predictor.predict_torch(None, None, boxes=boxes, multimask_output=False)
     seen = teacher.predict([sample])[0]
     assert len(seen) > 0
-    for mask, score, prompt in zip(masks_of(seen), seen.scores, seen.prompt_indices, strict=True):
+    for mask, score, prompt in zip(nonempty(masks_of(seen)), seen.scores, seen.prompt_indices, strict=True):
         assert (mask ^ masks[prompt, 0].numpy()).mean() < 1e-3
         assert score == pytest.approx(float(ious[prompt, 0].clamp(0, 1)), abs=1e-4)
 
@@ -135,7 +136,7 @@ def test_every_box_but_a_crowd_is_a_prompt_and_the_surest_answer_comes_first(tea
     assert (np.diff(seen.scores) <= 0).all()
     assert ((seen.scores >= 0) & (seen.scores <= 1)).all()
     assert seen.class_indices.tolist() == sample.class_indices[seen.prompt_indices].tolist()
-    for mask, box in zip(masks_of(seen), seen.boxes_xyxy, strict=True):
+    for mask, box in zip(nonempty(masks_of(seen)), seen.boxes_xyxy, strict=True):
         rows, columns = np.nonzero(mask)
         assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
@@ -253,7 +254,7 @@ def test_images_without_objects_teach_nothing_and_break_nothing(tmp_path: Path) 
     losses = teacher.loss(empty, count=1)
     assert losses["loss"] == 0
     losses["loss"].backward()
-    assert all(p.grad is not None and not p.grad.any() for p in trainable_parameters(teacher).values())
+    assert all(p.grad is not None and not p.grad.any() for p in nonempty(trainable_parameters(teacher).values()))
 
     alone, beside = batch_of(teacher, [scene(3)]), batch_of(teacher, [scene(3), scene(0)])
     torch.testing.assert_close(teacher.loss(alone, count=3)["loss"], teacher.loss(beside, count=3)["loss"])

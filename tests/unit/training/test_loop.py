@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from loops import nonempty
 from together import together
 from toy import metrics, overlap, toy_loop
 
@@ -60,8 +61,8 @@ def test_only_the_adapter_changes(tmp_path: Path) -> None:
     fresh = weights(loop)
     loop.run()
     parameters = dict(loop.teacher.model.named_parameters())
-    assert all(torch.equal(value, parameters[name]) for name, value in frozen.items())
-    assert all(not torch.equal(value, weights(loop)[name]) for name, value in fresh.items())
+    assert all(torch.equal(value, parameters[name]) for name, value in nonempty(frozen.items()))
+    assert all(not torch.equal(value, weights(loop)[name]) for name, value in nonempty(fresh.items()))
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path: Path) -> N
     loop = toy_loop(tmp_path, hooks={"batches": poisoned})
     with pytest.raises(LossNotFiniteError, match=r"at step \d+ of 18 .*best adapter so far is kept"):
         loop.run()
-    assert all(torch.isfinite(tensor).all() for tensor in weights(loop).values())
+    assert all(torch.isfinite(tensor).all() for tensor in nonempty(weights(loop).values()))
     checkpoint = load_checkpoint(tmp_path)
     assert checkpoint is not None
     assert_same(checkpoint.best, loop.best)
@@ -249,7 +250,7 @@ def train_together(processes: Processes, folder: Path, images: int) -> tuple[Pro
 def test_several_processes_end_where_one_would(tmp_path: Path, count: int, images: int) -> None:
     progress, alone = train_together(ALONE, tmp_path, images)
     ends = together(train_together, tmp_path / "together", images, count=count)
-    for its_progress, its_weights in ends:
+    for its_progress, its_weights in nonempty(ends):
         assert_same(its_weights, ends[0][1])
         assert [point.step for point in its_progress.history] == [point.step for point in progress.history]
         assert its_progress.best_step == progress.best_step
@@ -284,7 +285,7 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(tmp_path: Path, si
     whole = toy_loop(tmp_path / "whole", lora=WITHOUT_NOISE)
     whole.run()
     ends = together(stopped_together, tmp_path / "stopped", signalled)
-    for words, step, progress, its_weights in ends:
+    for words, step, progress, its_weights in nonempty(ends):
         assert "stopped after step 7 of 18" in words
         assert (step, progress) == (7, ends[0][2])
         assert_same(its_weights, ends[0][3])

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from loops import nonempty
 from together import together
 from torch import Tensor, nn
 from toy import ToyTeacher, settings, toy_batches
@@ -59,9 +60,9 @@ def gradients_of_a_share(processes: Processes, images: int) -> tuple[dict[str, f
 def test_processes_that_share_a_step_get_the_gradient_and_losses_of_the_whole(images: int) -> None:
     losses, whole = gradients_of_a_share(ALONE, images)
     shared = together(gradients_of_a_share, images)
-    for its_losses, its_gradients in shared:
+    for its_losses, its_gradients in nonempty(shared):
         assert its_losses == pytest.approx(losses, rel=1e-5)
-        for name, gradient in whole.items():
+        for name, gradient in nonempty(whole.items()):
             assert gradient is not None
             torch.testing.assert_close(its_gradients[name], gradient, rtol=1e-4, atol=1e-6)
             assert torch.equal(its_gradients[name], shared[0][1][name])

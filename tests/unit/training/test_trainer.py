@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loops import nonempty
 from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
 
 from engine.config import RunConfig
@@ -154,7 +155,7 @@ def test_what_is_loaded_back_sees_what_was_measured(toy_data: Path, tmp_path: Pa
 
 def test_no_file_of_a_run_is_a_pickle(toy_data: Path, tmp_path: Path) -> None:
     TeacherTrainer(config_of(toy_data), work_dir=tmp_path).train()
-    for name in files_of(tmp_path):
+    for name in nonempty(files_of(tmp_path)):
         content = (tmp_path / name).read_bytes()
         assert not name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")), name
         assert not content.startswith((b"\x80", b"PK")), name
