@@ -7,10 +7,10 @@ from typing import Any
 Panel = dict[str, Any]
 
 SELECTOR = 'namespace=~"$namespace"'
-"""Of the operator, as Prometheus labels what it scrapes."""
+"""Selector of the operator's metrics, by the labels that Prometheus adds."""
 
 RUN = f'{SELECTOR}, run_namespace=~"$run_namespace"'
-"""Of the runs too."""
+"""Selector of the metrics of runs."""
 
 RATE = "[$__rate_interval]"
 WIDTH = 24
@@ -24,7 +24,7 @@ def _quantiles(metric: str, selector: str = RUN) -> list[tuple[str, str]]:
 
 
 def _runs(state: str) -> str:
-    """Replicas that stand by count the runs too."""
+    """Return the query for runs of some states; replicas on standby report them too."""
     return f'sum(max without (pod, instance) (teacher_runs{{{RUN}, state=~"{state}"}})) or vector(0)'
 
 
@@ -57,7 +57,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
             },
             {
                 "type": "stat",
-                "title": "Operators that lead",
+                "title": "Leaders",
                 "help": "One per release; none: nothing starts, and no status changes.",
                 "queries": [(f"sum(teacher_leader{{{SELECTOR}}})", "")],
                 "width": 4,
@@ -65,7 +65,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
             },
             {
                 "type": "stat",
-                "title": "Objects that wait",
+                "title": "Waiting objects",
                 "help": "Objects that wait for the operator, not for a GPU.",
                 "queries": [(f"sum(teacher_queue_depth{{{SELECTOR}}})", "")],
                 "width": 4,
@@ -110,19 +110,19 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 "queries": _quantiles("teacher_queue_seconds"),
             },
             {
-                "title": "Length of a run",
+                "title": "Duration of a run",
                 "help": "From the creation of the object to the end of its run.",
                 "unit": "s",
                 "queries": _quantiles("teacher_run_seconds"),
             },
-            {"title": "Length of inspection", "unit": "s", "queries": _quantiles("teacher_inspect_seconds")},
+            {"title": "Duration of inspection", "unit": "s", "queries": _quantiles("teacher_inspect_seconds")},
         ],
     ),
     (
         "Operator",
         [
             {
-                "title": "Length of a reconciliation",
+                "title": "Duration of a reconciliation",
                 "unit": "s",
                 "queries": _quantiles("teacher_reconcile_seconds", SELECTOR),
             },
@@ -134,11 +134,11 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 ],
             },
             {
-                "title": "Objects that wait for the operator",
+                "title": "Objects waiting for the operator",
                 "queries": [(f"sum by (pod) (teacher_queue_depth{{{SELECTOR}}})", "{{pod}}")],
             },
             {
-                "title": "Time since the last news",
+                "title": "Time since the last event",
                 "help": "Time since the last event of each watched kind. Without changes there are no events.",
                 "unit": "s",
                 "queries": [
@@ -149,7 +149,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 ],
             },
             {
-                "title": "Changes that no watch had shown",
+                "title": "Changes that no watch delivered",
                 "help": "Changes that were found by full listings of the cluster.",
                 "queries": [
                     (
@@ -169,7 +169,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 ],
             },
             {
-                "title": "Requests that failed",
+                "title": "Failed requests",
                 "help": "0: not answered. Missing objects and conflicts do not count as failures.",
                 "unit": "reqps",
                 "queries": [
@@ -181,7 +181,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 ],
             },
             {
-                "title": "Who leads",
+                "title": "Leader",
                 "queries": [(f"max by (namespace, pod) (teacher_leader{{{SELECTOR}}})", "{{namespace}}/{{pod}}")],
                 "width": 16,
             },

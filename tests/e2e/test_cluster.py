@@ -76,13 +76,13 @@ def _percent(cluster: Cluster, name: str) -> int:
 
 
 def test_it_installs(walk: Walk, rendered: Callable[[dict[str, Any]], str], tmp_path: Path) -> None:
-    walk.say("# From nothing to adapters, on a real cluster")
+    walk.say("# Tutorial: on a cluster")
     walk.say(
-        "Every command below was run by `make cluster-test`, and what stands under it is what it printed: a control "
-        "plane, a kubelet with containerd and both images on one machine, an S3 server beside them, and tiny teachers "
-        "that a CPU trains in a minute. On your cluster leave out what says `localhost`, and the base models."
+        "`make cluster-test` runs every command below and records its output. It uses a control plane, a kubelet with "
+        "containerd and both images on one machine, an S3 server on the same machine, and tiny teachers that train on "
+        "a CPU within a minute. On your cluster, omit `localhost` registries and the base models."
     )
-    walk.say("## Install\n\nThe chart's manifests are applied as `helm install` would apply them.")
+    walk.say("## Install\n\nApply the chart's manifests, like `helm install`.")
     walk.run(f"kubectl create namespace {SYSTEM}")
     walk.run(f"kubectl label namespace {SYSTEM} pod-security.kubernetes.io/enforce=restricted")
     file = ROOT / "out" / "e2e" / "install.yaml"
@@ -96,16 +96,16 @@ def test_it_installs(walk: Walk, rendered: Callable[[dict[str, Any]], str], tmp_
 def test_boxes_masks_and_both_end_with_adapters(
     walk: Walk, cluster: Cluster, bucket: str, s3_from_pods: str, tmp_path: Path
 ) -> None:
-    walk.say("## Fine-tune\n\nThe team's namespace, with the keys to its store: only the pods of its runs read them.")
+    walk.say(
+        "## Fine-tune\n\nCreate the team's namespace, with the keys of its store. Only the pods of its runs read them."
+    )
     walk.run(f"kubectl create namespace {TEAM}")
     walk.run(f"kubectl label namespace {TEAM} pod-security.kubernetes.io/enforce=restricted")
     walk.run(
         f"kubectl -n {TEAM} create secret generic s3 --from-literal=AWS_ACCESS_KEY_ID=demo "
         "--from-literal=AWS_SECRET_ACCESS_KEY=demo"
     )
-    walk.say(
-        "`examples/boxes.yaml`, `masks.yaml` and `both.yaml`, each with `spec.storage` for this store, are applied."
-    )
+    walk.say("Apply `examples/boxes.yaml`, `masks.yaml` and `both.yaml`, each with `spec.storage` for this store.")
     folder = ROOT / "out" / "e2e"
     for example in RUNS:
         (folder / f"{example}.json").write_text(manifest(example, s3_from_pods))
@@ -118,7 +118,7 @@ def test_boxes_masks_and_both_end_with_adapters(
         condition = cluster.until(name, lambda c: c["status"] != "Unknown", seconds=900)
         assert condition["status"] == "True", condition
     walk.run(f"kubectl -n {TEAM} get tft,jobs")
-    walk.say("All that is known of a run stands in its status.")
+    walk.say("The status contains all information about a run.")
     walk.run(f"kubectl -n {TEAM} describe tft parts-boxes")
 
 
@@ -143,7 +143,9 @@ def test_the_adapters_are_what_the_status_says_and_load(walk: Walk, cluster: Clu
 
 
 def test_the_adapters_are_fetched_by_name(walk: Walk, cluster: Cluster) -> None:
-    walk.say("## Fetch the adapters\n\nBy the name of the object; every file is checked against its sha256.")
+    walk.say(
+        "## Fetch the adapters\n\n`teacher fetch` takes the name of an object and checks every file against its sha256."
+    )
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     walk.run(f"teacher fetch parts out/e2e/adapters --namespace {TEAM} --endpoint-url {endpoint}")
     assert (ROOT / "out/e2e/adapters/teachers/sam_lora/adapter_model.safetensors").stat().st_size > 10_000
@@ -151,8 +153,8 @@ def test_the_adapters_are_fetched_by_name(walk: Walk, cluster: Cluster) -> None:
 
 def test_the_same_request_again_costs_no_gpu(walk: Walk, cluster: Cluster) -> None:
     walk.say(
-        "## The same request again\n\nA run is named by what goes into it. Deleting the object leaves the adapters, "
-        "and applying it again finds them: no GPU is asked for."
+        "## Repeat the request\n\nThe inputs of a run determine its name. Deleting the object keeps the adapters, and "
+        "applying it again finds them without using a GPU."
     )
     before = cluster.get("tft", "parts-boxes")["status"]["teachers"][0]["adapter"]
     walk.run(f"kubectl -n {TEAM} delete tft parts-boxes")
@@ -167,8 +169,8 @@ def test_the_same_request_again_costs_no_gpu(walk: Walk, cluster: Cluster) -> No
 
 def test_tainted_nodes_and_a_policy_on_labels(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
     walk.say(
-        "## On a shared cluster\n\nEvery node is tainted, and a policy refuses pods without a `cost-center`. The "
-        "labels of `spec.pod` go to every pod of the run; `spec.tolerations` serve its inspection too."
+        "## On a shared cluster\n\nEvery node is tainted, and a policy refuses pods without a `cost-center`. Every pod "
+        "of the run gets the labels of `spec.pod`; `spec.tolerations` apply to its inspection too."
     )
     folder = ROOT / "out" / "e2e"
     (folder / "cost-center.yaml").write_text(COST_CENTER)
@@ -199,7 +201,7 @@ def test_tainted_nodes_and_a_policy_on_labels(walk: Walk, cluster: Cluster, s3_f
 
 
 def test_wrong_data_says_so_before_a_gpu_is_asked_for(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
-    walk.say("## When something fails\n\nAn annotation file that does not exist:")
+    walk.say("## When something fails\n\nThe annotation file does not exist:")
     dataset = {"annotations": "s3://demo/typo/annotations.json", "images": "s3://demo/parts-boxes/images/"}
     text = manifest("boxes", s3_from_pods, metadata={"name": "typo"}, dataset=dataset)
     (ROOT / "out" / "e2e" / "typo.json").write_text(text)
@@ -215,7 +217,7 @@ def test_wrong_data_says_so_before_a_gpu_is_asked_for(walk: Walk, cluster: Clust
 
 
 def test_a_run_that_is_killed_for_memory_says_so(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
-    walk.say("A trainer with too little memory:")
+    walk.say("A trainer has too little memory:")
     resources = {"requests": {"memory": "64Mi"}, "limits": {"memory": "160Mi"}}
     text = manifest(
         "boxes", s3_from_pods, metadata={"name": "hungry"}, resources=resources, backoffLimit=0, training={"seed": 7}
@@ -232,7 +234,7 @@ def test_a_run_that_is_killed_for_memory_says_so(walk: Walk, cluster: Cluster, s
 
 
 def test_an_image_that_cannot_be_pulled_says_so(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
-    walk.say("An installation that names a trainer image that is not there:")
+    walk.say("The trainer image does not exist:")
     walk.run(f"kubectl -n {SYSTEM} set env deployment/teacher-finetune TEACHER_TRAINER_IMAGE=localhost/no-such:1")
     walk.run(f"kubectl -n {SYSTEM} rollout status deployment/teacher-finetune --timeout=120s")
     text = manifest("boxes", s3_from_pods, metadata={"name": "no-image"}, training={"seed": 8})
@@ -242,12 +244,12 @@ def test_an_image_that_cannot_be_pulled_says_so(walk: Walk, cluster: Cluster, s3
     assert "localhost/no-such:1" in condition["message"]
     assert condition["status"] == "Unknown"
     walk.run(f"kubectl -n {TEAM} get tft no-image -o wide")
-    walk.say("Deleting an object takes its Jobs and pods with it; the operator needs no finalizer for that.")
+    walk.say("Deleting an object deletes its Jobs and pods; the operator needs no finalizer for that.")
     walk.run(f"kubectl -n {TEAM} delete tft no-image")
 
 
 def test_the_operator_may_do_no_more_than_it_must(walk: Walk) -> None:
-    walk.say("## What the operator may not do")
+    walk.say("## Permissions that the operator does not have")
     account = f"system:serviceaccount:{SYSTEM}:teacher-finetune"
     for verb, what in (
         ("get", "secrets"),

@@ -1,4 +1,4 @@
-"""What the end-to-end tests do as a user would, and write down."""
+"""Commands of the end-to-end tests, and their record for the tutorial."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SYSTEM, TEAM = "teacher-system", "vision"
 
 @dataclass
 class Walk:
-    """Runs commands and writes down what a reader would type and see."""
+    """Run commands and record them with their output."""
 
     path: Path | None
     lines: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
-        """A paragraph or a heading."""
+        """Record a paragraph or a heading."""
         self.lines += [text, ""]
         self._save()
 
     def run(self, command: str, *, stdin: str | None = None, check: bool = True, quiet: bool = False) -> str:
-        """Run a command line; what it prints."""
+        """Run a command line and return its output."""
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         done = subprocess.run(
             ["bash", "-c", command], input=stdin, capture_output=True, text=True, check=False, env=environment, cwd=ROOT
