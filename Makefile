@@ -13,6 +13,12 @@ IMAGE_TAG ?= latest
 SBOM := $(BIN)/python .ci/sbom.py --engine $(BUILDAH)
 IMAGE := $(BUILDAH) build $(IMAGE_FLAGS) $(if $(BASE),--build-arg BASE=$(BASE))
 
+# One more than the cores of a small machine: tests of processes and of the operator wait a lot.
+TEST_PROCESSES ?= 3
+NOT_FAST := $(addprefix --ignore=tests/unit/,training teachers cli/test_exit_codes.py test_base_identity.py \
+	test_cost_model.py test_plain_loading.py test_preprocessing.py) \
+	--deselect=tests/unit/dataset/test_bad_data.py::test_whatever_is_changed_in_a_file_it_is_refused_or_counted
+
 export HF_HUB_OFFLINE := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_WAIT_POLICY := PASSIVE
@@ -21,7 +27,7 @@ export NO_MKDOCS_2_WARNING := 1
 export BUILDAH_LAYERS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check audit test test-slow demo bench docs chart crds lock images wheel sbom cluster-test hooks clean
+.PHONY: help install format check audit test test-fast test-slow demo bench docs chart crds lock images wheel sbom cluster-test hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -53,7 +59,10 @@ audit: $(INSTALLED)  ## list known vulnerabilities of the pinned packages, as `m
 	$(BIN)/python .ci/audit.py
 
 test: $(INSTALLED)  ## run the default tests
-	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
+	$(BIN)/pytest -m "not slow" -n $(TEST_PROCESSES) --dist worksteal
+
+test-fast: $(INSTALLED)  ## run the unit tests that neither train nor start many processes
+	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal tests/unit $(NOT_FAST)
 
 test-slow: $(INSTALLED)  ## run the tests that take longer than a minute
 	$(BIN)/pytest -m slow -n 2 --dist worksteal

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine import __version__
-from engine.errors import TeacherError
+from engine.errors import ConfigError, InterruptedTrainingError
 
 TEACHER = [sys.executable, "-P", "-m", "engine.cli"]
 HANGS_AT_THE_END = """
@@ -36,7 +36,7 @@ main()
 
 @pytest.mark.parametrize(
     ("failure", "exit_code"),
-    [(f"raise errors.{kind.__name__}('why')", kind.exit_code) for kind in TeacherError.__subclasses__()]
+    [(f"raise errors.{kind.__name__}('why')", kind.exit_code) for kind in (ConfigError, InterruptedTrainingError)]
     + [
         ("raise SystemExit(3)", 3),
         ("raise ValueError", 1),
@@ -51,6 +51,17 @@ def test_what_hangs_while_the_process_ends_does_not_change_its_exit_code(failure
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stdout) == (exit_code, "told\n")
     assert time.monotonic() - begin < 60
+
+
+STREAMS = [
+    "2>&-",
+    ">&-",
+    "<&- >&- 2>&-",
+    "2>/dev/full",
+    "2>&1 | true",
+    "| true",
+    "2>&1 >/dev/null | head -c1 >/dev/null",
+]
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +81,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "streams",
-    ["2>&-", ">&-", "<&- >&- 2>&-", "2>/dev/full", "2>&1 | true", "| true", "2>&1 >/dev/null | head -c1 >/dev/null"],
+    ("file", "exit_code", "streams"),
+    [
+        *(("good.json", 0, streams) for streams in STREAMS),
+        *(("broken.json", 41, streams) for streams in ("2>&-", "2>/dev/full", "2>&1 | true")),
+    ],
 )
-@pytest.mark.parametrize(("file", "exit_code"), [("good.json", 0), ("broken.json", 41)])
 def test_streams_that_nobody_reads_do_not_change_the_exit_code(
-    data: Path, streams: str, file: str, exit_code: int
+    data: Path, file: str, exit_code: int, streams: str
 ) -> None:
     redirected, _, _ = streams.partition("|")
     rest = streams[len(redirected) :]

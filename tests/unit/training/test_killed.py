@@ -123,7 +123,7 @@ def test_killed_again_and_again_it_ends_the_same(
     assert published(config) == expected
 
 
-@pytest.mark.parametrize("share", [0.3, 0.75])
+@pytest.mark.parametrize("share", [0.3, pytest.param(0.75, marks=pytest.mark.slow)])
 def test_killed_with_everything_in_s3_it_ends_the_same(
     toy_data: Path, tmp_path: Path, whole: tuple[dict[str, Any], int], s3: str, share: float
 ) -> None:
