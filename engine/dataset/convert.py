@@ -15,9 +15,10 @@ import numpy as np
 
 from engine.dataset.checks.problems import ProblemLog
 from engine.dataset.checks.validate_annotations import Judged
+from engine.dataset.coco_header import Header
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.file_listing import list_names
-from engine.dataset.scan import Header, OnBlock, Scan
+from engine.dataset.scan import OnBlock, Scan
 from engine.dataset.segmentations import MaskKind
 from engine.dataset.splits.paths import PartFiles
 from engine.storage import Storage

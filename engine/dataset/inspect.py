@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from engine.dataset.checks.problems import ProblemLog, too_many
-from engine.dataset.dataset_statistics import Counts, PartCounts
+from engine.dataset.dataset_statistics import Counts
 from engine.dataset.export_layouts import find_parts, find_single_part
 from engine.dataset.file_names import FileNames
 from engine.dataset.images.digest import together
 from engine.dataset.images.folder import ImageFolder
 from engine.dataset.scan import OnBlock, Opened, Scan
+from engine.dataset.split_statistics import SplitCounts
 from engine.dataset.splits.comparison import AcrossParts, Picture
 from engine.dataset.splits.leaks import Grouping
 from engine.dataset.splits.paths import PartFiles, is_image
@@ -190,13 +191,13 @@ def _read(
     crowds: Crowds,
     thorough: bool,
     opened: Opened | None = None,
-) -> tuple[Scan, PartCounts]:
+) -> tuple[Scan, SplitCounts]:
     """Statistics of one split, with its problem log."""
     scan = Scan(part, names=names, storage=storage, log=ProblemLog(), opened=opened, crowds=crowds, thorough=thorough)
-    passes: list[PartCounts] = []
+    passes: list[SplitCounts] = []
 
     def start() -> OnBlock:
-        passes.append(PartCounts())
+        passes.append(SplitCounts())
         return passes[-1].add
 
     scan.run(start)

@@ -10,71 +10,32 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.checks.coco_kind import check_keys, check_kind
 from engine.dataset.checks.duplicate_image_entries import Claims
 from engine.dataset.checks.file_checks import FileChecks
 from engine.dataset.checks.problem_catalogue import CATALOGUE, IMAGES_LEFT_OUT
 from engine.dataset.checks.problems import ProblemLog
 from engine.dataset.checks.shifted_category_ids import shifted
 from engine.dataset.checks.validate_annotations import Judged, judge
-from engine.dataset.coco_reader import CocoReader, manifest_given
+from engine.dataset.coco_header import LEFT_OUT, GrowingClassIndex, Header
+from engine.dataset.coco_reader import CocoReader
 from engine.dataset.coco_records import RawAnnotation, RawCategory, RawImage
 from engine.dataset.file_names import FileNames, is_unsafe
-from engine.dataset.id_index import UNKNOWN, IdIndex, other_spelling
-from engine.dataset.images.table import ImageTable
+from engine.dataset.id_index import UNKNOWN, other_spelling
 from engine.dataset.splits.paths import PartFiles
 from engine.dataset.types import CocoImage, ImageId
-from engine.errors import DataError
 from engine.spec import Crowds
 from engine.storage import Storage
-
-LEFT_OUT = -2
-"""Image index of an image that is listed but cannot be used."""
 
 LABEL_STUDIO = ("/data/local-files/", "/data/upload/")
 """What paths of Label Studio's server begin with."""
 
 LARGEST_SIDE = 1e6
 """Pixels that no side of an image has."""
-
-
-@dataclass
-class Header:
-    """Images and classes of one file, as far as they are known.
-
-    Attributes:
-        images: The usable images, in file order.
-        image_index: From image id to index in ``images``, or LEFT_OUT.
-        class_ids: Category ids in the order in which classes were met.
-        class_index: From category id to position in ``class_ids``.
-        categories: From category id to name.
-        repeats: How many images are of a file that an earlier image is of.
-    """
-
-    images: ImageTable = field(default_factory=ImageTable)
-    image_index: IdIndex = field(default_factory=IdIndex)
-    class_ids: list[ImageId] = field(default_factory=list)
-    class_index: dict[ImageId | None, int] = field(default_factory=dict)
-    categories: dict[ImageId, RawCategory] = field(default_factory=dict)
-    repeats: int = 0
-
-    def class_names(self, log: ProblemLog) -> list[str]:
-        """Name of each class of ``class_ids``, tidied."""
-        names: list[str] = []
-        for class_id in self.class_ids:
-            name = self.categories[class_id].name
-            tidy = (name or "").encode("utf-8", errors="replace").decode("utf-8").strip()  # half a surrogate is no text
-            if not tidy:
-                log.add("unnamed_class", [class_id])
-                tidy = f"class {class_id}"
-            elif tidy != name:
-                log.add("untidy_class_name", [name])
-            names.append(tidy)
-        return names
 
 
 OnBlock = Callable[[list[RawAnnotation], Judged, Header], None]
@@ -159,7 +120,7 @@ class Scan:
             Whether everything was judged by a complete header.
         """
         header, too_soon = self.header, False
-        classes = _Growing(header)
+        classes = GrowingClassIndex(header)
         source = self.part.shown
         with self.storage.open_checked(self.part.annotations) as stream:
             reader = CocoReader(stream, source=source)
@@ -169,7 +130,7 @@ class Scan:
                 elif section == "categories":
                     self._categories(block)
                 else:
-                    _check_kind(block, source)
+                    check_kind(block, source)
                     too_soon = too_soon or "images" not in reader.keys
                     if not too_soon:
                         self._settle()
@@ -331,51 +292,3 @@ def uncollected() -> Iterator[None]:
 def _size(value: float | None) -> int:
     """Pixels of a side; 0 where the file gives none that can be."""
     return int(value) if value is not None and 1 <= value < LARGEST_SIDE else 0
-
-
-class _Growing(dict[ImageId | None, int]):
-    """Class indices given out as classes are met: the categories usually stand at the end of the file."""
-
-    def __init__(self, header: Header) -> None:
-        super().__init__(header.class_index)
-        self._ids = header.class_ids
-
-    def get(self, key: ImageId | None, default: int = -1) -> int:  # type: ignore[override]
-        if key is None:
-            return default
-        if key not in self:
-            self[key] = len(self._ids)
-            self._ids.append(key)
-        return self[key]
-
-
-def _check_kind(block: list[RawAnnotation], source: str) -> None:
-    """Refuse files that look like COCO instances and are not."""
-    if block[0].segments_info is not None:
-        raise DataError(f"{source} is COCO panoptic: export the instances (boxes or masks) instead")
-    if block[0].caption is not None:
-        raise DataError(f"{source} holds captions, not objects: give the instances file instead")
-
-
-def check_keys(keys: dict[str, str], source: str) -> None:
-    """See that a file whose top-level keys, and first bytes of their values, are these has what a dataset needs.
-
-    Raises:
-        DataError: It has not.
-    """
-    if {"shapes", "imagePath"} <= keys.keys():
-        raise DataError(f"{source} is the LabelMe file of one image: give the folder that holds all of them")
-    if {"apiVersion", "kind", "spec"} <= keys.keys():
-        raise manifest_given(source)
-    wrong = [key for key in ("images", "annotations") if keys.get(key) != "["]
-    if wrong:
-        there = ", ".join(list(keys)[:10]) or "nothing"
-        raise DataError(f"{source} is not COCO: it needs lists named images and annotations, found {there}")
-
-
-def id_numbers(block: list[RawAnnotation]) -> NDArray[np.int64]:
-    """Annotation ids as numbers, those left out aside: equal ids have equal ones."""
-    try:
-        return np.array([a.id for a in block], np.int64)
-    except (TypeError, ValueError, OverflowError):
-        return np.array([hash(a.id) for a in block if a.id is not None], np.int64)

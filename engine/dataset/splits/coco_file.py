@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dataset.checks.coco_kind import check_keys
 from engine.dataset.coco_reader import CocoReader
 from engine.dataset.coco_records import RawAnnotation, RawImage, record
 from engine.dataset.export_layouts import find_single_part
@@ -26,7 +27,7 @@ from engine.dataset.id_index import UNKNOWN, Distinct, IdIndex, other_spelling
 from engine.dataset.images.folder import ImageFolder
 from engine.dataset.images.near_duplicates import connected
 from engine.dataset.images.table import Texts
-from engine.dataset.scan import check_keys, uncollected
+from engine.dataset.scan import uncollected
 from engine.dataset.splits.groups import field_values, keep_together, open_all, part_images
 from engine.dataset.splits.leaks import Grouping
 from engine.dataset.splits.paths import PartFiles

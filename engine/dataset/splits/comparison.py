@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dataset.checks.problems import ProblemLog
-from engine.dataset.dataset_statistics import PartCounts
 from engine.dataset.images.folder import ImageFolder
 from engine.dataset.images.near_duplicates import SIDE
 from engine.dataset.scan import Scan
+from engine.dataset.split_statistics import SplitCounts
 from engine.dataset.splits.group_field import read_field
 from engine.dataset.splits.leaks import Grouping, PartImages, log_leaks, log_repeats
 from engine.storage import Storage, is_remote, join
@@ -42,7 +42,7 @@ class AcrossParts:
     _images: dict[str, tuple[str, list[str | None], PartImages]] = field(default_factory=dict)
     _classes: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, name: str, scan: Scan, counted: PartCounts, class_names: Sequence[str]) -> None:
+    def add(self, name: str, scan: Scan, counted: SplitCounts, class_names: Sequence[str]) -> None:
         """Take over one part."""
         folder = scan.part.images
         keys: list[str | None] = list(scan.keys)
