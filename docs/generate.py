@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from typer import Context
+from typer.cli import get_docs_for_click
+from typer.main import get_command
+
 from engine.augmentation import table_markdown
+from engine.cli.app import app
 from engine.dataset.checks.problem_catalogue import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Severity
 from engine.errors import EXIT_ERRORS, FORMER_EXIT_CODES, InterruptedTrainingError, TeacherError
@@ -159,7 +165,35 @@ def with_block(text: str, name: str, content: str) -> str:
     return f"{before}{start}\n{content}\n{end}{after.partition(end)[2]}"
 
 
-PAGES = {"manifest.md": manifest_page, "augmentation.md": augmentation_page, "problems.md": problems_page}
+COMMANDS_HEAD = """\
+# Commands
+
+Options of `teacher`, as `teacher COMMAND --help` prints them. [The tutorial](laptop.md) uses most of them in context.
+
+"""
+
+
+def commands_page() -> str:
+    """Return the page of all commands and options of ``teacher``."""
+    command = get_command(app)
+    text = get_docs_for_click(obj=command, ctx=Context(command, info_name="teacher"), name="teacher")
+    sections = text[text.index("## `teacher ") :]
+    without_help = re.sub(r"^\* `(-h, )?--help`: .*\n", "", sections, flags=re.MULTILINE)
+    text = re.sub(r"^(\* `.*?`: )(.*)$", lambda m: m[1] + _plain(m[2]), without_help, flags=re.MULTILINE)
+    return COMMANDS_HEAD + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _plain(text: str) -> str:
+    """Escape characters that Markdown would interpret."""
+    return text.replace("<", "&lt;").replace("*", "\\*")
+
+
+PAGES = {
+    "manifest.md": manifest_page,
+    "augmentation.md": augmentation_page,
+    "problems.md": problems_page,
+    "commands.md": commands_page,
+}
 
 
 def _rows(schema: dict[str, Any], prefix: str) -> Iterator[str]:
@@ -168,7 +202,7 @@ def _rows(schema: dict[str, Any], prefix: str) -> Iterator[str]:
         inner, many = _inner(field)
         path = f"{prefix}{name}{'[]' if many else ''}"
         meaning = field.get("description") or inner.get("description", "")
-        yield f"| `{path}`{required} | {_kind(field)} | {meaning} |"
+        yield f"| `{path}`{required} | {_kind(field)} | {meaning.replace('<', '&lt;')} |"
         if "properties" in inner and prefix != "stages[].":  # repeats the fields of `pod` and of the run
             yield from _rows(inner, f"{path}.")
 
