@@ -2,48 +2,30 @@
 
 An array is cut into blocks at a likely border between two elements, and each block is decoded in one call. A cut inside
 an element is always detected: the text before it has unbalanced brackets and fails to decode. Only if all likely
-borders
-are wrong, or the block contains NaN, brackets are counted, which is slower and always correct.
+borders are wrong, or the block contains NaN, brackets are counted, which is slower and always correct.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 import msgspec
 
 from engine.dataset.coco_records import RECORDS, decode, lenient, raw_elements
+from engine.dataset.json_stream import DEEPEST, LARGEST, STRING, TOKEN, JsonStream
 from engine.errors import DataError
 from engine.storage.git_lfs import ADVICE, POINTER
 
 BLOCK = 4 << 20
 """Bytes that are read and decoded at a time."""
 
-LARGEST = 512 << 20
-"""Maximum bytes of one element; a larger one cannot be an annotation."""
-
-LONGEST_KEY = 1 << 20
-"""Maximum bytes of a top-level key."""
-
-DEEPEST = 200
-"""Maximum nesting of brackets in an element."""
-
 TRIES = 4
 """Number of likely borders to try before brackets are counted."""
 
-CLOSING = {b"[": b"]", b"{": b"}"}
-SPACE = re.compile(rb"[ \t\r\n]*")
 BORDER = re.compile(rb"\}\s*(,)\s*\{\s*\Z")
-# Possessive (`++`, `*+`): backtracking positions would take a hundred times the memory of the string.
-TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},:"]', re.DOTALL)
-STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-SCALAR = re.compile(rb"""[^\s\[\]{},:"]+""")
-NO_BRACKETS = re.compile(rb"""[^\[\]{}"]*""")
 TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 
 FOREIGN = {
@@ -65,7 +47,7 @@ def manifest_given(source: str) -> DataError:
     )
 
 
-class CocoReader:
+class CocoReader(JsonStream):
     """One pass over a COCO file.
 
     Args:
@@ -89,19 +71,9 @@ class CocoReader:
         raw: bool = False,
         others: dict[str, bytes] | None = None,
     ) -> None:
-        self.stream, self.source, self.block = stream, source, block
+        super().__init__(stream, source=source, block=block)
         self.raw, self.others = raw, others
-        self._kept: list[bytes] | None = None
         self.keys: dict[str, str] = {}
-        self._hash = hashlib.sha256()
-        self._buffer, self._position, self._before = b"", 0, 0
-        self._pool: ThreadPoolExecutor
-        self._ahead: Future[bytes]
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the bytes read so far, in hex."""
-        return self._hash.hexdigest()
 
     def blocks(self) -> Iterator[tuple[str, list[Any]]]:
         """Yield elements of ``images``, ``annotations`` and ``categories``, in file order, some thousands at a time.
@@ -109,9 +81,7 @@ class CocoReader:
         Raises:
             DataError: The file is not JSON, is truncated, or is not a COCO object.
         """
-        with ThreadPoolExecutor(1) as self._pool:
-            self._ahead = self._pool.submit(self._read)
-            self._more()
+        with self._reading_ahead():
             yield from self._top_level()
 
     def _top_level(self) -> Iterator[tuple[str, list[Any]]]:
@@ -159,99 +129,6 @@ class CocoReader:
                 raise DataError(f"{self.source} {sentence}")
         if self._buffer.startswith(b"\xef\xbb\xbf"):
             self._position = 3
-
-    def _more(self) -> bool:
-        """Append at least as many bytes as remain in the buffer; return False at the end of the file."""
-        parts: list[bytes | memoryview] = [memoryview(self._buffer)[self._position :]]
-        wanted, found = max(1, len(parts[0])), 0
-        while found < wanted and (data := self._ahead.result()):
-            parts.append(data)
-            found += len(data)
-            self._ahead = self._pool.submit(self._read)
-        if self._kept is not None:
-            self._kept.append(self._buffer[: self._position])
-        self._before += self._position
-        self._buffer, self._position = b"".join(parts), 0
-        return found > 0
-
-    def _read(self) -> bytes:
-        """Return the next block, read and hashed in a background thread while the previous one is decoded."""
-        data = self.stream.read(self.block)
-        self._hash.update(data)
-        return data
-
-    def _next(self) -> bytes | None:
-        """Return the next byte that is not white space, without consuming it; None at the end of the file."""
-        while True:
-            space = SPACE.match(self._buffer, self._position)
-            self._position = space.end() if space else self._position
-            if self._position < len(self._buffer):
-                return self._buffer[self._position : self._position + 1]
-            if not self._more():
-                return None
-
-    def _peek(self, count: int) -> str:
-        return self._buffer[self._position : self._position + count].decode("utf-8", errors="replace")
-
-    def _key(self, mark: bytes | None) -> str:
-        if mark is None:
-            raise self._truncated("")
-        while not (match := STRING.match(self._buffer, self._position)):
-            if mark != b'"':
-                raise self._broken("a name in quotes is expected")
-            if len(self._buffer) - self._position > LONGEST_KEY or not self._more():
-                raise self._truncated("")
-        self._position = match.end()
-        try:
-            key = str(json.loads(match.group()))
-        except ValueError:
-            raise self._broken("a name is no text") from None
-        if self._next() != b":":
-            raise self._broken(f"a colon is expected after {key!r}")
-        self._position += 1
-        return key
-
-    def _value(self) -> bytes:
-        """Read a raw JSON value."""
-        start, self._kept = self._position, []
-        self._skip()
-        value = b"".join((*self._kept, self._buffer[: self._position]))[start:]
-        self._kept = None
-        try:
-            json.loads(value)
-        except (ValueError, RecursionError):
-            raise self._broken("a value is expected", -len(value)) from None
-        return value
-
-    def _skip(self) -> None:
-        """Skip a value that is not needed."""
-        closing: list[bytes] = []
-        while True:
-            if closing:
-                rest = NO_BRACKETS.match(self._buffer, self._position)
-                self._position = rest.end() if rest else self._position
-            if self._next() is None:
-                raise self._truncated("")
-            match = TOKEN.match(self._buffer, self._position) or SCALAR.match(self._buffer, self._position)
-            if match is None or match.group() == b'"' or match.end() == len(self._buffer):
-                if len(self._buffer) - self._position > LARGEST:
-                    raise self._broken(f"one value has more than {LARGEST >> 20} MB")
-                if self._more():
-                    continue
-                if match is None or match.group() == b'"':
-                    raise self._truncated("")
-            token = match.group()
-            if token in CLOSING:
-                closing.append(CLOSING[token])
-                if len(closing) > DEEPEST:
-                    raise self._broken(f"brackets are nested more than {DEEPEST} deep")
-            elif closing and token == closing[-1]:
-                closing.pop()
-            elif token in (b"]", b"}") or (not closing and token in (b",", b":")):
-                raise self._broken("a value is expected")
-            self._position = match.end()
-            if not closing:
-                return
 
     def _elements(self, section: str) -> Iterator[list[Any]]:
         """Yield the elements of an array whose opening bracket was consumed."""
@@ -364,13 +241,3 @@ class CocoReader:
                 stops.append(match.start())
                 after = match.end()
         return stops, after, False
-
-    def _broken(self, what: str, at: int = 0) -> DataError:
-        place = self._before + self._position + at
-        near = self._buffer[self._position + at : self._position + at + 40].decode("utf-8", errors="replace")
-        return DataError(f"{self.source} is not valid JSON at byte {place:,}: {what}, near {near!r}. Export it again")
-
-    def _truncated(self, section: str) -> DataError:
-        where = f" in the middle of {section!r}" if section else ""
-        size = self._before + len(self._buffer)
-        return DataError(f"{self.source} ends{where} after {size:,} bytes: it is cut off. Export or upload it again")
