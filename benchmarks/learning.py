@@ -268,16 +268,17 @@ def prepare(options: argparse.Namespace, work: Path) -> Task:
     )
     teacher = TeacherSpec(name=options.teacher, base_model=str(base), epochs=options.epochs)
     spec = FineTuneSpec(dataset=dataset, output=str(work / "out"), teachers=[teacher], class_prompts=options.prompts)
-    overrides: dict[str, Any] = {
-        "training.seed": options.seed,
-        "training.patience": 0,
-        "training.workers": 0,
-        "teachers.*.evaluations": 1,
+    settings = {
+        "training.seed": str(options.seed),
+        "training.patience": "0",
+        "training.workers": "0",
+        "teachers.*.evaluations": "1",
     }
-    overrides |= {path: json.loads(value) for path, value in (one.split("=", 1) for one in options.set)}
+    settings |= dict(one.split("=", 1) for one in options.set)
+    spec = spec.model_copy(update={"settings": settings})
     storage = Storage()
     info = inspect_request(dataset, storage=storage)
-    config = generate_config(info, spec, overrides=overrides)
+    config = generate_config(info, spec)
     masks = REGISTRY[TeacherName(options.teacher)].needs_masks
     parts = Splits.of(Data.of(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache"))
     return Task(config, TeacherName(options.teacher), base, parts, work)
@@ -303,7 +304,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="number of training images, selected by the seed; default: all")
     parser.add_argument("--epochs", type=int, help="default: chosen by the size of the data")
     parser.add_argument("--prompts", type=json.loads, default={}, help="classPrompts as JSON")
-    parser.add_argument("--set", action="append", default=[], help="a setting of teacher_config.yaml, as JSON")
+    parser.add_argument("--set", action="append", default=[], help="a setting of teacher_config.yaml, PATH=VALUE")
     parser.add_argument("--results", default="learning.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(1)

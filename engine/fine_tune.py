@@ -7,10 +7,8 @@ print(run.teachers[0].adapter.uri)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 from engine import runner
 from engine.dataset import DatasetInfo
@@ -94,7 +92,6 @@ def fine_tune(
     spec: FineTuneSpec,
     *,
     name: str = "run",
-    overrides: Mapping[str, Any] | None = None,
     listener: Listener = _silent,
     work_dir: Path | None = None,
     again: bool = False,
@@ -104,7 +101,6 @@ def fine_tune(
     Args:
         spec: The request; artifacts go to ``<spec.output>/<name>/<run id>/``.
         name: Name of the request: lower-case letters, digits and ``-``.
-        overrides: Settings by their path in ``teacher_config.yaml``, such as ``{"teachers.*.clip_norm": 0.5}``.
         listener: Receives the progress events; default: nobody.
         work_dir: Scratch folder; default: one of this request in the cache folder.
         again: Train even if this very run is published.
@@ -118,7 +114,7 @@ def fine_tune(
     """
     manifest = parse(Manifest, {"name": name, "spec": spec}, where="the request")
     storage = Storage(StorageOptions(**spec.storage.model_dump()))
-    info, runs = runner.prepare(manifest, storage, overrides=overrides)
+    info, runs = runner.prepare(manifest, storage)
     done = train_all(info, runs, storage, listener=listener, work_dir=work_dir, again=again)
     check_gain(done.teachers, runs[0].config.training.on_no_gain)
     return done

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from engine.errors import ConfigError
 from engine.platform_fields import PLATFORM_FIELDS
@@ -27,7 +27,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: ObjectName
+    name: ObjectName = Field(description="Artifacts go to <output>/<name>/<run id>/.")
 
     @field_validator("name", mode="before")
     @classmethod

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from engine.config import RunConfig, generate_config
 from engine.dataset.types import DatasetInfo
@@ -30,7 +29,6 @@ def plan(
     manifest: Manifest,
     info: DatasetInfo,
     *,
-    overrides: Mapping[str, Any] | None = None,
     base_digest: Callable[[str], str | None] = lambda base_model: None,
 ) -> tuple[TrainingRun, ...]:
     """Return one training run per teacher that the data needs, boxes before masks. Pure.
@@ -41,5 +39,5 @@ def plan(
         ConfigError: The request contradicts itself or the data.
         DataError: The data cannot be trained on.
     """
-    config = generate_config(info, manifest.spec, name=manifest.name, overrides=overrides, base_digest=base_digest)
+    config = generate_config(info, manifest.spec, name=manifest.name, base_digest=base_digest)
     return tuple(TrainingRun(teacher, config) for teacher in config.teachers.names)

@@ -10,11 +10,9 @@ import hashlib
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from engine.config import RunConfig, decisive, from_yaml, to_yaml
 from engine.config.data_checks import check_pieces
@@ -43,16 +41,14 @@ from engine.storage.base_identity import base_digest
 _ELSEWHERE = "move {} away, train into another output, or give `teacher run --again` to replace it"
 
 
-def prepare(
-    manifest: Manifest, storage: Storage, *, overrides: Mapping[str, Any] | None = None
-) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
+def prepare(manifest: Manifest, storage: Storage) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
     """Inspect the data and plan the training runs; nothing is written.
 
     Before a GPU is used, this also checks that the user's retention data exists, that the base has the layers that
     are skipped, and that the base's tokenizer can read the class names.
     """
     info = inspect_request(manifest.spec.dataset, storage=storage)
-    runs = plan(manifest, info, overrides=overrides, base_digest=partial(base_digest, storage=storage))
+    runs = plan(manifest, info, base_digest=partial(base_digest, storage=storage))
     check_layers(runs[0].config, storage)
     teachers, prompts = runs[0].config.teachers, runs[0].config.data.prompts
     if teachers.reader is not None and (reader := teachers.of(teachers.reader)) is not None:

@@ -12,17 +12,39 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from engine.registry import TeacherName as TeacherName
+from engine.text.pydantic_errors import nearest
 
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
 """``s3://``, ``gs://`` or ``az://bucket/key``, ``pvc://claim/path``, ``file:///path`` or a plain path."""
 
+SettingPath = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+SettingValue = Annotated[str, StringConstraints(max_length=4096)]
+
+SETTING_GROUPS = ("augmentation", "teachers", "training")
+"""Groups of ``teacher_config.yaml`` with settings that a request may give by their path."""
+
 DecimalString = Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$")]
 """A non-negative decimal number in quotes, such as ``"0.05"`` or ``"1e-4"``."""
 
+
+def _is_probability(value: str) -> str:
+    if Decimal(value) >= 1:
+        raise ValueError('must be at least "0" and below "1"')
+    return value
+
+
+def _is_positive(value: str) -> str:
+    if not 0 < Decimal(value) <= 1:
+        raise ValueError('must be above "0" and at most "1"')
+    return value
+
+
+Dropout = Annotated[DecimalString, AfterValidator(_is_probability)]
+LearningRate = Annotated[DecimalString, AfterValidator(_is_positive)]
 
 GroupBy = Annotated[
     str, StringConstraints(max_length=80, pattern=r"^(Folder|Prefix:[^\x00-\x1f/]{1,8}|Field:[A-Za-z0-9_.-]{1,64})$")
@@ -293,20 +315,13 @@ class LoraSpec(SpecModel):
     preset: LoraPreset | None = Field(default=None, description="Layers of the teacher that are adapted.")
     rank: int | None = Field(default=None, ge=1, le=512, description="Rank r of the update BA.")
     alpha: int | None = Field(default=None, ge=1, le=1024, description="Scale: the update is alpha / r * BA.")
-    dropout: DecimalString | None = Field(default=None, description='Dropout before A, from "0" to below "1".')
+    dropout: Dropout | None = Field(default=None, description='Dropout before A, from "0" to below "1".')
     skip_layers: int | None = Field(
         default=None,
         ge=0,
         le=1000,
         description="Number of encoder layers, from its input, that are not adapted, like everything before them.",
     )
-
-    @field_validator("dropout")
-    @classmethod
-    def _is_probability(cls, value: str | None) -> str | None:
-        if value is not None and Decimal(value) >= 1:
-            raise ValueError('must be at least "0" and below "1"')
-        return value
 
 
 class TeacherSpec(SpecModel):
@@ -333,14 +348,7 @@ class TeacherSpec(SpecModel):
         description="Images per optimizer step, over all GPUs; default: 4 to 16, by the number of images. How many of "
         "them go through the model at a time is chosen for the memory.",
     )
-    learning_rate: DecimalString | None = Field(default=None, description='Peak learning rate, such as "1e-4".')
-
-    @field_validator("learning_rate")
-    @classmethod
-    def _is_positive(cls, value: str | None) -> str | None:
-        if value is not None and not 0 < Decimal(value) <= 1:
-            raise ValueError('must be above "0" and at most "1"')
-        return value
+    learning_rate: LearningRate | None = Field(default=None, description='Peak learning rate, such as "1e-4".')
 
 
 class EnvironmentSpec(SpecModel):
@@ -416,6 +424,22 @@ class FineTuneSpec(SpecModel):
     )
     augmentation: AugmentationSpec = Field(default=AugmentationSpec(), description="Appearance of images in later use.")
     training: TrainingSpec = Field(default=TrainingSpec(), description="Settings of every teacher.")
+    settings: dict[SettingPath, SettingValue] = Field(
+        default={},
+        max_length=256,
+        description="Any setting of `teacher_config.yaml` under `teachers`, `training` or `augmentation` by its path, "
+        "such as `teachers.sam.clip_norm` or `teachers.*.epochs` for every teacher, with its value as YAML in quotes. "
+        "It overrides the fields above.",
+    )
+
+    @field_validator("settings")
+    @classmethod
+    def _are_in_a_group(cls, settings: dict[str, str]) -> dict[str, str]:
+        for path in settings:
+            group, dot, _ = path.partition(".")
+            if group not in SETTING_GROUPS or not dot:
+                raise ValueError(f"there is no setting {path!r}{nearest(group, list(SETTING_GROUPS))}")
+        return settings
 
     @field_validator("teachers")
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engine.cli.main import end_by_signal, sigterm_as_error
+from engine.cli.signals import end_by_signal, sigterm_as_error
 from engine.config import RunConfig
 from engine.errors import TeacherError
 from engine.layout import RunLayout

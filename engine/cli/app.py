@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from engine import __version__
-from engine.cli import adapters, convert, data, labels, launch, result, runs
+from engine.cli import adapters, convert, data, doctor, fetch, inspection, labels, launch, result, run, train
 
 app = typer.Typer(
     name="teacher",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -34,21 +33,21 @@ def _options(
 
 
 for command in (
-    runs.run,
-    data.inspect,
-    data.validate,
+    run.run,
+    inspection.inspect,
+    inspection.validate,
     data.split,
     convert.convert,
     data.augment,
-    runs.prepare,
+    run.prepare,
     result.result,
-    runs.train,
+    train.train,
     adapters.evaluate,
     adapters.predict,
     labels.label,
     adapters.export,
-    runs.fetch,
-    runs.doctor,
+    fetch.fetch,
+    doctor.doctor,
 ):
     app.command()(command)
 app.command(context_settings=launch.WORDS_FOLLOW)(launch.launch)

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import typer
+
 from engine.cli import options
+from engine.cli.display import console
 from engine.errors import TeacherError
 from engine.storage import default_cache
 from engine.text.uris import AZ, GS
@@ -29,6 +32,18 @@ class Check:
     name: str
     state: Literal["ok", "warn", "fail"]
     message: str
+
+
+def doctor(endpoint_url: options.Endpoint = None) -> None:
+    """Check that this machine can train, and print what is missing."""
+    failed = 0
+    for check in checks(endpoint_url):
+        mark = {"ok": "[green]ok[/]", "warn": "[yellow]warning[/]", "fail": "[red]missing[/]"}[check.state]
+        console.print(f"{mark:<24} {check.name:<12}", end=" ")
+        console.print(check.message, markup=False, soft_wrap=True)
+        failed += check.state == "fail"
+    if failed:
+        raise typer.Exit(1)
 
 
 def checks(endpoint_url: str | None) -> Iterator[Check]:

@@ -1,27 +1,17 @@
-"""The process of a command: signals, failures and exit codes. It imports little, to handle SIGTERM early."""
+"""The process of a command: failures and exit codes. It imports little, to handle SIGTERM early."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import time
-from _thread import start_new_thread
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import NoReturn
 
+from engine.cli.signals import Sigterm, end_by_signal
 from engine.cli.standard_streams import open_streams
 from engine.errors import ConfigError, InterruptedTrainingError, MachineError, TeacherError
 from engine.processes.child_process import end_with_parent, import_nothing_from_working_directory
-from engine.processes.signals import KILLED_BY_CTRL_C, handle_stop, is_second_ctrl_c, signal_name
-
-SHUTDOWN_TIMEOUT = 10
-"""Seconds after a stop request before the process is forced to end; the sender of SIGTERM may wait for 30."""
-
-
-class Sigterm(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt not an Exception, which libraries would catch."""
+from engine.processes.signals import KILLED_BY_CTRL_C, handle_stop
 
 
 def main() -> NoReturn:
@@ -118,40 +108,3 @@ def leave(exit_code: int) -> NoReturn:
                 with suppress(OSError, ValueError):
                     sys.stderr.write(f"error: standard output cannot be written: {error}\n")
     os._exit(exit_code)
-
-
-@contextmanager
-def sigterm_as_error() -> Iterator[None]:
-    """Turn a request to stop into a failure, so that it is reported as one.
-
-    Raises:
-        InterruptedTrainingError: One arrived within the block.
-    """
-    try:
-        yield
-    except Sigterm as stopped:
-        raise InterruptedTrainingError(str(stopped)) from None
-
-
-def end_by_signal(number: int, frame: object) -> None:
-    """Unwind the main thread; end the process after a timeout, or immediately at a second Ctrl-C."""
-    if is_second_ctrl_c(number):
-        os._exit(KILLED_BY_CTRL_C)
-    if number == signal.SIGINT and signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
-        return  # the same Ctrl-C once more
-    for other in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(other, signal.SIG_IGN)  # ignored from now on, so that the cleanup is not interrupted
-    words = ["teacher", *(word for word in sys.argv[1:] if not word.startswith("-"))]
-    stopped = (
-        f"{signal_name(number)} arrived while {' '.join(words[:2])} was at work: the same command does what is left"
-    )
-    start_new_thread(_end_later, (SHUTDOWN_TIMEOUT, stopped))
-    raise Sigterm(stopped)
-
-
-def _end_later(seconds: float, sentence: str) -> None:
-    """End the process if a transfer or a library does not return; print the message first."""
-    time.sleep(seconds)
-    with suppress(OSError):
-        os.write(2, f"error: {sentence}\n".encode(errors="replace"))
-    os._exit(InterruptedTrainingError.exit_code)

@@ -10,47 +10,22 @@ from typing import Annotated, Any
 import typer
 
 from engine.cli.display import note
+from engine.cli.spec_options import spec_option
 from engine.config import RunConfig
 from engine.config.model import StorageConfig
 from engine.errors import ConfigError
 from engine.manifest import Manifest, load_manifest
-from engine.spec import Crowds, ExifOrientation, LoraPreset, TeacherName
+from engine.spec import Crowds, DatasetSpec, ExifOrientation, StorageSpec
 from engine.storage import Storage, StorageOptions, join
 from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
 from engine.storage.bucket_uris import split_object
 from engine.storage.options import trust
 from engine.text.plain_yaml import read_documents
 
-Images = Annotated[
-    str | None, typer.Option("--images", help="Folder of the images, s3:// or path; default: next to the annotations.")
-]
-Endpoint = Annotated[
-    str | None, typer.Option("--endpoint-url", help="Endpoint of an S3-compatible store; default: AWS_ENDPOINT_URL.")
-]
-
-
-def _teacher_name(name: str) -> TeacherName:
-    if name not in TeacherName:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, map(str, TeacherName)))}.")
-    return TeacherName(name)
-
-
-TEACHER = {"parser": _teacher_name, "metavar": "[" + "|".join(TeacherName) + "]"}
-"""Arguments of an option whose values are names of teachers."""
-
-ExifChoice = Annotated[
-    ExifOrientation,
-    typer.Option(
-        "--exif-orientation",
-        help="Images were annotated as turned by EXIF or as stored, if sizes do not show it; Auto: as the others.",
-    ),
-]
-CrowdChoice = Annotated[
-    Crowds,
-    typer.Option(
-        "--crowds", help="Meaning of iscrowd: 1: regions to ignore, or objects, as some tools mark run-length masks."
-    ),
-]
+Images = Annotated[str | None, spec_option(DatasetSpec, "images")]
+Endpoint = Annotated[str | None, spec_option(StorageSpec, "endpoint_url")]
+ExifChoice = Annotated[ExifOrientation, spec_option(DatasetSpec, "exif_orientation")]
+CrowdChoice = Annotated[Crowds, spec_option(DatasetSpec, "crowds")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Set = Annotated[
@@ -60,7 +35,6 @@ Set = Annotated[
     ),
 ]
 MANIFEST_FILE = typer.Option("--file", "-f", help="TeacherFineTune manifest; s3:// or path.")
-Preset = Annotated[LoraPreset | None, typer.Option("--lora-preset", help="Which part of a teacher is adapted.")]
 
 
 def storage(endpoint_url: str | None = None, region: str | None = None, **more: Any) -> Storage:
@@ -99,6 +73,12 @@ def only_local(path: Path | None) -> Path | None:
     return path
 
 
+WorkDir = Annotated[
+    Path | None,
+    typer.Option("--work-dir", help="Scratch folder; default: in the cache folder.", callback=only_local),
+]
+
+
 def check_writable(uri: str, storage: Storage) -> None:
     """Check, before anything slow, that a file can be written to ``uri``: it names a file, in a bucket that exists.
 
@@ -131,17 +111,17 @@ def refuse_other(uri: str, storage: Storage, *, overwrite: bool, content: Path |
     raise ConfigError(f"{uri} exists already{other}: give another --output, or --overwrite to replace it")
 
 
-def overrides(assignments: list[str] | None) -> dict[str, Any]:
-    """``["training.seed=1"]`` to ``{"training.seed": 1}``; values are YAML.
+def settings(assignments: list[str] | None) -> dict[str, str]:
+    """``["training.seed=1"]`` to ``{"training.seed": "1"}``; values are YAML.
 
     Raises:
-        ConfigError: An assignment has no ``=``.
+        ConfigError: An assignment has no ``=``, or its value is not YAML.
     """
-    settings: dict[str, Any] = {}
+    found: dict[str, str] = {}
     for assignment in assignments or []:
         path, equals, value = assignment.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set takes PATH=VALUE, such as training.seed=1, found {assignment!r}")
-        documents = read_documents(value, where=f"--set {path[:80]}")
-        settings[path] = documents[0].value if documents else None
-    return settings
+        read_documents(value, where=f"--set {path[:80]}")
+        found[path] = value
+    return found

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.display import fail
-from engine.cli.main import sigterm_as_error
+from engine.cli.signals import sigterm_as_error
 from engine.errors import StorageError
 from engine.results.outcome import Outcome, TeacherOutcome, write_outcome
 from engine.results.types import TeacherResult

@@ -8,6 +8,7 @@ import typer
 
 from engine.cli import options
 from engine.cli.outcome_file import OutcomeFile, failures_in
+from engine.cli.spec_options import TEACHER
 from engine.config import from_yaml
 from engine.errors import StorageError
 from engine.plan import TrainingRun
@@ -21,7 +22,7 @@ from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
 
 def result(
     config: Annotated[str, typer.Option("--config", help="teacher_config.yaml of a planned run.")],
-    teacher: Annotated[TeacherName, typer.Option("--teacher", help="Which teacher.", **options.TEACHER)],
+    teacher: Annotated[TeacherName, typer.Option("--teacher", help="Which teacher.", **TEACHER)],
     endpoint_url: options.Endpoint = None,
     outcome: OutcomeFile = None,
 ) -> None:

@@ -17,7 +17,7 @@ from engine.dataset.checks.problem_catalogue import SEEN_WHEN_OPENED
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
 from engine.spec import DatasetSpec, FineTuneSpec, OnProblem, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
-from engine.text.plain_yaml import read_document
+from engine.text.plain_yaml import read_document, read_documents
 from engine.text.pydantic_errors import nearest, parse
 
 Plain = dict[str, Any]
@@ -29,7 +29,6 @@ def generate_config(
     *,
     name: str = "run",
     run_id: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
     base_digest: Callable[[str], str | None] = lambda base_model: None,
 ) -> RunConfig:
     """Return the complete configuration of a run.
@@ -39,8 +38,6 @@ def generate_config(
         spec: The user's request.
         name: Name of the request; artifacts go to ``<output>/<name>/<run id>/``.
         run_id: Default: a digest of the configuration, so the same request on the same data has the same run id.
-        overrides: Settings by their path in ``teacher_config.yaml``, such as ``{"teachers.sam.clip_norm": 0.5}``;
-            ``teachers.*.epochs`` sets it for every teacher.
         base_digest: Returns a digest of the files of a base model, so that another base is another run.
 
     Raises:
@@ -67,11 +64,9 @@ def generate_config(
         "teachers": {n.slug: _teacher(n, asked.get(n)) for n in names},
     }
     groups = _groups(config)
-    for path, value in (overrides or {}).items():
-        _override(config, path, value)
+    for path, text in spec.settings.items():
+        _override(config, path, setting_value(path, text))
     _check_groups(config, groups)
-    if config["data"]["split"] is None and config["data"]["source"] is not None and "train" not in info.parts:
-        raise ConfigError("data.split is null, but the data comes in one part: say what train, val and test get of it")
     images, classes = _train_images(info, spec.dataset), config["data"]["classes"]
     for teacher in names:
         _fill(config["teachers"][teacher.slug], images=images, classes=len(classes) if isinstance(classes, list) else 0)
@@ -158,6 +153,16 @@ def _part(part: PartSpec | None, dataset: DatasetSpec) -> Plain | None:
     if part is None:
         return None
     return {"annotations": part.annotations, "images": part.images or dataset.images}
+
+
+def setting_value(path: str, text: str) -> Any:
+    """Return the value of a setting that is given as YAML.
+
+    Raises:
+        ConfigError: The text is not YAML, or is more than one document.
+    """
+    documents = read_documents(text, where=f"setting {path}")
+    return documents[0].value if documents else None
 
 
 def _override(config: Plain, path: str, value: object) -> None:

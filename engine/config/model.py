@@ -106,8 +106,8 @@ class TeacherSettings(ConfigModel):
         description="digest of the base's files when the run was planned; null for a hub id",
     )
     lora: LoraSettings = Field(description="size and place of the adapter")
-    epochs: int = Field(ge=1, le=MOST, description="passes over the training split")
-    batch_size: int = Field(ge=1, le=MOST, description="images per optimizer step, over all processes")
+    epochs: int = Field(ge=1, le=10_000, description="passes over the training split")
+    batch_size: int = Field(ge=1, le=4096, description="images per optimizer step, over all processes")
     micro_batch_size: Annotated[int | None, OUTSIDE_RUN_ID] = Field(
         default=None,
         ge=1,
@@ -239,7 +239,7 @@ class StorageConfig(ConfigModel):
 class TrainingConfig(ConfigModel):
     """Training settings common to all teachers of the run."""
 
-    seed: int = Field(ge=0, le=2**63 - 1, description="of all random choices")
+    seed: int = Field(ge=0, le=2**31 - 1, description="of all random choices")
     precision: Precision = Field(description="auto: bfloat16 where the hardware has it")
     patience: int = Field(ge=0, le=MOST, description="evaluations without a better AP before stopping; 0: never")
     class_balance: float = Field(

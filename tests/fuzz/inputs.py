@@ -30,7 +30,7 @@ from tiny_run import CLASSES, save_run
 from tiny_sam import sam_settings
 from toy import metadata_of, metrics, result_of
 
-from engine.cli.options import overrides
+from engine.cli.options import settings as parse_settings
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import DatasetInfo, inspect_dataset, load_dataset, load_sample
 from engine.dataset.checks.problem_catalogue import IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
@@ -49,6 +49,7 @@ from engine.spec import DatasetSpec, FineTuneSpec, TeacherName
 from engine.storage import Storage
 from engine.storage.publication import Commit, Publication
 from engine.teachers import load_adapted, load_labeller, load_teacher
+from engine.text.pydantic_errors import parse
 from engine.training.box_prompts import DetectedBoxes
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_name, read_checkpoint, save_checkpoint
 
@@ -269,8 +270,9 @@ def make_set(rng: random.Random) -> bytes:
 
 @refused_by(ConfigError, DataError)
 def check_set(content: bytes, folder: Path) -> None:
-    settings = overrides(content.decode(errors="surrogateescape").split("\n"))
-    to_yaml(generate_config(plain_info(), plain_spec(), overrides=settings))
+    settings = parse_settings(content.decode(errors="surrogateescape").split("\n"))
+    asked = plain_spec().model_dump(mode="json", by_alias=True) | {"settings": settings}
+    to_yaml(generate_config(plain_info(), parse(FineTuneSpec, asked, where="--set")))
 
 
 class Adapters:

@@ -136,16 +136,16 @@ def test_doctor_refuses_an_endpoint_that_is_a_metadata_service() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("train", "--data", "a.json"), "give --data and --output"),
-        (("train", "--config", "c.yaml", "--data", "a.json"), "leave out --data"),
-        (("train", "--data", "a", "--output", "o", "--test", "t"), "--test goes with --val"),
-        (("train", "--data", "a", "--output", "o", "--base-model", "b"), "exactly one --teacher"),
-        (("train", "--data", "nothing.json", "--output", "o"), "nothing.json"),
+        (("run", "--output", "o"), "give --data and --output, or a manifest with -f"),
+        (("run", "-f", "m.yaml", "--data", "a.json", "--name", "n"), "leave out --data, --name"),
+        (("run", "--data", "a", "--output", "o", "--test", "t"), "dataset.test go with dataset.train"),
+        (("run", "--data", "a", "--output", "o", "--base-model", "b"), "exactly one --teacher"),
+        (("run", "--data", "nothing.json", "--output", "o"), "nothing.json"),
         (("run", "-f", "nothing.yaml"), "nothing.yaml does not exist"),
         (("inspect", "nothing.json"), "nothing.json does not exist"),
         (("evaluate", "--adapter", "nowhere", "--data", "a.json"), "nowhere"),
         (("fetch", "./nowhere", "out"), "not a published run"),
-        (("train", "--data", "a", "--output", "o", "--outcome", "x"), "--outcome needs --config"),
+        (("prepare", "--data", "a"), "give --output, or a manifest with -f"),
     ],
 )
 def test_a_slip_on_the_command_line_is_a_sentence(arguments: tuple[str, ...], sentence: str) -> None:

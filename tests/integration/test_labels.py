@@ -115,7 +115,7 @@ def test_a_student_is_trained_on_labels(place: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     student = ("--teacher", "GroundingDino", "--base-model", TINY / "grounding_dino", "--epochs", 1)
     trained = teacher(
-        "train", "--data", output, "--images", folder, "--output", "out", "--name", "s", *student, cwd=tmp_path
+        "run", "--data", output, "--images", folder, "--output", "out", "--name", "s", *student, cwd=tmp_path
     )
     assert trained.returncode == 0, trained.stderr
 

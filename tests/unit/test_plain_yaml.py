@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.cli.options import overrides
+from engine.cli.options import settings
 from engine.config import from_yaml
+from engine.config.generate import setting_value
 from engine.errors import ConfigError
 from engine.manifest import load_manifest
 from engine.text.plain_yaml import DECIMAL, INTEGER, MAX_BYTES, OLD_YAML, read_document, write_yaml
@@ -116,12 +117,12 @@ def test_what_is_no_text_or_too_much_is_refused_in_no_time(content: bytes, compl
 @pytest.mark.parametrize("value", ["[", "&a {b: *a}", "2020-99-99", "!!int x", "[" * 500, "a: 1\na: 2", "\0", "\ud800"])
 def test_a_value_of_set_is_read_by_the_same_rules(value: str) -> None:
     with pytest.raises(ConfigError, match=r"^--set training\.seed"):
-        overrides([f"training.seed={value}"])
+        settings([f"training.seed={value}"])
 
 
 def test_values_of_set_are_what_they_look_like() -> None:
     given = ["a=1", "b=1e-4", "c=", "d=[x, 2]", "e=s3://bucket/key", "f=null", "g=0.5"]
-    assert overrides(given) == {
+    assert {path: setting_value(path, text) for path, text in settings(given).items()} == {
         "a": 1,
         "b": 1e-4,
         "c": None,

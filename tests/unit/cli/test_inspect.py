@@ -117,7 +117,7 @@ def test_parts_that_a_manifest_gives_apart_are_what_is_learned_from_and_measured
 
 def test_data_and_a_manifest_exclude_each_other(data: Path) -> None:
     path = manifest(data.parent)
-    with pytest.raises(ConfigError, match=r"pets\.yaml says .* leave out ANNOTATIONS, --images, --base-model"):
+    with pytest.raises(ConfigError, match=r"pets\.yaml holds .* leave out ANNOTATIONS, --images, --base-model"):
         inspect(data, "-f", path, "--images", "images", "--base-model", "base")
     with pytest.raises(ConfigError, match="give ANNOTATIONS, or a manifest with -f"):
         inspect()
@@ -154,9 +154,9 @@ def test_what_is_wrong_with_the_data_alone_is_told_with_it(data: Path) -> None:
     write(data, changed(small_coco(12, 3), alike))
     done = inspect(data, "--json")
     assert json.loads(done.stdout)["outlook"] == []
-    assert "what training needs is not said: Grounding DINO cannot tell class 'Cat' from 'cat'" in done.stderr
+    assert "training needs cannot be estimated: Grounding DINO cannot tell class 'Cat' from 'cat'" in done.stderr
     write(data, small_coco(0))
-    assert f"is not said: {data} cannot be trained on: The file lists no images." in inspect(data).stderr
+    assert f"cannot be estimated: {data} cannot be trained on: The file lists no images." in inspect(data).stderr
 
 
 def test_where_nothing_is_known_it_says_so_and_what_is_known(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_what_does_not_heed_sigterm_in_time_is_ended() -> None:
                     time.sleep(60)
                 except BaseException:
                     pass
-        sys.modules["engine.cli.main"].SHUTDOWN_TIMEOUT, app.app = 1, deaf
+        sys.modules["engine.cli.signals"].SHUTDOWN_TIMEOUT, app.app = 1, deaf
         main()
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -117,7 +117,7 @@ def test_a_failure_ends_it_though_a_thread_still_waits(failure: str, exit_code: 
         def fails():
             ThreadPoolExecutor().submit(Event().wait)
             raise {failure}
-        sys.modules["engine.cli.main"].SHUTDOWN_TIMEOUT, app.app = 1, fails
+        sys.modules["engine.cli.signals"].SHUTDOWN_TIMEOUT, app.app = 1, fails
         main()
     """
     ended = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=60, check=False)

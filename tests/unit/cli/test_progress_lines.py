@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.cli.progress_output import _title, bar, json_lines, lines, sentence
-from engine.cli.runs import ProgressStyle, _listener
+from engine.cli.progress_style import ProgressStyle, progress_listener
 from engine.results.events import Event
 
 EVENTS = [
@@ -45,9 +45,9 @@ def test_an_event_without_details_is_told_too(kind: str) -> None:
 
 
 def test_a_pipe_gets_lines_and_json_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    _listener(ProgressStyle.AUTO)(EVENTS[0])
+    progress_listener(ProgressStyle.AUTO)(EVENTS[0])
     assert capsys.readouterr().err == "sam: fetching the base\n"
-    _listener(ProgressStyle.JSON)(EVENTS[0])
+    progress_listener(ProgressStyle.JSON)(EVENTS[0])
     assert capsys.readouterr().out.startswith('{"event":"note"')
     assert json_lines is not lines
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from engine.cli import run_lookup, runs
+from engine.cli import fetch, run_lookup
 from engine.cli.app import app
 from engine.cli.run_lookup import ResolvedRun, find_run
 from engine.errors import ConfigError, StorageError
@@ -70,7 +70,7 @@ def test_fetch_reaches_storage_as_the_run_does(monkeypatch: pytest.MonkeyPatch, 
         asked.append((endpoint_url, region))
         raise StorageError("far enough")
 
-    monkeypatch.setattr(runs.options, "storage", storage)
+    monkeypatch.setattr(fetch.options, "storage", storage)
     for more in ([], ["--endpoint-url", "http://localhost:1"]):
         ended = CliRunner().invoke(app, ["fetch", "forklifts", str(tmp_path), "-n", "vision", *more])
         assert isinstance(ended.exception, StorageError)

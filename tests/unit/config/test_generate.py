@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -41,7 +42,11 @@ def dataset(**changes: object) -> DatasetInfo:
 
 def spec(**changes: object) -> FineTuneSpec:
     values: dict[str, object] = {"dataset": {"annotations": "s3://data/a.json"}, "output": "s3://models/x/"}
-    return FineTuneSpec.model_validate(values | changes)
+    return parse(FineTuneSpec, values | changes, where="the request")
+
+
+def with_settings(settings: dict[str, object], **changes: object) -> FineTuneSpec:
+    return spec(settings={path: json.dumps(value) for path, value in settings.items()}, **changes)
 
 
 def test_data_with_both_calls_for_both_teachers() -> None:
@@ -82,13 +87,13 @@ def test_what_the_manifest_sets_wins_over_defaults() -> None:
     assert (sam.lora.preset, sam.lora.rank, sam.lora.alpha, sam.lora.dropout) == ("all", 8, 16, 0.1)
 
 
-def test_an_override_wins_over_the_manifest() -> None:
-    config = generate_config(dataset(), spec(training={"seed": 1}), overrides={"training.seed": 2})
+def test_a_setting_wins_over_the_field_of_the_spec() -> None:
+    config = generate_config(dataset(), with_settings({"training.seed": 2}, training={"seed": 1}))
     assert config.training.seed == 2
 
 
-def test_an_override_with_a_star_holds_for_every_teacher() -> None:
-    teachers = generate_config(dataset(), spec(), overrides={"teachers.*.epochs": 2}).teachers
+def test_a_setting_with_a_star_holds_for_every_teacher() -> None:
+    teachers = generate_config(dataset(), with_settings({"teachers.*.epochs": 2})).teachers
     assert teachers.sam is not None
     assert teachers.grounding_dino is not None
     assert (teachers.sam.epochs, teachers.grounding_dino.epochs) == (2, 2)
@@ -100,7 +105,7 @@ def test_an_override_with_a_star_holds_for_every_teacher() -> None:
 )
 def test_an_unknown_setting_is_refused_with_the_nearest(path: str, nearest: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
-        generate_config(dataset(), spec(), overrides={path: 1})
+        generate_config(dataset(), with_settings({path: 1}))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest(path: str, nearest: str)
 )
 def test_a_removed_setting_is_refused_with_what_to_do(path: str, what: str) -> None:
     with pytest.raises(ConfigError, match=f"{path}: {what}, .*leave this setting out"):
-        generate_config(dataset(), spec(), overrides={path: 0})
+        generate_config(dataset(), with_settings({path: 0}))
 
 
 def test_a_prompt_for_no_class_is_refused_with_the_nearest() -> None:
@@ -172,7 +177,7 @@ def test_the_removed_accumulation_steps_name_the_fields_that_replace_them() -> N
     with pytest.raises(
         ConfigError, match=r"teachers\.sam\.accumulation_steps: .* set batch_size to .* micro_batch_size"
     ):
-        generate_config(dataset(), spec(), overrides={"teachers.sam.accumulation_steps": 2})
+        generate_config(dataset(), with_settings({"teachers.sam.accumulation_steps": 2}))
     text = to_yaml(generate_config(dataset(), spec()))
     with pytest.raises(ConfigError, match=r"line \d+: teachers\.sam\.accumulation_steps: .* set batch_size to"):
         from_yaml(re.sub(r"( +)micro_batch_size: null.*", r"\1accumulation_steps: 2", text))
@@ -182,7 +187,7 @@ def test_the_removed_accumulation_steps_name_the_fields_that_replace_them() -> N
     ("name", "values"), [("checkpointing", ("auto", ["encoder"])), ("micro_batch_size", (None, 2))]
 )
 def test_settings_that_only_save_memory_make_no_other_run(name: str, values: tuple[object, object]) -> None:
-    config, other = (generate_config(dataset(), spec(), overrides={f"teachers.sam.{name}": value}) for value in values)
+    config, other = (generate_config(dataset(), with_settings({f"teachers.sam.{name}": value})) for value in values)
     assert config.teachers.sam != other.teachers.sam
     assert config.run_id == other.run_id
 
@@ -192,7 +197,7 @@ def test_the_groups_that_settings_may_name_are_those_of_the_teacher(name: Teache
     path = f"teachers.{name.slug}.checkpointing"
 
     def set_to(value: object) -> object:
-        settings = generate_config(dataset(), spec(), overrides={path: value}).teachers.of(name)
+        settings = generate_config(dataset(), with_settings({path: value})).teachers.of(name)
         return settings and settings.checkpointing
 
     groups = tuple(REGISTRY[name].recomputable)
@@ -211,7 +216,7 @@ def test_the_rank_follows_from_images_and_classes_and_alpha_from_the_rank() -> N
     assert _sam(20, lora={"rank": 4}).lora.alpha == 8
     assert _sam(20, lora={"rank": 4, "alpha": 4}).lora.alpha == 4
     many = tuple(ClassInfo(id=i, name=f"part {i}", annotations=5, images=5) for i in range(150))
-    config = generate_config(dataset(classes=many), spec(), overrides={"teachers.sam.lora.alpha": 32})
+    config = generate_config(dataset(classes=many), with_settings({"teachers.sam.lora.alpha": 32}))
     assert config.teachers.grounding_dino is not None
     assert config.teachers.sam is not None
     assert (config.teachers.grounding_dino.lora.rank, config.teachers.grounding_dino.lora.alpha) == (32, 64)
@@ -229,7 +234,7 @@ def test_short_runs_warm_up_for_as_many_steps_as_long_ones() -> None:
 @pytest.mark.parametrize("wrong", [0, "many"])
 def test_a_wrong_number_is_told_by_its_own_name(path: str, wrong: object) -> None:
     with pytest.raises(ConfigError, match=re.escape(path)):
-        generate_config(dataset(), spec(), overrides={path: wrong})
+        generate_config(dataset(), with_settings({path: wrong}))
 
 
 def test_what_the_boxes_show_selects_augmentation() -> None:
@@ -285,11 +290,6 @@ def test_the_configuration_is_frozen() -> None:
         config.training.seed = 3  # type: ignore[misc]
 
 
-def test_data_in_one_part_has_to_be_divided() -> None:
-    with pytest.raises(ConfigError, match=r"data\.split is null, but the data comes in one part"):
-        generate_config(dataset(), spec(), overrides={"data.split": None})
-
-
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -318,4 +318,4 @@ def test_data_in_one_part_has_to_be_divided() -> None:
 )
 def test_a_value_that_no_setting_has_is_refused_in_a_sentence(path: str, value: object) -> None:
     with pytest.raises(ConfigError):
-        generate_config(dataset(), spec(), overrides={path: value})
+        generate_config(dataset(), with_settings({path: value}))

@@ -1,0 +1,93 @@
+"""Options that set fields of :class:`engine.spec.FineTuneSpec`: bounds, choices and help are those of the field."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import typer
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from engine.spec import TeacherName
+
+
+def _teacher_name(name: str) -> TeacherName:
+    if name not in TeacherName:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, map(str, TeacherName)))}.")
+    return TeacherName(name)
+
+
+TEACHER: dict[str, Any] = {
+    "parser": _teacher_name,
+    "metavar": "[" + "|".join(TeacherName) + "]",
+    "autocompletion": lambda: list(map(str, TeacherName)),
+}
+"""Arguments of an option whose values are names of teachers."""
+
+
+def spec_option(model: type[BaseModel], field: str, *flags: str, more: str = "") -> Any:
+    """Return a typer option for a field of the spec.
+
+    Args:
+        model: Part of the spec.
+        field: Name of the field in Python.
+        *flags: Names of the option; default: ``--`` and the name of the field.
+        more: Sentence that follows the field's description in the help.
+    """
+    least, most = bounds(model, field)
+    return typer.Option(
+        *(flags or (f"--{field.replace('_', '-')}",)),
+        min=least,
+        max=most,
+        help=f"{model.model_fields[field].description} {more}".strip(),
+        callback=_check(model, field),
+        **(TEACHER if option_type(model, field) is TeacherName else {}),
+    )
+
+
+def bounds(model: type[BaseModel], field: str) -> tuple[int | None, int | None]:
+    """Return the least and the largest value of a number, each None where there is none.
+
+    >>> from engine.spec import TeacherSpec
+    >>> bounds(TeacherSpec, "epochs")
+    (1, 10000)
+    """
+    found = {
+        name: getattr(one, name)
+        for one in model.model_fields[field].metadata
+        for name in ("ge", "le")
+        if hasattr(one, name)
+    }
+    return found.get("ge"), found.get("le")
+
+
+def option_type(model: type[BaseModel], field: str) -> Any:
+    """Return the type that the command line reads: a number, an enumeration or text, without constraints."""
+    return _bare(model.model_fields[field].annotation)
+
+
+def _bare(annotation: Any) -> Any:
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _bare(next(one for one in get_args(annotation) if one is not type(None)))
+    return annotation
+
+
+def _check(model: type[BaseModel], field: str) -> Callable[[Any], Any]:
+    """Return a callback that validates a value as the field does: bounds of text, such as decimals, too."""
+    info = model.model_fields[field]
+    kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+
+    def check(value: Any) -> Any:
+        if value is None or isinstance(value, list | tuple):  # repeated values are validated with the request
+            return value
+        try:
+            adapter.validate_python(value)
+        except ValidationError as error:
+            raise typer.BadParameter(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from None
+        return value
+
+    return check
