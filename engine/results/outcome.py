@@ -117,7 +117,13 @@ class Outcome(Result):
     )
     message: str = Field(default="", description="The failure as a sentence.")
     trained: TeacherOutcome | None = None
+    finished: dict[str, str] | None = Field(default=None, description="Short results of a stage of another kind.")
     prepared: Prepared | None = None
+
+    @property
+    def has_result(self) -> bool:
+        """Return True if the process left what its stage is there for, however it ended."""
+        return any(result is not None for result in (self.trained, self.finished, self.prepared))
 
     @classmethod
     def failure(cls, error: Exception, *, trained: TeacherOutcome | None = None) -> Outcome:

@@ -150,8 +150,10 @@ LIST_KEYS: Mapping[str, tuple[str, str]] = {
     "AugmentationSpec.characteristics": ("set", ""),
     "TeacherFineTuneStatus.conditions": ("map", "type"),
     "TeacherFineTuneStatus.teachers": ("map", "name"),
+    "TeacherFineTuneStatus.stages": ("map", "name"),
     "TeacherStatus.attempts": ("map", "pod"),
     "TeacherStatus.metrics": ("map", "name"),
+    "StageStatus.attempts": ("map", "pod"),
     "DatasetStatus.problems": ("map", "code"),
 }
 """Lists whose items have a name, so that appliers of several parts do not overwrite each other; others are atomic."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from engine import stages
 from engine.spec import TeacherName
+from engine.stages import INSPECTION, Stage
 from teacher_operator.api.spec import API_VERSION, GROUP, KIND
 
 FIELD_MANAGER = "teacher-finetune"
@@ -33,7 +35,7 @@ SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
 NETWORK = "network"
 """Component of the NetworkPolicy of a run."""
 
-INSPECT, TRAINER = "inspect", "trainer"
+INSPECT, TRAINER = INSPECTION.slug, "trainer"
 """Components; their containers are called so too."""
 
 
@@ -47,9 +49,30 @@ class Key(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
+def component_of(stage: Stage) -> str:
+    """Return the component of the children of a stage, which is the name of its container too."""
+    return stage.slug if stage.teacher is None else TRAINER
+
+
+def stage_job(name: str, stage: Stage) -> str:
+    """Return the name of the Job (and, over several nodes, of the Service) of a stage."""
+    return f"{name}-{stage.slug.replace('_', '-')}"
+
+
+def stage_of(labels: Mapping[str, str]) -> Stage | None:
+    """Return the stage that the labels of a Job or Pod name; None if this version has no such stage."""
+    slug = labels.get(TEACHER) or labels.get(COMPONENT)
+    return next((stage for stage in stages.all_stages() if stage.slug == slug), None)
+
+
+def container_of(child: Mapping[str, Any]) -> str:
+    """Return the name of our container in the pods of a Job, or in a pod."""
+    return str((child["metadata"].get("labels") or {}).get(COMPONENT) or TRAINER)
+
+
 def inspect_job(name: str) -> str:
-    """The Job that inspects the data of an object."""
-    return f"{name}-inspect"
+    """Return the name of the Job that inspects the data of an object."""
+    return stage_job(name, INSPECTION)
 
 
 def network_policy(name: str) -> str:
@@ -63,8 +86,8 @@ def request_config_map(name: str, uid: str) -> str:
 
 
 def trainer_job(name: str, teacher: TeacherName) -> str:
-    """The Job (and, over several nodes, the Service) of one teacher."""
-    return f"{name}-{teacher.slug.replace('_', '-')}"
+    """Return the name of the Job of one teacher."""
+    return stage_job(name, stages.training(teacher))
 
 
 def labels(name: str, component: str, teacher: TeacherName | None = None) -> dict[str, str]:
@@ -82,6 +105,17 @@ def owner_reference(body: Mapping[str, Any]) -> dict[str, Any]:
         "uid": body["metadata"]["uid"],
         "controller": True,
         "blockOwnerDeletion": True,
+    }
+
+
+def child_metadata(body: Mapping[str, Any], stage: Stage, name: str | None = None) -> dict[str, Any]:
+    """Return the metadata of a child of a stage; its name is that of the Job unless given."""
+    run = body["metadata"]["name"]
+    return {
+        "name": name or stage_job(run, stage),
+        "namespace": body["metadata"]["namespace"],
+        "labels": labels(run, component_of(stage), stage.teacher),
+        "ownerReferences": [owner_reference(body)],
     }
 
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, field_validator
 
-from engine.spec import SpecModel, TeacherName
+from engine.spec import SpecModel
+from engine.stages import all_stages
 from teacher_operator.api.kube_types import DataKey, LabelKey, LabelValue, Name, NameOrNone, PartName, Quantity
 from teacher_operator.api.pod_volumes import Volume, VolumeMount
 
@@ -37,10 +38,9 @@ ENV_MESSAGE = "this variable follows from another field of the spec (storage, gp
 class StageName(StrEnum):
     """Stage of a run: each is a Job. The inspection comes first, then the training of each teacher by its name."""
 
-    _ignore_ = "teacher"
-    INSPECTION = "Inspection"
-    for teacher in TeacherName:
-        locals()[teacher.slug.upper()] = teacher.value
+    _ignore_ = "stage"
+    for stage in all_stages():
+        locals()[stage.slug.upper()] = stage.name
 
 
 class TolerationOperator(StrEnum):

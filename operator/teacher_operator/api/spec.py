@@ -136,7 +136,7 @@ class TeacherFineTuneSpec(FineTuneSpec):
     )
     stages: Annotated[list[StageSpec], OnChange.NEW_JOB] = Field(
         default=[],
-        max_length=3,
+        max_length=16,
         description="Settings of the pods of one stage that differ from the run's: the fields of pod, and the "
         "placement.",
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from teacher_operator.api.pod_settings import PodSettings, PodSpec, StageName, StageSpec
+from engine.stages import Stage
+from teacher_operator.api.pod_settings import PodSettings, PodSpec, StageSpec
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import TeacherFineTuneSpec
 
@@ -20,20 +21,22 @@ ADDED = frozenset({"labels", "annotations"})
 """Maps that are added to; any other setting takes the place of the one before."""
 
 
-def stage_spec(spec: TeacherFineTuneSpec, stage: StageName) -> StageSpec:
-    """The object's own settings of a stage."""
-    return next((one for one in spec.stages if one.name is stage), StageSpec(name=stage))
+def stage_spec(spec: TeacherFineTuneSpec, stage: Stage) -> StageSpec:
+    """Return the object's own settings of a stage."""
+    name: Any = stage.name
+    given = (one for one in spec.stages if one.name.value == name)
+    return next(given, StageSpec.model_construct(name=name))
 
 
-def stage_settings(spec: TeacherFineTuneSpec, stage: StageName, settings: Settings) -> PodSettings:
+def stage_settings(spec: TeacherFineTuneSpec, stage: Stage, settings: Settings) -> PodSettings:
     """The settings of a stage's pods, complete.
 
-    The installation gives way to the run, and the run to its stage. Inspection has the placement of the run but none
-    of its devices: it needs no GPU.
+    The installation gives way to the run, and the run to its stage. A stage without GPU has the placement of the run
+    but none of its devices.
     """
     own = stage_spec(spec, stage)
     merged = _merged(settings.pods, spec.pod, _placement(spec), own)
-    if stage.value == StageName.INSPECTION.value:
+    if not stage.uses_gpu:
         return merged.model_copy(update={"resource_claims": own.resource_claims})
     return merged
 

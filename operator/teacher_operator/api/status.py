@@ -174,12 +174,12 @@ class MetricStatus(StatusModel):
     )
 
 
-class TeacherStatus(StatusModel):
-    """One teacher of the run."""
+class StageStatus(StatusModel):
+    """One stage of the run."""
 
-    name: TeacherName = Field(description="Which teacher.")
+    name: Text = Field(description="Which stage.")
     state: Annotated[str, StringConstraints(max_length=128)] = Field(
-        description="Pending, Queued, Starting, Training, Suspended, Succeeded or Failed."
+        default="Pending", description="Pending, Queued, Starting, Running, Suspended, Succeeded or Failed."
     )
     message: Message = Field(default="", description="Why it is so.")
     job: Text = Field(default="", description="Its Job.")
@@ -212,9 +212,20 @@ class TeacherStatus(StatusModel):
     attempts: list[AttemptStatus] = Field(default=[], max_length=ATTEMPTS, description="Its pods, oldest first.")
     attempt_count: int = Field(default=0, ge=0, description="How many there were.")
     lost_jobs: LostJobs = Field(default=[], max_length=LOST, description=f"Its Jobs {WERE_LOST}")
+    progress: ProgressStatus | None = Field(default=None, description="How far it is.")
+    unresponsive: UnresponsiveStatus | None = Field(default=None, description="Why its pods are not heard from.")
+    results: dict[str, Text] = Field(default={}, max_length=16, description="Its results, by name.")
+    failure: FailureStatus | None = Field(default=None, description="Why it failed, for good or of late.")
+
+
+class TeacherStatus(StageStatus):
+    """The stage of one teacher."""
+
+    name: TeacherName = Field(description="Which teacher.")
+    state: Annotated[str, StringConstraints(max_length=128)] = Field(
+        description="Pending, Queued, Starting, Training, Suspended, Succeeded or Failed."
+    )
     memory: MemoryStatus | None = Field(default=None, description="What it will need, of bases that are known.")
-    progress: ProgressStatus | None = Field(default=None, description="How far training is.")
-    unresponsive: UnresponsiveStatus | None = Field(default=None, description="Why its trainer is not heard from.")
     metrics: list[MetricStatus] = Field(
         default=[],
         max_length=METRICS,
@@ -226,7 +237,6 @@ class TeacherStatus(StatusModel):
     adapter: AdapterStatus | None = Field(default=None, description="Where the adapter lies.")
     images_skipped: int = Field(default=0, ge=0, description="Images that cannot be decoded, and so were left out.")
     objects_skipped: int = Field(default=0, ge=0, description="Objects of these, and those outside their image.")
-    failure: FailureStatus | None = Field(default=None, description="Why it failed, for good or of late.")
 
     @property
     def ap(self) -> MetricStatus:
@@ -266,9 +276,10 @@ class TeacherFineTuneStatus(StatusModel):
         default="", description="teacher_config.yaml of the run."
     )
     start_time: Timestamp | None = Field(default=None, description="When the object was first seen.")
-    refused_since: Timestamp | None = Field(default=None, description="Since when inspection's Job cannot be made.")
     completion_time: Timestamp | None = Field(default=None, description="When the run ended.")
     gpu_seconds: int = Field(default=0, ge=0, description="GPUs times seconds, over all teachers.")
     dataset: DatasetStatus | None = Field(default=None, description="What inspection found.")
-    lost_jobs: LostJobs = Field(default=[], max_length=LOST, description=f"Jobs of inspection {WERE_LOST}")
+    stages: list[StageStatus] = Field(
+        default=[], max_length=8, description="Inspection, and each other stage that trains no teacher."
+    )
     teachers: list[TeacherStatus] = Field(default=[], max_length=8, description="One a teacher, boxes before masks.")

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from engine.errors import NotBetterThanBaseError
-from engine.results.outcome import TeacherOutcome
+from engine.results.outcome import Outcome, TeacherOutcome
 from engine.results.types import MemoryNeed
 from engine.spec import OnNoGain, TeacherName
+from engine.stages import INSPECTION
 from teacher_operator.api.status import (
     Condition,
     ConditionStatus,
     FailureStatus,
     MemoryStatus,
+    StageStatus,
     SummaryStatus,
     TeacherFineTuneStatus,
     TeacherStatus,
@@ -23,11 +25,15 @@ from teacher_operator.api.status import (
 from teacher_operator.api.timestamps import left, seconds, timestamp
 from teacher_operator.decide.dataset_status import dataset_sentence
 from teacher_operator.decide.progress import percent_text
-from teacher_operator.decide.teacher import ENDED, failed_for_good, succeeded
+from teacher_operator.decide.stage_results import succeeded
+from teacher_operator.decide.stage_status import ENDED, failed_for_good, runs
 
 State = Literal["active", "suspended", "stuck", "succeeded", "failed"]
 
 RESPONDING = "Responding"
+NAME_TAKEN = "NameTaken"
+"""A child's name belongs to another object: the run waits for it."""
+
 INSPECTED, RECONCILING, STALLED, SUCCEEDED = "DatasetInspected", "Reconciling", "Stalled", "Succeeded"
 IMPROVED, NOT_BETTER = "Improved", NotBetterThanBaseError.reason
 
@@ -116,7 +122,7 @@ def with_conditions(
         STALLED: (_boolean(stalled), summary.reason, message if stalled else ""),
         SUCCEEDED: (_succeeded(summary), summary.reason, message),
     }
-    responding = _responding(status.teachers, before.get(RESPONDING))
+    responding = _responding([*status.stages, *status.teachers], before.get(RESPONDING))
     if responding is not None and summary.state == "active":
         wanted[RESPONDING] = responding
     improved = _improved(status.teachers)
@@ -188,7 +194,7 @@ def published_teacher(
     teacher = TeacherStatus(name=name, state="Pending", memory=memory)
     if result is None:
         return teacher
-    done = succeeded(teacher, result, now=now)
+    done = succeeded(teacher, Outcome(trained=result), now=now)
     if result.improved is False and on_no_gain is OnNoGain.FAIL:
         return failed_for_good(done, FailureStatus(reason=NOT_BETTER, message=_no_gain(done)), now=now)
     return done.model_copy(update={"message": f"{done.message}; this very run was published before"})
@@ -197,39 +203,41 @@ def published_teacher(
 def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Iterator[EventNote]:
     """Yield an event for each transition that people want to know of, never for mere progress.
 
-    The event of the end of a run has the end of its last teacher in it, which so has no event of its own.
+    The event of the end of a run has the end of its last stage in it, which so has no event of its own.
     """
     old, new = summary_condition(before), summary_condition(after)
     ends = is_terminal(after) and not is_terminal(before)
-    teachers = {one.name: one for one in before.teachers}
-    for teacher in after.teachers:
-        then = teachers.get(teacher.name)
-        changed = then is None or then.state != teacher.state
-        if teacher.failure is not None:
-            told = then is not None and then.failure is not None and then.failure.pod == teacher.failure.pod
-            ended = changed and teacher.state == "Failed"
-            if (ended or not told) and not (ended and ends):
-                yield EventNote("Warning", teacher.failure.reason, f"{teacher.name}: {teacher.failure.message}")
-        if (
-            changed
-            and teacher.state in {"Training", "Succeeded", "Suspended"}
-            and not (ends and teacher.state == "Succeeded")
-        ):
-            yield EventNote("Normal", teacher.state, f"{teacher.name}: {teacher.message}")
-        if teacher.releases > (then.releases if then is not None else 0):
-            yield EventNote("Warning", "GpusReleased", f"{teacher.name}: {teacher.message}")
-        silent = then.unresponsive if then is not None else None
-        if teacher.unresponsive is not None and (silent is None or silent.reason != teacher.unresponsive.reason):
-            found = teacher.unresponsive
-            yield EventNote("Warning", found.reason, f"{teacher.name}: {found.message}")
-        if changed and teacher.state == "Succeeded" and teacher.improved is False:
-            yield EventNote("Warning", NOT_BETTER, _no_gain(teacher))
+    stages: dict[str, StageStatus] = {one.name: one for one in (*before.stages, *before.teachers)}
+    for stage in (*after.stages, *after.teachers):
+        yield from _stage_events(stages.get(stage.name), stage, ends=ends)
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
         return
     if new.status is ConditionStatus.FALSE:
         yield EventNote("Warning", "Failed", f"{new.reason}: {new.message}")
     elif new.status is ConditionStatus.TRUE or not after.teachers:
         yield EventNote("Normal", new.reason, new.message)
+
+
+def _stage_events(before: StageStatus | None, stage: StageStatus, *, ends: bool) -> Iterator[EventNote]:
+    """Yield the events of one stage; ``ends``: the run ends, which has an event of its own."""
+    changed = before is None or before.state != stage.state
+    if stage.failure is not None:
+        told = before is not None and before.failure is not None and before.failure.pod == stage.failure.pod
+        ended = changed and stage.state == "Failed"
+        if (ended or not told) and not (ended and ends):
+            yield EventNote("Warning", stage.failure.reason, f"{stage.name}: {stage.failure.message}")
+    # Until inspection has ended, the events of the whole run are those of inspection.
+    succeeded, notable = stage.state == "Succeeded", stage.state == "Suspended" or runs(stage)
+    if changed and stage.name != INSPECTION.name and (notable or (succeeded and not ends)):
+        yield EventNote("Normal", stage.state, f"{stage.name}: {stage.message}")
+    if stage.releases > (before.releases if before is not None else 0):
+        yield EventNote("Warning", "GpusReleased", f"{stage.name}: {stage.message}")
+    silent = before.unresponsive if before is not None else None
+    if stage.unresponsive is not None and (silent is None or silent.reason != stage.unresponsive.reason):
+        found = stage.unresponsive
+        yield EventNote("Warning", found.reason, f"{stage.name}: {found.message}")
+    if changed and succeeded and isinstance(stage, TeacherStatus) and stage.improved is False:
+        yield EventNote("Warning", NOT_BETTER, _no_gain(stage))
 
 
 def _inspected(status: TeacherFineTuneStatus, summary: Summary) -> tuple[ConditionStatus, str, str]:
@@ -260,11 +268,11 @@ def _improved(teachers: Sequence[TeacherStatus]) -> tuple[ConditionStatus, str, 
     return ConditionStatus.UNKNOWN, "NotMeasured", "not every adapter is published and measured"
 
 
-def _responding(teachers: Sequence[TeacherStatus], before: Condition | None) -> tuple[ConditionStatus, str, str] | None:
+def _responding(stages: Sequence[StageStatus], before: Condition | None) -> tuple[ConditionStatus, str, str] | None:
     """Return the condition Responding: all trainers are heard from. None before the first silence."""
-    silent = [(teacher, teacher.unresponsive) for teacher in teachers if teacher.unresponsive is not None]
+    silent = [(stage, stage.unresponsive) for stage in stages if stage.unresponsive is not None]
     if silent:
-        words = (f"{teacher.name}: {found.message}" for teacher, found in silent)
+        words = (f"{stage.name}: {found.message}" for stage, found in silent)
         return ConditionStatus.FALSE, silent[0][1].reason, "; ".join(words)
     return (ConditionStatus.TRUE, "HeardFrom", "") if before is not None else None
 

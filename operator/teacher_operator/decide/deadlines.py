@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
+from engine.stages import Stage
 from teacher_operator.api.spec import TeacherFineTuneSpec
-from teacher_operator.api.status import FailureStatus, TeacherStatus, clip
+from teacher_operator.api.status import FailureStatus, StageStatus, clip
 from teacher_operator.api.timestamps import seconds, timestamp
 from teacher_operator.decide.actions import Todo
 from teacher_operator.decide.job_state import JobView, Waiting
+
+S = TypeVar("S", bound=StageStatus)
 
 WAITS = frozenset({"Pending", "Starting"})
 """States of a Job whose time counts towards pendingDeadlineSeconds."""
@@ -69,52 +73,67 @@ def _not_started(deadline: int, message: str) -> FailureStatus:
     return FailureStatus(reason="NotStartedInTime", message=message)
 
 
-def counted(teacher: TeacherStatus, view: JobView | None, *, now: float) -> TeacherStatus:
-    """Return a teacher with the time in which its Jobs were allowed to run.
+def counted(stage: S, view: JobView | None, *, now: float) -> S:
+    """Return a stage with the time in which its Jobs were allowed to run.
 
     The status holds the sum of the stretches that are over, and when the present one began: so it counts over all Jobs
-    of a teacher and through restarts of the operator, and is written only where a stretch begins or ends.
+    of a stage and through restarts of the operator, and is written only where a stretch begins or ends.
 
     Args:
-        teacher: What was known.
+        stage: What was known.
         view: Its Job, if it exists.
         now: Seconds since the epoch.
     """
-    begun, before = _allowed_since(view), seconds(teacher.active_since)
+    begun, before = _allowed_since(view), seconds(stage.active_since)
     if begun == before:
-        return teacher
+        return stage
     present = timestamp(begun) if begun is not None else None
     if before is None:
-        return teacher.model_copy(update={"active_since": present})
+        return stage.model_copy(update={"active_since": present})
     end = begun if begun is not None else _stopped_at(view, since=before, now=now)
     if end is None:
-        return teacher
-    spent = teacher.active_seconds + max(0, int(end - before))
-    return teacher.model_copy(update={"active_seconds": spent, "active_since": present})
+        return stage
+    spent = stage.active_seconds + max(0, int(end - before))
+    return stage.model_copy(update={"active_seconds": spent, "active_since": present})
 
 
-def remaining(spec: TeacherFineTuneSpec, teacher: TeacherStatus) -> int | None:
+def active_deadline(stage: Stage, spec: TeacherFineTuneSpec) -> int | None:
+    """Return activeDeadlineSeconds where it limits a stage; None of a stage with a limit of its own."""
+    return spec.active_deadline_seconds if stage.run_limit_seconds is None else None
+
+
+def remaining(limit: int | None, stage: StageStatus) -> int | None:
     """Return the seconds of activeDeadlineSeconds that are left for the present Job; None without a limit.
 
     A Job that only reads what was trained in another cluster has none.
     """
-    limit = spec.active_deadline_seconds
-    return None if limit is None or teacher.dispatched else max(1, limit - teacher.active_seconds)
+    return None if limit is None or stage.dispatched else max(1, limit - stage.active_seconds)
 
 
-def used_up(spec: TeacherFineTuneSpec, teacher: TeacherStatus) -> FailureStatus | None:
-    """Return the failure of a teacher whose earlier Jobs have taken all of activeDeadlineSeconds, else None.
+def used_up(limit: int | None, stage: StageStatus) -> FailureStatus | None:
+    """Return the failure of a stage whose earlier Jobs have taken all of activeDeadlineSeconds, else None.
 
     While a Job is allowed to run, its own deadline ends it, whether there is an operator or not.
     """
-    limit = spec.active_deadline_seconds
-    if limit is None or teacher.dispatched or teacher.active_since is not None or teacher.active_seconds < limit:
+    if limit is None or stage.dispatched or stage.active_since is not None or stage.active_seconds < limit:
         return None
     return ran_too_long(limit)
 
 
+def containers_ran_too_long(stage: Stage, ran: float) -> FailureStatus | None:
+    """Return the failure of a stage whose containers have run for ``ran`` seconds, more than its own limit."""
+    if stage.run_limit_seconds is None or ran < stage.run_limit_seconds:
+        return None
+    message = (
+        f"{stage.title} has run for {stage.run_limit_seconds // 3600} hours and has not ended, time without a running "
+        "container not counted: check that the object store answers and how large the annotations are, then make a new "
+        "object"
+    )
+    return FailureStatus(reason="DeadlineExceeded", message=message)
+
+
 def ran_too_long(limit: int | None) -> FailureStatus:
-    """The failure of a teacher that was allowed to run for as long as activeDeadlineSeconds."""
+    """Return the failure of a stage that was allowed to run for as long as activeDeadlineSeconds."""
     message = (
         f"not done after activeDeadlineSeconds = {limit}, over all of its Jobs: the last checkpoint is kept in object "
         "storage; raise the deadline in a new object of the same name to resume from it"

@@ -35,7 +35,7 @@ def outcome_of(pods: Sequence[Body], container: str) -> Outcome | None:
     for pod in reversed(pods):
         ended = terminated(pod, container)
         outcome = parse_outcome(ended.get("message") or "") if ended else None
-        if outcome is not None and (outcome.prepared or outcome.trained):
+        if outcome is not None and outcome.has_result:
             return outcome
     return None
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from teacher_operator.api.names import GANG, SUSPENDED
 from teacher_operator.api.timestamps import seconds, timestamp
-from teacher_operator.decide import jobs
 from teacher_operator.decide.held_gpus import gpus_of, held_since
+from teacher_operator.decide.job_patches import is_queued
 from teacher_operator.decide.job_state import PULL_ERRORS, START_ERRORS, JobView
 from teacher_operator.decide.pod_state import container_status, is_live, is_over, last_end, node_of
 
@@ -115,7 +115,7 @@ def partial(view: JobView, container: str) -> Partial | None:
     Pods that pull their image are let be: to begin again would not help them. Those whose image or container cannot be
     made are waited for as those without a node.
     """
-    if _wanted(view) < 2 or view.suspended or jobs.is_queued(view.job):
+    if _wanted(view) < 2 or view.suspended or is_queued(view.job):
         return None
     live = [pod for pod in view.pods if is_live(pod)]
     holders = [pod for pod in live if node_of(pod)]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from teacher_operator.api.names import CLAIMED_GPUS, TRAINER
+from teacher_operator.api.names import CLAIMED_GPUS, container_of
 from teacher_operator.api.timestamps import seconds
 from teacher_operator.decide.pod_state import container_status, is_over, node_of, terminated
 
@@ -57,7 +57,7 @@ def gpus_of(pod: Body, gpu_resource: str) -> int:
     """Return the number of GPUs of a trainer's pod: of the extended resource, and by its claims."""
     amounts = [(pod["metadata"].get("annotations") or {}).get(CLAIMED_GPUS)]
     for one in pod["spec"]["containers"]:
-        if one["name"] == TRAINER:
+        if one["name"] == container_of(pod):
             amounts.append(((one.get("resources") or {}).get("limits") or {}).get(gpu_resource))
     return sum(int(amount) for amount in map(str, amounts) if amount.isdecimal())
 
@@ -69,7 +69,7 @@ def held_since(pod: Body) -> float | None:
     """
     status = pod["status"]
     bound: Body = next((c for c in status.get("conditions") or [] if c["type"] == "PodScheduled"), {})
-    state = (container_status(pod, TRAINER) or {}).get("state") or {}
+    state = (container_status(pod, container_of(pod)) or {}).get("state") or {}
     begun = (state.get("running") or state.get("terminated") or {}).get("startedAt")
     if not node_of(pod) and not begun:
         return None
@@ -80,7 +80,7 @@ def held_since(pod: Body) -> float | None:
 
 def _ended(pod: Body, start: float) -> float | None:
     """When the container ended; of a pod that failed before it had one, when its conditions last changed."""
-    ended = seconds((terminated(pod, TRAINER) or {}).get("finishedAt"))
+    ended = seconds((terminated(pod, container_of(pod)) or {}).get("finishedAt"))
     if ended is not None:
         return max(start, ended)
     if not is_over(pod):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine import stages
 from engine.spec import SpecModel
+from engine.stages import INSPECTION
 from engine.storage.options import CA_BUNDLES, PAYS, STYLE
 from engine.text.uris import CLAIMS
 from teacher_operator.api.names import CLAIMED_GPUS
-from teacher_operator.api.pod_settings import EnvSource, PodSettings, StageName
+from teacher_operator.api.pod_settings import EnvSource, PodSettings
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import TeacherFineTuneSpec
 from teacher_operator.api.stages import gpus_of, stage_settings, stage_spec
@@ -22,8 +24,6 @@ USER = 65532
 DISK, MODELS, AUTHORITIES = "/scratch", "/models", "/etc/teacher-ca"
 BUNDLE = "ca.crt"
 SHARED_MEMORY = "2Gi"
-
-TRAINING = tuple(stage for stage in StageName if stage is not StageName.INSPECTION)
 
 RESTRICTED_CONTAINER = {
     "allowPrivilegeEscalation": False,
@@ -216,9 +216,10 @@ def _placement(
     """
     tolerations = _listed(own.tolerations)
     if inspects:
-        inherited = stage_spec(spec, StageName.INSPECTION).tolerations is None
+        inherited = stage_spec(spec, INSPECTION).tolerations is None
         tolerates = inherited and (
-            spec.gpus > 0 or any(gpus_of(spec, stage_settings(spec, one, settings)) for one in TRAINING)
+            spec.gpus > 0
+            or any(gpus_of(spec, stage_settings(spec, one, settings)) for one in stages.all_stages() if one.uses_gpu)
         )
     else:
         tolerates = bool(gpus_of(spec, own))

@@ -11,12 +11,12 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any
 
+from engine import stages
 from engine.errors import ConfigError
 from teacher_operator.api.pod_settings import (
     ENV_MESSAGE,
     RESERVED_ENV,
     PodSpec,
-    StageName,
     StageSpec,
     Toleration,
     TolerationOperator,
@@ -94,12 +94,12 @@ def _contradictions(spec: TeacherFineTuneSpec, settings: Settings) -> Iterator[F
                     f"{where}.env: {variable.name} comes from storage.credentialsSecretRef: leave one of them out"
                 )
     mounted = any(part.volume_mounts for _, part in _parts(spec))
-    for stage in StageName if mounted else ():
+    for stage in stages.all_stages() if mounted else ():
         own = stage_settings(spec, stage, settings)
         volumes = {volume.name for volume in own.volumes or ()}
         for mount in own.volume_mounts or ():
             if mount.name not in volumes:
-                yield _unfit(f"volumeMounts of {stage.value}: there is no volume {mount.name} for {mount.mount_path}")
+                yield _unfit(f"volumeMounts of {stage.name}: there is no volume {mount.name} for {mount.mount_path}")
 
 
 def _parts(spec: TeacherFineTuneSpec) -> Iterator[tuple[str, PodSpec]]:

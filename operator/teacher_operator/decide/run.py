@@ -7,7 +7,7 @@ Running it twice on the same state asks for nothing the second time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,53 +15,26 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from engine.errors import ConfigError
-from engine.spec import TeacherName
+from engine.stages import INSPECTION
 from engine.storage import check_endpoint
-from teacher_operator.api.names import network_policy, trainer_job
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import PLATFORM, TeacherFineTuneSpec, parse_spec
-from teacher_operator.api.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus, clip
+from teacher_operator.api.status import FailureStatus, TeacherFineTuneStatus, clip
 from teacher_operator.api.timestamps import seconds, timestamp
 from teacher_operator.decide import policy
 from teacher_operator.decide.actions import Todo
 from teacher_operator.decide.claims import claims
-from teacher_operator.decide.conditions import (
-    SUCCEEDED,
-    Summary,
-    is_terminal,
-    with_conditions,
-)
-from teacher_operator.decide.inspection import NAME_TAKEN, inspect
+from teacher_operator.decide.conditions import SUCCEEDED, Summary, is_terminal, with_conditions
 from teacher_operator.decide.job_state import JobView
 from teacher_operator.decide.network import run_network
-from teacher_operator.decide.teacher import ENDED, decide_teacher, failed_for_good, waits_for
+from teacher_operator.decide.stage_context import Observed, StageContext
+from teacher_operator.decide.stage_status import ENDED, failed_for_good
+from teacher_operator.decide.walk import inspection_failure, is_planned, summary_of, walk
 
 Body = Mapping[str, Any]
 
 UNKNOWN = "extra_forbidden"
 """Of pydantic: a field that there is none of."""
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What there is of an object's children.
-
-    Attributes:
-        inspect: The Job that inspects its data.
-        trainers: The Job of each teacher.
-        refused: Children that the API server has refused, by name, with the reason.
-        orphans: Pods with the object's label whose Job no longer exists.
-    """
-
-    inspect: JobView | None = None
-    trainers: Mapping[TeacherName, JobView] = field(default_factory=dict)
-    refused: Mapping[str, FailureStatus] = field(default_factory=dict)
-    orphans: Sequence[Body] = ()
-
-    @property
-    def jobs(self) -> list[JobView]:
-        """All Jobs there are."""
-        return [view for view in (self.inspect, *self.trainers.values()) if view is not None]
 
 
 @dataclass(frozen=True)
@@ -83,7 +56,7 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
     """
     todo, before = Todo(), read_status(body)
     if _has_ended(body):
-        todo.delete += [view.name for view in observed.jobs if view.unfinished]
+        todo.delete += [view.name for view in observed.jobs.values() if view.unfinished]
         if not is_terminal(before):  # an older operator reads the status of a newer one: let it be
             return Decision(before, todo)
         _remove_when_due(body, before, observed, todo, now=now)
@@ -97,60 +70,24 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         if isinstance(error, ValidationError) and all(map(_may_be_mended, error.errors())):
             unfit = _unfit(error)  # what runs goes on
             return _decision(body, status, Summary.stuck(unfit.reason, unfit.message), todo, now=now)
-        todo.delete += [view.name for view in observed.jobs if view.unfinished]
+        todo.delete += [view.name for view in observed.jobs.values() if view.unfinished]
         return _failed(body, status, _unfit(error), todo, now=now)
     # No new Job is made; existing ones continue. A suspended run makes none in any case.
     denied = None if spec.suspend else policy.refusal(spec, settings, namespace=body["metadata"]["namespace"])
-    announced = bool(status.run_id and status.config_uri and status.dataset and status.teachers)
-    if not announced:
-        if denied is not None and observed.inspect is None:
-            return _decision(body, status, Summary.stuck(denied.reason, denied.message), todo, now=now)
-        status, unfinished = inspect(
-            body,
-            spec,
-            status,
-            observed.inspect,
-            settings,
-            refused=observed.refused,
-            anew=denied is None,
-            todo=todo,
-            now=now,
-        )
-        if isinstance(unfinished, FailureStatus):
-            return _failed(body, status, unfinished, todo, now=now)
-        if unfinished is not None:
-            _fence(body, settings, todo)
-            return _decision(body, status, unfinished, todo, now=now)
-    elif observed.inspect is not None and observed.inspect.unfinished:  # a sidecar keeps it from its end
-        todo.delete.append(observed.inspect.name)
-    teachers: list[TeacherStatus] = []
-    name = body["metadata"]["name"]
-    for teacher in status.teachers:
-        decided = decide_teacher(
-            body,
-            spec,
-            settings,
-            teacher,
-            observed.trainers.get(teacher.name),
-            refused=denied
-            or observed.refused.get(network_policy(name))
-            or observed.refused.get(trainer_job(name, teacher.name)),
-            waits_for=waits_for(teacher.name, [*teachers, *status.teachers[len(teachers) :]]),
-            orphans=observed.orphans,
-            announced=announced,
-            config_uri=status.config_uri,
-            todo=todo,
-            now=now,
-        )
-        teachers.append(decided)
-    status = status.model_copy(
-        update={"teachers": teachers, "gpu_seconds": sum(teacher.gpu_seconds for teacher in teachers)}
-    )
+    run = StageContext(INSPECTION, body, spec, settings, status.config_uri, is_planned(status), denied, "", todo, now)
+    status = walk(run, status, observed)
+    failure = inspection_failure(status)
+    if failure is not None:
+        return _failed(body, status, failure, todo, now=now)
     _fence(body, settings, todo)
-    summary = _of_teachers(teachers, observed.refused)
-    if denied is not None and summary.reason == "Pending" and not any(one.unfinished for one in observed.jobs):
+    summary = summary_of(status, observed.refused)
+    if denied is not None and summary.reason == "Pending" and not any(map(_unfinished, observed.jobs.values())):
         summary = Summary.stuck(denied.reason, summary.message)
     return _decision(body, status, summary, todo, now=now)
+
+
+def _unfinished(view: JobView) -> bool:
+    return view.unfinished
 
 
 def _fence(body: Body, settings: Settings, todo: Todo) -> None:
@@ -174,30 +111,13 @@ def read_status(body: Body) -> TeacherFineTuneStatus:
         return TeacherFineTuneStatus()
 
 
-def _of_teachers(teachers: Sequence[TeacherStatus], refused: Mapping[str, FailureStatus]) -> Summary:
-    """One summary of all teachers."""
-    failed = [teacher for teacher in teachers if teacher.state == "Failed"]
-    active = [teacher for teacher in teachers if teacher.state not in {"Failed", "Succeeded"}]
-    words = "; ".join(f"{teacher.name}: {teacher.message or teacher.state}" for teacher in [*failed, *active])
-    if not active and failed:
-        cause = failed[0].failure or FailureStatus(reason="TrainerFailed", message=words)
-        return Summary.failed(cause.reason, words)
-    if not active:
-        said = "; ".join(f"{t.name}: AP {t.ap.before} -> {t.ap.after}, {t.adapter.uri}" for t in teachers if t.adapter)
-        return Summary.succeeded(said)
-    if all(teacher.state == "Suspended" for teacher in active):
-        return Summary.suspended(words)
-    states = {one.state for one in active if one.state != "Pending" or not waits_for(one.name, active)}
-    foremost = next(state for state in ("Training", "Starting", "Pending", "Queued", "Suspended") if state in states)
-    if foremost == "Pending" and any(one.reason == NAME_TAKEN for one in refused.values()):
-        return Summary.active(NAME_TAKEN, words)
-    return Summary.active(foremost, words)
-
-
 def _failed(body: Body, status: TeacherFineTuneStatus, failure: FailureStatus, todo: Todo, *, now: float) -> Decision:
     summary = Summary.failed(failure.reason, failure.message)
-    teachers = [one if one.state in ENDED else failed_for_good(one, failure, now=now) for one in status.teachers]
-    status = status.model_copy(update={"teachers": teachers})
+    ended = {
+        field: [one if one.state in ENDED else failed_for_good(one, failure, now=now) for one in stages]
+        for field, stages in (("stages", status.stages), ("teachers", status.teachers))
+    }
+    status = status.model_copy(update=ended)
     return _decision(body, status, summary, todo, now=now, log=failure.log_tail)
 
 
@@ -264,6 +184,6 @@ def _remove_when_due(body: Body, status: TeacherFineTuneStatus, observed: Observ
     if ttl is None or ended is None or not observed.jobs:
         return
     if now >= ended + ttl:
-        todo.delete += [view.name for view in observed.jobs if not view.deleting]
+        todo.delete += [view.name for view in observed.jobs.values() if not view.deleting]
     else:
         todo.again(ended + ttl)

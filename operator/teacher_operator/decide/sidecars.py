@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.results.outcome import parse_outcome
-from teacher_operator.api.names import COMPONENT, INSPECT
+from teacher_operator.api.names import COMPONENT, container_of, stage_of
 from teacher_operator.api.timestamps import seconds
 from teacher_operator.decide.job_state import JobView
 from teacher_operator.decide.pod_state import is_over, terminated
@@ -55,7 +55,8 @@ def due(view: JobView) -> float | None:
 def told(view: JobView) -> str:
     """Return a sentence: our container has ended, others run on, and the Job will be deleted."""
     pod, names = next(iter(view.sidecars.items()))
-    ours = "inspection" if _container(view) == INSPECT else "the trainer"
+    stage = stage_of(view.job["metadata"].get("labels") or {})
+    ours = "the trainer" if stage is None or stage.teacher is not None else stage.title
     return (
         f"{ours} has ended, {', '.join(names)} runs on in pod {pod}: its result is taken, and the Job is "
         f"deleted if that lasts for {SIDECAR_SECONDS} s; a native sidecar would end by itself"
@@ -82,7 +83,7 @@ def _others(pod: Body, container: str) -> tuple[str, ...]:
         going = pod["metadata"].get("deletionTimestamp")  # the node ends all of its containers
         return () if going else tuple(name for name, end in states.items() if end is None)
     outcome = parse_outcome(ended.get("message") or "") if ended.get("exitCode") == 0 else None
-    if outcome is None or not (outcome.prepared or outcome.trained):
+    if outcome is None or not outcome.has_result:
         return ()
     return tuple(name for name, end in states.items() if end is None or end.get("exitCode"))
 
@@ -111,7 +112,7 @@ def _end(pod: Body, view: JobView) -> float:
 
 
 def _container(view: JobView) -> str:
-    return str(view.job["metadata"]["labels"][COMPONENT])
+    return container_of(view.job)
 
 
 def _ended(view: JobView, kind: str) -> JobView:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from teacher_operator.api.names import TRAINER
+from teacher_operator.api.names import container_of
 from teacher_operator.api.status import ProgressStatus, UnresponsiveStatus
 from teacher_operator.api.timestamps import duration, seconds, timestamp
 from teacher_operator.decide.actions import Todo
@@ -57,7 +57,8 @@ def unresponsive(
         return None
     message = (
         f"no progress since {progress.updated}, {duration(now - heard)} ago; at its pace a line was due within "
-        f"{duration(expected)}: if its node answers, kubectl logs job/{view.name} -c {TRAINER} shows what it does"
+        f"{duration(expected)}: if its node answers, kubectl logs job/{view.name} -c {container_of(view.job)} shows "
+        "what it does"
     )
     return UnresponsiveStatus(reason="ProgressStale", since=timestamp(heard), message=message)
 
@@ -79,5 +80,5 @@ def expected_gap(progress: ProgressStatus) -> float:
 def _begun(view: JobView) -> float | None:
     """When the container started whose log is read, in seconds since the epoch."""
     first = [pod for pod in view.pods if is_first(pod) and not is_over(pod)]
-    status = container_status(first[-1], TRAINER) if first else None
+    status = container_status(first[-1], container_of(first[-1])) if first else None
     return seconds((((status or {}).get("state") or {}).get("running") or {}).get("startedAt"))

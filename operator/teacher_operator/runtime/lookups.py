@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from teacher_operator.api.names import COMPONENT, TRAINER, Key, owner_uid, run_of
+from teacher_operator.api.names import Key, container_of, owner_uid, run_of, stage_of
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.status import LOG_LINES
 from teacher_operator.decide.actions import Look
@@ -136,7 +136,8 @@ class Looks:
         if body is None:
             return False
         jobs = {job["metadata"]["uid"] for job in self._store.jobs_of(body)}
-        return (pod["metadata"].get("labels") or {}).get(COMPONENT) == TRAINER and owner_uid(pod) in jobs
+        stage = stage_of(pod["metadata"].get("labels") or {})
+        return stage is not None and stage.uses_gpu and owner_uid(pod) in jobs
 
     def _forget_old(self) -> None:
         old = [known for known, (at, _) in self._warnings.items() if time.monotonic() - at > WARNINGS_SECONDS]
@@ -151,7 +152,9 @@ class Looks:
         key, run = key_of(pod), run_of(pod)
         async with gate:
             try:
-                lines = await self._cluster.pod_log(key, TRAINER, lines=LOG_READ_LINES, limit_bytes=LOG_READ_BYTES)
+                lines = await self._cluster.pod_log(
+                    key, container_of(pod), lines=LOG_READ_LINES, limit_bytes=LOG_READ_BYTES
+                )
                 before = self._progress.get(key)
                 view = read_progress(lines, before)
             except ApiError:

@@ -12,17 +12,25 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from engine.spec import TeacherName
-from teacher_operator.api.names import COMPONENT, FIELD_MANAGER, INSPECT, TEACHER, Key, owner_uid
+from teacher_operator.api.names import FIELD_MANAGER, Key, owner_uid, stage_of
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import API_VERSION, KIND
-from teacher_operator.api.status import FailureStatus, TeacherFineTuneStatus, clip
+from teacher_operator.api.status import FailureStatus, StageStatus, TeacherFineTuneStatus, TeacherStatus, clip
 from teacher_operator.api.timestamps import timestamp
 from teacher_operator.decide.actions import Todo
-from teacher_operator.decide.conditions import SUCCEEDED, EventNote, Summary, events, is_terminal, with_conditions
-from teacher_operator.decide.inspection import NAME_TAKEN
-from teacher_operator.decide.run import Decision, Observed, decide, read_status
+from teacher_operator.decide.conditions import (
+    NAME_TAKEN,
+    SUCCEEDED,
+    EventNote,
+    Summary,
+    events,
+    is_terminal,
+    with_conditions,
+)
+from teacher_operator.decide.run import Decision, decide, read_status
 from teacher_operator.decide.sidecars import job_view
+from teacher_operator.decide.stage_context import Observed
+from teacher_operator.decide.stage_status import runs
 from teacher_operator.runtime.cluster import ApiError, Cluster
 from teacher_operator.runtime.lookups import Looks
 from teacher_operator.runtime.metrics import Metrics
@@ -46,8 +54,6 @@ EVENT_SECONDS = 300.0
 """The same event is told of an object once in this time."""
 
 logger = logging.getLogger(__name__)
-
-SLUGS = {teacher.slug: teacher for teacher in TeacherName}
 
 
 class Reconciler:
@@ -126,17 +132,12 @@ class Reconciler:
             return Decision(_broken(body, f"{type(error).__name__}: {error}"), Todo())
 
     def _observed(self, body: Body, refused: Mapping[str, FailureStatus]) -> Observed:
-        inspect, trainers = None, {}
-        jobs = self.store.jobs_of(body)
-        for job in jobs:
-            labels = job["metadata"].get("labels") or {}
-            view = self.looks.complete(job_view(job, self.store.pods_of(job)))
-            if labels.get(COMPONENT) == INSPECT:
-                inspect = view
-            elif labels.get(TEACHER) in SLUGS:
-                trainers[SLUGS[labels[TEACHER]]] = view
-        orphans = self.store.orphans_of(body, jobs)
-        return Observed(inspect=inspect, trainers=trainers, refused=refused, orphans=orphans)
+        children, jobs = self.store.jobs_of(body), {}
+        for job in children:
+            stage = stage_of(job["metadata"].get("labels") or {})
+            if stage is not None:
+                jobs[stage.name] = self.looks.complete(job_view(job, self.store.pods_of(job)))
+        return Observed(jobs=jobs, refused=refused, orphans=self.store.orphans_of(body, children))
 
     async def _do(self, body: Body, todo: Todo, refused: dict[str, FailureStatus]) -> ApiError | None:
         """Change children; what was refused is noted, so that the status can say so."""
@@ -214,7 +215,7 @@ class Reconciler:
             return None
         waited = time.monotonic() - self._written.get(key, float("-inf"))
         if waited < self.settings.progress_seconds and _essence(status) == _essence(before):
-            moves = any(teacher.state == "Training" for teacher in status.teachers)
+            moves = any(map(runs, (*status.stages, *status.teachers)))
             return self.settings.progress_seconds - waited if moves else None
         try:
             TeacherFineTuneStatus.model_validate(status.model_dump())
@@ -332,22 +333,24 @@ def about(body: Body) -> dict[str, str]:
 
 
 def _essence(status: TeacherFineTuneStatus) -> TeacherFineTuneStatus:
-    """The status without what changes all the time while a teacher trains."""
-    moving: dict[str, Any] = {"progress": None, "metrics": [], "message": ""}
-    accounts = {"gpu_seconds": 0, "gpu_seconds_until": None}
-    training = any(teacher.state == "Training" for teacher in status.teachers)
-    teachers = [
-        teacher.model_copy(
-            update={
-                **(moving if teacher.state == "Training" else {}),
-                **accounts,
-                "attempts": [one.model_copy(update={"gpu_seconds": 0}) for one in teacher.attempts],
-            }
-        )
-        for teacher in status.teachers
-    ]
-    conditions = [one.model_copy(update={"message": ""}) if training else one for one in status.conditions]
+    """Return the status without what changes all the time while a stage runs."""
+    running = any(map(runs, (*status.stages, *status.teachers)))
+    conditions = [one.model_copy(update={"message": ""}) if running else one for one in status.conditions]
     summary = status.summary.model_copy(update={"progress": "", "time_left": "", "map": ""})
     return status.model_copy(
-        update={"teachers": teachers, "conditions": conditions, "summary": summary, "gpu_seconds": 0}
+        update={
+            "stages": list(map(_stage_essence, status.stages)),
+            "teachers": list(map(_stage_essence, status.teachers)),
+            "conditions": conditions,
+            "summary": summary,
+            "gpu_seconds": 0,
+        }
     )
+
+
+def _stage_essence(stage: StageStatus) -> StageStatus:
+    moving: dict[str, Any] = {"progress": None, "message": ""} if runs(stage) else {}
+    if moving and isinstance(stage, TeacherStatus):
+        moving["metrics"] = []
+    attempts = [one.model_copy(update={"gpu_seconds": 0}) for one in stage.attempts]
+    return stage.model_copy(update={**moving, "gpu_seconds": 0, "gpu_seconds_until": None, "attempts": attempts})

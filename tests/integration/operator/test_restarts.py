@@ -13,6 +13,7 @@ from places import OPERATOR, NewWorld
 from world import MINE, World, condition, part_of
 
 from engine.spec import TeacherName
+from engine.stages import INSPECTION
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import parse_spec
 from teacher_operator.decide import jobs
@@ -221,7 +222,7 @@ async def test_a_job_of_an_earlier_version_that_exit_code_2_ends_loses_no_run(ne
     run, world = "former", await new_world(start=False)
     body = await world.create(run)
     settings = Settings(operator_image="registry.example/operator:0", trainer_image="registry.example/trainer:0")
-    job = jobs.inspection(body, parse_spec(body), settings)
+    job = jobs.stage_job(body, parse_spec(body), settings, INSPECTION)
     rules = job["spec"]["podFailurePolicy"]["rules"]
     next(rule for rule in rules if rule["action"] == "FailJob")["onExitCodes"]["values"] = [2, 3, 7, 10]
     await world.api.call("POST", world.path("jobs"), job)
@@ -234,4 +235,4 @@ async def test_a_job_of_an_earlier_version_that_exit_code_2_ends_loses_no_run(ne
     await world.inspects(run)
     await world.trains(run)
     status = await world.reaches(run, "Succeeded")
-    assert status["lostJobs"] == [former["metadata"]["uid"]]
+    assert status["stages"][0]["lostJobs"] == [former["metadata"]["uid"]]

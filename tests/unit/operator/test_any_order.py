@@ -16,7 +16,7 @@ from teacher_operator.api.settings import Allowed
 from teacher_operator.api.status import FailureStatus
 from teacher_operator.api.timestamps import timestamp
 from teacher_operator.decide.conditions import is_terminal
-from teacher_operator.decide.teacher import ENDED
+from teacher_operator.decide.stage_status import ENDED
 
 NUMBER = st.integers(0, 7)
 """Picks one of what is there."""

@@ -11,11 +11,14 @@ from tft_objects import FULL, MASKS, MINIMAL, NOW, SETTINGS, body_of
 from tft_schema import spec_errors
 
 from engine.errors import ConfigError
+from engine.stages import INSPECTION
+from engine.stages import training as training_stage
 from teacher_operator.api.spec import TeacherFineTuneSpec, parse_spec
 from teacher_operator.decide import jobs
 from teacher_operator.decide.claims import claims
 from teacher_operator.decide.pod_template import DISK
-from teacher_operator.decide.run import Observed, decide
+from teacher_operator.decide.run import decide
+from teacher_operator.decide.stage_context import Observed
 
 Manifest = dict[str, Any]
 
@@ -40,8 +43,8 @@ def pods(spec: Mapping[str, Any]) -> list[Manifest]:
     body = body_of(spec)
     parsed = parse_spec(body)
     made = (
-        jobs.inspection(body, parsed, SETTINGS),
-        jobs.training(body, parsed, SETTINGS, teacher=MASKS, config_uri="pvc://labels/adapters/c.yaml"),
+        jobs.stage_job(body, parsed, SETTINGS, INSPECTION),
+        jobs.stage_job(body, parsed, SETTINGS, training_stage(MASKS), config_uri="pvc://labels/adapters/c.yaml"),
     )
     return [job["spec"]["template"]["spec"] for job in made]
 

@@ -9,6 +9,7 @@ from tft_objects import BOXES, MASKS, NOW, ROOT, info_of, teacher_of, trained_of
 from tft_schema import status_errors
 
 from engine.dataset.types import ClassInfo, Problem, Severity
+from engine.results.outcome import Outcome
 from engine.spec import TeacherName
 from teacher_operator.api.status import (
     CLASSES,
@@ -32,7 +33,7 @@ from teacher_operator.decide.conditions import (
     with_conditions,
 )
 from teacher_operator.decide.dataset_status import dataset_status
-from teacher_operator.decide.teacher import succeeded
+from teacher_operator.decide.stage_results import succeeded
 
 TYPES = ["DatasetInspected", "Reconciling", "Stalled", "Succeeded"]
 SUMMARIES = {
@@ -106,7 +107,7 @@ def test_the_summary_says_what_is_the_matter(summary: Summary) -> None:
 
 def improved(name: TeacherName, *, better: bool | None) -> TeacherStatus:
     outcome = trained_of(name, after=0.5 if better else 0.3).model_copy(update={"improved": better})
-    return succeeded(TeacherStatus(name=name, state="Training"), outcome, now=NOW)
+    return succeeded(TeacherStatus(name=name, state="Training"), Outcome(trained=outcome), now=NOW)
 
 
 def test_whether_adapters_are_better_is_told_once_it_is_known() -> None:
@@ -256,7 +257,11 @@ def test_the_columns_before_anything_is_known() -> None:
 
 def test_the_columns_of_a_run_that_is_done() -> None:
     teachers = [
-        succeeded(teacher_of(BOXES, "Training", progress=progress(99, seconds_left=5)), trained_of(BOXES), now=NOW),
+        succeeded(
+            teacher_of(BOXES, "Training", progress=progress(99, seconds_left=5)),
+            Outcome(trained=trained_of(BOXES)),
+            now=NOW,
+        ),
         published_teacher(MASKS, trained_of(MASKS), now=NOW),
     ]
     assert teachers[0].progress == progress(100).model_copy(update={"step": 99})
@@ -313,7 +318,7 @@ def test_a_teacher_that_was_published_before_says_so_and_where() -> None:
 
 def test_what_could_not_be_measured_is_no_number() -> None:
     """COCO writes -1 where there is nothing to measure."""
-    teacher = succeeded(teacher_of(), trained_of(before=-1, after=-1), now=NOW)
+    teacher = succeeded(teacher_of(), Outcome(trained=trained_of(before=-1, after=-1)), now=NOW)
     assert (teacher.ap.before, teacher.ap.after, columns([teacher]).map) == ("", "", "")
     assert teacher.message == "AP not measured -> not measured"
     assert "-1" not in teacher.model_dump_json()
@@ -321,7 +326,7 @@ def test_what_could_not_be_measured_is_no_number() -> None:
 
 def test_a_success_forgets_the_failures_on_the_way() -> None:
     failure = FailureStatus(reason="Crashed", message="x", pod="a")
-    teacher = succeeded(teacher_of(state="Training", failure=failure), trained_of(), now=NOW)
+    teacher = succeeded(teacher_of(state="Training", failure=failure), Outcome(trained=trained_of()), now=NOW)
     assert (teacher.failure, teacher.completion_time) == (None, "2026-03-01T12:00:00Z")
 
 
@@ -407,7 +412,7 @@ def test_inspection_is_told_when_it_begins() -> None:
 
 def test_a_run_that_succeeds_is_told() -> None:
     before = run_of_teachers(teacher_of(state="Training"))
-    done = succeeded(teacher_of(state="Training"), trained_of(), now=NOW)
+    done = succeeded(teacher_of(state="Training"), Outcome(trained=trained_of()), now=NOW)
     after = run_of_teachers(done, summary=Summary.succeeded("all"))
     assert list(events(before, after)) == [EventNote("Normal", "Succeeded", "all")]
 
@@ -415,5 +420,5 @@ def test_a_run_that_succeeds_is_told() -> None:
 def test_the_teacher_that_ends_first_has_an_event_of_its_own() -> None:
     training = teacher_of(BOXES, state="Training")
     before = run_of_teachers(teacher_of(state="Training"), training)
-    after = run_of_teachers(succeeded(teacher_of(state="Training"), trained_of(), now=NOW), training)
+    after = run_of_teachers(succeeded(teacher_of(state="Training"), Outcome(trained=trained_of()), now=NOW), training)
     assert list(events(before, after)) == [EventNote("Normal", "Succeeded", "Sam: AP 0.312 -> 0.518")]

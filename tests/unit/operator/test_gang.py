@@ -95,9 +95,9 @@ def test_the_decision_comes_back_when_the_time_is_over() -> None:
     world = half_started()
     at = world.look().todo.again_at
     assert at is not None
-    part = gang.partial(world.observed({}).trainers[MASKS], "trainer")
+    part = gang.partial(world.observed({}).jobs[MASKS.value], "trainer")
     assert part is not None
-    due = gang.due(part, world.observed({}).trainers[MASKS], timeout=TIMEOUT)
+    due = gang.due(part, world.observed({}).jobs[MASKS.value], timeout=TIMEOUT)
     assert NOW + TIMEOUT <= due <= NOW + 1.5 * TIMEOUT + 60
     world.now = due
     decision = world.look()

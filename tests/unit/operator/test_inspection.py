@@ -6,11 +6,12 @@ import pytest
 from tft_objects import NAME, NOW, unschedulable
 from tft_world import World
 
+from engine.stages import INSPECTION
 from teacher_operator.api.names import inspect_job
 from teacher_operator.api.status import FailureStatus
-from teacher_operator.decide.inspection import RUN_LIMIT_SECONDS
 
 JOB = inspect_job(NAME)
+RUN_LIMIT_SECONDS = INSPECTION.run_limit_seconds or 0
 SECRET = ("CreateContainerConfigError", 'couldn\'t find key AWS_ACCESS_KEY_ID in Secret "vision/s3-keys"')
 IMAGE = ("ImagePullBackOff", "Back-off pulling image")
 TAINTED = "0/2 nodes are available: 2 node(s) had untolerated taint {dedicated: ml}."
@@ -86,10 +87,10 @@ def test_refusals_that_lie_apart_are_not_one_wait() -> None:
     world = World(pendingDeadlineSeconds=600)
     world.refusals[JOB] = QUOTA
     world.look()
-    assert world.status.refused_since
+    assert world.status.stages[0].refused_since
     world.edit(suspend=True)
     world.look()
-    assert world.status.refused_since is None
+    assert world.status.stages[0].refused_since is None
     world.advance(86_400)
     world.edit(suspend=None)
     world.look()

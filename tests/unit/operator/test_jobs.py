@@ -19,6 +19,8 @@ from tft_objects import BOXES, FULL, GPU, MASKS, MINIMAL, NAME, NAMESPACE, SETTI
 from engine.manifest import load_manifest
 from engine.processes.launch import GRACE
 from engine.spec import FineTuneSpec, TeacherName
+from engine.stages import INSPECTION
+from engine.stages import training as training_stage
 from teacher_operator.api.names import (
     FIELD_MANAGER,
     KUEUE_PRIORITY,
@@ -35,8 +37,9 @@ from teacher_operator.api.names import (
 )
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import APPLIED_TO_JOBS, NAME_MAX, PLATFORM, TeacherFineTuneSpec, parse_spec
-from teacher_operator.decide import jobs
+from teacher_operator.decide import job_patches, jobs
 from teacher_operator.decide.pod_template import DISK, MODELS
+from teacher_operator.decide.request import request
 
 CONFIG = "s3://acme-models/forklifts/forklifts/0123456789ab/teacher_config.yaml"
 KUBERNETES = ("1.31", kubernetes_validate.latest_version())
@@ -58,12 +61,12 @@ def training(
     body = body_of(spec, name=name, **changes)
     parsed = parse_spec(body)
     left = parsed.active_deadline_seconds
-    return jobs.training(body, parsed, settings, teacher=teacher, config_uri=config_uri, seconds_left=left)
+    return jobs.stage_job(body, parsed, settings, training_stage(teacher), config_uri=config_uri, seconds_left=left)
 
 
 def inspection(spec: Mapping[str, Any] | None = None, *, settings: Settings = SETTINGS, **changes: Any) -> Manifest:
     body = body_of(spec, **changes)
-    return jobs.inspection(body, parse_spec(body), settings)
+    return jobs.stage_job(body, parse_spec(body), settings, INSPECTION)
 
 
 def children(spec: Mapping[str, Any] | None = None, *, name: str = NAME, **changes: Any) -> list[Manifest]:
@@ -74,11 +77,11 @@ def children(spec: Mapping[str, Any] | None = None, *, name: str = NAME, **chang
         child
         for teacher in TeacherName
         for child in (
-            jobs.rendezvous(body, teacher),
-            jobs.training(body, parsed, SETTINGS, teacher=teacher, config_uri=CONFIG),
+            jobs.rendezvous(body, training_stage(teacher)),
+            jobs.stage_job(body, parsed, SETTINGS, training_stage(teacher), config_uri=CONFIG),
         )
     ]
-    return [jobs.request(body), jobs.inspection(body, parsed, SETTINGS), *trainers]
+    return [request(body), jobs.stage_job(body, parsed, SETTINGS, INSPECTION), *trainers]
 
 
 def pod(job: Manifest) -> Manifest:
@@ -434,12 +437,12 @@ def test_inspection_reads_the_request() -> None:
 
 def test_the_job_of_inspection_has_no_deadline_that_counts_its_wait() -> None:
     """One that an earlier version of the operator has made loses its own."""
-    job = inspection()
+    job, spec, suspended = inspection(), parse_spec(body_of()), parse_spec(body_of(suspend=True))
     assert "activeDeadlineSeconds" not in job["spec"]
-    assert jobs.inspection_patch(job, suspend=False) is None
+    assert job_patches.job_patch(job, INSPECTION, spec) is None
     job["spec"]["activeDeadlineSeconds"] = 4 * 3600
-    assert jobs.inspection_patch(job, suspend=False) == {"spec": {"activeDeadlineSeconds": None}}
-    patch = jobs.inspection_patch(job, suspend=True) or {}
+    assert job_patches.job_patch(job, INSPECTION, spec) == {"spec": {"activeDeadlineSeconds": None}}
+    patch = job_patches.job_patch(job, INSPECTION, suspended) or {}
     assert patch["spec"] == {"suspend": True, "activeDeadlineSeconds": None}
 
 
@@ -469,8 +472,8 @@ def test_a_checkpoint_has_the_time_that_a_pod_is_given_to_stop() -> None:
 
 def test_the_pods_of_several_nodes_find_the_first() -> None:
     body = body_of(nodes=3, gpus=2)
-    job = jobs.training(body, parse_spec(body), SETTINGS, teacher=MASKS, config_uri=CONFIG)
-    service = jobs.rendezvous(body, MASKS)
+    job = jobs.stage_job(body, parse_spec(body), SETTINGS, training_stage(MASKS), config_uri=CONFIG)
+    service = jobs.rendezvous(body, training_stage(MASKS))
     name = job["metadata"]["name"]
     assert container(job)["command"][:13] == [
         *("teacher", "launch", "--processes", "2"),
@@ -492,7 +495,7 @@ def test_of_several_nodes_a_failure_is_that_of_all_of_them() -> None:
 
 
 def test_the_two_teachers_of_an_object_do_not_meet_in_a_service() -> None:
-    one, other = (jobs.rendezvous(body_of(), teacher) for teacher in TeacherName)
+    one, other = (jobs.rendezvous(body_of(), training_stage(teacher)) for teacher in TeacherName)
     assert one["metadata"]["name"] != other["metadata"]["name"]
     assert one["spec"]["selector"] != other["spec"]["selector"]
 
@@ -573,7 +576,7 @@ def test_pods_trust_the_authorities_of_the_installation_or_of_the_object() -> No
         in_the_image = make({**MINIMAL, "storage": {"caBundle": "/etc/ours.pem"}}, settings=ours)
         assert {env(in_the_image)[variable] for variable in BUNDLES} == {"/etc/ours.pem"}
         assert "/etc/teacher-ca" not in volumes(in_the_image)
-    assert "caBundle" not in str(jobs.request(body_of(theirs)))
+    assert "caBundle" not in str(request(body_of(theirs)))
     assert platform_hash(storage=theirs["storage"]) != platform_hash()
 
 
@@ -583,7 +586,7 @@ def test_how_a_store_is_asked_is_said_to_every_pod() -> None:
         assert not [name for name in env(make()) if name.startswith("TEACHER_S3")]
         assert env(make(spec))["TEACHER_S3_ADDRESSING_STYLE"] == "virtual"
         assert env(make(spec))["TEACHER_S3_REQUESTER_PAYS"] == "true"
-    text = jobs.request(body_of(spec))["data"]["request.yaml"]
+    text = request(body_of(spec))["data"]["request.yaml"]
     assert load_manifest(text, where="request.yaml").spec == FineTuneSpec.model_validate(spec)
     assert platform_hash(storage=spec["storage"]) == platform_hash()
 
@@ -592,7 +595,7 @@ def test_how_a_store_is_asked_is_said_to_every_pod() -> None:
 
 
 def test_the_request_is_the_object_without_its_platform() -> None:
-    config_map = jobs.request(body_of(FULL))
+    config_map = request(body_of(FULL))
     (text,) = config_map["data"].values()
     manifest = load_manifest(text, where="request.yaml")
     assert manifest.name == NAME
@@ -631,7 +634,7 @@ def test_any_text_of_a_request_arrives_as_it_was_written(
         "storage": {"region": region},
         "teachers": [{"name": "Sam", "learningRate": number}],
     }
-    text = jobs.request(body_of(spec, name=name))["data"]["request.yaml"]
+    text = request(body_of(spec, name=name))["data"]["request.yaml"]
     manifest = load_manifest(text, where="request.yaml")
     assert manifest.name == name
     assert manifest.spec == FineTuneSpec.model_validate(spec)
@@ -718,7 +721,7 @@ def test_a_change_of_credentials_makes_a_new_job() -> None:
 def test_inputs_and_metadata_make_no_new_job() -> None:
     body = body_of()
     body["metadata"] |= {"labels": {}, "annotations": {"x": "y"}, "resourceVersion": "9", "generation": 7}
-    other = jobs.training(body, parse_spec(body), SETTINGS, teacher=MASKS, config_uri=CONFIG)
+    other = jobs.stage_job(body, parse_spec(body), SETTINGS, training_stage(MASKS), config_uri=CONFIG)
     assert other["metadata"]["annotations"][PLATFORM_HASH] == platform_hash()
     assert platform_hash(training={"seed": 3}) == platform_hash()
 
@@ -735,12 +738,12 @@ def test_the_image_makes_no_new_job() -> None:
     """A new version of the operator does not restart what trains."""
     newer = SETTINGS.model_copy(update={"trainer_image": "registry.test/trainer:2"})
     body = body_of()
-    job = jobs.training(body, parse_spec(body), newer, teacher=MASKS, config_uri=CONFIG)
+    job = jobs.stage_job(body, parse_spec(body), newer, training_stage(MASKS), config_uri=CONFIG)
     assert job["metadata"]["annotations"][PLATFORM_HASH] == platform_hash()
 
 
 def patched(job: Mapping[str, Any], spec: TeacherFineTuneSpec) -> dict[str, Any] | None:
-    return jobs.job_patch(job, spec, seconds_left=spec.active_deadline_seconds)
+    return job_patches.job_patch(job, training_stage(MASKS), spec, seconds_left=spec.active_deadline_seconds)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -778,22 +781,22 @@ def test_whether_a_queued_job_runs_is_kueues_to_say() -> None:
     job = training(queueName="q")
     for suspended in (True, False):
         job["spec"]["suspend"] = suspended
-        assert jobs.job_patch(job, parse_spec(body_of(queueName="q"))) is None
+        assert job_patches.job_patch(job, training_stage(MASKS), parse_spec(body_of(queueName="q"))) is None
 
 
 def test_what_we_suspend_we_let_run_again_and_nobody_elses() -> None:
     job = training()
-    patch = jobs.suspend_patch(job, suspend=True)
+    patch = job_patches.suspend_patch(job, suspend=True)
     assert patch == {"metadata": {"annotations": {SUSPENDED: "true"}}, "spec": {"suspend": True}}
     job["spec"]["suspend"] = True
-    assert jobs.suspend_patch(job, suspend=False) is None
+    assert job_patches.suspend_patch(job, suspend=False) is None
     job["metadata"]["annotations"][SUSPENDED] = "true"
-    assert jobs.suspend_patch(job, suspend=True) is None
-    assert jobs.suspend_patch(job, suspend=False) == {
+    assert job_patches.suspend_patch(job, suspend=True) is None
+    assert job_patches.suspend_patch(job, suspend=False) == {
         "metadata": {"annotations": {SUSPENDED: None}},
         "spec": {"suspend": False},
     }
-    assert jobs.suspend_patch(training(queueName="q"), suspend=True) is None
+    assert job_patches.suspend_patch(training(queueName="q"), suspend=True) is None
 
 
 def test_a_dollar_in_a_uri_is_no_variable_of_the_container() -> None:

@@ -15,7 +15,8 @@ from tft_world import World
 from teacher_operator.api.crd import crd
 from teacher_operator.api.status import TeacherFineTuneStatus
 from teacher_operator.decide.conditions import Summary, with_conditions
-from teacher_operator.decide.run import Observed, decide, read_status
+from teacher_operator.decide.run import decide, read_status
+from teacher_operator.decide.stage_context import Observed
 
 
 def seen(*conditions: Any, generation: Any = 1, observed: Any = 1, **status: Any) -> dict[str, Any]:

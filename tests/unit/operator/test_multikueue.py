@@ -114,5 +114,5 @@ def test_a_job_that_is_its_own_controllers_is_one_of_this_cluster() -> None:
     world = World(teachers=[MASKS])
     world.inspected()
     world.job(MASKS)["spec"]["managedBy"] = "kubernetes.io/job-controller"
-    view = world.observed({}).trainers[MASKS]
+    view = world.observed({}).jobs[MASKS.value]
     assert not view.elsewhere

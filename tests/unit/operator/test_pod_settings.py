@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from tft_objects import FULL, GPU, MASKS, MINIMAL, NOW, SETTINGS, body_of, info_of, job_of, pod_of, view_of
 from tft_schema import spec_errors
 
+from engine import stages
 from engine.spec import TeacherName
+from engine.stages import training as training_stage
 from teacher_operator.api.names import KUEUE_QUEUE, PLATFORM_HASH, RUN
 from teacher_operator.api.pod_settings import PodSettings, StageName
 from teacher_operator.api.settings import Allowed, Settings
@@ -24,7 +26,8 @@ from teacher_operator.decide import jobs
 from teacher_operator.decide.attempts import attempted
 from teacher_operator.decide.dataset_status import dataset_status
 from teacher_operator.decide.policy import refusal
-from teacher_operator.decide.run import Decision, Observed, decide
+from teacher_operator.decide.run import Decision, decide
+from teacher_operator.decide.stage_context import Observed
 
 Manifest = dict[str, Any]
 INSPECTION = "Inspection"
@@ -35,10 +38,10 @@ def jobs_of(settings: Settings = SETTINGS, **spec: Any) -> dict[str, Manifest]:
     body = body_of(**spec)
     parsed = parse_spec(body)
     trainers = {
-        teacher.value: jobs.training(body, parsed, settings, teacher=teacher, config_uri="s3://out/c.yaml")
+        teacher.value: jobs.stage_job(body, parsed, settings, training_stage(teacher), config_uri="s3://out/c.yaml")
         for teacher in TeacherName
     }
-    return {INSPECTION: jobs.inspection(body, parsed, settings), **trainers}
+    return {INSPECTION: jobs.stage_job(body, parsed, settings, stages.INSPECTION), **trainers}
 
 
 def pods(settings: Settings = SETTINGS, **spec: Any) -> dict[str, Manifest]:
@@ -356,7 +359,7 @@ def test_what_runs_goes_on_when_its_settings_are_not_allowed(edited: bool) -> No
         "teachers": [{"name": "Sam", "state": "Training", "job": "forklifts-sam"}],
     }
     running = view_of(pod_of(phase="Running", started=NOW), job=job)
-    decision = decide(body, Observed(trainers={MASKS: running}), CLOSED, now=NOW)
+    decision = decide(body, Observed({MASKS.value: running}), CLOSED, now=NOW)
     reason, message = conditions(decision)["Succeeded"]
     assert reason == "Training"
     assert ("it goes on with the old ones" in message) == edited

@@ -14,7 +14,7 @@ from tft_schema import status_errors
 from engine.results.events import Event
 from teacher_operator.api.status import ProgressStatus, TeacherFineTuneStatus
 from teacher_operator.decide.progress import NOTE_MAX, ProgressView, percent_text, plain_lines, read_progress
-from teacher_operator.decide.teacher import _progressed
+from teacher_operator.decide.stage_results import with_progress
 
 
 def line(event: str, **values: Any) -> str:
@@ -205,7 +205,7 @@ def test_whatever_lines_say_what_comes_of_it_can_be_written(events: list[dict[st
 
 
 def _fits(view: ProgressView) -> None:
-    teacher = _progressed(teacher_of(state="Training"), view_of(progress=view).progress)
+    teacher = with_progress(teacher_of(state="Training"), view_of(progress=view).progress)
     assert status_errors(TeacherFineTuneStatus(teachers=[teacher])) == []
     for value in (view.ap_before, view.ap_after):
         assert value is None or -1 <= value <= 1

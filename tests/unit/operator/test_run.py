@@ -33,7 +33,8 @@ from teacher_operator.api.status import ATTEMPTS, AttemptStatus, FailureStatus, 
 from teacher_operator.decide.actions import Look
 from teacher_operator.decide.attempts import attempted
 from teacher_operator.decide.job_state import JOB_NAME
-from teacher_operator.decide.run import Observed, decide, read_status
+from teacher_operator.decide.run import decide, read_status
+from teacher_operator.decide.stage_context import Observed
 
 INSPECT_JOB, BOXES_JOB, MASKS_JOB = f"{NAME}-inspect", f"{NAME}-grounding-dino", f"{NAME}-sam"
 
@@ -94,7 +95,7 @@ def test_while_inspection_waits_it_is_said_why() -> None:
     world.controllers()
     world.waits(world.pod(), reason="ImagePullBackOff", message="401 Unauthorized")
     decision = world.look()
-    assert "inspection has not begun: image cannot be pulled: registry.test/operator:1" in world.summary[2]
+    assert "image cannot be pulled: registry.test/operator:1" in world.summary[2]
     assert decision.todo.again_at is not None
 
 
@@ -151,8 +152,8 @@ def test_a_job_of_sam_that_an_older_operator_has_made_beside_the_other_goes_on()
     alone.training()
     both.training()
     seen = both.observed({})
-    view = alone.observed({}).trainers[MASKS]
-    decision = decide(both.body, Observed(seen.inspect, {**seen.trainers, MASKS: view}), SETTINGS, now=both.now)
+    view = alone.observed({}).jobs[MASKS.value]
+    decision = decide(both.body, Observed({**seen.jobs, MASKS.value: view}), SETTINGS, now=both.now)
     assert {one.name: one.state for one in decision.status.teachers} == {BOXES: "Training", MASKS: "Training"}
     assert decision.todo.empty
 
@@ -710,7 +711,7 @@ def test_what_a_trainer_left_may_be_lost_with_its_pod() -> None:
     world.controllers()
     world.remove_pod(pod)
     world.look()
-    assert "asked once more" in world.summary[2]
+    assert "was lost with its pod" in world.summary[2]
     world.run_fairly()
     assert world.made.count(MASKS_JOB) == 2
     assert world.state == ("True", "Succeeded")

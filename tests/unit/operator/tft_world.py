@@ -25,6 +25,7 @@ from teacher_operator.api.names import (
     TEACHER,
     inspect_job,
     owner_uid,
+    stage_of,
     trainer_job,
 )
 from teacher_operator.api.settings import Settings
@@ -37,8 +38,9 @@ from teacher_operator.decide.failed_pods import telling_pod
 from teacher_operator.decide.job_state import JOB_NAME, JobView
 from teacher_operator.decide.pod_state import is_over
 from teacher_operator.decide.progress import read_progress
-from teacher_operator.decide.run import Decision, Observed, decide, read_status
+from teacher_operator.decide.run import Decision, decide, read_status
 from teacher_operator.decide.sidecars import job_view
+from teacher_operator.decide.stage_context import Observed
 from teacher_operator.runtime.store import Store
 
 Body = dict[str, Any]
@@ -140,19 +142,14 @@ class World:
 
     def observed(self, refused: Mapping[str, FailureStatus]) -> Observed:
         """What the operator sees."""
-        inspect, trainers = None, {}
-        jobs = self._store.jobs_of(self.body)
-        for job in jobs:
-            view = self._complete(job_view(job, self._store.pods_of(job)))
-            labels = job["metadata"]["labels"]
-            if labels[COMPONENT] == INSPECT:
-                assert inspect is None
-                inspect = view
-            else:
-                assert SLUGS[labels[TEACHER]] not in trainers
-                trainers[SLUGS[labels[TEACHER]]] = view
-        orphans = self._store.orphans_of(self.body, jobs)
-        return Observed(inspect=inspect, trainers=trainers, refused=refused, orphans=orphans)
+        children, jobs = self._store.jobs_of(self.body), {}
+        for job in children:
+            stage = stage_of(job["metadata"]["labels"])
+            assert stage is not None
+            assert stage.name not in jobs
+            jobs[stage.name] = self._complete(job_view(job, self._store.pods_of(job)))
+        orphans = self._store.orphans_of(self.body, children)
+        return Observed(jobs=jobs, refused=refused, orphans=orphans)
 
     def decide(self, refused: Mapping[str, FailureStatus] | None = None) -> Decision:
         """What the operator would do now."""

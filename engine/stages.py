@@ -1,0 +1,110 @@
+"""The stages of a run: inspection, then one per teacher. Each is a Job on a cluster and a process on one machine.
+
+The operator and the local runner both work from :func:`all_stages`. A teacher in the registry has its stage; any other
+stage is added to ``AFTER_TRAINING``. Both then start it, report it and wait for it by the same code as every other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
+
+from engine.registry import prompter
+from engine.results.outcome import Outcome
+from engine.results.types import Result
+from engine.spec import TeacherName
+
+
+class StageInput(NamedTuple):
+    """What the command of a stage reads.
+
+    Attributes:
+        request: File with the manifest.
+        config: URI of the run's ``teacher_config.yaml``, which inspection writes; empty before.
+    """
+
+    request: str = ""
+    config: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run that executes as a process of its own.
+
+    Attributes:
+        name: CamelCase name in ``spec.stages`` and in status.
+        slug: The same in names of files, Jobs, labels and containers.
+        title: The same in sentences.
+        activity: What it does before it reports progress, for its status.
+        arguments: Arguments of the command ``teacher``.
+        result: The result in an outcome; None where the outcome holds none.
+        teacher: The teacher that it trains, if it trains one.
+        requires: Names of the stages that must have succeeded before.
+        follows: Names of the stages that must have ended before, in success or not, each with the reason.
+        uses_gpu: It runs in the trainer image with the run's GPUs, and reports progress.
+        exclusive: Two processes of it must never run at a time.
+        retries: Number of retries; None: as the run says (``spec.backoffLimit``).
+        run_limit_seconds: Longest time in which its containers may run, over all attempts; None: as the run says
+            (``spec.activeDeadlineSeconds``).
+    """
+
+    name: str
+    slug: str
+    title: str
+    activity: str
+    arguments: Callable[[StageInput], Sequence[str]]
+    result: Callable[[Outcome], Result | Mapping[str, str] | None] = lambda outcome: outcome.finished
+    teacher: TeacherName | None = None
+    requires: tuple[str, ...] = ()
+    follows: Mapping[str, str] = field(default_factory=dict)
+    uses_gpu: bool = False
+    exclusive: bool = True
+    retries: int | None = 2
+    run_limit_seconds: int | None = 4 * 3600
+
+
+INSPECTION = Stage(
+    name="Inspection",
+    slug="inspect",
+    title="inspection",
+    activity="the data is being inspected",
+    arguments=lambda given: ("prepare", "-f", given.request),
+    result=lambda outcome: outcome.prepared,
+    exclusive=False,
+)
+
+
+@cache
+def training(teacher: TeacherName) -> Stage:
+    """Return the stage that trains one teacher, after the one whose boxes prompt it."""
+    before = prompter(teacher)
+    return Stage(
+        name=teacher.value,
+        slug=teacher.slug,
+        title=teacher.traits.title,
+        activity="fetching the data and the base model",
+        arguments=lambda given: ("train", "--config", given.config, "--teacher", teacher.value),
+        result=lambda outcome: outcome.trained,
+        teacher=teacher,
+        requires=(INSPECTION.name,),
+        follows={before.value: "whose boxes it is prompted by"} if before is not None else {},
+        uses_gpu=True,
+        retries=None,
+        run_limit_seconds=None,
+    )
+
+
+AFTER_TRAINING: tuple[Stage, ...] = ()
+"""Stages that come after the training of all teachers."""
+
+
+def all_stages() -> tuple[Stage, ...]:
+    """Return every stage, in order of execution."""
+    return (INSPECTION, *map(training, TeacherName), *AFTER_TRAINING)
+
+
+def of_run(teachers: Sequence[TeacherName]) -> tuple[Stage, ...]:
+    """Return the stages of a run that trains these teachers, in order."""
+    return tuple(stage for stage in all_stages() if stage.teacher is None or stage.teacher in teachers)

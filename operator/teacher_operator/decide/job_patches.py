@@ -1,0 +1,104 @@
+"""What may change of an existing Job: limits, suspension, and the digest of what only a new Job can take on. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from engine.stages import Stage
+from teacher_operator.api.names import KUEUE_QUEUE, PLATFORM_HASH, SUSPENDED
+from teacher_operator.api.spec import APPLIED_TO_JOBS, PLATFORM, PLATFORM_STORAGE, TeacherFineTuneSpec
+
+Body = Mapping[str, Any]
+Manifest = dict[str, Any]
+
+
+def job_settings(stage: Stage, spec: TeacherFineTuneSpec, *, seconds_left: int | None) -> Manifest:
+    """Return the settings of a Job that may change while it runs; null is none."""
+    deadline = {"activeDeadlineSeconds": seconds_left} if seconds_left else {}
+    return {"backoffLimit": retries(stage, spec) * nodes(stage, spec), **deadline}
+
+
+def retries(stage: Stage, spec: TeacherFineTuneSpec) -> int:
+    """Return the number of retries of a stage."""
+    return spec.backoff_limit if stage.retries is None else stage.retries
+
+
+def nodes(stage: Stage, spec: TeacherFineTuneSpec) -> int:
+    """Return the number of pods that run together. Where one of them fails, each of them ends as failed."""
+    return spec.nodes if stage.uses_gpu else 1
+
+
+def job_patch(
+    job: Body, stage: Stage, spec: TeacherFineTuneSpec, *, seconds_left: int | None = None, paused: bool = False
+) -> Manifest | None:
+    """Return the merge patch that sets the Job of a stage as the object says; None if nothing differs.
+
+    Args:
+        job: The Job.
+        stage: Its stage.
+        spec: What the user asks for.
+        seconds_left: Of the deadline, for this very Job; Kubernetes counts them from when it was last allowed to run.
+        paused: The Job stays suspended for now.
+    """
+    patch: Manifest = suspend_patch(job, suspend=spec.suspend or paused) or {}
+    wanted = job_settings(stage, spec, seconds_left=seconds_left)
+    wanted.setdefault("activeDeadlineSeconds", None)
+    if not is_queued(job):
+        wanted["parallelism"] = nodes(stage, spec)
+    now = {"parallelism": 1} | dict(job["spec"])
+    changes = {name: value for name, value in wanted.items() if (now.get(name) or 0) != (value or 0)}
+    if changes:
+        patch["spec"] = patch.get("spec", {}) | changes
+    return patch or None
+
+
+def last_try(job: Body) -> list[tuple[str, Manifest]]:
+    """The patch, by the name of the Job, with which a failure ends a Job; its pods stay, and so do their logs."""
+    return [(job["metadata"]["name"], {"spec": {"backoffLimit": 0}})] if job["spec"].get("backoffLimit") else []
+
+
+def suspend_patch(job: Body, *, suspend: bool) -> Manifest | None:
+    """A merge patch that suspends a Job, or lets one run that we have suspended.
+
+    A Job in a queue is let alone, and so is one that somebody else has suspended: it may be a queue that nobody told us
+    of, and two that switch a Job on and off would never end.
+    """
+    suspended, ours = bool(job["spec"].get("suspend")), SUSPENDED in (job["metadata"].get("annotations") or {})
+    if is_queued(job) or suspended == suspend or (suspended and not ours):
+        return None
+    annotation = "true" if suspend else None
+    return {"metadata": {"annotations": {SUSPENDED: annotation}}, "spec": {"suspend": suspend}}
+
+
+def is_queued(job: Body) -> bool:
+    """Whether a Job runs is Kueue's to say."""
+    return KUEUE_QUEUE in (job["metadata"].get("labels") or {})
+
+
+def platform_hash(spec: TeacherFineTuneSpec, stage: Stage) -> str:
+    """A digest of the settings that only a new Job can take on: an operator's new version changes none of them.
+
+    What another stage alone is given has no part in it.
+
+    Defaults have no part in it, so that a setting which a later version of the CRD brings changes none either.
+    """
+    given = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+    kept = {name: given[name] for name in PLATFORM if name in given and name not in APPLIED_TO_JOBS}
+    stages = [one for one in kept.pop("stages", ()) if one["name"] == stage.name]
+    if stages:
+        kept["stages"] = stages
+    storage = {name: value for name, value in given.get("storage", {}).items() if name in PLATFORM_STORAGE}
+    kept["storage"] = storage.pop("credentialsSecretRef", None)
+    if "caBundleConfigMapRef" in storage:  # under the name that keeps the digest of existing Jobs
+        kept["caBundle"] = storage.pop("caBundleConfigMapRef")
+    kept |= storage
+    text = json.dumps(kept, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_made_from(job: Body, spec: TeacherFineTuneSpec, stage: Stage) -> bool:
+    """Return whether a Job has the settings of an object that only a new Job could take on."""
+    return (job["metadata"].get("annotations") or {}).get(PLATFORM_HASH) == platform_hash(spec, stage)
