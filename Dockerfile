@@ -1,12 +1,12 @@
-# The operator, and inspection of data. No torch.
+# The operator, and inspection of datasets. Without torch.
 #
 #     docker build -t operator .
 #     buildah build -t operator .
 #
-# docs/images.md: what is in it, and how BASE is pinned.
+# docs/images.md describes its contents, and how BASE is pinned.
 ARG BASE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
-# The project alone, for laying over the virtual environment of the image.
+# Only the project, which is copied over the virtual environment of the image.
 FROM ${BASE} AS project
 COPY requirements-build.lock /opt/
 RUN python -m venv /opt/tools \
@@ -22,10 +22,10 @@ FROM ${BASE}
 RUN groupadd --gid 65532 teacher \
  && useradd --uid 65532 --gid teacher --key UID_MAX=65532 --no-log-init --no-create-home --home-dir /tmp \
         --shell /usr/sbin/nologin teacher
-# What is pinned, in a layer of its own: it changes seldom and is large, the project is small. Bytecode is never compared
-# with its source, since layers may be given another time stamp. What is large and never used goes:
-# packages' own tests, the Kubernetes client's typed models and calls (objects are plain JSON here), and the descriptions of
-# the 430 AWS services that are neither storage nor a way to credentials.
+# The pinned packages are a separate layer: it is large and rarely changes, and the project is small. Bytecode is never
+# compared with its source, because layers may get other time stamps. Large unused files are removed: tests of packages, the
+# Kubernetes client's typed models and calls (objects are plain JSON here), and the descriptions of the 430 AWS services that
+# serve neither storage nor credentials.
 COPY requirements-build.lock requirements-operator.lock /opt/
 RUN python -m venv /opt/tools \
  && /opt/tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /opt/requirements-build.lock \
@@ -48,7 +48,7 @@ USER 65532:65532
 WORKDIR /tmp
 ENTRYPOINT ["teacher-operator"]
 
-# Last, so that another revision builds on all of the above.
+# Last, so another revision reuses all layers above.
 ARG BASE
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -52,7 +52,7 @@ check: $(INSTALLED)  ## check format, lint rules, types, layers, links of the do
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 	$(BIN)/python .ci/audit.py
 
 audit: $(INSTALLED)  ## list known vulnerabilities of the pinned packages, as `make check` does
@@ -75,7 +75,7 @@ bench: $(INSTALLED)  ## run the benchmarks
 
 docs: $(INSTALLED)  ## write the generated pages and build the site into site/; a broken link fails
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 chart: $(INSTALLED)  ## write the files that are generated from the chart: schema, README, manifests
 	$(BIN)/python helm/generate.py

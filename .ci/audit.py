@@ -1,7 +1,7 @@
-"""Known vulnerabilities of everything that is pinned, as PyPI tells them: ``make audit``.
+"""Report known vulnerabilities of all pinned packages, from PyPI: ``make audit``.
 
-Exit code 1 if there is one. What could not be asked for is said, and is no failure: a machine without a network has to
-build too.
+Exit code 1 if a package has one. Packages that cannot be checked are reported without a failure, because a machine
+without a network must be able to build.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    """Ask, and tell."""
+    """Run pip-audit and report its result."""
     program = str(Path(sys.executable).parent / "pip-audit")
     asked = ["--requirement", str(ROOT / "requirements.lock"), "--disable-pip", "--require-hashes"]
     command = [program, *asked, "--format", "json", "--progress-spinner", "off", "--timeout", "10"]

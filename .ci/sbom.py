@@ -2,9 +2,9 @@
 
     python .ci/sbom.py operator:latest --lock requirements-operator.lock --output out/sbom/operator.cdx.json
 
-The image itself lists what it holds: Debian's packages, and every Python distribution. Each distribution of
-``/opt/venv`` has to be pinned in the lock at that version (exit code 1 if one is not) and gets the hashes that the lock
-accepts. The image's labels are copied: its base with digest, its version and its revision.
+The image itself lists its contents: Debian packages and Python distributions. The lock must pin each distribution of
+``/opt/venv`` at its version (otherwise exit code 1); its hashes come from the lock. The image's labels are copied: its
+base with digest, its version and its revision.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ print(json.dumps({
     "debian": list(debian()),
 }))
 """
-"""Run by the image's own Python: what there is to list."""
+"""Script for the image's own Python that lists the contents."""
 
 
 Pins = dict[tuple[str, str], list[str]]
 
 
 class UnpinnedError(Exception):
-    """The image holds what its lock does not pin."""
+    """The image contains a distribution that its lock does not pin."""
 
 
 def normalized(name: str) -> str:
-    """The name of a distribution as locks and package URLs have it."""
+    """Return the name of a distribution as in locks and package URLs."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

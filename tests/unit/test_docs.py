@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,19 @@ def test_every_relative_link_leads_to_a_file_and_to_a_heading_of_it(file: Path) 
 def test_links_are_found() -> None:
     assert len(MARKDOWN) > 20
     assert "](docs/" in prose(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("link", ["other.md", "#no-such-heading", "../missing.md"])
+def test_make_docs_fails_on_a_broken_link(link: str, tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="`make install` installs it")
+    command = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "mkdocs build" in line).split()[1:]
+    config = re.sub(r"^nav:.*", "nav: [index.md]\n", (ROOT / "mkdocs.yml").read_text(), flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "mkdocs.yml").write_text(config)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "repository_links.py").write_text((DOCS / "repository_links.py").read_text())
+    for text, fails in (("A page.", False), (f"A [link]({link}).", True)):
+        (tmp_path / "docs" / "index.md").write_text(f"# Title\n\n{text}\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "mkdocs", *command], cwd=tmp_path, capture_output=True, check=False
+        )
+        assert bool(done.returncode) == fails, done.stderr

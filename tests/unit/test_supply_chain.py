@@ -100,6 +100,21 @@ def test_a_release_attests_and_signs_both_images() -> None:
     assert "--build-arg BASE" not in script, "the base is the one that is pinned"
 
 
+def test_a_release_publishes_the_signed_wheel_and_the_signed_chart() -> None:
+    release = next(file for file in WORKFLOWS if file.stem == "release")
+    jobs = yaml.safe_load(release.read_text())["jobs"]
+    wheel, chart = ("\n".join(values(jobs[name], "run")) for name in ("wheel", "chart"))
+    assert wheel.index("make wheel") < wheel.index("cosign sign-blob") < wheel.index("gh release create")
+    assert chart.index("helm package") < chart.index("helm push") < chart.index("cosign sign")
+    assert re.search(r"^wheel:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_no_workflow_names_a_registry_or_an_owner() -> None:
+    release = next(file for file in WORKFLOWS if file.stem == "release")
+    assert yaml.safe_load(release.read_text())["env"]["REGISTRY"] == "${{ vars.REGISTRY }}"
+    assert [file.name for file in WORKFLOWS if "ghcr.io" in file.read_text()] == []
+
+
 @pytest.fixture(scope="module")
 def sbom() -> ModuleType:
     spec = importlib.util.spec_from_file_location("sbom", ROOT / ".ci" / "sbom.py")
