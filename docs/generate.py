@@ -231,21 +231,21 @@ def _kind(field: dict[str, Any]) -> str:
     elif resolved.get("type") == "integer":
         kind = f"{resolved['minimum']} to {resolved['maximum']}"
     elif "additionalProperties" in resolved and isinstance(resolved["additionalProperties"], dict):
-        kind = "text by name"
+        kind = "map of strings"
     elif resolved.get("type") == "boolean":
-        kind = "true or false"
+        kind = "boolean"
     elif "properties" in resolved:
-        kind = "a list" if many else "settings"
+        kind = "list of objects" if many else "object"
     elif resolved.get("type") == "object" and "patternProperties" not in resolved:
-        kind = "settings as in a pod"
+        kind = "object as in a pod"
     elif resolved.get("type") == "object":
-        kind = "text by name"
+        kind = "map of strings"
     elif INT_OR_STRING in resolved:
-        kind = "an amount, such as 4, 500m or 16Gi"
+        kind = "quantity, such as 4, 500m or 16Gi"
     elif "eE" in resolved.get("pattern", ""):
-        kind = "a decimal number in quotes"
+        kind = "decimal number in quotes"
     else:
-        kind = "text"
+        kind = "string"
     default = field.get("default")
     return kind + (f"; default {json.dumps(default)}" if isinstance(default, int | str) else "")
 

@@ -246,13 +246,13 @@ class DatasetSpec(SpecModel):
         default=20,
         ge=0,
         le=100,
-        description="Refuse the dataset if more images or annotations than this would be left out.",
+        description="Refuse the dataset if a larger share of images or annotations would be left out.",
     )
     max_leaked_percent: int = Field(
         default=5,
         ge=0,
         le=100,
-        description="Refuse the dataset if more images of val, or of test, than this are in train too.",
+        description="Refuse the dataset if a larger share of the images of val, or of test, is in train too.",
     )
 
     exif_orientation: ExifOrientation = Field(

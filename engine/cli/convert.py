@@ -26,7 +26,7 @@ def convert(
         str,
         typer.Option(
             "--output",
-            help="COCO file to write, such as annotations.json; of a dataset in parts the folder for train.json, "
+            help="COCO file to write, such as annotations.json; of a dataset with splits the folder for train.json, "
             "val.json and test.json; s3:// or path.",
         ),
     ],

@@ -42,7 +42,7 @@ def split(
     train: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.8,
     val: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.2,
     test: Annotated[float, typer.Option(min=0, max=1, help="Share of the images.")] = 0.0,
-    stratify: Annotated[bool, typer.Option(help="Keep the share of every class in every part.")] = True,
+    stratify: Annotated[bool, typer.Option(help="Keep the share of every class in every split.")] = True,
     crowds: options.CrowdChoice = Crowds.IGNORE,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same split.")] = 0,
     images: options.Images = None,
