@@ -48,11 +48,12 @@ from engine.spec import DatasetSpec, FineTuneSpec, PartSpec, TeacherName, Teache
 from engine.storage import Storage
 from engine.teachers import REGISTRY, Batch, Teacher
 from engine.training import TeacherTrainer
-from engine.training.data import Views, batches_from
+from engine.training.annotated_splits import AnnotatedSplits
+from engine.training.batches import Views, batches_from
 from engine.training.device import seed_all
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
 from engine.training.sampler import Steps, learning_rate, repeats
-from engine.training.splits import Data, Splits
+from engine.training.splits import Splits
 
 BASES = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
 PACKAGE = "finetuning-grounding-dino-sam==0.1.2"
@@ -280,7 +281,7 @@ def prepare(options: argparse.Namespace, work: Path) -> Task:
     info = inspect_request(dataset, storage=storage)
     config = generate_config(info, spec)
     masks = REGISTRY[TeacherName(options.teacher)].needs_masks
-    parts = Splits.of(Data.of(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache"))
+    parts = Splits.of(AnnotatedSplits.of(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache"))
     return Task(config, TeacherName(options.teacher), base, parts, work)
 
 

@@ -31,9 +31,10 @@ from engine.results.run_files import read_result
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import Teacher, load_adapted
+from engine.training.annotated_splits import SplitData
 from engine.training.device import memory_errors
 from engine.training.distributed import Processes
-from engine.training.splits import SplitData, Splits
+from engine.training.splits import Splits
 
 """File name, with the digest of the boxes: several attempts of one run may have detected different boxes."""
 
@@ -149,7 +150,7 @@ def detect_box_prompts(
 ) -> DetectedBoxes | None:
     """Detect objects of the training and validation split with the teacher that prompts ``name``.
 
-    All processes take part.
+    All processes take split.
 
     Args:
         config: Resolved configuration of the run.
@@ -211,13 +212,13 @@ def _look(
     with processes.one_here_first():
         teacher = load_adapted(adapter, storage=storage, cache=cache)
     seen: list[list[Detections]] = []
-    for part, wanted in splits:
+    for split, wanted in splits:
         with memory_errors(teacher, settings):
             mine = predict_images(
                 teacher,
-                part.dataset,
-                partial(part.sample, with_masks=False),
-                indices=processes.place.share(range(len(part.dataset) if wanted else 0)),
+                split.dataset,
+                partial(split.sample, with_masks=False),
+                indices=processes.place.share(range(len(split.dataset) if wanted else 0)),
                 batch_size=min(settings.batch_size, DETECTION_BATCH),
             )
         seen.append([found for _, found in processes.gather(mine)])

@@ -43,6 +43,12 @@ and then additional checkpoints cost little."""
 SHORTEST, LONGEST = 15.0, 1800.0
 """Bounds of the time between two checkpoints, in seconds."""
 
+EXPECTED_COST = 1.0
+"""Assumed seconds per checkpoint, until one was written."""
+
+HISTORY_POINTS = 200
+"""Points of the loss curve over a whole run."""
+
 
 class Progress(BaseModel):
     """Progress of a run."""
@@ -73,6 +79,32 @@ class Progress(BaseModel):
         description="Images at a time by the memory available when the run began; None: whole batches.",
     )
 
+    def after_step(self, loss: float, *, steps: int, epoch: float) -> Progress:
+        """Return the progress after one more step.
+
+        Args:
+            loss: Loss of the step.
+            steps: Steps of the whole run.
+            epoch: Epochs after the step.
+        """
+        step, loss_sum, loss_steps = self.step + 1, self.loss_sum + loss, self.loss_steps + 1
+        history = self.history
+        if step % math.ceil(steps / HISTORY_POINTS) == 0 or step == steps:
+            history = (*history, HistoryPoint(step=step, epoch=epoch, loss=loss_sum / loss_steps))
+            loss_sum, loss_steps = 0.0, 0
+        changes = {"step": step, "history": history, "loss_sum": loss_sum, "loss_steps": loss_steps}
+        return self.model_copy(update=changes)
+
+    def after_evaluation(self, ap: float, *, epoch: float) -> Progress:
+        """Return the progress after an evaluation of the current step with this AP."""
+        point = HistoryPoint(step=self.step, epoch=epoch, ap=ap)
+        changes: dict[str, Any] = {"evaluated_step": self.step, "history": (*self.history, point)}
+        if self.best_ap is None or ap > self.best_ap:
+            changes |= {"best_ap": ap, "best_step": self.step, "waited": 0}
+        else:
+            changes |= {"waited": self.waited + 1}
+        return self.model_copy(update=changes)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -95,7 +127,7 @@ class Checkpoint:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-def checkpoint_interval(cost: float) -> float:
+def checkpoint_interval(cost: float = EXPECTED_COST) -> float:
     """Return the optimal seconds between two checkpoints: Young's sqrt(2 * cost * time between failures).
 
     With more checkpoints their cost exceeds the saved work, with fewer more work is lost (Young, CACM 17(9), 1974).

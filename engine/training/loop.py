@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
@@ -28,25 +27,14 @@ from engine.models.activation_checkpointing import recompute
 from engine.models.base import Batch, Teacher
 from engine.models.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
 from engine.results.events import Event, Listener, better_than
-from engine.results.types import ApMetrics, HistoryPoint
+from engine.results.types import ApMetrics
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_interval, save_checkpoint
 from engine.training.device import Stop, autocast, memory_error, memory_errors, peak_memory_bytes, seed_all
 from engine.training.distributed import ALONE, Processes
 from engine.training.micro_batch import StepMemory
-from engine.training.optimizer import (
-    apply_gradients,
-    build_optimizer,
-    gradients,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from engine.training.optimizer import apply_gradients, build_optimizer, gradients, optimizer_tensors, restore_optimizer
+from engine.training.pace import Pace
 from engine.training.sampler import Steps, learning_rate
-
-EXPECTED_COST = 1.0
-"""Assumed seconds per checkpoint, until one was written."""
-
-HISTORY_POINTS = 200
-"""Points of the loss curve over a whole run."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,7 @@ class Loop:
         self.steps = replace(steps, micro_batch_size=start.progress.micro_batch_size or steps.micro_batch_size)
         self.memory = StepMemory(start.progress.step_memory_bytes)
         self.folder, self.hooks, self.stop, self.processes = folder, hooks, stop, processes
-        self.interval = checkpoint_interval(EXPECTED_COST)
+        self.interval = checkpoint_interval()
         self.start = start
         self.progress = start.progress
         self.best: dict[str, Tensor] = start.best
@@ -123,7 +111,7 @@ class Loop:
             OutOfGpuMemoryError: The GPU has too little memory even for half a batch.
         """
         while True:
-            with closing(self._batches(self.steps)) as batches:  # its workers end with the block
+            with closing(self.hooks.batches(self.steps, self.progress.step)) as batches:  # the block ends its workers
                 if self._to_the_end(batches):
                     return self.progress
             self._halve()
@@ -141,13 +129,9 @@ class Loop:
                 return False
             self.stop.alive()
             if self.processes.any(self.stop.requested):
-                self._checkpoint_at_the_end()
                 raise self._interrupted()
             if time.monotonic() - self.saved >= self.interval:
                 self._checkpoint()
-
-    def _batches(self, steps: Steps) -> Generator[Batch, None, None]:
-        return self.hooks.batches(steps, self.progress.step)
 
     def _step(self, batches: Iterator[Batch]) -> bool:
         """Take a step and return True; False if a batch does not fit into memory."""
@@ -167,7 +151,8 @@ class Loop:
                 + ("the best adapter so far is kept" if self.best else "there is no adapter yet")
             ) from None
         self.pace.step(time.monotonic() - begin, images=len(self.steps.views(done)))
-        self._count_step(losses)
+        epoch = self.steps.epochs_at(done + 1)
+        self.progress = self._updated(self.progress.after_step(losses["loss"], steps=self.steps.total, epoch=epoch))
         self._tell(
             "step",
             loss=losses["loss"],
@@ -181,14 +166,14 @@ class Loop:
     def _gradients(self, steps: Steps, batches: Iterator[Batch]) -> dict[str, float] | None:
         """Compute gradients of the next step and return its losses; None if a batch does not fit into memory."""
         done = self.progress.step
-        parts = [next(batches) for _ in steps.batches(done)]
+        micro_batches = [next(batches) for _ in steps.batches(done)]
         # After the batches: a loader draws a number when it starts.
         seed_all(self.training.seed, done, self.processes.place.rank)
         set_training(self.teacher, True)
         self.progress = self._updated()  # saves the device's peak memory, which is reset next
         try:
             with self.memory.measured(self.teacher.model):
-                return gradients(self.teacher, parts, self.precision, self.processes)
+                return gradients(self.teacher, micro_batches, self.precision, self.processes)
         except torch.OutOfMemoryError:
             self.optimizer.zero_grad(set_to_none=True)
             if self.teacher.device.type == "cuda":
@@ -222,21 +207,12 @@ class Loop:
         while size > 1:
             size //= 2
             steps = replace(self.steps, micro_batch_size=size)
-            with closing(self._batches(steps)) as batches:
+            with closing(self.hooks.batches(steps, self.progress.step)) as batches:
                 fits = self._gradients(steps, batches) is not None
             self.optimizer.zero_grad(set_to_none=True)
             if fits:
                 return size
         return 0
-
-    def _count_step(self, losses: dict[str, float]) -> None:
-        progress = self.progress
-        step, loss_sum, loss_steps = progress.step + 1, progress.loss_sum + losses["loss"], progress.loss_steps + 1
-        history = progress.history
-        if step % math.ceil(self.steps.total / HISTORY_POINTS) == 0 or step == self.steps.total:
-            point = HistoryPoint(step=step, epoch=self.steps.epochs_at(step), loss=loss_sum / loss_steps)
-            history, loss_sum, loss_steps = (*history, point), 0.0, 0
-        self.progress = self._updated(step=step, history=history, loss_sum=loss_sum, loss_steps=loss_steps)
 
     def _evaluate(self) -> None:
         begin, progress = time.monotonic(), self.progress
@@ -244,18 +220,12 @@ class Loop:
         try:
             ap = self.hooks.evaluate().ap
         except InterruptedTrainingError:
-            self._checkpoint_at_the_end()
             raise self._interrupted() from None
         self.pace.evaluation_seconds = time.monotonic() - begin
         better = progress.best_ap is None or ap > progress.best_ap
-        point = HistoryPoint(step=progress.step, epoch=self.steps.epochs_at(progress.step), ap=ap)
-        changes: dict[str, Any] = {"evaluated_step": progress.step, "history": (*progress.history, point)}
         if better:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(self.teacher).items()}
-            changes |= {"best_ap": ap, "best_step": progress.step, "waited": 0}
-        else:
-            changes |= {"waited": progress.waited + 1}
-        self.progress = self._updated(**changes)
+        self.progress = self._updated(progress.after_evaluation(ap, epoch=self.steps.epochs_at(progress.step)))
         self._tell("evaluation", ap=ap, best=better and self._best_ap() is not None, phase="adapted")
         if better:
             self.hooks.keep_best()
@@ -286,13 +256,14 @@ class Loop:
         except StorageError as error:
             self._tell("note", message=f"the last checkpoint is on this disk alone: {error}")
 
-    def _updated(self, **changes: Any) -> Progress:
+    def _updated(self, progress: Progress | None = None, **changes: Any) -> Progress:
         """Return the progress with ``changes``, and current time and memory."""
-        return self.progress.model_copy(
+        progress = progress or self.progress
+        return progress.model_copy(
             update={
                 "seconds": self.start.progress.seconds + time.monotonic() - self.started,
                 "step_memory_bytes": self.memory.peak,
-                "peak_memory_bytes": max(self.progress.peak_memory_bytes, peak_memory_bytes(self.teacher.device)),
+                "peak_memory_bytes": max(progress.peak_memory_bytes, peak_memory_bytes(self.teacher.device)),
                 **changes,
             }
         )
@@ -320,29 +291,9 @@ class Loop:
         return better_than(None if before is None else before.ap, self.progress.best_ap)
 
     def _interrupted(self) -> InterruptedTrainingError:
+        """Write a checkpoint, and return the error that ends the run."""
+        self._checkpoint_at_the_end()
         return InterruptedTrainingError(
             f"{self.stop.name} arrived: {self.teacher.name} stopped after step {self.progress.step} of "
             f"{self.steps.total}; the same command resumes from there"
         )
-
-
-class Pace:
-    """Recent speed of training and the estimated remaining time."""
-
-    def __init__(self) -> None:
-        self._steps: deque[tuple[float, int]] = deque(maxlen=50)
-        self.evaluation_seconds = 0.0
-
-    def step(self, seconds: float, *, images: int) -> None:
-        """Record a step of ``seconds`` for ``images`` images."""
-        self._steps.append((seconds, images))
-
-    @property
-    def images_per_second(self) -> float:
-        """Speed of training, without evaluations."""
-        return sum(images for _, images in self._steps) / max(1e-9, sum(seconds for seconds, _ in self._steps))
-
-    def seconds_left(self, steps: Steps, done: int) -> float:
-        """Return the estimated seconds until the end, including the remaining evaluations."""
-        a_step = sum(seconds for seconds, _ in self._steps) / len(self._steps)
-        return (steps.total - done) * a_step + steps.evaluations_left(done) * self.evaluation_seconds

@@ -39,9 +39,9 @@ def shared_images(check: SplitCheck | None) -> Iterator[str]:
     """Return a sentence about images that several splits share."""
     if check is None:
         return
-    for part, count in (("val", check.val), ("test", check.test)):
+    for split, count in (("val", check.val), ("test", check.test)):
         if count:
-            yield f"{count:,} images of {part} are in another split too: AP on them is not reliable"
+            yield f"{count:,} images of {split} are in another split too: AP on them is not reliable"
     if check.versions:
         yield f"{check.versions:,} images have the names of versions of pictures of another split"
     if check.examples:

@@ -1,92 +1,164 @@
-"""Fetch base model, annotations and evaluation images; training images are downloaded in the background."""
+"""Prepare a run: data, model, evaluation of the base, box prompts, and the steps of training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
-from engine.config import RunConfig
-from engine.dataset.checks.unreadable_images import Unreadable
-from engine.spec import TeacherName
-from engine.storage import Storage
-from engine.teachers import REGISTRY, LocalModel
+from engine.errors import ConfigError
+from engine.registry import prompter
+from engine.results.events import Event, EventKind
+from engine.teachers import Teacher
 from engine.training.background import BackgroundTask
-from engine.training.distributed import Processes
-from engine.training.messages import left_out
-from engine.training.retention_data import RetentionData, prepare_retention_data
-from engine.training.splits import Data, Splits
+from engine.training.box_prompts import DETECTION_BATCH, DetectedBoxes, Prompted, detect_box_prompts
+from engine.training.checkpoint import Checkpoint
+from engine.training.context import TrainingContext
+from engine.training.device import Stop
+from engine.training.evaluation import Baseline, Evaluator
+from engine.training.messages import left_out, shared_images
+from engine.training.prepare_data import PreparedData, fetch, wait_for_training_images
+from engine.training.prepare_model import PreparedModel, fetch_base, load_base, prepare_model
+from engine.training.resume import check_same_base, check_same_images, check_same_run, run_fingerprint
+from engine.training.retention_data import RetentionData
+from engine.training.sampler import Steps, repeats, shapes_of
+from engine.training.splits import Splits
 
-NO_RETENTION_DATA = "retention is not measured: training.retention has no class that the dataset does not have"
 
-
-@dataclass(frozen=True)
-class PreparedData:
-    """Data on disk, except the training images.
+@dataclass(frozen=True, eq=False)
+class PreparedRun:
+    """State before training starts.
 
     Attributes:
-        base: The base model.
-        data: Annotations and splits of the run.
-        unreadable: Unusable images and objects of all splits except ``train``.
-        retention: Images and classes that measure retention; None if it is not measured.
+        model: The teacher with its adapter.
+        splits: Data of the run, with its images on disk.
+        retention_data: Images that measure retention; None if it is not measured.
+        detected: Box prompts that another teacher detected, if there are any.
+        steps: Steps of training.
+        baseline: Evaluation of the base; None for a resumed run, whose checkpoint has its metrics.
     """
 
-    base: LocalModel
-    data: Data
-    unreadable: Mapping[str, Unreadable]
-    retention: RetentionData | None
+    model: PreparedModel
+    splits: Splits
+    retention_data: RetentionData | None
+    detected: DetectedBoxes | None
+    steps: Steps
+    baseline: Baseline | None
+
+    def event(self, kind: EventKind, **values: Any) -> Event:
+        """Create an event of this run."""
+        slug = self.model.teacher.name.slug
+        return Event(event=kind, teacher=slug, steps=self.steps.total, epochs=self.steps.epochs, **values)
 
 
-def fetch(
-    config: RunConfig,
-    name: TeacherName,
-    base: Callable[[], LocalModel],
-    *,
-    training_images: BackgroundTask[Splits],
-    storage: Storage,
-    cache: Path,
-    processes: Processes,
-    say: Callable[[str], None],
-) -> PreparedData:
-    """Fetch base model, annotations and evaluation images, and start to download the training images.
+def prepare_run(context: TrainingContext, checkpoint: Checkpoint | None) -> PreparedRun:
+    """Prepare a new run, or one to resume from ``checkpoint``.
 
-    Args:
-        config: Resolved configuration of the run.
-        name: The teacher to train.
-        base: Fetches the base model.
-        training_images: Downloads the training images, in one process per machine: the others read the same cache.
-        storage: Source of the data.
-        cache: Folder for downloads.
-        processes: All processes of the run.
-        say: Receives progress messages.
+    The base is evaluated while training images are downloaded.
 
     Raises:
-        TeacherError: Something is unavailable or unusable.
+        TeacherError: Something is unavailable, unusable, or not that of the checkpoint.
     """
-    masks, training = REGISTRY[name].needs_masks, config.training
-    with processes.one_here_first(), ThreadPoolExecutor(1) as thread:
-        fetching = thread.submit(base)
-        say("fetching the data; every image is decoded once, to find unreadable ones")
-        data = Data.of(config.data, masks=masks, seed=training.seed, storage=storage, cache=cache)
-        unreadable = {part: data.bring(part) for part in data.whole if part != "train"}
-        if data.undecided(unreadable):
-            say("waiting for the training images: they may show whether EXIF was applied when annotating")
-            unreadable["train"] = data.bring("train")
-        unreadable = data.settled(unreadable)
-        retention = prepare_retention_data(training.retention, config.data, masks=masks, storage=storage, cache=cache)
-        if processes.place.local_rank == 0:
-            training_images.begin(partial(Splits.of, data, unreadable))
-        for message in (NO_RETENTION_DATA,) if retention is None else left_out(retention.unreadable):
-            say(message)
-        return PreparedData(fetching.result(), data, unreadable, retention)
+    settings, training = context.settings, context.config.training
+    with BackgroundTask[Splits]() as training_images:
+        context.note(f"fetching the base model {settings.base_model}")
+        data = fetch(
+            context.config,
+            context.name,
+            partial(fetch_base, context, checkpoint),
+            training_images=training_images,
+            storage=context.storage,
+            cache=context.cache,
+            processes=context.processes,
+            say=context.note,
+        )
+        check_same_base(settings.base_model, data.base, context.processes)
+        teacher = load_base(context, data.base)
+        if data.retention is not None:
+            _check_retention_prompts(teacher, data.retention)
+        model = prepare_model(context, teacher, data.base, data.annotated.whole["train"].dataset, checkpoint)
+        baseline = None
+        if checkpoint is None:
+            baseline = _evaluate_base(context, model, data, training_images)
+        if training_images.busy:
+            context.note("waiting for the training images")
+        splits = wait_for_training_images(data, training_images, context.processes)
+    skipped = left_out(splits.unreadable, splits.objects_skipped, asked=context.config.data.exif_orientation)
+    for message in (*skipped, *shared_images(splits.shared)):
+        context.note(message)
+    detected = _detect_box_prompts(context, teacher, splits, checkpoint)
+    if checkpoint is not None:
+        check_same_images(checkpoint.settings, splits.unreadable)
+        now = run_fingerprint(context.config, context.name, base=data.base, splits=splits, detected=detected)
+        check_same_run(context.checkpoints, checkpoint.settings, now)
+    if detected is not None:
+        splits = replace(splits, train=Prompted(splits.train.dataset, splits.train.paths, detected.train))
+    train, size = splits.train.dataset, model.micro_batch.micro_batch_size
+    steps = Steps.of(
+        settings,
+        images=len(train),
+        seed=training.seed,
+        place=context.processes.place,
+        repeats=repeats(train, exponent=training.class_balance),
+        shapes=shapes_of(train) if teacher.pads else (),
+        micro_batch_size=size if size < settings.batch_size else None,
+    )
+    return PreparedRun(model, splits, data.retention, detected, steps, baseline)
 
 
-def wait_for_training_images(
-    prepared: PreparedData, training_images: BackgroundTask[Splits], processes: Processes
-) -> Splits:
-    """Wait for the training images, in all processes."""
-    with processes.one_here_first():
-        splits = training_images.result()
-        return Splits.of(prepared.data, prepared.unreadable) if splits is None else splits
+def build_evaluator(context: TrainingContext, model: PreparedModel, stop: Stop) -> Evaluator:
+    """Create the evaluator of a prepared teacher."""
+    return Evaluator(
+        model.teacher,
+        context.settings,
+        context.processes,
+        stop,
+        min(model.micro_batch.micro_batch_size, DETECTION_BATCH),
+        context.truths,
+    )
+
+
+def _evaluate_base(
+    context: TrainingContext, model: PreparedModel, data: PreparedData, training_images: BackgroundTask[Splits]
+) -> Baseline:
+    """Evaluate the base on the available splits; a failed download of the training images is raised early."""
+    splits = data.annotated.usable(data.unreadable)
+    with context.watched(training_images.check) as stop:
+        meanwhile = ", while the training images are downloaded" if training_images.busy else ""
+        context.note(f"evaluating the base model{meanwhile}")
+        baseline = build_evaluator(context, model, stop).base(splits)
+    stop.check()
+    ap, slug = baseline.metrics["val"].ap, context.name.slug
+    context.listen(Event(event="evaluation", teacher=slug, step=0, epoch=0, ap=ap, ap_before=ap, phase="base"))
+    return baseline
+
+
+def _detect_box_prompts(
+    context: TrainingContext, teacher: Teacher, splits: Splits, checkpoint: Checkpoint | None
+) -> DetectedBoxes | None:
+    """Detect box prompts with the teacher that prompts this one, which has the GPU to itself meanwhile."""
+    if prompter(context.name) is None:
+        return None
+    device = teacher.device
+    teacher.model.to("cpu")
+    detected = detect_box_prompts(
+        context.config,
+        context.name,
+        splits,
+        begun=None if checkpoint is None else checkpoint.settings,
+        folder=context.checkpoints,
+        storage=context.storage,
+        cache=context.cache,
+        processes=context.processes,
+        say=context.note,
+    )
+    teacher.model.to(device)
+    return detected
+
+
+def _check_retention_prompts(teacher: Teacher, retention_data: RetentionData) -> None:
+    """Check before training that the teacher can be prompted for the retention classes."""
+    try:
+        teacher.asking(retention_data.split.dataset.classes)
+    except ConfigError as error:
+        raise ConfigError(f"training.retention: {error}") from None

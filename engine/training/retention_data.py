@@ -11,9 +11,10 @@ from engine.dataset import CocoDataset, ImageFolder, load_part
 from engine.dataset.checks.class_name_checks import cleaned
 from engine.dataset.checks.unreadable_images import Unreadable, check_few, find_unreadable
 from engine.dataset.export_layouts import find_single_part
+from engine.dataset.splits.divide import images_with_objects
 from engine.evaluation.retention import BUILT_IN, PROBE
 from engine.storage import Storage
-from engine.training.splits import SplitData, useful
+from engine.training.annotated_splits import SplitData
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class RetentionData:
     """The images and their source.
 
     Attributes:
-        part: Images with the classes to prompt; every image shows one of them.
+        split: Images with the classes to prompt; every image shows one of them.
         source: URI of the annotations, or :data:`BUILT_IN`.
         unreadable: Excluded images.
     """
 
-    part: SplitData
+    split: SplitData
     source: str
     unreadable: Unreadable = field(default_factory=Unreadable)
 
@@ -56,12 +57,12 @@ def prepare_retention_data(
     if not dataset.classes:
         return None
     folder = ImageFolder(files.images, storage=storage, cache=cache)
-    part = SplitData(dataset, tuple(folder.path(image) for image in dataset.images))
+    split = SplitData(dataset, tuple(folder.path(image) for image in dataset.images))
     if given is None:
-        return RetentionData(part, BUILT_IN)
-    unreadable = find_unreadable(dataset, folder, part.paths, masks=masks, cache=cache)
+        return RetentionData(split, BUILT_IN)
+    unreadable = find_unreadable(dataset, folder, split.paths, masks=masks, cache=cache)
     check_few(unreadable, len(dataset), max_percent=data.max_skipped_percent)
-    return RetentionData(part.without(unreadable, unreadable.frames.frame()), given.annotations, unreadable)
+    return RetentionData(split.without(unreadable, unreadable.frames.frame()), given.annotations, unreadable)
 
 
 def _others(dataset: CocoDataset, data: DataConfig, *, masks: bool) -> CocoDataset:
@@ -75,4 +76,4 @@ def _others(dataset: CocoDataset, data: DataConfig, *, masks: bool) -> CocoDatas
     }
     kept = [name for i, name in enumerate(dataset.classes) if i in shown and cleaned(name) not in known]
     dataset = dataset.with_classes(kept)
-    return dataset.subset(useful(dataset, masks=masks))
+    return dataset.subset(images_with_objects(dataset, masks=masks))

@@ -47,14 +47,14 @@ def groups(images: PartImages) -> list[int]:
     return [int(group) for group in keep_together(images)]
 
 
-def check_shared(parts: Mapping[str, PartImages], *, max_percent: int) -> SplitCheck:
+def check_shared(splits: Mapping[str, PartImages], *, max_percent: int) -> SplitCheck:
     """Check the splits of a run for shared images.
 
     Raises:
         DataError: More images of val or test are in train than allowed.
     """
-    leaks = find_leaks(parts)
-    faults = list(refuse_leaks(leaks, {n: len(p.names) for n, p in parts.items()}, max_percent=max_percent))
+    leaks = find_leaks(splits)
+    faults = list(refuse_leaks(leaks, {n: len(p.names) for n, p in splits.items()}, max_percent=max_percent))
     if faults:
         raise DataError("; ".join(faults))
     return SplitCheck(
@@ -65,8 +65,8 @@ def check_shared(parts: Mapping[str, PartImages], *, max_percent: int) -> SplitC
     )
 
 
-def _count(leaks: list[Leak], part: str) -> int:
-    return sum(leak.part == part and leak.kind is not Kind.VERSION for leak in leaks)
+def _count(leaks: list[Leak], split: str) -> int:
+    return sum(leak.part == split and leak.kind is not Kind.VERSION for leak in leaks)
 
 
 def write_lists(folder: Path, datasets: Mapping[str, CocoDataset], marks: Mapping[str, Mapping[str, str]]) -> None:

@@ -33,7 +33,7 @@ from engine.training.distributed import Processes
 
 FOLDER = "teachers/grounding_dino_lora"
 PARTS = {"train": range(20), "val": range(20, 26), "test": range(26, 30)}
-MEASURING, WAITING = "measuring the base, while images", "waiting for the images"
+MEASURING, WAITING = "evaluating the base model, while", "waiting for the training images"
 
 
 class Flag(Protocol):
@@ -151,7 +151,7 @@ def fails_at_once(config: RunConfig, work: Path, error: type[Exception], match: 
 
     def listen(event: Event) -> None:
         events.append(event)
-        if (event.message or "").startswith("measuring the base"):
+        if (event.message or "").startswith("evaluating the base model"):
             for thread in threading.enumerate():
                 if thread.name == "background-task":
                     thread.join(60)
@@ -159,7 +159,7 @@ def fails_at_once(config: RunConfig, work: Path, error: type[Exception], match: 
     with pytest.raises(error, match=match):
         TeacherTrainer(config, work_dir=work / "work", cache=work / "cache", listeners=[listen]).train()
     assert events[-1].message is not None
-    assert events[-1].message.startswith("measuring the base")
+    assert events[-1].message.startswith("evaluating the base model")
     assert not (work / "work" / FOLDER).exists()
 
 

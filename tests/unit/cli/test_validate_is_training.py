@@ -173,7 +173,7 @@ def test_few_images_with_masks_fall_to_both_parts(tmp_path: Path) -> None:
     from engine.dataset import inspect_dataset
     from engine.spec import DatasetSpec, FineTuneSpec
     from engine.storage import Storage
-    from engine.training.splits import Data
+    from engine.training.annotated_splits import AnnotatedSplits
 
     coco = changed(small_coco(24, 2, masks=True), some_masks(3, 9))
     write(tmp_path / "annotations.json", coco)
@@ -183,7 +183,7 @@ def test_few_images_with_masks_fall_to_both_parts(tmp_path: Path) -> None:
     config = generate_config(info, FineTuneSpec(dataset=dataset, output="out"))
     assert TeacherName.SAM in config.teachers.names
     for seed in range(8):
-        data = Data.of(config.data, masks=True, seed=seed, storage=Storage(), cache=tmp_path)
+        data = AnnotatedSplits.of(config.data, masks=True, seed=seed, storage=Storage(), cache=tmp_path)
         assert {name: len(part.dataset) for name, part in data.whole.items()} == {"train": 1, "val": 5}
 
 

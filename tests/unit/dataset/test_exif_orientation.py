@@ -26,7 +26,8 @@ from engine.labelling import label_folder
 from engine.models.labeller import Labeller
 from engine.spec import DatasetSpec, ExifOrientation, FineTuneSpec
 from engine.storage import Storage
-from engine.training.splits import Data, Splits
+from engine.training.annotated_splits import AnnotatedSplits
+from engine.training.splits import Splits
 
 STORED = (64, 48)
 BOX = (6, 4, 26, 14)
@@ -95,7 +96,7 @@ def parts_of(folder: Path, *, asked: ExifOrientation = ExifOrientation.AUTO) -> 
     )
     info = validate_dataset(folder / "annotations.json", folder / "images")
     config = generate_config(info, FineTuneSpec(dataset=data, output="out"))
-    loaded = Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=folder / "cache")
+    loaded = AnnotatedSplits.of(config.data, masks=False, seed=0, storage=Storage(), cache=folder / "cache")
     return Splits.of(loaded)
 
 
@@ -160,8 +161,8 @@ def test_a_proof_in_the_training_part_counts_for_the_others(tmp_path: Path) -> N
     }
     asked = DatasetSpec.model_validate(spec)
     config = generate_config(inspect_request(asked, storage=Storage()), FineTuneSpec(dataset=asked, output="out"))
-    data = Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=tmp_path / "cache")
-    assert data.undecided({"val": data.bring("val")})
+    data = AnnotatedSplits.of(config.data, masks=False, seed=0, storage=Storage(), cache=tmp_path / "cache")
+    assert data.undecided({"val": data.fetch_images("val")})
     assert min(brightness(Splits.of(data))) > 250
 
 

@@ -16,7 +16,7 @@ from engine.errors import DataError
 from engine.manifest import Manifest
 from engine.spec import DatasetSpec, FineTuneSpec
 from engine.storage import ChangedError, Storage
-from engine.training.splits import Data
+from engine.training.annotated_splits import AnnotatedSplits
 
 OLD = 10**9
 """Nanoseconds since the epoch: long ago, so that what was read then is known."""
@@ -88,8 +88,8 @@ def test_images_that_change_between_inspection_and_training_are_refused(
         file = f"{bucket}/data/a.json"
     config = runner.prepare(manifest(file, tmp_path), Storage())[1][0].config
 
-    def load() -> Data:
-        return Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=tmp_path / "cache")
+    def load() -> AnnotatedSplits:
+        return AnnotatedSplits.of(config.data, masks=False, seed=0, storage=Storage(), cache=tmp_path / "cache")
 
     assert load().images_digest == config.data.images_digest
     turn(tmp_path / "data" / "5.png")
@@ -143,15 +143,15 @@ def test_a_torn_verdict_on_images_is_made_again(tmp_path: Path, caplog: pytest.L
     file = write_toy_data(tmp_path / "data" / "a.json", range(20))
     (tmp_path / "data" / "7.png").write_bytes(b"no image")
     config = runner.prepare(manifest(file, tmp_path), Storage())[1][0].config
-    data = Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=tmp_path / "cache")
-    parts = {name: data.bring(name) for name in data.whole}
+    data = AnnotatedSplits.of(config.data, masks=False, seed=0, storage=Storage(), cache=tmp_path / "cache")
+    parts = {name: data.fetch_images(name) for name in data.whole}
     assert [list(found.faults) for found in parts.values() if found.faults] == [["7.png"]]
     kept = {path: path.read_bytes() for path in (tmp_path / "cache" / "readable").iterdir()}
     for torn in (b"", b"{", b'{"faults": 1}', b"\xff" * 99, b"[" * 9999):
         for path in kept:
             path.write_bytes(torn)
-        assert {name: data.bring(name) for name in data.whole} == parts
+        assert {name: data.fetch_images(name) for name in data.whole} == parts
         assert {path: path.read_bytes() for path in kept} == kept
-    assert not [name for name in data.whole if data.bring(name) != parts[name]]
+    assert not [name for name in data.whole if data.fetch_images(name) != parts[name]]
     assert "readable" in caplog.text
     assert "checked again" in caplog.text

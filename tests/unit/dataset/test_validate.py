@@ -20,7 +20,8 @@ from engine.dataset.checks import validate
 from engine.dataset.images.decoding import ImageHeader, probe_image
 from engine.spec import DatasetSpec, FineTuneSpec
 from engine.storage import Storage
-from engine.training.splits import Data, Splits
+from engine.training.annotated_splits import AnnotatedSplits
+from engine.training.splits import Splits
 
 NAMES = [f"{i:03d}.png" for i in range(1, 13)]
 
@@ -106,7 +107,7 @@ def test_as_much_can_be_used_as_training_uses(data: Path) -> None:
     spec = FineTuneSpec(dataset=DatasetSpec(annotations=str(annotations), images=str(images)), output="out")
     for known in (info, inspect_dataset(annotations, images)):
         config = generate_config(known, spec)
-        parts = Splits.of(Data.of(config.data, masks=False, seed=0, storage=Storage(), cache=data / "cache"))
+        parts = Splits.of(AnnotatedSplits.of(config.data, masks=False, seed=0, storage=Storage(), cache=data / "cache"))
         datasets = [part.dataset for part in (parts.train, parts.val)]
         assert sum(map(len, datasets)) == info.images
         assert sum(len(objects) for one in datasets for objects in one.annotations) == info.annotations

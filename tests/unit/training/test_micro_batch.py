@@ -12,7 +12,7 @@ from engine.config import LoraSettings
 from engine.results.events import Event
 from engine.results.types import TeacherResult
 from engine.spec import LoraPreset
-from engine.training import TeacherTrainer, micro_batch, trainer
+from engine.training import TeacherTrainer, micro_batch, prepare_model
 
 TINY_SAM = Path(__file__).resolve().parents[3] / "examples" / "tiny_teachers" / "sam"
 
@@ -37,7 +37,7 @@ def test_little_memory_reduces_the_micro_batch_and_recomputes_and_reports_it(
     monkeypatch.setattr(micro_batch, "measure_available_memory", lambda teacher, place: 12_000_000)
     result, notes = trained(tmp_path)
     assert any("1 of the 4 images of a step at a time, recomputing encoder and decoder" in note for note in notes)
-    assert any(note.startswith("steps held") for note in notes)
+    assert any(note.startswith("steps used") for note in notes)
     assert result.predicted_memory_bytes == pytest.approx(result.step_memory_bytes, rel=0.15)
 
 
@@ -66,7 +66,7 @@ def test_freed_memory_is_kept_only_where_twice_of_what_tensors_hold_fits(
 ) -> None:
     calls: list[bool] = []
     monkeypatch.setattr(micro_batch, "measure_available_memory", lambda teacher, place: bytes_left)
-    monkeypatch.setattr(trainer, "keep_memory", lambda: calls.append(True))
+    monkeypatch.setattr(prepare_model, "keep_memory", lambda: calls.append(True))
     _, notes = trained(tmp_path, LoraPreset(preset))
     assert bool(calls) == keeps
     assert any(note.endswith("keeping freed memory") for note in notes) == keeps

@@ -16,8 +16,9 @@ from engine.dataset.images.digest import together
 from engine.dataset.splits.trained_images import trained_images
 from engine.errors import DataError
 from engine.storage import Storage
+from engine.training.annotated_splits import AnnotatedSplits
 from engine.training.shared_images import write_lists
-from engine.training.splits import Data, Splits
+from engine.training.splits import Splits
 
 
 def config(digest: str, **changes: object) -> DataConfig:
@@ -26,7 +27,7 @@ def config(digest: str, **changes: object) -> DataConfig:
 
 
 def prepared(data: DataConfig, cache: Path) -> Splits:
-    return Splits.of(Data.of(data, masks=False, seed=0, storage=Storage(), cache=cache))
+    return Splits.of(AnnotatedSplits.of(data, masks=False, seed=0, storage=Storage(), cache=cache))
 
 
 def with_copies(file: Path) -> Path:

@@ -13,9 +13,11 @@ from engine.config import DataConfig
 from engine.config.model import PartConfig, SplitConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.checks import file_checks
+from engine.dataset.splits.divide import balance_wanted
 from engine.errors import DataError
 from engine.storage import Storage
-from engine.training.splits import Data, SplitData, Splits, _share_out
+from engine.training.annotated_splits import AnnotatedSplits, SplitData
+from engine.training.splits import Splits
 
 
 def data_of(annotations: str, images: str | None = None, **changes: object) -> DataConfig:
@@ -33,7 +35,7 @@ def data_of(annotations: str, images: str | None = None, **changes: object) -> D
 
 
 def prepared(data: DataConfig, cache: Path, *, masks: bool = False, seed: int = 0) -> Splits:
-    return Splits.of(Data.of(data, masks=masks, seed=seed, storage=Storage(), cache=cache))
+    return Splits.of(AnnotatedSplits.of(data, masks=masks, seed=seed, storage=Storage(), cache=cache))
 
 
 def names(part: SplitData | None) -> set[str]:
@@ -146,7 +148,7 @@ def test_images_come_from_object_storage_once(tmp_path: Path, s3: str) -> None:
 def test_an_image_that_a_part_needs_comes_with_its_group(wanted: set[int]) -> None:
     groups = [0, 0, 1, 2, 3, 3, 4, 5]
     indices = {"train": [0, 1, 2, 4, 5, 6], "val": [3, 7], "test": []}
-    _share_out(indices, wanted, groups)
+    balance_wanted(indices, wanted, groups)
     parts_of_groups = [{name for name, part in indices.items() if i in part} for i in range(len(groups))]
     assert sorted(i for part in indices.values() for i in part) == list(range(8))
     assert all(parts_of_groups[i] == parts_of_groups[k] for i in range(8) for k in range(8) if groups[i] == groups[k])
@@ -157,7 +159,7 @@ def test_an_image_that_a_part_needs_comes_with_its_group(wanted: set[int]) -> No
 
 def test_single_images_change_places_and_parts_keep_their_sizes() -> None:
     indices = {"train": [0, 1, 2, 3], "val": [4, 5], "test": []}
-    _share_out(indices, {1, 3}, range(6))
+    balance_wanted(indices, {1, 3}, range(6))
     assert indices == {"train": [0, 1, 2, 5], "val": [3, 4], "test": []}
 
 

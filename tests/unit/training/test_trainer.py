@@ -224,7 +224,7 @@ def test_sigterm_while_the_base_is_measured_stops_at_once(toy_data: Path, tmp_pa
 
     def kill(event: Event) -> None:
         events.append(event)
-        if (event.message or "").startswith("measuring the base"):
+        if (event.message or "").startswith("evaluating the base model"):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(InterruptedTrainingError, match="the same command resumes"):

@@ -27,9 +27,9 @@ from engine.models.feature_cache import FeatureCache, held_in
 from engine.processes.signals import STOP_SIGNALS
 from engine.processes.threads import usable_cores
 from engine.teachers import LocalModel
+from engine.training.annotated_splits import SplitData
 from engine.training.device import SHARED_MEMORY
 from engine.training.sampler import Key, Steps
-from engine.training.splits import SplitData
 
 MAX_WORKERS = 8
 
@@ -42,14 +42,14 @@ class Views(Dataset[Example | TeacherError]):
 
     def __init__(
         self,
-        part: SplitData,
+        split: SplitData,
         teacher: Teacher,
         augment: Callable[[Sample, int], Sample],
         *,
         seed: int,
         take_turns: int = 0,
     ) -> None:
-        self.part, self.augment, self.seed, self.take_turns = part, augment, seed, take_turns
+        self.split, self.augment, self.seed, self.take_turns = split, augment, seed, take_turns
         self.teacher = _without_model(teacher)
 
     def __getitem__(self, key: Key) -> Example | TeacherError:
@@ -58,8 +58,8 @@ class Views(Dataset[Example | TeacherError]):
         for_augmentation, _ = np.random.SeedSequence([self.seed, view, index]).spawn(2)
         _, for_teacher = np.random.SeedSequence([self.seed, visit, index]).spawn(2)
         try:
-            chosen = self.teacher.select(self.part.dataset.annotations[index], view)
-            sample = self.part.sample(index, with_masks=self.teacher.needs_masks, select=chosen)
+            chosen = self.teacher.select(self.split.dataset.annotations[index], view)
+            sample = self.split.sample(index, with_masks=self.teacher.needs_masks, select=chosen)
             sample = self.augment(sample, int(for_augmentation.generate_state(1)[0]))
             example = self.teacher.example(sample, np.random.default_rng(for_teacher))
             return {**example, "slot": f"{index}/{view % self.take_turns}"} if self.take_turns else example

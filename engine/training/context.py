@@ -1,0 +1,80 @@
+"""Settings and services that all phases of a teacher's training share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.config import RunConfig, TeacherSettings
+from engine.errors import NoProgressError
+from engine.evaluation.ground_truth import GroundTruths
+from engine.layout import LAST, RunLayout
+from engine.results.events import Event, Listener
+from engine.spec import TeacherName
+from engine.storage import Storage
+from engine.training.device import Stop
+from engine.training.distributed import Processes
+from engine.training.watchdog import Watchdog
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingContext:
+    """One teacher of one run, in one process.
+
+    Attributes:
+        config: Configuration of the run.
+        name: Name of the teacher.
+        settings: The teacher's section of the configuration.
+        storage: Source of data and base models.
+        layout: Files of the run on this disk.
+        cache: Folder for images and base models, kept between runs.
+        processes: All processes of the run.
+        listen: Receives every event.
+        on_checkpoint: Receives the file of every new checkpoint.
+        on_hang: Receives the error before the process ends for lack of progress.
+        truths: Ground truth of the splits evaluated so far.
+    """
+
+    config: RunConfig
+    name: TeacherName
+    settings: TeacherSettings
+    storage: Storage
+    layout: RunLayout
+    cache: Path
+    processes: Processes
+    listen: Listener
+    on_checkpoint: Callable[[Path], None]
+    on_hang: Callable[[NoProgressError], None]
+    truths: GroundTruths = field(default_factory=GroundTruths)
+
+    @property
+    def folder(self) -> Path:
+        """Output folder of the teacher."""
+        return Path(self.layout.teacher(self.name))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / LAST
+
+    def note(self, message: str) -> None:
+        """Send a message to the listeners."""
+        self.listen(Event(event="note", teacher=self.name.slug, message=message))
+
+    @contextmanager
+    def watched(self, check: Callable[[], None] = lambda: None) -> Iterator[Stop]:
+        """Inside the block, end the process if it makes no progress, and set a flag on SIGTERM instead of exiting.
+
+        Args:
+            check: Called at every sign of progress.
+        """
+        with Watchdog(self.config.training.hang_seconds, self.on_hang) as watchdog:
+
+            def alive() -> None:
+                watchdog.alive()
+                check()
+
+            with Stop(alive) as stop:
+                yield stop

@@ -1,0 +1,93 @@
+"""Fetch base model, annotations and evaluation images; training images are downloaded in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from engine.config import RunConfig
+from engine.dataset.checks.unreadable_images import Unreadable
+from engine.spec import TeacherName
+from engine.storage import Storage
+from engine.teachers import REGISTRY, LocalModel
+from engine.training.annotated_splits import AnnotatedSplits
+from engine.training.background import BackgroundTask
+from engine.training.distributed import Processes
+from engine.training.messages import left_out
+from engine.training.retention_data import RetentionData, prepare_retention_data
+from engine.training.splits import Splits
+
+NO_RETENTION_DATA = "retention is not measured: training.retention has no class that the dataset does not have"
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Data on disk, except the training images.
+
+    Attributes:
+        base: The base model.
+        annotated: Splits of the run by their annotations.
+        unreadable: Unusable images and objects of all splits except ``train``.
+        retention: Images and classes that measure retention; None if it is not measured.
+    """
+
+    base: LocalModel
+    annotated: AnnotatedSplits
+    unreadable: Mapping[str, Unreadable]
+    retention: RetentionData | None
+
+
+def fetch(
+    config: RunConfig,
+    name: TeacherName,
+    base: Callable[[], LocalModel],
+    *,
+    training_images: BackgroundTask[Splits],
+    storage: Storage,
+    cache: Path,
+    processes: Processes,
+    say: Callable[[str], None],
+) -> PreparedData:
+    """Fetch base model, annotations and evaluation images, and start to download the training images.
+
+    Args:
+        config: Resolved configuration of the run.
+        name: The teacher to train.
+        base: Fetches the base model.
+        training_images: Downloads the training images, in one process per machine: the others read the same cache.
+        storage: Source of the data.
+        cache: Folder for downloads.
+        processes: All processes of the run.
+        say: Receives progress messages.
+
+    Raises:
+        TeacherError: Something is unavailable or unusable.
+    """
+    masks, training = REGISTRY[name].needs_masks, config.training
+    with processes.one_here_first(), ThreadPoolExecutor(1) as thread:
+        fetching = thread.submit(base)
+        say("fetching the data; every image is decoded once, to find unreadable ones")
+        data = AnnotatedSplits.of(config.data, masks=masks, seed=training.seed, storage=storage, cache=cache)
+        unreadable = {name: data.fetch_images(name) for name in data.whole if name != "train"}
+        if data.undecided(unreadable):
+            say("waiting for the training images: they may show whether EXIF was applied when annotating")
+            unreadable["train"] = data.fetch_images("train")
+        unreadable = data.settled(unreadable)
+        retention = prepare_retention_data(training.retention, config.data, masks=masks, storage=storage, cache=cache)
+        if processes.place.local_rank == 0:
+            training_images.begin(partial(Splits.of, data, unreadable))
+        for message in (NO_RETENTION_DATA,) if retention is None else left_out(retention.unreadable):
+            say(message)
+        return PreparedData(fetching.result(), data, unreadable, retention)
+
+
+def wait_for_training_images(
+    prepared: PreparedData, training_images: BackgroundTask[Splits], processes: Processes
+) -> Splits:
+    """Wait for the training images, in all processes."""
+    with processes.one_here_first():
+        splits = training_images.result()
+        return Splits.of(prepared.annotated, prepared.unreadable) if splits is None else splits

@@ -1,0 +1,146 @@
+"""Write the results of a teacher: example images, validation pages, image lists and ``result.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from engine.dataset.types import Detections, Sample
+from engine.estimate.cost_model import StepEstimate
+from engine.evaluation.conclusion import conclude_result, improved
+from engine.evaluation.evaluate import Evaluation
+from engine.evaluation.example_images import choose_samples, make_record
+from engine.evaluation.ground_truth import GroundTruth
+from engine.evaluation.intervals import compare_ap
+from engine.evaluation.thresholds import operating_point
+from engine.evaluation.validation_pages import write_pages
+from engine.layout import ADAPTER, RESULT, SAMPLE_IMAGES, SAMPLES, VALIDATION_PAGES
+from engine.models.lora import trainable_parameters
+from engine.results.types import AdapterFile, Comparison, TeacherResult
+from engine.teachers import LocalModel, Teacher
+from engine.training.checkpoint import Progress
+from engine.training.evaluation import EvaluationReport
+from engine.training.sampler import Steps
+from engine.training.shared_images import write_lists
+from engine.training.splits import Splits
+
+
+def write_result(
+    folder: Path,
+    evaluation: EvaluationReport,
+    progress: Progress,
+    *,
+    teacher: Teacher,
+    base: LocalModel,
+    base_model: str,
+    splits: Splits,
+    steps: Steps,
+    plan: StepEstimate | None,
+) -> TeacherResult:
+    """Write example images with detections, validation pages and ``result.json`` to the adapter's ``folder``."""
+    truth = evaluation.seen_after.truth
+    write_samples(
+        folder,
+        truth,
+        partial(splits.val.sample, with_masks=False),
+        before=evaluation.seen_before.detections,
+        after=evaluation.seen_after.detections,
+    )
+    pages = write_pages(
+        folder / VALIDATION_PAGES,
+        truth,
+        partial(splits.val.sample, with_masks=False),
+        title=teacher.name.value,
+        before=evaluation.seen_before.detections,
+        after=evaluation.seen_after.detections,
+    )
+    at_first, adapted = (
+        operating_point(truth, one.detections) for one in (evaluation.seen_before, evaluation.seen_after)
+    )
+    adapter = folder / ADAPTER
+    content = adapter.read_bytes()
+    result = TeacherResult(
+        teacher=teacher.name,
+        base_model=base_model,
+        base_revision=base.revision,
+        before=evaluation.before["val"],
+        after=evaluation.seen_after.metrics,
+        test_before=evaluation.before.get("test"),
+        test_after=evaluation.tested_after and evaluation.tested_after.metrics,
+        comparison=_compared(evaluation.seen_before, evaluation.seen_after),
+        test_comparison=_compared(evaluation.tested_before, evaluation.tested_after),
+        from_detector_before=evaluation.by_detector and evaluation.by_detector[0],
+        from_detector_after=evaluation.by_detector and evaluation.by_detector[1],
+        thresholds=adapted.thresholds,
+        split_check=splits.shared,
+        images_skipped=len(splits.unreadable.faults),
+        objects_skipped=splits.objects_skipped,
+        skipped_examples=splits.unreadable.examples,
+        quality=adapted.quality,
+        score_curve_before=at_first.curve,
+        score_curve_after=adapted.curve,
+        class_score_curves=adapted.class_curves,
+        confusion_before=at_first.confusion,
+        confusion_after=adapted.confusion,
+        validation_pages=pages,
+        retention=evaluation.retained,
+        history=progress.history,
+        best_epoch=steps.epochs_at(progress.best_step),
+        epochs=steps.epochs_at(progress.step),
+        steps=progress.step,
+        seconds=progress.seconds,
+        peak_memory_bytes=progress.peak_memory_bytes,
+        step_memory_bytes=progress.step_memory_bytes,
+        predicted_memory_bytes=None if plan is None else plan.memory_bytes,
+        trainable_parameters=sum(p.numel() for p in trainable_parameters(teacher).values()),
+        adapter=AdapterFile(uri=str(adapter), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)),
+    )
+    concluded = {"conclusion": conclude_result(result).sentence, "improved": improved(result)}
+    result = result.model_copy(update=concluded)
+    splits_by_name = {"train": splits.train, "val": splits.val} | ({} if splits.test is None else {"test": splits.test})
+    write_lists(folder, {name: split.dataset for name, split in splits_by_name.items()}, splits.marks)
+    (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _compared(before: Evaluation | None, after: Evaluation | None) -> Comparison | None:
+    if before is None or after is None:
+        return None
+    return compare_ap(after.truth, before.detections, after.detections)
+
+
+LONGEST_SIDE = 800
+"""Maximum side of stored example images, in pixels: large enough to read, small enough to embed in one page."""
+
+
+def write_samples(
+    folder: Path,
+    truth: GroundTruth,
+    load: Callable[[int], Sample],
+    *,
+    before: Sequence[Detections],
+    after: Sequence[Detections],
+) -> None:
+    """Choose example images and write them with ground truth and detections.
+
+    Args:
+        folder: Folder of the teacher.
+        truth: Ground truth of the validation split.
+        load: Returns the sample of an image index.
+        before: Detections of the base in each image.
+        after: Detections of the adapted teacher.
+    """
+    images = folder / SAMPLE_IMAGES
+    images.mkdir(parents=True, exist_ok=True)
+    records = [make_record(truth, index, before[index], after[index]) for index in choose_samples(truth, before, after)]
+    for record in records:
+        image = Image.fromarray(load(record.index).image)
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        image.save(images / record.image_name, quality=85)
+    values = [record.model_dump(mode="json") for record in records]
+    (folder / SAMPLES).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
