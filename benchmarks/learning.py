@@ -52,7 +52,7 @@ from engine.training.annotated_splits import AnnotatedSplits
 from engine.training.batches import Views, batches_from
 from engine.training.device import seed_all
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
-from engine.training.sampler import Steps, learning_rate, repeats
+from engine.training.sampler import Steps, learning_rate, repeat_factors
 from engine.training.splits import Splits
 
 BASES = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
@@ -97,7 +97,7 @@ class Task:
     def steps(self) -> Steps:
         """Image indices of each optimizer step."""
         dataset = self.parts.train.dataset
-        shown = repeats(dataset, exponent=self.config.training.class_balance)
+        shown = repeat_factors(dataset, exponent=self.config.training.class_balance)
         return Steps.of(self.settings, images=len(dataset), seed=self.seed, repeats=shown)
 
 

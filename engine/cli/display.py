@@ -104,7 +104,7 @@ def show_results(results: Sequence[TeacherResult]) -> None:
     for result in results:
         if result.retention is not None and result.retention.share >= 0:
             console.print(
-                f"{result.teacher.value}: {result.retention.share:.0%} of the base's skill on other things is left "
+                f"{result.teacher.value}: {result.retention.share:.0%} of the base's zero-shot AP is kept "
                 f"(AP {result.retention.base.ap:.3f} -> {result.retention.adapted.ap:.3f})",
                 soft_wrap=True,
             )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.evaluation.matching import FOUND, Match
+from engine.evaluation.matching import MATCH_IOU, Match
 from engine.results.types import ClassMatrix, Confusion
 
 BADLY_LOCALISED = 0.1
@@ -57,7 +57,7 @@ def _events(match: Match, limits: NDArray[np.float64]) -> Iterator[tuple[str, Pa
     An unmatched object that was not detected as another class is in the column "no detection" of the matrix; it is not
     counted as missed if a badly localised detection covers it.
     """
-    kept = (match.scores >= limits) & ~match.passed_over
+    kept = (match.scores >= limits) & ~match.ignored
     found, covered, mistaken = (np.zeros(len(match.objects), np.bool_) for _ in range(3))
     for i in np.flatnonzero(kept & (match.object_of >= 0)):
         found[match.object_of[i]] = True
@@ -67,13 +67,13 @@ def _events(match: Match, limits: NDArray[np.float64]) -> Iterator[tuple[str, Pa
         of_class = np.where(match.objects == seen, match.ious[i], 0.0)
         of_other = np.where(match.objects != seen, match.ious[i], 0.0)
         near, near_other = (int(np.argmax(ious)) if len(ious) else -1 for ious in (of_class, of_other))
-        if near >= 0 and BADLY_LOCALISED <= of_class[near] < FOUND:
+        if near >= 0 and BADLY_LOCALISED <= of_class[near] < MATCH_IOU:
             covered[near] = True
             yield "badly_localised", (-1, seen)
-        elif near >= 0 and of_other[near_other] >= FOUND:
+        elif near >= 0 and of_other[near_other] >= MATCH_IOU:
             covered[near_other] = mistaken[near_other] = True
             yield "wrong_class", (int(match.objects[near_other]), seen)
-        elif near >= 0 and of_class[near] >= FOUND:
+        elif near >= 0 and of_class[near] >= MATCH_IOU:
             yield "duplicates", (-1, seen)
         else:
             yield "false", (-1, seen)

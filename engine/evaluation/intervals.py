@@ -23,7 +23,7 @@ from engine.results.types import Comparison, Interval
 RESAMPLES = 400
 """Number of bootstrap resamples: enough for the ends of a 95 % interval."""
 
-AT_A_TIME = 4_000_000
+MAX_CELLS = 4_000_000
 """Maximum detections times resamples computed at a time, which limits the memory."""
 
 IOUS = np.linspace(0.5, 0.95, 10)
@@ -39,13 +39,13 @@ class ClassMatches:
     Attributes:
         images: (N,) int64, index of the image of each detection.
         right: (10, N) bool, True where it matches an object, at each IoU threshold.
-        passed_over: (10, N) bool, True where it is in a crowd and therefore ignored.
+        ignored: (10, N) bool, True where it is in a crowd and therefore ignored.
         objects: (images,) int64, objects of the class in each image.
     """
 
     images: NDArray[np.int64]
     right: NDArray[np.bool_]
-    passed_over: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
     objects: NDArray[np.int64]
 
     def ap(self, weights: NDArray[np.int64]) -> Floats:
@@ -54,24 +54,24 @@ class ClassMatches:
         Returns:
             (resamples,); NaN where a resample has no object.
         """
-        rows = max(1, AT_A_TIME // max(1, len(self.images)))
+        rows = max(1, MAX_CELLS // max(1, len(self.images)))
         parts = [self._ap(weights[start : start + rows]) for start in range(0, len(weights), rows)]
         return np.concatenate(parts)
 
     def _ap(self, weights: NDArray[np.int64]) -> Floats:
         objects = weights @ self.objects
         counted = weights[:, self.images].astype(np.float64)
-        all_seen = None if self.passed_over.any() else np.cumsum(counted, axis=1)
+        all_seen = None if self.ignored.any() else np.cumsum(counted, axis=1)
         total = np.zeros(len(weights))
         # One searchsorted call for all rows: offsets keep the concatenated rows sorted.
         steps = np.arange(len(weights))[:, None] * (float(objects.max(initial=0)) + 2)
         wanted = _needed(objects)
-        for right, passed_over in zip(self.right, self.passed_over, strict=True):
+        for right, ignored in zip(self.right, self.ignored, strict=True):
             at = np.flatnonzero(right)
             if not len(at):
                 continue
             found = np.cumsum(counted[:, at], axis=1)
-            seen = (np.cumsum(counted * ~passed_over, axis=1) if all_seen is None else all_seen)[:, at]
+            seen = (np.cumsum(counted * ~ignored, axis=1) if all_seen is None else all_seen)[:, at]
             precision = found / np.maximum(seen, 1)
             best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
             index = np.searchsorted((found + steps).ravel(), (wanted + steps).ravel()).reshape(wanted.shape)
@@ -101,11 +101,11 @@ def match_classes(truth: GroundTruth, detections: Sequence[Detections]) -> list[
             best = np.argsort(-seen.scores[chosen], kind="stable")[:MAX_DETECTIONS]
             own = seen.select(chosen[best])
             mine, others = (one.select(np.flatnonzero(one.class_indices == label)) for one in (objects, crowds))
-            right, passed_over = _match(
+            right, ignored = _match(
                 pairwise_iou(own, mine), pairwise_iou(own, others, crowds=True).max(axis=1, initial=0.0)
             )
-            found[label].append((image, own.scores.astype(np.float64), right, passed_over))
-    return [_joined(parts, counts[label]) for label, parts in enumerate(found)]
+            found[label].append((image, own.scores.astype(np.float64), right, ignored))
+    return [_merge_images(parts, counts[label]) for label, parts in enumerate(found)]
 
 
 def compare_ap(
@@ -223,7 +223,7 @@ def _match(ious: Floats, in_crowd: Floats) -> tuple[NDArray[np.bool_], NDArray[n
     return right, (in_crowd[None, :] >= IOUS[:, None]) & ~right
 
 
-def _joined(
+def _merge_images(
     parts: list[tuple[int, Floats, NDArray[np.bool_], NDArray[np.bool_]]], objects: NDArray[np.int64]
 ) -> ClassMatches:
     """Merge the detections of all images, sorted by score; equal scores keep the order of images."""
@@ -236,6 +236,6 @@ def _joined(
     return ClassMatches(
         images=images[order],
         right=right[:, : len(order)],
-        passed_over=np.concatenate([nothing, *(part[3] for part in parts)], axis=1)[:, order],
+        ignored=np.concatenate([nothing, *(part[3] for part in parts)], axis=1)[:, order],
         objects=objects,
     )

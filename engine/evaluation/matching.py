@@ -13,7 +13,7 @@ from engine.dataset.boxes import box_iou
 from engine.dataset.types import Detections
 from engine.evaluation.ground_truth import GroundTruth
 
-FOUND = 0.5
+MATCH_IOU = 0.5
 """Minimum IoU of a detection that matches an object."""
 
 
@@ -30,7 +30,7 @@ class Match:
         objects: (M,) int64, class of each object, without crowds.
         ious: (N, M) float64.
         object_of: (N,) int64, index of the object that each detection matches, or -1.
-        passed_over: (N,) bool, True where the detection is in a crowd of its class and therefore ignored.
+        ignored: (N,) bool, True where the detection is in a crowd of its class and therefore ignored.
     """
 
     scores: NDArray[np.float64]
@@ -38,7 +38,7 @@ class Match:
     objects: NDArray[np.int64]
     ious: NDArray[np.float64]
     object_of: NDArray[np.int64]
-    passed_over: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
 
 
 def match_all(truth: GroundTruth, detections: Sequence[Detections]) -> list[Match]:
@@ -66,13 +66,13 @@ def match(truth: Detections, detections: Detections, *, crowds: Detections) -> M
     of_class = np.where(detections.class_indices[:, None] == truth.class_indices[None, :], ious, 0.0)
     object_of = np.full(len(detections), -1, np.int64)
     free = np.ones(len(truth), np.bool_)
-    able = np.flatnonzero((of_class >= FOUND).any(axis=1))
+    able = np.flatnonzero((of_class >= MATCH_IOU).any(axis=1))
     for i in able[np.argsort(-detections.scores[able], kind="stable")]:
         best = int(np.argmax(of_class[i] * free))
-        if free[best] and of_class[i, best] >= FOUND:
+        if free[best] and of_class[i, best] >= MATCH_IOU:
             free[best] = False
             object_of[i] = best
-    inside = pairwise_iou(detections, crowds, crowds=True) >= FOUND
+    inside = pairwise_iou(detections, crowds, crowds=True) >= MATCH_IOU
     inside &= detections.class_indices[:, None] == crowds.class_indices[None, :]
     return Match(
         scores=detections.scores.astype(np.float64),
@@ -80,7 +80,7 @@ def match(truth: Detections, detections: Detections, *, crowds: Detections) -> M
         objects=truth.class_indices,
         ious=ious,
         object_of=object_of,
-        passed_over=inside.any(axis=1) & (object_of < 0),
+        ignored=inside.any(axis=1) & (object_of < 0),
     )
 
 

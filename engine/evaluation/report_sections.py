@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.evaluation.retention import BUILT_IN, LEAST_SKILL
+from engine.evaluation.retention import BUILT_IN, MIN_BASE_AP
 from engine.results.types import ClassMatrix, ClassQuality, Confusion, Retention, TeacherResult
 
 OBJECTS = (
@@ -126,7 +126,7 @@ def retention_sentence(retention: Retention) -> str:
     where = f"{base.images or 'some'} {'built-in ' if retention.source == BUILT_IN else ''}images"
     asked = f"Prompted for {len(retention.prompts)} other classes on {where}"
     if retention.share < 0:
-        return f"{asked}, the base finds almost nothing (AP below {LEAST_SKILL}): retention cannot be measured."
+        return f"{asked}, the base finds almost nothing (AP below {MIN_BASE_AP}): retention cannot be measured."
     kept = f"{retention.share:.0%} of the base's skill is kept"
     return f"{asked}, AP goes from {base.ap:.3f} to {adapted.ap:.3f}: {kept}. With the adapter off nothing is lost."
 

@@ -14,7 +14,7 @@ PROBE = Path(__file__).parent / "probe" / "annotations.json"
 
 BUILT_IN = "built-in"
 
-LEAST_SKILL = 0.02
+MIN_BASE_AP = 0.02
 """Minimum AP of the base: below it the ratio would be noise."""
 
 
@@ -31,5 +31,5 @@ def retention(source: str, *, base: ApMetrics, adapted: ApMetrics) -> Retention:
         prompts=tuple(base.per_class),
         base=base,
         adapted=adapted,
-        share=max(adapted.ap, 0.0) / base.ap if base.ap >= LEAST_SKILL else -1.0,
+        share=max(adapted.ap, 0.0) / base.ap if base.ap >= MIN_BASE_AP else -1.0,
     )

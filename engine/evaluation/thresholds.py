@@ -78,7 +78,7 @@ def operating_point(truth: GroundTruth, detections: Sequence[Detections]) -> Ope
         quality=dict(zip(dataset.classes, qualities, strict=True)),
         # The class of a mask is that of the box that prompts it: it cannot be wrong.
         confusion=confusion(matches, dataset.classes, thresholds, with_matrix=not prompted),
-        curve=score_curve(*_together(ranked)),
+        curve=score_curve(*_all_classes(ranked)),
         class_curves=_class_curves(dataset.classes, ranked),
     )
 
@@ -143,7 +143,7 @@ Ranked = tuple[NDArray[np.float64], NDArray[np.bool_], int]
 """(N,) scores of detections, (N,) True where the detection matches an object, and the number of objects."""
 
 
-def _together(ranked: Sequence[Ranked]) -> Ranked:
+def _all_classes(ranked: Sequence[Ranked]) -> Ranked:
     scores, right, objects = zip(*ranked, strict=True)
     return np.concatenate(scores), np.concatenate(right), sum(objects)
 
@@ -157,7 +157,7 @@ def _class_curves(classes: Sequence[str], ranked: Sequence[Ranked]) -> dict[str,
 def _of_class(matches: Sequence[Match], class_index: int) -> Ranked:
     """Collect the detections of a class from all images, without those in crowds."""
     objects = sum(int((match.objects == class_index).sum()) for match in matches)
-    of_class = [(match.seen == class_index) & ~match.passed_over for match in matches]
+    of_class = [(match.seen == class_index) & ~match.ignored for match in matches]
     scores = np.concatenate([match.scores[mask] for match, mask in zip(matches, of_class, strict=True)] or [[]])
     found = [match.object_of[mask] >= 0 for match, mask in zip(matches, of_class, strict=True)]
     return scores, np.concatenate(found or [np.empty(0, np.bool_)]), objects

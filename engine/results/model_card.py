@@ -68,7 +68,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             "| --- | --- |",
             f"| classes, in the order of the prompt | {', '.join(map(_cell, config.data.classes))} |",
             f"| score thresholds | {', '.join(f'{_cell(name)} {at:.3f}' for name, at in result.thresholds.items())} |",
-            f"| what is left of the base's skill on other things | {_left(result)} |",
+            f"| retention: share of the base's zero-shot AP that is kept | {_left(result)} |",
             f"| annotations (sha256) | `{config.data.digest}` |",
             f"| adapter (sha256) | `{result.adapter.sha256}` |",
             f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",

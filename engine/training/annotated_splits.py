@@ -23,7 +23,7 @@ from engine.errors import DataError
 from engine.spec import ExifOrientation
 from engine.storage import Storage
 from engine.text.safe_text import listed
-from engine.training.shared_images import groups, known_images
+from engine.training.shared_images import groups, identify_images
 
 Known = Callable[[Callable[[], None]], PartImages]
 """Opens the images of a split, calling its argument regularly, and returns the properties that identify them."""
@@ -103,7 +103,7 @@ class AnnotatedSplits:
         images_digest = together([dataset.images_digest for dataset in loaded.values()])
         _check_images(config, sum(map(len, loaded.values())), images_digest)
         datasets = {name: dataset.with_classes(config.classes) for name, dataset in loaded.items()}
-        read_identity = partial(known_images, config=config, storage=storage, cache=cache)
+        read_identity = partial(identify_images, config=config, storage=storage, cache=cache)
         if "all" in datasets:
             whole_images = read_identity(datasets["all"], folders[files["all"].images], files["all"])
             assert config.split is not None  # noqa: S101 - the configuration has it with a single file

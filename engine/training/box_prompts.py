@@ -119,8 +119,8 @@ class DetectedBoxes:
             )
         except (SafetensorError, LookupError, ValueError, TypeError) as error:
             raise StorageError(
-                f"the boxes next to the checkpoint are unusable ({str(error)[:200]}): `teacher run --again` detects "
-                "them again"
+                f"the detected boxes stored with the checkpoint are unusable ({str(error)[:200]}): `teacher run "
+                "--again` detects them again"
             ) from None
 
 
@@ -172,7 +172,7 @@ def detect_box_prompts(
     if prompting is None or detector is None or learner is None or (begun is not None and DETECTOR not in begun):
         return None
     title, asked = prompting.traits.title, name.traits.title
-    kept = processes.decided(lambda: _kept(folder, begun))
+    kept = processes.decided(lambda: _stored_boxes(folder, begun))
     if kept is not None:
         return DetectedBoxes.read(kept)
     layout = RunLayout.of(config)
@@ -182,16 +182,16 @@ def detect_box_prompts(
     say(f"detecting objects with the tuned {title}: its boxes will prompt {asked}")
     # Without a share of the prompts, boxes of training images would not be used.
     wanted = ((splits.train, learner.prompt_share() > 0), (splits.val, True))
-    train, val = _look(layout.teacher(prompting), detector, wanted, storage=storage, cache=cache, processes=processes)
+    train, val = _detect(layout.teacher(prompting), detector, wanted, storage=storage, cache=cache, processes=processes)
 
     def keep() -> bytes:
         objects = splits.train.dataset.annotations
-        boxes = [_unseen(of_image) for of_image in objects]
+        boxes = [_undetected(of_image) for of_image in objects]
         if train:
             boxes = [boxes_of(*pair) for pair in zip(objects, train, strict=True)]
             found, all_of = sum(int((~np.isnan(some[:, 0])).sum()) for some in boxes), sum(map(len, boxes))
             say(f"{title} found {found} of {all_of} training objects")
-        detected = DetectedBoxes.of(boxes, [_surest(found) for found in val])
+        detected = DetectedBoxes.of(boxes, [_top_boxes(found) for found in val])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DETECTED_BOXES.format(detected.digest)).write_bytes(detected.content)
         return detected.content
@@ -199,7 +199,7 @@ def detect_box_prompts(
     return DetectedBoxes.read(processes.decided(keep))
 
 
-def _look(
+def _detect(
     adapter: str,
     settings: TeacherSettings,
     splits: Sequence[tuple[SplitData, bool]],
@@ -209,7 +209,7 @@ def _look(
     processes: Processes,
 ) -> list[list[Detections]]:
     """Return the detections of each wanted split; complete in the first process only."""
-    with processes.one_here_first():
+    with processes.first_on_machine():
         teacher = load_adapted(adapter, storage=storage, cache=cache)
     seen: list[list[Detections]] = []
     for split, wanted in splits:
@@ -227,7 +227,7 @@ def _look(
 
 def boxes_of(annotations: Sequence[CocoAnnotation], seen: Detections) -> NDArray[np.float32]:
     """Return the (N, 4) detection of each object: same class, IoU of at least 0.5, highest score first; else NaN."""
-    boxes = _unseen(annotations)
+    boxes = _undetected(annotations)
     objects = np.array([i for i, one in enumerate(annotations) if not one.iscrowd], np.int64)
     corners = np.array([annotations[i].box_xyxy for i in objects], np.float32).reshape(-1, 4)
     classes = np.array([annotations[i].class_index for i in objects], np.int64)
@@ -252,7 +252,7 @@ def masks_of(teacher: Teacher, samples: Sequence[Sample], boxes: Sequence[Detect
     return masks
 
 
-def _kept(folder: Path, begun: Mapping[str, Any] | None) -> bytes | None:
+def _stored_boxes(folder: Path, begun: Mapping[str, Any] | None) -> bytes | None:
     """Return the content of the file that the run started with."""
     if begun is None:
         return None
@@ -265,9 +265,9 @@ def _kept(folder: Path, begun: Mapping[str, Any] | None) -> bytes | None:
     return content
 
 
-def _unseen(annotations: Sequence[CocoAnnotation]) -> NDArray[np.float32]:
+def _undetected(annotations: Sequence[CocoAnnotation]) -> NDArray[np.float32]:
     return np.full((len(annotations), 4), np.nan, np.float32)
 
 
-def _surest(seen: Detections) -> Detections:
+def _top_boxes(seen: Detections) -> Detections:
     return seen.select(np.arange(min(MOST_BOXES, len(seen))))

@@ -190,7 +190,7 @@ GPUS = "TEACHER_GPUS"
 
 OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM})
 SHARED_MEMORY = (
-    "/dev/shm has too little room for what data workers hand over: raise spec.sharedMemory (of a container, its shm "  # noqa: S108
+    "/dev/shm is too small for the batches of the data workers: raise spec.sharedMemory (of a container, its shm "  # noqa: S108
     "size), or set training.workers to 0"
 )
 

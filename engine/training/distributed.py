@@ -116,7 +116,7 @@ class Processes:
         return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
     @contextmanager
-    def one_here_first(self) -> Iterator[None]:
+    def first_on_machine(self) -> Iterator[None]:
         """Let one process per machine execute the block before the others, which then find the files it fetched."""
         if self.place.local_rank > 0:
             self.meet()
@@ -140,11 +140,11 @@ class Processes:
         dist.all_reduce(told)
         total, failed = told.tolist()
         if failed:
-            words: list[Any] = [None] * self.place.size
-            dist.all_gather_object(words, None if failure is None else _words(failure))
+            records: list[Any] = [None] * self.place.size
+            dist.all_gather_object(records, None if failure is None else _error_record(failure))
             self.told = True
             if failure is None:
-                raise _error(next(word for word in words if word is not None))
+                raise _error(next(record for record in records if record is not None))
         return float(total)
 
     @contextmanager
@@ -183,7 +183,7 @@ def joined() -> Iterator[Processes]:
     if on_gpu():
         gpus = torch.cuda.device_count()
         if place.local_size > gpus:
-            raise ConfigError(f"{place.local_size} processes are to have a GPU each, and this machine has {gpus}")
+            raise ConfigError(f"{place.local_size} processes need a GPU each, but this machine has {gpus}")
         torch.cuda.set_device(place.local_rank)
     store = _meet(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), place)
     dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=WAIT)
@@ -212,20 +212,20 @@ def _meet(host: str, port: int, place: Place) -> Any:
 
     def wait(for_what: str) -> None:
         if time.monotonic() > deadline:
-            raise TeacherError(f"after {JOIN / 60:.0f} minutes process {place.rank} still waits for {for_what}")
+            raise TeacherError(f"after {JOIN / 60:.0f} minutes process {place.rank} is still waiting for {for_what}")
         time.sleep(0.2)
 
     while True:
         if place.rank > 0:
             while not _listens(host, port):
-                wait(f"the first one, at {host}:{port}: does it run, and may it be reached?")
+                wait(f"the first one, at {host}:{port}: is it running and reachable?")
         store: Any = dist.TCPStore(  # type: ignore[attr-defined]
             host, port, is_master=place.rank == 0, wait_for_workers=False, timeout=WAIT
         )
         if not store.check([f"here/{place.rank}"]):
             break
         del store  # it belongs to an earlier attempt, whose processes have not noticed yet that one is lost
-        wait("those of an earlier attempt to end")
+        wait("the processes of an earlier attempt to end")
     store.set(f"here/{place.rank}", "")
     for rank in range(place.size):
         while not store.check([f"here/{rank}"]):
@@ -246,7 +246,7 @@ def _short(error: RuntimeError) -> str:
     return re.sub(r"^\[\S+\] ", "", str(error).split("\n")[0]).partition(". ")[0]
 
 
-def _words(failure: BaseException) -> tuple[int, str]:
+def _error_record(failure: BaseException) -> tuple[int, str]:
     """Return exit code and message; anything other than an Exception was a signal."""
     if isinstance(failure, Exception):
         outcome = Outcome.failure(failure)
@@ -254,6 +254,6 @@ def _words(failure: BaseException) -> tuple[int, str]:
     return InterruptedTrainingError.exit_code, str(failure) or type(failure).__name__
 
 
-def _error(words: tuple[int, str]) -> TeacherError:
-    exit_code, message = words
+def _error(record: tuple[int, str]) -> TeacherError:
+    exit_code, message = record
     return EXIT_ERRORS.get(exit_code, TeacherError)(message)

@@ -67,12 +67,10 @@ class Evaluator:
     def base(self, splits: Mapping[str, SplitData]) -> Baseline:
         """Evaluate the base model on the given splits."""
         with adapter_off(self.teacher):
-            seen = self.evaluate(splits["val"])
-            metrics, tested = {"val": seen.metrics}, None
-            if "test" in splits:
-                tested = self.evaluate(splits["test"])
-                metrics["test"] = tested.metrics
-        return Baseline(metrics, seen, tested)
+            val = self.evaluate(splits["val"])
+            test = self.evaluate(splits["test"]) if "test" in splits else None
+        metrics = {"val": val.metrics} | ({} if test is None else {"test": test.metrics})
+        return Baseline(metrics, val, test)
 
     def adapted(
         self,
@@ -84,16 +82,16 @@ class Evaluator:
         retention_data: RetentionData | None,
     ) -> EvaluationReport:
         """Evaluate the best adapter, and the base unless its evaluation is given."""
-        seen_after = self.evaluate(splits.val)
-        tested_after = None if splits.test is None else self.evaluate(splits.test)
+        val_after = self.evaluate(splits.val)
+        test_after = None if splits.test is None else self.evaluate(splits.test)
         if base is None:
             with_test = {} if splits.test is None else {"test": splits.test}
             base = self.base({"val": splits.val} | with_test)
         by_detector = None
         if detected is not None:
-            by_detector = self.by_detector(splits.val, detected.val, truth=seen_after.truth)
-        retained = None if retention_data is None else self.retention(retention_data)
-        return EvaluationReport(before, base.seen, seen_after, base.tested, tested_after, by_detector, retained)
+            by_detector = self.by_detector(splits.val, detected.val, truth=val_after.truth)
+        retention = None if retention_data is None else self.retention(retention_data)
+        return EvaluationReport(before, base.val, val_after, base.test, test_after, by_detector, retention)
 
     def by_detector(
         self, split: SplitData, boxes: tuple[Detections, ...], *, truth: GroundTruth
@@ -137,13 +135,13 @@ class Baseline:
 
     Attributes:
         metrics: Metrics of the splits ``val`` and, if it exists, ``test``.
-        seen: Evaluation on ``val``.
-        tested: Evaluation on ``test``, if it exists.
+        val: Evaluation on ``val``.
+        test: Evaluation on ``test``, if it exists.
     """
 
     metrics: Mapping[str, ApMetrics]
-    seen: Evaluation
-    tested: Evaluation | None = None
+    val: Evaluation
+    test: Evaluation | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,18 +150,18 @@ class EvaluationReport:
 
     Attributes:
         before: Metrics of the base on the splits ``val`` and, if it exists, ``test``.
-        seen_before: The base on ``val``.
-        seen_after: The best adapter on ``val``.
-        tested_before: The base on ``test``.
-        tested_after: The best adapter on ``test``.
+        val_before: The base on ``val``.
+        val_after: The best adapter on ``val``.
+        test_before: The base on ``test``.
+        test_after: The best adapter on ``test``.
         by_detector: See :meth:`Evaluator.by_detector`.
-        retained: See :meth:`Evaluator.retention`.
+        retention: See :meth:`Evaluator.retention`.
     """
 
     before: Mapping[str, ApMetrics]
-    seen_before: Evaluation
-    seen_after: Evaluation
-    tested_before: Evaluation | None
-    tested_after: Evaluation | None
+    val_before: Evaluation
+    val_after: Evaluation
+    test_before: Evaluation | None
+    test_after: Evaluation | None
     by_detector: tuple[ApMetrics, ApMetrics] | None
-    retained: Retention | None
+    retention: Retention | None

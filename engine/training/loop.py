@@ -254,7 +254,7 @@ class Loop:
         try:
             self._checkpoint()
         except StorageError as error:
-            self._tell("note", message=f"the last checkpoint is on this disk alone: {error}")
+            self._tell("note", message=f"the last checkpoint was not uploaded and exists on this disk only: {error}")
 
     def _updated(self, progress: Progress | None = None, **changes: Any) -> Progress:
         """Return the progress with ``changes``, and current time and memory."""
@@ -295,5 +295,5 @@ class Loop:
         self._checkpoint_at_the_end()
         return InterruptedTrainingError(
             f"{self.stop.name} arrived: {self.teacher.name} stopped after step {self.progress.step} of "
-            f"{self.steps.total}; the same command resumes from there"
+            f"{self.steps.total}; the same command resumes training"
         )

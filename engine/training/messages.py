@@ -17,17 +17,17 @@ from engine.training.checkpoint import Checkpoint
 from engine.training.evaluation import EvaluationReport
 
 
-def left_out(
+def skipped_messages(
     unreadable: Unreadable, objects: int = 0, *, asked: ExifOrientation = ExifOrientation.AUTO
 ) -> Iterator[str]:
     """Yield messages about skipped images and objects, and about images that EXIF rotates."""
     if objects:
         yield (
-            f"{objects:,} objects are left out: of images that are, outside an image that is smaller, or with box "
-            "and mask that contradict each other"
+            f"{objects:,} objects are skipped: their image is skipped, they are outside it, or their box and mask "
+            "contradict each other"
         )
     if unreadable.faults:
-        yield shortened(f"{len(unreadable.faults):,} images are left out: {'; '.join(unreadable.examples)}")
+        yield shortened(f"{len(unreadable.faults):,} images are skipped: {'; '.join(unreadable.examples)}")
     for code, count, examples in unreadable.frames.problems(asked):
         _, message, advice = CATALOGUE[code]
         yield f"{count:,}x {message} {advice} Such as {', '.join(examples)}"
@@ -35,28 +35,28 @@ def left_out(
         yield f"{unreadable.pages:,} images have several pages or frames: the first of each is used"
 
 
-def shared_images(check: SplitCheck | None) -> Iterator[str]:
+def shared_image_messages(check: SplitCheck | None) -> Iterator[str]:
     """Return a sentence about images that several splits share."""
     if check is None:
         return
     for split, count in (("val", check.val), ("test", check.test)):
         if count:
-            yield f"{count:,} images of {split} are in another split too: AP on them is not reliable"
+            yield f"{count:,} images of {split} are also in another split: AP on them is not reliable"
     if check.versions:
-        yield f"{check.versions:,} images have the names of versions of pictures of another split"
+        yield f"{check.versions:,} images are, by their names, versions of images of another split"
     if check.examples:
         yield f"such as {'; '.join(check.examples)}"
 
 
 def phases(evaluation: EvaluationReport) -> dict[str, ApMetrics]:
     """Return the metrics that are measured only at the end, by the phase name of their event."""
-    phases = {} if evaluation.tested_after is None else {"test": evaluation.tested_after.metrics}
-    if evaluation.retained is not None:
-        phases |= {"retention_base": evaluation.retained.base, "retention": evaluation.retained.adapted}
+    phases = {} if evaluation.test_after is None else {"test": evaluation.test_after.metrics}
+    if evaluation.retention is not None:
+        phases |= {"retention_base": evaluation.retention.base, "retention": evaluation.retention.adapted}
     return phases
 
 
-def so_far(checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the event fields that a checkpoint contains."""
     progress, base_ap = checkpoint.progress, checkpoint.before["val"].ap
     return {"step": progress.step, "ap_before": base_ap, "best_ap": better_than(base_ap, progress.best_ap)}
@@ -65,11 +65,11 @@ def so_far(checkpoint: Checkpoint) -> dict[str, Any]:
 def summary(result: TeacherResult) -> str:
     """Return the result of training as a sentence."""
     concluded = conclude_result(result)
-    told = concluded.sentence
+    sentence = concluded.sentence
     if result.retention is not None and result.retention.share >= 0:
-        told += f", {result.retention.share:.0%} of the base's skill on other things is left"
+        sentence += f", {result.retention.share:.0%} of the base's zero-shot AP is kept"
     if concluded.remark:
-        told += f". {concluded.remark}"
+        sentence += f". {concluded.remark}"
     if result.improved is False:
-        told += f". {ADVICE}"
-    return told
+        sentence += f". {ADVICE}"
+    return sentence

@@ -16,12 +16,12 @@ from engine.training.checkpoint import Checkpoint
 from engine.training.context import TrainingContext
 from engine.training.device import Stop
 from engine.training.evaluation import Baseline, Evaluator
-from engine.training.messages import left_out, shared_images
+from engine.training.messages import shared_image_messages, skipped_messages
 from engine.training.prepare_data import PreparedData, fetch, wait_for_training_images
 from engine.training.prepare_model import PreparedModel, fetch_base, load_base, prepare_model
 from engine.training.resume import check_same_base, check_same_images, check_same_run, run_fingerprint
 from engine.training.retention_data import RetentionData
-from engine.training.sampler import Steps, repeats, shapes_of
+from engine.training.sampler import Steps, repeat_factors, shapes_of
 from engine.training.splits import Splits
 
 
@@ -83,8 +83,8 @@ def prepare_run(context: TrainingContext, checkpoint: Checkpoint | None) -> Prep
         if training_images.busy:
             context.note("waiting for the training images")
         splits = wait_for_training_images(data, training_images, context.processes)
-    skipped = left_out(splits.unreadable, splits.objects_skipped, asked=context.config.data.exif_orientation)
-    for message in (*skipped, *shared_images(splits.shared)):
+    skipped = skipped_messages(splits.unreadable, splits.objects_skipped, asked=context.config.data.exif_orientation)
+    for message in (*skipped, *shared_image_messages(splits.shared)):
         context.note(message)
     detected = _detect_box_prompts(context, teacher, splits, checkpoint)
     if checkpoint is not None:
@@ -99,7 +99,7 @@ def prepare_run(context: TrainingContext, checkpoint: Checkpoint | None) -> Prep
         images=len(train),
         seed=training.seed,
         place=context.processes.place,
-        repeats=repeats(train, exponent=training.class_balance),
+        repeats=repeat_factors(train, exponent=training.class_balance),
         shapes=shapes_of(train) if teacher.pads else (),
         micro_batch_size=size if size < settings.batch_size else None,
     )

@@ -16,7 +16,7 @@ from engine.teachers import REGISTRY, LocalModel
 from engine.training.annotated_splits import AnnotatedSplits
 from engine.training.background import BackgroundTask
 from engine.training.distributed import Processes
-from engine.training.messages import left_out
+from engine.training.messages import skipped_messages
 from engine.training.retention_data import RetentionData, prepare_retention_data
 from engine.training.splits import Splits
 
@@ -67,9 +67,9 @@ def fetch(
         TeacherError: Something is unavailable or unusable.
     """
     masks, training = REGISTRY[name].needs_masks, config.training
-    with processes.one_here_first(), ThreadPoolExecutor(1) as thread:
+    with processes.first_on_machine(), ThreadPoolExecutor(1) as thread:
         fetching = thread.submit(base)
-        say("fetching the data; every image is decoded once, to find unreadable ones")
+        say("fetching the data; decoding every image once to find unreadable ones")
         data = AnnotatedSplits.of(config.data, masks=masks, seed=training.seed, storage=storage, cache=cache)
         unreadable = {name: data.fetch_images(name) for name in data.whole if name != "train"}
         if data.undecided(unreadable):
@@ -79,7 +79,7 @@ def fetch(
         retention = prepare_retention_data(training.retention, config.data, masks=masks, storage=storage, cache=cache)
         if processes.place.local_rank == 0:
             training_images.begin(partial(Splits.of, data, unreadable))
-        for message in (NO_RETENTION_DATA,) if retention is None else left_out(retention.unreadable):
+        for message in (NO_RETENTION_DATA,) if retention is None else skipped_messages(retention.unreadable):
             say(message)
         return PreparedData(fetching.result(), data, unreadable, retention)
 
@@ -88,6 +88,6 @@ def wait_for_training_images(
     prepared: PreparedData, training_images: BackgroundTask[Splits], processes: Processes
 ) -> Splits:
     """Wait for the training images, in all processes."""
-    with processes.one_here_first():
+    with processes.first_on_machine():
         splits = training_images.result()
         return Splits.of(prepared.annotated, prepared.unreadable) if splits is None else splits

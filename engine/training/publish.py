@@ -35,7 +35,7 @@ from engine.storage import Storage, join
 from engine.storage import name as name_of
 from engine.training.device import check_disk
 from engine.training.distributed import ALONE, Processes
-from engine.training.resume import fetch_last, keep_best, keep_last
+from engine.training.resume import fetch_checkpoint, upload_best_adapter, upload_checkpoint
 from engine.training.trainer import TeacherTrainer
 from engine.training.watchdog import print_failure
 
@@ -88,7 +88,7 @@ def train_and_publish(
         publication(layout, run.teacher, storage=storage).settle()
         earlier = read_result(layout, run.teacher, storage)
         if earlier is None:
-            fetch_last(storage, remote_last, local_last)
+            fetch_checkpoint(storage, remote_last, local_last)
         elif not storage.exists(layout.metadata):
             publish_run(run.config, storage=storage)
         return earlier
@@ -105,7 +105,7 @@ def train_and_publish(
         work_dir=work_dir,
         cache=cache,
         listeners=(listener,),
-        on_checkpoint=partial(keep_last, storage=storage, uri=remote_last),
+        on_checkpoint=partial(upload_checkpoint, storage=storage, uri=remote_last),
         on_hang=on_hang,
         processes=processes,
     )
@@ -113,7 +113,7 @@ def train_and_publish(
         result = trainer.train()
     except LossNotFiniteError as error:
         try:
-            kept = keep_best(trainer.folder, storage=storage, uri=remote_last) if processes.first else None
+            kept = upload_best_adapter(trainer.folder, storage=storage, uri=remote_last) if processes.first else None
         except StorageError as failure:
             raise LossNotFiniteError(f"{error} at {trainer.folder} alone: {failure}") from None
         if kept is None:
@@ -122,7 +122,8 @@ def train_and_publish(
 
     published, mine = processes.decided(partial(publish_result, result, run, storage=storage, work_dir=work_dir))
     where = layout.teacher(run.teacher)
-    listener(_done(published, f"published {where}" if mine else f"another attempt has published {where}: it stands"))
+    kept = f"another attempt has already published {where}: its result is kept"
+    listener(_done(published, f"published {where}" if mine else kept))
     return published
 
 

@@ -43,24 +43,24 @@ def write_result(
     plan: StepEstimate | None,
 ) -> TeacherResult:
     """Write example images with detections, validation pages and ``result.json`` to the adapter's ``folder``."""
-    truth = evaluation.seen_after.truth
+    truth = evaluation.val_after.truth
     write_samples(
         folder,
         truth,
         partial(splits.val.sample, with_masks=False),
-        before=evaluation.seen_before.detections,
-        after=evaluation.seen_after.detections,
+        before=evaluation.val_before.detections,
+        after=evaluation.val_after.detections,
     )
     pages = write_pages(
         folder / VALIDATION_PAGES,
         truth,
         partial(splits.val.sample, with_masks=False),
         title=teacher.name.value,
-        before=evaluation.seen_before.detections,
-        after=evaluation.seen_after.detections,
+        before=evaluation.val_before.detections,
+        after=evaluation.val_after.detections,
     )
     at_first, adapted = (
-        operating_point(truth, one.detections) for one in (evaluation.seen_before, evaluation.seen_after)
+        operating_point(truth, one.detections) for one in (evaluation.val_before, evaluation.val_after)
     )
     adapter = folder / ADAPTER
     content = adapter.read_bytes()
@@ -69,11 +69,11 @@ def write_result(
         base_model=base_model,
         base_revision=base.revision,
         before=evaluation.before["val"],
-        after=evaluation.seen_after.metrics,
+        after=evaluation.val_after.metrics,
         test_before=evaluation.before.get("test"),
-        test_after=evaluation.tested_after and evaluation.tested_after.metrics,
-        comparison=_compared(evaluation.seen_before, evaluation.seen_after),
-        test_comparison=_compared(evaluation.tested_before, evaluation.tested_after),
+        test_after=evaluation.test_after and evaluation.test_after.metrics,
+        comparison=_compared(evaluation.val_before, evaluation.val_after),
+        test_comparison=_compared(evaluation.test_before, evaluation.test_after),
         from_detector_before=evaluation.by_detector and evaluation.by_detector[0],
         from_detector_after=evaluation.by_detector and evaluation.by_detector[1],
         thresholds=adapted.thresholds,
@@ -88,7 +88,7 @@ def write_result(
         confusion_before=at_first.confusion,
         confusion_after=adapted.confusion,
         validation_pages=pages,
-        retention=evaluation.retained,
+        retention=evaluation.retention,
         history=progress.history,
         best_epoch=steps.epochs_at(progress.best_step),
         epochs=steps.epochs_at(progress.step),

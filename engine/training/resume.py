@@ -28,15 +28,15 @@ def last_checkpoint(last: Path, say: Callable[[str], None]) -> Checkpoint | None
     checkpoint = load_checkpoint(last, damaged.append)
     for path in damaged:
         path.replace(path.with_suffix(".damaged"))  # so that it does not count among the kept checkpoints
-        say(f"{path} is damaged, or of another version: it is not used")
+        say(f"{path} is damaged or of another version: ignoring it")
     if checkpoint is not None:
         say(f"resuming after step {checkpoint.progress.step}")
     elif damaged:
-        say("no checkpoint is intact: starting from the beginning")
+        say("no checkpoint is readable: starting from the beginning")
     return checkpoint
 
 
-def fetch_last(storage: Storage, uri: str, last: Path) -> None:
+def fetch_checkpoint(storage: Storage, uri: str, last: Path) -> None:
     """Download the newest intact checkpoint if it is further than the local ones.
 
     Its detected boxes are downloaded first, so that a local checkpoint always has its boxes.
@@ -66,7 +66,7 @@ def _fetch_boxes(checkpoint: Checkpoint, there: set[str], storage: Storage, uri:
         storage.download(join(uri, boxes), here)
 
 
-def keep_best(folder: Path, *, storage: Storage, uri: str) -> str | None:
+def upload_best_adapter(folder: Path, *, storage: Storage, uri: str) -> str | None:
     """Upload the best adapter of a failed run; return its URI, or None if the run has no adapter."""
     files = [folder / name for name in (ADAPTER_CONFIG, ADAPTER_CARD, ADAPTER)]
     if not all(file.is_file() for file in files):
@@ -76,7 +76,7 @@ def keep_best(folder: Path, *, storage: Storage, uri: str) -> str | None:
     return join(uri, BEST)
 
 
-def keep_last(checkpoint: Path, *, storage: Storage, uri: str) -> None:
+def upload_checkpoint(checkpoint: Path, *, storage: Storage, uri: str) -> None:
     """Upload a checkpoint, after its detected boxes, and delete outdated checkpoints."""
     there = {item.key for item in storage.list(uri)}
     for boxes in checkpoint.parent.glob(DETECTED_BOXES.format("*")):

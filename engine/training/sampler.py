@@ -137,7 +137,7 @@ def _order(
     """Return the images of one epoch, in steps of ``size``, and the number of earlier uses of each in the run."""
     order = _images_of(images, seed, epoch, repeats)
     if shapes:
-        order = alike(order, np.asarray(shapes), size=size, rng=np.random.default_rng([seed, epoch, 1]))
+        order = group_by_shape(order, np.asarray(shapes), size=size, rng=np.random.default_rng([seed, epoch, 1]))
     if not repeats:
         return order, np.full(images, epoch)
     before = np.zeros(images, np.int64)
@@ -148,7 +148,7 @@ def _order(
 
 def _images_of(images: int, seed: int, epoch: int, repeats: tuple[float, ...]) -> NDArray[np.int64]:
     rng = np.random.default_rng([seed, epoch])
-    return drawn(repeats, rng) if repeats else rng.permutation(images)
+    return draw_images(repeats, rng) if repeats else rng.permutation(images)
 
 
 def shapes_of(dataset: CocoDataset) -> tuple[int, ...]:
@@ -158,7 +158,7 @@ def shapes_of(dataset: CocoDataset) -> tuple[int, ...]:
     return tuple(round(4 * math.log2(height / width)) for height, width in known) if len(known) == len(sizes) else ()
 
 
-def alike(
+def group_by_shape(
     order: NDArray[np.int64], shapes: NDArray[np.int64], *, size: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Reorder images so that those of a step have similar shapes and need little padding.
@@ -173,7 +173,7 @@ def alike(
         rng: Shuffles the steps of a window.
 
     >>> shapes = np.array([0, 9, 0, 9, 0, 9])
-    >>> sorted(alike(np.arange(6), shapes, size=3, rng=np.random.default_rng(0)).reshape(2, 3).tolist())
+    >>> sorted(group_by_shape(np.arange(6), shapes, size=3, rng=np.random.default_rng(0)).reshape(2, 3).tolist())
     [[0, 2, 4], [1, 3, 5]]
     """
     if len(set(shapes.tolist())) < 2:
@@ -205,7 +205,7 @@ MOST_OFTEN = 4.0
 """Maximum repeat factor of an image of a rare class: more would overfit."""
 
 
-def repeats(dataset: CocoDataset, *, exponent: float) -> tuple[float, ...]:
+def repeat_factors(dataset: CocoDataset, *, exponent: float) -> tuple[float, ...]:
     """Return the mean repeats of each image per epoch; empty if each image is used once.
 
     Repeat factors as in LVIS (Gupta et al. 2019, arXiv:1908.03195, appendix B), relative to the median class instead of
@@ -229,7 +229,7 @@ def repeats(dataset: CocoDataset, *, exponent: float) -> tuple[float, ...]:
     return tuple((wanted * len(wanted) / wanted.sum()).tolist())
 
 
-def drawn(factors: Sequence[float], rng: np.random.Generator) -> NDArray[np.int64]:
+def draw_images(factors: Sequence[float], rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw the shuffled indices of one epoch: image i floor(factors[i]) or ceil(factors[i]) times, N in total.
 
     Systematic sampling: an image is used once for each integer that the cumulative sum, with a random offset, passes.

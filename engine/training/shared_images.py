@@ -19,7 +19,7 @@ from engine.storage import Storage
 EXAMPLES = 3
 
 
-def known_images(
+def identify_images(
     dataset: CocoDataset,
     folder: ImageFolder,
     file: PartFiles,
@@ -47,7 +47,7 @@ def groups(images: PartImages) -> list[int]:
     return [int(group) for group in keep_together(images)]
 
 
-def check_shared(splits: Mapping[str, PartImages], *, max_percent: int) -> SplitCheck:
+def check_shared_images(splits: Mapping[str, PartImages], *, max_percent: int) -> SplitCheck:
     """Check the splits of a run for shared images.
 
     Raises:

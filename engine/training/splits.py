@@ -9,7 +9,7 @@ from typing import Self
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.results.types import SplitCheck
 from engine.training.annotated_splits import AnnotatedSplits, SplitData
-from engine.training.shared_images import check_shared
+from engine.training.shared_images import check_shared_images
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Splits:
         lost = _objects(data.whole.values()) - _objects(splits.values())
         contradictory = {split.dataset.digest: split.dataset.contradictory for split in data.whole.values()}  # by file
         known = {name: identify(check) for name, identify in data.known.items()}
-        shared = check_shared(known, max_percent=data.config.max_leaked_percent)
+        shared = check_shared_images(known, max_percent=data.config.max_leaked_percent)
         return cls(
             splits["train"],
             splits["val"],

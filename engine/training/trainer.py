@@ -39,7 +39,7 @@ from engine.training.distributed import ALONE, Processes
 from engine.training.evaluation import EvaluationReport, Evaluator
 from engine.training.listeners import TensorBoard, thinned
 from engine.training.loop import Hooks, Loop
-from engine.training.messages import phases, so_far, summary
+from engine.training.messages import checkpoint_fields, phases, summary
 from engine.training.prepare import PreparedRun, build_evaluator, prepare_run
 from engine.training.result_files import write_result
 from engine.training.resume import last_checkpoint, run_fingerprint
@@ -88,7 +88,7 @@ class TeacherTrainer:
     ) -> None:
         names = config.teachers.names
         if teacher is None and len(names) != 1:
-            raise ConfigError(f"the run tunes {', '.join(names) or 'no teacher'}: say which one to train")
+            raise ConfigError(f"the run tunes {', '.join(names) or 'no teacher'}: name the teacher to train")
         self.name = teacher or names[0]
         settings = config.teachers.of(self.name)
         if settings is None:
@@ -117,7 +117,7 @@ class TeacherTrainer:
             run = prepare_run(context, checkpoint)
             with context.watched(run.model.release_memory) as stop:
                 start = checkpoint or self.processes.decided(partial(_write_first_checkpoint, context, run))
-                context.listen(run.event("start", **so_far(start)))
+                context.listen(run.event("start", **checkpoint_fields(start)))
                 evaluator = build_evaluator(context, run.model, stop)
                 progress = _optimize(context, run, start, evaluator, stop)
                 evaluation = evaluator.adapted(

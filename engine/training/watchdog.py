@@ -88,7 +88,7 @@ class Watchdog:
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
                 self.tell(
                     NoProgressError(
-                        f"nothing has happened for {silent:.0f} seconds: the stack of each thread is on standard "
+                        f"no progress for {silent:.0f} seconds: the stack of each thread is on standard "
                         "error; the same command resumes from the last checkpoint. If a step may take as long, raise "
                         "training.hang_seconds"
                     )

@@ -81,7 +81,7 @@ def test_shared_memory_that_is_too_small_is_told(planned: Path, tmp_path: Path) 
         check=False,
     )
     assert done.returncode == MachineError.exit_code, done.stderr
-    assert "/dev/shm has too little room" in done.stdout + done.stderr
+    assert "/dev/shm is too small" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 

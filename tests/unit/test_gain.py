@@ -54,7 +54,7 @@ def test_the_card_has_thresholds_and_what_is_left_of_the_base(config: RunConfig)
 
 
 def test_the_card_of_a_run_without_them_says_so(config: RunConfig) -> None:
-    assert "is left of the base's skill on other things | not measured |" in model_card(
+    assert "share of the base's zero-shot AP that is kept | not measured |" in model_card(
         result(retention=None, thresholds={}), config, versions={}
     )
 
@@ -78,7 +78,7 @@ def test_a_command_ends_with_what_is_left_of_the_base(monkeypatch: pytest.Monkey
     monkeypatch.setattr(display, "console", console)
     display.show_results([result()])
     text = console.export_text()
-    assert "GroundingDino: 75% of the base's skill on other things is left (AP 0.400 -> 0.300)" in text
+    assert "GroundingDino: 75% of the base's zero-shot AP is kept (AP 0.400 -> 0.300)" in text
 
 
 def test_thresholds_of_a_thousand_classes_do_not_lengthen_an_outcome() -> None:

@@ -142,7 +142,7 @@ def test_the_base_is_measured_before_the_images_to_learn_from_are_there_and_noth
     base, start = (event for event in events if event.event in {"evaluation", "start"} and event.step == 0)
     assert (base.phase, base.ap, base.ap_before) == ("base", result.before.ap, result.before.ap)
     assert (start.steps, start.epochs, start.ap_before) == (result.steps, 6, result.before.ap)
-    assert any((event.message or "").startswith("2 images are left out") for event in events)
+    assert any((event.message or "").startswith("2 images are skipped") for event in events)
 
 
 def fails_at_once(config: RunConfig, work: Path, error: type[Exception], match: str) -> None:

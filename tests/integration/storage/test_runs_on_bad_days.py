@@ -148,7 +148,7 @@ def test_an_attempt_that_was_taken_for_lost_ends_well_with_what_another_has_publ
             lost.send_signal(signal.SIGCONT)
         *_, done = rest_of(lost)
     assert lost.returncode == 0
-    assert done.message == f"another attempt has published {root}/teachers/sam_lora: it stands"
+    assert done.message == f"another attempt has already published {root}/teachers/sam_lora: its result is kept"
     assert {item.key: item.etag for item in storage.list(root) if "/last/" not in item.key} == published
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from toy import metrics
 
-from engine.evaluation.retention import LEAST_SKILL, retention
+from engine.evaluation.retention import MIN_BASE_AP, retention
 
 
 @pytest.mark.parametrize(
     ("base", "adapted", "share"),
-    [(0.5, 0.4, 0.8), (0.4, 0.5, 1.25), (0.5, 0.0, 0.0), (LEAST_SKILL / 2, 0.5, -1), (-1.0, -1.0, -1)],
+    [(0.5, 0.4, 0.8), (0.4, 0.5, 1.25), (0.5, 0.0, 0.0), (MIN_BASE_AP / 2, 0.5, -1), (-1.0, -1.0, -1)],
 )
 def test_the_share_is_that_of_ap(base: float, adapted: float, share: float) -> None:
     measured = retention("built-in", base=metrics(base), adapted=metrics(adapted))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from loops import nonempty
 
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage
-from engine.training.sampler import MOST_OFTEN, Steps, drawn, repeats
+from engine.training.sampler import MOST_OFTEN, Steps, draw_images, repeat_factors
 
 
 def _dataset(*images: set[int], classes: int, crowds: bool = False) -> CocoDataset:
@@ -25,35 +25,35 @@ def _dataset(*images: set[int], classes: int, crowds: bool = False) -> CocoDatas
 
 
 def test_classes_that_are_equally_rare_need_no_balance() -> None:
-    assert repeats(_dataset({0}, {1}, {2}, set(), classes=3), exponent=0.5) == ()
+    assert repeat_factors(_dataset({0}, {1}, {2}, set(), classes=3), exponent=0.5) == ()
 
 
 def test_nothing_is_balanced_where_it_was_not_asked_for() -> None:
-    assert repeats(_dataset(*[{0}] * 20, {1}, classes=2), exponent=0) == ()
+    assert repeat_factors(_dataset(*[{0}] * 20, {1}, classes=2), exponent=0) == ()
 
 
 def test_an_image_is_shown_as_often_as_its_rarest_class_wants() -> None:
     dataset = _dataset(*[{0}] * 16, *[{1}] * 16, {0, 2}, classes=3)  # medians: 17, 16, 1 images -> 16
-    factors = repeats(dataset, exponent=0.5)
+    factors = repeat_factors(dataset, exponent=0.5)
     assert sum(factors) == pytest.approx(33)
     assert factors[-1] / factors[0] == pytest.approx(4.0)
     assert factors[0] == factors[20] < 1
 
 
 def test_the_rarest_class_is_not_learned_by_heart() -> None:
-    factors = repeats(_dataset(*[{0}] * 500, *[{1}] * 500, {2}, classes=3), exponent=1)
+    factors = repeat_factors(_dataset(*[{0}] * 500, *[{1}] * 500, {2}, classes=3), exponent=1)
     assert factors[-1] / factors[0] == pytest.approx(MOST_OFTEN)
 
 
 def test_crowds_and_classes_that_nothing_shows_do_not_count() -> None:
-    assert repeats(_dataset({0}, {0}, classes=5), exponent=0.5) == ()
-    assert repeats(_dataset({0}, {0}, classes=1, crowds=True), exponent=0.5) == ()
+    assert repeat_factors(_dataset({0}, {0}, classes=5), exponent=0.5) == ()
+    assert repeat_factors(_dataset({0}, {0}, classes=1, crowds=True), exponent=0.5) == ()
 
 
 @given(st.lists(st.floats(0.1, 4), min_size=1, max_size=60), st.integers(0, 2**32 - 1))
 def test_an_epoch_shows_each_image_as_often_as_its_factor_allows(weights: list[float], seed: int) -> None:
     factors = np.asarray(weights) * len(weights) / sum(weights)
-    order = drawn(tuple(factors), np.random.default_rng(seed))
+    order = draw_images(tuple(factors), np.random.default_rng(seed))
     assert len(order) == len(factors)
     counts = np.bincount(order, minlength=len(factors))
     assert (counts >= np.floor(factors - 1e-6)).all()
@@ -63,7 +63,7 @@ def test_an_epoch_shows_each_image_as_often_as_its_factor_allows(weights: list[f
 def test_over_the_epochs_each_image_is_shown_as_often_as_its_factor_says() -> None:
     factors = (0.5,) * 8 + (2.0,) * 2 + (1.0,) * 2
     factors = tuple(f * 12 / sum(factors) for f in factors)
-    orders = [drawn(factors, np.random.default_rng([0, epoch])) for epoch in range(2000)]
+    orders = [draw_images(factors, np.random.default_rng([0, epoch])) for epoch in range(2000)]
     counts = np.bincount(np.concatenate(orders), minlength=12) / 2000
     assert counts == pytest.approx(np.asarray(factors), abs=0.05)
 

@@ -63,7 +63,7 @@ def test_one_alone_needs_no_others() -> None:
     assert ALONE.add_up(parameters, {"loss": 1.0}) == {"loss": 1.0}
     assert [parameter.grad for parameter in parameters] == before
     assert (ALONE.sum(2), ALONE.any(True), ALONE.decided(lambda: 3), ALONE.gather([4])) == (2, True, 3, [4])
-    with joined() as processes, processes.one_here_first():
+    with joined() as processes, processes.first_on_machine():
         assert processes is ALONE
     assert not torch.distributed.is_initialized()
 
@@ -151,7 +151,7 @@ def test_a_signal_does_not_interrupt_what_is_exchanged() -> None:
 
 
 def fetch(processes: Processes, log: Path) -> None:
-    with processes.one_here_first():
+    with processes.first_on_machine():
         time.sleep(0.2 if processes.place.local_rank == 0 else 0)
         with log.open("a") as file:
             file.write(f"{processes.place.local_rank}\n")
@@ -169,7 +169,7 @@ def test_those_that_never_come_are_not_waited_for_for_ever(monkeypatch: pytest.M
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
     missing = "the first one, at 127.0.0.1" if rank else "process 1 of 2"
-    with pytest.raises(TeacherError, match=f"process {rank} still waits for {missing}"), joined():
+    with pytest.raises(TeacherError, match=f"process {rank} is still waiting for {missing}"), joined():
         pass
 
 
@@ -195,5 +195,5 @@ def test_every_process_of_a_machine_needs_a_gpu_of_its_own(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
-    with pytest.raises(ConfigError, match="2 processes are to have a GPU each, and this machine has 1"), joined():
+    with pytest.raises(ConfigError, match="2 processes need a GPU each, but this machine has 1"), joined():
         pass

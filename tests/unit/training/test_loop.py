@@ -27,7 +27,7 @@ from engine.training.loop import Loop
 from engine.training.sampler import Steps
 
 WITHOUT_NOISE = LoraSettings(preset=LoraPreset.ALL, rank=8, alpha=16, dropout=0)
-"""Dropout is drawn anew in every process."""
+"""Dropout noise differs between processes."""
 
 
 def weights(loop: Loop) -> dict[str, torch.Tensor]:

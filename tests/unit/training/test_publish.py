@@ -19,7 +19,7 @@ from engine.storage import Storage, join
 from engine.training import publish
 from engine.training.box_prompts import DETECTOR
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_name, load_checkpoint, save_checkpoint
-from engine.training.resume import fetch_last, keep_last
+from engine.training.resume import fetch_checkpoint, upload_checkpoint
 
 DINO = TeacherName.GROUNDING_DINO
 
@@ -111,11 +111,11 @@ def test_a_checkpoint_is_kept_only_beside_the_boxes_that_it_goes_with(
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "upload", fails)
         with pytest.raises(StorageError, match="the store is gone"):
-            keep_last(checkpoint, storage=storage, uri=str(kept))
+            upload_checkpoint(checkpoint, storage=storage, uri=str(kept))
     assert not (kept / checkpoint.name).exists()
-    keep_last(checkpoint, storage=storage, uri=str(kept))
+    upload_checkpoint(checkpoint, storage=storage, uri=str(kept))
     assert {path.name for path in kept.iterdir()} == {path.name for path in (tmp_path / "last").iterdir()}
-    fetch_last(storage, str(kept), tmp_path / "another machine")
+    fetch_checkpoint(storage, str(kept), tmp_path / "another machine")
     assert len(list((tmp_path / "another machine").iterdir())) == 2
 
 
@@ -126,11 +126,11 @@ def test_storage_keeps_the_two_newest_and_gives_the_newest_that_is_whole(
     uri = str(tmp_path / "kept") if place == "file" else request.getfixturevalue("s3") + "/last"
     storage = Storage()
     for step in (0, 10, 20):
-        keep_last(write_checkpoint(tmp_path / "last", step), storage=storage, uri=uri)
+        upload_checkpoint(write_checkpoint(tmp_path / "last", step), storage=storage, uri=uri)
     assert [item.key for item in storage.list(uri)] == [checkpoint_name(10), checkpoint_name(20)]
     newest = join(uri, checkpoint_name(20))
     storage.write_bytes(newest, storage.read_bytes(newest)[:-1])
-    fetch_last(storage, uri, tmp_path / "here")
+    fetch_checkpoint(storage, uri, tmp_path / "here")
     found = load_checkpoint(tmp_path / "here")
     assert found is not None
     assert found.progress.step == 10
@@ -138,9 +138,9 @@ def test_storage_keeps_the_two_newest_and_gives_the_newest_that_is_whole(
 
 def test_what_is_here_and_further_is_not_fetched_over(tmp_path: Path) -> None:
     storage, there = Storage(), str(tmp_path / "kept")
-    keep_last(write_checkpoint(tmp_path / "last", 10), storage=storage, uri=there)
+    upload_checkpoint(write_checkpoint(tmp_path / "last", 10), storage=storage, uri=there)
     write_checkpoint(tmp_path / "here", 20)
-    fetch_last(storage, there, tmp_path / "here")
+    fetch_checkpoint(storage, there, tmp_path / "here")
     assert [path.name for path in (tmp_path / "here").iterdir()] == [checkpoint_name(20)]
 
 
@@ -162,14 +162,14 @@ def test_boxes_that_a_checkpoint_goes_with_come_before_it_and_are_brought_again(
             return super().download(uri, path)
 
     with pytest.raises(StorageError):
-        fetch_last(Dying(), str(there), here)
+        fetch_checkpoint(Dying(), str(there), here)
     assert not (here / name).exists()
-    fetch_last(storage, str(there), here)
+    fetch_checkpoint(storage, str(there), here)
     assert (here / name).exists()
     assert (here / boxes).read_bytes() == content
     for damage in (b"damaged", None):
         (here / boxes).unlink()
         if damage:
             (here / boxes).write_bytes(damage)
-        fetch_last(storage, str(there), here)
+        fetch_checkpoint(storage, str(there), here)
         assert (here / boxes).read_bytes() == content

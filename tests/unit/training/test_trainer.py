@@ -321,7 +321,7 @@ def test_images_that_cannot_be_read_are_left_out_and_told(toy_data: Path, tmp_pa
     assert result.images_skipped == 2
     assert all("cannot be read" in example for example in result.skipped_examples)
     notes = [event.message or "" for event in events if event.event == "note"]
-    assert any(note.startswith("2 images are left out: ") and "17.png" in note for note in notes)
+    assert any(note.startswith("2 images are skipped: ") and "17.png" in note for note in notes)
     seen = sum(measured.images or 0 for measured in (result.after, result.test_after) if measured is not None)
     assert seen <= 12
 
@@ -355,7 +355,7 @@ def test_images_that_vanish_after_inspection_are_noticed(toy_data: Path, tmp_pat
     config = config_of(tmp_path / "toy")
     config = config.model_copy(update={"data": config.data.model_copy(update={"images": 30})})
     (tmp_path / "toy" / "data" / "7.png").unlink()
-    with pytest.raises(DataError, match="30 images could be used when the data was inspected, and 29 are there now"):
+    with pytest.raises(DataError, match="30 images were usable when the data was inspected, and 29 are now"):
         TeacherTrainer(config, work_dir=tmp_path / "work").train()
 
 

@@ -27,7 +27,7 @@ def test_a_process_that_hangs_ends_with_its_own_code_and_what_its_threads_did(ha
     ended = run(hang)
     assert ended.returncode == NoProgressError.exit_code
     assert 'File "<string>", line 6 in <module>' in ended.stderr
-    assert "error: nothing has happened for " in ended.stderr
+    assert "error: no progress for " in ended.stderr
 
 
 def test_one_that_holds_the_interpreter_ends_too() -> None:
