@@ -135,11 +135,11 @@ def evaluate_predictions(
     """Evaluate labels with scores against the ground truth by COCO AP."""
     from engine.dataset import load_dataset
     from engine.dataset.predictions import load_predictions
-    from engine.evaluation.predictions import measure_predictions
+    from engine.evaluation.evaluate_predictions import evaluate_predictions
 
     storage = options.storage(endpoint_url)
     found = load_predictions(predictions, storage=storage)
-    measured = measure_predictions(load_dataset(data, images, storage=storage, crowds=crowds), found)
+    measured = evaluate_predictions(load_dataset(data, images, storage=storage, crowds=crowds), found)
     notes = {
         "images of the truth are not in the predictions and count as ones where nothing was seen": measured.unlabelled,
         "images of the predictions are not in the truth and do not count": measured.unknown,

@@ -13,7 +13,7 @@ from engine.evaluation.ground_truth import GroundTruth, GroundTruths
 from engine.models.base import Teacher
 from engine.results.types import ApMetrics
 
-Seen = tuple[CocoImage, Detections]
+ImageDetections = tuple[CocoImage, Detections]
 """One image with its actual size, and the detections in it."""
 
 
@@ -70,9 +70,9 @@ def predict_images(
     indices: Sequence[int],
     batch_size: int,
     on_progress: Callable[[int, int], None] | None = None,
-) -> list[Seen]:
+) -> list[ImageDetections]:
     """Predict on the images of ``dataset`` at ``indices``; other arguments as for :func:`evaluate`."""
-    found: list[Seen] = []
+    found: list[ImageDetections] = []
     for start in range(0, len(indices), batch_size):
         some = indices[start : start + batch_size]
         samples = [load(i) for i in some]
@@ -94,7 +94,7 @@ def predict_images(
     return found
 
 
-def with_sizes(dataset: CocoDataset, seen: Sequence[Seen]) -> CocoDataset:
+def with_sizes(dataset: CocoDataset, seen: Sequence[ImageDetections]) -> CocoDataset:
     """Return the images that were seen, which are the first of ``dataset``, with their actual sizes."""
     return replace(dataset, images=tuple(image for image, _ in seen), annotations=dataset.annotations[: len(seen)])
 

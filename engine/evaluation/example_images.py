@@ -23,10 +23,10 @@ from engine.layout import SAMPLE_IMAGES, SAMPLES, sample_image
 from engine.results.types import Result
 
 MIN_SCORE = 0.3
-"""Detections with at least this score are always shown."""
+"""Detections with at least this score are always drawn."""
 
 WEAK_SCORE = 0.05
-"""Detections below this score are never shown."""
+"""Detections below this score are never drawn."""
 
 
 class DetectionsRecord(Result):
@@ -107,7 +107,7 @@ def _rle(counts: str, *, width: int, height: int) -> Rle:
     return {"size": [height, width], "counts": counts.encode("ascii")}
 
 
-def shown(detections: Detections, objects: int) -> Detections:
+def select_drawn(detections: Detections, objects: int) -> Detections:
     """Select the detections to draw in an image with ``objects`` true objects.
 
     The ``objects`` highest scores are selected, so that base and adapted teacher get the same number of detections
@@ -169,10 +169,10 @@ def choose_samples(
     """Choose images that represent the effect of tuning; deterministic.
 
     In this order: a typical image, the image with the most objects, the largest gain, and the lowest F1 after tuning;
-    then images with the most classes not yet shown, with the larger gain first.
+    then images with the most classes not yet chosen, with the larger gain first.
     """
     scores = [
-        tuple(agreement(objects, shown(seen[i], len(objects))).f1 for seen in (before, after))
+        tuple(agreement(objects, select_drawn(seen[i], len(objects))).f1 for seen in (before, after))
         for i, objects in enumerate(truth.objects)
     ]
     counts = np.asarray([len(objects) for objects in truth.objects])
@@ -208,6 +208,6 @@ def make_record(truth: GroundTruth, index: int, before: Detections, after: Detec
         height=image.height,
         classes=truth.dataset.classes,
         truth=DetectionsRecord.of(objects),
-        before=DetectionsRecord.of(shown(before, len(objects))),
-        after=DetectionsRecord.of(shown(after, len(objects))),
+        before=DetectionsRecord.of(select_drawn(before, len(objects))),
+        after=DetectionsRecord.of(select_drawn(after, len(objects))),
     )

@@ -38,13 +38,13 @@ class ClassMatches:
 
     Attributes:
         images: (N,) int64, index of the image of each detection.
-        right: (10, N) bool, True where it matches an object, at each IoU threshold.
+        correct: (10, N) bool, True where it matches an object, at each IoU threshold.
         ignored: (10, N) bool, True where it is in a crowd and therefore ignored.
         objects: (images,) int64, objects of the class in each image.
     """
 
     images: NDArray[np.int64]
-    right: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
     ignored: NDArray[np.bool_]
     objects: NDArray[np.int64]
 
@@ -55,8 +55,8 @@ class ClassMatches:
             (resamples,); NaN where a resample has no object.
         """
         rows = max(1, MAX_CELLS // max(1, len(self.images)))
-        parts = [self._ap(weights[start : start + rows]) for start in range(0, len(weights), rows)]
-        return np.concatenate(parts)
+        chunks = [self._ap(weights[start : start + rows]) for start in range(0, len(weights), rows)]
+        return np.concatenate(chunks)
 
     def _ap(self, weights: NDArray[np.int64]) -> Floats:
         objects = weights @ self.objects
@@ -66,8 +66,8 @@ class ClassMatches:
         # One searchsorted call for all rows: offsets keep the concatenated rows sorted.
         steps = np.arange(len(weights))[:, None] * (float(objects.max(initial=0)) + 2)
         wanted = _needed(objects)
-        for right, ignored in zip(self.right, self.ignored, strict=True):
-            at = np.flatnonzero(right)
+        for correct, ignored in zip(self.correct, self.ignored, strict=True):
+            at = np.flatnonzero(correct)
             if not len(at):
                 continue
             found = np.cumsum(counted[:, at], axis=1)
@@ -101,11 +101,11 @@ def match_classes(truth: GroundTruth, detections: Sequence[Detections]) -> list[
             best = np.argsort(-seen.scores[chosen], kind="stable")[:MAX_DETECTIONS]
             own = seen.select(chosen[best])
             mine, others = (one.select(np.flatnonzero(one.class_indices == label)) for one in (objects, crowds))
-            right, ignored = _match(
+            correct, ignored = _match(
                 pairwise_iou(own, mine), pairwise_iou(own, others, crowds=True).max(axis=1, initial=0.0)
             )
-            found[label].append((image, own.scores.astype(np.float64), right, ignored))
-    return [_merge_images(parts, counts[label]) for label, parts in enumerate(found)]
+            found[label].append((image, own.scores.astype(np.float64), correct, ignored))
+    return [_merge_images(per_image, counts[label]) for label, per_image in enumerate(found)]
 
 
 def compare_ap(
@@ -210,7 +210,7 @@ def _match(ious: Floats, in_crowd: Floats) -> tuple[NDArray[np.bool_], NDArray[n
         Two (10, N) bool arrays, for each IoU threshold: matched with an object, and in a crowd instead.
     """
     count, objects = ious.shape
-    right = np.zeros((len(IOUS), count), np.bool_)
+    correct = np.zeros((len(IOUS), count), np.bool_)
     if objects:
         free = np.ones((len(IOUS), objects), np.bool_)
         rows = np.arange(len(IOUS))
@@ -218,24 +218,24 @@ def _match(ious: Floats, in_crowd: Floats) -> tuple[NDArray[np.bool_], NDArray[n
             best = np.where(free, ious[i], -1.0)
             # COCO takes the last of equal IoUs.
             column = objects - 1 - np.argmax(best[:, ::-1], axis=1)
-            right[:, i] = best[rows, column] >= np.minimum(IOUS, 1 - 1e-10)
-            free[rows, column] &= ~right[:, i]
-    return right, (in_crowd[None, :] >= IOUS[:, None]) & ~right
+            correct[:, i] = best[rows, column] >= np.minimum(IOUS, 1 - 1e-10)
+            free[rows, column] &= ~correct[:, i]
+    return correct, (in_crowd[None, :] >= IOUS[:, None]) & ~correct
 
 
 def _merge_images(
-    parts: list[tuple[int, Floats, NDArray[np.bool_], NDArray[np.bool_]]], objects: NDArray[np.int64]
+    per_image: list[tuple[int, Floats, NDArray[np.bool_], NDArray[np.bool_]]], objects: NDArray[np.int64]
 ) -> ClassMatches:
     """Merge the detections of all images, sorted by score; equal scores keep the order of images."""
     nothing = np.zeros((len(IOUS), 0), np.bool_)
-    scores = np.concatenate([np.zeros(0), *(part[1] for part in parts)])
-    images = np.repeat([part[0] for part in parts], [len(part[1]) for part in parts]).astype(np.int64)
+    scores = np.concatenate([np.zeros(0), *(image[1] for image in per_image)])
+    images = np.repeat([image[0] for image in per_image], [len(image[1]) for image in per_image]).astype(np.int64)
     order = np.argsort(-scores, kind="stable")
-    right = np.concatenate([nothing, *(part[2] for part in parts)], axis=1)[:, order]
-    order = order[: int(np.flatnonzero(right.any(axis=0)).max(initial=-1)) + 1]  # later detections do not change AP
+    correct = np.concatenate([nothing, *(image[2] for image in per_image)], axis=1)[:, order]
+    order = order[: int(np.flatnonzero(correct.any(axis=0)).max(initial=-1)) + 1]  # later detections do not change AP
     return ClassMatches(
         images=images[order],
-        right=right[:, : len(order)],
-        ignored=np.concatenate([nothing, *(part[3] for part in parts)], axis=1)[:, order],
+        correct=correct[:, : len(order)],
+        ignored=np.concatenate([nothing, *(image[3] for image in per_image)], axis=1)[:, order],
         objects=objects,
     )

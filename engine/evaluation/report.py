@@ -266,14 +266,14 @@ def _number(value: float) -> float | None:
 
 def _seen_before(result: TeacherResult, *, tested: bool) -> str:
     """Describe the overlap of the evaluated split with other splits, as far as it was checked."""
-    part = "test" if tested else "validation"
+    split = "test" if tested else "validation"
     if result.split_check is None:
-        return f" of the {part} split"
+        return f" of the {split} split"
     shared = result.split_check.test if tested else result.split_check.val
     if shared or result.split_check.versions:
         count = shared or result.split_check.versions
         what = "are also in another split" if shared else "are versions of images of another split, by file name"
-        return f" of the {part} split, of which {count:,} {what}"
+        return f" of the {split} split, of which {count:,} {what}"
     return " used neither for training nor for selection" if tested else " it was not trained on"
 
 

@@ -127,8 +127,10 @@ def retention_sentence(retention: Retention) -> str:
     asked = f"Prompted for {len(retention.prompts)} other classes on {where}"
     if retention.share < 0:
         return f"{asked}, the base finds almost nothing (AP below {MIN_BASE_AP}): retention cannot be measured."
-    kept = f"{retention.share:.0%} of the base's skill is kept"
-    return f"{asked}, AP goes from {base.ap:.3f} to {adapted.ap:.3f}: {kept}. With the adapter off nothing is lost."
+    kept = f"{retention.share:.0%} of the base's zero-shot AP is kept"
+    return (
+        f"{asked}, AP goes from {base.ap:.3f} to {adapted.ap:.3f}: {kept}. Without the adapter, the base is unchanged."
+    )
 
 
 def retention_remark(retention: Retention | None) -> str | None:
@@ -136,6 +138,6 @@ def retention_remark(retention: Retention | None) -> str | None:
     if retention is None or not 0 <= retention.share < LOW_RETENTION:
         return None
     return (
-        f"Only {retention.share:.0%} of the base's skill on other classes is kept: switch the adapter off when you "
-        "prompt for classes that it was not tuned on."
+        f"Only {retention.share:.0%} of the base's zero-shot AP on other classes is kept: switch the adapter off when "
+        "you prompt for classes that it was not tuned on."
     )

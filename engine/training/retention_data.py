@@ -1,4 +1,4 @@
-"""Labelled images of other classes than those of the data, to measure retention of the base's skill."""
+"""Labelled images of other classes than those of the data, to measure retention of the base's zero-shot AP."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from engine.dataset.images.exif_orientation import turn_boxes, turned
 from engine.dataset.predictions import load_predictions
 from engine.dataset.types import Detections, Frame
 from engine.errors import DataError
-from engine.evaluation.predictions import measure_predictions
+from engine.evaluation.evaluate_predictions import evaluate_predictions
 from engine.labelling import label_folder
 from engine.models.labeller import Labeller
 from engine.spec import DatasetSpec, ExifOrientation, FineTuneSpec
@@ -203,7 +203,7 @@ def test_labels_fit_the_truth_whichever_frame_either_is_in(tmp_path: Path, truth
     coco = changed(json.loads((folder / "annotations.json").read_text()), named)
     data = load_dataset(write(folder / "truth.json", coco), folder / "images")
     predictions = load_predictions(output, storage=Storage())
-    measured = measure_predictions(data, predictions)
+    measured = evaluate_predictions(data, predictions)
     assert measured.mistakes.found + measured.mistakes.wrong_class == len(MIXED)
     assert measured.mistakes.badly_localised == measured.mistakes.false == 0
     assert bool(measured.remarks) is (truth is not trained)
@@ -217,7 +217,7 @@ def test_labels_of_other_programs_with_sides_exchanged_are_refused_by_name(tmp_p
     coco["annotations"] = [one | {"score": 0.5} for one in coco["annotations"]]
     write(tmp_path / "labels.json", coco)
     with pytest.raises(DataError, match="EXIF"):
-        measure_predictions(data, load_predictions(str(tmp_path / "labels.json"), storage=Storage()))
+        evaluate_predictions(data, load_predictions(str(tmp_path / "labels.json"), storage=Storage()))
 
 
 def animation(file_format: str, pages: int = 2, **options: object) -> bytes:

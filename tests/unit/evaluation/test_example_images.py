@@ -11,7 +11,14 @@ import pytest
 from PIL import Image
 
 from engine.dataset.types import CocoDataset, Detections
-from engine.evaluation.example_images import SampleRecord, agreement, choose_samples, make_record, read_samples, shown
+from engine.evaluation.example_images import (
+    SampleRecord,
+    agreement,
+    choose_samples,
+    make_record,
+    read_samples,
+    select_drawn,
+)
 from engine.evaluation.ground_truth import GroundTruth
 
 from .conftest import HEIGHT, WIDTH, an_object, rectangle_rle, seen
@@ -28,15 +35,15 @@ def truths(dataset: CocoDataset) -> list[Detections]:
 def test_as_many_detections_as_objects_are_shown_and_every_confident_one() -> None:
     box = (0, 0, 9, 9)
     detections = seen(*[box] * 5, scores=[0.9, 0.5, 0.31, 0.2, 0.01])
-    assert len(shown(detections, 1)) == 3
-    assert len(shown(detections, 4)) == 4
-    assert len(shown(detections, 5)) == 4  # the last is not worth showing
-    assert len(shown(seen(box, scores=[0.29]), 0)) == 0
+    assert len(select_drawn(detections, 1)) == 3
+    assert len(select_drawn(detections, 4)) == 4
+    assert len(select_drawn(detections, 5)) == 4  # the last is not worth showing
+    assert len(select_drawn(seen(box, scores=[0.29]), 0)) == 0
 
 
 def test_all_answers_to_prompts_are_shown() -> None:
     detections = replace(seen((0, 0, 9, 9), scores=[0.01]), prompt_indices=np.array([0]))
-    assert len(shown(detections, 1)) == 1
+    assert len(select_drawn(detections, 1)) == 1
 
 
 def test_agreement_counts_each_object_once_and_only_for_its_class() -> None:

@@ -168,7 +168,10 @@ def confused(**counts: int) -> Confusion:
 @pytest.mark.parametrize(("adapted", "warned"), [(0.31, True), (0.33, False), (0.5, False)])
 def test_the_verdict_warns_where_little_of_the_base_is_left(adapted: float, warned: bool) -> None:
     said = verdict(result(metrics(0.1), metrics(0.3), retention=retained(0.4, adapted)))
-    assert any("skill on other classes is kept: switch the adapter off" in remark for remark in said.remarks) is warned
+    assert (
+        any("zero-shot AP on other classes is kept: switch the adapter off" in remark for remark in said.remarks)
+        is warned
+    )
     assert said.kind == "better"
 
 

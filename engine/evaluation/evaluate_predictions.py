@@ -21,7 +21,7 @@ from engine.text.safe_text import listed
 
 
 @dataclass(frozen=True)
-class Measured:
+class PredictionEvaluation:
     """AP and mistakes of predictions.
 
     Attributes:
@@ -45,7 +45,7 @@ class Measured:
     remarks: tuple[str, ...] = ()
 
 
-def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measured:
+def evaluate_predictions(dataset: CocoDataset, predictions: Predictions) -> PredictionEvaluation:
     """Compare predictions with the ground truth; images are matched by file name, classes by name.
 
     Raises:
@@ -78,7 +78,7 @@ def measure_predictions(dataset: CocoDataset, predictions: Predictions) -> Measu
     with_objects = {found.class_index for objects in dataset.annotations for found in objects}
     masked = predictions.has_masks and any(a.segmentation for objects in dataset.annotations for a in objects)
     truth = GroundTruth.of(dataset, "bbox")
-    return Measured(
+    return PredictionEvaluation(
         boxes=coco_ap(truth, seen),
         masks=coco_ap(GroundTruth.of(dataset, "segm"), seen) if masked else None,
         mistakes=confusion(

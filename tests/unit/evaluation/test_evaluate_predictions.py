@@ -12,7 +12,7 @@ from coco_files import Coco, changed, compressed, small_coco, write, write_image
 from engine.dataset import load_dataset
 from engine.dataset.predictions import load_predictions
 from engine.errors import DataError
-from engine.evaluation.predictions import Measured, measure_predictions
+from engine.evaluation.evaluate_predictions import PredictionEvaluation, evaluate_predictions
 from engine.storage import Storage
 
 
@@ -46,10 +46,10 @@ def scored(coco: Coco, score: float = 0.9) -> Coco:
     return changed(coco, relabel)
 
 
-def measured(folder: Path, truth: Coco, predictions: Any) -> Measured:
+def measured(folder: Path, truth: Coco, predictions: Any) -> PredictionEvaluation:
     images = write_images(folder / "images", [image["file_name"] for image in truth["images"]])
     found = load_predictions(str(write(folder / "labels.json", predictions)), storage=Storage())
-    return measure_predictions(load_dataset(write(folder / "truth.json", truth), images), found)
+    return evaluate_predictions(load_dataset(write(folder / "truth.json", truth), images), found)
 
 
 def test_perfect_labels_have_an_ap_of_one_whatever_their_ids_and_order(tmp_path: Path) -> None:
