@@ -1,7 +1,7 @@
-"""From the models to the CRD: ``python -m teacher_operator.api.crd > crds/teacherfinetunes.finetune.dev.yaml``. Pure.
+"""Generate the CRD from the models: ``python -m teacher_operator.api.crd > crds/teacherfinetunes.finetune.dev.yaml``.
 
-A structural schema is JSON schema with less: no references, no null, a type everywhere. What the models check in
-Python stands here as CEL rules, so that the API server refuses it with the same words.
+A structural schema is a subset of JSON schema: no references, no null, a type everywhere. Checks of the models in
+Python are CEL rules in :mod:`teacher_operator.api.crd_rules`, so that the API server reports the same messages.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from engine.spec import StorageSpec
+from teacher_operator.api.crd_rules import LIST_KEYS, PATTERNS, RULES, SERVICE_NAME, immutable_rules
 from teacher_operator.api.kube_types import INT_OR_STRING
-from teacher_operator.api.pod_rules import POD_LIST_KEYS, POD_RULES
 from teacher_operator.api.spec import (
     GROUP,
-    INPUTS,
     KIND,
     NAME_MAX,
     PLATFORM,
@@ -31,132 +29,9 @@ from teacher_operator.api.status import TeacherFineTuneStatus
 
 Schema = dict[str, Any]
 
-ACCESS_POINT = (
-    r"arn:aws[a-z-]*:(s3:[a-z0-9-]+:[0-9]{12}:accesspoint[:/][a-z0-9][a-z0-9-]{1,48}[a-z0-9]"
-    r"|s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[:/][A-Za-z0-9-]{1,63}[:/]accesspoint[:/][a-z0-9][a-z0-9-]{1,62})"
-)
-BUCKET = rf"([a-z0-9][a-z0-9._-]{{1,61}}[a-z0-9]|{ACCESS_POINT})"
-GOOGLE_URI = r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
-AZURE_URI = r"az://[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"
-CLAIM_URI = r"pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
-PLACE = rf"(s3://{BUCKET}|{GOOGLE_URI}|{AZURE_URI}|{CLAIM_URI})"
-DATA_URI = rf"^{PLACE}(/[^\x00-\x1f]*)?$"
-MODEL_URI = rf"^({PLACE}/[^\x00-\x1f]+|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$"
-
-PATTERNS: Mapping[str, Mapping[str, str]] = {
-    "DatasetSpec": {"annotations": DATA_URI, "images": DATA_URI},
-    "PartSpec": {"annotations": DATA_URI, "images": DATA_URI},
-    "RetentionSpec": {"annotations": DATA_URI, "images": DATA_URI},
-    "TeacherFineTuneSpec": {"output": DATA_URI},
-    "TeacherSpec": {"baseModel": MODEL_URI},
-    "ClusterStorageSpec": {"caBundle": r"^/[^\x00-\x1f]+$"},
-}
-"""Pods see no disk but claims: on a cluster places lie in object storage or on a claim; models on the hub too."""
-
-METADATA_HOST = (
-    r"^https?://([^/]*@)?\\[?(169[.]254[.]|[fF][eE]80:|[fF][dD]00:[eE][cC]2:|metadata([.:/]|$)|instance-data[.])"
-)
-"""The usual ways to write a metadata service; every other way is refused by the operator and in the pods."""
-
-SERVICE_NAME = (
-    "!has(self.spec.nodes) || self.spec.nodes == 1 || self.metadata.name.matches('^[a-z]')",
-    "with several nodes the name must begin with a letter: it is that of a Service too",
-)
-
-RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "SplitSpec": (("self.train + self.val + self.test == 100", "train, val and test must make 100 percent"),),
-    "DatasetSpec": (
-        (
-            "has(self.annotations) != has(self.train)",
-            "give either dataset.annotations or dataset.train with dataset.val, not both or none",
-        ),
-        (
-            "!has(self.train) || has(self.val)",
-            "dataset.train needs dataset.val too: the best adapter is selected on it",
-        ),
-        (
-            "has(self.train) || !(has(self.val) || has(self.test))",
-            "dataset.val and dataset.test go with dataset.train, not with dataset.annotations",
-        ),
-        (
-            "!(has(self.train) && has(self.split))",
-            "dataset.split divides dataset.annotations; dataset.train is split already",
-        ),
-    ),
-    "LoraSpec": (("!has(self.dropout) || double(self.dropout) < 1.0", 'dropout must be at least "0" and below "1"'),),
-    "TeacherSpec": (
-        (
-            "!has(self.learningRate) || (double(self.learningRate) > 0.0 && double(self.learningRate) <= 1.0)",
-            'learningRate must be above "0" and at most "1"',
-        ),
-        (
-            "!has(self.revision) || !has(self.baseModel) || !self.baseModel.contains('://')",
-            "revision goes with a hub id: leave it out where the base model is a URI",
-        ),
-    ),
-    "ClusterStorageSpec": (
-        (
-            f"!has(self.endpointUrl) || (isURL(self.endpointUrl) && !self.endpointUrl.matches('{METADATA_HOST}'))",
-            "endpointUrl must be a URL of an object store, not of a metadata service or a link-local address",
-        ),
-        (
-            "!has(self.endpointUrl) || !self.endpointUrl.contains('@')",
-            "endpointUrl must not hold a name or password: they belong into the Secret",
-        ),
-        (
-            "!(has(self.caBundle) && has(self.caBundleConfigMapRef))",
-            "give either storage.caBundle, a path in the image, or storage.caBundleConfigMapRef",
-        ),
-    ),
-    "ScratchSpec": (
-        ("!(has(self.size) && has(self.claimName))", "size is that of an emptyDir: leave it out beside claimName"),
-    ),
-    **POD_RULES,
-}
-
-
-def _unchanged(path: str, *, required: bool) -> str:
-    """A rule that a part of the spec is as it was."""
-    if required:
-        return f"self.{path} == oldSelf.{path}"
-    return f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || self.{path} == oldSelf.{path})"
-
-
-def _immutable() -> tuple[tuple[str, str], ...]:
-    """The inputs of a run never change; of the storage, only where credentials and certificates come from."""
-    rules = []
-    for name in INPUTS:
-        if name == "storage":
-            continue
-        required = name in ("dataset", "output")
-        why = f"{name} cannot be changed: it is an input of the run. Make a new {KIND} instead"
-        rules.append((_unchanged(name, required=required), why))
-    for name in (field.alias or key for key, field in StorageSpec.model_fields.items()):
-        nothing = "false" if name == "requesterPays" else "''"
-        there = f"has(%s.storage) && has(%s.storage.{name}) ? %s.storage.{name} : {nothing}"
-        rule = f"({there % (('self',) * 3)}) == ({there % (('oldSelf',) * 3)})"
-        rules.append((rule, f"storage.{name} cannot be changed: it is an input of the run. Make a new {KIND} instead"))
-    return tuple(rules)
-
-
 UNSEEN: Schema = {"observedGeneration": 0}
 """The status of an object that no operator has seen. Tools that wait for objects (kstatus: Flux, Helm, kpt) take one
 without ``observedGeneration`` for one that is done; generations begin at 1, so this one is in progress."""
-
-LIST_KEYS: Mapping[str, tuple[str, str]] = {
-    "TeacherFineTuneSpec.teachers": ("map", "name"),
-    "TeacherFineTuneSpec.imagePullSecrets": ("map", "name"),
-    **POD_LIST_KEYS,
-    "AugmentationSpec.characteristics": ("set", ""),
-    "TeacherFineTuneStatus.conditions": ("map", "type"),
-    "TeacherFineTuneStatus.teachers": ("map", "name"),
-    "TeacherFineTuneStatus.stages": ("map", "name"),
-    "TeacherStatus.attempts": ("map", "pod"),
-    "TeacherStatus.metrics": ("map", "name"),
-    "StageStatus.attempts": ("map", "pod"),
-    "DatasetStatus.problems": ("map", "code"),
-}
-"""Lists whose items have a name, so that appliers of several parts do not overwrite each other; others are atomic."""
 
 COLUMNS: tuple[tuple[str, str, str, int], ...] = (
     ("Teachers", "string", ".status.summary.teachers", 0),
@@ -176,7 +51,7 @@ COLUMNS: tuple[tuple[str, str, str, int], ...] = (
 def crd() -> Schema:
     """The CustomResourceDefinition."""
     spec, status = structural(TeacherFineTuneSpec), structural(TeacherFineTuneStatus) | {"default": UNSEEN}
-    spec["x-kubernetes-validations"] += [_rule(*rule) for rule in _immutable()]
+    spec["x-kubernetes-validations"] += [_rule(*rule) for rule in immutable_rules()]
     schema = {
         "type": "object",
         "description": "Adapts vision teachers to a COCO dataset by LoRA, from object storage to object storage.",

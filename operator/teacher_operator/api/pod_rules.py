@@ -76,7 +76,7 @@ POD_RULES: Mapping[str, tuple[Rule, ...]] = {
         ),
     ),
 }
-"""By the name of the model, as in :mod:`teacher_operator.api.crd`."""
+"""By the name of the model, as in :mod:`teacher_operator.api.crd_rules`."""
 
 POD_LIST_KEYS: Mapping[str, tuple[str, str]] = {
     "TeacherFineTuneSpec.stages": ("map", "name"),
