@@ -3,62 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from engine.dataset.types import DatasetInfo
-from engine.evaluation.charts import Curve, curve, ratio_curve
-from engine.evaluation.conclusion import conclude_result, mean_iou_change
 from engine.evaluation.example_drawings import legend, pictures
 from engine.evaluation.example_images import MIN_SCORE, SampleView
-from engine.evaluation.report_sections import matrix, mistakes, retention_remark, retention_sentence, thresholds
+from engine.evaluation.report_metrics import class_rows, curves, metric_rows, retention_rows, score_curves, signed, text
+from engine.evaluation.report_sections import matrix, mistakes, retention_sentence, thresholds
+from engine.evaluation.report_verdict import verdict
 from engine.layout import VALIDATION_PAGES, adapter_folder, validation_page
-from engine.registry import prompter_title
-from engine.results.metrics import changes
 from engine.results.model_card import loading_lines
-from engine.results.types import ApMetrics, Interval, Retention, ScoreCurve, TeacherResult, ceiling_sentence
+from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 
 PICTURES_BYTES = 1_300_000
 """Approximate bytes of all pictures of a report together; base64 adds a third."""
-
-
-FEW_IMAGES = 50
-"""Below this number of images, AP varies by hundredths by chance."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric before and after; None if it could not be measured."""
-
-    label: str
-    note: str
-    before: float | None
-    after: float | None
-
-    @property
-    def change(self) -> float | None:
-        """Difference after - before; None if one of them was not measured."""
-        return None if self.before is None or self.after is None else self.after - self.before
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Conclusion about a teacher.
-
-    Attributes:
-        kind: ``better``, ``same``, ``worse`` or ``unknown``.
-        row: AP before and after.
-        sentence: The conclusion in one sentence.
-        remarks: Caveats and suggestions, as sentences.
-    """
-
-    kind: str
-    row: Row
-    sentence: str
-    remarks: tuple[str, ...]
 
 
 def render_report(
@@ -104,111 +65,6 @@ def render_report(
     )
 
 
-def verdict(result: TeacherResult) -> Verdict:
-    """Judge a teacher on the test split if it exists, since the adapter was selected on the validation split."""
-    title = result.teacher.traits.title
-    tested = result.test_before is not None and result.test_after is not None
-    before, after = (result.test_before or result.before), (result.test_after or result.after)
-    row = Row("AP", "", _number(before.ap), _number(after.ap))
-    where = f"{after.images} images" if after.images else "images"
-    where += _seen_before(result, tested=tested)
-    remarks = []
-    if row.before is None or row.after is None or row.change is None:
-        return Verdict("unknown", row, f"{title} could not be measured: no objects on the {where}.", ())
-    concluded = conclude_result(result)
-    comparison = result.test_comparison if tested else result.comparison
-    numbers = f"AP {row.before:.2f} → {row.after:.2f}{mean_iou_change(before, after).replace('->', '→')} on {where}"
-    if comparison is not None:
-        numbers += f"; the difference is {_range(comparison.difference)} with 95 % confidence"
-    kind = concluded.kind
-    if kind == "better":
-        sentence = f"{title}: {numbers}."
-    elif kind == "same":
-        sentence = f"{title} shows no measurable change: {numbers}."
-        remarks.append("On these images the base model performs as well as this adapter.")
-    else:
-        sentence = f"{title} got worse: {numbers}."
-        remarks.append("Use the base model, not this adapter.")
-    if concluded.remark:
-        remarks.append(f"{concluded.remark}.")
-    if ceiling := ceiling_sentence(after):
-        remarks.append(f"{ceiling}.")
-    if not tested:
-        remarks.append("The best epoch was selected on these images, so AP on new images may be slightly lower.")
-    if result.from_detector_before is not None and result.from_detector_after is not None:
-        before_ap, after_ap = (
-            _text(_number(one.ap)) for one in (result.from_detector_before, result.from_detector_after)
-        )
-        detector = prompter_title(result.teacher)
-        remarks.append(
-            f"Prompted with the boxes of the tuned {detector}, as in labelling: AP {before_ap} → {after_ap}."
-        )
-    if result.images_skipped or result.objects_skipped:
-        remarks.append(
-            f"{result.images_skipped:,} images and {result.objects_skipped:,} objects were not usable and were skipped."
-        )
-    if after.images and after.images < FEW_IMAGES:
-        remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")
-    if (warning := retention_remark(result.retention)) is not None:
-        remarks.append(warning)
-    if 0 < result.epochs <= result.best_epoch:
-        remarks.append("The last epoch was the best one: more epochs may improve AP further.")
-    return Verdict(kind, row, sentence, tuple(remarks))
-
-
-def metric_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
-    """Return the metrics of :mod:`engine.results.metrics` that apply."""
-    return [Row(metric.title, metric.note, change.before, change.after) for metric, change in changes(before, after)]
-
-
-def class_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
-    """Return the AP of each class, best first; classes that could not be measured last."""
-    rows = [
-        Row(name, "", _number(before.per_class.get(name, -1)), _number(value))
-        for name, value in after.per_class.items()
-    ]
-    return sorted(rows, key=lambda row: (row.after is None, -(row.after or 0), row.label))
-
-
-def retention_rows(retention: Retention) -> list[Row]:
-    """Return the metrics of the retention; the mean IoU if it was measured."""
-    base, adapted = retention.base, retention.adapted
-    rows = [Row("AP", "", _number(base.ap), _number(adapted.ap))]
-    if base.miou is not None and adapted.miou is not None:
-        rows.append(Row("mean IoU", "of masks from true boxes", _number(base.miou), _number(adapted.miou)))
-    return rows
-
-
-def curves(result: TeacherResult) -> list[Curve]:
-    """Return the recorded curves of loss and AP over epochs."""
-    losses = [(point.epoch, point.loss) for point in result.history if point.loss is not None]
-    measured = [(point.epoch, point.ap) for point in result.history if point.ap is not None and point.ap >= 0]
-    best = min(measured, key=lambda point: abs(point[0] - result.best_epoch), default=None)
-    drawn = []
-    if len(losses) > 1:
-        drawn.append(curve("Training loss", losses))
-    if measured:
-        base = _number(result.before.ap)
-        drawn.append(curve("AP on the validation split", measured, best=best, base=base, from_zero=True))
-    return drawn
-
-
-def score_curves(after: ScoreCurve | None, before: ScoreCurve | None = None) -> list[Curve]:
-    """Return precision over recall, and F1 over the score threshold; empty without detections."""
-    if after is None:
-        return []
-    pairs = [(one.recall, one.precision) if one else ((), ()) for one in (after, before)]
-    thresholds = [(one.scores, one.f1) if one else ((), ()) for one in (after, before)]
-    return [
-        ratio_curve("Precision", _points(*pairs[0]), _points(*pairs[1]), x_title="recall"),
-        ratio_curve("F1", _points(*thresholds[0]), _points(*thresholds[1]), x_title="score threshold"),
-    ]
-
-
-def _points(x_values: Sequence[float], y_values: Sequence[float]) -> list[tuple[float, float]]:
-    return list(zip(x_values, y_values, strict=True))
-
-
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("engine.evaluation", ""),
@@ -217,7 +73,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_text, change=_signed, duration=_duration, bytes=_bytes, format_count=_count)
+    environment.filters.update(number=text, change=signed, duration=_duration, bytes=_bytes, format_count=_count)
     return environment.get_template("report.html.j2")
 
 
@@ -258,35 +114,6 @@ def _pages(result: TeacherResult) -> str:
     return (
         f"{adapter_folder(result.teacher)}/{VALIDATION_PAGES}/{validation_page(1)}" if result.validation_pages else ""
     )
-
-
-def _number(value: float) -> float | None:
-    return None if value < 0 else value
-
-
-def _seen_before(result: TeacherResult, *, tested: bool) -> str:
-    """Describe the overlap of the evaluated split with other splits, as far as it was checked."""
-    split = "test" if tested else "validation"
-    if result.split_check is None:
-        return f" of the {split} split"
-    shared = result.split_check.test if tested else result.split_check.val
-    if shared or result.split_check.versions:
-        count = shared or result.split_check.versions
-        what = "are also in another split" if shared else "are versions of images of another split, by file name"
-        return f" of the {split} split, of which {count:,} {what}"
-    return " used neither for training nor for selection" if tested else " it was not trained on"
-
-
-def _range(interval: Interval) -> str:
-    return f"{_signed(interval.low)} to {_signed(interval.high)}"
-
-
-def _text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
 def _count(value: int) -> str:

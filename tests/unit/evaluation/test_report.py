@@ -17,7 +17,9 @@ from PIL import Image
 from engine.dataset.types import ClassInfo, CocoDataset, DatasetInfo, Detections, Problem, Severity
 from engine.evaluation.example_images import SampleView, make_record
 from engine.evaluation.ground_truth import GroundTruth
-from engine.evaluation.report import class_rows, curves, render_report, score_curves, verdict
+from engine.evaluation.report import render_report
+from engine.evaluation.report_metrics import class_rows, curves, score_curves
+from engine.evaluation.report_verdict import verdict
 from engine.evaluation.report_sections import mistakes, thresholds
 from engine.evaluation.retention import retention
 from engine.results.types import (
