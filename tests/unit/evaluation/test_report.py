@@ -19,8 +19,8 @@ from engine.evaluation.example_images import SampleView, make_record
 from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.report import render_report
 from engine.evaluation.report_metrics import class_rows, curves, score_curves
-from engine.evaluation.report_verdict import verdict
 from engine.evaluation.report_sections import mistakes, thresholds
+from engine.evaluation.report_verdict import verdict
 from engine.evaluation.retention import retention
 from engine.results.types import (
     AdapterFile,
