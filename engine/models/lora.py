@@ -24,7 +24,7 @@ import peft
 import safetensors.torch
 import torch
 import transformers
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from engine.config import LoraSettings, TeacherSettings
@@ -86,9 +86,18 @@ class AdapterCard(BaseModel):
         if teacher is None:  # which is a fault of its own
             return settings
         kind = teacher.traits.settings
-        if isinstance(settings, TeacherSettings) and type(settings) is not kind:
+        others = [other.traits.settings for other in TeacherName if other is not teacher]
+        if any(_accepts(other, settings) for other in others) and not _accepts(kind, settings):
             raise ValueError(f"the settings are not those of {teacher}")
         return kind.model_validate(settings)
+
+
+def _accepts(model: type[TeacherSettings], settings: Any) -> bool:
+    try:
+        model.model_validate(settings)
+    except ValidationError:
+        return False
+    return True
 
 
 def attach(teacher: Teacher, settings: LoraSettings) -> None:

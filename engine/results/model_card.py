@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import yaml
 
 from engine.config import RunConfig
+from engine.registry import prompter_title
 from engine.results.card_snippets import original_note, plain_snippet
 from engine.results.metrics import changes, metric_text
 from engine.results.no_gain import warning
@@ -28,7 +29,8 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
         for metric, change in changes(result.before, result.after, headline=True)
     ]
     if result.from_detector_before is not None and result.from_detector_after is not None:
-        rows.append(("AP from detected boxes", result.from_detector_before.ap, result.from_detector_after.ap))
+        label = f"AP from {prompter_title(result.teacher)}'s boxes"
+        rows.append((label, result.from_detector_before.ap, result.from_detector_after.ap))
     if result.retention is not None:
         rows.append(("AP on other things", result.retention.base.ap, result.retention.adapted.ap))
     lora = settings.lora
