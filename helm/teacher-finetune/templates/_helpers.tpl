@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The name of every object. It leaves room for the longest suffix, and stays within the 63 of a label. */}}
+{{/* Name of every object. With the longest suffix it fits into the 63 characters of a label. */}}
 {{- define "teacher-finetune.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
@@ -16,7 +16,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What selects the pods of a component: (list . "operator"). It never changes, since selectors cannot. */}}
+{{/* Labels that select the pods of a component: (list . "operator"). They never change, because selectors are immutable. */}}
 {{- define "teacher-finetune.selectorLabels" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "teacher-finetune.name" $root }}
@@ -24,7 +24,7 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* Labels of an object of a component: (list . "operator"). commonLabels never win over the chart's own. */}}
+{{/* Labels of an object of a component: (list . "operator"). commonLabels never override the chart's own. */}}
 {{- define "teacher-finetune.labels" -}}
 {{- $root := index . 0 -}}
 {{- $own := fromYaml (include "teacher-finetune.selectorLabels" .) -}}
@@ -39,7 +39,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "teacher-finetune.fullname" .) .Values.serviceAccount.name -}}
 {{- else -}}
-{{- required "serviceAccount.name is needed where serviceAccount.create is false: the operator's rights are not given to the namespace's default service account." .Values.serviceAccount.name -}}
+{{- required "serviceAccount.name is required if serviceAccount.create is false: the namespace's default service account never gets the operator's permissions." .Values.serviceAccount.name -}}
 {{- end -}}
 {{- end -}}
 
@@ -56,7 +56,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- default (include "teacher-finetune.fullname" .) .Values.leaderElection.leaseName -}}
 {{- end -}}
 
-{{/* JSON of resources; the operator wants amounts as text, and `cpu: 4` is a number. */}}
+{{/* JSON of resources; the operator reads amounts as text, and `cpu: 4` is a number. */}}
 {{- define "teacher-finetune.resourcesJson" -}}
 {{- $result := dict -}}
 {{- range $kind, $amounts := . -}}
@@ -69,12 +69,12 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- toRawJson $result -}}
 {{- end -}}
 
-{{/* A value as the kubelet hands it on: it reads $(NAME) as a reference, and $$ as one $. */}}
+{{/* A value that is escaped for the kubelet, which reads $(NAME) as a reference and $$ as one $. */}}
 {{- define "teacher-finetune.literal" -}}
 {{- . | replace "$" "$$" | replace "'" "''" | squote -}}
 {{- end -}}
 
-{{/* A security context, less what OpenShift gives itself: (list . .Values.podSecurityContext). */}}
+{{/* A security context without the fields that OpenShift sets itself: (list . .Values.podSecurityContext). */}}
 {{- define "teacher-finetune.securityContext" -}}
 {{- $root := index . 0 -}}
 {{- $mode := $root.Values.openshift.adaptSecurityContext -}}
@@ -85,7 +85,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
-{{/* "true" where an object of the Prometheus operator is wanted and can be had: (list . .Values.serviceMonitor "ServiceMonitor"). */}}
+{{/* "true" if an object of the Prometheus operator is enabled and its kind is available: (list . .Values.serviceMonitor "ServiceMonitor"). */}}
 {{- define "teacher-finetune.monitored" -}}
 {{- $root := index . 0 -}}
 {{- $values := index . 1 -}}
@@ -93,18 +93,18 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if or (eq $values.renderMode "alwaysRender") ($root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" (index . 2))) ($root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1") -}}
 true
 {{- else if eq $values.renderMode "failIfMissing" -}}
-{{- fail (printf "The cluster has no %s (monitoring.coreos.com/v1): install the Prometheus operator, or set %s.renderMode to skipIfMissing." (index . 2) (index . 2 | untitle)) -}}
+{{- fail (printf "The cluster does not have the kind %s (monitoring.coreos.com/v1): install the Prometheus operator, or set %s.renderMode to skipIfMissing." (index . 2) (index . 2 | untitle)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{/* What the values contradict each other in. Included by the Deployment, so it is checked whatever else is off. */}}
+{{/* Checks for contradicting values. Included by the Deployment, so they always run. */}}
 {{- define "teacher-finetune.check" -}}
 {{- if and (gt (int64 .Values.replicas) 1) (not .Values.leaderElection.enabled) -}}
-{{- fail (printf "replicas is %d, but operators beside each other need leaderElection.enabled: set it to true, or replicas to 1." (int64 .Values.replicas)) -}}
+{{- fail (printf "replicas is %d, but several operators need leaderElection.enabled: set it to true, or replicas to 1." (int64 .Values.replicas)) -}}
 {{- end -}}
 {{- if and (eq (default "" .Values.strategy.type) "RollingUpdate") (not .Values.leaderElection.enabled) -}}
-{{- fail "strategy.type RollingUpdate runs two operators at once for a while, which needs leaderElection.enabled: set it to true, or leave strategy out." -}}
+{{- fail "strategy.type RollingUpdate runs two operators at the same time for a while, which needs leaderElection.enabled: set it to true, or omit strategy." -}}
 {{- end -}}
 {{- if and (ne (toString .Values.podDisruptionBudget.minAvailable) "") (ne (toString .Values.podDisruptionBudget.maxUnavailable) "") -}}
 {{- fail "podDisruptionBudget takes minAvailable or maxUnavailable, not both: leave one empty." -}}

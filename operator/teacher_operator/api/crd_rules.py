@@ -68,7 +68,7 @@ RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ),
         (
             "!has(self.revision) || !has(self.baseModel) || !self.baseModel.contains('://')",
-            "revision goes with a hub id: leave it out where the base model is a URI",
+            "revision requires a hub id: omit it if the base model is a URI",
         ),
     ),
     "ClusterStorageSpec": (
@@ -86,7 +86,7 @@ RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "ScratchSpec": (
-        ("!(has(self.size) && has(self.claimName))", "size is that of an emptyDir: leave it out beside claimName"),
+        ("!(has(self.size) && has(self.claimName))", "size is the limit of an emptyDir: omit it with claimName"),
     ),
     **POD_RULES,
 }

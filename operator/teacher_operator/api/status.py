@@ -61,9 +61,9 @@ class Condition(StatusModel):
     )
     status: ConditionStatus = Field(description="True, False or Unknown.")
     reason: Reason = Field(description="One CamelCase word.")
-    message: Message = Field(default="", description="A sentence for people that says what to do.")
-    observed_generation: int = Field(default=0, ge=0, description="Generation of the object that was looked at.")
-    last_transition_time: Timestamp = Field(description="When the status of the condition changed.")
+    message: Message = Field(default="", description="Sentence for users, with the remedy if one is needed.")
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the object that was reconciled last.")
+    last_transition_time: Timestamp = Field(description="Time of the last change of the condition's status.")
 
 
 class ProblemStatus(StatusModel):
@@ -71,54 +71,58 @@ class ProblemStatus(StatusModel):
 
     code: Text = Field(description="Name of the kind, such as missing_image.")
     severity: Text = Field(description="error, warning or info.")
-    count: int = Field(ge=1, description="How often it occurs.")
-    message: Message = Field(default="", description="What was found.")
-    advice: Message = Field(default="", description="What to do about it.")
+    count: int = Field(ge=1, description="Number of occurrences.")
+    message: Message = Field(default="", description="Meaning of the problem.")
+    advice: Message = Field(default="", description="Remedy.")
 
 
 class DatasetStatus(StatusModel):
     """What inspection found."""
 
     digest: Text = Field(description="sha256 of the annotations.")
-    images: int = Field(ge=0, description="Usable images in all parts.")
+    images: int = Field(ge=0, description="Usable images in all splits.")
     images_read: int = Field(default=0, ge=0, description="Images that the annotations list, usable or not.")
     annotations: int = Field(ge=0, description="Usable annotations.")
     annotations_read: int = Field(default=0, ge=0, description="Annotations, usable or not.")
     masks: int = Field(ge=0, description="Usable annotations with a mask.")
     has_boxes: bool = Field(description="Objects have boxes, given or derived from masks.")
     has_masks: bool = Field(description="Objects have masks.")
-    class_count: int = Field(ge=0, description="Classes in all.")
+    class_count: int = Field(ge=0, description="Number of classes.")
     classes: list[Text] = Field(
-        default=[], max_length=CLASSES, description="Names of classes; of many, the most frequent that fit."
+        default=[], max_length=CLASSES, description="Names of classes; if not all fit, the most frequent ones."
     )
-    classes_left_out: int = Field(default=0, ge=0, description="Classes that are only in the file at uri.")
-    problems: list[ProblemStatus] = Field(default=[], max_length=PROBLEMS, description="What is wrong, worst first.")
-    problems_left_out: int = Field(default=0, ge=0, description="Problems that are only in the file at uri.")
+    classes_left_out: int = Field(default=0, ge=0, description="Number of classes that only the file at uri contains.")
+    problems: list[ProblemStatus] = Field(default=[], max_length=PROBLEMS, description="Problems, most severe first.")
+    problems_left_out: int = Field(
+        default=0, ge=0, description="Number of problems that only the file at uri contains."
+    )
     uri: Annotated[str, StringConstraints(max_length=2048)] = Field(
-        default="", description="dataset.json: all that inspection found, every class and problem with examples."
+        default="",
+        description="URI of dataset.json: the complete result of inspection, with all classes, and "
+        "problems with examples.",
     )
 
 
 class AdapterStatus(StatusModel):
     """The published adapter."""
 
-    uri: Annotated[str, StringConstraints(max_length=2048)] = Field(description="Of adapter_model.safetensors.")
-    sha256: Annotated[str, StringConstraints(max_length=64)] = Field(description="Of the file, in hex.")
-    size_bytes: int = Field(ge=0, description="Of the file.")
+    uri: Annotated[str, StringConstraints(max_length=2048)] = Field(description="URI of adapter_model.safetensors.")
+    sha256: Annotated[str, StringConstraints(max_length=64)] = Field(description="sha256 of the file, in hexadecimal.")
+    size_bytes: int = Field(ge=0, description="Size of the file in bytes.")
 
 
 class ProgressStatus(StatusModel):
     """How far training is, from the trainer's progress lines."""
 
-    percent: int = Field(ge=0, le=100, description="Steps done of all steps.")
-    step: int = Field(ge=0, description="Optimizer steps done.")
-    steps: int = Field(ge=0, description="Optimizer steps in all.")
-    epoch: Decimal = Field(default="", description="Passes over the training part so far.")
-    epochs: int = Field(default=0, ge=0, description="Passes in all.")
-    loss: Decimal = Field(default="", description="Mean loss of late.")
-    seconds_left: int | None = Field(default=None, ge=0, description="Estimate until training ends.")
+    percent: int = Field(ge=0, le=100, description="Finished share of all steps.")
+    step: int = Field(ge=0, description="Finished optimizer steps.")
+    steps: int = Field(ge=0, description="Total number of optimizer steps.")
+    epoch: Decimal = Field(default="", description="Finished passes over the training split.")
+    epochs: int = Field(default=0, ge=0, description="Total number of passes.")
+    loss: Decimal = Field(default="", description="Mean loss of recent steps.")
+    seconds_left: int | None = Field(default=None, ge=0, description="Estimated seconds until training ends.")
     memory_bytes: int | None = Field(default=None, ge=0, description="Peak GPU memory (of the process, on a CPU).")
-    note: Message = Field(default="", description="What the trainer does beside training.")
+    note: Message = Field(default="", description="Current activity of the trainer other than training.")
     updated: Timestamp | None = Field(default=None, description="Time of the progress line.")
     longest_gap_seconds: int = Field(default=0, ge=0, description="Longest time between two progress lines so far.")
 
@@ -126,21 +130,23 @@ class ProgressStatus(StatusModel):
 class MemoryStatus(StatusModel):
     """GPU memory that training is expected to hold, in bfloat16."""
 
-    bytes: int = Field(ge=0, description="With whole batches at a time and all activations kept: the fastest.")
-    least_bytes: int = Field(ge=0, description="With one image at a time and activations computed again.")
+    bytes: int = Field(
+        ge=0, description="Memory with whole batches at a time and all activations kept: the fastest choice."
+    )
+    least_bytes: int = Field(ge=0, description="Memory with one image at a time and activation checkpointing.")
 
 
 class AttemptStatus(StatusModel):
     """One pod of a trainer; over several nodes the first stands for all."""
 
-    pod: Text = Field(description="Its name.")
-    node: Text = Field(default="", description="Where it ran.")
-    start_time: Timestamp | None = Field(default=None, description="When its container started.")
-    end_time: Timestamp | None = Field(default=None, description="When its container ended.")
-    exit_code: int | None = Field(default=None, description="Of its container.")
-    reason: Text = Field(default="", description="Why it ended.")
+    pod: Text = Field(description="Name of the pod.")
+    node: Text = Field(default="", description="Node of the pod.")
+    start_time: Timestamp | None = Field(default=None, description="Start of its container.")
+    end_time: Timestamp | None = Field(default=None, description="End of its container.")
+    exit_code: int | None = Field(default=None, description="Exit code of its container.")
+    reason: Text = Field(default="", description="Reason for its end.")
     gpu_seconds: int = Field(
-        default=0, ge=0, description="GPUs times seconds of all its pods, while the one that is named held its own."
+        default=0, ge=0, description="GPU seconds of all pods of the Job, while the named pod held its GPUs."
     )
 
 
@@ -148,26 +154,26 @@ class FailureStatus(StatusModel):
     """The cause of a failure, all of it."""
 
     reason: Reason = Field(description="One CamelCase word.")
-    message: Message = Field(description="What happened and what to do, in sentences.")
-    exit_code: int | None = Field(default=None, description="Of the container.")
-    pod: Text = Field(default="", description="Which pod.")
-    node: Text = Field(default="", description="Where it ran.")
-    log_tail: list[Text] = Field(default=[], max_length=LOG_LINES, description="The last lines of its log.")
+    message: Message = Field(description="Cause and remedy, in sentences.")
+    exit_code: int | None = Field(default=None, description="Exit code of the container.")
+    pod: Text = Field(default="", description="Name of the pod.")
+    node: Text = Field(default="", description="Node of the pod.")
+    log_tail: list[Text] = Field(default=[], max_length=LOG_LINES, description="Last lines of its log.")
 
 
 class UnresponsiveStatus(StatusModel):
     """Why nothing is heard from a trainer that runs, as far as the API server knows."""
 
     reason: Reason = Field(description="NodeNotReady or ProgressStale.")
-    since: Timestamp = Field(description="Since when.")
-    message: Message = Field(description="What is known, and what to do.")
+    since: Timestamp = Field(description="Start of the silence.")
+    message: Message = Field(description="Known facts and remedy.")
 
 
 class MetricStatus(StatusModel):
     """One metric before and after training."""
 
     name: Annotated[str, StringConstraints(max_length=64)] = Field(description="Name as in metrics.json, such as ap.")
-    before: Decimal = Field(default="", description="Metric of the base, 0..1; empty where it could not be measured.")
+    before: Decimal = Field(default="", description="Metric of the base, 0..1; empty if it could not be measured.")
     after: Decimal = Field(
         default="",
         description="Metric of the best adapter, 0..1; during training, only if it is better than the base.",
@@ -177,66 +183,72 @@ class MetricStatus(StatusModel):
 class StageStatus(StatusModel):
     """One stage of the run."""
 
-    name: Text = Field(description="Which stage.")
+    name: Text = Field(description="Name of the stage.")
     state: Annotated[str, StringConstraints(max_length=128)] = Field(
         default="Pending", description="Pending, Queued, Starting, Running, Suspended, Succeeded or Failed."
     )
-    message: Message = Field(default="", description="Why it is so.")
-    job: Text = Field(default="", description="Its Job.")
-    start_time: Timestamp | None = Field(default=None, description="When its first pod ran.")
-    completion_time: Timestamp | None = Field(default=None, description="When it ended.")
+    message: Message = Field(default="", description="Reason for the state.")
+    job: Text = Field(default="", description="Name of its Job.")
+    start_time: Timestamp | None = Field(default=None, description="Start of its first pod.")
+    completion_time: Timestamp | None = Field(default=None, description="End of the stage.")
     gpu_seconds: int = Field(
         default=0,
         ge=0,
-        description="GPUs times seconds, of each pod from when it was bound to a node until its container ended.",
+        description="GPU seconds of all pods, each from its binding to a node to the end of its container.",
     )
-    gpu_seconds_until: Timestamp | None = Field(default=None, description="Until when GPU seconds are counted.")
+    gpu_seconds_until: Timestamp | None = Field(default=None, description="Time up to which GPU seconds are counted.")
     dispatched: bool = Field(
-        default=False, description="Its Job ended in another cluster: a Job here reads what it published."
+        default=False,
+        description="Its Job ended in another cluster, and a Job in this cluster reads the published result.",
     )
     releases: int = Field(
         default=0,
         ge=0,
-        description="How often some of its pods gave their GPUs back since not all could start; 0 once all run.",
+        description="Number of times that some of its pods released their GPUs because not all could start; 0 once "
+        "all run.",
     )
-    refused_since: Timestamp | None = Field(default=None, description="Since when its Job cannot be made.")
+    refused_since: Timestamp | None = Field(default=None, description="Time since which its Job cannot be created.")
     last_ran: Timestamp | None = Field(
-        default=None, description="When all of its pods last ran before it had to wait again; none if it never had to."
+        default=None, description="Last time at which all of its pods ran before a new wait; absent without one."
     )
     active_seconds: int = Field(
         default=0, ge=0, description="Seconds in which its Jobs were allowed to run, until `activeSince`."
     )
     active_since: Timestamp | None = Field(
-        default=None, description="Since when its Job is allowed to run; none while it is suspended or in a queue."
+        default=None, description="Time since which its Job is allowed to run; absent while it is suspended or queued."
     )
-    attempts: list[AttemptStatus] = Field(default=[], max_length=ATTEMPTS, description="Its pods, oldest first.")
-    attempt_count: int = Field(default=0, ge=0, description="How many there were.")
+    attempts: list[AttemptStatus] = Field(default=[], max_length=ATTEMPTS, description="One per pod, oldest first.")
+    attempt_count: int = Field(default=0, ge=0, description="Total number of attempts.")
     lost_jobs: LostJobs = Field(default=[], max_length=LOST, description=f"Its Jobs {WERE_LOST}")
-    progress: ProgressStatus | None = Field(default=None, description="How far it is.")
-    unresponsive: UnresponsiveStatus | None = Field(default=None, description="Why its pods are not heard from.")
+    progress: ProgressStatus | None = Field(default=None, description="Progress of the stage.")
+    unresponsive: UnresponsiveStatus | None = Field(default=None, description="Reason why its pods are silent.")
     results: dict[str, Text] = Field(default={}, max_length=16, description="Its results, by name.")
-    failure: FailureStatus | None = Field(default=None, description="Why it failed, for good or of late.")
+    failure: FailureStatus | None = Field(default=None, description="Cause of its final or most recent failure.")
 
 
 class TeacherStatus(StageStatus):
     """The stage of one teacher."""
 
-    name: TeacherName = Field(description="Which teacher.")
+    name: TeacherName = Field(description="Name of the teacher.")
     state: Annotated[str, StringConstraints(max_length=128)] = Field(
         description="Pending, Queued, Starting, Training, Suspended, Succeeded or Failed."
     )
-    memory: MemoryStatus | None = Field(default=None, description="What it will need, of bases that are known.")
+    memory: MemoryStatus | None = Field(default=None, description="Estimated memory, for known bases.")
     metrics: list[MetricStatus] = Field(
         default=[],
         max_length=METRICS,
         description="Metrics of base and adapter on the validation split; only AP while the teacher is trained.",
     )
     improved: bool | None = Field(
-        default=None, description="The published adapter is better than its base; absent while that is not known."
+        default=None, description="The published adapter is better than its base; absent while it is unknown."
     )
-    adapter: AdapterStatus | None = Field(default=None, description="Where the adapter lies.")
-    images_skipped: int = Field(default=0, ge=0, description="Images that cannot be decoded, and so were left out.")
-    objects_skipped: int = Field(default=0, ge=0, description="Objects of these, and those outside their image.")
+    adapter: AdapterStatus | None = Field(default=None, description="The published adapter.")
+    images_skipped: int = Field(
+        default=0, ge=0, description="Images that were left out because they cannot be decoded."
+    )
+    objects_skipped: int = Field(
+        default=0, ge=0, description="Left-out objects: those of left-out images, and those outside their image."
+    )
 
     @property
     def ap(self) -> MetricStatus:
@@ -245,41 +257,43 @@ class TeacherStatus(StageStatus):
 
 
 class SummaryStatus(StatusModel):
-    """What the columns of `kubectl get` show."""
+    """Values of the columns of `kubectl get`."""
 
     teachers: Text = Field(default="", description="Names of the teachers.")
-    progress: Text = Field(default="", description="Steps done of all teachers, in percent.")
+    progress: Text = Field(default="", description="Finished share of the steps of all teachers, in percent.")
     time_left: Text = Field(
         default="",
-        description="Until the last teacher is done; empty while one has not said how long, or is not heard from.",
+        description="Time until the last teacher is finished; empty while a teacher has no estimate or is silent.",
     )
-    map: Text = Field(default="", description="AP before and after, a teacher each.")
-    nodes: Text = Field(default="", description="Where the trainers run.")
+    map: Text = Field(default="", description="AP before and after, per teacher.")
+    nodes: Text = Field(default="", description="Nodes of the trainers.")
 
 
 class TeacherFineTuneStatus(StatusModel):
     """What the operator has seen and done."""
 
-    observed_generation: int = Field(default=0, ge=0, description="Generation of the object that was looked at.")
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the object that was reconciled last.")
     conditions: list[Condition] = Field(
         default=[],
         max_length=16,
-        description="What is true of the object. The first four are always DatasetInspected, Reconciling, Stalled and "
+        description="Conditions of the object. The first four are always DatasetInspected, Reconciling, Stalled and "
         "Succeeded, in this order.",
     )
-    summary: SummaryStatus = Field(default=SummaryStatus(), description="What the columns of `kubectl get` show.")
+    summary: SummaryStatus = Field(default=SummaryStatus(), description="Values of the columns of `kubectl get`.")
     run_id: Text = Field(default="", description="Digest of the configuration: the same request is the same run.")
     uri: Annotated[str, StringConstraints(max_length=2048)] = Field(
-        default="", description="Folder of the run: what `teacher fetch` takes."
+        default="", description="Folder of the run, for `teacher fetch`."
     )
     config_uri: Annotated[str, StringConstraints(max_length=2048)] = Field(
         default="", description="teacher_config.yaml of the run."
     )
-    start_time: Timestamp | None = Field(default=None, description="When the object was first seen.")
-    completion_time: Timestamp | None = Field(default=None, description="When the run ended.")
-    gpu_seconds: int = Field(default=0, ge=0, description="GPUs times seconds, over all teachers.")
-    dataset: DatasetStatus | None = Field(default=None, description="What inspection found.")
+    start_time: Timestamp | None = Field(default=None, description="Time of the first reconciliation.")
+    completion_time: Timestamp | None = Field(default=None, description="End of the run.")
+    gpu_seconds: int = Field(default=0, ge=0, description="GPU seconds of all teachers.")
+    dataset: DatasetStatus | None = Field(default=None, description="Result of the inspection.")
     stages: list[StageStatus] = Field(
-        default=[], max_length=8, description="Inspection, and each other stage that trains no teacher."
+        default=[], max_length=8, description="Inspection, and every other stage that does not train a teacher."
     )
-    teachers: list[TeacherStatus] = Field(default=[], max_length=8, description="One a teacher, boxes before masks.")
+    teachers: list[TeacherStatus] = Field(
+        default=[], max_length=8, description="One entry per teacher, in the order of training."
+    )

@@ -164,7 +164,7 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
         [_teacher(learningRate=value) for value in ("1", "1e-4", "0.00001", "5E-5")],
         [_teacher(learningRate=value) for value in ("0", "0.0", "0e-3", "1.01", "2")],
     ),
-    "revision goes with a hub id: leave it out where the base model is a URI": (
+    "revision requires a hub id: omit it if the base model is a URI": (
         [_teacher(revision="main", baseModel="facebook/sam-vit-base"), _teacher(revision="main")],
         [
             _teacher(revision="main", baseModel="s3://models/sam/"),
@@ -207,7 +207,7 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
         ],
         [MINIMAL | {"storage": {"caBundle": "/etc/ours.pem", "caBundleConfigMapRef": {"name": "ca"}}}],
     ),
-    "size is that of an emptyDir: leave it out beside claimName": (
+    "size is the limit of an emptyDir: omit it with claimName": (
         [MINIMAL | {"scratch": {"size": "10Gi"}}, MINIMAL | {"scratch": {"claimName": "disk"}}],
         [MINIMAL | {"scratch": {"size": "10Gi", "claimName": "disk"}}],
     ),

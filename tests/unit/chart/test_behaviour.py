@@ -120,20 +120,20 @@ def test_with_leader_election_the_next_operator_is_ready_first(render: Render) -
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"replicas": 2}, "replicas is 2, but operators beside each other need leaderElection.enabled"),
-        ({"strategy": {"type": "RollingUpdate"}}, "RollingUpdate runs two operators at once for a while"),
-        ({"serviceAccount": {"create": False}}, "serviceAccount.name is needed where serviceAccount.create is false"),
+        ({"replicas": 2}, "replicas is 2, but several operators need leaderElection.enabled"),
+        ({"strategy": {"type": "RollingUpdate"}}, "RollingUpdate runs two operators at the same time for a while"),
+        ({"serviceAccount": {"create": False}}, "serviceAccount.name is required if serviceAccount.create is false"),
         (
             {"podDisruptionBudget": {"enabled": True, "minAvailable": 1, "maxUnavailable": 1}},
             "podDisruptionBudget takes minAvailable or maxUnavailable, not both",
         ),
         (
             {"serviceMonitor": {"enabled": True, "renderMode": "failIfMissing"}},
-            "The cluster has no ServiceMonitor .*: install the Prometheus operator, or set serviceMonitor.renderMode",
+            "not have the kind ServiceMonitor .*: install the Prometheus operator, or set serviceMonitor.renderMode",
         ),
         (
             {"prometheusRule": {"enabled": True, "renderMode": "failIfMissing"}},
-            "The cluster has no PrometheusRule .*: install the Prometheus operator, or set prometheusRule.renderMode",
+            "not have the kind PrometheusRule .*: install the Prometheus operator, or set prometheusRule.renderMode",
         ),
     ],
 )
