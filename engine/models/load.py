@@ -176,8 +176,7 @@ def find_adapters(uri: str, *, storage: Storage) -> dict[TeacherName, str]:
         BaseModelError: It is neither a run nor an adapter.
     """
     if storage.exists(join(uri, ADAPTER_CARD)):
-        with _at_hand(uri, storage) as folder:
-            return {AdapterCard.read(folder).teacher: uri}
+        return {_read_card(uri, storage).teacher: uri}
     folders = {name: RunLayout(uri).teacher(name) for name in TeacherName}
     found = {name: folder for name, folder in folders.items() if storage.exists(join(folder, ADAPTER_CARD))}
     if not found:
@@ -186,6 +185,16 @@ def find_adapters(uri: str, *, storage: Storage) -> dict[TeacherName, str]:
             "teachers/ in it): give the one that the run printed"
         )
     return found
+
+
+def _read_card(uri: str, storage: Storage) -> AdapterCard:
+    """Read ``teacher.json`` of an adapter, without fetching the adapter."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if is_remote(uri) else local_path(uri)
+        if is_remote(uri):
+            storage.download(join(uri, ADAPTER_CARD), folder / ADAPTER_CARD)
+        refuse_pointers(f"{uri}: ", [folder / ADAPTER_CARD])
+        return AdapterCard.read(folder)
 
 
 class _Quality(BaseModel):
