@@ -1,6 +1,6 @@
 """The only module that talks to the API server: raw objects over the official client's transport and credentials.
 
-Objects stay plain JSON: the client's typed models cost more time and memory than all else that the operator does.
+Objects stay plain JSON: the client's typed models cost more time and memory than the rest of the operator.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from teacher_operator.api.spec import GROUP, PLURAL, VERSION
 
 Body = dict[str, Any]
 OnRequest = Callable[[str, str, int], None]
-"""Is told of every request: verb, resource and status code."""
+"""Callback for every request: verb, resource and status code."""
 
 PATHS: Mapping[str, str] = {
     "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
@@ -42,11 +42,11 @@ PAGE = 500
 
 
 class ApiError(Exception):
-    """The API server has refused.
+    """The API server refused a request.
 
     Attributes:
         code: HTTP status; 0 if it cannot be reached.
-        retry_after: Seconds it asks to wait for, or None.
+        retry_after: Seconds to wait, if the API server gives them.
     """
 
     def __init__(self, code: int, message: str, retry_after: float | None = None) -> None:
@@ -56,10 +56,10 @@ class ApiError(Exception):
 
 
 async def connect() -> client.ApiClient:
-    """A client with the credentials of the pod's service account, else of the kubeconfig.
+    """Return a client with the credentials of the pod's service account, otherwise of the kubeconfig.
 
     Raises:
-        ConfigException: There are neither.
+        ConfigException: Neither exists.
     """
     configuration = client.Configuration()
     try:
@@ -71,7 +71,7 @@ async def connect() -> client.ApiClient:
 
 
 class Cluster:
-    """What the operator asks of the API server. Every method raises ApiError when it is refused."""
+    """Requests to the API server. Every method raises ApiError when a request is refused."""
 
     def __init__(self, api: client.ApiClient, on_request: OnRequest = lambda *_: None) -> None:
         self._api = api
@@ -82,7 +82,7 @@ class Cluster:
         await self._api.close()
 
     async def apply(self, manifest: Mapping[str, Any]) -> Body:
-        """Server-side apply of a whole object, as our field manager; with a resourceVersion, to that version alone."""
+        """Apply a whole object server-side, as our field manager; with a resourceVersion only to that version."""
         metadata = manifest["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         path = self._path(manifest["kind"], metadata["namespace"], metadata["name"])
@@ -94,7 +94,7 @@ class Cluster:
         return await self._json("PATCH", "Job", self._path("Job", *key), query=query, body=patch, content=MERGE)
 
     async def delete_job(self, key: Key, uid: str) -> None:
-        """Delete this very Job; its name is free when its last pod has ended. One that is gone is no error."""
+        """Delete the Job with this uid; its name is free when its last pod has ended. A missing Job is not an error."""
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -108,7 +108,7 @@ class Cluster:
                 raise
 
     async def get(self, kind: str, key: Key) -> Body | None:
-        """An object as it is now, or None."""
+        """Return the current object, or None."""
         try:
             return await self._json("GET", kind, self._path(kind, *key))
         except ApiError as error:
@@ -117,7 +117,7 @@ class Cluster:
             raise
 
     async def patch_status(self, body: Mapping[str, Any], status: Mapping[str, Any]) -> Body:
-        """Write the status of the object as it was seen; refused with 409 if it has changed since."""
+        """Replace the status of an object; refused with 409 if the object has changed since it was read."""
         metadata = body["metadata"]
         seen = {name: metadata[name] for name in ("uid", "resourceVersion")}
         path = self._path("TeacherFineTune", metadata["namespace"], metadata["name"]) + "/status"
@@ -126,22 +126,22 @@ class Cluster:
         return await self._json("PATCH", "TeacherFineTuneStatus", path, query=query, body=patch, content=MERGE)
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Body:
-        """Make an object; refused with 409 if there is one of its name, and if it has a field that its kind has not."""
+        """Create an object; refused with 409 if its name exists, and if it has an unknown field."""
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         return await self._json("POST", kind, self._path(kind, namespace), query=query, body=body)
 
     async def create_dry(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Body:
-        """Have an object checked as if it were made."""
+        """Validate an object by a dry run of its creation."""
         query = {"dryRun": "All", "fieldValidation": "Strict"}
         return await self._json("POST", kind, self._path(kind, namespace), query=query, body=body)
 
     async def replace(self, kind: str, body: Mapping[str, Any]) -> Body:
-        """Write an object as it was seen; refused with 409 if it has changed since."""
+        """Replace an object; refused with 409 if it has changed since it was read."""
         path = self._path(kind, body["metadata"]["namespace"], body["metadata"]["name"])
         return await self._json("PUT", kind, path, body=body)
 
     async def list_all(self, kind: str, namespace: str | None, *, run: str = "") -> AsyncIterator[Body]:
-        """All objects of a kind that are ours, in one namespace or in all, or the children of one object."""
+        """List our objects of a kind, in one namespace or in all, or the children of one object."""
         path = PATHS[kind].format(namespace=namespace)
         if namespace is None:
             path = PATHS[kind].replace("/namespaces/{namespace}", "")
@@ -151,7 +151,7 @@ class Cluster:
             yield item
 
     async def _pages(self, resource: str, path: str, query: Mapping[str, str]) -> AsyncIterator[Body]:
-        """What a list has, page by page."""
+        """Return the items of a list, page by page."""
         token = ""
         while True:
             page = await self._json("GET", resource, path, query={**query, **({"continue": token} if token else {})})
@@ -162,7 +162,7 @@ class Cluster:
                 return
 
     async def warnings(self, kind: str, namespace: str) -> dict[str, list[str]]:
-        """The messages of the Warning events of all objects of a kind, oldest first, by the name of the object."""
+        """Return the messages of the Warning events of all objects of a kind, oldest first, by object name."""
         query = {"fieldSelector": f"involvedObject.kind={kind},type=Warning", "limit": str(PAGE)}
         told: dict[str, list[tuple[str, str]]] = defaultdict(list)
         async for one in self._pages("EventList", PATHS["Event"].format(namespace=namespace), query):
@@ -171,7 +171,7 @@ class Cluster:
         return {name: [message for _, message in sorted(messages)] for name, messages in told.items()}
 
     async def pod_log(self, key: Key, container: str, *, lines: int, limit_bytes: int) -> list[str]:
-        """The last lines of a container's log; none if it has not begun or is gone."""
+        """Return the last lines of a container's log; empty if the container has not started or is gone."""
         query = {"container": container, "tailLines": str(lines), "limitBytes": str(limit_bytes)}
         try:
             raw = await self._request("GET", "PodLog", self._path("Pod", *key) + "/log", query=query)
@@ -191,7 +191,7 @@ class Cluster:
         try:
             answer: Body = json.loads(raw)
         except ValueError as error:
-            raise ApiError(0, f"the API server's answer is no JSON: {error}") from None
+            raise ApiError(0, f"the API server's answer is not JSON: {error}") from None
         return answer
 
     async def _request(
@@ -229,7 +229,7 @@ class Cluster:
 
 
 def _message(raw: bytes) -> str:
-    """What a refusal says: that of its Status object, else the text itself."""
+    """Return the message of a refusal: from its Status object, otherwise the text itself."""
     try:
         return str(json.loads(raw)["message"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The running operator, beside kopf: workers that take keys from a queue, and what looks after them."""
+"""The running operator, apart from kopf: workers that reconcile keys from a queue, and their supervision."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from teacher_operator.runtime.store import KINDS, Store, key_of, version
 from teacher_operator.runtime.workqueue import WorkQueue
 
 STUCK_SECONDS = 300.0
-"""No look at an object takes that long: every request has a time limit."""
+"""Seconds that one reconciliation never takes: every request has a time limit."""
 
 RESYNC_MISSES = 3
-"""Full looks at the cluster that may fail in a row before the operator is not well."""
+"""Consecutive failures of a full resync after which the operator is unhealthy."""
 
 LIST_RETRY_SECONDS = 2.0
 
 END_SECONDS = 5.0
-"""For tasks to end in, before they are asked again."""
+"""Seconds for tasks to end, before they are cancelled again."""
 
 SETTLE_SECONDS = 5.0
-"""After watches were opened and have listed what there is, until all of it is looked at: what went just before, they
-have not shown."""
+"""Seconds from the initial list of a reopened watch until a full resync: the watch does not show objects deleted just
+before it."""
 
 logger = logging.getLogger("teacher_operator")
 
 
 class Controller:
-    """Everything that runs beside the watches.
+    """Everything that runs apart from the watches.
 
     Args:
         cluster: The API server.
-        settings: Of the operator.
+        settings: Settings of the operator.
     """
 
     def __init__(self, cluster: Cluster, settings: Settings, metrics: Metrics, store: Store) -> None:
@@ -63,11 +63,11 @@ class Controller:
         self._seen: dict[str, float] = {}
         self._listed = False
         self._opened = float("inf")
-        """When a watch that was opened has last shown what it lists, if all was not looked at since."""
+        """Time of the last initial list of a reopened watch, if no full resync followed."""
 
     @classmethod
     async def start(cls, settings: Settings) -> Controller:
-        """Connect, look at all there is, and start all but the watches."""
+        """Connect, reconcile all objects, and start everything except the watches."""
         store = Store(standing_of(settings.metrics_label))
         metrics = Metrics(store, settings.metrics_label)
         self = cls(Cluster(await connect(), metrics.request), settings, metrics, store)
@@ -94,9 +94,9 @@ class Controller:
         return self
 
     async def stop(self) -> None:
-        """End everything; what is half done is done by the next start."""
+        """Stop everything; the next start completes unfinished work."""
         left = set(self._tasks)
-        while left:  # a task may miss a cancellation that comes with what it waits for: it is asked again
+        while left:  # a task may miss a cancellation that arrives together with its result: it is cancelled again
             for task in left:
                 task.cancel()
             _, left = await asyncio.wait(left, timeout=END_SECONDS)
@@ -109,7 +109,7 @@ class Controller:
         await self.cluster.close()
 
     def seen(self, kind: str, body: Mapping[str, Any], *, gone: bool = False, listed: bool = False) -> None:
-        """A watch has shown an object: it is new, has changed, is gone, or was there when the watch was opened."""
+        """Handle an object of a watch: new, changed, deleted, or listed when the watch was opened."""
         self._seen[kind] = time.monotonic()
         if listed:
             self._opened = time.monotonic()
@@ -125,7 +125,7 @@ class Controller:
             self.queue.add(run)
 
     def alive(self) -> tuple[bool, dict[str, Any]]:
-        """Whether a restart would not help."""
+        """Return True unless a restart would help."""
         stuck = self.queue.longest_work() > STUCK_SECONDS
         since = time.monotonic() - self._resynced
         blind = since > self.settings.resync_seconds * RESYNC_MISSES
@@ -141,7 +141,7 @@ class Controller:
         return not (stuck or blind or dead), details
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Whether it watches; a replica that stands by is ready too."""
+        """Return True if it watches; a standby replica is ready too."""
         return self._listed, {"leader": self.leadership.held.is_set()}
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -151,7 +151,7 @@ class Controller:
         while True:
             await self.leadership.held.wait()
             key = await self.queue.get()
-            if not self.leadership.held.is_set():  # lost while there was nothing to do
+            if not self.leadership.held.is_set():  # the Lease was lost while the queue was empty
                 self.queue.done(key)
                 self.queue.add(key)
                 continue
@@ -173,10 +173,10 @@ class Controller:
                     self.queue.add_after(key, again)
             finally:
                 self.queue.done(key)
-            await asyncio.sleep(0)  # a look that asks for nothing waits for nothing: others get their turn
+            await asyncio.sleep(0)  # a reconciliation without requests never waits: let other tasks run
 
     async def _list_first(self) -> None:
-        """Look at all there is, however long the API server takes to be there."""
+        """Reconcile all objects, and wait for the API server as long as it takes."""
         while True:
             try:
                 await self.resync(count=False)
@@ -185,7 +185,7 @@ class Controller:
                 logger.warning("what there is cannot be listed, and is tried again: %s", error)
                 await asyncio.sleep(LIST_RETRY_SECONDS)
         self._listed, self._resynced = True, time.monotonic()
-        self._opened = self._resynced  # watches are about to be
+        self._opened = self._resynced  # the watches are not open yet
 
     async def _resync_for_ever(self) -> None:
         while True:
@@ -199,7 +199,7 @@ class Controller:
                 logger.exception("the full look at the cluster failed; this should not happen")
 
     async def _resync_due(self) -> bool:
-        """Wait until all is to be looked at: True if only because it was not for long."""
+        """Wait for the next full resync; return True if it is due only by its interval."""
         regular = time.monotonic() + self.settings.resync_seconds
         while True:
             now = time.monotonic()
@@ -211,7 +211,7 @@ class Controller:
             await asyncio.sleep(min(1.0, SETTLE_SECONDS))
 
     async def resync(self, *, count: bool = True) -> None:
-        """Look at all there is, for changes that no watch has shown; they are counted if one should have."""
+        """Reconcile all objects, to find changes that no watch has shown; these are counted if a watch should have."""
         for kind in KINDS:
             known = self.store.versions(kind)
             there: set[Key] = set()
@@ -228,7 +228,7 @@ class Controller:
                 except ApiError as error:
                     if namespace is None or error.code != HTTPStatus.FORBIDDEN:
                         raise
-                    # A namespace that is gone has no Role either; the others are served all the same.
+                    # A deleted namespace has no Role either; the others are served all the same.
                     logger.warning("namespace %s cannot be looked at: %s", namespace, error)
                     there |= {key for key in known if key.namespace == namespace}
             for key in known.keys() - there:
@@ -238,6 +238,6 @@ class Controller:
                     self.seen(kind, gone, gone=True)
 
     def _about(self, key: Key) -> dict[str, str]:
-        """What a log line says of the object that it is about."""
+        """Return the fields of a log line that identify its object."""
         body = self.store.get("TeacherFineTune", key)
         return about(body) if body is not None else {"namespace": key.namespace, "object": key.name}

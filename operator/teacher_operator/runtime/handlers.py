@@ -1,7 +1,7 @@
-"""The only module beside start-up that knows kopf: it watches, and hands what it sees to the controller.
+"""Watch objects with kopf and pass events to the controller. Apart from start-up, the only module that knows kopf.
 
-Only low-level handlers are used: kopf then writes nothing of its own, no finalizer, no annotation, no progress, and a
-copied annotation cannot fool it.
+Only low-level handlers are used: kopf then writes no finalizer, annotation or progress, and a copied annotation cannot
+mislead it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 OURS = {MANAGED_BY: FIELD_MANAGER}
 
 SILENCE_SECONDS = 70.0
-"""A watch that shows nothing for longer, not even a bookmark, is opened anew: the API server sends one a minute."""
+"""Seconds without any event after which a watch is reopened: the API server sends a bookmark every minute."""
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """How kopf watches: our children alone, and nothing of the cluster but what we ask for."""
+    """Return kopf's settings: watch only our children, and no other objects of the cluster."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -49,7 +49,7 @@ def kopf_settings() -> kopf.OperatorSettings:
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """No object is compared with an earlier version of itself: copying it for that would cost more than our work."""
+    """Store no earlier version of objects to compare with: copying them would cost more than our work."""
 
     def build(self, **_: Any) -> Any:
         return {}
@@ -62,7 +62,7 @@ class _NoDiffBase(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """No handler makes progress that would have to be kept."""
+    """Store no progress: no handler needs it."""
 
     def fetch(self, **_: Any) -> Any:
         return None
@@ -81,7 +81,7 @@ class _NoProgress(kopf.ProgressStorage):
 
 
 def service_account(environment: Mapping[str, str]) -> kopf.ConnectionInfo | None:
-    """Credentials of the pod that this is, by the address that its node gave it: no DNS is needed."""
+    """Return the credentials of this pod, with the address from its environment: no DNS is needed."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
     token, authority = SERVICE_ACCOUNT / "token", SERVICE_ACCOUNT / "ca.crt"
     if not host or not port or not token.exists():
@@ -93,7 +93,7 @@ def service_account(environment: Mapping[str, str]) -> kopf.ConnectionInfo | Non
 
 
 def registry(settings: Settings) -> kopf.OperatorRegistry:
-    """Every handler of the operator."""
+    """Return the registry with all handlers of the operator."""
     handlers = kopf.OperatorRegistry()
     running: list[Controller] = []
 
@@ -105,7 +105,7 @@ def registry(settings: Settings) -> kopf.OperatorRegistry:
     async def start(**_: Any) -> None:
         try:
             running.append(await Controller.start(settings))
-        except (OSError, ConfigException) as error:  # kopf would try again for ever, and nobody would know
+        except (OSError, ConfigException) as error:  # kopf would retry indefinitely, without any sign
             raise kopf.PermanentError(f"the operator cannot start: {error}") from error
 
     @kopf.on.cleanup(registry=handlers)

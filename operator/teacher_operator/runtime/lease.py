@@ -1,6 +1,6 @@
-"""Which of several replicas works: the one that holds a Lease and renews it.
+"""Leader election: of several replicas, the one that holds and renews a Lease works.
 
-Correctness does not rest on it: two that work at once apply the same children and conflict on stale statuses.
+Correctness does not depend on it: two active replicas apply the same children and conflict on stale statuses.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from teacher_operator.api.names import Key
 from teacher_operator.runtime.cluster import ApiError, Cluster
 
 DURATION_SECONDS, RENEW_SECONDS, TRY_SECONDS = 15, 4.0, 5.0
-"""A replica that cannot renew gives up before another may take over."""
+"""Seconds: validity of the Lease, interval of renewals, time limit of one renewal."""
 
 logger = logging.getLogger(__name__)
 
 
 class Leadership:
-    """Holds a Lease if it can; ``held`` is set while it does.
+    """Acquire and hold a Lease; ``held`` is set while it is held.
 
     Args:
         cluster: The API server.
-        key: Where the Lease lies.
-        identity: Of this replica.
+        key: Name and namespace of the Lease.
+        identity: Identity of this replica.
     """
 
     def __init__(self, cluster: Cluster, key: Key, identity: str) -> None:
@@ -38,7 +38,7 @@ class Leadership:
         self.held = asyncio.Event()
 
     async def run(self) -> None:
-        """Acquire and renew, for ever."""
+        """Acquire and renew, indefinitely."""
         while True:
             try:
                 async with asyncio.timeout(TRY_SECONDS):
@@ -46,14 +46,14 @@ class Leadership:
             except (ApiError, TimeoutError) as error:
                 mine = self.held.is_set() and time.monotonic() - self._renewed < DURATION_SECONDS - RENEW_SECONDS
                 if not mine:
-                    logger.warning("the Lease %s cannot be had: %s", self._key, error)
+                    logger.warning("the Lease %s cannot be acquired: %s", self._key, error)
             if mine != self.held.is_set():
                 logger.info("this replica %s", "works from now on" if mine else "stands by")
                 (self.held.set if mine else self.held.clear)()
             await asyncio.sleep(RENEW_SECONDS)
 
     async def release(self) -> None:
-        """Let another replica go on at once."""
+        """Release the Lease, so that another replica takes over immediately."""
         if not self.held.is_set():
             return
         self.held.clear()
@@ -80,7 +80,7 @@ class Leadership:
         return True
 
     def _free(self, spec: dict[str, Any]) -> bool:
-        """Whether it may be taken: nobody has renewed it for long, by our own clock. Clocks of others may be wrong."""
+        """Test if the Lease has expired by our own clock: clocks of others may be wrong."""
         holder, now = spec.get("holderIdentity"), time.monotonic()
         if not holder or holder == self._identity:
             return True

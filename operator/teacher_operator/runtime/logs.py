@@ -1,4 +1,4 @@
-"""Logs: a line of JSON each, with the object that it is about, or text for people."""
+"""Configure logs: one JSON line per record, with its object, or text for people."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def configure(*, style: str, level: str) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("kopf", "aiohttp", "asyncio"):  # what matters of them is a warning
+    for noisy in ("kopf", "aiohttp", "asyncio"):  # only their warnings matter
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -1,4 +1,4 @@
-"""What no watch shows and is read when it is needed: logs of failed pods, warnings in events, progress of trainers."""
+"""Read on demand what no watch shows: logs of failed pods, warnings in events, progress of trainers."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ Body = Mapping[str, Any]
 logger = logging.getLogger(__name__)
 
 WARNINGS_SECONDS = 50.0
-"""For how long the events of an object are not read again: less than a decision asks to be made anew after."""
+"""Seconds before the events of an object are read again: less than the requeue time of a decision."""
 
 READING_SECONDS, READING_SHARE = 1.0, 0.05
-"""One reading of the events of a namespace serves all that ask within this time, or for longer where it takes long:
-however many objects wait, no more than this share of the time is spent on reading."""
+"""Seconds that one read of the events of a namespace serves all requests; longer if reading is slow, so that at most
+this fraction of time is spent on it."""
 
 LOG_READ_LINES, LOG_READ_BYTES = 60, 1 << 20
-"""The limit is that of a line gone mad: it cuts off what is newest."""
+"""Maximum bytes of a log: a limit for abnormally long lines, which cuts off the newest text."""
 
 LOG_TRIES, LOG_RETRY_SECONDS = 3, 2.0
 READERS = 8
 READS_PER_SECOND = 25.0
-"""Of progress, over all trainers: with many of them, each is looked at less often."""
+"""Progress reads per second over all trainers: with many trainers each is read less often."""
 
 
 @dataclass
 class _Reading:
-    """The warnings of one kind in one namespace, by name; when they were read, and how long that took."""
+    """Warnings of one kind in one namespace by name, with the time and duration of the read."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     at: float = float("-inf")
@@ -56,13 +56,13 @@ class _Reading:
 
 
 class Looks:
-    """Reads, and remembers while it is worth it.
+    """Read on demand, with a cache.
 
     Args:
         cluster: The API server.
-        store: What the watches have shown.
-        queue: Gets the objects of which there is news.
-        settings: Of the operator.
+        store: Objects shown by the watches.
+        queue: Receives the keys of objects with new data.
+        settings: Settings of the operator.
     """
 
     def __init__(self, cluster: Cluster, store: Store, queue: WorkQueue[Key], settings: Settings) -> None:
@@ -73,16 +73,16 @@ class Looks:
         self._logs: dict[Key, Sequence[str]] = {}
         """Of failed pods."""
         self._tries: dict[Key, int] = {}
-        """How often the log of a failed pod could not be read."""
+        """Number of failed reads of the log of a failed pod."""
         self._warnings: dict[tuple[str, Key], tuple[float, Sequence[str]]] = {}
         self._readings: dict[tuple[str, str], _Reading] = defaultdict(_Reading)
         self._progress: dict[Key, ProgressView] = {}
         """Of trainers' pods."""
         self._listed: dict[Key, int] = {}
-        """Versions of Jobs at which their pods were listed."""
+        """Versions of Jobs for which their pods were listed."""
 
     def complete(self, view: JobView) -> JobView:
-        """A Job with what was read of it and its pods."""
+        """Return a Job with the data read for it and its pods."""
         pods = [key_of(pod) for pod in view.pods]
         telling = telling_pod(view.pods)
         first = [key for key, pod in zip(pods, view.pods, strict=True) if is_first(pod)]
@@ -95,7 +95,7 @@ class Looks:
         )
 
     async def look(self, run: Key, looks: Sequence[Look]) -> bool:
-        """Read what a decision asks for; False if all of it was read before."""
+        """Read what a decision needs; return False if all of it was read before."""
         news = False
         for look in looks:
             key = Key(run.namespace, look.name)
@@ -118,7 +118,7 @@ class Looks:
         self._warnings.pop(("Pod", key), None)
 
     async def follow(self) -> None:
-        """Read the progress of all trainers in turn, for ever."""
+        """Read the progress of all trainers in turn, indefinitely."""
         while True:
             begun = time.monotonic()
             running = [pod for pod in self._store.running() if self._is_training(pod)]
@@ -130,7 +130,7 @@ class Looks:
             self._forget_old()
 
     def _is_training(self, pod: Body) -> bool:
-        """The pod is a trainer's, of a Job of an object: anyone can make a pod with our labels."""
+        """Test if a pod belongs to a trainer Job of an object: anyone can create a pod with our labels."""
         run = run_of(pod)
         body = self._store.get("TeacherFineTune", run) if run is not None else None
         if body is None:
@@ -158,8 +158,8 @@ class Looks:
                 before = self._progress.get(key)
                 view = read_progress(lines, before)
             except ApiError:
-                return  # the node may be lost: the status says so from the pod itself
-            except Exception:  # what a pod writes is the user's: it must not end what serves all
+                return  # the node may be lost: the status reports this from the pod itself
+            except Exception:  # output of a pod is untrusted: it must not stop the task that serves all
                 logger.exception("the log of pod %s cannot be read", key)
                 return
         if view != before and self._store.has("Pod", key):
@@ -168,7 +168,7 @@ class Looks:
                 self._queue.add(run)
 
     async def _read_failed_log(self, run: Key, key: Key, container: str) -> bool:
-        """Read the log of a pod that failed; False if its node does not answer, and is asked again."""
+        """Read the log of a failed pod; return False if its node does not answer and is queried again."""
         try:
             lines = await self._cluster.pod_log(key, container, lines=LOG_READ_LINES, limit_bytes=LOG_READ_BYTES)
         except ApiError:
@@ -182,7 +182,7 @@ class Looks:
         return True
 
     async def _warned(self, kind: str, key: Key) -> Sequence[str]:
-        """The warnings of an object. To read those of one costs the API server as much as to read those of all."""
+        """Return the warnings of an object. Reading those of one object costs the API server as much as of all."""
         reading = self._readings[kind, key.namespace]
         async with reading.lock:
             if not reading.is_fresh():
@@ -195,7 +195,7 @@ class Looks:
             return reading.found.get(key.name, ())
 
     async def _list_pods(self, run: Key, job: Key) -> bool:
-        """Bring the pods of a run up to date, once for every version of its Job; False if that was done."""
+        """List the pods of a run, once per version of its Job; return False if already done."""
         body = self._store.get("Job", job)
         if body is None or self._listed.get(job) == version(body):
             return False
@@ -205,7 +205,7 @@ class Looks:
         return True
 
     def _fresh(self, keys: Sequence[tuple[str, Key]]) -> Sequence[str] | None:
-        """The warnings of these, if they were read of late."""
+        """Return the recent warnings of these objects."""
         now, known = time.monotonic(), False
         found: list[str] = []
         for key in keys:

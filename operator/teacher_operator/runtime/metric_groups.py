@@ -1,4 +1,4 @@
-"""Whose run a metric counts: its namespace, and the value of one label that the installation chooses. Bounded."""
+"""Groups of metrics: namespace, and the value of one label chosen by the installation. Their number is bounded."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ NAMESPACE = "run_namespace"
 """Name of the metric label. Prometheus sets `namespace` itself, to that of the operator."""
 
 LABEL_VALUES = 50
-"""Values of the chosen label that have series of their own in one namespace: its users write them."""
+"""Maximum values of the chosen label with their own series per namespace: users choose the values."""
 
 OTHER = "other"
-"""Stands for every further value."""
+"""Value of the label for all further values."""
 
 KEEP_SECONDS = 3600.0
-"""For which the series of a namespace outlive its last object: Prometheus has read the last values by then."""
+"""Seconds that the series of a namespace outlive its last object, so that Prometheus reads the last values."""
 
 
 class Group(NamedTuple):
-    """Values of the labels of a metric: namespace, and the chosen label (empty where an object has none)."""
+    """Values of the labels of a metric: namespace, and the chosen label (empty if an object has none)."""
 
     namespace: str
     value: str = ""
@@ -33,24 +33,24 @@ def metric_label(key: str) -> str:
 
 
 class Groups:
-    """The groups that have series.
+    """Groups with series.
 
     Args:
-        label: Label of the objects whose value is a label of the metrics; empty: none.
+        label: Label of the objects whose value becomes a label of the metrics; empty for none.
     """
 
     def __init__(self, label: str = "") -> None:
         self.label = label
         self.names: tuple[str, ...] = (NAMESPACE, metric_label(label)) if label else (NAMESPACE,)
         self._last: dict[Group, float] = {}
-        """When a group last had an object, by the monotonic clock."""
+        """Time when a group last had an object, by the monotonic clock."""
 
     def value_of(self, body: Mapping[str, Any]) -> str:
         """Return the value of the chosen label on an object."""
         return str((body["metadata"].get("labels") or {}).get(self.label, "")) if self.label else ""
 
     def group(self, namespace: str, value: str) -> Group:
-        """Return the group of an object, and note that it has one."""
+        """Return the group of an object, and record that the group is in use."""
         found = Group(namespace, value if self.label else "")
         if found not in self._last:
             known = sum(one.namespace == namespace for one in self._last)
@@ -64,7 +64,7 @@ class Groups:
         return dict(zip(self.names, group, strict=False)) | more
 
     def has(self, namespace: str) -> bool:
-        """Return whether a group of a namespace is left."""
+        """Return True if a group of a namespace exists."""
         return any(group.namespace == namespace for group in self._last)
 
     def gone(self) -> Iterable[Group]:

@@ -1,4 +1,4 @@
-"""What Prometheus is told: how many runs stand where, how long things take, what fails and what it costs."""
+"""Prometheus metrics: runs by state, durations, failures and GPU time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
 
 
 def state_of(body: Mapping[str, Any]) -> str:
-    """How an object stands: one of STATES."""
+    """Return the state of an object: one of STATES."""
     summary = summary_condition(read_status(body))
     if summary is None:
         return "Pending"
@@ -37,17 +37,17 @@ def state_of(body: Mapping[str, Any]) -> str:
 
 
 def standing_of(label: str) -> Callable[[Mapping[str, Any]], Standing]:
-    """Return the function that tells how an object stands, with the value of a label of it."""
+    """Return a function that gives the state of an object and the value of one of its labels."""
     groups = Groups(label)
     return lambda body: Standing(state_of(body), groups.value_of(body))
 
 
 class Metrics:
-    """All metrics of one operator, in a registry of their own.
+    """Metrics of one operator, in their own registry.
 
     Args:
-        store: Counts the runs; it is to keep them with ``standing_of(label)``.
-        label: Label of the objects that is a label of the metrics of runs too; empty: none.
+        store: Counts the runs; created with ``standing_of(label)``.
+        label: Label of the objects that becomes a label of the metrics of runs; empty for none.
     """
 
     def __init__(self, store: Store, label: str = "") -> None:
@@ -56,62 +56,69 @@ class Metrics:
         self.registry.register(_Runs(store, groups, self._settle))
         self.reconcile = Histogram(
             "teacher_reconcile_seconds",
-            "Time of one look at one object.",
+            "Duration of one reconciliation of one object.",
             ("outcome",),
             buckets=SHORT,
             registry=self.registry,
         )
         self.inspect = Histogram(
             "teacher_inspect_seconds",
-            "From the object to what its data is.",
+            "Time from the creation of an object to the result of inspection.",
             (NAMESPACE,),
             buckets=LONG,
             registry=self.registry,
         )
         self.queue = Histogram(
             "teacher_queue_seconds",
-            "From what the data is to a trainer that runs.",
+            "Time from the result of inspection to a running trainer.",
             (NAMESPACE,),
             buckets=LONG,
             registry=self.registry,
         )
         self.run = Histogram(
-            "teacher_run_seconds", "From the object to its end.", (NAMESPACE,), buckets=LONG, registry=self.registry
+            "teacher_run_seconds",
+            "Time from the creation of an object to its end.",
+            (NAMESPACE,),
+            buckets=LONG,
+            registry=self.registry,
         )
         self.failures = Counter(
             "teacher_failures", "Runs that failed.", ("reason", *groups.names), registry=self.registry
         )
         self.gpu_seconds = Counter(
             "teacher_gpu_seconds",
-            "GPUs times seconds, as they are taken.",
+            "GPU seconds in use, counted while trainers run.",
             ("teacher", *groups.names),
             registry=self.registry,
         )
         self.last_event = Gauge(
             "teacher_last_event_timestamp_seconds",
-            "When a watch last showed something.",
+            "Unix time of the last event of a watch.",
             ("resource",),
             registry=self.registry,
         )
-        self.queue_depth = Gauge("teacher_queue_depth", "Objects that wait for a worker.", registry=self.registry)
+        self.queue_depth = Gauge("teacher_queue_depth", "Objects waiting for a worker.", registry=self.registry)
         self.requests = Counter(
             "teacher_api_requests", "Requests to the API server.", ("verb", "resource", "code"), registry=self.registry
         )
-        self.leader = Gauge("teacher_leader", "1 while this replica works.", registry=self.registry)
+        self.leader = Gauge("teacher_leader", "1 while this replica is the leader.", registry=self.registry)
         self.missed = Counter(
-            "teacher_missed_events", "Changes that no watch had shown.", ("resource",), registry=self.registry
+            "teacher_missed_events",
+            "Changes found by a resync that no watch had shown.",
+            ("resource",),
+            registry=self.registry,
         )
 
     def request(self, verb: str, resource: str, code: int) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         self.requests.labels(verb, resource, str(code)).inc()
 
     def seen(self, resource: str) -> None:
-        """A watch has shown something."""
+        """Record the time of an event of a watch."""
         self.last_event.labels(resource).set(time.time())
 
     def transition(self, body: Mapping[str, Any], before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> None:
-        """A status was written: count what it says for the first time."""
+        """Count what a written status reports for the first time."""
         group = self._groups.group(body["metadata"]["namespace"], self._groups.value_of(body))
         start, now = seconds(after.start_time), time.time()
         if after.dataset is not None and before.dataset is None and start is not None:
@@ -119,7 +126,7 @@ class Metrics:
         teachers = {one.name: one for one in before.teachers}
         for teacher in after.teachers:
             old = teachers.get(teacher.name)
-            if old is None:  # new, or found again after the status was lost: its time may be counted already
+            if old is None:  # new, or found again after the status was lost: its time may already be counted
                 continue
             spent = self.gpu_seconds.labels(**self._groups.labels(group, teacher=teacher.name.slug))
             spent.inc(max(0, teacher.gpu_seconds - old.gpu_seconds))
@@ -133,7 +140,7 @@ class Metrics:
                 self.failures.labels(**self._groups.labels(group, reason=summary.reason)).inc()
 
     def _settle(self, live: Iterable[Group]) -> None:
-        """Begin the series of live groups at 0, so that increases are seen; remove those of groups long gone."""
+        """Start the series of live groups at 0, so that increases are visible; remove those of groups gone for long."""
         for group in live:
             self.queue.labels(group.namespace)
             for teacher in TeacherName:
@@ -146,7 +153,7 @@ class Metrics:
                     histogram.remove_by_labels({NAMESPACE: group.namespace})
 
     def text(self, before: Callable[[], None] = lambda: None) -> bytes:
-        """The page that Prometheus reads."""
+        """Return the page for Prometheus."""
         before()
         page: bytes = generate_latest(self.registry)
         return page
@@ -158,18 +165,18 @@ def _inspected_at(status: TeacherFineTuneStatus) -> float | None:
 
 
 class _Runs(Collector):
-    """Counts the runs when it is asked, so that the numbers cannot drift."""
+    """Collector that counts runs when scraped, so that the numbers cannot drift."""
 
     def __init__(self, store: Store, groups: Groups, settle: Callable[[Iterable[Group]], None]) -> None:
         self._store, self._groups, self._settle = store, groups, settle
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The gauge of runs by state."""
+        """Return the gauge of runs by state."""
         tally: Counts[tuple[Group, str]] = Counts()
         for (namespace, standing), count in self._store.standings().items():
             tally[self._groups.group(namespace, standing.label), standing.state] += count
         live = sorted({group for group, _ in tally})
-        family = GaugeMetricFamily("teacher_runs", "Objects by how they stand.", labels=("state", *self._groups.names))
+        family = GaugeMetricFamily("teacher_runs", "Objects by state.", labels=("state", *self._groups.names))
         for group in live:
             for state in STATES:
                 labels = self._groups.labels(group, state=state)

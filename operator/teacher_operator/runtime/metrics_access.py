@@ -1,7 +1,7 @@
-"""Access to /metrics, for everybody that RBAC of the cluster lets ``get`` the nonResourceURL ``/metrics``.
+"""Control access to /metrics: for users that the cluster's RBAC allows to ``get`` the nonResourceURL ``/metrics``.
 
-As kube-rbac-proxy and the secure metrics of controller-runtime do: a TokenReview says who the bearer of a token is, a
-SubjectAccessReview whether that may read. Answers are kept for a while, by the digest of the token.
+As in kube-rbac-proxy and controller-runtime: a TokenReview identifies the bearer of a token, a SubjectAccessReview
+checks the permission. Answers are cached by the digest of the token.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from teacher_operator.runtime.cluster import ApiError, Cluster
 PATH = "/metrics"
 
 ALLOWED_SECONDS, DENIED_SECONDS = 60.0, 10.0
-"""For which an answer of the API server holds: a token that is revoked reads on for that long."""
+"""Seconds that an answer of the API server is cached: a revoked token works for that long."""
 
 ENTRIES = 1000
-"""Tokens whose answer is kept: the oldest gives way."""
+"""Maximum number of cached answers; the oldest is removed."""
 
 AT_ONCE = 4
-"""Tokens that are reviewed at a time: the others wait, so that wrong ones do not load the API server."""
+"""Maximum reviews at a time: others wait, so that wrong tokens do not overload the API server."""
 
 WAITING = 64
-"""Requests that may wait for an answer; more are refused immediately."""
+"""Maximum number of waiting requests; more are refused immediately."""
 
 TOKEN_MAX = 16_384
-"""Characters of a token."""
+"""Maximum characters of a token."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,10 @@ class _Known(NamedTuple):
 
 
 class MetricsAccess:
-    """Decides about requests for the metrics.
+    """Decide about requests for the metrics.
 
     Args:
-        cluster: The API server, at which the operator may create tokenreviews and subjectaccessreviews.
+        cluster: The API server, where the operator may create tokenreviews and subjectaccessreviews.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -79,7 +79,9 @@ class MetricsAccess:
             async with self._gate:
                 status = await self._ask(token)
         except ApiError as error:
-            logger.warning("who asks for the metrics is not known, since the API server does not say: %s", error)
+            logger.warning(
+                "a request for the metrics cannot be authenticated: the API server does not answer: %s", error
+            )
             return HTTPStatus.SERVICE_UNAVAILABLE
         finally:
             del self._asking[digest]

@@ -1,4 +1,4 @@
-"""Where the run of an object in the cluster lies, for ``teacher fetch NAME``."""
+"""Find the run of an object in the cluster, for ``teacher fetch NAME``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from teacher_operator.runtime.cluster import ApiError, Cluster, connect
 
 
 def resolve(name: str, namespace: str | None) -> ResolvedRun:
-    """The run of an object, by its name.
+    """Return the URI of the run of an object.
 
     Args:
-        name: Of the object.
-        namespace: Where it is; default: ``default``.
+        name: Name of the object.
+        namespace: Its namespace; default: ``default``.
 
     Raises:
-        ConfigError: There is no cluster, or no such object in it.
+        ConfigError: No cluster is configured, or it has no such object.
         StorageError: It has no run yet.
     """
     return asyncio.run(_resolve(Key(namespace or "default", name)))
@@ -32,7 +32,7 @@ async def _resolve(key: Key) -> ResolvedRun:
     try:
         cluster = Cluster(await connect())
     except ConfigException as error:
-        raise ConfigError(f"{key.name} is looked up in a cluster, and there is no kubeconfig: {error}") from None
+        raise ConfigError(f"{key.name} is looked up in a cluster, but no kubeconfig exists: {error}") from None
     try:
         body = await cluster.get(KIND, key)
     except ApiError as error:

@@ -1,4 +1,4 @@
-"""What ``helm test`` runs: does the operator answer, and does the API server take a ``TeacherFineTune``?"""
+"""Self-test for ``helm test``: the operator answers, and the API server accepts a ``TeacherFineTune``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ TIMEOUT = aiohttp.ClientTimeout(total=15)
 
 
 async def selftest(url: str) -> int:
-    """Say in a sentence each what works.
+    """Print one line per check.
 
     Args:
-        url: Of the operator's Service.
+        url: URL of the operator's Service.
 
     Returns:
-        The exit code: 0 if all works.
+        Exit code: 0 if all checks pass.
     """
     namespace = os.environ.get("TEACHER_POD_NAMESPACE", "default")
     try:
-        # Only whether it is ready is read, and nothing is sent: the certificate may be of an authority unknown here.
+        # Only the readiness is read, and nothing is sent: the certificate may be of an authority unknown here.
         async with aiohttp.ClientSession(timeout=TIMEOUT) as session, session.get(f"{url}/readyz", ssl=False) as answer:
             if answer.status != HTTPStatus.OK:
                 return _say(f"the operator at {url} is not ready: {await answer.text()}", code=1)
@@ -44,7 +44,7 @@ async def selftest(url: str) -> int:
 
 
 def example(namespace: str) -> dict[str, object]:
-    """An object with nothing but what is required."""
+    """Return an object with only the required fields."""
     spec = {
         "dataset": {"annotations": "s3://example/annotations.json", "images": "s3://example/images/"},
         "output": "s3://example/adapters/",

@@ -1,4 +1,4 @@
-"""What the operator answers over HTTP: /metrics, /healthz, /readyz."""
+"""HTTP server of the operator: /metrics, /healthz, /readyz."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from teacher_operator.runtime.metrics import Metrics
 from teacher_operator.runtime.metrics_access import MetricsAccess
 
 Health = Callable[[], tuple[bool, dict[str, Any]]]
-"""Whether all is well, with the details. Only the log has these: the page is open to everybody who reaches the port."""
+"""Health with details. The details are only logged: everyone who reaches the port can read the page."""
 
 CERTIFICATE, KEY = "tls.crt", "tls.key"
-"""As in a Secret of type kubernetes.io/tls."""
+"""File names as in a Secret of type kubernetes.io/tls."""
 
 RELOAD_SECONDS = 60.0
-"""Between two looks whether the certificate was renewed."""
+"""Seconds between two checks for a renewed certificate."""
 
 logger = logging.getLogger("teacher_operator")
 
@@ -37,18 +37,18 @@ async def serve(
     access: MetricsAccess | None = None,
     tls: Path | None = None,
 ) -> web.AppRunner:
-    """Start to answer; the caller cleans the runner up.
+    """Start the server; the caller cleans up the runner.
 
     Args:
-        port: To listen on.
-        metrics: The page of metrics.
-        alive: Whether a restart would not help.
-        ready: Whether it works.
-        access: Says who may read the metrics; None: everybody.
-        tls: Folder with the certificate and key to speak TLS with; None: plain HTTP.
+        port: Port to listen on.
+        metrics: Returns the page of metrics.
+        alive: Health for the liveness probe: False if a restart would help.
+        ready: Health for the readiness probe.
+        access: Access control of the metrics; None allows everyone.
+        tls: Folder with certificate and key for TLS; None for plain HTTP.
 
     Raises:
-        OSError: The port is taken, or the certificate cannot be read.
+        OSError: The port is in use, or the certificate cannot be read.
     """
 
     def page(name: str, health: Health) -> Callable[[web.Request], Any]:
@@ -92,7 +92,7 @@ async def serve(
 
 
 def _renewing(context: ssl.SSLContext, folder: Path) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Return what keeps the certificate of a server as new as its files."""
+    """Return a task that reloads the certificate of a server when its files change."""
 
     async def renew() -> None:
         loaded = (folder / CERTIFICATE).stat().st_mtime_ns
@@ -103,7 +103,7 @@ def _renewing(context: ssl.SSLContext, folder: Path) -> Callable[[web.Applicatio
                 if newest != loaded:
                     context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
                     loaded = newest
-            except OSError as error:  # halfway through being replaced: read again later
+            except OSError as error:  # partly replaced: read again later
                 logger.warning("the renewed certificate in %s cannot be read: %s", folder, error)
 
     async def while_serving(_: web.Application) -> AsyncIterator[None]:

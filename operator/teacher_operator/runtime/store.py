@@ -1,7 +1,7 @@
-"""What the watches have shown: objects, their Jobs and Pods, each with no more than decisions need.
+"""Cache of the watches: objects, their Jobs and Pods, each reduced to what decisions need.
 
-They are kept as JSON text, and read anew whenever one is asked for: as Python's own dicts they would take five times
-the memory, and the garbage collector would go through all of them again and again.
+Objects are stored as JSON text and parsed on each access: as dicts they would take five times the memory, and the
+garbage collector would traverse all of them repeatedly.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ KINDS = ("TeacherFineTune", "Job", "Pod")
 DROPPED_METADATA = frozenset({"managedFields", "selfLink"})
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 GONE = 10_000
-"""Objects that are known to be gone: a late answer does not bring them back."""
+"""Maximum number of remembered deletions: a late answer does not restore a deleted object."""
 
 CONTAINER_FIELDS = ("name", "image", "resources")
 
 
 class Standing(NamedTuple):
-    """State of an object, in a word, and the value of the label that metrics have."""
+    """State of an object, and the value of its metric label."""
 
     state: str = ""
     label: str = ""
 
 
 class _Known(NamedTuple):
-    """An object as it is kept: what it is found by, and its text."""
+    """A stored object: its index keys and its text."""
 
     version: int
     uid: str
@@ -47,25 +47,25 @@ class _Known(NamedTuple):
 
 
 class Store:
-    """The newest known version of every object. Not for several threads.
+    """The newest known version of every object. Not thread-safe.
 
     Args:
-        standing_of: How an object (not its children) stands.
+        standing_of: Returns the state of an object (not of its children).
     """
 
     def __init__(self, standing_of: Callable[[Body], Standing] = lambda _: Standing()) -> None:
         self._known: dict[str, dict[Key, _Known]] = {kind: {} for kind in KINDS}
         self._children: dict[str, dict[Key, set[Key]]] = {kind: defaultdict(set) for kind in KINDS[1:]}
         self._running: set[Key] = set()
-        """Pods that run: few of all that there are."""
+        """Running pods: few of all pods."""
         self._gone: dict[str, int] = {}
-        """By uid, oldest first, with the version at which they went."""
+        """Deleted objects by uid, oldest first, with their last version."""
         self._standing_of = standing_of
 
     def put(self, kind: str, body: Mapping[str, Any]) -> bool:
-        """Remember a version; False if it is known, older than what is known, or of an object that is gone.
+        """Store a version; return False if it is known, older than the known one, or of a deleted object.
 
-        Answers to requests and what watches show come in any order.
+        Answers to requests and events of watches arrive in any order.
         """
         key, uid = key_of(body), str(body["metadata"].get("uid"))
         known = self._known[kind].get(key)
@@ -93,7 +93,7 @@ class Store:
         return True
 
     def remove(self, kind: str, body: Mapping[str, Any]) -> None:
-        """Forget an object, unless another of its name has taken its place."""
+        """Remove an object, unless another object of its name has replaced it."""
         key, uid = key_of(body), str(body["metadata"].get("uid"))
         known = self._known[kind].get(key)
         if known is None or known.uid != uid:
@@ -104,13 +104,13 @@ class Store:
         self._bury(uid, max(known.version, version(body)))
 
     def _bury(self, uid: str, at: int) -> None:
-        """Note that an object is gone; a later version means that it is ours again, by its labels."""
+        """Record that an object is deleted; a later version means that its labels match again."""
         self._gone[uid] = at
         if len(self._gone) > GONE:
             del self._gone[next(iter(self._gone))]
 
     def _leave(self, kind: str, key: Key, known: _Known) -> None:
-        """Take an object out of what it is found by."""
+        """Remove an object from the indexes."""
         if kind == "Pod":
             self._running.discard(key)
         if known.run is not None:
@@ -125,15 +125,15 @@ class Store:
         return known.body() if known is not None else None
 
     def has(self, kind: str, key: Key) -> bool:
-        """Whether there is one."""
+        """Test if an object exists."""
         return key in self._known[kind]
 
     def versions(self, kind: str) -> dict[Key, int]:
-        """Of every object of a kind."""
+        """Return the keys of all objects of a kind."""
         return {key: known.version for key, known in self._known[kind].items()}
 
     def standings(self) -> Counter[tuple[str, Standing]]:
-        """Return the number of objects by namespace and standing."""
+        """Return the number of objects by namespace and state."""
         return Counter((key.namespace, known.standing) for key, known in self._known[KINDS[0]].items())
 
     def running(self) -> list[Body]:
@@ -141,16 +141,16 @@ class Store:
         return [self._known["Pod"][key].body() for key in self._running]
 
     def jobs_of(self, body: Mapping[str, Any]) -> list[Body]:
-        """The Jobs that this very object controls."""
+        """Return the Jobs controlled by the object with this uid."""
         return self._owned("Job", key_of(body), body)
 
     def pods_of(self, job: Mapping[str, Any]) -> list[Body]:
-        """The pods that this very Job controls, oldest first."""
+        """Return the pods controlled by the Job with this uid, oldest first."""
         mine = self._owned("Pod", run_of(job), job)
         return sorted(mine, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"]["name"]))
 
     def orphans_of(self, body: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]]) -> list[Body]:
-        """The pods with the label of an object that none of its Jobs controls."""
+        """Return the pods with the label of an object that none of its Jobs controls."""
         uids = {job["metadata"]["uid"] for job in jobs}
         known = (self._known["Pod"][key] for key in self._children["Pod"].get(key_of(body), ()))
         return [pod.body() for pod in known if pod.owner not in uids]
@@ -161,23 +161,23 @@ class Store:
         return [known.body() for known in children if known.owner == owner["metadata"]["uid"]]
 
     def count(self, kind: str) -> int:
-        """How many there are."""
+        """Return the number of objects."""
         return len(self._known[kind])
 
 
 def key_of(body: Mapping[str, Any]) -> Key:
-    """The place of an object."""
+    """Return the key of an object."""
     return Key(body["metadata"]["namespace"], body["metadata"]["name"])
 
 
 def version(body: Mapping[str, Any]) -> int:
-    """The resource version as a number: those of one object grow."""
+    """Return the resource version as a number: it increases for one object."""
     text = str(body["metadata"].get("resourceVersion") or "")
     return int(text) if text.isdigit() else 0
 
 
 def trimmed(kind: str, body: Mapping[str, Any]) -> Body:
-    """An object without what no decision looks at: most of it, for Jobs and Pods."""
+    """Return an object without the fields that no decision reads: most of a Job or Pod."""
     metadata = {name: value for name, value in body["metadata"].items() if name not in DROPPED_METADATA}
     if LAST_APPLIED in (metadata.get("annotations") or {}):
         metadata["annotations"] = {k: v for k, v in metadata["annotations"].items() if k != LAST_APPLIED}
