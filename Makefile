@@ -15,8 +15,11 @@ IMAGE := $(BUILDAH) build $(IMAGE_FLAGS) $(if $(BASE),--build-arg BASE=$(BASE))
 
 # One more than the cores of a small machine: tests of processes and of the operator wait a lot.
 TEST_PROCESSES ?= 3
-NOT_FAST := $(addprefix --ignore=tests/unit/,training teachers cli/test_exit_codes.py test_base_identity.py \
-	test_cost_model.py test_plain_loading.py test_preprocessing.py) \
+# Unit tests that import no model library (four seconds a process) and ask no S3 server.
+FAST := $(addprefix tests/unit/,augmentation chart cli config dataset evaluation labelling operator storage) \
+	$(addprefix --ignore=tests/unit/,cli/test_exit_codes.py cli/test_overwrite.py cli/test_result.py cli/test_validate_is_training.py \
+	dataset/test_class_name_checks.py dataset/test_exif_orientation.py dataset/test_image_digest.py \
+	dataset/test_validate.py evaluation/test_retention.py operator/test_imports.py) \
 	--deselect=tests/unit/dataset/test_bad_data.py::test_whatever_is_changed_in_a_file_it_is_refused_or_counted
 
 export HF_HUB_OFFLINE := 1
@@ -61,8 +64,8 @@ audit: $(INSTALLED)  ## list known vulnerabilities of the pinned packages, as `m
 test: $(INSTALLED)  ## run the default tests
 	$(BIN)/pytest -m "not slow" -n $(TEST_PROCESSES) --dist worksteal
 
-test-fast: $(INSTALLED)  ## run the unit tests that neither train nor start many processes
-	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal tests/unit $(NOT_FAST)
+test-fast: $(INSTALLED)  ## run unit tests without models and S3, for a first answer
+	$(BIN)/pytest -m "not slow and not s3" -n 2 --dist worksteal $(FAST)
 
 test-slow: $(INSTALLED)  ## run the tests that take longer than a minute
 	$(BIN)/pytest -m slow -n 2 --dist worksteal
