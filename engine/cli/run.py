@@ -27,7 +27,6 @@ def run(
 ) -> None:
     """Inspect the data, train the teachers and publish the adapters, by a manifest (-f) or by flags."""
     from engine import runner
-    from engine.fine_tune import train_all
 
     manifest = read_request().manifest
     storage = options.storage_of(manifest)
@@ -35,10 +34,10 @@ def run(
     show_info(info)
     layout = runs[0].layout
     done = None if again else runner.published(layout, storage, runs[0].config)
-    if done is None:
-        done = train_all(info, runs, storage, listener=progress_listener(progress), work_dir=work_dir, again=again)
-    else:
+    if done is not None:
         console.print("this very run is published already; --again trains it again", style="dim")
+    listener = progress_listener(progress)
+    done = runner.run_stages(info, runs, storage, listener=listener, work_dir=work_dir, again=again, done=done)
     _show_run(layout, done, runs[0].config)
 
 

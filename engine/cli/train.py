@@ -83,7 +83,7 @@ def _train_one(
     processes: Processes,
     on_hang: Callable[[NoProgressError], None],
 ) -> TeacherResult:
-    from engine.fine_tune import only_here, scratch_of
+    from engine.runner import only_here, scratch_of
     from engine.training.publish import train_and_publish
 
     folder = work_dir or scratch_of(run.layout)

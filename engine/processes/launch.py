@@ -6,29 +6,20 @@ any failure; here the exit code and the outcome are those of the process that fa
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from engine.errors import ConfigError, InterruptedTrainingError, StorageError
+from engine.errors import ConfigError, StorageError
 from engine.processes import child_process
-from engine.processes.signals import handle_stop, is_second_ctrl_c, restore_handlers
+from engine.processes.supervisor import SETTLE, Child, supervise
 from engine.processes.threads import threads_each
 
 GRACE = 100.0
 """Seconds for a checkpoint after SIGTERM; our parent may wait for 120."""
-
-SIGNALLED = 128
-"""Exit codes above this one are 128 + the signal that ended a process."""
-
-SETTLE = 30.0
-"""Seconds in which the other processes end by themselves after one has failed."""
 
 T = TypeVar("T")
 
@@ -105,85 +96,19 @@ def launch(
     address = _address(rendezvous, nodes=nodes, node_rank=node_rank)
     common = {**child_process.environment(), **threads_each(processes), **address}
     with TemporaryDirectory() as folder:
-        left = [Path(folder, str(rank)) if outcome else None for rank in range(processes)]
-        group = _Group(grace=grace, settle=settle)
-        previous = handle_stop(group.stop)  # before there is a process, so that none is left behind
-        try:
-            for rank in range(processes):
-                place = Place(node_rank * processes + rank, nodes * processes, rank, processes)
-                group.start(command(left[rank]), {**common, **place.variables()})
-            group.wait()
-        finally:
-            group.kill()
-            restore_handlers(previous)
-        speaker, exit_code = group.verdict()
-        file = None if speaker is None else left[speaker]
+        children = []
+        for rank in range(processes):
+            place = Place(node_rank * processes + rank, nodes * processes, rank, processes)
+            file = Path(folder, str(rank)) if outcome else None
+            children.append(Child(command(file), {**common, **place.variables()}, file))
+        ended = supervise(children, grace=grace, settle=settle)
+        file = None if ended.speaker is None else children[ended.speaker].outcome
         if outcome is not None and file is not None and file.exists():
-            if exit_code > SIGNALLED:
-                exit_code = _said(file) or exit_code  # it had said how it ends before a signal ended it
             try:
                 outcome.write_bytes(file.read_bytes())
             except OSError as error:
                 raise StorageError(f"the outcome cannot be written to {outcome}: {error.strerror}") from None
-    return exit_code
-
-
-class _Group:
-    """The processes of this machine."""
-
-    def __init__(self, *, grace: float, settle: float) -> None:
-        self.grace, self.settle = grace, settle
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.ended: dict[int, int] = {}
-        """Exit codes of those that ended by themselves, in the order in which they did."""
-        self.stopped = False
-        self.deadline: float | None = None
-
-    def stop(self, number: int, frame: object) -> None:
-        """SIGTERM for all; after a second Ctrl-C they are killed."""
-        again = is_second_ctrl_c(number)
-        self.stopped, self.deadline = True, time.monotonic() + (0 if again else self.grace)
-        for process in self.processes:
-            process.terminate()
-
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.processes.append(subprocess.Popen(command, env=environment))  # noqa: S603 - our own command
-        if self.stopped:
-            self.processes[-1].terminate()
-
-    def wait(self) -> None:
-        """Until all have ended, or those that are left will not."""
-        while len(self.ended) < len(self.processes) and (self.deadline is None or time.monotonic() < self.deadline):
-            for rank, process in enumerate(self.processes):
-                if rank not in self.ended and (code := process.poll()) is not None:
-                    self.ended[rank] = code
-                    if code and self.deadline is None:
-                        self.deadline = time.monotonic() + self.settle
-            time.sleep(0.05)
-
-    def kill(self) -> None:
-        """End those that are left."""
-        for process in self.processes:
-            process.kill()
-            process.wait()
-
-    def verdict(self) -> tuple[int | None, int]:
-        """Which process speaks for all, if one does, and the exit code of all."""
-        failed = [rank for rank, code in self.ended.items() if code]
-        if not failed:
-            return (0, 0) if len(self.ended) == len(self.processes) else (None, InterruptedTrainingError.exit_code)
-        # One that was left alone by another ends with 1, and a large process takes its time to be gone.
-        first = min(failed, key=lambda rank: self.ended[rank] == 1)
-        code = self.ended[first]
-        return first, code if code > 0 else 128 - code
-
-
-def _said(outcome: Path) -> int:
-    """The exit code in what a process left; 0 if there is none."""
-    try:
-        return int(json.loads(outcome.read_text(encoding="utf-8"))["exit_code"])
-    except (ValueError, TypeError, KeyError):
-        return 0
+    return ended.exit_code
 
 
 def _address(rendezvous: str | None, *, nodes: int, node_rank: int) -> dict[str, str]:

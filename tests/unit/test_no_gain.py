@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from toy import metadata_of, metrics, result_of, run_config, settings, training, write_toy_data
 
-from engine import runner
+import engine.runner.run
 from engine.cli import display, progress_output
 from engine.cli.outcome_file import failures_in
 from engine.config import from_yaml, generate_config, to_yaml
@@ -26,6 +26,7 @@ from engine.results.no_gain import ADVICE, check_gain, warning
 from engine.results.outcome import LIMIT, parse_outcome
 from engine.results.types import Comparison, Interval, TeacherResult
 from engine.spec import DatasetSpec, FineTuneSpec, OnNoGain, TeacherName, TrainingSpec
+from engine.stages import Stage, StageInput
 from engine.training.messages import summary
 
 DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
@@ -137,15 +138,16 @@ def test_all_teachers_are_trained_and_published_before_a_run_fails_for_it(
     file = write_toy_data(tmp_path / "data" / "a.json", range(12), masks=True)
     trained: list[TeacherName] = []
 
-    def train(run: Any, **_: Any) -> None:
-        trained.append(run.teacher)
-        if run.teacher is DINO:
+    def train(stage: Stage, given: StageInput, **_: Any) -> None:
+        trained.append(stage.teacher)
+        if stage.teacher is DINO:
             raise EXIT_ERRORS[48]("the adapter is not better")
-        layout = RunLayout.of(run.config)
-        done = metadata_of(run_id=run.config.run_id, teachers=(worse(DINO), result_of(SAM, improved=True)))
+        config = from_yaml(Path(given.config).read_text())
+        layout = RunLayout.of(config)
+        done = metadata_of(run_id=config.run_id, teachers=(worse(DINO), result_of(SAM, improved=True)))
         Path(layout.metadata).write_text(done.model_dump_json())
 
-    monkeypatch.setattr(runner, "train", train)
+    monkeypatch.setattr(engine.runner.run, "run_stage", train)
     monkeypatch.setenv("TEACHER_CACHE", str(tmp_path / "cache"))
     spec = FineTuneSpec(
         dataset=DatasetSpec(annotations=str(file)),

@@ -17,6 +17,7 @@ from tft_schema import spec_errors, status_errors
 
 from engine.results.outcome import Outcome
 from engine.spec import TeacherName
+from engine.stages import of_run
 from teacher_operator.api.names import (
     COMPONENT,
     INSPECT,
@@ -25,6 +26,7 @@ from teacher_operator.api.names import (
     TEACHER,
     inspect_job,
     owner_uid,
+    stage_job,
     stage_of,
     trainer_job,
 )
@@ -244,7 +246,7 @@ class World:
         job = copy.deepcopy(manifest)
         name = job["metadata"]["name"]
         assert name not in self.jobs, f"there is a Job {name}: its name is not free"
-        expected = [inspect_job(NAME), *(trainer_job(NAME, teacher) for teacher in self.teachers)]
+        expected = [stage_job(NAME, stage) for stage in of_run(self.teachers)]
         assert name in expected, f"{name} is no Job of this run"
         assert not self.terminal, f"Job {name} is made for a run that has ended"
         self._counter += 1
