@@ -77,7 +77,7 @@ def test_a_threshold_that_was_not_measured_is_told(place: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_was_ended_is_gone_on_with_by_the_next(
+def test_labelling_that_was_ended_is_resumed_by_the_next_process(
     place: Path, tmp_path: Path, s3: str, ended_by: signal.Signals
 ) -> None:
     images = Storage()

@@ -123,7 +123,7 @@ def two_machines(train: Sequence[str], folder: Path) -> list[subprocess.Popen[st
 
 
 @pytest.mark.slow
-def test_sigterm_on_one_machine_stops_all_and_others_go_on(
+def test_sigterm_on_one_machine_stops_all_and_others_resume(
     parts: Path, tmp_path: Path, alone: tuple[dict[str, torch.Tensor], list[Event]]
 ) -> None:
     train = prepare(tmp_path, parts, output=str(tmp_path / "out"))
@@ -155,7 +155,7 @@ def test_sigterm_on_one_machine_stops_all_and_others_go_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 2)])
-def test_another_number_of_processes_goes_on_from_the_checkpoint(
+def test_another_number_of_processes_resumes_from_the_checkpoint(
     parts: Path, tmp_path: Path, alone: tuple[dict[str, torch.Tensor], list[Event]], before: int, after: int
 ) -> None:
     """As when `gpus` or `nodes` of an object are changed while it trains."""

@@ -136,7 +136,7 @@ def test_a_run_is_prepared_and_trained_by_processes_that_know_nothing_of_each_ot
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_never_was(parts: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_and_ends_as_if_it_was_never_stopped(parts: Path, tmp_path: Path) -> None:
     adapters = {}
     for name in ("whole", "stopped"):
         folder = tmp_path / name

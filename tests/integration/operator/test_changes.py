@@ -57,7 +57,7 @@ async def test_a_limit_is_changed_in_place(world: World) -> None:
     await world.until(observed, "the status is that of the last edit")
 
 
-async def test_other_settings_are_taken_on_by_a_new_job_that_goes_on(world: World) -> None:
+async def test_other_settings_are_taken_on_by_a_new_job_that_resumes(world: World) -> None:
     run = "bigger"
     job, pod = await _training(world, run)
     more = {"requests": {"memory": "48Gi"}, "limits": {"memory": "64Gi"}}
@@ -74,7 +74,7 @@ async def test_other_settings_are_taken_on_by_a_new_job_that_goes_on(world: Worl
     assert status["teachers"][0]["attemptCount"] == 2
 
 
-async def test_a_run_is_suspended_and_goes_on(world: World) -> None:
+async def test_a_run_is_suspended_and_resumed(world: World) -> None:
     run = "pause"
     job, pod = await _training(world, run, backoffLimit=0)
     await world.edit(run, suspend=True)

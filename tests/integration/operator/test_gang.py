@@ -83,7 +83,7 @@ async def test_any_number_of_runs_finishes(new_world: NewWorld) -> None:
     assert scheduler.most_held <= 3
 
 
-async def test_an_operator_that_is_killed_in_a_pause_goes_on_with_it(new_world: NewWorld) -> None:
+async def test_an_operator_that_is_killed_in_a_pause_resumes_it(new_world: NewWorld) -> None:
     world = await new_world(gang_timeout_seconds=3)
     run = "one"
     await contend(world, [run], nodes=2)

@@ -84,7 +84,7 @@ async def test_the_operator_is_killed_at_every_step(new_world: NewWorld) -> None
         assert uids[job["metadata"]["name"]] == job["metadata"]["uid"]
 
 
-async def test_a_run_goes_on_whatever_happened_while_no_operator_was_there(new_world: NewWorld) -> None:
+async def test_a_run_resumes_whatever_happened_while_no_operator_was_running(new_world: NewWorld) -> None:
     """Each step is seen for the first time by an operator that was not there when it was made."""
     world, run = await new_world(start=False), "unseen"
     await world.create(run)

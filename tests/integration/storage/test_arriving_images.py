@@ -188,7 +188,7 @@ def test_too_many_unreadable_images_to_measure_by_end_the_run(toy_data: Path, tm
         TeacherTrainer(config, work_dir=tmp_path / "work", cache=tmp_path / "cache").train()
 
 
-def test_a_run_that_goes_on_waits_for_the_images_and_measures_nothing_before(
+def test_a_resumed_run_waits_for_the_images_and_measures_nothing_before(
     toy_data: Path, tmp_path: Path, s3: str, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Storage().upload_folder(toy_data / "data", f"{s3}/data")

@@ -107,7 +107,7 @@ def test_of_eight_attempts_one_is_published_whole(s3: str, odd: Storage, proxy: 
 
 @pytest.mark.parametrize("again", [pytest.param(a, id="withdrawn" if a else "published") for a in (False, True)])
 @pytest.mark.slow
-def test_an_attempt_that_is_held_up_at_any_request_changes_nothing_when_it_goes_on(
+def test_an_attempt_that_is_held_up_at_any_request_changes_nothing_when_it_resumes(
     s3: str, proxy: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     monkeypatch.setattr("engine.storage.publication.PATIENCE", 0.2)

@@ -29,7 +29,7 @@ class Unconditional(Storage):
 
 
 @pytest.mark.parametrize("store", [Storage, Unconditional])
-def test_the_second_is_refused_and_the_first_goes_on(s3: str, store: type[Storage]) -> None:
+def test_the_second_is_refused_and_the_first_continues(s3: str, store: type[Storage]) -> None:
     output = f"{s3}/out/labels.json"
     with lock_output(output, store()) as check:
         time.sleep(0.5)
@@ -59,7 +59,7 @@ def test_one_that_another_has_taken_over_stops(s3: str) -> None:
 
 
 @pytest.mark.parametrize("store", [Storage, Unconditional])
-def test_of_several_that_begin_in_the_same_moment_at_most_one_goes_on(s3: str, store: type[Storage]) -> None:
+def test_of_several_that_begin_in_the_same_moment_at_most_one_continues(s3: str, store: type[Storage]) -> None:
     output, won = f"{s3}/out/labels.json", list[int]()
     barrier = threading.Barrier(6)
 

@@ -71,7 +71,7 @@ def test_files_are_published_once(s3: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "again", [pytest.param(False, id="published"), pytest.param(True, id="withdrawn", marks=pytest.mark.slow)]
 )
-def test_an_attempt_that_is_held_up_at_any_request_changes_nothing_when_it_goes_on(
+def test_an_attempt_that_is_held_up_at_any_request_changes_nothing_when_it_resumes(
     s3: str, proxy: FaultyS3, tmp_path: Path, again: bool
 ) -> None:
     slow, storage = Storage(StorageOptions(endpoint_url=proxy.url)), Storage()

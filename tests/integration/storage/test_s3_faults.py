@@ -63,7 +63,7 @@ def test_a_store_that_stays_busy_is_given_up_with_a_sentence(
 
 
 @pytest.mark.parametrize("after", [0, 1, 1_500_000])
-def test_a_read_that_breaks_off_goes_on_where_it_was(
+def test_a_read_that_breaks_off_resumes_where_it_was(
     s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path, after: int
 ) -> None:
     storage.write_bytes(f"{s3}/key", CONTENT)

@@ -57,7 +57,7 @@ def run(
 
 
 @pytest.mark.parametrize("reason", ["Pending", "Inspecting", "Queued", "Training"])
-def test_a_run_that_goes_on_is_progressing(health: Health, reason: str) -> None:
+def test_a_run_that_continues_is_progressing(health: Health, reason: str) -> None:
     assert health(run(reason=reason, message="So it is.")) == {"status": "Progressing", "message": "So it is."}
 
 
@@ -77,7 +77,7 @@ def test_a_run_that_failed_is_degraded_and_says_why(health: Health) -> None:
     assert health(failed) == {"status": "Degraded", "message": "The dataset holds no box."}
 
 
-def test_a_run_that_cannot_go_on_is_degraded(health: Health) -> None:
+def test_a_run_that_cannot_continue_is_degraded(health: Health) -> None:
     assert health(run(stalled=True)) == {"status": "Degraded", "message": "It cannot go on."}
 
 

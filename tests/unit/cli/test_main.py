@@ -124,7 +124,7 @@ def test_a_failure_ends_it_though_a_thread_still_waits(failure: str, exit_code: 
     assert (ended.returncode, ended.stderr) == (exit_code, told)
 
 
-def test_a_failure_is_left_in_the_file_and_goes_on(tmp_path: Path) -> None:
+def test_a_failure_is_written_to_the_outcome_file_and_raised(tmp_path: Path) -> None:
     file = tmp_path / "outcome.json"
     for error, exit_code, reason in (
         (DataError("no objects"), 41, "DataInvalid"),

@@ -154,7 +154,7 @@ def test_a_detection_counts_up_to_its_iou() -> None:
     assert (metrics.ap, metrics.ap50, metrics.ap75) == pytest.approx((0.6, 1, 1))
 
 
-def test_a_surer_false_alarm_halves_precision() -> None:
+def test_a_false_alarm_with_a_higher_score_halves_precision() -> None:
     detections = [seen((60, 60, 90, 90), (10, 10, 50, 50))]
     assert coco_ap(GroundTruth.of(one_image(an_object((10, 10, 40, 40))), "bbox"), detections).ap == pytest.approx(0.5)
 

@@ -81,7 +81,7 @@ def test_masks_are_measured_by_themselves(tmp_path: Path) -> None:
     assert result.masks.ap == 0
 
 
-def test_a_false_label_costs_the_more_the_surer_it_is(tmp_path: Path) -> None:
+def test_a_false_label_costs_more_the_higher_its_score(tmp_path: Path) -> None:
     def add(score: float) -> Any:
         def change(coco: Coco) -> None:
             for image in coco["images"]:

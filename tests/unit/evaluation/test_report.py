@@ -237,7 +237,7 @@ def test_the_test_part_is_believed_before_the_validation_part() -> None:
     assert any("30 images" in remark and "chance" in remark for remark in said.remarks)
 
 
-def test_a_run_that_was_still_rising_is_told_to_go_on() -> None:
+def test_a_run_whose_score_was_still_rising_is_advised_to_train_longer() -> None:
     rising = verdict(result(metrics(0.1), metrics(0.3), best_epoch=4))
     assert any("more epochs" in remark for remark in rising.remarks)
 

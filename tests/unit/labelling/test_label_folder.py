@@ -84,7 +84,9 @@ def test_labels_without_a_segmenter_are_boxes_with_their_own_area(folder: Path, 
 
 
 @pytest.mark.parametrize("images_seen", range(9))
-def test_work_that_was_ended_goes_on_and_leaves_the_same_bytes(folder: Path, tmp_path: Path, images_seen: int) -> None:
+def test_labelling_that_was_ended_is_resumed_and_leaves_the_same_bytes(
+    folder: Path, tmp_path: Path, images_seen: int
+) -> None:
     (folder / "04.png").write_bytes(b"broken")
     label(folder, tmp_path / "whole.json", masks=True)
     ended, again = Bright(), Bright()
@@ -150,7 +152,7 @@ def test_labels_that_are_there_are_not_made_again_unless_asked_for(folder: Path,
         ({"category_ids": (5, 6)}, "category_ids"),
     ],
 )
-def test_other_adapters_or_settings_do_not_go_on_with_what_was_begun(
+def test_other_adapters_or_settings_do_not_resume_what_was_begun(
     folder: Path, tmp_path: Path, change: dict[str, Any], named: str
 ) -> None:
     ended = Bright()

@@ -309,7 +309,7 @@ def test_what_is_remembered_may_be_broken_by_hand(broken: str) -> None:
     assert world.state == ("True", "Succeeded")
 
 
-def test_an_operator_without_a_status_goes_on_with_the_rounds_of_the_job() -> None:
+def test_an_operator_without_a_status_resumes_the_rounds_of_the_job() -> None:
     world = released(half_started())
     again = until(world)
     world.body["status"]["teachers"][0].pop("releases")

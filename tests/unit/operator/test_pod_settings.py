@@ -346,7 +346,7 @@ def test_an_object_that_is_not_allowed_waits() -> None:
 
 
 @pytest.mark.parametrize("edited", [False, True])
-def test_what_runs_goes_on_when_its_settings_are_not_allowed(edited: bool) -> None:
+def test_what_runs_continues_when_its_settings_are_not_allowed(edited: bool) -> None:
     """Whether the installation allows less than it did, or the object asks for more."""
     body = body_of(**OTHER)
     digest = jobs_of(**({} if edited else OTHER))["Sam"]["metadata"]["annotations"]

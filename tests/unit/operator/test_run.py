@@ -136,7 +136,7 @@ def test_while_kueue_keeps_the_first_teacher_back_the_run_is_queued_and_not_pend
     assert world.state == ("Unknown", "Queued")
 
 
-def test_while_sam_waits_it_can_be_suspended_and_goes_on() -> None:
+def test_while_sam_waits_it_can_be_suspended_and_resumed() -> None:
     world = World()
     world.training()
     world.edit(suspend=True)
@@ -147,7 +147,7 @@ def test_while_sam_waits_it_can_be_suspended_and_goes_on() -> None:
     assert (world.teacher(MASKS).state, world.has_job(MASKS)) == ("Pending", False)
 
 
-def test_a_job_of_sam_that_an_older_operator_has_made_beside_the_other_goes_on() -> None:
+def test_a_job_of_sam_that_an_older_operator_started_in_parallel_continues() -> None:
     alone, both = World(teachers=[MASKS]), World()
     alone.training()
     both.training()
@@ -352,7 +352,7 @@ def test_an_object_that_is_made_suspended_waits_until_it_is_let_go() -> None:
     assert world.made == [INSPECT_JOB]
 
 
-def test_inspection_can_be_suspended_and_goes_on() -> None:
+def test_inspection_can_be_suspended_and_resumed() -> None:
     world = World()
     world.look()
     world.controllers()
@@ -377,7 +377,7 @@ def test_inspection_can_be_suspended_and_goes_on() -> None:
     assert world.made.count(INSPECT_JOB) == 1
 
 
-def test_training_can_be_suspended_and_goes_on_in_the_same_job() -> None:
+def test_training_can_be_suspended_and_resumed_in_the_same_job() -> None:
     world = World()
     world.training()
     world.edit(suspend=True)
@@ -826,7 +826,7 @@ def test_of_several_nodes_the_one_that_was_killed_tells_why_and_not_the_one_that
 @pytest.mark.parametrize(
     ("before", "after"), [({"nodes": 2, "gpus": 4}, {"nodes": 3, "gpus": 2}), ({"gpus": 8}, {"nodes": 2, "gpus": 4})]
 )
-def test_with_another_number_of_nodes_and_gpus_it_goes_on_from_its_checkpoint(
+def test_with_another_number_of_nodes_and_gpus_it_resumes_from_its_checkpoint(
     before: dict[str, int], after: dict[str, int]
 ) -> None:
     """The same configuration in the same place: what the engine goes on from does not depend on how many it is."""
@@ -1191,7 +1191,7 @@ def test_a_job_that_is_refused_for_good_does_not_hold_up_the_other_teacher() -> 
 # Edits.
 
 
-def test_an_edit_of_the_platform_makes_a_new_job_that_goes_on() -> None:
+def test_an_edit_of_the_platform_makes_a_new_job_that_resumes() -> None:
     world = World(teachers=[MASKS])
     world.training()
     before = world.job(MASKS)["metadata"]["annotations"][PLATFORM_HASH]

@@ -24,7 +24,7 @@ def kept(boxes: Sequence[Sequence[float]], classes: Sequence[int], iou: float = 
     return found.tolist()
 
 
-def test_of_two_boxes_of_one_class_that_overlap_the_surer_stays() -> None:
+def test_nms_keeps_the_higher_score_of_two_overlapping_boxes_of_one_class() -> None:
     assert kept([(0, 0, 10, 10), (1, 0, 11, 10), (20, 0, 30, 10)], [0, 0, 0]) == [0, 2]
 
 

@@ -129,7 +129,7 @@ def test_masks_and_scores_are_those_of_sam_predictor(teacher: Sam, size: tuple[i
         assert score == pytest.approx(float(ious[prompt, 0].clamp(0, 1)), abs=1e-4)
 
 
-def test_every_box_but_a_crowd_is_a_prompt_and_the_surest_answer_comes_first(teacher: Sam) -> None:
+def test_every_box_but_a_crowd_is_a_prompt_and_the_highest_score_comes_first(teacher: Sam) -> None:
     sample = scene(6, crowds=(1, 3))
     seen = teacher.predict([sample])[0]
     assert set(seen.prompt_indices.tolist()) <= {0, 2, 4, 5}

@@ -121,9 +121,7 @@ def test_sam_learns_from_the_boxes_of_the_tuned_detector_and_is_measured_by_them
     assert adapter_of(work) != adapter_of(tmp_path / "alone")
 
 
-def test_without_the_detectors_adapter_it_goes_on_without_and_stays_so(
-    tuned: tuple[RunConfig, Path], tmp_path: Path
-) -> None:
+def test_begun_without_the_detectors_adapter_it_resumes_without(tuned: tuple[RunConfig, Path], tmp_path: Path) -> None:
     config = moved(tuned, tmp_path)
     published = Path(RunLayout.of(config).teacher(DINO), "result.json")
     kept = published.read_bytes()
@@ -203,7 +201,7 @@ def annotation(x: float, class_index: int, *, crowd: bool = False) -> CocoAnnota
     return CocoAnnotation(0, class_index, (x, 0, x + 10, 10), 100, crowd)
 
 
-def test_an_object_has_the_surest_box_of_its_class_that_covers_it() -> None:
+def test_an_object_gets_the_box_of_its_class_with_the_highest_score_that_covers_it() -> None:
     annotations = [annotation(0, 0), annotation(20, 1), annotation(40, 0), annotation(60, 0, crowd=True)]
     boxes = np.array([[1, 0, 10, 10], [0, 0, 10, 10], [20, 0, 30, 10], [46, 0, 56, 10], [60, 0, 70, 10]], np.float32)
     seen = Detections(boxes, np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32), np.array([0, 0, 0, 0, 0]))

@@ -132,7 +132,7 @@ def in_a_process(folder: Path, steps: Connection, kill_at: int | None) -> None:
 
 
 @pytest.mark.parametrize(("kill_at", "exit_code"), [(4, -signal.SIGKILL), (13, -signal.SIGKILL), (None, 143)])
-def test_a_killed_process_is_gone_on_with_exactly(tmp_path: Path, kill_at: int | None, exit_code: int) -> None:
+def test_a_killed_process_is_resumed_exactly(tmp_path: Path, kill_at: int | None, exit_code: int) -> None:
     """SIGKILL leaves the last timed checkpoint; SIGTERM from outside, at any moment, one of the step it finished."""
     told, tell = Pipe(duplex=False)
     process = get_context("fork").Process(target=in_a_process, args=(tmp_path / "killed", tell, kill_at))

@@ -54,7 +54,7 @@ def test_half_the_batch_ends_where_the_whole_one_would(tmp_path: Path, monkeypat
         torch.testing.assert_close(adapter_tensors(loop.teacher)[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_a_run_that_goes_on_does_not_try_the_whole_batch_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_does_not_try_the_whole_batch_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = room_for(2, monkeypatch)
     toy_loop(tmp_path, epochs=2).run()
     assert max(asked) == 4
