@@ -200,7 +200,7 @@ def test_tainted_nodes_and_a_policy_on_labels(walk: Walk, cluster: Cluster, s3_f
         walk.run("kubectl delete -f out/e2e/cost-center.yaml", quiet=True)
 
 
-def test_wrong_data_says_so_before_a_gpu_is_asked_for(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
+def test_wrong_data_says_so_before_a_gpu_is_requested(walk: Walk, cluster: Cluster, s3_from_pods: str) -> None:
     walk.say("## When something fails\n\nThe annotation file does not exist:")
     dataset = {"annotations": "s3://demo/typo/annotations.json", "images": "s3://demo/parts-boxes/images/"}
     text = manifest("boxes", s3_from_pods, metadata={"name": "typo"}, dataset=dataset)

@@ -134,7 +134,7 @@ def inspect(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_an_image_is_as_small_as_is_said(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_is_as_small_as_stated(image: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = inspect(f"localhost/{image}")
     base = inspect(found["Labels"]["org.opencontainers.image.base.name"])
     assert found["RootFS"]["Layers"][: len(base["RootFS"]["Layers"])] == base["RootFS"]["Layers"]

@@ -64,7 +64,7 @@ def test_a_run_labels_a_folder_and_its_labels_are_measured_and_inspected(place: 
     assert teacher("validate", output, "--images", place / "data" / "images", cwd=tmp_path).returncode == 0
 
 
-def test_a_threshold_that_was_not_measured_is_told(place: Path, tmp_path: Path) -> None:
+def test_a_threshold_that_was_not_measured_is_reported(place: Path, tmp_path: Path) -> None:
     save_run(tmp_path / "run")
     adapter = tmp_path / "run" / "teachers" / "grounding_dino_lora"
     output = tmp_path / "labels.json"

@@ -174,7 +174,7 @@ def test_another_number_of_processes_resumes_from_the_checkpoint(
     assert_close(adapter_of(tmp_path), alone[0])
 
 
-def test_what_fails_in_one_process_is_told_once_and_ends_all(parts: Path, tmp_path: Path) -> None:
+def test_what_fails_in_one_process_is_reported_once_and_ends_all(parts: Path, tmp_path: Path) -> None:
     train = prepare(tmp_path, parts, output=str(tmp_path / "out"))
     (config,) = tmp_path.glob("out/parts/*/teacher_config.yaml")
     config.write_text(config.read_text().replace(str(TINY), "/no/such/folder"))

@@ -53,14 +53,14 @@ def train(planned: Path, *arguments: str, cwd: Path, **environment: str) -> tupl
 
 
 @as_root
-def test_a_full_disk_is_told(planned: Path, tmp_path: Path, disk: Path) -> None:
+def test_a_full_disk_is_reported(planned: Path, tmp_path: Path, disk: Path) -> None:
     code, said = train(planned, "--work-dir", str(disk / "work"), cwd=tmp_path)
     assert code == MachineError.exit_code
     assert re.search(r"cannot be written: the disk is full: free some space", said)
 
 
 @as_root
-def test_a_read_only_disk_is_told(planned: Path, tmp_path: Path, disk: Path) -> None:
+def test_a_read_only_disk_is_reported(planned: Path, tmp_path: Path, disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     code, said = train(planned, "--work-dir", str(disk / "work"), cwd=tmp_path)
     assert code == MachineError.exit_code
@@ -68,7 +68,7 @@ def test_a_read_only_disk_is_told(planned: Path, tmp_path: Path, disk: Path) -> 
 
 
 @as_root
-def test_shared_memory_that_is_too_small_is_told(planned: Path, tmp_path: Path) -> None:
+def test_shared_memory_that_is_too_small_is_reported(planned: Path, tmp_path: Path) -> None:
     words = ["train", "--config", str(planned / "teacher_config.yaml"), "--teacher", "GroundingDino"]
     config = (planned / "teacher_config.yaml").read_text().replace("workers: null", "workers: 2")
     (tmp_path / "teacher_config.yaml").write_text(config)
@@ -85,7 +85,7 @@ def test_shared_memory_that_is_too_small_is_told(planned: Path, tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
-def test_a_gpu_that_was_asked_for_and_is_not_there_is_told(planned: Path, tmp_path: Path) -> None:
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_reported(planned: Path, tmp_path: Path) -> None:
     code, said = train(planned, cwd=tmp_path, TEACHER_GPUS="2", CUDA_VISIBLE_DEVICES="")
     assert code == MachineError.exit_code
     assert "this machine was asked for 2 GPUs, and torch cannot use them" in said

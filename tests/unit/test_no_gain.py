@@ -73,7 +73,7 @@ def test_only_what_is_known_to_be_no_better_is_warned_of() -> None:
     assert "adapter of Sam is not better than its base: AP 0.063 -> 0.059 (validation), 0.070 -> 0.080 (test)" in said
 
 
-def test_a_run_fails_only_where_that_is_asked_for_and_names_the_adapter() -> None:
+def test_a_run_fails_only_where_that_is_requested_and_names_the_adapter() -> None:
     results = [result_of(DINO, improved=True), worse()]
     check_gain(results, OnNoGain.PUBLISH)
     check_gain(results[:1], OnNoGain.FAIL)

@@ -84,7 +84,7 @@ def prepared_of(info: DatasetInfo, *, root: str = "s3://m/x/1", published: tuple
         Outcome.failure(DataError("the data is wrong")),
     ],
 )
-def test_what_has_room_is_told_whole(outcome: Outcome) -> None:
+def test_what_has_room_is_reported_whole(outcome: Outcome) -> None:
     assert parse_outcome(outcome.to_message()) == outcome
 
 
@@ -113,7 +113,7 @@ def test_long_places_cost_what_was_published_before_they_cost_the_run() -> None:
     assert (told.prepared.uri, told.prepared.published) == (root, ())
 
 
-def test_what_cannot_be_told_is_a_failure_that_says_so() -> None:
+def test_what_cannot_be_reported_is_a_failure_that_says_so() -> None:
     text = Outcome(prepared=prepared_of(info_of(), root="ü" * 2000)).to_message()
     assert len(text.encode()) <= LIMIT
     told = parse_outcome(text)

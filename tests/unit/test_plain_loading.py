@@ -168,7 +168,7 @@ numpy.savez("found.npz", masks=masks, scores=scores)
     assert (mask.astype(bool) ^ found["masks"][0]).mean() < 1e-3
 
 
-def test_an_export_whose_attention_heads_cannot_be_told_is_refused_as_a_base(tmp_path: Path) -> None:
+def test_an_export_whose_attention_heads_are_unknown_is_refused_as_a_base(tmp_path: Path) -> None:
     save_run(tmp_path, (SAM,))
     export_original(merged(load_adapted(tmp_path, device="cpu")), tmp_path / "sam.pth")
     with pytest.raises(BaseModelError, match="number of attention heads is unknown"):

@@ -123,7 +123,7 @@ def test_a_published_run_that_is_damaged_or_was_laxer_is_not_taken_for_this_one(
         runner.published(run.layout, storage, lax)
 
 
-def test_a_probe_that_is_not_there_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_probe_that_is_not_there_is_reported_before_anything_is_trained(tmp_path: Path) -> None:
     file = write_toy_data(tmp_path / "data" / "a.json", range(4))
     spec = FineTuneSpec(
         dataset=DatasetSpec(annotations=str(file)),
@@ -170,7 +170,7 @@ def test_what_is_forgotten_is_not_published(
 
 
 @pytest.mark.parametrize(("prompts", "fillers"), [({}, 10_000), ({"red": "scarlet"}, 10_000), ({}, 1_000)])
-def test_names_that_a_published_base_cannot_read_are_told_with_the_data(
+def test_names_that_a_published_base_cannot_read_are_reported_with_the_data(
     tmp_path: Path, prompts: dict[str, str], fillers: int
 ) -> None:
     base = tmp_path / "base"

@@ -122,7 +122,7 @@ async def test_every_rule_takes_and_refuses(control_plane: real.ControlPlane, ap
     assert len({bool(expected) for _, _, expected in cases}) == 2
 
 
-async def test_several_faults_of_several_places_are_told(control_plane: real.ControlPlane, api: Api) -> None:
+async def test_several_faults_of_several_places_are_reported(control_plane: real.ControlPlane, api: Api) -> None:
     _install(control_plane, {"policy-several": {"tolerations": ["gpu"], "images": [], "nodeSelectors": []}})
     await _until_in_effect(api, "policy-several")
     tolerations = [{"key": "a", "operator": "Exists"}, {"key": "gpu"}, {"key": "b", "value": "c"}]

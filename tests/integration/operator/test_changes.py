@@ -287,7 +287,7 @@ async def test_jobs_of_a_run_that_is_done_go_when_they_may(world: World) -> None
 
 @pytest.mark.lengthy
 @pytest.mark.parametrize("part", ["inspect", "grounding-dino"])
-async def test_what_was_lost_with_its_pod_is_asked_for_again(
+async def test_what_was_lost_with_its_pod_is_requested_again(
     new_world: NewWorld, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pod is gone before anyone has read what it left; in memory, its Job too before any watch is open."""

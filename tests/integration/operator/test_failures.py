@@ -107,7 +107,7 @@ async def test_a_gpu_that_is_not_there_is_waited_for_and_told_of(world: World) -
     await world.reaches(run, "Succeeded")
 
 
-async def test_an_image_that_cannot_be_pulled_is_told_of(world: World) -> None:
+async def test_an_image_that_cannot_be_pulled_is_reported(world: World) -> None:
     run = "no-image"
     await world.create(run)
     await world.inspects(run)
@@ -210,7 +210,7 @@ async def test_retries_end(world: World) -> None:
 
 
 @pytest.mark.lengthy
-async def test_a_container_that_wants_too_much_memory_is_told_its_limit(world: World) -> None:
+async def test_a_container_that_wants_too_much_memory_is_reported_its_limit(world: World) -> None:
     run = "oom"
     await world.create(run, backoffLimit=0, resources={"limits": {"memory": "3Gi"}})
     await world.inspects(run)
@@ -422,7 +422,7 @@ async def test_a_job_that_may_not_be_made_now_is_made_when_it_may(new_world: New
 
 
 @pytest.mark.lengthy
-async def test_a_pod_that_cannot_be_made_is_told_of(new_world: NewWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pod_that_cannot_be_made_is_reported(new_world: NewWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Job says nothing of the pods that it cannot make; its events do.
 
     They are read after more than the second for which one reading serves all: it is not that of the inspection.

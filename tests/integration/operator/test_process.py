@@ -52,7 +52,7 @@ async def test_it_waits_for_an_api_server_that_is_not_there_yet(tmp_path: Path) 
         operator.end(signal.SIGKILL)
 
 
-async def test_it_ends_when_it_is_told_to(operator_kubeconfig: Path, tmp_path: Path) -> None:
+async def test_it_ends_on_request(operator_kubeconfig: Path, tmp_path: Path) -> None:
     operator = ProcessOperator(operator_kubeconfig, tmp_path / "log", namespaces=("default",))
     operator.launch()
     await operator.ready()

@@ -82,7 +82,7 @@ async def test_a_run_is_current_only_when_it_is_done(world: World) -> None:
     assert status["startTime"] <= status["completionTime"]
 
 
-async def test_progress_is_told_while_a_teacher_trains(world: World) -> None:
+async def test_progress_is_reported_while_a_teacher_trains(world: World) -> None:
     run = "progress"
     await world.create(run)
     await world.inspects(run)
@@ -256,7 +256,7 @@ async def test_one_name_in_two_namespaces_is_two_runs(new_world: NewWorld) -> No
 
 
 @pytest.mark.memory_only  # watches of a real API server cannot be held up
-async def test_a_pod_that_is_seen_later_than_the_end_of_its_job_is_asked_for(new_world: NewWorld) -> None:
+async def test_a_pod_that_is_seen_later_than_the_end_of_its_job_is_requested(new_world: NewWorld) -> None:
     """Watches of Jobs and pods go their own pace; what a trainer left is not taken for lost, and nothing runs twice."""
     world = await new_world()
     assert world.memory is not None
@@ -273,7 +273,7 @@ async def test_a_pod_that_is_seen_later_than_the_end_of_its_job_is_asked_for(new
 
 @pytest.mark.memory_only  # watches of a real API server cannot be held up
 @pytest.mark.parametrize("part", ["inspect", "grounding-dino"])
-async def test_a_failure_that_is_seen_later_than_that_of_its_job_is_told_all_the_same(
+async def test_a_failure_that_is_seen_later_than_that_of_its_job_is_reported_all_the_same(
     new_world: NewWorld, part: str
 ) -> None:
     world = await new_world()

@@ -50,7 +50,7 @@ async def test_a_result_is_taken_and_the_gpu_is_free(world: World) -> None:
     await world.gone("jobs", f"{run}-grounding-dino")
 
 
-async def test_a_permanent_failure_is_told_and_others_are_tried_again(world: World) -> None:
+async def test_a_permanent_failure_is_reported_and_others_are_tried_again(world: World) -> None:
     run = "meshed-fails"
     await world.create(run)
     await world.inspects(run)

@@ -75,7 +75,7 @@ def test_what_a_store_makes_of_conditions_is_tried_out_and_leaves_nothing(s3: st
     assert not list(Storage().list(s3))
 
 
-def test_a_store_that_refuses_conditions_is_looked_at_first(s3: str, odd: Storage) -> None:
+def test_a_store_that_refuses_conditions_is_inspected_first(s3: str, odd: Storage) -> None:
     if not odd.honours_conditions(s3):
         odd.write_bytes(f"{s3}/key", b"first", only_if_absent=True)
     try:

@@ -134,7 +134,7 @@ def test_a_redirect_is_not_followed(s3: str, proxy: FaultyS3, storage: Storage, 
     assert not (tmp_path / "copy").exists()
 
 
-def test_what_is_not_there_or_not_allowed_is_told_by_name(
+def test_what_is_not_there_or_not_allowed_is_distinguished_by_name(
     s3: str, proxy: FaultyS3, storage: Storage, tmp_path: Path
 ) -> None:
     with pytest.raises(NotFoundError, match=f"{s3}/in/gone does not exist"):

@@ -71,7 +71,7 @@ def test_a_run_among_faults_ends_with_the_same_adapters(
         ),
     ],
 )
-def test_an_image_that_cannot_be_had_during_a_run_ends_it_with_its_name(
+def test_an_image_that_is_unavailable_during_a_run_ends_it_with_its_name(
     s3: str,
     proxy: FaultyS3,
     parts: Path,

@@ -219,7 +219,7 @@ def test_an_answer_that_is_lost_does_not_make_a_writer_take_its_own_object_for_a
         storage.write_bytes(f"{s3}/key", b"another's", only_if_absent=True)
 
 
-def test_a_store_without_conditional_writes_is_looked_at_first(s3: str, proxy: FaultyS3, storage: Storage) -> None:
+def test_a_store_without_conditional_writes_is_inspected_first(s3: str, proxy: FaultyS3, storage: Storage) -> None:
     proxy.conditional = False
     storage.write_bytes(f"{s3}/key", b"first", only_if_absent=True)
     with pytest.raises(ExistsError):
@@ -334,7 +334,7 @@ def user(s3: str, s3_server: str) -> Iterator[dict[str, str]]:
         ({}, "access is denied: these credentials lack permission"),
     ],
 )
-def test_credentials_that_do_not_do_are_told_apart(
+def test_credentials_that_do_not_do_are_distinguished(
     s3: str, user: dict[str, str], monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str], advice: str
 ) -> None:
     for variable, value in (user | wrong).items():

@@ -84,7 +84,7 @@ def test_a_folder_that_comes_and_goes_is_listed_as_what_there_is(tmp_path: Path,
     assert not seen
 
 
-def test_a_missing_object_is_told_from_other_failures(root: str, storage: Storage, tmp_path: Path) -> None:
+def test_a_missing_object_is_distinguished_from_other_failures(root: str, storage: Storage, tmp_path: Path) -> None:
     uri = join(root, "no", "such.json")
     assert not storage.exists(uri)
     assert list(storage.list(join(root, "no"))) == []
@@ -267,7 +267,7 @@ def test_a_missing_bucket_is_named(s3: str, storage: Storage) -> None:
         storage.write_bytes("s3://no-such-bucket-here/x", b"")
 
 
-def test_no_credentials_are_said_with_what_to_do(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_credentials_are_reported_with_what_to_do(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -77,7 +77,7 @@ def spec_for(row: Row, intensity: Intensity) -> AugmentationSpec:
 
 
 @pytest.mark.parametrize("trait", ALL_TRAITS, ids=trait_name)
-def test_every_trait_does_something_or_is_said_to_do_nothing(trait: object) -> None:
+def test_every_trait_does_something_or_is_reported_to_do_nothing(trait: object) -> None:
     asks = any(trait is one for row in ROWS for one in row.when)
     forbids = any(trait is one.when for one in FORBIDS)
     neutral = any(trait is one for one, _ in NEUTRAL)

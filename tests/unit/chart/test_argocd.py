@@ -92,7 +92,7 @@ def test_a_run_that_ended_before_it_was_suspended_has_ended(health: Health) -> N
 
 
 @pytest.mark.parametrize("status", ["True", "False", "Unknown"])
-def test_what_is_said_of_an_older_version_of_the_object_does_not_count(health: Health, status: str) -> None:
+def test_what_is_reported_of_an_older_version_of_the_object_does_not_count(health: Health, status: str) -> None:
     answer = health(run(status=status, generation=3, seen=2))
     assert answer == {
         "status": "Progressing",

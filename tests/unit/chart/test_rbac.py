@@ -101,7 +101,7 @@ def test_the_lease_is_touched_only_with_leader_election_and_only_that_one(render
 
 
 @pytest.mark.parametrize("values", [NAMESPACED, {}])
-def test_reviews_are_asked_for_only_where_the_metrics_want_a_token(render: Render, values: dict[str, Any]) -> None:
+def test_reviews_are_requested_only_where_the_metrics_want_a_token(render: Render, values: dict[str, Any]) -> None:
     assert not [thing for thing in render(values) if thing["metadata"]["name"].endswith(("-reviews", "-metrics"))]
     objects = render({**values, **AUTHENTICATED})
     assert rights(one(objects, "ClusterRole", "-reviews")) == {

@@ -14,7 +14,7 @@ from engine.cli.app import app
 
 @pytest.mark.parametrize(("choice", "objects"), [("Ignore", 24), ("Objects", 36)])
 @pytest.mark.parametrize("command", ["validate", "inspect"])
-def test_crowds_are_objects_where_that_is_asked_for(command: str, choice: str, objects: int, tmp_path: Path) -> None:
+def test_crowds_are_objects_where_that_is_requested(command: str, choice: str, objects: int, tmp_path: Path) -> None:
     coco = changed(small_coco(12, 3), lambda c: [a.update(iscrowd=1) for a in c["annotations"][::3]])
     path = write(tmp_path / "a.json", coco)
     images = write_images(tmp_path / "images", [image["file_name"] for image in coco["images"]])

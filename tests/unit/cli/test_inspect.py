@@ -71,14 +71,14 @@ def test_the_table_is_that_of_the_json_and_has_the_gpu_that_was_asked_for(data: 
     assert [row.gibibytes for row in outlook(data, "--gpu", "L4")["sam"].gpus] == list(GIBIBYTES)
 
 
-def test_a_gpu_that_has_no_room_is_said_to_have_none(data: Path) -> None:
+def test_a_gpu_that_has_no_room_is_reported_to_have_none(data: Path) -> None:
     asked = (data, "--set", "training.precision=float32", "--set", "teachers.sam.checkpointing=[]")
     sam = outlook(*asked)["sam"]
     assert sam.gpus[0].chosen is None
     assert "8 GiB too small" in " ".join(inspect(*asked).stderr.split())
 
 
-def test_what_is_predicted_follows_what_is_asked_for(data: Path) -> None:
+def test_what_is_predicted_follows_what_is_requested(data: Path) -> None:
     usual = outlook(data)["sam"]
     other = outlook(
         data, "--lora-preset", "all", "--set", "teachers.*.batch_size=3", "--set", "teachers.sam.micro_batch_size=1"
@@ -134,20 +134,20 @@ def test_data_and_a_manifest_exclude_each_other(data: Path) -> None:
         (("--set", "teachers.sam.lora.skip_layers=13"), "the encoder of facebook/sam-vit-base has 12 layers"),
     ],
 )
-def test_settings_that_are_wrong_are_told(data: Path, asked: tuple[str, ...], said: str) -> None:
+def test_settings_that_are_wrong_are_reported(data: Path, asked: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         inspect(data, *asked)
     with pytest.raises(ConfigError, match=said):
         inspect("-f", manifest(data.parent), *asked)
 
 
-def test_a_manifest_that_contradicts_its_data_is_told(data: Path) -> None:
+def test_a_manifest_that_contradicts_its_data_is_reported(data: Path) -> None:
     write(data, small_coco(12, 3))
     with pytest.raises(ConfigError, match="teachers lists Sam, which needs masks"):
         inspect("-f", manifest(data.parent, teachers=[{"name": "Sam"}]))
 
 
-def test_what_is_wrong_with_the_data_alone_is_told_with_it(data: Path) -> None:
+def test_what_is_wrong_with_the_data_alone_is_reported_with_it(data: Path) -> None:
     def alike(coco: dict[str, Any]) -> None:
         coco["categories"][1]["name"] = "Cat"
 

@@ -32,7 +32,7 @@ def test_a_split_may_be_made_again_but_not_take_the_place_of_something_else(tmp_
 
 
 @pytest.mark.parametrize("command", ["predict", "export"])
-def test_what_is_there_is_left_before_anything_is_looked_at(tmp_path: Path, command: str) -> None:
+def test_what_is_there_is_left_before_anything_is_inspected(tmp_path: Path, command: str) -> None:
     output = tmp_path / "output"
     output.write_text("mine")
     more = ("--images", tmp_path) if command == "predict" else ()

@@ -40,7 +40,7 @@ def test_every_event_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["start", "step", "evaluation", "checkpoint", "note", "done", "error"])
-def test_an_event_without_details_is_told_too(kind: str) -> None:
+def test_an_event_without_details_is_reported_too(kind: str) -> None:
     assert "\n" not in sentence(Event(event=kind))
 
 

@@ -55,7 +55,7 @@ def test_one_that_lacks_what_it_needs_is_passed_over(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("values", [(), ("no_such_package.runs:resolve",)])
-def test_without_any_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, values: tuple[str, ...]) -> None:
+def test_without_any_it_is_reported_what_to_install(monkeypatch: pytest.MonkeyPatch, values: tuple[str, ...]) -> None:
     install(monkeypatch, *values)
     with pytest.raises(ConfigError, match=r"teacher-finetune\[operator\].*or give the run's URI") as caught:
         find_run("forklifts")

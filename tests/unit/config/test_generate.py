@@ -143,7 +143,7 @@ def _sam(images: int, **changes: object) -> SamSettings:
         (("RBC", "car"), {"RBC": ". ? ."}, "class 'RBC' has no letters"),
     ],
 )
-def test_phrases_that_cannot_be_told_apart_are_refused_before_training(
+def test_phrases_that_cannot_be_distinguished_are_refused_before_training(
     names: tuple[str, ...], prompts: dict[str, str], said: str
 ) -> None:
     info = dataset(classes=tuple(ClassInfo(id=i, name=n, annotations=5, images=5) for i, n in enumerate(names)))
@@ -232,7 +232,7 @@ def test_short_runs_warm_up_for_as_many_steps_as_long_ones() -> None:
 
 @pytest.mark.parametrize("path", ["teachers.sam.batch_size", "teachers.sam.micro_batch_size", "teachers.sam.lora.rank"])
 @pytest.mark.parametrize("wrong", [0, "many"])
-def test_a_wrong_number_is_told_by_its_own_name(path: str, wrong: object) -> None:
+def test_a_wrong_number_is_distinguished_by_its_own_name(path: str, wrong: object) -> None:
     with pytest.raises(ConfigError, match=re.escape(path)):
         generate_config(dataset(), with_settings({path: wrong}))
 

@@ -96,7 +96,7 @@ def test_an_archive_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path)
         inspect_dataset(archive)
 
 
-def test_an_archive_that_does_not_fit_on_the_disk_is_said_before(
+def test_an_archive_that_does_not_fit_on_the_disk_is_reported_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = archive_of(tmp_path / "data.zip", ("a.json", b"{}"))

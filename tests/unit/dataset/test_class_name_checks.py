@@ -40,7 +40,7 @@ def odd(info: DatasetInfo) -> tuple[str, ...]:
     return next((problem.examples for problem in info.problems if problem.code == "odd_class_name"), ())
 
 
-def test_names_that_are_broken_into_pieces_are_told_with_their_pieces(tmp_path: Path) -> None:
+def test_names_that_are_broken_into_pieces_are_reported_with_their_pieces(tmp_path: Path) -> None:
     names = ("RBC", "forklift", "platelets", "leukocytes", "red_blood cell", "x-ray", "日")
     info = judge_names(info_of(tmp_path, *names), {}, BERT)
     (problem,) = [p for p in info.problems if p.code == "odd_class_name"]
@@ -145,7 +145,7 @@ class Hub:
 
 
 @pytest.mark.parametrize(("hub", "offline"), [(True, False), (False, False), (True, True)])
-def test_the_hub_is_asked_for_what_its_cache_has_not_if_it_may_be(
+def test_the_hub_is_requested_what_its_cache_has_not_if_it_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool, offline: bool
 ) -> None:
     there = Hub("owner/model/resolve/v1/tokenizer.json")
@@ -181,7 +181,7 @@ def test_without_the_hubs_library_there_is_no_vocabulary(monkeypatch: pytest.Mon
     assert find_vocabulary("owner/model", None, storage=Storage()) is None
 
 
-def test_a_vocabulary_that_cannot_be_had_is_none(tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_unavailable_is_none(tmp_path: Path) -> None:
     for base in (str(tmp_path), "nobody/nothing", "/there/is no such", "s3://nowhere-at-all/model/", "weights.pth"):
         assert find_vocabulary(base, None, storage=Storage()) is None
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {}}}')

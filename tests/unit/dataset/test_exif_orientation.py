@@ -129,7 +129,7 @@ def test_images_that_cannot_prove_their_frame_follow_those_that_do(
 
 @pytest.mark.parametrize("frame", list(Frame))
 @pytest.mark.parametrize("unsized", [(), (0, 1, 2, 3, 4)])
-def test_where_none_proves_it_the_user_is_told_and_can_say_it(
+def test_where_none_proves_it_the_user_is_informed_and_can_set_it(
     tmp_path: Path, frame: Frame, unsized: tuple[int, ...]
 ) -> None:
     folder = dataset(tmp_path, [3, 6, 2, 1, 1], frame, square=(1,), unsized=unsized)
@@ -139,7 +139,7 @@ def test_where_none_proves_it_the_user_is_told_and_can_say_it(
     assert "exif_unproven" not in problems(folder, asked)
 
 
-def test_images_that_contradict_each_other_are_told_and_taken_as_their_sizes_show(tmp_path: Path) -> None:
+def test_images_that_contradict_each_other_are_reported_and_taken_as_their_sizes_show(tmp_path: Path) -> None:
     frames = [Frame.STORED, Frame.STORED, Frame.UPRIGHT, Frame.STORED, Frame.STORED]
     folder = dataset(tmp_path, [6, 8, 6, 3, 1], frames)
     assert problems(folder) == {"turned_image": 2, "exif_contradiction": 1, "exif_as_others": 1}
@@ -228,7 +228,7 @@ def animation(file_format: str, pages: int = 2, **options: object) -> bytes:
 
 
 @pytest.mark.parametrize("file_format", ["TIFF", "GIF", "WEBP", "PNG"])
-def test_several_pages_or_frames_are_told(tmp_path: Path, file_format: str) -> None:
+def test_several_pages_or_frames_are_reported(tmp_path: Path, file_format: str) -> None:
     folder = dataset(tmp_path, [1, 1], Frame.UPRIGHT)
     for name, pages in (("000.jpg", 1), ("001.jpg", 3)):
         (folder / "images" / name).write_bytes(animation(file_format, pages))

@@ -131,7 +131,7 @@ def test_a_folder_that_can_be_read_in_two_ways_is_not_guessed(files: list[str], 
         inspect_dataset(tmp_path)
 
 
-def test_nothing_there_is_said(tmp_path: Path) -> None:
+def test_nothing_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"nothing\.json does not exist"):
         inspect_dataset(tmp_path / "nothing.json")
 
@@ -141,6 +141,6 @@ def test_several_parts_are_not_loaded_as_one(tmp_path: Path) -> None:
         load_dataset(export(tmp_path, EXPORTS["Roboflow"]))
 
 
-def test_images_are_told_by_their_names() -> None:
+def test_images_are_distinguished_by_their_names() -> None:
     names = ("a/b.JPG", "x.tiff", "a.json", "jpg", "a.txt")
     assert [name for name in names if is_image(name)] == ["a/b.JPG", "x.tiff"]

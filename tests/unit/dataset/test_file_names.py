@@ -58,7 +58,7 @@ def test_what_a_name_means_does_not_hang_on_how_many_end_alike(keys: set[str], s
 
 
 @pytest.mark.parametrize(("name", "found"), [("data/{}/frame.png", True), ("/other/x{}/frame.png", False)])
-def test_forty_thousand_folders_of_files_of_one_name_are_told_apart(name: str, found: bool) -> None:
+def test_forty_thousand_folders_of_files_of_one_name_are_distinguished(name: str, found: bool) -> None:
     """Comparing each with each would take longer than a test may."""
     files = FileNames(f"{i:05d}/frame.png" for i in range(40_000))
     for i in range(40_000):

@@ -100,13 +100,13 @@ def test_objects_of_an_image_that_means_no_file_are_left_out_with_it_and_others_
     assert load_dataset(write(tmp_path / "b.json", reordered), tmp_path / "images").annotations == data.annotations
 
 
-def test_the_reason_is_told(tmp_path: Path) -> None:
+def test_the_reason_is_reported(tmp_path: Path) -> None:
     _, problems = used(tmp_path, named("day/1.png", "/srv/night/1.png"), ["day/1.png"])
     assert problems == {"missing_image": (1, "/srv/night/1.png (another entry means day/1.png)")}
 
 
 @pytest.mark.parametrize("again", ["1.png", "./1.png", ".\\1.png", "link.png", "linked/1.png"])
-def test_the_same_file_listed_twice_is_told_however_it_is_spelled(tmp_path: Path, again: str) -> None:
+def test_the_same_file_listed_twice_is_reported_however_it_is_spelled(tmp_path: Path, again: str) -> None:
     write_images(tmp_path / "images", ["1.png"])
     (tmp_path / "images" / "link.png").symlink_to("1.png")
     (tmp_path / "images" / "linked").mkdir()

@@ -182,7 +182,7 @@ def test_an_etag_in_s3_shows_the_same_bytes(s3: str, tmp_path: Path) -> None:
 ROBOFLOW = [f"scene{i:02}_jpg.rf.{n}{i:030x}.jpg" for i in range(8) for n in range(3)]
 
 
-def test_versions_of_roboflow_are_told_by_their_names(tmp_path: Path) -> None:
+def test_versions_of_roboflow_are_distinguished_by_their_names(tmp_path: Path) -> None:
     pictures = {name: scene(i) for i, name in enumerate(ROBOFLOW)}
     root = given(tmp_path, dict(list(pictures.items())[:22]), dict(list(pictures.items())[22:]))
     info = inspect_dataset(root)

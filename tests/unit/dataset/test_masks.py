@@ -89,7 +89,7 @@ def test_what_is_no_mask_of_the_image_is_refused(segmentation: Any) -> None:
         encode_segmentation(segmentation, 4, 5)
 
 
-def test_kinds_are_told_at_a_glance() -> None:
+def test_kinds_are_distinguished_at_a_glance() -> None:
     mask = np.eye(12, 9, dtype=bool)
     found = kinds(
         [],

@@ -234,7 +234,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_class_that_a_part_lacks_is_said(tmp_path: Path) -> None:
+def test_a_class_that_a_part_lacks_is_reported(tmp_path: Path) -> None:
     coco = changed(
         small_coco(10, 1),
         lambda c: (c["categories"].append({"id": 9, "name": "cow"}), c["annotations"][0].update(category_id=9)),

@@ -66,7 +66,7 @@ def noise_png() -> bytes:
         (huge_png(), "too large"),
     ],
 )
-def test_images_that_cannot_be_decoded_are_told(content: bytes, sentence: str, data: Path) -> None:
+def test_images_that_cannot_be_decoded_are_reported(content: bytes, sentence: str, data: Path) -> None:
     (data / "images" / NAMES[4]).write_bytes(content)
     severity, count, example = problems(data)["unreadable_image"]
     assert (severity, count) == (Severity.WARNING, 1)
@@ -80,7 +80,7 @@ def test_damage_behind_the_header_shows_only_when_decoded(data: Path) -> None:
     assert set(problems(data)) == {"unreadable_image", "image_left_out"}
 
 
-def test_another_size_than_annotated_is_told(data: Path) -> None:
+def test_another_size_than_annotated_is_reported(data: Path) -> None:
     write_images(data / "images", NAMES[:2], size=(128, 96))
     severity, count, example = problems(data)["wrong_size"]
     assert (severity, count) == (Severity.WARNING, 2)

@@ -56,7 +56,7 @@ def test_single_objects_that_are_marked_as_crowds_are_named_with_the_setting(
     assert "dataset.crowds: Objects" in problem.advice
 
 
-def test_crowds_are_taken_as_objects_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_crowds_are_taken_as_objects_where_that_is_requested(tmp_path: Path) -> None:
     info = inspected(tmp_path, with_crowds(), crowds=Crowds.OBJECTS)
     assert (info.crowd_share, info.masks) == (0, 36)
     assert found(info) == {}
@@ -141,14 +141,14 @@ def test_one_copy_among_many_is_found(tmp_path: Path) -> None:
     assert found(info) == {"duplicate_object": 1}
 
 
-def test_a_box_with_two_classes_is_told(tmp_path: Path) -> None:
+def test_a_box_with_two_classes_is_reported(tmp_path: Path) -> None:
     info = inspected(tmp_path, changed(small_coco(12, 3), lambda c: copies(c, other_class=True, count=4)))
     assert (found(info), info.annotations) == ({"box_with_two_classes": 4}, 40)
     (problem,) = (p for p in info.problems if p.code == "box_with_two_classes")
     assert (problem.severity, problem.examples[0]) == (Severity.INFO, "annotation 37 of the file")  # COCO has such too
 
 
-def test_boxes_that_are_nearly_the_same_are_told(tmp_path: Path) -> None:
+def test_boxes_that_are_nearly_the_same_are_reported(tmp_path: Path) -> None:
     info = inspected(tmp_path, changed(small_coco(12, 3), lambda c: copies(c, moved=1.0, count=9)))
     assert (found(info), info.annotations) == ({"near_duplicate": 9}, 45)
 
@@ -174,7 +174,7 @@ def test_a_single_class_that_is_missing_is_no_shift(tmp_path: Path) -> None:
     assert found(inspected(tmp_path, coco)) == {"dangling_category": 1}
 
 
-def test_full_images_are_told_with_the_ceiling_of_ap(tmp_path: Path) -> None:
+def test_full_images_are_reported_with_the_ceiling_of_ap(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "1.png", "width": 4000, "height": 4000}]
     boxes = [[90 * (k % 20), 90 * (k // 20), 50, 40 + k % 7] for k in range(350)]
     annotations = [{"id": k, "image_id": 1, "category_id": 1 + (k >= 200), "bbox": box} for k, box in enumerate(boxes)]
@@ -214,7 +214,7 @@ def headed(*, shift: int) -> Coco:
     return coco
 
 
-def test_a_heading_that_has_objects_in_place_of_the_last_class_is_told(tmp_path: Path) -> None:
+def test_a_heading_that_has_objects_in_place_of_the_last_class_is_reported(tmp_path: Path) -> None:
     assert found(inspected(tmp_path, headed(shift=0))) == {"dummy_class": 1}
     assert found(inspected(tmp_path, headed(shift=-1))) == {"annotated_heading": 1, "unused_class": 1}
 

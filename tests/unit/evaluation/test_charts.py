@@ -33,7 +33,7 @@ def test_every_point_lies_inside_the_axes(points: list[tuple[float, float]]) -> 
         assert TOP <= y <= HEIGHT - BOTTOM
 
 
-def test_a_curve_is_told_in_words() -> None:
+def test_a_curve_is_reported_in_words() -> None:
     drawn = curve("AP", [(1, 0.2), (2, 0.4), (3, 0.3)], best=(2, 0.4), base=0.1, from_zero=True)
     assert drawn.summary == "AP: 0.2 at epoch 1, 0.3 at epoch 3, best 0.4 at epoch 2"
     assert drawn.y_ticks[0].label == "0"

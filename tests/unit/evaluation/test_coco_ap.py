@@ -211,7 +211,7 @@ def test_mean_iou_compares_each_mask_with_the_object_that_prompted_it() -> None:
     assert mean_iou(GroundTruth.of(one_image(), "segm"), [seen(masks=[], prompt_indices=np.zeros(0, np.int64))]) == -1
 
 
-def test_more_than_a_hundred_objects_of_a_class_are_told_with_the_ap_of_perfect_detections() -> None:
+def test_more_than_a_hundred_objects_of_a_class_are_reported_with_the_ap_of_perfect_detections() -> None:
     boxes = [(3 * (i % 20), 3 * (i // 20), 3 * (i % 20) + 2, 3 * (i // 20) + 2) for i in range(200)]
     dense = CocoDataset(
         images=(CocoImage(0, "0.jpg", 120, 80), CocoImage(1, "1.jpg", 120, 80)),

@@ -60,7 +60,7 @@ def test_the_mean_iou_stands_beside_the_ap_of_masks() -> None:
     ("after", "interval"),
     [((0.97, 0.75), (0.01, 0.03, (-0.08, -0.02))), ((0.96, 0.79), (-0.01, 0.03, (-0.03, 0.01)))],
 )
-def test_that_ap_and_mean_iou_disagree_is_said(
+def test_that_ap_and_mean_iou_disagree_is_reported(
     after: tuple[float, float], interval: tuple[float, float, tuple[float, float]]
 ) -> None:
     found = conclude(metrics(0.95, 0.80), metrics(*after), compared(*interval))

@@ -84,7 +84,7 @@ def loader(dataset: CocoDataset) -> Any:
     return load
 
 
-def test_images_come_in_batches_and_progress_is_told(dataset: CocoDataset) -> None:
+def test_images_come_in_batches_and_progress_is_reported(dataset: CocoDataset) -> None:
     teacher, progress = BoxTeller(), []
     result = evaluate(
         teacher, dataset, loader(dataset), batch_size=2, on_progress=lambda done, total: progress.append((done, total))

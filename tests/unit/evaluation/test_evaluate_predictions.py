@@ -166,13 +166,13 @@ def twin_images(coco: Coco) -> None:
         (twin_images, "several images of one id or file_name"),
     ],
 )
-def test_labels_that_cannot_be_measured_are_told_why(tmp_path: Path, change: Any, sentence: str) -> None:
+def test_labels_that_cannot_be_measured_are_reported_why(tmp_path: Path, change: Any, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         measured(tmp_path, small_coco(), changed(scored(small_coco()), change))
 
 
 @pytest.mark.parametrize(("content", "sentence"), [("[]", "not labels with scores"), ("{", "not JSON")])
-def test_a_file_of_another_kind_is_told_apart(tmp_path: Path, content: str, sentence: str) -> None:
+def test_a_file_of_another_kind_is_distinguished(tmp_path: Path, content: str, sentence: str) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(DataError, match=sentence):
         load_predictions(str(tmp_path / "a.json"), storage=Storage())

@@ -92,7 +92,7 @@ def test_intervals_narrow_with_the_number_of_images() -> None:
     assert widths[0] > widths[1] > widths[2]
 
 
-def test_of_one_image_or_of_no_object_nothing_is_said() -> None:
+def test_of_one_image_or_of_no_object_nothing_is_reported() -> None:
     dataset, seen = drawn(1)
     assert compare_ap(GroundTruth.of(dataset, "bbox"), seen, seen) is None
     dataset, seen = drawn(4, crowds=1.1)

@@ -136,7 +136,7 @@ def views(dataset: CocoDataset, index: int, before: Detections, *, size: tuple[i
     return SampleView(noise, record)
 
 
-def test_a_gain_is_said_in_one_sentence() -> None:
+def test_a_gain_is_reported_in_one_sentence() -> None:
     page = Page(report(result(metrics(0.12), metrics(0.41))))
     assert "Grounding DINO: AP 0.12 → 0.41 on 72 images of the validation split." in page.text
     assert "best epoch was selected" in page.text
@@ -150,7 +150,7 @@ def test_a_gain_is_said_in_one_sentence() -> None:
         (-1, -1, "unknown", "no objects"),
     ],
 )
-def test_no_gain_is_said_as_plainly(before: float, after: float, kind: str, words: str) -> None:
+def test_no_gain_is_reported_as_plainly(before: float, after: float, kind: str, words: str) -> None:
     said = verdict(result(metrics(before), metrics(after)))
     assert said.kind == kind
     assert words in said.sentence

@@ -181,7 +181,7 @@ def test_an_output_that_is_a_folder_is_refused_before_the_work(folder: Path, tmp
             label(folder, output)
 
 
-def test_an_image_that_changed_since_is_looked_at_again(folder: Path, tmp_path: Path) -> None:
+def test_an_image_that_changed_since_is_inspected_again(folder: Path, tmp_path: Path) -> None:
     ended, again = Bright(), Bright()
     ended.fail_at = 7
     with pytest.raises(KeyboardInterrupt):
@@ -259,7 +259,7 @@ def test_images_and_labels_may_lie_in_s3(folder: Path, tmp_path: Path, s3: str) 
     assert len(json.loads(Storage().read_bytes(f"{s3}/out/labels.json"))["images"]) == 9
 
 
-def test_few_images_are_read_before_they_are_asked_for(folder: Path) -> None:
+def test_few_images_are_read_before_they_are_requested(folder: Path) -> None:
     read, lock = 0, threading.Lock()
 
     class Counting(Storage):

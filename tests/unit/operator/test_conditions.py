@@ -110,7 +110,7 @@ def improved(name: TeacherName, *, better: bool | None) -> TeacherStatus:
     return succeeded(TeacherStatus(name=name, state="Training"), Outcome(trained=outcome), now=NOW)
 
 
-def test_whether_adapters_are_better_is_told_once_it_is_known() -> None:
+def test_whether_adapters_are_better_is_reported_once_it_is_known() -> None:
     pending = TeacherStatus(name=MASKS, state="Pending")
     cases = [
         ([pending], None),
@@ -174,7 +174,7 @@ def test_a_time_of_transition_moves_only_with_the_status_of_its_condition() -> N
     }
 
 
-def test_of_a_run_that_has_ended_only_the_generation_is_looked_at() -> None:
+def test_of_a_run_that_has_ended_only_the_generation_is_inspected() -> None:
     before = told(TeacherFineTuneStatus(), SUMMARIES["failed"])
     after = told(before, None, generation=5, now=NOW + 1000)
     assert {one.observed_generation for one in after.conditions} == {5}
@@ -358,7 +358,7 @@ def test_mere_progress_is_no_event() -> None:
 
 
 @pytest.mark.parametrize("state", ["Training", "Succeeded", "Suspended"])
-def test_a_teacher_that_gets_on_is_told_once(state: str) -> None:
+def test_a_teacher_that_gets_on_is_reported_once(state: str) -> None:
     before, after = run_of_teachers(teacher_of()), run_of_teachers(teacher_of(state=state, message="words"))
     assert list(events(before, after)) == [EventNote("Normal", state, "Sam: words")]
 
@@ -371,7 +371,7 @@ def test_waiting_is_no_event() -> None:
 
 
 @pytest.mark.parametrize("state", ["Training", "Pending", "Starting", "Queued"])
-def test_an_attempt_that_failed_is_told_once_wherever_the_teacher_stands_then(state: str) -> None:
+def test_an_attempt_that_failed_is_reported_once_wherever_the_teacher_stands_then(state: str) -> None:
     before = run_of_teachers(teacher_of(state="Training"))
     after = run_of_teachers(teacher_of(state=state, failure=failure_of("a")))
     warning = EventNote("Warning", "Crashed", "Sam: a has failed")
@@ -383,7 +383,7 @@ def test_an_attempt_that_failed_is_told_once_wherever_the_teacher_stands_then(st
     assert [note.message for note in events(after, second)] == ["Sam: b has failed"]
 
 
-def test_the_end_of_a_teacher_is_told_though_its_last_attempt_was() -> None:
+def test_the_end_of_a_teacher_is_reported_though_its_last_attempt_was() -> None:
     before = run_of_teachers(teacher_of(state="Pending", failure=failure_of("a")), teacher_of(BOXES))
     after = run_of_teachers(teacher_of(state="Failed", failure=failure_of("a")), teacher_of(BOXES))
     assert list(events(before, after)) == [EventNote("Warning", "Crashed", "Sam: a has failed")]
@@ -399,18 +399,18 @@ def test_the_end_of_a_run_is_one_event() -> None:
     assert list(events(after, after)) == []
 
 
-def test_a_run_that_fails_before_there_are_teachers_is_told() -> None:
+def test_a_run_that_fails_before_there_are_teachers_is_reported() -> None:
     before = with_conditions(TeacherFineTuneStatus(), Summary.active("Inspecting", "x"), generation=1, now=NOW)
     after = with_conditions(before, SUMMARIES["failed"], generation=1, now=NOW)
     assert list(events(before, after)) == [EventNote("Warning", "Failed", "DataInvalid: Sam: the data is wrong")]
 
 
-def test_inspection_is_told_when_it_begins() -> None:
+def test_inspection_is_reported_when_it_begins() -> None:
     after = with_conditions(TeacherFineTuneStatus(), Summary.active("Inspecting", "x"), generation=1, now=NOW)
     assert list(events(TeacherFineTuneStatus(), after)) == [EventNote("Normal", "Inspecting", "x")]
 
 
-def test_a_run_that_succeeds_is_told() -> None:
+def test_a_run_that_succeeds_is_reported() -> None:
     before = run_of_teachers(teacher_of(state="Training"))
     done = succeeded(teacher_of(state="Training"), Outcome(trained=trained_of()), now=NOW)
     after = run_of_teachers(done, summary=Summary.succeeded("all"))

@@ -70,7 +70,7 @@ async def test_a_task_that_cleans_up_is_left_the_time_for_it(controller: Control
     assert clean
 
 
-async def test_others_get_their_turn_while_many_objects_are_looked_at(controller: Controller) -> None:
+async def test_others_get_their_turn_while_many_objects_are_inspected(controller: Controller) -> None:
     controller.reconciler = AsyncMock()
     controller.reconciler.reconcile.return_value = None  # it asks for nothing, so it waits for nothing
     controller.leadership.held.set()

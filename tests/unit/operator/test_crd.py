@@ -266,7 +266,7 @@ def test_a_base_model_comes_from_the_hub_or_from_object_storage(model: str) -> N
         {"dataset": {"annotations": "pvc://forklifts/annotations.json", "images": "pvc://forklifts/images/"}},
     ],
 )
-def test_how_a_store_is_reached_can_be_said(change: dict[str, Any]) -> None:
+def test_how_a_store_is_reached_can_be_reported(change: dict[str, Any]) -> None:
     assert spec_errors({**MINIMAL, **change}) == []
 
 

@@ -49,7 +49,7 @@ def cause(pod: dict[str, Any], *, container: str = TRAINER, log: tuple[str, ...]
 
 
 @pytest.mark.parametrize(("error", "reason"), ENGINE.items(), ids=lambda value: getattr(value, "__name__", value))
-def test_a_failure_that_the_engine_foresaw_is_told_in_its_words(error: type[TeacherError], reason: str) -> None:
+def test_a_failure_that_the_engine_foresaw_is_reported_in_its_words(error: type[TeacherError], reason: str) -> None:
     message = Outcome.failure(error("The annotations are no JSON: give a COCO file.")).to_message()
     found = cause(failed_pod(error.exit_code, message=message))
     assert (found.reason, found.message) == (reason, "The annotations are no JSON: give a COCO file.")

@@ -73,7 +73,7 @@ def test_the_crd_can_be_printed_without_a_cluster() -> None:
     assert "kind: CustomResourceDefinition" in done.stdout
 
 
-def test_a_wrong_environment_is_said_in_lines_and_ends_with_the_code_for_configuration() -> None:
+def test_a_wrong_environment_is_reported_in_lines_and_ends_with_the_code_for_configuration() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "teacher_operator", "run"],
         capture_output=True,

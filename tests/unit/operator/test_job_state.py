@@ -39,7 +39,7 @@ def test_a_node_that_is_too_small_is_not_told_as_a_lack_of_gpus() -> None:
     assert found.message == f"no node fits; unschedulable for 1m: {said} Tolerate the taints with spec.tolerations"
 
 
-def test_a_scheduler_that_says_nothing_is_said_so() -> None:
+def test_a_scheduler_that_says_nothing_is_reported_so() -> None:
     found = stand(pod_of(node=None, conditions=unschedulable("")))
     assert found.message == "no node fits; unschedulable for less than a minute: the scheduler has not said why"
 
@@ -64,7 +64,7 @@ def test_a_secret_that_is_not_there_is_named() -> None:
     assert (found.state, found.message) == ("Pending", 'the container cannot be made: secret "s3-keys" not found')
 
 
-def test_a_volume_that_cannot_be_mounted_is_told_by_its_events() -> None:
+def test_a_volume_that_cannot_be_mounted_is_distinguished_by_its_events() -> None:
     pod = pod_of(waiting=("ContainerCreating", ""), created=NOW)
     fresh = stand(pod, now=NOW + EVENTS_AFTER_SECONDS - 1)
     assert (fresh.state, fresh.look) == ("Starting", None)
@@ -109,7 +109,7 @@ def test_a_pod_that_has_failed_does_not_hide_the_one_that_runs() -> None:
     assert stand(failed_pod(1, name="a"), pod_of("b", phase="Running", started=NOW)).state == "Running"
 
 
-def test_inspection_is_looked_at_by_its_own_container() -> None:
+def test_inspection_is_inspected_by_its_own_container() -> None:
     pod = pod_of(container=INSPECT, waiting=("ErrImagePull", "no such tag"))
     assert stand(pod, container=INSPECT).message == "image cannot be pulled: registry.test/inspect:1: no such tag"
 
@@ -117,7 +117,7 @@ def test_inspection_is_looked_at_by_its_own_container() -> None:
 # No pods.
 
 
-def test_a_job_whose_pod_was_refused_is_told_by_its_events() -> None:
+def test_a_job_whose_pod_was_refused_is_distinguished_by_its_events() -> None:
     job = job_of(started=NOW)
     fresh = stand(job=job, now=NOW + 5)
     assert (fresh.state, fresh.message, fresh.look) == ("Pending", "its pod is being made", None)
@@ -230,7 +230,7 @@ def test_disruption_alone_is_no_end() -> None:
         (48 * 3600, "2d"),
     ],
 )
-def test_a_wait_is_said_in_words(span: float, said: str) -> None:
+def test_a_wait_is_reported_in_words(span: float, said: str) -> None:
     assert duration(span) == said
 
 

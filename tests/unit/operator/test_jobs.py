@@ -156,7 +156,7 @@ def test_the_longest_name_leaves_room_for_every_child_and_every_index_of_a_pod()
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_nothing_of_the_object_is_copied_but_what_is_told_apart(spec: Mapping[str, Any]) -> None:
+def test_nothing_of_the_object_is_copied_but_what_is_distinguished(spec: Mapping[str, Any]) -> None:
     """Labels and annotations of GitOps tools make them prune a child that carries them."""
     foreign = {"app.kubernetes.io/instance", "argo-app", "team", "argocd.argoproj.io/tracking-id"}
     for child in nonempty(children(spec)):
@@ -580,7 +580,7 @@ def test_pods_trust_the_authorities_of_the_installation_or_of_the_object() -> No
     assert platform_hash(storage=theirs["storage"]) != platform_hash()
 
 
-def test_how_a_store_is_asked_is_said_to_every_pod() -> None:
+def test_the_way_to_reach_a_store_is_given_to_every_pod() -> None:
     spec = {**MINIMAL, "storage": {"addressingStyle": "virtual", "requesterPays": True}}
     for make in (training, inspection):
         assert not [name for name in env(make()) if name.startswith("TEACHER_S3")]

@@ -67,7 +67,7 @@ def test_runs_are_counted_by_namespace_and_label() -> None:
     assert len(told.series("teacher_runs", run_namespace="vision", **{label: "8"})) == len(STATES)
 
 
-def test_without_a_label_only_the_namespace_is_told() -> None:
+def test_without_a_label_only_the_namespace_is_reported() -> None:
     told = Told("")
     told.put("a", "vision", **{LABEL: "7"})
     assert set(told.series("teacher_runs", state="Pending")) == {(("run_namespace", "vision"),)}

@@ -232,5 +232,5 @@ def test_lines_for_people_are_those_that_are_no_progress() -> None:
 @pytest.mark.parametrize(
     ("percents", "text"), [([], ""), ([37], "37%"), ([100, 0], "50%"), ([100, 99], "99%"), ([100, 100], "100%")]
 )
-def test_of_several_teachers_the_mean_is_told(percents: list[int], text: str) -> None:
+def test_of_several_teachers_the_mean_is_reported(percents: list[int], text: str) -> None:
     assert percent_text(percents) == text

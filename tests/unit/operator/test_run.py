@@ -89,7 +89,7 @@ def test_a_new_object_is_inspected_at_once() -> None:
     idle(world)
 
 
-def test_while_inspection_waits_it_is_said_why() -> None:
+def test_while_inspection_waits_it_is_reported_why() -> None:
     world = World()
     world.look()
     world.controllers()
@@ -99,7 +99,7 @@ def test_while_inspection_waits_it_is_said_why() -> None:
     assert decision.todo.again_at is not None
 
 
-def test_what_inspection_found_is_told_with_the_run() -> None:
+def test_what_inspection_found_is_reported_with_the_run() -> None:
     world = World()
     world.inspected()
     status = world.status
@@ -158,7 +158,7 @@ def test_a_job_of_sam_that_an_older_operator_started_in_parallel_continues() -> 
     assert decision.todo.empty
 
 
-def test_the_teachers_are_told_while_they_train() -> None:
+def test_the_teachers_are_reported_while_they_train() -> None:
     world = World()
     world.training()
     assert world.state == ("Unknown", "Training")
@@ -305,7 +305,7 @@ def test_data_that_is_wrong_ends_the_run_before_a_gpu_is_taken() -> None:
     idle(world)
 
 
-def test_inspection_that_crashes_is_told_with_its_log() -> None:
+def test_inspection_that_crashes_is_reported_with_its_log() -> None:
     world = World()
     world.look()
     for _ in range(3):
@@ -632,7 +632,7 @@ def test_a_pod_that_was_deleted_by_hand_is_made_again_and_counts_as_no_failure()
     assert world.made.count(MASKS_JOB) == 1
 
 
-def test_a_failed_attempt_is_told_while_the_next_one_trains() -> None:
+def test_a_failed_attempt_is_reported_while_the_next_one_trains() -> None:
     world = World(teachers=[MASKS])
     world.training()
     world.logs[world.pod(MASKS)["metadata"]["name"]] = [step(3), "CUDA error: device-side assert"]
@@ -717,7 +717,7 @@ def test_what_a_trainer_left_may_be_lost_with_its_pod() -> None:
     assert world.state == ("True", "Succeeded")
 
 
-def test_a_lost_node_is_told_and_does_not_start_a_second_trainer() -> None:
+def test_a_lost_node_is_reported_and_does_not_start_a_second_trainer() -> None:
     world = World(teachers=[MASKS])
     world.training()
     pod = world.pod(MASKS)
@@ -735,7 +735,7 @@ def test_a_lost_node_is_told_and_does_not_start_a_second_trainer() -> None:
     assert world.state == ("True", "Succeeded")
 
 
-def test_a_refused_pod_is_told_by_the_events_of_its_job() -> None:
+def test_a_refused_pod_is_distinguished_by_the_events_of_its_job() -> None:
     world = World(teachers=[MASKS])
     world.inspected()
     said = 'FailedCreate: Error creating: pods "x" is forbidden: exceeded quota: gpus'
@@ -768,7 +768,7 @@ def test_a_run_that_its_own_disk_evicts_ends() -> None:
     assert list(world.live_pods()) == []
 
 
-def test_the_pods_of_a_job_that_has_ended_are_asked_for_before_they_are_taken_for_lost() -> None:
+def test_the_pods_of_a_job_that_has_ended_are_requested_before_they_are_taken_for_lost() -> None:
     world = World(teachers=[MASKS])
     world.training()
     pod = world.pod(MASKS)
@@ -788,7 +788,7 @@ def test_a_trainer_that_left_what_cannot_be_read_is_not_asked_again_and_again() 
     assert "another version" in world.summary[2]
 
 
-def test_what_does_not_fit_into_what_a_trainer_leaves_is_told_in_its_words() -> None:
+def test_what_does_not_fit_into_what_a_trainer_leaves_is_reported_in_its_words() -> None:
     world = World(teachers=[MASKS])
     world.training()
     world.end(
@@ -1269,7 +1269,7 @@ def test_a_job_that_was_edited_by_hand_is_set_right() -> None:
 
 
 @pytest.mark.parametrize("ended_well", [True, False])
-def test_after_its_end_an_edit_is_looked_at_and_nothing_runs_again(ended_well: bool) -> None:
+def test_after_its_end_an_edit_is_inspected_and_nothing_runs_again(ended_well: bool) -> None:
     world = World(teachers=[MASKS])
     world.training()
     if ended_well:
@@ -1412,7 +1412,7 @@ def test_a_run_that_a_later_operator_has_ended_is_left_as_it_is() -> None:
     assert world.body["status"] == before
 
 
-def test_a_setting_that_only_the_models_refuse_is_told_in_their_words() -> None:
+def test_a_setting_that_only_the_models_refuse_is_reported_in_their_words() -> None:
     decision = decide(body_of(nodeSelector={"not a label": "x"}), Observed(), SETTINGS, now=NOW)
     (summary,) = (one for one in decision.status.conditions if one.type == "Succeeded")
     assert summary.reason == "ConfigurationInvalid"

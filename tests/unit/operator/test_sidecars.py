@@ -42,7 +42,7 @@ def clears(world: World) -> None:
     world.look()
 
 
-def test_a_proxy_that_outlives_a_trainer_that_is_done_is_told_of_and_ended() -> None:
+def test_a_proxy_that_outlives_a_trainer_that_is_done_is_reported_and_ended() -> None:
     world = world_with_pod_of(MASKS, look=True)
     ends_beside(world, world.pod(MASKS), 0, done(MASKS))
     assert world.state == ("Unknown", "Training")

@@ -36,7 +36,7 @@ def ask(retries: Retries, status: int = 0, code: str = "", *, attempts: int = 1,
     )
 
 
-def test_what_may_pass_is_asked_for_again_and_told(retries: Retries, told: Counter[str]) -> None:
+def test_what_may_pass_is_requested_again_and_told(retries: Retries, told: Counter[str]) -> None:
     assert ask(retries, 200) is None
     for status, code in ((503, "SlowDown"), (500, ""), (400, "BadDigest"), (409, "ConditionalRequestConflict")):
         assert ask(retries, status, code) is not None

@@ -98,6 +98,6 @@ def test_a_teacher_that_recomputes_can_be_copied_and_merged(tmp_path: Path) -> N
     assert torch.equal(copied._embed({"pixel_values": pixels}), expected)
 
 
-def test_a_group_that_a_teacher_has_not_is_told(tmp_path: Path) -> None:
+def test_a_group_that_a_teacher_has_not_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"teachers.sam.checkpointing has 'backbone'.*there are encoder, decoder"):
         recompute(random_sam(tmp_path), ("backbone",))

@@ -45,7 +45,7 @@ def make_model(folder: Path, **files: bytes) -> Path:
         ("weights/sam_vit_b.pth", False),
     ],
 )
-def test_hub_ids_are_told_from_places(name: str, expected: bool) -> None:
+def test_hub_ids_are_distinguished_from_places(name: str, expected: bool) -> None:
     assert is_hub_id(name) is expected
 
 

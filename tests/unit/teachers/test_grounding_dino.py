@@ -321,7 +321,7 @@ def test_asked_for_other_classes_the_same_model_answers_as_one_made_for_them() -
     assert {phrase.class_index for phrase in teacher.book.phrases} == {0, 1}
 
 
-def test_what_is_asked_for_has_the_adapter_of_the_teacher_on_and_off() -> None:
+def test_what_is_requested_has_the_adapter_of_the_teacher_on_and_off() -> None:
     teacher = random_teacher()
     before = teacher.asking(("star",)).predict([noise()])[0].scores
     attach(teacher, LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0))

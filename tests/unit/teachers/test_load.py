@@ -48,7 +48,7 @@ def test_a_run_of_one_teacher_needs_no_name(run: Path, tmp_path: Path) -> None:
         load_adapted(tmp_path, teacher="Dino")
 
 
-def test_a_folder_that_is_neither_run_nor_adapter_is_told_so(tmp_path: Path) -> None:
+def test_a_folder_that_is_neither_run_nor_adapter_is_reported_so(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="not the folder of an adapter made here, nor of a run"):
         load_adapted(tmp_path)
 
@@ -156,7 +156,7 @@ def test_an_adapter_is_switched_off_for_a_while(run: Path) -> None:
     np.testing.assert_array_equal(teacher.predict([sample])[0].scores, on)
 
 
-def test_what_the_run_measured_against_its_labels_is_told(run: Path, tmp_path: Path) -> None:
+def test_what_the_run_measured_against_its_labels_is_reported(run: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(run, tmp_path / "run")
     assert load_labeller(copied).remarks == ()
     measured = {

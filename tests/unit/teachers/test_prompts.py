@@ -90,7 +90,7 @@ def test_a_better_phrase_is_shown_instead_of_the_name(tokenizer) -> None:
         (("a" * 60,), "takes 60 tokens, 37 are allowed"),
     ],
 )
-def test_classes_that_cannot_be_asked_for_are_refused_by_name(tokenizer, classes, said) -> None:
+def test_classes_that_cannot_be_requested_are_refused_by_name(tokenizer, classes, said) -> None:
     with pytest.raises(ConfigError, match="classPrompts") as caught:
         book(tokenizer, *classes, limit=40)
     assert said in str(caught.value)
@@ -101,7 +101,7 @@ def test_another_models_tokenizer_is_refused() -> None:
         book(BertTokenizer(), "cat")
 
 
-def test_classes_that_one_caption_cannot_hold_are_asked_for_in_several(tokenizer) -> None:
+def test_classes_that_one_caption_cannot_hold_are_requested_in_several(tokenizer) -> None:
     everything = many(tokenizer, 60)
     chunks = everything.chunks()
     assert [i for prompt in chunks for i in prompt.class_indices] == list(range(60))
@@ -126,7 +126,7 @@ def test_training_asks_for_all_that_is_there_and_for_some_that_is_not(tokenizer,
     assert list(prompt.class_indices) == sorted(prompt.class_indices, key=order.index)
 
 
-def test_an_image_without_objects_is_asked_for_what_is_not_there(tokenizer) -> None:
+def test_an_image_without_objects_is_requested_what_is_not_there(tokenizer) -> None:
     (prompt,) = many(tokenizer, 60).sample([], order=range(60))
     assert prompt.class_indices == tuple(range(6))
 
@@ -180,7 +180,7 @@ def test_any_names_are_all_asked_for_with_tokens_of_their_own(tokenizer, names, 
         np.testing.assert_array_equal(rows.numpy().astype(bool), spans)
 
 
-def test_every_class_is_asked_for_where_it_is_not_before_long(tokenizer) -> None:
+def test_every_class_is_requested_where_it_is_not_before_long(tokenizer) -> None:
     rng = np.random.default_rng(0)
     everything = many(tokenizer, 60)
     asked = [everything.sample([0], rng.permutation(60).tolist())[0].class_indices for _ in range(200)]

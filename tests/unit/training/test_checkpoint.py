@@ -83,7 +83,7 @@ def test_the_two_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [checkpoint_name(7), checkpoint_name(11)]
 
 
-def test_the_newest_that_is_whole_is_taken_and_the_damaged_are_told(tmp_path: Path) -> None:
+def test_the_newest_that_is_whole_is_taken_and_the_damaged_are_reported(tmp_path: Path) -> None:
     for step in (3, 7):
         save_checkpoint(checkpoint(step), tmp_path)
     newest, damaged = tmp_path / checkpoint_name(7), []

@@ -149,7 +149,7 @@ def test_several_processes_train_the_adapter_that_one_trains(tmp_path: Path, nam
     assert [bool(events) for _, events in ends] == [True] + [False] * (count - 1)
 
 
-def test_a_probe_that_cannot_be_asked_for_is_told_before_the_first_step(tmp_path: Path) -> None:
+def test_a_probe_that_cannot_be_requested_is_reported_before_the_first_step(tmp_path: Path) -> None:
     probe = write_toy_data(tmp_path / "probe" / "all.json", range(4))
     content = json.loads(probe.read_text())
     for category, name in zip(content["categories"], ("Crimson", "crimson"), strict=True):

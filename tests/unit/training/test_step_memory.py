@@ -72,7 +72,7 @@ def test_a_resumed_run_does_not_try_the_whole_batch_again(tmp_path: Path, monkey
         (0, r"not even one image fits, or take the preset decoder"),
     ],
 )
-def test_what_would_fit_is_told_where_half_is_too_much(
+def test_what_would_fit_is_reported_where_half_is_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, says: str
 ) -> None:
     room_for(room, monkeypatch)

@@ -191,7 +191,7 @@ def test_a_finished_run_is_only_measured_again(toy_data: Path, tmp_path: Path) -
     assert (start.step, start.ap_before, start.best_ap) == (first.steps, first.before.ap, best)
 
 
-def test_base_and_adapter_are_asked_for_what_the_data_does_not_have(toy_data: Path, tmp_path: Path) -> None:
+def test_base_and_adapter_are_requested_what_the_data_does_not_have(toy_data: Path, tmp_path: Path) -> None:
     file = write_toy_data(tmp_path / "probe" / "all.json", range(30))
     file.write_text(file.read_text().replace('"red"', '"crimson"').replace('"green"', '"lime"'))
     config = config_of(toy_data, retention=PartConfig(annotations=str(file), images=None))
@@ -211,7 +211,7 @@ def test_base_and_adapter_are_asked_for_what_the_data_does_not_have(toy_data: Pa
     assert result.retention.base.ap != result.retention.adapted.ap
 
 
-def test_a_probe_of_the_same_things_is_said_and_measures_nothing(toy_data: Path, tmp_path: Path) -> None:
+def test_a_probe_of_the_same_things_is_reported_and_measures_nothing(toy_data: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     same = PartConfig(annotations=str(toy_data / "data" / "all.json"), images=None)
     config = config_of(toy_data, retention=same)
@@ -268,7 +268,7 @@ def test_a_checkpoint_of_other_settings_is_refused_by_name(toy_data: Path, tmp_p
 
 
 @pytest.mark.parametrize(("damaged", "from_step"), [((18,), 12), ((18, 12), None)])
-def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(
     toy_data: Path, tmp_path: Path, damaged: tuple[int, ...], from_step: int | None
 ) -> None:
     config, events = config_of(toy_data), []
