@@ -428,8 +428,8 @@ class FineTuneSpec(SpecModel):
         default={},
         max_length=256,
         description="Any setting of `teacher_config.yaml` under `teachers`, `training` or `augmentation` by its path, "
-        "such as `teachers.sam.clip_norm` or `teachers.*.epochs` for every teacher, with its value as YAML in quotes. "
-        "It overrides the fields above.",
+        "such as `training.patience`, or `teachers.*.epochs` for every teacher, with its value as YAML in quotes. It "
+        "overrides the fields above.",
     )
 
     @field_validator("settings")
