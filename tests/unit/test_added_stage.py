@@ -130,7 +130,7 @@ def test_a_failure_is_retried_and_one_that_would_come_again_is_final() -> None:
     assert world.jobs[JOB]["spec"]["backoffLimit"] == 2
     fails(world, 43, "StorageUnavailable", "the store does not answer")
     assert not world.terminal
-    assert "attempt 1, after StorageUnavailable: the store does not answer" in world.summary[2]
+    assert "attempt 2, after StorageUnavailable: the store does not answer" in world.summary[2]
     assert archive(world).attempts[0].exit_code == 43
     before = world.status
     fails(world, DataError.exit_code, "DataInvalid", "there is nothing to pack")

@@ -123,7 +123,7 @@ def _active(context: StageContext, stage: S, view: JobView, *, changed: bool) ->
         stand = replace(stand, message="; ".join(part for part in (message, stand.message) if part))
     again = ""
     if stage.failure is not None and stage.failure.reason not in PASSING:
-        again = f"attempt {stage.attempt_count}, after {stage.failure.reason}: {stage.failure.message}"
+        again = f"attempt {_attempt_number(stage)}, after {stage.failure.reason}: {stage.failure.message}"
     stage = heard_from(context, stage, view, running=stand.state == "Running")
     if runs(stage) and stand.state in WAITS:
         stage = stage.model_copy(update={"last_ran": timestamp(now)})
@@ -218,6 +218,12 @@ def _suspended(context: StageContext, stage: S, view: JobView) -> S:
 
 def _running_state(context: StageContext) -> str:
     return RUNNING if context.stage.teacher is None else TRAINING
+
+
+def _attempt_number(stage: StageStatus) -> int:
+    """Return the number of the attempt that runs or comes next, from 1."""
+    under_way = bool(stage.attempts) and not stage.attempts[-1].end_time
+    return stage.attempt_count if under_way else stage.attempt_count + 1
 
 
 def _evicted_in_vain(stage: StageStatus) -> bool:
