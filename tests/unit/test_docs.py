@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 import runpy
 import subprocess
@@ -82,3 +84,15 @@ def test_make_docs_fails_on_a_broken_link(link: str, tmp_path: Path) -> None:
             [sys.executable, "-m", "mkdocs", *command], cwd=tmp_path, capture_output=True, check=False
         )
         assert bool(done.returncode) == fails, done.stderr
+
+
+def test_every_import_of_an_example_exists() -> None:
+    cells = json.loads((ROOT / "examples" / "label.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    for file in MARKDOWN:
+        code += re.findall(r"^```python\n(.*?)^```", file.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    imports = re.findall(r"^from (engine[\w.]*) import ([\w, ]+)$", "\n".join(code), flags=re.MULTILINE)
+    assert len(imports) > 5
+    for module, names in imports:
+        imported = importlib.import_module(module)
+        assert [name for name in names.split(", ") if not hasattr(imported, name)] == [], module
