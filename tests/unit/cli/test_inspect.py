@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from engine.cli.app import app
 from engine.dataset import inspect_dataset
 from engine.errors import ConfigError
-from engine.estimate import cost_model
 from engine.estimate.forecast import GIBIBYTES, Inspected, TeacherOutlook
+from engine.spec import TeacherName
 
 TINY = Path(__file__).resolve().parents[3] / "examples" / "tiny_teachers" / "grounding_dino"
 
@@ -160,10 +160,11 @@ def test_what_is_wrong_with_the_data_alone_is_reported_with_it(data: Path) -> No
 
 
 def test_where_nothing_is_known_it_says_so_and_what_is_known(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = copy.deepcopy(cost_model._table())
+    cost = TeacherName.GROUNDING_DINO.traits.cost
+    table = copy.deepcopy(cost.table)
     entries = table["grounding-dino-tiny"]["entries"]
     table["grounding-dino-tiny"]["entries"] = {k: v for k, v in entries.items() if k.startswith("encoder-decoder")}
-    monkeypatch.setattr(cost_model, "_table", lambda: table)
+    monkeypatch.setattr(cost, "table", table)
     unknown = outlook(data, "--lora-preset", "decoder")["grounding_dino"]
     assert (unknown.gpus, unknown.seconds) == ((), None)
     said = (
