@@ -15,6 +15,7 @@ from engine.cli.display import console, note, show_conclusion, show_metrics, war
 from engine.cli.labels import cut_sentence, evaluate_predictions
 from engine.dataset.checks.problems import EXAMPLES
 from engine.errors import ConfigError, DataError, MachineError
+from engine.layout import SPLITS
 from engine.spec import Crowds, ExifOrientation, TeacherName
 from engine.storage import default_cache
 from engine.text.safe_text import listed
@@ -49,62 +50,43 @@ def evaluate(
         return
     if adapter is None:
         raise ConfigError("give --adapter, or --predictions such as label wrote")
-    from engine.dataset import ImageFolder, Sample, load_dataset, load_sample
-    from engine.dataset.class_match import match_classes
-    from engine.dataset.images.exif_orientation import frame_remarks
-    from engine.dataset.sample_loader import with_frame
-    from engine.dataset.splits.trained_images import trained_images
-    from engine.evaluation.conclusion import conclude
-    from engine.evaluation.evaluate import evaluate as measure
-    from engine.evaluation.ground_truth import GroundTruths
-    from engine.evaluation.intervals import compare_ap
-    from engine.layout import SPLITS
-    from engine.models.lora import adapter_off
-    from engine.teachers import load_adapted
+    from engine.evaluation.adapter_evaluation import evaluate_adapter
 
-    storage = options.storage(endpoint_url)
-    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
-    given = load_dataset(data, images, storage=storage, crowds=crowds)
-    classes = match_classes(given, teacher.classes, side="the adapter")
-    dataset = given.with_classes(teacher.classes)
-    folder = ImageFolder.of(data, images, storage=storage, cache=default_cache())
-    folder.sync(dataset.images)
-    paths = [folder.path(image) for image in dataset.images]
-    dataset, frames = with_frame(dataset, paths, asked=exif_orientation, unknown=teacher.frame)
-    for sentence in frame_remarks(frames, dataset.frame, teacher.frame):
+    measured = evaluate_adapter(
+        adapter,
+        data,
+        images,
+        base_model=base_model,
+        batch_size=batch_size,
+        crowds=crowds,
+        exif_orientation=exif_orientation,
+        storage=options.storage(endpoint_url),
+        cache=default_cache(),
+        working=console.status,
+    )
+    for sentence in measured.remarks:
         note(sentence)
-
-    def load(index: int) -> Sample:
-        return load_sample(dataset, index, paths[index], with_masks=teacher.needs_masks)
-
-    truths = GroundTruths()
-    with console.status("measuring the adapter"):
-        adapted = measure(teacher, dataset, load, batch_size=batch_size, truths=truths)
-    with console.status("measuring the base"), adapter_off(teacher):
-        base = measure(teacher, dataset, load, batch_size=batch_size, truths=truths)
-    compared = compare_ap(adapted.truth, base.detections, adapted.detections)
-    concluded = conclude(base.metrics, adapted.metrics, compared)
-    show_metrics([("base", base.metrics), ("adapted", adapted.metrics)])
-    show_conclusion(concluded)
-    for sentence in classes.sentences():
+    show_metrics([("base", measured.base.metrics), ("adapted", measured.adapted.metrics)])
+    show_conclusion(measured.conclusion)
+    for sentence in measured.classes.sentences():
         warn(sentence)
-    trained_on = trained_images(adapter, dataset, folder, storage)
+    trained_on = measured.trained_on
     if trained_on:
         warn(
-            f"{len(trained_on):,} of {len(dataset):,} images are among those that the adapter was trained on: this AP "
-            f"is not that of new images. The first: {listed(trained_on[:EXAMPLES])}"
+            f"{len(trained_on):,} of {measured.images:,} images are among those that the adapter was trained on: this "
+            f"AP is not that of new images. The first: {listed(trained_on[:EXAMPLES])}"
         )
     elif trained_on is None:
         warn(f"{adapter} has no {SPLITS}: it is not known whether it was trained on these images")
     if as_json:
         told = {
-            "base": base.metrics.model_dump(),
-            "adapted": adapted.metrics.model_dump(),
-            "comparison": compared and compared.model_dump(),
-            "conclusion": concluded.sentence,
+            "base": measured.base.metrics.model_dump(),
+            "adapted": measured.adapted.metrics.model_dump(),
+            "comparison": measured.comparison and measured.comparison.model_dump(),
+            "conclusion": measured.conclusion.sentence,
             "images_trained_on": None if trained_on is None else len(trained_on),
-            "classes_left_out": classes.unknown,
-            "classes_without_objects": classes.absent,
+            "classes_left_out": measured.classes.unknown,
+            "classes_without_objects": measured.classes.absent,
         }
         typer.echo(json.dumps(told, indent=2))
 

@@ -27,6 +27,7 @@ def parse(
     *,
     where: str,
     strict: bool = False,
+    by_name: bool = False,
     line_of: Callable[[tuple[str | int, ...]], int | None] = lambda path: None,
 ) -> M:
     """Validate ``data`` as ``model``.
@@ -36,6 +37,7 @@ def parse(
         data: Plain data, as YAML or JSON gives it.
         where: Name of the data in messages, e.g. ``forklifts.yaml``.
         strict: Do not accept a number in quotes as a number, as in Kubernetes.
+        by_name: Accept the Python names of fields too, beside their aliases.
         line_of: Gives the line of a setting by its path, if it is known.
 
     Raises:
@@ -45,7 +47,7 @@ def parse(
     try:
         if strict:
             return model.model_validate_json(json.dumps(data, default=str), strict=True, by_alias=True, by_name=False)
-        return model.model_validate(data, by_alias=True, by_name=False)
+        return model.model_validate(data, by_alias=True, by_name=by_name)
     except ValidationError as error:
         raise ConfigError(f"{where} cannot be used:\n{faults_in(error, model, line_of)}") from None
     except (ValueError, TypeError, RecursionError) as error:  # what JSON has no way to write, by Python's callers

@@ -7,7 +7,7 @@ config = from_yaml(Path("teacher_config.yaml").read_text(), where="teacher_confi
 result = TeacherTrainer(config).train()
 print(result.before.ap, result.after.ap, result.adapter.uri)
 
-:func:`engine.fine_tune.fine_tune` does it for all teachers of a request, from the inspection of the data on.
+:func:`engine.api.fine_tune` does it for all teachers of a request, from the inspection of the data on.
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ from rich.console import Console
 from toy import metadata_of, metrics, result_of, run_config, settings, training, write_toy_data
 
 import engine.runner.run
+from engine import fine_tune
 from engine.cli import display, progress_output
 from engine.cli.outcome_file import failures_in
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import inspect_dataset
 from engine.errors import EXIT_ERRORS, NotBetterThanBaseError
 from engine.evaluation.conclusion import improved
-from engine.fine_tune import fine_tune
 from engine.layout import RunLayout
 from engine.results.events import Event
 from engine.results.metrics import Change
@@ -149,17 +149,13 @@ def test_all_teachers_are_trained_and_published_before_a_run_fails_for_it(
 
     monkeypatch.setattr(engine.runner.run, "run_stage", train)
     monkeypatch.setenv("TEACHER_CACHE", str(tmp_path / "cache"))
-    spec = FineTuneSpec(
-        dataset=DatasetSpec(annotations=str(file)),
-        output=str(tmp_path / "out"),
-        training=TrainingSpec(on_no_gain=setting),
-    )
+    asked: dict[str, Any] = {"output": tmp_path / "out", "name": "parts", "training": {"on_no_gain": setting}}
     if setting is OnNoGain.FAIL:
         for _ in range(2):  # the second time it is published already
             with pytest.raises(NotBetterThanBaseError, match="GroundingDino"):
-                fine_tune(spec, name="parts")
+                fine_tune(file, **asked)
     else:
-        assert fine_tune(spec, name="parts").teachers[0].improved is False
+        assert fine_tune(file, **asked).teachers[0].improved is False
     assert trained == [DINO, SAM]
     assert list(tmp_path.glob("out/parts/*/metadata.json"))
 

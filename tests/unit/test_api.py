@@ -1,0 +1,51 @@
+"""``import engine`` offers the public functions without loading torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coco_files import small_coco, write, write_images
+
+import engine
+from engine import api
+from engine.errors import ConfigError
+
+
+def test_importing_the_engine_and_its_functions_loads_no_torch() -> None:
+    program = "import sys, engine; [getattr(engine, name) for name in engine.__all__]; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_public_functions_are_those_of_the_api() -> None:
+    assert engine.__all__ == ["evaluate", "fine_tune", "inspect_dataset", "label", "load_adapted"]
+    assert all(getattr(engine, name) is getattr(api, name) for name in engine.__all__)
+    assert set(engine.__all__) <= set(dir(engine))
+    with pytest.raises(AttributeError, match="no attribute 'distil'"):
+        engine.distil  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_dataset_is_inspected_by_its_path(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", [f"{i:03d}.png" for i in range(1, 13)])
+    assert engine.inspect_dataset(write(tmp_path / "annotations.json", small_coco(12, 3))).images == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"teachers": ["Sma"]}, "teachers"),
+        ({"teachers": [{"name": "Sam", "epoch": 3}]}, "there is no setting 'epoch' .did you mean 'epochs'"),
+        ({"settings": {"teachers.sam.clipnorm": 0.5}}, "did you mean 'clip_norm'"),
+        ({"settings": {"output": "elsewhere"}}, "there is no setting 'output'"),
+        ({"training": {"seed": -1}}, r"training\.seed"),
+    ],
+)
+def test_a_wrong_argument_is_named_as_in_a_manifest(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    write_images(tmp_path / "images", [f"{i:03d}.png" for i in range(1, 13)])
+    data = write(tmp_path / "annotations.json", small_coco(12, 3, masks=True))
+    with pytest.raises(ConfigError, match=said):
+        engine.fine_tune(data, output=tmp_path / "out", **changes)
