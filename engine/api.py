@@ -4,7 +4,7 @@
 
     engine.inspect_dataset("data/annotations.json")
     run = engine.fine_tune("data/annotations.json", images="data/images/", output="out/")
-    engine.label(run.teachers[0].adapter.uri, images="new/", output="out/labels.json")
+    engine.label("out/run/4f2a90c1d3e5", "new/", output="out/labels.json")
     engine.evaluate(run.teachers[0].adapter.uri, "unseen/annotations.json").adapted.metrics.ap
     engine.load_adapted(run.teachers[0].adapter.uri).predict(samples)
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import runner
 from engine.dataset import inspect_dataset
+from engine.layout import ADAPTER
 from engine.manifest import Manifest
 from engine.results.events import Event, Listener
 from engine.results.no_gain import check_gain
@@ -125,6 +126,11 @@ def _yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _folder(adapter: str | Path) -> str:
+    """Return the folder of an adapter that may be given by its file, as ``result.adapter.uri`` is."""
+    return str(adapter).removesuffix(ADAPTER).rstrip("/")
+
+
 def label(
     adapters: str | Path | Sequence[str | Path],
     images: str | Path,
@@ -141,7 +147,7 @@ def label(
     The same call resumes a labelling that was interrupted.
 
     Args:
-        adapters: Folder of a run, or of one or several adapters.
+        adapters: Folder of a run, or one or several adapters.
         images: Folder of the images.
         output: COCO JSON to write.
         threshold: Lowest score to keep; default: the measured threshold of each class.
@@ -160,7 +166,7 @@ def label(
     from engine.models.load import load_labeller
 
     store = storage or Storage()
-    several = [adapters] if isinstance(adapters, str | Path) else adapters
+    several = [_folder(one) for one in ([adapters] if isinstance(adapters, str | Path) else adapters)]
     return label_folder(
         load_labeller(*several, threshold=threshold, storage=store),
         str(images),
@@ -186,7 +192,7 @@ def evaluate(
     """Evaluate an adapter and its base on a dataset by COCO AP.
 
     Args:
-        adapter: Folder of the adapter.
+        adapter: Folder of the adapter, or its file.
         data: Annotations, as ``fine_tune`` takes them.
         images: Folder of the images; default: next to the annotations.
         base_model: Current location of the base, if it was moved after training.
@@ -201,7 +207,7 @@ def evaluate(
     from engine.evaluation.adapter_evaluation import evaluate_adapter
 
     return evaluate_adapter(
-        str(adapter),
+        _folder(adapter),
         str(data),
         None if images is None else str(images),
         base_model=base_model,
@@ -217,4 +223,4 @@ def load_adapted(adapter: str | Path, *, teacher: str | None = None, **options: 
     """Load a tuned teacher, ready to predict. Arguments as for :func:`engine.models.load.load_adapted`."""
     from engine.models import load
 
-    return load.load_adapted(adapter, teacher=teacher, **options)
+    return load.load_adapted(_folder(adapter), teacher=teacher, **options)
