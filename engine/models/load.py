@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, FiniteFloat, ValidationError
+from transformers.utils import logging as transformers_logging
 
 from engine.config import TeacherSettings
 from engine.dataset.types import NMS_IOU, DatasetInfo
@@ -30,6 +31,7 @@ from engine.storage.publication import sha256_of
 from engine.text.plain_json import parse_json
 
 LOG = logging.getLogger(__name__)
+transformers_logging.disable_progress_bar()  # one per file would disturb the progress lines of the trainer
 
 POOR_F1 = 0.1
 """F1 below which labels of a class are mostly wrong."""
