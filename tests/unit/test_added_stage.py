@@ -30,7 +30,7 @@ from engine.spec import DatasetSpec, FineTuneSpec
 from engine.stages import Stage, StageInput
 from engine.storage import Storage
 from teacher_operator.decide.conditions import events
-from teacher_operator.runtime.reconcile import _essence
+from teacher_operator.runtime.status_writer import essence
 
 ARCHIVE = Stage(
     name="Archive",
@@ -110,7 +110,7 @@ def test_it_is_reported_and_its_result_ends_the_run() -> None:
     assert [(one.reason, one.message) for one in events(before, world.status)] == [
         ("Running", "Archive: adapters are packed")
     ]
-    assert _essence(world.status).stages[-1].message == "", "a message that moves is not written at once"
+    assert essence(world.status).stages[-1].message == "", "a message that moves is not written at once"
     world.end(pod(world), 0, message=DONE)
     world.controllers()
     world.look()

@@ -19,8 +19,9 @@ from teacher_operator.runtime.lease import Leadership
 from teacher_operator.runtime.lookups import Looks
 from teacher_operator.runtime.metrics import Metrics, standing_of
 from teacher_operator.runtime.metrics_access import MetricsAccess
-from teacher_operator.runtime.reconcile import Reconciler, about
+from teacher_operator.runtime.reconcile import Reconciler
 from teacher_operator.runtime.server import serve
+from teacher_operator.runtime.status_writer import about
 from teacher_operator.runtime.store import KINDS, Store, key_of, version
 from teacher_operator.runtime.workqueue import WorkQueue
 
