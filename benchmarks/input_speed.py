@@ -105,18 +105,18 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         file = photographs(given.images, Path(temporary))
         dataset = load_dataset(file)
-        part = SplitData(dataset, tuple(file.parent / image.file_name for image in dataset.images))
-        decoding = best_ms(lambda index: np.asarray(Image.open(part.paths[index])), given.images, given.repeats)
+        split = SplitData(dataset, tuple(file.parent / image.file_name for image in dataset.images))
+        decoding = best_ms(lambda index: np.asarray(Image.open(split.paths[index])), given.images, given.repeats)
         for teacher in teachers(file):
             masks = teacher.needs_masks
-            loaded = [part.sample(index, with_masks=masks) for index in range(given.images)]
-            sample = best_ms(lambda index: part.sample(index, with_masks=masks), given.images, given.repeats)  # noqa: B023
+            loaded = [split.sample(index, with_masks=masks) for index in range(given.images)]
+            sample = best_ms(lambda index: split.sample(index, with_masks=masks), given.images, given.repeats)  # noqa: B023
             rng = np.random.default_rng(0)
             example = best_ms(lambda index: teacher.example(loaded[index], rng), given.images, given.repeats)  # noqa: B023
             for intensity in (Intensity.LOW, Intensity.MEDIUM):
                 augmenter = Augmenter(AugmentationSpec(intensity=intensity))
                 augment = best_ms(lambda index: augmenter(loaded[index], index), given.images, given.repeats)  # noqa: B023
-                views = Views(part, teacher, augmenter, seed=0)
+                views = Views(split, teacher, augmenter, seed=0)
                 whole = best_ms(lambda index: views[0, index], given.images, given.repeats)  # noqa: B023
                 note = f"decode {sample:.0f} ms, augment {augment:.0f} ms, preprocess {example:.0f} ms"
                 name = f"{teacher.name}, intensity {intensity}, images a second of a worker"

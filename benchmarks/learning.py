@@ -44,7 +44,7 @@ from engine.dataset.splits.split import split_dataset
 from engine.evaluation.evaluate import evaluate
 from engine.models.lora import attach, trainable_parameters
 from engine.results.types import ApMetrics
-from engine.spec import DatasetSpec, FineTuneSpec, PartSpec, TeacherName, TeacherSpec
+from engine.spec import DatasetSpec, FineTuneSpec, SplitFilesSpec, TeacherName, TeacherSpec
 from engine.storage import Storage
 from engine.teachers import REGISTRY, Batch, Teacher
 from engine.training import TeacherTrainer
@@ -66,7 +66,7 @@ class Task:
     config: RunConfig
     name: TeacherName
     base: Path
-    parts: Splits
+    splits: Splits
     work: Path
 
     @property
@@ -89,14 +89,14 @@ class Task:
 
     def measure(self, teacher: Teacher) -> ApMetrics:
         """Evaluate on the validation split."""
-        val = self.parts.val
+        val = self.splits.val
         teacher.model.eval()
         return evaluate(teacher, val.dataset, lambda i: val.sample(i, with_masks=False), batch_size=4).metrics
 
     @property
     def steps(self) -> Steps:
         """Image indices of each optimizer step."""
-        dataset = self.parts.train.dataset
+        dataset = self.splits.train.dataset
         shown = repeat_factors(dataset, exponent=self.config.training.class_balance)
         return Steps.of(self.settings, images=len(dataset), seed=self.seed, repeats=shown)
 
@@ -111,7 +111,7 @@ def full(task: Task) -> ApMetrics:
     teacher, steps = task.teacher(), task.steps
     teacher.model.requires_grad_(True)
     optimizer = build_optimizer(trainable_parameters(teacher), task.settings)
-    views = Views(task.parts.train, teacher, Augmenter(task.config.augmentation), seed=task.seed)
+    views = Views(task.splits.train, teacher, Augmenter(task.config.augmentation), seed=task.seed)
     batches = batches_from(0, steps, views, workers=task.config.training.workers, pin_memory=False)
     for step in range(steps.total):
         some = [next(batches) for _ in steps.batches(step)]
@@ -130,7 +130,7 @@ def library(task: Task) -> ApMetrics:
     attach(teacher, task.settings.lora)
     parameters = [p for p in teacher.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=task.settings.learning_rate, weight_decay=1e-4)
-    views = Views(task.parts.train, teacher, lambda sample, _: sample, seed=task.seed)
+    views = Views(task.splits.train, teacher, lambda sample, _: sample, seed=task.seed)
     loss_of = {TeacherName.GROUNDING_DINO: library_detection_loss, TeacherName.SAM: tutorial_mask_loss}[task.name]
     teacher.model.train()
     batches = batches_from(0, steps, views, workers=task.config.training.workers, pin_memory=False)
@@ -176,15 +176,18 @@ def package(task: Task) -> ApMetrics:
     target = task.work / "package"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), PACKAGE]
     subprocess.run(pip, check=True)
-    for name, part in (("train", task.parts.train), ("test", task.parts.val)):
+    for name, split in (("train", task.splits.train), ("test", task.splits.val)):
         folder = task.work / "data" / name
         folder.mkdir(parents=True)
         # The package learns correctly only from category ids that start at 0.
         dataset = CocoDataset(
-            part.dataset.images, part.dataset.annotations, part.dataset.classes, tuple(range(len(part.dataset.classes)))
+            split.dataset.images,
+            split.dataset.annotations,
+            split.dataset.classes,
+            tuple(range(len(split.dataset.classes))),
         )
         (folder / "_annotations.coco.json").write_text(json.dumps(to_coco(dataset)))
-        for image, path in zip(part.dataset.images, part.paths, strict=True):
+        for image, path in zip(split.dataset.images, split.paths, strict=True):
             shutil.copy(path, folder / image.file_name)
     call = {TeacherName.GROUNDING_DINO: _package_boxes, TeacherName.SAM: _package_masks}[task.name]
     return call(task, target)
@@ -255,17 +258,17 @@ METHODS: dict[str, Callable[[Task], ApMetrics]] = {"ours": ours, "library": libr
 def prepare(options: argparse.Namespace, work: Path) -> Task:
     """Write the splits as files, and generate the configuration that all methods share."""
     folder = Path(options.data).resolve()
-    train, val = _parts(folder)
+    train, val = _splits(folder)
     if options.images:
         chosen = np.random.default_rng(options.seed).permutation(len(train))[: options.images]
         train = train.subset(sorted(int(i) for i in chosen))
-    for name, part in (("train", train), ("val", val)):
-        (work / f"{name}.json").write_text(json.dumps(to_coco(part)))
+    for name, split in (("train", train), ("val", val)):
+        (work / f"{name}.json").write_text(json.dumps(to_coco(split)))
     base = BASES / TeacherName(options.teacher).slug
     images = str(folder / "images")
     dataset = DatasetSpec(
-        train=PartSpec(annotations=str(work / "train.json"), images=images),
-        val=PartSpec(annotations=str(work / "val.json"), images=images),
+        train=SplitFilesSpec(annotations=str(work / "train.json"), images=images),
+        val=SplitFilesSpec(annotations=str(work / "val.json"), images=images),
     )
     teacher = TeacherSpec(name=options.teacher, base_model=str(base), epochs=options.epochs)
     spec = FineTuneSpec(dataset=dataset, output=str(work / "out"), teachers=[teacher], class_prompts=options.prompts)
@@ -281,11 +284,11 @@ def prepare(options: argparse.Namespace, work: Path) -> Task:
     info = inspect_request(dataset, storage=storage)
     config = generate_config(info, spec)
     masks = REGISTRY[TeacherName(options.teacher)].needs_masks
-    parts = Splits.of(AnnotatedSplits.of(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache"))
-    return Task(config, TeacherName(options.teacher), base, parts, work)
+    splits = Splits.of(AnnotatedSplits.of(config.data, masks=masks, seed=0, storage=storage, cache=work / "cache"))
+    return Task(config, TeacherName(options.teacher), base, splits, work)
 
 
-def _parts(folder: Path) -> tuple[CocoDataset, CocoDataset]:
+def _splits(folder: Path) -> tuple[CocoDataset, CocoDataset]:
     storage, images = Storage(), str(folder / "images")
     given = [folder / f"annotations_{name}.json" for name in ("train", "val")]
     if all(file.is_file() for file in given):
@@ -314,7 +317,7 @@ def main() -> None:
         begin = time.monotonic()
         metrics = METHODS[options.method](task)
         seconds = time.monotonic() - begin
-        images = len(task.parts.train.dataset)
+        images = len(task.splits.train.dataset)
         line = {
             "data": Path(options.data).name,
             "teacher": options.teacher,

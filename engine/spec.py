@@ -186,7 +186,7 @@ class ExifOrientation(StrEnum):
     IGNORED = "Ignored"
 
 
-class PartSpec(SpecModel):
+class SplitFilesSpec(SpecModel):
     """One split of a dataset that is already split."""
 
     annotations: Uri = Field(
@@ -220,9 +220,9 @@ class DatasetSpec(SpecModel):
     images: Uri | None = Field(
         default=None, description="Folder of the images; default: the folder of the annotations."
     )
-    train: PartSpec | None = Field(default=None, description="Training split, if the data is already split.")
-    val: PartSpec | None = Field(default=None, description="Validation split, if the data is already split.")
-    test: PartSpec | None = Field(default=None, description="Test split, if the data is already split.")
+    train: SplitFilesSpec | None = Field(default=None, description="Training split, if the data is already split.")
+    val: SplitFilesSpec | None = Field(default=None, description="Validation split, if the data is already split.")
+    test: SplitFilesSpec | None = Field(default=None, description="Test split, if the data is already split.")
     split: SplitSpec | None = Field(default=None, description="Division of `annotations`; default: 80/20/0.")
     group_by: GroupBy | None = Field(
         default=None,

@@ -50,11 +50,11 @@ def yolo_lines(coco: Coco, image: dict[str, Any]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def yolo(folder: Path, coco: Coco, *, part: str = "", config: bool = True) -> Path:
-    """``images/<part>/``, ``labels/<part>/`` and ``data.yaml``."""
-    write_images(folder / "images" / part, [image["file_name"] for image in coco["images"]])
+def yolo(folder: Path, coco: Coco, *, split: str = "", config: bool = True) -> Path:
+    """``images/<split>/``, ``labels/<split>/`` and ``data.yaml``."""
+    write_images(folder / "images" / split, [image["file_name"] for image in coco["images"]])
     for image in coco["images"]:
-        text(folder / "labels" / part / f"{image['file_name'].rpartition('.')[0]}.txt", yolo_lines(coco, image))
+        text(folder / "labels" / split / f"{image['file_name'].rpartition('.')[0]}.txt", yolo_lines(coco, image))
     if config:
         names = "".join(f"  {i}: {one['name']}\n" for i, one in enumerate(coco["categories"]))
         text(folder / "data.yaml", f"path: .\ntrain: images\nnames:\n{names}")

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from engine.config import DataConfig, LoraSettings, RunConfig, TrainingConfig
-from engine.config.model import PartConfig, SplitConfig, StorageConfig, TeachersConfig
+from engine.config.model import SplitConfig, SplitFilesConfig, StorageConfig, TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import Detections, Sample
 from engine.models.base import Batch, Example, LoraTargets, Teacher
@@ -206,7 +206,7 @@ def run_config(
             digest=inspect_dataset(file).digest if file.is_file() else "0",
             classes=("red", "green"),
             prompts=dict(prompts or {}),
-            source=PartConfig(annotations=str(annotations), images=None),
+            source=SplitFilesConfig(annotations=str(annotations), images=None),
             split=SplitConfig(**dict(zip(("train", "val", "test"), split, strict=True))),
             train=None,
             val=None,

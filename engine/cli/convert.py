@@ -39,20 +39,20 @@ def convert(
     Images stay where they are. Every other command reads these formats too, so that this is only needed to look at the
     result, to edit it, or for other tools. Exit code 41 for a format that is not read, with its name and what to do.
     """
-    from engine.dataset import find_parts
+    from engine.dataset import find_splits
     from engine.dataset.convert import convert_dataset
-    from engine.dataset.inspect import inspect_parts
+    from engine.dataset.inspect import inspect_splits
 
     storage = options.storage(endpoint_url)
-    parts = find_parts(source, images, storage=storage)
-    if len(parts) > 1 and output.lower().endswith(".json"):
-        raise ConfigError(f"{source} comes in the parts {', '.join(parts)}: give a folder as --output, not {output}")
-    info = inspect_parts(parts, source=source, storage=storage)
+    splits = find_splits(source, images, storage=storage)
+    if len(splits) > 1 and output.lower().endswith(".json"):
+        raise ConfigError(f"{source} comes in the splits {', '.join(splits)}: give a folder as --output, not {output}")
+    info = inspect_splits(splits, source=source, storage=storage)
     show_info(info)
     if info.errors:
         raise DataError(f"{source} cannot be converted: " + " ".join(f"{p.message} {p.advice}" for p in info.errors))
     with TemporaryDirectory() as temporary:
-        written = convert_dataset(parts, Path(temporary), storage=storage)
+        written = convert_dataset(splits, Path(temporary), storage=storage)
         targets = {name: _target(output, name) for name in written}
         for name, uri in targets.items():
             options.refuse_other(uri, storage, overwrite=overwrite, content=written[name].path)
@@ -68,8 +68,8 @@ def convert(
             typer.echo(uri)
 
 
-def _target(output: str, part: str) -> str:
+def _target(output: str, split: str) -> str:
     """Return the URI of the file of a split: ``output`` itself if it is a file."""
     if output.lower().endswith(".json"):
         return output
-    return join(output, "annotations.json" if part == "all" else f"{part}.json")
+    return join(output, "annotations.json" if split == "all" else f"{split}.json")

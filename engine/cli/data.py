@@ -62,7 +62,7 @@ def split(
     fractions = {"train": train, "val": val, "test": test}
     storage = options.storage(endpoint_url)
     with TemporaryDirectory() as temporary:
-        parts = split_file(
+        written = split_file(
             annotations,
             Path(temporary),
             fractions,
@@ -73,12 +73,12 @@ def split(
             group_by=group_by,
             crowds=crowds,
         )
-        targets = [(part, join(output, part.path.name)) for part in parts]
-        for part, uri in targets:
-            options.refuse_other(uri, storage, overwrite=overwrite, content=part.path)
-        for part, uri in targets:
-            storage.upload(part.path, uri)
-            console.print(str(part).replace(str(part.path), uri), markup=False, soft_wrap=True)
+        targets = [(file, join(output, file.path.name)) for file in written]
+        for file, uri in targets:
+            options.refuse_other(uri, storage, overwrite=overwrite, content=file.path)
+        for file, uri in targets:
+            storage.upload(file.path, uri)
+            console.print(str(file).replace(str(file.path), uri), markup=False, soft_wrap=True)
             typer.echo(uri)
 
 

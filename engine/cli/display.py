@@ -52,8 +52,8 @@ def warn(sentence: str) -> None:
 
 def show_info(info: DatasetInfo) -> None:
     """Print the result of inspection, problems last."""
-    for part, files in info.files.items():
-        which = f"from {info.source}" if part == "all" else f"as {part}, seen from {info.source}"
+    for split, files in info.files.items():
+        which = f"from {info.source}" if split == "all" else f"as {split}, seen from {info.source}"
         note(f"read {which}: {files.annotations}, images in {files.images}")
     facts = Table.grid(padding=(0, 2))
     facts.add_row("images", f"{info.images:,} usable of {info.images_read:,}")

@@ -19,7 +19,7 @@ from engine.cli.spec_options import option_type, spec_option
 from engine.errors import ConfigError
 from engine.manifest import Manifest
 from engine.registry import class_reader
-from engine.spec import DatasetSpec, FineTuneSpec, LoraSpec, PartSpec, StorageSpec, TeacherSpec, TrainingSpec
+from engine.spec import DatasetSpec, FineTuneSpec, LoraSpec, SplitFilesSpec, StorageSpec, TeacherSpec, TrainingSpec
 from engine.text.pydantic_errors import parse
 
 
@@ -82,9 +82,9 @@ DETECTOR_BASE = Flag(
 
 DATA = (
     Flag("--data", DatasetSpec, "annotations", "dataset.annotations"),
-    Flag("--train", PartSpec, "annotations", "dataset.train.annotations", "With --val, instead of --data."),
-    Flag("--val", PartSpec, "annotations", "dataset.val.annotations", "With --train."),
-    Flag("--test", PartSpec, "annotations", "dataset.test.annotations", "With --train and --val."),
+    Flag("--train", SplitFilesSpec, "annotations", "dataset.train.annotations", "With --val, instead of --data."),
+    Flag("--val", SplitFilesSpec, "annotations", "dataset.val.annotations", "With --train."),
+    Flag("--test", SplitFilesSpec, "annotations", "dataset.test.annotations", "With --train and --val."),
     IMAGES,
     CROWDS,
     EXIF,

@@ -38,7 +38,7 @@ def check_data(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
         raise DataError(f"{info.source} cannot be trained on: {faults}")
     names = _teachers(info, spec)
     for name in names:
-        _check_parts(info, spec, name)
+        _check_splits(info, spec, name)
     reader = class_reader(names)
     if reader is not None:
         check_phrases([c.name for c in info.classes if c.annotations], spec.class_prompts, reader=reader.traits.title)
@@ -60,7 +60,7 @@ def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
     return [n for n in TeacherName if n in wanted]
 
 
-def _check_parts(info: DatasetInfo, spec: FineTuneSpec, name: TeacherName) -> None:
+def _check_splits(info: DatasetInfo, spec: FineTuneSpec, name: TeacherName) -> None:
     """Check that the training and the validation split contain objects that the teacher can use."""
     masks = name.traits.needs_masks
     counts = info.images_with_masks if masks else info.images_with_objects
@@ -75,10 +75,10 @@ def _check_parts(info: DatasetInfo, spec: FineTuneSpec, name: TeacherName) -> No
             f"{info.source} has {found}, and training needs one to learn from and another to choose the best adapter "
             f"by: {advice}"
         )
-    for part in ("train", "val"):
-        if counts.get(part, 1) == 0:
+    for split in ("train", "val"):
+        if counts.get(split, 1) == 0:
             classes = listed([c.name for c in info.classes if c.annotations])
-            raise DataError(f"the {part} part of {info.source} has no {what} of the classes {classes}: {advice}")
+            raise DataError(f"the {split} split of {info.source} has no {what} of the classes {classes}: {advice}")
 
 
 def check_phrases(classes: Sequence[str], prompts: Mapping[str, str], *, reader: str) -> None:

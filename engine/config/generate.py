@@ -16,7 +16,16 @@ from engine.config.model import ConfigModel, DataConfig, RunConfig, TeacherSetti
 from engine.dataset.checks.problem_catalogue import SEEN_WHEN_OPENED
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
-from engine.spec import DatasetSpec, FineTuneSpec, OnProblem, PartSpec, SpecModel, SplitSpec, TeacherName, TeacherSpec
+from engine.spec import (
+    DatasetSpec,
+    FineTuneSpec,
+    OnProblem,
+    SpecModel,
+    SplitFilesSpec,
+    SplitSpec,
+    TeacherName,
+    TeacherSpec,
+)
 from engine.text.plain_yaml import read_document, read_documents
 from engine.text.pydantic_errors import nearest, parse
 
@@ -111,8 +120,8 @@ def _fill(settings: Plain, *, images: int, classes: int) -> None:
 
 
 def _train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:
-    if "train" in info.parts:
-        return info.parts["train"]
+    if "train" in info.splits:
+        return info.splits["train"]
     split = dataset.split or SplitSpec()
     return max(1, info.images * split.train // 100)
 
@@ -137,10 +146,10 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         "classes": classes,
         "prompts": dict(spec.class_prompts),
         "source": source,
-        "split": _plain(dataset.split or SplitSpec()) if source and "train" not in info.parts else None,
-        "train": _part(dataset.train, dataset),
-        "val": _part(dataset.val, dataset),
-        "test": _part(dataset.test, dataset),
+        "split": _plain(dataset.split or SplitSpec()) if source and "train" not in info.splits else None,
+        "train": _split_files(dataset.train, dataset),
+        "val": _split_files(dataset.val, dataset),
+        "test": _split_files(dataset.test, dataset),
         "crowds": dataset.crowds.value,
         "exif_orientation": dataset.exif_orientation.value,
         "group_by": dataset.group_by,
@@ -149,10 +158,10 @@ def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
     }
 
 
-def _part(part: PartSpec | None, dataset: DatasetSpec) -> Plain | None:
-    if part is None:
+def _split_files(files: SplitFilesSpec | None, dataset: DatasetSpec) -> Plain | None:
+    if files is None:
         return None
-    return {"annotations": part.annotations, "images": part.images or dataset.images}
+    return {"annotations": files.annotations, "images": files.images or dataset.images}
 
 
 def setting_value(path: str, text: str) -> Any:

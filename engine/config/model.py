@@ -155,7 +155,7 @@ class TeacherSettings(ConfigModel):
         return groups
 
 
-class PartConfig(ConfigModel):
+class SplitFilesConfig(ConfigModel):
     """One split of the data."""
 
     annotations: Uri = Field(description="COCO instances JSON or the folder of an export")
@@ -188,11 +188,11 @@ class DataConfig(ConfigModel):
     images_left_out: int = Field(default=0, ge=0, description="further images that inspection found unusable")
     classes: tuple[str, ...] = Field(description="class names; their order is the order of the prompt")
     prompts: dict[str, str] = Field(description="phrases that prompt a teacher instead of class names")
-    source: PartConfig | None = Field(description="one annotation file, divided by `split`")
+    source: SplitFilesConfig | None = Field(description="one annotation file, divided by `split`")
     split: SplitConfig | None = Field(description="percent of the images, stratified over classes")
-    train: PartConfig | None = Field(description="splits of data that is already split")
-    val: PartConfig | None = Field(description="the same, to choose the best adapter on")
-    test: PartConfig | None = Field(description="the same, to measure on images used for nothing else")
+    train: SplitFilesConfig | None = Field(description="splits of data that is already split")
+    val: SplitFilesConfig | None = Field(description="the same, to choose the best adapter on")
+    test: SplitFilesConfig | None = Field(description="the same, to measure on images used for nothing else")
     group_by: str | None = Field(
         default=None, description="property of images that must stay in one split: Folder, Prefix:_, Field:name"
     )
@@ -248,7 +248,7 @@ class TrainingConfig(ConfigModel):
         le=1,
         description="exponent of the repeat factor of images of rare classes, which is at most 4; 0: no balance",
     )
-    retention: PartConfig | None = Field(
+    retention: SplitFilesConfig | None = Field(
         default=None,
         description="labelled images of other classes, to measure retention of the base's skill; null: built-in ones",
     )

@@ -20,7 +20,7 @@ from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.file_listing import list_names
 from engine.dataset.scan import OnBlock, Scan
 from engine.dataset.segmentations import MaskKind
-from engine.dataset.splits.paths import PartFiles
+from engine.dataset.splits.paths import SplitFiles
 from engine.storage import Storage
 from engine.storage.files import failures
 
@@ -42,13 +42,13 @@ class ConvertedFile:
     annotations: int
 
 
-def convert_dataset(parts: Mapping[str, PartFiles], folder: Path, *, storage: Storage) -> dict[str, ConvertedFile]:
-    """Write ``<part>.json`` for each part: its usable images and objects, as inspection counts them.
+def convert_dataset(splits: Mapping[str, SplitFiles], folder: Path, *, storage: Storage) -> dict[str, ConvertedFile]:
+    """Write ``<split>.json`` for each split: its usable images and objects, as inspection counts them.
 
     Memory grows with the number of images, not with the objects.
 
     Args:
-        parts: Files by split name, from :func:`engine.dataset.find_parts`.
+        splits: Files by split name, from :func:`engine.dataset.find_splits`.
         folder: An existing folder on this machine.
         storage: Where the dataset lies.
 
@@ -56,12 +56,12 @@ def convert_dataset(parts: Mapping[str, PartFiles], folder: Path, *, storage: St
         DataError: It contains no dataset.
         StorageError: Something cannot be read or written.
     """
-    return {name: _convert(part, folder / f"{name}.json", storage) for name, part in parts.items()}
+    return {name: _convert(split, folder / f"{name}.json", storage) for name, split in splits.items()}
 
 
-def _convert(part: PartFiles, path: Path, storage: Storage) -> ConvertedFile:
-    names = list_names(part.images, storage)
-    scan = Scan(part, names=names, storage=storage, log=ProblemLog())
+def _convert(split: SplitFiles, path: Path, storage: Storage) -> ConvertedFile:
+    names = list_names(split.images, storage)
+    scan = Scan(split, names=names, storage=storage, log=ProblemLog())
     with _writing(path) as (file, spool):
         objects = _Objects(spool)
 
@@ -88,7 +88,7 @@ def _convert(part: PartFiles, path: Path, storage: Storage) -> ConvertedFile:
         spool.seek(0)
         shutil.copyfileobj(spool, file, 1 << 20)
         file.write(b"\n]}\n")
-    return ConvertedFile(path, part.images, len(header.images), objects.count)
+    return ConvertedFile(path, split.images, len(header.images), objects.count)
 
 
 @contextmanager

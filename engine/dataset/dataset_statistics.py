@@ -33,7 +33,7 @@ MOST_LABELS = 300
 class Counts:
     """Counts of all splits of a dataset; classes by name."""
 
-    parts: list[SplitCounts] = field(default_factory=list)
+    splits: list[SplitCounts] = field(default_factory=list)
     classes: dict[str, ClassInfo] = field(default_factory=dict)
     class_ids: dict[str, ImageId] = field(default_factory=dict)
     ceilings: Ceilings = field(default_factory=Ceilings)
@@ -42,22 +42,22 @@ class Counts:
     images: int = 0
     images_read: int = 0
 
-    def add_part(self, part: SplitCounts, header: Header, class_names: list[str], *, images_read: int) -> None:
+    def add_split(self, split: SplitCounts, header: Header, class_names: list[str], *, images_read: int) -> None:
         """Add the counts of one file."""
-        self.parts.append(part)
-        part.images, part.images_read = len(header.images), images_read
+        self.splits.append(split)
+        split.images, split.images_read = len(header.images), images_read
         self.images_read += images_read
         self.images += len(header.images)
         self.image_sizes.append(header.images.sizes)
-        images_of_class = np.bincount(part.image_class_pairs.counts()[0] & 0xFFFFFF, minlength=len(class_names))
-        objects = plus(part.objects_of_class, zeros(len(class_names)))
+        images_of_class = np.bincount(split.image_class_pairs.counts()[0] & 0xFFFFFF, minlength=len(class_names))
+        objects = plus(split.objects_of_class, zeros(len(class_names)))
         seen: set[str] = set()
         for index in sorted(range(len(class_names)), key=lambda i: class_order(header.class_ids[i])):
             name, class_id = class_names[index], header.class_ids[index]
             before = self.classes.get(name)
             self.class_ids.setdefault(name, class_id)
             if name in seen:
-                part.log.add("duplicate_class_name", [name])
+                split.log.add("duplicate_class_name", [name])
             seen.add(name)
             self.classes[name] = ClassInfo(
                 id=0,
@@ -65,17 +65,17 @@ class Counts:
                 annotations=int(objects[index]) + (before.annotations if before else 0),
                 images=int(images_of_class[index]) + (before.images if before else 0),
             )
-        self._duplicates(part, header)
+        self._duplicates(split, header)
         names = header.images.names
-        self.ceilings.add(*part.image_class_pairs.counts(), image_names=names, class_names=class_names)
-        crowded = np.flatnonzero(part.objects_of_image > MOST_LABELS)
-        examples = (f"{names[int(i)]} has {part.objects_of_image[i]}" for i in crowded)
-        part.log.add("over_300_objects", examples, count=len(crowded))
+        self.ceilings.add(*split.image_class_pairs.counts(), image_names=names, class_names=class_names)
+        crowded = np.flatnonzero(split.objects_of_image > MOST_LABELS)
+        examples = (f"{names[int(i)]} has {split.objects_of_image[i]}" for i in crowded)
+        split.log.add("over_300_objects", examples, count=len(crowded))
 
-    def _duplicates(self, part: SplitCounts, header: Header) -> None:
-        part.ids.finish()
-        part.log.add("duplicate_annotation_id", (f"annotation {i}" for i in part.ids.examples), count=part.ids.count)
-        part.log.add("duplicate_file_name", count=header.repeats)
+    def _duplicates(self, split: SplitCounts, header: Header) -> None:
+        split.ids.finish()
+        split.log.add("duplicate_annotation_id", (f"annotation {i}" for i in split.ids.examples), count=split.ids.count)
+        split.log.add("duplicate_file_name", count=header.repeats)
 
     @property
     def rectangles_only(self) -> bool:
@@ -87,7 +87,7 @@ class Counts:
 
     @property
     def _masks(self) -> Ints:
-        return sum((part.masks for part in self.parts), zeros(len(MaskKind)))
+        return sum((split.masks for split in self.splits), zeros(len(MaskKind)))
 
     @property
     def masks(self) -> int:
@@ -97,7 +97,7 @@ class Counts:
         return 0 if self.rectangles_only else outlines + int(kinds[MaskKind.RECTANGLE])
 
     def _sum(self, name: str) -> int:
-        return sum(int(getattr(part, name)) for part in self.parts)
+        return sum(int(getattr(split, name)) for split in self.splits)
 
     def judge(self, log: ProblemLog) -> None:
         """Log problems that only the whole dataset shows."""
@@ -132,19 +132,19 @@ class Counts:
 
     @property
     def _with_objects(self) -> int:
-        return sum(int(np.count_nonzero(part.objects_of_image)) for part in self.parts)
+        return sum(int(np.count_nonzero(split.objects_of_image)) for split in self.splits)
 
-    def info(self, *, source: str, digest: str, parts: dict[str, int], log: ProblemLog) -> DatasetInfo:
+    def info(self, *, source: str, digest: str, splits: dict[str, int], log: ProblemLog) -> DatasetInfo:
         """Build the DatasetInfo."""
         usable, targets = self._sum("usable"), self._sum("targets")
-        read, rectangles = list(zip(parts, self.parts, strict=True)), self.rectangles_only
+        read, rectangles = list(zip(splits, self.splits, strict=True)), self.rectangles_only
         return DatasetInfo(
             source=source,
             digest=digest,
-            parts=parts,
-            images_with_objects={name: part.marks.with_objects() for name, part in read},
-            images_with_masks={name: part.marks.with_masks(rectangles_only=rectangles) for name, part in read},
-            left_out={name: part.left_out() for name, part in read},
+            splits=splits,
+            images_with_objects={name: split.marks.with_objects() for name, split in read},
+            images_with_masks={name: split.marks.with_masks(rectangles_only=rectangles) for name, split in read},
+            left_out={name: split.left_out() for name, split in read},
             images=self.images,
             images_read=self.images_read,
             annotations=usable,
@@ -167,9 +167,9 @@ class Counts:
         return tuple(one.model_copy(update={"id": number}) for one, number in classes)
 
     def _size_info(self) -> SizeInfo:
-        small, medium, large = (int(n) for n in sum((part.areas for part in self.parts), zeros(3)))
-        sides = sum((part.sides for part in self.parts), zeros(len(SIDES) + 1))
-        ratios = sum((part.ratios for part in self.parts), zeros(len(RATIOS) + 1))
+        small, medium, large = (int(n) for n in sum((split.areas for split in self.splits), zeros(3)))
+        sides = sum((split.sides for split in self.splits), zeros(len(SIDES) + 1))
+        ratios = sum((split.ratios for split in self.splits), zeros(len(RATIOS) + 1))
         return SizeInfo(
             small=small,
             medium=medium,
@@ -181,7 +181,7 @@ class Counts:
     def _images_info(self) -> ImagesInfo:
         sizes = np.concatenate(self.image_sizes)
         width, height = sizes[np.argmax(sizes.prod(axis=1))]
-        objects = np.concatenate([part.objects_of_image for part in self.parts])
+        objects = np.concatenate([split.objects_of_image for split in self.splits])
         return ImagesInfo(
             median_size=(int(np.median(sizes[:, 0])), int(np.median(sizes[:, 1]))),
             largest_size=(int(width), int(height)),

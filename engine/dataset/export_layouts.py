@@ -16,7 +16,7 @@ from engine.dataset.formats import convert_file, convert_folder
 from engine.dataset.formats.archives import ZIP, unpack
 from engine.dataset.formats.detect import COCO, format_of_json
 from engine.dataset.formats.source_files import Files, read_head
-from engine.dataset.splits.paths import PARTS, PartFiles, is_image, part_of, stem
+from engine.dataset.splits.paths import SPLIT_ALIASES, SplitFiles, is_image, split_of_path, stem
 from engine.errors import DataError
 from engine.storage import NotFoundError, Storage, join, name, parent
 
@@ -35,7 +35,7 @@ _GLANCE = 1000
 """Maximum number of objects to list when testing whether a folder contains images."""
 
 
-def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dict[str, PartFiles]:
+def find_splits(annotations: str, images: str | None, *, storage: Storage) -> dict[str, SplitFiles]:
     """Return the splits of a dataset: ``all``, or ``train``, ``val`` and optionally ``test``.
 
     Args:
@@ -50,7 +50,7 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
     if images is not None and _is_archive(images, storage):
         images = unpack(images, storage=storage)
     if not annotations.endswith("/") and storage.exists(annotations):
-        return _parts_of_file(annotations, images, storage)
+        return _splits_of_file(annotations, images, storage)
     others, folders = _contents(annotations, storage)
     converted = convert_folder(annotations, others, images, storage=storage)
     if converted is not None:
@@ -60,66 +60,66 @@ def find_parts(annotations: str, images: str | None, *, storage: Storage) -> dic
         raise DataError(f"{annotations} is not a supported export: looked for {LOOKED_FOR}")
     chosen = _annotation_files(annotations, jsons)
     unread = _unread(annotations, jsons, set(chosen.values()), storage)
-    files = {part: join(annotations, key) for part, key in chosen.items()}
+    files = {split: join(annotations, key) for split, key in chosen.items()}
     if images is None:
         known = {join(annotations, folder).lower(): join(annotations, folder) for folder in folders}
         return {
-            part: PartFiles(uri, _images_of(uri, lambda f: known.get(f.lower())), unread=unread)
-            for part, uri in files.items()
+            split: SplitFiles(uri, _images_of(uri, lambda f: known.get(f.lower())), unread=unread)
+            for split, uri in files.items()
         }
     given = images
     known = {join(given, folder).lower(): join(given, folder) for folder in _contents(given, storage)[1]}
     return {
-        part: PartFiles(
+        split: SplitFiles(
             uri,
             next((known[f.lower()] for f in _subfolders(given, uri) if f.lower() in known), given),
             images_expected=True,
             unread=unread,
         )
-        for part, uri in files.items()
+        for split, uri in files.items()
     }
 
 
-def _parts_of_file(annotations: str, images: str | None, storage: Storage) -> dict[str, PartFiles]:
+def _splits_of_file(annotations: str, images: str | None, storage: Storage) -> dict[str, SplitFiles]:
     head = read_head(annotations, storage)
     if head.startswith(ZIP) or annotations.lower().endswith(".zip"):
         folder = unpack(annotations, storage=storage)
         try:
-            parts = find_parts(folder, images, storage=storage)
+            splits = find_splits(folder, images, storage=storage)
         except DataError as error:
             raise DataError(str(error).replace(folder, annotations)) from None
-        return {name: replace(part, origin=_in_archive(annotations, folder, part)) for name, part in parts.items()}
+        return {name: replace(split, origin=_in_archive(annotations, folder, split)) for name, split in splits.items()}
     converted = convert_file(annotations, head, images, storage=storage)
     if converted is not None:
         return converted
     if images is None:
         images = _images_of(annotations, lambda folder: folder if _holds_images(folder, storage) else None)
-        return {"all": PartFiles(annotations, images)}
-    return {"all": PartFiles(annotations, images, images_expected=True)}
+        return {"all": SplitFiles(annotations, images)}
+    return {"all": SplitFiles(annotations, images, images_expected=True)}
 
 
 def _is_archive(uri: str, storage: Storage) -> bool:
     return uri.lower().endswith(".zip") and storage.exists(uri) and read_head(uri, storage).startswith(ZIP)
 
 
-def _in_archive(archive: str, folder: str, part: PartFiles) -> str:
+def _in_archive(archive: str, folder: str, split: SplitFiles) -> str:
     """Return the path of an unpacked annotation file as a path in the archive, for messages."""
-    return part.shown.replace(folder, archive, 1)
+    return split.shown.replace(folder, archive, 1)
 
 
-def find_single_part(annotations: str, images: str | None, *, storage: Storage) -> PartFiles:
+def find_single_split(annotations: str, images: str | None, *, storage: Storage) -> SplitFiles:
     """Return the files of data without splits.
 
     Raises:
         DataError: The data has several splits.
     """
-    parts = find_parts(annotations, images, storage=storage)
-    if len(parts) > 1:
-        files = ", ".join(part.shown for part in parts.values())
-        converted = any(part.origin for part in parts.values())
+    splits = find_splits(annotations, images, storage=storage)
+    if len(splits) > 1:
+        files = ", ".join(split.shown for split in splits.values())
+        converted = any(split.origin for split in splits.values())
         advice = f"run `teacher convert {annotations} --output FOLDER` and give one of its files" if converted else ""
-        raise DataError(f"{annotations} comes in several parts: {advice or f'give one of {files}'}")
-    return next(iter(parts.values()))
+        raise DataError(f"{annotations} comes in several splits: {advice or f'give one of {files}'}")
+    return next(iter(splits.values()))
 
 
 def _contents(folder: str, storage: Storage) -> tuple[Files, set[str]]:
@@ -148,7 +148,7 @@ def _annotation_files(root: str, jsons: list[str]) -> dict[str, str]:
     likely = [key for key in jsons if not stem(key).lower().startswith(_OTHER_TASKS)]
     best: dict[str, list[str]] = {}
     for key in sorted(likely or jsons, key=_unlikeliness):
-        same = best.setdefault(part_of(key), [])
+        same = best.setdefault(split_of_path(key), [])
         if not same or _unlikeliness(same[0]) == _unlikeliness(key):
             same.append(key)
     if "train" in best and not ("all" in best and best.keys().isdisjoint({"val", "test"})):
@@ -165,18 +165,18 @@ def _annotation_files(root: str, jsons: list[str]) -> dict[str, str]:
         )
     if len(best) > 1 and not best.keys() >= {"train", "val"}:
         raise DataError(
-            f"{root} comes split into {found}, but training needs a train and a val part: give dataset.train and "
+            f"{root} comes split into {found}, but training needs a train and a val split: give dataset.train and "
             "dataset.val, or one of the files as dataset.annotations"
         )
     if len(best) == 1:
         return {"all": next(iter(best.values()))[0]}
-    return {part: best[part][0] for part in PARTS if part in best}
+    return {split: best[split][0] for split in SPLIT_ALIASES if split in best}
 
 
 def _of_another_tool(chosen: str, jsons: list[str]) -> str:
     """Return an equally likely annotation file of the same split from another tool; empty if there is none."""
-    kind, part = _unlikeliness(chosen)[0], part_of(chosen)
-    return next((key for key in jsons if part_of(key) == part and {kind, _unlikeliness(key)[0]} == {0, 1}), "")
+    kind, split = _unlikeliness(chosen)[0], split_of_path(chosen)
+    return next((key for key in jsons if split_of_path(key) == split and {kind, _unlikeliness(key)[0]} == {0, 1}), "")
 
 
 def _unread(root: str, jsons: list[str], chosen: Collection[str], storage: Storage) -> tuple[str, ...]:
@@ -217,7 +217,7 @@ def _subfolders(folder: str, annotations: str) -> list[str]:
     """Return candidate subfolders of ``folder`` for the images of one split."""
     subset = stem(annotations).removeprefix("instances_")
     names = [subset] if subset not in _USUAL else []
-    names += PARTS.get(part_of(name(annotations)), ())
+    names += SPLIT_ALIASES.get(split_of_path(name(annotations)), ())
     return [join(folder, one) for one in names]
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 from engine.dataset.checks.problems import ProblemLog, too_many
 from engine.dataset.dataset_statistics import Counts
-from engine.dataset.export_layouts import find_parts, find_single_part
+from engine.dataset.export_layouts import find_single_split, find_splits
 from engine.dataset.file_names import FileNames
 from engine.dataset.images.digest import together
 from engine.dataset.images.folder import ImageFolder
 from engine.dataset.scan import OnBlock, Opened, Scan
 from engine.dataset.split_statistics import SplitCounts
-from engine.dataset.splits.comparison import AcrossParts, Picture
+from engine.dataset.splits.comparison import Picture, SplitComparison
 from engine.dataset.splits.leaks import Grouping
-from engine.dataset.splits.paths import PartFiles, is_image
+from engine.dataset.splits.paths import SplitFiles, is_image
 from engine.dataset.types import DatasetInfo, FilesRead
 from engine.spec import Crowds, DatasetSpec
 from engine.storage import Storage, default_cache, parent
@@ -54,8 +54,8 @@ def inspect_dataset(
         StorageError: It cannot be read.
     """
     store = storage or Storage()
-    parts = find_parts(str(annotations), str(images) if images is not None else None, storage=store)
-    return inspect_parts(parts, source=str(annotations), storage=store, crowds=crowds)
+    splits = find_splits(str(annotations), str(images) if images is not None else None, storage=store)
+    return inspect_splits(splits, source=str(annotations), storage=store, crowds=crowds)
 
 
 def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool = True) -> DatasetInfo:
@@ -68,9 +68,9 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool
         storage: Access to the data.
         fingerprint: Digest the images too, for a run id: files on disk are read once for it.
     """
-    parts, source = parts_of_request(dataset, storage=storage)
-    return inspect_parts(
-        parts,
+    splits, source = splits_of_request(dataset, storage=storage)
+    return inspect_splits(
+        splits,
         source=source,
         storage=storage,
         fingerprint=fingerprint,
@@ -79,7 +79,7 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool
     )
 
 
-def parts_of_request(dataset: DatasetSpec, *, storage: Storage) -> tuple[dict[str, PartFiles], str]:
+def splits_of_request(dataset: DatasetSpec, *, storage: Storage) -> tuple[dict[str, SplitFiles], str]:
     """Return the files of each split of a request, and the name of the data.
 
     Raises:
@@ -87,19 +87,19 @@ def parts_of_request(dataset: DatasetSpec, *, storage: Storage) -> tuple[dict[st
         StorageError: It cannot be read.
     """
     if dataset.annotations is not None:
-        parts = find_parts(dataset.annotations, dataset.images, storage=storage)
+        splits = find_splits(dataset.annotations, dataset.images, storage=storage)
         source = dataset.annotations
     else:
-        parts = {}
-        for name, part in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
-            if part is not None:
-                parts[name] = find_single_part(part.annotations, part.images or dataset.images, storage=storage)
-        source = parts["train"].shown
-    return {name: replace(part, images_expected=True) for name, part in parts.items()}, source
+        splits = {}
+        for name, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
+            if split is not None:
+                splits[name] = find_single_split(split.annotations, split.images or dataset.images, storage=storage)
+        source = splits["train"].shown
+    return {name: replace(split, images_expected=True) for name, split in splits.items()}, source
 
 
-def inspect_parts(
-    parts: Mapping[str, PartFiles],
+def inspect_splits(
+    splits: Mapping[str, SplitFiles],
     *,
     source: str,
     storage: Storage,
@@ -112,7 +112,7 @@ def inspect_parts(
     """Return one DatasetInfo for all splits; classes of the same name are the same class.
 
     Args:
-        parts: Files by name of the split.
+        splits: Files by name of the split.
         source: URI or path given by the user.
         storage: Access to the data.
         look: Opens the images of all splits, logs problems, and returns facts about the images of each split, which is
@@ -123,36 +123,36 @@ def inspect_parts(
         grouping: Rule of the user for images that belong together.
     """
     log, counts, digests, marks, images = ProblemLog(), Counts(), [], [], {}
-    uris = {part.images for part in parts.values()}
+    uris = {split.images for split in splits.values()}
     folders = {uri: ImageFolder(uri, storage=storage, cache=default_cache()) for uri in uris}
     names = {uri: folder.names for uri, folder in folders.items()}
     used: dict[str, set[str]] = {folder: set() for folder in names}
     seen = {} if pictures is None else pictures
-    across = AcrossParts(folders, storage, marked=fingerprint, pictures=seen, grouping=grouping)
+    across = SplitComparison(folders, storage, marked=fingerprint, pictures=seen, grouping=grouping)
     read = partial(_read, storage=storage, crowds=crowds, thorough=look is not None)
-    scans = {name: read(part, names[part.images]) for name, part in parts.items()}
+    scans = {name: read(split, names[split.images]) for name, split in splits.items()}
     for name, (scan, _) in scans.items():
         if scan.images_listed and not scan.header.images:
-            log.add("no_images_found", [parts[name].images])
-        pointers = folders[parts[name].images].pointers(scan.keys)
+            log.add("no_images_found", [splits[name].images])
+        pointers = folders[splits[name].images].pointers(scan.keys)
         if too_many(len(pointers), len(scan.keys), POINTERS):
             log.add("git_lfs_pointer", pointers, count=len(pointers))
-    unread = dict.fromkeys(key for part in parts.values() for key in part.unread)
+    unread = dict.fromkeys(key for split in splits.values() for key in split.unread)
     log.add("annotations_not_read", unread, count=len(unread))
     opened = {} if look is None else look({name: scan for name, (scan, _) in scans.items()}, log)
-    for name, part in parts.items():
+    for name, split in splits.items():
         scan, counted = scans.pop(name)
         if opened.get(name):
-            scan, counted = read(part, names[part.images], opened=opened[name])
+            scan, counted = read(split, names[split.images], opened=opened[name])
         class_names = scan.header.class_names(scan.log)
-        counts.add_part(counted, scan.header, class_names, images_read=scan.images_listed)
+        counts.add_split(counted, scan.header, class_names, images_read=scan.images_listed)
         across.add(name, scan, counted, class_names)
         log.merge(scan.log)
         log.merge(counted.log)
-        used[part.images].update(key for key in scan.keys if key is not None)
+        used[split.images].update(key for key in scan.keys if key is not None)
         digests.append(scan.digest)
         if fingerprint:
-            marks.append(folders[part.images].fingerprint(scan.keys))
+            marks.append(folders[split.images].fingerprint(scan.keys))
         images[name] = len(scan.header.images)
     for folder in names:
         if used[folder]:
@@ -160,10 +160,10 @@ def inspect_parts(
             log.add("unlisted_image", unlisted, count=len(unlisted))
     counts.judge(log)
     across.judge(log)
-    info = counts.info(source=source, digest=together(digests), parts=images, log=log)
+    info = counts.info(source=source, digest=together(digests), splits=images, log=log)
     files = {
-        name: FilesRead(annotations=_relative(part.shown, source), images=_relative(part.images, source))
-        for name, part in parts.items()
+        name: FilesRead(annotations=_relative(split.shown, source), images=_relative(split.images, source))
+        for name, split in splits.items()
     }
     info = info.model_copy(update={"files": files})
     return info.model_copy(update={"images_digest": together(marks)}) if marks else info
@@ -184,7 +184,7 @@ def _relative(uri: str, source: str) -> str:
 
 
 def _read(
-    part: PartFiles,
+    split: SplitFiles,
     names: FileNames,
     *,
     storage: Storage,
@@ -193,7 +193,7 @@ def _read(
     opened: Opened | None = None,
 ) -> tuple[Scan, SplitCounts]:
     """Statistics of one split, with its problem log."""
-    scan = Scan(part, names=names, storage=storage, log=ProblemLog(), opened=opened, crowds=crowds, thorough=thorough)
+    scan = Scan(split, names=names, storage=storage, log=ProblemLog(), opened=opened, crowds=crowds, thorough=thorough)
     passes: list[SplitCounts] = []
 
     def start() -> OnBlock:

@@ -1,4 +1,4 @@
-"""Load the usable part of a COCO file into memory, by the same rules as inspection."""
+"""Load the usable split of a COCO file into memory, by the same rules as inspection."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from engine.dataset.checks.validate_annotations import Judged
 from engine.dataset.coco_header import Header
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.dataset_statistics import class_order, only_boxes
-from engine.dataset.export_layouts import find_single_part
+from engine.dataset.export_layouts import find_single_split
 from engine.dataset.file_listing import list_names
 from engine.dataset.id_index import as_numbers
 from engine.dataset.images.folder import ImageFolder
 from engine.dataset.scan import OnBlock, Scan
 from engine.dataset.segmentations import MaskKind, parse
-from engine.dataset.splits.paths import PartFiles
+from engine.dataset.splits.paths import SplitFiles
 from engine.dataset.types import CocoAnnotation, CocoDataset, ImageId, Severity
 from engine.errors import DataError
 from engine.spec import Crowds
@@ -52,12 +52,12 @@ def load_dataset(
         StorageError: It cannot be read.
     """
     store = storage or Storage()
-    part = find_single_part(str(annotations), None if images is None else str(images), storage=store)
-    return load_part(part, storage=store, crowds=crowds, copies=copies)
+    split = find_single_split(str(annotations), None if images is None else str(images), storage=store)
+    return load_split(split, storage=store, crowds=crowds, copies=copies)
 
 
-def load_part(
-    part: PartFiles,
+def load_split(
+    split: SplitFiles,
     *,
     storage: Storage,
     folder: ImageFolder | None = None,
@@ -67,7 +67,7 @@ def load_part(
     """Load the usable images and objects of one file.
 
     Args:
-        part: The file, and the folder of its images.
+        split: The file, and the folder of its images.
         storage: Access to both.
         folder: Image folder, for a dataset that knows the fingerprint of its images.
         crowds: Treat annotations with ``iscrowd: 1`` as ignore regions or as objects.
@@ -77,8 +77,8 @@ def load_part(
         DataError: It is not a COCO dataset, or its boxes or classes are all wrong.
         StorageError: It cannot be read.
     """
-    names = list_names(part.images, storage) if folder is None else folder.names
-    scan = Scan(part, names=names, storage=storage, log=ProblemLog(), crowds=crowds, copies=copies)
+    names = list_names(split.images, storage) if folder is None else folder.names
+    scan = Scan(split, names=names, storage=storage, log=ProblemLog(), crowds=crowds, copies=copies)
     passes: list[_Objects] = []
 
     def start() -> OnBlock:
@@ -88,7 +88,7 @@ def load_part(
     header = scan.run(start)
     wrong = [p for p in scan.log.problems() if p.severity is Severity.ERROR]
     if wrong:
-        raise DataError(f"{part.annotations}: " + " ".join(f"{p.message} {p.advice}" for p in wrong))
+        raise DataError(f"{split.annotations}: " + " ".join(f"{p.message} {p.advice}" for p in wrong))
     images_digest = "" if folder is None else folder.fingerprint(scan.keys)
     return replace(passes[-1].dataset(header), digest=scan.digest, images_digest=images_digest)
 

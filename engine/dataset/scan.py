@@ -26,7 +26,7 @@ from engine.dataset.coco_reader import CocoReader
 from engine.dataset.coco_records import RawAnnotation, RawCategory, RawImage
 from engine.dataset.file_names import FileNames, is_unsafe
 from engine.dataset.id_index import UNKNOWN, other_spelling
-from engine.dataset.splits.paths import PartFiles
+from engine.dataset.splits.paths import SplitFiles
 from engine.dataset.types import CocoImage, ImageId
 from engine.spec import Crowds
 from engine.storage import Storage
@@ -47,10 +47,10 @@ whose size the file does not give. Of the others there is nothing to say."""
 
 
 class Scan:
-    """A pass over one part.
+    """A pass over one split.
 
     Args:
-        part: What to read.
+        split: Annotation file and image folder to read.
         names: The files in its folder of images.
         storage: Where it lies.
         log: Problems of the header are noted here.
@@ -68,7 +68,7 @@ class Scan:
 
     def __init__(
         self,
-        part: PartFiles,
+        split: SplitFiles,
         *,
         names: FileNames,
         storage: Storage,
@@ -78,14 +78,14 @@ class Scan:
         thorough: bool = True,
         copies: bool = False,
     ) -> None:
-        self.part, self.names, self.storage, self.log = part, names, storage, log
+        self.split, self.names, self.storage, self.log = split, names, storage, log
         self.opened = opened or {}
         self.header = Header()
         self.digest = ""
         self.images_listed = 0
         self.keys: list[str | None] = []
         self.crowds, self.checks = crowds, FileChecks(thorough=thorough, copies=copies)
-        self._images_expected = part.images_expected
+        self._images_expected = split.images_expected
         self._claims = Claims(names)
         self._unknown: list[int] = []
         self._settled = False
@@ -121,8 +121,8 @@ class Scan:
         """
         header, too_soon = self.header, False
         classes = GrowingClassIndex(header)
-        source = self.part.shown
-        with self.storage.open_checked(self.part.annotations) as stream:
+        source = self.split.shown
+        with self.storage.open_checked(self.split.annotations) as stream:
             reader = CocoReader(stream, source=source)
             for section, block in reader.blocks():
                 if section == "images":
@@ -148,8 +148,8 @@ class Scan:
         return not too_soon and not unnamed
 
     def _second_pass(self, on_block: OnBlock) -> None:
-        with self.storage.open_checked(self.part.annotations) as stream:
-            for section, block in CocoReader(stream, source=self.part.shown).blocks():
+        with self.storage.open_checked(self.split.annotations) as stream:
+            for section, block in CocoReader(stream, source=self.split.shown).blocks():
                 if section == "annotations":
                     on_block(block, self._judge(block, self.header.class_index), self.header)
                 del block

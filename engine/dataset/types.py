@@ -112,15 +112,15 @@ class DatasetInfo(Frozen):
         default="",
         description="sha256 of what each listed image is: ETag or MD5, and size. Empty unless a run is planned.",
     )
-    files: dict[str, FilesRead] = Field(default={}, description="What was read, by part.")
-    parts: dict[str, int] = Field(default={}, description="Images of each part: all, or train, val, test.")
+    files: dict[str, FilesRead] = Field(default={}, description="What was read, by split.")
+    splits: dict[str, int] = Field(default={}, description="Images of each split: all, or train, val, test.")
     images_with_objects: dict[str, int] = Field(
-        default={}, description="Images with an object to learn or to find, by part; crowds do not count."
+        default={}, description="Images with an object to learn or to find, by split; crowds do not count."
     )
     images_with_masks: dict[str, int] = Field(
-        default={}, description="Images with the mask of such an object, by part."
+        default={}, description="Images with the mask of such an object, by split."
     )
-    left_out: dict[str, LeftOut] = Field(default={}, description="What cannot be used, by part.")
+    left_out: dict[str, LeftOut] = Field(default={}, description="What cannot be used, by split.")
     images: int = Field(description="Usable images.")
     images_read: int = Field(default=0, description="All images that the files list, usable or not.")
     annotations: int = Field(description="Usable annotations.")
@@ -170,7 +170,7 @@ class CocoAnnotation:
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """The usable part of a COCO file, in memory.
+    """The usable images and objects of a COCO file, in memory.
 
     Attributes:
         images: In file order.

@@ -138,7 +138,7 @@ def _divided(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
     """Return the numbers of training and validation images."""
     split = config.data.split
     if split is None:
-        return info.parts["train"], info.parts["val"]
+        return info.splits["train"], info.splits["val"]
     return max(1, info.images * split.train // 100), max(1, info.images * split.val // 100)
 
 

@@ -33,7 +33,7 @@ class Event(BaseModel):
     time: float = Field(default_factory=time.time, description="Seconds since the epoch.")
     step: int | None = Field(default=None, description="Optimizer steps done.")
     steps: int | None = Field(default=None, description="Optimizer steps of the whole run.")
-    epoch: float | None = Field(default=None, description="Passes over the training part so far.")
+    epoch: float | None = Field(default=None, description="Passes over the training split so far.")
     epochs: int | None = None
     loss: float | None = Field(default=None, description="Mean loss since the last step line.")
     losses: dict[str, float] | None = Field(default=None, description="Its parts.")
@@ -42,7 +42,7 @@ class Event(BaseModel):
     seconds_left: float | None = None
     memory_bytes: int | None = Field(default=None, description="Peak GPU memory, or resident memory on a CPU.")
     ap: float | None = Field(default=None, description="AP of an evaluation, 0..1.")
-    ap_before: float | None = Field(default=None, description="AP of the base on the validation part, once measured.")
+    ap_before: float | None = Field(default=None, description="AP of the base on the validation split, once measured.")
     best_ap: float | None = Field(
         default=None, description="AP of the best adapter so far; None while none is better than the base."
     )

@@ -62,7 +62,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             *loading_lines(result).splitlines(),
             "```",
             "",
-            "| on the validation part | base | adapted |",
+            "| on the validation split | base | adapted |",
             "| --- | --- | --- |",
             *(f"| {label} | {metric_text(before)} | {metric_text(after)} |" for label, before, after in rows),
             "",

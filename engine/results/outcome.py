@@ -44,7 +44,7 @@ class TeacherOutcome(Result):
     metrics: dict[str, Change] = Field(default={}, description="Headline metrics by name: see engine.results.metrics.")
     improved: bool | None = Field(default=None, description="Better than its base; None: not measured.")
     adapter: AdapterFile
-    epochs: float = Field(description="Passes over the training part that were made.")
+    epochs: float = Field(description="Passes over the training split that were made.")
     seconds: float = Field(description="Wall-clock time of training and its evaluations.")
     peak_memory_bytes: int
     images_skipped: int = Field(default=0, description="Images that cannot be decoded, and so were left out.")

@@ -157,11 +157,11 @@ class MemoryNeed(Result):
 
 
 class SplitCheck(Result):
-    """Images that several parts of the run share, by file, bytes, picture or the user's group."""
+    """Images that several splits of the run share, by file, bytes, picture or the user's group."""
 
     val: int = Field(description="Images of val that are in train too.")
     test: int = Field(default=0, description="Images of test that are in train or val too.")
-    versions: int = Field(default=0, description="Images whose names are of versions of pictures of another part.")
+    versions: int = Field(default=0, description="Images whose names are of versions of pictures of another split.")
     examples: tuple[str, ...] = Field(default=(), description="The first few.")
 
 
@@ -172,33 +172,33 @@ class TeacherResult(Result):
     teacher: TeacherName
     base_model: str
     base_revision: str | None = Field(description="Commit of a hub model, digest of a local one.")
-    before: ApMetrics = Field(description="The base, on the validation part.")
-    after: ApMetrics = Field(description="The best adapter, on the validation part.")
-    test_before: ApMetrics | None = Field(default=None, description="The base, on the test part.")
-    test_after: ApMetrics | None = Field(default=None, description="The best adapter, on the test part.")
+    before: ApMetrics = Field(description="The base, on the validation split.")
+    after: ApMetrics = Field(description="The best adapter, on the validation split.")
+    test_before: ApMetrics | None = Field(default=None, description="The base, on the test split.")
+    test_after: ApMetrics | None = Field(default=None, description="The best adapter, on the test split.")
     comparison: Comparison | None = Field(
-        default=None, description="Intervals on the validation part; None with fewer than two images."
+        default=None, description="Intervals on the validation split; None with fewer than two images."
     )
-    test_comparison: Comparison | None = Field(default=None, description="Intervals on the test part.")
-    split_check: SplitCheck | None = Field(default=None, description="None: the parts were not compared.")
+    test_comparison: Comparison | None = Field(default=None, description="Intervals on the test split.")
+    split_check: SplitCheck | None = Field(default=None, description="None: the splits were not compared.")
     conclusion: str = Field(
-        default="", description="What came of it in a sentence, by the test part where there is one."
+        default="", description="What came of it in a sentence, by the test split where there is one."
     )
     from_detector_before: ApMetrics | None = Field(
         default=None,
         description="Masks of the base for the boxes that the tuned detector of the run finds in the "
-        "validation part, with its scores.",
+        "validation split, with its scores.",
     )
     from_detector_after: ApMetrics | None = Field(default=None, description="The same of the best adapter.")
     improved: bool | None = Field(
         default=None,
-        description="The adapter is better than its base: its AP is higher on the test part, or on the validation "
-        "part if there is no other. None if it is higher by no more than chance may bring, or could not be measured.",
+        description="The adapter is better than its base: its AP is higher on the test split, or on the validation "
+        "split if there is no other. None if it is higher by no more than chance may bring, or could not be measured.",
     )
     thresholds: dict[str, float] = Field(
         default={},
         description="By class name, the score from which on detections of the best adapter are kept: the one with the "
-        "highest F1 on the validation part. A class with nothing to choose by has the median of the others.",
+        "highest F1 on the validation split. A class with nothing to choose by has the median of the others.",
     )
     images_skipped: int = Field(default=0, description="Images that cannot be decoded, and so were left out.")
     objects_skipped: int = Field(
@@ -209,7 +209,7 @@ class TeacherResult(Result):
     skipped_examples: tuple[str, ...] = Field(default=(), description="The first few, with what is wrong with them.")
     quality: dict[str, ClassQuality] = Field(default={}, description="By class name, at these thresholds.")
     score_curve_before: ScoreCurve | None = Field(
-        default=None, description="The base, all classes together, on the validation part; None without detections."
+        default=None, description="The base, all classes together, on the validation split; None without detections."
     )
     score_curve_after: ScoreCurve | None = Field(default=None, description="The same of the best adapter.")
     class_score_curves: dict[str, ScoreCurve] = Field(
@@ -223,7 +223,7 @@ class TeacherResult(Result):
     retention: Retention | None = Field(default=None, description="None if no prompts were left to ask for.")
     history: tuple[HistoryPoint, ...] = ()
     best_epoch: float = 0
-    epochs: float = Field(description="Passes over the training part that were made.")
+    epochs: float = Field(description="Passes over the training split that were made.")
     steps: int
     seconds: float = Field(description="Wall-clock time of training and its evaluations.")
     peak_memory_bytes: int = Field(description="Of the GPU, or of the process on a CPU, evaluations included.")

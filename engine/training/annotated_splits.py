@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import DataConfig
-from engine.dataset import CocoDataset, ImageFolder, PartFiles, Sample, find_parts, load_part, load_sample
+from engine.dataset import CocoDataset, ImageFolder, Sample, SplitFiles, find_splits, load_sample, load_split
 from engine.dataset.checks.unreadable_images import Unreadable, check_few, find_unreadable, names_of
 from engine.dataset.images.digest import together
 from engine.dataset.images.exif_orientation import Evidence, Frames
 from engine.dataset.splits.divide import divide, images_with_objects
-from engine.dataset.splits.leaks import PartImages
+from engine.dataset.splits.leaks import SplitImages
 from engine.dataset.types import Frame
 from engine.errors import DataError
 from engine.spec import ExifOrientation
@@ -25,7 +25,7 @@ from engine.storage import Storage
 from engine.text.safe_text import listed
 from engine.training.shared_images import groups, identify_images
 
-Known = Callable[[Callable[[], None]], PartImages]
+Known = Callable[[Callable[[], None]], SplitImages]
 """Opens the images of a split, calling its argument regularly, and returns the properties that identify them."""
 
 
@@ -96,7 +96,7 @@ class AnnotatedSplits:
         uris = {file.images for file in files.values()}
         folders = {uri: ImageFolder(uri, storage=storage, cache=cache) for uri in uris}
         loaded = {
-            name: load_part(file, storage=storage, folder=folders[file.images], crowds=config.crowds)
+            name: load_split(file, storage=storage, folder=folders[file.images], crowds=config.crowds)
             for name, file in files.items()
         }
         _check_digest(config, [dataset.digest for dataset in loaded.values()])
@@ -195,18 +195,18 @@ class AnnotatedSplits:
         return replace(together, frames=self.frames(unreadable), pages=pages)
 
 
-def _selected(whole: PartImages, dataset: CocoDataset, check: Callable[[], None]) -> PartImages:
+def _selected(whole: SplitImages, dataset: CocoDataset, check: Callable[[], None]) -> SplitImages:
     check()
     return whole.select([image.file_name for image in dataset.images])
 
 
 def _known(
-    read_identity: Callable[..., PartImages],
+    read_identity: Callable[..., SplitImages],
     dataset: CocoDataset,
     folder: ImageFolder,
-    file: PartFiles,
+    file: SplitFiles,
     check: Callable[[], None],
-) -> PartImages:
+) -> SplitImages:
     return read_identity(dataset, folder, file, check=check)
 
 
@@ -216,13 +216,13 @@ def _check_has_objects(name: str, dataset: CocoDataset | None, data: DataConfig,
         raise DataError(f"the {name} split has no {what} of the classes {listed(data.classes)}: annotate some")
 
 
-def _files(data: DataConfig, storage: Storage) -> dict[str, PartFiles]:
+def _files(data: DataConfig, storage: Storage) -> dict[str, SplitFiles]:
     """Return the files of each split; for undivided data those of ``all``."""
     if data.source is not None:
-        return find_parts(data.source.annotations, data.source.images, storage=storage)
+        return find_splits(data.source.annotations, data.source.images, storage=storage)
     given = {name: getattr(data, name) for name in ("train", "val", "test")}
     return {
-        name: next(iter(find_parts(split.annotations, split.images, storage=storage).values()))
+        name: next(iter(find_splits(split.annotations, split.images, storage=storage).values()))
         for name, split in given.items()
         if split is not None
     }

@@ -131,7 +131,7 @@ class Prompted(SplitData):
     boxes: tuple[NDArray[np.float32], ...] = ()
 
     def sample(self, index: int, *, with_masks: bool, select: NDArray[np.int64] | None = None) -> Sample:
-        """See :meth:`Part.sample`."""
+        """See :meth:`SplitData.sample`."""
         sample = super().sample(index, with_masks=with_masks, select=select)
         return with_detected(sample, self.boxes[index][sample.annotation_indices])
 

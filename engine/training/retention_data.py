@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.config import DataConfig
-from engine.config.model import PartConfig
-from engine.dataset import CocoDataset, ImageFolder, load_part
+from engine.config.model import SplitFilesConfig
+from engine.dataset import CocoDataset, ImageFolder, load_split
 from engine.dataset.checks.class_name_checks import cleaned
 from engine.dataset.checks.unreadable_images import Unreadable, check_few, find_unreadable
-from engine.dataset.export_layouts import find_single_part
+from engine.dataset.export_layouts import find_single_split
 from engine.dataset.splits.divide import images_with_objects
 from engine.evaluation.retention import BUILT_IN, PROBE
 from engine.storage import Storage
@@ -33,7 +33,7 @@ class RetentionData:
 
 
 def prepare_retention_data(
-    given: PartConfig | None, data: DataConfig, *, masks: bool, storage: Storage, cache: Path
+    given: SplitFilesConfig | None, data: DataConfig, *, masks: bool, storage: Storage, cache: Path
 ) -> RetentionData | None:
     """Load the retention images without the classes of the training data, and fetch them to the disk.
 
@@ -52,8 +52,8 @@ def prepare_retention_data(
         StorageError: A file is unavailable.
     """
     uri, images = (str(PROBE), None) if given is None else (given.annotations, given.images)
-    files = find_single_part(uri, images, storage=storage)
-    dataset = _others(load_part(files, storage=storage), data, masks=masks)
+    files = find_single_split(uri, images, storage=storage)
+    dataset = _others(load_split(files, storage=storage), data, masks=masks)
     if not dataset.classes:
         return None
     folder = ImageFolder(files.images, storage=storage, cache=cache)

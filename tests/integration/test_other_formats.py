@@ -98,7 +98,7 @@ def test_convert_writes_a_file_per_part_and_refuses_what_it_cannot_read(
     text(tmp_path / "data" / "export" / "data.yaml", config)
     source, out = str(tmp_path / "data" / "export"), tmp_path / "coco"
     refused = teacher("convert", source, "--output", str(tmp_path / "all.json"), cwd=tmp_path, check=False)
-    assert (refused.returncode, "comes in the parts train, val: give a folder" in refused.stderr) == (40, True)
+    assert (refused.returncode, "comes in the splits train, val: give a folder" in refused.stderr) == (40, True)
     teacher("convert", source, "--output", str(out), cwd=tmp_path)
     assert [len(json.loads((out / f"{part}.json").read_text())["images"]) for part in ("train", "val")] == [11, 1]
     other = teacher(

@@ -74,7 +74,7 @@ def test_the_output_lands_where_the_python_asks_for_it_and_prints_its_place(walk
 def test_every_adapter_is_better_on_images_it_was_not_trained_on(walked: Path, adapter: str) -> None:
     (folder,) = walked.glob(f"out/{adapter.replace('*/', '*/teachers/')}_lora")
     result = json.loads((folder / "result.json").read_text())
-    assert result["improved"], "on the validation part"
+    assert result["improved"], "on the validation split"
     unseen = ["--data", "unseen/annotations.json", "--images", "unseen/images/", "--json"]
     command = [sys.executable, "-m", "engine.cli", "evaluate", "--adapter", str(folder), *unseen]
     done = subprocess.run(command, cwd=walked, capture_output=True, text=True, check=False)

@@ -62,7 +62,7 @@ def test_an_adapter_is_better_if_ap_rises_by_more_than_chance(
     other = result_of(DINO, before=metrics(0.5), after=metrics(0.1))
     assert improved(result_of(DINO, before=base, after=adapted, comparison=comparison)) is better
     tested = {"test_before": base, "test_after": adapted, "test_comparison": comparison}
-    assert improved(other.model_copy(update=tested)) is better, "the test part judges where there is one"
+    assert improved(other.model_copy(update=tested)) is better, "the test split judges where there is one"
 
 
 def test_only_what_is_known_to_be_no_better_is_warned_of() -> None:

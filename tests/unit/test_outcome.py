@@ -20,7 +20,7 @@ def info_of(classes: int = 3, *, source: str = "s3://b/a.json") -> DatasetInfo:
     return DatasetInfo(
         source=source,
         digest="f" * 64,
-        parts={"train": 10**6, "val": 10**5, "test": 10**5},
+        splits={"train": 10**6, "val": 10**5, "test": 10**5},
         images=1_200_000,
         annotations=10**7,
         annotations_read=10**7,

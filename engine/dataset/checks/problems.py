@@ -85,10 +85,10 @@ def refused(
         "images": (info.images_read - info.images, info.images_read),
         "annotations": (info.annotations_read - copies - info.annotations, info.annotations_read - copies),
     }
-    for part in ("val", "test"):  # metrics on half of a split are not those of the split
-        if (lost := info.left_out.get(part)) is not None:
-            found[f"images of {part}"] = lost.images, lost.images_read
-            found[f"annotations of {part}"] = lost.annotations, lost.annotations_read
+    for split in ("val", "test"):  # metrics on half of a split are not those of the split
+        if (lost := info.left_out.get(split)) is not None:
+            found[f"images of {split}"] = lost.images, lost.images_read
+            found[f"annotations of {split}"] = lost.annotations, lost.annotations_read
     for what, (skipped, read) in found.items():
         if too_many(skipped, read, max_skipped_percent):
             codes = IMAGES_LEFT_OUT if what.startswith("images") else OBJECTS_LEFT_OUT
@@ -98,12 +98,12 @@ def refused(
                 f"dataset.maxSkippedPercent. {why}"
             )
             break
-    for code, part in (("val_leaked", "val"), ("test_leaked", "test")):
+    for code, split in (("val_leaked", "val"), ("test_leaked", "test")):
         for problem in (p for p in info.problems if p.code == code):
-            if too_many(problem.count, info.parts.get(part, 0), max_leaked_percent):
+            if too_many(problem.count, info.splits.get(split, 0), max_leaked_percent):
                 faults.append(
-                    f"{problem.count:,} of {info.parts.get(part, 0):,} images of {part} are in another split too, more "
-                    f"than the {max_leaked_percent} % of dataset.maxLeakedPercent. {_told(problem)}"
+                    f"{problem.count:,} of {info.splits.get(split, 0):,} images of {split} are in another split too, "
+                    f"more than the {max_leaked_percent} % of dataset.maxLeakedPercent. {_told(problem)}"
                 )
     return " ".join(faults)
 

@@ -18,7 +18,7 @@ from engine.dataset.images.decoding import ImageHeader, decode_image, probe_imag
 from engine.dataset.images.digest import mark_of
 from engine.dataset.images.exif_orientation import Evidence, Frames, evidence_of
 from engine.dataset.images.near_duplicates import SIDE, thumbnail
-from engine.dataset.inspect import inspect_parts, parts_of_request
+from engine.dataset.inspect import inspect_splits, splits_of_request
 from engine.dataset.scan import Opened, Scan
 from engine.dataset.splits.comparison import Picture
 from engine.dataset.splits.leaks import Grouping
@@ -83,7 +83,7 @@ def validate_dataset(
 
 def validate_request(dataset: DatasetSpec, *, storage: Storage, thorough: bool = True) -> DatasetInfo:
     """Validate the data of a request: one file, an export, or splits given separately."""
-    parts, source = parts_of_request(dataset, storage=storage)
+    splits, source = splits_of_request(dataset, storage=storage)
     exif_orientation = dataset.exif_orientation
 
     pictures: dict[str, Picture] = {}
@@ -101,8 +101,8 @@ def validate_request(dataset: DatasetSpec, *, storage: Storage, thorough: bool =
         frame = frames.frame(exif_orientation)
         return {name: one.opened(frame) for name, one in looks.items()}
 
-    return inspect_parts(
-        parts,
+    return inspect_splits(
+        splits,
         source=source,
         storage=storage,
         look=look,
@@ -138,7 +138,7 @@ class _Looked:
 def _look_at(scan: Scan, *, storage: Storage, thorough: bool, pictures: dict[str, Picture]) -> _Looked:
     def look_at(numbered: tuple[int, CocoImage]) -> tuple[int, CocoImage, _Seen]:
         number, image = numbered
-        uri = join(scan.part.images, scan.names.find(image.file_name) or image.file_name)
+        uri = join(scan.split.images, scan.names.find(image.file_name) or image.file_name)
         seen = _look(image, uri, storage=storage, thorough=thorough)
         if seen.picture is not None:
             pictures[uri] = seen.picture

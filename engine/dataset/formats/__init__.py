@@ -15,14 +15,14 @@ from engine.dataset.formats.detect import (
     refuse_unread,
 )
 from engine.dataset.formats.source_files import Files, Source, list_others
-from engine.dataset.splits.paths import PartFiles
+from engine.dataset.splits.paths import SplitFiles
 from engine.errors import DataError
 from engine.storage import Storage, name, parent
 
 __all__ = ["convert_file", "convert_folder"]
 
 
-def convert_file(uri: str, head: bytes, images: str | None, *, storage: Storage) -> dict[str, PartFiles] | None:
+def convert_file(uri: str, head: bytes, images: str | None, *, storage: Storage) -> dict[str, SplitFiles] | None:
     """Convert the dataset of a file and return its splits; None if the file must be read as COCO.
 
     Args:
@@ -41,7 +41,7 @@ def convert_file(uri: str, head: bytes, images: str | None, *, storage: Storage)
     return _converted(Source(uri, root, list_others(root, storage), storage, images, name(uri)), kind)
 
 
-def convert_folder(folder: str, files: Files, images: str | None, *, storage: Storage) -> dict[str, PartFiles] | None:
+def convert_folder(folder: str, files: Files, images: str | None, *, storage: Storage) -> dict[str, SplitFiles] | None:
     """Convert the dataset of a folder and return its splits; None if it is COCO.
 
     Args:
@@ -77,15 +77,15 @@ def _is_plain_coco(files: Files) -> bool:
     return bool(jsons) and all(one == "_annotations.coco.json" or one.startswith("instances_") for one in jsons)
 
 
-def _converted(source: Source, kind: str) -> dict[str, PartFiles]:
+def _converted(source: Source, kind: str) -> dict[str, SplitFiles]:
     if not source.image_files:
         raise DataError(f"{source.uri} is {kind}, but has no images below {source.images}: give their folder as images")
-    parts = kept_or_converted(source, kind, CONVERTERS[kind])
+    splits = kept_or_converted(source, kind, CONVERTERS[kind])
     return {
-        part: PartFiles(str(path), source.images, images_expected=True, origin=_origin(source, kind, part))
-        for part, path in parts.items()
+        split: SplitFiles(str(path), source.images, images_expected=True, origin=_origin(source, kind, split))
+        for split, path in splits.items()
     }
 
 
-def _origin(source: Source, kind: str, part: str) -> str:
-    return f"{source.uri} ({kind}{'' if part == 'all' else f', {part}'})"
+def _origin(source: Source, kind: str, split: str) -> str:
+    return f"{source.uri} ({kind}{'' if split == 'all' else f', {split}'})"

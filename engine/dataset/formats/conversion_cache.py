@@ -21,7 +21,7 @@ VERSION = 1
 _INDEX = "index.json"
 
 Convert = Callable[[Source, Path], list[str]]
-"""Writes ``<part>.json`` for each part into a folder and returns the names of the parts."""
+"""Writes ``<split>.json`` for each split into a folder and returns the names of the splits."""
 
 
 def kept_or_converted(source: Source, kind: str, convert: Convert) -> dict[str, Path]:
@@ -41,14 +41,14 @@ def kept_or_converted(source: Source, kind: str, convert: Convert) -> dict[str, 
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(mkdtemp(prefix=".converting-", dir=folder.parent))
     try:
-        digests = {part: _digest(temporary / f"{part}.json") for part in convert(source, temporary)}
+        digests = {split: _digest(temporary / f"{split}.json") for split in convert(source, temporary)}
         (temporary / _INDEX).write_text(json.dumps(digests), encoding="utf-8")
         _put(temporary, folder)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {reason(error, str(folder))}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return {part: folder / f"{part}.json" for part in digests}
+    return {split: folder / f"{split}.json" for split in digests}
 
 
 def _put(temporary: Path, folder: Path) -> None:
@@ -61,8 +61,8 @@ def _put(temporary: Path, folder: Path) -> None:
 def _kept(folder: Path) -> dict[str, Path] | None:
     try:
         digests = json.loads((folder / _INDEX).read_bytes())
-        files = {str(part): folder / f"{part}.json" for part in digests}
-        whole = all(_digest(path) == digests[part] for part, path in files.items())
+        files = {str(split): folder / f"{split}.json" for split in digests}
+        whole = all(_digest(path) == digests[split] for split, path in files.items())
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     return files if whole and files else None
@@ -76,5 +76,5 @@ def _digest(path: Path) -> str:
 def _key(source: Source, kind: str) -> str:
     """Return a cache key that changes with any file that a conversion may read."""
     listings = (source.root, source.files.digest, source.images, source.image_files.digest)
-    parts = (str(VERSION), kind, source.uri, source.chosen, *listings)
-    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
+    fields = (str(VERSION), kind, source.uri, source.chosen, *listings)
+    return hashlib.sha256("\0".join(fields).encode(errors="surrogateescape")).hexdigest()[:32]

@@ -62,15 +62,15 @@ class _File:
 
 
 def convert(source: Source, folder: Path) -> list[str]:
-    """Write ``<part>.json`` for each split and return the names of the splits.
+    """Write ``<split>.json`` for each split and return the names of the splits.
 
     Raises:
         DataError: Its folders are not usable splits.
     """
     classes = Classes()
-    parts = complete(by_folder(source.keys(".json")), source.uri)
-    for part, keys in parts.items():
-        with CocoWriter(folder / f"{part}.json") as writer:
+    splits = complete(by_folder(source.keys(".json")), source.uri)
+    for split, keys in splits.items():
+        with CocoWriter(folder / f"{split}.json") as writer:
             for file in source.each(lambda key: _read(source, key), keys):
                 if file is None:
                     continue
@@ -81,7 +81,7 @@ def convert(source: Source, folder: Path) -> list[str]:
                 for label, pieces in file.objects:
                     _write(writer, image_id, classes.id_of(label), pieces)
             writer.close(classes.categories())
-    return list(parts)
+    return list(splits)
 
 
 def _write(writer: CocoWriter, image_id: int, class_id: int | None, pieces: Sequence[_Piece]) -> None:
@@ -139,7 +139,7 @@ def _read(source: Source, key: str) -> _File | None:
 
 
 def _image_of(source: Source, key: str, path: Any, beside: list[str]) -> str:
-    """Return the key of the image: ``imagePath`` is relative to the file, or from another machine: then its last part
+    """Return the key of the image: ``imagePath`` is relative to the file, or from another machine: then its file name
     counts.
     """
     written = path.replace("\\", "/").strip() if isinstance(path, str) else ""

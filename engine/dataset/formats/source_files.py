@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from engine.dataset.file_listing import list_files
 from engine.dataset.images.decoding import probe_image
-from engine.dataset.splits.paths import PARTS, is_image, part_of
+from engine.dataset.splits.paths import SPLIT_ALIASES, is_image, split_of_path
 from engine.errors import DataError
 from engine.storage import ObjectInfo, Storage, is_remote, join, name, parent
 from engine.storage.transfer import each_done
@@ -217,28 +217,28 @@ def identity(key: str) -> str:
 
 def by_folder(keys: Iterable[str]) -> dict[str, list[str]]:
     """Group keys by the split that their folders name, ``all`` if none does: see :func:`complete`."""
-    parts: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
     for key in keys:
         folder = key.rpartition("/")[0]
-        parts.setdefault(part_of(f"{folder}/") if folder else "all", []).append(key)
-    return parts
+        splits.setdefault(split_of_path(f"{folder}/") if folder else "all", []).append(key)
+    return splits
 
 
-def complete(parts: Mapping[str, list[str]], source: str) -> dict[str, list[str]]:
+def complete(splits: Mapping[str, list[str]], source: str) -> dict[str, list[str]]:
     """Return the splits with sorted keys: ``train``, ``val`` and optionally ``test``; or ``all``, to be split later.
 
     Raises:
         DataError: They are neither; merged, a test split would be trained on.
     """
-    found = {part: sorted(parts[part]) for part in ("all", *PARTS) if parts.get(part)}
+    found = {split: sorted(splits[split]) for split in ("all", *SPLIT_ALIASES) if splits.get(split)}
     if len(found) <= 1 or found.keys() == {"all", "train"}:
         return {"all": sorted(key for keys in found.values() for key in keys)}
     if "all" not in found and found.keys() >= {"train", "val"}:
         return found
-    shown = ", ".join(f"{'neither' if part == 'all' else part} ({keys[0]} …)" for part, keys in found.items())
+    shown = ", ".join(f"{'neither' if split == 'all' else split} ({keys[0]} …)" for split, keys in found.items())
     raise DataError(
-        f"{source} is divided into {shown}; training needs a train and a val part that hold everything, or one part "
-        "that it divides: move or remove the rest, or give the folder or file of one part"
+        f"{source} is divided into {shown}; training needs a train and a val split that hold everything, or one split "
+        "that it divides: move or remove the rest, or give the folder or file of one split"
     )
 
 

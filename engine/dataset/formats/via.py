@@ -14,7 +14,7 @@ from typing import Any
 from engine.dataset.formats.coco_writer import Classes, CocoWriter, Polygon, ellipse
 from engine.dataset.formats.label_json import number, outline, parse_json
 from engine.dataset.formats.source_files import Source
-from engine.dataset.splits.paths import PARTS, part_of
+from engine.dataset.splits.paths import SPLIT_ALIASES, split_of_path
 from engine.errors import DataError
 
 KIND = "VIA"
@@ -24,27 +24,27 @@ CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type", "object", "cla
 
 
 def convert(source: Source, folder: Path) -> list[str]:
-    """Write ``<part>.json`` for each split and return the names of the splits.
+    """Write ``<split>.json`` for each split and return the names of the splits.
 
     Raises:
         DataError: A file is not a VIA file, several files match, or the class attribute is unknown.
     """
-    parts: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
     for key in _files(source):
-        parts.setdefault(part_of(key), []).append(key)
-    several = next((keys for keys in parts.values() if len(keys) > 1), None)
-    if several or (len(parts) > 1 and not (parts.keys() >= {"train", "val"} and "all" not in parts)):
-        listed = ", ".join(key for keys in parts.values() for key in keys)
+        splits.setdefault(split_of_path(key), []).append(key)
+    several = next((keys for keys in splits.values() if len(keys) > 1), None)
+    if several or (len(splits) > 1 and not (splits.keys() >= {"train", "val"} and "all" not in splits)):
+        listed = ", ".join(key for keys in splits.values() for key in keys)
         raise DataError(f"{source.uri} holds several VIA files that may be meant: {listed[:300]}. Give one of them")
-    if len(parts) == 1:
-        parts = {"all": next(iter(parts.values()))}
-    parts = {part: parts[part] for part in ("all", *PARTS) if part in parts}
+    if len(splits) == 1:
+        splits = {"all": next(iter(splits.values()))}
+    splits = {split: splits[split] for split in ("all", *SPLIT_ALIASES) if split in splits}
     classes = Classes()
-    for part, (key,) in parts.items():
-        with CocoWriter(folder / f"{part}.json") as writer:
+    for split, (key,) in splits.items():
+        with CocoWriter(folder / f"{split}.json") as writer:
             _Project(source, key, classes).write(writer)
             writer.close(classes.categories() or [{"id": 1, "name": ""}])
-    return list(parts)
+    return list(splits)
 
 
 def is_via(head: str) -> bool:

@@ -19,7 +19,7 @@ from xml.etree.ElementTree import Element
 from engine.dataset.formats.coco_writer import Classes, CocoWriter, Polygon
 from engine.dataset.formats.label_xml import parse_xml
 from engine.dataset.formats.source_files import Source, by_folder, complete, identity
-from engine.dataset.splits.paths import PARTS
+from engine.dataset.splits.paths import SPLIT_ALIASES
 from engine.errors import DataError
 
 KIND = "Pascal VOC"
@@ -55,15 +55,15 @@ class _File:
 
 
 def convert(source: Source, folder: Path) -> list[str]:
-    """Write ``<part>.json`` for each split and return the names of the splits.
+    """Write ``<split>.json`` for each split and return the names of the splits.
 
     Raises:
         DataError: The image sets name files that do not exist, or are not usable splits.
     """
     keys = source.keys(".xml")
-    parts, classes = _parts(source, keys), Classes()
-    for part, files in parts.items():
-        with CocoWriter(folder / f"{part}.json") as writer:
+    splits, classes = _splits(source, keys), Classes()
+    for split, files in splits.items():
+        with CocoWriter(folder / f"{split}.json") as writer:
             for file in source.each(lambda key: _read(source, key), files):
                 problem = "unreadable_labels" if file.fault else None
                 said = file.fault or file.key
@@ -72,7 +72,7 @@ def convert(source: Source, folder: Path) -> list[str]:
                     _write(writer, image_id, found, classes)
             # Classes that occur only in later splits are added there.
             writer.close(classes.categories())
-    return list(parts)
+    return list(splits)
 
 
 def _write(writer: CocoWriter, image_id: int, found: _Object, classes: Classes) -> None:
@@ -194,33 +194,33 @@ def _number(text: Any) -> float:
     return number
 
 
-def _parts(source: Source, keys: list[str]) -> dict[str, list[str]]:
+def _splits(source: Source, keys: list[str]) -> dict[str, list[str]]:
     """Group XML files by split: by ``ImageSets/Main``, else by folders such as ``train/`` and ``valid/``."""
     known = {identity(key): key for key in keys}
-    sets: dict[str, dict[str, str | None]] = {part: {} for part in ("all", *PARTS)}
+    sets: dict[str, dict[str, str | None]] = {split: {} for split in ("all", *SPLIT_ALIASES)}
     for key in source.keys(".txt"):
         folder, _, last = key.rpartition("/")
         if not f"/{folder}".lower().endswith("/imagesets/main"):
             continue
         base = posixpath.dirname(posixpath.dirname(folder))
-        part = next((part for part, words in PARTS.items() if last[:-4].lower() in words), "all")
+        split = next((split for split, words in SPLIT_ALIASES.items() if last[:-4].lower() in words), "all")
         lines = (line.strip().replace("\\", "/") for line in source.text(key).splitlines())
         names = [line for line in lines if line and not line.startswith("#")]
         found = {name: _listed(posixpath.join(base, name), known) for name in names}
         missing = [name for name, xml in found.items() if not xml]
         if all(_OF_ONE_CLASS.fullmatch(name) for name in missing) and len(missing) == len(names):
             continue
-        if missing and part != "test":  # the challenge does not publish its test annotations
+        if missing and split != "test":  # the challenge does not publish its test annotations
             raise DataError(
                 f"{key} of {source.uri} lists {len(missing):,} images without an XML file, such as "
                 f"{missing[0][:80]!r}: add them to Annotations/, or take them out of the list"
             )
-        sets[part] |= dict.fromkeys(xml for xml in found.values() if xml)
+        sets[split] |= dict.fromkeys(xml for xml in found.values() if xml)
     if sets["train"] and sets["val"]:  # trainval is the union
         sets["all"] = {}
     elif sets["train"] and sets["all"].keys() >= sets["train"].keys():
         sets["train"] = {}
-    listed = {part: list(files) for part, files in sets.items()}
+    listed = {split: list(files) for split, files in sets.items()}
     return complete(listed if any(listed.values()) else by_folder(keys), source.uri)
 
 

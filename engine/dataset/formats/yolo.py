@@ -50,7 +50,7 @@ class _Labels:
 
 
 def convert(source: Source, folder: Path) -> list[str]:
-    """Write ``<part>.json`` for each split and return the names of the splits.
+    """Write ``<split>.json`` for each split and return the names of the splits.
 
     Raises:
         DataError: The dataset contradicts itself, has no class names, or has labels of another task.
@@ -59,8 +59,8 @@ def convert(source: Source, folder: Path) -> list[str]:
     labels = _LabelFiles(source)
     shapes = Shapes(source.uri)
     categories = [{"id": index + 1, "name": one} for index, one in sorted(layout.names.items())]
-    for number, (part, images) in enumerate(layout.parts.items()):
-        with CocoWriter(folder / f"{part}.json") as writer:
+    for number, (split, images) in enumerate(layout.splits.items()):
+        with CocoWriter(folder / f"{split}.json") as writer:
             for image, read in zip(images, source.each(labels.read, images), strict=True):
                 _image(writer, image, read, layout, shapes)
             if number == 0:
@@ -72,7 +72,7 @@ def convert(source: Source, folder: Path) -> list[str]:
             "labels of images/a.jpg are expected in labels/a.txt, or next to it in a.txt"
         )
     shapes.check()
-    return list(layout.parts)
+    return list(layout.splits)
 
 
 def _image(writer: CocoWriter, image: str, labels: _Labels, layout: Layout, shapes: Shapes) -> None:

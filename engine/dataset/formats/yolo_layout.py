@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.dataset.file_names import FileNames
 from engine.dataset.formats.source_files import Source, by_folder, complete, identity
-from engine.dataset.splits.paths import PARTS
+from engine.dataset.splits.paths import SPLIT_ALIASES
 from engine.errors import ConfigError, DataError
 from engine.text.plain_yaml import read_document
 
@@ -27,12 +27,12 @@ class Layout:
 
     Attributes:
         names: Class name by class index.
-        parts: Image keys by split; a name that is not a key is an image that does not exist.
+        splits: Image keys by split; a name that is not a key is an image that does not exist.
         described_by: The file that names the classes.
     """
 
     names: Mapping[int, str]
-    parts: Mapping[str, list[str]]
+    splits: Mapping[str, list[str]]
     described_by: str
 
 
@@ -72,11 +72,11 @@ def read_layout(source: Source) -> Layout:
                 f"{key} of {source.uri} is YOLO pose (it has kpt_shape): key points are not read. Export boxes or "
                 "polygons (YOLO detection or segmentation)"
             )
-        return Layout(_yaml_names(content, key), _yaml_parts(source, key, content), key)
+        return Layout(_yaml_names(content, key), _yaml_splits(source, key, content), key)
     data_files = source.keys(".data")
     names, described_by = _name_file(source, data_files)
-    parts = _darknet_parts(source, data_files[0]) if len(data_files) == 1 else {}
-    return Layout(names, parts or parts_by_folder(source), described_by)
+    splits = _darknet_splits(source, data_files[0]) if len(data_files) == 1 else {}
+    return Layout(names, splits or splits_by_folder(source), described_by)
 
 
 def _yaml_names(content: dict[str, Any], key: str) -> dict[int, str]:
@@ -96,38 +96,38 @@ def _as_name(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _yaml_parts(source: Source, key: str, content: dict[str, Any]) -> dict[str, list[str]]:
+def _yaml_splits(source: Source, key: str, content: dict[str, Any]) -> dict[str, list[str]]:
     """Return the images of train, val and test from a data.yaml, which names folders or lists of images."""
     above = posixpath.dirname(key)
     names = FileNames(source.image_files)
-    parts = {}
-    for part, words in PARTS.items():
+    splits = {}
+    for split, words in SPLIT_ALIASES.items():
         wanted = next((content[word] for word in words if content.get(word)), None)
         paths = wanted if isinstance(wanted, list) else [wanted] if isinstance(wanted, str) else []
         images: list[str] = []
         for path in paths:
             found = _images_at(source, above, content.get("path"), str(path), names)
             if found is None:  # Roboflow writes valid/, and users rename it
-                found = by_folder(source.image_files).get(part)
-            if found is None and part == "test":  # often left over from a template
+                found = by_folder(source.image_files).get(split)
+            if found is None and split == "test":  # often left over from a template
                 continue
             if found is None:
                 raise DataError(
-                    f"{key} of {source.uri} gives {path!r} as {part}, and there are no images below {source.images} "
+                    f"{key} of {source.uri} gives {path!r} as {split}, and there are no images below {source.images} "
                     "at such a path: upload them, or correct the path; it is relative to the folder of the file"
                 )
             images += found
         if images:
-            parts[part] = list(dict.fromkeys(images))
-    if not parts:
-        return parts_by_folder(source)
-    train, val = set(parts["train"]) if "train" in parts else set(), parts.get("val", ())
+            splits[split] = list(dict.fromkeys(images))
+    if not splits:
+        return splits_by_folder(source)
+    train, val = set(splits["train"]) if "train" in splits else set(), splits.get("val", ())
     if content.get("train") != content.get("val") and len(train.intersection(val)) > len(val) / 2:
         raise DataError(
             f"{key} of {source.uri} gives {content.get('train')!r} as train and another path as val, and both lead to "
             "the same images: correct the paths"
         )
-    return complete(parts, f"{source.uri} by {key}")
+    return complete(splits, f"{source.uri} by {key}")
 
 
 def _images_at(source: Source, above: str, path: object, wanted: str, names: FileNames) -> list[str] | None:
@@ -205,30 +205,30 @@ def _is_name_file(key: str) -> bool:
     return posixpath.basename(key).lower() in NAME_FILES or key.lower().endswith(".names")
 
 
-def _darknet_parts(source: Source, key: str) -> dict[str, list[str]]:
+def _darknet_splits(source: Source, key: str) -> dict[str, list[str]]:
     """Return the splits of Darknet's ``obj.data``: ``train = data/train.txt``."""
     names = FileNames(source.image_files)
     texts = FileNames(source.files)
-    parts = {}
+    splits = {}
     for line in source.text(key).splitlines():
         word, equals, value = line.partition("=")
-        part = next((part for part, words in PARTS.items() if word.strip().lower() in words), None)
+        split = next((split for split, words in SPLIT_ALIASES.items() if word.strip().lower() in words), None)
         listed = texts.find(value.strip().replace("\\", "/")) if equals and value.strip() else None
-        if part is not None and listed is not None:
+        if split is not None and listed is not None:
             images = _listed_images(source, listed, names)
             if images:
-                parts[part] = images
-    return complete(parts, f"{source.uri} by {key}") if parts else {}
+                splits[split] = images
+    return complete(splits, f"{source.uri} by {key}") if splits else {}
 
 
-def parts_by_folder(source: Source) -> dict[str, list[str]]:
+def splits_by_folder(source: Source) -> dict[str, list[str]]:
     """Group all images by split if folders such as ``train/`` and ``valid/`` contain all images with labels.
 
     Raises:
         DataError: The folders are not usable splits.
     """
-    parts = by_folder(source.image_files)
-    if len(parts) > 1 and "all" in parts:  # plots of results, for example
+    splits = by_folder(source.image_files)
+    if len(splits) > 1 and "all" in splits:  # plots of results, for example
         labelled = {identity(key) for key in source.keys(".txt")}
-        parts["all"] = [key for key in parts["all"] if identity(key) in labelled]
-    return complete(parts, source.uri)
+        splits["all"] = [key for key in splits["all"] if identity(key) in labelled]
+    return complete(splits, source.uri)

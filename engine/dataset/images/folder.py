@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from engine.dataset.export_layouts import find_single_part
+from engine.dataset.export_layouts import find_single_split
 from engine.dataset.file_listing import list_files, names_among
 from engine.dataset.file_names import FileNames
 from engine.dataset.images.cache import Sum, is_whole, record, sums_of
@@ -45,8 +45,8 @@ class ImageFolder:
     @classmethod
     def of(cls, annotations: str, images: str | None = None, *, storage: Storage, cache: Path) -> Self:
         """Return the image folder of annotations, found as in :func:`engine.dataset.load_dataset`."""
-        part = find_single_part(annotations, images, storage=storage)
-        return cls(part.images, storage=storage, cache=cache)
+        split = find_single_split(annotations, images, storage=storage)
+        return cls(split.images, storage=storage, cache=cache)
 
     @cached_property
     def _etags(self) -> dict[str, tuple[str, int]]:

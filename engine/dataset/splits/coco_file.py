@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from engine.dataset.checks.coco_kind import check_keys
 from engine.dataset.coco_reader import CocoReader
 from engine.dataset.coco_records import RawAnnotation, RawImage, record
-from engine.dataset.export_layouts import find_single_part
+from engine.dataset.export_layouts import find_single_split
 from engine.dataset.id_index import UNKNOWN, Distinct, IdIndex, other_spelling
 from engine.dataset.images.folder import ImageFolder
 from engine.dataset.images.near_duplicates import connected
 from engine.dataset.images.table import Texts
 from engine.dataset.scan import uncollected
-from engine.dataset.splits.groups import field_values, keep_together, open_all, part_images
+from engine.dataset.splits.groups import field_values, keep_together, open_all, split_images
 from engine.dataset.splits.leaks import Grouping
-from engine.dataset.splits.paths import PartFiles
-from engine.dataset.splits.split import PARTS, Split, split_dataset
+from engine.dataset.splits.paths import SplitFiles
+from engine.dataset.splits.split import SPLIT_NAMES, Split, split_dataset
 from engine.dataset.types import ImageId
 from engine.errors import DataError
 from engine.spec import Crowds
@@ -41,10 +41,10 @@ from engine.text.safe_text import listed
 
 
 @dataclass(frozen=True)
-class PartFile:
+class WrittenSplit:
     """One file that was written."""
 
-    part: str
+    split: str
     path: Path
     images: int
     annotations: int
@@ -67,7 +67,7 @@ def split_file(
     crowds: Crowds = Crowds.IGNORE,
     images: str | None = None,
     group_by: str | None = None,
-) -> list[PartFile]:
+) -> list[WrittenSplit]:
     """Divide a COCO file into ``train.json``, ``val.json`` and ``test.json``.
 
     Every file has all categories and all other sections (info, licenses …). Images that share an id stay together, and
@@ -92,24 +92,24 @@ def split_file(
         StorageError: Something cannot be read or written.
     """
     store = storage or Storage()
-    part = find_single_part(annotations, images, storage=store)
-    source = part.annotations
+    files = find_single_split(annotations, images, storage=store)
+    source = files.annotations
     grouping = Grouping.asked(group_by)
     with uncollected():
         contents = _Contents.of(source, store, crowds)
-        groups = _groups(contents, part, grouping, store, opened=images is not None or not is_remote(part.images))
-        split = split_dataset(contents.labels(), fractions, seed=seed, stratify=stratify, groups=groups)
-        return _write(contents, split, [part for part in PARTS if fractions.get(part)], output, store)
+        groups = _groups(contents, files, grouping, store, opened=images is not None or not is_remote(files.images))
+        division = split_dataset(contents.labels(), fractions, seed=seed, stratify=stratify, groups=groups)
+        return _write(contents, division, [split for split in SPLIT_NAMES if fractions.get(split)], output, store)
 
 
 def _groups(
-    contents: _Contents, part: PartFiles, grouping: Grouping | None, storage: Storage, *, opened: bool
+    contents: _Contents, files: SplitFiles, grouping: Grouping | None, storage: Storage, *, opened: bool
 ) -> NDArray[np.int64]:
     """Return a group number per image id; images with the same number must stay in the same split."""
-    folder, names = ImageFolder(part.images, storage=storage, cache=default_cache()), contents.file_names
-    fields = [value for _, value in field_values(part.annotations, grouping, storage=storage)]
+    folder, names = ImageFolder(files.images, storage=storage, cache=default_cache()), contents.file_names
+    fields = [value for _, value in field_values(files.annotations, grouping, storage=storage)]
     small = open_all(names, folder, storage) if opened else None
-    found = keep_together(part_images(names, folder, thumbnails=small, grouping=grouping, fields=fields))
+    found = keep_together(split_images(names, folder, thumbnails=small, grouping=grouping, fields=fields))
     # Entries that share an id are one place, which connects the groups of their files.
     pairs = [(int(place), contents.places + int(group)) for place, group in zip(contents.images, found, strict=True)]
     return connected(contents.places + len(found), pairs)[: contents.places]
@@ -216,44 +216,46 @@ class _Contents:
         return [shared.setdefault(one, one) for one in found]
 
 
-def _write(contents: _Contents, split: Split, parts: list[str], output: Path, storage: Storage) -> list[PartFile]:
-    part_of = np.full(contents.places + 1, -1, np.int8)  # the last is that of UNKNOWN
-    for number, part in enumerate(parts):
-        part_of[getattr(split, part)] = number
-    parts_of = {"images": part_of[contents.images], "annotations": part_of[contents.annotations]}
+def _write(
+    contents: _Contents, division: Split, splits: list[str], output: Path, storage: Storage
+) -> list[WrittenSplit]:
+    split_of = np.full(contents.places + 1, -1, np.int8)  # the last is that of UNKNOWN
+    for number, split in enumerate(splits):
+        split_of[getattr(division, split)] = number
+    splits_of = {"images": split_of[contents.images], "annotations": split_of[contents.annotations]}
     names = list(contents.names().values())
     with ExitStack() as stack:
-        files = [_File(output / f"{part}.json", stack) for part in parts]
+        files = [_File(output / f"{split}.json", stack) for split in splits]
         for file in files:
             file.begin(contents.others)
         for sections in contents.passes:
-            for section, block, own in _raw(contents, sections, parts_of, storage):
+            for section, block, own in _raw(contents, sections, splits_of, storage):
                 for number, file in enumerate(files):
                     file.add(section, [block[i] for i in np.flatnonzero(own == number)])
         for file in files:
             file.end()
     return [
-        PartFile(
-            part=part,
+        WrittenSplit(
+            split=split,
             path=file.path,
             images=file.counts["images"],
             annotations=file.counts["annotations"],
-            without=tuple(names[label] for label, having in split.rare.items() if part not in having),
+            without=tuple(names[label] for label, having in division.rare.items() if split not in having),
         )
-        for part, file in zip(parts, files, strict=True)
+        for split, file in zip(splits, files, strict=True)
     ]
 
 
 def _raw(
-    contents: _Contents, sections: tuple[str, ...], parts_of: Mapping[str, NDArray[np.int8]], storage: Storage
+    contents: _Contents, sections: tuple[str, ...], splits_of: Mapping[str, NDArray[np.int8]], storage: Storage
 ) -> Iterator[tuple[str, list[msgspec.Raw], NDArray[np.int8]]]:
     """Yield blocks of raw elements, with the index of the split of each, -1 for none."""
-    source, done = contents.source, dict.fromkeys(parts_of, 0)
+    source, done = contents.source, dict.fromkeys(splits_of, 0)
     with failures(source, "read"), storage.open(source) as stream:
         reader = CocoReader(stream, source=source, raw=True, others={})
         for section, block in reader.blocks():
             if section in sections:
-                own = parts_of[section][done[section] :][: len(block)]
+                own = splits_of[section][done[section] :][: len(block)]
                 done[section] += len(block)
                 yield section, block, own
     if reader.digest != contents.digest:

@@ -14,7 +14,7 @@ from engine.dataset.images.near_duplicates import SIDE
 from engine.dataset.scan import Scan
 from engine.dataset.split_statistics import SplitCounts
 from engine.dataset.splits.group_field import read_field
-from engine.dataset.splits.leaks import Grouping, PartImages, log_leaks, log_repeats
+from engine.dataset.splits.leaks import Grouping, SplitImages, log_leaks, log_repeats
 from engine.storage import Storage, is_remote, join
 from engine.storage import name as name_of
 
@@ -23,7 +23,7 @@ Picture = tuple[str, NDArray[np.uint8]]
 
 
 @dataclass
-class AcrossParts:
+class SplitComparison:
     """Collect the images and classes of each split while they are read.
 
     Attributes:
@@ -39,12 +39,12 @@ class AcrossParts:
     marked: bool = False
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     grouping: Grouping | None = None
-    _images: dict[str, tuple[str, list[str | None], PartImages]] = field(default_factory=dict)
+    _images: dict[str, tuple[str, list[str | None], SplitImages]] = field(default_factory=dict)
     _classes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, name: str, scan: Scan, counted: SplitCounts, class_names: Sequence[str]) -> None:
-        """Take over one part."""
-        folder = scan.part.images
+        """Take over one split."""
+        folder = scan.split.images
         keys: list[str | None] = list(scan.keys)
         if not any(keys):  # nothing is known of the files: only names can be compared
             keys = [None] * len(scan.header.images)
@@ -53,7 +53,7 @@ class AcrossParts:
             names = [key or "" for key in keys]
         files = [join(folder, shown) if shown else "" for shown in names]
         groups = [] if self.grouping is None else self._groups(self.grouping, scan, names)
-        self._images[name] = folder, keys, PartImages(names, files, groups=groups)
+        self._images[name] = folder, keys, SplitImages(names, files, groups=groups)
         objects = dict.fromkeys(class_names, 0)
         for class_name, count in zip(class_names, counted.objects_of_class.tolist(), strict=False):
             objects[class_name] += count
@@ -61,18 +61,18 @@ class AcrossParts:
 
     def judge(self, log: ProblemLog) -> None:
         """Log images that several splits share, and classes that a split lacks."""
-        parts = self._known()
-        if "train" in parts:
-            log_leaks(log, parts)
+        splits = self._known()
+        if "train" in splits:
+            log_leaks(log, splits)
             log_classes(log, self._classes)
         else:
-            for images in parts.values():
+            for images in splits.values():
                 log_repeats(log, images)
 
     def _groups(self, grouping: Grouping, scan: Scan, names: Sequence[str]) -> list[str]:
         fields: Sequence[str] = [""] * len(names)
         if grouping.kind == "Field":
-            values = read_field(scan.part.annotations, grouping.value, storage=self.storage)
+            values = read_field(scan.split.annotations, grouping.value, storage=self.storage)
             if len(values) == len(names):
                 fields = [value for _, value in values]
             else:  # images that are left out are not among the names
@@ -80,7 +80,7 @@ class AcrossParts:
                 fields = [known.get(name, "") for name in names]
         return [grouping.group(name, value) for name, value in zip(names, fields, strict=True)]
 
-    def _known(self) -> dict[str, PartImages]:
+    def _known(self) -> dict[str, SplitImages]:
         """Return the splits with digests and thumbnails of their images, as far as known."""
         likely = self._likely()
         known = {}
@@ -92,7 +92,7 @@ class AcrossParts:
                 marks = self.folders[folder].marks(keys)
             elif likely:
                 marks = self.folders[folder].marks([key if join(folder, key or "") in likely else None for key in keys])
-            known[name] = PartImages(
+            known[name] = SplitImages(
                 images.names, images.files, [sure(mark) for mark in marks], images.groups, self._thumbnails(images)
             )
         return known
@@ -110,7 +110,7 @@ class AcrossParts:
                         found.setdefault(same, set()).add(join(folder, key))
         return {file for files in found.values() if len(files) > 1 for file in files}
 
-    def _thumbnails(self, images: PartImages) -> NDArray[np.uint8] | None:
+    def _thumbnails(self, images: SplitImages) -> NDArray[np.uint8] | None:
         if not self.pictures:
             return None
         blank = np.zeros((SIDE, SIDE), np.uint8)
@@ -131,17 +131,17 @@ def log_classes(log: ProblemLog, objects: Mapping[str, Mapping[str, int]]) -> No
         objects: Number of objects by split and class; classes without objects are left out.
     """
     learned = objects["train"]
-    for part, classes in objects.items():
-        if part == "train" or not classes or not learned:
+    for split, classes in objects.items():
+        if split == "train" or not classes or not learned:
             continue
         if not classes.keys() & learned.keys():
             log.add(
-                "no_common_class", [f"{part}: {', '.join(list(classes)[:3])}; train: {', '.join(list(learned)[:3])}"]
+                "no_common_class", [f"{split}: {', '.join(list(classes)[:3])}; train: {', '.join(list(learned)[:3])}"]
             )
             continue
         for code, missing, counts in (
             ("val_lacks_class", learned.keys() - classes.keys(), learned),
             ("train_lacks_class", classes.keys() - learned.keys(), classes),
         ):
-            named = [f"{one} ({part}, {counts[one]:,} objects)" for one in sorted(missing)]
+            named = [f"{one} ({split}, {counts[one]:,} objects)" for one in sorted(missing)]
             log.add(code, named, count=len(named))

@@ -13,7 +13,7 @@ from engine.dataset.images.folder import ImageFolder
 from engine.dataset.images.near_duplicates import SIDE, Thumbnails, thumbnail
 from engine.dataset.splits.comparison import sure
 from engine.dataset.splits.group_field import read_field
-from engine.dataset.splits.leaks import Grouping, PartImages, groups_of
+from engine.dataset.splits.leaks import Grouping, SplitImages, groups_of
 from engine.errors import DataError
 from engine.storage import Storage, join
 from engine.storage.transfer import each_done
@@ -28,14 +28,14 @@ SHARE = 10
 """If more than one image in so many looks alike, likeness proves nothing: :func:`.leaks.groups_of`."""
 
 
-def part_images(
+def split_images(
     names: Sequence[str],
     folder: ImageFolder,
     *,
     thumbnails: Thumbnails | None = None,
     grouping: Grouping | None = None,
     fields: Sequence[str] = (),
-) -> PartImages:
+) -> SplitImages:
     """Return digests and names of images: files on disk are read once, those in S3 are known from the listing.
 
     Args:
@@ -48,7 +48,7 @@ def part_images(
     keys = [folder.names.find(name) if name else None for name in names]
     values = fields or [""] * len(names)
     groups = [] if grouping is None else [grouping.group(*both) for both in zip(names, values, strict=True)]
-    return PartImages(
+    return SplitImages(
         names=names,
         files=[join(folder.uri, key or name) if key or name else "" for key, name in zip(keys, names, strict=True)],
         marks=[sure(mark) for mark in folder.marks(keys)],
@@ -57,7 +57,7 @@ def part_images(
     )
 
 
-def keep_together(images: PartImages) -> NDArray[np.int64]:
+def keep_together(images: SplitImages) -> NDArray[np.int64]:
     """Return a number per image, the same for images that a split must keep together."""
     return groups_of(images, most=max(FEW, len(images.names) // SHARE))
 

@@ -26,7 +26,7 @@ ROBOFLOW = re.compile(
     r"^(.+)[._](?:jpe?g|png|bmp|webp|tiff?|gif|avif|heic)\.rf\.[0-9A-Za-z_-]{8,}\.[a-z]+$", re.IGNORECASE
 )
 
-PARTS = 3
+MIN_GROUPS = 3
 """Minimum number of groups, without which a dataset cannot be divided."""
 
 
@@ -41,7 +41,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class PartImages:
+class SplitImages:
     """The N images of one split, as far as known.
 
     Attributes:
@@ -64,7 +64,7 @@ class PartImages:
             return [source_of(name) for name in self.names]
         return {Kind.FILE: self.files, Kind.BYTES: self.marks, Kind.GROUP: self.groups}.get(kind, ())
 
-    def select(self, names: Sequence[str]) -> PartImages:
+    def select(self, names: Sequence[str]) -> SplitImages:
         """Return what is known of some of the images, by their names."""
         index = {name: i for i, name in enumerate(self.names)}
         chosen = [index[name] for name in names]
@@ -72,21 +72,21 @@ class PartImages:
             [column[i] for i in chosen] if column else () for column in (self.files, self.marks, self.groups)
         )
         small = None if self.thumbnails is None else self.thumbnails[chosen]
-        return PartImages(names, files, marks, groups, small)
+        return SplitImages(names, files, marks, groups, small)
 
 
 @dataclass(frozen=True)
 class Leak:
     """An image of val or test that is also in a split used for training or for choosing the best epoch."""
 
-    part: str
+    split: str
     name: str
-    other_part: str
+    other_split: str
     other: str
     kind: Kind
 
     def __str__(self) -> str:
-        return f"{self.part}: {self.name} and {self.other_part}: {self.other} ({self.kind.value})"
+        return f"{self.split}: {self.name} and {self.other_split}: {self.other} ({self.kind.value})"
 
 
 def source_of(file_name: str) -> str:
@@ -101,41 +101,41 @@ def source_of(file_name: str) -> str:
     return found[1] if found else ""
 
 
-def find_leaks(parts: Mapping[str, PartImages]) -> list[Leak]:
+def find_leaks(splits: Mapping[str, SplitImages]) -> list[Leak]:
     """Return the images of val that are also in train, and those of test that are also in train or val; each once.
 
     Args:
-        parts: By name: ``train``, ``val`` and perhaps ``test``.
+        splits: By name: ``train``, ``val`` and perhaps ``test``.
     """
     leaks = []
-    for part, others in (("val", ("train",)), ("test", ("train", "val"))):
-        if part in parts:
-            known = {other: parts[other] for other in others if other in parts}
-            leaks += _leaks_of(part, parts[part], known)
+    for split, others in (("val", ("train",)), ("test", ("train", "val"))):
+        if split in splits:
+            known = {other: splits[other] for other in others if other in splits}
+            leaks += _leaks_of(split, splits[split], known)
     return leaks
 
 
-def _leaks_of(part: str, images: PartImages, others: Mapping[str, PartImages]) -> list[Leak]:
+def _leaks_of(split: str, images: SplitImages, others: Mapping[str, SplitImages]) -> list[Leak]:
     found: dict[int, Leak] = {}
     for kind in (Kind.FILE, Kind.BYTES, Kind.GROUP):
-        _by_key(found, kind, part, images, others)
-    _by_picture(found, part, images, others)
-    _by_key(found, Kind.VERSION, part, images, others)
+        _by_key(found, kind, split, images, others)
+    _by_picture(found, split, images, others)
+    _by_key(found, Kind.VERSION, split, images, others)
     return [found[index] for index in sorted(found)]
 
 
 def _by_key(
-    found: dict[int, Leak], kind: Kind, part: str, images: PartImages, others: Mapping[str, PartImages]
+    found: dict[int, Leak], kind: Kind, split: str, images: SplitImages, others: Mapping[str, SplitImages]
 ) -> None:
     keys = images.keys(kind)
     for other, theirs in others.items():
         where = {key: i for i, key in reversed(list(enumerate(theirs.keys(kind)))) if key}
         for index, key in enumerate(keys if where else ()):
             if key in where and index not in found:
-                found[index] = Leak(part, images.names[index], other, theirs.names[where[key]], kind)
+                found[index] = Leak(split, images.names[index], other, theirs.names[where[key]], kind)
 
 
-def _by_picture(found: dict[int, Leak], part: str, images: PartImages, others: Mapping[str, PartImages]) -> None:
+def _by_picture(found: dict[int, Leak], split: str, images: SplitImages, others: Mapping[str, SplitImages]) -> None:
     for other, theirs in others.items():
         if images.thumbnails is None or theirs.thumbnails is None:
             continue
@@ -145,20 +145,20 @@ def _by_picture(found: dict[int, Leak], part: str, images: PartImages, others: M
         for own, there in same_pictures(both, sides):
             index = int(mine[own])
             if index not in found:
-                found[index] = Leak(part, images.names[index], other, theirs.names[there - len(mine)], Kind.PICTURE)
+                found[index] = Leak(split, images.names[index], other, theirs.names[there - len(mine)], Kind.PICTURE)
 
 
-def log_leaks(log: ProblemLog, parts: Mapping[str, PartImages]) -> None:
+def log_leaks(log: ProblemLog, splits: Mapping[str, SplitImages]) -> None:
     """Log the result of :func:`find_leaks`: proved leaks by split, and versions by name."""
-    leaks = find_leaks(parts)
-    for part in ("val", "test"):
-        proved = [leak for leak in leaks if leak.part == part and leak.kind is not Kind.VERSION]
-        log.add(f"{part}_leaked", proved[:EXAMPLES], count=len(proved))
+    leaks = find_leaks(splits)
+    for split in ("val", "test"):
+        proved = [leak for leak in leaks if leak.split == split and leak.kind is not Kind.VERSION]
+        log.add(f"{split}_leaked", proved[:EXAMPLES], count=len(proved))
     versions = [leak for leak in leaks if leak.kind is Kind.VERSION]
     log.add("version_leaked", versions[:EXAMPLES], count=len(versions))
 
 
-def log_repeats(log: ProblemLog, images: PartImages) -> None:
+def log_repeats(log: ProblemLog, images: SplitImages) -> None:
     """Log images of one split that are the same by bytes, picture or name; entries of one file are logged elsewhere."""
     first: dict[str, int] = {}
     known = set()
@@ -180,7 +180,7 @@ def log_repeats(log: ProblemLog, images: PartImages) -> None:
     log.add("versions", [*dict.fromkeys(sources)], count=len(sources) - len(set(sources)))
 
 
-def groups_of(images: PartImages, *, most: int) -> NDArray[np.int64]:
+def groups_of(images: SplitImages, *, most: int) -> NDArray[np.int64]:
     """Return for each image the position of the first image that a split must keep it with.
 
     Args:
@@ -202,7 +202,7 @@ def groups_of(images: PartImages, *, most: int) -> NDArray[np.int64]:
     looks = connected(count, alike)
     sizes = np.bincount(looks, minlength=count)
     whole = connected(count, pairs + [(i, j) for i, j in alike if sizes[looks[i]] <= most])
-    return whole if len(np.unique(whole)) >= PARTS else proved
+    return whole if len(np.unique(whole)) >= MIN_GROUPS else proved
 
 
 @dataclass(frozen=True)
@@ -253,17 +253,17 @@ def refuse_leaks(leaks: Sequence[Leak], images: Mapping[str, int], *, max_percen
         images: Number of images by split.
         max_percent: Maximum percentage of the images of a split that may be shared.
     """
-    for part in ("val", "test"):
-        proved = [leak for leak in leaks if leak.part == part and leak.kind is not Kind.VERSION]
-        if too_many(len(proved), images.get(part, 0), max_percent):
-            yield leaked_sentence(part, len(proved), images[part], max_percent, [*map(str, proved[:2])])
+    for split in ("val", "test"):
+        proved = [leak for leak in leaks if leak.split == split and leak.kind is not Kind.VERSION]
+        if too_many(len(proved), images.get(split, 0), max_percent):
+            yield leaked_sentence(split, len(proved), images[split], max_percent, [*map(str, proved[:2])])
 
 
-def leaked_sentence(part: str, leaked: int, images: int, max_percent: int, examples: Sequence[str]) -> str:
+def leaked_sentence(split: str, leaked: int, images: int, max_percent: int, examples: Sequence[str]) -> str:
     """Return the message about a split that shares too many images with others."""
-    others = "train" if part == "val" else "train or val"
+    others = "train" if split == "val" else "train or val"
     return (
-        f"{leaked:,} of {images:,} images of {part} are in {others} too, more than the {max_percent} % of "
+        f"{leaked:,} of {images:,} images of {split} are in {others} too, more than the {max_percent} % of "
         f"dataset.maxLeakedPercent, so that its AP would be that of images it was trained on: {'; '.join(examples)}. "
-        f"Take them out of one of the parts"
+        f"Take them out of one of the splits"
     )

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from engine.storage import name
 
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+SPLIT_ALIASES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 """Names that tools give to the splits."""
 
 _IMAGE_SUFFIXES = frozenset(
@@ -16,7 +20,7 @@ _IMAGE_SUFFIXES = frozenset(
 
 
 @dataclass(frozen=True)
-class PartFiles:
+class SplitFiles:
     """One split of a dataset: its annotation file and the folder of its images, as URIs."""
 
     annotations: str
@@ -35,17 +39,17 @@ class PartFiles:
         return self.origin or self.annotations
 
 
-def part_of(key: str) -> str:
+def split_of_path(key: str) -> str:
     """Return the split that a path names; ``all`` if none.
 
-    >>> part_of("train/_annotations.coco.json"), part_of("annotations/instances_val2017.json"), part_of("a.json")
-    ('train', 'val', 'all')
+    >>> [split_of_path(key) for key in ("train/_annotations.coco.json", "instances_val2017.json", "a.json")]
+    ['train', 'val', 'all']
     """
     for word in (stem(key), *reversed(key.split("/")[:-1])):
         tokens = {token.rstrip("0123456789") for token in re.split(r"[^a-z0-9]+", word.lower())}
-        for part, names in PARTS.items():
+        for split, names in SPLIT_ALIASES.items():
             if not tokens.isdisjoint(names):
-                return part
+                return split
     return "all"
 
 

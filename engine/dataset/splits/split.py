@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.dataset.types import CocoDataset
 from engine.errors import ConfigError, DataError
 
-PARTS = ("train", "val", "test")
+SPLIT_NAMES = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -61,26 +61,26 @@ def split_dataset(
         ConfigError: The fractions are negative or do not add up to 1.
         DataError: There are fewer groups than splits.
     """
-    shares = [float(fractions.get(part, 0)) for part in PARTS]
-    unknown = sorted(set(fractions) - set(PARTS))
+    shares = [float(fractions.get(split, 0)) for split in SPLIT_NAMES]
+    unknown = sorted(set(fractions) - set(SPLIT_NAMES))
     if unknown or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        given = ", ".join(f"{part} {share:g}" for part, share in fractions.items())
+        given = ", ".join(f"{split} {share:g}" for split, share in fractions.items())
         raise ConfigError(f"a split is into shares of train, val and test that make 1, found {given}")
     classes = _classes(data)
     rng = Random(seed)
     sizes = _sizes(len(classes), shares)
     units = _units(groups, len(classes))
     if len(units) == len(classes):
-        part_of = _stratified(classes, units, sizes, rng) if stratify else _by_lot(sizes, rng)
+        split_of = _stratified(classes, units, sizes, rng) if stratify else _by_lot(sizes, rng)
     else:
         _check_groups(len(units), len(classes), sizes)
         # At random: all images are of one class.
-        part_of = _stratified(classes if stratify else [(0,)] * len(classes), units, sizes, rng)
-        _fill_empty(part_of, units, sizes)
-    members: dict[str, list[int]] = {part: [] for part in PARTS}
-    for image, part in enumerate(part_of):
-        members[PARTS[part]].append(image)
-    rare = _rare(classes, part_of, [part for part, size in enumerate(sizes) if size])
+        split_of = _stratified(classes if stratify else [(0,)] * len(classes), units, sizes, rng)
+        _fill_empty(split_of, units, sizes)
+    members: dict[str, list[int]] = {split: [] for split in SPLIT_NAMES}
+    for image, split in enumerate(split_of):
+        members[SPLIT_NAMES[split]].append(image)
+    rare = _rare(classes, split_of, [split for split, size in enumerate(sizes) if size])
     return Split(train=members["train"], val=members["val"], test=members["test"], rare=rare)
 
 
@@ -97,19 +97,19 @@ def _sizes(count: int, shares: list[float]) -> list[int]:
     exact = [count * share for share in shares]
     # A billionth more, since 0.7 * 10 is below 7.
     sizes = [math.floor(size + 1e-9) for size in exact]
-    by_rest = sorted(range(len(shares)), key=lambda part: sizes[part] - exact[part])
-    for part in by_rest[: count - sum(sizes)]:
-        sizes[part] += 1
-    for part, share in enumerate(shares):
+    by_rest = sorted(range(len(shares)), key=lambda split: sizes[split] - exact[split])
+    for split in by_rest[: count - sum(sizes)]:
+        sizes[split] += 1
+    for split, share in enumerate(shares):
         most = max(range(len(sizes)), key=sizes.__getitem__)
-        if share > 0 and sizes[part] == 0 and sizes[most] > 1:
-            sizes[part] += 1
+        if share > 0 and sizes[split] == 0 and sizes[most] > 1:
+            sizes[split] += 1
             sizes[most] -= 1
     return sizes
 
 
 def _by_lot(sizes: list[int], rng: Random) -> list[int]:
-    lots = [part for part, size in enumerate(sizes) for _ in range(size)]
+    lots = [split for split, size in enumerate(sizes) for _ in range(size)]
     rng.shuffle(lots)
     return lots
 
@@ -125,24 +125,24 @@ def _units(groups: Sequence[int] | NDArray[np.int64] | None, count: int) -> list
 
 
 def _check_groups(groups: int, images: int, sizes: list[int]) -> None:
-    parts = sum(size > 0 for size in sizes)
-    if groups < parts:
+    splits = sum(size > 0 for size in sizes)
+    if groups < splits:
         raise DataError(
-            f"the {images:,} images are {groups:,} group{'s' if groups > 1 else ''} that must not be parted "
-            f"(dataset.groupBy, or versions of the same picture), too few for {parts} parts: add other images, or give "
-            "dataset.train and dataset.val"
+            f"the {images:,} images form {groups:,} group{'s' if groups > 1 else ''} that must not be divided "
+            f"(dataset.groupBy, or versions of the same picture), too few for {splits} splits: add other images, or "
+            "give dataset.train and dataset.val"
         )
 
 
-def _fill_empty(part_of: list[int], units: list[list[int]], sizes: list[int]) -> None:
+def _fill_empty(split_of: list[int], units: list[list[int]], sizes: list[int]) -> None:
     """Give a split without images the smallest group of the split with the most groups."""
-    for part, size in enumerate(sizes):
-        if size and part not in part_of:
-            held = Counter(part_of[unit[0]] for unit in units)
+    for split, size in enumerate(sizes):
+        if size and split not in split_of:
+            held = Counter(split_of[unit[0]] for unit in units)
             most = max(held, key=lambda p: (held[p], -p))
-            smallest = min((unit for unit in units if part_of[unit[0]] == most), key=len)
+            smallest = min((unit for unit in units if split_of[unit[0]] == most), key=len)
             for image in smallest:
-                part_of[image] = part
+                split_of[image] = split
 
 
 def _stratified(classes: list[tuple[int, ...]], units: list[list[int]], sizes: list[int], rng: Random) -> list[int]:
@@ -158,40 +158,40 @@ def _stratified(classes: list[tuple[int, ...]], units: list[list[int]], sizes: l
     total = max(1, sum(sizes))
     wanted = {label: [count * size / total for size in sizes] for label, count in left.items()}
     room = list(sizes)
-    part_of = [-1] * len(classes)
+    split_of = [-1] * len(classes)
     while left:
         rarest = min(left, key=lambda label: (label != _NOTHING, left[label], label))
         for unit in sorted(units_of[rarest], key=lambda unit: -len(units[unit])):
-            if part_of[units[unit][0]] >= 0:
+            if split_of[units[unit][0]] >= 0:
                 continue
             lacks, size = wanted[rarest], len(units[unit])
             fitting = [p for p in range(len(sizes)) if room[p] >= size]
             if fitting:
-                part = max(fitting, key=lambda p: (lacks[p], room[p], rng.random()))
+                split = max(fitting, key=lambda p: (lacks[p], room[p], rng.random()))
             else:
-                part = max((p for p in range(len(sizes)) if sizes[p]), key=room.__getitem__)
+                split = max((p for p in range(len(sizes)) if sizes[p]), key=room.__getitem__)
             for image in units[unit]:
-                part_of[image] = part
-            room[part] -= size
+                split_of[image] = split
+            room[split] -= size
             for label, count in counts[unit].items():
-                wanted[label][part] -= count
+                wanted[label][split] -= count
                 if label in left:
                     left[label] -= count
         del left[rarest]
-    return part_of
+    return split_of
 
 
 _NOTHING = -1
 """The class of images without objects."""
 
 
-def _rare(classes: list[tuple[int, ...]], part_of: list[int], parts: list[int]) -> dict[int, tuple[str, ...]]:
+def _rare(classes: list[tuple[int, ...]], split_of: list[int], splits: list[int]) -> dict[int, tuple[str, ...]]:
     having: dict[int, set[int]] = {}
-    for labels, part in zip(classes, part_of, strict=True):
+    for labels, split in zip(classes, split_of, strict=True):
         for label in labels:
-            having.setdefault(label, set()).add(part)
+            having.setdefault(label, set()).add(split)
     return {
-        label: tuple(PARTS[part] for part in parts if part in having[label])
+        label: tuple(SPLIT_NAMES[split] for split in splits if split in having[label])
         for label in sorted(having)
-        if len(having[label]) < len(parts)
+        if len(having[label]) < len(splits)
     }

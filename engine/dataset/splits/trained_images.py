@@ -31,7 +31,7 @@ def trained_images(adapter: str, dataset: CocoDataset, folder: ImageFolder, stor
     uri = join(adapter, SPLITS)
     try:
         content: Any = json.loads(storage.read_bytes(uri))
-        listed = [(str(one["file_name"]), str(one["content"])) for one in content["parts"]["train"]]
+        listed = [(str(one["file_name"]), str(one["content"])) for one in content["splits"]["train"]]
     except NotFoundError:
         return None
     except (ValueError, TypeError, LookupError, RecursionError) as error:

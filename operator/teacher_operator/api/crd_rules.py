@@ -22,7 +22,7 @@ MODEL_URI = rf"^({PLACE}/[^\x00-\x1f]+|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_
 
 PATTERNS: Mapping[str, Mapping[str, str]] = {
     "DatasetSpec": {"annotations": DATA_URI, "images": DATA_URI},
-    "PartSpec": {"annotations": DATA_URI, "images": DATA_URI},
+    "SplitFilesSpec": {"annotations": DATA_URI, "images": DATA_URI},
     "RetentionSpec": {"annotations": DATA_URI, "images": DATA_URI},
     "TeacherFineTuneSpec": {"output": DATA_URI},
     "TeacherSpec": {"baseModel": MODEL_URI},

@@ -46,9 +46,9 @@ def secret_keys(spec: FineTuneSpec) -> tuple[Sequence[str], Sequence[str]]:
 
 def _sources(spec: FineTuneSpec) -> Iterator[str]:
     data = spec.dataset
-    for part in (data, data.train, data.val, data.test, spec.training.retention):
-        if part is not None:
-            yield from (uri for uri in (part.annotations, part.images) if uri is not None)
+    for files in (data, data.train, data.val, data.test, spec.training.retention):
+        if files is not None:
+            yield from (uri for uri in (files.annotations, files.images) if uri is not None)
     yield from (teacher.base_model for teacher in spec.teachers if teacher.base_model is not None)
 
 

@@ -280,7 +280,7 @@ def _responding(stages: Sequence[StageStatus], before: Condition | None) -> tupl
 def _no_gain(teacher: TeacherStatus) -> str:
     return (
         f"{teacher.name}: the adapter is not better than its base (AP {teacher.ap.before} -> {teacher.ap.after} on the "
-        "validation part; result.json has the test part's): use the base, or train longer or on more images"
+        "validation split; result.json has the test split's): use the base, or train longer or on more images"
     )
 
 

@@ -19,7 +19,7 @@ LEAST_SECONDS = 600
 """A trainer that says nothing for less is not stale, however fast its steps are."""
 
 AT_THE_END_SECONDS = 3600
-"""The same after the last step, when the test part is evaluated and all is published, at no known pace."""
+"""The same after the last step, when the test split is evaluated and all is published, at no known pace."""
 
 TIMES, STEPS = 3, 10
 """Nor is one that says nothing for less than this many of its longest gaps, or of its steps."""

@@ -96,7 +96,7 @@ def test_files_from_the_wild_are_read_right_or_refused_with_a_sentence(
 )
 def test_exports_from_the_wild_are_found_in_their_folders(export: str, shared_data: Path) -> None:
     folder = shared_data / "coco-variants" / "openvinotoolkit/datumaro/tests/assets" / export
-    assert list(inspect_dataset(folder).parts) == ["train", "val"]
+    assert list(inspect_dataset(folder).splits) == ["train", "val"]
 
 
 def test_blood_cells_have_boxes_and_no_masks(shared_data: Path) -> None:
@@ -105,7 +105,7 @@ def test_blood_cells_have_boxes_and_no_masks(shared_data: Path) -> None:
     assert (info.images, info.annotations, info.has_boxes, info.has_masks) == (364, 4888, True, False)
     assert {c.name: c.annotations for c in info.classes} == {"WBC": 372, "RBC": 4155, "Platelets": 361}
     assert info.problems == ()
-    assert inspect_dataset(folder).parts == {"train": 205, "val": 87, "test": 72}
+    assert inspect_dataset(folder).splits == {"train": 205, "val": 87, "test": 72}
     split = split_dataset(load_dataset(folder / "annotations.json"), {"train": 0.8, "val": 0.2}, seed=0)
     assert (len(split.train), len(split.val), split.rare) == (291, 73, {})
 

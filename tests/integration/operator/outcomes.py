@@ -34,7 +34,7 @@ def prepared(
     info = DatasetInfo(
         source=f"s3://data/{name}/annotations.json",
         digest="d" * 64,
-        parts={"all": 100},
+        splits={"all": 100},
         images=100,
         annotations=420,
         annotations_read=423,

@@ -18,7 +18,7 @@ from together import together
 from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
 
 from engine.config import LoraSettings, RunConfig
-from engine.config.model import PartConfig
+from engine.config.model import SplitFilesConfig
 from engine.dataset import inspect_dataset
 from engine.errors import DataError, StorageError
 from engine.results.events import Event
@@ -80,7 +80,7 @@ def config_of(folder: Path, data: str) -> RunConfig:
         common=training(),
         grounding_dino=settings(base_model=str(folder / "base"), lora=plain),
     )
-    found = {"digest": inspect_dataset(data).digest, "source": PartConfig(annotations=data, images=None)}
+    found = {"digest": inspect_dataset(data).digest, "source": SplitFilesConfig(annotations=data, images=None)}
     return config.model_copy(update={"data": config.data.model_copy(update=found)})
 
 

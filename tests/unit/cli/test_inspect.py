@@ -110,7 +110,7 @@ def test_parts_that_a_manifest_gives_apart_are_what_is_learned_from_and_measured
     parts = {"train": {"annotations": str(data)}, "val": {"annotations": str(data.parent / "val.json")}}
     path = manifest(data.parent, dataset=parts | {"images": str(data.parent / "images"), "maxLeakedPercent": 100})
     found = Inspected.model_validate_json(inspect("-f", path, "--json").stdout)
-    assert found.parts == {"train": 12, "val": 11}
+    assert found.splits == {"train": 12, "val": 11}
     assert found.outlook[0].seconds is not None
     assert found.outlook[0].seconds > 0
 

@@ -106,14 +106,14 @@ def test_what_training_refuses_is_refused_by_all(
 
 
 @pytest.mark.parametrize("masks", [False, True])
-@pytest.mark.parametrize("part", ["train", "val"])
-def test_a_part_without_objects_or_masks_is_refused_by_all(tmp_path: Path, part: str, masks: bool) -> None:
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_objects_or_masks_is_refused_by_all(tmp_path: Path, split: str, masks: bool) -> None:
     given = {}
     for i, name in enumerate(("train", "val")):
         coco = small_coco(6, 3, masks=True)
         for image in coco["images"]:
             image["file_name"] = f"{name}{image['file_name']}"
-        if name == part:
+        if name == split:
             coco = changed(coco, some_masks() if masks else lambda coco: coco.update(annotations=[]))
         folder = tmp_path / name
         write_images(folder, [image["file_name"] for image in coco["images"]], size=(64, 48 + i))
@@ -122,7 +122,7 @@ def test_a_part_without_objects_or_masks_is_refused_by_all(tmp_path: Path, part:
         given[name] = {"annotations": str(write(folder / "a.json", coco)), "images": str(folder)}
     for command, error in nonempty(refusals(tmp_path, maxLeakedPercent=100, **given).items()):
         assert isinstance(error, DataError), command
-        assert f"the {part} part of" in str(error), command
+        assert f"the {split} split of" in str(error), command
         assert f"has no {'masks' if masks else 'objects'}" in str(error), command
 
 
@@ -167,8 +167,8 @@ def test_good_data_is_refused_by_none(tmp_path: Path) -> None:
     assert set(refusals(tmp_path).values()) == {None}
 
 
-def test_few_images_with_masks_fall_to_both_parts(tmp_path: Path) -> None:
-    """By lot both would often be in the training part, and training would be refused after a GPU was taken."""
+def test_few_images_with_masks_fall_to_both_splits(tmp_path: Path) -> None:
+    """By lot both would often be in the training split, and training would be refused after a GPU was taken."""
     from engine.config import generate_config
     from engine.dataset import inspect_dataset
     from engine.spec import DatasetSpec, FineTuneSpec
@@ -184,7 +184,7 @@ def test_few_images_with_masks_fall_to_both_parts(tmp_path: Path) -> None:
     assert TeacherName.SAM in config.teachers.names
     for seed in range(8):
         data = AnnotatedSplits.of(config.data, masks=True, seed=seed, storage=Storage(), cache=tmp_path)
-        assert {name: len(part.dataset) for name, part in data.whole.items()} == {"train": 1, "val": 5}
+        assert {name: len(split.dataset) for name, split in data.whole.items()} == {"train": 1, "val": 5}
 
 
 def test_which_files_were_read_is_shown_and_which_were_not(tmp_path: Path) -> None:

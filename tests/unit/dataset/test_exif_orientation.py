@@ -90,7 +90,7 @@ def problems(folder: Path, asked: ExifOrientation = ExifOrientation.AUTO) -> dic
     return {p.code: p.count for p in info.problems if p.code.startswith("exif_") or p.code in about}
 
 
-def parts_of(folder: Path, *, asked: ExifOrientation = ExifOrientation.AUTO) -> Splits:
+def splits_of(folder: Path, *, asked: ExifOrientation = ExifOrientation.AUTO) -> Splits:
     data = DatasetSpec(
         annotations=str(folder / "annotations.json"), images=str(folder / "images"), exif_orientation=asked
     )
@@ -100,12 +100,12 @@ def parts_of(folder: Path, *, asked: ExifOrientation = ExifOrientation.AUTO) -> 
     return Splits.of(loaded)
 
 
-def brightness(parts: Splits) -> list[float]:
+def brightness(splits: Splits) -> list[float]:
     """Mean of the pixels inside the box of each object: 255 where boxes fit their images."""
     found = []
-    for part in (parts.train, parts.val):
-        for index in range(len(part.dataset)):
-            sample = part.sample(index, with_masks=False)
+    for split in (splits.train, splits.val):
+        for index in range(len(split.dataset)):
+            sample = split.sample(index, with_masks=False)
             assert len(sample) == 1
             x1, y1, x2, y2 = sample.boxes_xyxy[0].round().astype(int)
             found.append(float(sample.image[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].mean()))
@@ -121,7 +121,7 @@ def test_images_that_cannot_prove_their_frame_follow_those_that_do(
     tmp_path: Path, frame: Frame, unsized: tuple[int, ...]
 ) -> None:
     folder = dataset(tmp_path, MIXED, frame, square=(3, 8), unsized=unsized)
-    assert min(brightness(parts_of(folder))) > 250
+    assert min(brightness(splits_of(folder))) > 250
     proven = 2 if unsized else 3
     told = {} if frame is Frame.UPRIGHT else {"turned_image": proven, "exif_as_others": 8 - proven}
     assert problems(folder) == told
@@ -135,7 +135,7 @@ def test_where_none_proves_it_the_user_is_informed_and_can_set_it(
     folder = dataset(tmp_path, [3, 6, 2, 1, 1], frame, square=(1,), unsized=unsized)
     assert problems(folder) == {"exif_unproven": 3}
     asked = ExifOrientation.APPLIED if frame is Frame.UPRIGHT else ExifOrientation.IGNORED
-    assert min(brightness(parts_of(folder, asked=asked))) > 250
+    assert min(brightness(splits_of(folder, asked=asked))) > 250
     assert "exif_unproven" not in problems(folder, asked)
 
 
@@ -143,7 +143,7 @@ def test_images_that_contradict_each_other_are_reported_and_taken_as_their_sizes
     frames = [Frame.STORED, Frame.STORED, Frame.UPRIGHT, Frame.STORED, Frame.STORED]
     folder = dataset(tmp_path, [6, 8, 6, 3, 1], frames)
     assert problems(folder) == {"turned_image": 2, "exif_contradiction": 1, "exif_as_others": 1}
-    assert min(brightness(parts_of(folder))) > 250
+    assert min(brightness(splits_of(folder))) > 250
     assert problems(folder, ExifOrientation.APPLIED) == {"turned_image": 2, "exif_contradiction": 2}
 
 
@@ -152,7 +152,7 @@ def test_upright_data_needs_no_word(tmp_path: Path, orientations: list[int]) -> 
     assert problems(dataset(tmp_path, orientations, Frame.UPRIGHT)) == {}
 
 
-def test_a_proof_in_the_training_part_counts_for_the_others(tmp_path: Path) -> None:
+def test_a_proof_in_the_training_split_counts_for_the_others(tmp_path: Path) -> None:
     dataset(tmp_path / "train", [6, 6, 3], Frame.STORED)
     dataset(tmp_path / "val", [2, 4, 3], Frame.STORED, square=(2,), first=3)
     spec = {
@@ -233,8 +233,8 @@ def test_several_pages_or_frames_are_reported(tmp_path: Path, file_format: str) 
     for name, pages in (("000.jpg", 1), ("001.jpg", 3)):
         (folder / "images" / name).write_bytes(animation(file_format, pages))
     assert problems(folder) == {"several_pages": 1}
-    parts = parts_of(folder)
-    assert parts.unreadable.pages == 1
+    splits = splits_of(folder)
+    assert splits.unreadable.pages == 1
 
 
 def test_smaller_copies_in_a_tiff_are_no_pages() -> None:

@@ -8,13 +8,13 @@ import pytest
 from coco_files import small_coco, write, write_images
 from loops import nonempty
 
-from engine.dataset import ImageFolder, find_parts, inspect_dataset, load_dataset
+from engine.dataset import ImageFolder, find_splits, inspect_dataset, load_dataset
 from engine.dataset.splits.paths import is_image
 from engine.errors import DataError, StorageError
 from engine.storage import Storage
 
 Layout = dict[str, tuple[str, str]]
-"""From part to annotation file and folder of images."""
+"""From split to annotation file and folder of images."""
 
 EXPORTS: dict[str, Layout] = {
     "Roboflow": {
@@ -59,14 +59,14 @@ def export(folder: Path, layout: Layout) -> Path:
 def test_exports_are_found_with_their_images(tool: str, tmp_path: Path) -> None:
     layout = EXPORTS[tool]
     root = export(tmp_path, layout)
-    parts = find_parts(str(root), None, storage=Storage())
+    splits = find_splits(str(root), None, storage=Storage())
     found = {
-        name: (Path(part.annotations).relative_to(root).as_posix(), Path(part.images).relative_to(root).as_posix())
-        for name, part in parts.items()
+        name: (Path(split.annotations).relative_to(root).as_posix(), Path(split.images).relative_to(root).as_posix())
+        for name, split in splits.items()
     }
     assert found == layout
     info = inspect_dataset(root)
-    assert info.parts == {name: 4 + number for number, name in enumerate(layout)}
+    assert info.splits == {name: 4 + number for number, name in enumerate(layout)}
     assert {problem.code for problem in info.problems} <= {"few_images", "rare_class"}
 
 
@@ -85,8 +85,8 @@ def test_images_that_were_moved_elsewhere_are_found_by_part(tool: str, tmp_path:
     moved.mkdir()
     for name, (_, images) in EXPORTS[tool].items():
         (root / images).rename(moved / name)
-    parts = find_parts(str(root), str(moved), storage=Storage())
-    assert {name: Path(part.images).name for name, part in parts.items()} == {name: name for name in EXPORTS[tool]}
+    splits = find_splits(str(root), str(moved), storage=Storage())
+    assert {name: Path(split.images).name for name, split in splits.items()} == {name: name for name in EXPORTS[tool]}
 
 
 def test_an_export_in_s3_is_read_where_it_is(s3: str, tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ def test_an_export_in_s3_is_read_where_it_is(s3: str, tmp_path: Path) -> None:
     storage = Storage()
     storage.upload_folder(tmp_path / "export", f"{s3}/export")
     here, there = inspect_dataset(tmp_path / "export"), inspect_dataset(f"{s3}/export/")
-    assert there.parts == {"train": 4, "val": 5, "test": 6}
+    assert there.splits == {"train": 4, "val": 5, "test": 6}
     assert there.model_copy(update={"source": here.source}) == here
-    part = find_parts(f"{s3}/export", None, storage=storage)["val"]
-    folder = ImageFolder(part.images, storage=storage, cache=tmp_path / "cache")
-    dataset = load_dataset(part.annotations)
+    split = find_splits(f"{s3}/export", None, storage=storage)["val"]
+    folder = ImageFolder(split.images, storage=storage, cache=tmp_path / "cache")
+    dataset = load_dataset(split.annotations)
     folder.sync(dataset.images)
     first = dataset.images[0]
     assert folder.path(first).read_bytes() == (tmp_path / "export" / "valid" / first.file_name).read_bytes()
@@ -108,8 +108,8 @@ def test_the_annotations_of_another_task_are_passed_over(tmp_path: Path) -> None
     root = export(tmp_path, EXPORTS["COCO"])
     for name in ("captions_train2017", "person_keypoints_train2017", "panoptic_val2017", "image_info_test2017"):
         write(root / "annotations" / f"{name}.json", {"images": []})
-    parts = find_parts(str(root), None, storage=Storage())
-    assert [Path(part.annotations).name for part in parts.values()] == [
+    splits = find_splits(str(root), None, storage=Storage())
+    assert [Path(split.annotations).name for split in splits.values()] == [
         "instances_train2017.json",
         "instances_val2017.json",
     ]
@@ -121,7 +121,7 @@ def test_the_annotations_of_another_task_are_passed_over(tmp_path: Path) -> None
         (["readme.txt"], "looked for _annotations.coco.json"),
         (["day.json", "night.json"], "several annotation files that may be meant: day.json, night.json"),
         (["train/a.json", "train/b.json", "val.json"], "several"),
-        (["train.json", "test.json"], "needs a train and a val part"),
+        (["train.json", "test.json"], "needs a train and a val split"),
     ],
 )
 def test_a_folder_that_can_be_read_in_two_ways_is_not_guessed(files: list[str], sentence: str, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_nothing_there_is_reported(tmp_path: Path) -> None:
 
 
 def test_several_parts_are_not_loaded_as_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"several parts: give one of .*train.*valid"):
+    with pytest.raises(DataError, match=r"several splits: give one of .*train.*valid"):
         load_dataset(export(tmp_path, EXPORTS["Roboflow"]))
 
 

@@ -8,7 +8,7 @@ import pytest
 from coco_files import small_coco
 from other_formats import WITH_MASKS, WRITERS, text, yolo, zipped
 
-from engine.dataset import CocoDataset, ImageFolder, find_parts, inspect_dataset, load_dataset, split_file
+from engine.dataset import CocoDataset, ImageFolder, find_splits, inspect_dataset, load_dataset, split_file
 from engine.dataset.coco_export import to_coco
 from engine.errors import DataError
 from engine.storage import Storage
@@ -83,10 +83,10 @@ def test_every_format_is_read_from_s3(kind: str, packed: bool, s3: str, tmp_path
 def test_every_format_can_be_split(kind: str, tmp_path: Path) -> None:
     coco = small_coco(8, 2)
     folder = WRITERS[kind](tmp_path / "data", coco)
-    parts = split_file(str(folder), tmp_path / "out", {"train": 0.5, "val": 0.5}, seed=0)
-    assert [part.images for part in parts] == [4, 4]
-    images = find_parts(str(folder), None, storage=Storage())["all"].images
-    both = [objects_in(to_coco(load_dataset(part.path, images))) for part in parts]
+    splits = split_file(str(folder), tmp_path / "out", {"train": 0.5, "val": 0.5}, seed=0)
+    assert [split.images for split in splits] == [4, 4]
+    images = find_splits(str(folder), None, storage=Storage())["all"].images
+    both = [objects_in(to_coco(load_dataset(split.path, images))) for split in splits]
     assert both[0] | both[1] == objects_in(coco)
 
 

@@ -144,14 +144,14 @@ def test_a_torn_verdict_on_images_is_made_again(tmp_path: Path, caplog: pytest.L
     (tmp_path / "data" / "7.png").write_bytes(b"no image")
     config = runner.prepare(manifest(file, tmp_path), Storage())[1][0].config
     data = AnnotatedSplits.of(config.data, masks=False, seed=0, storage=Storage(), cache=tmp_path / "cache")
-    parts = {name: data.fetch_images(name) for name in data.whole}
-    assert [list(found.faults) for found in parts.values() if found.faults] == [["7.png"]]
+    splits = {name: data.fetch_images(name) for name in data.whole}
+    assert [list(found.faults) for found in splits.values() if found.faults] == [["7.png"]]
     kept = {path: path.read_bytes() for path in (tmp_path / "cache" / "readable").iterdir()}
     for torn in (b"", b"{", b'{"faults": 1}', b"\xff" * 99, b"[" * 9999):
         for path in kept:
             path.write_bytes(torn)
-        assert {name: data.fetch_images(name) for name in data.whole} == parts
+        assert {name: data.fetch_images(name) for name in data.whole} == splits
         assert {path: path.read_bytes() for path in kept} == kept
-    assert not [name for name in data.whole if data.fetch_images(name) != parts[name]]
+    assert not [name for name in data.whole if data.fetch_images(name) != splits[name]]
     assert "readable" in caplog.text
     assert "checked again" in caplog.text

@@ -12,8 +12,8 @@ import pytest
 from coco_files import Coco, changed, small_coco, write, write_images
 
 from engine.dataset import folder_dataset, inspect_dataset, load_dataset, split_file, to_coco
-from engine.dataset.export_layouts import find_parts
-from engine.dataset.inspect import inspect_parts
+from engine.dataset.export_layouts import find_splits
+from engine.dataset.inspect import inspect_splits
 from engine.storage import Storage
 
 NFC, NFD = unicodedata.normalize("NFC", "é.png"), unicodedata.normalize("NFD", "é.png")
@@ -131,9 +131,9 @@ def test_what_macos_and_windows_leave_is_passed_over_in_every_listing(tmp_path: 
     for junk in JUNK:
         (folder / junk).parent.mkdir(exist_ok=True)
         (folder / junk).write_bytes(b"\0\5\26\7")
-    parts = find_parts(str(folder), None, storage=Storage())
-    assert [part.annotations for part in parts.values()] == [f"{folder}/a.json"]
-    info = inspect_parts(parts, source="d", storage=Storage())
+    splits = find_splits(str(folder), None, storage=Storage())
+    assert [split.annotations for split in splits.values()] == [f"{folder}/a.json"]
+    info = inspect_splits(splits, source="d", storage=Storage())
     assert (info.images, [p.code for p in info.problems if "image" in p.code]) == (2, ["few_images"])
     assert [image.file_name for image in folder_dataset(str(folder), ["cat"], storage=Storage()).images] == [
         "1.png",
@@ -162,9 +162,9 @@ def test_references_are_matched_with_ids_written_otherwise(tmp_path: Path, liste
         assert [[a.class_index for a in objects] for objects in found.annotations] == [
             [a.class_index for a in objects] for objects in expected.annotations
         ]
-    parts = split_file(str(tmp_path / "b.json"), tmp_path / "out", {"train": 0.5, "val": 0.5}, seed=0)
-    assert sum(part.annotations for part in parts) == len(plain["annotations"])
-    assert all(not part.without for part in parts)
+    splits = split_file(str(tmp_path / "b.json"), tmp_path / "out", {"train": 0.5, "val": 0.5}, seed=0)
+    assert sum(split.annotations for split in splits) == len(plain["annotations"])
+    assert all(not split.without for split in splits)
 
 
 def test_ids_that_only_look_alike_stay_apart_through_our_own_writer(tmp_path: Path) -> None:
@@ -184,6 +184,6 @@ def test_ids_that_only_look_alike_stay_apart_through_our_own_writer(tmp_path: Pa
     info = inspect_dataset(tmp_path / "a.json", tmp_path)
     assert len({one.id for one in info.classes}) == 5
     split_file(str(tmp_path / "a.json"), tmp_path / "out", {"train": 0.6, "val": 0.4}, seed=0)
-    halves = [json.loads((tmp_path / "out" / f"{part}.json").read_text()) for part in ("train", "val")]
+    halves = [json.loads((tmp_path / "out" / f"{split}.json").read_text()) for split in ("train", "val")]
     assert [len(half["annotations"]) for half in halves] == [3, 2]
     assert {(type(i["id"]), i["id"]) for half in halves for i in half["images"]} == {(type(i), i) for i in ids}

@@ -61,7 +61,7 @@ def codes(info: DatasetInfo) -> dict[str, int]:
 def test_a_right_dataset_has_counts_and_no_problems(tmp_path: Path) -> None:
     info = inspected(tmp_path, small_coco(12, 3))
     assert info.problems == ()
-    assert (info.images, info.annotations, info.annotations_read, info.parts) == (12, 36, 36, {"all": 12})
+    assert (info.images, info.annotations, info.annotations_read, info.splits) == (12, 36, 36, {"all": 12})
     assert (info.has_boxes, info.has_masks, info.masks, info.boxes_derived, info.crowd_share) == (True, False, 0, 0, 0)
     assert [(c.id, c.name, c.annotations, c.images) for c in info.classes] == [(1, "cat", 18, 12), (3, "dog", 18, 12)]
     assert info.digest == hashlib.sha256((tmp_path / "annotations.json").read_bytes()).hexdigest()
@@ -263,7 +263,7 @@ def test_parts_are_summed_and_classes_of_one_name_are_one(tmp_path: Path) -> Non
     spec = {"annotations": str(tmp_path / "train.json")}, {"annotations": str(tmp_path / "val.json")}
     request = DatasetSpec.model_validate({"train": spec[0], "val": spec[1], "images": str(images)})
     info = inspect_request(request, storage=Storage())
-    assert info.parts == {"train": 12, "val": 4}
+    assert info.splits == {"train": 12, "val": 4}
     assert (info.images, info.annotations) == (16, 44)
     assert {c.name: c.annotations for c in info.classes} == {"cat": 18 + 4, "dog": 18 + 4}
     digests = [hashlib.sha256((tmp_path / f"{part}.json").read_bytes()).hexdigest() for part in ("train", "val")]

@@ -61,10 +61,10 @@ def fault(info: DatasetInfo, percent: int = 5) -> str:
 
 
 def given(folder: Path, train: dict[str, Picture], val: dict[str, Picture]) -> Path:
-    """A Roboflow export: parts in folders of their own."""
-    for part, pictures in (("train", train), ("valid", val)):
-        files(folder / part, pictures)
-        write(folder / part / "_annotations.coco.json", coco_of(list(pictures)))
+    """A Roboflow export: splits in folders of their own."""
+    for split, pictures in (("train", train), ("valid", val)):
+        files(folder / split, pictures)
+        write(folder / split / "_annotations.coco.json", coco_of(list(pictures)))
     return folder
 
 
@@ -129,7 +129,7 @@ def test_real_microscopy_has_no_false_alarm(dataset: str) -> None:
 
 def test_the_same_file_in_two_parts_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     images = files(tmp_path / "images", CLEAN)
-    train, val = (write(tmp_path / f"{part}.json", coco_of(list(CLEAN))) for part in ("train", "val"))
+    train, val = (write(tmp_path / f"{split}.json", coco_of(list(CLEAN))) for split in ("train", "val"))
     spec = DatasetSpec.model_validate(
         {"train": {"annotations": str(train)}, "val": {"annotations": str(val)}, "images": str(images)}
     )
@@ -218,7 +218,7 @@ def test_parts_are_compared_by_class(tmp_path: Path) -> None:
 
 
 def sides(folder: Path) -> dict[str, str]:
-    """By file name, its part."""
+    """By file name, its split."""
     return {
         image["file_name"]: path.stem
         for path in folder.glob("*.json")
@@ -255,7 +255,7 @@ def test_our_split_keeps_copies_and_versions_on_one_side(tmp_path: Path) -> None
         assert side[f"p{i}.png"] == side[f"q{i}.png"]
         assert side[f"r{i}.png"] == side[f"s{i}.png"]
         assert len({side[name] for name in ROBOFLOW[3 * i : 3 * i + 3]}) == 1
-    assert 8 <= sum(part == "val" for part in side.values()) <= 14
+    assert 8 <= sum(split == "val" for split in side.values()) <= 14
 
 
 @pytest.mark.parametrize("group_by", ["Folder", "Prefix:_", "Field:video_id"])
@@ -273,8 +273,8 @@ def test_a_field_that_no_image_has_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_field_that_no_image_of_given_parts_has_is_refused_before_training(tmp_path: Path) -> None:
-    part = {"annotations": str(write(tmp_path / "a.json", coco_of([f"{i}.png" for i in range(12)]))), "images": "."}
-    request = DatasetSpec.model_validate({"train": part, "val": part, "groupBy": "Field:video_id"})
+    split = {"annotations": str(write(tmp_path / "a.json", coco_of([f"{i}.png" for i in range(12)]))), "images": "."}
+    request = DatasetSpec.model_validate({"train": split, "val": split, "groupBy": "Field:video_id"})
     with pytest.raises(DataError, match="has a field video_id"):
         inspect_request(request, storage=Storage())
 

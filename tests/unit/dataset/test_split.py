@@ -269,7 +269,7 @@ def test_what_cannot_be_divided_is_refused_as_inspection_does(tmp_path: Path) ->
     for part in ("train", "valid"):
         write(divided / part / "_annotations.coco.json", small_coco(2, 1))
         write_images(divided / part, ["001.png"])
-    with pytest.raises(DataError, match="several parts"):
+    with pytest.raises(DataError, match="several splits"):
         split_file(str(divided), tmp_path, half, seed=0)
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):

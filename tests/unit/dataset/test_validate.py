@@ -107,8 +107,10 @@ def test_as_much_can_be_used_as_training_uses(data: Path) -> None:
     spec = FineTuneSpec(dataset=DatasetSpec(annotations=str(annotations), images=str(images)), output="out")
     for known in (info, inspect_dataset(annotations, images)):
         config = generate_config(known, spec)
-        parts = Splits.of(AnnotatedSplits.of(config.data, masks=False, seed=0, storage=Storage(), cache=data / "cache"))
-        datasets = [part.dataset for part in (parts.train, parts.val)]
+        splits = Splits.of(
+            AnnotatedSplits.of(config.data, masks=False, seed=0, storage=Storage(), cache=data / "cache")
+        )
+        datasets = [split.dataset for split in (splits.train, splits.val)]
         assert sum(map(len, datasets)) == info.images
         assert sum(len(objects) for one in datasets for objects in one.annotations) == info.annotations
 

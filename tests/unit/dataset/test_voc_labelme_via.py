@@ -90,15 +90,15 @@ def test_voc_image_sets_and_folders_give_the_parts(tmp_path: Path) -> None:
     text(sets / "train.txt", "# a comment\n001\n002\n")
     text(sets / "val.txt", "003\r\n")
     text(sets / "cat_train.txt", "001 1\n002 -1\n")
-    assert inspect_dataset(folder).parts == {"train": 2, "val": 1}
+    assert inspect_dataset(folder).splits == {"train": 2, "val": 1}
     text(sets / "trainval.txt", "001\n002\n003\n")
     text(sets / "test.txt", "004\n901\n")
-    assert inspect_dataset(folder).parts == {"train": 2, "val": 1, "test": 1}
+    assert inspect_dataset(folder).splits == {"train": 2, "val": 1, "test": 1}
     (sets / "val.txt").unlink()
-    with pytest.raises(DataError, match=r"divided into neither .*, test .*; training needs a train and a val part"):
+    with pytest.raises(DataError, match=r"divided into neither .*, test .*; training needs a train and a val split"):
         inspect_dataset(folder)
     (sets / "test.txt").unlink()
-    assert inspect_dataset(folder).parts == {"all": 3}
+    assert inspect_dataset(folder).splits == {"all": 3}
     text(sets / "val.txt", "003\n900\n")
     with pytest.raises(DataError, match="lists 1 images without an XML file, such as '900'"):
         inspect_dataset(folder)

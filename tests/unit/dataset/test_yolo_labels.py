@@ -204,7 +204,7 @@ def test_darknet_lists_say_which_image_is_in_which_part(tmp_path: Path) -> None:
     text(tmp_path / "obj.data", "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\n")
     text(tmp_path / "train.txt", "data/obj_train_data/001.png\ndata/obj_train_data/003.png\n")
     text(tmp_path / "valid.txt", "data\\obj_train_data\\002.png\r\n")
-    assert inspect_dataset(tmp_path).parts == {"train": 2, "val": 1}
+    assert inspect_dataset(tmp_path).splits == {"train": 2, "val": 1}
 
 
 def test_images_of_one_name_in_several_folders_keep_their_own_labels(tmp_path: Path) -> None:
@@ -221,14 +221,14 @@ def test_images_of_one_name_in_several_folders_keep_their_own_labels(tmp_path: P
 
 
 def test_folders_are_parts_only_if_they_hold_everything(tmp_path: Path) -> None:
-    for part in ("train", "valid", "extra"):
-        write_images(tmp_path / part / "images", [f"{part}.png"])
-        text(tmp_path / part / "labels" / f"{part}.txt", LINE)
+    for split in ("train", "valid", "extra"):
+        write_images(tmp_path / split / "images", [f"{split}.png"])
+        text(tmp_path / split / "labels" / f"{split}.txt", LINE)
     text(tmp_path / "classes.txt", "cat\n")
     with pytest.raises(DataError, match=r"divided into neither \(extra/images/extra.png …\), train .*, val "):
         inspect_dataset(tmp_path)
     (tmp_path / "extra" / "labels" / "extra.txt").unlink()
-    assert inspect_dataset(tmp_path).parts == {"train": 1, "val": 1}
+    assert inspect_dataset(tmp_path).splits == {"train": 1, "val": 1}
     (tmp_path / "valid").rename(tmp_path / "test")
     with pytest.raises(DataError, match=r"divided into train .*, test .*; training needs"):
         inspect_dataset(tmp_path)

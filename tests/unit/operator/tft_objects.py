@@ -115,7 +115,7 @@ def info_of(*, boxes: bool = True, masks: bool = True, problems: Sequence[Proble
     return DatasetInfo(
         source="s3://acme-data/forklifts/annotations.json",
         digest="d" * 64,
-        parts={"train": 800, "val": 200},
+        splits={"train": 800, "val": 200},
         images=1000,
         images_read=1020,
         annotations=5210,

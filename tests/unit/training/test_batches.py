@@ -28,7 +28,7 @@ def brighter(sample: Sample, seed: int) -> Sample:
 
 
 @pytest.fixture(scope="module")
-def part(tmp_path_factory: pytest.TempPathFactory) -> SplitData:
+def split(tmp_path_factory: pytest.TempPathFactory) -> SplitData:
     file = write_toy_data(tmp_path_factory.mktemp("data") / "all.json", range(6))
     dataset = load_dataset(file)
     return SplitData(dataset, tuple(file.parent / image.file_name for image in dataset.images))
@@ -38,18 +38,18 @@ def profiles(views: Views, *keys: tuple[int, int]) -> list[torch.Tensor]:
     return [views[key]["profiles"] for key in keys]
 
 
-def test_a_view_is_determined_by_its_key_alone(part: SplitData) -> None:
-    views = Views(part, ToyTeacher(), brighter, seed=1)
+def test_a_view_is_determined_by_its_key_alone(split: SplitData) -> None:
+    views = Views(split, ToyTeacher(), brighter, seed=1)
     first, other_epoch, other_image = profiles(views, (0, 2), (1, 2), (0, 3))
     torch.manual_seed(7)
     assert torch.equal(views[0, 2]["profiles"], first)
     assert not torch.equal(first, other_epoch)
     assert not torch.equal(first, other_image)
-    assert not torch.equal(Views(part, ToyTeacher(), brighter, seed=2)[0, 2]["profiles"], first)
+    assert not torch.equal(Views(split, ToyTeacher(), brighter, seed=2)[0, 2]["profiles"], first)
 
 
-def test_views_that_take_turns_come_again_and_give_way_one_by_one(part: SplitData) -> None:
-    views = Views(part, ToyTeacher(), brighter, seed=1, take_turns=3)
+def test_views_that_take_turns_come_again_and_give_way_one_by_one(split: SplitData) -> None:
+    views = Views(split, ToyTeacher(), brighter, seed=1, take_turns=3)
     shown = profiles(views, *((visit, 2) for visit in range(9)))
     assert torch.equal(shown[3], shown[0])
     assert torch.equal(shown[4], shown[1])
@@ -61,7 +61,7 @@ def test_views_that_take_turns_come_again_and_give_way_one_by_one(part: SplitDat
     assert [views[visit, 2]["slot"] for visit in range(4)] == ["2/0", "2/1", "2/2", "2/0"]
 
 
-def test_a_teacher_chooses_the_objects_of_each_visit(part: SplitData) -> None:
+def test_a_teacher_chooses_the_objects_of_each_visit(split: SplitData) -> None:
     class Choosing(ToyTeacher):
         def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64]:
             return np.arange(visit % 2)
@@ -69,13 +69,13 @@ def test_a_teacher_chooses_the_objects_of_each_visit(part: SplitData) -> None:
         def example(self, sample: Sample, rng: np.random.Generator) -> dict[str, int]:
             return {"objects": len(sample)}
 
-    views = Views(part, Choosing(), brighter, seed=1)
+    views = Views(split, Choosing(), brighter, seed=1)
     assert [views[visit, 0]["objects"] for visit in range(4)] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_from_a_step_are_those_of_a_run_that_came_so_far(part: SplitData, workers: int) -> None:
-    views = Views(part, ToyTeacher(), brighter, seed=1)
+def test_batches_from_a_step_are_those_of_a_run_that_came_so_far(split: SplitData, workers: int) -> None:
+    views = Views(split, ToyTeacher(), brighter, seed=1)
     whole = list(batches_from(0, STEPS, views, workers=0, pin_memory=False))
     rest = list(batches_from(2, STEPS, views, workers=workers, pin_memory=False))
     assert (len(whole), len(rest)) == (6, 4)
@@ -83,22 +83,22 @@ def test_batches_from_a_step_are_those_of_a_run_that_came_so_far(part: SplitData
         assert torch.equal(ours["profiles"], theirs["profiles"])
 
 
-def test_workers_get_no_weights(part: SplitData) -> None:
-    views = pickle.loads(pickle.dumps(Views(part, ToyTeacher(), brighter, seed=1)))
+def test_workers_get_no_weights(split: SplitData) -> None:
+    views = pickle.loads(pickle.dumps(Views(split, ToyTeacher(), brighter, seed=1)))
     assert not hasattr(views.teacher, "model")
     assert views[0, 0]["profiles"].shape == (192,)
 
 
-def test_an_image_that_is_gone_is_a_sentence_of_its_own_also_from_a_worker(part: SplitData, tmp_path: Path) -> None:
-    gone = replace(part, paths=tuple(tmp_path / path.name for path in part.paths))
+def test_an_image_that_is_gone_is_a_sentence_of_its_own_also_from_a_worker(split: SplitData, tmp_path: Path) -> None:
+    gone = replace(split, paths=tuple(tmp_path / path.name for path in split.paths))
     views = Views(gone, ToyTeacher(), brighter, seed=1)
     with pytest.raises(DataError, match=r"^[0-5]\.png does not exist"):
         next(batches_from(0, STEPS, views, workers=1, pin_memory=False))
 
 
-def test_by_default_there_is_a_worker_for_every_core(part: SplitData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_there_is_a_worker_for_every_core(split: SplitData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
-    pids = {batch["pid"] for batch in batches_from(0, STEPS, _Pids(part), workers=None, pin_memory=False)}
+    pids = {batch["pid"] for batch in batches_from(0, STEPS, _Pids(split), workers=None, pin_memory=False)}
     assert len(pids) == 3
     assert os.getpid() not in pids
 
@@ -106,8 +106,8 @@ def test_by_default_there_is_a_worker_for_every_core(part: SplitData, monkeypatc
 class _Pids(Views):
     """Tells in which process a batch was made."""
 
-    def __init__(self, part: SplitData) -> None:
-        super().__init__(part, ToyTeacher(), brighter, seed=1)
+    def __init__(self, split: SplitData) -> None:
+        super().__init__(split, ToyTeacher(), brighter, seed=1)
 
     def collate(self, examples: object) -> dict[str, int]:
         return {"pid": os.getpid()}

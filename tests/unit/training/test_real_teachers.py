@@ -19,7 +19,7 @@ from together import together
 from toy import run_config, training, write_toy_data
 
 from engine.config import RunConfig
-from engine.config.model import PartConfig
+from engine.config.model import SplitFilesConfig
 from engine.dataset import load_dataset, load_sample
 from engine.errors import ConfigError, InterruptedTrainingError
 from engine.results.events import Event
@@ -155,7 +155,7 @@ def test_a_probe_that_cannot_be_requested_is_reported_before_the_first_step(tmp_
     for category, name in zip(content["categories"], ("Crimson", "crimson"), strict=True):
         category["name"] = name
     probe.write_text(json.dumps(content))
-    given = training(retention=PartConfig(annotations=str(probe), images=None))
+    given = training(retention=SplitFilesConfig(annotations=str(probe), images=None))
     config = config_of(tmp_path, TeacherName.GROUNDING_DINO).model_copy(update={"training": given})
     events: list[Event] = []
     with pytest.raises(ConfigError, match=r"training\.retention: Grounding DINO cannot tell class 'crimson'"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import DataConfig
-from engine.config.model import PartConfig
+from engine.config.model import SplitFilesConfig
 from engine.dataset import validate_dataset
 from engine.errors import StorageError
 from engine.evaluation.retention import BUILT_IN, PROBE
@@ -23,7 +23,7 @@ def probe_of(
     data = DataConfig(
         digest="", classes=classes, prompts=prompts or {}, source=None, split=None, train=None, val=None, test=None
     )
-    part = None if given is None else PartConfig(annotations=str(given), images=None)
+    part = None if given is None else SplitFilesConfig(annotations=str(given), images=None)
     return prepare_retention_data(part, data, masks=masks, storage=Storage(), cache=cache)
 
 

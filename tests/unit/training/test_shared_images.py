@@ -10,7 +10,7 @@ import pytest
 from toy import write_toy_data
 
 from engine.config import DataConfig
-from engine.config.model import PartConfig, SplitConfig
+from engine.config.model import SplitConfig, SplitFilesConfig
 from engine.dataset import ImageFolder, inspect_dataset, load_dataset
 from engine.dataset.images.digest import together
 from engine.dataset.splits.trained_images import trained_images
@@ -49,48 +49,48 @@ def with_copies(file: Path) -> Path:
     return file
 
 
-def names(parts: Splits, part: str) -> set[str]:
-    return {Path(image.file_name).name for image in getattr(parts, part).dataset.images}
+def names(splits: Splits, name: str) -> set[str]:
+    return {Path(image.file_name).name for image in getattr(splits, name).dataset.images}
 
 
 def test_copies_are_on_one_side_of_a_split_of_ours(tmp_path: Path) -> None:
     file = str(with_copies(write_toy_data(tmp_path / "data" / "all.json", range(20))))
-    source = PartConfig(annotations=file, images=None)
+    source = SplitFilesConfig(annotations=file, images=None)
     split = SplitConfig(train=60, val=20, test=20)
-    parts = prepared(config(inspect_dataset(file).digest, source=source, split=split), tmp_path / "cache")
-    for part in ("train", "val", "test"):
-        held = names(parts, part)
+    splits = prepared(config(inspect_dataset(file).digest, source=source, split=split), tmp_path / "cache")
+    for name in ("train", "val", "test"):
+        held = names(splits, name)
         assert {f"copy-{name}" for name in held if not name.startswith("copy-")} == {
             name for name in held if name.startswith("copy-")
         }
-    assert parts.shared is not None
-    assert (parts.shared.val, parts.shared.test) == (0, 0)
+    assert splits.shared is not None
+    assert (splits.shared.val, splits.shared.test) == (0, 0)
 
 
-def given(tmp_path: Path, *, shared: int) -> tuple[PartConfig, PartConfig, str]:
+def given(tmp_path: Path, *, shared: int) -> tuple[SplitFilesConfig, SplitFilesConfig, str]:
     train = write_toy_data(tmp_path / "train" / "train.json", range(20))
     val = write_toy_data(tmp_path / "val" / "val.json", range(20 - shared, 30))
     digests = [inspect_dataset(str(file)).digest for file in (train, val)]
-    return (*(PartConfig(annotations=str(file), images=None) for file in (train, val)), together(digests))
+    return (*(SplitFilesConfig(annotations=str(file), images=None) for file in (train, val)), together(digests))
 
 
 def test_a_given_split_that_shares_images_is_refused_beyond_the_bound(tmp_path: Path) -> None:
     train, val, digest = given(tmp_path, shared=2)
     with pytest.raises(DataError, match="2 of 12 images of val are in train too, more than the 5 %"):
         prepared(config(digest, train=train, val=val), tmp_path / "cache")
-    parts = prepared(config(digest, train=train, val=val, max_leaked_percent=20), tmp_path / "cache")
-    assert parts.shared is not None
-    assert parts.shared.val == 2
+    splits = prepared(config(digest, train=train, val=val, max_leaked_percent=20), tmp_path / "cache")
+    assert splits.shared is not None
+    assert splits.shared.val == 2
 
 
 def test_the_lists_say_which_images_an_adapter_was_trained_on(tmp_path: Path) -> None:
     train, val, digest = given(tmp_path, shared=0)
-    parts = prepared(config(digest, train=train, val=val), tmp_path / "cache")
+    splits = prepared(config(digest, train=train, val=val), tmp_path / "cache")
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    write_lists(adapter, {"train": parts.train.dataset, "val": parts.val.dataset}, parts.marks)
-    listed = json.loads((adapter / "splits.json").read_text())["parts"]
-    assert {part: len(images) for part, images in listed.items()} == {"train": 20, "val": 10}
+    write_lists(adapter, {"train": splits.train.dataset, "val": splits.val.dataset}, splits.marks)
+    listed = json.loads((adapter / "splits.json").read_text())["splits"]
+    assert {name: len(images) for name, images in listed.items()} == {"train": 20, "val": 10}
 
     def trained(annotations: str) -> list[str] | None:
         folder = ImageFolder.of(annotations, None, storage=Storage(), cache=tmp_path / "cache")

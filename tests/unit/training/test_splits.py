@@ -10,7 +10,7 @@ from loops import nonempty
 from toy import write_toy_data
 
 from engine.config import DataConfig
-from engine.config.model import PartConfig, SplitConfig
+from engine.config.model import SplitConfig, SplitFilesConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.checks import file_checks
 from engine.dataset.splits.divide import balance_wanted
@@ -25,7 +25,7 @@ def data_of(annotations: str, images: str | None = None, **changes: object) -> D
         "digest": inspect_dataset(annotations, images).digest,
         "classes": ("red", "green"),
         "prompts": {},
-        "source": PartConfig(annotations=annotations, images=images),
+        "source": SplitFilesConfig(annotations=annotations, images=images),
         "split": SplitConfig(train=60, val=20, test=20),
         "train": None,
         "val": None,
@@ -38,8 +38,8 @@ def prepared(data: DataConfig, cache: Path, *, masks: bool = False, seed: int = 
     return Splits.of(AnnotatedSplits.of(data, masks=masks, seed=seed, storage=Storage(), cache=cache))
 
 
-def names(part: SplitData | None) -> set[str]:
-    return {image.file_name for image in part.dataset.images} if part else set()
+def names(split: SplitData | None) -> set[str]:
+    return {image.file_name for image in split.dataset.images} if split else set()
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def half_masked(tmp_path: Path) -> str:
     return str(file)
 
 
-def test_each_image_is_in_one_part_by_the_seed(half_masked: str, tmp_path: Path) -> None:
-    parts = prepared(data_of(half_masked), tmp_path)
-    train, val, test = (names(part) for part in (parts.train, parts.val, parts.test))
+def test_each_image_is_in_one_split_by_the_seed(half_masked: str, tmp_path: Path) -> None:
+    splits = prepared(data_of(half_masked), tmp_path)
+    train, val, test = (names(split) for split in (splits.train, splits.val, splits.test))
     assert (len(train), len(val), len(test)) == (12, 4, 4)
     assert len(train | val | test) == 20
     assert names(prepared(data_of(half_masked), tmp_path).train) == train
@@ -82,7 +82,7 @@ def test_classes_are_those_of_the_configuration_in_its_order(half_masked: str, t
 
 def test_without_masks_a_teacher_of_masks_is_refused(tmp_path: Path) -> None:
     file = str(write_toy_data(tmp_path / "data" / "all.json", range(10)))
-    with pytest.raises(DataError, match="the train part has no masks of the classes red, green"):
+    with pytest.raises(DataError, match="the train split has no masks of the classes red, green"):
         prepared(data_of(file), tmp_path, masks=True)
 
 
@@ -101,9 +101,9 @@ def test_masks_that_fit_no_image_cost_their_images_before_training(tmp_path: Pat
     file.write_text(json.dumps(content))
     data = data_of(str(file))
     assert not prepared(data, tmp_path).unreadable.faults
-    parts = prepared(data, tmp_path, masks=True)
-    assert parts.unreadable.faults.keys() == {image["file_name"]}
-    assert image["file_name"] not in names(parts.train) | names(parts.val) | names(parts.test)
+    splits = prepared(data, tmp_path, masks=True)
+    assert splits.unreadable.faults.keys() == {image["file_name"]}
+    assert image["file_name"] not in names(splits.train) | names(splits.val) | names(splits.test)
 
 
 def test_objects_outside_an_image_of_no_given_size_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -116,13 +116,13 @@ def test_objects_outside_an_image_of_no_given_size_are_left_out_and_counted(tmp_
     content["annotations"].append(one | {"id": 10_000, "bbox": [500, 500, 8, 8]})
     file.write_text(json.dumps(content))
     for _ in range(2):  # looked at, and remembered
-        parts = prepared(data_of(str(file)), tmp_path)
-        assert not parts.unreadable.faults
-        assert parts.objects_skipped == 1
+        splits = prepared(data_of(str(file)), tmp_path)
+        assert not splits.unreadable.faults
+        assert splits.objects_skipped == 1
         boxes = {
             found.box_xyxy
-            for part in (parts.train, parts.val, parts.test)
-            for objects in part.dataset.annotations
+            for split in (splits.train, splits.val, splits.test)
+            for objects in split.dataset.annotations
             for found in objects
         }
         assert len(boxes) > 10
@@ -136,22 +136,22 @@ def test_images_come_from_object_storage_once(tmp_path: Path, s3: str) -> None:
     for image in (tmp_path / "data").glob("*.png"):
         storage.upload(image, f"{s3}/toy/images/{image.name}")
     data = data_of(f"{s3}/toy/all.json", f"{s3}/toy/images/")
-    parts = prepared(data, tmp_path / "cache")
-    assert all(path.is_relative_to(tmp_path / "cache") for path in nonempty(parts.train.paths))
-    sample = parts.train.sample(0, with_masks=False)
+    splits = prepared(data, tmp_path / "cache")
+    assert all(path.is_relative_to(tmp_path / "cache") for path in nonempty(splits.train.paths))
+    sample = splits.train.sample(0, with_masks=False)
     assert sample.image.shape == (32, 32, 3)
-    fetched = {path: path.stat().st_mtime_ns for path in parts.train.paths}
+    fetched = {path: path.stat().st_mtime_ns for path in splits.train.paths}
     assert {path: path.stat().st_mtime_ns for path in prepared(data, tmp_path / "cache").train.paths} == fetched
 
 
 @pytest.mark.parametrize("wanted", [{0, 1}, {0, 4}, {5}])
-def test_an_image_that_a_part_needs_comes_with_its_group(wanted: set[int]) -> None:
+def test_an_image_that_a_split_needs_comes_with_its_group(wanted: set[int]) -> None:
     groups = [0, 0, 1, 2, 3, 3, 4, 5]
     indices = {"train": [0, 1, 2, 4, 5, 6], "val": [3, 7], "test": []}
     balance_wanted(indices, wanted, groups)
-    parts_of_groups = [{name for name, part in indices.items() if i in part} for i in range(len(groups))]
-    assert sorted(i for part in indices.values() for i in part) == list(range(8))
-    assert all(parts_of_groups[i] == parts_of_groups[k] for i in range(8) for k in range(8) if groups[i] == groups[k])
+    splits_of_groups = [{name for name, split in indices.items() if i in split} for i in range(len(groups))]
+    assert sorted(i for split in indices.values() for i in split) == list(range(8))
+    assert all(splits_of_groups[i] == splits_of_groups[k] for i in range(8) for k in range(8) if groups[i] == groups[k])
     enough = len({groups[i] for i in wanted}) > 1
     assert bool(wanted & set(indices["val"])) == enough
     assert wanted & set(indices["train"])

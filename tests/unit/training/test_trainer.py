@@ -16,7 +16,7 @@ from loops import nonempty
 from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
 
 from engine.config import RunConfig
-from engine.config.model import PartConfig, TeachersConfig
+from engine.config.model import SplitFilesConfig, TeachersConfig
 from engine.dataset import Sample, inspect_dataset, load_dataset, load_sample
 from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError, TeacherError
 from engine.evaluation.evaluate import evaluate
@@ -194,7 +194,7 @@ def test_a_finished_run_is_only_measured_again(toy_data: Path, tmp_path: Path) -
 def test_base_and_adapter_are_requested_what_the_data_does_not_have(toy_data: Path, tmp_path: Path) -> None:
     file = write_toy_data(tmp_path / "probe" / "all.json", range(30))
     file.write_text(file.read_text().replace('"red"', '"crimson"').replace('"green"', '"lime"'))
-    config = config_of(toy_data, retention=PartConfig(annotations=str(file), images=None))
+    config = config_of(toy_data, retention=SplitFilesConfig(annotations=str(file), images=None))
     result = TeacherTrainer(config, work_dir=tmp_path / "work").train()
     assert result.retention is not None
     assert result.retention.prompts == ("crimson", "lime")
@@ -213,7 +213,7 @@ def test_base_and_adapter_are_requested_what_the_data_does_not_have(toy_data: Pa
 
 def test_a_probe_of_the_same_things_is_reported_and_measures_nothing(toy_data: Path, tmp_path: Path) -> None:
     events: list[Event] = []
-    same = PartConfig(annotations=str(toy_data / "data" / "all.json"), images=None)
+    same = SplitFilesConfig(annotations=str(toy_data / "data" / "all.json"), images=None)
     config = config_of(toy_data, retention=same)
     assert TeacherTrainer(config, work_dir=tmp_path, listeners=[events.append]).train().retention is None
     assert any("is not measured" in (event.message or "") for event in events)
@@ -373,19 +373,19 @@ def test_a_changed_base_is_noticed(toy_data: Path, tmp_path: Path) -> None:
     assert load_adapted(tmp_path / "work" / FOLDER, base_model=str(toy_data / "base")).classes == ("red", "green")
 
 
-def test_a_part_without_objects_is_refused(toy_data: Path, tmp_path: Path) -> None:
+def test_a_split_without_objects_is_refused(toy_data: Path, tmp_path: Path) -> None:
     config = config_of(toy_data)
     config = config.model_copy(update={"data": config.data.model_copy(update={"classes": ("blue",)})})
-    with pytest.raises(DataError, match="the train part has no objects of the classes blue"):
+    with pytest.raises(DataError, match="the train split has no objects of the classes blue"):
         TeacherTrainer(config, work_dir=tmp_path).train()
 
 
-def test_parts_that_come_apart_are_used_as_they_are(toy_data: Path, tmp_path: Path) -> None:
+def test_given_splits_are_used_as_they_are(toy_data: Path, tmp_path: Path) -> None:
     for name, indices in (("train", range(20)), ("val", range(20, 26)), ("test", range(26, 30))):
         write_toy_data(tmp_path / "data" / name / "_annotations.coco.json", indices)
     data = {
         "digest": inspect_dataset(tmp_path / "data").digest,
-        "source": PartConfig(annotations=str(tmp_path / "data"), images=None),
+        "source": SplitFilesConfig(annotations=str(tmp_path / "data"), images=None),
     }
     config = config_of(toy_data)
     config = config.model_copy(update={"data": config.data.model_copy(update=data)})
