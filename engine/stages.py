@@ -18,7 +18,7 @@ from engine.spec import TeacherName
 
 
 class StageInput(NamedTuple):
-    """What the command of a stage reads.
+    """Inputs of the command of a stage.
 
     Attributes:
         request: File with the manifest.

@@ -153,7 +153,7 @@ class _Group:
         self._pass_lines(0.0)
 
     def wait_silently(self) -> None:
-        """Wait for the end of all, whatever they still write."""
+        """Wait for the end of all, without passing on their lines."""
         self.on_line = None
         self.wait()
 
@@ -165,7 +165,7 @@ class _Group:
                     self.deadline = time.monotonic() + self.settle
 
     def _pass_lines(self, seconds: float) -> None:
-        """Pass on the lines that arrive within some seconds; of further ones only those that are there."""
+        """Wait some seconds for a line, and pass on all lines that have arrived."""
         if not self.readers:
             time.sleep(seconds)
             return

@@ -1,4 +1,4 @@
-"""What may change of an existing Job: limits, suspension, and the digest of what only a new Job can take on. Pure."""
+"""Changes of an existing Job: limits and suspension; and the digest of settings that need a new Job. Pure."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def suspend_patch(job: Body, *, suspend: bool) -> Manifest | None:
 
 
 def is_queued(job: Body) -> bool:
-    """Whether a Job runs is Kueue's to say."""
+    """Return True if Kueue alone decides whether the Job runs."""
     return KUEUE_QUEUE in (job["metadata"].get("labels") or {})
 
 

@@ -1,4 +1,4 @@
-"""What deciding on one stage needs to know of its run. Pure."""
+"""Inputs of the decision on one stage. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the outcome and the progress lines of a stage to its status. Pure."""
+"""Turns the outcome and the progress of a stage into its status. Pure."""
 
 from __future__ import annotations
 

@@ -62,7 +62,9 @@ def unfinished(context: StageContext, stage: S, view: JobView) -> S:
     if changed and context.refused is None:
         left = remaining(context.deadline, stage)
         todo.replace.append(context.children(dispatched=stage.dispatched, seconds_left=left)[-1])
-        stops = "it stops at a checkpoint and goes on as they say" if context.stage.uses_gpu else "it starts again"
+        stops = (
+            "it stops at a checkpoint and resumes with the new ones" if context.stage.uses_gpu else "it starts again"
+        )
         return in_state(stage, "Pending", f"its settings have changed: {stops}")
     over = None if spec.suspend else _over(context, stage, view)
     if over is not None:
@@ -119,7 +121,7 @@ def _active(context: StageContext, stage: S, view: JobView, *, changed: bool) ->
     if stand.again is not None:
         todo.again(stand.again)
     if changed and context.refused is not None:
-        message = f"its new settings are refused, and it goes on with the old ones: {context.refused.message}"
+        message = f"its new settings are refused, and it continues with the old ones: {context.refused.message}"
         stand = replace(stand, message="; ".join(part for part in (message, stand.message) if part))
     again = ""
     if stage.failure is not None and stage.failure.reason not in PASSING:

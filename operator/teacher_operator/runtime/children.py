@@ -22,7 +22,7 @@ UNREADABLE = "cannot be handled as a"
 """In the answer (400) to an object with an unknown field or a wrong type, such as a typing error in an affinity."""
 
 NAMESPACE_GOING = "is being terminated"
-"""In the refusal of whatever would be made in a namespace that is being deleted."""
+"""Part of the refusal of any new object in a namespace that is being deleted."""
 
 
 class Children:

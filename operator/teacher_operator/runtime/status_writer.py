@@ -27,7 +27,7 @@ from teacher_operator.runtime.store import Store, key_of
 Body = Mapping[str, Any]
 
 EVENT_SECONDS = 300.0
-"""The same event is told of an object once in this time."""
+"""The same event of an object is posted once in this time."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,9 @@ class StatusWriter:
         try:
             TeacherFineTuneStatus.model_validate(status.model_dump())
         except ValidationError as error:
-            logger.error("the status cannot be told; this should not happen: %s", error, extra=about(body))
+            logger.error("the status is invalid; this should not happen: %s", error, extra=about(body))
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            status = broken_status(body, f"the status cannot be told: {where}")
+            status = broken_status(body, f"the status is invalid: {where}")
         data = status.model_dump(mode="json", by_alias=True, exclude_none=True)
         aliases = {field.alias or name for name, field in TeacherFineTuneStatus.model_fields.items()}
         nothing = dict.fromkeys(aliases - set(data))
@@ -75,7 +75,7 @@ class StatusWriter:
         except ApiError as error:
             if error.code == HTTPStatus.NOT_FOUND:
                 return None
-            if error.code == HTTPStatus.CONFLICT:  # somebody was faster: look again at once
+            if error.code == HTTPStatus.CONFLICT:  # another client was faster: reconcile again immediately
                 fresh = await self.cluster.get("TeacherFineTune", key)
                 if fresh is not None:
                     self.store.put("TeacherFineTune", fresh)
@@ -92,7 +92,7 @@ class StatusWriter:
         return None
 
     async def _tell(self, body: Body, note: EventNote) -> None:
-        """Post an event, unless the same was told of late. An event that is refused is not worth a retry."""
+        """Post an event, unless the same was posted recently. A refused event is not retried."""
         key, now = key_of(body), time.time()
         told, about_what = self._told.setdefault(key, {}), f"{note.reason} {note.message.partition(':')[0]}"
         if note.reason == SUCCEEDED:  # a teacher's end, or with the same words before the colon that of the run
@@ -145,7 +145,7 @@ def broken_status(body: Body, fault: str) -> TeacherFineTuneStatus:
 
 
 def about(body: Body) -> dict[str, str]:
-    """What a log line says of the object that it is about."""
+    """Return the fields of log lines that identify an object."""
     key, run = key_of(body), (body.get("status") or {}).get("runId") or ""
     return {"namespace": key.namespace, "object": key.name, "run": run}
 

@@ -37,7 +37,7 @@ async def test_a_running_trainer_keeps_going_when_a_policy_denies_its_new_settin
     before = await world.job(run, "grounding-dino")
     await world.requires_label("cost-center")
     await world.edit(run, pod={"labels": {"cost-center": None, "team": "a"}})
-    await world.reaches(run, "Training", saying="its new settings are refused, and it goes on with the old ones")
+    await world.reaches(run, "Training", saying="its new settings are refused, and it continues with the old ones")
     assert (await world.job(run, "grounding-dino"))["metadata"]["uid"] == before["metadata"]["uid"]
 
 

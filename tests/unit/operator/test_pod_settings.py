@@ -362,7 +362,7 @@ def test_what_runs_continues_when_its_settings_are_not_allowed(edited: bool) -> 
     decision = decide(body, Observed({MASKS.value: running}), CLOSED, now=NOW)
     reason, message = conditions(decision)["Succeeded"]
     assert reason == "Training"
-    assert ("it goes on with the old ones" in message) == edited
+    assert ("it continues with the old ones" in message) == edited
     assert [*decision.todo.apply, *decision.todo.delete, *decision.todo.replace] == []
     gone = decide(body, Observed(), CLOSED, now=NOW)
     assert conditions(gone)["Stalled"][0] == "NotAllowed"

@@ -1199,7 +1199,7 @@ def test_an_edit_of_the_platform_makes_a_new_job_that_resumes() -> None:
     world.look()
     assert world.job(MASKS)["metadata"]["deletionTimestamp"]
     assert world.state == ("Unknown", "Pending")
-    assert "goes on" in world.summary[2]
+    assert "resumes" in world.summary[2]
     world.look()
     idle(world)
     world.controllers()
@@ -1221,7 +1221,7 @@ def test_an_edit_that_the_api_server_refuses_gives_up_nothing_that_runs() -> Non
     world.look()
     assert "deletionTimestamp" not in world.job(MASKS)["metadata"]
     assert world.state == ("Unknown", "Training")
-    assert f"goes on with the old ones: {REFUSED.message}" in world.summary[2]
+    assert f"continues with the old ones: {REFUSED.message}" in world.summary[2]
     world.edit(nodeSelector=None)
     world.look()
     assert REFUSED.message not in world.summary[2]
