@@ -41,7 +41,7 @@ def train(steps: int, images: int, out: Path) -> None:
     optimizer = build_optimizer(trainable_parameters(teacher), settings)
     with joined() as processes:
         samples = [scene(seed, objects=4, height=160, width=160) for seed in range(images)]
-        examples = [teacher.example(sample, np.random.default_rng(0)) for sample in processes.place.share(samples)]
+        examples = [teacher.example(sample, np.random.default_rng(0)) for sample in processes.rank.share(samples)]
         seconds = []
         for _ in range(steps + 1):
             processes.meet()

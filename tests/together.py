@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from engine.processes.launch import Place
+from engine.processes.launch import Rank
 from engine.training.distributed import Processes, joined
 
 
@@ -34,9 +34,9 @@ def together(work: Callable[..., Any], *arguments: Any, count: int = 2, here: in
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     running = []
     for rank in range(count):
-        place = Place(rank, count, rank % (here or count), here or count)
+        own = Rank(rank, count, rank % (here or count), here or count)
         told, tell = Pipe(duplex=False)
-        process = get_context("fork").Process(target=_one, args=(tell, meeting | place.variables(), work, arguments))
+        process = get_context("fork").Process(target=_one, args=(tell, meeting | own.variables(), work, arguments))
         process.start()
         tell.close()
         running.append((process, told))

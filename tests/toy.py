@@ -250,7 +250,7 @@ def toy_loop(
     teacher = ToyTeacher()
     seed_all(common.seed)
     attach(teacher, wanted.lora)
-    steps = Steps.of(wanted, images=images, seed=common.seed, place=processes.place)
+    steps = Steps.of(wanted, images=images, seed=common.seed, rank=processes.rank)
     own = {
         "batches": lambda steps, step: toy_batches(teacher, steps, step),
         "evaluate": lambda: overlap(teacher, range(1000, 1032)),

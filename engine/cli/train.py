@@ -18,7 +18,7 @@ from engine.cli.spec_options import TEACHER
 from engine.config import from_yaml
 from engine.errors import ConfigError, NoProgressError, TeacherError
 from engine.plan import TrainingRun
-from engine.processes.launch import Place
+from engine.processes.launch import Rank
 from engine.results.events import Event, Listener
 from engine.results.no_gain import check_gain
 from engine.results.outcome import Outcome, TeacherOutcome, write_outcome
@@ -42,7 +42,7 @@ def train(
     outcome: OutcomeFile = None,
 ) -> None:
     """Train a planned run from its teacher_config.yaml, perhaps as one of several processes. A Job runs this."""
-    speaks = Place.of(os.environ).rank == 0
+    speaks = Rank.of(os.environ).index == 0
     listener = progress_listener(progress) if speaks else _silent
     processes: Processes | None = None
     teacher = teachers[0] if teachers else None

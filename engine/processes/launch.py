@@ -25,41 +25,41 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of a process among those of its run; the default is that of one alone.
+class Rank:
+    """Rank of a process among those of its run; the default is that of a single process.
 
     Attributes:
-        rank: Its number; the first, 0, speaks and writes for all.
-        size: How many there are.
-        local_rank: Its number on its machine, and that of its GPU.
-        local_size: How many there are on its machine.
+        index: Number of the process from 0; process 0 logs and writes.
+        size: Number of processes of the run.
+        local_index: Number of the process on its machine, and of its GPU.
+        local_size: Number of processes on its machine.
     """
 
-    rank: int = 0
+    index: int = 0
     size: int = 1
-    local_rank: int = 0
+    local_index: int = 0
     local_size: int = 1
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Place:
-        """The place that a process was given."""
+    def of(cls, environment: Mapping[str, str]) -> Rank:
+        """Return the rank that the launcher set in the environment of a process."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        defaults = (cls.rank, cls.size, cls.local_rank, cls.local_size)
+        defaults = (cls.index, cls.size, cls.local_index, cls.local_size)
         return cls(*(int(environment.get(name, default)) for name, default in zip(names, defaults, strict=True)))
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables that :meth:`of` reads."""
-        places = {"RANK": self.rank, "WORLD_SIZE": self.size}
-        places |= {"LOCAL_RANK": self.local_rank, "LOCAL_WORLD_SIZE": self.local_size}
-        return {name: str(value) for name, value in places.items()}
+        variables = {"RANK": self.index, "WORLD_SIZE": self.size}
+        variables |= {"LOCAL_RANK": self.local_index, "LOCAL_WORLD_SIZE": self.local_size}
+        return {name: str(value) for name, value in variables.items()}
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """The part of this process: the shares of all, in order, are the whole, and differ by one item at most.
+        """Return the share of this process; shares are consecutive, and their sizes differ by at most one.
 
-        >>> [Place(rank=rank, size=3).share(range(7)) for rank in range(3)]
+        >>> [Rank(index=i, size=3).share(range(7)) for i in range(3)]
         [[0, 1], [2, 3], [4, 5, 6]]
         """
-        return list(items[len(items) * self.rank // self.size : len(items) * (self.rank + 1) // self.size])
+        return list(items[len(items) * self.index // self.size : len(items) * (self.index + 1) // self.size])
 
 
 def launch(
@@ -98,9 +98,9 @@ def launch(
     with TemporaryDirectory() as folder:
         children = []
         for rank in range(processes):
-            place = Place(node_rank * processes + rank, nodes * processes, rank, processes)
+            own = Rank(node_rank * processes + rank, nodes * processes, rank, processes)
             file = Path(folder, str(rank)) if outcome else None
-            children.append(Child(command(file), {**common, **place.variables()}, file))
+            children.append(Child(command(file), {**common, **own.variables()}, file))
         ended = supervise(children, grace=grace, settle=settle)
         file = None if ended.speaker is None else children[ended.speaker].outcome
         if outcome is not None and file is not None and file.exists():

@@ -104,7 +104,7 @@ def batches_from(
     0: by this process; None: one worker per core, divided by the training processes of this machine. Close the
     generator: workers ignore the SIGTERM by which Python ends remaining processes.
     """
-    cores = max(1, usable_cores() // steps.place.local_size)
+    cores = max(1, usable_cores() // steps.rank.local_size)
     count = min(MAX_WORKERS, cores) if workers is None else workers
     loader: DataLoader[Example | TeacherError] = DataLoader(
         views,

@@ -218,7 +218,7 @@ def _detect(
                 teacher,
                 split.dataset,
                 partial(split.sample, with_masks=False),
-                indices=processes.place.share(range(len(split.dataset) if wanted else 0)),
+                indices=processes.rank.share(range(len(split.dataset) if wanted else 0)),
                 batch_size=min(settings.batch_size, DETECTION_BATCH),
             )
         seen.append([found for _, found in processes.gather(mine)])

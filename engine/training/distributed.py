@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import nn
 
 from engine.errors import EXIT_ERRORS, ConfigError, InterruptedTrainingError, TeacherError
-from engine.processes.launch import Place
+from engine.processes.launch import Rank
 from engine.results.outcome import Outcome
 from engine.training.device import Stop
 
@@ -47,9 +47,9 @@ class Processes:
     Without arguments the run has only this process: nothing is exchanged, and torch.distributed is not needed.
     """
 
-    def __init__(self, place: Place | None = None) -> None:
-        self.place = place or Place()
-        self.first = self.place.rank == 0
+    def __init__(self, rank: Rank | None = None) -> None:
+        self.rank = rank or Rank()
+        self.first = self.rank.index == 0
         self.told = False
         """Whether every process knows why the run has ended."""
         self._lost = False
@@ -84,7 +84,7 @@ class Processes:
         """Return the items of all processes, in rank order, in the first process; an empty list in the others."""
         if not self._many:
             return items
-        parts: list[Any] | None = [None] * self.place.size if self.first else None
+        parts: list[Any] | None = [None] * self.rank.size if self.first else None
         with self._others():
             self._exchange()
             dist.gather_object(items, parts)
@@ -104,7 +104,7 @@ class Processes:
         found = torch.tensor([float(p.grad is not None) for p in adapter], device=adapter[0].device)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in adapter]
         together = torch.cat([*(gradient.flatten() for gradient in gradients), found])
-        parts: list[Any] = [None] * self.place.size
+        parts: list[Any] = [None] * self.rank.size
         with self._others():
             self._exchange()
             dist.all_gather_object(parts, losses)
@@ -118,10 +118,10 @@ class Processes:
     @contextmanager
     def first_on_machine(self) -> Iterator[None]:
         """Let one process per machine execute the block before the others, which then find the files it fetched."""
-        if self.place.local_rank > 0:
+        if self.rank.local_index > 0:
             self.meet()
         yield
-        if self.place.local_rank == 0:
+        if self.rank.local_index == 0:
             self.meet()
 
     def tell(self, failure: BaseException) -> None:
@@ -132,7 +132,7 @@ class Processes:
 
     @property
     def _many(self) -> bool:
-        return self.place.size > 1
+        return self.rank.size > 1
 
     def _exchange(self, value: float = 0.0, *, failure: BaseException | None = None) -> float:
         """Return the sum of ``value``; if a process has failed, raise its error in all."""
@@ -140,7 +140,7 @@ class Processes:
         dist.all_reduce(told)
         total, failed = told.tolist()
         if failed:
-            records: list[Any] = [None] * self.place.size
+            records: list[Any] = [None] * self.rank.size
             dist.all_gather_object(records, None if failure is None else _error_record(failure))
             self.told = True
             if failure is None:
@@ -176,18 +176,18 @@ def joined() -> Iterator[Processes]:
         ConfigError: This machine has fewer GPUs than processes.
         TeacherError: Some did not start, or one has failed: then of the class of its error.
     """
-    place = Place.of(os.environ)
-    if place.size == 1:
+    rank = Rank.of(os.environ)
+    if rank.size == 1:
         yield ALONE
         return
     if on_gpu():
         gpus = torch.cuda.device_count()
-        if place.local_size > gpus:
-            raise ConfigError(f"{place.local_size} processes need a GPU each, but this machine has {gpus}")
-        torch.cuda.set_device(place.local_rank)
-    store = _meet(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), place)
-    dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=WAIT)
-    processes = Processes(place)
+        if rank.local_size > gpus:
+            raise ConfigError(f"{rank.local_size} processes need a GPU each, but this machine has {gpus}")
+        torch.cuda.set_device(rank.local_index)
+    store = _meet(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), rank)
+    dist.init_process_group("gloo", store=store, rank=rank.index, world_size=rank.size, timeout=WAIT)
+    processes = Processes(rank)
     try:
         yield processes
         processes.meet()  # the first publishes; until it has, the run may still fail
@@ -202,7 +202,7 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _meet(host: str, port: int, place: Place) -> Any:
+def _meet(host: str, port: int, rank: Rank) -> Any:
     """Wait until all processes have joined; signals are handled meanwhile.
 
     Raises:
@@ -212,24 +212,24 @@ def _meet(host: str, port: int, place: Place) -> Any:
 
     def wait(for_what: str) -> None:
         if time.monotonic() > deadline:
-            raise TeacherError(f"after {JOIN / 60:.0f} minutes process {place.rank} is still waiting for {for_what}")
+            raise TeacherError(f"after {JOIN / 60:.0f} minutes process {rank.index} is still waiting for {for_what}")
         time.sleep(0.2)
 
     while True:
-        if place.rank > 0:
+        if rank.index > 0:
             while not _listens(host, port):
                 wait(f"the first one, at {host}:{port}: is it running and reachable?")
         store: Any = dist.TCPStore(  # type: ignore[attr-defined]
-            host, port, is_master=place.rank == 0, wait_for_workers=False, timeout=WAIT
+            host, port, is_master=rank.index == 0, wait_for_workers=False, timeout=WAIT
         )
-        if not store.check([f"here/{place.rank}"]):
+        if not store.check([f"here/{rank.index}"]):
             break
         del store  # it belongs to an earlier attempt, whose processes have not noticed yet that one is lost
         wait("the processes of an earlier attempt to end")
-    store.set(f"here/{place.rank}", "")
-    for rank in range(place.size):
-        while not store.check([f"here/{rank}"]):
-            wait(f"process {rank} of {place.size}")
+    store.set(f"here/{rank.index}", "")
+    for index in range(rank.size):
+        while not store.check([f"here/{index}"]):
+            wait(f"process {index} of {rank.size}")
     return store
 
 

@@ -52,7 +52,7 @@ class Evaluator:
             self.stop.check()
             return split.sample(index, with_masks=False)  # masks are compared as run lengths
 
-        indices = self.processes.place.share(range(len(split.dataset)))
+        indices = self.processes.rank.share(range(len(split.dataset)))
         with memory_errors(teacher, self.settings):
             seen = predict_images(teacher, split.dataset, load, indices=indices, batch_size=self.micro_batch_size)
         seen = self.processes.gather(seen)
@@ -105,7 +105,7 @@ class Evaluator:
         """
 
         def measure() -> ApMetrics:
-            indices, size = self.processes.place.share(range(len(split.dataset))), self.micro_batch_size
+            indices, size = self.processes.rank.share(range(len(split.dataset))), self.micro_batch_size
             seen: list[Detections] = []
             for start in range(0, len(indices), size):
                 self.stop.check()

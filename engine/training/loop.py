@@ -168,7 +168,7 @@ class Loop:
         done = self.progress.step
         micro_batches = [next(batches) for _ in steps.batches(done)]
         # After the batches: a loader draws a number when it starts.
-        seed_all(self.training.seed, done, self.processes.place.rank)
+        seed_all(self.training.seed, done, self.processes.rank.index)
         set_training(self.teacher, True)
         self.progress = self._updated()  # saves the device's peak memory, which is reset next
         try:

@@ -23,7 +23,7 @@ from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import CocoDataset
 from engine.estimate.cost_model import USABLE, BatchShape, StepEstimate, base_of, batch_shape, choose_step, options
 from engine.models.base import Teacher
-from engine.processes.launch import Place
+from engine.processes.launch import Rank
 from engine.spec import LoraPreset
 from engine.training.checkpoint import Progress
 from engine.training.distributed import Processes
@@ -78,7 +78,7 @@ def plan_micro_batch(
     """
 
     def decide() -> tuple[StepEstimate | None, int | None]:
-        available_memory = measure_available_memory(teacher, processes.place)
+        available_memory = measure_available_memory(teacher, processes.rank)
         plan = partial(plan_step, teacher, settings, dataset, bfloat16=bfloat16)
         if available_memory is not None and _may_keep(teacher, settings):
             kept = plan(available_memory=int(available_memory / KEPT_MEMORY_FACTOR))
@@ -151,7 +151,7 @@ def _batch_shape(teacher: Teacher, settings: TeacherSettings, dataset: CocoDatas
     )
 
 
-def measure_available_memory(teacher: Teacher, place: Place) -> int | None:
+def measure_available_memory(teacher: Teacher, rank: Rank) -> int | None:
     """Return the bytes that training may use, including those that the model holds already; None if unknown.
 
     On a CPU these are the free bytes of the container, or else of the machine, divided by its training processes.
@@ -163,7 +163,7 @@ def measure_available_memory(teacher: Teacher, place: Place) -> int | None:
         bytes_ for bytes_ in (_left_in_cgroup(CGROUP), _left_on_machine(Path("/proc/meminfo"))) if bytes_ is not None
     ]
     held = sum(p.numel() * p.element_size() for p in teacher.model.parameters())
-    return min(left) // place.local_size + held if left else None
+    return min(left) // rank.local_size + held if left else None
 
 
 def _left_in_cgroup(folder: Path) -> int | None:

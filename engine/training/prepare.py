@@ -98,7 +98,7 @@ def prepare_run(context: TrainingContext, checkpoint: Checkpoint | None) -> Prep
         settings,
         images=len(train),
         seed=training.seed,
-        place=context.processes.place,
+        rank=context.processes.rank,
         repeats=repeat_factors(train, exponent=training.class_balance),
         shapes=shapes_of(train) if teacher.pads else (),
         micro_batch_size=size if size < settings.batch_size else None,

@@ -77,7 +77,7 @@ def fetch(
             unreadable["train"] = data.fetch_images("train")
         unreadable = data.settled(unreadable)
         retention = prepare_retention_data(training.retention, config.data, masks=masks, storage=storage, cache=cache)
-        if processes.place.local_rank == 0:
+        if processes.rank.local_index == 0:
             training_images.begin(partial(Splits.of, data, unreadable))
         for message in (NO_RETENTION_DATA,) if retention is None else skipped_messages(retention.unreadable):
             say(message)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.config import TeacherSettings
 from engine.dataset.types import CocoDataset
-from engine.processes.launch import Place
+from engine.processes.launch import Rank
 
 Key = tuple[int, int]
 """(visit, index of the image): one view of one image. The visit is the number of earlier uses of the image in the run:
@@ -37,7 +37,7 @@ class Steps:
         epochs: Passes over the training split.
         evaluations: Number of evaluations, at most one per epoch.
         seed: Seed of the order of the images.
-        place: Rank of this process, which gets a share of each step. The images of a step do not depend on it.
+        rank: Rank of this process, which gets a share of each step. The images of a step do not depend on it.
         repeats: Mean uses of each image per epoch; empty: one.
         shapes: Shape class of each image: images of one class need little padding in a batch; empty: all are alike.
         micro_batch_size: Maximum images per forward pass; None: all of a step.
@@ -48,7 +48,7 @@ class Steps:
     epochs: int
     evaluations: int
     seed: int
-    place: Place = field(default_factory=Place)
+    rank: Rank = field(default_factory=Rank)
     repeats: tuple[float, ...] = ()
     shapes: tuple[int, ...] = ()
     micro_batch_size: int | None = None
@@ -60,7 +60,7 @@ class Steps:
         *,
         images: int,
         seed: int,
-        place: Place | None = None,
+        rank: Rank | None = None,
         repeats: tuple[float, ...] = (),
         shapes: tuple[int, ...] = (),
         micro_batch_size: int | None = None,
@@ -72,7 +72,7 @@ class Steps:
             epochs=settings.epochs,
             evaluations=settings.evaluations,
             seed=seed,
-            place=place or Place(),
+            rank=rank or Rank(),
             repeats=repeats,
             shapes=shapes,
             micro_batch_size=micro_batch_size or settings.micro_batch_size,
@@ -86,7 +86,7 @@ class Steps:
     @property
     def largest_batch(self) -> int:
         """Maximum images per forward pass, the same on all processes."""
-        share = math.ceil(self.batch_size / self.place.size)
+        share = math.ceil(self.batch_size / self.rank.size)
         return min(self.micro_batch_size or share, share)
 
     @property
@@ -107,7 +107,7 @@ class Steps:
 
     def batches(self, step: int) -> list[list[Key]]:
         """Return the micro-batches of one step on this process; empty if there are fewer images than processes."""
-        keys, size = self.place.share(self.views(step)), self.largest_batch
+        keys, size = self.rank.share(self.views(step)), self.largest_batch
         return [keys[i : i + size] for i in range(0, len(keys), size)]
 
     def batches_from(self, step: int) -> Iterator[list[Key]]:

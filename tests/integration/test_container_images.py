@@ -304,7 +304,7 @@ def test_processes_of_a_trainer_find_each_other() -> None:
     program = """
 from engine.training.distributed import joined
 with joined() as processes:
-    assert processes.sum(processes.place.rank + 1) == 3
+    assert processes.sum(processes.rank.index + 1) == 3
 """
     launcher = f"""
 import sys

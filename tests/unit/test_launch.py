@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from engine.processes.launch import Place, launch
+from engine.processes.launch import Rank, launch
 from engine.results.outcome import Outcome
 
 HEAD = """
@@ -33,14 +33,14 @@ def start(program: str, *, processes: int = 2, outcome: Path | None = None, **op
 
 @pytest.mark.parametrize(("items", "size"), [(0, 2), (1, 3), (7, 3), (8, 4), (3, 8)])
 def test_shares_are_the_whole_in_order_and_as_equal_as_can_be(items: int, size: int) -> None:
-    shares = [Place(rank, size).share(range(items)) for rank in range(size)]
+    shares = [Rank(rank, size).share(range(items)) for rank in range(size)]
     assert [item for share in shares for item in share] == list(range(items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_one_alone_has_everything() -> None:
-    assert Place.of({}) == Place()
-    assert Place().share("abc") == ["a", "b", "c"]
+    assert Rank.of({}) == Rank()
+    assert Rank().share("abc") == ["a", "b", "c"]
 
 
 def test_every_process_learns_its_place_and_where_all_meet(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_every_process_learns_its_place_and_where_all_meet(tmp_path: Path) -> No
         *place, host, port, threads = (tmp_path / str(rank)).read_text().split()
         assert (place, host, port) == ([str(rank), "4", str(rank - 2), "2"], "first.svc", "29500")
         assert int(threads) >= 1
-        assert Place.of(dict(zip(names, place, strict=False))) == Place(rank, 4, rank - 2, 2)
+        assert Rank.of(dict(zip(names, place, strict=False))) == Rank(rank, 4, rank - 2, 2)
 
 
 def test_the_first_speaks_when_all_ended_well(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def train_together(processes: Processes, config: RunConfig, folder: Path, measur
         if (event.message or "").startswith(WAITING):
             measured.set()
 
-    rank, machine = processes.place.rank, processes.place.rank - processes.place.local_rank
+    rank, machine = processes.rank.index, processes.rank.index - processes.rank.local_index
     return TeacherTrainer(
         config,
         work_dir=folder / f"work{rank}",

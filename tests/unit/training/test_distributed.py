@@ -14,7 +14,7 @@ from together import free_port, together
 from torch import nn
 
 from engine.errors import ConfigError, DataError, InterruptedTrainingError, StorageError, TeacherError
-from engine.processes.launch import Place
+from engine.processes.launch import Rank
 from engine.training import distributed
 from engine.training.distributed import ALONE, Processes, joined
 
@@ -33,7 +33,7 @@ def layers(rank: int) -> list[nn.Parameter]:
 
 
 def exchange(processes: Processes) -> Any:
-    rank = processes.place.rank
+    rank = processes.rank.index
     parameters = layers(rank)
     losses = processes.add_up(parameters, {"loss": 0.5, "l1": 0.25} if rank == 1 else {})
     return {
@@ -80,7 +80,7 @@ WAITS: dict[str, Callable[[Processes], object]] = {
 
 def fail_in_one(processes: Processes, failing: int, failure: BaseException, waits: str) -> None:
     processes.meet()
-    if processes.place.rank == failing:
+    if processes.rank.index == failing:
         raise failure
     WAITS[waits](processes)
 
@@ -106,7 +106,7 @@ def test_errors_keep_their_kind_in_other_processes(failure: BaseException, kind:
 
 
 def different_errors(processes: Processes) -> None:
-    raise DataError(f"of {processes.place.rank}")
+    raise DataError(f"of {processes.rank.index}")
 
 
 def test_each_keeps_its_own_error_where_several_fail() -> None:
@@ -114,7 +114,7 @@ def test_each_keeps_its_own_error_where_several_fail() -> None:
 
 
 def be_killed(processes: Processes) -> None:
-    if processes.place.rank == 1:
+    if processes.rank.index == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     processes.sum(1)
 
@@ -152,9 +152,9 @@ def test_a_signal_does_not_interrupt_what_is_exchanged() -> None:
 
 def fetch(processes: Processes, log: Path) -> None:
     with processes.first_on_machine():
-        time.sleep(0.2 if processes.place.local_rank == 0 else 0)
+        time.sleep(0.2 if processes.rank.local_index == 0 else 0)
         with log.open("a") as file:
-            file.write(f"{processes.place.local_rank}\n")
+            file.write(f"{processes.rank.local_index}\n")
 
 
 def test_on_each_machine_one_fetches_before_the_others(tmp_path: Path) -> None:
@@ -180,11 +180,11 @@ def test_whoever_comes_anew_waits_until_those_of_the_earlier_attempt_have_ended(
     earlier.set("here/0", "")
     earlier.set("here/1", "")
     with ThreadPoolExecutor(1) as pool:
-        newcomer = pool.submit(distributed._meet, "127.0.0.1", port, Place(rank=1, size=2))
+        newcomer = pool.submit(distributed._meet, "127.0.0.1", port, Rank(index=1, size=2))
         time.sleep(0.5)
         assert not newcomer.done()
         del earlier
-        first = distributed._meet("127.0.0.1", port, Place(rank=0, size=2))
+        first = distributed._meet("127.0.0.1", port, Rank(index=0, size=2))
         second = newcomer.result(timeout=30)
         assert first.check(["here/0", "here/1"])
         assert second.check(["here/0", "here/1"])

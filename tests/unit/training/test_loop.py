@@ -241,7 +241,7 @@ def test_nothing_below_the_base_is_called_the_best(tmp_path: Path) -> None:
 
 
 def train_together(processes: Processes, folder: Path, images: int) -> tuple[Progress, dict[str, torch.Tensor]]:
-    loop = toy_loop(folder / str(processes.place.rank), images=images, lora=WITHOUT_NOISE, processes=processes)
+    loop = toy_loop(folder / str(processes.rank.index), images=images, lora=WITHOUT_NOISE, processes=processes)
     return loop.run(), weights(loop)
 
 
@@ -266,7 +266,7 @@ def stopped_together(processes: Processes, folder: Path, signalled: int) -> obje
     """One of them gets SIGTERM after its 7th step; then what it leaves is gone on from, by all."""
 
     def kill(event: Event) -> None:
-        if event.event == "step" and event.step == 7 and processes.place.rank == signalled:
+        if event.event == "step" and event.step == 7 and processes.rank.index == signalled:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with Stop() as stop:
@@ -299,7 +299,7 @@ def poisoned_in_one(processes: Processes, folder: Path) -> None:
 
     def poisoned(steps: Steps, step: int) -> object:
         for number, batch in enumerate(batches(steps, step)):
-            if number == 9 and processes.place.rank == 1:
+            if number == 9 and processes.rank.index == 1:
                 batch["boxes"][0, 0] = float("nan")
             yield batch
 

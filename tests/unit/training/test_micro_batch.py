@@ -34,7 +34,7 @@ def trained(folder: Path, preset: LoraPreset = LoraPreset.ENCODER_DECODER) -> tu
 def test_little_memory_reduces_the_micro_batch_and_recomputes_and_reports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(micro_batch, "measure_available_memory", lambda teacher, place: 12_000_000)
+    monkeypatch.setattr(micro_batch, "measure_available_memory", lambda teacher, rank: 12_000_000)
     result, notes = trained(tmp_path)
     assert any("1 of the 4 images of a step at a time, recomputing encoder and decoder" in note for note in notes)
     assert any(note.startswith("steps used") for note in notes)
@@ -65,7 +65,7 @@ def test_freed_memory_is_kept_only_where_twice_of_what_tensors_hold_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, bytes_left: int | None, keeps: bool
 ) -> None:
     calls: list[bool] = []
-    monkeypatch.setattr(micro_batch, "measure_available_memory", lambda teacher, place: bytes_left)
+    monkeypatch.setattr(micro_batch, "measure_available_memory", lambda teacher, rank: bytes_left)
     monkeypatch.setattr(prepare_model, "keep_memory", lambda: calls.append(True))
     _, notes = trained(tmp_path, LoraPreset(preset))
     assert bool(calls) == keeps

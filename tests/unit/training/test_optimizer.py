@@ -48,9 +48,7 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(micro_batch_size: int
 
 def gradients_of_a_share(processes: Processes, images: int) -> tuple[dict[str, float], dict[str, Tensor | None]]:
     teacher = teacher_with_adapter()
-    steps = Steps(
-        images=images, batch_size=4, micro_batch_size=2, epochs=1, evaluations=1, seed=0, place=processes.place
-    )
+    steps = Steps(images=images, batch_size=4, micro_batch_size=2, epochs=1, evaluations=1, seed=0, rank=processes.rank)
     batches = [batch for batch, _ in zip(toy_batches(teacher, steps), steps.batches(0), strict=True)]
     losses = gradients(teacher, batches, nullcontext(), processes)
     return losses, {name: parameter.grad for name, parameter in trainable_parameters(teacher).items()}

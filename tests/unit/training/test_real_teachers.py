@@ -109,7 +109,7 @@ def test_found_features_lead_to_the_same_adapter_as_computed_ones(tmp_path: Path
 
 def train_together(processes: Processes, config: RunConfig, work: Path) -> tuple[TeacherResult, list[str]]:
     events: list[Event] = []
-    folder = work / str(processes.place.rank)
+    folder = work / str(processes.rank.index)
     trainer = TeacherTrainer(config, work_dir=folder, listeners=[events.append], processes=processes)
     return trainer.train(), [event.event for event in events]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy import settings
 
-from engine.processes.launch import Place
+from engine.processes.launch import Rank
 from engine.training.sampler import Steps, learning_rate
 
 
@@ -34,7 +34,7 @@ def test_the_last_step_of_an_epoch_has_what_is_left() -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 8])  # of 8 processes half have nothing to do
 def test_processes_share_out_what_one_would_see(size: int) -> None:
-    alone, shared = steps(), [replace(steps(), place=Place(rank, size)) for rank in range(size)]
+    alone, shared = steps(), [replace(steps(), rank=Rank(rank, size)) for rank in range(size)]
     for step in range(alone.total):
         seen = [[key for batch in plan.batches(step) for key in batch] for plan in shared]
         assert list(chain(*seen)) == alone.views(step) == list(chain(*alone.batches(step)))
@@ -44,7 +44,7 @@ def test_processes_share_out_what_one_would_see(size: int) -> None:
 
 
 def test_a_batch_of_a_step_is_that_of_one_process_where_every_process_has_one() -> None:
-    alone, shared = steps(), [replace(steps(), place=Place(rank, 2)) for rank in range(2)]
+    alone, shared = steps(), [replace(steps(), rank=Rank(rank, 2)) for rank in range(2)]
     assert [batch for plan in shared for batch in plan.batches(0)] == alone.batches(0)
 
 

@@ -85,7 +85,7 @@ def test_what_would_fit_is_reported_where_half_is_too_much(
 def halved_together(processes: Processes, folder: Path) -> Any:
     """Only the second process has too little memory."""
     with pytest.MonkeyPatch.context() as patch:
-        asked = room_for(1 if processes.place.rank else 9, patch)
+        asked = room_for(1 if processes.rank.index else 9, patch)
         loop = toy_loop(folder, images=20, lora=WITHOUT_NOISE, batch_size=4, micro_batch_size=2, processes=processes)
         progress = loop.run()
     return (
