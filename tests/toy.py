@@ -255,7 +255,7 @@ def toy_loop(
         "batches": lambda steps, step: toy_batches(teacher, steps, step),
         "evaluate": lambda: overlap(teacher, range(1000, 1032)),
         "keep_best": lambda: None,
-        "checkpointed": lambda path: None,
+        "on_checkpoint": lambda path: None,
         "listen": lambda event: None,
     }
     fresh = Checkpoint(Progress(), before={}, settings={}, adapter=adapter_tensors(teacher), optimizer={})

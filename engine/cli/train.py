@@ -68,7 +68,7 @@ def train(
         slug = teacher.slug if teacher is not None else ""
         listener(Event(event="error", teacher=slug, message=str(error), reason=error.reason, exit_code=error.exit_code))
         # The JSON lines contain the failure already; other processes than the first leave the report to it.
-        if progress is ProgressStyle.JSON if speaks else processes is not None and processes.told:
+        if progress is ProgressStyle.JSON if speaks else processes is not None and processes.failure_shared:
             raise typer.Exit(error.exit_code) from None
         raise
     if outcome is not None:

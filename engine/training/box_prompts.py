@@ -146,7 +146,7 @@ def detect_box_prompts(
     storage: Storage,
     cache: Path,
     processes: Processes,
-    say: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> DetectedBoxes | None:
     """Detect objects of the training and validation split with the teacher that prompts ``name``.
 
@@ -161,7 +161,7 @@ def detect_box_prompts(
         storage: Where the run is published.
         cache: Folder for base models.
         processes: All processes of the run.
-        say: Receives progress messages.
+        note: Receives progress messages.
 
     Returns:
         None if no teacher prompts it, or the run has no adapter of that one.
@@ -177,9 +177,9 @@ def detect_box_prompts(
         return DetectedBoxes.read(kept)
     layout = RunLayout.of(config)
     if processes.decided(lambda: read_result(layout, prompting, storage)) is None:
-        say(f"this run has no {title} adapter: {asked} is prompted by jittered true boxes alone")
+        note(f"this run has no {title} adapter: {asked} is prompted by jittered true boxes alone")
         return None
-    say(f"detecting objects with the tuned {title}: its boxes will prompt {asked}")
+    note(f"detecting objects with the tuned {title}: its boxes will prompt {asked}")
     # Without a share of the prompts, boxes of training images would not be used.
     wanted = ((splits.train, learner.prompt_share() > 0), (splits.val, True))
     train, val = _detect(layout.teacher(prompting), detector, wanted, storage=storage, cache=cache, processes=processes)
@@ -188,9 +188,9 @@ def detect_box_prompts(
         objects = splits.train.dataset.annotations
         boxes = [_undetected(of_image) for of_image in objects]
         if train:
-            boxes = [boxes_of(*pair) for pair in zip(objects, train, strict=True)]
+            boxes = [match_boxes(*pair) for pair in zip(objects, train, strict=True)]
             found, all_of = sum(int((~np.isnan(some[:, 0])).sum()) for some in boxes), sum(map(len, boxes))
-            say(f"{title} found {found} of {all_of} training objects")
+            note(f"{title} found {found} of {all_of} training objects")
         detected = DetectedBoxes.of(boxes, [_top_boxes(found) for found in val])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DETECTED_BOXES.format(detected.digest)).write_bytes(detected.content)
@@ -225,7 +225,7 @@ def _detect(
     return seen
 
 
-def boxes_of(annotations: Sequence[CocoAnnotation], seen: Detections) -> NDArray[np.float32]:
+def match_boxes(annotations: Sequence[CocoAnnotation], seen: Detections) -> NDArray[np.float32]:
     """Return the (N, 4) detection of each object: same class, IoU of at least 0.5, highest score first; else NaN."""
     boxes = _undetected(annotations)
     objects = np.array([i for i, one in enumerate(annotations) if not one.iscrowd], np.int64)
@@ -238,7 +238,7 @@ def boxes_of(annotations: Sequence[CocoAnnotation], seen: Detections) -> NDArray
     return boxes
 
 
-def masks_of(teacher: Teacher, samples: Sequence[Sample], boxes: Sequence[Detections]) -> list[Detections]:
+def predict_masks(teacher: Teacher, samples: Sequence[Sample], boxes: Sequence[Detections]) -> list[Detections]:
     """Predict masks for a detector's boxes, with its scores and classes, as in later use of both teachers."""
     prompted = [
         Sample.of(sample.image, found.boxes_xyxy, found.class_indices)

@@ -249,10 +249,10 @@ def machine_errors() -> Iterator[None]:
             raise
         raise _of_the_disk(int(code[1]), None) from error
     except RuntimeError as error:
-        told = str(error)
-        if re.search(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", told):
+        message = str(error)
+        if re.search(r"DataLoader worker .* (is killed by signal|exited unexpectedly)", message):
             raise MachineError(
-                f"a data worker was lost ({told.splitlines()[0].rstrip('. ')}): most likely the machine ran out of "
+                f"a data worker was lost ({message.splitlines()[0].rstrip('. ')}): most likely the machine ran out of "
                 "memory; lower training.workers, or give it more"
             ) from error
         raise

@@ -50,7 +50,7 @@ class Processes:
     def __init__(self, rank: Rank | None = None) -> None:
         self.rank = rank or Rank()
         self.first = self.rank.index == 0
-        self.told = False
+        self.failure_shared = False
         """Whether every process knows why the run has ended."""
         self._lost = False
         self._gpus: Any = dist.new_group(backend="nccl", timeout=WAIT_FOR_GPU) if self._many and on_gpu() else None
@@ -124,9 +124,9 @@ class Processes:
         if self.rank.local_index == 0:
             self.meet()
 
-    def tell(self, failure: BaseException) -> None:
+    def broadcast_failure(self, failure: BaseException) -> None:
         """End all processes with ``failure``, unless they know already or one is unreachable."""
-        if self._many and not self.told and not self._lost:
+        if self._many and not self.failure_shared and not self._lost:
             with suppress(TeacherError), self._others():  # a lost process must not hide the cause
                 self._exchange(failure=failure)
 
@@ -136,13 +136,13 @@ class Processes:
 
     def _exchange(self, value: float = 0.0, *, failure: BaseException | None = None) -> float:
         """Return the sum of ``value``; if a process has failed, raise its error in all."""
-        told = torch.tensor([value, failure is not None], dtype=torch.float64)
-        dist.all_reduce(told)
-        total, failed = told.tolist()
+        exchanged = torch.tensor([value, failure is not None], dtype=torch.float64)
+        dist.all_reduce(exchanged)
+        total, failed = exchanged.tolist()
         if failed:
             records: list[Any] = [None] * self.rank.size
             dist.all_gather_object(records, None if failure is None else _error_record(failure))
-            self.told = True
+            self.failure_shared = True
             if failure is None:
                 raise _error(next(record for record in records if record is not None))
         return float(total)
@@ -192,7 +192,7 @@ def joined() -> Iterator[Processes]:
         yield processes
         processes.meet()  # the first publishes; until it has, the run may still fail
     except BaseException as failure:
-        processes.tell(failure)
+        processes.broadcast_failure(failure)
         raise
     dist.destroy_process_group()
 

@@ -15,7 +15,7 @@ from engine.models.lora import adapter_off
 from engine.results.types import ApMetrics, Retention
 from engine.teachers import Teacher
 from engine.training.annotated_splits import SplitData
-from engine.training.box_prompts import DetectedBoxes, masks_of
+from engine.training.box_prompts import DetectedBoxes, predict_masks
 from engine.training.device import Stop, memory_errors
 from engine.training.distributed import Processes
 from engine.training.retention_data import RetentionData
@@ -112,7 +112,7 @@ class Evaluator:
                 some = indices[start : start + size]
                 samples = [split.sample(i, with_masks=False) for i in some]
                 with memory_errors(self.teacher, self.settings):
-                    seen += masks_of(self.teacher, samples, [boxes[i] for i in some])
+                    seen += predict_masks(self.teacher, samples, [boxes[i] for i in some])
             seen = self.processes.gather(seen)
             return self.processes.decided(lambda: coco_ap(truth, seen))
 

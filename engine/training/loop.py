@@ -45,14 +45,14 @@ class Hooks:
         batches: Return the batches of the run from a step on.
         evaluate: Return metrics of the current teacher on the validation split, the same in all processes.
         keep_best: Write the adapter: it is the best so far.
-        checkpointed: Receives the path of each new checkpoint.
+        on_checkpoint: Receives the path of each new checkpoint.
         listen: Receives every event.
     """
 
     batches: Callable[[Steps, int], Generator[Batch, None, None]]
     evaluate: Callable[[], ApMetrics]
     keep_best: Callable[[], None]
-    checkpointed: Callable[[Path], None]
+    on_checkpoint: Callable[[Path], None]
     listen: Listener
 
 
@@ -153,7 +153,7 @@ class Loop:
         self.pace.step(time.monotonic() - begin, images=len(self.steps.views(done)))
         epoch = self.steps.epochs_at(done + 1)
         self.progress = self._updated(self.progress.after_step(losses["loss"], steps=self.steps.total, epoch=epoch))
-        self._tell(
+        self._emit(
             "step",
             loss=losses["loss"],
             losses={name: value for name, value in losses.items() if name != "loss"},
@@ -195,7 +195,7 @@ class Loop:
         self._keep_less()
         self.steps, self.progress = replace(self.steps, micro_batch_size=half), self._updated(micro_batch_size=half)
         why = f"micro-batches of {size} images do not fit into the memory of the GPU"
-        self._tell("note", message=f"{why}: continuing with {half} at a time and the same batch size")
+        self._emit("note", message=f"{why}: continuing with {half} at a time and the same batch size")
         self._checkpoint()
 
     def _keep_less(self) -> None:
@@ -226,7 +226,7 @@ class Loop:
         if better:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(self.teacher).items()}
         self.progress = self._updated(progress.after_evaluation(ap, epoch=self.steps.epochs_at(progress.step)))
-        self._tell("evaluation", ap=ap, best=better and self._best_ap() is not None, phase="adapted")
+        self._emit("evaluation", ap=ap, best=better and self._best_ap() is not None, phase="adapted")
         if better:
             self.hooks.keep_best()
         self._checkpoint()
@@ -243,18 +243,18 @@ class Loop:
             best=self.best,
         )
         begin = time.monotonic()
-        self.hooks.checkpointed(save_checkpoint(checkpoint, self.folder))
+        self.hooks.on_checkpoint(save_checkpoint(checkpoint, self.folder))
         self.saved = time.monotonic()
         self.interval = checkpoint_interval(self.saved - begin)
         self.stop.alive()
-        self._tell("checkpoint")
+        self._emit("checkpoint")
 
     def _checkpoint_at_the_end(self) -> None:
         """Write a checkpoint of a run that stops here; an unreachable store must not hide the reason."""
         try:
             self._checkpoint()
         except StorageError as error:
-            self._tell("note", message=f"the last checkpoint was not uploaded and exists on this disk only: {error}")
+            self._emit("note", message=f"the last checkpoint was not uploaded and exists on this disk only: {error}")
 
     def _updated(self, progress: Progress | None = None, **changes: Any) -> Progress:
         """Return the progress with ``changes``, and current time and memory."""
@@ -268,7 +268,7 @@ class Loop:
             }
         )
 
-    def _tell(self, kind: Any, **values: Any) -> None:
+    def _emit(self, kind: Any, **values: Any) -> None:
         step, before = self.progress.step, self.start.before.get("val")
         self.hooks.listen(
             Event(

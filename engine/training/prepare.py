@@ -70,7 +70,7 @@ def prepare_run(context: TrainingContext, checkpoint: Checkpoint | None) -> Prep
             storage=context.storage,
             cache=context.cache,
             processes=context.processes,
-            say=context.note,
+            note=context.note,
         )
         check_same_base(settings.base_model, data.base, context.processes)
         teacher = load_base(context, data.base)
@@ -150,7 +150,7 @@ def _detect_box_prompts(
         storage=context.storage,
         cache=context.cache,
         processes=context.processes,
-        say=context.note,
+        note=context.note,
     )
     teacher.model.to(device)
     return detected

@@ -49,7 +49,7 @@ def fetch(
     storage: Storage,
     cache: Path,
     processes: Processes,
-    say: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> PreparedData:
     """Fetch base model, annotations and evaluation images, and start to download the training images.
 
@@ -61,7 +61,7 @@ def fetch(
         storage: Source of the data.
         cache: Folder for downloads.
         processes: All processes of the run.
-        say: Receives progress messages.
+        note: Receives progress messages.
 
     Raises:
         TeacherError: Something is unavailable or unusable.
@@ -69,18 +69,18 @@ def fetch(
     masks, training = REGISTRY[name].needs_masks, config.training
     with processes.first_on_machine(), ThreadPoolExecutor(1) as thread:
         fetching = thread.submit(base)
-        say("fetching the data; decoding every image once to find unreadable ones")
+        note("fetching the data; decoding every image once to find unreadable ones")
         data = AnnotatedSplits.of(config.data, masks=masks, seed=training.seed, storage=storage, cache=cache)
         unreadable = {name: data.fetch_images(name) for name in data.whole if name != "train"}
         if data.undecided(unreadable):
-            say("waiting for the training images: they may show whether EXIF was applied when annotating")
+            note("waiting for the training images: they may show whether EXIF was applied when annotating")
             unreadable["train"] = data.fetch_images("train")
         unreadable = data.settled(unreadable)
         retention = prepare_retention_data(training.retention, config.data, masks=masks, storage=storage, cache=cache)
         if processes.rank.local_index == 0:
             training_images.begin(partial(Splits.of, data, unreadable))
         for message in (NO_RETENTION_DATA,) if retention is None else skipped_messages(retention.unreadable):
-            say(message)
+            note(message)
         return PreparedData(fetching.result(), data, unreadable, retention)
 
 

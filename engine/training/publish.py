@@ -82,9 +82,9 @@ def train_and_publish(
     storage.on_retry = lambda sentence: listener(Event(event="note", teacher=run.teacher.slug, message=sentence))
 
     def begin() -> TeacherResult | None:
-        told = publication(layout, run.teacher, storage=storage).check()
-        if told is not None:
-            listener(Event(event="note", teacher=run.teacher.slug, message=told))
+        message = publication(layout, run.teacher, storage=storage).check()
+        if message is not None:
+            listener(Event(event="note", teacher=run.teacher.slug, message=message))
         publication(layout, run.teacher, storage=storage).settle()
         earlier = read_result(layout, run.teacher, storage)
         if earlier is None:

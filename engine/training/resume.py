@@ -22,17 +22,17 @@ from engine.training.distributed import Processes
 from engine.training.splits import Splits
 
 
-def last_checkpoint(last: Path, say: Callable[[str], None]) -> Checkpoint | None:
+def last_checkpoint(last: Path, note: Callable[[str], None]) -> Checkpoint | None:
     """Return the newest intact checkpoint in the folder and report it; damaged ones are renamed and reported."""
     damaged: list[Path] = []
     checkpoint = load_checkpoint(last, damaged.append)
     for path in damaged:
         path.replace(path.with_suffix(".damaged"))  # so that it does not count among the kept checkpoints
-        say(f"{path} is damaged or of another version: ignoring it")
+        note(f"{path} is damaged or of another version: ignoring it")
     if checkpoint is not None:
-        say(f"resuming after step {checkpoint.progress.step}")
+        note(f"resuming after step {checkpoint.progress.step}")
     elif damaged:
-        say("no checkpoint is readable: starting from the beginning")
+        note("no checkpoint is readable: starting from the beginning")
     return checkpoint
 
 

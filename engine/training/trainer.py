@@ -193,7 +193,7 @@ def _optimize(
             batches=partial(_batches, context, run),
             evaluate=lambda: evaluator.evaluate(run.splits.val).metrics,
             keep_best=keep_best,
-            checkpointed=context.on_checkpoint,
+            on_checkpoint=context.on_checkpoint,
             listen=context.listen,
         ),
         stop=stop,

@@ -28,7 +28,7 @@ from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY
 from engine.training import TeacherTrainer
-from engine.training.box_prompts import DetectedBoxes, boxes_of
+from engine.training.box_prompts import DetectedBoxes, match_boxes
 from engine.training.publish import train_and_publish
 
 DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
@@ -205,7 +205,7 @@ def test_an_object_gets_the_box_of_its_class_with_the_highest_score_that_covers_
     annotations = [annotation(0, 0), annotation(20, 1), annotation(40, 0), annotation(60, 0, crowd=True)]
     boxes = np.array([[1, 0, 10, 10], [0, 0, 10, 10], [20, 0, 30, 10], [46, 0, 56, 10], [60, 0, 70, 10]], np.float32)
     seen = Detections(boxes, np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32), np.array([0, 0, 0, 0, 0]))
-    found = boxes_of(annotations, seen)
+    found = match_boxes(annotations, seen)
     assert found[0].tolist() == [1, 0, 10, 10]
     assert np.isnan(found[1:]).all(), "another class, too far off, a crowd"
 
