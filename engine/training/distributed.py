@@ -51,7 +51,7 @@ class Processes:
         self.rank = rank or Rank()
         self.first = self.rank.index == 0
         self.failure_shared = False
-        """Whether every process knows why the run has ended."""
+        """True once every process knows why the run ends."""
         self._lost = False
         self._gpus: Any = dist.new_group(backend="nccl", timeout=WAIT_FOR_GPU) if self._many and on_gpu() else None
 
