@@ -150,7 +150,7 @@ def detect_box_prompts(
 ) -> DetectedBoxes | None:
     """Detect objects of the training and validation split with the teacher that prompts ``name``.
 
-    All processes take split.
+    All processes participate.
 
     Args:
         config: Resolved configuration of the run.
@@ -172,9 +172,9 @@ def detect_box_prompts(
     if prompting is None or detector is None or learner is None or (begun is not None and DETECTOR not in begun):
         return None
     title, asked = prompting.traits.title, name.traits.title
-    kept = processes.decided(lambda: _stored_boxes(folder, begun))
-    if kept is not None:
-        return DetectedBoxes.read(kept)
+    stored = processes.decided(lambda: _stored_boxes(folder, begun))
+    if stored is not None:
+        return DetectedBoxes.read(stored)
     layout = RunLayout.of(config)
     if processes.decided(lambda: read_result(layout, prompting, storage)) is None:
         note(f"this run has no {title} adapter: {asked} is prompted by jittered true boxes alone")
@@ -184,19 +184,19 @@ def detect_box_prompts(
     wanted = ((splits.train, learner.prompt_share() > 0), (splits.val, True))
     train, val = _detect(layout.teacher(prompting), detector, wanted, storage=storage, cache=cache, processes=processes)
 
-    def keep() -> bytes:
+    def store() -> bytes:
         objects = splits.train.dataset.annotations
         boxes = [_undetected(of_image) for of_image in objects]
         if train:
             boxes = [match_boxes(*pair) for pair in zip(objects, train, strict=True)]
-            found, all_of = sum(int((~np.isnan(some[:, 0])).sum()) for some in boxes), sum(map(len, boxes))
-            note(f"{title} found {found} of {all_of} training objects")
+            found = sum(int((~np.isnan(some[:, 0])).sum()) for some in boxes)
+            note(f"{title} found {found} of {sum(map(len, boxes))} training objects")
         detected = DetectedBoxes.of(boxes, [_top_boxes(found) for found in val])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DETECTED_BOXES.format(detected.digest)).write_bytes(detected.content)
         return detected.content
 
-    return DetectedBoxes.read(processes.decided(keep))
+    return DetectedBoxes.read(processes.decided(store))
 
 
 def _detect(

@@ -75,27 +75,18 @@ def train_and_publish(
     Raises:
         TeacherError: Of a subclass by the kind of failure; its exit code is that of the process.
     """
-    layout, local = run.layout, RunLayout(str(work_dir))
-    remote_last, local_last = join(layout.teacher(run.teacher), LAST), Path(local.teacher(run.teacher), LAST)
-
     check_disk(work_dir)
-    storage.on_retry = lambda sentence: listener(Event(event="note", teacher=run.teacher.slug, message=sentence))
+    target = run.layout.teacher(run.teacher)
+    checkpoints = join(target, LAST)
 
-    def begin() -> TeacherResult | None:
-        message = publication(layout, run.teacher, storage=storage).check()
-        if message is not None:
-            listener(Event(event="note", teacher=run.teacher.slug, message=message))
-        publication(layout, run.teacher, storage=storage).settle()
-        earlier = read_result(layout, run.teacher, storage)
-        if earlier is None:
-            fetch_checkpoint(storage, remote_last, local_last)
-        elif not storage.exists(layout.metadata):
-            publish_run(run.config, storage=storage)
-        return earlier
+    def note(message: str) -> None:
+        listener(Event(event="note", teacher=run.teacher.slug, message=message))
 
-    earlier = processes.decided(begin)
+    storage.on_retry = note
+    local = Path(RunLayout(str(work_dir)).teacher(run.teacher), LAST)
+    earlier = processes.decided(lambda: _published_result(run, local, storage=storage, note=note))
     if earlier is not None:
-        listener(_done(earlier, f"{layout.teacher(run.teacher)} is published already"))
+        listener(_done(earlier, f"{target} is published already"))
         return earlier
 
     trainer = TeacherTrainer(
@@ -105,26 +96,46 @@ def train_and_publish(
         work_dir=work_dir,
         cache=cache,
         listeners=(listener,),
-        on_checkpoint=partial(upload_checkpoint, storage=storage, uri=remote_last),
+        on_checkpoint=partial(upload_checkpoint, storage=storage, uri=checkpoints),
         on_hang=on_hang,
         processes=processes,
     )
     try:
         result = trainer.train()
     except LossNotFiniteError as error:
-        try:
-            kept = upload_best_adapter(trainer.folder, storage=storage, uri=remote_last) if processes.first else None
-        except StorageError as failure:
-            raise LossNotFiniteError(f"{error} at {trainer.folder} alone: {failure}") from None
-        if kept is None:
+        if not processes.first:
             raise
-        raise LossNotFiniteError(f"{error} at {kept}") from None
-
+        raise _with_best_adapter(error, trainer.folder, storage=storage, uri=checkpoints) from None
     published, mine = processes.decided(partial(publish_result, result, run, storage=storage, work_dir=work_dir))
-    where = layout.teacher(run.teacher)
-    kept = f"another attempt has already published {where}: its result is kept"
-    listener(_done(published, f"published {where}" if mine else kept))
+    others = f"another attempt has already published {target}: its result is kept"
+    listener(_done(published, f"published {target}" if mine else others))
     return published
+
+
+def _published_result(
+    run: TrainingRun, checkpoints: Path, *, storage: Storage, note: Callable[[str], None]
+) -> TeacherResult | None:
+    """Return the result that this run has published already; None after fetching its last checkpoint."""
+    layout = run.layout
+    message = publication(layout, run.teacher, storage=storage).check()
+    if message is not None:
+        note(message)
+    publication(layout, run.teacher, storage=storage).settle()
+    earlier = read_result(layout, run.teacher, storage)
+    if earlier is None:
+        fetch_checkpoint(storage, join(layout.teacher(run.teacher), LAST), checkpoints)
+    elif not storage.exists(layout.metadata):
+        publish_run(run.config, storage=storage)
+    return earlier
+
+
+def _with_best_adapter(error: LossNotFiniteError, folder: Path, *, storage: Storage, uri: str) -> LossNotFiniteError:
+    """Upload the best adapter of a failed run, and return the error with its URI."""
+    try:
+        uploaded = upload_best_adapter(folder, storage=storage, uri=uri)
+    except StorageError as failure:
+        return LossNotFiniteError(f"{error} at {folder} only, because the upload failed: {failure}")
+    return error if uploaded is None else LossNotFiniteError(f"{error} at {uploaded}")
 
 
 def publish_result(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -59,11 +60,6 @@ def write_result(
         before=evaluation.val_before.detections,
         after=evaluation.val_after.detections,
     )
-    at_first, adapted = (
-        operating_point(truth, one.detections) for one in (evaluation.val_before, evaluation.val_after)
-    )
-    adapter = folder / ADAPTER
-    content = adapter.read_bytes()
     result = TeacherResult(
         teacher=teacher.name,
         base_model=base_model,
@@ -76,17 +72,11 @@ def write_result(
         test_comparison=_compared(evaluation.test_before, evaluation.test_after),
         from_detector_before=evaluation.by_detector and evaluation.by_detector[0],
         from_detector_after=evaluation.by_detector and evaluation.by_detector[1],
-        thresholds=adapted.thresholds,
         split_check=splits.shared,
         images_skipped=len(splits.unreadable.faults),
         objects_skipped=splits.objects_skipped,
         skipped_examples=splits.unreadable.examples,
-        quality=adapted.quality,
-        score_curve_before=at_first.curve,
-        score_curve_after=adapted.curve,
-        class_score_curves=adapted.class_curves,
-        confusion_before=at_first.confusion,
-        confusion_after=adapted.confusion,
+        **_at_thresholds(evaluation),
         validation_pages=pages,
         retention=evaluation.retention,
         history=progress.history,
@@ -98,7 +88,7 @@ def write_result(
         step_memory_bytes=progress.step_memory_bytes,
         predicted_memory_bytes=None if plan is None else plan.memory_bytes,
         trainable_parameters=sum(p.numel() for p in trainable_parameters(teacher).values()),
-        adapter=AdapterFile(uri=str(adapter), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)),
+        adapter=_adapter_file(folder / ADAPTER),
     )
     concluded = {"conclusion": conclude_result(result).sentence, "improved": improved(result)}
     result = result.model_copy(update=concluded)
@@ -106,6 +96,27 @@ def write_result(
     write_lists(folder, {name: split.dataset for name, split in splits_by_name.items()}, splits.marks)
     (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _at_thresholds(evaluation: EvaluationReport) -> dict[str, Any]:
+    """Return the fields of the result that describe base and adapter at their best score thresholds."""
+    before, after = (
+        operating_point(one.truth, one.detections) for one in (evaluation.val_before, evaluation.val_after)
+    )
+    return {
+        "thresholds": after.thresholds,
+        "quality": after.quality,
+        "score_curve_before": before.curve,
+        "score_curve_after": after.curve,
+        "class_score_curves": after.class_curves,
+        "confusion_before": before.confusion,
+        "confusion_after": after.confusion,
+    }
+
+
+def _adapter_file(file: Path) -> AdapterFile:
+    content = file.read_bytes()
+    return AdapterFile(uri=str(file), sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
 def _compared(before: Evaluation | None, after: Evaluation | None) -> Comparison | None:
