@@ -127,7 +127,7 @@ class Checkpoint:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-def checkpoint_interval(cost: float = EXPECTED_COST) -> float:
+def checkpoint_interval(cost: float) -> float:
     """Return the optimal seconds between two checkpoints: Young's sqrt(2 * cost * time between failures).
 
     With more checkpoints their cost exceeds the saved work, with fewer more work is lost (Young, CACM 17(9), 1974).

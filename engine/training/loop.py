@@ -28,7 +28,7 @@ from engine.models.base import Batch, Teacher
 from engine.models.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
 from engine.results.events import Event, Listener, better_than
 from engine.results.types import ApMetrics
-from engine.training.checkpoint import Checkpoint, Progress, checkpoint_interval, save_checkpoint
+from engine.training.checkpoint import EXPECTED_COST, Checkpoint, Progress, checkpoint_interval, save_checkpoint
 from engine.training.device import Stop, autocast, memory_error, memory_errors, peak_memory_bytes, seed_all
 from engine.training.distributed import ALONE, Processes
 from engine.training.micro_batch import StepMemory
@@ -88,7 +88,7 @@ class Loop:
         self.steps = replace(steps, micro_batch_size=start.progress.micro_batch_size or steps.micro_batch_size)
         self.memory = StepMemory(start.progress.step_memory_bytes)
         self.folder, self.hooks, self.stop, self.processes = folder, hooks, stop, processes
-        self.interval = checkpoint_interval()
+        self.interval = checkpoint_interval(EXPECTED_COST)
         self.start = start
         self.progress = start.progress
         self.best: dict[str, Tensor] = start.best
