@@ -80,18 +80,12 @@ def pod_template(
     }
     if devices:
         full["resources"] = {**full.get("resources", {}), "claims": [{"name": claim.name} for claim in devices]}
-    security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    if trainer_job is not None and (spec.scratch.claim_name or spec.model_cache):
-        security["fsGroup"] = USER  # a claim's disk belongs to root; an emptyDir is open to all
-    if any(wanted.values()) or _claims_to_write(own):
-        # a claim may hold a million files: their group is changed once, not at every start
-        security |= {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": security,
+        "securityContext": _security_context(spec, own, trains=trainer_job is not None),
         "containers": [full],
         "volumes": volumes,
     }
@@ -102,13 +96,28 @@ def pod_template(
     pod |= _placement(spec, settings, own, labels, inspects=trainer_job is None)
     if trainer_job is not None and spec.nodes > 1:
         pod["subdomain"] = trainer_job
-    metadata: dict[str, Any] = {"labels": {**(own.labels or {}), **labels}}
-    annotations = dict(own.annotations or {})
-    if trainer_job is not None and any(claim.gpus for claim in devices):
-        annotations[CLAIMED_GPUS] = str(sum(claim.gpus for claim in devices))
-    if annotations:
-        metadata["annotations"] = annotations
+    metadata = _metadata(own, labels, trains=trainer_job is not None)
     return {"metadata": metadata, "spec": pod}
+
+
+def _security_context(spec: TeacherFineTuneSpec, own: PodSettings, *, trains: bool) -> dict[str, Any]:
+    """Return the security context of a pod; ``fsGroup`` opens the disks of claims, which belong to root."""
+    security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if trains and (spec.scratch.claim_name or spec.model_cache):
+        security["fsGroup"] = USER
+    if any(claims(spec).values()) or _claims_to_write(own):
+        # a claim may hold a million files: their group is changed once, not at every start
+        security |= {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
+    return security
+
+
+def _metadata(own: PodSettings, labels: Mapping[str, str], *, trains: bool) -> dict[str, Any]:
+    annotations = dict(own.annotations or {})
+    gpus = sum(claim.gpus for claim in own.resource_claims or ())
+    if trains and gpus:
+        annotations[CLAIMED_GPUS] = str(gpus)
+    found = {"annotations": annotations} if annotations else {}
+    return {"labels": {**(own.labels or {}), **labels}, **found}
 
 
 def _bounded(volumes: list[dict[str, Any]], size: str) -> list[dict[str, Any]]:
