@@ -128,7 +128,7 @@ def augment(
     shown = dataset.subset(chosen)
     folder.sync(shown.images)
     paths = [folder.path(image) for image in shown.images]
-    shown, _ = with_frame(shown, paths, asked=exif_orientation)
+    shown, _ = with_frame(shown, paths, requested=exif_orientation)
     samples = [load_sample(shown, i, path, with_masks=True) for i, path in enumerate(paths)]
     console.print(describe(select(spec), left_out(spec)), markup=False, soft_wrap=True)
     sheet = contact_sheet(samples, Augmenter(spec), seed=seed, columns=4)

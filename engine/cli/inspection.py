@@ -78,7 +78,7 @@ def _planned(
     """
     from engine.config.data_checks import check_pieces
     from engine.config.generate import generate_config, teacher_defaults
-    from engine.dataset.checks.class_name_checks import find_vocabulary, judge_names, of_language
+    from engine.dataset.checks.class_name_checks import check_class_names, find_vocabulary, of_language
     from engine.estimate.forecast import check_layers
 
     spec, base_path = request.spec, str(DETECTOR_BASE.setting)
@@ -107,7 +107,7 @@ def _planned(
             check_pieces(config.data.classes, config.data.prompts, vocabulary, reader=reading.traits.title)
         except DataError as error:
             config, failure = None, error
-    return judge_names(info, spec.class_prompts, of_language(vocabulary)), config, failure
+    return check_class_names(info, spec.class_prompts, of_language(vocabulary)), config, failure
 
 
 @takes_request(ANNOTATIONS, IMAGES, CROWDS, EXIF, ENDPOINT, output=NOWHERE, settable=False)

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from engine.dataset.checks.problems import ProblemLog
-from engine.dataset.checks.validate_annotations import Judged
+from engine.dataset.checks.validate_annotations import ValidatedAnnotations
 from engine.dataset.coco_header import Header
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.file_listing import list_names
@@ -112,19 +112,19 @@ class _Objects:
         self.spool.truncate()
         self.count = 0
 
-    def add(self, block: list[RawAnnotation], judged: Judged, header: Header) -> None:
+    def add(self, block: list[RawAnnotation], validated: ValidatedAnnotations, header: Header) -> None:
         """Write the usable objects of a block; ids are counted from 1."""
-        for i in np.flatnonzero(judged.usable):
-            left, top, right, bottom = (float(value) for value in judged.boxes_xyxy[i])
-            has_mask = MaskKind(judged.masks[i]) in _WITH_MASK
+        for i in np.flatnonzero(validated.usable):
+            left, top, right, bottom = (float(value) for value in validated.boxes_xyxy[i])
+            has_mask = MaskKind(validated.masks[i]) in _WITH_MASK
             self.count += 1
             record = {
                 "id": self.count,
                 "image_id": block[i].image_id,
                 "category_id": block[i].category_id,
                 "bbox": [round(value, 4) for value in (left, top, right - left, bottom - top)],
-                "area": round(float(judged.areas[i]), 4),
-                "iscrowd": int(judged.crowds[i]),
+                "area": round(float(validated.areas[i]), 4),
+                "iscrowd": int(validated.crowds[i]),
             }
             text = json.dumps(record).encode()[:-1]
             mask = bytes(block[i].segmentation) if has_mask else b"[]"

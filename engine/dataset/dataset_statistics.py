@@ -99,7 +99,7 @@ class Counts:
     def _sum(self, name: str) -> int:
         return sum(int(getattr(split, name)) for split in self.splits)
 
-    def judge(self, log: ProblemLog) -> None:
+    def report(self, log: ProblemLog) -> None:
         """Log problems that only the whole dataset shows."""
         read, usable, targets = self._sum("read"), self._sum("usable"), self._sum("targets")
         if not self.images_read:

@@ -33,11 +33,13 @@ def short_info(info: DatasetInfo, limit: int) -> DatasetInfo:
         }
     )
     problems = _problems(info.problems, limit - size_of(counts))
-    told = counts.model_copy(
+    shortened = counts.model_copy(
         update={"problems": problems, "problems_left_out": counts.problems_left_out - len(problems)}
     )
-    classes = _classes(info.classes, limit - size_of(told))
-    return told.model_copy(update={"classes": classes, "classes_left_out": told.classes_left_out - len(classes)})
+    classes = _classes(info.classes, limit - size_of(shortened))
+    return shortened.model_copy(
+        update={"classes": classes, "classes_left_out": shortened.classes_left_out - len(classes)}
+    )
 
 
 def size_of(value: DatasetInfo | Problem | ClassInfo) -> int:

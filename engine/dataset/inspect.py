@@ -75,7 +75,7 @@ def inspect_request(dataset: DatasetSpec, *, storage: Storage, fingerprint: bool
         storage=storage,
         fingerprint=fingerprint,
         crowds=dataset.crowds,
-        grouping=Grouping.asked(dataset.group_by),
+        grouping=Grouping.optional(dataset.group_by),
     )
 
 
@@ -103,7 +103,7 @@ def inspect_splits(
     *,
     source: str,
     storage: Storage,
-    look: Callable[[Mapping[str, Scan], ProblemLog], Mapping[str, Opened]] | None = None,
+    open_images: Callable[[Mapping[str, Scan], ProblemLog], Mapping[str, Opened]] | None = None,
     fingerprint: bool = False,
     crowds: Crowds = Crowds.IGNORE,
     pictures: Mapping[str, Picture] | None = None,
@@ -115,11 +115,11 @@ def inspect_splits(
         splits: Files by name of the split.
         source: URI or path given by the user.
         storage: Access to the data.
-        look: Opens the images of all splits, logs problems, and returns facts about the images of each split, which is
-            then read again with them. With it, every mask is compared with its box.
+        open_images: Opens the images of all splits, logs their problems, and returns for each split what its images
+            show; the split is then read again with these facts. With it, every mask is compared with its box.
         fingerprint: Digest the listed images.
         crowds: Treat crowds as ignore regions or as objects.
-        pictures: Digests and thumbnails by URI, filled by ``look``.
+        pictures: Digests and thumbnails by URI, filled by ``open_images``.
         grouping: Rule of the user for images that belong together.
     """
     log, counts, digests, marks, images = ProblemLog(), Counts(), [], [], {}
@@ -128,8 +128,8 @@ def inspect_splits(
     names = {uri: folder.names for uri, folder in folders.items()}
     used: dict[str, set[str]] = {folder: set() for folder in names}
     seen = {} if pictures is None else pictures
-    across = SplitComparison(folders, storage, marked=fingerprint, pictures=seen, grouping=grouping)
-    read = partial(_read, storage=storage, crowds=crowds, thorough=look is not None)
+    comparison = SplitComparison(folders, storage, marked=fingerprint, pictures=seen, grouping=grouping)
+    read = partial(_read, storage=storage, crowds=crowds, thorough=open_images is not None)
     scans = {name: read(split, names[split.images]) for name, split in splits.items()}
     for name, (scan, _) in scans.items():
         if scan.images_listed and not scan.header.images:
@@ -139,14 +139,14 @@ def inspect_splits(
             log.add("git_lfs_pointer", pointers, count=len(pointers))
     unread = dict.fromkeys(key for split in splits.values() for key in split.unread)
     log.add("annotations_not_read", unread, count=len(unread))
-    opened = {} if look is None else look({name: scan for name, (scan, _) in scans.items()}, log)
+    opened = {} if open_images is None else open_images({name: scan for name, (scan, _) in scans.items()}, log)
     for name, split in splits.items():
         scan, counted = scans.pop(name)
         if opened.get(name):
             scan, counted = read(split, names[split.images], opened=opened[name])
         class_names = scan.header.class_names(scan.log)
         counts.add_split(counted, scan.header, class_names, images_read=scan.images_listed)
-        across.add(name, scan, counted, class_names)
+        comparison.add(name, scan, counted, class_names)
         log.merge(scan.log)
         log.merge(counted.log)
         used[split.images].update(key for key in scan.keys if key is not None)
@@ -158,8 +158,8 @@ def inspect_splits(
         if used[folder]:
             unlisted = sorted(key for key in names[folder].keys - used[folder] if is_image(key))
             log.add("unlisted_image", unlisted, count=len(unlisted))
-    counts.judge(log)
-    across.judge(log)
+    counts.report(log)
+    comparison.report(log)
     info = counts.info(source=source, digest=together(digests), splits=images, log=log)
     files = {
         name: FilesRead(annotations=_relative(split.shown, source), images=_relative(split.images, source))

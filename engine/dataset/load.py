@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.dataset.checks.problems import ProblemLog
-from engine.dataset.checks.validate_annotations import Judged
+from engine.dataset.checks.validate_annotations import ValidatedAnnotations
 from engine.dataset.coco_header import Header
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.dataset_statistics import class_order, only_boxes
@@ -112,24 +112,24 @@ class _Objects:
         self.by_image: dict[int, list[_Object]] = {}
         self.rectangles = self.outlines = self.contradictory = 0
 
-    def add(self, block: list[RawAnnotation], judged: Judged, header: Header) -> None:
-        self.contradictory += int(judged.contradictory.sum())
-        for i in np.flatnonzero(judged.usable):
-            annotation, kind = block[i], MaskKind(judged.masks[i])
-            target = not judged.crowds[i]
+    def add(self, block: list[RawAnnotation], validated: ValidatedAnnotations, header: Header) -> None:
+        self.contradictory += int(validated.contradictory.sum())
+        for i in np.flatnonzero(validated.usable):
+            annotation, kind = block[i], MaskKind(validated.masks[i])
+            target = not validated.crowds[i]
             self.rectangles += target and kind is MaskKind.RECTANGLE
             self.outlines += target and kind in (MaskKind.POLYGONS, MaskKind.RUN_LENGTHS)
-            left, top, right, bottom = judged.boxes_xyxy[i].tolist()
+            left, top, right, bottom = validated.boxes_xyxy[i].tolist()
             found = _Object(
                 annotation.id if annotation.id is not None else -1,
-                int(judged.classes[i]),
+                int(validated.classes[i]),
                 (left, top, right, bottom),
-                float(judged.areas[i]),
+                float(validated.areas[i]),
                 not target,
                 parse(annotation.segmentation) if kind in WITH_MASK else None,
                 kind is MaskKind.RECTANGLE,
             )
-            self.by_image.setdefault(int(judged.images[i]), []).append(found)
+            self.by_image.setdefault(int(validated.images[i]), []).append(found)
 
     def dataset(self, header: Header) -> CocoDataset:
         """Return the dataset, with classes in the order of their ids and equal names merged."""

@@ -63,7 +63,7 @@ def with_frame(
     dataset: CocoDataset,
     paths: Sequence[Path],
     *,
-    asked: ExifOrientation = ExifOrientation.AUTO,
+    requested: ExifOrientation = ExifOrientation.AUTO,
     unknown: Frame = Frame.UPRIGHT,
 ) -> tuple[CocoDataset, Frames]:
     """Return the dataset with the frame of images that EXIF rotates, and the evidence for it.
@@ -71,14 +71,14 @@ def with_frame(
     Args:
         dataset: Any dataset.
         paths: Paths of its images, whose headers are read.
-        asked: Setting of the user; Auto: the frame of most images that show it.
+        requested: Setting of the user; Auto: the frame of most images that show it.
         unknown: Frame if no image shows it.
     """
     frames = Frames()
     for image, path in zip(dataset.images, paths, strict=True):
         with suppress(DataError):  # reported when it is loaded
             frames.add(evidence_of(image, probe_image(path, name=image.file_name)), image.file_name)
-    return replace(dataset, frame=frames.frame(asked, unknown=unknown)), frames
+    return replace(dataset, frame=frames.frame(requested, unknown=unknown)), frames
 
 
 def frame_of(image: CocoImage, header: ImageHeader, frame: Frame) -> Frame:

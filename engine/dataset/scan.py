@@ -20,7 +20,7 @@ from engine.dataset.checks.file_checks import FileChecks
 from engine.dataset.checks.problem_catalogue import CATALOGUE, IMAGES_LEFT_OUT
 from engine.dataset.checks.problems import ProblemLog
 from engine.dataset.checks.shifted_category_ids import shifted
-from engine.dataset.checks.validate_annotations import Judged, judge
+from engine.dataset.checks.validate_annotations import ValidatedAnnotations, validate_annotations
 from engine.dataset.coco_header import LEFT_OUT, GrowingClassIndex, Header
 from engine.dataset.coco_reader import CocoReader
 from engine.dataset.coco_records import RawAnnotation, RawCategory, RawImage
@@ -38,7 +38,7 @@ LARGEST_SIDE = 1e6
 """Pixels that no side of an image has."""
 
 
-OnBlock = Callable[[list[RawAnnotation], Judged, Header], None]
+OnBlock = Callable[[list[RawAnnotation], ValidatedAnnotations, Header], None]
 """Takes a block, what was judged of it, and the header as far as it is known."""
 
 Opened = Mapping[ImageId, tuple[int, int] | None]
@@ -138,7 +138,7 @@ class Scan:
                         for annotation in block:
                             classes.get(annotation.category_id)
                     else:
-                        on_block(block, self._judge(block, classes), header)
+                        on_block(block, self._validate(block, classes), header)
                 del block
         self.digest = reader.digest
         check_keys(reader.keys, source)
@@ -151,12 +151,12 @@ class Scan:
         with self.storage.open_checked(self.split.annotations) as stream:
             for section, block in CocoReader(stream, source=self.split.shown).blocks():
                 if section == "annotations":
-                    on_block(block, self._judge(block, self.header.class_index), self.header)
+                    on_block(block, self._validate(block, self.header.class_index), self.header)
                 del block
 
-    def _judge(self, block: list[RawAnnotation], class_index: Mapping[ImageId | None, int]) -> Judged:
+    def _validate(self, block: list[RawAnnotation], class_index: Mapping[ImageId | None, int]) -> ValidatedAnnotations:
         header = self.header
-        judged = judge(
+        validated = validate_annotations(
             block,
             image_index=header.image_index,
             image_sizes=header.images.sizes,
@@ -164,8 +164,8 @@ class Scan:
             crowds=self.crowds,
             read_masks=self.checks.masks_to_read(block),
         )
-        self.checks.add(block, judged)
-        return judged
+        self.checks.add(block, validated)
+        return validated
 
     def _images(self, block: list[RawImage]) -> None:
         header, log = self.header, self.log

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.dataset.checks.problem_catalogue import COPIES
 from engine.dataset.checks.problems import ProblemLog
 from engine.dataset.checks.usable_images import ImageMarks
-from engine.dataset.checks.validate_annotations import Judged, Verdict
+from engine.dataset.checks.validate_annotations import AnnotationStatus, ValidatedAnnotations
 from engine.dataset.coco_header import Header
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.id_index import Repeats, Tally
@@ -24,25 +24,25 @@ SMALL_AREA, LARGE_AREA = 32.0**2, 96.0**2  # COCO's
 SIDES = np.geomspace(1e-4, 1.0, 921)
 RATIOS = np.geomspace(1.0, 1e3, 692)
 
-VERDICT_CODES = {
-    Verdict.NO_IMAGE: "dangling_image",
-    Verdict.NO_CLASS: "dangling_category",
-    Verdict.NO_BOX: "missing_box",
-    Verdict.BAD_NUMBERS: "bad_numbers",
-    Verdict.EMPTY_BOX: "empty_box",
-    Verdict.OUTSIDE: "box_outside",
-    Verdict.IMAGE_LEFT_OUT: "image_left_out",
-    Verdict.SCALED_BOX: "scaled_box",
-    Verdict.CORNER_BOX: "corner_box",
-    Verdict.CENTER_BOX: "center_box",
-    Verdict.SWAPPED: "swapped_axes",
-    Verdict.SCALED_MASK: "scaled_mask",
-    Verdict.ROW_MASK: "row_mask",
-    Verdict.INVERTED_MASK: "inverted_mask",
-    Verdict.NO_PIXEL: "mask_without_pixel",
-    Verdict.CONTRADICTION: "box_and_mask_differ",
-    Verdict.UNCLEAR_ROTATION: "unclear_rotation",
-    Verdict.DUPLICATE: "duplicate_object",
+STATUS_CODES = {
+    AnnotationStatus.NO_IMAGE: "dangling_image",
+    AnnotationStatus.NO_CLASS: "dangling_category",
+    AnnotationStatus.NO_BOX: "missing_box",
+    AnnotationStatus.BAD_NUMBERS: "bad_numbers",
+    AnnotationStatus.EMPTY_BOX: "empty_box",
+    AnnotationStatus.OUTSIDE: "box_outside",
+    AnnotationStatus.IMAGE_LEFT_OUT: "image_left_out",
+    AnnotationStatus.SCALED_BOX: "scaled_box",
+    AnnotationStatus.CORNER_BOX: "corner_box",
+    AnnotationStatus.CENTER_BOX: "center_box",
+    AnnotationStatus.SWAPPED: "swapped_axes",
+    AnnotationStatus.SCALED_MASK: "scaled_mask",
+    AnnotationStatus.ROW_MASK: "row_mask",
+    AnnotationStatus.INVERTED_MASK: "inverted_mask",
+    AnnotationStatus.NO_PIXEL: "mask_without_pixel",
+    AnnotationStatus.CONTRADICTION: "box_and_mask_differ",
+    AnnotationStatus.UNCLEAR_ROTATION: "unclear_rotation",
+    AnnotationStatus.DUPLICATE: "duplicate_object",
 }
 
 Ints = NDArray[np.int64]
@@ -83,24 +83,24 @@ class SplitCounts:
     ids: Repeats = field(default_factory=Repeats)
     log: ProblemLog = field(default_factory=ProblemLog)
 
-    def add(self, block: list[RawAnnotation], judged: Judged, header: Header) -> None:
+    def add(self, block: list[RawAnnotation], validated: ValidatedAnnotations, header: Header) -> None:
         """Count a block."""
-        usable, crowds = judged.usable, judged.crowds
+        usable, crowds = validated.usable, validated.crowds
         targets = usable & ~crowds
         self.read += len(block)
         self.usable += int(usable.sum())
         self.crowds += int((usable & crowds).sum())
-        self.derived += int((usable & judged.derived).sum())
+        self.derived += int((usable & validated.derived).sum())
         self.targets += int(targets.sum())
-        self.masks = plus(self.masks, np.bincount(judged.masks[targets], minlength=len(MaskKind)))
+        self.masks = plus(self.masks, np.bincount(validated.masks[targets], minlength=len(MaskKind)))
         self.ids.add(_id_numbers(block))
-        self.marks.add(judged, targets, len(header.images))
-        images, classes = judged.images[usable], judged.classes[usable]
+        self.marks.add(validated, targets, len(header.images))
+        images, classes = validated.images[usable], validated.classes[usable]
         self._of_images(images, len(header.images))
         self.objects_of_class = plus(self.objects_of_class, np.bincount(classes))
         self.image_class_pairs.add(images << 24 | classes, targets[usable])
-        self._sizes(judged, targets)
-        self._problems(block, judged)
+        self._sizes(validated, targets)
+        self._problems(block, validated)
 
     def left_out(self) -> LeftOut:
         """Return the counts of unusable images and annotations."""
@@ -120,25 +120,25 @@ class SplitCounts:
             first, after = int(images.min()), int(images.max()) + 1
             self.objects_of_image[first:after] += np.bincount(images - first)
 
-    def _sizes(self, judged: Judged, targets: NDArray[np.bool_]) -> None:
-        x1, y1, x2, y2 = judged.boxes_xyxy.T
-        width, height, areas = (x2 - x1)[targets], (y2 - y1)[targets], judged.areas[targets]
+    def _sizes(self, validated: ValidatedAnnotations, targets: NDArray[np.bool_]) -> None:
+        x1, y1, x2, y2 = validated.boxes_xyxy.T
+        width, height, areas = (x2 - x1)[targets], (y2 - y1)[targets], validated.areas[targets]
         self.areas = self.areas + np.bincount(np.digitize(areas, (SMALL_AREA, LARGE_AREA)), minlength=3)
         ratios = np.maximum(width, height) / np.minimum(width, height)
         self.ratios = self.ratios + np.bincount(_bins(ratios, RATIOS), minlength=len(RATIOS) + 1)
-        image_areas = (judged.image_sizes[:, 0] * judged.image_sizes[:, 1])[targets]
+        image_areas = (validated.image_sizes[:, 0] * validated.image_sizes[:, 1])[targets]
         known = image_areas > 0
         sides = np.sqrt(width[known] * height[known] / image_areas[known])
         self.sides = self.sides + np.bincount(_bins(sides, SIDES), minlength=len(SIDES) + 1)
 
-    def _problems(self, block: list[RawAnnotation], judged: Judged) -> None:
-        for verdict in np.unique(judged.verdicts[~judged.usable]):
-            self._note(VERDICT_CODES[Verdict(verdict)], judged.verdicts == verdict, block)
-        self._note("box_clipped", judged.usable & judged.clipped & ~judged.derived, block)
-        self._note("box_repaired", judged.usable & judged.bad_boxes, block)
-        self._note("rotated_box", judged.usable & judged.rotated, block)
-        self._note("wrong_area", judged.usable & judged.bad_areas, block)
-        self._note("bad_mask", judged.usable & (judged.masks == MaskKind.BAD), block)
+    def _problems(self, block: list[RawAnnotation], validated: ValidatedAnnotations) -> None:
+        for status in np.unique(validated.statuses[~validated.usable]):
+            self._note(STATUS_CODES[AnnotationStatus(status)], validated.statuses == status, block)
+        self._note("box_clipped", validated.usable & validated.clipped & ~validated.derived, block)
+        self._note("box_repaired", validated.usable & validated.bad_boxes, block)
+        self._note("rotated_box", validated.usable & validated.rotated, block)
+        self._note("wrong_area", validated.usable & validated.bad_areas, block)
+        self._note("bad_mask", validated.usable & (validated.masks == MaskKind.BAD), block)
         if any(isinstance(a.id, str) for a in block[:1]):
             self.log.add("text_ids", [block[0].id])
 

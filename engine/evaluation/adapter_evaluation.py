@@ -82,7 +82,7 @@ def evaluate_adapter(
     folder = ImageFolder.of(data, images, storage=storage, cache=cache)
     folder.sync(dataset.images)
     paths = [folder.path(image) for image in dataset.images]
-    dataset, frames = with_frame(dataset, paths, asked=exif_orientation, unknown=teacher.frame)
+    dataset, frames = with_frame(dataset, paths, requested=exif_orientation, unknown=teacher.frame)
 
     def load(index: int) -> Sample:
         return load_sample(dataset, index, paths[index], with_masks=teacher.needs_masks)

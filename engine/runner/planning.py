@@ -7,7 +7,7 @@ from functools import partial
 from engine.config import RunConfig, decisive, from_yaml, to_yaml
 from engine.config.data_checks import check_pieces
 from engine.dataset import DatasetInfo, inspect_request
-from engine.dataset.checks.class_name_checks import find_vocabulary, judge_names, of_language
+from engine.dataset.checks.class_name_checks import check_class_names, find_vocabulary, of_language
 from engine.dataset.export_layouts import find_single_split
 from engine.errors import (
     ConfigError,
@@ -37,7 +37,7 @@ def prepare(manifest: Manifest, storage: Storage) -> tuple[DatasetInfo, tuple[Tr
         if vocabulary is not None:
             title = teachers.reader.traits.title
             check_pieces(runs[0].config.data.classes, prompts, vocabulary, reader=title)
-        info = judge_names(info, prompts, of_language(vocabulary))
+        info = check_class_names(info, prompts, of_language(vocabulary))
     retention = runs[0].config.training.retention
     if retention is not None:
         find_single_split(retention.annotations, retention.images, storage=storage)

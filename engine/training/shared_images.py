@@ -30,7 +30,7 @@ def identify_images(
     check: Callable[[], None] = lambda: None,
 ) -> SplitImages:
     """Open the images of a dataset and return the properties that identify equal images."""
-    grouping = Grouping.asked(config.group_by)
+    grouping = Grouping.optional(config.group_by)
     values = dict(field_values(file.annotations, grouping, storage=storage))
     names = [image.file_name for image in dataset.images]
     return split_images(

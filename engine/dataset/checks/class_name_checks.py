@@ -35,7 +35,7 @@ def cleaned(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
 
 
-def judge_names(info: DatasetInfo, prompts: Mapping[str, str], vocabulary: Vocabulary | None) -> DatasetInfo:
+def check_class_names(info: DatasetInfo, prompts: Mapping[str, str], vocabulary: Vocabulary | None) -> DatasetInfo:
     """Add a warning about class names without a clear meaning and without a better phrase.
 
     Args:

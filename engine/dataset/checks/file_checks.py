@@ -11,7 +11,7 @@ from engine.dataset.checks.crowd_statistics import CrowdStatistics
 from engine.dataset.checks.duplicate_objects import Duplicates, Repeated
 from engine.dataset.checks.problems import EXAMPLES, ProblemLog
 from engine.dataset.checks.shifted_image_ids import ShiftedImages
-from engine.dataset.checks.validate_annotations import Judged, Verdict
+from engine.dataset.checks.validate_annotations import AnnotationStatus, ValidatedAnnotations
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.id_index import IdIndex
 from engine.dataset.segmentations import MaskKind
@@ -67,50 +67,55 @@ class FileChecks:
         return chosen
 
     @np.errstate(all="ignore")  # boxes of unusable annotations may have any values
-    def add(self, block: list[RawAnnotation], judged: Judged) -> None:
+    def add(self, block: list[RawAnnotation], validated: ValidatedAnnotations) -> None:
         """Count a block, and mark duplicates found by an earlier pass as unusable.
 
         Args:
             block: N annotations.
-            judged: Their validation results; their status may be changed.
+            validated: Their validation results; their status may be changed.
         """
         first, self._seen = self._seen, self._seen + len(block)
-        self._contradicts = self._contradicts or judged.contradicts
-        self._images.add(block, judged)
-        usable, of_image = judged.usable, judged.image_sizes
-        counted = usable & ~judged.crowds
-        plain = counted & ~judged.derived & ~judged.rotated & (of_image[:, 0] > 0) & (of_image[:, 1] > 0)
-        if self._read_by_area(judged, plain):
-            usable = judged.usable
+        self._contradicts = self._contradicts or validated.contradicts
+        self._images.add(block, validated)
+        usable, of_image = validated.usable, validated.image_sizes
+        counted = usable & ~validated.crowds
+        plain = counted & ~validated.derived & ~validated.rotated & (of_image[:, 0] > 0) & (of_image[:, 1] > 0)
+        if self._read_by_area(validated, plain):
+            usable = validated.usable
             counted, plain = counted & usable, plain & usable
         some = np.flatnonzero(plain)[:: 1 if self.boxes.count < PLENTY else SOME]
-        self.boxes.add(judged.given_xywh[some], judged.given_areas[some], of_image[some])
-        self._crowds(block, judged, usable)
+        self.boxes.add(validated.given_xywh[some], validated.given_areas[some], of_image[some])
+        self._crowds(block, validated, usable)
         if self._repeated is None:
-            self._duplicates.add(judged.boxes_xyxy, judged.images, judged.classes, sizes=of_image, counted=counted)
+            self._duplicates.add(
+                validated.boxes_xyxy, validated.images, validated.classes, sizes=of_image, counted=counted
+            )
         elif not self.copies:
             again = self._repeated.same
             here = again[slice(*np.searchsorted(again, (first, self._seen)))] - first
-            judged.verdicts[here[usable[here]]] = Verdict.DUPLICATE
+            validated.statuses[here[usable[here]]] = AnnotationStatus.DUPLICATE
 
-    def _read_by_area(self, judged: Judged, plain: NDArray[np.bool_]) -> bool:
+    def _read_by_area(self, validated: ValidatedAnnotations, plain: NDArray[np.bool_]) -> bool:
         """Compare boxes without masks with their areas; leave out those that disagree once this is reliable."""
-        bare = np.flatnonzero(plain & ((judged.masks == MaskKind.NONE) | (judged.masks == MaskKind.BAD)))
-        boxes = judged.given_xywh[bare], judged.given_areas[bare], judged.image_sizes[bare]
+        bare = np.flatnonzero(plain & ((validated.masks == MaskKind.NONE) | (validated.masks == MaskKind.BAD)))
+        boxes = validated.given_xywh[bare], validated.given_areas[bare], validated.image_sizes[bare]
         if not self._areas_prove:
             self._areas.add(*boxes)
             return False
         readings = read_by_area(*boxes)
-        for reading, verdict in ((Reading.CORNERS, Verdict.CORNER_BOX), (Reading.SHARES, Verdict.SCALED_BOX)):
-            judged.verdicts[bare[readings == reading]] = verdict
+        for reading, status in (
+            (Reading.CORNERS, AnnotationStatus.CORNER_BOX),
+            (Reading.SHARES, AnnotationStatus.SCALED_BOX),
+        ):
+            validated.statuses[bare[readings == reading]] = status
         return True
 
-    def _crowds(self, block: list[RawAnnotation], judged: Judged, usable: NDArray[np.bool_]) -> None:
-        runs = judged.masks == MaskKind.RUN_LENGTHS
-        marked = np.flatnonzero(usable & judged.crowds)
+    def _crowds(self, block: list[RawAnnotation], validated: ValidatedAnnotations, usable: NDArray[np.bool_]) -> None:
+        runs = validated.masks == MaskKind.RUN_LENGTHS
+        marked = np.flatnonzero(usable & validated.crowds)
         masks = [block[i].segmentation if runs[i] else None for i in marked]
-        pairs = judged.images << 24 | judged.classes
-        self.crowds.add(judged.crowds[usable], judged.areas[usable], pairs[usable], masks=masks)
+        pairs = validated.images << 24 | validated.classes
+        self.crowds.add(validated.crowds[usable], validated.areas[usable], pairs[usable], masks=masks)
 
     def finish(self) -> bool:
         """End a pass over the whole file, and return True if a second one is needed."""

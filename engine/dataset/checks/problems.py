@@ -78,8 +78,8 @@ def refused(
     faults = [f"{p.message} {p.advice}" for p in info.errors]
     touched = IMAGES_LEFT_OUT | OBJECTS_LEFT_OUT | REPAIRED
     if on_problem is OnProblem.FAIL:
-        told = [_told(p) for p in info.problems if p.code in touched]
-        faults += ["dataset.onProblem is Fail, and the dataset has:", *told] if told else []
+        repaired = [_sentence(p) for p in info.problems if p.code in touched]
+        faults += ["dataset.onProblem is Fail, and the dataset has:", *repaired] if repaired else []
     copies = sum(p.count for p in info.problems if p.code == COPIES)
     found = {
         "images": (info.images_read - info.images, info.images_read),
@@ -92,7 +92,7 @@ def refused(
     for what, (skipped, read) in found.items():
         if too_many(skipped, read, max_skipped_percent):
             codes = IMAGES_LEFT_OUT if what.startswith("images") else OBJECTS_LEFT_OUT
-            why = " ".join(_told(p) for p in info.problems if p.code in codes)
+            why = " ".join(_sentence(p) for p in info.problems if p.code in codes)
             faults.append(
                 f"{skipped:,} of {read:,} {what} would be left out, more than the {max_skipped_percent} % of "
                 f"dataset.maxSkippedPercent. {why}"
@@ -103,7 +103,7 @@ def refused(
             if too_many(problem.count, info.splits.get(split, 0), max_leaked_percent):
                 faults.append(
                     f"{problem.count:,} of {info.splits.get(split, 0):,} images of {split} are in another split too, "
-                    f"more than the {max_leaked_percent} % of dataset.maxLeakedPercent. {_told(problem)}"
+                    f"more than the {max_leaked_percent} % of dataset.maxLeakedPercent. {_sentence(problem)}"
                 )
     return " ".join(faults)
 
@@ -117,6 +117,6 @@ def too_many(skipped: int, of: int, max_percent: int) -> bool:
     return skipped * 100 > of * max_percent
 
 
-def _told(problem: Problem) -> str:
+def _sentence(problem: Problem) -> str:
     examples = f" (such as {', '.join(problem.examples[:2])})" if problem.examples else ""
     return f"{problem.code}, {problem.count:,}x{examples}: {problem.message} {problem.advice}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.checks.validate_annotations import Judged, Verdict
+from engine.dataset.checks.validate_annotations import AnnotationStatus, ValidatedAnnotations
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.id_index import UNKNOWN, IdIndex, other_spelling
 
@@ -23,15 +23,15 @@ class ShiftedImages:
         self._annotated = np.zeros(0, np.bool_)
         self._unlisted: set[int] = set()
 
-    def add(self, block: list[RawAnnotation], judged: Judged) -> None:
+    def add(self, block: list[RawAnnotation], validated: ValidatedAnnotations) -> None:
         """Count a block."""
-        listed = judged.images[judged.images >= 0]
+        listed = validated.images[validated.images >= 0]
         if len(listed) and int(listed.max()) >= len(self._annotated):
             room = max(int(listed.max()) + 1, 2 * len(self._annotated)) - len(self._annotated)
             self._annotated = np.concatenate([self._annotated, np.zeros(room, np.bool_)])
         self._annotated[listed] = True
         if len(self._unlisted) <= MANY:
-            lost = (block[i].image_id for i in np.flatnonzero(judged.verdicts == Verdict.NO_IMAGE))
+            lost = (block[i].image_id for i in np.flatnonzero(validated.statuses == AnnotationStatus.NO_IMAGE))
             ids = (one if isinstance(one, int) else other_spelling(one) for one in lost)
             self._unlisted |= {one for one in ids if isinstance(one, int)}
 

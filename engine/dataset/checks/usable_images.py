@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.checks.validate_annotations import Judged
+from engine.dataset.checks.validate_annotations import ValidatedAnnotations
 from engine.dataset.segmentations import MaskKind
 
 Marks = NDArray[np.bool_]
@@ -27,20 +27,20 @@ class ImageMarks:
     outlines: Marks = field(default_factory=lambda: np.zeros(0, np.bool_))
     rectangles: Marks = field(default_factory=lambda: np.zeros(0, np.bool_))
 
-    def add(self, judged: Judged, targets: Marks, images: int) -> None:
+    def add(self, validated: ValidatedAnnotations, targets: Marks, images: int) -> None:
         """Record the objects of a block.
 
         Args:
-            judged: The block.
+            validated: The block.
             targets: (N,) bool, the objects that count.
             images: Number of images read so far.
         """
-        masks = judged.masks
+        masks = validated.masks
         outlines = (masks == MaskKind.POLYGONS) | (masks == MaskKind.RUN_LENGTHS)
-        self.objects = _marked(self.objects, judged.images[targets], images)
-        self.outlines = _marked(self.outlines, judged.images[targets & outlines], images)
+        self.objects = _marked(self.objects, validated.images[targets], images)
+        self.outlines = _marked(self.outlines, validated.images[targets & outlines], images)
         rectangles = targets & (masks == MaskKind.RECTANGLE)
-        self.rectangles = _marked(self.rectangles, judged.images[rectangles], images)
+        self.rectangles = _marked(self.rectangles, validated.images[rectangles], images)
 
     def with_objects(self) -> int:
         """Count the images with an object."""

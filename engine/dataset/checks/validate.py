@@ -88,32 +88,33 @@ def validate_request(dataset: DatasetSpec, *, storage: Storage, thorough: bool =
 
     pictures: dict[str, Picture] = {}
 
-    def look(scans: Mapping[str, Scan], log: ProblemLog) -> Mapping[str, Opened]:
-        looks = {
-            name: _look_at(scan, storage=storage, thorough=thorough, pictures=pictures) for name, scan in scans.items()
+    def open_images(scans: Mapping[str, Scan], log: ProblemLog) -> Mapping[str, Opened]:
+        results = {
+            name: _open_split(scan, storage=storage, thorough=thorough, pictures=pictures)
+            for name, scan in scans.items()
         }
-        frames = sum((one.frames for one in looks.values()), Frames())
-        for one in looks.values():
+        frames = sum((one.frames for one in results.values()), Frames())
+        for one in results.values():
             for code, first in sorted(one.examples.items(), key=itemgetter(1)):
                 log.add(code, [example for _, example in first], count=one.counts[code])
         for code, count, examples in frames.problems(exif_orientation):
             log.add(code, examples, count=count)
         frame = frames.frame(exif_orientation)
-        return {name: one.opened(frame) for name, one in looks.items()}
+        return {name: one.opened(frame) for name, one in results.items()}
 
     return inspect_splits(
         splits,
         source=source,
         storage=storage,
-        look=look,
+        open_images=open_images,
         crowds=dataset.crowds,
-        grouping=Grouping.asked(dataset.group_by),
+        grouping=Grouping.optional(dataset.group_by),
         pictures=pictures,
     )
 
 
 @dataclass
-class _Looked:
+class _OpenedSplit:
     """Result of opening the images of one split.
 
     Attributes:
@@ -135,33 +136,33 @@ class _Looked:
         return {number: None if size is None else size[stored] for number, size in self.sizes.items()}
 
 
-def _look_at(scan: Scan, *, storage: Storage, thorough: bool, pictures: dict[str, Picture]) -> _Looked:
-    def look_at(numbered: tuple[int, CocoImage]) -> tuple[int, CocoImage, _Seen]:
+def _open_split(scan: Scan, *, storage: Storage, thorough: bool, pictures: dict[str, Picture]) -> _OpenedSplit:
+    def open_one(numbered: tuple[int, CocoImage]) -> tuple[int, CocoImage, _OpenedImage]:
         number, image = numbered
         uri = join(scan.split.images, scan.names.find(image.file_name) or image.file_name)
-        seen = _look(image, uri, storage=storage, thorough=thorough)
+        seen = _open_image(image, uri, storage=storage, thorough=thorough)
         if seen.picture is not None:
             pictures[uri] = seen.picture
         return number, image, seen
 
-    looked = _Looked()
+    opened = _OpenedSplit()
     shown: list[tuple[int, Evidence, str]] = []
-    with closing(each_done(look_at, enumerate(scan.header.images), threads=THREADS)) as done:
+    with closing(each_done(open_one, enumerate(scan.header.images), threads=THREADS)) as done:
         for number, image, seen in done:
             if seen.sizes is None or seen.sizes[0] != (image.width, image.height):
-                looked.sizes[image.id] = seen.sizes
+                opened.sizes[image.id] = seen.sizes
             if seen.evidence is not Evidence.NONE:
                 shown.append((number, seen.evidence, image.file_name))
             for code, example in seen.problems:
-                looked.counts[code] += 1
-                looked.examples[code] = sorted([*looked.examples.get(code, ()), (number, example)])[:EXAMPLES]
+                opened.counts[code] += 1
+                opened.examples[code] = sorted([*opened.examples.get(code, ()), (number, example)])[:EXAMPLES]
     for _, evidence, file_name in sorted(shown):
-        looked.frames.add(evidence, file_name)
-    return looked
+        opened.frames.add(evidence, file_name)
+    return opened
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _OpenedImage:
     """Result of opening one image.
 
     Attributes:
@@ -177,7 +178,7 @@ class _Seen:
     picture: Picture | None = None
 
 
-def _look(image: CocoImage, uri: str, *, storage: Storage, thorough: bool) -> _Seen:
+def _open_image(image: CocoImage, uri: str, *, storage: Storage, thorough: bool) -> _OpenedImage:
     try:
         data = storage.read_bytes(uri)
         header = probe_image(data, name=image.file_name)
@@ -185,15 +186,15 @@ def _look(image: CocoImage, uri: str, *, storage: Storage, thorough: bool) -> _S
         if thorough:
             small = thumbnail(decode_image(data, name=image.file_name))
     except DataError as error:
-        return _Seen(None, (("unreadable_image", str(error)),))
+        return _OpenedImage(None, (("unreadable_image", str(error)),))
     problems = tuple(_differences(image, header))
     if any(code in SEEN_WHEN_OPENED for code, _ in problems):
-        return _Seen(None, problems)
+        return _OpenedImage(None, problems)
     said, upright = (image.width, image.height), (header.width, header.height)
     stored = upright[::-1] if header.rotated else upright
     sizes = (said, said) if image.width else (upright, stored)
     mark = mark_of(hashlib.md5(data, usedforsecurity=False).hexdigest(), len(data))
-    return _Seen(sizes, problems, evidence_of(image, header), (mark, small))
+    return _OpenedImage(sizes, problems, evidence_of(image, header), (mark, small))
 
 
 def _differences(image: CocoImage, header: ImageHeader) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ PIXELS = 16.0
 """Tolerance of areas in square pixels."""
 
 
-class Verdict(IntEnum):
+class AnnotationStatus(IntEnum):
     """Result of validating one annotation."""
 
     USABLE = 0
@@ -54,26 +54,26 @@ class Verdict(IntEnum):
 
 
 CONTRADICTIONS = {
-    Reading.SHARES: Verdict.SCALED_BOX,
-    Reading.CORNERS: Verdict.CORNER_BOX,
-    Reading.CENTER: Verdict.CENTER_BOX,
-    Reading.SWAPPED: Verdict.SWAPPED,
-    Reading.MASK_SHARES: Verdict.SCALED_MASK,
-    Reading.MASK_SCALED: Verdict.SCALED_MASK,
-    Reading.ROWS: Verdict.ROW_MASK,
-    Reading.INVERTED: Verdict.INVERTED_MASK,
-    Reading.NO_PIXEL: Verdict.NO_PIXEL,
-    Reading.UNEXPLAINED: Verdict.CONTRADICTION,
+    Reading.SHARES: AnnotationStatus.SCALED_BOX,
+    Reading.CORNERS: AnnotationStatus.CORNER_BOX,
+    Reading.CENTER: AnnotationStatus.CENTER_BOX,
+    Reading.SWAPPED: AnnotationStatus.SWAPPED,
+    Reading.MASK_SHARES: AnnotationStatus.SCALED_MASK,
+    Reading.MASK_SCALED: AnnotationStatus.SCALED_MASK,
+    Reading.ROWS: AnnotationStatus.ROW_MASK,
+    Reading.INVERTED: AnnotationStatus.INVERTED_MASK,
+    Reading.NO_PIXEL: AnnotationStatus.NO_PIXEL,
+    Reading.UNEXPLAINED: AnnotationStatus.CONTRADICTION,
 }
 """Status of objects whose box and mask do not agree, by the likely reading of either."""
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class ValidatedAnnotations:
     """A block of N annotations.
 
     Attributes:
-        verdicts: (N,) int8, :class:`Verdict`.
+        statuses: (N,) int8, :class:`AnnotationStatus`.
         images: (N,) int64, index of the image, -1 for none, -2 for an image that is left out.
         classes: (N,) int64, index of the class, -1 for none.
         boxes_xyxy: (N, 4) float64, in pixels, clipped to the image.
@@ -90,7 +90,7 @@ class Judged:
         given_areas: (N,) float64, the areas as in the file, NaN if missing.
     """
 
-    verdicts: NDArray[np.int8]
+    statuses: NDArray[np.int8]
     images: NDArray[np.int64]
     classes: NDArray[np.int64]
     boxes_xyxy: NDArray[np.float64]
@@ -109,7 +109,7 @@ class Judged:
     @property
     def usable(self) -> NDArray[np.bool_]:
         """(N,) bool: the annotations that are objects."""
-        return np.equal(self.verdicts, Verdict.USABLE)
+        return np.equal(self.statuses, AnnotationStatus.USABLE)
 
     @property
     def contradicts(self) -> bool:
@@ -120,11 +120,11 @@ class Judged:
     @property
     def contradictory(self) -> NDArray[np.bool_]:
         """(N,) bool: the annotations that are left out since their box and mask contradict each other."""
-        return np.isin(self.verdicts, list(CONTRADICTIONS.values())) if not self.usable.all() else ~self.usable
+        return np.isin(self.statuses, list(CONTRADICTIONS.values())) if not self.usable.all() else ~self.usable
 
 
 @np.errstate(all="ignore")  # numbers of files may be anything: what is not finite fails every comparison
-def judge(
+def validate_annotations(
     annotations: list[RawAnnotation],
     *,
     image_index: IdIndex,
@@ -132,7 +132,7 @@ def judge(
     class_index: Mapping[ImageId | None, int],
     crowds: Crowds = Crowds.IGNORE,
     read_masks: NDArray[np.bool_] | None = None,
-) -> Judged:
+) -> ValidatedAnnotations:
     """Validate a block of annotations.
 
     Args:
@@ -175,29 +175,29 @@ def judge(
 
     inside, clipped, outside = _clip(boxes, sizes)
     areas, bad_areas = _areas(given_areas, shapes.areas, boxes, inside)
-    verdicts = np.select(
+    statuses = np.select(
         [images == -1, images == -2, classes < 0, missing & ~derived & ~rotated, ~numbers, ~positive],
         [
-            Verdict.NO_IMAGE,
-            Verdict.IMAGE_LEFT_OUT,
-            Verdict.NO_CLASS,
-            Verdict.NO_BOX,
-            Verdict.BAD_NUMBERS,
-            Verdict.EMPTY_BOX,
+            AnnotationStatus.NO_IMAGE,
+            AnnotationStatus.IMAGE_LEFT_OUT,
+            AnnotationStatus.NO_CLASS,
+            AnnotationStatus.NO_BOX,
+            AnnotationStatus.BAD_NUMBERS,
+            AnnotationStatus.EMPTY_BOX,
         ],
-        Verdict.USABLE,
+        AnnotationStatus.USABLE,
     ).astype(np.int8)
-    for where, verdict in (
-        (unclear, Verdict.UNCLEAR_ROTATION),
-        (_are_shares(given) & ~derived & ~rotated, Verdict.SCALED_BOX),
+    for where, status in (
+        (unclear, AnnotationStatus.UNCLEAR_ROTATION),
+        (_are_shares(given) & ~derived & ~rotated, AnnotationStatus.SCALED_BOX),
         *((readings == reading, CONTRADICTIONS[Reading(reading)]) for reading in np.unique(readings[readings > 0])),
-        (_are_corners(boxes, inside, sizes) & ~derived, Verdict.CORNER_BOX),
-        (outside, Verdict.OUTSIDE),
+        (_are_corners(boxes, inside, sizes) & ~derived, AnnotationStatus.CORNER_BOX),
+        (outside, AnnotationStatus.OUTSIDE),
     ):
         if where.any():
-            verdicts[where & (verdicts == Verdict.USABLE)] = verdict
-    return Judged(
-        verdicts=verdicts,
+            statuses[where & (statuses == AnnotationStatus.USABLE)] = status
+    return ValidatedAnnotations(
+        statuses=statuses,
         images=images,
         classes=classes,
         boxes_xyxy=inside,

@@ -83,21 +83,21 @@ class Frames:
         """Test whether any image shows the frame."""
         return self.of(Evidence.APPLIED, Evidence.IGNORED) > 0
 
-    def frame(self, asked: ExifOrientation = ExifOrientation.AUTO, *, unknown: Frame = Frame.UPRIGHT) -> Frame:
+    def frame(self, requested: ExifOrientation = ExifOrientation.AUTO, *, unknown: Frame = Frame.UPRIGHT) -> Frame:
         """Return the frame of images that do not show their own.
 
         Args:
-            asked: The user's setting; Auto: the frame of most images that show it.
+            requested: The user's setting; Auto: the frame of most images that show it.
             unknown: Frame if no image shows it.
         """
-        if asked is not ExifOrientation.AUTO:
-            return Frame.UPRIGHT if asked is ExifOrientation.APPLIED else Frame.STORED
+        if requested is not ExifOrientation.AUTO:
+            return Frame.UPRIGHT if requested is ExifOrientation.APPLIED else Frame.STORED
         if not self.proven:
             return unknown
         stored = self.of(Evidence.IGNORED) > self.of(Evidence.APPLIED)
         return Frame.STORED if stored else Frame.UPRIGHT
 
-    def problems(self, asked: ExifOrientation = ExifOrientation.AUTO) -> Iterable[tuple[str, int, list[str]]]:
+    def problems(self, requested: ExifOrientation = ExifOrientation.AUTO) -> Iterable[tuple[str, int, list[str]]]:
         """Yield code, count and examples of problems to report."""
         applied, ignored = self.of(Evidence.APPLIED), self.of(Evidence.IGNORED)
         if ignored:
@@ -106,13 +106,13 @@ class Frames:
             ExifOrientation.AUTO: min(applied, ignored),
             ExifOrientation.APPLIED: ignored,
             ExifOrientation.IGNORED: applied,
-        }[asked]
+        }[requested]
         if contradicts:
-            kind = Evidence.APPLIED if self.frame(asked) is Frame.STORED else Evidence.IGNORED
+            kind = Evidence.APPLIED if self.frame(requested) is Frame.STORED else Evidence.IGNORED
             yield "exif_contradiction", contradicts, self.named(kind)
-        if self.unproven and asked is ExifOrientation.AUTO and not self.proven:
+        if self.unproven and requested is ExifOrientation.AUTO and not self.proven:
             yield "exif_unproven", self.unproven, self.named(Evidence.UNPROVEN, Evidence.UNSIZED)
-        elif self.unproven and self.frame(asked) is Frame.STORED:
+        elif self.unproven and self.frame(requested) is Frame.STORED:
             yield "exif_as_others", self.unproven, self.named(Evidence.UNPROVEN, Evidence.UNSIZED)
 
 

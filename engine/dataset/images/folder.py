@@ -64,7 +64,7 @@ class ImageFolder:
         return names_among(files, self.storage.local_path(self.uri))
 
     def pointers(self, keys: Sequence[str | None]) -> list[str]:
-        """Return images that are Git LFS pointers, judged by their size if the first of that size is one."""
+        """Return images that are Git LFS pointers, validated by their size if the first of that size is one."""
         small = [key for key in keys if key is not None and LEAST <= self._etags[key][1] <= MOST]
         if not small or not is_pointer(self.storage.read_start(join(self.uri, small[0]), MOST)):
             return []

@@ -94,7 +94,7 @@ def split_file(
     store = storage or Storage()
     files = find_single_split(annotations, images, storage=store)
     source = files.annotations
-    grouping = Grouping.asked(group_by)
+    grouping = Grouping.optional(group_by)
     with uncollected():
         contents = _Contents.of(source, store, crowds)
         groups = _groups(contents, files, grouping, store, opened=images is not None or not is_remote(files.images))

@@ -59,7 +59,7 @@ class SplitComparison:
             objects[class_name] += count
         self._classes[name] = {class_name: count for class_name, count in objects.items() if count}
 
-    def judge(self, log: ProblemLog) -> None:
+    def report(self, log: ProblemLog) -> None:
         """Log images that several splits share, and classes that a split lacks."""
         splits = self._known()
         if "train" in splits:

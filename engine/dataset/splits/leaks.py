@@ -199,9 +199,9 @@ def groups_of(images: SplitImages, *, most: int) -> NDArray[np.int64]:
     if images.thumbnails is None:
         return proved
     alike = list(same_pictures(images.thumbnails))
-    looks = connected(count, alike)
-    sizes = np.bincount(looks, minlength=count)
-    whole = connected(count, pairs + [(i, j) for i, j in alike if sizes[looks[i]] <= most])
+    copies = connected(count, alike)
+    sizes = np.bincount(copies, minlength=count)
+    whole = connected(count, pairs + [(i, j) for i, j in alike if sizes[copies[i]] <= most])
     return whole if len(np.unique(whole)) >= MIN_GROUPS else proved
 
 
@@ -225,7 +225,7 @@ class Grouping:
         return cls(kind, value)
 
     @classmethod
-    def asked(cls, text: str | None) -> Self | None:
+    def optional(cls, text: str | None) -> Self | None:
         """Read an optional rule; None without one."""
         return None if text is None else cls.of(text)
 

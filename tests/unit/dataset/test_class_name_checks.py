@@ -12,7 +12,7 @@ from tiny import BASE
 from transformers import AutoTokenizer
 
 from engine.dataset import DatasetInfo, inspect_dataset
-from engine.dataset.checks.class_name_checks import find_vocabulary, judge_names
+from engine.dataset.checks.class_name_checks import check_class_names, find_vocabulary
 from engine.dataset.types import Severity
 from engine.dataset.wordpiece import Vocabulary, words
 from engine.errors import BaseModelError
@@ -42,7 +42,7 @@ def odd(info: DatasetInfo) -> tuple[str, ...]:
 
 def test_names_that_are_broken_into_pieces_are_reported_with_their_pieces(tmp_path: Path) -> None:
     names = ("RBC", "forklift", "platelets", "leukocytes", "red_blood cell", "x-ray", "日")
-    info = judge_names(info_of(tmp_path, *names), {}, BERT)
+    info = check_class_names(info_of(tmp_path, *names), {}, BERT)
     (problem,) = [p for p in info.problems if p.code == "odd_class_name"]
     assert problem.severity is Severity.WARNING
     assert problem.count == 3
@@ -57,18 +57,18 @@ def test_names_that_are_broken_into_pieces_are_reported_with_their_pieces(tmp_pa
 
 def test_names_with_a_better_phrase_are_not(tmp_path: Path) -> None:
     info = info_of(tmp_path, "RBC", "WBC")
-    assert odd(judge_names(info, {"RBC": "red blood cell"}, BERT)) == ("WBC (2 pieces: wb ##c)",)
-    assert judge_names(info, {"RBC": "red blood cell", "WBC": "white cell"}, BERT) == info
+    assert odd(check_class_names(info, {"RBC": "red blood cell"}, BERT)) == ("WBC (2 pieces: wb ##c)",)
+    assert check_class_names(info, {"RBC": "red blood cell", "WBC": "white cell"}, BERT) == info
 
 
 def test_classes_without_objects_are_not(tmp_path: Path) -> None:
     info = info_of(tmp_path, "RBC")
     unused = info.model_copy(update={"classes": tuple(c.model_copy(update={"annotations": 0}) for c in info.classes)})
-    assert judge_names(unused, {}, BERT) == unused
+    assert check_class_names(unused, {}, BERT) == unused
 
 
 def test_the_worst_problems_stay_first(tmp_path: Path) -> None:
-    info = judge_names(info_of(tmp_path, "RBC"), {}, BERT)
+    info = check_class_names(info_of(tmp_path, "RBC"), {}, BERT)
     severities = [list(Severity).index(problem.severity) for problem in info.problems]
     assert severities == sorted(severities)
 
@@ -90,12 +90,12 @@ def test_the_worst_problems_stay_first(tmp_path: Path) -> None:
     ],
 )
 def test_without_a_vocabulary_names_are_judged_by_their_looks(tmp_path: Path, name: str, said: str) -> None:
-    info = judge_names(info_of(tmp_path, name, "car"), {}, None)
+    info = check_class_names(info_of(tmp_path, name, "car"), {}, None)
     assert odd(info) == ((f"{name} ({said})",) if said else ())
 
 
 def test_where_all_names_are_upper_case_they_are_no_abbreviations(tmp_path: Path) -> None:
-    assert odd(judge_names(info_of(tmp_path, "CAR", "BUS"), {}, None)) == ()
+    assert odd(check_class_names(info_of(tmp_path, "CAR", "BUS"), {}, None)) == ()
 
 
 @settings(deadline=None, max_examples=200)

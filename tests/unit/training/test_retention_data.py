@@ -50,9 +50,9 @@ def test_the_built_in_probe_has_drawn_things_and_photographs(tmp_path: Path, mas
     probe = probe_of(tmp_path, "forklift", masks=masks)
     assert probe is not None
     assert probe.source == BUILT_IN
-    assert {"circle", "star", "cat", "person", "cup"} <= set(probe.part.dataset.classes)
-    assert len(probe.part.dataset) == 25
-    assert probe.part.sample(0, with_masks=False).image.shape == (240, 320, 3)
+    assert {"circle", "star", "cat", "person", "cup"} <= set(probe.split.dataset.classes)
+    assert len(probe.split.dataset) == 25
+    assert probe.split.sample(0, with_masks=False).image.shape == (240, 320, 3)
 
 
 def test_the_built_in_probe_is_small_and_without_a_fault() -> None:
@@ -64,14 +64,14 @@ def test_the_built_in_probe_is_small_and_without_a_fault() -> None:
 def test_what_the_data_has_is_not_asked_for_however_it_is_written(tmp_path: Path) -> None:
     probe = probe_of(tmp_path, "CAT", "Space_Shuttle", "mug", prompts={"mug": "Cup"})
     assert probe is not None
-    assert not {"cat", "space shuttle", "cup"} & set(probe.part.dataset.classes)
-    assert "saucer" in probe.part.dataset.classes
+    assert not {"cat", "space shuttle", "cup"} & set(probe.split.dataset.classes)
+    assert "saucer" in probe.split.dataset.classes
 
 
 def test_images_that_show_nothing_else_are_left_out(tmp_path: Path) -> None:
     probe = probe_of(tmp_path, "cat")
     assert probe is not None
-    assert "chelsea.jpg" not in {image.file_name for image in probe.part.dataset.images}
+    assert "chelsea.jpg" not in {image.file_name for image in probe.split.dataset.images}
 
 
 def test_a_probe_that_shows_nothing_else_is_none(tmp_path: Path, without_masks: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_probe_that_shows_nothing_else_is_none(tmp_path: Path, without_masks: 
 def test_users_may_give_their_own(tmp_path: Path, without_masks: Path) -> None:
     probe = probe_of(tmp_path, "forklift", given=without_masks)
     assert probe is not None
-    assert (len(probe.part.dataset), probe.source) == (1, str(without_masks))
+    assert (len(probe.split.dataset), probe.source) == (1, str(without_masks))
 
 
 def test_images_of_it_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_images_of_it_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> Non
     probe = probe_of(tmp_path, "forklift", given=folder / PROBE.name)
     assert probe is not None
     assert probe.unreadable.faults.keys() == {"chelsea.jpg"}
-    assert len(probe.part.dataset) == len(probe.part.paths) == 24
+    assert len(probe.split.dataset) == len(probe.split.paths) == 24
 
 
 def test_one_that_is_not_there_is_named(tmp_path: Path) -> None:
