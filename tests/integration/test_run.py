@@ -226,7 +226,7 @@ def test_a_trainer_tells_its_failure_once_and_leaves_it(tmp_path: Path) -> None:
     assert event is not None
     assert (event.event, event.teacher, done.stderr) == ("error", "sam", "")
     assert (event.exit_code, event.reason, event.message) == (outcome.exit_code, outcome.reason, outcome.message)
-    assert (done.returncode, outcome.reason) == (43, "NotFound")
+    assert (done.returncode, outcome.reason) == (43, "StorageUnavailable")
     assert outcome.message.startswith("nothing.yaml does not exist")
 
 
