@@ -29,7 +29,7 @@ from teacher_operator.api.status import TeacherFineTuneStatus
 
 Schema = dict[str, Any]
 
-UNSEEN: Schema = {"observedGeneration": 0}
+UNRECONCILED: Schema = {"observedGeneration": 0}
 """The status of an object that no operator has seen. Tools that wait for objects (kstatus: Flux, Helm, kpt) take one
 without ``observedGeneration`` for one that is done; generations begin at 1, so this one is in progress."""
 
@@ -50,7 +50,7 @@ COLUMNS: tuple[tuple[str, str, str, int], ...] = (
 
 def crd() -> Schema:
     """The CustomResourceDefinition."""
-    spec, status = structural(TeacherFineTuneSpec), structural(TeacherFineTuneStatus) | {"default": UNSEEN}
+    spec, status = structural(TeacherFineTuneSpec), structural(TeacherFineTuneStatus) | {"default": UNRECONCILED}
     spec["x-kubernetes-validations"] += [_rule(*rule) for rule in immutable_rules()]
     schema = {
         "type": "object",
@@ -132,7 +132,7 @@ def _object(schema: Schema, definitions: Mapping[str, Schema], *, name: str) -> 
 
 def _field(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
     """One field, with what is said of it where it is used rather than where its type is defined."""
-    said = schema.get("description")
+    description = schema.get("description")
     inner = next((one for one in schema["anyOf"] if one.get("type") != "null"), {}) if "anyOf" in schema else schema
     if "$ref" in inner:
         name = inner["$ref"].rsplit("/", 1)[1]
@@ -151,8 +151,8 @@ def _field(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
             result["x-kubernetes-preserve-unknown-fields"] = True
     else:
         result = _scalar(inner)
-    if said:
-        result = {**result, "description": said}
+    if description:
+        result = {**result, "description": description}
     default = schema.get("default")
     if default is not None and not isinstance(default, dict | list):
         result["default"] = default

@@ -16,9 +16,9 @@ BUCKET = rf"([a-z0-9][a-z0-9._-]{{1,61}}[a-z0-9]|{ACCESS_POINT})"
 GOOGLE_URI = r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 AZURE_URI = r"az://[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"
 CLAIM_URI = r"pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
-PLACE = rf"(s3://{BUCKET}|{GOOGLE_URI}|{AZURE_URI}|{CLAIM_URI})"
-DATA_URI = rf"^{PLACE}(/[^\x00-\x1f]*)?$"
-MODEL_URI = rf"^({PLACE}/[^\x00-\x1f]+|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$"
+LOCATION = rf"(s3://{BUCKET}|{GOOGLE_URI}|{AZURE_URI}|{CLAIM_URI})"
+DATA_URI = rf"^{LOCATION}(/[^\x00-\x1f]*)?$"
+MODEL_URI = rf"^({LOCATION}/[^\x00-\x1f]+|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?)$"
 
 PATTERNS: Mapping[str, Mapping[str, str]] = {
     "DatasetSpec": {"annotations": DATA_URI, "images": DATA_URI},

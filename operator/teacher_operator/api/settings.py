@@ -153,7 +153,7 @@ class Settings(BaseModel):
 
     @field_validator("pods")
     @classmethod
-    def _said_elsewhere(cls, pods: PodSettings) -> PodSettings:
+    def _reject_duplicates(cls, pods: PodSettings) -> PodSettings:
         """One way to say a thing."""
         for name, instead in (("env", "pod_env"), ("image", "trainer_image and operator_image")):
             if getattr(pods, name) is not None:

@@ -21,7 +21,7 @@ LATER = "9999"
 """After every time, as texts go."""
 
 
-def attempted(stage: S, view: JobView | None, *, gpu_resource: str, now: float) -> S:
+def with_attempts(stage: S, view: JobView | None, *, gpu_resource: str, now: float) -> S:
     """Return a stage with its attempts, and the GPU time that all pods have taken.
 
     Of a Job over several nodes the first pod stands for an attempt: one that fails makes all start again. GPU time is
@@ -82,9 +82,9 @@ def _gpu_time(stage: StageStatus, held: Sequence[Holding], *, now: float) -> dic
 
 def _counted_until(stage: StageStatus, held: Sequence[Holding]) -> float:
     """Until when GPU seconds are counted; a status of an earlier version says it by its attempts alone."""
-    said = seconds(stage.gpu_seconds_until)
-    if said is not None or not stage.attempts:
-        return said or 0.0
+    known_until = seconds(stage.gpu_seconds_until)
+    if known_until is not None or not stage.attempts:
+        return known_until or 0.0
     last = stage.attempts[-1]
     gpus = sum(one.gpus for one in held if one.end is None)
     return seconds(last.end_time) or (seconds(last.start_time) or 0.0) + last.gpu_seconds / max(1, gpus)

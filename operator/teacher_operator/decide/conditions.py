@@ -72,7 +72,7 @@ class Summary:
         return cls("failed", reason, message)
 
 
-class EventNote(NamedTuple):
+class RunEvent(NamedTuple):
     """A Kubernetes event to tell."""
 
     kind: Literal["Normal", "Warning"]
@@ -159,7 +159,9 @@ def columns(teachers: Sequence[TeacherStatus], *, now: float = 0.0) -> SummarySt
     active = [one for one in teachers if one.state == "Training"]
     waits = [span for one in active if (span := _time_left(one, now=now)) is not None]
     all_say = len(waits) == sum(one.state not in ENDED for one in teachers)
-    measured = [f"{_two(one.ap.before)} -> {_two(one.ap.after) or '…'}" for one in teachers if one.ap.before]
+    measured = [
+        f"{_two_decimals(one.ap.before)} -> {_two_decimals(one.ap.after) or '…'}" for one in teachers if one.ap.before
+    ]
     nodes = dict.fromkeys(one.attempts[-1].node for one in active if one.attempts and one.attempts[-1].node)
     return SummaryStatus(
         teachers=",".join(one.name.value for one in teachers),
@@ -175,8 +177,8 @@ def _time_left(teacher: TeacherStatus, *, now: float) -> float | None:
     progress = teacher.progress
     if progress is None or progress.seconds_left is None or teacher.unresponsive is not None:
         return None
-    said = seconds(progress.updated)
-    span = progress.seconds_left - max(0.0, now - said if said is not None else 0.0)
+    updated = seconds(progress.updated)
+    span = progress.seconds_left - max(0.0, now - updated if updated is not None else 0.0)
     return span if span >= 0 else None
 
 
@@ -200,7 +202,7 @@ def published_teacher(
     return done.model_copy(update={"message": f"{done.message}; this very run was published before"})
 
 
-def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Iterator[EventNote]:
+def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Iterator[RunEvent]:
     """Yield an event for each transition that people want to know of, never for mere progress.
 
     The event of the end of a run has the end of its last stage in it, which so has no event of its own.
@@ -213,31 +215,31 @@ def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Itera
     if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
         return
     if new.status is ConditionStatus.FALSE:
-        yield EventNote("Warning", "Failed", f"{new.reason}: {new.message}")
+        yield RunEvent("Warning", "Failed", f"{new.reason}: {new.message}")
     elif new.status is ConditionStatus.TRUE or not after.teachers:
-        yield EventNote("Normal", new.reason, new.message)
+        yield RunEvent("Normal", new.reason, new.message)
 
 
-def _stage_events(before: StageStatus | None, stage: StageStatus, *, ends: bool) -> Iterator[EventNote]:
+def _stage_events(before: StageStatus | None, stage: StageStatus, *, ends: bool) -> Iterator[RunEvent]:
     """Yield the events of one stage; ``ends``: the run ends, which has an event of its own."""
     changed = before is None or before.state != stage.state
     if stage.failure is not None:
-        told = before is not None and before.failure is not None and before.failure.pod == stage.failure.pod
+        reported = before is not None and before.failure is not None and before.failure.pod == stage.failure.pod
         ended = changed and stage.state == "Failed"
-        if (ended or not told) and not (ended and ends):
-            yield EventNote("Warning", stage.failure.reason, f"{stage.name}: {stage.failure.message}")
+        if (ended or not reported) and not (ended and ends):
+            yield RunEvent("Warning", stage.failure.reason, f"{stage.name}: {stage.failure.message}")
     # Until inspection has ended, the events of the whole run are those of inspection.
     succeeded, notable = stage.state == "Succeeded", stage.state == "Suspended" or runs(stage)
     if changed and stage.name != INSPECTION.name and (notable or (succeeded and not ends)):
-        yield EventNote("Normal", stage.state, f"{stage.name}: {stage.message}")
+        yield RunEvent("Normal", stage.state, f"{stage.name}: {stage.message}")
     if stage.releases > (before.releases if before is not None else 0):
-        yield EventNote("Warning", "GpusReleased", f"{stage.name}: {stage.message}")
+        yield RunEvent("Warning", "GpusReleased", f"{stage.name}: {stage.message}")
     silent = before.unresponsive if before is not None else None
     if stage.unresponsive is not None and (silent is None or silent.reason != stage.unresponsive.reason):
         found = stage.unresponsive
-        yield EventNote("Warning", found.reason, f"{stage.name}: {found.message}")
+        yield RunEvent("Warning", found.reason, f"{stage.name}: {found.message}")
     if changed and succeeded and isinstance(stage, TeacherStatus) and stage.improved is False:
-        yield EventNote("Warning", NOT_BETTER, _no_gain(stage))
+        yield RunEvent("Warning", NOT_BETTER, _no_gain(stage))
 
 
 def _inspected(status: TeacherFineTuneStatus, summary: Summary) -> tuple[ConditionStatus, str, str]:
@@ -295,5 +297,5 @@ def _boolean(value: bool) -> ConditionStatus:
     return ConditionStatus.TRUE if value else ConditionStatus.FALSE
 
 
-def _two(number: str) -> str:
+def _two_decimals(number: str) -> str:
     return f"{float(number):.2f}" if number else ""

@@ -63,5 +63,5 @@ def dataset_sentence(data: DatasetStatus) -> str:
         for count, word in ((data.problems_left_out, "more problems"), (data.classes_left_out, "classes"))
         if count and data.uri
     ]
-    told = [counts, problems, f"{' and '.join(elsewhere)} only in {data.uri}" if elsewhere else ""]
-    return "; ".join(filter(None, told))
+    parts = [counts, problems, f"{' and '.join(elsewhere)} only in {data.uri}" if elsewhere else ""]
+    return "; ".join(filter(None, parts))

@@ -9,8 +9,8 @@ from engine.stages import Stage
 from teacher_operator.api.spec import TeacherFineTuneSpec
 from teacher_operator.api.status import FailureStatus, StageStatus, clip
 from teacher_operator.api.timestamps import seconds, timestamp
-from teacher_operator.decide.actions import Todo
-from teacher_operator.decide.job_state import JobView, Waiting
+from teacher_operator.decide.actions import Actions
+from teacher_operator.decide.job_state import JobState, JobView
 
 S = TypeVar("S", bound=StageStatus)
 
@@ -19,40 +19,40 @@ WAITS = frozenset({"Pending", "Starting"})
 
 
 def waited_too_long(
-    spec: TeacherFineTuneSpec, stand: Waiting, todo: Todo, *, attempts_ended: Iterable[float] = (), now: float
+    spec: TeacherFineTuneSpec, state: JobState, actions: Actions, *, attempts_ended: Iterable[float] = (), now: float
 ) -> FailureStatus | None:
     """Return the failure of a Job that has waited for longer than pendingDeadlineSeconds, else None.
 
-    When the time will be up is noted in ``todo``. A wait after an attempt begins when that has ended.
+    When the time will be up is noted in ``actions``. A wait after an attempt begins when that has ended.
 
     Args:
         spec: Of the object.
-        stand: Where the Job stands.
-        todo: Collects actions.
+        state: Where the Job stands.
+        actions: Collects actions.
         attempts_ended: When earlier pods of the Job ended, in seconds since the epoch.
         now: Seconds since the epoch.
     """
     deadline = spec.pending_deadline_seconds
-    if deadline is None or stand.since is None or stand.state not in WAITS:
+    if deadline is None or state.since is None or state.phase not in WAITS:
         return None
-    since = max([stand.since, *attempts_ended])
+    since = max([state.since, *attempts_ended])
     if now >= since + deadline:
-        return _not_started(deadline, stand.message)
-    todo.again(since + deadline)
+        return _not_started(deadline, state.message)
+    actions.requeue(since + deadline)
     return None
 
 
 def refused_too_long(
-    spec: TeacherFineTuneSpec, refused: FailureStatus, todo: Todo, *, since: float, now: float
+    spec: TeacherFineTuneSpec, refused: FailureStatus, actions: Actions, *, since: float, now: float
 ) -> FailureStatus | None:
     """Return the failure of a child that the API server refuses: for good, or for longer than pendingDeadlineSeconds.
 
-    Return None while another attempt must follow, which is noted in ``todo``.
+    Return None while another attempt must follow, which is noted in ``actions``.
 
     Args:
         spec: What the user asks for.
         refused: The refusal.
-        todo: Collects actions.
+        actions: Collects actions.
         since: Since when the child is refused, in seconds since the epoch.
         now: Seconds since the epoch.
     """
@@ -62,8 +62,8 @@ def refused_too_long(
     if deadline is not None and now >= since + deadline:
         return _not_started(deadline, refused.message)
     if deadline is not None:
-        todo.again(since + deadline)
-    todo.retry = True
+        actions.requeue(since + deadline)
+    actions.retry = True
     return None
 
 
@@ -73,7 +73,7 @@ def _not_started(deadline: int, message: str) -> FailureStatus:
     return FailureStatus(reason="NotStartedInTime", message=message)
 
 
-def counted(stage: S, view: JobView | None, *, now: float) -> S:
+def with_active_time(stage: S, view: JobView | None, *, now: float) -> S:
     """Return a stage with the time in which its Jobs were allowed to run.
 
     The status holds the sum of the stretches that are over, and when the present one began: so it counts over all Jobs

@@ -12,14 +12,14 @@ from teacher_operator.decide.pod_state import container_ends, last_end, pod_inde
 
 Body = Mapping[str, Any]
 
-LEFT_ALONE = TeacherError.exit_code
+PEER_LOST = TeacherError.exit_code
 """How a process ends that another one of its run is lost to: it knows nothing of why."""
 
-TOGETHER_SECONDS = 120
+SAME_CAUSE_SECONDS = 120
 """Pods of several nodes that end within this time of each other end for the same cause."""
 
 
-def telling_pod(pods: Sequence[Body]) -> Body | None:
+def root_cause_pod(pods: Sequence[Body]) -> Body | None:
     """The failed pod that tells most of why: one that would fail again, else the newest.
 
     Of the pods of several nodes, those that were ended with the one that failed know nothing: their process was left
@@ -31,7 +31,7 @@ def telling_pod(pods: Sequence[Body]) -> Body | None:
         return decisive[-1] if decisive else None
     together = [*_ended_with(failed[-1], failed), failed[-1]]
     by_themselves = [pod for pod in together if not pod["metadata"].get("deletionTimestamp")] or together
-    causes = [pod for pod in by_themselves if _exit_codes(pod) - {LEFT_ALONE}]
+    causes = [pod for pod in by_themselves if _exit_codes(pod) - {PEER_LOST}]
     return (causes or by_themselves)[-1]
 
 
@@ -75,7 +75,7 @@ def _ended_with(last: Body, failed: Sequence[Body]) -> list[Body]:
     return [
         pod
         for pod in failed
-        if pod_index(pod) != pod_index(last) and abs(last_end(pod) - last_end(last)) < TOGETHER_SECONDS
+        if pod_index(pod) != pod_index(last) and abs(last_end(pod) - last_end(last)) < SAME_CAUSE_SECONDS
     ]
 
 

@@ -11,7 +11,7 @@ from engine.results.outcome import Outcome, parse_outcome
 from teacher_operator.api.names import INSPECT
 from teacher_operator.api.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
 from teacher_operator.decide.evictions import eviction_advice
-from teacher_operator.decide.failed_pods import telling_pod, were_stopped, would_fail_again
+from teacher_operator.decide.failed_pods import root_cause_pod, were_stopped, would_fail_again
 from teacher_operator.decide.job_state import DISRUPTED
 from teacher_operator.decide.pod_state import is_first, node_of, terminated
 from teacher_operator.decide.sidecars import RUNS_ON
@@ -40,7 +40,7 @@ def outcome_of(pods: Sequence[Body], container: str) -> Outcome | None:
     return None
 
 
-def unreadable(pods: Sequence[Body], container: str) -> FailureStatus | None:
+def outcome_failure(pods: Sequence[Body], container: str) -> FailureStatus | None:
     """Why nothing came of a Job that has done its work, if a pod of it is still there to say so."""
     done = [pod for pod in pods if pod["status"].get("phase") == "Succeeded" and is_first(pod)]
     if not done:
@@ -48,14 +48,14 @@ def unreadable(pods: Sequence[Body], container: str) -> FailureStatus | None:
     message = (terminated(done[-1], container) or {}).get("message") or ""
     outcome = parse_outcome(message)
     if outcome is not None and outcome.message:
-        reason, said = _reason_of(outcome.exit_code) or "OutcomeUnreadable", outcome.message
+        reason, text = _reason_of(outcome.exit_code) or "OutcomeUnreadable", outcome.message
     elif not message:
-        reason, said = (
+        reason, text = (
             NOTHING_LEFT,
             "its container ended with exit code 0 and left no outcome: it was stopped too early",
         )
     else:
-        reason, said = (
+        reason, text = (
             "OutcomeUnreadable",
             (
                 "the pod has done its work, and what it left of it cannot be read: its image has another version than "
@@ -64,7 +64,7 @@ def unreadable(pods: Sequence[Body], container: str) -> FailureStatus | None:
             ),
         )
     name = done[-1]["metadata"]["name"]
-    return FailureStatus(reason=reason, message=clip(said), exit_code=0, pod=name, node=node_of(done[-1]))
+    return FailureStatus(reason=reason, message=clip(text), exit_code=0, pod=name, node=node_of(done[-1]))
 
 
 def pod_failure(pod: Body, container: str, log: Sequence[str]) -> FailureStatus:
@@ -94,11 +94,11 @@ def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[s
             message = f"the data was not inspected within {limit} seconds: look whether the object store answers"
         return FailureStatus(reason="DeadlineExceeded", message=message)
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
-    telling = telling_pod(pods)
-    if telling is None:
+    root_cause = root_cause_pod(pods)
+    if root_cause is None:
         message = condition.get("message") or "its pods are gone"
         return FailureStatus(reason=_reason(condition.get("reason"), "JobFailed"), message=clip(message))
-    failure = pod_failure(telling, container, log)
+    failure = pod_failure(root_cause, container, log)
     attempts = sum(is_first(pod) for pod in failed)
     if condition.get("reason") == "BackoffLimitExceeded" and attempts > 1:
         last = f" (attempt {attempts}, the last)"
@@ -114,12 +114,12 @@ def is_final(job: Body, pods: Sequence[Body]) -> bool:
     outside, nor a Job without any failed pod left; and a Job that a sidecar keeps from retrying has attempts left.
     """
     condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
-    telling = telling_pod(pods)
-    if condition.get("reason") == "DeadlineExceeded" or (telling is not None and would_fail_again(telling)):
+    root_cause = root_cause_pod(pods)
+    if condition.get("reason") == "DeadlineExceeded" or (root_cause is not None and would_fail_again(root_cause)):
         return True
     if condition.get("reason") in {"PodFailurePolicy", RUNS_ON}:
         return False
-    return telling is not None and not were_stopped(pods)
+    return root_cause is not None and not were_stopped(pods)
 
 
 def failure_elsewhere(job: Body) -> FailureStatus | None:
@@ -128,13 +128,13 @@ def failure_elsewhere(job: Body) -> FailureStatus | None:
     Its status is all that is known: the exit code only where the Job controller names it.
     """
     condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
-    said = str(condition.get("message") or condition.get("reason") or "no cause is given")
-    found = re.search(r"exit code (\d+)", said)
+    text = str(condition.get("message") or condition.get("reason") or "no cause is given")
+    found = re.search(r"exit code (\d+)", text)
     exit_code = int(found[1]) if found else None
     if exit_code == NotBetterThanBaseError.exit_code:
         return None
     reason = _reason(condition.get("reason"), "JobFailed") if exit_code is None else _reason_of(exit_code) or "Crashed"
-    message = f"failed in another cluster, where its pods and their logs are: {said}; the last checkpoint is kept"
+    message = f"failed in another cluster, where its pods and their logs are: {text}; the last checkpoint is kept"
     return FailureStatus(reason=reason, message=clip(message), exit_code=exit_code)
 
 
@@ -149,9 +149,9 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
         if container == INSPECT:
             advice = "raise inspectResources of the installation"
         return "OutOfMemory", f"killed{on_node} for using {allowed}: {advice}"
-    told = outcome if outcome is not None and outcome.message else None
-    if told is not None and told.exit_code != InterruptedTrainingError.exit_code:
-        return _reason_of(told.exit_code) or _reason(told.reason, "TrainerFailed"), told.message
+    reported = outcome if outcome is not None and outcome.message else None
+    if reported is not None and reported.exit_code != InterruptedTrainingError.exit_code:
+        return _reason_of(reported.exit_code) or _reason(reported.reason, "TrainerFailed"), reported.message
     status = pod["status"]
     disruption = next((c for c in status.get("conditions") or [] if c["type"] == DISRUPTED), None)
     if status.get("reason") == "Evicted":
@@ -160,8 +160,8 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
         return "Evicted", f"evicted{on_node}: {why}" + (f" To fix it, {advice}" if advice else "")
     if disruption is not None and disruption["status"] == "True":
         return DISRUPTION, f"stopped{on_node}: {disruption.get('message') or disruption.get('reason')}"
-    if told is not None:  # who sent the signal is not known
-        return InterruptedTrainingError.reason, told.message
+    if reported is not None:  # who sent the signal is not known
+        return InterruptedTrainingError.reason, reported.message
     if not ended:
         return "PodFailed", status.get("message") or status.get("reason") or "the pod failed before its container ran"
     if exit_code == KILLED:

@@ -60,7 +60,7 @@ class Rounds(BaseModel):
 
 
 @dataclass(frozen=True)
-class Partial:
+class PartialStart:
     """A Job some of whose pods hold a node while others cannot start.
 
     Attributes:
@@ -109,7 +109,7 @@ def paused_message(view: JobView) -> str:
     return message
 
 
-def partial(view: JobView, container: str) -> Partial | None:
+def partial_start(view: JobView, container: str) -> PartialStart | None:
     """Return the GPUs that a Job holds in vain; None if none, or if all of its pods have a node and start.
 
     Pods that pull their image are let be: to begin again would not help them. Those whose image or container cannot be
@@ -127,10 +127,10 @@ def partial(view: JobView, container: str) -> Partial | None:
     begun = [min(held_since(pod) or 0.0 for pod in holders), view.started or 0.0]
     begun += [min(map(_created, stuck))] if stuck else []
     begun += [_over_since(pod) for pod in view.pods if not is_live(pod)]
-    return Partial(holders, _wanted(view), max(begun))
+    return PartialStart(holders, _wanted(view), max(begun))
 
 
-def due(part: Partial, view: JobView, *, timeout: float) -> float:
+def release_at(part: PartialStart, view: JobView, *, timeout: float) -> float:
     """When GPUs that are held in vain are given back, in seconds since the epoch.
 
     Up to half as late again as the timeout says: of two that wait for each other one gives way, and the other starts.
@@ -151,14 +151,14 @@ def release(view: JobView, *, timeout: float, since: float, now: float) -> Manif
     return {"metadata": {"annotations": annotations}, "spec": {"suspend": True}}
 
 
-def started(view: JobView) -> Manifest | None:
+def started_patch(view: JobView) -> Manifest | None:
     """The merge patch that forgets the rounds of a Job all of whose pods run; None if there were none."""
     if GANG not in (view.job["metadata"].get("annotations") or {}):
         return None
     return {"metadata": {"annotations": {GANG: None}}, "spec": {}}
 
 
-def suspended(view: JobView) -> Manifest | None:
+def suspended_patch(view: JobView) -> Manifest | None:
     """Return the merge patch of a Job that its user suspends, which resets its wait; None if it has not waited."""
     rounds = Rounds.of(view.job)
     if not rounds.since:

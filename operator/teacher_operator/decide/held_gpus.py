@@ -73,8 +73,12 @@ def held_since(pod: Body) -> float | None:
     begun = (state.get("running") or state.get("terminated") or {}).get("startedAt")
     if not node_of(pod) and not begun:
         return None
-    said = [bound.get("lastTransitionTime") if bound.get("status") == "True" else None, status.get("startTime"), begun]
-    times = [at for at in map(seconds, said) if at is not None and at >= NEVER]
+    candidates = [
+        bound.get("lastTransitionTime") if bound.get("status") == "True" else None,
+        status.get("startTime"),
+        begun,
+    ]
+    times = [at for at in map(seconds, candidates) if at is not None and at >= NEVER]
     return times[0] if times else None
 
 

@@ -37,7 +37,7 @@ class JobView:
         pods: Its pods, oldest first.
         progress: What its running pod says of training.
         log: The last lines of the log of its last failed pod.
-        complaints: Warnings in the events of the Job or of its pod.
+        warning_events: Warnings in the events of the Job or of its pod.
         sidecars: By pods whose own container has ended, the names of the containers that run on in them.
     """
 
@@ -45,7 +45,7 @@ class JobView:
     pods: Sequence[Body] = ()
     progress: ProgressView | None = None
     log: Sequence[str] | None = None
-    complaints: Sequence[str] | None = None
+    warning_events: Sequence[str] | None = None
     sidecars: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
@@ -113,28 +113,28 @@ class JobView:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Where an unfinished Job stands.
+class JobState:
+    """State of a Job that has not ended.
 
     Attributes:
-        state: Queued, Suspended, Pending, Starting or Running.
-        message: Why, in a sentence.
-        since: Seconds since the epoch, where the wait counts towards a deadline.
-        look: The events of this Job or pod would say more: its kind and name.
-        again: Seconds since the epoch when they would, if the wait goes on.
+        phase: Queued, Suspended, Pending, Starting or Running.
+        message: Reason, in a sentence.
+        since: Start of the wait, in seconds since the epoch, if it counts towards a deadline.
+        events_of: Kind and name of the Job or Pod whose events must be read to explain the wait.
+        events_due_at: Time at which they must be read if the wait continues, in seconds since the epoch.
     """
 
-    state: str
+    phase: str
     message: str = ""
     since: float | None = None
-    look: tuple[str, str] | None = None
-    again: float | None = None
+    events_of: tuple[str, str] | None = None
+    events_due_at: float | None = None
 
 
-def next_look(since: float | None, *, now: float) -> float:
+def next_check(since: float | None, *, now: float) -> float:
     """When to look again at a wait whose end a watch will show: the longer it has lasted, the later.
 
-    >>> [next_look(since, now=3600) - 3600 for since in (None, 3590, 2400, 0)]
+    >>> [next_check(since, now=3600) - 3600 for since in (None, 3590, 2400, 0)]
     [60, 60, 300.0, 600]
     """
     waited = now - since if since is not None else 0
@@ -148,7 +148,7 @@ ONE_NODE = (
 """What to do about a disk that is attached to another node."""
 
 
-def waiting(view: JobView, container: str, *, now: float) -> Waiting:
+def unfinished_state(view: JobView, container: str, *, now: float) -> JobState:
     """Where a Job that has not ended stands."""
     if view.elsewhere and not view.suspended:
         return _elsewhere(view)
@@ -157,55 +157,57 @@ def waiting(view: JobView, container: str, *, now: float) -> Waiting:
     done = sum(pod["status"].get("phase") == "Succeeded" for pod in view.pods)
     wanted = int(view.job["spec"].get("parallelism") or 1) - done
     if len(running) == len(live) >= wanted:
-        return Waiting("Running")
+        return JobState("Running")
     if len(running) == len(live):  # of several nodes, some have no pod
         return _without_pods(view, container, now=now)
     return _with_pods(view, next(pod for pod in live if pod not in running), container, now=now)
 
 
-def _elsewhere(view: JobView) -> Waiting:
+def _elsewhere(view: JobView) -> JobState:
     """Return the state of a Job whose pods run in another cluster: its manager copies only the Job's status."""
     if (view.job.get("status") or {}).get("ready"):
-        return Waiting("Running", "runs in another cluster: its log there says how far it is")
-    return Waiting("Pending", "admitted to another cluster, where no pod of it is ready yet", since=view.started)
+        return JobState("Running", "runs in another cluster: its log there says how far it is")
+    return JobState("Pending", "admitted to another cluster, where no pod of it is ready yet", since=view.started)
 
 
-def _without_pods(view: JobView, container: str, *, now: float) -> Waiting:
+def _without_pods(view: JobView, container: str, *, now: float) -> JobState:
     queue = (view.job["metadata"].get("labels") or {}).get(KUEUE_QUEUE)
     if view.suspended:
         if queue:
-            return Waiting("Queued", f"queued by Kueue in {queue}")
-        return Waiting("Queued", "its Job is suspended, and not by this operator: a queue will let it run, or a person")
+            return JobState("Queued", f"queued by Kueue in {queue}")
+        return JobState(
+            "Queued", "its Job is suspended, and not by this operator: a queue will let it run, or a person"
+        )
     going = [pod for pod in view.pods if pod["metadata"].get("deletionTimestamp") and not is_over(pod)]
     if going:
         since = seconds(going[-1]["metadata"]["deletionTimestamp"])
-        return Waiting("Pending", being_stopped(going[-1], now=now), since=since)
-    if view.complaints:
-        return Waiting("Pending", f"its pod cannot be made: {view.complaints[-1]}", since=view.started)
+        return JobState("Pending", being_stopped(going[-1], now=now), since=since)
+    if view.warning_events:
+        return JobState("Pending", f"its pod cannot be made: {view.warning_events[-1]}", since=view.started)
     begun = view.started or seconds(view.job["metadata"].get("creationTimestamp")) or now
-    return _with_events(view, Waiting("Pending", BEING_MADE, since=view.started), "", begun, now=now)
+    return _with_events(view, JobState("Pending", BEING_MADE, since=view.started), "", begun, now=now)
 
 
-def _with_pods(view: JobView, pod: Body, container: str, *, now: float) -> Waiting:
+def _with_pods(view: JobView, pod: Body, container: str, *, now: float) -> JobState:
     since = view.started or seconds(pod["metadata"].get("creationTimestamp"))
     scheduled = next((c for c in pod["status"].get("conditions") or [] if c["type"] == "PodScheduled"), None)
     if scheduled is not None and scheduled["status"] == "False":
         wait = duration(now - (seconds(scheduled.get("lastTransitionTime")) or now))
-        return Waiting("Pending", _unschedulable(pod, container, scheduled, wait), since=since)
+        return JobState("Pending", _unschedulable(pod, container, scheduled, wait), since=since)
     name = pod["metadata"]["name"]
     state = (container_status(pod, container) or {}).get("state", {}).get("waiting") or {}
-    reason, said = state.get("reason") or "", " ".join(str(state.get("message") or "").split())
+    reason, text = state.get("reason") or "", " ".join(str(state.get("message") or "").split())
     if reason in PULL_ERRORS:
         image = next((one["image"] for one in pod["spec"]["containers"] if one["name"] == container), "")
-        detail = f": {said}" if said else ""
-        return Waiting("Pending", f"image cannot be pulled: {image}{detail}", since=since)
+        detail = f": {text}" if text else ""
+        return JobState("Pending", f"image cannot be pulled: {image}{detail}", since=since)
     if reason in START_ERRORS:
-        return Waiting("Pending", f"the container cannot be made: {said or reason}", since=since)
-    if view.complaints:
-        return Waiting("Pending", f"pod {name} cannot start: {_advised(view.complaints[-1])}", since=since)
+        return JobState("Pending", f"the container cannot be made: {text or reason}", since=since)
+    if view.warning_events:
+        return JobState("Pending", f"pod {name} cannot start: {_advised(view.warning_events[-1])}", since=since)
     where = f" on node {node_of(pod)}" if node_of(pod) else ""
-    stand = Waiting("Starting", f"pod {name} is starting{where}", since=since)
-    return _with_events(view, stand, name, seconds(pod["metadata"].get("creationTimestamp")) or now, now=now)
+    state = JobState("Starting", f"pod {name} is starting{where}", since=since)
+    return _with_events(view, state, name, seconds(pod["metadata"].get("creationTimestamp")) or now, now=now)
 
 
 def _advised(complaint: str) -> str:
@@ -213,18 +215,18 @@ def _advised(complaint: str) -> str:
     return f"{complaint}. {ONE_NODE}" if "Multi-Attach" in complaint else complaint
 
 
-def _with_events(view: JobView, stand: Waiting, pod: str, begun: float, *, now: float) -> Waiting:
+def _with_events(view: JobView, state: JobState, pod: str, begun: float, *, now: float) -> JobState:
     """A wait that says nothing, with when events are to be read: those of the pod, or of the Job without one."""
-    if view.complaints is not None:
-        return stand
+    if view.warning_events is not None:
+        return state
     due = begun + EVENTS_AFTER_SECONDS
     if now <= due:
-        return replace(stand, again=due + 1)
-    return replace(stand, look=("Pod", pod) if pod else ("Job", view.name))
+        return replace(state, events_due_at=due + 1)
+    return replace(state, events_of=("Pod", pod) if pod else ("Job", view.name))
 
 
 def _unschedulable(pod: Body, container: str, scheduled: Body, wait: str) -> str:
-    said = str(scheduled.get("message") or "")
+    text = str(scheduled.get("message") or "")
     limits: Mapping[str, str] = next(
         (
             (one.get("resources") or {}).get("limits") or {}
@@ -233,15 +235,15 @@ def _unschedulable(pod: Body, container: str, scheduled: Body, wait: str) -> str
         ),
         {},
     )
-    short = next((name for name in limits if f"Insufficient {name}" in said), None)
+    short = next((name for name in limits if f"Insufficient {name}" in text), None)
     if short is not None and "/" in short:
         amount = "a" if limits[short] == "1" else limits[short]
-        return f"no node has {amount} free {short}; unschedulable for {wait}: {said}"
+        return f"no node has {amount} free {short}; unschedulable for {wait}: {text}"
     advice = ""
-    if "untolerated taint" in said:
+    if "untolerated taint" in text:
         stage = " or those of the stage Inspection in spec.stages" if container == INSPECT else ""
         advice = f" Tolerate the taints with spec.tolerations{stage}"
-    return f"no node fits; unschedulable for {wait}: {said or 'the scheduler has not said why'}{advice}"
+    return f"no node fits; unschedulable for {wait}: {text or 'the scheduler has not said why'}{advice}"
 
 
 def running_seconds(pods: Sequence[Body], container: str, *, now: float) -> float:

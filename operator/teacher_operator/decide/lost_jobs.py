@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from teacher_operator.api.status import LOST, FailureStatus, clip
 from teacher_operator.decide.job_state import JobView
 
-REMADE = 5
+MAX_REPLACEMENTS = 5
 """Number of times that the Job of a teacher, or of inspection, is made again. ``spec.backoffLimit`` has no
 part in it: what stopped these pods was not the run."""
 
 
-def with_lost(known: Sequence[str], view: JobView, *, limit: int = REMADE) -> list[str] | None:
+def with_lost(known: Sequence[str], view: JobView, *, limit: int = MAX_REPLACEMENTS) -> list[str] | None:
     """Return the uids of lost Jobs with that of one more; None if no further Job may be made.
 
     A Job counts once, however often it is read while it is being deleted.

@@ -68,7 +68,7 @@ def _not_allowed(spec: TeacherFineTuneSpec, settings: Settings) -> Iterator[Fail
     keys = spec.storage.credentials_secret_ref
     if keys is not None and not matches(keys.name, allowed.secrets):
         yield _refused(f"spec.storage.credentialsSecretRef: {keys.name}", "secrets", allowed.secrets)
-    for where, pods in _parts(spec):
+    for where, pods in _pod_settings(spec):
         if pods.image is not None and not matches(pods.image, allowed.images):
             yield _refused(f"{where}.image: {pods.image}", "images", allowed.images)
         for volume in pods.volumes or ():
@@ -85,24 +85,26 @@ def _not_allowed(spec: TeacherFineTuneSpec, settings: Settings) -> Iterator[Fail
 
 def _contradictions(spec: TeacherFineTuneSpec, settings: Settings) -> Iterator[FailureStatus]:
     """Faults that no rule of the CRD sees, since they lie in several parts of the spec."""
-    for where, pods in _parts(spec):
+    for where, pods in _pod_settings(spec):
         for variable in pods.env or ():
             if re.search(RESERVED_ENV, variable.name):
-                yield _unfit(f"{where}.env: {variable.name}: {ENV_MESSAGE}")
+                yield _contradiction(f"{where}.env: {variable.name}: {ENV_MESSAGE}")
             if spec.storage.credentials_secret_ref is not None and variable.name in KEYS_IN_SECRET:
-                yield _unfit(
+                yield _contradiction(
                     f"{where}.env: {variable.name} comes from storage.credentialsSecretRef: leave one of them out"
                 )
-    mounted = any(part.volume_mounts for _, part in _parts(spec))
+    mounted = any(part.volume_mounts for _, part in _pod_settings(spec))
     for stage in stages.all_stages() if mounted else ():
         own = stage_settings(spec, stage, settings)
         volumes = {volume.name for volume in own.volumes or ()}
         for mount in own.volume_mounts or ():
             if mount.name not in volumes:
-                yield _unfit(f"volumeMounts of {stage.name}: there is no volume {mount.name} for {mount.mount_path}")
+                yield _contradiction(
+                    f"volumeMounts of {stage.name}: there is no volume {mount.name} for {mount.mount_path}"
+                )
 
 
-def _parts(spec: TeacherFineTuneSpec) -> Iterator[tuple[str, PodSpec]]:
+def _pod_settings(spec: TeacherFineTuneSpec) -> Iterator[tuple[str, PodSpec]]:
     """Every part of a spec that has settings of pods, with its path."""
     yield "spec.pod", spec.pod
     for stage in spec.stages:
@@ -153,12 +155,12 @@ def _placement(spec: TeacherFineTuneSpec, allowed: Allowed) -> Iterator[FailureS
         chosen = [("nodeSelector", f"{key}={value}") for key, value in (place.node_selector or {}).items()]
         chosen += [("affinity.nodeAffinity", text) for text in _node_affinity(place.affinity)]
         for field, text in chosen:
-            if not matches(text, [_complete(pattern, "=*") for pattern in allowed.node_selectors]):
+            if not matches(text, [_completed(pattern, "=*") for pattern in allowed.node_selectors]):
                 yield _refused(f"{where}.{field}: {text}", "nodeSelectors", allowed.node_selectors)
 
 
 def _is_tolerable(text: str, allowed: Allowed) -> bool:
-    return matches(text, [_complete(pattern, "=*", ":*") for pattern in allowed.tolerations])
+    return matches(text, [_completed(pattern, "=*", ":*") for pattern in allowed.tolerations])
 
 
 def _toleration_text(one: Toleration) -> str:
@@ -186,7 +188,7 @@ def _node_affinity(affinity: Mapping[str, Any] | None) -> Iterator[str]:
 def _disks(spec: TeacherFineTuneSpec, allowed: Allowed) -> Iterator[FailureStatus]:
     """Faults of disks that go with the pod. Those without a size have that of the installation."""
     sizes = [("spec.scratch.size", spec.scratch.size)]
-    for where, pods in _parts(spec):
+    for where, pods in _pod_settings(spec):
         for volume in pods.volumes or ():
             if volume.empty_dir is not None:
                 sizes.append((f"{where}.volumes: {volume.name}", volume.empty_dir.size_limit))
@@ -195,7 +197,7 @@ def _disks(spec: TeacherFineTuneSpec, allowed: Allowed) -> Iterator[FailureStatu
             yield _refused(f"{what}: {size}", "scratch", [f"at most {allowed.scratch}"])
 
 
-def _complete(pattern: str, *rest: str) -> str:
+def _completed(pattern: str, *rest: str) -> str:
     """A pattern with the parts that it leaves open."""
     for part in rest:
         if part[0] not in pattern:
@@ -224,5 +226,5 @@ def _refused(what: str, kind: str, patterns: Sequence[str]) -> FailureStatus:
     )
 
 
-def _unfit(message: str) -> FailureStatus:
+def _contradiction(message: str) -> FailureStatus:
     return FailureStatus(reason=ConfigError.reason, message=clip(message))

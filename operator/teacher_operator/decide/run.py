@@ -22,7 +22,7 @@ from teacher_operator.api.spec import PLATFORM, TeacherFineTuneSpec, parse_spec
 from teacher_operator.api.status import FailureStatus, TeacherFineTuneStatus, clip
 from teacher_operator.api.timestamps import seconds, timestamp
 from teacher_operator.decide import policy
-from teacher_operator.decide.actions import Todo
+from teacher_operator.decide.actions import Actions
 from teacher_operator.decide.claims import claims
 from teacher_operator.decide.conditions import SUCCEEDED, Summary, is_terminal, with_conditions
 from teacher_operator.decide.job_state import JobView
@@ -42,7 +42,7 @@ class Decision:
     """What to write into the status, and what to do beside it."""
 
     status: TeacherFineTuneStatus
-    todo: Todo
+    actions: Actions
 
 
 def decide(body: Body, observed: Observed, settings: Settings, *, now: float) -> Decision:
@@ -54,53 +54,55 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         settings: Of the operator.
         now: Seconds since the epoch.
     """
-    todo, before = Todo(), read_status(body)
+    actions, before = Actions(), read_status(body)
     if _has_ended(body):
-        todo.delete += [view.name for view in observed.jobs.values() if view.unfinished]
+        actions.delete += [view.name for view in observed.jobs.values() if view.unfinished]
         if not is_terminal(before):  # an older operator reads the status of a newer one: let it be
-            return Decision(before, todo)
-        _remove_when_due(body, before, observed, todo, now=now)
-        return _decision(body, before, None, todo, now=now)
+            return Decision(before, actions)
+        _remove_when_due(body, before, observed, actions, now=now)
+        return _decision(body, before, None, actions, now=now)
     status = before.model_copy(update={"start_time": before.start_time or timestamp(now)})
     try:
         spec = parse_spec(body)
         claims(spec)
         _check_endpoint(spec, settings)
     except (ValidationError, ConfigError) as error:
-        if isinstance(error, ValidationError) and all(map(_may_be_mended, error.errors())):
-            unfit = _unfit(error)  # what runs goes on
-            return _decision(body, status, Summary.stuck(unfit.reason, unfit.message), todo, now=now)
-        todo.delete += [view.name for view in observed.jobs.values() if view.unfinished]
-        return _failed(body, status, _unfit(error), todo, now=now)
+        if isinstance(error, ValidationError) and all(map(_is_fixable, error.errors())):
+            invalid = _spec_failure(error)  # existing Jobs continue
+            return _decision(body, status, Summary.stuck(invalid.reason, invalid.message), actions, now=now)
+        actions.delete += [view.name for view in observed.jobs.values() if view.unfinished]
+        return _failed(body, status, _spec_failure(error), actions, now=now)
     # No new Job is made; existing ones continue. A suspended run makes none in any case.
     denied = None if spec.suspend else policy.refusal(spec, settings, namespace=body["metadata"]["namespace"])
-    run = StageContext(INSPECTION, body, spec, settings, status.config_uri, is_planned(status), denied, "", todo, now)
+    run = StageContext(
+        INSPECTION, body, spec, settings, status.config_uri, is_planned(status), denied, "", actions, now
+    )
     status = walk(run, status, observed)
     failure = inspection_failure(status)
     if failure is not None:
-        return _failed(body, status, failure, todo, now=now)
-    _fence(body, settings, todo)
+        return _failed(body, status, failure, actions, now=now)
+    _add_network_policy(body, settings, actions)
     summary = summary_of(status, observed.refused)
     if denied is not None and summary.reason == "Pending" and not any(map(_unfinished, observed.jobs.values())):
         summary = Summary.stuck(denied.reason, summary.message)
-    return _decision(body, status, summary, todo, now=now)
+    return _decision(body, status, summary, actions, now=now)
 
 
 def _unfinished(view: JobView) -> bool:
     return view.unfinished
 
 
-def _fence(body: Body, settings: Settings, todo: Todo) -> None:
+def _add_network_policy(body: Body, settings: Settings, actions: Actions) -> None:
     """Have the NetworkPolicy of a run made before each Job of it, where the installation wants one."""
-    if settings.run_network_policy and any(child["kind"] == "Job" for child in todo.apply):
-        todo.apply.insert(0, run_network(body, settings))
+    if settings.run_network_policy and any(child["kind"] == "Job" for child in actions.apply):
+        actions.apply.insert(0, run_network(body, settings))
 
 
 def _has_ended(body: Body) -> bool:
     """The object says that its run has ended, in whatever version's words."""
     conditions = (body.get("status") or {}).get("conditions")
-    told = [one for one in conditions if isinstance(one, dict)] if isinstance(conditions, list) else []
-    return any(one.get("type") == SUCCEEDED and one.get("status") in {"True", "False"} for one in told)
+    known = [one for one in conditions if isinstance(one, dict)] if isinstance(conditions, list) else []
+    return any(one.get("type") == SUCCEEDED and one.get("status") in {"True", "False"} for one in known)
 
 
 def read_status(body: Body) -> TeacherFineTuneStatus:
@@ -111,21 +113,23 @@ def read_status(body: Body) -> TeacherFineTuneStatus:
         return TeacherFineTuneStatus()
 
 
-def _failed(body: Body, status: TeacherFineTuneStatus, failure: FailureStatus, todo: Todo, *, now: float) -> Decision:
+def _failed(
+    body: Body, status: TeacherFineTuneStatus, failure: FailureStatus, actions: Actions, *, now: float
+) -> Decision:
     summary = Summary.failed(failure.reason, failure.message)
     ended = {
         field: [one if one.state in ENDED else failed_for_good(one, failure, now=now) for one in stages]
         for field, stages in (("stages", status.stages), ("teachers", status.teachers))
     }
     status = status.model_copy(update=ended)
-    return _decision(body, status, summary, todo, now=now, log=failure.log_tail)
+    return _decision(body, status, summary, actions, now=now, log=failure.log_tail)
 
 
 def _decision(
     body: Body,
     status: TeacherFineTuneStatus,
     summary: Summary | None,
-    todo: Todo,
+    actions: Actions,
     *,
     now: float,
     log: Sequence[str] = (),
@@ -134,11 +138,11 @@ def _decision(
     status = with_conditions(status, summary, generation=generation, now=now, log=log)
     ttl = body["spec"].get("ttlSecondsAfterFinished")
     if summary is not None and is_terminal(status) and ttl is not None:
-        todo.again(now + ttl)  # not before it is written: until then the Jobs are all that tells how it ended
-    return Decision(status, todo)
+        actions.requeue(now + ttl)  # not before it is written: until then the Jobs are all that tells how it ended
+    return Decision(status, actions)
 
 
-def _may_be_mended(fault: ErrorDetails) -> bool:
+def _is_fixable(fault: ErrorDetails) -> bool:
     """A slip of what may be changed, or a field of a newer CRD, whose defaults the API server adds to every object."""
     return fault["type"] == UNKNOWN or fault["loc"][0] in PLATFORM
 
@@ -147,7 +151,7 @@ class EndpointError(ConfigError):
     """The endpoint of a store is refused."""
 
 
-def _unfit(error: ValidationError | ConfigError) -> FailureStatus:
+def _spec_failure(error: ValidationError | ConfigError) -> FailureStatus:
     """Why a spec cannot be worked on that the API server has taken."""
     if isinstance(error, EndpointError):
         return FailureStatus(reason="EndpointRefused", message=clip(f"spec.storage.endpointUrl: {error}"))
@@ -177,13 +181,15 @@ def _check_endpoint(spec: TeacherFineTuneSpec, settings: Settings) -> None:
         raise EndpointError(f"{host} is none of the stores that this cluster allows: {', '.join(allowed)}")
 
 
-def _remove_when_due(body: Body, status: TeacherFineTuneStatus, observed: Observed, todo: Todo, *, now: float) -> None:
+def _remove_when_due(
+    body: Body, status: TeacherFineTuneStatus, observed: Observed, actions: Actions, *, now: float
+) -> None:
     """Remove the Jobs of a run that ended long enough ago; the object itself stays, so that nothing runs again."""
     ttl = body["spec"].get("ttlSecondsAfterFinished")
     ended = seconds(status.completion_time)
     if ttl is None or ended is None or not observed.jobs:
         return
     if now >= ended + ttl:
-        todo.delete += [view.name for view in observed.jobs.values() if not view.deleting]
+        actions.delete += [view.name for view in observed.jobs.values() if not view.deleting]
     else:
-        todo.again(ended + ttl)
+        actions.requeue(ended + ttl)

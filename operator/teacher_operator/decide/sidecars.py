@@ -34,25 +34,25 @@ def job_view(job: Body, pods: Sequence[Body]) -> JobView:
     return JobView(job, ours, sidecars=others)
 
 
-def judged(view: JobView, *, now: float) -> JobView:
+def with_final_condition(view: JobView, *, now: float) -> JobView:
     """Return the view with the end of its Job, if only other containers keep the Job from it, or have failed it."""
     if not view.sidecars or view.complete or (view.failed and not _all_done(view)):
         return view
-    if now < (due(view) or 0.0):
+    if now < (sidecar_deadline(view) or 0.0):
         return view
     if _all_done(view):
         return _ended(view, "Complete")
     return _ended(view, "Failed") if _failed(view) else view
 
 
-def due(view: JobView) -> float | None:
+def sidecar_deadline(view: JobView) -> float | None:
     """Return when the Job is ended in spite of containers that run on, in seconds since the epoch; None without any."""
     names = {pod["metadata"]["name"] for pod in _failed(view)} or set(view.sidecars)
     ends = [_end(pod, view) for pod in view.pods if pod["metadata"]["name"] in names]
     return max(ends) + SIDECAR_SECONDS if ends else None
 
 
-def told(view: JobView) -> str:
+def sidecar_message(view: JobView) -> str:
     """Return a sentence: our container has ended, others run on, and the Job will be deleted."""
     pod, names = next(iter(view.sidecars.items()))
     stage = stage_of(view.job["metadata"].get("labels") or {})
@@ -63,7 +63,7 @@ def told(view: JobView) -> str:
     )
 
 
-def afterwards(view: JobView) -> str:
+def sidecar_suffix(view: JobView) -> str:
     """Return the words to add to the message of a Job that was ended in spite of sidecars; empty without any."""
     names = sorted({name for found in view.sidecars.values() for name in found})
     return f"; {', '.join(names)} ran on after it, so that its Job was deleted" if names else ""
@@ -118,5 +118,5 @@ def _container(view: JobView) -> str:
 def _ended(view: JobView, kind: str) -> JobView:
     status = view.job.get("status") or {}
     others = [one for one in status.get("conditions") or [] if one["type"] not in {"Complete", "Failed"}]
-    end = {"type": kind, "status": "True", "reason": RUNS_ON, "message": told(view)}
+    end = {"type": kind, "status": "True", "reason": RUNS_ON, "message": sidecar_message(view)}
     return replace(view, job={**view.job, "status": {**status, "conditions": [*others, end]}})

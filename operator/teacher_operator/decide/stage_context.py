@@ -12,7 +12,7 @@ from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import TeacherFineTuneSpec
 from teacher_operator.api.status import FailureStatus
 from teacher_operator.decide import jobs
-from teacher_operator.decide.actions import Todo
+from teacher_operator.decide.actions import Actions
 from teacher_operator.decide.deadlines import active_deadline
 from teacher_operator.decide.job_state import JobView
 
@@ -48,7 +48,7 @@ class StageContext:
         written: The written status has what inspection found.
         refused: Why the API server or the installation refuses a Job of the stage, if it does.
         waits_for: What has to end before it begins; empty if nothing has.
-        todo: Collects actions.
+        actions: Collects actions.
         now: Seconds since the epoch.
     """
 
@@ -60,7 +60,7 @@ class StageContext:
     written: bool
     refused: FailureStatus | None
     waits_for: str
-    todo: Todo
+    actions: Actions
     now: float
 
     @property

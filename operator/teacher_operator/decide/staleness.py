@@ -8,7 +8,7 @@ from typing import Any
 from teacher_operator.api.names import container_of
 from teacher_operator.api.status import ProgressStatus, UnresponsiveStatus
 from teacher_operator.api.timestamps import duration, seconds, timestamp
-from teacher_operator.decide.actions import Todo
+from teacher_operator.decide.actions import Actions
 from teacher_operator.decide.job_state import JobView
 from teacher_operator.decide.lost_nodes import not_ready, not_ready_since
 from teacher_operator.decide.pod_state import container_status, is_first, is_over
@@ -29,14 +29,14 @@ AGES, AGE_SECONDS = 20, 60
 
 
 def unresponsive(
-    progress: ProgressStatus | None, view: JobView, todo: Todo, *, running: bool, now: float
+    progress: ProgressStatus | None, view: JobView, actions: Actions, *, running: bool, now: float
 ) -> UnresponsiveStatus | None:
     """Return why nothing is heard from the trainer of a Job, or None if it is heard from.
 
     Args:
         progress: How far it is, from the last line that was read.
         view: Its Job.
-        todo: Collects when to look again.
+        actions: Collects when to look again.
         running: All of its pods run.
         now: Seconds since the epoch.
     """
@@ -51,9 +51,9 @@ def unresponsive(
         return None  # an attempt that has not come to a step yet says in notes what it does
     expected = expected_gap(progress)
     if now < heard + expected:
-        todo.again(heard + expected)
+        actions.requeue(heard + expected)
         if progress.seconds_left is not None:
-            todo.again(now + max(AGE_SECONDS, progress.seconds_left / AGES))
+            actions.requeue(now + max(AGE_SECONDS, progress.seconds_left / AGES))
         return None
     message = (
         f"no progress since {progress.updated}, {duration(now - heard)} ago; at its pace a line was due within "

@@ -17,13 +17,13 @@ from teacher_operator.decide.deadlines import (
     used_up,
     waited_too_long,
 )
-from teacher_operator.decide.failed_pods import ends_run, telling_pod
+from teacher_operator.decide.failed_pods import ends_run, root_cause_pod
 from teacher_operator.decide.failures import DISRUPTION, pod_failure
 from teacher_operator.decide.job_patches import is_made_from, is_queued, job_patch, last_try
-from teacher_operator.decide.job_state import JobView, Waiting, next_look, running_seconds, waiting
+from teacher_operator.decide.job_state import JobState, JobView, next_check, running_seconds, unfinished_state
 from teacher_operator.decide.lost_nodes import being_stopped, deleted_by_force
 from teacher_operator.decide.pod_state import is_over
-from teacher_operator.decide.sidecars import due, told
+from teacher_operator.decide.sidecars import sidecar_deadline, sidecar_message
 from teacher_operator.decide.stage_context import Body, StageContext
 from teacher_operator.decide.stage_results import progress_text
 from teacher_operator.decide.stage_status import RUNNING, TRAINING, failed_for_good, in_state, runs
@@ -40,47 +40,47 @@ EVICTIONS = 5
 
 def unfinished(context: StageContext, stage: S, view: JobView) -> S:
     """Return a stage whose Job continues: replaced, changed or left, as the object says now."""
-    spec, todo, now = context.spec, context.todo, context.now
-    ended_at = due(view)
+    spec, actions, now = context.spec, context.actions, context.now
+    ended_at = sidecar_deadline(view)
     if ended_at is not None and now < ended_at:
-        todo.again(ended_at)
-        return in_state(stage, _running_state(context), told(view))
+        actions.requeue(ended_at)
+        return in_state(stage, _running_state(context), sidecar_message(view))
     forced = [pod for pod in view.pods if deleted_by_force(pod, now=now)]
     if forced:
-        todo.delete.append(view.name)
+        actions.delete.append(view.name)
         name = forced[-1]["metadata"]["name"]
         message = f"pod {name} was deleted by force: its Job is replaced, and the run resumes"
         return in_state(stage, "Suspended" if spec.suspend else "Pending", message)
-    telling = telling_pod(view.pods)
-    if telling is not None and ends_run(telling):
-        todo.patch += last_try(view.job)
+    root_cause = root_cause_pod(view.pods)
+    if root_cause is not None and ends_run(root_cause):
+        actions.patch += last_try(view.job)
         return stage  # until the Job has failed
     if spec.suspend and is_queued(view.job):  # Kueue alone decides whether a queued Job runs: it cannot be suspended
-        todo.delete.append(view.name)
+        actions.delete.append(view.name)
         return _suspended(context, stage, view)
     changed = not is_made_from(view.job, spec, context.stage)
     if changed and context.refused is None:
         left = remaining(context.deadline, stage)
-        todo.replace.append(context.children(dispatched=stage.dispatched, seconds_left=left)[-1])
+        actions.replace.append(context.children(dispatched=stage.dispatched, seconds_left=left)[-1])
         stops = (
             "it stops at a checkpoint and resumes with the new ones" if context.stage.uses_gpu else "it starts again"
         )
         return in_state(stage, "Pending", f"its settings have changed: {stops}")
     over = None if spec.suspend else _over(context, stage, view)
     if over is not None:
-        todo.delete.append(view.name)
+        actions.delete.append(view.name)
         return failed_for_good(stage, over, now=now)
     pause = gang.paused_until(view)
     paused = pause is not None and now < pause
     view = _patched(context, stage, view, paused=paused)
     if spec.suspend:
-        forget = gang.suspended(view)
+        forget = gang.suspended_patch(view)
         if forget is not None:
-            todo.patch.append((view.name, forget))
+            actions.patch.append((view.name, forget))
         return _suspended(context, stage, view)
     if paused:
         return _paused(context, stage, view)
-    return _active(context, _with_failure(context, stage, view, telling), view, changed=changed)
+    return _active(context, _with_failure(context, stage, view, root_cause), view, changed=changed)
 
 
 def _over(context: StageContext, stage: StageStatus, view: JobView) -> FailureStatus | None:
@@ -95,106 +95,106 @@ def _patched(context: StageContext, stage: StageStatus, view: JobView, *, paused
     patch = job_patch(view.job, context.stage, context.spec, seconds_left=left, paused=paused)
     if patch is None:
         return view
-    context.todo.patch.append((view.name, patch))
+    context.actions.patch.append((view.name, patch))
     return view.patched(patch)
 
 
-def _with_failure(context: StageContext, stage: S, view: JobView, telling: Body | None) -> S:
+def _with_failure(context: StageContext, stage: S, view: JobView, root_cause: Body | None) -> S:
     """Return a stage with the failure of its last attempt."""
-    if telling is None or (stage.failure is not None and stage.failure.pod == telling["metadata"]["name"]):
+    if root_cause is None or (stage.failure is not None and stage.failure.pod == root_cause["metadata"]["name"]):
         return stage
     if view.log is None:
-        context.todo.look_at_log(view.pods, context.container)
-    return stage.model_copy(update={"failure": pod_failure(telling, context.container, view.log or ())})
+        context.actions.read_log(view.pods, context.container)
+    return stage.model_copy(update={"failure": pod_failure(root_cause, context.container, view.log or ())})
 
 
 def _active(context: StageContext, stage: S, view: JobView, *, changed: bool) -> S:
     """Return a stage whose Job is to run: it runs, or waits, unless for too long."""
-    todo, now = context.todo, context.now
+    actions, now = context.actions, context.now
     if _evicted_in_vain(stage):
-        todo.delete.append(view.name)
+        actions.delete.append(view.name)
         last = stage.failure.message if stage.failure is not None else "the node ran short of something"
         message = f"{EVICTIONS} attempts in a row were evicted, so the next would be too: {last}"
         return failed_for_good(stage, FailureStatus(reason="Evicted", message=clip(message)), now=now)
-    stand = waiting(view, context.container, now=now)
-    todo.look_at(stand.look)
-    if stand.again is not None:
-        todo.again(stand.again)
+    state = unfinished_state(view, context.container, now=now)
+    actions.read_events(state.events_of)
+    if state.events_due_at is not None:
+        actions.requeue(state.events_due_at)
     if changed and context.refused is not None:
         message = f"its new settings are refused, and it continues with the old ones: {context.refused.message}"
-        stand = replace(stand, message="; ".join(part for part in (message, stand.message) if part))
+        state = replace(state, message="; ".join(part for part in (message, state.message) if part))
     again = ""
     if stage.failure is not None and stage.failure.reason not in PASSING:
         again = f"attempt {_attempt_number(stage)}, after {stage.failure.reason}: {stage.failure.message}"
-    stage = heard_from(context, stage, view, running=stand.state == "Running")
-    if runs(stage) and stand.state in WAITS:
+    stage = heard_from(context, stage, view, running=state.phase == "Running")
+    if runs(stage) and state.phase in WAITS:
         stage = stage.model_copy(update={"last_ran": timestamp(now)})
-    if stand.state == "Running":
-        return _running(context, stage, view, stand, again)
-    return _waiting(context, stage, view, stand, again)
+    if state.phase == "Running":
+        return _running(context, stage, view, state, again)
+    return _waiting(context, stage, view, state, again)
 
 
-def _running(context: StageContext, stage: S, view: JobView, stand: Waiting, again: str) -> S:
-    forget = gang.started(view)
+def _running(context: StageContext, stage: S, view: JobView, state: JobState, again: str) -> S:
+    forget = gang.started_patch(view)
     if forget is not None:
-        context.todo.patch.append((view.name, forget))
+        context.actions.patch.append((view.name, forget))
     limit = context.stage.run_limit_seconds
     if limit is not None:
-        context.todo.again(context.now + limit - running_seconds(view.pods, context.container, now=context.now))
+        context.actions.requeue(context.now + limit - running_seconds(view.pods, context.container, now=context.now))
     silent = stage.unresponsive.message if stage.unresponsive is not None else ""
     doing = "" if view.elsewhere else progress_text(stage, view.progress, context.stage.activity)
     stage = stage.model_copy(update={"releases": 0})
     if view.progress is not None and view.progress.progress is not None:
         stage = stage.model_copy(update={"lost_jobs": []})  # this Job makes progress: those before are not in a row
-    parts = (silent, doing, stand.message, again)
+    parts = (silent, doing, state.message, again)
     return in_state(stage, _running_state(context), "; ".join(part for part in parts if part))
 
 
-def _waiting(context: StageContext, stage: S, view: JobView, stand: Waiting, again: str) -> S:
-    spec, todo, now = context.spec, context.todo, context.now
+def _waiting(context: StageContext, stage: S, view: JobView, state: JobState, again: str) -> S:
+    spec, actions, now = context.spec, context.actions, context.now
     rounds = seconds(gang.Rounds.of(view.job).since)
     stops = [stage.last_ran, *(one.end_time for one in stage.attempts)]
     ends = [at for at in map(seconds, stops) if at is not None]
     if rounds is not None:  # it gave its GPUs back before: the wait is that of all rounds
-        stand, ends = replace(stand, since=rounds), []
-    failure = waited_too_long(spec, stand, todo, attempts_ended=ends, now=now)
+        state, ends = replace(state, since=rounds), []
+    failure = waited_too_long(spec, state, actions, attempts_ended=ends, now=now)
     if failure is not None:
-        todo.delete.append(view.name)
+        actions.delete.append(view.name)
         return failed_for_good(stage, failure, now=now)
     held = ""
-    if stand.state in WAITS:
-        todo.again(next_look(stand.since, now=now))
-        part = gang.partial(view, context.container)
+    if state.phase in WAITS:
+        actions.requeue(next_check(state.since, now=now))
+        part = gang.partial_start(view, context.container)
         if part is not None:
             timeout = spec.gang_timeout_seconds or context.settings.gang_timeout_seconds
-            until = gang.due(part, view, timeout=timeout)
+            until = gang.release_at(part, view, timeout=timeout)
             if now >= until:
-                since = max([stand.since or part.since, *ends])
+                since = max([state.since or part.since, *ends])
                 patch = gang.release(view, timeout=timeout, since=since, now=now)
-                todo.patch.append((view.name, patch))
+                actions.patch.append((view.name, patch))
                 return _paused(context, stage, view.patched(patch))
-            todo.again(until)
+            actions.requeue(until)
             held = part.message(spec.gpu_resource_name, until)
-    return in_state(stage, stand.state, "; ".join(part for part in (held, stand.message, again) if part))
+    return in_state(stage, state.phase, "; ".join(part for part in (held, state.message, again) if part))
 
 
 def _paused(context: StageContext, stage: S, view: JobView) -> S:
     """Return a stage whose Job over several nodes gave its GPUs back, and is tried again later."""
     rounds = gang.Rounds.of(view.job)
-    stand = Waiting("Pending", gang.paused_message(view), since=seconds(rounds.since))
-    failure = waited_too_long(context.spec, stand, context.todo, now=context.now)
+    state = JobState("Pending", gang.paused_message(view), since=seconds(rounds.since))
+    failure = waited_too_long(context.spec, state, context.actions, now=context.now)
     if failure is not None:
-        context.todo.delete.append(view.name)
+        context.actions.delete.append(view.name)
         return failed_for_good(stage, failure, now=context.now)
-    context.todo.again(seconds(rounds.again) or context.now)
-    return in_state(stage, stand.state, stand.message).model_copy(update={"releases": rounds.count})
+    context.actions.requeue(seconds(rounds.again) or context.now)
+    return in_state(stage, state.phase, state.message).model_copy(update={"releases": rounds.count})
 
 
 def heard_from(context: StageContext, stage: S, view: JobView, *, running: bool) -> S:
     """Return a stage with the reason why its pods are not heard from, if they are not."""
-    found = unresponsive(stage.progress, view, context.todo, running=running, now=context.now)
+    found = unresponsive(stage.progress, view, context.actions, running=running, now=context.now)
     if found is not None:
-        context.todo.again(next_look(seconds(found.since), now=context.now))
+        context.actions.requeue(next_check(seconds(found.since), now=context.now))
     return stage.model_copy(update={"unresponsive": found})
 
 
@@ -209,7 +209,7 @@ def suspended_message(context: StageContext, pods: Sequence[Body], *, holding: b
     how = "it stops at a checkpoint" if holding else "no pod is left, and no GPU is held"
     going = [pod for pod in pods if pod["metadata"].get("deletionTimestamp") and not is_over(pod)]
     if going:
-        context.todo.again(next_look(None, now=context.now))
+        context.actions.requeue(next_check(None, now=context.now))
     stuck = [being_stopped(pod, now=context.now) for pod in going[-1:]]
     return "; ".join([f"suspended: {how}", *stuck, "set spec.suspend to false to resume"])
 

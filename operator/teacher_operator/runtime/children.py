@@ -8,7 +8,7 @@ from typing import Any
 
 from teacher_operator.api.names import Key, owner_uid
 from teacher_operator.api.status import FailureStatus, clip
-from teacher_operator.decide.actions import Todo
+from teacher_operator.decide.actions import Actions
 from teacher_operator.decide.conditions import NAME_TAKEN
 from teacher_operator.runtime.cluster import ApiError, Cluster
 from teacher_operator.runtime.store import Store, key_of
@@ -37,14 +37,14 @@ class Children:
         self.cluster = cluster
         self.store = store
 
-    async def change(self, body: Body, todo: Todo, refused: dict[str, FailureStatus]) -> ApiError | None:
+    async def change(self, body: Body, actions: Actions, refused: dict[str, FailureStatus]) -> ApiError | None:
         """Execute the actions; a refused child is noted in ``refused``, so that the status can say so."""
         namespace = body["metadata"]["namespace"]
-        for name in todo.delete:
+        for name in actions.delete:
             await self._delete(Key(namespace, name))
-        for name, patch in todo.patch:
+        for name, patch in actions.patch:
             self.store.put("Job", await self.cluster.patch_job(Key(namespace, name), patch))
-        for manifest in todo.replace:
+        for manifest in actions.replace:
             name = manifest["metadata"]["name"]
             try:  # what runs is only given up for what the API server would take
                 trial = {**manifest, "metadata": {**manifest["metadata"], "name": f"{name}-x"}}
@@ -55,7 +55,7 @@ class Children:
                 refused[name] = _refusal(manifest, error)
                 return error
             await self._delete(Key(namespace, name))
-        for manifest in todo.apply:
+        for manifest in actions.apply:
             try:
                 made = await self._make(body, manifest)
             except NameTakenError as error:

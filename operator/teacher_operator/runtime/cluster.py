@@ -164,11 +164,11 @@ class Cluster:
     async def warnings(self, kind: str, namespace: str) -> dict[str, list[str]]:
         """Return the messages of the Warning events of all objects of a kind, oldest first, by object name."""
         query = {"fieldSelector": f"involvedObject.kind={kind},type=Warning", "limit": str(PAGE)}
-        told: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        warnings: dict[str, list[tuple[str, str]]] = defaultdict(list)
         async for one in self._pages("EventList", PATHS["Event"].format(namespace=namespace), query):
             when = one.get("lastTimestamp") or one.get("eventTime") or ""
-            told[one["involvedObject"]["name"]].append((when, f"{one.get('reason')}: {one.get('message')}"))
-        return {name: [message for _, message in sorted(messages)] for name, messages in told.items()}
+            warnings[one["involvedObject"]["name"]].append((when, f"{one.get('reason')}: {one.get('message')}"))
+        return {name: [message for _, message in sorted(messages)] for name, messages in warnings.items()}
 
     async def pod_log(self, key: Key, container: str, *, lines: int, limit_bytes: int) -> list[str]:
         """Return the last lines of a container's log; empty if the container has not started or is gone."""

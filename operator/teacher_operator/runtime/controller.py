@@ -16,12 +16,12 @@ from teacher_operator.api.names import Key, run_of
 from teacher_operator.api.settings import Settings
 from teacher_operator.runtime.cluster import ApiError, Cluster, connect
 from teacher_operator.runtime.lease import Leadership
-from teacher_operator.runtime.lookups import Looks
+from teacher_operator.runtime.lookups import Lookups
 from teacher_operator.runtime.metrics import Metrics, standing_of
 from teacher_operator.runtime.metrics_access import MetricsAccess
 from teacher_operator.runtime.reconcile import Reconciler
 from teacher_operator.runtime.server import serve
-from teacher_operator.runtime.status_writer import about
+from teacher_operator.runtime.status_writer import log_context
 from teacher_operator.runtime.store import KINDS, Store, key_of, version
 from teacher_operator.runtime.workqueue import WorkQueue
 
@@ -54,8 +54,8 @@ class Controller:
     def __init__(self, cluster: Cluster, settings: Settings, metrics: Metrics, store: Store) -> None:
         self.cluster, self.settings, self.metrics, self.store = cluster, settings, metrics, store
         self.queue: WorkQueue[Key] = WorkQueue()
-        self.looks = Looks(cluster, store, self.queue, settings)
-        self.reconciler = Reconciler(cluster, store, self.looks, settings, metrics)
+        self.lookups = Lookups(cluster, store, self.queue, settings)
+        self.reconciler = Reconciler(cluster, store, self.lookups, settings, metrics)
         lease = Key(settings.pod_namespace, settings.lease_name)
         self.leadership = Leadership(cluster, lease, settings.pod_name)
         self.runner: web.AppRunner | None = None
@@ -88,7 +88,7 @@ class Controller:
             self._spawn(self.leadership.run())
         await self._list_first()
         self._spawn(self.queue.run_timer())
-        self._spawn(self.looks.follow())
+        self._spawn(self.lookups.follow())
         self._spawn(self._resync_for_ever())
         for _ in range(settings.workers):
             self._spawn(self._work())
@@ -118,7 +118,7 @@ class Controller:
         if gone:
             self.store.remove(kind, body)
             if kind == "Pod":
-                self.looks.forget(body)
+                self.lookups.forget(body)
         elif not self.store.put(kind, body):
             return
         run = key_of(body) if kind == "TeacherFineTune" else run_of(body)
@@ -241,4 +241,4 @@ class Controller:
     def _about(self, key: Key) -> dict[str, str]:
         """Return the fields of a log line that identify its object."""
         body = self.store.get("TeacherFineTune", key)
-        return about(body) if body is not None else {"namespace": key.namespace, "object": key.name}
+        return log_context(body) if body is not None else {"namespace": key.namespace, "object": key.name}

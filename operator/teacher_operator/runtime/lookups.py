@@ -13,8 +13,8 @@ from typing import Any
 from teacher_operator.api.names import Key, container_of, owner_uid, run_of, stage_of
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.status import LOG_LINES
-from teacher_operator.decide.actions import Look
-from teacher_operator.decide.failed_pods import telling_pod
+from teacher_operator.decide.actions import Lookup
+from teacher_operator.decide.failed_pods import root_cause_pod
 from teacher_operator.decide.job_state import JobView
 from teacher_operator.decide.pod_state import is_first
 from teacher_operator.decide.progress import ProgressView, plain_lines, read_progress
@@ -55,7 +55,7 @@ class _Reading:
         return time.monotonic() - self.at < max(READING_SECONDS, self.took / READING_SHARE)
 
 
-class Looks:
+class Lookups:
     """Read on demand, with a cache.
 
     Args:
@@ -84,28 +84,28 @@ class Looks:
     def complete(self, view: JobView) -> JobView:
         """Return a Job with the data read for it and its pods."""
         pods = [key_of(pod) for pod in view.pods]
-        telling = telling_pod(view.pods)
+        root_cause = root_cause_pod(view.pods)
         first = [key for key, pod in zip(pods, view.pods, strict=True) if is_first(pod)]
-        told = [self._progress[key] for key in first if key in self._progress]
+        views = [self._progress[key] for key in first if key in self._progress]
         return replace(
             view,
-            log=self._logs.get(key_of(telling)) if telling is not None else None,
-            progress=told[-1] if told else None,
-            complaints=self._fresh([("Job", key_of(view.job)), *(("Pod", key) for key in pods)]),
+            log=self._logs.get(key_of(root_cause)) if root_cause is not None else None,
+            progress=views[-1] if views else None,
+            warning_events=self._fresh([("Job", key_of(view.job)), *(("Pod", key) for key in pods)]),
         )
 
-    async def look(self, run: Key, looks: Sequence[Look]) -> bool:
+    async def read(self, run: Key, lookups: Sequence[Lookup]) -> bool:
         """Read what a decision needs; return False if all of it was read before."""
         news = False
-        for look in looks:
-            key = Key(run.namespace, look.name)
-            if look.kind == "log":
+        for lookup in lookups:
+            key = Key(run.namespace, lookup.name)
+            if lookup.kind == "log":
                 if key not in self._logs:
-                    news |= await self._read_failed_log(run, key, look.container)
-            elif look.kind == "pods":
+                    news |= await self._read_failed_log(run, key, lookup.container)
+            elif lookup.kind == "pods":
                 news |= await self._list_pods(run, key)
-            elif self._fresh([(look.kind, key)]) is None:
-                self._warnings[look.kind, key] = (time.monotonic(), await self._warned(look.kind, key))
+            elif self._fresh([(lookup.kind, key)]) is None:
+                self._warnings[lookup.kind, key] = (time.monotonic(), await self._warned(lookup.kind, key))
                 news = True
         return news
 
@@ -189,7 +189,9 @@ class Looks:
                 begun = time.monotonic()
                 found = await self._cluster.warnings(kind, key.namespace)
                 reading.found = {
-                    name: told for name, told in found.items() if self._store.has(kind, Key(key.namespace, name))
+                    name: messages
+                    for name, messages in found.items()
+                    if self._store.has(kind, Key(key.namespace, name))
                 }
                 reading.at, reading.took = time.monotonic(), time.monotonic() - begun
             return reading.found.get(key.name, ())

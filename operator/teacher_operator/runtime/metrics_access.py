@@ -98,10 +98,10 @@ class MetricsAccess:
             "kind": "TokenReview",
             "spec": {"token": token},
         }
-        told = (await self._cluster.create("TokenReview", "", review)).get("status") or {}
-        if not told.get("authenticated"):
+        status = (await self._cluster.create("TokenReview", "", review)).get("status") or {}
+        if not status.get("authenticated"):
             return HTTPStatus.UNAUTHORIZED
-        user = told.get("user") or {}
+        user = status.get("user") or {}
         access: dict[str, Any] = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
@@ -113,5 +113,5 @@ class MetricsAccess:
                 "nonResourceAttributes": {"path": PATH, "verb": "get"},
             },
         }
-        told = (await self._cluster.create("SubjectAccessReview", "", access)).get("status") or {}
-        return HTTPStatus.OK if told.get("allowed") and not told.get("denied") else HTTPStatus.FORBIDDEN
+        status = (await self._cluster.create("SubjectAccessReview", "", access)).get("status") or {}
+        return HTTPStatus.OK if status.get("allowed") and not status.get("denied") else HTTPStatus.FORBIDDEN

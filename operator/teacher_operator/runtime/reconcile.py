@@ -10,15 +10,15 @@ from typing import Any
 from teacher_operator.api.names import Key, stage_of
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.status import FailureStatus
-from teacher_operator.decide.actions import Todo
+from teacher_operator.decide.actions import Actions
 from teacher_operator.decide.run import Decision, decide
 from teacher_operator.decide.sidecars import job_view
 from teacher_operator.decide.stage_context import Observed
 from teacher_operator.runtime.children import Children
 from teacher_operator.runtime.cluster import ApiError, Cluster
-from teacher_operator.runtime.lookups import Looks
+from teacher_operator.runtime.lookups import Lookups
 from teacher_operator.runtime.metrics import Metrics
-from teacher_operator.runtime.status_writer import StatusWriter, about, broken_status
+from teacher_operator.runtime.status_writer import StatusWriter, broken_status, log_context
 from teacher_operator.runtime.store import Store, key_of
 
 Body = Mapping[str, Any]
@@ -35,15 +35,15 @@ class Reconciler:
     Args:
         cluster: The API server.
         store: What the watches have shown.
-        looks: Logs and events that are read when they are needed.
+        lookups: Logs and events that are read when they are needed.
         settings: Of the operator.
         metrics: Are told of what has happened.
     """
 
-    def __init__(self, cluster: Cluster, store: Store, looks: Looks, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, cluster: Cluster, store: Store, lookups: Lookups, settings: Settings, metrics: Metrics) -> None:
         self.cluster = cluster
         self.store = store
-        self.looks = looks
+        self.lookups = lookups
         self.settings = settings
         self.children = Children(cluster, store)
         self.writer = StatusWriter(cluster, store, settings, metrics)
@@ -65,9 +65,9 @@ class Reconciler:
         error: ApiError | None = None
         for _ in range(ROUNDS):
             decision = self._decide(body, refused)
-            if decision.todo.looks and await self.looks.look(key, decision.todo.looks):
+            if decision.actions.lookups and await self.lookups.read(key, decision.actions.lookups):
                 continue
-            if decision.todo.apply:
+            if decision.actions.apply:
                 fresh = await self.cluster.get("TeacherFineTune", key)
                 if fresh is None or fresh["metadata"]["uid"] != body["metadata"]["uid"]:
                     self.store.remove("TeacherFineTune", body)
@@ -76,20 +76,20 @@ class Reconciler:
                     body = self.store.get("TeacherFineTune", key) or body
                     continue  # the object has changed meanwhile: what was decided may be wrong
             before = len(refused)
-            error = await self.children.change(body, decision.todo, refused) or error
-            jobs = (key_of(child) for child in decision.todo.apply if child["kind"] == "Job")
+            error = await self.children.change(body, decision.actions, refused) or error
+            jobs = (key_of(child) for child in decision.actions.apply if child["kind"] == "Job")
             made = any(self.store.has("Job", key) for key in jobs)
             if len(refused) == before and not made:  # else there is more to tell, in the same status
                 break
         else:
             return 1.0
         again = await self.writer.write(body, decision.status)
-        if decision.todo.announced and again is None:
+        if decision.actions.requeue_after_write and again is None:
             again = 0.0
-        if error is not None and decision.todo.retry:
+        if error is not None and decision.actions.retry:
             raise error
-        if decision.todo.again_at is not None:
-            due = max(0.5, decision.todo.again_at - time.time())
+        if decision.actions.requeue_at is not None:
+            due = max(0.5, decision.actions.requeue_at - time.time())
             again = due if again is None else min(due, again)
         return again
 
@@ -98,13 +98,13 @@ class Reconciler:
         try:
             return decide(body, self._observed(body, refused), self.settings, now=time.time())
         except Exception as error:
-            logger.exception("deciding failed; this should not happen", extra=about(body))
-            return Decision(broken_status(body, f"{type(error).__name__}: {error}"), Todo())
+            logger.exception("deciding failed; this should not happen", extra=log_context(body))
+            return Decision(broken_status(body, f"{type(error).__name__}: {error}"), Actions())
 
     def _observed(self, body: Body, refused: Mapping[str, FailureStatus]) -> Observed:
         children, jobs = self.store.jobs_of(body), {}
         for job in children:
             stage = stage_of(job["metadata"].get("labels") or {})
             if stage is not None:
-                jobs[stage.name] = self.looks.complete(job_view(job, self.store.pods_of(job)))
+                jobs[stage.name] = self.lookups.complete(job_view(job, self.store.pods_of(job)))
         return Observed(jobs=jobs, refused=refused, orphans=self.store.orphans_of(body, children))

@@ -17,7 +17,7 @@ from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import API_VERSION, KIND
 from teacher_operator.api.status import StageStatus, TeacherFineTuneStatus, TeacherStatus, clip
 from teacher_operator.api.timestamps import timestamp
-from teacher_operator.decide.conditions import SUCCEEDED, EventNote, Summary, events, is_terminal, with_conditions
+from teacher_operator.decide.conditions import SUCCEEDED, RunEvent, Summary, events, is_terminal, with_conditions
 from teacher_operator.decide.run import read_status
 from teacher_operator.decide.stage_status import runs
 from teacher_operator.runtime.cluster import ApiError, Cluster
@@ -49,7 +49,7 @@ class StatusWriter:
         self.metrics = metrics
         self._written: dict[Key, float] = {}
         """When the status was last written."""
-        self._told: dict[Key, dict[str, float]] = {}
+        self._posted: dict[Key, dict[str, float]] = {}
         """When an event was last posted, by its reason and subject."""
 
     async def write(self, body: Body, status: TeacherFineTuneStatus) -> float | None:
@@ -58,13 +58,13 @@ class StatusWriter:
         if status == before:
             return None
         waited = time.monotonic() - self._written.get(key, float("-inf"))
-        if waited < self.settings.progress_seconds and essence(status) == essence(before):
+        if waited < self.settings.progress_seconds and without_progress(status) == without_progress(before):
             moves = any(map(runs, (*status.stages, *status.teachers)))
             return self.settings.progress_seconds - waited if moves else None
         try:
             TeacherFineTuneStatus.model_validate(status.model_dump())
         except ValidationError as error:
-            logger.error("the status is invalid; this should not happen: %s", error, extra=about(body))
+            logger.error("the status is invalid; this should not happen: %s", error, extra=log_context(body))
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
             status = broken_status(body, f"the status is invalid: {where}")
         data = status.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -86,22 +86,22 @@ class StatusWriter:
         self.metrics.transition(written, before, status)
         notes = list(events(before, status))
         if notes:
-            await asyncio.gather(*(self._tell(body, note) for note in notes))
+            await asyncio.gather(*(self._post_event(body, note) for note in notes))
         if is_terminal(status):
             self.forget(key)
         return None
 
-    async def _tell(self, body: Body, note: EventNote) -> None:
+    async def _post_event(self, body: Body, note: RunEvent) -> None:
         """Post an event, unless the same was posted recently. A refused event is not retried."""
         key, now = key_of(body), time.time()
-        told, about_what = self._told.setdefault(key, {}), f"{note.reason} {note.message.partition(':')[0]}"
+        posted, subject = self._posted.setdefault(key, {}), f"{note.reason} {note.message.partition(':')[0]}"
         if note.reason == SUCCEEDED:  # a teacher's end, or with the same words before the colon that of the run
-            about_what = note.message
-        if now - told.get(about_what, 0.0) < EVENT_SECONDS and note.kind == "Normal":
+            subject = note.message
+        if now - posted.get(subject, 0.0) < EVENT_SECONDS and note.kind == "Normal":
             return
-        told[about_what] = now
+        posted[subject] = now
         level = logging.WARNING if note.kind == "Warning" else logging.INFO
-        logger.log(level, "%s: %s", note.reason, note.message, extra=about(body))
+        logger.log(level, "%s: %s", note.reason, note.message, extra=log_context(body))
         metadata = body["metadata"]
         event = {
             "apiVersion": "v1",
@@ -131,7 +131,7 @@ class StatusWriter:
     def forget(self, key: Key) -> None:
         """Drop what is remembered of an object that is gone or has ended."""
         self._written.pop(key, None)
-        self._told.pop(key, None)
+        self._posted.pop(key, None)
 
 
 def broken_status(body: Body, fault: str) -> TeacherFineTuneStatus:
@@ -144,21 +144,21 @@ def broken_status(body: Body, fault: str) -> TeacherFineTuneStatus:
     )
 
 
-def about(body: Body) -> dict[str, str]:
+def log_context(body: Body) -> dict[str, str]:
     """Return the fields of log lines that identify an object."""
     key, run = key_of(body), (body.get("status") or {}).get("runId") or ""
     return {"namespace": key.namespace, "object": key.name, "run": run}
 
 
-def essence(status: TeacherFineTuneStatus) -> TeacherFineTuneStatus:
+def without_progress(status: TeacherFineTuneStatus) -> TeacherFineTuneStatus:
     """Return the status without what changes all the time while a stage runs."""
     running = any(map(runs, (*status.stages, *status.teachers)))
     conditions = [one.model_copy(update={"message": ""}) if running else one for one in status.conditions]
     summary = status.summary.model_copy(update={"progress": "", "time_left": "", "map": ""})
     return status.model_copy(
         update={
-            "stages": list(map(_stage_essence, status.stages)),
-            "teachers": list(map(_stage_essence, status.teachers)),
+            "stages": list(map(_stage_without_progress, status.stages)),
+            "teachers": list(map(_stage_without_progress, status.teachers)),
             "conditions": conditions,
             "summary": summary,
             "gpu_seconds": 0,
@@ -166,7 +166,7 @@ def essence(status: TeacherFineTuneStatus) -> TeacherFineTuneStatus:
     )
 
 
-def _stage_essence(stage: StageStatus) -> StageStatus:
+def _stage_without_progress(stage: StageStatus) -> StageStatus:
     moving: dict[str, Any] = {"progress": None, "message": ""} if runs(stage) else {}
     if moving and isinstance(stage, TeacherStatus):
         moving["metrics"] = []

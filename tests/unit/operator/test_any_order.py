@@ -103,36 +103,38 @@ class AnyOrder(RuleBasedStateMachine):
     # The operator.
 
     @rule()
-    def looks(self) -> None:
+    def reconciles(self) -> None:
         world = self.world
         was_terminal, attempts = world.terminal, self._attempts()
-        first = world.look()
+        first = world.reconcile()
         if is_terminal(first.status):
-            assert first.todo.apply == [], "a run that has ended needs no Job"
+            assert first.actions.apply == [], "a run that has ended needs no Job"
         if was_terminal:
             assert world.terminal, "what has ended stays so"
         if world.body["spec"].get("suspend"):
-            assert first.todo.apply == [], "nothing is made while it is suspended"
+            assert first.actions.apply == [], "nothing is made while it is suspended"
         assert self._attempts() >= attempts
-        second = world.look()
-        assert second.todo.patch == []
+        second = world.reconcile()
+        assert second.actions.patch == []
         done = {teacher.job for teacher in world.status.teachers if teacher.state in ENDED} | {f"{NAME}-inspect"}
-        assert set(second.todo.delete) <= done or (world.terminal and not was_terminal), (
+        assert set(second.actions.delete) <= done or (world.terminal and not was_terminal), (
             "an end may be followed by its removal"
         )
-        asked = {child["metadata"]["name"] for child in second.todo.apply}
+        asked = {child["metadata"]["name"] for child in second.actions.apply}
         assert not asked or asked & set(world.refusals), f"asked for again: {asked}"
         before = world.status
-        third = world.look()
+        third = world.reconcile()
         assert world.status == before, "nothing more is to be said"
-        assert not third.todo.announced
-        assert third.todo.again_at is None or third.todo.again_at > world.now, "it would look again without end"
+        assert not third.actions.requeue_after_write
+        assert third.actions.requeue_at is None or third.actions.requeue_at > world.now, (
+            "it would look again without end"
+        )
         assert world.state == (("True", "Succeeded") if world.state[0] == "True" else world.state)
         if world.state[0] == "True":
             assert all(teacher.adapter is not None for teacher in world.status.teachers)
 
     @rule()
-    def looks_and_is_killed(self) -> None:
+    def is_killed_while_reconciling(self) -> None:
         self.world.look_once()
 
     def _attempts(self) -> int:
@@ -296,7 +298,7 @@ class AnyOrder(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.the_installation_allows(("*",))
             self.world.run_fairly()
-            self.looks()
+            self.reconciles()
 
     def _pod(self, number: int) -> Any:
         return list(self.world.pods.values())[number % len(self.world.pods)]

@@ -23,7 +23,7 @@ from teacher_operator.api.status import (
     TeacherStatus,
 )
 from teacher_operator.decide.conditions import (
-    EventNote,
+    RunEvent,
     Summary,
     columns,
     events,
@@ -360,7 +360,7 @@ def test_mere_progress_is_no_event() -> None:
 @pytest.mark.parametrize("state", ["Training", "Succeeded", "Suspended"])
 def test_a_teacher_that_gets_on_is_reported_once(state: str) -> None:
     before, after = run_of_teachers(teacher_of()), run_of_teachers(teacher_of(state=state, message="words"))
-    assert list(events(before, after)) == [EventNote("Normal", state, "Sam: words")]
+    assert list(events(before, after)) == [RunEvent("Normal", state, "Sam: words")]
 
 
 def test_waiting_is_no_event() -> None:
@@ -374,7 +374,7 @@ def test_waiting_is_no_event() -> None:
 def test_an_attempt_that_failed_is_reported_once_wherever_the_teacher_stands_then(state: str) -> None:
     before = run_of_teachers(teacher_of(state="Training"))
     after = run_of_teachers(teacher_of(state=state, failure=failure_of("a")))
-    warning = EventNote("Warning", "Crashed", "Sam: a has failed")
+    warning = RunEvent("Warning", "Crashed", "Sam: a has failed")
     assert [note for note in events(before, after) if note.kind == "Warning"] == [warning]
     assert list(events(after, after)) == []
     again = run_of_teachers(teacher_of(state="Training", failure=failure_of("a")))
@@ -386,7 +386,7 @@ def test_an_attempt_that_failed_is_reported_once_wherever_the_teacher_stands_the
 def test_the_end_of_a_teacher_is_reported_though_its_last_attempt_was() -> None:
     before = run_of_teachers(teacher_of(state="Pending", failure=failure_of("a")), teacher_of(BOXES))
     after = run_of_teachers(teacher_of(state="Failed", failure=failure_of("a")), teacher_of(BOXES))
-    assert list(events(before, after)) == [EventNote("Warning", "Crashed", "Sam: a has failed")]
+    assert list(events(before, after)) == [RunEvent("Warning", "Crashed", "Sam: a has failed")]
     assert list(events(after, after)) == []
 
 
@@ -395,30 +395,30 @@ def test_the_end_of_a_run_is_one_event() -> None:
     after = run_of_teachers(
         teacher_of(state="Failed", failure=failure_of("a")), summary=Summary.failed("Crashed", "Sam: a has failed")
     )
-    assert list(events(before, after)) == [EventNote("Warning", "Failed", "Crashed: Sam: a has failed")]
+    assert list(events(before, after)) == [RunEvent("Warning", "Failed", "Crashed: Sam: a has failed")]
     assert list(events(after, after)) == []
 
 
 def test_a_run_that_fails_before_there_are_teachers_is_reported() -> None:
     before = with_conditions(TeacherFineTuneStatus(), Summary.active("Inspecting", "x"), generation=1, now=NOW)
     after = with_conditions(before, SUMMARIES["failed"], generation=1, now=NOW)
-    assert list(events(before, after)) == [EventNote("Warning", "Failed", "DataInvalid: Sam: the data is wrong")]
+    assert list(events(before, after)) == [RunEvent("Warning", "Failed", "DataInvalid: Sam: the data is wrong")]
 
 
 def test_inspection_is_reported_when_it_begins() -> None:
     after = with_conditions(TeacherFineTuneStatus(), Summary.active("Inspecting", "x"), generation=1, now=NOW)
-    assert list(events(TeacherFineTuneStatus(), after)) == [EventNote("Normal", "Inspecting", "x")]
+    assert list(events(TeacherFineTuneStatus(), after)) == [RunEvent("Normal", "Inspecting", "x")]
 
 
 def test_a_run_that_succeeds_is_reported() -> None:
     before = run_of_teachers(teacher_of(state="Training"))
     done = succeeded(teacher_of(state="Training"), Outcome(trained=trained_of()), now=NOW)
     after = run_of_teachers(done, summary=Summary.succeeded("all"))
-    assert list(events(before, after)) == [EventNote("Normal", "Succeeded", "all")]
+    assert list(events(before, after)) == [RunEvent("Normal", "Succeeded", "all")]
 
 
 def test_the_teacher_that_ends_first_has_an_event_of_its_own() -> None:
     training = teacher_of(BOXES, state="Training")
     before = run_of_teachers(teacher_of(state="Training"), training)
     after = run_of_teachers(succeeded(teacher_of(state="Training"), Outcome(trained=trained_of()), now=NOW), training)
-    assert list(events(before, after)) == [EventNote("Normal", "Succeeded", "Sam: AP 0.312 -> 0.518")]
+    assert list(events(before, after)) == [RunEvent("Normal", "Succeeded", "Sam: AP 0.312 -> 0.518")]

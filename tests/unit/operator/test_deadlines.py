@@ -11,7 +11,7 @@ from tft_world import World
 from teacher_operator.api.names import trainer_job
 from teacher_operator.api.spec import TeacherFineTuneSpec
 from teacher_operator.api.timestamps import timestamp
-from teacher_operator.decide.deadlines import counted
+from teacher_operator.decide.deadlines import with_active_time
 from teacher_operator.decide.job_state import JobView
 
 JOB = trainer_job(NAME, MASKS)
@@ -30,11 +30,11 @@ def trains(seconds: float, **spec: object) -> World:
 def resume(world: World) -> None:
     """Let the next pod run."""
     for _ in range(3):
-        world.look()
+        world.reconcile()
         world.controllers()
         world.reap()
     world.run(world.pod(MASKS))
-    world.look()
+    world.reconcile()
 
 
 def change_settings(world: World) -> None:
@@ -51,19 +51,19 @@ def delete_foreground(world: World) -> None:
 
 def suspend_for_a_day(world: World) -> None:
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     world.controllers()
     world.reap()
-    world.look()
+    world.reconcile()
     world.advance(86_400)
-    world.look()
+    world.reconcile()
     world.edit(suspend=False)
 
 
-REMADE = [change_settings, delete_by_hand, delete_foreground, suspend_for_a_day]
+MAX_REPLACEMENTS = [change_settings, delete_by_hand, delete_foreground, suspend_for_a_day]
 
 
-@pytest.mark.parametrize("stop", REMADE)
+@pytest.mark.parametrize("stop", MAX_REPLACEMENTS)
 def test_a_job_that_is_made_anew_has_what_is_left(stop: Callable[[World], None]) -> None:
     world = trains(2000)
     stop(world)
@@ -72,12 +72,12 @@ def test_a_job_that_is_made_anew_has_what_is_left(stop: Callable[[World], None])
     assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == LIMIT - 2000
     world.advance(LIMIT - 2000 - 1)
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")
     world.advance(1)
     world.controllers()
     world.reap()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "DeadlineExceeded")
     assert f"activeDeadlineSeconds = {LIMIT}, over all of its Jobs" in world.summary[2]
 
@@ -98,23 +98,23 @@ def test_time_in_a_queue_does_not_count() -> None:
     world = World(teachers=[MASKS], activeDeadlineSeconds=LIMIT, queueName="team-a")
     world.inspected()
     world.advance(86_400)
-    world.look()
+    world.reconcile()
     world.kueue(admit=True)
     world.controllers()
     world.run(world.pod(MASKS))
-    world.look()
+    world.reconcile()
     world.advance(600)
     world.kueue(admit=False)
     world.controllers()
     world.reap()
-    world.look()
+    world.reconcile()
     world.advance(86_400)
-    world.look()
+    world.reconcile()
     assert (world.teacher().active_seconds, world.teacher().active_since) == (600, None)
     assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == LIMIT - 600
     world.kueue(admit=True)
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Starting")
     assert world.teacher().active_since == timestamp(world.now)
 
@@ -136,13 +136,13 @@ def test_without_an_operator_it_counts_from_the_status() -> None:
 def test_a_deadline_that_is_lowered_below_what_was_taken_ends_the_run(stop: Callable[[World], None]) -> None:
     world = trains(2000)
     stop(world)
-    world.look()
+    world.reconcile()
     world.edit(activeDeadlineSeconds=1800)
     for _ in range(4):
-        world.look()
+        world.reconcile()
         world.controllers()
         world.reap()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "DeadlineExceeded")
     assert "activeDeadlineSeconds = 1800" in world.summary[2]
     assert not list(world.live_pods())
@@ -153,10 +153,10 @@ def test_a_deadline_that_is_raised_gives_more_time_to_what_runs() -> None:
     change_settings(world)
     resume(world)
     world.edit(activeDeadlineSeconds=7200)
-    world.look()
+    world.reconcile()
     assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == 5200
     world.edit(activeDeadlineSeconds=None)
-    world.look()
+    world.reconcile()
     assert "activeDeadlineSeconds" not in world.job(MASKS)["spec"]
 
 
@@ -164,13 +164,13 @@ def test_a_suspended_run_may_have_no_time_left_until_it_is_let_run() -> None:
     world = trains(2000)
     world.edit(suspend=True)
     for _ in range(3):
-        world.look()
+        world.reconcile()
         world.controllers()
         world.reap()
         world.edit(activeDeadlineSeconds=1000)
     assert world.state == ("Unknown", "Suspended")
     world.edit(suspend=False)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "DeadlineExceeded")
 
 
@@ -180,7 +180,7 @@ def test_a_job_of_an_earlier_version_counts_from_its_start() -> None:
     for name in ("activeSeconds", "activeSince"):
         teachers[0].pop(name, None)
     world._touch("TeacherFineTune", world.body)
-    world.look()
+    world.reconcile()
     assert world.teacher().active_since == timestamp(NOW)
     assert world.job(MASKS)["spec"]["activeDeadlineSeconds"] == LIMIT
     change_settings(world)
@@ -189,8 +189,8 @@ def test_a_job_of_an_earlier_version_counts_from_its_start() -> None:
 
 
 def test_a_run_that_trains_writes_nothing_for_it() -> None:
-    teacher = counted(teacher_of(MASKS, "Training"), view_of(), now=NOW + 10)
-    assert counted(teacher, view_of(), now=NOW + 9999) is teacher
+    teacher = with_active_time(teacher_of(MASKS, "Training"), view_of(), now=NOW + 10)
+    assert with_active_time(teacher, view_of(), now=NOW + 9999) is teacher
 
 
 @pytest.mark.parametrize(
@@ -204,14 +204,14 @@ def test_a_run_that_trains_writes_nothing_for_it() -> None:
 )
 def test_a_stretch_ends_where_the_job_says_so(view: JobView | None, seconds: int) -> None:
     teacher = teacher_of(MASKS, "Training", active_since=timestamp(NOW))
-    assert counted(teacher, view, now=NOW + 700).active_seconds == seconds
+    assert with_active_time(teacher, view, now=NOW + 700).active_seconds == seconds
 
 
 def test_a_job_that_is_only_about_to_be_suspended_still_counts() -> None:
     job = job_of()
     job["spec"]["suspend"] = True
     teacher = teacher_of(MASKS, "Training", active_since=timestamp(NOW))
-    assert counted(teacher, JobView(job), now=NOW + 700) is teacher
+    assert with_active_time(teacher, JobView(job), now=NOW + 700) is teacher
 
 
 def test_the_field_says_what_counts() -> None:

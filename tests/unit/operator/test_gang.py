@@ -34,7 +34,7 @@ def half_started(**changes: Any) -> World:
     first, second = world.pods_of(world.job(MASKS))
     world.run(first, node="node-a")
     world.waits(second, conditions=unschedulable())
-    world.look()
+    world.reconcile()
     return world
 
 
@@ -46,7 +46,7 @@ def unschedulable() -> list[dict[str, Any]]:
 def released(world: World) -> World:
     """The time is over, and the pods are gone."""
     world.advance(2 * TIMEOUT)
-    world.look()
+    world.reconcile()
     settle(world)
     return world
 
@@ -55,7 +55,7 @@ def settle(world: World) -> None:
     world.controllers()
     world.reap()
     world.controllers()
-    world.look()
+    world.reconcile()
 
 
 def until(world: World) -> float:
@@ -81,7 +81,7 @@ def test_the_status_says_which_gpus_are_held_by_what_and_until_when() -> None:
 def test_gpus_that_are_held_in_vain_are_given_back_once_the_time_is_over_and_not_before() -> None:
     world = half_started()
     world.advance(TIMEOUT - 1)
-    world.look()
+    world.reconcile()
     assert not world.job(MASKS)["spec"]["suspend"]
     released(world)
     assert world.job(MASKS)["spec"]["suspend"]
@@ -93,29 +93,29 @@ def test_gpus_that_are_held_in_vain_are_given_back_once_the_time_is_over_and_not
 
 def test_the_decision_comes_back_when_the_time_is_over() -> None:
     world = half_started()
-    at = world.look().todo.again_at
+    at = world.reconcile().actions.requeue_at
     assert at is not None
-    part = gang.partial(world.observed({}).jobs[MASKS.value], "trainer")
+    part = gang.partial_start(world.observed({}).jobs[MASKS.value], "trainer")
     assert part is not None
-    due = gang.due(part, world.observed({}).jobs[MASKS.value], timeout=TIMEOUT)
+    due = gang.release_at(part, world.observed({}).jobs[MASKS.value], timeout=TIMEOUT)
     assert NOW + TIMEOUT <= due <= NOW + 1.5 * TIMEOUT + 60
     world.now = due
-    decision = world.look()
-    assert decision.todo.patch
+    decision = world.reconcile()
+    assert decision.actions.patch
 
 
 def test_after_the_pause_all_pods_are_made_again_and_the_rounds_are_forgotten_when_all_run() -> None:
     world = released(half_started())
     world.now = until(world) - 1
-    world.look()
+    world.reconcile()
     assert world.job(MASKS)["spec"]["suspend"]
     world.now = until(world)
-    world.look()
+    world.reconcile()
     assert not world.job(MASKS)["spec"]["suspend"]
     world.controllers()
     for pod in live(world):
         world.run(pod)
-    world.look()
+    world.reconcile()
     assert world.teacher().state == "Training"
     assert world.teacher().releases == 0
     assert GANG not in world.job(MASKS)["metadata"]["annotations"]
@@ -129,12 +129,12 @@ def test_no_retry_is_spent() -> None:
         released(world)
         assert world.state == ("Unknown", "Pending")
         world.now = until(world)
-        world.look()
+        world.reconcile()
         world.controllers()
         first, second = live(world)
         world.run(first)
         world.waits(second, conditions=unschedulable())
-        world.look()
+        world.reconcile()
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
 
@@ -144,16 +144,16 @@ def test_every_pause_is_longer_than_the_one_before_up_to_a_limit() -> None:
     pauses = []
     for _ in range(8):
         world.advance(2 * TIMEOUT)
-        world.look()
+        world.reconcile()
         pauses.append(until(world) - world.now)
         settle(world)
         world.now = until(world)
-        world.look()
+        world.reconcile()
         world.controllers()
         first, second = live(world)
         world.run(first)
         world.waits(second, conditions=unschedulable())
-        world.look()
+        world.reconcile()
     for round_, pause in enumerate(nonempty(pauses)):
         longest = TIMEOUT * min(12, 2**round_)
         assert longest / 2 - 1 <= pause <= 1.5 * longest
@@ -185,7 +185,7 @@ def test_nothing_is_given_back_where_nothing_is_held_in_vain(case: str) -> None:
                 world.waits(pod, reason="ContainerCreating")
     for _ in range(20):
         world.advance(TIMEOUT)
-        assert not any(patch["spec"].get("suspend") for _, patch in world.look().todo.patch)
+        assert not any(patch["spec"].get("suspend") for _, patch in world.reconcile().actions.patch)
     assert "released" not in world.teacher().message
 
 
@@ -196,7 +196,7 @@ def test_a_pod_that_was_never_made_is_waited_for_no_longer_than_one_without_a_no
     world.run(first)
     world.remove_pod(second)
     world.events["Job", world.job(MASKS)["metadata"]["name"]] = ["Error creating: exceeded quota"]
-    world.look()
+    world.reconcile()
     assert "1 of 2 pods holds 1 GPU" in world.teacher().message
     released(world)
     assert world.job(MASKS)["spec"]["suspend"]
@@ -209,7 +209,7 @@ def test_an_image_that_cannot_be_pulled_on_one_node_does_not_hold_the_gpus_of_th
     world.run(second)
     second["status"]["phase"] = "Pending"
     world.waits(second, reason="ImagePullBackOff", message="no such host")
-    world.look()
+    world.reconcile()
     assert "2 of 2 pods hold 2 GPUs" in world.teacher().message
     assert world.job(released(world) and MASKS)["spec"]["suspend"]
 
@@ -218,15 +218,15 @@ def test_of_pods_that_trained_together_the_wait_begins_when_one_is_lost() -> Non
     world = started()
     for pod in live(world):
         world.run(pod)
-    world.look()
+    world.reconcile()
     world.advance(7200)
     first, second = live(world)
     world.end(second, 137, conditions=[{"type": "DisruptionTarget", "status": "True", "reason": "Preemption"}])
     world.controllers()
-    world.look()
+    world.reconcile()
     assert not world.job(MASKS)["spec"]["suspend"]
     world.advance(TIMEOUT - 10)
-    world.look()
+    world.reconcile()
     assert not world.job(MASKS)["spec"]["suspend"]
     released(world)
     assert world.job(MASKS)["spec"]["suspend"]
@@ -242,10 +242,10 @@ def test_the_deadline_for_starting_counts_over_all_rounds() -> None:
     released(world)
     assert world.state == ("Unknown", "Pending")
     world.now = begun + 4 * TIMEOUT - 10
-    world.look()
+    world.reconcile()
     assert not world.terminal
     world.advance(20)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "NotStartedInTime")
     settle(world)
     assert not world.has_job(MASKS)
@@ -254,22 +254,22 @@ def test_the_deadline_for_starting_counts_over_all_rounds() -> None:
 def test_a_paused_run_that_is_suspended_stays_so_and_then_waits_for_the_rest_of_its_pause() -> None:
     world = released(half_started())
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert world.state[1] == "Suspended"
     world.now = until(world) + 10
-    world.look()
+    world.reconcile()
     assert world.job(MASKS)["spec"]["suspend"]
     world.edit(suspend=False)
-    world.look()
+    world.reconcile()
     assert not world.job(MASKS)["spec"]["suspend"]
 
 
 def test_a_paused_run_whose_placement_changes_is_made_anew_at_once() -> None:
     world = released(half_started())
     world.edit(nodeSelector={"gpu": "h100"})
-    world.look()
+    world.reconcile()
     settle(world)
-    world.look()
+    world.reconcile()
     assert not world.job(MASKS)["spec"]["suspend"]
     assert GANG not in world.job(MASKS)["metadata"]["annotations"]
 
@@ -278,10 +278,10 @@ def test_the_timeout_of_the_object_overrides_that_of_the_installation_and_change
     world = half_started(gangTimeoutSeconds=600)
     uid = world.job(MASKS)["metadata"]["uid"]
     world.advance(TIMEOUT * 1.5 + 1)
-    world.look()
+    world.reconcile()
     assert not world.job(MASKS)["spec"]["suspend"]
     world.edit(gangTimeoutSeconds=30)
-    world.look()
+    world.reconcile()
     assert world.job(MASKS)["spec"]["suspend"]
     assert world.job(MASKS)["metadata"]["uid"] == uid
 
@@ -293,7 +293,7 @@ def test_a_job_that_somebody_lets_run_in_its_pause_is_let_be() -> None:
     world.controllers()
     for pod in live(world):
         world.run(pod)
-    world.look()
+    world.reconcile()
     assert world.teacher().state == "Training"
 
 
@@ -302,7 +302,7 @@ def test_what_is_remembered_may_be_broken_by_hand(broken: str) -> None:
     world = released(half_started())
     world.job(MASKS)["metadata"]["annotations"][GANG] = broken
     world._touch("Job", world.job(MASKS))
-    world.look()
+    world.reconcile()
     assert not world.job(MASKS)["spec"]["suspend"], "it is ours, so it goes on"
     assert SUSPENDED not in world.job(MASKS)["metadata"]["annotations"]
     world.run_fairly()
@@ -313,7 +313,7 @@ def test_an_operator_without_a_status_resumes_the_rounds_of_the_job() -> None:
     world = released(half_started())
     again = until(world)
     world.body["status"]["teachers"][0].pop("releases")
-    world.look()
+    world.reconcile()
     assert (until(world), world.teacher().releases) == (again, 1)
 
 
@@ -326,9 +326,9 @@ def test_gpus_that_are_held_count_though_not_all_pods_ever_ran() -> None:
     first, second = world.pods_of(world.job(MASKS))
     world.waits(first, conditions=unschedulable())
     world.run(second)
-    world.look()
+    world.reconcile()
     world.advance(100)
-    world.look()
+    world.reconcile()
     assert world.teacher().gpu_seconds == 4 * 100
     assert world.teacher().attempts == []
 
@@ -340,13 +340,13 @@ def test_gpus_count_from_when_a_pod_is_bound_to_its_node() -> None:
     bound = {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp(world.now)}
     world.waits(pod, conditions=[bound], reason="ContainerCreating")
     world.advance(50)
-    world.look()
+    world.reconcile()
     assert world.teacher().gpu_seconds == 2 * 50
     world.run(pod, node="node-a")
     pod["status"]["conditions"] = [bound]
     world._touch("Pod", pod)
     world.advance(100)
-    world.look()
+    world.reconcile()
     assert world.teacher().gpu_seconds == 2 * 150
     assert [one.gpu_seconds for one in world.teacher().attempts] == [2 * 150]
 
@@ -355,16 +355,16 @@ def test_each_round_counts_what_it_held() -> None:
     world = half_started(gpus=4)
     begun = world.now
     world.advance(2 * TIMEOUT)
-    world.look()
+    world.reconcile()
     world.controllers()
     world.advance(20)
     world.end(live(world)[0], 143)
-    world.look()
+    world.reconcile()
     settle(world)
     held = world.now - begun
     assert world.teacher().gpu_seconds == 4 * held
     world.now = until(world)
-    world.look()
+    world.reconcile()
     assert world.teacher().gpu_seconds == 4 * held, "nothing is held in the pause"
 
 
@@ -373,11 +373,11 @@ def test_a_status_of_the_version_before_is_continued() -> None:
     world.training()
     begun = world.now
     world.advance(100)
-    world.look()
+    world.reconcile()
     (teacher,) = world.body["status"]["teachers"]
     assert teacher.pop("gpuSecondsUntil") == timestamp(begun + 100)
     world.advance(50)
-    world.look()
+    world.reconcile()
     assert world.teacher().gpu_seconds == 4 * 150
     attempt = world.teacher().attempts[0]
     assert isinstance(attempt, AttemptStatus)
@@ -424,7 +424,7 @@ class Pool:
         for at, world in enumerate(self.worlds):
             if world.terminal:
                 continue
-            again = world.look().todo.again_at
+            again = world.reconcile().actions.requeue_at
             settle(world)
             dues += [again] if again is not None else []
             if world.teacher().state == "Training":
@@ -436,7 +436,7 @@ class Pool:
         self.schedule()
         for world in self.worlds:
             if not world.terminal:
-                world.look()
+                world.reconcile()
         self.now = max(self.now + 5, min(dues, default=0.0))
         for world in self.worlds:
             world.now = self.now
@@ -462,7 +462,7 @@ def test_two_runs_that_wait_for_each_other_lose_no_more_than_the_timeout() -> No
     pool = Pool(2, gpus=2)
     for world in pool.worlds:  # one pod of each
         world.run(world.pods_of(world.job(MASKS))[0])
-        world.look()
+        world.reconcile()
     begun = pool.now
     while not pool.training:
         pool.pass_by()
@@ -476,9 +476,9 @@ def test_two_teachers_of_a_run_take_part_one_after_the_other() -> None:
     first, second = world.pods_of(world.job(BOXES))
     world.run(first)
     world.waits(second, conditions=unschedulable())
-    world.look()
+    world.reconcile()
     world.advance(2 * TIMEOUT)
-    world.look()
+    world.reconcile()
     settle(world)
     assert world.job(BOXES)["spec"]["suspend"]
     assert [one.releases for one in world.status.teachers] == [1, 0]

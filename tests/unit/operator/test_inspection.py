@@ -21,7 +21,7 @@ QUOTA = FailureStatus(reason="Forbidden", message=f"Job {JOB} may not be made: e
 def begun(**spec: object) -> World:
     """A run whose inspection has a pod."""
     world = World(**spec)
-    world.look()
+    world.reconcile()
     world.controllers()
     return world
 
@@ -42,11 +42,11 @@ def test_a_wait_of_any_length_is_no_failure_and_says_why(cause: str) -> None:
     said = hold_up(world, cause)
     world.advance(30 * 86_400)
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Inspecting")
     assert said in world.summary[2]
     world.run(world.pod())
-    world.look()
+    world.reconcile()
     assert world.summary[1:] == ("Inspecting", "the data is being inspected")
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
@@ -57,12 +57,12 @@ def test_a_wait_past_its_deadline_fails_with_its_cause(cause: str) -> None:
     world = begun(pendingDeadlineSeconds=600)
     said = hold_up(world, cause)
     world.advance(590)
-    decision = world.look()
+    decision = world.reconcile()
     assert world.state == ("Unknown", "Inspecting")
-    assert decision.todo.again_at is not None
-    assert decision.todo.again_at <= NOW + 600
+    assert decision.actions.requeue_at is not None
+    assert decision.actions.requeue_at <= NOW + 600
     world.advance(10)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "NotStartedInTime")
     assert world.summary[2].startswith("not running after pendingDeadlineSeconds = 600: ")
     assert said in world.summary[2]
@@ -72,13 +72,13 @@ def test_a_wait_past_its_deadline_fails_with_its_cause(cause: str) -> None:
 def test_a_job_that_is_refused_waits_for_its_deadline_and_no_longer() -> None:
     world = World(pendingDeadlineSeconds=600)
     world.refusals[JOB] = QUOTA
-    world.look()
+    world.reconcile()
     world.advance(590)
-    decision = world.look()
-    assert (world.state, decision.todo.retry) == (("Unknown", "Pending"), True)
-    assert decision.todo.again_at == world.now + 10
+    decision = world.reconcile()
+    assert (world.state, decision.actions.retry) == (("Unknown", "Pending"), True)
+    assert decision.actions.requeue_at == world.now + 10
     world.advance(10)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "NotStartedInTime")
     assert "exceeded quota" in world.summary[2]
 
@@ -86,14 +86,14 @@ def test_a_job_that_is_refused_waits_for_its_deadline_and_no_longer() -> None:
 def test_refusals_that_lie_apart_are_not_one_wait() -> None:
     world = World(pendingDeadlineSeconds=600)
     world.refusals[JOB] = QUOTA
-    world.look()
+    world.reconcile()
     assert world.status.stages[0].refused_since
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert world.status.stages[0].refused_since is None
     world.advance(86_400)
     world.edit(suspend=None)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Pending")
 
 
@@ -101,15 +101,15 @@ def test_a_suspended_inspection_does_not_wait() -> None:
     world = begun(pendingDeadlineSeconds=600)
     hold_up(world, "image")
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     world.controllers()
     world.reap()
     world.advance(86_400)
-    world.look()
+    world.reconcile()
     world.edit(suspend=False)
-    world.look()
+    world.reconcile()
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Inspecting")
 
 
@@ -120,10 +120,10 @@ def test_the_wait_begins_anew_after_an_attempt_that_ran() -> None:
     world.end(world.pod(), 5)
     world.controllers()
     hold_up(world, "image")
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Inspecting")
     world.advance(600)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "NotStartedInTime")
 
 
@@ -133,13 +133,13 @@ def test_an_inspection_that_never_ends_is_stopped() -> None:
     hold_up(world, "secret")
     world.advance(5 * 86_400)
     world.run(world.pod())
-    decision = world.look()
-    assert decision.todo.again_at == world.now + RUN_LIMIT_SECONDS
+    decision = world.reconcile()
+    assert decision.actions.requeue_at == world.now + RUN_LIMIT_SECONDS
     world.advance(RUN_LIMIT_SECONDS - 1)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Inspecting")
     world.advance(1)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "DeadlineExceeded")
     assert "inspection has run for 4 hours" in world.summary[2]
     assert world.job()["metadata"]["deletionTimestamp"]
@@ -153,13 +153,13 @@ def test_all_attempts_count_together() -> None:
     world.controllers()
     hold_up(world, "image")
     world.advance(86_400)
-    world.look()
+    world.reconcile()
     world.run(world.pod())
     world.advance(99)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Inspecting")
     world.advance(1)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "DeadlineExceeded")
 
 
@@ -168,7 +168,7 @@ def test_a_job_of_an_earlier_version_loses_its_deadline() -> None:
     hold_up(world, "secret")
     world.job()["spec"]["activeDeadlineSeconds"] = RUN_LIMIT_SECONDS
     world._touch("Job", world.job())
-    world.look()
+    world.reconcile()
     assert "activeDeadlineSeconds" not in world.job()["spec"]
     world.advance(86_400)
     world.controllers()

@@ -12,7 +12,7 @@ from engine.results.events import Event
 from teacher_operator.api.settings import Allowed
 from teacher_operator.api.timestamps import timestamp
 from teacher_operator.decide import gang
-from teacher_operator.decide.lost_jobs import REMADE
+from teacher_operator.decide.lost_jobs import MAX_REPLACEMENTS
 
 HOURS = 10 * 3600
 MULTIKUEUE = {"teachers": [MASKS], "queueName": "team-a", "managedBy": "kueue.x-k8s.io/multikueue"}
@@ -25,7 +25,7 @@ def elsewhere(**changes: Any) -> World:
     world.inspected()
     world.kueue(admit=True)
     world.multikueue(MASKS, active=1, ready=1, startTime=timestamp(world.now))
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")
     return world
 
@@ -35,23 +35,23 @@ def test_the_wait_for_one_of_several_nodes_begins_when_it_is_lost(drained: bool)
     world = World(teachers=[MASKS], pendingDeadlineSeconds=600, nodes=2, gpus=1)
     world.training()
     world.advance(HOURS)
-    world.look()
+    world.reconcile()
     _, second = world.pods_of(world.job(MASKS))
     if drained:
         world.delete_pod(second)
-        world.look()
+        world.reconcile()
         world.reap()
     else:
         world.end(second, 1)
     for _ in range(3):
-        world.look()
+        world.reconcile()
         assert world.state in {("Unknown", "Pending"), ("Unknown", "Starting")}, world.summary
         world.controllers()
     world.advance(599)
-    world.look()
+    world.reconcile()
     assert not world.terminal
     world.advance(2)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "NotStartedInTime")
 
 
@@ -60,10 +60,10 @@ def test_the_wait_in_another_cluster_begins_when_its_pod_is_lost() -> None:
     start = timestamp(world.now)
     world.advance(HOURS)
     world.multikueue(MASKS, active=1, ready=0, startTime=start)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Pending")
     world.advance(601)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "NotStartedInTime")
 
 
@@ -74,19 +74,19 @@ def test_time_in_which_its_user_suspends_it_is_no_wait_for_gpus() -> None:
     first, second = world.pods_of(world.job(MASKS))
     world.run(first)
     world.waits(second, conditions=unschedulable(f"0/3 nodes are available: 3 Insufficient {GPU}."))
-    world.look()
+    world.reconcile()
     world.advance(100)
-    world.look()
+    world.reconcile()
     assert gang.Rounds.of(world.job(MASKS)).since
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     world.controllers()
     world.reap()
     world.controllers()
     world.advance(HOURS)
-    world.look()
+    world.reconcile()
     world.edit(suspend=None)
-    world.look()
+    world.reconcile()
     assert not world.terminal, world.summary
     assert gang.Rounds.of(world.job(MASKS)).count == 1
     world.run_fairly()
@@ -98,9 +98,9 @@ def test_what_was_trained_elsewhere_is_read_however_little_of_its_time_is_left()
     begun = timestamp(world.now)
     world.advance(3599)
     world.multikueue(MASKS, startTime=begun, **COMPLETE)
-    world.look()
+    world.reconcile()
     world.controllers()
-    world.look()
+    world.reconcile()
     assert "activeDeadlineSeconds" not in world.job(MASKS)["spec"]
     world.advance(60)
     world.run_fairly()
@@ -112,9 +112,9 @@ def test_an_operator_that_is_killed_does_not_train_again_what_was_trained_elsewh
     world.multikueue(MASKS, **COMPLETE)
     world._do(world.decide(), {})  # killed before it has written the status
     world.controllers()
-    world.look()
+    world.reconcile()
     world.controllers()
-    world.look()
+    world.reconcile()
     assert "managedBy" not in world.job(MASKS)["spec"]
 
 
@@ -122,7 +122,7 @@ def test_an_operator_that_is_killed_does_not_train_again_what_was_trained_elsewh
 def test_lost_jobs_are_counted_in_a_row(trains: bool) -> None:
     world = World(teachers=[MASKS])
     world.inspected()
-    for _ in range(REMADE + 3):
+    for _ in range(MAX_REPLACEMENTS + 3):
         if world.terminal:
             break
         world.controllers()
@@ -131,12 +131,12 @@ def test_lost_jobs_are_counted_in_a_row(trains: bool) -> None:
         if trains:
             name = pod["metadata"]["name"]
             world.logs[name] = [Event(event="step", time=world.now, step=3, steps=9).line()]
-        world.look()
+        world.reconcile()
         world.end(pod, 40)  # stopped from outside: no outcome
         world.controllers()
-        world.look()
+        world.reconcile()
         world.controllers()
-        world.look()
+        world.reconcile()
     assert world.terminal is not trains
 
 
@@ -144,9 +144,9 @@ def test_the_secret_of_the_store_is_one_that_is_allowed() -> None:
     settings = SETTINGS.model_copy(update={"allowed": Allowed(secrets=("team-*",))})
     storage = {"credentialsSecretRef": {"name": "admin-keys"}}
     world = World(teachers=[MASKS], settings=settings, storage=storage)
-    world.look()
+    world.reconcile()
     assert world.made == []
     assert "spec.storage.credentialsSecretRef: admin-keys is not allowed" in world.summary[2]
     world.edit(storage={"credentialsSecretRef": {"name": "team-keys"}})
-    world.look()
+    world.reconcile()
     assert world.made

@@ -9,46 +9,46 @@ from tft_objects import GPU, NOW, disrupted, failed_pod, job_of, pod_of, unsched
 
 from teacher_operator.api.names import INSPECT, TRAINER
 from teacher_operator.api.timestamps import duration, left, seconds, timestamp
-from teacher_operator.decide.job_state import EVENTS_AFTER_SECONDS, JobView, Waiting, waiting
+from teacher_operator.decide.job_state import EVENTS_AFTER_SECONDS, JobState, JobView, unfinished_state
 
 
-def stand(*pods: Any, container: str = TRAINER, now: float = NOW + 5, **values: Any) -> Waiting:
-    return waiting(view_of(*pods, **values), container, now=now)
+def state(*pods: Any, container: str = TRAINER, now: float = NOW + 5, **values: Any) -> JobState:
+    return unfinished_state(view_of(*pods, **values), container, now=now)
 
 
 # Pods.
 
 
 def test_a_pod_that_runs_is_running() -> None:
-    assert stand(pod_of(phase="Running", started=NOW)) == Waiting("Running")
+    assert state(pod_of(phase="Running", started=NOW)) == JobState("Running")
 
 
 @pytest.mark.parametrize("resource", [GPU, "nvidia.com/mig-1g.10gb", "amd.com/gpu"])
 def test_without_a_free_gpu_the_wait_names_it(resource: str) -> None:
     said = f"0/3 nodes are available: 3 Insufficient {resource}. preemption: 0/3 nodes are available"
     pod = pod_of(node=None, conditions=unschedulable(said), limits={"memory": "32Gi", resource: "1"})
-    found = stand(pod, now=NOW + 754)
-    assert found.state == "Pending"
+    found = state(pod, now=NOW + 754)
+    assert found.phase == "Pending"
     assert found.message == f"no node has a free {resource}; unschedulable for 10m: {said}"
     assert found.since == NOW
 
 
 def test_a_node_that_is_too_small_is_not_told_as_a_lack_of_gpus() -> None:
     said = "0/3 nodes are available: 1 node(s) had untolerated taint {spot: true}, 2 Insufficient memory."
-    found = stand(pod_of(node=None, conditions=unschedulable(said)), now=NOW + 90)
+    found = state(pod_of(node=None, conditions=unschedulable(said)), now=NOW + 90)
     assert found.message == f"no node fits; unschedulable for 1m: {said} Tolerate the taints with spec.tolerations"
 
 
 def test_a_scheduler_that_says_nothing_is_reported_so() -> None:
-    found = stand(pod_of(node=None, conditions=unschedulable("")))
+    found = state(pod_of(node=None, conditions=unschedulable("")))
     assert found.message == "no node fits; unschedulable for less than a minute: the scheduler has not said why"
 
 
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
 def test_an_image_that_cannot_be_pulled_is_named_with_the_reason(reason: str) -> None:
     said = 'Back-off pulling image "registry.test/trainer:1": ErrImagePull: failed to\n\tresolve: 401 Unauthorized'
-    found = stand(pod_of(waiting=(reason, said)))
-    assert found.state == "Pending"
+    found = state(pod_of(waiting=(reason, said)))
+    assert found.phase == "Pending"
     assert found.message == (
         "image cannot be pulled: registry.test/trainer:1: "
         'Back-off pulling image "registry.test/trainer:1": ErrImagePull: failed to resolve: 401 Unauthorized'
@@ -56,62 +56,62 @@ def test_an_image_that_cannot_be_pulled_is_named_with_the_reason(reason: str) ->
 
 
 def test_an_image_that_cannot_be_pulled_without_a_word() -> None:
-    assert stand(pod_of(waiting=("ImagePullBackOff", ""))).message == "image cannot be pulled: registry.test/trainer:1"
+    assert state(pod_of(waiting=("ImagePullBackOff", ""))).message == "image cannot be pulled: registry.test/trainer:1"
 
 
 def test_a_secret_that_is_not_there_is_named() -> None:
-    found = stand(pod_of(waiting=("CreateContainerConfigError", 'secret "s3-keys" not found')))
-    assert (found.state, found.message) == ("Pending", 'the container cannot be made: secret "s3-keys" not found')
+    found = state(pod_of(waiting=("CreateContainerConfigError", 'secret "s3-keys" not found')))
+    assert (found.phase, found.message) == ("Pending", 'the container cannot be made: secret "s3-keys" not found')
 
 
 def test_a_volume_that_cannot_be_mounted_is_distinguished_by_its_events() -> None:
     pod = pod_of(waiting=("ContainerCreating", ""), created=NOW)
-    fresh = stand(pod, now=NOW + EVENTS_AFTER_SECONDS - 1)
-    assert (fresh.state, fresh.look) == ("Starting", None)
-    asked = stand(pod, now=NOW + EVENTS_AFTER_SECONDS + 1)
-    assert (asked.state, asked.look) == ("Starting", ("Pod", pod["metadata"]["name"]))
+    fresh = state(pod, now=NOW + EVENTS_AFTER_SECONDS - 1)
+    assert (fresh.phase, fresh.events_of) == ("Starting", None)
+    asked = state(pod, now=NOW + EVENTS_AFTER_SECONDS + 1)
+    assert (asked.phase, asked.events_of) == ("Starting", ("Pod", pod["metadata"]["name"]))
     assert "gpu-node-1" in asked.message
     said = 'FailedMount: MountVolume.SetUp failed for volume "models": persistentvolumeclaim "models" not found'
-    told = stand(pod, now=NOW + 60, complaints=[said])
-    assert (told.state, told.look) == ("Pending", None)
+    told = state(pod, now=NOW + 60, warning_events=[said])
+    assert (told.phase, told.events_of) == ("Pending", None)
     assert told.message == f"pod {pod['metadata']['name']} cannot start: {said}"
 
 
 def test_a_claim_that_another_node_has_attached_says_what_to_do() -> None:
     said = 'FailedAttachVolume: Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) forklifts-sam-0'
-    told = stand(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, complaints=[said])
+    told = state(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, warning_events=[said])
     assert said in told.message
     assert "ReadWriteMany" in told.message
 
 
 def test_events_that_say_nothing_are_not_asked_again_at_once() -> None:
-    found = stand(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, complaints=[])
-    assert (found.state, found.look) == ("Starting", None)
+    found = state(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, warning_events=[])
+    assert (found.phase, found.events_of) == ("Starting", None)
 
 
 def test_one_of_several_pods_that_does_not_run_holds_all_up() -> None:
     running = pod_of("a", phase="Running", started=NOW)
     waits = pod_of("b", node=None, conditions=unschedulable(f"0/3 nodes are available: 3 Insufficient {GPU}."))
-    assert stand(running, waits).state == "Pending"
-    assert stand(running, pod_of("b", phase="Running", started=NOW)).state == "Running"
+    assert state(running, waits).phase == "Pending"
+    assert state(running, pod_of("b", phase="Running", started=NOW)).phase == "Running"
 
 
 def test_several_nodes_wait_for_the_pod_that_there_is_not() -> None:
     job = job_of(parallelism=2, completions=2)
     one, other = pod_of("a", phase="Running", started=NOW), pod_of("b", phase="Running", started=NOW)
-    assert stand(one, job=job).state == "Pending"
-    assert stand(one, other, job=job).state == "Running"
+    assert state(one, job=job).phase == "Pending"
+    assert state(one, other, job=job).phase == "Running"
     done = pod_of("b", phase="Succeeded", ended={"exitCode": 0})
-    assert stand(one, done, job=job).state == "Running"
+    assert state(one, done, job=job).phase == "Running"
 
 
 def test_a_pod_that_has_failed_does_not_hide_the_one_that_runs() -> None:
-    assert stand(failed_pod(1, name="a"), pod_of("b", phase="Running", started=NOW)).state == "Running"
+    assert state(failed_pod(1, name="a"), pod_of("b", phase="Running", started=NOW)).phase == "Running"
 
 
 def test_inspection_is_inspected_by_its_own_container() -> None:
     pod = pod_of(container=INSPECT, waiting=("ErrImagePull", "no such tag"))
-    assert stand(pod, container=INSPECT).message == "image cannot be pulled: registry.test/inspect:1: no such tag"
+    assert state(pod, container=INSPECT).message == "image cannot be pulled: registry.test/inspect:1: no such tag"
 
 
 # No pods.
@@ -119,49 +119,49 @@ def test_inspection_is_inspected_by_its_own_container() -> None:
 
 def test_a_job_whose_pod_was_refused_is_distinguished_by_its_events() -> None:
     job = job_of(started=NOW)
-    fresh = stand(job=job, now=NOW + 5)
-    assert (fresh.state, fresh.message, fresh.look) == ("Pending", "its pod is being made", None)
-    assert stand(job=job, now=NOW + 60).look == ("Job", job["metadata"]["name"])
+    fresh = state(job=job, now=NOW + 5)
+    assert (fresh.phase, fresh.message, fresh.events_of) == ("Pending", "its pod is being made", None)
+    assert state(job=job, now=NOW + 60).events_of == ("Job", job["metadata"]["name"])
     said = 'FailedCreate: Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=1'
-    told = stand(job=job, now=NOW + 60, complaints=["older", said])
-    assert (told.state, told.message, told.look) == ("Pending", f"its pod cannot be made: {said}", None)
+    told = state(job=job, now=NOW + 60, warning_events=["older", said])
+    assert (told.phase, told.message, told.events_of) == ("Pending", f"its pod cannot be made: {said}", None)
     assert told.since == NOW
 
 
 def test_a_job_that_waits_in_a_queue_is_queued_and_its_wait_does_not_count() -> None:
-    found = stand(job=job_of(suspend=True, queue="team-a"), now=NOW + 9999)
-    assert found == Waiting("Queued", "queued by Kueue in team-a")
+    found = state(job=job_of(suspend=True, queue="team-a"), now=NOW + 9999)
+    assert found == JobState("Queued", "queued by Kueue in team-a")
     assert found.since is None
 
 
 def test_a_job_that_somebody_else_has_suspended_says_so() -> None:
-    found = stand(job=job_of(suspend=True))
-    assert found.state == "Queued"
+    found = state(job=job_of(suspend=True))
+    assert found.phase == "Queued"
     assert "not by this operator" in found.message
 
 
 def test_a_job_that_kueue_has_let_run_counts_its_wait_from_then() -> None:
-    found = stand(job=job_of(queue="team-a", started=NOW + 500), now=NOW + 505)
-    assert (found.state, found.since) == ("Pending", NOW + 500)
+    found = state(job=job_of(queue="team-a", started=NOW + 500), now=NOW + 505)
+    assert (found.phase, found.since) == ("Pending", NOW + 500)
 
 
 def test_a_pod_that_is_being_stopped_is_waited_for() -> None:
     pod = pod_of(phase="Running", started=NOW, deleted=NOW + 120)
-    found = stand(pod, now=NOW + 10)
-    assert found.state == "Pending"
+    found = state(pod, now=NOW + 10)
+    assert found.phase == "Pending"
     assert found.message == f"pod {pod['metadata']['name']} on node gpu-node-1 is being stopped"
 
 
 def test_a_pod_on_a_lost_node_says_what_can_be_done() -> None:
     pod = pod_of(phase="Running", started=NOW, deleted=NOW + 120, node="spot-7")
-    found = stand(pod, now=NOW + 120 + 600)
+    found = state(pod, now=NOW + 120 + 600)
     assert "the node has not confirmed it for 10m" in found.message
     assert "kubectl delete node spot-7" in found.message
 
 
 def test_a_pod_that_has_ended_while_it_was_being_stopped_is_not_waited_for() -> None:
     pod = failed_pod(143, deleted=NOW)
-    assert stand(pod).message == "its pod is being made"
+    assert state(pod).message == "its pod is being made"
 
 
 # Jobs.
@@ -186,7 +186,7 @@ def test_a_job_that_was_only_just_made_has_no_status_at_all() -> None:
     job["status"] = {}
     view = JobView(job)
     assert (view.complete, view.failed, view.started) == (False, False, None)
-    assert waiting(view, TRAINER, now=NOW).state == "Pending"
+    assert unfinished_state(view, TRAINER, now=NOW).phase == "Pending"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_job_that_counts_more_pods_than_are_seen_is_not_settled() -> None:
 
 def test_disruption_alone_is_no_end() -> None:
     pod = pod_of(phase="Running", started=NOW, conditions=disrupted("PreemptionByScheduler", "preempted"))
-    assert stand(pod).state == "Running"
+    assert state(pod).phase == "Running"
 
 
 # Times.

@@ -160,7 +160,7 @@ def test_a_status_broken_by_hand_is_in_progress_after_the_next_look(name: str) -
 
 def test_a_run_is_current_only_at_its_end() -> None:
     world = World()
-    for advance in (world.look, world.inspected, world.training):
+    for advance in (world.reconcile, world.inspected, world.training):
         advance()
         assert answer(world.body) == "InProgress"
     world.run_fairly()

@@ -9,10 +9,10 @@ import pytest
 from tft_objects import NAMESPACE, SETTINGS, job_of
 
 from teacher_operator.api.names import RUN, Key
-from teacher_operator.decide.actions import Look
+from teacher_operator.decide.actions import Lookup
 from teacher_operator.decide.job_state import JobView
 from teacher_operator.runtime import lookups as module
-from teacher_operator.runtime.lookups import Looks
+from teacher_operator.runtime.lookups import Lookups
 from teacher_operator.runtime.store import Store
 from teacher_operator.runtime.workqueue import WorkQueue
 
@@ -42,21 +42,21 @@ def waiting_jobs(store: Store) -> list[dict[str, Any]]:
     return jobs
 
 
-async def ask(looks: Looks, number: int) -> bool:
-    return await looks.look(Key(NAMESPACE, f"run-{number}"), [Look("Job", f"run-{number}-inspect")])
+async def ask(lookups: Lookups, number: int) -> bool:
+    return await lookups.read(Key(NAMESPACE, f"run-{number}"), [Lookup("Job", f"run-{number}-inspect")])
 
 
 async def test_one_reading_of_events_serves_all_that_wait() -> None:
     store = Store()
     jobs = waiting_jobs(store)
     events = Events({"run-7-inspect": ["FailedCreate: quota"], "somebody-else": ["BackOff: no"]})
-    looks = Looks(events, store, WorkQueue(), SETTINGS)  # type: ignore[arg-type]
-    assert await asyncio.gather(*(ask(looks, number) for number in range(MANY))) == [True] * MANY
+    lookups = Lookups(events, store, WorkQueue(), SETTINGS)  # type: ignore[arg-type]
+    assert await asyncio.gather(*(ask(lookups, number) for number in range(MANY))) == [True] * MANY
     assert events.asked == 1
-    complaints = [looks.complete(JobView(job)).complaints for job in jobs]
-    assert complaints[7] == ["FailedCreate: quota"]
-    assert complaints[8] == [], "its events were read, and there are none"
-    assert not await ask(looks, 7), "it is known"
+    warning_events = [lookups.complete(JobView(job)).warning_events for job in jobs]
+    assert warning_events[7] == ["FailedCreate: quota"]
+    assert warning_events[8] == [], "its events were read, and there are none"
+    assert not await ask(lookups, 7), "it is known"
 
 
 async def test_events_are_read_again_when_they_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,10 +65,10 @@ async def test_events_are_read_again_when_they_are_old(monkeypatch: pytest.Monke
     store = Store()
     jobs = waiting_jobs(store)
     events = Events({})
-    looks = Looks(events, store, WorkQueue(), SETTINGS)  # type: ignore[arg-type]
-    assert await ask(looks, 7)
+    lookups = Lookups(events, store, WorkQueue(), SETTINGS)  # type: ignore[arg-type]
+    assert await ask(lookups, 7)
     events.told = {"run-7-inspect": ["FailedCreate: quota"]}
-    assert await ask(looks, 7)
+    assert await ask(lookups, 7)
     monkeypatch.setattr(module, "WARNINGS_SECONDS", 50.0)
-    assert looks.complete(JobView(jobs[7])).complaints == ["FailedCreate: quota"]
+    assert lookups.complete(JobView(jobs[7])).warning_events == ["FailedCreate: quota"]
     assert events.asked == 2

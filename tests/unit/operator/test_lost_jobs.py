@@ -13,7 +13,7 @@ from tft_world import World, world_with_pod_of
 from engine.errors import FORMER_EXIT_CODES
 from engine.results.outcome import Outcome
 from engine.spec import TeacherName
-from teacher_operator.decide.lost_jobs import REMADE
+from teacher_operator.decide.lost_jobs import MAX_REPLACEMENTS
 
 PARTS = pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
 STARTED: list[int] = [0, 1, 2, 128, 137, 139, 143, 255]
@@ -24,7 +24,7 @@ def ends(world: World, teacher: TeacherName | None, code: int, **how: Any) -> No
     """The container ends, the Job controller counts it, and the operator looks."""
     world.end(world.pod(teacher), code, **how)
     world.controllers()
-    world.look()
+    world.reconcile()
 
 
 def is_stopped(world: World, teacher: TeacherName | None, code: int) -> None:
@@ -69,7 +69,7 @@ def test_a_job_of_the_version_before_is_judged_by_its_outcome(
     world.controllers()
     if gone:
         world.remove_pod(pod)
-    world.look()
+    world.reconcile()
     assert not world.terminal, world.summary
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
@@ -84,7 +84,7 @@ def test_a_permanent_failure_of_a_trainer_of_the_version_before_ends_the_run(tea
     world.controllers()
     world.reap()  # a Job fails once its last pod is gone
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "DataInvalid")
 
 
@@ -94,18 +94,18 @@ def test_what_ends_its_job_again_and_again_without_an_outcome_ends_the_run(
     teacher: TeacherName | None, code: int
 ) -> None:
     world = world_with_pod_of(teacher)
-    for count in range(1, REMADE + 2):
+    for count in range(1, MAX_REPLACEMENTS + 2):
         assert not world.terminal
         assert world.made.count(world.job(teacher)["metadata"]["name"]) == count
         ends(world, teacher, code)
-        if count <= REMADE:
-            world.look()  # it counts once, however often it is read
+        if count <= MAX_REPLACEMENTS:
+            world.reconcile()  # it counts once, however often it is read
             world.controllers()
-            world.look()
+            world.reconcile()
             world.controllers()
             world.run(world.pod(teacher))
     assert world.state[0] == "False"
-    assert f"(Job {REMADE + 1}, the last)" in world.summary[2]
+    assert f"(Job {MAX_REPLACEMENTS + 1}, the last)" in world.summary[2]
     assert f"exit code {code}" in world.summary[2]
 
 
@@ -114,12 +114,12 @@ def test_a_container_that_ends_well_before_our_process_ran_is_started_again_and_
     teacher: TeacherName | None,
 ) -> None:
     world = world_with_pod_of(teacher)
-    for _ in range(REMADE + 1):
+    for _ in range(MAX_REPLACEMENTS + 1):
         assert not world.terminal
         ends(world, teacher, 0)
-        world.look()
+        world.reconcile()
         world.controllers()
-        world.look()
+        world.reconcile()
         world.controllers()
         if not world.terminal:
             world.run(world.pod(teacher))
@@ -140,7 +140,7 @@ def test_over_several_nodes_pods_that_their_job_deletes_do_not_hide_the_one_that
     world.delete_pod(second)
     world.end(second, 143, message=failed_message(143, "Interrupted", "SIGTERM arrived"))
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "OutOfMemory")
 
 
@@ -155,7 +155,7 @@ def test_a_suspended_run_stays_suspended_while_its_lost_job_is_deleted() -> None
     world = world_with_pod_of(MASKS)
     ends(world, MASKS, 45)
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Suspended")
     world.run_fairly()
     assert world.state == ("True", "Succeeded")

@@ -22,7 +22,7 @@ def dispatched(**changes: Any) -> World:
     world.inspected()
     assert world.job(world.teachers[0])["spec"]["managedBy"] == MULTIKUEUE
     world.kueue(admit=True)
-    world.look()
+    world.reconcile()
     return world
 
 
@@ -35,7 +35,7 @@ def test_while_it_runs_the_status_says_where_and_no_more() -> None:
     assert world.state == ("Unknown", "Pending")
     assert "another cluster" in world.teacher().message
     world.multikueue(MASKS, active=1, ready=1, startTime=timestamp(world.now))
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")
     assert world.teacher().message == "runs in another cluster: its log there says how far it is"
 
@@ -43,10 +43,10 @@ def test_while_it_runs_the_status_says_where_and_no_more() -> None:
 def test_what_it_published_is_read_by_a_job_of_this_cluster_without_a_gpu() -> None:
     world = dispatched()
     world.multikueue(MASKS, **COMPLETE)
-    world.look()
+    world.reconcile()
     assert world.teacher().dispatched
     world.controllers()
-    world.look()
+    world.reconcile()
     job = world.job(MASKS)
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["image"] == SETTINGS.operator_image
@@ -65,7 +65,7 @@ def test_both_teachers_are_trained_elsewhere_one_after_the_other() -> None:
     world = dispatched(teachers=[BOXES, MASKS])
     world.multikueue(BOXES, **COMPLETE)
     for _ in range(20):
-        world.look()
+        world.reconcile()
         if world.has_job(MASKS):
             break
         world.step()
@@ -92,7 +92,7 @@ def test_a_failure_says_what_the_job_says(code: int | None, reason: str) -> None
         world.multikueue(MASKS, **failed("BackoffLimitExceeded", "Job has reached the specified backoff limit"))
     else:
         world.multikueue(MASKS, **failed("PodFailurePolicy", message))
-    world.look()
+    world.reconcile()
     assert world.state == ("False", reason)
     assert "in another cluster" in world.summary[2]
     assert len(world.made) == 2, "nothing is made in its place"

@@ -91,12 +91,12 @@ def test_egress_is_open_unless_it_is_restricted() -> None:
 def test_it_is_made_before_every_job_and_only_where_it_is_wanted() -> None:
     for settings, wanted in ((SETTINGS, False), (FENCED, True)):
         world = World(teachers=[MASKS], settings=settings)
-        made = [child["kind"] for child in world.look().todo.apply]
+        made = [child["kind"] for child in world.reconcile().actions.apply]
         assert made == ["NetworkPolicy"] * wanted + ["ConfigMap", "Job"]
     world.inspected()
     world.look_once()
     decision = world.decide()
-    kinds = [child["kind"] for child in decision.todo.apply]
+    kinds = [child["kind"] for child in decision.actions.apply]
     assert not kinds or kinds[0] == "NetworkPolicy"
 
 
@@ -104,11 +104,11 @@ def test_nothing_runs_without_the_policy_that_is_wanted() -> None:
     world = World(teachers=[MASKS], settings=FENCED)
     said = f"NetworkPolicy {NAME}-network may not be made: forbidden"
     world.refusals[f"{NAME}-network"] = FailureStatus(reason="Forbidden", message=said)
-    world.look()
+    world.reconcile()
     assert world.made == []
     assert said in world.summary[2]
     world.refusals.clear()
     world.training()
     world.refusals[f"{NAME}-network"] = FailureStatus(reason="Forbidden", message=said)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")

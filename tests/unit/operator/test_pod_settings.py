@@ -23,7 +23,7 @@ from teacher_operator.api.settings import Allowed, Settings
 from teacher_operator.api.spec import parse_spec
 from teacher_operator.api.status import TeacherStatus
 from teacher_operator.decide import jobs
-from teacher_operator.decide.attempts import attempted
+from teacher_operator.decide.attempts import with_attempts
 from teacher_operator.decide.dataset_status import dataset_status
 from teacher_operator.decide.policy import refusal
 from teacher_operator.decide.run import Decision, decide
@@ -213,7 +213,7 @@ def test_gpu_seconds_count_the_gpus_of_claims(claims: str | None, limit: str | N
         ]
         pod["metadata"]["annotations"] = job["spec"]["template"]["metadata"]["annotations"]
     teacher = TeacherStatus(name=MASKS, state="Training")
-    assert attempted(teacher, view_of(pod), gpu_resource=GPU, now=NOW + 10).gpu_seconds == 10 * held
+    assert with_attempts(teacher, view_of(pod), gpu_resource=GPU, now=NOW + 10).gpu_seconds == 10 * held
 
 
 # Changes.
@@ -341,8 +341,8 @@ def conditions(decision: Decision) -> dict[str, tuple[str, str]]:
 def test_an_object_that_is_not_allowed_waits() -> None:
     decision = decide(body_of(**OTHER), Observed(), CLOSED, now=NOW)
     assert conditions(decision)["Stalled"][0] == conditions(decision)["Succeeded"][0] == "NotAllowed"
-    assert decision.todo.empty
-    assert decide(body_of(), Observed(), CLOSED, now=NOW).todo.apply
+    assert decision.actions.empty
+    assert decide(body_of(), Observed(), CLOSED, now=NOW).actions.apply
 
 
 @pytest.mark.parametrize("edited", [False, True])
@@ -363,10 +363,10 @@ def test_what_runs_continues_when_its_settings_are_not_allowed(edited: bool) -> 
     reason, message = conditions(decision)["Succeeded"]
     assert reason == "Training"
     assert ("it continues with the old ones" in message) == edited
-    assert [*decision.todo.apply, *decision.todo.delete, *decision.todo.replace] == []
+    assert [*decision.actions.apply, *decision.actions.delete, *decision.actions.replace] == []
     gone = decide(body, Observed(), CLOSED, now=NOW)
     assert conditions(gone)["Stalled"][0] == "NotAllowed"
-    assert gone.todo.empty
+    assert gone.actions.empty
 
 
 def test_the_examples_of_the_page_are_taken() -> None:

@@ -35,7 +35,7 @@ def installation(*accounts: str) -> Settings:
 def test_nothing_is_made_for_an_account_that_is_not_allowed() -> None:
     world = World(teachers=[MASKS], settings=installation("trainer"), serviceAccountName="admin")
     for _ in range(3):
-        world.look()
+        world.reconcile()
         world.advance(600)
     assert world.made == []
     status, reason, message = world.summary
@@ -50,7 +50,7 @@ def test_nothing_is_made_for_an_account_that_is_not_allowed() -> None:
 
 def test_a_longer_list_lets_a_run_begin() -> None:
     world = World(teachers=[MASKS], settings=installation("trainer"), serviceAccountName="other")
-    world.look()
+    world.reconcile()
     world.settings = installation("trainer", "other")
     world.inspected()
     assert world.made
@@ -61,7 +61,7 @@ def test_a_shorter_list_stops_nothing_that_runs() -> None:
     world.training()
     made = list(world.made)
     world.settings = installation("trainer")
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")
     assert NOT_ALLOWED not in world.summary[2]
     assert "not allowed" not in world.summary[2]
@@ -77,11 +77,11 @@ def test_a_shorter_list_holds_for_the_next_job_of_a_run() -> None:
     world.remove_job(world.job(MASKS)["metadata"]["name"])
     for pod in pods:
         world.remove_pod(pod)
-    world.look()
+    world.reconcile()
     assert world.made == made
     assert world.state == ("Unknown", NOT_ALLOWED)
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Suspended")
 
 
@@ -90,7 +90,7 @@ def test_an_edit_to_what_is_not_allowed_gives_up_nothing_that_runs() -> None:
     world.training()
     made = list(world.made)
     world.edit(serviceAccountName="admin")
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")
     assert "its new settings are refused" in world.summary[2]
     assert "it allows trainer (serviceAccounts)" in world.summary[2]
@@ -99,11 +99,11 @@ def test_an_edit_to_what_is_not_allowed_gives_up_nothing_that_runs() -> None:
 
 def test_an_edit_during_inspection_gives_up_nothing_that_runs() -> None:
     world = World(teachers=[MASKS], settings=installation("trainer"), serviceAccountName="trainer")
-    world.look()
+    world.reconcile()
     made = list(world.made)
     world.edit(serviceAccountName="admin")
-    world.look()
+    world.reconcile()
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.made == made
     assert not world.job()["metadata"].get("deletionTimestamp")

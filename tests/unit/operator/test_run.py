@@ -30,8 +30,8 @@ from engine.results.outcome import Outcome, TeacherOutcome
 from engine.spec import TeacherName
 from teacher_operator.api.names import PLATFORM_HASH, request_config_map
 from teacher_operator.api.status import ATTEMPTS, AttemptStatus, FailureStatus, TeacherStatus
-from teacher_operator.decide.actions import Look
-from teacher_operator.decide.attempts import attempted
+from teacher_operator.decide.actions import Lookup
+from teacher_operator.decide.attempts import with_attempts
 from teacher_operator.decide.job_state import JOB_NAME
 from teacher_operator.decide.run import decide, read_status
 from teacher_operator.decide.stage_context import Observed
@@ -55,8 +55,8 @@ def note(message: str) -> str:
 def idle(world: World) -> None:
     """Nothing more is to be done, and nothing more to be said."""
     before = world.status
-    decision = world.look()
-    assert decision.todo.empty
+    decision = world.reconcile()
+    assert decision.actions.empty
     assert world.status == before
 
 
@@ -77,26 +77,26 @@ def test_data_decides_what_is_trained(teachers: tuple[TeacherName, ...]) -> None
 
 def test_a_new_object_is_inspected_at_once() -> None:
     world = World()
-    decision = world.look()
-    assert [child["kind"] for child in decision.todo.apply] == ["ConfigMap", "Job"]
+    decision = world.reconcile()
+    assert [child["kind"] for child in decision.actions.apply] == ["ConfigMap", "Job"]
     assert world.state == ("Unknown", "Inspecting")
     assert condition(world, "Reconciling") == ("True", "Inspecting")
     assert world.status.start_time == "2026-03-01T12:00:00Z"
     world.controllers()
     world.run(world.pod())
-    world.look()
+    world.reconcile()
     assert world.summary[2] == "the data is being inspected"
     idle(world)
 
 
 def test_while_inspection_waits_it_is_reported_why() -> None:
     world = World()
-    world.look()
+    world.reconcile()
     world.controllers()
     world.waits(world.pod(), reason="ImagePullBackOff", message="401 Unauthorized")
-    decision = world.look()
+    decision = world.reconcile()
     assert "image cannot be pulled: registry.test/operator:1" in world.summary[2]
-    assert decision.todo.again_at is not None
+    assert decision.actions.requeue_at is not None
 
 
 def test_what_inspection_found_is_reported_with_the_run() -> None:
@@ -122,7 +122,7 @@ def test_sam_waits_for_the_boxes_that_it_is_prompted_by() -> None:
     idle(world)
     world.succeed(world.pod(BOXES))
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.has_job(MASKS), "in the same look that sees the boxes published"
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
@@ -131,7 +131,7 @@ def test_sam_waits_for_the_boxes_that_it_is_prompted_by() -> None:
 def test_while_kueue_keeps_the_first_teacher_back_the_run_is_queued_and_not_pending_for_the_one_that_waits() -> None:
     world = World(queueName="team-a")
     world.inspected()
-    world.look()
+    world.reconcile()
     assert [one.state for one in world.status.teachers] == ["Queued", "Pending"]
     assert world.state == ("Unknown", "Queued")
 
@@ -140,10 +140,10 @@ def test_while_sam_waits_it_can_be_suspended_and_resumed() -> None:
     world = World()
     world.training()
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert world.teacher(MASKS).state == "Suspended"
     world.edit(suspend=None)
-    world.look()
+    world.reconcile()
     assert (world.teacher(MASKS).state, world.has_job(MASKS)) == ("Pending", False)
 
 
@@ -155,7 +155,7 @@ def test_a_job_of_sam_that_an_older_operator_started_in_parallel_continues() -> 
     view = alone.observed({}).jobs[MASKS.value]
     decision = decide(both.body, Observed({**seen.jobs, MASKS.value: view}), SETTINGS, now=both.now)
     assert {one.name: one.state for one in decision.status.teachers} == {BOXES: "Training", MASKS: "Training"}
-    assert decision.todo.empty
+    assert decision.actions.empty
 
 
 def test_the_teachers_are_reported_while_they_train() -> None:
@@ -168,7 +168,7 @@ def test_the_teachers_are_reported_while_they_train() -> None:
         step(50, seconds_left=90, ap_before=0.2, best_ap=0.3),
     ]
     world.advance(30)
-    world.look()
+    world.reconcile()
     shown = world.status.summary
     assert (shown.teachers, shown.progress, shown.time_left) == ("GroundingDino,Sam", "25%", "")
     assert (shown.map, shown.nodes) == ("0.20 -> 0.30", "gpu-node-1")
@@ -181,17 +181,17 @@ def test_before_its_first_step_a_trainer_says_what_it_is_at() -> None:
     world.training()
     assert world.teacher().message == "fetching the data and the base model"
     log = world.logs[world.pod(MASKS)["metadata"]["name"]] = [note("fetching the data"), note("looking for boxes")]
-    world.look()
+    world.reconcile()
     assert world.teacher().message == "looking for boxes"
     assert world.status.summary.progress == ""
     log.append(step(1))
-    world.look()
+    world.reconcile()
     assert world.teacher().message.startswith("step 1")
     world.end(world.pod(MASKS), 1)
     world.controllers()
     world.run(world.pod(MASKS))
     world.logs[world.pod(MASKS)["metadata"]["name"]] = [note("looking for boxes")]
-    world.look()
+    world.reconcile()
     assert world.teacher().message.startswith("step 1, looking for boxes"), "an attempt that follows another"
 
 
@@ -200,10 +200,10 @@ def test_progress_that_is_no_longer_told_is_kept() -> None:
     world.training()
     pod = world.pod(MASKS)
     world.logs[pod["metadata"]["name"]] = [step(50, best_ap=0.3)]
-    world.look()
+    world.reconcile()
     world.end(pod, 1)
     world.controllers()
-    world.look()
+    world.reconcile()
     progress = world.teacher().progress
     assert progress is not None
     assert (progress.step, world.teacher().ap.after) == (50, "0.300")
@@ -230,7 +230,7 @@ def test_while_no_adapter_is_better_than_the_base_the_status_says_so() -> None:
         Event(event="evaluation", time=NOW, step=40, steps=100, phase="adapted", ap=0.2).line(),
         step(50, ap_before=0.3),
     ]
-    world.look()
+    world.reconcile()
     assert "no adapter is better than the base (AP 0.300) yet" in world.teacher().message
     assert (world.teacher().ap.before, world.teacher().ap.after) == ("0.300", "")
     assert world.status.summary.map == "0.30 -> …"
@@ -247,7 +247,7 @@ def test_an_adapter_without_a_gain_is_a_condition_and_ends_the_run_as_asked(on_n
         outcome = Outcome(exit_code=48, reason="NotBetterThanBase", message=said, trained=worse())
     world.end(pod, 48 if fails else 0, message=outcome.to_message())
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == (("False", "NotBetterThanBase") if fails else ("True", "Succeeded"))
     assert condition(world, "Improved") == ("False", "NotBetterThanBase")
     teacher = world.teacher()
@@ -260,7 +260,7 @@ def test_an_adapter_without_a_gain_is_a_condition_and_ends_the_run_as_asked(on_n
 def test_a_run_that_is_published_without_a_gain_ends_as_the_new_object_asks() -> None:
     for on_no_gain, state in (("Publish", ("True", "Succeeded")), ("Fail", ("False", "NotBetterThanBase"))):
         world = World(teachers=[MASKS], training={"onNoGain": on_no_gain})
-        world.look()
+        world.reconcile()
         world.controllers()
         prepared = prepared_of(MASKS).model_copy(update={"published": (worse(),)})
         world.run(world.pod())
@@ -274,12 +274,12 @@ def test_a_run_that_is_published_without_a_gain_ends_as_the_new_object_asks() ->
 
 def test_a_run_of_several_nodes_has_a_service_before_its_job() -> None:
     world = World(teachers=[MASKS], nodes=2, gpus=4)
-    world.look()
+    world.reconcile()
     world.controllers()
     world.succeed(world.pod())
     world.controllers()
-    decision = world.look()
-    assert [child["kind"] for child in decision.todo.apply] == ["Service", "Job"]
+    decision = world.reconcile()
+    assert [child["kind"] for child in decision.actions.apply] == ["Service", "Job"]
     world.controllers()
     assert len(world.pods_of(world.job(MASKS))) == 2
 
@@ -289,7 +289,7 @@ def test_a_run_of_several_nodes_has_a_service_before_its_job() -> None:
 
 def test_data_that_is_wrong_ends_the_run_before_a_gpu_is_taken() -> None:
     world = World()
-    world.look()
+    world.reconcile()
     world.controllers()
     pod = world.pod()
     world.run(pod)
@@ -297,7 +297,7 @@ def test_data_that_is_wrong_ends_the_run_before_a_gpu_is_taken() -> None:
         pod, 41, message=failed_message(41, "DataInvalid", "The file lists no images: export it with its images.")
     )
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.made == [INSPECT_JOB]
     assert world.summary == ("False", "DataInvalid", "The file lists no images: export it with its images.")
     assert condition(world, "Stalled") == ("True", "DataInvalid")
@@ -307,14 +307,14 @@ def test_data_that_is_wrong_ends_the_run_before_a_gpu_is_taken() -> None:
 
 def test_inspection_that_crashes_is_reported_with_its_log() -> None:
     world = World()
-    world.look()
+    world.reconcile()
     for _ in range(3):
         world.controllers()
         world.run(world.pod())
         world.logs[world.pod()["metadata"]["name"]] = ["Traceback (most recent call last):", "OSError: x"]
         world.end(world.pod(), 1)
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "Crashed")
     assert world.summary[2].endswith(
         "(attempt 3, the last)\nLast lines of its log:\nTraceback (most recent call last):\nOSError: x"
@@ -323,14 +323,14 @@ def test_inspection_that_crashes_is_reported_with_its_log() -> None:
 
 def test_what_inspection_found_may_be_lost_with_its_pod() -> None:
     world = World()
-    world.look()
+    world.reconcile()
     world.controllers()
     world.run(world.pod())
     pod = world.pod()
     world.succeed(pod)
     world.controllers()
     world.remove_pod(pod)
-    world.look()
+    world.reconcile()
     assert "lost with its pod" in world.summary[2]
     world.run_fairly()
     assert world.made.count(INSPECT_JOB) == 2
@@ -342,34 +342,34 @@ def test_what_inspection_found_may_be_lost_with_its_pod() -> None:
 
 def test_an_object_that_is_made_suspended_waits_until_it_is_let_go() -> None:
     world = World(suspend=True)
-    world.look()
+    world.reconcile()
     assert world.made == []
     assert world.state == ("Unknown", "Suspended")
     assert condition(world, "Reconciling") == ("False", "Suspended")
     idle(world)
     world.edit(suspend=False)
-    world.look()
+    world.reconcile()
     assert world.made == [INSPECT_JOB]
 
 
 def test_inspection_can_be_suspended_and_resumed() -> None:
     world = World()
-    world.look()
+    world.reconcile()
     world.controllers()
     world.run(world.pod())
-    world.look()
+    world.reconcile()
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert world.job()["spec"]["suspend"] is True
     assert world.state == ("Unknown", "Suspended")
     world.controllers()
     world.reap()
-    world.look()
+    world.reconcile()
     assert list(world.live_pods()) == []
     assert world.state == ("Unknown", "Suspended")
     idle(world)
     world.edit(suspend=False)
-    world.look()
+    world.reconcile()
     assert world.job()["spec"]["suspend"] is False
     assert world.state == ("Unknown", "Inspecting")
     assert "spec.suspend" not in world.summary[2]
@@ -381,17 +381,17 @@ def test_training_can_be_suspended_and_resumed_in_the_same_job() -> None:
     world = World()
     world.training()
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Suspended")
     assert "checkpoint" in world.summary[2]
     world.controllers()
     world.reap()
-    world.look()
+    world.reconcile()
     assert list(world.live_pods()) == []
     assert {one.state for one in world.status.teachers} == {"Suspended"}
     idle(world)
     world.edit(suspend=False)
-    world.look()
+    world.reconcile()
     assert {one.state for one in world.status.teachers} == {"Pending"}
     assert "spec.suspend" not in world.summary[2]
     assert condition(world, "Reconciling")[0] == "True"
@@ -405,19 +405,19 @@ def test_what_kueue_queues_is_suspended_by_taking_its_job_away() -> None:
     world.inspected()
     assert world.job(MASKS)["spec"]["suspend"] is True
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Queued")
     assert "queued by Kueue in team-a" in world.summary[2]
     world.kueue(admit=True)
     world.controllers()
     world.run(world.pod(MASKS))
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")
     world.edit(suspend=True)
     states = []
     for _ in range(4):
         for _ in range(2):
-            world.look()
+            world.reconcile()
             states.append(world.state)
         world.controllers()
         world.reap()
@@ -426,7 +426,7 @@ def test_what_kueue_queues_is_suspended_by_taking_its_job_away() -> None:
     assert set(states) == {("Unknown", "Suspended")}
     idle(world)
     world.edit(suspend=False)
-    world.look()
+    world.reconcile()
     assert world.made == [INSPECT_JOB, MASKS_JOB, MASKS_JOB]
     assert world.job(MASKS)["spec"]["suspend"] is True
     world.run_fairly()
@@ -437,12 +437,12 @@ def test_a_job_that_somebody_else_suspends_is_theirs_to_let_run() -> None:
     world = World(teachers=[MASKS], pendingDeadlineSeconds=60)
     world.training()
     world.others(suspend=True)
-    world.look()
+    world.reconcile()
     world.controllers()
     world.reap()
     world.advance(9000)
     for _ in range(2):
-        world.look()
+        world.reconcile()
         assert world.job(MASKS)["spec"]["suspend"] is True
         assert world.state == ("Unknown", "Queued")
     assert "not by this operator" in world.summary[2]
@@ -460,7 +460,7 @@ def test_kueue_may_take_the_place_away() -> None:
     world.reap()
     world.advance(9000)
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Queued")
     idle(world)
     world.run_fairly()
@@ -474,12 +474,12 @@ def test_a_job_that_was_deleted_by_hand_is_made_again() -> None:
     world = World(teachers=[MASKS])
     world.training()
     world.delete_job(MASKS_JOB)
-    world.look()
+    world.reconcile()
     assert world.made.count(MASKS_JOB) == 1, "its name is not free before its pod has ended"
     world.controllers()
     world.reap()
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.made.count(MASKS_JOB) == 2
     (attempt,) = world.teacher().attempts
     assert attempt.end_time is not None
@@ -495,7 +495,7 @@ def test_no_job_is_made_while_a_pod_of_a_deleted_one_still_runs(pods: str) -> No
     pod = world.pod(MASKS)
     world.remove_job(MASKS_JOB, orphan=pods == "orphaned")
     for _ in range(3):
-        world.look()
+        world.reconcile()
         world.advance(30)
     assert not world.has_job(MASKS)
     assert world.state == ("Unknown", "Pending")
@@ -504,7 +504,7 @@ def test_no_job_is_made_while_a_pod_of_a_deleted_one_still_runs(pods: str) -> No
     if pods == "orphaned":
         world.delete_pod(pod)
     world.reap()
-    world.look()
+    world.reconcile()
     assert world.has_job(MASKS)
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
@@ -519,24 +519,24 @@ def test_pods_of_others_hold_nothing_up() -> None:
     other["metadata"]["labels"].pop(JOB_NAME)
     world.add_pod(other)
     world.reap()
-    world.look()
+    world.reconcile()
     assert world.has_job(MASKS)
 
 
 def test_a_job_is_made_only_after_the_status_that_names_it_was_written() -> None:
     world = World(teachers=[MASKS])
-    world.look()
+    world.reconcile()
     world.controllers()
     world.succeed(world.pod())
     world.controllers()
     announced = world.look_once()
-    assert (announced.todo.apply, world.has_job(MASKS)) == ([], False)
+    assert (announced.actions.apply, world.has_job(MASKS)) == ([], False)
     assert (world.teacher().job, world.teacher().state) == (MASKS_JOB, "Pending")
     assert world.status.run_id
     world.look_once()  # as an operator that starts anew there
     assert world.has_job(MASKS)
     written = world.status
-    world.look()
+    world.reconcile()
     assert world.status == written, "one write for both"
 
 
@@ -548,7 +548,7 @@ def test_a_job_is_not_made_from_a_status_that_is_not_written(part: str) -> None:
     world.remove_job(MASKS_JOB)
     world.reap()
     world.break_status(part)
-    assert world.look_once().todo.announced
+    assert world.look_once().actions.requeue_after_write
     assert not world.has_job(MASKS)
     world.look_once()
     assert world.has_job(MASKS)
@@ -559,7 +559,7 @@ def test_an_operator_that_ends_before_its_status_is_written_makes_nothing_twice(
     world.inspected()
     assert world.has_job(MASKS)
     world.break_status()  # as it would be without any write
-    world.look()
+    world.reconcile()
     world.run_fairly()
     assert world.made.count(MASKS_JOB) == 1
 
@@ -570,7 +570,7 @@ def test_a_container_that_ends_without_an_outcome_as_it_starts_is_tried_again(te
     world = world_with_pod_of(teacher)
     world.end(world.pod(teacher), 2)
     world.controllers()
-    world.look()
+    world.reconcile()
     assert not world.terminal
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
@@ -579,7 +579,7 @@ def test_a_container_that_ends_without_an_outcome_as_it_starts_is_tried_again(te
 @pytest.mark.parametrize("teacher", [None, MASKS], ids=["inspection", "trainer"])
 def test_a_configuration_that_is_wrong_ends_the_run_at_its_first_attempt(teacher: TeacherName | None) -> None:
     world = World(teachers=[MASKS])
-    world.look()
+    world.reconcile()
     world.controllers()
     if teacher is not None:
         world.inspected()
@@ -588,10 +588,10 @@ def test_a_configuration_that_is_wrong_ends_the_run_at_its_first_attempt(teacher
     world.end(
         world.pod(teacher), 40, message=failed_message(40, "ConfigurationInvalid", "epochs is 0: give at least 1")
     )
-    world.look()
+    world.reconcile()
     assert world.job(teacher)["spec"]["backoffLimit"] == 0
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.has_job(teacher), "its pod's log can be read"
     assert world.summary == (
         "False",
@@ -610,12 +610,12 @@ def test_a_suspended_run_says_when_no_pod_is_left(spec: dict[str, Any]) -> None:
     world = World(teachers=[MASKS], **spec)
     world.training()
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert "stops at a checkpoint" in world.summary[2]
     world.controllers()
     world.reap()
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Suspended")
     assert "no pod is left" in world.summary[2]
 
@@ -624,7 +624,7 @@ def test_a_pod_that_was_deleted_by_hand_is_made_again_and_counts_as_no_failure()
     world = World(teachers=[MASKS], backoffLimit=0)
     world.training()
     world.delete_pod(world.pod(MASKS))
-    world.look()
+    world.reconcile()
     assert "is being stopped" in world.summary[2]
     world.reap()
     world.run_fairly()
@@ -638,14 +638,14 @@ def test_a_failed_attempt_is_reported_while_the_next_one_trains() -> None:
     world.logs[world.pod(MASKS)["metadata"]["name"]] = [step(3), "CUDA error: device-side assert"]
     world.end(world.pod(MASKS), 1)
     world.controllers()
-    world.look()
+    world.reconcile()
     failure = world.teacher().failure
     assert failure is not None
     assert (failure.reason, failure.exit_code, failure.node) == ("Crashed", 1, "gpu-node-1")
     assert failure.log_tail[-1] == "CUDA error: device-side assert"
     assert world.state == ("Unknown", "Starting")
     world.run(world.pod(MASKS))
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")
     assert "attempt 2, after Crashed" in world.summary[2]
     world.run_fairly()
@@ -661,7 +661,7 @@ def test_a_teacher_that_failed_too_often_fails_the_run() -> None:
             world.pod(MASKS), 44, message=failed_message(44, "OutOfGpuMemory", "The GPU is full: lower batchSize.")
         )
         world.controllers()
-        world.look()
+        world.reconcile()
         if not world.terminal:
             world.run(world.pod(MASKS))
     assert world.state == ("False", "OutOfGpuMemory")
@@ -679,9 +679,9 @@ def test_what_would_fail_again_is_not_tried_again(exit_code: int, reason: str) -
     world = World(teachers=[MASKS])
     world.training()
     world.end(world.pod(MASKS), exit_code, message=failed_message(exit_code, "X", "So it is."))
-    world.look()
+    world.reconcile()
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.summary == ("False", reason, "Sam: So it is.")
     assert world.teacher().attempt_count == 1
 
@@ -692,10 +692,10 @@ def test_preemptions_are_no_failures() -> None:
     for number in range(1, 4):
         world.end(world.pod(MASKS), 137, conditions=disrupted("PreemptionByScheduler", "preempted for another"))
         world.controllers()
-        world.look()
+        world.reconcile()
         world.run(world.pod(MASKS), node=f"spot-{number}")
         world.advance(100)
-        world.look()
+        world.reconcile()
     assert "Disrupted" not in world.teacher().message
     assert world.status.summary.nodes == "spot-3"
     world.run_fairly()
@@ -710,7 +710,7 @@ def test_what_a_trainer_left_may_be_lost_with_its_pod() -> None:
     world.succeed(pod)
     world.controllers()
     world.remove_pod(pod)
-    world.look()
+    world.reconcile()
     assert "was lost with its pod" in world.summary[2]
     world.run_fairly()
     assert world.made.count(MASKS_JOB) == 2
@@ -726,7 +726,7 @@ def test_a_lost_node_is_reported_and_does_not_start_a_second_trainer() -> None:
     world.advance(1000)
     world.controllers()
     world.reap()
-    world.look()
+    world.reconcile()
     assert "kubectl delete node gpu-node-1" in world.summary[2]
     assert len(list(world.live_pods())) == 1
     world.remove_node(pod)
@@ -741,7 +741,7 @@ def test_a_refused_pod_is_distinguished_by_the_events_of_its_job() -> None:
     said = 'FailedCreate: Error creating: pods "x" is forbidden: exceeded quota: gpus'
     world.events["Job", MASKS_JOB] = [said]
     world.advance(30)
-    world.look()
+    world.reconcile()
     assert said in world.summary[2]
 
 
@@ -757,7 +757,7 @@ def test_a_run_that_its_own_disk_evicts_ends() -> None:
         world.end(pod, 137, conditions=disrupted("TerminationByKubelet", said))
         world.controllers()
         world.advance(60)
-        world.look()
+        world.reconcile()
         if world.terminal:
             break
     assert world.state == ("False", "Evicted")
@@ -775,7 +775,7 @@ def test_the_pods_of_a_job_that_has_ended_are_requested_before_they_are_taken_fo
     world.succeed(pod)
     world.controllers()
     world.remove_pod(pod)
-    assert Look("pods", MASKS_JOB) in world.decide().todo.looks
+    assert Lookup("pods", MASKS_JOB) in world.decide().actions.lookups
 
 
 def test_a_trainer_that_left_what_cannot_be_read_is_not_asked_again_and_again() -> None:
@@ -783,7 +783,7 @@ def test_a_trainer_that_left_what_cannot_be_read_is_not_asked_again_and_again() 
     world.training()
     world.end(world.pod(MASKS), 0, message='{"format": 2}')
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "OutcomeUnreadable")
     assert "another version" in world.summary[2]
 
@@ -795,7 +795,7 @@ def test_what_does_not_fit_into_what_a_trainer_leaves_is_reported_in_its_words()
         world.pod(MASKS), 0, message=failed_message(40, "ConfigurationInvalid", "What came of this does not fit.")
     )
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.summary == ("False", "ConfigurationInvalid", "Sam: What came of this does not fit.")
 
 
@@ -806,7 +806,7 @@ def test_of_several_nodes_the_one_that_failed_tells_why() -> None:
     world.end(first, 45, message=failed_message(45, "LossNotFinite", "The loss is NaN."))
     world.end(second, 143, message=failed_message(143, "Interrupted", "SIGTERM arrived"))
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.summary == ("False", "LossNotFinite", "Sam: The loss is NaN.")
 
 
@@ -819,7 +819,7 @@ def test_of_several_nodes_the_one_that_was_killed_tells_why_and_not_the_one_that
     world.advance(20)
     world.end(pods[1 - killed], 1, message=failed_message(1, "Unexpected", "another process of the run was lost"))
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "OutOfMemory")
 
 
@@ -834,13 +834,13 @@ def test_with_another_number_of_nodes_and_gpus_it_resumes_from_its_checkpoint(
     world.training()
     config = trained_config(world.job(MASKS))
     world.edit(**after)
-    world.look()
-    world.look()
+    world.reconcile()
+    world.reconcile()
     world.controllers()
     world.reap()
     world.controllers()
-    decision = world.look()
-    assert [child["kind"] for child in decision.todo.apply] == ["Service", "Job"]
+    decision = world.reconcile()
+    assert [child["kind"] for child in decision.actions.apply] == ["Service", "Job"]
     job = world.job(MASKS)
     nodes, gpus = after["nodes"], after["gpus"]
     assert (job["spec"]["completionMode"], job["spec"]["completions"], job["spec"]["parallelism"]) == (
@@ -870,14 +870,14 @@ def test_of_several_nodes_those_that_are_done_first_do_not_make_the_others_wait(
     first, second = world.pods_of(world.job(MASKS))
     world.succeed(first)
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")
     world.advance(100)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")
     world.end(second, 0, message=Outcome().to_message())
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("True", "Succeeded")
 
 
@@ -886,18 +886,18 @@ def test_one_teacher_that_fails_does_not_stop_the_other() -> None:
     world.training()
     world.end(world.pod(BOXES), 45, message=failed_message(45, "LossNotFinite", "The loss is NaN."))
     world.controllers()
-    world.look()
+    world.reconcile()
     assert (world.teacher(BOXES).state, world.teacher(MASKS).state) == ("Failed", "Pending")
     world.controllers()
     world.run(world.pod(MASKS))
-    world.look()
+    world.reconcile()
     assert (world.teacher(BOXES).state, world.teacher(MASKS).state) == ("Failed", "Training")
     assert world.state == ("Unknown", "Training")
     assert "GroundingDino: The loss is NaN." in world.summary[2]
     assert condition(world, "Stalled")[0] == "False"
     world.succeed(world.pod(MASKS))
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "LossNotFinite")
     assert world.teacher(MASKS).adapter is not None
     idle(world)
@@ -911,13 +911,13 @@ def test_no_gpu_in_time_ends_the_run_and_frees_the_queue() -> None:
     world.inspected()
     world.controllers()
     world.waits(world.pod(MASKS), conditions=unschedulable(f"0/3 nodes are available: 3 Insufficient {GPU}."))
-    decision = world.look()
-    assert decision.todo.again_at is not None
-    assert decision.todo.again_at <= NOW + 600
+    decision = world.reconcile()
+    assert decision.actions.requeue_at is not None
+    assert decision.actions.requeue_at <= NOW + 600
     assert world.state == ("Unknown", "Pending")
     assert f"no node has a free {GPU}" in world.summary[2]
     world.advance(601)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "NotStartedInTime")
     assert "pendingDeadlineSeconds = 600" in world.summary[2]
     assert world.job(MASKS)["metadata"]["deletionTimestamp"]
@@ -936,13 +936,13 @@ def test_the_wait_for_a_gpu_begins_anew_when_a_trainer_has_run() -> None:
     world.end(world.pod(MASKS), 137, conditions=disrupted("PreemptionByScheduler", "preempted"))
     world.controllers()
     world.waits(world.pod(MASKS), conditions=unschedulable(f"3 Insufficient {GPU}", since=world.now))
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Pending")
     world.advance(590)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Pending")
     world.advance(20)
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "NotStartedInTime")
 
 
@@ -950,15 +950,15 @@ def test_the_wait_for_a_gpu_begins_anew_after_a_suspension() -> None:
     world = World(teachers=[MASKS], pendingDeadlineSeconds=600)
     world.training()
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     world.controllers()
     world.reap()
     world.advance(86_400)
-    world.look()
+    world.reconcile()
     world.edit(suspend=False)
-    world.look()
+    world.reconcile()
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Starting")
 
 
@@ -968,11 +968,11 @@ def test_a_job_that_is_refused_for_too_long_does_not_hold_up_the_other_teacher_f
     world.advance(86_400)  # what went before is no wait
     world.inspected()
     world.advance(590)
-    decision = world.look()
+    decision = world.reconcile()
     assert world.teacher(BOXES).state == "Pending"
-    assert (decision.todo.retry, decision.todo.again_at) == (True, world.now + 10)
+    assert (decision.actions.retry, decision.actions.requeue_at) == (True, world.now + 10)
     world.advance(10)
-    world.look()
+    world.reconcile()
     failure = world.teacher(BOXES).failure
     assert failure is not None
     assert failure.reason == "NotStartedInTime"
@@ -986,14 +986,14 @@ def test_refusals_that_lie_apart_are_not_one_wait() -> None:
     world.inspected()
     assert world.teacher().refused_since
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert world.teacher().refused_since is None
     world.advance(86_400)
     world.edit(suspend=None)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "NameTaken")
     world.refusals.clear()
-    world.look()
+    world.reconcile()
     assert (world.has_job(MASKS), world.teacher().refused_since) == (True, None)
 
 
@@ -1002,7 +1002,7 @@ def test_without_a_deadline_a_job_that_is_refused_is_waited_for() -> None:
     world.refusals[MASKS_JOB] = NAME_TAKEN
     world.inspected()
     world.advance(864_000)
-    assert world.look().todo.retry
+    assert world.reconcile().actions.retry
     assert world.state == ("Unknown", "NameTaken")
 
 
@@ -1012,7 +1012,7 @@ def test_a_job_that_runs_too_long_fails() -> None:
     world.advance(3601)
     world.controllers()
     world.reap()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "DeadlineExceeded")
     assert "activeDeadlineSeconds = 3600" in world.summary[2]
 
@@ -1022,15 +1022,15 @@ def test_the_jobs_of_an_ended_run_are_removed_when_their_time_is_up() -> None:
     world.training()
     world.succeed(world.pod(MASKS))
     world.controllers()
-    ends = world.look()
+    ends = world.reconcile()
     assert world.terminal
-    assert ends.todo.delete == []
-    assert ends.todo.again_at == world.now + 1000, "nothing else may happen that makes the operator look again"
-    decision = world.look()
-    assert decision.todo.empty
-    assert decision.todo.again_at is not None
+    assert ends.actions.delete == []
+    assert ends.actions.requeue_at == world.now + 1000, "nothing else may happen that makes the operator look again"
+    decision = world.reconcile()
+    assert decision.actions.empty
+    assert decision.actions.requeue_at is not None
     world.advance(1001)
-    world.look()
+    world.reconcile()
     for _ in range(2):
         world.controllers()
         world.reap()
@@ -1038,7 +1038,7 @@ def test_the_jobs_of_an_ended_run_are_removed_when_their_time_is_up() -> None:
     assert world.jobs == {}
     idle(world)
     assert len(world.made) == 2
-    assert world.decide().todo.again_at is None
+    assert world.decide().actions.requeue_at is None
 
 
 def test_without_a_time_to_live_jobs_stay() -> None:
@@ -1064,7 +1064,7 @@ def test_without_a_time_to_live_jobs_stay() -> None:
 def test_an_endpoint_that_is_no_object_store_is_refused_before_anything_is_made(url: str) -> None:
     body = body_of(storage={"endpointUrl": url})
     decision = decide(body, Observed(), SETTINGS, now=NOW)
-    assert decision.todo.empty
+    assert decision.actions.empty
     assert status_errors(decision.status) == []
     assert {one.reason for one in decision.status.conditions} == {"EndpointRefused"}
     assert "secret" not in decision.status.model_dump_json()
@@ -1095,19 +1095,19 @@ ALLOWED = SETTINGS.model_copy(update={"allowed_endpoints": ("minio.storage", "*.
 )
 def test_only_stores_that_the_installation_allows_are_used(url: str, allowed: bool) -> None:
     decision = decide(body_of(storage={"endpointUrl": url}), Observed(), ALLOWED, now=NOW)
-    assert bool(decision.todo.apply) == allowed
+    assert bool(decision.actions.apply) == allowed
     assert (decision.status.conditions[-1].reason == "EndpointRefused") != allowed
 
 
 def test_without_an_endpoint_there_is_nothing_to_allow() -> None:
-    assert decide(body_of(), Observed(), ALLOWED, now=NOW).todo.apply
+    assert decide(body_of(), Observed(), ALLOWED, now=NOW).actions.apply
 
 
 def test_an_installation_that_no_longer_allows_a_store_stops_what_runs_there() -> None:
     world = World(storage={"endpointUrl": "https://minio.storage"})
     world.training()
     world.settings = ALLOWED.model_copy(update={"allowed_endpoints": ("other.store",)})
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "EndpointRefused")
     assert {one.state for one in world.status.teachers} == {"Failed"}
     assert world.status.summary.nodes == ""
@@ -1134,13 +1134,13 @@ CHILDREN = [INSPECT_JOB, request_config_map(NAME, UID), MASKS_JOB]
 def test_a_child_that_is_refused_for_now_is_tried_again(child: str, failure: FailureStatus) -> None:
     world = World(teachers=[MASKS])
     if child == MASKS_JOB:
-        world.look()
+        world.reconcile()
         world.controllers()
         world.succeed(world.pod())
         world.controllers()
     world.refusals[child] = failure
-    decision = world.look()
-    assert decision.todo.retry
+    decision = world.reconcile()
+    assert decision.actions.retry
     assert world.summary[0] == "Unknown"
     assert failure.message in world.summary[2]
     assert condition(world, "Reconciling")[0] == "True"
@@ -1152,13 +1152,13 @@ def test_a_child_that_is_refused_for_now_is_tried_again(child: str, failure: Fai
 def test_a_child_that_is_refused_for_good_ends_the_run(child: str) -> None:
     world = World(teachers=[MASKS])
     if child == MASKS_JOB:
-        world.look()
+        world.reconcile()
         world.controllers()
         world.succeed(world.pod())
         world.controllers()
     world.refusals[child] = REFUSED
-    decision = world.look()
-    assert not decision.todo.retry
+    decision = world.reconcile()
+    assert not decision.actions.retry
     assert world.state == ("False", "ChildRefused")
     assert REFUSED.message in world.summary[2]
     idle(world)
@@ -1166,12 +1166,12 @@ def test_a_child_that_is_refused_for_good_ends_the_run(child: str) -> None:
 
 def test_the_service_of_a_teacher_may_be_refused_too() -> None:
     world = World(teachers=[MASKS], nodes=2)
-    world.look()
+    world.reconcile()
     world.controllers()
     world.succeed(world.pod())
     world.controllers()
     world.refusals[MASKS_JOB] = TRANSIENT[1]
-    assert world.look().todo.retry
+    assert world.reconcile().actions.retry
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
 
@@ -1182,7 +1182,7 @@ def test_a_job_that_is_refused_for_good_does_not_hold_up_the_other_teacher() -> 
     world.inspected()
     assert (world.has_job(BOXES), world.has_job(MASKS)) == (False, False)
     world.refusals[BOXES_JOB] = REFUSED
-    world.look()
+    world.reconcile()
     assert world.has_job(MASKS)
     assert (world.teacher(BOXES).state, world.teacher(MASKS).state) == ("Failed", "Pending")
     assert not world.terminal
@@ -1196,16 +1196,16 @@ def test_an_edit_of_the_platform_makes_a_new_job_that_resumes() -> None:
     world.training()
     before = world.job(MASKS)["metadata"]["annotations"][PLATFORM_HASH]
     world.edit(nodeSelector={"gpu": "h100"})
-    world.look()
+    world.reconcile()
     assert world.job(MASKS)["metadata"]["deletionTimestamp"]
     assert world.state == ("Unknown", "Pending")
     assert "resumes" in world.summary[2]
-    world.look()
+    world.reconcile()
     idle(world)
     world.controllers()
     world.reap()
     world.controllers()
-    world.look()
+    world.reconcile()
     job = world.job(MASKS)
     assert job["metadata"]["annotations"][PLATFORM_HASH] != before
     assert job["spec"]["template"]["spec"]["nodeSelector"] == {"gpu": "h100"}
@@ -1218,12 +1218,12 @@ def test_an_edit_that_the_api_server_refuses_gives_up_nothing_that_runs() -> Non
     world.training()
     world.refusals[MASKS_JOB] = REFUSED
     world.edit(nodeSelector={"gpu": "h100"})
-    world.look()
+    world.reconcile()
     assert "deletionTimestamp" not in world.job(MASKS)["metadata"]
     assert world.state == ("Unknown", "Training")
     assert f"continues with the old ones: {REFUSED.message}" in world.summary[2]
     world.edit(nodeSelector=None)
-    world.look()
+    world.reconcile()
     assert REFUSED.message not in world.summary[2]
     world.run_fairly()
     assert world.made == [INSPECT_JOB, MASKS_JOB]
@@ -1231,10 +1231,10 @@ def test_an_edit_that_the_api_server_refuses_gives_up_nothing_that_runs() -> Non
 
 def test_an_edit_while_the_data_is_inspected_begins_inspection_anew() -> None:
     world = World()
-    world.look()
+    world.reconcile()
     world.controllers()
     world.waits(world.pod(), reason="CreateContainerConfigError", message='secret "s3" not found')
-    world.look()
+    world.reconcile()
     world.edit(storage={"credentialsSecretRef": {"name": "other"}})
     world.run_fairly()
     assert world.made.count(INSPECT_JOB) == 2
@@ -1248,13 +1248,13 @@ def test_an_edit_that_a_job_can_take_on_changes_it_where_it_is(setting: str, val
     world = World(teachers=[MASKS])
     world.training()
     world.edit(**{setting: value})
-    world.look()
+    world.reconcile()
     assert world.job(MASKS)["spec"].get(setting) == (None if setting.startswith("pending") else value)
     assert world.state == ("Unknown", "Training")
     assert world.status.observed_generation == 2
     idle(world)
     world.edit(**{setting: None})
-    world.look()
+    world.reconcile()
     assert setting not in world.job(MASKS)["spec"] or setting == "backoffLimit"
     assert world.made.count(MASKS_JOB) == 1
 
@@ -1264,7 +1264,7 @@ def test_a_job_that_was_edited_by_hand_is_set_right() -> None:
     world.training()
     world.job(MASKS)["spec"]["backoffLimit"] = 99
     world._touch("Job", world.job(MASKS))
-    world.look()
+    world.reconcile()
     assert world.job(MASKS)["spec"]["backoffLimit"] == 3
 
 
@@ -1277,13 +1277,13 @@ def test_after_its_end_an_edit_is_inspected_and_nothing_runs_again(ended_well: b
     else:
         world.end(world.pod(MASKS), 45, message=failed_message(45, "LossNotFinite", "NaN"))
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.terminal
     before = world.status
     world.edit(gpus=4, backoffLimit=0)
     world.advance(1000)
-    decision = world.look()
-    assert decision.todo.empty
+    decision = world.reconcile()
+    assert decision.actions.empty
     after = world.status
     assert after.observed_generation == 2
     assert {one.observed_generation for one in after.conditions} == {2}
@@ -1313,7 +1313,7 @@ def test_a_status_that_is_lost_is_found_again_from_what_is_there() -> None:
     before = world.status
     world.break_status()
     world.advance(60)
-    world.look()
+    world.reconcile()
     assert world.status.run_id == before.run_id
     assert [one.state for one in world.status.teachers] == ["Training", "Pending"]
     world.run_fairly()
@@ -1349,7 +1349,7 @@ def test_a_status_that_was_broken_by_hand_is_made_anew(broken: dict[str, Any]) -
     world = World()
     world.training()
     world.body["status"] |= broken
-    world.look()
+    world.reconcile()
     assert world.status.run_id == "0123456789ab"
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
@@ -1360,7 +1360,7 @@ def test_a_status_that_was_restored_in_part_never_says_what_is_not_so(parts: lis
     world = World()
     world.training()
     world.break_status(*parts)
-    world.look()
+    world.reconcile()
     assert not world.terminal
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
@@ -1379,7 +1379,7 @@ def test_the_status_of_a_later_operator_can_be_read() -> None:
 
 def test_an_object_of_a_later_crd_says_which_setting_is_not_known() -> None:
     decision = decide(body_of(teleport=True), Observed(), SETTINGS, now=NOW)
-    assert decision.todo.empty
+    assert decision.actions.empty
     (summary,) = (one for one in decision.status.conditions if one.type == "Succeeded")
     assert "spec.teleport" in summary.message
     assert "CRD" in summary.message
@@ -1389,7 +1389,7 @@ def test_a_setting_that_only_the_models_refuse_stops_nothing_and_can_be_mended()
     world = World(teachers=[MASKS])
     world.training()
     world.edit(nodeSelector={"not a label": "x"})
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "ConfigurationInvalid")
     assert condition(world, "Stalled") == ("True", "ConfigurationInvalid")
     assert condition(world, "Reconciling")[0] == "False"
@@ -1407,8 +1407,8 @@ def test_a_run_that_a_later_operator_has_ended_is_left_as_it_is() -> None:
     world.body["status"]["teachers"][0]["name"] = "TeacherOfTomorrow"
     before = dict(world.body["status"])
     world.edit(gpus=4)
-    decision = world.look()
-    assert decision.todo.empty
+    decision = world.reconcile()
+    assert decision.actions.empty
     assert world.body["status"] == before
 
 
@@ -1427,7 +1427,7 @@ def test_the_gpus_of_all_nodes_are_counted_once() -> None:
     world = World(teachers=[MASKS], nodes=2, gpus=4)
     world.training()
     world.advance(100)
-    world.look()
+    world.reconcile()
     assert world.teacher().gpu_seconds == 2 * 4 * 100
 
 
@@ -1435,7 +1435,7 @@ def test_without_gpus_none_are_counted() -> None:
     world = World(teachers=[MASKS], gpus=0)
     world.training()
     world.advance(100)
-    world.look()
+    world.reconcile()
     assert world.status.gpu_seconds == 0
 
 
@@ -1443,17 +1443,17 @@ def test_gpus_are_counted_as_they_were_taken() -> None:
     world = World(teachers=[MASKS], gpus=1)
     world.training()
     world.advance(1000)
-    world.look()
+    world.reconcile()
     world.edit(gpus=4)
-    world.look()
+    world.reconcile()
     world.controllers()
     world.reap()
     world.controllers()
-    world.look()
+    world.reconcile()
     world.controllers()
     world.run(world.pod(MASKS))
     world.advance(100)
-    world.look()
+    world.reconcile()
     assert world.teacher().gpu_seconds == 1000 + 4 * 100
 
 
@@ -1464,9 +1464,9 @@ def test_every_attempt_counts_though_only_the_last_are_listed() -> None:
         world.advance(100)
         world.end(world.pod(MASKS), 1)
         world.controllers()
-        world.look()
+        world.reconcile()
         world.run(world.pod(MASKS))
-        world.look()
+        world.reconcile()
     teacher = world.teacher()
     assert len(teacher.attempts) == ATTEMPTS
     assert teacher.attempt_count == ATTEMPTS + 5
@@ -1479,7 +1479,7 @@ def test_attempts_of_one_second_stand_in_the_order_in_which_they_ended() -> None
     second = AttemptStatus(pod="a", start_time=start)
     first = AttemptStatus(pod="b", start_time=start, end_time=start, exit_code=42)
     teacher = TeacherStatus(name=MASKS, state="Training", attempts=[second, first], attempt_count=2)
-    known = attempted(teacher, None, gpu_resource=GPU, now=NOW)
+    known = with_attempts(teacher, None, gpu_resource=GPU, now=NOW)
     assert [one.exit_code for one in known.attempts] == [42, None]
 
 
@@ -1496,7 +1496,7 @@ def test_pods_that_failed_before_they_ran_are_counted_once() -> None:
             world.end(pod, 1)
         world.controllers()
         world.advance(10)
-        world.look()
+        world.reconcile()
     count = world.teacher().attempt_count
     assert count >= ATTEMPTS
     assert all(one.gpu_seconds == 0 for one in world.teacher().attempts if one.start_time is None)
@@ -1510,11 +1510,11 @@ def test_an_attempt_whose_pod_is_gone_has_ended() -> None:
     world.training()
     world.remove_pod(world.pod(MASKS))
     world.advance(100)
-    world.look()
+    world.reconcile()
     (attempt,) = world.teacher().attempts
     assert (attempt.end_time, attempt.reason) == ("2026-03-01T12:01:40Z", "Gone")
     world.advance(100)
-    world.look()
+    world.reconcile()
     assert world.teacher().attempts == [attempt]
 
 
@@ -1525,13 +1525,13 @@ def test_an_attempt_whose_pod_is_gone_has_ended() -> None:
 def test_whatever_a_node_says_at_length_can_be_written(length: int) -> None:
     world = World(pendingDeadlineSeconds=60)
     said = "x" * length
-    world.look()
+    world.reconcile()
     world.controllers()
     world.waits(world.pod(), reason="ErrImagePull", message=said)
-    world.look()
+    world.reconcile()
     world.succeed(world.pod())
     world.controllers()
-    world.look()
+    world.reconcile()
     for teacher in (BOXES, MASKS):
         world.controllers()
         world.run(world.pod(teacher))
@@ -1539,20 +1539,20 @@ def test_whatever_a_node_says_at_length_can_be_written(length: int) -> None:
         world.logs[world.pod(teacher)["metadata"]["name"]] = [said] * 100
         world.controllers()
         world.waits(world.pod(teacher), reason="CreateContainerError", message=said)
-        world.look()
+        world.reconcile()
         world.events["Pod", world.pod(teacher)["metadata"]["name"]] = [said]
         world.waits(world.pod(teacher), reason="ContainerCreating")
         world.advance(61)
-        world.look()
+        world.reconcile()
     assert world.state == ("False", "NotStartedInTime")
 
 
 def test_a_word_of_inspection_that_is_none_ends_the_run_at_once() -> None:
     world = World()
-    world.look()
+    world.reconcile()
     world.controllers()
     world.run(world.pod())
     world.end(world.pod(), 0, message=Outcome().to_message())
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", "OutcomeUnreadable")

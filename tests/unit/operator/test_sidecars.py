@@ -25,25 +25,25 @@ def ends_beside(world: World, pod: dict[str, Any], code: int, message: str = "",
     """Our container ends, and the operator looks."""
     world.end_beside(pod, code, message=message, proxy=proxy)
     world.controllers()
-    world.look()
+    world.reconcile()
 
 
 def waits(world: World) -> None:
     world.advance(SIDECAR_SECONDS + 1)
-    world.look()
+    world.reconcile()
 
 
 def clears(world: World) -> None:
     """Remove what the operator has deleted."""
-    world.look()
+    world.reconcile()
     world.controllers()
     world.reap()
     world.controllers()
-    world.look()
+    world.reconcile()
 
 
 def test_a_proxy_that_outlives_a_trainer_that_is_done_is_reported_and_ended() -> None:
-    world = world_with_pod_of(MASKS, look=True)
+    world = world_with_pod_of(MASKS, reconciled=True)
     ends_beside(world, world.pod(MASKS), 0, done(MASKS))
     assert world.state == ("Unknown", "Training")
     assert f"the trainer has ended, {PROXY} runs on in pod" in world.summary[2]
@@ -57,7 +57,7 @@ def test_a_proxy_that_outlives_a_trainer_that_is_done_is_reported_and_ended() ->
 
 @PARTS
 def test_a_proxy_that_outlives_a_permanent_failure_does_not_hide_it(teacher: TeacherName | None) -> None:
-    world = world_with_pod_of(teacher, look=True)
+    world = world_with_pod_of(teacher, reconciled=True)
     pod = world.pod(teacher)
     world.logs[pod["metadata"]["name"]] = ["no images"]
     ends_beside(world, pod, 41, DATA)
@@ -71,7 +71,7 @@ def test_a_proxy_that_outlives_a_permanent_failure_does_not_hide_it(teacher: Tea
 
 @PARTS
 def test_a_proxy_that_outlives_a_failure_does_not_keep_the_next_attempt_from_it(teacher: TeacherName | None) -> None:
-    world = world_with_pod_of(teacher, backoffLimit=2, look=True)
+    world = world_with_pod_of(teacher, backoffLimit=2, reconciled=True)
     for attempt in range(3):
         ends_beside(world, world.pod(teacher), 43, failed_message(43, "StorageUnavailable", "The store is gone."))
         assert not world.terminal
@@ -88,7 +88,7 @@ def test_a_proxy_that_outlives_a_failure_does_not_keep_the_next_attempt_from_it(
 
 
 def test_inspection_whose_proxy_runs_on_is_done() -> None:
-    world = world_with_pod_of(None, look=True)
+    world = world_with_pod_of(None, reconciled=True)
     ends_beside(world, world.pod(), 0, done(None))
     assert "inspection has ended" in world.summary[2]
     waits(world)
@@ -100,12 +100,12 @@ def test_inspection_whose_proxy_runs_on_is_done() -> None:
 
 @PARTS
 def test_a_proxy_that_ends_in_time_changes_nothing(teacher: TeacherName | None) -> None:
-    world = world_with_pod_of(teacher, look=True)
+    world = world_with_pod_of(teacher, reconciled=True)
     pod = world.pod(teacher)
     ends_beside(world, pod, 0, done(teacher))
     world.end(pod, 0, message=done(teacher))
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.has_job(teacher)
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
@@ -115,9 +115,9 @@ def test_a_proxy_that_ends_in_time_changes_nothing(teacher: TeacherName | None) 
 @PARTS
 def test_a_proxy_that_fails_after_ours_is_done_costs_nothing(teacher: TeacherName | None) -> None:
     """Its Job counts a failure; the result of ours exists."""
-    world = world_with_pod_of(teacher, backoffLimit=0, look=True)
+    world = world_with_pod_of(teacher, backoffLimit=0, reconciled=True)
     ends_beside(world, world.pod(teacher), 0, done(teacher), proxy=137)
-    world.look()
+    world.reconcile()
     if teacher is not None:
         assert world.state == ("True", "Succeeded")
     world.run_fairly()
@@ -125,7 +125,7 @@ def test_a_proxy_that_fails_after_ours_is_done_costs_nothing(teacher: TeacherNam
 
 
 def test_a_pod_that_is_being_deleted_is_left_to_its_node() -> None:
-    world = world_with_pod_of(MASKS, look=True)
+    world = world_with_pod_of(MASKS, reconciled=True)
     pod = world.pod(MASKS)
     world.delete_pod(pod)
     ends_beside(world, pod, 143, failed_message(143, "Interrupted", "SIGTERM arrived"))
@@ -160,8 +160,8 @@ def test_over_several_nodes_a_result_is_taken_when_all_have_ended() -> None:
 
 
 def test_a_suspended_run_is_not_said_to_hold_no_gpu_while_a_proxy_does() -> None:
-    world = world_with_pod_of(MASKS, look=True)
+    world = world_with_pod_of(MASKS, reconciled=True)
     ends_beside(world, world.pod(MASKS), 0, done(MASKS))
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert "no pod is left" not in world.summary[2]

@@ -34,7 +34,7 @@ def trains(*lines: str, **spec: Any) -> World:
     world = World(teachers=[MASKS], **spec)
     world.training()
     world.logs[world.pod(MASKS)["metadata"]["name"]] = list(lines) or [step(NOW)]
-    world.look()
+    world.reconcile()
     return world
 
 
@@ -51,18 +51,18 @@ def test_a_lost_node_is_reported_with_the_last_progress() -> None:
     assert responding(world) is None
     world.advance(180)
     world.lose_node(world.pod(MASKS))
-    decision = world.look()
+    decision = world.reconcile()
     said = f"{LOST}; last progress 2m ago"
     assert world.state == ("Unknown", "Training")
     assert said in world.summary[2]
     assert responding(world) == ("False", "NodeNotReady", f"Sam: {said}")
-    assert decision.todo.again_at == world.now + 60, "the words age"
+    assert decision.actions.requeue_at == world.now + 60, "the words age"
     world.advance(3000)
-    world.look()
+    world.reconcile()
     assert "last progress 30m ago" in world.summary[2]
     world.find_node(world.pod(MASKS))
     world.logs[world.pod(MASKS)["metadata"]["name"]] = [step(world.now)]
-    world.look()
+    world.reconcile()
     assert "not ready" not in world.summary[2]
     assert responding(world) == ("True", "HeardFrom", "")
     world.run_fairly()
@@ -74,7 +74,7 @@ def test_a_node_that_is_lost_before_the_first_step_is_reported() -> None:
     world.training()
     world.advance(180)
     world.lose_node(world.pod(MASKS))
-    world.look()
+    world.reconcile()
     assert f"{LOST}; no progress was read" in world.summary[2]
 
 
@@ -85,7 +85,7 @@ def test_of_several_nodes_the_lost_one_is_named() -> None:
     second["spec"]["nodeName"] = "gpu-node-2"
     world.advance(180)
     world.lose_node(second)
-    world.look()
+    world.reconcile()
     assert "node gpu-node-2 is not ready since" in world.summary[2]
     assert "gpu-node-1" not in world.summary[2]
     assert first["spec"]["nodeName"] == "gpu-node-1"
@@ -93,13 +93,13 @@ def test_of_several_nodes_the_lost_one_is_named() -> None:
 
 def test_the_node_of_an_inspection_may_be_lost_and_its_time_counts_no_more() -> None:
     world = World()
-    world.look()
+    world.reconcile()
     world.controllers()
     world.run(world.pod())
     world.advance(180)
     world.lose_node(world.pod())
     world.advance(5 * 86_400)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Inspecting")
     assert LOST in world.summary[2]
 
@@ -131,12 +131,12 @@ def test_a_pod_that_is_stuck_on_a_lost_node_says_what_to_do() -> None:
     pod = world.pod(MASKS)
     world.lose_node(pod)
     world.delete_pod(pod)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Pending")
     assert f"is being stopped; {LOST}" in world.summary[2]
     assert "--force" not in world.summary[2]
     world.advance(120 + 700)
-    world.look()
+    world.reconcile()
     name = pod["metadata"]["name"]
     assert "the node has not confirmed it for 10m" in world.summary[2]
     assert "kubectl delete node gpu-node-1" in world.summary[2]
@@ -153,17 +153,17 @@ def test_a_pod_that_is_deleted_by_force_frees_its_run(suspended: bool) -> None:
     pod = world.pod(MASKS)
     world.lose_node(pod)
     world.edit(suspend=suspended)
-    world.look()
+    world.reconcile()
     world.delete_by_force(pod)
-    world.look()
+    world.reconcile()
     assert not world.job(MASKS)["metadata"].get("deletionTimestamp"), "a kubelet that answers has its time"
     world.advance(31)
-    world.look()
+    world.reconcile()
     assert "deleted by force" in world.summary[2]
     assert world.job(MASKS)["metadata"].get("deletionTimestamp")
     world.controllers()
     assert list(world.live_pods()) == []
-    world.look()
+    world.reconcile()
     assert world.made.count(JOB) == (1 if suspended else 2)
     world.run_fairly()
     assert world.made.count(JOB) == 2
@@ -172,14 +172,14 @@ def test_a_pod_that_is_deleted_by_force_frees_its_run(suspended: bool) -> None:
 
 def test_an_inspection_pod_that_is_deleted_by_force_frees_its_run() -> None:
     world = World()
-    world.look()
+    world.reconcile()
     world.controllers()
     pod = world.pod()
     world.run(pod)
     world.lose_node(pod)
     world.delete_by_force(pod)
     world.advance(31)
-    world.look()
+    world.reconcile()
     assert "deleted by force" in world.summary[2]
     world.controllers()
     world.run_fairly()
@@ -192,13 +192,13 @@ def test_a_suspended_run_says_that_its_pod_is_stuck() -> None:
     pod = world.pod(MASKS)
     world.lose_node(pod)
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     world.controllers()
     world.advance(120 + 700)
-    decision = world.look()
+    decision = world.reconcile()
     assert world.state == ("Unknown", "Suspended")
     assert "the node has not confirmed it for 10m" in world.summary[2]
-    assert decision.todo.again_at is not None
+    assert decision.actions.requeue_at is not None
 
 
 # Stale progress.
@@ -207,18 +207,18 @@ def test_a_suspended_run_says_that_its_pod_is_stuck() -> None:
 def test_progress_that_stops_is_stale_after_what_its_pace_lets_expect() -> None:
     world = trains(step(NOW))
     world.advance(LEAST_SECONDS - 1)
-    decision = world.look()
+    decision = world.reconcile()
     assert responding(world) is None
-    assert decision.todo.again_at == world.now + 1
+    assert decision.actions.requeue_at == world.now + 1
     world.advance(1)
-    world.look()
+    world.reconcile()
     found = responding(world)
     assert found is not None
     assert found[:2] == ("False", "ProgressStale")
     assert f"no progress since {timestamp(NOW)}, 10m ago; at its pace a line was due within 10m" in found[2]
     assert f"kubectl logs job/{JOB} -c trainer" in world.summary[2]
     world.logs[world.pod(MASKS)["metadata"]["name"]] = [step(world.now, 11)]
-    world.look()
+    world.reconcile()
     assert responding(world) == ("True", "HeardFrom", "")
 
 
@@ -239,7 +239,7 @@ def test_the_longest_gap_is_measured_from_the_first_line_on_and_kept() -> None:
     assert again.progress == view.progress
     world = trains(*lines)
     world.logs[world.pod(MASKS)["metadata"]["name"]] = [step(NOW + 930)]  # the last lines, as after a restart
-    world.look()
+    world.reconcile()
     progress = world.teacher().progress
     assert progress is not None
     assert progress.longest_gap_seconds == 900
@@ -257,9 +257,9 @@ def test_an_attempt_that_has_not_come_to_a_step_is_not_stale() -> None:
     world.end(world.pod(MASKS), 1)
     world.controllers()
     world.run(world.pod(MASKS))
-    world.look()
+    world.reconcile()
     world.advance(5000)
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Training")
     assert responding(world) is None
 
@@ -268,7 +268,7 @@ def test_an_operator_that_has_just_started_knows_from_the_status() -> None:
     world = trains(step(NOW))
     world.logs.clear()
     world.advance(5000)
-    world.look()
+    world.reconcile()
     found = responding(world)
     assert found is not None
     assert found[1] == "ProgressStale"
@@ -278,7 +278,7 @@ def test_silence_is_an_event_once() -> None:
     before = TeacherFineTuneStatus(teachers=[teacher_of(MASKS, "Training")])
     world = trains(step(NOW))
     world.advance(5000)
-    world.look()
+    world.reconcile()
     told = list(events(before, world.status))
     assert [(one.kind, one.reason) for one in told if one.reason == "ProgressStale"] == [("Warning", "ProgressStale")]
     assert not [one for one in events(world.status, world.status) if one.reason == "ProgressStale"]
@@ -303,16 +303,16 @@ def test_the_time_left_of_a_trainer_that_is_late_or_silent_is_not_shown() -> Non
     assert world.status.summary.time_left == "2h30m"
     world.advance(120)
     world.lose_node(world.pod(MASKS))
-    world.look()
+    world.reconcile()
     assert world.status.summary.time_left == ""
 
 
 def test_the_time_left_is_written_anew_without_news() -> None:
     world = trains(step(NOW, seconds_left=9000.0))
-    decision = world.look()
-    assert decision.todo.again_at is not None
-    world.advance(decision.todo.again_at - world.now)
-    world.look()
+    decision = world.reconcile()
+    assert decision.actions.requeue_at is not None
+    world.advance(decision.actions.requeue_at - world.now)
+    world.reconcile()
     assert world.status.summary.time_left != "2h30m"
 
 
@@ -333,7 +333,7 @@ def test_times_that_are_none_are_passed_over(at: float) -> None:
 def test_a_run_that_is_suspended_has_nobody_to_hear_from() -> None:
     world = trains()
     world.lose_node(world.pod(MASKS))
-    world.look()
+    world.reconcile()
     assert responding(world) is not None
     kept = with_conditions(world.status, Summary.suspended("x"), generation=1, now=NOW)
     assert [one.type for one in kept.conditions if one.type == "Responding"] == []

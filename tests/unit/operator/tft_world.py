@@ -34,9 +34,9 @@ from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import NAME_MAX
 from teacher_operator.api.status import FailureStatus, TeacherFineTuneStatus, TeacherStatus
 from teacher_operator.api.timestamps import timestamp
-from teacher_operator.decide.actions import Look
+from teacher_operator.decide.actions import Lookup
 from teacher_operator.decide.conditions import is_terminal, summary_condition
-from teacher_operator.decide.failed_pods import telling_pod
+from teacher_operator.decide.failed_pods import root_cause_pod
 from teacher_operator.decide.job_state import JOB_NAME, JobView
 from teacher_operator.decide.pod_state import is_over
 from teacher_operator.decide.progress import read_progress
@@ -161,17 +161,17 @@ class World:
         assert status_errors(decision.status) == []
         return decision
 
-    def look(self) -> Decision:
+    def reconcile(self) -> Decision:
         """The operator looks, decides, does it, and writes the status; again at once where that names a Job to make."""
         decision = self.look_once()
-        return self.look_once() if decision.todo.announced else decision
+        return self.look_once() if decision.actions.requeue_after_write else decision
 
     def look_once(self) -> Decision:
         """One such pass: an operator that is killed after it has written the status does no more."""
         refused: dict[str, FailureStatus] = {}
         for _ in range(ROUNDS):
             decision = self.decide(refused)
-            if self._read(decision.todo.looks):
+            if self._read(decision.actions.lookups):
                 continue
             before = len(refused)
             self._do(decision, refused)
@@ -184,7 +184,7 @@ class World:
 
     def _complete(self, view: JobView) -> JobView:
         names = [pod["metadata"]["name"] for pod in view.pods]
-        telling = telling_pod(view.pods)
+        root_cause = root_cause_pod(view.pods)
         progress = None
         for name in names:
             if self.pods[name]["status"]["phase"] == "Running" and name in self.logs:
@@ -193,37 +193,37 @@ class World:
         read = [key for key in known if key in self._events_read]
         return replace(
             view,
-            log=self._logs_read.get(telling["metadata"]["name"]) if telling is not None else None,
+            log=self._logs_read.get(root_cause["metadata"]["name"]) if root_cause is not None else None,
             progress=progress,
-            complaints=[message for key in read for message in self._events_read[key]] if read else None,
+            warning_events=[message for key in read for message in self._events_read[key]] if read else None,
         )
 
-    def _read(self, looks: Sequence[Look]) -> bool:
+    def _read(self, lookups: Sequence[Lookup]) -> bool:
         news = False
-        for look in looks:
-            if look.kind == "log":
-                if look.name not in self._logs_read:
-                    self._logs_read[look.name] = self.logs.get(look.name, [])
+        for lookup in lookups:
+            if lookup.kind == "log":
+                if lookup.name not in self._logs_read:
+                    self._logs_read[lookup.name] = self.logs.get(lookup.name, [])
                     news = True
-            elif look.kind == "pods":
-                version = self.jobs[look.name]["metadata"]["resourceVersion"]
-                news |= self._pods_read.get(look.name) != version
-                self._pods_read[look.name] = version
-            elif (look.kind, look.name) not in self._events_read:
-                self._events_read[look.kind, look.name] = self.events.get((look.kind, look.name), [])
+            elif lookup.kind == "pods":
+                version = self.jobs[lookup.name]["metadata"]["resourceVersion"]
+                news |= self._pods_read.get(lookup.name) != version
+                self._pods_read[lookup.name] = version
+            elif (lookup.kind, lookup.name) not in self._events_read:
+                self._events_read[lookup.kind, lookup.name] = self.events.get((lookup.kind, lookup.name), [])
                 news = True
         return news
 
     def _do(self, decision: Decision, refused: dict[str, FailureStatus]) -> None:
-        for name in decision.todo.delete:
+        for name in decision.actions.delete:
             self.delete_job(name)
-        for manifest in decision.todo.replace:
+        for manifest in decision.actions.replace:
             name = manifest["metadata"]["name"]
             if name in self.refusals and self.refusals[name].reason == "ChildRefused":  # it is tried before
                 refused[name] = self.refusals[name]
                 return
             self.delete_job(name)
-        for name, patch in decision.todo.patch:
+        for name, patch in decision.actions.patch:
             annotations = patch.get("metadata", {}).get("annotations", {})
             job_annotations = self.jobs[name]["metadata"].setdefault("annotations", {})
             for key, value in annotations.items():
@@ -234,7 +234,7 @@ class World:
                 self.jobs[name]["spec"][key] = value
             self.jobs[name]["spec"] = {k: v for k, v in self.jobs[name]["spec"].items() if v is not None}
             self._touch("Job", self.jobs[name])
-        for manifest in decision.todo.apply:
+        for manifest in decision.actions.apply:
             name = manifest["metadata"]["name"]
             if name in self.refusals:
                 refused[name] = self.refusals[name]
@@ -552,7 +552,7 @@ class World:
         self.lost.clear()
         self.edit(suspend=None)
         for _ in range(rounds):
-            self.look()
+            self.reconcile()
             if self.terminal:
                 return
             self.step()
@@ -560,7 +560,7 @@ class World:
 
     def inspected(self) -> None:
         """Up to where the data is known and the operator has looked."""
-        self.look()
+        self.reconcile()
         for _ in range(2):
             self.controllers()
             for pod in self.live_pods():
@@ -569,7 +569,7 @@ class World:
                 else:
                     self.run(pod)
         self.controllers()
-        self.look()
+        self.reconcile()
 
     def training(self) -> None:
         """Up to where every trainer runs."""
@@ -578,7 +578,7 @@ class World:
         self.controllers()
         for pod in self.live_pods():
             self.run(pod)
-        self.look()
+        self.reconcile()
 
     def _container(self, pod: Body, state: Body) -> None:
         (container,) = pod["spec"]["containers"]
@@ -594,15 +594,15 @@ class World:
         assert self._store.put(kind, copy.deepcopy(body))
 
 
-def world_with_pod_of(teacher: TeacherName | None, *, look: bool = False, **spec: Any) -> World:
-    """A run of SAM whose pod of inspection (None) or of a teacher runs, and with ``look`` is known to the operator."""
+def world_with_pod_of(teacher: TeacherName | None, *, reconciled: bool = False, **spec: Any) -> World:
+    """Return a run of SAM with a running pod of inspection (None) or of a teacher; ``reconciled``: also decided on."""
     world = World(teachers=[MASKS], **spec)
-    world.look()
+    world.reconcile()
     world.controllers()
     if teacher is not None:
         world.inspected()
         world.controllers()
     world.run(world.pod(teacher))
-    if look:
-        world.look()
+    if reconciled:
+        world.reconcile()
     return world
