@@ -20,7 +20,7 @@ from transformers import SamModel
 from engine.errors import BaseModelError
 from engine.spec import TeacherName
 from engine.teachers import adapter_off, load_adapted
-from engine.teachers.sam.model import PRESETS
+from engine.teachers.sam.lora_presets import PRESETS
 
 TINY_SAM = Path(__file__).parents[2] / "examples" / "tiny_teachers" / "sam"
 CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "teacher.json"

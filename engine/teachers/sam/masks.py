@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from engine.dataset.images.preprocessing import Geometry
-from engine.dataset.types import Rle
+from engine.dataset.types import Detections, Rle, Sample
 
 PIXELS_AT_ONCE = 1 << 26
 """Mask pixels that are upscaled together: 256 MB."""
@@ -32,3 +32,23 @@ def encode(masks: NDArray[np.uint8]) -> list[Rle]:
     """Encode (P, H, W) masks as run lengths."""
     encoded: list[Rle] = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
     return encoded
+
+
+def to_detections(
+    sample: Sample, prompts: NDArray[np.int64], masks: list[Rle], ious: NDArray[np.floating]
+) -> Detections:
+    """Return detections by descending score, ties in the order of prompts. Empty masks are left out."""
+    areas = coco_mask.area(masks) if masks else np.empty(0)
+    order = np.argsort(-ious, kind="stable")
+    order = order[areas[order] > 0]
+    masks = [masks[i] for i in order]
+    boxes = np.asarray(coco_mask.toBbox(masks) if masks else [], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    prompts = prompts[order].astype(np.int64)
+    return Detections(
+        boxes_xyxy=boxes,
+        scores=ious[order].astype(np.float32),
+        class_indices=sample.class_indices[prompts],
+        masks=masks,
+        prompt_indices=prompts,
+    )

@@ -16,46 +16,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
-from pycocotools import mask as coco_mask
 from torch import Tensor
-from transformers import AutoConfig, SamModel
 
 from engine.config import LoraSettings
-from engine.dataset.images.preprocessing import Geometry, LongestEdgeTransform, check_normalisation
+from engine.dataset.images.preprocessing import Geometry, LongestEdgeTransform
 from engine.dataset.types import CocoAnnotation, Detections, Rle, Sample
-from engine.errors import BaseModelError
 from engine.models.base import Batch, Example, LoraTargets, Teacher, frozen_before, later_layers, to_device
-from engine.models.base_files import check_loaded, check_size, read_config, shortened
 from engine.models.detected_boxes import detected_boxes
-from engine.models.feature_cache import picture, pictures
+from engine.models.feature_cache import picture
 from engine.models.lora import merged
 from engine.registry import TeacherTraits
-from engine.spec import LoraPreset
-from engine.storage.base_identity import LIMITS, PREPROCESSOR
+from engine.teachers.sam.batch import collate, collate_pictures
 from engine.teachers.sam.checkpoint import convert_original, export_original, loading_code
 from engine.teachers.sam.cross_attention import reorder_cross_attention
+from engine.teachers.sam.image_encoder import first_layers, last_layers
+from engine.teachers.sam.loading import load_base
+from engine.teachers.sam.lora_presets import ENCODER_LAYER, IOU_HEAD, PRESETS
 from engine.teachers.sam.loss import sam_losses
-from engine.teachers.sam.masks import encode, original_masks
+from engine.teachers.sam.masks import encode, original_masks, to_detections
 from engine.teachers.sam.prompts import draw_points, jitter_boxes, take_turns, targets_of
 from engine.teachers.sam.settings import SamSettings
 from engine.teachers.sam.traits import SAM
-from engine.text.plain_json import read_object_file
-
-_IOU = r"mask_decoder\.iou_prediction_head\.(proj_in|layers\.\d+|proj_out)"
-_DECODER = rf"mask_decoder\.transformer\.(\w+\.)*(q|k|v|out)_proj|{_IOU}"
-_LAYER = r"vision_encoder\.layers\.\d+\."
-_ENCODER = rf"{_LAYER}attn\.qkv"
-_REST = rf"{_LAYER}(attn\.proj|mlp\.lin[12])|mask_decoder\.transformer\.layers\.\d+\.mlp\.lin[12]"
-PRESETS = {
-    LoraPreset.DECODER: _DECODER,
-    LoraPreset.ENCODER_DECODER: rf"{_DECODER}|{_ENCODER}",
-    LoraPreset.ALL: rf"{_DECODER}|{_ENCODER}|{_REST}",
-}
-"""Attention of the mask decoder and its IoU head; then also attention of the image encoder; then also all other
-transformer layers.
-
-The prompt encoder stays frozen: its only matrix is the positional encoding, which is tied to that of the image.
-"""
 
 PROMPTS_AT_ONCE = 64
 """Prompts per decoder pass: 64 take about 2 GB with 1024 pixel images."""
@@ -87,26 +68,7 @@ class Sam(Teacher):
     @classmethod
     def load(cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: SamSettings) -> Self:
         """See :meth:`Teacher.load`. Classes are only passed through to detections; SAM does not use them."""
-        try:
-            read_config(folder, ("sam",))
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            check_size(folder, lambda: SamModel(config))
-            _check_preprocessor(folder, config.vision_config.image_size)
-            model, report = SamModel.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except BaseModelError:
-            raise
-        except Exception as error:  # the library may raise anything for untrusted files
-            raise BaseModelError(f"{folder} holds no SAM that can be loaded: {shortened(error)}") from error
-        check_loaded(folder, model, report["missing_keys"])
-        model.requires_grad_(False).eval()
-        return cls(model, classes=classes, settings=settings)
+        return cls(load_base(folder), classes=classes, settings=settings)
 
     @classmethod
     def convert_original(cls, file: Path, folder: Path) -> None:
@@ -122,8 +84,8 @@ class Sam(Teacher):
     def lora_targets(self, lora: LoraSettings) -> LoraTargets:
         """See :data:`PRESETS`."""
         layers = later_layers(lora.skip_layers, len(self._sam.vision_encoder.layers))
-        pattern = PRESETS[lora.preset].replace(_LAYER, rf"vision_encoder\.layers\.{layers}\.")
-        return LoraTargets(target_modules=pattern, earlier=(pattern.replace(f"|{_IOU}", ""),))
+        pattern = PRESETS[lora.preset].replace(ENCODER_LAYER, rf"vision_encoder\.layers\.{layers}\.")
+        return LoraTargets(target_modules=pattern, earlier=(pattern.replace(f"|{IOU_HEAD}", ""),))
 
     def frozen(self) -> dict[str, str] | None:
         """See :meth:`Teacher.frozen`: the first layers of the image encoder, or all of it."""
@@ -170,21 +132,8 @@ class Sam(Teacher):
         }
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Concatenate the P prompts of B images; images without prompts are left out, as they have no loss.
-
-        Returns:
-            The fields of :func:`_collate_pictures`; ``images`` (P,) int64, the image of each prompt; all other fields
-            as in :meth:`example`, (P, …).
-        """
-        prompted = [example for example in examples if len(example["boxes"])]
-        counts = torch.tensor([len(example["boxes"]) for example in prompted], dtype=torch.long)
-        batch = {
-            name: torch.cat([example[name] for example in prompted or examples[:1]])
-            for name in ("boxes", "points", "by_point", "masks")
-        }
-        batch |= _collate_pictures(prompted)
-        batch["images"] = torch.repeat_interleave(torch.arange(len(prompted)), counts)
-        return batch
+        """See :func:`engine.teachers.sam.batch.collate`."""
+        return collate(examples)
 
     def count(self, batch: Batch) -> float:
         """Return the number of prompts."""
@@ -225,14 +174,14 @@ class Sam(Teacher):
             for geometry, sample, indices in zip(geometries, samples, prompts, strict=True)
         ]
         prompted = [i for i, indices in enumerate(prompts) if len(indices)]
-        detections = [_detections(sample, prompts[i][:0], [], np.empty(0)) for i, sample in enumerate(samples)]
+        detections = [to_detections(sample, prompts[i][:0], [], np.empty(0)) for i, sample in enumerate(samples)]
         if not prompted:
             return detections
         pictures = [picture(self.features, samples[i].image, self.transform.image) for i in prompted]
-        embeddings = self._embed(to_device(_collate_pictures(pictures), self.device))
+        embeddings = self._embed(to_device(collate_pictures(pictures), self.device))
         for i, embedding in zip(prompted, embeddings, strict=True):
             masks, ious = self._segment(embedding, torch.from_numpy(boxes[i]).to(self.device), geometries[i])
-            detections[i] = _detections(samples[i], prompts[i], masks, ious)
+            detections[i] = to_detections(samples[i], prompts[i], masks, ious)
         return detections
 
     def _segment(self, embedding: Tensor, boxes: Tensor, geometry: Geometry) -> tuple[list[Rle], NDArray[np.float32]]:
@@ -246,37 +195,18 @@ class Sam(Teacher):
         return masks, torch.cat(scores).cpu().numpy()
 
     def _embed(self, batch: Batch) -> Tensor:
-        """Return embeddings (B, C, S / 16, S / 16) of the fields of :func:`_collate_pictures`."""
+        """Return embeddings (B, C, S / 16, S / 16) of the fields of :func:`collate_pictures`."""
         if "pictures" not in batch:
             embeddings: Tensor = self._sam.vision_encoder(batch["pixel_values"]).last_hidden_state
             return embeddings
         assert self.features is not None  # noqa: S101 - it made the pictures
         depth = self._depth()
-        known = [self.features.of(shown, partial(self._first_layers, depth)) for shown in batch["pictures"]]
+        known = [
+            self.features.of(shown, partial(first_layers, self._sam.vision_encoder, depth))
+            for shown in batch["pictures"]
+        ]
         states = torch.stack([features["states"].to(self.device, torch.float32) for features in known])
-        return self._last_layers(depth, states)
-
-    def _first_layers(self, depth: int, pixel_values: Tensor) -> dict[str, Tensor]:
-        """Return ``states`` of one image (1, 3, S, S): (h, w, D) after ``depth`` layers, (C, h, w) after the last."""
-        encoder = self._sam.vision_encoder
-        states = encoder.patch_embed(pixel_values)
-        if encoder.pos_embed is not None:
-            states = states + encoder.pos_embed
-        for layer in encoder.layers[:depth]:
-            states = layer(states)
-        if depth == len(encoder.layers):
-            states = encoder.neck(states)
-        return {"states": states[0]}
-
-    def _last_layers(self, depth: int, states: Tensor) -> Tensor:
-        """Run the remaining layers on the states (B, …) of :meth:`_first_layers`; return (B, C, h, w)."""
-        encoder = self._sam.vision_encoder
-        if depth == len(encoder.layers):
-            return states
-        for layer in encoder.layers[depth:]:
-            states = layer(states)
-        embeddings: Tensor = encoder.neck(states)
-        return embeddings
+        return last_layers(self._sam.vision_encoder, depth, states)
 
     def _decode(
         self,
@@ -320,46 +250,3 @@ class Sam(Teacher):
     def _sam(self) -> Any:
         """The SamModel, with or without an adapter."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-
-
-def _collate_pictures(examples: Sequence[Example]) -> Batch:
-    """Return ``pixel_values`` (B, 3, S, S) of B images, or, with a feature cache, ``pictures``: a list of the cache
-    fields of the examples, see :func:`engine.models.feature_cache.picture`.
-    """
-    if not examples or "key" in examples[0]:
-        return {"pictures": pictures(examples)}
-    return {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
-
-
-def _detections(sample: Sample, prompts: NDArray[np.int64], masks: list[Rle], ious: NDArray[np.floating]) -> Detections:
-    """Return detections by descending score, ties in the order of prompts. Empty masks are left out."""
-    areas = coco_mask.area(masks) if masks else np.empty(0)
-    order = np.argsort(-ious, kind="stable")
-    order = order[areas[order] > 0]
-    masks = [masks[i] for i in order]
-    boxes = np.asarray(coco_mask.toBbox(masks) if masks else [], np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    prompts = prompts[order].astype(np.int64)
-    return Detections(
-        boxes_xyxy=boxes,
-        scores=ious[order].astype(np.float32),
-        class_indices=sample.class_indices[prompts],
-        masks=masks,
-        prompt_indices=prompts,
-    )
-
-
-def _check_preprocessor(folder: Path, image_size: int) -> None:
-    """Check that ``preprocessor_config.json``, if it exists, agrees with the preprocessing used here."""
-    file = folder / PREPROCESSOR
-    if not file.is_file():
-        return
-    values = read_object_file(file, error=BaseModelError, limit=LIMITS[PREPROCESSOR])
-    check_normalisation(values, where=str(file))
-    size = values.get("size")
-    longest = size.get("longest_edge") if isinstance(size, dict) else size
-    if longest is not None and longest != image_size:
-        raise BaseModelError(
-            f"{file}: size is {str(size)[:80]}, and config.json next to it has an image_size of {image_size}: they do "
-            "not belong together"
-        )
