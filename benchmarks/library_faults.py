@@ -35,8 +35,9 @@ from engine.config import LoraSettings
 from engine.dataset.types import Sample
 from engine.models.lora import attach, merged, trainable_parameters
 from engine.spec import LoraPreset
+from engine.teachers.grounding_dino.layer_predictions import proposals, stack
 from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_losses
-from engine.teachers.grounding_dino.model import GroundingDino, proposals, stack
+from engine.teachers.grounding_dino.model import GroundingDino
 from engine.teachers.grounding_dino.prompts import PromptBook
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 

@@ -14,7 +14,8 @@ from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection, S
 from engine.config.generate import teacher_defaults
 from engine.dataset import Sample
 from engine.spec import LoraPreset, TeacherName
-from engine.teachers.grounding_dino.model import PRESETS, GroundingDino
+from engine.teachers.grounding_dino.lora_presets import PRESETS
+from engine.teachers.grounding_dino.model import GroundingDino
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 from engine.teachers.sam.model import Sam
 from engine.teachers.sam.settings import SamSettings

@@ -7,7 +7,7 @@ Logits and boxes come from transformers; prompts, objective and scores are imple
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,56 +17,27 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GroundingDinoForObjectDetection,
-    MMGroundingDinoForObjectDetection,
-)
 
 from engine.config import LoraSettings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform, from_cxcywh_normalized, to_cxcywh_normalized
 from engine.dataset.types import Detections, Sample
-from engine.errors import BaseModelError
 from engine.models.base import Batch, Example, LoraTargets, Teacher, later_layers, to_device
-from engine.models.base_files import (
-    check_loaded,
-    check_size,
-    check_tokenizer,
-    check_tokenizer_files,
-    read_config,
-    shortened,
-)
 from engine.models.fast.deformable_attention import keep_only_inputs
 from engine.models.feature_cache import picture
 from engine.registry import TeacherTraits
 from engine.spec import LoraPreset
-from engine.storage.base_identity import LIMITS, PREPROCESSOR
 from engine.teachers.grounding_dino.batch import collate, collate_pictures, encode
 from engine.teachers.grounding_dino.caption_cache import cache_captions
 from engine.teachers.grounding_dino.cross_attention import reorder_cross_attention
 from engine.teachers.grounding_dino.features import compute as frozen
 from engine.teachers.grounding_dino.features import frozen_layers, recalled
+from engine.teachers.grounding_dino.layer_predictions import decoder_layers, proposals, stack
+from engine.teachers.grounding_dino.loading import load_base
+from engine.teachers.grounding_dino.lora_presets import ENCODER_LAYER, PRESETS
 from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_losses
 from engine.teachers.grounding_dino.prompts import Prompt, PromptBook
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 from engine.teachers.grounding_dino.traits import GROUNDING_DINO
-from engine.text.plain_json import read_object_file
-
-MODELS = {"grounding-dino": GroundingDinoForObjectDetection, "mm-grounding-dino": MMGroundingDinoForObjectDetection}
-
-_LINEAR = r"(query|key|value|\w+_proj|sampling_offsets|attention_weights|fc[12])"
-_DECODER = rf"model\.decoder\.layers\.\d+\.(\w+\.)*{_LINEAR}"
-_ENCODER_LAYER = r"model\.encoder\.layers\.\d+\."
-_ENCODER = rf"{_ENCODER_LAYER}(\w+\.)*{_LINEAR}|model\.enc_output"
-_BACKBONE = rf"model\.backbone\..+\.(attention|mlp)\.{_LINEAR}|model\.text_projection"
-PRESETS = {
-    LoraPreset.DECODER: _DECODER,
-    LoraPreset.ENCODER_DECODER: rf"{_DECODER}|{_ENCODER}",
-    LoraPreset.ALL: rf"{_DECODER}|{_ENCODER}|{_BACKBONE}",
-}
-"""Attention and feed-forward layers. Box heads stay frozen: those of the decoder are one tensor under many names, which
-LoRA would silently untie (a merged adapter would differ from the applied one). BERT stays frozen too."""
 
 
 class GroundingDino(Teacher):
@@ -111,31 +82,9 @@ class GroundingDino(Teacher):
         cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: GroundingDinoSettings
     ) -> Self:
         """See :meth:`Teacher.load`; the image size is read from ``preprocessor_config.json`` if it exists."""
-        try:
-            kind = read_config(folder, MODELS)["model_type"]
-            check_tokenizer_files(folder)
-            transform = _transform(folder)
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            # 0.0 as in mmdetection and Open-GroundingDino; published files carry the library's 0.1.
-            config.dropout = 0.0
-            check_size(folder, lambda: MODELS[kind](config))
-            model, report = MODELS[kind].from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except BaseModelError:
-            raise
-        except Exception as error:  # the library may raise anything for untrusted files
-            raise BaseModelError(f"{folder} holds no Grounding DINO that can be loaded: {shortened(error)}") from error
-        check_loaded(folder, model, report["missing_keys"])
-        check_tokenizer(folder, tokenizer, vocabulary=config.text_config.vocab_size)
+        model, tokenizer, transform = load_base(folder)
         return cls(
-            model.requires_grad_(False).eval(),
+            model,
             tokenizer,
             classes=classes,
             prompts=prompts,
@@ -154,7 +103,7 @@ class GroundingDino(Teacher):
         layers = later_layers(lora.skip_layers, self._detector.config.encoder_layers)
         preset = LoraPreset.ENCODER_DECODER if lora.skip_layers and lora.preset is LoraPreset.ALL else lora.preset
         return LoraTargets(
-            target_modules=PRESETS[preset].replace(_ENCODER_LAYER, rf"model\.encoder\.layers\.{layers}\.")
+            target_modules=PRESETS[preset].replace(ENCODER_LAYER, rf"model\.encoder\.layers\.{layers}\.")
         )
 
     def frozen(self) -> dict[str, str] | None:
@@ -308,38 +257,8 @@ class GroundingDino(Teacher):
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     def _decoder_layers(self, outputs: Any, text_mask: Tensor) -> Iterator[Predictions]:
-        """Yield the predictions of each decoder layer, (B, Q, T) and (B, Q, 4): the library's heads, in 32 bit."""
-        detector = self._detector
-        text = outputs.encoder_last_hidden_state_text.float()
-        reference = outputs.init_reference_points
-        for layer, hidden in enumerate(outputs.intermediate_hidden_states.float().unbind(1)):
-            logits = detector.class_embed[layer](hidden, text, text_mask)[..., : text_mask.shape[1]]
-            shift = detector.bbox_embed[layer](hidden)
-            yield Predictions(logits, (shift + torch.special.logit(reference.float(), eps=1e-5)).sigmoid())
-            reference = outputs.intermediate_reference_points[:, layer]
-
-
-def proposals(outputs: Any, text_mask: Tensor) -> Iterator[Predictions]:
-    """Yield the encoder's proposals that became queries, (B, Q, T) and (B, Q, 4), with gradient.
-
-    The library returns detached boxes, and logits of the learned queries instead of the proposals; both are computed
-    here from the encoder's outputs at all positions. A model without proposals yields nothing.
-    """
-    if outputs.enc_outputs_class is None:
-        return
-    queries = outputs.init_reference_points.shape[1]
-    best = outputs.enc_outputs_class.max(-1).values.topk(queries, dim=1).indices[..., None]
-    logits = outputs.enc_outputs_class[..., : text_mask.shape[1]]
-    yield Predictions(
-        logits.gather(1, best.expand(-1, -1, logits.shape[-1])).float(),
-        outputs.enc_outputs_coord_logits.gather(1, best.expand(-1, -1, 4)).float().sigmoid(),
-    )
-
-
-def stack(layers: Iterable[Predictions]) -> Predictions:
-    """Stack the predictions of L layers to (L, B, Q, T) and (L, B, Q, 4)."""
-    logits, boxes = zip(*((layer.logits, layer.boxes) for layer in layers), strict=True)
-    return Predictions(torch.stack(logits), torch.stack(boxes))
+        """See :func:`engine.teachers.grounding_dino.layer_predictions.decoder_layers`."""
+        return decoder_layers(self._detector, outputs, text_mask)
 
 
 def _detections(scores: Tensor, classes: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Detections:
@@ -349,11 +268,3 @@ def _detections(scores: Tensor, classes: Tensor, boxes: Tensor, *, size: tuple[i
         scores=scores.cpu().numpy(),
         class_indices=classes.cpu().numpy(),
     )
-
-
-def _transform(folder: Path) -> ShortestEdgeTransform:
-    file = folder / PREPROCESSOR
-    if not file.is_file():
-        return ShortestEdgeTransform()
-    values = read_object_file(file, error=BaseModelError, limit=LIMITS[PREPROCESSOR])
-    return ShortestEdgeTransform.of(values, where=str(file))

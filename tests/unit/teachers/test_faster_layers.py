@@ -17,7 +17,7 @@ from engine.models.fast.deformable_attention import keep_only_inputs
 from engine.models.fast.lora_linear import fuse_lora_linears
 from engine.spec import LoraPreset
 from engine.teachers.grounding_dino.cross_attention import reorder_cross_attention as reorder_fusion
-from engine.teachers.grounding_dino.model import PRESETS
+from engine.teachers.grounding_dino.lora_presets import PRESETS
 from engine.teachers.sam.cross_attention import reorder_cross_attention as reorder_prompts
 
 SHORT, LONG = 5, 60

@@ -30,8 +30,10 @@ from engine.models.lora import adapter_off, attach, merged, trainable_parameters
 from engine.models.registry import REGISTRY
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.grounding_dino.batch import canvas
+from engine.teachers.grounding_dino.layer_predictions import proposals, stack
+from engine.teachers.grounding_dino.lora_presets import PRESETS
 from engine.teachers.grounding_dino.loss import Targets, detection_losses
-from engine.teachers.grounding_dino.model import PRESETS, GroundingDino, proposals, stack
+from engine.teachers.grounding_dino.model import GroundingDino
 
 BOX, BOX_2 = (10.0, 10.0, 40.0, 50.0), (0.0, 20.0, 30.0, 64.0)
 

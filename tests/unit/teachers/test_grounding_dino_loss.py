@@ -17,6 +17,7 @@ from transformers.loss.loss_grounding_dino import (
     GroundingDinoImageLoss,
 )
 
+from engine.teachers.grounding_dino.layer_predictions import proposals, stack
 from engine.teachers.grounding_dino.loss import (
     Predictions,
     Targets,
@@ -26,7 +27,6 @@ from engine.teachers.grounding_dino.loss import (
     sigmoid_focal_loss,
     to_corners,
 )
-from engine.teachers.grounding_dino.model import proposals, stack
 
 IMAGES, QUERIES, TOKENS = 3, 10, 12
 SPANS = torch.zeros(3, TOKENS, dtype=torch.bool)

@@ -1,0 +1,69 @@
+"""Load the base model of Grounding DINO from untrusted files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GroundingDinoForObjectDetection,
+    MMGroundingDinoForObjectDetection,
+)
+
+from engine.dataset.images.preprocessing import ShortestEdgeTransform
+from engine.errors import BaseModelError
+from engine.models.base_files import (
+    check_loaded,
+    check_size,
+    check_tokenizer,
+    check_tokenizer_files,
+    read_config,
+    shortened,
+)
+from engine.storage.base_identity import LIMITS, PREPROCESSOR
+from engine.text.plain_json import read_object_file
+
+MODELS = {"grounding-dino": GroundingDinoForObjectDetection, "mm-grounding-dino": MMGroundingDinoForObjectDetection}
+
+
+def load_base(folder: Path) -> tuple[Any, Any, ShortestEdgeTransform]:
+    """Return the frozen model of a folder, in 32 bit on the CPU, its tokenizer and its image transform.
+
+    Raises:
+        BaseModelError: The folder holds no Grounding DINO that can be loaded.
+    """
+    try:
+        kind = read_config(folder, MODELS)["model_type"]
+        check_tokenizer_files(folder)
+        transform = _transform(folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # 0.0 as in mmdetection and Open-GroundingDino; published files carry the library's 0.1.
+        config.dropout = 0.0
+        check_size(folder, lambda: MODELS[kind](config))
+        model, report = MODELS[kind].from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except BaseModelError:
+        raise
+    except Exception as error:  # the library may raise anything for untrusted files
+        raise BaseModelError(f"{folder} holds no Grounding DINO that can be loaded: {shortened(error)}") from error
+    check_loaded(folder, model, report["missing_keys"])
+    check_tokenizer(folder, tokenizer, vocabulary=config.text_config.vocab_size)
+    return model.requires_grad_(False).eval(), tokenizer, transform
+
+
+def _transform(folder: Path) -> ShortestEdgeTransform:
+    file = folder / PREPROCESSOR
+    if not file.is_file():
+        return ShortestEdgeTransform()
+    values = read_object_file(file, error=BaseModelError, limit=LIMITS[PREPROCESSOR])
+    return ShortestEdgeTransform.of(values, where=str(file))
