@@ -1,0 +1,45 @@
+"""Base of all sections of the spec, and the strings in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic.alias_generators import to_camel
+
+Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
+"""``s3://``, ``gs://`` or ``az://bucket/key``, ``pvc://claim/path``, ``file:///path`` or a plain path."""
+
+SettingPath = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+SettingValue = Annotated[str, StringConstraints(max_length=4096)]
+
+DecimalString = Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$")]
+"""A non-negative decimal number in quotes, such as ``"0.05"`` or ``"1e-4"``."""
+
+
+def _is_probability(value: str) -> str:
+    if Decimal(value) >= 1:
+        raise ValueError('must be at least "0" and below "1"')
+    return value
+
+
+def _is_positive(value: str) -> str:
+    if not 0 < Decimal(value) <= 1:
+        raise ValueError('must be above "0" and at most "1"')
+    return value
+
+
+Dropout = Annotated[DecimalString, AfterValidator(_is_probability)]
+LearningRate = Annotated[DecimalString, AfterValidator(_is_positive)]
+
+
+class SpecModel(BaseModel):
+    """Base of all that users write: frozen, camelCase outside, unknown names refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+    REMOVED: ClassVar[Mapping[str, str]] = {}
+    """Removed and renamed fields as users wrote them, with what to do instead; see
+    :func:`engine.text.pydantic_errors.parse`."""

@@ -1,0 +1,129 @@
+"""Section ``dataset`` of the spec: location, splits and policy for problems."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from engine.spec.base import SpecModel, Uri
+
+GroupBy = Annotated[
+    str, StringConstraints(max_length=80, pattern=r"^(Folder|Prefix:[^\x00-\x1f/]{1,8}|Field:[A-Za-z0-9_.-]{1,64})$")
+]
+"""Criterion for images that belong together: see :class:`engine.dataset.splits.leaks.Grouping`."""
+
+
+class OnProblem(StrEnum):
+    """Policy for images and annotations that cannot be used unchanged."""
+
+    SKIP = "Skip"
+    FAIL = "Fail"
+
+
+class Crowds(StrEnum):
+    """Meaning of annotations with ``iscrowd: 1``."""
+
+    IGNORE = "Ignore"
+    """Regions with objects that are not annotated one by one: neither learned nor counted as wrong."""
+    OBJECTS = "Objects"
+    """Objects like all others: some tools mark every run-length mask as a crowd."""
+
+
+class ExifOrientation(StrEnum):
+    """Orientation of the images during annotation: turned by EXIF, or as stored."""
+
+    AUTO = "Auto"
+    APPLIED = "Applied"
+    IGNORED = "Ignored"
+
+
+class SplitFilesSpec(SpecModel):
+    """One split of a dataset that is already split."""
+
+    annotations: Uri = Field(
+        description="Annotations of this split, in any format that `annotations` of a dataset accepts."
+    )
+    images: Uri | None = Field(default=None, description="Folder of the split's images; default: that of the dataset.")
+
+
+class SplitSpec(SpecModel):
+    """Division of one annotation file, in percent of its images, stratified over classes."""
+
+    train: int = Field(default=80, ge=1, le=99, description="Percent of the images for training.")
+    val: int = Field(default=20, ge=1, le=99, description="Percent for selecting the best adapter.")
+    test: int = Field(default=0, ge=0, le=98, description="Percent used neither for training nor for selection.")
+
+    @model_validator(mode="after")
+    def _sums_to_100(self) -> Self:
+        total = self.train + self.val + self.test
+        if total != 100:
+            raise ValueError(f"train {self.train}, val {self.val} and test {self.test} make {total} percent, not 100")
+        return self
+
+
+class DatasetSpec(SpecModel):
+    """Location of the data: one annotation file, or one per split."""
+
+    annotations: Uri | None = Field(
+        default=None,
+        description="COCO JSON, the folder of a COCO, YOLO, Pascal VOC, LabelMe or VIA export, or a zip file of one.",
+    )
+    images: Uri | None = Field(
+        default=None, description="Folder of the images; default: the folder of the annotations."
+    )
+    train: SplitFilesSpec | None = Field(default=None, description="Training split, if the data is already split.")
+    val: SplitFilesSpec | None = Field(default=None, description="Validation split, if the data is already split.")
+    test: SplitFilesSpec | None = Field(default=None, description="Test split, if the data is already split.")
+    split: SplitSpec | None = Field(default=None, description="Division of `annotations`; default: 80/20/0.")
+    group_by: GroupBy | None = Field(
+        default=None,
+        description="Images that must stay in the same split. Folder: images of one folder. Prefix:_: images whose "
+        "names are equal "
+        "before the last _ (or another separator). Field:video_id: images with the same video_id (or another field) in "
+        "their image record.",
+    )
+    on_problem: OnProblem = Field(
+        default=OnProblem.SKIP,
+        description="Skip: repair what can be repaired, leave out what cannot be used, and count both; Fail: refuse "
+        "the "
+        "dataset in either case.",
+    )
+    crowds: Crowds = Field(
+        default=Crowds.IGNORE,
+        description="Meaning of annotations with `iscrowd: 1`. Ignore: regions that are neither learned nor counted as "
+        "wrong, as in COCO; Objects: objects like all others, for exports that mark every run-length mask as a crowd.",
+    )
+    max_skipped_percent: int = Field(
+        default=20,
+        ge=0,
+        le=100,
+        description="Refuse the dataset if a larger share of images or annotations would be left out.",
+    )
+    max_leaked_percent: int = Field(
+        default=5,
+        ge=0,
+        le=100,
+        description="Refuse the dataset if a larger share of the images of val, or of test, is in train too.",
+    )
+
+    exif_orientation: ExifOrientation = Field(
+        default=ExifOrientation.AUTO,
+        description="Orientation of images during annotation, for images whose size in the annotations does not show "
+        "it. "
+        "Applied: EXIF orientation was applied; Ignored: images were annotated as stored; Auto: like the majority of "
+        "images whose size shows it, otherwise Applied.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_give_data(self) -> Self:
+        if (self.annotations is None) == (self.train is None):
+            raise ValueError("give either dataset.annotations or dataset.train with dataset.val, not both or none")
+        if self.train is not None and self.val is None:
+            raise ValueError("dataset.train needs dataset.val too: the best adapter is selected on it")
+        if self.train is None and (self.val is not None or self.test is not None):
+            raise ValueError("dataset.val and dataset.test go with dataset.train, not with dataset.annotations")
+        if self.train is not None and self.split is not None:
+            raise ValueError("dataset.split divides dataset.annotations; dataset.train is split already")
+        return self

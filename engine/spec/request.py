@@ -1,0 +1,58 @@
+"""The whole spec of a request."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, field_validator
+
+from engine.spec.augmentation import AugmentationSpec
+from engine.spec.base import SettingPath, SettingValue, SpecModel, Uri
+from engine.spec.dataset import DatasetSpec
+from engine.spec.storage import StorageSpec
+from engine.spec.teacher import TeacherSpec
+from engine.spec.training import TrainingSpec
+from engine.text.pydantic_errors import nearest
+
+SETTING_GROUPS = ("augmentation", "teachers", "training")
+"""Groups of ``teacher_config.yaml`` with settings that a request may give by their path."""
+
+
+class FineTuneSpec(SpecModel):
+    """Request of a user. Only ``dataset`` and ``output`` are required."""
+
+    dataset: DatasetSpec = Field(description="Location of the data.")
+    output: Uri = Field(description="Location of adapters and reports, under <output>/<name>/<run id>/.")
+    storage: StorageSpec = Field(default=StorageSpec(), description="Access to object storage.")
+    teachers: list[TeacherSpec] = Field(
+        default=[], max_length=2, description="Teachers to tune; default: those that the data has annotations for."
+    )
+    class_prompts: dict[str, Annotated[str, StringConstraints(min_length=1, max_length=256)]] = Field(
+        default={}, max_length=2048, description="A better phrase for a class name, as a prompt."
+    )
+    augmentation: AugmentationSpec = Field(default=AugmentationSpec(), description="Appearance of images in later use.")
+    training: TrainingSpec = Field(default=TrainingSpec(), description="Settings of every teacher.")
+    settings: dict[SettingPath, SettingValue] = Field(
+        default={},
+        max_length=256,
+        description="Any setting of `teacher_config.yaml` under `teachers`, `training` or `augmentation` by its path, "
+        "such as `training.patience`, or `teachers.*.epochs` for every teacher, with its value as YAML in quotes. It "
+        "overrides the fields above.",
+    )
+
+    @field_validator("settings")
+    @classmethod
+    def _are_in_a_group(cls, settings: dict[str, str]) -> dict[str, str]:
+        for path in settings:
+            group, dot, _ = path.partition(".")
+            if group not in SETTING_GROUPS or not dot:
+                raise ValueError(f"there is no setting {path!r}{nearest(group, list(SETTING_GROUPS))}")
+        return settings
+
+    @field_validator("teachers")
+    @classmethod
+    def _each_once(cls, teachers: list[TeacherSpec]) -> list[TeacherSpec]:
+        names = [teacher.name for teacher in teachers]
+        if len(names) != len(set(names)):
+            raise ValueError(f"each teacher can be listed once, found {', '.join(names)}")
+        return teachers
