@@ -19,7 +19,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 if TYPE_CHECKING:
-    from engine.config.model import TeacherSettings
+    from engine.config.teachers import TeacherSettings
     from engine.estimate.cost_model import CostTraits
     from engine.results.types import TeacherResult
 

@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from engine.config import DataConfig, LoraSettings, RunConfig, TrainingConfig
-from engine.config.model import SplitConfig, SplitFilesConfig, StorageConfig, TeachersConfig
+from engine.config.model import SplitConfig, SplitFilesConfig, StorageConfig
+from engine.config.teachers import TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import Detections, Sample
 from engine.models.base import Batch, Example, LoraTargets, Teacher

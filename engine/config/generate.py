@@ -11,8 +11,10 @@ from importlib import resources
 from typing import Any
 
 from engine.config import data_defaults
+from engine.config.base import ConfigModel, outside_run_id
 from engine.config.data_checks import check_data
-from engine.config.model import ConfigModel, DataConfig, RunConfig, TeacherSettings, TrainingConfig, outside_run_id
+from engine.config.model import DataConfig, RunConfig, TrainingConfig
+from engine.config.teachers import TeacherSettings
 from engine.dataset.checks.problem_catalogue import SEEN_WHEN_OPENED
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.config.model import RunConfig, TeachersConfig
+from engine.config.model import RunConfig
+from engine.config.teachers import TeachersConfig
 from engine.errors import ConfigError
 from engine.layout import CONFIG
 from engine.text.format_version import refuse_newer

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
-from engine.config.model import outside_run_id
+from engine.config.base import outside_run_id
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.errors import ConfigError, DataError
 from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, BEST, DETECTED_BOXES, checkpoint_step

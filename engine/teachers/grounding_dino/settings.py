@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from engine.config.model import MOST, TeacherSettings
+from engine.config.base import MOST
+from engine.config.teachers import TeacherSettings
 
 
 class GroundingDinoSettings(TeacherSettings):

@@ -14,7 +14,8 @@ from engine.cli import request_options
 from engine.cli.app import app
 from engine.cli.request_options import ALL, HYPERPARAMETERS, Flag, Request, takes_request
 from engine.cli.spec_options import bounds
-from engine.config.model import LoraSettings, TeacherSettings, TrainingConfig
+from engine.config.model import TrainingConfig
+from engine.config.teachers import LoraSettings, TeacherSettings
 from engine.errors import ConfigError
 from engine.spec import LoraSpec, TeacherSpec, TrainingSpec
 

@@ -16,7 +16,7 @@ from tiny_sam import sam_settings, save_sam
 from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
 
 from engine.config import RunConfig
-from engine.config.model import TeachersConfig
+from engine.config.teachers import TeachersConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.types import CocoAnnotation, Detections
 from engine.errors import ConfigError, InterruptedTrainingError

@@ -16,7 +16,8 @@ from loops import nonempty
 from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
 
 from engine.config import RunConfig
-from engine.config.model import SplitFilesConfig, TeachersConfig
+from engine.config.model import SplitFilesConfig
+from engine.config.teachers import TeachersConfig
 from engine.dataset import Sample, inspect_dataset, load_dataset, load_sample
 from engine.errors import BaseModelError, ConfigError, DataError, InterruptedTrainingError, TeacherError
 from engine.evaluation.evaluate import evaluate

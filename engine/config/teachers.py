@@ -1,0 +1,147 @@
+"""Settings of the teachers: section ``teachers`` of ``teacher_config.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    create_model,
+    field_validator,
+    model_validator,
+)
+
+from engine.config.base import MOST, OUTSIDE_RUN_ID, ConfigModel
+from engine.registry import class_reader
+from engine.spec import LoraPreset, TeacherName, Uri
+
+
+class LoraSettings(ConfigModel):
+    """Size and place of the adapter."""
+
+    preset: LoraPreset = Field(description="decoder, encoder-decoder or all: what is adapted")
+    rank: int = Field(ge=1, le=512, description="rank r of the update BA")
+    alpha: int = Field(ge=1, le=1024, description="the update is alpha / r * BA")
+    dropout: float = Field(ge=0, lt=1, description="dropout before A")
+    skip_layers: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="first layers of the encoder that are not adapted; nothing before them is adapted either: their "
+        "output is computed once per image and cached",
+    )
+
+
+class TeacherSettings(ConfigModel):
+    """Settings common to all teachers."""
+
+    GROUPS: ClassVar[tuple[str, ...]] = ()
+    """Groups of layers that the teacher can recompute."""
+
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "accumulation_steps": "accumulation_steps was removed: set batch_size to the images per optimizer step; "
+        "micro_batch_size, the images per forward pass, is chosen for the memory"
+    }
+
+    base_model: Uri = Field(description="hub id, folder, s3:// prefix, or a checkpoint of the model's authors")
+    revision: str | None = Field(max_length=128, description="commit or tag of a hub id")
+    base_digest: str | None = Field(
+        default=None,
+        max_length=64,
+        description="digest of the base's files when the run was planned; null for a hub id",
+    )
+    lora: LoraSettings = Field(description="size and place of the adapter")
+    epochs: int = Field(ge=1, le=10_000, description="passes over the training split")
+    batch_size: int = Field(ge=1, le=4096, description="images per optimizer step, over all processes")
+    micro_batch_size: Annotated[int | None, OUTSIDE_RUN_ID] = Field(
+        default=None,
+        ge=1,
+        le=MOST,
+        description="maximum images per forward pass, which does not change the step; null: as many as fit in memory",
+    )
+    checkpointing: Annotated[Literal["auto"] | tuple[str, ...], OUTSIDE_RUN_ID] = Field(
+        default="auto",
+        description="groups of layers that recompute their activations instead of keeping them, such as encoder; "
+        "auto: as many groups, and micro-batches as small, as memory requires",
+    )
+    learning_rate: float = Field(gt=0, le=1, description="peak learning rate of AdamW")
+    weight_decay: float = Field(ge=0, description="of AdamW")
+    warmup_fraction: float = Field(ge=0, lt=1, description="share of the steps with a rising learning rate")
+    schedule: Literal["cosine", "constant"] = Field(description="learning rate after warm-up")
+    clip_norm: float = Field(gt=0, description="gradients are scaled down to this norm")
+    evaluations: int = Field(
+        ge=1, le=MOST, description="evaluations on the validation split during training, at most one per epoch"
+    )
+    views: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="augmented views of an image that are used in turn, so that frozen layers run once per view; "
+        "after each round one of them is replaced by a new one; 0: a new view each time",
+    )
+
+    def prompts_per_image(self, objects: int) -> int:
+        """Return the number of prompts that an image with ``objects`` objects has in training."""
+        return objects
+
+    def prompt_share(self) -> float:
+        """Return the share of prompt boxes in training that the prompting teacher detects."""
+        return 0.0
+
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _are_groups(cls, value: object) -> object:
+        """Accept one name as a list of one. Runs before type validation, which would report an error per type."""
+        groups = [value] if value in cls.GROUPS else value
+        wrong = [one for one in groups if one not in cls.GROUPS] if isinstance(groups, list | tuple) else []
+        if wrong or not (groups == "auto" or isinstance(groups, list | tuple)):
+            known = f"auto or a list of {', '.join(cls.GROUPS)}"
+            raise ValueError(f"must be {known}" + (f", and {wrong[0]!r} is none of these" if wrong else ""))
+        return groups
+
+
+class TeachersConfig(ConfigModel):
+    """Teachers to tune: a section for each registered teacher, by its slug; None if it is not tuned."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def resolved(cls) -> type[BaseModel]:
+        """Return the model of the sections of all teachers that are registered now."""
+        return _sections(tuple(TeacherName))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _by_registry(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(data, cls):
+            return data
+        checked = cls.resolved().model_validate(data)
+        return handler({name: getattr(checked, name) for name in type(checked).model_fields})
+
+    def of(self, name: TeacherName) -> TeacherSettings | None:
+        """Return the settings of one teacher; None if it is not tuned."""
+        settings: TeacherSettings | None = (self.model_extra or {}).get(name.slug)
+        return settings
+
+    @property
+    def reader(self) -> TeacherName | None:
+        """Name of the tuned teacher that is prompted by class names."""
+        return class_reader(self.names)
+
+    @property
+    def names(self) -> tuple[TeacherName, ...]:
+        """Names of the teachers to tune, each after the one that prompts it."""
+        return tuple(name for name in TeacherName if self.of(name) is not None)
+
+
+@cache
+def _sections(names: tuple[TeacherName, ...]) -> type[BaseModel]:
+    fields: dict[str, Any] = {
+        name.slug: (name.traits.settings | None, Field(default=None, description=name.traits.summary)) for name in names
+    }
+    return create_model("TeacherSections", __base__=ConfigModel, **fields)
