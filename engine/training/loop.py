@@ -85,7 +85,8 @@ class Loop:
         processes: Processes = ALONE,
     ) -> None:
         self.teacher, self.settings, self.training = teacher, settings, training
-        self.steps = replace(steps, micro_batch_size=start.progress.micro_batch_size or steps.micro_batch_size)
+        halved = start.progress.micro_batch_size
+        self.steps = steps if halved is None else replace(steps, micro_batch_size=min(halved, steps.largest_batch))
         self.memory = StepMemory(start.progress.step_memory_bytes)
         self.folder, self.hooks, self.stop, self.processes = folder, hooks, stop, processes
         self.interval = checkpoint_interval(EXPECTED_COST)

@@ -5,6 +5,7 @@ The gradient of a step does not depend on how it is divided, so the machine does
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -64,9 +65,10 @@ def plan_micro_batch(
     begun: Progress | None,
     processes: Processes,
 ) -> MicroBatchPlan:
-    """Choose the micro-batch size so that steps fit into memory.
+    """Choose the micro-batch size so that the share of a step that each process has fits into its memory.
 
-    The first process decides for all. A resumed run keeps the size that it began with, since rounding depends on it.
+    The first process decides for all. A resumed run keeps the size that it began with, since rounding depends on it,
+    unless the settings allow only a smaller one.
 
     Args:
         teacher: On its device.
@@ -76,6 +78,10 @@ def plan_micro_batch(
         begun: Progress of the run to resume; None for a new run.
         processes: All processes of the run.
     """
+    share = math.ceil(settings.batch_size / processes.rank.size)
+    wanted = settings.micro_batch_size
+    limit = min(wanted or share, share)
+    settings = settings.model_copy(update={"micro_batch_size": limit})
 
     def decide() -> tuple[StepEstimate | None, int | None]:
         available_memory = measure_available_memory(teacher, processes.rank)
@@ -88,13 +94,13 @@ def plan_micro_batch(
 
     plan, available_memory = processes.decided(decide)
     if begun is not None:
-        micro_batch_size = begun.planned_micro_batch_size or settings.batch_size
+        micro_batch_size = begun.planned_micro_batch_size or limit
     elif plan is not None:
         micro_batch_size = plan.micro_batch_size
     else:
-        micro_batch_size = UNKNOWN_BASE_MICRO_BATCH if teacher.device.type == "cuda" else settings.batch_size
-        micro_batch_size = settings.micro_batch_size or micro_batch_size
-    micro_batch_size = min(micro_batch_size, settings.batch_size)
+        unknown = wanted is None and teacher.device.type == "cuda"
+        micro_batch_size = UNKNOWN_BASE_MICRO_BATCH if unknown else limit
+    micro_batch_size = min(micro_batch_size, limit)
     kept = 0
     if plan is not None and _may_keep(teacher, settings):
         kept = round(KEPT_MEMORY_FACTOR * plan.memory_bytes * max(1, micro_batch_size / plan.micro_batch_size))

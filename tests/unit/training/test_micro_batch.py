@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_sam import sam_settings
-from toy import run_config, write_toy_data
+from toy import ToyTeacher, run_config, write_toy_data
 
 from engine.config import LoraSettings
+from engine.processes.launch import Rank
 from engine.results.events import Event
 from engine.results.types import TeacherResult
 from engine.spec import LoraPreset
 from engine.training import TeacherTrainer, micro_batch, prepare_model
+from engine.training.checkpoint import Progress
 
 TINY_SAM = Path(__file__).resolve().parents[3] / "examples" / "tiny_teachers" / "sam"
 
@@ -39,6 +42,34 @@ def test_little_memory_reduces_the_micro_batch_and_recomputes_and_reports_it(
     assert any("1 of the 4 images of a step at a time, recomputing encoder and decoder" in note for note in notes)
     assert any(note.startswith("steps used") for note in notes)
     assert result.predicted_memory_bytes == pytest.approx(result.step_memory_bytes, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("processes", "setting", "begun", "expected"),
+    [
+        (1, None, None, 16),
+        (8, None, None, 2),
+        (8, 1, None, 1),
+        (3, None, None, 6),
+        (1, 2, None, 2),
+        (1, None, 4, 4),
+        (1, 2, 4, 2),
+        (8, None, 4, 2),
+    ],
+)
+def test_a_micro_batch_is_at_most_the_share_of_a_process_and_what_the_settings_allow(
+    processes: int, setting: int | None, begun: int | None, expected: int
+) -> None:
+    settings = sam_settings(base_model="any", batch_size=16, micro_batch_size=setting)
+    plan = micro_batch.plan_micro_batch(
+        ToyTeacher(),
+        settings,
+        None,  # type: ignore[arg-type]  # the base is unknown: the data does not matter
+        bfloat16=False,
+        begun=None if begun is None else Progress(planned_micro_batch_size=begun),
+        processes=SimpleNamespace(rank=Rank(size=processes), decided=lambda decide: decide()),  # type: ignore[arg-type]
+    )
+    assert plan.micro_batch_size == expected
 
 
 def test_a_container_has_what_its_limit_leaves_it(tmp_path: Path) -> None:

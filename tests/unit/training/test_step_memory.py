@@ -63,6 +63,9 @@ def test_a_resumed_run_does_not_try_the_whole_batch_again(tmp_path: Path, monkey
     assert checkpoint is not None
     toy_loop(tmp_path, start=checkpoint, epochs=3).run()
     assert max(asked) == 2
+    asked.clear()
+    toy_loop(tmp_path, start=checkpoint, epochs=3, micro_batch_size=1).run()
+    assert max(asked) == 1, "the size that the message of the failure advises"
 
 
 @pytest.mark.parametrize(
