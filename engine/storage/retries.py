@@ -28,7 +28,7 @@ RENEWABLE = frozenset(
 )
 """Error codes that renewed credentials may resolve, if the present ones have worked before: expired or revoked."""
 
-THROTTLED = frozenset({"429", "TooManyRequests"})
+TOO_MANY_REQUESTS = 429
 TEMPORARY = frozenset(
     {
         "BadDigest",  # corrupted on the way to the store
@@ -88,7 +88,8 @@ class Retries:
             else type(caught_exception).__name__
         )
         fault = RetryContext(attempts, None, parsed, http, caught_exception)
-        throttled = name in THROTTLED or ThrottledRetryableChecker().is_retryable(fault)
+        too_many = http is not None and http.status_code == TOO_MANY_REQUESTS  # each store has an error code of its own
+        throttled = too_many or ThrottledRetryableChecker().is_retryable(fault)
         temporary = throttled or name in TEMPORARY or TransientRetryableChecker().is_retryable(fault)
         untrusted = isinstance(caught_exception, SSLError) and "CERTIFICATE" in str(caught_exception).upper()
         renewable = name in RENEWABLE and self._succeeded

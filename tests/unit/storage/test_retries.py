@@ -38,7 +38,14 @@ def ask(retries: Retries, status: int = 0, code: str = "", *, attempts: int = 1,
 
 def test_what_may_pass_is_requested_again_and_told(retries: Retries, told: Counter[str]) -> None:
     assert ask(retries, 200) is None
-    for status, code in ((503, "SlowDown"), (500, ""), (400, "BadDigest"), (409, "ConditionalRequestConflict")):
+    for status, code in (
+        (503, "SlowDown"),
+        (500, ""),
+        (400, "BadDigest"),
+        (409, "ConditionalRequestConflict"),
+        (429, ""),
+        (429, "QuotaOfThisStore"),
+    ):
         assert ask(retries, status, code) is not None
     unreachable = EndpointConnectionError(endpoint_url="http://nowhere")
     assert ask(retries, error=unreachable, attempts=3) is not None
@@ -47,6 +54,8 @@ def test_what_may_pass_is_requested_again_and_told(retries: Retries, told: Count
         "s3://b/k answered 500: attempt 2 of 4",
         "s3://b/k answered BadDigest: attempt 2 of 4",
         "s3://b/k answered ConditionalRequestConflict: attempt 2 of 4",
+        "s3://b/k answered 429: attempt 2 of 4",
+        "s3://b/k answered QuotaOfThisStore: attempt 2 of 4",
         "s3://b/k could not be reached: attempt 4 of 4",
     }
 
