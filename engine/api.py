@@ -128,7 +128,10 @@ def _yaml(value: Any) -> str:
 
 def _folder(adapter: str | Path) -> str:
     """Return the folder of an adapter that may be given by its file, as ``result.adapter.uri`` is."""
-    return str(adapter).removesuffix(ADAPTER).rstrip("/")
+    folder, slash, file = str(adapter).rpartition("/")
+    if file == ADAPTER:
+        return folder or slash or "."
+    return str(adapter)
 
 
 def label(

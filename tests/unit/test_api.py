@@ -35,6 +35,20 @@ def test_a_dataset_is_inspected_by_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("adapter", "folder"),
+    [
+        ("out/run/sam_lora/adapter_model.safetensors", "out/run/sam_lora"),
+        ("s3://bucket/run/adapter_model.safetensors", "s3://bucket/run"),
+        ("adapter_model.safetensors", "."),
+        ("my_adapter_model.safetensors", "my_adapter_model.safetensors"),
+        ("out/run/", "out/run/"),
+    ],
+)
+def test_an_adapter_may_be_named_by_its_file(adapter: str, folder: str) -> None:
+    assert api._folder(adapter) == folder
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"teachers": ["Sma"]}, "teachers"),
