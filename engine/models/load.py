@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, FiniteFloat, ValidationError
 from transformers.utils import logging as transformers_logging
 
 from engine.config import TeacherSettings
-from engine.dataset.types import NMS_IOU, DatasetInfo
-from engine.errors import BaseModelError, ConfigError, StorageError
-from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, METADATA, RESULT, RunLayout
+from engine.dataset.types import NMS_IOU
+from engine.errors import BaseModelError, ConfigError
+from engine.layout import ADAPTER
+from engine.models.adapter_files import find_adapters, local_adapter
 from engine.models.base import Teacher
-from engine.models.base_sources import LocalModel, is_hub_id, refuse_pointers, resolve_base_model
+from engine.models.base_sources import LocalModel, is_hub_id, resolve_base_model
 from engine.models.labeller import Labeller
 from engine.models.lora import AdapterCard, load_adapter
+from engine.models.measured_quality import read_category_ids, read_measured
 from engine.models.registry import REGISTRY
-from engine.results.run_files import read_metadata
 from engine.spec import TeacherName
-from engine.storage import NotFoundError, Storage, default_cache, is_remote, join, local_path, parent
-from engine.storage import name as name_of
+from engine.storage import Storage, default_cache
 from engine.storage.base_identity import PARTS
-from engine.storage.bounded_read import JSON_BYTES, read_bounded
 from engine.storage.publication import sha256_of
-from engine.text.plain_json import parse_json
 
 LOG = logging.getLogger(__name__)
 transformers_logging.disable_progress_bar()  # one per file would disturb the progress lines of the trainer
-
-POOR_F1 = 0.1
-"""F1 below which labels of a class are mostly wrong."""
 
 
 def load_teacher(
@@ -100,7 +92,7 @@ def load_adapted(
         names = " and ".join(found)
         question = "say which by teacher=, or load_labeller takes both" if chosen else f"it has none of {wanted}"
         raise ConfigError(f"{adapter} holds adapters of {names}: {question}")
-    with _at_hand(chosen[0], storage) as folder:
+    with local_adapter(chosen[0], storage) as folder:
         return _load(folder, base_model, storage, cache or default_cache(), device)
 
 
@@ -135,27 +127,22 @@ def load_labeller(
         ConfigError: There is no adapter that finds boxes, or several adapters of one teacher.
     """
     storage, cache = storage or Storage(), cache or default_cache()
-    found: dict[TeacherName, str] = {}
-    for given in adapters:
-        for name, uri in find_adapters(str(given), storage=storage).items():
-            if name in found:
-                raise ConfigError(f"{found[name]} and {uri} are both adapters of {name}: give one of each teacher")
-            found[name] = uri
-    detecting = next((name for name in TeacherName if name in found and not name.traits.needs_masks), None)
+    found = _adapters_by_teacher(adapters, storage)
+    detecting = next((name for name in found if not name.traits.needs_masks), None)
     if detecting is None:
         able = " or ".join(name for name in TeacherName if not name.traits.needs_masks)
         raise ConfigError(
             f"{' and '.join(map(str, adapters)) or 'nothing'} holds no adapter of {able}, which finds the boxes: give "
             "the folder of a run that has tuned it"
         )
-    segmenting = next((name for name in TeacherName if name in found and name.traits.prompted_by == detecting), None)
+    segmenting = next((name for name in found if name.traits.prompted_by == detecting), None)
     teachers: dict[TeacherName, Teacher] = {}
     identity: dict[str, str] = {}
     for name, uri in found.items():
-        with _at_hand(uri, storage) as folder:
+        with local_adapter(uri, storage) as folder:
             teachers[name] = _load(folder, (base_models or {}).get(name), storage, cache, device)
             identity[name.slug] = sha256_of(folder / ADAPTER)
-    measured = {name: _measured(uri, storage) for name, uri in found.items()}
+    measured = {name: read_measured(uri, storage) for name, uri in found.items()}
     detector, source = teachers[detecting], found[detecting]
     return Labeller(
         detector=detector,
@@ -164,100 +151,22 @@ def load_labeller(
         if threshold is None
         else dict.fromkeys(detector.classes, float(threshold)),
         nms_iou=nms_iou,
-        category_ids=_category_ids(source, detector.classes, storage),
+        category_ids=read_category_ids(source, detector.classes, storage),
         identity=identity,
         frame=detector.frame,
         remarks=tuple(remark for name, one in measured.items() for remark in one.remarks(name)),
     )
 
 
-def find_adapters(uri: str, *, storage: Storage) -> dict[TeacherName, str]:
-    """Return the adapters in a run's folder, or the adapter whose own folder this is, by teacher.
-
-    Raises:
-        BaseModelError: It is neither a run nor an adapter.
-    """
-    if storage.exists(join(uri, ADAPTER_CARD)):
-        return {_read_card(uri, storage).teacher: uri}
-    folders = {name: RunLayout(uri).teacher(name) for name in TeacherName}
-    found = {name: folder for name, folder in folders.items() if storage.exists(join(folder, ADAPTER_CARD))}
-    if not found:
-        raise BaseModelError(
-            f"{uri} is not the folder of an adapter made here, nor of a run (<output>/<name>/<run id>/, with "
-            "teachers/ in it): give the one that the run printed"
-        )
-    return found
-
-
-def _read_card(uri: str, storage: Storage) -> AdapterCard:
-    """Read ``teacher.json`` of an adapter, without fetching the adapter."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) if is_remote(uri) else local_path(uri)
-        if is_remote(uri):
-            storage.download(join(uri, ADAPTER_CARD), folder / ADAPTER_CARD)
-        refuse_pointers(f"{uri}: ", [folder / ADAPTER_CARD])
-        return AdapterCard.read(folder)
-
-
-class _Quality(BaseModel):
-    f1: FiniteFloat
-
-
-class _Ap(BaseModel):
-    ap: FiniteFloat
-
-
-class _File(BaseModel):
-    sha256: str
-
-
-class _Measured(BaseModel):
-    """The fields needed from an adapter's ``result.json``, of any version."""
-
-    adapter: _File | None = None
-    thresholds: dict[str, FiniteFloat] = {}
-    quality: dict[str, _Quality] = {}
-    before: _Ap | None = None
-    after: _Ap | None = None
-
-    def remarks(self, teacher: TeacherName) -> Iterator[str]:
-        """Yield warnings about labels of this adapter."""
-        if self.before is not None and self.after is not None and self.after.ap < self.before.ap:
-            yield (
-                f"the adapter of {teacher} is worse than its base (AP {self.before.ap:.3f} -> {self.after.ap:.3f}): "
-                "train it longer or on more images before you trust its labels"
-            )
-        poor = {name: one.f1 for name, one in self.quality.items() if 0 <= one.f1 < POOR_F1}
-        if poor and not teacher.traits.needs_masks:
-            named = ", ".join(f"{name} ({f1:.2f})" for name, f1 in sorted(poor.items(), key=lambda item: item[1])[:10])
-            yield f"classes that are hardly found, so that most of their labels are wrong, with their F1: {named}"
-
-
-def _measured(adapter: str, storage: Storage) -> _Measured:
-    """Read the metrics of the run; empty if it has none."""
-    uri = join(adapter, RESULT)
-    try:
-        content = read_bounded(storage, uri, limit=JSON_BYTES)
-    except NotFoundError:
-        return _Measured()
-    try:
-        return parse_json(_Measured, content, where=uri, error=StorageError)
-    except StorageError as error:
-        raise StorageError(f"{uri} cannot be read: {error}. Fetch the run again, or give a threshold") from None
-
-
-def _category_ids(adapter: str, classes: Sequence[str], storage: Storage) -> tuple[int, ...]:
-    """Return the dataset's own category ids if the adapter is still in its run's folder; else counted from 1."""
-    uri = RunLayout(parent(parent(adapter))).dataset
-    try:
-        known = {
-            one.name: one.id
-            for one in DatasetInfo.model_validate_json(read_bounded(storage, uri, limit=JSON_BYTES)).classes
-        }
-    except (NotFoundError, ValidationError):
-        known = {}
-    ids = tuple(known.get(name, 0) for name in classes)
-    return ids if all(name in known for name in classes) else tuple(range(1, len(classes) + 1))
+def _adapters_by_teacher(given: Sequence[str | Path], storage: Storage) -> dict[TeacherName, str]:
+    """Return one adapter per teacher, in the order of the registry."""
+    found: dict[TeacherName, str] = {}
+    for folder in given:
+        for name, uri in find_adapters(str(folder), storage=storage).items():
+            if name in found:
+                raise ConfigError(f"{found[name]} and {uri} are both adapters of {name}: give one of each teacher")
+            found[name] = uri
+    return {name: found[name] for name in TeacherName if name in found}
 
 
 def _teacher_name(name: str) -> TeacherName:
@@ -265,44 +174,6 @@ def _teacher_name(name: str) -> TeacherName:
         return TeacherName(name)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-
-
-@contextmanager
-def _at_hand(uri: str, storage: Storage) -> Iterator[Path]:
-    """Yield a local folder of an adapter, which exists during the block."""
-    if not is_remote(uri):
-        yield _as_published(local_path(uri), uri, storage)
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            storage.download_many(
-                [(join(uri, file), Path(temporary, file)) for file in (ADAPTER_CARD, ADAPTER_CONFIG, ADAPTER)]
-            )
-        except NotFoundError as error:
-            raise BaseModelError(f"{uri} is not the folder of an adapter made here: {error}") from None
-        yield _as_published(Path(temporary), uri, storage)
-
-
-def _as_published(folder: Path, uri: str, storage: Storage) -> Path:
-    """Check a folder against ``metadata.json`` and ``result.json`` of its run, if they exist, and return it."""
-    refuse_pointers(f"{uri}: ", [folder / file for file in (ADAPTER_CARD, ADAPTER_CONFIG, ADAPTER)])
-    layout = RunLayout(parent(parent(uri)))
-    if storage.exists(layout.metadata):
-        for entry in read_metadata(layout, storage).files:
-            file = folder / name_of(entry.path)
-            ours = name_of(parent(entry.path)) == name_of(uri) and file.name in (ADAPTER_CARD, ADAPTER_CONFIG, ADAPTER)
-            if ours and file.is_file() and sha256_of(file) != entry.sha256:
-                raise BaseModelError(
-                    f"{join(uri, file.name)} is not what was published: its sha256 differs from {METADATA}. Fetch the "
-                    "run again, or move the adapter out of the run's folder if you have changed it yourself"
-                )
-    measured = _measured(uri, storage).adapter
-    if measured is not None and (folder / ADAPTER).is_file() and sha256_of(folder / ADAPTER) != measured.sha256:
-        raise BaseModelError(
-            f"{join(uri, ADAPTER)} is not the adapter that {RESULT} next to it was written for: its sha256 differs. "
-            "Fetch the run again, or delete it if you have changed the adapter yourself"
-        )
-    return folder
 
 
 def _check_parts(card: AdapterCard, base: LocalModel, source: str) -> None:

@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine.models.adapter_files import find_adapters
     from engine.models.base import Batch, Example, LoraTargets, Teacher
     from engine.models.base_sources import LocalModel, is_hub_id, resolve_base_model
     from engine.models.labeller import Labeller
-    from engine.models.load import find_adapters, load_adapted, load_labeller, load_teacher
+    from engine.models.load import load_adapted, load_labeller, load_teacher
     from engine.models.lora import adapter_off
     from engine.models.registry import REGISTRY
 
@@ -34,10 +35,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "engine.models.adapter_files": ("find_adapters",),
     "engine.models.base": ("Batch", "Example", "LoraTargets", "Teacher"),
     "engine.models.base_sources": ("LocalModel", "is_hub_id", "resolve_base_model"),
     "engine.models.labeller": ("Labeller",),
-    "engine.models.load": ("find_adapters", "load_adapted", "load_labeller", "load_teacher"),
+    "engine.models.load": ("load_adapted", "load_labeller", "load_teacher"),
     "engine.models.lora": ("adapter_off",),
     "engine.models.registry": ("REGISTRY",),
 }

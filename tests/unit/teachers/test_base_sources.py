@@ -14,8 +14,8 @@ import pytest
 from transformers import SamConfig, SamModel
 
 from engine.errors import BaseModelError, ConfigError
+from engine.models.adapter_files import find_adapters
 from engine.models.base_sources import is_hub_id, resolve_base_model
-from engine.models.load import find_adapters
 from engine.storage import Storage
 from engine.teachers.sam.checkpoint import export_original
 
