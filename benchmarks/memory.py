@@ -23,7 +23,9 @@ from random_teachers import as_documented
 from step_memory import BASES, Shape, resident, step
 from transformers import AutoModelForZeroShotObjectDetection
 
-from engine.estimate.cost_model import BatchShape, base_of, cost_of, count_positions, estimate_step, known, teacher_of
+from engine.estimate.batch_shape import BatchShape
+from engine.estimate.cost_model import base_of, cost_of, estimate_step, known, teacher_of
+from engine.estimate.cost_traits import count_positions
 from engine.spec import LoraPreset, TeacherName
 from engine.training.micro_batch import TensorBytes
 

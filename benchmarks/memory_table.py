@@ -23,7 +23,8 @@ import numpy as np
 from scipy.optimize import nnls
 from step_memory import BASES, Shape, step
 
-from engine.estimate.cost_model import CostTraits, count_positions, key_of
+from engine.estimate.cost_model import key_of
+from engine.estimate.cost_traits import CostTraits, count_positions
 from engine.spec import LoraPreset, TeacherName
 
 TEACHERS = Path(__file__).resolve().parents[1] / "engine" / "teachers"

@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 if TYPE_CHECKING:
     from engine.config.teachers import TeacherSettings
-    from engine.estimate.cost_model import CostTraits
+    from engine.estimate.cost_traits import CostTraits
     from engine.results.types import TeacherResult
 
 TEACHERS = "engine.teachers"

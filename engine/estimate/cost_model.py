@@ -9,46 +9,18 @@ are not included.
 
 from __future__ import annotations
 
-import json
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from importlib import resources
-from typing import Any, ClassVar
+from typing import Any
 
 from engine.config import TeacherSettings
-from engine.dataset.images.preprocessing import ShortestEdgeTransform
-from engine.dataset.types import DatasetInfo
+from engine.estimate.batch_shape import BatchShape
+from engine.estimate.cost_traits import CostTraits
 from engine.spec import LoraPreset, TeacherName
-
-Ladder = Mapping[LoraPreset, tuple[tuple[str, ...], ...]]
-"""Groups of layers to recompute with each preset, fewest first."""
 
 USABLE = 0.85
 """Share of the memory that an estimate may fill: it may be wrong, and an allocator cannot use all memory."""
-
-STRIDES = (8, 16, 32, 64)
-
-
-@dataclass(frozen=True)
-class BatchShape:
-    """Largest shape of the inputs of a run.
-
-    Attributes:
-        positions: Positions of all feature maps of one image.
-        padded_positions: The same for an image in a batch, where each is padded to the largest.
-        tokens: Tokens of a caption.
-        objects: Prompts per image.
-        images: Number of images.
-    """
-
-    positions: int
-    padded_positions: int
-    tokens: int
-    objects: int
-    images: int = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -61,61 +33,6 @@ class StepEstimate:
     flops: float
     made_bytes: float
     kernels: float
-
-
-class CostTraits(ABC):
-    """Dependence of the cost of a teacher's steps on its base, its settings and its inputs.
-
-    Attributes:
-        ladder: Groups of layers to recompute with each preset, fewest first.
-        bases: Known base by the prefix of published names.
-    """
-
-    ladder: ClassVar[Ladder]
-    bases: ClassVar[Mapping[str, str]]
-
-    @cached_property
-    def table(self) -> Mapping[str, Any]:
-        """Counted bases: ``cost_model.json`` next to the module of the class, which the benchmark writes."""
-        package = type(self).__module__.rpartition(".")[0]
-        content = resources.files(package).joinpath("cost_model.json").read_text(encoding="utf-8")
-        table: Mapping[str, Any] = json.loads(content)
-        return table
-
-    @abstractmethod
-    def dimensions(self, config: Mapping[str, Any]) -> list[Any] | None:
-        """Return the values of a ``config.json`` that determine memory, with the library's defaults.
-
-        The last one is the number of the decoder's queries. None: it is the configuration of another model.
-        """
-
-    @abstractmethod
-    def encoder_layers(self, dimensions: Sequence[Any]) -> int:
-        """Return the number of encoder layers of a base with these dimensions."""
-
-    @abstractmethod
-    def features(
-        self, *, images: int, positions: int, queries: int, tokens: int, objects: int, rank: int
-    ) -> tuple[float, ...]:
-        """Return the terms whose weighted sums are memory and arithmetic, scaled so that coefficients are near 1.
-
-        Args:
-            images: Images per batch.
-            positions: Positions of the feature maps of an image, see :func:`count_positions`.
-            queries: Queries of the decoder.
-            tokens: Tokens of a caption.
-            objects: Prompts per image.
-            rank: Rank of the adapter.
-        """
-
-
-def count_positions(height: int, width: int) -> int:
-    """Count the positions of the feature maps of a detector with four of them.
-
-    >>> count_positions(800, 1333)
-    22223
-    """
-    return sum(math.ceil(height / stride) * math.ceil(width / stride) for stride in STRIDES)
 
 
 def base_of(name: str, config: Mapping[str, Any] | None = None) -> str | None:
@@ -168,54 +85,6 @@ def encoder_layers(base: str) -> int:
     """Return the number of encoder layers of a known base."""
     cost = cost_of(base)
     return cost.encoder_layers(cost.table[base]["dimensions"])
-
-
-def shown(info: DatasetInfo, settings: TeacherSettings, transform: ShortestEdgeTransform | None = None) -> BatchShape:
-    """Return the largest input shape by the inspection's median and largest image size."""
-    images = info.image_sizes
-    sizes = [] if images is None else [images.median_size, images.largest_size]
-    names = [one.name for one in info.classes if one.annotations]
-    # A word of a vocabulary has about six letters; two tokens begin and end the caption, one ends each phrase.
-    tokens = 2 + sum(1 + sum(math.ceil(len(word) / 6) for word in name.split() or [name]) for name in names)
-    return batch_shape(
-        [(height, width) for width, height in sizes],
-        tokens=tokens,
-        objects=1 if images is None else images.objects_max,
-        images=info.images,
-        settings=settings,
-        transform=transform,
-    )
-
-
-def batch_shape(
-    sizes: Iterable[tuple[int, int]],
-    *,
-    tokens: int,
-    objects: int,
-    images: int,
-    settings: TeacherSettings,
-    transform: ShortestEdgeTransform | None = None,
-) -> BatchShape:
-    """Return the largest input shape of images of these sizes.
-
-    Args:
-        sizes: Heights and widths in pixels; those that are not known are 0.
-        tokens: Of the longest caption.
-        objects: Of the image that has most.
-        images: How many there are.
-        settings: Of the teacher.
-        transform: Resizes its images; default: as published.
-    """
-    transform = transform or ShortestEdgeTransform()
-    known = {size for size in sizes if min(size) > 0}
-    resized = [transform.plan(*size).resized for size in known] or [(transform.shortest_edge, transform.longest_edge)]
-    return BatchShape(
-        positions=max(count_positions(*size) for size in resized),
-        padded_positions=count_positions(max(height for height, _ in resized), max(width for _, width in resized)),
-        tokens=min(tokens, 256),
-        objects=max(1, settings.prompts_per_image(objects)),
-        images=images,
-    )
 
 
 def key_of(preset: LoraPreset, *, bfloat16: bool, groups: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from engine.config import RunConfig, TeacherSettings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import DatasetInfo
 from engine.errors import BaseModelError, ConfigError, TeacherError
+from engine.estimate.batch_shape import inspected_shape
 from engine.estimate.cost_model import (
     StepEstimate,
     base_of,
@@ -21,7 +22,6 @@ from engine.estimate.cost_model import (
     encoder_layers,
     options,
     published,
-    shown,
     teacher_of,
 )
 from engine.estimate.training_time import GPUS, training_seconds
@@ -96,7 +96,7 @@ def _outlook(
     kind, precision = GPUS[gpu], config.training.precision
     bfloat16 = kind.bfloat16 if precision is Precision.AUTO else precision is Precision.BFLOAT16
     base, transform = find_base(settings, storage)
-    shape = shown(info, settings, transform)
+    shape = inspected_shape(info, settings, transform)
     ways: dict[int, StepEstimate | None] = {}
     if base is not None and any(options(base, settings, shape, bfloat16=bfloat16)):
         ways = {
@@ -151,7 +151,7 @@ def needs(config: RunConfig, info: DatasetInfo, storage: Storage) -> Iterator[Me
         base, transform = find_base(settings, storage)
         if base is None:
             continue
-        ways = list(options(base, settings, shown(info, settings, transform), bfloat16=bfloat16))
+        ways = list(options(base, settings, inspected_shape(info, settings, transform), bfloat16=bfloat16))
         if ways:
             least = min(way.memory_bytes for way in ways)
             yield MemoryNeed(teacher=name, memory_bytes=ways[0].memory_bytes, least_memory_bytes=least)

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves
 from engine.config import TeacherSettings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import CocoDataset
-from engine.estimate.cost_model import USABLE, BatchShape, StepEstimate, base_of, batch_shape, choose_step, options
+from engine.estimate.batch_shape import BatchShape, batch_shape
+from engine.estimate.cost_model import USABLE, StepEstimate, base_of, choose_step, options
 from engine.models.base import Teacher
 from engine.processes.launch import Rank
 from engine.spec import LoraPreset

@@ -17,18 +17,9 @@ from tiny_sam import sam_settings, scene
 
 from engine.config import LoraSettings, TeacherSettings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform
-from engine.estimate.cost_model import (
-    BatchShape,
-    StepEstimate,
-    base_of,
-    batch_shape,
-    choose_step,
-    count_positions,
-    estimate_step,
-    known,
-    options,
-    teacher_of,
-)
+from engine.estimate.batch_shape import BatchShape, batch_shape
+from engine.estimate.cost_model import StepEstimate, base_of, choose_step, estimate_step, known, options, teacher_of
+from engine.estimate.cost_traits import count_positions
 from engine.estimate.training_time import GPUS, batch_seconds
 from engine.models.activation_checkpointing import recompute
 from engine.models.lora import attach, set_training, trainable_parameters

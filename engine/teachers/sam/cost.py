@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from engine.estimate.cost_model import CostTraits, Ladder
+from engine.estimate.cost_traits import CostTraits, Ladder
 from engine.spec import LoraPreset
 
 
