@@ -49,5 +49,5 @@ for command in (
     fetch.fetch,
     doctor.doctor,
 ):
-    app.command()(command)
+    app.command(cls=train.TrainCommand if command is train.train else None)(command)
 app.command(context_settings=launch.WORDS_FOLLOW)(launch.launch)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from engine.cli import options
 from engine.cli.outcome_file import OutcomeFile, failures_in
@@ -29,6 +30,31 @@ from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
 
 if TYPE_CHECKING:
     from engine.training.distributed import Processes
+
+
+class TrainCommand(TyperCommand):
+    """The command train, which refuses options of ``teacher run`` by an error that names that command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            ConfigError: An option belongs to ``teacher run``.
+        """
+        run = ctx.parent and ctx.parent.command.get_command(ctx.parent, "run")
+        if run is not None and not ctx.resilient_parsing:
+            foreign = _flags(run, ctx) - _flags(self, ctx)
+            wrong = next((flag for flag in (arg.partition("=")[0] for arg in args) if flag in foreign), None)
+            if wrong is not None:
+                raise ConfigError(
+                    f"{wrong} is an option of teacher run: write teacher run {wrong} …, or give teacher train the "
+                    "configuration of a planned run, --config teacher_config.yaml"
+                )
+        return super().parse_args(ctx, args)
+
+
+def _flags(command: TyperCommand, ctx: Any) -> set[str]:
+    return {flag for parameter in command.get_params(ctx) for flag in parameter.opts + parameter.secondary_opts}
 
 
 def train(

@@ -111,3 +111,18 @@ def test_help_is_the_description_of_the_field(flag: Flag) -> None:
 def test_every_hyperparameter_is_a_setting() -> None:
     assert all(flag.setting for flag in HYPERPARAMETERS)
     assert not any(flag.setting for flag in request_options.DATA)
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [("--data a.json", "--data"), ("--config c.yaml --epochs=3", "--epochs"), ("-f pets.yaml", "-f")],
+)
+def test_train_refuses_options_of_run_and_names_that_command(words: str, wrong: str) -> None:
+    ended = CliRunner().invoke(app, ["train", *words.split()])
+    assert isinstance(ended.exception, ConfigError)
+    assert f"{wrong} is an option of teacher run" in str(ended.exception)
+
+
+def test_train_reports_an_unknown_option_as_such() -> None:
+    ended = CliRunner().invoke(app, ["train", "--config", "c.yaml", "--epoch-count", "3"])
+    assert (ended.exit_code, "No such option" in ended.stderr) == (2, True)
