@@ -72,12 +72,13 @@ async def api(control_plane: real.ControlPlane) -> Any:
 
 @pytest.fixture(scope="module")
 def there(control_plane: real.ControlPlane) -> None:
-    """Two objects that nobody works on."""
+    """Two objects that no operator watches, applied by each process that shares the control plane."""
 
     async def make() -> None:
+        query = {"fieldManager": "test", "force": "true"}
         async with admin(control_plane) as api:
             for name, spec in (("minimal", MINIMAL), ("full", FULL)):
-                await api.call("POST", OBJECTS, _object(spec, name))
+                await api.call("PATCH", f"{OBJECTS}/{name}", _object(spec, name), content=APPLY, **query)
 
     run_plainly(make())
 
@@ -413,15 +414,17 @@ NEEDED: dict[Path_, Body] = {
         "reason": "Training",
         "lastTransitionTime": "2026-01-31T12:00:00Z",
     },
-    ("status", "teachers", "[]"): {"name": "Sam", "state": "Training"},
-    ("status", "teachers", "[]", "attempts", "[]"): {"pod": "a"},
-    ("status", "teachers", "[]", "progress"): {"percent": 1, "step": 1, "steps": 100},
-    ("status", "teachers", "[]", "unresponsive"): {
-        "reason": "NodeNotReady",
-        "message": "x",
-        "since": "2026-01-31T12:00:00Z",
+    **{
+        ("status", kind, "[]", *path): beside
+        for kind, name in (("stages", "Inspection"), ("teachers", "Sam"))
+        for path, beside in {
+            (): {"name": name, "state": "Training"},
+            ("attempts", "[]"): {"pod": "a"},
+            ("progress",): {"percent": 1, "step": 1, "steps": 100},
+            ("unresponsive",): {"reason": "NodeNotReady", "message": "x", "since": "2026-01-31T12:00:00Z"},
+            ("failure",): {"reason": "Crashed", "message": "x"},
+        }.items()
     },
-    ("status", "teachers", "[]", "failure"): {"reason": "Crashed", "message": "x"},
 }
 """What has to stand beside a field."""
 
