@@ -393,8 +393,8 @@ async def test_a_container_that_is_stopped_as_it_starts_costs_one_attempt(world:
 async def test_a_field_that_no_pod_has_ends_the_run(world: World) -> None:
     run = "typo"
     await world.create(run, affinity={"nodeAfinity": {}})
-    await world.inspects(run)
-    await world.reaches(run, "ChildRefused", saying="nodeAfinity")
+    status = await world.reaches(run, "ChildRefused", saying="nodeAfinity")
+    assert status["stages"][0]["state"] == "Failed", "inspection has the affinity too, and comes first"
 
 
 @pytest.mark.server_only  # it validates Jobs

@@ -118,7 +118,7 @@ async def test_describe_says_why_a_run_failed(control_plane: real.ControlPlane, 
     said = " ".join(text.split())  # kubectl pads each column to its widest cell
     for words in (
         "CUDA out of memory: lower the batch size",
-        "Exit Code: 6",
+        "Exit Code: 44",
         f"Node: {world.node}",
         "RuntimeError: a line of the log",
         "Warning OutOfGpuMemory",
