@@ -16,7 +16,7 @@ from engine.augmentation import table_markdown
 from engine.cli.app import app
 from engine.dataset.checks.problem_catalogue import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Severity
-from engine.errors import EXIT_ERRORS, FORMER_EXIT_CODES, InterruptedTrainingError, TeacherError
+from engine.errors import EXIT_ERRORS, InterruptedTrainingError, TeacherError
 from teacher_operator.api.kube_types import INT_OR_STRING
 from teacher_operator.api.spec import INPUTS, PLATFORM, TeacherFineTuneSpec
 
@@ -99,24 +99,22 @@ def augmentation_page() -> str:
 
 
 EXIT_CODES_HEAD = """\
-| code | reason | meaning | retried | up to version 0.1.0 |
-| --- | --- | --- | --- | --- |
-| 0 | | success | | 0 |
+| code | reason | meaning | retried |
+| --- | --- | --- | --- |
+| 0 | | success | |
 """
 
 EXIT_CODES_END = f"""
-| 130 | | a second Ctrl-C, which ends the program immediately | | same |
-| 2 | | an unknown command or option, or an invalid option value | no | same |
-| {TeacherError.exit_code} | `{TeacherError.reason}` | any other error | yes | same |
+| 130 | | a second Ctrl-C, which ends the program immediately | |
+| 2 | | an unknown command or option, or an invalid option value | no |
+| {TeacherError.exit_code} | `{TeacherError.reason}` | any other error | yes |
 """
 
 
 def exit_codes() -> str:
     """Return the table of the exit codes of ``teacher``, from the errors."""
-    former = {today: code for code, today in FORMER_EXIT_CODES.items()}
     rows = (
-        f"| {code} | `{error.reason}` | {_meaning(error)} | {_retried(error)} | {former.get(code, 'same')} |"
-        for code, error in EXIT_ERRORS.items()
+        f"| {code} | `{error.reason}` | {_meaning(error)} | {_retried(error)} |" for code, error in EXIT_ERRORS.items()
     )
     return EXIT_CODES_HEAD + "\n".join(rows) + EXIT_CODES_END
 

@@ -130,16 +130,3 @@ EXIT_ERRORS: dict[int, type[TeacherError]] = {error.exit_code: error for error i
 
 NEVER_RETRIED = frozenset(code for code, error in EXIT_ERRORS.items() if not error.retryable)
 """Exit codes of failures that would occur again with the same command."""
-
-FORMER_EXIT_CODES: dict[int, int] = {
-    2: ConfigError.exit_code,
-    3: DataError.exit_code,
-    4: BaseModelError.exit_code,
-    5: StorageError.exit_code,
-    6: OutOfGpuMemoryError.exit_code,
-    7: LossNotFiniteError.exit_code,
-    8: NoProgressError.exit_code,
-    9: MachineError.exit_code,
-    10: NotBetterThanBaseError.exit_code,
-}
-"""Today's exit codes by those of earlier versions, whose trainers may still run and leave outcomes."""

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from engine.dataset.dataset_summary import short_info, size_of
 from engine.dataset.types import DatasetInfo
-from engine.errors import FORMER_EXIT_CODES, ConfigError, StorageError, TeacherError
+from engine.errors import ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
 from engine.results.metrics import Change, headline_changes
 from engine.results.run_files import RunMetadata
@@ -160,19 +160,13 @@ class Outcome(Result):
 
 
 def parse_outcome(text: str) -> Outcome | None:
-    """Parse the outcome of a process; None if the text is not one. A killed process writes none.
-
-    The exit code of an outcome of an earlier version is replaced by today's code of the same failure.
-    """
+    """Parse the outcome of a process; None if the text is not one. A killed process writes none."""
     try:
         outcome = Outcome.model_validate_json(text, extra="ignore")
     except ValidationError:
         return _parse_cut(text)
     always = {"exit_code", "prepared", "trained"}  # progress lines have an exit code too
-    if not outcome.model_fields_set >= always:
-        return None
-    code = FORMER_EXIT_CODES.get(outcome.exit_code)
-    return outcome if code is None else outcome.model_copy(update={"exit_code": code})
+    return outcome if outcome.model_fields_set >= always else None
 
 
 def _parse_cut(text: str) -> Outcome | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -70,13 +70,11 @@ class Progress(BaseModel):
     step_memory_bytes: int = 0
     micro_batch_size: int | None = Field(
         default=None,
-        validation_alias=AliasChoices("micro_batch_size", "at_once"),
         description="Images at a time since a GPU ran out of memory; None: it did not.",
     )
     planned_micro_batch_size: int | None = Field(
         default=None,
-        validation_alias=AliasChoices("planned_micro_batch_size", "planned"),
-        description="Images at a time by the memory available when the run began; None: whole batches.",
+        description="Images at a time by the memory available when the run began; None: all of a step.",
     )
 
     def after_step(self, loss: float, *, steps: int, epoch: float) -> Progress:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
-from engine.errors import ConfigError, DataError, LossNotFiniteError, StorageError, TeacherError
+from engine.errors import DataError, LossNotFiniteError, StorageError
 from engine.results.events import Event
 from engine.results.metrics import Change
 from engine.results.outcome import CUTS, IN_LOG, LIMIT, Outcome, Prepared, TeacherOutcome, parse_outcome, write_outcome
@@ -148,15 +148,6 @@ def test_a_failure_says_what_kind_it_is(error: Exception, exit_code: int, reason
     outcome = Outcome.failure(error)
     assert (outcome.exit_code, outcome.reason, outcome.message) == (exit_code, reason, message)
     assert parse_outcome(outcome.to_message()) == outcome
-
-
-@pytest.mark.parametrize(("former", "error"), [(2, ConfigError), (3, DataError), (7, LossNotFiniteError)])
-def test_the_outcome_of_a_trainer_of_an_earlier_version_has_the_exit_code_of_today(
-    former: int, error: type[TeacherError]
-) -> None:
-    told = parse_outcome(Outcome(exit_code=former, reason="X", message="x").to_message())
-    assert told is not None
-    assert told.exit_code == error.exit_code
 
 
 @pytest.mark.parametrize(

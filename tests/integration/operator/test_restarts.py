@@ -217,22 +217,22 @@ async def test_two_operators_at_once_do_no_harm(new_world: NewWorld) -> None:
     assert condition(status, "Succeeded")["status"] == "True"
 
 
-async def test_a_job_of_an_earlier_version_that_exit_code_2_ends_loses_no_run(new_world: NewWorld) -> None:
-    """That version's FailJob rule had the former exit codes; a container runtime may use them too."""
-    run, world = "former", await new_world(start=False)
+async def test_a_job_that_another_failure_policy_ends_by_exit_code_2_loses_no_run(new_world: NewWorld) -> None:
+    """Its FailJob rule has exit codes that a container runtime may use too."""
+    run, world = "policy", await new_world(start=False)
     body = await world.create(run)
     settings = Settings(operator_image="registry.example/operator:0", trainer_image="registry.example/trainer:0")
     job = jobs.stage_job(body, parse_spec(body), settings, INSPECTION)
     rules = job["spec"]["podFailurePolicy"]["rules"]
     next(rule for rule in rules if rule["action"] == "FailJob")["onExitCodes"]["values"] = [2, 3, 7, 10]
     await world.api.call("POST", world.path("jobs"), job)
-    former = await world.job(run, "inspect")
+    lost = await world.job(run, "inspect")
     await world.operator.start()
     pod = await world.pod(run, "inspect")
     await world.runs(pod)
     await world.fails(pod, 2)
-    await world.job(run, "inspect", other_than=former["metadata"]["uid"])
+    await world.job(run, "inspect", other_than=lost["metadata"]["uid"])
     await world.inspects(run)
     await world.trains(run)
     status = await world.reaches(run, "Succeeded")
-    assert status["stages"][0]["lostJobs"] == [former["metadata"]["uid"]]
+    assert status["stages"][0]["lostJobs"] == [lost["metadata"]["uid"]]
