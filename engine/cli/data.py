@@ -58,7 +58,9 @@ def split(
     from engine.dataset import split_file
 
     if abs(train + val + test - 1) > 1e-6:
-        raise ConfigError(f"--train {train:g}, --val {val:g} and --test {test:g} make {train + val + test:g}, not 1")
+        raise ConfigError(
+            f"--train {train:g}, --val {val:g} and --test {test:g} add up to {train + val + test:g}, not 1"
+        )
     fractions = {"train": train, "val": val, "test": test}
     storage = options.storage(endpoint_url)
     with TemporaryDirectory() as temporary:

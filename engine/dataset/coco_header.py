@@ -21,10 +21,10 @@ class Header:
     Attributes:
         images: The usable images, in file order.
         image_index: From image id to index in ``images``, or LEFT_OUT.
-        class_ids: Category ids in the order in which classes were met.
+        class_ids: Category ids in the order of their first use by an annotation.
         class_index: From category id to position in ``class_ids``.
-        categories: From category id to name.
-        repeats: How many images are of a file that an earlier image is of.
+        categories: From category id to category.
+        repeats: Number of images whose file belongs to an earlier image too.
     """
 
     images: ImageTable = field(default_factory=ImageTable)
@@ -35,11 +35,12 @@ class Header:
     repeats: int = 0
 
     def class_names(self, log: ProblemLog) -> list[str]:
-        """Name of each class of ``class_ids``, tidied."""
+        """Return the name of each class of ``class_ids``, without surrounding spaces; missing names are replaced."""
         names: list[str] = []
         for class_id in self.class_ids:
             name = self.categories[class_id].name
-            tidy = (name or "").encode("utf-8", errors="replace").decode("utf-8").strip()  # half a surrogate is no text
+            # "replace": a lone surrogate, which JSON allows, cannot be encoded.
+            tidy = (name or "").encode("utf-8", errors="replace").decode("utf-8").strip()
             if not tidy:
                 log.add("unnamed_class", [class_id])
                 tidy = f"class {class_id}"
@@ -57,7 +58,7 @@ class GrowingClassIndex(dict[ImageId | None, int]):
         self._ids = header.class_ids
 
     def get(self, key: ImageId | None, default: int = -1) -> int:  # type: ignore[override]
-        """Return the index of a category id, a new one if it is met for the first time."""
+        """Return the index of a category id, a new one at its first use."""
         if key is None:
             return default
         if key not in self:

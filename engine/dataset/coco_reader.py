@@ -34,7 +34,7 @@ FOREIGN = {
     b"\xff\xfe": "is UTF-16: save it as UTF-8",
     b"\xfe\xff": "is UTF-16: save it as UTF-8",
     POINTER: ADVICE,
-    b"<": "is XML or HTML, not JSON: of Pascal VOC give the folder of the files, of CVAT export COCO",
+    b"<": "is XML or HTML, not JSON: for Pascal VOC give the folder of the files; in CVAT export as COCO",
 }
 MANIFEST = re.compile(rb"^kind:\s*[\"']?TeacherFineTune\b", re.MULTILINE)
 
@@ -117,7 +117,7 @@ class CocoReader(JsonStream):
                 self.others[key] = self._value()
         self._position += 1
         if self._next() is not None:
-            raise self._broken("something follows the end of the object")
+            raise self._broken("there is text after the end of the object")
 
     def _foreign(self) -> None:
         while len(self._buffer) < 4 and self._more():
@@ -146,7 +146,7 @@ class CocoReader(JsonStream):
             del elements
 
     def _first_key(self) -> bytes:
-        """Return the start of the first element: a bracket followed by it most likely starts another element."""
+        """Return the first key of the first element: a bracket before the same key most likely starts an element."""
         while len(self._buffer) - self._position < self.block and self._more():
             pass
         match = STRING.search(self._buffer, self._position, self._position + 1000)
@@ -206,12 +206,12 @@ class CocoReader(JsonStream):
         try:
             plain = json.loads(b"[" + text + b"]")
         except UnicodeDecodeError as error:
-            raise self._broken(f"{section!r} holds text that is not UTF-8", error.start - 1) from None
+            raise self._broken(f"{section!r} contains text that is not UTF-8", error.start - 1) from None
         except json.JSONDecodeError as error:
             at = len(error.doc[: error.pos].encode(errors="surrogatepass")) - 1
-            raise self._broken(f"{section!r} holds what is no JSON ({error.msg})", at) from None
+            raise self._broken(f"{section!r} contains invalid JSON ({error.msg})", at) from None
         except (ValueError, RecursionError) as error:
-            raise self._broken(f"{section!r} holds what cannot be read ({error})") from None
+            raise self._broken(f"{section!r} cannot be read ({error})") from None
         self._position = after
         if self.raw:
             begins = [start, *(stop + 1 for stop in stops[:-1])]

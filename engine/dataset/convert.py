@@ -50,7 +50,7 @@ def convert_dataset(splits: Mapping[str, SplitFiles], folder: Path, *, storage: 
     Args:
         splits: Files by split name, from :func:`engine.dataset.find_splits`.
         folder: An existing folder on this machine.
-        storage: Where the dataset lies.
+        storage: Access to the dataset.
 
     Raises:
         DataError: It contains no dataset.
@@ -101,7 +101,7 @@ def _writing(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
 
 class _Objects:
-    """Writes the usable objects of a pass."""
+    """Write the usable objects of a pass over a file."""
 
     def __init__(self, spool: BinaryIO) -> None:
         self.spool, self.count = spool, 0

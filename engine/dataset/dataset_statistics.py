@@ -20,10 +20,12 @@ MASK_SHARE = 0.05
 
 RECTANGLE_SHARE = 0.95
 ENOUGH_RECTANGLES = 50
-"""Minimum percentage of polygons equal to their box for such polygons to count as an artefact of the export; a small
-number may be rectangular objects."""
+"""Minimum fraction and number of polygons equal to their box that count as an artefact of the export: a few may be
+rectangular objects."""
 
 RARE_OBJECTS, FEW_IMAGES, IMBALANCE = 10, 10, 100
+"""Limits below, below and above which a problem is reported: objects of a class; images with objects; objects of the
+most frequent class as a multiple of the rarest."""
 
 MOST_LABELS = 300
 """Default maximum number of detections per image in labels and predictions."""
@@ -79,7 +81,7 @@ class Counts:
 
     @property
     def rectangles_only(self) -> bool:
-        """Polygons are an artefact of the export."""
+        """Test whether the polygons only repeat the boxes, as an artefact of the export."""
         masks = self._masks
         outlines = int(masks[MaskKind.POLYGONS] + masks[MaskKind.RUN_LENGTHS])
         rectangles = int(masks[MaskKind.RECTANGLE])
@@ -100,7 +102,7 @@ class Counts:
         return sum(int(getattr(split, name)) for split in self.splits)
 
     def report(self, log: ProblemLog) -> None:
-        """Log problems that only the whole dataset shows."""
+        """Log problems that are visible only in the whole dataset."""
         read, usable, targets = self._sum("read"), self._sum("usable"), self._sum("targets")
         if not self.images_read:
             log.add("no_images")
@@ -135,7 +137,7 @@ class Counts:
         return sum(int(np.count_nonzero(split.objects_of_image)) for split in self.splits)
 
     def info(self, *, source: str, digest: str, splits: dict[str, int], log: ProblemLog) -> DatasetInfo:
-        """Build the DatasetInfo."""
+        """Build the DatasetInfo; ``splits``: number of usable images by split."""
         usable, targets = self._sum("usable"), self._sum("targets")
         read, rectangles = list(zip(splits, self.splits, strict=True)), self.rectangles_only
         return DatasetInfo(

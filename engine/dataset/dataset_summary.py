@@ -15,7 +15,7 @@ NAME_LENGTH = 100
 
 
 def short_info(info: DatasetInfo, limit: int) -> DatasetInfo:
-    """Return the result of inspection in at most ``limit`` bytes of JSON, provided that its counts fit.
+    """Shorten the result of inspection to at most ``limit`` bytes of JSON; counts are never dropped.
 
     Counts come first, then problems in order of severity, then the most frequent classes that fit. Long texts are cut.
     ``problems_left_out`` and ``classes_left_out`` count what did not fit; examples and file names are only in

@@ -192,7 +192,7 @@ def _read(
     thorough: bool,
     opened: Opened | None = None,
 ) -> tuple[Scan, SplitCounts]:
-    """Statistics of one split, with its problem log."""
+    """Read one split; return the scan and its counts, each with a problem log."""
     scan = Scan(split, names=names, storage=storage, log=ProblemLog(), opened=opened, crowds=crowds, thorough=thorough)
     passes: list[SplitCounts] = []
 

@@ -31,7 +31,7 @@ NO_BRACKETS = re.compile(rb"""[^\[\]{}"]*""")
 
 
 class JsonStream:
-    """A position in a JSON file, of which some bytes are in memory.
+    """Read position in a JSON file, with a buffer of the next bytes.
 
     Args:
         stream: The file's bytes.
@@ -49,7 +49,7 @@ class JsonStream:
 
     @property
     def digest(self) -> str:
-        """sha256 of the bytes read so far, in hex."""
+        """Return the sha256 of the bytes read so far, in hex."""
         return self._hash.hexdigest()
 
     @contextmanager
@@ -61,16 +61,16 @@ class JsonStream:
 
     def _more(self) -> bool:
         """Append at least as many bytes as remain in the buffer; return False at the end of the file."""
-        parts: list[bytes | memoryview] = [memoryview(self._buffer)[self._position :]]
-        wanted, found = max(1, len(parts[0])), 0
+        pieces: list[bytes | memoryview] = [memoryview(self._buffer)[self._position :]]
+        wanted, found = max(1, len(pieces[0])), 0
         while found < wanted and (data := self._ahead.result()):
-            parts.append(data)
+            pieces.append(data)
             found += len(data)
             self._ahead = self._pool.submit(self._read)
         if self._kept is not None:
             self._kept.append(self._buffer[: self._position])
         self._before += self._position
-        self._buffer, self._position = b"".join(parts), 0
+        self._buffer, self._position = b"".join(pieces), 0
         return found > 0
 
     def _read(self) -> bytes:
@@ -97,14 +97,14 @@ class JsonStream:
             raise self._truncated("")
         while not (match := STRING.match(self._buffer, self._position)):
             if mark != b'"':
-                raise self._broken("a name in quotes is expected")
+                raise self._broken("a key in quotes is expected")
             if len(self._buffer) - self._position > LONGEST_KEY or not self._more():
                 raise self._truncated("")
         self._position = match.end()
         try:
             key = str(json.loads(match.group()))
         except ValueError:
-            raise self._broken("a name is no text") from None
+            raise self._broken("a key is not valid text") from None
         if self._next() != b":":
             raise self._broken(f"a colon is expected after {key!r}")
         self._position += 1

@@ -1,4 +1,4 @@
-"""Load the usable split of a COCO file into memory, by the same rules as inspection."""
+"""Load the usable images and objects of a COCO file into memory, by the same rules as inspection."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def frame_of(image: CocoImage, header: ImageHeader, frame: Frame) -> Frame:
     if said in ((0, 0), upright):
         return frame if evidence in (Evidence.UNPROVEN, Evidence.UNSIZED) else Frame.UPRIGHT
     raise DataError(
-        f"{image.file_name} is {header.width}x{header.height} pixels, but the annotations say "
+        f"{image.file_name} is {header.width}x{header.height} pixels, but the annotations state "
         f"{image.width}x{image.height}: its boxes would be in the wrong place. Upload the image that was annotated, "
         "or correct width, height and boxes"
     )

@@ -1,8 +1,7 @@
-"""One pass over a COCO file, shared by all who read one: which images, classes and objects can be used.
+"""Read a COCO file once and decide which images, classes and objects are usable; shared by all readers of COCO files.
 
-Memory grows with the images, by some hundred bytes each and their names, and not with what is written of annotations.
-Of these sixteen bytes of each box are kept, to find objects that are annotated twice, and eight of ids that are text,
-negative or above 2**28; other ids have a bit.
+Memory per image is about a hundred bytes plus its name. Memory per annotation does not depend on its size: 16 bytes of
+each box, to find duplicate objects, and one bit of each id (8 bytes if the id is text, negative or above 2**28).
 """
 
 from __future__ import annotations
@@ -32,38 +31,38 @@ from engine.spec import Crowds
 from engine.storage import Storage
 
 LABEL_STUDIO = ("/data/local-files/", "/data/upload/")
-"""What paths of Label Studio's server begin with."""
+"""Prefixes of paths on a Label Studio server."""
 
 LARGEST_SIDE = 1e6
-"""Pixels that no side of an image has."""
+"""Upper limit of an image side in pixels; larger values in a file are ignored."""
 
 
 OnBlock = Callable[[list[RawAnnotation], ValidatedAnnotations, Header], None]
-"""Takes a block, what was judged of it, and the header as far as it is known."""
+"""Receives a block of annotations, its validation results, and the header read so far."""
 
 Opened = Mapping[ImageId, tuple[int, int] | None]
-"""What was seen of images that were opened, by id: None of one that cannot be used, width and height in pixels of one
-whose size the file does not give. Of the others there is nothing to say."""
+"""Facts about opened images by id: None for an unusable image; width and height in pixels for an image whose size is
+missing or differs in the COCO file. Images that agree with the file have no entry."""
 
 
 class Scan:
-    """A pass over one split.
+    """Read one split and validate its images, classes and annotations.
 
     Args:
         split: Annotation file and image folder to read.
-        names: The files in its folder of images.
-        storage: Where it lies.
-        log: Problems of the header are noted here.
-        opened: What is known of images from a look at them.
-        crowds: Whether crowds are ignore regions or objects.
+        names: Files in the image folder.
+        storage: Access to the annotation file.
+        log: Receives problems of images and classes.
+        opened: Facts about images that were opened before.
+        crowds: Treat crowds as ignore regions or as objects.
         thorough: Compare every mask with its box, see :class:`FileChecks`.
-        copies: Keep objects that are there twice.
+        copies: Keep duplicate objects.
 
     Attributes:
-        header: Images and classes, once the pass is over.
+        header: Images and classes; complete after :meth:`run`.
         digest: sha256 of the file, in hex.
-        images_listed: How many images the file lists, usable or not.
-        keys: Of the file of each image, in file order; None where there is none.
+        images_listed: Number of images in the file, usable or not.
+        keys: Key of the file of each listed image, in file order; None if it has no file.
     """
 
     def __init__(
@@ -91,16 +90,18 @@ class Scan:
         self._settled = False
 
     def run(self, start: Callable[[], OnBlock]) -> Header:
-        """Read the file and hand on every block of annotations with what was judged of it.
+        """Read the file and pass every block of annotations on, with its validation results.
+
+        The file is read a second time if the first pass validated annotations with incomplete information (images
+        follow the annotations, or annotations have unlisted classes), or if it found duplicate objects or boxes that
+        contradict their masks.
 
         Args:
-            start: Called when a pass begins; returns what takes the blocks. There is a second pass where the first
-                judged too soon: the file names its images after its annotations, or not all classes of annotations; or
-                where it found objects that are there twice, or boxes that their masks contradict.
+            start: Called at the start of each pass; returns the receiver of its blocks.
 
         Raises:
             DataError: The file is not a COCO dataset.
-            StorageError: It cannot be had.
+            StorageError: The file cannot be read.
         """
         with uncollected():
             complete = self._first_pass(start())
@@ -114,10 +115,10 @@ class Scan:
         return self.header
 
     def _first_pass(self, on_block: OnBlock) -> bool:
-        """Read images and classes, and judge annotations by what is known of them.
+        """Read images and classes, and validate annotations with those read before them.
 
         Returns:
-            Whether everything was judged by a complete header.
+            True if all annotations were validated with complete information.
         """
         header, too_soon = self.header, False
         classes = GrowingClassIndex(header)
@@ -173,7 +174,7 @@ class Scan:
         matches = [self.names.match(image.file_name) if image.file_name else None for image in block]
         keys = [None if match is None else match.key for match in matches]
         self.keys += keys
-        # A folder that was only guessed may be the wrong one: then nothing is known of what is missing.
+        # An image folder that was only guessed may be wrong: without any match in it, no image counts as missing.
         self._images_expected = self._images_expected or any(key is not None for key in keys)
         known = header.image_index.find([image.id for image in block]) != UNKNOWN
         index: dict[ImageId, int] = {}
@@ -216,13 +217,13 @@ class Scan:
         header.image_index.add(list(index), list(index.values()))
 
     def _settle(self) -> None:
-        """Leave out images whose file another entry means: known only when all of them are read."""
+        """Leave out images whose matching file belongs to another entry, once all images are read."""
         header = self.header
         if self._settled:
             return
         self._settled = True
         wrong = self._claims.wrong()
-        if self._images_expected:  # which it was not, perhaps, when the first images were read
+        if self._images_expected:  # may have become true after the first images were read
             wrong |= {image: header.images.names[image] for image in self._unknown}
         self._unknown = []
         if wrong:
@@ -248,7 +249,7 @@ class Scan:
             header.categories[category.id] = category
 
     def _complete_header(self) -> None:
-        """Classes as they were met, then those without annotations; what the file does not name is no class."""
+        """Order the classes by first use in annotations, then the unused ones; drop ids that the file does not list."""
         header = self.header
         met = [class_id for class_id in header.class_ids if class_id in header.categories]
         headings = {category.supercategory for category in header.categories.values()} - {"none", None}
@@ -273,13 +274,13 @@ def _as_number(one: ImageId) -> int:
 
 
 def _is_absolute(file_name: str) -> bool:
-    """Test whether a name is a path of a disk; those of Label Studio's server are names of the images folder."""
+    """Test for an absolute path. Paths on a Label Studio server are relative to the image folder and do not count."""
     return file_name.startswith("/") and not file_name.startswith(LABEL_STUDIO)
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No search for cycles among millions of objects that have none and do not stay."""
+    """Turn garbage collection off: millions of short-lived objects without reference cycles would slow it down."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -290,5 +291,5 @@ def uncollected() -> Iterator[None]:
 
 
 def _size(value: float | None) -> int:
-    """Pixels of a side; 0 where the file gives none that can be."""
+    """Return the length of a side in pixels; 0 if it is missing or impossible."""
     return int(value) if value is not None and 1 <= value < LARGEST_SIDE else 0

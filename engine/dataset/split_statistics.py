@@ -63,7 +63,27 @@ def plus(a: Ints, b: Ints) -> Ints:
 
 @dataclass
 class SplitCounts:
-    """Counts of one file, by its own image and class indices."""
+    """Counts of one annotation file; arrays are indexed by the image and class indices of that file.
+
+    Attributes:
+        images: Usable images.
+        images_read: Listed images, usable or not.
+        read: All annotations.
+        usable: Usable objects, crowds included.
+        crowds: Usable crowds.
+        derived: Usable objects whose box comes from their mask.
+        targets: Usable objects except crowds.
+        masks: (kinds,) number of targets by :class:`MaskKind`.
+        objects_of_image: (images,) number of usable objects.
+        marks: Which images have objects or masks.
+        objects_of_class: (classes,) number of usable objects.
+        image_class_pairs: Number of objects by image and class.
+        areas: (3,) small, medium and large targets, with COCO's limits.
+        sides: Histogram of the square root of box area over image area, with bins ``SIDES``.
+        ratios: Histogram of the longer over the shorter side of boxes, with bins ``RATIOS``.
+        ids: Repeated annotation ids.
+        log: Problems of annotations.
+    """
 
     images: int = 0
     images_read: int = 0
@@ -84,7 +104,7 @@ class SplitCounts:
     log: ProblemLog = field(default_factory=ProblemLog)
 
     def add(self, block: list[RawAnnotation], validated: ValidatedAnnotations, header: Header) -> None:
-        """Count a block."""
+        """Count the annotations of a block."""
         usable, crowds = validated.usable, validated.crowds
         targets = usable & ~crowds
         self.read += len(block)
@@ -113,7 +133,7 @@ class SplitCounts:
         )
 
     def _of_images(self, images: Ints, count: int) -> None:
-        """Count the objects of each image; the images of a block are mostly close together in the file."""
+        """Count the objects of each image. Only the range of images of the block is touched, which is usually short."""
         if count > len(self.objects_of_image):
             self.objects_of_image = plus(self.objects_of_image, zeros(count))
         if len(images):

@@ -18,7 +18,7 @@ from engine.training.evaluation import EvaluationReport
 
 
 def skipped_messages(
-    unreadable: Unreadable, objects: int = 0, *, asked: ExifOrientation = ExifOrientation.AUTO
+    unreadable: Unreadable, objects: int = 0, *, requested: ExifOrientation = ExifOrientation.AUTO
 ) -> Iterator[str]:
     """Yield messages about skipped images and objects, and about images that EXIF rotates."""
     if objects:
@@ -28,7 +28,7 @@ def skipped_messages(
         )
     if unreadable.faults:
         yield shortened(f"{len(unreadable.faults):,} images are skipped: {'; '.join(unreadable.examples)}")
-    for code, count, examples in unreadable.frames.problems(asked):
+    for code, count, examples in unreadable.frames.problems(requested):
         _, message, advice = CATALOGUE[code]
         yield f"{count:,}x {message} {advice} Such as {', '.join(examples)}"
     if unreadable.pages:

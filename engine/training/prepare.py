@@ -83,7 +83,9 @@ def prepare_run(context: TrainingContext, checkpoint: Checkpoint | None) -> Prep
         if training_images.busy:
             context.note("waiting for the training images")
         splits = wait_for_training_images(data, training_images, context.processes)
-    skipped = skipped_messages(splits.unreadable, splits.objects_skipped, asked=context.config.data.exif_orientation)
+    skipped = skipped_messages(
+        splits.unreadable, splits.objects_skipped, requested=context.config.data.exif_orientation
+    )
     for message in (*skipped, *shared_image_messages(splits.shared)):
         context.note(message)
     detected = _detect_box_prompts(context, teacher, splits, checkpoint)

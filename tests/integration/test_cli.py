@@ -96,7 +96,7 @@ def test_split_divides_without_loss(parts: Path, tmp_path: Path) -> None:
 def test_split_refuses_shares_that_do_not_add_up(parts: Path, tmp_path: Path) -> None:
     done = teacher("split", parts / "annotations.json", "--train", "0.9", "--val", "0.2", "--output", tmp_path)
     assert done.returncode == 40
-    assert "make 1.1, not 1" in done.stderr
+    assert "add up to 1.1, not 1" in done.stderr
 
 
 def test_augment_writes_a_contact_sheet(parts: Path, tmp_path: Path) -> None:

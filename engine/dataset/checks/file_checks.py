@@ -35,7 +35,7 @@ class FileChecks:
 
     Args:
         thorough: Compare every mask with its box. Otherwise masks after the first megabyte are sampled; if one of
-            the sample contradicts its box, :meth:`finish` asks for a second, thorough pass.
+            the sample contradicts its box, :meth:`finish` requests a second, thorough pass.
         copies: Keep duplicate objects.
     """
 
@@ -127,7 +127,7 @@ class FileChecks:
         return again or self._areas_prove or (len(self._repeated.same) > 0 and not self.copies)
 
     def note(self, log: ProblemLog, *, images: IdIndex) -> None:
-        """Log problems that only the whole file shows; ``images``: index from image ids to positions."""
+        """Log problems that are visible only in the whole file; ``images``: index from image ids to positions."""
         if shifted := self._images.find(images):
             log.add("shifted_image_ids", shifted, count=len(shifted))
         for code, count in self.boxes.conclusions():

@@ -22,7 +22,7 @@ FEW_PIXELS = 16
 
 @dataclass(frozen=True, eq=False)
 class MaskShapes:
-    """Bounds and areas of N masks; NaN if there is no mask, or it was not read.
+    """Bounds and areas of N masks; NaN without a mask, or if it was not read.
 
     Attributes:
         bounds_xyxy: (N, 4) float64, corners in pixels, not clipped to the image.

@@ -97,11 +97,14 @@ def find_unreadable(
     if before is not None:
         return before
 
-    def look(index: int) -> tuple[int, _Seen]:
+    def open_one(index: int) -> tuple[int, _Seen]:
         check()
         return index, _look(dataset, masks, index, paths[index])
 
-    with closing(folder.bring(dataset.images)) as brought, closing(each_done(look, brought, threads=THREADS)) as looked:
+    with (
+        closing(folder.bring(dataset.images)) as brought,
+        closing(each_done(open_one, brought, threads=THREADS)) as looked,
+    ):
         seen = dict(sorted(((index, one) for index, one in looked if one != _Seen()), key=itemgetter(0)))
     found, names = Unreadable(pages=sum(one.pages > 1 for one in seen.values())), names_of(dataset) if seen else []
     for index, one in seen.items():

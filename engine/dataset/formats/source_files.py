@@ -235,10 +235,10 @@ def complete(splits: Mapping[str, list[str]], source: str) -> dict[str, list[str
         return {"all": sorted(key for keys in found.values() for key in keys)}
     if "all" not in found and found.keys() >= {"train", "val"}:
         return found
-    shown = ", ".join(f"{'neither' if split == 'all' else split} ({keys[0]} …)" for split, keys in found.items())
+    shown = ", ".join(f"{'no split' if split == 'all' else split} ({keys[0]} …)" for split, keys in found.items())
     raise DataError(
-        f"{source} is divided into {shown}; training needs a train and a val split that hold everything, or one split "
-        "that it divides: move or remove the rest, or give the folder or file of one split"
+        f"{source} is divided into {shown}; training needs a train and a val split that together contain all files, or "
+        "files without splits, which it then divides: move or remove the rest, or give the folder or file of one split"
     )
 
 

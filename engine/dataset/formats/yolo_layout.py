@@ -61,7 +61,7 @@ def read_layout(source: Source) -> Layout:
     """Read classes and splits of a YOLO dataset.
 
     Raises:
-        DataError: There are no class names, or files contradict each other.
+        DataError: Class names are missing, or files contradict each other.
     """
     yamls = data_yamls(source)
     if len(yamls) > 1:
@@ -113,8 +113,8 @@ def _yaml_splits(source: Source, key: str, content: dict[str, Any]) -> dict[str,
                 continue
             if found is None:
                 raise DataError(
-                    f"{key} of {source.uri} gives {path!r} as {split}, and there are no images below {source.images} "
-                    "at such a path: upload them, or correct the path; it is relative to the folder of the file"
+                    f"{key} of {source.uri} gives {path!r} as {split}, but {source.images} has no images "
+                    "at this path: upload them, or correct the path, which is relative to the folder of the file"
                 )
             images += found
         if images:
@@ -193,11 +193,11 @@ def _name_file(source: Source, data_files: list[str]) -> tuple[dict[int, str], s
     for lines, key in texts.items():
         if any(lines):
             return dict(enumerate(lines)), key
-    beside = f" (beside {data_files[0]})" if data_files else ""
+    place = f" (next to {data_files[0]})" if data_files else ""
     unread = next((f" ({key} is not plain YAML with names)" for key in source.keys(".yaml", ".yml")), "")
     raise DataError(
-        f"{source.uri} holds YOLO labels, but nothing names their classes{unread}: put a data.yaml with names, or a "
-        f"classes.txt with one name a line, in the order of the class numbers, into it{beside}"
+        f"{source.uri} contains YOLO labels without class names{unread}: put a data.yaml with names, or a "
+        f"classes.txt with one name a line, in the order of the class numbers, into it{place}"
     )
 
 

@@ -85,8 +85,8 @@ def checked(path: Path) -> Path | bytes:
     with suppress(OSError):
         path.unlink()
     raise StorageError(
-        f"the cached copy {path} of an image was damaged since it came (its CRC-32 differs), and has been removed: run "
-        "the same command again, which fetches it again; if it happens often, look at the disk"
+        f"the cached copy {path} of an image was damaged after its download (CRC-32 differs) and was removed: run "
+        "the same command again, which fetches it again; if it happens often, check the disk"
     )
 
 

@@ -149,7 +149,7 @@ def _opened(source: bytes | Path | BinaryIO, name: str | None) -> Iterator[Image
     except Exception as error:  # noqa: BLE001 - a broken file makes a decoder raise anything
         if isinstance(error, OSError) and error.errno is not None and error.errno not in OF_THE_NAME:
             raise MachineError(
-                f"{name} cannot be read: {os.strerror(error.errno)}. Look at the disk and at the rights of the file"
+                f"{name} cannot be read: {os.strerror(error.errno)}. Check the disk and the permissions of the file"
             ) from None
         if isinstance(error, MemoryError) and not _has_memory():
             raise MachineError(f"{name} cannot be read: the machine has too little memory. Give it more") from None

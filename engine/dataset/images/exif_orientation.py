@@ -22,14 +22,14 @@ from engine.spec import ExifOrientation
 
 EXAMPLES = 5
 
-_WORDS = {Frame.UPRIGHT: "as EXIF turns them", Frame.STORED: "as they are stored"}
+_WORDS = {Frame.UPRIGHT: "as EXIF rotates them", Frame.STORED: "as they are stored"}
 
 
 class Evidence(StrEnum):
     """Evidence from one image about the frame of its annotations."""
 
     NONE = "none"
-    """Its EXIF orientation changes nothing."""
+    """The image is upright as stored: the frames are equal."""
     APPLIED = "applied"
     IGNORED = "ignored"
     UNPROVEN = "unproven"
@@ -122,10 +122,10 @@ def frame_remarks(frames: Frames, frame: Frame, trained: Frame) -> Iterator[str]
         named = ", ".join(frames.named(Evidence.UNPROVEN, Evidence.UNSIZED))
         yield (
             f"{frames.unproven:,} images have an EXIF orientation, such as {named}, and no size shows whether they "
-            f"were annotated with it applied: they are taken {_WORDS[frame]}; --exif-orientation sets it"
+            f"were annotated with it applied: they are used {_WORDS[frame]}; --exif-orientation sets it"
         )
     if (frames.proven or frames.unproven) and frame is not trained:
-        yield f"images that EXIF turns are taken {_WORDS[frame]}; the adapter was trained on images {_WORDS[trained]}"
+        yield f"images with EXIF rotation are used {_WORDS[frame]}; the adapter was trained on images {_WORDS[trained]}"
 
 
 def evidence_of(image: CocoImage, header: ImageHeader) -> Evidence:

@@ -1,9 +1,9 @@
-"""Pictures that are the same except for re-encoding, scaling, a little light, or a flip or quarter turn.
+"""Find near-duplicate images: equal except for encoding, size, brightness, a flip or a rotation by 90 degrees.
 
-Of each picture a grey thumbnail is kept. Two are the same picture if, turned one way or another and their light made
-equal, their thumbnails differ nowhere by more than encoding and scaling explain: a single object that has moved, as
-between two frames of a fixed camera, is another picture. Nothing is said of blank pictures, nor of ones that are cut,
-rotated by other angles, or changed in colour alone.
+Images are compared by their grey thumbnails. Two images count as the same picture if their thumbnails, in one of eight
+orientations and with equal mean and contrast, differ in no cell by more than encoding and scaling explain. One moved
+object, as in two frames of a fixed camera, makes a different picture. Not detected: blank pictures, crops, rotations by
+other angles, and changes of colour alone.
 """
 
 from __future__ import annotations
@@ -16,57 +16,57 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 32
-"""Pixels of a thumbnail's side; it takes a kilobyte."""
+"""Side of a thumbnail in cells; a thumbnail takes 1 KiB."""
 
 BLANK = 3.0
-"""Grey levels, the standard deviation of a thumbnail: below it noise decides what is alike."""
+"""Minimum standard deviation of a thumbnail in grey levels: below it, similarity is a matter of noise."""
 
 LEAST_CORRELATION = 0.985
 LARGEST_DIFFERENCE = 8.0
-"""Grey levels of the cell that differs most, light made equal."""
+"""Maximum difference of one cell in grey levels, after mean and contrast are made equal."""
 
 MEAN_DIFFERENCE = 1.6
-"""Grey levels, root of the mean square over all cells."""
+"""Maximum root mean square difference over all cells, in grey levels."""
 
 GAIN = (0.7, 1.4)
-"""How many times the contrast of one that of the other may be."""
+"""Minimum and maximum ratio of the contrasts of two thumbnails."""
 
 FULL_CONTRAST = 30.0
-"""Grey levels, the standard deviation from which on larger differences are allowed, up to twice."""
+"""Standard deviation in grey levels above which proportionally larger differences are allowed, up to twice."""
 
 NEIGHBOURS = 4
-"""Likely copies of a picture that are compared in detail: of a hundred frames that look alike a few are enough."""
+"""Maximum number of similar pictures that each picture is compared with in detail."""
 
 PIXELS = 16
-"""Pixels of the image that a cell covers, at least: noise of the encoding is larger than a picture's own differences in
-fewer. Smaller images are compared by cells of twice the side."""
+"""Minimum number of image pixels per cell: with fewer, encoding noise would exceed the differences of pictures. Smaller
+images are compared with half as many cells per side."""
 
 BRIGHT, DAZZLING = 180, 240
-"""Grey levels: of cells that are bright in both pictures and dazzling in one, light may have cut off the difference."""
+"""Grey levels: cells that are BRIGHT in both pictures and DAZZLING in one may be overexposed and do not count."""
 
 BLOCK = 2048
 
 Thumbnails = NDArray[np.uint8]
-"""(N, SIDE, SIDE) grey levels."""
+"""(N, SIDE, SIDE) uint8 grey levels."""
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> Thumbnails:
-    """The (SIDE, SIDE) grey thumbnail of an image (H, W, 3); each cell is the mean of what it covers."""
+    """Return the (SIDE, SIDE) grey thumbnail of an image (H, W, 3); each cell is the mean of the pixels it covers."""
     grey = Image.fromarray(pixels).convert("L")
-    # No reducing_gap: it would shift cells by parts of a pixel, by the size of the image.
+    # No reducing_gap: it would shift cells by fractions of a pixel, depending on the image size.
     if grey.width * grey.height >= PIXELS * SIDE * SIDE:
         return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
     return np.asarray(grey.resize((SIDE // 2, SIDE // 2), Image.Resampling.BOX)).repeat(2, axis=0).repeat(2, axis=1)
 
 
 def same_pictures(thumbnails: Thumbnails, sides: NDArray[np.int64] | None = None) -> Iterator[tuple[int, int]]:
-    """Pairs of positions, the smaller first, of thumbnails that show the same picture.
+    """Yield pairs of positions, the smaller first, of thumbnails that show the same picture.
 
-    Not all pairs of a group are given, but enough to connect it.
+    Of a group of more than two, enough pairs are returned to connect it, but not all.
 
     Args:
         thumbnails: (N, SIDE, SIDE).
-        sides: (N,) only pairs of different sides are wanted; None: all.
+        sides: (N,) group numbers: only pairs from different groups are returned; None: all pairs.
     """
     values = thumbnails.reshape(len(thumbnails), SIDE * SIDE).astype(np.float32)
     shown = np.flatnonzero(values.std(axis=1) >= BLANK)
@@ -77,7 +77,7 @@ def same_pictures(thumbnails: Thumbnails, sides: NDArray[np.int64] | None = None
 
 
 def is_same(one: Thumbnails, other: Thumbnails) -> bool:
-    """Test if two thumbnails (SIDE, SIDE) show the same picture, turned or not."""
+    """Test if two thumbnails (SIDE, SIDE) show the same picture, in any of eight orientations."""
     first, second = one.astype(np.float32), other.astype(np.float32)
     if _coarse(one) or _coarse(other):
         first, second = (cells.reshape(SIDE // 2, 2, SIDE // 2, 2).mean(axis=(1, 3)) for cells in (first, second))
@@ -85,46 +85,46 @@ def is_same(one: Thumbnails, other: Thumbnails) -> bool:
 
 
 def _coarse(thumbnail: Thumbnails) -> bool:
-    """Test if a thumbnail is of a small image: its cells stand in fours."""
+    """Test if a thumbnail is of a small image: its cells are equal in blocks of 2 x 2."""
     return bool((thumbnail[::2] == thumbnail[1::2]).all() and (thumbnail[:, ::2] == thumbnail[:, 1::2]).all())
 
 
 def _alike(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    """Test if two grids of cells differ nowhere by more than light, encoding and scaling explain."""
+    """Test if two grids of cells differ in no cell by more than brightness, encoding and scaling explain."""
     a, b = one - one.mean(), other - other.mean()
     if min(a.std(), b.std()) < BLANK or float((a * b).mean()) < LEAST_CORRELATION * float(a.std() * b.std()):
         return False
-    told = ~((np.minimum(one, other) >= BRIGHT) & (np.maximum(one, other) >= DAZZLING))
-    if told.sum() < told.size // 2:
-        told[:] = True
-    a, b = one[told] - one[told].mean(), other[told] - other[told].mean()
+    exposed = ~((np.minimum(one, other) >= BRIGHT) & (np.maximum(one, other) >= DAZZLING))
+    if exposed.sum() < exposed.size // 2:
+        exposed[:] = True
+    a, b = one[exposed] - one[exposed].mean(), other[exposed] - other[exposed].mean()
     spread = float(b.std())
     gain = spread / max(float(a.std()), 1e-6)
     if not GAIN[0] <= gain <= GAIN[1]:
         return False
     difference = np.abs(a * math.sqrt(gain) - b / math.sqrt(gain))
-    # Of pictures of little contrast, less is a difference; of very much, encoding and scaling make a larger one.
+    # Low contrast: smaller differences matter. High contrast: encoding and scaling cause larger ones.
     allowed = min(1.0, spread / 12.0) if spread < FULL_CONTRAST else min(2.0, spread / FULL_CONTRAST)
     largest, mean = float(difference.max()), math.sqrt(float((difference**2).mean()))
     return largest <= LARGEST_DIFFERENCE * allowed and mean <= MEAN_DIFFERENCE * allowed
 
 
 def _turns(values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """The eight ways to lay a square."""
+    """Yield the eight orientations of a square."""
     for flipped in (values, values[:, ::-1]):
         for quarter in range(4):
             yield np.rot90(flipped, quarter)
 
 
 def _likely(thumbnails: Thumbnails, sides: NDArray[np.int64] | None) -> Iterator[tuple[int, int]]:
-    """Pairs whose descriptors are close, of each picture the closest few."""
+    """Yield pairs with similar descriptors, for each picture the closest few."""
     described = _described(thumbnails)
     order = np.argsort(described[:, 0], kind="stable")
     ranked = described[order]
     radius = math.sqrt(2 * (1 - LEAST_CORRELATION))
     for start in range(0, len(ranked), BLOCK):
         rows = ranked[start : start + BLOCK]
-        # Descriptors that differ by more in their first number alone are too far: of those in order few are left.
+        # Sorted by the first number: rows that differ by more than the radius in it alone need no comparison.
         end = int(np.searchsorted(ranked[:, 0], rows[-1, 0] + radius, side="right"))
         columns = ranked[start:end]
         squares = (rows**2).sum(1)[:, None] + (columns**2).sum(1)[None, :] - 2 * rows @ columns.T
@@ -146,10 +146,10 @@ def _closest(
 
 
 def _described(thumbnails: Thumbnails) -> NDArray[np.float32]:
-    """(N, 36) numbers that turning a picture, or its light, does not change; close for pictures that are close.
+    """Return (N, 36) descriptors that orientation and brightness do not change; similar pictures have similar ones.
 
-    Sizes of the low frequencies of a cosine transform: a flip changes their signs, a quarter turn exchanges rows and
-    columns. Distances are at most those of the pictures themselves.
+    They are magnitudes of the low frequencies of a cosine transform: a flip changes signs, a rotation by 90 degrees
+    exchanges rows and columns. The distance of two descriptors is at most that of the pictures.
     """
     basis = _cosines()
     values = thumbnails.astype(np.float32)
@@ -165,7 +165,7 @@ def _described(thumbnails: Thumbnails) -> NDArray[np.float32]:
 
 
 def _cosines() -> NDArray[np.float32]:
-    """(8, SIDE) the lowest rows of an orthonormal cosine transform."""
+    """Return (8, SIDE) the lowest rows of an orthonormal cosine transform."""
     rows, columns = np.arange(8)[:, None], np.arange(SIDE)[None, :]
     basis = np.cos(math.pi * (2 * columns + 1) * rows / (2 * SIDE)) * math.sqrt(2 / SIDE)
     basis[0] /= math.sqrt(2)
@@ -173,7 +173,7 @@ def _cosines() -> NDArray[np.float32]:
 
 
 def connected(count: int, pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Return for each of ``count`` things the smallest position that ``pairs`` connect it with."""
+    """Return for each of ``count`` items the smallest position that ``pairs`` connect it with."""
     root = list(range(count))
 
     def find(i: int) -> int:

@@ -1,4 +1,4 @@
-"""Transforms an image into the input of each teacher, and coordinates back.
+"""Transform images into the input of each teacher, and coordinates back.
 
 Coordinates are continuous: pixel ``i`` covers ``[i, i + 1)``, so that the box ``[0, 0, W, H]`` is the whole image and
 scaling an image scales its boxes by nothing but a factor for each axis (half-pixel convention).
@@ -28,7 +28,7 @@ MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 MAX_EDGE = 8192
-"""Pixels of an edge that images may be scaled to."""
+"""Maximum edge in pixels that images are scaled to."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Geometry:
     Attributes:
         original: Height and width of the image in pixels.
         resized: Height and width that it is scaled to.
-        padded: Height and width of the model's input; what is below and right of the image is zero.
+        padded: Height and width of the model's input; zeros fill the area below and right of the image.
     """
 
     original: tuple[int, int]
@@ -47,21 +47,21 @@ class Geometry:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Factors of x and of y. They differ a little, as sizes are whole pixels."""
+        """Return the factors of x and y, which differ slightly since sizes are whole pixels."""
         return self.resized[1] / self.original[1], self.resized[0] / self.original[0]
 
     def to_model(self, xy: NDArray[Any]) -> NDArray[np.float32]:
-        """Points (..., 2) or corners of boxes (..., 4) from pixels of the image to pixels of the model's input."""
+        """Scale points (..., 2) or box corners (..., 4) from pixels of the image to pixels of the model's input."""
         return (xy * self._factors(xy)).astype(np.float32)
 
     def to_original(self, xy: NDArray[Any]) -> NDArray[np.float32]:
-        """The inverse of :meth:`to_model`, clipped to the image."""
+        """Scale back: the inverse of :meth:`to_model`, clipped to the image."""
         height, width = self.original
         limits = np.resize([width, height], xy.shape[-1])
         return np.clip(xy / self._factors(xy), 0, limits).astype(np.float32)
 
     def coverage(self, masks: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
-        """Masks on a grid over the model's (square) input, such as SAM's low-resolution logits.
+        """Reduce masks to a grid over the model's (square) input, such as that of SAM's low-resolution logits.
 
         Args:
             masks: (N, H, W) bool, in pixels of the image.
@@ -86,14 +86,14 @@ class Geometry:
 
 
 class Transform(ABC):
-    """Transforms images into the input of one teacher."""
+    """Transform of images into the input of one teacher."""
 
     @abstractmethod
     def plan(self, height: int, width: int) -> Geometry:
         """Return the geometry of an image of this size."""
 
     def image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(H, W, 3) uint8 RGB to (3, H', W') float32: scaled (bilinear, antialiased), normalised, padded with zeros."""
+        """Scale (bilinear, antialiased), normalise and zero-pad: (H, W, 3) uint8 RGB to (3, H', W') float32."""
         geometry = self.plan(*image.shape[:2])
         height, width = geometry.resized
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
@@ -111,7 +111,7 @@ def check_normalisation(values: Mapping[str, Any], *, where: str) -> None:
     """Check that a ``preprocessor_config.json`` uses the supported scaling and normalisation.
 
     Raises:
-        BaseModelError: It uses another.
+        BaseModelError: It uses another one.
     """
     for name, expected in (("image_mean", MEAN), ("image_std", STD)):
         found = values.get(name)
@@ -133,7 +133,7 @@ def check_normalisation(values: Mapping[str, Any], *, where: str) -> None:
 
 @dataclass(frozen=True)
 class ShortestEdgeTransform(Transform):
-    """The shorter edge is scaled to ``shortest_edge`` unless the longer one would pass ``longest_edge`` pixels.
+    """Scale the shorter edge to ``shortest_edge`` pixels, or less if the longer one would exceed ``longest_edge``.
 
     Sizes are rounded as transformers' ``get_size_with_aspect_ratio`` does, so that published weights see the images
     as in their training; padding is not added here, since the images of a batch are padded to a common size.
@@ -144,11 +144,11 @@ class ShortestEdgeTransform(Transform):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], *, where: str) -> Self:
-        """The transform that a ``preprocessor_config.json`` describes.
+        """Return the transform that a ``preprocessor_config.json`` describes.
 
         Args:
-            values: Its content.
-            where: What it is called in messages.
+            values: Content of the file.
+            where: Name of the file in messages.
 
         Raises:
             BaseModelError: It needs a transform that is not supported.
@@ -157,11 +157,11 @@ class ShortestEdgeTransform(Transform):
         size = values.get("size")
         if size is None:
             return cls()
-        if isinstance(size, int):  # as DETR's first files have it
+        if isinstance(size, int):  # format of the first DETR checkpoints
             size = {"shortest_edge": size, "longest_edge": values.get("max_size", cls.longest_edge)}
         if not isinstance(size, dict) or size.keys() - {"shortest_edge", "longest_edge"} or not size:
             raise BaseModelError(
-                f"{where}: size is {str(size)[:80]}, and shortest_edge and longest_edge are what images are scaled by"
+                f"{where}: size is {str(size)[:80]}, but it must be an object with shortest_edge and longest_edge"
             )
         for edge, pixels in size.items():
             if type(pixels) is not int or not 1 <= pixels <= MAX_EDGE:
@@ -177,15 +177,15 @@ class ShortestEdgeTransform(Transform):
         edge = round(exact)
         if edge == short:
             return Geometry((height, width), (height, width), (height, width))
-        edge = max(edge, 1)  # an image 3,000 times wider than high still has a row
-        # The order of these operations decides the last bit, and by that sometimes a pixel.
+        edge = max(edge, 1)  # an image 3,000 times wider than high still gets one row
+        # The order of operations matters: a difference in the last bit can change the size by a pixel.
         resized = (int(exact * height / width), edge) if width < height else (edge, int(exact * width / height))
         return Geometry((height, width), resized, resized)
 
 
 @dataclass(frozen=True)
 class LongestEdgeTransform(Transform):
-    """The longer edge is scaled to ``image_size`` pixels, the shorter one is padded to it.
+    """Scale the longer edge to ``image_size`` pixels and pad the shorter one to it.
 
     Sizes are rounded as segment_anything's ``ResizeLongestSide`` does.
     """
@@ -200,9 +200,9 @@ class LongestEdgeTransform(Transform):
 
 
 def to_cxcywh_normalized(boxes_xyxy: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
-    """(..., 4) corners in pixels of an image to centre, width and height in 0..1, as Grounding DINO has them.
+    """Convert (..., 4) corners in pixels to centre, width and height in 0..1, the format of Grounding DINO.
 
-    They are the same in the original and in the scaled image.
+    The result is the same for the original and the scaled image.
     """
     low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     centred: NDArray[np.float64] = np.concatenate([(low + high) / 2, high - low], axis=-1)
@@ -211,7 +211,7 @@ def to_cxcywh_normalized(boxes_xyxy: NDArray[Any], height: int, width: int) -> N
 
 
 def from_cxcywh_normalized(boxes_cxcywh: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
-    """The inverse of :func:`to_cxcywh_normalized`, clipped to the image."""
+    """Convert back: the inverse of :func:`to_cxcywh_normalized`, clipped to the image."""
     size = np.array([width, height, width, height])
     centre, half = boxes_cxcywh[..., :2].astype(np.float64), boxes_cxcywh[..., 2:] / 2
     corners: NDArray[np.float64] = np.concatenate([centre - half, centre + half], axis=-1) * size
@@ -219,17 +219,17 @@ def from_cxcywh_normalized(boxes_cxcywh: NDArray[Any], height: int, width: int) 
 
 
 def _extent(present: NDArray[np.bool_]) -> tuple[int, int]:
-    """Start and end of what is set; one place where nothing is."""
+    """Return first and last position, plus one, of True values; (0, 1) if there are none."""
     places = np.flatnonzero(present)
     return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 1)
 
 
 def _sum_between(values: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.float64]:
-    """(H, W) pixels and (E,) edges to (E - 1, W): the integral of each column from one edge to the next."""
+    """Integrate the columns of (H, W) pixels between successive edges (E,); return (E - 1, W)."""
     height = len(values)
     running = np.zeros((height + 1, values.shape[1]))
     np.cumsum(values, axis=0, out=running[1:])
     position = np.clip(edges, 0, height)
     below = np.minimum(position.astype(np.intp), height - 1)
-    part = (position - below)[:, None]
-    return np.diff(running[below] * (1 - part) + running[below + 1] * part, axis=0)
+    fraction = (position - below)[:, None]
+    return np.diff(running[below] * (1 - fraction) + running[below + 1] * fraction, axis=0)

@@ -18,25 +18,25 @@ from engine.storage import Storage
 from engine.storage.transfer import each_done
 
 THREADS = 8
-"""Images that are decoded at a time: what bounds the memory."""
+"""Images decoded at a time: bounds the memory."""
 
 
 def thumbnails_of(
     images: Sequence[CocoImage], folder: ImageFolder, *, cache: Path, check: Callable[[], None] = lambda: None
 ) -> Thumbnails:
-    """Bring images to the disk and decode them.
+    """Download images, decode them and return their thumbnails, from the cache if the same files were decoded before.
 
     Args:
-        images: Of a dataset.
-        folder: Where they lie.
-        cache: What was made of the same files before is kept there; damaged, it is made again.
-        check: Is called before each image is decoded, in several threads; what it raises ends it.
+        images: N images of a dataset.
+        folder: Image folder.
+        cache: Cache folder; a damaged entry is ignored and written again.
+        check: Called before each image is decoded, in several threads; an exception from it ends the work.
 
     Returns:
-        (N, 32, 32), zeros for an image that cannot be used.
+        (N, 32, 32) uint8, zeros for an unusable image.
 
     Raises:
-        StorageError: Storage refuses, or was gone after all retries.
+        StorageError: Storage refuses, or is unavailable after all retries.
     """
     with closing(folder.bring(images)) as brought:
         here = list(brought)
@@ -46,21 +46,21 @@ def thumbnails_of(
         return known
     found = np.zeros((len(images), SIDE, SIDE), np.uint8)
 
-    def look(index: int) -> tuple[int, Thumbnails | None]:
+    def open_one(index: int) -> tuple[int, Thumbnails | None]:
         check()
         try:
             return index, thumbnail(decode_image(folder.path(images[index]), name=images[index].file_name))
-        except DataError:  # it is left out, and why is said elsewhere
+        except DataError:  # reported when the image is left out
             return index, None
 
-    with closing(each_done(look, here, threads=THREADS)) as done:
+    with closing(each_done(open_one, here, threads=THREADS)) as done:
         for index, small in done:
             if small is not None:
                 found[index] = small
     body = found.tobytes()
     try:
         Storage().write_bytes(str(file), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-    except StorageError:  # a cache that cannot be written only costs time
+    except StorageError:  # an unwritable cache only costs time
         return found
     return found
 
@@ -75,7 +75,7 @@ def _load(file: Path, count: int) -> Thumbnails | None:
 
 
 def _key(paths: Sequence[Path]) -> str:
-    """Changes with any file."""
+    """Return a cache key that changes with the path, size or times of any file."""
     digest = hashlib.sha256()
     for path in paths:
         status = path.stat() if path.is_file() else None

@@ -43,7 +43,7 @@ class SplitComparison:
     _classes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, name: str, scan: Scan, counted: SplitCounts, class_names: Sequence[str]) -> None:
-        """Take over one split."""
+        """Add the images and classes of one split."""
         folder = scan.split.images
         keys: list[str | None] = list(scan.keys)
         if not any(keys):  # nothing is known of the files: only names can be compared
@@ -119,7 +119,7 @@ class SplitComparison:
 
 
 def sure(mark: str) -> str:
-    """Return the digest if equal digests prove equal bytes; empty for one of a time, an empty or an unreadable file."""
+    """Return a digest that proves equal bytes; empty for a modification time, an empty file or an unreadable one."""
     return "" if mark.startswith(("modified ", "unreadable ")) or mark.endswith(" 0") else mark
 
 

@@ -48,5 +48,5 @@ def _value(element: msgspec.Raw, field: str) -> tuple[str, str]:
     if not isinstance(record, dict):
         return "", ""
     value = record.get(field)
-    told = "" if value is None or value == "" else json.dumps(value, sort_keys=True)[:LONGEST]
-    return str(record.get("file_name") or ""), told
+    text = "" if value is None or value == "" else json.dumps(value, sort_keys=True)[:LONGEST]
+    return str(record.get("file_name") or ""), text

@@ -1,4 +1,4 @@
-"""Groups of images that a split keeps on one side: by their names, bytes, pictures and the user's groups."""
+"""Group images that must stay in the same split: by their names, bytes, pictures and the user's rule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FEW = 8
 """Up to this many images of one picture are always kept together: a square has eight orientations."""
 
 SHARE = 10
-"""If more than one image in so many looks alike, likeness proves nothing: :func:`.leaks.groups_of`."""
+"""Groups of similar images larger than 1/SHARE of the dataset are not kept together: see :func:`.leaks.groups_of`."""
 
 
 def split_images(
@@ -80,7 +80,7 @@ def open_all(
     """Decode images from disk or storage and return their thumbnails (N, 32, 32); zeros for an unusable image."""
     found = np.zeros((len(names), SIDE, SIDE), np.uint8)
 
-    def look(numbered: tuple[int, str]) -> tuple[int, Thumbnails | None]:
+    def open_one(numbered: tuple[int, str]) -> tuple[int, Thumbnails | None]:
         index, key = numbered
         check()
         try:
@@ -93,7 +93,7 @@ def open_all(
             if name and (key := folder.names.find(name)) is not None:
                 yield index, key
 
-    with closing(each_done(look, listed(), threads=THREADS)) as done:
+    with closing(each_done(open_one, listed(), threads=THREADS)) as done:
         for index, small in done:
             if small is not None:
                 found[index] = small

@@ -1,4 +1,4 @@
-"""Find images that several splits of a dataset share: AP on them measures what was learned by heart.
+"""Find images that several splits of a dataset share: AP on them measures memorisation.
 
 An image is the same as another if it is the same file, has the same bytes, shows the same picture
 (:mod:`engine.dataset.images.near_duplicates`), or belongs to the same group of the user's (:class:`Grouping`).
@@ -105,7 +105,7 @@ def find_leaks(splits: Mapping[str, SplitImages]) -> list[Leak]:
     """Return the images of val that are also in train, and those of test that are also in train or val; each once.
 
     Args:
-        splits: By name: ``train``, ``val`` and perhaps ``test``.
+        splits: Images by split name: ``train``, ``val`` and optionally ``test``.
     """
     leaks = []
     for split, others in (("val", ("train",)), ("test", ("train", "val"))):
@@ -185,8 +185,8 @@ def groups_of(images: SplitImages, *, most: int) -> NDArray[np.int64]:
 
     Args:
         images: All images of a dataset.
-        most: Images of the same picture are kept together only up to this number: all frames of a fixed camera may
-            look alike, and could not be divided otherwise.
+        most: Maximum size of a group of near-duplicates that is kept together: all frames of a fixed camera may be
+            near-duplicates, and could not be divided otherwise.
     """
     count = len(images.names)
     pairs: list[tuple[int, int]] = []
@@ -264,6 +264,6 @@ def leaked_sentence(split: str, leaked: int, images: int, max_percent: int, exam
     others = "train" if split == "val" else "train or val"
     return (
         f"{leaked:,} of {images:,} images of {split} are in {others} too, more than the {max_percent} % of "
-        f"dataset.maxLeakedPercent, so that its AP would be that of images it was trained on: {'; '.join(examples)}. "
-        f"Take them out of one of the splits"
+        f"dataset.maxLeakedPercent, so its AP would be measured on training images: {'; '.join(examples)}. "
+        f"Remove them from one of the splits"
     )

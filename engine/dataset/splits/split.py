@@ -65,7 +65,7 @@ def split_dataset(
     unknown = sorted(set(fractions) - set(SPLIT_NAMES))
     if unknown or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         given = ", ".join(f"{split} {share:g}" for split, share in fractions.items())
-        raise ConfigError(f"a split is into shares of train, val and test that make 1, found {given}")
+        raise ConfigError(f"the fractions of train, val and test must add up to 1, found {given}")
     classes = _classes(data)
     rng = Random(seed)
     sizes = _sizes(len(classes), shares)

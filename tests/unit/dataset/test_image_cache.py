@@ -95,7 +95,7 @@ def test_what_a_disk_changes_unseen_is_found_when_it_is_read(tmp_path: Path, s3:
     path = images.path(dataset.images[0])
     load_sample(dataset, 0, path, with_masks=False)
     flip_unseen(path)
-    with pytest.raises(StorageError, match="has been removed: run the same command again"):
+    with pytest.raises(StorageError, match="was removed: run the same command again"):
         load_sample(dataset, 0, path, with_masks=False)
     images.sync(dataset.images)
     load_sample(dataset, 0, path, with_masks=False)

@@ -106,7 +106,9 @@ def test_an_image_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
     for size in ((48, 64), (128, 96)):
         path = tmp_path / "other.png"
         Image.new("RGB", size).save(path)
-        with pytest.raises(DataError, match=rf"001\.png is {size[0]}x{size[1]} pixels, but the annotations say 64x48"):
+        with pytest.raises(
+            DataError, match=rf"001\.png is {size[0]}x{size[1]} pixels, but the annotations state 64x48"
+        ):
             load_sample(dataset, 0, path, with_masks=False)
 
 

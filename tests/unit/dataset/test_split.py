@@ -106,7 +106,7 @@ def test_classes_too_rare_for_every_part_are_reported() -> None:
     "fractions", [{"train": 0.8}, {"train": 1.2, "val": -0.2}, {"train": 0.8, "valid": 0.2}, {"train": float("nan")}]
 )
 def test_shares_that_are_none_are_refused(fractions: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="make 1"):
+    with pytest.raises(ConfigError, match="must add up to 1"):
         split_dataset([[0]], fractions, seed=0)
 
 

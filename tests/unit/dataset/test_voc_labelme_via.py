@@ -95,7 +95,7 @@ def test_voc_image_sets_and_folders_give_the_parts(tmp_path: Path) -> None:
     text(sets / "test.txt", "004\n901\n")
     assert inspect_dataset(folder).splits == {"train": 2, "val": 1, "test": 1}
     (sets / "val.txt").unlink()
-    with pytest.raises(DataError, match=r"divided into neither .*, test .*; training needs a train and a val split"):
+    with pytest.raises(DataError, match=r"divided into no split .*, test .*; training needs a train and a val split"):
         inspect_dataset(folder)
     (sets / "test.txt").unlink()
     assert inspect_dataset(folder).splits == {"all": 3}

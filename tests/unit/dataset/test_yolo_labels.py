@@ -186,7 +186,7 @@ def test_a_data_yaml_that_cannot_be_followed_is_refused(config: str, sentence: s
 
 def test_yolo_names_come_from_classes_txt_and_nowhere_else(tmp_path: Path) -> None:
     yolo(tmp_path, small_coco(2, 1), config=False)
-    with pytest.raises(DataError, match="nothing names their classes"):
+    with pytest.raises(DataError, match="contains YOLO labels without class names"):
         inspect_dataset(tmp_path)
     text(tmp_path / "labels" / "classes.txt", "\ufeffred cat\r\nblue dog\r\n")
     assert [one.name for one in inspect_dataset(tmp_path).classes] == ["red cat", "blue dog"]
@@ -225,7 +225,7 @@ def test_folders_are_parts_only_if_they_hold_everything(tmp_path: Path) -> None:
         write_images(tmp_path / split / "images", [f"{split}.png"])
         text(tmp_path / split / "labels" / f"{split}.txt", LINE)
     text(tmp_path / "classes.txt", "cat\n")
-    with pytest.raises(DataError, match=r"divided into neither \(extra/images/extra.png …\), train .*, val "):
+    with pytest.raises(DataError, match=r"divided into no split \(extra/images/extra.png …\), train .*, val "):
         inspect_dataset(tmp_path)
     (tmp_path / "extra" / "labels" / "extra.txt").unlink()
     assert inspect_dataset(tmp_path).splits == {"train": 1, "val": 1}
@@ -248,5 +248,7 @@ def test_paths_in_a_data_yaml_never_lead_out_of_its_folder(path: str, tmp_path: 
 def test_a_data_yaml_with_aliases_is_not_followed(tmp_path: Path) -> None:
     folder = yolo(tmp_path, small_coco(2, 1), config=False)
     text(folder / "data.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]\n")
-    with pytest.raises(DataError, match=r"nothing names their classes \(data\.yaml is not plain YAML with names\)"):
+    with pytest.raises(
+        DataError, match=r"contains YOLO labels without class names \(data\.yaml is not plain YAML with names\)"
+    ):
         inspect_dataset(folder)
