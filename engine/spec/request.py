@@ -25,7 +25,7 @@ class FineTuneSpec(SpecModel):
     output: Uri = Field(description="Location of adapters and reports, under <output>/<name>/<run id>/.")
     storage: StorageSpec = Field(default=StorageSpec(), description="Access to object storage.")
     teachers: list[TeacherSpec] = Field(
-        default=[], max_length=2, description="Teachers to tune; default: those that the data has annotations for."
+        default=[], max_length=8, description="Teachers to tune; default: those that the data has annotations for."
     )
     class_prompts: dict[str, Annotated[str, StringConstraints(min_length=1, max_length=256)]] = Field(
         default={}, max_length=2048, description="A better phrase for a class name, as a prompt."
