@@ -119,7 +119,8 @@ class _Group:
         again = is_second_ctrl_c(number)
         self.stopped = True
         if again:
-            self.kill()
+            for process in self.processes:
+                process.kill()  # without waiting, which needs a lock that the interrupted code may hold
             if callable(self.interrupt):
                 self.interrupt(number, frame)
         elif self.grace is not None:
