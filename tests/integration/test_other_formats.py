@@ -84,7 +84,7 @@ def test_every_command_that_looks_at_data_takes_a_zip_file_in_s3(
     assert json.loads(again.stdout)["annotations"] == objects
 
 
-def test_convert_writes_a_file_per_part_and_refuses_what_it_cannot_read(
+def test_convert_writes_a_file_per_split_and_refuses_unsupported_formats(
     yolo_parts: tuple[dict[str, bytes], int], tmp_path: Path
 ) -> None:
     files, _ = yolo_parts

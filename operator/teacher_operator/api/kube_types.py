@@ -16,8 +16,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=rf
 NameOrNone = Annotated[str, StringConstraints(max_length=253, pattern=rf"^({DNS_NAME})?$")]
 """The same, or empty: none, where a setting of the run would apply."""
 
-PartName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-"""The name of a part of a pod: a volume, a claim."""
+DnsLabel = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+"""DNS label (RFC 1123): the name of a volume or a claim in a pod."""
 
 DataKey = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 """A key of a ConfigMap or Secret."""

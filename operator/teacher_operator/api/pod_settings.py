@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from engine.spec import SpecModel
 from engine.stages import all_stages
-from teacher_operator.api.kube_types import DataKey, LabelKey, LabelValue, Name, NameOrNone, PartName, Quantity
+from teacher_operator.api.kube_types import DataKey, DnsLabel, LabelKey, LabelValue, Name, NameOrNone, Quantity
 from teacher_operator.api.pod_volumes import Volume, VolumeMount
 
 RESERVED_LABELS = (
@@ -112,7 +112,7 @@ class EnvVar(SpecModel):
 class ResourceClaim(SpecModel):
     """Devices by dynamic resource allocation (Kubernetes 1.34 or newer)."""
 
-    name: PartName = Field(description="Name of the claim in the pod.")
+    name: DnsLabel = Field(description="Name of the claim in the pod.")
     resource_claim_name: Name | None = Field(default=None, description="A ResourceClaim that the pods share.")
     resource_claim_template_name: Name | None = Field(
         default=None, description="A ResourceClaimTemplate: each pod gets a claim of its own."

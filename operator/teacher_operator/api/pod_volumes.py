@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from engine.spec import SpecModel
-from teacher_operator.api.kube_types import DataKey, LabelKey, Name, PartName, Quantity
+from teacher_operator.api.kube_types import DataKey, DnsLabel, LabelKey, Name, Quantity
 
 RESERVED_VOLUMES = r"^(scratch|shm|models|request|ca-bundle|claim-[0-9]+)$"
 """Names of the operator's own volumes."""
@@ -101,7 +101,7 @@ class CsiVolume(SpecModel):
 class Volume(SpecModel):
     """A volume, from one source."""
 
-    name: PartName = Field(description="Name of the volume, which its mounts refer to.")
+    name: DnsLabel = Field(description="Name of the volume, which its mounts refer to.")
     config_map: ConfigMapVolume | None = Field(default=None, description="A ConfigMap as files.")
     secret: SecretVolume | None = Field(default=None, description="A Secret as files.")
     persistent_volume_claim: ClaimVolume | None = Field(default=None, description="A PersistentVolumeClaim.")
@@ -119,7 +119,7 @@ SOURCES: tuple[str, ...] = tuple(field.alias or name for name, field in Volume.m
 class VolumeMount(SpecModel):
     """A mount of a volume in the container."""
 
-    name: PartName = Field(description="Name of the volume.")
+    name: DnsLabel = Field(description="Name of the volume.")
     mount_path: MountPath = Field(description="Path of the mount.")
     sub_path: RelativePath | None = Field(default=None, description="Part of the volume; default: all of it.")
     read_only: bool | None = Field(default=None, description="True: read-only.")

@@ -39,7 +39,7 @@ def link(name: str, mode: int = stat.S_IFLNK) -> zipfile.ZipInfo:
 
 
 @pytest.mark.parametrize("name", ["../../out.txt", "/etc/out.txt", "a/../../out.txt", "C:/out.txt", "..\\..\\out.txt"])
-def test_names_that_lead_out_of_the_folder_are_refused(name: str, tmp_path: Path, cache: Path) -> None:
+def test_archive_names_outside_the_folder_are_refused(name: str, tmp_path: Path, cache: Path) -> None:
     archive = archive_of(tmp_path / "data.zip", (name, b"x"))
     with pytest.raises(DataError, match="leads out of its folder"):
         inspect_dataset(archive)
@@ -70,7 +70,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
         inspect_dataset(archive)
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, cache: Path) -> None:
+def test_zip_bomb_is_refused_before_unpacking(tmp_path: Path, cache: Path) -> None:
     archive = tmp_path / "bomb.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file, file.open("0.txt", "w") as one:
         for _ in range(64):
@@ -86,7 +86,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, cache: Path) ->
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
-def test_an_archive_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) -> None:
+def test_archive_larger_than_its_header_is_refused(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "data.zip", ("a.txt", bytes(1 << 20)))
     content = bytearray(archive.read_bytes())
     for at in (content.index(b"PK\x03\x04") + 22, content.index(b"PK\x01\x02") + 24):
@@ -106,7 +106,7 @@ def test_an_archive_that_does_not_fit_on_the_disk_is_reported_before(
 
 
 @pytest.mark.parametrize("cut", [10, 200, -30])
-def test_a_cut_archive_is_refused(cut: int, tmp_path: Path) -> None:
+def test_truncated_archive_is_refused(cut: int, tmp_path: Path) -> None:
     archive = zipped(coco_export(tmp_path / "data", small_coco(3, 1)), tmp_path / "data.zip")
     archive.write_bytes(archive.read_bytes()[:cut])
     with pytest.raises(DataError, match="not a complete zip file"):
@@ -124,7 +124,7 @@ def test_damage_within_an_archive_is_noticed(tmp_path: Path) -> None:
         inspect_dataset(archive)
 
 
-def test_what_macos_and_windows_leave_in_an_archive_is_passed_over(tmp_path: Path) -> None:
+def test_metadata_of_macos_and_windows_in_archives_is_ignored(tmp_path: Path) -> None:
     folder = yolo(tmp_path / "data", small_coco(3, 1))
     text(folder / "__MACOSX" / "labels" / "._001.txt", b"\0\5\x16\7")
     text(folder / "labels" / "._001.txt", b"\0\5\x16\7")
@@ -170,7 +170,7 @@ def test_an_archive_is_unpacked_once_and_again_if_it_or_its_copy_changes(tmp_pat
     assert inspect_dataset(archive).annotations == 6
 
 
-def test_an_archive_without_annotations_says_what_is_looked_for(tmp_path: Path) -> None:
+def test_archive_without_annotations_is_refused(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "data.zip", ("inner.zip", b"PK\x05\x06" + bytes(18)))
     with pytest.raises(DataError, match=r"data\.zip \(inner\.zip\) is a zip file in another"):
         inspect_dataset(archive)

@@ -113,7 +113,7 @@ def counts(info: DatasetInfo) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("change", "code", "count"), [one[1:] for one in LEFT_OUT], ids=[one[0] for one in LEFT_OUT])
-def test_what_cannot_be_used_is_left_out_and_counted(
+def test_unusable_objects_are_left_out_and_counted(
     tmp_path: Path, change: Callable[[Coco], None], code: str, count: int
 ) -> None:
     info = inspected(tmp_path, changed(small_coco(), change))
@@ -126,14 +126,14 @@ def test_what_cannot_be_used_is_left_out_and_counted(
 
 
 @pytest.mark.parametrize(("change", "code"), [one[1:] for one in REPAIRS], ids=[one[0] for one in REPAIRS])
-def test_what_can_be_repaired_is_and_is_counted(tmp_path: Path, change: Callable[[Coco], None], code: str) -> None:
+def test_repairable_objects_are_repaired_and_counted(tmp_path: Path, change: Callable[[Coco], None], code: str) -> None:
     info = inspected(tmp_path, changed(small_coco(masks=True), change))
     assert counts(info)[code] == 1
     assert (info.images, info.annotations) == (12, 36)
 
 
 @pytest.mark.parametrize(("content", "says"), REFUSED)
-def test_what_is_no_coco_is_refused_in_a_sentence(tmp_path: Path, content: bytes, says: str) -> None:
+def test_invalid_coco_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says):
         inspected(tmp_path, content)
 
@@ -158,7 +158,7 @@ GIGANTIC = [
 
 
 @pytest.mark.parametrize("content", GIGANTIC, ids=["open", "closed", "of an image, open", "beside NaN"])
-def test_gigantic_strings_cost_little_more_than_their_bytes(tmp_path: Path, content: bytes) -> None:
+def test_huge_strings_need_little_more_memory_than_their_bytes(tmp_path: Path, content: bytes) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(DataError, match=r"cut off|not COCO"):
@@ -168,7 +168,7 @@ def test_gigantic_strings_cost_little_more_than_their_bytes(tmp_path: Path, cont
         tracemalloc.stop()
 
 
-def test_a_key_given_twice_counts_as_its_last(tmp_path: Path) -> None:
+def test_last_of_repeated_keys_counts(tmp_path: Path) -> None:
     text = json.dumps(small_coco()).replace('"bbox": [4, 5, 12, 20]', '"bbox": 1, "bbox": [4, 5, 12, 20]')
     info = inspected(tmp_path, text.encode())
     assert info.annotations == 36
@@ -181,7 +181,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
-def test_fail_refuses_what_skip_leaves_out_or_repairs(tmp_path: Path, problem: Callable[[Coco], None]) -> None:
+def test_on_problem_fail_refuses_skipped_and_repaired_data(tmp_path: Path, problem: Callable[[Coco], None]) -> None:
     info = inspected(tmp_path, changed(small_coco(), problem))
     assert refused(info, on_problem=OnProblem.SKIP, max_skipped_percent=20) == ""
     said = refused(info, on_problem=OnProblem.FAIL, max_skipped_percent=20)
@@ -191,7 +191,7 @@ def test_fail_refuses_what_skip_leaves_out_or_repairs(tmp_path: Path, problem: C
 
 
 @pytest.mark.parametrize(("lost", "refuses"), [(7, False), (8, True)])
-def test_more_than_may_be_left_out_are_refused(tmp_path: Path, lost: int, refuses: bool) -> None:
+def test_more_than_max_skipped_percent_is_refused(tmp_path: Path, lost: int, refuses: bool) -> None:
     def change(coco: Coco) -> None:
         for annotation in coco["annotations"][:lost]:
             annotation["bbox"] = [0, 0, 0, 0]
@@ -245,7 +245,7 @@ BOMBS = [
 
 
 @pytest.mark.parametrize(("content", "says"), BOMBS, ids=["50k", "30k", "zTXt", "0 bytes", "garbage", "cut off", "EPS"])
-def test_images_that_are_bombs_or_broken_are_refused_in_a_sentence(content: bytes, says: str) -> None:
+def test_broken_images_and_image_bombs_are_refused(content: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says):
         decode_image(content)
 
@@ -256,7 +256,7 @@ def test_an_image_of_thirty_thousand_pixels_a_side_is_decoded() -> None:
     assert decode_image(file.getvalue()).shape == (300, 30_000, 3)
 
 
-def test_that_no_file_can_be_opened_is_not_the_fault_of_an_image(tmp_path: Path) -> None:
+def test_open_files_limit_is_not_blamed_on_an_image(tmp_path: Path) -> None:
     file = tmp_path / "right.png"
     file.write_bytes(noise())
     assert decode_image(file).shape == (48, 64, 3)
@@ -269,7 +269,7 @@ def test_that_no_file_can_be_opened_is_not_the_fault_of_an_image(tmp_path: Path)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_disk_that_is_gone_is_not_the_fault_of_an_image() -> None:
+def test_disk_error_is_not_blamed_on_an_image() -> None:
     class Gone(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise OSError(errno.ENOTCONN, "the mount is dead")
@@ -292,7 +292,7 @@ except MachineError as error:
 """
 
 
-def test_too_little_memory_is_not_the_fault_of_an_image(tmp_path: Path) -> None:
+def test_out_of_memory_is_not_blamed_on_an_image(tmp_path: Path) -> None:
     file = tmp_path / "whole.png"
     Image.new("RGB", (12_000, 12_000)).save(file, compress_level=1)
     done = subprocess.run([sys.executable, "-c", LITTLE_MEMORY, str(file)], capture_output=True, text=True, check=False)
@@ -300,7 +300,7 @@ def test_too_little_memory_is_not_the_fault_of_an_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_whatever_is_changed_in_a_file_it_is_refused_or_counted(tmp_path: Path, seed: int) -> None:
+def test_random_damage_is_refused_or_counted(tmp_path: Path, seed: int) -> None:
     words = ["--seconds", "6", "--seed", str(seed), "--keep", str(tmp_path)]
     done = subprocess.run([sys.executable, str(FUZZER), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -148,7 +148,7 @@ def is_refused(info: DatasetInfo) -> str:
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_contradicts_is_named_and_refused(kind: str, tmp_path: Path) -> None:
+def test_contradictory_box_and_mask_is_named_and_refused(kind: str, tmp_path: Path) -> None:
     change, code = WRONG[kind]
     info = inspected(tmp_path, changed(outlined(), of_all(change)))
     assert found(info)[code] >= 0.6 * info.annotations_read, found(info)
@@ -219,13 +219,13 @@ RIGHT: dict[str, Callable[[Coco], object]] = {
 
 
 @pytest.mark.parametrize("kind", RIGHT)
-def test_what_is_right_raises_no_alarm(kind: str, tmp_path: Path) -> None:
+def test_valid_boxes_and_masks_are_not_reported(kind: str, tmp_path: Path) -> None:
     info = inspected(tmp_path, changed(outlined(), of_all(RIGHT[kind])))
     problems = [p.code for p in info.problems if p.severity != "info" and p.code not in (*USUAL, "dangling_image")]
     assert problems == []
 
 
-def test_objects_below_a_pixel_are_no_alarm_where_they_are_few(tmp_path: Path) -> None:
+def test_few_objects_smaller_than_a_pixel_are_not_reported(tmp_path: Path) -> None:
     assert found(inspected(tmp_path, changed(outlined(), of_all(tiny, every=10)))) == {"partly_masked": 1}
 
 
@@ -238,14 +238,12 @@ def test_objects_below_a_pixel_are_no_alarm_where_they_are_few(tmp_path: Path) -
         (box(lambda x, y, w, h: [x, y, w / WIDTH, h / HEIGHT]), "scaled_boxes"),
     ],
 )
-def test_areas_prove_how_the_boxes_of_a_file_are_to_be_read(
-    change: Callable[[Coco], object], code: str, tmp_path: Path
-) -> None:
+def test_areas_reveal_the_box_format(change: Callable[[Coco], object], code: str, tmp_path: Path) -> None:
     plain = both(lambda a: a.update(area=a["bbox"][2] * a["bbox"][3], segmentation=[]), change)
     assert [p.code for p in inspected(tmp_path, changed(outlined(), of_all(plain))).errors] == [code]
 
 
-def test_limits_prove_how_the_boxes_of_a_file_are_to_be_read(tmp_path: Path) -> None:
+def test_image_limits_reveal_the_box_format(tmp_path: Path) -> None:
     def corners(a: Coco) -> None:
         x, y, w, h = a["bbox"]
         a.update(bbox=[x, y, x + w, y + h], segmentation=[])
@@ -267,9 +265,7 @@ def test_limits_prove_how_the_boxes_of_a_file_are_to_be_read(tmp_path: Path) -> 
     [(1, True), (0, True), (-5, True), (0.01, True), (WIDTH * HEIGHT, True), (None, False), ("mask", False)],
 )
 @pytest.mark.parametrize("masks", [True, False])
-def test_an_area_that_is_none_gives_way_to_that_of_mask_or_box(
-    value: Any, wrong: bool, masks: bool, tmp_path: Path
-) -> None:
+def test_invalid_area_is_replaced_by_that_of_mask_or_box(value: Any, wrong: bool, masks: bool, tmp_path: Path) -> None:
     def change(a: Coco) -> None:
         own = a["area"]
         a["area"] = own if value == "mask" else value
@@ -298,7 +294,7 @@ def test_many_masks_are_sampled_and_all_are_read_if_one_contradicts(
     assert not found(inspected(tmp_path, outlined(200)))
 
 
-def test_the_order_of_sections_says_nothing(tmp_path: Path) -> None:
+def test_order_of_sections_does_not_matter(tmp_path: Path) -> None:
     coco = changed(outlined(), of_all(WRONG["corners"][0], every=10))
     first = found(inspected(tmp_path / "a", coco))
     assert (
@@ -339,7 +335,7 @@ def test_a_box_without_a_mask_must_have_its_area_where_all_others_have(
     assert info.annotations == 81 == sum(map(len, load_dataset(tmp_path / "annotations.json").annotations))
 
 
-def test_areas_of_masks_that_are_gone_prove_nothing(tmp_path: Path) -> None:
+def test_areas_of_removed_masks_do_not_count_as_evidence(tmp_path: Path) -> None:
     coco = changed(outlined(), of_all(lambda a: a.pop("segmentation")))
     info = inspect_dataset(write(tmp_path / "annotations.json", coco))
     assert {p.code for p in info.problems} <= USUAL
@@ -361,7 +357,7 @@ def test_a_sample_of_masks_finds_what_is_wrong_with_every_second_one(
     assert inspect_dataset(write(tmp_path / "annotations.json", coco)).annotations == 300
 
 
-def test_points_as_objects_are_no_mask(tmp_path: Path) -> None:
+def test_points_are_not_masks(tmp_path: Path) -> None:
     def named(annotation: Coco) -> None:
         (points,) = annotation["segmentation"]
         annotation["segmentation"] = [[{"x": x, "y": y} for x, y in zip(points[::2], points[1::2], strict=True)]]

@@ -25,7 +25,7 @@ def test_classes_of_one_side_are_named_with_their_objects() -> None:
     assert "bolt, washer" in absent
 
 
-def test_the_same_classes_are_no_news() -> None:
+def test_equal_classes_are_not_reported() -> None:
     assert not list(match_classes(dataset("bolt", "nut"), ("nut", "bolt"), side="the adapter").sentences())
 
 

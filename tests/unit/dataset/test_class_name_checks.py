@@ -40,7 +40,7 @@ def odd(info: DatasetInfo) -> tuple[str, ...]:
     return next((problem.examples for problem in info.problems if problem.code == "odd_class_name"), ())
 
 
-def test_names_that_are_broken_into_pieces_are_reported_with_their_pieces(tmp_path: Path) -> None:
+def test_names_split_by_the_tokenizer_are_reported(tmp_path: Path) -> None:
     names = ("RBC", "forklift", "platelets", "leukocytes", "red_blood cell", "x-ray", "日")
     info = check_class_names(info_of(tmp_path, *names), {}, BERT)
     (problem,) = [p for p in info.problems if p.code == "odd_class_name"]
@@ -55,13 +55,13 @@ def test_names_that_are_broken_into_pieces_are_reported_with_their_pieces(tmp_pa
     assert not info.errors
 
 
-def test_names_with_a_better_phrase_are_not(tmp_path: Path) -> None:
+def test_names_with_a_class_prompt_are_not_reported(tmp_path: Path) -> None:
     info = info_of(tmp_path, "RBC", "WBC")
     assert odd(check_class_names(info, {"RBC": "red blood cell"}, BERT)) == ("WBC (2 pieces: wb ##c)",)
     assert check_class_names(info, {"RBC": "red blood cell", "WBC": "white cell"}, BERT) == info
 
 
-def test_classes_without_objects_are_not(tmp_path: Path) -> None:
+def test_classes_without_objects_are_not_reported(tmp_path: Path) -> None:
     info = info_of(tmp_path, "RBC")
     unused = info.model_copy(update={"classes": tuple(c.model_copy(update={"annotations": 0}) for c in info.classes)})
     assert check_class_names(unused, {}, BERT) == unused
@@ -89,28 +89,28 @@ def test_the_worst_problems_stay_first(tmp_path: Path) -> None:
         ("клетка", ""),
     ],
 )
-def test_without_a_vocabulary_names_are_judged_by_their_looks(tmp_path: Path, name: str, said: str) -> None:
+def test_without_vocabulary_names_are_checked_by_spelling(tmp_path: Path, name: str, said: str) -> None:
     info = check_class_names(info_of(tmp_path, name, "car"), {}, None)
     assert odd(info) == ((f"{name} ({said})",) if said else ())
 
 
-def test_where_all_names_are_upper_case_they_are_no_abbreviations(tmp_path: Path) -> None:
+def test_upper_case_names_are_not_abbreviations_if_all_are(tmp_path: Path) -> None:
     assert odd(check_class_names(info_of(tmp_path, "CAR", "BUS"), {}, None)) == ()
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.text(st.sampled_from("abc XYZéß.?,/-_日7AΣ\t\u200b😀İ") | st.characters(max_codepoint=0x4FF), max_size=20))
-def test_a_text_is_broken_as_the_models_tokenizer_breaks_it(text: str) -> None:
+def test_wordpiece_matches_the_models_tokenizer(text: str) -> None:
     """Rare scripts aside, where Python and the tokenizer know different editions of Unicode."""
     pieces = [piece for word in words(text) for piece in VOCABULARY.split(word)]
     assert pieces == TOKENIZER.tokenize(text)
 
 
-def test_a_word_beyond_all_length_is_unknown() -> None:
+def test_overlong_word_is_unknown() -> None:
     assert Vocabulary(frozenset({"a", "##a"})).split("a" * 101) == ("[UNK]",)
 
 
-def test_a_folder_tells_its_vocabulary_from_either_file(tmp_path: Path) -> None:
+def test_vocabulary_is_read_from_either_tokenizer_file(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\nrb\n##c\n", encoding="utf-8")
     assert find_vocabulary(str(tmp_path), None, storage=Storage()) == Vocabulary(frozenset({"[PAD]", "rb", "##c"}))
     found = find_vocabulary(str(BASE), None, storage=Storage())
@@ -119,7 +119,9 @@ def test_a_folder_tells_its_vocabulary_from_either_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("revision", [None, "0123456789"])
-def test_the_hubs_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None) -> None:
+def test_vocabulary_is_read_from_the_hub_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
     repo = tmp_path / "models--owner--model"
     for folder in ("refs", "snapshots/0123456789"):
         (repo / folder).mkdir(parents=True)
@@ -145,7 +147,7 @@ class Hub:
 
 
 @pytest.mark.parametrize(("hub", "offline"), [(True, False), (False, False), (True, True)])
-def test_the_hub_is_requested_what_its_cache_has_not_if_it_may_be(
+def test_hub_is_queried_for_uncached_files_if_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool, offline: bool
 ) -> None:
     there = Hub("owner/model/resolve/v1/tokenizer.json")
@@ -161,7 +163,7 @@ def test_the_hub_is_requested_what_its_cache_has_not_if_it_may_be(
         assert found is None
 
 
-def test_a_hub_out_of_reach_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_queried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = Hub("")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -181,7 +183,7 @@ def test_without_the_hubs_library_there_is_no_vocabulary(monkeypatch: pytest.Mon
     assert find_vocabulary("owner/model", None, storage=Storage()) is None
 
 
-def test_a_vocabulary_that_is_unavailable_is_none(tmp_path: Path) -> None:
+def test_unavailable_vocabulary_is_none(tmp_path: Path) -> None:
     for base in (str(tmp_path), "nobody/nothing", "/there/is no such", "s3://nowhere-at-all/model/", "weights.pth"):
         assert find_vocabulary(base, None, storage=Storage()) is None
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {}}}')
@@ -191,6 +193,6 @@ def test_a_vocabulary_that_is_unavailable_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b'{"model": {}}', b"{", b'{"model": []}', b"\xff\xfe", b'{"model": {"type": "BPE"}}']
 )
-def test_what_is_no_vocabulary_is_refused_in_words(content: bytes) -> None:
+def test_invalid_vocabulary_is_refused(content: bytes) -> None:
     with pytest.raises(BaseModelError, match="tokenizer"):
         Vocabulary.read(content)

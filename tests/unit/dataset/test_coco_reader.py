@@ -76,7 +76,7 @@ def read(data: bytes, *, block: int = 4 << 20) -> tuple[dict[str, list[Any]], Co
     st.sampled_from([b"", b"\xef\xbb\xbf"]),
     st.sampled_from([b"", b" \r\n\n"]),
 )
-def test_what_is_read_is_what_json_says(
+def test_reader_agrees_with_json_module(
     file: dict[str, Any], seed: int, block: int, indent: int | str | None, ascii_only: bool, mark: bytes, end: bytes
 ) -> None:
     file = shuffled(file, random.Random(seed))
@@ -93,7 +93,7 @@ def test_what_is_read_is_what_json_says(
         assert json.loads(bytes(annotation.segmentation)) == there.get("segmentation")
 
 
-def test_a_file_that_ends_anywhere_is_cut_off() -> None:
+def test_truncated_file_is_reported_as_cut_off() -> None:
     data = json.dumps(small_coco(2, 1), indent=1).encode()
     for length in range(len(data)):
         for block in (16, 4 << 20):
@@ -105,7 +105,7 @@ def test_a_file_that_ends_anywhere_is_cut_off() -> None:
         read(data[:-200])
 
 
-def test_damage_anywhere_is_read_or_refused_with_a_sentence() -> None:
+def test_damaged_file_is_read_or_refused_with_a_message() -> None:
     rng = random.Random(0)
     data = json.dumps(small_coco(3, 2, masks=True)).encode()
     refused = 0
@@ -147,20 +147,20 @@ def test_damage_anywhere_is_read_or_refused_with_a_sentence() -> None:
         (b'{"x": , "images": []}', "value is expected"),
     ],
 )
-def test_what_is_no_coco_file_is_refused_with_a_sentence(data: bytes, sentence: str) -> None:
+def test_non_coco_file_is_refused_with_a_message(data: bytes, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence) as caught:
         read(data)
     assert str(caught.value).startswith("data.json ")
 
 
-def test_the_place_of_a_fault_is_counted_in_bytes_from_the_start_of_the_file() -> None:
+def test_error_position_is_in_bytes_from_the_start() -> None:
     data = '{"info": "日本語", "images": [{"id": 1, "file_name": "é"}, {"id": nonsense}]}'.encode()
     for block in (8, 4096):
         with pytest.raises(DataError, match=f"byte {data.index(b'nonsense')}: .* near 'nonsense"):
             read(data, block=block)
 
 
-def test_numbers_that_are_no_json_are_read() -> None:
+def test_nan_and_infinity_are_read() -> None:
     found, _ = read(b'{"annotations": [{"id": 1, "bbox": [1, NaN, Infinity, -2], "area": NaN}, {"id": 2}]}')
     first, second = found["annotations"]
     assert (first.id, second.id, first.bbox[0], first.bbox[3]) == (1, 2, 1, -2)

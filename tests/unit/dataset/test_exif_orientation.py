@@ -148,7 +148,7 @@ def test_images_that_contradict_each_other_are_reported_and_taken_as_their_sizes
 
 
 @pytest.mark.parametrize("orientations", [[1] * 5, [6, 8, 5, 7, 6]])
-def test_upright_data_needs_no_word(tmp_path: Path, orientations: list[int]) -> None:
+def test_upright_data_has_no_exif_message(tmp_path: Path, orientations: list[int]) -> None:
     assert problems(dataset(tmp_path, orientations, Frame.UPRIGHT)) == {}
 
 
@@ -237,7 +237,7 @@ def test_several_pages_or_frames_are_reported(tmp_path: Path, file_format: str) 
     assert splits.unreadable.pages == 1
 
 
-def test_smaller_copies_in_a_tiff_are_no_pages() -> None:
+def test_smaller_copies_in_a_tiff_are_not_pages() -> None:
     file = io.BytesIO()
     with Image.new("RGB", STORED) as image, Image.new("RGB", (32, 24)) as copy:
         copy.encoderinfo = {"tiffinfo": {254: 1}}

@@ -80,7 +80,7 @@ def test_each_file_of_an_export_finds_its_images_too(tool: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("tool", ["CVAT, subsets", "COCO"])
-def test_images_that_were_moved_elsewhere_are_found_by_part(tool: str, tmp_path: Path) -> None:
+def test_moved_images_are_found_by_split(tool: str, tmp_path: Path) -> None:
     root, moved = export(tmp_path / "export", EXPORTS[tool]), tmp_path / "moved"
     moved.mkdir()
     for name, (_, images) in EXPORTS[tool].items():
@@ -104,7 +104,7 @@ def test_an_export_in_s3_is_read_where_it_is(s3: str, tmp_path: Path) -> None:
     assert folder.path(first).read_bytes() == (tmp_path / "export" / "valid" / first.file_name).read_bytes()
 
 
-def test_the_annotations_of_another_task_are_passed_over(tmp_path: Path) -> None:
+def test_annotations_of_another_task_are_ignored(tmp_path: Path) -> None:
     root = export(tmp_path, EXPORTS["COCO"])
     for name in ("captions_train2017", "person_keypoints_train2017", "panoptic_val2017", "image_info_test2017"):
         write(root / "annotations" / f"{name}.json", {"images": []})
@@ -124,19 +124,19 @@ def test_the_annotations_of_another_task_are_passed_over(tmp_path: Path) -> None
         (["train.json", "test.json"], "needs a train and a val split"),
     ],
 )
-def test_a_folder_that_can_be_read_in_two_ways_is_not_guessed(files: list[str], sentence: str, tmp_path: Path) -> None:
+def test_ambiguous_folder_is_refused(files: list[str], sentence: str, tmp_path: Path) -> None:
     for name in files:
         write(tmp_path / name, small_coco(2, 1))
     with pytest.raises(DataError, match=sentence):
         inspect_dataset(tmp_path)
 
 
-def test_nothing_there_is_reported(tmp_path: Path) -> None:
+def test_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"nothing\.json does not exist"):
         inspect_dataset(tmp_path / "nothing.json")
 
 
-def test_several_parts_are_not_loaded_as_one(tmp_path: Path) -> None:
+def test_several_splits_are_not_loaded_as_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"several splits: give one of .*train.*valid"):
         load_dataset(export(tmp_path, EXPORTS["Roboflow"]))
 

@@ -45,12 +45,12 @@ KEYS = PATHS.filter(lambda path: not path.endswith("/") and path)
         ("a.jpg", [], None),
     ],
 )
-def test_a_name_means_the_only_file_it_can(file_name: str, keys: list[str], found: str | None) -> None:
+def test_name_matches_the_only_possible_file(file_name: str, keys: list[str], found: str | None) -> None:
     assert FileNames(keys).find(file_name) == found
 
 
 @given(keys=st.sets(KEYS), start=st.sampled_from(["", "/", "x:/", "./"]), path=PATHS)
-def test_what_a_name_means_does_not_hang_on_how_many_end_alike(keys: set[str], start: str, path: str) -> None:
+def test_match_does_not_depend_on_the_number_of_similar_names(keys: set[str], start: str, path: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         few = FileNames(keys).find(start + path)
         patch.setattr(file_names, "FEW", 0)
@@ -65,5 +65,5 @@ def test_forty_thousand_folders_of_files_of_one_name_are_distinguished(name: str
         assert files.find(name.format(f"{i:05d}")) == (f"{i:05d}/frame.png" if found else None)
 
 
-def test_names_that_lead_out_are_known() -> None:
+def test_unsafe_names_are_recognised() -> None:
     assert [is_unsafe(name) for name in ("a/../../b", "..\\b", "a\0", "a..b/c.jpg")] == [True, True, True, False]

@@ -113,7 +113,7 @@ def test_changed_labels_are_converted_again_and_a_damaged_copy_is_never_read(tmp
     assert len(read(folder)["001.png"]) == 1
 
 
-def test_two_formats_in_one_folder_are_not_chosen_between(tmp_path: Path) -> None:
+def test_two_formats_in_one_folder_are_refused(tmp_path: Path) -> None:
     coco = small_coco(3, 1)
     WRITERS["COCO"](tmp_path, coco)
     yolo(tmp_path, coco)
@@ -123,7 +123,7 @@ def test_two_formats_in_one_folder_are_not_chosen_between(tmp_path: Path) -> Non
     assert read(tmp_path / "data.yaml") == objects_in(coco)
 
 
-def test_a_dataset_without_its_images_says_so(tmp_path: Path) -> None:
+def test_dataset_without_images_is_refused(tmp_path: Path) -> None:
     folder = yolo(tmp_path, small_coco(2, 1))
     for image in (folder / "images").iterdir():
         image.unlink()
@@ -132,7 +132,7 @@ def test_a_dataset_without_its_images_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["YOLO", "Pascal VOC", "LabelMe", "VIA"])
-def test_the_folder_of_the_images_may_be_another(kind: str, tmp_path: Path) -> None:
+def test_image_folder_may_be_elsewhere(kind: str, tmp_path: Path) -> None:
     coco = small_coco(3, 2)
     folder = WRITERS[kind](tmp_path / "data", coco)
     images = tmp_path / "elsewhere"

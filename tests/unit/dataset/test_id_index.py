@@ -18,7 +18,7 @@ NUMBERS = st.integers(-3, 20) | st.integers(SMALL - 2, SMALL + 2) | st.integers(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(IDS | st.none(), max_size=6), max_size=4), st.lists(IDS | st.none(), max_size=12))
-def test_an_id_stands_for_what_it_was_added_with(blocks: list[list[int | str | None]], asked: list[int | str]) -> None:
+def test_ids_map_to_their_values(blocks: list[list[int | str | None]], asked: list[int | str]) -> None:
     index, expected = IdIndex(), dict[int | str | None, int]()
     for block in blocks:
         new = [one for one in dict.fromkeys(block) if one not in expected]

@@ -66,7 +66,7 @@ def test_a_damaged_copy_is_fetched_again_and_reported(
     assert (str(paths[1]) in caplog.text) == (kind != "missing")
 
 
-def test_what_is_whole_is_fetched_once_without_a_word(
+def test_intact_copies_are_fetched_once_without_warnings(
     tmp_path: Path, s3: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset, images = make(tmp_path, s3)
@@ -90,7 +90,7 @@ def test_copies_of_earlier_versions_are_kept_where_the_etag_proves_them(tmp_path
     assert paths[0].read_bytes() == right
 
 
-def test_what_a_disk_changes_unseen_is_found_when_it_is_read(tmp_path: Path, s3: str) -> None:
+def test_silent_disk_corruption_is_detected_on_read(tmp_path: Path, s3: str) -> None:
     dataset, images = make(tmp_path, s3)
     path = images.path(dataset.images[0])
     load_sample(dataset, 0, path, with_masks=False)

@@ -159,7 +159,7 @@ def test_exif_orientation_turns_an_image_upright(orientation: int, file_format: 
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\x63\0\0\0\0\0\0", b""]
 )
-def test_broken_exif_costs_nothing(exif: bytes) -> None:
+def test_broken_exif_is_ignored(exif: bytes) -> None:
     data = saved(PHOTO, "JPEG", exif=exif)
     assert decode_image(data).shape == PHOTO.shape
     assert probe_image(data) == ImageHeader(width=24, height=16, format="JPEG", rotated=False)
@@ -198,7 +198,7 @@ def test_a_header_is_read_without_the_pixels() -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not an image of a known format"),
     ],
 )
-def test_what_is_no_image_is_refused(data: bytes, message: str) -> None:
+def test_non_image_is_refused(data: bytes, message: str) -> None:
     for read in (decode_image, probe_image):
         with pytest.raises(DataError, match=f"b/7.png.*({message})"):
             read(data, name="b/7.png")
@@ -226,9 +226,7 @@ WHOLE = [saved(PHOTO, kind) for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "W
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=150, deadline=None)
 @given(data=st.sampled_from(WHOLE), place=st.floats(0, 1), noise=st.binary(min_size=1, max_size=8), cut=st.booleans())
-def test_damage_never_ends_in_anything_but_an_image_or_a_sentence(
-    data: bytes, place: float, noise: bytes, cut: bool
-) -> None:
+def test_damaged_image_is_decoded_or_refused_with_a_message(data: bytes, place: float, noise: bytes, cut: bool) -> None:
     at = int(place * len(data))
     broken = data[:at] + noise + (b"" if cut else data[at + len(noise) :])
     for read in (decode_image, probe_image):

@@ -42,7 +42,7 @@ def turn(image: Path) -> None:
     os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_one_other_byte_of_one_listed_image_is_another_run(tmp_path: Path) -> None:
+def test_changed_image_byte_changes_the_run_id(tmp_path: Path) -> None:
     file = write_toy_data(tmp_path / "data" / "a.json", range(20))
     first = run_id(file, tmp_path)
     (tmp_path / "data" / "unlisted.png").write_bytes(b"other")
@@ -54,7 +54,7 @@ def test_one_other_byte_of_one_listed_image_is_another_run(tmp_path: Path) -> No
     assert run_id(file, tmp_path) == first
 
 
-def test_two_images_that_change_places_are_another_run(tmp_path: Path) -> None:
+def test_swapped_images_change_the_run_id(tmp_path: Path) -> None:
     file = write_toy_data(tmp_path / "data" / "a.json", range(20))
     first = run_id(file, tmp_path)
     one, other = tmp_path / "data" / "1.png", tmp_path / "data" / "2.png"
@@ -64,7 +64,7 @@ def test_two_images_that_change_places_are_another_run(tmp_path: Path) -> None:
     assert run_id(file, tmp_path) != first
 
 
-def test_the_same_bytes_are_the_same_run_at_another_path_and_in_s3(tmp_path: Path, s3: str) -> None:
+def test_same_bytes_have_the_same_run_id_elsewhere_and_in_s3(tmp_path: Path, s3: str) -> None:
     file = write_toy_data(tmp_path / "data" / "a.json", range(20))
     shutil.copytree(tmp_path / "data", tmp_path / "moved")
     Storage().upload_folder(tmp_path / "data", f"{s3}/data")
@@ -99,7 +99,7 @@ def test_images_that_change_between_inspection_and_training_are_refused(
         load()
 
 
-def test_an_image_that_changes_after_it_was_listed_is_not_kept_as_the_one_before(tmp_path: Path, s3: str) -> None:
+def test_image_changed_after_listing_is_refused(tmp_path: Path, s3: str) -> None:
     storage = Storage()
     storage.write_bytes(f"{s3}/1.png", b"first")
     (listed,) = storage.list(s3)
@@ -110,7 +110,7 @@ def test_an_image_that_changes_after_it_was_listed_is_not_kept_as_the_one_before
     assert not (tmp_path / "1.png").exists()
 
 
-def test_files_are_read_once_and_a_damaged_cache_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_once_and_damaged_cache_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, cache = tmp_path / "images", tmp_path / "cache"
     folder.mkdir()
     for number in range(3):
@@ -139,7 +139,7 @@ def test_files_are_read_once_and_a_damaged_cache_is_no_cache(tmp_path: Path, mon
         assert kept.read_bytes() == whole
 
 
-def test_a_torn_verdict_on_images_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_cache_of_unreadable_images_is_recomputed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = write_toy_data(tmp_path / "data" / "a.json", range(20))
     (tmp_path / "data" / "7.png").write_bytes(b"no image")
     config = runner.prepare(manifest(file, tmp_path), Storage())[1][0].config

@@ -80,7 +80,7 @@ NIGHT = "/data/local-files/?d=night/{}"
         pytest.param([f"x/{NFD}"], [f"y/x/{NFC}"], [0], id="below a folder"),
     ],
 )
-def test_a_name_that_another_entry_contradicts_means_no_file(
+def test_name_contradicted_by_another_entry_matches_no_file(
     tmp_path: Path, names: list[str], files: list[str], kept: list[int]
 ) -> None:
     usable, problems = used(tmp_path, named(*names), files)
@@ -90,7 +90,7 @@ def test_a_name_that_another_entry_contradicts_means_no_file(
     assert "duplicate_file_name" not in problems
 
 
-def test_objects_of_an_image_that_means_no_file_are_left_out_with_it_and_others_keep_theirs(tmp_path: Path) -> None:
+def test_objects_of_unmatched_images_are_left_out_with_them(tmp_path: Path) -> None:
     coco = named("/srv/night/1.png", "day/1.png", "day/2.png")
     write_images(tmp_path / "images", ["day/1.png", "day/2.png"])
     data = load_dataset(write(tmp_path / "a.json", coco), tmp_path / "images")
@@ -125,7 +125,7 @@ def test_a_file_with_two_names_is_one_candidate(tmp_path: Path) -> None:
 JUNK = ["._1.png", "day/._1.png", "__MACOSX/1.png", "__MACOSX/._a.json", ".DS_Store", "Thumbs.db", "._a.json"]
 
 
-def test_what_macos_and_windows_leave_is_passed_over_in_every_listing(tmp_path: Path) -> None:
+def test_metadata_of_macos_and_windows_is_ignored_in_listings(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "d", ["1.png", "2.png"])
     write(folder / "a.json", named("1.png", "2.png"))
     for junk in JUNK:

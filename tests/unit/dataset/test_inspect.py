@@ -58,7 +58,7 @@ def codes(info: DatasetInfo) -> dict[str, int]:
     return {problem.code: problem.count for problem in info.problems}
 
 
-def test_a_right_dataset_has_counts_and_no_problems(tmp_path: Path) -> None:
+def test_valid_dataset_is_counted_without_problems(tmp_path: Path) -> None:
     info = inspected(tmp_path, small_coco(12, 3))
     assert info.problems == ()
     assert (info.images, info.annotations, info.annotations_read, info.splits) == (12, 36, 36, {"all": 12})
@@ -74,7 +74,7 @@ def test_a_right_dataset_has_counts_and_no_problems(tmp_path: Path) -> None:
     assert (info.image_sizes.objects_mean, info.image_sizes.objects_max) == (3, 3)
 
 
-def test_the_order_of_keys_and_sections_says_nothing(tmp_path: Path) -> None:
+def test_order_of_keys_and_sections_does_not_matter(tmp_path: Path) -> None:
     coco = small_coco(12, 3, masks=True)
     info = inspected(tmp_path / "a", coco)
     for keys in (["annotations", "categories", "images"], ["images", "annotations", "categories"]):
@@ -135,7 +135,7 @@ WRONG: dict[str, tuple[Callable[[Coco], object], int, int]] = {
 
 
 @pytest.mark.parametrize("code", WRONG)
-def test_what_is_wrong_is_counted_and_the_rest_is_used(code: str, tmp_path: Path) -> None:
+def test_problems_are_counted_and_other_objects_used(code: str, tmp_path: Path) -> None:
     change, count, usable = WRONG[code]
     info = inspected(tmp_path, changed(small_coco(12, 3), change))
     assert codes(info)[code] == count
@@ -158,7 +158,7 @@ def test_what_is_wrong_is_counted_and_the_rest_is_used(code: str, tmp_path: Path
         ("no_usable_annotations", setting("annotations", 36, iscrowd=1)),
     ],
 )
-def test_what_cannot_be_trained_on_is_an_error(code: str, change: Callable[[Coco], object], tmp_path: Path) -> None:
+def test_untrainable_dataset_is_an_error(code: str, change: Callable[[Coco], object], tmp_path: Path) -> None:
     info = inspected(tmp_path, changed(small_coco(12, 3), change))
     assert code in [problem.code for problem in info.errors]
     assert not info.has_masks
@@ -175,7 +175,7 @@ def test_what_cannot_be_trained_on_is_an_error(code: str, change: Callable[[Coco
         ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "detection results"),
     ],
 )
-def test_files_of_another_kind_are_named(file: object, sentence: str, tmp_path: Path) -> None:
+def test_other_file_formats_are_named(file: object, sentence: str, tmp_path: Path) -> None:
     path = write(tmp_path / "annotations.json", file)
     for read in (inspect_dataset, load_dataset):
         with pytest.raises(DataError, match=sentence):
@@ -189,7 +189,7 @@ MASK[24, 15] = False
 
 @pytest.mark.parametrize("segmentation", [triangle(4, 5, 12, 20), compressed(MASK), uncompressed(MASK)])
 @pytest.mark.parametrize("box", [None, [], [0, 0, 0, 0], [1, 2, -3, 4], [1, 2]])
-def test_a_box_comes_from_the_mask_where_there_is_none(segmentation: object, box: object, tmp_path: Path) -> None:
+def test_missing_box_is_derived_from_mask(segmentation: object, box: object, tmp_path: Path) -> None:
     coco = changed(small_coco(36, 1), setting("annotations", 36, segmentation=segmentation, bbox=box))
     info = inspected(tmp_path, coco)
     assert (info.annotations, info.boxes_derived, info.masks, info.has_boxes, info.has_masks) == (
@@ -204,7 +204,7 @@ def test_a_box_comes_from_the_mask_where_there_is_none(segmentation: object, box
     assert dataset.annotations[0][0].box_xyxy == (4, 5, 16, 25)
 
 
-def test_polygons_that_are_only_boxes_again_are_no_masks(tmp_path: Path) -> None:
+def test_polygons_that_repeat_boxes_do_not_count_as_masks(tmp_path: Path) -> None:
     def boxes_as_polygons(coco: Coco) -> None:
         for annotation in coco["annotations"]:
             annotation["segmentation"] = rectangle(*annotation["bbox"])
@@ -224,7 +224,7 @@ def test_polygons_that_are_only_boxes_again_are_no_masks(tmp_path: Path) -> None
     assert (info.has_masks, info.masks) == (True, 90)
 
 
-def test_a_few_masks_do_not_make_a_dataset_of_masks(tmp_path: Path) -> None:
+def test_few_masks_do_not_count(tmp_path: Path) -> None:
     for count, has_masks in ((4, False), (5, True)):
         change = setting("annotations", count, segmentation=triangle(4, 5, 12, 20))
         info = inspected(tmp_path, changed(small_coco(100, 1), change))
@@ -232,20 +232,20 @@ def test_a_few_masks_do_not_make_a_dataset_of_masks(tmp_path: Path) -> None:
         assert codes(info) == {"partly_masked": 1}
 
 
-def test_masks_of_crowds_alone_are_no_masks(tmp_path: Path) -> None:
+def test_masks_of_crowds_do_not_count(tmp_path: Path) -> None:
     change = setting("annotations", 10, segmentation=compressed(MASK), bbox=[4, 5, 12, 20], iscrowd=1)
     info = inspected(tmp_path, changed(small_coco(12, 3), change))
     assert (info.has_masks, info.masks, info.crowd_share) == (False, 0, round(10 / 36, 4))
 
 
-def test_images_that_are_not_there_are_left_out_and_said(tmp_path: Path) -> None:
+def test_missing_images_are_left_out_and_reported(tmp_path: Path) -> None:
     write_images(tmp_path / "images", [*NAMES[1:], "more.jpg"])
     info = inspected(tmp_path, small_coco(12, 3))
     assert codes(info) == {"missing_image": 1, "image_left_out": 3, "unlisted_image": 1}
     assert (info.images, info.images_read, info.annotations, info.annotations_read) == (11, 12, 33, 36)
 
 
-def test_a_folder_without_the_images_is_an_error_if_it_was_named_or_is_needed(tmp_path: Path) -> None:
+def test_image_folder_without_images_is_an_error_if_given_or_required(tmp_path: Path) -> None:
     path = write(tmp_path / "data" / "annotations.json", small_coco(12, 3))
     other = write_images(tmp_path / "other", ["x.png"])
     assert not inspect_dataset(path).errors
@@ -255,7 +255,7 @@ def test_a_folder_without_the_images_is_an_error_if_it_was_named_or_is_needed(tm
     assert "no_images_found" in codes(info)
 
 
-def test_parts_are_summed_and_classes_of_one_name_are_one(tmp_path: Path) -> None:
+def test_splits_are_summed_and_classes_merged_by_name(tmp_path: Path) -> None:
     write(tmp_path / "train.json", small_coco(12, 3))
     names = [{"id": 1, "name": "dog"}, {"id": 3, "name": "cat"}]
     write(tmp_path / "val.json", small_coco(4, 2) | {"categories": names})
@@ -282,7 +282,7 @@ BOXES = st.lists(st.floats(-100, 100) | st.integers(-10, 80), min_size=3, max_si
     ),
     st.lists(st.tuples(st.integers(0, 7), BOXES)),
 )
-def test_whatever_values_a_file_holds_loading_agrees_with_inspection(
+def test_loading_agrees_with_inspection_for_any_values(
     tmp_path: Path, values: list[tuple[str, int, int, object]], boxes: list[tuple[int, list[float]]]
 ) -> None:
     coco = small_coco(4, 2, masks=True)
@@ -296,7 +296,7 @@ def test_whatever_values_a_file_holds_loading_agrees_with_inspection(
     assert DatasetInfo.model_validate_json(info.model_dump_json()) == info
 
 
-def test_the_info_fits_where_there_is_little_room(tmp_path: Path) -> None:
+def test_summary_fits_size_limit(tmp_path: Path) -> None:
     def many_classes(coco: Coco) -> None:
         coco["categories"] += [{"id": k, "name": f"кошка number {k}"} for k in range(10, 500)]
         coco["annotations"][0]["category_id"] = 77
@@ -315,7 +315,7 @@ def test_the_info_fits_where_there_is_little_room(tmp_path: Path) -> None:
     }
 
 
-def test_every_kind_of_problem_at_once_still_fits(tmp_path: Path) -> None:
+def test_summary_of_all_problems_fits_size_limit(tmp_path: Path) -> None:
     log = ProblemLog()
     for code in CATALOGUE:
         log.add(code, ["é" * 100] * 5, count=10**9)

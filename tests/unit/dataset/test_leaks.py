@@ -88,7 +88,7 @@ CHANGES: dict[str, Callable[[Picture], Picture]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_picture_stays_the_same_through_encoding_scaling_light_and_turning(change: str) -> None:
+def test_near_duplicates_survive_encoding_scaling_brightness_and_rotation(change: str) -> None:
     for seed in range(10):
         picture = scene(seed, (320, 240))
         assert is_same(thumbnail(picture), thumbnail(CHANGES[change](picture)))
@@ -101,7 +101,7 @@ def test_other_pictures_and_blank_ones_are_not_the_same() -> None:
     assert not list(same_pictures(blank))
 
 
-def test_an_object_that_moves_before_a_fixed_camera_makes_another_picture() -> None:
+def test_moved_object_makes_a_different_picture() -> None:
     frames = []
     for position in range(0, 60, 6):
         frame = scene(1, (320, 240)).copy()
@@ -110,7 +110,7 @@ def test_an_object_that_moves_before_a_fixed_camera_makes_another_picture() -> N
     assert not list(same_pictures(np.stack(frames)))
 
 
-def test_pictures_of_one_side_are_no_leak() -> None:
+def test_duplicates_within_a_split_are_not_leaks() -> None:
     twice = np.stack([thumbnail(scene(seed)) for seed in (1, 1, 2, 3)])
     assert list(same_pictures(twice, np.array([0, 0, 1, 1]))) == []
     assert list(same_pictures(twice, np.array([0, 1, 0, 1]))) == [(0, 1)]
@@ -127,7 +127,7 @@ def test_real_microscopy_has_no_false_alarm(dataset: str) -> None:
     assert not list(same_pictures(np.stack([thumbnail(decode_image(path)) for path in paths])))
 
 
-def test_the_same_file_in_two_parts_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_same_file_in_two_splits_is_refused_before_images_are_read(tmp_path: Path) -> None:
     images = files(tmp_path / "images", CLEAN)
     train, val = (write(tmp_path / f"{split}.json", coco_of(list(CLEAN))) for split in ("train", "val"))
     spec = DatasetSpec.model_validate(
@@ -139,7 +139,7 @@ def test_the_same_file_in_two_parts_is_refused_before_anything_is_read(tmp_path:
     assert not fault(info, percent=100)
 
 
-def test_copies_in_the_folders_of_two_parts_are_seen_by_name_and_size(tmp_path: Path) -> None:
+def test_copies_in_two_split_folders_are_found_by_name_and_size(tmp_path: Path) -> None:
     root = given(tmp_path, CLEAN, {"003.jpg": CLEAN["003.jpg"], **{f"new/{n}": p for n, p in OTHERS.items()}})
     assert codes(inspect_dataset(root))["val_leaked"] == 1
 
@@ -203,7 +203,7 @@ def test_the_source_of_a_version(name: str, source: str) -> None:
     assert source_of(name) == source
 
 
-def test_parts_are_compared_by_class(tmp_path: Path) -> None:
+def test_splits_are_compared_by_class(tmp_path: Path) -> None:
     root = given(tmp_path, CLEAN, OTHERS)
     path = root / "valid" / "_annotations.coco.json"
     content = json.loads(path.read_text())
@@ -272,14 +272,14 @@ def test_a_field_that_no_image_has_is_refused(tmp_path: Path) -> None:
         divided(tmp_path, dict(CLEAN), group_by="Field:video_id")
 
 
-def test_a_field_that_no_image_of_given_parts_has_is_refused_before_training(tmp_path: Path) -> None:
+def test_group_field_missing_in_given_splits_is_refused_before_training(tmp_path: Path) -> None:
     split = {"annotations": str(write(tmp_path / "a.json", coco_of([f"{i}.png" for i in range(12)]))), "images": "."}
     request = DatasetSpec.model_validate({"train": split, "val": split, "groupBy": "Field:video_id"})
     with pytest.raises(DataError, match="has a field video_id"):
         inspect_request(request, storage=Storage())
 
 
-def test_a_val_part_of_which_half_is_left_out_is_refused(tmp_path: Path) -> None:
+def test_val_split_with_half_left_out_is_refused(tmp_path: Path) -> None:
     spec = {}
     for name, count in (("train", 60), ("val", 10)):
         coco = coco_of([f"{name}{i}.png" for i in range(count)])
@@ -299,7 +299,7 @@ def test_groups_of_names() -> None:
     assert Grouping.of("Folder").group("cam.jpg") == ""
 
 
-def test_one_file_tells_its_copies(tmp_path: Path) -> None:
+def test_copies_within_one_file_are_reported(tmp_path: Path) -> None:
     pictures = {"a.png": scene(1), "b.png": scene(1), "c.png": scene(2), "d.jpg": scene(2)}
     pictures |= {f"{i}.png": scene(10 + i) for i in range(12)}
     images = files(tmp_path / "images", pictures)

@@ -47,7 +47,7 @@ def test_polygons_of_one_object_are_drawn_together() -> None:
     assert box_of_segmentation([parts[0][0], parts[1][0]], 20, 20) == (2, 3, 14, 5)
 
 
-def test_no_masks_are_an_array_of_none() -> None:
+def test_no_masks_give_an_empty_array() -> None:
     assert decode_masks([], 4, 6).shape == (0, 4, 6)
 
 
@@ -63,7 +63,7 @@ def test_areas_are_read_from_many_texts_at_once(shapes: list[tuple[int, int, int
 
 @settings(max_examples=300, deadline=None)
 @given(st.text("0123456789PQ`aonmLM\\~ é", max_size=12), st.integers(1, 200))
-def test_run_lengths_that_lie_never_reach_pycocotools(text: str, pixels: int) -> None:
+def test_invalid_run_lengths_never_reach_pycocotools(text: str, pixels: int) -> None:
     (area,) = areas_of_texts([text], [pixels])
     if area < 0:
         with pytest.raises(ValueError, match="run lengths"):
@@ -84,12 +84,12 @@ def test_run_lengths_that_lie_never_reach_pycocotools(text: str, pixels: int) ->
         "polygon",
     ],
 )
-def test_what_is_no_mask_of_the_image_is_refused(segmentation: Any) -> None:
+def test_invalid_mask_encodings_are_refused(segmentation: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
         encode_segmentation(segmentation, 4, 5)
 
 
-def test_kinds_are_distinguished_at_a_glance() -> None:
+def test_mask_kinds_are_classified() -> None:
     mask = np.eye(12, 9, dtype=bool)
     found = kinds(
         [],
@@ -133,7 +133,7 @@ def test_kinds_are_distinguished_at_a_glance() -> None:
         {"size": [10**9, 10**9], "counts": [0, 10**18]},
     ],
 )
-def test_what_makes_no_sense_is_no_mask(segmentation: Any) -> None:
+def test_invalid_segmentations_are_bad_masks(segmentation: Any) -> None:
     """A glance counts the numbers of a polygon; whether they are numbers shows when it is parsed."""
     (kind,) = kinds(segmentation, size=(5, 4))
     assert kind in (MaskKind.BAD, MaskKind.NONE) or parse(msgspec.Raw(json.dumps(segmentation).encode())) is None
@@ -147,7 +147,7 @@ def test_what_makes_no_sense_is_no_mask(segmentation: Any) -> None:
         max_leaves=12,
     )
 )
-def test_whatever_counts_as_a_mask_can_be_decoded(segmentation: Any) -> None:
+def test_all_accepted_masks_can_be_decoded(segmentation: Any) -> None:
     raw = msgspec.Raw(json.dumps(segmentation).encode())
     parsed = parse(raw)
     if kinds(segmentation, size=(6, 5))[0] in (MaskKind.POLYGONS, MaskKind.RECTANGLE, MaskKind.RUN_LENGTHS) and parsed:

@@ -53,7 +53,7 @@ def test_chosen_objects_alone_are_decoded(tmp_path: Path) -> None:
     assert len(sample.masks) == 2
 
 
-def test_an_image_without_objects_has_arrays_of_none(tmp_path: Path) -> None:
+def test_image_without_objects_has_empty_arrays(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, changed(small_coco(2, 1), lambda c: c["annotations"].pop(0)))
     write_images(tmp_path, ["001.png"])
     sample = load_sample(dataset, 0, tmp_path / "001.png", with_masks=True)
@@ -112,7 +112,7 @@ def test_an_image_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
             load_sample(dataset, 0, path, with_masks=False)
 
 
-def test_an_image_that_is_no_image_is_refused_by_its_name_in_the_dataset(tmp_path: Path) -> None:
+def test_undecodable_image_is_refused_by_its_dataset_name(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, small_coco(1, 1))
     (tmp_path / "cached").write_bytes(b"")
     with pytest.raises(DataError, match=r"^001\.png"):

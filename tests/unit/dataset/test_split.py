@@ -28,7 +28,7 @@ PERCENT = st.tuples(st.integers(1, 98), st.integers(0, 98)).filter(lambda two: s
 
 @settings(max_examples=200, deadline=None)
 @given(RECORDS, PERCENT, st.integers(0, 2**31 - 1), st.booleans())
-def test_every_image_is_in_one_part_and_sizes_are_exact(
+def test_each_image_is_in_one_split_and_sizes_are_exact(
     records: list[list[int]], percent: tuple[int, int], seed: int, stratify: bool
 ) -> None:
     train, val = percent
@@ -44,7 +44,7 @@ def test_every_image_is_in_one_part_and_sizes_are_exact(
     assert split == split_dataset(records, fractions, seed=seed, stratify=stratify)
 
 
-def test_every_part_has_its_share_of_every_class() -> None:
+def test_each_split_has_its_share_of_every_class() -> None:
     rng = Random(1)
     records = [[min(19, int(rng.expovariate(0.3))) for _ in range(rng.randint(0, 6))] for _ in range(3000)]
     fractions = {"train": 0.7, "val": 0.2, "test": 0.1}
@@ -55,7 +55,7 @@ def test_every_part_has_its_share_of_every_class() -> None:
             assert len(having & set(getattr(split, part))) == pytest.approx(share * len(having), abs=3, rel=0.08)
 
 
-def test_stratifying_is_better_than_drawing_by_lot() -> None:
+def test_stratified_split_is_better_than_random() -> None:
     rng = Random(2)
     records = [[0] * (rng.random() < 0.1) + [1] * (rng.random() < 0.02) for _ in range(500)]
     fractions = {"train": 0.8, "val": 0.2}
@@ -72,7 +72,7 @@ def test_stratifying_is_better_than_drawing_by_lot() -> None:
     assert worst(stratify=True) <= 1 < worst(stratify=False)
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
+def test_split_depends_only_on_the_seed() -> None:
     program = (
         "from engine.dataset import split_dataset\nfrom random import Random\nrng = Random(5)\n"
         "records = [[rng.randint(0, 9) for _ in range(rng.randint(0, 4))] for _ in range(300)]\n"
@@ -93,7 +93,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
     assert first != second
 
 
-def test_classes_too_rare_for_every_part_are_reported() -> None:
+def test_classes_too_rare_for_every_split_are_reported() -> None:
     records = [[0], [0], [0], [0], [0], [0, 1], [0, 2], [0, 2], [0, 2], [0, 2], [3], []]
     split = split_dataset(records, {"train": 0.5, "val": 0.5}, seed=0)
     assert set(split.rare) == {1, 3}
@@ -105,7 +105,7 @@ def test_classes_too_rare_for_every_part_are_reported() -> None:
 @pytest.mark.parametrize(
     "fractions", [{"train": 0.8}, {"train": 1.2, "val": -0.2}, {"train": 0.8, "valid": 0.2}, {"train": float("nan")}]
 )
-def test_shares_that_are_none_are_refused(fractions: dict[str, float]) -> None:
+def test_invalid_fractions_are_refused(fractions: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="must add up to 1"):
         split_dataset([[0]], fractions, seed=0)
 
@@ -126,7 +126,7 @@ def odd_coco() -> Coco:
     return changed(small_coco(20, 3), add)
 
 
-def test_files_hold_all_that_the_file_held(tmp_path: Path) -> None:
+def test_split_files_keep_all_content(tmp_path: Path) -> None:
     coco = odd_coco()
     path = write(tmp_path / "all.json", coco)
     written = split_file(str(path), tmp_path / "out", {"train": 0.6, "val": 0.2, "test": 0.2}, seed=4)
@@ -172,7 +172,7 @@ def test_a_file_with_nan_is_divided_too(tmp_path: Path) -> None:
     assert sum(file.annotations for file in written) == 20
 
 
-def test_what_is_no_json_is_copied_as_it_stands(tmp_path: Path) -> None:
+def test_invalid_json_values_are_copied_unchanged(tmp_path: Path) -> None:
     element = '{"id": %d,  "image_id": %d, "category_id": 1, "bbox": [1, 2, 3.50, 4], "area": NaN, "x": "[,]"}'
     images = ", ".join(f'{{"id": {i}, "file_name": "{i}.png"}}' for i in range(10))
     annotations = " ,\n".join(element % (i, i) for i in range(10))
@@ -187,7 +187,7 @@ def test_what_is_no_json_is_copied_as_it_stands(tmp_path: Path) -> None:
     assert all('"info": {"by": 1.50}' in text for text in texts)
 
 
-def test_sections_that_come_twice_are_taken_together(tmp_path: Path) -> None:
+def test_repeated_sections_are_merged(tmp_path: Path) -> None:
     def images(*ids: int) -> str:
         return f'"images": {json.dumps([{"id": i, "file_name": f"{i}.png"} for i in ids])}'
 
@@ -206,7 +206,7 @@ def test_sections_that_come_twice_are_taken_together(tmp_path: Path) -> None:
             assert {a["image_id"] for a in part["annotations"]} <= {image["id"] for image in part["images"]}
 
 
-def test_dividing_does_not_hold_the_file(tmp_path: Path) -> None:
+def test_splitting_uses_constant_memory(tmp_path: Path) -> None:
     def padded(coco: Coco) -> None:
         for annotation in coco["annotations"]:
             annotation["note"] = "x" * 55_000
@@ -220,7 +220,7 @@ def test_dividing_does_not_hold_the_file(tmp_path: Path) -> None:
     assert peak < 30e6
 
 
-def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_file_changed_during_split_is_refused(tmp_path: Path) -> None:
     class Changing(Storage):
         def open(self, uri: str) -> BinaryIO:
             stream = super().open(uri)
@@ -234,7 +234,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_class_that_a_part_lacks_is_reported(tmp_path: Path) -> None:
+def test_class_missing_in_a_split_is_reported(tmp_path: Path) -> None:
     coco = changed(
         small_coco(10, 1),
         lambda c: (c["categories"].append({"id": 9, "name": "cow"}), c["annotations"][0].update(category_id=9)),
@@ -253,7 +253,7 @@ def test_a_file_and_its_dataset_are_divided_the_same_way(tmp_path: Path) -> None
     assert in_file == [dataset.images[i].id for i in split.val]
 
 
-def test_what_cannot_be_divided_is_refused_as_inspection_does(tmp_path: Path) -> None:
+def test_split_refuses_what_inspection_refuses(tmp_path: Path) -> None:
     half, whole = {"train": 0.5, "val": 0.5}, json.dumps(small_coco(2, 1))
     odd = ('{"images": []}', "[]", "{", '{"images": {}, "annotations": []}', '{"images": 1, "annotations": 2')
     for content in (*odd, whole.replace(":", "=", 9), *(whole[:end] for end in range(len(whole)))):

@@ -42,9 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
         ("a.parquet", b"PAR1", "Parquet"),
     ],
 )
-def test_formats_that_are_not_read_are_named_with_what_to_do(
-    name: str, content: object, kind: str, tmp_path: Path
-) -> None:
+def test_unsupported_formats_are_named_with_a_remedy(name: str, content: object, kind: str, tmp_path: Path) -> None:
     raw = content if isinstance(content, str | bytes) else json.dumps(content)
     write_images(tmp_path, ["img.png"])
     text(tmp_path / name, raw)
@@ -53,7 +51,7 @@ def test_formats_that_are_not_read_are_named_with_what_to_do(
             inspect_dataset(source)
 
 
-def test_one_file_of_many_asks_for_its_folder(tmp_path: Path) -> None:
+def test_single_label_file_error_names_the_folder(tmp_path: Path) -> None:
     coco = changed(small_coco(1, 1), lambda _: None)
     files = {
         "YOLO": yolo(tmp_path / "y", coco) / "labels" / "001.txt",

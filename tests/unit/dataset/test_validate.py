@@ -38,7 +38,7 @@ def problems(folder: Path, *, thorough: bool = True) -> dict[str, tuple[Severity
     return {p.code: (p.severity, p.count, " ".join(p.examples)) for p in info.problems}
 
 
-def test_right_images_are_no_problem(data: Path) -> None:
+def test_valid_images_have_no_problems(data: Path) -> None:
     assert problems(data) == {}
     assert validate_dataset(data / "annotations.json").images == 12
 
@@ -74,7 +74,7 @@ def test_images_that_cannot_be_decoded_are_reported(content: bytes, sentence: st
     assert sentence in example
 
 
-def test_damage_behind_the_header_shows_only_when_decoded(data: Path) -> None:
+def test_damage_after_the_header_is_found_only_by_decoding(data: Path) -> None:
     (data / "images" / NAMES[0]).write_bytes(noise_png()[:3000])
     assert problems(data, thorough=False) == {}
     assert set(problems(data)) == {"unreadable_image", "image_left_out"}
@@ -87,7 +87,7 @@ def test_another_size_than_annotated_is_reported(data: Path) -> None:
     assert "001.png is 128x96, not 64x48" in example
 
 
-def test_as_much_can_be_used_as_training_uses(data: Path) -> None:
+def test_validation_counts_what_training_uses(data: Path) -> None:
     """Of an image that is cut off, one of another size, and two whose size the file does not give."""
 
     def blur(coco: Coco) -> None:
@@ -115,7 +115,7 @@ def test_as_much_can_be_used_as_training_uses(data: Path) -> None:
         assert sum(len(objects) for one in datasets for objects in one.annotations) == info.annotations
 
 
-def test_images_that_are_there_and_cannot_be_used_are_not_said_to_be_elsewhere(data: Path) -> None:
+def test_unusable_images_are_not_reported_as_missing(data: Path) -> None:
     write_images(data / "images", NAMES, size=(128, 96))
     info = validate_dataset(data / "annotations.json", data / "images")
     assert (info.images, info.images_read) == (0, 12)
@@ -134,7 +134,7 @@ def test_a_jpeg_called_png_is_only_mentioned(data: Path) -> None:
     assert problems(data) == {"mislabelled_image": (Severity.INFO, 1, "001.png is JPEG")}
 
 
-def test_images_that_are_not_there_are_errors_if_none_is(data: Path) -> None:
+def test_missing_images_are_an_error_if_all_are_missing(data: Path) -> None:
     (data / "images" / NAMES[0]).unlink()
     assert problems(data)["missing_image"][:2] == (Severity.WARNING, 1)
     shutil.rmtree(data / "images")

@@ -64,7 +64,7 @@ def test_crowds_are_taken_as_objects_where_that_is_requested(tmp_path: Path) -> 
     assert not any(one.iscrowd for objects in dataset.annotations for one in objects)
 
 
-def test_true_crowds_are_no_alarm(tmp_path: Path) -> None:
+def test_true_crowds_are_not_reported(tmp_path: Path) -> None:
     crowd = np.zeros((48, 64), bool)
     for x in range(2, 60, 6):
         crowd[4:44:4, x : x + 4] = True
@@ -95,7 +95,7 @@ def test_the_upright_box_around_a_rotated_rectangle_is_used(where: Coco, tmp_pat
 
 
 @pytest.mark.parametrize("attributes", [{"rotation": 0.0}, {"rotation": 360}, {"rotation": "left"}, {"rotation": None}])
-def test_what_is_not_rotated_is_no_alarm(attributes: Coco, tmp_path: Path) -> None:
+def test_unrotated_boxes_are_not_reported(attributes: Coco, tmp_path: Path) -> None:
     coco = changed(small_coco(12, 3), lambda c: [a.update(attributes=attributes) for a in c["annotations"]])
     assert found(inspected(tmp_path, coco)) == {}
 
@@ -126,7 +126,7 @@ def copies(coco: Coco, *, moved: float = 0.0, other_class: bool = False, count: 
 
 
 @pytest.mark.parametrize("moved", [0.0, 0.4])
-def test_objects_that_are_there_twice_are_used_once(moved: float, tmp_path: Path) -> None:
+def test_duplicate_objects_are_used_once(moved: float, tmp_path: Path) -> None:
     coco = changed(small_coco(12, 3), lambda c: copies(c, moved=moved))
     info = inspected(tmp_path, coco)
     assert (found(info), info.annotations) == ({"duplicate_object": 36}, 36)
@@ -169,7 +169,7 @@ def test_category_ids_that_are_off_by_one_are_recognised(shift: int, tmp_path: P
         load_dataset(tmp_path / "annotations.json")
 
 
-def test_a_single_class_that_is_missing_is_no_shift(tmp_path: Path) -> None:
+def test_single_missing_class_is_not_a_shift(tmp_path: Path) -> None:
     coco = changed(numbered(10, 0), lambda c: c["annotations"][0].update(category_id=0))
     assert found(inspected(tmp_path, coco)) == {"dangling_category": 1}
 
@@ -200,7 +200,7 @@ def test_image_ids_that_are_off_by_one_are_recognised(shift: int, text: bool, tm
 
 
 @pytest.mark.parametrize("gone", [0, 5, 11])
-def test_an_image_that_is_not_listed_is_no_shift(gone: int, tmp_path: Path) -> None:
+def test_unlisted_image_is_not_a_shift(gone: int, tmp_path: Path) -> None:
     coco = changed(small_coco(12, 3), lambda c: c["images"].pop(gone))
     assert found(inspected(tmp_path, coco)) == {"dangling_image": 3}
 

@@ -83,7 +83,7 @@ def test_a_bad_voc_file_is_counted_with_its_place(
         assert found[code][1][0].startswith(example)
 
 
-def test_voc_image_sets_and_folders_give_the_parts(tmp_path: Path) -> None:
+def test_voc_image_sets_and_folders_give_the_splits(tmp_path: Path) -> None:
     folder = voc(tmp_path, small_coco(4, 1))
     sets = folder / "ImageSets" / "Main"
     (sets / "default.txt").unlink()
@@ -115,7 +115,7 @@ def small_labelme(folder: Path, *shapes: dict[str, Any], **more: Any) -> Dataset
     return inspect_dataset(folder)
 
 
-def test_a_labelme_file_beside_its_image_that_names_another_is_left_out(tmp_path: Path) -> None:
+def test_labelme_file_that_names_another_image_is_left_out(tmp_path: Path) -> None:
     info = small_labelme(tmp_path, shape(), imagePath="..\\old\\002.png")
     (problem,) = (p for p in info.problems if p.code == "unreadable_labels")
     assert (info.images, info.images_read, problem.count) == (2, 3, 1)
@@ -245,7 +245,7 @@ def test_via_classes_are_found_in_the_attributes(
     assert [one.name for one in inspect_dataset(tmp_path).classes] == [name]
 
 
-def test_via_attributes_that_may_all_be_the_class_are_not_chosen_between(tmp_path: Path) -> None:
+def test_ambiguous_via_class_attributes_are_refused(tmp_path: Path) -> None:
     coco = small_coco(1, 1)
     via(tmp_path, coco)
     metadata = via_metadata(coco)

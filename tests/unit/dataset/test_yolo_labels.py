@@ -86,13 +86,13 @@ def test_yolo_images_without_labels_differ_from_empty_ones_and_labels_without_im
     ],
     ids=["BOM and CRLF", "tabs", "number forms", "UTF-16"],
 )
-def test_yolo_as_editors_save_it_is_read(label: bytes, tmp_path: Path) -> None:
+def test_yolo_label_file_variants_are_read(label: bytes, tmp_path: Path) -> None:
     small_yolo(tmp_path, label)
     assert [one.box_xyxy for one in load_dataset(tmp_path).annotations[0]] == [(24.0, 18.0, 40.0, 30.0)]
 
 
 @pytest.mark.parametrize("label", [b"\xff\xd8\xff\xe0 not a label", b"0 0.5 0.5 \x00 0.1", b"\xe9t\xe9"])
-def test_a_label_file_that_is_no_text_leaves_its_image_out(label: bytes, tmp_path: Path) -> None:
+def test_binary_label_file_leaves_its_image_out(label: bytes, tmp_path: Path) -> None:
     info = small_yolo(tmp_path, label)
     assert (info.images, info.images_read) == (1, 2)
     assert problems(info)["unreadable_labels"][1][0].startswith("labels/001.txt is ")
@@ -106,7 +106,7 @@ def test_an_image_whose_size_cannot_be_read_is_left_out_with_its_objects(tmp_pat
     assert problems(info)["unreadable_image"][0] == 1
 
 
-def test_yolo_shares_are_of_the_image_as_exif_turns_it(tmp_path: Path) -> None:
+def test_yolo_fractions_refer_to_the_upright_image(tmp_path: Path) -> None:
     yolo(tmp_path, small_coco(1, 1))
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -137,12 +137,12 @@ POSE_2D = "".join(f"0 {x} 0.5 0.4 0.4 {x} 0.5 {x - 0.1} 0.45 {x + 0.1} 0.6\n" fo
     ],
     ids=["pixels", "predictions", "OBB", "pose", "pose in two numbers", "corners", "DOTA", "KITTI"],
 )
-def test_what_only_looks_like_yolo_is_refused_by_name(label: str, sentence: str, tmp_path: Path) -> None:
+def test_yolo_variants_are_refused_by_name(label: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=sentence):
         small_yolo(tmp_path, label, images=1)
 
 
-def test_polygons_of_four_corners_are_no_turned_boxes_if_they_are_upright_or_askew(tmp_path: Path) -> None:
+def test_four_corner_polygons_are_not_taken_for_rotated_boxes(tmp_path: Path) -> None:
     upright = "0 0.2 0.2 0.6 0.2 0.6 0.7 0.2 0.7\n"
     askew = "0 0.2 0.2 0.6 0.25 0.8 0.7 0.1 0.6\n"
     assert small_yolo(tmp_path, upright + askew, images=1).masks == 2
@@ -159,7 +159,7 @@ def test_polygons_of_four_corners_are_no_turned_boxes_if_they_are_upright_or_ask
         ("path: /content/set\ntrain: images\ntest: # none\nnames: [cat, dog]\n", ("cat", "dog")),
     ],
 )
-def test_a_data_yaml_is_read_as_its_user_meant_it(config: str, names: tuple[str, ...], tmp_path: Path) -> None:
+def test_data_yaml_variants_are_read(config: str, names: tuple[str, ...], tmp_path: Path) -> None:
     yolo(tmp_path, small_coco(2, 2), config=False)
     text(tmp_path / "data.yaml", config)
     info = inspect_dataset(tmp_path)
@@ -177,7 +177,7 @@ def test_a_data_yaml_is_read_as_its_user_meant_it(config: str, names: tuple[str,
         ("names: [cat, dog]\ntrain: ../train/images\nval: ../valid/images\n", "both lead to the same images"),
     ],
 )
-def test_a_data_yaml_that_cannot_be_followed_is_refused(config: str, sentence: str, tmp_path: Path) -> None:
+def test_invalid_data_yaml_is_refused(config: str, sentence: str, tmp_path: Path) -> None:
     yolo(tmp_path, small_coco(2, 1), config=False)
     text(tmp_path / "data.yaml", config)
     with pytest.raises(DataError, match=sentence):
@@ -195,7 +195,7 @@ def test_yolo_names_come_from_classes_txt_and_nowhere_else(tmp_path: Path) -> No
         inspect_dataset(tmp_path)
 
 
-def test_darknet_lists_say_which_image_is_in_which_part(tmp_path: Path) -> None:
+def test_darknet_lists_give_the_splits(tmp_path: Path) -> None:
     coco = small_coco(3, 1)
     write_images(tmp_path / "obj_train_data", [image["file_name"] for image in coco["images"]])
     for name in ("001", "002", "003"):
@@ -220,7 +220,7 @@ def test_images_of_one_name_in_several_folders_keep_their_own_labels(tmp_path: P
     assert widths == {"images/day/1.png": 16.0, "images/night/1.png": 32.0}
 
 
-def test_folders_are_parts_only_if_they_hold_everything(tmp_path: Path) -> None:
+def test_folders_are_splits_only_if_they_contain_all_images(tmp_path: Path) -> None:
     for split in ("train", "valid", "extra"):
         write_images(tmp_path / split / "images", [f"{split}.png"])
         text(tmp_path / split / "labels" / f"{split}.txt", LINE)

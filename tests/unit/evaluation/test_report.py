@@ -228,7 +228,7 @@ def test_thresholds_stand_with_what_they_are_worth_and_guesses_last() -> None:
     assert "bolt 0.250 0.800 0.900 0.720 nut no correct detection: median of the other classes 0.250 – – –" in page.text
 
 
-def test_the_test_part_is_believed_before_the_validation_part() -> None:
+def test_test_split_takes_precedence_over_validation_split() -> None:
     said = verdict(
         result(metrics(0.1), metrics(0.9), test_before=metrics(0.2, images=30), test_after=metrics(0.3, images=30))
     )

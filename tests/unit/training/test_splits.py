@@ -157,7 +157,7 @@ def test_an_image_that_a_split_needs_comes_with_its_group(wanted: set[int]) -> N
     assert wanted & set(indices["train"])
 
 
-def test_single_images_change_places_and_parts_keep_their_sizes() -> None:
+def test_single_images_swap_and_splits_keep_their_sizes() -> None:
     indices = {"train": [0, 1, 2, 3], "val": [4, 5], "test": []}
     balance_wanted(indices, {1, 3}, range(6))
     assert indices == {"train": [0, 1, 2, 5], "val": [3, 4], "test": []}
