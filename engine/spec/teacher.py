@@ -13,7 +13,7 @@ from engine.spec.base import Dropout, LearningRate, SpecModel, Uri
 
 
 class LoraPreset(StrEnum):
-    """Which part of a teacher gets LoRA matrices."""
+    """Modules of a teacher that get LoRA matrices."""
 
     DECODER = "decoder"
     ENCODER_DECODER = "encoder-decoder"

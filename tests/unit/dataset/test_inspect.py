@@ -266,7 +266,7 @@ def test_splits_are_summed_and_classes_merged_by_name(tmp_path: Path) -> None:
     assert info.splits == {"train": 12, "val": 4}
     assert (info.images, info.annotations) == (16, 44)
     assert {c.name: c.annotations for c in info.classes} == {"cat": 18 + 4, "dog": 18 + 4}
-    digests = [hashlib.sha256((tmp_path / f"{part}.json").read_bytes()).hexdigest() for part in ("train", "val")]
+    digests = [hashlib.sha256((tmp_path / f"{split}.json").read_bytes()).hexdigest() for split in ("train", "val")]
     assert info.digest == hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -35,11 +35,11 @@ def test_each_image_is_in_one_split_and_sizes_are_exact(
     fractions = {"train": train / 100, "val": val / 100, "test": (100 - train - val) / 100}
     split = split_dataset(records, fractions, seed=seed, stratify=stratify)
     assert sorted(split.train + split.val + split.test) == list(range(len(records)))
-    asked = [part for part, share in fractions.items() if share]
-    for part, share in fractions.items():
-        size, exact = len(getattr(split, part)), share * len(records)
+    requested = [name for name, share in fractions.items() if share]
+    for name, share in fractions.items():
+        size, exact = len(getattr(split, name)), share * len(records)
         assert size == 0 if not share else abs(size - exact) < 1 or (size == 1 and exact < 1) or len(records) < 50
-        if share and len(records) >= len(asked):
+        if share and len(records) >= len(requested):
             assert size >= 1
     assert split == split_dataset(records, fractions, seed=seed, stratify=stratify)
 
@@ -51,8 +51,8 @@ def test_each_split_has_its_share_of_every_class() -> None:
     split = split_dataset(records, fractions, seed=3)
     for label in [*range(20), None]:
         having = {i for i, labels in enumerate(records) if (label in labels if label is not None else not labels)}
-        for part, share in fractions.items():
-            assert len(having & set(getattr(split, part))) == pytest.approx(share * len(having), abs=3, rel=0.08)
+        for name, share in fractions.items():
+            assert len(having & set(getattr(split, name))) == pytest.approx(share * len(having), abs=3, rel=0.08)
 
 
 def test_stratified_split_is_better_than_random() -> None:
@@ -97,9 +97,9 @@ def test_classes_too_rare_for_every_split_are_reported() -> None:
     records = [[0], [0], [0], [0], [0], [0, 1], [0, 2], [0, 2], [0, 2], [0, 2], [3], []]
     split = split_dataset(records, {"train": 0.5, "val": 0.5}, seed=0)
     assert set(split.rare) == {1, 3}
-    for label, parts in split.rare.items():
-        for part in ("train", "val"):
-            assert (part in parts) == any(label in records[i] for i in getattr(split, part))
+    for label, names in split.rare.items():
+        for name in ("train", "val"):
+            assert (name in names) == any(label in records[i] for i in getattr(split, name))
 
 
 @pytest.mark.parametrize(
@@ -131,19 +131,19 @@ def test_split_files_keep_all_content(tmp_path: Path) -> None:
     path = write(tmp_path / "all.json", coco)
     written = split_file(str(path), tmp_path / "out", {"train": 0.6, "val": 0.2, "test": 0.2}, seed=4)
     assert [file.path.name for file in written] == ["train.json", "val.json", "test.json"]
-    parts = [json.loads(file.path.read_text()) for file in written]
+    contents = [json.loads(file.path.read_text()) for file in written]
     images, annotations = [], []
-    for file, part in zip(written, parts, strict=True):
-        assert {key: part[key] for key in ("info", "licenses", "categories", "x")} == {
+    for file, content in zip(written, contents, strict=True):
+        assert {key: content[key] for key in ("info", "licenses", "categories", "x")} == {
             key: coco[key] for key in ("info", "licenses", "categories", "x")
         }
-        ids = {image["id"] for image in part["images"]}
-        assert {annotation["image_id"] for annotation in part["annotations"]} <= ids
-        assert (file.images, file.annotations) == (len(part["images"]), len(part["annotations"]))
+        ids = {image["id"] for image in content["images"]}
+        assert {annotation["image_id"] for annotation in content["annotations"]} <= ids
+        assert (file.images, file.annotations) == (len(content["images"]), len(content["annotations"]))
         loaded = COCO(str(file.path))
         assert loaded.getCatIds() == [1, 3]
-        images += part["images"]
-        annotations += part["annotations"]
+        images += content["images"]
+        annotations += content["annotations"]
 
     def by_id(elements: list[Coco]) -> list[Coco]:
         return sorted(elements, key=lambda element: (element["id"], element.get("file_name", "")))
@@ -200,10 +200,13 @@ def test_repeated_sections_are_merged(tmp_path: Path) -> None:
     ):
         (tmp_path / "all.json").write_text("{" + ", ".join(order) + "}")
         written = split_file(str(tmp_path / "all.json"), tmp_path / "out", {"train": 0.5, "val": 0.5}, seed=0)
-        parts = [json.loads(file.path.read_text()) for file in written]
-        assert sorted(a["id"] for part in parts for a in part["annotations"]) == [1, 2, 3][: 3 * (len(order) == 4)]
-        for part in parts:
-            assert {a["image_id"] for a in part["annotations"]} <= {image["id"] for image in part["images"]}
+        contents = [json.loads(file.path.read_text()) for file in written]
+        assert (
+            sorted(a["id"] for content in contents for a in content["annotations"])
+            == [1, 2, 3][: 3 * (len(order) == 4)]
+        )
+        for content in contents:
+            assert {a["image_id"] for a in content["annotations"]} <= {image["id"] for image in content["images"]}
 
 
 def test_splitting_uses_constant_memory(tmp_path: Path) -> None:
@@ -266,9 +269,9 @@ def test_split_refuses_what_inspection_refuses(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="does not exist"):
         split_file(str(tmp_path / "none.json"), tmp_path, half, seed=0)
     divided = tmp_path / "divided"
-    for part in ("train", "valid"):
-        write(divided / part / "_annotations.coco.json", small_coco(2, 1))
-        write_images(divided / part, ["001.png"])
+    for name in ("train", "valid"):
+        write(divided / name / "_annotations.coco.json", small_coco(2, 1))
+        write_images(divided / name, ["001.png"])
     with pytest.raises(DataError, match="several splits"):
         split_file(str(divided), tmp_path, half, seed=0)
     (tmp_path / "file").write_text("")
