@@ -186,11 +186,6 @@ class TeacherName(str, metaclass=_Names):
         raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
 
 
-def traits_of_settings(settings: TeacherSettings) -> TeacherTraits | None:
-    """Return the traits of the teacher that these settings are for."""
-    return next((traits for traits in _ordered() if type(settings) is traits.settings), None)
-
-
 def by_suffix(uri: str) -> TeacherTraits | None:
     """Return the traits of the teacher whose authors' checkpoints have the suffix of ``uri``; None for other files."""
     return next((one for one in _ordered() if one.original_suffix and uri.endswith(one.original_suffix)), None)

@@ -74,10 +74,18 @@ def nearest(name: str, names: list[str]) -> str:
     """``" (did you mean 'epochs'?)"`` if a name is close, else a list of what there is."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not close:  # a different case or separator is a slip too: learning_rate for learningRate
-        folded = {n.lower().replace("_", ""): n for n in names}
-        match = folded.get(name.lower().replace("_", "").replace("-", ""))
+        match = {_folded(n): n for n in names}.get(_folded(name))
         close = [match] if match else []
     return f" (did you mean {close[0]!r}?)" if close else f" (known here: {listed(sorted(names), 20)})"
+
+
+def _folded(name: str) -> str:
+    """Return a name without case and separators.
+
+    >>> _folded("learningRate") == _folded("learning_rate")
+    True
+    """
+    return name.lower().replace("_", "").replace("-", "")
 
 
 def _sentence(model: type[BaseModel], fault: Any) -> str:
@@ -86,7 +94,11 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
         *parents, name = fault["loc"]
         models = _models_at(model, parents)
         advice = [
-            former[name] for m in models for base in m.__mro__ if name in (former := vars(base).get("REMOVED", {}))
+            text
+            for m in models
+            for base in m.__mro__
+            for removed, text in vars(base).get("REMOVED", {}).items()
+            if _folded(removed) == _folded(str(name))
         ]
         if advice:
             return f"{path}: {advice[0]}"

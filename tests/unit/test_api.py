@@ -53,6 +53,7 @@ def test_an_adapter_may_be_named_by_its_file(adapter: str, folder: str) -> None:
     [
         ({"teachers": ["Sma"]}, "teachers"),
         ({"teachers": [{"name": "Sam", "epoch": 3}]}, "there is no setting 'epoch' .did you mean 'epochs'"),
+        ({"teachers": [{"name": "Sam", "accumulation_steps": 3}]}, "accumulationSteps was removed: set batchSize"),
         ({"settings": {"teachers.sam.clipnorm": 0.5}}, "did you mean 'clip_norm'"),
         ({"settings": {"output": "elsewhere"}}, "there is no setting 'output'"),
         ({"training": {"seed": -1}}, r"training\.seed"),

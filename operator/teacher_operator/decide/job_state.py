@@ -264,12 +264,6 @@ def _ran(pod: Body, container: str, *, now: float) -> float:
     return max(0.0, min(now, *(end for end in ends if end is not None), now) - start)
 
 
-def attempt_ends(pods: Sequence[Body], container: str) -> list[float]:
-    """When the containers of these pods ended, in seconds since the epoch; those that have not are left out."""
-    ends = (seconds((terminated(pod, container) or {}).get("finishedAt")) for pod in pods)
-    return [end for end in ends if end is not None]
-
-
 def live_orphan(pods: Sequence[Body], job: str) -> Body | None:
     """A pod that has not ended, of a Job of this name that no longer exists, as after a deletion by hand."""
     for pod in pods:
