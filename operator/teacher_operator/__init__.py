@@ -1,1 +1,1 @@
-"""A Kubernetes operator that turns ``TeacherFineTune`` objects into Jobs of the engine, and Jobs into honest status."""
+"""Kubernetes operator: runs Jobs of the engine for ``TeacherFineTune`` objects and reports their state."""

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command line; what is wrong with the environment is one line each and exit code 2."""
+    """Run the command line; each invalid variable of the environment is printed on one line, with exit code 2."""
     parser = argparse.ArgumentParser(prog="teacher-operator", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("run", help="run the operator (the default); settings are TEACHER_* variables")
     commands.add_parser("crd", help="print the CustomResourceDefinition")
     selftest = commands.add_parser("selftest", help="check an installation from a pod in its cluster")
     selftest.add_argument(
-        "--url", required=True, help="of the operator's Service, such as http://teacher-operator:8080"
+        "--url", required=True, help="URL of the operator's Service, such as http://teacher-operator:8080"
     )
     arguments = parser.parse_args()
     if arguments.command == "crd":
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def run() -> None:
-    """Run the operator until it is told to stop."""
+    """Run the operator until it receives SIGTERM or SIGINT."""
     import kopf
 
     from teacher_operator.api.settings import Settings, SettingsError
@@ -58,12 +58,12 @@ def run() -> None:
         namespaces=settings.namespaces,
         clusterwide=not settings.namespaces,
         standalone=True,
-        identity=settings.pod_name,  # type: ignore[arg-type]  # else it asks for the name of a user that may have none,
+        identity=settings.pod_name,  # type: ignore[arg-type]  # default: the user's name, which may not exist in a container
     )
 
 
 def start_line(settings: Settings) -> str:
-    """The first line of the log: which version runs, and what it watches."""
+    """Return the first line of the log: version, watched namespaces and images."""
     scope = f"namespaces {', '.join(settings.namespaces)}" if settings.namespaces else "all namespaces"
     election = ", with leader election" if settings.leader_election else ""
     images = f"operator image {settings.operator_image}, trainer image {settings.trainer_image}"

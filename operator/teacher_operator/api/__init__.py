@@ -1,1 +1,1 @@
-"""The objects: spec, status, CRD, names and settings."""
+"""API of the operator: spec, status, CRD, names of children, and settings of the installation."""

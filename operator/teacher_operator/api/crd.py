@@ -1,7 +1,7 @@
 """Generate the CRD from the models: ``python -m teacher_operator.api.crd > crds/teacherfinetunes.finetune.dev.yaml``.
 
-A structural schema is a subset of JSON schema: no references, no null, a type everywhere. Checks of the models in
-Python are CEL rules in :mod:`teacher_operator.api.crd_rules`, so that the API server reports the same messages.
+A structural schema is a subset of JSON schema: no references, no null, a type everywhere. The validators of the models
+are repeated as CEL rules in :mod:`teacher_operator.api.crd_rules`, so that the API server reports the same messages.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from teacher_operator.api.status import TeacherFineTuneStatus
 Schema = dict[str, Any]
 
 UNRECONCILED: Schema = {"observedGeneration": 0}
-"""The status of an object that no operator has seen. Tools that wait for objects (kstatus: Flux, Helm, kpt) take one
-without ``observedGeneration`` for one that is done; generations begin at 1, so this one is in progress."""
+"""Default status of an object that has not been reconciled yet. Tools that wait for objects (kstatus: Flux, Helm, kpt)
+treat an object without ``observedGeneration`` as ready; generations begin at 1, so 0 means that it is in progress."""
 
 COLUMNS: tuple[tuple[str, str, str, int], ...] = (
     ("Teachers", "string", ".status.summary.teachers", 0),
@@ -49,7 +49,7 @@ COLUMNS: tuple[tuple[str, str, str, int], ...] = (
 
 
 def crd() -> Schema:
-    """The CustomResourceDefinition."""
+    """Return the CustomResourceDefinition."""
     spec, status = structural(TeacherFineTuneSpec), structural(TeacherFineTuneStatus) | {"default": UNRECONCILED}
     spec["x-kubernetes-validations"] += [_rule(*rule) for rule in immutable_rules()]
     schema = {
@@ -103,7 +103,7 @@ def crd() -> Schema:
 
 
 def structural(model: type[BaseModel]) -> Schema:
-    """The structural schema of a model."""
+    """Return the structural schema of a model."""
     schema = model.model_json_schema(by_alias=True, mode="validation")
     definitions = schema.pop("$defs", {})
     return _object(schema, definitions, name=model.__name__)
@@ -131,7 +131,7 @@ def _object(schema: Schema, definitions: Mapping[str, Schema], *, name: str) -> 
 
 
 def _field(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    """One field, with what is said of it where it is used rather than where its type is defined."""
+    """Return the schema of a field. The description of the field takes precedence over that of its type."""
     description = schema.get("description")
     inner = next((one for one in schema["anyOf"] if one.get("type") != "null"), {}) if "anyOf" in schema else schema
     if "$ref" in inner:
@@ -160,9 +160,9 @@ def _field(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
 
 
 def _values(schema: Schema) -> Schema | None:
-    """What the values of a map are; None of an object that may hold anything.
+    """Return the schema of the values of a map; None for an object with arbitrary fields.
 
-    There are no patterns of keys in a structural schema: they are checked by the model alone.
+    A structural schema cannot restrict keys by a pattern: only the model checks them.
     """
     patterns = schema.get("patternProperties") or {}
     values: Schema | None = next(iter(patterns.values()), None) or schema.get("additionalProperties")
@@ -197,14 +197,14 @@ PLATFORM_FIELDS: dict[str, tuple[str, ...]] = {
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes out what occurs twice: not every reader knows anchors."""
+    """YAML dumper without anchors and aliases, which not every reader supports."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def platform_fields_module() -> str:
-    """Return the Python of ``engine/platform_fields.py``: the engine knows the names of platform fields alone."""
+    """Return the source of ``engine/platform_fields.py``: the engine needs only the names of the platform fields."""
     groups = {"spec": PLATFORM, "spec.storage": PLATFORM_STORAGE}
     lines = [
         f'    "{path}": (\n' + "".join(f'        "{name}",\n' for name in sorted(names)) + "    ),\n"
@@ -214,7 +214,7 @@ def platform_fields_module() -> str:
 
 
 def crd_yaml() -> str:
-    """The text of the file in ``crds/``."""
+    """Return the text of the file in ``crds/``."""
     head = "# Generated from operator/teacher_operator/api/spec.py and status.py: `make crds` writes it.\n"
     return head + yaml.dump(crd(), Dumper=_PlainDumper, sort_keys=False, width=120, allow_unicode=True)
 

@@ -1,4 +1,4 @@
-"""Patterns, CEL rules and list keys of the CRD, by the name of the model. The rules repeat checks of the models."""
+"""Patterns, CEL rules and list keys of the CRD, by name of the model. The rules repeat the validators of the models."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ PATTERNS: Mapping[str, Mapping[str, str]] = {
     "TeacherSpec": {"baseModel": MODEL_URI},
     "ClusterStorageSpec": {"caBundle": r"^/[^\x00-\x1f]+$"},
 }
-"""Pods see no disk but claims: on a cluster places lie in object storage or on a claim; models on the hub too."""
+"""Patterns of URIs, by model and field. On a cluster data lies in object storage or on a PersistentVolumeClaim, since
+pods have no other disk; base models may also come from the model hub."""
 
 METADATA_HOST = (
     r"^https?://([^/]*@)?\\[?(169[.]254[.]|[fF][eE]80:|[fF][dD]00:[eE][cC]2:|metadata([.:/]|$)|instance-data[.])"
 )
-"""The usual ways to write a metadata service; every other way is refused by the operator and in the pods."""
+"""Pattern of common URLs of a cloud's metadata service; the operator and the pods refuse all other notations too."""
 
 SERVICE_NAME = (
     "!has(self.spec.nodes) || self.spec.nodes == 1 || self.metadata.name.matches('^[a-z]')",
-    "with several nodes the name must begin with a letter: it is that of a Service too",
+    "with several nodes the name must begin with a letter, since a Service has the same name",
 )
 
 RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -93,14 +94,14 @@ RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
 
 
 def _unchanged(path: str, *, required: bool) -> str:
-    """Return the rule that a part of the spec is unchanged."""
+    """Return the CEL rule that a field of the spec is unchanged."""
     if required:
         return f"self.{path} == oldSelf.{path}"
     return f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || self.{path} == oldSelf.{path})"
 
 
 def immutable_rules() -> tuple[tuple[str, str], ...]:
-    """The inputs of a run never change; of the storage, only where credentials and certificates come from."""
+    """Return rules that the inputs of a run never change; in ``storage`` only the platform fields may change."""
     rules = []
     for name in INPUTS:
         if name == "storage":
@@ -129,4 +130,4 @@ LIST_KEYS: Mapping[str, tuple[str, str]] = {
     "StageStatus.attempts": ("map", "pod"),
     "DatasetStatus.problems": ("map", "code"),
 }
-"""Lists whose items have a name, so that appliers of several parts do not overwrite each other; others are atomic."""
+"""Type and key of lists whose items have a key: several field managers may own items. Others are atomic."""

@@ -1,4 +1,4 @@
-"""What the children of an object are called and how they are found. Pure."""
+"""Names, labels and owner references of the children of an object. Pure."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ RUN = f"{GROUP}/run"
 COMPONENT = f"{GROUP}/component"
 TEACHER = f"{GROUP}/teacher"
 PLATFORM_HASH = f"{GROUP}/platform-hash"
-"""Annotation of a trainer's Job: a digest of the settings that only a new Job can take on."""
+"""Annotation of a Job: digest of the settings that only a new Job can apply."""
 
 SUSPENDED = f"{GROUP}/suspended"
-"""Annotation of a Job that we have suspended: one that somebody else has is theirs to let run."""
+"""Annotation of a Job that this operator has suspended. The operator resumes no Job without it."""
 
 CLAIMED_GPUS = f"{GROUP}/claimed-gpus"
-"""Annotation of a trainer's pod: GPUs that it has by resource claims."""
+"""Annotation of a trainer's pod: number of GPUs from its resource claims."""
 
 GANG = f"{GROUP}/gang"
-"""Annotation of a Job over several nodes that gave its GPUs back since not all of its pods could start."""
+"""Annotation of a Job over several nodes that released its GPUs because not all of its pods could start."""
 
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 KUEUE_PRIORITY = "kueue.x-k8s.io/priority-class"
 SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
 
 NETWORK = "network"
-"""Component of the NetworkPolicy of a run."""
+"""Value of the component label of the NetworkPolicy of a run."""
 
 INSPECT, TRAINER = INSPECTION.slug, "trainer"
-"""Components; their containers are called so too."""
+"""Values of the component label, which are also the names of the containers."""
 
 
 class Key(NamedTuple):
-    """An object by its place."""
+    """Namespace and name of an object."""
 
     namespace: str
     name: str
@@ -50,7 +50,7 @@ class Key(NamedTuple):
 
 
 def component_of(stage: Stage) -> str:
-    """Return the component of the children of a stage, which is the name of its container too."""
+    """Return the component of the children of a stage, which is also the name of its container."""
     return stage.slug if stage.teacher is None else TRAINER
 
 
@@ -60,13 +60,13 @@ def stage_job(name: str, stage: Stage) -> str:
 
 
 def stage_of(labels: Mapping[str, str]) -> Stage | None:
-    """Return the stage that the labels of a Job or Pod name; None if this version has no such stage."""
+    """Return the stage in the labels of a Job or Pod; None if this version has no such stage."""
     slug = labels.get(TEACHER) or labels.get(COMPONENT)
     return next((stage for stage in stages.all_stages() if stage.slug == slug), None)
 
 
 def container_of(child: Mapping[str, Any]) -> str:
-    """Return the name of our container in the pods of a Job, or in a pod."""
+    """Return the name of the main container of a pod, or of the pods of a Job."""
     return str((child["metadata"].get("labels") or {}).get(COMPONENT) or TRAINER)
 
 
@@ -76,12 +76,12 @@ def inspect_job(name: str) -> str:
 
 
 def network_policy(name: str) -> str:
-    """The NetworkPolicy of the pods of an object."""
+    """Return the name of the NetworkPolicy of an object's pods."""
     return f"{name}-network"
 
 
 def request_config_map(name: str, uid: str) -> str:
-    """The ConfigMap that says to inspection what this very object asks for; nobody else's has its name."""
+    """Return the name of the ConfigMap with an object's request, which inspection reads; unique by the object's uid."""
     return f"{name}-request-{uid[:8]}"
 
 
@@ -91,13 +91,13 @@ def trainer_job(name: str, teacher: TeacherName) -> str:
 
 
 def labels(name: str, component: str, teacher: TeacherName | None = None) -> dict[str, str]:
-    """Labels of a child. Those of the object itself are never copied: GitOps tools would take the child for theirs."""
+    """Return the labels of a child; without those of the object, by which GitOps tools would treat it as their own."""
     own = {MANAGED_BY: FIELD_MANAGER, RUN: name, COMPONENT: component}
     return own if teacher is None else own | {TEACHER: teacher.slug}
 
 
 def owner_reference(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes a child go when its object goes."""
+    """Return the owner reference by which a child is deleted together with its object."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -120,13 +120,13 @@ def child_metadata(body: Mapping[str, Any], stage: Stage, name: str | None = Non
 
 
 def owner_uid(child: Mapping[str, Any]) -> str:
-    """The uid of whatever controls a child, or none."""
+    """Return the uid of the controller of a child; empty if it has none."""
     references = child["metadata"].get("ownerReferences") or []
     return next((str(reference["uid"]) for reference in references if reference.get("controller")), "")
 
 
 def run_of(child: Mapping[str, Any]) -> Key | None:
-    """The object that a Job or Pod is labelled with."""
+    """Return the key of the object in the labels of a Job or Pod; None without that label."""
     metadata = child["metadata"]
     name = (metadata.get("labels") or {}).get(RUN)
     return Key(metadata["namespace"], name) if name else None

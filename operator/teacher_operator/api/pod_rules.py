@@ -1,4 +1,4 @@
-"""Rules of the API server for the pods of a run, in CEL. Pure."""
+"""CEL rules of the CRD for the settings of pods, and the keys of their lists. Pure."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ POD_RULES: Mapping[str, tuple[Rule, ...]] = {
     "TeacherFineTuneSpec": (
         (
             "!has(self.workloadPriorityClassName) || has(self.queueName)",
-            "workloadPriorityClassName is Kueue's: it needs queueName",
+            "workloadPriorityClassName is a setting of Kueue and requires queueName",
         ),
-        ("!has(self.managedBy) || has(self.queueName)", "managedBy hands Jobs to Kueue: it needs queueName"),
+        ("!has(self.managedBy) || has(self.queueName)", "managedBy hands Jobs to Kueue and requires queueName"),
         (
             "!has(self.managedBy) || self.nodes == 1",
-            "managedBy goes with one node: the Service by which several find each other stays in this cluster",
+            "managedBy requires nodes: 1, since the Service that connects several nodes exists only in this cluster",
         ),
         (
             "self.nodes == 1 || self.gpus > 0"
@@ -76,7 +76,7 @@ POD_RULES: Mapping[str, tuple[Rule, ...]] = {
         ),
     ),
 }
-"""By the name of the model, as in :mod:`teacher_operator.api.crd_rules`."""
+"""Rules and messages by name of the model, as in :mod:`teacher_operator.api.crd_rules`."""
 
 POD_LIST_KEYS: Mapping[str, tuple[str, str]] = {
     "TeacherFineTuneSpec.stages": ("map", "name"),

@@ -22,13 +22,13 @@ RESERVED_LABELS = (
     r"|^(app\.kubernetes\.io/managed-by|controller-uid|job-name"
     r"|kueue\.x-k8s\.io/(queue-name|priority-class))$"
 )
-"""The operator, the Job controller and Kueue select by these."""
+"""Pattern of labels by which the operator, the Job controller and Kueue select objects."""
 
 RESERVED_ENV = (
     r"^(TEACHER_.*|AWS_ENDPOINT_URL.*|AWS_(DEFAULT_)?REGION|(AWS|REQUESTS)_CA_BUNDLE|SSL_CERT_FILE|HOME|TMPDIR|HF_HOME"
     r"|AZURE_(STORAGE_(ACCOUNT_NAME|ENDPOINT)|AUTHORITY_HOST)|GOOGLE_CLOUD_QUOTA_PROJECT|JOB_COMPLETION_INDEX)$"
 )
-"""Variables of a pod that follow from other fields of the object, or name the hosts of a cloud."""
+"""Pattern of variables that the operator sets from other fields of the object, or that name hosts of a cloud."""
 
 LABELS_MESSAGE = "labels of the operator, of Jobs and of Kueue's queues cannot be set"
 ANNOTATIONS_MESSAGE = "annotations of finetune.dev cannot be set"
@@ -190,7 +190,7 @@ Image = Annotated[
     str,
     StringConstraints(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][-A-Za-z0-9._:/]*(@[a-z0-9]+:[a-f0-9]+)?$"),
 ]
-"""A reference of an image: registry, repository, tag or digest."""
+"""Image reference: registry, repository, and tag or digest."""
 
 
 class PodSpec(SpecModel):

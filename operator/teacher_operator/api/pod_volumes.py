@@ -1,4 +1,4 @@
-"""Volumes of the pods of a run, and their mounts. Pure."""
+"""Models of the volumes of a pod and their mounts. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from engine.spec import SpecModel
 from teacher_operator.api.kube_types import DataKey, DnsLabel, LabelKey, Name, Quantity
 
 RESERVED_VOLUMES = r"^(scratch|shm|models|request|ca-bundle|claim-[0-9]+)$"
-"""Names of the operator's own volumes."""
+"""Pattern of the names of the operator's own volumes."""
 
 RESERVED_PATHS = r"^/(scratch|models|claims|etc/teacher(-ca)?|dev|proc|sys)(/.*)?$|^/etc$"
-"""Places of the operator's own volumes, and of the kernel."""
+"""Pattern of the paths of the operator's own mounts, and of the kernel's."""
 
-VOLUME_MESSAGE = "the operator has a volume of this name: take another"
-PATH_MESSAGE = "the pods use this place themselves: mount the volume elsewhere"
-ONE_SOURCE = "a volume has exactly one of configMap, secret, persistentVolumeClaim, emptyDir, projected and csi"
+VOLUME_MESSAGE = "this name is reserved for a volume of the operator: choose another name"
+PATH_MESSAGE = "the pods use this path themselves: mount the volume at another path"
+ONE_SOURCE = "a volume must have exactly one of configMap, secret, persistentVolumeClaim, emptyDir, projected and csi"
 
 RelativePath = Annotated[
     str,
@@ -113,7 +113,7 @@ class Volume(SpecModel):
 
 
 SOURCES: tuple[str, ...] = tuple(field.alias or name for name, field in Volume.model_fields.items() if name != "name")
-"""Kinds of volumes, as the API writes them."""
+"""Sources of a volume, by their names in manifests."""
 
 
 class VolumeMount(SpecModel):

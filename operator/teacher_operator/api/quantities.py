@@ -1,4 +1,4 @@
-"""Amounts as Kubernetes writes them. Pure."""
+"""Quantities in the notation of Kubernetes. Pure."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from decimal import Decimal
 
 QUANTITY = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
-"""An amount as the core API takes it, and not below zero: ``4``, ``500m``, ``16Gi``, ``1e9``, ``.5``."""
+"""Pattern of a non-negative quantity: ``4``, ``500m``, ``16Gi``, ``1e9``, ``.5``."""
 
 DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 
 def parse_quantity(text: str) -> Decimal:
-    """Return an amount that matches ``QUANTITY`` as a number: bytes, or another unit.
+    """Return the number that a quantity stands for, in its base unit: bytes, cores or a count.
 
     Raises:
-        ValueError: It does not match.
+        ValueError: The text does not match ``QUANTITY``.
     """
     match = re.fullmatch(QUANTITY[1:-1], text)
     if match is None:

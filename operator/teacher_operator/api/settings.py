@@ -1,4 +1,4 @@
-"""What whoever installs the operator decides, from ``TEACHER_*`` variables of its environment."""
+"""Settings of an installation of the operator, from ``TEACHER_*`` variables of its environment."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LABEL_KEY = r"^(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-
 
 
 class SettingsError(Exception):
-    """A variable of the environment cannot be used."""
+    """Raised for missing or invalid variables of the environment."""
 
 
 Patterns = tuple[Annotated[str, Field(min_length=1, max_length=512)], ...]
-"""Names that are allowed, with ``*`` and ``?``; none: no name at all."""
+"""Patterns of allowed names, with ``*`` and ``?``; an empty list allows no name."""
 
 
 class Allowed(SpecModel):
@@ -48,7 +48,7 @@ class Allowed(SpecModel):
 
 
 class Settings(BaseModel):
-    """Every setting of the operator. Lists are separated by commas, maps are JSON."""
+    """Settings of the operator. Lists are separated by commas, maps are JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,20 +97,25 @@ class Settings(BaseModel):
         default=(), description="Host names that storage.endpointUrl may name, `*.example.com` too; none: all."
     )
     run_network_policy: bool = Field(
-        default=False, description="Whether each run has a NetworkPolicy: its pods are reached by its own pods alone."
+        default=False, description="Create a NetworkPolicy for each run: only pods of the run can reach its pods."
     )
     run_egress: tuple[dict[str, Any], ...] = Field(
         default=(),
-        description="Egress rules of these policies, as JSON, next to DNS and the run's own pods; none: everything.",
+        description="Egress rules of these policies, as JSON, in addition to DNS and the run's own pods; none: all "
+        "egress is allowed.",
     )
-    log_format: Literal["json", "text"] = Field(default="json", description="Logs for machines or for people.")
+    log_format: Literal["json", "text"] = Field(
+        default="json", description="Log format: json for machines, text for people."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="The least that is logged."
+        default="INFO", description="Lowest level that is logged."
     )
-    port: Annotated[int, Field(ge=1, le=65535)] = Field(default=8080, description="Of /metrics, /healthz and /readyz.")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        default=8080, description="Port of /metrics, /healthz and /readyz."
+    )
     metrics_authentication: bool = Field(
         default=False,
-        description="Whether /metrics asks for a token, of somebody who may get the nonResourceURL /metrics.",
+        description="Require a token at /metrics, from an account that may get the nonResourceURL /metrics.",
     )
     metrics_tls: str = Field(
         default="", description="Folder with tls.crt and tls.key, for HTTPS on the port; none: plain HTTP."
@@ -119,20 +124,22 @@ class Settings(BaseModel):
         default="",
         max_length=317,
         pattern=LABEL_KEY,
-        description="Label of the objects, such as `cost-center`, whose value the metrics of runs have too, as "
-        "`label_cost_center`; none: only the namespace.",
+        description="Label of the objects, such as `cost-center`, that the metrics of runs carry as "
+        "`label_cost_center`, in addition to the namespace; empty: none.",
     )
-    workers: Annotated[int, Field(ge=1, le=256)] = Field(default=16, description="Objects reconciled at once.")
+    workers: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=16, description="Number of objects that are reconciled in parallel."
+    )
     progress_seconds: Annotated[float, Field(ge=1)] = Field(
-        default=15, description="Between two looks at a trainer's progress, and between two writes of it."
+        default=15, description="Seconds between two reads of a trainer's progress, and between two writes of it."
     )
     resync_seconds: Annotated[float, Field(ge=10)] = Field(
-        default=600, description="Between two full looks at the cluster, for events that never came."
+        default=600, description="Seconds between two full resyncs, which find changes that no watch has reported."
     )
-    leader_election: bool = Field(default=False, description="Work only while holding the Lease.")
+    leader_election: bool = Field(default=False, description="Reconcile only while holding the Lease.")
     lease_name: str = Field(default="teacher-operator", description="The Lease, in the operator's namespace.")
     pod_name: str = Field(
-        default="teacher-operator", description="The operator's own pod, by which it holds the Lease."
+        default="teacher-operator", description="Name of the operator's own pod, which is its identity in the Lease."
     )
     pod_namespace: str = Field(default="default", description="The namespace of the operator's own pod.")
 
@@ -154,10 +161,10 @@ class Settings(BaseModel):
     @field_validator("pods")
     @classmethod
     def _reject_duplicates(cls, pods: PodSettings) -> PodSettings:
-        """One way to say a thing."""
+        """Reject fields of pods that other settings set."""
         for name, instead in (("env", "pod_env"), ("image", "trainer_image and operator_image")):
             if getattr(pods, name) is not None:
-                raise ValueError(f"{name} of all pods is said by {instead}")
+                raise ValueError(f"{name} cannot be set for all pods here: use {instead}")
         return pods
 
     @field_validator("allowed")
@@ -173,7 +180,7 @@ class Settings(BaseModel):
         """Read ``TEACHER_<NAME>`` for every field.
 
         Raises:
-            SettingsError: A variable is missing or wrong: one line each.
+            SettingsError: Variables are missing or invalid; one line each.
         """
         given = {
             name: environment[variable]

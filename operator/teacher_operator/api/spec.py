@@ -214,7 +214,7 @@ PLATFORM = platform_fields(TeacherFineTuneSpec)
 """Fields of the spec that determine where and how a run is executed."""
 
 PLATFORM_STORAGE = platform_fields(ClusterStorageSpec)
-"""The same of ``spec.storage``."""
+"""Platform fields of ``spec.storage``."""
 
 APPLIED_TO_JOBS = frozenset(platform_fields(TeacherFineTuneSpec, OnChange.IN_PLACE))
 
@@ -225,9 +225,9 @@ INPUTS = tuple(
 
 
 def parse_spec(body: Mapping[str, Any]) -> TeacherFineTuneSpec:
-    """The spec of an object that the API server has validated.
+    """Return the spec of an object that the API server has validated.
 
     Raises:
-        pydantic.ValidationError: It is of another version of the CRD.
+        pydantic.ValidationError: The spec does not match the models, as with another version of the CRD.
     """
     return TeacherFineTuneSpec.model_validate(body.get("spec") or {}, by_alias=True, by_name=False)

@@ -1,4 +1,4 @@
-"""Settings of the pods of one stage: what the installation, the run and the stage say, put together. Pure."""
+"""Settings of the pods of one stage, merged from the installation, the run and the stage. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KEYS: Mapping[str, str] = {
     "volumes": "name",
     "volume_mounts": "mount_path",
 }
-"""Lists that are added to by the names of their items."""
+"""Lists that are merged by a key of their items: the field with the key, by field of the settings."""
 
 ADDED = frozenset({"labels", "annotations"})
-"""Maps that are added to; any other setting takes the place of the one before."""
+"""Maps that are merged; any other setting replaces the one of the previous layer."""
 
 
 def stage_spec(spec: TeacherFineTuneSpec, stage: Stage) -> StageSpec:
@@ -29,10 +29,10 @@ def stage_spec(spec: TeacherFineTuneSpec, stage: Stage) -> StageSpec:
 
 
 def stage_settings(spec: TeacherFineTuneSpec, stage: Stage, settings: Settings) -> PodSettings:
-    """The settings of a stage's pods, complete.
+    """Return the merged settings of a stage's pods.
 
-    The installation gives way to the run, and the run to its stage. A stage without GPU has the placement of the run
-    but none of its devices.
+    Settings of the run override those of the installation, and settings of the stage override both. A stage without
+    GPU has the placement of the run, but not its resource claims.
     """
     own = stage_spec(spec, stage)
     merged = _merged(settings.pods, spec.pod, _placement(spec), own)
@@ -42,12 +42,12 @@ def stage_settings(spec: TeacherFineTuneSpec, stage: Stage, settings: Settings) 
 
 
 def gpus_of(spec: TeacherFineTuneSpec, pods: PodSettings) -> int:
-    """GPUs of one pod of a trainer: those of the extended resource, and those of its claims."""
+    """Return the number of GPUs of one trainer pod: from the extended resource, and from its resource claims."""
     return spec.gpus + sum(claim.gpus for claim in pods.resource_claims or ())
 
 
 def _placement(spec: TeacherFineTuneSpec) -> PodSettings:
-    """The placement at the top of the spec. Empty means that nothing was said."""
+    """Return the placement at the top level of the spec. An empty field counts as unset."""
     return PodSettings(
         node_selector=spec.node_selector or None,
         affinity=spec.affinity or None,

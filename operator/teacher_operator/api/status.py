@@ -1,4 +1,4 @@
-"""The status of an object, as it stands in the API: what is true now, early, and bounded in size."""
+"""Models of the status of an object. Every text and list has a maximum size."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from pydantic.alias_generators import to_camel
 from engine.spec import TeacherName
 
 MESSAGE_MAX = 4096
+"""Maximum length of a message, in characters."""
+
 LOG_LINES = 20
 ATTEMPTS = 16
 PROBLEMS = 20
 CLASSES = 64
 METRICS = 32
+"""Maximum number of items of a list in the status."""
 
 Text = Annotated[str, StringConstraints(max_length=512)]
 Message = Annotated[str, StringConstraints(max_length=MESSAGE_MAX)]
@@ -24,29 +27,31 @@ Reason = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=
 Timestamp = Annotated[str, StringConstraints(max_length=32, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 """UTC, as Kubernetes writes it: ``2026-01-31T12:00:00Z``."""
 Decimal = Annotated[str, StringConstraints(max_length=32)]
-"""A decimal number as text: there are no floats in the API."""
+"""Decimal number as text: the API has no floats."""
 
 AP = "ap"
 """Name of the metric AP."""
 
 LOST = 32
+"""Maximum number of lost Jobs in the status of a stage."""
+
 LostJobs = list[Annotated[str, StringConstraints(max_length=64)]]
-WERE_LOST = "that ended without an outcome and were made again, by their uids."
+WERE_LOST = "that ended without an outcome and were replaced, by their uids."
 
 
 def clip(text: str, limit: int = MESSAGE_MAX) -> str:
-    """A text that has room in the status: of one that is too long, its beginning."""
+    """Return a text of at most ``limit`` characters; a longer one is cut off and ends with ``…``."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 class StatusModel(BaseModel):
-    """Base of all parts of the status. Unknown fields are passed over: an older operator reads a newer status."""
+    """Base of all models of the status. Unknown fields are ignored: an older operator can read a newer status."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
 
 class ConditionStatus(StrEnum):
-    """Whether a condition holds."""
+    """Status of a condition."""
 
     TRUE = "True"
     FALSE = "False"
@@ -54,7 +59,7 @@ class ConditionStatus(StrEnum):
 
 
 class Condition(StatusModel):
-    """One thing that is true of the object, or not, or not known yet."""
+    """Condition of an object, as in the API conventions of Kubernetes."""
 
     type: Annotated[str, StringConstraints(max_length=64)] = Field(
         description="DatasetInspected, Improved, Reconciling, Responding, Stalled or Succeeded (the summary)."
@@ -67,7 +72,7 @@ class Condition(StatusModel):
 
 
 class ProblemStatus(StatusModel):
-    """One kind of thing that is wrong with the dataset."""
+    """One kind of problem in the dataset."""
 
     code: Text = Field(description="Name of the kind, such as missing_image.")
     severity: Text = Field(description="error, warning or info.")
@@ -77,7 +82,7 @@ class ProblemStatus(StatusModel):
 
 
 class DatasetStatus(StatusModel):
-    """What inspection found."""
+    """Result of inspection."""
 
     digest: Text = Field(description="sha256 of the annotations.")
     images: int = Field(ge=0, description="Usable images in all splits.")
@@ -112,7 +117,7 @@ class AdapterStatus(StatusModel):
 
 
 class ProgressStatus(StatusModel):
-    """How far training is, from the trainer's progress lines."""
+    """Progress of training, from the trainer's progress lines."""
 
     percent: int = Field(ge=0, le=100, description="Finished share of all steps.")
     step: int = Field(ge=0, description="Finished optimizer steps.")
@@ -128,7 +133,7 @@ class ProgressStatus(StatusModel):
 
 
 class MemoryStatus(StatusModel):
-    """GPU memory that training is expected to hold, in bfloat16."""
+    """Estimated GPU memory for training in bfloat16."""
 
     bytes: int = Field(
         ge=0, description="Memory with whole batches at a time and all activations kept: the fastest choice."
@@ -137,7 +142,7 @@ class MemoryStatus(StatusModel):
 
 
 class AttemptStatus(StatusModel):
-    """One pod of a trainer; over several nodes the first stands for all."""
+    """One attempt at a stage: its pod, or the first pod of a Job over several nodes."""
 
     pod: Text = Field(description="Name of the pod.")
     node: Text = Field(default="", description="Node of the pod.")
@@ -151,7 +156,7 @@ class AttemptStatus(StatusModel):
 
 
 class FailureStatus(StatusModel):
-    """The cause of a failure, all of it."""
+    """Cause of a failure."""
 
     reason: Reason = Field(description="One CamelCase word.")
     message: Message = Field(description="Cause and remedy, in sentences.")
@@ -162,7 +167,7 @@ class FailureStatus(StatusModel):
 
 
 class UnresponsiveStatus(StatusModel):
-    """Why nothing is heard from a trainer that runs, as far as the API server knows."""
+    """Reason why a trainer is silent although its pods run."""
 
     reason: Reason = Field(description="NodeNotReady or ProgressStale.")
     since: Timestamp = Field(description="Start of the silence.")
@@ -270,7 +275,7 @@ class SummaryStatus(StatusModel):
 
 
 class TeacherFineTuneStatus(StatusModel):
-    """What the operator has seen and done."""
+    """Status of a TeacherFineTune object."""
 
     observed_generation: int = Field(default=0, ge=0, description="Generation of the object that was reconciled last.")
     conditions: list[Condition] = Field(

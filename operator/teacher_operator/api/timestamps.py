@@ -1,26 +1,29 @@
-"""Times as Kubernetes writes them, and durations as people read them. Pure."""
+"""Timestamps in the notation of Kubernetes, and durations as text. Pure."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 MINUTES = (1, 2, 5, 10, 20, 30)
+"""Durations below one hour that a text may give, in minutes."""
 
 
 def timestamp(seconds: float) -> str:
-    """Seconds since the epoch as ``2026-01-31T12:00:00Z``."""
+    """Return a time in seconds since the epoch as ``2026-01-31T12:00:00Z``."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def seconds(text: str | None) -> float | None:
-    """The reverse; None of nothing. Fractions of a second, as in events, are read too."""
+    """Return a timestamp in seconds since the epoch; None for a missing one. Fractions of a second are accepted."""
     if not text:
         return None
     return datetime.fromisoformat(text).timestamp()
 
 
 def duration(span: float) -> str:
-    """A span in words that change ever more rarely as it grows, so that saying it anew costs few writes.
+    """Return a duration in seconds as text, rounded down coarsely: the longer it is, the less often its text changes.
+
+    Each change of the text is a write of the status.
 
     >>> [duration(s) for s in (5, 90, 754, 2500, 4000, 200000)]
     ['less than a minute', '1m', '10m', '30m', '1h', '2d']
@@ -35,7 +38,7 @@ def duration(span: float) -> str:
 
 
 def left(span: float) -> str:
-    """The time that is left, in a column: seconds below two minutes, minutes below two hours.
+    """Return the remaining time for a column: in seconds below two minutes, in minutes below two hours.
 
     >>> left(41), left(2460), left(9000)
     ('41s', '41m', '2h30m')

@@ -1,1 +1,1 @@
-"""From observed state to status and actions. Pure."""
+"""Decision code: computes the status and actions of an object from its observed state. Pure."""

@@ -1,4 +1,4 @@
-"""What a decision asks for beside the status."""
+"""Actions of a decision: changes of children, and data to read before the next decision."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from teacher_operator.decide.failed_pods import root_cause_pod
 
 
 class Lookup(NamedTuple):
-    """Something that is only read when it is needed."""
+    """Data that no watch shows and that is read on demand."""
 
     kind: Literal["log", "pods", "Job", "Pod"]
-    """The log of a pod, the pods of a Job as they are now, or the events of a Job or Pod."""
+    """``log``: the log of a pod; ``pods``: the current pods of a Job; ``Job`` or ``Pod``: the events of one."""
     name: str
     container: str = ""
 
 
 @dataclass
 class Actions:
-    """Children to apply, Jobs to patch and to delete, things to look at before deciding anew, and when to come back.
+    """Changes of children, data to read before deciding again, and the time of the next decision.
 
     Attributes:
-        apply: Whole children, in order.
-        patch: Names of Jobs with merge patches.
-        replace: Jobs that are to be made anew, once it is known that the API server takes them so.
-        delete: Names of Jobs.
-        lookups: What would tell more.
+        apply: Complete manifests of children to create, in order.
+        patch: Names of Jobs with their merge patches.
+        replace: New manifests of existing Jobs, which are deleted once the API server accepts the new one in a dry run.
+        delete: Names of Jobs to delete.
+        lookups: Data to read before deciding again.
         requeue_after_write: Decide again once the status is written: it names a Job that may only be created then.
-        requeue_at: Seconds since the epoch.
-        retry: What was refused may be taken later.
+        requeue_at: Time of the next decision, in seconds since the epoch; None: when an object changes.
+        retry: Retry later what the API server has refused.
     """
 
     apply: list[dict[str, Any]] = field(default_factory=list)
@@ -44,25 +44,25 @@ class Actions:
 
     @property
     def empty(self) -> bool:
-        """Nothing is to be changed."""
+        """True if no child changes."""
         return not (self.apply or self.patch or self.replace or self.delete)
 
     def requeue(self, at: float) -> None:
-        """Come back at a time, or earlier."""
+        """Decide again at a time in seconds since the epoch, or earlier."""
         self.requeue_at = at if self.requeue_at is None else min(at, self.requeue_at)
 
     def read_events(self, wanted: tuple[str, str] | None) -> None:
-        """Read the events of a Job or Pod."""
+        """Request the events of a Job or Pod, given as kind and name."""
         if wanted is not None:
             kind, name = wanted
             self.lookups.append(Lookup("Job" if kind == "Job" else "Pod", name))
 
     def read_pods(self, job: str) -> None:
-        """Read the pods of a Job that has ended: what watches show of them may be older than its end."""
+        """Request the pods of a Job that has ended: the watches may show an older state of them."""
         self.lookups.append(Lookup("pods", job))
 
     def read_log(self, pods: Sequence[Mapping[str, Any]], container: str) -> bool:
-        """Read the log of the failed pod that tells most; False if there is none."""
+        """Request the log of the failed pod with the root cause; return False if no pod has failed."""
         root_cause = root_cause_pod(pods)
         if root_cause is not None:
             self.lookups.append(Lookup("log", root_cause["metadata"]["name"], container))

@@ -1,4 +1,4 @@
-"""The attempts at a stage: its pods, how they ended, and the GPU time that they took. Pure."""
+"""Attempts at a stage: its pods, their ends, and their GPU time. Pure."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ Body = Mapping[str, Any]
 S = TypeVar("S", bound=StageStatus)
 
 EPOCH = "1971"
+"""Earlier start times are those of containers that never started: the kubelet reports the epoch for them."""
 
 LATER = "9999"
-"""After every time, as texts go."""
+"""Sorts after every timestamp, compared as text."""
 
 
 def with_attempts(stage: S, view: JobView | None, *, gpu_resource: str, now: float) -> S:
-    """Return a stage with its attempts, and the GPU time that all pods have taken.
+    """Return a stage with its attempts and the GPU time of all its pods.
 
-    Of a Job over several nodes the first pod stands for an attempt: one that fails makes all start again. GPU time is
-    that of every pod which was bound to a node, whether all of them came to run or not. It only grows: the status says
-    until when it is counted, so that what was counted stays when its pod is gone.
+    In a Job over several nodes the first pod represents an attempt: if one pod fails, all start again. GPU time counts
+    every pod that was bound to a node, even if not all of them came to run. It only grows: the status contains the time
+    up to which it is counted, so the GPU time of a pod is kept after the pod is deleted.
 
     Args:
-        stage: What was known.
-        view: Its Job, if there is one.
-        gpu_resource: The resource that counts GPUs.
+        stage: The last known status of the stage.
+        view: Its Job, if it exists.
+        gpu_resource: Name of the extended resource that counts GPUs.
         now: Seconds since the epoch.
     """
     pods = view.pods if view is not None else ()
@@ -47,9 +48,9 @@ def with_attempts(stage: S, view: JobView | None, *, gpu_resource: str, now: flo
         before = known.get(attempt.pod)
         if before is None:
             if oldest is not None and _order(attempt) <= oldest:
-                continue  # counted before, and off the list since
+                continue  # counted before, and dropped from the list since
             count += 1
-        else:  # its resource may have another name by now
+        else:  # the name of the GPU resource may have changed since
             attempt = attempt.model_copy(update={"gpu_seconds": max(before.gpu_seconds, attempt.gpu_seconds)})
         known[attempt.pod] = attempt
     for name, attempt in known.items():
@@ -68,7 +69,7 @@ def with_attempts(stage: S, view: JobView | None, *, gpu_resource: str, now: flo
 
 
 def _gpu_time(stage: StageStatus, held: Sequence[Holding], *, now: float) -> dict[str, Any]:
-    """GPU seconds and until when they are counted: what is held after that time comes on top."""
+    """Return changes of the GPU seconds and of the time up to which they are counted; empty if nothing was added."""
     counted = _counted_until(stage, held)
     spent = sum(one.gpu_seconds(counted, now) for one in held)
     if not spent:
@@ -81,7 +82,7 @@ def _gpu_time(stage: StageStatus, held: Sequence[Holding], *, now: float) -> dic
 
 
 def _counted_until(stage: StageStatus, held: Sequence[Holding]) -> float:
-    """Until when GPU seconds are counted; a status of an earlier version says it by its attempts alone."""
+    """Return the time up to which GPU seconds are counted; earlier versions recorded it only in the attempts."""
     known_until = seconds(stage.gpu_seconds_until)
     if known_until is not None or not stage.attempts:
         return known_until or 0.0
@@ -91,14 +92,14 @@ def _counted_until(stage: StageStatus, held: Sequence[Holding]) -> float:
 
 
 def _order(attempt: AttemptStatus) -> tuple[str, str]:
-    """By their start; of those of one second the one that has ended comes first, since one follows the other's end."""
+    """Return the sort key of an attempt: its start, then its end, since an attempt starts after the end of another."""
     return attempt.start_time or "", attempt.end_time or LATER
 
 
 def _attempt(pod: Body, held: Sequence[Holding], *, now: float) -> AttemptStatus | None:
-    """An attempt, once the container of its first pod has started; None of those that another pod stands for.
+    """Return the attempt that a pod represents; None before its container has started, and for pods of other nodes.
 
-    Its GPU time is that of all pods (``held``) while the first one held its own.
+    The GPU time of an attempt is that of all pods (``held``) while its first pod held GPUs.
     """
     container = container_of(pod)
     status = container_status(pod, container)
@@ -106,7 +107,7 @@ def _attempt(pod: Body, held: Sequence[Holding], *, now: float) -> AttemptStatus
         return None
     running, ended = (status.get("state") or {}).get("running"), terminated(pod, container)
     start = (ended or running or {}).get("startedAt")
-    if start and start < EPOCH:  # a container that never started has the beginning of time
+    if start and start < EPOCH:  # a container that never started
         start = None
     if not start and not is_over(pod):
         return None

@@ -1,6 +1,6 @@
-"""Mounts of the claims and keys of the stores that an object names, for its pods. Pure.
+"""Claims that an object names, their mounts, and the credentials of its stores. Pure.
 
-Every pod of a run mounts all of them, each at the same path: inspection reads what trainers read.
+Every pod of a run mounts all claims at the same paths: inspection reads the same files as the trainers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from engine.spec import FineTuneSpec
 from engine.text.uris import is_claim, split_claim
 
 MOUNTED = "/claims"
-"""The folder below which each claim lies at its name."""
+"""Folder of the mounts: a claim is mounted in it under its name."""
 
 
 AWS_KEYS, GOOGLE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("GOOGLE_SERVICE_ACCOUNT_KEY",)
@@ -27,10 +27,10 @@ OPTIONAL_KEYS = ("AWS_SESSION_TOKEN", "HF_TOKEN")
 
 
 def claims(spec: FineTuneSpec) -> dict[str, bool]:
-    """The claims that a request names, sorted, and whether the run writes to them.
+    """Return the claims in a request, sorted by name; the value is True if the run writes to the claim.
 
     Raises:
-        ConfigError: A URI names no claim, or leads out of it.
+        ConfigError: A URI does not name a claim, or its path leads out of the claim.
     """
     written = {split_claim(spec.output)[0]} if is_claim(spec.output) else set()
     read = {split_claim(uri)[0] for uri in _sources(spec) if is_claim(uri)}
@@ -38,7 +38,7 @@ def claims(spec: FineTuneSpec) -> dict[str, bool]:
 
 
 def secret_keys(spec: FineTuneSpec) -> tuple[Sequence[str], Sequence[str]]:
-    """The keys that a Secret of credentials must have, and those that it may have: Azure knows several kinds."""
+    """Return the required and the optional keys of the Secret with credentials; Azure accepts one of several sets."""
     used = {uri.partition("://")[0] for uri in (spec.output, *_sources(spec)) if "://" in uri}
     needed = [key for scheme, keys in (("s3", AWS_KEYS), ("gs", GOOGLE_KEYS)) if scheme in used for key in keys]
     return needed, [*OPTIONAL_KEYS, *(AZURE_KEYS if "az" in used else ())]
@@ -53,15 +53,15 @@ def _sources(spec: FineTuneSpec) -> Iterator[str]:
 
 
 def mount_claims(wanted: dict[str, bool], volumes: list[dict[str, Any]], mounts: list[dict[str, Any]]) -> None:
-    """Add the volumes and mounts of claims to those that a pod has.
+    """Add volumes and mounts of claims to those of a pod.
 
-    A claim that the pod has for another reason, such as its scratch disk, keeps its one volume: a claim is never in a
-    pod twice. One that is only read is attached read-only, so that its files keep their owner.
+    A claim that the pod already uses, such as its scratch disk, keeps its volume: a pod has one volume per claim. A
+    claim that is only read is attached read-only, so the group of its files is not changed.
 
     Args:
         wanted: As :func:`claims` returns them.
-        volumes: Of the pod; grows.
-        mounts: Of its container; grows.
+        volumes: Volumes of the pod; extended in place.
+        mounts: Mounts of its container; extended in place.
     """
     present: dict[str, str] = {}
     for volume in volumes:

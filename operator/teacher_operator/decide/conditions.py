@@ -1,4 +1,4 @@
-"""From what is true of a run to its conditions, its columns and its events. Pure."""
+"""Conditions, columns and events of a run, from its status. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ State = Literal["active", "suspended", "stuck", "succeeded", "failed"]
 
 RESPONDING = "Responding"
 NAME_TAKEN = "NameTaken"
-"""A child's name belongs to another object: the run waits for it."""
+"""Reason of a run that waits until an object of another owner with a child's name is deleted."""
 
 INSPECTED, RECONCILING, STALLED, SUCCEEDED = "DatasetInspected", "Reconciling", "Stalled", "Succeeded"
 IMPROVED, NOT_BETTER = "Improved", NotBetterThanBaseError.reason
@@ -40,7 +40,7 @@ IMPROVED, NOT_BETTER = "Improved", NotBetterThanBaseError.reason
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run stands, in a word and a sentence."""
+    """State of a run as a whole, with the reason and message of its conditions."""
 
     state: State
     reason: str
@@ -48,32 +48,32 @@ class Summary:
 
     @classmethod
     def active(cls, reason: str, message: str) -> Summary:
-        """Something is under way or waited for."""
+        """Return the summary of a run that works or waits."""
         return cls("active", reason, message)
 
     @classmethod
     def suspended(cls, message: str) -> Summary:
-        """Nothing is to be done until the user says so."""
+        """Return the summary of a run that its user has suspended."""
         return cls("suspended", "Suspended", message)
 
     @classmethod
     def stuck(cls, reason: str, message: str) -> Summary:
-        """Nothing can be done until somebody mends something; then it goes on."""
+        """Return the summary of a run that continues once somebody has fixed the cause."""
         return cls("stuck", reason, message)
 
     @classmethod
     def succeeded(cls, message: str) -> Summary:
-        """Every adapter is published."""
+        """Return the summary of a run with all adapters published."""
         return cls("succeeded", "Succeeded", message)
 
     @classmethod
     def failed(cls, reason: str, message: str) -> Summary:
-        """It has ended without."""
+        """Return the summary of a run that has failed for good."""
         return cls("failed", reason, message)
 
 
 class RunEvent(NamedTuple):
-    """A Kubernetes event to tell."""
+    """Kubernetes event to post for an object."""
 
     kind: Literal["Normal", "Warning"]
     reason: str
@@ -81,12 +81,12 @@ class RunEvent(NamedTuple):
 
 
 def summary_condition(status: TeacherFineTuneStatus) -> Condition | None:
-    """The condition that sums a run up."""
+    """Return the condition Succeeded, which summarizes a run; None before the first reconciliation."""
     return next((one for one in status.conditions if one.type == SUCCEEDED), None)
 
 
 def is_terminal(status: TeacherFineTuneStatus) -> bool:
-    """The run has ended, well or not, and never runs again."""
+    """Return True if the run has ended, successfully or not; it never runs again."""
     condition = summary_condition(status)
     return condition is not None and condition.status is not ConditionStatus.UNKNOWN
 
@@ -99,14 +99,14 @@ def with_conditions(
     now: float,
     log: Sequence[str] = (),
 ) -> TeacherFineTuneStatus:
-    """The status with its conditions and columns.
+    """Return the status with conditions and columns.
 
     Args:
-        status: What is known.
-        summary: How the run stands; None: as before, only the generation was looked at.
-        generation: Of the object.
+        status: Status without them, or with those of the last reconciliation.
+        summary: State of the run; None: unchanged, only the observed generation is updated.
+        generation: Generation of the object.
         now: Seconds since the epoch.
-        log: Last lines of the log of what failed.
+        log: Last lines of the log of the failed pod.
     """
     if summary is None:
         kept = [one.model_copy(update={"observed_generation": generation}) for one in status.conditions]
@@ -154,7 +154,7 @@ def with_conditions(
 
 
 def columns(teachers: Sequence[TeacherStatus], *, now: float = 0.0) -> SummaryStatus:
-    """What `kubectl get` shows."""
+    """Return the columns of `kubectl get`."""
     percents = [100 if one.state == "Succeeded" else one.progress.percent if one.progress else 0 for one in teachers]
     active = [one for one in teachers if one.state == "Training"]
     waits = [span for one in active if (span := _time_left(one, now=now)) is not None]
@@ -173,7 +173,7 @@ def columns(teachers: Sequence[TeacherStatus], *, now: float = 0.0) -> SummarySt
 
 
 def _time_left(teacher: TeacherStatus, *, now: float) -> float | None:
-    """Seconds until a teacher is done, counted down since it said so; None if unknown, not heard from, or late."""
+    """Return the estimated seconds until a teacher ends, as of now; None if it is unknown, silent or late."""
     progress = teacher.progress
     if progress is None or progress.seconds_left is None or teacher.unresponsive is not None:
         return None
@@ -190,7 +190,7 @@ def published_teacher(
     on_no_gain: OnNoGain = OnNoGain.PUBLISH,
     now: float,
 ) -> TeacherStatus:
-    """A teacher at its beginning; one that was published before needs no training, and ends as it did then."""
+    """Return the initial status of a teacher; with an adapter from an earlier identical run, its final status."""
     need = next((one for one in needs if one.teacher is name), None)
     memory = need and MemoryStatus(bytes=need.memory_bytes, least_bytes=need.least_memory_bytes)
     teacher = TeacherStatus(name=name, state="Pending", memory=memory)
@@ -199,13 +199,13 @@ def published_teacher(
     done = succeeded(teacher, Outcome(trained=result), now=now)
     if result.improved is False and on_no_gain is OnNoGain.FAIL:
         return failed_for_good(done, FailureStatus(reason=NOT_BETTER, message=_no_gain(done)), now=now)
-    return done.model_copy(update={"message": f"{done.message}; this very run was published before"})
+    return done.model_copy(update={"message": f"{done.message}; published by an earlier, identical run"})
 
 
 def events(before: TeacherFineTuneStatus, after: TeacherFineTuneStatus) -> Iterator[RunEvent]:
-    """Yield an event for each transition that people want to know of, never for mere progress.
+    """Yield an event for each transition that users need to know, not for progress.
 
-    The event of the end of a run has the end of its last stage in it, which so has no event of its own.
+    The event of the end of a run includes the end of its last stage, which has no event of its own.
     """
     old, new = summary_condition(before), summary_condition(after)
     ends = is_terminal(after) and not is_terminal(before)
@@ -254,9 +254,9 @@ def _inspected(status: TeacherFineTuneStatus, summary: Summary) -> tuple[Conditi
 
 
 def _improved(teachers: Sequence[TeacherStatus]) -> tuple[ConditionStatus, str, str] | None:
-    """Whether all adapters are better than their bases; None before the first is measured.
+    """Return the condition Improved: all adapters are better than their bases. None before the first is measured.
 
-    It has no part in whether the run is done: tools that wait for an object (kstatus) do not read it.
+    It does not affect the end of the run: tools that wait for an object (kstatus) ignore it.
     """
     known = [teacher for teacher in teachers if teacher.improved is not None]
     if not known:
@@ -271,7 +271,7 @@ def _improved(teachers: Sequence[TeacherStatus]) -> tuple[ConditionStatus, str, 
 
 
 def _responding(stages: Sequence[StageStatus], before: Condition | None) -> tuple[ConditionStatus, str, str] | None:
-    """Return the condition Responding: all trainers are heard from. None before the first silence."""
+    """Return the condition Responding: all trainers report progress. None before the first silence."""
     silent = [(stage, stage.unresponsive) for stage in stages if stage.unresponsive is not None]
     if silent:
         words = (f"{stage.name}: {found.message}" for stage, found in silent)

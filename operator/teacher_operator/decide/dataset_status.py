@@ -11,11 +11,11 @@ def dataset_status(info: DatasetInfo, *, uri: str = "") -> DatasetStatus:
     """Return the result of inspection within the bounds of the status.
 
     Args:
-        info: As far as the termination message has it.
-        uri: Where all of it is.
+        info: Result of inspection, as much of it as fits into a termination message.
+        uri: URI of the complete result.
     """
     once: dict[str, Problem] = {}
-    for problem in info.problems:  # the list is one by code
+    for problem in info.problems:  # the list in the status has one item per code
         once.setdefault(problem.code, problem)
     problems = worst_first(once.values())
     class_count, classes = len(info.classes) + info.classes_left_out, info.classes[:CLASSES]

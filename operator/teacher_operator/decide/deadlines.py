@@ -1,4 +1,4 @@
-"""Limits of a Job: the time in which it waits, and the time in which it runs. Pure."""
+"""Limits of the time for which a Job waits, and for which it runs. Pure."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def waited_too_long(
 ) -> FailureStatus | None:
     """Return the failure of a Job that has waited for longer than pendingDeadlineSeconds, else None.
 
-    When the time will be up is noted in ``actions``. A wait after an attempt begins when that has ended.
+    The end of the deadline is added to ``actions``. After an attempt, the wait begins when the attempt ended.
 
     Args:
-        spec: Of the object.
-        state: Where the Job stands.
-        actions: Collects actions.
-        attempts_ended: When earlier pods of the Job ended, in seconds since the epoch.
+        spec: Spec of the object.
+        state: State of the Job.
+        actions: Receives the time of the next decision.
+        attempts_ended: Ends of earlier pods of the Job, in seconds since the epoch.
         now: Seconds since the epoch.
     """
     deadline = spec.pending_deadline_seconds
@@ -47,13 +47,13 @@ def refused_too_long(
 ) -> FailureStatus | None:
     """Return the failure of a child that the API server refuses: for good, or for longer than pendingDeadlineSeconds.
 
-    Return None while another attempt must follow, which is noted in ``actions``.
+    Return None while the request is retried, which is added to ``actions``.
 
     Args:
-        spec: What the user asks for.
-        refused: The refusal.
-        actions: Collects actions.
-        since: Since when the child is refused, in seconds since the epoch.
+        spec: Spec of the object.
+        refused: Reason of the refusal.
+        actions: Receives the retry, and the time of the next decision.
+        since: Time of the first refusal, in seconds since the epoch.
         now: Seconds since the epoch.
     """
     if refused.reason == "ChildRefused":
@@ -68,19 +68,19 @@ def refused_too_long(
 
 
 def _not_started(deadline: int, message: str) -> FailureStatus:
-    """Return the failure of a Job that has not run in time, with what it waited for."""
+    """Return the failure of a Job that did not run before its deadline, with the reason of its wait."""
     message = clip(f"not running after pendingDeadlineSeconds = {deadline}: {message}")
     return FailureStatus(reason="NotStartedInTime", message=message)
 
 
 def with_active_time(stage: S, view: JobView | None, *, now: float) -> S:
-    """Return a stage with the time in which its Jobs were allowed to run.
+    """Return a stage with the time for which its Jobs were allowed to run.
 
-    The status holds the sum of the stretches that are over, and when the present one began: so it counts over all Jobs
-    of a stage and through restarts of the operator, and is written only where a stretch begins or ends.
+    The status holds the sum of finished intervals, and the start of the current one. So the time counts over all Jobs
+    of a stage and over restarts of the operator, and is written only when an interval begins or ends.
 
     Args:
-        stage: What was known.
+        stage: The last known status of the stage.
         view: Its Job, if it exists.
         now: Seconds since the epoch.
     """
@@ -98,22 +98,22 @@ def with_active_time(stage: S, view: JobView | None, *, now: float) -> S:
 
 
 def active_deadline(stage: Stage, spec: TeacherFineTuneSpec) -> int | None:
-    """Return activeDeadlineSeconds where it limits a stage; None of a stage with a limit of its own."""
+    """Return activeDeadlineSeconds if it applies to a stage; None for a stage with a limit of its own."""
     return spec.active_deadline_seconds if stage.run_limit_seconds is None else None
 
 
 def remaining(limit: int | None, stage: StageStatus) -> int | None:
-    """Return the seconds of activeDeadlineSeconds that are left for the present Job; None without a limit.
+    """Return the remaining seconds of activeDeadlineSeconds for the current Job; None without a limit.
 
-    A Job that only reads what was trained in another cluster has none.
+    A Job that only reads the result of a training in another cluster has no limit.
     """
     return None if limit is None or stage.dispatched else max(1, limit - stage.active_seconds)
 
 
 def used_up(limit: int | None, stage: StageStatus) -> FailureStatus | None:
-    """Return the failure of a stage whose earlier Jobs have taken all of activeDeadlineSeconds, else None.
+    """Return the failure of a stage whose earlier Jobs have used up activeDeadlineSeconds, else None.
 
-    While a Job is allowed to run, its own deadline ends it, whether there is an operator or not.
+    A Job that is allowed to run is ended by its own deadline, even if the operator does not run.
     """
     if limit is None or stage.dispatched or stage.active_since is not None or stage.active_seconds < limit:
         return None
@@ -121,13 +121,13 @@ def used_up(limit: int | None, stage: StageStatus) -> FailureStatus | None:
 
 
 def containers_ran_too_long(stage: Stage, ran: float) -> FailureStatus | None:
-    """Return the failure of a stage whose containers have run for ``ran`` seconds, more than its own limit."""
+    """Return the failure of a stage whose containers have run for ``ran`` seconds, if its limit is over; else None."""
     if stage.run_limit_seconds is None or ran < stage.run_limit_seconds:
         return None
     message = (
-        f"{stage.title} has run for {stage.run_limit_seconds // 3600} hours and has not ended, time without a running "
-        "container not counted: check that the object store answers and how large the annotations are, then make a new "
-        "object"
+        f"{stage.title} has run for {stage.run_limit_seconds // 3600} hours and has not ended (time without a running "
+        "container is not counted): check that the object store answers and how large the annotations are, then create "
+        "a new object"
     )
     return FailureStatus(reason="DeadlineExceeded", message=message)
 
@@ -142,14 +142,14 @@ def ran_too_long(limit: int | None) -> FailureStatus:
 
 
 def _allowed_since(view: JobView | None) -> float | None:
-    """When the present stretch began, in seconds since the epoch; None if the Job may not run, or has ended."""
+    """Return the time since which a Job may run, in seconds since the epoch; None if it may not, or has ended."""
     if view is None or view.suspended or not view.unfinished:
         return None
     return view.started
 
 
 def _stopped_at(view: JobView | None, *, since: float, now: float) -> float | None:
-    """When a stretch ended, in seconds since the epoch; None if that is not known yet."""
+    """Return the end of an interval in which a Job was allowed to run, in seconds since the epoch; None if unknown."""
     if view is None:
         return now
     if view.deleting:

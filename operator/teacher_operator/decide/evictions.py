@@ -1,4 +1,4 @@
-"""Which setting to change after the kubelet has evicted a pod. Pure."""
+"""Advice on the setting to change after the kubelet has evicted a pod. Pure."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ADVICE: Mapping[str, str | tuple[str, str]] = {
         "raise memory in requests of inspectResources of the installation",
     ),
 }
-"""Advice by what the message of the kubelet contains, the first match first; two where inspection has settings of its
-own: for a trainer, and for inspection."""
+"""Advice by pattern of the kubelet's message; the first match applies. A pair has the advice for a trainer and for
+inspection."""
 
 
 def eviction_advice(message: str, container: str) -> str:
-    """Return the setting to change, as part of a sentence; empty if the message of the kubelet is not known."""
+    """Return the setting to change, as part of a sentence; empty if no pattern matches the message of the kubelet."""
     for pattern, advice in ADVICE.items():
         if re.search(pattern, message):
             return advice if isinstance(advice, str) else advice[container == INSPECT]

@@ -1,4 +1,4 @@
-"""Failed pods: which of them tells why, whether the next attempt would fail too, whether they were stopped. Pure."""
+"""Failed pods: the one with the root cause, and whether a retry would fail too or the pods were stopped. Pure."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from teacher_operator.decide.pod_state import container_ends, last_end, pod_inde
 Body = Mapping[str, Any]
 
 PEER_LOST = TeacherError.exit_code
-"""How a process ends that another one of its run is lost to: it knows nothing of why."""
+"""Exit code of a process that lost its connection to another process of the run; it does not know the cause."""
 
 SAME_CAUSE_SECONDS = 120
-"""Pods of several nodes that end within this time of each other end for the same cause."""
+"""Pods of several nodes that end within so many seconds of each other are taken to have the same cause."""
 
 
 def root_cause_pod(pods: Sequence[Body]) -> Body | None:
-    """The failed pod that tells most of why: one that would fail again, else the newest.
+    """Return the failed pod with the root cause: one that would fail again, else the newest; None without any.
 
-    Of the pods of several nodes, those that were ended with the one that failed know nothing: their process was left
-    alone, or their Job deletes them.
+    With several nodes, pods that ended because another one failed do not show the cause: their process lost its peer,
+    or the Job controller deleted them.
     """
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
     decisive = [pod for pod in failed if would_fail_again(pod)]
@@ -36,15 +36,18 @@ def root_cause_pod(pods: Sequence[Body]) -> Body | None:
 
 
 def would_fail_again(pod: Body) -> bool:
-    """The pod left an outcome that says so; an exit code alone says nothing, since a container runtime has its own."""
+    """Return True if the outcome of a pod shows that a retry would fail too.
+
+    An exit code alone does not show it, since container runtimes use the same codes.
+    """
     outcomes = (parse_outcome(state.get("message") or "") for state in container_ends(pod))
     return any(outcome is not None and outcome.exit_code in NEVER_RETRIED for outcome in outcomes)
 
 
 def ends_run(pod: Body) -> bool:
-    """The pod would fail again, and its Job counts the failure: no other attempt must be made.
+    """Return True if the pod would fail again, and its Job counts the failure: it must not be retried.
 
-    A disruption, or an exit after a checkpoint, is not counted: there the next attempt says the same once more.
+    A Job does not count a disruption or an exit after a checkpoint; then the next attempt reports the same failure.
     """
     return (
         would_fail_again(pod) and not is_disrupted(pod) and InterruptedTrainingError.exit_code not in _exit_codes(pod)
@@ -52,16 +55,16 @@ def ends_run(pod: Body) -> bool:
 
 
 def is_disrupted(pod: Body) -> bool:
-    """Something other than the run stops the pod, or has stopped it: a preemption, a drain, an eviction."""
+    """Return True if the cluster stops the pod or has stopped it: by a preemption, a drain or an eviction."""
     conditions = pod["status"].get("conditions") or []
     return any(one["type"] == DISRUPTED and one["status"] == "True" for one in conditions)
 
 
 def were_stopped(pods: Sequence[Body]) -> bool:
-    """The last attempt was being deleted, as its run was suspended or a person stopped it, before it failed.
+    """Return True if the pods of the last attempt failed because they were deleted: by a suspension, or by a person.
 
-    Such a stop may end a container that only just starts with any code. Pods of several nodes are one attempt; those
-    that their Job deletes since another one failed do not hide that one.
+    A container that is stopped while it starts may end with any exit code. The pods of several nodes are one attempt:
+    if only some were deleted, the others have failed by themselves.
     """
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
     if not failed:
@@ -71,7 +74,7 @@ def were_stopped(pods: Sequence[Body]) -> bool:
 
 
 def _ended_with(last: Body, failed: Sequence[Body]) -> list[Body]:
-    """The failed pods of other nodes that ended together with one."""
+    """Return the failed pods of other nodes that ended at about the same time as ``last``."""
     return [
         pod
         for pod in failed

@@ -1,4 +1,4 @@
-"""What made a pod or a Job fail, in one word and in sentences that say what to do. Pure."""
+"""Reason and message, with the remedy, of the failure of a pod or a Job. Pure."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from teacher_operator.decide.sidecars import RUNS_ON
 Body = Mapping[str, Any]
 
 KILLED = 137
+"""Exit code of a process that SIGKILL ended."""
+
 DISRUPTION = "Disrupted"
-"""Reason of a pod that something other than the run has stopped."""
+"""Reason of a pod that the cluster has stopped, as by a preemption or a drain."""
 
 NOTHING_LEFT = "NothingLeft"
-"""A pod ended well, and nothing says that our process ever ran in it."""
+"""Reason of a pod that ended with exit code 0 and without an outcome: the engine may never have run in it."""
 NO_COMMAND = frozenset({0, 2, 126, 127, 128, 255})
-"""Exit codes that a container may have before our process runs in it: those of runtimes, shells and command lines."""
+"""Exit codes of a container in which the engine never ran: those of container runtimes, shells and argument parsers."""
 
 SUMMARY_MAX = 1024
+"""Maximum length of the message of a container that cannot start, in characters."""
 
 
 def outcome_of(pods: Sequence[Body], container: str) -> Outcome | None:
-    """What came of the newest pod of which something came; others have failed, or worked beside it."""
+    """Return the outcome of the newest pod that left a result; None if no pod did."""
     for pod in reversed(pods):
         ended = terminated(pod, container)
         outcome = parse_outcome(ended.get("message") or "") if ended else None
@@ -41,7 +44,7 @@ def outcome_of(pods: Sequence[Body], container: str) -> Outcome | None:
 
 
 def outcome_failure(pods: Sequence[Body], container: str) -> FailureStatus | None:
-    """Why nothing came of a Job that has done its work, if a pod of it is still there to say so."""
+    """Return the reason why a complete Job has no readable result; None if none of its pods exists any more."""
     done = [pod for pod in pods if pod["status"].get("phase") == "Succeeded" and is_first(pod)]
     if not done:
         return None
@@ -58,8 +61,8 @@ def outcome_failure(pods: Sequence[Body], container: str) -> FailureStatus | Non
         reason, text = (
             "OutcomeUnreadable",
             (
-                "the pod has done its work, and what it left of it cannot be read: its image has another version than "
-                "the operator, or the pod has so many containers that the kubelet kept only the beginning. It begins: "
+                "the pod succeeded, but its outcome cannot be read: its image has another version than the operator, "
+                "or the pod has so many containers that the kubelet kept only the beginning. It begins: "
                 f"{message[:200]!r}"
             ),
         )
@@ -68,7 +71,7 @@ def outcome_failure(pods: Sequence[Body], container: str) -> FailureStatus | Non
 
 
 def pod_failure(pod: Body, container: str, log: Sequence[str]) -> FailureStatus:
-    """Why a pod failed: from its container's end, from what the engine left, and from what the node says."""
+    """Return the failure of a pod, from the end of its container, the engine's outcome and the status of the pod."""
     ended = terminated(pod, container) or {}
     exit_code = ended.get("exitCode")
     outcome = parse_outcome(ended.get("message") or "")
@@ -85,18 +88,18 @@ def pod_failure(pod: Body, container: str, log: Sequence[str]) -> FailureStatus:
 
 
 def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[str]) -> FailureStatus:
-    """Why a Job failed for good: its last pod's failure, or the Job's own."""
+    """Return the failure of a failed Job: that of the pod with the root cause, or the Job's own."""
     condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
     if condition.get("reason") == "DeadlineExceeded":
         limit = job["spec"].get("activeDeadlineSeconds")
         message = f"not done within the deadline of its Job, {limit} seconds"
         if container == INSPECT:
-            message = f"the data was not inspected within {limit} seconds: look whether the object store answers"
+            message = f"the data was not inspected within {limit} seconds: check that the object store answers"
         return FailureStatus(reason="DeadlineExceeded", message=message)
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
     root_cause = root_cause_pod(pods)
     if root_cause is None:
-        message = condition.get("message") or "its pods are gone"
+        message = condition.get("message") or "its pods no longer exist"
         return FailureStatus(reason=_reason(condition.get("reason"), "JobFailed"), message=clip(message))
     failure = pod_failure(root_cause, container, log)
     attempts = sum(is_first(pod) for pod in failed)
@@ -107,11 +110,11 @@ def job_failure(job: Body, pods: Sequence[Body], container: str, log: Sequence[s
 
 
 def is_final(job: Body, pods: Sequence[Body]) -> bool:
-    """Return True if a failed Job must not be made again, since enough is known of why.
+    """Return True if a failed Job must not be replaced by a new one.
 
-    That is so if its time is over, a pod left an outcome that would come again, or its last allowed attempt failed by
-    itself. A FailJob rule, which knows exit codes alone, proves nothing, nor does an attempt that was stopped from
-    outside, nor a Job without any failed pod left; and a Job that a sidecar keeps from retrying has attempts left.
+    That is so if its deadline is over, a pod left an outcome that a retry would repeat, or its last allowed attempt
+    failed by itself. It is not so if only a FailJob rule matched (which sees nothing but exit codes), if the attempt
+    was stopped from outside, if no failed pod exists any more, or if a sidecar kept the Job from using its retries.
     """
     condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
     root_cause = root_cause_pod(pods)
@@ -123,9 +126,10 @@ def is_final(job: Body, pods: Sequence[Body]) -> bool:
 
 
 def failure_elsewhere(job: Body) -> FailureStatus | None:
-    """Why a Job failed whose pods are in another cluster; None if it has published, and failed for what it published.
+    """Return the failure of a Job whose pods are in another cluster.
 
-    Its status is all that is known: the exit code only where the Job controller names it.
+    Return None if its adapter is published but not better than the base: then its result is read. Only the status of
+    the Job is known here, and the exit code only if the message of the Job controller contains it.
     """
     condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
     text = str(condition.get("message") or condition.get("reason") or "no cause is given")
@@ -134,7 +138,7 @@ def failure_elsewhere(job: Body) -> FailureStatus | None:
     if exit_code == NotBetterThanBaseError.exit_code:
         return None
     reason = _reason(condition.get("reason"), "JobFailed") if exit_code is None else _reason_of(exit_code) or "Crashed"
-    message = f"failed in another cluster, where its pods and their logs are: {text}; the last checkpoint is kept"
+    message = f"failed in another cluster, which has its pods and their logs: {text}; the last checkpoint is kept"
     return FailureStatus(reason=reason, message=clip(message), exit_code=exit_code)
 
 
@@ -144,7 +148,7 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
     exit_code = ended.get("exitCode")
     if ended.get("reason") == "OOMKilled":
         limit = _memory_limit(pod, container)
-        allowed = f"more than its limit of {limit}" if limit else "more memory than there is"
+        allowed = f"more than its limit of {limit}" if limit else "more memory than available"
         advice = "raise spec.resources.limits.memory, or lower the batch size"
         if container == INSPECT:
             advice = "raise inspectResources of the installation"
@@ -160,12 +164,12 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
         return "Evicted", f"evicted{on_node}: {why}" + (f" To fix it, {advice}" if advice else "")
     if disruption is not None and disruption["status"] == "True":
         return DISRUPTION, f"stopped{on_node}: {disruption.get('message') or disruption.get('reason')}"
-    if reported is not None:  # who sent the signal is not known
+    if reported is not None:  # the sender of the signal is unknown
         return InterruptedTrainingError.reason, reported.message
     if not ended:
         return "PodFailed", status.get("message") or status.get("reason") or "the pod failed before its container ran"
     if exit_code == KILLED:
-        return "Killed", f"killed{on_node} (exit code 137) without a word: most likely the node ran out of memory"
+        return "Killed", f"killed{on_node} (exit code 137), cause unknown: most likely the node ran out of memory"
     if ended.get("reason") in {"ContainerCannotRun", "StartError"}:
         return "StartError", f"the container cannot start{on_node}: {ended.get('message', '')}"[:SUMMARY_MAX]
     if exit_code in EXIT_ERRORS:
@@ -178,19 +182,19 @@ def _cause(pod: Body, container: str, ended: Body, outcome: Outcome | None) -> t
         return (
             "Crashed",
             f"ended{on_node} with exit code {exit_code} and left no outcome: the container was stopped as it started, "
-            "or its image knows other arguments than the operator; its log, if it wrote any, says which",
+            "or its image accepts other arguments than those of the operator; its log, if any, shows which",
         )
     return "Crashed", f"ended{on_node} with exit code {exit_code}; the last lines of its log say why"
 
 
 def _reason_of(exit_code: int) -> str | None:
-    """Return the reason of one of the engine's exit codes; None of any other code."""
+    """Return the reason of one of the engine's exit codes; None for any other code."""
     error = EXIT_ERRORS.get(exit_code)
     return error.reason if error else None
 
 
 def _reason(text: str | None, default: str) -> str:
-    """A word that a condition may have as its reason."""
+    """Return a text if it is a valid reason of a condition, else the default."""
     return text if text and re.fullmatch(REASON, text) and len(text) <= 128 else default
 
 

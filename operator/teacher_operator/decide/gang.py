@@ -1,12 +1,12 @@
-"""Several nodes start together or not at all: pods that hold GPUs while others cannot start give them back. Pure.
+"""Start of several nodes together or not at all: pods release their GPUs if others cannot start. Pure.
 
 Without a scheduler that places a gang as a whole, two runs of two nodes may each hold one of the two GPUs that both
-need, and wait for each other without end. So a Job some of whose pods have a node, while others find none or cannot be
-made, is suspended after a bounded time, and let run again after a pause. Both times are drawn from the Job's uid, so
-that two Jobs differ, and the pause doubles with every round: in the end one of them comes when the others are away.
+need, and wait for each other without end. So a Job is suspended after a timeout if some of its pods have a node while
+others have none or cannot be created; it is resumed after a pause. Both times depend on a hash of the Job's uid, so
+they differ between Jobs, and the pause doubles with every round: in the end one Job starts while the others pause.
 
-All that is remembered stands in one annotation of the Job, written with the suspension in one request. A Job in a queue
-of Kueue is never touched: Kueue places all pods or none.
+The state is kept in one annotation of the Job, which is written in the same request as the suspension. A Job in a Kueue
+queue is never suspended here: Kueue admits all pods or none.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ Body = Mapping[str, Any]
 Manifest = dict[str, Any]
 
 LONGEST_PAUSE = 12
-"""Times the timeout; the first pause is as long as the timeout. Of either, a Job waits 50 to 150 percent."""
+"""Longest pause, as a multiple of the timeout; the first pause is one timeout. Both vary by 50 percent per Job."""
 
 NODES_NAMED = 4
-"""Of the nodes that pods hold, as many are named in a message."""
+"""Maximum number of nodes that a message names."""
 
 
 class Rounds(BaseModel):
-    """State of a Job that could not start as a whole, kept until all of its pods run."""
+    """State of a Job whose pods could not all start, kept until all of them run."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     count: int = Field(default=0, ge=0, le=10_000)
-    """How often it gave its GPUs back."""
+    """Number of times that it released its GPUs."""
     since: str = ""
-    """Since when it waits, over all rounds."""
+    """Start of the wait over all rounds, as a timestamp."""
     again: str = ""
-    """When it is tried again."""
+    """Time at which the Job is resumed, as a timestamp."""
 
     @classmethod
     def of(cls, job: Body) -> Rounds:
-        """Read the annotation of a Job; one that was broken by hand counts as absent."""
+        """Read the annotation of a Job; an invalid one, as after an edit by hand, counts as absent."""
         text = (job["metadata"].get("annotations") or {}).get(GANG)
         try:
             rounds = cls.model_validate_json(text) if text else cls()
@@ -61,12 +61,12 @@ class Rounds(BaseModel):
 
 @dataclass(frozen=True)
 class PartialStart:
-    """A Job some of whose pods hold a node while others cannot start.
+    """Job of which some pods have a node while others cannot start.
 
     Attributes:
-        holders: The pods with a node.
+        holders: Pods with a node, which hold GPUs.
         wanted: Number of pods that must run together.
-        since: Seconds since the epoch.
+        since: Start of this state, in seconds since the epoch.
     """
 
     holders: Sequence[Body]
@@ -74,7 +74,7 @@ class PartialStart:
     since: float
 
     def message(self, gpu_resource: str, until: float) -> str:
-        """Which GPUs are held, by how many pods and until when."""
+        """Return a sentence with the GPUs that are held, by how many pods, on which nodes and until when."""
         nodes = list(dict.fromkeys(map(node_of, self.holders)))
         more = f" and {len(nodes) - NODES_NAMED} more" if len(nodes) > NODES_NAMED else ""
         count, total = len(self.holders), sum(gpus_of(pod, gpu_resource) for pod in self.holders)
@@ -86,9 +86,9 @@ class PartialStart:
 
 
 def paused_until(view: JobView) -> float | None:
-    """When a Job that gave its GPUs back is tried again, in seconds since the epoch; None if it is not paused.
+    """Return the end of the pause after a release of GPUs, in seconds since the epoch; None if the Job is not paused.
 
-    One that somebody has let run meanwhile is let be.
+    A Job that somebody has resumed in the meantime is not paused.
     """
     if not view.suspended or SUSPENDED not in (view.job["metadata"].get("annotations") or {}):
         return None
@@ -96,11 +96,11 @@ def paused_until(view: JobView) -> float | None:
 
 
 def paused_message(view: JobView) -> str:
-    """Why no pod of a paused Job runs, and what still holds GPUs."""
+    """Return a sentence on the reason of a pause, with the pods that still hold GPUs."""
     rounds = Rounds.of(view.job)
     message = (
-        f"not all of its {_wanted(view)} pods could start, so those that held GPUs gave them back (round "
-        f"{rounds.count}); all are tried again at {rounds.again}"
+        f"not all of its {_wanted(view)} pods could start, so those that held GPUs released them (round "
+        f"{rounds.count}); all are started again at {rounds.again}"
     )
     going = [pod for pod in view.pods if not is_over(pod) and node_of(pod)]
     if going:
@@ -110,10 +110,10 @@ def paused_message(view: JobView) -> str:
 
 
 def partial_start(view: JobView, container: str) -> PartialStart | None:
-    """Return the GPUs that a Job holds in vain; None if none, or if all of its pods have a node and start.
+    """Return the partial start of a Job; None if no pod holds GPUs, or if all of its pods have a node and start.
 
-    Pods that pull their image are let be: to begin again would not help them. Those whose image or container cannot be
-    made are waited for as those without a node.
+    Pods that pull their image count as starting: a restart would not help them. Pods whose image cannot be pulled or
+    whose container cannot be created count like pods without a node.
     """
     if _wanted(view) < 2 or view.suspended or is_queued(view.job):
         return None
@@ -123,7 +123,7 @@ def partial_start(view: JobView, container: str) -> PartialStart | None:
     stuck = [pod for pod in live if not node_of(pod) or _cannot_start(pod, container)]
     if not holders or not (stuck or len(live) + done < _wanted(view)):
         return None
-    # Of pods that ran together and lost one, the wait begins with that loss.
+    # If all pods ran and one was lost, the wait begins with that loss.
     begun = [min(held_since(pod) or 0.0 for pod in holders), view.started or 0.0]
     begun += [min(map(_created, stuck))] if stuck else []
     begun += [_over_since(pod) for pod in view.pods if not is_live(pod)]
@@ -131,17 +131,18 @@ def partial_start(view: JobView, container: str) -> PartialStart | None:
 
 
 def release_at(part: PartialStart, view: JobView, *, timeout: float) -> float:
-    """When GPUs that are held in vain are given back, in seconds since the epoch.
+    """Return the time at which a partial start releases its GPUs, in seconds since the epoch.
 
-    Up to half as late again as the timeout says: of two that wait for each other one gives way, and the other starts.
+    It is 1 to 1.5 timeouts after the start of the wait, by the hash of the Job's uid: of two Jobs that wait for each
+    other, one releases its GPUs first, and the other starts.
     """
     return part.since + timeout * (1 + _fraction(view.job, "release", Rounds.of(view.job).count) / 2)
 
 
 def release(view: JobView, *, timeout: float, since: float, now: float) -> Manifest:
-    """The merge patch that takes the pods of a Job away, and remembers since when it waits and when it is tried again.
+    """Return the merge patch that suspends a Job, and records the start of its wait and the end of its pause.
 
-    The Job controller does not count pods that it takes away by itself as failures: no retry is spent.
+    The Job controller does not count pods that it deletes itself as failures: no retry is used.
     """
     before = Rounds.of(view.job)
     longest = timeout * min(LONGEST_PAUSE, 2 ** min(before.count, 20))
@@ -152,14 +153,14 @@ def release(view: JobView, *, timeout: float, since: float, now: float) -> Manif
 
 
 def started_patch(view: JobView) -> Manifest | None:
-    """The merge patch that forgets the rounds of a Job all of whose pods run; None if there were none."""
+    """Return the merge patch that removes the rounds of a Job once all of its pods run; None if it had none."""
     if GANG not in (view.job["metadata"].get("annotations") or {}):
         return None
     return {"metadata": {"annotations": {GANG: None}}, "spec": {}}
 
 
 def suspended_patch(view: JobView) -> Manifest | None:
-    """Return the merge patch of a Job that its user suspends, which resets its wait; None if it has not waited."""
+    """Return the merge patch that resets the wait of a Job when its user suspends it; None if it has not waited."""
     rounds = Rounds.of(view.job)
     if not rounds.since:
         return None
@@ -168,7 +169,7 @@ def suspended_patch(view: JobView) -> Manifest | None:
 
 
 def _wanted(view: JobView) -> int:
-    """Pods that run at a time; those of a Job for one node replace each other."""
+    """Return the number of pods that run at the same time: 1 for a Job on one node."""
     indexed = view.job["spec"].get("completionMode") == "Indexed"
     return int(view.job["spec"].get("completions") or 1) if indexed else 1
 
@@ -193,6 +194,6 @@ def _over_since(pod: Body) -> float:
 
 
 def _fraction(job: Body, what: str, count: int) -> float:
-    """A number in [0, 1) that is the same whenever it is drawn: deciding depends on nothing but what is."""
+    """Return a number in [0, 1) from a hash of the arguments: decisions stay free of randomness."""
     text = f"{job['metadata'].get('uid')} {what} {count}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2.0**48

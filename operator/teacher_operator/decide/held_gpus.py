@@ -1,7 +1,7 @@
-"""The GPUs that pods hold, and since when. Pure.
+"""GPUs that pods hold, with start and end. Pure.
 
-A pod holds its GPUs from when the scheduler has bound it to a node, before its image is pulled, until its container
-has ended: for that time they are unavailable to others.
+A pod holds its GPUs from the time when the scheduler binds it to a node, before its image is pulled, until its
+container has ended: in this time they are unavailable to other pods.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from teacher_operator.decide.pod_state import container_status, is_over, node_of
 Body = Mapping[str, Any]
 
 NEVER = 366 * 24 * 3600.0
-"""Seconds since the epoch: earlier times are those of a container that never started."""
+"""Earlier times, in seconds since the epoch, are those of a container that never started."""
 
 
 @dataclass(frozen=True)
 class Holding:
-    """GPUs of one pod.
+    """GPUs of one pod, and the time for which it holds them.
 
     Attributes:
-        gpus: How many.
-        start: Seconds since the epoch.
-        end: The same; None while they are held.
+        gpus: Number of GPUs.
+        start: Start, in seconds since the epoch.
+        end: End, in seconds since the epoch; None while they are held.
     """
 
     gpus: int
@@ -35,7 +35,7 @@ class Holding:
     end: int | None
 
     def gpu_seconds(self, begin: float, until: float) -> int:
-        """GPUs times seconds between two times.
+        """Return the GPU seconds between two times, in seconds since the epoch.
 
         >>> Holding(4, 100, 130).gpu_seconds(0, 1000), Holding(4, 100, None).gpu_seconds(110, 120)
         (120, 40)
@@ -45,7 +45,7 @@ class Holding:
 
 
 def holding_of(pod: Body, gpu_resource: str) -> Holding | None:
-    """The GPUs that a pod holds or has held; None of one that was never bound to a node."""
+    """Return the GPUs that a pod holds or has held; None for a pod that was never bound to a node."""
     start = held_since(pod)
     if start is None:
         return None
@@ -54,7 +54,7 @@ def holding_of(pod: Body, gpu_resource: str) -> Holding | None:
 
 
 def gpus_of(pod: Body, gpu_resource: str) -> int:
-    """Return the number of GPUs of a trainer's pod: of the extended resource, and by its claims."""
+    """Return the number of GPUs of a trainer pod: from the extended resource, and from its resource claims."""
     amounts = [(pod["metadata"].get("annotations") or {}).get(CLAIMED_GPUS)]
     for one in pod["spec"]["containers"]:
         if one["name"] == container_of(pod):
@@ -63,9 +63,9 @@ def gpus_of(pod: Body, gpu_resource: str) -> int:
 
 
 def held_since(pod: Body) -> float | None:
-    """When a pod was bound to its node, in seconds since the epoch; None if it never was.
+    """Return the time at which a pod was bound to its node, in seconds since the epoch; None if it never was.
 
-    Where nobody says when, the start of the pod or of its container stands for it.
+    If the condition PodScheduled lacks the time, it is the start of the pod or of its container.
     """
     status = pod["status"]
     bound: Body = next((c for c in status.get("conditions") or [] if c["type"] == "PodScheduled"), {})
@@ -83,7 +83,7 @@ def held_since(pod: Body) -> float | None:
 
 
 def _ended(pod: Body, start: float) -> float | None:
-    """When the container ended; of a pod that failed before it had one, when its conditions last changed."""
+    """Return the end of the container; if the pod failed before it ran, the last change of a condition."""
     ended = seconds((terminated(pod, container_of(pod)) or {}).get("finishedAt"))
     if ended is not None:
         return max(start, ended)

@@ -16,7 +16,7 @@ Manifest = dict[str, Any]
 
 
 def job_settings(stage: Stage, spec: TeacherFineTuneSpec, *, seconds_left: int | None) -> Manifest:
-    """Return the settings of a Job that may change while it runs; null is none."""
+    """Return the fields of a Job's spec that may change while it runs."""
     deadline = {"activeDeadlineSeconds": seconds_left} if seconds_left else {}
     return {"backoffLimit": retries(stage, spec) * nodes(stage, spec), **deadline}
 
@@ -27,21 +27,21 @@ def retries(stage: Stage, spec: TeacherFineTuneSpec) -> int:
 
 
 def nodes(stage: Stage, spec: TeacherFineTuneSpec) -> int:
-    """Return the number of pods that run together. Where one of them fails, each of them ends as failed."""
+    """Return the number of pods that run together. If one of them fails, all of them fail."""
     return spec.nodes if stage.uses_gpu else 1
 
 
 def job_patch(
     job: Body, stage: Stage, spec: TeacherFineTuneSpec, *, seconds_left: int | None = None, paused: bool = False
 ) -> Manifest | None:
-    """Return the merge patch that sets the Job of a stage as the object says; None if nothing differs.
+    """Return the merge patch that brings the Job of a stage in line with the object; None if nothing differs.
 
     Args:
         job: The Job.
         stage: Its stage.
-        spec: What the user asks for.
-        seconds_left: Of the deadline, for this very Job; Kubernetes counts them from when it was last allowed to run.
-        paused: The Job stays suspended for now.
+        spec: Spec of the object.
+        seconds_left: Remaining seconds of the deadline; Kubernetes counts them from the last start of this Job.
+        paused: The Job stays suspended until its pause ends.
     """
     patch: Manifest = suspend_patch(job, suspend=spec.suspend or paused) or {}
     wanted = job_settings(stage, spec, seconds_left=seconds_left)
@@ -56,15 +56,15 @@ def job_patch(
 
 
 def last_try(job: Body) -> list[tuple[str, Manifest]]:
-    """The patch, by the name of the Job, with which a failure ends a Job; its pods stay, and so do their logs."""
+    """Return the patch, with the name of the Job, that prevents retries; the pods and logs of the Job are kept."""
     return [(job["metadata"]["name"], {"spec": {"backoffLimit": 0}})] if job["spec"].get("backoffLimit") else []
 
 
 def suspend_patch(job: Body, *, suspend: bool) -> Manifest | None:
-    """A merge patch that suspends a Job, or lets one run that we have suspended.
+    """Return the merge patch that suspends a Job, or resumes one that this operator has suspended; None if not needed.
 
-    A Job in a queue is let alone, and so is one that somebody else has suspended: it may be a queue that nobody told us
-    of, and two that switch a Job on and off would never end.
+    A Job in a Kueue queue is not changed, nor is one that somebody else has suspended: it may be in a queue of another
+    kind, and the two controllers would suspend and resume the Job without end.
     """
     suspended, ours = bool(job["spec"].get("suspend")), SUSPENDED in (job["metadata"].get("annotations") or {})
     if is_queued(job) or suspended == suspend or (suspended and not ours):
@@ -79,11 +79,10 @@ def is_queued(job: Body) -> bool:
 
 
 def platform_hash(spec: TeacherFineTuneSpec, stage: Stage) -> str:
-    """A digest of the settings that only a new Job can take on: an operator's new version changes none of them.
+    """Return a digest of the settings that only a new Job can apply; a new version of the operator does not change it.
 
-    What another stage alone is given has no part in it.
-
-    Defaults have no part in it, so that a setting which a later version of the CRD brings changes none either.
+    Settings of other stages are left out. So are defaults: a setting that a later version of the CRD adds does not
+    change the digest either.
     """
     given = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
     kept = {name: given[name] for name in PLATFORM if name in given and name not in APPLIED_TO_JOBS}
@@ -100,5 +99,5 @@ def platform_hash(spec: TeacherFineTuneSpec, stage: Stage) -> str:
 
 
 def is_made_from(job: Body, spec: TeacherFineTuneSpec, stage: Stage) -> bool:
-    """Return whether a Job has the settings of an object that only a new Job could take on."""
+    """Return True if a Job has the current settings of its object, as far as only a new Job could apply them."""
     return (job["metadata"].get("annotations") or {}).get(PLATFORM_HASH) == platform_hash(spec, stage)

@@ -1,4 +1,4 @@
-"""What Jobs and Pods say of themselves: are they queued, waiting for a GPU, pulling, running, done? Pure."""
+"""State of a Job from its own status and that of its pods: queued, unschedulable, pulling, running, ended. Pure."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ DISRUPTED = "DisruptionTarget"
 JOB_NAME = "batch.kubernetes.io/job-name"
 
 PATIENCE_SECONDS, PATIENCE_MAX_SECONDS = 60, 600
+"""Shortest and longest time between two checks of a wait, in seconds."""
+
 JOB_CONTROLLER = "kubernetes.io/job-controller"
-BEING_MADE = "its pod is being made"
+BEING_MADE = "its pod is being created"
 EVENTS_AFTER_SECONDS = 15
-"""A Job without pods, or a pod that is being made, for longer than this: its events say why."""
+"""Seconds for which a Job may have no pod, or a pod may be starting, before its events are read."""
 
 
 @dataclass(frozen=True)
 class JobView:
-    """A Job with all that is known of it.
+    """Job with its pods and the data read for them.
 
     Attributes:
         job: The Job.
         pods: Its pods, oldest first.
-        progress: What its running pod says of training.
+        progress: Progress reported by its running pod.
         log: The last lines of the log of its last failed pod.
-        warning_events: Warnings in the events of the Job or of its pod.
-        sidecars: By pods whose own container has ended, the names of the containers that run on in them.
+        warning_events: Messages of warning events of the Job or its pods; None if they were not read.
+        sidecars: Names of the containers that still run after the main container has ended, by name of the pod.
     """
 
     job: Body
@@ -50,58 +52,58 @@ class JobView:
 
     @property
     def name(self) -> str:
-        """Of the Job."""
+        """Name of the Job."""
         return str(self.job["metadata"]["name"])
 
     @property
     def suspended(self) -> bool:
-        """The Job is not to run."""
+        """True if the Job is suspended."""
         return bool(self.job["spec"].get("suspend"))
 
     @property
     def deleting(self) -> bool:
-        """The Job is going."""
+        """True if the Job is being deleted."""
         return bool(self.job["metadata"].get("deletionTimestamp"))
 
     @property
     def elsewhere(self) -> bool:
-        """The Job is run by another controller than that of this cluster: its pods are not here."""
+        """True if the Job is managed by a controller other than this cluster's: its pods are in another cluster."""
         return (self.job["spec"].get("managedBy") or JOB_CONTROLLER) != JOB_CONTROLLER
 
     @property
     def complete(self) -> bool:
-        """All pods of the Job have succeeded."""
+        """True if the Job has the condition Complete."""
         return self._condition("Complete")
 
     @property
     def failed(self) -> bool:
-        """The Job has failed for good."""
+        """True if the Job has the condition Failed."""
         return self._condition("Failed")
 
     @property
     def unfinished(self) -> bool:
-        """The Job may still run, and is not going."""
+        """True if the Job has not ended and is not being deleted."""
         return not (self.complete or self.failed or self.deleting)
 
     @property
     def unsettled(self) -> bool:
-        """The Job has ended, and of its pods it is not known how: watches of the two go their own pace."""
+        """True if the ends of some pods of an ended Job are unknown: watches of Jobs and pods are not in step."""
         counted = self.job.get("status") or {}
         ended = int(counted.get("succeeded") or 0) + int(counted.get("failed") or 0)
         return len(self.pods) < max(1, ended) or not all(is_over(pod) for pod in self.pods)
 
     @property
     def holds_pods(self) -> bool:
-        """A pod of the Job has not ended, and so holds its GPUs."""
+        """True if a pod of the Job has not ended and so holds its GPUs."""
         return bool(self.sidecars) or not all(is_over(pod) for pod in self.pods)
 
     @property
     def started(self) -> float | None:
-        """When the Job was last let run: of a queued one, when the queue let it."""
+        """Time at which the Job was last started, in seconds since the epoch; for a queued Job, its admission."""
         return seconds((self.job.get("status") or {}).get("startTime"))
 
     def patched(self, patch: Body) -> JobView:
-        """The view as it will be when its Job's spec and annotations are patched."""
+        """Return the view with a merge patch applied to the spec and annotations of its Job."""
         metadata = self.job["metadata"]
         annotations = (metadata.get("annotations") or {}) | ((patch.get("metadata") or {}).get("annotations") or {})
         metadata = {**metadata, "annotations": {name: text for name, text in annotations.items() if text is not None}}
@@ -132,7 +134,9 @@ class JobState:
 
 
 def next_check(since: float | None, *, now: float) -> float:
-    """When to look again at a wait whose end a watch will show: the longer it has lasted, the later.
+    """Return the time of the next check of a wait, in seconds since the epoch: the longer it has lasted, the later.
+
+    A watch reports the end of the wait in any case; the check updates the message.
 
     >>> [next_check(since, now=3600) - 3600 for since in (None, 3590, 2400, 0)]
     [60, 60, 300.0, 600]
@@ -142,14 +146,14 @@ def next_check(since: float | None, *, now: float) -> float:
 
 
 ONE_NODE = (
-    "A ReadWriteOnce claim is mounted by one node at a time: with several nodes give a ReadWriteMany one (to read "
+    "A ReadWriteOnce claim is mounted by one node at a time: with several nodes use a ReadWriteMany claim (to read "
     "from, ReadOnlyMany is enough); else wait until the other pod has ended"
 )
-"""What to do about a disk that is attached to another node."""
+"""Advice for a volume that is attached to another node."""
 
 
 def unfinished_state(view: JobView, container: str, *, now: float) -> JobState:
-    """Where a Job that has not ended stands."""
+    """Return the state of a Job that has not ended."""
     if view.elsewhere and not view.suspended:
         return _elsewhere(view)
     live = [pod for pod in view.pods if is_live(pod)]
@@ -158,7 +162,7 @@ def unfinished_state(view: JobView, container: str, *, now: float) -> JobState:
     wanted = int(view.job["spec"].get("parallelism") or 1) - done
     if len(running) == len(live) >= wanted:
         return JobState("Running")
-    if len(running) == len(live):  # of several nodes, some have no pod
+    if len(running) == len(live):  # no pod waits, but some nodes have no pod yet
         return _without_pods(view, container, now=now)
     return _with_pods(view, next(pod for pod in live if pod not in running), container, now=now)
 
@@ -166,7 +170,7 @@ def unfinished_state(view: JobView, container: str, *, now: float) -> JobState:
 def _elsewhere(view: JobView) -> JobState:
     """Return the state of a Job whose pods run in another cluster: its manager copies only the Job's status."""
     if (view.job.get("status") or {}).get("ready"):
-        return JobState("Running", "runs in another cluster: its log there says how far it is")
+        return JobState("Running", "runs in another cluster: its log there shows the progress")
     return JobState("Pending", "admitted to another cluster, where no pod of it is ready yet", since=view.started)
 
 
@@ -176,14 +180,14 @@ def _without_pods(view: JobView, container: str, *, now: float) -> JobState:
         if queue:
             return JobState("Queued", f"queued by Kueue in {queue}")
         return JobState(
-            "Queued", "its Job is suspended, and not by this operator: a queue will let it run, or a person"
+            "Queued", "its Job is suspended, but not by this operator: a queue or a person has to resume it"
         )
     going = [pod for pod in view.pods if pod["metadata"].get("deletionTimestamp") and not is_over(pod)]
     if going:
         since = seconds(going[-1]["metadata"]["deletionTimestamp"])
         return JobState("Pending", being_stopped(going[-1], now=now), since=since)
     if view.warning_events:
-        return JobState("Pending", f"its pod cannot be made: {view.warning_events[-1]}", since=view.started)
+        return JobState("Pending", f"its pod cannot be created: {view.warning_events[-1]}", since=view.started)
     begun = view.started or seconds(view.job["metadata"].get("creationTimestamp")) or now
     return _with_events(view, JobState("Pending", BEING_MADE, since=view.started), "", begun, now=now)
 
@@ -202,7 +206,7 @@ def _with_pods(view: JobView, pod: Body, container: str, *, now: float) -> JobSt
         detail = f": {text}" if text else ""
         return JobState("Pending", f"image cannot be pulled: {image}{detail}", since=since)
     if reason in START_ERRORS:
-        return JobState("Pending", f"the container cannot be made: {text or reason}", since=since)
+        return JobState("Pending", f"the container cannot be created: {text or reason}", since=since)
     if view.warning_events:
         return JobState("Pending", f"pod {name} cannot start: {_advised(view.warning_events[-1])}", since=since)
     where = f" on node {node_of(pod)}" if node_of(pod) else ""
@@ -210,13 +214,16 @@ def _with_pods(view: JobView, pod: Body, container: str, *, now: float) -> JobSt
     return _with_events(view, state, name, seconds(pod["metadata"].get("creationTimestamp")) or now, now=now)
 
 
-def _advised(complaint: str) -> str:
-    """A warning of the cluster, with what to do where it does not say so itself."""
-    return f"{complaint}. {ONE_NODE}" if "Multi-Attach" in complaint else complaint
+def _advised(warning: str) -> str:
+    """Return the message of a warning event, with advice if it is a volume attached to another node."""
+    return f"{warning}. {ONE_NODE}" if "Multi-Attach" in warning else warning
 
 
 def _with_events(view: JobView, state: JobState, pod: str, begun: float, *, now: float) -> JobState:
-    """A wait that says nothing, with when events are to be read: those of the pod, or of the Job without one."""
+    """Return a state without a known reason, with the events to read, or the time when they must be read.
+
+    They are the events of the pod; without a pod, those of the Job.
+    """
     if view.warning_events is not None:
         return state
     due = begun + EVENTS_AFTER_SECONDS
@@ -243,11 +250,11 @@ def _unschedulable(pod: Body, container: str, scheduled: Body, wait: str) -> str
     if "untolerated taint" in text:
         stage = " or those of the stage Inspection in spec.stages" if container == INSPECT else ""
         advice = f" Tolerate the taints with spec.tolerations{stage}"
-    return f"no node fits; unschedulable for {wait}: {text or 'the scheduler has not said why'}{advice}"
+    return f"no node fits; unschedulable for {wait}: {text or 'the scheduler has given no reason'}{advice}"
 
 
 def running_seconds(pods: Sequence[Body], container: str, *, now: float) -> float:
-    """Seconds for which a container has run, summed over these pods; one that is stopped or lost counts no more."""
+    """Return the seconds for which a container has run, summed over pods; deleted pods and lost nodes stop counting."""
     return sum(_ran(pod, container, now=now) for pod in pods)
 
 
@@ -265,7 +272,7 @@ def _ran(pod: Body, container: str, *, now: float) -> float:
 
 
 def live_orphan(pods: Sequence[Body], job: str) -> Body | None:
-    """A pod that has not ended, of a Job of this name that no longer exists, as after a deletion by hand."""
+    """Return a pod that has not ended although its Job of this name was deleted, as by hand; None without any."""
     for pod in pods:
         metadata = pod["metadata"]
         owners = {one["name"] for one in metadata.get("ownerReferences") or [] if one.get("kind") == "Job"}

@@ -45,15 +45,15 @@ def stage_children(
     config_uri: str,
     seconds_left: int | None = None,
 ) -> list[Manifest]:
-    """Return the children of a stage in the order in which they are made; its Job is the last.
+    """Return the children of a stage in the order of their creation; its Job is the last.
 
     Args:
         body: The object.
-        spec: What the user asks for.
-        settings: What the installation says.
+        spec: Spec of the object.
+        settings: Settings of the installation.
         stage: The stage.
         config_uri: Configuration of the run; empty before inspection has written it.
-        seconds_left: Of the deadline, after earlier Jobs.
+        seconds_left: Remaining seconds of the deadline, after earlier Jobs; None without one.
     """
     job = stage_job(body, spec, settings, stage, config_uri=config_uri, seconds_left=seconds_left)
     if stage is INSPECTION:
@@ -74,11 +74,11 @@ def stage_job(
 
     Args:
         body: The object.
-        spec: What the user asks for.
-        settings: What the installation says.
+        spec: Spec of the object.
+        settings: Settings of the installation.
         stage: The stage.
         config_uri: Configuration of the run; empty before inspection has written it.
-        seconds_left: Of the deadline, after earlier Jobs.
+        seconds_left: Remaining seconds of the deadline, after earlier Jobs; None without one.
     """
     arguments = list(stage.arguments(StageInput(request=REQUEST_FILE, config=_literal(config_uri))))
     if stage.uses_gpu:
@@ -128,7 +128,7 @@ def _gpu_job(
         metadata["labels"][KUEUE_PRIORITY] = spec.workload_priority_class_name
     job_spec: Manifest = {
         **job_settings(stage, spec, seconds_left=seconds_left),
-        # A Job for Kueue is made suspended; from then on Kueue alone says when it runs.
+        # A Job for Kueue is created suspended; from then on only Kueue decides when it runs.
         "suspend": spec.suspend or bool(spec.queue_name),
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(container),
@@ -150,9 +150,9 @@ def result_job(
     config_uri: str,
     seconds_left: int | None = None,
 ) -> Manifest:
-    """Return the Job that reads what a teacher has published in another cluster: CPU only, in the operator's image.
+    """Return the Job that reads the result of a teacher trained in another cluster: CPU only, in the operator's image.
 
-    It has the name of the teacher's Job, whose place it takes, and the placement of inspection.
+    It replaces the teacher's Job under the same name, and has the placement of inspection.
     """
     arguments = ["result", "--config", _literal(config_uri), "--teacher", stage.name]
     return _light_job(body, spec, settings, stage, pods_as=INSPECTION, arguments=arguments, seconds_left=seconds_left)
@@ -173,13 +173,13 @@ def _light_job(
 
     Args:
         body: The object.
-        spec: What the user asks for.
-        settings: What the installation says.
+        spec: Spec of the object.
+        settings: Settings of the installation.
         stage: The stage that the Job belongs to.
-        pods_as: The stage whose settings its pods have.
+        pods_as: The stage whose pod settings apply.
         arguments: Arguments of the command ``teacher``.
-        seconds_left: Of the deadline, after earlier Jobs.
-        config_map: A ConfigMap and where it is mounted.
+        seconds_left: Remaining seconds of the deadline, after earlier Jobs; None without one.
+        config_map: Name of a ConfigMap, and the path of its mount.
     """
     given = stage_spec(spec, pods_as).resources
     own, container = stage_settings(spec, pods_as, settings), component_of(stage)
@@ -212,7 +212,7 @@ def _light_job(
 
 
 def rendezvous(body: Body, stage: Stage) -> Manifest:
-    """Return the headless Service by which the pods of several nodes find each other."""
+    """Return the headless Service through which the pods of several nodes find each other."""
     metadata = child_metadata(body, stage)
     return {
         "apiVersion": "v1",
@@ -228,7 +228,7 @@ def rendezvous(body: Body, stage: Stage) -> Manifest:
 
 
 def _job_metadata(metadata: Manifest, own: PodSettings, digest: str) -> Manifest:
-    """Return the metadata of a Job with the labels and annotations of its pods, which policies require of it too."""
+    """Return the metadata of a Job with the labels and annotations of its pods: policies may require them of Jobs."""
     return metadata | {
         "labels": {**(own.labels or {}), **metadata["labels"]},
         "annotations": {**(own.annotations or {}), PLATFORM_HASH: digest},
@@ -236,12 +236,12 @@ def _job_metadata(metadata: Manifest, own: PodSettings, digest: str) -> Manifest
 
 
 def _literal(text: str) -> str:
-    """Return an argument that the kubelet does not expand: ``$(NAME)`` is a variable to it."""
+    """Return an argument escaped for the kubelet, which would expand ``$(NAME)`` as a variable."""
     return text.replace("$", "$$")
 
 
 def _amounts(resources: ResourcesSpec) -> Manifest:
-    """Return requests and limits as in a container, without the empty one."""
+    """Return requests and limits as in a container; empty ones are left out."""
     return {
         kind: dict(amounts)
         for kind, amounts in (("requests", resources.requests), ("limits", resources.limits))
@@ -250,11 +250,11 @@ def _amounts(resources: ResourcesSpec) -> Manifest:
 
 
 def _failure_policy(container: str) -> Manifest:
-    """Failures that would come again end the Job; disruptions, and stops after a checkpoint, do not count.
+    """Return the pod failure policy: permanent failures end the Job; disruptions and stops at checkpoints do not count.
 
-    The first rule that matches counts: a pod that was disrupted as it started may end with any code. The rule that ends
-    the Job is for the time in which no operator runs. It does not end a run whose pod left no outcome: its Job is made
-    again.
+    The first matching rule applies: a pod that is disrupted while it starts may end with any exit code. The rule
+    FailJob is needed while the operator does not run. It does not end the run if the pod left no outcome: then the
+    operator replaces the Job.
     """
     return {
         "rules": [
@@ -280,7 +280,7 @@ def _gpu_command(spec: TeacherFineTuneSpec, job: str, arguments: list[str], *, g
     if spec.nodes * gpus <= 1:
         return ["teacher", *words, "--outcome", OUTCOME]
     several = ["--processes", str(gpus)]
-    if spec.nodes > 1:  # the kubelet puts in the index that the Job controller gives each pod
+    if spec.nodes > 1:  # the kubelet inserts the index that the Job controller assigns to each pod
         several += ["--nodes", str(spec.nodes), "--node-rank", "$(JOB_COMPLETION_INDEX)"]
         several += ["--rendezvous", f"{job}-0.{job}:{RENDEZVOUS_PORT}"]
     return ["teacher", "launch", *several, "--outcome", OUTCOME, *words]
@@ -290,6 +290,6 @@ def _gpu_resources(spec: TeacherFineTuneSpec, settings: Settings, stage: Stage) 
     chosen = stage_spec(spec, stage).resources or spec.resources
     given = _amounts(chosen) or settings.trainer_resources
     resources = {kind: dict(given.get(kind, {})) for kind in ("requests", "limits")}
-    if spec.gpus:  # of extended resources, request and limit are always the same
+    if spec.gpus:  # request and limit of an extended resource must be equal
         resources["requests"][spec.gpu_resource_name] = resources["limits"][spec.gpu_resource_name] = str(spec.gpus)
     return {kind: amounts for kind, amounts in resources.items() if amounts}

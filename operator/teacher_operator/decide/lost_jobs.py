@@ -1,4 +1,4 @@
-"""Jobs that ended without an outcome that says why: they are made again, a bounded number of times. Pure."""
+"""Jobs that ended without an outcome: they are replaced, a limited number of times. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from teacher_operator.api.status import LOST, FailureStatus, clip
 from teacher_operator.decide.job_state import JobView
 
 MAX_REPLACEMENTS = 5
-"""Number of times that the Job of a teacher, or of inspection, is made again. ``spec.backoffLimit`` has no
-part in it: what stopped these pods was not the run."""
+"""Maximum number of replacements of the Job of a stage. It is independent of ``spec.backoffLimit``, since the run
+itself did not cause these failures."""
 
 
 def with_lost(known: Sequence[str], view: JobView, *, limit: int = MAX_REPLACEMENTS) -> list[str] | None:
-    """Return the uids of lost Jobs with that of one more; None if no further Job may be made.
+    """Return the uids of lost Jobs including that of ``view``; None if no further Job may be created.
 
     A Job counts once, however often it is read while it is being deleted.
     """
@@ -24,7 +24,7 @@ def with_lost(known: Sequence[str], view: JobView, *, limit: int = MAX_REPLACEME
 
 
 def after(failure: FailureStatus, known: Sequence[str]) -> FailureStatus:
-    """Return the failure of a Job, with how many were made for the same work before it."""
+    """Return the failure of the last Job, with the total number of Jobs in its message."""
     if not known:
         return failure
     times = f" (Job {len(known) + 1}, the last)"

@@ -1,4 +1,4 @@
-"""Pods on nodes of which nothing is heard: since when, and what a person can do. Pure."""
+"""Pods on lost nodes: the start of the silence, and advice for a person. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from teacher_operator.decide.pod_state import is_over, node_of
 Body = Mapping[str, Any]
 
 OVERDUE_SECONDS = 30
-"""After the end of its grace period a pod that still exists is overdue: its node has not confirmed that it ended."""
+"""A pod that still exists so many seconds after its grace period is overdue: its node has not confirmed its end."""
 
 
 def not_ready_since(pod: Body) -> float | None:
-    """Return since when the node of a running pod is not ready, in seconds since the epoch; None if it is ready.
+    """Return the time since which the node of a running pod is not ready, in seconds since the epoch; None if ready.
 
-    The operator may not read nodes. The node controller marks the pods of a node that has stopped reporting: Ready
-    turns False without a reason. A kubelet gives one, and ContainersReady turns False with it.
+    The operator has no right to read nodes. The node controller marks the pods of a node that has stopped reporting:
+    their condition Ready becomes False without a reason. A kubelet would set a reason, and ContainersReady to False.
     """
     status = pod["status"]
     conditions = {one["type"]: one for one in status.get("conditions") or []}
@@ -30,7 +30,7 @@ def not_ready_since(pod: Body) -> float | None:
 
 
 def not_ready(pods: Iterable[Body]) -> str:
-    """Return a sentence about the first node that is not ready, of those with a pod that has not ended; else empty."""
+    """Return a sentence about the first node that is not ready, of the nodes of these pods; empty if all are ready."""
     for pod in pods:
         if not_ready_since(pod) is not None:
             node = node_of(pod)
@@ -40,7 +40,7 @@ def not_ready(pods: Iterable[Body]) -> str:
 
 
 def being_stopped(pod: Body, *, now: float) -> str:
-    """Return a sentence about a pod that is being deleted, with what to do once its node is overdue with it."""
+    """Return a sentence about a pod that is being deleted; once it is overdue, with advice."""
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     node = node_of(pod)
     message = f"pod {name} on node {node} is being stopped" if node else f"pod {name} is being stopped"
@@ -50,18 +50,18 @@ def being_stopped(pod: Body, *, now: float) -> str:
     overdue = now - (seconds(pod["metadata"].get("deletionTimestamp")) or now)
     if overdue > OVERDUE_SECONDS:
         message += (
-            f"; the node has not confirmed it for {duration(overdue)}, and until then no other pod is made, since two "
-            f"would write to one run. If the node is lost for good, run: kubectl delete node {node}; or only: kubectl "
-            f"delete pod {name} --namespace {namespace} --force"
+            f"; the node has not confirmed it for {duration(overdue)}, and until then no other pod is created, since "
+            f"two would write to one run. If the node is lost for good, run: kubectl delete node {node}; or only: "
+            f"kubectl delete pod {name} --namespace {namespace} --force"
         )
     return message
 
 
 def deleted_by_force(pod: Body, *, now: float) -> bool:
-    """Return True for a pod that somebody deleted by force, and that its Job keeps all the same.
+    """Return True if somebody has deleted the pod by force, but it still exists because of its Job's finalizer.
 
-    A Job with the replacement policy Failed waits for a phase that a lost node never reports, and holds such a pod by
-    its finalizer, until the Job itself is deleted.
+    With podReplacementPolicy Failed a Job waits for a final phase, which a lost node never reports. The pod is only
+    removed when the Job itself is deleted.
     """
     metadata = pod["metadata"]
     deleted = seconds(metadata.get("deletionTimestamp"))

@@ -1,8 +1,8 @@
-"""The NetworkPolicy of a run: its pods are reached by pods of the same run alone. Pure.
+"""NetworkPolicy of a run: only pods of the same run can reach its pods. Pure.
 
-One policy cannot say "the same run" for all runs, so each run has its own, which selects by its label. It is made
-before each Job. Pods of a run may talk on every port: next to the rendezvous, whose messages are pickles, NCCL and Gloo
-choose ports of their own.
+One policy cannot express "the same run" for all runs, so each run has its own, which selects by the run's label. It is
+created before each Job. All ports are open between the pods of a run: besides the rendezvous, whose messages are
+pickles, NCCL and Gloo choose ports of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def run_network(body: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
 
     Args:
         body: The object.
-        settings: Of the operator; without ``run_egress`` the pods may reach everything.
+        settings: Settings of the installation; without ``run_egress`` all egress is allowed.
     """
     name = body["metadata"]["name"]
     mine = {"podSelector": {"matchLabels": {MANAGED_BY: FIELD_MANAGER, RUN: name}}}

@@ -1,4 +1,4 @@
-"""The pods of inspection and training: the restricted pod security standard, and what the user said of them. Pure."""
+"""Pod templates of all stages, by the restricted pod security standard and the settings of the user. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from teacher_operator.api.stages import gpus_of, stage_settings, stage_spec
 from teacher_operator.decide.claims import MOUNTED, claims, mount_claims, secret_keys
 
 GRACE_SECONDS = 120
-"""Between SIGTERM and SIGKILL: a checkpoint takes seconds, its upload may take some more."""
+"""Seconds between SIGTERM and SIGKILL: a checkpoint takes seconds, and its upload may take longer."""
 
 USER = 65532
 DISK, MODELS, AUTHORITIES = "/scratch", "/models", "/etc/teacher-ca"
@@ -42,16 +42,16 @@ def pod_template(
     config_map: tuple[str, str] | None = None,
     trainer_job: str | None = None,
 ) -> dict[str, Any]:
-    """A pod template.
+    """Return a pod template.
 
     Args:
-        spec: What the user asks for.
-        settings: What the installation says.
+        spec: Spec of the object.
+        settings: Settings of the installation.
         own: Settings of the stage, as :func:`teacher_operator.api.stages.stage_settings` returns them.
-        labels: Of the pod.
-        container: Name, image, command and resources.
-        config_map: A ConfigMap and where it is mounted.
-        trainer_job: Name of the Job whose pods train; None for those that need no GPU.
+        labels: Labels of the pod.
+        container: Name, image, command and resources of the container.
+        config_map: Name of a ConfigMap, and the path of its mount.
+        trainer_job: Name of the Job of a stage with GPUs; None for any other stage.
     """
     disks = _disks(spec, settings, trainer_job)
     volumes, mounts = [volume for volume, _ in disks], [mount for _, mount in disks]
@@ -106,7 +106,7 @@ def _security_context(spec: TeacherFineTuneSpec, own: PodSettings, *, trains: bo
     if trains and (spec.scratch.claim_name or spec.model_cache):
         security["fsGroup"] = USER
     if any(claims(spec).values()) or _claims_to_write(own):
-        # a claim may hold a million files: their group is changed once, not at every start
+        # a claim may hold a million files: change their group once, not at every start
         security |= {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
     return security
 
@@ -121,14 +121,14 @@ def _metadata(own: PodSettings, labels: Mapping[str, str], *, trains: bool) -> d
 
 
 def _bounded(volumes: list[dict[str, Any]], size: str) -> list[dict[str, Any]]:
-    """Volumes with a limit for each emptyDir that has none, so that no run fills the disk of a node."""
+    """Return volumes in which every emptyDir has a size limit, so that no run fills the disk of a node."""
     return [one | {"emptyDir": {"sizeLimit": size} | one["emptyDir"]} if "emptyDir" in one else one for one in volumes]
 
 
 def _environment(
     spec: TeacherFineTuneSpec, settings: Settings, own: PodSettings, *, trains: bool
 ) -> list[dict[str, Any]]:
-    """Variables of a pod: those of the installation give way to what the object says."""
+    """Return the variables of a pod; those of the object override those of the installation."""
     models = MODELS if trains and spec.model_cache else DISK
     gpus = gpus_of(spec, own) if trains else 0
     plain = {
@@ -154,7 +154,8 @@ def _environment(
     if spec.storage.google_project is not None:
         plain["GOOGLE_CLOUD_QUOTA_PROJECT"] = spec.storage.google_project
     if spec.storage.endpoint_url:
-        plain["AWS_ENDPOINT_URL_S3"] = spec.storage.endpoint_url  # of S3 alone: STS is given the pod's identity
+        # Only for S3: the endpoint of STS, which receives the identity of the pod, must not change.
+        plain["AWS_ENDPOINT_URL_S3"] = spec.storage.endpoint_url
     if spec.storage.region:
         plain |= {"AWS_REGION": spec.storage.region, "AWS_DEFAULT_REGION": spec.storage.region}
     entries: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in sorted(plain.items())}
@@ -171,7 +172,7 @@ def _environment(
         entries = {name: entry for name, entry in entries.items() if name not in keys}
         entries |= {name: {"valueFrom": {"secretKeyRef": reference}} for name, reference in keys.items()}
     for variable in own.env or ():
-        entries.pop(variable.name, None)  # those of the object come last: they may refer to the others
+        entries.pop(variable.name, None)  # variables of the object come last, since they may refer to others
         entries[variable.name] = {"value": ""} | _dumped(variable)
         if variable.value_from is not None:
             del entries[variable.name]["value"]
@@ -179,13 +180,13 @@ def _environment(
 
 
 def _claims_to_write(own: PodSettings) -> bool:
-    """A volume of the user's is a claim, whose disk commonly belongs to root."""
+    """Return True if the user mounts a writable claim, whose disk usually belongs to root."""
     claims = (volume.persistent_volume_claim for volume in own.volumes or ())
     return any(claim is not None and not claim.read_only for claim in claims)
 
 
 def _authorities(spec: TeacherFineTuneSpec, settings: Settings) -> tuple[str, str] | None:
-    """ConfigMap, and its key, with the certificates that a pod trusts: the object's, else the installation's."""
+    """Return ConfigMap and key of the trusted certificates: the object's, else the installation's; None without any."""
     if spec.storage.ca_bundle_config_map_ref is not None:
         return spec.storage.ca_bundle_config_map_ref.name, spec.storage.ca_bundle_config_map_ref.key
     if spec.storage.ca_bundle is not None or not settings.ca_bundle_config_map:
@@ -196,7 +197,7 @@ def _authorities(spec: TeacherFineTuneSpec, settings: Settings) -> tuple[str, st
 def _disks(
     spec: TeacherFineTuneSpec, settings: Settings, trainer_job: str | None
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Volumes with their mounts: all that can be written to, and for trainers shared memory and base models."""
+    """Return volumes with their mounts: scratch disk, and for trainers also shared memory and the model cache."""
     scratch = {"name": "scratch", "mountPath": DISK}
     bounded = {"name": "scratch", "emptyDir": {"sizeLimit": spec.scratch.size or settings.scratch_size}}
     if trainer_job is None:
@@ -220,8 +221,8 @@ def _placement(
 ) -> dict[str, Any]:
     """Return the placement of a stage's pods.
 
-    Nodes with GPUs are commonly tainted with the name of their resource. Inspection tolerates that as well, unless it
-    has tolerations of its own: it has the nodeSelector of the trainers, and may have no other node.
+    Nodes with GPUs are usually tainted with the name of their resource. Inspection tolerates that taint too, unless it
+    has tolerations of its own: with the nodeSelector of the trainers it may only fit on such nodes.
     """
     tolerations = _listed(own.tolerations)
     if inspects:

@@ -29,29 +29,29 @@ from teacher_operator.api.status import FailureStatus, clip
 from teacher_operator.decide.claims import AWS_KEYS, AZURE_KEYS, GOOGLE_KEYS
 
 NOT_ALLOWED = "NotAllowed"
-"""The installation allows less than the object says: nothing is started until one of them changes."""
+"""Reason of a run with a setting that the installation does not allow: no Job is created until one of them changes."""
 
 DEFAULT_ACCOUNT = "default"
-"""The service account of a pod that names none."""
+"""Service account of a pod without an explicit one."""
 
 EVERY = "*"
-"""Stands for every key, value or effect where a toleration or an affinity names none."""
+"""Replaces a key, value or effect that a toleration or affinity leaves open."""
 
 GPU_TAINTS = ("nvidia.com/gpu", "nvidia.com/mig-*")
-"""Taints of nodes with GPUs, which pods with GPUs of that name tolerate in every installation."""
+"""Taints of nodes with GPUs; every installation allows pods with these GPUs to tolerate them."""
 
 KEYS_IN_SECRET = frozenset({*AWS_KEYS, "AWS_SESSION_TOKEN", *GOOGLE_KEYS, *AZURE_KEYS})
 
 
 def refusal(spec: TeacherFineTuneSpec, settings: Settings, *, namespace: str) -> FailureStatus | None:
-    """Why no Job is made of a spec that the API server has taken; None if all of it is allowed.
+    """Return the reason why no Job is created for a valid spec; None if the installation allows all of it.
 
-    Both the object and the installation may change, so the run does not end: existing Jobs continue.
+    Both the object and the installation may change, so the run does not end, and existing Jobs continue.
 
     Args:
-        spec: Of the object.
-        settings: Of the operator.
-        namespace: Of the object.
+        spec: Spec of the object.
+        settings: Settings of the installation.
+        namespace: Namespace of the object.
     """
     faults = chain(
         _account(spec, settings.allowed, namespace),
@@ -84,14 +84,14 @@ def _not_allowed(spec: TeacherFineTuneSpec, settings: Settings) -> Iterator[Fail
 
 
 def _contradictions(spec: TeacherFineTuneSpec, settings: Settings) -> Iterator[FailureStatus]:
-    """Faults that no rule of the CRD sees, since they lie in several parts of the spec."""
+    """Yield contradictions between different parts of the spec, which the CEL rules of the CRD cannot check."""
     for where, pods in _pod_settings(spec):
         for variable in pods.env or ():
             if re.search(RESERVED_ENV, variable.name):
                 yield _contradiction(f"{where}.env: {variable.name}: {ENV_MESSAGE}")
             if spec.storage.credentials_secret_ref is not None and variable.name in KEYS_IN_SECRET:
                 yield _contradiction(
-                    f"{where}.env: {variable.name} comes from storage.credentialsSecretRef: leave one of them out"
+                    f"{where}.env: {variable.name} is set by storage.credentialsSecretRef: remove one of the two"
                 )
     mounted = any(part.volume_mounts for _, part in _pod_settings(spec))
     for stage in stages.all_stages() if mounted else ():
@@ -100,19 +100,19 @@ def _contradictions(spec: TeacherFineTuneSpec, settings: Settings) -> Iterator[F
         for mount in own.volume_mounts or ():
             if mount.name not in volumes:
                 yield _contradiction(
-                    f"volumeMounts of {stage.name}: there is no volume {mount.name} for {mount.mount_path}"
+                    f"volumeMounts of {stage.name}: volume {mount.name} of the mount {mount.mount_path} does not exist"
                 )
 
 
 def _pod_settings(spec: TeacherFineTuneSpec) -> Iterator[tuple[str, PodSpec]]:
-    """Every part of a spec that has settings of pods, with its path."""
+    """Yield every part of a spec with pod settings, with its path."""
     yield "spec.pod", spec.pod
     for stage in spec.stages:
         yield f"spec.stages[{stage.name.value}]", stage
 
 
 def _secrets(pods: PodSpec) -> Iterator[str]:
-    """Names of the Secrets that the pods would read."""
+    """Yield the names of the Secrets that the pods would read."""
     for variable in pods.env or ():
         if variable.value_from is not None and variable.value_from.secret_key_ref is not None:
             yield variable.value_from.secret_key_ref.name
@@ -136,10 +136,10 @@ def _account(spec: TeacherFineTuneSpec, allowed: Allowed, namespace: str) -> Ite
 
 
 def _placement(spec: TeacherFineTuneSpec, allowed: Allowed) -> Iterator[FailureStatus]:
-    """Faults of classes, tolerations and nodes, at the top of the spec and of each stage."""
+    """Yield refused classes, tolerations and node selectors, of the run and of each stage."""
     places: list[tuple[str, TeacherFineTuneSpec | StageSpec]] = [("spec", spec)]
     places += [(f"spec.stages[{stage.name.value}]", stage) for stage in spec.stages]
-    implied = f"{spec.gpu_resource_name}={EVERY}:{EVERY}"  # pods tolerate the taint of that name without saying so
+    implied = f"{spec.gpu_resource_name}={EVERY}:{EVERY}"  # pods tolerate the taint of that name implicitly
     if not (matches(spec.gpu_resource_name, GPU_TAINTS) or _is_tolerable(implied, allowed)):
         yield _refused(f"spec.gpuResourceName: {implied}", "tolerations", allowed.tolerations)
     for where, place in places:
@@ -164,16 +164,16 @@ def _is_tolerable(text: str, allowed: Allowed) -> bool:
 
 
 def _toleration_text(one: Toleration) -> str:
-    """A toleration as ``key=value:effect``; one that leaves something open asks for all of it."""
+    """Return a toleration as ``key=value:effect``, with ``*`` for every part that it leaves open."""
     value = EVERY if one.operator is TolerationOperator.EXISTS else one.value or ""
     return f"{one.key or EVERY}={value}:{one.effect or EVERY}"
 
 
 def _node_affinity(affinity: Mapping[str, Any] | None) -> Iterator[str]:
-    """Yield the nodes that an affinity chooses, as ``key=value``; ``key=*`` where it is not by single values.
+    """Yield the node labels that an affinity selects, as ``key=value``; ``key=*`` for operators other than In.
 
-    Nobody has validated an affinity when it is read: what is of another form is passed over, and the API server refuses
-    it when the Job is made.
+    The affinity is not validated yet: parts of another form are ignored here, and refused by the API server when the
+    Job is created.
     """
     nodes = _mapping(_mapping(affinity).get("nodeAffinity"))
     terms = _list(_mapping(nodes.get("requiredDuringSchedulingIgnoredDuringExecution")).get("nodeSelectorTerms"))
@@ -186,7 +186,7 @@ def _node_affinity(affinity: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def _disks(spec: TeacherFineTuneSpec, allowed: Allowed) -> Iterator[FailureStatus]:
-    """Faults of disks that go with the pod. Those without a size have that of the installation."""
+    """Yield emptyDirs larger than allowed. Those without a size have the default of the installation."""
     sizes = [("spec.scratch.size", spec.scratch.size)]
     for where, pods in _pod_settings(spec):
         for volume in pods.volumes or ():
@@ -198,7 +198,7 @@ def _disks(spec: TeacherFineTuneSpec, allowed: Allowed) -> Iterator[FailureStatu
 
 
 def _completed(pattern: str, *rest: str) -> str:
-    """A pattern with the parts that it leaves open."""
+    """Return a pattern with wildcards added for the parts that it leaves open."""
     for part in rest:
         if part[0] not in pattern:
             at = pattern.find(":") if part[0] == "=" and ":" in pattern else len(pattern)
@@ -215,7 +215,7 @@ def _list(value: Any) -> Sequence[Any]:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """A name is one of those that patterns with `*` and `?` allow."""
+    """Return True if a name matches one of the patterns, with `*` and `?`."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -1,4 +1,4 @@
-"""From a trainer's last lines to how far it is. Pure, and small whatever the lines hold."""
+"""Progress of a trainer from the last lines of its log. Pure; the result is small for any input."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from teacher_operator.api.status import ProgressStatus
 from teacher_operator.api.timestamps import seconds, timestamp
 
 NOTE_MAX = 256
+"""Maximum length of a note, in characters."""
+
 GAP_MAX = 4 * 3600
-"""Longest gap between two lines in seconds that is one: a clock may be set while a trainer runs."""
+"""Upper limit of a gap between two lines, in seconds: the clock of a node may be changed while a trainer runs."""
 
 LARGEST = 2**53
-"""Larger numbers are not the same to every reader of JSON."""
+"""Largest integer that every JSON parser reads exactly."""
 
 
 @dataclass(frozen=True)
 class ProgressView:
-    """What a trainer has said of late.
+    """Latest progress reported by a trainer.
 
     Attributes:
-        progress: How far it is; None before the first step.
+        progress: Progress; None before the first step.
         ap_before: AP of the base, once measured.
         ap_after: AP of the best adapter so far; None while none is better than the base.
-        evaluated: An adapter was evaluated.
+        evaluated: True once an adapter was evaluated.
         heard: Time of the newest line, in seconds since the epoch.
         gap: Longest time between two lines, in seconds.
-        note: What it does before the first step.
+        note: Current activity before the first step.
     """
 
     progress: ProgressStatus | None = None
@@ -41,9 +43,9 @@ class ProgressView:
 
 
 def read_progress(lines: Iterable[str], previous: ProgressView | None = None) -> ProgressView:
-    """The newest of what the lines say, over what was known before.
+    """Return the progress in ``lines``, with values of ``previous`` where the lines have none.
 
-    Whoever may run a pod can write lines: those with numbers that no trainer comes to are passed over.
+    The output of a pod is untrusted: lines with numbers out of range are ignored.
     """
     view = previous or ProgressView()
     progress, before, after, note = view.progress, view.ap_before, view.ap_after, view.note
@@ -99,7 +101,7 @@ def _progress(event: Event, before: ProgressStatus | None, *, longest: float) ->
 
 
 def _later(before: ProgressStatus, event: Event) -> int | None:
-    """Seconds left at the time of a line that does not say it."""
+    """Return the remaining seconds at the time of a line without that number, from the previous estimate."""
     then = seconds(before.updated)
     if before.seconds_left is None or then is None:
         return before.seconds_left
@@ -111,11 +113,11 @@ def _note(event: Event) -> str:
 
 
 def _whole(number: float) -> int:
-    """A number as the status has it.
+    """Return a number as an integer.
 
     Raises:
-        ValueError: It is too large.
-        OverflowError: It is infinite.
+        ValueError: The number is too large.
+        OverflowError: The number is infinite.
     """
     whole = int(number)
     if abs(whole) > LARGEST:
@@ -124,16 +126,16 @@ def _whole(number: float) -> int:
 
 
 def _ap(number: float | None) -> float | None:
-    """An average precision: 0..1, or -1 where there was nothing to measure."""
+    """Return a valid average precision (0..1, or -1 if nothing could be measured), else None."""
     return number if number is not None and -1 <= number <= 1 else None
 
 
 def plain_lines(lines: Iterable[str]) -> list[str]:
-    """The lines that are meant for people: no progress lines, no empty ones."""
+    """Return the lines for people: without progress lines and empty lines."""
     return [line for line in lines if line.strip() and parse_line(line) is None]
 
 
 def percent_text(fractions: Iterable[int]) -> str:
-    """Of several teachers, the mean: ``37%``."""
+    """Return the mean of percentages as text, such as ``37%``; empty without any."""
     values = list(fractions)
     return f"{sum(values) // len(values)}%" if values else ""

@@ -1,4 +1,4 @@
-"""The ConfigMap with the request that inspection reads. Pure."""
+"""ConfigMap with the request that inspection reads. Pure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Manifest = dict[str, Any]
 REQUEST_KEY = "request.yaml"
 
 ONLY_ON_A_CLUSTER = frozenset({"credentialsSecretRef", "caBundleConfigMapRef"})
-"""Of the storage: what the pods are made with, and inspection does not read."""
+"""Fields of ``storage`` that determine the pods; inspection does not read them."""
 
 LIBYAML: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class QuotingDumper(LIBYAML):  # type: ignore[misc]
-    """libyaml's, where PyYAML has it (a fifth of the time), with all text in quotes.
+    """YAML dumper that quotes all text; based on libyaml if available, which takes a fifth of the time.
 
-    PyYAML leaves text bare that is a number to YAML 1.2, such as ``1e-4``.
+    PyYAML does not quote text that YAML 1.2 reads as a number, such as ``1e-4``.
     """
 
 
@@ -41,7 +41,7 @@ def request(body: Body) -> Manifest:
         spec["storage"] = {k: v for k, v in spec["storage"].items() if k not in ONLY_ON_A_CLUSTER}
     name = body["metadata"]["name"]
     manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
-    # In ASCII: a line break of Unicode would be read as a space.
+    # ASCII output: a Unicode line break would be read back as a space.
     text = yaml.dump(manifest, Dumper=QuotingDumper, sort_keys=False)
     return {
         "apiVersion": "v1",

@@ -1,7 +1,7 @@
-"""From an object and what is there of it, to what is to be done and what is true. Pure.
+"""Decision on an object: its new status and the actions, from its spec, status and children. Pure.
 
-Level-based: nothing is remembered but the object's own status, and nothing depends on what happened, only on what is.
-Running it twice on the same state asks for nothing the second time.
+Level-based: a decision depends only on the current state, not on events, and the only memory is the object's status.
+A second decision on the same state has no actions.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from teacher_operator.decide.walk import inspection_failure, is_planned, summary
 Body = Mapping[str, Any]
 
 UNKNOWN = "extra_forbidden"
-"""Of pydantic: a field that there is none of."""
+"""Type of pydantic's error for an unknown field."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to write into the status, and what to do beside it."""
+    """New status of an object, and the actions to execute."""
 
     status: TeacherFineTuneStatus
     actions: Actions
 
 
 def decide(body: Body, observed: Observed, settings: Settings, *, now: float) -> Decision:
-    """What is true of an object, and what is to be done next.
+    """Return the new status of an object and the actions to execute.
 
     Args:
         body: The object.
         observed: Its children.
-        settings: Of the operator.
+        settings: Settings of the installation.
         now: Seconds since the epoch.
     """
     actions, before = Actions(), read_status(body)
     if _has_ended(body):
         actions.delete += [view.name for view in observed.jobs.values() if view.unfinished]
-        if not is_terminal(before):  # an older operator reads the status of a newer one: let it be
+        if not is_terminal(before):  # the status of a newer operator, which this one cannot read: keep it
             return Decision(before, actions)
         _remove_when_due(body, before, observed, actions, now=now)
         return _decision(body, before, None, actions, now=now)
@@ -72,7 +72,7 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
             return _decision(body, status, Summary.stuck(invalid.reason, invalid.message), actions, now=now)
         actions.delete += [view.name for view in observed.jobs.values() if view.unfinished]
         return _failed(body, status, _spec_failure(error), actions, now=now)
-    # No new Job is made; existing ones continue. A suspended run makes none in any case.
+    # If denied, no new Job is created, and existing ones continue. A suspended run creates none in any case.
     denied = None if spec.suspend else policy.refusal(spec, settings, namespace=body["metadata"]["namespace"])
     run = StageContext(
         INSPECTION, body, spec, settings, status.config_uri, is_planned(status), denied, "", actions, now
@@ -93,20 +93,20 @@ def _unfinished(view: JobView) -> bool:
 
 
 def _add_network_policy(body: Body, settings: Settings, actions: Actions) -> None:
-    """Have the NetworkPolicy of a run made before each Job of it, where the installation wants one."""
+    """Add the NetworkPolicy of a run before its first new Job, if the installation requires one."""
     if settings.run_network_policy and any(child["kind"] == "Job" for child in actions.apply):
         actions.apply.insert(0, run_network(body, settings))
 
 
 def _has_ended(body: Body) -> bool:
-    """The object says that its run has ended, in whatever version's words."""
+    """Return True if the status of an object says that its run has ended, whichever version wrote it."""
     conditions = (body.get("status") or {}).get("conditions")
     known = [one for one in conditions if isinstance(one, dict)] if isinstance(conditions, list) else []
     return any(one.get("type") == SUCCEEDED and one.get("status") in {"True", "False"} for one in known)
 
 
 def read_status(body: Body) -> TeacherFineTuneStatus:
-    """The status of an object; one that was broken by hand is made anew."""
+    """Return the status of an object; an empty one if it is invalid, as after an edit by hand."""
     try:
         return TeacherFineTuneStatus.model_validate(body.get("status") or {}, by_alias=True, by_name=False)
     except ValidationError:
@@ -138,21 +138,24 @@ def _decision(
     status = with_conditions(status, summary, generation=generation, now=now, log=log)
     ttl = body["spec"].get("ttlSecondsAfterFinished")
     if summary is not None and is_terminal(status) and ttl is not None:
-        actions.requeue(now + ttl)  # not before it is written: until then the Jobs are all that tells how it ended
+        actions.requeue(now + ttl)  # only once the status is written: until then only the Jobs show how the run ended
     return Decision(status, actions)
 
 
 def _is_fixable(fault: ErrorDetails) -> bool:
-    """A slip of what may be changed, or a field of a newer CRD, whose defaults the API server adds to every object."""
+    """Return True for an error in a platform field, which the user can change, or a field of a newer CRD.
+
+    The API server adds the defaults of a newer CRD to every object.
+    """
     return fault["type"] == UNKNOWN or fault["loc"][0] in PLATFORM
 
 
 class EndpointError(ConfigError):
-    """The endpoint of a store is refused."""
+    """Raised for a refused endpoint of an object store."""
 
 
 def _spec_failure(error: ValidationError | ConfigError) -> FailureStatus:
-    """Why a spec cannot be worked on that the API server has taken."""
+    """Return the reason why the operator cannot process a spec that the API server has accepted."""
     if isinstance(error, EndpointError):
         return FailureStatus(reason="EndpointRefused", message=clip(f"spec.storage.endpointUrl: {error}"))
     if isinstance(error, ConfigError):
@@ -167,7 +170,7 @@ def _spec_failure(error: ValidationError | ConfigError) -> FailureStatus:
 
 
 def _check_endpoint(spec: TeacherFineTuneSpec, settings: Settings) -> None:
-    """Refuse endpoints that the installation or safety forbids. Names are resolved where they are used: in the pods."""
+    """Raise an error for an endpoint that is unsafe or not allowed. The pods check the addresses of its name."""
     url = spec.storage.endpoint_url
     if url is None:
         return
@@ -178,7 +181,7 @@ def _check_endpoint(spec: TeacherFineTuneSpec, settings: Settings) -> None:
     allowed = settings.allowed_endpoints
     host = (urlsplit(url).hostname or "").lower()
     if allowed and not any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in allowed):
-        raise EndpointError(f"{host} is none of the stores that this cluster allows: {', '.join(allowed)}")
+        raise EndpointError(f"{host} is not one of the stores that this installation allows: {', '.join(allowed)}")
 
 
 def _remove_when_due(

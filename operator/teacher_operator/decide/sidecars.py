@@ -1,8 +1,8 @@
-"""Containers that a cluster adds to our pods and that outlive ours: a service mesh's proxy, a log shipper. Pure.
+"""Sidecars that a cluster adds to pods and that outlive the main container, such as a service mesh's proxy. Pure.
 
-A pod ends when all of its containers have; until then its Job does not end either, and the GPU stays taken. So a pod
-counts as ended when our container has, and the operator deletes the Job when its result is in the status. Native
-sidecars (init containers with ``restartPolicy: Always``) are ended by the node itself.
+A pod ends when all of its containers have ended; until then its Job does not end, and its GPUs are held. So a pod
+counts as ended when its main container has ended, and the operator deletes the Job once its result is in the status.
+The node ends native sidecars (init containers with ``restartPolicy: Always``) itself.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from teacher_operator.decide.pod_state import is_over, terminated
 Body = Mapping[str, Any]
 
 SIDECAR_SECONDS = 30
-"""How long other containers may take to end by themselves, as those do that watch ours."""
+"""Seconds in which sidecars may end by themselves, since some of them watch the main container."""
 
 RUNS_ON = "SidecarRunsOn"
-"""Reason of a failed Job that only a sidecar keeps from failing."""
+"""Reason of a condition that the operator derives for a Job which only a sidecar keeps from ending."""
 
 
 def job_view(job: Body, pods: Sequence[Body]) -> JobView:
-    """Return the view of a Job in which each pod stands as our container in it does: others do not count."""
+    """Return the view of a Job in which the phase of each pod is that of its main container, without sidecars."""
     container = str((job["metadata"].get("labels") or {}).get(COMPONENT) or "")
     others = {pod["metadata"]["name"]: found for pod in pods if (found := _others(pod, container))}
     ours = [_as_ours(pod, container) if pod["metadata"]["name"] in others else pod for pod in pods]
@@ -35,7 +35,7 @@ def job_view(job: Body, pods: Sequence[Body]) -> JobView:
 
 
 def with_final_condition(view: JobView, *, now: float) -> JobView:
-    """Return the view with the end of its Job, if only other containers keep the Job from it, or have failed it."""
+    """Return the view with a final condition of its Job, if only sidecars keep the Job from it, or made it fail."""
     if not view.sidecars or view.complete or (view.failed and not _all_done(view)):
         return view
     if now < (sidecar_deadline(view) or 0.0):
@@ -46,31 +46,31 @@ def with_final_condition(view: JobView, *, now: float) -> JobView:
 
 
 def sidecar_deadline(view: JobView) -> float | None:
-    """Return when the Job is ended in spite of containers that run on, in seconds since the epoch; None without any."""
+    """Return the time at which a Job is ended despite its sidecars, in seconds since the epoch; None without any."""
     names = {pod["metadata"]["name"] for pod in _failed(view)} or set(view.sidecars)
     ends = [_end(pod, view) for pod in view.pods if pod["metadata"]["name"] in names]
     return max(ends) + SIDECAR_SECONDS if ends else None
 
 
 def sidecar_message(view: JobView) -> str:
-    """Return a sentence: our container has ended, others run on, and the Job will be deleted."""
+    """Return a sentence: the main container has ended, sidecars still run, and the Job will be deleted."""
     pod, names = next(iter(view.sidecars.items()))
     stage = stage_of(view.job["metadata"].get("labels") or {})
     ours = "the trainer" if stage is None or stage.teacher is not None else stage.title
     return (
-        f"{ours} has ended, {', '.join(names)} runs on in pod {pod}: its result is taken, and the Job is "
+        f"{ours} has ended, but {', '.join(names)} still runs in pod {pod}: its result is kept, and the Job is "
         f"deleted if that lasts for {SIDECAR_SECONDS} s; a native sidecar would end by itself"
     )
 
 
 def sidecar_suffix(view: JobView) -> str:
-    """Return the words to add to the message of a Job that was ended in spite of sidecars; empty without any."""
+    """Return the text to add to the message of a Job that was ended while sidecars still ran; empty without any."""
     names = sorted({name for found in view.sidecars.values() for name in found})
-    return f"; {', '.join(names)} ran on after it, so that its Job was deleted" if names else ""
+    return f"; {', '.join(names)} still ran after its end, so its Job was deleted" if names else ""
 
 
 def _others(pod: Body, container: str) -> tuple[str, ...]:
-    """Names of the containers that run on in a pod after ours, or that failed it after ours left its result."""
+    """Return the names of sidecars that still run after the main container, or that failed after it left its result."""
     ended = terminated(pod, container)
     if ended is None or pod["status"].get("phase") == "Succeeded":
         return ()
@@ -104,7 +104,7 @@ def _failed(view: JobView) -> list[Body]:
 
 
 def _end(pod: Body, view: JobView) -> float:
-    """When our container ended; long ago where the others have ended too."""
+    """Return the end of the main container, in seconds since the epoch; 0 if all sidecars have ended too."""
     states = ((one.get("state") or {}).get("terminated") for one in pod["status"].get("containerStatuses") or [])
     if all(states):
         return 0.0

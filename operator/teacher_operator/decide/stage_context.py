@@ -37,18 +37,18 @@ class Observed:
 
 @dataclass(frozen=True)
 class StageContext:
-    """A stage and its run, as one decision sees them.
+    """Stage with its run, as input of one decision.
 
     Attributes:
         stage: The stage.
         body: The object.
-        spec: What the user asks for.
-        settings: What the installation says.
+        spec: Spec of the object.
+        settings: Settings of the installation.
         config_uri: Configuration of the run; empty before inspection has written it.
-        written: The written status has what inspection found.
-        refused: Why the API server or the installation refuses a Job of the stage, if it does.
-        waits_for: What has to end before it begins; empty if nothing has.
-        actions: Collects actions.
+        written: True if the written status has the result of inspection.
+        refused: Reason why the API server or the installation refuses a Job of the stage, else None.
+        waits_for: Stages that must end before this one begins, as text; empty if there are none.
+        actions: Receives the actions of the decision.
         now: Seconds since the epoch.
     """
 
@@ -65,12 +65,12 @@ class StageContext:
 
     @property
     def container(self) -> str:
-        """Name of our container in the stage's pods."""
+        """Name of the main container in the stage's pods."""
         return component_of(self.stage)
 
     @property
     def deadline(self) -> int | None:
-        """Seconds in which the Jobs of the stage may be allowed to run; None without a limit."""
+        """Longest time in seconds for which the Jobs of the stage are allowed to run; None without a limit."""
         return active_deadline(self.stage, self.spec)
 
     def children(self, *, dispatched: bool, seconds_left: int | None) -> list[Manifest]:

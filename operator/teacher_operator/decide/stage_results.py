@@ -39,7 +39,7 @@ def succeeded(stage: S, outcome: Outcome, *, now: float) -> S:
 
 
 def with_results(stage: S, outcome: Outcome) -> S:
-    """Return a stage with what its process left, however the process ended."""
+    """Return a stage with the results in its outcome, even if its process failed."""
     if isinstance(stage, TeacherStatus) and outcome.trained is not None:
         return _published(stage, outcome.trained)
     return stage.model_copy(update={"results": outcome.finished or {}})
@@ -78,12 +78,12 @@ def with_progress(stage: S, view: ProgressView | None) -> S:
 
 
 def progress_text(stage: StageStatus, view: ProgressView | None, activity: str) -> str:
-    """Return what a running stage does, with how far it is.
+    """Return the message of a running stage: its activity and progress.
 
     Args:
         stage: Its status, with its newest progress.
-        view: The newest progress lines of its present attempt.
-        activity: What it does before it reports progress.
+        view: The newest progress lines of its current attempt.
+        activity: Text to show before it reports progress.
     """
     begins = view.note if view is not None else ""
     parts = [_position(stage.progress, begins, activity), _none_better(stage, view)]
@@ -91,7 +91,7 @@ def progress_text(stage: StageStatus, view: ProgressView | None, activity: str) 
 
 
 def _text(metric: float | None) -> str:
-    """Return a metric as in the status: ``0.312``; empty where there was nothing to measure."""
+    """Return a metric as text, such as ``0.312``; empty if it was not measured."""
     return metric_text(metric, missing="")
 
 
@@ -124,7 +124,7 @@ def _none_better(stage: StageStatus, view: ProgressView | None) -> str:
 
 
 def _longest_kept(progress: ProgressStatus | None, before: ProgressStatus | None) -> ProgressStatus | None:
-    """Return progress with the longest gap ever known: an operator that has just started has read the last lines."""
+    """Return progress with the longest gap of the run: after a restart the operator has only read the last lines."""
     if progress is None or before is None or before.longest_gap_seconds <= progress.longest_gap_seconds:
         return progress
     return progress.model_copy(update={"longest_gap_seconds": before.longest_gap_seconds})

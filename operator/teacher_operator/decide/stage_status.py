@@ -1,4 +1,4 @@
-"""Changes of the status of a stage, shared by all that decide on it. Pure."""
+"""Changes of the status of a stage that several modules share. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def runs(stage: StageStatus) -> bool:
 
 
 def failed_for_good(stage: S, failure: FailureStatus, *, now: float) -> S:
-    """Return a stage that has failed and is not tried again."""
+    """Return a stage that has failed and is not retried."""
     return stage.model_copy(
         update={
             "state": "Failed",

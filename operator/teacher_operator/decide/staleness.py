@@ -1,4 +1,4 @@
-"""Trainers that run, as far as the API server knows, and from which nothing is heard. Pure."""
+"""Detection of silent trainers: their pods run, but they report no progress. Pure."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from teacher_operator.decide.pod_state import container_status, is_first, is_ove
 Body = Mapping[str, Any]
 
 LEAST_SECONDS = 600
-"""A trainer that says nothing for less is not stale, however fast its steps are."""
+"""Shortest silence in seconds after which a trainer counts as stale, however fast its steps are."""
 
 AT_THE_END_SECONDS = 3600
 """The same after the last step, when the test split is evaluated and all is published, at no known pace."""
 
 TIMES, STEPS = 3, 10
-"""Nor is one that says nothing for less than this many of its longest gaps, or of its steps."""
+"""Shortest silence after which a trainer counts as stale, as multiples of its longest gap and of the time of a step."""
 
 AGES, AGE_SECONDS = 20, 60
-"""Without news, the time left is written again after this share of it, and after so many seconds at least."""
+"""The remaining time is updated after 1/AGES of it, at least after AGE_SECONDS, if no progress line comes."""
 
 
 def unresponsive(
     progress: ProgressStatus | None, view: JobView, actions: Actions, *, running: bool, now: float
 ) -> UnresponsiveStatus | None:
-    """Return why nothing is heard from the trainer of a Job, or None if it is heard from.
+    """Return the reason why the trainer of a Job is silent; None if it is not.
 
     Args:
-        progress: How far it is, from the last line that was read.
+        progress: Progress of the trainer, from the last line that was read.
         view: Its Job.
-        actions: Collects when to look again.
-        running: All of its pods run.
+        actions: Receives the time of the next decision.
+        running: True if all of its pods run.
         now: Seconds since the epoch.
     """
     heard = seconds(progress.updated) if progress is not None else None
@@ -48,7 +48,7 @@ def unresponsive(
         return UnresponsiveStatus(reason="NodeNotReady", since=timestamp(since), message=f"{lost}; {last}")
     begun = _begun(view)
     if not running or progress is None or heard is None or begun is None or heard < begun:
-        return None  # an attempt that has not come to a step yet says in notes what it does
+        return None  # an attempt before its first step reports its activity in notes
     expected = expected_gap(progress)
     if now < heard + expected:
         actions.requeue(heard + expected)
@@ -58,7 +58,7 @@ def unresponsive(
     message = (
         f"no progress since {progress.updated}, {duration(now - heard)} ago; at its pace a line was due within "
         f"{duration(expected)}: if its node answers, kubectl logs job/{view.name} -c {container_of(view.job)} shows "
-        "what it does"
+        "its activity"
     )
     return UnresponsiveStatus(reason="ProgressStale", since=timestamp(heard), message=message)
 
@@ -78,7 +78,7 @@ def expected_gap(progress: ProgressStatus) -> float:
 
 
 def _begun(view: JobView) -> float | None:
-    """When the container started whose log is read, in seconds since the epoch."""
+    """Return the start of the container whose log is read, in seconds since the epoch; None if it does not run."""
     first = [pod for pod in view.pods if is_first(pod) and not is_over(pod)]
     status = container_status(first[-1], container_of(first[-1])) if first else None
     return seconds((((status or {}).get("state") or {}).get("running") or {}).get("startedAt"))

@@ -36,7 +36,7 @@ def walk(run: StageContext, status: TeacherFineTuneStatus, observed: Observed) -
 
     Args:
         run: The run; its stage is replaced by each stage in turn.
-        status: What was known.
+        status: The last known status.
         observed: Children of the object.
     """
     for stage in stages.all_stages():

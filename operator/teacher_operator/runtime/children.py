@@ -1,4 +1,4 @@
-"""Changes the children of an object: makes, patches, replaces and deletes them, and explains what is refused."""
+"""Execution of actions: creates, patches, replaces and deletes the children of an object, and explains refusals."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from teacher_operator.runtime.store import Store, key_of
 Body = Mapping[str, Any]
 
 DENIED = ("denied request:", "denied the request")
-"""In the messages of a ValidatingAdmissionPolicy and of an admission webhook, whose codes are theirs to choose."""
+"""Parts of the messages of a ValidatingAdmissionPolicy and of an admission webhook, which may use any status code."""
 
 UNREADABLE = "cannot be handled as a"
-"""In the answer (400) to an object with an unknown field or a wrong type, such as a typing error in an affinity."""
+"""Part of the response (400) to an object with an unknown field or a wrong type, as in an affinity."""
 
 NAMESPACE_GOING = "is being terminated"
 """Part of the refusal of any new object in a namespace that is being deleted."""
@@ -38,7 +38,7 @@ class Children:
         self.store = store
 
     async def change(self, body: Body, actions: Actions, refused: dict[str, FailureStatus]) -> ApiError | None:
-        """Execute the actions; a refused child is noted in ``refused``, so that the status can say so."""
+        """Execute the actions; a refused child is added to ``refused``, so that the status can report it."""
         namespace = body["metadata"]["namespace"]
         for name in actions.delete:
             await self._delete(Key(namespace, name))
@@ -46,7 +46,7 @@ class Children:
             self.store.put("Job", await self.cluster.patch_job(Key(namespace, name), patch))
         for manifest in actions.replace:
             name = manifest["metadata"]["name"]
-            try:  # what runs is only given up for what the API server would take
+            try:  # delete the existing Job only if the API server accepts the new one
                 trial = {**manifest, "metadata": {**manifest["metadata"], "name": f"{name}-x"}}
                 await self.cluster.create_dry("Job", namespace, trial)
             except ApiError as error:
@@ -64,7 +64,7 @@ class Children:
                 return ApiError(HTTPStatus.CONFLICT, str(error))
             except ApiError as error:
                 if error.code == HTTPStatus.FORBIDDEN and NAMESPACE_GOING in str(error):
-                    return None  # the object goes with it
+                    return None  # the object will be deleted with it
                 name = manifest["metadata"]["name"]
                 refused[name] = _refusal(manifest, error)
                 return error
@@ -78,12 +78,12 @@ class Children:
             await self.cluster.delete_job(key, job["metadata"]["uid"])
 
     async def _make(self, body: Body, manifest: Body) -> Body:
-        """Create a child, or keep the existing one of its name if this very object owns it.
+        """Create a child, or keep the existing one of its name if the same object owns it.
 
-        Only if the name is in use, the owner is read: a new object costs one request for each child.
+        The owner is read only if the name is in use: a new child costs one request.
 
         Raises:
-            NameTakenError: The existing one has another owner. Applied over, it would become ours, and be deleted
+            NameTakenError: The existing one has another owner. An update would take it over, and it would be deleted
                 together with the object.
         """
         kind, name, namespace = manifest["kind"], manifest["metadata"]["name"], manifest["metadata"]["namespace"]
@@ -94,9 +94,9 @@ class Children:
             if existing is None:
                 raise
         if owner_uid(existing) != body["metadata"]["uid"]:
-            whose = "an earlier object of this name" if owner_uid(existing) else "somebody else"
-            raise NameTakenError(f"there is a {kind} {name} of {whose}: it is waited for until it is gone")
-        if kind == "Job":  # its template cannot change; what can, the next decision compares
+            whose = "an earlier object of this name" if owner_uid(existing) else "another owner"
+            raise NameTakenError(f"{kind} {name} of {whose} exists already: waits until it is deleted")
+        if kind == "Job":  # its template is immutable; the next decision compares the rest
             labels = manifest["metadata"]["labels"]
             found = existing["metadata"].get("labels") or {}
             if labels.items() <= found.items():
@@ -108,11 +108,11 @@ class Children:
 
 
 class NameTakenError(Exception):
-    """A child's name belongs to somebody else."""
+    """Raised if the name of a child is in use by another owner."""
 
 
 def _is_final(error: ApiError) -> bool:
-    """Nothing but another spec could help: the object is invalid, or has a field that its kind has not."""
+    """Return True if only a change of the spec helps: the child is invalid or has an unknown field."""
     return not _is_denied(error) and (
         error.code == HTTPStatus.UNPROCESSABLE_ENTITY
         or (error.code == HTTPStatus.BAD_REQUEST and UNREADABLE in str(error))
@@ -120,15 +120,15 @@ def _is_final(error: ApiError) -> bool:
 
 
 def _is_denied(error: ApiError) -> bool:
-    """A policy of the cluster denies it, with any code: labels of the pods, or the policy, may change."""
+    """Return True if a policy of the cluster denies the child, with any status code; the policy may change."""
     return any(words in str(error) for words in DENIED)
 
 
 def _refusal(manifest: Body, error: ApiError) -> FailureStatus:
-    """Why a child was refused, for good or for now."""
+    """Return the reason why a child was refused: for good, or until a retry."""
     child = f"{manifest['kind']} {manifest['metadata']['name']}"
     if _is_final(error):
         return FailureStatus(reason="ChildRefused", message=clip(f"{child} is refused: {error}"))
     if error.code == HTTPStatus.FORBIDDEN or _is_denied(error):
-        return FailureStatus(reason="Forbidden", message=clip(f"{child} may not be made: {error}"))
-    return FailureStatus(reason="ApiError", message=clip(f"{child} cannot be made now: {error}"))
+        return FailureStatus(reason="Forbidden", message=clip(f"{child} may not be created: {error}"))
+    return FailureStatus(reason="ApiError", message=clip(f"{child} cannot be created now: {error}"))

@@ -24,20 +24,20 @@ from teacher_operator.runtime.store import Store, key_of
 Body = Mapping[str, Any]
 
 ROUNDS = 6
-"""Of looking and deciding anew in one go: more would be a loop."""
+"""Maximum number of decisions in one reconciliation, which prevents an endless loop."""
 
 logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Brings objects to where they should be.
+    """Reconciles objects.
 
     Args:
         cluster: The API server.
-        store: What the watches have shown.
-        lookups: Logs and events that are read when they are needed.
-        settings: Of the operator.
-        metrics: Are told of what has happened.
+        store: Objects shown by the watches.
+        lookups: Logs and events that are read on demand.
+        settings: Settings of the installation.
+        metrics: Counts the transitions.
     """
 
     def __init__(self, cluster: Cluster, store: Store, lookups: Lookups, settings: Settings, metrics: Metrics) -> None:
@@ -49,13 +49,13 @@ class Reconciler:
         self.writer = StatusWriter(cluster, store, settings, metrics)
 
     async def reconcile(self, key: Key) -> float | None:
-        """Do what is to be done now.
+        """Decide on an object, execute the actions and write the status.
 
         Returns:
-            Seconds until there is more to do, or None.
+            Seconds until the next reconciliation; None: when an object changes.
 
         Raises:
-            ApiError: Something could not be done: it is to be tried again.
+            ApiError: An action has failed and must be retried.
         """
         body = self.store.get("TeacherFineTune", key)
         if body is None or body["metadata"].get("deletionTimestamp"):
@@ -74,12 +74,12 @@ class Reconciler:
                     return None
                 if self.store.put("TeacherFineTune", fresh):
                     body = self.store.get("TeacherFineTune", key) or body
-                    continue  # the object has changed meanwhile: what was decided may be wrong
+                    continue  # the object has changed since: decide again
             before = len(refused)
             error = await self.children.change(body, decision.actions, refused) or error
             jobs = (key_of(child) for child in decision.actions.apply if child["kind"] == "Job")
             made = any(self.store.has("Job", key) for key in jobs)
-            if len(refused) == before and not made:  # else there is more to tell, in the same status
+            if len(refused) == before and not made:  # else decide again, so that one write of the status has all of it
                 break
         else:
             return 1.0
@@ -94,7 +94,7 @@ class Reconciler:
         return again
 
     def _decide(self, body: Body, refused: Mapping[str, FailureStatus]) -> Decision:
-        """What is to be done; a fault of our own is told in the status too."""
+        """Return the decision on an object; an internal error becomes its status."""
         try:
             return decide(body, self._observed(body, refused), self.settings, now=time.time())
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Writes the status of objects, and posts the events of what has changed in it."""
+"""Writing of the status of objects, and events for its changes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from teacher_operator.runtime.store import Store, key_of
 Body = Mapping[str, Any]
 
 EVENT_SECONDS = 300.0
-"""The same event of an object is posted once in this time."""
+"""Seconds in which the same event of an object is posted only once."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class StatusWriter:
         cluster: The API server.
         store: Watched state.
         settings: Settings of the installation.
-        metrics: Count the transitions.
+        metrics: Counts the transitions.
     """
 
     def __init__(self, cluster: Cluster, store: Store, settings: Settings, metrics: Metrics) -> None:
@@ -48,12 +48,16 @@ class StatusWriter:
         self.settings = settings
         self.metrics = metrics
         self._written: dict[Key, float] = {}
-        """When the status was last written."""
+        """Time of the last write of the status, on the monotonic clock in seconds, by object."""
         self._posted: dict[Key, dict[str, float]] = {}
-        """When an event was last posted, by its reason and subject."""
+        """Time of the last post of an event, in seconds since the epoch, by object and by reason and subject."""
 
     async def write(self, body: Body, status: TeacherFineTuneStatus) -> float | None:
-        """Write the status if it says something new; mere progress only so often."""
+        """Write the status if it has changed; mere progress at most every ``progress_seconds``.
+
+        Returns:
+            Seconds until the status must be written again; None: when it changes.
+        """
         key, before = key_of(body), read_status(body)
         if status == before:
             return None
@@ -95,7 +99,7 @@ class StatusWriter:
         """Post an event, unless the same was posted recently. A refused event is not retried."""
         key, now = key_of(body), time.time()
         posted, subject = self._posted.setdefault(key, {}), f"{note.reason} {note.message.partition(':')[0]}"
-        if note.reason == SUCCEEDED:  # a teacher's end, or with the same words before the colon that of the run
+        if note.reason == SUCCEEDED:  # the ends of a teacher and of the run have the same text before the colon
             subject = note.message
         if now - posted.get(subject, 0.0) < EVENT_SECONDS and note.kind == "Normal":
             return
@@ -129,16 +133,14 @@ class StatusWriter:
             await self.cluster.create("Event", metadata["namespace"], event)
 
     def forget(self, key: Key) -> None:
-        """Drop what is remembered of an object that is gone or has ended."""
+        """Remove the state of an object that was deleted or has ended."""
         self._written.pop(key, None)
         self._posted.pop(key, None)
 
 
 def broken_status(body: Body, fault: str) -> TeacherFineTuneStatus:
-    """The status as it was, with the word that the operator itself is at fault."""
-    summary = Summary.stuck(
-        "InternalError", clip(f"a fault of the operator's own, which its log tells more of: {fault}")
-    )
+    """Return the unchanged status of an object with the reason InternalError."""
+    summary = Summary.stuck("InternalError", clip(f"internal error of the operator; its log has the details: {fault}"))
     return with_conditions(
         read_status(body), summary, generation=body["metadata"].get("generation") or 0, now=time.time()
     )
@@ -151,7 +153,7 @@ def log_context(body: Body) -> dict[str, str]:
 
 
 def without_progress(status: TeacherFineTuneStatus) -> TeacherFineTuneStatus:
-    """Return the status without what changes all the time while a stage runs."""
+    """Return the status without the fields that change continuously while a stage runs."""
     running = any(map(runs, (*status.stages, *status.teachers)))
     conditions = [one.model_copy(update={"message": ""}) if running else one for one in status.conditions]
     summary = status.summary.model_copy(update={"progress": "", "time_left": "", "map": ""})

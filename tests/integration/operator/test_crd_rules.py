@@ -229,20 +229,20 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
             ),
         ],
     ),
-    "workloadPriorityClassName is Kueue's: it needs queueName": (
+    "workloadPriorityClassName is a setting of Kueue and requires queueName": (
         [MINIMAL | {"queueName": "team", "workloadPriorityClassName": "urgent"}, MINIMAL | {"queueName": "team"}],
         [MINIMAL | {"workloadPriorityClassName": "urgent"}],
     ),
-    "managedBy hands Jobs to Kueue: it needs queueName": (
+    "managedBy hands Jobs to Kueue and requires queueName": (
         [MINIMAL | {"queueName": "team", "managedBy": "kueue.x-k8s.io/multikueue"}],
         [MINIMAL | {"managedBy": "kueue.x-k8s.io/multikueue"}],
     ),
-    "managedBy goes with one node: the Service by which several find each other stays in this cluster": (
+    "managedBy requires nodes: 1, since the Service that connects several nodes exists only in this cluster": (
         [MINIMAL | {"queueName": "team", "managedBy": "kueue.x-k8s.io/multikueue", "nodes": 1}],
         [MINIMAL | {"queueName": "team", "managedBy": "kueue.x-k8s.io/multikueue", "nodes": 2}],
     ),
 }
-NAMED = "with several nodes the name must begin with a letter: it is that of a Service too"
+NAMED = "with several nodes the name must begin with a letter, since a Service has the same name"
 
 
 async def test_every_rule_has_a_case() -> None:

@@ -298,7 +298,7 @@ async def test_a_name_that_somebody_else_has_is_waited_for(world: World) -> None
     }
     await world.api.call("POST", world.path("jobs"), theirs)
     await world.create(run)
-    await world.reaches(run, "NameTaken", saying=f"there is a Job {run}-inspect of somebody else")
+    await world.reaches(run, "NameTaken", saying=f"Job {run}-inspect of another owner")
     assert (await world.job(run, "inspect"))["spec"]["template"]["spec"]["containers"][0]["image"] == "theirs"
     await world.delete("jobs", f"{run}-inspect", propagationPolicy="Background")
     await world.inspects(run)
@@ -326,7 +326,7 @@ async def test_a_child_of_somebody_else_is_never_taken_over(world: World, plural
     if plural != "configmaps":
         await world.inspects(run)
     kind = {"configmaps": "ConfigMap", "services": "Service", "jobs": "Job"}[plural]
-    await world.reaches(run, "NameTaken", saying=f"there is a {kind} {name} of somebody else")
+    await world.reaches(run, "NameTaken", saying=f"{kind} {name} of another owner")
     assert kstatus(await world.run(run)) == "InProgress"
 
     async def untouched() -> bool:
@@ -347,7 +347,7 @@ async def test_a_name_is_used_when_it_is_free_again(world: World) -> None:
     await world.api.call("POST", world.path("services"), service)
     await world.create(run, nodes=2)
     await world.inspects(run)
-    await world.reaches(run, "NameTaken", saying=f"there is a Service {run}-grounding-dino of somebody else")
+    await world.reaches(run, "NameTaken", saying=f"Service {run}-grounding-dino of another owner")
     assert await world.find("jobs", f"{run}-grounding-dino") is None
     await world.delete("services", f"{run}-grounding-dino")
     await world.job(run, "grounding-dino")
@@ -435,7 +435,7 @@ async def test_a_pod_that_cannot_be_made_is_reported(new_world: NewWorld, monkey
     await world.runs(pod)
     await world.forbids("pods")
     await world.succeeds(pod, outcomes.prepared(run))
-    await world.reaches(run, "Pending", saying="its pod cannot be made: FailedCreate: Error creating", seconds=90)
+    await world.reaches(run, "Pending", saying="its pod cannot be created: FailedCreate: Error creating", seconds=90)
     assert kstatus(await world.run(run)) == "InProgress"
     await world.allows_again()
     await world.trains(run)

@@ -88,7 +88,7 @@ async def test_an_operator_that_is_killed_in_a_pause_resumes_it(new_world: NewWo
     run = "one"
     await contend(world, [run], nodes=2)
     async with few_gpus(world, gpus=1, nodes=2) as scheduler:
-        await world.reaches(run, "Pending", saying="gave them back (round 1)")
+        await world.reaches(run, "Pending", saying="released them (round 1)")
         await world.operator.kill()
         job = await world.find("jobs", f"{run}-grounding-dino") or {}
         assert job["spec"]["suspend"] is True

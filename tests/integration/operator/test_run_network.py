@@ -36,7 +36,7 @@ async def test_a_policy_of_somebody_else_is_waited_for(new_world: NewWorld) -> N
     }
     made = await world.api.call("POST", world.path("networkpolicies"), body)
     await world.create("taken")
-    await world.reaches("taken", "NameTaken", saying="there is a NetworkPolicy taken-network of somebody else")
+    await world.reaches("taken", "NameTaken", saying="NetworkPolicy taken-network of another owner")
     assert await world.jobs("taken") == []
     there = await world.find("networkpolicies", "taken-network")
     assert there is not None

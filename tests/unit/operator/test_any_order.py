@@ -61,7 +61,7 @@ ELSEWHERE: list[dict[str, Any]] = [
     {"failed": 1, "conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]},
 ]
 REFUSALS = [
-    FailureStatus(reason="NameTaken", message="there is a Job of somebody else"),
+    FailureStatus(reason="NameTaken", message="Job of another owner"),
     FailureStatus(reason="Forbidden", message="exceeded quota"),
     FailureStatus(reason="ApiError", message="the API server cannot be reached"),
     FailureStatus(reason="ChildRefused", message="spec is invalid"),

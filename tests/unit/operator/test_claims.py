@@ -92,7 +92,7 @@ def test_a_claim_with_the_scratch_disk_is_a_source_that_is_not_written_to() -> N
     assert mounts(trainer)["/claims/big"] == ("big", True, False)
 
 
-def test_what_is_written_to_belongs_to_the_group_of_the_pods_and_what_is_read_stays() -> None:
+def test_a_written_claim_gets_the_group_of_the_pods_and_a_read_claim_keeps_its_own() -> None:
     for pod in nonempty(pods({**MINIMAL, "output": "pvc://adapters"})):
         security = pod["securityContext"]
         assert (security["fsGroup"], security["fsGroupChangePolicy"]) == (65532, "OnRootMismatch")

@@ -73,7 +73,7 @@ def progress(percent: int = 37, **values: Any) -> ProgressStatus:
 
 
 @pytest.mark.parametrize("summary", SUMMARIES.values(), ids=SUMMARIES)
-def test_all_four_conditions_are_there_from_the_first_visit_on(summary: Summary) -> None:
+def test_all_four_conditions_exist_after_the_first_reconciliation(summary: Summary) -> None:
     status = told(TeacherFineTuneStatus(), summary, generation=3)
     assert [one.type for one in status.conditions] == TYPES
     assert {one.observed_generation for one in status.conditions} == {status.observed_generation} == {3}
@@ -96,7 +96,7 @@ def test_kstatus_reads_the_health_right(summary: str, expected: dict[str, str]) 
 
 
 @pytest.mark.parametrize("summary", SUMMARIES.values(), ids=SUMMARIES)
-def test_the_summary_says_what_is_the_matter(summary: Summary) -> None:
+def test_the_summary_has_reason_and_message(summary: Summary) -> None:
     status = told(TeacherFineTuneStatus(), summary)
     condition = summary_condition(status)
     assert condition is not None
@@ -150,7 +150,7 @@ def test_before_the_data_is_known_its_condition_goes_with_the_run(summary: str, 
 
 
 @pytest.mark.parametrize("summary", SUMMARIES.values(), ids=SUMMARIES)
-def test_once_the_data_is_known_its_condition_says_what_it_is(summary: Summary) -> None:
+def test_the_condition_of_an_inspected_dataset_describes_it(summary: Summary) -> None:
     problem = Problem(code="missing_image", severity=Severity.WARNING, count=3000, message="m", advice="a")
     status = told(TeacherFineTuneStatus(dataset=dataset_status(info_of(problems=[problem]))), summary)
     assert values(status)["DatasetInspected"] == "True"
@@ -182,7 +182,7 @@ def test_of_a_run_that_has_ended_only_the_generation_is_inspected() -> None:
     assert same == before
 
 
-def test_the_log_goes_with_the_message_as_far_as_there_is_room() -> None:
+def test_the_message_includes_as_much_of_the_log_as_fits() -> None:
     status = told(TeacherFineTuneStatus(), SUMMARIES["failed"], log=["one", "two"])
     assert message(status) == "Sam: the data is wrong\nLast lines of its log:\none\ntwo"
     status = told(TeacherFineTuneStatus(), SUMMARIES["failed"], log=["x" * 512] * 20)
@@ -206,7 +206,7 @@ def test_unknown_conditions_of_others_do_no_harm() -> None:
 # The data.
 
 
-def test_what_inspection_found_is_kept_within_bounds_and_the_worst_comes_first() -> None:
+def test_the_inspection_result_is_bounded_and_sorted_by_severity() -> None:
     problems = [
         Problem(code=f"info_{n}", severity=Severity.INFO, count=1, message="m" * 9000, advice="a" * 9000)
         for n in range(30)
@@ -302,21 +302,21 @@ def test_teachers_on_one_node_show_it_once() -> None:
 # Teachers.
 
 
-def test_a_teacher_begins_with_nothing() -> None:
+def test_a_new_teacher_is_pending_without_results() -> None:
     assert published_teacher(MASKS, None, now=NOW) == TeacherStatus(name=MASKS, state="Pending")
 
 
-def test_a_teacher_that_was_published_before_says_so_and_where() -> None:
+def test_an_already_published_teacher_names_its_adapter() -> None:
     teacher = published_teacher(MASKS, trained_of(), now=NOW)
     assert teacher.state == "Succeeded"
-    assert teacher.message == "AP 0.312 -> 0.518; this very run was published before"
+    assert teacher.message == "AP 0.312 -> 0.518; published by an earlier, identical run"
     assert teacher.adapter is not None
     assert teacher.adapter.uri == f"{ROOT}/teachers/sam_lora/adapter_model.safetensors"
     assert (teacher.adapter.sha256, teacher.adapter.size_bytes) == ("a" * 64, 5_000_000)
     assert (teacher.ap.before, teacher.ap.after) == ("0.312", "0.518")
 
 
-def test_what_could_not_be_measured_is_no_number() -> None:
+def test_a_metric_that_was_not_measured_is_empty() -> None:
     """COCO writes -1 where there is nothing to measure."""
     teacher = succeeded(teacher_of(), Outcome(trained=trained_of(before=-1, after=-1)), now=NOW)
     assert (teacher.ap.before, teacher.ap.after, columns([teacher]).map) == ("", "", "")
@@ -371,7 +371,7 @@ def test_waiting_is_no_event() -> None:
 
 
 @pytest.mark.parametrize("state", ["Training", "Pending", "Starting", "Queued"])
-def test_an_attempt_that_failed_is_reported_once_wherever_the_teacher_stands_then(state: str) -> None:
+def test_a_failed_attempt_is_reported_once_in_any_state_of_the_teacher(state: str) -> None:
     before = run_of_teachers(teacher_of(state="Training"))
     after = run_of_teachers(teacher_of(state=state, failure=failure_of("a")))
     warning = RunEvent("Warning", "Crashed", "Sam: a has failed")
@@ -399,7 +399,7 @@ def test_the_end_of_a_run_is_one_event() -> None:
     assert list(events(after, after)) == []
 
 
-def test_a_run_that_fails_before_there_are_teachers_is_reported() -> None:
+def test_a_run_that_fails_before_its_teachers_are_known_is_reported() -> None:
     before = with_conditions(TeacherFineTuneStatus(), Summary.active("Inspecting", "x"), generation=1, now=NOW)
     after = with_conditions(before, SUMMARIES["failed"], generation=1, now=NOW)
     assert list(events(before, after)) == [RunEvent("Warning", "Failed", "DataInvalid: Sam: the data is wrong")]

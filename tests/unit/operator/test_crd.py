@@ -67,7 +67,7 @@ def test_the_file_has_not_drifted_from_the_models() -> None:
     assert file.read_text() == crd.crd_yaml(), "run `make crds`"
 
 
-def test_the_file_says_the_same_to_every_reader_of_yaml() -> None:
+def test_the_crd_file_equals_the_crd_and_has_no_anchors() -> None:
     assert yaml.safe_load(crd.crd_yaml()) == crd.crd()
     assert not re.search(r"[&*]id\d+", crd.crd_yaml()), "anchors are not read by every tool"
 
@@ -85,12 +85,12 @@ def test_every_part_is_structural() -> None:
         assert not unknown, f"{path}: {unknown}"
 
 
-def test_there_are_no_floats() -> None:
+def test_the_schema_has_no_floats() -> None:
     assert [path for path, schema in NODES.items() if schema.get("type") == "number"] == []
 
 
 @pytest.mark.parametrize(("root", "schema"), [("spec", SPEC), ("status", STATUS)])
-def test_every_field_says_what_it_means(root: str, schema: dict[str, Any]) -> None:
+def test_every_field_has_a_description(root: str, schema: dict[str, Any]) -> None:
     fields = [(path, part) for path, part in nodes(schema) if not path.endswith(("[]", "{}"))]
     assert len(fields) > 30
     assert [f"{root}{path}" for path, part in fields if not part.get("description")] == []
@@ -165,7 +165,7 @@ def test_every_platform_setting_is_taken() -> None:
 
 
 @pytest.mark.parametrize("setting", ["Publish", "Fail"])
-def test_what_to_do_about_an_adapter_without_a_gain_is_a_setting(setting: str) -> None:
+def test_on_no_gain_is_a_setting(setting: str) -> None:
     spec = {**MINIMAL, "training": {"onNoGain": setting}}
     assert spec_errors(spec) == []
     assert parse_spec(body_of(spec)).training.on_no_gain.value == setting
@@ -218,7 +218,7 @@ def test_what_to_do_about_an_adapter_without_a_gain_is_a_setting(setting: str) -
         ({"affinity": "near"}, "$.affinity"),
     ],
 )
-def test_what_is_wrong_is_refused_before_anything_runs(change: dict[str, Any], where: str) -> None:
+def test_an_invalid_spec_is_refused(change: dict[str, Any], where: str) -> None:
     (error,) = spec_errors({**MINIMAL, **change})
     assert error.startswith(f"{where}: ")
 
@@ -240,7 +240,7 @@ def test_an_amount_is_taken_as_the_core_api_takes_it(amount: int | str) -> None:
 
 
 @pytest.mark.parametrize("amount", [True, -1, "", "-1", "1 Gi", "Gi", "1e", "1e3x", "1GiB", "0x10", "١", "1\n"])
-def test_what_is_no_amount_is_refused_by_the_model_too(amount: Any) -> None:
+def test_invalid_quantities_are_refused_by_the_model_too(amount: Any) -> None:
     with pytest.raises(ValidationError):
         parse_spec(body_of({**MINIMAL, "sharedMemory": amount}))
 
@@ -271,7 +271,7 @@ def test_how_a_store_is_reached_can_be_reported(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("column", VERSION["additionalPrinterColumns"], ids=lambda column: column["name"])
-def test_a_column_shows_a_field_that_there_is(column: dict[str, Any]) -> None:
+def test_every_column_shows_an_existing_field(column: dict[str, Any]) -> None:
     path = re.sub(r'\[\?\(@\.\w+=="\w+"\)\]', "[]", column["jsonPath"])
     if path == ".metadata.creationTimestamp":
         assert column["type"] == "date"
@@ -279,7 +279,7 @@ def test_a_column_shows_a_field_that_there_is(column: dict[str, Any]) -> None:
     assert NODES[path]["type"] == column["type"]
 
 
-def test_kubectl_get_shows_how_a_run_stands() -> None:
+def test_kubectl_get_shows_the_state_of_a_run() -> None:
     narrow = [c["name"] for c in VERSION["additionalPrinterColumns"] if not c.get("priority")]
     assert narrow == ["Teachers", "State", "Progress", "Left", "mAP", "Age"]
 
@@ -289,7 +289,7 @@ def test_the_status_is_a_subresource_of_the_one_stored_version() -> None:
     assert VERSION["subresources"] == {"status": {}}
 
 
-def test_the_engine_passes_over_exactly_what_only_a_cluster_has() -> None:
+def test_the_engine_ignores_exactly_the_platform_fields() -> None:
     file = ROOT / "engine" / "platform_fields.py"
     assert file.read_text() == crd.platform_fields_module(), "run `make crds`"
     assert {name: set(fields) for name, fields in PLATFORM_FIELDS.items()} == {
@@ -307,7 +307,7 @@ def test_exactly_the_fields_that_the_engine_does_not_have_are_marked(
     assert marked == aliases != set()
 
 
-def test_what_is_applied_in_place_is_of_the_platform() -> None:
+def test_fields_applied_in_place_are_platform_fields() -> None:
     assert set(PLATFORM) >= APPLIED_TO_JOBS
     assert not set(PLATFORM) & set(INPUTS)
 

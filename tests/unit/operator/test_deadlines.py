@@ -64,7 +64,7 @@ MAX_REPLACEMENTS = [change_settings, delete_by_hand, delete_foreground, suspend_
 
 
 @pytest.mark.parametrize("stop", MAX_REPLACEMENTS)
-def test_a_job_that_is_made_anew_has_what_is_left(stop: Callable[[World], None]) -> None:
+def test_a_replaced_job_gets_the_remaining_seconds(stop: Callable[[World], None]) -> None:
     world = trains(2000)
     stop(world)
     resume(world)
@@ -133,7 +133,7 @@ def test_without_an_operator_it_counts_from_the_status() -> None:
 
 
 @pytest.mark.parametrize("stop", [change_settings, delete_by_hand, suspend_for_a_day])
-def test_a_deadline_that_is_lowered_below_what_was_taken_ends_the_run(stop: Callable[[World], None]) -> None:
+def test_a_deadline_lowered_below_the_used_time_ends_the_run(stop: Callable[[World], None]) -> None:
     world = trains(2000)
     stop(world)
     world.reconcile()
@@ -148,7 +148,7 @@ def test_a_deadline_that_is_lowered_below_what_was_taken_ends_the_run(stop: Call
     assert not list(world.live_pods())
 
 
-def test_a_deadline_that_is_raised_gives_more_time_to_what_runs() -> None:
+def test_a_raised_deadline_applies_to_a_running_job() -> None:
     world = trains(2000)
     change_settings(world)
     resume(world)
@@ -160,7 +160,7 @@ def test_a_deadline_that_is_raised_gives_more_time_to_what_runs() -> None:
     assert "activeDeadlineSeconds" not in world.job(MASKS)["spec"]
 
 
-def test_a_suspended_run_may_have_no_time_left_until_it_is_let_run() -> None:
+def test_a_suspended_run_without_time_left_fails_when_resumed() -> None:
     world = trains(2000)
     world.edit(suspend=True)
     for _ in range(3):
@@ -188,7 +188,7 @@ def test_a_job_of_an_earlier_version_counts_from_its_start() -> None:
     assert world.teacher().active_seconds == 2000
 
 
-def test_a_run_that_trains_writes_nothing_for_it() -> None:
+def test_active_time_of_a_running_job_is_not_rewritten() -> None:
     teacher = with_active_time(teacher_of(MASKS, "Training"), view_of(), now=NOW + 10)
     assert with_active_time(teacher, view_of(), now=NOW + 9999) is teacher
 
@@ -202,7 +202,7 @@ def test_a_run_that_trains_writes_nothing_for_it() -> None:
         (JobView(job_of(complete=True)), 700),
     ],
 )
-def test_a_stretch_ends_where_the_job_says_so(view: JobView | None, seconds: int) -> None:
+def test_an_active_interval_ends_at_the_time_in_the_job_status(view: JobView | None, seconds: int) -> None:
     teacher = teacher_of(MASKS, "Training", active_since=timestamp(NOW))
     assert with_active_time(teacher, view, now=NOW + 700).active_seconds == seconds
 
@@ -214,6 +214,6 @@ def test_a_job_that_is_only_about_to_be_suspended_still_counts() -> None:
     assert with_active_time(teacher, JobView(job), now=NOW + 700) is teacher
 
 
-def test_the_field_says_what_counts() -> None:
+def test_the_description_of_the_deadline_says_which_time_counts() -> None:
     said = TeacherFineTuneSpec.model_fields["active_deadline_seconds"].description or ""
     assert "over all of its retries and Jobs" in said

@@ -69,7 +69,7 @@ def test_without_a_word_of_the_engine_the_exit_code_speaks(error: type[TeacherEr
     assert found.log_tail == ["one", "two"]
 
 
-def test_a_code_that_container_runtimes_use_too_says_nothing_of_the_configuration() -> None:
+def test_exit_codes_of_container_runtimes_are_not_taken_for_a_configuration_error() -> None:
     """As of a container that is stopped in the second in which it starts."""
     found = cause(failed_pod(2))
     assert found.reason == "Crashed"
@@ -104,13 +104,13 @@ def test_a_crash_without_a_word_points_to_the_log() -> None:
     assert (found.pod, found.node) == ("forklifts-sam-x7k2p", "gpu-node-1")
 
 
-def test_the_log_that_the_kubelet_left_stands_in_for_one_that_cannot_be_read() -> None:
+def test_the_termination_message_replaces_an_unreadable_log() -> None:
     found = cause(failed_pod(1, message="first\n\nsecond\n"))
     assert found.log_tail == ["first", "second"]
 
 
 @pytest.mark.parametrize("exit_code", [1, 137])
-def test_out_of_memory_says_the_limit_and_what_to_raise(exit_code: int) -> None:
+def test_out_of_memory_names_the_limit_and_the_setting_to_raise(exit_code: int) -> None:
     """The kernel may kill a worker of the data loader, so that the trainer itself ends with 1."""
     message = failed_message(1, "Unexpected", "RuntimeError: DataLoader worker is killed by signal: Killed")
     for text in ("", message):
@@ -124,7 +124,7 @@ def test_out_of_memory_says_the_limit_and_what_to_raise(exit_code: int) -> None:
 
 def test_out_of_memory_without_a_limit() -> None:
     found = cause(failed_pod(137, reason="OOMKilled", limits={}))
-    assert "more memory than there is" in found.message
+    assert "more memory than available" in found.message
 
 
 def test_out_of_memory_in_inspection_is_the_installations() -> None:
@@ -139,7 +139,7 @@ def test_a_kill_without_a_word() -> None:
     assert "the node ran out of memory" in found.message
 
 
-def test_an_eviction_says_what_the_node_ran_short_of() -> None:
+def test_an_eviction_names_the_exhausted_resource() -> None:
     said = "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 2Gi."
     pod = failed_pod(
         137,
@@ -205,7 +205,7 @@ def test_an_eviction_before_the_container_ran() -> None:
         ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"),
     ],
 )
-def test_a_disruption_says_who_wanted_the_node(exit_code: int, reason: str, said: str) -> None:
+def test_a_disruption_names_its_cause(exit_code: int, reason: str, said: str) -> None:
     """Also when the trainer had the time to say that it was interrupted: that much is known, who did it is not."""
     interrupted = failed_message(143, "Interrupted", "SIGTERM arrived: Sam stopped after step 7 of 90")
     found = cause(
@@ -216,31 +216,31 @@ def test_a_disruption_says_who_wanted_the_node(exit_code: int, reason: str, said
     assert "gpu-node-1" in found.message
 
 
-def test_a_disruption_does_not_hide_what_the_trainer_failed_of() -> None:
+def test_a_disruption_does_not_hide_the_failure_of_the_trainer() -> None:
     message = failed_message(41, "DataInvalid", "Image 7 is broken.")
     found = cause(failed_pod(41, message=message, conditions=disrupted("PreemptionByScheduler", "preempted")))
     assert (found.reason, found.message) == ("DataInvalid", "Image 7 is broken.")
 
 
-def test_a_disruption_that_did_not_come_is_none() -> None:
+def test_a_disruption_condition_with_status_false_is_ignored() -> None:
     pod = failed_pod(1, conditions=[{"type": "DisruptionTarget", "status": "False", "reason": "X"}])
     assert cause(pod).reason == "Crashed"
 
 
-def test_a_container_that_cannot_start_says_why() -> None:
+def test_a_container_that_cannot_start_reports_the_reason() -> None:
     said = 'exec: "teacher": executable file not found in $PATH'
     found = cause(failed_pod(127, reason="ContainerCannotRun", message=said))
     assert found.reason == "StartError"
     assert said in found.message
 
 
-def test_a_pod_that_failed_before_its_container_ran_says_what_the_kubelet_said() -> None:
+def test_a_pod_that_failed_before_its_container_ran_has_the_message_of_the_kubelet() -> None:
     pod = pod_of(phase="Failed", reason="UnexpectedAdmissionError", message="Allocate failed due to no GPU available")
     found = cause(pod)
     assert (found.reason, found.message) == ("PodFailed", "Allocate failed due to no GPU available")
 
 
-def test_a_pod_that_says_nothing_at_all() -> None:
+def test_a_pod_without_any_reason() -> None:
     found = cause(pod_of(phase="Failed", conditions=[]))
     assert found.reason == "PodFailed"
     assert found.message
@@ -251,7 +251,7 @@ def test_a_pod_that_says_nothing_at_all() -> None:
 
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50), st.integers(0, 3000))
-def test_whatever_a_node_says_fits_into_the_status(text: str, times: int) -> None:
+def test_any_message_of_a_node_fits_into_the_status(text: str, times: int) -> None:
     long = text * times
     pods = [
         failed_pod(1, message=long),
@@ -272,7 +272,7 @@ def test_whatever_a_node_says_fits_into_the_status(text: str, times: int) -> Non
 # Jobs.
 
 
-def test_a_job_that_was_tried_often_enough_says_how_often() -> None:
+def test_a_job_without_retries_left_reports_the_number_of_attempts() -> None:
     job = job_of(failed=("BackoffLimitExceeded", "Job has reached the specified backoff limit"))
     pods = [failed_pod(1, name=name) for name in "abcd"]
     found = job_failure(job, pods, TRAINER, ["line"])
@@ -280,7 +280,7 @@ def test_a_job_that_was_tried_often_enough_says_how_often() -> None:
     assert found.message.endswith("(attempt 4, the last)")
 
 
-def test_a_failure_that_is_not_tried_again_says_nothing_of_attempts() -> None:
+def test_a_failure_that_is_not_retried_has_no_number_of_attempts() -> None:
     job = job_of(failed=("PodFailurePolicy", "Container trainer for pod vision/x failed with exit code 41 ..."))
     pods = [
         failed_pod(43, name="a"),
@@ -304,7 +304,7 @@ def test_the_only_attempt_is_not_counted() -> None:
     assert "attempt" not in job_failure(job, [failed_pod(1)], TRAINER, ()).message
 
 
-def test_a_pod_that_would_fail_again_tells_more_than_those_that_were_ended_with_it() -> None:
+def test_the_root_cause_is_the_pod_that_would_fail_again() -> None:
     job = job_of(failed=("PodFailurePolicy", "x"))
     pods = [failed_pod(45, name="a", message=failed_message(45, "LossNotFinite", "NaN.")), failed_pod(143, name="b")]
     pods += [failed_pod(1, name="c")]
@@ -322,7 +322,7 @@ def test_the_deadline_of_inspection_speaks_of_no_checkpoint() -> None:
     assert "600" in found.message
 
 
-def test_a_job_whose_pods_are_gone_says_what_the_job_says() -> None:
+def test_a_failed_job_without_pods_has_the_message_of_its_condition() -> None:
     found = job_failure(job_of(failed=("BackoffLimitExceeded", "Job has reached the limit")), [], TRAINER, ())
     assert (found.reason, found.message) == ("BackoffLimitExceeded", "Job has reached the limit")
     assert job_failure(job_of(failed=("PodFailurePolicy", "")), [], TRAINER, ()).message
@@ -348,7 +348,7 @@ def test_the_newest_pod_that_left_word_is_believed() -> None:
     assert outcome_of([], TRAINER) is None
 
 
-def test_pods_that_worked_beside_the_first_do_not_hide_what_came_of_it() -> None:
+def test_pods_of_other_nodes_do_not_hide_the_outcome_of_the_first() -> None:
     """Over several nodes each pod leaves word, and only the first says what was trained."""
     first = pod_of("a", phase="Succeeded", ended={"exitCode": 0, "message": Outcome(trained=trained_of()).to_message()})
     beside = pod_of("b", phase="Succeeded", ended={"exitCode": 0, "message": Outcome().to_message()})

@@ -70,7 +70,7 @@ def live(world: World) -> list[dict[str, Any]]:
 # One run.
 
 
-def test_the_status_says_which_gpus_are_held_by_what_and_until_when() -> None:
+def test_the_status_reports_held_gpus_and_their_release_time() -> None:
     world = half_started(gpus=8)
     message = world.teacher().message
     assert "1 of 2 pods holds 8 GPUs on node node-a; released at 2026-03-01T12:0" in message
@@ -87,7 +87,7 @@ def test_gpus_that_are_held_in_vain_are_given_back_once_the_time_is_over_and_not
     assert world.job(MASKS)["spec"]["suspend"]
     assert live(world) == []
     assert world.state == ("Unknown", "Pending")
-    assert "gave them back (round 1); all are tried again at 2026-" in world.teacher().message
+    assert "released them (round 1); all are started again at 2026-" in world.teacher().message
     assert world.teacher().releases == 1
 
 
@@ -104,7 +104,7 @@ def test_the_decision_comes_back_when_the_time_is_over() -> None:
     assert decision.actions.patch
 
 
-def test_after_the_pause_all_pods_are_made_again_and_the_rounds_are_forgotten_when_all_run() -> None:
+def test_after_the_pause_all_pods_start_and_the_rounds_are_reset_once_all_run() -> None:
     world = released(half_started())
     world.now = until(world) - 1
     world.reconcile()
@@ -165,7 +165,7 @@ def test_pauses_of_two_jobs_differ() -> None:
 
 
 @pytest.mark.parametrize("case", ["one node", "Kueue", "all placed", "none placed", "pulling", "all run"])
-def test_nothing_is_given_back_where_nothing_is_held_in_vain(case: str) -> None:
+def test_no_gpus_are_released_without_a_partial_start(case: str) -> None:
     changes = {"one node": {"nodes": 1}, "Kueue": {"queueName": "team-a"}}.get(case, {})
     world = started(**changes)
     world.kueue(admit=True)
@@ -264,7 +264,7 @@ def test_a_paused_run_that_is_suspended_stays_so_and_then_waits_for_the_rest_of_
     assert not world.job(MASKS)["spec"]["suspend"]
 
 
-def test_a_paused_run_whose_placement_changes_is_made_anew_at_once() -> None:
+def test_a_paused_run_with_a_changed_placement_is_replaced_immediately() -> None:
     world = released(half_started())
     world.edit(nodeSelector={"gpu": "h100"})
     world.reconcile()
@@ -286,7 +286,7 @@ def test_the_timeout_of_the_object_overrides_that_of_the_installation_and_change
     assert world.job(MASKS)["metadata"]["uid"] == uid
 
 
-def test_a_job_that_somebody_lets_run_in_its_pause_is_let_be() -> None:
+def test_a_job_resumed_by_somebody_in_its_pause_is_not_changed() -> None:
     world = released(half_started())
     world.job(MASKS)["spec"]["suspend"] = False
     world._touch("Job", world.job(MASKS))
@@ -298,7 +298,7 @@ def test_a_job_that_somebody_lets_run_in_its_pause_is_let_be() -> None:
 
 
 @pytest.mark.parametrize("broken", ["", "x", "{}", '{"count": -1}', '{"count": 1, "again": "soon"}', "[1]"])
-def test_what_is_remembered_may_be_broken_by_hand(broken: str) -> None:
+def test_an_invalid_gang_annotation_is_ignored(broken: str) -> None:
     world = released(half_started())
     world.job(MASKS)["metadata"]["annotations"][GANG] = broken
     world._touch("Job", world.job(MASKS))
@@ -351,7 +351,7 @@ def test_gpus_count_from_when_a_pod_is_bound_to_its_node() -> None:
     assert [one.gpu_seconds for one in world.teacher().attempts] == [2 * 150]
 
 
-def test_each_round_counts_what_it_held() -> None:
+def test_each_round_counts_its_gpu_seconds() -> None:
     world = half_started(gpus=4)
     begun = world.now
     world.advance(2 * TIMEOUT)
@@ -450,7 +450,7 @@ class Pool:
 
 
 @pytest.mark.parametrize(("runs", "nodes", "gpus"), [(2, 2, 2), (2, 2, 3), (3, 2, 2), (3, 3, 4), (4, 2, 2)])
-def test_runs_that_each_hold_a_part_of_what_all_need_finish_in_the_end(runs: int, nodes: int, gpus: int) -> None:
+def test_runs_that_deadlock_on_gpus_finish_in_the_end(runs: int, nodes: int, gpus: int) -> None:
     pool = Pool(runs, gpus=gpus, nodes=nodes)
     pool.run(hours=2 * runs)
     assert [world.state for world in pool.worlds] == [("True", "Succeeded")] * runs

@@ -36,14 +36,14 @@ def test_what_is_blocked_cannot_be_imported(module: str) -> None:
     assert "ModuleNotFoundError" in python(f"import {module}").stderr
 
 
-def test_every_module_of_the_operator_imports_without_what_trains() -> None:
+def test_every_module_of_the_operator_imports_without_training_libraries() -> None:
     imports = "\n".join(f"import teacher_operator.{module}" for module in MODULES)
     assert "runtime.handlers" in MODULES
     done = python(f"{imports}\nimport engine.cli.app")
     assert done.returncode == 0, done.stderr
 
 
-def test_its_handlers_are_there_without_what_trains() -> None:
+def test_its_handlers_exist_without_training_libraries() -> None:
     code = """
 from teacher_operator.runtime import handlers
 from teacher_operator.api.settings import Settings

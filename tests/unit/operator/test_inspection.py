@@ -15,7 +15,7 @@ RUN_LIMIT_SECONDS = INSPECTION.run_limit_seconds or 0
 SECRET = ("CreateContainerConfigError", 'couldn\'t find key AWS_ACCESS_KEY_ID in Secret "vision/s3-keys"')
 IMAGE = ("ImagePullBackOff", "Back-off pulling image")
 TAINTED = "0/2 nodes are available: 2 node(s) had untolerated taint {dedicated: ml}."
-QUOTA = FailureStatus(reason="Forbidden", message=f"Job {JOB} may not be made: exceeded quota")
+QUOTA = FailureStatus(reason="Forbidden", message=f"Job {JOB} may not be created: exceeded quota")
 
 
 def begun(**spec: object) -> World:
@@ -37,7 +37,7 @@ def hold_up(world: World, cause: str) -> str:
 
 
 @pytest.mark.parametrize("cause", ["secret", "image", "taints"])
-def test_a_wait_of_any_length_is_no_failure_and_says_why(cause: str) -> None:
+def test_a_long_wait_is_not_a_failure_and_reports_its_reason(cause: str) -> None:
     world = begun()
     said = hold_up(world, cause)
     world.advance(30 * 86_400)
@@ -113,7 +113,7 @@ def test_a_suspended_inspection_does_not_wait() -> None:
     assert world.state == ("Unknown", "Inspecting")
 
 
-def test_the_wait_begins_anew_after_an_attempt_that_ran() -> None:
+def test_the_wait_restarts_after_an_attempt_that_ran() -> None:
     world = begun(pendingDeadlineSeconds=600)
     world.run(world.pod())
     world.advance(3600)

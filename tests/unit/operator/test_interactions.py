@@ -93,7 +93,7 @@ def test_time_in_which_its_user_suspends_it_is_no_wait_for_gpus() -> None:
     assert world.state == ("True", "Succeeded")
 
 
-def test_what_was_trained_elsewhere_is_read_however_little_of_its_time_is_left() -> None:
+def test_the_result_from_another_cluster_is_read_even_without_time_left() -> None:
     world = elsewhere(activeDeadlineSeconds=3600)
     begun = timestamp(world.now)
     world.advance(3599)
@@ -107,7 +107,7 @@ def test_what_was_trained_elsewhere_is_read_however_little_of_its_time_is_left()
     assert world.state == ("True", "Succeeded")
 
 
-def test_an_operator_that_is_killed_does_not_train_again_what_was_trained_elsewhere() -> None:
+def test_a_killed_operator_does_not_repeat_training_done_in_another_cluster() -> None:
     world = elsewhere()
     world.multikueue(MASKS, **COMPLETE)
     world._do(world.decide(), {})  # killed before it has written the status

@@ -33,15 +33,15 @@ def test_without_a_free_gpu_the_wait_names_it(resource: str) -> None:
     assert found.since == NOW
 
 
-def test_a_node_that_is_too_small_is_not_told_as_a_lack_of_gpus() -> None:
+def test_a_node_that_is_too_small_is_not_reported_as_a_lack_of_gpus() -> None:
     said = "0/3 nodes are available: 1 node(s) had untolerated taint {spot: true}, 2 Insufficient memory."
     found = state(pod_of(node=None, conditions=unschedulable(said)), now=NOW + 90)
     assert found.message == f"no node fits; unschedulable for 1m: {said} Tolerate the taints with spec.tolerations"
 
 
-def test_a_scheduler_that_says_nothing_is_reported_so() -> None:
+def test_a_scheduler_without_a_message_is_reported() -> None:
     found = state(pod_of(node=None, conditions=unschedulable("")))
-    assert found.message == "no node fits; unschedulable for less than a minute: the scheduler has not said why"
+    assert found.message == "no node fits; unschedulable for less than a minute: the scheduler has given no reason"
 
 
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
@@ -59,9 +59,9 @@ def test_an_image_that_cannot_be_pulled_without_a_word() -> None:
     assert state(pod_of(waiting=("ImagePullBackOff", ""))).message == "image cannot be pulled: registry.test/trainer:1"
 
 
-def test_a_secret_that_is_not_there_is_named() -> None:
+def test_a_missing_secret_is_named() -> None:
     found = state(pod_of(waiting=("CreateContainerConfigError", 'secret "s3-keys" not found')))
-    assert (found.phase, found.message) == ("Pending", 'the container cannot be made: secret "s3-keys" not found')
+    assert (found.phase, found.message) == ("Pending", 'the container cannot be created: secret "s3-keys" not found')
 
 
 def test_a_volume_that_cannot_be_mounted_is_distinguished_by_its_events() -> None:
@@ -77,26 +77,26 @@ def test_a_volume_that_cannot_be_mounted_is_distinguished_by_its_events() -> Non
     assert told.message == f"pod {pod['metadata']['name']} cannot start: {said}"
 
 
-def test_a_claim_that_another_node_has_attached_says_what_to_do() -> None:
+def test_a_claim_attached_to_another_node_has_advice() -> None:
     said = 'FailedAttachVolume: Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) forklifts-sam-0'
     told = state(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, warning_events=[said])
     assert said in told.message
     assert "ReadWriteMany" in told.message
 
 
-def test_events_that_say_nothing_are_not_asked_again_at_once() -> None:
+def test_events_without_warnings_are_not_read_again_immediately() -> None:
     found = state(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, warning_events=[])
     assert (found.phase, found.events_of) == ("Starting", None)
 
 
-def test_one_of_several_pods_that_does_not_run_holds_all_up() -> None:
+def test_one_pod_that_does_not_run_keeps_the_job_pending() -> None:
     running = pod_of("a", phase="Running", started=NOW)
     waits = pod_of("b", node=None, conditions=unschedulable(f"0/3 nodes are available: 3 Insufficient {GPU}."))
     assert state(running, waits).phase == "Pending"
     assert state(running, pod_of("b", phase="Running", started=NOW)).phase == "Running"
 
 
-def test_several_nodes_wait_for_the_pod_that_there_is_not() -> None:
+def test_several_nodes_wait_for_a_missing_pod() -> None:
     job = job_of(parallelism=2, completions=2)
     one, other = pod_of("a", phase="Running", started=NOW), pod_of("b", phase="Running", started=NOW)
     assert state(one, job=job).phase == "Pending"
@@ -120,11 +120,11 @@ def test_inspection_is_inspected_by_its_own_container() -> None:
 def test_a_job_whose_pod_was_refused_is_distinguished_by_its_events() -> None:
     job = job_of(started=NOW)
     fresh = state(job=job, now=NOW + 5)
-    assert (fresh.phase, fresh.message, fresh.events_of) == ("Pending", "its pod is being made", None)
+    assert (fresh.phase, fresh.message, fresh.events_of) == ("Pending", "its pod is being created", None)
     assert state(job=job, now=NOW + 60).events_of == ("Job", job["metadata"]["name"])
     said = 'FailedCreate: Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=1'
     told = state(job=job, now=NOW + 60, warning_events=["older", said])
-    assert (told.phase, told.message, told.events_of) == ("Pending", f"its pod cannot be made: {said}", None)
+    assert (told.phase, told.message, told.events_of) == ("Pending", f"its pod cannot be created: {said}", None)
     assert told.since == NOW
 
 
@@ -134,13 +134,13 @@ def test_a_job_that_waits_in_a_queue_is_queued_and_its_wait_does_not_count() -> 
     assert found.since is None
 
 
-def test_a_job_that_somebody_else_has_suspended_says_so() -> None:
+def test_a_job_suspended_by_somebody_else_is_reported() -> None:
     found = state(job=job_of(suspend=True))
     assert found.phase == "Queued"
     assert "not by this operator" in found.message
 
 
-def test_a_job_that_kueue_has_let_run_counts_its_wait_from_then() -> None:
+def test_the_wait_of_a_job_admitted_by_kueue_starts_at_its_admission() -> None:
     found = state(job=job_of(queue="team-a", started=NOW + 500), now=NOW + 505)
     assert (found.phase, found.since) == ("Pending", NOW + 500)
 
@@ -152,7 +152,7 @@ def test_a_pod_that_is_being_stopped_is_waited_for() -> None:
     assert found.message == f"pod {pod['metadata']['name']} on node gpu-node-1 is being stopped"
 
 
-def test_a_pod_on_a_lost_node_says_what_can_be_done() -> None:
+def test_a_pod_on_a_lost_node_has_advice() -> None:
     pod = pod_of(phase="Running", started=NOW, deleted=NOW + 120, node="spot-7")
     found = state(pod, now=NOW + 120 + 600)
     assert "the node has not confirmed it for 10m" in found.message
@@ -161,7 +161,7 @@ def test_a_pod_on_a_lost_node_says_what_can_be_done() -> None:
 
 def test_a_pod_that_has_ended_while_it_was_being_stopped_is_not_waited_for() -> None:
     pod = failed_pod(143, deleted=NOW)
-    assert state(pod).message == "its pod is being made"
+    assert state(pod).message == "its pod is being created"
 
 
 # Jobs.
@@ -210,7 +210,7 @@ def test_a_job_that_counts_more_pods_than_are_seen_is_not_settled() -> None:
     assert not view_of(failed_pod(1), pod_of("b", phase="Succeeded", ended={"exitCode": 0}), job=job).unsettled
 
 
-def test_disruption_alone_is_no_end() -> None:
+def test_a_disruption_condition_does_not_end_a_running_job() -> None:
     pod = pod_of(phase="Running", started=NOW, conditions=disrupted("PreemptionByScheduler", "preempted"))
     assert state(pod).phase == "Running"
 
@@ -234,7 +234,7 @@ def test_a_wait_is_reported_in_words(span: float, said: str) -> None:
     assert duration(span) == said
 
 
-def test_a_wait_changes_its_words_ever_more_rarely_and_is_never_said_to_be_longer_than_it_is() -> None:
+def test_a_duration_changes_its_text_rarely_and_is_rounded_down() -> None:
     said = [duration(60 * minutes) for minutes in range(1, 60)]
     assert len(set(said)) <= 10
     assert all(int(text.removesuffix("m")) <= minutes for minutes, text in enumerate(said, start=1))
@@ -245,7 +245,7 @@ def test_a_wait_changes_its_words_ever_more_rarely_and_is_never_said_to_be_longe
     ("span", "said"),
     [(0, "0s"), (119, "119s"), (120, "2m"), (2460, "41m"), (7199, "119m"), (7200, "2h00m"), (9000, "2h30m")],
 )
-def test_what_is_left_is_short(span: float, said: str) -> None:
+def test_the_remaining_time_is_short_text(span: float, said: str) -> None:
     assert left(span) == said
 
 

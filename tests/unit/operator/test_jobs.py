@@ -156,7 +156,7 @@ def test_the_longest_name_leaves_room_for_every_child_and_every_index_of_a_pod()
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_nothing_of_the_object_is_copied_but_what_is_distinguished(spec: Mapping[str, Any]) -> None:
+def test_children_copy_no_labels_of_the_object(spec: Mapping[str, Any]) -> None:
     """Labels and annotations of GitOps tools make them prune a child that carries them."""
     foreign = {"app.kubernetes.io/instance", "argo-app", "team", "argocd.argoproj.io/tracking-id"}
     for child in nonempty(children(spec)):
@@ -408,7 +408,7 @@ def test_claims_can_be_written_to_without_being_root(spec: dict[str, Any]) -> No
     assert "fsGroup" not in pod(inspection(**spec))["securityContext"]
 
 
-def test_inspection_needs_nothing_that_is_for_gpus() -> None:
+def test_inspection_has_no_gpu_settings() -> None:
     job = inspection({**FULL, "pod": {}, "stages": []})
     assert KUEUE_QUEUE not in job["metadata"]["labels"]
     assert job["spec"]["suspend"] is False
@@ -532,7 +532,7 @@ def test_without_a_secret_the_identity_of_the_pod_is_used() -> None:
         assert not [name for name in env(job) if "KEY" in name or "TOKEN" in name]
 
 
-def test_storage_is_reached_as_the_object_says() -> None:
+def test_storage_settings_become_variables_of_the_pod() -> None:
     for job in (inspection(FULL), training(FULL)):
         variables = env(job)
         assert "AWS_ENDPOINT_URL" not in variables, "it would be that of STS too, which is given the pod's identity"
@@ -644,7 +644,7 @@ def test_any_text_of_a_request_arrives_as_it_was_written(
 
 
 @pytest.mark.parametrize(("render_job", "name"), [(inspection, "inspect"), (training, "trainer")])
-def test_what_would_fail_again_is_not_retried_and_a_disruption_is_no_failure(
+def test_permanent_failures_are_not_retried_and_disruptions_do_not_count(
     render_job: Callable[[], Manifest], name: str
 ) -> None:
     job = render_job()
@@ -708,7 +708,7 @@ def test_every_setting_of_the_platform_is_changed_in_these_tests() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), EDITS)
-def test_only_what_cannot_be_applied_makes_a_new_job(name: str, value: Any) -> None:
+def test_only_settings_that_cannot_be_patched_require_a_new_job(name: str, value: Any) -> None:
     assert (platform_hash(**{name: value}) == platform_hash()) == (name in APPLIED_TO_JOBS)
 
 
@@ -766,7 +766,7 @@ def test_a_job_as_it_was_made_needs_no_patch(spec: Mapping[str, Any], teacher: T
         ({"queueName": "q"}, {"queueName": "q", "suspend": False}, None),
     ],
 )
-def test_a_job_is_patched_to_what_the_object_says(
+def test_a_job_is_patched_to_match_the_object(
     made: dict[str, Any], now: dict[str, Any], patch: dict[str, Any] | None
 ) -> None:
     job = training(**made)
@@ -784,7 +784,7 @@ def test_whether_a_queued_job_runs_is_kueues_to_say() -> None:
         assert job_patches.job_patch(job, training_stage(MASKS), parse_spec(body_of(queueName="q"))) is None
 
 
-def test_what_we_suspend_we_let_run_again_and_nobody_elses() -> None:
+def test_only_jobs_that_the_operator_suspended_are_resumed() -> None:
     job = training()
     patch = job_patches.suspend_patch(job, suspend=True)
     assert patch == {"metadata": {"annotations": {SUSPENDED: "true"}}, "spec": {"suspend": True}}

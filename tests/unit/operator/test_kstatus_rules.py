@@ -151,7 +151,7 @@ BROKEN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_status_broken_by_hand_is_in_progress_after_the_next_look(name: str) -> None:
+def test_an_invalid_status_is_in_progress_after_the_next_reconciliation(name: str) -> None:
     body = body_of() | {"status": BROKEN[name]}
     status = decide(body, Observed(), SETTINGS, now=NOW).status
     mended = body | {"status": status.model_dump(mode="json", by_alias=True, exclude_none=True)}

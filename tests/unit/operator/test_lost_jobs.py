@@ -96,9 +96,7 @@ def test_a_permanent_failure_ends_the_run_with_any_failure_policy(teacher: Teach
 
 @pytest.mark.parametrize("code", [45, 48, 41])
 @PARTS
-def test_what_ends_its_job_again_and_again_without_an_outcome_ends_the_run(
-    teacher: TeacherName | None, code: int
-) -> None:
+def test_repeatedly_lost_jobs_end_the_run(teacher: TeacherName | None, code: int) -> None:
     world = world_with_pod_of(teacher)
     for count in range(1, MAX_REPLACEMENTS + 2):
         assert not world.terminal

@@ -30,17 +30,17 @@ def failed(reason: str, message: str) -> dict[str, Any]:
     return {"conditions": [{"type": "Failed", "status": "True", "reason": reason, "message": message}], "failed": 1}
 
 
-def test_while_it_runs_the_status_says_where_and_no_more() -> None:
+def test_a_job_running_in_another_cluster_is_reported_without_progress() -> None:
     world = dispatched()
     assert world.state == ("Unknown", "Pending")
     assert "another cluster" in world.teacher().message
     world.multikueue(MASKS, active=1, ready=1, startTime=timestamp(world.now))
     world.reconcile()
     assert world.state == ("Unknown", "Training")
-    assert world.teacher().message == "runs in another cluster: its log there says how far it is"
+    assert world.teacher().message == "runs in another cluster: its log there shows the progress"
 
 
-def test_what_it_published_is_read_by_a_job_of_this_cluster_without_a_gpu() -> None:
+def test_the_published_result_is_read_by_a_local_job_without_gpu() -> None:
     world = dispatched()
     world.multikueue(MASKS, **COMPLETE)
     world.reconcile()
@@ -85,7 +85,7 @@ def test_both_teachers_are_trained_elsewhere_one_after_the_other() -> None:
         (None, "BackoffLimitExceeded"),
     ],
 )
-def test_a_failure_says_what_the_job_says(code: int | None, reason: str) -> None:
+def test_a_failure_has_the_message_of_the_job(code: int | None, reason: str) -> None:
     world = dispatched()
     message = f"Container trainer for pod a/b failed with exit code {code} matching FailJob rule at index 1"
     if code is None:

@@ -100,9 +100,9 @@ def test_it_is_made_before_every_job_and_only_where_it_is_wanted() -> None:
     assert not kinds or kinds[0] == "NetworkPolicy"
 
 
-def test_nothing_runs_without_the_policy_that_is_wanted() -> None:
+def test_no_job_is_created_without_the_required_network_policy() -> None:
     world = World(teachers=[MASKS], settings=FENCED)
-    said = f"NetworkPolicy {NAME}-network may not be made: forbidden"
+    said = f"NetworkPolicy {NAME}-network may not be created: forbidden"
     world.refusals[f"{NAME}-network"] = FailureStatus(reason="Forbidden", message=said)
     world.reconcile()
     assert world.made == []

@@ -195,7 +195,7 @@ def test_gpus_of_a_claim_take_the_place_of_the_extended_resource() -> None:
     assert "claims" not in made[INSPECTION]["containers"][0]["resources"]
 
 
-def test_a_claim_of_other_devices_stands_next_to_the_extended_resource() -> None:
+def test_a_claim_of_other_devices_is_added_to_the_extended_resource() -> None:
     nic = {"name": "nic", "resourceClaimName": "rdma", "gpus": 0}
     job = jobs_of(gpus=2, pod={"resourceClaims": [nic]})["Sam"]
     template = job["spec"]["template"]
@@ -223,7 +223,7 @@ def hashes(**spec: Any) -> dict[str, str]:
     return {stage: job["metadata"]["annotations"][PLATFORM_HASH] for stage, job in jobs_of(**spec).items()}
 
 
-def test_specs_of_before_have_the_digest_that_they_had() -> None:
+def test_specs_of_earlier_versions_keep_their_digest() -> None:
     """Jobs of an earlier version of the operator go on."""
     assert set(hashes().values()) == {"7cc1f6ca3bbb6179"}
     before = {
@@ -238,7 +238,7 @@ def test_specs_of_before_have_the_digest_that_they_had() -> None:
 
 
 @pytest.mark.parametrize("stage", StageName)
-def test_settings_of_one_stage_make_a_new_job_of_it_alone(stage: StageName) -> None:
+def test_settings_of_one_stage_replace_only_its_job(stage: StageName) -> None:
     plain, own = hashes(), hashes(stages=[{"name": stage.value, "nodeSelector": {}}])
     assert {name for name in plain if plain[name] != own[name]} == {stage.value}
     assert not set(hashes(pod={"labels": {"a": "b"}}).values()) & set(plain.values())
@@ -290,7 +290,7 @@ SECRETS: list[dict[str, Any]] = [
         ),
     ],
 )
-def test_an_installation_bounds_what_objects_set(
+def test_an_installation_limits_the_settings_of_objects(
     allowed: dict[str, Any], good: dict[str, Any], bad: dict[str, Any]
 ) -> None:
     settings = SETTINGS.model_copy(update={"allowed": Allowed(**allowed)})
@@ -301,7 +301,7 @@ def test_an_installation_bounds_what_objects_set(
     assert next(iter(allowed)) in said(settings, pod=bad)
 
 
-def test_defaults_of_the_installation_are_not_bounded_by_what_objects_may_set() -> None:
+def test_defaults_of_the_installation_are_not_checked_against_the_allow_lists() -> None:
     settings = installed(volumes=[{"name": "a", "secret": {"secretName": "s"}}])
     settings = settings.model_copy(update={"allowed": Allowed(volumes=(), secrets=(), env=(), images=())})
     assert said(settings) == ""
@@ -311,17 +311,17 @@ def test_defaults_of_the_installation_are_not_bounded_by_what_objects_may_set() 
     ("spec", "words"),
     [
         ({"pod": {"env": [{"name": "AWS_REGION", "value": "x"}]}}, "AWS_REGION"),
-        ({"pod": {"volumeMounts": [{"name": "a", "mountPath": "/a"}]}}, "there is no volume a for /a"),
+        ({"pod": {"volumeMounts": [{"name": "a", "mountPath": "/a"}]}}, "volume a of the mount /a does not exist"),
         (
             {"stages": [{"name": "Sam", "volumeMounts": [{"name": "a", "mountPath": "/a"}]}]},
-            "volumeMounts of Sam: there is no volume a",
+            "volumeMounts of Sam: volume a of the mount",
         ),
         (
             {
                 "storage": {"credentialsSecretRef": {"name": "s3"}},
                 "pod": {"env": [{"name": "AWS_ACCESS_KEY_ID", "value": "x"}]},
             },
-            "comes from storage.credentialsSecretRef",
+            "is set by storage.credentialsSecretRef",
         ),
     ],
 )
@@ -346,7 +346,7 @@ def test_an_object_that_is_not_allowed_waits() -> None:
 
 
 @pytest.mark.parametrize("edited", [False, True])
-def test_what_runs_continues_when_its_settings_are_not_allowed(edited: bool) -> None:
+def test_a_running_job_continues_when_its_settings_are_no_longer_allowed(edited: bool) -> None:
     """Whether the installation allows less than it did, or the object asks for more."""
     body = body_of(**OTHER)
     digest = jobs_of(**({} if edited else OTHER))["Sam"]["metadata"]["annotations"]
@@ -397,7 +397,7 @@ def test_the_examples_of_the_page_are_taken() -> None:
         {"volumeMounts": [{"name": "a", "mountPath": "/a/../etc/teacher"}]},
     ],
 )
-def test_what_would_break_the_run_is_refused_by_the_model_too(part: Mapping[str, Any]) -> None:
+def test_settings_that_break_the_run_are_refused_by_the_model_too(part: Mapping[str, Any]) -> None:
     for spec in ({"pod": part}, {"stages": [{"name": "Sam", **part}]}):
         with pytest.raises(ValidationError):
             parse_spec(body_of(**spec))

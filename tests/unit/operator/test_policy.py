@@ -22,7 +22,7 @@ def fault(allowed: dict[str, Any], namespace: str = "vision", **spec: Any) -> st
 
 
 @pytest.mark.parametrize(("allowed", "spec", "said"), CASES)
-def test_what_is_allowed(allowed: dict[str, Any], spec: dict[str, Any], said: str) -> None:
+def test_allowed_specs(allowed: dict[str, Any], spec: dict[str, Any], said: str) -> None:
     found = fault(allowed, **spec)
     assert said in found
     assert bool(found) == bool(said)
@@ -32,7 +32,7 @@ def installation(*accounts: str) -> Settings:
     return SETTINGS.model_copy(update={"allowed": Allowed(service_accounts=accounts)})
 
 
-def test_nothing_is_made_for_an_account_that_is_not_allowed() -> None:
+def test_no_job_is_created_for_a_service_account_that_is_not_allowed() -> None:
     world = World(teachers=[MASKS], settings=installation("trainer"), serviceAccountName="admin")
     for _ in range(3):
         world.reconcile()
@@ -56,7 +56,7 @@ def test_a_longer_list_lets_a_run_begin() -> None:
     assert world.made
 
 
-def test_a_shorter_list_stops_nothing_that_runs() -> None:
+def test_a_shorter_allow_list_stops_no_running_job() -> None:
     world = World(teachers=[MASKS], settings=installation("*"), serviceAccountName="admin")
     world.training()
     made = list(world.made)
@@ -85,7 +85,7 @@ def test_a_shorter_list_holds_for_the_next_job_of_a_run() -> None:
     assert world.state == ("Unknown", "Suspended")
 
 
-def test_an_edit_to_what_is_not_allowed_gives_up_nothing_that_runs() -> None:
+def test_an_edit_that_is_not_allowed_keeps_the_running_job() -> None:
     world = World(teachers=[MASKS], settings=installation("trainer"), serviceAccountName="trainer")
     world.training()
     made = list(world.made)
@@ -97,7 +97,7 @@ def test_an_edit_to_what_is_not_allowed_gives_up_nothing_that_runs() -> None:
     assert world.made == made
 
 
-def test_an_edit_during_inspection_gives_up_nothing_that_runs() -> None:
+def test_an_edit_during_inspection_keeps_the_running_job() -> None:
     world = World(teachers=[MASKS], settings=installation("trainer"), serviceAccountName="trainer")
     world.reconcile()
     made = list(world.made)

@@ -26,7 +26,7 @@ def step(number: int, **values: Any) -> str:
     return line("step", step=number, **{**known, **values})
 
 
-def test_a_step_says_how_far_it_is() -> None:
+def test_a_step_line_reports_progress() -> None:
     assert read_progress([step(148)]) == ProgressView(
         ProgressStatus(
             percent=37,
@@ -48,7 +48,7 @@ def test_the_newest_line_counts() -> None:
     assert (view.progress.step, view.progress.loss) == (3, "0.5")
 
 
-def test_what_a_line_does_not_say_stays_as_it_was() -> None:
+def test_values_missing_in_a_line_are_kept() -> None:
     view = read_progress([step(10)])
     view = read_progress([line("checkpoint", step=11, steps=400)], view)
     assert view.progress is not None
@@ -63,7 +63,7 @@ def test_reading_the_same_lines_again_changes_nothing() -> None:
     assert read_progress(lines, view) == view
 
 
-def test_an_evaluation_tells_what_base_and_adapter_are_worth() -> None:
+def test_an_evaluation_line_reports_ap_of_base_and_adapter() -> None:
     base = line("evaluation", step=0, steps=400, phase="base", ap=0.312)
     view = read_progress([base])
     assert (view.ap_before, view.ap_after) == (0.312, None)
@@ -87,12 +87,12 @@ def test_an_adapter_below_the_base_is_not_the_best_so_far() -> None:
     assert read_progress([better], view).ap_after == 0.4
 
 
-def test_the_last_line_alone_tells_both() -> None:
+def test_the_last_line_alone_reports_both() -> None:
     view = read_progress([step(60, ap_before=0.3, best_ap=0.45)])
     assert (view.ap_before, view.ap_after) == (0.3, 0.45)
 
 
-def test_a_note_is_beside_what_was_known() -> None:
+def test_a_note_keeps_earlier_progress() -> None:
     assert read_progress([line("note", message="resuming after step 3")]).progress is None
     view = read_progress([step(3), line("note", message="x" * 5000)])
     assert view.progress is not None
@@ -103,7 +103,7 @@ def test_a_note_is_beside_what_was_known() -> None:
     assert view.progress.note == ""
 
 
-def test_before_the_first_step_the_latest_note_tells() -> None:
+def test_before_the_first_step_the_latest_note_is_reported() -> None:
     view = read_progress([line("note", message="fetching the data"), line("note", message="x" * 5000), "Loading"])
     assert (view.progress, view.note) == (None, "x" * NOTE_MAX)
     assert read_progress([], view).note == view.note
@@ -120,7 +120,7 @@ def test_the_base_may_be_measured_before_the_number_of_steps_is_known() -> None:
     assert (view.progress.steps, view.ap_before, view.note) == (400, 0.25, "")
 
 
-def test_before_the_number_of_steps_is_known_there_is_no_percentage() -> None:
+def test_no_percentage_before_the_number_of_steps_is_known() -> None:
     assert read_progress([line("start", step=0), line("step", step=1, steps=0)]).progress is None
 
 
@@ -157,7 +157,7 @@ def test_other_lines_are_passed_over(text: str) -> None:
 @pytest.mark.parametrize("name", ["epoch", "loss", "seconds_left", "time", "ap", "ap_before", "best_ap"])
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "1e300", "-1e300"])
 @pytest.mark.parametrize("event", ["step", "evaluation"])
-def test_numbers_that_are_none_do_no_harm(event: str, name: str, value: str) -> None:
+def test_invalid_numbers_are_ignored(event: str, name: str, value: str) -> None:
     known = {"event": event, "phase": "adapted", "time": NOW, "step": 4, "steps": 8}
     text = json.dumps({key: known[key] for key in known if key != name})[:-1] + f', "{name}": {value}}}'
     _fits(read_progress([step(3), text, step(5)]))
@@ -197,7 +197,7 @@ NUMBERS = st.one_of(
         max_size=5,
     )
 )
-def test_whatever_lines_say_what_comes_of_it_can_be_written(events: list[dict[str, Any]]) -> None:
+def test_any_lines_result_in_a_valid_status(events: list[dict[str, Any]]) -> None:
     """Anybody who may run a pod can write such lines, and one operator reads those of all."""
     view = read_progress(json.dumps(event) for event in events)
     _fits(view)
@@ -212,7 +212,7 @@ def _fits(view: ProgressView) -> None:
 
 
 @pytest.mark.parametrize("ap", [1.01, 2, -1.01, -0.5e9])
-def test_what_is_no_ap_is_not_taken_for_one(ap: float) -> None:
+def test_an_invalid_ap_is_ignored(ap: float) -> None:
     known = ProgressView(None, 0.25, 0.5)
     for values in ({"ap_before": ap}, {"best_ap": ap}):
         view = read_progress([step(1, **values)], known)

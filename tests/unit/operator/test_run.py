@@ -64,7 +64,7 @@ def idle(world: World) -> None:
 
 
 @pytest.mark.parametrize("teachers", [(BOXES,), (MASKS,), (BOXES, MASKS)])
-def test_data_decides_what_is_trained(teachers: tuple[TeacherName, ...]) -> None:
+def test_the_data_decides_which_teachers_are_trained(teachers: tuple[TeacherName, ...]) -> None:
     world = World(teachers=teachers)
     world.run_fairly()
     jobs = {BOXES: BOXES_JOB, MASKS: MASKS_JOB}
@@ -75,7 +75,7 @@ def test_data_decides_what_is_trained(teachers: tuple[TeacherName, ...]) -> None
     assert world.status.summary.map == ", ".join(["0.31 -> 0.52"] * len(teachers))
 
 
-def test_a_new_object_is_inspected_at_once() -> None:
+def test_a_new_object_is_inspected_immediately() -> None:
     world = World()
     decision = world.reconcile()
     assert [child["kind"] for child in decision.actions.apply] == ["ConfigMap", "Job"]
@@ -99,7 +99,7 @@ def test_while_inspection_waits_it_is_reported_why() -> None:
     assert decision.actions.requeue_at is not None
 
 
-def test_what_inspection_found_is_reported_with_the_run() -> None:
+def test_the_inspection_result_is_reported_with_the_run() -> None:
     world = World()
     world.inspected()
     status = world.status
@@ -176,7 +176,7 @@ def test_the_teachers_are_reported_while_they_train() -> None:
     assert world.teacher(BOXES).start_time == "2026-03-01T12:00:00Z"
 
 
-def test_before_its_first_step_a_trainer_says_what_it_is_at() -> None:
+def test_a_trainer_reports_its_activity_before_the_first_step() -> None:
     world = World(teachers=[MASKS])
     world.training()
     assert world.teacher().message == "fetching the data and the base model"
@@ -195,7 +195,7 @@ def test_before_its_first_step_a_trainer_says_what_it_is_at() -> None:
     assert world.teacher().message.startswith("step 1, looking for boxes"), "an attempt that follows another"
 
 
-def test_progress_that_is_no_longer_told_is_kept() -> None:
+def test_progress_that_is_no_longer_reported_is_kept() -> None:
     world = World(teachers=[MASKS])
     world.training()
     pod = world.pod(MASKS)
@@ -214,7 +214,7 @@ def test_a_run_that_was_published_before_needs_no_gpu() -> None:
     world.run_fairly()
     assert world.made == [INSPECT_JOB]
     assert world.state == ("True", "Succeeded")
-    assert all("published before" in one.message for one in world.status.teachers)
+    assert all("published by an earlier, identical run" in one.message for one in world.status.teachers)
     assert world.status.summary.progress == "100%"
 
 
@@ -222,7 +222,7 @@ def worse() -> TeacherOutcome:
     return trained_of(MASKS, before=0.3, after=0.2).model_copy(update={"improved": False})
 
 
-def test_while_no_adapter_is_better_than_the_base_the_status_says_so() -> None:
+def test_the_status_reports_that_no_adapter_is_better_than_the_base_yet() -> None:
     world = World(teachers=[MASKS])
     world.training()
     world.logs[world.pod(MASKS)["metadata"]["name"]] = [
@@ -237,7 +237,7 @@ def test_while_no_adapter_is_better_than_the_base_the_status_says_so() -> None:
 
 
 @pytest.mark.parametrize("on_no_gain", ["Publish", "Fail"])
-def test_an_adapter_without_a_gain_is_a_condition_and_ends_the_run_as_asked(on_no_gain: str) -> None:
+def test_an_adapter_without_gain_sets_a_condition_and_ends_the_run_by_on_no_gain(on_no_gain: str) -> None:
     world = World(teachers=[MASKS], training={"onNoGain": on_no_gain})
     world.training()
     pod, said = world.pod(MASKS), "the adapter of Sam is not better than its base: AP 0.300 -> 0.200"
@@ -257,7 +257,7 @@ def test_an_adapter_without_a_gain_is_a_condition_and_ends_the_run_as_asked(on_n
     idle(world)
 
 
-def test_a_run_that_is_published_without_a_gain_ends_as_the_new_object_asks() -> None:
+def test_a_published_run_without_gain_ends_by_on_no_gain_of_the_new_object() -> None:
     for on_no_gain, state in (("Publish", ("True", "Succeeded")), ("Fail", ("False", "NotBetterThanBase"))):
         world = World(teachers=[MASKS], training={"onNoGain": on_no_gain})
         world.reconcile()
@@ -321,7 +321,7 @@ def test_inspection_that_crashes_is_reported_with_its_log() -> None:
     )
 
 
-def test_what_inspection_found_may_be_lost_with_its_pod() -> None:
+def test_a_lost_inspection_result_is_inspected_again() -> None:
     world = World()
     world.reconcile()
     world.controllers()
@@ -340,7 +340,7 @@ def test_what_inspection_found_may_be_lost_with_its_pod() -> None:
 # Suspended.
 
 
-def test_an_object_that_is_made_suspended_waits_until_it_is_let_go() -> None:
+def test_an_object_created_suspended_waits_until_it_is_resumed() -> None:
     world = World(suspend=True)
     world.reconcile()
     assert world.made == []
@@ -400,7 +400,7 @@ def test_training_can_be_suspended_and_resumed_in_the_same_job() -> None:
     assert world.state == ("True", "Succeeded")
 
 
-def test_what_kueue_queues_is_suspended_by_taking_its_job_away() -> None:
+def test_a_queued_job_is_suspended_by_deleting_it() -> None:
     world = World(teachers=[MASKS], queueName="team-a")
     world.inspected()
     assert world.job(MASKS)["spec"]["suspend"] is True
@@ -433,7 +433,7 @@ def test_what_kueue_queues_is_suspended_by_taking_its_job_away() -> None:
     assert world.state == ("True", "Succeeded")
 
 
-def test_a_job_that_somebody_else_suspends_is_theirs_to_let_run() -> None:
+def test_a_job_suspended_by_somebody_else_is_not_resumed() -> None:
     world = World(teachers=[MASKS], pendingDeadlineSeconds=60)
     world.training()
     world.others(suspend=True)
@@ -470,7 +470,7 @@ def test_kueue_may_take_the_place_away() -> None:
 # Things that happen.
 
 
-def test_a_job_that_was_deleted_by_hand_is_made_again() -> None:
+def test_a_job_deleted_by_hand_is_replaced() -> None:
     world = World(teachers=[MASKS])
     world.training()
     world.delete_job(MASKS_JOB)
@@ -510,7 +510,7 @@ def test_no_job_is_made_while_a_pod_of_a_deleted_one_still_runs(pods: str) -> No
     assert world.state == ("True", "Succeeded")
 
 
-def test_pods_of_others_hold_nothing_up() -> None:
+def test_pods_of_others_do_not_block_a_run() -> None:
     world = World(teachers=[MASKS])
     world.training()
     other = copy.deepcopy(world.pod(MASKS))
@@ -554,7 +554,7 @@ def test_a_job_is_not_made_from_a_status_that_is_not_written(part: str) -> None:
     assert world.has_job(MASKS)
 
 
-def test_an_operator_that_ends_before_its_status_is_written_makes_nothing_twice() -> None:
+def test_a_crash_before_the_status_is_written_creates_nothing_twice() -> None:
     world = World(teachers=[MASKS])
     world.inspected()
     assert world.has_job(MASKS)
@@ -606,7 +606,7 @@ def test_a_configuration_that_is_wrong_ends_the_run_at_its_first_attempt(teacher
 
 
 @pytest.mark.parametrize("spec", [{}, {"queueName": "team-a"}], ids=["plain", "queued"])
-def test_a_suspended_run_says_when_no_pod_is_left(spec: dict[str, Any]) -> None:
+def test_a_suspended_run_reports_when_no_pod_is_left(spec: dict[str, Any]) -> None:
     world = World(teachers=[MASKS], **spec)
     world.training()
     world.edit(suspend=True)
@@ -620,7 +620,7 @@ def test_a_suspended_run_says_when_no_pod_is_left(spec: dict[str, Any]) -> None:
     assert "no pod is left" in world.summary[2]
 
 
-def test_a_pod_that_was_deleted_by_hand_is_made_again_and_counts_as_no_failure() -> None:
+def test_a_pod_deleted_by_hand_is_replaced_and_not_counted_as_a_failure() -> None:
     world = World(teachers=[MASKS], backoffLimit=0)
     world.training()
     world.delete_pod(world.pod(MASKS))
@@ -675,7 +675,7 @@ def test_a_teacher_that_failed_too_often_fails_the_run() -> None:
 @pytest.mark.parametrize(
     ("exit_code", "reason"), [(40, "ConfigurationInvalid"), (41, "DataInvalid"), (45, "LossNotFinite")]
 )
-def test_what_would_fail_again_is_not_tried_again(exit_code: int, reason: str) -> None:
+def test_a_permanent_failure_is_not_retried(exit_code: int, reason: str) -> None:
     world = World(teachers=[MASKS])
     world.training()
     world.end(world.pod(MASKS), exit_code, message=failed_message(exit_code, "X", "So it is."))
@@ -703,7 +703,7 @@ def test_preemptions_are_no_failures() -> None:
     assert world.teacher().attempt_count == 4
 
 
-def test_what_a_trainer_left_may_be_lost_with_its_pod() -> None:
+def test_a_trainer_result_lost_with_its_pod_is_produced_again() -> None:
     world = World(teachers=[MASKS])
     world.training()
     pod = world.pod(MASKS)
@@ -778,7 +778,7 @@ def test_the_pods_of_a_job_that_has_ended_are_requested_before_they_are_taken_fo
     assert Lookup("pods", MASKS_JOB) in world.decide().actions.lookups
 
 
-def test_a_trainer_that_left_what_cannot_be_read_is_not_asked_again_and_again() -> None:
+def test_an_unreadable_outcome_is_not_retried_without_end() -> None:
     world = World(teachers=[MASKS])
     world.training()
     world.end(world.pod(MASKS), 0, message='{"format": 2}')
@@ -788,7 +788,7 @@ def test_a_trainer_that_left_what_cannot_be_read_is_not_asked_again_and_again() 
     assert "another version" in world.summary[2]
 
 
-def test_what_does_not_fit_into_what_a_trainer_leaves_is_reported_in_its_words() -> None:
+def test_an_outcome_that_was_too_large_reports_its_error() -> None:
     world = World(teachers=[MASKS])
     world.training()
     world.end(
@@ -799,7 +799,7 @@ def test_what_does_not_fit_into_what_a_trainer_leaves_is_reported_in_its_words()
     assert world.summary == ("False", "ConfigurationInvalid", "Sam: What came of this does not fit.")
 
 
-def test_of_several_nodes_the_one_that_failed_tells_why() -> None:
+def test_root_cause_with_several_nodes_is_the_node_that_failed() -> None:
     world = World(teachers=[MASKS], nodes=2, gpus=1)
     world.training()
     first, second = world.pods_of(world.job(MASKS))
@@ -811,7 +811,7 @@ def test_of_several_nodes_the_one_that_failed_tells_why() -> None:
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_of_several_nodes_the_one_that_was_killed_tells_why_and_not_the_one_that_it_left_alone(killed: int) -> None:
+def test_root_cause_with_several_nodes_is_the_killed_node_and_not_its_peer(killed: int) -> None:
     world = World(teachers=[MASKS], nodes=2, gpus=1, backoffLimit=0)
     world.training()
     pods = world.pods_of(world.job(MASKS))
@@ -928,7 +928,7 @@ def test_no_gpu_in_time_ends_the_run_and_frees_the_queue() -> None:
     assert not world.has_job(MASKS)
 
 
-def test_the_wait_for_a_gpu_begins_anew_when_a_trainer_has_run() -> None:
+def test_the_wait_for_a_gpu_restarts_after_a_trainer_has_run() -> None:
     """A trainer that was preempted after a day has not waited for a day."""
     world = World(teachers=[MASKS], pendingDeadlineSeconds=600)
     world.training()
@@ -946,7 +946,7 @@ def test_the_wait_for_a_gpu_begins_anew_when_a_trainer_has_run() -> None:
     assert world.state == ("False", "NotStartedInTime")
 
 
-def test_the_wait_for_a_gpu_begins_anew_after_a_suspension() -> None:
+def test_the_wait_for_a_gpu_restarts_after_a_suspension() -> None:
     world = World(teachers=[MASKS], pendingDeadlineSeconds=600)
     world.training()
     world.edit(suspend=True)
@@ -1099,11 +1099,11 @@ def test_only_stores_that_the_installation_allows_are_used(url: str, allowed: bo
     assert (decision.status.conditions[-1].reason == "EndpointRefused") != allowed
 
 
-def test_without_an_endpoint_there_is_nothing_to_allow() -> None:
+def test_a_spec_without_endpoint_is_always_allowed() -> None:
     assert decide(body_of(), Observed(), ALLOWED, now=NOW).actions.apply
 
 
-def test_an_installation_that_no_longer_allows_a_store_stops_what_runs_there() -> None:
+def test_a_store_that_is_no_longer_allowed_stops_running_jobs() -> None:
     world = World(storage={"endpointUrl": "https://minio.storage"})
     world.training()
     world.settings = ALLOWED.model_copy(update={"allowed_endpoints": ("other.store",)})
@@ -1118,13 +1118,13 @@ def test_an_installation_that_no_longer_allows_a_store_stops_what_runs_there() -
 
 
 NAME_TAKEN = FailureStatus(
-    reason="NameTaken", message="there is a Job x of somebody else: it is waited for until it is gone"
+    reason="NameTaken", message="Job x of another owner exists already: waits until it is deleted"
 )
 REFUSED = FailureStatus(reason="ChildRefused", message="Job x is refused: spec.template: Invalid value")
 TRANSIENT = [
     NAME_TAKEN,
-    FailureStatus(reason="Forbidden", message="Job x may not be made: exceeded quota"),
-    FailureStatus(reason="ApiError", message="Job x cannot be made now: the API server cannot be reached"),
+    FailureStatus(reason="Forbidden", message="Job x may not be created: exceeded quota"),
+    FailureStatus(reason="ApiError", message="Job x cannot be created now: the API server cannot be reached"),
 ]
 CHILDREN = [INSPECT_JOB, request_config_map(NAME, UID), MASKS_JOB]
 
@@ -1213,7 +1213,7 @@ def test_an_edit_of_the_platform_makes_a_new_job_that_resumes() -> None:
     assert world.made == [INSPECT_JOB, MASKS_JOB, MASKS_JOB]
 
 
-def test_an_edit_that_the_api_server_refuses_gives_up_nothing_that_runs() -> None:
+def test_an_edit_refused_by_the_api_server_keeps_the_running_job() -> None:
     world = World(teachers=[MASKS])
     world.training()
     world.refusals[MASKS_JOB] = REFUSED
@@ -1229,7 +1229,7 @@ def test_an_edit_that_the_api_server_refuses_gives_up_nothing_that_runs() -> Non
     assert world.made == [INSPECT_JOB, MASKS_JOB]
 
 
-def test_an_edit_while_the_data_is_inspected_begins_inspection_anew() -> None:
+def test_an_edit_during_inspection_restarts_inspection() -> None:
     world = World()
     world.reconcile()
     world.controllers()
@@ -1307,7 +1307,7 @@ def test_a_run_that_has_ended_needs_no_jobs_any_more() -> None:
 # A status that was lost or broken.
 
 
-def test_a_status_that_is_lost_is_found_again_from_what_is_there() -> None:
+def test_a_lost_status_is_restored_from_the_children() -> None:
     world = World()
     world.training()
     before = world.status
@@ -1345,7 +1345,7 @@ def test_the_status_of_an_ended_run_is_found_again_without_a_gpu() -> None:
         {"startTime": "yesterday"},
     ],
 )
-def test_a_status_that_was_broken_by_hand_is_made_anew(broken: dict[str, Any]) -> None:
+def test_an_invalid_status_is_replaced(broken: dict[str, Any]) -> None:
     world = World()
     world.training()
     world.body["status"] |= broken
@@ -1356,7 +1356,7 @@ def test_a_status_that_was_broken_by_hand_is_made_anew(broken: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("parts", [["teachers"], ["runId"], ["dataset"], ["conditions"], ["startTime"], ["configUri"]])
-def test_a_status_that_was_restored_in_part_never_says_what_is_not_so(parts: list[str]) -> None:
+def test_a_partly_restored_status_reports_nothing_false(parts: list[str]) -> None:
     world = World()
     world.training()
     world.break_status(*parts)
@@ -1377,7 +1377,7 @@ def test_the_status_of_a_later_operator_can_be_read() -> None:
     assert read_status(body).run_id == "abc"
 
 
-def test_an_object_of_a_later_crd_says_which_setting_is_not_known() -> None:
+def test_an_object_of_a_later_crd_names_the_unknown_field() -> None:
     decision = decide(body_of(teleport=True), Observed(), SETTINGS, now=NOW)
     assert decision.actions.empty
     (summary,) = (one for one in decision.status.conditions if one.type == "Succeeded")
@@ -1385,7 +1385,7 @@ def test_an_object_of_a_later_crd_says_which_setting_is_not_known() -> None:
     assert "CRD" in summary.message
 
 
-def test_a_setting_that_only_the_models_refuse_stops_nothing_and_can_be_mended() -> None:
+def test_a_setting_refused_only_by_the_models_stops_no_job_and_can_be_fixed() -> None:
     world = World(teachers=[MASKS])
     world.training()
     world.edit(nodeSelector={"not a label": "x"})
@@ -1522,7 +1522,7 @@ def test_an_attempt_whose_pod_is_gone_has_ended() -> None:
 
 
 @pytest.mark.parametrize("length", [500, 5000, 50_000])
-def test_whatever_a_node_says_at_length_can_be_written(length: int) -> None:
+def test_a_very_long_message_of_a_node_can_be_written(length: int) -> None:
     world = World(pendingDeadlineSeconds=60)
     said = "x" * length
     world.reconcile()
@@ -1547,7 +1547,7 @@ def test_whatever_a_node_says_at_length_can_be_written(length: int) -> None:
     assert world.state == ("False", "NotStartedInTime")
 
 
-def test_a_word_of_inspection_that_is_none_ends_the_run_at_once() -> None:
+def test_an_inspection_outcome_without_result_ends_the_run() -> None:
     world = World()
     world.reconcile()
     world.controllers()

@@ -46,10 +46,10 @@ def test_a_proxy_that_outlives_a_trainer_that_is_done_is_reported_and_ended() ->
     world = world_with_pod_of(MASKS, reconciled=True)
     ends_beside(world, world.pod(MASKS), 0, done(MASKS))
     assert world.state == ("Unknown", "Training")
-    assert f"the trainer has ended, {PROXY} runs on in pod" in world.summary[2]
+    assert f"the trainer has ended, but {PROXY} still runs in pod" in world.summary[2]
     waits(world)
     assert world.state == ("True", "Succeeded")
-    assert f"{PROXY} ran on after it" in world.teacher().message
+    assert f"{PROXY} still ran after its end" in world.teacher().message
     clears(world)
     assert not world.has_job(MASKS), "the GPU is free"
     assert list(world.live_pods()) == []
@@ -64,7 +64,7 @@ def test_a_proxy_that_outlives_a_permanent_failure_does_not_hide_it(teacher: Tea
     assert not world.terminal
     waits(world)
     assert world.state == ("False", "DataInvalid")
-    assert f"The file lists no images.; {PROXY} ran on after it" in world.summary[2]
+    assert f"The file lists no images.; {PROXY} still ran after its end" in world.summary[2]
     clears(world)
     assert not world.has_job(teacher)
 
@@ -113,7 +113,7 @@ def test_a_proxy_that_ends_in_time_changes_nothing(teacher: TeacherName | None) 
 
 
 @PARTS
-def test_a_proxy_that_fails_after_ours_is_done_costs_nothing(teacher: TeacherName | None) -> None:
+def test_a_proxy_that_fails_after_the_trainer_has_succeeded_is_ignored(teacher: TeacherName | None) -> None:
     """Its Job counts a failure; the result of ours exists."""
     world = world_with_pod_of(teacher, backoffLimit=0, reconciled=True)
     ends_beside(world, world.pod(teacher), 0, done(teacher), proxy=137)
@@ -134,7 +134,7 @@ def test_a_pod_that_is_being_deleted_is_left_to_its_node() -> None:
     assert not world.job(MASKS)["metadata"].get("deletionTimestamp")
 
 
-def test_of_two_teachers_the_one_that_trains_is_left_alone() -> None:
+def test_a_sidecar_of_one_teacher_does_not_affect_the_other() -> None:
     world = World(teachers=[BOXES, MASKS])
     world.training()
     ends_beside(world, world.pod(BOXES), 45, failed_message(45, "LossNotFinite", "NaN"))
@@ -159,7 +159,7 @@ def test_over_several_nodes_a_result_is_taken_when_all_have_ended() -> None:
     assert world.state == ("True", "Succeeded")
 
 
-def test_a_suspended_run_is_not_said_to_hold_no_gpu_while_a_proxy_does() -> None:
+def test_a_suspended_run_reports_the_gpu_held_by_a_proxy() -> None:
     world = world_with_pod_of(MASKS, reconciled=True)
     ends_beside(world, world.pod(MASKS), 0, done(MASKS))
     world.edit(suspend=True)

@@ -125,7 +125,7 @@ def test_only_the_mark_of_the_node_controller_is_that_of_a_lost_node(
     assert not_ready_since(pod_of(phase="Failed", started=NOW, conditions=conditions)) is None
 
 
-def test_a_pod_that_is_stuck_on_a_lost_node_says_what_to_do() -> None:
+def test_a_pod_stuck_on_a_lost_node_has_advice() -> None:
     world = trains()
     world.advance(180)
     pod = world.pod(MASKS)
@@ -187,7 +187,7 @@ def test_an_inspection_pod_that_is_deleted_by_force_frees_its_run() -> None:
     assert world.state == ("True", "Succeeded")
 
 
-def test_a_suspended_run_says_that_its_pod_is_stuck() -> None:
+def test_a_suspended_run_reports_its_stuck_pod() -> None:
     world = trains()
     pod = world.pod(MASKS)
     world.lose_node(pod)
@@ -204,7 +204,7 @@ def test_a_suspended_run_says_that_its_pod_is_stuck() -> None:
 # Stale progress.
 
 
-def test_progress_that_stops_is_stale_after_what_its_pace_lets_expect() -> None:
+def test_progress_is_stale_after_a_silence_longer_than_its_pace() -> None:
     world = trains(step(NOW))
     world.advance(LEAST_SECONDS - 1)
     decision = world.reconcile()
@@ -307,7 +307,7 @@ def test_the_time_left_of_a_trainer_that_is_late_or_silent_is_not_shown() -> Non
     assert world.status.summary.time_left == ""
 
 
-def test_the_time_left_is_written_anew_without_news() -> None:
+def test_the_remaining_time_is_updated_without_progress_lines() -> None:
     world = trains(step(NOW, seconds_left=9000.0))
     decision = world.reconcile()
     assert decision.actions.requeue_at is not None
@@ -323,7 +323,7 @@ def test_lines_that_do_not_say_the_time_left_count_it_down() -> None:
 
 
 @pytest.mark.parametrize("at", [float("inf"), float("nan"), -1e300, 1e300])
-def test_times_that_are_none_are_passed_over(at: float) -> None:
+def test_invalid_times_are_ignored(at: float) -> None:
     known = read_progress([step(NOW)])
     odd = '{"event": "note", "message": "x", "time": %s}'
     assert read_progress([odd % at, step(NOW)]) == known

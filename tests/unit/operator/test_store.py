@@ -41,7 +41,7 @@ def test_the_newest_version_is_kept() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1))
-def test_in_whatever_order_versions_come_the_newest_is_kept(numbers: list[int]) -> None:
+def test_the_newest_version_is_kept_in_any_order_of_arrival(numbers: list[int]) -> None:
     store = Store()
     for number in numbers:
         before = store.get("Job", Key(NAMESPACE, f"{NAME}-sam"))
@@ -60,7 +60,7 @@ def test_a_version_that_is_no_number_is_older_than_all() -> None:
 # Objects of the same name.
 
 
-def test_an_object_that_was_made_anew_takes_the_place_of_the_old() -> None:
+def test_a_recreated_object_replaces_the_old_one() -> None:
     store, body = Store(), body_of()
     store.put("TeacherFineTune", versioned(body, 100))
     store.put("TeacherFineTune", versioned(body, 200, uid="new"))
@@ -87,7 +87,7 @@ def test_pods_of_an_earlier_job_of_the_name_are_not_those_of_this_one() -> None:
     assert store.pods_of(versioned(job_of(), 1, uid="new")) == []
 
 
-def test_what_others_own_is_not_ours_though_it_has_our_labels() -> None:
+def test_objects_of_other_owners_are_ignored_even_with_our_labels() -> None:
     store, job = Store(), job_of()
     job["metadata"]["ownerReferences"] = [{"kind": "CronJob", "uid": "other", "controller": True}]
     store.put("Job", job)
@@ -174,7 +174,7 @@ def test_objects_are_counted_by_how_they_stand() -> None:
     assert store.standings() == {(space, Standing("done")): 2}
 
 
-def test_what_was_handed_out_may_be_changed_without_harm() -> None:
+def test_changing_a_returned_object_does_not_change_the_store() -> None:
     store, job = Store(), job_of()
     store.put("Job", job)
     (taken,) = store.jobs_of(body_of())
@@ -192,7 +192,7 @@ MOVES = st.tuples(
 
 @settings(deadline=None)
 @given(st.lists(MOVES, max_size=30))
-def test_the_index_of_children_never_strays_from_what_there_is(moves: list[tuple[str, str, str, str | None]]) -> None:
+def test_the_index_of_children_matches_the_stored_objects(moves: list[tuple[str, str, str, str | None]]) -> None:
     store, there = Store(), {}
     for number, (move, name, uid, run) in enumerate(moves, start=1):
         job = versioned(job_of(name), number, uid=f"{name}-{uid}")
@@ -209,7 +209,7 @@ def test_the_index_of_children_never_strays_from_what_there_is(moves: list[tuple
             assert found == {name for name, (_, run) in there.items() if run == of}
 
 
-def test_a_late_answer_brings_nothing_back() -> None:
+def test_a_late_response_restores_no_deleted_object() -> None:
     store, job = Store(), versioned(job_of(), 5, uid="first")
     store.put("Job", job)
     store.remove("Job", versioned(job, 7))
@@ -223,7 +223,7 @@ def test_a_late_answer_brings_nothing_back() -> None:
     assert kept["metadata"]["uid"] == "second"
 
 
-def test_what_was_taken_from_us_and_given_back_is_known_again() -> None:
+def test_an_object_that_loses_and_regains_its_label_is_known_again() -> None:
     """Without its label an object is gone from our watches."""
     store, job = Store(), job_of()
     store.put("Job", versioned(job, 5))
@@ -242,7 +242,7 @@ def test_an_object_whose_end_was_missed_does_not_come_back() -> None:
 # What is kept.
 
 
-def test_what_no_decision_looks_at_is_not_kept() -> None:
+def test_fields_that_no_decision_reads_are_not_stored() -> None:
     job = job_of() | {"apiVersion": "batch/v1", "kind": "Job"}
     job["spec"]["template"] = {"spec": {"containers": []}}
     job["metadata"] |= {
@@ -257,7 +257,7 @@ def test_what_no_decision_looks_at_is_not_kept() -> None:
     assert job["spec"]["template"], "the caller's own is left as it is"
 
 
-def test_of_a_pod_its_node_and_what_its_containers_may_use_is_kept() -> None:
+def test_node_and_resource_limits_of_a_pod_are_stored() -> None:
     pod = pod_of("a")
     pod["spec"]["containers"][0] |= {"env": [{"name": "X", "value": "y"}], "command": ["teacher"]}
     pod["spec"] |= {"volumes": [{}], "tolerations": [{}]}

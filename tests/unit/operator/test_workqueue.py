@@ -141,7 +141,7 @@ def test_a_worker_that_was_cancelled_takes_no_key_with_it() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), st.integers(1, 4))
-def test_several_workers_never_work_on_one_key_at_once_and_miss_nothing(keys: list[str], workers: int) -> None:
+def test_several_workers_process_each_key_one_at_a_time_and_miss_none(keys: list[str], workers: int) -> None:
     async def test(queue: Queue) -> None:
         at_work: set[str] = set()
         wanted, seen = dict.fromkeys("abc", 0), dict.fromkeys("abc", 0)
@@ -281,7 +281,7 @@ def test_retries_come_ever_later_and_never_too_late(clock: Clock) -> None:
     run(test)
 
 
-def test_retries_of_many_keys_do_not_come_at_once(clock: Clock) -> None:
+def test_retries_of_many_keys_are_spread(clock: Clock) -> None:
     async def test(queue: Queue) -> None:
         for number in range(20):
             queue.retry(str(number))
@@ -317,7 +317,7 @@ def test_news_does_not_wait_for_a_retry(clock: Clock) -> None:
     run(test)
 
 
-def test_many_keys_that_are_due_at_once_come_one_by_one(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_keys_due_at_the_same_time_are_spread(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else all else would stand still until the last of them was looked at."""
 
     monkeypatch.setattr(workqueue, "BETWEEN_SECONDS", 0)
@@ -337,7 +337,7 @@ def test_many_keys_that_are_due_at_once_come_one_by_one(clock: Clock, monkeypatc
     run(test)
 
 
-def test_what_failed_does_not_wait_for_all_that_is_due_with_it(clock: Clock) -> None:
+def test_a_failed_key_does_not_wait_for_all_due_keys(clock: Clock) -> None:
     async def test(queue: Queue) -> None:
         for number in range(100):
             queue.add_after(f"waits-{number}", 10)
@@ -375,7 +375,7 @@ def test_the_longest_work_is_known(clock: Clock) -> None:
     run(test)
 
 
-def test_what_is_only_due_gives_way_to_news() -> None:
+def test_due_keys_yield_to_keys_with_events() -> None:
     """Else an object that was made just now would wait for all those that have waited for a minute."""
 
     async def test(queue: Queue) -> None:
@@ -392,7 +392,7 @@ def test_what_is_only_due_gives_way_to_news() -> None:
     run(test)
 
 
-def test_what_is_due_does_not_wait_for_ever_while_news_comes_faster_than_it_is_worked_on(clock: Clock) -> None:
+def test_due_keys_are_not_starved_by_events(clock: Clock) -> None:
     async def test(queue: Queue) -> None:
         queue.add("due", due=True)
         worked: list[str] = []
@@ -407,7 +407,7 @@ def test_what_is_due_does_not_wait_for_ever_while_news_comes_faster_than_it_is_w
     run(test)
 
 
-def test_what_gives_way_no_more_keeps_its_turn_when_there_is_news_of_it(clock: Clock) -> None:
+def test_an_overdue_key_keeps_its_turn_when_an_event_arrives(clock: Clock) -> None:
     async def test(queue: Queue) -> None:
         queue.add("due", due=True)
         clock.now += GIVES_WAY_SECONDS + 1
@@ -418,7 +418,7 @@ def test_what_gives_way_no_more_keeps_its_turn_when_there_is_news_of_it(clock: C
     run(test)
 
 
-def test_news_of_what_was_due_does_not_bring_its_next_turn_forward(clock: Clock) -> None:
+def test_an_event_of_a_due_key_does_not_advance_its_next_turn(clock: Clock) -> None:
     async def test(queue: Queue) -> None:
         queue.add("a", due=True)
         queue.add("a")
