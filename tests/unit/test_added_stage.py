@@ -30,7 +30,7 @@ from engine.spec import DatasetSpec, FineTuneSpec
 from engine.stages import Stage, StageInput
 from engine.storage import Storage
 from teacher_operator.decide.conditions import events
-from teacher_operator.runtime.status_writer import essence
+from teacher_operator.runtime.status_writer import without_progress
 
 ARCHIVE = Stage(
     name="Archive",
@@ -60,7 +60,7 @@ def trained(**spec: Any) -> World:
         for pod in world.live_pods():
             world.succeed(pod) if pod["status"]["phase"] == "Running" else world.run(pod)
         world.controllers()
-        world.look()
+        world.reconcile()
     world.controllers()
     return world
 
@@ -78,11 +78,11 @@ def pod(world: World) -> Any:
 def fails(world: World, code: int, reason: str, message: str) -> None:
     """Its pod runs and fails."""
     world.run(pod(world))
-    world.look()
+    world.reconcile()
     world.end(pod(world), code, message=failed_message(code, reason, message))
-    world.look()
+    world.reconcile()
     world.controllers()
-    world.look()
+    world.reconcile()
 
 
 def test_it_waits_for_training_and_runs_as_a_job_without_gpu() -> None:
@@ -101,19 +101,19 @@ def test_it_waits_for_training_and_runs_as_a_job_without_gpu() -> None:
 
 def test_it_is_reported_and_its_result_ends_the_run() -> None:
     world = trained()
-    world.look()
+    world.reconcile()
     assert world.state == ("Unknown", "Starting")
     world.run(pod(world))
     before = world.status
-    world.look()
+    world.reconcile()
     assert world.summary[1:] == ("Running", "Archive: adapters are packed")
     assert [(one.reason, one.message) for one in events(before, world.status)] == [
         ("Running", "Archive: adapters are packed")
     ]
-    assert essence(world.status).stages[-1].message == "", "a message that moves is not written at once"
+    assert without_progress(world.status).stages[-1].message == "", "a message that moves is not written at once"
     world.end(pod(world), 0, message=DONE)
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("True", "Succeeded")
     assert (archive(world).state, archive(world).results) == ("Succeeded", {"file": "adapters.zip"})
     assert world.summary[2].endswith("; Archive: file: adapters.zip")
@@ -135,7 +135,7 @@ def test_a_failure_is_retried_and_one_that_would_come_again_is_final() -> None:
     before = world.status
     fails(world, DataError.exit_code, "DataInvalid", "there is nothing to pack")
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("False", DataError.reason)
     assert "Archive: there is nothing to pack" in world.summary[2]
     assert archive(world).failure.message == "there is nothing to pack"
@@ -150,7 +150,7 @@ def test_it_does_not_run_if_a_stage_that_it_requires_has_failed() -> None:
     world.end(world.pod(MASKS), code, message=failed_message(code, ConfigError.reason, "no such layer"))
     for _ in range(3):
         world.controllers()
-        world.look()
+        world.reconcile()
     assert world.state == ("False", "ConfigurationInvalid")
     assert archive(world).failure.reason == "RequiredStageFailed"
     assert JOB not in world.made
@@ -159,34 +159,34 @@ def test_it_does_not_run_if_a_stage_that_it_requires_has_failed() -> None:
 def test_it_is_suspended_and_resumes() -> None:
     world = trained()
     world.run(pod(world))
-    world.look()
+    world.reconcile()
     world.edit(suspend=True)
-    world.look()
+    world.reconcile()
     assert world.jobs[JOB]["spec"]["suspend"] is True
     assert archive(world).state == "Suspended"
     assert world.state == ("Unknown", "Suspended")
     world.controllers()
     world.reap()
     world.edit(suspend=False)
-    world.look()
+    world.reconcile()
     assert not world.jobs[JOB]["spec"]["suspend"]
     world.controllers()
     world.run(pod(world))
     world.end(pod(world), 0, message=DONE)
     world.controllers()
-    world.look()
+    world.reconcile()
     assert world.state == ("True", "Succeeded")
 
 
 def test_a_job_that_is_lost_is_made_again() -> None:
     world = trained()
     world.run(pod(world))
-    world.look()
+    world.reconcile()
     world.remove_job(JOB)
-    world.look()
+    world.reconcile()
     assert world.made.count(JOB) == 1, "the pod of the lost Job has not ended"
     world.reap()
-    world.look()
+    world.reconcile()
     assert world.made.count(JOB) == 2
 
 
@@ -196,13 +196,13 @@ PROGRAM = """
 import os, pathlib, signal, sys, time
 work = pathlib.Path({work!r})
 (work / "runs").open("a").write("x")
-todo = (work / "todo").read_text() if (work / "todo").exists() else ""
+command = (work / "command").read_text() if (work / "command").exists() else ""
 outcome = sys.argv[sys.argv.index("--outcome") + 1]
 print('{{"event": "note", "message": "packs"}}', flush=True)
-if todo == "fail":
+if command == "fail":
     open(outcome, "w").write({failed!r})
     sys.exit({code})
-if todo == "hang":
+if command == "hang":
     os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(60)
 open(outcome, "w").write({done!r})
@@ -233,9 +233,9 @@ class Local:
         Path(RunLayout.of(config).metadata).write_text(done.model_dump_json())
         return Outcome()
 
-    def todo(self, what: str) -> None:
+    def command(self, what: str) -> None:
         """Say what the process of the stage does."""
-        (self.folder / "todo").write_text(what)
+        (self.folder / "command").write_text(what)
 
     def go(self, *, again: bool = False) -> str:
         """Run all stages; the id of the run."""
@@ -267,20 +267,20 @@ def test_it_runs_as_a_process_once(local: Local) -> None:
 
 
 def test_its_failure_ends_the_run_and_the_next_call_resumes_with_it(local: Local) -> None:
-    local.todo("fail")
+    local.command("fail")
     with pytest.raises(DataError, match="there is nothing to pack"):
         local.go()
     with pytest.raises(TeacherError):
         local.go()
-    local.todo("")
+    local.command("")
     local.go()
     assert (len(local.trained), local.processes) == (2, 3), "what is trained is not trained again"
 
 
 def test_a_request_to_stop_is_passed_on_and_the_next_call_resumes(local: Local) -> None:
-    local.todo("hang")
+    local.command("hang")
     with pytest.raises(InterruptedTrainingError):
         local.go()
-    local.todo("")
+    local.command("")
     local.go()
     assert local.processes == 2
