@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from engine.cli import options
 from engine.cli.display import console, note, show_conclusion, show_metrics, warn
 from engine.cli.labels import cut_sentence, evaluate_predictions
 from engine.dataset.checks.problems import EXAMPLES
-from engine.errors import ConfigError, DataError, MachineError
+from engine.errors import ConfigError, MachineError
 from engine.layout import SPLITS
 from engine.spec import Crowds, ExifOrientation, TeacherName
 from engine.storage import default_cache
 from engine.text.safe_text import listed
+
+if TYPE_CHECKING:
+    from engine.evaluation.adapter_evaluation import AdapterEvaluation
+    from engine.labelling.predict_folder import Predicted
 
 ADAPTER = typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
 Adapter = Annotated[str, ADAPTER]
@@ -64,6 +66,12 @@ def evaluate(
         cache=default_cache(),
         working=console.status,
     )
+    _show_evaluation(measured, adapter)
+    if as_json:
+        typer.echo(json.dumps(_evaluation_json(measured), indent=2))
+
+
+def _show_evaluation(measured: AdapterEvaluation, adapter: str) -> None:
     for sentence in measured.remarks:
         note(sentence)
     show_metrics([("base", measured.base.metrics), ("adapted", measured.adapted.metrics)])
@@ -78,17 +86,18 @@ def evaluate(
         )
     elif trained_on is None:
         warn(f"{adapter} has no {SPLITS}: it is not known whether it was trained on these images")
-    if as_json:
-        told = {
-            "base": measured.base.metrics.model_dump(),
-            "adapted": measured.adapted.metrics.model_dump(),
-            "comparison": measured.comparison and measured.comparison.model_dump(),
-            "conclusion": measured.conclusion.sentence,
-            "images_trained_on": None if trained_on is None else len(trained_on),
-            "classes_left_out": measured.classes.unknown,
-            "classes_without_objects": measured.classes.absent,
-        }
-        typer.echo(json.dumps(told, indent=2))
+
+
+def _evaluation_json(measured: AdapterEvaluation) -> dict[str, object]:
+    return {
+        "base": measured.base.metrics.model_dump(),
+        "adapted": measured.adapted.metrics.model_dump(),
+        "comparison": measured.comparison and measured.comparison.model_dump(),
+        "conclusion": measured.conclusion.sentence,
+        "images_trained_on": None if measured.trained_on is None else len(measured.trained_on),
+        "classes_left_out": measured.classes.unknown,
+        "classes_without_objects": measured.classes.absent,
+    }
 
 
 def predict(
@@ -109,21 +118,8 @@ def predict(
     endpoint_url: options.Endpoint = None,
 ) -> None:
     """Run an adapted teacher on a folder of images, and write boxes or masks."""
-    from engine.dataset import (
-        CocoDataset,
-        CocoImage,
-        Detections,
-        ImageFolder,
-        folder_dataset,
-        load_dataset,
-        load_sample,
-    )
-    from engine.dataset.class_match import match_classes
-    from engine.dataset.coco_export import detections_to_coco
-    from engine.dataset.images.decoding import probe_image
-    from engine.dataset.sample_loader import frame_of, with_frame
-    from engine.dataset.types import Frame
     from engine.labelling import Overlays
+    from engine.labelling.predict_folder import predict_folder, prompting_dataset
     from engine.teachers import load_adapted
 
     storage = options.storage(endpoint_url)
@@ -133,55 +129,33 @@ def predict(
     if overlays is not None:
         overlays.refuse_inside(images, storage)
     teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
-    title, prompted = teacher.name.traits.title, teacher.name.traits.prompted_by is not None
-    if prompted and boxes is None:
-        raise ConfigError(f"{adapter} adapts {title}, which is prompted by boxes: give --boxes, such as predict wrote")
-    if not prompted and boxes is not None:
-        raise ConfigError(f"--boxes {boxes} are prompts, but {adapter} adapts {title}, which takes none: leave it out")
-    folder = ImageFolder(images, storage=storage, cache=default_cache())
-    if boxes is None:
-        dataset: CocoDataset = folder_dataset(images, teacher.classes, storage=storage)
-    else:
-        prompts = load_dataset(boxes, images, storage=storage, copies=True)
-        for sentence in match_classes(prompts, teacher.classes, side="the adapter").sentences():
-            warn(sentence)
-        dataset = prompts.with_classes(teacher.classes)
-    folder.sync(dataset.images)
-    paths = [folder.path(image) for image in dataset.images]
-    dataset, _ = with_frame(dataset, paths, unknown=teacher.frame)
-    exif: dict[str, tuple[int, Frame]] = {}
-    detections: list[Detections] = []
-    looked_at: list[CocoImage] = []
-    with console.status(f"looking at {len(dataset)} images"):
-        for start in range(0, len(dataset), batch_size):
-            chunk = range(start, min(start + batch_size, len(dataset)))
-            samples = [load_sample(dataset, i, paths[i], with_masks=False) for i in chunk]
-            detections += teacher.predict(samples)
-            for i, sample in zip(chunk, samples, strict=True):
-                header = probe_image(paths[i], name=dataset.images[i].file_name)
-                exif[dataset.images[i].file_name] = (
-                    header.orientation,
-                    frame_of(dataset.images[i], header, dataset.frame),
-                )
-                height, width = sample.image.shape[:2]
-                looked_at.append(replace(dataset.images[i], width=width, height=height))
-                if overlays is not None:
-                    kept = detections[i].select(np.flatnonzero(detections[i].scores >= threshold))
-                    key = dataset.images[i].file_name
-                    overlays.write(key, sample.image, kept, teacher.classes, storage=storage)
-    coco = detections_to_coco(replace(dataset, images=tuple(looked_at)), detections, threshold=threshold, exif=exif)
-    if not len(dataset):
-        raise DataError(f"{images} holds no images: give the folder that they are in")
-    storage.write_bytes(output, json.dumps(coco).encode())
-    cut = [image.file_name for image, seen in zip(looked_at, detections, strict=True) if seen.lacks(threshold)]
+    dataset = prompting_dataset(teacher, images, boxes, adapter=adapter, storage=storage, warn=warn)
+    with console.status(f"predicting {len(dataset)} images"):
+        predicted = predict_folder(
+            teacher,
+            dataset,
+            images,
+            threshold=threshold,
+            batch_size=batch_size,
+            overlays=overlays,
+            storage=storage,
+        )
+    storage.write_bytes(output, json.dumps(predicted.coco).encode())
+    _show_predicted(predicted, threshold)
+    typer.echo(output)
+
+
+def _show_predicted(predicted: Predicted, threshold: float) -> None:
+    pairs = list(zip(predicted.images, predicted.detections, strict=True))
+    cut = [image.file_name for image, seen in pairs if seen.lacks(threshold)]
     if cut:
         warn(cut_sentence(len(cut), cut[:EXAMPLES]))
-    best = max((float(seen.scores.max()) for seen in detections if len(seen)), default=0.0)
+    best = max((float(seen.scores.max()) for _, seen in pairs if len(seen)), default=0.0)
+    objects = len(predicted.coco["annotations"])
     console.print(
-        f"{len(coco['annotations'])} objects in {len(dataset)} images"
-        + ("" if coco["annotations"] else f": the highest score is {best:.2f}, below --threshold {threshold:g}")
+        f"{objects} objects in {len(pairs)} images"
+        + ("" if objects else f": the highest score is {best:.2f}, below --threshold {threshold:g}")
     )
-    typer.echo(output)
 
 
 def export(
