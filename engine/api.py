@@ -95,24 +95,17 @@ def fine_tune(
         TeacherError: The kind names the cause; NotBetterThanBaseError after publishing, if ``training.on_no_gain`` is
             ``Fail``.
     """
-    dataset = {"annotations": str(data)} if isinstance(data, str | Path) else data
-    if images is not None:
-        if isinstance(dataset, DatasetSpec):
-            dataset = dataset.model_dump(exclude_unset=True)
-        dataset = {**dataset, "images": str(images)}
     given = {
+        "dataset": _dataset_fields(data, images),
+        "output": str(output),
         "class_prompts": class_prompts,
         "augmentation": augmentation,
         "training": training,
         "storage": storage,
         "settings": {path: _yaml(value) for path, value in (settings or {}).items()},
-    }
-    spec = {
-        "dataset": dataset,
-        "output": str(output),
         "teachers": [{"name": one} if isinstance(one, str) else one for one in teachers],
-        **{field: value for field, value in given.items() if value is not None},
     }
+    spec = {field: value for field, value in given.items() if value is not None}
     asked = parse(FineTuneSpec, spec, where="the request", by_name=True)
     manifest = parse(Manifest, {"name": name, "spec": asked}, where="the request")
     access = Storage(StorageOptions(**asked.storage.model_dump()))
@@ -120,6 +113,15 @@ def fine_tune(
     done = runner.run_stages(info, runs, access, listener=listener, work_dir=work_dir, again=again)
     check_gain(done.teachers, runs[0].config.training.on_no_gain)
     return done
+
+
+def _dataset_fields(data: str | Path | DatasetSpec | Fields, images: str | Path | None) -> DatasetSpec | Fields:
+    """Return the section ``dataset`` of the spec."""
+    dataset = {"annotations": str(data)} if isinstance(data, str | Path) else data
+    if images is None:
+        return dataset
+    fields = dataset.model_dump(exclude_unset=True) if isinstance(dataset, DatasetSpec) else dataset
+    return {**fields, "images": str(images)}
 
 
 def _yaml(value: Any) -> str:

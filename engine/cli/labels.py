@@ -20,10 +20,23 @@ from engine.storage import default_cache
 from engine.text.safe_text import listed
 
 if TYPE_CHECKING:
-    from engine.labelling import Progress
+    from engine.labelling import Labelled, Progress
+    from engine.models.labeller import Labeller
 
 EVERY = 10.0
 """Seconds between two progress lines without a terminal."""
+
+
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", min=0, max=1, help="Lowest score to keep; default: per class, as the run measured."),
+]
+BaseModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base-model", metavar="TEACHER=WHERE", help="Location of a base model, if it has moved since training."
+    ),
+]
 
 
 def label(
@@ -33,24 +46,14 @@ def label(
     ],
     images: Annotated[str, typer.Option("--images", help="Folder of the images; s3:// or path.")],
     output: Annotated[str, typer.Option("--output", help="COCO JSON to write, with scores; s3:// or path.")],
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold", min=0, max=1, help="Lowest score to keep; default: per class, as the run measured."
-        ),
-    ] = None,
+    threshold: Threshold = None,
     nms: Annotated[
         float,
         typer.Option("--nms", min=0, max=1, help="NMS: of two boxes of a class with more IoU, keep the higher score."),
     ] = NMS_IOU,
     overlays: Annotated[str | None, typer.Option("--overlays", help="Folder for pictures; s3:// or path.")] = None,
     overlay_count: Annotated[int, typer.Option("--overlay-count", min=1, help="Pictures, over all images.")] = 20,
-    base_models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--base-model", metavar="TEACHER=WHERE", help="Location of a base model, if it has moved since training."
-        ),
-    ] = None,
+    base_models: BaseModels = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 4,
     again: Annotated[bool, typer.Option("--again", help="Start again and replace existing labels.")] = False,
     endpoint_url: options.Endpoint = None,
@@ -65,7 +68,6 @@ def label(
     if not any(is_image(item.key) for item in list_files(images, storage)):
         raise DataError(f"{images} holds no images: give the folder that they are in")
     from engine.labelling import Overlays, label_folder
-    from engine.models.labeller import DEFAULT_THRESHOLD
     from engine.teachers import load_labeller
 
     labeller = load_labeller(
@@ -76,18 +78,7 @@ def label(
         storage=storage,
         cache=default_cache(),
     )
-    if unmeasured := [name for name in labeller.classes if name not in labeller.thresholds]:
-        console.print(
-            f"no threshold was measured for {listed(unmeasured)}: {DEFAULT_THRESHOLD} is used; --threshold sets it",
-            markup=False,
-            soft_wrap=True,
-        )
-    for remark in labeller.remarks:
-        console.print(remark, markup=False, soft_wrap=True, style="yellow")
-    if labeller.frame is Frame.STORED:
-        note("images that EXIF turns are labelled as they are stored, as the adapter was trained on them")
-    if labeller.segmenter is None:
-        console.print("no adapter that predicts masks was given: labels are boxes without masks", style="dim")
+    _show_labeller(labeller)
     done = label_folder(
         labeller,
         images,
@@ -102,22 +93,43 @@ def label(
     if done is None:
         console.print("these labels exist already; --again replaces them", style="dim")
     else:
-        console.print(f"{done.objects:,} objects in {done.images:,} images")
-        if done.skipped:
-            console.print(
-                f"{len(done.skipped):,} images could not be read; {done.skipped_uri} lists them. The first: "
-                f"{done.skipped[0]}",
-                markup=False,
-                soft_wrap=True,
-            )
-        if done.images_cut:
-            warn(cut_sentence(done.images_cut, done.cut))
-        if as_json:
-            facts = {"images": done.images, "objects": done.objects, "skipped": len(done.skipped)}
-            facts |= {"images_cut": done.images_cut}
-            typer.echo(json.dumps(facts))
+        _show_labelled(done, as_json=as_json)
     if not as_json:
         typer.echo(output)
+
+
+def _show_labeller(labeller: Labeller) -> None:
+    """Print what limits the labels, before the first image."""
+    from engine.models.labeller import DEFAULT_THRESHOLD
+
+    if unmeasured := [name for name in labeller.classes if name not in labeller.thresholds]:
+        console.print(
+            f"no threshold was measured for {listed(unmeasured)}: {DEFAULT_THRESHOLD} is used; --threshold sets it",
+            markup=False,
+            soft_wrap=True,
+        )
+    for remark in labeller.remarks:
+        console.print(remark, markup=False, soft_wrap=True, style="yellow")
+    if labeller.frame is Frame.STORED:
+        note("images that EXIF turns are labelled as they are stored, as the adapter was trained on them")
+    if labeller.segmenter is None:
+        console.print("no adapter that predicts masks was given: labels are boxes without masks", style="dim")
+
+
+def _show_labelled(done: Labelled, *, as_json: bool) -> None:
+    console.print(f"{done.objects:,} objects in {done.images:,} images")
+    if done.skipped:
+        console.print(
+            f"{len(done.skipped):,} images could not be read; {done.skipped_uri} lists them. The first: "
+            f"{done.skipped[0]}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if done.images_cut:
+        warn(cut_sentence(done.images_cut, done.cut))
+    if as_json:
+        facts = {"images": done.images, "objects": done.objects, "skipped": len(done.skipped)}
+        typer.echo(json.dumps(facts | {"images_cut": done.images_cut}))
 
 
 def cut_sentence(images: int, examples: Sequence[str]) -> str:

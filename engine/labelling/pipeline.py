@@ -116,9 +116,7 @@ def label_folder(
             output.
     """
     storage = storage or Storage()
-    local = storage.local_path(output)
-    if output.endswith("/") or (local is not None and local.is_dir()):
-        raise ConfigError(f"{output} is a folder: name the file to write, such as {join(output, 'labels.json')}")
+    _refuse_folder(output, storage)
     if overlays is not None:
         overlays.refuse_inside(images, storage)
     before = Listing(chunked(list_images(images, storage), chunk_size))
@@ -135,6 +133,12 @@ def label_folder(
             chunk_size=chunk_size,
             check=check,
         )
+
+
+def _refuse_folder(output: str, storage: Storage) -> None:
+    local = storage.local_path(output)
+    if output.endswith("/") or (local is not None and local.is_dir()):
+        raise ConfigError(f"{output} is a folder: name the file to write, such as {join(output, 'labels.json')}")
 
 
 def _label_locked(

@@ -24,15 +24,6 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
     assert settings is not None  # noqa: S101 - a result is of a teacher that was configured
     title = result.teacher.traits.title
     revision = result.base_revision or "unknown"
-    rows: list[tuple[str, float | None, float | None]] = [
-        (f"{metric.title}, {metric.note}", change.before, change.after)
-        for metric, change in changes(result.before, result.after, headline=True)
-    ]
-    if result.from_detector_before is not None and result.from_detector_after is not None:
-        label = f"AP from {prompter_title(result.teacher)}'s boxes"
-        rows.append((label, result.from_detector_before.ap, result.from_detector_after.ap))
-    if result.retention is not None:
-        rows.append(("AP on other things", result.retention.base.ap, result.retention.adapted.ap))
     lora = settings.lora
     return "\n".join(
         [
@@ -64,7 +55,10 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             "",
             "| on the validation split | base | adapted |",
             "| --- | --- | --- |",
-            *(f"| {label} | {metric_text(before)} | {metric_text(after)} |" for label, before, after in rows),
+            *(
+                f"| {label} | {metric_text(before)} | {metric_text(after)} |"
+                for label, before, after in _metric_rows(result)
+            ),
             "",
             "| | |",
             "| --- | --- |",
@@ -79,6 +73,20 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             "",
         ]
     )
+
+
+def _metric_rows(result: TeacherResult) -> list[tuple[str, float | None, float | None]]:
+    """Return label, metric of the base and metric of the adapted teacher."""
+    rows: list[tuple[str, float | None, float | None]] = [
+        (f"{metric.title}, {metric.note}", change.before, change.after)
+        for metric, change in changes(result.before, result.after, headline=True)
+    ]
+    if result.from_detector_before is not None and result.from_detector_after is not None:
+        label = f"AP from {prompter_title(result.teacher)}'s boxes"
+        rows.append((label, result.from_detector_before.ap, result.from_detector_after.ap))
+    if result.retention is not None:
+        rows.append(("AP on other things", result.retention.base.ap, result.retention.adapted.ap))
+    return rows
 
 
 def _cell(text: str) -> str:

@@ -15,6 +15,7 @@ from engine.storage.s3_stream import READ_SIZE, md5
 from engine.storage.transfer import THREADS
 
 if TYPE_CHECKING:
+    from botocore.session import Session
     from mypy_boto3_s3 import S3Client
 
 PARTS = 4
@@ -70,9 +71,7 @@ def connect(options: StorageOptions, say: Callable[[str], None], *, timeouts: tu
         retries.register(client.meta.events)
         return client
 
-    style = options.addressing_style or AddressingStyle.AUTO
-    if style is AddressingStyle.AUTO:
-        style = AddressingStyle((core.get_scoped_config().get("s3") or {}).get("addressing_style") or style)
+    style = _addressing_style(options, core)
     client = make(config)
     # The environment and the AWS configuration may set the endpoint too: botocore knows their precedence.
     if is_aws(client):
@@ -89,6 +88,14 @@ def connect(options: StorageOptions, say: Callable[[str], None], *, timeouts: tu
     for operation in ("PutObject", "UploadPart"):
         client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)
     return client
+
+
+def _addressing_style(options: StorageOptions, core: Session) -> AddressingStyle:
+    """Return the style that the options or the AWS configuration set."""
+    style = options.addressing_style or AddressingStyle.AUTO
+    if style is AddressingStyle.AUTO:
+        style = AddressingStyle((core.get_scoped_config().get("s3") or {}).get("addressing_style") or style)
+    return style
 
 
 def _add_content_md5(params: Any, **_: Any) -> None:

@@ -51,20 +51,6 @@ async def serve(
         OSError: The port is in use, or the certificate cannot be read.
     """
 
-    def page(name: str, health: Health) -> Callable[[web.Request], Any]:
-        was_well = True
-
-        async def answer(_: web.Request) -> web.Response:
-            nonlocal was_well
-            well, details = health()
-            if was_well and not well:
-                logger.warning("%s fails: %s", name, details)
-            was_well = well
-            status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
-            return web.json_response({"status": "ok" if well else "failing"}, status=status)
-
-        return answer
-
     async def show_metrics(request: web.Request) -> web.Response:
         status = HTTPStatus.OK if access is None else await access.check(request.headers.get("Authorization"))
         if status is not HTTPStatus.OK:
@@ -78,8 +64,8 @@ async def serve(
     app = web.Application()
     app.on_response_prepare.append(hide_versions)
     app.router.add_get("/metrics", show_metrics)
-    app.router.add_get("/healthz", page("/healthz", alive))
-    app.router.add_get("/readyz", page("/readyz", ready))
+    app.router.add_get("/healthz", _health_page("/healthz", alive))
+    app.router.add_get("/readyz", _health_page("/readyz", ready))
     context = None
     if tls is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -89,6 +75,22 @@ async def serve(
     await runner.setup()
     await web.TCPSite(runner, port=port, ssl_context=context).start()
     return runner
+
+
+def _health_page(name: str, health: Health) -> Callable[[web.Request], Any]:
+    """Return the handler of one probe, which logs when it starts to fail."""
+    was_well = True
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal was_well
+        well, details = health()
+        if was_well and not well:
+            logger.warning("%s fails: %s", name, details)
+        was_well = well
+        status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
+        return web.json_response({"status": "ok" if well else "failing"}, status=status)
+
+    return answer
 
 
 def _renewing(context: ssl.SSLContext, folder: Path) -> Callable[[web.Application], AsyncIterator[None]]:
