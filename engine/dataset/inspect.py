@@ -131,14 +131,7 @@ def inspect_splits(
     comparison = SplitComparison(folders, storage, marked=fingerprint, pictures=seen, grouping=grouping)
     read = partial(_read, storage=storage, crowds=crowds, thorough=open_images is not None)
     scans = {name: read(split, names[split.images]) for name, split in splits.items()}
-    for name, (scan, _) in scans.items():
-        if scan.images_listed and not scan.header.images:
-            log.add("no_images_found", [splits[name].images])
-        pointers = folders[splits[name].images].pointers(scan.keys)
-        if too_many(len(pointers), len(scan.keys), POINTERS):
-            log.add("git_lfs_pointer", pointers, count=len(pointers))
-    unread = dict.fromkeys(key for split in splits.values() for key in split.unread)
-    log.add("annotations_not_read", unread, count=len(unread))
+    _log_missing_content(splits, {name: scan for name, (scan, _) in scans.items()}, folders, log)
     opened = {} if open_images is None else open_images({name: scan for name, (scan, _) in scans.items()}, log)
     for name, split in splits.items():
         scan, counted = scans.pop(name)
@@ -161,12 +154,29 @@ def inspect_splits(
     counts.report(log)
     comparison.report(log)
     info = counts.info(source=source, digest=together(digests), splits=images, log=log)
-    files = {
+    info = info.model_copy(update={"files": _files_read(splits, source)})
+    return info.model_copy(update={"images_digest": together(marks)}) if marks else info
+
+
+def _log_missing_content(
+    splits: Mapping[str, SplitFiles], scans: Mapping[str, Scan], folders: Mapping[str, ImageFolder], log: ProblemLog
+) -> None:
+    """Log splits without images, pointers of Git LFS in place of images, and annotations that were not read."""
+    for name, scan in scans.items():
+        if scan.images_listed and not scan.header.images:
+            log.add("no_images_found", [splits[name].images])
+        pointers = folders[splits[name].images].pointers(scan.keys)
+        if too_many(len(pointers), len(scan.keys), POINTERS):
+            log.add("git_lfs_pointer", pointers, count=len(pointers))
+    unread = dict.fromkeys(key for split in splits.values() for key in split.unread)
+    log.add("annotations_not_read", unread, count=len(unread))
+
+
+def _files_read(splits: Mapping[str, SplitFiles], source: str) -> dict[str, FilesRead]:
+    return {
         name: FilesRead(annotations=_relative(split.shown, source), images=_relative(split.images, source))
         for name, split in splits.items()
     }
-    info = info.model_copy(update={"files": files})
-    return info.model_copy(update={"images_digest": together(marks)}) if marks else info
 
 
 def _relative(uri: str, source: str) -> str:

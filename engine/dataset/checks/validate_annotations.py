@@ -5,28 +5,29 @@ Blocks of a few thousand annotations are validated as arrays; only unusual ones 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import chain
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.dataset.checks.box_mask_agreement import Reading, compare
+from engine.dataset.checks.box_values import (
+    BlockBoxes,
+    are_corners,
+    are_shares,
+    clip_to_image,
+    correct_areas,
+    read_boxes,
+)
 from engine.dataset.checks.mask_bounds import mask_shapes
-from engine.dataset.checks.rotated_boxes import angles, upright
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.id_index import IdIndex
-from engine.dataset.segmentations import MaskKind, box_around, classify
+from engine.dataset.segmentations import MaskKind, classify
 from engine.dataset.types import ImageId
 from engine.spec import Crowds
-
-HUGE = 1e7
-"""Coordinates in pixels are always below this."""
-
-PIXELS = 16.0
-"""Tolerance of areas in square pixels."""
 
 
 class AnnotationStatus(IntEnum):
@@ -147,157 +148,96 @@ def validate_annotations(
     images = image_index.match([a.image_id for a in annotations])
     classes = _look_up([a.category_id for a in annotations], class_index)
     marked = np.fromiter(map(bool, [a.iscrowd for a in annotations]), np.bool_, count) & (crowds is Crowds.IGNORE)
-    boxes, missing = _boxes_xywh([a.bbox for a in annotations])
     given_areas = np.array([a.area for a in annotations], np.float64)  # NaN for None
     sizes = np.zeros((count, 2), order="F")  # unknown for annotations without an image
     sizes[images >= 0] = image_sizes[images[images >= 0]]
     segmentations = [a.segmentation for a in annotations]
     masks = classify(segmentations, sizes)
-    given = boxes.copy(order="F")
-    rotated, unclear = _rotate(annotations, boxes, masks)
-
-    numbers: NDArray[np.bool_] = np.asarray((np.abs(boxes) < HUGE).all(axis=1))  # NaN is not
-    positive = numbers & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
-    outlined = (masks != MaskKind.NONE) & (masks != MaskKind.BAD)
-    derived = np.zeros(count, np.bool_)
-    for i in np.flatnonzero((~positive | rotated) & outlined):
-        box = box_around(annotations[i].segmentation, int(masks[i]), sizes[i])
-        if box is not None:
-            boxes[i], derived[i], positive[i], numbers[i], unclear[i] = box, not rotated[i], True, True, False
-
-    doubtful = ~(given_areas > 1)  # missing, zero, a placeholder, or a fraction of the image
-    chosen = outlined & positive & (doubtful | (np.ones(count, np.bool_) if read_masks is None else read_masks))
-    shapes = mask_shapes(segmentations, masks, sizes, chosen=chosen, drawn=doubtful)
-    masks[chosen & np.isnan(shapes.areas)] = MaskKind.BAD  # brackets and commas of polygons, around other things
-    readings = compare(
-        boxes, shapes.bounds_xyxy, shapes.areas, sizes, segmentations=segmentations, kinds=masks, compared=~derived
-    )
-
-    inside, clipped, outside = _clip(boxes, sizes)
-    areas, bad_areas = _areas(given_areas, shapes.areas, boxes, inside)
-    statuses = np.select(
-        [images == -1, images == -2, classes < 0, missing & ~derived & ~rotated, ~numbers, ~positive],
-        [
-            AnnotationStatus.NO_IMAGE,
-            AnnotationStatus.IMAGE_LEFT_OUT,
-            AnnotationStatus.NO_CLASS,
-            AnnotationStatus.NO_BOX,
-            AnnotationStatus.BAD_NUMBERS,
-            AnnotationStatus.EMPTY_BOX,
-        ],
-        AnnotationStatus.USABLE,
-    ).astype(np.int8)
-    for where, status in (
-        (unclear, AnnotationStatus.UNCLEAR_ROTATION),
-        (_are_shares(given) & ~derived & ~rotated, AnnotationStatus.SCALED_BOX),
-        *((readings == reading, CONTRADICTIONS[Reading(reading)]) for reading in np.unique(readings[readings > 0])),
-        (_are_corners(boxes, inside, sizes) & ~derived, AnnotationStatus.CORNER_BOX),
-        (outside, AnnotationStatus.OUTSIDE),
-    ):
-        if where.any():
-            statuses[where & (statuses == AnnotationStatus.USABLE)] = status
+    boxes = read_boxes(annotations, masks, sizes)
+    mask_areas, readings = _compare_masks(segmentations, masks, boxes, sizes, given_areas, read_masks)
+    inside, clipped, outside = clip_to_image(boxes.xywh, sizes)
+    areas, bad_areas = correct_areas(given_areas, mask_areas, boxes.xywh, inside)
     return ValidatedAnnotations(
-        statuses=statuses,
+        statuses=_statuses(images, classes, boxes, readings, inside, outside, sizes),
         images=images,
         classes=classes,
         boxes_xyxy=inside,
         areas=areas,
         crowds=marked,
         masks=masks,
-        derived=derived,
-        clipped=clipped & ~rotated,
-        bad_boxes=~missing & (derived | ~positive),
-        rotated=rotated,
+        derived=boxes.derived,
+        clipped=clipped & ~boxes.rotated,
+        bad_boxes=~boxes.missing & (boxes.derived | ~boxes.positive),
+        rotated=boxes.rotated,
         bad_areas=bad_areas,
         image_sizes=sizes,
-        given_xywh=given,
+        given_xywh=boxes.given_xywh,
         given_areas=given_areas,
     )
 
 
-def _rotate(
-    annotations: list[RawAnnotation], boxes: NDArray[np.float64], masks: NDArray[np.int8]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Replace boxes by the upright boxes around their rotated rectangles, in place.
+def _compare_masks(
+    segmentations: list[msgspec.Raw],
+    masks: NDArray[np.int8],
+    boxes: BlockBoxes,
+    sizes: NDArray[np.float64],
+    given_areas: NDArray[np.float64],
+    read_masks: NDArray[np.bool_] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+    """Compare masks with boxes; masks that cannot be read become bad ones, in place.
 
     Returns:
-        (N,) bool, rotated boxes; (N,) bool, boxes whose meaning is unclear. A mask that only repeats the box does not
-        count as a mask.
+        (N,) areas of the masks, NaN if unknown; (N,) readings, see :class:`Reading`.
     """
-    degrees, unclear = angles(annotations)
-    rotated = degrees != 0
-    if rotated.any():
-        boxes[rotated & ~unclear] = upright(boxes[rotated & ~unclear], degrees[rotated & ~unclear])
-        masks[rotated & (masks == MaskKind.RECTANGLE)] = MaskKind.NONE
-    return rotated, unclear
+    doubtful = ~(given_areas > 1)  # missing, zero, a placeholder, or a fraction of the image
+    chosen = boxes.outlined & boxes.positive
+    if read_masks is not None:
+        chosen &= doubtful | read_masks
+    shapes = mask_shapes(segmentations, masks, sizes, chosen=chosen, drawn=doubtful)
+    masks[chosen & np.isnan(shapes.areas)] = MaskKind.BAD  # brackets and commas of polygons, around other things
+    readings = compare(
+        boxes.xywh,
+        shapes.bounds_xyxy,
+        shapes.areas,
+        sizes,
+        segmentations=segmentations,
+        kinds=masks,
+        compared=~boxes.derived,
+    )
+    return shapes.areas, readings
 
 
-def _clip(
-    boxes: NDArray[np.float64], sizes: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return (N, 4) corners clipped to the image; (N,) True if a box exceeds it by over a pixel or lies outside."""
-    known = (sizes[:, 0] > 0) & (sizes[:, 1] > 0)
-    limits = np.where(known, sizes.T, np.inf)
-    low, high = boxes.T[:2], boxes.T[:2] + boxes.T[2:]
-    inside = np.concatenate([np.clip(low, 0, limits), np.clip(high, 0, limits)])
-    clipped = (np.abs(inside[:2] - low) > 1).any(axis=0) | (np.abs(inside[2:] - high) > 1).any(axis=0)
-    outside = ~((inside[2] > inside[0]) & (inside[3] > inside[1]))
-    return inside.T, np.asarray(clipped), np.asarray(outside)
-
-
-def _areas(
-    given: NDArray[np.float64], drawn: NDArray[np.float64], boxes: NDArray[np.float64], inside: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the areas of N objects, and which areas in the file are wrong.
-
-    Tools write the area of the mask or of the box, and either may be clipped to the image. An area far from both is
-    wrong.
-
-    Args:
-        given: (N,) as in the file.
-        drawn: (N,) areas of the masks, NaN if unknown.
-        boxes: (N, 4) x, y, width, height.
-        inside: (N, 4) corners, clipped to the image.
-    """
-    of_box, seen = boxes[:, 2] * boxes[:, 3], (inside[:, 2] - inside[:, 0]) * (inside[:, 3] - inside[:, 1])
-    largest = np.fmax(of_box, drawn)
-    least = np.where(np.isnan(drawn), 0, np.fmin(drawn, seen))
-    wrong = (given > 2 * largest + PIXELS) | (given < 0.5 * least - PIXELS)
-    wrong |= (given <= 1) & ((np.isnan(drawn) & (seen > PIXELS)) | (least > PIXELS))
-    missing = ~(np.isfinite(given) & (given > 0))
-    own = np.where(drawn > 0, drawn, seen)
-    return np.where(missing | wrong, own, given), wrong & np.isfinite(given)
-
-
-def _are_shares(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return (N,) True if all four numbers lie in 0..1: a real box is larger than the first pixel of its image."""
-    x, y, w, h = boxes.T
-    return np.asarray((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1) & (w > 0) & (w <= 1) & (h > 0) & (h <= 1))
-
-
-def _are_corners(
-    boxes: NDArray[np.float64], inside: NDArray[np.float64], sizes: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """Return (N,) True if most of a box lies outside its image, but all of it inside when read as two corners."""
-    (x, y, w, h), (left, top, right, bottom), (width, height) = boxes.T, inside.T, sizes.T
-    fits = (x >= 0) & (y >= 0) & (w > x) & (h > y) & (w <= width + 1) & (h <= height + 1)
-    return np.asarray(fits & ((right - left) * (bottom - top) < 0.5 * w * h))
+def _statuses(
+    images: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    boxes: BlockBoxes,
+    readings: NDArray[np.int8],
+    inside: NDArray[np.float64],
+    outside: NDArray[np.bool_],
+    sizes: NDArray[np.float64],
+) -> NDArray[np.int8]:
+    """Return (N,) the status of each annotation: the first problem that applies, or usable."""
+    problems = (
+        (images == -1, AnnotationStatus.NO_IMAGE),
+        (images == -2, AnnotationStatus.IMAGE_LEFT_OUT),
+        (classes < 0, AnnotationStatus.NO_CLASS),
+        (boxes.missing & ~boxes.derived & ~boxes.rotated, AnnotationStatus.NO_BOX),
+        (~boxes.finite, AnnotationStatus.BAD_NUMBERS),
+        (~boxes.positive, AnnotationStatus.EMPTY_BOX),
+        (boxes.unclear, AnnotationStatus.UNCLEAR_ROTATION),
+        (are_shares(boxes.given_xywh) & ~boxes.derived & ~boxes.rotated, AnnotationStatus.SCALED_BOX),
+        *((readings == reading, CONTRADICTIONS[Reading(reading)]) for reading in np.unique(readings[readings > 0])),
+        (are_corners(boxes.xywh, inside, sizes) & ~boxes.derived, AnnotationStatus.CORNER_BOX),
+        (outside, AnnotationStatus.OUTSIDE),
+    )
+    statuses = np.full(len(images), AnnotationStatus.USABLE, np.int8)
+    for where, status in problems:
+        if where.any():
+            statuses[where & (statuses == AnnotationStatus.USABLE)] = status
+    return statuses
 
 
 def _look_up(ids: list[ImageId | None], index: Mapping[ImageId | None, int]) -> NDArray[np.int64]:
     """Return (N,) the index of each of N ids, -1 if unknown."""
     known = {one: index.get(one, -1) for one in dict.fromkeys(ids)}
     return np.fromiter(map(known.__getitem__, ids), np.int64, len(ids))
-
-
-def _boxes_xywh(boxes: Sequence[Sequence[float] | None]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return (N, 4) float64, NaN without a box of four numbers; (N,) bool, True if the annotation has no box at all.
-
-    The boxes are stored column by column: reductions over the four numbers are several times as fast.
-    """
-    given = [box or () for box in boxes]
-    lengths = np.fromiter(map(len, given), np.int64, len(given))
-    if (lengths != 4).any():
-        given = [box if len(box) == 4 else [np.nan] * 4 for box in given]
-    numbers = np.fromiter(chain.from_iterable(given), np.float64, 4 * len(given)).reshape(-1, 4)
-    return np.asfortranarray(numbers), lengths == 0
