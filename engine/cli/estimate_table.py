@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from engine.cli.display import console, note
-from engine.estimate.forecast import Chosen, TeacherOutlook
+from engine.estimate.forecast import Chosen, TeacherForecast
 
 
-def show_outlook(outlook: Sequence[TeacherOutlook]) -> None:
+def show_forecast(forecast: Sequence[TeacherForecast]) -> None:
     """Print for each teacher the memory, the settings on GPUs of some sizes, and the time on the selected GPU."""
-    for one in outlook:
+    for one in forecast:
         if one.unknown:
             note(f"{one.teacher}: {one.unknown}")
             continue
@@ -31,7 +31,7 @@ def _row(chosen: Chosen | None) -> tuple[str, str, str]:
     if chosen is None:
         return "too small", "", ""
     again = ", ".join(chosen.checkpointing) or "nothing"
-    return str(chosen.images_at_once), again, f"{chosen.memory_bytes / 2**30:.1f} GiB"
+    return str(chosen.micro_batch_size), again, f"{chosen.memory_bytes / 2**30:.1f} GiB"
 
 
 def _duration(seconds: float) -> str:

@@ -42,9 +42,9 @@ def inspect(
 
     Images are not read, and nothing is written. With -f the exit code is 41 if training would refuse the dataset.
     """
-    from engine.cli.estimate_table import show_outlook
+    from engine.cli.estimate_table import show_forecast
     from engine.dataset import inspect_dataset, inspect_request
-    from engine.estimate.forecast import Inspected, outlook
+    from engine.estimate.forecast import Inspected, forecast
     from engine.estimate.training_time import GPUS
 
     named = {known.lower(): known for known in GPUS}.get(gpu.lower())
@@ -58,12 +58,12 @@ def inspect(
         info = inspect_request(dataset, storage=storage, fingerprint=False)
     info, config, failure = _planned(info, request, storage)
     show_info(info)
-    found = outlook(config, info, storage, gpu=named) if config is not None else ()
-    show_outlook(found)
+    found = forecast(config, info, storage, gpu=named) if config is not None else ()
+    show_forecast(found)
     if failure is not None and request.file is None:
         note(f"what training needs cannot be estimated: {failure}")
     if json:
-        typer.echo(Inspected(**dict(info), outlook=found).model_dump_json(indent=2))
+        typer.echo(Inspected(**dict(info), forecast=found).model_dump_json(indent=2))
     if failure is not None and request.file is not None:
         raise failure
 

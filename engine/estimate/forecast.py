@@ -39,7 +39,7 @@ GIBIBYTES = (8, 16, 24, 40, 80)
 class Chosen(Result):
     """Chosen micro-batch size and recomputation on a GPU."""
 
-    images_at_once: int
+    micro_batch_size: int
     checkpointing: tuple[str, ...] = Field(description="Groups of layers that are recomputed.")
     memory_bytes: int = Field(description="Expected peak memory of tensors.")
 
@@ -51,7 +51,7 @@ class OnGpu(Result):
     chosen: Chosen | None = Field(description="None: not even one image at a time fits.")
 
 
-class TeacherOutlook(Result):
+class TeacherForecast(Result):
     """Forecast of the training of a teacher."""
 
     teacher: TeacherName
@@ -72,12 +72,12 @@ class TeacherOutlook(Result):
 class Inspected(DatasetInfo):
     """Result of the inspection with the forecast of training on it."""
 
-    outlook: tuple[TeacherOutlook, ...] = Field(
+    forecast: tuple[TeacherForecast, ...] = Field(
         description="One per teacher; empty if nothing can be trained as requested."
     )
 
 
-def outlook(config: RunConfig, info: DatasetInfo, storage: Storage, *, gpu: str) -> tuple[TeacherOutlook, ...]:
+def forecast(config: RunConfig, info: DatasetInfo, storage: Storage, *, gpu: str) -> tuple[TeacherForecast, ...]:
     """Forecast memory and time of each teacher of a run.
 
     Args:
@@ -87,12 +87,12 @@ def outlook(config: RunConfig, info: DatasetInfo, storage: Storage, *, gpu: str)
         gpu: One of :data:`engine.estimate.training_time.GPUS`.
     """
     teachers = ((name, config.teachers.of(name)) for name in config.teachers.names)
-    return tuple(_outlook(config, name, one, info, storage, gpu) for name, one in teachers if one is not None)
+    return tuple(_forecast_of(config, name, one, info, storage, gpu) for name, one in teachers if one is not None)
 
 
-def _outlook(
+def _forecast_of(
     config: RunConfig, name: TeacherName, settings: TeacherSettings, info: DatasetInfo, storage: Storage, gpu: str
-) -> TeacherOutlook:
+) -> TeacherForecast:
     kind, precision = GPUS[gpu], config.training.precision
     bfloat16 = kind.bfloat16 if precision is Precision.AUTO else precision is Precision.BFLOAT16
     base, transform = find_base(settings, storage)
@@ -104,7 +104,7 @@ def _outlook(
             for size in sorted({*GIBIBYTES, kind.gibibytes})
         }
     here, (train, val) = ways.get(kind.gibibytes), _divided(config, info)
-    return TeacherOutlook(
+    return TeacherForecast(
         teacher=name,
         base_model=settings.base_model,
         preset=settings.lora.preset,
@@ -120,7 +120,7 @@ def _outlook(
 def _chosen(way: StepEstimate | None) -> Chosen | None:
     if way is None:
         return None
-    return Chosen(images_at_once=way.micro_batch_size, checkpointing=way.checkpointing, memory_bytes=way.memory_bytes)
+    return Chosen(micro_batch_size=way.micro_batch_size, checkpointing=way.checkpointing, memory_bytes=way.memory_bytes)
 
 
 def _unknown(name: TeacherName, settings: TeacherSettings, base: str | None, *, bfloat16: bool) -> str:

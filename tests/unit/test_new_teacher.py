@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from engine.cli.app import app
 from engine.config import from_yaml, to_yaml
-from engine.estimate.forecast import outlook
+from engine.estimate.forecast import forecast
 from engine.layout import RunLayout
 from engine.models.registry import REGISTRY
 from engine.plan import TrainingRun
@@ -90,8 +90,8 @@ def test_its_base_has_no_forecast_and_says_so(planned: RunLayout) -> None:
     from engine.dataset import inspect_dataset
 
     config = from_yaml(Path(planned.config).read_text())
-    (forecast,) = outlook(config, inspect_dataset(config.data.source.annotations), Storage(), gpu="L4")
-    assert (forecast.teacher, forecast.gpus) == ("Toy", ())
+    (one,) = forecast(config, inspect_dataset(config.data.source.annotations), Storage(), gpu="L4")
+    assert (one.teacher, one.gpus) == ("Toy", ())
 
 
 def test_a_manifest_may_name_it_and_the_schema_lists_it(registered: TeacherName) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from engine.cli.app import app
 from engine.dataset import inspect_dataset
 from engine.errors import ConfigError
-from engine.estimate.forecast import GIBIBYTES, Inspected, TeacherOutlook
+from engine.estimate.forecast import GIBIBYTES, Inspected, TeacherForecast
 from engine.spec import TeacherName
 
 TINY = Path(__file__).resolve().parents[3] / "examples" / "tiny_teachers" / "grounding_dino"
@@ -35,9 +35,9 @@ def inspect(*arguments: object) -> Result:
     return ended
 
 
-def outlook(*arguments: object) -> dict[str, TeacherOutlook]:
+def forecast(*arguments: object) -> dict[str, TeacherForecast]:
     found = Inspected.model_validate_json(inspect(*arguments, "--json").stdout)
-    return {one.teacher.slug: one for one in found.outlook}
+    return {one.teacher.slug: one for one in found.forecast}
 
 
 def manifest(folder: Path, **spec: Any) -> Path:
@@ -50,46 +50,46 @@ def manifest(folder: Path, **spec: Any) -> Path:
 
 def test_the_json_is_that_of_the_dataset_with_one_key_more(data: Path) -> None:
     written = json.loads(inspect(data, "--json").stdout)
-    assert [one["teacher"] for one in written.pop("outlook")] == ["GroundingDino", "Sam"]
+    assert [one["teacher"] for one in written.pop("forecast")] == ["GroundingDino", "Sam"]
     assert written == json.loads(inspect_dataset(data).model_dump_json())
 
 
 def test_the_table_is_that_of_the_json_and_has_the_gpu_that_was_asked_for(data: Path) -> None:
     shown = inspect(data, "--gpu", "H200").stderr
-    for one in outlook(data, "--gpu", "H200").values():
+    for one in forecast(data, "--gpu", "H200").values():
         assert [row.gibibytes for row in one.gpus] == [*GIBIBYTES, 141]
         for row in one.gpus:
             assert row.chosen is not None
             again = ", ".join(row.chosen.checkpointing) or "nothing"
             cells = [
                 f"{row.gibibytes} GiB",
-                row.chosen.images_at_once,
+                row.chosen.micro_batch_size,
                 again,
                 f"{row.chosen.memory_bytes / 2**30:.1f} GiB",
             ]
             assert " ".join(map(str, cells)) in " ".join(shown.split())
-    assert [row.gibibytes for row in outlook(data, "--gpu", "L4")["sam"].gpus] == list(GIBIBYTES)
+    assert [row.gibibytes for row in forecast(data, "--gpu", "L4")["sam"].gpus] == list(GIBIBYTES)
 
 
 def test_a_gpu_that_has_no_room_is_reported_to_have_none(data: Path) -> None:
     asked = (data, "--set", "training.precision=float32", "--set", "teachers.sam.checkpointing=[]")
-    sam = outlook(*asked)["sam"]
+    sam = forecast(*asked)["sam"]
     assert sam.gpus[0].chosen is None
     assert "8 GiB too small" in " ".join(inspect(*asked).stderr.split())
 
 
 def test_what_is_predicted_follows_what_is_requested(data: Path) -> None:
-    usual = outlook(data)["sam"]
-    other = outlook(
+    usual = forecast(data)["sam"]
+    other = forecast(
         data, "--lora-preset", "all", "--set", "teachers.*.batch_size=3", "--set", "teachers.sam.micro_batch_size=1"
     )["sam"]
     assert (usual.preset, other.preset) == ("encoder-decoder", "all")
     assert (usual.step_images, other.step_images) == (4, 3)
     assert other.gpus[-1].chosen is not None
-    assert other.gpus[-1].chosen.images_at_once == 1
-    lasting = [outlook(data, "--set", f"teachers.sam.epochs={epochs}")["sam"].seconds for epochs in (10, 1000)]
+    assert other.gpus[-1].chosen.micro_batch_size == 1
+    lasting = [forecast(data, "--set", f"teachers.sam.epochs={epochs}")["sam"].seconds for epochs in (10, 1000)]
     assert lasting[1] > 50 * lasting[0] > 0  # type: ignore[operator]
-    slow = outlook(data, "--set", "training.precision=float32")["sam"]
+    slow = forecast(data, "--set", "training.precision=float32")["sam"]
     assert slow.gpus[-1].chosen.memory_bytes > usual.gpus[-1].chosen.memory_bytes  # type: ignore[union-attr]
 
 
@@ -98,11 +98,11 @@ def test_a_manifest_is_inspected_with_what_it_asks_for(data: Path) -> None:
     path = manifest(
         data.parent, teachers=[{"name": "Sam", "lora": lora, "epochs": 7}], training={"precision": "float32"}
     )
-    (sam,) = outlook("-f", path).values()
+    (sam,) = forecast("-f", path).values()
     assert (sam.teacher, sam.preset, sam.epochs) == ("Sam", "all", 7)
-    assert outlook("-f", path, "--set", "teachers.sam.epochs=8")["sam"].epochs == 8
+    assert forecast("-f", path, "--set", "teachers.sam.epochs=8")["sam"].epochs == 8
     flags = ("--set", "training.precision=float32", "--lora-preset", "all", "--set", "teachers.*.lora.rank=4")
-    assert outlook(data, *flags)["sam"].gpus == sam.gpus
+    assert forecast(data, *flags)["sam"].gpus == sam.gpus
 
 
 def test_parts_that_a_manifest_gives_apart_are_what_is_learned_from_and_measured_on(data: Path) -> None:
@@ -111,8 +111,8 @@ def test_parts_that_a_manifest_gives_apart_are_what_is_learned_from_and_measured
     path = manifest(data.parent, dataset=parts | {"images": str(data.parent / "images"), "maxLeakedPercent": 100})
     found = Inspected.model_validate_json(inspect("-f", path, "--json").stdout)
     assert found.splits == {"train": 12, "val": 11}
-    assert found.outlook[0].seconds is not None
-    assert found.outlook[0].seconds > 0
+    assert found.forecast[0].seconds is not None
+    assert found.forecast[0].seconds > 0
 
 
 def test_data_and_a_manifest_exclude_each_other(data: Path) -> None:
@@ -153,7 +153,7 @@ def test_what_is_wrong_with_the_data_alone_is_reported_with_it(data: Path) -> No
 
     write(data, changed(small_coco(12, 3), alike))
     done = inspect(data, "--json")
-    assert json.loads(done.stdout)["outlook"] == []
+    assert json.loads(done.stdout)["forecast"] == []
     assert "training needs cannot be estimated: Grounding DINO cannot tell class 'Cat' from 'cat'" in done.stderr
     write(data, small_coco(0))
     assert f"cannot be estimated: {data} cannot be trained on: The file lists no images." in inspect(data).stderr
@@ -165,7 +165,7 @@ def test_where_nothing_is_known_it_says_so_and_what_is_known(data: Path, monkeyp
     entries = table["grounding-dino-tiny"]["entries"]
     table["grounding-dino-tiny"]["entries"] = {k: v for k, v in entries.items() if k.startswith("encoder-decoder")}
     monkeypatch.setattr(cost, "table", table)
-    unknown = outlook(data, "--lora-preset", "decoder")["grounding_dino"]
+    unknown = forecast(data, "--lora-preset", "decoder")["grounding_dino"]
     assert (unknown.gpus, unknown.seconds) == ((), None)
     said = (
         "what IDEA-Research/grounding-dino-tiny needs of a GPU is not known with the preset decoder in bfloat16: known "
@@ -173,11 +173,11 @@ def test_where_nothing_is_known_it_says_so_and_what_is_known(data: Path, monkeyp
     )
     assert unknown.unknown == said
     assert f"GroundingDino: {said}" in inspect(data, "--lora-preset", "decoder").stderr
-    other = outlook(data, "--base-model", "someone/else")["grounding_dino"]
+    other = forecast(data, "--base-model", "someone/else")["grounding_dino"]
     assert "someone/else needs of a GPU is not known" in other.unknown
     assert "IDEA-Research/grounding-dino-base" in other.unknown
     assert "sam-vit" not in other.unknown
-    assert outlook(data, "--base-model", TINY)["grounding_dino"].unknown == ""
+    assert forecast(data, "--base-model", TINY)["grounding_dino"].unknown == ""
 
 
 def test_one_is_not_said_in_the_plural(data: Path) -> None:
