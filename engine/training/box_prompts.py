@@ -191,12 +191,15 @@ def detect_box_prompts(
             boxes = [match_boxes(*pair) for pair in zip(objects, train, strict=True)]
             found = sum(int((~np.isnan(some[:, 0])).sum()) for some in boxes)
             note(f"{title} found {found} of {sum(map(len, boxes))} training objects")
-        detected = DetectedBoxes.of(boxes, [_top_boxes(found) for found in val])
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / DETECTED_BOXES.format(detected.digest)).write_bytes(detected.content)
-        return detected.content
+        return _store(DetectedBoxes.of(boxes, [_top_boxes(found) for found in val]), folder)
 
     return DetectedBoxes.read(processes.decided(store))
+
+
+def _store(detected: DetectedBoxes, folder: Path) -> bytes:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DETECTED_BOXES.format(detected.digest)).write_bytes(detected.content)
+    return detected.content
 
 
 def _detect(

@@ -100,16 +100,21 @@ def train_and_publish(
         on_hang=on_hang,
         processes=processes,
     )
-    try:
-        result = trainer.train()
-    except LossNotFiniteError as error:
-        if not processes.first:
-            raise
-        raise _with_best_adapter(error, trainer.folder, storage=storage, uri=checkpoints) from None
+    result = _train(trainer, first=processes.first, storage=storage, checkpoints=checkpoints)
     published, mine = processes.decided(partial(publish_result, result, run, storage=storage, work_dir=work_dir))
     others = f"another attempt has already published {target}: its result is kept"
     listener(_done(published, f"published {target}" if mine else others))
     return published
+
+
+def _train(trainer: TeacherTrainer, *, first: bool, storage: Storage, checkpoints: str) -> TeacherResult:
+    """Train; if the loss diverges, the error of the first process names the best adapter so far."""
+    try:
+        return trainer.train()
+    except LossNotFiniteError as error:
+        if not first:
+            raise
+        raise _with_best_adapter(error, trainer.folder, storage=storage, uri=checkpoints) from None
 
 
 def _published_result(

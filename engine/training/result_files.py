@@ -24,6 +24,7 @@ from engine.layout import ADAPTER, RESULT, SAMPLE_IMAGES, SAMPLES, VALIDATION_PA
 from engine.models.lora import trainable_parameters
 from engine.results.types import AdapterFile, Comparison, TeacherResult
 from engine.teachers import LocalModel, Teacher
+from engine.training.annotated_splits import SplitData
 from engine.training.checkpoint import Progress
 from engine.training.evaluation import EvaluationReport
 from engine.training.sampler import Steps
@@ -44,22 +45,7 @@ def write_result(
     plan: StepEstimate | None,
 ) -> TeacherResult:
     """Write example images with detections, validation pages and ``result.json`` to the adapter's ``folder``."""
-    truth = evaluation.val_after.truth
-    write_samples(
-        folder,
-        truth,
-        partial(splits.val.sample, with_masks=False),
-        before=evaluation.val_before.detections,
-        after=evaluation.val_after.detections,
-    )
-    pages = write_pages(
-        folder / VALIDATION_PAGES,
-        truth,
-        partial(splits.val.sample, with_masks=False),
-        title=teacher.name.value,
-        before=evaluation.val_before.detections,
-        after=evaluation.val_after.detections,
-    )
+    pages = _write_images(folder, evaluation, splits.val, title=teacher.name.value)
     result = TeacherResult(
         teacher=teacher.name,
         base_model=base_model,
@@ -96,6 +82,26 @@ def write_result(
     write_lists(folder, {name: split.dataset for name, split in splits_by_name.items()}, splits.marks)
     (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _write_images(folder: Path, evaluation: EvaluationReport, val: SplitData, *, title: str) -> int:
+    """Write example images and validation pages of base and adapter; return the number of pages."""
+    truth = evaluation.val_after.truth
+    write_samples(
+        folder,
+        truth,
+        partial(val.sample, with_masks=False),
+        before=evaluation.val_before.detections,
+        after=evaluation.val_after.detections,
+    )
+    return write_pages(
+        folder / VALIDATION_PAGES,
+        truth,
+        partial(val.sample, with_masks=False),
+        title=title,
+        before=evaluation.val_before.detections,
+        after=evaluation.val_after.detections,
+    )
 
 
 def _at_thresholds(evaluation: EvaluationReport) -> dict[str, Any]:

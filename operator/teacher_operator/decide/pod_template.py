@@ -53,21 +53,7 @@ def pod_template(
         config_map: Name of a ConfigMap, and the path of its mount.
         trainer_job: Name of the Job of a stage with GPUs; None for any other stage.
     """
-    disks = _disks(spec, settings, trainer_job)
-    volumes, mounts = [volume for volume, _ in disks], [mount for _, mount in disks]
-    volumes += _bounded(_listed(own.volumes), settings.scratch_size)
-    mounts += _listed(own.volume_mounts)
-    wanted = claims(spec)
-    mount_claims(wanted, volumes, mounts)
-    if config_map is not None:
-        name, path = config_map
-        volumes.append({"name": "request", "configMap": {"name": name}})
-        mounts.append({"name": "request", "mountPath": path, "readOnly": True})
-    authorities = _authorities(spec, settings)
-    if authorities is not None:
-        name, key = authorities
-        volumes.append({"name": "ca-bundle", "configMap": {"name": name, "items": [{"key": key, "path": BUNDLE}]}})
-        mounts.append({"name": "ca-bundle", "mountPath": AUTHORITIES, "readOnly": True})
+    volumes, mounts = _volumes(spec, settings, own, config_map=config_map, trainer_job=trainer_job)
     devices = own.resource_claims or ()
     full = {
         **container,
@@ -98,6 +84,32 @@ def pod_template(
         pod["subdomain"] = trainer_job
     metadata = _metadata(own, labels, trains=trainer_job is not None)
     return {"metadata": metadata, "spec": pod}
+
+
+def _volumes(
+    spec: TeacherFineTuneSpec,
+    settings: Settings,
+    own: PodSettings,
+    *,
+    config_map: tuple[str, str] | None,
+    trainer_job: str | None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the volumes of a pod and their mounts. Arguments as for :func:`pod_template`."""
+    disks = _disks(spec, settings, trainer_job)
+    volumes, mounts = [volume for volume, _ in disks], [mount for _, mount in disks]
+    volumes += _bounded(_listed(own.volumes), settings.scratch_size)
+    mounts += _listed(own.volume_mounts)
+    mount_claims(claims(spec), volumes, mounts)
+    if config_map is not None:
+        name, path = config_map
+        volumes.append({"name": "request", "configMap": {"name": name}})
+        mounts.append({"name": "request", "mountPath": path, "readOnly": True})
+    authorities = _authorities(spec, settings)
+    if authorities is not None:
+        name, key = authorities
+        volumes.append({"name": "ca-bundle", "configMap": {"name": name, "items": [{"key": key, "path": BUNDLE}]}})
+        mounts.append({"name": "ca-bundle", "mountPath": AUTHORITIES, "readOnly": True})
+    return volumes, mounts
 
 
 def _security_context(spec: TeacherFineTuneSpec, own: PodSettings, *, trains: bool) -> dict[str, Any]:
