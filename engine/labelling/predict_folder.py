@@ -56,7 +56,7 @@ def prompting_dataset(
 
     Raises:
         ConfigError: The teacher is prompted by boxes and there are none, or the other way round.
-        DataError: There are no images.
+        DataError: The folder contains no images.
     """
     title, prompted = teacher.name.traits.title, teacher.name.traits.prompted_by is not None
     if prompted and boxes is None:
