@@ -31,8 +31,8 @@ from engine.dataset.images.preprocessing import LongestEdgeTransform, ShortestEd
 from engine.evaluation.retention import PROBE
 from engine.spec import AugmentationSpec, DatasetSpec, FineTuneSpec, Intensity, TeacherName
 from engine.teachers import REGISTRY, Teacher
-from engine.training.annotated_splits import SplitData
-from engine.training.batches import MAX_WORKERS, Views
+from engine.training.data.annotated_splits import SplitData
+from engine.training.data.batches import MAX_WORKERS, Views
 
 TINY = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
 WIDTH, HEIGHT = 1152, 864

@@ -40,7 +40,7 @@ from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings, generate_config
 from engine.dataset import CocoDataset, inspect_request, load_dataset
 from engine.dataset.coco_export import to_coco
-from engine.dataset.splits.split import split_dataset
+from engine.dataset.splits.stratify import split_dataset
 from engine.evaluation.evaluate import evaluate
 from engine.models.lora import attach, trainable_parameters
 from engine.results.types import ApMetrics
@@ -48,12 +48,12 @@ from engine.spec import DatasetSpec, FineTuneSpec, SplitFilesSpec, TeacherName, 
 from engine.storage import Storage
 from engine.teachers import REGISTRY, Batch, Teacher
 from engine.training import TeacherTrainer
-from engine.training.annotated_splits import AnnotatedSplits
-from engine.training.batches import Views, batches_from
+from engine.training.data.annotated_splits import AnnotatedSplits
+from engine.training.data.batches import Views, batches_from
+from engine.training.data.sampler import Steps, learning_rate, repeat_factors
+from engine.training.data.splits import Splits
 from engine.training.device import seed_all
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
-from engine.training.sampler import Steps, learning_rate, repeat_factors
-from engine.training.splits import Splits
 
 BASES = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
 PACKAGE = "finetuning-grounding-dino-sam==0.1.2"

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT / "tests" / "integration" / "operator"))
 from control_plane import assets  # noqa: E402
 from measurements import Measurement, report  # noqa: E402
 from scale_api_server import Api, cluster, connected, writes  # noqa: E402
-from scale_controllers import Running, Subject, ours  # noqa: E402
+from scale_operator_process import Running, Subject, ours  # noqa: E402
 
 CREATORS = 16
 MEMORY_MB = 400

@@ -11,7 +11,7 @@ import peft
 import torch
 from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection, SamConfig, SamModel
 
-from engine.config.generate import teacher_defaults
+from engine.config.resolve import teacher_defaults
 from engine.dataset import Sample
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.grounding_dino.lora_presets import PRESETS

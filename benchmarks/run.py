@@ -1,7 +1,7 @@
 """``make bench``: run all benchmarks in sequence, each with its baseline in the same run.
 
     python benchmarks/run.py              all that this machine supports
-    python benchmarks/run.py --only memory.py processes.py
+    python benchmarks/run.py --only memory.py data_parallel.py
 
 Writes ``benchmarks/results/<date>-<hardware>.json`` and a table with the same name, ``.md``. Benchmarks that need the
 Kubernetes binaries (``KUBEBUILDER_ASSETS``) are skipped if these are missing.
@@ -40,7 +40,7 @@ PROGRAMS: tuple[tuple[str, ...], ...] = (
     ("frozen_features.py", "--images", "1"),
     ("step_speed.py", "--sizes", "400x667", "800x1333", "--repeats", "2"),
     ("memory.py",),
-    ("processes.py",),
+    ("data_parallel.py",),
     ("library_faults.py",),
 )
 """Scripts and their arguments."""

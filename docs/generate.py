@@ -17,7 +17,7 @@ from engine.cli.app import app
 from engine.dataset.checks.problem_catalogue import CATALOGUE, IMAGES_LEFT_OUT, OBJECTS_LEFT_OUT, REPAIRED
 from engine.dataset.types import Severity
 from engine.errors import EXIT_ERRORS, InterruptedTrainingError, TeacherError
-from teacher_operator.api.kube_types import INT_OR_STRING
+from teacher_operator.api.kubernetes_strings import INT_OR_STRING
 from teacher_operator.api.spec import INPUTS, PLATFORM, TeacherFineTuneSpec
 
 DOCS = Path(__file__).resolve().parent

@@ -29,10 +29,10 @@ from engine.storage.publication import sha256_of
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 from engine.teachers.sam.settings import SamSettings
 from engine.training.checkpoint import Checkpoint, Progress
+from engine.training.data.sampler import Steps
 from engine.training.device import Stop, seed_all
 from engine.training.distributed import ALONE, Processes
 from engine.training.loop import Hooks, Loop
-from engine.training.sampler import Steps
 
 SIDE = 32
 

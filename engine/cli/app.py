@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from engine import __version__
-from engine.cli import adapters, convert, data, doctor, fetch, inspection, labels, launch, result, run, train
+from engine.cli import (
+    convert,
+    doctor,
+    evaluate_predict_export,
+    fetch,
+    inspect_and_validate,
+    labels,
+    launch,
+    result,
+    run,
+    split_and_preview,
+    train,
+)
 
 app = typer.Typer(
     name="teacher",
@@ -34,18 +46,18 @@ def _options(
 
 for command in (
     run.run,
-    inspection.inspect,
-    inspection.validate,
-    data.split,
+    inspect_and_validate.inspect,
+    inspect_and_validate.validate,
+    split_and_preview.split,
     convert.convert,
-    data.augment,
+    split_and_preview.augment,
     run.prepare,
     result.result,
     train.train,
-    adapters.evaluate,
-    adapters.predict,
+    evaluate_predict_export.evaluate,
+    evaluate_predict_export.predict,
     labels.label,
-    adapters.export,
+    evaluate_predict_export.export,
     fetch.fetch,
     doctor.doctor,
 ):

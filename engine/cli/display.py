@@ -13,7 +13,7 @@ from rich.table import Table
 from engine.dataset.types import DatasetInfo, Severity
 from engine.errors import TeacherError
 from engine.evaluation.conclusion import Conclusion, conclude_result
-from engine.results.metrics import Change, changes, metric_text, metric_values
+from engine.results.metric_table import Change, changes, metric_text, metric_values
 from engine.results.no_gain import warning
 from engine.results.types import ApMetrics, TeacherResult, ceiling_sentence
 from engine.text.safe_text import plain, shortened

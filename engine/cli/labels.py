@@ -12,7 +12,7 @@ import typer
 from engine.cli import options
 from engine.cli.display import console, is_terminal, note, show_metrics, warn
 from engine.dataset.file_listing import list_files
-from engine.dataset.splits.paths import is_image
+from engine.dataset.splits.split_files import is_image
 from engine.dataset.types import NMS_IOU, Frame
 from engine.errors import ConfigError, DataError
 from engine.spec import Crowds, TeacherName

@@ -1,7 +1,7 @@
 """Generate ``teacher_config.yaml`` from the user's request and the inspected data."""
 
-from engine.config.generate import decisive, generate_config
 from engine.config.model import DataConfig, RunConfig, TrainingConfig
+from engine.config.resolve import decisive, generate_config
 from engine.config.serialization import from_yaml, to_yaml
 from engine.config.teachers import LoraSettings, TeacherSettings
 

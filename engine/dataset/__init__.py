@@ -9,8 +9,8 @@ from engine.dataset.load import load_dataset, load_split
 from engine.dataset.masks import decode_masks, encode_mask
 from engine.dataset.sample_loader import load_sample
 from engine.dataset.splits.coco_file import split_file
-from engine.dataset.splits.paths import SplitFiles
-from engine.dataset.splits.split import Split, split_dataset
+from engine.dataset.splits.split_files import SplitFiles
+from engine.dataset.splits.stratify import Split, split_dataset
 from engine.dataset.types import (
     ClassInfo,
     CocoAnnotation,

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.dataset.boxes import to_xywh
 from engine.dataset.file_listing import list_files
-from engine.dataset.splits.paths import is_image
+from engine.dataset.splits.split_files import is_image
 from engine.dataset.types import CocoDataset, CocoImage, Detections, Frame
 from engine.storage import Storage
 

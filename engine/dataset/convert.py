@@ -17,10 +17,10 @@ from engine.dataset.checks.problems import ProblemLog
 from engine.dataset.checks.validate_annotations import ValidatedAnnotations
 from engine.dataset.coco_header import Header
 from engine.dataset.coco_records import RawAnnotation
+from engine.dataset.coco_scan import OnBlock, Scan
 from engine.dataset.file_listing import list_names
-from engine.dataset.scan import OnBlock, Scan
 from engine.dataset.segmentations import MaskKind
-from engine.dataset.splits.paths import SplitFiles
+from engine.dataset.splits.split_files import SplitFiles
 from engine.storage import Storage
 from engine.storage.files import failures
 

@@ -16,7 +16,7 @@ from engine.dataset.formats import convert_file, convert_folder
 from engine.dataset.formats.archives import ZIP, unpack
 from engine.dataset.formats.detect import COCO, format_of_json
 from engine.dataset.formats.source_files import Files, read_head
-from engine.dataset.splits.paths import SPLIT_ALIASES, SplitFiles, is_image, split_of_path, stem
+from engine.dataset.splits.split_files import SPLIT_ALIASES, SplitFiles, is_image, split_of_path, stem
 from engine.errors import DataError
 from engine.storage import NotFoundError, Storage, join, name, parent
 

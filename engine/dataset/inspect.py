@@ -12,16 +12,16 @@ from functools import partial
 from pathlib import Path
 
 from engine.dataset.checks.problems import ProblemLog, too_many
+from engine.dataset.coco_scan import OnBlock, Opened, Scan
 from engine.dataset.dataset_statistics import Counts
 from engine.dataset.export_layouts import find_single_split, find_splits
 from engine.dataset.file_names import FileNames
 from engine.dataset.images.digest import together
 from engine.dataset.images.folder import ImageFolder
-from engine.dataset.scan import OnBlock, Opened, Scan
 from engine.dataset.split_statistics import SplitCounts
 from engine.dataset.splits.comparison import Picture, SplitComparison
 from engine.dataset.splits.leaks import Grouping
-from engine.dataset.splits.paths import SplitFiles, is_image
+from engine.dataset.splits.split_files import SplitFiles, is_image
 from engine.dataset.types import DatasetInfo, FilesRead
 from engine.spec import Crowds, DatasetSpec
 from engine.storage import Storage, default_cache, parent

@@ -12,14 +12,14 @@ from engine.dataset.checks.problems import ProblemLog
 from engine.dataset.checks.validate_annotations import ValidatedAnnotations
 from engine.dataset.coco_header import Header
 from engine.dataset.coco_records import RawAnnotation
+from engine.dataset.coco_scan import OnBlock, Scan
 from engine.dataset.dataset_statistics import class_order, only_boxes
 from engine.dataset.export_layouts import find_single_split
 from engine.dataset.file_listing import list_names
 from engine.dataset.id_index import as_numbers
 from engine.dataset.images.folder import ImageFolder
-from engine.dataset.scan import OnBlock, Scan
 from engine.dataset.segmentations import MaskKind, parse
-from engine.dataset.splits.paths import SplitFiles
+from engine.dataset.splits.split_files import SplitFiles
 from engine.dataset.types import CocoAnnotation, CocoDataset, ImageId, Severity
 from engine.errors import DataError
 from engine.spec import Crowds

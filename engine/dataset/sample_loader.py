@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.images.cache import checked
+from engine.dataset.images.cache_checksums import checked
 from engine.dataset.images.decoding import ImageHeader, decode_image, probe_image
 from engine.dataset.images.exif_orientation import Evidence, Frames, evidence_of
 from engine.dataset.masks import decode_masks

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.errors import BaseModelError
-from engine.storage.base_identity import LIMITS, TOKENIZER
+from engine.storage.base_model_identity import LIMITS, TOKENIZER
 from engine.text.plain_json import read_object
 
 UNKNOWN = "[UNK]"

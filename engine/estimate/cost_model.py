@@ -1,8 +1,8 @@
 """Memory and arithmetic of a training step, estimated before a GPU is requested. Pure, without torch.
 
 Memory and arithmetic of a step of each published base model were counted on fake tensors over a grid of shapes
-(``benchmarks/memory_table.py``). ``cost_model.json`` keeps them as coefficients of the batch's shape: images, positions
-of the feature maps, tokens, prompts. Memory is that of tensors, as
+(``benchmarks/write_cost_models.py``). ``cost_model.json`` keeps them as coefficients of the batch's shape: images,
+positions of the feature maps, tokens, prompts. Memory is that of tensors, as
 ``torch.cuda.max_memory_allocated`` counts them; the CUDA context (about half a GB) and unused memory of the allocator
 are not included.
 """

@@ -28,7 +28,7 @@ from engine.estimate.training_time import GPUS, training_seconds
 from engine.results.types import MemoryNeed, Result
 from engine.spec import LoraPreset, Precision, TeacherName
 from engine.storage import Storage, is_remote, join, local_path
-from engine.storage.base_identity import CONFIG, LIMITS, PREPROCESSOR
+from engine.storage.base_model_identity import CONFIG, LIMITS, PREPROCESSOR
 from engine.storage.bounded_read import read_bounded
 from engine.text.plain_json import read_object
 

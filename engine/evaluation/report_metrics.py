@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.evaluation.charts import Curve, curve, ratio_curve
-from engine.results.metrics import changes
+from engine.results.metric_table import changes
 from engine.results.types import ApMetrics, Retention, ScoreCurve, TeacherResult
 
 
@@ -26,7 +26,7 @@ class Row:
 
 
 def metric_rows(before: ApMetrics, after: ApMetrics) -> list[Row]:
-    """Return the metrics of :mod:`engine.results.metrics` that apply."""
+    """Return the metrics of :mod:`engine.results.metric_table` that apply."""
     return [Row(metric.title, metric.note, change.before, change.after) for metric, change in changes(before, after)]
 
 

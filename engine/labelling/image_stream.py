@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from engine.dataset.file_listing import list_files
 from engine.dataset.images.decoding import decode_image, probe_image
-from engine.dataset.splits.paths import is_image
+from engine.dataset.splits.split_files import is_image
 from engine.dataset.types import Frame
 from engine.errors import DataError
 from engine.storage import NotFoundError, ObjectInfo, Storage

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.errors import BaseModelError, TeacherError
-from engine.storage.base_identity import digest_of
+from engine.storage.base_model_identity import digest_of
 from engine.storage.files import replacing
 from engine.storage.publication import sha256_of
 

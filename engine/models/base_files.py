@@ -16,7 +16,7 @@ from torch import nn
 
 from engine.errors import BaseModelError
 from engine.models.safetensors_files import elements, not_finite, read_header
-from engine.storage.base_identity import CONFIG, LIMITS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from engine.storage.base_model_identity import CONFIG, LIMITS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from engine.text.plain_json import file_content, read_object, read_object_file
 
 Json = dict[str, Any]

@@ -28,7 +28,7 @@ from engine.errors import BaseModelError, ConfigError
 from engine.models.base_cache import cached_copy, hub_copy
 from engine.registry import TeacherTraits, by_suffix
 from engine.storage import Storage, is_remote, local_path, name, parent
-from engine.storage.base_identity import digest_of, local_parts
+from engine.storage.base_model_identity import digest_of, local_parts
 from engine.storage.git_lfs import ADVICE, LONGEST_POINTER, is_pointer
 from engine.storage.publication import sha256_of
 from engine.text.plain_json import read_object_file
@@ -63,7 +63,7 @@ class LocalModel:
         sha256: sha256 of the weights: of ``model.safetensors``, of the digests of its shards, or of the
             original ``.pth``.
         parts: sha256 of the other files that determine results, by the names of
-            :data:`engine.storage.base_identity.PARTS`; empty for an original ``.pth``, whose configuration
+            :data:`engine.storage.base_model_identity.PARTS`; empty for an original ``.pth``, whose configuration
             follows from its weights.
     """
 

@@ -22,7 +22,7 @@ from engine.models.measured_quality import read_category_ids, read_measured
 from engine.models.registry import REGISTRY
 from engine.spec import TeacherName
 from engine.storage import Storage, default_cache
-from engine.storage.base_identity import PARTS
+from engine.storage.base_model_identity import PARTS
 from engine.storage.publication import sha256_of
 
 LOG = logging.getLogger(__name__)

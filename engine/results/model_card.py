@@ -12,7 +12,7 @@ import yaml
 from engine.config import RunConfig
 from engine.registry import prompter_title
 from engine.results.card_snippets import original_note, plain_snippet
-from engine.results.metrics import changes, metric_text
+from engine.results.metric_table import changes, metric_text
 from engine.results.no_gain import warning
 from engine.results.types import TeacherResult
 from engine.text.uris import parent

@@ -17,7 +17,7 @@ from engine.dataset.dataset_summary import short_info, size_of
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
-from engine.results.metrics import Change, headline_changes
+from engine.results.metric_table import Change, headline_changes
 from engine.results.run_files import RunMetadata
 from engine.results.types import AdapterFile, MemoryNeed, Result, TeacherResult
 from engine.spec import TeacherName
@@ -41,7 +41,7 @@ class TeacherOutcome(Result):
 
     teacher: TeacherName
     base_model: str
-    metrics: dict[str, Change] = Field(default={}, description="Headline metrics by name: see engine.results.metrics.")
+    metrics: dict[str, Change] = Field(default={}, description="Headline metrics by name: engine.results.metric_table.")
     improved: bool | None = Field(default=None, description="Better than its base; None: not measured.")
     adapter: AdapterFile
     epochs: float = Field(description="Passes over the training split that were made.")

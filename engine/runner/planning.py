@@ -17,7 +17,7 @@ from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan
 from engine.results.run_files import publication
 from engine.storage import Storage
-from engine.storage.base_identity import base_digest
+from engine.storage.base_model_identity import base_digest
 
 ELSEWHERE = "move {} away, train into another output, or give `teacher run --again` to replace it"
 

@@ -20,7 +20,7 @@ from engine.storage.base import (
     Progress,
     UnsupportedError,
 )
-from engine.storage.cache import default_cache
+from engine.storage.cache_folder import default_cache
 from engine.storage.conditional_writes import honours_conditions
 from engine.storage.endpoints import check_endpoint
 from engine.storage.files import FileBackend, failures, walk

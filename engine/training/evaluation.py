@@ -14,12 +14,12 @@ from engine.evaluation.retention import retention
 from engine.models.lora import adapter_off
 from engine.results.types import ApMetrics, Retention
 from engine.teachers import Teacher
-from engine.training.annotated_splits import SplitData
-from engine.training.box_prompts import DetectedBoxes, predict_masks
+from engine.training.data.annotated_splits import SplitData
+from engine.training.data.box_prompts import DetectedBoxes, predict_masks
+from engine.training.data.retention_data import RetentionData
+from engine.training.data.splits import Splits
 from engine.training.device import Stop, memory_errors
 from engine.training.distributed import Processes
-from engine.training.retention_data import RetentionData
-from engine.training.splits import Splits
 
 
 @dataclass(frozen=True)

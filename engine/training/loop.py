@@ -29,12 +29,12 @@ from engine.models.lora import adapter_tensors, load_adapter_tensors, set_traini
 from engine.results.events import Event, Listener, better_than
 from engine.results.types import ApMetrics
 from engine.training.checkpoint import EXPECTED_COST, Checkpoint, Progress, checkpoint_interval, save_checkpoint
+from engine.training.data.sampler import Steps, learning_rate
 from engine.training.device import Stop, autocast, memory_error, memory_errors, peak_memory_bytes, seed_all
 from engine.training.distributed import ALONE, Processes
 from engine.training.micro_batch import StepMemory
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients, optimizer_tensors, restore_optimizer
 from engine.training.pace import Pace
-from engine.training.sampler import Steps, learning_rate
 
 
 @dataclass(frozen=True)

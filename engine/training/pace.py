@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from engine.training.sampler import Steps
+from engine.training.data.sampler import Steps
 
 
 class Pace:

@@ -11,18 +11,18 @@ from engine.registry import prompter
 from engine.results.events import Event, EventKind
 from engine.teachers import Teacher
 from engine.training.background import BackgroundTask
-from engine.training.box_prompts import DETECTION_BATCH, DetectedBoxes, Prompted, detect_box_prompts
 from engine.training.checkpoint import Checkpoint
 from engine.training.context import TrainingContext
+from engine.training.data.box_prompts import DETECTION_BATCH, DetectedBoxes, Prompted, detect_box_prompts
+from engine.training.data.prepare_data import PreparedData, fetch, wait_for_training_images
+from engine.training.data.retention_data import RetentionData
+from engine.training.data.sampler import Steps, repeat_factors, shapes_of
+from engine.training.data.splits import Splits
 from engine.training.device import Stop
 from engine.training.evaluation import Baseline, Evaluator
 from engine.training.messages import shared_image_messages, skipped_messages
-from engine.training.prepare_data import PreparedData, fetch, wait_for_training_images
 from engine.training.prepare_model import PreparedModel, fetch_base, load_base, prepare_model
 from engine.training.resume import check_same_base, check_same_images, check_same_run, run_fingerprint
-from engine.training.retention_data import RetentionData
-from engine.training.sampler import Steps, repeat_factors, shapes_of
-from engine.training.splits import Splits
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,12 +24,12 @@ from engine.layout import ADAPTER, RESULT, SAMPLE_IMAGES, SAMPLES, VALIDATION_PA
 from engine.models.lora import trainable_parameters
 from engine.results.types import AdapterFile, Comparison, TeacherResult
 from engine.teachers import LocalModel, Teacher
-from engine.training.annotated_splits import SplitData
 from engine.training.checkpoint import Progress
+from engine.training.data.annotated_splits import SplitData
+from engine.training.data.sampler import Steps
+from engine.training.data.shared_images import write_lists
+from engine.training.data.splits import Splits
 from engine.training.evaluation import EvaluationReport
-from engine.training.sampler import Steps
-from engine.training.shared_images import write_lists
-from engine.training.splits import Splits
 
 
 def write_result(

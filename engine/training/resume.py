@@ -13,13 +13,13 @@ from engine.errors import ConfigError, DataError
 from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, BEST, DETECTED_BOXES, checkpoint_step
 from engine.spec import TeacherName
 from engine.storage import Storage, join
-from engine.storage.base_identity import base_digest
+from engine.storage.base_model_identity import base_digest
 from engine.storage.publication import sha256_of
 from engine.teachers import LocalModel
-from engine.training.box_prompts import DETECTOR, DetectedBoxes
 from engine.training.checkpoint import Checkpoint, load_checkpoint, newest_first, outdated, read_checkpoint
+from engine.training.data.box_prompts import DETECTOR, DetectedBoxes
+from engine.training.data.splits import Splits
 from engine.training.distributed import Processes
-from engine.training.splits import Splits
 
 
 def last_checkpoint(last: Path, note: Callable[[str], None]) -> Checkpoint | None:

@@ -31,9 +31,10 @@ from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.teachers import Batch
-from engine.training.batches import Views, batches_from, features_of
 from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from engine.training.context import TrainingContext
+from engine.training.data.batches import Views, batches_from, features_of
+from engine.training.data.sampler import Steps
 from engine.training.device import Stop, machine_errors
 from engine.training.distributed import ALONE, Processes
 from engine.training.evaluation import EvaluationReport, Evaluator
@@ -43,7 +44,6 @@ from engine.training.messages import checkpoint_fields, phases, summary
 from engine.training.prepare import PreparedRun, build_evaluator, prepare_run
 from engine.training.result_files import write_result
 from engine.training.resume import last_checkpoint, run_fingerprint
-from engine.training.sampler import Steps
 from engine.training.watchdog import print_failure
 
 

@@ -50,8 +50,8 @@ from engine.storage import Storage
 from engine.storage.publication import Commit, Publication
 from engine.teachers import load_adapted, load_labeller, load_teacher
 from engine.text.pydantic_errors import parse
-from engine.training.box_prompts import DetectedBoxes
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_name, read_checkpoint, save_checkpoint
+from engine.training.data.box_prompts import DetectedBoxes
 
 NAMES = [f"{i:03d}.png" for i in range(1, 5)]
 TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny_teachers"

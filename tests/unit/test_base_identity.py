@@ -17,7 +17,7 @@ from engine.manifest import Manifest
 from engine.runner import prepare
 from engine.spec import DatasetSpec, FineTuneSpec, TeacherName, TeacherSpec
 from engine.storage import Storage
-from engine.storage.base_identity import base_digest, local_parts
+from engine.storage.base_model_identity import base_digest, local_parts
 from engine.storage.publication import sha256_of
 from engine.teachers import load_adapted, resolve_base_model
 from engine.training.resume import check_planned_base, check_same_run
@@ -72,7 +72,7 @@ def test_weights_are_read_once_in_a_process_unless_they_change(base: Path, monke
         read.append(file)
         return sha256_of(file)
 
-    monkeypatch.setattr("engine.storage.base_identity.sha256_of", digest)
+    monkeypatch.setattr("engine.storage.base_model_identity.sha256_of", digest)
     before = base_digest(str(base), storage=Storage())
     model = resolve_base_model(str(base), None, storage=Storage(), cache=base.parent / "cache")
     assert len(read) == 1

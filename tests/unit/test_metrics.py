@@ -11,8 +11,8 @@ from toy import metrics, result_of, run_config, settings
 
 from engine.cli import display
 from engine.evaluation.report import render_report
-from engine.results import metrics as table
-from engine.results.metrics import METRICS, Metric, metric_text
+from engine.results import metric_table as table
+from engine.results.metric_table import METRICS, Metric, metric_text
 from engine.results.model_card import model_card
 from engine.results.outcome import LIMIT, Outcome, TeacherOutcome, parse_outcome
 from engine.spec import AugmentationSpec, TeacherName

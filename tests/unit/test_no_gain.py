@@ -20,7 +20,7 @@ from engine.errors import EXIT_ERRORS, NotBetterThanBaseError
 from engine.evaluation.conclusion import improved
 from engine.layout import RunLayout
 from engine.results.events import Event
-from engine.results.metrics import Change
+from engine.results.metric_table import Change
 from engine.results.model_card import model_card
 from engine.results.no_gain import ADVICE, check_gain, warning
 from engine.results.outcome import LIMIT, parse_outcome

@@ -8,7 +8,7 @@ import pytest
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
 from engine.errors import DataError, LossNotFiniteError, StorageError
 from engine.results.events import Event
-from engine.results.metrics import Change
+from engine.results.metric_table import Change
 from engine.results.outcome import CUTS, IN_LOG, LIMIT, Outcome, Prepared, TeacherOutcome, parse_outcome, write_outcome
 from engine.results.types import AdapterFile
 from engine.spec import TeacherName

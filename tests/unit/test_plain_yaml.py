@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.cli.options import settings
 from engine.config import from_yaml
-from engine.config.generate import setting_value
+from engine.config.resolve import setting_value
 from engine.errors import ConfigError
 from engine.manifest import load_manifest
 from engine.text.plain_yaml import DECIMAL, INTEGER, MAX_BYTES, OLD_YAML, read_document, write_yaml

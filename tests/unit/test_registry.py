@@ -111,7 +111,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 
 def test_traits_are_read_without_torch() -> None:
     code = (
-        "import sys; from engine.spec import TeacherName; from engine.config.generate import teacher_defaults\n"
+        "import sys; from engine.spec import TeacherName; from engine.config.resolve import teacher_defaults\n"
         "assert all(teacher_defaults(name)['base_model'] for name in TeacherName)\n"
         "import engine.teachers, engine.models.registry, teacher_operator.api.crd\n"
         "print(len(TeacherName), [name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from engine.dataset.checks.mask_bounds import run_lengths
+from engine.dataset.checks.mask_geometry import run_lengths
 from engine.dataset.masks import encode_segmentation
 from engine.dataset.segmentations import MaskKind, parse
 from engine.dataset.types import Rle

@@ -17,7 +17,7 @@ from engine.dataset.types import DatasetInfo
 from engine.dataset.wordpiece import UNKNOWN, Vocabulary, is_punctuation, words
 from engine.errors import TeacherError
 from engine.storage import Storage, is_remote, join, local_path
-from engine.storage.base_identity import LIMITS, TOKENIZER
+from engine.storage.base_model_identity import LIMITS, TOKENIZER
 from engine.storage.bounded_read import read_bounded
 
 FILES = ("vocab.txt", "tokenizer.json")

@@ -14,12 +14,12 @@ import numpy as np
 
 from engine.dataset.checks.problem_catalogue import SEEN_WHEN_OPENED
 from engine.dataset.checks.problems import EXAMPLES, ProblemLog
+from engine.dataset.coco_scan import Opened, Scan
 from engine.dataset.images.decoding import ImageHeader, decode_image, probe_image
 from engine.dataset.images.digest import mark_of
 from engine.dataset.images.exif_orientation import Evidence, Frames, evidence_of
 from engine.dataset.images.near_duplicates import SIDE, thumbnail
 from engine.dataset.inspect import inspect_splits, splits_of_request
-from engine.dataset.scan import Opened, Scan
 from engine.dataset.splits.comparison import Picture
 from engine.dataset.splits.leaks import Grouping
 from engine.dataset.types import CocoImage, DatasetInfo, Frame, ImageId

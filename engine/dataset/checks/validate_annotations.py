@@ -22,7 +22,7 @@ from engine.dataset.checks.box_values import (
     correct_areas,
     read_boxes,
 )
-from engine.dataset.checks.mask_bounds import mask_shapes
+from engine.dataset.checks.mask_geometry import mask_shapes
 from engine.dataset.coco_records import RawAnnotation
 from engine.dataset.id_index import IdIndex
 from engine.dataset.segmentations import MaskKind, classify

@@ -15,7 +15,7 @@ from engine.dataset.formats.detect import (
     refuse_unread,
 )
 from engine.dataset.formats.source_files import Files, Source, list_others
-from engine.dataset.splits.paths import SplitFiles
+from engine.dataset.splits.split_files import SplitFiles
 from engine.errors import DataError
 from engine.storage import Storage, name, parent
 

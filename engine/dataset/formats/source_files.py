@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from engine.dataset.file_listing import list_files
 from engine.dataset.images.decoding import probe_image
-from engine.dataset.splits.paths import SPLIT_ALIASES, is_image, split_of_path
+from engine.dataset.splits.split_files import SPLIT_ALIASES, is_image, split_of_path
 from engine.errors import DataError
 from engine.storage import ObjectInfo, Storage, is_remote, join, name, parent
 from engine.storage.transfer import each_done

@@ -14,7 +14,7 @@ from typing import Any
 from engine.dataset.formats.coco_writer import Classes, CocoWriter, Polygon, ellipse
 from engine.dataset.formats.label_json import number, outline, parse_json
 from engine.dataset.formats.source_files import Source
-from engine.dataset.splits.paths import SPLIT_ALIASES, split_of_path
+from engine.dataset.splits.split_files import SPLIT_ALIASES, split_of_path
 from engine.errors import DataError
 
 KIND = "VIA"

@@ -19,7 +19,7 @@ from xml.etree.ElementTree import Element
 from engine.dataset.formats.coco_writer import Classes, CocoWriter, Polygon
 from engine.dataset.formats.label_xml import parse_xml
 from engine.dataset.formats.source_files import Source, by_folder, complete, identity
-from engine.dataset.splits.paths import SPLIT_ALIASES
+from engine.dataset.splits.split_files import SPLIT_ALIASES
 from engine.errors import DataError
 
 KIND = "Pascal VOC"

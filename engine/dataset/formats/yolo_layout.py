@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.dataset.file_names import FileNames
 from engine.dataset.formats.source_files import Source, by_folder, complete, identity
-from engine.dataset.splits.paths import SPLIT_ALIASES
+from engine.dataset.splits.split_files import SPLIT_ALIASES
 from engine.errors import ConfigError, DataError
 from engine.text.plain_yaml import read_document
 

@@ -14,7 +14,7 @@ from typing import Self
 from engine.dataset.export_layouts import find_single_split
 from engine.dataset.file_listing import list_files, names_among
 from engine.dataset.file_names import FileNames
-from engine.dataset.images.cache import Sum, is_whole, record, sums_of
+from engine.dataset.images.cache_checksums import Sum, is_whole, record, sums_of
 from engine.dataset.images.digest import fingerprint, local_marks, mark_of
 from engine.dataset.types import CocoImage
 from engine.errors import DataError

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from engine.dataset.checks.coco_kind import check_keys
 from engine.dataset.coco_reader import CocoReader
 from engine.dataset.coco_records import RawAnnotation, RawImage, record
+from engine.dataset.coco_scan import uncollected
 from engine.dataset.export_layouts import find_single_split
 from engine.dataset.id_index import UNKNOWN, Distinct, IdIndex, other_spelling
 from engine.dataset.images.folder import ImageFolder
 from engine.dataset.images.near_duplicates import connected
 from engine.dataset.images.table import Texts
-from engine.dataset.scan import uncollected
 from engine.dataset.splits.groups import field_values, keep_together, open_all, split_images
 from engine.dataset.splits.leaks import Grouping
-from engine.dataset.splits.paths import SplitFiles
-from engine.dataset.splits.split import SPLIT_NAMES, Split, split_dataset
+from engine.dataset.splits.split_files import SplitFiles
+from engine.dataset.splits.stratify import SPLIT_NAMES, Split, split_dataset
 from engine.dataset.types import ImageId
 from engine.errors import DataError
 from engine.spec import Crowds

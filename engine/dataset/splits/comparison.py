@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dataset.checks.problems import ProblemLog
+from engine.dataset.coco_scan import Scan
 from engine.dataset.images.folder import ImageFolder
 from engine.dataset.images.near_duplicates import SIDE
-from engine.dataset.scan import Scan
 from engine.dataset.split_statistics import SplitCounts
 from engine.dataset.splits.group_field import read_field
 from engine.dataset.splits.leaks import Grouping, SplitImages, log_leaks, log_repeats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from engine.dataset.splits.split import split_dataset
+from engine.dataset.splits.stratify import split_dataset
 from engine.dataset.types import CocoDataset
 
 

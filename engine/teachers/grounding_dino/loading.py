@@ -23,7 +23,7 @@ from engine.models.base_files import (
     read_config,
     shortened,
 )
-from engine.storage.base_identity import LIMITS, PREPROCESSOR
+from engine.storage.base_model_identity import LIMITS, PREPROCESSOR
 from engine.text.plain_json import read_object_file
 
 MODELS = {"grounding-dino": GroundingDinoForObjectDetection, "mm-grounding-dino": MMGroundingDinoForObjectDetection}

@@ -11,7 +11,7 @@ from transformers import AutoConfig, SamModel
 from engine.dataset.images.preprocessing import check_normalisation
 from engine.errors import BaseModelError
 from engine.models.base_files import check_loaded, check_size, read_config, shortened
-from engine.storage.base_identity import LIMITS, PREPROCESSOR
+from engine.storage.base_model_identity import LIMITS, PREPROCESSOR
 from engine.text.plain_json import read_object_file
 
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from teacher_operator.api.crd_rules import LIST_KEYS, PATTERNS, RULES, SERVICE_NAME, immutable_rules
-from teacher_operator.api.kube_types import INT_OR_STRING
+from teacher_operator.api.kubernetes_strings import INT_OR_STRING
 from teacher_operator.api.spec import (
     GROUP,
     KIND,

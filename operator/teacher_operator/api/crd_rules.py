@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.spec import StorageSpec
-from teacher_operator.api.pod_rules import POD_LIST_KEYS, POD_RULES
+from teacher_operator.api.pod_cel_rules import POD_LIST_KEYS, POD_RULES
 from teacher_operator.api.spec import INPUTS, KIND
 
 ACCESS_POINT = (

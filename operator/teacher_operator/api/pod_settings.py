@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from engine.spec import SpecModel
 from engine.stages import all_stages
-from teacher_operator.api.kube_types import DataKey, DnsLabel, LabelKey, LabelValue, Name, NameOrNone, Quantity
+from teacher_operator.api.kubernetes_strings import DataKey, DnsLabel, LabelKey, LabelValue, Name, NameOrNone, Quantity
 from teacher_operator.api.pod_volumes import Volume, VolumeMount
 
 RESERVED_LABELS = (

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from engine.spec import SpecModel
-from teacher_operator.api.kube_types import DataKey, DnsLabel, LabelKey, Name, Quantity
+from teacher_operator.api.kubernetes_strings import DataKey, DnsLabel, LabelKey, Name, Quantity
 
 RESERVED_VOLUMES = r"^(scratch|shm|models|request|ca-bundle|claim-[0-9]+)$"
 """Pattern of the names of the operator's own volumes."""

@@ -25,7 +25,7 @@ Patterns = tuple[Annotated[str, Field(min_length=1, max_length=512)], ...]
 
 
 class Allowed(SpecModel):
-    """Values that objects may set, by patterns of names: :mod:`teacher_operator.decide.policy` checks them."""
+    """Values that objects may set, by patterns of names: :mod:`teacher_operator.decide.allow_lists` checks them."""
 
     images: Patterns = Field(default=("*",), description="Images of pods, next to those of the installation.")
     volumes: Patterns = Field(default=("*",), description="Kinds of volumes: configMap, secret, csi …")

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from engine.manifest import API_VERSION, KIND
 from engine.spec import FineTuneSpec, SpecModel, StorageSpec
-from teacher_operator.api.kube_types import DataKey, LabelKey, LabelValue, Name, Quantity
+from teacher_operator.api.kubernetes_strings import DataKey, LabelKey, LabelValue, Name, Quantity
 from teacher_operator.api.pod_settings import PodSpec, ResourcesSpec, StageSpec, Toleration
 
 GROUP, VERSION = API_VERSION.split("/")

@@ -10,7 +10,7 @@ from engine.errors import EXIT_ERRORS, InterruptedTrainingError, NotBetterThanBa
 from engine.results.outcome import Outcome, parse_outcome
 from teacher_operator.api.names import INSPECT
 from teacher_operator.api.status import LOG_LINES, MESSAGE_MAX, REASON, FailureStatus, clip
-from teacher_operator.decide.evictions import eviction_advice
+from teacher_operator.decide.eviction_advice import eviction_advice
 from teacher_operator.decide.failed_pods import root_cause_pod, were_stopped, would_fail_again
 from teacher_operator.decide.job_state import DISRUPTED
 from teacher_operator.decide.pod_state import is_first, node_of, terminated

@@ -18,11 +18,11 @@ from teacher_operator.api.names import (
 from teacher_operator.api.pod_settings import PodSettings, ResourcesSpec
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import TeacherFineTuneSpec
-from teacher_operator.api.stages import gpus_of, stage_settings, stage_spec
+from teacher_operator.api.stage_pod_settings import gpus_of, stage_settings, stage_spec
 from teacher_operator.decide.job_patches import job_settings, nodes, platform_hash
 from teacher_operator.decide.job_state import DISRUPTED
 from teacher_operator.decide.pod_template import DISK, pod_template
-from teacher_operator.decide.request import REQUEST_KEY, request
+from teacher_operator.decide.request_config_map import REQUEST_KEY, request
 
 Body = Mapping[str, Any]
 Manifest = dict[str, Any]

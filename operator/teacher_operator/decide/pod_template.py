@@ -14,8 +14,8 @@ from teacher_operator.api.names import CLAIMED_GPUS
 from teacher_operator.api.pod_settings import EnvSource, PodSettings
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import TeacherFineTuneSpec
-from teacher_operator.api.stages import gpus_of, stage_settings, stage_spec
-from teacher_operator.decide.claims import MOUNTED, claims, mount_claims, secret_keys
+from teacher_operator.api.stage_pod_settings import gpus_of, stage_settings, stage_spec
+from teacher_operator.decide.claim_mounts import MOUNTED, claims, mount_claims, secret_keys
 
 GRACE_SECONDS = 120
 """Seconds between SIGTERM and SIGKILL: a checkpoint takes seconds, and its upload may take longer."""
@@ -47,7 +47,7 @@ def pod_template(
     Args:
         spec: Spec of the object.
         settings: Settings of the installation.
-        own: Settings of the stage, as :func:`teacher_operator.api.stages.stage_settings` returns them.
+        own: Settings of the stage, as :func:`teacher_operator.api.stage_pod_settings.stage_settings` returns them.
         labels: Labels of the pod.
         container: Name, image, command and resources of the container.
         config_map: Name of a ConfigMap, and the path of its mount.

@@ -21,12 +21,12 @@ from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import PLATFORM, TeacherFineTuneSpec, parse_spec
 from teacher_operator.api.status import FailureStatus, TeacherFineTuneStatus, clip
 from teacher_operator.api.timestamps import seconds, timestamp
-from teacher_operator.decide import policy
+from teacher_operator.decide import allow_lists
 from teacher_operator.decide.actions import Actions
-from teacher_operator.decide.claims import claims
+from teacher_operator.decide.claim_mounts import claims
 from teacher_operator.decide.conditions import SUCCEEDED, Summary, is_terminal, with_conditions
 from teacher_operator.decide.job_state import JobView
-from teacher_operator.decide.network import run_network
+from teacher_operator.decide.network_policy import run_network
 from teacher_operator.decide.stage_context import Observed, StageContext
 from teacher_operator.decide.stage_status import ENDED, failed_for_good
 from teacher_operator.decide.walk import inspection_failure, is_planned, summary_of, walk
@@ -73,7 +73,7 @@ def decide(body: Body, observed: Observed, settings: Settings, *, now: float) ->
         actions.delete += [view.name for view in observed.jobs.values() if view.unfinished]
         return _failed(body, status, _spec_failure(error), actions, now=now)
     # If denied, no new Job is created, and existing ones continue. A suspended run creates none in any case.
-    denied = None if spec.suspend else policy.refusal(spec, settings, namespace=body["metadata"]["namespace"])
+    denied = None if spec.suspend else allow_lists.refusal(spec, settings, namespace=body["metadata"]["namespace"])
     run = StageContext(
         INSPECTION, body, spec, settings, status.config_uri, is_planned(status), denied, "", actions, now
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from engine.results.metrics import metric_text
+from engine.results.metric_table import metric_text
 from engine.results.outcome import Outcome, TeacherOutcome
 from teacher_operator.api.status import (
     AP,

@@ -9,7 +9,7 @@ from typing import TypeVar
 from engine.errors import InterruptedTrainingError
 from teacher_operator.api.status import FailureStatus, StageStatus, clip
 from teacher_operator.api.timestamps import seconds, timestamp
-from teacher_operator.decide import gang
+from teacher_operator.decide import gang_release
 from teacher_operator.decide.deadlines import (
     WAITS,
     containers_ran_too_long,
@@ -24,10 +24,10 @@ from teacher_operator.decide.job_state import JobState, JobView, next_check, run
 from teacher_operator.decide.lost_nodes import being_stopped, deleted_by_force
 from teacher_operator.decide.pod_state import is_over
 from teacher_operator.decide.sidecars import sidecar_deadline, sidecar_message
+from teacher_operator.decide.silent_trainers import unresponsive
 from teacher_operator.decide.stage_context import Body, StageContext
 from teacher_operator.decide.stage_results import progress_text
 from teacher_operator.decide.stage_status import RUNNING, TRAINING, failed_for_good, in_state, runs
-from teacher_operator.decide.staleness import unresponsive
 
 S = TypeVar("S", bound=StageStatus)
 
@@ -70,11 +70,11 @@ def unfinished(context: StageContext, stage: S, view: JobView) -> S:
     if over is not None:
         actions.delete.append(view.name)
         return failed_for_good(stage, over, now=now)
-    pause = gang.paused_until(view)
+    pause = gang_release.paused_until(view)
     paused = pause is not None and now < pause
     view = _patched(context, stage, view, paused=paused)
     if spec.suspend:
-        forget = gang.suspended_patch(view)
+        forget = gang_release.suspended_patch(view)
         if forget is not None:
             actions.patch.append((view.name, forget))
         return _suspended(context, stage, view)
@@ -135,7 +135,7 @@ def _active(context: StageContext, stage: S, view: JobView, *, changed: bool) ->
 
 
 def _running(context: StageContext, stage: S, view: JobView, state: JobState, again: str) -> S:
-    forget = gang.started_patch(view)
+    forget = gang_release.started_patch(view)
     if forget is not None:
         context.actions.patch.append((view.name, forget))
     limit = context.stage.run_limit_seconds
@@ -152,7 +152,7 @@ def _running(context: StageContext, stage: S, view: JobView, state: JobState, ag
 
 def _waiting(context: StageContext, stage: S, view: JobView, state: JobState, again: str) -> S:
     spec, actions, now = context.spec, context.actions, context.now
-    rounds = seconds(gang.Rounds.of(view.job).since)
+    rounds = seconds(gang_release.Rounds.of(view.job).since)
     stops = [stage.last_ran, *(one.end_time for one in stage.attempts)]
     ends = [at for at in map(seconds, stops) if at is not None]
     if rounds is not None:  # it gave its GPUs back before: the wait is that of all rounds
@@ -164,13 +164,13 @@ def _waiting(context: StageContext, stage: S, view: JobView, state: JobState, ag
     held = ""
     if state.phase in WAITS:
         actions.requeue(next_check(state.since, now=now))
-        part = gang.partial_start(view, context.container)
+        part = gang_release.partial_start(view, context.container)
         if part is not None:
             timeout = spec.gang_timeout_seconds or context.settings.gang_timeout_seconds
-            until = gang.release_at(part, view, timeout=timeout)
+            until = gang_release.release_at(part, view, timeout=timeout)
             if now >= until:
                 since = max([state.since or part.since, *ends])
-                patch = gang.release(view, timeout=timeout, since=since, now=now)
+                patch = gang_release.release(view, timeout=timeout, since=since, now=now)
                 actions.patch.append((view.name, patch))
                 return _paused(context, stage, view.patched(patch))
             actions.requeue(until)
@@ -180,8 +180,8 @@ def _waiting(context: StageContext, stage: S, view: JobView, state: JobState, ag
 
 def _paused(context: StageContext, stage: S, view: JobView) -> S:
     """Return a stage whose Job over several nodes gave its GPUs back, and is tried again later."""
-    rounds = gang.Rounds.of(view.job)
-    state = JobState("Pending", gang.paused_message(view), since=seconds(rounds.since))
+    rounds = gang_release.Rounds.of(view.job)
+    state = JobState("Pending", gang_release.paused_message(view), since=seconds(rounds.since))
     failure = waited_too_long(context.spec, state, context.actions, now=context.now)
     if failure is not None:
         context.actions.delete.append(view.name)

@@ -16,7 +16,7 @@ from teacher_operator.api.status import ConditionStatus, TeacherFineTuneStatus
 from teacher_operator.api.timestamps import seconds
 from teacher_operator.decide.conditions import INSPECTED, SUCCEEDED, summary_condition
 from teacher_operator.decide.run import read_status
-from teacher_operator.runtime.metric_groups import NAMESPACE, Group, Groups
+from teacher_operator.runtime.metric_labels import NAMESPACE, Group, Groups
 from teacher_operator.runtime.store import Standing, Store
 
 STATES = ("Pending", "Queued", "Inspecting", "Training", "Suspended", "Succeeded", "Failed")

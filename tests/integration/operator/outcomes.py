@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from engine.dataset.types import ClassInfo, DatasetInfo, Problem, Severity, SizeInfo
 from engine.errors import EXIT_ERRORS
 from engine.results.events import Event
-from engine.results.metrics import Change
+from engine.results.metric_table import Change
 from engine.results.outcome import Outcome, Prepared, TeacherOutcome
 from engine.results.types import AdapterFile
 from engine.spec import TeacherName

@@ -173,7 +173,7 @@ def test_few_images_with_masks_fall_to_both_splits(tmp_path: Path) -> None:
     from engine.dataset import inspect_dataset
     from engine.spec import DatasetSpec, FineTuneSpec
     from engine.storage import Storage
-    from engine.training.annotated_splits import AnnotatedSplits
+    from engine.training.data.annotated_splits import AnnotatedSplits
 
     coco = changed(small_coco(24, 2, masks=True), some_masks(3, 9))
     write(tmp_path / "annotations.json", coco)

@@ -14,7 +14,7 @@ from loops import nonempty
 from pycocotools import mask as coco_mask
 
 from engine.dataset import DatasetInfo, inspect_dataset, load_dataset
-from engine.dataset.checks import file_checks
+from engine.dataset.checks import whole_file_checks
 from engine.dataset.checks.problems import refused
 from engine.errors import DataError
 from engine.spec import OnProblem
@@ -286,8 +286,8 @@ def test_invalid_area_is_replaced_by_that_of_mask_or_box(value: Any, wrong: bool
 def test_many_masks_are_sampled_and_all_are_read_if_one_contradicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_checks, "READ_WHOLE", 2000)
-    monkeypatch.setattr(file_checks, "EVERY", 8)
+    monkeypatch.setattr(whole_file_checks, "READ_WHOLE", 2000)
+    monkeypatch.setattr(whole_file_checks, "EVERY", 8)
     change = WRONG["corners"][0]
     info = inspected(tmp_path, changed(outlined(200), of_all(change, every=10)))
     assert 54 <= found(info)["corner_box"] <= 60
@@ -350,7 +350,7 @@ def test_a_box_of_the_whole_image_around_a_small_mask_is_a_placeholder(tmp_path:
 def test_a_sample_of_masks_finds_what_is_wrong_with_every_second_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_checks, "READ_WHOLE", 0)
+    monkeypatch.setattr(whole_file_checks, "READ_WHOLE", 0)
     coco = outlined(200)
     for annotation in coco["annotations"][1::2]:
         annotation["segmentation"] = [[v / WIDTH for v in annotation["segmentation"][0]]]

@@ -26,8 +26,8 @@ from engine.labelling import label_folder
 from engine.models.labeller import Labeller
 from engine.spec import DatasetSpec, ExifOrientation, FineTuneSpec
 from engine.storage import Storage
-from engine.training.annotated_splits import AnnotatedSplits
-from engine.training.splits import Splits
+from engine.training.data.annotated_splits import AnnotatedSplits
+from engine.training.data.splits import Splits
 
 STORED = (64, 48)
 BOX = (6, 4, 26, 14)

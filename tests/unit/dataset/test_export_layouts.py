@@ -9,7 +9,7 @@ from coco_files import small_coco, write, write_images
 from loops import nonempty
 
 from engine.dataset import ImageFolder, find_splits, inspect_dataset, load_dataset
-from engine.dataset.splits.paths import is_image
+from engine.dataset.splits.split_files import is_image
 from engine.errors import DataError, StorageError
 from engine.storage import Storage
 

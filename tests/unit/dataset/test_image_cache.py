@@ -11,7 +11,7 @@ import pytest
 from coco_files import small_coco, write, write_images
 
 from engine.dataset import ImageFolder, load_dataset, load_sample
-from engine.dataset.images.cache import _sums_once
+from engine.dataset.images.cache_checksums import _sums_once
 from engine.dataset.types import CocoDataset
 from engine.errors import StorageError
 from engine.storage import Storage

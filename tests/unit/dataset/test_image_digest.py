@@ -16,7 +16,7 @@ from engine.errors import DataError
 from engine.manifest import Manifest
 from engine.spec import DatasetSpec, FineTuneSpec
 from engine.storage import ChangedError, Storage
-from engine.training.annotated_splits import AnnotatedSplits
+from engine.training.data.annotated_splits import AnnotatedSplits
 
 OLD = 10**9
 """Nanoseconds since the epoch: long ago, so that what was read then is known."""

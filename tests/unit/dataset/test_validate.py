@@ -20,8 +20,8 @@ from engine.dataset.checks import validate
 from engine.dataset.images.decoding import ImageHeader, probe_image
 from engine.spec import DatasetSpec, FineTuneSpec
 from engine.storage import Storage
-from engine.training.annotated_splits import AnnotatedSplits
-from engine.training.splits import Splits
+from engine.training.data.annotated_splits import AnnotatedSplits
+from engine.training.data.splits import Splits
 
 NAMES = [f"{i:03d}.png" for i in range(1, 13)]
 

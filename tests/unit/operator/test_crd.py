@@ -16,7 +16,7 @@ from tft_schema import SPEC, STATUS, nodes, spec_errors
 from engine.platform_fields import PLATFORM_FIELDS
 from engine.spec import FineTuneSpec, SpecModel, StorageSpec
 from teacher_operator.api import crd
-from teacher_operator.api.kube_types import INT_OR_STRING
+from teacher_operator.api.kubernetes_strings import INT_OR_STRING
 from teacher_operator.api.spec import (
     APPLIED_TO_JOBS,
     INPUTS,

@@ -11,7 +11,7 @@ from tft_world import World
 from engine.results.events import Event
 from teacher_operator.api.settings import Allowed
 from teacher_operator.api.timestamps import timestamp
-from teacher_operator.decide import gang
+from teacher_operator.decide import gang_release
 from teacher_operator.decide.lost_jobs import MAX_REPLACEMENTS
 
 HOURS = 10 * 3600
@@ -77,7 +77,7 @@ def test_time_in_which_its_user_suspends_it_is_no_wait_for_gpus() -> None:
     world.reconcile()
     world.advance(100)
     world.reconcile()
-    assert gang.Rounds.of(world.job(MASKS)).since
+    assert gang_release.Rounds.of(world.job(MASKS)).since
     world.edit(suspend=True)
     world.reconcile()
     world.controllers()
@@ -88,7 +88,7 @@ def test_time_in_which_its_user_suspends_it_is_no_wait_for_gpus() -> None:
     world.edit(suspend=None)
     world.reconcile()
     assert not world.terminal, world.summary
-    assert gang.Rounds.of(world.job(MASKS)).count == 1
+    assert gang_release.Rounds.of(world.job(MASKS)).count == 1
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
 

@@ -39,7 +39,7 @@ from teacher_operator.api.settings import Settings
 from teacher_operator.api.spec import APPLIED_TO_JOBS, NAME_MAX, PLATFORM, TeacherFineTuneSpec, parse_spec
 from teacher_operator.decide import job_patches, jobs
 from teacher_operator.decide.pod_template import DISK, MODELS
-from teacher_operator.decide.request import request
+from teacher_operator.decide.request_config_map import request
 
 CONFIG = "s3://acme-models/forklifts/forklifts/0123456789ab/teacher_config.yaml"
 KUBERNETES = ("1.31", kubernetes_validate.latest_version())

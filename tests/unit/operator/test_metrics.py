@@ -12,8 +12,8 @@ from tft_objects import NOW, body_of
 from engine.spec import TeacherName
 from teacher_operator.api.status import TeacherFineTuneStatus, TeacherStatus
 from teacher_operator.api.timestamps import timestamp
-from teacher_operator.runtime import metric_groups
-from teacher_operator.runtime.metric_groups import LABEL_VALUES, OTHER, metric_label
+from teacher_operator.runtime import metric_labels
+from teacher_operator.runtime.metric_labels import LABEL_VALUES, OTHER, metric_label
 from teacher_operator.runtime.metrics import STATES, Metrics, standing_of
 from teacher_operator.runtime.store import Store
 
@@ -98,7 +98,7 @@ def test_times_of_runs_have_their_namespace() -> None:
 def test_a_namespace_that_is_gone_is_removed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told()
     clock = [1000.0]
-    monkeypatch.setattr(metric_groups.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(metric_labels.time, "monotonic", lambda: clock[0])
     gone, kept = told.put("a", "gone", **{LABEL: "7"}), told.put("b", "kept")
     done = status(30).model_copy(update={"completion_time": timestamp(NOW)})
     for body in (gone, kept):
@@ -106,7 +106,7 @@ def test_a_namespace_that_is_gone_is_removed_after_a_while(monkeypatch: pytest.M
     told.store.remove("TeacherFineTune", gone)
     assert told.series("teacher_runs", run_namespace="gone") == {}
     assert told.series("teacher_gpu_seconds_total", run_namespace="gone"), "until Prometheus has read it"
-    clock[0] += metric_groups.KEEP_SECONDS + 1
+    clock[0] += metric_labels.KEEP_SECONDS + 1
     text = told.metrics.text().decode()
     assert 'run_namespace="gone"' not in text
     assert 'run_namespace="kept"' in text

@@ -13,7 +13,7 @@ from tft_world import World
 from teacher_operator.api.names import INSPECT, TRAINER, labels
 from teacher_operator.api.settings import Settings
 from teacher_operator.api.status import FailureStatus
-from teacher_operator.decide.network import run_network
+from teacher_operator.decide.network_policy import run_network
 
 HTTPS = (
     {

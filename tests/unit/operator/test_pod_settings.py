@@ -23,9 +23,9 @@ from teacher_operator.api.settings import Allowed, Settings
 from teacher_operator.api.spec import parse_spec
 from teacher_operator.api.status import TeacherStatus
 from teacher_operator.decide import jobs
+from teacher_operator.decide.allow_lists import refusal
 from teacher_operator.decide.attempts import with_attempts
 from teacher_operator.decide.dataset_status import dataset_status
-from teacher_operator.decide.policy import refusal
 from teacher_operator.decide.run import Decision, decide
 from teacher_operator.decide.stage_context import Observed
 

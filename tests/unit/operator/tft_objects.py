@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.dataset.types import ClassInfo, DatasetInfo, Problem
-from engine.results.metrics import Change
+from engine.results.metric_table import Change
 from engine.results.outcome import Outcome, Prepared, TeacherOutcome
 from engine.results.types import AdapterFile, MemoryNeed
 from engine.spec import TeacherName

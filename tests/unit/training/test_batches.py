@@ -15,9 +15,9 @@ from toy import ToyTeacher, write_toy_data
 from engine.dataset import Sample, load_dataset
 from engine.dataset.types import CocoAnnotation
 from engine.errors import DataError
-from engine.training.annotated_splits import SplitData
-from engine.training.batches import Views, batches_from, view_shown
-from engine.training.sampler import Steps
+from engine.training.data.annotated_splits import SplitData
+from engine.training.data.batches import Views, batches_from, view_shown
+from engine.training.data.sampler import Steps
 
 STEPS = Steps(images=6, batch_size=2, epochs=2, evaluations=1, seed=5)
 

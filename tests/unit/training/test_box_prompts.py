@@ -28,7 +28,7 @@ from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY
 from engine.training import TeacherTrainer
-from engine.training.box_prompts import DetectedBoxes, match_boxes
+from engine.training.data.box_prompts import DetectedBoxes, match_boxes
 from engine.training.publish import train_and_publish
 
 DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM

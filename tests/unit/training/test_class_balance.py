@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from loops import nonempty
 
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage
-from engine.training.sampler import MOST_OFTEN, Steps, draw_images, repeat_factors
+from engine.training.data.sampler import MOST_OFTEN, Steps, draw_images, repeat_factors
 
 
 def _dataset(*images: set[int], classes: int, crowds: bool = False) -> CocoDataset:

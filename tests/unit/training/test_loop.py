@@ -21,10 +21,10 @@ from engine.results.events import Event
 from engine.spec import LoraPreset
 from engine.training import loop as loop_module
 from engine.training.checkpoint import Progress, load_checkpoint
+from engine.training.data.sampler import Steps
 from engine.training.device import Stop
 from engine.training.distributed import ALONE, Processes
 from engine.training.loop import Loop
-from engine.training.sampler import Steps
 
 WITHOUT_NOISE = LoraSettings(preset=LoraPreset.ALL, rank=8, alpha=16, dropout=0)
 """Dropout noise differs between processes."""

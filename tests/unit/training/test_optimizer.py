@@ -13,9 +13,9 @@ from engine.config import LoraSettings
 from engine.errors import LossNotFiniteError
 from engine.models.lora import attach, trainable_parameters
 from engine.spec import LoraPreset
+from engine.training.data.sampler import Steps
 from engine.training.distributed import ALONE, Processes
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
-from engine.training.sampler import Steps
 
 
 def teacher_with_adapter(dropout: float = 0.0) -> ToyTeacher:

@@ -17,8 +17,8 @@ from engine.results.types import TeacherResult
 from engine.spec import AugmentationSpec, TeacherName
 from engine.storage import Storage, join
 from engine.training import publish
-from engine.training.box_prompts import DETECTOR
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_name, load_checkpoint, save_checkpoint
+from engine.training.data.box_prompts import DETECTOR
 from engine.training.resume import fetch_checkpoint, upload_checkpoint
 
 DINO = TeacherName.GROUNDING_DINO

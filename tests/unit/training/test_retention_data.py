@@ -14,7 +14,7 @@ from engine.dataset import validate_dataset
 from engine.errors import StorageError
 from engine.evaluation.retention import BUILT_IN, PROBE
 from engine.storage import Storage
-from engine.training.retention_data import RetentionData, prepare_retention_data
+from engine.training.data.retention_data import RetentionData, prepare_retention_data
 
 
 def probe_of(

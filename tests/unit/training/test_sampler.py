@@ -8,7 +8,7 @@ import pytest
 from toy import settings
 
 from engine.processes.launch import Rank
-from engine.training.sampler import Steps, learning_rate
+from engine.training.data.sampler import Steps, learning_rate
 
 
 def steps(**changes: int) -> Steps:

@@ -16,9 +16,9 @@ from engine.dataset.images.digest import together
 from engine.dataset.splits.trained_images import trained_images
 from engine.errors import DataError
 from engine.storage import Storage
-from engine.training.annotated_splits import AnnotatedSplits
-from engine.training.shared_images import write_lists
-from engine.training.splits import Splits
+from engine.training.data.annotated_splits import AnnotatedSplits
+from engine.training.data.shared_images import write_lists
+from engine.training.data.splits import Splits
 
 
 def config(digest: str, **changes: object) -> DataConfig:

@@ -12,12 +12,12 @@ from toy import write_toy_data
 from engine.config import DataConfig
 from engine.config.model import SplitConfig, SplitFilesConfig
 from engine.dataset import inspect_dataset
-from engine.dataset.checks import file_checks
+from engine.dataset.checks import whole_file_checks
 from engine.dataset.splits.divide import balance_wanted
 from engine.errors import DataError
 from engine.storage import Storage
-from engine.training.annotated_splits import AnnotatedSplits, SplitData
-from engine.training.splits import Splits
+from engine.training.data.annotated_splits import AnnotatedSplits, SplitData
+from engine.training.data.splits import Splits
 
 
 def data_of(annotations: str, images: str | None = None, **changes: object) -> DataConfig:
@@ -171,7 +171,7 @@ def test_contradictions_that_the_sample_of_inspection_has_missed_are_counted_onc
     x, y, width, height = content["annotations"][2]["bbox"]
     content["annotations"][2]["bbox"] = [x, y, x + width, y + height]  # within the image: only its mask tells
     file.write_text(json.dumps(content))
-    monkeypatch.setattr(file_checks, "READ_WHOLE", 0)
-    monkeypatch.setattr(file_checks, "EVERY", 1000)
+    monkeypatch.setattr(whole_file_checks, "READ_WHOLE", 0)
+    monkeypatch.setattr(whole_file_checks, "EVERY", 1000)
     assert inspect_dataset(file).annotations == len(content["annotations"])
     assert prepared(data_of(str(file)), tmp_path).objects_skipped == 1

@@ -1,6 +1,6 @@
 """Compare data-parallel training in two processes with one process on all cores: time per step, and the adapter.
 
-    python benchmarks/processes.py --processes 2 --steps 6
+    python benchmarks/data_parallel.py --processes 2 --steps 6
 
 Uses the tiny Grounding DINO of this repository and the same images per step. The processes share the cores, so the
 ideal is the time of one process: the difference is the cost of communication and waiting.

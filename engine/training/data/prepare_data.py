@@ -13,12 +13,12 @@ from engine.dataset.checks.unreadable_images import Unreadable
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY, LocalModel
-from engine.training.annotated_splits import AnnotatedSplits
 from engine.training.background import BackgroundTask
+from engine.training.data.annotated_splits import AnnotatedSplits
+from engine.training.data.retention_data import RetentionData, prepare_retention_data
+from engine.training.data.splits import Splits
 from engine.training.distributed import Processes
 from engine.training.messages import skipped_messages
-from engine.training.retention_data import RetentionData, prepare_retention_data
-from engine.training.splits import Splits
 
 NO_RETENTION_DATA = "retention is not measured: training.retention has no class that the dataset does not have"
 

@@ -15,7 +15,7 @@ from engine.stages import INSPECTION
 from engine.stages import training as training_stage
 from teacher_operator.api.spec import TeacherFineTuneSpec, parse_spec
 from teacher_operator.decide import jobs
-from teacher_operator.decide.claims import claims
+from teacher_operator.decide.claim_mounts import claims
 from teacher_operator.decide.pod_template import DISK
 from teacher_operator.decide.run import decide
 from teacher_operator.decide.stage_context import Observed

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from engine.dataset.checks.mask_bounds import run_lengths
+from engine.dataset.checks.mask_geometry import run_lengths
 from engine.dataset.id_index import Distinct
 
 FEW = 3

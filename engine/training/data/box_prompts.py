@@ -31,10 +31,10 @@ from engine.results.run_files import read_result
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import Teacher, load_adapted
-from engine.training.annotated_splits import SplitData
+from engine.training.data.annotated_splits import SplitData
+from engine.training.data.splits import Splits
 from engine.training.device import memory_errors
 from engine.training.distributed import Processes
-from engine.training.splits import Splits
 
 """File name, with the digest of the boxes: several attempts of one run may have detected different boxes."""
 

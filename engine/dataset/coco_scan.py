@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from engine.dataset.checks.coco_kind import check_keys, check_kind
 from engine.dataset.checks.duplicate_image_entries import Claims
-from engine.dataset.checks.file_checks import FileChecks
 from engine.dataset.checks.problem_catalogue import CATALOGUE, IMAGES_LEFT_OUT
 from engine.dataset.checks.problems import ProblemLog
 from engine.dataset.checks.shifted_category_ids import shifted
 from engine.dataset.checks.validate_annotations import ValidatedAnnotations, validate_annotations
+from engine.dataset.checks.whole_file_checks import FileChecks
 from engine.dataset.coco_header import LEFT_OUT, GrowingClassIndex, Header
 from engine.dataset.coco_reader import CocoReader
 from engine.dataset.coco_records import RawAnnotation, RawCategory, RawImage
 from engine.dataset.file_names import FileNames, is_unsafe
 from engine.dataset.id_index import UNKNOWN, other_spelling
-from engine.dataset.splits.paths import SplitFiles
+from engine.dataset.splits.split_files import SplitFiles
 from engine.dataset.types import CocoImage, ImageId
 from engine.spec import Crowds
 from engine.storage import Storage

@@ -2,8 +2,8 @@
 
 Run it after a change of the forward or backward pass::
 
-    python benchmarks/memory_table.py    # all bases, some minutes each
-    python benchmarks/memory_table.py sam-vit-base shipped-sam
+    python benchmarks/write_cost_models.py    # all bases, some minutes each
+    python benchmarks/write_cost_models.py sam-vit-base shipped-sam
 
 Steps are counted with fake tensors (:mod:`step_memory`) at a few shapes for each preset, precision and set of
 checkpointed groups, and fitted by least squares of the relative error. ``benchmarks/memory.py`` measures the error at

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.dataset.box_statistics import AreaReadings, BoxStatistics, read_by_area
+from engine.dataset.checks.box_format_errors import AreaReadings, BoxStatistics, read_by_area
 from engine.dataset.checks.box_mask_agreement import Reading
-from engine.dataset.checks.crowd_statistics import CrowdStatistics
 from engine.dataset.checks.duplicate_objects import Duplicates, Repeated
+from engine.dataset.checks.mislabelled_crowds import CrowdStatistics
 from engine.dataset.checks.problems import EXAMPLES, ProblemLog
 from engine.dataset.checks.shifted_image_ids import ShiftedImages
 from engine.dataset.checks.validate_annotations import AnnotationStatus, ValidatedAnnotations

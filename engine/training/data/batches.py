@@ -27,9 +27,9 @@ from engine.models.feature_cache import FeatureCache, held_in
 from engine.processes.signals import STOP_SIGNALS
 from engine.processes.threads import usable_cores
 from engine.teachers import LocalModel
-from engine.training.annotated_splits import SplitData
+from engine.training.data.annotated_splits import SplitData
+from engine.training.data.sampler import Key, Steps
 from engine.training.device import SHARED_MEMORY
-from engine.training.sampler import Key, Steps
 
 MAX_WORKERS = 8
 

@@ -8,8 +8,8 @@ from typing import Self
 
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.results.types import SplitCheck
-from engine.training.annotated_splits import AnnotatedSplits, SplitData
-from engine.training.shared_images import check_shared_images
+from engine.training.data.annotated_splits import AnnotatedSplits, SplitData
+from engine.training.data.shared_images import check_shared_images
 
 
 @dataclass(frozen=True)

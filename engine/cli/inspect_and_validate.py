@@ -77,7 +77,7 @@ def _planned(
         ConfigError: The manifest or a setting is wrong.
     """
     from engine.config.data_checks import check_pieces
-    from engine.config.generate import generate_config, teacher_defaults
+    from engine.config.resolve import generate_config, teacher_defaults
     from engine.dataset.checks.class_name_checks import check_class_names, find_vocabulary, of_language
     from engine.estimate.forecast import check_layers
 
@@ -133,7 +133,7 @@ def validate(read_request: ReadRequest, json: options.Json = False) -> None:
 
 def _check_trainable(info: DatasetInfo, spec: FineTuneSpec, storage: Storage) -> None:
     from engine.config.data_checks import check_pieces
-    from engine.config.generate import generate_config
+    from engine.config.resolve import generate_config
     from engine.dataset.checks.class_name_checks import find_vocabulary
 
     config = generate_config(info, spec)

@@ -11,7 +11,7 @@ from tft_world import World
 
 from teacher_operator.api.settings import Allowed, Settings
 from teacher_operator.api.spec import parse_spec
-from teacher_operator.decide.policy import NOT_ALLOWED, refusal
+from teacher_operator.decide.allow_lists import NOT_ALLOWED, refusal
 
 
 def fault(allowed: dict[str, Any], namespace: str = "vision", **spec: Any) -> str:

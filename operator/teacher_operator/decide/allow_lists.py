@@ -24,9 +24,9 @@ from teacher_operator.api.pod_settings import (
 from teacher_operator.api.quantities import parse_quantity
 from teacher_operator.api.settings import Allowed, Settings
 from teacher_operator.api.spec import TeacherFineTuneSpec
-from teacher_operator.api.stages import stage_settings
+from teacher_operator.api.stage_pod_settings import stage_settings
 from teacher_operator.api.status import FailureStatus, clip
-from teacher_operator.decide.claims import AWS_KEYS, AZURE_KEYS, GOOGLE_KEYS
+from teacher_operator.decide.claim_mounts import AWS_KEYS, AZURE_KEYS, GOOGLE_KEYS
 
 NOT_ALLOWED = "NotAllowed"
 """Reason of a run with a setting that the installation does not allow: no Job is created until one of them changes."""

@@ -23,7 +23,7 @@ from engine.errors import DataError
 from engine.spec import ExifOrientation
 from engine.storage import Storage
 from engine.text.safe_text import listed
-from engine.training.shared_images import groups, identify_images
+from engine.training.data.shared_images import groups, identify_images
 
 Known = Callable[[Callable[[], None]], SplitImages]
 """Opens the images of a split, calling its argument regularly, and returns the properties that identify them."""

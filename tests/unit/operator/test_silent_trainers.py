@@ -15,7 +15,7 @@ from teacher_operator.api.timestamps import timestamp
 from teacher_operator.decide.conditions import Summary, columns, events, with_conditions
 from teacher_operator.decide.lost_nodes import not_ready_since
 from teacher_operator.decide.progress import GAP_MAX, ProgressView, read_progress
-from teacher_operator.decide.staleness import LEAST_SECONDS, expected_gap
+from teacher_operator.decide.silent_trainers import LEAST_SECONDS, expected_gap
 
 JOB = trainer_job(NAME, MASKS)
 LOST = f"node gpu-node-1 is not ready since {timestamp(NOW + 180)}"

@@ -14,7 +14,7 @@ from engine.dataset.export_layouts import find_single_split
 from engine.dataset.splits.divide import images_with_objects
 from engine.evaluation.retention import BUILT_IN, PROBE
 from engine.storage import Storage
-from engine.training.annotated_splits import SplitData
+from engine.training.data.annotated_splits import SplitData
 
 
 @dataclass(frozen=True)

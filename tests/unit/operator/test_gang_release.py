@@ -14,7 +14,7 @@ from tft_world import World
 from teacher_operator.api.names import GANG, SUSPENDED
 from teacher_operator.api.status import AttemptStatus
 from teacher_operator.api.timestamps import seconds, timestamp
-from teacher_operator.decide import gang
+from teacher_operator.decide import gang_release
 from teacher_operator.decide.pod_state import is_live, is_over
 
 TIMEOUT = SETTINGS.gang_timeout_seconds
@@ -60,7 +60,7 @@ def settle(world: World) -> None:
 
 def until(world: World) -> float:
     """When a paused run is tried again."""
-    return seconds(gang.Rounds.of(world.job(MASKS)).again) or 0.0
+    return seconds(gang_release.Rounds.of(world.job(MASKS)).again) or 0.0
 
 
 def live(world: World) -> list[dict[str, Any]]:
@@ -95,9 +95,9 @@ def test_the_decision_comes_back_when_the_time_is_over() -> None:
     world = half_started()
     at = world.reconcile().actions.requeue_at
     assert at is not None
-    part = gang.partial_start(world.observed({}).jobs[MASKS.value], "trainer")
+    part = gang_release.partial_start(world.observed({}).jobs[MASKS.value], "trainer")
     assert part is not None
-    due = gang.release_at(part, world.observed({}).jobs[MASKS.value], timeout=TIMEOUT)
+    due = gang_release.release_at(part, world.observed({}).jobs[MASKS.value], timeout=TIMEOUT)
     assert NOW + TIMEOUT <= due <= NOW + 1.5 * TIMEOUT + 60
     world.now = due
     decision = world.reconcile()
@@ -482,6 +482,6 @@ def test_two_teachers_of_a_run_take_part_one_after_the_other() -> None:
     settle(world)
     assert world.job(BOXES)["spec"]["suspend"]
     assert [one.releases for one in world.status.teachers] == [1, 0]
-    world.now = seconds(gang.Rounds.of(world.job(BOXES)).again) or 0.0
+    world.now = seconds(gang_release.Rounds.of(world.job(BOXES)).again) or 0.0
     world.run_fairly()
     assert world.state == ("True", "Succeeded")

@@ -1,0 +1,1 @@
+"""Data of a training run: splits, batches, prompts, order of images."""
