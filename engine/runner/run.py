@@ -15,7 +15,7 @@ from engine.results.events import Listener
 from engine.results.run_files import RunMetadata
 from engine.runner.planning import begin
 from engine.runner.published_run import forget, published
-from engine.runner.stage_process import read_outcome, run_stage
+from engine.runner.stage_process import outcome_file, read_outcome, run_stage
 from engine.stages import INSPECTION, Stage, StageInput, of_run
 from engine.storage import Storage, default_cache
 from engine.storage.output_lock import lock_file
@@ -63,6 +63,9 @@ def run_stages(
     stages = [stage for stage in of_run([run.teacher for run in runs]) if stage is not INSPECTION]
     if done is None:
         begin(info, runs, storage)
+        for stage in stages:
+            if stage.teacher is None:  # its result is of an earlier training, whose files are gone
+                outcome_file(stage, folder).unlink(missing_ok=True)
     for stage in stages:
         if stage.teacher is None and done is None:
             done = published(layout, storage, config)

@@ -264,6 +264,9 @@ def test_it_runs_as_a_process_once(local: Local) -> None:
     assert local.processes == 1, "it has its result"
     local.go(again=True)
     assert local.processes == 2
+    Path(local.runs[0].layout.metadata).unlink()
+    local.go()
+    assert (len(local.trained), local.processes) == (6, 3), "it follows a training that is done again"
 
 
 def test_its_failure_ends_the_run_and_the_next_call_resumes_with_it(local: Local) -> None:
