@@ -37,8 +37,8 @@ __all__ = ["StageContext", "decide_stage"]
 def decide_stage(context: StageContext, before: S, view: JobView | None, orphans: Sequence[Body] = ()) -> S:
     """Return the status of a stage; actions are noted in ``context.actions``. A stage that has ended stays as it is.
 
-    While the stage ``waits_for`` another, no Job is made; an existing one continues. Nor is a Job of an exclusive stage
-    made while a pod of an earlier one has not ended, or before the written status names the Job.
+    While the stage ``waits_for`` another, no Job is created; an existing one continues. Nor is a Job of an exclusive
+    stage created while a pod of an earlier one has not ended, or before the written status names the Job.
 
     Args:
         context: The stage, and the run that it is part of.
@@ -73,7 +73,7 @@ def decide_stage(context: StageContext, before: S, view: JobView | None, orphans
 
 
 def _without_job(context: StageContext, stage: S, orphans: Sequence[Body]) -> S:
-    """Return a stage without a Job, which is made if nothing has to end before and the written status names it."""
+    """Return a stage without a Job; it is created if no stage must end before, and the written status names it."""
     spec, actions, now = context.spec, context.actions, context.now
     name = stage_job(context.body["metadata"]["name"], context.stage)
     orphan = live_orphan(orphans, name) if context.stage.exclusive else None
@@ -100,7 +100,7 @@ def _without_job(context: StageContext, stage: S, orphans: Sequence[Body]) -> S:
 
 
 def _being_replaced(context: StageContext, stage: S, view: JobView) -> S:
-    """Return a stage whose Job is being deleted and will be made again."""
+    """Return a stage whose Job is being deleted and will be replaced."""
     state = unfinished_state(view, context.container, now=context.now)
     stage = heard_from(context, stage, view, running=state.phase == "Running")
     context.actions.requeue(next_check(state.since, now=context.now))
@@ -131,7 +131,7 @@ def _complete(context: StageContext, stage: S, view: JobView) -> S:
 
 
 def _failed(context: StageContext, stage: S, view: JobView) -> S:
-    """Return a stage whose Job has failed: for good, or its Job is made again."""
+    """Return a stage whose Job has failed: for good, or its Job is replaced."""
     actions, now = context.actions, context.now
     if view.unsettled:
         actions.read_pods(view.name)
@@ -157,7 +157,7 @@ def _ended_elsewhere(context: StageContext, stage: S, view: JobView) -> S:
     if failure is not None:
         return failed_for_good(stage, failure, now=context.now)
     if not stage.dispatched:
-        actions.requeue_after_write = True  # the Job is kept until the status says that it must not be made again
+        actions.requeue_after_write = True  # the Job is kept until the status says that it must not be replaced
     elif not view.deleting:
         actions.delete.append(view.name)
     message = "its Job is done in another cluster: what it published is read from the object store"
@@ -167,7 +167,7 @@ def _ended_elsewhere(context: StageContext, stage: S, view: JobView) -> S:
 def _made_again(
     context: StageContext, stage: S, view: JobView, failure: FailureStatus, *, limit: int = MAX_REPLACEMENTS
 ) -> S:
-    """Return a stage whose Job ended and may do better the next time: it is deleted, or was the last of too many."""
+    """Return a stage whose Job ended without an outcome: it is replaced, or the stage fails after too many."""
     lost = with_lost(stage.lost_jobs, view, limit=limit)
     if lost is None:
         return failed_for_good(stage, after(failure, stage.lost_jobs), now=context.now)
@@ -178,7 +178,7 @@ def _made_again(
 
 
 def _refused(context: StageContext, stage: S, refused: FailureStatus) -> S:
-    """Return a stage whose Job cannot be made: for good, or for now, unless that is for too long."""
+    """Return a stage whose Job is refused: it fails if that is for good or for too long, else it waits."""
     since = seconds(stage.refused_since) or context.now
     failure = refused_too_long(context.spec, refused, context.actions, since=since, now=context.now)
     if failure is not None:
@@ -188,7 +188,7 @@ def _refused(context: StageContext, stage: S, refused: FailureStatus) -> S:
 
 
 def _waits_for_orphan(pod: Body, *, now: float) -> str:
-    """Return the reason why no Job is made: two processes would write to the same run."""
+    """Return the reason why no Job is created: two processes would write to the same run."""
     name, node = pod["metadata"]["name"], node_of(pod)
     where = f" on node {node}" if node else ""
     if pod["metadata"].get("deletionTimestamp"):

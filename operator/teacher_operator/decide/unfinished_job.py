@@ -35,7 +35,7 @@ PASSING = frozenset({InterruptedTrainingError.reason, DISRUPTION})
 """Causes of an attempt's end that are not reported once the next attempt runs."""
 
 EVICTIONS = 5
-"""Evictions in a row after which the run itself is taken for their cause: most likely it fills a disk."""
+"""Number of evictions in a row after which the run itself counts as their cause: most likely it fills a disk."""
 
 
 def unfinished(context: StageContext, stage: S, view: JobView) -> S:
@@ -155,7 +155,7 @@ def _waiting(context: StageContext, stage: S, view: JobView, state: JobState, ag
     rounds = seconds(gang_release.Rounds.of(view.job).since)
     stops = [stage.last_ran, *(one.end_time for one in stage.attempts)]
     ends = [at for at in map(seconds, stops) if at is not None]
-    if rounds is not None:  # it gave its GPUs back before: the wait is that of all rounds
+    if rounds is not None:  # it released its GPUs before: the wait counts over all rounds
         state, ends = replace(state, since=rounds), []
     failure = waited_too_long(spec, state, actions, attempts_ended=ends, now=now)
     if failure is not None:
@@ -179,7 +179,7 @@ def _waiting(context: StageContext, stage: S, view: JobView, state: JobState, ag
 
 
 def _paused(context: StageContext, stage: S, view: JobView) -> S:
-    """Return a stage whose Job over several nodes gave its GPUs back, and is tried again later."""
+    """Return a stage whose Job over several nodes has released its GPUs until a pause ends."""
     rounds = gang_release.Rounds.of(view.job)
     state = JobState("Pending", gang_release.paused_message(view), since=seconds(rounds.since))
     failure = waited_too_long(context.spec, state, context.actions, now=context.now)
@@ -229,6 +229,6 @@ def _attempt_number(stage: StageStatus) -> int:
 
 
 def _evicted_in_vain(stage: StageStatus) -> bool:
-    """Return True if every attempt of late was evicted. Evictions are tried again without being counted."""
+    """Return True if the last attempts were all evicted. Kubernetes retries evicted pods without counting them."""
     last = [one for one in stage.attempts if one.end_time][-EVICTIONS:]
     return len(last) == EVICTIONS and all(one.reason == "Evicted" for one in last)

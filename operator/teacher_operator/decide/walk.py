@@ -169,7 +169,7 @@ def _missing(stage: Stage, known: Mapping[str, StageStatus]) -> FailureStatus | 
 
 
 def _refused(run: StageContext, stage: Stage, refused: Mapping[str, FailureStatus]) -> FailureStatus | None:
-    """Return why the API server has refused a child of a stage, or one of the run that is made with it."""
+    """Return the reason why the API server has refused a child of a stage, or of the run; None if it has not."""
     name, uid = run.body["metadata"]["name"], run.body["metadata"]["uid"]
     children = [network_policy(name), stage_job(name, stage)]
     if stage is INSPECTION:

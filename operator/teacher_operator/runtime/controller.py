@@ -161,11 +161,11 @@ class Controller:
                 again = await self.reconciler.reconcile(key)
             except ApiError as error:
                 self.metrics.reconcile.labels("error").observe(time.monotonic() - begun)
-                logger.warning("%s is tried again: %s", key, error, extra=self._about(key))
+                logger.warning("%s is retried: %s", key, error, extra=self._about(key))
                 self.queue.retry(key, error.retry_after or 0.0)
             except Exception:
                 self.metrics.reconcile.labels("error").observe(time.monotonic() - begun)
-                logger.exception("%s: this should not happen; it is tried again", key, extra=self._about(key))
+                logger.exception("%s: this should not happen; it is retried", key, extra=self._about(key))
                 self.queue.retry(key)
             else:
                 self.metrics.reconcile.labels("ok").observe(time.monotonic() - begun)
@@ -183,7 +183,7 @@ class Controller:
                 await self.resync(count=False)
                 break
             except ApiError as error:
-                logger.warning("what there is cannot be listed, and is tried again: %s", error)
+                logger.warning("the objects cannot be listed; retrying: %s", error)
                 await asyncio.sleep(LIST_RETRY_SECONDS)
         self._listed, self._resynced = True, time.monotonic()
         self._opened = self._resynced  # the watches are not open yet
@@ -195,7 +195,7 @@ class Controller:
                 await self.resync(count=regular)
                 self._resynced = time.monotonic()
             except ApiError as error:
-                logger.warning("the full look at the cluster is tried again later: %s", error)
+                logger.warning("the full resync failed and is retried later: %s", error)
             except Exception:
                 logger.exception("the full look at the cluster failed; this should not happen")
 

@@ -46,7 +46,7 @@ async def test_it_waits_for_an_api_server_that_is_not_there_yet(tmp_path: Path) 
     operator.launch()
     try:
         deadline = time.monotonic() + 30
-        while "cannot be listed, and is tried again" not in operator.text():
+        while "cannot be listed; retrying" not in operator.text():
             assert time.monotonic() < deadline, operator.text()
             await asyncio.sleep(0.1)
         with pytest.raises(AssertionError, match="does not become ready"):

@@ -135,7 +135,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def is_killed_while_reconciling(self) -> None:
-        self.world.look_once()
+        self.world.reconcile_once()
 
     def _attempts(self) -> int:
         return sum(teacher.attempt_count for teacher in self.world.status.teachers)
@@ -191,7 +191,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(suspend=st.booleans())
     def somebody_else_suspends(self, suspend: bool) -> None:
-        self.world.others(suspend=suspend)
+        self.world.suspend_by_others(suspend=suspend)
 
     @rule()
     def all_goes_well_for_a_moment(self) -> None:
@@ -219,14 +219,14 @@ class AnyOrder(RuleBasedStateMachine):
     def a_container_ends_beside_a_proxy(self, number: int, end: dict[str, Any]) -> None:
         for pod in self._live(number):
             if pod["status"]["phase"] == "Running":
-                self.world.end_beside(pod, **end)
+                self.world.end_with_sidecar(pod, **end)
 
     @rule(number=NUMBER)
     def a_container_succeeds_beside_a_proxy(self, number: int) -> None:
         for pod in self._live(number):
             if pod["status"]["phase"] == "Running":
                 self.world.succeed(pod)
-                self.world.goes_on(pod)
+                self.world.keep_sidecar(pod)
 
     @rule(number=NUMBER, how=st.sampled_from(WAITS))
     def a_pod_waits(self, number: int, how: dict[str, Any]) -> None:

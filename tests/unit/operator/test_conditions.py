@@ -45,7 +45,7 @@ SUMMARIES = {
 }
 
 
-def told(
+def conditioned(
     status: TeacherFineTuneStatus, summary: Summary | None, *, generation: int = 1, now: float = NOW, **values: Any
 ) -> TeacherFineTuneStatus:
     result = with_conditions(status, summary, generation=generation, now=now, **values)
@@ -74,7 +74,7 @@ def progress(percent: int = 37, **values: Any) -> ProgressStatus:
 
 @pytest.mark.parametrize("summary", SUMMARIES.values(), ids=SUMMARIES)
 def test_all_four_conditions_exist_after_the_first_reconciliation(summary: Summary) -> None:
-    status = told(TeacherFineTuneStatus(), summary, generation=3)
+    status = conditioned(TeacherFineTuneStatus(), summary, generation=3)
     assert [one.type for one in status.conditions] == TYPES
     assert {one.observed_generation for one in status.conditions} == {status.observed_generation} == {3}
     assert all(one.reason for one in status.conditions)
@@ -91,13 +91,13 @@ def test_all_four_conditions_exist_after_the_first_reconciliation(summary: Summa
     ],
 )
 def test_kstatus_reads_the_health_right(summary: str, expected: dict[str, str]) -> None:
-    found = values(told(TeacherFineTuneStatus(), SUMMARIES[summary]))
+    found = values(conditioned(TeacherFineTuneStatus(), SUMMARIES[summary]))
     assert {kind: found[kind] for kind in expected} == expected
 
 
 @pytest.mark.parametrize("summary", SUMMARIES.values(), ids=SUMMARIES)
 def test_the_summary_has_reason_and_message(summary: Summary) -> None:
-    status = told(TeacherFineTuneStatus(), summary)
+    status = conditioned(TeacherFineTuneStatus(), summary)
     condition = summary_condition(status)
     assert condition is not None
     assert (condition.reason, condition.message) == (summary.reason, summary.message)
@@ -121,7 +121,7 @@ def test_whether_adapters_are_better_is_reported_once_it_is_known() -> None:
         ([improved(BOXES, better=True), improved(MASKS, better=False)], ("False", "NotBetterThanBase")),
     ]
     for teachers, expected in cases:
-        status = told(TeacherFineTuneStatus(teachers=teachers), SUMMARIES["succeeded"])
+        status = conditioned(TeacherFineTuneStatus(teachers=teachers), SUMMARIES["succeeded"])
         found = [(one.status.value, one.reason) for one in status.conditions if one.type == "Improved"]
         assert found == ([expected] if expected else [])
         assert values(status)["Succeeded"] == "True"
@@ -140,19 +140,19 @@ def test_an_adapter_without_a_gain_is_an_event_once() -> None:
 
 
 def test_nothing_is_stalled_that_has_not_failed() -> None:
-    assert message(told(TeacherFineTuneStatus(), SUMMARIES["active"]), "Stalled") == ""
-    assert message(told(TeacherFineTuneStatus(), SUMMARIES["failed"]), "Stalled") == "Sam: the data is wrong"
+    assert message(conditioned(TeacherFineTuneStatus(), SUMMARIES["active"]), "Stalled") == ""
+    assert message(conditioned(TeacherFineTuneStatus(), SUMMARIES["failed"]), "Stalled") == "Sam: the data is wrong"
 
 
 @pytest.mark.parametrize(("summary", "value"), [("active", "Unknown"), ("suspended", "Unknown"), ("failed", "False")])
 def test_before_the_data_is_known_its_condition_goes_with_the_run(summary: str, value: str) -> None:
-    assert values(told(TeacherFineTuneStatus(), SUMMARIES[summary]))["DatasetInspected"] == value
+    assert values(conditioned(TeacherFineTuneStatus(), SUMMARIES[summary]))["DatasetInspected"] == value
 
 
 @pytest.mark.parametrize("summary", SUMMARIES.values(), ids=SUMMARIES)
 def test_the_condition_of_an_inspected_dataset_describes_it(summary: Summary) -> None:
     problem = Problem(code="missing_image", severity=Severity.WARNING, count=3000, message="m", advice="a")
-    status = told(TeacherFineTuneStatus(dataset=dataset_status(info_of(problems=[problem]))), summary)
+    status = conditioned(TeacherFineTuneStatus(dataset=dataset_status(info_of(problems=[problem]))), summary)
     assert values(status)["DatasetInspected"] == "True"
     assert reason(status, "DatasetInspected") == "Inspected"
     assert message(status, "DatasetInspected") == (
@@ -161,10 +161,10 @@ def test_the_condition_of_an_inspected_dataset_describes_it(summary: Summary) ->
 
 
 def test_a_time_of_transition_moves_only_with_the_status_of_its_condition() -> None:
-    status = told(TeacherFineTuneStatus(), Summary.active("Inspecting", "a"), now=NOW)
-    status = told(status, Summary.active("Training", "b"), now=NOW + 60, generation=2)
+    status = conditioned(TeacherFineTuneStatus(), Summary.active("Inspecting", "a"), now=NOW)
+    status = conditioned(status, Summary.active("Training", "b"), now=NOW + 60, generation=2)
     assert {one.last_transition_time for one in status.conditions} == {"2026-03-01T12:00:00Z"}
-    status = told(status, Summary.suspended("c"), now=NOW + 120)
+    status = conditioned(status, Summary.suspended("c"), now=NOW + 120)
     times = {one.type: one.last_transition_time for one in status.conditions}
     assert times == {
         "DatasetInspected": "2026-03-01T12:00:00Z",
@@ -175,31 +175,31 @@ def test_a_time_of_transition_moves_only_with_the_status_of_its_condition() -> N
 
 
 def test_of_a_run_that_has_ended_only_the_generation_is_inspected() -> None:
-    before = told(TeacherFineTuneStatus(), SUMMARIES["failed"])
-    after = told(before, None, generation=5, now=NOW + 1000)
+    before = conditioned(TeacherFineTuneStatus(), SUMMARIES["failed"])
+    after = conditioned(before, None, generation=5, now=NOW + 1000)
     assert {one.observed_generation for one in after.conditions} == {5}
     same = after.model_copy(update={"observed_generation": 1, "conditions": before.conditions})
     assert same == before
 
 
 def test_the_message_includes_as_much_of_the_log_as_fits() -> None:
-    status = told(TeacherFineTuneStatus(), SUMMARIES["failed"], log=["one", "two"])
+    status = conditioned(TeacherFineTuneStatus(), SUMMARIES["failed"], log=["one", "two"])
     assert message(status) == "Sam: the data is wrong\nLast lines of its log:\none\ntwo"
-    status = told(TeacherFineTuneStatus(), SUMMARIES["failed"], log=["x" * 512] * 20)
+    status = conditioned(TeacherFineTuneStatus(), SUMMARIES["failed"], log=["x" * 512] * 20)
     assert len(message(status)) == MESSAGE_MAX
     assert message(status).endswith("…")
 
 
 @pytest.mark.parametrize("make", [Summary.active, Summary.failed])
 def test_a_message_of_any_length_has_room(make: Any) -> None:
-    status = told(TeacherFineTuneStatus(), make("Pending", "x" * 10_000))
+    status = conditioned(TeacherFineTuneStatus(), make("Pending", "x" * 10_000))
     assert {len(one.message) for one in status.conditions} <= {0, MESSAGE_MAX}
 
 
 def test_unknown_conditions_of_others_do_no_harm() -> None:
-    status = told(TeacherFineTuneStatus(), SUMMARIES["active"])
+    status = conditioned(TeacherFineTuneStatus(), SUMMARIES["active"])
     foreign = status.conditions[0].model_copy(update={"type": "Paused"})
-    status = told(status.model_copy(update={"conditions": [*status.conditions, foreign]}), SUMMARIES["active"])
+    status = conditioned(status.model_copy(update={"conditions": [*status.conditions, foreign]}), SUMMARIES["active"])
     assert len({one.type for one in status.conditions}) == len(status.conditions)
 
 
@@ -221,7 +221,7 @@ def test_the_inspection_result_is_bounded_and_sorted_by_severity() -> None:
     assert [one.code for one in data.problems[:3]] == ["bad", "so_so", "info_0"]
     assert (len(data.problems), len(data.classes), data.class_count) == (PROBLEMS, CLASSES, 1000)
     assert (data.problems_left_out, data.classes_left_out) == (32 - PROBLEMS, 1000 - CLASSES)
-    status = told(TeacherFineTuneStatus(dataset=data), SUMMARIES["active"])
+    status = conditioned(TeacherFineTuneStatus(dataset=data), SUMMARIES["active"])
     assert message(status, "DatasetInspected").endswith(
         "12 more problems and 936 classes only in s3://m/run/dataset.json"
     )

@@ -58,8 +58,8 @@ def settle(world: World) -> None:
     world.reconcile()
 
 
-def until(world: World) -> float:
-    """When a paused run is tried again."""
+def resume_time(world: World) -> float:
+    """Return the time at which a paused run is resumed."""
     return seconds(gang_release.Rounds.of(world.job(MASKS)).again) or 0.0
 
 
@@ -106,10 +106,10 @@ def test_the_decision_comes_back_when_the_time_is_over() -> None:
 
 def test_after_the_pause_all_pods_start_and_the_rounds_are_reset_once_all_run() -> None:
     world = released(half_started())
-    world.now = until(world) - 1
+    world.now = resume_time(world) - 1
     world.reconcile()
     assert world.job(MASKS)["spec"]["suspend"]
-    world.now = until(world)
+    world.now = resume_time(world)
     world.reconcile()
     assert not world.job(MASKS)["spec"]["suspend"]
     world.controllers()
@@ -128,7 +128,7 @@ def test_no_retry_is_spent() -> None:
     for _ in range(5):
         released(world)
         assert world.state == ("Unknown", "Pending")
-        world.now = until(world)
+        world.now = resume_time(world)
         world.reconcile()
         world.controllers()
         first, second = live(world)
@@ -145,9 +145,9 @@ def test_every_pause_is_longer_than_the_one_before_up_to_a_limit() -> None:
     for _ in range(8):
         world.advance(2 * TIMEOUT)
         world.reconcile()
-        pauses.append(until(world) - world.now)
+        pauses.append(resume_time(world) - world.now)
         settle(world)
-        world.now = until(world)
+        world.now = resume_time(world)
         world.reconcile()
         world.controllers()
         first, second = live(world)
@@ -160,7 +160,7 @@ def test_every_pause_is_longer_than_the_one_before_up_to_a_limit() -> None:
 
 
 def test_pauses_of_two_jobs_differ() -> None:
-    pauses = {until(released(half_started(first_uid=1000 * n))) for n in range(1, 6)}
+    pauses = {resume_time(released(half_started(first_uid=1000 * n))) for n in range(1, 6)}
     assert len(pauses) == 5
 
 
@@ -256,7 +256,7 @@ def test_a_paused_run_that_is_suspended_stays_so_and_then_waits_for_the_rest_of_
     world.edit(suspend=True)
     world.reconcile()
     assert world.state[1] == "Suspended"
-    world.now = until(world) + 10
+    world.now = resume_time(world) + 10
     world.reconcile()
     assert world.job(MASKS)["spec"]["suspend"]
     world.edit(suspend=False)
@@ -311,10 +311,10 @@ def test_an_invalid_gang_annotation_is_ignored(broken: str) -> None:
 
 def test_an_operator_without_a_status_resumes_the_rounds_of_the_job() -> None:
     world = released(half_started())
-    again = until(world)
+    again = resume_time(world)
     world.body["status"]["teachers"][0].pop("releases")
     world.reconcile()
-    assert (until(world), world.teacher().releases) == (again, 1)
+    assert (resume_time(world), world.teacher().releases) == (again, 1)
 
 
 # Accounts.
@@ -363,7 +363,7 @@ def test_each_round_counts_its_gpu_seconds() -> None:
     settle(world)
     held = world.now - begun
     assert world.teacher().gpu_seconds == 4 * held
-    world.now = until(world)
+    world.now = resume_time(world)
     world.reconcile()
     assert world.teacher().gpu_seconds == 4 * held, "nothing is held in the pause"
 

@@ -26,8 +26,8 @@ def begun(**spec: object) -> World:
     return world
 
 
-def hold_up(world: World, cause: str) -> str:
-    """Keep the pod from running; what the status should say."""
+def block_pod(world: World, cause: str) -> str:
+    """Keep the pod from running; return the expected message."""
     if cause == "taints":
         world.waits(world.pod(), conditions=unschedulable(TAINTED))
         return TAINTED
@@ -39,7 +39,7 @@ def hold_up(world: World, cause: str) -> str:
 @pytest.mark.parametrize("cause", ["secret", "image", "taints"])
 def test_a_long_wait_is_not_a_failure_and_reports_its_reason(cause: str) -> None:
     world = begun()
-    said = hold_up(world, cause)
+    said = block_pod(world, cause)
     world.advance(30 * 86_400)
     world.controllers()
     world.reconcile()
@@ -55,7 +55,7 @@ def test_a_long_wait_is_not_a_failure_and_reports_its_reason(cause: str) -> None
 @pytest.mark.parametrize("cause", ["secret", "image", "taints"])
 def test_a_wait_past_its_deadline_fails_with_its_cause(cause: str) -> None:
     world = begun(pendingDeadlineSeconds=600)
-    said = hold_up(world, cause)
+    said = block_pod(world, cause)
     world.advance(590)
     decision = world.reconcile()
     assert world.state == ("Unknown", "Inspecting")
@@ -99,7 +99,7 @@ def test_refusals_that_lie_apart_are_not_one_wait() -> None:
 
 def test_a_suspended_inspection_does_not_wait() -> None:
     world = begun(pendingDeadlineSeconds=600)
-    hold_up(world, "image")
+    block_pod(world, "image")
     world.edit(suspend=True)
     world.reconcile()
     world.controllers()
@@ -119,7 +119,7 @@ def test_the_wait_restarts_after_an_attempt_that_ran() -> None:
     world.advance(3600)
     world.end(world.pod(), 5)
     world.controllers()
-    hold_up(world, "image")
+    block_pod(world, "image")
     world.reconcile()
     assert world.state == ("Unknown", "Inspecting")
     world.advance(600)
@@ -130,7 +130,7 @@ def test_the_wait_restarts_after_an_attempt_that_ran() -> None:
 def test_an_inspection_that_never_ends_is_stopped() -> None:
     """The time before its container started, days of it, has no part in that."""
     world = begun()
-    hold_up(world, "secret")
+    block_pod(world, "secret")
     world.advance(5 * 86_400)
     world.run(world.pod())
     decision = world.reconcile()
@@ -151,7 +151,7 @@ def test_all_attempts_count_together() -> None:
     world.advance(RUN_LIMIT_SECONDS - 100)
     world.end(world.pod(), 5)
     world.controllers()
-    hold_up(world, "image")
+    block_pod(world, "image")
     world.advance(86_400)
     world.reconcile()
     world.run(world.pod())
@@ -165,7 +165,7 @@ def test_all_attempts_count_together() -> None:
 
 def test_a_job_of_an_earlier_version_loses_its_deadline() -> None:
     world = begun()
-    hold_up(world, "secret")
+    block_pod(world, "secret")
     world.job()["spec"]["activeDeadlineSeconds"] = RUN_LIMIT_SECONDS
     world._touch("Job", world.job())
     world.reconcile()

@@ -25,18 +25,18 @@ def test_a_pod_that_runs_is_running() -> None:
 
 @pytest.mark.parametrize("resource", [GPU, "nvidia.com/mig-1g.10gb", "amd.com/gpu"])
 def test_without_a_free_gpu_the_wait_names_it(resource: str) -> None:
-    said = f"0/3 nodes are available: 3 Insufficient {resource}. preemption: 0/3 nodes are available"
-    pod = pod_of(node=None, conditions=unschedulable(said), limits={"memory": "32Gi", resource: "1"})
+    message = f"0/3 nodes are available: 3 Insufficient {resource}. preemption: 0/3 nodes are available"
+    pod = pod_of(node=None, conditions=unschedulable(message), limits={"memory": "32Gi", resource: "1"})
     found = state(pod, now=NOW + 754)
     assert found.phase == "Pending"
-    assert found.message == f"no node has a free {resource}; unschedulable for 10m: {said}"
+    assert found.message == f"no node has a free {resource}; unschedulable for 10m: {message}"
     assert found.since == NOW
 
 
 def test_a_node_that_is_too_small_is_not_reported_as_a_lack_of_gpus() -> None:
-    said = "0/3 nodes are available: 1 node(s) had untolerated taint {spot: true}, 2 Insufficient memory."
-    found = state(pod_of(node=None, conditions=unschedulable(said)), now=NOW + 90)
-    assert found.message == f"no node fits; unschedulable for 1m: {said} Tolerate the taints with spec.tolerations"
+    message = "0/3 nodes are available: 1 node(s) had untolerated taint {spot: true}, 2 Insufficient memory."
+    found = state(pod_of(node=None, conditions=unschedulable(message)), now=NOW + 90)
+    assert found.message == f"no node fits; unschedulable for 1m: {message} Tolerate the taints with spec.tolerations"
 
 
 def test_a_scheduler_without_a_message_is_reported() -> None:
@@ -46,8 +46,8 @@ def test_a_scheduler_without_a_message_is_reported() -> None:
 
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
 def test_an_image_that_cannot_be_pulled_is_named_with_the_reason(reason: str) -> None:
-    said = 'Back-off pulling image "registry.test/trainer:1": ErrImagePull: failed to\n\tresolve: 401 Unauthorized'
-    found = state(pod_of(waiting=(reason, said)))
+    message = 'Back-off pulling image "registry.test/trainer:1": ErrImagePull: failed to\n\tresolve: 401 Unauthorized'
+    found = state(pod_of(waiting=(reason, message)))
     assert found.phase == "Pending"
     assert found.message == (
         "image cannot be pulled: registry.test/trainer:1: "
@@ -68,20 +68,22 @@ def test_a_volume_that_cannot_be_mounted_is_distinguished_by_its_events() -> Non
     pod = pod_of(waiting=("ContainerCreating", ""), created=NOW)
     fresh = state(pod, now=NOW + EVENTS_AFTER_SECONDS - 1)
     assert (fresh.phase, fresh.events_of) == ("Starting", None)
-    asked = state(pod, now=NOW + EVENTS_AFTER_SECONDS + 1)
-    assert (asked.phase, asked.events_of) == ("Starting", ("Pod", pod["metadata"]["name"]))
-    assert "gpu-node-1" in asked.message
-    said = 'FailedMount: MountVolume.SetUp failed for volume "models": persistentvolumeclaim "models" not found'
-    told = state(pod, now=NOW + 60, warning_events=[said])
-    assert (told.phase, told.events_of) == ("Pending", None)
-    assert told.message == f"pod {pod['metadata']['name']} cannot start: {said}"
+    found = state(pod, now=NOW + EVENTS_AFTER_SECONDS + 1)
+    assert (found.phase, found.events_of) == ("Starting", ("Pod", pod["metadata"]["name"]))
+    assert "gpu-node-1" in found.message
+    message = 'FailedMount: MountVolume.SetUp failed for volume "models": persistentvolumeclaim "models" not found'
+    found = state(pod, now=NOW + 60, warning_events=[message])
+    assert (found.phase, found.events_of) == ("Pending", None)
+    assert found.message == f"pod {pod['metadata']['name']} cannot start: {message}"
 
 
 def test_a_claim_attached_to_another_node_has_advice() -> None:
-    said = 'FailedAttachVolume: Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) forklifts-sam-0'
-    told = state(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, warning_events=[said])
-    assert said in told.message
-    assert "ReadWriteMany" in told.message
+    message = (
+        'FailedAttachVolume: Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) forklifts-sam-0'
+    )
+    found = state(pod_of(waiting=("ContainerCreating", "")), now=NOW + 60, warning_events=[message])
+    assert message in found.message
+    assert "ReadWriteMany" in found.message
 
 
 def test_events_without_warnings_are_not_read_again_immediately() -> None:
@@ -122,10 +124,10 @@ def test_a_job_whose_pod_was_refused_is_distinguished_by_its_events() -> None:
     fresh = state(job=job, now=NOW + 5)
     assert (fresh.phase, fresh.message, fresh.events_of) == ("Pending", "its pod is being created", None)
     assert state(job=job, now=NOW + 60).events_of == ("Job", job["metadata"]["name"])
-    said = 'FailedCreate: Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=1'
-    told = state(job=job, now=NOW + 60, warning_events=["older", said])
-    assert (told.phase, told.message, told.events_of) == ("Pending", f"its pod cannot be created: {said}", None)
-    assert told.since == NOW
+    message = 'FailedCreate: Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=1'
+    found = state(job=job, now=NOW + 60, warning_events=["older", message])
+    assert (found.phase, found.message, found.events_of) == ("Pending", f"its pod cannot be created: {message}", None)
+    assert found.since == NOW
 
 
 def test_a_job_that_waits_in_a_queue_is_queued_and_its_wait_does_not_count() -> None:
@@ -235,9 +237,9 @@ def test_a_wait_is_reported_in_words(span: float, said: str) -> None:
 
 
 def test_a_duration_changes_its_text_rarely_and_is_rounded_down() -> None:
-    said = [duration(60 * minutes) for minutes in range(1, 60)]
-    assert len(set(said)) <= 10
-    assert all(int(text.removesuffix("m")) <= minutes for minutes, text in enumerate(said, start=1))
+    texts = [duration(60 * minutes) for minutes in range(1, 60)]
+    assert len(set(texts)) <= 10
+    assert all(int(text.removesuffix("m")) <= minutes for minutes, text in enumerate(texts, start=1))
     assert len({duration(3600 + 60 * minutes) for minutes in range(60)}) == 1
 
 

@@ -154,8 +154,8 @@ BROKEN: dict[str, Any] = {
 def test_an_invalid_status_is_in_progress_after_the_next_reconciliation(name: str) -> None:
     body = body_of() | {"status": BROKEN[name]}
     status = decide(body, Observed(), SETTINGS, now=NOW).status
-    mended = body | {"status": status.model_dump(mode="json", by_alias=True, exclude_none=True)}
-    assert answer(mended) == "InProgress"
+    repaired = body | {"status": status.model_dump(mode="json", by_alias=True, exclude_none=True)}
+    assert answer(repaired) == "InProgress"
 
 
 def test_a_run_is_current_only_at_its_end() -> None:

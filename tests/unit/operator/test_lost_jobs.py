@@ -23,7 +23,7 @@ OTHER_CODES = (2, 3, 7, 10)
 
 
 def ends(world: World, teacher: TeacherName | None, code: int, **how: Any) -> None:
-    """The container ends, the Job controller counts it, and the operator looks."""
+    """End the container, let the Job controller count it, and reconcile."""
     world.end(world.pod(teacher), code, **how)
     world.controllers()
     world.reconcile()

@@ -94,7 +94,7 @@ def test_it_is_made_before_every_job_and_only_where_it_is_wanted() -> None:
         made = [child["kind"] for child in world.reconcile().actions.apply]
         assert made == ["NetworkPolicy"] * wanted + ["ConfigMap", "Job"]
     world.inspected()
-    world.look_once()
+    world.reconcile_once()
     decision = world.decide()
     kinds = [child["kind"] for child in decision.actions.apply]
     assert not kinds or kinds[0] == "NetworkPolicy"

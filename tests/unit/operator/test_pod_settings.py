@@ -247,7 +247,7 @@ def test_settings_of_one_stage_replace_only_its_job(stage: StageName) -> None:
 # What is refused.
 
 
-def said(settings: Settings = SETTINGS, **spec: Any) -> str:
+def refusal_text(settings: Settings = SETTINGS, **spec: Any) -> str:
     failure = refusal(parse_spec(body_of(**spec)), settings, namespace="vision")
     return "" if failure is None else f"{failure.reason}: {failure.message}"
 
@@ -295,16 +295,16 @@ def test_an_installation_limits_the_settings_of_objects(
 ) -> None:
     settings = SETTINGS.model_copy(update={"allowed": Allowed(**allowed)})
     for where in (lambda part: {"pod": part}, lambda part: {"stages": [{"name": "Sam", **part}]}):
-        assert said(settings, **where(good)) == ""
-        assert said(settings, **where(bad)).startswith("NotAllowed: ")
-        assert said(**where(bad)) == "", "all is allowed where nothing is said"
-    assert next(iter(allowed)) in said(settings, pod=bad)
+        assert refusal_text(settings, **where(good)) == ""
+        assert refusal_text(settings, **where(bad)).startswith("NotAllowed: ")
+        assert refusal_text(**where(bad)) == "", "all is allowed where nothing is said"
+    assert next(iter(allowed)) in refusal_text(settings, pod=bad)
 
 
 def test_defaults_of_the_installation_are_not_checked_against_the_allow_lists() -> None:
     settings = installed(volumes=[{"name": "a", "secret": {"secretName": "s"}}])
     settings = settings.model_copy(update={"allowed": Allowed(volumes=(), secrets=(), env=(), images=())})
-    assert said(settings) == ""
+    assert refusal_text(settings) == ""
 
 
 @pytest.mark.parametrize(
@@ -326,8 +326,8 @@ def test_defaults_of_the_installation_are_not_checked_against_the_allow_lists() 
     ],
 )
 def test_contradictions_of_several_parts_are_named(spec: dict[str, Any], words: str) -> None:
-    assert said(**spec).startswith("ConfigurationInvalid: ")
-    assert words in said(**spec)
+    assert refusal_text(**spec).startswith("ConfigurationInvalid: ")
+    assert words in refusal_text(**spec)
 
 
 CLOSED = SETTINGS.model_copy(update={"allowed": Allowed(images=())})
@@ -381,7 +381,7 @@ def test_the_examples_of_the_page_are_taken() -> None:
     assert len(specs) > 5
     for spec in specs:
         assert spec_errors({**MINIMAL, **spec}) == []
-        assert said(**spec) == ""
+        assert refusal_text(**spec) == ""
 
 
 @pytest.mark.parametrize(

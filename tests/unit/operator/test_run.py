@@ -436,7 +436,7 @@ def test_a_queued_job_is_suspended_by_deleting_it() -> None:
 def test_a_job_suspended_by_somebody_else_is_not_resumed() -> None:
     world = World(teachers=[MASKS], pendingDeadlineSeconds=60)
     world.training()
-    world.others(suspend=True)
+    world.suspend_by_others(suspend=True)
     world.reconcile()
     world.controllers()
     world.reap()
@@ -446,7 +446,7 @@ def test_a_job_suspended_by_somebody_else_is_not_resumed() -> None:
         assert world.job(MASKS)["spec"]["suspend"] is True
         assert world.state == ("Unknown", "Queued")
     assert "not by this operator" in world.summary[2]
-    world.others(suspend=False)
+    world.suspend_by_others(suspend=False)
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
     assert world.made.count(MASKS_JOB) == 1
@@ -529,11 +529,11 @@ def test_a_job_is_made_only_after_the_status_that_names_it_was_written() -> None
     world.controllers()
     world.succeed(world.pod())
     world.controllers()
-    announced = world.look_once()
+    announced = world.reconcile_once()
     assert (announced.actions.apply, world.has_job(MASKS)) == ([], False)
     assert (world.teacher().job, world.teacher().state) == (MASKS_JOB, "Pending")
     assert world.status.run_id
-    world.look_once()  # as an operator that starts anew there
+    world.reconcile_once()  # as an operator that starts anew there
     assert world.has_job(MASKS)
     written = world.status
     world.reconcile()
@@ -548,9 +548,9 @@ def test_a_job_is_not_made_from_a_status_that_is_not_written(part: str) -> None:
     world.remove_job(MASKS_JOB)
     world.reap()
     world.break_status(part)
-    assert world.look_once().actions.requeue_after_write
+    assert world.reconcile_once().actions.requeue_after_write
     assert not world.has_job(MASKS)
-    world.look_once()
+    world.reconcile_once()
     assert world.has_job(MASKS)
 
 

@@ -21,20 +21,22 @@ def done(teacher: TeacherName | None) -> str:
     return found.to_message()
 
 
-def ends_beside(world: World, pod: dict[str, Any], code: int, message: str = "", *, proxy: int | None = None) -> None:
-    """Our container ends, and the operator looks."""
-    world.end_beside(pod, code, message=message, proxy=proxy)
+def ends_with_sidecar(
+    world: World, pod: dict[str, Any], code: int, message: str = "", *, proxy: int | None = None
+) -> None:
+    """End the main container while a sidecar runs, and reconcile."""
+    world.end_with_sidecar(pod, code, message=message, proxy=proxy)
     world.controllers()
     world.reconcile()
 
 
-def waits(world: World) -> None:
+def wait_for_sidecars(world: World) -> None:
     world.advance(SIDECAR_SECONDS + 1)
     world.reconcile()
 
 
-def clears(world: World) -> None:
-    """Remove what the operator has deleted."""
+def remove_deleted(world: World) -> None:
+    """Remove the Jobs that the operator has deleted."""
     world.reconcile()
     world.controllers()
     world.reap()
@@ -44,13 +46,13 @@ def clears(world: World) -> None:
 
 def test_a_proxy_that_outlives_a_trainer_that_is_done_is_reported_and_ended() -> None:
     world = world_with_pod_of(MASKS, reconciled=True)
-    ends_beside(world, world.pod(MASKS), 0, done(MASKS))
+    ends_with_sidecar(world, world.pod(MASKS), 0, done(MASKS))
     assert world.state == ("Unknown", "Training")
     assert f"the trainer has ended, but {PROXY} still runs in pod" in world.summary[2]
-    waits(world)
+    wait_for_sidecars(world)
     assert world.state == ("True", "Succeeded")
     assert f"{PROXY} still ran after its end" in world.teacher().message
-    clears(world)
+    remove_deleted(world)
     assert not world.has_job(MASKS), "the GPU is free"
     assert list(world.live_pods()) == []
 
@@ -60,12 +62,12 @@ def test_a_proxy_that_outlives_a_permanent_failure_does_not_hide_it(teacher: Tea
     world = world_with_pod_of(teacher, reconciled=True)
     pod = world.pod(teacher)
     world.logs[pod["metadata"]["name"]] = ["no images"]
-    ends_beside(world, pod, 41, DATA)
+    ends_with_sidecar(world, pod, 41, DATA)
     assert not world.terminal
-    waits(world)
+    wait_for_sidecars(world)
     assert world.state == ("False", "DataInvalid")
     assert f"The file lists no images.; {PROXY} still ran after its end" in world.summary[2]
-    clears(world)
+    remove_deleted(world)
     assert not world.has_job(teacher)
 
 
@@ -73,26 +75,26 @@ def test_a_proxy_that_outlives_a_permanent_failure_does_not_hide_it(teacher: Tea
 def test_a_proxy_that_outlives_a_failure_does_not_keep_the_next_attempt_from_it(teacher: TeacherName | None) -> None:
     world = world_with_pod_of(teacher, backoffLimit=2, reconciled=True)
     for attempt in range(3):
-        ends_beside(world, world.pod(teacher), 43, failed_message(43, "StorageUnavailable", "The store is gone."))
+        ends_with_sidecar(world, world.pod(teacher), 43, failed_message(43, "StorageUnavailable", "The store is gone."))
         assert not world.terminal
-        waits(world)
+        wait_for_sidecars(world)
         if attempt < 2:
             assert not world.terminal
             for _ in range(2):
-                clears(world)
+                remove_deleted(world)
             world.run(world.pod(teacher))
     assert world.state == ("False", "StorageUnavailable")
     assert "(Job 3, the last)" in world.summary[2]
-    clears(world)
+    remove_deleted(world)
     assert not world.has_job(teacher)
 
 
 def test_inspection_whose_proxy_runs_on_is_done() -> None:
     world = world_with_pod_of(None, reconciled=True)
-    ends_beside(world, world.pod(), 0, done(None))
+    ends_with_sidecar(world, world.pod(), 0, done(None))
     assert "inspection has ended" in world.summary[2]
-    waits(world)
-    clears(world)
+    wait_for_sidecars(world)
+    remove_deleted(world)
     assert not world.has_job(), "its pod is gone"
     world.run_fairly()
     assert world.state == ("True", "Succeeded")
@@ -102,7 +104,7 @@ def test_inspection_whose_proxy_runs_on_is_done() -> None:
 def test_a_proxy_that_ends_in_time_changes_nothing(teacher: TeacherName | None) -> None:
     world = world_with_pod_of(teacher, reconciled=True)
     pod = world.pod(teacher)
-    ends_beside(world, pod, 0, done(teacher))
+    ends_with_sidecar(world, pod, 0, done(teacher))
     world.end(pod, 0, message=done(teacher))
     world.controllers()
     world.reconcile()
@@ -116,7 +118,7 @@ def test_a_proxy_that_ends_in_time_changes_nothing(teacher: TeacherName | None) 
 def test_a_proxy_that_fails_after_the_trainer_has_succeeded_is_ignored(teacher: TeacherName | None) -> None:
     """Its Job counts a failure; the result of ours exists."""
     world = world_with_pod_of(teacher, backoffLimit=0, reconciled=True)
-    ends_beside(world, world.pod(teacher), 0, done(teacher), proxy=137)
+    ends_with_sidecar(world, world.pod(teacher), 0, done(teacher), proxy=137)
     world.reconcile()
     if teacher is not None:
         assert world.state == ("True", "Succeeded")
@@ -128,8 +130,8 @@ def test_a_pod_that_is_being_deleted_is_left_to_its_node() -> None:
     world = world_with_pod_of(MASKS, reconciled=True)
     pod = world.pod(MASKS)
     world.delete_pod(pod)
-    ends_beside(world, pod, 143, failed_message(143, "Interrupted", "SIGTERM arrived"))
-    waits(world)
+    ends_with_sidecar(world, pod, 143, failed_message(143, "Interrupted", "SIGTERM arrived"))
+    wait_for_sidecars(world)
     assert "is being stopped" in world.summary[2]
     assert not world.job(MASKS)["metadata"].get("deletionTimestamp")
 
@@ -137,10 +139,10 @@ def test_a_pod_that_is_being_deleted_is_left_to_its_node() -> None:
 def test_a_sidecar_of_one_teacher_does_not_affect_the_other() -> None:
     world = World(teachers=[BOXES, MASKS])
     world.training()
-    ends_beside(world, world.pod(BOXES), 45, failed_message(45, "LossNotFinite", "NaN"))
-    waits(world)
+    ends_with_sidecar(world, world.pod(BOXES), 45, failed_message(45, "LossNotFinite", "NaN"))
+    wait_for_sidecars(world)
     assert world.teacher(BOXES).state == "Failed"
-    clears(world)
+    remove_deleted(world)
     assert not world.has_job(BOXES)
     world.controllers()
     world.run_fairly()
@@ -151,17 +153,17 @@ def test_over_several_nodes_a_result_is_taken_when_all_have_ended() -> None:
     world = World(teachers=[MASKS], nodes=2, gpus=1)
     world.training()
     first, second = world.pods_of(world.job(MASKS))
-    ends_beside(world, first, 0, done(MASKS))
-    waits(world)
+    ends_with_sidecar(world, first, 0, done(MASKS))
+    wait_for_sidecars(world)
     assert not world.terminal
-    ends_beside(world, second, 0, Outcome().to_message())
-    waits(world)
+    ends_with_sidecar(world, second, 0, Outcome().to_message())
+    wait_for_sidecars(world)
     assert world.state == ("True", "Succeeded")
 
 
 def test_a_suspended_run_reports_the_gpu_held_by_a_proxy() -> None:
     world = world_with_pod_of(MASKS, reconciled=True)
-    ends_beside(world, world.pod(MASKS), 0, done(MASKS))
+    ends_with_sidecar(world, world.pod(MASKS), 0, done(MASKS))
     world.edit(suspend=True)
     world.reconcile()
     assert "no pod is left" not in world.summary[2]

@@ -30,7 +30,7 @@ def step(at: float, number: int = 10, **values: Any) -> str:
 
 
 def trains(*lines: str, **spec: Any) -> World:
-    """A run whose trainer has said something."""
+    """Return a run whose trainer has written these lines."""
     world = World(teachers=[MASKS], **spec)
     world.training()
     world.logs[world.pod(MASKS)["metadata"]["name"]] = list(lines) or [step(NOW)]

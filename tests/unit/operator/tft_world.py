@@ -162,12 +162,12 @@ class World:
         return decision
 
     def reconcile(self) -> Decision:
-        """The operator looks, decides, does it, and writes the status; again at once where that names a Job to make."""
-        decision = self.look_once()
-        return self.look_once() if decision.actions.requeue_after_write else decision
+        """Reconcile as the operator does; a second time if the written status only names the Job to create."""
+        decision = self.reconcile_once()
+        return self.reconcile_once() if decision.actions.requeue_after_write else decision
 
-    def look_once(self) -> Decision:
-        """One such pass: an operator that is killed after it has written the status does no more."""
+    def reconcile_once(self) -> Decision:
+        """Decide, execute the actions and write the status once, as an operator that is killed afterwards."""
         refused: dict[str, FailureStatus] = {}
         for _ in range(ROUNDS):
             decision = self.decide(refused)
@@ -178,7 +178,7 @@ class World:
             if len(refused) == before:
                 break
         else:
-            raise AssertionError("deciding goes round in circles")
+            raise AssertionError("deciding does not come to an end")
         self._write(decision.status)
         return decision
 
@@ -411,13 +411,13 @@ class World:
         }
         self._container(pod, {"terminated": ended})
 
-    def end_beside(self, pod: Body, exit_code: int, *, proxy: int | None = None, **how: Any) -> None:
-        """The container ends; another one runs on, or ends with a code of its own, and the pod with it."""
+    def end_with_sidecar(self, pod: Body, exit_code: int, *, proxy: int | None = None, **how: Any) -> None:
+        """End the main container; a sidecar still runs, or ends with the exit code ``proxy``."""
         self.end(pod, exit_code, **how)
-        self.goes_on(pod, proxy=proxy)
+        self.keep_sidecar(pod, proxy=proxy)
 
-    def goes_on(self, pod: Body, *, proxy: int | None = None) -> None:
-        """Beside the container, which has ended, another one does not, or with a code of its own."""
+    def keep_sidecar(self, pod: Body, *, proxy: int | None = None) -> None:
+        """Add a sidecar that still runs after the main container, or has ended with the exit code ``proxy``."""
         state = {"running": {}} if proxy is None else {"terminated": {"exitCode": proxy}}
         pod["status"]["containerStatuses"].append({"name": PROXY, "state": state})
         code = next(iter(pod["status"]["containerStatuses"]))["state"]["terminated"]["exitCode"]
@@ -506,13 +506,13 @@ class World:
                 self._touch("Job", job)
 
     def multikueue(self, teacher: TeacherName, **status: Any) -> None:
-        """MultiKueue copies the status of a Job of another cluster."""
+        """Set the status of a Job as MultiKueue copies it from another cluster."""
         job = self.job(teacher)
         job["status"] = status
         self._touch("Job", job)
 
-    def others(self, *, suspend: bool) -> None:
-        """Somebody suspends Jobs that are in no queue of ours, or lets those run again."""
+    def suspend_by_others(self, *, suspend: bool) -> None:
+        """Suspend or resume Jobs as another controller than Kueue and this operator does."""
         for job in self.jobs.values():
             ours = {KUEUE_QUEUE, SUSPENDED} & {*job["metadata"]["labels"], *job["metadata"].get("annotations", {})}
             if not ours and not has_ended(job) and bool(job["spec"].get("suspend")) != suspend:
@@ -520,12 +520,12 @@ class World:
                 self._touch("Job", job)
 
     def step(self) -> None:
-        """Everything moves on a little, and nothing fails."""
+        """Advance all controllers and pods by one step without failures."""
         self.controllers()
         self.reap()
         self.controllers()
         self.kueue(admit=True)
-        self.others(suspend=False)
+        self.suspend_by_others(suspend=False)
         for pod in self.live_pods():
             if pod["metadata"].get("deletionTimestamp"):
                 continue
@@ -537,7 +537,7 @@ class World:
         self.advance(5)
 
     def _run_elsewhere(self) -> None:
-        """The Jobs in other clusters run, and those that run complete."""
+        """Run the Jobs of other clusters; complete those that already run."""
         for job in self.jobs.values():
             if job["spec"].get("managedBy") and not job["spec"].get("suspend") and not has_ended(job):
                 running = job["status"].get("ready")
