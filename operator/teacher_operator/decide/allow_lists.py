@@ -46,7 +46,8 @@ KEYS_IN_SECRET = frozenset({*AWS_KEYS, "AWS_SESSION_TOKEN", *GOOGLE_KEYS, *AZURE
 def refusal(spec: TeacherFineTuneSpec, settings: Settings, *, namespace: str) -> FailureStatus | None:
     """Return the reason why no Job is created for a valid spec; None if the installation allows all of it.
 
-    Both the object and the installation may change, so the run does not end, and existing Jobs continue.
+    Both the object and the installation may change: the run waits, at most for pendingDeadlineSeconds if that is set,
+    and existing Jobs continue.
 
     Args:
         spec: Spec of the object.

@@ -107,3 +107,17 @@ def test_an_edit_during_inspection_keeps_the_running_job() -> None:
     world.reconcile()
     assert world.made == made
     assert not world.job()["metadata"].get("deletionTimestamp")
+
+
+def test_a_run_that_stays_not_allowed_ends_after_its_pending_deadline() -> None:
+    world = World(
+        teachers=[MASKS], settings=installation("trainer"), serviceAccountName="admin", pendingDeadlineSeconds=600
+    )
+    world.reconcile()
+    assert world.summary[:2] == ("Unknown", NOT_ALLOWED)
+    world.advance(700)
+    world.reconcile()
+    status, reason, message = world.summary
+    assert (status, reason, world.made) == ("False", "NotStartedInTime", [])
+    assert "not running after pendingDeadlineSeconds = 600" in message
+    assert "it allows trainer (serviceAccounts)" in message
