@@ -13,6 +13,7 @@ from engine.spec.storage import StorageSpec
 from engine.spec.teacher import TeacherSpec
 from engine.spec.training import TrainingSpec
 from engine.text.pydantic_errors import nearest
+from engine.text.unsupported_schemes import output_refusal
 
 SETTING_GROUPS = ("augmentation", "teachers", "training")
 """Groups of ``teacher_config.yaml`` with settings that a request may give by their path."""
@@ -39,6 +40,14 @@ class FineTuneSpec(SpecModel):
         "such as `training.patience`, or `teachers.*.epochs` for every teacher, with its value as YAML in quotes. It "
         "overrides the fields above.",
     )
+
+    @field_validator("output")
+    @classmethod
+    def _can_be_written(cls, output: str) -> str:
+        refused = output_refusal(output)
+        if refused is not None:
+            raise ValueError(refused)
+        return output
 
     @field_validator("settings")
     @classmethod

@@ -28,7 +28,7 @@ from engine.storage.gs_azure import CloudBackend
 from engine.storage.options import StorageOptions
 from engine.storage.s3 import S3Backend
 from engine.storage.transfer import in_parallel
-from engine.storage.unsupported_schemes import refusal
+from engine.text.unsupported_schemes import refusal
 from engine.text.uris import AZ, GS, S3, is_claim, is_remote, join, local_path, name, parent, safe_join
 
 __all__ = [
