@@ -7,15 +7,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.dataset import ImageFolder, Sample, load_dataset, load_sample
+from engine.dataset import CocoDataset, ImageFolder, Sample, load_dataset, load_sample
 from engine.dataset.class_match import ClassMatch, match_classes
 from engine.dataset.images.exif_orientation import frame_remarks
 from engine.dataset.sample_loader import with_frame
+from engine.dataset.splits.divide import images_with_objects
 from engine.dataset.splits.trained_images import trained_images
+from engine.errors import DataError
 from engine.evaluation.conclusion import Conclusion, conclude
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.evaluation.ground_truth import GroundTruths
 from engine.evaluation.intervals import compare_ap
+from engine.models.base import Teacher
 from engine.models.load import load_adapted
 from engine.models.lora import adapter_off
 from engine.results.types import Comparison
@@ -74,11 +77,16 @@ def evaluate_adapter(
         storage: Access to adapter, data and images.
         cache: Where base models and images are kept.
         working: Returns a context that shows what is being done.
+
+    Raises:
+        DataError: The data has no objects with the annotations that the teacher needs, boxes or masks.
+        TeacherError: Adapter, base, data or images cannot be used.
     """
     teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=cache)
     given = load_dataset(data, images, storage=storage, crowds=crowds)
     classes = match_classes(given, teacher.classes, side="the adapter")
     dataset = given.with_classes(teacher.classes)
+    _check_annotations(teacher, given, dataset, data)
     folder = ImageFolder.of(data, images, storage=storage, cache=cache)
     folder.sync(dataset.images)
     paths = [folder.path(image) for image in dataset.images]
@@ -103,3 +111,12 @@ def evaluate_adapter(
         trained_on=trained_images(adapter, dataset, folder, storage),
         remarks=tuple(frame_remarks(frames, dataset.frame, teacher.frame)),
     )
+
+
+def _check_annotations(teacher: Teacher, given: CocoDataset, dataset: CocoDataset, source: str) -> None:
+    """Check that the data has objects of the adapter's classes with the annotations that the teacher needs."""
+    traits, masks = teacher.name.traits, teacher.needs_masks
+    if images_with_objects(dataset, masks=masks):
+        return
+    found = "has none of the adapter's classes" if images_with_objects(given, masks=masks) else "has none"
+    raise DataError(f"{traits.title} needs {traits.annotations}, {source} {found}: annotate {traits.annotations}")

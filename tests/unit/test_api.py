@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 from coco_files import small_coco, write, write_images
+from tiny_run import save_run
+from typer.testing import CliRunner
 
 import engine
 from engine import api
-from engine.errors import ConfigError
+from engine.cli.app import app
+from engine.errors import ConfigError, DataError
 
 
 def test_importing_the_engine_and_its_functions_loads_no_torch() -> None:
@@ -64,3 +67,33 @@ def test_a_wrong_argument_is_named_as_in_a_manifest(tmp_path: Path, changes: dic
     data = write(tmp_path / "annotations.json", small_coco(12, 3, masks=True))
     with pytest.raises(ConfigError, match=said):
         engine.fine_tune(data, output=tmp_path / "out", **changes)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Adapters of both teachers for cats and dogs, which were never trained."""
+    return save_run(tmp_path_factory.mktemp("run"), classes=("cat", "dog"))
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Annotations of three images without masks, with the images next to them."""
+    folder = tmp_path_factory.mktemp("boxes")
+    write_images(folder / "images", [f"{i:03d}.png" for i in range(1, 4)])
+    return write(folder / "annotations.json", small_coco(3, 2))
+
+
+def test_an_adapter_for_masks_is_not_evaluated_on_data_without_them(run: Path, boxes: Path) -> None:
+    adapter = run / "teachers" / "sam_lora"
+    with pytest.raises(DataError, match=rf"SAM needs masks, {boxes} has none: annotate masks"):
+        engine.evaluate(adapter, boxes)
+    done = CliRunner().invoke(app, ["evaluate", "--adapter", str(adapter), "--data", str(boxes)])
+    assert isinstance(done.exception, DataError), done.output
+    assert DataError.exit_code == 41
+
+
+def test_data_without_objects_is_not_evaluated(run: Path, boxes: Path, tmp_path: Path) -> None:
+    coco = small_coco(3, 2) | {"annotations": []}
+    empty = write(tmp_path / "annotations.json", coco)
+    with pytest.raises(DataError, match=r"Grounding DINO needs boxes, .* has none: annotate boxes"):
+        engine.evaluate(run / "teachers" / "grounding_dino_lora", empty, boxes.parent / "images")
