@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from engine.config import data_defaults
-from engine.config.base import ConfigModel, outside_run_id
+from engine.config.base import MOST, ConfigModel, outside_run_id
 from engine.config.data_checks import check_data
 from engine.config.model import DataConfig, RunConfig, TrainingConfig
 from engine.config.teachers import TeacherSettings
@@ -29,7 +29,8 @@ from engine.spec import (
     TeacherSpec,
 )
 from engine.text.plain_yaml import read_document, read_documents
-from engine.text.pydantic_errors import nearest, parse
+from engine.text.pydantic_errors import closest, nearest, parse
+from engine.text.safe_text import listed
 
 Plain = dict[str, Any]
 
@@ -101,24 +102,35 @@ def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:
 
 
 def _fill(settings: Plain, *, images: int, classes: int) -> None:
-    """Fill unset values from the data; wrong values are left to validation."""
+    """Fill unset values from the data; wrong values are left to validation, and do not leave others unset."""
     lora = settings["lora"]
-    with suppress(TypeError, ValueError, ArithmeticError):
-        if lora["rank"] is None:
-            lora["rank"] = data_defaults.rank(images, classes=classes)
-        if lora["alpha"] is None:
-            lora["alpha"] = 2 * lora["rank"]
+    if lora["rank"] is None:
+        lora["rank"] = data_defaults.rank(images, classes=classes)
+    if lora["alpha"] is None:
+        lora["alpha"] = 2 * _count(lora["rank"], 1)
     if settings["views"] is None:
         settings["views"] = data_defaults.views(lora["preset"])
+    if settings["batch_size"] is None:
+        settings["batch_size"] = data_defaults.batch_size(images)
+    batch_size = _count(settings["batch_size"], data_defaults.batch_size(images))
+    if settings["epochs"] is None:
+        settings["epochs"] = data_defaults.epochs(images, batch_size=batch_size)
+    if settings["warmup_fraction"] is None:
+        steps = _count(settings["epochs"], 1) * math.ceil(images / batch_size)
+        settings["warmup_fraction"] = data_defaults.warmup_fraction(steps)
+
+
+def _count(value: object, otherwise: int) -> int:
+    """Return a number of images, epochs or ranks; ``otherwise`` for a value that validation rejects.
+
+    >>> _count(6, 4), _count("6", 4), _count(0, 4), _count("four", 4)
+    (6, 6, 4, 4)
+    """
     with suppress(TypeError, ValueError, ArithmeticError):
-        if settings["batch_size"] is None:
-            settings["batch_size"] = data_defaults.batch_size(images)
-        batch_size = settings["batch_size"]
-        if settings["epochs"] is None:
-            settings["epochs"] = data_defaults.epochs(images, batch_size=batch_size)
-        if settings["warmup_fraction"] is None:
-            steps = settings["epochs"] * math.ceil(images / batch_size)
-            settings["warmup_fraction"] = data_defaults.warmup_fraction(steps)
+        number = int(value)  # type: ignore[call-overload]
+        if 1 <= number <= MOST:
+            return int(number)
+    return otherwise
 
 
 def _train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:
@@ -177,17 +189,32 @@ def setting_value(path: str, text: str) -> Any:
 
 
 def _override(config: Plain, path: str, value: object) -> None:
-    """Set one setting; ``*`` stands for every name at that level. An unknown last name is left to validation."""
-    first, dot, rest = path.partition(".")
-    if not dot:
-        config[first] = value
-        return
-    names = list(config) if first == "*" else [first]
-    for name in names:
-        inner = config.get(name)
-        if not isinstance(inner, dict):
-            raise ConfigError(f"there is no setting {path!r}: {name!r} is not there{nearest(name, list(config))}")
-        _override(inner, rest, value)
+    """Set one setting; ``*`` stands for every name at that level. An unknown last name is left to validation.
+
+    Raises:
+        ConfigError: A group on the path does not exist.
+    """
+    *groups, last = path.split(".")
+    found: list[Any] = [config]
+    for depth, group in enumerate(groups):
+        inner = [one.get(name) for one in found for name in (one if group == "*" else [group])]
+        if not all(isinstance(one, dict) for one in inner):
+            known = [name for one in found for name, value in one.items() if isinstance(value, dict)]
+            raise ConfigError(_unknown_group(path, depth, known))
+        found = inner
+    for one in found:
+        one.update(dict.fromkeys(one if last == "*" else [last], value))
+
+
+def _unknown_group(path: str, depth: int, known: list[str]) -> str:
+    """Return the error message for a path whose part number ``depth`` is no group: it suggests a whole path."""
+    parts = path.split(".")
+    close = closest(parts[depth], known)
+    if close is None:
+        advice = f" (known here: {listed(sorted(known), 20)})" if known else ""
+    else:
+        advice = f" (did you mean {'.'.join([*parts[:depth], close, *parts[depth + 1 :]])!r}?)"
+    return f"--set or settings: there is no setting {path!r}: no {'.'.join(parts[: depth + 1])!r}{advice}"
 
 
 def _groups(config: Plain) -> dict[str, Plain]:

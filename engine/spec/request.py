@@ -10,13 +10,32 @@ from engine.spec.augmentation import AugmentationSpec
 from engine.spec.base import SettingPath, SettingValue, SpecModel, Uri
 from engine.spec.dataset import DatasetSpec
 from engine.spec.storage import StorageSpec
-from engine.spec.teacher import TeacherSpec
+from engine.spec.teacher import LoraSpec, TeacherSpec
 from engine.spec.training import TrainingSpec
-from engine.text.pydantic_errors import nearest
+from engine.text.pydantic_errors import closest
 from engine.text.unsupported_schemes import output_refusal
 
 SETTING_GROUPS = ("augmentation", "teachers", "training")
 """Groups of ``teacher_config.yaml`` with settings that a request may give by their path."""
+
+
+def _suggestion(path: str) -> str:
+    """Return the whole path that was probably meant by a path outside the groups, in parentheses.
+
+    >>> _suggestion("epochs"), _suggestion("trainig.seed")
+    (" (did you mean 'teachers.*.epochs'?)", " (did you mean 'training.seed'?)")
+    """
+    group, dot, rest = path.partition(".")
+    close = closest(group, list(SETTING_GROUPS))
+    if close is not None:
+        return f" (did you mean {close + dot + rest!r}?)"
+    paths = {name: f"training.{name}" for name in TrainingSpec.model_fields}
+    paths |= {name: f"teachers.*.lora.{name}" for name in LoraSpec.model_fields}
+    paths |= {name: f"teachers.*.{name}" for name in TeacherSpec.model_fields if name not in ("name", "lora")}
+    name = closest(path.rpartition(".")[2], list(paths))
+    if name is not None:
+        return f" (did you mean {paths[name]!r}?)"
+    return f" (paths begin with {', '.join(SETTING_GROUPS)}, such as 'teachers.*.epochs')"
 
 
 class FineTuneSpec(SpecModel):
@@ -55,7 +74,7 @@ class FineTuneSpec(SpecModel):
         for path in settings:
             group, dot, _ = path.partition(".")
             if group not in SETTING_GROUPS or not dot:
-                raise ValueError(f"there is no setting {path!r}{nearest(group, list(SETTING_GROUPS))}")
+                raise ValueError(f"--set or settings: there is no setting {path!r}{_suggestion(path)}")
         return settings
 
     @field_validator("teachers")

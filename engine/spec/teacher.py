@@ -40,7 +40,9 @@ class TeacherSpec(SpecModel):
 
     REMOVED: ClassVar[Mapping[str, str]] = {
         "accumulationSteps": "accumulationSteps was removed: set batchSize to the images per optimizer step; those per "
-        "forward pass are chosen for the memory"
+        "forward pass are chosen for the memory",
+        "microBatchSize": "the images per forward pass are chosen for the memory; to limit them, give the setting "
+        '`settings: {"teachers.*.micro_batch_size": "2"}`',
     }
 
     name: TeacherName = Field(description="Name of the teacher.")

@@ -72,11 +72,15 @@ def faults_in(
 
 def nearest(name: str, names: list[str]) -> str:
     """``" (did you mean 'epochs'?)"`` if a name is close, else a list of what there is."""
+    close = closest(name, names)
+    return f" (did you mean {close!r}?)" if close else f" (known here: {listed(sorted(names), 20)})"
+
+
+def closest(name: str, names: list[str]) -> str | None:
+    """Return the name that was probably meant; None if none is close."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not close:  # a different case or separator is a slip too: learning_rate for learningRate
-        match = {_folded(n): n for n in names}.get(_folded(name))
-        close = [match] if match else []
-    return f" (did you mean {close[0]!r}?)" if close else f" (known here: {listed(sorted(names), 20)})"
+    # A different case or separator is a slip too: learning_rate for learningRate.
+    return close[0] if close else {_folded(one): one for one in names}.get(_folded(name))
 
 
 def _folded(name: str) -> str:

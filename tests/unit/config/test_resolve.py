@@ -101,7 +101,15 @@ def test_a_setting_with_a_star_holds_for_every_teacher() -> None:
 
 @pytest.mark.parametrize(
     ("path", "nearest"),
-    [("teachers.sam.epoch", "epochs"), ("teachers.sam.lora.ranks", "rank"), ("trainig.seed", "training")],
+    [
+        ("teachers.sam.epoch", "epochs"),
+        ("teachers.sam.lora.ranks", "rank"),
+        ("trainig.seed", "training.seed"),
+        ("teachers.sma.epochs", "teachers.sam.epochs"),
+        ("teachers.sam.lroa.rank", "teachers.sam.lora.rank"),
+        ("epochs", r"teachers\.\*\.epochs"),
+        ("training_.seed", "training.seed"),
+    ],
 )
 def test_an_unknown_setting_is_refused_with_the_nearest(path: str, nearest: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
@@ -167,6 +175,29 @@ def test_the_batch_size_grows_with_the_images_unless_it_is_set() -> None:
     assert [_sam(images).batch_size for images in (20, 3_000, 20_000)] == [4, 8, 16]
     assert [_sam(images, batchSize=2).batch_size for images in (20, 20_000)] == [2, 2]
     assert _sam(20_000).micro_batch_size is None
+
+
+@pytest.mark.parametrize("value", [0, -1, "four", 10**9, [4]])
+def test_a_wrong_batch_size_is_the_only_fault_reported(value: object) -> None:
+    with pytest.raises(ConfigError) as error:
+        generate_config(dataset(), with_settings({"teachers.sam.batch_size": value}))
+    assert "teachers.sam.batch_size" in str(error.value)
+    assert len(str(error.value).splitlines()) == 2, error.value
+
+
+@pytest.mark.parametrize("name", ["microBatchSize", "micro_batch_size"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_the_micro_batch_of_a_teacher_is_a_setting(name: str, by_name: bool) -> None:
+    request = {"dataset": {"annotations": "a.json"}, "output": "out", "teachers": [{"name": "Sam", name: 2}]}
+    with pytest.raises(ConfigError, match=r'settings: {"teachers\.\*\.micro_batch_size": "2"}'):
+        parse(FineTuneSpec, request, where="the request", by_name=by_name)
+
+
+def test_a_path_with_an_unknown_group_names_its_origin_and_the_whole_path() -> None:
+    with pytest.raises(ConfigError, match=r"--set or settings: there is no setting 'teachers\.sma\.epochs'"):
+        generate_config(dataset(), with_settings({"teachers.sma.epochs": 4}))
+    with pytest.raises(ConfigError, match=r"there is no setting 'training\.\*\.seed'"):
+        generate_config(dataset(), with_settings({"training.*.seed": 4}))
 
 
 def test_the_removed_accumulation_steps_name_the_fields_that_replace_them() -> None:
