@@ -18,7 +18,7 @@ from engine.dataset.formats.detect import COCO, format_of_json
 from engine.dataset.formats.source_files import Files, read_head
 from engine.dataset.splits.split_files import SPLIT_ALIASES, SplitFiles, is_image, split_of_path, stem
 from engine.errors import DataError
-from engine.storage import NotFoundError, Storage, join, name, parent
+from engine.storage import Storage, join, missing, name, parent
 
 LOOKED_FOR = (
     "_annotations.coco.json in train/, valid/ and test/ (Roboflow), annotations/instances_*.json (CVAT, COCO), "
@@ -44,7 +44,8 @@ def find_splits(annotations: str, images: str | None, *, storage: Storage) -> di
         storage: Access to both.
 
     Raises:
-        NotFoundError: ``annotations`` does not exist.
+        ConfigError: ``annotations`` is a local path that does not exist.
+        NotFoundError: ``annotations`` does not exist in its bucket or on its claim.
         DataError: The folder contains no COCO file, or several that are not splits of one dataset.
     """
     if images is not None and _is_archive(images, storage):
@@ -137,8 +138,9 @@ def _contents(folder: str, storage: Storage) -> tuple[Files, set[str]]:
                 folders.add(above)
                 above = above.rpartition("/")[0]
     if empty:
-        raise NotFoundError(
-            f"{folder} does not exist, or is empty: give a COCO JSON file, the folder of an export, or a zip file"
+        raise missing(
+            folder,
+            f"{folder} does not exist, or is empty: give a COCO JSON file, the folder of an export, or a zip file",
         )
     return others, folders
 

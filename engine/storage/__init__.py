@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, TeacherError
 from engine.storage.base import (
     Backend,
     ChangedError,
@@ -45,6 +45,7 @@ __all__ = [
     "is_remote",
     "join",
     "local_path",
+    "missing",
     "name",
     "parent",
     "safe_join",
@@ -257,6 +258,14 @@ class Storage:
             pairs = [(path / key, join(folder, key)) for key, _ in walk(path)]
         self.upload_many(pairs, on_progress=on_progress)
         return [uri for _, uri in pairs]
+
+
+def missing(uri: str, message: str) -> TeacherError:
+    """Return the error for what the user named and does not exist: a mistyped path appears at no later attempt.
+
+    An object may still be uploaded, and a claim be mounted or filled: these are failures of storage.
+    """
+    return NotFoundError(message) if is_remote(uri) or is_claim(uri) else ConfigError(message)
 
 
 def _is_copy(path: Path, original: ObjectInfo) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.errors import StorageError, TeacherError
-from engine.storage import Storage
+from engine.errors import ConfigError, StorageError, TeacherError
+from engine.storage import NotFoundError, Storage, missing
 
 MANIFEST_BYTES = 4 << 20
 """Maximum bytes of a manifest or a configuration."""
@@ -17,10 +17,14 @@ def read_bounded(storage: Storage, uri: str, *, limit: int, error: type[TeacherE
 
     Raises:
         StorageError: The object cannot be read or does not exist.
+        ConfigError: It is a local file of the user's configuration (``error`` is ConfigError) and does not exist.
         TeacherError: The object is larger; the class is ``error``.
     """
-    with storage.open(uri) as file:
-        content = file.read(limit + 1)
+    try:
+        with storage.open(uri) as file:
+            content = file.read(limit + 1)
+    except NotFoundError as absent:
+        raise (missing(uri, str(absent)) if error is ConfigError else absent) from None
     if len(content) > limit:
         raise error(f"{uri} has more than {limit:,} bytes, which no such file has: is it another file?")
     return content

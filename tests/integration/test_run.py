@@ -166,7 +166,7 @@ def test_a_stopped_run_resumes_and_ends_as_if_it_was_never_stopped(parts: Path, 
 @pytest.mark.parametrize(
     ("change", "exit_code", "sentence"),
     [
-        ({"dataset": {"annotations": "missing.json"}}, 43, "missing.json"),
+        ({"dataset": {"annotations": "missing.json"}}, 40, "missing.json"),
         ({"outptu": "x"}, 40, "did you mean 'output'"),
         ({"teachers": [{"name": "Sam", "baseModel": "no/such/folder/here"}]}, 42, "no/such/folder/here"),
         ({"dataset": {"annotations": "empty.json"}}, 41, "empty.json"),

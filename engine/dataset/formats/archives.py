@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from engine.dataset.file_names import is_junk
 from engine.errors import DataError, MachineError, StorageError
-from engine.storage import NotFoundError, Storage, default_cache, safe_join
+from engine.storage import Storage, default_cache, missing, safe_join
 from engine.storage.files import failures, reason
 
 ZIP = b"PK"
@@ -56,7 +56,7 @@ def unpack(uri: str, *, storage: Storage) -> str:
     """
     info = storage.head(uri)
     if info is None:
-        raise NotFoundError(f"{uri} does not exist: check the path")
+        raise missing(uri, f"{uri} does not exist: check the path")
     seen = f"{uri}\0{info.size}\0{info.etag}"
     folder = default_cache() / "unpacked" / hashlib.sha256(seen.encode(errors="surrogateescape")).hexdigest()[:32]
     if _is_whole(folder):

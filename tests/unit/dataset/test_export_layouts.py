@@ -10,7 +10,7 @@ from loops import nonempty
 
 from engine.dataset import ImageFolder, find_splits, inspect_dataset, load_dataset
 from engine.dataset.splits.split_files import is_image
-from engine.errors import DataError, StorageError
+from engine.errors import ConfigError, DataError
 from engine.storage import Storage
 
 Layout = dict[str, tuple[str, str]]
@@ -132,7 +132,7 @@ def test_ambiguous_folder_is_refused(files: list[str], sentence: str, tmp_path: 
 
 
 def test_missing_file_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"nothing\.json does not exist"):
+    with pytest.raises(ConfigError, match=r"nothing\.json does not exist"):
         inspect_dataset(tmp_path / "nothing.json")
 
 

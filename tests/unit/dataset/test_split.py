@@ -266,7 +266,7 @@ def test_split_refuses_what_inspection_refuses(tmp_path: Path) -> None:
         sentence = str(said.value).replace(" in the middle of 'categories'", "")  # which are copied, not read
         with pytest.raises(DataError, match=f"^{re.escape(sentence)}$"):
             split_file(str(tmp_path / "bad.json"), tmp_path, half, seed=0)
-    with pytest.raises(StorageError, match="does not exist"):
+    with pytest.raises(ConfigError, match="does not exist"):
         split_file(str(tmp_path / "none.json"), tmp_path, half, seed=0)
     divided = tmp_path / "divided"
     for name in ("train", "valid"):
