@@ -4,7 +4,7 @@
 
     engine.inspect_dataset("data/annotations.json")
     run = engine.fine_tune("data/annotations.json", images="data/images/", output="out/")
-    engine.label("out/run/4f2a90c1d3e5", "new/", output="out/labels.json")
+    engine.label(run.uri, "new/", output="out/labels.json")
     engine.evaluate(run.teachers[0].adapter.uri, "unseen/annotations.json").adapted.metrics.ap
     engine.load_adapted(run.teachers[0].adapter.uri).predict(samples)
 
@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from engine import runner
-from engine.dataset import inspect_dataset
+from engine import dataset, runner
+from engine.dataset.types import NMS_IOU, DatasetInfo
+from engine.errors import ConfigError
 from engine.layout import ADAPTER
 from engine.manifest import Manifest
 from engine.results.events import Event, Listener
 from engine.results.no_gain import check_gain
 from engine.results.run_files import RunMetadata
+from engine.results.types import TeacherResult
 from engine.spec import (
     AugmentationSpec,
     Crowds,
@@ -32,14 +36,20 @@ from engine.spec import (
     ExifOrientation,
     FineTuneSpec,
     StorageSpec,
+    TeacherName,
     TeacherSpec,
     TrainingSpec,
 )
+from engine.spec.base import NUMBERS
+from engine.spec.bounds import BATCH_SIZE, IOU, SCORE
 from engine.storage import Storage, StorageOptions, default_cache
-from engine.text.pydantic_errors import parse
+from engine.text.pydantic_errors import nearest, parse
 
 if TYPE_CHECKING:
+    import torch
+
     from engine.evaluation.adapter_evaluation import AdapterEvaluation
+    from engine.evaluation.evaluate_predictions import PredictionEvaluation
     from engine.labelling import Labelled
     from engine.models.base import Teacher
 
@@ -49,8 +59,66 @@ Fields = Mapping[str, Any]
 """Fields of a part of the spec by their Python names: ``{"name": "Sam", "base_model": "bases/sam"}``."""
 
 
+E = TypeVar("E", bound=StrEnum)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A published run.
+
+    Attributes:
+        uri: Folder of the run, ``<output>/<name>/<run id>``, as :func:`label` takes it.
+        metadata: What is in it, as in its ``metadata.json``.
+    """
+
+    uri: str
+    metadata: RunMetadata
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.metadata.name
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run, which follows from its data and settings."""
+        return self.metadata.run_id
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of class indices."""
+        return self.metadata.classes
+
+    @property
+    def teachers(self) -> tuple[TeacherResult, ...]:
+        """Result of each teacher, with its AP before and after and the URI of its adapter."""
+        return self.metadata.teachers
+
+
 def _silent(event: Event) -> None:
     pass
+
+
+def inspect_dataset(
+    annotations: str | Path,
+    images: str | Path | None = None,
+    *,
+    crowds: Crowds | str = Crowds.IGNORE,
+    storage: StorageSpec | Fields | None = None,
+) -> DatasetInfo:
+    """Inspect a COCO dataset: its contents and its problems.
+
+    Args:
+        annotations: COCO instances JSON, or the folder of a Roboflow, CVAT or Label Studio export.
+        images: Folder of the images; default: next to the annotations.
+        crowds: Meaning of annotations with ``iscrowd: 1``: ``Ignore`` or ``Objects``.
+        storage: Access to object storage; default: by the environment.
+
+    Raises:
+        TeacherError: The kind names the cause.
+    """
+    chosen = _choice(Crowds, crowds, "crowds")
+    return dataset.inspect_dataset(annotations, images, storage=_access(storage), crowds=chosen)
 
 
 def fine_tune(
@@ -68,10 +136,11 @@ def fine_tune(
     listener: Listener = _silent,
     work_dir: Path | None = None,
     again: bool = False,
-) -> RunMetadata:
+) -> FineTuned:
     """Inspect the data, train the teachers and publish their adapters, as ``teacher run`` does with a manifest.
 
-    Arguments are the fields of :class:`engine.spec.FineTuneSpec`; unset values follow from the data.
+    Arguments are the fields of :class:`engine.spec.FineTuneSpec`; unset values follow from the data. Decimal numbers,
+    which a manifest has in quotes, may be numbers: ``{"learning_rate": 1e-4}``.
 
     Args:
         data: Annotations, or the dataset with its splits.
@@ -89,7 +158,7 @@ def fine_tune(
         again: Train even if this very run is published.
 
     Returns:
-        What was published: the result of each teacher, with its AP before and after and the URI of its adapter.
+        The published run: its folder, and the result of each teacher.
 
     Raises:
         TeacherError: The kind names the cause; NotBetterThanBaseError after publishing, if ``training.on_no_gain`` is
@@ -106,21 +175,37 @@ def fine_tune(
         "teachers": [{"name": one} if isinstance(one, str) else one for one in teachers],
     }
     spec = {field: value for field, value in given.items() if value is not None}
-    asked = parse(FineTuneSpec, spec, where="the request", by_name=True)
+    asked = parse(FineTuneSpec, spec, where="the request", by_name=True, context=NUMBERS)
     manifest = parse(Manifest, {"name": name, "spec": asked}, where="the request")
-    access = Storage(StorageOptions(**asked.storage.model_dump()))
+    access = _access(asked.storage)
     info, runs = runner.prepare(manifest, access)
     done = runner.run_stages(info, runs, access, listener=listener, work_dir=work_dir, again=again)
     check_gain(done.teachers, runs[0].config.training.on_no_gain)
-    return done
+    return FineTuned(runs[0].layout.root, done)
+
+
+def _access(storage: StorageSpec | Fields | None) -> Storage:
+    """Return the access to object storage that a section ``storage`` of the spec describes."""
+    spec = parse(StorageSpec, storage or {}, where="storage", by_name=True)
+    return Storage(StorageOptions(**spec.model_dump()))
+
+
+def _choice(kind: type[E], value: str, name: str) -> E:
+    """Return a member of an enum by its value."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(
+            f"{name}: {value!r} is not allowed{nearest(str(value), [one.value for one in kind])}"
+        ) from None
 
 
 def _dataset_fields(data: str | Path | DatasetSpec | Fields, images: str | Path | None) -> DatasetSpec | Fields:
     """Return the section ``dataset`` of the spec."""
-    dataset = {"annotations": str(data)} if isinstance(data, str | Path) else data
+    section = {"annotations": str(data)} if isinstance(data, str | Path) else data
     if images is None:
-        return dataset
-    fields = dataset.model_dump(exclude_unset=True) if isinstance(dataset, DatasetSpec) else dataset
+        return section
+    fields = section.model_dump(exclude_unset=True) if isinstance(section, DatasetSpec) else section
     return {**fields, "images": str(images)}
 
 
@@ -142,10 +227,12 @@ def label(
     output: str | Path,
     *,
     threshold: float | None = None,
+    nms: float = NMS_IOU,
     overlays: str | Path | None = None,
+    base_model: Mapping[str, str | Path] | None = None,
     batch_size: int = 4,
     again: bool = False,
-    storage: Storage | None = None,
+    storage: StorageSpec | Fields | None = None,
 ) -> Labelled | None:
     """Label a folder of images with the teachers of a run, and write COCO with scores.
 
@@ -155,8 +242,11 @@ def label(
         adapters: Folder of a run, or one or several adapters.
         images: Folder of the images.
         output: COCO JSON to write.
-        threshold: Lowest score to keep; default: the measured threshold of each class.
+        threshold: Lowest score to keep, 0 to 1; default: the measured threshold of each class.
+        nms: Of two boxes of a class with a higher IoU than this, 0 to 1, only the one with the higher score is kept.
         overlays: Folder for some images with their detections.
+        base_model: Current locations of base models that were moved after training, by teacher:
+            ``{"Sam": "bases/sam"}``.
         batch_size: Images per forward pass.
         again: Label all images again.
         storage: Access to object storage; default: by the environment.
@@ -167,13 +257,18 @@ def label(
     Raises:
         TeacherError: The kind names the cause.
     """
+    if threshold is not None:
+        SCORE.check("threshold", threshold)
+    IOU.check("nms", nms)
+    BATCH_SIZE.check("batch_size", batch_size)
+    bases = {_teacher(name): str(where) for name, where in (base_model or {}).items()}
     from engine.labelling import Overlays, label_folder
     from engine.models.load import load_labeller
 
-    store = storage or Storage()
+    store = _access(storage)
     several = [_folder(one) for one in ([adapters] if isinstance(adapters, str | Path) else adapters)]
     return label_folder(
-        load_labeller(*several, threshold=threshold, storage=store),
+        load_labeller(*several, threshold=threshold, nms_iou=nms, base_models=bases, storage=store),
         str(images),
         str(output),
         storage=store,
@@ -183,49 +278,128 @@ def label(
     )
 
 
+def _teacher(name: str) -> TeacherName:
+    try:
+        return TeacherName(name)
+    except ValueError as error:
+        raise ConfigError(f"base_model: {error}") from None
+
+
+@overload
 def evaluate(
     adapter: str | Path,
     data: str | Path,
     images: str | Path | None = None,
     *,
-    base_model: str | None = None,
+    base_model: str | Path | None = None,
     batch_size: int = 4,
-    crowds: Crowds = Crowds.IGNORE,
-    exif_orientation: ExifOrientation = ExifOrientation.AUTO,
-    storage: Storage | None = None,
-) -> AdapterEvaluation:
-    """Evaluate an adapter and its base on a dataset by COCO AP.
+    crowds: Crowds | str = Crowds.IGNORE,
+    exif_orientation: ExifOrientation | str = ExifOrientation.AUTO,
+    storage: StorageSpec | Fields | None = None,
+) -> AdapterEvaluation: ...
+
+
+@overload
+def evaluate(
+    *,
+    data: str | Path,
+    predictions: str | Path,
+    images: str | Path | None = None,
+    crowds: Crowds | str = Crowds.IGNORE,
+    storage: StorageSpec | Fields | None = None,
+) -> PredictionEvaluation: ...
+
+
+def evaluate(
+    adapter: str | Path | None = None,
+    data: str | Path | None = None,
+    images: str | Path | None = None,
+    *,
+    predictions: str | Path | None = None,
+    base_model: str | Path | None = None,
+    batch_size: int = 4,
+    crowds: Crowds | str = Crowds.IGNORE,
+    exif_orientation: ExifOrientation | str = ExifOrientation.AUTO,
+    storage: StorageSpec | Fields | None = None,
+) -> AdapterEvaluation | PredictionEvaluation:
+    """Evaluate an adapter and its base on a dataset by COCO AP, or labels with scores.
 
     Args:
         adapter: Folder of the adapter, or its file.
         data: Annotations, as ``fine_tune`` takes them.
         images: Folder of the images; default: next to the annotations.
+        predictions: Labels with scores, such as :func:`label` wrote, to evaluate instead of an adapter.
         base_model: Current location of the base, if it was moved after training.
         batch_size: Images per forward pass.
-        crowds: Meaning of annotations with ``iscrowd: 1``.
-        exif_orientation: Orientation of the images during annotation.
+        crowds: Meaning of annotations with ``iscrowd: 1``: ``Ignore`` or ``Objects``.
+        exif_orientation: Orientation of the images during annotation: ``Auto``, ``Applied`` or ``Ignored``.
         storage: Access to object storage; default: by the environment.
 
     Raises:
         TeacherError: The kind names the cause.
     """
+    BATCH_SIZE.check("batch_size", batch_size)
+    crowds = _choice(Crowds, crowds, "crowds")
+    orientation = _choice(ExifOrientation, exif_orientation, "exif_orientation")
+    if data is None:
+        raise ConfigError("data is required: annotations to evaluate on")
+    if (adapter is None) == (predictions is None):
+        raise ConfigError("give either adapter or predictions")
+    store, folder = _access(storage), None if images is None else str(images)
+    if predictions is not None:
+        from engine.dataset.predictions import load_predictions
+        from engine.evaluation.evaluate_predictions import evaluate_predictions
+
+        found = load_predictions(str(predictions), storage=store)
+        return evaluate_predictions(dataset.load_dataset(str(data), folder, storage=store, crowds=crowds), found)
     from engine.evaluation.adapter_evaluation import evaluate_adapter
 
     return evaluate_adapter(
-        _folder(adapter),
+        _folder(str(adapter)),
         str(data),
-        None if images is None else str(images),
-        base_model=base_model,
+        folder,
+        base_model=None if base_model is None else str(base_model),
         batch_size=batch_size,
         crowds=crowds,
-        exif_orientation=exif_orientation,
-        storage=storage or Storage(),
+        exif_orientation=orientation,
+        storage=store,
         cache=default_cache(),
     )
 
 
-def load_adapted(adapter: str | Path, *, teacher: str | None = None, **options: Any) -> Teacher:
-    """Load a tuned teacher, ready to predict. Arguments as for :func:`engine.models.load.load_adapted`."""
+def load_adapted(
+    adapter: str | Path,
+    *,
+    teacher: str | None = None,
+    base_model: str | Path | None = None,
+    device: str | torch.device | None = None,
+    storage: StorageSpec | Fields | None = None,
+) -> Teacher:
+    """Load a tuned teacher, ready to predict.
+
+    ``predict`` takes samples: ``engine.dataset.Sample.of(image)`` of an (H, W, 3) uint8 RGB array, or
+    ``Sample.of(image, boxes_xyxy)`` with boxes in pixels that prompt it.
+
+    Args:
+        adapter: Folder of a run or of one adapter in it, or the file of the adapter.
+        teacher: Name of the teacher, if the run has several.
+        base_model: Current location of the base, if it was moved after training.
+        device: Device of the model; default: the GPU if there is one.
+        storage: Access to object storage; default: by the environment.
+
+    Returns:
+        The teacher with its adapter.
+
+    Raises:
+        BaseModelError: Adapter or base is unavailable, or they do not belong together.
+        ConfigError: The run has several teachers, or not the requested one.
+    """
     from engine.models import load
 
-    return load.load_adapted(_folder(adapter), teacher=teacher, **options)
+    return load.load_adapted(
+        _folder(adapter),
+        teacher=teacher,
+        base_model=None if base_model is None else str(base_model),
+        device=device,
+        storage=_access(storage),
+    )

@@ -15,6 +15,7 @@ from engine.dataset.checks.problems import EXAMPLES
 from engine.errors import ConfigError, MachineError
 from engine.layout import SPLITS
 from engine.spec import Crowds, ExifOrientation, TeacherName
+from engine.spec.bounds import BATCH_SIZE, SCORE
 from engine.storage import default_cache
 from engine.text.safe_text import listed
 
@@ -27,7 +28,7 @@ Adapter = Annotated[str, ADAPTER]
 BaseModel = Annotated[
     str | None, typer.Option("--base-model", help="Location of the base model, if it has moved since training.")
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=BATCH_SIZE.low, help="Images per forward pass.")]
 
 
 def evaluate(
@@ -107,7 +108,9 @@ def predict(
     boxes: Annotated[
         str | None, typer.Option("--boxes", help="COCO JSON of boxes that prompt the teacher, such as predict wrote.")
     ] = None,
-    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Lowest score to keep.")] = 0.3,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=SCORE.low, max=SCORE.high, help="Lowest score to keep.")
+    ] = 0.3,
     draw: Annotated[
         str | None,
         typer.Option("--draw", help="Folder for a picture of each image with its detections; s3:// or path."),

@@ -16,6 +16,7 @@ from engine.dataset.splits.split_files import is_image
 from engine.dataset.types import NMS_IOU, Frame
 from engine.errors import ConfigError, DataError
 from engine.spec import Crowds, TeacherName
+from engine.spec.bounds import BATCH_SIZE, IOU, SCORE
 from engine.storage import default_cache
 from engine.text.safe_text import listed
 
@@ -29,7 +30,12 @@ EVERY = 10.0
 
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", min=0, max=1, help="Lowest score to keep; default: per class, as the run measured."),
+    typer.Option(
+        "--threshold",
+        min=SCORE.low,
+        max=SCORE.high,
+        help="Lowest score to keep; default: per class, as the run measured.",
+    ),
 ]
 BaseModels = Annotated[
     list[str] | None,
@@ -49,12 +55,17 @@ def label(
     threshold: Threshold = None,
     nms: Annotated[
         float,
-        typer.Option("--nms", min=0, max=1, help="NMS: of two boxes of a class with more IoU, keep the higher score."),
+        typer.Option(
+            "--nms",
+            min=IOU.low,
+            max=IOU.high,
+            help="NMS: of two boxes of a class with more IoU, keep the higher score.",
+        ),
     ] = NMS_IOU,
     overlays: Annotated[str | None, typer.Option("--overlays", help="Folder for pictures; s3:// or path.")] = None,
     overlay_count: Annotated[int, typer.Option("--overlay-count", min=1, help="Pictures, over all images.")] = 20,
     base_models: BaseModels = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 4,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=BATCH_SIZE.low, help="Images per forward pass.")] = 4,
     again: Annotated[bool, typer.Option("--again", help="Start again and replace existing labels.")] = False,
     endpoint_url: options.Endpoint = None,
     as_json: options.Json = False,

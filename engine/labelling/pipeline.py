@@ -17,6 +17,7 @@ from engine.labelling.journal import Journal
 from engine.labelling.overlays import Overlays
 from engine.labelling.records import Exif, image_line, skipped_line
 from engine.models.labeller import Labeller
+from engine.spec.bounds import BATCH_SIZE
 from engine.storage import Storage, join
 from engine.storage.output_lock import lock_output
 
@@ -110,11 +111,12 @@ def label_folder(
 
     Raises:
         ConfigError: The output was made or begun with other adapters or settings, was made of other images, or is a
-            folder; or the folder for drawn images is inside the folder of images.
+            folder; or the folder for drawn images is inside the folder of images; or ``batch_size`` is below 1.
         DataError: The folder contains no images, or no readable ones. Existing labels stay.
         StorageError: Storage denied access, or was unavailable after all retries; or another process writes to this
             output.
     """
+    BATCH_SIZE.check("batch_size", batch_size)
     storage = storage or Storage()
     _refuse_folder(output, storage)
     if overlays is not None:

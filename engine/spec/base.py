@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationInfo
 from pydantic.alias_generators import to_camel
 
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
@@ -15,7 +15,21 @@ Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"
 SettingPath = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 SettingValue = Annotated[str, StringConstraints(max_length=4096)]
 
-DecimalString = Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$")]
+NUMBERS = {"numbers": True}
+"""Validation context in which a decimal string may be a number, as Python gives it."""
+
+
+def _number_as_text(value: object, info: ValidationInfo) -> object:
+    """Return a number as its decimal string if the context is :data:`NUMBERS`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if number and info.context == NUMBERS else value
+
+
+DecimalString = Annotated[
+    str,
+    StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$"),
+    BeforeValidator(_number_as_text),
+]
 """A non-negative decimal number in quotes, such as ``"0.05"`` or ``"1e-4"``."""
 
 

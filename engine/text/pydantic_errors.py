@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -28,6 +28,7 @@ def parse(
     where: str,
     strict: bool = False,
     by_name: bool = False,
+    context: Mapping[str, object] | None = None,
     line_of: Callable[[tuple[str | int, ...]], int | None] = lambda path: None,
 ) -> M:
     """Validate ``data`` as ``model``.
@@ -38,6 +39,7 @@ def parse(
         where: Name of the data in messages, e.g. ``forklifts.yaml``.
         strict: Do not accept a number in quotes as a number, as in Kubernetes.
         by_name: Accept the Python names of fields too, beside their aliases.
+        context: Context of pydantic's validators.
         line_of: Gives the line of a setting by its path, if it is known.
 
     Raises:
@@ -47,7 +49,7 @@ def parse(
     try:
         if strict:
             return model.model_validate_json(json.dumps(data, default=str), strict=True, by_alias=True, by_name=False)
-        return model.model_validate(data, by_alias=True, by_name=by_name)
+        return model.model_validate(data, by_alias=True, by_name=by_name, context=context)
     except ValidationError as error:
         raise ConfigError(f"{where} cannot be used:\n{faults_in(error, model, line_of)}") from None
     except (ValueError, TypeError, RecursionError) as error:  # what JSON has no way to write, by Python's callers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +11,15 @@ from typing import Any
 
 import pytest
 from coco_files import small_coco, write, write_images
-from tiny_run import save_run
+from tiny_run import TINY, save_run
+from toy import metadata_of, result_of
 from typer.testing import CliRunner
 
 import engine
 from engine import api
 from engine.cli.app import app
 from engine.errors import ConfigError, DataError
+from engine.spec import TeacherName, TeacherSpec
 
 
 def test_importing_the_engine_and_its_functions_loads_no_torch() -> None:
@@ -60,6 +64,9 @@ def test_an_adapter_may_be_named_by_its_file(adapter: str, folder: str) -> None:
         ({"settings": {"teachers.sam.clipnorm": 0.5}}, "did you mean 'clip_norm'"),
         ({"settings": {"output": "elsewhere"}}, "there is no setting 'output'"),
         ({"training": {"seed": -1}}, r"training\.seed"),
+        ({"teachers": [{"name": "Sam", "learning_rate": 2}]}, r"learning_rate: must be above"),
+        ({"teachers": [{"name": "Sam", "lora": {"dropout": -0.5}}]}, r"dropout: "),
+        ({"teachers": [{"name": "Sam", "learning_rate": True}]}, "write it in quotes"),
     ],
 )
 def test_a_wrong_argument_is_named_as_in_a_manifest(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -83,6 +90,31 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(folder / "annotations.json", small_coco(3, 2))
 
 
+def test_decimal_numbers_may_be_numbers_and_a_run_gives_its_folder(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def run_stages(info: Any, runs: Any, storage: Any, **options: Any) -> Any:
+        started.append(runs[0])
+        return metadata_of(run_id=runs[0].config.run_id, teachers=(result_of(TeacherName.GROUNDING_DINO),))
+
+    monkeypatch.setattr(api.runner, "run_stages", run_stages)
+    base = str(TINY / "grounding_dino")
+    detector = {"name": "GroundingDino", "base_model": base, "learning_rate": 1e-5, "lora": {"dropout": 0}}
+    run = engine.fine_tune(boxes, output=tmp_path / "out", teachers=[detector])
+    settings = started[0].config.teachers.grounding_dino
+    assert (settings.learning_rate, settings.lora.dropout) == (1e-5, 0)
+    assert run.uri == f"{tmp_path}/out/run/{run.run_id}"
+    assert run.teachers == run.metadata.teachers
+    assert "uri" not in type(run.metadata).model_fields
+
+
+def test_a_manifest_has_decimal_numbers_in_quotes() -> None:
+    with pytest.raises(ValueError, match="valid string"):
+        TeacherSpec.model_validate({"name": "Sam", "learningRate": 1e-4})
+
+
 def test_an_adapter_for_masks_is_not_evaluated_on_data_without_them(run: Path, boxes: Path) -> None:
     adapter = run / "teachers" / "sam_lora"
     with pytest.raises(DataError, match=rf"SAM needs masks, {boxes} has none: annotate masks"):
@@ -97,3 +129,58 @@ def test_data_without_objects_is_not_evaluated(run: Path, boxes: Path, tmp_path:
     empty = write(tmp_path / "annotations.json", coco)
     with pytest.raises(DataError, match=r"Grounding DINO needs boxes, .* has none: annotate boxes"):
         engine.evaluate(run / "teachers" / "grounding_dino_lora", empty, boxes.parent / "images")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number at least 1, found 0"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number at least 1, found 2.0"),
+        ({"threshold": 1.5}, "threshold must be a number from 0 to 1, found 1.5"),
+        ({"threshold": float("nan")}, "threshold must be a number from 0 to 1, found nan"),
+        ({"nms": -0.1}, "nms must be a number from 0 to 1, found -0.1"),
+        ({"base_model": {"Sma": "bases/sam"}}, "base_model: there is no teacher 'Sma'"),
+        ({"storage": {"endpoint": "http://localhost"}}, "there is no setting 'endpoint'"),
+    ],
+)
+def test_a_wrong_argument_of_label_is_named_before_anything_is_loaded(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        engine.label("run", "images", "labels.json", **wrong)
+
+
+def test_the_command_label_has_the_same_bounds() -> None:
+    given = ["label", "--adapters", "run", "--images", "images", "--output", "labels.json"]
+    for flag, value in [("--batch-size", "0"), ("--threshold", "1.5"), ("--nms", "-0.1")]:
+        done = CliRunner().invoke(app, [*given, flag, value])
+        assert done.exit_code == 2, done.output
+
+
+def test_a_folder_is_labelled_with_bases_that_were_moved_and_the_labels_are_evaluated(
+    run: Path, boxes: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(TINY / "sam", tmp_path / "sam")
+    output = tmp_path / "labels.json"
+    done = engine.label(
+        run, boxes.parent / "images", output, threshold=0.0, nms=0.2, base_model={"Sam": tmp_path / "sam"}
+    )
+    assert done is not None
+    assert done.images == 3
+    measured = engine.evaluate(data=boxes, predictions=output)
+    assert measured.boxes.images == 3
+    with pytest.raises(ConfigError, match="give either adapter or predictions"):
+        engine.evaluate(run, boxes, predictions=output)  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match="batch_size must be"):
+        engine.evaluate(run, boxes, batch_size=0)
+
+
+def test_an_enum_is_checked_and_its_spelling_named(boxes: Path) -> None:
+    assert engine.inspect_dataset(boxes, crowds="Objects").images == 3
+    with pytest.raises(ConfigError, match=r"crowds: 'objects' is not allowed \(did you mean 'Objects'\?\)"):
+        engine.inspect_dataset(boxes, crowds="objects")
+    with pytest.raises(ConfigError, match=r"exif_orientation: 'auto' is not allowed \(did you mean 'Auto'\?\)"):
+        engine.evaluate("adapter", boxes, exif_orientation="auto")
+
+
+def test_every_function_takes_the_same_access_to_storage() -> None:
+    kinds = {inspect.signature(getattr(engine, name)).parameters["storage"].annotation for name in engine.__all__}
+    assert kinds == {"StorageSpec | Fields | None"}
