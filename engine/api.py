@@ -172,7 +172,7 @@ def fine_tune(
         "training": training,
         "storage": storage,
         "settings": {path: _yaml(value) for path, value in (settings or {}).items()},
-        "teachers": [{"name": one} if isinstance(one, str) else one for one in teachers],
+        "teachers": _teacher_fields(teachers),
     }
     spec = {field: value for field, value in given.items() if value is not None}
     asked = parse(FineTuneSpec, spec, where="the request", by_name=True, context=NUMBERS)
@@ -207,6 +207,13 @@ def _dataset_fields(data: str | Path | DatasetSpec | Fields, images: str | Path 
         return section
     fields = section.model_dump(exclude_unset=True) if isinstance(section, DatasetSpec) else section
     return {**fields, "images": str(images)}
+
+
+def _teacher_fields(teachers: Any) -> Any:
+    """Return the list ``teachers`` of the spec; anything but a list is left to validation."""
+    if not isinstance(teachers, list | tuple):
+        return teachers
+    return [{"name": one} if isinstance(one, str) else one for one in teachers]
 
 
 def _yaml(value: Any) -> str:

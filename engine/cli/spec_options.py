@@ -10,6 +10,7 @@ import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from engine.spec import TeacherName
+from engine.text.pydantic_errors import in_words
 
 
 def _teacher_name(name: str) -> TeacherName:
@@ -87,7 +88,7 @@ def _check(model: type[BaseModel], field: str) -> Callable[[Any], Any]:
         try:
             adapter.validate_python(value)
         except ValidationError as error:
-            raise typer.BadParameter(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from None
+            raise typer.BadParameter(f"{in_words(error.errors()[0])}, found {value!r}.") from None
         return value
 
     return check

@@ -7,10 +7,19 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationInfo, field_validator
 
+from engine.text.pydantic_errors import form
+
 MOST = 1_000_000
 """Largest count that a setting may have: far above useful values, and small enough for arithmetic."""
 
-OneName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+OneName = Annotated[
+    str,
+    StringConstraints(
+        min_length=1,
+        max_length=128,
+        pattern=form(r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", "a name of letters, digits, _, . and -"),
+    ),
+]
 """The name of one folder."""
 
 

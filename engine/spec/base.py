@@ -9,7 +9,16 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationInfo
 from pydantic.alias_generators import to_camel
 
-Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
+from engine.text.pydantic_errors import form
+
+Uri = Annotated[
+    str,
+    StringConstraints(
+        min_length=1,
+        max_length=1024,
+        pattern=form(r"^[^\x00-\x1f]+$", "text without line breaks and other control characters"),
+    ),
+]
 """``s3://``, ``gs://`` or ``az://bucket/key``, ``pvc://claim/path``, ``file:///path`` or a plain path."""
 
 SettingPath = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -27,7 +36,12 @@ def _number_as_text(value: object, info: ValidationInfo) -> object:
 
 DecimalString = Annotated[
     str,
-    StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$"),
+    StringConstraints(
+        max_length=32,
+        pattern=form(
+            r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$", "a number that is not negative, such as 0.05 or 1e-4"
+        ),
+    ),
     BeforeValidator(_number_as_text),
 ]
 """A non-negative decimal number in quotes, such as ``"0.05"`` or ``"1e-4"``."""

@@ -8,9 +8,17 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from engine.spec.base import SpecModel, Uri
+from engine.text.pydantic_errors import form
 
 GroupBy = Annotated[
-    str, StringConstraints(max_length=80, pattern=r"^(Folder|Prefix:[^\x00-\x1f/]{1,8}|Field:[A-Za-z0-9_.-]{1,64})$")
+    str,
+    StringConstraints(
+        max_length=80,
+        pattern=form(
+            r"^(Folder|Prefix:[^\x00-\x1f/]{1,8}|Field:[A-Za-z0-9_.-]{1,64})$",
+            "Folder, Prefix: and a separator, such as Prefix:_, or Field: and a name, such as Field:video_id",
+        ),
+    ),
 ]
 """Criterion for images that belong together: see :class:`engine.dataset.splits.leaks.Grouping`."""
 

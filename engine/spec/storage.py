@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from engine.spec.base import SpecModel
+from engine.text.pydantic_errors import form
 
 
 class AddressingStyle(StrEnum):
@@ -21,12 +22,25 @@ class AddressingStyle(StrEnum):
 class StorageSpec(SpecModel):
     """Access to object storage. Credentials come from the standard chain of each cloud, never from here."""
 
-    endpoint_url: Annotated[str, StringConstraints(max_length=512, pattern=r"^https?://[^\s]+$")] | None = Field(
-        default=None, description="Endpoint of an S3-compatible store; default: AWS."
-    )
-    region: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+$")] | None = Field(
-        default=None, description="Region of the buckets; default: that of the AWS configuration."
-    )
+    endpoint_url: (
+        Annotated[
+            str,
+            StringConstraints(
+                max_length=512, pattern=form(r"^https?://[^\s]+$", "a URL such as https://s3.example.com")
+            ),
+        ]
+        | None
+    ) = Field(default=None, description="Endpoint of an S3-compatible store; default: AWS.")
+    region: (
+        Annotated[
+            str,
+            StringConstraints(
+                max_length=64,
+                pattern=form(r"^[a-z0-9-]+$", "a region such as eu-west-1, of small letters, digits and -"),
+            ),
+        ]
+        | None
+    ) = Field(default=None, description="Region of the buckets; default: that of the AWS configuration.")
     addressing_style: AddressingStyle | None = Field(
         default=None,
         description="Position of the bucket in URLs: in the path, or (virtual) in the host name; default: auto, which "
@@ -43,9 +57,21 @@ class StorageSpec(SpecModel):
             "model hub, in place of the usual ones.",
         )
     )
-    azure_account: Annotated[str, StringConstraints(max_length=24, pattern=r"^[a-z0-9]{3,24}$")] | None = Field(
-        default=None, description="Storage account of az:// containers; default: AZURE_STORAGE_ACCOUNT_NAME."
-    )
-    google_project: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9][a-z0-9.:-]*$")] | None = Field(
+    azure_account: (
+        Annotated[
+            str, StringConstraints(max_length=24, pattern=form(r"^[a-z0-9]{3,24}$", "3 to 24 small letters and digits"))
+        ]
+        | None
+    ) = Field(default=None, description="Storage account of az:// containers; default: AZURE_STORAGE_ACCOUNT_NAME.")
+    google_project: (
+        Annotated[
+            str,
+            StringConstraints(
+                max_length=64,
+                pattern=form(r"^[a-z0-9][a-z0-9.:-]*$", "the id of a project: small letters, digits and -"),
+            ),
+        ]
+        | None
+    ) = Field(
         default=None, description="Project that pays for requests to gs:// buckets; default: the owner of the bucket."
     )

@@ -112,18 +112,74 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
         return f"{path}: there is no setting {name!r}{nearest(name, _names_in(models))}"
     if fault["type"] == "missing":
         return f"{path}: required, but not given"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
-        text = str(fault["input"])
-        message = (
-            f'{message}: write it in quotes, "{_short(text.lower() if isinstance(fault["input"], bool) else text)}"'
-        )
+    message = in_words(fault)
+    if fault["type"] in GROUP_TYPES:
+        names = _names_in(_models_at(model, list(fault["loc"])))
+        message += f": {listed(names, 20)}" if names else ""
     found = "" if isinstance(fault["input"], dict | list) else f", found {_short(repr(fault['input']))}"
     if fault["type"] in {"enum", "literal_error"} and isinstance(fault["input"], str):
         allowed = [part.strip("' ") for part in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
         given = _short(fault["input"])
         return f"{path}: {given!r} is not allowed{nearest(given, allowed)}"
     return f"{path}: {message}{found}" if path else message
+
+
+GROUP_TYPES = frozenset({"model_type", "model_attributes_type"})
+
+WORDS = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "string_unicode": "must be text of valid characters",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "dict_type": "must be a group of names, each with a value",
+    **dict.fromkeys(GROUP_TYPES, "must be a group of settings"),
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "value_error": "{error}",
+}
+"""Message by pydantic's type of fault, with its context."""
+
+_FORMS: dict[str, str] = {}
+
+
+def form(pattern: str, words: str) -> str:
+    """Return a pattern unchanged, after noting its description for messages: ``must be <words>``."""
+    _FORMS[pattern] = words
+    return pattern
+
+
+def in_words(fault: Any) -> str:
+    """Return the message of a fault of pydantic, without the value and its path."""
+    kind, context, value = fault["type"], fault.get("ctx", {}), fault["input"]
+    if kind == "string_pattern_mismatch":
+        pattern = str(context["pattern"])
+        return f"must be {_FORMS[pattern]}" if pattern in _FORMS else f"must match the pattern {pattern}"
+    if kind == "string_too_short" and context["min_length"] == 1:
+        return "must not be empty"
+    message = WORDS[kind].format(**context) if kind in WORDS else str(fault["msg"])
+    if kind == "string_type" and isinstance(value, int | float):
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        message += f': write it in quotes, "{_short(text)}"'
+    if kind in {"int_type", "float_type"} and isinstance(value, str) and value.isdecimal():
+        message += f": write it without quotes, {_short(value)}"
+    if kind == "list_type" and isinstance(value, str):
+        message += f": write [{_short(json.dumps(value))}]"
+    return message
 
 
 def _short(text: str) -> str:

@@ -71,8 +71,11 @@ def test_splits_are_given_as_in_a_manifest() -> None:
         (("--epochs", 0), "--epochs': Input should be greater than or equal to 1"),
         (("--lora-rank", 513), "--lora-rank': Input should be less than or equal to 512"),
         (("--learning-rate", "2"), '--learning-rate\': must be above "0" and at most "1"'),
+        (("--learning-rate", "fast"), "--learning-rate': must be a number that is not negative, such as 0.05 or 1e-4"),
+        (("--learning-rate", "-1"), "--learning-rate': must be a number that is not negative, such as 0.05 or 1e-4"),
+        (("--endpoint-url", "foo"), "--endpoint-url': must be a URL such as https://s3.example.com, found 'foo'"),
         (("--lora-preset", "most"), "'decoder', 'encoder-decoder', 'all'"),
-        (("--group-by", "Name"), "--group-by': String should match pattern"),
+        (("--group-by", "Name"), "--group-by': must be Folder, Prefix: and a separator"),
     ],
 )
 def test_a_flag_has_the_bounds_of_its_field(words: tuple[object, ...], said: str) -> None:
