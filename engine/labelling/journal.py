@@ -72,12 +72,12 @@ class Journal:
         if self.storage.exists(self.output) and "settings_sha256" not in self._info():
             raise ConfigError(
                 f"{self.output} already exists and is not a labels file of this program: move it away, or give another "
-                "--output"
+                "--output (output=)"
             )
         if self._lists_skipped() is False:
             raise ConfigError(
                 f"{self.skipped_uri} already exists and is not a list of skipped images, which would be written there: "
-                "move it away, or give another --output"
+                "move it away, or give another --output (output=)"
             )
         if again:
             self.clear()
@@ -92,7 +92,7 @@ class Journal:
             differs = sorted(k for k in before.keys() | self.settings.keys() if before.get(k) != self.settings.get(k))
             raise ConfigError(
                 f"{self.output} was begun with other settings ({', '.join(differs)}): use those settings to resume, "
-                "give --again to start over, or give another --output"
+                "give --again (again=True) to start over, or another --output (output=)"
             )
         self.finished = {item.key for item in self.storage.list(self.folder)} - {SETTINGS}
         return True
@@ -191,14 +191,14 @@ class Journal:
         info = self._info()
         if info.get("settings_sha256") != self.digest:
             raise ConfigError(
-                f"{self.output} already exists, with labels of other settings: give --again to replace it, or "
-                "another --output"
+                f"{self.output} already exists, with labels of other settings: give --again (again=True) to "
+                "replace it, or another --output (output=)"
             )
         if info.get("images_sha256") != listing.digest:
             raise ConfigError(
                 f"{self.settings['images']} has changed since {self.output} was made, with {info.get('images_listed')} "
-                f"images then and {listing.images} now: images were added, deleted or rewritten. Give --again to label "
-                "all of them and replace it, or another --output"
+                f"images then and {listing.images} now: images were added, deleted or rewritten. Give --again "
+                "(again=True) to label all of them and replace it, or another --output (output=)"
             )
         return True
 

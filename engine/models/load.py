@@ -66,8 +66,8 @@ def load_adapted(
 ) -> Teacher:
     """Load a tuned teacher, ready to predict::
 
-        from engine.teachers import load_adapted
-        teacher = load_adapted("s3://acme-models/forklifts/forklifts/4f2a90c1d3e5", teacher="Sam")
+        import engine
+        teacher = engine.load_adapted("s3://acme-models/forklifts/forklifts/4f2a90c1d3e5", teacher="Sam")
         detections = teacher.predict(samples)
 
     Inside ``with adapter_off(teacher):`` it predicts as its base.
@@ -90,8 +90,8 @@ def load_adapted(
     chosen = [uri for name, uri in found.items() if wanted in (None, name)]
     if len(chosen) != 1:
         names = " and ".join(found)
-        question = "say which by teacher=, or load_labeller takes both" if chosen else f"it has none of {wanted}"
-        raise ConfigError(f"{adapter} holds adapters of {names}: {question}")
+        advice = f"give {' or '.join(chosen)}" if chosen else f"it has none of {wanted}"
+        raise ConfigError(f"{adapter} holds adapters of {names}: {advice}")
     with local_adapter(chosen[0], storage) as folder:
         return _load(folder, base_model, storage, cache or default_cache(), device)
 
@@ -185,8 +185,8 @@ def _check_parts(card: AdapterCard, base: LocalModel, source: str) -> None:
         files = ", ".join(file for part in changed for file in PARTS.get(part, ()) if (base.folder / file).is_file())
         raise BaseModelError(
             f"the adapter was made for a base model with another {' and '.join(changed)} than {source} has now, with "
-            f"the same weights: bring {files or 'the missing files'} back as they were, or pass the base_model that "
-            "it was trained on"
+            f"the same weights: bring {files or 'the missing files'} back as they were, or give the base model "
+            "that it was trained on: --base-model (base_model=)"
         )
 
 
@@ -197,11 +197,19 @@ def _load(
     source = base_model or card.settings.base_model
     # From the hub, the same commit; a base that was moved to the hub since has other commits.
     revision = card.base_revision if is_hub_id(source) and source == card.settings.base_model else None
-    base = resolve_base_model(source, revision, storage=storage, cache=cache)
+    try:
+        base = resolve_base_model(source, revision, storage=storage, cache=cache)
+    except BaseModelError as error:
+        if base_model is not None:
+            raise
+        raise BaseModelError(
+            f"{error}. It is the base of the adapter of {card.teacher}; if it was moved after training, give its "
+            "location: --base-model (base_model=)"
+        ) from error
     if base.sha256 != card.base_sha256:
         raise BaseModelError(
             f"the adapter was made for weights with sha256 {card.base_sha256}, but base model {source} has "
-            f"{base.sha256}: pass the base_model that it was trained on"
+            f"{base.sha256}: give the base model that it was trained on: --base-model (base_model=)"
         )
     _check_parts(card, base, source)
     teacher = REGISTRY[card.teacher].load(

@@ -129,12 +129,18 @@ def _left(result: TeacherResult) -> str:
 
 
 _LOADING = """\
-from engine.teachers import load_adapted
-teacher = load_adapted({uri!r})
-detections = teacher.predict(samples)  # engine.dataset.Sample.of(image) of an RGB array, or of(image, boxes_xyxy)
+import engine
+import numpy as np
+from engine.dataset import Sample
+from PIL import Image
+
+teacher = engine.load_adapted({uri!r})
+image = np.asarray(Image.open("image.jpg").convert("RGB"))
+(detections,) = teacher.predict([Sample.of(image{prompts})])
 """
 
 
 def loading_lines(result: TeacherResult) -> str:
-    """Return the three lines of Python that load an adapter, for the model card and the report."""
-    return _LOADING.format(uri=parent(result.adapter.uri))
+    """Return Python that loads an adapter and predicts for one image, for the model card and the report."""
+    prompts = ", [[20.0, 20.0, 120.0, 120.0]]" if result.teacher.traits.prompted_by else ""
+    return _LOADING.format(uri=parent(result.adapter.uri), prompts=prompts)

@@ -19,7 +19,7 @@ from engine.results.run_files import publication
 from engine.storage import Storage
 from engine.storage.base_model_identity import base_digest
 
-ELSEWHERE = "move {} away, train into another output, or give `teacher run --again` to replace it"
+ELSEWHERE = "move {} away, train into another output, or give `teacher run --again` (again=True) to replace it"
 
 
 def prepare(manifest: Manifest, storage: Storage) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:

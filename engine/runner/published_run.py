@@ -46,7 +46,7 @@ def _check_whole(layout: RunLayout, metadata: RunMetadata, storage: Storage) -> 
         if not whole:
             raise StorageError(
                 f"this very run is published, but {uri} is missing or not what was published: `teacher run --again` "
-                "trains it again"
+                "(again=True) trains it again"
             )
 
 

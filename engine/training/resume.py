@@ -176,7 +176,7 @@ def check_same_images(begun: Mapping[str, Any], unreadable: Unreadable) -> None:
         examples = "; ".join(unreadable.examples) or "none is unreadable now"
         raise DataError(
             f"images were damaged or repaired since the run began, which skipped other images: {examples}. Restore "
-            "them, or start again (`teacher run --again`)"
+            "them, or start again (`teacher run --again`, again=True)"
         )
 
 

@@ -112,6 +112,20 @@ def test_the_card_of_sam_gives_the_masks_that_our_loader_gives(tmp_path: Path, i
     np.testing.assert_array_equal(mask.astype(bool), found["masks"][0])
 
 
+@pytest.mark.parametrize("name", [DINO, SAM])
+def test_the_card_loads_the_adapter_with_this_package(
+    tmp_path: Path, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, name: TeacherName
+) -> None:
+    save_run(tmp_path, (name,))
+    codes = re.findall(r"```python\n(.*?)```", card_of(tmp_path, name), flags=re.DOTALL)
+    (code,) = [code for code in codes if "import engine" in code]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(names["detections"]) >= 1
+    assert names["teacher"].name is name
+
+
 def plain(base: str, uri: str, *, teacher: TeacherName = DINO, revision: str | None = None) -> str:
     adapter = AdapterFile(uri=uri, sha256="0", size_bytes=1)
     code = plain_snippet(result_of(teacher, base_model=base, base_revision=revision, adapter=adapter))

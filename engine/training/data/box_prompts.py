@@ -120,7 +120,7 @@ class DetectedBoxes:
         except (SafetensorError, LookupError, ValueError, TypeError) as error:
             raise StorageError(
                 f"the detected boxes stored with the checkpoint are unusable ({str(error)[:200]}): `teacher run "
-                "--again` detects them again"
+                "--again` (again=True) detects them again"
             ) from None
 
 

@@ -35,8 +35,21 @@ def test_an_adapter_is_loaded_from_its_own_folder_or_from_its_run(run: Path) -> 
 
 
 def test_of_several_teachers_one_must_be_named(run: Path) -> None:
-    with pytest.raises(ConfigError, match="GroundingDino and Sam: say which by teacher=, or load_labeller takes both"):
+    folders = f"{run}/teachers/grounding_dino_lora or {run}/teachers/sam_lora"
+    with pytest.raises(ConfigError, match=f"GroundingDino and Sam: give {folders}$"):
         load_adapted(run)
+
+
+def test_a_base_that_was_moved_is_asked_for(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "teachers" / "sam_lora", tmp_path / "sam_lora")
+    card = tmp_path / "sam_lora" / "teacher.json"
+    content = json.loads(card.read_text())
+    content["settings"]["base_model"] = "bases/of/sam"
+    card.write_text(json.dumps(content))
+    with pytest.raises(BaseModelError, match=r"bases/of/sam is not there.* --base-model \(base_model=\)"):
+        load_adapted(tmp_path / "sam_lora")
+    with pytest.raises(BaseModelError, match=r"nowhere/of/sam is not there: there is no folder [^ ]*$"):
+        load_adapted(tmp_path / "sam_lora", base_model="nowhere/of/sam")
 
 
 def test_a_run_of_one_teacher_needs_no_name(run: Path, tmp_path: Path) -> None:
