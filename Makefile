@@ -33,7 +33,7 @@ export BUILDAH_LAYERS ?= true
 .PHONY: help install format check audit test test-fast test-slow demo bench docs chart crds lock images wheel sbom cluster-test hooks clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 install: $(INSTALLED)  ## install the pinned packages of requirements.lock into .venv
 

@@ -84,7 +84,7 @@ def _gpu() -> Iterator[Check]:
     if not torch.cuda.is_available():
         built = torch.version.cuda
         advice = "check the driver with nvidia-smi" if built else "this torch is built without CUDA"
-        yield Check("gpu", "warn", f"none found: training runs on the CPU, which only tiny models bear ({advice})")
+        yield Check("gpu", "warn", f"none found: training runs on the CPU, fast enough for tiny models only ({advice})")
         return
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)

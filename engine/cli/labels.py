@@ -15,6 +15,7 @@ from engine.dataset.file_listing import list_files
 from engine.dataset.splits.split_files import is_image
 from engine.dataset.types import NMS_IOU, Frame
 from engine.errors import ConfigError, DataError
+from engine.results.types import Confusion
 from engine.spec import Crowds, TeacherName
 from engine.spec.bounds import BATCH_SIZE, IOU, SCORE
 from engine.storage import default_cache
@@ -176,15 +177,19 @@ def evaluate_predictions(
         warn(remark)
     columns = [("boxes", measured.boxes)] + ([] if measured.masks is None else [("masks", measured.masks)])
     show_metrics(columns)
-    wrong = measured.mistakes
-    console.print(
-        f"{wrong.found:,} of {wrong.objects:,} objects have their label; other labels: {wrong.false:,} of nothing, "
-        f"{wrong.wrong_class:,} of another class, {wrong.badly_localised:,} badly placed, {wrong.duplicates:,} doubles",
-        soft_wrap=True,
-    )
+    console.print(mistakes_line(measured.mistakes), soft_wrap=True)
     if as_json:
-        told = {title: metrics.model_dump() for title, metrics in columns} | {"mistakes": wrong.model_dump()}
-        typer.echo(json.dumps(told, indent=2))
+        told = {title: metrics.model_dump() for title, metrics in columns}
+        typer.echo(json.dumps(told | {"mistakes": measured.mistakes.model_dump()}, indent=2))
+
+
+def mistakes_line(counts: Confusion) -> str:
+    """Return the counts of correct and wrong labels in one line."""
+    return (
+        f"{counts.found:,} of {counts.objects:,} objects have a correct label, {counts.missed:,} are missed; other "
+        f"labels: {counts.false:,} false, {counts.wrong_class:,} misclassified, {counts.badly_localised:,} badly "
+        f"localised, {counts.duplicates:,} duplicate"
+    )
 
 
 def progress_line(progress: Progress) -> str:

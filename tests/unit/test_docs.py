@@ -96,3 +96,10 @@ def test_every_import_of_an_example_exists() -> None:
     for module, names in imports:
         imported = importlib.import_module(module)
         assert [name for name in names.split(", ") if not hasattr(imported, name)] == [], module
+
+
+def test_make_help_is_two_columns() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    described = [re.match(r"[a-z-]+ +", line) for line in shown if re.match(r"[a-z-]+  ", line)]
+    assert len(described) == len([line for line in shown if line and not line.startswith("make")])
+    assert len({found.end() for found in described if found}) == 1

@@ -4,9 +4,10 @@ import inspect
 
 import pytest
 
-from engine.cli.labels import label, progress_line
+from engine.cli.labels import label, mistakes_line, progress_line
 from engine.labelling import Progress
 from engine.models.labeller import Labeller
+from engine.results.types import Confusion
 
 
 @pytest.mark.parametrize(
@@ -26,4 +27,12 @@ def test_progress_counts_what_could_not_be_read_and_promises_nothing_without_a_s
 def test_doubles_are_left_out_by_default_as_in_python() -> None:
     assert (
         inspect.signature(label).parameters["nms"].default == inspect.signature(Labeller).parameters["nms_iou"].default
+    )
+
+
+def test_mistakes_are_called_as_in_the_documentation() -> None:
+    counts = Confusion(objects=10, found=6, missed=3, false=2, wrong_class=1, badly_localised=4, duplicates=5)
+    assert mistakes_line(counts) == (
+        "6 of 10 objects have a correct label, 3 are missed; other labels: 2 false, 1 misclassified, 4 badly "
+        "localised, 5 duplicate"
     )
