@@ -33,6 +33,10 @@ class StageInput(NamedTuple):
 class Stage:
     """One step of a run that executes as a process of its own.
 
+    Its command gets ``--outcome FILE`` after :attr:`arguments`. It must accept this option and write an
+    :class:`engine.results.outcome.Outcome` to the file when it ends, in success or not: see
+    :mod:`engine.cli.outcome_file`. With :attr:`uses_gpu` it must accept ``--work-dir`` and ``--progress json`` too.
+
     Attributes:
         name: CamelCase name in ``spec.stages`` and in status.
         slug: The same in names of files, Jobs, labels and containers.

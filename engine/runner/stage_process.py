@@ -13,6 +13,9 @@ from engine.results.events import Listener, parse_line
 from engine.results.outcome import Outcome, parse_outcome
 from engine.stages import Stage, StageInput
 
+USAGE = 2
+"""Exit code of a command that was given an option or argument that it does not have."""
+
 STOPPED = (*(SIGNALLED + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)), KILLED_BY_CTRL_C)
 
 
@@ -50,7 +53,10 @@ def run_stage(stage: Stage, given: StageInput, *, listener: Listener, work_dir: 
     if ended.exit_code != 0:
         raise _failure_of(stage, ended.exit_code, outcome)
     if outcome is None or stage.result(outcome) is None:
-        raise TeacherError(f"{stage.title} ended with exit code 0 and left no result in {file}")
+        raise TeacherError(
+            f"{stage.title} ended with exit code 0 and left no result in {file}: its command "
+            "must write an Outcome there"
+        )
     return outcome
 
 
@@ -76,6 +82,12 @@ def _failure_of(stage: Stage, code: int, outcome: Outcome | None) -> TeacherErro
         return error(
             f"the process of {stage.title} was killed: most likely this machine ran out of memory. The same command "
             "resumes from the last checkpoint"
+        )
+    if code == USAGE:
+        scratch = "--work-dir, --progress and " if stage.uses_gpu else ""
+        return error(
+            f"the process of {stage.title} ended with exit code {code}: its command refused its options, see the log. "
+            f"The command of a stage must accept {scratch}--outcome FILE, and write an Outcome to that file"
         )
     signals = {SIGNALLED + number: number.name for number in signal.Signals}
     return error(f"the process of {stage.title} ended with {signals.get(code) or f'exit code {code}'}")

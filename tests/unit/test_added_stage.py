@@ -6,6 +6,7 @@ Nothing but ``engine.stages.AFTER_TRAINING`` names it: neither the operator nor 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +288,9 @@ def test_a_request_to_stop_is_passed_on_and_the_next_call_resumes(local: Local) 
     local.command("")
     local.go()
     assert local.processes == 2
+
+
+def test_a_command_without_the_option_outcome_is_reported_so(tmp_path: Path) -> None:
+    stage = replace(ARCHIVE, arguments=lambda given: ("doctor",))
+    with pytest.raises(TeacherError, match=r"exit code 2: .* must accept --outcome FILE, and write an Outcome to"):
+        run_stage(stage, StageInput(), listener=lambda event: None, work_dir=tmp_path)
