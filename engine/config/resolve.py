@@ -207,7 +207,7 @@ def _override(config: Plain, path: str, value: object) -> None:
 
 
 def _unknown_group(path: str, depth: int, known: list[str]) -> str:
-    """Return the error message for a path whose part number ``depth`` is no group: it suggests a whole path."""
+    """Return the error message for a path whose part number ``depth`` is not a group: it suggests a whole path."""
     parts = path.split(".")
     close = closest(parts[depth], known)
     if close is None:
