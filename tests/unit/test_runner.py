@@ -123,14 +123,14 @@ def test_a_published_run_that_is_damaged_or_was_laxer_is_not_taken_for_this_one(
         runner.published(run.layout, storage, lax)
 
 
-def test_a_probe_that_is_not_there_is_reported_before_anything_is_trained(tmp_path: Path) -> None:
+def test_missing_retention_data_is_reported_before_anything_is_trained(tmp_path: Path) -> None:
     file = write_toy_data(tmp_path / "data" / "a.json", range(4))
     spec = FineTuneSpec(
         dataset=DatasetSpec(annotations=str(file)),
         output=str(tmp_path / "out"),
         training=TrainingSpec(retention=RetentionSpec(annotations=str(tmp_path / "typo.json"))),
     )
-    with pytest.raises(StorageError, match=r"typo\.json does not exist"):
+    with pytest.raises(ConfigError, match=r"typo\.json does not exist"):
         runner.prepare(Manifest(name="parts", spec=spec), Storage())
     (tmp_path / "typo.json").write_text(COCO)
     _, runs = runner.prepare(Manifest(name="parts", spec=spec), Storage())
