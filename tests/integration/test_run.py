@@ -15,6 +15,7 @@ import pytest
 import yaml
 from forked import run_code
 from packaging.requirements import Requirement
+from PIL import Image
 from runs import TINY, manifest, teacher, write_parts
 
 from engine.results.events import parse_line
@@ -82,20 +83,17 @@ def test_a_manifest_on_s3_becomes_adapters_on_s3_once(published: tuple[Path, str
 
 
 @pytest.mark.usefixtures("s3")
-def test_the_lines_of_the_model_card_load_the_adapter(published: tuple[Path, str]) -> None:
+def test_the_code_of_the_model_card_loads_the_adapter(published: tuple[Path, str], tmp_path: Path) -> None:
     _, run_uri = published
     storage = Storage(StorageOptions())
     for slug in ("grounding_dino", "sam"):
         card = storage.read_bytes(f"{run_uri}/teachers/{slug}_lora/README.md").decode()
         blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
         (lines,) = (block for block in blocks if "load_adapted" in block)
-        assert len(lines.strip().splitlines()) == 3
-        program = (
-            "import numpy as np\nfrom engine.dataset import Sample\n"
-            "samples = [Sample.of(np.full((96, 128, 3), 90, np.uint8), [[10, 10, 60, 60]])]\n"
-            f"{lines}\nassert len(detections) == 1 and teacher.name.slug == '{slug}'\n"
-        )
-        done = run_code(program)
+        assert lines.startswith("import engine\n")
+        Image.new("RGB", (128, 96), (90, 90, 90)).save(tmp_path / "image.jpg")
+        program = f"import os\nos.chdir({str(tmp_path)!r})\n{lines}\nassert teacher.name.slug == '{slug}'\n"
+        done = run_code(f"{program}assert len(detections.scores) == len(detections.boxes_xyxy)\n")
         assert done.returncode == 0, done.stderr
 
 
@@ -226,7 +224,7 @@ def test_a_trainer_tells_its_failure_once_and_leaves_it(tmp_path: Path) -> None:
     assert event is not None
     assert (event.event, event.teacher, done.stderr) == ("error", "sam", "")
     assert (event.exit_code, event.reason, event.message) == (outcome.exit_code, outcome.reason, outcome.message)
-    assert (done.returncode, outcome.reason) == (43, "StorageUnavailable")
+    assert (done.returncode, outcome.reason) == (40, "ConfigurationInvalid")
     assert outcome.message.startswith("nothing.yaml does not exist")
 
 

@@ -86,6 +86,10 @@ def test_thresholds_of_a_thousand_classes_do_not_lengthen_an_outcome() -> None:
     assert len(Outcome(trained=TeacherOutcome.of(many)).to_message()) < LIMIT // 4
 
 
+def code_blocks(card: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", card, flags=re.DOTALL | re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     "evil",
     [
@@ -103,14 +107,16 @@ def test_an_output_or_a_base_of_any_name_is_no_code_and_no_markup_in_the_card(co
     card = model_card(result(adapter=adapter, base_model=evil), config, versions={})
     _, front, body = card.split("---\n", 2) if evil != "---\n'" else ["", *card[4:].split("\n---\n", 1)]
     assert yaml.safe_load(front)["base_model"] == evil
-    plain, code = re.findall(r"^```python\n(.*?)^```$", body, flags=re.DOTALL | re.MULTILINE)
+    plain, code = code_blocks(body)
     assigned = [one for one in ast.parse(plain).body if isinstance(one, ast.Assign)]
     places = {ast.unparse(one.targets[0]): one.value for one in assigned}
     assert [ast.literal_eval(places[name]) for name in ("base", "adapter")] == [evil, evil]
     ordinary = ast.parse(plain_snippet(result()))
     assert [type(one) for one in ast.parse(plain).body] == [type(one) for one in ordinary.body]
+    usual = code_blocks(model_card(result(), config, versions={}))[1]
     given = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
-    assert given == [evil]
-    assert len(ast.parse(code).body) == 3
+    expected = [node.value for node in ast.walk(ast.parse(usual)) if isinstance(node, ast.Constant)]
+    assert given == [evil, *expected[1:]]  # the first is the adapter's folder
+    assert [type(one) for one in ast.parse(code).body] == [type(one) for one in ast.parse(usual).body]
     assert len(re.findall("^# ", body, flags=re.MULTILINE)) == 1
     assert body.count("\n```") == 4

@@ -109,7 +109,7 @@ def test_pods_of_a_run_without_claims_are_as_before() -> None:
 @pytest.mark.parametrize("uri", ["pvc://a..b/x", "pvc://data/../other/x", "pvc://data/x/.."])
 def test_a_place_that_is_on_no_claim_ends_the_run_with_a_sentence(uri: str) -> None:
     with pytest.raises(ConfigError, match="claim"):
-        claims(spec_of({**MINIMAL, "output": uri}))
+        claims(spec_of({**MINIMAL, "dataset": {"annotations": uri}}))
     decision = decide(body_of({**MINIMAL, "output": uri}), Observed(), SETTINGS, now=NOW)
     ended = next(c for c in decision.status.conditions if c.type == "Succeeded")
     assert (ended.status, ended.reason) == ("False", "ConfigurationInvalid")

@@ -14,7 +14,7 @@ import pytest
 from transformers import SamConfig, SamModel
 
 from engine.errors import BaseModelError, ConfigError
-from engine.models.adapter_files import find_adapters
+from engine.models.adapter_files import local_adapter
 from engine.models.base_sources import is_hub_id, resolve_base_model
 from engine.storage import Storage
 from engine.teachers.sam.checkpoint import export_original
@@ -285,5 +285,8 @@ def test_an_adapter_that_is_a_pointer_of_git_lfs_is_named_as_such(tmp_path: Path
     for name in ("teacher.json", "adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / name).write_bytes(b"{}")
     (tmp_path / file).write_bytes(POINTER)
-    with pytest.raises(BaseModelError, match=rf"{file} is a Git LFS pointer"):
-        find_adapters(str(tmp_path), storage=Storage())
+    with (
+        pytest.raises(BaseModelError, match=rf"{file} is a Git LFS pointer"),
+        local_adapter(str(tmp_path), Storage()),
+    ):
+        pytest.fail("a pointer was taken for an adapter")

@@ -11,7 +11,7 @@ import pytest
 from engine.config import DataConfig
 from engine.config.model import SplitFilesConfig
 from engine.dataset import validate_dataset
-from engine.errors import StorageError
+from engine.errors import ConfigError
 from engine.evaluation.retention import BUILT_IN, PROBE
 from engine.storage import Storage
 from engine.training.data.retention_data import RetentionData, prepare_retention_data
@@ -96,5 +96,5 @@ def test_images_of_it_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> Non
 
 
 def test_one_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"nowhere\.json"):
+    with pytest.raises(ConfigError, match=r"nowhere\.json"):
         probe_of(tmp_path, "forklift", given=tmp_path / "nowhere.json")
