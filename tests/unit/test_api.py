@@ -16,7 +16,8 @@ from toy import metadata_of, result_of
 from typer.testing import CliRunner
 
 import engine
-from engine import api
+from engine import api, runner
+from engine.api.arguments import adapter_folder
 from engine.cli.app import app
 from engine.errors import ConfigError, DataError
 from engine.spec import TeacherName, TeacherSpec
@@ -52,7 +53,7 @@ def test_a_dataset_is_inspected_by_its_path(tmp_path: Path) -> None:
     ],
 )
 def test_an_adapter_may_be_named_by_its_file(adapter: str, folder: str) -> None:
-    assert api._folder(adapter) == folder
+    assert adapter_folder(adapter) == folder
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_decimal_numbers_may_be_numbers_and_a_run_gives_its_folder(
         started.append(runs[0])
         return metadata_of(run_id=runs[0].config.run_id, teachers=(result_of(TeacherName.GROUNDING_DINO),))
 
-    monkeypatch.setattr(api.runner, "run_stages", run_stages)
+    monkeypatch.setattr(runner, "run_stages", run_stages)
     base = str(TINY / "grounding_dino")
     detector = {"name": "GroundingDino", "base_model": base, "learning_rate": 1e-5, "lora": {"dropout": 0}}
     run = engine.fine_tune(boxes, output=tmp_path / "out", teachers=[detector])
