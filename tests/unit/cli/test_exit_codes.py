@@ -123,6 +123,7 @@ def test_a_closed_stream_is_not_given_to_the_next_file() -> None:
 
 CTRL_C = """
 import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 from engine.cli import app, main
 def works():
     try:
