@@ -126,19 +126,14 @@ def _gpu_job(
         metadata["labels"][KUEUE_QUEUE] = spec.queue_name
     if spec.workload_priority_class_name:
         metadata["labels"][KUEUE_PRIORITY] = spec.workload_priority_class_name
-    job_spec: Manifest = {
-        **job_settings(stage, spec, seconds_left=seconds_left),
-        # A Job for Kueue is created suspended; from then on only Kueue decides when it runs.
-        "suspend": spec.suspend or bool(spec.queue_name),
-        "podReplacementPolicy": "Failed",
-        "podFailurePolicy": _failure_policy(container),
-        "template": template,
-    }
+    job = _job(spec, stage, metadata, template, seconds_left=seconds_left)
+    if spec.queue_name:
+        job["spec"]["suspend"] = True  # only Kueue decides when it runs
     if spec.managed_by is not None:
-        job_spec["managedBy"] = spec.managed_by.value
+        job["spec"]["managedBy"] = spec.managed_by.value
     if spec.nodes > 1:
-        job_spec |= {"completionMode": "Indexed", "completions": spec.nodes, "parallelism": spec.nodes}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
+        job["spec"] |= {"completionMode": "Indexed", "completions": spec.nodes, "parallelism": spec.nodes}
+    return job
 
 
 def result_job(
@@ -197,15 +192,23 @@ def _light_job(
         },
         config_map=config_map,
     )
+    metadata = _job_metadata(metadata, own, platform_hash(spec, stage))
+    return _job(spec, stage, metadata, template, seconds_left=seconds_left)
+
+
+def _job(
+    spec: TeacherFineTuneSpec, stage: Stage, metadata: Manifest, template: Manifest, *, seconds_left: int | None
+) -> Manifest:
+    """Return the Job of a stage with the settings that every Job has, for a pod template."""
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _job_metadata(metadata, own, platform_hash(spec, stage)),
+        "metadata": metadata,
         "spec": {
             **job_settings(stage, spec, seconds_left=seconds_left),
             "suspend": spec.suspend,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": _failure_policy(container),
+            "podFailurePolicy": _failure_policy(component_of(stage)),
             "template": template,
         },
     }
