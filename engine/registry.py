@@ -124,7 +124,8 @@ class _Names(type):
         return len(_ordered())
 
     def __contains__(cls, name: object) -> bool:
-        return name in {traits.name for traits in _ordered()}
+        _import_traits()
+        return name in TRAITS
 
     def __getattr__(cls, member: str) -> TeacherName:
         if member.isupper():
