@@ -38,7 +38,7 @@ class TeacherTraits:
         summary: Description of its task, for comments and tables.
         annotations: Annotations that it needs, and kind of its predictions.
         prompted_by: Name of the teacher whose boxes prompt it in later use, and which is trained before it.
-        reads_class_names: Whether class names are its prompts, so that they must be distinct phrases.
+        reads_class_names: Class names are its prompts, so that they must be distinct phrases.
         settings: Model of its section of ``teacher_config.yaml``.
         model: Its class as ``module:class``; the module may import torch.
         transformers_classes: Names of the classes of transformers that its bases are loaded as.
@@ -65,7 +65,7 @@ class TeacherTraits:
 
     @property
     def needs_masks(self) -> bool:
-        """Whether it needs masks in the annotations, and predicts masks."""
+        """True if it needs masks in the annotations and predicts masks; False for boxes."""
         return self.annotations == "masks"
 
     @property

@@ -113,7 +113,7 @@ ALL = (*DATA, *HYPERPARAMETERS)
 
 @dataclass(frozen=True)
 class Request:
-    """What a command is to work on.
+    """Request of a command.
 
     Attributes:
         manifest: Name and spec.

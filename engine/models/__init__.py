@@ -1,1 +1,1 @@
-"""What all models share: base files, adapters, loading, cached features."""
+"""Base files, adapters, loading and cached features of all models."""

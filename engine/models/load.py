@@ -118,13 +118,13 @@ def load_labeller(
         threshold: Score threshold for all classes; default: the measured threshold of each class.
         nms_iou: See :class:`Labeller`.
         base_models: Current locations of bases that were moved after training.
-        storage: How object storage is reached; default: by the AWS chain and environment.
-        cache: Where base models are kept; default: the user's cache folder.
-        device: Default: the GPU if there is one.
+        storage: Access to object storage; default: by the AWS chain and environment.
+        cache: Cache folder for base models; default: that of the user.
+        device: Device of the models; default: the GPU if there is one.
 
     Raises:
         BaseModelError: An adapter or its base is unavailable, or they do not belong together.
-        ConfigError: There is no adapter that finds boxes, or several adapters of one teacher.
+        ConfigError: No adapter finds boxes, or several adapters are of one teacher.
     """
     storage, cache = storage or Storage(), cache or default_cache()
     found = _adapters_by_teacher(adapters, storage)

@@ -76,21 +76,21 @@ def launch(
     """Run a command in several processes until all have ended. SIGTERM and Ctrl-C are passed on to them.
 
     Args:
-        command: Gives the command of a process, which is to leave its outcome in the file that is handed in.
-        processes: How many on this machine.
-        nodes: How many machines do the same.
-        node_rank: The number of this one.
-        rendezvous: HOST:PORT of the first machine, where all meet; needed if there are several.
-        outcome: File for the outcome of the process that speaks for all: the one that failed first, else the first.
-        grace: Seconds after SIGTERM until those that are left are killed.
-        settle: The same after a failure.
+        command: Returns the command of a process that writes its outcome to the given file.
+        processes: Number of processes on this machine.
+        nodes: Number of machines that run the same.
+        node_rank: Number of this machine, from 0.
+        rendezvous: HOST:PORT of the first machine, where all processes connect; required for several machines.
+        outcome: File for the outcome of the process that failed first, otherwise of the first process.
+        grace: Seconds after SIGTERM until the remaining processes are killed.
+        settle: Seconds after a failure until the remaining processes are killed.
 
     Returns:
-        0 if all ended well; the exit code of the one that failed first, 128 + n if signal n ended it; 143 if not even
-        SIGTERM could end them.
+        0 if all succeeded; the exit code of the process that failed first, 128 + n if signal n ended it; 143 if
+        SIGTERM could not end them.
 
     Raises:
-        ConfigError: The places of the processes are none.
+        ConfigError: The ranks of the processes are invalid.
         StorageError: The outcome cannot be written.
     """
     address = _address(rendezvous, nodes=nodes, node_rank=node_rank)

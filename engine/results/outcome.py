@@ -122,7 +122,7 @@ class Outcome(Result):
 
     @property
     def has_result(self) -> bool:
-        """Return True if the process left what its stage is there for, however it ended."""
+        """Return True if the process left the result of its stage, with any exit code."""
         return any(result is not None for result in (self.trained, self.finished, self.prepared))
 
     @classmethod

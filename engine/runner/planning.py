@@ -9,9 +9,7 @@ from engine.config.data_checks import check_pieces
 from engine.dataset import DatasetInfo, inspect_request
 from engine.dataset.checks.class_name_checks import check_class_names, find_vocabulary, of_language
 from engine.dataset.export_layouts import find_single_split
-from engine.errors import (
-    ConfigError,
-)
+from engine.errors import ConfigError
 from engine.estimate.forecast import check_layers
 from engine.manifest import Manifest
 from engine.plan import TrainingRun, plan

@@ -8,10 +8,7 @@ from pathlib import Path
 
 from engine.config import RunConfig
 from engine.dataset.checks.problems import too_many
-from engine.errors import (
-    ConfigError,
-    StorageError,
-)
+from engine.errors import ConfigError, StorageError
 from engine.layout import TEACHERS, RunLayout
 from engine.plan import TrainingRun
 from engine.results.run_files import RunMetadata, publication, read_metadata
@@ -57,7 +54,7 @@ def _check_left_out(layout: RunLayout, metadata: RunMetadata, config: RunConfig)
     if too_many(skipped, (data.images or 0) + data.images_left_out, data.max_skipped_percent):
         raise ConfigError(
             f"{layout.root} is published, but {skipped:,} images were left out of it, more than the "
-            f"{data.max_skipped_percent} % that may be now (dataset.onProblem, dataset.maxSkippedPercent): mend "
+            f"{data.max_skipped_percent} % that may be now (dataset.onProblem, dataset.maxSkippedPercent): fix "
             "them, or allow it"
         )
 

@@ -38,19 +38,19 @@ def run_stages(
     resumes it.
 
     Args:
-        info: What inspection found.
-        runs: Of :func:`engine.runner.prepare`.
-        storage: Where data comes from and artifacts go.
+        info: Result of inspection.
+        runs: Planned runs, from :func:`engine.runner.prepare`.
+        storage: Access to the data and the artifacts.
         listener: Receives the progress events.
         work_dir: Scratch folder; default: one of this request in the cache folder.
         again: Remove what was published or begun before, and train again.
-        done: Metadata of the published run, where the caller has read it already.
+        done: Metadata of the published run, if the caller has read it already.
 
     Returns:
-        The metadata of what is published.
+        The metadata of the published run.
 
     Raises:
-        TeacherError: Of the kind that the failure is.
+        TeacherError: The kind names the cause.
     """
     layout, config = runs[0].layout, runs[0].config
     folder = work_dir or scratch_of(layout)

@@ -38,7 +38,7 @@ def parse(
         data: Plain data, as YAML or JSON gives it.
         where: Name of the data in messages, e.g. ``forklifts.yaml``.
         strict: Do not accept a number in quotes as a number, as in Kubernetes.
-        by_name: Accept the Python names of fields too, beside their aliases.
+        by_name: Accept the Python names of fields too, next to their aliases.
         context: Context of pydantic's validators.
         line_of: Gives the line of a setting by its path, if it is known.
 
