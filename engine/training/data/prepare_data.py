@@ -12,7 +12,7 @@ from engine.config import RunConfig
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.spec import TeacherName
 from engine.storage import Storage
-from engine.teachers import REGISTRY, LocalModel
+from engine.teachers import LocalModel
 from engine.training.background import BackgroundTask
 from engine.training.data.annotated_splits import AnnotatedSplits
 from engine.training.data.retention_data import RetentionData, prepare_retention_data
@@ -66,7 +66,7 @@ def fetch(
     Raises:
         TeacherError: Something is unavailable or unusable.
     """
-    masks, training = REGISTRY[name].needs_masks, config.training
+    masks, training = name.traits.needs_masks, config.training
     with processes.first_on_machine(), ThreadPoolExecutor(1) as thread:
         fetching = thread.submit(base)
         note("fetching the data; decoding every image once to find unreadable ones")
