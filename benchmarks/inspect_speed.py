@@ -128,7 +128,7 @@ def figures(path: Path, best: dict[str, Result], *, first: dict[str, Result]) ->
         yield Measurement(what, against, mine["peak"], held, "MB", held / mine["peak"], aim, "peak memory")
         if best is not first:
             before = first[ours]["peak"]
-            note = "peak memory beside that of the smallest file"
+            note = "peak memory next to that of the smallest file"
             yield Measurement(what, f"{ours}, smallest", mine["peak"], before, "MB", mine["peak"] / before, "", note)
 
 
