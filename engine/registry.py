@@ -37,7 +37,8 @@ class TeacherTraits:
         title: Name in texts.
         summary: Description of its task, for comments and tables.
         annotations: Annotations that it needs, and kind of its predictions.
-        prompted_by: Name of the teacher whose boxes prompt it in later use, and which is trained before it.
+        prompted: The boxes of the run's other teacher prompt it in later use, so it is trained after that one.
+        on_request: It is tuned only if a request names it: another teacher is the default for these annotations.
         reads_class_names: Class names are its prompts, so that they must be distinct phrases.
         settings: Model of its section of ``teacher_config.yaml``.
         model: Its class as ``module:class``; the module may import torch.
@@ -53,7 +54,8 @@ class TeacherTraits:
     title: str
     summary: str
     annotations: Literal["boxes", "masks"]
-    prompted_by: str | None = None
+    prompted: bool = False
+    on_request: bool = False
     reads_class_names: bool = False
     settings: type[TeacherSettings]
     model: str
@@ -104,14 +106,9 @@ def _import_traits() -> None:
 
 
 def _ordered() -> list[TeacherTraits]:
-    """Return all traits; a teacher comes after the one that prompts it."""
+    """Return all traits; a teacher comes after those that prompt it."""
     _import_traits()
-
-    def depth(traits: TeacherTraits) -> int:
-        before = TRAITS.get(traits.prompted_by or "")
-        return 0 if before is None else 1 + depth(before)
-
-    return sorted(TRAITS.values(), key=lambda traits: (depth(traits), traits.slug))
+    return sorted(TRAITS.values(), key=lambda traits: (traits.prompted, traits.slug))
 
 
 class _Names(type):
@@ -203,12 +200,15 @@ def class_reader(names: Iterable[TeacherName] | None = None) -> TeacherName | No
     return next((name for name in candidates if name.traits.reads_class_names), None)
 
 
-def prompter(name: TeacherName) -> TeacherName | None:
-    """Return the teacher whose boxes prompt ``name`` in later use; None if there is none."""
-    return next((one for one in TeacherName if one == name.traits.prompted_by), None)
+def prompters(name: TeacherName, names: Iterable[TeacherName] | None = None) -> list[TeacherName]:
+    """Return the teachers among ``names``, or among all, whose boxes may prompt ``name`` in later use."""
+    candidates = TeacherName if names is None else names
+    return [one for one in candidates if name.traits.prompted and not one.traits.needs_masks]
 
 
-def prompter_title(name: TeacherName) -> str:
-    """Return the title of that teacher for texts."""
-    found = prompter(name)
-    return "detector" if found is None else found.traits.title
+def of_one_kind(names: Iterable[TeacherName]) -> list[TeacherName]:
+    """Return the first teachers in ``names`` that need the same annotations, and so predict the same; or none."""
+    by_need: dict[str, list[TeacherName]] = {}
+    for name in names:
+        by_need.setdefault(name.traits.annotations, []).append(name)
+    return next((alike for alike in by_need.values() if len(alike) > 1), [])

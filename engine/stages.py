@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from engine.registry import prompter
+from engine.registry import prompters
 from engine.results.outcome import Outcome
 from engine.results.types import Result
 from engine.spec import TeacherName
@@ -82,8 +82,7 @@ INSPECTION = Stage(
 
 @cache
 def training(teacher: TeacherName) -> Stage:
-    """Return the stage that trains one teacher, after the one whose boxes prompt it."""
-    before = prompter(teacher)
+    """Return the stage that trains one teacher, after those whose boxes prompt it."""
     return Stage(
         name=teacher.value,
         slug=teacher.slug,
@@ -93,7 +92,7 @@ def training(teacher: TeacherName) -> Stage:
         result=lambda outcome: outcome.trained,
         teacher=teacher,
         requires=(INSPECTION.name,),
-        follows={before.value: "whose boxes it is prompted by"} if before is not None else {},
+        follows={before.value: "whose boxes it is prompted by" for before in prompters(teacher)},
         uses_gpu=True,
         retries=None,
         run_limit_seconds=None,

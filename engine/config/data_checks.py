@@ -54,7 +54,7 @@ def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
                 f"{info.source} has none: leave {teacher.name} out of teachers, or add "
                 f"{teacher.name.traits.annotations} to the annotations"
             )
-    wanted = [t.name for t in spec.teachers] or [n for n in TeacherName if serves[n]]
+    wanted = [t.name for t in spec.teachers] or [n for n in TeacherName if serves[n] and not n.traits.on_request]
     if not wanted:
         raise DataError(f"{info.source} has neither boxes nor masks: there is nothing to train on")
     return [n for n in TeacherName if n in wanted]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from engine.evaluation.conclusion import conclude_result, mean_iou_change
 from engine.evaluation.report_metrics import Row, number, signed, text
 from engine.evaluation.report_sections import retention_remark
-from engine.registry import prompter_title
 from engine.results.types import Interval, TeacherResult, ceiling_sentence
 
 FEW_IMAGES = 50
@@ -66,10 +65,7 @@ def verdict(result: TeacherResult) -> Verdict:
         before_ap, after_ap = (
             text(number(one.ap)) for one in (result.from_detector_before, result.from_detector_after)
         )
-        detector = prompter_title(result.teacher)
-        remarks.append(
-            f"Prompted with the boxes of the tuned {detector}, as in labelling: AP {before_ap} → {after_ap}."
-        )
+        remarks.append(f"Prompted with the boxes of the tuned detector, as in labelling: AP {before_ap} → {after_ap}.")
     if result.images_skipped or result.objects_skipped:
         remarks.append(
             f"{result.images_skipped:,} images and {result.objects_skipped:,} objects were not usable and were skipped."

@@ -58,7 +58,7 @@ def prompting_dataset(
         ConfigError: The teacher is prompted by boxes and there are none, or the other way round.
         DataError: The folder contains no images.
     """
-    title, prompted = teacher.name.traits.title, teacher.name.traits.prompted_by is not None
+    title, prompted = teacher.name.traits.title, teacher.name.traits.prompted
     if prompted and boxes is None:
         raise ConfigError(f"{adapter} adapts {title}, which is prompted by boxes: give --boxes, such as predict wrote")
     if not prompted and boxes is not None:

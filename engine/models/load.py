@@ -20,6 +20,7 @@ from engine.models.labeller import Labeller
 from engine.models.lora import AdapterCard, load_adapter
 from engine.models.measured_quality import read_category_ids, read_measured
 from engine.models.registry import REGISTRY
+from engine.registry import of_one_kind
 from engine.spec import TeacherName
 from engine.storage import Storage, default_cache
 from engine.storage.base_model_identity import PARTS
@@ -124,7 +125,7 @@ def load_labeller(
 
     Raises:
         BaseModelError: An adapter or its base is unavailable, or they do not belong together.
-        ConfigError: No adapter finds boxes, or several adapters are of one teacher.
+        ConfigError: No adapter finds boxes, or several adapters are of one teacher or predict the same.
     """
     storage, cache = storage or Storage(), cache or default_cache()
     found = _adapters_by_teacher(adapters, storage)
@@ -135,7 +136,7 @@ def load_labeller(
             f"{' and '.join(map(str, adapters)) or 'nothing'} holds no adapter of {able}, which finds the boxes: give "
             "the folder of a run that has tuned it"
         )
-    segmenting = next((name for name in found if name.traits.prompted_by == detecting), None)
+    segmenting = next((name for name in found if name.traits.prompted), None)
     teachers: dict[TeacherName, Teacher] = {}
     identity: dict[str, str] = {}
     for name, uri in found.items():
@@ -166,6 +167,11 @@ def _adapters_by_teacher(given: Sequence[str | Path], storage: Storage) -> dict[
             if name in found:
                 raise ConfigError(f"{found[name]} and {uri} are both adapters of {name}: give one of each teacher")
             found[name] = uri
+    if alike := of_one_kind(found):
+        raise ConfigError(
+            f"{' and '.join(found[name] for name in alike)} are adapters of {' and '.join(alike)}, which both predict "
+            f"{alike[0].traits.annotations}: give one of them"
+        )
     return {name: found[name] for name in TeacherName if name in found}
 
 

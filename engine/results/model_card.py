@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import yaml
 
 from engine.config import RunConfig
-from engine.registry import prompter_title
 from engine.results.card_snippets import original_note, plain_snippet
 from engine.results.metric_table import changes, metric_text
 from engine.results.no_gain import warning
@@ -82,8 +81,7 @@ def _metric_rows(result: TeacherResult) -> list[tuple[str, float | None, float |
         for metric, change in changes(result.before, result.after, headline=True)
     ]
     if result.from_detector_before is not None and result.from_detector_after is not None:
-        label = f"AP from {prompter_title(result.teacher)}'s boxes"
-        rows.append((label, result.from_detector_before.ap, result.from_detector_after.ap))
+        rows.append(("AP from the detector's boxes", result.from_detector_before.ap, result.from_detector_after.ap))
     if result.retention is not None:
         rows.append(("AP on other things", result.retention.base.ap, result.retention.adapted.ap))
     return rows
@@ -142,5 +140,5 @@ image = np.asarray(Image.open("image.jpg").convert("RGB"))
 
 def loading_lines(result: TeacherResult) -> str:
     """Return Python that loads an adapter and predicts for one image, for the model card and the report."""
-    prompts = ", [[20.0, 20.0, 120.0, 120.0]]" if result.teacher.traits.prompted_by else ""
+    prompts = ", [[20.0, 20.0, 120.0, 120.0]]" if result.teacher.traits.prompted else ""
     return _LOADING.format(uri=parent(result.adapter.uri), prompts=prompts)

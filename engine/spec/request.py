@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, field_validator
 
+from engine.registry import of_one_kind
 from engine.spec.augmentation import AugmentationSpec
 from engine.spec.base import SettingPath, SettingValue, SpecModel, Uri
 from engine.spec.dataset import DatasetSpec
@@ -83,4 +84,9 @@ class FineTuneSpec(SpecModel):
         names = [teacher.name for teacher in teachers]
         if len(names) != len(set(names)):
             raise ValueError(f"each teacher can be listed once, found {', '.join(names)}")
+        if alike := of_one_kind(names):
+            raise ValueError(
+                f"{' and '.join(alike)} both predict {alike[0].traits.annotations}, and a run tunes one teacher for "
+                "each kind of annotations: leave one out; to compare them, make a run of each"
+            )
         return teachers

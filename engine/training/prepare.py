@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.registry import prompter
 from engine.results.events import Event, EventKind
 from engine.teachers import Teacher
 from engine.training.background import BackgroundTask
@@ -139,7 +138,7 @@ def _detect_box_prompts(
     context: TrainingContext, teacher: Teacher, splits: Splits, checkpoint: Checkpoint | None
 ) -> DetectedBoxes | None:
     """Detect box prompts with the teacher that prompts this one, which has the GPU to itself meanwhile."""
-    if prompter(context.name) is None:
+    if not context.name.traits.prompted:
         return None
     device = teacher.device
     teacher.model.to("cpu")

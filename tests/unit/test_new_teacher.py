@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from toy import write_toy_base, write_toy_data
 from toy_teacher.traits import TOY
 from typer.testing import CliRunner
@@ -100,6 +101,13 @@ def test_a_manifest_may_name_it_and_the_schema_lists_it(registered: TeacherName)
     )
     assert spec.teachers[0].name is registered
     assert list(TeacherName) == ["GroundingDino", "Toy", "Sam"]
+
+
+def test_a_run_has_one_teacher_for_each_kind_of_annotations() -> None:
+    wanted = [{"name": "GroundingDino"}, {"name": "Toy"}]
+    spec = {"dataset": {"annotations": "a.json"}, "output": "o", "teachers": wanted}
+    with pytest.raises(ValidationError, match="GroundingDino and Toy both predict boxes, .*leave one out"):
+        FineTuneSpec.model_validate(spec)
 
 
 def test_it_is_trained_published_and_reported(trained: RunLayout, folder: Path, registered: TeacherName) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from engine.registry import TRAITS
+from engine.registry import TRAITS, prompters
 from engine.spec import TeacherName
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,12 +78,19 @@ def test_each_package_is_registered_under_its_slug() -> None:
     assert packages >= {"grounding_dino", "sam"}
 
 
-def test_a_teacher_comes_after_the_one_that_prompts_it() -> None:
+def test_a_teacher_comes_after_those_that_prompt_it() -> None:
     names = list(TeacherName)
-    prompted = [name for name in names if name.traits.prompted_by is not None]
+    prompted = [name for name in names if name.traits.prompted]
     assert prompted
     for name in prompted:
-        assert names.index(TeacherName(name.traits.prompted_by)) < names.index(name)
+        assert prompters(name)
+        assert all(names.index(before) < names.index(name) for before in prompters(name))
+        assert prompters(name, [names[0]]) == [names[0]]
+
+
+def test_each_kind_of_annotations_has_one_teacher_by_default() -> None:
+    usual = [name.traits.annotations for name in TeacherName if not name.traits.on_request]
+    assert sorted(usual) == ["boxes", "masks"]
 
 
 def test_a_name_is_one_object_and_serialized_as_text() -> None:

@@ -26,7 +26,7 @@ from engine.evaluation.evaluate import predict_images
 from engine.evaluation.matching import match
 from engine.layout import DETECTED_BOXES, RunLayout
 from engine.models.detected_boxes import with_detected
-from engine.registry import prompter
+from engine.registry import prompters
 from engine.results.run_files import read_result
 from engine.spec import TeacherName
 from engine.storage import Storage
@@ -166,7 +166,7 @@ def detect_box_prompts(
     Returns:
         None if no teacher prompts it, or the run has no adapter of that one.
     """
-    prompting = prompter(name)
+    prompting = next(iter(prompters(name, config.teachers.names)), None)
     detector = None if prompting is None else config.teachers.of(prompting)
     learner = config.teachers.of(name)
     if prompting is None or detector is None or learner is None or (begun is not None and DETECTOR not in begun):

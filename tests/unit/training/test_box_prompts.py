@@ -194,7 +194,7 @@ def test_another_machine_resumes_with_the_same_boxes(
     assert all((ours[name] == theirs[name]).all() for name in nonempty(theirs))
     result = json.loads((root / "teachers/sam_lora/result.json").read_text())
     assert result["from_detector_after"]["ap"] >= 0
-    assert "AP from Grounding DINO's boxes" in (root / "teachers/sam_lora/README.md").read_text()
+    assert "AP from the detector's boxes" in (root / "teachers/sam_lora/README.md").read_text()
 
 
 def annotation(x: float, class_index: int, *, crowd: bool = False) -> CocoAnnotation:
