@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from shapes import SYNONYMS, draw_scene
+from scenes import SYNONYMS, draw_scene
 
 SCENES, SEED, SIZE = 20, 20_260_101, (240, 320)
 

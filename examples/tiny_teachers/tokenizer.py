@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import string
 
-from shapes import COLORS, SYNONYMS
+from paint import COLORS
+from scenes import SYNONYMS
 from transformers import BertTokenizer
 
 # Grounding DINO's architecture knows these ids.

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from paint import COLORS
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from shapes import COLORS, SYNONYMS, Object, draw_scene
+from scenes import SYNONYMS, Object, draw_scene
 from tokenizer import tiny_tokenizer
 from torch import nn
 from transformers import BertConfig, BertTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
-from shapes import draw_scene
+from scenes import draw_scene
 from torch import nn
 from transformers import SamConfig, SamImageProcessor, SamModel
 
