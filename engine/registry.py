@@ -27,6 +27,21 @@ TEACHERS = "engine.teachers"
 """Package whose subpackages are teachers."""
 
 
+@dataclass(frozen=True)
+class PublishedBase:
+    """A base model on the hub that inspection may recommend.
+
+    Attributes:
+        name: Hub id.
+        parameters: Number of its parameters.
+        licence: SPDX id of its licence, as published.
+    """
+
+    name: str
+    parameters: int
+    licence: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class TeacherTraits:
     """Facts about a teacher that need no model.
@@ -47,6 +62,7 @@ class TeacherTraits:
         original_suffix: Suffix of checkpoints in the format of its authors, which its class converts; empty: none.
         card_note: Note of the model card on how such a checkpoint is converted.
         cost: Memory and arithmetic of its steps; None if they are not known.
+        published: Base models that inspection chooses from for its recommendation; empty: it gives none.
     """
 
     name: str
@@ -64,6 +80,7 @@ class TeacherTraits:
     original_suffix: str = ""
     card_note: str = ""
     cost: CostTraits | None = None
+    published: tuple[PublishedBase, ...] = ()
 
     @property
     def needs_masks(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from engine.cli.display import console, note
+from engine.estimate.base_recommendation import BaseRecommendation
 from engine.estimate.forecast import Chosen, TeacherForecast
 
 
@@ -25,6 +26,22 @@ def show_forecast(forecast: Sequence[TeacherForecast]) -> None:
         if one.seconds is not None:
             epochs, time = _count(one.epochs, "epoch"), _duration(one.seconds)
             note(f"training for {epochs} on one {one.gpu}: roughly {time} (from its data sheet, not measured)")
+
+
+def show_recommendation(bases: Sequence[BaseRecommendation]) -> None:
+    """Print the recommended base of each teacher with its reason, first those of the teachers that are tuned."""
+    for one in sorted(bases, key=lambda one: not one.planned):
+        note(f"{one.teacher}: {_recommended(one)}. Reason: {one.reason}")
+
+
+def _recommended(one: BaseRecommendation) -> str:
+    if one.recommended is None or one.parameters is None or one.memory_bytes is None:
+        return f"no known base fits {one.gpu}"
+    facts = f"{one.parameters / 1e6:.0f} M parameters, {one.licence}, {one.memory_bytes / 2**30:.1f} GiB on {one.gpu}"
+    if one.recommended == one.base_model:
+        return f"recommended base: {one.recommended}, which is set ({facts})"
+    how = "" if one.planned else f", with --teacher {one.teacher}"
+    return f"recommended base: {one.recommended} ({facts}) instead of {one.base_model}{how}"
 
 
 def _row(chosen: Chosen | None) -> tuple[str, str, str]:

@@ -42,8 +42,9 @@ def inspect(
 
     Images are not read, and nothing is written. With -f the exit code is 41 if training would refuse the dataset.
     """
-    from engine.cli.estimate_table import show_forecast
+    from engine.cli.estimate_table import show_forecast, show_recommendation
     from engine.dataset import inspect_dataset, inspect_request
+    from engine.estimate.base_recommendation import recommend_bases
     from engine.estimate.forecast import Inspected, forecast
     from engine.estimate.training_time import GPUS
 
@@ -60,10 +61,12 @@ def inspect(
     show_info(info)
     found = forecast(config, info, storage, gpu=named) if config is not None else ()
     show_forecast(found)
+    bases = recommend_bases(info, request.spec, config, gpu=named) if config is not None else ()
+    show_recommendation(bases)
     if failure is not None and request.file is None:
         note(f"what training needs cannot be estimated: {failure}")
     if json:
-        typer.echo(Inspected(**dict(info), forecast=found).model_dump_json(indent=2))
+        typer.echo(Inspected(**dict(info), forecast=found, bases=bases).model_dump_json(indent=2))
     if failure is not None and request.file is not None:
         raise failure
 

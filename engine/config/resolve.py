@@ -79,7 +79,7 @@ def generate_config(
     for path, text in spec.settings.items():
         _override(config, path, setting_value(path, text))
     _check_groups(config, groups)
-    images, classes = _train_images(info, spec.dataset), config["data"]["classes"]
+    images, classes = train_images(info, spec.dataset), config["data"]["classes"]
     for teacher in names:
         _fill(config["teachers"][teacher.slug], images=images, classes=len(classes) if isinstance(classes, list) else 0)
     config["run_id"] = run_id or "unknown"
@@ -133,7 +133,8 @@ def _count(value: object, otherwise: int) -> int:
     return otherwise
 
 
-def _train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:
+def train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:
+    """Return the number of training images."""
     if "train" in info.splits:
         return info.splits["train"]
     split = dataset.split or SplitSpec()

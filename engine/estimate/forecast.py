@@ -13,6 +13,7 @@ from engine.config import RunConfig, TeacherSettings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import DatasetInfo
 from engine.errors import BaseModelError, ConfigError, TeacherError
+from engine.estimate.base_recommendation import BaseRecommendation
 from engine.estimate.batch_shape import inspected_shape
 from engine.estimate.cost_model import (
     StepEstimate,
@@ -70,10 +71,13 @@ class TeacherForecast(Result):
 
 
 class Inspected(DatasetInfo):
-    """Result of the inspection with the forecast of training on it."""
+    """Result of the inspection with the forecast of training on it, and recommended base models."""
 
     forecast: tuple[TeacherForecast, ...] = Field(
         description="One per teacher; empty if nothing can be trained as requested."
+    )
+    bases: tuple[BaseRecommendation, ...] = Field(
+        default=(), description="A recommended base for each teacher that the data has annotations for."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.registry import TeacherTraits, register
+from engine.registry import PublishedBase, TeacherTraits, register
 from engine.teachers.grounding_dino.card import card_code
 from engine.teachers.grounding_dino.cost import GroundingDinoCost
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
@@ -20,5 +20,9 @@ GROUNDING_DINO = register(
         transformers_classes=frozenset({"GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"}),
         card_code=card_code,
         cost=GroundingDinoCost(),
+        published=(
+            PublishedBase("IDEA-Research/grounding-dino-tiny", 172_000_000, "Apache-2.0"),
+            PublishedBase("IDEA-Research/grounding-dino-base", 232_000_000, "Apache-2.0"),
+        ),
     )
 )

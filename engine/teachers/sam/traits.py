@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.registry import TeacherTraits, register
+from engine.registry import PublishedBase, TeacherTraits, register
 from engine.teachers.sam.card import NOTE, card_code
 from engine.teachers.sam.cost import SamCost
 from engine.teachers.sam.settings import SamSettings
@@ -20,6 +20,11 @@ SAM = register(
         transformers_classes=frozenset({"SamModel"}),
         card_code=card_code,
         cost=SamCost(),
+        published=(
+            PublishedBase("facebook/sam-vit-base", 93_700_000, "Apache-2.0"),
+            PublishedBase("facebook/sam-vit-large", 312_300_000, "Apache-2.0"),
+            PublishedBase("facebook/sam-vit-huge", 641_100_000, "Apache-2.0"),
+        ),
         original_suffix=".pth",
         card_note=NOTE,
     )

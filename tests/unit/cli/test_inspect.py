@@ -48,9 +48,11 @@ def manifest(folder: Path, **spec: Any) -> Path:
     return path
 
 
-def test_the_json_is_that_of_the_dataset_with_one_key_more(data: Path) -> None:
+def test_the_json_is_that_of_the_dataset_with_forecast_and_recommended_bases(data: Path) -> None:
     written = json.loads(inspect(data, "--json").stdout)
     assert [one["teacher"] for one in written.pop("forecast")] == ["GroundingDino", "Sam"]
+    bases = {one["teacher"]: one["recommended"] for one in written.pop("bases")}
+    assert bases["Sam"] == "facebook/sam-vit-base"
     assert written == json.loads(inspect_dataset(data).model_dump_json())
 
 
@@ -69,6 +71,15 @@ def test_the_table_is_that_of_the_json_and_has_the_gpu_that_was_asked_for(data: 
             ]
             assert " ".join(map(str, cells)) in " ".join(shown.split())
     assert [row.gibibytes for row in forecast(data, "--gpu", "L4")["sam"].gpus] == list(GIBIBYTES)
+
+
+def test_the_recommended_base_is_shown_with_its_licence_and_the_reason(data: Path) -> None:
+    shown = " ".join(inspect(data, "--gpu", "L4").stderr.split())
+    assert "Sam: recommended base: facebook/sam-vit-base, which is set (94 M parameters, Apache-2.0" in shown
+    assert "9 training images of 2 classes are served by the smallest base" in shown
+    other = " ".join(inspect(data, "--base-model", TINY).stderr.split())
+    assert "recommended base: IDEA-Research/grounding-dino-tiny (172 M parameters" in other
+    assert f"instead of {TINY}" in other
 
 
 def test_a_gpu_that_has_no_room_is_reported_to_have_none(data: Path) -> None:
