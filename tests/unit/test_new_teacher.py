@@ -106,7 +106,7 @@ def test_a_manifest_may_name_it_and_the_schema_lists_it(registered: TeacherName)
 def test_a_run_has_one_teacher_for_each_kind_of_annotations() -> None:
     wanted = [{"name": "GroundingDino"}, {"name": "Toy"}]
     spec = {"dataset": {"annotations": "a.json"}, "output": "o", "teachers": wanted}
-    with pytest.raises(ValidationError, match="GroundingDino and Toy both predict boxes, .*leave one out"):
+    with pytest.raises(ValidationError, match=r"GroundingDino and Toy both predict boxes, .*leave one out"):
         FineTuneSpec.model_validate(spec)
 
 
