@@ -103,6 +103,7 @@ def random_teacher(
     *,
     kind: str = "grounding-dino",
     limit: int = 256,
+    layers: int = 2,
     **changes: Any,
 ) -> GroundingDino:
     """A teacher with a random base that sees images with a shorter edge of 64 pixels.
@@ -111,10 +112,11 @@ def random_teacher(
         classes: Class names.
         kind: A key of :data:`KINDS`.
         limit: Tokens that a caption may have.
+        layers: Of the decoder.
         changes: Of the settings.
     """
     return GroundingDino(
-        random_grounding_dino(kind, max_text_len=limit).requires_grad_(False),
+        random_grounding_dino(kind, max_text_len=limit, decoder_layers=layers).requires_grad_(False),
         AutoTokenizer.from_pretrained(BASE),
         classes=classes,
         prompts={},

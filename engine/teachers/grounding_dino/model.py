@@ -31,7 +31,7 @@ from engine.teachers.grounding_dino.caption_cache import cache_captions
 from engine.teachers.grounding_dino.cross_attention import reorder_cross_attention
 from engine.teachers.grounding_dino.features import compute as frozen
 from engine.teachers.grounding_dino.features import frozen_layers, recalled
-from engine.teachers.grounding_dino.layer_predictions import decoder_layers, proposals, stack
+from engine.teachers.grounding_dino.layer_predictions import decoder_layers, proposals, recorded_shifts, stack
 from engine.teachers.grounding_dino.loading import load_base
 from engine.teachers.grounding_dino.lora_presets import ENCODER_LAYER, PRESETS
 from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_losses
@@ -160,10 +160,12 @@ class GroundingDino(Teacher):
         text_mask = batch["attention_mask"].bool()
         names = ("boxes", "tokens", "crowd_boxes", "crowd_tokens")
         targets = [Targets(*one) for one in zip(*(batch[name] for name in names), strict=True)]
-        outputs = self._see(batch, {name: batch[name] for name in ("input_ids", "attention_mask")})
+        with recorded_shifts(self._detector) as shifts:
+            outputs = self._see(batch, {name: batch[name] for name in ("input_ids", "attention_mask")})
         with torch.autocast(self.device.type, enabled=False):
+            layers = decoder_layers(self._detector, outputs, text_mask, shifts)
             losses = detection_losses(
-                stack([*self._decoder_layers(outputs, text_mask), *proposals(outputs, text_mask)]),
+                stack([*layers, *proposals(outputs, text_mask)]),
                 targets,
                 text_mask=text_mask,
                 count=count,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from math import log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,12 @@ from tiny import noise, random_teacher
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.config import LoraSettings
+from engine.models.activation_checkpointing import recompute
+from engine.models.base import Batch
+from engine.models.lora import attach, trainable_parameters
+from engine.spec import LoraPreset
+from engine.teachers.grounding_dino.layer_predictions import proposals
 from engine.teachers.grounding_dino.loss import (
     Predictions,
     Targets,
@@ -24,6 +31,7 @@ from engine.teachers.grounding_dino.loss import (
     match,
     sigmoid_focal_loss,
 )
+from engine.teachers.grounding_dino.model import GroundingDino
 
 PARTS = ("classification", "l1", "giou")
 
@@ -172,3 +180,69 @@ def test_a_models_loss_is_that_of_the_papers(kind: str) -> None:
     for part in PARTS:
         torch.testing.assert_close(losses[part], papers[part], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(losses["loss"], 2 * papers["classification"] + 5 * papers["l1"] + 2 * papers["giou"])
+
+
+def published_layers(teacher: GroundingDino, batch: Batch, *, detach: bool) -> tuple[Any, Predictions]:
+    """Predictions of the decoder's layers as ``transformer.py`` and ``groundingdino.py`` of IDEA compute them.
+
+    Args:
+        teacher: A teacher with an adapter.
+        batch: Its batch.
+        detach: Like transformers: the boxes of a layer have no gradient by the layer before.
+    """
+    detector = teacher.model.get_base_model()
+    heads, norm, states = detector.model.decoder.bbox_embed, detector.model.decoder.layer_norm, []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output: states.append(output[0]))
+        for layer in detector.model.decoder.layers
+    ]
+    outputs = teacher.model(**{n: batch[n] for n in ("pixel_values", "pixel_mask", "input_ids", "attention_mask")})
+    for hook in hooks:
+        hook.remove()
+    reference, references = outputs.init_reference_points, [outputs.init_reference_points]
+    for head, state in zip(heads, states, strict=True):
+        new = (head(state) + torch.logit(reference, eps=1e-5)).sigmoid()
+        reference = new.detach()
+        references.append(reference if detach else new)
+    mask, text = batch["attention_mask"].bool(), outputs.encoder_last_hidden_state_text
+    boxes = [
+        (head(norm(state)) + torch.logit(before, eps=1e-5)).sigmoid()
+        for head, state, before in zip(heads, states, references, strict=False)
+    ]
+    logits = [detector.class_embed[0](norm(state), text, mask)[..., : mask.shape[1]] for state in states]
+    return outputs, Predictions(torch.stack(logits), torch.stack(boxes))
+
+
+@pytest.mark.parametrize("kind", ["grounding-dino", "mm-grounding-dino"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_boxes_have_the_published_gradient_through_the_layer_before(kind: str, checkpointing: bool) -> None:
+    """Look forward twice (arXiv:2203.03605); transformers computes the same boxes with another gradient."""
+    teacher = random_teacher(kind=kind, layers=3, classification_weight=0)
+    attach(teacher, LoraSettings(preset=LoraPreset.DECODER, rank=2, alpha=2, dropout=0))
+    for name, parameter in trainable_parameters(teacher).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    samples = [noise([(10, 10, 40, 50), (0, 20, 30, 64)], [1, 0], seed=1), noise([(20, 5, 60, 40)], [0], seed=2)]
+    batch = teacher.collate([teacher.example(s, np.random.default_rng(0)) for s in samples])
+    targets = [Targets(b, t) for b, t in zip(batch["boxes"], batch["tokens"], strict=True)]
+    mask, parameters = batch["attention_mask"].bool(), trainable_parameters(teacher)
+
+    def published(*, detach: bool) -> tuple[Tensor, Tensor]:
+        outputs, layers = published_layers(teacher, batch, detach=detach)
+        (first,) = proposals(outputs, mask)
+        every = Predictions(
+            torch.cat([layers.logits, first.logits[None]]), torch.cat([layers.boxes, first.boxes[None]])
+        )
+        losses = detection_losses(every, targets, text_mask=mask, count=3)
+        return total(5 * losses.l1 + 2 * losses.giou)
+
+    def total(loss: Tensor) -> tuple[Tensor, Tensor]:
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return loss, torch.cat([g.flatten() for g in found if g is not None])
+
+    recompute(teacher, ["decoder"] if checkpointing else [])
+    ours, right, library = total(teacher.loss(batch, count=3)["loss"]), published(detach=False), published(detach=True)
+    torch.testing.assert_close(ours[0], right[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(library[0], right[0], rtol=1e-6, atol=0)
+    assert (ours[1] - right[1]).norm() < 1e-5 * right[1].norm()
+    assert (library[1] - right[1]).norm() > 0.1 * right[1].norm()
