@@ -57,7 +57,8 @@ def decoder_layers(
 
 def _refined(reference: Tensor, shift: Tensor) -> Tensor:
     """Return boxes (B, Q, 4) in 0..1, moved by a shift of their logits."""
-    return (shift.float() + torch.special.logit(reference.float(), eps=1e-5)).sigmoid()
+    boxes: Tensor = (shift.float() + torch.special.logit(reference.float(), eps=1e-5)).sigmoid()
+    return boxes
 
 
 def proposals(outputs: Any, text_mask: Tensor) -> Iterator[Predictions]:
