@@ -32,7 +32,8 @@ from engine.training.checkpoint import Checkpoint, Progress
 from engine.training.data.sampler import Steps
 from engine.training.device import Stop, seed_all
 from engine.training.distributed import ALONE, Processes
-from engine.training.loop import Hooks, Loop
+from engine.training.hooks import Hooks
+from engine.training.loop import Loop
 
 SIDE = 32
 

@@ -97,7 +97,9 @@ class TrainingConfig(ConfigModel):
 
     seed: int = Field(ge=0, le=2**31 - 1, description="of all random choices")
     precision: Precision = Field(description="auto: bfloat16 where the hardware has it")
-    patience: int = Field(ge=0, le=MOST, description="evaluations without a better AP before stopping; 0: never")
+    patience: int = Field(
+        ge=0, le=MOST, description="evaluations without a better AP until the run is shortened; 0: never"
+    )
     class_balance: float = Field(
         default=0.0,
         ge=0,

@@ -35,4 +35,4 @@ def settings_table(config: RunConfig, teacher: TeacherName) -> dict[str, str]:
 
 
 def _patience(patience: int) -> str:
-    return f"stops after {patience} evaluations without a better AP" if patience else "no early stopping"
+    return f"shortened after {patience} evaluations without a better AP" if patience else "no early stopping"

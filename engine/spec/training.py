@@ -25,13 +25,14 @@ class OnNoGain(StrEnum):
 
 
 class EarlyStoppingSpec(SpecModel):
-    """Stop before the last epoch if AP does not improve."""
+    """Shorten the run if AP does not improve."""
 
     patience: int | None = Field(
         default=None,
         ge=0,
         le=10_000,
-        description="Evaluations without a better AP before stopping; 0: never.",
+        description="Evaluations without a better AP before the run is shortened: the learning rate then decays to 0 "
+        "within a tenth of the planned steps. 0: never.",
     )
 
 
@@ -52,7 +53,7 @@ class TrainingSpec(SpecModel):
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1, description="Seed of all random choices.")
     precision: Precision | None = Field(default=None, description="Arithmetic of the forward pass.")
     early_stopping: EarlyStoppingSpec = Field(
-        default=EarlyStoppingSpec(), description="Stop before the last epoch if AP does not improve."
+        default=EarlyStoppingSpec(), description="Shorten the run if AP does not improve."
     )
     retention: RetentionSpec | None = Field(
         default=None,

@@ -62,6 +62,9 @@ class Progress(BaseModel):
         default=None, description="Its AP on the validation split; None before the first evaluation."
     )
     waited: int = Field(default=0, description="Evaluations since the best one.")
+    stopped_at: int | None = Field(
+        default=None, description="Steps done when the run was stopped early; None: it was not."
+    )
     history: tuple[HistoryPoint, ...] = ()
     loss_sum: float = Field(default=0, description="Sum over the steps since the last point of the history.")
     loss_steps: int = 0

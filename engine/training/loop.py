@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +26,16 @@ from engine.errors import InterruptedTrainingError, LossNotFiniteError, StorageE
 from engine.models.activation_checkpointing import recompute
 from engine.models.base import Batch, Teacher
 from engine.models.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
-from engine.results.events import Event, Listener, better_than
-from engine.results.types import ApMetrics
+from engine.results.events import Event, better_than
 from engine.training.checkpoint import EXPECTED_COST, Checkpoint, Progress, checkpoint_interval, save_checkpoint
 from engine.training.data.sampler import Steps, learning_rate
 from engine.training.device import Stop, autocast, memory_error, memory_errors, peak_memory_bytes, seed_all
 from engine.training.distributed import ALONE, Processes
+from engine.training.hooks import Hooks
+from engine.training.messages import early_stop
 from engine.training.micro_batch import StepMemory
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients, optimizer_tensors, restore_optimizer
 from engine.training.pace import Pace
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """Callbacks of the loop.
-
-    Attributes:
-        batches: Return the batches of the run from a step on.
-        evaluate: Return metrics of the current teacher on the validation split, the same in all processes.
-        keep_best: Write the adapter: it is the best so far.
-        on_checkpoint: Receives the path of each new checkpoint.
-        listen: Receives every event.
-    """
-
-    batches: Callable[[Steps, int], Generator[Batch, None, None]]
-    evaluate: Callable[[], ApMetrics]
-    keep_best: Callable[[], None]
-    on_checkpoint: Callable[[Path], None]
-    listen: Listener
 
 
 class Loop:
@@ -86,7 +68,9 @@ class Loop:
     ) -> None:
         self.teacher, self.settings, self.training = teacher, settings, training
         halved = start.progress.micro_batch_size
-        self.steps = steps if halved is None else replace(steps, micro_batch_size=min(halved, steps.largest_batch))
+        self.steps = replace(steps, stopped_at=start.progress.stopped_at)
+        if halved is not None:
+            self.steps = replace(self.steps, micro_batch_size=min(halved, steps.largest_batch))
         self.memory = StepMemory(start.progress.step_memory_bytes)
         self.folder, self.hooks, self.stop, self.processes = folder, hooks, stop, processes
         self.interval = checkpoint_interval(EXPECTED_COST)
@@ -104,7 +88,7 @@ class Loop:
             self._keep_less()
 
     def run(self) -> Progress:
-        """Train to the end, or until ``patience`` evaluations brought no improvement.
+        """Train to the end, which is near after ``patience`` evaluations without improvement.
 
         Raises:
             InterruptedTrainingError: SIGTERM or Ctrl-C arrived; a checkpoint is written.
@@ -123,8 +107,9 @@ class Loop:
             done = self.progress.step
             if self.progress.evaluated_step < done and self.steps.evaluated_after(done):
                 self._evaluate()
-            patience = self.training.patience
-            if done == self.steps.total or (patience and self.progress.waited >= patience):
+            if self.training.patience and self.progress.waited >= self.training.patience:
+                self._stop_early()
+            if done >= self.steps.total:
                 return True
             if not self._step(batches):
                 return False
@@ -134,13 +119,20 @@ class Loop:
             if time.monotonic() - self.saved >= self.interval:
                 self._checkpoint()
 
+    def _stop_early(self) -> None:
+        """Shorten the rest of the run, unless it is as short already."""
+        planned, steps = self.steps, replace(self.steps, stopped_at=self.progress.step)
+        if planned.stopped_at is None and steps.total < planned.total:
+            self._emit("note", message=early_stop(self.progress, steps, planned))
+            self.steps, self.progress = steps, self._updated(stopped_at=self.progress.step)
+
     def _step(self, batches: Iterator[Batch]) -> bool:
         """Take a step and return True; False if a batch does not fit into memory."""
         begin, done = time.monotonic(), self.progress.step
         losses = self._gradients(self.steps, batches)
         if losses is None:
             return False
-        rate = learning_rate(done, self.steps.total, self.settings)
+        rate = learning_rate(self.steps.scheduled_at(done), self.steps.planned, self.settings)
         try:
             with memory_errors(self.teacher, self.settings):
                 apply_gradients(self.optimizer, learning_rate=rate, clip_norm=self.settings.clip_norm, losses=losses)

@@ -13,7 +13,8 @@ from engine.results.no_gain import ADVICE
 from engine.results.types import ApMetrics, SplitCheck, TeacherResult
 from engine.spec import ExifOrientation
 from engine.text.safe_text import shortened
-from engine.training.checkpoint import Checkpoint
+from engine.training.checkpoint import Checkpoint, Progress
+from engine.training.data.sampler import Steps
 from engine.training.evaluation import EvaluationReport
 
 
@@ -60,6 +61,14 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the event fields that a checkpoint contains."""
     progress, base_ap = checkpoint.progress, checkpoint.before["val"].ap
     return {"step": progress.step, "ap_before": base_ap, "best_ap": better_than(base_ap, progress.best_ap)}
+
+
+def early_stop(progress: Progress, steps: Steps, planned: Steps) -> str:
+    """Describe the end of a run without improvement, with the steps that are left of those planned."""
+    left = steps.total - progress.step
+    ends = f"in {left} more steps, while the learning rate decays" if left else "now"
+    evaluations = f"{progress.waited} evaluation{'s' if progress.waited > 1 else ''}"
+    return f"no better AP in {evaluations}: training ends {ends}, after {steps.total} of {planned.total} steps"
 
 
 def summary(result: TeacherResult) -> str:

@@ -104,6 +104,8 @@ def prepare_run(context: TrainingContext, checkpoint: Checkpoint | None) -> Prep
         shapes=shapes_of(train) if teacher.pads else (),
         micro_batch_size=size if size < settings.batch_size else None,
     )
+    if checkpoint is not None:
+        steps = replace(steps, stopped_at=checkpoint.progress.stopped_at)
     return PreparedRun(model, splits, data.retention, detected, steps, baseline)
 
 

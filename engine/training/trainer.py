@@ -38,8 +38,9 @@ from engine.training.data.sampler import Steps
 from engine.training.device import Stop, machine_errors
 from engine.training.distributed import ALONE, Processes
 from engine.training.evaluation import EvaluationReport, Evaluator
+from engine.training.hooks import Hooks
 from engine.training.listeners import TensorBoard, thinned
-from engine.training.loop import Hooks, Loop
+from engine.training.loop import Loop
 from engine.training.messages import checkpoint_fields, phases, summary
 from engine.training.prepare import PreparedRun, build_evaluator, prepare_run
 from engine.training.result_files import write_result

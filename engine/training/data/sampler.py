@@ -26,6 +26,10 @@ its epoch, unless classes are balanced."""
 WINDOW = 16
 """Steps within which images of similar shapes are grouped."""
 
+ANNEALING_PERCENT = 10
+"""Steps of a run that is stopped early after the decision, in percent of the planned ones: a decay of a tenth of the
+steps reaches the loss of a whole cosine (Hu et al. 2024, arXiv:2404.06395, section 4)."""
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -41,6 +45,8 @@ class Steps:
         repeats: Mean uses of each image per epoch; empty: one.
         shapes: Shape class of each image: images of one class need little padding in a batch; empty: all are alike.
         micro_batch_size: Maximum images per forward pass; None: all of a step.
+        anneals: A run that is stopped early passes the rest of its schedule in few steps; otherwise it ends at once.
+        stopped_at: Steps done when the run was stopped early; None: it was not.
     """
 
     images: int
@@ -52,6 +58,8 @@ class Steps:
     repeats: tuple[float, ...] = ()
     shapes: tuple[int, ...] = ()
     micro_batch_size: int | None = None
+    anneals: bool = True
+    stopped_at: int | None = None
 
     @classmethod
     def of(
@@ -76,6 +84,7 @@ class Steps:
             repeats=repeats,
             shapes=shapes,
             micro_batch_size=micro_batch_size or settings.micro_batch_size,
+            anneals=settings.schedule == "cosine",
         )
 
     @property
@@ -90,9 +99,30 @@ class Steps:
         return min(self.micro_batch_size or share, share)
 
     @property
+    def planned(self) -> int:
+        """Steps of the whole run if it is not stopped early."""
+        return self.per_epoch * self.epochs
+
+    @property
     def total(self) -> int:
         """Steps of the whole run."""
-        return self.per_epoch * self.epochs
+        if self.stopped_at is None:
+            return self.planned
+        annealing = math.ceil(self.planned * ANNEALING_PERCENT / 100) if self.anneals else 0
+        return min(self.planned, self.stopped_at + annealing)
+
+    def scheduled_at(self, step: int) -> float:
+        """Return the position of a step in the planned schedule, whose rest is passed faster after an early stop.
+
+        >>> steps = Steps(images=8, batch_size=4, epochs=50, evaluations=2, seed=0, stopped_at=60)
+        >>> steps.total, [steps.scheduled_at(step) for step in (59, 60, 65, 70)]
+        (70, [59, 60.0, 80.0, 100.0])
+        """
+        if self.stopped_at is None or step < self.stopped_at:
+            return step
+        return self.stopped_at + (step - self.stopped_at) * (self.planned - self.stopped_at) / (
+            self.total - self.stopped_at
+        )
 
     def epochs_at(self, step: int) -> float:
         """Return the passes over the training split after ``step`` steps."""
@@ -125,7 +155,13 @@ class Steps:
         return done > 0 and self.evaluations_left(done) < self.evaluations_left(done - 1)
 
     def evaluations_left(self, done: int) -> int:
-        """Return the evaluations left after ``done`` steps; the i-th of n follows epoch ceil(i * epochs / n)."""
+        """Return the evaluations left after ``done`` steps; the i-th of n follows epoch ceil(i * epochs / n).
+
+        One follows the last step, wherever that is.
+        """
+        return 0 if done >= self.total else self._planned_left(done) - self._planned_left(self.total - 1) + 1
+
+    def _planned_left(self, done: int) -> int:
         times = min(self.evaluations, self.epochs)
         return times - done // self.per_epoch * times // self.epochs
 
@@ -187,7 +223,7 @@ def group_by_shape(
     return np.concatenate(parts)
 
 
-def learning_rate(step: int, total: int, settings: TeacherSettings) -> float:
+def learning_rate(step: float, total: int, settings: TeacherSettings) -> float:
     """Return the learning rate of one step (from 0): linear warm-up to the peak, then constant or half a cosine to 0.
 
     The peak is reached by the last step of the warm-up. The cosine is that of SGDR (arXiv 1608.03983) without

@@ -7,6 +7,7 @@ from dataclasses import replace
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,15 +164,14 @@ def test_a_killed_process_is_resumed_exactly(tmp_path: Path, kill_at: int | None
     assert_same(ends["resumed"], ends["whole"])
 
 
-def test_patience_stops_and_the_best_adapter_is_the_earlier_of_equals(tmp_path: Path) -> None:
+def test_patience_stops_a_constant_rate_and_the_best_adapter_is_the_earlier_of_equals(tmp_path: Path) -> None:
     aps = iter([0.2, 0.4, 0.4, 0.3, 0.9])
     kept: list[dict[str, torch.Tensor]] = []
+    changes = {"epochs": 5, "evaluations": 5, "patience": 2, "schedule": "constant"}
     loop = toy_loop(
         tmp_path,
-        epochs=5,
-        evaluations=5,
-        patience=2,
         hooks={"evaluate": lambda: metrics(next(aps)), "keep_best": lambda: kept.append(weights(loop))},
+        **changes,
     )
     progress = loop.run()
     assert progress.step == 12  # 3 steps an epoch, 4 evaluations
@@ -180,7 +180,66 @@ def test_patience_stops_and_the_best_adapter_is_the_earlier_of_equals(tmp_path: 
     assert_same(kept[-1], loop.best)
     stopped = load_checkpoint(tmp_path)
     assert stopped is not None
-    assert toy_loop(tmp_path, start=stopped, epochs=5, evaluations=5, patience=2).run().step == 12
+    assert toy_loop(tmp_path, start=stopped, **changes).run().step == 12
+
+
+def impatient(folder: Path, **changes: Any) -> Loop:
+    """A loop of 60 steps that stops early after 9: without a better AP at steps 6 and 9; with the last step it is."""
+    loop = toy_loop(folder, epochs=20, evaluations=20, patience=2, lora=WITHOUT_NOISE, **changes)
+    aps = {3: 0.4, 6: 0.3, 9: 0.3, 12: 0.35, 15: 0.5}
+    loop.hooks = replace(loop.hooks, evaluate=lambda: metrics(aps[loop.progress.step]))
+    return loop
+
+
+def test_an_early_stop_does_not_cut_off_the_end_of_the_cosine(tmp_path: Path) -> None:
+    events: list[Event] = []
+    progress = impatient(tmp_path, hooks={"listen": events.append}).run()
+    assert (progress.step, progress.stopped_at) == (15, 9)
+    rates = [event.learning_rate or 0 for event in events if event.event == "step"]
+    assert max(rates[6:]) == rates[6], "the rate only falls"
+    assert rates[-1] < 0.1 * rates[8], "to nearly zero"
+    assert (progress.best_ap, progress.best_step) == (0.5, 15), "the last adapter is evaluated"
+    assert {event.steps for event in events if event.event == "step" and (event.step or 0) > 9} == {15}
+    notes = [event.message or "" for event in events if event.event == "note"]
+    assert notes == [
+        "no better AP in 2 evaluations: training ends in 6 more steps, while the learning rate decays, after 15 of 60 "
+        "steps"
+    ]
+
+
+@pytest.mark.parametrize("kill_at", [8, 9, 10, 14, 15])
+def test_a_run_killed_around_an_early_stop_ends_with_the_same_weights(tmp_path: Path, kill_at: int) -> None:
+    whole = impatient(tmp_path / "whole")
+    expected = whole.run()
+
+    def kill(event: Event) -> None:
+        if event.event == "step" and event.step == kill_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = f"after step {kill_at} of {60 if kill_at < 10 else 15}"
+    with Stop() as stop, pytest.raises(InterruptedTrainingError, match=stopped):
+        impatient(tmp_path / "killed", stop=stop, hooks={"listen": kill}).run()
+    resumed = impatient(tmp_path / "killed", start=load_checkpoint(tmp_path / "killed"))
+    assert without_time(resumed.run()) == without_time(expected)
+    assert_same(weights(resumed), weights(whole))
+
+
+def test_patience_near_the_end_changes_nothing(tmp_path: Path) -> None:
+    aps = iter([0.4, 0.3, 0.2])
+    hooks = {"evaluate": lambda: metrics(next(aps))}
+    progress = toy_loop(tmp_path, epochs=3, evaluations=3, patience=2, hooks=hooks).run()
+    assert (progress.step, progress.stopped_at) == (9, None)
+
+
+def stop_together(processes: Processes, folder: Path) -> tuple[Progress, dict[str, torch.Tensor]]:
+    loop = impatient(folder / str(processes.rank.index), processes=processes)
+    return loop.run(), weights(loop)
+
+
+def test_several_processes_stop_early_at_the_same_step(tmp_path: Path) -> None:
+    ends = together(stop_together, tmp_path)
+    assert [progress.step for progress, _ in ends] == [15, 15]
+    assert_same(ends[0][1], ends[1][1])
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path: Path) -> None:

@@ -80,6 +80,21 @@ def test_learning_rate_without_warmup_stays_where_it_is() -> None:
     assert [learning_rate(step, 4, wanted) for step in range(4)] == [0.1] * 4
 
 
+def test_an_early_stop_passes_the_rest_of_the_schedule_in_a_tenth_of_the_steps() -> None:
+    plan = steps(images=8, epochs=50, evaluations=10)  # 2 steps an epoch
+    stopped = replace(plan, stopped_at=41)
+    assert (plan.total, stopped.total, stopped.planned) == (100, 51, 100)
+    assert [done for done in range(30, 52) if stopped.evaluated_after(done)] == [30, 40, 50, 51], "the end is evaluated"
+    assert [stopped.evaluations_left(done) for done in (29, 40, 50, 51)] == [4, 2, 1, 0]
+    wanted = settings(learning_rate=0.1, warmup_fraction=0.2)
+    rates = [learning_rate(stopped.scheduled_at(step), stopped.planned, wanted) for step in range(stopped.total)]
+    assert rates[:41] == [learning_rate(step, 100, wanted) for step in range(41)]
+    assert rates[41:] == sorted(rates[41:], reverse=True)
+    assert rates[-1] < 0.002
+    assert replace(plan, stopped_at=95).total == 100
+    assert replace(plan, stopped_at=41, anneals=False).total == 41
+
+
 def test_images_of_a_step_have_like_shapes_and_each_is_still_shown_once_an_epoch() -> None:
     rng = np.random.default_rng(0)
     shapes = tuple(int(shape) for shape in rng.choice([-3, 0, 3], 500))
