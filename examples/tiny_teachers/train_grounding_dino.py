@@ -1,277 +1,225 @@
-"""Train the tiny Grounding DINO from scratch on drawn shapes, and save it for the demo and the tests.
+"""Train the tiny Grounding DINO from nothing on drawn scenes: about an hour on one core, and a second one that draws.
 
-    python examples/tiny_teachers/train_grounding_dino.py    # about forty minutes on one core
+    python examples/tiny_teachers/train_grounding_dino.py    # writes examples/tiny_teachers/grounding_dino/
+    python examples/tiny_teachers/train_grounding_dino.py --share 0.01 --output out    # a quick test
 
-The architecture is Grounding DINO's, about a hundredth as wide. Each batch has different prompts: shapes, colours,
-coloured shapes or any object, so that detections depend on the prompt.
+The architecture is Grounding DINO's, a sixtieth as large. Every batch has another prompt: kinds, colours, coloured
+kinds, any object, or nouns without a meaning, so that detections depend on the prompt and new words are learned easily.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import hashlib
 import json
 import math
+import multiprocessing
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from paint import COLORS
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from denoising import denoising_losses, recorded_inputs
+from dense import dense_losses
+from drawings import BATCH_SIZE, STAGES, STEPS, Scene, batches, stage_at
+from prompts import Asked, ask
 from scenes import SYNONYMS, Object, draw_scene
+from scoring import average_precision
+from tiny_grounding_dino import tiny_model
 from tokenizer import tiny_tokenizer
-from torch import nn
-from transformers import BertConfig, BertTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+from torch import Tensor, nn
 
 from engine.config import LoraSettings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import Sample
 from engine.models.base import Batch
 from engine.spec import LoraPreset
+from engine.teachers.grounding_dino.layer_predictions import decoder_layers, proposals, recorded_shifts, stack
+from engine.teachers.grounding_dino.loss import Targets, detection_losses
 from engine.teachers.grounding_dino.model import GroundingDino
 from engine.teachers.grounding_dino.prompts import PromptBook
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 
 FOLDER = Path(__file__).parent / "grounding_dino"
-SEED = 0
-BATCH_SIZE = 8
 LEARNING_RATE = 1e-3
-WARMUP_STEPS = 200
-CLIP_NORM = 0.5
+WARMUP_STEPS = 50
+WEIGHT_DECAY = 1e-3
+CLIP_NORM = 1.0
+EMA_DECAY = 0.995
+DENSE_SHARE = 0.8
+"""Share of the steps in which many positions of the encoder learn each object, before only the best one does."""
 
+REPORTED = ("loss", "class", "l1", "giou", "dense", "noise")
 
-@dataclass(frozen=True)
-class Stage:
-    """Training stage: shortest edge in pixels, minimum object size as a share of it, most objects, colour prompts."""
-
-    edge: int
-    steps: int
-    smallest: float
-    most: int = 15
-    colors: bool = True
-
-
-COURSES = (
-    (Stage(96, 1500, 0.15), Stage(128, 200, 0.1), Stage(192, 250, 0.06)),
-    (Stage(96, 2100, 0.22, most=6, colors=False), Stage(160, 220, 0.12, most=6, colors=False)),
-    (Stage(128, 520, 0.15, most=6, colors=False),),
-)
-"""Each course has its own warm-up and decay of the learning rate. The first course trains localization, with all kinds
-of prompts; the others train names, in simple scenes. Small images come first: a step takes a quarter of the time. The
-last size is the size used for inference."""
-
-CAPTION_TOKENS = 48
+CAPTION_TOKENS = 96
 """Captions shorter than the model's maximum make training faster."""
 
+SETTINGS = GroundingDinoSettings(
+    base_model="tiny",
+    revision=None,
+    lora=LoraSettings(preset=LoraPreset.ALL, rank=1, alpha=1, dropout=0),  # not used: everything is trained
+    epochs=1,
+    batch_size=BATCH_SIZE,
+    learning_rate=LEARNING_RATE,
+    weight_decay=WEIGHT_DECAY,
+    warmup_fraction=0,
+    schedule="cosine",
+    clip_norm=CLIP_NORM,
+    evaluations=1,
+    classification_weight=2,
+    l1_weight=5,
+    giou_weight=2,
+    max_detections=100,
+)
 
-def tiny_model(vocabulary: int) -> GroundingDinoForObjectDetection:
-    """Build a model with about a million parameters, and weights from torch's global generator."""
-    config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            embed_dim=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8], window_size=8, out_indices=[2, 3, 4]
-        ),
-        text_config=BertConfig(
-            vocab_size=vocabulary,
-            hidden_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=128,
-            max_position_embeddings=256,
-        ),
-        d_model=64,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_ffn_dim=128,
-        decoder_ffn_dim=128,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        num_queries=100,
-        dropout=0.0,
-        fusion_droppath=0.0,
+
+def collate(teacher: GroundingDino, scenes: list[Scene], asked: Asked, rng: np.random.Generator) -> Batch:
+    """Build one batch and set the teacher's prompts for it."""
+    teacher.book = PromptBook.of(
+        asked.phrases, {}, tokenizer=teacher.tokenizer, limit=teacher.model.config.max_text_len
     )
-    model = GroundingDinoForObjectDetection(config)
-    initialize(model)
-    return model
-
-
-@torch.no_grad()
-def initialize(model: GroundingDinoForObjectDetection) -> None:
-    """Initialize weights as DETR and Grounding DINO do; the library's initialization is not meant for training."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and not name.endswith(("sampling_offsets", "attention_weights")):
-            nn.init.xavier_uniform_(module.weight)
-    nn.init.normal_(model.model.query_position_embeddings.weight)
-    for head in (*model.bbox_embed, model.model.encoder_output_bbox_embed):
-        nn.init.zeros_(head.layers[-1].weight)
-    for layer in model.model.encoder.layers:  # couple text and image features from the start
-        nn.init.constant_(layer.fusion_layer.text_param, 0.1)
-        nn.init.constant_(layer.fusion_layer.vision_param, 0.1)
-    # Otherwise the first logits are products of two vectors of norm 8, and dominate the loss.
-    nn.init.constant_(model.model.enc_output_norm.weight, 0.2)
-    nn.init.constant_(model.model.decoder.layer_norm.weight, 0.2)
-
-
-def words_for(
-    rng: np.random.Generator, scenes: Sequence[list[Object]], *, plain: bool
-) -> tuple[list[str], list[list[int]]]:
-    """Choose the prompts of a batch: class names, and each object's class per scene; ``plain`` excludes synonyms."""
-    colored = all(thing.color for things in scenes for thing in things)
-    shares = [0.9, 0, 0, 0.1] if plain else [0.3, 0.2, 0.3, 0.2] if colored else [0.7, 0, 0, 0.3]
-    way = rng.choice(["shape", "color", "both", "any"], p=shares)
-    rare = 0.0 if plain else 0.15
-    said = {name: str(rng.choice(others)) if rng.random() < rare else name for name, others in SYNONYMS.items()}
-    if way == "any":
-        return [str(rng.choice(["object", "thing", "shape"]))], [[0] * len(things) for things in scenes]
-    if way == "shape":
-        names = list(said.values())
-        of = {name: i for i, name in enumerate(said)}
-        labels = [[of[thing.name] for thing in things] for things in scenes]
-    elif way == "color":
-        names = list(COLORS)
-        labels = [[names.index(str(thing.color)) for thing in things] for things in scenes]
-    else:
-        names = [f"{color} {shape}" for color in COLORS for shape in said.values()]
-        of = {(color, shape): i for i, (color, shape) in enumerate((c, s) for c in COLORS for s in said)}
-        labels = [[of[str(thing.color), thing.name] for thing in things] for things in scenes]
-    order = rng.permutation(len(names))
-    rank = np.argsort(order)
-    return [names[i] for i in order], [[int(rank[i]) for i in row] for row in labels]
-
-
-def sample_of(image: np.ndarray, things: list[Object], labels: list[int]) -> Sample:
-    return Sample.of(image, [thing.box_xyxy for thing in things], labels)
-
-
-def batch_of(rng: np.random.Generator, teacher: GroundingDino, tokenizer: BertTokenizer, stage: Stage) -> Batch:
-    """Draw one batch of new scenes and set the teacher's prompts for it."""
-    edge = stage.edge
-    size = (edge, int(edge * rng.choice([1, 4 / 3])))
-    colored = stage.colors and bool(rng.random() < 0.6)  # words for colours need scenes in colour
-    dense = None if stage is COURSES[0][-1] else False
-    drawn = [
-        draw_scene(rng, size, dense=dense, colored=colored, smallest=stage.smallest, most=stage.most)
-        for _ in range(BATCH_SIZE)
-    ]
-    names, labels = words_for(rng, [things for _, things in drawn], plain=not stage.colors)
-    teacher.book = PromptBook.of(names, {}, tokenizer=tokenizer, limit=CAPTION_TOKENS)
-    teacher.classes = tuple(names)
+    teacher.classes = tuple(asked.phrases)
+    edge = scenes[0][0].shape[0]
     teacher.transform = ShortestEdgeTransform(shortest_edge=edge, longest_edge=2 * edge)
-    samples = [sample_of(*scene, row) for scene, row in zip(drawn, labels, strict=True)]
+    samples = [sample_of(image, things, row) for (image, things), row in zip(scenes, asked.labels, strict=True)]
     return teacher.collate([teacher.example(sample, rng) for sample in samples])
 
 
-def learn(teacher: GroundingDino, tokenizer: BertTokenizer, stages: list[Stage], rng: np.random.Generator) -> None:
-    """Train one course, with one step for each entry of ``stages``."""
+def sample_of(image: np.ndarray, things: list[Object], labels: Sequence[int | None]) -> Sample:
+    """Convert a scene to a sample with the objects that have a label."""
+    kept = [(thing.box_xyxy, label) for thing, label in zip(things, labels, strict=True) if label is not None]
+    return Sample.of(image, [box for box, _ in kept], [label for _, label in kept])
+
+
+def losses_of(teacher: GroundingDino, batch: Batch, *, dense: bool) -> dict[str, Tensor]:
+    """Compute the product's objective; with ``dense`` many positions of the encoder learn each object."""
+    text_mask = batch["attention_mask"].bool()
+    names = ("boxes", "tokens", "crowd_boxes", "crowd_tokens")
+    targets = [Targets(*one) for one in zip(*(batch[name] for name in names), strict=True)]
     model = teacher.model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / WARMUP_STEPS, 0.5 * (1 + math.cos(math.pi * step / len(stages)))),
+    with recorded_inputs(model) as inputs, recorded_shifts(model) as shifts:
+        outputs = model(**{n: batch[n] for n in ("pixel_values", "pixel_mask", "input_ids", "attention_mask")})
+    layers = list(decoder_layers(model, outputs, text_mask, shifts))
+    layers += [] if dense else list(proposals(outputs, text_mask))
+    count = max(teacher.count(batch), 1)
+    found = detection_losses(stack(layers), targets, text_mask=text_mask, count=count)
+    total = (
+        SETTINGS.classification_weight * found.classification
+        + SETTINGS.l1_weight * found.l1
+        + SETTINGS.giou_weight * found.giou
     )
+    parts = {"class": found.classification, "l1": found.l1, "giou": found.giou}
+    weights = (SETTINGS.classification_weight, SETTINGS.l1_weight, SETTINGS.giou_weight)
+    if dense:
+        parts["noise"] = denoising_losses(model, inputs, targets, text_mask=text_mask, weights=weights)
+        parts["dense"] = dense_losses(
+            outputs.enc_outputs_class[..., : text_mask.shape[1]],
+            outputs.enc_outputs_coord_logits.sigmoid(),
+            targets,
+            text_mask=text_mask,
+            size=tuple(batch["pixel_values"].shape[-2:]),
+        )
+        total = total + parts["dense"] + parts["noise"]
+    return {"loss": total, **parts}
+
+
+def learn(teacher: GroundingDino, steps: int, *, seed: int, minutes: float, snapshot: Path | None) -> None:
+    """Train; the model ends with the moving average of its weights. A busy machine takes fewer steps in the time."""
+    model = teacher.model
+    model.model.text_backbone.requires_grad_(False)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for _, p in trained if p.ndim > 1]
+    rest = [p for _, p in trained if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}], lr=LEARNING_RATE
+    )
+    average = copy.deepcopy(model.state_dict())
     recent: list[list[float]] = []
+    begin = time.monotonic()
+    clock = multiprocessing.Value("d", 0.0)
     model.train()
-    for step, stage in enumerate(stages, start=1):
-        batch = batch_of(rng, teacher, tokenizer, stage)
-        losses = teacher.loss(batch, count=max(teacher.count(batch), 1))
+    for step, scenes in zip(range(steps), batches(steps, seed, clock), strict=False):
+        clock.value = (time.monotonic() - begin) / (60 * minutes)
+        progress = max(step / steps, clock.value)
+        if progress >= 1:
+            break
+        rng = np.random.default_rng((seed, 1, step))
+        asked = ask(rng, [things for _, things in scenes], limit=CAPTION_TOKENS, plain=stage_at(progress).plain)
+        batch = collate(teacher, scenes, asked, rng)
+        losses = losses_of(teacher, batch, dense=progress < DENSE_SHARE)
         optimizer.zero_grad()
         losses["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        nn.utils.clip_grad_norm_([p for _, p in trained], CLIP_NORM)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min((step + 1) / WARMUP_STEPS, 0.5 * (1 + math.cos(math.pi * progress)))
         optimizer.step()
-        schedule.step()
-        recent.append([loss.item() for loss in losses.values()])
-        if step % 100 == 0 or step == len(stages):
-            means = dict(zip(losses, np.mean(recent, axis=0).round(2).tolist(), strict=True))
-            print(f"{step}/{len(stages)} {stage.edge}px {means}", flush=True)
+        decay = min(EMA_DECAY, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for name, value in model.state_dict().items():
+                if value.is_floating_point():
+                    average[name].lerp_(value, 1 - decay)
+        recent.append([losses[name].item() if name in losses else 0 for name in REPORTED])
+        if (step + 1) % 50 == 0:
+            means = dict(zip(REPORTED, np.mean(recent, axis=0).round(2).tolist(), strict=True))
+            seconds = time.monotonic() - begin
+            print(f"{step + 1} ({progress:.0%}) {scenes[0][0].shape[0]}px {means} {seconds:.0f} s", flush=True)
             recent = []
+        if snapshot and (step + 1) % 200 == 0:
+            torch.save(average, snapshot)
+    model.load_state_dict(average)
 
 
-def evaluate(teacher: GroundingDino, samples: list[Sample]) -> tuple[float, float]:
-    """Compute AP and AP50 of the teacher's classes."""
-    boxes = [(i, b, c) for i, s in enumerate(samples) for b, c in zip(s.boxes_xyxy, s.class_indices, strict=True)]
-    truth = COCO()
-    truth.dataset = {
-        "images": [{"id": i} for i in range(len(samples))],
-        "categories": [{"id": i} for i in range(len(teacher.classes))],
-        "annotations": [
-            {"id": n, "image_id": i, "category_id": int(c), "iscrowd": 0, **_box(b)}
-            for n, (i, b, c) in enumerate(boxes, start=1)
-        ],
-    }
-    truth.createIndex()
-    found = [
-        {"image_id": i, "category_id": int(c), "score": float(s), "bbox": _box(b)["bbox"]}
-        for start in range(0, len(samples), BATCH_SIZE)
-        for i, d in enumerate(teacher.predict(samples[start : start + BATCH_SIZE]), start=start)
-        for b, s, c in zip(d.boxes_xyxy, d.scores, d.class_indices, strict=True)
-    ]
-    measured = COCOeval(truth, truth.loadRes(found), "bbox")
-    measured.evaluate()
-    measured.accumulate()
-    measured.summarize()
-    return float(measured.stats[0]), float(measured.stats[1])
+def save(teacher: GroundingDino, folder: Path, edge: int) -> None:
+    """Write weights in 16 bit (they are loaded in 32 bit), tokenizer and the image size."""
+    copy.deepcopy(teacher.model).eval().half().save_pretrained(folder)
+    teacher.tokenizer.save_pretrained(folder)
+    size = {"shortest_edge": edge, "longest_edge": edge * 4 // 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": size}, indent=2) + "\n")
 
 
-def _box(box: np.ndarray) -> dict:
-    left, top, right, bottom = (float(v) for v in box)
-    return {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
+def measure(folder: Path, edge: int, *, seed: int, scenes: int = 200) -> dict[str, float]:
+    """Compute AP and AP50 on scenes that were not used in training, of all kinds and with one class for all."""
+    rng = np.random.default_rng((seed, 2))
+    drawn = [draw_scene(rng, (edge, edge * 4 // 3)) for _ in range(scenes)]
+    names = list(SYNONYMS)
+    result = {}
+    for title, classes in (("kinds", names), ("object", ["object"])):
+        teacher = GroundingDino.load(folder, classes=classes, prompts={}, settings=SETTINGS)
+        labels = [[None if o.name not in names else names.index(o.name) for o in things] for _, things in drawn]
+        if title == "object":
+            labels = [[0] * len(things) for _, things in drawn]
+        samples = [sample_of(image, things, row) for (image, things), row in zip(drawn, labels, strict=True)]
+        result[f"{title} AP"], result[f"{title} AP50"] = average_precision(teacher, samples, BATCH_SIZE)
+    return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=FOLDER)
-    parser.add_argument("--share", type=float, default=1.0, help="share of the steps, for a trial")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the training steps, for quick tests")
+    parser.add_argument("--minutes", type=float, default=90.0, help="end after this time, with fewer steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--snapshot", type=Path, help="file for the average weights, written every 200 steps")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(SEED)
-    rng = np.random.default_rng(SEED)
 
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    torch.manual_seed(options.seed)
     tokenizer = tiny_tokenizer()
     model = tiny_model(len(tokenizer))
-    settings = GroundingDinoSettings(
-        base_model=str(options.output),
-        revision=None,
-        lora=LoraSettings(preset=LoraPreset.ALL, rank=1, alpha=1, dropout=0),
-        epochs=1,
-        batch_size=BATCH_SIZE,
-        learning_rate=LEARNING_RATE,
-        weight_decay=1e-4,
-        warmup_fraction=0,
-        schedule="cosine",
-        clip_norm=CLIP_NORM,
-        evaluations=1,
-        classification_weight=2,
-        l1_weight=5,
-        giou_weight=2,
-        max_detections=100,
-    )
     teacher = GroundingDino(
-        model, tokenizer, classes=list(SYNONYMS), prompts={}, settings=settings, transform=ShortestEdgeTransform()
+        model, tokenizer, classes=list(SYNONYMS), prompts={}, settings=SETTINGS, transform=ShortestEdgeTransform()
     )
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-
-    begin = time.monotonic()
-    for course in COURSES:
-        learn(teacher, tokenizer, [stage for stage in course for _ in range(int(stage.steps * options.share))], rng)
-    print(f"{time.monotonic() - begin:.0f} s")
-
-    model.eval()
-    model.save_pretrained(options.output)
-    tokenizer.save_pretrained(options.output)
-    edge = COURSES[-1][-1].edge
-    size = {"shortest_edge": edge, "longest_edge": edge * 4 // 3}
-    (options.output / "preprocessor_config.json").write_text(json.dumps({"size": size}, indent=2) + "\n")
-
-    rng = np.random.default_rng(SEED + 1)  # scenes not used in training
-    drawn = [draw_scene(rng, (edge, edge * 4 // 3), dense=False, smallest=0.12, most=6) for _ in range(200)]
-    names = list(SYNONYMS)
-    samples = [sample_of(image, things, [names.index(thing.name) for thing in things]) for image, things in drawn]
-    saved = GroundingDino.load(options.output, classes=names, prompts={}, settings=settings)
-    begin = time.monotonic()
-    ap, ap50 = evaluate(saved, samples)
-    print(f"shapes: AP {ap:.3f} AP50 {ap50:.3f}, {(time.monotonic() - begin) / len(samples) * 1000:.0f} ms an image")
+    steps = int(STEPS * options.share)
+    learn(teacher, steps, seed=options.seed, minutes=options.minutes, snapshot=options.snapshot)
+    save(teacher, options.output, STAGES[-1].edge)
+    for name, value in measure(options.output, STAGES[-1].edge, seed=options.seed).items():
+        print(f"held-out scenes, {name}: {value:.3f}")
+    print("sha256", hashlib.sha256((options.output / "model.safetensors").read_bytes()).hexdigest())
 
 
 if __name__ == "__main__":
