@@ -16,9 +16,7 @@ from engine.dataset import Sample
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.grounding_dino.lora_presets import PRESETS
 from engine.teachers.grounding_dino.model import GroundingDino
-from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 from engine.teachers.sam.model import Sam
-from engine.teachers.sam.settings import SamSettings
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
 CLASSES = ("circle", "square", "triangle", "star")
@@ -49,8 +47,7 @@ def settings_of(name: TeacherName, preset: LoraPreset, *, rank: int = 16, **chan
     settings = teacher_defaults(name)
     settings |= {"epochs": 1, "batch_size": 4, "warmup_fraction": 0.0, "views": 0} | changes
     settings["lora"] |= {"preset": preset, "rank": rank, "alpha": 2 * rank}
-    kind = {TeacherName.GROUNDING_DINO: GroundingDinoSettings, TeacherName.SAM: SamSettings}[name]
-    return kind.model_validate(settings)
+    return name.traits.settings.model_validate(settings)
 
 
 def as_documented(model: Any, *, rank: int = 16) -> tuple[Any, torch.optim.AdamW]:

@@ -31,6 +31,7 @@ from engine.models.lora import attach, set_training, trainable_parameters
 from engine.spec import LoraPreset
 from engine.teachers.grounding_dino import loss as grounding_dino_loss
 from engine.teachers.grounding_dino.model import GroundingDino
+from engine.teachers.mm_grounding_dino.model import MMGroundingDino
 from engine.teachers.sam.loss import sam_losses
 from engine.teachers.sam.model import Sam
 from engine.training.micro_batch import TensorBytes
@@ -49,8 +50,9 @@ GLOBAL = {"large": [5, 11, 17, 23], "huge": [7, 15, 23, 31]}
 BASES: Mapping[str, Callable[[], Any]] = {
     "grounding-dino-tiny": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN),
     "grounding-dino-base": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN_BASE),
-    "grounding-dino-large": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN_LARGE),
-    "mm-grounding-dino-tiny": lambda: AutoConfig.for_model("mm-grounding-dino", backbone_config=SWIN),
+    "mm-grounding-dino-tiny": lambda: _mm_grounding_dino(SWIN),
+    "mm-grounding-dino-base": lambda: _mm_grounding_dino(SWIN_BASE),
+    "mm-grounding-dino-large": lambda: _mm_grounding_dino(SWIN_LARGE),
     "shipped-grounding-dino": lambda: AutoConfig.from_pretrained(TINY / "grounding_dino"),
     "sam-vit-base": lambda: AutoConfig.for_model("sam"),
     "sam-vit-large": lambda: _sam("large"),
@@ -58,6 +60,12 @@ BASES: Mapping[str, Callable[[], Any]] = {
     "shipped-sam": lambda: AutoConfig.from_pretrained(TINY / "sam"),
 }
 """Configurations of the supported bases, as published."""
+
+
+def _mm_grounding_dino(backbone: Mapping[str, Any]) -> Any:
+    """Return a configuration as published: each decoder layer has heads of its own."""
+    heads = {"decoder_bbox_embed_share": False, "decoder_cls_embed_share": False}
+    return AutoConfig.for_model("mm-grounding-dino", backbone_config=backbone, **heads)
 
 
 def _sam(size: str) -> Any:
@@ -122,7 +130,8 @@ class Counted(TensorBytes):
 def build(base: str, *, preset: str | None, rank: int = 16, fake: bool = True) -> Teacher:
     """Build a teacher with random weights and a new adapter; with ``preset`` None all parameters are trained."""
     config = BASES[base]()
-    kind = Sam if config.model_type == "sam" else GroundingDino
+    kinds = {"sam": Sam, "mm-grounding-dino": MMGroundingDino, "grounding-dino": GroundingDino}
+    kind = kinds[config.model_type]
     settings = settings_of(kind.name, LoraPreset(preset or "decoder"), rank=rank, batch_size=1)
     with torch.device("meta" if fake else "cpu"):
         teacher: Teacher
@@ -134,7 +143,7 @@ def build(base: str, *, preset: str | None, rank: int = 16, fake: bool = True) -
             model = AutoModelForZeroShotObjectDetection.from_config(config).eval()
             tokenizer = AutoTokenizer.from_pretrained(TINY / "grounding_dino")
             transform = ShortestEdgeTransform()
-            teacher = GroundingDino(model, tokenizer, classes=["a"], prompts={}, settings=settings, transform=transform)
+            teacher = kind(model, tokenizer, classes=["a"], prompts={}, settings=settings, transform=transform)
         model.requires_grad_(preset is None)
         if preset is not None:
             attach(teacher, settings.lora)

@@ -54,7 +54,9 @@ def fitted(rows: np.ndarray, values: list[float]) -> list[float]:
 
 
 def kind_of(base: str) -> TeacherName:
-    return TeacherName.SAM if "sam" in base else TeacherName.GROUNDING_DINO
+    """Return the teacher of a base."""
+    config = BASES[base]().to_dict()
+    return next(name for name in TeacherName if name.traits.cost and name.traits.cost.dimensions(config) is not None)
 
 
 def cost_of(kind: TeacherName) -> CostTraits:
@@ -102,7 +104,7 @@ def main() -> None:
     parser.add_argument("bases", nargs="*", help="default: all bases of the table")
     parser.add_argument("--table", type=Path, help="default: cost_model.json in the package of the teacher")
     arguments = parser.parse_args()
-    bases = arguments.bases or [base for base in BASES if not base.startswith("mm-")]
+    bases = arguments.bases or list(BASES)
     for preset, base in product((LoraPreset.ENCODER_DECODER, LoraPreset.ALL, LoraPreset.DECODER), bases):
         for key, entry in entries(base, preset):
             kind = kind_of(base)

@@ -211,6 +211,12 @@ def transformers_classes() -> frozenset[str]:
     return frozenset(one for traits in _ordered() for one in traits.transformers_classes)
 
 
+def of_architectures(architectures: object) -> TeacherName | None:
+    """Return the teacher whose bases have one of these classes, as listed in ``config.json``; None if there is none."""
+    known = architectures if isinstance(architectures, list) else []
+    return next((name for name in TeacherName if name.traits.transformers_classes.intersection(map(str, known))), None)
+
+
 def class_reader(names: Iterable[TeacherName] | None = None) -> TeacherName | None:
     """Return the first of ``names``, or of all teachers, that is prompted by class names."""
     candidates = TeacherName if names is None else names

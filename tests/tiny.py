@@ -25,14 +25,16 @@ from engine.dataset.types import Sample
 from engine.spec import LoraPreset
 from engine.teachers.grounding_dino.model import GroundingDino
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
+from engine.teachers.mm_grounding_dino.model import MMGroundingDino
 
 BASE = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers" / "grounding_dino"
 """The tiny base that is shipped."""
 
 KINDS = {
-    "grounding-dino": (GroundingDinoConfig, GroundingDinoForObjectDetection),
-    "mm-grounding-dino": (MMGroundingDinoConfig, MMGroundingDinoForObjectDetection),
+    "grounding-dino": (GroundingDinoConfig, GroundingDinoForObjectDetection, GroundingDino),
+    "mm-grounding-dino": (MMGroundingDinoConfig, MMGroundingDinoForObjectDetection, MMGroundingDino),
 }
+"""Configuration, model and teacher by the model type."""
 
 
 def grounding_dino_settings(**changes: Any) -> GroundingDinoSettings:
@@ -58,7 +60,7 @@ def grounding_dino_settings(**changes: Any) -> GroundingDinoSettings:
 
 def random_grounding_dino(kind: str = "grounding-dino", **changes: Any) -> Any:
     """A model whose every weight is random: heads that start at zero would hide what a test looks for."""
-    config_class, model_class = KINDS[kind]
+    config_class, model_class, _ = KINDS[kind]
     config = config_class(
         **{
             "backbone_config": SwinConfig(
@@ -80,8 +82,8 @@ def random_grounding_dino(kind: str = "grounding-dino", **changes: Any) -> Any:
     )
     torch.manual_seed(0)
     model = model_class(config).eval()
-    heads = [model.bbox_embed[0], model.model.encoder_output_bbox_embed]
-    for head in heads:
+    decoders = {id(head.layers[-1].weight): head for head in model.bbox_embed}  # one tensor, if they are shared
+    for head in (*decoders.values(), model.model.encoder_output_bbox_embed):
         nn.init.normal_(head.layers[-1].weight, std=0.3)
     for name, parameter in model.named_parameters():
         if name.endswith(("vision_param", "text_param")):
@@ -115,7 +117,7 @@ def random_teacher(
         layers: Of the decoder.
         changes: Of the settings.
     """
-    return GroundingDino(
+    return KINDS[kind][2](
         random_grounding_dino(kind, max_text_len=limit, decoder_layers=layers).requires_grad_(False),
         AutoTokenizer.from_pretrained(BASE),
         classes=classes,

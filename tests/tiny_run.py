@@ -23,7 +23,7 @@ CLASSES = ("bolt", "nut", "washer")
 
 def save_run(
     folder: Path,
-    teachers: tuple[TeacherName, ...] = tuple(TeacherName),
+    teachers: tuple[TeacherName, ...] = (TeacherName.GROUNDING_DINO, TeacherName.SAM),
     *,
     thresholds: Mapping[str, float] | None = None,
     classes: Sequence[str] = CLASSES,

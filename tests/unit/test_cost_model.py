@@ -150,7 +150,7 @@ def test_groups_that_were_not_counted_are_taken_for_fewer() -> None:
 
 def test_bases_are_known_by_name_and_by_dimensions() -> None:
     assert base_of("IDEA-Research/grounding-dino-tiny") == "grounding-dino-tiny"
-    assert base_of("openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det") == "grounding-dino-tiny"
+    assert base_of("openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det") == "mm-grounding-dino-tiny"
     assert base_of("someone/else") is None
     assert (
         base_of("", {"model_type": "grounding-dino", "backbone_config": {"model_type": "swin"}})

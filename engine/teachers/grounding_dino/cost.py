@@ -1,4 +1,4 @@
-"""Cost of the steps of Grounding DINO and MM-Grounding-DINO, which has the same layers."""
+"""Cost of the steps of Grounding DINO."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ class GroundingDinoCost(CostTraits):
     bases: ClassVar[Mapping[str, str]] = {
         "IDEA-Research/grounding-dino-tiny": "grounding-dino-tiny",
         "IDEA-Research/grounding-dino-base": "grounding-dino-base",
-        "openmmlab-community/mm_grounding_dino_tiny": "grounding-dino-tiny",
-        "openmmlab-community/mm_grounding_dino_base": "grounding-dino-base",
-        "openmmlab-community/mm_grounding_dino_large": "grounding-dino-large",
     }
+    model_type: ClassVar[str] = "grounding-dino"
 
     def dimensions(self, config: Mapping[str, Any]) -> list[Any] | None:
         """See :meth:`CostTraits.dimensions`."""
-        if config.get("model_type") not in ("grounding-dino", "mm-grounding-dino"):
+        if config.get("model_type") != self.model_type:
             return None
         swin, text = config.get("backbone_config") or {}, config.get("text_config") or {}
         wanted = {"d_model": 256, "encoder_layers": 6, "decoder_layers": 6, "encoder_ffn_dim": 2048, "num_queries": 900}

@@ -6,12 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GroundingDinoForObjectDetection,
-    MMGroundingDinoForObjectDetection,
-)
+from transformers import AutoTokenizer, PreTrainedModel
 
 from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.errors import BaseModelError
@@ -26,24 +21,27 @@ from engine.models.base_files import (
 from engine.storage.base_model_identity import LIMITS, PREPROCESSOR
 from engine.text.plain_json import read_object_file
 
-MODELS = {"grounding-dino": GroundingDinoForObjectDetection, "mm-grounding-dino": MMGroundingDinoForObjectDetection}
 
-
-def load_base(folder: Path) -> tuple[Any, Any, ShortestEdgeTransform]:
+def load_base(folder: Path, library: type[PreTrainedModel], *, title: str) -> tuple[Any, Any, ShortestEdgeTransform]:
     """Return the frozen model of a folder, in 32 bit on the CPU, its tokenizer and its image transform.
 
+    Args:
+        folder: Folder of a transformers model.
+        library: Its class in transformers, which determines the accepted ``model_type``.
+        title: Name of the teacher in errors.
+
     Raises:
-        BaseModelError: The folder holds no Grounding DINO that can be loaded.
+        BaseModelError: The folder holds no model of this class that can be loaded.
     """
     try:
-        kind = read_config(folder, MODELS)["model_type"]
+        read_config(folder, [library.config_class.model_type])
         check_tokenizer_files(folder)
         transform = _transform(folder)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = library.config_class.from_pretrained(folder, local_files_only=True)
         # 0.0 as in mmdetection and Open-GroundingDino; published files carry the library's 0.1.
         config.dropout = 0.0
-        check_size(folder, lambda: MODELS[kind](config))
-        model, report = MODELS[kind].from_pretrained(
+        check_size(folder, lambda: library(config))
+        model, report = library.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -55,7 +53,7 @@ def load_base(folder: Path) -> tuple[Any, Any, ShortestEdgeTransform]:
     except BaseModelError:
         raise
     except Exception as error:  # the library may raise anything for untrusted files
-        raise BaseModelError(f"{folder} holds no Grounding DINO that can be loaded: {shortened(error)}") from error
+        raise BaseModelError(f"{folder} holds no {title} that can be loaded: {shortened(error)}") from error
     check_loaded(folder, model, report["missing_keys"])
     check_tokenizer(folder, tokenizer, vocabulary=config.text_config.vocab_size)
     return model.requires_grad_(False).eval(), tokenizer, transform

@@ -1,4 +1,4 @@
-"""Grounding DINO and MM-Grounding-DINO: boxes from class names.
+"""Grounding DINO: boxes from class names.
 
 Logits and boxes come from transformers; prompts, objective and scores are implemented in
 :mod:`engine.teachers.grounding_dino.prompts` and :mod:`engine.teachers.grounding_dino.loss`.
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import GroundingDinoForObjectDetection, PreTrainedModel
 
 from engine.config import LoraSettings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform, from_cxcywh_normalized, to_cxcywh_normalized
@@ -47,6 +48,7 @@ class GroundingDino(Teacher):
     """
 
     traits: ClassVar[TeacherTraits] = GROUNDING_DINO
+    library: ClassVar[type[PreTrainedModel]] = GroundingDinoForObjectDetection
     pads: ClassVar[bool] = True
     recomputable: ClassVar[Mapping[str, str]] = {
         "backbone": r"model\.backbone\.conv_encoder\.model\..*encoder\.layers\.\d+\.blocks\.\d+",
@@ -82,7 +84,7 @@ class GroundingDino(Teacher):
         cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: GroundingDinoSettings
     ) -> Self:
         """See :meth:`Teacher.load`; the image size is read from ``preprocessor_config.json`` if it exists."""
-        model, tokenizer, transform = load_base(folder)
+        model, tokenizer, transform = load_base(folder, cls.library, title=cls.traits.title)
         return cls(
             model,
             tokenizer,

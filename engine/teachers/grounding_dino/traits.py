@@ -1,4 +1,4 @@
-"""Traits of Grounding DINO and MM-Grounding-DINO."""
+"""Traits of Grounding DINO."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUNDING_DINO = register(
         reads_class_names=True,
         settings=GroundingDinoSettings,
         model="engine.teachers.grounding_dino.model:GroundingDino",
-        transformers_classes=frozenset({"GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"}),
+        transformers_classes=frozenset({"GroundingDinoForObjectDetection"}),
         card_code=card_code,
         cost=GroundingDinoCost(),
         published=(

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from engine.manifest import API_VERSION, KIND
-from engine.spec import FineTuneSpec, SpecModel, StorageSpec
+from engine.spec import FineTuneSpec, SpecModel, StorageSpec, TeacherName
 from teacher_operator.api.kubernetes_strings import DataKey, LabelKey, LabelValue, Name, Quantity
 from teacher_operator.api.pod_settings import PodSpec, ResourcesSpec, StageSpec, Toleration
 
@@ -22,7 +22,9 @@ PLURAL = "teacherfinetunes"
 
 __all__ = ["API_VERSION", "GROUP", "KIND", "PLURAL", "VERSION", "TeacherFineTuneSpec", "parse_spec"]
 
-NAME_MAX = 45
+MOST_NODES = 64
+
+NAME_MAX = 63 - max(len(f"-{name.slug}-{MOST_NODES - 1}") for name in TeacherName)
 """Longest name of an object, in characters: the longest suffix of a child and a pod's index must fit into 63."""
 
 
@@ -108,7 +110,7 @@ class TeacherFineTuneSpec(FineTuneSpec):
         default=1, ge=0, le=64, description="Number of GPUs on each node of a trainer."
     )
     nodes: Annotated[int, OnChange.NEW_JOB] = Field(
-        default=1, ge=1, le=64, description="Number of nodes of each trainer."
+        default=1, ge=1, le=MOST_NODES, description="Number of nodes of each trainer."
     )
     gpu_resource_name: Annotated[LabelKey, OnChange.NEW_JOB] = Field(
         default="nvidia.com/gpu", description="Resource that counts GPUs: a MIG profile, or another vendor's."

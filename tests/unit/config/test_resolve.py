@@ -10,7 +10,7 @@ import pytest
 from engine.config import RunConfig, from_yaml, generate_config, to_yaml
 from engine.dataset.types import ClassInfo, DatasetInfo, ImagesInfo, Problem, Severity, SizeInfo
 from engine.errors import ConfigError, DataError
-from engine.spec import Characteristic, FineTuneSpec, Intensity, TeacherName
+from engine.spec import Characteristic, FineTuneSpec, Intensity, TeacherName, TeacherSpec
 from engine.teachers import REGISTRY
 from engine.teachers.sam.settings import SamSettings
 from engine.text.pydantic_errors import parse
@@ -228,7 +228,8 @@ def test_the_groups_that_settings_may_name_are_those_of_the_teacher(name: Teache
     path = f"teachers.{name.slug}.checkpointing"
 
     def set_to(value: object) -> object:
-        settings = generate_config(dataset(), with_settings({path: value})).teachers.of(name)
+        request = with_settings({path: value}, teachers=[TeacherSpec(name=name)])
+        settings = generate_config(dataset(), request).teachers.of(name)
         return settings and settings.checkpointing
 
     groups = tuple(REGISTRY[name].recomputable)

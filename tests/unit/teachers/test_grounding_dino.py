@@ -62,7 +62,7 @@ def test_the_teacher_is_known_by_its_name() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_base_is_loaded_frozen_in_eval_mode_and_without_dropout(tmp_path, kind) -> None:
     folder = save_grounding_dino(tmp_path, random_grounding_dino(kind, dropout=0.1), shortest_edge=64, longest_edge=128)
-    loaded = GroundingDino.load(folder, classes=["a"], prompts={}, settings=grounding_dino_settings())
+    loaded = KINDS[kind][2].load(folder, classes=["a"], prompts={}, settings=grounding_dino_settings())
     assert type(loaded.model) is KINDS[kind][1]
     assert loaded.model.config.dropout == 0
     assert loaded.transform.shortest_edge == 64

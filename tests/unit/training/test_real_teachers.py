@@ -39,8 +39,9 @@ def config_of(folder: Path, name: TeacherName, *, dropout: float = 0.1, **change
     if name is TeacherName.SAM:
         teachers = {"sam": sam_settings(base_model=str(save_sam(folder)), **changes)}
     else:
-        base = save_grounding_dino(folder / "base", random_grounding_dino(), shortest_edge=64, longest_edge=128)
-        teachers = {"grounding_dino": grounding_dino_settings(base_model=str(base), **changes)}
+        model = random_grounding_dino(name.slug.replace("_", "-"))
+        base = save_grounding_dino(folder / "base", model, shortest_edge=64, longest_edge=128)
+        teachers = {name.slug: grounding_dino_settings(base_model=str(base), **changes).model_dump()}
     return run_config(
         data,
         output=folder / "output",

@@ -1,0 +1,1 @@
+"""MM-Grounding-DINO and LLMDet: boxes from class names."""
