@@ -72,6 +72,10 @@ RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
             "revision requires a hub id: omit it if the base model is a URI",
         ),
     ),
+    "RetentionSpec": (
+        ("!has(self.images) || has(self.annotations)", "images needs annotations"),
+        ("!has(self.minShare) || double(self.minShare) <= 1.0", 'minShare must be at least "0" and at most "1"'),
+    ),
     "ClusterStorageSpec": (
         (
             f"!has(self.endpointUrl) || (isURL(self.endpointUrl) && !self.endpointUrl.matches('{METADATA_HOST}'))",

@@ -114,6 +114,13 @@ class AdapterStatus(StatusModel):
     uri: Annotated[str, StringConstraints(max_length=2048)] = Field(description="URI of adapter_model.safetensors.")
     sha256: Annotated[str, StringConstraints(max_length=64)] = Field(description="sha256 of the file, in hexadecimal.")
     size_bytes: int = Field(ge=0, description="Size of the file in bytes.")
+    strength: Decimal = Field(
+        default="",
+        description="Scale of the adapter's update, 0 to 1; 0: none was better than the base, whose results it gives.",
+    )
+    retention: Decimal = Field(
+        default="", description="Share of the base's zero-shot AP that is kept; empty: not measured."
+    )
 
 
 class ProgressStatus(StatusModel):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from engine.errors import NotBetterThanBaseError
+from engine.results.no_gain import ADVICE, AS_THE_BASE
 from engine.results.outcome import Outcome, TeacherOutcome
 from engine.results.types import MemoryNeed
 from engine.spec import OnNoGain, TeacherName
@@ -159,17 +160,19 @@ def columns(teachers: Sequence[TeacherStatus], *, now: float = 0.0) -> SummarySt
     active = [one for one in teachers if one.state == "Training"]
     waits = [span for one in active if (span := _time_left(one, now=now)) is not None]
     all_say = len(waits) == sum(one.state not in ENDED for one in teachers)
-    measured = [
-        f"{_two_decimals(one.ap.before)} -> {_two_decimals(one.ap.after) or '…'}" for one in teachers if one.ap.before
-    ]
     nodes = dict.fromkeys(one.attempts[-1].node for one in active if one.attempts and one.attempts[-1].node)
     return SummaryStatus(
         teachers=",".join(one.name.value for one in teachers),
         progress=percent_text(percents) if any(percents) or any(one.progress for one in teachers) else "",
         time_left=left(max(waits)) if waits and all_say else "",
-        map=", ".join(measured),
+        map=", ".join(_ap_change(one) for one in teachers if one.ap.before),
         nodes=",".join(nodes),
     )
+
+
+def _ap_change(teacher: TeacherStatus) -> str:
+    change = f"{_two_decimals(teacher.ap.before)} -> {_two_decimals(teacher.ap.after) or '…'}"
+    return f"{change} (no gain)" if teacher.improved is False else change
 
 
 def _time_left(teacher: TeacherStatus, *, now: float) -> float | None:
@@ -280,6 +283,8 @@ def _responding(stages: Sequence[StageStatus], before: Condition | None) -> tupl
 
 
 def _no_gain(teacher: TeacherStatus) -> str:
+    if teacher.adapter is not None and teacher.adapter.strength == "0":
+        return f"{teacher.name}: {AS_THE_BASE} (AP {teacher.ap.before} on the validation split). {ADVICE}"
     return (
         f"{teacher.name}: the adapter is not better than its base (AP {teacher.ap.before} -> {teacher.ap.after} on the "
         "validation split; result.json has the test split's): use the base, or train longer or on more images"

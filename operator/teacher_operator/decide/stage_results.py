@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from engine.results.metric_table import metric_text
+from engine.results.no_gain import AS_THE_BASE
 from engine.results.outcome import Outcome, TeacherOutcome
 from teacher_operator.api.status import (
     AP,
@@ -48,6 +49,8 @@ def with_results(stage: S, outcome: Outcome) -> S:
 def _result_message(stage: StageStatus, outcome: Outcome) -> str:
     if not isinstance(stage, TeacherStatus) or outcome.trained is None:
         return "; ".join(f"{name}: {value}" for name, value in (outcome.finished or {}).items()) or "done"
+    if outcome.trained.strength == 0:
+        return f"AP {stage.ap.before or NOT_MEASURED}: {AS_THE_BASE}"
     message = f"AP {stage.ap.before or NOT_MEASURED} -> {stage.ap.after or NOT_MEASURED}"
     return f"{message}, not better than its base" if stage.improved is False else message
 
@@ -60,7 +63,11 @@ def _published(teacher: T, result: TeacherOutcome) -> T:
                 for name, change in list(result.metrics.items())[:METRICS]
             ],
             "improved": result.improved,
-            "adapter": AdapterStatus(**result.adapter.model_dump()),
+            "adapter": AdapterStatus(
+                **result.adapter.model_dump(),
+                strength=f"{result.strength:g}",
+                retention="" if result.retention is None else f"{result.retention:.3f}",
+            ),
             "images_skipped": result.images_skipped,
             "objects_skipped": result.objects_skipped,
         }

@@ -117,6 +117,10 @@ def _teacher(**settings: Any) -> Body:
     return MINIMAL | {"teachers": [{"name": "Sam", **settings}]}
 
 
+def _retention(**settings: Any) -> Body:
+    return MINIMAL | {"training": {"retention": settings}}
+
+
 def _data(**dataset: Any) -> Body:
     return MINIMAL | {"dataset": dataset}
 
@@ -160,6 +164,14 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
     'dropout must be at least "0" and below "1"': (
         [_teacher(lora={"dropout": value}) for value in ("0", "0.0", "0.999", "1e-3")],
         [_teacher(lora={"dropout": value}) for value in ("1", "1.0", "1e3", "0.1e1")],
+    ),
+    "images needs annotations": (
+        [_retention(annotations="s3://data/a.json", images="s3://data/images/"), _retention()],
+        [_retention(images="s3://data/images/")],
+    ),
+    'minShare must be at least "0" and at most "1"': (
+        [_retention(minShare=value) for value in ("0", "0.8", "1", "1.0", "5e-1")],
+        [_retention(minShare=value) for value in ("1.01", "2", "1e1")],
     ),
     'learningRate must be above "0" and at most "1"': (
         [_teacher(learningRate=value) for value in ("1", "1e-4", "0.00001", "5E-5")],
@@ -471,7 +483,7 @@ async def test_a_pattern_takes_and_refuses(api: Api, path: Path_) -> None:
         return await _try(api, MINIMAL | spec)
 
     good, bad = SAMPLES[PATTERNS[path]]
-    if path[-1] == "dropout":
+    if path[-1] in ("dropout", "minShare"):
         good = ["0", "0.5", "1e-4"]
     for value, complaint in zip(good, await asyncio.gather(*map(said, good)), strict=True):
         assert complaint == "", value

@@ -139,6 +139,30 @@ def test_an_adapter_without_a_gain_is_an_event_once() -> None:
     assert not [one for one in events(before, fine) if one.kind == "Warning"]
 
 
+def test_an_adapter_of_strength_0_is_reported_as_its_base_everywhere() -> None:
+    outcome = trained_of(MASKS, before=0.312, after=0.312)
+    outcome = outcome.model_copy(update={"improved": False, "strength": 0.0, "retention": 1.0})
+    pending = TeacherStatus(name=MASKS, state="Training")
+    teacher = succeeded(pending, Outcome(trained=outcome), now=NOW)
+    said = "no adapter was better than the base, so the published one has strength 0 and gives the base's results"
+    assert teacher.message == f"AP 0.312: {said}"
+    assert teacher.adapter is not None
+    assert (teacher.adapter.strength, teacher.adapter.retention) == ("0", "1.000")
+    status = conditioned(TeacherFineTuneStatus(teachers=[teacher]), SUMMARIES["succeeded"])
+    assert message(status, "Improved").startswith(f"Sam: {said} (AP 0.312 on the validation split). Use the base")
+    assert status.summary.map == "0.31 -> 0.31 (no gain)"
+    notes = events(TeacherFineTuneStatus(teachers=[pending]), TeacherFineTuneStatus(teachers=[teacher]))
+    assert [one.reason for one in notes if one.kind == "Warning" and said in one.message] == ["NotBetterThanBase"]
+
+
+def test_strength_and_retention_are_in_the_status() -> None:
+    outcome = trained_of(MASKS).model_copy(update={"strength": 0.7, "retention": 0.8312})
+    teacher = succeeded(TeacherStatus(name=MASKS, state="Training"), Outcome(trained=outcome), now=NOW)
+    assert teacher.adapter is not None
+    assert (teacher.adapter.strength, teacher.adapter.retention) == ("0.7", "0.831")
+    assert columns([teacher]).map == "0.31 -> 0.52"
+
+
 def test_nothing_is_stalled_that_has_not_failed() -> None:
     assert message(conditioned(TeacherFineTuneStatus(), SUMMARIES["active"]), "Stalled") == ""
     assert message(conditioned(TeacherFineTuneStatus(), SUMMARIES["failed"]), "Stalled") == "Sam: the data is wrong"

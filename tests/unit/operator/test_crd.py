@@ -171,13 +171,20 @@ def test_on_no_gain_is_a_setting(setting: str) -> None:
     assert parse_spec(body_of(spec)).training.on_no_gain.value == setting
 
 
+@pytest.mark.parametrize("share", ["0", "0.8", "1"])
+def test_the_retention_to_keep_needs_no_images_of_the_user(share: str) -> None:
+    spec = {**MINIMAL, "training": {"retention": {"minShare": share}}}
+    assert spec_errors(spec) == []
+    assert parse_spec(body_of(spec)).training.retention.min_share == share
+
+
 @pytest.mark.parametrize(
     ("change", "where"),
     [
         ({"dataset": {"annotations": "/mnt/data/a.json"}}, "$.dataset.annotations"),
         ({"dataset": {"annotations": "s3://data/a.json", "notThere": 1}}, "$.dataset"),
         ({"training": {"retention": {"annotations": "probe.json"}}}, "$.training.retention.annotations"),
-        ({"training": {"retention": {"images": "s3://data/probe/"}}}, "$.training.retention"),
+        ({"training": {"retention": {"minShare": "most"}}}, "$.training.retention.minShare"),
         ({"training": {"onNoGain": "Ignore"}}, "$.training.onNoGain"),
         ({"output": "out/"}, "$.output"),
         ({"output": "s3://UPPER/x"}, "$.output"),
