@@ -183,7 +183,7 @@ def settings(**changes: Any) -> GroundingDinoSettings:
 
 def training(**changes: Any) -> TrainingConfig:
     values = {"seed": 3, "precision": Precision.FLOAT32, "patience": 0, "class_balance": 0.0}
-    values |= {"workers": 0, "log_seconds": 1.0}
+    values |= {"workers": 0, "log_seconds": 1.0, "strengths": (1.0,)}
     return TrainingConfig(**values | changes)
 
 

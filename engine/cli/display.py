@@ -102,11 +102,15 @@ def show_results(results: Sequence[TeacherResult]) -> None:
         for remark in filter(None, (concluded.remark, ceiling_sentence(result.test_after or result.after))):
             warn(f"{result.teacher.value}: {remark}")
     for result in results:
-        if result.retention is not None and result.retention.share >= 0:
+        if result.strength > 0 and result.retention is not None and result.retention.share >= 0:
             console.print(
                 f"{result.teacher.value}: {result.retention.share:.0%} of the base's zero-shot AP is kept "
                 f"(AP {result.retention.base.ap:.3f} -> {result.retention.adapted.ap:.3f})",
                 soft_wrap=True,
+            )
+        if result.strength > 0 and result.strength_curve is not None:
+            console.print(
+                f"{result.teacher.value}: strength {result.strength:g}, {result.strength_curve.reason}", soft_wrap=True
             )
     for result in results:
         if (said := warning(result)) is not None:

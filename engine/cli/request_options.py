@@ -19,7 +19,16 @@ from engine.cli.spec_options import option_type, spec_option
 from engine.errors import ConfigError
 from engine.manifest import Manifest
 from engine.registry import class_reader
-from engine.spec import DatasetSpec, FineTuneSpec, LoraSpec, SplitFilesSpec, StorageSpec, TeacherSpec, TrainingSpec
+from engine.spec import (
+    DatasetSpec,
+    FineTuneSpec,
+    LoraSpec,
+    RetentionSpec,
+    SplitFilesSpec,
+    StorageSpec,
+    TeacherSpec,
+    TrainingSpec,
+)
 from engine.text.pydantic_errors import parse
 
 
@@ -105,6 +114,7 @@ HYPERPARAMETERS = (
     Flag("--lora-rank", LoraSpec, "rank", f"{SETTINGS}teachers.*.lora.rank"),
     Flag("--lora-alpha", LoraSpec, "alpha", f"{SETTINGS}teachers.*.lora.alpha", "Default: twice the rank."),
     Flag("--seed", TrainingSpec, "seed", f"{SETTINGS}training.seed"),
+    Flag("--min-retention", RetentionSpec, "min_share", f"{SETTINGS}training.min_retention"),
 )
 """Settings of all teachers, which a manifest takes in addition."""
 

@@ -110,6 +110,19 @@ class TrainingConfig(ConfigModel):
         default=None,
         description="labelled images of other classes, to measure retention of the base's skill; null: built-in ones",
     )
+    min_retention: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of the base's zero-shot AP that the strength of the adapter is chosen to keep, at any loss "
+        "of gain; null: as much as costs at most 5 % of the gain",
+    )
+    strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(0.25, 0.5, 0.7, 0.85, 1.0),
+        min_length=1,
+        max_length=20,
+        description="scales of the adapter's update to choose from after training; 1: as trained",
+    )
     on_no_gain: Annotated[OnNoGain, OUTSIDE_RUN_ID] = Field(
         default=OnNoGain.PUBLISH,
         description="if an adapter is not better than its base: Publish it with a warning, or publish it and Fail",

@@ -22,6 +22,7 @@ from engine.spec import (
     DatasetSpec,
     FineTuneSpec,
     OnProblem,
+    RetentionSpec,
     SpecModel,
     SplitFilesSpec,
     SplitSpec,
@@ -62,7 +63,7 @@ def generate_config(
         "seed": spec.training.seed,
         "precision": spec.training.precision,
         "patience": spec.training.early_stopping.patience,
-        "retention": None if spec.training.retention is None else _plain(spec.training.retention),
+        **_retention(spec.training.retention),
         "on_no_gain": spec.training.on_no_gain,
     }
     config: Plain = {
@@ -90,6 +91,12 @@ def generate_config(
             settings["base_digest"] = base_digest(settings["base_model"])
     checked = parse(RunConfig, config, where="the configuration")
     return checked if run_id is not None else checked.model_copy(update={"run_id": _digest(config)})
+
+
+def _retention(spec: RetentionSpec | None) -> Plain:
+    spec = spec or RetentionSpec()
+    files = None if spec.annotations is None else {"annotations": spec.annotations, "images": spec.images}
+    return {"retention": files, "min_retention": _number(spec.min_share)}
 
 
 def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:

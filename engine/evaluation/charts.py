@@ -58,6 +58,8 @@ def curve(
     best: Point | None = None,
     base: float | None = None,
     from_zero: bool = False,
+    x_title: str = "epoch",
+    marked: str = "best",
 ) -> Curve:
     """Lay out one curve.
 
@@ -67,6 +69,8 @@ def curve(
         best: Point to mark.
         base: Value of a dashed horizontal line.
         from_zero: Start the y axis at zero.
+        x_title: Name of the x values, if they are not epochs.
+        marked: Word for the marked point.
     """
     values = [value for _, value in points] + ([] if base is None else [base]) + ([] if best is None else [best[1]])
     y_values = nice_ticks(min(values + [0.0] * from_zero), max(values))
@@ -82,7 +86,7 @@ def curve(
 
     placed = [(x_of(epoch), y_of(value)) for epoch, value in points]
     first, end = points[0], points[-1]
-    summary = f"{title}: {first[1]:.3g} at epoch {first[0]:.3g}, {end[1]:.3g} at epoch {end[0]:.3g}"
+    summary = f"{title}: {first[1]:.3g} at {x_title} {first[0]:.3g}, {end[1]:.3g} at {x_title} {end[0]:.3g}"
     return Curve(
         title=title,
         points=" ".join(f"{x},{y}" for x, y in placed),
@@ -90,9 +94,10 @@ def curve(
         x_ticks=tuple(Tick(x_of(x), f"{x:g}") for x in x_values),
         y_ticks=tuple(Tick(y_of(y), f"{y:g}") for y in y_values),
         best=None if best is None else (x_of(best[0]), y_of(best[1])),
-        best_label="" if best is None else f"best {best[1]:.3f} at epoch {best[0]:.3g}",
+        best_label="" if best is None else f"{marked} {best[1]:.3f} at {x_title} {best[0]:.3g}",
         base=None if base is None else y_of(base),
-        summary=summary if best is None else f"{summary}, best {best[1]:.3g} at epoch {best[0]:.3g}",
+        summary=summary if best is None else f"{summary}, {marked} {best[1]:.3g} at {x_title} {best[0]:.3g}",
+        x_title=x_title,
     )
 
 

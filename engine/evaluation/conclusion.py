@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.results.no_gain import AS_THE_BASE
 from engine.results.types import ApMetrics, Comparison, Interval, TeacherResult
 
 CHANGE = 0.005
@@ -44,6 +45,8 @@ def conclude(before: ApMetrics, after: ApMetrics, comparison: Comparison | None)
 
 def conclude_result(result: TeacherResult) -> Conclusion:
     """Judge a teacher by the test split if it exists, since the adapter was selected on the validation split."""
+    if result.strength == 0:
+        return Conclusion("same", f"{AS_THE_BASE}: AP {result.before.ap:.3f} on the validation split")
     if result.test_before is not None and result.test_after is not None:
         return conclude(result.test_before, result.test_after, result.test_comparison)
     return conclude(result.before, result.after, result.comparison)

@@ -10,8 +10,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from engine.dataset.types import DatasetInfo
 from engine.evaluation.example_drawings import legend, pictures
 from engine.evaluation.example_images import MIN_SCORE, SampleView
-from engine.evaluation.report_metrics import class_rows, curves, metric_rows, retention_rows, score_curves, signed, text
-from engine.evaluation.report_sections import matrix, mistakes, retention_sentence, thresholds
+from engine.evaluation.report_metrics import (
+    class_rows,
+    curves,
+    metric_rows,
+    retention_rows,
+    score_curves,
+    signed,
+    strength_curves,
+    text,
+)
+from engine.evaluation.report_sections import confidence_sentence, matrix, mistakes, retention_sentence, thresholds
 from engine.evaluation.report_verdict import verdict
 from engine.layout import VALIDATION_PAGES, adapter_folder, validation_page
 from engine.results.model_card import loading_lines
@@ -93,6 +102,9 @@ def _teacher(
         else [],
         "classes": class_rows(result.before, result.after),
         "curves": curves(result),
+        "strength_curves": strength_curves(result),
+        "confidence": confidence_sentence(result.comparison),
+        "test_confidence": confidence_sentence(result.test_comparison),
         "mistakes": mistakes(result),
         "matrix": matrix(result.confusion_after.matrix) if result.confusion_after else None,
         "matrix_before": matrix(result.confusion_before.matrix) if result.confusion_before else None,

@@ -61,6 +61,26 @@ def curves(result: TeacherResult) -> list[Curve]:
     return drawn
 
 
+def strength_curves(result: TeacherResult) -> list[Curve]:
+    """Return AP, and the retention if it was measured, over the strength of the adapter."""
+    points = () if result.strength_curve is None else result.strength_curve.points
+    if len(points) < 2 or min(point.ap for point in points) < 0:
+        return []
+    values = {
+        "AP on the validation split": [(point.strength, point.ap) for point in points],
+        "Zero-shot AP kept": [(one.strength, one.retention) for one in points if one.retention is not None],
+    }
+    return [
+        curve(title, line, best=_at(line, result.strength), from_zero=True, x_title="strength", marked="chosen")
+        for title, line in values.items()
+        if line
+    ]
+
+
+def _at(line: Sequence[tuple[float, float]], x: float) -> tuple[float, float] | None:
+    return next((point for point in line if point[0] == x), None)
+
+
 def score_curves(after: ScoreCurve | None, before: ScoreCurve | None = None) -> list[Curve]:
     """Return precision over recall, and F1 over the score threshold; empty without detections."""
     if after is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.evaluation.retention import BUILT_IN, MIN_BASE_AP
-from engine.results.types import ClassMatrix, ClassQuality, Confusion, Retention, TeacherResult
+from engine.results.types import ClassMatrix, ClassQuality, Comparison, Confusion, Retention, TeacherResult
 
 OBJECTS = (
     ("found", "Found", "by a detection of its class, IoU 0.5 or more"),
@@ -118,6 +118,18 @@ def thresholds(result: TeacherResult) -> list[Threshold]:
         quality = result.quality.get(name)
         rows.append(Threshold(name, threshold, quality if quality is not None and quality.f1 > 0 else None))
     return sorted(rows, key=lambda row: (row.quality is None, -(row.quality.f1 if row.quality else 0), row.name))
+
+
+def confidence_sentence(comparison: Comparison | None) -> str:
+    """Describe the confidence intervals of AP before and after; empty if there are none."""
+    if comparison is None:
+        return ""
+    before, after, gain = comparison.before, comparison.after, comparison.difference
+    return (
+        f"With 95 % confidence, AP is {before.low:.3f} to {before.high:.3f} before, {after.low:.3f} to "
+        f"{after.high:.3f} after, and changes by {gain.low:+.3f} to {gain.high:+.3f} (bootstrap: "
+        f"{comparison.resamples} resamples of {comparison.images} images)."
+    )
 
 
 def retention_sentence(retention: Retention) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from engine.evaluation.conclusion import conclude_result, mean_iou_change
 from engine.evaluation.report_metrics import Row, number, signed, text
 from engine.evaluation.report_sections import retention_remark
+from engine.results.no_gain import ADVICE, AS_THE_BASE
 from engine.results.types import Interval, TeacherResult, ceiling_sentence
 
 FEW_IMAGES = 50
@@ -47,7 +48,10 @@ def verdict(result: TeacherResult) -> Verdict:
     if comparison is not None:
         numbers += f"; the difference is {_range(comparison.difference)} with 95 % confidence"
     kind = concluded.kind
-    if kind == "better":
+    if result.strength == 0:
+        sentence = f"{title}: {AS_THE_BASE}. AP {row.before:.2f} on {where}."
+        remarks.append(f"{ADVICE}.")
+    elif kind == "better":
         sentence = f"{title}: {numbers}."
     elif kind == "same":
         sentence = f"{title} shows no measurable change: {numbers}."
@@ -60,7 +64,12 @@ def verdict(result: TeacherResult) -> Verdict:
     if ceiling := ceiling_sentence(after):
         remarks.append(f"{ceiling}.")
     if not tested:
-        remarks.append("The best epoch was selected on these images, so AP on new images may be slightly lower.")
+        remarks.append(
+            "The epoch and the strength of the adapter were selected on these images, so AP on new images may be "
+            "slightly lower."
+        )
+    if 0 < result.strength < 1 and result.strength_curve is not None:
+        remarks.append(f"The adapter is published with strength {result.strength:g}: {result.strength_curve.reason}.")
     if result.from_detector_before is not None and result.from_detector_after is not None:
         before_ap, after_ap = (
             text(number(one.ap)) for one in (result.from_detector_before, result.from_detector_after)
@@ -74,7 +83,7 @@ def verdict(result: TeacherResult) -> Verdict:
         remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")
     if (warning := retention_remark(result.retention)) is not None:
         remarks.append(warning)
-    if 0 < result.epochs <= result.best_epoch:
+    if result.strength > 0 and 0 < result.epochs <= result.best_epoch:
         remarks.append("The last epoch was the best one: more epochs may improve AP further.")
     return Verdict(kind, row, sentence, tuple(remarks))
 

@@ -46,23 +46,22 @@ class AdapterConfig:
 
     Attributes:
         rank: r of the update BA.
-        alpha: The update is alpha / r * BA.
         dropout: Dropout before A, in training.
         targets: One string, or names or name suffixes of modules, as in PEFT.
     """
 
     rank: int
-    alpha: float
     dropout: float
     targets: str | tuple[str, ...]
 
     @classmethod
-    def read(cls, folder: Path, lora: LoraSettings) -> AdapterConfig:
+    def read(cls, folder: Path, lora: LoraSettings, *, strength: float) -> AdapterConfig:
         """Read the file in an adapter's folder.
 
         Args:
             folder: Folder of the adapter.
             lora: Settings in ``teacher.json`` next to it.
+            strength: Strength in ``teacher.json``.
 
         Raises:
             FileNotFoundError: It is missing.
@@ -73,7 +72,8 @@ class AdapterConfig:
         for name, value in values.items():
             if not _is_harmless(name, value):
                 raise BaseModelError(f"{path}: {_refused(name, value)}")
-        for name, expected in (("r", lora.rank), ("lora_alpha", lora.alpha)):
+        alpha = scaled_alpha(lora, strength)
+        for name, expected in (("r", lora.rank), ("lora_alpha", alpha)):
             found = values.get(name)
             if isinstance(found, bool) or not isinstance(found, int | float) or found != expected:
                 raise BaseModelError(
@@ -83,7 +83,13 @@ class AdapterConfig:
         dropout = values.get("lora_dropout", 0.0)
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise BaseModelError(f"{path}: lora_dropout is {_shown(dropout)}, which is not a number from 0 to below 1")
-        return cls(lora.rank, lora.alpha, float(dropout), _targets(path, values.get("target_modules")))
+        return cls(lora.rank, float(dropout), _targets(path, values.get("target_modules")))
+
+
+def scaled_alpha(lora: LoraSettings, strength: float) -> float:
+    """Return ``lora_alpha`` of an adapter of this strength; PEFT's own type if it is whole."""
+    alpha = strength * lora.alpha
+    return int(alpha) if alpha == int(alpha) else alpha
 
 
 def named_by(targets: Iterable[str], modules: Iterable[str]) -> set[str]:

@@ -24,6 +24,7 @@ import peft
 import safetensors.torch
 import torch
 import transformers
+from peft.tuners.lora import LoraLayer
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ from engine.config import LoraSettings, TeacherSettings
 from engine.dataset.types import Frame
 from engine.errors import BaseModelError
 from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG
-from engine.models.adapter_config import AdapterConfig, named_by
+from engine.models.adapter_config import AdapterConfig, named_by, scaled_alpha
 from engine.models.base import Teacher
 from engine.models.fast.lora_linear import fuse_lora_linears
 from engine.models.safetensors_files import not_finite, read_header, read_tensors
@@ -57,6 +58,13 @@ class AdapterCard(BaseModel):
     classes: tuple[str, ...] = Field(description="Class names in the order of the prompt and of class indices.")
     prompts: dict[str, str] = Field(description="Phrases shown instead of class names.")
     settings: SerializeAsAny[TeacherSettings] = Field(description="The teacher's section of teacher_config.yaml.")
+    strength: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Scale of the update, chosen after training: `lora_alpha` in adapter_config.json is this times "
+        "the alpha of the settings. 0: the adapter gives the base's results.",
+    )
     frame: Frame = Field(
         default=Frame.UPRIGHT, description="Frame of EXIF-rotated images in training: upright, or as stored."
     )
@@ -118,6 +126,13 @@ def attach(teacher: Teacher, settings: LoraSettings) -> None:
     )
 
 
+def set_strength(teacher: Teacher, strength: float) -> None:
+    """Scale the adapter's update: 1 as trained, 0 as the base."""
+    for module in _peft_model(teacher).modules():
+        if isinstance(module, LoraLayer):
+            module.set_scale("default", strength)
+
+
 def trainable_parameters(teacher: Teacher) -> dict[str, nn.Parameter]:
     """Return the adapter's parameters by name, in the model's order."""
     return {name: p for name, p in teacher.model.named_parameters() if p.requires_grad}
@@ -145,6 +160,7 @@ def save_adapter(teacher: Teacher, folder: Path, *, card: AdapterCard) -> None:
     """Write ``adapter_config.json``, ``teacher.json`` and, last, ``adapter_model.safetensors``, each atomically."""
     config = copy.deepcopy(_peft_model(teacher).peft_config["default"])
     config.inference_mode = True
+    config.lora_alpha = scaled_alpha(card.settings.lora, card.strength)
     config.base_model_name_or_path = card.settings.base_model
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(teacher).items()}
@@ -165,7 +181,7 @@ def load_adapter(teacher: Teacher, folder: Path) -> None:
     if card.teacher is not teacher.name:
         raise BaseModelError(f"{folder} holds an adapter of {card.teacher}, not of {teacher.name}")
     try:
-        config = AdapterConfig.read(folder, card.settings.lora)
+        config = AdapterConfig.read(folder, card.settings.lora, strength=card.strength)
         header = read_header(folder / ADAPTER)
     except FileNotFoundError:
         raise BaseModelError(f"{folder} lacks {ADAPTER_CONFIG} or {ADAPTER}: the adapter is not whole") from None
@@ -174,7 +190,7 @@ def load_adapter(teacher: Teacher, folder: Path) -> None:
             teacher,
             peft.LoraConfig(
                 r=config.rank,
-                lora_alpha=config.alpha,
+                lora_alpha=card.settings.lora.alpha,
                 lora_dropout=config.dropout,
                 target_modules=_targets(teacher, config, card, folder),
                 inference_mode=True,
@@ -183,6 +199,7 @@ def load_adapter(teacher: Teacher, folder: Path) -> None:
     shapes = {name: torch.empty(shape, device="meta") for name, (_, shape) in header.items()}
     _check_fit(teacher, shapes, what=_unfit(folder, card))  # before reading tensors that may be huge
     load_adapter_tensors(teacher, read_tensors(folder / ADAPTER), what=_unfit(folder, card))
+    set_strength(teacher, card.strength)
 
 
 def _targets(teacher: Teacher, config: AdapterConfig, card: AdapterCard, folder: Path) -> str:

@@ -38,10 +38,13 @@ class MeasuredQuality(BaseModel):
     quality: dict[str, _Quality] = {}
     before: _Ap | None = None
     after: _Ap | None = None
+    strength: FiniteFloat = 1.0
 
     def remarks(self, teacher: TeacherName) -> Iterator[str]:
         """Yield warnings about labels of this adapter."""
-        if self.before is not None and self.after is not None and self.after.ap < self.before.ap:
+        if self.strength == 0:
+            yield f"the adapter of {teacher} has strength 0, as none was better than the base: labels are the base's"
+        elif self.before is not None and self.after is not None and self.after.ap < self.before.ap:
             yield (
                 f"the adapter of {teacher} is worse than its base (AP {self.before.ap:.3f} -> {self.after.ap:.3f}): "
                 "train it longer or on more images before you trust its labels"

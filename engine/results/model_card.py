@@ -35,6 +35,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             f"# {title} adapted to {_cell(config.name)}",
             "",
             f"A LoRA adapter (preset `{lora.preset.value}`, rank {lora.rank}, alpha {lora.alpha}, "
+            f"strength {result.strength:g}, "
             f"{result.trainable_parameters:,} parameters) for {_code(result.base_model)} at revision "
             f"{_code(revision)}.",
             "",
@@ -64,6 +65,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             f"| classes, in the order of the prompt | {', '.join(map(_cell, config.data.classes))} |",
             f"| score thresholds | {', '.join(f'{_cell(name)} {at:.3f}' for name, at in result.thresholds.items())} |",
             f"| retention: share of the base's zero-shot AP that is kept | {_left(result)} |",
+            f"| strength: scale of the update, part of `lora_alpha` | {_strength(result)} |",
             f"| annotations (sha256) | `{config.data.digest}` |",
             f"| adapter (sha256) | `{result.adapter.sha256}` |",
             f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",
@@ -124,6 +126,11 @@ def _left(result: TeacherResult) -> str:
     if result.retention is None or result.retention.share < 0:
         return "not measured"
     return f"{result.retention.share:.0%} of its AP for {len(result.retention.prompts)} prompts"
+
+
+def _strength(result: TeacherResult) -> str:
+    reason = "" if result.strength_curve is None else f": {result.strength_curve.reason}"
+    return f"{result.strength:g}{reason}"
 
 
 _LOADING = """\

@@ -1,7 +1,8 @@
 """Warning and failure for adapters that are not better than their base.
 
-An adapter without a gain is published, since its report may be useful. The result, the model card, the terminal and the
-operator's status report it, and with ``training.onNoGain: Fail`` the process ends with the exit code of
+An adapter without a gain is published, since its report may be useful. If nothing was better than the base on the
+validation split, its strength is 0, so that it gives the base's results. The result, the model card, the terminal and
+the operator's status report it, and with ``training.onNoGain: Fail`` the process ends with the exit code of
 :class:`NotBetterThanBaseError`.
 """
 
@@ -14,6 +15,8 @@ from engine.results.types import ApMetrics, TeacherResult
 from engine.spec import OnNoGain
 
 ADVICE = "Use the base, or train longer, with another learning rate or on more images"
+
+AS_THE_BASE = "no adapter was better than the base, so the published one has strength 0 and gives the base's results"
 
 
 def aps(result: TeacherResult) -> str:
@@ -33,7 +36,9 @@ def warning(result: TeacherResult) -> str | None:
     """Return the warning about an adapter without a gain; None if it is better than its base, or not measured."""
     if result.improved is not False:
         return None
-    return f"the adapter of {result.teacher} is not better than its base: {aps(result)}. {ADVICE}"
+    as_the_base = f". It has strength 0 and gives the base's results{_best_trained(result)}"
+    strength = as_the_base if result.strength == 0 else ""
+    return f"the adapter of {result.teacher} is not better than its base: {aps(result)}{strength}. {ADVICE}"
 
 
 def check_gain(results: Sequence[TeacherResult], on_no_gain: OnNoGain) -> None:
@@ -48,6 +53,11 @@ def check_gain(results: Sequence[TeacherResult], on_no_gain: OnNoGain) -> None:
         raise NotBetterThanBaseError(
             f"{'; '.join(warnings)}. It is published all the same ({where}), but training.onNoGain is Fail"
         )
+
+
+def _best_trained(result: TeacherResult) -> str:
+    best = max((point.ap for point in result.history if point.ap is not None), default=None)
+    return "" if best is None else f": the best one trained had AP {best:.3f}"
 
 
 def _ap(metrics: ApMetrics) -> str:

@@ -17,7 +17,7 @@ from engine.dataset.dataset_summary import short_info, size_of
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
-from engine.results.metric_table import Change, headline_changes
+from engine.results.metric_table import DIGITS, Change, headline_changes
 from engine.results.run_files import RunMetadata
 from engine.results.types import AdapterFile, MemoryNeed, Result, TeacherResult
 from engine.spec import TeacherName
@@ -43,6 +43,10 @@ class TeacherOutcome(Result):
     base_model: str
     metrics: dict[str, Change] = Field(default={}, description="Headline metrics by name: engine.results.metric_table.")
     improved: bool | None = Field(default=None, description="Better than its base; None: not measured.")
+    strength: float = Field(default=1.0, description="Scale of the update; 0: it gives the base's results.")
+    retention: float | None = Field(
+        default=None, description="Share of the base's zero-shot AP that is kept; None: not measured."
+    )
     adapter: AdapterFile
     epochs: float = Field(description="Passes over the training split that were made.")
     seconds: float = Field(description="Wall-clock time of training and its evaluations.")
@@ -58,6 +62,8 @@ class TeacherOutcome(Result):
             base_model=result.base_model,
             metrics=headline_changes(result.before, result.after),
             improved=result.improved,
+            strength=result.strength,
+            retention=_retention(result),
             adapter=result.adapter,
             epochs=result.epochs,
             seconds=result.seconds,
@@ -65,6 +71,11 @@ class TeacherOutcome(Result):
             images_skipped=result.images_skipped,
             objects_skipped=result.objects_skipped,
         )
+
+
+def _retention(result: TeacherResult) -> float | None:
+    measured = result.retention is not None and result.retention.share >= 0
+    return round(result.retention.share, DIGITS) if result.retention is not None and measured else None
 
 
 class Prepared(Result):

@@ -83,6 +83,25 @@ class HistoryPoint(Result):
     ap: float | None = None
 
 
+class StrengthPoint(Result):
+    """Evaluation of an adapter at one strength; 0 is the base."""
+
+    strength: float = Field(description="Scale of the update, 0 to 1.")
+    ap: float = Field(description="AP on the validation split, or on a part of it.")
+    retention: float | None = Field(
+        default=None, description="Share of the base's zero-shot AP that is kept; None: not measured."
+    )
+
+
+class StrengthCurve(Result):
+    """AP and retention over the strength of an adapter, by which the strength was chosen."""
+
+    images: int = Field(description="Images of the validation split that AP was measured on.")
+    retention_images: int = Field(default=0, description="Images that retention was measured on.")
+    points: tuple[StrengthPoint, ...] = Field(description="In the order of the strength, from 0 on.")
+    reason: str = Field(description="Rule that chose the strength, in words.")
+
+
 class AdapterFile(Result):
     """The published adapter."""
 
@@ -221,6 +240,15 @@ class TeacherResult(Result):
         default=0, description="Pages in `validation/` that show every validation image with its detections."
     )
     retention: Retention | None = Field(default=None, description="None if no prompts were left to ask for.")
+    strength: float = Field(
+        default=1.0,
+        description="Scale of the adapter's update, 0 to 1, chosen after training and contained in its files: all "
+        "metrics of the adapter are those at this strength. 0: nothing was better than the base on the validation "
+        "split, and the adapter gives the base's results.",
+    )
+    strength_curve: StrengthCurve | None = Field(
+        default=None, description="Measurements that the strength was chosen by; None: by an earlier version."
+    )
     history: tuple[HistoryPoint, ...] = ()
     best_epoch: float = 0
     epochs: float = Field(description="Passes over the training split that were made.")

@@ -59,8 +59,15 @@ def _is_positive(value: str) -> str:
     return value
 
 
+def _is_share(value: str) -> str:
+    if Decimal(value) > 1:
+        raise ValueError('must be at least "0" and at most "1"')
+    return value
+
+
 Dropout = Annotated[DecimalString, AfterValidator(_is_probability)]
 LearningRate = Annotated[DecimalString, AfterValidator(_is_positive)]
+Share = Annotated[DecimalString, AfterValidator(_is_share)]
 
 
 class SpecModel(BaseModel):

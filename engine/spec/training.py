@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from engine.spec.base import SpecModel, Uri
+from engine.spec.base import Share, SpecModel, Uri
 
 
 class Precision(StrEnum):
@@ -39,12 +40,25 @@ class EarlyStoppingSpec(SpecModel):
 class RetentionSpec(SpecModel):
     """Labelled images of other classes than the dataset has, to measure the zero-shot skill of base and adapter."""
 
-    annotations: Uri = Field(
-        description="COCO instances JSON; the teacher is prompted for its classes, without those of the dataset."
+    annotations: Uri | None = Field(
+        default=None,
+        description="COCO instances JSON; the teacher is prompted for its classes, without those of the dataset. "
+        "Default: built-in images.",
     )
     images: Uri | None = Field(
         default=None, description="Folder of the images; default: the folder of the annotations."
     )
+    min_share: Share | None = Field(
+        default=None,
+        description="Share of the zero-shot AP of the base that the strength of the adapter is chosen to keep, such as "
+        '"0.8", at any loss of gain. Default: as much as costs at most 5 % of the gain.',
+    )
+
+    @model_validator(mode="after")
+    def _images_belong_to_annotations(self) -> Self:
+        if self.images is not None and self.annotations is None:
+            raise ValueError("images needs annotations")
+        return self
 
 
 class TrainingSpec(SpecModel):
@@ -57,7 +71,7 @@ class TrainingSpec(SpecModel):
     )
     retention: RetentionSpec | None = Field(
         default=None,
-        description="Images to measure how much of the base's zero-shot skill is kept; default: built-in images.",
+        description="Images to measure how much of the base's zero-shot skill is kept, and how much is to be kept.",
     )
     on_no_gain: OnNoGain = Field(
         default=OnNoGain.PUBLISH,

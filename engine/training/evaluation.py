@@ -78,11 +78,22 @@ class Evaluator:
         *,
         before: Mapping[str, ApMetrics],
         base: Baseline | None,
+        val_after: Evaluation,
         detected: DetectedBoxes | None,
         retention_data: RetentionData | None,
+        retention: Retention | None,
     ) -> EvaluationReport:
-        """Evaluate the best adapter, and the base unless its evaluation is given."""
-        val_after = self.evaluate(splits.val)
+        """Evaluate the best adapter, and the base unless its evaluation is given.
+
+        Args:
+            splits: Data of the run.
+            before: Metrics of the base by split.
+            base: Evaluation of the base; None for a resumed run.
+            val_after: Evaluation of the adapter on the validation split.
+            detected: Box prompts that another teacher detected, if there are any.
+            retention_data: Images that measure retention; None if it is not measured.
+            retention: Retention, if it is known.
+        """
         test_after = None if splits.test is None else self.evaluate(splits.test)
         if base is None:
             with_test = {} if splits.test is None else {"test": splits.test}
@@ -90,7 +101,8 @@ class Evaluator:
         by_detector = None
         if detected is not None:
             by_detector = self.by_detector(splits.val, detected.val, truth=val_after.truth)
-        retention = None if retention_data is None else self.retention(retention_data)
+        if retention is None and retention_data is not None:
+            retention = self.retention(retention_data)
         return EvaluationReport(before, base.val, val_after, base.test, test_after, by_detector, retention)
 
     def by_detector(

@@ -75,10 +75,12 @@ def summary(result: TeacherResult) -> str:
     """Return the result of training as a sentence."""
     concluded = conclude_result(result)
     sentence = concluded.sentence
-    if result.retention is not None and result.retention.share >= 0:
+    if result.retention is not None and result.retention.share >= 0 and result.strength > 0:
         sentence += f", {result.retention.share:.0%} of the base's zero-shot AP is kept"
     if concluded.remark:
         sentence += f". {concluded.remark}"
+    if 0 < result.strength < 1 and result.strength_curve is not None:
+        sentence += f". Strength {result.strength:g}: {result.strength_curve.reason}"
     if result.improved is False:
         sentence += f". {ADVICE}"
     return sentence

@@ -30,6 +30,7 @@ from engine.training.data.sampler import Steps
 from engine.training.data.shared_images import write_lists
 from engine.training.data.splits import Splits
 from engine.training.evaluation import EvaluationReport
+from engine.training.strength import Strength
 
 
 def write_result(
@@ -43,6 +44,7 @@ def write_result(
     splits: Splits,
     steps: Steps,
     plan: StepEstimate | None,
+    strength: Strength,
 ) -> TeacherResult:
     """Write example images with detections, validation pages and ``result.json`` to the adapter's ``folder``."""
     pages = _write_images(folder, evaluation, splits.val, title=teacher.name.value)
@@ -65,6 +67,8 @@ def write_result(
         **_at_thresholds(evaluation),
         validation_pages=pages,
         retention=evaluation.retention,
+        strength=strength.value,
+        strength_curve=strength.curve,
         history=progress.history,
         best_epoch=steps.epochs_at(progress.best_step),
         epochs=steps.epochs_at(progress.step),

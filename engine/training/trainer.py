@@ -45,6 +45,7 @@ from engine.training.messages import checkpoint_fields, phases, summary
 from engine.training.prepare import PreparedRun, build_evaluator, prepare_run
 from engine.training.result_files import write_result
 from engine.training.resume import last_checkpoint, run_fingerprint
+from engine.training.strength import Strength, find_strength
 from engine.training.watchdog import print_failure
 
 
@@ -121,14 +122,17 @@ class TeacherTrainer:
                 context.listen(run.event("start", **checkpoint_fields(start)))
                 evaluator = build_evaluator(context, run.model, stop)
                 progress = _optimize(context, run, start, evaluator, stop)
+                strength = _choose_strength(context, run, start, evaluator)
                 evaluation = evaluator.adapted(
                     run.splits,
                     before=start.before,
                     base=run.baseline,
+                    val_after=strength.val,
                     detected=run.detected,
                     retention_data=run.retention_data,
+                    retention=strength.retention,
                 )
-                result = _finish(context, run, evaluation, progress)
+                result = _finish(context, run, evaluation, progress, strength)
             if self.processes.first:
                 curves.summarize(settings_table(self.config, self.name), result, read_samples(self.folder))
         return self.processes.decided(partial(self._published, result)) if self.publishes else result
@@ -212,6 +216,21 @@ def _optimize(
     return progress
 
 
+def _choose_strength(context: TrainingContext, run: PreparedRun, start: Checkpoint, evaluator: Evaluator) -> Strength:
+    """Choose the strength of the best adapter, and write the adapter with it."""
+    context.note("measuring the adapter at several strengths")
+    strength = find_strength(
+        evaluator,
+        run.splits.val,
+        before=start.before,
+        retention_data=run.retention_data,
+        training=context.config.training,
+        note=context.note,
+    )
+    _save_best_adapter(context, run, strength=strength.value)
+    return strength
+
+
 def _batches(context: TrainingContext, run: PreparedRun, steps: Steps, step: int) -> Generator[Batch, None, None]:
     """Yield the batches of the run from ``step`` on."""
     teacher, training = run.model.teacher, context.config.training
@@ -222,7 +241,7 @@ def _batches(context: TrainingContext, run: PreparedRun, steps: Steps, step: int
     return batches_from(step, steps, views, workers=training.workers, pin_memory=teacher.device.type == "cuda")
 
 
-def _save_best_adapter(context: TrainingContext, run: PreparedRun) -> None:
+def _save_best_adapter(context: TrainingContext, run: PreparedRun, *, strength: float = 1.0) -> None:
     if not context.processes.first:
         return
     base, data = run.model.base, context.config.data
@@ -235,16 +254,17 @@ def _save_best_adapter(context: TrainingContext, run: PreparedRun) -> None:
         prompts=data.prompts,
         settings=context.settings,
         frame=run.splits.train.dataset.frame,
+        strength=strength,
     )
     save_adapter(run.model.teacher, context.folder, card=card)
 
 
 def _finish(
-    context: TrainingContext, run: PreparedRun, evaluation: EvaluationReport, progress: Progress
+    context: TrainingContext, run: PreparedRun, evaluation: EvaluationReport, progress: Progress, strength: Strength
 ) -> TeacherResult:
     """Write the result files and report the result to the listeners."""
     base_ap = evaluation.before["val"].ap
-    known = {"ap_before": base_ap, "best_ap": better_than(base_ap, progress.best_ap)}
+    known = {"ap_before": base_ap, "best_ap": better_than(base_ap, strength.val.metrics.ap)}
     for phase, metrics in phases(evaluation).items():
         context.listen(run.event("evaluation", step=progress.step, ap=metrics.ap, phase=phase, **known))
     plan = run.model.micro_batch.plan
@@ -259,6 +279,7 @@ def _finish(
             splits=run.splits,
             steps=run.steps,
             plan=plan,
+            strength=strength,
         )
     )
     if plan is not None and progress.step_memory_bytes:

@@ -40,6 +40,14 @@ class SplitData:
         """Return one decoded image with its objects, or with those at the indices ``select``."""
         return load_sample(self.dataset, index, self.paths[index], with_masks=with_masks, select=select)
 
+    def part(self, images: int) -> SplitData:
+        """Return at most this many images, evenly over the split."""
+        count = len(self.paths)
+        if count <= images:
+            return self
+        some = [i * count // images for i in range(images)]
+        return SplitData(self.dataset.subset(some), tuple(self.paths[i] for i in some))
+
     def without(self, unreadable: Unreadable, frame: Frame = Frame.UPRIGHT) -> SplitData:
         """Return the split without unreadable images and objects; ``frame`` is for images that do not show theirs."""
         names, annotations = names_of(self.dataset), self.dataset.annotations

@@ -255,6 +255,31 @@ def test_the_rank_follows_from_images_and_classes_and_alpha_from_the_rank() -> N
     assert (config.teachers.sam.lora.rank, config.teachers.sam.lora.alpha) == (32, 32)
 
 
+def test_the_retention_to_keep_is_asked_for_with_or_without_images() -> None:
+    files = {"annotations": "s3://data/p.json"}
+    for given, expected in (
+        (None, (None, None)),
+        ({"minShare": "0.8"}, (None, 0.8)),
+        (files, ("s3://data/p.json", None)),
+        (files | {"minShare": "1"}, ("s3://data/p.json", 1.0)),
+    ):
+        training = generate_config(dataset(), spec(training={"retention": given})).training
+        assert (training.retention and training.retention.annotations, training.min_retention) == expected
+    by_setting = generate_config(dataset(), with_settings({"training.min_retention": 0.8}))
+    assert by_setting.run_id == generate_config(dataset(), spec(training={"retention": {"minShare": "0.8"}})).run_id
+    assert by_setting.run_id != generate_config(dataset(), spec()).run_id
+    for wrong, words in (({"images": "s3://data/"}, "images needs annotations"), ({"minShare": "2"}, 'at most "1"')):
+        with pytest.raises(ConfigError, match=words):
+            spec(training={"retention": wrong})
+
+
+@pytest.mark.parametrize("wrong", [[], [0], [1.5], ["x"], 1])
+def test_strengths_are_above_0_and_at_most_1(wrong: object) -> None:
+    assert generate_config(dataset(), with_settings({"training.strengths": [0.5, 1]})).training.strengths == (0.5, 1)
+    with pytest.raises(ConfigError, match=r"training\.strengths"):
+        generate_config(dataset(), with_settings({"training.strengths": wrong}))
+
+
 def test_short_runs_warm_up_for_as_many_steps_as_long_ones() -> None:
     assert _sam(5_000).warmup_fraction == 0.05
     assert _sam(5, epochs=40).warmup_fraction == pytest.approx(0.2)

@@ -27,11 +27,15 @@ from engine.results.types import (
     ApMetrics,
     ClassMatrix,
     ClassQuality,
+    Comparison,
     Confusion,
     HistoryPoint,
+    Interval,
     Retention,
     ScoreCurve,
     SplitCheck,
+    StrengthCurve,
+    StrengthPoint,
     TeacherResult,
 )
 from engine.spec import TeacherName
@@ -139,7 +143,7 @@ def views(dataset: CocoDataset, index: int, before: Detections, *, size: tuple[i
 def test_a_gain_is_reported_in_one_sentence() -> None:
     page = Page(report(result(metrics(0.12), metrics(0.41))))
     assert "Grounding DINO: AP 0.12 → 0.41 on 72 images of the validation split." in page.text
-    assert "best epoch was selected" in page.text
+    assert "epoch and the strength of the adapter were selected on these images" in page.text
 
 
 @pytest.mark.parametrize(
@@ -155,6 +159,55 @@ def test_no_gain_is_reported_as_plainly(before: float, after: float, kind: str, 
     assert said.kind == kind
     assert words in said.sentence
     assert words in Page(report(result(metrics(before), metrics(after)))).text
+
+
+def curve_of(reason: str = "half of it") -> StrengthCurve:
+    points = ((0.0, 0.1, 1.0), (0.5, 0.29, 0.9), (1.0, 0.3, 0.2))
+    return StrengthCurve(
+        images=72,
+        retention_images=25,
+        points=tuple(StrengthPoint(strength=s, ap=ap, retention=share) for s, ap, share in points),
+        reason=reason,
+    )
+
+
+def test_the_strength_is_drawn_with_its_reason() -> None:
+    chosen = result(metrics(0.1), metrics(0.29), strength=0.5, strength_curve=curve_of())
+    page = Page(report(chosen))
+    assert "0.5: half of it." in page.text
+    assert "chosen 0.290 at strength 0.5" in page.text
+    assert "chosen 0.900 at strength 0.5" in page.text
+    assert "72 validation images and 25 retention images" in page.text
+    assert any("strength 0.5: half of it" in remark for remark in verdict(chosen).remarks)
+    assert "Strength of the adapter" not in Page(report(result(metrics(0.1), metrics(0.3)))).text
+
+
+def test_an_adapter_of_strength_0_is_not_sold_as_a_result() -> None:
+    base = result(metrics(0.1), metrics(0.1), strength=0.0, strength_curve=curve_of("none is better than the base"))
+    said = verdict(base)
+    assert said.kind == "same"
+    assert "no adapter was better than the base" in said.sentence
+    assert "strength 0 and gives the base's results" in said.sentence
+    assert any("Use the base" in remark for remark in said.remarks)
+    assert not any("last epoch" in remark for remark in said.remarks)
+    assert said.sentence in Page(report(base)).text
+
+
+def test_intervals_before_and_after_are_shown_with_what_else_the_split_was_used_for() -> None:
+    def low_to_high(low: float, high: float) -> Interval:
+        return Interval(low=low, high=high)
+
+    compared = Comparison(
+        images=72,
+        resamples=400,
+        before=low_to_high(0.05, 0.15),
+        after=low_to_high(0.25, 0.35),
+        difference=low_to_high(0.15, 0.25),
+    )
+    page = Page(report(result(metrics(0.1), metrics(0.3), comparison=compared)))
+    assert "AP is 0.050 to 0.150 before, 0.250 to 0.350 after, and changes by +0.150 to +0.250" in page.text
+    assert "400 resamples of 72 images" in page.text
+    assert "strength of the adapter were selected on the validation split" in page.text
 
 
 def retained(base: float, adapted: float, **more: Any) -> Retention:

@@ -183,3 +183,7 @@ def test_what_the_run_measured_against_its_labels_is_reported(run: Path, tmp_pat
     assert "hardly found" in poor
     assert poor.endswith(": bolt (0.01)")
     assert worse.startswith("the adapter of Sam is worse than its base (AP 0.063 -> 0.041)")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"strength": 0.0}))
+    assert load_labeller(copied).remarks[1] == (
+        "the adapter of Sam has strength 0, as none was better than the base: labels are the base's"
+    )

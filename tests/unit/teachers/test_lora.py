@@ -21,6 +21,7 @@ from engine.models.lora import (
     load_adapter,
     merged,
     save_adapter,
+    set_strength,
     set_training,
     trainable_parameters,
 )
@@ -82,6 +83,37 @@ def test_peft_itself_loads_what_is_saved(tmp_path: Path) -> None:
     loaded = peft.PeftModel.from_pretrained(ToyTeacher().model, str(tmp_path)).eval()
     with torch.no_grad():
         torch.testing.assert_close(torch.cat(loaded(INPUTS), dim=1), outputs(teacher), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_the_strength_is_part_of_the_files_and_the_same_for_all_who_read_them(tmp_path: Path, strength: float) -> None:
+    teacher = adapted()
+    with adapter_off(teacher):
+        base = outputs(teacher)
+    whole = outputs(teacher)
+    set_strength(teacher, strength)
+    save_adapter(teacher, tmp_path, card=card().model_copy(update={"strength": strength}))
+    loaded = ToyTeacher()
+    load_adapter(loaded, tmp_path)
+    assert torch.equal(outputs(loaded), outputs(teacher))
+    assert torch.equal(outputs(loaded), base) == (strength == 0)
+    assert torch.equal(outputs(loaded), whole) == (strength == 1)
+    read = peft.PeftModel.from_pretrained(ToyTeacher().model, str(tmp_path)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(read(INPUTS), dim=1), outputs(teacher), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(torch.cat(merged(loaded)(INPUTS), dim=1), outputs(teacher), rtol=1e-5, atol=1e-5)
+    again = adapted()
+    load_adapter(again, tmp_path)
+    assert torch.equal(outputs(again), outputs(teacher)), "into a teacher that has an adapter"
+
+
+def test_an_alpha_that_contradicts_the_strength_is_refused(tmp_path: Path) -> None:
+    save_adapter(adapted(), tmp_path, card=card().model_copy(update={"strength": 0.5}))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["lora_alpha"] == 4
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 8}))
+    with pytest.raises(BaseModelError, match=r"lora_alpha is 8, and 4 in teacher\.json"):
+        load_adapter(ToyTeacher(), tmp_path)
 
 
 def test_files_hold_no_pickle_and_name_the_base_as_the_settings_do(tmp_path: Path) -> None:

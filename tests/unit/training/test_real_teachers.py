@@ -30,6 +30,12 @@ from engine.training import TeacherTrainer
 from engine.training.distributed import Processes
 
 
+@pytest.fixture(autouse=True)
+def half_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish half of every adapter; after a few steps from random weights none is better than its base."""
+    monkeypatch.setattr("engine.training.strength.choose_strength", lambda points, **rule: (0.5, "half"))
+
+
 def config_of(folder: Path, name: TeacherName, *, dropout: float = 0.1, **changed: Any) -> RunConfig:
     """5 images to train on, in 3 steps an epoch; 2 epochs, measured after each."""
     data = write_toy_data(folder / "data" / "all.json", range(8), masks=True)
@@ -51,6 +57,7 @@ def config_of(folder: Path, name: TeacherName, *, dropout: float = 0.1, **change
             environment=EnvironmentSpec(lighting=Lighting.VARIABLE, background=Background.PLAIN),
             intensity=Intensity.MEDIUM,
         ),
+        common=training(strengths=(0.5, 1.0)),
         **teachers,
     )
 
@@ -137,6 +144,7 @@ def test_several_processes_train_the_adapter_that_one_trains(tmp_path: Path, nam
         torch.testing.assert_close(shared[tensor], alone[tensor], rtol=1e-3, atol=1e-4)
     for result, _ in ends:
         assert result == ends[0][0]
+        assert result.strength == 0.5
         assert result.after.ap == pytest.approx(whole.after.ap, abs=0.02)
         assert result.before.ap == pytest.approx(whole.before.ap, abs=1e-3)
         assert result.retention is not None

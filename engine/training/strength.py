@@ -1,0 +1,129 @@
+"""Measure an adapter at several strengths after training, and choose one.
+
+Nothing is stored: a run that is killed meanwhile resumes after its last step and measures the same again. All processes
+evaluate their share of the images, and choose by the same metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from engine.config import TrainingConfig
+from engine.evaluation.evaluate import Evaluation
+from engine.evaluation.retention import retention
+from engine.evaluation.strength import choose_strength
+from engine.models.base import Teacher
+from engine.models.lora import set_strength
+from engine.results.types import ApMetrics, Retention, StrengthCurve, StrengthPoint
+from engine.training.data.annotated_splits import SplitData
+from engine.training.data.retention_data import RetentionData
+from engine.training.evaluation import Evaluator
+
+CURVE_IMAGES = 200
+"""Maximum images of the validation split, and of the retention images, for each strength."""
+
+
+@dataclass(frozen=True, eq=False)
+class Strength:
+    """The chosen strength and its measurements.
+
+    Attributes:
+        value: Scale of the adapter's update, 0 to 1.
+        curve: Measurements that it was chosen by.
+        val: Evaluation on the whole validation split at this strength.
+        retention: Retention at this strength; None: it was not measured, or not on all images.
+    """
+
+    value: float
+    curve: StrengthCurve
+    val: Evaluation
+    retention: Retention | None = None
+
+
+@dataclass(eq=False)
+class _Measured:
+    """Evaluations of the validation split, or a part of it, and metrics of the retention images, by strength."""
+
+    val: dict[float, Evaluation] = field(default_factory=dict)
+    base_ap: float = -1.0
+    retained: dict[float, ApMetrics] = field(default_factory=dict)
+    retention_split: SplitData | None = None
+
+    def retain(self, evaluator: Evaluator, strength: float) -> None:
+        """Measure retention at a strength, if there are images for it."""
+        if self.retention_split is not None:
+            teacher = evaluator.teacher.asking(self.retention_split.dataset.classes)
+            self.retained[strength] = _evaluate(evaluator, self.retention_split, strength, teacher=teacher).metrics
+
+    def points(self) -> tuple[StrengthPoint, ...]:
+        aps = {0.0: self.base_ap} | {strength: found.metrics.ap for strength, found in self.val.items()}
+        return tuple(StrengthPoint(strength=s, ap=aps[s], retention=self.share(s)) for s in sorted(aps))
+
+    def share(self, strength: float) -> float | None:
+        share = self.retention(strength, "").share if strength in self.retained else -1.0
+        return share if share >= 0 else None
+
+    def message(self, strength: float) -> str:
+        share = self.share(strength)
+        kept = "" if share is None else f", {share:.0%} of the base's zero-shot AP kept"
+        return f"strength {strength:g}: AP {self.val[strength].metrics.ap:.3f}{kept}"
+
+    def retention(self, strength: float, source: str) -> Retention:
+        return retention(source, base=self.retained[0.0], adapted=self.retained[strength])
+
+
+def find_strength(
+    evaluator: Evaluator,
+    val: SplitData,
+    *,
+    before: Mapping[str, ApMetrics],
+    retention_data: RetentionData | None,
+    training: TrainingConfig,
+    note: Callable[[str], None],
+) -> Strength:
+    """Measure the teacher's adapter, choose its strength, and set it.
+
+    The result is never worse than the base on the validation split: strength 0 is the base.
+
+    Args:
+        evaluator: Evaluates the teacher, which has its best adapter.
+        val: The validation split.
+        before: Metrics of the base by split, ``val`` among them.
+        retention_data: Images that measure retention; None if it cannot be measured.
+        training: Strengths to measure, and the retention to keep.
+        note: Receives messages.
+
+    Raises:
+        InterruptedTrainingError: SIGTERM or Ctrl-C arrived.
+    """
+    part, base_ap = val.part(CURVE_IMAGES), before["val"].ap
+    measured = _Measured(base_ap=base_ap if part is val else _evaluate(evaluator, part, 0.0).metrics.ap)
+    strengths = sorted(set(training.strengths), reverse=True)
+    if retention_data is not None and len(strengths) > 1:
+        measured.retention_split = retention_data.split.part(CURVE_IMAGES)
+        measured.retain(evaluator, 0.0)
+    for strength in strengths:
+        measured.val[strength] = _evaluate(evaluator, part, strength)
+        measured.retain(evaluator, strength)
+        note(measured.message(strength))
+    points = measured.points()
+    value, reason = choose_strength(points, min_retention=training.min_retention)
+    found = measured.val.get(value) if part is val else None
+    found = found or _evaluate(evaluator, val, value)
+    if part is not val and value > 0 and 0 <= found.metrics.ap <= base_ap:
+        reason = f"{value:g} is better than the base on {len(part.paths)} images, but not on all {len(val.paths)}"
+        value, found = 0.0, _evaluate(evaluator, val, 0.0)
+    set_strength(evaluator.teacher, value)
+    split = measured.retention_split
+    retention_images = 0 if split is None else len(split.paths)
+    curve = StrengthCurve(images=len(part.paths), retention_images=retention_images, points=points, reason=reason)
+    if retention_data is None or split is not retention_data.split:
+        return Strength(value, curve, found)
+    return Strength(value, curve, found, measured.retention(value, retention_data.source))
+
+
+def _evaluate(evaluator: Evaluator, split: SplitData, strength: float, *, teacher: Teacher | None = None) -> Evaluation:
+    """Evaluate a split at a strength, which stays set."""
+    set_strength(evaluator.teacher, strength)
+    return evaluator.evaluate(split, teacher=teacher)
