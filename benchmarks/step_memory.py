@@ -80,7 +80,7 @@ class Shape:
         images: Number of images.
         size: Height and width of the padded images; Grounding DINO only.
         tokens: Tokens of the caption; Grounding DINO only.
-        objects: Objects per image; for SAM one of five is prompted by a point.
+        objects: Objects per image.
         rank: Rank of the adapter.
     """
 
@@ -242,7 +242,7 @@ def _sam_loss(teacher: Sam, shape: Shape, precision: AbstractContextManager[Any]
     """Compute the loss as :meth:`Sam.loss`, which cannot be used because it sorts prompts by their values."""
     side, cells = teacher.transform.image_size, teacher.mask_size
     pixels = torch.rand(shape.images, 3, side, side)
-    points = shape.images * (shape.objects // 5)
+    points = shape.images * round(shape.objects * teacher.settings.point_share)
     total = torch.zeros(())
     with precision:
         embeddings = teacher._embed({"pixel_values": pixels})

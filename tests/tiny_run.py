@@ -40,6 +40,8 @@ def save_run(
         for key, parameter in trainable_parameters(teacher).items():
             if "lora_B" in key:
                 nn.init.normal_(parameter, std=0.02)
+            elif "modules_to_save" in key:
+                parameter.data += 0.02 * torch.randn_like(parameter)
         model = resolve_base_model(str(base), None, storage=Storage(), cache=cache)
         card = AdapterCard(
             teacher=name,

@@ -35,7 +35,8 @@ tensors are loaded, unless the base was changed for it."""
 TEXTS = frozenset({"base_model_name_or_path", "revision", "peft_version"})
 """Fields that record the origin of an adapter, and change nothing."""
 
-OURS = frozenset({"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "auto_mapping"})
+OURS = frozenset({"r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save"})
+"""Fields that are read here."""
 
 MOST_TARGETS = 10_000
 
@@ -48,11 +49,13 @@ class AdapterConfig:
         rank: r of the update BA.
         dropout: Dropout before A, in training.
         targets: One string, or names or name suffixes of modules, as in PEFT.
+        trained_modules: Names of modules that are trained completely.
     """
 
     rank: int
     dropout: float
     targets: str | tuple[str, ...]
+    trained_modules: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path, lora: LoraSettings, *, strength: float) -> AdapterConfig:
@@ -83,7 +86,13 @@ class AdapterConfig:
         dropout = values.get("lora_dropout", 0.0)
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise BaseModelError(f"{path}: lora_dropout is {_shown(dropout)}, which is not a number from 0 to below 1")
-        return cls(lora.rank, float(dropout), _targets(path, values.get("target_modules")))
+        targets = _targets(path, values.get("target_modules"))
+        trained = _names(values.get("modules_to_save") or [])
+        if trained is None:
+            raise BaseModelError(
+                f"{path}: modules_to_save is {_shown(values['modules_to_save'])}, not a list of the names of modules"
+            )
+        return cls(lora.rank, float(dropout), targets, trained)
 
 
 def scaled_alpha(lora: LoraSettings, strength: float) -> float:
@@ -104,7 +113,7 @@ def named_by(targets: Iterable[str], modules: Iterable[str]) -> set[str]:
 
 
 def _is_harmless(name: str, value: object) -> bool:
-    if name in OURS - {"auto_mapping", "exclude_modules"}:
+    if name in OURS:
         return True
     if name in TEXTS:
         return value is None or (isinstance(value, str) and len(value) <= 4096)
@@ -128,9 +137,15 @@ def _refused(name: str, value: object) -> str:
 def _targets(path: Path, value: Any) -> str | tuple[str, ...]:
     if isinstance(value, str) and value:
         return value
-    if isinstance(value, list) and 0 < len(value) <= MOST_TARGETS and all(isinstance(one, str) for one in value):
-        return tuple(value)
+    if names := _names(value):
+        return names
     raise BaseModelError(f"{path}: target_modules is {_shown(value)}, not a list of the names of modules")
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    if isinstance(value, list) and len(value) <= MOST_TARGETS and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    return None
 
 
 def _shown(value: object) -> str:

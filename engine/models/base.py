@@ -36,11 +36,14 @@ class LoraTargets:
         target_modules: Regular expression that PEFT matches against whole module names.
         exclude_modules: Regular expression of modules that are never adapted: tied heads, which LoRA would silently
             untie.
+        trained_modules: Regular expression of the names of small modules that are trained completely (PEFT's
+            ``modules_to_save``).
         earlier: Values of ``target_modules`` in earlier versions, which their adapters still contain.
     """
 
     target_modules: str
     exclude_modules: str | None = None
+    trained_modules: str | None = None
     earlier: tuple[str, ...] = ()
 
 

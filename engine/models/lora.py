@@ -5,6 +5,9 @@ A linear layer's output gets a low-rank update (Hu et al. 2021, arXiv 2106.09685
         x ──┬── W (frozen) ────────────┬─ + ── y = W x + alpha/r * B A x
             └── dropout ── A ── B ── alpha/r ┘        A: (r, in), B: (out, r), B = 0 at the start
 
+Small modules that a low rank would not make smaller are trained completely (PEFT's ``modules_to_save``): the adapter
+holds a copy of each, the base keeps its own.
+
 The files are PEFT's own (``adapter_config.json``, ``adapter_model.safetensors``), so that
 ``PeftModel.from_pretrained`` reads them too; ``teacher.json`` next to them records teacher, base and settings.
 """
@@ -13,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,11 +34,13 @@ from engine.config import LoraSettings, TeacherSettings
 from engine.dataset.types import Frame
 from engine.errors import BaseModelError
 from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG
-from engine.models.adapter_config import AdapterConfig, named_by, scaled_alpha
+from engine.models.adapter_config import AdapterConfig, scaled_alpha
+from engine.models.adapter_targets import named_targets, named_trained
 from engine.models.base import Teacher
 from engine.models.fast.lora_linear import fuse_lora_linears
 from engine.models.safetensors_files import not_finite, read_header, read_tensors
-from engine.spec import LoraPreset, TeacherName
+from engine.models.trained_modules import blend_trained_modules, forget_blended, matching
+from engine.spec import TeacherName
 from engine.text.format_version import FORMAT_VERSION, refuse_newer
 from engine.text.plain_json import file_content, parse_json
 
@@ -111,7 +115,8 @@ def _accepts(model: type[TeacherSettings], settings: Any) -> bool:
 def attach(teacher: Teacher, settings: LoraSettings) -> None:
     """Attach a new adapter to the teacher, in place; everything except the adapter is frozen.
 
-    ``A`` is drawn from torch's global generator and ``B`` is zero: the teacher's outputs do not change yet.
+    ``A`` is drawn from torch's global generator, ``B`` is zero, and completely trained modules start as copies: the
+    teacher's outputs do not change yet.
     """
     targets = teacher.lora_targets(settings)
     _wrap(
@@ -122,12 +127,18 @@ def attach(teacher: Teacher, settings: LoraSettings) -> None:
             lora_dropout=settings.dropout,
             target_modules=targets.target_modules,
             exclude_modules=targets.exclude_modules,
+            modules_to_save=matching(teacher.model, targets.trained_modules) or None,
         ),
     )
 
 
 def set_strength(teacher: Teacher, strength: float) -> None:
-    """Scale the adapter's update: 1 as trained, 0 as the base."""
+    """Scale the adapter's update: 1 as trained, 0 as the base. Saving writes the adapter at this strength."""
+    _scale_lora(teacher, strength)
+    blend_trained_modules(teacher.model, strength)
+
+
+def _scale_lora(teacher: Teacher, strength: float) -> None:
     for module in _peft_model(teacher).modules():
         if isinstance(module, LoraLayer):
             module.set_scale("default", strength)
@@ -192,38 +203,15 @@ def load_adapter(teacher: Teacher, folder: Path) -> None:
                 r=config.rank,
                 lora_alpha=card.settings.lora.alpha,
                 lora_dropout=config.dropout,
-                target_modules=_targets(teacher, config, card, folder),
+                target_modules=named_targets(teacher, config, card.settings.lora, folder, what=_unfit(folder, card)),
+                modules_to_save=named_trained(teacher, config, card.settings.lora, folder) or None,
                 inference_mode=True,
             ),
         )
     shapes = {name: torch.empty(shape, device="meta") for name, (_, shape) in header.items()}
     _check_fit(teacher, shapes, what=_unfit(folder, card))  # before reading tensors that may be huge
     load_adapter_tensors(teacher, read_tensors(folder / ADAPTER), what=_unfit(folder, card))
-    set_strength(teacher, card.strength)
-
-
-def _targets(teacher: Teacher, config: AdapterConfig, card: AdapterCard, folder: Path) -> str:
-    """Return a regular expression that matches exactly the modules that a file names."""
-    lora = card.settings.lora
-    own = teacher.lora_targets(lora)
-    everything = teacher.lora_targets(lora.model_copy(update={"preset": LoraPreset.ALL, "skip_layers": 0}))
-    known = [
-        name
-        for name, module in teacher.model.named_modules()
-        if isinstance(module, nn.Linear) and re.fullmatch(everything.target_modules, name)
-    ]
-    if isinstance(config.targets, str):
-        if config.targets not in (own.target_modules, *own.earlier, *known):
-            raise BaseModelError(
-                f"{folder / ADAPTER_CONFIG}: target_modules is {config.targets[:80]!r}, a regular expression that this "
-                "version does not write: list the names of the modules"
-            )
-        named = {name for name in known if re.fullmatch(config.targets, name)}
-    else:
-        named = named_by(config.targets, known)
-    if not named:
-        raise BaseModelError(f"{_unfit(folder, card)}: none of its target modules is a layer that is adapted here")
-    return "|".join(map(re.escape, sorted(named)))
+    _scale_lora(teacher, card.strength)  # the file holds completely trained modules at this strength
 
 
 def load_adapter_tensors(teacher: Teacher, tensors: dict[str, Tensor], *, what: str) -> None:
@@ -243,6 +231,7 @@ def load_adapter_tensors(teacher: Teacher, tensors: dict[str, Tensor], *, what: 
     with torch.no_grad():
         for name, place in adapter_tensors(teacher).items():
             place.copy_(tensors[name])
+    forget_blended(teacher.model)
 
 
 def _check_fit(teacher: Teacher, tensors: Mapping[str, Tensor], *, what: str) -> None:

@@ -17,16 +17,23 @@ from engine.models.base import Batch, Teacher, to_device
 from engine.models.lora import trainable_parameters
 from engine.training.distributed import ALONE, Processes
 
+WHOLE_RATE = 0.5
+"""Learning rate of completely trained modules of an adapter, as a share of that of LoRA matrices."""
+
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AdamW:
-    """Create AdamW (arXiv 1711.05101), without weight decay for vectors such as biases and scales."""
-    matrices = [p for p in parameters.values() if p.ndim > 1]
-    vectors = [p for p in parameters.values() if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+    """Create AdamW (arXiv 1711.05101), without weight decay for vectors such as biases and scales.
+
+    Each group has a ``rate_share``: its learning rate is that share of the rate of the step.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        share = WHOLE_RATE if ".modules_to_save." in name else 1.0
+        groups.setdefault((share, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    return AdamW(
+        [{"params": some, "rate_share": share, "weight_decay": decay} for (share, decay), some in groups.items()],
+        lr=settings.learning_rate,
+    )
 
 
 def optimizer_tensors(optimizer: AdamW, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -103,6 +110,6 @@ def apply_gradients(optimizer: AdamW, *, learning_rate: float, clip_norm: float,
         parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         raise LossNotFiniteError(f"the loss or its gradient is not finite ({parts}; norm of the gradient {norm:g})")
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("rate_share", 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

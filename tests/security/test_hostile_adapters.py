@@ -20,7 +20,6 @@ from transformers import SamModel
 from engine.errors import BaseModelError
 from engine.spec import TeacherName
 from engine.teachers import adapter_off, load_adapted
-from engine.teachers.sam.lora_presets import PRESETS
 
 TINY_SAM = Path(__file__).parents[2] / "examples" / "tiny_teachers" / "sam"
 CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "teacher.json"
@@ -58,6 +57,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
         {"lora_bias": True},
         {"fan_in_fan_out": True},
         {"modules_to_save": ["mask_decoder"]},
+        {"modules_to_save": ["mask_decoder.transformer.layers.0.self_attn.q_proj"]},
+        {"modules_to_save": ["upscale_conv1"]},
+        {"modules_to_save": "mask_decoder.upscale_conv1"},
+        {"modules_to_save": [["mask_decoder.upscale_conv1"]]},
+        {"modules_to_save": {"mask_decoder.upscale_conv1": 1}},
         {"trainable_token_indices": [1]},
         {"rank_pattern": {"(.*)*!": 8}},
         {"alpha_pattern": {".*": 800}},
@@ -131,19 +135,25 @@ def test_with_the_adapter_off_the_teacher_is_its_base(copied: Path) -> None:
     teacher = load_adapted(copied)
     with adapter_off(teacher):
         for name, tensor in nonempty(teacher.model.get_base_model().state_dict().items()):
-            if "lora_" not in name:
-                assert torch.equal(tensor, base[name.replace(".base_layer", "")]), name
+            if "lora_" not in name and "modules_to_save" not in name:
+                assert torch.equal(tensor, base[name.replace(".base_layer", "").replace(".original_module", "")]), name
 
 
 def test_names_of_modules_or_of_their_ends_are_taken_as_names(adapter: Path, copied: Path) -> None:
-    names = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in load_file(adapter / TENSORS)}
+    names = {
+        name.removeprefix("base_model.model.").partition(".lora_")[0]
+        for name in load_file(adapter / TENSORS)
+        if ".lora_" in name
+    }
     expected = weights(adapter)
     ends = ["q_proj", "k_proj", "v_proj", "out_proj", "qkv", "attn.proj", "lin1", "lin2", "proj_in", "proj_out"]
-    for targets in (sorted(names), [*ends, "iou_prediction_head.layers.0"]):
+    ends += ["neck.conv1", "neck.conv2", "iou_prediction_head.layers.0"]
+    for targets in (sorted(names), ends):
         edit(copied / CONFIG, target_modules=targets)
         if targets is not None and "proj_in" in targets:
             targets = [one for one in targets if not one.startswith("proj_")]
-            edit(copied / CONFIG, target_modules=[*targets, *(n for n in names if n.endswith(("proj_in", "proj_out")))])
+            whole = (n for n in names if n.endswith(("proj_in", "proj_out")) or "hypernetworks" in n)
+            edit(copied / CONFIG, target_modules=[*targets, *whole])
         found = weights(copied)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -161,16 +171,20 @@ def test_what_plain_peft_has_saved_again_is_loaded(adapter: Path, copied: Path) 
 
 
 def test_an_adapter_of_an_earlier_version_is_loaded(copied: Path) -> None:
-    """It did not adapt what predicts the mask's IoU."""
+    """It adapted only the transformers: neither heads nor neck, and no module completely."""
     config = json.loads((copied / CONFIG).read_text())
-    assert config["target_modules"].startswith(next(iter(PRESETS.values())))
-    earlier = config["target_modules"].replace(
-        r"|mask_decoder\.iou_prediction_head\.(proj_in|layers\.\d+|proj_out)", ""
+    earlier = (
+        r"mask_decoder\.transformer\.(\w+\.)*(q|k|v|out)_proj|vision_encoder\.layers\.\d+\.attn\.qkv"
+        r"|vision_encoder\.layers\.\d+\.(attn\.proj|mlp\.lin[12])|mask_decoder\.transformer\.layers\.\d+\.mlp\.lin[12]"
     )
-    edit(copied / CONFIG, target_modules=earlier)
-    tensors = {name: one for name, one in load_file(copied / TENSORS).items() if "iou_prediction_head" not in name}
+    assert earlier != config["target_modules"]
+    edit(copied / CONFIG, target_modules=earlier, modules_to_save=None)
+    later = ("iou_prediction_head", "hypernetworks", "neck", "layer_norm", "upscale", "mask_tokens", "iou_token")
+    tensors = {name: one for name, one in load_file(copied / TENSORS).items() if not any(one in name for one in later)}
     save_file(tensors, copied / TENSORS)
-    assert not any("iou_prediction_head" in name and "lora" in name for name in weights(copied))
+    adapted = {name for name in weights(copied) if "lora_" in name or "modules_to_save" in name}
+    assert adapted
+    assert not any(one in name for name in adapted for one in later)
 
 
 def header(size: int, content: bytes = b"{}") -> bytes:

@@ -29,9 +29,9 @@ from engine.registry import TeacherTraits
 from engine.teachers.sam.batch import collate, collate_pictures
 from engine.teachers.sam.checkpoint import convert_original, export_original, loading_code
 from engine.teachers.sam.cross_attention import reorder_cross_attention
-from engine.teachers.sam.image_encoder import first_layers, last_layers
+from engine.teachers.sam.image_encoder import first_stages, last_stages, stages
 from engine.teachers.sam.loading import load_base
-from engine.teachers.sam.lora_presets import ENCODER_LAYER, IOU_HEAD, PRESETS
+from engine.teachers.sam.lora_presets import preset_targets
 from engine.teachers.sam.loss import sam_losses
 from engine.teachers.sam.masks import encode, original_masks, to_detections
 from engine.teachers.sam.prompts import draw_points, jitter_boxes, take_turns, targets_of
@@ -82,19 +82,18 @@ class Sam(Teacher):
         return loading_code(model.config, path)
 
     def lora_targets(self, lora: LoraSettings) -> LoraTargets:
-        """See :data:`PRESETS`."""
+        """See :mod:`engine.teachers.sam.lora_presets`."""
         layers = later_layers(lora.skip_layers, len(self._sam.vision_encoder.layers))
-        pattern = PRESETS[lora.preset].replace(ENCODER_LAYER, rf"vision_encoder\.layers\.{layers}\.")
-        return LoraTargets(target_modules=pattern, earlier=(pattern.replace(f"|{IOU_HEAD}", ""),))
+        return preset_targets(lora.preset, layers)
 
     def frozen(self) -> dict[str, str] | None:
         """See :meth:`Teacher.frozen`: the first layers of the image encoder, or all of it."""
         depth = self._depth()
-        return {"image": repr(self.transform), "layers": str(depth)} if depth else None
+        return {"image": repr(self.transform), "stages": str(depth)} if depth else None
 
     def _depth(self) -> int:
-        """Return the number of image encoder layers before the first adapted one."""
-        return frozen_before(self._sam.vision_encoder.layers)
+        """Return the number of stages of the image encoder (layers, then the neck) before the first adapted one."""
+        return frozen_before(stages(self._sam.vision_encoder))
 
     def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64]:
         """See :func:`take_turns`."""
@@ -202,11 +201,11 @@ class Sam(Teacher):
         assert self.features is not None  # noqa: S101 - it made the pictures
         depth = self._depth()
         known = [
-            self.features.of(shown, partial(first_layers, self._sam.vision_encoder, depth))
+            self.features.of(shown, partial(first_stages, self._sam.vision_encoder, depth))
             for shown in batch["pictures"]
         ]
         states = torch.stack([features["states"].to(self.device, torch.float32) for features in known])
-        return last_layers(self._sam.vision_encoder, depth, states)
+        return last_stages(self._sam.vision_encoder, depth, states)
 
     def _decode(
         self,

@@ -247,6 +247,7 @@ FROZEN = [
     pytest.param(detector, lora(LoraPreset.ALL, 1), id="detector, late"),
     pytest.param(sam, lora(LoraPreset.DECODER), id="sam, decoder"),
     pytest.param(sam, lora(LoraPreset.ENCODER_DECODER, 1), id="sam, late"),
+    pytest.param(sam, lora(LoraPreset.ENCODER_DECODER, 3), id="sam, neck"),
 ]
 
 

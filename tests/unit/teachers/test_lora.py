@@ -13,18 +13,21 @@ from toy import ToyModel, ToyTeacher, settings
 from engine.config import LoraSettings
 from engine.errors import BaseModelError
 from engine.layout import ADAPTER_CARD
+from engine.models.base import LoraTargets
 from engine.models.lora import (
     AdapterCard,
     adapter_off,
     adapter_tensors,
     attach,
     load_adapter,
+    load_adapter_tensors,
     merged,
     save_adapter,
     set_strength,
     set_training,
     trainable_parameters,
 )
+from engine.models.trained_modules import blend_trained_modules
 from engine.spec import LoraPreset, TeacherName
 
 INPUTS = torch.rand(5, 192, generator=torch.Generator().manual_seed(1))
@@ -201,6 +204,76 @@ def test_switched_off_the_teacher_is_its_base() -> None:
     with adapter_off(teacher):
         assert torch.equal(outputs(teacher), outputs(ToyTeacher()))
     assert not torch.allclose(outputs(teacher), outputs(ToyTeacher()))
+
+
+class PartlyWhole(ToyTeacher):
+    """A teacher with one module that is trained completely."""
+
+    def lora_targets(self, lora: LoraSettings) -> LoraTargets:
+        return LoraTargets("body|label", trained_modules="box")
+
+
+def partly_whole() -> PartlyWhole:
+    teacher = PartlyWhole()
+    attach(teacher, LoraSettings(preset=LoraPreset.ALL, rank=4, alpha=8, dropout=0.5))
+    assert torch.equal(outputs(teacher), outputs(ToyTeacher())), "a copy changes nothing yet"
+    trained = trainable_parameters(teacher)
+    assert {name for name in trained if "lora_" not in name} == {
+        f"base_model.model.box.modules_to_save.default.{one}" for one in ("weight", "bias")
+    }
+    for name, parameter in trained.items():
+        if "lora_A" not in name:
+            nn.init.normal_(parameter, std=0.3)
+    return teacher
+
+
+def test_a_completely_trained_module_is_saved_loaded_merged_and_switched_off(tmp_path: Path) -> None:
+    teacher, fresh = partly_whole(), PartlyWhole()
+    save_adapter(teacher, tmp_path, card=card())
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"] == ["box"]
+    load_adapter(fresh, tmp_path)
+    assert torch.equal(outputs(fresh), outputs(teacher))
+    plain = peft.PeftModel.from_pretrained(ToyTeacher().model, str(tmp_path)).eval()
+    for model in (merged(teacher), plain):
+        with torch.no_grad():
+            torch.testing.assert_close(torch.cat(model(INPUTS), dim=1), outputs(teacher), rtol=1e-5, atol=1e-5)
+    with adapter_off(teacher):
+        assert torch.equal(outputs(teacher), outputs(ToyTeacher()))
+    with pytest.raises(BaseModelError, match="modules_to_save has 'box'"):
+        load_adapter(ToyTeacher(), tmp_path)
+
+
+def test_a_completely_trained_module_of_half_strength_is_saved_and_loaded(tmp_path: Path) -> None:
+    teacher, fresh = partly_whole(), PartlyWhole()
+    whole = outputs(teacher)
+    set_strength(teacher, 0.5)
+    assert not torch.allclose(outputs(teacher), whole)
+    save_adapter(teacher, tmp_path, card=card().model_copy(update={"strength": 0.5}))
+    load_adapter(fresh, tmp_path)
+    assert torch.equal(outputs(fresh), outputs(teacher))
+    plain = peft.PeftModel.from_pretrained(ToyTeacher().model, str(tmp_path)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(plain(INPUTS), dim=1), outputs(teacher), rtol=1e-5, atol=1e-5)
+    set_strength(teacher, 0)
+    assert torch.equal(outputs(teacher), outputs(ToyTeacher()))
+    set_strength(teacher, 1)
+    assert torch.equal(outputs(teacher), whole)
+
+
+def test_a_completely_trained_module_is_blended_with_its_base() -> None:
+    teacher = partly_whole()
+    trained = {name: tensor.clone() for name, tensor in adapter_tensors(teacher).items() if "lora_" not in name}
+    base = {f"base_model.model.{name}": tensor for name, tensor in ToyTeacher().model.state_dict().items()}
+    for strength in (0.25, 0.0, 1.0):
+        blend_trained_modules(teacher.model, strength)
+        for name, tensor in trained.items():
+            expected = strength * tensor + (1 - strength) * base[name]
+            torch.testing.assert_close(adapter_tensors(teacher)[name], expected)
+    tensors = {name: tensor + 1 for name, tensor in adapter_tensors(teacher).items()}
+    blend_trained_modules(teacher.model, 0.0)
+    load_adapter_tensors(teacher, tensors, what="")
+    blend_trained_modules(teacher.model, 1.0)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in adapter_tensors(teacher).items())
 
 
 def test_in_training_only_the_adapter_drops_out() -> None:

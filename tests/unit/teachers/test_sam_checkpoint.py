@@ -34,6 +34,8 @@ def disturb(teacher: Sam) -> None:
     for name, parameter in trainable_parameters(teacher).items():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
+        elif "modules_to_save" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
 
 
 def test_a_converted_checkpoint_answers_as_segment_anything_does(tmp_path: Path) -> None:

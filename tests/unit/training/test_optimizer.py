@@ -15,7 +15,7 @@ from engine.models.lora import attach, trainable_parameters
 from engine.spec import LoraPreset
 from engine.training.data.sampler import Steps
 from engine.training.distributed import ALONE, Processes
-from engine.training.optimizer import apply_gradients, build_optimizer, gradients
+from engine.training.optimizer import WHOLE_RATE, apply_gradients, build_optimizer, gradients
 
 
 def teacher_with_adapter(dropout: float = 0.0) -> ToyTeacher:
@@ -71,6 +71,18 @@ def test_vectors_do_not_decay() -> None:
     optimizer = build_optimizer(dict(layer.named_parameters()), settings(weight_decay=0.1))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decay == {id(layer.weight): 0.1, id(layer.bias): 0.0}
+
+
+def test_completely_trained_modules_learn_at_a_lower_rate_than_lora() -> None:
+    layer = nn.Linear(2, 3, bias=False)
+    whole = nn.Linear(2, 3, bias=False)
+    names = {"a.lora_A.default.weight": layer.weight, "a.modules_to_save.default.weight": whole.weight}
+    before = [layer.weight.detach().clone(), whole.weight.detach().clone()]
+    optimizer = build_optimizer(names, settings(weight_decay=0.0))
+    layer.weight.grad, whole.weight.grad = torch.ones(3, 2), torch.ones(3, 2)
+    apply_gradients(optimizer, learning_rate=0.1, clip_norm=1.0, losses={"loss": 1.0})
+    steps = [(old - new.detach()).mean().item() for old, new in zip(before, (layer.weight, whole.weight), strict=True)]
+    assert steps == pytest.approx([0.1, 0.1 * WHOLE_RATE], rel=1e-4)
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:
