@@ -1,4 +1,4 @@
-# format, check, test, demo, bench: each installs what it needs, once.
+# format, check, test, demo, bench, bench-gpu: each installs what it needs, once.
 
 PYTHON ?= python3
 UV := $(shell sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)
@@ -30,7 +30,7 @@ export NO_MKDOCS_2_WARNING := 1
 export BUILDAH_LAYERS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check audit test test-fast test-slow demo bench docs chart crds lock images wheel sbom cluster-test hooks clean
+.PHONY: help install format check audit test test-fast test-slow demo bench bench-gpu docs chart crds lock images wheel sbom cluster-test hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -75,6 +75,9 @@ demo: $(INSTALLED)  ## run a small fine-tuning from S3 to S3: mAP before and aft
 
 bench: $(INSTALLED)  ## run the benchmarks
 	$(BIN)/python benchmarks/run.py
+
+bench-gpu: $(INSTALLED)  ## measure on a GPU: steps, memory, data loading, bfloat16; ten minutes, no downloads
+	$(BIN)/python benchmarks/gpu.py
 
 docs: $(INSTALLED)  ## write the generated pages and build the site into site/; a broken link fails
 	$(BIN)/python docs/generate.py

@@ -2,8 +2,9 @@
 
     python benchmarks/data_parallel.py --processes 2 --steps 6
 
-Uses the tiny Grounding DINO of this repository and the same images per step. The processes share the cores, so the
-ideal is the time of one process: the difference is the cost of communication and waiting.
+Uses the tiny Grounding DINO of this repository and the same images per step. On a CPU the processes share the cores, so
+the ideal is the time of one process: the difference is the cost of communication and waiting. With GPUs each process
+has one, and they communicate by NCCL.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from engine.models.lora import adapter_tensors, attach, set_training, trainable_
 from engine.processes.launch import launch
 from engine.spec import LoraPreset, TeacherName
 from engine.teachers.grounding_dino.model import GroundingDino
-from engine.training.distributed import joined
+from engine.training.device import choose_device
+from engine.training.distributed import joined, on_gpu
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
 
 
@@ -38,8 +40,9 @@ def train(steps: int, images: int, out: Path) -> None:
     torch.manual_seed(0)
     attach(teacher, settings.lora)
     set_training(teacher, True)
-    optimizer = build_optimizer(trainable_parameters(teacher), settings)
     with joined() as processes:
+        teacher.model.to(choose_device())
+        optimizer = build_optimizer(trainable_parameters(teacher), settings)
         samples = [scene(seed, objects=4, height=160, width=160) for seed in range(images)]
         examples = [teacher.example(sample, np.random.default_rng(0)) for sample in processes.rank.share(samples)]
         seconds = []
@@ -50,7 +53,7 @@ def train(steps: int, images: int, out: Path) -> None:
             apply_gradients(optimizer, learning_rate=1e-3, clip_norm=0.1, losses=losses)
             seconds.append(time.perf_counter() - begin)
         if processes.first:
-            adapter = torch.cat([tensor.flatten() for tensor in adapter_tensors(teacher).values()])
+            adapter = torch.cat([tensor.flatten().cpu() for tensor in adapter_tensors(teacher).values()])
             out.write_text(json.dumps({"seconds": min(seconds[1:]), "adapter": adapter.tolist()}))
 
 
@@ -86,8 +89,8 @@ def main() -> None:
         apart = (alone[0][1] - together[0][1]).norm() / alone[0][1].norm()
         figures.append(
             Measurement(
-                f"{count} processes (gloo), step of {arguments.images} images",
-                "1 process, all cores given",
+                f"{count} processes ({'nccl' if on_gpu() else 'gloo'}), step of {arguments.images} images",
+                "1 process, one GPU" if on_gpu() else "1 process, all cores given",
                 many,
                 one,
                 "s",

@@ -135,10 +135,10 @@ def expect(base: str, shape: Shape, groups: tuple[str, ...], *, preset: str, bfl
 
     settings = build(base, preset=preset, rank=shape.rank).settings  # type: ignore[attr-defined]
     area = count_positions(*shape.size)
-    shape = BatchShape(positions=area, padded_positions=area, tokens=shape.tokens, objects=shape.objects)
+    batch = BatchShape(positions=area, padded_positions=area, tokens=shape.tokens, objects=shape.objects)
     taken_for = base_of("", BASES[base]().to_dict())
     assert taken_for == base, f"{base} is identified as {taken_for}"
-    one = estimate_step(base, settings, shape, micro_batch_size=shape.images, checkpointing=groups, bfloat16=bfloat16)
+    one = estimate_step(base, settings, batch, micro_batch_size=shape.images, checkpointing=groups, bfloat16=bfloat16)
     assert one is not None, f"cost_model.json of its teacher lacks {base}: run benchmarks/write_cost_models.py"
     return one.memory_bytes
 

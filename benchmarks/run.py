@@ -30,6 +30,9 @@ from measurements import Measurement, table
 HERE = Path(__file__).resolve().parent
 ASSETS = Path(os.environ.get("KUBEBUILDER_ASSETS", "/usr/local/kubebuilder/bin"))
 
+TIMED_OUT = 124
+"""Exit code of a script that was stopped at its time limit, as that of ``timeout``."""
+
 DATA = "annotations.json"
 """Placeholder for a small COCO file of drawn scenes, which is created first."""
 
@@ -61,13 +64,17 @@ def hardware() -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def run(program: Sequence[str], figures: Path) -> dict[str, Any]:
-    """Run one script and return its measurements, duration and exit code."""
+def run(program: Sequence[str], figures: Path, *, timeout: float | None = None) -> dict[str, Any]:
+    """Run one script, for at most ``timeout`` seconds; return its measurements, duration and exit code."""
     print("$ python", f"benchmarks/{program[0]}", *program[1:], flush=True)
     figures.unlink(missing_ok=True)
     begin = time.monotonic()
     environment = {**os.environ, "BENCH_FIGURES": str(figures)}
-    code = subprocess.run([sys.executable, str(HERE / program[0]), *program[1:]], env=environment).returncode
+    command = [sys.executable, str(HERE / program[0]), *program[1:]]
+    try:
+        code = subprocess.run(command, env=environment, timeout=timeout).returncode
+    except subprocess.TimeoutExpired:
+        code = TIMED_OUT
     lines = figures.read_text().splitlines() if figures.exists() else []
     seconds = round(time.monotonic() - begin, 1)
     return {
