@@ -51,7 +51,7 @@ def reason_to_skip(program: Sequence[str], *, shrunk: bool) -> str:
     """Return why a script cannot run on this machine; empty if it can."""
     gpus = torch.cuda.device_count()
     if program == MEMORY and not gpus:
-        return "there is no GPU whose memory could run out"
+        return "no GPU, whose memory could run out"
     if program == PROCESSES and gpus < 2 and not shrunk:
         return f"two processes need two GPUs, and there is {gpus}"
     return ""
@@ -123,7 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available() and not arguments.shrunk:
         raise SystemExit(
-            "there is no GPU that torch can use (see nvidia-smi, and `teacher doctor`): nothing was measured. "
+            "torch finds no GPU (see nvidia-smi, and `teacher doctor`): nothing was measured. "
             "--shrunk tests the scripts on a CPU"
         )
     programs = (STEPS, INPUT, PRECISION, MEMORY, PROCESSES)

@@ -26,7 +26,7 @@ TIMEOUT = 120
 
 def main() -> None:
     if not torch.cuda.is_available():
-        raise SystemExit("there is no GPU: its memory cannot run out")
+        raise SystemExit("torch finds no GPU, whose memory could run out")
     free, total = torch.cuda.mem_get_info()
     filled = torch.empty(max(0, free - LEFT), dtype=torch.uint8, device="cuda")
     with TemporaryDirectory() as temporary:

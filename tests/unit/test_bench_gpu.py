@@ -87,5 +87,5 @@ def test_speeds_of_the_steps_reach_the_input_benchmark_and_skipped_parts_say_why
 def test_without_a_gpu_it_says_so(script, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="there is no GPU that torch can use"):
+    with pytest.raises(SystemExit, match="torch finds no GPU"):
         script("gpu").main()
