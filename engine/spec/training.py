@@ -71,7 +71,7 @@ class TrainingSpec(SpecModel):
     )
     retention: RetentionSpec | None = Field(
         default=None,
-        description="Images to measure how much of the base's zero-shot skill is kept, and how much is to be kept.",
+        description="Images to measure retention of the base's zero-shot skill, and the share of it to keep.",
     )
     on_no_gain: OnNoGain = Field(
         default=OnNoGain.PUBLISH,

@@ -57,7 +57,7 @@ def config_of(folder: Path, name: TeacherName, *, dropout: float = 0.1, **change
             environment=EnvironmentSpec(lighting=Lighting.VARIABLE, background=Background.PLAIN),
             intensity=Intensity.MEDIUM,
         ),
-        common=training(strengths=(0.5, 1.0)),
+        common=training(strengths=(0.5,)),
         **teachers,
     )
 
@@ -92,7 +92,8 @@ def test_a_stopped_run_ends_with_the_same_adapter_and_it_loads_back(tmp_path: Pa
         sample = load_sample(dataset, index, tmp_path / "data" / record["file_name"], with_masks=False)
         (seen,) = teacher.predict([sample])
         after = record["after"]
-        np.testing.assert_allclose(seen.boxes_xyxy[: len(after["scores"])], after["boxes_xyxy"], atol=0.01)
+        boxes = np.reshape(after["boxes_xyxy"], (-1, 4))  # which may be none
+        np.testing.assert_allclose(seen.boxes_xyxy[: len(after["scores"])], boxes, atol=0.01)
         np.testing.assert_allclose(seen.scores[: len(after["scores"])], after["scores"], atol=1e-4)
         if name is TeacherName.SAM:
             assert [rle["counts"].decode() for rle in seen.masks] == after["masks"]
