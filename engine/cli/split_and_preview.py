@@ -100,6 +100,8 @@ def augment(
     viewpoint: Annotated[Viewpoint | None, spec_option(EnvironmentSpec, "viewpoint")] = None,
     background: Annotated[Background | None, spec_option(EnvironmentSpec, "background")] = None,
     intensity: Annotated[Intensity, spec_option(AugmentationSpec, "intensity")] = Intensity.MEDIUM,
+    mosaic: Annotated[int, spec_option(AugmentationSpec, "mosaic")] = 0,
+    paste: Annotated[int, spec_option(AugmentationSpec, "paste")] = 0,
     count: Annotated[int, typer.Option(min=1, max=16, help="Images to show.")] = 4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     exif_orientation: options.ExifChoice = ExifOrientation.AUTO,
@@ -108,7 +110,7 @@ def augment(
     """Show what training images will look like: a contact sheet of originals and augmented views."""
     from PIL import Image
 
-    from engine.augmentation import Augmenter, contact_sheet, describe, left_out, select
+    from engine.augmentation import Augmenter, Mixer, contact_sheet, describe, left_out, select
     from engine.dataset import ImageFolder, load_dataset, load_sample
     from engine.dataset.sample_loader import with_frame
 
@@ -121,7 +123,13 @@ def augment(
         "viewpoint": viewpoint,
         "background": background,
     }
-    asked = {"characteristics": characteristics or [], "environment": environment, "intensity": intensity}
+    asked: dict[str, object] = {
+        "characteristics": characteristics or [],
+        "environment": environment,
+        "intensity": intensity,
+        "mosaic": mosaic,
+        "paste": paste,
+    }
     spec = parse(AugmentationSpec, asked, where="the augmentation")
     storage = options.storage(endpoint_url)
     dataset = load_dataset(data, images, storage=storage)
@@ -133,7 +141,8 @@ def augment(
     shown, _ = with_frame(shown, paths, requested=exif_orientation)
     samples = [load_sample(shown, i, path, with_masks=True) for i, path in enumerate(paths)]
     console.print(describe(select(spec), left_out(spec)), markup=False, soft_wrap=True)
-    sheet = contact_sheet(samples, Augmenter(spec), seed=seed, columns=4)
+    mixer = Mixer(spec, samples.__getitem__, samples.__getitem__, len(samples), range(len(samples)), Augmenter(spec))
+    sheet = contact_sheet(samples, mixer, seed=seed, columns=4)
     preview.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(preview)
     typer.echo(str(preview))

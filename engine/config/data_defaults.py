@@ -99,7 +99,10 @@ def warmup_fraction(steps: int) -> float:
 
 
 def augmentation(asked: AugmentationSpec, info: DatasetInfo) -> AugmentationSpec:
-    """Return the requested augmentation, with the characteristics that the boxes show and an intensity."""
+    """Return the requested augmentation, with the characteristics that the boxes show and an intensity.
+
+    Views made of several images are off unless requested.
+    """
     shown: list[Characteristic] = []
     if info.sizes is not None and info.sizes.relative_side[1] < SMALL_SIDE:
         shown.append(Characteristic.SMALL_OBJECTS)
@@ -112,5 +115,7 @@ def augmentation(asked: AugmentationSpec, info: DatasetInfo) -> AugmentationSpec
         update={
             "characteristics": list(dict.fromkeys([*asked.characteristics, *shown])),
             "intensity": asked.intensity or (Intensity.HIGH if few else Intensity.MEDIUM),
+            "mosaic": asked.mosaic or 0,
+            "paste": asked.paste or 0,
         }
     )

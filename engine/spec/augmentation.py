@@ -94,3 +94,20 @@ class AugmentationSpec(SpecModel):
     characteristics: list[Characteristic] = Field(default=[], max_length=16, description="Properties of the objects.")
     environment: EnvironmentSpec = Field(default=EnvironmentSpec(), description="Environment of the objects.")
     intensity: Intensity | None = Field(default=None, description="Strength of the augmentation.")
+    mosaic: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Percentage of the training views of a teacher of boxes that join windows of four images.",
+    )
+    paste: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Percentage of the training views of a teacher of boxes with objects copied from other images.",
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """True if some views are made of several images."""
+        return bool(self.mosaic or self.paste)

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
-from engine.augmentation import Augmenter
 from engine.config import RunConfig, TeacherSettings
 from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.example_images import read_samples
@@ -33,7 +32,7 @@ from engine.storage import Storage, StorageOptions, default_cache
 from engine.teachers import Batch
 from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from engine.training.context import TrainingContext
-from engine.training.data.batches import Views, batches_from, features_of
+from engine.training.data.batches import Views, augmentation_of, batches_from, changes_images, features_of
 from engine.training.data.sampler import Steps
 from engine.training.device import Stop, machine_errors
 from engine.training.distributed import ALONE, Processes
@@ -234,8 +233,8 @@ def _choose_strength(context: TrainingContext, run: PreparedRun, start: Checkpoi
 def _batches(context: TrainingContext, run: PreparedRun, steps: Steps, step: int) -> Generator[Batch, None, None]:
     """Yield the batches of the run from ``step`` on."""
     teacher, training = run.model.teacher, context.config.training
-    augment, take_turns = Augmenter(context.config.augmentation), context.settings.views
-    if not augment.chosen or teacher.features is None:
+    augment, take_turns = augmentation_of(context.config, run.splits.train, teacher), context.settings.views
+    if not changes_images(context.config, teacher) or teacher.features is None:
         take_turns = 0
     views = Views(run.splits.train, teacher, augment, seed=training.seed, take_turns=take_turns)
     return batches_from(step, steps, views, workers=training.workers, pin_memory=teacher.device.type == "cuda")

@@ -101,9 +101,8 @@ def test_split_refuses_shares_that_do_not_add_up(parts: Path, tmp_path: Path) ->
 
 def test_augment_writes_a_contact_sheet(parts: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.jpg"
-    done = teacher(
-        "augment", "--data", parts / "annotations.json", "--images", parts / "images", "--preview", sheet, "--count", 2
-    )
+    data = ("--data", parts / "annotations.json", "--images", parts / "images")
+    done = teacher("augment", *data, "--preview", sheet, "--count", 2, "--mosaic", 50, "--paste", 50)
     assert done.returncode == 0, done.stderr
     with Image.open(sheet) as image:
         assert min(image.size) > 200

@@ -9,6 +9,7 @@ import copy
 import shutil
 import signal
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 import transformers
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from engine.augmentation import Augmenter
+from engine.augmentation import Augmenter, Mixer
 from engine.config import RunConfig
 from engine.dataset.types import Sample
 from engine.errors import MachineError, TeacherError
@@ -79,6 +80,32 @@ class Views(Dataset[Example | TeacherError]):
         except RuntimeError as error:
             return MachineError(f"{SHARED_MEMORY} ({str(error).splitlines()[0]})")
         return batch
+
+
+def changes_images(config: RunConfig, teacher: Teacher) -> bool:
+    """Return whether the views of an image differ."""
+    mixes = config.augmentation.mixes and not teacher.needs_masks
+    return mixes or bool(Augmenter(config.augmentation).chosen)
+
+
+def augmentation_of(config: RunConfig, split: SplitData, teacher: Teacher) -> Callable[[Sample, int], Sample]:
+    """Return the augmentation of a run's training split for a teacher; only teachers of boxes get mixed images.
+
+    A teacher of masks is prompted by the objects of one image, of which it selects some before the image is decoded.
+    """
+    augmenter, spec = Augmenter(config.augmentation), config.augmentation
+    if not spec.mixes or teacher.needs_masks:
+        return augmenter
+    annotations = split.dataset.annotations
+    masks = any(one.segmentation for objects in annotations for one in objects)
+    return Mixer(
+        spec,
+        load=partial(split.sample, with_masks=False),
+        load_objects=partial(split.sample, with_masks=masks),
+        images=len(annotations),
+        shown=tuple(i for i, objects in enumerate(annotations) if not all(one.iscrowd for one in objects)),
+        augment=augmenter,
+    )
 
 
 def view_shown(visit: int, take_turns: int) -> int:
@@ -161,7 +188,7 @@ def features_of(teacher: Teacher, config: RunConfig, *, base: LocalModel, cache:
         cache: Cache folder shared by runs.
     """
     settings = config.teachers.of(teacher.name)
-    seen_again = (settings is not None and settings.views > 0) or not Augmenter(config.augmentation).chosen
+    seen_again = (settings is not None and settings.views > 0) or not changes_images(config, teacher)
     frozen = teacher.frozen()
     if frozen is None or not seen_again or not config.training.features_gb:
         return None

@@ -301,6 +301,16 @@ def test_what_the_boxes_show_selects_augmentation() -> None:
     assert augmentation.intensity is Intensity.HIGH
 
 
+def test_views_of_several_images_are_requested_in_percent_by_manifest_or_setting() -> None:
+    assert not generate_config(dataset(), spec()).augmentation.mixes
+    asked = generate_config(dataset(), spec(augmentation={"mosaic": 50, "paste": 20})).augmentation
+    assert (asked.mosaic, asked.paste) == (50, 20)
+    by_setting = generate_config(dataset(), with_settings({"augmentation.paste": 20, "augmentation.mosaic": 50}))
+    assert by_setting.augmentation == asked
+    with pytest.raises(ConfigError, match="mosaic"):
+        generate_config(dataset(), with_settings({"augmentation.mosaic": 101}))
+
+
 def test_the_same_request_on_the_same_data_is_the_same_run() -> None:
     def run_id(info: DatasetInfo, **changes: object) -> str:
         return generate_config(info, spec(**changes), name="n").run_id

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from toy import ToyTeacher, write_toy_data
+from toy import ToyTeacher, run_config, write_toy_data
 
+from engine.augmentation import Augmenter
 from engine.dataset import Sample, load_dataset
 from engine.dataset.types import CocoAnnotation
 from engine.errors import DataError
+from engine.spec import AugmentationSpec, Intensity
 from engine.training.data.annotated_splits import SplitData
-from engine.training.data.batches import Views, batches_from, view_shown
+from engine.training.data.batches import Views, augmentation_of, batches_from, changes_images, view_shown
 from engine.training.data.sampler import Steps
 
 STEPS = Steps(images=6, batch_size=2, epochs=2, evaluations=1, seed=5)
@@ -59,6 +61,29 @@ def test_views_that_take_turns_come_again_and_give_way_one_by_one(split: SplitDa
     assert len(set(numbers)) == pytest.approx(100, abs=4), "one in four is new"
     assert {number % 4 for number in numbers} == {0, 1, 2, 3}
     assert [views[visit, 2]["slot"] for visit in range(4)] == ["2/0", "2/1", "2/2", "2/0"]
+
+
+def test_views_of_several_images_are_determined_by_their_key_alone(split: SplitData, tmp_path: Path) -> None:
+    spec = AugmentationSpec(mosaic=60, paste=60, intensity=Intensity.NONE)
+    config, plain = run_config("a.json", output=tmp_path, augmentation=spec), ToyTeacher()
+    views, again = (Views(split, plain, augmentation_of(config, split, plain), seed=1) for _ in range(2))
+    keys = [(visit, index) for visit in range(3) for index in range(6)]
+    shown = profiles(views, *keys)
+    for one, same in zip(reversed(shown), profiles(again, *reversed(keys)), strict=True):
+        assert torch.equal(one, same)
+    alone = profiles(Views(split, plain, lambda sample, _: sample, seed=1), *keys)
+    assert 8 < sum(not torch.equal(one, other) for one, other in zip(shown, alone, strict=True)) < len(keys)
+    assert changes_images(config, plain)
+
+
+def test_teachers_of_masks_get_no_views_of_several_images(split: SplitData, tmp_path: Path) -> None:
+    class Masks(ToyTeacher):
+        needs_masks = True
+
+    spec = AugmentationSpec(mosaic=100, intensity=Intensity.NONE)
+    config = run_config("a.json", output=tmp_path, augmentation=spec)
+    assert isinstance(augmentation_of(config, split, Masks()), Augmenter)
+    assert not changes_images(config, Masks())
 
 
 def test_a_teacher_chooses_the_objects_of_each_visit(split: SplitData) -> None:
