@@ -98,9 +98,9 @@ def _planned(
         if isinstance(error, ConfigError) and (request.file is not None or chosen):
             raise
         config, failure = None, error  # an error of the data: the other results are shown anyway
-    reading = class_reader()
+    reading = class_reader(None if config is None else config.teachers.names)
     reader = config.teachers.of(reading) if config is not None and reading is not None else None
-    if reading is None or (reader is None and (config is not None or not info.has_boxes)):
+    if reading is None or (reader is None and not info.has_boxes):
         return info, config, failure
     usual = request.settings.get(base_path) or teacher_defaults(reading)["base_model"]
     base, revision = (usual, None) if reader is None else (reader.base_model, reader.revision)
