@@ -4,6 +4,7 @@
     teachers/<teacher>_lora/   adapter_config.json  adapter_model.safetensors  teacher.json  README.md
                                result.json  samples.json  samples/  splits.json  validation/
                                last/   checkpoint-<step>.safetensors  detected-<sha256>.safetensors  best/
+                                       trial-<number>/  fold-<number>/  final/   checkpoints of several trainings
     attempts/                  commits of the publishing attempts: :mod:`engine.storage.publication`
 
 Each teacher's ``result.json`` is written after all else of that teacher; ``metadata.json`` after all else of the
@@ -42,6 +43,10 @@ LAST = "last"
 """Folder of the checkpoints; it is not part of what is published."""
 
 # In the folder of the checkpoints
+TRIAL, FOLD, FINAL = "trial-{}", "fold-{}", "final"
+"""Folders of the checkpoints of each trial of a sweep, of each fold, and of the last training of a cross-validation.
+Numbers begin at 1."""
+
 BEST = "best"
 """Folder of the best adapter of a run that failed for good."""
 

@@ -13,9 +13,10 @@ from rich.table import Table
 from engine.dataset.types import DatasetInfo, Severity
 from engine.errors import TeacherError
 from engine.evaluation.conclusion import Conclusion, conclude_result
-from engine.results.metric_table import Change, changes, metric_text, metric_values
+from engine.results.metric_table import Change, ceiling_sentence, changes, metric_text, metric_values
 from engine.results.no_gain import warning
-from engine.results.types import ApMetrics, TeacherResult, ceiling_sentence
+from engine.results.trials import selection_sentence, trial_sentence
+from engine.results.types import ApMetrics, TeacherResult
 from engine.text.safe_text import plain, shortened
 
 
@@ -101,6 +102,11 @@ def show_results(results: Sequence[TeacherResult]) -> None:
         console.print(f"{result.teacher.value}: {concluded.sentence}", markup=False, soft_wrap=True)
         for remark in filter(None, (concluded.remark, ceiling_sentence(result.test_after or result.after))):
             warn(f"{result.teacher.value}: {remark}")
+    for result in results:
+        for trial in result.trials or (result.cross_validation.folds if result.cross_validation else ()):
+            note(f"{result.teacher.value}: {trial_sentence(trial)}")
+        if selection := selection_sentence(result):
+            console.print(f"{result.teacher.value}: {selection}", markup=False, soft_wrap=True)
     for result in results:
         if result.strength > 0 and result.retention is not None and result.retention.share >= 0:
             console.print(

@@ -25,7 +25,8 @@ def show_forecast(forecast: Sequence[TeacherForecast]) -> None:
         console.print(table)
         if one.seconds is not None:
             epochs, time = _count(one.epochs, "epoch"), _duration(one.seconds)
-            note(f"training for {epochs} on one {one.gpu}: roughly {time} (from its data sheet, not measured)")
+            several = f" in each of {one.trainings} trainings" if one.trainings > 1 else ""
+            note(f"training for {epochs}{several} on one {one.gpu}: roughly {time} (from its data sheet, not measured)")
 
 
 def show_recommendation(bases: Sequence[BaseRecommendation]) -> None:

@@ -48,6 +48,8 @@ def bar() -> Listener:
         nonlocal task
         if event.event == "start":
             progress.start()
+            if task is not None and event.trials:
+                progress.remove_task(task)
             task = progress.add_task(_title(event), total=event.steps, completed=event.step or 0, detail="")
         elif event.event == "step" and task is not None:
             detail = ", ".join(_pace(event))
@@ -101,11 +103,12 @@ def _title(event: Event) -> str:
 
 
 def _epoch(event: Event) -> str:
-    """Return the current epoch, from 1."""
+    """Return the current epoch, from 1, and the training if there are several."""
     if event.epoch is None:
         return ""
     number = math.floor(event.epoch) + 1
-    return f"epoch {number}" if event.epochs is None else f"epoch {min(number, event.epochs)} of {event.epochs}"
+    epoch = f"epoch {number}" if event.epochs is None else f"epoch {min(number, event.epochs)} of {event.epochs}"
+    return f"training {event.trial} of {event.trials}, {epoch}" if event.trials else epoch
 
 
 def _pace(event: Event) -> list[str]:

@@ -25,7 +25,9 @@ from engine.spec import (
     LoraSpec,
     RetentionSpec,
     SplitFilesSpec,
+    SplitSpec,
     StorageSpec,
+    SweepSpec,
     TeacherSpec,
     TrainingSpec,
 )
@@ -98,6 +100,7 @@ DATA = (
     CROWDS,
     EXIF,
     Flag("--group-by", DatasetSpec, "group_by", "dataset.groupBy"),
+    Flag("--folds", SplitSpec, "folds", "dataset.split.folds"),
     Flag("--output", FineTuneSpec, "output", "output"),
     Flag("--name", Manifest, "name", "name"),
     Flag("--teacher", TeacherSpec, "name", TEACHER_NAMES, "Repeatable; default: those the data calls for."),
@@ -105,6 +108,8 @@ DATA = (
     ENDPOINT,
 )
 """What a manifest holds already."""
+
+SWEEP = {"--sweep-learning-rate": "learning_rates", "--sweep-rank": "ranks", "--sweep-preset": "presets"}
 
 HYPERPARAMETERS = (
     Flag("--epochs", TeacherSpec, "epochs", f"{SETTINGS}teachers.*.epochs"),
@@ -115,6 +120,10 @@ HYPERPARAMETERS = (
     Flag("--lora-alpha", LoraSpec, "alpha", f"{SETTINGS}teachers.*.lora.alpha", "Default: twice the rank."),
     Flag("--seed", TrainingSpec, "seed", f"{SETTINGS}training.seed"),
     Flag("--min-retention", RetentionSpec, "min_share", f"{SETTINGS}training.min_retention"),
+    *(
+        Flag(flag, SweepSpec, field, f"{SETTINGS}training.sweep.{field}", "Repeatable: try each in a sweep.")
+        for flag, field in SWEEP.items()
+    ),
 )
 """Settings of all teachers, which a manifest takes in addition."""
 
@@ -186,7 +195,7 @@ def _request(file: str | None, given: Mapping[Flag, Any], assignments: list[str]
         ConfigError: Flags contradict the manifest or each other, or values are wrong.
     """
     flags = {flag: value for flag, value in given.items() if value is not None}
-    settings = {flag.setting: str(value) for flag, value in flags.items() if flag.setting is not None}
+    settings = {flag.setting: _yaml(value) for flag, value in flags.items() if flag.setting is not None}
     settings |= options.settings(assignments)
     data = {flag: value for flag, value in flags.items() if flag.setting is None}
     data |= {flag: value for flag, value in flags.items() if flag == DETECTOR_BASE and file is not None}
@@ -204,6 +213,11 @@ def _request(file: str | None, given: Mapping[Flag, Any], assignments: list[str]
         spec = parse(FineTuneSpec, plain | {"settings": plain["settings"] | settings}, where="--set")
         manifest = manifest.model_copy(update={"spec": spec})
     return Request(manifest, file, settings)
+
+
+def _yaml(value: object) -> str:
+    """Return the YAML text of an option's value, which is a list if the option is repeatable."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def _from_flags(data: Mapping[Flag, Any], given: Mapping[Flag, Any], output: str | None) -> dict[str, Any]:

@@ -71,6 +71,8 @@ def option_type(model: type[BaseModel], field: str) -> Any:
 def _bare(annotation: Any) -> Any:
     if get_origin(annotation) is Annotated:
         return _bare(get_args(annotation)[0])
+    if get_origin(annotation) is list:  # a repeatable option
+        return list[_bare(get_args(annotation)[0])]  # type: ignore[misc]
     if get_origin(annotation) in (Union, types.UnionType):
         return _bare(next(one for one in get_args(annotation) if one is not type(None)))
     return annotation

@@ -69,6 +69,10 @@ def _check_splits(info: DatasetInfo, spec: FineTuneSpec, name: TeacherName) -> N
     if masks and not spec.teachers:
         others = [other for other in TeacherName if not other.traits.needs_masks]
         advice += f", or list {' or '.join(others)} alone under teachers"
+    folds = spec.dataset.split.folds if spec.dataset.split is not None else None
+    divided = counts.get("all", counts.get("train"))
+    if folds is not None and divided is not None and divided < folds:
+        raise DataError(f"{info.source} has {divided} images with {what}, too few for {folds} folds: {advice}")
     if "all" in counts and counts["all"] < 2:
         found = f"only one image with {what}" if counts["all"] else f"no image with {what}"
         raise DataError(

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from engine.config.base import MOST, OUTSIDE_RUN_ID, ConfigModel, OneName
-from engine.config.teachers import TeachersConfig
-from engine.spec import AddressingStyle, AugmentationSpec, Crowds, ExifOrientation, OnNoGain, Precision, SplitSpec, Uri
+from engine.config.teachers import TeachersConfig, TeacherSettings
+from engine.spec import (
+    AddressingStyle,
+    AugmentationSpec,
+    Crowds,
+    ExifOrientation,
+    OnNoGain,
+    Precision,
+    SplitSpec,
+    TeacherName,
+    Uri,
+)
 
 
 class SplitFilesConfig(ConfigModel):
@@ -24,10 +34,15 @@ class SplitConfig(ConfigModel):
     train: int = Field(description="to train on")
     val: int = Field(description="to choose the best adapter on")
     test: int = Field(description="to measure on images used neither for training nor for that choice")
+    folds: int | None = Field(
+        default=None, description="cross-validation with so many folds, which replace train and val; null: none"
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        SplitSpec(**self.model_dump())
+        chosen = self.model_dump() if self.folds is None else {"test": self.test, "folds": self.folds}
+        if self.model_dump() != {**SplitSpec(**chosen).shares, "folds": self.folds}:
+            raise ValueError(f"train and val follow from {self.folds} folds: leave them as they were planned")
         return self
 
 
@@ -159,3 +174,8 @@ class RunConfig(ConfigModel):
     augmentation: AugmentationSpec = Field(description="how images may differ in later use")
     training: TrainingConfig = Field(description="settings common to all teachers")
     teachers: TeachersConfig = Field(description="teachers to tune, with their settings")
+
+    def with_settings(self, name: TeacherName, settings: TeacherSettings, **training: Any) -> Self:
+        """Return the configuration with other settings of one teacher, and changes of the common settings."""
+        common = self.training.model_copy(update=training)
+        return self.model_copy(update={"teachers": self.teachers.replaced(name, settings), "training": common})

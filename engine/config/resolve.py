@@ -7,30 +7,28 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import resources
 from typing import Any
 
 from engine.config import data_defaults
 from engine.config.base import MOST, ConfigModel, outside_run_id
 from engine.config.data_checks import check_data
+from engine.config.data_section import data_section, train_images
 from engine.config.model import DataConfig, RunConfig, TrainingConfig
 from engine.config.teachers import TeacherSettings
-from engine.dataset.checks.problem_catalogue import SEEN_WHEN_OPENED
+from engine.config.trials import expand_sweep
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
 from engine.spec import (
-    DatasetSpec,
     FineTuneSpec,
-    OnProblem,
     RetentionSpec,
     SpecModel,
-    SplitFilesSpec,
-    SplitSpec,
     TeacherName,
     TeacherSpec,
 )
 from engine.text.plain_yaml import read_document, read_documents
-from engine.text.pydantic_errors import closest, nearest, parse
+from engine.text.pydantic_errors import closest, parse
 from engine.text.safe_text import listed
 
 Plain = dict[str, Any]
@@ -64,6 +62,7 @@ def generate_config(
         "precision": spec.training.precision,
         "patience": spec.training.early_stopping.patience,
         **_retention(spec.training.retention),
+        "sweep": None if spec.training.sweep is None else _plain(spec.training.sweep),
         "on_no_gain": spec.training.on_no_gain,
     }
     config: Plain = {
@@ -71,7 +70,7 @@ def generate_config(
         "run_id": run_id or "",
         "output": spec.output.rstrip("/"),
         "storage": _plain(spec.storage),
-        "data": _data(info, spec),
+        "data": data_section(info, spec),
         "augmentation": _plain(data_defaults.augmentation(spec.augmentation, info)),
         "training": _first_set(training, training_defaults()),
         "teachers": {n.slug: _teacher(n, asked.get(n)) for n in names},
@@ -81,8 +80,11 @@ def generate_config(
         _override(config, path, setting_value(path, text))
     _check_groups(config, groups)
     images, classes = train_images(info, spec.dataset), config["data"]["classes"]
+    fill = partial(_fill, images=images, classes=len(classes) if isinstance(classes, list) else 0)
+    expand_sweep(config, names, fill)
     for teacher in names:
-        _fill(config["teachers"][teacher.slug], images=images, classes=len(classes) if isinstance(classes, list) else 0)
+        fill(config["teachers"][teacher.slug])
+    _check_one_comparison(config, [config["teachers"][teacher.slug] for teacher in names])
     config["run_id"] = run_id or "unknown"
     parse(RunConfig, config, where="the configuration")
     for teacher in names:
@@ -97,6 +99,16 @@ def _retention(spec: RetentionSpec | None) -> Plain:
     spec = spec or RetentionSpec()
     files = None if spec.annotations is None else {"annotations": spec.annotations, "images": spec.images}
     return {"retention": files, "min_retention": _number(spec.min_share)}
+
+
+def _check_one_comparison(config: Plain, teachers: list[Plain]) -> None:
+    """Raise ConfigError for a sweep with cross-validation."""
+    folds = (config["data"]["split"] or {}).get("folds")
+    if folds is not None and any(settings.get("trials") for settings in teachers):
+        raise ConfigError(
+            "training.sweep and dataset.split.folds cannot be combined: run the sweep on one split first, then "
+            "cross-validate with the settings that it has chosen"
+        )
 
 
 def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:
@@ -138,52 +150,6 @@ def _count(value: object, otherwise: int) -> int:
         if 1 <= number <= MOST:
             return int(number)
     return otherwise
-
-
-def train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:
-    """Return the number of training images."""
-    if "train" in info.splits:
-        return info.splits["train"]
-    split = dataset.split or SplitSpec()
-    return max(1, info.images * split.train // 100)
-
-
-def _data(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
-    dataset = spec.dataset
-    classes = [c.name for c in info.classes if c.annotations]
-    for phrase in spec.class_prompts:
-        if phrase not in classes:
-            raise ConfigError(f"classPrompts has {phrase!r}, but the dataset no such class{nearest(phrase, classes)}")
-    opened = sum(
-        p.count for p in info.problems if p.code in SEEN_WHEN_OPENED
-    )  # training opens and counts these as well
-    source = None
-    if dataset.annotations is not None:
-        source = {"annotations": dataset.annotations, "images": dataset.images}
-    return {
-        "digest": info.digest,
-        "images_digest": info.images_digest or None,
-        "images": info.images + opened,
-        "images_left_out": max(0, info.images_read - info.images - opened),
-        "classes": classes,
-        "prompts": dict(spec.class_prompts),
-        "source": source,
-        "split": _plain(dataset.split or SplitSpec()) if source and "train" not in info.splits else None,
-        "train": _split_files(dataset.train, dataset),
-        "val": _split_files(dataset.val, dataset),
-        "test": _split_files(dataset.test, dataset),
-        "crowds": dataset.crowds.value,
-        "exif_orientation": dataset.exif_orientation.value,
-        "group_by": dataset.group_by,
-        "max_leaked_percent": dataset.max_leaked_percent,
-        "max_skipped_percent": 0 if dataset.on_problem is OnProblem.FAIL else dataset.max_skipped_percent,
-    }
-
-
-def _split_files(files: SplitFilesSpec | None, dataset: DatasetSpec) -> Plain | None:
-    if files is None:
-        return None
-    return {"annotations": files.annotations, "images": files.images or dataset.images}
 
 
 def setting_value(path: str, text: str) -> Any:

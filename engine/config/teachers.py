@@ -11,14 +11,18 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    ValidationError,
     create_model,
     field_validator,
     model_validator,
 )
 
 from engine.config.base import MOST, OUTSIDE_RUN_ID, ConfigModel
+from engine.config.trials import with_values
 from engine.registry import class_reader
 from engine.spec import LoraPreset, TeacherName, Uri
+from engine.spec.training import MOST_TRIALS
+from engine.text.pydantic_errors import in_words
 
 
 class LoraSettings(ConfigModel):
@@ -85,6 +89,28 @@ class TeacherSettings(ConfigModel):
         "after each round one of them is replaced by a new one; 0: a new view each time",
     )
 
+    trials: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        max_length=MOST_TRIALS,
+        description="settings of each trial of a sweep, by path: the trial with the best AP on the validation split is "
+        "published; empty: one training with the settings above",
+    )
+
+    def of_trial(self, index: int) -> Self:
+        """Return the settings of a trial, as of a run without a sweep."""
+        return type(self).model_validate(with_values(self.model_dump(), self.trials[index]))
+
+    @model_validator(mode="after")
+    def _trials_are_valid(self) -> Self:
+        for index in range(len(self.trials)):
+            try:
+                self.of_trial(index)
+            except ValidationError as error:
+                fault = error.errors()[0]
+                path = ".".join(map(str, fault["loc"]))
+                raise ValueError(f"trials[{index}]: {path}: {in_words(fault)}") from None
+        return self
+
     def prompts_per_image(self, objects: int) -> int:
         """Return the number of prompts that an image with ``objects`` objects has in training."""
         return objects
@@ -127,6 +153,10 @@ class TeachersConfig(ConfigModel):
         """Return the settings of one teacher; None if it is not tuned."""
         settings: TeacherSettings | None = (self.model_extra or {}).get(name.slug)
         return settings
+
+    def replaced(self, name: TeacherName, settings: TeacherSettings) -> Self:
+        """Return the section with other settings of one teacher."""
+        return type(self).model_validate({**(self.model_extra or {}), name.slug: settings})
 
     @property
     def reader(self) -> TeacherName | None:

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from engine.config import RunConfig, TeacherSettings
 from engine.config.data_defaults import MANY_CLASSES, MANY_IMAGES
-from engine.config.resolve import generate_config, train_images
+from engine.config.data_section import train_images
+from engine.config.resolve import generate_config
 from engine.dataset.types import DatasetInfo
 from engine.errors import TeacherError
 from engine.estimate.batch_shape import inspected_shape

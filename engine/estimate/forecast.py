@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import Field
 
 from engine.config import RunConfig, TeacherSettings
+from engine.config.trials import all_trainings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import DatasetInfo
 from engine.errors import BaseModelError, ConfigError, TeacherError
 from engine.estimate.base_recommendation import BaseRecommendation
-from engine.estimate.batch_shape import inspected_shape
+from engine.estimate.batch_shape import BatchShape, inspected_shape
 from engine.estimate.cost_model import (
     StepEstimate,
     base_of,
@@ -62,8 +63,11 @@ class TeacherForecast(Result):
     epochs: int
     gpus: tuple[OnGpu, ...] = Field(description="From small to large; empty if nothing is known.")
     gpu: str = Field(description="The requested GPU, whose precision all estimates assume.")
+    trainings: int = Field(
+        default=1, description="Trials of a sweep, or folds and the last training; memory is that of the largest."
+    )
     seconds: float | None = Field(
-        description="Rough time of training and evaluations on one such GPU; None: unknown, or it does not fit."
+        description="Rough time of all trainings with evaluations on one such GPU; None: unknown, or one does not fit."
     )
     unknown: str = Field(
         default="", description="A sentence with the reason if there is no estimate, and the known bases."
@@ -101,13 +105,20 @@ def _forecast_of(
     bfloat16 = kind.bfloat16 if precision is Precision.AUTO else precision is Precision.BFLOAT16
     base, transform = find_base(settings, storage)
     shape = inspected_shape(info, settings, transform)
+    trainings = all_trainings(config, name)
+    settings = largest_training(trainings, base, shape, bfloat16=bfloat16)
     ways: dict[int, StepEstimate | None] = {}
     if base is not None and any(options(base, settings, shape, bfloat16=bfloat16)):
         ways = {
             size: choose_step(base, settings, shape, bfloat16=bfloat16, available_memory=size * 2**30)
             for size in sorted({*GIBIBYTES, kind.gibibytes})
         }
-    here, (train, val) = ways.get(kind.gibibytes), _divided(config, info)
+    train, val = _divided(config, info)
+    seconds: float | None = 0.0 if ways else None
+    for one in trainings if ways else ():
+        here = choose_step(str(base), one, shape, bfloat16=bfloat16, available_memory=kind.gibibytes * 2**30)
+        own = None if here is None else training_seconds(here, one, kind, images=train, evaluated=val)
+        seconds = None if seconds is None or own is None else seconds + own
     return TeacherForecast(
         teacher=name,
         base_model=settings.base_model,
@@ -116,9 +127,22 @@ def _forecast_of(
         epochs=settings.epochs,
         gpus=tuple(OnGpu(gibibytes=size, chosen=_chosen(way)) for size, way in ways.items()),
         gpu=gpu,
-        seconds=None if here is None else training_seconds(here, settings, kind, images=train, evaluated=val),
+        trainings=len(trainings),
+        seconds=seconds,
         unknown="" if ways else _unknown(name, settings, base, bfloat16=bfloat16),
     )
+
+
+def largest_training(
+    trainings: Sequence[TeacherSettings], base: str | None, shape: BatchShape, *, bfloat16: bool
+) -> TeacherSettings:
+    """Return the settings of the training whose steps need most memory; the first if nothing is known."""
+
+    def memory(settings: TeacherSettings) -> int:
+        ways = () if base is None else options(base, settings, shape, bfloat16=bfloat16)
+        return next((way.memory_bytes for way in ways), 0)
+
+    return max(trainings, key=memory)
 
 
 def _chosen(way: StepEstimate | None) -> Chosen | None:
@@ -143,6 +167,9 @@ def _divided(config: RunConfig, info: DatasetInfo) -> tuple[int, int]:
     split = config.data.split
     if split is None:
         return info.splits["train"], info.splits["val"]
+    if split.folds is not None and "train" in info.splits:
+        images = info.splits["train"]
+        return images - images // split.folds, max(1, images // split.folds)
     return max(1, info.images * split.train // 100), max(1, info.images * split.val // 100)
 
 
@@ -155,7 +182,9 @@ def needs(config: RunConfig, info: DatasetInfo, storage: Storage) -> Iterator[Me
         base, transform = find_base(settings, storage)
         if base is None:
             continue
-        ways = list(options(base, settings, inspected_shape(info, settings, transform), bfloat16=bfloat16))
+        shape = inspected_shape(info, settings, transform)
+        settings = largest_training(all_trainings(config, name), base, shape, bfloat16=bfloat16)
+        ways = list(options(base, settings, shape, bfloat16=bfloat16))
         if ways:
             least = min(way.memory_bytes for way in ways)
             yield MemoryNeed(teacher=name, memory_bytes=ways[0].memory_bytes, least_memory_bytes=least)

@@ -24,6 +24,7 @@ from engine.evaluation.report_sections import confidence_sentence, matrix, mista
 from engine.evaluation.report_verdict import verdict
 from engine.layout import VALIDATION_PAGES, adapter_folder, validation_page
 from engine.results.model_card import loading_lines
+from engine.results.trials import selection_sentence, settings_text
 from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 
@@ -100,6 +101,9 @@ def _teacher(
         "test_metrics": metric_rows(result.test_before, result.test_after)
         if result.test_before and result.test_after
         else [],
+        "trials": (trials := result.trials or (result.cross_validation.folds if result.cross_validation else ())),
+        "trial_settings": [settings_text(trial) for trial in trials],
+        "selection": selection_sentence(result),
         "classes": class_rows(result.before, result.after),
         "curves": curves(result),
         "strength_curves": strength_curves(result),

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from engine.evaluation.conclusion import conclude_result, mean_iou_change
 from engine.evaluation.report_metrics import Row, number, signed, text
 from engine.evaluation.report_sections import retention_remark
+from engine.results.metric_table import ceiling_sentence
 from engine.results.no_gain import ADVICE, AS_THE_BASE
-from engine.results.types import Interval, TeacherResult, ceiling_sentence
+from engine.results.types import Interval, TeacherResult
 
 FEW_IMAGES = 50
 """Below this number of images, AP varies by hundredths by chance."""

@@ -31,6 +31,8 @@ def settings_table(config: RunConfig, teacher: TeacherName) -> dict[str, str]:
     if config.data.split is not None:
         split = config.data.split
         rows["Split"] = f"train {split.train} %, val {split.val} %, test {split.test} %"
+        if split.folds is not None:
+            rows["Split"] = f"{split.folds} folds, test {split.test} %"
     return rows
 
 

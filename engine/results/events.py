@@ -33,6 +33,10 @@ class Event(BaseModel):
     time: float = Field(default_factory=time.time, description="Seconds since the epoch.")
     step: int | None = Field(default=None, description="Optimizer steps done.")
     steps: int | None = Field(default=None, description="Optimizer steps of the whole run.")
+    trial: int | None = Field(
+        default=None, description="Number of the current training of several, from 1: a trial of a sweep, or a fold."
+    )
+    trials: int | None = Field(default=None, description="Number of trainings; ``steps`` are those of all of them.")
     epoch: float | None = Field(default=None, description="Passes over the training split so far.")
     epochs: int | None = None
     loss: float | None = Field(default=None, description="Mean loss since the last step line.")

@@ -95,6 +95,17 @@ def metric_text(value: float | None, *, missing: str = "–") -> str:
     return missing if value is None or not 0 <= value <= 1 else f"{value:.3f}"
 
 
+def ceiling_sentence(metrics: ApMetrics) -> str:
+    """Return a sentence about objects that AP cannot count in very dense images; empty if there are none."""
+    if metrics.ap_ceiling is None:
+        return ""
+    images = f"{metrics.dense_images:,} image{'s have' if metrics.dense_images > 1 else ' has'}"
+    return (
+        f"{images} more than 100 objects of a class, and COCO's AP counts 100 detections of a class an image: perfect "
+        f"detections would have AP {metrics.ap_ceiling:.3f}, not 1. Cut such images into tiles to measure all objects"
+    )
+
+
 def _measured(value: float | None) -> float | None:
     return None if value is None or value < 0 else value
 

@@ -13,6 +13,7 @@ from engine.config import RunConfig
 from engine.results.card_snippets import original_note, plain_snippet
 from engine.results.metric_table import changes, metric_text
 from engine.results.no_gain import warning
+from engine.results.trials import selection_sentence
 from engine.results.types import TeacherResult
 from engine.text.uris import parent
 
@@ -53,7 +54,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             *loading_lines(result).splitlines(),
             "```",
             "",
-            "| on the validation split | base | adapted |",
+            f"| {_split_title(result)} | base | adapted |",
             "| --- | --- | --- |",
             *(
                 f"| {label} | {metric_text(before)} | {metric_text(after)} |"
@@ -68,12 +69,19 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             f"| strength: scale of the update, part of `lora_alpha` | {_strength(result)} |",
             f"| annotations (sha256) | `{config.data.digest}` |",
             f"| adapter (sha256) | `{result.adapter.sha256}` |",
+            *([f"| selection | {_cell(said)} |"] if (said := selection_sentence(result)) else []),
             f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",
             f"| seed | {config.training.seed} |",
             *(f"| {name} | {version} |" for name, version in versions.items()),
             "",
         ]
     )
+
+
+def _split_title(result: TeacherResult) -> str:
+    if result.cross_validation is None:
+        return "on the validation split"
+    return f"estimated on {len(result.cross_validation.folds)} folds"
 
 
 def _metric_rows(result: TeacherResult) -> list[tuple[str, float | None, float | None]]:

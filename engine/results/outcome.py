@@ -19,7 +19,8 @@ from engine.errors import ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
 from engine.results.metric_table import DIGITS, Change, headline_changes
 from engine.results.run_files import RunMetadata
-from engine.results.types import AdapterFile, MemoryNeed, Result, TeacherResult
+from engine.results.trials import selection_sentence
+from engine.results.types import AdapterFile, CrossValidation, MemoryNeed, Result, TeacherResult
 from engine.spec import TeacherName
 from engine.text.safe_text import NEUTRAL
 
@@ -34,6 +35,22 @@ IN_LOG = "… (the log has all of it)"
 
 CUTS = tuple(3 * LIMIT // containers for containers in range(4, 65))
 """Bytes at which kubelets cut messages: the containers of a pod, injected ones too, share 12 KiB."""
+
+
+class FoldSummary(Result):
+    """AP of the adapters of a cross-validation."""
+
+    folds: int
+    ap_mean: float
+    ap_sigma: float = Field(description="Standard deviation over the folds.")
+
+    @classmethod
+    def of(cls, result: CrossValidation | None) -> FoldSummary | None:
+        """Return the summary of a cross-validation; None if there was none."""
+        if result is None:
+            return None
+        mean, sigma = round(result.ap_mean, DIGITS), round(result.ap_sigma, DIGITS)
+        return cls(folds=len(result.folds), ap_mean=mean, ap_sigma=sigma)
 
 
 class TeacherOutcome(Result):
@@ -51,6 +68,8 @@ class TeacherOutcome(Result):
     epochs: float = Field(description="Passes over the training split that were made.")
     seconds: float = Field(description="Wall-clock time of training and its evaluations.")
     peak_memory_bytes: int
+    selection: str = Field(default="", description="How it was chosen among trials, or what estimates it; or empty.")
+    cross_validation: FoldSummary | None = Field(default=None, description="AP over the folds, if there are any.")
     images_skipped: int = Field(default=0, description="Images that cannot be decoded, and so were left out.")
     objects_skipped: int = Field(default=0, description="Objects of these, and those outside their image.")
 
@@ -68,6 +87,8 @@ class TeacherOutcome(Result):
             epochs=result.epochs,
             seconds=result.seconds,
             peak_memory_bytes=result.peak_memory_bytes,
+            selection=selection_sentence(result),
+            cross_validation=FoldSummary.of(result.cross_validation),
             images_skipped=result.images_skipped,
             objects_skipped=result.objects_skipped,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.spec import TeacherName
@@ -38,17 +40,6 @@ class ApMetrics(Result):
         "detections of a class an image. None where nothing is cut.",
     )
     dense_images: int = Field(default=0, description="Images with more than 100 objects of a class.")
-
-
-def ceiling_sentence(metrics: ApMetrics) -> str:
-    """Return a sentence about objects that AP cannot count in very dense images; empty if there are none."""
-    if metrics.ap_ceiling is None:
-        return ""
-    images = f"{metrics.dense_images:,} image{'s have' if metrics.dense_images > 1 else ' has'}"
-    return (
-        f"{images} more than 100 objects of a class, and COCO's AP counts 100 detections of a class an image: perfect "
-        f"detections would have AP {metrics.ap_ceiling:.3f}, not 1. Cut such images into tiles to measure all objects"
-    )
 
 
 class Interval(Result):
@@ -184,6 +175,35 @@ class SplitCheck(Result):
     examples: tuple[str, ...] = Field(default=(), description="The first few.")
 
 
+class TrialResult(Result):
+    """One of several trainings of a teacher: a trial of a sweep, or a fold of a cross-validation."""
+
+    name: str = Field(description="Such as trial-1 or fold-1.")
+    settings: dict[str, Any] = Field(default={}, description="Settings of the trial, by path; empty for a fold.")
+    ap_before: float = Field(description="AP of the base on the validation images.")
+    ap: float | None = Field(
+        description="AP of the best adapter on the validation images, which chose it; None: the loss diverged."
+    )
+    validation_images: int = Field(description="Images that AP was measured on.")
+    best_epoch: float = Field(default=0, description="Passes over the training images at the best adapter.")
+    epochs: float = Field(default=0, description="Passes over the training images that were made.")
+    images: int = Field(default=0, description="Training images seen, counted each time.")
+    seconds: float = Field(default=0, description="Wall-clock time of training and its evaluations.")
+    chosen: bool = Field(default=False, description="Its adapter is the published one.")
+    failure: str = Field(default="", description="Why it has no AP.")
+
+
+class CrossValidation(Result):
+    """Estimate of the quality of the published adapter, which was trained on all images of the folds."""
+
+    ap_mean: float = Field(description="Mean over the folds of the AP of the adapter.")
+    ap_sigma: float = Field(description="Standard deviation over the folds (divisor N - 1).")
+    ap_before_mean: float = Field(description="The same mean of the base.")
+    ap_before_sigma: float = Field(description="The same standard deviation of the base.")
+    epochs: int = Field(description="Epochs of the published training: the mean of the best epochs of the folds.")
+    folds: tuple[TrialResult, ...]
+
+
 class TeacherResult(Result):
     """One teacher of a run, before and after."""
 
@@ -249,11 +269,20 @@ class TeacherResult(Result):
     strength_curve: StrengthCurve | None = Field(
         default=None, description="Measurements that the strength was chosen by; None: by an earlier version."
     )
+    trials: tuple[TrialResult, ...] = Field(
+        default=(),
+        description="Trials of a sweep; AP on the validation split has chosen one of them.",
+    )
+    cross_validation: CrossValidation | None = Field(
+        default=None,
+        description="With folds, `before` and `after` are of all their images, each detected by the adapter that was "
+        "not trained on it: they estimate the published adapter, which was trained on all of them.",
+    )
     history: tuple[HistoryPoint, ...] = ()
     best_epoch: float = 0
     epochs: float = Field(description="Passes over the training split that were made.")
     steps: int
-    seconds: float = Field(description="Wall-clock time of training and its evaluations.")
+    seconds: float = Field(description="Wall-clock time of training and its evaluations, of all trials or folds.")
     peak_memory_bytes: int = Field(description="Of the GPU, or of the process on a CPU, evaluations included.")
     step_memory_bytes: int = Field(
         default=0, description="The most that the tensors of a step held; on a CPU, of the first step."

@@ -24,7 +24,7 @@ from engine.spec.dataset import Crowds, DatasetSpec, ExifOrientation, GroupBy, O
 from engine.spec.request import SETTING_GROUPS, FineTuneSpec
 from engine.spec.storage import AddressingStyle, StorageSpec
 from engine.spec.teacher import LoraPreset, LoraSpec, TeacherSpec
-from engine.spec.training import EarlyStoppingSpec, OnNoGain, Precision, RetentionSpec, TrainingSpec
+from engine.spec.training import EarlyStoppingSpec, OnNoGain, Precision, RetentionSpec, SweepSpec, TrainingSpec
 
 __all__ = [
     "SETTING_GROUPS",
@@ -57,6 +57,7 @@ __all__ = [
     "SplitFilesSpec",
     "SplitSpec",
     "StorageSpec",
+    "SweepSpec",
     "TeacherName",
     "TeacherSpec",
     "TrainingSpec",

@@ -56,17 +56,39 @@ class SplitFilesSpec(SpecModel):
     images: Uri | None = Field(default=None, description="Folder of the split's images; default: that of the dataset.")
 
 
+TRAIN_PERCENT, VAL_PERCENT = 80, 20
+"""Default division without a test split."""
+
+
 class SplitSpec(SpecModel):
     """Division of one annotation file, in percent of its images, stratified over classes."""
 
-    train: int = Field(default=80, ge=1, le=99, description="Percent of the images for training.")
-    val: int = Field(default=20, ge=1, le=99, description="Percent for selecting the best adapter.")
+    train: int = Field(default=TRAIN_PERCENT, ge=1, le=99, description="Percent of the images for training.")
+    val: int = Field(default=VAL_PERCENT, ge=1, le=99, description="Percent for selecting the best adapter.")
     test: int = Field(default=0, ge=0, le=98, description="Percent used neither for training nor for selection.")
+    folds: int | None = Field(
+        default=None,
+        ge=2,
+        le=10,
+        description="Cross-validation in place of train and val: the images, except test, are divided into this many "
+        "folds; each is the validation split of one training, and a last training on all of them is published.",
+    )
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """Percent of the images in train, val and test; with folds, in one of the trainings."""
+        if self.folds is None:
+            return {"train": self.train, "val": self.val, "test": self.test}
+        val = max(1, round((100 - self.test) / self.folds))
+        return {"train": 100 - self.test - val, "val": val, "test": self.test}
 
     @model_validator(mode="after")
     def _sums_to_100(self) -> Self:
         total = self.train + self.val + self.test
-        if total != 100:
+        if self.folds is not None:
+            if (self.train, self.val) != (TRAIN_PERCENT, VAL_PERCENT):
+                raise ValueError("folds replaces train and val: leave them out")
+        elif total != 100:
             raise ValueError(f"train {self.train}, val {self.val} and test {self.test} make {total} percent, not 100")
         return self
 
@@ -128,10 +150,15 @@ class DatasetSpec(SpecModel):
     def _one_way_to_give_data(self) -> Self:
         if (self.annotations is None) == (self.train is None):
             raise ValueError("give either dataset.annotations or dataset.train with dataset.val, not both or none")
-        if self.train is not None and self.val is None:
+        folds = self.split is not None and self.split.folds is not None
+        if self.train is not None and self.val is None and not folds:
             raise ValueError("dataset.train needs dataset.val too: the best adapter is selected on it")
+        if folds and self.val is not None:
+            raise ValueError(
+                "dataset.split.folds takes its validation images from dataset.train: leave out dataset.val"
+            )
         if self.train is None and (self.val is not None or self.test is not None):
             raise ValueError("dataset.val and dataset.test go with dataset.train, not with dataset.annotations")
-        if self.train is not None and self.split is not None:
+        if self.train is not None and self.split is not None and not (folds and self.split.test == 0):
             raise ValueError("dataset.split divides dataset.annotations; dataset.train is split already")
         return self

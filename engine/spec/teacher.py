@@ -20,6 +20,9 @@ class LoraPreset(StrEnum):
     ALL = "all"
 
 
+LoraRank = Annotated[int, Field(ge=1, le=512)]
+
+
 class LoraSpec(SpecModel):
     """Size and layers of the adapter."""
 

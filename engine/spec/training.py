@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from engine.spec.base import Share, SpecModel, Uri
+from engine.spec.base import LearningRate, Share, SpecModel, Uri
+from engine.spec.teacher import LoraPreset, LoraRank
 
 
 class Precision(StrEnum):
@@ -61,6 +63,41 @@ class RetentionSpec(SpecModel):
         return self
 
 
+MOST_TRIALS = 8
+"""Trials of a sweep: each is a whole training."""
+
+
+class SweepSpec(SpecModel):
+    """Settings to try out: every combination is one trial, a whole training of each teacher.
+
+    The adapter of the trial with the highest AP on the validation split is published.
+    """
+
+    learning_rates: list[LearningRate] = Field(
+        default=[], max_length=MOST_TRIALS, description='Peak learning rates, such as ["5e-4", "1e-3", "2e-3"].'
+    )
+    ranks: list[LoraRank] = Field(default=[], max_length=MOST_TRIALS, description="Ranks, such as [8, 32].")
+    presets: list[LoraPreset] = Field(default=[], max_length=MOST_TRIALS, description="Presets of adapted layers.")
+
+    @model_validator(mode="after")
+    def _has_a_few_trials(self) -> Self:
+        rates = [float(value) for value in self.learning_rates]
+        given: dict[str, list[Any]] = {"learningRates": rates, "ranks": self.ranks, "presets": self.presets}
+        lists = {name: values for name, values in given.items() if values}
+        if not lists:
+            raise ValueError("a sweep needs values to try: list learningRates, ranks or presets")
+        for name, values in lists.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"a sweep tries each value once: {name} has one twice")
+        trials = math.prod(map(len, lists.values()))
+        if trials > MOST_TRIALS:
+            sizes = " x ".join(f"{len(values)} {name}" for name, values in lists.items())
+            raise ValueError(
+                f"a sweep has at most {MOST_TRIALS} trials: every combination is one, and {sizes} make {trials}"
+            )
+        return self
+
+
 class TrainingSpec(SpecModel):
     """Settings of every teacher of the run."""
 
@@ -68,6 +105,9 @@ class TrainingSpec(SpecModel):
     precision: Precision | None = Field(default=None, description="Arithmetic of the forward pass.")
     early_stopping: EarlyStoppingSpec = Field(
         default=EarlyStoppingSpec(), description="Shorten the run if AP does not improve."
+    )
+    sweep: SweepSpec | None = Field(
+        default=None, description="Settings to try out; the best by AP on the validation split are published."
     )
     retention: RetentionSpec | None = Field(
         default=None,

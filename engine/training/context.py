@@ -34,6 +34,8 @@ class TrainingContext:
         listen: Receives every event.
         on_checkpoint: Receives the file of every new checkpoint.
         on_hang: Receives the error before the process ends for lack of progress.
+        trial: Name of the trial or fold, which has its own checkpoints; empty: the only training of the teacher.
+        published: The adapter goes to the teacher's folder; False: it stays next to the checkpoints.
         truths: Ground truth of the splits evaluated so far.
     """
 
@@ -47,17 +49,24 @@ class TrainingContext:
     listen: Listener
     on_checkpoint: Callable[[Path], None]
     on_hang: Callable[[NoProgressError], None]
+    trial: str = ""
+    published: bool = True
     truths: GroundTruths = field(default_factory=GroundTruths)
 
     @property
     def folder(self) -> Path:
-        """Output folder of the teacher."""
-        return Path(self.layout.teacher(self.name))
+        """Folder of the adapter and its results."""
+        return Path(self.layout.teacher(self.name)) if self.published else self.checkpoints
+
+    @property
+    def last(self) -> Path:
+        """Folder of all checkpoints of the teacher, and of detected boxes."""
+        return Path(self.layout.teacher(self.name)) / LAST
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.folder / LAST
+        """Folder of the checkpoints of this training."""
+        return self.last / self.trial
 
     def note(self, message: str) -> None:
         """Send a message to the listeners."""

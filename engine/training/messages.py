@@ -10,6 +10,7 @@ from engine.dataset.checks.unreadable_images import Unreadable
 from engine.evaluation.conclusion import conclude_result
 from engine.results.events import better_than
 from engine.results.no_gain import ADVICE
+from engine.results.trials import selection_sentence
 from engine.results.types import ApMetrics, SplitCheck, TeacherResult
 from engine.spec import ExifOrientation
 from engine.text.safe_text import shortened
@@ -77,6 +78,8 @@ def summary(result: TeacherResult) -> str:
     sentence = concluded.sentence
     if result.retention is not None and result.retention.share >= 0 and result.strength > 0:
         sentence += f", {result.retention.share:.0%} of the base's zero-shot AP is kept"
+    if said := selection_sentence(result):
+        sentence += f". {said}"
     if concluded.remark:
         sentence += f". {concluded.remark}"
     if 0 < result.strength < 1 and result.strength_curve is not None:

@@ -30,12 +30,13 @@ from engine.plan import TrainingRun
 from engine.results.events import Event, Listener, better_than
 from engine.results.model_card import model_card
 from engine.results.run_files import FileEntry, RunMetadata, publication, read_result, run_metrics
+from engine.results.trials import chosen_config
 from engine.results.types import TeacherResult
 from engine.storage import Storage, join
 from engine.storage import name as name_of
 from engine.training.device import check_disk
 from engine.training.distributed import ALONE, Processes
-from engine.training.resume import fetch_checkpoint, upload_best_adapter, upload_checkpoint
+from engine.training.resume import fetch_checkpoints, upload_best_adapter, upload_checkpoint
 from engine.training.trainer import TeacherTrainer
 from engine.training.watchdog import print_failure
 
@@ -128,7 +129,7 @@ def _published_result(
     publication(layout, run.teacher, storage=storage).settle()
     earlier = read_result(layout, run.teacher, storage)
     if earlier is None:
-        fetch_checkpoint(storage, join(layout.teacher(run.teacher), LAST), checkpoints)
+        fetch_checkpoints(storage, join(layout.teacher(run.teacher), LAST), checkpoints)
     elif not storage.exists(layout.metadata):
         publish_run(run.config, storage=storage)
     return earlier
@@ -183,7 +184,7 @@ def _publish_teacher(result: TeacherResult, run: TrainingRun, *, storage: Storag
     folder, logs = Path(local.teacher(run.teacher)), Path(local.logs(run.teacher))
     target = layout.teacher(run.teacher)
     published = result.model_copy(update={"adapter": result.adapter.model_copy(update={"uri": join(target, ADAPTER)})})
-    card = model_card(published, run.config, versions=environment())
+    card = model_card(published, chosen_config(run.config, result), versions=environment())
     (folder / README).write_text(card, encoding="utf-8")
     (folder / RESULT).write_bytes(_json(published))
     made = [*_files(folder), *_files(logs)]
@@ -211,7 +212,7 @@ def publish_run(config: RunConfig, *, storage: Storage) -> None:
         created=created,
         info=info,
         config_yaml=to_yaml(config),
-        settings={name: settings_table(config, name) for name in config.teachers.names},
+        settings={one.teacher: settings_table(chosen_config(config, one), one.teacher) for one in results},
         results=results,
         samples={name: _samples(layout.teacher(name), storage) for name in config.teachers.names},
         environment=environment(),

@@ -20,9 +20,10 @@ from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.intervals import compare_ap
 from engine.evaluation.thresholds import operating_point
 from engine.evaluation.validation_pages import write_pages
-from engine.layout import ADAPTER, RESULT, SAMPLE_IMAGES, SAMPLES, VALIDATION_PAGES
+from engine.layout import ADAPTER, FOLD, RESULT, SAMPLE_IMAGES, SAMPLES, VALIDATION_PAGES
 from engine.models.lora import trainable_parameters
-from engine.results.types import AdapterFile, Comparison, TeacherResult
+from engine.results.trials import cross_validation
+from engine.results.types import AdapterFile, Comparison, TeacherResult, TrialResult
 from engine.teachers import LocalModel, Teacher
 from engine.training.checkpoint import Progress
 from engine.training.data.annotated_splits import SplitData
@@ -45,8 +46,10 @@ def write_result(
     steps: Steps,
     plan: StepEstimate | None,
     strength: Strength,
+    trials: Sequence[TrialResult] = (),
 ) -> TeacherResult:
     """Write example images with detections, validation pages and ``result.json`` to the adapter's ``folder``."""
+    folds = bool(splits.folds)
     pages = _write_images(folder, evaluation, splits.val, title=teacher.name.value)
     result = TeacherResult(
         teacher=teacher.name,
@@ -69,11 +72,13 @@ def write_result(
         retention=evaluation.retention,
         strength=strength.value,
         strength_curve=strength.curve,
+        trials=() if folds else tuple(trials),
+        cross_validation=cross_validation(trials) if folds else None,
         history=progress.history,
         best_epoch=steps.epochs_at(progress.best_step),
         epochs=steps.epochs_at(progress.step),
         steps=progress.step,
-        seconds=progress.seconds,
+        seconds=sum(trial.seconds for trial in trials) + (progress.seconds if folds or not trials else 0),
         peak_memory_bytes=progress.peak_memory_bytes,
         step_memory_bytes=progress.step_memory_bytes,
         predicted_memory_bytes=None if plan is None else plan.memory_bytes,
@@ -83,6 +88,9 @@ def write_result(
     concluded = {"conclusion": conclude_result(result).sentence, "improved": improved(result)}
     result = result.model_copy(update=concluded)
     splits_by_name = {"train": splits.train, "val": splits.val} | ({} if splits.test is None else {"test": splits.test})
+    if folds:  # every image is used for training
+        del splits_by_name["val"]
+        splits_by_name |= {FOLD.format(number): fold.val for number, fold in enumerate(splits.folds, 1)}
     write_lists(folder, {name: split.dataset for name, split in splits_by_name.items()}, splits.marks)
     (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return result

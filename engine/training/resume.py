@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
 from engine.config.base import outside_run_id
+from engine.config.trials import flat
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.errors import ConfigError, DataError
-from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, BEST, DETECTED_BOXES, checkpoint_step
+from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, BEST, DETECTED_BOXES, LAST, checkpoint_step
 from engine.spec import TeacherName
 from engine.storage import Storage, join
 from engine.storage.base_model_identity import base_digest
@@ -36,26 +38,36 @@ def last_checkpoint(last: Path, note: Callable[[str], None]) -> Checkpoint | Non
     return checkpoint
 
 
-def fetch_checkpoint(storage: Storage, uri: str, last: Path) -> None:
-    """Download the newest intact checkpoint if it is further than the local ones.
+def fetch_checkpoints(storage: Storage, uri: str, last: Path) -> None:
+    """Download the newest intact checkpoint of each training of a teacher if it is further than the local ones.
 
     Its detected boxes are downloaded first, so that a local checkpoint always has its boxes.
     """
-    there = {item.key for item in storage.list(uri)}
-    known = load_checkpoint(last)
+    keys = {item.key for item in storage.list(uri)}
+    boxes = partial(_fetch_boxes, there=keys, storage=storage, uri=uri, last=last)
+    folders = {key.rpartition("/")[0] for key in keys if checkpoint_step(key.rpartition("/")[2]) is not None}
+    for own in sorted({""} | folders):
+        there = {key.removeprefix(f"{own}/") for key in keys if key.startswith(f"{own}/")} if own else keys
+        _fetch_newest(storage, join(uri, own) if own else uri, last / own, there, boxes)
+
+
+def _fetch_newest(
+    storage: Storage, uri: str, folder: Path, there: set[str], fetch_boxes: Callable[[Checkpoint], None]
+) -> None:
+    known = load_checkpoint(folder)
     for name in newest_first(there):
         if known is not None and (checkpoint_step(name) or 0) <= known.progress.step:
             break
-        coming = storage.download(join(uri, name), last / f".coming-{name}")
+        coming = storage.download(join(uri, name), folder / f".coming-{name}")
         checkpoint = read_checkpoint(coming)
         if checkpoint is None:
             coming.unlink()
             continue
-        _fetch_boxes(checkpoint, there, storage, uri, last)
-        coming.replace(last / name)
+        fetch_boxes(checkpoint)
+        coming.replace(folder / name)
         return
     if known is not None:
-        _fetch_boxes(known, there, storage, uri, last)
+        fetch_boxes(known)
 
 
 def _fetch_boxes(checkpoint: Checkpoint, there: set[str], storage: Storage, uri: str, last: Path) -> None:
@@ -77,14 +89,23 @@ def upload_best_adapter(folder: Path, *, storage: Storage, uri: str) -> str | No
 
 
 def upload_checkpoint(checkpoint: Path, *, storage: Storage, uri: str) -> None:
-    """Upload a checkpoint, after its detected boxes, and delete outdated checkpoints."""
+    """Upload a checkpoint, after its detected boxes, and delete outdated checkpoints of the same training.
+
+    Args:
+        checkpoint: The file, in the folder of the checkpoints or in that of a trial there.
+        storage: Access to the location.
+        uri: Location of all checkpoints of the teacher.
+    """
+    last = next((folder for folder in checkpoint.parents if folder.name == LAST), checkpoint.parent)
+    own = "" if checkpoint.parent == last else f"{checkpoint.parent.name}/"
     there = {item.key for item in storage.list(uri)}
-    for boxes in checkpoint.parent.glob(DETECTED_BOXES.format("*")):
+    for boxes in last.glob(DETECTED_BOXES.format("*")):
         if boxes.name not in there:
             storage.upload(boxes, join(uri, boxes.name))
-    storage.upload(checkpoint, join(uri, checkpoint.name))
-    for name in outdated(there | {checkpoint.name}, checkpoint_step(checkpoint.name) or 0):
-        storage.delete(join(uri, name))
+    storage.upload(checkpoint, join(uri, own + checkpoint.name))
+    mine = {key.removeprefix(own) for key in there if key.startswith(own)} | {checkpoint.name}
+    for name in outdated(mine, checkpoint_step(checkpoint.name) or 0):
+        storage.delete(join(uri, own + name))
 
 
 OF_BASE = frozenset({"base_model", "base_digest", "revision"})
@@ -178,16 +199,3 @@ def check_same_images(begun: Mapping[str, Any], unreadable: Unreadable) -> None:
             f"images were damaged or repaired since the run began, which skipped other images: {examples}. Restore "
             "them, or start again (`teacher run --again`, again=True)"
         )
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings, with their path as the key.
-
-    >>> flat({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        path = f"{prefix}{key}"
-        found |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-    return found

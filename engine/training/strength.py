@@ -81,6 +81,7 @@ def find_strength(
     retention_data: RetentionData | None,
     training: TrainingConfig,
     note: Callable[[str], None],
+    known: Mapping[float, Evaluation] | None = None,
 ) -> Strength:
     """Measure the teacher's adapter, choose its strength, and set it.
 
@@ -93,18 +94,19 @@ def find_strength(
         retention_data: Images that measure retention; None if it cannot be measured.
         training: Strengths to measure, and the retention to keep.
         note: Receives messages.
+        known: Evaluations of the validation split by strength, by other adapters; None: this one is evaluated.
 
     Raises:
         InterruptedTrainingError: SIGTERM or Ctrl-C arrived.
     """
-    part, base_ap = val.part(CURVE_IMAGES), before["val"].ap
+    part, base_ap = val if known is not None else val.part(CURVE_IMAGES), before["val"].ap
     measured = _Measured(base_ap=base_ap if part is val else _evaluate(evaluator, part, 0.0).metrics.ap)
     strengths = sorted(set(training.strengths), reverse=True)
     if retention_data is not None and len(strengths) > 1:
         measured.retention_split = retention_data.split.part(CURVE_IMAGES)
         measured.retain(evaluator, 0.0)
     for strength in strengths:
-        measured.val[strength] = _evaluate(evaluator, part, strength)
+        measured.val[strength] = known[strength] if known is not None else _evaluate(evaluator, part, strength)
         measured.retain(evaluator, strength)
         note(measured.message(strength))
     points = measured.points()

@@ -19,32 +19,33 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from engine.config import RunConfig, TeacherSettings
+from engine.config.trials import all_trainings
 from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.example_images import read_samples
 from engine.evaluation.settings_table import settings_table
 from engine.layout import RunLayout
-from engine.models.lora import AdapterCard, adapter_tensors, load_adapter, load_adapter_tensors, save_adapter
+from engine.models.lora import load_adapter, load_adapter_tensors
 from engine.plan import TrainingRun
-from engine.results.events import Event, Listener, better_than
-from engine.results.types import TeacherResult
+from engine.results.events import Event, Listener
+from engine.results.trials import chosen_config
+from engine.results.types import ApMetrics, TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.teachers import Batch
-from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from engine.training.checkpoint import Checkpoint, Progress
 from engine.training.context import TrainingContext
 from engine.training.data.batches import Views, augmentation_of, batches_from, changes_images, features_of
 from engine.training.data.sampler import Steps
 from engine.training.device import Stop, machine_errors
 from engine.training.distributed import ALONE, Processes
-from engine.training.evaluation import EvaluationReport, Evaluator
+from engine.training.evaluation import Evaluator
+from engine.training.finish import finish, save_best_adapter
 from engine.training.hooks import Hooks
 from engine.training.listeners import TensorBoard, thinned
 from engine.training.loop import Loop
-from engine.training.messages import checkpoint_fields, phases, summary
-from engine.training.prepare import PreparedRun, build_evaluator, prepare_run
-from engine.training.result_files import write_result
-from engine.training.resume import last_checkpoint, run_fingerprint
-from engine.training.strength import Strength, find_strength
+from engine.training.messages import checkpoint_fields
+from engine.training.prepare import PreparedRun, build_evaluator, first_checkpoint, prepare_run
+from engine.training.resume import last_checkpoint
 from engine.training.watchdog import print_failure
 
 
@@ -113,31 +114,19 @@ class TeacherTrainer:
             TeacherError: Of a subclass by the kind of failure. After InterruptedTrainingError the same call resumes.
         """
         with machine_errors(), closing(TensorBoard(Path(self.layout.logs(self.name)))) as curves:
-            context = self._context(curves)
-            checkpoint = self.processes.decided(partial(last_checkpoint, context.checkpoints, context.note))
-            run = prepare_run(context, checkpoint)
-            with context.watched(run.model.release_memory) as stop:
-                start = checkpoint or self.processes.decided(partial(_write_first_checkpoint, context, run))
-                context.listen(run.event("start", **checkpoint_fields(start)))
-                evaluator = build_evaluator(context, run.model, stop)
-                progress = _optimize(context, run, start, evaluator, stop)
-                strength = _choose_strength(context, run, start, evaluator)
-                evaluation = evaluator.adapted(
-                    run.splits,
-                    before=start.before,
-                    base=run.baseline,
-                    val_after=strength.val,
-                    detected=run.detected,
-                    retention_data=run.retention_data,
-                    retention=strength.retention,
-                )
-                result = _finish(context, run, evaluation, progress, strength)
+            if len(all_trainings(self.config, self.name)) > 1:
+                from engine.training.repeated import train_repeatedly  # which needs this module
+
+                result = train_repeatedly(self._context(), curves)
+            else:
+                result = train_once(self._context(curves))
             if self.processes.first:
-                curves.summarize(settings_table(self.config, self.name), result, read_samples(self.folder))
+                chosen = chosen_config(self.config, result)
+                curves.summarize(settings_table(chosen, self.name), result, read_samples(self.folder))
         return self.processes.decided(partial(self._published, result)) if self.publishes else result
 
-    def _context(self, curves: TensorBoard) -> TrainingContext:
-        listeners: tuple[Listener, ...] = (*self.listeners, curves) if self.processes.first else ()
+    def _context(self, *curves: Listener) -> TrainingContext:
+        listeners: tuple[Listener, ...] = (*self.listeners, *curves) if self.processes.first else ()
 
         def listen(event: Event) -> None:
             for listener in listeners:
@@ -165,24 +154,39 @@ class TeacherTrainer:
         return publish_result(result, run, storage=self.storage, work_dir=work_dir, whole=whole)[0]
 
 
-def _write_first_checkpoint(context: TrainingContext, run: PreparedRun) -> Checkpoint:
-    """Write the checkpoint of a new run, before its first step."""
-    assert run.baseline is not None  # noqa: S101 - without a checkpoint, the base was evaluated
-    model = run.model
-    adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(model.teacher).items()}
-    settings = run_fingerprint(context.config, context.name, base=model.base, splits=run.splits, detected=run.detected)
-    progress = Progress(planned_micro_batch_size=run.steps.micro_batch_size)
-    checkpoint = Checkpoint(progress, dict(run.baseline.metrics), settings, adapter=adapter, optimizer={})
-    context.on_checkpoint(save_checkpoint(checkpoint, context.checkpoints))
-    return checkpoint
+def train_once(context: TrainingContext) -> TeacherResult:
+    """Evaluate the base, train, and evaluate the best adapter, on the splits of the data."""
+    checkpoint = context.processes.decided(partial(last_checkpoint, context.checkpoints, context.note))
+    run = prepare_run(context, checkpoint)
+    with context.watched(run.model.release_memory) as stop:
+        start = checkpoint or context.processes.decided(partial(first_checkpoint, context, run))
+        evaluator = build_evaluator(context, run.model, stop)
+        progress = optimize(context, run, start, evaluator, stop)
+        return finish(context, run, start, progress, evaluator)
 
 
-def _optimize(
-    context: TrainingContext, run: PreparedRun, start: Checkpoint, evaluator: Evaluator, stop: Stop
+def optimize(
+    context: TrainingContext,
+    run: PreparedRun,
+    start: Checkpoint,
+    evaluator: Evaluator,
+    stop: Stop,
+    *,
+    measured: ApMetrics | None = None,
 ) -> Progress:
-    """Train to the end; the teacher then has the best adapter."""
+    """Train to the end; the teacher then has the best adapter.
+
+    Args:
+        context: The training.
+        run: Its preparation.
+        start: Checkpoint to start from.
+        evaluator: Evaluates the teacher.
+        stop: Set by SIGTERM and Ctrl-C.
+        measured: Metrics of every adapter, where no validation split is left; None: each adapter is evaluated.
+    """
+    context.listen(run.event("start", **checkpoint_fields(start)))
     teacher = run.model.teacher
-    keep_best = partial(_save_best_adapter, context, run)
+    keep_best = partial(save_best_adapter, context, run)
     if start.best:  # the file may be of later steps, which will be done again, or not be on this disk
         load_adapter_tensors(teacher, start.best, what="the checkpoint does not fit its base")
         keep_best()
@@ -195,7 +199,7 @@ def _optimize(
         folder=context.checkpoints,
         hooks=Hooks(
             batches=partial(_batches, context, run),
-            evaluate=lambda: evaluator.evaluate(run.splits.val).metrics,
+            evaluate=lambda: evaluator.evaluate(run.splits.val).metrics if measured is None else measured,
             keep_best=keep_best,
             on_checkpoint=context.on_checkpoint,
             listen=context.listen,
@@ -215,21 +219,6 @@ def _optimize(
     return progress
 
 
-def _choose_strength(context: TrainingContext, run: PreparedRun, start: Checkpoint, evaluator: Evaluator) -> Strength:
-    """Choose the strength of the best adapter, and write the adapter with it."""
-    context.note("measuring the adapter at several strengths")
-    strength = find_strength(
-        evaluator,
-        run.splits.val,
-        before=start.before,
-        retention_data=run.retention_data,
-        training=context.config.training,
-        note=context.note,
-    )
-    _save_best_adapter(context, run, strength=strength.value)
-    return strength
-
-
 def _batches(context: TrainingContext, run: PreparedRun, steps: Steps, step: int) -> Generator[Batch, None, None]:
     """Yield the batches of the run from ``step`` on."""
     teacher, training = run.model.teacher, context.config.training
@@ -238,51 +227,3 @@ def _batches(context: TrainingContext, run: PreparedRun, steps: Steps, step: int
         take_turns = 0
     views = Views(run.splits.train, teacher, augment, seed=training.seed, take_turns=take_turns)
     return batches_from(step, steps, views, workers=training.workers, pin_memory=teacher.device.type == "cuda")
-
-
-def _save_best_adapter(context: TrainingContext, run: PreparedRun, *, strength: float = 1.0) -> None:
-    if not context.processes.first:
-        return
-    base, data = run.model.base, context.config.data
-    card = AdapterCard(
-        teacher=context.name,
-        base_revision=base.revision,
-        base_sha256=base.sha256,
-        base_parts=dict(base.parts),
-        classes=data.classes,
-        prompts=data.prompts,
-        settings=context.settings,
-        frame=run.splits.train.dataset.frame,
-        strength=strength,
-    )
-    save_adapter(run.model.teacher, context.folder, card=card)
-
-
-def _finish(
-    context: TrainingContext, run: PreparedRun, evaluation: EvaluationReport, progress: Progress, strength: Strength
-) -> TeacherResult:
-    """Write the result files and report the result to the listeners."""
-    base_ap = evaluation.before["val"].ap
-    known = {"ap_before": base_ap, "best_ap": better_than(base_ap, strength.val.metrics.ap)}
-    for phase, metrics in phases(evaluation).items():
-        context.listen(run.event("evaluation", step=progress.step, ap=metrics.ap, phase=phase, **known))
-    plan = run.model.micro_batch.plan
-    result = context.processes.decided(
-        lambda: write_result(
-            context.folder,
-            evaluation,
-            progress,
-            teacher=run.model.teacher,
-            base=run.model.base,
-            base_model=context.settings.base_model,
-            splits=run.splits,
-            steps=run.steps,
-            plan=plan,
-            strength=strength,
-        )
-    )
-    if plan is not None and progress.step_memory_bytes:
-        held, expected = progress.step_memory_bytes / 1e9, plan.memory_bytes / 1e9
-        context.listen(run.event("note", message=f"steps used {held:.2f} GB; {expected:.2f} GB were estimated"))
-    context.listen(run.event("note", message=summary(result)))
-    return result

@@ -84,6 +84,39 @@ def split_dataset(
     return Split(train=members["train"], val=members["val"], test=members["test"], rare=rare)
 
 
+def stratified_folds(
+    data: CocoDataset | Sequence[Sequence[int]],
+    folds: int,
+    *,
+    seed: int,
+    groups: Sequence[int] | NDArray[np.int64] | None = None,
+) -> list[list[int]]:
+    """Divide images into folds of equal size, each with its share of every class, as :func:`split_dataset` does.
+
+    Args:
+        data: A dataset, or the classes of each image.
+        folds: Number of folds.
+        seed: The same seed on the same data gives the same folds, on any machine.
+        groups: Group number per image; images of one group stay in the same fold. None: each image is a group.
+
+    Returns:
+        The sorted image indices of each fold.
+
+    Raises:
+        DataError: There are fewer groups than folds.
+    """
+    classes = _classes(data)
+    units, sizes = _units(groups, len(classes)), _sizes(len(classes), [1 / folds] * folds)
+    if len(units) < folds:
+        raise DataError(
+            f"the {len(classes):,} images form {len(units):,} groups that must not be divided (dataset.groupBy, or "
+            f"versions of the same picture), too few for {folds} folds: add other images, or lower dataset.split.folds"
+        )
+    fold_of = _stratified(classes, units, sizes, Random(seed))
+    _fill_empty(fold_of, units, sizes)
+    return [[image for image, fold in enumerate(fold_of) if fold == number] for number in range(folds)]
+
+
 def _classes(data: CocoDataset | Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
     """Return the sorted classes of each image; images of the same classes share a tuple."""
     if isinstance(data, CocoDataset):

@@ -18,6 +18,7 @@ from engine.dataset.images.digest import together
 from engine.dataset.images.exif_orientation import Evidence, Frames
 from engine.dataset.splits.divide import divide, images_with_objects
 from engine.dataset.splits.leaks import SplitImages
+from engine.dataset.splits.stratify import stratified_folds
 from engine.dataset.types import Frame
 from engine.errors import DataError
 from engine.spec import ExifOrientation
@@ -40,13 +41,17 @@ class SplitData:
         """Return one decoded image with its objects, or with those at the indices ``select``."""
         return load_sample(self.dataset, index, self.paths[index], with_masks=with_masks, select=select)
 
+    def subset(self, indices: list[int]) -> SplitData:
+        """Return the images at ``indices``, in that order."""
+        return SplitData(self.dataset.subset(indices), tuple(self.paths[i] for i in indices))
+
     def part(self, images: int) -> SplitData:
         """Return at most this many images, evenly over the split."""
         count = len(self.paths)
         if count <= images:
             return self
         some = [i * count // images for i in range(images)]
-        return SplitData(self.dataset.subset(some), tuple(self.paths[i] for i in some))
+        return self.subset(some)
 
     def without(self, unreadable: Unreadable, frame: Frame = Frame.UPRIGHT) -> SplitData:
         """Return the split without unreadable images and objects; ``frame`` is for images that do not show theirs."""
@@ -73,6 +78,7 @@ class AnnotatedSplits:
         cache: Cache folder for images.
         images_digest: The fingerprint of all listed images.
         known: Functions that open the images of each split and return the properties that identify equal images.
+        folds: File names of the images of each fold of a cross-validation, which divide ``train``; there is no ``val``.
     """
 
     config: DataConfig
@@ -82,6 +88,7 @@ class AnnotatedSplits:
     cache: Path
     images_digest: str = ""
     known: Mapping[str, Known] = field(default_factory=dict)
+    folds: tuple[frozenset[str], ...] = ()
 
     @classmethod
     def of(cls, config: DataConfig, *, masks: bool, seed: int, storage: Storage, cache: Path) -> Self:
@@ -112,14 +119,17 @@ class AnnotatedSplits:
         _check_images(config, sum(map(len, loaded.values())), images_digest)
         datasets = {name: dataset.with_classes(config.classes) for name, dataset in loaded.items()}
         read_identity = partial(identify_images, config=config, storage=storage, cache=cache)
+        undivided = "all" if "all" in datasets else "train"
+        if config.split is not None:
+            whole_images = read_identity(datasets[undivided], folders[files[undivided].images], files[undivided])
         if "all" in datasets:
-            whole_images = read_identity(datasets["all"], folders[files["all"].images], files["all"])
-            assert config.split is not None  # noqa: S101 - the configuration has it with a single file
-            shares = {name: percent / 100 for name, percent in config.split.model_dump().items()}
-            datasets = divide(datasets["all"], shares, seed=seed, groups=groups(whole_images))
-        for name in ("train", "val"):
-            _check_has_objects(name, datasets.get(name), config, masks=masks)
-        if masks:
+            datasets = _divided(datasets["all"], config, seed=seed, images=whole_images)
+        folds: tuple[frozenset[str], ...] = ()
+        if config.split is not None and config.split.folds is not None:
+            folds = _folds(datasets["train"], config.split.folds, seed=seed, images=whole_images)
+        for name in ("train",) if folds else ("train", "val"):
+            check_has_objects(f"{name} split", datasets.get(name), config, masks=masks)
+        if masks and not folds:
             datasets["train"] = datasets["train"].subset(images_with_objects(datasets["train"], masks=True))
         image_folders = {name: folders[(files.get(name) or files["all"]).images] for name in datasets}
         whole = {
@@ -132,7 +142,7 @@ class AnnotatedSplits:
             else partial(_selected, whole_images, dataset)
             for name, dataset in datasets.items()
         }
-        return cls(config, whole, image_folders, masks, cache, images_digest, known)
+        return cls(config, whole, image_folders, masks, cache, images_digest, known, folds)
 
     def fetch_images(
         self, name: str, check: Callable[[], None] = lambda: None, *, frame: Frame = Frame.UPRIGHT
@@ -190,7 +200,7 @@ class AnnotatedSplits:
         }
         for name in ("train", "val"):
             if name in splits:
-                _check_has_objects(name, splits[name].dataset, self.config, masks=self.masks)
+                check_has_objects(f"{name} split", splits[name].dataset, self.config, masks=self.masks)
         return splits
 
     def skipped(self, unreadable: Mapping[str, Unreadable]) -> Unreadable:
@@ -201,6 +211,28 @@ class AnnotatedSplits:
                 together.faults[f"{name}: {image}" if image in together.faults else image] = fault
         pages = sum(one.pages for one in unreadable.values())
         return replace(together, frames=self.frames(unreadable), pages=pages)
+
+
+def _divided(dataset: CocoDataset, config: DataConfig, *, seed: int, images: SplitImages) -> dict[str, CocoDataset]:
+    """Return the splits of undivided data; with folds, ``train`` has all images but those of ``test``."""
+    assert config.split is not None  # noqa: S101 - the configuration has it with a single file
+    percent = config.split.model_dump(include={"train", "val", "test"})
+    if config.split.folds is not None and not config.split.test:
+        return {"train": dataset}
+    shares = {name: share / 100 for name, share in percent.items()}
+    datasets = divide(dataset, shares, seed=seed, groups=groups(images))
+    if config.split.folds is not None:
+        tested = {image.file_name for image in datasets["test"].images}
+        rest = [index for index, image in enumerate(dataset.images) if image.file_name not in tested]
+        return {"train": dataset.subset(rest), "test": datasets["test"]}
+    return datasets
+
+
+def _folds(dataset: CocoDataset, folds: int, *, seed: int, images: SplitImages) -> tuple[frozenset[str], ...]:
+    """Return the file names of the images of each fold; images that belong together are in one fold."""
+    names = [image.file_name for image in dataset.images]
+    divided = stratified_folds(dataset, folds, seed=seed, groups=groups(images.select(names)))
+    return tuple(frozenset(names[index] for index in fold) for fold in divided)
 
 
 def _selected(whole: SplitImages, dataset: CocoDataset, check: Callable[[], None]) -> SplitImages:
@@ -218,10 +250,11 @@ def _known(
     return read_identity(dataset, folder, file, check=check)
 
 
-def _check_has_objects(name: str, dataset: CocoDataset | None, data: DataConfig, *, masks: bool) -> None:
+def check_has_objects(name: str, dataset: CocoDataset | None, data: DataConfig, *, masks: bool) -> None:
+    """Raise DataError if a split has nothing to learn or to find."""
     if dataset is None or not images_with_objects(dataset, masks=masks):
         what = "masks" if masks else "objects"
-        raise DataError(f"the {name} split has no {what} of the classes {listed(data.classes)}: annotate some")
+        raise DataError(f"the {name} has no {what} of the classes {listed(data.classes)}: annotate some")
 
 
 def _files(data: DataConfig, storage: Storage) -> dict[str, SplitFiles]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from engine.dataset.checks.unreadable_images import Unreadable
+from engine.dataset.splits.divide import images_with_objects
 from engine.results.types import SplitCheck
-from engine.training.data.annotated_splits import AnnotatedSplits, SplitData
+from engine.training.data.annotated_splits import AnnotatedSplits, SplitData, check_has_objects
 from engine.training.data.shared_images import check_shared_images
 
 
@@ -26,6 +27,8 @@ class Splits:
         images_digest: The fingerprint of all listed images, of all splits.
         shared: Numbers of images in several splits.
         marks: By split and file name, a value that changes with the bytes of an image.
+        folds: Splits of each training of a cross-validation; ``train`` and ``val`` then are all images except those of
+            ``test``.
     """
 
     train: SplitData
@@ -36,6 +39,7 @@ class Splits:
     images_digest: str = ""
     shared: SplitCheck | None = None
     marks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    folds: tuple[Splits, ...] = ()
 
     @classmethod
     def of(
@@ -62,9 +66,9 @@ class Splits:
         contradictory = {split.dataset.digest: split.dataset.contradictory for split in data.whole.values()}  # by file
         known = {name: identify(check) for name, identify in data.known.items()}
         shared = check_shared_images(known, max_percent=data.config.max_leaked_percent)
-        return cls(
+        whole = cls(
             splits["train"],
-            splits["val"],
+            splits.get("val", splits["train"]),
             splits.get("test"),
             unreadable=skipped,
             objects_skipped=lost + sum(contradictory.values()),
@@ -72,6 +76,31 @@ class Splits:
             shared=shared,
             marks={name: dict(zip(one.names, one.marks, strict=False)) for name, one in known.items()},
         )
+        return whole if not data.folds else whole.divided(data)
+
+    def divided(self, data: AnnotatedSplits) -> Self:
+        """Return the same with the splits of each fold; images without a mask are not in the training split of masks.
+
+        Raises:
+            DataError: A fold leaves nothing to learn or to find.
+        """
+        learnable = self.train
+        if data.masks:
+            learnable = self.train.subset(images_with_objects(self.train.dataset, masks=True))
+        folds = []
+        for number, names in enumerate(data.folds, 1):
+            fold = replace(
+                self, test=None, train=_where(learnable, names, inside=False), val=_where(self.val, names, inside=True)
+            )
+            for split, which in ((fold.train, "training"), (fold.val, "validation")):
+                check_has_objects(f"{which} part of fold {number}", split.dataset, data.config, masks=data.masks)
+            folds.append(fold)
+        return replace(self, train=learnable, folds=tuple(folds))
+
+
+def _where(split: SplitData, names: frozenset[str], *, inside: bool) -> SplitData:
+    """Return the images of a split whose names are among ``names``, or those whose names are not."""
+    return split.subset([i for i, image in enumerate(split.dataset.images) if (image.file_name in names) is inside])
 
 
 def _objects(splits: Iterable[SplitData]) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.spec import StorageSpec
+from engine.spec.dataset import TRAIN_PERCENT, VAL_PERCENT
+from engine.spec.training import MOST_TRIALS
 from teacher_operator.api.pod_cel_rules import POD_LIST_KEYS, POD_RULES
 from teacher_operator.api.spec import INPUTS, KIND
 
@@ -41,15 +43,37 @@ SERVICE_NAME = (
     "with several nodes the name must begin with a letter, since a Service has the same name",
 )
 
+FOLDS = "(has(self.split) && has(self.split.folds))"
+SWEPT = ("learningRates", "ranks", "presets")
+SWEEP_SIZES = " + ".join(f"(has(self.{name}) ? size(self.{name}) : 0)" for name in SWEPT)
+
 RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "SplitSpec": (("self.train + self.val + self.test == 100", "train, val and test must make 100 percent"),),
+    "SplitSpec": (
+        ("has(self.folds) || self.train + self.val + self.test == 100", "train, val and test must make 100 percent"),
+        (
+            f"!has(self.folds) || (self.train == {TRAIN_PERCENT} && self.val == {VAL_PERCENT})",
+            "folds replaces train and val: leave them out",
+        ),
+    ),
+    "SweepSpec": (
+        (f"{SWEEP_SIZES} > 0", "a sweep needs values to try: list learningRates, ranks or presets"),
+        (
+            " * ".join(f"(has(self.{name}) && size(self.{name}) > 0 ? size(self.{name}) : 1)" for name in SWEPT)
+            + f" <= {MOST_TRIALS}",
+            f"a sweep has at most {MOST_TRIALS} trials: every combination is one",
+        ),
+        (
+            "!has(self.learningRates) || self.learningRates.all(rate, double(rate) > 0.0 && double(rate) <= 1.0)",
+            'each of learningRates must be above "0" and at most "1"',
+        ),
+    ),
     "DatasetSpec": (
         (
             "has(self.annotations) != has(self.train)",
             "give either dataset.annotations or dataset.train with dataset.val, not both or none",
         ),
         (
-            "!has(self.train) || has(self.val)",
+            f"!has(self.train) || has(self.val) || {FOLDS}",
             "dataset.train needs dataset.val too: the best adapter is selected on it",
         ),
         (
@@ -57,8 +81,12 @@ RULES: Mapping[str, tuple[tuple[str, str], ...]] = {
             "dataset.val and dataset.test go with dataset.train, not with dataset.annotations",
         ),
         (
-            "!(has(self.train) && has(self.split))",
+            f"!(has(self.train) && has(self.split)) || ({FOLDS} && self.split.test == 0)",
             "dataset.split divides dataset.annotations; dataset.train is split already",
+        ),
+        (
+            f"!(has(self.val) && {FOLDS})",
+            "dataset.split.folds takes its validation images from dataset.train: leave out dataset.val",
         ),
     ),
     "LoraSpec": (("!has(self.dropout) || double(self.dropout) < 1.0", 'dropout must be at least "0" and below "1"'),),

@@ -129,6 +129,10 @@ class ProgressStatus(StatusModel):
     percent: int = Field(ge=0, le=100, description="Finished share of all steps.")
     step: int = Field(ge=0, description="Finished optimizer steps.")
     steps: int = Field(ge=0, description="Total number of optimizer steps.")
+    trial: int = Field(default=0, ge=0, description="Number of the current training, from 1; 0: there is only one.")
+    trials: int = Field(
+        default=0, ge=0, description="Number of trainings: trials of a sweep, or folds and the last training."
+    )
     epoch: Decimal = Field(default="", description="Finished passes over the training split.")
     epochs: int = Field(default=0, ge=0, description="Total number of passes.")
     loss: Decimal = Field(default="", description="Mean loss of recent steps.")
@@ -238,6 +242,14 @@ class StageStatus(StatusModel):
     failure: FailureStatus | None = Field(default=None, description="Cause of its final or most recent failure.")
 
 
+class CrossValidationStatus(StatusModel):
+    """AP of the adapters of the folds, which estimates the published adapter."""
+
+    folds: int = Field(ge=0, description="Number of folds.")
+    ap_mean: Decimal = Field(description="Mean AP over the folds.")
+    ap_sigma: Decimal = Field(description="Standard deviation of AP over the folds.")
+
+
 class TeacherStatus(StageStatus):
     """The stage of one teacher."""
 
@@ -255,6 +267,12 @@ class TeacherStatus(StageStatus):
         default=None, description="The published adapter is better than its base; absent while it is unknown."
     )
     adapter: AdapterStatus | None = Field(default=None, description="The published adapter.")
+    selection: Text = Field(
+        default="", description="How the adapter was chosen among the trials of a sweep, or estimated by folds."
+    )
+    cross_validation: CrossValidationStatus | None = Field(
+        default=None, description="AP over the folds of a cross-validation."
+    )
     images_skipped: int = Field(
         default=0, ge=0, description="Images that were left out because they cannot be decoded."
     )

@@ -89,6 +89,8 @@ def _progress(event: Event, before: ProgressStatus | None, *, longest: float) ->
         percent=min(100, 100 * event.step // event.steps),
         step=_whole(event.step),
         steps=_whole(event.steps),
+        trial=_whole(event.trial) if event.trial is not None else old.trial,
+        trials=_whole(event.trials) if event.trials is not None else old.trials,
         epoch=f"{event.epoch:.2f}" if event.epoch is not None else old.epoch,
         epochs=_whole(event.epochs) if event.epochs is not None else old.epochs,
         loss=f"{event.loss:.4g}" if event.loss is not None else old.loss,

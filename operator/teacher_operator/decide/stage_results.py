@@ -7,15 +7,17 @@ from typing import TypeVar
 
 from engine.results.metric_table import metric_text
 from engine.results.no_gain import AS_THE_BASE
-from engine.results.outcome import Outcome, TeacherOutcome
+from engine.results.outcome import FoldSummary, Outcome, TeacherOutcome
 from teacher_operator.api.status import (
     AP,
     METRICS,
     AdapterStatus,
+    CrossValidationStatus,
     MetricStatus,
     ProgressStatus,
     StageStatus,
     TeacherStatus,
+    clip,
 )
 from teacher_operator.api.timestamps import timestamp
 from teacher_operator.decide.progress import ProgressView
@@ -25,6 +27,9 @@ S = TypeVar("S", bound=StageStatus)
 T = TypeVar("T", bound=TeacherStatus)
 
 NOT_MEASURED = "not measured"
+
+SELECTION_MAX = 512
+"""Maximum characters of the selection in the status."""
 
 
 def succeeded(stage: S, outcome: Outcome, *, now: float) -> S:
@@ -52,7 +57,8 @@ def _result_message(stage: StageStatus, outcome: Outcome) -> str:
     if outcome.trained.strength == 0:
         return f"AP {stage.ap.before or NOT_MEASURED}: {AS_THE_BASE}"
     message = f"AP {stage.ap.before or NOT_MEASURED} -> {stage.ap.after or NOT_MEASURED}"
-    return f"{message}, not better than its base" if stage.improved is False else message
+    message = f"{message}, not better than its base" if stage.improved is False else message
+    return f"{message}; {stage.selection}" if stage.selection else message
 
 
 def _published(teacher: T, result: TeacherOutcome) -> T:
@@ -68,10 +74,19 @@ def _published(teacher: T, result: TeacherOutcome) -> T:
                 strength=f"{result.strength:g}",
                 retention="" if result.retention is None else f"{result.retention:.3f}",
             ),
+            "selection": clip(result.selection, SELECTION_MAX),
+            "cross_validation": _cross_validation(result.cross_validation),
             "images_skipped": result.images_skipped,
             "objects_skipped": result.objects_skipped,
         }
     )
+
+
+def _cross_validation(summary: FoldSummary | None) -> CrossValidationStatus | None:
+    if summary is None:
+        return None
+    mean, sigma = _text(summary.ap_mean), _text(summary.ap_sigma)
+    return CrossValidationStatus(folds=summary.folds, ap_mean=mean, ap_sigma=sigma)
 
 
 def with_progress(stage: S, view: ProgressView | None) -> S:
@@ -114,6 +129,7 @@ def _position(progress: ProgressStatus | None, begins: str, activity: str) -> st
     if progress is None:
         return begins or activity
     at = f"epoch {progress.epoch} of {progress.epochs}" if progress.epoch else f"step {progress.step}"
+    at = f"training {progress.trial} of {progress.trials}, {at}" if progress.trials else at
     at += f", loss {progress.loss}" if progress.loss else ""
     note = begins or progress.note
     return f"{at}, {note}" if note else at

@@ -17,7 +17,7 @@ from engine.cli.spec_options import bounds
 from engine.config.model import TrainingConfig
 from engine.config.teachers import LoraSettings, TeacherSettings
 from engine.errors import ConfigError
-from engine.spec import LoraSpec, TeacherSpec, TrainingSpec
+from engine.spec import LoraSpec, SplitSpec, TeacherSpec, TrainingSpec
 
 
 def request_of(*words: object) -> Request:
@@ -49,6 +49,17 @@ def test_flags_and_a_manifest_make_the_same_request(tmp_path: Path) -> None:
     data = ("--data", "a.json", "--output", "out", "--name", "pets", "--teacher", "Sam", "--base-model", "base")
     flags = ("--epochs", 3, "--lora-preset", "all", "--set", "teachers.sam.clip_norm=0.5")
     assert request_of(*data, *flags).manifest == request_of("-f", path).manifest
+
+
+def test_a_sweep_and_folds_are_given_as_in_a_manifest(tmp_path: Path) -> None:
+    words = ("--data", "a.json", "--output", "out", "--sweep-learning-rate", "5e-4", "--sweep-learning-rate", "1e-3")
+    found = request_of(*words, "--sweep-rank", 8, "--sweep-rank", 16, "--sweep-preset", "all", "--folds", 5)
+    assert found.spec.settings == {
+        "training.sweep.learning_rates": "[5e-4, 1e-3]",
+        "training.sweep.ranks": "[8, 16]",
+        "training.sweep.presets": "[all]",
+    }
+    assert found.spec.dataset.split == SplitSpec(folds=5)
 
 
 def test_settings_of_the_command_line_are_added_to_those_of_a_manifest(tmp_path: Path) -> None:

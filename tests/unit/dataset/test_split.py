@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from engine.dataset import inspect_dataset, load_dataset, split_dataset, split_file
+from engine.dataset.splits.stratify import stratified_folds
 from engine.errors import ConfigError, DataError, StorageError
 from engine.storage import Storage
 
@@ -53,6 +54,30 @@ def test_each_split_has_its_share_of_every_class() -> None:
         having = {i for i, labels in enumerate(records) if (label in labels if label is not None else not labels)}
         for name, share in fractions.items():
             assert len(having & set(getattr(split, name))) == pytest.approx(share * len(having), abs=3, rel=0.08)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=10, max_size=60), st.integers(2, 10))
+def test_each_image_is_in_one_fold_and_folds_are_equal(records: list[list[int]], folds: int) -> None:
+    divided = stratified_folds(records, folds, seed=1)
+    assert sorted(image for fold in divided for image in fold) == list(range(len(records)))
+    assert max(map(len, divided)) - min(map(len, divided)) <= 1
+    assert divided == stratified_folds(records, folds, seed=1)
+
+
+def test_each_fold_has_its_share_of_every_class_and_groups_stay_together() -> None:
+    records = [[image % 4] for image in range(200)]
+    groups = [image // 2 for image in range(200)]
+    for divided in (stratified_folds(records, 5, seed=0), stratified_folds(records, 5, seed=0, groups=groups)):
+        for fold in divided:
+            assert [sum(records[image] == [label] for image in fold) for label in range(4)] == [10] * 4
+    for fold in divided:
+        assert {groups[image] for image in fold}.isdisjoint(groups[i] for i in range(200) if i not in fold)
+
+
+def test_fewer_groups_than_folds_are_refused() -> None:
+    with pytest.raises(DataError, match=r"20 images form 3 groups .* too few for 4 folds"):
+        stratified_folds([[0]] * 20, 4, seed=0, groups=[image % 3 for image in range(20)])
 
 
 def test_stratified_split_is_better_than_random() -> None:

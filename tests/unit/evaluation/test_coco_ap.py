@@ -16,7 +16,7 @@ from engine.dataset.boxes import to_xywh
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections
 from engine.evaluation.coco_ap import coco_ap, mean_iou
 from engine.evaluation.ground_truth import GroundTruth
-from engine.results.types import ceiling_sentence
+from engine.results.metric_table import ceiling_sentence
 
 NUMBERS = [
     "ap",

@@ -22,6 +22,7 @@ from engine.evaluation.report_metrics import class_rows, curves, score_curves
 from engine.evaluation.report_sections import mistakes, thresholds
 from engine.evaluation.report_verdict import verdict
 from engine.evaluation.retention import retention
+from engine.results.trials import cross_validation
 from engine.results.types import (
     AdapterFile,
     ApMetrics,
@@ -37,6 +38,7 @@ from engine.results.types import (
     StrengthCurve,
     StrengthPoint,
     TeacherResult,
+    TrialResult,
 )
 from engine.spec import TeacherName
 
@@ -460,3 +462,30 @@ def test_nothing_is_claimed_of_images_that_were_not_checked() -> None:
     assert "on 72 images it was not trained on" in verdict(checked).sentence
     shared = one.model_copy(update={"split_check": SplitCheck(val=3)})
     assert "of which 3 are also in another split" in verdict(shared).sentence
+
+
+def trial(number: int, ap: float | None, **more: Any) -> TrialResult:
+    values = {"name": f"trial-{number}", "ap_before": 0.1, "ap": ap, "validation_images": 72, "images": 1200}
+    return TrialResult(**{**values, **more})
+
+
+def test_trials_are_listed_and_the_published_one_is_marked() -> None:
+    trials = (
+        trial(1, 0.3, settings={"lora.rank": 8}),
+        trial(2, 0.4, settings={"lora.rank": 32}, chosen=True),
+        trial(3, None, settings={"lora.rank": 64}, failure=f"the loss is nan {EVIL}"),
+    )
+    page = report(result(metrics(0.1), metrics(0.4), trials=trials))
+    words = " ".join(Page(page).words)
+    assert "trial-2 (published) lora.rank 32 0.100 0.400 1,200" in " ".join(words.split())
+    assert "trial-2 of 3 is published (lora.rank 32): the best by AP on the validation split." in words
+    assert "used to choose the trial and its best epoch" in words
+    assert EVIL not in page
+
+
+def test_folds_are_listed_with_their_mean_and_standard_deviation() -> None:
+    folds = cross_validation([trial(n, ap, name=f"fold-{n}") for n, ap in enumerate((0.2, 0.3, 0.4), 1)])
+    words = " ".join(" ".join(Page(report(result(metrics(0.1), metrics(0.3), cross_validation=folds))).words).split())
+    assert "cross-validated on 3 folds: AP 0.100 ± 0.000 -> 0.300 ± 0.100" in words
+    assert "fold-3 0.100 0.400 1,200" in words
+    assert "each detected by the adapter that was not trained on it" in words

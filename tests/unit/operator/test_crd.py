@@ -362,6 +362,17 @@ def test_a_name_that_no_service_may_have_is_refused_with_several_nodes() -> None
                 "split": {"train": 80, "val": 20},
             }
         },
+        {"dataset": {"annotations": "s3://data/a", "split": {"folds": 5, "train": 60}}},
+        {
+            "dataset": {
+                "train": {"annotations": "s3://data/t"},
+                "val": {"annotations": "s3://data/v"},
+                "split": {"folds": 5},
+            }
+        },
+        {"training": {"sweep": {}}},
+        {"training": {"sweep": {"ranks": [4, 8, 16], "learningRates": ["1e-4", "1e-3", "1e-2"]}}},
+        {"training": {"sweep": {"learningRates": ["1e-3", "2"]}}},
         {"teachers": [{"name": "Sam", "learningRate": "0"}]},
         {"teachers": [{"name": "Sam", "lora": {"dropout": "1"}}]},
     ],

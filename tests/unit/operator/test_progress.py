@@ -14,7 +14,7 @@ from tft_schema import status_errors
 from engine.results.events import Event
 from teacher_operator.api.status import ProgressStatus, TeacherFineTuneStatus
 from teacher_operator.decide.progress import NOTE_MAX, ProgressView, percent_text, plain_lines, read_progress
-from teacher_operator.decide.stage_results import with_progress
+from teacher_operator.decide.stage_results import progress_text, with_progress
 
 
 def line(event: str, **values: Any) -> str:
@@ -40,6 +40,14 @@ def test_a_step_line_reports_progress() -> None:
             updated="2026-03-01T12:00:00Z",
         )
     )
+
+
+def test_a_step_of_several_trainings_names_the_current_one() -> None:
+    view = read_progress([step(300, trial=3, trials=4)])
+    assert view.progress is not None
+    assert (view.progress.trial, view.progress.trials, view.progress.percent) == (3, 4, 75)
+    stage = with_progress(teacher_of("Sam"), view)
+    assert progress_text(stage, view, "").startswith("training 3 of 4, epoch 1.50 of 12")
 
 
 def test_the_newest_line_counts() -> None:

@@ -19,7 +19,7 @@ from engine.storage import Storage, join
 from engine.training import publish
 from engine.training.checkpoint import Checkpoint, Progress, checkpoint_name, load_checkpoint, save_checkpoint
 from engine.training.data.box_prompts import DETECTOR
-from engine.training.resume import fetch_checkpoint, upload_checkpoint
+from engine.training.resume import fetch_checkpoints, upload_checkpoint
 
 DINO = TeacherName.GROUNDING_DINO
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_is_kept_only_beside_the_boxes_that_it_goes_with(
     assert not (kept / checkpoint.name).exists()
     upload_checkpoint(checkpoint, storage=storage, uri=str(kept))
     assert {path.name for path in kept.iterdir()} == {path.name for path in (tmp_path / "last").iterdir()}
-    fetch_checkpoint(storage, str(kept), tmp_path / "another machine")
+    fetch_checkpoints(storage, str(kept), tmp_path / "another machine")
     assert len(list((tmp_path / "another machine").iterdir())) == 2
 
 
@@ -130,7 +130,7 @@ def test_storage_keeps_the_two_newest_and_gives_the_newest_that_is_whole(
     assert [item.key for item in storage.list(uri)] == [checkpoint_name(10), checkpoint_name(20)]
     newest = join(uri, checkpoint_name(20))
     storage.write_bytes(newest, storage.read_bytes(newest)[:-1])
-    fetch_checkpoint(storage, uri, tmp_path / "here")
+    fetch_checkpoints(storage, uri, tmp_path / "here")
     found = load_checkpoint(tmp_path / "here")
     assert found is not None
     assert found.progress.step == 10
@@ -140,7 +140,7 @@ def test_what_is_here_and_further_is_not_fetched_over(tmp_path: Path) -> None:
     storage, there = Storage(), str(tmp_path / "kept")
     upload_checkpoint(write_checkpoint(tmp_path / "last", 10), storage=storage, uri=there)
     write_checkpoint(tmp_path / "here", 20)
-    fetch_checkpoint(storage, there, tmp_path / "here")
+    fetch_checkpoints(storage, there, tmp_path / "here")
     assert [path.name for path in (tmp_path / "here").iterdir()] == [checkpoint_name(20)]
 
 
@@ -162,14 +162,14 @@ def test_boxes_that_a_checkpoint_goes_with_come_before_it_and_are_brought_again(
             return super().download(uri, path)
 
     with pytest.raises(StorageError):
-        fetch_checkpoint(Dying(), str(there), here)
+        fetch_checkpoints(Dying(), str(there), here)
     assert not (here / name).exists()
-    fetch_checkpoint(storage, str(there), here)
+    fetch_checkpoints(storage, str(there), here)
     assert (here / name).exists()
     assert (here / boxes).read_bytes() == content
     for damage in (b"damaged", None):
         (here / boxes).unlink()
         if damage:
             (here / boxes).write_bytes(damage)
-        fetch_checkpoint(storage, str(there), here)
+        fetch_checkpoints(storage, str(there), here)
         assert (here / boxes).read_bytes() == content

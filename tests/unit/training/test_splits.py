@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,10 +15,14 @@ from engine.config.model import SplitConfig, SplitFilesConfig
 from engine.dataset import inspect_dataset
 from engine.dataset.checks import whole_file_checks
 from engine.dataset.splits.divide import balance_wanted
+from engine.dataset.types import Detections
 from engine.errors import DataError
 from engine.storage import Storage
 from engine.training.data.annotated_splits import AnnotatedSplits, SplitData
+from engine.training.data.box_prompts import DetectedBoxes
 from engine.training.data.splits import Splits
+from engine.training.folds import detected_in_fold
+from engine.training.prepare import SharedData
 
 
 def data_of(annotations: str, images: str | None = None, **changes: object) -> DataConfig:
@@ -175,3 +180,56 @@ def test_contradictions_that_the_sample_of_inspection_has_missed_are_counted_onc
     monkeypatch.setattr(whole_file_checks, "EVERY", 1000)
     assert inspect_dataset(file).annotations == len(content["annotations"])
     assert prepared(data_of(str(file)), tmp_path).objects_skipped == 1
+
+
+def in_folds(number: int, *, test: int = 0) -> SplitConfig:
+    val = round((100 - test) / number)
+    return SplitConfig(train=100 - test - val, val=val, test=test, folds=number)
+
+
+def test_folds_divide_all_images_but_those_of_test(half_masked: str, tmp_path: Path) -> None:
+    splits = prepared(data_of(half_masked, split=in_folds(4, test=20)), tmp_path)
+    pool, tested = names(splits.train), names(splits.test)
+    assert (len(pool), len(tested), names(splits.val)) == (16, 4, pool)
+    assert not pool & tested
+    assert [len(names(fold.val)) for fold in splits.folds] == [4] * 4
+    assert set().union(*(names(fold.val) for fold in splits.folds)) == pool
+    for fold in splits.folds:
+        assert names(fold.train) == pool - names(fold.val)
+        assert fold.test is None
+
+
+def test_images_without_a_mask_are_validated_but_not_trained_on_in_a_fold(half_masked: str, tmp_path: Path) -> None:
+    splits = prepared(data_of(half_masked, split=in_folds(2)), tmp_path, masks=True)
+    masked = names(splits.train)
+    assert len(masked) == 10
+    assert len(names(splits.val)) == 20
+    for fold in splits.folds:
+        assert names(fold.train) == masked - names(fold.val)
+        assert len(names(fold.val)) == 10
+
+
+def test_detected_boxes_follow_their_images_into_a_fold(half_masked: str, tmp_path: Path) -> None:
+    splits = prepared(data_of(half_masked, split=in_folds(4)), tmp_path)
+
+    def boxes(split: SplitData) -> list[np.ndarray]:
+        return [np.full((1, 4), image.id, np.float32) for image in split.dataset.images]
+
+    found = [Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64)) for box in boxes(splits.val)]
+    shared = SharedData(Mock(), splits, DetectedBoxes.of(boxes(splits.train), found))
+    for fold in splits.folds:
+        detected = detected_in_fold(shared, fold)
+        assert detected is not None
+        for split, own in ((fold.train, detected.train), (fold.val, [one.boxes_xyxy for one in detected.val])):
+            assert [box[0, 0] for box in own] == [image.id for image in split.dataset.images]
+        assert shared.detected is not None
+        assert detected.digest == shared.detected.digest
+
+
+def test_a_fold_without_masks_is_refused_with_its_number(half_masked: str, tmp_path: Path) -> None:
+    content = json.loads(Path(half_masked).read_text())
+    for annotation in content["annotations"][4:]:
+        annotation.pop("segmentation", None)
+    Path(half_masked).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"the validation part of fold \d+ has no masks of the classes"):
+        prepared(data_of(half_masked, split=in_folds(10)), tmp_path, masks=True)
