@@ -13,6 +13,7 @@ none of them are part of this repository.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 import xml.etree.ElementTree as ET
@@ -216,7 +217,7 @@ SOURCES: dict[str, Source] = {
 
 
 def convert(name: str, source: Source, tree: Tree, out: Path) -> dict[str, int]:
-    """Write one set to ``out`` and return its numbers of images and annotations."""
+    """Write one set to ``out``, without images that are there twice; return its numbers of images and annotations."""
     available = set(tree.names)
     photos = [photo for photo in source.reader(tree) if photo.path in available]
     photos = photos[:: -(-len(photos) // source.keep)]
@@ -225,9 +226,14 @@ def convert(name: str, source: Source, tree: Tree, out: Path) -> dict[str, int]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     (out / "images").mkdir(parents=True, exist_ok=True)
+    seen: set[bytes] = set()
     for number, photo in enumerate(photos, start=1):
-        file = f"{name}-{number:04d}.jpg"
-        scale, width, height = _write_image(tree.read(photo.path), out / "images" / file)
+        file, content = f"{name}-{number:04d}.jpg", tree.read(photo.path)
+        digest = hashlib.sha256(content).digest()
+        if digest in seen:  # a copy would be in two splits
+            continue
+        seen.add(digest)
+        scale, width, height = _write_image(content, out / "images" / file)
         images.append({"id": number, "file_name": file, "width": width, "height": height})
         for thing in photo.things:
             one = _annotation(thing, scale=scale, size=(height, width))
@@ -235,8 +241,8 @@ def convert(name: str, source: Source, tree: Tree, out: Path) -> dict[str, int]:
                 one |= {"id": len(annotations) + 1, "image_id": number, "category_id": ids[thing.name]}
                 annotations.append(one)
     categories = [{"id": ids[label], "name": label.replace("-", " ").replace("_", " ")} for label in names]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (out / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (out / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
     return {"images": len(images), "annotations": len(annotations), "classes": len(categories)}
 
 

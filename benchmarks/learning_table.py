@@ -2,13 +2,15 @@
 
     python benchmarks/learning_table.py learning.jsonl
 
-The first table compares the methods on all images, the second shows our runs on fewer images: mean and standard
-deviation over seeds.
+The first table compares the methods on all images: mean and standard deviation of AP on the test split over seeds. Of
+the methods that were tuned it shows the rate with the best AP on the validation split with seed 0. The lines below it
+count where the product is ahead and where it is not. The second table shows the product on fewer images.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 Line = dict[str, Any]
+
+ORDER = ("base", "ours", "plain", "full", "package")
 
 
 def spread(values: Sequence[float]) -> str:
@@ -30,6 +34,18 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
+def ahead(mine: Sequence[float], others: Sequence[float]) -> tuple[float, float | None]:
+    """Return the difference of the means, and the standard deviation of one run's difference; None with one seed.
+
+    >>> ahead([0.3, 0.32], [0.2, 0.22])[0]
+    0.1
+    """
+    difference = round(statistics.mean(mine) - statistics.mean(others), 6)
+    if min(len(mine), len(others)) < 2:
+        return difference, None
+    return difference, math.hypot(statistics.stdev(mine), statistics.stdev(others))
+
+
 def grouped(lines: Sequence[Line], *keys: str) -> dict[tuple[Any, ...], list[Line]]:
     """Group lines by their values of ``keys``, in order of first occurrence."""
     groups: dict[tuple[Any, ...], list[Line]] = defaultdict(list)
@@ -38,38 +54,93 @@ def grouped(lines: Sequence[Line], *keys: str) -> dict[tuple[Any, ...], list[Lin
     return dict(groups)
 
 
+def chosen(lines: Sequence[Line]) -> tuple[list[Line], str]:
+    """Return the lines of a method with its best rate on the validation split with seed 0, and a text for the rate."""
+    by_rate = grouped(sorted(lines, key=lambda line: line["rate"] or 0), "rate")
+    first = {rate: next((r["val_ap"] for r in runs if r["seed"] == 0), -1.0) for (rate,), runs in by_rate.items()}
+    best = max(first, key=lambda rate: first[rate])
+    if best is None:
+        return by_rate[(best,)], "default"
+    edge = " (the last one tried)" if len(first) > 1 and best in (min(first), max(first)) else ""
+    return by_rate[(best,)], f"{best:g}, best of {len(first)}{edge}"
+
+
+def cells(method: str, runs: Sequence[Line], rate: str, mine: Sequence[float]) -> list[str]:
+    """Return the cells of one method's row; ``mine`` are the product's APs on this set."""
+    aps = [run["ap"] for run in runs]
+    minutes = statistics.mean(run["seconds"] for run in runs) / 60
+    against = ""
+    if mine and method not in ("ours", "base"):
+        difference, sigma = ahead(mine, aps)
+        against = f"{difference:+.3f}" + (f" ({abs(difference) / sigma:.1f} σ)" if sigma else "")
+    elif mine and method == "base":
+        against = f"{ahead(mine, aps)[0]:+.3f}"
+    trained = runs[0]["parameters"]
+    return [
+        method,
+        rate if method != "base" else "",
+        f"{trained / 1e3:,.0f} k" if trained else "",
+        f"{runs[0]['seen']:,}" if runs[0]["seen"] else "",
+        f"{minutes:.1f} min" if method != "base" else "",
+        str(len(runs)),
+        spread(aps),
+        spread([run["ap50"] for run in runs]),
+        against,
+    ]
+
+
 def print_methods(lines: Sequence[Line]) -> None:
-    """Print the comparison of methods trained on the same images."""
-    print("| data, teacher | method | learning rate | images seen | seeds | AP | AP50 | of full |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for (data, teacher), runs in grouped(lines, "data", "teacher").items():
-        best = max(
-            (statistics.mean(r["ap"] for r in some) for (m, _), some in grouped(runs, "method", "learning_rate").items()
-             if m == "full"),
-            default=0.0,
-        )  # fmt: skip
-        for (method, rate, seen), some in grouped(runs, "method", "learning_rate", "seen").items():
-            ap, ap50 = [run["ap"] for run in some], [run["ap50"] for run in some]
-            seeds = ", ".join(str(run["seed"]) for run in some)
-            share = f"{statistics.mean(ap) / best:.0%}" if best else ""
-            cells = (f"{data}, {teacher}", method, f"{rate:g}", seen, seeds, spread(ap), spread(ap50), share)
-            print("| " + " | ".join(str(cell) for cell in cells) + " |")
+    """Print the comparison of methods, and the counts of wins and losses of the product."""
+    print(
+        "| data, teacher | method | learning rate | trained | images seen | time | seeds | AP | AP50 | ours ahead by |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    results: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for (data, teacher), some in grouped(lines, "data", "teacher").items():
+        methods = {m: chosen(runs) for (m,), runs in grouped(some, "method").items()}
+        aps = {method: [run["ap"] for run in runs] for method, (runs, _) in methods.items()}
+        results[data, teacher] = aps
+        for method in sorted(methods, key=ORDER.index):
+            runs, rate = methods[method]
+            row = [f"{data}, {teacher}", *cells(method, runs, rate, aps.get("ours", []))]
+            print("| " + " | ".join(row) + " |")
+    print()
+    for teacher in sorted({teacher for _, teacher in results}):
+        print_verdict(teacher, {data: aps for (data, of), aps in results.items() if of == teacher and "ours" in aps})
+
+
+def print_verdict(teacher: str, sets: dict[str, dict[str, list[float]]]) -> None:
+    """Print where the product is ahead of each method, beyond one standard deviation or not, and where it is behind."""
+    for method in ORDER:
+        compared = {data: ahead(aps["ours"], aps[method]) for data, aps in sets.items() if method in aps}
+        if method == "ours" or not compared:
+            continue
+        behind = [data for data, (difference, _) in compared.items() if difference < 0]
+        clear = [data for data, (difference, sigma) in compared.items() if sigma is not None and difference > sigma]
+        text = f"- {teacher}: ahead of {method} on {len(compared) - len(behind)} of {len(compared)} sets"
+        text += f", beyond one σ on {len(clear)}" if method != "base" else ""
+        text += f"; behind on {', '.join(behind)}" if behind else ""
+        if method == "full":
+            shares = [statistics.mean(sets[d]["ours"]) / max(statistics.mean(sets[d]["full"]), 1e-9) for d in compared]
+            listed = ", ".join(f"{data} {share:.0%}" for data, share in zip(compared, shares, strict=True))
+            text += f"; share of its AP: {listed}"
+        print(text)
 
 
 def print_curve(lines: Sequence[Line]) -> None:
     """Print AP by number of training images."""
     print("| data, teacher | images | images seen | seeds | AP | AP50 |")
     print("| --- | --- | --- | --- | --- | --- |")
-    runs = grouped(lines, "data", "teacher", "images", "seen")
-    for (data, teacher, images, seen), some in sorted(runs.items()):
+    for (data, teacher, images, seen), some in sorted(grouped(lines, "data", "teacher", "images", "seen").items()):
         seeds = ", ".join(str(run["seed"]) for run in some)
-        cells = (f"{data}, {teacher}", images, seen, seeds)
         aps = (spread([run["ap"] for run in some]), spread([run["ap50"] for run in some]))
-        print("| " + " | ".join(str(cell) for cell in (*cells, *aps)) + " |")
+        print("| " + " | ".join(map(str, (f"{data}, {teacher}", images, seen, seeds, *aps))) + " |")
 
 
 if __name__ == "__main__":
     measured = [json.loads(line) for file in sys.argv[1:] for line in Path(file).read_text().splitlines()]
     print_methods([line for line in measured if line["all"]])
-    print()
-    print_curve([line for line in measured if line["method"] == "ours"])
+    few = [line for line in measured if line["method"] == "ours"]
+    if any(not line["all"] for line in few):
+        print()
+        print_curve(few)
