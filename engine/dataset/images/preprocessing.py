@@ -199,6 +199,18 @@ class LongestEdgeTransform(Transform):
         return Geometry((height, width), resized, (self.image_size, self.image_size))
 
 
+@dataclass(frozen=True)
+class SquareTransform(Transform):
+    """Scale both edges to ``image_size`` pixels, without regard to the aspect ratio."""
+
+    image_size: int = 1024
+
+    def plan(self, height: int, width: int) -> Geometry:
+        """See :meth:`Transform.plan`."""
+        square = (self.image_size, self.image_size)
+        return Geometry((height, width), square, square)
+
+
 def to_cxcywh_normalized(boxes_xyxy: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
     """Convert (..., 4) corners in pixels to centre, width and height in 0..1, the format of Grounding DINO.
 

@@ -1,4 +1,4 @@
-"""Faster attention between prompts and image in the mask decoder of SAM."""
+"""Faster attention between prompts and image in the mask decoders of SAM and SAM 2, which differ in names only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ def reorder_cross_attention(model: nn.Module) -> None:
 
     The original order is used with too many tokens for it to be faster, or if a LoRA update has dropout.
     """
-    replace_forward(model, _cross, where=lambda module: type(module).__name__ == "SamAttention")
+    replace_forward(model, _cross, where=lambda module: type(module).__name__ in _OUTPUT)
+
+
+_OUTPUT = {"SamAttention": "out_proj", "Sam2Attention": "o_proj"}
+"""Name of the output projection of each kind of attention layer."""
 
 
 def _cross(
@@ -35,7 +39,8 @@ def _cross(
         queries, keys
     )
     to_image = queries < keys
-    folded = (layer.k_proj, layer.v_proj) if to_image else (layer.q_proj, layer.out_proj)
+    out_proj = getattr(layer, _OUTPUT[type(layer).__name__])
+    folded = (layer.k_proj, layer.v_proj) if to_image else (layer.q_proj, out_proj)
     if not few or attention_similarity is not None or not all(map(can_be_folded, folded)):
         return as_written(query=query, key=key, value=value, attention_similarity=attention_similarity, **kwargs)
     around, heads = query.shape[:2], layer.num_attention_heads
@@ -43,9 +48,9 @@ def _cross(
     if to_image:
         scores = compared(apart(layer.q_proj(query), heads) * layer.scaling, key, layer.k_proj)
         shares = scores.softmax(-1)
-        result = layer.out_proj(gathered(shares, value, layer.v_proj))
+        result = out_proj(gathered(shares, value, layer.v_proj))
     else:
         scores = compared(apart(layer.k_proj(key), heads) * layer.scaling, query, layer.q_proj)
         shares = scores.softmax(-2)
-        result = handed_out(shares, apart(layer.v_proj(value), heads), layer.out_proj)
+        result = handed_out(shares, apart(layer.v_proj(value), heads), out_proj)
     return torch.unflatten(result, 0, around), shares

@@ -94,7 +94,7 @@ def sam_losses(logits: Tensor, ious: Tensor, targets: Tensor, settings: SamSetti
     focal, dice = focal_loss(logits, targets), dice_loss(logits, targets)
     mask_loss = settings.focal_weight * focal + settings.dice_weight * dice  # (P, M)
     best = mask_loss.detach().argmin(dim=1, keepdim=True)
-    iou = (ious - mask_iou(logits, targets)).square().mean(dim=1)
+    iou = (ious - mask_iou(logits, targets)).abs().pow(settings.IOU_POWER).mean(dim=1)
     return {
         "loss": mask_loss.gather(1, best).sum() + settings.iou_weight * iou.sum(),
         "focal": focal.detach().gather(1, best).sum(),

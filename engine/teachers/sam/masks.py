@@ -18,13 +18,18 @@ PIXELS_AT_ONCE = 1 << 26
 """Mask pixels that are upscaled together: 256 MB."""
 
 
-def original_masks(logits: Tensor, geometry: Geometry) -> Iterator[NDArray[np.uint8]]:
-    """Yield (p, H, W) masks of (P, 1, h, w) logits, a few at a time, as ``segment_anything.Sam.postprocess_masks``."""
+def original_masks(logits: Tensor, geometry: Geometry, *, padded: bool = True) -> Iterator[NDArray[np.uint8]]:
+    """Yield (p, H, W) masks of (P, 1, h, w) logits, a few at a time.
+
+    With padding they are scaled to the model's input and cropped first, as ``segment_anything.Sam.postprocess_masks``
+    does; without it they are scaled directly, as SAM 2 does.
+    """
     height, width = geometry.resized
     at_once = max(1, PIXELS_AT_ONCE // max(geometry.original[0] * geometry.original[1], geometry.padded[0] ** 2))
     for some in torch.split(logits, at_once):
-        padded = F.interpolate(some, geometry.padded, mode="bilinear", align_corners=False)
-        original = F.interpolate(padded[..., :height, :width], geometry.original, mode="bilinear", align_corners=False)
+        if padded:
+            some = F.interpolate(some, geometry.padded, mode="bilinear", align_corners=False)[..., :height, :width]
+        original = F.interpolate(some, geometry.original, mode="bilinear", align_corners=False)
         yield (original[:, 0] > 0).cpu().numpy().view(np.uint8)
 
 

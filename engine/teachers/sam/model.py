@@ -7,8 +7,7 @@ implemented in :mod:`engine.teachers.sam.prompts`, :mod:`engine.teachers.sam.los
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.config import LoraSettings
-from engine.dataset.images.preprocessing import Geometry, LongestEdgeTransform
+from engine.dataset.images.preprocessing import Geometry, LongestEdgeTransform, SquareTransform
 from engine.dataset.types import CocoAnnotation, Detections, Rle, Sample
 from engine.models.base import Batch, Example, LoraTargets, Teacher, frozen_before, later_layers, to_device
 from engine.models.detected_boxes import detected_boxes
@@ -31,7 +30,7 @@ from engine.teachers.sam.checkpoint import convert_original, export_original, lo
 from engine.teachers.sam.cross_attention import reorder_cross_attention
 from engine.teachers.sam.image_encoder import first_stages, last_stages, stages
 from engine.teachers.sam.loading import load_base
-from engine.teachers.sam.lora_presets import preset_targets
+from engine.teachers.sam.lora_presets import SAM_NAMES, ModuleNames, preset_targets
 from engine.teachers.sam.loss import sam_losses
 from engine.teachers.sam.masks import encode, original_masks, to_detections
 from engine.teachers.sam.prompts import draw_points, jitter_boxes, take_turns, targets_of
@@ -52,7 +51,12 @@ class Sam(Teacher):
     """
 
     traits: ClassVar[TeacherTraits] = SAM
+    transform_class: ClassVar[type[LongestEdgeTransform | SquareTransform]] = LongestEdgeTransform
+    """Makes the image transform for the side of the model's input in pixels."""
+    module_names: ClassVar[ModuleNames] = SAM_NAMES
     recomputable: ClassVar[Mapping[str, str]] = {"encoder": r"vision_encoder\.layers\.\d+", "decoder": "mask_decoder"}
+
+    _load_base = staticmethod(load_base)
 
     def __init__(self, model: Any, *, classes: Sequence[str], settings: SamSettings) -> None:
         """Take the same arguments as :meth:`load`."""
@@ -60,15 +64,16 @@ class Sam(Teacher):
         self.model = model
         self.classes = tuple(classes)
         self.settings = settings
-        vision = model.config.vision_config
-        self.transform = LongestEdgeTransform(vision.image_size)
-        self.mask_size = 4 * vision.image_size // vision.patch_size
+        prompts = model.config.prompt_encoder_config
+        image_size: int = model.prompt_encoder.input_image_size
+        self.transform = self.transform_class(image_size)
+        self.mask_size = 4 * image_size // prompts.patch_size
         """Side of the decoder's masks."""
 
     @classmethod
     def load(cls, folder: Path, *, classes: Sequence[str], prompts: Mapping[str, str], settings: SamSettings) -> Self:
         """See :meth:`Teacher.load`. Classes are only passed through to detections; SAM does not use them."""
-        return cls(load_base(folder), classes=classes, settings=settings)
+        return cls(cls._load_base(folder), classes=classes, settings=settings)
 
     @classmethod
     def convert_original(cls, file: Path, folder: Path) -> None:
@@ -82,14 +87,19 @@ class Sam(Teacher):
         return loading_code(model.config, path)
 
     def lora_targets(self, lora: LoraSettings) -> LoraTargets:
-        """See :mod:`engine.teachers.sam.lora_presets`."""
-        layers = later_layers(lora.skip_layers, len(self._sam.vision_encoder.layers))
-        return preset_targets(lora.preset, layers)
+        """See :func:`preset_targets`."""
+        layers = later_layers(lora.skip_layers, len(self._encoder_layers()))
+        return preset_targets(lora.preset, layers, self.module_names)
 
     def frozen(self) -> dict[str, str] | None:
         """See :meth:`Teacher.frozen`: the first layers of the image encoder, or all of it."""
         depth = self._depth()
         return {"image": repr(self.transform), "stages": str(depth)} if depth else None
+
+    def _encoder_layers(self) -> Sequence[nn.Module]:
+        """Return the transformer layers of the image encoder."""
+        layers: Sequence[nn.Module] = self._sam.vision_encoder.layers
+        return layers
 
     def _depth(self) -> int:
         """Return the number of stages of the image encoder (layers, then the neck) before the first adapted one."""
@@ -188,24 +198,39 @@ class Sam(Teacher):
         masks: list[Rle] = []
         scores: list[Tensor] = []
         for some in torch.split(boxes, PROMPTS_AT_ONCE):
-            logits, ious = self._decode(embedding.expand(len(some), -1, -1, -1), boxes=some)
-            masks.extend(rle for part in original_masks(logits.float(), geometry) for rle in encode(part))
+            logits, ious = self._mask_of_box(embedding.expand(len(some), -1, -1, -1), some)
+            masks.extend(rle for part in self._original_masks(logits.float(), geometry) for rle in encode(part))
             scores.append(ious[:, 0].float().clamp(0, 1))
         return masks, torch.cat(scores).cpu().numpy()
+
+    def _mask_of_box(self, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (P, 1, 4h, 4w) logits and (P, 1) IoUs of the masks of (P, 4) boxes."""
+        return self._decode(embeddings, boxes=boxes)
+
+    def _original_masks(self, logits: Tensor, geometry: Geometry) -> Iterator[NDArray[np.uint8]]:
+        """See :func:`original_masks`."""
+        return original_masks(logits, geometry)
 
     def _embed(self, batch: Batch) -> Tensor:
         """Return embeddings (B, C, S / 16, S / 16) of the fields of :func:`collate_pictures`."""
         if "pictures" not in batch:
-            embeddings: Tensor = self._sam.vision_encoder(batch["pixel_values"]).last_hidden_state
-            return embeddings
+            return self._encode(batch["pixel_values"])
         assert self.features is not None  # noqa: S101 - it made the pictures
-        depth = self._depth()
-        known = [
-            self.features.of(shown, partial(first_stages, self._sam.vision_encoder, depth))
-            for shown in batch["pictures"]
-        ]
-        states = torch.stack([features["states"].to(self.device, torch.float32) for features in known])
-        return last_stages(self._sam.vision_encoder, depth, states)
+        known = [self.features.of(shown, self._first_stages) for shown in batch["pictures"]]
+        return self._last_stages(torch.stack([features["states"].to(self.device, torch.float32) for features in known]))
+
+    def _encode(self, pixel_values: Tensor) -> Tensor:
+        """Return embeddings (B, C, S / 16, S / 16) of images (B, 3, S, S)."""
+        embeddings: Tensor = self._sam.vision_encoder(pixel_values).last_hidden_state
+        return embeddings
+
+    def _first_stages(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """Return the cached ``states`` of one image (1, 3, S, S), see :func:`first_stages`."""
+        return first_stages(self._sam.vision_encoder, self._depth(), pixel_values)
+
+    def _last_stages(self, states: Tensor) -> Tensor:
+        """Return embeddings of the cached states (B, …)."""
+        return last_stages(self._sam.vision_encoder, self._depth(), states)
 
     def _decode(
         self,
@@ -236,14 +261,19 @@ class Sam(Teacher):
                 input_masks=None,
             )
             positions = sam.get_image_wide_positional_embeddings()
-        logits, ious = sam.mask_decoder(
-            image_embeddings=embeddings,
+        logits, ious = self._run_decoder(
+            embeddings,
             image_positional_embeddings=positions.expand(len(embeddings), -1, -1, -1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=several,
         )
         return logits[:, 0], ious[:, 0]
+
+    def _run_decoder(self, embeddings: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return logits (P, 1, M, 4h, 4w) and IoUs (P, 1, M) of the mask decoder."""
+        logits, ious = self._sam.mask_decoder(image_embeddings=embeddings, **inputs)
+        return logits, ious
 
     @property
     def _sam(self) -> Any:

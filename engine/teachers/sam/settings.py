@@ -18,6 +18,8 @@ class SamSettings(TeacherSettings):
         "correction_clicks": "correction clicks were removed, as they lowered AP: leave this setting out"
     }
     GROUPS = ("encoder", "decoder")
+    IOU_POWER: ClassVar[int] = 2
+    """Power of the error of the predicted IoU in the loss."""
 
     objects_per_image: int = Field(ge=1, le=MOST, description="objects per image and visit, selected in turn")
     box_jitter: float = Field(ge=0, le=0.5, description="std of a prompt box corner, in box sides")

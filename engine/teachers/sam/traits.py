@@ -17,6 +17,7 @@ SAM = register(
         prompted=True,
         settings=SamSettings,
         model="engine.teachers.sam.model:Sam",
+        model_types=("sam",),
         transformers_classes=frozenset({"SamModel"}),
         card_code=card_code,
         cost=SamCost(),
