@@ -8,8 +8,8 @@ elsewhere, such as a test, calls :func:`register` itself.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,6 +57,8 @@ class TeacherTraits:
         reads_class_names: Class names are its prompts, so that they must be distinct phrases.
         settings: Model of its section of ``teacher_config.yaml``.
         model: Its class as ``module:class``; the module may import torch.
+        model_types: Values of ``model_type`` in ``config.json`` of its bases.
+        refused: Reasons for which related models cannot be tuned, by the beginning of their ``model_type``.
         transformers_classes: Names of the classes of transformers that its bases are loaded as.
         card_code: Returns Python that loads base and adapter with transformers and PEFT alone, for the model card.
         original_suffix: Suffix of checkpoints in the format of its authors, which its class converts; empty: none.
@@ -75,6 +77,8 @@ class TeacherTraits:
     reads_class_names: bool = False
     settings: type[TeacherSettings]
     model: str
+    model_types: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
     transformers_classes: frozenset[str] = frozenset()
     card_code: Callable[[TeacherResult], str]
     original_suffix: str = ""
@@ -211,10 +215,25 @@ def transformers_classes() -> frozenset[str]:
     return frozenset(one for traits in _ordered() for one in traits.transformers_classes)
 
 
-def of_architectures(architectures: object) -> TeacherName | None:
-    """Return the teacher whose bases have one of these classes, as listed in ``config.json``; None if there is none."""
-    known = architectures if isinstance(architectures, list) else []
-    return next((name for name in TeacherName if name.traits.transformers_classes.intersection(map(str, known))), None)
+def of_model_type(model_type: str) -> TeacherName | None:
+    """Return the teacher that has bases with this ``model_type`` in ``config.json``; None if there is none."""
+    return next((name for name in TeacherName if model_type in name.traits.model_types), None)
+
+
+def refusal(model: str) -> str:
+    """Return the reason for which a model cannot be tuned, by its ``model_type`` or name; empty if there is none.
+
+    >>> refusal("sam3_tracker")[:22], refusal("edgetam")
+    ('SAM 3 is not supported', '')
+    """
+    reasons = ((start, reason) for traits in _ordered() for start, reason in traits.refused.items())
+    return next((reason for start, reason in reasons if model.startswith(start)), "")
+
+
+def known_model_types() -> str:
+    """Return a sentence on the model types of the bases of all teachers."""
+    known = [f"{name} takes {' or '.join(name.traits.model_types)}" for name in TeacherName if name.traits.model_types]
+    return f"of the teachers, {', '.join(known)}"
 
 
 def class_reader(names: Iterable[TeacherName] | None = None) -> TeacherName | None:

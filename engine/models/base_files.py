@@ -16,14 +16,23 @@ from torch import nn
 
 from engine.errors import BaseModelError
 from engine.models.safetensors_files import elements, not_finite, read_header
-from engine.registry import of_architectures
+from engine.registry import known_model_types, of_model_type, refusal
 from engine.storage.base_model_identity import CONFIG, LIMITS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from engine.text.plain_json import file_content, read_object, read_object_file
 
 Json = dict[str, Any]
 
 MAX_NUMBER = 1 << 20
-FEW = {"layers": 64, "depth": 64, "heads": 512, "levels": 64, "points": 64, "window_size": 512, "patch_size": 512}
+FEW = {
+    "layers": 64,
+    "blocks": 64,
+    "depth": 64,
+    "heads": 512,
+    "levels": 64,
+    "points": 64,
+    "window_size": 512,
+    "patch_size": 512,
+}
 """Upper bounds, above those of any base, for settings whose names contain these words."""
 
 FOREIGN = frozenset(
@@ -63,9 +72,9 @@ def read_config(folder: Path, kinds: Collection[str]) -> Json:
         raise BaseModelError(f"{folder} has no {CONFIG}: it is not the folder of a transformers model") from None
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in kinds:
-        made_for = of_architectures(config.get("architectures"))
-        advice = f": it is a base of the teacher {made_for}" if made_for else ""
-        raise BaseModelError(f"{folder} holds a {str(kind)[:80]!r} model, not one of {', '.join(kinds)}{advice}")
+        made_for, reason = of_model_type(str(kind)), refusal(str(kind))
+        advice = reason or (f"it is a base of the teacher {made_for}" if made_for else known_model_types())
+        raise BaseModelError(f"{folder} holds a {str(kind)[:80]!r} model, not one of {', '.join(kinds)}: {advice}")
     for name, value in _settings(config):
         key = name.rpartition(".")[2]
         if key in FOREIGN and value not in HARMLESS:

@@ -26,9 +26,9 @@ from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-de
 
 from engine.errors import BaseModelError, ConfigError
 from engine.models.base_cache import cached_copy, hub_copy
-from engine.registry import TeacherTraits, by_suffix
+from engine.registry import TeacherTraits, by_suffix, refusal
 from engine.storage import Storage, is_remote, local_path, name, parent
-from engine.storage.base_model_identity import digest_of, local_parts
+from engine.storage.base_model_identity import CONFIG, LIMITS, digest_of, local_parts
 from engine.storage.git_lfs import ADVICE, LONGEST_POINTER, is_pointer
 from engine.storage.publication import sha256_of
 from engine.text.plain_json import read_object_file
@@ -124,6 +124,8 @@ def _from_hub(repo: str, revision: str | None) -> LocalModel:
             offline=constants.HF_HUB_OFFLINE,
         )
     except GatedRepoError:
+        if reason := refusal(name(repo)):
+            raise BaseModelError(f"base model {at} cannot be tuned: {reason}") from None
         raise BaseModelError(
             f"base model {at} is gated: accept its terms on its hub page, and set HF_TOKEN to a token of that account"
         ) from None
@@ -180,9 +182,12 @@ def _from_original(uri: str, traits: TeacherTraits, storage: Storage, cache: Pat
 
 
 def _check(model: str, folder: Path, names: Sequence[str]) -> None:
-    if not (folder / "config.json").is_file():
-        raise BaseModelError(f"base model {model} has no config.json: it is not the folder of a transformers model")
+    if not (folder / CONFIG).is_file():
+        raise BaseModelError(f"base model {model} has no {CONFIG}: it is not the folder of a transformers model")
     refuse_pointers(f"base model {model}: ", [folder / file for file in names])
+    config = read_object_file(folder / CONFIG, error=BaseModelError, limit=LIMITS[CONFIG])
+    if reason := refusal(str(config.get("model_type"))):  # before its weights, which may be of another format
+        raise BaseModelError(f"base model {model} cannot be tuned: {reason}")
     if not any((folder / weights).is_file() for weights in (WEIGHTS, INDEX)):
         pickles = [file for file in names if any(fnmatch(file, pattern) for pattern in PICKLES)]
         found = f", only {', '.join(sorted(pickles))}" if pickles else ""

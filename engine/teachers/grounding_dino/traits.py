@@ -17,6 +17,7 @@ GROUNDING_DINO = register(
         reads_class_names=True,
         settings=GroundingDinoSettings,
         model="engine.teachers.grounding_dino.model:GroundingDino",
+        model_types=("grounding-dino",),
         transformers_classes=frozenset({"GroundingDinoForObjectDetection"}),
         card_code=card_code,
         cost=GroundingDinoCost(),

@@ -18,6 +18,7 @@ MM_GROUNDING_DINO = register(
         reads_class_names=True,
         settings=MMGroundingDinoSettings,
         model="engine.teachers.mm_grounding_dino.model:MMGroundingDino",
+        model_types=("mm-grounding-dino",),
         transformers_classes=frozenset({"MMGroundingDinoForObjectDetection"}),
         card_code=card_code,
         cost=MMGroundingDinoCost(),

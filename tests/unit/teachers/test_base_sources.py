@@ -87,6 +87,10 @@ def test_the_digest_of_shards_changes_with_each(tmp_path: Path) -> None:
         ({"config.json": b""}, "has no config.json"),
         ({"model.safetensors": b""}, "has no model.safetensors: weights in pickle files are refused"),
         ({"model.safetensors": b"", "pytorch_model.bin": b"x"}, "has no model.safetensors, only pytorch_model.bin"),
+        (
+            {"config.json": b'{"model_type": "sam3_video"}', "model.safetensors": b"", "sam3.pt": b"x"},
+            "cannot be tuned: SAM 3 is not supported: its weights are gated, the SAM License",
+        ),
     ],
 )
 @pytest.mark.parametrize("place", ["folder", "s3"])
@@ -164,7 +168,7 @@ class Hub(BaseHTTPRequestHandler):
         if path.startswith(f"/org/good/resolve/{COMMIT}/"):
             name = path.rpartition("/")[2]
             return self.send(200, {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT}, files[name])
-        if "org/gated" in path:
+        if "org/gated" in path or "gated/sam3" in path:
             return self.send(403, {"X-Error-Code": "GatedRepo"})
         if "org/refused" in path:
             return self.send(403, {})
@@ -216,7 +220,7 @@ def ask(endpoint: str, home: Path, *models: tuple[str, str | None]) -> list[obje
 
 
 def test_the_hub_gives_a_commit_without_pickles_or_a_sentence(hub: str, tmp_path: Path) -> None:
-    good, gone, missing, gated, refused = ask(
+    good, gone, missing, gated, refused, sam3 = ask(
         hub,
         tmp_path,
         ("org/good", None),
@@ -224,6 +228,7 @@ def test_the_hub_gives_a_commit_without_pickles_or_a_sentence(hub: str, tmp_path
         ("org/missing", None),
         ("org/gated", None),
         ("org/refused", None),
+        ("gated/sam3", None),
     )
     assert good == [COMMIT, SHA256, ["config.json", "model.safetensors"]]
     assert "has no revision 'gone'" in str(gone)
@@ -231,6 +236,8 @@ def test_the_hub_gives_a_commit_without_pickles_or_a_sentence(hub: str, tmp_path
     assert "is gated" in str(gated)
     assert "HF_TOKEN" in str(gated)
     assert "403" in str(refused)
+    assert "cannot be tuned: SAM 3 is not supported" in str(sam3)
+    assert "HF_TOKEN" not in str(sam3), "a token would not help"
 
 
 def test_offline_what_is_not_in_the_cache_is_a_sentence(tmp_path: Path) -> None:
