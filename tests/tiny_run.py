@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tiny import grounding_dino_settings
 from tiny_sam import sam_settings
+from tiny_sam2 import sam2_settings
 from torch import nn
 
 from engine.models.base_sources import resolve_base_model
@@ -18,6 +20,11 @@ from engine.storage import Storage
 from engine.teachers import load_teacher
 
 TINY = Path(__file__).resolve().parents[1] / "examples" / "tiny_teachers"
+SETTINGS: Mapping[TeacherName, Callable[..., Any]] = {
+    TeacherName.GROUNDING_DINO: grounding_dino_settings,
+    TeacherName.SAM: sam_settings,
+    TeacherName.SAM2: sam2_settings,
+}
 CLASSES = ("bolt", "nut", "washer")
 
 
@@ -32,7 +39,7 @@ def save_run(
     """``teachers/<teacher>_lora/`` with adapters that change what the teachers say; ``result.json`` with thresholds."""
     for name in teachers:
         base = TINY / name.slug
-        settings = (sam_settings if name is TeacherName.SAM else grounding_dino_settings)(base_model=str(base))
+        settings = SETTINGS[name](base_model=str(base))
         cache = folder / "cache"
         teacher = load_teacher(name, settings, classes=classes, prompts=prompts or {}, storage=Storage(), cache=cache)
         attach(teacher, settings.lora)

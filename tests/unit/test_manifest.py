@@ -86,4 +86,4 @@ def test_better_phrases_go_with_class_names() -> None:
 
 
 def test_teachers_sort_boxes_before_masks() -> None:
-    assert [name.slug for name in TeacherName] == ["grounding_dino", "mm_grounding_dino", "sam"]
+    assert [name.slug for name in TeacherName] == ["grounding_dino", "mm_grounding_dino", "sam", "sam2"]

@@ -100,7 +100,7 @@ def test_a_manifest_may_name_it_and_the_schema_lists_it(registered: TeacherName)
         {"dataset": {"annotations": "a.json"}, "output": "o", "teachers": [{"name": "Toy"}]}
     )
     assert spec.teachers[0].name is registered
-    assert list(TeacherName) == ["GroundingDino", "MMGroundingDino", "Toy", "Sam"]
+    assert list(TeacherName) == ["GroundingDino", "MMGroundingDino", "Toy", "Sam", "Sam2"]
 
 
 def test_a_run_has_one_teacher_for_each_kind_of_annotations() -> None:

@@ -101,16 +101,23 @@ def test_a_name_is_one_object_and_serialized_as_text() -> None:
     assert one.name is TeacherName("Sam") is TeacherName.SAM
     assert one.model_dump_json() == '{"name":"Sam"}'
     assert type(one.model_dump(mode="json")["name"]) is str
-    assert Model.model_json_schema()["properties"]["name"]["enum"] == ["GroundingDino", "MMGroundingDino", "Sam"]
+    assert Model.model_json_schema()["properties"]["name"]["enum"] == [
+        "GroundingDino",
+        "MMGroundingDino",
+        "Sam",
+        "Sam2",
+    ]
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     class Model(BaseModel):
         name: TeacherName
 
-    with pytest.raises(ValidationError, match="'GroundingDino' or 'MMGroundingDino' or 'Sam'"):
+    with pytest.raises(ValidationError, match="'GroundingDino' or 'MMGroundingDino' or 'Sam' or 'Sam2'"):
         Model(name="sam")
-    with pytest.raises(ValueError, match="there is no teacher 'sam', only GroundingDino and MMGroundingDino and Sam"):
+    with pytest.raises(
+        ValueError, match="there is no teacher 'sam', only GroundingDino and MMGroundingDino and Sam and Sam2"
+    ):
         TeacherName("sam")
     with pytest.raises(AttributeError):
         TeacherName.NOBODY  # noqa: B018

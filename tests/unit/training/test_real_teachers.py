@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import grounding_dino_settings, random_grounding_dino, save_grounding_dino
 from tiny_sam import sam_settings, save_sam
+from tiny_sam2 import sam2_settings, save_sam2
 from together import together
 from toy import run_config, training, write_toy_data
 
@@ -44,6 +45,8 @@ def config_of(folder: Path, name: TeacherName, *, dropout: float = 0.1, **change
     teachers: dict[str, Any]
     if name is TeacherName.SAM:
         teachers = {"sam": sam_settings(base_model=str(save_sam(folder)), **changes)}
+    elif name is TeacherName.SAM2:
+        teachers = {"sam2": sam2_settings(base_model=str(save_sam2(folder)), **changes)}
     else:
         model = random_grounding_dino(name.slug.replace("_", "-"))
         base = save_grounding_dino(folder / "base", model, shortest_edge=64, longest_edge=128)
@@ -95,7 +98,7 @@ def test_a_stopped_run_ends_with_the_same_adapter_and_it_loads_back(tmp_path: Pa
         boxes = np.reshape(after["boxes_xyxy"], (-1, 4))  # which may be none
         np.testing.assert_allclose(seen.boxes_xyxy[: len(after["scores"])], boxes, atol=0.01)
         np.testing.assert_allclose(seen.scores[: len(after["scores"])], after["scores"], atol=1e-4)
-        if name is TeacherName.SAM:
+        if teacher.needs_masks:
             assert [rle["counts"].decode() for rle in seen.masks] == after["masks"]
     assert records
 

@@ -1,0 +1,1 @@
+"""SAM 2: masks from boxes and points in images."""
