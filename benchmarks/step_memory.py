@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,6 +35,7 @@ from engine.teachers.grounding_dino.model import GroundingDino
 from engine.teachers.mm_grounding_dino.model import MMGroundingDino
 from engine.teachers.sam.loss import sam_losses
 from engine.teachers.sam.model import Sam
+from engine.teachers.sam2.model import Sam2
 from engine.training.micro_batch import TensorBytes
 from engine.training.optimizer import build_optimizer
 
@@ -47,6 +49,32 @@ SAM_VISION = {
     "huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16},
 }
 GLOBAL = {"large": [5, 11, 17, 23], "huge": [7, 15, 23, 31]}
+HIERA: Mapping[str, dict[str, Any]] = {
+    "tiny": {},
+    "small": {"blocks_per_stage": [1, 2, 11, 2], "global_attention_blocks": [7, 10, 13]},
+    "base-plus": {
+        "embed_dim_per_stage": [112, 224, 448, 896],
+        "num_attention_heads_per_stage": [2, 4, 8, 16],
+        "blocks_per_stage": [2, 3, 16, 3],
+        "global_attention_blocks": [12, 16, 20],
+    },
+    "large": {
+        "embed_dim_per_stage": [144, 288, 576, 1152],
+        "num_attention_heads_per_stage": [2, 4, 8, 16],
+        "blocks_per_stage": [2, 6, 36, 4],
+        "global_attention_blocks": [23, 33, 43],
+        "window_size_per_stage": [8, 4, 16, 8],
+    },
+}
+
+
+def _sam2(size: str) -> Any:
+    widths = HIERA[size].get("embed_dim_per_stage", [96, 192, 384, 768])
+    backbone = {"model_type": "sam2_hiera_det_model", "hidden_size": widths[0], **HIERA[size]}
+    vision = {"backbone_config": backbone, "backbone_channel_list": widths[::-1]}
+    return AutoConfig.for_model("sam2", vision_config=vision)
+
+
 BASES: Mapping[str, Callable[[], Any]] = {
     "grounding-dino-tiny": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN),
     "grounding-dino-base": lambda: AutoConfig.for_model("grounding-dino", backbone_config=SWIN_BASE),
@@ -57,6 +85,7 @@ BASES: Mapping[str, Callable[[], Any]] = {
     "sam-vit-base": lambda: AutoConfig.for_model("sam"),
     "sam-vit-large": lambda: _sam("large"),
     "sam-vit-huge": lambda: _sam("huge"),
+    **{f"sam2.1-hiera-{size}": partial(_sam2, size) for size in HIERA},
     "shipped-sam": lambda: AutoConfig.from_pretrained(TINY / "sam"),
 }
 """Configurations of the supported bases, as published."""
@@ -130,14 +159,14 @@ class Counted(TensorBytes):
 def build(base: str, *, preset: str | None, rank: int = 16, fake: bool = True) -> Teacher:
     """Build a teacher with random weights and a new adapter; with ``preset`` None all parameters are trained."""
     config = BASES[base]()
-    kinds = {"sam": Sam, "mm-grounding-dino": MMGroundingDino, "grounding-dino": GroundingDino}
+    kinds = {"sam": Sam, "sam2": Sam2, "mm-grounding-dino": MMGroundingDino, "grounding-dino": GroundingDino}
     kind = kinds[config.model_type]
     settings = settings_of(kind.name, LoraPreset(preset or "decoder"), rank=rank, batch_size=1)
     with torch.device("meta" if fake else "cpu"):
         teacher: Teacher
-        if kind is Sam:
+        if issubclass(kind, Sam):
             model = AutoModel.from_config(config).eval()
-            teacher = Sam(model, classes=["a"], settings=settings)
+            teacher = kind(model, classes=["a"], settings=settings)
         else:
             config.dropout = 0.0
             model = AutoModelForZeroShotObjectDetection.from_config(config).eval()

@@ -69,7 +69,7 @@ def entries(base: str, preset: LoraPreset) -> Iterator[tuple[str, dict[str, obje
     """Yield key and entry in the cost model for one base and preset."""
     kind = kind_of(base)
     cost = cost_of(kind)
-    shapes = SAM if kind is TeacherName.SAM else GROUNDING_DINO
+    shapes = SAM if kind.traits.needs_masks else GROUNDING_DINO
     if base == "shipped-grounding-dino":  # its images have a sixth of the side length
         shapes = tuple(replace(shape, size=(shape.size[0] // 6, shape.size[1] // 6)) for shape in shapes)
     rows = np.array(
