@@ -30,6 +30,7 @@ from engine.spec import LoraPreset
 from engine.teachers.grounding_dino.batch import collate, collate_pictures, encode
 from engine.teachers.grounding_dino.caption_cache import cache_captions
 from engine.teachers.grounding_dino.cross_attention import reorder_cross_attention
+from engine.teachers.grounding_dino.exact_layers import compute_in_32_bit
 from engine.teachers.grounding_dino.features import compute as frozen
 from engine.teachers.grounding_dino.features import frozen_layers, recalled
 from engine.teachers.grounding_dino.layer_predictions import decoder_layers, proposals, recorded_shifts, stack
@@ -71,6 +72,7 @@ class GroundingDino(Teacher):
         cache_captions(model)
         reorder_cross_attention(model)
         keep_only_inputs(model)
+        compute_in_32_bit(model)
         self.model = model
         self.classes = tuple(classes)
         self.settings = settings
