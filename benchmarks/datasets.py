@@ -217,7 +217,7 @@ SOURCES: dict[str, Source] = {
 
 
 def convert(name: str, source: Source, tree: Tree, out: Path) -> dict[str, int]:
-    """Write one set to ``out``, without images that are there twice; return its numbers of images and annotations."""
+    """Write one set to ``out``, without copies of images; return its numbers of images and annotations."""
     available = set(tree.names)
     photos = [photo for photo in source.reader(tree) if photo.path in available]
     photos = photos[:: -(-len(photos) // source.keep)]

@@ -71,7 +71,7 @@ def chosen_rate(lines: list[Line], data: str, teacher: str, method: str) -> floa
 
 
 def wanted(lines: list[Line], sets: dict[str, tuple[str, ...]], methods: list[str]) -> Iterator[Run]:
-    """Yield all runs by worth: one seed of every comparison, then more seeds; last what decides least."""
+    """Yield all runs, the most telling first: one seed of each comparison, then more seeds; the package last."""
     pairs = [
         (data, teacher)
         for i in range(max(map(len, sets.values())))

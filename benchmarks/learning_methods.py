@@ -230,14 +230,16 @@ def package(task: Task) -> Outcome:
 
 def _package_boxes(task: Task, target: Path) -> Teacher:
     teacher: Any = task.teacher()
+    images = [*task.splits.train.dataset.images, *task.splits.val.dataset.images]
+    together = len({(image.width, image.height) for image in images}) == 1  # it stacks images without padding them
     arguments = {
         "checkpoint": str(_with_processor(task)),
         "dataset_root": str(task.work / "data"),
         "output_dir": str(task.work / "out"),
         "text_labels": [task.config.data.prompts.get(name, name) for name in task.config.data.classes],
         "image_size": teacher.transform.longest_edge,
-        "batch_size": task.settings.batch_size,
-        "grad_accum_steps": 1,
+        "batch_size": task.settings.batch_size if together else 1,
+        "grad_accum_steps": 1 if together else task.settings.batch_size,
         "num_epochs": task.settings.epochs,
         "learning_rate": task.settings.learning_rate,
         "save_every_epoch": False,
