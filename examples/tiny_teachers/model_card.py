@@ -16,7 +16,7 @@ license: apache-2.0
 ---
 # {title}
 
-Trained from random weights on drawn scenes (`examples/tiny_teachers/scenes.py`) by one run of the committed script,
+Trained from {begun_as} on drawn scenes (`examples/tiny_teachers/scenes.py`) by one run of the committed script,
 without other data:
 
 ```sh
@@ -54,6 +54,7 @@ def write_card(
     scenes: int,
     prompt: str,
     figures: Mapping[str, float],
+    begun_as: str = "random weights",
 ) -> None:
     """Write ``README.md`` to the folder of a trained model.
 
@@ -67,6 +68,7 @@ def write_card(
         scenes: Number of scenes of the evaluation.
         prompt: Prompts of the evaluation, in words.
         figures: Results by name.
+        begun_as: Weights at the start of the training, in words.
     """
     weights = folder / "model.safetensors"
     with safe_open(weights, "pt") as tensors:
@@ -75,6 +77,7 @@ def write_card(
         dtype = "float16" if slices[0].get_dtype() == "F16" else "float32"
     text = CARD.format(
         title=title,
+        begun_as=begun_as,
         script=script.name,
         seed=seed,
         steps=steps,

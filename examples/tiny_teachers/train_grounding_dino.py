@@ -180,14 +180,16 @@ def save(teacher: GroundingDino, folder: Path, edge: int) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": size}, indent=2) + "\n")
 
 
-def measure(folder: Path, edge: int, *, seed: int, scenes: int = 200) -> dict[str, float]:
+def measure(
+    folder: Path, edge: int, *, seed: int, scenes: int = 200, kind: type[GroundingDino] = GroundingDino
+) -> dict[str, float]:
     """Compute AP and AP50 on scenes that were not used in training, of all kinds and with one class for all."""
     rng = np.random.default_rng((seed, 2))
     drawn = [draw_scene(rng, (edge, edge * 4 // 3)) for _ in range(scenes)]
     names = list(SYNONYMS)
     result = {}
     for title, classes in (("kinds", names), ("object", ["object"])):
-        teacher = GroundingDino.load(folder, classes=classes, prompts={}, settings=SETTINGS)
+        teacher = kind.load(folder, classes=classes, prompts={}, settings=SETTINGS)
         labels = [[None if o.name not in names else names.index(o.name) for o in things] for _, things in drawn]
         if title == "object":
             labels = [[0] * len(things) for _, things in drawn]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,20 @@ def test_a_merged_adapter_is_the_applied_adapter_with_heads_of_each_layer(folder
     torch.testing.assert_close(alone.logits, applied.logits, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(alone.pred_boxes, applied.pred_boxes, rtol=1e-4, atol=1e-4)
     assert len({float(head.bias) for head in teacher._detector.class_embed}) == 2
+
+
+def test_the_tiny_base_starts_as_a_copy_that_predicts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples" / "tiny_teachers")
+    converted = importlib.import_module("train_mm_grounding_dino").converted
+    source = random_grounding_dino()
+    copy = converted(source)
+    inputs = {"pixel_values": torch.rand(1, 3, 64, 64), "input_ids": torch.tensor([[101, 1000, 1012, 1001, 1012, 102]])}
+    with torch.no_grad():
+        before, after = source(**inputs), copy(**inputs)
+    torch.testing.assert_close(after.logits, before.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after.pred_boxes, before.pred_boxes, rtol=1e-4, atol=1e-4)
+    assert before.logits[..., 1].std() > 0.1
+    assert copy.bbox_embed[0].layers[0].weight is not copy.bbox_embed[1].layers[0].weight
 
 
 def test_a_base_of_the_other_kind_is_refused_with_the_teacher_that_it_is_for(folder: Path, tmp_path: Path) -> None:
