@@ -44,7 +44,7 @@ def toy_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("strength")
     write_toy_base(folder / "base")
-    write_toy_data(folder / "data" / "all.json", range(40))
+    write_toy_data(folder / "data" / "all.json", range(120))
     other = write_toy_data(folder / "other" / "all.json", range(30))
     other.write_text(other.read_text().replace('"red"', '"crimson"').replace('"green"', '"lime"'))
     return folder
@@ -60,13 +60,13 @@ def config_of(
         output=folder / "output",
         split=(60, 20, 20),
         common=training(**{"strengths": STRENGTHS, "retention": files} | (common or {})),
-        grounding_dino=settings(base_model=str(folder / "base"), **{"epochs": 10} | changes),
+        grounding_dino=settings(base_model=str(folder / "base"), **{"epochs": 20} | changes),
     )
 
 
 def cannot_gain(folder: Path, **changes: Any) -> RunConfig:
     """A run that forgets what the base finds, at any strength: it jumps far away with every step."""
-    return config_of(folder, epochs=2, learning_rate=1.0, clip_norm=1e6, warmup_fraction=0.0, **changes)
+    return config_of(folder, epochs=1, learning_rate=1.0, clip_norm=1e6, warmup_fraction=0.0, **changes)
 
 
 def lora_alpha(work: Path) -> float:
@@ -90,7 +90,7 @@ def test_what_is_published_is_what_was_measured_at_the_chosen_strength(
     assert len(set(aps.values())) > 3, "the strength matters"
     assert result.retention is not None
     assert next(point.retention for point in curve.points if point.strength == 0.5) == result.retention.share
-    assert (curve.images, curve.retention_images) == (8, 30)
+    assert (curve.images, curve.retention_images) == (24, 30)
 
     teacher = load_adapted(tmp_path / FOLDER)
     dataset = load_dataset(toy_data / "other" / "all.json")
@@ -151,13 +151,13 @@ def test_a_large_split_is_measured_in_part_and_judged_as_a_whole(
     result = TeacherTrainer(config_of(toy_data), work_dir=tmp_path / "gains").train()
     assert result.strength_curve is not None
     assert (result.strength_curve.images, result.strength_curve.retention_images) == (3, 3)
-    assert (result.after.images, result.retention and result.retention.adapted.images) == (8, 30)
+    assert (result.after.images, result.retention and result.retention.adapted.images) == (24, 30)
     assert (result.strength, result.strength_curve.reason) == (1, "by a few images")
     assert result.after.ap > result.before.ap
     result = TeacherTrainer(cannot_gain(toy_data), work_dir=tmp_path / "none").train()
     assert (result.strength, result.after) == (0, result.before)
     assert result.strength_curve is not None
-    assert result.strength_curve.reason == "1 is better than the base on 3 images, but not on all 8"
+    assert result.strength_curve.reason == "1 is better than the base on 3 images, but not on all 24"
 
 
 def test_without_retention_data_ap_decides(toy_data: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_without_retention_data_ap_decides(toy_data: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("message", ["measuring the adapter", "strength 0.5"])
 def test_a_run_that_is_killed_while_it_is_measured_ends_the_same(toy_data: Path, tmp_path: Path, message: str) -> None:
-    config = config_of(toy_data)
+    config = config_of(toy_data, epochs=3)
     whole = TeacherTrainer(config, work_dir=tmp_path / "whole").train()
 
     def kill(event: Event) -> None:
@@ -192,7 +192,7 @@ def train_together(processes: Processes, config: RunConfig, work: Path) -> Teach
 
 
 def test_several_processes_choose_the_same_strength(toy_data: Path, tmp_path: Path) -> None:
-    config = config_of(toy_data, lora={"preset": "all", "rank": 8, "alpha": 16, "dropout": 0})
+    config = config_of(toy_data, epochs=3, lora={"preset": "all", "rank": 8, "alpha": 16, "dropout": 0})
     alone = TeacherTrainer(config, work_dir=tmp_path / "alone").train()
     ends = together(train_together, config, tmp_path / "together", count=2)
     assert ends[0] == ends[1]
