@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from engine.evaluation.evaluate import Evaluation
 from engine.models.lora import AdapterCard, save_adapter
@@ -43,7 +43,7 @@ def finish(
     progress: Progress,
     evaluator: Evaluator,
     *,
-    trials: Sequence[TrialResult] = (),
+    trials: Callable[[float], Sequence[TrialResult]] = lambda strength: (),
     estimates: Mapping[float, Evaluation] | None = None,
 ) -> TeacherResult:
     """Choose the strength of the best adapter, evaluate it, and write and report the result.
@@ -54,7 +54,7 @@ def finish(
         start: Checkpoint that it started from.
         progress: Its progress.
         evaluator: Evaluates the teacher.
-        trials: Results of all trials of a sweep, or of the folds of a cross-validation.
+        trials: Return the results of all trials of a sweep, or of the folds of a cross-validation, at a strength.
         estimates: Evaluation of the adapter by strength, where no validation split is left.
     """
     context.note("measuring the adapter at several strengths")
@@ -77,7 +77,7 @@ def finish(
         retention_data=run.retention_data,
         retention=strength.retention,
     )
-    return _report(context, run, evaluation, progress, strength, trials)
+    return _report(context, run, evaluation, progress, strength, trials(strength.value))
 
 
 def _report(

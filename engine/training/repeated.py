@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -99,7 +99,7 @@ def _sweep(context: TrainingContext, shared: SharedData, curves: Listener, files
     results[index] = results[index].model_copy(update={"chosen": True})
     position = Position(index + 1, len(steps), sum(steps) - steps[index], sum(steps), best)  # all steps are done
     own = _training(context, TRIAL.format(index + 1), settings[index], position, curves=curves, published=True)
-    return _publish(own, _train(own, shared, baseline, note=False), results)
+    return _publish(own, _train(own, shared, baseline, note=False), lambda strength: results)
 
 
 def _best(results: Sequence[TrialResult]) -> float | None:
@@ -138,7 +138,14 @@ def _cross_validate(context: TrainingContext, shared: SharedData, curves: Listen
     position = Position.of(len(results), [*steps[:-1], _steps(settings, splits)])
     own = _training(context, FINAL, settings, position, curves=curves, published=True, patience=0)
     ended = _train(own, shared, None, estimate=estimates[max(estimates)])
-    return _publish(own, ended, results, estimates=estimates)
+
+    def folds(strength: float) -> list[TrialResult]:
+        """Return the results of the folds at the published strength; at strength 0 they are those of the base."""
+        measured = [evaluation.metrics.ap for _, evaluation in parts.get(strength, ())]
+        aps = measured or [one.ap_before for one in results]
+        return [one.model_copy(update={"ap": ap}) for one, ap in zip(results, aps, strict=True)]
+
+    return _publish(own, ended, folds, estimates=estimates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +217,7 @@ def _train(
 def _publish(
     context: TrainingContext,
     ended: _Ended,
-    trials: Sequence[TrialResult],
+    trials: Callable[[float], Sequence[TrialResult]],
     *,
     estimates: Mapping[float, Evaluation] | None = None,
 ) -> TeacherResult:
