@@ -70,7 +70,7 @@ test-fast: $(INSTALLED)  ## run unit tests without models and S3, for a first an
 test-slow: $(INSTALLED)  ## run the tests that take longer than a minute
 	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
-demo: $(INSTALLED)  ## run a small fine-tuning from S3 to S3: mAP before and after, adapters, reports
+demo: $(INSTALLED)  ## run a small fine-tuning from S3 to S3: AP before and after, adapters, reports
 	$(BIN)/python examples/demo.py
 
 bench: $(INSTALLED)  ## run the benchmarks

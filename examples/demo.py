@@ -94,11 +94,17 @@ def main() -> None:
             teacher("fetch", run_uri, str(fetched))
             metrics = json.loads((fetched / "metrics.json").read_text())
             rows += [(kind, result, fetched) for result in metrics["teachers"]]
-    print(f"\n{'data':8}{'teacher':16}{'mAP before':>12}{'mAP after':>12}   adapter and report")
+    print(f"\n{'':24}{'AP50':^18}{'mAP':^18}{'zero-shot':>10}")
+    print(
+        f"{'data':8}{'teacher':16}{'before':>9}{'after':>9}{'before':>9}{'after':>9}{'kept':>10}   adapter and report"
+    )
     for kind, result, fetched in rows:
-        before, after = result["before"]["ap"], result["after"]["ap"]
-        print(f"{kind:8}{result['teacher']:16}{before:12.3f}{after:12.3f}   {result['adapter']['uri']}")
-        print(f"{'':48}   {fetched / 'teachers'}, {fetched / 'report.html'}")
+        before, after = result["before"], result["after"]
+        values = "".join(f"{one[name]:9.3f}" for name in ("ap50", "ap") for one in (before, after))
+        share = result["retention"]["share"] if result["retention"] else -1
+        kept = f"{share:.0%}" if share >= 0 else "-"
+        print(f"{kind:8}{result['teacher']:16}{values}{kept:>10}   {result['adapter']['uri']}")
+        print(f"{'':73}{fetched / 'teachers'}, {fetched / 'report.html'}")
     print(f"\nmeasured on images held out from training; {time.monotonic() - started:.0f} s")
     worse = [f"{kind} {r['teacher']}" for kind, r, _ in rows if not r["improved"]]
     if worse:
