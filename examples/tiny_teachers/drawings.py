@@ -26,16 +26,23 @@ class Stage:
         edge: Shortest edge in pixels.
         steps: Number of steps.
         smallest: Smallest objects, as a share of the edge.
+        smallest_dense: Smallest typical objects of dense scenes, as a share of the edge.
         plain: Few objects with clear colours, and mostly prompts for any object: localization is learned first.
     """
 
     edge: int
     steps: int
     smallest: float
+    smallest_dense: float = 0.0
     plain: bool = False
 
 
-STAGES = (Stage(128, 700, 0.15, plain=True), Stage(128, 1050, 0.1), Stage(192, 700, 0.07), Stage(256, 1050, 0.05))
+STAGES = (
+    Stage(128, 900, 0.15, plain=True),
+    Stage(128, 1800, 0.12, 0.14),
+    Stage(192, 1100, 0.08, 0.1),
+    Stage(256, 1100, 0.05),
+)
 """Small images come first: a step takes a quarter of the time. The last size is the size used for inference."""
 STEPS = sum(stage.steps for stage in STAGES)
 
@@ -67,8 +74,14 @@ class Drawings(Dataset[list[Scene]]):
         stage = stage_at(max(USES * index / self.steps, self.clock.value))
         size = (stage.edge, stage.edge * int(rng.choice([4, 5])) // 4)
         colored = stage.plain or bool(rng.random() < 0.4)  # words for colours need scenes in colour
-        most = 8 if stage.plain else 15
-        return [draw_scene(rng, size, colored=colored, smallest=stage.smallest, most=most) for _ in range(BATCH_SIZE)]
+        options = {
+            "colored": colored,
+            "dense": False if stage.plain else None,
+            "smallest": stage.smallest,
+            "most": 8 if stage.plain else 15,
+            "smallest_dense": stage.smallest_dense,
+        }
+        return [draw_scene(rng, size, **options) for _ in range(BATCH_SIZE)]
 
 
 def batches(steps: int, seed: int, clock: Any, delay: int = 6) -> Iterator[list[Scene]]:

@@ -212,3 +212,48 @@ KINDS: dict[str, Kind] = {
 }
 UPRIGHT = ("person", "car", "truck", "tree", "house", "bottle", "cup", "mushroom", "lamp", "apple", "face")
 """Kinds that mostly stand upright."""
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "circle": ("disc", "ball"),
+    "ellipse": ("oval", "bean"),
+    "square": ("box", "tile"),
+    "rectangle": ("bar", "brick"),
+    "triangle": ("wedge", "pyramid"),
+    "cross": ("plus", "sword"),
+    "star": ("asterisk", "spark"),
+    "ring": ("loop", "donut"),
+    "blob": ("spot", "patch"),
+    "pentagon": ("badge",),
+    "hexagon": ("honeycomb",),
+    "stone": ("rock", "pebble"),
+    "gear": ("cog", "wheel"),
+    "crescent": ("moon", "banana"),
+    "heart": ("valentine",),
+    "drop": ("droplet", "tear"),
+    "leaf": ("petal", "feather"),
+    "arrow": ("pointer", "dart"),
+    "pill": ("capsule", "tablet"),
+    "worm": ("snake", "thread"),
+    "letter": ("character", "sign"),
+    "cell": ("microbe", "egg"),
+    "flower": ("blossom", "daisy"),
+    "person": ("man", "woman", "human"),
+    "car": ("vehicle", "taxi"),
+    "truck": ("lorry", "van"),
+    "tree": ("plant", "bush"),
+    "house": ("building", "hut"),
+    "bottle": ("flask", "vial"),
+    "cup": ("mug", "glass"),
+    "fish": ("carp", "whale"),
+    "mushroom": ("fungus", "umbrella"),
+    "key": ("opener",),
+    "face": ("head", "mask"),
+    "apple": ("fruit", "tomato"),
+    "crate": ("pallet", "rack"),
+    "lamp": ("lantern", "light"),
+    "insect": ("beetle", "bug"),
+}
+"""Every kind's name, and other words for it."""
+
+SMALL_KINDS = ("blob", "circle", "ellipse", "cell", "pill", "ring", "stone", "person", "apple", "novel")
+"""Kinds that are often drawn in dozens."""

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kinds import SYNONYMS
 from PIL import Image
 from pycocotools import mask as coco_mask
-from scenes import SYNONYMS, draw_scene
+from scenes import draw_scene
 
 SCENES, SEED, SIZE = 20, 20_260_101, (240, 320)
 
@@ -92,11 +93,11 @@ PHOTOS: dict[str, tuple[float, list[tuple[str, Outline]]]] = {
 
 def write(folder: Path, photos: Path) -> None:
     """Write annotations and images."""
-    names = [*SYNONYMS, *dict.fromkeys(name for _, objects in PHOTOS.values() for name, _ in objects)]
+    ids: dict[str, int] = {}
     data: dict[str, list[dict[str, Any]]] = {
         "images": [],
         "annotations": [],
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(names)],
+        "categories": [],
     }
 
     def add(image: Image.Image, file_name: str, objects: list[tuple[str, Any]]) -> None:
@@ -110,7 +111,7 @@ def write(folder: Path, photos: Path) -> None:
             found = {
                 "id": len(data["annotations"]) + 1,
                 "image_id": number,
-                "category_id": names.index(name) + 1,
+                "category_id": ids.setdefault(name, len(ids) + 1),
                 "bbox": coco_mask.toBbox(rle).tolist(),
                 "area": float(coco_mask.area(rle)),
                 "iscrowd": 0,
@@ -125,7 +126,8 @@ def write(folder: Path, photos: Path) -> None:
         pixels, shapes = draw_scene(
             np.random.default_rng((SEED, i)), SIZE, dense=False, colored=True, smallest=0.14, most=7
         )
-        masks = [(s.name, coco_mask.encode(np.asfortranarray(s.mask.astype(np.uint8)))) for s in shapes]
+        named = [shape for shape in shapes if shape.name in SYNONYMS]
+        masks = [(s.name, coco_mask.encode(np.asfortranarray(s.mask.astype(np.uint8)))) for s in named]
         add(Image.fromarray(pixels), f"scene-{i:02}.jpg", masks)
     for file_name, (scale, outlines) in PHOTOS.items():
         with Image.open(photos / file_name) as photo:
@@ -133,6 +135,7 @@ def write(folder: Path, photos: Path) -> None:
             scaled = photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         objects = [(name, [[round(v * scale, 1) for v in outline]]) for name, outline in outlines]
         add(scaled, f"{Path(file_name).stem}.jpg", objects)
+    data["categories"] = [{"id": number, "name": name} for name, number in ids.items()]
     (folder / "annotations.json").write_text(json.dumps(data, separators=(",", ":")) + "\n")
 
 

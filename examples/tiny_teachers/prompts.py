@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from kinds import SYNONYMS
 from paint import COLORS
-from scenes import SYNONYMS, Object
+from scenes import Object
 from tokenizer import nouns
 
 ANY = ("object", "thing", "shape")
@@ -30,7 +31,7 @@ def ask(rng: np.random.Generator, scenes: Sequence[list[Object]], *, limit: int,
     """Choose the prompt of a batch of at most about ``limit`` tokens; ``plain``: mostly for any object."""
     colored = all(o.color for things in scenes for o in things)
     way = str(rng.choice(list(WAYS), p=list(WAYS.values())))
-    if plain and rng.random() < 0.4:
+    if plain and rng.random() < 0.6:
         way = "any"
     if way in ("color", "both") and not colored:
         way = "kind"

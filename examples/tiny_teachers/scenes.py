@@ -15,57 +15,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from kinds import KINDS, UPRIGHT, novel
+from kinds import KINDS, SMALL_KINDS, UPRIGHT, novel
 from numpy.typing import NDArray
 from outlines import Part
 from paint import Look, Paint, background, camera, choose_paint, cover
 
 Box = tuple[float, float, float, float]
-
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "circle": ("disc", "ball"),
-    "ellipse": ("oval", "bean"),
-    "square": ("box", "tile"),
-    "rectangle": ("bar", "brick"),
-    "triangle": ("wedge", "pyramid"),
-    "cross": ("plus", "sword"),
-    "star": ("asterisk", "spark"),
-    "ring": ("loop", "donut"),
-    "blob": ("spot", "patch"),
-    "pentagon": ("badge",),
-    "hexagon": ("honeycomb",),
-    "stone": ("rock", "pebble"),
-    "gear": ("cog", "wheel"),
-    "crescent": ("moon", "banana"),
-    "heart": ("valentine",),
-    "drop": ("droplet", "tear"),
-    "leaf": ("petal", "feather"),
-    "arrow": ("pointer", "dart"),
-    "pill": ("capsule", "tablet"),
-    "worm": ("snake", "thread"),
-    "letter": ("character", "sign"),
-    "cell": ("microbe", "egg"),
-    "flower": ("blossom", "daisy"),
-    "person": ("man", "woman", "human"),
-    "car": ("vehicle", "taxi"),
-    "truck": ("lorry", "van"),
-    "tree": ("plant", "bush"),
-    "house": ("building", "hut"),
-    "bottle": ("flask", "vial"),
-    "cup": ("mug", "glass"),
-    "fish": ("carp", "whale"),
-    "mushroom": ("fungus", "umbrella"),
-    "key": ("opener",),
-    "face": ("head", "mask"),
-    "apple": ("fruit", "tomato"),
-    "crate": ("pallet", "rack"),
-    "lamp": ("lantern", "light"),
-    "insect": ("beetle", "bug"),
-}
-"""Every kind's name, and other words for it."""
-
-SMALL_KINDS = ("blob", "circle", "ellipse", "cell", "pill", "ring", "stone", "person", "apple", "novel")
-"""Kinds that are often drawn in dozens."""
 
 MOST_HIDDEN = 0.3
 """Largest share of an object that others in front of it hide."""
@@ -76,7 +31,7 @@ class Object:
     """One drawn object.
 
     Attributes:
-        name: Kind, a key of :data:`SYNONYMS`; ``novel`` for random objects without a name.
+        name: Kind, a key of :data:`kinds.SYNONYMS`; ``novel`` for random objects without a name.
         color: A key of :data:`paint.COLORS`; None in grey scenes and where the colour has no name.
         box_xyxy: Corners in pixels around the visible part: left, top, right and bottom edge.
         mask: (H, W) bool, the visible part.
@@ -101,7 +56,9 @@ class _Plan:
     contrast: float
 
 
-def _plan(rng: np.random.Generator, *, dense: bool, colored: bool, smallest: float, most: int) -> _Plan:
+def _plan(
+    rng: np.random.Generator, *, dense: bool, colored: bool, smallest: float, most: int, smallest_dense: float
+) -> _Plan:
     grey = not colored and rng.random() < 0.25
     faint = not colored and rng.random() < 0.25
     names = [*KINDS, "novel"]
@@ -115,6 +72,7 @@ def _plan(rng: np.random.Generator, *, dense: bool, colored: bool, smallest: flo
         many = rng.random() < 0.3
         count = int(rng.integers(40, 81)) if many else int(rng.integers(12, 41))
         typical = rng.uniform(0.05, 0.1) if many else rng.uniform(0.07, 0.2)
+        typical = max(typical, smallest_dense)
         diameters = (typical * 0.75, typical * 1.35)
     return _Plan(
         kinds=kinds,
@@ -135,6 +93,7 @@ def draw_scene(
     colored: bool = False,
     smallest: float = 0.05,
     most: int = 15,
+    smallest_dense: float = 0.0,
 ) -> tuple[NDArray[np.uint8], list[Object]]:
     """Draw one scene.
 
@@ -145,12 +104,13 @@ def draw_scene(
         colored: Exclude grey and faint scenes, so that every object's colour has a name.
         smallest: Minimum diameter of objects, as a share of the shorter side; not for dense scenes.
         most: Maximum number of objects; not for dense scenes.
+        smallest_dense: Minimum of the typical diameter in dense scenes, as a share of the shorter side.
 
     Returns:
         (H, W, 3) uint8 RGB, and at least one object, ordered from back to front. A large part of each is visible.
     """
     dense = bool(rng.random() < 0.25) if dense is None else dense
-    plan = _plan(rng, dense=dense, colored=colored, smallest=smallest, most=most)
+    plan = _plan(rng, dense=dense, colored=colored, smallest=smallest, most=most, smallest_dense=smallest_dense)
     objects: list[Object] = []
     while not objects:
         canvas, mean = background(rng, size)

@@ -40,6 +40,7 @@ def tiny_model(vocabulary: int) -> GroundingDinoForObjectDetection:
         decoder_ffn_dim=192,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
+        encoder_n_points=2,
         num_queries=120,
         dropout=0.0,
         fusion_droppath=0.0,

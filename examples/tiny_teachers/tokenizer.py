@@ -5,8 +5,8 @@ from __future__ import annotations
 import string
 from pathlib import Path
 
+from kinds import SYNONYMS
 from paint import COLORS
-from scenes import SYNONYMS
 from transformers import BertTokenizer
 
 # Grounding DINO's architecture knows these ids.

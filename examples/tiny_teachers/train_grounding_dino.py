@@ -25,8 +25,9 @@ import torch
 from denoising import denoising_losses, recorded_inputs
 from dense import dense_losses
 from drawings import BATCH_SIZE, STAGES, STEPS, Scene, batches, stage_at
+from kinds import SYNONYMS
 from prompts import Asked, ask
-from scenes import SYNONYMS, Object, draw_scene
+from scenes import Object, draw_scene
 from scoring import average_precision
 from tiny_grounding_dino import tiny_model
 from tokenizer import tiny_tokenizer
@@ -174,7 +175,10 @@ def learn(teacher: GroundingDino, steps: int, *, seed: int, minutes: float, snap
 
 def save(teacher: GroundingDino, folder: Path, edge: int) -> None:
     """Write weights in 16 bit (they are loaded in 32 bit), tokenizer and the image size."""
-    copy.deepcopy(teacher.model).eval().half().save_pretrained(folder)
+    halves: dict[int, Tensor] = {}  # tensors with several names are stored once
+    values = teacher.model.state_dict()
+    weights = {name: halves.setdefault(value.data_ptr(), value.half()) for name, value in values.items()}
+    teacher.model.eval().save_pretrained(folder, state_dict=weights)
     teacher.tokenizer.save_pretrained(folder)
     size = {"shortest_edge": edge, "longest_edge": edge * 4 // 3}
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": size}, indent=2) + "\n")

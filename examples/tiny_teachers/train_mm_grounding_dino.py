@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 import torch
 from drawings import STAGES, batches
+from kinds import SYNONYMS
 from model_card import write_card
 from prompts import ask
-from scenes import SYNONYMS
 from torch import nn
 from train_grounding_dino import CAPTION_TOKENS, CLIP_NORM, FOLDER, SETTINGS, WEIGHT_DECAY, collate, losses_of, save
 from train_grounding_dino import measure as measured
