@@ -174,11 +174,11 @@ Describe the objects (`characteristics`), their surroundings (`environment`) and
 
 Preview the result before you pay for a GPU: `teacher augment --data … --preview sheet.png`.
 
-`mosaic: 50` makes half of Grounding DINO's training views of windows of four images, and `paste: 50` copies up to four
+`mosaic: 50` makes half of a detector's training views of windows of four images, and `paste: 50` copies up to four
 objects of another training image into half of them. Both are off by default, and `teacher augment --mosaic 50 --paste
 50` shows them; whether they help depends on the data, so compare the AP of two runs. An object is copied with its mask,
 or without one as its box with a blended border, where it hides little of others; its size changes by up to 40 %. Crowds
-are not copied, and stay regions to ignore. SAM, which is prompted by the objects of one image, does not get such views.
+are not copied, and stay regions to ignore. A teacher of masks is prompted by the objects of one image and does not get such views.
 
 This page is generated from `engine/augmentation/transforms.yaml`. Transforms are applied from top to bottom, each to
 the given share of the images; values are for low / medium / high. If several rows of one kind apply, the last one is
