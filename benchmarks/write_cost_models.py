@@ -111,7 +111,7 @@ def main() -> None:
             file = arguments.table or TEACHERS / kind.slug / "cost_model.json"
             table = json.loads(file.read_text()) if file.is_file() else {}
             sizes = cost_of(kind).dimensions(BASES[base]().to_dict())
-            table.setdefault(base, {"dimensions": sizes, "entries": {}})
+            table.setdefault(base, {"entries": {}})["dimensions"] = sizes
             table[base]["entries"][key] = entry
             file.write_text(json.dumps(table, indent=1) + "\n")
             print(f"{base}: {key}", flush=True)

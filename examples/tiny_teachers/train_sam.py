@@ -278,8 +278,10 @@ def evaluate(teacher: Sam, samples: list[Sample]) -> dict[str, float]:
 
 
 def save(model: SamModel, folder: Path) -> None:
-    """Write weights in 16 bit, which loading converts to 32, and the preprocessing."""
+    """Write the weights in 16 bit, a configuration by which loading converts them to 32, and the preprocessing."""
     model.half().save_pretrained(folder)
+    model.config.dtype = torch.float32
+    model.config.save_pretrained(folder)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     SamImageProcessor(size={"longest_edge": IMAGE_SIZE}, pad_size=size).save_pretrained(folder)
 
