@@ -178,7 +178,7 @@ Preview the result before you pay for a GPU: `teacher augment --data … --previ
 objects of another training image into half of them. Both are off by default, and `teacher augment --mosaic 50 --paste
 50` shows them; whether they help depends on the data, so compare the AP of two runs. An object is copied with its mask,
 or without one as its box with a blended border, where it hides little of others; its size changes by up to 40 %. Crowds
-are not copied, and stay regions to ignore. Teachers of masks do not get such views: the objects of one image prompt them.
+are not copied, and stay regions to ignore. Teachers of masks, which are prompted by objects, do not get such views.
 
 This page is generated from `engine/augmentation/transforms.yaml`. Transforms are applied from top to bottom, each to
 the given share of the images; values are for low / medium / high. If several rows of one kind apply, the last one is
