@@ -120,7 +120,7 @@ class AnnotatedSplits:
         datasets = {name: dataset.with_classes(config.classes) for name, dataset in loaded.items()}
         read_identity = partial(identify_images, config=config, storage=storage, cache=cache)
         undivided = "all" if "all" in datasets else "train"
-        if config.split is not None:
+        if "all" in datasets or (config.split is not None and config.split.folds is not None):
             whole_images = read_identity(datasets[undivided], folders[files[undivided].images], files[undivided])
         if "all" in datasets:
             datasets = _divided(datasets["all"], config, seed=seed, images=whole_images)
