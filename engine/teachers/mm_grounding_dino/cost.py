@@ -23,7 +23,7 @@ class MMGroundingDinoCost(GroundingDinoCost):
     def table(self) -> Mapping[str, Any]:
         """Counted bases: those of ``cost_model.json``, and those of Grounding DINO with the same layers.
 
-        Counted at two shapes, memory and FLOPs of the two models differ by less than 0.1 %.
+        Counted at one shape with two presets, memory and FLOPs of the two models differ by less than 0.1 %.
         """
         same = GroundingDinoCost().table
         return {f"mm-{base}": entry for base, entry in same.items()} | dict(super().table)
