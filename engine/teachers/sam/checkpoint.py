@@ -97,8 +97,11 @@ def _exported_rate(decoder: Any) -> int:
     """Return the ratio of the widths of decoder and cross-attention in an export.
 
     segment_anything has one rate for all layers; transformers has 2 in the layers and the configured rate in the last
-    attention. So the narrower ones are widened to the other width.
+    attention. So the narrower ones are widened to the other width. All are widened to that of the decoder if it has
+    another number of heads than the published one: an import could not tell, and refuses this rate.
     """
+    if decoder.num_attention_heads != DECODER_HEADS:
+        return 1
     return min(DOWNSAMPLE_RATE, int(decoder.attention_downsample_rate))
 
 

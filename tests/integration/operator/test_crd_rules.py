@@ -14,7 +14,7 @@ from places import admin, run_plainly
 from pod_cases import CASES
 from world import APPLY, MERGE, RUNS, Api, Body, RefusedError
 
-from teacher_operator.api.spec import INPUTS, PLATFORM
+from teacher_operator.api.spec import INPUTS, NAME_MAX, PLATFORM
 
 pytestmark = pytest.mark.asyncio
 
@@ -121,6 +121,10 @@ def _retention(**settings: Any) -> Body:
     return MINIMAL | {"training": {"retention": settings}}
 
 
+def _sweep(**values: Any) -> Body:
+    return MINIMAL | {"training": {"sweep": values}}
+
+
 def _data(**dataset: Any) -> Body:
     return MINIMAL | {"dataset": dataset}
 
@@ -160,6 +164,26 @@ RULES: dict[str, tuple[list[Body], list[Body]]] = {
     "dataset.split divides dataset.annotations; dataset.train is split already": (
         [_data(annotations="s3://data/a.json", split={})],
         [_data(**PARTS, split={})],
+    ),
+    "folds replaces train and val: leave them out": (
+        [_data(annotations="s3://data/a.json", split=split) for split in ({"folds": 5}, {"folds": 5, "test": 20})],
+        [_data(annotations="s3://data/a.json", split={"folds": 5, "train": 60, "val": 30, "test": 10})],
+    ),
+    "dataset.split.folds takes its validation images from dataset.train: leave out dataset.val": (
+        [_data(train=PARTS["train"], split={"folds": 5, "test": 0})],
+        [_data(**PARTS, split={"folds": 5, "test": 0})],
+    ),
+    "a sweep needs values to try: list learningRates, ranks or presets": (
+        [_sweep(ranks=[8]), _sweep(learningRates=["1e-3", "2e-3"]), _sweep(presets=["all", "decoder"])],
+        [_sweep(), _sweep(ranks=[])],
+    ),
+    "a sweep has at most 8 trials: every combination is one": (
+        [_sweep(ranks=[4, 8, 16, 32], presets=["all", "decoder"])],
+        [_sweep(ranks=[4, 8, 16], presets=["all", "decoder", "encoder-decoder"])],
+    ),
+    'each of learningRates must be above "0" and at most "1"': (
+        [_sweep(learningRates=["1", "1e-6"])],
+        [_sweep(learningRates=["1e-3", value]) for value in ("0", "0.0", "1.5", "1e1")],
     ),
     'dropout must be at least "0" and below "1"': (
         [_teacher(lora={"dropout": value}) for value in ("0", "0.0", "0.999", "1e-3")],
@@ -605,8 +629,8 @@ async def test_an_amount_is_one_to_the_core_api_too(api: Api) -> None:
 
 
 async def test_a_name_leaves_room_for_those_of_its_children(api: Api) -> None:
-    assert await _try(api, MINIMAL, "a" * 45) == ""
-    assert "45" in await _try(api, MINIMAL, "a" * 46)
+    assert await _try(api, MINIMAL, "a" * NAME_MAX) == ""
+    assert str(NAME_MAX) in await _try(api, MINIMAL, "a" * (NAME_MAX + 1))
 
 
 async def test_defaults_are_filled_in(api: Api) -> None:

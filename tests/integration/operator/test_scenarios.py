@@ -31,7 +31,13 @@ async def test_the_data_decides_what_is_trained(world: World, run: str) -> None:
 
     assert [one["name"] for one in status["teachers"]] == [teacher.value for teacher in teachers]
     for one, teacher in zip(status["teachers"], teachers, strict=True):
-        assert one["adapter"] == {"uri": outcomes.adapter_uri(run, teacher), "sha256": "a" * 64, "sizeBytes": 5_000_000}
+        assert one["adapter"] == {
+            "uri": outcomes.adapter_uri(run, teacher),
+            "sha256": "a" * 64,
+            "sizeBytes": 5_000_000,
+            "strength": "1",
+            "retention": "",
+        }
         assert one["metrics"] == [{"name": "ap", "before": "0.250", "after": "0.500"}]
     assert status["uri"] == outcomes.folder(run)
     assert status["summary"]["teachers"] == ",".join(teacher.value for teacher in teachers)

@@ -28,7 +28,7 @@ def completed(words: str) -> list[str]:
         ("teacher pre", ["predict", "prepare"]),
         ("teacher run --lora-", ["--lora-preset", "--lora-rank", "--lora-alpha"]),
         ("teacher run --lora-preset e", ["encoder-decoder"]),
-        ("teacher run --teacher S", ["Sam"]),
+        ("teacher run --teacher S", ["Sam", "Sam2"]),
         ("teacher train --progress j", ["json"]),
     ],
 )

@@ -156,7 +156,7 @@ def test_a_stage_has_an_image_and_resources_of_its_own() -> None:
     made = {stage: pod["containers"][0] for stage, pod in pods(pod={"image": "r.io/all:1"}, stages=stages).items()}
     assert {stage: one["image"] for stage, one in made.items()} == {
         INSPECTION: "r.io/all:1",
-        "GroundingDino": "r.io/all:1",
+        **dict.fromkeys(TeacherName, "r.io/all:1"),
         "Sam": "r.io/sam:2",
     }
     assert made[INSPECTION]["resources"] == {"limits": {"memory": "4Gi"}}
