@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from model_card import write_card
 from pycocotools import mask as coco_mask
 from scenes import draw_scene
 from torch import Tensor, nn
-from transformers import SamConfig, SamImageProcessor, SamModel
+from transformers import BaseImageProcessor, SamConfig, SamImageProcessor, SamModel
 
 from engine.config import LoraSettings
 from engine.dataset.types import Sample
@@ -277,37 +278,55 @@ def evaluate(teacher: Sam, samples: list[Sample]) -> dict[str, float]:
     }
 
 
-def save(model: SamModel, folder: Path) -> None:
-    """Write the weights in 16 bit, a configuration by which loading converts them to 32, and the preprocessing."""
+def save(model: nn.Module, folder: Path) -> None:
+    """Write the weights in 16 bit, and a configuration by which loading converts them to 32."""
     model.half().save_pretrained(folder)
     model.config.dtype = torch.float32
     model.config.save_pretrained(folder)
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    SamImageProcessor(size={"longest_edge": IMAGE_SIZE}, pad_size=size).save_pretrained(folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000)
+def run(
+    kind: type[Sam],
+    build: Callable[[], nn.Module],
+    settings: SamSettings,
+    processor: BaseImageProcessor,
+    *,
+    script: Path,
+    steps: int,
+) -> None:
+    """Train a tiny teacher of masks from nothing by command line, and write it with its model card.
+
+    Args:
+        kind: Class of the teacher.
+        build: Returns its new model, with weights from torch's global generator.
+        settings: Settings of the teacher.
+        processor: Preprocessing to save with the weights.
+        script: The script that calls this.
+        steps: Default number of steps.
+    """
+    title = f"Tiny {kind.name.traits.title}"
+    parser = argparse.ArgumentParser(description=f"{title}, trained from scratch on drawn scenes.")
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=HERE / "sam")
+    parser.add_argument("--output", type=Path, default=HERE / kind.name.slug)
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.manual_seed(args.seed)
     begin = time.monotonic()
-    teacher = Sam(build_model(), classes=("object",), settings=SETTINGS)
+    teacher = kind(build(), classes=("object",), settings=settings)
     print(f"{sum(p.numel() for p in teacher.model.parameters()):,} parameters", flush=True)
     train(teacher, steps=args.steps, seed=args.seed)
     minutes = (time.monotonic() - begin) / 60
     save(teacher.model, args.output)
-    saved = Sam.load(args.output, classes=("object",), prompts={}, settings=SETTINGS)
+    processor.save_pretrained(args.output)
+    saved = kind.load(args.output, classes=("object",), prompts={}, settings=settings)
     figures = evaluate(saved, held_out(args.seed, SCENES))
     print(figures)
     write_card(
         args.output,
-        title="Tiny SAM",
-        script=Path(__file__),
+        title=title,
+        script=script,
         seed=args.seed,
         steps=args.steps,
         minutes=minutes,
@@ -315,6 +334,12 @@ def main() -> None:
         prompt="true boxes",
         figures=figures,
     )
+
+
+def main() -> None:
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    processor = SamImageProcessor(size={"longest_edge": IMAGE_SIZE}, pad_size=size)
+    run(Sam, build_model, SETTINGS, processor, script=Path(__file__), steps=4000)
 
 
 if __name__ == "__main__":

@@ -9,30 +9,22 @@ sizes are small: 256 pixels, so that masks have a cell for each 4x4 pixels.
 
 from __future__ import annotations
 
-import argparse
-import time
 from pathlib import Path
 
-import cv2
 import torch
-from model_card import write_card
 from torch import nn
 from train_sam import (
     IMAGE_SIZE,
-    SCENES,
     SETTINGS,
     WIDTH,
     compare_positions,
-    evaluate,
-    held_out,
-    train,
+    run,
 )
 from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model
 
 from engine.teachers.sam2.model import Sam2
 from engine.teachers.sam2.settings import Sam2Settings
 
-HERE = Path(__file__).parent
 WIDTHS = [24, 48, 96, 192]
 """Channels of the stages of the image encoder."""
 
@@ -82,42 +74,10 @@ def build_model() -> Sam2Model:
     return model
 
 
-def save(model: Sam2Model, folder: Path) -> None:
-    """Write weights in 16 bit, which loading converts to 32, and the preprocessing."""
-    model.half().save_pretrained(folder)
-    Sam2ImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}).save_pretrained(folder)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=HERE / "sam2")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    torch.manual_seed(args.seed)
     settings = Sam2Settings.model_validate(SETTINGS.model_dump())
-    begin = time.monotonic()
-    teacher = Sam2(build_model(), classes=("object",), settings=settings)
-    print(f"{sum(p.numel() for p in teacher.model.parameters()):,} parameters", flush=True)
-    train(teacher, steps=args.steps, seed=args.seed)
-    minutes = (time.monotonic() - begin) / 60
-    save(teacher.model, args.output)
-    saved = Sam2.load(args.output, classes=("object",), prompts={}, settings=settings)
-    figures = evaluate(saved, held_out(args.seed, SCENES))
-    print(figures)
-    write_card(
-        args.output,
-        title="Tiny SAM 2",
-        script=Path(__file__),
-        seed=args.seed,
-        steps=args.steps,
-        minutes=minutes,
-        scenes=SCENES,
-        prompt="true boxes",
-        figures=figures,
-    )
+    processor = Sam2ImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    run(Sam2, build_model, settings, processor, script=Path(__file__), steps=3000)
 
 
 if __name__ == "__main__":
