@@ -95,7 +95,7 @@ def _voc_thing(element: ET.Element) -> Thing:
 
 
 def coco(*files: str, masks: bool = False) -> Reader:
-    """Read COCO files; the images lie beside them or in ``images/``."""
+    """Read COCO files; the images lie next to them or in ``images/``."""
 
     def read(tree: Tree) -> Iterator[Photo]:
         for file in files:
@@ -115,7 +115,7 @@ def coco(*files: str, masks: bool = False) -> Reader:
 
 
 def one_json_per_image(folder: str, *, name: str) -> Reader:
-    """Read files in the layout of SA-1B: RLE masks of one class in ``X.json`` beside ``X.jpg``."""
+    """Read files in the layout of SA-1B: RLE masks of one class in ``X.json`` next to ``X.jpg``."""
 
     def read(tree: Tree) -> Iterator[Photo]:
         for file in tree.names:

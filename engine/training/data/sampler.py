@@ -45,7 +45,7 @@ class Steps:
         repeats: Mean uses of each image per epoch; empty: one.
         shapes: Shape class of each image: images of one class need little padding in a batch; empty: all are alike.
         micro_batch_size: Maximum images per forward pass; None: all of a step.
-        anneals: A run that is stopped early passes the rest of its schedule in few steps; otherwise it ends at once.
+        anneals: A run that is stopped early passes the rest of its schedule in few steps; otherwise it just ends.
         stopped_at: Steps done when the run was stopped early; None: it was not.
     """
 
