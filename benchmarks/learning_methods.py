@@ -27,6 +27,7 @@ from engine.models.lora import trainable_parameters
 from engine.results.types import ApMetrics
 from engine.spec import TeacherName
 from engine.teachers import REGISTRY, Batch, Teacher
+from engine.teachers.sam.model import Sam
 from engine.training import TeacherTrainer
 from engine.training.data.annotated_splits import SplitData
 from engine.training.data.batches import Views, augmentation_of, batches_from
@@ -36,9 +37,6 @@ from engine.training.device import seed_all
 from engine.training.optimizer import apply_gradients, build_optimizer, gradients
 
 PACKAGE = "finetuning-grounding-dino-sam==0.1.2"
-
-SAM_LAYERS = r"vision_encoder\.layers\.\d+\.attn\.qkv|mask_decoder\.transformer\.(\w+\.)*(q|k|v|out)_proj"
-"""Layers that a plain loop adapts in SAM: the attention of both transformers."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ def plain(task: Task) -> Outcome:
     """
     teacher, steps, lora = task.teacher(), task.steps, task.settings.lora
     seed_all(task.seed)
-    layers = SAM_LAYERS if task.name.traits.needs_masks else teacher.lora_targets(lora).target_modules
+    layers = _attention(teacher) if isinstance(teacher, Sam) else teacher.lora_targets(lora).target_modules
     adapter = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=layers)
     teacher.model = peft.get_peft_model(teacher.model, adapter)
     parameters = [p for p in teacher.model.parameters() if p.requires_grad]
@@ -175,6 +173,12 @@ def plain(task: Task) -> Outcome:
         optimizer.step()
     batches.close()
     return measured(task, teacher, sum(p.numel() for p in parameters))
+
+
+def _attention(teacher: Sam) -> str:
+    """Return the layers that a plain loop adapts in SAM or SAM 2: the attention of both transformers."""
+    names = teacher.module_names
+    return rf"{names.layers}\.\d+\.attn\.qkv|mask_decoder\.transformer\.(\w+\.)*(q|k|v|{names.out})_proj"
 
 
 def detection_loss(teacher: Any, batch: Batch) -> Tensor:
