@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from loops import nonempty
-from tiny import grounding_dino_settings
 from tiny import noise as image_of_noise
-from tiny_sam import sam_settings, scene
+from tiny_run import SETTINGS
+from tiny_sam import scene
 
 from engine.config import LoraSettings, TeacherSettings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform
@@ -37,8 +37,7 @@ SHOWS = BatchShape(
 
 
 def settings_of(name: TeacherName, **changes: Any) -> TeacherSettings:
-    make = sam_settings if name is TeacherName.SAM else grounding_dino_settings
-    return make(lora=DEFAULT, **changes)
+    return SETTINGS[name](lora=DEFAULT, **changes)
 
 
 @pytest.mark.parametrize(
@@ -59,15 +58,14 @@ def test_a_step_holds_what_was_predicted_within_15_percent(
     precision: Precision,
 ) -> None:
     """The bases that are shipped, and shapes that were not counted."""
-    settings = (
-        settings_of(name, objects_per_image=25, point_share=0.0) if name is TeacherName.SAM else settings_of(name)
-    )
+    masks = name.traits.needs_masks
+    settings = settings_of(name, objects_per_image=25, point_share=0.0) if masks else settings_of(name)
     folder = TINY / name.slug
     teacher = REGISTRY[name].load(folder, classes=("red circle", "square"), prompts={}, settings=settings)
     attach(teacher, settings.lora)
     recompute(teacher, checkpointing)
     set_training(teacher, True)
-    make = scene if name is TeacherName.SAM else image_of_noise_with
+    make = scene if masks else image_of_noise_with
     samples = [make(objects, size=size, seed=seed) for seed in range(images)]
     batch = teacher.collate([teacher.example(sample, np.random.default_rng(i)) for i, sample in enumerate(samples)])
     memory = StepMemory()
@@ -104,7 +102,12 @@ def image_of_noise_with(objects: int, *, size: tuple[int, int], seed: int) -> An
 
 
 @pytest.mark.parametrize(
-    ("name", "base"), [(TeacherName.GROUNDING_DINO, "grounding-dino-tiny"), (TeacherName.SAM, "sam-vit-base")]
+    ("name", "base"),
+    [
+        (TeacherName.GROUNDING_DINO, "grounding-dino-tiny"),
+        (TeacherName.SAM, "sam-vit-base"),
+        (TeacherName.SAM2, "sam2.1-hiera-base-plus"),
+    ],
 )
 def test_what_is_chosen_has_room_and_less_room_asks_for_more(name: TeacherName, base: str) -> None:
     settings, gibibytes = settings_of(name, batch_size=16), (8, 16, 24, 80, 1000)
@@ -129,7 +132,7 @@ def test_every_base_is_known_with_every_preset(preset: LoraPreset) -> None:
     shape = BatchShape(positions=20_000, padded_positions=20_000, tokens=20, objects=5)
     for base in nonempty(known()):
         kind = teacher_of(base)
-        settings = sam_settings() if kind is TeacherName.SAM else grounding_dino_settings()
+        settings = SETTINGS[TeacherName.SAM if kind.traits.needs_masks else TeacherName.GROUNDING_DINO]()
         settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"preset": preset})})
         for bfloat16 in (False, True):
             ways = list(options(base, settings, shape, bfloat16=bfloat16))
@@ -151,6 +154,8 @@ def test_groups_that_were_not_counted_are_taken_for_fewer() -> None:
 def test_bases_are_known_by_name_and_by_dimensions() -> None:
     assert base_of("IDEA-Research/grounding-dino-tiny") == "grounding-dino-tiny"
     assert base_of("openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det") == "mm-grounding-dino-tiny"
+    assert base_of("facebook/sam2.1-hiera-base-plus") == base_of("facebook/sam2-hiera-base-plus")
+    assert base_of("facebook/sam2.1-hiera-base-plus") == "sam2.1-hiera-base-plus"
     assert base_of("someone/else") is None
     assert (
         base_of("", {"model_type": "grounding-dino", "backbone_config": {"model_type": "swin"}})

@@ -12,7 +12,9 @@ class Sam2Cost(SamCost):
     """Cost by images and prompts, as for SAM."""
 
     bases: ClassVar[Mapping[str, str]] = {
-        f"facebook/sam2.1-hiera-{size}": f"sam2.1-hiera-{size}" for size in ("tiny", "small", "base-plus", "large")
+        f"facebook/sam{version}-hiera-{size}": f"sam2.1-hiera-{size}"
+        for version in ("2", "2.1")
+        for size in ("tiny", "small", "base-plus", "large")
     }
 
     def dimensions(self, config: Mapping[str, Any]) -> list[Any] | None:

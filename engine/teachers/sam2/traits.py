@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.registry import TeacherTraits, register
+from engine.registry import PublishedBase, TeacherTraits, register
 from engine.teachers.sam2.card import card_code
 from engine.teachers.sam2.cost import Sam2Cost
 from engine.teachers.sam2.settings import Sam2Settings
@@ -26,5 +26,11 @@ SAM2 = register(
         transformers_classes=frozenset({"Sam2Model"}),
         card_code=card_code,
         cost=Sam2Cost(),
+        published=(
+            PublishedBase("facebook/sam2.1-hiera-tiny", 31_400_000, "Apache-2.0"),
+            PublishedBase("facebook/sam2.1-hiera-small", 38_500_000, "Apache-2.0"),
+            PublishedBase("facebook/sam2.1-hiera-base-plus", 73_300_000, "Apache-2.0"),
+            PublishedBase("facebook/sam2.1-hiera-large", 216_900_000, "Apache-2.0"),
+        ),
     )
 )
