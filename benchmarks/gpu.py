@@ -39,7 +39,7 @@ PRECISION = ("gpu_precision.py",)
 MEMORY = ("gpu_out_of_memory.py",)
 PROCESSES = ("data_parallel.py", "--processes", "2", "--repeats", "2")
 SHRUNK = {
-    STEPS: "--bases shipped-grounding-dino shipped-sam --size 64x96 --images 1 --objects 2 --repeats 1",
+    STEPS: "--bases shipped-grounding-dino shipped-sam shipped-sam2 --size 64x96 --images 1 --objects 2 --repeats 1",
     INPUT: "--images 1 --repeats 1",
     PRECISION: "--batches 1 --images 8 --epochs 1",
     PROCESSES: "--steps 1 --images 2 --repeats 1",

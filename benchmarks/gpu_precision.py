@@ -34,7 +34,7 @@ from engine.training.optimizer import gradients
 
 HERE = Path(__file__).resolve().parent
 TINY = HERE.parent / "examples" / "tiny_teachers"
-TEACHERS = (TeacherName.GROUNDING_DINO, TeacherName.SAM)
+TEACHERS = (TeacherName.GROUNDING_DINO, TeacherName.SAM, TeacherName.SAM2)
 UPDATE = 0.02
 """Standard deviation of the second LoRA matrix, which is zero in a new adapter: the first would have no gradient."""
 
@@ -94,7 +94,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gradients-only", action="store_true")
     arguments = parser.parse_args()
-    figures = []
     with TemporaryDirectory() as temporary:
         data = Path(temporary, "data")
         draw = [sys.executable, str(HERE.parent / "examples" / "demo_data.py"), str(data), "--kind", "both"]
@@ -103,13 +102,12 @@ def main() -> None:
             found = cosines(name, data / "annotations.json", arguments.batches)
             mean, note = sum(found) / len(found), f"{len(found)} batches, lowest {min(found):.3f}"
             what = f"{name}, tiny base, cosine of the gradient in bfloat16"
-            figures.append(Measurement(what, "float32", mean, 1.0, "", mean, ">= 0.9", note))
+            report([Measurement(what, "float32", mean, 1.0, "", mean, ">= 0.9", note)])
             if arguments.gradients_only:
                 continue
             low, high = (ap(name, data, one, arguments) for one in (Precision.BFLOAT16, Precision.FLOAT32))
             what = f"{name}, tiny base, AP after {arguments.epochs} epochs in bfloat16"
-            figures.append(Measurement(what, "float32", low, high, "", low / high if high else 1.0, "within 0.02"))
-    report(figures)
+            report([Measurement(what, "float32", low, high, "", low / high if high else 1.0, "within 0.02")])
 
 
 if __name__ == "__main__":

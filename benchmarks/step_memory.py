@@ -87,6 +87,7 @@ BASES: Mapping[str, Callable[[], Any]] = {
     "sam-vit-huge": lambda: _sam("huge"),
     **{f"sam2.1-hiera-{size}": partial(_sam2, size) for size in HIERA},
     "shipped-sam": lambda: AutoConfig.from_pretrained(TINY / "sam"),
+    "shipped-sam2": lambda: AutoConfig.from_pretrained(TINY / "sam2"),
 }
 """Configurations of the supported bases, as published."""
 

@@ -222,13 +222,21 @@ def draw_batch(teacher: Sam, seed: int, step: int, share: float) -> Batch:
     return batch
 
 
-def train(teacher: Sam, *, steps: int, seed: int) -> None:
-    """Train all weights except the positional encoding; the model ends with their exponential moving average."""
+def train(teacher: Sam, *, steps: int, seed: int, encoder_rate: float = 1.0) -> None:
+    """Train all weights except the positional encoding; the model ends with their exponential moving average.
+
+    The learning rate of the image encoder is ``encoder_rate`` times that of the rest.
+    """
     teacher.model.requires_grad_(True)
     teacher.model.shared_image_embedding.requires_grad_(False)
-    parameters = [p for p in teacher.model.parameters() if p.requires_grad]
+    named = {name: p for name, p in teacher.model.named_parameters() if p.requires_grad}
+    parameters = list(named.values())
     averages = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.AdamW(parameters, weight_decay=SETTINGS.weight_decay)
+    groups = [
+        {"params": [p for name, p in named.items() if name.startswith("vision_encoder.")], "share": encoder_rate},
+        {"params": [p for name, p in named.items() if not name.startswith("vision_encoder.")], "share": 1.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=SETTINGS.weight_decay)
     begin = time.monotonic()
     for step in range(steps):
         share = step / steps
@@ -236,7 +244,7 @@ def train(teacher: Sam, *, steps: int, seed: int) -> None:
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(parameters, SETTINGS.clip_norm)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
+            group["lr"] = group["share"] * learning_rate(step, steps)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
@@ -293,6 +301,7 @@ def run(
     *,
     script: Path,
     steps: int,
+    encoder_rate: float = 1.0,
 ) -> None:
     """Train a tiny teacher of masks from nothing by command line, and write it with its model card.
 
@@ -303,6 +312,7 @@ def run(
         processor: Preprocessing to save with the weights.
         script: The script that calls this.
         steps: Default number of steps.
+        encoder_rate: See :func:`train`.
     """
     title = f"Tiny {kind.name.traits.title}"
     parser = argparse.ArgumentParser(description=f"{title}, trained from scratch on drawn scenes.")
@@ -316,7 +326,7 @@ def run(
     begin = time.monotonic()
     teacher = kind(build(), classes=("object",), settings=settings)
     print(f"{sum(p.numel() for p in teacher.model.parameters()):,} parameters", flush=True)
-    train(teacher, steps=args.steps, seed=args.seed)
+    train(teacher, steps=args.steps, seed=args.seed, encoder_rate=encoder_rate)
     minutes = (time.monotonic() - begin) / 60
     save(teacher.model, args.output)
     processor.save_pretrained(args.output)

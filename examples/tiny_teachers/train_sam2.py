@@ -1,4 +1,4 @@
-"""Train the tiny SAM 2 from scratch on drawn scenes, in less than an hour on one CPU core.
+"""Train the tiny SAM 2 from scratch on drawn scenes, in about a quarter of an hour of CPU time.
 
     python examples/tiny_teachers/train_sam2.py                          # writes examples/tiny_teachers/sam2/
     python examples/tiny_teachers/train_sam2.py --steps 50 --output out  # a quick test
@@ -101,7 +101,8 @@ def center_maps(model: Sam2Model, *, std: float = 0.2) -> None:
 def main() -> None:
     settings = Sam2Settings.model_validate(SETTINGS.model_dump())
     processor = Sam2ImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
-    run(Sam2, build_model, settings, processor, script=Path(__file__), steps=3000)
+    # Nothing normalizes what Hiera returns: at the rate of the decoder it would outgrow the positions.
+    run(Sam2, build_model, settings, processor, script=Path(__file__), steps=2000, encoder_rate=0.2)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,8 @@ import torch
 from coco_files import compressed, small_coco, uncompressed, write, write_images
 from mutations import YAML, damaged, json_of, mutated, odd_yaml, written
 from PIL import Image
-from tiny import grounding_dino_settings
-from tiny_run import CLASSES, save_run
-from tiny_sam import sam_settings
+from tiny_run import CLASSES, TINY, save_run
+from tiny_run import SETTINGS as TINY_SETTINGS
 from toy import metadata_of, metrics, result_of
 
 from engine.cli.options import settings as parse_settings
@@ -54,8 +53,7 @@ from engine.training.checkpoint import Checkpoint, Progress, checkpoint_name, re
 from engine.training.data.box_prompts import DetectedBoxes
 
 NAMES = [f"{i:03d}.png" for i in range(1, 5)]
-TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny_teachers"
-DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
+DINO, SAM, SAM2 = TeacherName.GROUNDING_DINO, TeacherName.SAM, TeacherName.SAM2
 
 
 @dataclass(frozen=True)
@@ -432,7 +430,7 @@ def check_base(name: TeacherName, file: str) -> Callable[[bytes, Path], str]:
         shutil.rmtree(base, ignore_errors=True)
         shutil.copytree(TINY / name.slug, base)
         (base / file).write_bytes(content)
-        settings = (sam_settings if name is SAM else grounding_dino_settings)(base_model=str(base))
+        settings = TINY_SETTINGS[name](base_model=str(base))
         find_base(settings, Storage())
         load_teacher(name, settings, classes=CLASSES, prompts={}, storage=Storage(), cache=folder / "cache")
 
@@ -442,7 +440,7 @@ def check_base(name: TeacherName, file: str) -> Callable[[bytes, Path], str]:
 def base_kinds() -> list[Kind]:
     """The files of base models."""
     files = {DINO: ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")}
-    files[SAM] = ("config.json", "preprocessor_config.json")
+    files[SAM] = files[SAM2] = ("config.json", "preprocessor_config.json")
     kinds = []
     for name, of_teacher in files.items():
         for file in of_teacher:

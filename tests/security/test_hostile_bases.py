@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import grounding_dino_settings
-from tiny_sam import sam_settings
+from tiny_run import SETTINGS, TINY
 
 from engine.errors import BaseModelError
 from engine.estimate.forecast import find_base
@@ -22,8 +21,7 @@ from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import Teacher, load_teacher
 
-TINY = Path(__file__).parents[2] / "examples" / "tiny_teachers"
-DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
+DINO, SAM, SAM2 = TeacherName.GROUNDING_DINO, TeacherName.SAM, TeacherName.SAM2
 SECONDS, GIGABYTE = 5, 1 << 20
 """Of one base; the memory is in KiB, as getrusage has it."""
 
@@ -31,7 +29,7 @@ Damage = Callable[[Path], object]
 
 
 def load(name: TeacherName, folder: Path) -> Teacher:
-    settings = (sam_settings if name is SAM else grounding_dino_settings)(base_model=str(folder))
+    settings = SETTINGS[name](base_model=str(folder))
     return load_teacher(name, settings, classes=("a",), prompts={}, storage=Storage(), cache=folder / "cache")
 
 
@@ -70,7 +68,7 @@ DEEP = b'{"a":' * 5000 + b"1" + b"}" * 5000
 REGEX = {"type": "Replace", "pattern": {"Regex": "(.*(.*)*)*!"}, "content": "x"}
 SPLIT = {"type": "Split", "pattern": {"Regex": "(.*(.*)*)*!"}, "behavior": "Isolated", "invert": False}
 
-BOTH: dict[str, tuple[Damage, str]] = {
+ALL: dict[str, tuple[Damage, str]] = {
     "no JSON": (content(CONFIG, b"{"), "not JSON"),
     "a list": (content(CONFIG, b"[]"), "no JSON object"),
     "bytes": (content(CONFIG, b"\xff\xfe\x00"), "config.json"),
@@ -132,6 +130,15 @@ OF_SAM: dict[str, tuple[Damage, str]] = {
     "width": (setting(CONFIG, "vision_config.hidden_size", 10**6), "."),
     "patch": (setting(CONFIG, "vision_config.patch_size", 0), "can be loaded"),
 }
+OF_SAM2: dict[str, tuple[Damage, str]] = {
+    "image size": (setting(CONFIG, "prompt_encoder_config.image_size", 10**9), "image_size is"),
+    "other image size": (setting(PREPROCESSOR, "size", {"height": 512, "width": 512}), "do not belong together"),
+    "blocks": (setting(CONFIG, "vision_config.backbone_config.blocks_per_stage", [1, 1, 10**7, 1]), "per_stage is"),
+    "widths": (setting(CONFIG, "vision_config.backbone_config.embed_dim_per_stage", [24, 48, 96, 10**6]), "."),
+    "levels": (setting(CONFIG, "vision_config.num_feature_levels", 2), "do not belong together"),
+    "backbone of the hub": (setting(CONFIG, "vision_config.backbone_config.model_type", "resnet"), "."),
+}
+OWN = {DINO: OF_DINO, SAM: OF_SAM, SAM2: OF_SAM2}
 
 
 def more_tokens(folder: Path) -> None:
@@ -141,15 +148,14 @@ def more_tokens(folder: Path) -> None:
 
 
 CASES = [
-    *((name, key) for name in (DINO, SAM) for key in BOTH),
-    *((DINO, key) for key in OF_DINO),
-    *((SAM, key) for key in OF_SAM),
+    *((name, key) for name in OWN for key in ALL),
+    *((name, key) for name, own in OWN.items() for key in own),
 ]
 
 
 @pytest.fixture(scope="module")
 def warm() -> None:
-    for name in (DINO, SAM):
+    for name in OWN:
         load(name, TINY / name.slug)  # what is imported on the way is not the file's doing
 
 
@@ -157,8 +163,7 @@ def warm() -> None:
 @pytest.mark.parametrize(("name", "key"), CASES)
 def test_a_base_that_is_not_supported_is_refused_in_a_sentence(tmp_path: Path, name: TeacherName, key: str) -> None:
     folder = shutil.copytree(TINY / name.slug, tmp_path / "base")
-    own = OF_SAM if name is SAM else OF_DINO
-    damage, sentence = own.get(key) or BOTH[key]
+    damage, sentence = OWN[name].get(key) or ALL[key]
     damage(folder)
     begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BaseModelError, match=sentence) as refused:
@@ -166,7 +171,7 @@ def test_a_base_that_is_not_supported_is_refused_in_a_sentence(tmp_path: Path, n
     assert len(str(refused.value)) < 1500
     assert time.monotonic() - begun < SECONDS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < GIGABYTE
-    settings = (sam_settings if name is SAM else grounding_dino_settings)(base_model=str(folder))
+    settings = SETTINGS[name](base_model=str(folder))
     find_base(settings, Storage())  # what a plan is made of ends in no traceback
 
 

@@ -47,6 +47,8 @@ def settings_of(name: TeacherName, **changes: Any) -> TeacherSettings:
         (TeacherName.GROUNDING_DINO, 1, (260, 260), 9, ("encoder",), Precision.BFLOAT16),
         (TeacherName.SAM, 3, (200, 300), 7, (), Precision.BFLOAT16),
         (TeacherName.SAM, 1, (300, 200), 20, ("encoder", "decoder"), Precision.FLOAT32),
+        (TeacherName.SAM2, 2, (200, 300), 9, (), Precision.BFLOAT16),
+        (TeacherName.SAM2, 3, (300, 200), 4, ("encoder", "decoder"), Precision.FLOAT32),
     ],
 )
 def test_a_step_holds_what_was_predicted_within_15_percent(

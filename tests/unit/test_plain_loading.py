@@ -32,7 +32,7 @@ from engine.spec import TeacherName
 from engine.teachers import load_adapted
 from engine.teachers.sam.checkpoint import convert_original, export_original
 
-DINO, SAM = TeacherName.GROUNDING_DINO, TeacherName.SAM
+DINO, SAM, SAM2 = TeacherName.GROUNDING_DINO, TeacherName.SAM, TeacherName.SAM2
 CLASSES = ("Hex_Nut", "washer no. 3", "bolt")
 PROMPTS = {"bolt": "a long Screw."}
 """The other classes are prompted by their names."""
@@ -100,10 +100,13 @@ def test_the_card_of_grounding_dino_finds_what_our_loader_finds(tmp_path: Path, 
     assert ours.scores.std() > 1e-4, "a model that says the same everywhere agrees with any other"
 
 
-def test_the_card_of_sam_gives_the_masks_that_our_loader_gives(tmp_path: Path, image: NDArray[np.uint8]) -> None:
-    save_run(tmp_path, (SAM,))
+@pytest.mark.parametrize("name", [SAM, SAM2])
+def test_the_card_of_sam_gives_the_masks_that_our_loader_gives(
+    tmp_path: Path, image: NDArray[np.uint8], name: TeacherName
+) -> None:
+    save_run(tmp_path, (name,))
     saved = "import numpy; numpy.savez('found.npz', masks=masks.numpy(), scores=scores.numpy())"
-    alone(snippet_of(card_of(tmp_path, SAM)) + saved, tmp_path)
+    alone(snippet_of(card_of(tmp_path, name)) + saved, tmp_path)
     found = np.load(tmp_path / "found.npz")
     (ours,) = load_adapted(tmp_path).predict([Sample.of(image, BOXES, [0])])
     np.testing.assert_allclose(ours.scores, found["scores"], atol=1e-5)
@@ -112,7 +115,7 @@ def test_the_card_of_sam_gives_the_masks_that_our_loader_gives(tmp_path: Path, i
     np.testing.assert_array_equal(mask.astype(bool), found["masks"][0])
 
 
-@pytest.mark.parametrize("name", [DINO, SAM])
+@pytest.mark.parametrize("name", [DINO, SAM, SAM2])
 def test_the_card_loads_the_adapter_with_this_package(
     tmp_path: Path, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, name: TeacherName
 ) -> None:
