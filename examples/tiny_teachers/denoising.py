@@ -35,7 +35,13 @@ def recorded_inputs(detector: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 def denoising_losses(
-    detector: Any, inputs: dict[str, Any], targets: Sequence[Targets], *, text_mask: Tensor, weights: Sequence[float]
+    detector: Any,
+    inputs: dict[str, Any],
+    targets: Sequence[Targets],
+    *,
+    text_mask: Tensor,
+    spans: Tensor,
+    weights: Sequence[float],
 ) -> Tensor:
     """Compute the objective of restored objects, summed over layers, a scalar.
 
@@ -46,6 +52,7 @@ def denoising_losses(
         inputs: Its decoder's arguments.
         targets: The objects of each image.
         text_mask: (B, T) bool.
+        spans: (P, T) bool, the tokens of each phrase.
         weights: Of classification, L1 and generalized IoU.
     """
     longest = max(len(target.boxes) for target in targets)
@@ -88,4 +95,19 @@ def denoising_losses(
         total = (
             total + weights[0] * focal + weights[1] * F.l1_loss(found, true, reduction="sum") + weights[2] * giou.sum()
         )
+        total = total + naming_loss(logits, named, spans)
     return total / max(int(real.sum()), 1)
+
+
+def naming_loss(logits: Tensor, named: Tensor, spans: Tensor) -> Tensor:
+    """Compute the cross entropy of the phrases, summed over N objects.
+
+    The phrases of a caption compete for an object; the focal loss alone accepts one score for all phrases for long.
+
+    Args:
+        logits: (N, T) for each token.
+        named: (N, T), 1 at the tokens of the object's phrase.
+        spans: (P, T) bool, the tokens of each phrase.
+    """
+    share = spans.float() / spans.sum(-1, keepdim=True)
+    return F.cross_entropy(logits @ share.T, (named @ share.T).argmax(-1), reduction="sum")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from denoising import naming_loss
 from torch import Tensor
 
 from engine.teachers.grounding_dino.loss import Targets, generalized_iou, sigmoid_focal_loss, to_corners
@@ -23,7 +24,7 @@ CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 2.0, 5.0, 2.0
 def centers(size: tuple[int, int], device: torch.device) -> Tensor:
     """Return the positions (N, 2) of feature maps of strides 8, 16 and 32, as shares of an image of ``size``."""
     found = []
-    height, width = (-(-v // 8) for v in size)
+    height, width = (v // 8 for v in size)
     for _ in range(3):
         y, x = torch.meshgrid(
             (torch.arange(height, device=device) + 0.5) / height,
@@ -31,7 +32,7 @@ def centers(size: tuple[int, int], device: torch.device) -> Tensor:
             indexing="ij",
         )
         found.append(torch.stack([x, y], -1).flatten(0, 1))
-        height, width = (height + 1) // 2, (width + 1) // 2
+        height, width = height // 2, width // 2
     return torch.cat(found)
 
 
@@ -52,7 +53,13 @@ def assign(logits: Tensor, boxes: Tensor, target: Targets, places: Tensor) -> tu
 
 
 def dense_losses(
-    logits: Tensor, boxes: Tensor, targets: Sequence[Targets], *, text_mask: Tensor, size: tuple[int, int]
+    logits: Tensor,
+    boxes: Tensor,
+    targets: Sequence[Targets],
+    *,
+    text_mask: Tensor,
+    spans: Tensor,
+    size: tuple[int, int],
 ) -> Tensor:
     """Compute the objective of all positions, a scalar.
 
@@ -61,16 +68,19 @@ def dense_losses(
         boxes: (B, N, 4) center x, center y, width, height, as shares of the image.
         targets: The objects of each image.
         text_mask: (B, T) bool, False where a caption is padded.
+        spans: (P, T) bool, the tokens of each phrase.
         size: Height and width of the images in pixels.
     """
     places = centers(size, boxes.device)
     logits = logits.masked_fill(~text_mask[:, None] | ~logits.isfinite(), 0)
     labels, seen, wanted = torch.zeros_like(logits), [], []
+    names = logits.new_zeros(())
     for row, of_image, at, target in zip(labels, logits, boxes, targets, strict=True):
         if not len(target.boxes):
             continue
         position, thing = assign(of_image, at, target, places)
         row[position] = target.tokens[thing].to(row.dtype)
+        names = names + naming_loss(of_image[position], row[position], spans)
         seen.append(at[position])
         wanted.append(target.boxes[thing])
     focal = (sigmoid_focal_loss(logits, labels) * text_mask[:, None]).sum()
@@ -79,6 +89,6 @@ def dense_losses(
     found, true = torch.cat(seen), torch.cat(wanted)
     giou = 1 - generalized_iou(to_corners(found), to_corners(true))
     total: Tensor = (
-        CLASS_WEIGHT * focal + L1_WEIGHT * F.l1_loss(found, true, reduction="sum") + GIOU_WEIGHT * giou.sum()
+        CLASS_WEIGHT * focal + names + L1_WEIGHT * F.l1_loss(found, true, reduction="sum") + GIOU_WEIGHT * giou.sum()
     )
     return total / len(found)

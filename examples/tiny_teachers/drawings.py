@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -11,7 +11,7 @@ import numpy as np
 from scenes import Object, draw_scene
 from torch.utils.data import DataLoader, Dataset
 
-BATCH_SIZE = 6
+BATCH_SIZE = 8
 USES = 4
 """Drawing takes long, so each batch is used as drawn, mirrored, upside down and both."""
 
@@ -27,7 +27,7 @@ class Stage:
         steps: Number of steps.
         smallest: Smallest objects, as a share of the edge.
         smallest_dense: Smallest typical objects of dense scenes, as a share of the edge.
-        plain: Few objects with clear colours, and mostly prompts for any object: localization is learned first.
+        plain: Few objects with clear colours.
     """
 
     edge: int
@@ -37,41 +37,58 @@ class Stage:
     plain: bool = False
 
 
-STAGES = (
-    Stage(128, 900, 0.15, plain=True),
-    Stage(128, 1800, 0.12, 0.14),
-    Stage(192, 1100, 0.08, 0.1),
-    Stage(256, 1100, 0.05),
+@dataclass(frozen=True)
+class Plan:
+    """Stages of one training, small images first: their steps take a quarter of the time."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, progress: float) -> Stage:
+        """Return the stage after a share of the steps."""
+        done = 0
+        for stage in self.stages:
+            done += stage.steps
+            if progress * self.steps < done:
+                return stage
+        return self.stages[-1]
+
+    def of(self, share: float) -> Plan:
+        """Return the plan with a share of the steps of each stage."""
+        return Plan(tuple(replace(stage, steps=max(1, round(stage.steps * share))) for stage in self.stages))
+
+
+BACKBONE_PLAN = Plan((Stage(128, 4500, 0.15, plain=True), Stage(128, 2000, 0.12, 0.14)))
+DETECTOR_PLAN = Plan(
+    (
+        Stage(128, 700, 0.15, plain=True),
+        Stage(128, 1900, 0.12, 0.14),
+        Stage(192, 800, 0.08, 0.1),
+        Stage(256, 600, 0.05),
+    )
 )
-"""Small images come first: a step takes a quarter of the time. The last size is the size used for inference."""
-STEPS = sum(stage.steps for stage in STAGES)
-
-
-def stage_at(progress: float) -> Stage:
-    """Return the stage after a share of the steps."""
-    done = 0
-    for stage in STAGES:
-        done += stage.steps
-        if progress * STEPS < done:
-            return stage
-    return STAGES[-1]
+"""The last size is the size used for inference."""
 
 
 class Drawings(Dataset[list[Scene]]):
     """Batches of scenes, each drawn from its own random generator; every one is used :data:`USES` times."""
 
-    def __init__(self, steps: int, seed: int, clock: Any) -> None:
-        self.steps = steps
+    def __init__(self, plan: Plan, seed: int, clock: Any) -> None:
+        self.plan = plan
         self.seed = seed
         self.clock = clock
 
     def __len__(self) -> int:
-        return -(-self.steps // USES)
+        return -(-self.plan.steps // USES)
 
     def __getitem__(self, index: int) -> list[Scene]:
         cv2.setNumThreads(1)
         rng = np.random.default_rng((self.seed, 0, index))
-        stage = stage_at(max(USES * index / self.steps, self.clock.value))
+        stage = self.plan.stage_at(max(USES * index / self.plan.steps, self.clock.value))
         size = (stage.edge, stage.edge * int(rng.choice([4, 5])) // 4)
         colored = stage.plain or bool(rng.random() < 0.4)  # words for colours need scenes in colour
         options = {
@@ -84,10 +101,17 @@ class Drawings(Dataset[list[Scene]]):
         return [draw_scene(rng, size, **options) for _ in range(BATCH_SIZE)]
 
 
-def batches(steps: int, seed: int, clock: Any, delay: int = 6) -> Iterator[list[Scene]]:
-    """Yield a batch for each step; the mirrored ones come some steps after the original."""
+def batches(plan: Plan, seed: int, clock: Any, delay: int = 6) -> Iterator[list[Scene]]:
+    """Yield a batch for each step; the mirrored ones come some steps after the original.
+
+    Args:
+        plan: Stages of the training.
+        seed: Random seed.
+        clock: Shared number, the share of the time limit that has passed: stages end early on a busy machine.
+        delay: Number of batches between the mirrored forms of one.
+    """
     waiting: list[tuple[int, list[Scene]]] = []
-    drawings = Drawings(steps, seed, clock)
+    drawings = Drawings(plan, seed, clock)
     for scenes in DataLoader(drawings, batch_size=None, num_workers=1, prefetch_factor=6, collate_fn=list):
         yield scenes
         waiting += [(way, scenes) for way in range(1, USES)]

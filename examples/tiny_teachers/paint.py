@@ -78,17 +78,24 @@ class Look:
         )
 
 
-def choose_paint(rng: np.random.Generator, mean: Plane, *, grey: bool, contrast: float) -> Paint:
-    """Choose a named colour with enough contrast to the background, and paints of further parts."""
+def choose_paint(
+    rng: np.random.Generator, mean: Plane, *, grey: bool, contrast: float, wanted: str | None = None
+) -> Paint:
+    """Choose a named colour with enough contrast to the background, and paints of further parts.
+
+    The first choice is the ``wanted`` colour; its second paint is a shade of it.
+    """
     names = list(COLORS)
     rgb = np.zeros((4, 3), np.float32)
     while True:
-        name = names[int(rng.integers(len(names)))]
+        name = wanted or names[int(rng.integers(len(names)))]
+        plain, wanted = wanted is not None, None
         rgb[0] = np.clip(np.asarray(COLORS[name]) + rng.normal(0, 14, 3), 0, 255)
         difference = rgb[0].mean() - mean.mean() if grey else rgb[0] - mean
         if np.abs(difference).max() > LEAST_CONTRAST:
             break
-    rgb[1] = COLORS[names[int(rng.integers(len(names)))]] if rng.random() < 0.6 else rgb[0] * rng.uniform(0.4, 0.8)
+    second = not plain and rng.random() < 0.6
+    rgb[1] = COLORS[names[int(rng.integers(len(names)))]] if second else rgb[0] * rng.uniform(0.4, 0.8)
     rgb[2] = rng.uniform(0, 60)
     rgb[3] = rng.uniform(170, 255, 3)
     named = None if grey or contrast < 1 else name

@@ -12,8 +12,8 @@ from scenes import Object
 from tokenizer import nouns
 
 ANY = ("object", "thing", "shape")
-WAYS = {"kind": 0.6, "any": 0.15, "color": 0.05, "both": 0.08, "noun": 0.06, "bound": 0.06}
-"""Shares of prompts: kinds; any object; colours; coloured kinds; any object by a random noun; kinds by random nouns."""
+WAYS = {"kind": 0.7, "any": 0.12, "color": 0.04, "both": 0.06, "noun": 0.08}
+"""Shares of prompts: kinds; any object; colours; coloured kinds; any object by a random noun."""
 
 KNOWN = {word for kind, others in SYNONYMS.items() for word in (kind, *others)} | {*ANY, *COLORS}
 FREE = [word for word in nouns() if word not in KNOWN]
@@ -27,12 +27,10 @@ class Asked:
     labels: list[list[int | None]]
 
 
-def ask(rng: np.random.Generator, scenes: Sequence[list[Object]], *, limit: int, plain: bool = False) -> Asked:
-    """Choose the prompt of a batch of at most about ``limit`` tokens; ``plain``: mostly for any object."""
+def ask(rng: np.random.Generator, scenes: Sequence[list[Object]], *, limit: int) -> Asked:
+    """Choose the prompt of a batch of at most about ``limit`` tokens."""
     colored = all(o.color for things in scenes for o in things)
     way = str(rng.choice(list(WAYS), p=list(WAYS.values())))
-    if plain and rng.random() < 0.6:
-        way = "any"
     if way in ("color", "both") and not colored:
         way = "kind"
     if way in ("any", "noun"):
@@ -46,10 +44,6 @@ def ask(rng: np.random.Generator, scenes: Sequence[list[Object]], *, limit: int,
         said = {pair: f"{pair[0]} {_word(rng, pair[1])}" for pair in sorted(pairs)}
         absent = [f"{rng.choice(list(COLORS))} {rng.choice(list(SYNONYMS))}" for _ in range(10)]
         return _of(rng, said, absent, scenes, "both", most=limit // 3)
-    if way == "bound":
-        words = iter(rng.choice(FREE, len(present) + 5, replace=False).tolist())
-        said_by_noun = {name: next(words) for name in sorted(present)}
-        return _of(rng, said_by_noun, list(words), scenes, "name", most=limit // 2)
     said_kinds = {name: _word(rng, name, compound=True) for name in sorted(present)}
     absent = [_word(rng, name) for name in SYNONYMS if name not in present]
     return _of(rng, said_kinds, absent, scenes, "name", most=limit // 2)

@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
-from kinds import KINDS, SMALL_KINDS, UPRIGHT, novel
+from kinds import KINDS, SMALL_KINDS, SYNONYMS, TYPICAL, UPRIGHT, novel
 from numpy.typing import NDArray
 from outlines import Part
 from paint import Look, Paint, background, camera, choose_paint, cover
 
 Box = tuple[float, float, float, float]
+
+UNNAMED_SHARE = 0.4
+"""How often kinds without a name are drawn, compared with those that have one."""
+
+TYPICAL_SHARE = 0.85
+"""Share of the objects that have the colour and the texture of their kind."""
 
 MOST_HIDDEN = 0.3
 """Largest share of an object that others in front of it hide."""
@@ -31,7 +38,7 @@ class Object:
     """One drawn object.
 
     Attributes:
-        name: Kind, a key of :data:`kinds.SYNONYMS`; ``novel`` for random objects without a name.
+        name: Kind, a key of :data:`kinds.SYNONYMS`; ``novel`` for objects without a name.
         color: A key of :data:`paint.COLORS`; None in grey scenes and where the colour has no name.
         box_xyxy: Corners in pixels around the visible part: left, top, right and bottom edge.
         mask: (H, W) bool, the visible part.
@@ -63,8 +70,9 @@ def _plan(
     faint = not colored and rng.random() < 0.25
     names = [*KINDS, "novel"]
     if not dense:
-        kinds = tuple(names[i] for i in rng.permutation(len(names) - 1)[: rng.integers(2, 9)])
-        kinds += ("novel",) if rng.random() < 0.3 else ()
+        chances = np.array([1.0 if name in SYNONYMS else UNNAMED_SHARE for name in names])
+        count = int(rng.integers(2, 9))
+        kinds = tuple(names[i] for i in rng.choice(len(names), count, replace=False, p=chances / chances.sum()))
         count, diameters = int(rng.integers(1, most + 1)), (smallest, 0.7)
     else:
         pool = SMALL_KINDS if rng.random() < 0.7 else names
@@ -114,17 +122,27 @@ def draw_scene(
     objects: list[Object] = []
     while not objects:
         canvas, mean = background(rng, size)
-        looks = {kind: Look.any(rng) for kind in plan.kinds}
         palette = [choose_paint(rng, mean, grey=plan.grey, contrast=plan.contrast) for _ in range(6)]
-        paints = {kind: palette[int(rng.integers(6))] for kind in plan.kinds}
+        dress = partial(_dress, rng, mean, palette=palette, plan=plan)
+        dressed = {kind: dress(kind) for kind in plan.kinds}
         objects = []
         for _ in range(plan.count):
             kind = plan.kinds[int(rng.integers(len(plan.kinds)))]
-            common = plan.uniform or rng.random() < 0.3
-            paint = paints[kind] if common else palette[int(rng.integers(6))]
-            look = looks[kind] if common else Look.any(rng)
+            paint, look = dressed[kind] if plan.uniform or rng.random() < 0.3 else dress(kind)
             objects = _add(rng, canvas, objects, kind=kind, paint=paint, look=look, plan=plan)
     return camera(rng, canvas, grey=plan.grey), objects
+
+
+def _dress(
+    rng: np.random.Generator, mean: NDArray[np.float32], kind: str, *, palette: list[Paint], plan: _Plan
+) -> tuple[Paint, Look]:
+    """Choose paint and look of an object: mostly those that are typical of its kind."""
+    look = Look.any(rng)
+    if kind not in TYPICAL or rng.random() >= TYPICAL_SHARE:
+        return palette[int(rng.integers(len(palette)))], look
+    color, texture = TYPICAL[kind]
+    paint = choose_paint(rng, mean, grey=plan.grey, contrast=plan.contrast, wanted=color)
+    return paint, replace(look, texture=texture)
 
 
 def _add(
@@ -152,7 +170,9 @@ def _add(
             continue
         window = np.s_[top : top + covers[0].shape[0], left : left + covers[0].shape[1]]
         solid = np.max(covers, axis=0) > 127
-        placed = _place(objects, solid, (top, left), (height, width), name=kind, color=paint.name)
+        placed = _place(
+            objects, solid, (top, left), (height, width), name=kind if kind in SYNONYMS else "novel", color=paint.name
+        )
         if placed:
             canvas[window] = cover(rng, canvas[window], covers, parts, paint=paint, look=look, radius=radius)
             return placed

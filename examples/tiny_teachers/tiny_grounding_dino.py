@@ -5,22 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
-from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+from torch import nn
+from transformers import BertConfig, ConvNextV2Config, GroundingDinoConfig, GroundingDinoForObjectDetection
 
 
 def tiny_model(vocabulary: int) -> GroundingDinoForObjectDetection:
     """Build a model with weights from torch's global generator."""
     config = GroundingDinoConfig(
-        backbone_config=SwinConfig(  # strides 8, 16 and 32
-            patch_size=8,
-            embed_dim=64,
-            depths=[2, 2, 2],
-            num_heads=[4, 8, 8],
-            window_size=8,
-            mlp_ratio=2.0,
-            drop_path_rate=0.0,
-            out_indices=[1, 2, 3],
+        backbone_config=ConvNextV2Config(  # strides 8, 16 and 32
+            patch_size=4, hidden_sizes=[32, 64, 128, 192], depths=[1, 1, 2, 1], out_indices=[2, 3, 4]
         ),
         text_config=BertConfig(
             vocab_size=vocabulary,
@@ -54,23 +47,28 @@ def tiny_model(vocabulary: int) -> GroundingDinoForObjectDetection:
 def initialize(model: GroundingDinoForObjectDetection) -> None:
     """Initialize weights as DETR and Grounding DINO do; the library's initialization is not meant for training.
 
-    BERT keeps its random embeddings: what words mean is learned by the layers after it, so that a word that no scene
-    has used looks like one that scenes have used.
+    Text features are the random embedding of each token, whatever stands next to it, and stay so (:func:`freeze_text`):
+    they are almost orthogonal, so that words cannot become alike, and a word that no scene has used is like any other.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and not name.endswith(("sampling_offsets", "attention_weights")):
             nn.init.xavier_uniform_(module.weight)
     detector = model.model
     nn.init.normal_(detector.query_position_embeddings.weight, std=0.1)  # queries differ by their boxes
-    nn.init.normal_(detector.text_backbone.embeddings.position_embeddings.weight, std=0.005)
     for head in (*model.bbox_embed, detector.encoder_output_bbox_embed):
         nn.init.zeros_(head.layers[-1].weight)
-    for layer in detector.encoder.layers:  # couple text and image features from the start
-        nn.init.constant_(layer.fusion_layer.text_param, 0.1)
-        nn.init.constant_(layer.fusion_layer.vision_param, 0.1)
-    for module in detector.backbone.modules():
-        if hasattr(module, "relative_position_bias_table"):
-            module.relative_position_bias_table.copy_(neighbours(8, module.relative_position_bias_table.shape[1]))
+    bert = detector.text_backbone
+    for table in (bert.embeddings.position_embeddings, bert.embeddings.token_type_embeddings):
+        nn.init.zeros_(table.weight)
+    for layer in bert.encoder.layer:
+        nn.init.zeros_(layer.attention.output.dense.weight)
+        nn.init.zeros_(layer.output.dense.weight)
+    nn.init.orthogonal_(detector.text_projection.weight)
+    for layer in detector.encoder.layers:
+        nn.init.zeros_(layer.text_enhancer_layer.self_attn.out_proj.weight)
+        nn.init.zeros_(layer.text_enhancer_layer.fc2.weight)
+        nn.init.zeros_(layer.fusion_layer.text_param)
+        nn.init.constant_(layer.fusion_layer.vision_param, 0.1)  # image features see the text from the start
     # Logits are products of image and text features. They start as about -4: most queries show nothing.
     sign = torch.randn(model.config.d_model).sign() / math.sqrt(model.config.d_model)
     words = detector.encoder.layers[-1].text_enhancer_layer.layer_norm_after
@@ -81,13 +79,11 @@ def initialize(model: GroundingDinoForObjectDetection) -> None:
         norm.bias.copy_(-2 * sign)
 
 
-def neighbours(window: int, heads: int) -> Tensor:
-    """Return position biases ((2 window - 1)^2, heads) by which each head of a window looks at one neighbour.
-
-    Attention then starts like a convolution, from which little data is learned faster (compare arXiv:2103.10697).
-    """
-    steps = torch.arange(1 - window, window, dtype=torch.float32)
-    offsets = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1).flatten(0, 1)
-    around = torch.tensor([(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)], dtype=torch.float32)
-    away = (offsets[:, None] - around[:heads]).square().sum(-1)
-    return (-0.7 * away).clamp(min=-6)
+def freeze_text(model: GroundingDinoForObjectDetection) -> None:
+    """Freeze what makes the text features."""
+    detector = model.model
+    detector.text_backbone.requires_grad_(False)
+    detector.text_projection.requires_grad_(False)
+    for layer in detector.encoder.layers:
+        layer.text_enhancer_layer.requires_grad_(False)
+        layer.fusion_layer.text_param.requires_grad_(False)

@@ -1,7 +1,7 @@
-"""Train the tiny Grounding DINO from nothing on drawn scenes: about an hour on one core, and a second one that draws.
+"""Train the tiny Grounding DINO from nothing on drawn scenes: about an hour on two cores, one of which draws.
 
     python examples/tiny_teachers/train_grounding_dino.py    # writes examples/tiny_teachers/grounding_dino/
-    python examples/tiny_teachers/train_grounding_dino.py --share 0.01 --output out    # a quick test
+    python examples/tiny_teachers/train_grounding_dino.py --steps 50 --output out    # a quick test
 
 The architecture is Grounding DINO's, a sixtieth as large. Every batch has another prompt: kinds, colours, coloured
 kinds, any object, or nouns without a meaning, so that detections depend on the prompt and new words are learned easily.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
 import json
 import math
 import multiprocessing
@@ -22,14 +21,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from backbone_training import train_backbone
 from denoising import denoising_losses, recorded_inputs
 from dense import dense_losses
-from drawings import BATCH_SIZE, STAGES, STEPS, Scene, batches, stage_at
+from drawings import BACKBONE_PLAN, BATCH_SIZE, DETECTOR_PLAN, Plan, Scene, batches
 from kinds import SYNONYMS
+from model_card import write_card
 from prompts import Asked, ask
 from scenes import Object, draw_scene
 from scoring import average_precision
-from tiny_grounding_dino import tiny_model
+from tiny_grounding_dino import freeze_text, tiny_model
 from tokenizer import tiny_tokenizer
 from torch import Tensor, nn
 
@@ -41,17 +42,20 @@ from engine.spec import LoraPreset
 from engine.teachers.grounding_dino.layer_predictions import decoder_layers, proposals, recorded_shifts, stack
 from engine.teachers.grounding_dino.loss import Targets, detection_losses
 from engine.teachers.grounding_dino.model import GroundingDino
-from engine.teachers.grounding_dino.prompts import PromptBook
+from engine.teachers.grounding_dino.prompts import Prompt, PromptBook
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 
 FOLDER = Path(__file__).parent / "grounding_dino"
 LEARNING_RATE = 1e-3
-WARMUP_STEPS = 50
+WARMUP_STEPS = 150
 WEIGHT_DECAY = 1e-3
 CLIP_NORM = 1.0
 EMA_DECAY = 0.995
 DENSE_SHARE = 0.8
 """Share of the steps in which many positions of the encoder learn each object, before only the best one does."""
+
+BACKBONE_SHARE = 0.2
+"""Share of the time limit for the backbone's own training."""
 
 REPORTED = ("loss", "class", "l1", "giou", "dense", "noise")
 
@@ -115,22 +119,30 @@ def losses_of(teacher: GroundingDino, batch: Batch, *, dense: bool) -> dict[str,
     parts = {"class": found.classification, "l1": found.l1, "giou": found.giou}
     weights = (SETTINGS.classification_weight, SETTINGS.l1_weight, SETTINGS.giou_weight)
     if dense:
-        parts["noise"] = denoising_losses(model, inputs, targets, text_mask=text_mask, weights=weights)
+        spans = spans_of(teacher, text_mask.shape[1])
+        parts["noise"] = denoising_losses(model, inputs, targets, text_mask=text_mask, spans=spans, weights=weights)
         parts["dense"] = dense_losses(
             outputs.enc_outputs_class[..., : text_mask.shape[1]],
             outputs.enc_outputs_coord_logits.sigmoid(),
             targets,
             text_mask=text_mask,
+            spans=spans,
             size=tuple(batch["pixel_values"].shape[-2:]),
         )
         total = total + parts["dense"] + parts["noise"]
     return {"loss": total, **parts}
 
 
-def learn(teacher: GroundingDino, steps: int, *, seed: int, minutes: float, snapshot: Path | None) -> None:
+def spans_of(teacher: GroundingDino, length: int) -> Tensor:
+    """Return (P, length) bool, the tokens of each phrase of the caption."""
+    spans = torch.from_numpy(Prompt(teacher.book.phrases).token_map())
+    return nn.functional.pad(spans, (0, length - spans.shape[1]))
+
+
+def learn(teacher: GroundingDino, plan: Plan, *, seed: int, minutes: float, snapshot: Path | None) -> None:
     """Train; the model ends with the moving average of its weights. A busy machine takes fewer steps in the time."""
     model = teacher.model
-    model.model.text_backbone.requires_grad_(False)
+    freeze_text(model)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for _, p in trained if p.ndim > 1]
     rest = [p for _, p in trained if p.ndim <= 1]
@@ -142,13 +154,13 @@ def learn(teacher: GroundingDino, steps: int, *, seed: int, minutes: float, snap
     begin = time.monotonic()
     clock = multiprocessing.Value("d", 0.0)
     model.train()
-    for step, scenes in zip(range(steps), batches(steps, seed, clock), strict=False):
+    for step, scenes in zip(range(plan.steps), batches(plan, seed, clock), strict=False):
         clock.value = (time.monotonic() - begin) / (60 * minutes)
-        progress = max(step / steps, clock.value)
+        progress = max(step / plan.steps, clock.value)
         if progress >= 1:
             break
         rng = np.random.default_rng((seed, 1, step))
-        asked = ask(rng, [things for _, things in scenes], limit=CAPTION_TOKENS, plain=stage_at(progress).plain)
+        asked = ask(rng, [things for _, things in scenes], limit=CAPTION_TOKENS)
         batch = collate(teacher, scenes, asked, rng)
         losses = losses_of(teacher, batch, dense=progress < DENSE_SHARE)
         optimizer.zero_grad()
@@ -205,9 +217,12 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=FOLDER)
-    parser.add_argument("--share", type=float, default=1.0, help="share of the training steps, for quick tests")
+    parser.add_argument(
+        "--steps", type=int, default=DETECTOR_PLAN.steps, help="steps of the detector; the backbone's follow"
+    )
     parser.add_argument("--minutes", type=float, default=90.0, help="end after this time, with fewer steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scenes", type=int, default=200, help="held-out scenes to evaluate on")
     parser.add_argument("--snapshot", type=Path, help="file for the average weights, written every 200 steps")
     options = parser.parse_args()
 
@@ -219,13 +234,30 @@ def main() -> None:
     teacher = GroundingDino(
         model, tokenizer, classes=list(SYNONYMS), prompts={}, settings=SETTINGS, transform=ShortestEdgeTransform()
     )
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    steps = int(STEPS * options.share)
-    learn(teacher, steps, seed=options.seed, minutes=options.minutes, snapshot=options.snapshot)
-    save(teacher, options.output, STAGES[-1].edge)
-    for name, value in measure(options.output, STAGES[-1].edge, seed=options.seed).items():
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    share = options.steps / DETECTOR_PLAN.steps
+    begin = time.monotonic()
+    backbone = model.model.backbone.conv_encoder.model
+    train_backbone(backbone, BACKBONE_PLAN.of(share), seed=options.seed + 1, minutes=options.minutes * BACKBONE_SHARE)
+    left = options.minutes - (time.monotonic() - begin) / 60
+    learn(teacher, DETECTOR_PLAN.of(share), seed=options.seed, minutes=left, snapshot=options.snapshot)
+    minutes = (time.monotonic() - begin) / 60
+    edge = DETECTOR_PLAN.stages[-1].edge
+    save(teacher, options.output, edge)
+    figures = measure(options.output, edge, seed=options.seed, scenes=options.scenes)
+    for name, value in figures.items():
         print(f"held-out scenes, {name}: {value:.3f}")
-    print("sha256", hashlib.sha256((options.output / "model.safetensors").read_bytes()).hexdigest())
+    write_card(
+        options.output,
+        title="Tiny Grounding DINO",
+        script=Path(__file__),
+        seed=options.seed,
+        steps=options.steps,
+        minutes=minutes,
+        scenes=options.scenes,
+        prompt=f"the names of all {len(SYNONYMS)} kinds, or with one name for all objects",
+        figures=figures,
+    )
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ import argparse
 import math
 import multiprocessing
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from drawings import STAGES, batches
+from drawings import DETECTOR_PLAN, Plan, batches
 from kinds import SYNONYMS
 from model_card import write_card
 from prompts import ask
@@ -35,8 +36,6 @@ from engine.teachers.mm_grounding_dino.model import MMGroundingDino
 from engine.teachers.mm_grounding_dino.settings import MMGroundingDinoSettings
 
 LEARNING_RATE = 2e-4
-LAST_STAGE = 0.99
-"""Progress at which scenes have their final size."""
 
 
 def converted(source: Any) -> Any:
@@ -66,8 +65,8 @@ def learn(teacher: MMGroundingDino, *, seed: int, steps: int) -> None:
     model.model.text_backbone.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    clock = multiprocessing.Value("d", LAST_STAGE)
-    for step, scenes in zip(range(steps), batches(steps, seed, clock), strict=False):
+    plan = Plan((replace(DETECTOR_PLAN.stages[-1], steps=steps),))
+    for step, scenes in zip(range(steps), batches(plan, seed, multiprocessing.Value("d", 0.0)), strict=False):
         rng = np.random.default_rng((seed, 1, step))
         asked = ask(rng, [things for _, things in scenes], limit=CAPTION_TOKENS)
         loss = losses_of(teacher, collate(teacher, scenes, asked, rng), dense=False)["loss"]
@@ -104,7 +103,7 @@ def main() -> None:
         settings=settings,
         transform=ShortestEdgeTransform(),
     )
-    edge = STAGES[-1].edge
+    edge = DETECTOR_PLAN.stages[-1].edge
     begin = time.monotonic()
     learn(teacher, seed=options.seed, steps=options.steps)
     minutes = (time.monotonic() - begin) / 60

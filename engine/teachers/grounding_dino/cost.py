@@ -30,12 +30,12 @@ class GroundingDinoCost(CostTraits):
         """See :meth:`CostTraits.dimensions`."""
         if config.get("model_type") != self.model_type:
             return None
-        swin, text = config.get("backbone_config") or {}, config.get("text_config") or {}
+        backbone, text = config.get("backbone_config") or {}, config.get("text_config") or {}
         wanted = {"d_model": 256, "encoder_layers": 6, "decoder_layers": 6, "encoder_ffn_dim": 2048, "num_queries": 900}
         return [
-            swin.get("model_type", "swin"),
-            swin.get("embed_dim", 96),
-            list(swin.get("depths", [2, 2, 6, 2])),
+            backbone.get("model_type", "swin"),
+            backbone.get("hidden_sizes", backbone.get("embed_dim", 96)),
+            list(backbone.get("depths", [2, 2, 6, 2])),
             text.get("hidden_size", 768),
             text.get("num_hidden_layers", 12),
             *(config.get(key, default) for key, default in wanted.items()),

@@ -8,11 +8,11 @@ _LINEAR = r"(query|key|value|\w+_proj|sampling_offsets|attention_weights|fc[12])
 _DECODER = rf"model\.decoder\.layers\.\d+\.(\w+\.)*{_LINEAR}"
 ENCODER_LAYER = r"model\.encoder\.layers\.\d+\."
 _ENCODER = rf"{ENCODER_LAYER}(\w+\.)*{_LINEAR}|model\.enc_output"
-_BACKBONE = rf"model\.backbone\..+\.(attention|mlp)\.{_LINEAR}|model\.text_projection"
+_BACKBONE = rf"model\.backbone\..+\.((attention|mlp)\.{_LINEAR}|pwconv[12])|model\.text_projection"
 PRESETS = {
     LoraPreset.DECODER: _DECODER,
     LoraPreset.ENCODER_DECODER: rf"{_DECODER}|{_ENCODER}",
     LoraPreset.ALL: rf"{_DECODER}|{_ENCODER}|{_BACKBONE}",
 }
-"""Attention and feed-forward layers. Box heads stay frozen: those of the decoder are one tensor under many names, which
+"""Attention and feed-forward layers; those of ConvNeXt are named ``pwconv``. Box heads stay frozen: those of the decoder are one tensor under many names, which
 LoRA would silently untie (a merged adapter would differ from the applied one). BERT stays frozen too."""
