@@ -62,13 +62,13 @@ class Plan:
         return Plan(tuple(replace(stage, steps=max(1, round(stage.steps * share))) for stage in self.stages))
 
 
-BACKBONE_PLAN = Plan((Stage(128, 4500, 0.15, plain=True), Stage(128, 2000, 0.12, 0.14)))
+BACKBONE_PLAN = Plan((Stage(128, 4500, 0.15, plain=True), Stage(128, 1000, 0.12, 0.14)))
 DETECTOR_PLAN = Plan(
     (
-        Stage(128, 700, 0.15, plain=True),
-        Stage(128, 1900, 0.12, 0.14),
-        Stage(192, 800, 0.08, 0.1),
-        Stage(256, 600, 0.05),
+        Stage(128, 1400, 0.15, plain=True),
+        Stage(128, 800, 0.12, 0.14),
+        Stage(192, 900, 0.08, 0.1),
+        Stage(256, 700, 0.05),
     )
 )
 """The last size is the size used for inference."""

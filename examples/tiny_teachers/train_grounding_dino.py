@@ -51,8 +51,9 @@ WARMUP_STEPS = 150
 WEIGHT_DECAY = 1e-3
 CLIP_NORM = 1.0
 EMA_DECAY = 0.995
-DENSE_SHARE = 0.8
-"""Share of the steps in which many positions of the encoder learn each object, before only the best one does."""
+DENSE_SHARE = 0.3
+"""Share of the steps in which many positions of the encoder learn each object, before only the best one does. The rest
+must be long: only then does the detector learn to find each object once."""
 
 BACKBONE_SHARE = 0.2
 """Share of the time limit for the backbone's own training."""
