@@ -70,8 +70,8 @@ def entries(base: str, preset: LoraPreset) -> Iterator[tuple[str, dict[str, obje
     kind = kind_of(base)
     cost = cost_of(kind)
     shapes = SAM if kind.traits.needs_masks else GROUNDING_DINO
-    if base == "shipped-grounding-dino":  # its images have a sixth of the side length
-        shapes = tuple(replace(shape, size=(shape.size[0] // 6, shape.size[1] // 6)) for shape in shapes)
+    if base == "shipped-grounding-dino":  # its images have a third of the side length
+        shapes = tuple(replace(shape, size=(shape.size[0] // 3, shape.size[1] // 3)) for shape in shapes)
     rows = np.array(
         [
             cost.features(

@@ -67,7 +67,11 @@ def random_grounding_dino(kind: str = "grounding-dino", **changes: Any) -> Any:
                 embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, out_indices=[2, 3, 4]
             ),
             "text_config": BertConfig(
-                vocab_size=1030, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+                vocab_size=len(AutoTokenizer.from_pretrained(BASE)),
+                hidden_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=16,
             ),
             "d_model": 64,
             "encoder_layers": 1,
