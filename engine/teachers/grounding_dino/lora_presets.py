@@ -14,6 +14,6 @@ PRESETS = {
     LoraPreset.ENCODER_DECODER: rf"{_DECODER}|{_ENCODER}",
     LoraPreset.ALL: rf"{_DECODER}|{_ENCODER}|{_BACKBONE}",
 }
-"""Attention and feed-forward layers; those of ConvNeXt are named ``pwconv``. Box heads stay frozen: those of the decoder
-are one tensor under many names, which LoRA would silently untie (a merged adapter would differ from the applied one).
-BERT stays frozen too."""
+"""Attention and feed-forward layers; those of ConvNeXt are ``pwconv``. Box heads stay frozen: those of the decoder are
+one tensor under many names, which LoRA would silently untie (a merged adapter would differ from the applied one). BERT
+stays frozen too."""
