@@ -26,12 +26,13 @@ from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-de
 
 from engine.errors import BaseModelError, ConfigError
 from engine.models.base_cache import cached_copy, hub_copy
-from engine.registry import TeacherTraits, by_suffix, refusal
+from engine.registry import by_suffix, refusal
 from engine.storage import Storage, is_remote, local_path, name, parent
 from engine.storage.base_model_identity import CONFIG, LIMITS, digest_of, local_parts
 from engine.storage.git_lfs import ADVICE, LONGEST_POINTER, is_pointer
 from engine.storage.publication import sha256_of
 from engine.text.plain_json import read_object_file
+from engine.traits import TeacherTraits
 
 FILES = (
     "config.json",

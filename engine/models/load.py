@@ -53,7 +53,8 @@ def load_teacher(
         BaseModelError: The base is unavailable, or is of another kind.
     """
     base = resolve_base_model(settings.base_model, settings.revision, storage=storage, cache=cache)
-    return REGISTRY[name].load(base.folder, classes=classes, prompts=prompts, settings=settings)
+    teacher: Teacher = REGISTRY[name].load(base.folder, classes=classes, prompts=prompts, settings=settings)
+    return teacher
 
 
 def load_adapted(
@@ -218,7 +219,7 @@ def _load(
             f"{base.sha256}: give the base model that it was trained on: --base-model (base_model=)"
         )
     _check_parts(card, base, source)
-    teacher = REGISTRY[card.teacher].load(
+    teacher: Teacher = REGISTRY[card.teacher].load(
         base.folder, classes=card.classes, prompts=card.prompts, settings=card.settings
     )
     load_adapter(teacher, folder)

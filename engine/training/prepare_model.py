@@ -52,7 +52,8 @@ def load_base(context: TrainingContext, base: LocalModel) -> Teacher:
     """Load the base model as a teacher of the run's classes, on the CPU."""
     data = context.config.data
     kind = REGISTRY[context.name]
-    return kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=context.settings)
+    teacher: Teacher = kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=context.settings)
+    return teacher
 
 
 def prepare_model(
