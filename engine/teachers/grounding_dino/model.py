@@ -25,7 +25,6 @@ from engine.dataset.types import Detections, Sample
 from engine.models.base import Batch, Example, LoraTargets, Teacher, later_layers, to_device
 from engine.models.fast.deformable_attention import keep_only_inputs
 from engine.models.feature_cache import picture
-from engine.registry import TeacherTraits
 from engine.spec import LoraPreset
 from engine.teachers.grounding_dino.batch import collate, collate_pictures, encode
 from engine.teachers.grounding_dino.caption_cache import cache_captions
@@ -40,6 +39,7 @@ from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_
 from engine.teachers.grounding_dino.prompts import Prompt, PromptBook
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 from engine.teachers.grounding_dino.traits import GROUNDING_DINO
+from engine.traits import TeacherTraits
 
 
 class GroundingDino(Teacher):

@@ -24,7 +24,6 @@ from engine.models.base import Batch, Example, LoraTargets, Teacher, frozen_befo
 from engine.models.detected_boxes import detected_boxes
 from engine.models.feature_cache import picture
 from engine.models.lora import merged
-from engine.registry import TeacherTraits
 from engine.teachers.sam.batch import collate, collate_pictures
 from engine.teachers.sam.checkpoint import convert_original, export_original, loading_code
 from engine.teachers.sam.cross_attention import reorder_cross_attention
@@ -36,6 +35,7 @@ from engine.teachers.sam.masks import encode, original_masks, to_detections
 from engine.teachers.sam.prompts import draw_points, jitter_boxes, take_turns, targets_of
 from engine.teachers.sam.settings import SamSettings
 from engine.teachers.sam.traits import SAM
+from engine.traits import TeacherTraits
 
 PROMPTS_AT_ONCE = 64
 """Prompts per decoder pass: 64 take about 2 GB with 1024 pixel images."""

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.dataset.images.preprocessing import Geometry, LongestEdgeTransform, SquareTransform
-from engine.registry import TeacherTraits
 from engine.teachers.sam.lora_presets import ModuleNames
 from engine.teachers.sam.masks import original_masks
 from engine.teachers.sam.model import Sam
@@ -24,6 +23,7 @@ from engine.teachers.sam.settings import SamSettings
 from engine.teachers.sam2.image_encoder import encode, is_frozen, unpacked
 from engine.teachers.sam2.loading import load_base
 from engine.teachers.sam2.traits import SAM2
+from engine.traits import TeacherTraits
 
 
 class Sam2(Sam):
