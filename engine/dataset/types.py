@@ -240,6 +240,9 @@ class Sample:
         masks: (N, H, W) bool, or None if masks are not requested or missing.
         is_crowd: (N,) bool.
         annotation_indices: (N,) int64, position of each object in ``CocoDataset.annotations[i]``.
+        scores: (N,) float32 in 0..1, probability that a teacher's label is right; None: all are 1.
+        is_ignored: (N,) bool, objects that are neither target nor background, since it is not sure that they exist;
+            None: there are none.
     """
 
     image: NDArray[np.uint8]
@@ -248,6 +251,8 @@ class Sample:
     is_crowd: NDArray[np.bool_]
     annotation_indices: NDArray[np.int64]
     masks: NDArray[np.bool_] | None = None
+    scores: NDArray[np.float32] | None = None
+    is_ignored: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, image: NDArray[np.uint8], boxes_xyxy: object = (), class_indices: object = None) -> Sample:
