@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from engine.processes.threads import set_thread_defaults
 
 if TYPE_CHECKING:
-    from engine.api import evaluate, fine_tune, inspect_dataset, label, load_adapted
+    from engine.api import evaluate, fine_tune, inspect_dataset, label, load_adapted, optimize
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "fine_tune", "inspect_dataset", "label", "load_adapted"]
+__all__ = ["evaluate", "fine_tune", "inspect_dataset", "label", "load_adapted", "optimize"]
 
 set_thread_defaults()  # here, since the next import may load torch
 

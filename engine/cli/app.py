@@ -15,6 +15,7 @@ from engine.cli import (
     inspect_and_validate,
     labels,
     launch,
+    optimize_and_benchmark,
     result,
     run,
     split_and_preview,
@@ -58,6 +59,8 @@ for command in (
     evaluate_predict_export.predict,
     labels.label,
     evaluate_predict_export.export,
+    optimize_and_benchmark.optimize,
+    optimize_and_benchmark.benchmark,
     fetch.fetch,
     doctor.doctor,
 ):

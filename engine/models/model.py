@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from engine.config import ModelSettings
 from engine.dataset.types import CocoAnnotation, Detections, Frame, Sample
+from engine.errors import ConfigError
 from engine.models.feature_cache import FeatureCache
 from engine.registry import ModelName
 from engine.traits import ModelTraits
+
+if TYPE_CHECKING:
+    from engine.models.graphs import Graph
 
 Example = dict[str, Any]
 """One preprocessed training example: CPU tensors and plain values; picklable, so that workers can send it."""
@@ -140,6 +144,18 @@ class Model(ABC):
         """Detect in original images; a teacher that is prompted takes the samples' boxes as prompts and keeps their
         classes.
         """
+
+    def graphs(self, shape: tuple[int, int] | None, sizes: Sequence[tuple[int, int]]) -> list[Graph]:
+        """Return the parts of the model, with its adapter merged, that are exported.
+
+        Args:
+            shape: Height and width of the input in pixels; default: such that images of all ``sizes`` fit.
+            sizes: Heights and widths of images.
+
+        Raises:
+            ConfigError: The model cannot be exported, or not with this input.
+        """
+        raise ConfigError(f"{self.traits.title} cannot be exported")
 
     @abstractmethod
     def begin_training(self, settings: Any) -> None:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.config.students import StudentSettings
-from engine.errors import BaseModelError
+from engine.errors import BaseModelError, ConfigError
 from engine.layout import STUDENT_CARD
 from engine.models.atomic_write import write_atomically
 from engine.models.base_sources import WEIGHTS
+from engine.models.graphs import Graph, query_detector_graph
 from engine.models.model import Model, Origin
 from engine.models.safetensors_files import not_finite, read_header, read_tensors
 from engine.models.student_card import StudentCard
@@ -71,6 +72,16 @@ class Student(Model):
     @abstractmethod
     def files(self) -> dict[str, bytes]:
         """Return the contents of configuration and preprocessor, by file name."""
+
+    def graphs(self, shape: tuple[int, int] | None, sizes: Sequence[tuple[int, int]]) -> list[Graph]:
+        """See :meth:`Model.graphs`: one graph of the size that it was trained for."""
+        if shape not in (None, self.image_size):
+            height, width = self.image_size
+            raise ConfigError(
+                f"the student was trained for inputs of {height}x{width} pixels: leave the image size out"
+            )
+        limit: int = getattr(self.settings, "max_detections")  # noqa: B009 - of the detectors
+        return [query_detector_graph(self.predictor, shape=self.image_size, limit=limit)]
 
     @property
     def predictor(self) -> Any:
