@@ -9,14 +9,14 @@ from engine.config import RunConfig, generate_config
 from engine.dataset.types import DatasetInfo
 from engine.layout import RunLayout
 from engine.manifest import Manifest
-from engine.spec import TeacherName
+from engine.registry import ModelName
 
 
 @dataclass(frozen=True)
 class TrainingRun:
     """One process (or one Job) that tunes one teacher."""
 
-    teacher: TeacherName
+    teacher: ModelName
     config: RunConfig
 
     @property
@@ -40,4 +40,4 @@ def plan(
         DataError: The data cannot be trained on.
     """
     config = generate_config(info, manifest.spec, name=manifest.name, base_digest=base_digest)
-    return tuple(TrainingRun(teacher, config) for teacher in config.teachers.names)
+    return tuple(TrainingRun(teacher, config) for teacher in config.models.names)

@@ -60,18 +60,27 @@ class _Names(type):
     kind: str
     registered: Mapping[str, ModelTraits]
 
+    @property
+    def _kinds(cls) -> list[_Names]:
+        """The subclasses that names are registered for."""
+        kinds: list[Any] = cls.__subclasses__()
+        return kinds or [cls]
+
     def __iter__(cls) -> Iterator[Any]:
-        _import_traits(cls.package)
-        ordered = sorted(cls.registered.values(), key=lambda traits: (traits.prompted, traits.slug))
-        return iter([cls(traits.name) for traits in ordered])
+        names: list[Any] = []
+        for kind in cls._kinds:
+            _import_traits(kind.package)
+            ordered = sorted(kind.registered.values(), key=lambda traits: (traits.prompted, traits.slug))
+            names += [kind(traits.name) for traits in ordered]
+        return iter(names)
 
     def __len__(cls) -> int:
-        _import_traits(cls.package)
-        return len(cls.registered)
+        return sum(1 for _ in cls)
 
     def __contains__(cls, name: object) -> bool:
-        _import_traits(cls.package)
-        return name in cls.registered
+        for kind in cls._kinds:
+            _import_traits(kind.package)
+        return any(name in kind.registered for kind in cls._kinds)
 
     def __getattr__(cls, member: str) -> Any:
         if member.isupper():
@@ -90,19 +99,23 @@ class ModelName(str, metaclass=_Names):
 
     __slots__ = ()
 
-    kind: ClassVar[str]
-    registered: ClassVar[Mapping[str, ModelTraits]]
+    kind: ClassVar[str] = "model"
+    section: ClassVar[str]
+    """Section of the configuration with its settings."""
 
     def __new__(cls, name: str) -> Self:
         """Return the name, if it is registered."""
         if name not in cls:
             raise ValueError(f"there is no {cls.kind} {name!r}, only {' and '.join(map(str, cls))}")
+        for kind in cls.__subclasses__():
+            if name in kind:
+                return kind(name)
         return _NAMES.setdefault(str(name), str.__new__(cls, name))  # type: ignore[return-value]
 
     @property
     def traits(self) -> ModelTraits:
         """Traits of the model."""
-        return self.registered[self]
+        return type(self).registered[self]
 
     @property
     def value(self) -> str:
@@ -113,6 +126,11 @@ class ModelName(str, metaclass=_Names):
     def slug(self) -> str:
         """Name in files, keys and Python, in snake case."""
         return self.traits.slug
+
+    @property
+    def path(self) -> str:
+        """Path of its settings in the configuration."""
+        return f"{self.section}.{self.slug}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -143,6 +161,7 @@ class TeacherName(ModelName):
 
     package = "engine.teachers"
     kind = "teacher"
+    section = "teachers"
     registered = TRAITS
 
     @property
@@ -158,6 +177,7 @@ class StudentName(ModelName):
 
     package = "engine.students"
     kind = "student"
+    section = "students"
     registered = STUDENT_TRAITS
 
     @property
@@ -203,7 +223,7 @@ def class_reader(names: Iterable[TeacherName] | None = None) -> TeacherName | No
     return next((name for name in candidates if name.traits.reads_class_names), None)
 
 
-def prompters(name: TeacherName, names: Iterable[TeacherName] | None = None) -> list[TeacherName]:
+def prompters(name: ModelName, names: Iterable[TeacherName] | None = None) -> list[TeacherName]:
     """Return the teachers among ``names``, or among all, whose boxes may prompt ``name`` in later use."""
     candidates = TeacherName if names is None else names
     return [one for one in candidates if name.traits.prompted and not one.traits.needs_masks]

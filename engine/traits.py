@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module, resources
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from engine.config.model_settings import ModelSettings
@@ -48,6 +48,9 @@ class ModelTraits:
         cost: Memory and arithmetic of its steps; None if they are not known.
         published: Base models on the hub.
     """
+
+    adapts_base: ClassVar[bool] = False
+    """It is an adapter of a base that predicts any classes: how much it changes the base can be measured and scaled."""
 
     name: str
     slug: str
@@ -97,6 +100,8 @@ class TeacherTraits(ModelTraits):
         original_suffix: Suffix of checkpoints in the format of its authors, which its class converts; empty: none.
         card_note: Note of the model card on how such a checkpoint is converted.
     """
+
+    adapts_base: ClassVar[bool] = True
 
     settings: type[TeacherSettings]
     on_request: bool = False

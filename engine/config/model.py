@@ -7,7 +7,11 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from engine.config.base import MOST, OUTSIDE_RUN_ID, ConfigModel, OneName
-from engine.config.teachers import TeachersConfig, TeacherSettings
+from engine.config.model_settings import ModelSettings
+from engine.config.sections import ModelsConfig
+from engine.config.students import StudentsConfig
+from engine.config.teachers import TeachersConfig
+from engine.registry import ModelName
 from engine.spec import (
     AddressingStyle,
     AugmentationSpec,
@@ -16,7 +20,6 @@ from engine.spec import (
     OnNoGain,
     Precision,
     SplitSpec,
-    TeacherName,
     Uri,
 )
 
@@ -175,7 +178,24 @@ class RunConfig(ConfigModel):
     training: TrainingConfig = Field(description="settings common to all teachers")
     teachers: TeachersConfig = Field(description="teachers to tune, with their settings")
 
-    def with_settings(self, name: TeacherName, settings: TeacherSettings, **training: Any) -> Self:
-        """Return the configuration with other settings of one teacher, and changes of the common settings."""
+    @property
+    def models(self) -> ModelsConfig:
+        """The section of the models that the run trains."""
+        return self.teachers
+
+    def with_settings(self, name: ModelName, settings: ModelSettings, **training: Any) -> Self:
+        """Return the configuration with other settings of one model, and changes of the common settings."""
         common = self.training.model_copy(update=training)
-        return self.model_copy(update={"teachers": self.teachers.replaced(name, settings), "training": common})
+        return self.model_copy(update={name.section: self.models.replaced(name, settings), "training": common})
+
+
+class DistillConfig(RunConfig):
+    """Everything that determines the result of a distillation: like a run of teachers, with students instead."""
+
+    teachers: TeachersConfig = Field(default_factory=TeachersConfig, exclude=True)
+    students: StudentsConfig = Field(description="students to train, with their settings")
+
+    @property
+    def models(self) -> ModelsConfig:
+        """The section of the students."""
+        return self.students

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from engine.config.model_settings import ModelSettings
+from engine.config.sections import ModelsConfig
+from engine.registry import ModelName, StudentName
 from engine.spec import Uri
 
 ImageSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]
@@ -33,3 +35,9 @@ class StudentSettings(ModelSettings):
         "weights themselves",
     )
     backbone_rate: float = Field(gt=0, le=1, description="learning rate of the backbone as a share of the others'")
+
+
+class StudentsConfig(ModelsConfig):
+    """Students to train: a section for each registered student, by its slug; None if it is not trained."""
+
+    kind: ClassVar[type[ModelName]] = StudentName

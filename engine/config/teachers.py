@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, Self
+from typing import ClassVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    create_model,
-    model_validator,
-)
+from pydantic import Field
 
 from engine.config.base import ConfigModel
 from engine.config.model_settings import ModelSettings
-from engine.registry import class_reader
+from engine.config.sections import ModelsConfig
+from engine.registry import ModelName, class_reader
 from engine.spec import LoraPreset, TeacherName, Uri
 
 
@@ -51,32 +44,15 @@ class TeacherSettings(ModelSettings):
         return 0.0
 
 
-class TeachersConfig(ConfigModel):
+class TeachersConfig(ModelsConfig):
     """Teachers to tune: a section for each registered teacher, by its slug; None if it is not tuned."""
 
-    model_config = ConfigDict(extra="allow")
+    kind: ClassVar[type[ModelName]] = TeacherName
 
-    @classmethod
-    def resolved(cls) -> type[BaseModel]:
-        """Return the model of the sections of all teachers that are registered now."""
-        return _sections(tuple(TeacherName))
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _by_registry(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if isinstance(data, cls):
-            return data
-        checked = cls.resolved().model_validate(data)
-        return handler({name: getattr(checked, name) for name in type(checked).model_fields})
-
-    def of(self, name: TeacherName) -> TeacherSettings | None:
+    def of(self, name: ModelName) -> TeacherSettings | None:
         """Return the settings of one teacher; None if it is not tuned."""
-        settings: TeacherSettings | None = (self.model_extra or {}).get(name.slug)
-        return settings
-
-    def replaced(self, name: TeacherName, settings: TeacherSettings) -> Self:
-        """Return the section with other settings of one teacher."""
-        return type(self).model_validate({**(self.model_extra or {}), name.slug: settings})
+        settings = super().of(name)
+        return settings if isinstance(settings, TeacherSettings) else None
 
     @property
     def reader(self) -> TeacherName | None:
@@ -87,11 +63,3 @@ class TeachersConfig(ConfigModel):
     def names(self) -> tuple[TeacherName, ...]:
         """Names of the teachers to tune, each after the one that prompts it."""
         return tuple(name for name in TeacherName if self.of(name) is not None)
-
-
-@cache
-def _sections(names: tuple[TeacherName, ...]) -> type[BaseModel]:
-    fields: dict[str, Any] = {
-        name.slug: (name.traits.settings | None, Field(default=None, description=name.traits.summary)) for name in names
-    }
-    return create_model("TeacherSections", __base__=ConfigModel, **fields)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.config import LoraSettings, TeacherSettings
 from engine.errors import ConfigError
+from engine.layout import ADAPTER
 from engine.models import lora
 from engine.models.model import Batch as Batch
 from engine.models.model import Example as Example
@@ -49,7 +50,7 @@ class Teacher(Model):
 
     traits: ClassVar[TeacherTraits]
     name: ClassVar[TeacherName]
-    has_strength: ClassVar[bool] = True
+    weights_file: ClassVar[str] = ADAPTER
 
     @classmethod
     def name_of(cls, traits: Any) -> TeacherName:

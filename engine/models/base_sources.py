@@ -59,7 +59,7 @@ class LocalModel:
     """A base model on disk.
 
     Attributes:
-        folder: A transformers model folder.
+        folder: A transformers model folder; meaningless for random weights.
         revision: The commit of a hub model; of any other, ``sha256``.
         sha256: sha256 of the weights: of ``model.safetensors``, of the digests of its shards, or of the
             original ``.pth``.
@@ -83,6 +83,12 @@ def is_hub_id(base_model: str) -> bool:
     """Return whether a base model's name is a hub id: ``name`` or ``owner/name``, and not an existing folder."""
     named = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base_model) is not None
     return named and by_suffix(base_model) is None and not Path(base_model).exists()
+
+
+def random_base(settings: str, *, seed: int) -> LocalModel:
+    """Return the base of a student that begins with random weights, which settings and seed determine."""
+    digest = hashlib.sha256(f"{seed} {settings}".encode()).hexdigest()
+    return LocalModel(Path(), revision="random", sha256=digest)
 
 
 def resolve_base_model(base_model: str, revision: str | None, *, storage: Storage, cache: Path) -> LocalModel:

@@ -76,8 +76,8 @@ class Model(ABC):
     """Whether images of a batch are padded to a common size: batches of similar shapes then cost less."""
     recomputable: ClassVar[Mapping[str, str]] = {}
     """Groups of layers that can recompute their activations; values are regular expressions of whole module names."""
-    has_strength: ClassVar[bool] = False
-    """Whether the effect of training can be scaled, down to that of the base."""
+    weights_file: ClassVar[str]
+    """File that :meth:`save` writes the weights to."""
 
     model: nn.Module
     classes: tuple[str, ...]

@@ -42,6 +42,7 @@ class Student(Model):
 
     traits: ClassVar[StudentTraits]
     name: ClassVar[StudentName]
+    weights_file: ClassVar[str] = WEIGHTS
 
     settings: StudentSettings
     image_size: tuple[int, int]

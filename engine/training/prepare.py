@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.models.lora import adapter_tensors
+from engine.models.model import Model
 from engine.results.events import Event, EventKind
-from engine.teachers import Teacher
 from engine.training.background import BackgroundTask
 from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from engine.training.context import TrainingContext
@@ -130,7 +129,8 @@ def _fetch(
     context: TrainingContext, checkpoint: Checkpoint | None, training_images: BackgroundTask[Splits]
 ) -> PreparedData:
     """Fetch base and data; ``training_images`` are downloaded in the background."""
-    context.note(f"fetching the base model {context.settings.base_model}")
+    if (base := context.settings.base_model) is not None:
+        context.note(f"fetching the base model {base}")
     data = fetch(
         context.config,
         context.name,
@@ -141,7 +141,7 @@ def _fetch(
         processes=context.processes,
         note=context.note,
     )
-    check_same_base(context.settings.base_model, data.base, context.processes)
+    check_same_base(base or "random weights", data.base, context.processes)
     return data
 
 
@@ -207,7 +207,7 @@ def first_checkpoint(context: TrainingContext, run: PreparedRun) -> Checkpoint:
     """Write the checkpoint of a new run, before its first step."""
     assert run.baseline is not None  # noqa: S101 - without a checkpoint, the base was evaluated
     model = run.model
-    adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(model.teacher).items()}
+    adapter = {name: tensor.detach().cpu().clone() for name, tensor in model.teacher.training_tensors().items()}
     settings = run_fingerprint(context.config, context.name, base=model.base, splits=run.splits, detected=run.detected)
     progress = Progress(planned_micro_batch_size=run.steps.micro_batch_size)
     checkpoint = Checkpoint(progress, dict(run.baseline.metrics), settings, adapter=adapter, optimizer={})
@@ -225,7 +225,8 @@ def _evaluate_base(
     with context.watched(training_images.check if training_images is not None else lambda: None) as stop:
         busy = training_images is not None and training_images.busy
         meanwhile = ", while the training images are downloaded" if busy else ""
-        context.note(f"evaluating the base model{meanwhile}")
+        if context.name.traits.adapts_base:
+            context.note(f"evaluating the base model{meanwhile}")
         baseline = build_evaluator(context, model, stop).base(splits)
     stop.check()
     ap, slug = baseline.metrics["val"].ap, context.name.slug
@@ -234,7 +235,7 @@ def _evaluate_base(
 
 
 def _detect_box_prompts(
-    context: TrainingContext, teacher: Teacher | None, splits: Splits, checkpoint: Checkpoint | None
+    context: TrainingContext, teacher: Model | None, splits: Splits, checkpoint: Checkpoint | None
 ) -> DetectedBoxes | None:
     """Detect box prompts with the teacher that prompts this one, which has the GPU to itself meanwhile."""
     if not context.name.traits.prompted:
@@ -258,7 +259,7 @@ def _detect_box_prompts(
     return detected
 
 
-def _check_retention_prompts(teacher: Teacher, retention_data: RetentionData) -> None:
+def _check_retention_prompts(teacher: Model, retention_data: RetentionData) -> None:
     """Check before training that the teacher can be prompted for the retention classes."""
     try:
         teacher.asking(retention_data.split.dataset.classes)

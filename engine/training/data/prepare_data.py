@@ -10,9 +10,9 @@ from pathlib import Path
 
 from engine.config import RunConfig
 from engine.dataset.checks.unreadable_images import Unreadable
-from engine.spec import TeacherName
+from engine.models.base_sources import LocalModel
+from engine.registry import ModelName
 from engine.storage import Storage
-from engine.teachers import LocalModel
 from engine.training.background import BackgroundTask
 from engine.training.data.annotated_splits import AnnotatedSplits
 from engine.training.data.retention_data import RetentionData, prepare_retention_data
@@ -42,7 +42,7 @@ class PreparedData:
 
 def fetch(
     config: RunConfig,
-    name: TeacherName,
+    name: ModelName,
     base: Callable[[], LocalModel],
     *,
     training_images: BackgroundTask[Splits],
@@ -55,7 +55,7 @@ def fetch(
 
     Args:
         config: Resolved configuration of the run.
-        name: The teacher to train.
+        name: The model to train.
         base: Fetches the base model.
         training_images: Downloads the training images, in one process per machine: the others read the same cache.
         storage: Source of the data.
@@ -76,11 +76,16 @@ def fetch(
             note("waiting for the training images: they may show whether EXIF was applied when annotating")
             unreadable["train"] = data.fetch_images("train")
         unreadable = data.settled(unreadable)
-        retention = prepare_retention_data(training.retention, config.data, masks=masks, storage=storage, cache=cache)
+        retention = None
+        if measured := name.traits.adapts_base:
+            retention = prepare_retention_data(
+                training.retention, config.data, masks=masks, storage=storage, cache=cache
+            )
         if processes.rank.local_index == 0:
             training_images.begin(partial(Splits.of, data, unreadable))
-        for message in (NO_RETENTION_DATA,) if retention is None else skipped_messages(retention.unreadable):
-            note(message)
+        if measured:
+            for message in (NO_RETENTION_DATA,) if retention is None else skipped_messages(retention.unreadable):
+                note(message)
         return PreparedData(fetching.result(), data, unreadable, retention)
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.config import TeacherSettings
+from engine.config import ModelSettings
 from engine.dataset.types import CocoDataset
 from engine.processes.launch import Rank
 
@@ -64,7 +64,7 @@ class Steps:
     @classmethod
     def of(
         cls,
-        settings: TeacherSettings,
+        settings: ModelSettings,
         *,
         images: int,
         seed: int,
@@ -223,7 +223,7 @@ def group_by_shape(
     return np.concatenate(parts)
 
 
-def learning_rate(step: float, total: int, settings: TeacherSettings) -> float:
+def learning_rate(step: float, total: int, settings: ModelSettings) -> float:
     """Return the learning rate of one step (from 0): linear warm-up to the peak, then constant or half a cosine to 0.
 
     The peak is reached by the last step of the warm-up. The cosine is that of SGDR (arXiv 1608.03983) without
