@@ -9,6 +9,7 @@ import typer
 from engine import __version__
 from engine.cli import (
     convert,
+    distill,
     doctor,
     evaluate_predict_export,
     fetch,
@@ -42,7 +43,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Adapt vision teachers to COCO data by LoRA."""
+    """Adapt vision teachers to COCO data by LoRA, and train small students."""
 
 
 for command in (
@@ -53,6 +54,7 @@ for command in (
     convert.convert,
     split_and_preview.augment,
     run.prepare,
+    distill.distill,
     result.result,
     train.train,
     evaluate_predict_export.evaluate,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 from engine.cli import options
 from engine.cli.outcome_file import OutcomeFile, failures_in
 from engine.cli.progress_style import Progress, ProgressStyle, progress_listener
-from engine.cli.spec_options import TEACHER
+from engine.cli.spec_options import STUDENT, TEACHER
 from engine.config import from_yaml
 from engine.errors import ConfigError, NoProgressError, TeacherError
 from engine.plan import TrainingRun
@@ -64,7 +64,7 @@ def train(
         list[TeacherName] | None, typer.Option("--teacher", help="Only this teacher; repeatable.", **TEACHER)
     ] = None,
     student: Annotated[
-        str | None, typer.Option("--student", help="Only this student of a distillation.", metavar="NAME")
+        StudentName | None, typer.Option("--student", help="Only this student of a distillation.", **STUDENT)
     ] = None,
     progress: Progress = ProgressStyle.AUTO,
     work_dir: options.WorkDir = None,
@@ -81,7 +81,7 @@ def train(
         with failures_in(outcome, results):
             content = read_bounded(options.storage(endpoint_url), config, limit=MANIFEST_BYTES, error=ConfigError)
             planned = from_yaml(content, where=config)
-            names = _chosen(teachers, student) or planned.models.names
+            names = [*(teachers or ()), *((student,) if student else ())] or planned.models.names
             if outcome is not None and len(names) != 1:
                 raise ConfigError(f"--outcome describes one model, not {', '.join(names)}: give one --teacher")
             from engine.training.device import GPUS, check_gpus
@@ -127,14 +127,6 @@ def _train_one(
             processes=processes,
             on_hang=on_hang,
         )
-
-
-def _chosen(teachers: Sequence[TeacherName] | None, student: str | None) -> tuple[ModelName, ...]:
-    """Return the models that the options name."""
-    try:
-        return (*(teachers or ()), *(() if student is None else (StudentName(student),)))
-    except ValueError as error:
-        raise ConfigError(f"--student: {error}") from None
 
 
 def _hung(outcome: Path | None, teacher: str, error: NoProgressError) -> None:

@@ -32,6 +32,11 @@ PICTURES_BYTES = 1_300_000
 """Approximate bytes of all pictures of a report together; base64 adds a third."""
 
 
+ADAPTER_NAMES = {"before": "Base", "after": "Adapted", "product": "adapter", "adapter": "yes"}
+STUDENT_NAMES = {"before": "Untrained", "after": "Student", "product": "student", "adapter": ""}
+"""Names of what is compared, and of the result."""
+
+
 def render_report(
     *,
     name: str,
@@ -122,6 +127,7 @@ def _teacher(
         "legend": legend(views),
         "prompted": result.teacher.traits.needs_masks,
         "loading": loading_lines(result),
+        "names": ADAPTER_NAMES if result.teacher.traits.adapts_base else STUDENT_NAMES,
     }
 
 

@@ -26,6 +26,11 @@ WHOLE_RATE = 0.5
 """Learning rate of completely trained modules of an adapter, as a share of that of LoRA matrices."""
 
 
+def adapter_rate_share(parameter: str) -> float:
+    """Return the learning rate of a parameter of an adapter as a share of that of LoRA matrices."""
+    return WHOLE_RATE if ".modules_to_save." in parameter else 1.0
+
+
 @dataclass(frozen=True)
 class LoraTargets:
     """Modules that a preset adapts.
@@ -112,7 +117,7 @@ class Teacher(Model):
 
     def rate_share(self, parameter: str) -> float:
         """Return less than 1 for completely trained modules."""
-        return WHOLE_RATE if ".modules_to_save." in parameter else 1.0
+        return adapter_rate_share(parameter)
 
     def training_tensors(self) -> dict[str, Tensor]:
         """Return the adapter's tensors."""

@@ -77,7 +77,7 @@ class Loop:
         self.progress = start.progress
         self.best: dict[str, Tensor] = start.best
         self.parameters = teacher.trained_parameters()
-        self.optimizer = build_optimizer(teacher, settings)
+        self.optimizer = build_optimizer(self.parameters, settings, teacher.rate_share)
         teacher.load_training_tensors(start.adapter, what="the checkpoint does not fit its teacher")
         restore_optimizer(self.optimizer, self.parameters, start.optimizer)
         self.precision: AbstractContextManager[Any] = autocast(teacher.device, training.precision)

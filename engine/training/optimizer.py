@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,18 +13,24 @@ from torch.optim import AdamW
 
 from engine.config import ModelSettings
 from engine.errors import LossNotFiniteError
+from engine.models.base import WHOLE_RATE as WHOLE_RATE
+from engine.models.base import adapter_rate_share
 from engine.models.model import Batch, Model, to_device
 from engine.training.distributed import ALONE, Processes
 
 
-def build_optimizer(model: Model, settings: ModelSettings) -> AdamW:
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter],
+    settings: ModelSettings,
+    rate_share: Callable[[str], float] = adapter_rate_share,
+) -> AdamW:
     """Create AdamW (arXiv 1711.05101), without weight decay for vectors such as biases and scales.
 
     Each group has a ``rate_share``: its learning rate is that share of the rate of the step.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.trained_parameters().items():
-        share = model.rate_share(name)
+    for name, parameter in parameters.items():
+        share = rate_share(name)
         groups.setdefault((share, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     return AdamW(
         [{"params": some, "rate_share": share, "weight_decay": decay} for (share, decay), some in groups.items()],

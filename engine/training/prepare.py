@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from engine.config import DistillConfig, RunConfig
 from engine.errors import ConfigError
 from engine.models.model import Model
 from engine.results.events import Event, EventKind
@@ -121,6 +122,9 @@ def prepare_run(context: TrainingContext, checkpoint: Checkpoint | None) -> Prep
             context.note("waiting for the training images")
         splits = wait_for_training_images(data, training_images, context.processes)
     _note_skipped(context, splits)
+    if splits.human is not None:
+        others = len(splits.train.paths) - splits.human
+        context.note(f"training on {splits.human:,} images with human labels and {others:,} with labels of teachers")
     shared = SharedData(data, splits, _detect_box_prompts(context, model.teacher, splits, checkpoint))
     return _prepared(context, model, shared, checkpoint, baseline)
 
@@ -185,10 +189,17 @@ def _prepared(
         repeats=repeat_factors(train, exponent=training.class_balance),
         shapes=shapes_of(train) if teacher.pads else (),
         micro_batch_size=size if size < settings.batch_size else None,
+        human=splits.human,
+        human_share=_human_share(context.config),
     )
     if checkpoint is not None:
         steps = replace(steps, stopped_at=checkpoint.progress.stopped_at)
     return PreparedRun(model, splits, data.retention, detected, steps, baseline)
+
+
+def _human_share(config: RunConfig) -> float:
+    labels = config.labels if isinstance(config, DistillConfig) else None
+    return 1.0 if labels is None else labels.human_share
 
 
 def build_evaluator(context: TrainingContext, model: PreparedModel, stop: Stop) -> Evaluator:

@@ -147,8 +147,14 @@ def run_fingerprint(
         BASE_PARTS: dict(base.parts),
         "base_revision": base.revision,
         UNREADABLE: splits.unreadable.digest,
+        **({} if splits.human is None else {"labels": _labels(plain["labels"], splits)}),
         **({} if detected is None else {DETECTOR: detected.digest}),
     }
+
+
+def _labels(labels: Mapping[str, Any], splits: Splits) -> dict[str, Any]:
+    images = len(splits.train.paths) - (splits.human or 0)
+    return {key: labels[key] for key in ("digest", "human_share", "min_score")} | {"images": images}
 
 
 def check_same_run(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

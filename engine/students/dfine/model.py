@@ -101,15 +101,15 @@ class DFine(Student):
         Returns:
             ``pixel_values`` (3, H, W) float32, and the fields of :class:`Targets`.
         """
-        ignored = sample.is_crowd if sample.is_ignored is None else sample.is_crowd | sample.is_ignored
-        kept, scores = ~ignored, np.ones(len(sample), np.float32) if sample.scores is None else sample.scores
+        ignored = sample.is_crowd | sample.ignored
+        kept = ~ignored
         boxes = torch.from_numpy(to_cxcywh_normalized(sample.boxes_xyxy, *sample.image.shape[:2]))
         labels, crowds = torch.from_numpy(sample.class_indices), torch.from_numpy(sample.is_crowd)
         return {
             "pixel_values": torch.from_numpy(self.transform.image(sample.image)),
             "labels": labels[kept],
             "boxes": boxes[kept],
-            "scores": torch.from_numpy(scores)[kept],
+            "scores": torch.from_numpy(sample.object_scores)[kept],
             "ignored_labels": labels[ignored],
             "ignored_boxes": boxes[ignored],
             "ignored_crowds": crowds[ignored],

@@ -47,6 +47,8 @@ class Steps:
         micro_batch_size: Maximum images per forward pass; None: all of a step.
         anneals: A run that is stopped early passes the rest of its schedule in few steps; otherwise it just ends.
         stopped_at: Steps done when the run was stopped early; None: it was not.
+        human: Images with human labels, which come first; the others have labels of teachers. None: all have.
+        human_share: Share of the images of each step that have human labels, if others have not.
     """
 
     images: int
@@ -60,6 +62,8 @@ class Steps:
     micro_batch_size: int | None = None
     anneals: bool = True
     stopped_at: int | None = None
+    human: int | None = None
+    human_share: float = 1.0
 
     @classmethod
     def of(
@@ -72,6 +76,8 @@ class Steps:
         repeats: tuple[float, ...] = (),
         shapes: tuple[int, ...] = (),
         micro_batch_size: int | None = None,
+        human: int | None = None,
+        human_share: float = 1.0,
     ) -> Steps:
         """Return the steps for a teacher's settings."""
         return cls(
@@ -85,6 +91,8 @@ class Steps:
             shapes=shapes,
             micro_batch_size=micro_batch_size or settings.micro_batch_size,
             anneals=settings.schedule == "cosine",
+            human=human,
+            human_share=human_share,
         )
 
     @property
@@ -129,11 +137,28 @@ class Steps:
         return step / self.per_epoch
 
     def views(self, step: int) -> list[Key]:
-        """Return the views of one step over all processes: images in the shuffled order of its epoch."""
+        """Return the views of one step over all processes: images in the shuffled order of its epoch.
+
+        With labels of teachers each step has the same number of images of both kinds; each kind is used in turn, in
+        passes that are shuffled on their own.
+        """
+        if self.human is not None and 0 < self.human < self.images:
+            return self._mixed_views(step)
         epoch, within = divmod(step, self.per_epoch)
         order, visits = _order(self.images, self.seed, epoch, self.repeats, self.shapes, self.batch_size)
         some = slice(within * self.batch_size, (within + 1) * self.batch_size)
         return [(int(visit), int(index)) for index, visit in zip(order[some], visits[some], strict=True)]
+
+    def _mixed_views(self, step: int) -> list[Key]:
+        human, others = self.human or 0, self.images - (self.human or 0)
+        own = min(self.batch_size - 1, max(1, round(self.human_share * self.batch_size)))
+        keys = _in_turn(human, own, step, seed=[self.seed, 0])
+        keys += [
+            (visit, human + index)
+            for visit, index in _in_turn(others, self.batch_size - own, step, seed=[self.seed, 1])
+        ]
+        order = np.random.default_rng([self.seed, 2, step]).permutation(len(keys))
+        return [keys[place] for place in order]
 
     def batches(self, step: int) -> list[list[Key]]:
         """Return the micro-batches of one step on this process; empty if there are fewer images than processes."""
@@ -164,6 +189,24 @@ class Steps:
     def _planned_left(self, done: int) -> int:
         times = min(self.evaluations, self.epochs)
         return times - done // self.per_epoch * times // self.epochs
+
+
+def _in_turn(images: int, each: int, step: int, *, seed: Sequence[int]) -> list[Key]:
+    """Return the views of one step that takes ``each`` of ``images`` images, in shuffled passes one after another.
+
+    >>> [_in_turn(3, 2, step, seed=[0]) for step in range(3)]
+    [[(0, 2), (0, 0)], [(0, 1), (1, 2)], [(1, 1), (1, 0)]]
+    """
+    views = []
+    for position in range(step * each, (step + 1) * each):
+        visit, place = divmod(position, images)
+        views.append((visit, int(_pass(images, (*seed, visit))[place])))
+    return views
+
+
+@lru_cache(maxsize=8)
+def _pass(images: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(images)
 
 
 @lru_cache(maxsize=2)
