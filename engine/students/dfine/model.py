@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from engine.dataset.images.preprocessing import ScaledTransform, from_cxcywh_normalized, to_cxcywh_normalized
 from engine.dataset.types import Detections, Sample
+from engine.errors import ConfigError
 from engine.models.model import Batch, Example, to_device
 from engine.models.student import Student
 from engine.storage.base_model_identity import CONFIG, PREPROCESSOR
@@ -56,6 +57,7 @@ class DFine(Student):
         self.classes = tuple(classes)
         self.settings: DFineSettings = settings
         self.image_size = image_size
+        _check_image_size(model.config, image_size)
         self.transform = ScaledTransform(*image_size)
 
     @classmethod
@@ -182,6 +184,21 @@ class DFine(Student):
         boxes = outputs.pred_boxes.float().gather(1, (best // classes)[..., None].expand(-1, -1, 4))
         found = (values.cpu().numpy() for values in (boxes, scores, best % classes))
         return [_detections(*one, size=sample.image.shape[:2]) for *one, sample in zip(*found, samples, strict=True)]
+
+
+def _check_image_size(config: Any, image_size: tuple[int, int]) -> None:
+    """Check that the feature maps have a position for each query.
+
+    Raises:
+        ConfigError: They are too small.
+    """
+    height, width = image_size
+    positions = sum((height // stride) * (width // stride) for stride in config.feat_strides)
+    if positions < config.num_queries:
+        raise ConfigError(
+            f"image_size {height} x {width} has {positions} positions, and D-FINE chooses {config.num_queries} queries "
+            "from them: set a larger image_size, or a smaller size of the student"
+        )
 
 
 def _queries(outputs: Any, some: slice = slice(None)) -> Queries:

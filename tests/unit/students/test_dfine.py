@@ -67,7 +67,7 @@ def train(one: DFine, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("size", ["femto", "pico", "nano"])
 def test_each_size_has_the_parameters_that_its_traits_say(size: str) -> None:
-    one = student(classes=("a", "b", "c"), size=size)
+    one = student(classes=("a", "b", "c"), size=size, image_size=None)
     parameters = sum(parameter.numel() for parameter in one.model.parameters())
     assert parameters == pytest.approx(StudentName.DFINE.traits.sizes[size], rel=0.02)
 
@@ -75,6 +75,11 @@ def test_each_size_has_the_parameters_that_its_traits_say(size: str) -> None:
 def test_an_unknown_size_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no size 'giant': there are femto, pico, nano, small, medium, large"):
         student(size="giant")
+
+
+def test_an_image_size_with_fewer_positions_than_queries_is_refused() -> None:
+    with pytest.raises(ConfigError, match="image_size 32 x 32 has 21 positions, and D-FINE chooses 60 queries"):
+        student(image_size=[32, 32])
 
 
 def test_loaded_from_its_folder_it_predicts_the_same(saved: tuple[DFine, Path]) -> None:
