@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from tiny_student import student_settings
+from torch import nn
 
 from engine.dataset.types import Detections, Sample
 from engine.optimization.artifact import Artifact, load_artifact, prepare
@@ -15,6 +19,7 @@ from engine.optimization.convert import convert
 from engine.optimization.export import to_onnx
 from engine.optimization.targets import TARGETS
 from engine.spec import ArtifactFormat
+from engine.students.dfine.model import DFine
 
 
 def artifact_of(
@@ -49,6 +54,15 @@ def artifact_of(
         feeds = [{name: one[name] for name in graph.inputs} for one in prepared]
         convert(to_onnx(graph), graph, target, setting, card=card, feeds=feeds, file=folder / parts[graph.role])
     return load_artifact(folder / next(iter(parts.values())), threads=1)
+
+
+def products_in(file: Path, scopes: Sequence[str]) -> list[str]:
+    """Names of the matrix products and convolutions of an ONNX file that lie in one of the scopes."""
+    import onnx
+
+    nodes = onnx.load(file).graph.node
+    names = [node.name for node in nodes if node.op_type in ("MatMul", "Conv", "Gemm")]
+    return [name for name in names if any(re.match(scope, name) for scope in scopes)]
 
 
 def scene(seed: int, size: tuple[int, int] = (96, 128)) -> Any:
@@ -88,3 +102,13 @@ def assert_same(found: Detections, expected: Detections, *, size: tuple[int, int
 def predictions(model: Any, images: Sequence[Any]) -> list[Detections]:
     """Detections in images, each on its own."""
     return [model.predict([Sample.of(image)])[0] for image in images]
+
+
+def random_student(classes: Sequence[str], size: tuple[int, int]) -> DFine:
+    """The smallest student, whose every weight is random: with its own initialization queries tie."""
+    torch.manual_seed(0)
+    made = DFine.load(None, classes=classes, settings=student_settings(image_size=size))
+    for parameter in made.model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return made

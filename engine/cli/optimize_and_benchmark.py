@@ -134,7 +134,7 @@ def show_artifacts(made: Artifacts) -> None:
         )
     console.print(table)
     if speeds := [one.benchmark for one in made.artifacts if one.benchmark is not None]:
-        note(f"batch 1, {speeds[0].threads} threads, {speeds[0].cpu}")
+        note(f"batch 1, threads: {speeds[0].threads}, {speeds[0].cpu}")
 
 
 def precisions(speed: Benchmark) -> str:
@@ -177,7 +177,7 @@ def benchmark(
         console.print(f"{role}: p50 {latency.p50:.2f} ms, p95 {latency.p95:.2f} ms, {latency.calls} calls")
     total = speed.end_to_end
     console.print(f"end to end: p50 {total.p50:.2f} ms, p95 {total.p95:.2f} ms, from the decoded image to detections")
-    console.print(f"{speed.runtime}, {speed.threads} threads, {speed.cpu}; computed in {precisions(speed)}")
+    console.print(f"{speed.runtime}, threads: {speed.threads}, {speed.cpu}; computed in {precisions(speed)}")
     if as_json:
         typer.echo(speed.model_dump_json(indent=2))
 

@@ -43,14 +43,14 @@ OUTPUTS = {
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes the input of a model."""
+    """Steps that turn an image into the input of a model."""
 
     model_config = ConfigDict(frozen=True)
 
     resize: Resize = Field(
         description="`shortest_edge`: scale the shorter edge to that size, or less so that the longer one has at most "
-        "`longest_edge`. `longest_edge`: scale the longer edge to that size. `exact`: scale to the input. Whatever is "
-        "then larger than the input is reduced to fit."
+        "`longest_edge`. `longest_edge`: scale the longer edge to that size. `exact`: scale to the input. An image "
+        "that is then larger than the input is reduced to fit."
     )
     shortest_edge: int | None = None
     longest_edge: int | None = None
@@ -110,6 +110,6 @@ class ArtifactCard(BaseModel):
     outputs: str
     frame: Frame = Frame.UPRIGHT
     precision: str = Field(description="Stored numbers: fp32, fp16 or int8.")
-    settings: str = Field(description="How they were made.")
+    settings: str = Field(description="Setting of the conversion.")
     source: str = Field(description="sha256 of the adapter or student that was exported.")
     licence: str = ""

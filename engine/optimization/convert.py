@@ -106,10 +106,19 @@ def _quantize(model: Any, names: Iterable[str], graph: Graph, setting: str, feed
 
 
 def _outside(names: Iterable[str], scopes: Sequence[str]) -> list[str]:
+    """Return the names in none of the scopes.
+
+    Raises:
+        ValueError: There are scopes, and no name is in one: the file would be called 8 bit without being it.
+    """
+    names = list(names)
     if not scopes:
-        return list(names)
+        return names
     allowed = re.compile("|".join(f"(?:{scope})" for scope in scopes))
-    return [name for name in names if not allowed.match(name)]
+    outside = [name for name in names if not allowed.match(name)]
+    if len(outside) == len(names):
+        raise ValueError(f"no layer of the graph is in {', '.join(scopes)}")
+    return outside
 
 
 def _copy(model: Any) -> Any:

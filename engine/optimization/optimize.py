@@ -25,6 +25,7 @@ from engine.storage import Storage, join
 from engine.text.format_version import FORMAT_VERSION
 
 RESULTS, EXAMPLE = "artifacts.json", "detect.py"
+STEMS = ("model.", "encoder.", "decoder.")
 
 
 class Artifacts(Result):
@@ -133,8 +134,14 @@ def optimize(
 
 
 def _publish(made: Artifacts, folder: Path, target: str, storage: Storage) -> None:
-    """Store the accepted files, and ``artifacts.json`` after them."""
+    """Replace the artifacts in a folder by the accepted files, and write ``artifacts.json`` after them.
+
+    Files of an earlier call that are not written again are deleted: nothing that is not described is left.
+    """
     storage.delete(join(target, RESULTS))
+    for old in list(storage.list(target)):
+        if old.key.startswith(STEMS) and old.key.endswith((".onnx", ".xml", ".bin")):
+            storage.delete(old.uri)
     names = [file.path for one in made.artifacts for file in one.files]
     storage.upload_many([(folder / name, join(target, name)) for name in names])
     if any(name.startswith("model") and name.endswith(".onnx") for name in names):

@@ -49,7 +49,7 @@ class Session(ABC):
         """Load a file by its suffix.
 
         Raises:
-            ConfigError: It is no artifact, or its runtime is not installed.
+            ConfigError: It is not an artifact, or its runtime is not installed.
         """
         kinds: dict[str, type[OnnxSession | OpenVinoSession]] = {".onnx": OnnxSession, ".xml": OpenVinoSession}
         if file.suffix not in kinds:

@@ -23,7 +23,7 @@ SETTINGS: dict[tuple[str, Precision], tuple[str, ...]] = {
     ("openvino", "int8"): ("int8", "int8, fewer layers", "int8 weights"),
 }
 """Settings of each runtime and precision, from the strongest to the gentlest: see :mod:`engine.optimization.convert`.
-OpenVINO stores 16 bit weights and chooses the arithmetic on the device; here it is asked for 32 bit."""
+OpenVINO stores 16 bit weights and chooses the arithmetic on the device: 32 bit here, by its setting."""
 
 
 @dataclass(frozen=True)

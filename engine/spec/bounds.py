@@ -46,6 +46,3 @@ IOU = Bounds(0, 1)
 
 THREADS = Bounds(1, 1024, whole=True)
 """Threads of a runtime."""
-
-AP_DROP = Bounds(0, 1)
-"""Loss of AP of an artifact."""

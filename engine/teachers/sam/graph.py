@@ -35,7 +35,7 @@ def encoder_and_decoder(teacher: Sam) -> list[Graph]:
             module=encoder,
             inputs={"pixel_values": pixels},
             outputs=("embeddings",),
-            quantized=((r"/sam/vision_encoder\b",), (r"/sam/vision_encoder/.*(mlp|proj_in|proj_out|lin)",)),
+            quantized=((r"/vision_encoder\b",), (r"/vision_encoder/.*/mlp\b",)),
         ),
         Graph(
             role="decoder",

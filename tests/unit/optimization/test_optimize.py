@@ -11,19 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from artifacts import assert_same, predictions, scene
+from artifacts import assert_same, predictions, random_student, scene
 from PIL import Image
 from tiny_run import save_run
 from typer.testing import CliRunner
 
 import engine
 from engine.cli.app import app
-from engine.dataset.types import Detections, Sample
+from engine.dataset.types import Detections, Frame, Sample
 from engine.errors import ArtifactRefusedError, ConfigError, DataError
+from engine.models.model import Origin
 from engine.optimization.artifact import load_artifact
 from engine.optimization.measure import Workshop
 from engine.optimization.optimize import refuse_lossy
-from engine.spec import TeacherName
+from engine.optimization.source import measuring_images
+from engine.spec import Crowds, ExifOrientation, TeacherName
+from engine.storage import Storage
 
 pytest.importorskip("onnxruntime")
 
@@ -159,6 +162,50 @@ def test_an_artifact_predicts_and_is_evaluated_by_the_commands(artifacts, data, 
     done = CliRunner().invoke(app, ["benchmark", "--artifact", file, "--threads", "2", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["threads"] == 2
+
+
+def test_the_validation_images_of_the_run_are_measured(run, data, teacher, tmp_path) -> None:
+    split = run / "teachers" / "grounding_dino_lora" / "splits.json"
+    listed = {"train": ["0.png", "1.png"], "val": ["2.png", "5.png"]}
+    split.write_text(
+        json.dumps(
+            {"splits": {name: [{"file_name": one, "content": ""} for one in files] for name, files in listed.items()}}
+        )
+    )
+    try:
+        found = measuring_images(
+            teacher,
+            str(data),
+            str(data.parent / "images"),
+            uri=str(split.parent),
+            crowds=Crowds.IGNORE,
+            exif_orientation=ExifOrientation.AUTO,
+            storage=Storage(),
+            cache=tmp_path,
+        )
+    finally:
+        split.unlink()
+    assert found.split == "val"
+    assert [image.file_name for image in found.dataset.images] == ["2.png", "5.png"]
+    assert found.load(1).image.shape == (*SIZE, 3)
+
+
+def test_a_student_is_exported_by_the_command_and_refused_with_exit_code_49(tmp_path, monkeypatch) -> None:
+    student = random_student(("a", "b"), (64, 96))
+    origin = Origin("random", "0" * 64, {}, student.classes, {}, student.settings, Frame.UPRIGHT)
+    student.save(tmp_path / "student", origin)
+    data = write_data(tmp_path, student, 3)
+    command = ["optimize", "--student", str(tmp_path / "student"), "--data", str(data), "--threads", "1"]
+    command += ["--images", str(data.parent / "images"), "--output", str(tmp_path / "edge")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "edge" / "dfine")
+    artifact = load_artifact(tmp_path / "edge" / "dfine" / "model.onnx", threads=1)
+    assert_same(*(predictions(one, [scene(7, SIZE)])[0] for one in (artifact, student)), size=SIZE)
+    monkeypatch.setattr(Workshop, "_ap", lambda self, artifact: 0.0)
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, ArtifactRefusedError)
+    assert not (tmp_path / "edge" / "dfine" / "model.onnx").exists(), "the earlier file is not described any more"
 
 
 def test_settings_are_tried_in_turn_and_then_the_artifact_is_refused_with_the_numbers(
