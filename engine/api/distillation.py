@@ -13,7 +13,7 @@ from engine.manifest import DistillManifest
 from engine.results.events import Event, Listener
 from engine.spec import AugmentationSpec, DatasetSpec, StorageSpec
 from engine.spec.base import NUMBERS
-from engine.spec.distill import DistillSpec, DistillTrainingSpec, LabelsSpec, StudentSpec
+from engine.spec.distill import DistillSpec, DistillTrainingSpec, StudentSpec, UnlabelledSpec
 from engine.text.pydantic_errors import parse
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def distill(
     images: str | Path | None = None,
     name: str = "run",
     student: str | StudentSpec | Fields | None = None,
-    labels: str | Path | LabelsSpec | Fields | None = None,
+    teacher: str | Path | None = None,
+    unlabelled: str | Path | UnlabelledSpec | Fields | None = None,
     augmentation: AugmentationSpec | Fields | None = None,
     training: DistillTrainingSpec | Fields | None = None,
     storage: StorageSpec | Fields | None = None,
@@ -52,7 +53,9 @@ def distill(
         images: Folder of the images; default: next to the annotations.
         name: Name of the run: lower-case letters, digits and ``-``.
         student: Name of the student, or its settings, such as ``{"size": "nano"}``.
-        labels: COCO with scores for further images, as :func:`label` writes it.
+        teacher: Folder of a run of teachers, or of an adapter, that labels the unlabelled images.
+        unlabelled: Folder of further training images without human labels; with ``{"labels": …}`` their labels with
+            scores, as :func:`label` writes them.
         augmentation: Characteristics of the objects and their environment.
         training: Settings of the training.
         storage: Access to object storage.
@@ -71,7 +74,8 @@ def distill(
         "dataset": dataset_fields(data, images),
         "output": str(output),
         "student": {"name": student} if isinstance(student, str) else student,
-        "labels": {"annotations": str(labels)} if isinstance(labels, str | Path) else labels,
+        "teacher": None if teacher is None else str(teacher),
+        "unlabelled": {"images": str(unlabelled)} if isinstance(unlabelled, str | Path) else unlabelled,
         "augmentation": augmentation,
         "training": training,
         "storage": storage,
@@ -79,7 +83,7 @@ def distill(
     }
     spec = {field: value for field, value in given.items() if value is not None}
     asked = parse(DistillSpec, spec, where="the request", by_name=True, context=NUMBERS)
-    manifest = parse(DistillManifest, {"name": name, "spec": asked}, where="the request")
+    manifest = runner.label_unlabelled(parse(DistillManifest, {"name": name, "spec": asked}, where="the request"))
     access = open_storage(asked.storage)
     info, runs = runner.prepare(manifest, access)
     done = runner.run_stages(info, runs, access, listener=listener, work_dir=work_dir, again=again)

@@ -12,7 +12,7 @@ from engine.cli.display import console, show_info, show_results
 from engine.cli.progress_style import Progress, ProgressStyle, progress_listener
 from engine.cli.request_options import CROWDS, DATA, ENDPOINT, EXIF, IMAGES, SETTINGS, Flag, Request, takes_request
 from engine.manifest import DistillManifest
-from engine.spec.distill import DistillSpec, DistillTrainingSpec, LabelsSpec, StudentSpec
+from engine.spec.distill import DistillSpec, DistillTrainingSpec, StudentSpec, UnlabelledSpec
 
 SPLITS = tuple(flag for flag in DATA if flag.flag in ("--data", "--train", "--val", "--test", "--group-by"))
 
@@ -23,10 +23,12 @@ FLAGS = (
     EXIF,
     Flag("--output", DistillSpec, "output", "output"),
     Flag("--name", DistillManifest, "name", "name"),
-    Flag("--labels", LabelsSpec, "annotations", "labels.annotations", "Made by teacher label."),
-    Flag("--labels-images", LabelsSpec, "images", "labels.images"),
-    Flag("--human-share", LabelsSpec, "human_share", "labels.humanShare"),
-    Flag("--min-score", LabelsSpec, "min_score", "labels.minScore"),
+    Flag("--teacher", DistillSpec, "teacher", "teacher"),
+    Flag("--unlabelled", UnlabelledSpec, "images", "unlabelled.images"),
+    Flag("--labels", UnlabelledSpec, "labels", "unlabelled.labels"),
+    Flag("--human-share", UnlabelledSpec, "human_share", "unlabelled.humanShare"),
+    Flag("--min-score", UnlabelledSpec, "min_score", "unlabelled.minScore"),
+    Flag("--unsure-share", UnlabelledSpec, "unsure_share", "unlabelled.unsureShare"),
     Flag("--student", StudentSpec, "name", "student.name", "Default: the first."),
     Flag("--size", StudentSpec, "size", "student.size"),
     Flag("--base-model", StudentSpec, "base_model", "student.baseModel"),
@@ -48,7 +50,7 @@ def distill(
     """Train a student on human labels, and on those of teachers, by a manifest (-f) or by flags."""
     from engine import runner
 
-    manifest = read_request().manifest
+    manifest = runner.label_unlabelled(read_request().manifest)
     storage = options.storage_of(manifest)
     info, runs = runner.prepare(manifest, storage)
     show_info(info)

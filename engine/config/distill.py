@@ -25,7 +25,7 @@ from engine.config.resolve import (
     training_defaults,
 )
 from engine.dataset.types import DatasetInfo
-from engine.spec.distill import DistillSpec, LabelsSpec, StudentSpec
+from engine.spec.distill import DistillSpec, StudentSpec, UnlabelledSpec
 from engine.text.pydantic_errors import parse
 
 HUMAN_SHARE = "0.5"
@@ -72,7 +72,7 @@ def generate_distill_config(
         "augmentation": plain(data_defaults.augmentation(spec.augmentation, info)),
         "training": first_set(training, defaults),
         "students": {student.slug: _student(spec.student)},
-        "labels": None if spec.labels is None else _labels(spec.labels, labels_digest),
+        "labels": None if spec.unlabelled is None else _labels(spec.unlabelled, labels_digest),
     }
     del config["training"]["sweep"]
     groups = groups_of(config)
@@ -99,9 +99,9 @@ def _student(asked: StudentSpec) -> Plain:
     return settings
 
 
-def _labels(asked: LabelsSpec, digest: str) -> Plain:
+def _labels(asked: UnlabelledSpec, digest: str) -> Plain:
     return {
-        "annotations": asked.annotations,
+        "annotations": asked.labels,
         "images": asked.images,
         "digest": digest,
         "human_share": number(asked.human_share or HUMAN_SHARE),

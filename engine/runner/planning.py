@@ -24,16 +24,19 @@ ELSEWHERE = "move {} away, train into another output, or give `teacher run --aga
 def prepare(manifest: Manifest | DistillManifest, storage: Storage) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
     """Inspect the data and plan the training runs; nothing is written.
 
+    Unlabelled images need labels: see :func:`engine.runner.label_unlabelled`.
+
     Before a GPU is used, this also checks that the user's retention data exists, that the base has the layers that
     are skipped, and that the base's tokenizer can read the class names.
     """
     info = inspect_request(manifest.spec.dataset, storage=storage)
-    labels = manifest.spec.labels if isinstance(manifest, DistillManifest) else None
+    unlabelled = manifest.spec.unlabelled if isinstance(manifest, DistillManifest) else None
+    labels = None if unlabelled is None else unlabelled.labels
     runs = plan(
         manifest,
         info,
         base_digest=partial(base_digest, storage=storage),
-        labels_digest="" if labels is None else hashlib.sha256(storage.read_bytes(labels.annotations)).hexdigest(),
+        labels_digest="" if labels is None else hashlib.sha256(storage.read_bytes(labels)).hexdigest(),
     )
     check_layers(runs[0].config, storage)
     teachers, prompts = runs[0].config.teachers, runs[0].config.data.prompts

@@ -52,12 +52,21 @@ class StudentSpec(SpecModel):
         return self
 
 
-class LabelsSpec(SpecModel):
-    """Labels of teachers for further training images, as ``teacher label`` writes them."""
+class UnlabelledSpec(SpecModel):
+    """Further training images without human labels, and the labels of teachers for them."""
 
-    annotations: Uri = Field(description="COCO JSON whose annotations have a `score`.")
     images: Uri | None = Field(
-        default=None, description="Folder of the images; default: the folder of the annotations."
+        default=None, description="Folder of images without human labels; default: the folder of the labels."
+    )
+    labels: Uri | None = Field(
+        default=None,
+        description="COCO JSON whose annotations have a `score`, as `teacher label` writes it; default: the teacher "
+        "labels the images first.",
+    )
+    unsure_share: Share | None = Field(
+        default=None,
+        description="Share of the threshold of a class from which the teacher's boxes below it are ignored in "
+        'training instead of being background, such as "0.5" (default); "1": none.',
     )
     human_share: Share | None = Field(
         default=None,
@@ -89,7 +98,10 @@ class DistillSpec(SpecModel):
     )
     output: Uri = Field(description="Location of students and reports, under <output>/<name>/<run id>/.")
     storage: StorageSpec = Field(default=StorageSpec(), description="Access to object storage.")
-    labels: LabelsSpec | None = Field(default=None, description="Labels of teachers for further training images.")
+    teacher: Uri | None = Field(
+        default=None, description="Folder of a run of teachers, or of an adapter, that labels the unlabelled images."
+    )
+    unlabelled: UnlabelledSpec | None = Field(default=None, description="Further training images without human labels.")
     student: StudentSpec = Field(default_factory=StudentSpec, description="The student to train.")
     augmentation: AugmentationSpec = Field(default=AugmentationSpec(), description="Appearance of images in later use.")
     training: DistillTrainingSpec = Field(default=DistillTrainingSpec(), description="Settings of the training.")
@@ -99,6 +111,21 @@ class DistillSpec(SpecModel):
         description="Any setting of the configuration under `students`, `labels`, `training` or `augmentation` by its "
         "path, such as `students.*.ema_decay`, with its value as YAML in quotes. It overrides the fields above.",
     )
+
+    @model_validator(mode="after")
+    def _has_a_source_of_labels(self) -> Self:
+        given = self.unlabelled
+        if given is None:
+            if self.teacher is not None:
+                raise ValueError("teacher labels images: give their folder as unlabelled.images")
+            return self
+        if (given.labels is None) == (self.teacher is None):
+            raise ValueError("give either a teacher that labels the unlabelled images, or unlabelled.labels")
+        if given.labels is None and given.images is None:
+            raise ValueError("unlabelled.images is required: the folder that the teacher labels")
+        if given.labels is not None and given.unsure_share is not None:
+            raise ValueError("unsureShare is for a teacher that labels now; given labels have their own unsure objects")
+        return self
 
     @field_validator("output")
     @classmethod

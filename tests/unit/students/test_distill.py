@@ -26,8 +26,9 @@ from engine.errors import ConfigError, DataError
 from engine.manifest import DistillManifest, load, load_manifest
 from engine.models.model import Batch, Example
 from engine.processes.launch import Rank
+from engine.processes.supervisor import Child, Ended
 from engine.registry import StudentName
-from engine.runner import begin, prepare
+from engine.runner import begin, label_unlabelled, prepare
 from engine.spec.distill import DistillSpec
 from engine.storage import Storage
 from engine.students import DFine
@@ -163,7 +164,7 @@ def test_labels_of_a_teacher_join_the_human_ones(data: Path, tmp_path: Path, mon
             "dataset": {"annotations": str(data)},
             "output": str(tmp_path / "output"),
             "student": {"size": "femto", "epochs": 1, "batchSize": 4},
-            "labels": {"annotations": str(labels), "humanShare": "0.25"},
+            "unlabelled": {"labels": str(labels), "humanShare": "0.25"},
             "settings": SMALL,
         }
     )
@@ -220,3 +221,45 @@ def test_each_step_has_the_same_share_of_human_labels_on_any_number_of_processes
         used.update(index for _, index in views)
     assert max(used[index] for index in range(3)) - min(used[index] for index in range(3)) <= 1
     assert max(used[index] for index in range(3, 10)) - min(used[index] for index in range(3, 10)) <= 1
+
+
+def test_a_teacher_labels_the_unlabelled_images_first(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[Sequence[str]] = []
+
+    def supervised(children: Sequence[Child], **options: Any) -> Ended:
+        commands.append(children[0].command)
+        return Ended(0, None)
+
+    monkeypatch.setattr("engine.runner.unlabelled.supervise", supervised)
+    unlabelled = {"images": str(tmp_path / "yard"), "humanShare": "0.3"}
+    spec = {"dataset": {"annotations": str(data)}, "output": str(tmp_path), "teacher": "run", "unlabelled": unlabelled}
+    manifest = DistillManifest(name="edge", spec=DistillSpec.model_validate(spec))
+    found = label_unlabelled(manifest).spec
+    (words,) = commands
+    labels = words[words.index("--output") + 1]
+    assert words[words.index("--adapters") + 1] == "run"
+    assert words[words.index("--unsure") + 1] == "0.5"
+    assert found.teacher is None
+    assert found.unlabelled is not None
+    assert (found.unlabelled.labels, found.unlabelled.human_share) == (labels, "0.3")
+    assert label_unlabelled(manifest.model_copy(update={"spec": found})).spec == found
+    assert len(commands) == 1
+    monkeypatch.setattr("engine.runner.unlabelled.supervise", lambda children, **options: Ended(41, None))
+    with pytest.raises(DataError, match=r"labelling .*yard with run failed"):
+        label_unlabelled(manifest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": "run"}, "teacher labels images: give their folder"),
+        ({"unlabelled": {"images": "yard"}}, "give either a teacher"),
+        ({"teacher": "run", "unlabelled": {"images": "yard", "labels": "labels.json"}}, "give either a teacher"),
+        ({"unlabelled": {"labels": "labels.json", "unsureShare": "0.5"}}, "unsureShare is for a teacher"),
+    ],
+)
+def test_labels_have_one_source(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DistillSpec.model_validate({"dataset": {"annotations": "a.json"}, "output": "o"} | changes)

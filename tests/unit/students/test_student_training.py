@@ -22,6 +22,7 @@ from engine.storage import Storage
 from engine.students import load_student
 from engine.training import loop
 from engine.training.publish import train_and_publish
+from engine.training.trainer import TeacherTrainer
 
 DFINE = StudentName.DFINE
 
@@ -103,3 +104,15 @@ def test_killed_it_ends_the_same(
     for files in (expected, found):  # the library keeps anchors of the first step in this process for the others
         files["DFine"].pop("step_memory_bytes")
     assert found == expected
+
+
+@pytest.mark.slow
+def test_it_learns_squares_from_random_weights(tmp_path: Path) -> None:
+    data = write_toy_data(tmp_path / "data" / "all.json", range(60))
+    config = distill_config(
+        data, output=tmp_path / "output", epochs=30, batch_size=8, evaluations=3, learning_rate=1e-3, denoising=20
+    )
+    result = TeacherTrainer(config, DFINE, work_dir=tmp_path / "work", cache=tmp_path / "cache").train()
+    print(f"AP {result.after.ap:.3f}, AP50 {result.after.ap50:.3f}, test {result.test_after.ap:.3f}")
+    assert result.after.ap50 > 0.5
+    assert result.test_after.ap50 > 0.4
