@@ -80,6 +80,11 @@ def verdict(result: TeacherResult) -> Verdict:
         remarks.append(
             f"{result.images_skipped:,} images and {result.objects_skipped:,} objects were not usable and were skipped."
         )
+    if result.labelled_images:
+        remarks.append(
+            f"Teachers labelled {result.labelled_images:,} of the training images; all metrics are measured on human "
+            "labels."
+        )
     if after.images and after.images < FEW_IMAGES:
         remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")
     if (warning := retention_remark(result.retention)) is not None:

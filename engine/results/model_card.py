@@ -112,6 +112,7 @@ def _student_card(
             "| --- | --- |",
             f"| classes, in the order of their indices | {', '.join(map(_cell, config.data.classes))} |",
             f"| score thresholds | {', '.join(f'{_cell(name)} {at:.3f}' for name, at in result.thresholds.items())} |",
+            f"| training images with labels of teachers | {result.labelled_images:,} |",
             f"| annotations (sha256) | `{config.data.digest}` |",
             f"| weights (sha256) | `{result.adapter.sha256}` |",
             f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",

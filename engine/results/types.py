@@ -261,6 +261,9 @@ class TeacherResult(Result):
         default=0, description="Pages in `validation/` that show every validation image with its detections."
     )
     retention: Retention | None = Field(default=None, description="None if no prompts were left to ask for.")
+    labelled_images: int = Field(
+        default=0, description="Training images with labels of teachers; all metrics are measured on human labels."
+    )
     strength: float = Field(
         default=1.0,
         description="Scale of the adapter's update, 0 to 1, chosen after training and contained in its files: all "

@@ -70,6 +70,7 @@ def write_result(
         **_at_thresholds(evaluation),
         validation_pages=pages,
         retention=evaluation.retention,
+        labelled_images=0 if splits.human is None else len(splits.train.paths) - splits.human,
         strength=strength.value,
         strength_curve=strength.curve,
         trials=() if folds else tuple(trials),

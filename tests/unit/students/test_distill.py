@@ -28,6 +28,7 @@ from engine.models.model import Batch, Example
 from engine.processes.launch import Rank
 from engine.processes.supervisor import Child, Ended
 from engine.registry import StudentName
+from engine.results.run_files import read_metadata
 from engine.runner import begin, label_unlabelled, prepare
 from engine.spec.distill import DistillSpec
 from engine.storage import Storage
@@ -187,6 +188,8 @@ def test_labels_of_a_teacher_join_the_human_ones(data: Path, tmp_path: Path, mon
         assert ((scores == 1) | torch.isclose(scores, torch.tensor(0.8))).all()
     unsure = sum(len(labels) for batch in seen for labels in batch["ignored_labels"])
     assert 0 < unsure < len(seen) * 3
+    assert read_metadata(runs[0].layout, Storage()).teachers[0].labelled_images == 8
+    assert "Teachers labelled 8 of the training images" in Path(runs[0].layout.report).read_text()
     split = json.loads(Path(runs[0].layout.teacher(StudentName.DFINE), "splits.json").read_text())["splits"]
     assert {one["file_name"] for one in split["train"]} >= {f"labels/{number}.png" for number in range(12, 20)}
     assert not any(one["file_name"].startswith("labels/") for one in split["val"])
