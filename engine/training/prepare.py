@@ -18,7 +18,8 @@ from engine.training.data.annotated_splits import SplitData
 from engine.training.data.box_prompts import DETECTION_BATCH, DetectedBoxes, Prompted, detect_box_prompts
 from engine.training.data.prepare_data import PreparedData, fetch, wait_for_training_images
 from engine.training.data.retention_data import RetentionData
-from engine.training.data.sampler import Steps, repeat_factors, shapes_of
+from engine.training.data.sampler import Steps, repeat_factors
+from engine.training.data.shape_groups import shapes_of
 from engine.training.data.splits import Splits
 from engine.training.device import Stop
 from engine.training.evaluation import Baseline, Evaluator

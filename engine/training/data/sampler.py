@@ -17,14 +17,9 @@ from numpy.typing import NDArray
 from engine.config import ModelSettings
 from engine.dataset.types import CocoDataset
 from engine.processes.launch import Rank
-
-Key = tuple[int, int]
-"""(visit, index of the image): one view of one image. The visit is the number of earlier uses of the image in the run:
-its epoch, unless classes are balanced."""
-
-
-WINDOW = 16
-"""Steps within which images of similar shapes are grouped."""
+from engine.training.data.label_mix import Key as Key
+from engine.training.data.label_mix import mixed_views
+from engine.training.data.shape_groups import group_by_shape
 
 ANNEALING_PERCENT = 10
 """Steps of a run that is stopped early after the decision, in percent of the planned ones: a decay of a tenth of the
@@ -143,22 +138,18 @@ class Steps:
         passes that are shuffled on their own.
         """
         if self.human is not None and 0 < self.human < self.images:
-            return self._mixed_views(step)
+            return mixed_views(
+                step,
+                human=self.human,
+                others=self.images - self.human,
+                share=self.human_share,
+                batch_size=self.batch_size,
+                seed=self.seed,
+            )
         epoch, within = divmod(step, self.per_epoch)
         order, visits = _order(self.images, self.seed, epoch, self.repeats, self.shapes, self.batch_size)
         some = slice(within * self.batch_size, (within + 1) * self.batch_size)
         return [(int(visit), int(index)) for index, visit in zip(order[some], visits[some], strict=True)]
-
-    def _mixed_views(self, step: int) -> list[Key]:
-        human, others = self.human or 0, self.images - (self.human or 0)
-        own = min(self.batch_size - 1, max(1, round(self.human_share * self.batch_size)))
-        keys = _in_turn(human, own, step, seed=[self.seed, 0])
-        keys += [
-            (visit, human + index)
-            for visit, index in _in_turn(others, self.batch_size - own, step, seed=[self.seed, 1])
-        ]
-        order = np.random.default_rng([self.seed, 2, step]).permutation(len(keys))
-        return [keys[place] for place in order]
 
     def batches(self, step: int) -> list[list[Key]]:
         """Return the micro-batches of one step on this process; empty if there are fewer images than processes."""
@@ -191,24 +182,6 @@ class Steps:
         return times - done // self.per_epoch * times // self.epochs
 
 
-def _in_turn(images: int, each: int, step: int, *, seed: Sequence[int]) -> list[Key]:
-    """Return the views of one step that takes ``each`` of ``images`` images, in shuffled passes one after another.
-
-    >>> [_in_turn(3, 2, step, seed=[0]) for step in range(3)]
-    [[(0, 2), (0, 0)], [(0, 1), (1, 2)], [(1, 1), (1, 0)]]
-    """
-    views = []
-    for position in range(step * each, (step + 1) * each):
-        visit, place = divmod(position, images)
-        views.append((visit, int(_pass(images, (*seed, visit))[place])))
-    return views
-
-
-@lru_cache(maxsize=8)
-def _pass(images: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).permutation(images)
-
-
 @lru_cache(maxsize=2)
 def _order(
     images: int, seed: int, epoch: int, repeats: tuple[float, ...], shapes: tuple[int, ...], size: int
@@ -228,42 +201,6 @@ def _order(
 def _images_of(images: int, seed: int, epoch: int, repeats: tuple[float, ...]) -> NDArray[np.int64]:
     rng = np.random.default_rng([seed, epoch])
     return draw_images(repeats, rng) if repeats else rng.permutation(images)
-
-
-def shapes_of(dataset: CocoDataset) -> tuple[int, ...]:
-    """Return the aspect ratio class of each image, in steps of a fifth; empty if a size is unknown."""
-    sizes = [(image.height, image.width) for image in dataset.images]
-    known = [(height, width) for height, width in sizes if height and width]
-    return tuple(round(4 * math.log2(height / width)) for height, width in known) if len(known) == len(sizes) else ()
-
-
-def group_by_shape(
-    order: NDArray[np.int64], shapes: NDArray[np.int64], *, size: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Reorder images so that those of a step have similar shapes and need little padding.
-
-    Images are reordered within windows of :data:`WINDOW` steps, and steps are shuffled within their window: positions
-    in the epoch, and the composition of steps, remain random.
-
-    Args:
-        order: (N,) images in random order.
-        shapes: (images,) shape classes.
-        size: Images per step.
-        rng: Shuffles the steps of a window.
-
-    >>> shapes = np.array([0, 9, 0, 9, 0, 9])
-    >>> sorted(group_by_shape(np.arange(6), shapes, size=3, rng=np.random.default_rng(0)).reshape(2, 3).tolist())
-    [[0, 2, 4], [1, 3, 5]]
-    """
-    if len(set(shapes.tolist())) < 2:
-        return order
-    parts = []
-    for start in range(0, len(order), WINDOW * size):
-        window = order[start : start + WINDOW * size]
-        whole, rest = np.split(window, [len(window) // size * size])
-        whole = whole[np.argsort(shapes[whole], kind="stable")]
-        parts += [rng.permutation(whole.reshape(-1, size)).ravel(), rest]
-    return np.concatenate(parts)
 
 
 def learning_rate(step: float, total: int, settings: ModelSettings) -> float:
