@@ -112,4 +112,3 @@ class ArtifactCard(BaseModel):
     precision: str = Field(description="Stored numbers: fp32, fp16 or int8.")
     settings: str = Field(description="Setting of the conversion.")
     source: str = Field(description="sha256 of the adapter or student that was exported.")
-    licence: str = ""

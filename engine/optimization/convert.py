@@ -59,16 +59,13 @@ def convert(
         return
     openvino = require("openvino")
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "reference.onnx")
-        require("onnx").save(reference, str(source))
-        model = openvino.convert_model(str(source))
+        source = Path(folder, "source.onnx")
+        # NNCF keeps constants of 16 bit as they are, and leaves those of 32 bit in 32.
+        ready = half_weights(reference) if setting in CALIBRATED else _onnx(reference, graph, setting, feeds)
+        require("onnx").save(ready, str(source))
+        model = openvino.Core().read_model(str(source))
         if setting in CALIBRATED:
             model = _quantize(model, [op.get_friendly_name() for op in model.get_ops()], graph, setting, feeds)
-        elif setting == "int8 weights" and graph.quantized[0]:
-            nncf = require("nncf")
-            others = [op.get_friendly_name() for op in model.get_ops()]
-            scope = nncf.IgnoredScope(names=_outside(others, graph.quantized[0]), validate=False)
-            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=scope)
         model.set_rt_info(card.model_dump_json(), ["teacher", KEY])
         openvino.save_model(model, str(file), compress_to_fp16=setting != "fp32")
 

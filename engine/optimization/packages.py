@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -17,15 +17,19 @@ def require(module: str) -> Any:
     Raises:
         ConfigError: It is not installed.
     """
-    if module.partition(".")[0] == "nncf":
-        os.environ.setdefault("NNCF_CI", "1")  # else it sends events to its makers, without consent
-        logging.getLogger("nncf").setLevel(logging.ERROR)
+    package = module.partition(".")[0]
+    if package in ("nncf", "openvino"):
+        # Both send events to their makers without consent where this package is found; without it they do not.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        return import_module(module)
+        found = import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"exported models need {module.partition('.')[0]} ({error}): pip install 'teacher-finetune[train,optimize]'"
+            f"exported models need {package} ({error}): pip install 'teacher-finetune[train,optimize]'"
         ) from None
+    if package == "nncf":
+        logging.getLogger("nncf").setLevel(logging.ERROR)  # it lists every node that stays in float
+    return found
 
 
 def version_of(package: str) -> str:

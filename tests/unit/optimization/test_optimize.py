@@ -249,6 +249,21 @@ def test_without_the_packages_the_error_names_the_extra(tmp_path, monkeypatch) -
         engine.optimize("nowhere", "data.json", output=tmp_path, formats=["onnx-int8"])
 
 
+def test_the_packages_send_nothing_to_their_makers() -> None:
+    code = """
+import sys
+from unittest.mock import MagicMock
+from engine.optimization.packages import require
+require("openvino"), require("nncf")
+assert sys.modules["openvino_telemetry"] is None
+from nncf.telemetry import telemetry
+assert isinstance(telemetry, MagicMock) or telemetry is MagicMock, telemetry
+from openvino.tools.ovc import telemetry_utils
+assert "stub" in telemetry_utils.tm.__name__, telemetry_utils.tm
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from artifacts import artifact_of, assert_same, predictions, random_student, scene
 
 from engine.errors import ConfigError
+from engine.optimization.convert import eight_bit_weights
+from engine.optimization.export import to_onnx
 from engine.optimization.runtimes import Session
 from engine.spec import ArtifactFormat
 from engine.students.dfine.model import DFine
@@ -53,6 +56,14 @@ def test_16_bit_files_are_smaller_and_change_scores_little(student, tmp_path, ki
     assert largest_change(artifact, student, [scene(seed, SIZE) for seed in range(2)]) < 0.05
 
 
+def test_openvino_keeps_8_bit_weights(student, tmp_path) -> None:
+    kind, images = ArtifactFormat.OPENVINO_INT8, [scene(0, SIZE)]
+    artifact = artifact_of(student, tmp_path, [SIZE], kind=kind, setting="int8 weights", images=images)
+    half = 2 * sum(parameter.numel() for parameter in student.model.parameters())
+    assert (tmp_path / "detector.int8.bin").stat().st_size < 0.9 * half
+    assert largest_change(artifact, student, images) < 0.1
+
+
 def test_8_bit_weights_keep_the_decoder(student, tmp_path) -> None:
     import onnx
 
@@ -69,6 +80,13 @@ def test_8_bit_weights_keep_the_decoder(student, tmp_path) -> None:
     assert onnx.TensorProto.INT8 in stored.values()
 
 
+def test_a_file_without_8_bit_layers_is_not_called_8_bit(student, tmp_path) -> None:
+    (graph,) = student.graphs(None, [])
+    elsewhere = replace(graph, quantized=((r"/no/such/scope",), ()))
+    with pytest.raises(ValueError, match="no layer of the graph is in /no/such/scope"):
+        eight_bit_weights(to_onnx(elsewhere), elsewhere.quantized[0])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [ArtifactFormat.ONNX_INT8, ArtifactFormat.OPENVINO_INT8])
 def test_calibrated_8_bit_computes_the_backbone_in_8_bit_and_the_decoder_in_float(student, tmp_path, kind) -> None:
@@ -78,6 +96,9 @@ def test_calibrated_8_bit_computes_the_backbone_in_8_bit_and_the_decoder_in_floa
     session: Session = artifact.sessions["detector"]
     executed = session.executed()
     assert executed["float32"] > 20, "the decoder"
+    whole = 4 * sum(parameter.numel() for parameter in student.model.parameters())
+    stored = tmp_path / ("detector.int8.onnx" if kind is ArtifactFormat.ONNX_INT8 else "detector.int8.bin")
+    assert stored.stat().st_size < 0.7 * whole
     if kind is ArtifactFormat.OPENVINO_INT8:
         assert executed["int8"] > 20, "the backbone"
 
