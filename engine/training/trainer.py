@@ -89,7 +89,7 @@ class TeacherTrainer:
     ) -> None:
         names = config.models.names
         if teacher is None and len(names) != 1:
-            raise ConfigError(f"the run tunes {', '.join(names) or 'no model'}: name the one to train")
+            raise ConfigError(f"the run tunes {', '.join(names) or 'no teacher'}: name the teacher to train")
         self.name = teacher or names[0]
         settings = config.models.of(self.name)
         if settings is None:
